@@ -1,0 +1,80 @@
+"""aragora-q: a job queue on Redis Streams for debates that take minutes and cost money.
+
+The public names, and nothing else. Each is imported when it is first used, so that a command which
+needs few of them starts fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from aragora_q.base import Executor, Job, JobQueue, JobStatus, current_attempt
+    from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
+    from aragora_q.errors import AragoraQError, PermanentError, RetryLater
+    from aragora_q.executors import create_default_executor
+    from aragora_q.job import DebateJobPayload, DebateResult, create_debate_job
+    from aragora_q.retry import RetryPolicy
+    from aragora_q.status import JobStatusTracker
+    from aragora_q.streams import RedisStreamsQueue, create_redis_queue
+    from aragora_q.worker import DebateWorker
+
+_HOMES = {
+    "AragoraQError": "errors",
+    "DebateJobPayload": "job",
+    "DebateResult": "job",
+    "DebateWorker": "worker",
+    "Executor": "base",
+    "Job": "base",
+    "JobQueue": "base",
+    "JobStatus": "base",
+    "JobStatusTracker": "status",
+    "PermanentError": "errors",
+    "QueueConfig": "config",
+    "RedisStreamsQueue": "streams",
+    "RetryLater": "errors",
+    "RetryPolicy": "retry",
+    "create_debate_job": "job",
+    "create_default_executor": "executors",
+    "create_redis_queue": "streams",
+    "current_attempt": "base",
+    "get_queue_config": "config",
+    "set_queue_config": "config",
+}
+
+__all__ = [
+    "AragoraQError",
+    "DebateJobPayload",
+    "DebateResult",
+    "DebateWorker",
+    "Executor",
+    "Job",
+    "JobQueue",
+    "JobStatus",
+    "JobStatusTracker",
+    "PermanentError",
+    "QueueConfig",
+    "RedisStreamsQueue",
+    "RetryLater",
+    "RetryPolicy",
+    "__version__",
+    "create_debate_job",
+    "create_default_executor",
+    "create_redis_queue",
+    "current_attempt",
+    "get_queue_config",
+    "set_queue_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

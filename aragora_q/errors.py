@@ -1,0 +1,101 @@
+"""Every exception of aragora-q, and what an operator can do about each.
+
+Raised by all modules; rendered by the command line as one line, `hint` after it, and turned into
+the exit code below. Knows nothing of Redis: `connection.py` translates what the server says.
+
+    AragoraQError                 1
+    ├── ConfigError              78   a setting, file or variable is wrong
+    │   └── ServerUnsuitable     78   the Redis server cannot keep our promises as it is set up
+    ├── PayloadInvalid           65   job data breaks a rule (also a ValueError: never retried)
+    ├── JobNotFound               3   no such job, or past retention
+    ├── RedisUnreachable         69   nothing answers at redis_url
+    ├── TryAgain                 75   Redis answers, but not now (OOM, LOADING, READONLY, …)
+    │   └── BacklogFull          75   the queue's `max_backlog` is reached
+    ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
+    ├── LeaseLost                 1   the job is no longer this attempt's: stop working on it
+    ├── PermanentError            1   raised by executors: do not retry
+    └── RetryLater                1   raised by executors: come back in N seconds, uncharged
+"""
+
+from __future__ import annotations
+
+
+class AragoraQError(Exception):
+    """Base of all our errors.
+
+    `hint` tells an operator what to do next; `exit_code` is what the command line exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(AragoraQError):
+    """A setting is wrong; the message names value, rule and origin, never a secret."""
+
+    exit_code = 78
+
+
+class ServerUnsuitable(ConfigError):
+    """The Redis server is too old, evicts keys, or lacks what a setting asks of it."""
+
+
+class PayloadInvalid(AragoraQError, ValueError):
+    """Job data breaks a rule. A ValueError, so that an executor that meets it fails for good."""
+
+    exit_code = 65
+
+
+class JobNotFound(AragoraQError):
+    """No job of that id is known, or it ended longer ago than the retention time."""
+
+    exit_code = 3
+
+
+class RedisUnreachable(AragoraQError):
+    """No Redis answers: refused, timed out, cut, or a host name that does not resolve."""
+
+    exit_code = 69
+
+
+class TryAgain(AragoraQError):
+    """Redis answers but cannot serve now: OOM, LOADING, READONLY, BUSY, CLUSTERDOWN, MISCONF."""
+
+    exit_code = 75
+
+
+class BacklogFull(TryAgain):
+    """The queue holds `max_backlog` waiting jobs; nothing was enqueued."""
+
+
+class AccessDenied(AragoraQError):
+    """Redis refused the credentials, or the user lacks a permission."""
+
+    exit_code = 77
+
+
+class LeaseLost(AragoraQError):
+    """Another holder, a cancel or a newer fence owns the job: results are no longer accepted."""
+
+
+class PermanentError(AragoraQError):
+    """Raise this from an executor when trying again cannot help."""
+
+
+class RetryLater(AragoraQError):  # noqa: N818 - an instruction to the queue, named as the seed's world says it
+    """Raise this from an executor when a provider said to come back later.
+
+    The attempt is not charged, at most 50 times and 6 hours per job. `delay_seconds` is at least
+    how long the job waits.
+    """
+
+    def __init__(self, message: str, *, delay_seconds: float) -> None:
+        super().__init__(message)
+        self.delay_seconds = delay_seconds
+
+
+NOT_SERVED = (RedisUnreachable, TryAgain, AccessDenied)
+"""What may pass by itself: a worker that meets one of these tries on, without end."""

@@ -1,0 +1,141 @@
+"""Every Redis key of a queue, and the limits on names that go into keys.
+
+The only module that spells a key. Used by the queue, the tracker and the scripts' loader.
+On a single Redis the names are literal (`aragora:queue:debates:stream`); on a Redis Cluster the
+queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of a queue share a slot.
+
+| key                        | type   | holds                                                         |
+|----------------------------|--------|---------------------------------------------------------------|
+| `stream`, `stream:high`, `stream:low` | stream | runnable and running jobs of a lane: `id`, `payload` |
+| `delayed`                  | zset   | job id by due time, ms                                        |
+| `completed`, `failed`, `cancelled` | zset | job id by end time, ms                                   |
+| `job:<id>`                 | hash   | the small fields of a job, every value at most 64 bytes       |
+| `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
+| `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON        |
+| `job:<id>:history`         | list   | what went wrong, one JSON object each, the last 20            |
+| `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
+| `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
+| `control`                  | hash   | paused, reclaim_after, silence, schema                        |
+| `workers`                  | zset   | worker id by last heartbeat, ms                               |
+| `worker:<id>`              | hash   | one worker: boot, host, pid, version, slots, metrics port, jobs |
+| `events`                   | stream | capped tail of transitions                                    |
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+GROUP = "aragora-workers"
+"""The consumer group of every lane."""
+
+LANES = ("high", "normal", "low")
+"""Priority lanes in reading order."""
+
+JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@=+-]{0,63}")
+"""A job id: 1 to 64 characters that are safe in a key, a shell and a log line."""
+
+WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+"""A worker id: at most 48 characters, so that `worker@boot` keeps a job's hash compact."""
+
+QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""A queue name: lower case, no braces (they are the cluster's hash tag), no colon."""
+
+
+@dataclass(frozen=True)
+class QueueKeys:
+    """The keys of one queue. `cluster` puts the queue's name in a hash tag."""
+
+    prefix: str
+    queue: str
+    cluster: bool = False
+
+    @cached_property
+    def stem(self) -> str:
+        """What every key of the queue begins with, the colon included."""
+        name = f"{{{self.queue}}}" if self.cluster else self.queue
+        return f"{self.prefix}{name}:"
+
+    @cached_property
+    def stream_high(self) -> str:
+        return f"{self.stem}stream:high"
+
+    @cached_property
+    def stream_normal(self) -> str:
+        return f"{self.stem}stream"
+
+    @cached_property
+    def stream_low(self) -> str:
+        return f"{self.stem}stream:low"
+
+    @property
+    def streams(self) -> tuple[str, str, str]:
+        """The lanes' streams, in the order of `LANES`."""
+        return (self.stream_high, self.stream_normal, self.stream_low)
+
+    def stream_of(self, priority: int) -> str:
+        """The stream of a priority's lane."""
+        return self.streams[LANES.index(lane_of(priority))]
+
+    @cached_property
+    def delayed(self) -> str:
+        return f"{self.stem}delayed"
+
+    @cached_property
+    def completed(self) -> str:
+        return f"{self.stem}completed"
+
+    @cached_property
+    def failed(self) -> str:
+        return f"{self.stem}failed"
+
+    @cached_property
+    def cancelled(self) -> str:
+        return f"{self.stem}cancelled"
+
+    @cached_property
+    def counters(self) -> str:
+        return f"{self.stem}counters"
+
+    @cached_property
+    def control(self) -> str:
+        return f"{self.stem}control"
+
+    @cached_property
+    def workers(self) -> str:
+        return f"{self.stem}workers"
+
+    @cached_property
+    def events(self) -> str:
+        return f"{self.stem}events"
+
+    @cached_property
+    def job_stem(self) -> str:
+        """What a job's hash key begins with; scripts append the id they find in an entry."""
+        return f"{self.stem}job:"
+
+    def job(self, job_id: str) -> str:
+        return f"{self.job_stem}{job_id}"
+
+    def payload(self, job_id: str) -> str:
+        return f"{self.job_stem}{job_id}:payload"
+
+    def result(self, job_id: str) -> str:
+        return f"{self.job_stem}{job_id}:result"
+
+    def history(self, job_id: str) -> str:
+        return f"{self.job_stem}{job_id}:history"
+
+    def journal(self, job_id: str) -> str:
+        return f"{self.job_stem}{job_id}:journal"
+
+    def worker(self, worker_id: str) -> str:
+        return f"{self.stem}worker:{worker_id}"
+
+
+def lane_of(priority: int) -> str:
+    """The lane of a priority: above 0 high, below 0 low. `lua/include/job.lua` says the same."""
+    if priority > 0:
+        return "high"
+    return "low" if priority < 0 else "normal"

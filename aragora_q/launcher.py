@@ -1,0 +1,135 @@
+"""The composition root of a worker process: build the parts, start them, stop them in order.
+
+Called by `aragora-q worker` and `aragora-q demo`. Order of stopping: the worker first (no new jobs,
+drain, hand back, sign off), while metrics, watchdog and queue still serve it; then the metrics
+endpoint, then the queue's connections, last of all an embedded server, which everyone above needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvloop
+
+from aragora_q import executors, sd_notify
+from aragora_q.base import Executor
+from aragora_q.config import QueueConfig
+from aragora_q.connection import check_eviction, check_server
+from aragora_q.errors import RedisUnreachable, TryAgain
+from aragora_q.logs import setup_logging
+from aragora_q.metrics import WorkerMetrics, serving
+from aragora_q.streams import RedisStreamsQueue
+from aragora_q.worker import DebateWorker
+
+logger = logging.getLogger(__name__)
+
+STATUS_SECONDS = 5.0
+
+
+def run_worker(config: QueueConfig, *, worker_id: str | None = None, burst: bool = False) -> None:
+    """Run a worker until a signal stops it, or, in burst mode, until nothing is left to do.
+
+    Raises ConfigError, ServerUnsuitable and AccessDenied; an unreachable Redis is waited for.
+    """
+    setup_logging(config.log_level, config.log_format)
+    uvloop.run(_run(config, worker_id, burst=burst))
+
+
+async def _run(config: QueueConfig, worker_id: str | None, *, burst: bool) -> None:
+    executor = await executors.load_executor(config.executor, config)
+    async with running_worker(config, executor, worker_id=worker_id, burst=burst) as worker:
+        await worker.start()
+
+
+@asynccontextmanager
+async def running_worker(
+    config: QueueConfig, executor: Executor, *, worker_id: str | None = None, burst: bool = False
+) -> AsyncIterator[DebateWorker]:
+    """A worker with everything around it: queue, metrics, signals, systemd. The caller starts it."""
+    queue = RedisStreamsQueue(config, consumer_name=worker_id)
+    metrics = WorkerMetrics(config.queue)
+    worker: DebateWorker | None = None
+    try:
+        await _check(queue)
+        healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
+        with serving(metrics, config.metrics_host, config.metrics_port, healthy) as port:
+            if port is not None:
+                logger.info("metrics served", extra={"url": f"http://{config.metrics_host}:{port}/metrics"})
+            worker = DebateWorker(
+                queue,
+                worker_id,
+                executor=executor,
+                burst=burst,
+                config=config,
+                metrics=metrics,
+                info={"metrics_port": str(port or "")},
+            )
+            signals = _watch_signals(worker)
+            watchdog = asyncio.create_task(_tell_systemd(worker))
+            try:
+                yield worker
+            finally:
+                sd_notify.notify("STOPPING=1")
+                for task in (signals, watchdog):
+                    task.cancel()
+    finally:
+        await queue.close()
+
+
+async def _check(queue: RedisStreamsQueue) -> None:
+    """Refuse a server that cannot keep our promises; one that is away may come back later."""
+    try:
+        facts = await check_server(queue.connection)
+    except (RedisUnreachable, TryAgain) as error:
+        sd_notify.notify("READY=1", "STATUS=waiting for Redis")
+        logger.warning("Redis is away, waiting for it", extra={"error": str(error)})
+        return
+    check_eviction(facts, queue.connection, allowed=queue.config.allow_eviction)
+    if not facts.has_aof:
+        logger.warning(
+            "Redis keeps no append-only file: jobs are lost when it crashes",
+            extra={"address": queue.connection.address, "remedy": "CONFIG SET appendonly yes"},
+        )
+
+
+def _watch_signals(worker: DebateWorker) -> asyncio.Task[None]:
+    """First SIGTERM or SIGINT: drain. Second: hand everything back now."""
+    arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, arrived.put_nowait, number)
+
+    async def watch() -> None:
+        stops: set[asyncio.Task[None]] = set()
+        while True:
+            number = await arrived.get()
+            hurry = bool(stops)
+            logger.info("stopping", extra={"signal": number.name, "how": "at once" if hurry else "draining"})
+            stops.add(asyncio.create_task(worker.stop(hurry=hurry)))
+
+    return asyncio.create_task(watch(), name="signals")
+
+
+async def _tell_systemd(worker: DebateWorker) -> None:
+    """READY when work can begin, STATUS and the watchdog's ping as long as everything moves."""
+    sd_notify.notify("READY=1")
+    watchdog_seconds = sd_notify.watchdog_seconds()
+    pause_seconds = min(STATUS_SECONDS, watchdog_seconds / 3) if watchdog_seconds else STATUS_SECONDS
+    while True:
+        stats = worker.get_stats()
+        status = f"{stats['active_jobs']}/{stats['max_concurrent']} running"
+        if stats["oldest_job_seconds"]:
+            status += f", oldest {stats['oldest_job_seconds']:.0f} s"
+        if stats["redis_fault"]:
+            status += f", waiting for Redis: {stats['redis_fault']}"
+        lines = [f"STATUS={status}"]
+        if stats["is_draining"]:
+            lines.append(f"EXTEND_TIMEOUT_USEC={int(pause_seconds * 3_000_000)}")
+        if worker.is_healthy():
+            lines.append("WATCHDOG=1")
+        sd_notify.notify(*lines)
+        await asyncio.sleep(pause_seconds)

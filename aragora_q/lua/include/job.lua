@@ -1,0 +1,96 @@
+-- Spoken by every script that moves a job: the clock, lanes, entries, endings, events.
+
+local GROUP = 'aragora-workers'
+local HISTORY_LENGTH = 20
+local EVENTS_LENGTH = 500
+local BACKSTOP_MS = 86400000
+
+-- One clock for all: the server's, in Unix milliseconds.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local now = now_ms()
+
+-- The stream of a priority's lane; `keys.lane_of` says the same in Python.
+local function lane_stream(priority)
+  priority = tonumber(priority) or 0
+  if priority > 0 then return stream_high end
+  if priority < 0 then return stream_low end
+  return stream_normal
+end
+
+-- When an entry was added, by its id.
+local function entry_ms(entry)
+  return tonumber(string.match(entry, '^%d+'))
+end
+
+local function create_group(stream)
+  redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+end
+
+-- Append a job to its lane's tail; returns the entry id.
+local function append(stream, id, payload)
+  if redis.call('EXISTS', stream) == 0 then create_group(stream) end
+  return redis.call('XADD', stream, '*', 'id', id, 'payload', payload)
+end
+
+-- Take an entry out of its lane. Always both: an entry acknowledged but not deleted, or deleted but
+-- still pending, is one that statistics and reclaim would trip over for ever.
+local function drop_entry(stream, entry)
+  redis.pcall('XACK', stream, GROUP, entry)
+  redis.call('XDEL', stream, entry)
+end
+
+-- Whether `holder` holds `job` by `fence`: the condition of everything a worker may ask for.
+local function is_held(state, holder, fence)
+  return state.status == 'processing' and state.fence == fence and state.holder == holder
+end
+
+-- Whether a report that is not held is one we have answered before, and the answer got lost: the same
+-- attempt, and the job as that report left it. Then the answer is the same again.
+local function is_repeat(state, holder, fence, status)
+  return state.status == status and state.fence == fence and state.holder == holder
+end
+
+-- Read the named fields of a job's hash; absent ones are nil.
+local function read(job, ...)
+  local values = redis.call('HMGET', job, ...)
+  local state = {}
+  for n, name in ipairs({...}) do state[name] = values[n] or nil end
+  return state
+end
+
+-- Keep what went wrong, newest last, bounded.
+local function record(job, cause, state, text)
+  redis.call('RPUSH', job .. ':history', cjson.encode({
+    at = now, cause = cause, attempt = tonumber(state.attempts or 0),
+    worker = state.holder, error = text,
+  }))
+  redis.call('LTRIM', job .. ':history', -HISTORY_LENGTH, -1)
+end
+
+-- End a job's life: terminal status, index (whose score says when), and one TTL on all its keys as a
+-- backstop to purge.
+local function finish(job, id, status, index, retention_ms)
+  local ttl = retention_ms + BACKSTOP_MS
+  redis.call('HSET', job, 'status', status)
+  redis.call('HDEL', job, 'entry', 'lease_ms')
+  redis.call('ZADD', index, now, id)
+  redis.call('PEXPIRE', job, ttl)
+  redis.call('PEXPIRE', job .. ':payload', ttl)
+  redis.call('PEXPIRE', job .. ':history', ttl)
+  redis.call('PEXPIRE', job .. ':journal', ttl)
+end
+
+local function count(name, by)
+  if by > 0 then redis.call('HINCRBY', counters, name, by) end
+end
+
+-- Tell followers of the queue; one event for all jobs of a call that went the same way.
+local function announce(event, ids, ...)
+  if #ids == 0 then return end
+  redis.call('XADD', events, 'MAXLEN', '~', EVENTS_LENGTH, '*',
+    'event', event, 'ids', table.concat(ids, ' '), ...)
+end

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- Move delayed jobs that are due to the tail of their lane; a retrying job stays RETRYING until it starts.
+-- keys: stream_high stream_normal stream_low delayed failed counters events
+-- args: job_stem retention_ms limit
+-- returns: number moved, then ms until the next one is due (-1: none waits)
+
+local promoted, dead = {}, {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, limit)) do
+  local job = job_stem .. id
+  local state = read(job, 'status', 'priority')
+  local payload = redis.call('GET', job .. ':payload')
+  redis.call('ZREM', delayed, id)
+  if payload and (state.status == 'pending' or state.status == 'retrying') then
+    redis.call('HSET', job, 'entry', append(lane_stream(state.priority), id, payload))
+    redis.call('DEL', job .. ':payload')
+    promoted[#promoted + 1] = id
+  elseif state.status == 'pending' or state.status == 'retrying' then
+    record(job, 'malformed', state, 'its payload was deleted by someone else')
+    finish(job, id, 'failed', failed, tonumber(retention_ms))
+    dead[#dead + 1] = id
+  end
+end
+count('promoted', #promoted)
+count('failed', #dead)
+announce('promoted', promoted)
+announce('failed', dead)
+local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+return {#promoted, next_due and math.max(0, next_due - now) or -1}

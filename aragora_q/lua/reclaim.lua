@@ -1,0 +1,90 @@
+#!lua flags=allow-oom
+-- Take over, in one lane, the jobs of workers that died, and deliveries that never became a start.
+-- include: silence
+-- keys: stream failed counters events control workers
+-- args: job_stem worker_stem reclaimer claim_idle_ms max_crashes retention_ms limit cursor dry_run
+-- returns: a word (ok | braked), the next cursor ('' at the end), then per entry taken: id, word
+-- (reclaimed | poisoned | redelivered | dropped), worker, idle ms, crashes
+--
+-- A lease is as long as the job's own lease_ms; claim_idle_ms holds only for entries never started.
+-- A job whose holder's worker id has come back under another boot is taken at once.
+
+observe_silence(tonumber(claim_idle_ms))
+if tonumber(redis.call('HGET', control, 'reclaim_after') or 0) > now then return {'braked', ''} end
+
+local pending = redis.pcall('XPENDING', stream, GROUP, cursor, '+', limit)
+if pending.err then return {'ok', ''} end
+
+local function lease_is_over(state, idle)
+  if idle >= tonumber(state.lease_ms or claim_idle_ms) then return true end
+  local worker_id, boot_id = string.match(state.holder or '', '^(.*)@(.*)$')
+  local current = worker_id and redis.call('HGET', worker_stem .. worker_id, 'boot_id')
+  return current and current ~= boot_id
+end
+
+local function fate(state, entry, idle)
+  if state.status == 'processing' and state.entry == entry then
+    if not lease_is_over(state, idle) then return 'held' end
+    return state.crashes + 1 >= tonumber(max_crashes) and 'poisoned' or 'reclaimed'
+  end
+  if idle < tonumber(claim_idle_ms) then return 'held' end
+  if state.entry == entry or not state.status then return 'redelivered' end
+  return 'dropped'  -- deleted under us, or a copy of a job that ended or waits elsewhere
+end
+
+local function take(each, word)
+  -- Inside a script nothing can come between: no minimum idle time is needed to win the entry.
+  redis.call('XCLAIM', stream, GROUP, reclaimer, 0, each.entry, 'JUSTID')
+  drop_entry(stream, each.entry)
+  if word == 'dropped' then return end
+  if word == 'redelivered' then
+    local entry = redis.call('XADD', stream, '*', unpack(each.fields))
+    if each.state.status then redis.call('HSET', each.job, 'entry', entry) end
+    if each.job then redis.call('HSETNX', each.job, 'created_at', entry_ms(each.entry)) end
+    return
+  end
+  record(each.job, 'crash', each.state, 'worker ' .. each.owner .. ' died or lost its lease: silent for '
+    .. each.idle .. ' ms, started at ' .. each.state.started_at)
+  redis.call('HSET', each.job, 'crashes', each.state.crashes + 1, 'attempts', each.state.attempts - 1)
+  if word == 'poisoned' then
+    redis.call('SET', each.job .. ':payload', each.payload)
+    finish(each.job, each.id, 'failed', failed, tonumber(retention_ms))
+  else
+    redis.call('HSET', each.job, 'status', 'retrying', 'entry', append(stream, each.id, each.payload))
+    redis.call('HDEL', each.job, 'lease_ms')
+  end
+end
+
+local reply, taken = {'ok', ''}, {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
+for _, row in ipairs(pending) do
+  local each = {entry = row[1], owner = row[2], idle = row[3], fields = {}, state = {}}
+  local data = redis.call('XRANGE', stream, each.entry, each.entry)[1]
+  if data then each.fields = data[2] end
+  for f = 1, #each.fields, 2 do
+    if each.fields[f] == 'id' then each.id = each.fields[f + 1] end
+    if each.fields[f] == 'payload' then each.payload = each.fields[f + 1] end
+  end
+  if each.id and each.payload then
+    each.job = job_stem .. each.id
+    each.state = read(each.job, 'status', 'holder', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at')
+    each.state.crashes = tonumber(each.state.crashes or 0)
+  end
+  local word = fate(each.state, each.entry, each.idle)
+  if word == 'redelivered' and not data then word = 'dropped' end
+  if word ~= 'held' then
+    if dry_run == '0' then take(each, word) end
+    table.insert(taken[word], each.id or each.entry)
+    reply[#reply + 1] = {each.id or each.entry, word, each.owner, each.idle, each.state.crashes or 0}
+  end
+  reply[2] = '(' .. each.entry
+end
+if #pending < tonumber(limit) then reply[2] = '' end
+if dry_run == '0' then
+  count('crashed', #taken.reclaimed + #taken.poisoned)
+  count('reclaimed', #taken.reclaimed)
+  count('failed', #taken.poisoned)
+  count('redelivered', #taken.redelivered)
+  announce('reclaimed', taken.reclaimed)
+  announce('failed', taken.poisoned)
+end
+return reply

@@ -1,0 +1,21 @@
+#!lua flags=allow-oom
+-- Sign a worker on, unless its id is held by another boot whose heartbeat is younger than a lease.
+-- keys: stream_high stream_normal stream_low workers worker
+-- args: worker_id boot_id lease_ms record_ttl_ms dead_boot_id info
+-- returns: ok, or taken and the ms until the other boot's lease is over
+--
+-- `dead_boot_id` is one whose process the caller saw to be gone. `info` is a JSON object of strings.
+
+local current = redis.call('HGET', worker, 'boot_id')
+if current and current ~= boot_id and current ~= dead_boot_id then
+  local heartbeat = redis.call('ZSCORE', workers, worker_id)
+  local left = heartbeat and heartbeat + lease_ms - now or 0
+  if left > 0 then return {'taken', left} end
+end
+for _, stream in ipairs({stream_high, stream_normal, stream_low}) do create_group(stream) end
+redis.call('DEL', worker)
+redis.call('HSET', worker, 'boot_id', boot_id, 'heartbeat_at', now, 'registered_at', now, 'running', '')
+for name, value in pairs(cjson.decode(info)) do redis.call('HSET', worker, name, value) end
+redis.call('PEXPIRE', worker, record_ttl_ms)
+redis.call('ZADD', workers, now, worker_id)
+return {'ok'}

@@ -1,0 +1,107 @@
+#!lua flags=allow-oom
+-- Take up to `limit` waiting jobs and start them: PROCESSING, fence and attempt raised, lease begun.
+-- keys: stream_high stream_normal stream_low failed counters events control worker
+-- args: job_stem worker_id holder boot_id lease_ms limit low_first max_attempts retention_ms
+-- returns: a word (ok | paused | unregistered), then per started job: id, payload, fence, attempts,
+-- max_attempts, crashes, created_at, priority, ms it waited in its lane; with room left, a last row: the lanes' last entry ids
+--
+-- Every key found in an entry is read before the first write to one: where a slot is migrating, the
+-- script fails in that pass and leaves its entries delivered, unstarted and uncounted for reclaim.
+
+if redis.call('HGET', worker, 'boot_id') ~= boot_id then return {'unregistered'} end
+if redis.call('HGET', control, 'paused') then return {'paused'} end
+
+local function read_new(stream, most)
+  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker_id, 'COUNT', most, 'STREAMS', stream, '>')
+  if reply and reply.err and string.find(reply.err, 'NOGROUP', 1, true) then
+    create_group(stream)
+    reply = redis.call('XREADGROUP', 'GROUP', GROUP, worker_id, 'COUNT', most, 'STREAMS', stream, '>')
+  end
+  if reply and reply.err then return redis.error_reply(reply.err) end
+  return reply and reply[1][2] or {}
+end
+
+local function valid_id(id)
+  return id and #id <= 64 and string.find(id, '^%w[%w._:@=+-]*$')
+end
+
+local lanes = {stream_high, stream_normal, stream_low}
+if low_first == '1' then lanes = {stream_low, stream_normal, stream_high} end
+
+local found, room = {}, tonumber(limit)
+for _, stream in ipairs(lanes) do
+  if room > 0 then
+    local entries = read_new(stream, room)
+    if entries.err then return entries end
+    room = room - #entries
+    for _, each in ipairs(entries) do
+      local fields, entry = each[2], {stream = stream, entry = each[1], fields = each[2]}
+      for f = 1, #fields, 2 do
+        if fields[f] == 'id' then entry.id = fields[f + 1] end
+        if fields[f] == 'payload' then entry.payload = fields[f + 1] end
+      end
+      if valid_id(entry.id) and entry.payload then
+        entry.job = job_stem .. entry.id
+        entry.state = redis.call('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
+          'max_attempts', 'crashes', 'created_at', 'priority')
+      end
+      found[#found + 1] = entry
+    end
+  end
+end
+
+-- An entry that is no job: kept as a dead letter with its bytes, so that nobody's data is dropped.
+local function bury(each)
+  local id = 'malformed-' .. each.entry
+  local job = job_stem .. id
+  redis.call('HSET', job, 'created_at', now, 'max_attempts', 0)
+  redis.call('SET', job .. ':payload', cjson.encode(each.fields))
+  record(job, 'malformed', {}, 'stream entry ' .. each.entry ..
+    ' is not a job: it needs a field id that is a job id, and a field payload')
+  finish(job, id, 'failed', failed, tonumber(retention_ms))
+  drop_entry(each.stream, each.entry)
+  return id
+end
+
+local reply, started, buried = {'ok'}, {}, {}
+for _, each in ipairs(found) do
+  local state = each.state
+  local status = state and state[1]
+  if not state then
+    buried[#buried + 1] = bury(each)
+  elseif status and status ~= 'processing' and state[2] ~= each.entry then
+    drop_entry(each.stream, each.entry)  -- a copy: the job ended, or waits elsewhere
+  elseif status ~= 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
+    local fence, attempts = (state[3] or 0) + 1, (state[4] or 0) + 1
+    local added_at = entry_ms(each.entry)
+    local created_at = state[7] or added_at
+    redis.call('HSET', each.job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
+      'holder', holder, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now)
+    if not status then                   -- its hash was lost; the entry alone is enough to go on
+      redis.call('HSET', each.job, 'max_attempts', max_attempts, 'entry', each.entry)
+      if each.stream == stream_high then redis.call('HSET', each.job, 'priority', 1) end
+      if each.stream == stream_low then redis.call('HSET', each.job, 'priority', -1) end
+    end
+    started[#started + 1] = each.id
+    reply[#reply + 1] = {each.id, each.payload, fence, attempts, state[5] or max_attempts,
+      state[6] or 0, created_at, state[8] or 0, now - added_at}
+  end
+end
+count('started', #started)
+count('malformed', #buried)
+announce('started', started, 'worker', worker_id)
+announce('failed', buried)
+if room > 0 then
+  -- Nothing is left to deliver, so what comes next has a higher id than these: a blocking XREAD from
+  -- here misses nothing. (Ids made of the clock would, after the clock has jumped back.)
+  local last_ids = {}
+  for n, stream in ipairs({stream_high, stream_normal, stream_low}) do
+    local info = redis.pcall('XINFO', 'STREAM', stream)
+    last_ids[n] = '0-0'
+    for f = 1, info.err and 0 or #info, 2 do
+      if info[f] == 'last-generated-id' then last_ids[n] = info[f + 1] end
+    end
+  end
+  reply[#reply + 1] = last_ids
+end
+return reply

@@ -1,0 +1,40 @@
+"""Which process this is, and whether another one on this machine is certainly gone.
+
+The worker signs on with it: a worker that systemd restarts under its old id need not wait for the
+lease of its dead predecessor.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+
+def describe() -> dict[str, str]:
+    """Host and pid, and the scope in which the pid means something: boot and pid namespace."""
+    return {"host": socket.gethostname(), "pid": str(os.getpid()), "scope": _pid_scope()}
+
+
+def is_known_dead(record: Mapping[str, str]) -> bool:
+    """Whether the process that `describe`d itself so is certainly gone. When in doubt, it is not."""
+    scope, pid = record.get("scope"), record.get("pid", "")
+    if not scope or scope != _pid_scope() or not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _pid_scope() -> str:
+    """Empty where the kernel does not tell: then no pid is comparable."""
+    with suppress(OSError):
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot_id}/{Path('/proc/self/ns/pid').readlink()}"
+    return ""

@@ -1,0 +1,248 @@
+"""Reads: one job, its status, the queue's statistics. Never writes, never scans.
+
+Used by the queue, the command line and the exporter. Plain commands only, so that an account without
+the right to run scripts can read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from aragora_q import wire
+from aragora_q.base import Job, JobStatus
+from aragora_q.connection import Connection
+from aragora_q.keys import GROUP, LANES
+
+THROUGHPUT_MINUTES = (1, 5, 15)
+_ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
+LOST_PAYLOAD = b"null"
+BACKSTOP_MS = 86_400_000
+"""How much longer than the retention time the keys of an ended job live; `lua/include/job.lua` adds it."""
+
+
+class JobStatusTracker:
+    """Reads the state that the transitions' scripts keep."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._keys = connection.keys
+
+    async def get_status(self, job_id: str) -> JobStatus | None:
+        """The job's status; None if it is unknown or past retention."""
+        key = self._keys.job(job_id)
+        status, ttl_ms = await self._read(("HGET", key, "status"), ("PTTL", key))
+        if status is None or _is_past_retention(ttl_ms):
+            return None
+        return JobStatus(status.decode())
+
+    async def get_job(self, job_id: str) -> Job | None:
+        """All that is known of a job; None if it is unknown or past retention."""
+        keys = self._keys
+        raw, ttl_ms, payload, result, history, progress, due_ms, *ended = await self._read(
+            ("HGETALL", keys.job(job_id)),
+            ("PTTL", keys.job(job_id)),
+            ("GET", keys.payload(job_id)),
+            ("GET", keys.result(job_id)),
+            ("LRANGE", keys.history(job_id), -1, -1),
+            ("HGET", keys.journal(job_id), "progress"),
+            ("ZSCORE", keys.delayed, job_id),
+            *(("ZSCORE", index, job_id) for index in (keys.completed, keys.failed, keys.cancelled)),
+        )
+        fields = _decoded(raw)
+        if "status" not in fields or _is_past_retention(ttl_ms):
+            return None
+        job = job_from_fields(job_id, fields)
+        if result is not None:
+            payload, _, result = result.partition(b"\n")
+            job.result = wire.decode(result)
+        elif payload is None and "entry" in fields:
+            payload = await self._payload_in_stream(job.priority, fields["entry"])
+            if payload is None:  # the job moved between our two reads
+                return await self.get_job(job_id)
+        job.raw_payload = payload or LOST_PAYLOAD
+        job.payload = decode_payload(job.raw_payload)
+        job.error = wire.decode(history[0])["error"] if history else None
+        job.progress = wire.decode(progress) if progress else None
+        job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
+        job.due_at = float(due_ms) / 1000 if due_ms is not None else None
+        return job
+
+    async def history(self, job_id: str) -> list[dict[str, Any]]:
+        """What went wrong with a job, oldest first: `at`, `cause`, `attempt`, `worker`, `error`."""
+        rows = await self._connection.execute("LRANGE", self._keys.history(job_id), 0, -1)
+        return [wire.decode(row) for row in rows]
+
+    async def queue_stats(self) -> dict[str, Any]:
+        """The queue at a glance, in constant time; zeros and empty lists before first use."""
+        keys = self._keys
+        server_time = await self._connection.execute("TIME")
+        now_ms = int(server_time[0]) * 1000 + int(server_time[1]) // 1000
+        rows = await self._read(
+            *(("XLEN", stream) for stream in keys.streams),
+            *(("XINFO", "GROUPS", stream) for stream in keys.streams),
+            *(("ZCARD", key) for key in (keys.delayed, keys.completed, keys.failed, keys.cancelled)),
+            ("ZRANGE", keys.delayed, 0, 0, "WITHSCORES"),
+            ("HGETALL", keys.counters),
+            ("HGETALL", keys.control),
+            ("ZRANGE", keys.workers, 0, -1, "WITHSCORES"),
+            *(
+                ("ZCOUNT", index, f"({now_ms - minutes * 60_000}", "+inf")
+                for index in (keys.completed, keys.failed)
+                for minutes in THROUGHPUT_MINUTES
+            ),
+        )
+        lengths, rows = rows[:3], rows[3:]
+        groups = [[_decoded(group) for group in _or_empty(reply)] for reply in rows[:3]]
+        (delayed, completed, failed, cancelled), rows = rows[3:7], rows[7:]
+        next_due, counters, control, workers = rows[:4]
+        done = rows[4:]
+        ours = [next((g for g in lane if g["name"] == GROUP), {}) for lane in groups]
+        pending = [int(group.get("pending", 0)) for group in ours]
+        waiting = [length - held for length, held in zip(lengths, pending, strict=True)]
+        control = _decoded(control)
+        return {
+            "stream_length": sum(lengths),
+            "pending_count": sum(pending),
+            "groups": [group for lane in groups for group in lane],
+            "waiting": dict(zip(LANES, waiting, strict=True)),
+            "running": sum(pending),
+            "delayed": delayed,
+            "next_due_seconds": _seconds_until(next_due, now_ms),
+            "completed": completed,
+            "failed": failed,
+            "cancelled": cancelled,
+            "oldest_waiting_seconds": await self._oldest_waiting(ours, now_ms),
+            "throughput": {
+                f"{name}_{minutes}m": done[at * len(THROUGHPUT_MINUTES) + n]
+                for at, name in enumerate(("completed", "failed"))
+                for n, minutes in enumerate(THROUGHPUT_MINUTES)
+            },
+            "counters": {name: int(value) for name, value in _decoded(counters).items()},
+            "paused": "paused" in control,
+            "workers": await self._workers(workers, now_ms),
+        }
+
+    async def consumers(self) -> set[str]:
+        """Names of the group's consumers, over all lanes."""
+        replies = await self._read(*(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._keys.streams))
+        return {_decoded(row)["name"] for reply in replies for row in reply or ()}
+
+    async def worker_ids(self) -> set[str]:
+        """Ids of all workers that signed on and were not forgotten since."""
+        return {_text(name) for name in await self._connection.execute("ZRANGE", self._keys.workers, 0, -1)}
+
+    async def _read(self, *commands: tuple[str | int, ...]) -> list[Any]:
+        """Many reads in one round trip. A stream that does not exist yet reads as nothing."""
+        replies = await self._connection.execute_all(commands)
+        for reply in replies:
+            if isinstance(reply, Exception) and not _ABSENT.search(str(reply)):
+                with self._connection.translating():
+                    raise reply
+        return [None if isinstance(reply, Exception) else reply for reply in replies]
+
+    async def _payload_in_stream(self, priority: int, entry: str) -> bytes | None:
+        rows = await self._connection.execute(
+            "XRANGE", self._keys.stream_of(priority), entry, entry
+        )
+        fields = rows[0][1] if rows else {}
+        return _bytes_map(fields).get(b"payload") if fields else None
+
+    async def _oldest_waiting(self, groups: list[dict[str, Any]], now_ms: int) -> float | None:
+        """Age of the first entry not yet delivered, over all lanes; None when nothing waits."""
+        rows = await self._read(
+            *(
+                ("XRANGE", stream, f"({group.get('last-delivered-id', '0-0')}", "+", "COUNT", 1)
+                for stream, group in zip(self._keys.streams, groups, strict=True)
+            )
+        )
+        added = [int(reply[0][0].partition(b"-")[0]) for reply in rows if reply]
+        return max(0, now_ms - min(added)) / 1000 if added else None
+
+    async def _workers(self, heartbeats: Any, now_ms: int) -> list[dict[str, Any]]:
+        beats = _pairs(heartbeats)
+        records = await self._read(*(("HGETALL", self._keys.worker(name)) for name, _ in beats))
+        return [
+            {
+                "worker_id": name,
+                "heartbeat_age_seconds": max(0.0, now_ms - beat) / 1000,
+                **{
+                    field: value
+                    for field, value in _decoded(record).items()
+                    if field not in ("heartbeat_at", "running")
+                },
+                "running": _decoded(record).get("running", "").split(),
+            }
+            for (name, beat), record in zip(beats, records, strict=True)
+        ]
+
+
+def _is_past_retention(ttl_ms: int) -> bool:
+    """By the server's clock: an ended job's keys live a backstop longer than its retention."""
+    return 0 <= ttl_ms < BACKSTOP_MS
+
+
+def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
+    """A job of the fields that its hash holds; payload, result and error are not among them."""
+    holder = fields.get("holder", "")
+    return Job(
+        payload={},
+        id=job_id,
+        priority=int(fields.get("priority", 0)),
+        max_attempts=int(fields.get("max_attempts", 0)) or None,
+        status=JobStatus(fields["status"]),
+        attempts=int(fields.get("attempts", 0)),
+        crashes=int(fields.get("crashes", 0)),
+        fence=int(fields.get("fence", 0)),
+        worker_id=holder.partition("@")[0] or None,
+        created_at=_seconds(fields.get("created_at") or fields.get("entry", "").partition("-")[0]),
+        started_at=_seconds(fields.get("started_at")),
+    )
+
+
+def decode_payload(raw: bytes) -> dict[str, Any]:
+    """The payload as an object; one that is none (a stranger's) shows as `{"malformed": "…"}`."""
+    try:
+        payload = wire.decode(raw)
+    except ValueError:
+        payload = None
+    if isinstance(payload, dict):
+        return payload
+    return {"malformed": raw.decode(errors="backslashreplace")}
+
+
+def _seconds(ms: str | None) -> float | None:
+    return int(ms) / 1000 if ms else None
+
+
+def _seconds_until(first: Any, now_ms: int) -> float | None:
+    pairs = _pairs(first)
+    return max(0.0, pairs[0][1] - now_ms) / 1000 if pairs else None
+
+
+def _or_empty(reply: Any) -> Any:
+    return reply or []
+
+
+def _text(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _bytes_map(reply: Any) -> dict[bytes, Any]:
+    """Field-value pairs as redis-py may hand them over: a mapping, or a flat list."""
+    if isinstance(reply, Mapping):
+        return dict(reply)
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _decoded(reply: Any) -> dict[str, Any]:
+    return {_text(name): _text(value) for name, value in _bytes_map(reply or {}).items()}
+
+
+def _pairs(reply: Any) -> list[tuple[str, float]]:
+    """Members and scores as redis-py may hand them over: pairs, or a flat list."""
+    rows = list(reply or [])
+    if rows and not isinstance(rows[0], list | tuple):
+        rows = list(zip(rows[::2], rows[1::2], strict=True))
+    return [(_text(member), float(score)) for member, score in rows]

@@ -1,0 +1,243 @@
+"""`RedisStreamsQueue`: the queue on Redis Streams, for clients and caretakers.
+
+Every change of a job is one script, in batches; every read goes to the status tracker. A worker's
+side of the queue is `session.py`. Used by the command line, the worker and library users.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from aragora_q import wire
+from aragora_q.base import (
+    Enqueued,
+    Identity,
+    Job,
+    JobQueue,
+    JobStatus,
+    Promotion,
+    Reclaimed,
+    WorkerSession,
+)
+from aragora_q.config import QueueConfig, get_queue_config
+from aragora_q.connection import Connection, Item, check_server
+from aragora_q.errors import BacklogFull, JobNotFound, PayloadInvalid
+from aragora_q.job import check_job
+from aragora_q.keys import WORKER_ID_PATTERN
+from aragora_q.scripts import BATCH_LIMIT
+from aragora_q.session import RedisWorkerSession
+from aragora_q.status import JobStatusTracker
+
+DEAD_WORKER_LEASES = 3
+"""A worker silent for this many leases is forgotten; its jobs were reclaimed after one."""
+
+REAPER = "reaper"
+"""Consumer that a cron pass takes entries over with; deleted again when it is empty."""
+
+
+class RedisStreamsQueue(JobQueue):
+    """One queue on one Redis, Valkey or cluster. Safe to share among tasks of an event loop."""
+
+    def __init__(self, config: QueueConfig | None = None, *, consumer_name: str | None = None) -> None:
+        self.config = config or get_queue_config()
+        self.consumer_name = consumer_name or default_worker_id()
+        self.connection = Connection(self.config)
+        self.tracker = JobStatusTracker(self.connection)
+        self._keys = self.connection.keys
+
+    async def enqueue(self, job: Job) -> str:
+        await self._enqueue_batch([job])
+        return job.id
+
+    async def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        return [each for batch in batched(jobs) for each in await self._enqueue_batch(batch)]
+
+    async def _enqueue_batch(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        words = await self.connection.run(
+            "enqueue",
+            [self._enqueue_item(job) for job in jobs],
+            max_backlog=self.config.max_backlog,
+        )
+        if b"full" in words:
+            raise BacklogFull(
+                f"queue {self.config.queue} holds its limit of {self.config.max_backlog} waiting jobs; "
+                f"{words.count(b'full')} of {len(words)} were not enqueued",
+                hint="add workers, wait, or raise max_backlog",
+            )
+        return [
+            Enqueued(job.id, created=word == b"created")
+            for job, word in zip(jobs, words, strict=True)
+        ]
+
+    def _enqueue_item(self, job: Job) -> Item:
+        check_job(job)
+        payload = job.raw_payload or _encode_payload(job)
+        if len(payload) > self.config.max_payload_bytes:
+            raise PayloadInvalid(
+                f"job {job.id}: payload has {len(payload)} bytes, max_payload_bytes is "
+                f"{self.config.max_payload_bytes}",
+                hint="pass a reference to the data instead of the data",
+            )
+        delay_ms = round(job.delay_seconds * 1000)
+        attempts = job.max_attempts or self.config.retry_max_attempts
+        return self._keys.job(job.id), (job.id, payload, job.priority, delay_ms, attempts)
+
+    async def get_status(self, job_id: str) -> JobStatus | None:
+        return await self.tracker.get_status(job_id)
+
+    async def get_job(self, job_id: str) -> Job | None:
+        return await self.tracker.get_job(job_id)
+
+    async def get_queue_stats(self) -> dict[str, Any]:
+        return await self.tracker.queue_stats()
+
+    async def cancel(self, job_id: str) -> bool:
+        [word] = await self.connection.run(
+            "cancel",
+            [(self._keys.job(job_id), (job_id,))],
+            retention_ms=self.config.retention_ms,
+        )
+        if word == b"unknown":
+            raise JobNotFound(f"no job {job_id} in queue {self.config.queue}")
+        return bool(word == b"cancelled")
+
+    async def pause(self, *, paused: bool = True) -> bool:
+        """Let no job start until `pause(paused=False)`; running ones go on. False: it was so already."""
+        return bool(await self.connection.run("pause", paused=int(paused)) == b"changed")
+
+    async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
+        """The queue's transitions as they happen, without end; each event names its `id` to resume after."""
+        key = self._keys.events
+        if after is None:
+            newest = await self.connection.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
+            after = newest[0][0].decode() if newest else "0-0"
+        while True:
+            reply = await self.connection.read_blocking({key: after}, float("inf"), count=BATCH_LIMIT)
+            for entry_id, fields in reply.get(key, ()):
+                after = entry_id
+                yield {"id": entry_id, **fields}
+
+    def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
+        if not WORKER_ID_PATTERN.fullmatch(identity.worker_id):
+            raise PayloadInvalid(
+                f"worker id {identity.worker_id!r:.100} is not 1 to 48 of letters, digits and ._-, "
+                "a letter or digit first"
+            )
+        lease_ms = self.config.claim_idle_ms if lease_seconds is None else round(lease_seconds * 1000)
+        return RedisWorkerSession(self.connection, identity, lease_ms)
+
+    async def promote(self) -> Promotion:
+        moved, next_due_ms = await self.connection.run(
+            "promote",
+            job_stem=self._keys.job_stem,
+            retention_ms=self.config.retention_ms,
+            limit=BATCH_LIMIT,
+        )
+        return Promotion(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
+
+    async def reclaim(self, reclaimer: str = REAPER, *, dry_run: bool = False) -> list[Reclaimed]:
+        return [
+            found
+            for stream in self._keys.streams
+            async for found in self._reclaim_lane(stream, reclaimer, dry_run=dry_run)
+        ]
+
+    async def _reclaim_lane(
+        self, stream: str, reclaimer: str, *, dry_run: bool
+    ) -> AsyncIterator[Reclaimed]:
+        cursor = "-"
+        while cursor:
+            _, next_cursor, *rows = await self.connection.run(
+                "reclaim",
+                keys={"stream": stream},
+                job_stem=self._keys.job_stem,
+                worker_stem=self._keys.worker(""),
+                reclaimer=reclaimer,
+                claim_idle_ms=self.config.claim_idle_ms,
+                max_crashes=self.config.max_crashes,
+                retention_ms=self.config.retention_ms,
+                limit=BATCH_LIMIT,
+                cursor=cursor,
+                dry_run=int(dry_run),
+            )
+            for job_id, decision, owner, idle_ms, crashes in rows:
+                yield Reclaimed(
+                    job_id.decode(errors="replace"), decision.decode(), owner.decode(), idle_ms / 1000, crashes
+                )
+            cursor = next_cursor.decode()
+
+    async def purge(
+        self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
+    ) -> tuple[int, bool]:
+        older_than_ms = (
+            self.config.retention_ms
+            if older_than_seconds is None
+            else round(older_than_seconds * 1000)
+        )
+        deleted, more = await self.connection.run(
+            "purge",
+            keys={"index": getattr(self._keys, status.value)},
+            job_stem=self._keys.job_stem,
+            status=status.value,
+            older_than_ms=older_than_ms,
+            limit=BATCH_LIMIT,
+            dry_run=int(dry_run),
+        )
+        return deleted, bool(more)
+
+    async def forget_dead_workers(self) -> int:
+        named = await self.tracker.consumers() | await self.tracker.worker_ids()
+        deleted = 0
+        for batch in batched(sorted(named)):
+            deleted += await self.connection.run(
+                "unregister",
+                [(None, (name, "")) for name in batch],
+                worker_stem=self._keys.worker(""),
+                min_silence_ms=DEAD_WORKER_LEASES * self.config.claim_idle_ms,
+            )
+        return deleted
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+
+async def create_redis_queue(
+    config: QueueConfig | None = None, *, consumer_name: str | None = None
+) -> RedisStreamsQueue:
+    """A queue on the configured server, which has answered and is new enough.
+
+    Raises ConfigError, ServerUnsuitable, RedisUnreachable, AccessDenied, TryAgain. Close it with
+    `await queue.close()`.
+    """
+    queue = RedisStreamsQueue(config, consumer_name=consumer_name)
+    try:
+        await check_server(queue.connection)
+    except BaseException:
+        await queue.close()
+        raise
+    return queue
+
+
+def default_worker_id() -> str:
+    """`host-pid-xxxx`: tells workers apart that nobody named."""
+    host = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname())
+    return f"{host[:30].strip('._-') or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def _encode_payload(job: Job) -> bytes:
+    try:
+        return wire.encode(job.payload)
+    except ValueError as error:
+        raise PayloadInvalid(f"job {job.id}: payload is not JSON: {error}") from None
+
+
+def batched(rows: Iterable[Any], size: int = BATCH_LIMIT) -> Iterator[list[Any]]:
+    """`rows` in lists of at most `size`: what one script call may carry."""
+    iterator = iter(rows)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,452 @@
+"""`DebateWorker`: takes jobs while it has free slots, runs them, reports how they ended.
+
+Four loops on one event loop: fetch (start jobs in batches, block when there are none), report (tell
+how attempts ended, in batches), care (the maintenance passes), and the lease keeper's answers. Each
+survives any outage of Redis. Knows `JobQueue`, not Redis; one attempt is `attempt.py`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from aragora_q import __version__, process
+from aragora_q.attempt import Attempt
+from aragora_q.base import Executor, Identity, Job, JobQueue, Report
+from aragora_q.config import QueueConfig, get_queue_config
+from aragora_q.errors import NOT_SERVED, ConfigError
+from aragora_q.leases import Gone, LeaseKeeper
+from aragora_q.logs import RateLimit
+from aragora_q.maintenance import Caretaker, every, promote_pass
+from aragora_q.metrics import WorkerMetrics
+from aragora_q.retry import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOW_FIRST_EVERY = 8
+"""Every so many fetches the lanes are read low to high, so that a busy high lane starves nobody."""
+
+IDLE_SECONDS = 2.0
+BURST_IDLE_SECONDS = 0.05
+"""How long an idle worker blocks before it looks around; in burst mode, whether it is done."""
+
+BACKOFF_SECONDS = (0.05, 3.0)
+"""First and longest pause between two tries while Redis is away."""
+
+CLOSING_SECONDS = 5.0
+"""How long a stopping worker tries to get its last reports through."""
+
+JOB_LINES_PER_SECOND = 20
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: the way out of a wait when the worker is to stop
+    """The worker is to stop."""
+
+
+@dataclass
+class _Running:
+    attempt: Attempt
+    task: asyncio.Task[Any]
+    started_at: float
+
+
+class DebateWorker:
+    """Runs jobs of `queue` with `executor`, at most `max_concurrent` at once, until stopped.
+
+    `start` returns when the worker has stopped: after `stop`, or, with `burst`, when there is no job
+    left that waits, runs here, or falls due within the longest retry delay.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        worker_id: str | None = None,
+        *,
+        executor: Executor,
+        max_concurrent: int | None = None,
+        retry_policy: RetryPolicy | None = None,
+        burst: bool = False,
+        config: QueueConfig | None = None,
+        metrics: WorkerMetrics | None = None,
+        info: dict[str, str] | None = None,
+    ) -> None:
+        self._config = config or getattr(queue, "config", None) or get_queue_config()
+        self._queue = queue
+        self.identity = Identity(worker_id or queue.consumer_name)
+        self._session = queue.session(self.identity)
+        self._executor = executor
+        self._slots = self._config.concurrency if max_concurrent is None else max_concurrent
+        self._policy = retry_policy or self._config.retry_policy()
+        self._burst = burst
+        self._info = info or {}
+        self.metrics = metrics or WorkerMetrics(self._config.queue)
+        self.metrics.slots.set(self._slots)
+        self.metrics.active.set_function(lambda: len(self._running))
+        self.metrics.loop_lag.set_function(lambda: self.keeper.loop_lag_seconds)
+        self.keeper = LeaseKeeper(self._session.lease_renewer, self._lease_seconds, self._on_renewal)
+        self._running: dict[str, _Running] = {}
+        self._unreported: list[tuple[Report, float]] = []
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._to_report = asyncio.Event()
+        self._resumed = asyncio.Event()
+        self._job_lines = RateLimit(JOB_LINES_PER_SECOND)
+        self._fault_lines = RateLimit(1)
+        self._fault: str | None = None
+        self._must_recover = False
+        self._must_register = False
+        self._processed = 0
+        self._failed = 0
+        self._started_at: float | None = None
+        self._last_fetch_at = time.monotonic()
+
+    @property
+    def _lease_seconds(self) -> float:
+        return self._config.claim_idle_ms / 1000
+
+    async def start(self) -> None:
+        """Sign on, run jobs until stopped, drain, sign off. Raises ConfigError if the id is taken."""
+        self._started_at = time.monotonic()
+        try:
+            with suppress(_Stopped):
+                await self._register()
+                await self._work()
+        finally:
+            self._stopping.set()
+            self._stopped.set()
+
+    async def _work(self) -> None:
+        logger.info("worker started", extra={"worker": self.identity.worker_id, "slots": self._slots})
+        self.keeper.start()
+        caretaker = Caretaker(self._queue, self.identity.worker_id, self._lease_seconds)
+        tasks = [
+            asyncio.create_task(self._report_loop(), name="report"),
+            asyncio.create_task(caretaker.run(), name="care"),
+            asyncio.create_task(every(self._lease_seconds / 2, self._recover_forgotten), name="recover"),
+        ]
+        try:
+            with suppress(_Stopped):
+                await self._fetch_loop()
+            await self._drain()
+        except asyncio.CancelledError:  # our own task is cancelled: hand back what runs, then go
+            self._hurrying.set()
+            await self._drain()
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._close()
+
+    async def stop(self, *, hurry: bool = False) -> None:
+        """Take no more jobs, let running ones finish within the drain time, hand back the rest.
+
+        `hurry` hands them back at once; it may follow a `stop` that is under way. Returns when the
+        worker has stopped.
+        """
+        self._stopping.set()
+        if hurry:
+            self._hurrying.set()
+        if self._started_at is not None:
+            await self._stopped.wait()
+
+    def get_stats(self) -> dict[str, Any]:
+        """What the worker did so far: `jobs_processed` counts completed, `jobs_failed` dead letters."""
+        uptime = 0.0 if self._started_at is None else time.monotonic() - self._started_at
+        return {
+            "worker_id": self.identity.worker_id,
+            "boot_id": self.identity.boot_id,
+            "active_jobs": len(self._running),
+            "max_concurrent": self._slots,
+            "jobs_processed": self._processed,
+            "jobs_failed": self._failed,
+            "unreported_jobs": len(self._unreported),
+            "uptime_seconds": round(uptime, 3),
+            "is_draining": self._stopping.is_set(),
+            "redis_fault": self._fault,
+            "oldest_job_seconds": self._oldest_seconds(),
+        }
+
+    def is_healthy(self) -> bool:
+        """Whether fetching, the event loop and the lease keeper all make progress, or Redis is away.
+
+        An outage of Redis is no reason to restart a worker: it would lose its jobs and gain nothing.
+        """
+        now, limit = time.monotonic(), max(10.0, self._lease_seconds / 2)
+        if self.keeper.loop_lag_seconds > limit:
+            return False
+        if self._fault is not None:
+            return True
+        is_fetching = now - self._last_fetch_at < limit or not self._free_slots() or self._stopping.is_set()
+        return is_fetching and now - self.keeper.last_answer_at < limit + self._lease_seconds
+
+    async def _fetch_loop(self) -> None:
+        turn = 0
+        while not self._stopping.is_set():
+            free = await self._wait_for_slots()
+            if self._must_register:
+                await self._register()
+            if self._must_recover:
+                await self._served("recover", self._recover)
+            turn += 1
+            low_first = turn % LOW_FIRST_EVERY == 0
+            fetched = await self._served("fetch", partial(self._session.start, free, low_first=low_first))
+            self._note_fetch()
+            for job in fetched.jobs:
+                self._launch(job)
+            if fetched.state == "unregistered":
+                self._must_register = True
+            elif fetched.state == "paused":
+                await self._while_paused()
+            elif fetched.resume_from and self._free_slots():
+                if self._burst and not fetched.jobs and await self._is_all_done():
+                    return
+                await self._wait_for_work(fetched.resume_from)
+
+    async def _wait_for_slots(self) -> int:
+        while not (free := self._free_slots()):
+            self._ended.clear()
+            await self._unless_stopping(self._ended.wait())
+        return free
+
+    async def _wait_for_work(self, resume_from: tuple[str, ...]) -> None:
+        timeout_seconds = BURST_IDLE_SECONDS if self._burst else IDLE_SECONDS
+        try:
+            await self._unless_stopping(self._session.wait_for_work(resume_from, timeout_seconds))
+        except NOT_SERVED as error:
+            self._note_fault("wait", error)
+
+    async def _while_paused(self) -> None:
+        """Blocking would only wake at the next enqueue; the keeper's heartbeat tells of the end."""
+        self._resumed.clear()
+        while not self._resumed.is_set():
+            self._note_fetch()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self._unless_stopping(self._resumed.wait())
+
+    async def _is_all_done(self) -> bool:
+        if self._running or self._unreported:
+            return False
+        _, due_seconds = await self._served("promote", partial(promote_pass, self._queue))
+        return due_seconds is None or due_seconds > self._policy.max_delay_seconds
+
+    def _note_fetch(self) -> None:
+        self._last_fetch_at = time.monotonic()
+        self.metrics.last_fetch.set_to_current_time()
+
+    def _free_slots(self) -> int:
+        """Slots to fill. Reports that wait for Redis take slots too, so that they stay bounded."""
+        return max(0, self._slots - len(self._running) - max(0, len(self._unreported) - self._slots))
+
+    def _launch(self, job: Job) -> None:
+        attempt = Attempt(job, self._executor, self._policy, self._session, self._config.max_result_bytes)
+        task = asyncio.get_running_loop().create_task(attempt.run())  # the short way: once per job
+        self._running[job.id] = _Running(attempt, task, time.monotonic())
+        self.keeper.hold(job.id, job.fence)
+        self.metrics.wait.observe(job.waited_seconds)
+        if self._job_lines.allows():
+            logger.info("job started", extra=self._job_facts(job))
+        task.add_done_callback(partial(self._finish, job))
+
+    def _finish(self, job: Job, task: asyncio.Task[Any]) -> None:
+        ran = self._running.pop(job.id)
+        seconds = time.monotonic() - ran.started_at
+        self.metrics.run.observe(seconds)
+        outcome = None if task.cancelled() else task.result()
+        if outcome is None:
+            self.keeper.drop(job.id, job.fence)
+        else:
+            self._unreported.append((Report(job, outcome), seconds))
+            self._to_report.set()
+        self._ended.set()
+
+    async def _report_loop(self) -> None:
+        while True:
+            await self._to_report.wait()
+            self._to_report.clear()
+            if self._unreported:
+                await self._report()
+
+    async def _report(self) -> None:
+        batch = self._unreported[:]
+        reports = [report for report, _ in batch]
+        verdicts = await self._served("report", lambda: self._session.report(reports))
+        del self._unreported[: len(batch)]
+        for (report, seconds), verdict in zip(batch, verdicts, strict=True):
+            job = report.job
+            self.keeper.drop(job.id, job.fence)
+            self._log_ended(report, verdict, seconds)
+        counts = Counter(verdicts)
+        for verdict, number in counts.items():
+            self.metrics.jobs[verdict].inc(number)
+        self.metrics.leases_lost.inc(counts["lost"])
+        self._processed += counts["completed"]
+        self._failed += counts["failed"]
+        self._ended.set()
+
+    def _log_ended(self, report: Report, verdict: str, seconds: float) -> None:
+        if not self._job_lines.allows():
+            return
+        facts = {**self._job_facts(report.job), "seconds": seconds}
+        if error := getattr(report.outcome, "error", None):
+            facts["error"] = error
+        if suppressed := self._job_lines.take_suppressed():
+            facts["lines_suppressed"] = suppressed
+        level = logging.INFO if verdict in ("completed", "released") else logging.WARNING
+        logger.log(level, "job %s", verdict, extra=facts)
+
+    def _job_facts(self, job: Job) -> dict[str, Any]:
+        return {"job": job.id, "attempt": job.attempts, "worker": self.identity.worker_id}
+
+    def _on_renewal(self, state: str, gone: list[Gone]) -> None:
+        self._must_register |= state == "unregistered"
+        if state != "paused":
+            self._resumed.set()
+        for job_id, fence, why in gone:
+            running = self._running.get(job_id)
+            if running is None or running.attempt.job.fence != fence:
+                continue
+            running.attempt.abandon()
+            running.task.cancel()
+            self.metrics.jobs[why].inc()
+            if why == "lost":
+                self.metrics.leases_lost.inc()
+            logger.warning("job %s, attempt stopped", why, extra=self._job_facts(running.attempt.job))
+
+    def _known(self) -> list[str]:
+        return [*self._running, *(report.job.id for report, _ in self._unreported)]
+
+    async def _recover(self, min_idle_seconds: float = 0) -> None:
+        returned = await self._session.recover(self._known(), min_idle_seconds=min_idle_seconds)
+        if not min_idle_seconds:
+            self._must_recover = False
+        if returned:
+            logger.info("recovered jobs whose start went unheard", extra={"jobs": len(returned)})
+
+    async def _recover_forgotten(self) -> None:
+        """A start that timed out here may be served late, after `_recover` looked: look again, gently."""
+        await self._recover(self._lease_seconds / 2)
+
+    async def _register(self) -> None:
+        info = {**process.describe(), "version": __version__, "slots": str(self._slots), **self._info}
+        deadline = time.monotonic() + self._lease_seconds
+        while True:
+            other = await self._served("register", self._session.current_boot)
+            dead_boot_id = other.get("boot_id", "") if process.is_known_dead(other) else ""
+            sign_on = partial(self._session.register, info, dead_boot_id=dead_boot_id)
+            left = await self._served("register", sign_on)
+            if not left:
+                self._must_register = False
+                return
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"worker id {self.identity.worker_id} is in use by pid {other.get('pid')} on "
+                    f"{other.get('host')}",
+                    hint="give every worker an id of its own, or leave --worker-id out",
+                )
+            logger.warning("worker id in use, waiting", extra={"worker": self.identity.worker_id})
+            await self._unless_stopping(asyncio.sleep(min(left, 1.0)))
+
+    async def _drain(self) -> None:
+        if self._running:
+            logger.info("draining", extra={"jobs": len(self._running), "worker": self.identity.worker_id})
+        hurry = asyncio.create_task(self._hurrying.wait())
+        deadline = time.monotonic() + self._config.drain_timeout_seconds
+        while self._running and not self._hurrying.is_set() and time.monotonic() < deadline:
+            tasks = [running.task for running in self._running.values()]
+            await asyncio.wait(
+                [*tasks, hurry],
+                timeout=deadline - time.monotonic(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        hurry.cancel()
+        leftover = list(self._running.values())
+        for running in leftover:
+            running.attempt.release()
+            running.task.cancel()
+        if leftover:
+            await asyncio.wait([running.task for running in leftover], timeout=CLOSING_SECONDS)
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSING_SECONDS):
+                while self._unreported:
+                    await self._report()
+                if self._must_recover:
+                    await self._recover()
+                await self._session.unregister()
+        except (TimeoutError, *NOT_SERVED):
+            logger.error(  # noqa: TRY400 - the cause is known
+                "Redis is away: unreported jobs will be reclaimed",
+                extra={"jobs": len(self._unreported), "worker": self.identity.worker_id},
+            )
+        await self.keeper.stop()
+        stats = self.get_stats()
+        logger.info(
+            "worker stopped",
+            extra={name: stats[name] for name in ("worker_id", "jobs_processed", "jobs_failed", "uptime_seconds")},
+        )
+
+    async def _served(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer to `call`, however often Redis has to be asked: backoff with jitter, no end.
+
+        Raises _Stopped, never in the middle of a call: a start whose answer is not awaited would
+        leave jobs running that nobody runs. Reports are tried on while the worker closes.
+        """
+        pause, longest = BACKOFF_SECONDS
+        while True:
+            try:
+                answer = await call()
+            except NOT_SERVED as error:
+                self._note_fault(what, error)
+            else:
+                self._note_served()
+                return answer
+            nap = asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
+            await (nap if what == "report" else self._unless_stopping(nap))
+            pause = min(pause * 2, longest)
+
+    async def _unless_stopping(self, waiting: Awaitable[object]) -> None:
+        """Wait for something that may be given up. Raises _Stopped as soon as the worker is to stop."""
+        wait = asyncio.ensure_future(waiting)
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((wait, stop), return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                raise _Stopped
+            await wait
+        finally:
+            for future in (wait, stop):
+                future.cancel()
+            await asyncio.gather(wait, stop, return_exceptions=True)
+
+    def _note_fault(self, what: str, error: Exception) -> None:
+        self.metrics.redis_errors(type(error).__name__).inc()
+        self._must_recover = True  # a start may have been served whose answer we never got
+        self._fault = str(error)
+        if self._fault_lines.allows():
+            logger.warning("Redis did not serve us, trying on", extra={"what": what, "error": str(error)})
+
+    def _note_served(self) -> None:
+        if self._fault is not None:
+            logger.info("Redis serves us again", extra={"worker": self.identity.worker_id})
+            self._fault = None
+
+    def _oldest_seconds(self) -> float | None:
+        if not self._running:
+            return None
+        return time.monotonic() - min(running.started_at for running in self._running.values())
+
