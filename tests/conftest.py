@@ -1,0 +1,109 @@
+"""Fixtures for all: real servers, one of each kind per run, flushed before every test."""
+
+import logging
+import os
+
+import pytest
+import redis
+import servers
+
+DEFAULT_BACKEND = "debian"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=sorted(servers.BACKENDS),
+        help="run the contract suite on this backend only (may be given more than once)",
+    )
+
+
+_running = {}
+_skipped = {}
+
+
+def _backend(name):
+    """The running backend of that name; starts it, or skips with the reason it cannot run."""
+    if name in _skipped:
+        pytest.skip(f"backend {name}: {_skipped[name]}")
+    if name not in _running:
+        try:
+            _running[name] = servers.BACKENDS[name]()
+        except servers.Unavailable as reason:
+            _skipped[name] = str(reason)
+            pytest.skip(f"backend {name}: {reason}")
+    backend = _running[name]
+    backend.flush()
+    return backend
+
+
+def pytest_generate_tests(metafunc):
+    if "server_url" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption("--backend") or list(servers.BACKENDS)
+        metafunc.parametrize("server_url", wanted, indirect=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"backends used: {', '.join(_running) or 'none'}")
+    for name, reason in _skipped.items():
+        terminalreporter.write_line(f"backend skipped: {name}: {reason}")
+
+
+def pytest_unconfigure():
+    for backend in _running.values():
+        backend.stop()
+    _running.clear()
+
+
+@pytest.fixture
+def server_url(request):
+    """URL of an empty server, once for every backend."""
+    return _backend(request.param).url
+
+
+@pytest.fixture
+def redis_url():
+    """URL of an empty, fast, single server."""
+    return _backend(DEFAULT_BACKEND).url
+
+
+@pytest.fixture
+def raw(redis_url):
+    """A plain client on `redis_url`."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def own_server():
+    """Starts servers of the test's own, which it may kill: `own_server("--appendonly", "yes")`."""
+    started = []
+
+    def start(*args):
+        try:
+            server = servers.Server(servers.debian_redis(), *args)
+        except servers.Unavailable as reason:
+            pytest.skip(str(reason))
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_settings(monkeypatch, tmp_path):
+    """Nothing from the machine's environment, home or current directory reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(("REDIS_", "ARAGORA_", "XDG_")) or name in {"NOTIFY_SOCKET", "NO_COLOR"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    from aragora_q.config import set_queue_config
+
+    set_queue_config(None)
+    logging.getLogger("aragora_q").setLevel(logging.NOTSET)

@@ -1,0 +1,29 @@
+"""Wait for a condition, never for time."""
+
+import asyncio
+import inspect
+import time
+
+
+async def wait_until(condition, timeout=10.0, what="the condition"):
+    """Return the first true value of `condition` (sync or async); fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
+        await asyncio.sleep(0.01)
+
+
+def wait_until_sync(condition, timeout=10.0, what="the condition"):
+    """As `wait_until`, for tests without an event loop."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
+        time.sleep(0.01)
