@@ -7,6 +7,7 @@ retry policy; must not know Redis, slots or other jobs.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,9 @@ from aragora_q.base import (
     attempt_context,
 )
 from aragora_q.errors import LeaseLost, PermanentError, RetryLater
-from aragora_q.retry import RetryPolicy, is_retryable_error
+from aragora_q.retry import RetryPolicy, describe, is_retryable_error
+
+LONGEST_RETRY_LATER_SECONDS = 6 * 3600.0
 
 
 class Attempt:
@@ -43,7 +46,7 @@ class Attempt:
         self._session = session
         self._max_result_bytes = max_result_bytes
         self._is_released = False
-        self._is_abandoned = False
+        self.is_abandoned = False
 
     async def run(self) -> Outcome | None:
         """The outcome to report; None if the job is no longer ours and nobody wants to hear."""
@@ -52,10 +55,12 @@ class Attempt:
             self._decode()
             return self._completed(await self._execute())
         except asyncio.CancelledError:
-            return self._interrupted()
+            return self.interrupted()
         except LeaseLost:
             return None
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an executor raises, the job goes on
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever an executor raises, the job goes on
             return self._raised(error)
 
     def release(self) -> None:
@@ -64,7 +69,7 @@ class Attempt:
 
     def abandon(self) -> None:
         """Say before cancelling the task: the job was cancelled, or is another worker's now."""
-        self._is_abandoned = True
+        self.is_abandoned = True
 
     def _decode(self) -> None:
         try:
@@ -102,17 +107,18 @@ class Attempt:
             )
         return Completed(encoded)
 
-    def _interrupted(self) -> Outcome | None:
-        if self._is_abandoned:
+    def interrupted(self) -> Outcome | None:
+        """The outcome of an attempt whose task was cancelled, even before its first step."""
+        if self.is_abandoned:
             return None
         if self._is_released:
             return Released()
         return self._retry("the executor cancelled its own task")
 
     def _raised(self, error: BaseException) -> Outcome:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        text = describe(error)
         if isinstance(error, RetryLater):
-            delay_seconds = max(error.delay_seconds, self._backoff_seconds())
+            delay_seconds = max(_bounded_seconds(error.delay_seconds), self._backoff_seconds())
             return Retry(text, delay_seconds, charged=False)
         return self._retry(text) if is_retryable_error(error) else Failed(text)
 
@@ -136,3 +142,10 @@ class Attempt:
 
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
         return await self._session.checkpoints(self.job)
+
+
+def _bounded_seconds(delay: object) -> float:
+    """A provider's idea of later, as far as it is a number of seconds."""
+    if not isinstance(delay, int | float) or math.isnan(delay):
+        return 0.0
+    return min(max(0.0, delay), LONGEST_RETRY_LATER_SECONDS)

@@ -163,7 +163,7 @@ def check_job(job: Job) -> None:
     """Raise PayloadInvalid unless id, priority, attempts and delay are what a queue can take."""
     if not isinstance(job.id, str) or not JOB_ID_PATTERN.fullmatch(job.id):
         raise PayloadInvalid(
-            f"job id {job.id!r:.100} is not 1 to 64 of letters, digits and ._:@=+-, a letter or digit first"
+            f"job id {job.id!r:.100} is not 1 to 64 of letters, digits and ._@=+-, a letter or digit first"
         )
     _check_range("priority", job.priority, PRIORITY_RANGE)
     if job.max_attempts is not None:

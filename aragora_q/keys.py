@@ -33,8 +33,9 @@ GROUP = "aragora-workers"
 LANES = ("high", "normal", "low")
 """Priority lanes in reading order."""
 
-JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@=+-]{0,63}")
-"""A job id: 1 to 64 characters that are safe in a key, a shell and a log line."""
+JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,63}")
+"""A job id: 1 to 64 characters that are safe in a key, a shell and a log line. No colon: with one,
+a job's hash could bear the name of another job's payload."""
 
 WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 """A worker id: at most 48 characters, so that `worker@boot` keeps a job's hash compact."""

@@ -35,8 +35,19 @@ def is_retryable_error(error: BaseException) -> bool:
         return False
     if isinstance(error, ALWAYS_RETRIED):
         return True
-    message = str(error).lower()
+    message = describe(error).partition(": ")[2].lower()
     return not any(word in message for word in PERMANENT_WORDS)
+
+
+def describe(error: BaseException) -> str:
+    """`Type: message`, in characters that UTF-8 can hold, whatever the exception's own code does."""
+    name = type(error).__name__
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not cost the job its report
+        message = "(its message cannot be read)"
+    text = f"{name}: {message}" if message else name
+    return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from aragora_q.keys import GROUP, LANES
 THROUGHPUT_MINUTES = (1, 5, 15)
 _ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
 LOST_PAYLOAD = b"null"
+READS = 3
+"""How often a job's payload is looked for before it counts as deleted by somebody."""
+
 BACKSTOP_MS = 86_400_000
 """How much longer than the retention time the keys of an ended job live; `lua/include/job.lua` adds it."""
 
@@ -39,6 +42,16 @@ class JobStatusTracker:
 
     async def get_job(self, job_id: str) -> Job | None:
         """All that is known of a job; None if it is unknown or past retention."""
+        for _ in range(READS):
+            job = await self._read_job(job_id)
+            if job is None or job.raw_payload:
+                return job
+        job.raw_payload = LOST_PAYLOAD
+        job.payload = decode_payload(LOST_PAYLOAD)
+        return job
+
+    async def _read_job(self, job_id: str) -> Job | None:
+        """Two reads, so the job may move between them; then `raw_payload` is empty."""
         keys = self._keys
         raw, ttl_ms, payload, result, history, progress, due_ms, *ended = await self._read(
             ("HGETALL", keys.job(job_id)),
@@ -59,10 +72,8 @@ class JobStatusTracker:
             job.result = wire.decode(result)
         elif payload is None and "entry" in fields:
             payload = await self._payload_in_stream(job.priority, fields["entry"])
-            if payload is None:  # the job moved between our two reads
-                return await self.get_job(job_id)
-        job.raw_payload = payload or LOST_PAYLOAD
-        job.payload = decode_payload(job.raw_payload)
+        job.raw_payload = payload or b""
+        job.payload = decode_payload(job.raw_payload) if payload else {}
         job.error = wire.decode(history[0])["error"] if history else None
         job.progress = wire.decode(progress) if progress else None
         job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 from aragora_q import __version__, process
 from aragora_q.attempt import Attempt
-from aragora_q.base import Executor, Identity, Job, JobQueue, Report
+from aragora_q.base import Executor, Identity, Job, JobQueue, Outcome, Report, Verdict
 from aragora_q.config import QueueConfig, get_queue_config
-from aragora_q.errors import NOT_SERVED, ConfigError
+from aragora_q.errors import NOT_SERVED, AragoraQError, ConfigError
 from aragora_q.leases import Gone, LeaseKeeper
 from aragora_q.logs import RateLimit
 from aragora_q.maintenance import Caretaker, every, promote_pass
@@ -56,7 +56,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: the way out of a wait when 
 @dataclass
 class _Running:
     attempt: Attempt
-    task: asyncio.Task[Any]
+    task: asyncio.Task[Outcome | None]
     started_at: float
 
 
@@ -137,8 +137,7 @@ class DebateWorker:
             asyncio.create_task(every(self._lease_seconds / 2, self._recover_forgotten), name="recover"),
         ]
         try:
-            with suppress(_Stopped):
-                await self._fetch_loop()
+            await self._while_all_run(self._fetch_loop(), tasks)
             await self._drain()
         except asyncio.CancelledError:  # our own task is cancelled: hand back what runs, then go
             self._hurrying.set()
@@ -149,6 +148,21 @@ class DebateWorker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._close()
+
+    async def _while_all_run(self, fetching: Coroutine[Any, Any, None], tasks: list[asyncio.Task[Any]]) -> None:
+        """Fetch until it is over. A loop that dies beside it is a bug: say so, and do not work on lame."""
+        fetch = asyncio.create_task(fetching, name="fetch")
+        try:
+            await asyncio.wait([fetch, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            with suppress(_Stopped):
+                await fetch
+        finally:
+            self._stopping.set()
+            with suppress(_Stopped):
+                await fetch
 
     async def stop(self, *, hurry: bool = False) -> None:
         """Take no more jobs, let running ones finish within the drain time, hand back the rest.
@@ -252,21 +266,26 @@ class DebateWorker:
         return max(0, self._slots - len(self._running) - max(0, len(self._unreported) - self._slots))
 
     def _launch(self, job: Job) -> None:
+        if older := self._running.pop(job.id, None):  # ours again, while our lost attempt still runs
+            self._give_up(older, "lost")
         attempt = Attempt(job, self._executor, self._policy, self._session, self._config.max_result_bytes)
         task = asyncio.get_running_loop().create_task(attempt.run())  # the short way: once per job
-        self._running[job.id] = _Running(attempt, task, time.monotonic())
+        running = _Running(attempt, task, time.monotonic())
+        self._running[job.id] = running
         self.keeper.hold(job.id, job.fence)
         self.metrics.wait.observe(job.waited_seconds)
         if self._job_lines.allows():
             logger.info("job started", extra=self._job_facts(job))
-        task.add_done_callback(partial(self._finish, job))
+        task.add_done_callback(partial(self._finish, running))
 
-    def _finish(self, job: Job, task: asyncio.Task[Any]) -> None:
-        ran = self._running.pop(job.id)
+    def _finish(self, ran: _Running, task: asyncio.Task[Outcome | None]) -> None:
+        job = ran.attempt.job
+        if self._running.get(job.id) is ran:
+            del self._running[job.id]
         seconds = time.monotonic() - ran.started_at
         self.metrics.run.observe(seconds)
-        outcome = None if task.cancelled() else task.result()
-        if outcome is None:
+        outcome = ran.attempt.interrupted() if task.cancelled() else task.result()
+        if outcome is None or ran.attempt.is_abandoned:
             self.keeper.drop(job.id, job.fence)
         else:
             self._unreported.append((Report(job, outcome), seconds))
@@ -283,7 +302,7 @@ class DebateWorker:
     async def _report(self) -> None:
         batch = self._unreported[:]
         reports = [report for report, _ in batch]
-        verdicts = await self._served("report", lambda: self._session.report(reports))
+        verdicts = await self._served("report", lambda: self._report_or_drop(reports))
         del self._unreported[: len(batch)]
         for (report, seconds), verdict in zip(batch, verdicts, strict=True):
             job = report.job
@@ -296,6 +315,22 @@ class DebateWorker:
         self._processed += counts["completed"]
         self._failed += counts["failed"]
         self._ended.set()
+
+    async def _report_or_drop(self, reports: list[Report]) -> list[Verdict]:
+        """Report; where the server refuses a report for good, let that job go, not the others.
+
+        Its lease runs out, and it is reclaimed as if the worker had died of it.
+        """
+        try:
+            return await self._session.report(reports)
+        except NOT_SERVED:
+            raise
+        except AragoraQError as error:
+            if len(reports) == 1:
+                facts = {**self._job_facts(reports[0].job), "error": str(error)}
+                logger.error("report refused, job left to reclaim", extra=facts)  # noqa: TRY400 - the cause is told
+                return ["lost"]
+            return [verdict for each in reports for verdict in await self._report_or_drop([each])]
 
     def _log_ended(self, report: Report, verdict: str, seconds: float) -> None:
         if not self._job_lines.allows():
@@ -319,12 +354,16 @@ class DebateWorker:
             running = self._running.get(job_id)
             if running is None or running.attempt.job.fence != fence:
                 continue
-            running.attempt.abandon()
-            running.task.cancel()
-            self.metrics.jobs[why].inc()
-            if why == "lost":
-                self.metrics.leases_lost.inc()
-            logger.warning("job %s, attempt stopped", why, extra=self._job_facts(running.attempt.job))
+            self._give_up(running, why)
+
+    def _give_up(self, running: _Running, why: str) -> None:
+        """Stop an attempt whose job is no longer ours; whatever it would still say is not reported."""
+        running.attempt.abandon()
+        running.task.cancel()
+        self.metrics.jobs[why].inc()
+        if why == "lost":
+            self.metrics.leases_lost.inc()
+        logger.warning("job %s, attempt stopped", why, extra=self._job_facts(running.attempt.job))
 
     def _known(self) -> list[str]:
         return [*self._running, *(report.job.id for report, _ in self._unreported)]

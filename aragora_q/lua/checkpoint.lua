@@ -12,7 +12,8 @@ for n = 1, items do
   words[n] = 'lost'
   if is_held(read(job, 'status', 'fence', 'holder'), holder, fence) then
     local kept = tonumber(redis.call('HGET', journal, 'bytes') or 0)
-    local bytes = kept + #name + #value
+    local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
+    local bytes = kept + #value - replaced
     words[n] = 'full'
     if bytes <= tonumber(max_bytes) then
       redis.call('HSET', journal, 'checkpoint:' .. name, value, 'bytes', bytes)

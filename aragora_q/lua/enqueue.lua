@@ -1,6 +1,6 @@
 #!lua
 -- Record new jobs and make them runnable, or delayed; an id that is known changes nothing.
--- keys: stream_high stream_normal stream_low delayed counters events
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events
 -- args: max_backlog
 -- each job: id payload priority delay_ms max_attempts
 -- returns: one word per job: created | exists | full
@@ -16,10 +16,20 @@ if tonumber(max_backlog) > 0 then
   end
 end
 
+-- A job past retention is unknown to readers already; here it makes room for a new one of its id.
+local function is_known(job, id)
+  if redis.call('EXISTS', job) == 0 then return false end
+  local ttl = redis.call('PTTL', job)
+  if ttl < 0 or ttl >= BACKSTOP_MS then return true end
+  redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
+  for _, index in ipairs({completed, failed, cancelled}) do redis.call('ZREM', index, id) end
+  return false
+end
+
 local words, created = {}, {}
 for n = 1, items do
   local job, id, payload, priority, delay_ms, max_attempts = item(n)
-  if redis.call('EXISTS', job) == 1 then
+  if is_known(job, id) then
     words[n] = 'exists'
   elseif #created >= room then
     words[n] = 'full'

@@ -46,6 +46,7 @@ local function take(each, word)
   record(each.job, 'crash', each.state, 'worker ' .. each.owner .. ' died or lost its lease: silent for '
     .. each.idle .. ' ms, started at ' .. each.state.started_at)
   redis.call('HSET', each.job, 'crashes', each.state.crashes + 1, 'attempts', each.state.attempts - 1)
+  redis.call('HDEL', each.job, 'holder')  -- or its late report would pass for one we have answered
   if word == 'poisoned' then
     redis.call('SET', each.job .. ':payload', each.payload)
     finish(each.job, each.id, 'failed', failed, tonumber(retention_ms))

@@ -24,7 +24,7 @@ for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
         drop_entry(stream, row[1])
         redis.call('HSET', job, 'status', 'pending', 'attempts', state.attempts - 1,
           'entry', append(stream, fields.id, fields.payload))
-        redis.call('HDEL', job, 'lease_ms')
+        redis.call('HDEL', job, 'lease_ms', 'holder')
         returned[#returned + 1] = fields.id
       end
     end

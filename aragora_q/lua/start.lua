@@ -22,7 +22,7 @@ local function read_new(stream, most)
 end
 
 local function valid_id(id)
-  return id and #id <= 64 and string.find(id, '^%w[%w._:@=+-]*$')
+  return id and #id <= 64 and string.find(id, '^%w[%w._@=+-]*$')
 end
 
 local lanes = {stream_high, stream_normal, stream_low}
@@ -52,7 +52,7 @@ end
 
 -- An entry that is no job: kept as a dead letter with its bytes, so that nobody's data is dropped.
 local function bury(each)
-  local id = 'malformed-' .. each.entry
+  local id = 'malformed-' .. (each.stream == stream_normal and '' or each.stream == stream_high and 'high-' or 'low-') .. each.entry
   local job = job_stem .. id
   redis.call('HSET', job, 'created_at', now, 'max_attempts', 0)
   redis.call('SET', job .. ':payload', cjson.encode(each.fields))

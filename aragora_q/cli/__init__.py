@@ -1,0 +1,128 @@
+"""The command line: which commands there are, and how every one of them ends.
+
+A command is a file of this package with a function (or, for `config`, a Typer app) of its name,
+imported when it is called: `--help` knows of commands only what COMMANDS says. Commands never
+import each other; what they share is `options`, `output`, `views` and `waiting`. Called by
+`__main__`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from aragora_q import __version__
+from aragora_q.cli import output
+from aragora_q.errors import AragoraQError
+
+COMMANDS = {
+    "enqueue": "Put a debate into the queue, or many from JSON lines.",
+    "worker": "Run debates until told to stop.",
+    "status": "Show all that is known of jobs.",
+    "wait": "Wait until jobs have ended, and show their results.",
+    "cancel": "Cancel jobs, waiting or running.",
+    "stats": "Show backlog, workers and throughput of the queue.",
+    "reap": "Take over the jobs of dead workers; for cron.",
+    "purge": "Delete jobs that ended before the retention time; for cron.",
+    "config": "Show and check the configuration.",
+    "demo": "Watch a debate; needs no server, no keys, no set-up.",
+}
+"""Every command and its line of help, in the order of `--help`."""
+
+CLOSED_PIPE = 141
+"""What a shell reports of a program that a closed pipe has ended."""
+
+SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+def main() -> int:
+    """Run the command line; returns its exit code, or ends by the signal that stopped a worker."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not all speak UTF-8
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
+        return CLOSED_PIPE
+    return code
+
+
+def _run() -> int:
+    try:
+        typer.main.get_command(app)(prog_name="aragora-q")
+    except output.StoppedBySignal as stop:
+        # A worker that drained for SIGTERM ends by SIGTERM: 143 to shells, a clean exit to systemd.
+        sys.stdout.flush()
+        signal.signal(stop.number, signal.SIG_DFL)
+        os.kill(os.getpid(), stop.number)
+        return 128 + stop.number  # process 1 of a container gets here: no signal kills it
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
+class _Commands(TyperGroup):
+    """Holds a stub with a line of help for each command; the command itself is imported when called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find the command that `args` begin with."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name else stub, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; whatever goes wrong becomes a message and an exit code here."""
+        try:
+            return super().invoke(ctx)
+        except AragoraQError as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            output.complain(str(error), error.hint)
+            raise typer.Exit(error.exit_code) from None
+
+
+def _load(name: str) -> Any:
+    """The command `name`, its help as its docstring has it: examples and exit codes come last."""
+    target = getattr(import_module(f"aragora_q.cli.{name}"), name)
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    text, _, examples = target.__doc__.partition("\n\n    Example")
+    epilog = f"\n    Example{examples}".replace("\n\n", "\n\n    \b\n").replace("\n", "\n    \b\n", 1)
+    alone = typer.Typer(add_completion=False, **SETTINGS)
+    alone.command(name, help=text, epilog=epilog)(target)
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, **SETTINGS)
+
+
+@app.callback(epilog="aragora-q COMMAND --help tells more, with examples and exit codes.")
+def _globals(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an error came from.")
+    ] = False,
+) -> None:
+    """A queue on Redis Streams for debates among language models."""
+
+
+def _stub() -> None:
+    """Stands for a command until it is called."""
+
+
+for _name, _line in COMMANDS.items():
+    app.command(_name, help=_line)(_stub)

@@ -1,0 +1,120 @@
+"""What the commands print: data to stdout, messages to stderr, nothing that a job's text could forge.
+
+Used by all commands. Knows nothing of queues.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+DAY_SECONDS = 86_400
+
+
+class StoppedBySignal(Exception):  # noqa: N818 - no error: how a worker says why it ended
+    """The command ended well because of signal `number`; the process shall end by it."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
+
+
+def line(text: str = "") -> None:
+    """Write one line of data, escaped."""
+    sys.stdout.write(f"{safe_text(text)}\n")
+
+
+def lines(rows: Iterable[str]) -> None:
+    """Write lines of data."""
+    for row in rows:
+        line(row)
+
+
+def json_line(value: Mapping[str, Any]) -> None:
+    """Write one JSON object on a line of its own; ASCII, so that no text in it can act on a terminal."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+
+
+def note(text: str) -> None:
+    """Tell the operator something that is no data."""
+    sys.stderr.write(f"{safe_text(text)}\n")
+
+
+def complain(text: str, hint: str = "") -> None:
+    """Tell the operator what went wrong, and what to do about it."""
+    first, *rest = text.split("\n")
+    note(f"aragora-q: error: {first}")
+    for row in rest:
+        note(f"  {row}")
+    if hint:
+        note(f"  hint: {hint}")
+
+
+def safe_text(text: str) -> str:
+    """`text` with everything escaped that could act on a terminal or disguise what is written:
+    control characters, escape sequences, bidirectional and invisible formatting."""
+    if text.isprintable():
+        return text
+    return "".join(char if _is_harmless(char) else _escaped(char) for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"
+
+
+def _escaped(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
+
+
+def shortened(text: str, width: int) -> str:
+    """`text` on one line of at most `width` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table: with rich on a terminal, else as plain aligned text."""
+    safe = [[safe_text(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(head, safe)
+        return
+    widths = [max(len(row[n]) for row in [head, *safe]) for n in range(len(head))]
+    for row in [head, *safe]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - scripts never pay for it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - cells as Text: markup in a job's text means nothing
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in head:
+        grid.add_column(name, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(grid)
+
+
+def styled(text: str, style: str) -> str:
+    """`text`, escaped, in an ANSI style (`1` bold, `31` red, …) where stdout is a terminal with colours."""
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for limit, unit, name in ((120, 1, "s"), (7_200, 60, "min"), (2 * DAY_SECONDS, 3_600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / DAY_SECONDS:.0f} d"
+
+
+def count(number: int, singular: str) -> str:
+    """`1 job`, `1,024 jobs`."""
+    return f"{number:,} {singular}{'' if number == 1 else 's'}"

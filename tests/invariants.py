@@ -1,0 +1,138 @@
+"""Invariant Z, looked at from outside: what lies in Redis under one queue agrees with itself.
+
+`check(raw, prefix)` takes a client that decodes replies and the queue's key prefix, for example
+`aragora:queue:debates:`, and fails with every disagreement it finds. It holds between any two
+scripts; entries that strangers wrote must have been read or removed before.
+"""
+
+from collections import Counter
+
+LANES = {"stream:high": 1, "stream": 0, "stream:low": -1}
+GROUP = "aragora-workers"
+TERMINAL = ("completed", "failed", "cancelled")
+LIVE = ("pending", "processing", "retrying")
+PARTS = ("payload", "result", "history", "journal")
+COMPACT_BYTES = 64
+
+
+def check(raw, prefix):
+    """Fail unless streams, pending lists, indexes, hashes, counters and TTLs agree."""
+    found = problems(raw, prefix)
+    assert not found, "\n".join(found)
+
+
+def problems(raw, prefix):
+    """Every disagreement, one line each."""
+    jobs, parts = _read_jobs(raw, prefix)
+    places, found = _read_places(raw, prefix, jobs)
+    for job_id, fields in jobs.items():
+        found += [f"job {job_id}: {line}" for line in _problems_of_job(job_id, fields, parts, places)]
+        found += _problems_of_ttl(raw, prefix, job_id, fields, parts)
+    found += [f"{part} of {job_id}: no such job" for job_id, part in parts if job_id not in jobs]
+    return found + _problems_of_counters(raw, prefix)
+
+
+def _read_jobs(raw, prefix):
+    stem = f"{prefix}job:"
+    jobs, parts = {}, set()
+    for key in raw.scan_iter(match=f"{stem}*", count=1000):
+        job_id, _, part = key.removeprefix(stem).rpartition(":")
+        if part in PARTS and job_id:
+            parts.add((job_id, part))
+        else:
+            jobs[key.removeprefix(stem)] = raw.hgetall(key)
+    return jobs, parts
+
+
+def _read_places(raw, prefix, jobs):
+    """Where each job waits, runs or is listed, as lists of places by job id; and what is amiss."""
+    places, found = {}, []
+    for lane, sign in LANES.items():
+        entries = dict(raw.xrange(prefix + lane))
+        pending = _pending(raw, prefix + lane) if entries or raw.exists(prefix + lane) else {}
+        found += [f"{lane}: {e} is pending but deleted" for e in pending if e not in entries]
+        for entry, fields in entries.items():
+            job = jobs.get(fields.get("id"))
+            if job is None or job.get("entry") != entry:
+                found.append(f"{lane}: entry {entry} of {fields.get('id')} is not the job's")
+                continue
+            if _sign(int(job.get("priority", 0))) != sign:
+                found.append(f"{lane}: entry {entry} is in the wrong lane")
+            place = ("stream", pending.get(entry), bool(fields.get("payload")))
+            places.setdefault(fields["id"], []).append(place)
+    for index in ("delayed", *TERMINAL):
+        for job_id in raw.zrange(prefix + index, 0, -1):
+            places.setdefault(job_id, []).append((index,))
+            if job_id not in jobs:
+                found.append(f"{index}: {job_id} has no hash")
+    return places, found
+
+
+def _pending(raw, stream):
+    groups = [group["name"] for group in raw.xinfo_groups(stream)]
+    if GROUP not in groups:
+        return {}
+    rows = raw.xpending_range(stream, GROUP, "-", "+", 100_000)
+    return {row["message_id"]: row["consumer"] for row in rows}
+
+
+def _problems_of_job(job_id, fields, parts, places):
+    status, place = fields.get("status"), places.get(job_id, [])
+    long = [n for n, v in fields.items() if len(v.encode(errors="surrogateescape")) > COMPACT_BYTES]
+    if long:
+        yield f"{long} exceed {COMPACT_BYTES} bytes"
+    if len(place) != 1:
+        yield f"{status} is in {len(place)} places: {place}"
+        return
+    where = place[0][0]
+    if status in TERMINAL:
+        if where != status:
+            yield f"{status} but in {where}"
+        if "entry" in fields or "lease_ms" in fields:
+            yield f"{status} but keeps {fields}"
+        if status == "completed" and (job_id, "result") not in parts:
+            yield "completed without result"
+    elif status not in LIVE:
+        yield f"has status {status}"
+    elif where == "delayed":
+        if status == "processing" or "entry" in fields or (job_id, "payload") not in parts:
+            yield f"delayed, but {fields} with parts {parts}"
+    elif where == "stream":
+        yield from _problems_of_entry(job_id, fields, parts, *place[0][1:])
+    else:
+        yield f"{status} but in {where}"
+    if int(fields.get("attempts", 0)) > int(fields.get("max_attempts", 1 << 30)):
+        yield f"has more attempts than allowed: {fields}"
+
+
+def _problems_of_entry(job_id, fields, parts, consumer, has_payload):
+    status = fields["status"]
+    if not has_payload or (job_id, "payload") in parts:
+        yield "in a stream, but its payload is not there alone"
+    if status == "processing" and fields.get("holder", "").partition("@")[0] != consumer:
+        yield f"held by {fields.get('holder')} but pending for {consumer}"
+    if status == "processing" and not {"lease_ms", "fence", "started_at"} <= set(fields):
+        yield f"processing without {fields}"
+    if status != "processing" and "lease_ms" in fields:
+        yield f"{status} but has a lease"
+
+
+def _problems_of_ttl(raw, prefix, job_id, fields, parts):
+    keys = [f"{prefix}job:{job_id}"]
+    keys += [f"{prefix}job:{job_id}:{part}" for part in PARTS if (job_id, part) in parts]
+    for key in keys:
+        has_ttl = raw.pttl(key) >= 0
+        if has_ttl != (fields.get("status") in TERMINAL):
+            yield f"{key}: {fields.get('status')} and {'has' if has_ttl else 'has no'} TTL"
+
+
+def _problems_of_counters(raw, prefix):
+    counters = Counter({name: int(n) for name, n in raw.hgetall(f"{prefix}counters").items()})
+    for index in TERMINAL:
+        listed = raw.zcard(prefix + index) - (counters["malformed"] if index == "failed" else 0)
+        if counters[index] < listed:
+            yield f"{listed} jobs are {index}, but only {counters[index]} were counted"
+
+
+def _sign(number):
+    return (number > 0) - (number < 0)

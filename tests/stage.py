@@ -1,0 +1,95 @@
+"""A queue on a real server with everything a test wants at hand: sessions, raw reads, ageing."""
+
+from urllib.parse import urlsplit
+
+import redis
+
+from aragora_q.base import Identity, Job, Report
+from aragora_q.config import QueueConfig
+from aragora_q.keys import GROUP, lane_of
+from aragora_q.streams import RedisStreamsQueue
+
+LEASE_MS = 400
+
+
+def raw_client(url):
+    """A plain synchronous client for any URL of ours; bytes that are no text survive decoding."""
+    options = {"decode_responses": True, "encoding_errors": "surrogateescape", "protocol": 2}
+    if "+cluster://" in url:
+        parts = urlsplit(url)
+        return redis.RedisCluster(host=parts.hostname, port=parts.port, **options)
+    return redis.Redis.from_url(url, **options)
+
+
+class Stage:
+    """One queue, and what lies in Redis for it."""
+
+    def __init__(self, url, **settings):
+        settings = {"claim_idle_ms": LEASE_MS, "retry_base_delay": 0.01, **settings}
+        self.config = QueueConfig(redis_url=url, **settings)
+        self.queue = RedisStreamsQueue(self.config)
+        self.keys = self.queue.connection.keys
+        self.raw = raw_client(url)
+
+    async def close(self):
+        await self.queue.close()
+        self.raw.close()
+
+    async def enqueue(self, job_id=None, **fields):
+        job = Job(payload={"n": 1}, **({"id": job_id} if job_id else {}), **fields)
+        await self.queue.enqueue(job)
+        return job
+
+    async def worker(self, worker_id="w1", **options):
+        """A session of a worker that has signed on."""
+        session = self.queue.session(Identity(worker_id), **options)
+        assert await session.register({"host": "here", "pid": "1"}) == 0
+        return session
+
+    async def started(self, session, limit=1, **options):
+        """The one job that `session` starts."""
+        [job] = (await session.start(limit, **options)).jobs
+        return job
+
+    async def end(self, session, job, outcome):
+        """The queue's verdict on one report."""
+        [verdict] = await session.report([Report(job, outcome)])
+        return verdict
+
+    def renew(self, session, *jobs):
+        renewer = session.lease_renewer()
+        try:
+            return renewer.renew([(job.id, job.fence) for job in jobs])
+        finally:
+            renewer.close()
+
+    def fields(self, job_id):
+        return self.raw.hgetall(self.keys.job(job_id))
+
+    def entries(self, priority=0):
+        return self.raw.xrange(self.keys.stream_of(priority))
+
+    def pending(self, priority=0):
+        return self.raw.xpending_range(self.keys.stream_of(priority), GROUP, "-", "+", 1000)
+
+    def counters(self):
+        return {name: int(n) for name, n in self.raw.hgetall(self.keys.counters).items()}
+
+    def age(self, job_id, idle_ms=100_000_000):
+        """Make the entry of a delivered job look idle, as if its worker had long been silent."""
+        fields = self.fields(job_id)
+        stream, entry = self.keys.stream_of(int(fields.get("priority", 0))), fields["entry"]
+        self.age_entry(stream, entry, idle_ms)
+
+    def age_entry(self, stream, entry, idle_ms=100_000_000):
+        [row] = self.raw.xpending_range(stream, GROUP, entry, entry, 1)
+        self.raw.xclaim(stream, GROUP, row["consumer"], 0, [entry], idle=idle_ms, justid=True)
+
+    def deliver(self, worker_id, priority=0, count=1):
+        """Read entries for a worker without starting them, as a script that broke off would."""
+        stream = self.keys.stream_of(priority)
+        reply = self.raw.xreadgroup(GROUP, worker_id, {stream: ">"}, count=count)
+        return [entry for _, rows in (reply or []) for entry, _ in rows]
+
+    def lane(self, job_id):
+        return lane_of(int(self.fields(job_id).get("priority", 0)))
