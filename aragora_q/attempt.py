@@ -91,7 +91,9 @@ class Attempt:
                 return await self._executor(self.job)
         except TimeoutError:
             if deadline.expired():
-                raise TimeoutError(f"no result within timeout_seconds ({timeout_seconds})") from None
+                raise TimeoutError(
+                    f"no result within timeout_seconds ({timeout_seconds})"
+                ) from None
             raise
 
     def _completed(self, result: object) -> Outcome:

@@ -26,6 +26,7 @@ from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
 
+
 class AgentConfig(BaseModel):
     """One agent of the `[agents]` table: a model string, and how to reach it if that is not enough.
 
@@ -62,7 +63,10 @@ class QueueConfig(BaseSettings):
         None, description="Password, instead of one in redis_url. Better in a file or a credential."
     )
     key_prefix: str = Field(
-        "aragora:queue:", max_length=64, pattern=r"^[^\s{}]+$", description="Prefix of every Redis key."
+        "aragora:queue:",
+        max_length=64,
+        pattern=r"^[^\s{}]+$",
+        description="Prefix of every Redis key.",
     )
     queue: str = Field("debates", description="Name of the queue.")
 
@@ -70,7 +74,9 @@ class QueueConfig(BaseSettings):
         3, ge=1, le=1000, description="Starts charged to a job before it fails, the first included."
     )
     retry_base_delay: float = Field(1.0, ge=0, description="Seconds before the first retry.")
-    retry_max_delay: float = Field(300.0, ge=0, description="Longest pause before a retry, seconds.")
+    retry_max_delay: float = Field(
+        300.0, ge=0, description="Longest pause before a retry, seconds."
+    )
     claim_idle_ms: int = Field(
         60_000,
         ge=200,
@@ -78,7 +84,10 @@ class QueueConfig(BaseSettings):
         description="Lease: a worker silent for so long is dead and its jobs are taken over, ms.",
     )
     max_crashes: int = Field(
-        3, ge=1, le=1000, description="Workers that may die on a job before it fails as a poison pill."
+        3,
+        ge=1,
+        le=1000,
+        description="Workers that may die on a job before it fails as a poison pill.",
     )
     max_job_ttl_days: float = Field(
         7, gt=0, le=3650, description="Retention: days that data of an ended job is kept."
@@ -90,7 +99,9 @@ class QueueConfig(BaseSettings):
         1_048_576, ge=1, le=64 * 1024 * 1024, description="Largest result of a job, bytes."
     )
     max_backlog: int = Field(
-        0, ge=0, description="Waiting jobs beyond which enqueue refuses (exit code 75); 0: no limit."
+        0,
+        ge=0,
+        description="Waiting jobs beyond which enqueue refuses (exit code 75); 0: no limit.",
     )
     allow_eviction: bool = Field(
         False, description="Work on a server that may delete jobs when its memory is full."
@@ -158,7 +169,8 @@ class QueueConfig(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_others: PydanticBaseSettingsSource,
+        *_others: PydanticBaseSettingsSource,
+        **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first; environment and files in one source of ours, which knows origins."""
         return (init_settings, LayersSource(settings_cls))

@@ -83,7 +83,9 @@ def read_layers(fields: Mapping[str, FieldInfo]) -> dict[str, Setting]:
             setting = Setting({**settings[name].value, **setting.value}, setting.origin)  # noqa: PLW2901
         settings[name] = setting
     if faults:
-        raise ConfigError("\n".join(faults), hint="aragora-q.toml and the documentation list all settings")
+        raise ConfigError(
+            "\n".join(faults), hint="aragora-q.toml and the documentation list all settings"
+        )
     return settings
 
 
@@ -196,9 +198,8 @@ def _environment_layer(fields: Mapping[str, FieldInfo], faults: list[str]) -> di
 
 
 def _is_unknown(variable: str) -> bool:
-    return (
-        variable.startswith(PREFIX)
-        and not KUBERNETES.search(variable.removeprefix(PREFIX.rstrip("_")))
+    return variable.startswith(PREFIX) and not KUBERNETES.search(
+        variable.removeprefix(PREFIX.rstrip("_"))
     )
 
 
@@ -214,7 +215,9 @@ def _secret_files(faults: list[str]) -> dict[str, Setting]:
             candidates.append((Path(os.environ[variable]), f"environment {variable}", True))
         for path, origin, must_exist in candidates:
             try:
-                layer[name] = Setting(path.read_text(encoding="utf-8").rstrip("\r\n"), f"{origin} {path}")
+                layer[name] = Setting(
+                    path.read_text(encoding="utf-8").rstrip("\r\n"), f"{origin} {path}"
+                )
             except OSError as error:
                 if must_exist:
                     faults.append(f"{origin} {path}: {error.strerror}")

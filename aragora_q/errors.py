@@ -85,7 +85,7 @@ class PermanentError(AragoraQError):
     """Raise this from an executor when trying again cannot help."""
 
 
-class RetryLater(AragoraQError):  # noqa: N818 - an instruction to the queue, named as the seed's world says it
+class RetryLater(AragoraQError):
     """Raise this from an executor when a provider said to come back later.
 
     The attempt is not charged, at most 50 times and 6 hours per job. `delay_seconds` is at least

@@ -117,7 +117,7 @@ class DebateResult:
         return cls(**data)
 
 
-def create_debate_job(
+def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     question: str,
     agents: Sequence[str],
     rounds: int = 3,
@@ -177,7 +177,9 @@ def check_job(job: Job) -> None:
 def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
     low, high = bounds
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise PayloadInvalid(f"{name}: {value!r:.100} is not a whole number between {low} and {high}")
+        raise PayloadInvalid(
+            f"{name}: {value!r:.100} is not a whole number between {low} and {high}"
+        )
 
 
 def _is_agent(name: object) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import uvloop
@@ -30,24 +30,36 @@ logger = logging.getLogger(__name__)
 STATUS_SECONDS = 5.0
 
 
-def run_worker(config: QueueConfig, *, worker_id: str | None = None, burst: bool = False) -> None:
+def run_worker(
+    config: QueueConfig, *, worker_id: str | None = None, burst: bool = False
+) -> signal.Signals | None:
     """Run a worker until a signal stops it, or, in burst mode, until nothing is left to do.
 
-    Raises ConfigError, ServerUnsuitable and AccessDenied; an unreachable Redis is waited for.
+    Returns the signal that stopped it, if one did. Raises ConfigError, ServerUnsuitable and
+    AccessDenied; an unreachable Redis is waited for.
     """
     setup_logging(config.log_level, config.log_format)
-    uvloop.run(_run(config, worker_id, burst=burst))
+    return uvloop.run(_run(config, worker_id, burst=burst))
 
 
-async def _run(config: QueueConfig, worker_id: str | None, *, burst: bool) -> None:
-    executor = await executors.load_executor(config.executor, config)
-    async with running_worker(config, executor, worker_id=worker_id, burst=burst) as worker:
+async def _run(config: QueueConfig, worker_id: str | None, *, burst: bool) -> signal.Signals | None:
+    executor = await executors.load_executor(config)
+    stopped_by: list[signal.Signals] = []
+    async with running_worker(
+        config, executor, worker_id=worker_id, burst=burst, on_signal=stopped_by.append
+    ) as worker:
         await worker.start()
+    return stopped_by[0] if stopped_by else None
 
 
 @asynccontextmanager
 async def running_worker(
-    config: QueueConfig, executor: Executor, *, worker_id: str | None = None, burst: bool = False
+    config: QueueConfig,
+    executor: Executor,
+    *,
+    worker_id: str | None = None,
+    burst: bool = False,
+    on_signal: Callable[[signal.Signals], None] = lambda _: None,
 ) -> AsyncIterator[DebateWorker]:
     """A worker with everything around it: queue, metrics, signals, systemd. The caller starts it."""
     queue = RedisStreamsQueue(config, consumer_name=worker_id)
@@ -58,7 +70,9 @@ async def running_worker(
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
         with serving(metrics, config.metrics_host, config.metrics_port, healthy) as port:
             if port is not None:
-                logger.info("metrics served", extra={"url": f"http://{config.metrics_host}:{port}/metrics"})
+                logger.info(
+                    "metrics served", extra={"url": f"http://{config.metrics_host}:{port}/metrics"}
+                )
             worker = DebateWorker(
                 queue,
                 worker_id,
@@ -68,7 +82,7 @@ async def running_worker(
                 metrics=metrics,
                 info={"metrics_port": str(port or "")},
             )
-            signals = _watch_signals(worker)
+            signals = _watch_signals(worker, on_signal)
             watchdog = asyncio.create_task(_tell_systemd(worker))
             try:
                 yield worker
@@ -96,7 +110,9 @@ async def _check(queue: RedisStreamsQueue) -> None:
         )
 
 
-def _watch_signals(worker: DebateWorker) -> asyncio.Task[None]:
+def _watch_signals(
+    worker: DebateWorker, on_signal: Callable[[signal.Signals], None]
+) -> asyncio.Task[None]:
     """First SIGTERM or SIGINT: drain. Second: hand everything back now."""
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -107,8 +123,11 @@ def _watch_signals(worker: DebateWorker) -> asyncio.Task[None]:
         stops: set[asyncio.Task[None]] = set()
         while True:
             number = await arrived.get()
+            on_signal(number)
             hurry = bool(stops)
-            logger.info("stopping", extra={"signal": number.name, "how": "at once" if hurry else "draining"})
+            logger.info(
+                "stopping", extra={"signal": number.name, "how": "at once" if hurry else "draining"}
+            )
             stops.add(asyncio.create_task(worker.stop(hurry=hurry)))
 
     return asyncio.create_task(watch(), name="signals")
@@ -118,7 +137,9 @@ async def _tell_systemd(worker: DebateWorker) -> None:
     """READY when work can begin, STATUS and the watchdog's ping as long as everything moves."""
     sd_notify.notify("READY=1")
     watchdog_seconds = sd_notify.watchdog_seconds()
-    pause_seconds = min(STATUS_SECONDS, watchdog_seconds / 3) if watchdog_seconds else STATUS_SECONDS
+    pause_seconds = (
+        min(STATUS_SECONDS, watchdog_seconds / 3) if watchdog_seconds else STATUS_SECONDS
+    )
     while True:
         stats = worker.get_stats()
         status = f"{stats['active_jobs']}/{stats['max_concurrent']} running"

@@ -86,7 +86,8 @@ class LeaseKeeper:
                 self._renew(renewer)
             except AragoraQError as error:
                 logger.debug("lease renewal failed", extra={"error": str(error)})
-                renewer = self._hang_up(renewer)
+                self._hang_up(renewer)
+                renewer = None
                 wait_seconds = min(wait_seconds, RETRY_SECONDS) * random.uniform(0.5, 1)  # noqa: S311
             self._ping_loop()
             self._wake.wait(wait_seconds)

@@ -15,7 +15,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_SYSLOG = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+_SYSLOG = {
+    logging.CRITICAL: 2,
+    logging.ERROR: 3,
+    logging.WARNING: 4,
+    logging.INFO: 6,
+    logging.DEBUG: 7,
+}
 
 
 def setup_logging(level: str, log_format: str) -> None:
@@ -84,7 +90,7 @@ class JournalFormatter(logging.Formatter):
 
 def _plain(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    is_word = text.isascii() and text.isprintable() and text and not set(text) & set(" \"=")
+    is_word = text.isascii() and text.isprintable() and text and not set(text) & set(' "=')
     return text if is_word else json.dumps(text)
 
 

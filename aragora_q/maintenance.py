@@ -35,7 +35,9 @@ class ReapReport:
     is_complete: bool = True
 
 
-async def promote_pass(queue: JobQueue, *, deadline: float | None = None) -> tuple[int, float | None]:
+async def promote_pass(
+    queue: JobQueue, *, deadline: float | None = None
+) -> tuple[int, float | None]:
     """Make all due jobs runnable. Returns how many, and seconds until the next is due."""
     promoted = 0
     while True:

@@ -35,23 +35,36 @@ class WorkerMetrics:
         ProcessCollector(registry=self.registry)
 
         def metric(kind: Any, name: str, text: str, *labels: str, **options: Any) -> Any:
-            made = kind(f"aragora_q_{name}", text, ("queue", *labels), registry=self.registry, **options)
+            made = kind(
+                f"aragora_q_{name}", text, ("queue", *labels), registry=self.registry, **options
+            )
             return made if labels else made.labels(queue)
 
         jobs = metric(Counter, "jobs", "Attempts that ended, by outcome.", "outcome")
         self.jobs = {outcome: jobs.labels(queue, outcome) for outcome in OUTCOMES}
-        self.run = metric(Histogram, "job_run_seconds", "How long attempts ran.", buckets=_RUN_BUCKETS)
+        self.run = metric(
+            Histogram, "job_run_seconds", "How long attempts ran.", buckets=_RUN_BUCKETS
+        )
         self.wait = metric(
-            Histogram, "job_wait_seconds", "How long jobs waited in their lane.", buckets=_WAIT_BUCKETS
+            Histogram,
+            "job_wait_seconds",
+            "How long jobs waited in their lane.",
+            buckets=_WAIT_BUCKETS,
         )
         self.active = metric(Gauge, "jobs_active", "Jobs this worker runs now.")
         self.slots = metric(Gauge, "slots", "Jobs this worker may run at once.")
-        self.leases_lost = metric(Counter, "leases_lost", "Running jobs this worker had to give up.")
+        self.leases_lost = metric(
+            Counter, "leases_lost", "Running jobs this worker had to give up."
+        )
         errors = metric(Counter, "redis_errors", "Calls that Redis did not serve, by kind.", "kind")
         self.redis_errors: Callable[[str], Any] = lambda kind: errors.labels(queue, kind)
-        self.loop_lag = metric(Gauge, "event_loop_lag_seconds", "How late the event loop last answered.")
+        self.loop_lag = metric(
+            Gauge, "event_loop_lag_seconds", "How late the event loop last answered."
+        )
         self.last_fetch = metric(
-            Gauge, "last_fetch_timestamp_seconds", "When the worker last asked for jobs and got an answer."
+            Gauge,
+            "last_fetch_timestamp_seconds",
+            "When the worker last asked for jobs and got an answer.",
         )
         Info("aragora_q_build", "The version that runs.", registry=self.registry).info(
             {"version": __version__}
@@ -94,7 +107,9 @@ def serving(
             return scrape(environ, start_response)
         status, body = "404 Not Found", b"try /metrics or /healthz\n"
         if path == "/healthz":
-            status, body = ("200 OK", b"ok\n") if is_healthy() else ("503 Service Unavailable", b"stalled\n")
+            status, body = (
+                ("200 OK", b"ok\n") if is_healthy() else ("503 Service Unavailable", b"stalled\n")
+            )
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [body]
 

@@ -19,7 +19,7 @@ PERMANENT_WORDS = ("invalid", "not found", "validation")
 
 
 def is_retryable_error(error: BaseException) -> bool:
-    """Whether trying again may help. The first rule that applies decides:
+    """Whether trying again may help; the first rule that applies decides.
 
     1. PermanentError no, RetryLater yes;
     2. ValueError, TypeError, KeyError (and what derives from them) no;

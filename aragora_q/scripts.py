@@ -66,8 +66,8 @@ def load(name: str) -> Script:
     prelude = [_binding(keys, "KEYS"), _binding(args, "ARGV")]
     if each:
         prelude.append(_item_reader(len(keys), len(args), len(item_fields), keyed=each[1] == "job"))
-    for include in ("job", *_declared(source, "include")):
-        prelude.append(_on_one_line(_read(f"include/{include}.lua")))
+    includes = ("job", *_declared(source, "include"))
+    prelude.extend(_on_one_line(_read(f"include/{include}.lua")) for include in includes)
     shebang, _, body = source.split("\n", 2)
     text = f"{shebang}\n{' '.join(filter(None, prelude))}\n{body}"
     return Script(name, text, keys, args, item_fields)

@@ -135,17 +135,21 @@ class RedisWorkerSession(WorkerSession):
     async def report_progress(self, job: Job, progress: Mapping[str, Any]) -> None:
         text = wire.encode(progress)
         if len(text) > MAX_PROGRESS_BYTES:
-            raise ValueError(f"progress has {len(text)} bytes, at most {MAX_PROGRESS_BYTES} are allowed")
+            raise ValueError(
+                f"progress has {len(text)} bytes, at most {MAX_PROGRESS_BYTES} are allowed"
+            )
         await self._write(job, "progress", (text,))
 
     async def checkpoint(self, job: Job, name: str, value: Mapping[str, Any]) -> None:
-        word = await self._write(job, "checkpoint", (name, wire.encode(value)), max_bytes=MAX_JOURNAL_BYTES)
+        word = await self._write(
+            job, "checkpoint", (name, wire.encode(value)), max_bytes=MAX_JOURNAL_BYTES
+        )
         if word == b"full":
             raise PermanentError(
                 f"job {job.id}: its checkpoints exceed {MAX_JOURNAL_BYTES} bytes with {name!r:.100}"
             )
 
-    async def _write(self, job: Job, script: str, fields: tuple[Any, ...], **args: int) -> bytes:
+    async def _write(self, job: Job, script: str, fields: tuple[Any, ...], **args: Any) -> bytes:
         item = self._keys.job(job.id), (job.id, job.fence, *fields)
         [word] = await self._connection.run(script, [item], holder=self.identity.holder, **args)
         if word == b"lost":
@@ -180,7 +184,7 @@ class RedisLeaseRenewer:
         """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is held."""
         session, keys = self._session, self._session._keys  # noqa: SLF001 - one module, two threads
         running = " ".join(job_id for job_id, _ in held[:BATCH_LIMIT])
-        state, gone = b"ok", {}
+        state, gone = b"ok", dict[str, Any]()
         for first in range(0, max(1, len(held)), BATCH_LIMIT):
             batch = held[first : first + BATCH_LIMIT]
             state, *words = self._connection.run(

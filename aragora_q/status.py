@@ -46,8 +46,9 @@ class JobStatusTracker:
             job = await self._read_job(job_id)
             if job is None or job.raw_payload:
                 return job
-        job.raw_payload = LOST_PAYLOAD
-        job.payload = decode_payload(LOST_PAYLOAD)
+        if job is not None:
+            job.raw_payload = LOST_PAYLOAD
+            job.payload = decode_payload(LOST_PAYLOAD)
         return job
 
     async def _read_job(self, job_id: str) -> Job | None:
@@ -93,7 +94,10 @@ class JobStatusTracker:
         rows = await self._read(
             *(("XLEN", stream) for stream in keys.streams),
             *(("XINFO", "GROUPS", stream) for stream in keys.streams),
-            *(("ZCARD", key) for key in (keys.delayed, keys.completed, keys.failed, keys.cancelled)),
+            *(
+                ("ZCARD", key)
+                for key in (keys.delayed, keys.completed, keys.failed, keys.cancelled)
+            ),
             ("ZRANGE", keys.delayed, 0, 0, "WITHSCORES"),
             ("HGETALL", keys.counters),
             ("HGETALL", keys.control),
@@ -137,12 +141,17 @@ class JobStatusTracker:
 
     async def consumers(self) -> set[str]:
         """Names of the group's consumers, over all lanes."""
-        replies = await self._read(*(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._keys.streams))
+        replies = await self._read(
+            *(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._keys.streams)
+        )
         return {_decoded(row)["name"] for reply in replies for row in reply or ()}
 
     async def worker_ids(self) -> set[str]:
         """Ids of all workers that signed on and were not forgotten since."""
-        return {_text(name) for name in await self._connection.execute("ZRANGE", self._keys.workers, 0, -1)}
+        return {
+            _text(name)
+            for name in await self._connection.execute("ZRANGE", self._keys.workers, 0, -1)
+        }
 
     async def _read(self, *commands: tuple[str | int, ...]) -> list[Any]:
         """Many reads in one round trip. A stream that does not exist yet reads as nothing."""

@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
@@ -43,7 +44,9 @@ REAPER = "reaper"
 class RedisStreamsQueue(JobQueue):
     """One queue on one Redis, Valkey or cluster. Safe to share among tasks of an event loop."""
 
-    def __init__(self, config: QueueConfig | None = None, *, consumer_name: str | None = None) -> None:
+    def __init__(
+        self, config: QueueConfig | None = None, *, consumer_name: str | None = None
+    ) -> None:
         self.config = config or get_queue_config()
         self.consumer_name = consumer_name or default_worker_id()
         self.connection = Connection(self.config)
@@ -117,7 +120,9 @@ class RedisStreamsQueue(JobQueue):
             newest = await self.connection.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
             after = newest[0][0].decode() if newest else "0-0"
         while True:
-            reply = await self.connection.read_blocking({key: after}, float("inf"), count=BATCH_LIMIT)
+            reply = await self.connection.read_blocking(
+                {key: after}, float("inf"), count=BATCH_LIMIT
+            )
             for entry_id, fields in reply.get(key, ()):
                 after = entry_id
                 yield {"id": entry_id, **fields}
@@ -128,7 +133,9 @@ class RedisStreamsQueue(JobQueue):
                 f"worker id {identity.worker_id!r:.100} is not 1 to 48 of letters, digits and ._-, "
                 "a letter or digit first"
             )
-        lease_ms = self.config.claim_idle_ms if lease_seconds is None else round(lease_seconds * 1000)
+        lease_ms = (
+            self.config.claim_idle_ms if lease_seconds is None else round(lease_seconds * 1000)
+        )
         return RedisWorkerSession(self.connection, identity, lease_ms)
 
     async def promote(self) -> Promotion:
@@ -167,7 +174,11 @@ class RedisStreamsQueue(JobQueue):
             )
             for job_id, decision, owner, idle_ms, crashes in rows:
                 yield Reclaimed(
-                    job_id.decode(errors="replace"), decision.decode(), owner.decode(), idle_ms / 1000, crashes
+                    job_id.decode(errors="replace"),
+                    decision.decode(),
+                    owner.decode(),
+                    idle_ms / 1000,
+                    crashes,
                 )
             cursor = next_cursor.decode()
 
@@ -189,6 +200,27 @@ class RedisStreamsQueue(JobQueue):
             dry_run=int(dry_run),
         )
         return deleted, bool(more)
+
+    @asynccontextmanager
+    async def single_flight(self, ttl_seconds: float) -> AsyncIterator[bool]:
+        """Be the only cron pass at work: gives False if another one is. The lock ends by itself."""
+        token = secrets.token_hex(8)
+
+        async def ask(action: str) -> bool:
+            word = await self.connection.run(
+                "reap_lock", action=action, token=token, ttl_ms=round(ttl_seconds * 1000)
+            )
+            return bool(word == b"ok")
+
+        if not await ask("begin"):
+            yield False
+            return
+        try:
+            yield True
+        except BaseException:
+            await ask("abandon")
+            raise
+        await ask("end")
 
     async def forget_dead_workers(self) -> int:
         named = await self.tracker.consumers() | await self.tracker.worker_ids()
@@ -225,7 +257,9 @@ async def create_redis_queue(
 
 def default_worker_id() -> str:
     """`host-pid-xxxx`: tells workers apart that nobody named."""
-    host = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname())
+    host = "".join(
+        c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname()
+    )
     return f"{host[:30].strip('._-') or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
 
 

@@ -15,7 +15,9 @@ from pydantic_core import from_json, to_json
 def encode(value: object) -> bytes:
     """`value` as JSON. Raises ValueError for what JSON cannot hold: NaN, infinity, circles, odd types."""
     encoded = to_json(value, inf_nan_mode="constants")
-    if b"NaN" in encoded or b"Infinity" in encoded:  # perhaps only in a string: ask the strict codec
+    if (
+        b"NaN" in encoded or b"Infinity" in encoded
+    ):  # perhaps only in a string: ask the strict codec
         json.dumps(value, allow_nan=False)
     return encoded
 

@@ -49,7 +49,7 @@ CLOSING_SECONDS = 5.0
 JOB_LINES_PER_SECOND = 20
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: the way out of a wait when the worker is to stop
+class _Stopped(Exception):
     """The worker is to stop."""
 
 
@@ -89,11 +89,13 @@ class DebateWorker:
         self._policy = retry_policy or self._config.retry_policy()
         self._burst = burst
         self._info = info or {}
+        self.keeper: LeaseKeeper = LeaseKeeper(
+            self._session.lease_renewer, self._lease_seconds, self._on_renewal
+        )
         self.metrics = metrics or WorkerMetrics(self._config.queue)
         self.metrics.slots.set(self._slots)
         self.metrics.active.set_function(lambda: len(self._running))
         self.metrics.loop_lag.set_function(lambda: self.keeper.loop_lag_seconds)
-        self.keeper = LeaseKeeper(self._session.lease_renewer, self._lease_seconds, self._on_renewal)
         self._running: dict[str, _Running] = {}
         self._unreported: list[tuple[Report, float]] = []
         self._stopping = asyncio.Event()
@@ -128,13 +130,17 @@ class DebateWorker:
             self._stopped.set()
 
     async def _work(self) -> None:
-        logger.info("worker started", extra={"worker": self.identity.worker_id, "slots": self._slots})
+        logger.info(
+            "worker started", extra={"worker": self.identity.worker_id, "slots": self._slots}
+        )
         self.keeper.start()
         caretaker = Caretaker(self._queue, self.identity.worker_id, self._lease_seconds)
         tasks = [
             asyncio.create_task(self._report_loop(), name="report"),
             asyncio.create_task(caretaker.run(), name="care"),
-            asyncio.create_task(every(self._lease_seconds / 2, self._recover_forgotten), name="recover"),
+            asyncio.create_task(
+                every(self._lease_seconds / 2, self._recover_forgotten), name="recover"
+            ),
         ]
         try:
             await self._while_all_run(self._fetch_loop(), tasks)
@@ -149,7 +155,9 @@ class DebateWorker:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._close()
 
-    async def _while_all_run(self, fetching: Coroutine[Any, Any, None], tasks: list[asyncio.Task[Any]]) -> None:
+    async def _while_all_run(
+        self, fetching: Coroutine[Any, Any, None], tasks: list[asyncio.Task[Any]]
+    ) -> None:
         """Fetch until it is over. A loop that dies beside it is a bug: say so, and do not work on lame."""
         fetch = asyncio.create_task(fetching, name="fetch")
         try:
@@ -203,7 +211,9 @@ class DebateWorker:
             return False
         if self._fault is not None:
             return True
-        is_fetching = now - self._last_fetch_at < limit or not self._free_slots() or self._stopping.is_set()
+        is_fetching = (
+            now - self._last_fetch_at < limit or not self._free_slots() or self._stopping.is_set()
+        )
         return is_fetching and now - self.keeper.last_answer_at < limit + self._lease_seconds
 
     async def _fetch_loop(self) -> None:
@@ -216,7 +226,9 @@ class DebateWorker:
                 await self._served("recover", self._recover)
             turn += 1
             low_first = turn % LOW_FIRST_EVERY == 0
-            fetched = await self._served("fetch", partial(self._session.start, free, low_first=low_first))
+            fetched = await self._served(
+                "fetch", partial(self._session.start, free, low_first=low_first)
+            )
             self._note_fetch()
             for job in fetched.jobs:
                 self._launch(job)
@@ -263,12 +275,18 @@ class DebateWorker:
 
     def _free_slots(self) -> int:
         """Slots to fill. Reports that wait for Redis take slots too, so that they stay bounded."""
-        return max(0, self._slots - len(self._running) - max(0, len(self._unreported) - self._slots))
+        return max(
+            0, self._slots - len(self._running) - max(0, len(self._unreported) - self._slots)
+        )
 
     def _launch(self, job: Job) -> None:
-        if older := self._running.pop(job.id, None):  # ours again, while our lost attempt still runs
+        if older := self._running.pop(
+            job.id, None
+        ):  # ours again, while our lost attempt still runs
             self._give_up(older, "lost")
-        attempt = Attempt(job, self._executor, self._policy, self._session, self._config.max_result_bytes)
+        attempt = Attempt(
+            job, self._executor, self._policy, self._session, self._config.max_result_bytes
+        )
         task = asyncio.get_running_loop().create_task(attempt.run())  # the short way: once per job
         running = _Running(attempt, task, time.monotonic())
         self._running[job.id] = running
@@ -380,7 +398,12 @@ class DebateWorker:
         await self._recover(self._lease_seconds / 2)
 
     async def _register(self) -> None:
-        info = {**process.describe(), "version": __version__, "slots": str(self._slots), **self._info}
+        info = {
+            **process.describe(),
+            "version": __version__,
+            "slots": str(self._slots),
+            **self._info,
+        }
         deadline = time.monotonic() + self._lease_seconds
         while True:
             other = await self._served("register", self._session.current_boot)
@@ -401,7 +424,9 @@ class DebateWorker:
 
     async def _drain(self) -> None:
         if self._running:
-            logger.info("draining", extra={"jobs": len(self._running), "worker": self.identity.worker_id})
+            logger.info(
+                "draining", extra={"jobs": len(self._running), "worker": self.identity.worker_id}
+            )
         hurry = asyncio.create_task(self._hurrying.wait())
         deadline = time.monotonic() + self._config.drain_timeout_seconds
         while self._running and not self._hurrying.is_set() and time.monotonic() < deadline:
@@ -436,7 +461,10 @@ class DebateWorker:
         stats = self.get_stats()
         logger.info(
             "worker stopped",
-            extra={name: stats[name] for name in ("worker_id", "jobs_processed", "jobs_failed", "uptime_seconds")},
+            extra={
+                name: stats[name]
+                for name in ("worker_id", "jobs_processed", "jobs_failed", "uptime_seconds")
+            },
         )
 
     async def _served(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -477,7 +505,9 @@ class DebateWorker:
         self._must_recover = True  # a start may have been served whose answer we never got
         self._fault = str(error)
         if self._fault_lines.allows():
-            logger.warning("Redis did not serve us, trying on", extra={"what": what, "error": str(error)})
+            logger.warning(
+                "Redis did not serve us, trying on", extra={"what": what, "error": str(error)}
+            )
 
     def _note_served(self) -> None:
         if self._fault is not None:
@@ -488,4 +518,3 @@ class DebateWorker:
         if not self._running:
             return None
         return time.monotonic() - min(running.started_at for running in self._running.values())
-

@@ -26,7 +26,9 @@ def problems(raw, prefix):
     jobs, parts = _read_jobs(raw, prefix)
     places, found = _read_places(raw, prefix, jobs)
     for job_id, fields in jobs.items():
-        found += [f"job {job_id}: {line}" for line in _problems_of_job(job_id, fields, parts, places)]
+        found += [
+            f"job {job_id}: {line}" for line in _problems_of_job(job_id, fields, parts, places)
+        ]
         found += _problems_of_ttl(raw, prefix, job_id, fields, parts)
     found += [f"{part} of {job_id}: no such job" for job_id, part in parts if job_id not in jobs]
     return found + _problems_of_counters(raw, prefix)

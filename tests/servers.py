@@ -148,7 +148,9 @@ class Cluster:
 
     def __init__(self, binary, size=3):
         self.nodes = [
-            Server(binary, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", with_bus=True)
+            Server(
+                binary, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", with_bus=True
+            )
             for _ in range(size)
         ]
         for node in self.nodes:

@@ -88,7 +88,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except AragoraQError as error:
-            if ctx.params["debug"]:
+            if ctx.params["_debug"]:
                 traceback.print_exc()
             output.complain(str(error), error.hint)
             raise typer.Exit(error.exit_code) from None
@@ -100,7 +100,9 @@ def _load(name: str) -> Any:
     if isinstance(target, typer.Typer):
         return typer.main.get_command(target)
     text, _, examples = target.__doc__.partition("\n\n    Example")
-    epilog = f"\n    Example{examples}".replace("\n\n", "\n\n    \b\n").replace("\n", "\n    \b\n", 1)
+    epilog = f"\n    Example{examples}".replace("\n\n", "\n\n    \b\n").replace(
+        "\n", "\n    \b\n", 1
+    )
     alone = typer.Typer(add_completion=False, **SETTINGS)
     alone.command(name, help=text, epilog=epilog)(target)
     return typer.main.get_command(alone)
@@ -109,11 +111,20 @@ def _load(name: str) -> Any:
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, **SETTINGS)
 
 
+def _show_version(*, asked: bool) -> None:
+    if asked:
+        output.line(f"aragora-q {__version__}")
+        raise typer.Exit
+
+
 @app.callback(epilog="aragora-q COMMAND --help tells more, with examples and exit codes.")
 def _globals(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    debug: Annotated[
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    _debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the program an error came from.")
     ] = False,
 ) -> None:

@@ -6,6 +6,7 @@ Used by all commands. Knows nothing of queues.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import unicodedata
@@ -15,7 +16,7 @@ from typing import Any
 DAY_SECONDS = 86_400
 
 
-class StoppedBySignal(Exception):  # noqa: N818 - no error: how a worker says why it ended
+class StoppedBySignal(Exception):
     """The command ended well because of signal `number`; the process shall end by it."""
 
     def __init__(self, number: signal.Signals) -> None:
@@ -56,7 +57,8 @@ def complain(text: str, hint: str = "") -> None:
 
 def safe_text(text: str) -> str:
     """`text` with everything escaped that could act on a terminal or disguise what is written:
-    control characters, escape sequences, bidirectional and invisible formatting."""
+    control characters, escape sequences, bidirectional and invisible formatting.
+    """
     if text.isprintable():
         return text
     return "".join(char if _is_harmless(char) else _escaped(char) for char in text)
@@ -102,7 +104,15 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def styled(text: str, style: str) -> str:
-    """`text`, escaped, in an ANSI style (`1` bold, `31` red, …) where stdout is a terminal with colours."""
+    """`text`, escaped, in an ANSI style (`1` bold, `2` dim, `31` red), if stdout shows colours."""
+    safe = safe_text(text)
+    return f"\033[{style}m{safe}\033[0m" if has_colours() else safe
+
+
+def has_colours() -> bool:
+    """Whether stdout is a terminal whose user did not ask for NO_COLOR (no-color.org)."""
+    terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return terminal and not os.environ.get("NO_COLOR")
 
 
 def duration(seconds: float) -> str:

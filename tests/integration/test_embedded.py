@@ -37,7 +37,7 @@ def servers_of(directory):
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if os.fsencode(directory) in command and b"user" != command[-5:-1]:
+            if os.fsencode(directory) in command and command[-5:-1] != b"user":
                 found.append(int(entry.name))
     return found
 
@@ -96,9 +96,11 @@ def test_simultaneous_starts_share_one_server(directory):
     """Five commands that start at the same instant end up with one server."""
     program = [
         sys.executable, "-c",
-        "import sys, redis; from pathlib import Path; from aragora_q import embedded\n"
-        "use = embedded.open_server(Path(sys.argv[1]))\n"
-        "print(redis.Redis.from_url(use.url).info('server')['process_id'])",
+        (
+            "import sys, redis; from pathlib import Path; from aragora_q import embedded\n"
+            "use = embedded.open_server(Path(sys.argv[1]))\n"
+            "print(redis.Redis.from_url(use.url).info('server')['process_id'])"
+        ),
         str(directory), "user",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,86 @@
+"""Options that commands share, and what they mean: a configuration, an open queue.
+
+Used by all commands that touch Redis. Whatever is heavy is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from aragora_q.config import QueueConfig
+    from aragora_q.streams import RedisStreamsQueue
+
+T = TypeVar("T")
+
+RedisUrl = Annotated[
+    str | None, typer.Option("--redis-url", metavar="URL", help="The server, instead of REDIS_URL.")
+]
+QueueName = Annotated[
+    str | None, typer.Option("--queue", metavar="NAME", help="The queue, instead of `debates`.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="One more configuration file, over the others."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Job ids only, no messages.")]
+Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No output unless something is wrong.")]
+JobIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids of jobs.", show_default=False)
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=0, help="Give up waiting after so long: exit 124."
+    ),
+]
+
+
+def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
+    """The configuration; what was given on the command line (not None) wins. Raises ConfigError."""
+    from aragora_q.config import QueueConfig  # noqa: PLC0415
+    from aragora_q.config_layers import using_file  # noqa: PLC0415
+
+    with using_file(file):
+        return QueueConfig(
+            **{name: value for name, value in overrides.items() if value is not None}
+        )
+
+
+@asynccontextmanager
+async def opened(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
+    """The configured queue, on a server that answered."""
+    from aragora_q.streams import create_redis_queue  # noqa: PLC0415
+
+    queue = await create_redis_queue(config)
+    try:
+        yield queue
+    finally:
+        await queue.close()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work to its end."""
+    return asyncio.run(work)
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `15m`, `36h` or `7d`. Raises typer.BadParameter."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no duration: write 90s, 15m, 36h or 7d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+Duration = Annotated[float, typer.Option(parser=parse_duration, metavar="DURATION")]

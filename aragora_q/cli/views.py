@@ -1,0 +1,146 @@
+"""Jobs as the command line shows them: a JSON object for programs, lines for people.
+
+The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence`, `priority`,
+`worker_id`; times in Unix ms or null: `created_at`, `started_at`, `completed_at` (however it
+ended), `due_at` (delayed or retrying jobs); `error` (the last one), `progress`, `payload`,
+`result` (null until completed). `status` adds `history`: what went wrong, oldest first, each with
+`at`, `cause`, `attempt`, `worker`, `error`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from aragora_q.base import Job
+from aragora_q.cli import output
+from aragora_q.cli.output import count, duration, shortened
+
+LABEL_WIDTH = 11
+TEXT_WIDTH = 66
+"""Label and text fit into 80 columns."""
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """The job as a JSON object, as the module's docstring describes it."""
+    return {
+        "id": job.id,
+        "status": job.status.value,
+        "attempts": job.attempts,
+        "max_attempts": job.max_attempts,
+        "crashes": job.crashes,
+        "fence": job.fence,
+        "priority": job.priority,
+        "worker_id": job.worker_id,
+        "created_at": _ms(job.created_at),
+        "started_at": _ms(job.started_at),
+        "completed_at": _ms(job.completed_at),
+        "due_at": _ms(job.due_at),
+        "error": job.error,
+        "progress": job.progress,
+        "payload": job.payload,
+        "result": job.result,
+    }
+
+
+def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
+    """The job for people; each line is still to be escaped."""
+    yield _row("job", job.id)
+    yield _row("status", _state(job))
+    yield from _payload_rows(job.payload)
+    yield _row("enqueued", _moment(job.created_at))
+    if job.started_at is not None:
+        by = f" by {job.worker_id}" if job.worker_id else ""
+        yield _row("started", _moment(job.started_at) + by)
+    if job.completed_at is not None:
+        yield _row("ended", _moment(job.completed_at))
+    if job.progress and not job.status.is_terminal:
+        yield _row("progress", _text(job.progress))
+    if job.error and not history:
+        yield _row("last error", shortened(job.error, TEXT_WIDTH))
+    for n, event in enumerate(history):
+        yield _row("history" if n == 0 else "", _history(event))
+    if job.result is not None:
+        yield from result_rows(job.result)
+
+
+def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
+    """A result: a debate's in words, any other as JSON."""
+    if "final_answer" not in result or "confidence" not in result:
+        yield _row("result", json.dumps(result, ensure_ascii=False))
+        return
+    answer = str(result["final_answer"] or "none").splitlines() or [""]
+    yield _row("answer", answer[0])
+    yield from (_row("", row) for row in answer[1:])
+    consensus = "consensus" if result.get("consensus_reached") else "no consensus"
+    rounds, seconds = result.get("rounds_used"), result.get("duration_seconds")
+    agreement = f"{consensus}, agreement {float(result['confidence']):.0%}"
+    yield _row("outcome", f"{agreement}, {count(rounds or 0, 'round')}, {duration(seconds or 0.0)}")
+    if result.get("error"):
+        yield _row("trouble", shortened(str(result["error"]), TEXT_WIDTH))
+
+
+def _state(job: Job) -> str:
+    tries = f"{count(job.attempts, 'attempt')} of {job.max_attempts or '?'}"
+    parts = [job.status.value]
+    if job.attempts:
+        parts.append(tries)
+    if job.crashes:
+        parts.append(f"{count(job.crashes, 'worker')} died on it")
+    if job.due_at is not None:
+        parts.append(f"due {_moment(job.due_at)}")
+    if job.priority:
+        parts.append(f"priority {job.priority}")
+    return ", ".join(parts)
+
+
+def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
+    if "question" not in payload:
+        yield _row("payload", shortened(json.dumps(payload, ensure_ascii=False), 1_000))
+        return
+    yield _row("question", str(payload["question"]))
+    agents = payload.get("agents")
+    if isinstance(agents, list):
+        yield _row("agents", ", ".join(map(str, agents)))
+
+
+def _history(event: Mapping[str, Any]) -> str:
+    moment = datetime.fromtimestamp(event.get("at", 0) / 1000).astimezone()
+    cause, attempt = event.get("cause", "?"), event.get("attempt", "?")
+    error = shortened(str(event.get("error", "")), TEXT_WIDTH)
+    return f"{moment:%H:%M:%S} attempt {attempt} {cause}: {error}"
+
+
+def _row(label: str, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}{text}"
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    plain = (f"{name} {each}" for name, each in value.items() if not isinstance(each, dict | list))
+    return shortened(", ".join(plain), TEXT_WIDTH)
+
+
+def _moment(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    moment = datetime.fromtimestamp(seconds).astimezone()
+    distance = time.time() - seconds
+    when = f"{duration(distance)} ago" if distance >= 0 else f"in {duration(-distance)}"
+    return f"{moment:%Y-%m-%d %H:%M:%S} ({when})"
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
+
+
+def show_job(job: Job, *, as_json: bool, quiet: bool) -> None:
+    """Write an ended job to stdout in the form that was asked for."""
+    if as_json:
+        output.json_line(job_json(job))
+    elif quiet:
+        output.line(job.id)
+    else:
+        output.lines(job_lines(job))

@@ -1,0 +1,88 @@
+"""Waiting for jobs to end: woken by the queue's events, sure by looking now and then.
+
+Shared by `wait` and `enqueue --wait`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Container, Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.errors import AragoraQError, JobNotFound
+
+if TYPE_CHECKING:
+    from aragora_q.streams import RedisStreamsQueue
+
+LOOK_SECONDS = 3.0
+"""Longest pause between two looks: how late an end is seen of which no event told."""
+
+ENDINGS = frozenset({"completed", "failed", "cancelled"})
+
+
+class WaitTimedOut(AragoraQError):
+    """The jobs did not end in time; they go on."""
+
+    exit_code = 124
+
+
+async def ended_jobs(
+    queue: RedisStreamsQueue, job_ids: Iterable[str], timeout_seconds: float | None
+) -> AsyncIterator[Job]:
+    """The jobs, in the order in which they end. Raises JobNotFound and WaitTimedOut."""
+    left = dict.fromkeys(job_ids)
+    deadline = time.monotonic() + (math.inf if timeout_seconds is None else timeout_seconds)
+    woken = asyncio.Event()
+    follow = asyncio.create_task(_wake(queue, left, woken))
+    try:
+        while True:
+            woken.clear()
+            for job in await _ended(queue, list(left)):
+                del left[job.id]
+                yield job
+            if not left:
+                return
+            pause = min(LOOK_SECONDS, deadline - time.monotonic())
+            if pause <= 0:
+                raise WaitTimedOut(f"not ended after {timeout_seconds:g} s: {' '.join(left)}")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), pause)
+    finally:
+        follow.cancel()
+        await asyncio.gather(follow, return_exceptions=True)
+
+
+async def _wake(queue: RedisStreamsQueue, left: Container[str], woken: asyncio.Event) -> None:
+    """Set `woken` when an event tells of an end. If Redis goes away, the next look will say so."""
+    async for event in queue.events():
+        if event["event"] in ENDINGS and any(job_id in left for job_id in event["ids"].split()):
+            woken.set()
+
+
+async def _ended(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> list[Job]:
+    statuses = await asyncio.gather(*(queue.get_status(job_id) for job_id in job_ids))
+    ended = []
+    for job_id, status in zip(job_ids, statuses, strict=True):
+        if status is None or status.is_terminal:
+            ended.append(await known_job(queue, job_id))
+    return ended
+
+
+async def known_job(queue: RedisStreamsQueue, job_id: str) -> Job:
+    """The job. Raises JobNotFound."""
+    job = await queue.get_job(job_id)
+    if job is None:
+        raise JobNotFound(
+            f"no job {job_id} in queue {queue.config.queue}",
+            hint="it may be in another queue (--queue), or ended before the retention time",
+        )
+    return job
+
+
+def exit_code(jobs: Iterable[Job]) -> int:
+    """0 if all jobs completed, 1 if one failed or was cancelled."""
+    return int(any(job.status is not JobStatus.COMPLETED for job in jobs))
