@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aragora_q.config_layers import LayersSource, explain
+from aragora_q.endpoint import Endpoint
 from aragora_q.keys import QUEUE_NAME_PATTERN
 from aragora_q.retry import RetryPolicy
 
@@ -57,10 +58,24 @@ class QueueConfig(BaseSettings):
     redis_url: str = Field(
         "redis://localhost:6379",
         repr=False,
-        description="Server: redis://, rediss://, unix://, redis+cluster://, or embedded:// for a private one.",
+        description="Server: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, or "
+        "embedded:// for a private one.",
     )
     redis_password: SecretStr | None = Field(
         None, description="Password, instead of one in redis_url. Better in a file or a credential."
+    )
+    redis_sentinel_password: SecretStr | None = Field(
+        None, description="Password of the Sentinels, where they ask for one."
+    )
+    redis_tls_ca_file: str | None = Field(
+        None,
+        description="Authority (PEM) that signed the server's certificate; unset: the system's.",
+    )
+    redis_tls_cert_file: str | None = Field(
+        None, description="Our certificate (PEM), for servers that ask clients for one."
+    )
+    redis_tls_key_file: str | None = Field(
+        None, description="The key of redis_tls_cert_file, unless that file holds it, too."
     )
     key_prefix: str = Field(
         "aragora:queue:",
@@ -103,13 +118,23 @@ class QueueConfig(BaseSettings):
         ge=0,
         description="Waiting jobs beyond which enqueue refuses (exit code 75); 0: no limit.",
     )
+    durability: Literal["none", "replica", "fsync"] = Field(
+        "none",
+        description="What confirms an enqueue besides the server: nothing, a replica, or its disk.",
+    )
     allow_eviction: bool = Field(
         False, description="Work on a server that may delete jobs when its memory is full."
     )
 
     concurrency: int = Field(3, ge=1, le=10_000, description="Jobs that a worker runs at once.")
     executor: str = Field(
-        "debate", description="What runs jobs: debate, or package.module:factory of your own."
+        "debate",
+        description="What runs jobs: debate, command, or package.module:factory of your own.",
+    )
+    exec_command: str = Field("", description="Command line of the `command` executor.")
+    exec_allow_env: str = Field(
+        "",
+        description="Variables that the command gets although they may hold secrets, such as REDIS_URL.",
     )
     drain_timeout_seconds: float = Field(
         600.0,
@@ -134,6 +159,12 @@ class QueueConfig(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise explain(error, values, type(self).model_fields) from None
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_endpoint(cls, value: str) -> str:
+        Endpoint.parse(value)
+        return value
 
     @field_validator("queue")
     @classmethod

@@ -13,6 +13,7 @@ the exit code below. Knows nothing of Redis: `connection.py` translates what the
     │   └── BacklogFull          75   the queue's `max_backlog` is reached
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
     ├── LeaseLost                 1   the job is no longer this attempt's: stop working on it
+    ├── CommandFailed             1   the `command` executor's program failed in a way that may pass
     ├── PermanentError            1   raised by executors: do not retry
     └── RetryLater                1   raised by executors: come back in N seconds, uncharged
 """
@@ -79,6 +80,10 @@ class AccessDenied(AragoraQError):
 
 class LeaseLost(AragoraQError):
     """Another holder, a cancel or a newer fence owns the job: results are no longer accepted."""
+
+
+class CommandFailed(AragoraQError):
+    """The program ended with an exit code that says "try again", or a signal killed it."""
 
 
 class PermanentError(AragoraQError):

@@ -8,30 +8,27 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from aragora_q.errors import PermanentError, RetryLater
+from aragora_q.errors import AragoraQError, PermanentError
 
 JITTER = 0.2
 """Delays are spread evenly over plus and minus this share."""
 
 NEVER_RETRIED: tuple[type[BaseException], ...] = (ValueError, TypeError, KeyError)
-ALWAYS_RETRIED: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError)
+ALWAYS_RETRIED: tuple[type[BaseException], ...] = (AragoraQError, ConnectionError, TimeoutError)
 PERMANENT_WORDS = ("invalid", "not found", "validation")
 
 
 def is_retryable_error(error: BaseException) -> bool:
     """Whether trying again may help; the first rule that applies decides.
 
-    1. PermanentError no, RetryLater yes;
+    1. PermanentError no;
     2. ValueError, TypeError, KeyError (and what derives from them) no;
-    3. ConnectionError, TimeoutError yes, whatever they say;
+    3. ConnectionError, TimeoutError and our own errors (RetryLater, RedisUnreachable, …) yes,
+       whatever they say;
     4. "invalid", "not found" or "validation" in the message, in any case: no;
     5. everything else yes.
     """
-    if isinstance(error, PermanentError):
-        return False
-    if isinstance(error, RetryLater):
-        return True
-    if isinstance(error, NEVER_RETRIED):
+    if isinstance(error, (PermanentError, *NEVER_RETRIED)):
         return False
     if isinstance(error, ALWAYS_RETRIED):
         return True

@@ -33,7 +33,13 @@ def worker(
     ] = None,
     executor: Annotated[
         str | None,
-        typer.Option("--executor", metavar="NAME", help="debate, or package.module:factory."),
+        typer.Option(
+            "--executor", metavar="NAME", help="debate, command, or package.module:factory."
+        ),
+    ] = None,
+    exec_command: Annotated[
+        str | None,
+        typer.Option("--exec", metavar="CMD", help="Run every job with this program."),
     ] = None,
     metrics_port: Annotated[
         int | None,
@@ -53,18 +59,24 @@ def worker(
 
     Example:
       aragora-q worker --worker-id worker-1 --concurrency 3
+      aragora-q worker --exec './debate.sh --brief'
 
     Exit codes:
       143 stopped by SIGTERM   130 by Ctrl-C   0 a burst is done
       77 access denied   78 wrong configuration or unsuitable server
 
     """
+    if exec_command is not None:
+        executor = executor or "command"
+        if executor != "command":
+            raise typer.BadParameter(f"--exec is for --executor command, not {executor}")
     settings = options.load_config(
         config,
         redis_url=redis_url,
         queue=queue,
         concurrency=concurrency,
         executor=executor,
+        exec_command=exec_command,
         metrics_port=metrics_port,
     )
     from aragora_q import launcher  # noqa: PLC0415
