@@ -144,10 +144,14 @@ Verdict = Literal["completed", "retrying", "failed", "released", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """Answer to one enqueued job. `created` False: the id was known, nothing was written."""
+    """Answer to one enqueued job. `created` False: the id was known, nothing was written.
+
+    `durable` False: accepted, but not confirmed in time as the setting `durability` asks; ask again.
+    """
 
     id: str
     created: bool
+    durable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +334,8 @@ class JobQueue(ABC):
     async def enqueue(self, job: Job) -> str:
         """Accept a job and return its id. Enqueueing a known id again changes nothing.
 
-        Raises PayloadInvalid, BacklogFull, TryAgain, RedisUnreachable. Once it returns, the job will
-        run to one recorded outcome.
+        Raises PayloadInvalid, BacklogFull, NotDurable, TryAgain, RedisUnreachable. Once it returns, the
+        job will run to one recorded outcome.
         """
 
     @abstractmethod

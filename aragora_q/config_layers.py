@@ -34,13 +34,17 @@ KUBERNETES = re.compile(r"_SERVICE_|_PORT$|_PORT_")
 ENVIRONMENT_NAMES = {
     "redis_url": "REDIS_URL",
     "redis_password": "REDIS_PASSWORD",
+    "redis_sentinel_password": "REDIS_SENTINEL_PASSWORD",
+    "redis_tls_ca_file": "REDIS_TLS_CA_FILE",
+    "redis_tls_cert_file": "REDIS_TLS_CERT_FILE",
+    "redis_tls_key_file": "REDIS_TLS_KEY_FILE",
     "key_prefix": "ARAGORA_QUEUE_PREFIX",
     "queue": "ARAGORA_QUEUE_NAME",
     "retry_max_attempts": "ARAGORA_QUEUE_RETRY_MAX",
 }
 """Settings whose variable is not `ARAGORA_QUEUE_` and the name in capitals."""
 
-SECRETS = frozenset({"redis_password"})
+SECRETS = frozenset({"redis_password", "redis_sentinel_password"})
 """Also read from the file that `<VARIABLE>_FILE` names, and from systemd's credentials."""
 
 
@@ -186,7 +190,7 @@ def _environment_layer(fields: Mapping[str, FieldInfo], faults: list[str]) -> di
     agents = {}
     for variable, text in sorted(os.environ.items()):
         if variable in by_variable:
-            if text or by_variable[variable] == "redis_password":
+            if text or by_variable[variable] in SECRETS:
                 layer[by_variable[variable]] = Setting(text, f"environment {variable}")
         elif variable.startswith(AGENT_PREFIX):
             agents[variable.removeprefix(AGENT_PREFIX).lower().replace("_", "-")] = text
@@ -222,6 +226,12 @@ def _secret_files(faults: list[str]) -> dict[str, Setting]:
                 if must_exist:
                     faults.append(f"{origin} {path}: {error.strerror}")
     return layer
+
+
+def secret_in_file(name: str) -> str | None:
+    """The secret as its file or credential holds it at this moment; None if there is none, or no more."""
+    setting = _secret_files([]).get(name)
+    return None if setting is None else str(setting.value)
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

@@ -1,33 +1,30 @@
-"""From a `redis_url` to a server we can trust: clients, timeouts, topology, what errors mean.
+"""From a `redis_url` to scripts that run: timeouts, credentials, durability, what errors mean.
 
-The only module that knows topologies and redis-py's settings; the queue, the tracker and the lease
-keeper get their connections here, and see only our own errors.
+The queue, the tracker and the lease keeper get their connections here, and see only our own errors.
+Which server of a topology to talk to, `primary.py` finds out; these two alone know redis-py.
 
 redis-py's defaults are wrong for a queue: ten retries of every command (one lost reply becomes
-eleven XADDs) and a read timeout below the blocking read's. So: no retries here, timeouts set on
+eleven XADDs) and a read timeout below the blocking read's. So: no retries there, timeouts set on
 purpose, and a connection of its own for reads that block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal, TypeVar
 
-import hiredis
-import redis
-import redis.asyncio
 from redis import exceptions
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.retry import Retry
 
 from aragora_q import scripts
 from aragora_q.config import QueueConfig
+from aragora_q.config_layers import secret_in_file
+from aragora_q.endpoint import Endpoint
 from aragora_q.errors import (
     AccessDenied,
     AragoraQError,
@@ -37,6 +34,7 @@ from aragora_q.errors import (
     TryAgain,
 )
 from aragora_q.keys import QueueKeys
+from aragora_q.primary import OF_ANOTHER_KIND, Credentials, Link, SyncLink, Whereabouts
 from aragora_q.scripts import Value
 
 COMMAND_TIMEOUT_SECONDS = 10.0
@@ -44,11 +42,15 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 BLOCK_SECONDS = 2.0
 """Longest blocking read: how late a worker notices what no event told it of."""
 
-SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "embedded")
-CLUSTER_RETRIES = 3
-"""How often redis-py follows MOVED, ASK and TRYAGAIN within one command."""
+DURABILITY_TIMEOUT_MS = 5_000
+"""How long an enqueue waits for a replica, or for the disk, to confirm it."""
 
+FAILOVER_SECONDS = 8.0
+"""How long a client that sets `patience_seconds` to it rides out a failover or a slot's move."""
+
+Durability = Literal["none", "replica", "fsync"]
 Item = tuple[str | None, Sequence[Value]]
+T = TypeVar("T")
 
 
 class Connection:
@@ -56,10 +58,12 @@ class Connection:
 
     def __init__(self, config: QueueConfig) -> None:
         self.config = config
-        self.address = _address(config.redis_url)
-        scheme = _scheme(config.redis_url)
-        self.is_cluster = scheme.endswith("+cluster")
+        self.endpoint = Endpoint.parse(config.redis_url)
+        self.address = self.endpoint.shown
+        self.is_cluster = self.endpoint.kind == "cluster"
         self.keys = QueueKeys(config.key_prefix, config.queue, cluster=self.is_cluster)
+        self.patience_seconds = 0.0
+        """How long to try on, silently, while a topology of several servers sorts itself out."""
         self._named_keys = {
             name: getattr(self.keys, name)
             for name in (
@@ -67,9 +71,21 @@ class Connection:
                 "cancelled", "counters", "control", "workers", "events",
             )
         }  # fmt: skip
-        self._embedded = _open_embedded(config.redis_url) if scheme == "embedded" else None
-        self.client = self._client(COMMAND_TIMEOUT_SECONDS)
-        self._blocking: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None
+        self._options = _options(config, self.endpoint)
+        self._embedded: Any = None
+        self._path = self.endpoint.path
+        if self.endpoint.kind == "embedded":
+            self._embedded = _open_embedded(self.endpoint.path)
+            self._path = self._embedded.url.removeprefix("unix://")
+        where = self._whereabouts()
+        self._link = Link(where, socket_timeout=COMMAND_TIMEOUT_SECONDS, path=self._path)
+        self._blocking = Link(
+            where, socket_timeout=BLOCK_SECONDS + COMMAND_TIMEOUT_SECONDS, path=self._path
+        )
+
+    def _whereabouts(self) -> Whereabouts:
+        sentinel_options = _sentinel_options(self.config, self._options)
+        return Whereabouts(self.endpoint, self._options, sentinel_options, self.keys.control)
 
     async def run(
         self,
@@ -83,24 +99,68 @@ class Connection:
         script = scripts.load(name)
         named = {**self._named_keys, **keys} if keys else self._named_keys
         operands = script.operands(named, args, items)
-        with self.translating():
+
+        async def call() -> Any:
             try:
-                return await self.client.execute_command("EVALSHA", script.sha, *operands)
+                return await self._link.send("EVALSHA", script.sha, *operands)
             except exceptions.NoScriptError:
-                return await self.client.execute_command("EVAL", script.text, *operands)
+                return await self._link.send("EVAL", script.text, *operands)
+
+        # A start whose answer was lost has started jobs that its worker must hear of: never twice.
+        return await self._patiently(call, 0 if name == "start" else self.patience_seconds)
+
+    async def run_durably(
+        self, name: str, items: Iterable[Item], durability: Durability, **args: Value
+    ) -> tuple[Any, bool]:
+        """Run script `name`, and wait until a replica, or the primary's disk, has what it wrote.
+
+        Returns the script's reply, and whether that was confirmed in time.
+        """
+        if durability == "none":
+            return await self.run(name, items, keys=None, **args), True
+        script = scripts.load(name)
+        operands = script.operands(self._named_keys, args, items)
+        # WAIT and WAITAOF look at this connection's last write. A job that was known already is
+        # none, so there is always one more: else repeating an enqueue would confirm nothing.
+        write = ("HINCRBY", self.keys.counters, "durable_batches", 1)
+
+        async def call() -> list[Any]:
+            for way in (("EVALSHA", script.sha), ("EVAL", script.text)):
+                replies = await self._link.send_all(
+                    [(*way, *operands), write, _CONFIRM[durability]]
+                )
+                if not isinstance(replies[0], exceptions.NoScriptError):
+                    break
+            if isinstance(replies[0], Exception):
+                raise replies[0]
+            return replies
+
+        reply, _, confirmed = await self._patiently(call, self.patience_seconds)
+        count = confirmed[0] if isinstance(confirmed, list) else confirmed
+        return reply, isinstance(count, int) and count >= 1
 
     async def execute(self, *command: Value) -> Any:
         """Run one command."""
-        with self.translating():
-            return await self.client.execute_command(*command)
+        return await self._patiently(lambda: self._link.send(*command), self.patience_seconds)
 
     async def execute_all(self, commands: Iterable[Sequence[Value]]) -> list[Any]:
         """Run commands in one round trip; an error of one of them takes its place in the list."""
-        with self.translating():
-            pipeline = self.client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
+        listed = list(commands)
+        return await self._patiently(lambda: self._link.send_all(listed), self.patience_seconds)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """The answer to `call`, tried on while a failover may be under way; in our own errors."""
+        deadline, pause = time.monotonic() + seconds, 0.05
+        while True:
+            try:
+                with self.translating():
+                    return await call()
+            except (RedisUnreachable, Moving):
+                is_alone = self.endpoint.kind not in ("sentinel", "cluster")
+                if is_alone or time.monotonic() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
+            pause = min(pause * 2, 1.0)
 
     async def read_blocking(
         self, after: Mapping[str, str], timeout_seconds: float, count: int
@@ -110,13 +170,9 @@ class Connection:
         Returns nothing when the time, at most BLOCK_SECONDS, is up. Reads without a group, so that
         giving up on the reply loses nothing.
         """
-        if self._blocking is None:
-            self._blocking = self._client(BLOCK_SECONDS + COMMAND_TIMEOUT_SECONDS)
         block_ms = max(1, int(min(timeout_seconds, BLOCK_SECONDS) * 1000))
-        with self.translating():
-            reply = await self._blocking.execute_command(
-                "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after, *after.values()
-            )
+        command = ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after, *after.values())
+        reply = await self._patiently(lambda: self._blocking.send(*command), self.patience_seconds)
         return {
             stream.decode(): [(entry_id.decode(), _texts(fields)) for entry_id, fields in entries]
             for stream, entries in (reply.items() if isinstance(reply, dict) else reply or ())
@@ -124,99 +180,36 @@ class Connection:
 
     def open_sync(self) -> SyncConnection:
         """A connection for another thread, which must close it."""
-        return SyncConnection(self, self._sync_client())
+        return SyncConnection(self, SyncLink(self._whereabouts(), path=self._path))
 
     @contextmanager
     def translating(self) -> Iterator[None]:
         """Turn what redis-py raises into our errors, without secrets."""
         try:
             yield
-        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+        except (exceptions.RedisError, OSError) as error:
             raise translate(error, self.address) from error
 
     async def close(self) -> None:
         """Close all connections of the event loop."""
-        await self.client.aclose()
-        if self._blocking is not None:
-            await self._blocking.aclose()
+        await self._link.close()
+        await self._blocking.close()
         if self._embedded is not None:
             self._embedded.release()
 
-    def _options(self, socket_timeout: float) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "socket_timeout": socket_timeout,
-            "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "protocol": 2,
-        }
-        if self.config.redis_password is not None:
-            options["password"] = self.config.redis_password.get_secret_value()
-        return options
 
-    def _url(self) -> str:
-        if self._embedded is not None:
-            return str(self._embedded.url)
-        return self.config.redis_url
-
-    def _client(self, socket_timeout: float) -> redis.asyncio.Redis | redis.asyncio.RedisCluster:
-        options = self._options(socket_timeout)
-        if self.is_cluster:
-            backoff = ExponentialWithJitterBackoff(base=0.05, cap=1)
-            return redis.asyncio.RedisCluster(
-                **_cluster_options(self._url()),
-                **options,
-                retry=AsyncRetry(backoff, CLUSTER_RETRIES),
-            )
-        options |= parse_url(self._url())
-        kind = options.pop("connection_class", redis.asyncio.Connection)
-        pool = redis.asyncio.ConnectionPool(
-            connection_class=_PACKING[kind], **options, retry=AsyncRetry(NoBackoff(), 0)
-        )
-        return redis.asyncio.Redis.from_pool(pool)
-
-    def _sync_client(self) -> redis.Redis | redis.RedisCluster:
-        options = self._options(COMMAND_TIMEOUT_SECONDS)
-        if self.is_cluster:
-            backoff = ExponentialWithJitterBackoff(base=0.05, cap=1)
-            return redis.RedisCluster(
-                **_cluster_options(self._url()), **options, retry=Retry(backoff, CLUSTER_RETRIES)
-            )
-        return redis.Redis.from_url(self._url(), **options, retry=Retry(NoBackoff(), 0))
-
-
-class _Packing:
-    """Packs commands with hiredis, as redis-py's synchronous connections do and its asyncio ones do
-    not: a batch has hundreds of arguments, and packing them was half of a busy worker's time.
-    """
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
-
-
-class _Tcp(_Packing, redis.asyncio.Connection):
-    """TCP."""
-
-
-class _Tls(_Packing, redis.asyncio.SSLConnection):
-    """TCP with TLS."""
-
-
-class _Unix(_Packing, redis.asyncio.UnixDomainSocketConnection):
-    """A unix socket."""
-
-
-_PACKING: dict[type, type] = {
-    redis.asyncio.Connection: _Tcp,
-    redis.asyncio.SSLConnection: _Tls,
-    redis.asyncio.UnixDomainSocketConnection: _Unix,
+_CONFIRM: Mapping[str, tuple[Value, ...]] = {
+    "replica": ("WAIT", 1, DURABILITY_TIMEOUT_MS),
+    "fsync": ("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS),
 }
 
 
 class SyncConnection:
     """The same server from a thread without an event loop; the lease keeper's."""
 
-    def __init__(self, parent: Connection, client: redis.Redis | redis.RedisCluster) -> None:
+    def __init__(self, parent: Connection, link: SyncLink) -> None:
         self._parent = parent
-        self._client = client
+        self._link = link
 
     def run(
         self, name: str, items: Iterable[Item] = (), *, keys: Mapping[str, str], **args: Value
@@ -226,13 +219,17 @@ class SyncConnection:
         operands = script.operands({**self._parent._named_keys, **keys}, args, items)  # noqa: SLF001
         with self._parent.translating():
             try:
-                return self._client.execute_command("EVALSHA", script.sha, *operands)  # type: ignore[no-untyped-call]
+                return self._link.send("EVALSHA", script.sha, *operands)
             except exceptions.NoScriptError:
-                return self._client.execute_command("EVAL", script.text, *operands)  # type: ignore[no-untyped-call]
+                return self._link.send("EVAL", script.text, *operands)
 
     def close(self) -> None:
         """Hang up."""
-        self._client.close()
+        self._link.close()
+
+
+class Moving(TryAgain):
+    """Servers are taking over from one another, or a slot is on its way: over in seconds."""
 
 
 # What each kind of refusal means, by the first word of the server's error.
@@ -243,31 +240,27 @@ _TRY_AGAIN = {
     "MASTERDOWN": "the replica has lost its primary: wait for failover",
     "CLUSTERDOWN": "the cluster does not cover all slots: check its nodes",
     "TRYAGAIN": "a slot is being moved: wait",
+    "UNBLOCKED": "the primary has become a replica, or the key was deleted: wait",
     "BUSY": "a script blocks the server: wait, or SCRIPT KILL",
     "MISCONF": "Redis cannot write to its disk: free space, check its log",
     "NOREPLICAS": "too few replicas are in sync: check replication",
 }
+_MOVING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_FOREIGN_KEY = "non local key"
+"""What a script is told that finds a job's key in a slot that is being moved."""
 
 
 def translate(error: Exception, address: str) -> AragoraQError:
     """Our error for what redis-py raised while talking to `address`."""
     text = str(error)
-    word = text.split(maxsplit=1)[0] if text else ""
-    for kind, code in (
-        (exceptions.OutOfMemoryError, "OOM"),
-        (exceptions.BusyLoadingError, "LOADING"),
-        (exceptions.ReadOnlyError, "READONLY"),
-        (exceptions.MasterDownError, "MASTERDOWN"),
-        (exceptions.ClusterDownError, "CLUSTERDOWN"),
-        (exceptions.SlotNotCoveredError, "CLUSTERDOWN"),
-        (exceptions.TryAgainError, "TRYAGAIN"),
-    ):
-        if isinstance(error, kind):
-            word = code
+    word = getattr(error, "status_code", None) or (text.split(maxsplit=1)[0] if text else "")
+    if _FOREIGN_KEY in text:
+        word = "TRYAGAIN"
     if word in _TRY_AGAIN:
-        return TryAgain(f"Redis at {address} refuses: {word} {text.removeprefix(word).strip()}",
-                        hint=_TRY_AGAIN[word])  # fmt: skip
+        kind = Moving if word in _MOVING else TryAgain
+        return kind(f"Redis at {address} refuses: {word} {text.removeprefix(word).strip()}",
+                    hint=_TRY_AGAIN[word])  # fmt: skip
     if word in _DENIED or isinstance(
         error, exceptions.AuthenticationError | exceptions.NoPermissionError
     ):
@@ -275,73 +268,19 @@ def translate(error: Exception, address: str) -> AragoraQError:
             f"Redis at {address} denies access: {text}",
             hint="check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL",
         )
+    if text.startswith(OF_ANOTHER_KIND):
+        return ServerUnsuitable(
+            f"the server at {address} is not what redis_url says it is: {text}",
+            hint="redis:// is for one server, redis+sentinel:// names Sentinels, redis+cluster:// nodes",
+        )
     if isinstance(error, exceptions.ResponseError):
         return AragoraQError(f"Redis at {address} refused a command: {text}")
+    hint = "is the server running, and is redis_url (REDIS_URL) right?"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        hint = "set redis_tls_ca_file to the authority that signed the server's certificate"
     return RedisUnreachable(
-        f"cannot reach Redis at {address}: {text or type(error).__name__}",
-        hint="is the server running, and is redis_url (REDIS_URL) right?",
+        f"cannot reach Redis at {address}: {text or type(error).__name__}", hint=hint
     )
-
-
-@dataclass(frozen=True)
-class ServerFacts:
-    """What INFO says of a server that matters to a queue."""
-
-    version: str
-    is_valkey: bool
-    eviction_policy: str
-    has_aof: bool
-    is_cluster: bool
-
-    @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> ServerFacts:
-        return cls(
-            version=str(info.get("valkey_version") or info.get("redis_version", "0")),
-            is_valkey="valkey_version" in info,
-            eviction_policy=str(info.get("maxmemory_policy", "noeviction")),
-            has_aof=bool(int(info.get("aof_enabled", 0))),
-            is_cluster=bool(int(info.get("cluster_enabled", 0))),
-        )
-
-    @property
-    def name(self) -> str:
-        return f"{'Valkey' if self.is_valkey else 'Redis'} {self.version}"
-
-
-async def check_server(connection: Connection) -> ServerFacts:
-    """Read the server's facts. Raises ServerUnsuitable for one too old or of the other topology."""
-    facts = ServerFacts.from_info(await _info(connection))
-    floor = (7, 2) if facts.is_valkey else (7, 0)
-    if tuple(int(part) for part in facts.version.split(".")[:2]) < floor:
-        raise ServerUnsuitable(
-            f"{facts.name} at {connection.address} is too old: scripts that may run when memory is "
-            f"full need Redis 7.0 or Valkey 7.2",
-            hint="upgrade the server, or try embedded://",
-        )
-    if facts.is_cluster and not connection.is_cluster:
-        raise ServerUnsuitable(
-            f"the server at {connection.address} is a node of a cluster, but redis_url says a single server",
-            hint=f"write redis+cluster://{connection.address.partition('://')[2]}",
-        )
-    return facts
-
-
-def check_eviction(facts: ServerFacts, connection: Connection, *, allowed: bool) -> None:
-    """Raise ServerUnsuitable if the server may evict jobs, unless that is allowed."""
-    if facts.eviction_policy != "noeviction" and not allowed:
-        raise ServerUnsuitable(
-            f"Redis at {connection.address} may delete jobs when memory is full "
-            f"(maxmemory-policy {facts.eviction_policy})",
-            hint="CONFIG SET maxmemory-policy noeviction, or set allow_eviction if losing jobs is fine",
-        )
-
-
-async def _info(connection: Connection) -> Mapping[str, Any]:
-    with connection.translating():
-        if isinstance(connection.client, redis.asyncio.RedisCluster):
-            node = connection.client.get_random_node()
-            return await connection.client.info(target_nodes=node)
-        return await connection.client.info()
 
 
 def _texts(fields: Mapping[bytes, bytes] | None) -> dict[str, str]:
@@ -351,40 +290,64 @@ def _texts(fields: Mapping[bytes, bytes] | None) -> dict[str, str]:
     }
 
 
-def _scheme(url: str) -> str:
-    scheme = url.partition("://")[0]
-    if scheme not in SCHEMES or "://" not in url:
-        raise ConfigError(
-            f"redis_url {_address(url)!r} has no scheme we know: {', '.join(f'{s}://' for s in SCHEMES)}"
+def _options(config: QueueConfig, endpoint: Endpoint) -> dict[str, Any]:
+    """redis-py's options for connections to the queue's server."""
+    options: dict[str, Any] = {
+        "socket_timeout": COMMAND_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "protocol": 2,
+        "db": endpoint.database,
+    }
+    password = _password_source("redis_password", config)
+    if password or endpoint.password or endpoint.username:
+        options["credential_provider"] = Credentials(
+            endpoint.username, password or (lambda: endpoint.password)
         )
-    return scheme
-
-
-def _address(url: str) -> str:
-    """The URL as it may be shown: without user, password and options."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError as error:
-        raise ConfigError(f"redis_url is malformed: {error}") from None
-    return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def _cluster_options(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    options: dict[str, Any] = {"host": parts.hostname, "port": parts.port or 6379}
-    if parts.username:
-        options["username"] = unquote(parts.username)
-    if parts.password:
-        options["password"] = unquote(parts.password)
-    if parts.scheme.startswith("rediss"):
-        options["ssl"] = True
+    if endpoint.is_tls:
+        options |= {
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": config.redis_tls_ca_file,
+            "ssl_certfile": config.redis_tls_cert_file,
+            "ssl_keyfile": config.redis_tls_key_file,
+        }
+        _check_tls(config)
     return options
 
 
-def _open_embedded(url: str) -> Any:
+def _sentinel_options(config: QueueConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    password = _password_source("redis_sentinel_password", config)
+    own = {
+        name: value for name, value in options.items() if name not in ("db", "credential_provider")
+    }
+    return {**own, "credential_provider": Credentials("", password)} if password else own
+
+
+def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None:
+    """What gives the password at the time a connection is made: the file it came from may change."""
+    configured = getattr(config, name)
+    if configured is None:
+        return None
+    known: str = configured.get_secret_value()
+    if secret_in_file(name) != known:
+        return lambda: known
+    return lambda: secret_in_file(name) or known
+
+
+def _check_tls(config: QueueConfig) -> None:
+    """Raise ConfigError for certificates that cannot be used; a connection would call it unreachable."""
+    try:
+        context = ssl.create_default_context(cafile=config.redis_tls_ca_file)
+        if config.redis_tls_cert_file:
+            context.load_cert_chain(config.redis_tls_cert_file, config.redis_tls_key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the certificates for Redis cannot be used: {error}",
+            hint="see redis_tls_ca_file, redis_tls_cert_file and redis_tls_key_file: PEM, readable to us",
+        ) from None
+
+
+def _open_embedded(path: str) -> Any:
     from aragora_q import embedded  # noqa: PLC0415 - only those who ask for it pay for it
 
-    directory = unquote(urlsplit(url).path)
-    return embedded.open_server(Path(directory) if directory else None)
+    return embedded.open_server(Path(path) if path else None)

@@ -10,7 +10,8 @@ the exit code below. Knows nothing of Redis: `connection.py` translates what the
     ├── JobNotFound               3   no such job, or past retention
     ├── RedisUnreachable         69   nothing answers at redis_url
     ├── TryAgain                 75   Redis answers, but not now (OOM, LOADING, READONLY, …)
-    │   └── BacklogFull          75   the queue's `max_backlog` is reached
+    │   ├── BacklogFull          75   the queue's `max_backlog` is reached
+    │   └── NotDurable           75   accepted, but not confirmed as `durability` asks
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
     ├── LeaseLost                 1   the job is no longer this attempt's: stop working on it
     ├── CommandFailed             1   the `command` executor's program failed in a way that may pass
@@ -70,6 +71,20 @@ class TryAgain(AragoraQError):
 
 class BacklogFull(TryAgain):
     """The queue holds `max_backlog` waiting jobs; nothing was enqueued."""
+
+
+class NotDurable(TryAgain):
+    """The job `job_id` was accepted, but no replica, or no disk, confirmed it in time.
+
+    Enqueue it again with the same id: nothing is done twice, and the confirmation is asked for again.
+    """
+
+    def __init__(self, job_id: str, durability: str) -> None:
+        super().__init__(
+            f"job {job_id} was accepted, but not confirmed in time as durability {durability} asks",
+            hint="enqueue it again with the same id, or look after the server's replicas and disk",
+        )
+        self.job_id = job_id
 
 
 class AccessDenied(AragoraQError):

@@ -18,10 +18,10 @@ import uvloop
 from aragora_q import executors, sd_notify
 from aragora_q.base import Executor
 from aragora_q.config import QueueConfig
-from aragora_q.connection import check_eviction, check_server
 from aragora_q.errors import RedisUnreachable, TryAgain
 from aragora_q.logs import setup_logging
 from aragora_q.metrics import WorkerMetrics, serving
+from aragora_q.server import check_eviction, check_server
 from aragora_q.streams import RedisStreamsQueue
 from aragora_q.worker import DebateWorker
 

@@ -26,11 +26,12 @@ from aragora_q.base import (
     WorkerSession,
 )
 from aragora_q.config import QueueConfig, get_queue_config
-from aragora_q.connection import Connection, Item, check_server
-from aragora_q.errors import BacklogFull, JobNotFound, PayloadInvalid
+from aragora_q.connection import FAILOVER_SECONDS, Connection, Item
+from aragora_q.errors import BacklogFull, JobNotFound, NotDurable, PayloadInvalid
 from aragora_q.job import check_job
 from aragora_q.keys import WORKER_ID_PATTERN
 from aragora_q.scripts import BATCH_LIMIT
+from aragora_q.server import check_durability, check_server
 from aragora_q.session import RedisWorkerSession
 from aragora_q.status import JobStatusTracker
 
@@ -51,20 +52,26 @@ class RedisStreamsQueue(JobQueue):
         self.consumer_name = consumer_name or default_worker_id()
         self.connection = Connection(self.config)
         self.tracker = JobStatusTracker(self.connection)
+        self._durability_is_checked = False
         self._keys = self.connection.keys
 
     async def enqueue(self, job: Job) -> str:
-        await self._enqueue_batch([job])
+        [enqueued] = await self._enqueue_batch([job])
+        if not enqueued.durable:
+            raise NotDurable(job.id, self.config.durability)
         return job.id
 
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued]:
         return [each for batch in batched(jobs) for each in await self._enqueue_batch(batch)]
 
     async def _enqueue_batch(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        words = await self.connection.run(
-            "enqueue",
-            [self._enqueue_item(job) for job in jobs],
-            max_backlog=self.config.max_backlog,
+        items = [self._enqueue_item(job) for job in jobs]
+        if self.config.durability != "none" and not self._durability_is_checked:
+            facts = await check_server(self.connection)
+            check_durability(facts, self.connection, self.config.durability)
+            self._durability_is_checked = True
+        words, durable = await self.connection.run_durably(
+            "enqueue", items, self.config.durability, max_backlog=self.config.max_backlog
         )
         if b"full" in words:
             raise BacklogFull(
@@ -73,7 +80,7 @@ class RedisStreamsQueue(JobQueue):
                 hint="add workers, wait, or raise max_backlog",
             )
         return [
-            Enqueued(job.id, created=word == b"created")
+            Enqueued(job.id, created=word == b"created", durable=durable)
             for job, word in zip(jobs, words, strict=True)
         ]
 
@@ -247,6 +254,7 @@ async def create_redis_queue(
     `await queue.close()`.
     """
     queue = RedisStreamsQueue(config, consumer_name=consumer_name)
+    queue.connection.patience_seconds = FAILOVER_SECONDS
     try:
         await check_server(queue.connection)
     except BaseException:

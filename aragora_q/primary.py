@@ -1,0 +1,366 @@
+"""The way to the one server that holds a queue, wherever Sentinels or a cluster put it today.
+
+All keys of a queue lie in one slot, so a queue needs one node at a time, not a cluster client: we
+ask Sentinels or cluster nodes which it is, talk to it over a plain client, follow MOVED and ASK, and
+ask again when it fails. The same code serves the event loop and the lease keeper's thread.
+
+Used by `connection.py` alone. Raises redis-py's errors; knows nothing of scripts and queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+import redis
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.credentials import CredentialProvider
+from redis.retry import Retry
+
+from aragora_q.endpoint import Address, Endpoint, show_address
+
+REDIRECTIONS = 8
+"""How often one command follows MOVED and ASK."""
+
+ASK_TIMEOUT_SECONDS = 2.0
+"""For a Sentinel or a cluster node to say where the primary is."""
+
+KEEPALIVE = {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        socket.TCP_KEEPIDLE: 15,
+        socket.TCP_KEEPINTVL: 5,
+        socket.TCP_KEEPCNT: 3,
+    },
+}
+"""A peer that went without a word is noticed in half a minute even where nothing is being sent."""
+
+ELSEWHERE = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    OSError,
+)
+"""After one of these the primary may be another server: ask where it is."""
+
+OF_ANOTHER_KIND = ("unknown command 'SENTINEL'", "This instance has cluster support disabled")
+"""What servers say that are no Sentinel, or no cluster's node."""
+
+Command = Sequence[Any]
+
+
+class Credentials(CredentialProvider):
+    """User and password, looked up anew for every connection: a rotated password needs no restart."""
+
+    def __init__(self, username: str, password: Callable[[], str]) -> None:
+        self._username = username
+        self._password = password
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """What redis-py sends with AUTH."""
+        password = self._password()
+        return (self._username, password) if self._username else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """The same: a small local file is read faster than a thread is woken."""
+        return self.get_credentials()
+
+
+@dataclass
+class Whereabouts:
+    """Which address the primary has; remembered until it is told to forget."""
+
+    endpoint: Endpoint
+    options: dict[str, Any]
+    """redis-py's options for a connection to a Redis server."""
+    sentinel_options: dict[str, Any]
+    """The same for a Sentinel."""
+    any_key: str
+    """A key of the queue, for its slot."""
+    address: Address | None = None
+    _others: list[Address] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._slot = key_slot(self.any_key.encode())
+        self.forget()
+
+    def forget(self) -> None:
+        """The primary is not there any more, or does not answer."""
+        is_fixed = self.endpoint.kind == "single"
+        self.address = self.endpoint.hosts[0] if is_fixed else None
+
+    def find(self) -> Address:
+        """Ask Sentinels or nodes, one after the other; blocks. Raises what the last of them raised."""
+        is_sentinel = self.endpoint.kind == "sentinel"
+        ask = self._ask_sentinel if is_sentinel else self._ask_node
+        options = self.sentinel_options if is_sentinel else self.options
+        silent: list[str] = []
+        failed: Exception | None = None
+        for host, port in dict.fromkeys((*self.endpoint.hosts, *self._others)):
+            client = _sync_client((host, port), {**options, **_hasty()})
+            try:
+                self.address = ask(client, host)
+            except (exceptions.RedisError, OSError) as error:
+                silent.append(f"{show_address((host, port))}: {error}")
+                failed = _graver(failed, error)
+            else:
+                return self.address
+            finally:
+                client.close()
+        raise _none_knows(failed, "; ".join(silent))
+
+    def _ask_sentinel(self, client: Any, _host: str) -> Address:
+        state = _texts(client.execute_command("SENTINEL", "MASTER", self.endpoint.service))
+        if {"s_down", "o_down", "disconnected"} & set(state.get("flags", "").split(",")):
+            raise exceptions.ConnectionError(
+                f"the primary of {self.endpoint.service!r} is down, no other is elected yet"
+            )
+        return state["ip"], int(state["port"])
+
+    def _ask_node(self, client: Any, host: str) -> Address:
+        owner = None
+        for first, last, *nodes in client.execute_command("CLUSTER", "SLOTS"):
+            addresses = [(_text(node[0]) or host, int(node[1])) for node in nodes]
+            self._others = list(dict.fromkeys((*addresses, *self._others)))[:32]
+            if int(first) <= self._slot <= int(last):
+                owner = addresses[0]
+        if owner is None:
+            raise exceptions.ClusterDownError(
+                f"no node serves slot {self._slot}", status_code="CLUSTERDOWN"
+            )
+        return owner
+
+    def redirected(self, error: exceptions.AskError) -> Address:
+        """The address that MOVED or ASK names; without a host it is the one that answered."""
+        host = error.host or (self.address[0] if self.address else self.endpoint.hosts[0][0])
+        return host, error.port
+
+
+def _graver(one: Exception | None, other: Exception) -> Exception:
+    """A refusal tells an operator more than a silence."""
+    return one if isinstance(one, exceptions.AuthenticationError) else other
+
+
+def _none_knows(failed: Exception | None, told: str) -> Exception:
+    if isinstance(failed, exceptions.AuthenticationError | exceptions.NoPermissionError):
+        return failed
+    if failed is not None and str(failed).startswith(OF_ANOTHER_KIND):
+        return failed
+    kind = type(failed) if isinstance(failed, ELSEWHERE[:4]) else exceptions.ConnectionError
+    return kind(f"nobody knows where the primary is: {told}")
+
+
+class Link:
+    """From the event loop to the primary: sends commands, follows where it goes."""
+
+    def __init__(self, where: Whereabouts, *, socket_timeout: float, path: str = "") -> None:
+        self._where = where
+        self._socket_timeout = socket_timeout
+        self._path = path
+        self._at: Address | None = None
+        self._client: redis.asyncio.Redis | None = None
+        self._finding: asyncio.Task[Address] | None = None
+
+    async def send(self, *command: Any) -> Any:
+        """The reply to one command."""
+        for _ in range(REDIRECTIONS):
+            client = await self._current()
+            try:
+                return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+            except exceptions.MovedError as error:
+                self._where.address = self._where.redirected(error)
+            except exceptions.AskError as error:
+                [reply] = await self._ask_elsewhere(error, [command])
+                if isinstance(reply, Exception):
+                    raise reply from None
+                return reply
+            except ELSEWHERE:
+                self._where.forget()
+                raise
+        raise exceptions.TryAgainError("its slot keeps moving", status_code="TRYAGAIN")
+
+    async def send_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies to commands that travel together, on one connection; errors in their places."""
+        replies: list[Any] = []
+        for _ in range(REDIRECTIONS):
+            client = await self._current()
+            try:
+                replies = await _pipelined(client, commands)
+            except ELSEWHERE:
+                self._where.forget()
+                raise
+            moved = next((r for r in replies if isinstance(r, exceptions.AskError)), None)
+            if moved is None:
+                break
+            if not isinstance(moved, exceptions.MovedError):
+                return await self._ask_elsewhere(moved, commands)
+            self._where.address = self._where.redirected(moved)
+        return replies
+
+    async def _ask_elsewhere(
+        self, error: exceptions.AskError, commands: Sequence[Command]
+    ) -> list[Any]:
+        """A slot is on its way: these commands, each after ASKING, to the node it goes to."""
+        client = self._open(self._where.redirected(error))
+        try:
+            doubled = [each for command in commands for each in (("ASKING",), command)]
+            return (await _pipelined(client, doubled))[1::2]
+        finally:
+            await client.aclose()
+
+    async def _current(self) -> redis.asyncio.Redis:
+        if self._path:
+            if self._client is None:
+                self._client = self._open(None)
+            return self._client
+        address = self._where.address or await self._find()
+        if self._client is None or address != self._at:
+            stale, self._client, self._at = self._client, self._open(address), address
+            if stale is not None:  # whoever still uses a connection to there ends it himself
+                await stale.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+                await stale.connection_pool.disconnect(inuse_connections=False)
+        return self._client
+
+    async def _find(self) -> Address:
+        """One search at a time, in a thread, however many wait for it."""
+        if self._finding is None or self._finding.done():
+            self._finding = asyncio.create_task(asyncio.to_thread(self._where.find))
+            self._finding.add_done_callback(lambda found: found.cancelled() or found.exception())
+        return await asyncio.shield(self._finding)
+
+    def _open(self, address: Address | None) -> redis.asyncio.Redis:
+        options = {
+            **self._where.options,
+            "socket_timeout": self._socket_timeout,
+            "retry": AsyncRetry(NoBackoff(), 0),
+        }
+        if address is None:
+            options |= {"connection_class": _Unix, "path": self._path}
+        else:
+            kind = _Tls if self._where.endpoint.is_tls else _Tcp
+            options |= {"connection_class": kind, "host": address[0], "port": address[1]}
+            options |= KEEPALIVE
+        pool = redis.asyncio.ConnectionPool(**options)
+        return redis.asyncio.Redis.from_pool(pool)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._finding is not None:
+            await asyncio.gather(self._finding, return_exceptions=True)
+        if self._client is not None:
+            await self._client.aclose()
+
+
+async def _pipelined(client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return await pipeline.execute(raise_on_error=False)
+
+
+class SyncLink:
+    """From a thread to the primary. What `Link` says holds."""
+
+    def __init__(self, where: Whereabouts, *, path: str = "") -> None:
+        self._where = where
+        self._path = path
+        self._at: Address | None = None
+        self._client: Any = None
+
+    def send(self, *command: Any) -> Any:
+        """The reply to one command."""
+        for _ in range(REDIRECTIONS):
+            client = self._current()
+            try:
+                return client.execute_command(*command)
+            except exceptions.MovedError as error:
+                self._where.address = self._where.redirected(error)
+            except exceptions.AskError as error:
+                return self._ask_elsewhere(error, command)
+            except ELSEWHERE:
+                self._where.forget()
+                raise
+        raise exceptions.TryAgainError("its slot keeps moving", status_code="TRYAGAIN")
+
+    def _ask_elsewhere(self, error: exceptions.AskError, command: Command) -> Any:
+        client = _sync_client(self._where.redirected(error), self._where.options)
+        try:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.execute_command("ASKING").execute_command(*command)
+            return pipeline.execute()[1]
+        finally:
+            client.close()
+
+    def _current(self) -> Any:
+        address = None if self._path else (self._where.address or self._where.find())
+        if self._client is None or address != self._at:
+            self.close()
+            self._at = address
+            self._client = (
+                redis.Redis(
+                    unix_socket_path=self._path,
+                    **self._where.options,
+                    retry=Retry(NoBackoff(), 0),
+                )
+                if address is None
+                else _sync_client(address, {**self._where.options, **KEEPALIVE})
+            )
+        return self._client
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _sync_client(address: Address, options: dict[str, Any]) -> Any:
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    plain = {name: value for name, value in options.items() if name not in tls}
+    host, port = address
+    return redis.Redis(
+        host=host, port=port, ssl=bool(tls), **tls, **plain, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def _hasty() -> dict[str, float]:
+    return {"socket_timeout": ASK_TIMEOUT_SECONDS, "socket_connect_timeout": ASK_TIMEOUT_SECONDS}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")
+
+
+def _texts(reply: Any) -> dict[str, str]:
+    """Name-value pairs as redis-py may hand them over: a mapping, or a flat list."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+class _Packing:
+    """Packs commands with hiredis, as redis-py's synchronous connections do and its asyncio ones do
+    not: a batch has hundreds of arguments, and packing them was half of a busy worker's time.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
+
+class _Tcp(_Packing, redis.asyncio.Connection):
+    """TCP."""
+
+
+class _Tls(_Packing, redis.asyncio.SSLConnection):
+    """TCP with TLS."""
+
+
+class _Unix(_Packing, redis.asyncio.UnixDomainSocketConnection):
+    """A unix socket."""
