@@ -31,7 +31,7 @@ def problems(raw, prefix):
         ]
         found += _problems_of_ttl(raw, prefix, job_id, fields, parts)
     found += [f"{part} of {job_id}: no such job" for job_id, part in parts if job_id not in jobs]
-    return found + _problems_of_counters(raw, prefix)
+    return [*found, *_problems_of_counters(raw, prefix)]
 
 
 def _read_jobs(raw, prefix):

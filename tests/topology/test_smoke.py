@@ -1,0 +1,90 @@
+"""The queue's promises in every topology, through a real worker process and the command line."""
+
+import json
+import signal
+import subprocess
+
+import processes
+import topologies
+from waiting import wait_until
+
+from aragora_q.base import Completed, Job, JobStatus
+
+
+async def _until_status(stage, job_id, *statuses, timeout=20):
+    async def reached():
+        return await stage.queue.get_status(job_id) in statuses
+
+    await wait_until(reached, timeout, f"{job_id} to be {statuses}")
+
+
+async def test_a_job_is_run_retried_cancelled_and_reclaimed(topology, staged, worker_process):
+    """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim hold everywhere."""
+    stage = staged(topology, claim_idle_ms=1000)
+    doomed = worker_process(topology, "doomed", lease_ms=1000).wait_until_started()
+    await stage.queue.enqueue(Job(payload={"do": [["sleep", 3]]}, id="orphan"))
+    await _until_status(stage, "orphan", JobStatus.PROCESSING)
+    doomed.kill()
+    worker_process(topology, "w1", lease_ms=1000).wait_until_started()
+    for job_id, steps, more in (
+        ("plain", [], {}),
+        ("delayed", [], {"delay_seconds": 0.3}),
+        ("high", [], {"priority": 5}),
+        ("low", [], {"priority": -5}),
+        ("flaky", [["fail", 1]], {}),
+        ("busy", [["later", 2]], {}),
+        ("broken", [["permanent"]], {}),
+        ("unwanted", [["sleep", 60]], {}),
+    ):
+        await stage.queue.enqueue(Job(payload={"do": steps}, id=job_id, **more))
+    await _until_status(stage, "unwanted", JobStatus.PROCESSING)
+    assert await stage.queue.cancel("unwanted")
+    for job_id in ("plain", "delayed", "high", "low", "flaky", "busy", "orphan"):
+        await _until_status(stage, job_id, JobStatus.COMPLETED)
+    await _until_status(stage, "broken", JobStatus.FAILED)
+    flaky, busy, orphan = [await stage.queue.get_job(name) for name in ("flaky", "busy", "orphan")]
+    assert (flaky.attempts, flaky.fence) == (2, 2)
+    assert (busy.attempts, busy.fence) == (1, 3), "retry later is not charged"
+    assert (orphan.attempts, orphan.fence, orphan.crashes) == (1, 2, 1)
+    assert orphan.result == {"attempt": 1, "fence": 2, "crashes": 1}
+    stats = await stage.queue.get_queue_stats()
+    assert (stats["completed"], stats["failed"], stats["cancelled"]) == (7, 1, 1)
+    assert stats["running"] == 0
+
+
+async def test_release_renewal_and_blocking_read(topology, staged):
+    """A worker's session holds leases, is woken by new work, and hands back: everywhere."""
+    stage = staged(topology)
+    session = await stage.worker()
+    fetched = await session.start(5)
+    waiting = session.wait_for_work(fetched.resume_from, 2)
+    await stage.enqueue("a")
+    await waiting
+    job = await stage.started(session)
+    assert stage.renew(session, job).gone == {}
+    assert await stage.end(session, job, Completed(b"{}")) == "completed"
+
+
+def test_the_command_line_speaks_to_it(topology):
+    """Commands that only read and maintain work with nothing but the environment of a topology."""
+    environment = topologies.environment(topology)
+    for command in (["reap", "--json"], ["purge", "--json"]):
+        done = subprocess.run(
+            processes.cli(*command),
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert isinstance(json.loads(done.stdout.splitlines()[0]), dict)
+
+
+def test_a_worker_drains_and_signs_off(topology, worker_process):
+    """SIGTERM ends a worker by SIGTERM, with nothing left behind, in every topology."""
+    worker = worker_process(topology).wait_until_started()
+    assert worker.stop() == -signal.SIGTERM, worker.text()
+    raw = topology.raw()
+    assert raw.zcard("aragora:queue:debates:workers") == 0
+    raw.close()
