@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeGuard
 
 from aragora_q.base import Job, new_job_id
 from aragora_q.errors import PayloadInvalid
@@ -50,7 +50,7 @@ class DebateJobPayload:
             raise PayloadInvalid(
                 f"agents must be a list of names of 1 to {MAX_AGENT_CHARS} characters, got {self.agents!r:.200}"
             )
-        _check_range("agents", len(self.agents), AGENTS_RANGE)
+        _check_range("number of agents", len(self.agents), AGENTS_RANGE)
         if not isinstance(self.rounds, int) or isinstance(self.rounds, bool):
             raise PayloadInvalid(f"rounds must be a whole number, got {self.rounds!r:.100}")
         _check_range("rounds", self.rounds, ROUNDS_RANGE)
@@ -168,9 +168,9 @@ def check_job(job: Job) -> None:
     _check_range("priority", job.priority, PRIORITY_RANGE)
     if job.max_attempts is not None:
         _check_range("max_attempts", job.max_attempts, MAX_ATTEMPTS_RANGE)
-    if not 0 <= job.delay_seconds <= MAX_DELAY_SECONDS:
+    if not _is_number(job.delay_seconds) or not 0 <= job.delay_seconds <= MAX_DELAY_SECONDS:
         raise PayloadInvalid(
-            f"delay_seconds is {job.delay_seconds!r:.100}, must be between 0 and {MAX_DELAY_SECONDS}"
+            f"delay_seconds is {job.delay_seconds!r:.100}, must be a number between 0 and {MAX_DELAY_SECONDS}"
         )
 
 
@@ -186,8 +186,12 @@ def _is_agent(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name.strip()) <= MAX_AGENT_CHARS
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_positive_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return _is_number(value) and value > 0
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:

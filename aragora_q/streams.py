@@ -84,6 +84,11 @@ class RedisStreamsQueue(JobQueue):
             for job, word in zip(jobs, words, strict=True)
         ]
 
+    def check(self, job: Job) -> None:
+        """Raise PayloadInvalid for whatever `enqueue` would refuse of `job` itself; nothing is sent."""
+        _, (_, payload, *_) = self._enqueue_item(job)
+        job.raw_payload = bytes(payload)  # type: ignore[arg-type] # it is, and need not be encoded again
+
     def _enqueue_item(self, job: Job) -> Item:
         check_job(job)
         payload = job.raw_payload or _encode_payload(job)

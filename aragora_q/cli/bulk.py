@@ -1,0 +1,243 @@
+"""Many jobs from JSON lines: read in constant memory, sent in batches, each line answered in order.
+
+A line is a JSON object: the fields of a debate (`question`, `agents`, …), or a `payload` of any
+kind for an executor of one's own; and, of the job, `id`, `priority`, `delay_seconds`,
+`max_attempts`. Without an `id` the payload's hash is the id, so that a run repeated after a fault
+enqueues nothing twice. Input that begins like an array, or like an object over several lines, is
+one document. Used by `enqueue`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from aragora_q import wire
+from aragora_q.base import Job
+from aragora_q.cli import output
+from aragora_q.errors import PayloadInvalid
+from aragora_q.job import DebateJobPayload
+
+if TYPE_CHECKING:
+    from aragora_q.streams import RedisStreamsQueue
+
+READ_BYTES = 65_536
+BATCH_LINES = 100
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+JOB_FIELDS = ("priority", "delay_seconds", "max_attempts")
+PROGRESS_SECONDS = 0.2
+
+Line = tuple[int, bytes | None]
+"""Its number, and its bytes; None if it was too long to keep."""
+
+
+def read_lines(stream: BinaryIO, most_bytes: int) -> Iterator[list[Line]]:
+    """The lines of `stream` that are not blank, as they come: what is there is not kept waiting."""
+    number, rest, is_too_long = 0, b"", False
+    while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # what stdin is
+        *lines, rest = (rest + chunk).split(b"\n")
+        found: list[Line] = []
+        for line in lines:
+            number += 1
+            if is_too_long or len(line) > most_bytes:
+                found.append((number, None))
+            elif line.strip():
+                found.append((number, line))
+            is_too_long = False
+        if is_too_long or len(rest) > most_bytes:
+            rest, is_too_long = b"", True
+        yield found
+    if is_too_long or rest.strip():
+        yield [(number + 1, None if is_too_long else rest)]
+
+
+def is_document(first: bytes) -> bool:
+    """Whether the input that begins with this line is one JSON document, not JSON lines."""
+    return first.lstrip().startswith(b"[") or first.strip() == b"{"
+
+
+def job_of(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
+    """The job that a line describes; `defaults` fill what it leaves out. Raises PayloadInvalid."""
+    if not isinstance(fields, dict):
+        raise PayloadInvalid(f"not a JSON object: {json.dumps(fields):.60}")
+    of_job = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
+    job_id = fields.pop("id", None)
+    of_debate = {name: value for name, value in defaults.items() if name not in JOB_FIELDS}
+    if "payload" in fields:
+        payload = fields.pop("payload")
+        if not isinstance(payload, dict):
+            raise PayloadInvalid(f"payload is not a JSON object: {json.dumps(payload):.60}")
+        if fields:
+            raise PayloadInvalid(f"unknown field {next(iter(fields))!r:.100} beside payload")
+    else:
+        payload = DebateJobPayload.from_dict({**of_debate, **fields}).to_dict()
+    of_job = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | of_job
+    return Job(payload=payload, id=content_id(payload) if job_id is None else job_id, **of_job)
+
+
+def content_id(payload: Mapping[str, Any]) -> str:
+    """A job id made of the payload: equal ones have equal ids, however they are written."""
+    canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+@dataclass
+class Tally:
+    """How far a bulk run came."""
+
+    last_line: int = 0
+    created: int = 0
+    known: int = 0
+    refused: int = 0
+    not_durable: int = 0
+    first_refusal: str = ""
+
+    def text(self) -> str:
+        """`998 jobs enqueued, 2 known before, 1 refused`."""
+        known = f", {self.known:,} known before" if self.known else ""
+        refused = f", {self.refused:,} refused" if self.refused else ""
+        return f"{output.count(self.created, 'job')} enqueued{known}{refused}"
+
+
+class Intake:
+    """Enqueues what a stream holds, and writes one result for each of its lines.
+
+    A result: `line`, and `id` and `created` (false: the id was known, nothing changed), or `error`.
+    `durable` is there, and false, where the confirmation that was asked for did not come in time.
+    """
+
+    def __init__(
+        self, queue: RedisStreamsQueue, defaults: Mapping[str, Any], *, quiet: bool, tally: Tally
+    ) -> None:
+        self._queue = queue
+        self._defaults = defaults
+        self._quiet = quiet
+        self.tally = tally
+        # Escapes may make JSON longer than the payload it says; far longer, it cannot be one.
+        self._most_bytes = 4 * queue.config.max_payload_bytes + READ_BYTES
+
+    async def run(self, stream: BinaryIO, progress: Progress) -> None:
+        """Enqueue all lines. What a fault leaves undone, running it again does."""
+        chunks = read_lines(stream, self._most_bytes)
+        first = next((chunk for chunk in chunks if chunk), [])
+        if first and first[0][1] is not None and is_document(first[0][1]):
+            await self._document(first, chunks)
+            return
+        await self._batches(first)
+        for lines in chunks:
+            await self._batches(lines)
+            progress.show(self.tally)
+
+    async def _batches(self, lines: list[Line]) -> None:
+        for start in range(0, len(lines), BATCH_LINES):
+            batch = lines[start : start + BATCH_LINES]
+            await self._enqueue(batch, self._parse)
+        sys.stdout.flush()
+
+    def _parse(self, raw: bytes | None) -> Any:
+        if raw is None:
+            raise PayloadInvalid(f"longer than {self._most_bytes:,} bytes")
+        return _decode(raw)
+
+    async def _document(self, first: list[Line], rest: Iterator[list[Line]]) -> None:
+        """Items of an array, or one object; they are numbered like lines."""
+        parts, size = [], 0
+        for chunk in (first, *rest):
+            parts += [raw or b"" for _, raw in chunk]
+            size += sum(len(raw or b"") for _, raw in chunk)
+            if size > MAX_DOCUMENT_BYTES:
+                raise PayloadInvalid(
+                    f"a JSON document of more than {MAX_DOCUMENT_BYTES:,} bytes",
+                    hint="JSON lines, one object per line, have no such limit: jq -c '.[]'",
+                )
+        document = _decode(b"\n".join(parts))
+        items = document if isinstance(document, list) else [document]
+        for start in range(0, len(items), BATCH_LINES):
+            batch = items[start : start + BATCH_LINES]
+            await self._enqueue(list(enumerate(batch, start + 1)), lambda item: item)
+
+    async def _enqueue(self, lines: Sequence[tuple[int, Any]], read: Callable[[Any], Any]) -> None:
+        results: list[dict[str, Any]] = []
+        jobs: list[tuple[int, Job]] = []
+        for number, line in lines:
+            results.append({"line": number})
+            try:
+                job = job_of(read(line), self._defaults)
+                self._queue.check(job)
+            except PayloadInvalid as error:
+                results[-1]["error"] = self._refused(number, error)
+            else:
+                jobs.append((len(results) - 1, job))
+        answers = await self._queue.enqueue_many([job for _, job in jobs])
+        for (at, _), answer in zip(jobs, answers, strict=True):
+            results[at] |= {"id": answer.id, "created": answer.created}
+            self.tally.created += answer.created
+            self.tally.known += not answer.created
+            if not answer.durable:
+                results[at]["durable"] = False
+                self.tally.not_durable += 1
+        self._write(results)
+        self.tally.last_line = lines[-1][0]
+
+    def _refused(self, number: int, error: PayloadInvalid) -> str:
+        text = f"{error} ({error.hint})" if error.hint else str(error)
+        self.tally.first_refusal = self.tally.first_refusal or f"line {number:,}: {text}"
+        self.tally.refused += 1
+        return text
+
+    def _write(self, results: list[dict[str, Any]]) -> None:
+        for result in results:
+            if not self._quiet:
+                output.json_line(result)
+            elif "id" in result:
+                output.line(result["id"])
+
+
+def _decode(raw: bytes) -> Any:
+    try:
+        return wire.decode(raw)
+    except ValueError as error:
+        raise PayloadInvalid(f"not JSON: {str(error).replace('at line 1 ', 'at ')}") from None
+
+
+class Progress:
+    """One line on a terminal's stderr that tells how far a bulk run is; nothing anywhere else."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        # Beside results that scroll over the same screen it would only be torn to pieces.
+        self._is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
+        self._stream = stream
+        self._started_at = self._shown_at = time.monotonic()
+        self._size = _size(stream) if self._is_shown else 0
+
+    def show(self, tally: Tally) -> None:
+        """Draw it anew, unless that was done a moment ago."""
+        now = time.monotonic()
+        if not self._is_shown or now - self._shown_at < PROGRESS_SECONDS:
+            return
+        self._shown_at = now
+        share = f"{self._stream.tell() / self._size:4.0%}  " if self._size else ""
+        per_second = tally.last_line / (now - self._started_at)
+        sys.stderr.write(f"\r\033[K{share}{tally.text()}, {per_second:,.0f} lines/s")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take it away."""
+        if self._is_shown:
+            sys.stderr.write("\r\033[K")
+
+
+def _size(stream: BinaryIO) -> int:
+    """Bytes of a regular file; 0 for what has no size."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
