@@ -98,7 +98,7 @@ class Connection:
         """Run script `name`; `keys` adds those that are not the same for every call."""
         script = scripts.load(name)
         named = {**self._named_keys, **keys} if keys else self._named_keys
-        operands = script.operands(named, args, items)
+        operands = script.operands(named, args, items, self.keys.guard)
 
         async def call() -> Any:
             try:
@@ -119,7 +119,7 @@ class Connection:
         if durability == "none":
             return await self.run(name, items, keys=None, **args), True
         script = scripts.load(name)
-        operands = script.operands(self._named_keys, args, items)
+        operands = script.operands(self._named_keys, args, items, self.keys.guard)
         # WAIT and WAITAOF look at this connection's last write. A job that was known already is
         # none, so there is always one more: else repeating an enqueue would confirm nothing.
         write = ("HINCRBY", self.keys.counters, "durable_batches", 1)
@@ -216,7 +216,8 @@ class SyncConnection:
     ) -> Any:
         """As `Connection.run`."""
         script = scripts.load(name)
-        operands = script.operands({**self._parent._named_keys, **keys}, args, items)  # noqa: SLF001
+        named = {**self._parent._named_keys, **keys}  # noqa: SLF001
+        operands = script.operands(named, args, items, self._parent.keys.guard)
         with self._parent.translating():
             try:
                 return self._link.send("EVALSHA", script.sha, *operands)
@@ -247,16 +248,12 @@ _TRY_AGAIN = {
 }
 _MOVING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
-_FOREIGN_KEY = "non local key"
-"""What a script is told that finds a job's key in a slot that is being moved."""
 
 
 def translate(error: Exception, address: str) -> AragoraQError:
     """Our error for what redis-py raised while talking to `address`."""
     text = str(error)
     word = getattr(error, "status_code", None) or (text.split(maxsplit=1)[0] if text else "")
-    if _FOREIGN_KEY in text:
-        word = "TRYAGAIN"
     if word in _TRY_AGAIN:
         kind = Moving if word in _MOVING else TryAgain
         return kind(f"Redis at {address} refuses: {word} {text.removeprefix(word).strip()}",

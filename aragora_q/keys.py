@@ -19,6 +19,7 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
 | `worker:<id>`              | hash   | one worker: boot, host, pid, version, slots, metrics port, jobs |
 | `events`                   | stream | capped tail of transitions                                    |
+| `guard`                    | none   | never exists: what scripts on a cluster declare besides       |
 """
 
 from __future__ import annotations
@@ -110,6 +111,15 @@ class QueueKeys:
     @cached_property
     def events(self) -> str:
         return f"{self.stem}events"
+
+    @cached_property
+    def guard(self) -> tuple[str, ...]:
+        """On a cluster, a key that never exists, for every script to declare.
+
+        While a slot moves, a script fails halfway when it touches a key that was not declared and is
+        not there. With one declared key missing it does not begin: the node answers TRYAGAIN.
+        """
+        return (f"{self.stem}guard",) if self.cluster else ()
 
     @cached_property
     def job_stem(self) -> str:

@@ -40,11 +40,13 @@ class Script:
         keys: Mapping[str, str],
         args: Mapping[str, Value],
         items: Iterable[tuple[str | None, Sequence[Value]]] = (),
+        also_keys: Sequence[str] = (),
     ) -> list[Value]:
         """The operands of EVALSHA, after the script: number of keys, keys, arguments.
 
         An item is the key of its job's hash (None where the script takes none) and its fields in
-        the header's order. Raises KeyError for a name the header declares and the caller lacks.
+        the header's order. `also_keys` are declared to the server, without a name in the script.
+        Raises KeyError for a name the header declares and the caller lacks.
         """
         bound_keys: list[Value] = [keys[name] for name in self.keys]
         arguments: list[Value] = [args[name] for name in self.args]
@@ -52,6 +54,7 @@ class Script:
             if key is not None:
                 bound_keys.append(key)
             arguments.extend(fields)
+        bound_keys.extend(also_keys)
         return [len(bound_keys), *bound_keys, *arguments]
 
 

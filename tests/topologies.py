@@ -48,6 +48,12 @@ class _Placed(servers.Server):
         return redis.Redis(**{**RAW, **self.options, **options})
 
 
+def _with_password(password, *args):
+    server = _Placed(servers.debian_redis(), *args)
+    server.options = {"port": server.port, "password": password}
+    return server
+
+
 class Unix(_Topology):
     """One server on a unix socket and nowhere else, with a password."""
 
@@ -163,17 +169,13 @@ class Sentinels:
             "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0",
             "--appendonly", "yes", "--appendfsync", "no", *args,
         ]  # fmt: skip
-        self.servers = [servers.Server(servers.debian_redis(), *common)]
-        first = self.servers[0]
-        self.servers += [
-            servers.Server(
-                servers.debian_redis(), *common, "--replicaof", "127.0.0.1", str(first.port)
-            )
-            for _ in range(2)
-        ]
+        first = _with_password(PASSWORD, *common)
+        replicaof = ["--replicaof", "127.0.0.1", str(first.port)]
+        self.servers = [first, *(_with_password(PASSWORD, *common, *replicaof) for _ in range(2))]
         self.sentinels = []
         for server in self.servers:
             server.start()
+        self._until(self._replicas_are_up)  # before: Sentinels look for new ones every 10 s only
         for _ in range(3):
             self.sentinels.append(self._sentinel(first.port, down_ms).start())
         self._wait_until_ready()
@@ -181,7 +183,7 @@ class Sentinels:
         self.url = f"redis+sentinel://{hosts}/{self.service}"
 
     def _sentinel(self, port, down_ms):
-        sentinel = servers.Server(servers.debian_redis())
+        sentinel = _with_password(SENTINEL_PASSWORD)
         file = sentinel.directory / "sentinel.conf"
         file.write_text(
             f"port {sentinel.port}\nbind 127.0.0.1\ndir {sentinel.directory}\n"
@@ -195,28 +197,29 @@ class Sentinels:
         return sentinel
 
     def state(self, sentinel):
-        with sentinel.client(password=SENTINEL_PASSWORD) as client:
+        with sentinel.client() as client:
             reply = client.execute_command("SENTINEL", "MASTER", self.service)
         return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
     def _wait_until_ready(self):
+        self._until(
+            lambda: all(
+                int(state["num-slaves"]) == 2 and int(state["num-other-sentinels"]) == 2
+                for state in map(self.state, self.sentinels)
+            )
+        )
+
+    @staticmethod
+    def _until(condition):
         deadline = time.monotonic() + 30
-        while True:
-            states = [self.state(sentinel) for sentinel in self.sentinels]
-            if (
-                all(
-                    int(s["num-slaves"]) == 2 and int(s["num-other-sentinels"]) == 2 for s in states
-                )
-                and self._replicas_are_up()
-            ):
-                return
+        while not condition():
             if time.monotonic() > deadline:
-                raise servers.Unavailable(f"the Sentinels did not come together: {states}")
-            time.sleep(0.05)
+                raise servers.Unavailable("primary, replicas and Sentinels did not come together")
+            time.sleep(0.02)
 
     def _replicas_are_up(self):
         for server in self.servers[1:]:
-            with server.client(password=PASSWORD) as client:
+            with server.client() as client:
                 if client.info("replication").get("master_link_status") != "up":
                     return False
         return True
@@ -227,7 +230,7 @@ class Sentinels:
         return next(server for server in self.servers if server.port == port)
 
     def raw(self):
-        return self.primary().client(password=PASSWORD, encoding_errors="surrogateescape")
+        return self.primary().client()
 
     def stop(self):
         for server in (*self.sentinels, *self.servers):

@@ -5,8 +5,8 @@
 -- returns: a word (ok | paused | unregistered), then per started job: id, payload, fence, attempts,
 -- max_attempts, crashes, created_at, priority, ms it waited in its lane; with room left, a last row: the lanes' last entry ids
 --
--- Every key found in an entry is read before the first write to one: where a slot is migrating, the
--- script fails in that pass and leaves its entries delivered, unstarted and uncounted for reclaim.
+-- Touches keys that were not declared: jobs found in entries. They share the slot of those that were;
+-- while a cluster moves the slot, the guard (keys.py) keeps every script from beginning.
 
 if redis.call('HGET', worker, 'boot_id') ~= boot_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end

@@ -22,7 +22,7 @@ async def test_a_job_is_run_retried_cancelled_and_reclaimed(topology, staged, wo
     """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim hold everywhere."""
     stage = staged(topology, claim_idle_ms=1000)
     doomed = worker_process(topology, "doomed", lease_ms=1000).wait_until_started()
-    await stage.queue.enqueue(Job(payload={"do": [["sleep", 3]]}, id="orphan"))
+    await stage.queue.enqueue(Job(payload={"do": [["sleep", 1]]}, id="orphan"))
     await _until_status(stage, "orphan", JobStatus.PROCESSING)
     doomed.kill()
     worker_process(topology, "w1", lease_ms=1000).wait_until_started()
