@@ -31,8 +31,10 @@ DAY_MS = 86_400_000
 class AgentConfig(BaseModel):
     """One agent of the `[agents]` table: a model string, and how to reach it if that is not enough.
 
-    `model` is `provider:model` in pydantic-ai's spelling; `base_url` any OpenAI-compatible server;
-    `api_key_env` the variable that holds its key.
+    `model` is `provider:model` in pydantic-ai's spelling; `base_url` any OpenAI-compatible server
+    (or, for `anthropic:` models, one that speaks Anthropic's protocol); `api_key_env` the variable
+    that holds its key. `timeout_seconds` bounds a call, `max_tokens` what is written in one, thinking
+    included.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,8 @@ class AgentConfig(BaseModel):
     model: str
     base_url: str | None = None
     api_key_env: str | None = None
+    timeout_seconds: float = Field(120.0, gt=0, le=3600)
+    max_tokens: int = Field(8_000, ge=1)
 
     @model_validator(mode="before")
     @classmethod

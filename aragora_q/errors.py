@@ -14,6 +14,7 @@ the exit code below. Knows nothing of Redis: `connection.py` translates what the
     │   └── NotDurable           75   accepted, but not confirmed as `durability` asks
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
     ├── LeaseLost                 1   the job is no longer this attempt's: stop working on it
+    ├── AgentUnavailable          1   a debate's agent failed in a way that may pass
     ├── CommandFailed             1   the `command` executor's program failed in a way that may pass
     ├── PermanentError            1   raised by executors: do not retry
     └── RetryLater                1   raised by executors: come back in N seconds, uncharged
@@ -95,6 +96,10 @@ class AccessDenied(AragoraQError):
 
 class LeaseLost(AragoraQError):
     """Another holder, a cancel or a newer fence owns the job: results are no longer accepted."""
+
+
+class AgentUnavailable(AragoraQError):
+    """An agent's provider is down, overloaded, cut off or slow: asking again may help."""
 
 
 class CommandFailed(AragoraQError):

@@ -15,11 +15,12 @@ from aragora_q.base import Job, new_job_id
 from aragora_q.errors import PayloadInvalid
 from aragora_q.keys import JOB_ID_PATTERN
 
-CONSENSUS_MODES = ("majority", "unanimous")
+CONSENSUS_MODES = ("majority", "supermajority", "unanimous", "weighted", "judge", "any", "none")
 MAX_QUESTION_CHARS = 20_000
 AGENTS_RANGE = (2, 16)
 ROUNDS_RANGE = (0, 20)
 MAX_AGENT_CHARS = 200
+MAX_TOKENS_RANGE = (1, 1_000_000_000)
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class DebateJobPayload:
     """What a debate is asked to do. `validate` tells whether it can.
 
     `agents` are names from the configuration's `[agents]` table or model strings; the same agent
-    may sit twice. `rounds` 0 is a plain vote on independent answers. `timeout_seconds` bounds one
-    attempt. `metadata` travels with the job untouched.
+    may sit twice. `rounds` 0 is a plain vote on independent answers. `timeout_seconds` bounds the
+    debate from the start of its first attempt: at 80 % of it no new round begins. `max_tokens` is a
+    budget of tokens, input and output: no round begins that, with the vote after it, would not fit.
+    `judge` is the agent that decides in consensus mode `judge` (default: the first one), `weights`
+    are the agents' in mode `weighted` (default 1). `transcript` asks for all that was said.
+    `metadata` travels with the job untouched.
     """
 
     question: str
@@ -36,6 +41,10 @@ class DebateJobPayload:
     rounds: int = 3
     consensus: str = "majority"
     timeout_seconds: float | None = None
+    max_tokens: int | None = None
+    judge: str | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    transcript: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def validate(self) -> None:
@@ -65,6 +74,25 @@ class DebateJobPayload:
             )
         if not isinstance(self.metadata, dict):
             raise PayloadInvalid(f"metadata must be a JSON object, got {self.metadata!r:.100}")
+        self._validate_vote()
+
+    def _validate_vote(self) -> None:
+        if self.max_tokens is not None:
+            _check_range("max_tokens", self.max_tokens, MAX_TOKENS_RANGE)
+        if self.judge is not None and not _is_agent(self.judge):
+            raise PayloadInvalid(f"judge must be the name of an agent, got {self.judge!r:.100}")
+        if not isinstance(self.transcript, bool):
+            raise PayloadInvalid(f"transcript must be true or false, got {self.transcript!r:.100}")
+        if not isinstance(self.weights, dict):
+            raise PayloadInvalid(f"weights must be a JSON object, got {self.weights!r:.100}")
+        for name, weight in self.weights.items():
+            if name not in self.agents:
+                raise PayloadInvalid(
+                    f"weights: {name!r:.100} is none of the agents",
+                    hint=_did_you_mean(str(name), self.agents),
+                )
+            if not _is_positive_number(weight):
+                raise PayloadInvalid(f"weights: {name} has {weight!r:.100}, not a number above 0")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateJobPayload:
@@ -85,7 +113,11 @@ class DebateJobPayload:
 
     def to_dict(self) -> dict[str, Any]:
         """The payload as JSON data, without fields that hold nothing."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and value is not False and value != {}
+        }
 
 
 @dataclass(frozen=True)
@@ -93,8 +125,10 @@ class DebateResult:
     """How a debate ended.
 
     `confidence` is agreement, the share of seats behind the final answer (0 to 1), not the
-    probability that it is right. `error` names agents that dropped out. `token_usage` counts
-    tokens and requests, in all and per agent.
+    probability that it is right. `rounds_used` counts rounds begun. `participants` are the agents
+    still in the debate at its end; `error` names those that dropped out, and why. `token_usage`
+    counts tokens and requests over all attempts, in all and per agent. `transcript`, where asked
+    for, is a list of `phase`, `round`, `seat`, `agent` and what was `said`.
     """
 
     debate_id: str
@@ -106,10 +140,14 @@ class DebateResult:
     duration_seconds: float
     token_usage: dict[str, int] = field(default_factory=dict)
     error: str | None = None
+    transcript: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON data."""
-        return asdict(self)
+        """The result as JSON data, without a transcript that nobody asked for."""
+        data = asdict(self)
+        if self.transcript is None:
+            del data["transcript"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateResult:
@@ -128,6 +166,10 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     max_attempts: int | None = None,
     delay_seconds: float = 0.0,
     timeout_seconds: float | None = None,
+    max_tokens: int | None = None,
+    judge: str | None = None,
+    weights: Mapping[str, float] | None = None,
+    transcript: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Job:
     """A job that debates `question`. Raises PayloadInvalid for anything a queue would refuse.
@@ -140,6 +182,10 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         rounds=rounds,
         consensus=consensus,
         timeout_seconds=timeout_seconds,
+        max_tokens=max_tokens,
+        judge=judge,
+        weights=dict(weights or {}),
+        transcript=transcript,
         metadata=dict(metadata or {}),
     )
     payload.validate()
