@@ -34,7 +34,14 @@ from aragora_q.errors import (
     TryAgain,
 )
 from aragora_q.keys import QueueKeys
-from aragora_q.primary import OF_ANOTHER_KIND, Credentials, Link, SyncLink, Whereabouts
+from aragora_q.primary import (
+    OF_ANOTHER_KIND,
+    Credentials,
+    Link,
+    NobodyKnows,
+    SyncLink,
+    Whereabouts,
+)
 from aragora_q.scripts import Value
 
 COMMAND_TIMEOUT_SECONDS = 10.0
@@ -155,9 +162,10 @@ class Connection:
             try:
                 with self.translating():
                     return await call()
-            except (RedisUnreachable, Moving):
+            except (RedisUnreachable, Moving) as error:
                 is_alone = self.endpoint.kind not in ("sentinel", "cluster")
-                if is_alone or time.monotonic() + pause > deadline:
+                is_final = is_alone or isinstance(error.__cause__, NobodyKnows)
+                if is_final or time.monotonic() + pause > deadline:
                     raise
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             pause = min(pause * 2, 1.0)

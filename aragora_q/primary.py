@@ -75,6 +75,17 @@ class Credentials(CredentialProvider):
         return self.get_credentials()
 
 
+class NobodyKnows(exceptions.ConnectionError):
+    """Not one Sentinel or node could be asked, or none has heard of what we look for."""
+
+
+class Unelected(exceptions.ConnectionError):
+    """Sentinels see that the primary is down, and have not made another one yet."""
+
+
+UNDECIDED = (Unelected, exceptions.ClusterDownError)
+
+
 @dataclass
 class Whereabouts:
     """Which address the primary has; remembered until it is told to forget."""
@@ -121,7 +132,7 @@ class Whereabouts:
     def _ask_sentinel(self, client: Any, _host: str) -> Address:
         state = _texts(client.execute_command("SENTINEL", "MASTER", self.endpoint.service))
         if {"s_down", "o_down", "disconnected"} & set(state.get("flags", "").split(",")):
-            raise exceptions.ConnectionError(
+            raise Unelected(
                 f"the primary of {self.endpoint.service!r} is down, no other is elected yet"
             )
         return state["ip"], int(state["port"])
@@ -146,16 +157,16 @@ class Whereabouts:
 
 
 def _graver(one: Exception | None, other: Exception) -> Exception:
-    """A refusal tells an operator more than a silence."""
-    return one if isinstance(one, exceptions.AuthenticationError) else other
+    """An answer tells an operator more than a silence, and a refusal more than any."""
+    rank = (exceptions.AuthenticationError, exceptions.NoPermissionError), UNDECIDED
+    return one if one and any(isinstance(one, kinds) for kinds in rank) else other
 
 
 def _none_knows(failed: Exception | None, told: str) -> Exception:
-    if isinstance(failed, exceptions.AuthenticationError | exceptions.NoPermissionError):
-        return failed
-    if failed is not None and str(failed).startswith(OF_ANOTHER_KIND):
-        return failed
-    kind = type(failed) if isinstance(failed, ELSEWHERE[:4]) else exceptions.ConnectionError
+    denied = exceptions.AuthenticationError | exceptions.NoPermissionError
+    if isinstance(failed, denied) or str(failed).startswith(OF_ANOTHER_KIND):
+        return failed  # type: ignore[return-value] # None is no error, and says nothing of a kind
+    kind = type(failed) if isinstance(failed, UNDECIDED) else NobodyKnows
     return kind(f"nobody knows where the primary is: {told}")
 
 

@@ -43,6 +43,12 @@ def topology(request):
 
 
 @pytest.fixture
+def shared():
+    """A topology by name, which the test must leave as it found it."""
+    return running
+
+
+@pytest.fixture
 def sentinels():
     """A Sentinel deployment of the test's own, whose servers it may kill."""
     deployment = topologies.Sentinels()

@@ -1,0 +1,224 @@
+"""A server that is not what `redis_url` says, or that cannot be trusted, is refused in one clear line."""
+
+import subprocess
+import time
+
+import processes
+import pytest
+import servers
+import topologies
+from topologies import PASSWORD, SENTINEL_PASSWORD, environment
+from waiting import wait_until, wait_until_sync
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.config import QueueConfig
+from aragora_q.errors import AccessDenied, ConfigError, RedisUnreachable
+from aragora_q.streams import create_redis_queue
+
+
+def reap(**variables):
+    """What a short command says to such an environment."""
+    return subprocess.run(
+        processes.cli("reap"),
+        env={**processes.env(), **variables},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def refused(done, code, *words):
+    """One line or two, no traceback, no secret."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert PASSWORD not in done.stderr
+    assert SENTINEL_PASSWORD not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_redis_6_is_refused():
+    """Row 39: a server without script flags is refused with 78, version and remedy named."""
+    try:
+        server = servers.Server(servers.redis62()).start()
+    except servers.Unavailable as reason:
+        pytest.skip(str(reason))
+    try:
+        refused(reap(REDIS_URL=server.url), 78, "Redis 6.2", "too old", "7.0")
+    finally:
+        server.stop()
+
+
+def test_wrong_topologies_are_told(shared):
+    """A Sentinel, a cluster node and a single server each say so when called by another name: 78."""
+    sentinels, cluster, single = shared("sentinel"), shared("cluster"), shared("acl")
+    sentinel, node = sentinels.sentinels[0], cluster.nodes[0]
+    plain = single.url.partition("://")[2]
+    done = reap(REDIS_URL=f"redis://127.0.0.1:{sentinel.port}", REDIS_PASSWORD=SENTINEL_PASSWORD)
+    refused(done, 78, "is a Sentinel", "redis+sentinel://")
+    refused(reap(REDIS_URL=node.url), 78, "node of a cluster", "redis+cluster://")
+    refused(reap(REDIS_URL=f"redis+cluster://{plain}"), 78, "cluster support disabled")
+    done = reap(REDIS_URL=f"redis+sentinel://127.0.0.1:{cluster.nodes[1].port}/debates")
+    refused(done, 78, "unknown command 'SENTINEL'")
+
+
+def test_sentinels_that_know_no_primary(shared):
+    """An unknown service and dead Sentinels are 69, a wrong Sentinel password is 77."""
+    sentinels = shared("sentinel")
+    given = environment(sentinels)
+    hosts = sentinels.url.partition("://")[2].partition("/")[0]
+    done = reap(**{**given, "REDIS_URL": f"redis+sentinel://{hosts}/another"})
+    refused(done, 69, "No such master with that name")
+    done = reap(**{**given, "REDIS_SENTINEL_PASSWORD": "wrong"})
+    refused(done, 77, "denies access")
+    done = reap(**{**given, "REDIS_PASSWORD": "wrong"})
+    refused(done, 77, "denies access")
+    dead = f"127.0.0.1:{servers.free_port()},127.0.0.1:{servers.free_port()}"
+    refused(reap(REDIS_URL=f"redis+sentinel://{dead}/debates"), 69, "nobody knows")
+
+
+def test_a_replica_is_no_primary(shared):
+    """Row 20: writes to a replica are 75, and the line says what it is."""
+    sentinels = shared("sentinel")
+    replica = next(server for server in sentinels.servers if server is not sentinels.primary())
+    refused(reap(REDIS_URL=replica.url, REDIS_PASSWORD=PASSWORD), 75, "READONLY", "replica")
+
+
+def test_tls_is_verified(shared, tmp_path):
+    """No authority, a stranger's, another name, no client certificate: refused, never talked to."""
+    tls = shared("tls")
+    given, certificates = environment(tls), tls.certificates
+    refused(reap(REDIS_URL=tls.url), 69, "redis_tls_ca_file")
+    stranger = {**given, "REDIS_TLS_CA_FILE": certificates["stranger.crt"]}
+    refused(reap(**stranger), 69, "CERTIFICATE_VERIFY_FAILED")
+    other_name = {**given, "REDIS_URL": tls.url.replace("127.0.0.1", "127.0.0.2")}
+    assert reap(**other_name).returncode == 69
+    refused(reap(REDIS_URL=tls.url, REDIS_TLS_CA_FILE=certificates["ca.crt"]), 69)
+    refused(reap(REDIS_URL=tls.url.replace("rediss", "redis")), 69)
+    missing = {**given, "REDIS_TLS_CERT_FILE": str(tmp_path / "none.crt")}
+    refused(reap(**missing), 78, "certificates")
+
+
+async def test_errors_of_the_library_hide_passwords(shared):
+    """Exceptions, their causes' texts included, never carry user, password or URL options."""
+    acl = shared("acl")
+    wrong = acl.url.replace("queue:", "queue:wrong")
+    with pytest.raises(AccessDenied) as denied:
+        await create_redis_queue(QueueConfig(redis_url=wrong))
+    assert PASSWORD not in str(denied.value)
+    with pytest.raises(RedisUnreachable) as unreachable:
+        await create_redis_queue(
+            QueueConfig(redis_url=f"redis://me:{'hush'}@127.0.0.1:{servers.free_port()}")
+        )
+    assert "hush" not in f"{unreachable.value} {unreachable.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("http://h", "must begin with one of"),
+        ("localhost:6379", "must begin with one of"),
+        ("redis+sentinel://h:1,h:2", "must name the service"),
+        ("redis+sentinel://h/s/x", "only a database number"),
+        ("redis+cluster://h/3", "only database 0"),
+        ("redis://h:port", "malformed"),
+        ("redis://u:hush@h/zero", "only a database number"),
+        ("rediss://u:hush@h?ssl_cert_reqs=none", "option 'ssl_cert_reqs'"),
+        ("unix://", "must name a socket"),
+        ("unix://host/path", "absolute path"),
+        ("redis://u:hush#1@h", "write it %23"),
+    ],
+)
+def test_a_wrong_url_is_told_where_it_was_written(url, rule):
+    """Value's origin and rule are named, the value itself is not: it may hold a password."""
+    with pytest.raises(ConfigError) as error:
+        QueueConfig(redis_url=url)
+    assert "redis_url" in str(error.value)
+    assert rule in str(error.value)
+    assert "hush" not in str(error.value)
+
+
+def test_urls_are_read_whole():
+    """Several hosts, IPv6, escapes and database: each part of a URL counts."""
+    from aragora_q.endpoint import Endpoint
+
+    url = "rediss+sentinel://me:p%40ss%2F@[::1]:1,host:2,other/primary/7"
+    endpoint = Endpoint.parse(url)
+    assert endpoint.hosts == (("::1", 1), ("host", 2), ("other", 26379))
+    assert (endpoint.username, endpoint.password) == ("me", "p@ss/")
+    assert (endpoint.service, endpoint.database, endpoint.is_tls) == ("primary", 7, True)
+    assert endpoint.shown == "rediss+sentinel://[::1]:1,host:2,other:26379/primary/7"
+    assert Endpoint.parse("redis+cluster://a,b:7").hosts == (("a", 6379), ("b", 7))
+    assert Endpoint.parse("unix://:pw@/run/r.sock?db=2").path == "/run/r.sock"
+    assert Endpoint.parse("embedded://").path == ""
+
+
+async def test_a_rotated_password_is_read_again(shared, staged, worker_process, tmp_path):
+    """Row 38: rights revoked live, password changed in its file: a running worker goes on by itself."""
+    acl = shared("acl")
+    secret = tmp_path / "password"
+    secret.write_text(f"{PASSWORD}\n")
+    stage = staged(acl)
+    url = acl.url.replace(acl.url.partition("queue:")[2].partition("@")[0], "ignored")
+    worker = worker_process(
+        acl, environment={"REDIS_URL": url, "REDIS_PASSWORD_FILE": str(secret)}
+    ).wait_until_started()
+    with acl.raw() as admin:
+        admin.execute_command("ACL", "SETUSER", "queue", f"<{PASSWORD}", ">changed")
+        admin.execute_command("CLIENT", "KILL", "USER", "queue")
+        try:
+            wait_until_sync(lambda: "denies access" in worker.text(), 20, "the refusal to be told")
+            assert worker.is_alive
+            secret.write_text("changed\n")
+            seen = worker.text().count("serves us again")
+            wait_until_sync(
+                lambda: worker.text().count("serves us again") > seen, 20, "the new password"
+            )
+        finally:
+            admin.execute_command("ACL", "SETUSER", "queue", "<changed", f">{PASSWORD}")
+    await stage.queue.enqueue(Job(payload={}, id="after"))
+
+    async def is_done():
+        return await stage.queue.get_status("after") == JobStatus.COMPLETED
+
+    await wait_until(is_done, 20, "a job after the rotation")
+    assert PASSWORD not in worker.text()
+    assert "changed\n" not in worker.text()
+
+
+def test_denied_at_start_is_final(shared, worker_process):
+    """A worker that is denied when it starts exits 77: nothing but its operator can mend that."""
+    acl = shared("acl")
+    url = f"redis://127.0.0.1:{acl.server.port}"
+    worker = worker_process(acl, environment={"REDIS_URL": url})
+    wait_until_sync(lambda: not worker.is_alive, 20, "the worker to give up")
+    assert worker.process.returncode == 77, worker.text()
+    assert "NOAUTH" in worker.text() or "Authentication required" in worker.text()
+
+
+def test_topologies_are_all_contract_tested():
+    """Every scheme that a URL may have is run by a test of this folder or the embedded one's."""
+    from aragora_q.endpoint import SCHEMES
+
+    kinds = {"single", *topologies.TOPOLOGIES} - {"tls", "acl"} | {"embedded"}
+    assert set(SCHEMES.values()) == kinds
+
+
+def test_waiting_for_a_silent_host_is_bounded(tmp_path):
+    """A host that swallows packets costs a command its connect timeout, then 69."""
+    import socket
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:  # fill the backlog: further SYNs are dropped
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        started = time.monotonic()
+        refused(reap(REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}"), 69, "cannot reach")
+        assert time.monotonic() - started < 30
+        for filler in fillers:
+            filler.close()
