@@ -30,10 +30,18 @@ class Stage:
         self.queue = RedisStreamsQueue(self.config)
         self.keys = self.queue.connection.keys
         self.raw = raw or raw_client(url)
+        self._others = []
 
     async def close(self):
-        await self.queue.close()
+        for queue in (self.queue, *self._others):
+            await queue.close()
         self.raw.close()
+
+    def other(self, **settings):
+        """The same queue, seen by a process with other settings; closed with the stage."""
+        config = QueueConfig(**{**self.config.model_dump(exclude_unset=True), **settings})
+        self._others.append(RedisStreamsQueue(config))
+        return self._others[-1]
 
     async def enqueue(self, job_id=None, **fields):
         job = Job(payload={"n": 1}, **({"id": job_id} if job_id else {}), **fields)
@@ -90,6 +98,18 @@ class Stage:
         stream = self.keys.stream_of(priority)
         reply = self.raw.xreadgroup(GROUP, worker_id, {stream: ">"}, count=count)
         return [entry for _, rows in (reply or []) for entry, _ in rows]
+
+    def forge(self, fields, priority=0):
+        """Put an entry into a lane as a stranger would, past the queue."""
+        return self.raw.xadd(self.keys.stream_of(priority), fields)
+
+    def silence(self, worker_id, seconds):
+        """Make a worker's last heartbeat so old."""
+        self.raw.zincrby(self.keys.workers, -seconds * 1000, worker_id)
+
+    def events(self):
+        """What was announced so far: event and ids, in order."""
+        return [(e["event"], e.get("ids", "")) for _, e in self.raw.xrange(self.keys.events)]
 
     def lane(self, job_id):
         return lane_of(int(self.fields(job_id).get("priority", 0)))

@@ -19,10 +19,8 @@ for n = 1, items do
   else
     if state.entry then
       local stream = lane_stream(state.priority)
-      local data = redis.call('XRANGE', stream, state.entry, state.entry)[1]
-      for f = 1, data and #data[2] or 0, 2 do
-        if data[2][f] == 'payload' then redis.call('SET', job .. ':payload', data[2][f + 1]) end
-      end
+      local _, payload = job_of(fields_of(stream, state.entry) or {})
+      if payload then redis.call('SET', job .. ':payload', payload) end
       redis.call('HSETNX', job, 'created_at', entry_ms(state.entry))
       drop_entry(stream, state.entry)
     else

@@ -21,10 +21,6 @@ local function read_new(stream, most)
   return reply and reply[1][2] or {}
 end
 
-local function valid_id(id)
-  return id and #id <= 64 and string.find(id, '^%w[%w._@=+-]*$')
-end
-
 local lanes = {stream_high, stream_normal, stream_low}
 if low_first == '1' then lanes = {stream_low, stream_normal, stream_high} end
 
@@ -35,12 +31,9 @@ for _, stream in ipairs(lanes) do
     if entries.err then return entries end
     room = room - #entries
     for _, each in ipairs(entries) do
-      local fields, entry = each[2], {stream = stream, entry = each[1], fields = each[2]}
-      for f = 1, #fields, 2 do
-        if fields[f] == 'id' then entry.id = fields[f + 1] end
-        if fields[f] == 'payload' then entry.payload = fields[f + 1] end
-      end
-      if valid_id(entry.id) and entry.payload then
+      local entry = {stream = stream, entry = each[1], fields = each[2]}
+      entry.id, entry.payload = job_of(each[2])
+      if entry.id and entry.payload then
         entry.job = job_stem .. entry.id
         entry.state = redis.call('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
           'max_attempts', 'crashes', 'created_at', 'priority')
@@ -63,14 +56,14 @@ local function bury(each)
   return id
 end
 
-local reply, started, buried = {'ok'}, {}, {}
+local reply, started, buried, is_started = {'ok'}, {}, {}, {}
 for _, each in ipairs(found) do
   local state = each.state
   local status = state and state[1]
   if not state then
     buried[#buried + 1] = bury(each)
-  elseif status and status ~= 'processing' and state[2] ~= each.entry then
-    drop_entry(each.stream, each.entry)  -- a copy: the job ended, or waits elsewhere
+  elseif is_started[each.id] or status and status ~= 'processing' and state[2] ~= each.entry then
+    drop_entry(each.stream, each.entry)  -- a copy: the job just started, ended, or waits elsewhere
   elseif status ~= 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
     local fence, attempts = (state[3] or 0) + 1, (state[4] or 0) + 1
     local added_at = entry_ms(each.entry)
@@ -82,7 +75,7 @@ for _, each in ipairs(found) do
       if each.stream == stream_high then redis.call('HSET', each.job, 'priority', 1) end
       if each.stream == stream_low then redis.call('HSET', each.job, 'priority', -1) end
     end
-    started[#started + 1] = each.id
+    started[#started + 1], is_started[each.id] = each.id, true
     reply[#reply + 1] = {each.id, each.payload, fence, attempts, state[5] or max_attempts,
       state[6] or 0, created_at, state[8] or 0, now - added_at}
   end

@@ -16,8 +16,8 @@ async def _staged(url, made):
 
 @pytest.fixture
 async def stage(server_url):
-    """A queue on every server at hand."""
-    stage = Stage(server_url)
+    """A queue on every server at hand; its leases are far longer than a test."""
+    stage = Stage(server_url, claim_idle_ms=60_000)
     yield stage
     await _staged(server_url, [stage])
 

@@ -26,6 +26,21 @@ local function entry_ms(entry)
   return tonumber(string.match(entry, '^%d+'))
 end
 
+-- The job id and payload that an entry's fields name; no id where it cannot be one (`JOB_ID_PATTERN`).
+local function job_of(fields)
+  local found = {}
+  for f = 1, #fields, 2 do found[fields[f]] = fields[f + 1] end
+  local id = found.id
+  if id and not (#id <= 64 and string.find(id, '^%w[%w._@=+-]*$')) then id = nil end
+  return id, found.payload
+end
+
+-- The fields of one entry; nil if it was deleted.
+local function fields_of(stream, entry)
+  local row = redis.call('XRANGE', stream, entry, entry)[1]
+  return row and row[2]
+end
+
 local function create_group(stream)
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
