@@ -68,7 +68,7 @@ async def running_worker(
     try:
         await _check(queue)
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
-        with serving(metrics, config.metrics_host, config.metrics_port, healthy) as port:
+        with serving(metrics.registry, config.metrics_host, config.metrics_port, healthy) as port:
             if port is not None:
                 logger.info(
                     "metrics served", extra={"url": f"http://{config.metrics_host}:{port}/metrics"}

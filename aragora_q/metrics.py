@@ -82,7 +82,7 @@ class _QuietHandler(WSGIRequestHandler):
 
 @contextmanager
 def serving(
-    metrics: WorkerMetrics,
+    registry: CollectorRegistry,
     host: str,
     port: int | None,
     is_healthy: Callable[[], bool],
@@ -99,7 +99,7 @@ def serving(
     if server is None:
         yield None
         return
-    scrape = make_wsgi_app(metrics.registry)
+    scrape = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         path = environ.get("PATH_INFO", "/")

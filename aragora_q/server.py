@@ -24,6 +24,9 @@ class ServerFacts:
     is_cluster: bool
     is_sentinel: bool
     replicas: int
+    used_bytes: int
+    max_bytes: int
+    """Memory in use, and its limit (maxmemory); 0: none."""
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> ServerFacts:
@@ -35,6 +38,8 @@ class ServerFacts:
             is_cluster=bool(int(info.get("cluster_enabled", 0))),
             is_sentinel=info.get("redis_mode", info.get("server_mode")) == "sentinel",
             replicas=int(info.get("connected_slaves", 0)),
+            used_bytes=int(info.get("used_memory", 0)),
+            max_bytes=int(info.get("maxmemory", 0)),
         )
 
     @property

@@ -7,7 +7,7 @@ the right to run scripts can read.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aragora_q import wire
@@ -117,6 +117,7 @@ class JobStatusTracker:
         pending = [int(group.get("pending", 0)) for group in ours]
         waiting = [length - held for length, held in zip(lengths, pending, strict=True)]
         control = _decoded(control)
+        counters = {name: int(value) for name, value in _decoded(counters).items()}
         return {
             "stream_length": sum(lengths),
             "pending_count": sum(pending),
@@ -134,9 +135,24 @@ class JobStatusTracker:
                 for at, name in enumerate(("completed", "failed"))
                 for n, minutes in enumerate(THROUGHPUT_MINUTES)
             },
-            "counters": {name: int(value) for name, value in _decoded(counters).items()},
+            "counters": {n: v for n, v in counters.items() if not n.endswith("_at")},
+            "last_reap_at": counters.get("last_reap_at"),
+            "last_purge_at": counters.get("last_purge_at"),
+            "now": now_ms,
             "paused": "paused" in control,
+            "paused_at": int(control["paused"]) if "paused" in control else None,
             "workers": await self._workers(workers, now_ms),
+        }
+
+    async def started_at(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """When the jobs that run now, of those named, started: Unix ms by id."""
+        rows = await self._read(
+            *(("HMGET", self._keys.job(job_id), "status", "started_at") for job_id in job_ids)
+        )
+        return {
+            job_id: int(started)
+            for job_id, (status, started) in zip(job_ids, rows, strict=True)
+            if status == b"processing" and started
         }
 
     async def consumers(self) -> set[str]:

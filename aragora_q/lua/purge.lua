@@ -5,6 +5,7 @@
 -- returns: number deleted (or, dry, that would be), and 1 when there is more
 --
 -- An index names only jobs of one terminal status; one whose status has changed since is only unlisted.
+-- The step after which nothing is left to delete is noted as a good pass.
 
 local cutoff = now - older_than_ms
 local ids = redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. cutoff, 'LIMIT', 0, limit)
@@ -18,4 +19,5 @@ for _, id in ipairs(ids) do
   redis.call('ZREM', index, id)
 end
 count('purged', #ids)
+if #ids < tonumber(limit) then redis.call('HSET', counters, 'last_purge_at', now) end
 return {#ids, #ids == tonumber(limit) and 1 or 0}
