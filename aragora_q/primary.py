@@ -175,7 +175,7 @@ class Link:
 
     def __init__(self, where: Whereabouts, *, socket_timeout: float, path: str = "") -> None:
         self._where = where
-        self._socket_timeout = socket_timeout
+        self._timeout_seconds = socket_timeout
         self._path = path
         self._at: Address | None = None
         self._client: redis.asyncio.Redis | None = None
@@ -186,7 +186,8 @@ class Link:
         for _ in range(REDIRECTIONS):
             client = await self._current()
             try:
-                return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
             except exceptions.MovedError as error:
                 self._where.address = self._where.redirected(error)
             except exceptions.AskError as error:
@@ -205,7 +206,8 @@ class Link:
         for _ in range(REDIRECTIONS):
             client = await self._current()
             try:
-                replies = await _pipelined(client, commands)
+                async with asyncio.timeout(self._timeout_seconds):
+                    replies = await _pipelined(client, commands)
             except ELSEWHERE:
                 self._where.forget()
                 raise
@@ -224,7 +226,8 @@ class Link:
         client = self._open(self._where.redirected(error))
         try:
             doubled = [each for command in commands for each in (("ASKING",), command)]
-            return (await _pipelined(client, doubled))[1::2]
+            async with asyncio.timeout(self._timeout_seconds):
+                return (await _pipelined(client, doubled))[1::2]
         finally:
             await client.aclose()
 
@@ -251,7 +254,9 @@ class Link:
     def _open(self, address: Address | None) -> redis.asyncio.Redis:
         options = {
             **self._where.options,
-            "socket_timeout": self._socket_timeout,
+            # `_timeout_seconds` instead, around a whole call: redis-py's makes a task of every send,
+            # and that task, with Python 3.11, swallows the cancel of whoever waits for it.
+            "socket_timeout": None,
             "retry": AsyncRetry(NoBackoff(), 0),
         }
         if address is None:

@@ -123,14 +123,19 @@ class Program:
 
 
 async def lines(stream: asyncio.StreamReader, max_bytes: int) -> AsyncIterator[bytes]:
-    """The lines of a stream, without their ends; of a longer one the first `max_bytes` + 1 bytes."""
-    line = b""
+    """The lines of a stream, without their ends; of a longer one, at once, its first `max_bytes` + 1 bytes."""
+    line, is_cut = b"", False
     while chunk := await stream.read(_CHUNK_BYTES):
         *ended, rest = chunk.split(b"\n")
         for part in ended:
-            yield (line + part)[: max_bytes + 1]
-            line = b""
-        line = (line + rest)[: max_bytes + 1]
+            if not is_cut:
+                yield (line + part)[: max_bytes + 1]
+            line, is_cut = b"", False
+        if not is_cut:
+            line += rest
+        if len(line) > max_bytes:
+            yield line[: max_bytes + 1]
+            line, is_cut = b"", True
     if line:
         yield line
 
