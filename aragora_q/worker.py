@@ -266,7 +266,9 @@ class DebateWorker:
     async def _is_all_done(self) -> bool:
         if self._running or self._unreported:
             return False
-        _, due_seconds = await self._served("promote", partial(promote_pass, self._queue))
+        promoted, due_seconds = await self._served("promote", partial(promote_pass, self._queue))
+        if promoted:
+            return False
         return due_seconds is None or due_seconds > self._policy.max_delay_seconds
 
     def _note_fetch(self) -> None:
