@@ -7,6 +7,7 @@ the right to run scripts can read.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,7 @@ class JobStatusTracker:
             "now": now_ms,
             "paused": "paused" in control,
             "paused_at": int(control["paused"]) if "paused" in control else None,
+            "reclaim_after": _if_later(control.get("reclaim_after"), now_ms),
             "workers": await self._workers(workers, now_ms),
         }
 
@@ -157,10 +159,13 @@ class JobStatusTracker:
 
     async def consumers(self) -> set[str]:
         """Names of the group's consumers, over all lanes."""
+        return {row["name"] for row in await self._consumers()}
+
+    async def _consumers(self) -> list[dict[str, Any]]:
         replies = await self._read(
             *(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._keys.streams)
         )
-        return {_decoded(row)["name"] for reply in replies for row in reply or ()}
+        return [_decoded(row) for reply in replies for row in reply or ()]
 
     async def worker_ids(self) -> set[str]:
         """Ids of all workers that signed on and were not forgotten since."""
@@ -197,12 +202,17 @@ class JobStatusTracker:
         return max(0, now_ms - min(added)) / 1000 if added else None
 
     async def _workers(self, heartbeats: Any, now_ms: int) -> list[dict[str, Any]]:
+        """`running` names jobs as of the last heartbeat, `holds` counts what is the worker's now."""
         beats = _pairs(heartbeats)
         records = await self._read(*(("HGETALL", self._keys.worker(name)) for name, _ in beats))
+        holds = Counter[str]()
+        for row in await self._consumers():
+            holds[row["name"]] += row["pending"]
         return [
             {
                 "worker_id": name,
                 "heartbeat_age_seconds": max(0.0, now_ms - beat) / 1000,
+                "holds": holds[name],
                 **{
                     field: value
                     for field, value in _decoded(record).items()
@@ -250,6 +260,11 @@ def decode_payload(raw: bytes) -> dict[str, Any]:
 
 def _seconds(ms: str | None) -> float | None:
     return int(ms) / 1000 if ms else None
+
+
+def _if_later(ms: str | None, now_ms: int) -> int | None:
+    """The grace after an outage: a moment that is still to come."""
+    return int(float(ms)) if ms and float(ms) > now_ms else None
 
 
 def _seconds_until(first: Any, now_ms: int) -> float | None:

@@ -12,6 +12,14 @@ from aragora_q.cli.options import AsJson, ConfigFile, QueueName, RedisUrl, Silen
 if TYPE_CHECKING:
     from aragora_q.maintenance import ReapReport
 
+REASONS = {
+    "reclaimed": "worker died: runs again",
+    "poisoned": "killed workers: fails",
+    "redelivered": "never started: waits",
+    "dropped": "a copy: dropped",
+}
+"""What each decision means, in words short enough for a terminal."""
+
 LOCK_MARGIN_SECONDS = 60.0
 """A pass may overrun its budget by a step; one that was killed blocks the next no longer than this."""
 
@@ -61,10 +69,15 @@ async def _reap(
                     _tell_busy(as_json=as_json, quiet=quiet)
                     return
                 report = await reap_pass(queue, REAPER, budget_seconds=budget_seconds)
+        grace_until = (await queue.get_queue_stats())["reclaim_after"]
     if as_json:
-        output.json_line(_as_json(report, dry_run=dry_run))
+        output.json_line({**_as_json(report, dry_run=dry_run), "grace_until": grace_until})
     elif not quiet:
         _tell(report, dry_run=dry_run)
+        if grace_until:
+            output.note(
+                "all workers were silent of late: nothing is taken over before they had time to return"
+            )
 
 
 def _tell_busy(*, as_json: bool, quiet: bool) -> None:
@@ -76,8 +89,8 @@ def _tell_busy(*, as_json: bool, quiet: bool) -> None:
 
 def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
     """`skipped` (another pass is at work; then nothing else), `dry_run`, `taken` (each `id`,
-    `decision`, `worker_id`, `idle_seconds`, `crashes`), `promoted`, `consumers_deleted`, `complete`
-    (false: the budget ran out).
+    `decision`, `reason`, `worker_id`, `idle_seconds`, `crashes`), `promoted`, `consumers_deleted`,
+    `complete` (false: the budget ran out), `grace_until` (Unix ms or null: nothing is taken before).
     """
     return {
         "skipped": False,
@@ -86,6 +99,7 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
             {
                 "id": taken.id,
                 "decision": taken.decision,
+                "reason": REASONS[taken.decision],
                 "worker_id": taken.worker_id,
                 "idle_seconds": taken.idle_seconds,
                 "crashes": taken.crashes,
@@ -101,14 +115,14 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
 def _tell(report: ReapReport, *, dry_run: bool) -> None:
     if report.taken:
         output.table(
-            ("JOB", "DECISION", "WORKER", "SILENT", "CRASHES"),
+            ("JOB", "WORKER", "SILENT", "DIED", "DECISION"),
             [
                 (
                     taken.id,
-                    taken.decision,
                     taken.worker_id,
                     output.duration(taken.idle_seconds),
                     str(taken.crashes),
+                    REASONS[taken.decision],
                 )
                 for taken in report.taken
             ],

@@ -120,13 +120,16 @@ def _attention(seen: Mapping[str, Any]) -> Iterator[str]:
     alive = [each for each in workers if each["heartbeat_age_seconds"] < SILENT_SECONDS]
     if seen["paused"]:
         yield f"paused {_ago(seen, seen['paused_at'])}: no job starts; aragora-q resume"
+    if seen["reclaim_after"]:
+        grace = duration((seen["reclaim_after"] - seen["now"]) / 1000)
+        yield f"all workers were silent: nothing is taken from them for another {grace}"
     if (waiting or seen["delayed"] or seen["running"]) and not alive:
         yield "no worker is alive: start one, nothing will happen before"
     for worker in workers:
         if worker not in alive:
             silence = duration(worker["heartbeat_age_seconds"])
-            held = count(len(worker["running"]), "job")
-            yield f"worker {worker['worker_id']} is silent for {silence}, it had {held}"
+            held = count(worker["holds"], "job")
+            yield f"worker {worker['worker_id']} is silent for {silence}, holds {held}"
     server = seen["server"]
     if server["eviction_policy"] != "noeviction":
         yield f"Redis may delete jobs: maxmemory-policy is {server['eviction_policy']}"
@@ -147,8 +150,10 @@ def _screen(seen: Mapping[str, Any]) -> str:
 
 def _backlog(seen: Mapping[str, Any]) -> Iterator[str]:
     waiting, oldest = seen["waiting"], seen["oldest_waiting_seconds"]
-    lanes = ", ".join(f"{number:,} {lane}" for lane, number in waiting.items() if number)
-    notes = [lanes] if set(waiting) != {"normal"} and lanes else []
+    lanes = {lane: number for lane, number in waiting.items() if number}
+    notes = [", ".join(f"{number:,} {lane}" for lane, number in lanes.items())]
+    if set(lanes) <= {"normal"}:
+        notes.clear()
     if oldest is not None:
         notes.append(f"oldest {duration(oldest)}")
     yield _row("waiting", sum(waiting.values()), "; ".join(notes))
@@ -185,7 +190,7 @@ def _team(seen: Mapping[str, Any]) -> Iterator[str]:
             (
                 worker["worker_id"],
                 f"{duration(worker['heartbeat_age_seconds'])} ago",
-                f"{len(worker['running'])}/{worker.get('slots', '?')}",
+                f"{worker['holds']}/{worker.get('slots', '?')}",
                 output.shortened(job_id, 32),
                 _age(seen, at) if at else "",
             )
@@ -197,8 +202,8 @@ def _team(seen: Mapping[str, Any]) -> Iterator[str]:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             text = "  ".join(cells).rstrip()
             yield styled(text, "1") if n == 0 else output.safe_text(text)
-    if more := len(seen["workers"]) - WORKERS_SHOWN:
-        yield f"and {count(more, 'worker')} more" if more > 0 else ""
+    if (more := len(seen["workers"]) - WORKERS_SHOWN) > 0:
+        yield f"and {count(more, 'worker')} more"
 
 
 def _row(label: str, number: int | str, note: str = "") -> str:
