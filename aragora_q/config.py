@@ -57,7 +57,9 @@ class QueueConfig(BaseSettings):
     Raises ConfigError, naming value, rule and origin of everything that is wrong, secrets excepted.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     redis_url: str = Field(
         "redis://localhost:6379",
@@ -92,9 +94,11 @@ class QueueConfig(BaseSettings):
     retry_max_attempts: int = Field(
         3, ge=1, le=1000, description="Starts charged to a job before it fails, the first included."
     )
-    retry_base_delay: float = Field(1.0, ge=0, description="Seconds before the first retry.")
+    retry_base_delay: float = Field(
+        1.0, ge=0, le=30 * 86_400, description="Seconds before the first retry."
+    )
     retry_max_delay: float = Field(
-        300.0, ge=0, description="Longest pause before a retry, seconds."
+        300.0, ge=0, le=30 * 86_400, description="Longest pause before a retry, seconds."
     )
     claim_idle_ms: int = Field(
         60_000,
@@ -143,6 +147,7 @@ class QueueConfig(BaseSettings):
     drain_timeout_seconds: float = Field(
         600.0,
         ge=0,
+        le=7 * 86_400,
         description="How long a stopping worker lets running jobs finish before it hands them back.",
     )
     metrics_host: str = Field("127.0.0.1", description="Address that metrics are served on.")
@@ -176,6 +181,12 @@ class QueueConfig(BaseSettings):
         if not QUEUE_NAME_PATTERN.fullmatch(value):
             raise ValueError("must be 1 to 64 of a-z, 0-9 and ._-, a letter or digit first")
         return value
+
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> QueueConfig:
+        if self.redis_tls_key_file and not self.redis_tls_cert_file:
+            raise ValueError("redis_tls_key_file is set without redis_tls_cert_file")
+        return self
 
     @model_validator(mode="after")
     def _delays_fit(self) -> QueueConfig:

@@ -11,12 +11,12 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -30,6 +30,11 @@ PREFIX = "ARAGORA_QUEUE_"
 AGENT_PREFIX = "ARAGORA_AGENT_"
 KUBERNETES = re.compile(r"_SERVICE_|_PORT$|_PORT_")
 """Variables that Kubernetes makes up from the names of services."""
+
+KUBERNETES_ADDRESSES = ("tcp://", "udp://", "sctp://")
+"""How their values begin where a name of ours meets one of theirs, as METRICS_PORT does."""
+
+AGENTS = "agents."
 
 ENVIRONMENT_NAMES = {
     "redis_url": "REDIS_URL",
@@ -69,28 +74,54 @@ def using_file(path: Path | None) -> Iterator[None]:
         _extra_file.reset(token)
 
 
-def read_layers(fields: Mapping[str, FieldInfo]) -> dict[str, Setting]:
-    """All settings that files and environment set, the winning layer's value each.
+@dataclass(frozen=True)
+class Layers:
+    """All that files and environment set, the winning layer's value each, and the files that were read.
 
-    Raises ConfigError for unknown names, unreadable or malformed files: all faults in one message.
+    An agent's settings are one value under `agents.<name>`: the layers add agents up.
+    """
+
+    settings: dict[str, Setting]
+    files: list[Path]
+
+    def values(self) -> dict[str, Any]:
+        """As `QueueConfig` takes them."""
+        values: dict[str, Any] = {}
+        for name, setting in self.settings.items():
+            if name.startswith(AGENTS):
+                values.setdefault("agents", {})[name.removeprefix(AGENTS)] = setting.value
+            else:
+                values[name] = setting.value
+        return values
+
+    def find(self, location: Sequence[str]) -> Setting | None:
+        """The value at a place such as `agents`, `claude`, `model`, with the origin of what holds it."""
+        depth = 2 if location[0] == "agents" else 1
+        setting = self.settings.get(".".join(location[:depth]))
+        if setting is None:
+            return None
+        value = setting.value
+        for part in location[depth:]:
+            value = value.get(part) if isinstance(value, dict) else None
+        return Setting(value, setting.origin)
+
+
+def read_layers(fields: Mapping[str, FieldInfo]) -> Layers:
+    """Read everything anew. Raises ConfigError for unknown names, unreadable or malformed files: all
+    faults in one message.
     """
     faults: list[str] = []
     settings: dict[str, Setting] = {}
-    for path in _files():
-        for name, setting in _file_layer(path, fields, faults).items():
-            if name == "agents" and name in settings and isinstance(setting.value, dict):
-                setting = Setting({**settings[name].value, **setting.value}, setting.origin)  # noqa: PLW2901
-            settings[name] = setting
+    files = _files()
+    for path in files:
+        settings |= _file_layer(path, fields, faults)
     settings |= _secret_files(faults)
-    for name, setting in _environment_layer(fields, faults).items():
-        if name == "agents" and name in settings:
-            setting = Setting({**settings[name].value, **setting.value}, setting.origin)  # noqa: PLW2901
-        settings[name] = setting
+    settings |= _environment_layer(fields, faults)
     if faults:
         raise ConfigError(
             "\n".join(faults), hint="aragora-q.toml and the documentation list all settings"
         )
-    return settings
+    return Layers(settings, files)
 
 
 class LayersSource(PydanticBaseSettingsSource):
@@ -102,8 +133,7 @@ class LayersSource(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Values by setting."""
-        layers = read_layers(self.settings_cls.model_fields)
-        return {name: setting.value for name, setting in layers.items()}
+        return read_layers(self.settings_cls.model_fields).values()
 
 
 def explain(
@@ -114,21 +144,62 @@ def explain(
     lines = []
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         location = [str(part) for part in fault["loc"]]
-        name = location[0] if location else ""
-        rule = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {name!r}{_nearest(name, fields)}")
-            continue
-        if name in arguments:
-            origin, value = f"argument {name}", arguments[name]
-        elif name in layers:
-            origin, value = layers[name].origin, layers[name].value
+        if not location:
+            lines.append(_across(_rule(fault["msg"]), arguments, layers, fields))
+        elif fault["type"] == "extra_forbidden":
+            lines.append(_unknown(location, arguments, layers, fields))
         else:
-            lines.append(rule)
-            continue
-        shown = "" if name.startswith("redis_") else f" = {value!r:.100}"
-        lines.append(f"{'.'.join(location)}{shown} ({origin}): {rule[0].lower()}{rule[1:]}")
+            lines.append(_broken(location, _rule(fault["msg"]), arguments, layers))
     return ConfigError("\n".join(lines))
+
+
+def _rule(message: str) -> str:
+    rule = message.removeprefix("Value error, ")
+    return rule[0].lower() + rule[1:]
+
+
+def _across(
+    rule: str, arguments: Mapping[str, Any], layers: Layers, fields: Mapping[str, FieldInfo]
+) -> str:
+    """A rule that spans settings, with the origin of each that it names."""
+    origins = []
+    for name in re.findall(r"\w+", rule):
+        if name in arguments:
+            origins.append(f"{name}: argument")
+        elif name in fields:
+            found = layers.find([name])
+            origins.append(f"{name}: {found.origin if found else 'default'}")
+    return f"{rule} ({', '.join(origins)})"
+
+
+def _unknown(
+    location: list[str],
+    arguments: Mapping[str, Any],
+    layers: Layers,
+    fields: Mapping[str, FieldInfo],
+) -> str:
+    """Whatever stands under a name that is none of ours may be a secret: it is not repeated."""
+    *_, name = location
+    if len(location) == 1:
+        return f"unknown setting {name!r}{_nearest(name, fields)}"
+    found = None if location[0] in arguments else layers.find(location)
+    known = get_args(fields["agents"].annotation)[1].model_fields
+    origin = found.origin if found else f"argument {location[0]}"
+    return f"{'.'.join(location)} ({origin}): unknown{_nearest(name, known)}"
+
+
+def _broken(location: list[str], rule: str, arguments: Mapping[str, Any], layers: Layers) -> str:
+    """Setting, value, origin, rule. A server's URL may hold a password: its value is not repeated."""
+    name = location[0]
+    if name in arguments:
+        value, origin = arguments[name] if len(location) == 1 else None, f"argument {name}"
+    elif found := layers.find(location):
+        value, origin = found.value, found.origin
+    else:
+        return rule
+    is_shown = not name.startswith("redis_") and isinstance(value, str | int | float)
+    shown = f" = {value!r:.100}" if is_shown else ""
+    return f"{'.'.join(location)}{shown} ({origin}): {rule}"
 
 
 def environment_name(setting: str) -> str:
@@ -170,6 +241,11 @@ def _file_layer(
         return {}
     layer = {}
     for name, value in values.items():
+        if name == "agents" and isinstance(value, dict):
+            for agent, settings in value.items():
+                place = AGENTS + agent
+                layer[place] = Setting(settings, f"{path}:{_line_of(place, text)}")
+            continue
         origin = f"{path}:{_line_of(name, text)}"
         if name not in fields:
             faults.append(f"{origin}: unknown setting {name!r}{_nearest(name, fields)}")
@@ -178,26 +254,35 @@ def _file_layer(
     return layer
 
 
-def _line_of(name: str, text: str) -> int:
-    pattern = re.compile(rf'^\s*(\[+\s*)?"?{re.escape(name)}"?\s*[=.\]]')
-    numbers = (n for n, line in enumerate(text.splitlines(), 1) if pattern.match(line))
-    return next(numbers, 1)
+def _line_of(place: str, text: str) -> int:
+    """The line of `text` that sets `place` or begins its table: as well as a line alone can tell."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+            table = re.sub(r"[\s\"']", "", header[1]) + "."
+            name = table
+        elif key := re.match(r"\s*([^=#]+?)\s*=", line):
+            name = table + re.sub(r"[\s\"']", "", key[1]) + "."
+        else:
+            continue
+        if name.startswith(place + "."):
+            return number
+    return 1
 
 
 def _environment_layer(fields: Mapping[str, FieldInfo], faults: list[str]) -> dict[str, Setting]:
-    by_variable = {environment_name(name): name for name in fields}
+    by_variable = {environment_name(name): name for name in fields if name != "agents"}
     layer = {}
-    agents = {}
     for variable, text in sorted(os.environ.items()):
-        if variable in by_variable:
-            if text or by_variable[variable] in SECRETS:
-                layer[by_variable[variable]] = Setting(text, f"environment {variable}")
-        elif variable.startswith(AGENT_PREFIX):
-            agents[variable.removeprefix(AGENT_PREFIX).lower().replace("_", "-")] = text
-        elif _is_unknown(variable):
-            faults.append(f"environment {variable}: unknown{_nearest(variable, by_variable)}")
-    if agents:
-        layer["agents"] = Setting(agents, f"environment {AGENT_PREFIX}*")
+        name, origin = by_variable.get(variable), f"environment {variable}"
+        if variable.startswith(AGENT_PREFIX):
+            agent = variable.removeprefix(AGENT_PREFIX).lower().replace("_", "-")
+            layer[AGENTS + agent] = Setting(text, origin)
+        elif name is None:
+            if _is_unknown(variable):
+                faults.append(f"{origin}: unknown{_nearest(variable, by_variable)}")
+        elif (text or name in SECRETS) and not text.startswith(KUBERNETES_ADDRESSES):
+            layer[name] = Setting(text, origin)
     return layer
 
 
