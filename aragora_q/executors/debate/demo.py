@@ -14,7 +14,8 @@ from typing import Any
 
 from aragora_q.executors.debate.tasks import Propose, Reply, Review, Revise, Task, Vote
 
-LABEL = "[demo, computed from the words of the question]"
+LABEL = "[demo]"
+DISCLAIMER = "(Computed from the words of the question, not thought.)"
 TRIAL = "on a small scale"
 BREATH_SECONDS = 0.1
 """How long a demo agent takes for a reply, so that a debate can be watched."""
@@ -72,7 +73,7 @@ def _answer(persona: str, question: str) -> str:
         said = {
             "bold": f"Take the first: {sides[0]}.",
             "careful": f"Take the second: {sides[1]}.",
-            "curious": f"Try both {TRIAL}, beginning with the shorter name: {min(sides, key=len)}.",
+            "curious": f"Try both {TRIAL}, first the one with the shorter name: {min(sides, key=len)}.",
         }
     else:
         topic = ", ".join(_topic(question)) or "nothing in particular"
@@ -81,7 +82,7 @@ def _answer(persona: str, question: str) -> str:
             "careful": f"No. The question names {topic}, but neither cost nor deadline.",
             "curious": f"Try it {TRIAL} first, and measure: {topic}.",
         }
-    return f"{LABEL} {said[persona]}"
+    return f"{LABEL} {said[persona]} {DISCLAIMER}"
 
 
 def _points(answers: Mapping[str, str]) -> str:
@@ -94,14 +95,20 @@ def _points(answers: Mapping[str, str]) -> str:
 
 def _sides(question: str) -> list[str]:
     """The two things between which the question asks to choose, if it does."""
-    left, _, right = question.strip().rstrip("?!. ").partition(" or ")
-    sides = [_last_words(left), " ".join(right.split()[:4])]
-    return sides if all(sides) and sides[1] != "not" else []
+    left, _, right = question.rpartition(":")[2].strip().rstrip("?!. ").partition(" or ")
+    runs = [[run for run in _runs(part) if run] for part in (left, right)]
+    return [runs[0][-1], runs[1][0]] if all(runs) else []
 
 
-def _last_words(text: str) -> str:
-    words = text.rpartition(":")[2].split()[-3:]
-    return " ".join(word for word in words if word.lower() not in STOP_WORDS)
+def _runs(text: str) -> list[str]:
+    """`text` broken at its stop words."""
+    runs: list[list[str]] = [[]]
+    for word in text.split():
+        if word.lower().strip(",;'\"") in STOP_WORDS:
+            runs.append([])
+        else:
+            runs[-1].append(word)
+    return [" ".join(run) for run in runs]
 
 
 def _topic(question: str) -> list[str]:

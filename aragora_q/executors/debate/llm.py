@@ -41,6 +41,9 @@ DEFAULT_RETRY_AFTER_SECONDS = 30.0
 
 MAX_FAULT_CHARS = 300
 
+POINTS_CHARS_PER_TOKEN = 2
+"""A review as long as it may be, and the JSON around it, fit into the tokens of a call."""
+
 PASSING_STATUS = (408, 409, 425)
 PASSING = (
     UnexpectedModelBehavior,
@@ -59,6 +62,7 @@ class ModelAgent:
     def __init__(self, name: str, behind: AgentConfig, key: str | None) -> None:
         self.name = name
         self._key = key
+        self._max_tokens = behind.max_tokens
         try:
             self._model = _build(behind, key)
         except (UserError, ImportError, ValueError) as error:
@@ -74,7 +78,7 @@ class ModelAgent:
 
     async def reply(self, task: Task) -> Reply:
         """Ask the model once."""
-        prompt = prompt_for(task)
+        prompt = prompt_for(task, max_points_chars=self._max_tokens * POINTS_CHARS_PER_TOKEN)
         usage = RunUsage()
         try:
             value = await self._ask(prompt, usage)

@@ -20,9 +20,10 @@ SLOTS = 2
 CONTEXT_TOKENS = 8_192
 """Requests served at once, and the context they share."""
 
-MAX_TOKENS = 300
+MAX_TOKENS = 120
+TEMPERATURE = 0.4
 TIMEOUT_SECONDS = 300.0
-"""A small model on a busy machine: short answers, long patience."""
+"""A small model on a busy machine: short, sober answers, and long patience."""
 
 
 @dataclass(frozen=True)
@@ -81,4 +82,5 @@ def _start(name: str) -> Service:
     params.verbosity = -1
     params.cache_ram_mib = 0
     params.api_keys = [key]
+    params.sampling.temp = TEMPERATURE
     return Service(xllamacpp.Server(params), key)

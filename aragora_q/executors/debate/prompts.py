@@ -55,14 +55,15 @@ class Prompt:
     form: type[BaseModel] | None = None
 
 
-def prompt_for(task: Task) -> Prompt:
-    """The prompt that puts `task` to a model."""
+def prompt_for(task: Task, max_points_chars: int = MAX_POINTS_CHARS) -> Prompt:
+    """The prompt that puts `task` to a model. A model of few words is asked for a shorter review."""
     match task:
         case Propose(question):
             return Prompt(INSTRUCTIONS, _text(question, {}, (), PROPOSE))
         case Review(question, answers):
             text = _text(question, answers, (), REVIEW)
-            return Prompt(INSTRUCTIONS, text, review_form(tuple(sorted(answers))))
+            form = review_form(tuple(sorted(answers)), min(max_points_chars, MAX_POINTS_CHARS))
+            return Prompt(INSTRUCTIONS, text, form)
         case Revise(question, answers, own, reviews):
             return Prompt(INSTRUCTIONS, _text(question, answers, reviews, REVISE.format(own=own)))
         case Vote(question, answers, as_judge):
@@ -93,12 +94,12 @@ def ballot_form(labels: tuple[str, ...]) -> type[BaseModel]:
 
 
 @cache
-def review_form(labels: tuple[str, ...]) -> type[BaseModel]:
+def review_form(labels: tuple[str, ...], max_points_chars: int) -> type[BaseModel]:
     """A review of the answers with exactly these labels.
 
     The length of `points` is asked for, not enforced: a wordy review is cut, not lost.
     """
-    points: Any = Annotated[str, Field(json_schema_extra={"maxLength": MAX_POINTS_CHARS})]
+    points: Any = Annotated[str, Field(json_schema_extra={"maxLength": max_points_chars})]
     best: Any = Literal[labels]
     return create_model("Review", points=(points, ...), best=(best, ...), stop=(bool, ...))
 
