@@ -5,6 +5,7 @@ Used by `attempt.py` to turn an exception into an outcome. Knows nothing of queu
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -52,8 +53,8 @@ class RetryPolicy:
     """Exponential backoff: `base * exponential_base ** attempt`, plus and minus 20 % jitter, capped.
 
     `attempt` counts from 0 for the delay after the first failure. The cap holds after jitter.
-    Raises ValueError for a negative delay, a base delay above the cap, a base below 1, or fewer
-    than one attempt.
+    Raises ValueError for a negative or endless delay, a base delay above the cap, a base below 1, or
+    fewer than one attempt.
     """
 
     max_attempts: int = 3
@@ -65,13 +66,17 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts is {self.max_attempts}, must be at least 1")
+        if self.max_delay_seconds == math.inf:
+            raise ValueError("max_delay_seconds is inf, must be finite")
         if not 0 <= self.base_delay_seconds <= self.max_delay_seconds:
             raise ValueError(
                 f"base_delay_seconds is {self.base_delay_seconds}, must be between 0 and "
                 f"max_delay_seconds ({self.max_delay_seconds})"
             )
-        if self.exponential_base < 1:
-            raise ValueError(f"exponential_base is {self.exponential_base}, must be at least 1")
+        if not 1 <= self.exponential_base < math.inf:
+            raise ValueError(
+                f"exponential_base is {self.exponential_base}, must be at least 1 and finite"
+            )
 
     def delay_seconds(self, attempt: int) -> float:
         """Seconds to wait after failure number `attempt`, counted from 0."""

@@ -6,7 +6,6 @@ because it is at hand and several times faster than the standard library's.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -15,10 +14,8 @@ from pydantic_core import from_json, to_json
 def encode(value: object) -> bytes:
     """`value` as JSON. Raises ValueError for what JSON cannot hold: NaN, infinity, circles, odd types."""
     encoded = to_json(value, inf_nan_mode="constants")
-    if (
-        b"NaN" in encoded or b"Infinity" in encoded
-    ):  # perhaps only in a string: ask the strict codec
-        json.dumps(value, allow_nan=False)
+    if b"NaN" in encoded or b"Infinity" in encoded:
+        decode(encoded)  # fails, unless it is only text that says so
     return encoded
 
 
