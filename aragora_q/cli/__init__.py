@@ -31,6 +31,7 @@ COMMANDS = {
     "stats": "Show backlog, workers and throughput of the queue.",
     "reap": "Take over the jobs of dead workers; for cron.",
     "purge": "Delete jobs that ended before the retention time; for cron.",
+    "exporter": "Serve the queue's metrics to Prometheus.",
     "config": "Show and check the configuration.",
     "demo": "Watch a debate; needs no server, no keys, no set-up.",
 }
@@ -63,7 +64,7 @@ def _run() -> int:
     try:
         typer.main.get_command(app)(prog_name="aragora-q")
     except output.StoppedBySignal as stop:
-        # A worker that drained for SIGTERM ends by SIGTERM: 143 to shells, a clean exit to systemd.
+        # Ended by the signal itself: 130 or 143 to shells, and to systemd a clean exit.
         sys.stdout.flush()
         signal.signal(stop.number, signal.SIG_DFL)
         os.kill(os.getpid(), stop.number)
@@ -92,6 +93,8 @@ class _Commands(TyperGroup):
                 traceback.print_exc()
             output.complain(str(error), error.hint)
             raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise output.StoppedBySignal(signal.SIGINT) from None
 
 
 def _load(name: str) -> Any:

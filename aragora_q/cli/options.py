@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -68,8 +69,16 @@ async def opened(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work to its end."""
-    return asyncio.run(work)
+    """Run a command's work to its end. Ctrl-C ends it even while it waits for its standard input."""
+    before = signal.signal(signal.SIGINT, _interrupt)  # asyncio's own handler waits for the loop
+    try:
+        return asyncio.run(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

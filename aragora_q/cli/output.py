@@ -9,11 +9,14 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 DAY_SECONDS = 86_400
+WIDTH = 78
+"""Longest line of text for people: readable on the narrowest usual terminal."""
 
 
 class StoppedBySignal(Exception):
@@ -27,6 +30,17 @@ class StoppedBySignal(Exception):
 def line(text: str = "") -> None:
     """Write one line of data, escaped."""
     sys.stdout.write(f"{safe_text(text)}\n")
+
+
+def write(text: str) -> None:
+    """Write one line of data that is escaped already, and styled perhaps."""
+    sys.stdout.write(f"{text}\n")
+
+
+def redraw(text: str) -> None:
+    """Write `text`, escaped already, over the line that the terminal's cursor is in."""
+    sys.stdout.write(f"\r\033[K{text}")
+    sys.stdout.flush()
 
 
 def lines(rows: Iterable[str]) -> None:
@@ -76,6 +90,15 @@ def shortened(text: str, width: int) -> str:
     """`text` on one line of at most `width` characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def wrapped(text: str, width: int = WIDTH) -> list[str]:
+    """`text`, escaped, in lines of at most `width` characters; at least one."""
+    return [
+        part
+        for row in text.splitlines() or [""]
+        for part in textwrap.wrap(safe_text(row), width, break_on_hyphens=False) or [""]
+    ]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

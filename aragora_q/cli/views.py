@@ -83,6 +83,16 @@ def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
         yield _row("trouble", shortened(str(result["error"]), TEXT_WIDTH))
 
 
+def debate_progress(progress: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a debate last reported, in words: its phase, where it is, how much is done."""
+    phase, round_number = str(progress.get("phase", "")), progress.get("round")
+    where = f"round {round_number} of {progress.get('rounds', '?')}" if round_number else ""
+    done, agents = progress.get("done"), progress.get("agents")
+    done = f"{done} of {agents} agents done" if done is not None and agents else ""
+    tokens = f"{progress['tokens']:,} tokens" if progress.get("tokens") else ""
+    return phase, where, ", ".join(filter(None, (done, tokens)))
+
+
 def _state(job: Job) -> str:
     tries = f"{count(job.attempts, 'attempt')} of {job.max_attempts or '?'}"
     parts = [job.status.value]

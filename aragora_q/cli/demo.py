@@ -1,0 +1,218 @@
+"""`aragora-q demo`: one debate from question to recorded result, on a server and a worker of its own.
+
+All parts are real: embedded Valkey, the queue, the worker that `launcher` builds, the executor.
+Only their place is the demo's: a queue of its own, so that no other job is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aragora_q.cli import options, output
+from aragora_q.cli.options import ConfigFile, RedisUrl
+
+if TYPE_CHECKING:
+    from aragora_q.base import Job
+    from aragora_q.config import QueueConfig
+    from aragora_q.streams import RedisStreamsQueue
+
+QUESTION = "Should a small team start with microservices or with a monolith?"
+ROUNDS = 2
+SERVER = "embedded://"
+QUEUE = "demo"
+LAST_EVENT_SECONDS = 5.0
+"""How long after the worker is done the news of the end may take to reach the screen."""
+
+
+def demo(
+    *,
+    question: Annotated[
+        str, typer.Argument(metavar="[QUESTION]", help="What to debate.", show_default=False)
+    ] = QUESTION,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", help="Rounds of critique and revision.")
+    ] = ROUNDS,
+    redis_url: RedisUrl = None,
+    config: ConfigFile = None,
+) -> None:
+    """Watch a debate; needs no server, no keys, no set-up.
+
+    Starts a private Valkey (its data stays under ~/.local/state/aragora-q, the server stops by
+    itself), enqueues the debate, runs a worker until it is done, and shows result and queue.
+
+    Example:
+      aragora-q demo "Tea or coffee?"
+
+    Exit codes:
+      0 the debate completed   1 it failed   65 bad question   78 wrong configuration
+      130 Ctrl-C: the debate was cancelled
+
+    """
+    settings = options.load_config(
+        config,
+        redis_url=redis_url or SERVER,
+        queue=QUEUE,
+        executor="debate",
+        concurrency=1,
+        metrics_port=0,
+        drain_timeout_seconds=0,
+        log_level="error",
+    )
+    raise typer.Exit(options.run(_demo(settings, question, rounds)))
+
+
+async def _demo(settings: QueueConfig, question: str, rounds: int) -> int:
+    from aragora_q import executors  # noqa: PLC0415
+    from aragora_q.executors import debate  # noqa: PLC0415
+    from aragora_q.job import create_debate_job  # noqa: PLC0415
+    from aragora_q.logs import setup_logging  # noqa: PLC0415
+
+    setup_logging(settings.log_level, settings.log_format)
+    agents, what_to_expect = debate.choose_agents(settings, output.note)
+    job = create_debate_job(question, agents, rounds)
+    screen = _Screen()
+    screen.head(question, what_to_expect)
+    executor = await executors.create_default_executor(settings)
+    async with options.opened(settings) as queue:
+        screen.step("server", f"ready at {queue.connection.address}")
+        await queue.enqueue(job)
+        screen.step("enqueued", f"job {job.id}")
+        stopped_by = await _run(settings, executor, queue, job.id, screen)
+        if stopped_by is not None:
+            await queue.cancel(job.id)
+            screen.step("cancelled", "")
+            raise output.StoppedBySignal(stopped_by)
+        ended = await queue.get_job(job.id)
+        stats = await queue.get_queue_stats()
+    if ended is None:  # somebody deleted it
+        return 1
+    _show_end(ended, stats)
+    _show_next(settings, ended, agents)
+    return int(ended.result is None)
+
+
+async def _run(
+    settings: QueueConfig, executor: Any, queue: RedisStreamsQueue, job_id: str, screen: _Screen
+) -> signal.Signals | None:
+    """Run a worker until the queue is empty, and show what it does; returns the signal that stopped it."""
+    from aragora_q import launcher  # noqa: PLC0415
+
+    stopped_by: list[signal.Signals] = []
+    follow = asyncio.create_task(_follow(queue, job_id, screen))
+    try:
+        async with launcher.running_worker(
+            settings, executor, burst=True, on_signal=stopped_by.append
+        ) as worker:
+            await worker.start()
+        if not stopped_by:
+            async with asyncio.timeout(LAST_EVENT_SECONDS):
+                await follow
+    finally:
+        follow.cancel()
+        await asyncio.gather(follow, return_exceptions=True)
+    return stopped_by[0] if stopped_by else None
+
+
+async def _follow(queue: RedisStreamsQueue, job_id: str, screen: _Screen) -> None:
+    """Show the job's events until it has ended."""
+    from aragora_q.cli.waiting import ENDINGS  # noqa: PLC0415
+
+    async for event in queue.events(after="0-0"):
+        name = event["event"]
+        if job_id not in event.get("ids", "").split() or name == "enqueued":
+            continue
+        if name == "progress":
+            screen.progress(json.loads(event["data"]))
+        else:
+            screen.step(name, f"by worker {event['worker']}" if "worker" in event else "")
+        if name in ENDINGS:
+            return
+
+
+class _Screen:
+    """What happens, one line each, with the seconds since the beginning.
+
+    On a terminal the line of a phase is drawn anew as its agents get done.
+    """
+
+    def __init__(self) -> None:
+        self._begun_at = time.monotonic()
+        self._phase: tuple[str, str] | None = None
+        self._is_live = output.has_colours()
+
+    def head(self, question: str, what_to_expect: str) -> None:
+        """Say what will be debated, and by whom."""
+        for row in output.wrapped(question):
+            output.write(output.styled(row, "1"))
+        output.lines(output.wrapped(what_to_expect))
+        output.line()
+
+    def step(self, name: str, text: str) -> None:
+        """Something happened."""
+        self._end_phase()
+        output.write(self._row(name, text))
+
+    def progress(self, progress: Mapping[str, Any]) -> None:
+        """The debate went on: a new phase begins, or more of the present one is done."""
+        from aragora_q.cli import views  # noqa: PLC0415
+
+        name, where, done = views.debate_progress(progress)
+        if self._phase != (name, where):
+            self._end_phase()
+        row = self._row(name, ", ".join(filter(None, (where, done))))
+        if self._is_live:
+            output.redraw(row)
+        else:
+            self._last_row = row
+        self._phase = (name, where)
+
+    def _end_phase(self) -> None:
+        if self._phase is None:
+            return
+        self._phase = None
+        output.write("" if self._is_live else self._last_row)
+
+    def _row(self, name: str, text: str) -> str:
+        seconds = output.styled(f"{time.monotonic() - self._begun_at:6.1f} s", "2")
+        return f"{seconds}  {output.safe_text(f'{name:<10} {text}'.rstrip())}"
+
+
+def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
+    from aragora_q.cli import views  # noqa: PLC0415
+
+    output.line()
+    if job.result is not None:
+        output.lines(views.result_rows(job.result))
+    else:
+        output.lines(views.job_lines(job))
+    waiting = sum(stats["waiting"].values())
+    output.line(
+        f"queue      {waiting} waiting, {stats['running']} running, "
+        f"{stats['completed']} completed, {stats['failed']} failed"
+    )
+
+
+def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
+    """Commands that go on from here, ready to be pasted."""
+    seats = shlex.quote(",".join(agents))
+    url = shlex.quote(settings.redis_url)
+    output.line()
+    output.write(output.styled("Try next:", "1"))
+    output.lines(
+        f"  {command}"
+        for command in (
+            f"export REDIS_URL={url} ARAGORA_QUEUE_NAME={QUEUE}",
+            f"aragora-q status {job.id}",
+            f'aragora-q enqueue "Tea or coffee?" --agents {seats}',
+            "aragora-q worker --burst",
+            "aragora-q stats",
+        )
+    )

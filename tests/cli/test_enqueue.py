@@ -1,0 +1,262 @@
+"""enqueue: a debate from arguments, any number of jobs from JSON lines."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from stage import Stage
+from waiting import wait_until, wait_until_sync
+
+DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
+WHO = ("--agents", "demo:bold,demo:careful")
+
+
+def lines(*objects):
+    return "".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in objects)
+
+
+def test_arguments_become_the_debate_they_say(invoke):
+    """Every field of a debate and of its job can be given by a flag."""
+    ended = invoke(
+        "enqueue", "Tea or coffee?", *WHO, "--rounds", 2, "--consensus", "unanimous",
+        "--time-limit", 30, "--id", "tea", "--priority", 5, "--delay", "1h", "--max-attempts", 7,
+        "--json",
+    )  # fmt: skip
+    assert (ended.code, ended.object) == (0, {"id": "tea", "created": True})
+    job = invoke("status", "tea", "--json").object
+    assert job["payload"] == {
+        **DEBATE, "rounds": 2, "consensus": "unanimous", "timeout_seconds": 30.0,
+    }  # fmt: skip
+    assert (job["priority"], job["max_attempts"]) == (5, 7)
+    assert 3590 < (job["due_at"] - job["created_at"]) / 1000 <= 3600
+
+
+def test_quiet_prints_the_id_and_nothing_else(command, raw):
+    """`id=$(aragora-q enqueue … --quiet)` works in a shell."""
+    ended = command("enqueue", "Tea or coffee?", *WHO, "--quiet")
+    assert (ended.code, ended.err) == (0, "")
+    assert raw.hget(f"aragora:queue:debates:job:{ended.out.strip()}", "status") == "pending"
+
+
+def test_a_known_id_changes_nothing(invoke):
+    """Enqueueing again with the same id exits 0, says so, and leaves the first job as it is."""
+    invoke("enqueue", "first", *WHO, "--id", "one")
+    again = invoke("enqueue", "second", *WHO, "--id", "one", "--json")
+    assert (again.code, again.object["created"]) == (0, False)
+    assert invoke("status", "one", "--json").object["payload"]["question"] == "first"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["", *WHO], 65, "question is empty"),
+        (["x"], 65, "--agents"),
+        (["x", "--agents", "demo"], 65, "number of agents"),
+        (["x", *WHO, "--rounds", "-1"], 65, "rounds: -1"),
+        (["x", *WHO, "--consensus", "majorty"], 65, "did you mean 'majority'"),
+        (["x", *WHO, "--id", "a b"], 65, "job id 'a b'"),
+        (["x", *WHO, "--priority", "5000"], 65, "priority: 5000"),
+        (["x", *WHO, "--delay", "1 hour"], 2, "is no duration"),
+        (["x", *WHO, "--rounds", "two"], 2, "--rounds"),
+        (["x", *WHO, "--timeout", "5"], 2, "--timeout is for --wait"),
+        (["-", "--wait"], 2, "one QUESTION"),
+        (["missing.jsonl"], 2, "cannot read missing.jsonl"),
+        ([], 2, "QUESTION"),
+    ],
+)
+def test_a_bad_argument_is_one_clear_line(invoke, raw, args, code, words):
+    """What is wrong is named, the exit code tells its kind, nothing is enqueued, stdout stays empty."""
+    ended = invoke("enqueue", *args)
+    assert (ended.code, ended.out) == (code, "")
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert raw.dbsize() == 0
+
+
+def test_each_line_is_answered_in_order_and_good_ones_go_in(invoke):
+    """One result per line with its number; bad lines say why; exit 3; stderr sums it up."""
+    text = lines(
+        {**DEBATE, "id": "a"},
+        {**DEBATE, "rounds": -1},
+        "not json",
+        "",
+        {**DEBATE, "question": ""},
+        {**DEBATE, "consenus": "majority"},
+        {"payload": {"any": 1}, "id": "b", "priority": 1},
+        {**DEBATE, "delay_seconds": "soon"},
+        {"payload": [1]},
+        {"payload": {}, "rounds": 1},
+        "7",
+        {**DEBATE, "id": 7},
+    ).encode() + b'{"question": "\xff"}\n{"question": "unfinished'  # fmt: skip
+    ended = invoke("enqueue", "-", stdin=text)
+    assert ended.code == 3
+    answers = {each["line"]: each.get("error", each.get("id")) for each in ended.objects}
+    assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    assert (answers[1], answers[7]) == ("a", "b")
+    for line, words in {
+        2: "rounds: -1", 3: "not JSON", 5: "question is empty", 6: "did you mean 'consensus'",
+        8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "'rounds' beside payload",
+        11: "not a JSON object: 7", 12: "job id 7", 13: "invalid unicode", 14: "EOF",
+    }.items():  # fmt: skip
+        assert words in answers[line], line
+    assert "2 jobs enqueued, 11 refused; the first: line 2: rounds: -1" in ended.err
+    assert invoke("status", "b", "--json").object["payload"] == {"any": 1}
+
+
+def test_too_long_lines_are_refused_and_skipped(invoke):
+    """A line of 2 MiB, and a payload past the limit, are refused by size; the next line goes in."""
+    huge = {**DEBATE, "metadata": {"x": "x" * 2**21}}
+    large = {"payload": {"x": "x" * 300_000}}
+    ended = invoke("enqueue", "-", stdin=lines(huge, large, {**DEBATE, "id": "fits"}, huge))
+    errors = [each.get("error", "") for each in ended.objects]
+    assert ended.code == 3
+    assert "longer than" in errors[0]
+    assert "max_payload_bytes is 262144" in errors[1]
+    assert ended.objects[2] == {"line": 3, "id": "fits", "created": True}
+    assert "longer than" in errors[3]
+
+
+def test_running_the_same_input_again_enqueues_nothing_twice(invoke, raw):
+    """Lines without an id get one from their content, however they are written."""
+    text = lines(DEBATE, {**DEBATE, "question": "Cake or pie?"})
+    first = invoke("enqueue", "-", stdin=text)
+    spelled = (
+        '{ "agents":["demo:bold","demo:careful"], "rounds": 3, "question":"Tea or \\u0063offee?"}\n'
+    )
+    again = invoke("enqueue", "-", stdin=text + spelled)
+    assert [each["created"] for each in again.objects] == [False] * 3
+    assert [each["id"] for each in again.objects[:2]] == [each["id"] for each in first.objects]
+    assert again.objects[2]["id"] == first.objects[0]["id"]
+    assert raw.xlen("aragora:queue:debates:stream") == 2
+
+
+@pytest.mark.parametrize("text", [json.dumps([{"question": "A?"}, {"question": ""}]),
+                                  json.dumps([{"question": "A?"}, {"question": ""}], indent=2)])  # fmt: skip
+def test_an_array_is_taken_item_by_item(invoke, text):
+    """A JSON array, on one line or many, is as good as lines; flags fill what items leave out."""
+    ended = invoke("enqueue", "-", *WHO, stdin=text)
+    assert ended.code == 3
+    assert ended.objects[0]["created"]
+    assert ended.objects[1]["line"] == 2
+    assert "question is empty" in ended.objects[1]["error"]
+
+
+def test_one_object_over_several_lines_in_a_file(invoke, tmp_path):
+    """`jq . | aragora-q enqueue -` and FILE.json work."""
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps({**DEBATE, "id": "pretty"}, indent=2))
+    assert invoke("enqueue", str(file)).object == {"line": 1, "id": "pretty", "created": True}
+
+
+def test_bulk_quiet_prints_ids_only(invoke):
+    """Refused lines leave no id; stderr still tells of them."""
+    ended = invoke("enqueue", "-", "--quiet", stdin=lines({**DEBATE, "id": "a"}, "x"))
+    assert (ended.code, ended.lines) == (3, ["a"])
+    assert "1 refused" in ended.err
+
+
+def test_a_slow_producer_is_not_kept_waiting(start_command):
+    """A line is enqueued, and answered, when it comes, though the input stays open."""
+    process = start_command("enqueue", "-", stdin=subprocess.PIPE)
+    for name in ("one", "two"):
+        process.stdin.write(lines({**DEBATE, "id": name}).encode())
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["id"] == name
+    process.stdin.close()
+    assert process.wait(20) == 0
+
+
+def test_ctrl_c_tells_how_far_it_came(start_command):
+    """SIGINT ends a bulk run by the signal, after a line that says what was done."""
+    process = start_command("enqueue", "-", stdin=subprocess.PIPE)
+    process.stdin.write(lines(DEBATE).encode())
+    process.stdin.flush()
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT
+    told = process.stderr.read().decode()
+    assert "stopped after line 1: 1 job enqueued; run it again, nothing is enqueued twice" in told
+    assert "Traceback" not in told
+
+
+def test_a_fault_in_the_middle_tells_how_far_it_came(own_server, start_command):
+    """Redis goes away during a bulk run: exit 69, and the lines that are in were said before."""
+    server = own_server()
+    process = start_command("enqueue", "-", env={"REDIS_URL": server.url}, stdin=subprocess.PIPE)
+    process.stdin.write(lines(DEBATE).encode())
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["created"]
+    server.kill()
+    process.stdin.write(lines({**DEBATE, "question": "Cake?"}).encode())
+    process.stdin.close()
+    assert process.wait(30) == 69
+    assert "stopped after line 1" in process.stderr.read().decode()
+
+
+def test_bulk_memory_does_not_grow_with_the_input(start_command, tmp_path):
+    """Twenty times the lines take no more memory."""
+
+    def peak_kib(count):
+        file = tmp_path / f"{count}.jsonl"
+        file.write_text(
+            "".join(lines({**DEBATE, "question": f"Is {n} good?"}) for n in range(count))
+        )
+        process = start_command("enqueue", str(file), stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        assert status == 0
+        return usage.ru_maxrss
+
+    assert peak_kib(20_000) < peak_kib(1_000) + 4_096
+
+
+async def test_wait_exits_with_the_outcome(redis_url, start_command):
+    """`--wait` ends when the job does: 0 with the result if it completed, 1 if it failed."""
+    from aragora_q.base import Completed, Failed
+
+    stage = Stage(redis_url)
+    session = await stage.worker()
+    try:
+        for outcome, code in ((Completed(b'{"answer": 42}'), 0), (Failed("no use"), 1)):
+            process = start_command("enqueue", "x", *WHO, "--wait", "--json")
+            job = await wait_until(lambda: _started(session))
+            await stage.end(session, job, outcome)
+            shown, _ = await asyncio.to_thread(process.communicate)
+            assert (process.returncode, json.loads(shown)["id"]) == (code, job.id)
+    finally:
+        await stage.close()
+
+
+async def _started(session):
+    return next(iter((await session.start(1)).jobs), None)
+
+
+def test_wait_gives_up_in_time(invoke):
+    """With nobody to run it, `--wait --timeout` exits 124 and names the job, which stays."""
+    ended = invoke("enqueue", "x", *WHO, "--id", "slow", "--wait", "--timeout", 0.1, "--quiet")
+    assert ended.code == 124
+    assert "not ended after 0.1 s: slow" in ended.err
+    assert invoke("status", "slow", "--json").object["status"] == "pending"
+
+
+def test_too_little_durability_prints_the_id_and_asks_to_try_again(own_server, invoke):
+    """A replica that does not confirm: the job is in, `durable` is false, exit 75."""
+    primary, replica = own_server(), own_server()
+    with replica.client() as client:
+        client.replicaof("127.0.0.1", primary.port)
+    with primary.client() as client:
+        wait_until_sync(lambda: client.info("replication")["connected_slaves"] == 1)
+        wait_until_sync(
+            lambda: client.info("replication").get("slave0", {}).get("state") == "online"
+        )
+        replica.process.send_signal(signal.SIGSTOP)
+        args = ("--durability", "replica", "--redis-url", primary.url)
+        one = invoke("enqueue", "x", *WHO, "--id", "one", *args, "--json")
+        many = invoke("enqueue", "-", *args, stdin=lines({**DEBATE, "id": "two"}))
+    assert one.code == many.code == 75
+    assert one.object == {"id": "one", "created": True, "durable": False}
+    assert many.object == {"line": 1, "id": "two", "created": True, "durable": False}
