@@ -7,7 +7,6 @@ retry policy; must not know Redis, slots or other jobs.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from aragora_q.base import (
     attempt_context,
 )
 from aragora_q.errors import LeaseLost, PermanentError, RetryLater
+from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.retry import RetryPolicy, describe, is_retryable_error
 
 LONGEST_RETRY_LATER_SECONDS = 6 * 3600.0
@@ -61,6 +61,8 @@ class Attempt:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever an executor raises, the job goes on
+            if self._is_released or self.is_abandoned:  # an error of giving up is not the job's
+                return self.interrupted()
             return self._raised(error)
 
     def release(self) -> None:
@@ -84,8 +86,11 @@ class Attempt:
         timeout_seconds = self.job.payload.get("timeout_seconds")
         if timeout_seconds is None:
             return await self._executor(self.job)
-        if not isinstance(timeout_seconds, int | float) or timeout_seconds <= 0:
-            raise PermanentError(f"timeout_seconds is {timeout_seconds!r:.100}, must be above 0")
+        if not is_timeout(timeout_seconds):
+            raise PermanentError(
+                f"timeout_seconds is {timeout_seconds!r:.100}, must be above 0 and at most "
+                f"{MAX_TIMEOUT_SECONDS}"
+            )
         try:
             async with asyncio.timeout(timeout_seconds) as deadline:
                 return await self._executor(self.job)
@@ -100,7 +105,7 @@ class Attempt:
         if not isinstance(result, Mapping):
             raise PermanentError(f"executor returned {type(result).__name__}, not a JSON object")
         try:
-            encoded = wire.encode(result)
+            encoded = wire.encode(dict(result))
         except ValueError as error:
             raise PermanentError(f"executor's result is not JSON: {error}") from None
         if len(encoded) > self._max_result_bytes:
@@ -148,6 +153,6 @@ class Attempt:
 
 def _bounded_seconds(delay: object) -> float:
     """A provider's idea of later, as far as it is a number of seconds."""
-    if not isinstance(delay, int | float) or math.isnan(delay):
+    if not isinstance(delay, int | float) or not delay > 0:  # NaN is not above 0 either
         return 0.0
-    return min(max(0.0, delay), LONGEST_RETRY_LATER_SECONDS)
+    return min(delay, LONGEST_RETRY_LATER_SECONDS)

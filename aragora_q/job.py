@@ -20,6 +20,7 @@ MAX_QUESTION_CHARS = 20_000
 AGENTS_RANGE = (2, 16)
 ROUNDS_RANGE = (0, 20)
 MAX_AGENT_CHARS = 200
+MAX_TIMEOUT_SECONDS = 30 * 86_400
 MAX_TOKENS_RANGE = (1, 1_000_000_000)
 
 
@@ -68,9 +69,10 @@ class DebateJobPayload:
                 f"consensus is {self.consensus!r:.100}, must be one of {', '.join(CONSENSUS_MODES)}",
                 hint=_did_you_mean(str(self.consensus), CONSENSUS_MODES),
             )
-        if self.timeout_seconds is not None and not _is_positive_number(self.timeout_seconds):
+        if self.timeout_seconds is not None and not is_timeout(self.timeout_seconds):
             raise PayloadInvalid(
-                f"timeout_seconds must be a number above 0, got {self.timeout_seconds!r:.100}"
+                f"timeout_seconds must be a number above 0 and at most {MAX_TIMEOUT_SECONDS}, "
+                f"got {self.timeout_seconds!r:.100}"
             )
         if not isinstance(self.metadata, dict):
             raise PayloadInvalid(f"metadata must be a JSON object, got {self.metadata!r:.100}")
@@ -218,6 +220,11 @@ def check_job(job: Job) -> None:
         raise PayloadInvalid(
             f"delay_seconds is {job.delay_seconds!r:.100}, must be a number between 0 and {MAX_DELAY_SECONDS}"
         )
+
+
+def is_timeout(value: object) -> bool:
+    """Whether `value` is a number of seconds that an attempt may last."""
+    return _is_number(value) and 0 < value <= MAX_TIMEOUT_SECONDS
 
 
 def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
