@@ -14,6 +14,7 @@ from typing import Any
 from aragora_q import wire
 from aragora_q.base import Job, JobStatus
 from aragora_q.connection import Connection
+from aragora_q.errors import PayloadInvalid
 from aragora_q.keys import GROUP, LANES
 
 THROUGHPUT_MINUTES = (1, 5, 15)
@@ -231,6 +232,16 @@ def _is_past_retention(ttl_ms: int) -> bool:
 
 def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
     """A job of the fields that its hash holds; payload, result and error are not among them."""
+    try:
+        return _job_from_fields(job_id, fields)
+    except ValueError as error:
+        raise PayloadInvalid(
+            f"what Redis holds for job {job_id} is not a job: {error}",
+            hint="something else wrote there; the next start puts right what it can",
+        ) from None
+
+
+def _job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
     holder = fields.get("holder", "")
     return Job(
         payload={},

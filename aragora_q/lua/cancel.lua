@@ -10,7 +10,7 @@ local words, done = {}, {}
 for n = 1, items do
   local job, id = item(n)
   local state = read(job, 'status', 'entry', 'priority')
-  if not state.status then
+  if not state.status or is_past_retention(job) then
     words[n] = 'unknown'
   elseif state.status == 'cancelled' then
     words[n] = 'was-cancelled'

@@ -19,8 +19,7 @@ end
 -- A job past retention is unknown to readers already; here it makes room for a new one of its id.
 local function is_known(job, id)
   if redis.call('EXISTS', job) == 0 then return false end
-  local ttl = redis.call('PTTL', job)
-  if ttl < 0 or ttl >= BACKSTOP_MS then return true end
+  if not is_past_retention(job) then return true end
   redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
   for _, index in ipairs({completed, failed, cancelled}) do redis.call('ZREM', index, id) end
   return false

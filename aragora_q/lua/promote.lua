@@ -8,13 +8,15 @@ local promoted, dead = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, limit)) do
   local job = job_stem .. id
   local state = read(job, 'status', 'priority')
-  local payload = redis.call('GET', job .. ':payload')
+  local payload = redis.pcall('GET', job .. ':payload')
+  if type(payload) ~= 'string' then payload = nil end  -- none, or a stranger's key
   redis.call('ZREM', delayed, id)
-  if payload and (state.status == 'pending' or state.status == 'retrying') then
-    redis.call('HSET', job, 'entry', append(lane_stream(state.priority), id, payload))
+  if payload then
+    local entry = append(lane_stream(state.priority), id, payload)
+    if state.status then redis.call('HSET', job, 'entry', entry) end  -- else the entry alone will do
     redis.call('DEL', job .. ':payload')
     promoted[#promoted + 1] = id
-  elseif state.status == 'pending' or state.status == 'retrying' then
+  elseif state.status then
     record(job, 'malformed', state, 'its payload was deleted by someone else')
     finish(job, id, 'failed', failed, tonumber(retention_ms))
     dead[#dead + 1] = id

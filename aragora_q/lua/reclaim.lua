@@ -22,13 +22,14 @@ local function lease_is_over(state, idle)
   return current and current ~= boot_id
 end
 
-local function fate(state, entry, idle)
+local function fate(each)
+  local state, entry, idle = each.state, each.entry, each.idle
   if state.status == 'processing' and state.entry == entry then
     if not lease_is_over(state, idle) then return 'held' end
     return state.crashes + 1 >= tonumber(max_crashes) and 'poisoned' or 'reclaimed'
   end
   if idle < tonumber(claim_idle_ms) then return 'held' end
-  if state.entry == entry or not state.status then return 'redelivered' end
+  if each.fields and (state.entry == entry or not state.status) then return 'redelivered' end
   return 'dropped'  -- deleted under us, or a copy of a job that ended or waits elsewhere
 end
 
@@ -39,12 +40,14 @@ local function take(each, word)
   if word == 'dropped' then return end
   if word == 'redelivered' then
     local entry = redis.call('XADD', stream, '*', unpack(each.fields))
-    if each.state.status then redis.call('HSET', each.job, 'entry', entry) end
-    if each.job then redis.call('HSETNX', each.job, 'created_at', entry_ms(each.entry)) end
+    if each.state.status then  -- else there is no hash, and the entry alone will do
+      redis.call('HSET', each.job, 'entry', entry)
+      redis.call('HSETNX', each.job, 'created_at', entry_ms(each.entry))
+    end
     return
   end
   record(each.job, 'crash', each.state, 'worker ' .. each.owner .. ' died or lost its lease: silent for '
-    .. each.idle .. ' ms, started at ' .. each.state.started_at)
+    .. each.idle .. ' ms, started at ' .. (each.state.started_at or '?'))
   redis.call('HSET', each.job, 'crashes', each.state.crashes + 1, 'attempts', each.state.attempts - 1)
   redis.call('HDEL', each.job, 'holder')  -- or its late report would pass for one we have answered
   if word == 'poisoned' then
@@ -58,20 +61,17 @@ end
 
 local reply, taken = {'ok', ''}, {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
 for _, row in ipairs(pending) do
-  local each = {entry = row[1], owner = row[2], idle = row[3], fields = {}, state = {}}
-  local data = redis.call('XRANGE', stream, each.entry, each.entry)[1]
-  if data then each.fields = data[2] end
-  for f = 1, #each.fields, 2 do
-    if each.fields[f] == 'id' then each.id = each.fields[f + 1] end
-    if each.fields[f] == 'payload' then each.payload = each.fields[f + 1] end
-  end
+  local each = {entry = row[1], owner = row[2], idle = row[3], state = {}}
+  each.fields = fields_of(stream, each.entry)
+  each.id, each.payload = job_of(each.fields or {})
   if each.id and each.payload then
     each.job = job_stem .. each.id
     each.state = read(each.job, 'status', 'holder', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at')
-    each.state.crashes = tonumber(each.state.crashes or 0)
+    each.state.crashes = whole(each.state.crashes) or 0
+    each.state.attempts = whole(each.state.attempts) or 1
+    each.state.lease_ms = whole(each.state.lease_ms)
   end
-  local word = fate(each.state, each.entry, each.idle)
-  if word == 'redelivered' and not data then word = 'dropped' end
+  local word = fate(each)
   if word ~= 'held' then
     if dry_run == '0' then take(each, word) end
     table.insert(taken[word], each.id or each.entry)

@@ -12,20 +12,18 @@ for n = 1, items do
   known[id] = true
 end
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
-  local pending = redis.pcall('XPENDING', stream, GROUP, 'IDLE', min_idle_ms, '-', '+', limit, worker_id)
+  local pending = redis.pcall('XPENDING', stream, GROUP, 'IDLE', min_idle_ms, '-', '+', limit + items, worker_id)
   for _, row in ipairs(pending.err and {} or pending) do
-    local data = redis.call('XRANGE', stream, row[1], row[1])[1]
-    local fields = {}
-    for f = 1, data and #data[2] or 0, 2 do fields[data[2][f]] = data[2][f + 1] end
-    if fields.id and fields.payload and not known[fields.id] then
-      local job = job_stem .. fields.id
+    local id, payload = job_of(fields_of(stream, row[1]) or {})
+    if id and payload and not known[id] then
+      local job = job_stem .. id
       local state = read(job, 'status', 'holder', 'entry', 'attempts')
       if state.status == 'processing' and state.holder == holder and state.entry == row[1] then
         drop_entry(stream, row[1])
         redis.call('HSET', job, 'status', 'pending', 'attempts', state.attempts - 1,
-          'entry', append(stream, fields.id, fields.payload))
+          'entry', append(stream, id, payload))
         redis.call('HDEL', job, 'lease_ms', 'holder')
-        returned[#returned + 1] = fields.id
+        returned[#returned + 1] = id
       end
     end
   end

@@ -14,7 +14,8 @@ if current and current ~= boot_id and current ~= dead_boot_id then
 end
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do create_group(stream) end
 redis.call('DEL', worker)
-redis.call('HSET', worker, 'boot_id', boot_id, 'heartbeat_at', now, 'registered_at', now, 'running', '')
+redis.call('HSET', worker, 'boot_id', boot_id, 'lease_ms', lease_ms, 'heartbeat_at', now,
+  'registered_at', now, 'running', '')
 for name, value in pairs(cjson.decode(info)) do redis.call('HSET', worker, name, value) end
 redis.call('PEXPIRE', worker, record_ttl_ms)
 redis.call('ZADD', workers, now, worker_id)

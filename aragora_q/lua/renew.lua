@@ -2,20 +2,23 @@
 -- A worker's heartbeat, and the renewal of the leases it holds.
 -- include: silence
 -- keys: stream_high stream_normal stream_low counters events control workers worker
--- args: worker_id holder boot_id lease_ms running record_ttl_ms
+-- args: worker_stem worker_id holder boot_id lease_ms running record_ttl_ms
 -- each job: id fence
 -- returns: a word (ok | paused | unregistered), then one word per job: held | lost | cancelled
 --
 -- Pending times are absolute, so an outage of the server ages every lease at once. Whoever first
--- finds that no worker was heard for half a lease gives all of them half a lease of grace.
+-- finds that no worker was heard for half a lease gives all of them half a lease of grace. A worker
+-- without a record of its boot must sign on again, but keeps the leases that nobody took.
 
 observe_silence(tonumber(lease_ms))
-if redis.call('HGET', worker, 'boot_id') ~= boot_id then return {'unregistered'} end
-redis.call('ZADD', workers, now, worker_id)
-redis.call('HSET', worker, 'heartbeat_at', now, 'running', running)
-redis.call('PEXPIRE', worker, record_ttl_ms)
-
 local reply, held = {redis.call('HGET', control, 'paused') and 'paused' or 'ok'}, {}
+if redis.call('HGET', worker, 'boot_id') == boot_id then
+  redis.call('ZADD', workers, now, worker_id)
+  redis.call('HSET', worker, 'heartbeat_at', now, 'running', running)
+  redis.call('PEXPIRE', worker, record_ttl_ms)
+else
+  reply[1] = 'unregistered'
+end
 for n = 1, items do
   local job, id, fence = item(n)
   local state = read(job, 'status', 'fence', 'holder', 'entry', 'priority')

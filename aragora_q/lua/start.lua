@@ -35,7 +35,7 @@ for _, stream in ipairs(lanes) do
       entry.id, entry.payload = job_of(each[2])
       if entry.id and entry.payload then
         entry.job = job_stem .. entry.id
-        entry.state = redis.call('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
+        entry.state = redis.pcall('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
           'max_attempts', 'crashes', 'created_at', 'priority')
       end
       found[#found + 1] = entry
@@ -56,28 +56,43 @@ local function bury(each)
   return id
 end
 
+-- Whether an entry is a copy: its job ended, or waits elsewhere.
+local function is_copy(state, entry)
+  local other = state[2]
+  return state[1] and state[1] ~= 'processing' and other ~= entry
+    and not (other and not string.find(other, '^%d+%-%d+$'))  -- a stranger's word, not another entry
+end
+
 local reply, started, buried, is_started = {'ok'}, {}, {}, {}
 for _, each in ipairs(found) do
   local state = each.state
+  if state and state.err then            -- a stranger's key in the place of the hash: without it, then
+    redis.call('UNLINK', each.job)
+    state = {}
+  end
   local status = state and state[1]
   if not state then
     buried[#buried + 1] = bury(each)
-  elseif is_started[each.id] or status and status ~= 'processing' and state[2] ~= each.entry then
+  elseif is_started[each.id] or is_copy(state, each.entry) then
     drop_entry(each.stream, each.entry)  -- a copy: the job just started, ended, or waits elsewhere
   elseif status ~= 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
-    local fence, attempts = (state[3] or 0) + 1, (state[4] or 0) + 1
+    -- What is lost or garbled in the hash is put right here: the entry alone is enough to go on.
+    local fence, attempts = (whole(state[3]) or 0) + 1, (whole(state[4]) or 0) + 1
     local added_at = entry_ms(each.entry)
-    local created_at = state[7] or added_at
+    local created_at = whole(state[7]) or added_at
     redis.call('HSET', each.job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
       'holder', holder, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now)
-    if not status then                   -- its hash was lost; the entry alone is enough to go on
-      redis.call('HSET', each.job, 'max_attempts', max_attempts, 'entry', each.entry)
-      if each.stream == stream_high then redis.call('HSET', each.job, 'priority', 1) end
-      if each.stream == stream_low then redis.call('HSET', each.job, 'priority', -1) end
+    if not whole(state[5]) or state[2] ~= each.entry then
+      state[5] = whole(state[5]) or max_attempts
+      redis.call('HSET', each.job, 'max_attempts', state[5], 'entry', each.entry)
+    end
+    if lane_stream(state[8]) ~= each.stream or state[8] and not whole(state[8]) then
+      state[8] = each.stream == stream_high and '1' or each.stream == stream_low and '-1' or '0'
+      redis.call('HSET', each.job, 'priority', state[8])
     end
     started[#started + 1], is_started[each.id] = each.id, true
-    reply[#reply + 1] = {each.id, each.payload, fence, attempts, state[5] or max_attempts,
-      state[6] or 0, created_at, state[8] or 0, now - added_at}
+    reply[#reply + 1] = {each.id, each.payload, fence, attempts, state[5], whole(state[6]) or 0,
+      created_at, state[8] or 0, now - added_at}
   end
 end
 count('started', #started)

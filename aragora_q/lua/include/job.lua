@@ -71,18 +71,28 @@ end
 
 -- Read the named fields of a job's hash; absent ones are nil.
 local function read(job, ...)
-  local values = redis.call('HMGET', job, ...)
+  local values = redis.pcall('HMGET', job, ...)
   local state = {}
+  if values.err then return state end  -- a stranger's key, of another type
   for n, name in ipairs({...}) do state[name] = values[n] or nil end
   return state
 end
 
+-- A whole number that we wrote; nil for what a stranger put in its place.
+local function whole(text)
+  return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
+end
+
 -- Keep what went wrong, newest last, bounded.
 local function record(job, cause, state, text)
-  redis.call('RPUSH', job .. ':history', cjson.encode({
-    at = now, cause = cause, attempt = tonumber(state.attempts or 0),
+  local line = cjson.encode({
+    at = now, cause = cause, attempt = whole(tostring(state.attempts or 0)),
     worker = state.holder, error = text,
-  }))
+  })
+  if type(redis.pcall('RPUSH', job .. ':history', line)) == 'table' then  -- a stranger's key
+    redis.call('UNLINK', job .. ':history')
+    redis.call('RPUSH', job .. ':history', line)
+  end
   redis.call('LTRIM', job .. ':history', -HISTORY_LENGTH, -1)
 end
 
@@ -97,6 +107,12 @@ local function finish(job, id, status, index, retention_ms)
   redis.call('PEXPIRE', job .. ':payload', ttl)
   redis.call('PEXPIRE', job .. ':history', ttl)
   redis.call('PEXPIRE', job .. ':journal', ttl)
+end
+
+-- Whether readers no longer see a job: its keys outlive its retention by the backstop.
+local function is_past_retention(job)
+  local ttl = redis.call('PTTL', job)
+  return ttl >= 0 and ttl < BACKSTOP_MS
 end
 
 local function count(name, by)

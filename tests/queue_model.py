@@ -1,0 +1,182 @@
+"""What a queue should do, in plain Python: no Redis, no time, no batches, no failures on the way.
+
+Order matters: a lane is a list of its entries, oldest first, running ones included.
+"""
+
+from dataclasses import dataclass, field
+
+LANES = ("high", "normal", "low")
+MAX_CRASHES = 3
+LIVE = {"pending", "processing", "retrying"}
+
+
+@dataclass
+class ModelJob:
+    id: str
+    lane: str
+    max_attempts: int
+    status: str = "pending"
+    attempts: int = 0
+    crashes: int = 0
+    fence: int = 0
+    holder: str | None = None
+    is_silent: bool = False
+    """Its entry is pending and has been silent for longer than any lease."""
+    is_delivered: bool = False
+    """Its entry is pending for somebody."""
+    due: int | None = None
+    """Place in the order of due times; None when it is not delayed; 0: not due yet."""
+
+
+@dataclass
+class Model:
+    jobs: dict = field(default_factory=dict)
+    lanes: dict = field(default_factory=lambda: {lane: [] for lane in LANES})
+    boots: dict = field(default_factory=dict)
+    """Holder that is signed on, by worker id."""
+    is_paused: bool = False
+    completions: int = 0
+
+    def waiting(self):
+        return [
+            job for lane in LANES for job in map(self.jobs.get, self.lanes[lane])
+            if not job.is_delivered
+        ]  # fmt: skip
+
+    def held_by(self, holder):
+        return [
+            job for lane in LANES for job in map(self.jobs.get, self.lanes[lane])
+            if job.status == "processing" and job.holder == holder
+        ]  # fmt: skip
+
+    def enqueue(self, job_id, lane, max_attempts, *, delayed):
+        job = self.jobs[job_id] = ModelJob(job_id, lane, max_attempts)
+        if delayed:
+            job.due = 0
+        else:
+            self.lanes[lane].append(job_id)
+
+    def promote(self):
+        for job in sorted((j for j in self.jobs.values() if j.due), key=lambda j: j.due):
+            self._append(job)
+
+    def start(self, holder, limit, *, low_first):
+        if self.is_paused:
+            return []
+        order = LANES[::-1] if low_first else LANES
+        found = [j for lane in order for j in map(self.jobs.get, self.lanes[lane])
+                 if not j.is_delivered][:limit]  # fmt: skip
+        for job in found:
+            job.status, job.holder, job.is_delivered = "processing", holder, True
+            job.attempts += 1
+            job.fence += 1
+        return found
+
+    def report(self, job_id, holder, fence, outcome):
+        """The verdict, and the change if the report is the holder's first."""
+        job = self.jobs.get(job_id)
+        if job is None:
+            return "lost"
+        is_holders = job.holder == holder and job.fence == fence
+        if is_holders and job.status == "processing":
+            return getattr(self, f"_{outcome}")(job)
+        told_before = {
+            "complete": {"completed": "completed"},
+            "retry": {"retrying": "retrying", "failed": "failed"},
+            "later": {"retrying": "retrying", "failed": "failed"},
+            "fail": {"failed": "failed"},
+            "release": {"pending": "released"},
+        }[outcome]
+        return told_before.get(job.status, "lost") if is_holders else "lost"
+
+    def _complete(self, job):
+        self.completions += 1
+        return self._end(job, "completed")
+
+    def _fail(self, job):
+        return self._end(job, "failed")
+
+    def _retry(self, job):
+        if job.attempts >= job.max_attempts:
+            return self._end(job, "failed")
+        self._leave(job)
+        job.status, job.due = "retrying", 0
+        return "retrying"
+
+    def _later(self, job):
+        job.attempts -= 1
+        self._leave(job)
+        job.status, job.due = "retrying", 0
+        return "retrying"
+
+    def _release(self, job):
+        job.attempts -= 1
+        self._requeue(job)
+        job.status = "pending"
+        return "released"
+
+    def recover(self, holder, known):
+        returned = [job for job in self.held_by(holder) if job.id not in known]
+        for job in returned:
+            self._release(job)
+            job.holder = None
+        return [job.id for job in returned]
+
+    def reclaim(self):
+        """Ids and decisions, lane by lane, oldest entry first."""
+        taken = []
+        for lane in LANES:
+            for job in [self.jobs[job_id] for job_id in self.lanes[lane]]:
+                if not job.is_delivered:
+                    continue
+                if job.status != "processing":
+                    if job.is_silent:
+                        self._requeue(job)
+                        taken.append((job.id, "redelivered"))
+                    continue
+                worker = job.holder.partition("@")[0]
+                if not job.is_silent and self.boots.get(worker, job.holder) == job.holder:
+                    continue
+                job.attempts -= 1
+                job.crashes += 1
+                job.holder = None
+                if job.crashes >= MAX_CRASHES:
+                    self._end(job, "failed")
+                    taken.append((job.id, "poisoned"))
+                else:
+                    self._requeue(job)
+                    job.status = "retrying"
+                    taken.append((job.id, "reclaimed"))
+        return taken
+
+    def cancel(self, job_id):
+        job = self.jobs[job_id]
+        if job.status not in LIVE:
+            return False
+        self._end(job, "cancelled")
+        return True
+
+    def purge(self, status):
+        gone = [job.id for job in self.jobs.values() if job.status == status]
+        for job_id in gone:
+            del self.jobs[job_id]
+        return len(gone)
+
+    def _end(self, job, status):
+        self._leave(job)
+        job.status = status
+        return status
+
+    def _leave(self, job):
+        if job.id in self.lanes[job.lane]:
+            self.lanes[job.lane].remove(job.id)
+        job.is_delivered = job.is_silent = False
+        job.due = None
+
+    def _append(self, job):
+        job.due = None
+        self.lanes[job.lane].append(job.id)
+
+    def _requeue(self, job):
+        self._leave(job)
+        self._append(job)
