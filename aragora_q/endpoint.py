@@ -141,6 +141,6 @@ def _host(place: str, default_port: int) -> Address:
     try:
         parts = urlsplit(f"//{unquote(place)}")
         host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise ValueError(f"is malformed: {error}") from None
+    except ValueError:
+        raise ValueError("is malformed: host:port is wanted, the port up to 65535") from None
     return host or "localhost", port or default_port

@@ -1,0 +1,307 @@
+"""Where settings come from: which layer wins, what each origin says, what is refused, what stays secret."""
+
+import os
+
+import pytest
+
+from aragora_q import config_layers
+from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
+from aragora_q.config_layers import read_layers, using_file
+from aragora_q.errors import ConfigError
+
+SECRET = "hush-hush"
+
+
+@pytest.fixture
+def layers(tmp_path, monkeypatch):
+    """Writes a layer's file: `layers.system("concurrency = 4")`, and reads all of them."""
+
+    class Layers:
+        directory = tmp_path / "etc"
+        extra = None
+
+        def _write(self, path, text):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            return path
+
+        def system(self, text):
+            return self._write(self.directory / "aragora-q.toml", text)
+
+        def conf_d(self, name, text):
+            return self._write(self.directory / "conf.d" / name, text)
+
+        def user(self, text):
+            return self._write(tmp_path / ".config" / "aragora-q" / "aragora-q.toml", text)
+
+        def here(self, text):
+            return self._write(tmp_path / "aragora-q.toml", text)
+
+        def given(self, text):
+            self.extra = self._write(tmp_path / "given.toml", text)
+            return self.extra
+
+        def config(self, **arguments):
+            with using_file(self.extra):
+                return QueueConfig(**arguments)
+
+        def origin(self, name):
+            with using_file(self.extra):
+                return read_layers(QueueConfig.model_fields).settings[name].origin
+
+        def error(self, **arguments):
+            with pytest.raises(ConfigError) as caught:
+                self.config(**arguments)
+            assert caught.value.exit_code == 78
+            return str(caught.value)
+
+    monkeypatch.setattr(config_layers, "SYSTEM_DIRECTORY", Layers.directory)
+    return Layers()
+
+
+def test_defaults_are_those_of_the_documented_table(layers):
+    """Without files and environment every setting has its documented default."""
+    config = layers.config()
+    assert config.redis_url == "redis://localhost:6379"
+    assert config.key_prefix == "aragora:queue:"
+    assert (config.retry_max_attempts, config.claim_idle_ms, config.max_job_ttl_days) == (
+        3,
+        60_000,
+        7,
+    )
+
+
+def test_every_layer_wins_over_those_below_it(layers, monkeypatch):
+    """System file, conf.d in order of name, user's file, ./aragora-q.toml, --config, environment, argument."""
+    steps = [
+        (lambda n: layers.system(f"concurrency = {n}"), "etc/aragora-q.toml:1"),
+        (lambda n: layers.conf_d("10-a.toml", f"concurrency = {n}"), "conf.d/10-a.toml:1"),
+        (lambda n: layers.conf_d("20-b.toml", f"\nconcurrency = {n}"), "conf.d/20-b.toml:2"),
+        (lambda n: layers.user(f"concurrency = {n}"), ".config/aragora-q/aragora-q.toml:1"),
+        (lambda n: layers.here(f"# mine\n\nconcurrency = {n}"), "aragora-q.toml:3"),
+        (lambda n: layers.given(f"concurrency = {n}"), "given.toml:1"),
+        (lambda n: monkeypatch.setenv("ARAGORA_QUEUE_CONCURRENCY", str(n)),
+         "environment ARAGORA_QUEUE_CONCURRENCY"),
+    ]  # fmt: skip
+    for number, (write, origin) in enumerate(steps, 10):
+        write(number)
+        assert layers.config().concurrency == number
+        assert layers.origin("concurrency").endswith(origin)
+    assert layers.config(concurrency=99).concurrency == 99
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("REDIS_URL", "redis://h:1", "redis_url", "redis://h:1"),
+        ("ARAGORA_QUEUE_PREFIX", "x:", "key_prefix", "x:"),
+        ("ARAGORA_QUEUE_RETRY_MAX", "9", "retry_max_attempts", 9),
+        ("ARAGORA_QUEUE_CLAIM_IDLE_MS", "5000", "claim_idle_ms", 5000),
+        ("ARAGORA_QUEUE_MAX_JOB_TTL_DAYS", "30", "max_job_ttl_days", 30),
+        ("ARAGORA_QUEUE_NAME", "other", "queue", "other"),
+        ("ARAGORA_QUEUE_ALLOW_EVICTION", "true", "allow_eviction", True),
+        ("ARAGORA_QUEUE_METRICS_PORT", "0", "metrics_port", 0),
+    ],
+)
+def test_variables_set_what_they_are_documented_to_set(
+    layers, monkeypatch, variable, text, name, value
+):
+    """Each documented variable sets its setting; set but empty, it leaves the default."""
+    monkeypatch.setenv(variable, text)
+    assert getattr(layers.config(), name) == value
+    monkeypatch.setenv(variable, "")
+    assert getattr(layers.config(), name) == QueueConfig.model_fields[name].default
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("ARAGORA_QUEUE_MAX_TTL_DAYS", "ARAGORA_QUEUE_MAX_JOB_TTL_DAYS"),
+        ("ARAGORA_QUEUE_CONCURENCY", "ARAGORA_QUEUE_CONCURRENCY"),
+        ("ARAGORA_QUEUE_RETRY_MAX_ATTEMPTS", "ARAGORA_QUEUE_RETRY_MAX"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_name(
+    layers, monkeypatch, variable, nearest
+):
+    """A misspelt variable is never ignored; other projects' spelling of the retention is not ours."""
+    monkeypatch.setenv(variable, "3")
+    assert layers.error() == f"environment {variable}: unknown; did you mean {nearest!r}?"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("ARAGORA_QUEUE_REDIS_SERVICE_HOST", "10.0.0.1"),
+        ("ARAGORA_QUEUE_SERVICE_PORT_HTTP", "80"),
+        ("ARAGORA_QUEUE_PORT", "tcp://10.0.0.1:80"),
+        ("ARAGORA_QUEUE_WEB_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("ARAGORA_QUEUE_METRICS_PORT", "tcp://10.0.0.1:9464"),
+        ("ARAGORA_OTHER", "x"),
+    ],
+)
+def test_variables_that_kubernetes_injects_and_those_of_others_are_none_of_ours(
+    layers, monkeypatch, variable, text
+):
+    """Services named aragora-queue-… make Kubernetes set such variables: they are left alone."""
+    monkeypatch.setenv(variable, text)
+    assert layers.config().metrics_port is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("concurency = 3", "given.toml:1: unknown setting 'concurency'; did you mean 'concurrency'?"),
+        ("concurrency = 0", "concurrency = 0 ({}:1): input should be greater than or equal to 1"),
+        ("\nretry_base_delay = 'soon'", "retry_base_delay = 'soon' ({}:2): input should be a valid number"),
+        ("retry_max_delay = inf", "retry_max_delay = inf ({}:1): input should be a finite number"),
+        ("durability = 'disk'", "durability = 'disk' ({}:1): input should be 'none', 'replica' or 'fsync'"),
+        ("queue = 'No Good'", "queue = 'No Good' ({}:1): must be 1 to 64 of a-z"),
+        ("key_prefix = 'a{b}:'", "key_prefix = 'a{{b}}:' ({}:1): string should match pattern"),
+        ("agents = 3", "agents = 3 ({}:1): input should be a valid dictionary"),
+        ("[agents.x]\nbase_url = 'http://h'", "agents.x.model ({}:1): field required"),
+        ("[agents]\na = 'b'\n[agents.x]\nmodel = 'm'\ntimeout_seconds = -1",
+         "agents.x.timeout_seconds = -1 ({}:3): input should be greater than 0"),
+        ("redis_tls_key_file = 'k'",
+         "redis_tls_key_file is set without redis_tls_cert_file (redis_tls_key_file: {}:1"),
+        ("a = [", "is not TOML"),
+        ("concurrency = 3\nconcurrency = 4", "is not TOML"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_told_by_value_rule_and_line(layers, text, message):
+    """Whatever is wrong with a file: one line with setting, value, rule, and where it stands."""
+    path = layers.given(text)
+    assert message.format(path) in layers.error()
+
+
+def test_bytes_that_are_no_text_are_no_toml(layers):
+    """A file in another encoding is refused like any malformed one."""
+    layers.given("").write_bytes(b"queue = '\xff'")
+    assert "is not TOML" in layers.error()
+
+
+def test_every_fault_is_told_at_once(layers, monkeypatch):
+    """Unknown names of all layers come in one message, one line each; so do all wrong values."""
+    layers.system("nonsense = 1")
+    layers.here("absurd = 2")
+    monkeypatch.setenv("ARAGORA_QUEUE_ODD", "3")
+    assert len(layers.error().splitlines()) == 3
+    for path in (layers.system("concurrency = 0"), layers.here("max_crashes = 0")):
+        assert path.exists()
+    monkeypatch.delenv("ARAGORA_QUEUE_ODD")
+    assert len(layers.error().splitlines()) == 2
+
+
+def test_a_rule_across_settings_names_the_origin_of_both(layers, monkeypatch):
+    """The first retry may not wait longer than the longest: the message says where both were set."""
+    layers.system("retry_max_delay = 10")
+    monkeypatch.setenv("ARAGORA_QUEUE_RETRY_BASE_DELAY", "20")
+    message = layers.error()
+    assert "retry_base_delay (20.0) must not exceed retry_max_delay (10.0)" in message
+    assert "environment ARAGORA_QUEUE_RETRY_BASE_DELAY" in message
+    assert "etc/aragora-q.toml:1" in message
+
+
+def test_a_file_that_was_asked_for_must_be_there(layers, tmp_path):
+    """--config of a missing file is an error; a missing file of another layer is none."""
+    layers.extra = tmp_path / "missing.toml"
+    assert layers.error() == f"{layers.extra}: No such file or directory"
+
+
+def test_a_strangers_file_in_the_current_directory_is_ignored(layers, monkeypatch):
+    """./aragora-q.toml counts only if root or we ourselves put it there."""
+    path = layers.here("concurrency = 7")
+    assert layers.config().concurrency == 7
+    if os.geteuid() == 0:
+        os.chown(path, 4243, 4243)
+    monkeypatch.setattr(config_layers.os, "geteuid", lambda: 4242)
+    assert layers.config().concurrency == 3
+
+
+def test_agents_of_all_layers_add_up(layers, monkeypatch):
+    """Each layer may name agents; a variable names one, too; the later layer wins for each name."""
+    layers.system("[agents]\nclaude = 'a:1'\n[agents.local]\nmodel = 'b:2'\nbase_url = 'http://h'")
+    layers.here("[agents]\nclaude = 'c:3'")
+    monkeypatch.setenv("ARAGORA_AGENT_GPT_FIVE", "d:4")
+    agents = layers.config().agents
+    assert {name: agent.model for name, agent in agents.items()} == {
+        "claude": "c:3", "local": "b:2", "gpt-five": "d:4",
+    }  # fmt: skip
+    assert layers.origin("agents.local").endswith("etc/aragora-q.toml:3")
+    assert layers.origin("agents.claude").endswith("aragora-q.toml:2")
+
+
+class TestSecrets:
+    """A password comes from a credential, a file, a variable; it is shown nowhere."""
+
+    def test_from_a_file_without_its_line_end(self, layers, monkeypatch, tmp_path):
+        """REDIS_PASSWORD_FILE names a file; the newline that an editor leaves is no part of it."""
+        (tmp_path / "pw").write_text(f"{SECRET}\n")
+        monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "pw"))
+        assert layers.config().redis_password.get_secret_value() == SECRET
+
+    def test_from_a_credential_of_systemd(self, layers, monkeypatch, tmp_path):
+        """LoadCredential=redis-password:… is found in CREDENTIALS_DIRECTORY; none is no fault."""
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        assert layers.config().redis_password is None
+        (tmp_path / "redis-password").write_text(SECRET)
+        assert layers.config().redis_password.get_secret_value() == SECRET
+        assert layers.origin("redis_password").startswith("credential ")
+
+    def test_a_missing_file_is_told(self, layers, monkeypatch, tmp_path):
+        """A password file that was named must be there."""
+        monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "none"))
+        assert "environment REDIS_PASSWORD_FILE" in layers.error()
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"redis://me:{SECRET}@host:port",
+            f"redis://me:{SECRET}@host/nothing",
+            f"redis://me:1/{SECRET}@host",
+            f"redis://me:x/{SECRET}@host",
+            f"redis://me:x?{SECRET}=1@host",
+            f"redis://me:x#{SECRET}@host",
+            f"redis://:{SECRET}",
+            f"redis+sentinel://me:1/{SECRET}@host",
+            f"redsi://me:{SECRET}@host",
+            f"redis://me:{SECRET}@host?timeout=3",
+        ],
+    )
+    def test_a_wrong_url_is_refused_without_its_password(self, layers, monkeypatch, url):
+        """However a URL is broken, no part of its password is in the message."""
+        monkeypatch.setenv("REDIS_URL", url)
+        message = layers.error()
+        assert message.startswith("redis_url (environment REDIS_URL): ")
+        assert SECRET not in message
+
+    def test_what_stands_under_an_unknown_key_is_not_repeated(self, layers):
+        """`api_key = "sk-…"` is a natural mistake: the message names the key, not its value."""
+        layers.here(f"[agents.x]\nmodel = 'm'\napi_key = '{SECRET}'")
+        message = layers.error()
+        assert (
+            "agents.x.api_key (aragora-q.toml:1): unknown; did you mean 'api_key_env'?" in message
+        )
+        assert SECRET not in message
+
+    def test_a_configuration_is_printed_without_them(self, layers, monkeypatch):
+        """repr and str of a configuration hold neither the password nor the URL's."""
+        monkeypatch.setenv("REDIS_PASSWORD", SECRET)
+        monkeypatch.setenv("REDIS_URL", f"redis://me:{SECRET}@host")
+        config = layers.config()
+        assert SECRET not in f"{config!r} {config}"
+
+
+def test_the_process_wide_configuration_can_be_set_and_forgotten(monkeypatch):
+    """`set_queue_config` rules until None is set: then the environment does again."""
+    set_queue_config(QueueConfig(queue="mine"))
+    assert get_queue_config().queue == "mine"
+    set_queue_config(None)
+    monkeypatch.setenv("ARAGORA_QUEUE_NAME", "theirs")
+    assert get_queue_config().queue == "theirs"
+
+
+def test_a_configuration_does_not_change(layers):
+    """A configuration is handed around freely: nobody can change it under another."""
+    with pytest.raises(Exception, match="frozen"):
+        layers.config().concurrency = 4
