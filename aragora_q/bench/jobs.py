@@ -1,0 +1,38 @@
+"""What the measured worker runs: `worker --executor aragora_q.bench.jobs:FACTORY`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aragora_q.base import Executor, Job
+
+PAYLOAD_BYTES = 300
+RESULT_BYTES = 100
+
+
+def payload() -> dict[str, Any]:
+    """A payload of PAYLOAD_BYTES as JSON."""
+    return {"text": "x" * (PAYLOAD_BYTES - len('{"text":""}'))}
+
+
+_RESULT = {"text": "x" * (RESULT_BYTES - len('{"text":""}'))}
+
+
+def noop() -> Executor:
+    """Nothing is done; the result has RESULT_BYTES."""
+
+    async def execute(_job: Job) -> Mapping[str, Any]:
+        return _RESULT
+
+    return execute
+
+
+def clock() -> Executor:
+    """The result is when the job was started, on the machine's monotonic clock."""
+
+    async def execute(_job: Job) -> Mapping[str, Any]:
+        return {"started_ns": time.monotonic_ns()}
+
+    return execute
