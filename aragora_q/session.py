@@ -169,7 +169,8 @@ class RedisWorkerSession(WorkerSession):
             "unregister",
             [(None, (self.identity.worker_id, self.identity.boot_id))],
             worker_stem=self._keys.worker(""),
-            min_silence_ms=0,
+            default_lease_ms=self.lease_ms,
+            silent_leases=0,
         )
 
 
@@ -191,6 +192,7 @@ class RedisLeaseRenewer:
                 "renew",
                 [(keys.job(job_id), (job_id, fence)) for job_id, fence in batch],
                 keys=session._worker_key,  # noqa: SLF001
+                worker_stem=keys.worker(""),
                 worker_id=session.identity.worker_id,
                 holder=session.identity.holder,
                 boot_id=session.identity.boot_id,

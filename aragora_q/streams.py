@@ -242,7 +242,8 @@ class RedisStreamsQueue(JobQueue):
                 "unregister",
                 [(None, (name, "")) for name in batch],
                 worker_stem=self._keys.worker(""),
-                min_silence_ms=DEAD_WORKER_LEASES * self.config.claim_idle_ms,
+                default_lease_ms=self.config.claim_idle_ms,
+                silent_leases=DEAD_WORKER_LEASES,
             )
         return deleted
 

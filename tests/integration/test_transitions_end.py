@@ -1,0 +1,247 @@
+"""Contract, on every server: an attempt ends, is told once, and is believed only from its holder."""
+
+import pytest
+
+from aragora_q.base import Completed, Failed, Identity, Job, JobStatus, Released, Report, Retry
+from aragora_q.errors import LeaseLost, PermanentError
+from aragora_q.session import MAX_DEFERRAL_SECONDS, MAX_DEFERRALS, MAX_ERROR_CHARS
+from aragora_q.status import BACKSTOP_MS
+
+DAY_MS = 86_400_000
+OUTCOMES = {
+    "completed": Completed(b'{"answer":42}'),
+    "retrying": Retry("RuntimeError: no", 60),
+    "failed": Failed("ValueError: never"),
+    "released": Released(),
+}
+
+
+async def test_complete(stage):
+    """A completed job keeps payload and result, leaves its lane, and expires after its retention."""
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    assert await stage.end(session, job, Completed(b'{"answer":42}')) == "completed"
+    known = await stage.queue.get_job("a")
+    assert known.status is JobStatus.COMPLETED
+    assert (known.payload, known.result, known.error) == ({"n": 1}, {"answer": 42}, None)
+    assert known.completed_at >= known.started_at
+    assert (known.attempts, known.worker_id) == (1, "w1")
+    assert stage.entries() == []
+    assert stage.pending() == []
+    left_ms = stage.raw.pttl(stage.keys.job("a")) - BACKSTOP_MS
+    assert 6.9 * DAY_MS < left_ms <= 7 * DAY_MS
+    assert stage.counters() == {"enqueued": 1, "started": 1, "completed": 1}
+    assert stage.events()[-1] == ("completed", "a")
+
+
+async def test_retry_waits_out_its_backoff(stage):
+    """A retried job is RETRYING in the delayed index; its error is told, its attempt stays charged."""
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    assert await stage.end(session, job, Retry("RuntimeError: later", 60)) == "retrying"
+    known = await stage.queue.get_job("a")
+    assert known.status is JobStatus.RETRYING
+    assert (known.attempts, known.error, known.payload) == (1, "RuntimeError: later", {"n": 1})
+    assert 50 < known.due_at - known.started_at < 120
+    assert stage.entries() == []
+    assert (await session.start(1)).jobs == []
+    [line] = await stage.queue.tracker.history("a")
+    assert (line["cause"], line["attempt"], line["worker"]) == ("error", 1, session.identity.holder)
+
+
+async def _next_attempt(stage, session):
+    """The delayed job, made due and started."""
+    [job_id] = stage.raw.zrange(stage.keys.delayed, 0, 0)
+    stage.raw.zadd(stage.keys.delayed, {job_id: 0})
+    assert (await stage.queue.promote()).promoted == 1
+    return await stage.started(session)
+
+
+@pytest.mark.parametrize("own", [None, 1, 2])
+async def test_attempts_are_bounded(stage, own):
+    """At the job's own maximum, else the queue's, a retry becomes a dead letter, once, payload kept."""
+    session = await stage.worker()
+    await stage.enqueue("a", max_attempts=own)
+    maximum = own or 3
+    job = await stage.started(session)
+    for attempt in range(1, maximum):
+        assert job.attempts == attempt
+        assert await stage.end(session, job, Retry(f"no {attempt}", 0)) == "retrying"
+        job = await _next_attempt(stage, session)
+    assert job.attempts == job.fence == maximum
+    for _ in range(2):
+        assert await stage.end(session, job, Retry("the last", 0)) == "failed"
+    known = await stage.queue.get_job("a")
+    assert (known.status, known.error) == (JobStatus.FAILED, "the last")
+    assert (known.attempts, known.payload) == (maximum, {"n": 1})
+    assert stage.raw.zcard(stage.keys.failed) == stage.counters()["failed"] == 1
+    assert stage.counters().get("retried", 0) == maximum - 1
+
+
+async def test_retry_later_costs_no_attempt_fifty_times(stage):
+    """A provider's "come back later" gives the attempt back; from the 51st time on it is charged."""
+    session = await stage.worker()
+    await stage.enqueue("a", max_attempts=2)
+    job = await stage.started(session)
+    for _ in range(MAX_DEFERRALS):
+        assert job.attempts == 1
+        assert await stage.end(session, job, Retry("busy", 0, charged=False)) == "retrying"
+        assert (await stage.queue.get_job("a")).attempts == 0
+        job = await _next_attempt(stage, session)
+    assert job.fence == MAX_DEFERRALS + 1
+    assert stage.counters()["deferred"] == MAX_DEFERRALS
+    assert await stage.end(session, job, Retry("busy", 0, charged=False)) == "retrying"
+    job = await _next_attempt(stage, session)
+    assert job.attempts == 2
+    assert await stage.end(session, job, Retry("busy", 0, charged=False)) == "failed"
+    assert len(await stage.queue.tracker.history("a")) == 20
+
+
+async def test_retry_later_costs_no_attempt_for_six_hours(stage):
+    """Six hours after the first "later", the next one is charged."""
+    session = await stage.worker()
+    await stage.enqueue("a", max_attempts=1)
+    await stage.end(session, await stage.started(session), Retry("busy", 0, charged=False))
+    job = await _next_attempt(stage, session)
+    stage.raw.hincrby(stage.keys.job("a"), "deferred_at", -1000 * MAX_DEFERRAL_SECONDS)
+    assert await stage.end(session, job, Retry("busy", 0, charged=False)) == "failed"
+
+
+async def test_fail(stage):
+    """A job whose error will not pass is a dead letter at once: payload and error kept."""
+    session = await stage.worker()
+    await stage.enqueue("a", priority=1)
+    job = await stage.started(session)
+    assert await stage.end(session, job, Failed("ValueError: " + "x" * 9000)) == "failed"
+    known = await stage.queue.get_job("a")
+    assert (known.status, known.payload, known.attempts) == (JobStatus.FAILED, {"n": 1}, 1)
+    assert len(known.error) == MAX_ERROR_CHARS
+    assert stage.entries(1) == []
+
+
+async def test_release_charges_nothing(stage):
+    """A released job is PENDING at its lane's tail, attempt given back; the fence goes on rising."""
+    session = await stage.worker()
+    await stage.enqueue("a")
+    await stage.enqueue("b")
+    job = await stage.started(session)
+    assert await stage.end(session, job, Released()) == "released"
+    known = await stage.queue.get_job("a")
+    assert (known.status, known.attempts, known.payload) == (JobStatus.PENDING, 0, {"n": 1})
+    assert [each.id for each in (await session.start(5)).jobs] == ["b", "a"]
+    assert stage.fields("a")["fence"] == "2"
+    assert stage.counters()["released"] == 1
+
+
+@pytest.mark.parametrize("verdict", OUTCOMES)
+async def test_repeated_report_gets_the_same_answer(stage, verdict):
+    """A report whose answer was lost is told again: same verdict, nothing done or counted twice."""
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    assert await stage.end(session, job, OUTCOMES[verdict]) == verdict
+    counters, events = stage.counters(), stage.events()
+    assert await stage.end(session, job, OUTCOMES[verdict]) == verdict
+    assert (stage.counters(), stage.events()) == (counters, events)
+
+
+@pytest.mark.parametrize("verdict", OUTCOMES)
+@pytest.mark.parametrize("who", ["old fence", "other worker", "other boot"])
+async def test_only_the_holder_is_heard(stage, verdict, who):
+    """Every report is refused but that of the worker, boot and fence that hold the job; D and F."""
+    session, other = await stage.worker("w1"), await stage.worker("w2")
+    await stage.enqueue("a")
+    old = await stage.started(session)
+    await stage.end(session, old, Released())
+    job = await stage.started(session)
+    sender, told = {
+        "old fence": (session, old),
+        "other worker": (other, job),
+        "other boot": (stage.queue.session(Identity("w1", "another")), job),
+    }[who]
+    fields = stage.fields("a")
+    assert await stage.end(sender, told, OUTCOMES[verdict]) == "lost"
+    with pytest.raises(LeaseLost):
+        await sender.report_progress(told, {"round": 1})
+    with pytest.raises(LeaseLost):
+        await sender.checkpoint(told, "round", {"n": 1})
+    assert stage.renew(sender, told).gone == {"a": "lost"}
+    assert stage.fields("a") == fields
+    assert stage.counters().get("refused", 0) == (verdict != "released")
+    assert await stage.end(session, job, Completed(b"{}")) == "completed"
+
+
+@pytest.mark.parametrize("ended", OUTCOMES)
+@pytest.mark.parametrize("late", OUTCOMES)
+async def test_late_report_changes_nothing(stage, ended, late):
+    """Once an attempt has ended, no other word of it counts: COMPLETED never turns RETRYING.
+
+    (A retry may have failed its job, so that repeating it is answered "failed".)
+    """
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    await stage.end(session, job, OUTCOMES[ended])
+    fields = stage.fields("a")
+    is_repeat = late == ended or (ended, late) == ("failed", "retrying")
+    assert await stage.end(session, job, OUTCOMES[late]) == (ended if is_repeat else "lost")
+    assert stage.fields("a") == fields
+
+
+async def test_mixed_batch_answers_in_order(stage):
+    """Reports of all kinds travel together; each verdict is at its report's place."""
+    session = await stage.worker()
+    await stage.queue.enqueue_many([Job(payload={"n": 1}, id=f"j{n}") for n in range(8)])
+    jobs = (await session.start(8)).jobs
+    outcomes = list(OUTCOMES.values()) * 2
+    reports = [Report(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+    assert await session.report(reports) == list(OUTCOMES) * 2
+    assert [await stage.queue.get_status(f"j{n}") for n in range(4)] == [
+        "completed",
+        "retrying",
+        "failed",
+        "pending",
+    ]
+
+
+async def test_large_batches_are_cut(stage):
+    """More reports than a script may carry go in several, all answered."""
+    session = await stage.worker()
+    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(250)])
+    jobs = [job for _ in range(3) for job in (await session.start(1000)).jobs]
+    verdicts = await session.report([Report(job, Completed(b"{}")) for job in jobs])
+    assert verdicts == ["completed"] * 250
+    assert stage.raw.zcard(stage.keys.completed) == 250
+
+
+async def test_progress_and_checkpoints(stage):
+    """A holder's progress shows, its checkpoints reach the next attempt, and both are bounded."""
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    await session.report_progress(job, {"round": 1})
+    await session.checkpoint(job, "round-1", {"said": "x"})
+    await session.checkpoint(job, "round-1", {"said": "y"})
+    assert (await stage.queue.get_job("a")).progress == {"round": 1}
+    with pytest.raises(PermanentError, match="round-2"):
+        await session.checkpoint(job, "round-2", {"said": "z" * 5_000_000})
+    with pytest.raises(ValueError, match="4096"):
+        await session.report_progress(job, {"text": "z" * 5000})
+    await stage.end(session, job, Retry("no", 0))
+    job = await _next_attempt(stage, session)
+    assert await session.checkpoints(job) == {"round-1": {"said": "y"}}
+    assert await stage.end(session, job, Completed(b"{}")) == "completed"
+    assert stage.raw.pttl(stage.keys.journal("a")) > 0
+
+
+async def test_ends_without_its_stream(stage):
+    """Even when someone deleted the stream under it, a running job's outcome is recorded."""
+    session = await stage.worker()
+    for n, outcome in enumerate(OUTCOMES.values()):
+        await stage.enqueue(f"j{n}")
+        job = await stage.started(session)
+        stage.raw.delete(stage.keys.stream_normal)
+        assert await stage.end(session, job, outcome) == list(OUTCOMES)[n]
+    assert (await stage.started(session)).id == "j3"
