@@ -361,22 +361,31 @@ def _texts(reply: Any) -> dict[str, str]:
     return {_text(name): _text(value) for name, value in pairs}
 
 
-class _Packing:
-    """Packs commands with hiredis, as redis-py's synchronous connections do and its asyncio ones do
-    not: a batch has hundreds of arguments, and packing them was half of a busy worker's time.
+class _Ours:
+    """redis-py's asyncio connection with two changes.
+
+    It packs commands with hiredis, as the synchronous one does: a batch has hundreds of arguments, and
+    packing them was half of a busy worker's time. And a connection that the peer has reset is a
+    ConnectionError with uvloop, too, which calls it a RuntimeError when we write to it next.
     """
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise exceptions.ConnectionError(f"connection lost: {error}") from error
 
-class _Tcp(_Packing, redis.asyncio.Connection):
+
+class _Tcp(_Ours, redis.asyncio.Connection):
     """TCP."""
 
 
-class _Tls(_Packing, redis.asyncio.SSLConnection):
+class _Tls(_Ours, redis.asyncio.SSLConnection):
     """TCP with TLS."""
 
 
-class _Unix(_Packing, redis.asyncio.UnixDomainSocketConnection):
+class _Unix(_Ours, redis.asyncio.UnixDomainSocketConnection):
     """A unix socket."""

@@ -17,6 +17,10 @@ def pytest_addoption(parser):
         choices=sorted(servers.BACKENDS),
         help="run the contract suite on this backend only (may be given more than once)",
     )
+    parser.addoption(
+        "--nemesis-seconds", type=float, default=20, help="how long the nemesis breaks things"
+    )
+    parser.addoption("--nemesis-seed", type=int, default=None, help="repeat this seed's choices")
 
 
 _running = {}

@@ -8,7 +8,7 @@
     ["permanent"]           raise what no retry can mend
     ["exit"]                end the process without a word
     ["eat"]                 take memory until the kernel says no
-    ["say", text]           put a line into the file that FAULT_JOBS_FILE names
+    ["note"]                put job, fence, attempt and pid into the file that FAULT_JOBS_FILE names
 """
 
 import asyncio
@@ -16,7 +16,6 @@ import os
 import time
 from pathlib import Path
 
-from aragora_q.base import current_attempt
 from aragora_q.errors import PermanentError, RetryLater
 
 
@@ -63,10 +62,9 @@ async def _eat(job):
         await asyncio.sleep(0)
 
 
-async def _say(job, text):
-    await current_attempt().report_progress({"said": text})
+async def _note(job):
     with Path(os.environ["FAULT_JOBS_FILE"]).open("a") as file:
-        file.write(f"{text}\n")
+        file.write(f"{job.id} {job.fence} {job.attempts} {os.getpid()}\n")
 
 
 _STEPS = {
@@ -77,5 +75,5 @@ _STEPS = {
     "permanent": _permanent,
     "exit": _exit,
     "eat": _eat,
-    "say": _say,
+    "note": _note,
 }

@@ -1,0 +1,72 @@
+"""The nemesis for some seconds, judged by the checker; and the checker judged by forged histories."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def _run(*command, timeout):
+    return subprocess.run(
+        [sys.executable, *command], check=False, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.mark.timeout(0)
+def test_nothing_is_lost_or_done_twice(request, tmp_path):
+    """Rows 1, 2, 5-8, 11, 12: whatever is broken, every accepted job has its one outcome."""
+    seconds = request.config.getoption("--nemesis-seconds")
+    history = tmp_path / "history.jsonl"
+    seed = request.config.getoption("--nemesis-seed")
+    args = ["--seconds", str(seconds), "--history", str(history)]
+    args += ["--seed", str(seed)] if seed is not None else []
+    done = _run(HERE / "nemesis.py", *args, timeout=seconds + 300)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
+    verdict = _run(HERE / "checker.py", history, timeout=60)
+    print(done.stdout, verdict.stdout)  # noqa: T201 - the seed, for whoever has to repeat this
+    assert verdict.returncode == 0, f"{done.stdout}\n{verdict.stdout}"
+
+
+def _history(path, *lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return _run(HERE / "checker.py", path, timeout=60)
+
+
+GOOD = (
+    {"what": "seed", "seed": 1, "seconds": 1},
+    {"what": "enqueue", "id": "a", "answer": "ok", "do": []},
+    {"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 1},
+    {"what": "event", "event": "completed", "ids": ["a"]},
+    {"what": "settled"},
+    {"what": "final", "id": "a", "status": "completed", "fence": "1", "attempts": "1"},
+    {"what": "counters", "completed": 1},
+    {"what": "problems", "found": []},
+)
+
+
+def test_the_checker_accepts_a_good_history(tmp_path):
+    """Else it would be of no use when it refuses one."""
+    assert _history(tmp_path / "h", *GOOD).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("forged", "promise"),
+    [
+        ({"what": "enqueue", "id": "b", "answer": "ok", "do": []}, "L: b"),
+        ({"what": "event", "event": "completed", "ids": ["a"]}, "D: a"),
+        ({"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 2}, "F: fence"),
+        ({"what": "run", "id": "a", "fence": 2, "attempt": 1, "pid": 2}, "F: a ran"),
+        ({"what": "final", "id": "c", "status": "completed", "fence": "1"}, "D: 1 completions"),
+        ({"what": "problems", "found": ["odd"]}, "Z: odd"),
+        ({"what": "worker", "id": "w", "alive": False, "tracebacks": 0}, "E: w"),
+    ],
+)
+def test_the_checker_sees(tmp_path, forged, promise):
+    """Each kind of broken promise is told."""
+    done = _history(tmp_path / "h", *GOOD, forged)
+    assert done.returncode == 1
+    assert promise in done.stdout

@@ -1,0 +1,99 @@
+"""A proxy before a Redis server that misbehaves on demand: for faults that no signal makes.
+
+`mode` holds for all its connections: `pass`; `drop_reply`: commands that match go through, then the
+connection is cut before the reply; `blackhole`: nothing goes through, nothing is said; `delay`:
+replies come late.
+"""
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    def __init__(self, port):
+        self._to = port
+        self.mode = "pass"
+        self.match = b""
+        self.delay_seconds = 0.0
+        self.hits = 0
+        self._writers = set()
+        self._tasks = set()
+        self._server = None
+        self.port = 0
+
+    async def start(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}"
+
+    async def stop(self):
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self):
+        """Reset every connection at once."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader, writer):
+        self._tasks.add(asyncio.current_task())
+        try:
+            await self._forward(reader, writer)
+        finally:
+            self._tasks.discard(asyncio.current_task())
+
+    async def _forward(self, reader, writer):
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE
+        )
+        ours = {writer, up_writer}
+        self._writers |= ours
+        asked = {"dropped": False}
+        ways = [
+            asyncio.create_task(self._ask(reader, up_writer, asked)),
+            asyncio.create_task(self._answer(up_reader, writer, asked)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for each in ours:
+                each.transport.abort()
+            self._writers -= ours
+
+    async def _ask(self, reader, up_writer, asked):
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if self.mode == "drop_reply" and self.match in data:
+                    asked["dropped"] = True
+                    self.hits += 1
+                if self.mode != "blackhole":
+                    up_writer.write(data)
+                    await up_writer.drain()
+
+    async def _answer(self, up_reader, writer, asked):
+        with suppress(OSError):
+            while data := await up_reader.read(65536):
+                if self.mode == "delay":
+                    await asyncio.sleep(self.delay_seconds)
+                if asked["dropped"]:
+                    return
+                if self.mode != "blackhole":
+                    writer.write(data)
+                    await writer.drain()
