@@ -1,0 +1,112 @@
+"""`durability`: what confirms an enqueue, what is refused before anything is written, what is told after."""
+
+import signal
+
+import pytest
+import redis
+import servers
+from stage import Stage
+from waiting import wait_until
+
+from aragora_q import connection
+from aragora_q.base import Job
+from aragora_q.errors import NotDurable, ServerUnsuitable
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Confirmations are waited for 300 ms instead of seconds."""
+    monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 300))
+    monkeypatch.setitem(connection._CONFIRM, "fsync", ("WAITAOF", 1, 0, 300))
+
+
+@pytest.fixture
+def own_binary():
+    """Starts servers of a given binary; skips with the reason where there is none."""
+    started = []
+
+    def start(binary, *args):
+        try:
+            server = servers.Server(binary(), *args).start()
+        except servers.Unavailable as reason:
+            pytest.skip(str(reason))
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+async def test_replica_confirms(shared, staged):
+    """With a replica that answers, an enqueue is durable, on Sentinel and on the slot's node of a cluster."""
+    for name in ("sentinel", "cluster"):
+        stage = staged(shared(name), durability="replica")
+        [answer] = await stage.queue.enqueue_many([Job(payload={}, id="a")])
+        assert (answer.created, answer.durable) == (True, True)
+
+
+async def test_no_replica_answers_in_time(shared, staged, impatient):
+    """The job is in, its id is told, and asking again with the same id gets the confirmation."""
+    sentinels = shared("sentinel")
+    stage = staged(sentinels, durability="replica")
+    primary = sentinels.primary()
+    replicas = [server for server in sentinels.servers if server is not primary]
+    await stage.queue.enqueue(Job(payload={}, id="before"))
+    for server in (*replicas, *sentinels.sentinels):
+        server.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(NotDurable) as told:
+            await stage.queue.enqueue(Job(payload={}, id="a"))
+        assert told.value.job_id == "a"
+        assert told.value.exit_code == 75
+        [again] = await stage.queue.enqueue_many([Job(payload={}, id="a")])
+        assert (again.created, again.durable) == (False, False)
+    finally:
+        for server in (*replicas, *sentinels.sentinels):
+            server.process.send_signal(signal.SIGCONT)
+
+    async def is_confirmed():
+        [answer] = await stage.queue.enqueue_many([Job(payload={}, id="a")])
+        assert not answer.created
+        return answer.durable
+
+    await wait_until(is_confirmed, 20, "the replicas to catch up")
+
+
+async def test_refused_before_writing(own_binary, tmp_path):
+    """No replica, no append-only file, no WAITAOF: 78, and not one key."""
+    old = own_binary(servers.debian_redis, "--appendonly", "yes")
+    new = own_binary(servers.redis82)
+    for server, durability, word in (
+        (old, "replica", "no replica"),
+        (old, "fsync", "WAITAOF"),
+        (new, "fsync", "append-only"),
+    ):
+        stage = Stage(server.url, durability=durability)
+        with pytest.raises(ServerUnsuitable, match=word):
+            await stage.enqueue("a")
+        assert stage.raw.dbsize() == 0
+        await stage.close()
+
+
+@pytest.mark.parametrize("binary", [servers.redis82, servers.valkey8, servers.valkey9])
+async def test_the_disk_confirms(own_binary, binary):
+    """fsync is kept by every server that knows WAITAOF."""
+    server = own_binary(binary, "--appendonly", "yes")
+    stage = Stage(server.url, durability="fsync")
+    [answer] = await stage.queue.enqueue_many([Job(payload={}, id="a")])
+    assert (answer.created, answer.durable) == (True, True)
+    await stage.close()
+
+
+async def test_scripts_forgotten_meanwhile(own_binary):
+    """NOSCRIPT in the middle of a durable enqueue costs a second try, not the confirmation."""
+    server = own_binary(servers.redis82, "--appendonly", "yes")
+    stage = Stage(server.url, durability="fsync")
+    await stage.enqueue("a")
+    with redis.Redis(port=server.port) as raw:
+        raw.script_flush()
+    [answer] = await stage.queue.enqueue_many([Job(payload={}, id="b")])
+    assert (answer.created, answer.durable) == (True, True)
+    await stage.close()
