@@ -65,14 +65,18 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`time LEVEL event name=value …`; values are JSON-escaped where they are not plain words."""
+    """`time LEVEL event name=value …`; values are JSON-escaped where they are not plain words.
+
+    A traceback follows indented, so that nothing in it can pass for an event.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         facts = "".join(f" {name}={_plain(value)}" for name, value in _facts(record).items())
         line = f"{moment} {record.levelname:<7} {_plain_message(record.getMessage())}{facts}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            traceback = self.formatException(record.exc_info).splitlines()
+            line += "".join(f"\n    {_plain_message(each)}" for each in traceback)
         return line
 
 

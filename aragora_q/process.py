@@ -21,13 +21,14 @@ def describe() -> dict[str, str]:
 def is_known_dead(record: Mapping[str, str]) -> bool:
     """Whether the process that `describe`d itself so is certainly gone. When in doubt, it is not."""
     scope, pid = record.get("scope"), record.get("pid", "")
-    if not scope or scope != _pid_scope() or not pid.isdigit() or int(pid) == os.getpid():
+    is_number = pid.isascii() and pid.isdigit()
+    if not scope or scope != _pid_scope() or not is_number or int(pid) == os.getpid():
         return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return False
 

@@ -1,0 +1,57 @@
+"""The exceptions: the tree in the docstring is the tree in the code."""
+
+import inspect
+import re
+
+import pytest
+
+from aragora_q import errors
+
+
+def drawn_tree():
+    """(class, parent, exit code) of every line of the docstring's tree."""
+    path = []
+    for line in errors.__doc__.splitlines():
+        if found := re.match(r"^    ([│├└─ ]*)(\w+) +(\d+)(?:  |$)", line):
+            depth = len(found[1]) // 4
+            path[depth:] = [found[2]]
+            yield found[2], path[depth - 1] if depth else "Exception", int(found[3])
+
+
+def classes():
+    for name, cls in vars(errors).items():
+        if inspect.isclass(cls) and cls.__module__ == errors.__name__:
+            yield name, cls.__bases__[0].__name__, cls.exit_code
+
+
+def test_tree_is_drawn_as_it_is():
+    """Every exception stands in the tree under its parent, with the exit code it has."""
+    assert sorted(drawn_tree()) == sorted(classes())
+
+
+ARGUMENTS = {"RetryLater": {"delay_seconds": 1}, "NotDurable": {"durability": "fsync"}}
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in classes()])
+def test_every_exception_says_what_it_means(name):
+    """Whatever goes wrong is one kind for those who catch all, with its words and a hint to show."""
+    cls = getattr(errors, name)
+    error = cls("what", **ARGUMENTS.get(name, {"hint": "do this"}))
+    assert isinstance(error, errors.AragoraQError)
+    assert "what" in str(error)
+    assert isinstance(error.hint, str)
+    assert name in ARGUMENTS or error.hint == "do this"
+    assert cls.__doc__
+
+
+def test_bad_payload_is_a_value_error():
+    """An executor that meets one fails its job for good."""
+    assert issubclass(errors.PayloadInvalid, ValueError)
+
+
+def test_what_passes_by_itself_is_no_fault_of_the_caller():
+    """A worker waits for what may pass; it never waits for wrong configuration or data."""
+    passing = set(errors.NOT_SERVED)
+    assert passing == {errors.RedisUnreachable, errors.TryAgain, errors.AccessDenied}
+    for never in (errors.ConfigError, errors.PayloadInvalid, errors.LeaseLost):
+        assert not issubclass(never, errors.NOT_SERVED)

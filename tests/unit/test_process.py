@@ -1,0 +1,57 @@
+"""Which process this is, and whether another one is certainly gone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aragora_q import process
+
+
+def test_a_process_describes_itself():
+    """Host, pid and the scope that makes the pid comparable; all text, as a hash holds it."""
+    record = process.describe()
+    assert record["pid"] == str(os.getpid())
+    assert record["host"]
+    assert all(isinstance(value, str) for value in record.values())
+
+
+@pytest.fixture
+def child():
+    running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield running
+    running.kill()
+    running.communicate()
+
+
+def test_a_running_process_is_not_dead(child):
+    """As long as it runs, its record is believed; when it is gone, it is known to be."""
+    record = {**process.describe(), "pid": str(child.pid)}
+    if not record["scope"]:
+        pytest.skip("the kernel does not tell boot id and pid namespace")
+    assert not process.is_known_dead(record)
+    child.kill()
+    child.communicate()
+    assert process.is_known_dead(record)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scope": "another-boot/pid:[1]"},
+        {"scope": ""},
+        {"pid": ""},
+        {"pid": "-1"},
+        {"pid": "12x"},
+        {"pid": "²"},
+        {"pid": "9" * 30},
+        {"pid": str(os.getpid())},
+        {"pid": "1"},
+    ],
+    ids=str,
+)
+def test_in_doubt_it_lives(change):
+    """Another machine, another boot, nonsense, ourselves, or a process that is not ours: not known dead."""
+    assert not process.is_known_dead({**process.describe(), **change})
+    assert not process.is_known_dead({})

@@ -1,0 +1,85 @@
+"""The public names: those the seed uses, and nothing that does not exist."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import aragora_q
+
+SEED_NAMES = {
+    "create_redis_queue",
+    "create_debate_job",
+    "DebateWorker",
+    "create_default_executor",
+    "QueueConfig",
+    "set_queue_config",
+    "RetryPolicy",
+    "JobQueue",
+    "Job",
+    "JobStatus",
+    "RedisStreamsQueue",
+    "DebateJobPayload",
+    "DebateResult",
+    "JobStatusTracker",
+}
+SEED_MODULES = {
+    "base": {"JobQueue", "Job", "JobStatus"},
+    "streams": {"RedisStreamsQueue"},
+    "worker": {"DebateWorker"},
+    "job": {"DebateJobPayload", "DebateResult"},
+    "retry": {"RetryPolicy"},
+    "status": {"JobStatusTracker"},
+    "config": {"QueueConfig"},
+}
+
+
+def test_all_is_sorted_and_complete():
+    """One list, in order, each name once; `dir` and the table of homes say the same."""
+    assert aragora_q.__all__ == sorted(set(aragora_q.__all__))
+    assert dir(aragora_q) == aragora_q.__all__
+    assert {*aragora_q._HOMES, "__version__"} == set(aragora_q.__all__)
+
+
+def test_the_seeds_names_are_public():
+    """Everything the seed imports or lists among its components."""
+    assert set(aragora_q.__all__) >= SEED_NAMES
+
+
+@pytest.mark.parametrize("name", aragora_q.__all__)
+def test_every_name_can_be_had_and_explains_itself(name):
+    """Each public name exists, and what can have a docstring has one."""
+    value = getattr(aragora_q, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        assert value.__doc__, name
+
+
+@pytest.mark.parametrize("module", SEED_MODULES)
+def test_components_live_where_the_seed_says(module):
+    """The seed's table of modules holds, the package renamed."""
+    for name in SEED_MODULES[module]:
+        assert getattr(aragora_q, name).__module__ == f"aragora_q.{module}"
+
+
+def test_type_checkers_see_what_is_there():
+    """The names imported for type checkers only are those that exist at run time, from the same homes."""
+    tree = ast.parse(Path(aragora_q.__file__).read_text())
+    [block] = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    seen = {
+        alias.name: node.module.removeprefix("aragora_q.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == aragora_q._HOMES
+
+
+def test_unknown_name_is_an_attribute_error():
+    """Lazy names do not turn a typing mistake into something else."""
+    with pytest.raises(AttributeError, match="has no attribute 'create_redis_que'"):
+        _ = aragora_q.create_redis_que

@@ -1,0 +1,113 @@
+"""The loader of Lua scripts: names bound to numbers, line numbers kept, headers complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from aragora_q import scripts
+
+LUA = Path(scripts.__file__).parent / "lua"
+NAMES = sorted(path.stem for path in LUA.glob("*.lua"))
+TAKES_IN_DATA = {"enqueue", "requeue", "progress", "checkpoint"}
+
+
+def source(name):
+    return (LUA / f"{name}.lua").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_is_complete(name):
+    """Every script says in one sentence what it does, then its keys, arguments and answer."""
+    shebang, sentence, *lines = source(name).split("\n")
+    assert shebang.startswith("#!lua")
+    assert re.fullmatch(r"-- [A-Z].*[^ ]", sentence)
+    header = [line for line in lines[: lines.index("")] if line.startswith("--")]
+    labels = [match[1] for line in header if (match := re.match(r"-- (\w+)(?: \w+)?:", line))]
+    known = [label for label in labels if label in {"include", "keys", "args", "each", "returns"}]
+    assert [label for label in known if label not in {"include", "each"}] == [
+        "keys",
+        "args",
+        "returns",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_what_the_header_declares(name):
+    """Keys, arguments and fields are the declared ones, each once, none hiding another."""
+    script = scripts.load(name)
+    words = re.findall(r"^-- (keys|args|each \w+):(.*)$", source(name), re.MULTILINE)
+    declared = {label.split()[0]: tuple(names.split()) for label, names in words}
+    assert script.keys == declared["keys"]
+    assert script.args == declared["args"]
+    assert script.item_fields == declared.get("each", ())
+    names = [*script.keys, *script.args]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_line_numbers_stay_true(name):
+    """Line n of an error that Redis reports is line n of the file: the loader adds no lines."""
+    sent, written = scripts.load(name).text.split("\n"), source(name).split("\n")
+    assert sent[0] == written[0]
+    assert sent[2:] == written[2:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_scripts_that_take_in_data_refuse_a_full_redis(name):
+    """All others carry allow-oom, so that a full Redis drains."""
+    shebang = source(name).split("\n")[0]
+    assert ("allow-oom" in shebang) == (name not in TAKES_IN_DATA)
+
+
+@pytest.mark.parametrize("path", sorted(LUA.glob("include/*.lua")), ids=lambda path: path.stem)
+def test_includes_can_be_put_on_one_line(path):
+    """What the loader takes for a comment is one: no string of an include holds two dashes."""
+    for line in path.read_text().splitlines():
+        code = line.split("--", 1)[0]
+        assert code.count("'") % 2 == 0, line
+        assert "[[" not in code, line
+
+
+def test_operands_are_in_the_scripts_order():
+    """Keys by name, then items' keys; arguments by name, then items' fields."""
+    script = scripts.load("retry")
+    keys = {name: f"key-{name}" for name in (*script.keys, "unused")}
+    args = {name: f"arg-{name}" for name in (*script.args, "unused")}
+    items = [("job-1", ("a", 1, b"p", 2, 0, "e")), ("job-2", ("b", 2, b"q", 3, 1, "f"))]
+    assert script.operands(keys, args, items) == [
+        len(script.keys) + 2,
+        *(f"key-{name}" for name in script.keys),
+        "job-1",
+        "job-2",
+        *(f"arg-{name}" for name in script.args),
+        *items[0][1],
+        *items[1][1],
+    ]
+
+
+def test_missing_operand_is_an_error():
+    """A caller that forgets a name hears of it before Redis does."""
+    with pytest.raises(KeyError, match="holder"):
+        scripts.load("progress").operands({"events": "e"}, {}, [("job", ("id", 1, "{}"))])
+
+
+def test_unknown_script_is_an_error():
+    """A name without a file is told with its path."""
+    with pytest.raises(FileNotFoundError):
+        scripts.load("nonsense")
+
+
+def test_sha_is_what_the_server_computes():
+    """EVALSHA names the text that EVAL would send."""
+    import hashlib
+
+    script = scripts.load("complete")
+    assert script.sha == hashlib.sha1(script.text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_stay_within_luas_stack(name):
+    """`unpack` of a full batch's operands stays below Lua's limit of 8,000 values on the stack."""
+    script = scripts.load(name)
+    assert scripts.BATCH_LIMIT * max(1, len(script.item_fields)) < 7_000
