@@ -183,8 +183,8 @@ class Intake:
             if not answer.durable:
                 results[at]["durable"] = False
                 self.tally.not_durable += 1
-        self._write(results)
         self.tally.last_line = lines[-1][0]
+        self._write(results)
 
     def _refused(self, number: int, error: PayloadInvalid) -> str:
         text = f"{error} ({error.hint})" if error.hint else str(error)

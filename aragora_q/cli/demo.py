@@ -10,6 +10,7 @@ import asyncio
 import json
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import ConfigFile, RedisUrl
+from aragora_q.cli.options import Agents, ConfigFile, RedisUrl
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
@@ -28,6 +29,7 @@ QUESTION = "Should a small team start with microservices or with a monolith?"
 ROUNDS = 2
 SERVER = "embedded://"
 QUEUE = "demo"
+AGENT_WIDTH = 16
 LAST_EVENT_SECONDS = 5.0
 """How long after the worker is done the news of the end may take to reach the screen."""
 
@@ -37,6 +39,7 @@ def demo(
     question: Annotated[
         str, typer.Argument(metavar="[QUESTION]", help="What to debate.", show_default=False)
     ] = QUESTION,
+    agents: Agents = None,
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", help="Rounds of critique and revision.")
     ] = ROUNDS,
@@ -66,29 +69,31 @@ def demo(
         drain_timeout_seconds=0,
         log_level="error",
     )
-    raise typer.Exit(options.run(_demo(settings, question, rounds)))
+    raise typer.Exit(options.run(_demo(settings, question, options.names(agents), rounds)))
 
 
-async def _demo(settings: QueueConfig, question: str, rounds: int) -> int:
+async def _demo(settings: QueueConfig, question: str, agents: list[str], rounds: int) -> int:
     from aragora_q import executors  # noqa: PLC0415
     from aragora_q.executors import debate  # noqa: PLC0415
     from aragora_q.job import create_debate_job  # noqa: PLC0415
     from aragora_q.logs import setup_logging  # noqa: PLC0415
 
     setup_logging(settings.log_level, settings.log_format)
-    agents, what_to_expect = debate.choose_agents(settings, output.note)
+    what_to_expect = f"{', '.join(agents)}: as you asked"
+    if not agents:
+        agents, what_to_expect = debate.choose_agents(settings, output.note)
     job = create_debate_job(question, agents, rounds)
     screen = _Screen()
     screen.head(question, what_to_expect)
     executor = await executors.create_default_executor(settings)
     async with options.opened(settings) as queue:
-        screen.step("server", f"ready at {queue.connection.address}")
+        screen.step(f"server ready: {queue.connection.address}")
         await queue.enqueue(job)
-        screen.step("enqueued", f"job {job.id}")
+        screen.step(f"enqueued: job {job.id}")
         stopped_by = await _run(settings, executor, queue, job.id, screen)
         if stopped_by is not None:
             await queue.cancel(job.id)
-            screen.step("cancelled", "")
+            screen.step("cancelled")
             raise output.StoppedBySignal(stopped_by)
         ended = await queue.get_job(job.id)
         stats = await queue.get_queue_stats()
@@ -132,21 +137,17 @@ async def _follow(queue: RedisStreamsQueue, job_id: str, screen: _Screen) -> Non
         if name == "progress":
             screen.progress(json.loads(event["data"]))
         else:
-            screen.step(name, f"by worker {event['worker']}" if "worker" in event else "")
+            screen.step(f"{name} by worker {event['worker']}" if "worker" in event else name)
         if name in ENDINGS:
             return
 
 
 class _Screen:
-    """What happens, one line each, with the seconds since the beginning.
-
-    On a terminal the line of a phase is drawn anew as its agents get done.
-    """
+    """What happens, as it happens: one line for each event, with the seconds since the beginning."""
 
     def __init__(self) -> None:
         self._begun_at = time.monotonic()
-        self._phase: tuple[str, str] | None = None
-        self._is_live = output.has_colours()
+        self._phase = ""
 
     def head(self, question: str, what_to_expect: str) -> None:
         """Say what will be debated, and by whom."""
@@ -155,34 +156,26 @@ class _Screen:
         output.lines(output.wrapped(what_to_expect))
         output.line()
 
-    def step(self, name: str, text: str) -> None:
+    def step(self, text: str) -> None:
         """Something happened."""
-        self._end_phase()
-        output.write(self._row(name, text))
+        seconds = f"{time.monotonic() - self._begun_at:5.1f} s"
+        output.write(f"{output.styled(seconds, '2')}  {output.safe_text(text)}")
+        sys.stdout.flush()
 
     def progress(self, progress: Mapping[str, Any]) -> None:
-        """The debate went on: a new phase begins, or more of the present one is done."""
+        """An agent has done its part; a new phase may have begun with it."""
         from aragora_q.cli import views  # noqa: PLC0415
 
-        name, where, done = views.debate_progress(progress)
-        if self._phase != (name, where):
-            self._end_phase()
-        row = self._row(name, ", ".join(filter(None, (where, done))))
-        if self._is_live:
-            output.redraw(row)
-        else:
-            self._last_row = row
-        self._phase = (name, where)
-
-    def _end_phase(self) -> None:
-        if self._phase is None:
-            return
-        self._phase = None
-        output.write("" if self._is_live else self._last_row)
-
-    def _row(self, name: str, text: str) -> str:
-        seconds = output.styled(f"{time.monotonic() - self._begun_at:6.1f} s", "2")
-        return f"{seconds}  {output.safe_text(f'{name:<10} {text}'.rstrip())}"
+        phase = views.debate_phase(progress)
+        if phase != self._phase:
+            self._phase = phase
+            self.step(phase)
+        who = f"{progress.get('seat', 0) + 1} {progress.get('agent', '')}"
+        row = f"{'':9}{output.shortened(who, AGENT_WIDTH):<{AGENT_WIDTH}}  "
+        output.line(
+            row + output.shortened(str(progress.get("said", "")), output.width() - len(row))
+        )
+        sys.stdout.flush()
 
 
 def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
@@ -211,7 +204,7 @@ def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
         for command in (
             f"export REDIS_URL={url} ARAGORA_QUEUE_NAME={QUEUE}",
             f"aragora-q status {job.id}",
-            f'aragora-q enqueue "Tea or coffee?" --agents {seats}',
+            f'aragora-q enqueue "Tea or coffee?" -a {seats}',
             "aragora-q worker --burst",
             "aragora-q stats",
         )

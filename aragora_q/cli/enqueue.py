@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, ConfigFile, QueueName, Quiet, RedisUrl, Timeout
+from aragora_q.cli.options import Agents, AsJson, ConfigFile, QueueName, Quiet, RedisUrl, Timeout
 from aragora_q.errors import AragoraQError, NotDurable, PayloadInvalid
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ def enqueue(
             help="A question; or JSON lines: a file named *.json or *.jsonl, or - for stdin.",
         ),
     ],
-    agents: Annotated[
-        list[str] | None,
-        typer.Option("--agents", "-a", metavar="A,B,…", help="Who debates: 2 to 16 names."),
-    ] = None,
+    agents: Agents = None,
     rounds: Annotated[
         int | None, typer.Option("--rounds", metavar="N", help="Rounds, 0 to 20; default 3.")
     ] = None,
@@ -92,7 +89,7 @@ def enqueue(
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout is for --wait")
     fields = {
-        "agents": [name for text in agents for name in text.split(",")] if agents else None,
+        "agents": options.names(agents) or None,
         "rounds": rounds,
         "consensus": consensus,
         "timeout_seconds": time_limit,

@@ -37,6 +37,10 @@ Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No output unless so
 JobIds = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids of jobs.", show_default=False)
 ]
+Agents = Annotated[
+    list[str] | None,
+    typer.Option("--agents", "-a", metavar="A,B,…", help="Who debates: 2 to 16 names."),
+]
 Timeout = Annotated[
     float | None,
     typer.Option(
@@ -79,6 +83,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def names(texts: list[str] | None) -> list[str]:
+    """Names of an option that takes them with commas between, and may be given again."""
+    return [name.strip() for text in texts or [] for name in text.split(",")]
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -15,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 DAY_SECONDS = 86_400
-WIDTH = 78
-"""Longest line of text for people: readable on the narrowest usual terminal."""
+WIDTH, WIDEST = 78, 120
+"""Longest line of text for people, where the terminal does not say; and at most."""
 
 
 class StoppedBySignal(Exception):
@@ -35,12 +36,6 @@ def line(text: str = "") -> None:
 def write(text: str) -> None:
     """Write one line of data that is escaped already, and styled perhaps."""
     sys.stdout.write(f"{text}\n")
-
-
-def redraw(text: str) -> None:
-    """Write `text`, escaped already, over the line that the terminal's cursor is in."""
-    sys.stdout.write(f"\r\033[K{text}")
-    sys.stdout.flush()
 
 
 def lines(rows: Iterable[str]) -> None:
@@ -86,18 +81,25 @@ def _escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
 
 
-def shortened(text: str, width: int) -> str:
-    """`text` on one line of at most `width` characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+def shortened(text: str, most: int) -> str:
+    """`text`, escaped, on one line of at most `most` characters."""
+    text = safe_text(" ".join(text.split()))
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """`text`, escaped, in lines of at most `width` characters; at least one."""
+def width() -> int:
+    """How wide text for people may be."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return min(max(shutil.get_terminal_size().columns - 2, 40), WIDEST)
+
+
+def wrapped(text: str, indent: int = 0) -> list[str]:
+    """`text`, escaped, in lines that fit beside an indent; at least one."""
     return [
         part
         for row in text.splitlines() or [""]
-        for part in textwrap.wrap(safe_text(row), width, break_on_hyphens=False) or [""]
+        for part in textwrap.wrap(safe_text(row), width() - indent, break_on_hyphens=False) or [""]
     ]
 
 
@@ -107,9 +109,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         _rich_table(head, safe)
         return
-    widths = [max(len(row[n]) for row in [head, *safe]) for n in range(len(head))]
+    columns = [max(len(row[n]) for row in [head, *safe]) for n in range(len(head))]
     for row in [head, *safe]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        cells = (cell.ljust(column) for cell, column in zip(row, columns, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 

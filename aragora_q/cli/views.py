@@ -17,7 +17,7 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.cli import output
-from aragora_q.cli.output import count, duration, shortened
+from aragora_q.cli.output import count, duration, shortened, wrapped
 
 LABEL_WIDTH = 11
 TEXT_WIDTH = 66
@@ -58,7 +58,7 @@ def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[s
     if job.completed_at is not None:
         yield _row("ended", _moment(job.completed_at))
     if job.progress and not job.status.is_terminal:
-        yield _row("progress", _text(job.progress))
+        yield _row("progress", progress_text(job.progress))
     if job.error and not history:
         yield _row("last error", shortened(job.error, TEXT_WIDTH))
     for n, event in enumerate(history):
@@ -70,27 +70,45 @@ def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[s
 def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
     """A result: a debate's in words, any other as JSON."""
     if "final_answer" not in result or "confidence" not in result:
-        yield _row("result", json.dumps(result, ensure_ascii=False))
+        yield from _rows("result", json.dumps(result, ensure_ascii=False))
         return
-    answer = str(result["final_answer"] or "none").splitlines() or [""]
-    yield _row("answer", answer[0])
-    yield from (_row("", row) for row in answer[1:])
+    yield from _rows("answer", str(result["final_answer"] or "none"))
     consensus = "consensus" if result.get("consensus_reached") else "no consensus"
     rounds, seconds = result.get("rounds_used"), result.get("duration_seconds")
     agreement = f"{consensus}, agreement {float(result['confidence']):.0%}"
     yield _row("outcome", f"{agreement}, {count(rounds or 0, 'round')}, {duration(seconds or 0.0)}")
+    used = result.get("token_usage") or {}
+    if used.get("requests"):
+        yield _row("spent", f"{count(used['requests'], 'request')}, {_tokens(used)}")
     if result.get("error"):
         yield _row("trouble", shortened(str(result["error"]), TEXT_WIDTH))
 
 
-def debate_progress(progress: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What a debate last reported, in words: its phase, where it is, how much is done."""
-    phase, round_number = str(progress.get("phase", "")), progress.get("round")
-    where = f"round {round_number} of {progress.get('rounds', '?')}" if round_number else ""
-    done, agents = progress.get("done"), progress.get("agents")
-    done = f"{done} of {agents} agents done" if done is not None and agents else ""
-    tokens = f"{progress['tokens']:,} tokens" if progress.get("tokens") else ""
-    return phase, where, ", ".join(filter(None, (done, tokens)))
+def _tokens(used: Mapping[str, Any]) -> str:
+    return f"{used.get('input_tokens', 0):,} tokens in, {used.get('output_tokens', 0):,} out"
+
+
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """What an executor last reported, in a few words; a debate's in better ones."""
+    if "phase" not in progress:
+        plain = (f"{name} {value}" for name, value in progress.items() if _is_plain(value))
+        return shortened(", ".join(plain), TEXT_WIDTH)
+    parts = [
+        debate_phase(progress),
+        f"{progress.get('agents_done', 0)} of {count(progress.get('agents', 0), 'agent')} done",
+        f"{count(progress['tokens'], 'token')} so far" if progress.get("tokens") else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def debate_phase(progress: Mapping[str, Any]) -> str:
+    """Where a debate is: `review, round 1 of 2`."""
+    where = f", round {progress['round']} of {progress['rounds']}" if progress.get("round") else ""
+    return f"{progress['phase']}{where}"
+
+
+def _is_plain(value: object) -> bool:
+    return not isinstance(value, dict | list)
 
 
 def _state(job: Job) -> str:
@@ -111,7 +129,7 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
     if "question" not in payload:
         yield _row("payload", shortened(json.dumps(payload, ensure_ascii=False), 1_000))
         return
-    yield _row("question", str(payload["question"]))
+    yield from _rows("question", str(payload["question"]))
     agents = payload.get("agents")
     if isinstance(agents, list):
         yield _row("agents", ", ".join(map(str, agents)))
@@ -124,13 +142,13 @@ def _history(event: Mapping[str, Any]) -> str:
     return f"{moment:%H:%M:%S} attempt {attempt} {cause}: {error}"
 
 
+def _rows(label: str, text: str) -> Iterator[str]:
+    for n, row in enumerate(wrapped(text, LABEL_WIDTH)):
+        yield _row("" if n else label, row)
+
+
 def _row(label: str, text: str) -> str:
     return f"{label:<{LABEL_WIDTH}}{text}"
-
-
-def _text(value: Mapping[str, Any]) -> str:
-    plain = (f"{name} {each}" for name, each in value.items() if not isinstance(each, dict | list))
-    return shortened(", ".join(plain), TEXT_WIDTH)
 
 
 def _moment(seconds: float | None) -> str:

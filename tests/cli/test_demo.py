@@ -1,0 +1,77 @@
+"""demo: a whole debate, from nothing to a recorded result."""
+
+import re
+import shlex
+import signal
+
+import processes
+import pytest
+from waiting import wait_until_sync
+
+AGENTS = "demo:bold,demo:careful,demo:curious"
+
+
+@pytest.fixture
+def no_server(monkeypatch):
+    """Nothing is configured, and there is a place for the private server's data."""
+    monkeypatch.delenv("REDIS_URL")
+
+
+def test_demo_shows_a_debate_and_commands_that_go_on_from_it(command, no_server):
+    """With nothing set up: phases as they happen, the result, the queue, and working next commands."""
+    ended = command("demo", "Tea or coffee?", "-a", AGENTS, env={"REDIS_URL": ""})
+    assert (ended.code, ended.err) == (0, "")
+    steps = [line.split("  ")[-1] for line in ended.lines if re.match(r" *\d+\.\d s  ", line)]
+    assert [step.partition(":")[0].partition(" by ")[0] for step in steps] == [
+        "server ready", "enqueued", "started", "propose", "review, round 1 of 2",
+        "revise, round 1 of 2", "review, round 2 of 2", "revise, round 2 of 2", "vote", "completed",
+    ]  # fmt: skip
+    for agent in AGENTS.split(","):
+        assert ended.out.count(agent) >= 6, "each agent is seen to do its part of every phase"
+    assert re.search(
+        r"^outcome +(no )?consensus, agreement \d+%, 2 rounds", ended.out, re.MULTILINE
+    )
+    assert "0 waiting, 0 running, 1 completed, 0 failed" in ended.out
+    assert all(len(line) <= 80 for line in ended.lines)
+    follow_up(command, ended.out.partition("Try next:\n")[2])
+
+
+def follow_up(command, text):
+    """Run what the demo suggests; every command works, and `status` knows the demo's job."""
+    export, *commands = text.strip().splitlines()
+    variables = dict(word.split("=", 1) for word in shlex.split(export)[1:])
+    ended = [command(*shlex.split(line)[1:], env=variables) for line in commands]
+    assert [each.code for each in ended] == [0] * 4
+    assert "completed" in ended[0].out
+
+
+def test_ctrl_c_cancels_the_debate_and_leaves_nothing_running(start_command, command, no_server):
+    """SIGINT ends the demo by the signal, the job is cancelled, and the server goes by itself."""
+    variables = {"REDIS_URL": "embedded://", "ARAGORA_QUEUE_NAME": "demo"}
+    process = start_command("demo", "-a", AGENTS, "--rounds", "20", env={"REDIS_URL": ""})
+    text = b""
+    while b"round 1 of 20" not in text:
+        text += process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, complaints = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert (rest.splitlines()[-1].split()[-1], complaints) == (b"cancelled", b"")
+    job_id = re.search(rb"job (\w+)", text)[1].decode()
+    assert command("status", job_id, "--json", env=variables).object["status"] == "cancelled"
+    wait_until_sync(lambda: not servers_running(), 30, "the embedded server to go")
+
+
+def servers_running():
+    """Embedded servers of this test's home."""
+    import os
+    from pathlib import Path
+
+    here = os.environ["XDG_STATE_HOME"].encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if here in path.read_bytes() and processes.is_running(int(path.parent.name)):
+                found.append(path)
+        except OSError:
+            continue
+    return found
