@@ -256,6 +256,8 @@ _TRY_AGAIN = {
 }
 _MOVING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+"""What servers say, under ERR, when a script may run but not all that it calls."""
 
 
 def translate(error: Exception, address: str) -> AragoraQError:
@@ -266,9 +268,8 @@ def translate(error: Exception, address: str) -> AragoraQError:
         kind = Moving if word in _MOVING else TryAgain
         return kind(f"Redis at {address} refuses: {word} {text.removeprefix(word).strip()}",
                     hint=_TRY_AGAIN[word])  # fmt: skip
-    if word in _DENIED or isinstance(
-        error, exceptions.AuthenticationError | exceptions.NoPermissionError
-    ):
+    denied = exceptions.AuthenticationError | exceptions.NoPermissionError
+    if word in _DENIED or isinstance(error, denied) or text.startswith(_DENIED_IN_SCRIPT):
         return AccessDenied(
             f"Redis at {address} denies access: {text}",
             hint="check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL",
@@ -301,6 +302,7 @@ def _options(config: QueueConfig, endpoint: Endpoint) -> dict[str, Any]:
         "socket_timeout": COMMAND_TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "protocol": 2,
+        "driver_info": None,  # no CLIENT SETINFO: two more answers to wait for, one more right to have
         "db": endpoint.database,
     }
     password = _password_source("redis_password", config)

@@ -17,6 +17,9 @@ from pkgutil import get_data
 BATCH_LIMIT = 100
 """Most items a call may carry: a script blocks the server while it runs."""
 
+INCLUDES = ("job", "silence")
+"""Every file of `lua/include`; a script includes the first without saying so."""
+
 Value = str | bytes | int | float
 
 
@@ -74,6 +77,16 @@ def load(name: str) -> Script:
     shebang, _, body = source.split("\n", 2)
     text = f"{shebang}\n{' '.join(filter(None, prelude))}\n{body}"
     return Script(name, text, keys, args, item_fields)
+
+
+def body(name: str) -> str:
+    """The script `lua/<name>.lua` as it is written, without what it includes."""
+    return _read(f"{name}.lua")
+
+
+def included() -> list[str]:
+    """The files that scripts include, as they are written."""
+    return [_read(f"include/{name}.lua") for name in INCLUDES]
 
 
 def _read(path: str) -> str:

@@ -1,0 +1,168 @@
+"""`aragora-q acl ROLE`: a user made by its line can do all that its role does, and nothing dangerous."""
+
+import hashlib
+import shlex
+import sys
+
+import pytest
+
+from aragora_q.access import ROLES
+
+PASSWORD = "correct horse"
+DANGEROUS = (
+    ("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("CONFIG", "GET", "*"), ("DEBUG", "JMAP"), ("SHUTDOWN",),
+    ("MONITOR",), ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"), ("ACL", "SETUSER", "x"), ("ACL", "LIST"),
+    ("MIGRATE", "h", "1", "k", "0", "1"), ("REPLICAOF", "h", "1"), ("SUBSCRIBE", "c"),
+    ("GET", "someone:else"), ("SET", "someone:else", "1"), ("CLIENT", "KILL", "TYPE", "normal"),
+    ("XGROUP", "DESTROY", "aragora:queue:debates:stream", "aragora-workers"), ("SWAPDB", "0", "1"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def server(own_server):
+    """A server of the test's own; users are its state."""
+    server = own_server()
+    with server.client() as client:
+        yield server, client
+
+
+@pytest.fixture
+def as_role(server, invoke, monkeypatch, tmp_path):
+    """Makes the role's user as an operator would, and lets the commands that follow run as it."""
+    running, admin = server
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+
+    def become(role, *args):
+        made = invoke("acl", role, "--password-file", tmp_path / "password", *args)
+        assert made.code == 0, made.err
+        assert admin.execute_command(*made.out.split()) in (True, "OK", b"OK")
+        monkeypatch.setenv("REDIS_URL", f"redis://aragora-q-{role}@127.0.0.1:{running.port}")
+        monkeypatch.setenv("REDIS_PASSWORD", PASSWORD)
+
+    return become
+
+
+def _fine(*runs):
+    for ran in runs:
+        assert ran.code == 0, (ran.out, ran.err)
+
+
+def _refused(admin):
+    """What the server refused so far, as its ACL LOG tells."""
+    return [f"{row['username']}: {row['object']}" for row in admin.acl_log()]
+
+
+def test_the_password_is_printed_as_a_hash_only(invoke, tmp_path):
+    """Neither the password itself nor a user who could log in without one is ever printed."""
+    (tmp_path / "password").write_text(PASSWORD)
+    made = invoke("acl", "worker", "--password-file", tmp_path / "password")
+    assert PASSWORD not in made.out
+    assert f"#{hashlib.sha256(PASSWORD.encode()).hexdigest()}" in made.out
+    bare = invoke("acl", "worker")
+    assert "nopass" not in bare.out
+    assert "no password yet" in bare.err
+
+
+def test_wrong_uses_are_told(invoke, tmp_path):
+    """An unknown role is a usage error; a missing password file a wrong configuration."""
+    assert invoke("acl", "root").code == 2
+    missing = invoke("acl", "worker", "--password-file", tmp_path / "none")
+    assert (missing.code, "cannot read" in missing.err) == (78, True)
+
+
+def test_producer(as_role, invoke, server):
+    """A producer enqueues, also durably by replica as far as the server goes, and looks at its jobs."""
+    _, admin = server
+    as_role("producer")
+    made = invoke("enqueue", "What?", "--agents", "a,b", "--quiet")
+    later = invoke("enqueue", "What?", "--agents", "a,b", "--delay", "1h", "--quiet")
+    _fine(made, later, invoke("status", made.out.strip(), later.out.strip()))
+    assert invoke("wait", made.out.strip(), "--timeout", "0.1").code == 124
+    assert _refused(admin) == []
+    assert invoke("cancel", made.out.strip()).code == 77, "denied within a script is denied, too"
+    assert len(_refused(admin)) == 1
+
+
+def test_worker(as_role, invoke, command, server):
+    """A worker signs on, runs, retries, fails and finishes jobs, takes care of the queue, signs off."""
+    _, admin = server
+    as_role("producer")
+    _fine(*(invoke("enqueue", f"{n}?", "--agents", "a,b", "--id", f"job-{n}") for n in range(3)))
+    as_role("worker")
+    script = "import json,sys; n=json.load(sys.stdin)['id'][-1]; sys.exit(int(n)) if n != '0' else print('{}')"
+    program = f"{sys.executable} -c {shlex.quote(script)}"
+    ran = command(
+        "worker", "--burst", "--exec", program, "--metrics-port", "0",
+        env={"ARAGORA_QUEUE_RETRY_BASE_DELAY": "0", "ARAGORA_QUEUE_CLAIM_IDLE_MS": "400"},
+    )  # fmt: skip
+    _fine(ran)
+    assert admin.hget("aragora:queue:debates:job:job-0", "status") == "completed"
+    assert admin.zcard("aragora:queue:debates:workers") == 0
+    assert _refused(admin) == []
+
+
+def test_caretakers_and_readers(as_role, invoke, server):
+    """Reaper, purge, stats and operator: each runs all of its commands, and none is refused anything."""
+    _, admin = server
+    as_role("producer")
+    _fine(*(invoke("enqueue", f"{n}?", "--agents", "a,b", "--id", f"job-{n}") for n in range(3)))
+    as_role("reaper")
+    _fine(invoke("reap"), invoke("reap", "--dry-run"))
+    as_role("purge")
+    _fine(invoke("purge"), invoke("purge", "--dry-run"))
+    as_role("stats")
+    _fine(invoke("stats"), invoke("stats", "--prometheus", "-"), invoke("status", "job-0"))
+    as_role("operator")
+    _fine(invoke("cancel", "job-0"), invoke("reap"), invoke("purge"), invoke("stats"))
+    _fine(invoke("purge", "--older-than", "1s", "--yes"), invoke("cancel", "job-1"))
+    assert _refused(admin) == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_may_do_what_is_dangerous(as_role, server, role):
+    """Nobody flushes, configures, spies, makes users, or touches keys of others (ACL DRYRUN)."""
+    _, admin = server
+    as_role(role)
+    user = f"aragora-q-{role}"
+    for dangerous in DANGEROUS:
+        verdict = admin.execute_command("ACL", "DRYRUN", user, *dangerous)
+        assert "has no permissions" in str(verdict), (dangerous, verdict)
+
+
+@pytest.mark.parametrize(
+    ("role", "refused"),
+    [
+        ("producer", ("XREADGROUP", "GROUP", "aragora-workers", "w", "STREAMS", "{}stream", ">")),
+        ("producer", ("XACK", "{}stream", "aragora-workers", "1-1")),
+        ("stats", ("EVAL", "return 1", "0")),
+        ("stats", ("HSET", "{}job:x", "status", "completed")),
+        ("purge", ("XREADGROUP", "GROUP", "aragora-workers", "w", "STREAMS", "{}stream", ">")),
+        ("worker", ("XTRIM", "{}stream", "MAXLEN", "0")),
+        ("worker", ("GET", "aragora:queue:other:job:x")),
+    ],
+)
+def test_a_role_may_not_do_the_work_of_another(as_role, server, role, refused):
+    """A producer takes no jobs, a reader changes nothing, nobody reaches another queue (ACL DRYRUN)."""
+    _, admin = server
+    as_role(role)
+    call = [part.format("aragora:queue:debates:") for part in refused]
+    verdict = admin.execute_command("ACL", "DRYRUN", f"aragora-q-{role}", *call)
+    assert "has no permissions" in str(verdict)
+
+
+def test_rights_hold_for_the_configured_prefix_literally(as_role, server, monkeypatch):
+    """A prefix with wildcards in it gives no right to keys that merely match it."""
+    _, admin = server
+    monkeypatch.setenv("ARAGORA_QUEUE_PREFIX", "a*:")
+    as_role("purge")
+    dry = lambda key: str(  # noqa: E731
+        admin.execute_command("ACL", "DRYRUN", "aragora-q-purge", "UNLINK", key)
+    )
+    assert "has no permissions" not in dry("a*:debates:job:x")
+    assert "has no permissions" in dry("abc:debates:job:x")
+
+
+def test_a_cluster_gets_its_own_names_of_keys(invoke):
+    """On a cluster the queue's keys have a hash tag, and so has the pattern."""
+    made = invoke("acl", "worker", "--redis-url", "redis+cluster://127.0.0.1:7000")
+    assert " ~aragora:queue:{debates}:* " in made.out
