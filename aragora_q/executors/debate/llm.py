@@ -83,7 +83,8 @@ class ModelAgent:
         try:
             value = await self._ask(prompt, usage)
         except UnexpectedModelBehavior as error:
-            if prompt.form is None or isinstance(error, ContentFilterError):
+            is_reply = usage.requests > 0 and not isinstance(error, ContentFilterError)
+            if prompt.form is None or not is_reply:
                 raise self._fault(error) from error
             value = None  # it answered, but not in the form asked for
         except (ModelAPIError, UserError, TimeoutError, ConnectionError) as error:

@@ -1,0 +1,94 @@
+"""Debates for tests: a provider on loopback, agents that lead to it, attempts in memory."""
+
+import pytest
+from memory_session import MemorySession, make_attempt
+from provider_stub import Stub
+
+from aragora_q import wire
+from aragora_q.base import Completed, Job
+from aragora_q.config import QueueConfig
+from aragora_q.executors import debate
+from aragora_q.executors.debate import demo
+from aragora_q.job import create_debate_job
+
+
+@pytest.fixture
+def new_stub(monkeypatch):
+    """Starts providers on loopback, and puts their key into the environment."""
+    monkeypatch.setenv("STUB_KEY", "sk-secret-of-the-stub")
+    started = []
+
+    def start(**options):
+        started.append(Stub(**options))
+        return started[-1]
+
+    yield start
+    for stub in started:
+        stub.close()
+
+
+@pytest.fixture
+def stub(new_stub):
+    """A provider that does what it is asked."""
+    return new_stub()
+
+
+@pytest.fixture(autouse=True)
+def _no_breath(monkeypatch):
+    """Demo agents take their time for spectators; here nobody watches."""
+    monkeypatch.setattr(demo, "BREATH_SECONDS", 0)
+
+
+class Scripted:
+    """An agent whose replies a function gives; it notes what it was asked."""
+
+    def __init__(self, name, reply):
+        self.name = name
+        self.asked = []
+        self._reply = reply
+
+    async def reply(self, task):
+        self.asked.append(task)
+        return self._reply(task)
+
+
+@pytest.fixture
+def seat_scripted(monkeypatch):
+    """Replaces the roster: `seat_scripted(name=function of a task, …)`; gives the agents by name."""
+    from aragora_q.executors.debate import agents
+
+    def seat(**replies):
+        made = {name: Scripted(name, reply) for name, reply in replies.items()}
+
+        async def agent(self, name, seat):
+            return made[name]
+
+        monkeypatch.setattr(agents.Roster, "agent", agent)
+        return made
+
+    return seat
+
+
+@pytest.fixture
+def run_debate():
+    """Runs a debate as one attempt of a job; gives the outcome, the session, and the result if any."""
+
+    async def run(*, agents=(), session=None, job=None, settings=None, **fields):
+        session = session or MemorySession()
+        config = QueueConfig(**(settings or {}))
+        job_fields = {
+            name: fields.pop(name) for name in ("attempts", "max_attempts") if name in fields
+        }
+        if job is None:
+            payload = create_debate_job("Tea or coffee?", agents, job_id="job", **fields).payload
+            job = Job({}, id="job", raw_payload=wire.encode(payload))
+        job.attempts = job_fields.get("attempts", 1)
+        job.max_attempts = job_fields.get("max_attempts", 3)
+        attempt = make_attempt(
+            debate.create(config), session=session, job=job, max_result_bytes=1_000_000
+        )
+        outcome = await attempt.run()
+        result = wire.decode(outcome.result) if isinstance(outcome, Completed) else None
+        return outcome, session, result
+
+    return run

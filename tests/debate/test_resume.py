@@ -1,0 +1,200 @@
+"""Whatever interrupts a debate, it goes on where it was: no finished call is paid for twice."""
+
+import asyncio
+import os
+import threading
+from collections import Counter
+
+import pytest
+from debate_workers import Workers
+from memory_session import MemorySession
+from processes import cli, env, is_running
+from waiting import wait_until_sync
+
+from aragora_q.base import Completed, JobStatus, Released
+from aragora_q.config import QueueConfig
+from aragora_q.job import create_debate_job
+from aragora_q.streams import RedisStreamsQueue
+
+SEATS, ROUNDS = 3, 3
+CALLS = SEATS * (2 + 2 * ROUNDS)
+LEASE_MS = 3_000
+"""Long enough for 24 workers on a busy machine to keep their leases."""
+
+
+class Held:
+    """A stub's fault function: holds every debate's n-th call, n being the debate's number."""
+
+    def __init__(self):
+        self.asked = Counter()
+        self.reached = set()
+        self.released = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, number, model):
+        debate = int(model.partition("-")[0])
+        with self._lock:
+            self.asked[debate] += 1
+            if debate not in self.reached and self.asked[debate] >= debate:
+                self.reached.add(debate)
+                return lambda handler: self.released.wait(60)
+        return None
+
+
+def queue_settings(redis_url, stub, debate):
+    """Settings of a queue with one debate in it, whose agents have names of its own at the stub."""
+    return {
+        "redis_url": redis_url,
+        "queue": f"debate-{debate}",
+        "claim_idle_ms": LEASE_MS,
+        "concurrency": 1,
+        "metrics_port": 0,
+        "agents": {
+            f"agent-{seat}": stub.agent("openai" if seat else "anthropic", f"{debate}-{seat}")
+            for seat in range(SEATS)
+        },
+    }
+
+
+async def enqueue(settings, debate):
+    queue = RedisStreamsQueue(QueueConfig(**settings))
+    job = create_debate_job(
+        "Tea or coffee?", list(settings["agents"]), ROUNDS, job_id=f"d{debate}", timeout_seconds=600
+    )
+    await queue.enqueue(job)
+    return queue
+
+
+def journalled(queue, raw, debate):
+    """Names of the calls that are in the debate's journal."""
+    fields = raw.hkeys(queue.connection.keys.journal(f"d{debate}"))
+    return {field for field in fields if "/call/" in field}
+
+
+@pytest.mark.timeout(180)
+async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
+    new_stub, redis_url, raw, tmp_path
+):
+    """kill -9 of a real worker at call 1, 2, … 24: each debate completes once, and is charged no attempt.
+
+    After the kill exactly the calls are made that were not in the journal; before it at most those
+    in flight (one per seat) were lost.
+    """
+    held = Held()
+    stub = new_stub(fault=held)
+    workers = Workers(tmp_path / "log", dict(os.environ))
+    queues, settings, pids = {}, {}, {}
+    try:
+        for debate in range(1, CALLS + 1):
+            settings[debate] = queue_settings(redis_url, stub, debate)
+            queues[debate] = await enqueue(settings[debate], debate)
+            pids[debate] = workers.start(f"first-{debate}", **settings[debate])
+        wait_until_sync(lambda: len(held.reached) == CALLS, 90, "all debates to reach their call")
+        for pid in pids.values():
+            workers.kill(pid)
+        wait_until_sync(lambda: not any(map(is_running, pids.values())), what="the workers to die")
+        finished = {n: journalled(queues[n], raw, n) for n in queues}
+        asked = Counter(held.asked)
+        held.released.set()
+        for debate in queues:
+            workers.start(f"second-{debate}", **settings[debate])
+
+        def ended():
+            return [raw.zcard(queue.connection.keys.completed) for queue in queues.values()]
+
+        wait_until_sync(lambda: sum(ended()) == CALLS, 90, "all debates to complete")
+        for debate, queue in queues.items():
+            job = await queue.get_job(f"d{debate}")
+            assert (job.status, job.crashes, job.attempts) == (JobStatus.COMPLETED, 1, 1)
+            assert 0 < asked[debate] - len(finished[debate]) <= SEATS
+            assert held.asked[debate] - asked[debate] == CALLS - len(finished[debate])
+            assert job.result["token_usage"]["requests"] == CALLS
+            assert job.result["error"] is None
+            assert raw.hget(queue.connection.keys.counters, "completed") == "1"
+            ttl = raw.pttl(queue.connection.keys.journal(f"d{debate}"))
+            assert ttl > 6 * 86_400_000  # the journal lives as long as the rest of the job
+    finally:
+        workers.close()
+        for queue in queues.values():
+            await queue.close()
+
+
+@pytest.mark.parametrize("stop_at", range(1, CALLS + 1))
+async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
+    run_debate, stop_at, monkeypatch
+):
+    """A deploy, a cancel, a lost lease: whichever call it meets, the next attempt makes only the rest."""
+    from aragora_q.executors.debate import demo
+
+    calls = []
+    reply = demo.DemoAgent.reply
+
+    async def counted(self, task):
+        calls.append((self.name, task))
+        if len(calls) == stop_at:
+            await asyncio.Event().wait()
+        return await reply(self, task)
+
+    monkeypatch.setattr(demo.DemoAgent, "reply", counted)
+    agents = [f"demo:{persona}" for persona in demo.PERSONAS]
+    session = MemorySession()
+    running = asyncio.create_task(run_debate(agents=agents, session=session))
+    while len(calls) < stop_at or running.done():
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)  # the others of the phase finish
+    running.cancel()
+    await running
+    finished = [name for name in session.kept if "/call/" in name]
+    before = len(calls)
+    outcome, _, result = await run_debate(agents=agents, session=session)
+    assert isinstance(outcome, Completed)
+    assert len(calls) - before == CALLS - len(finished)
+    assert result["token_usage"]["requests"] == CALLS
+    uninterrupted = (await run_debate(agents=agents))[2]
+    for each in (result, uninterrupted):
+        del each["duration_seconds"]
+    assert result == uninterrupted
+
+
+def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, raw, tmp_path):
+    """`aragora-q worker` stopped by SIGTERM without time to drain: a deploy costs no attempt and no call."""
+    import signal
+    import subprocess
+
+    held = Held()
+    stub = new_stub(fault=held)
+    settings = queue_settings(redis_url, stub, 8)
+
+    async def put():
+        queue = await enqueue(settings, 8)
+        await queue.close()
+        return queue
+
+    queue = asyncio.run(put())
+    toml = tmp_path / "agents.toml"
+    rows = [
+        f"{name} = {{ {', '.join(f'{k} = {v!r}' for k, v in agent.items())} }}"
+        for name, agent in settings["agents"].items()
+    ]
+    toml.write_text("[agents]\n" + "\n".join(rows))
+    command = cli("worker", "--queue", "debate-8", "--config", str(toml), "--metrics-port", "0")
+    variables = env(REDIS_URL=redis_url, ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS="0")
+    log = (tmp_path / "log").open("ab")
+    first = subprocess.Popen(command, env=variables, stderr=log)
+    try:
+        wait_until_sync(lambda: held.reached, 60, "the worker to reach its call")
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(30) == -signal.SIGTERM
+    finally:
+        first.kill()
+    assert raw.hmget(queue.connection.keys.job("d8"), "status", "attempts") == ["pending", "0"]
+    finished, asked = journalled(queue, raw, 8), held.asked[8]
+    held.released.set()
+    subprocess.run([*command, "--burst"], env=variables, stderr=log, check=True, timeout=60)
+    log.close()
+    assert raw.hget(queue.connection.keys.job("d8"), "status") == "completed"
+    assert held.asked[8] - asked == CALLS - len(finished)
+    text = (tmp_path / "log").read_text()
+    assert "debate phase done" in text
+    assert "sk-secret" not in text

@@ -1,0 +1,72 @@
+"""Worker processes by the dozen: forked from one that has imported everything, each a real process.
+
+`python debate_workers.py` forks a worker for every line of JSON on stdin (`worker_id` and settings)
+and answers with its process id. The parent never starts a loop or a thread, so its children are
+clean. `Workers` is the test's side of it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Workers:
+    """Starts workers; kills all that are left when it is closed."""
+
+    def __init__(self, log, environment):
+        self._log = Path(log).open("ab")
+        self._forker = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            text=True,
+        )
+        self._started = []
+
+    def start(self, worker_id, **settings):
+        """The process id of a new worker."""
+        self._forker.stdin.write(json.dumps({"worker_id": worker_id, **settings}) + "\n")
+        self._forker.stdin.flush()
+        self._started.append(int(self._forker.stdout.readline()))
+        return self._started[-1]
+
+    def kill(self, pid):
+        """As a crash does it."""
+        os.kill(pid, signal.SIGKILL)
+        self._started.remove(pid)
+
+    def close(self):
+        for pid in list(self._started):
+            self.kill(pid)
+        self._forker.kill()
+        self._forker.wait(10)
+        self._forker.stdin.close()
+        self._forker.stdout.close()
+        self._log.close()
+
+
+def _fork_on_demand():
+    from aragora_q import launcher
+    from aragora_q.config import QueueConfig
+    from aragora_q.executors.debate import llm  # noqa: F401 - what takes long, once for all
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are not waited for
+    for line in sys.stdin:
+        settings = json.loads(line)
+        worker_id = settings.pop("worker_id")
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.close(0)
+            launcher.run_worker(QueueConfig(**settings), worker_id=worker_id)
+            os._exit(0)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    _fork_on_demand()
