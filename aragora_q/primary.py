@@ -30,6 +30,9 @@ from aragora_q.endpoint import Address, Endpoint, show_address
 REDIRECTIONS = 8
 """How often one command follows MOVED and ASK."""
 
+MOST_CONNECTIONS = 64
+"""Of one link: however many callers there are, the rest of them wait their turn."""
+
 ASK_TIMEOUT_SECONDS = 2.0
 """For a Sentinel or a cluster node to say where the primary is."""
 
@@ -180,13 +183,14 @@ class Link:
         self._at: Address | None = None
         self._client: redis.asyncio.Redis | None = None
         self._finding: asyncio.Task[Address] | None = None
+        self._free = asyncio.Semaphore(MOST_CONNECTIONS)
 
     async def send(self, *command: Any) -> Any:
         """The reply to one command."""
         for _ in range(REDIRECTIONS):
             client = await self._current()
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                async with self._free, asyncio.timeout(self._timeout_seconds):
                     return await client.execute_command(*command)  # type: ignore[no-untyped-call]
             except exceptions.MovedError as error:
                 self._where.address = self._where.redirected(error)
@@ -206,7 +210,7 @@ class Link:
         for _ in range(REDIRECTIONS):
             client = await self._current()
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                async with self._free, asyncio.timeout(self._timeout_seconds):
                     replies = await _pipelined(client, commands)
             except ELSEWHERE:
                 self._where.forget()
