@@ -1,0 +1,83 @@
+"""Shims compiled once per run, and servers that run under them."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import servers
+from worker_processes import WorkerProcess, environment_of
+
+SHIMS = Path(__file__).parent / "shims"
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    """Path of a compiled shim by its name; skips where there is no C compiler."""
+    directory = tmp_path_factory.mktemp("shims")
+
+    def compiled(name):
+        target = directory / f"{name}.so"
+        if not target.exists():
+            command = ["gcc", "-O2", "-shared", "-fPIC", "-o", target, SHIMS / f"{name}.c", "-ldl"]
+            try:
+                subprocess.run(command, check=True, capture_output=True)
+            except FileNotFoundError:
+                pytest.skip("no gcc: apt-get install gcc libc6-dev")
+        return str(target)
+
+    return compiled
+
+
+class PreloadedServer(servers.Server):
+    """A server with a shim in front of the C library."""
+
+    preload = ""
+    variables = None
+
+    def start(self, *, wait=True):
+        log = (self.directory / "log").open("ab")
+        environment = {**os.environ, **(self.variables or {}), "LD_PRELOAD": self.preload}
+        self.process = subprocess.Popen(
+            self._command, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
+        log.close()
+        if wait:
+            self.wait()
+        return self
+
+
+@pytest.fixture
+def preloaded_server(shim):
+    """Starts servers under a shim: `preloaded_server("clock", binary, *args, VARIABLE=…)`."""
+    started = []
+
+    def start(name, binary, *args, **variables):
+        try:
+            server = PreloadedServer(binary(), *args)
+        except servers.Unavailable as reason:
+            pytest.skip(str(reason))
+        server.preload, server.variables = shim(name), variables
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def worker_process(tmp_path):
+    """Starts worker processes on a URL, and ends them when the test is over."""
+    started = []
+
+    def start(url, worker_id="w1", *args, **options):
+        environment = environment_of(url, **options.pop("environment", {}))
+        worker = WorkerProcess(tmp_path, worker_id, environment, *args, **options).start()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.is_alive:
+            worker.kill()
