@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
-from aragora_q import wire
+from aragora_q import listing, wire
 from aragora_q.base import (
     Enqueued,
     Identity,
@@ -120,6 +120,20 @@ class RedisStreamsQueue(JobQueue):
         if word == b"unknown":
             raise JobNotFound(f"no job {job_id} in queue {self.config.queue}")
         return bool(word == b"cancelled")
+
+    async def requeue(self, job_ids: Sequence[str]) -> list[str]:
+        """Give failed and cancelled jobs a new life. One word each: `requeued`, `unknown`,
+        `malformed` (a dead letter that never was a job), or the status the job has instead.
+        """
+        words: list[str] = []
+        for batch in batched(job_ids):
+            items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
+            words += [word.decode() for word in await self.connection.run("requeue", items)]
+        return words
+
+    def job_ids(self, status: JobStatus) -> AsyncIterator[str]:
+        """Ids of the jobs that have `status`, newest first."""
+        return listing.job_ids(self.connection, status)
 
     async def pause(self, *, paused: bool = True) -> bool:
         """Let no job start until `pause(paused=False)`; running ones go on. False: it was so already."""

@@ -1,9 +1,9 @@
 """The command line: which commands there are, and how every one of them ends.
 
-A command is a file of this package with a function (or, for `config`, a Typer app) of its name,
-imported when it is called: `--help` knows of commands only what COMMANDS says. Commands never
-import each other; what they share is `options`, `output`, `views` and `waiting`. Called by
-`__main__`.
+A command is a file of this package with a function (or, for `config`, a Typer app) of its name; if
+Python has that name already, with an underscore after it. It is imported when it is called: `--help`
+knows of commands only what COMMANDS says. Commands never import each other; what they share is
+`options`, `output`, `views` and `waiting`. Called by `__main__`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ COMMANDS = {
     "worker": "Run debates until told to stop.",
     "status": "Show all that is known of jobs.",
     "wait": "Wait until jobs have ended, and show their results.",
+    "list": "List jobs by status, newest first.",
+    "tail": "Follow what happens in the queue.",
     "cancel": "Cancel jobs, waiting or running.",
+    "requeue": "Run failed or cancelled jobs again.",
+    "pause": "Let no job start; running ones go on.",
+    "resume": "Let jobs start again.",
     "stats": "Show backlog, workers and throughput of the queue.",
     "reap": "Take over the jobs of dead workers; for cron.",
     "purge": "Delete jobs that ended before the retention time; for cron.",
     "exporter": "Serve the queue's metrics to Prometheus.",
+    "health": "Ask a running worker or exporter whether it is well.",
     "config": "Show and check the configuration.",
+    "acl": "Print the Redis user that a role needs.",
+    "doctor": "Find what is wrong with server, settings and data, and mend it.",
     "demo": "Watch a debate; needs no server, no keys, no set-up.",
 }
 """Every command and its line of help, in the order of `--help`."""
@@ -99,7 +107,8 @@ class _Commands(TyperGroup):
 
 def _load(name: str) -> Any:
     """The command `name`, its help as its docstring has it: examples and exit codes come last."""
-    target = getattr(import_module(f"aragora_q.cli.{name}"), name)
+    module = import_module(f"aragora_q.cli.{name}")
+    target = getattr(module, f"{name}_", None) or getattr(module, name)
     if isinstance(target, typer.Typer):
         return typer.main.get_command(target)
     text, _, examples = target.__doc__.partition("\n\n    Example")

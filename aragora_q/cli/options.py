@@ -31,7 +31,9 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="One more configuration file, over the others."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", "--jsonl", help="One JSON object per line, for programs.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Job ids only, no messages.")]
 Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No output unless something is wrong.")]
 JobIds = Annotated[
@@ -83,6 +85,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+async def pause(config: QueueConfig, *, paused: bool) -> bool:
+    """Pause the queue, or resume it; False if it was so already."""
+    async with opened(config) as queue:
+        return await queue.pause(paused=paused)
 
 
 def names(texts: list[str] | None) -> list[str]:

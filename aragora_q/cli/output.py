@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -148,6 +149,12 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds / DAY_SECONDS:.0f} d"
+
+
+def ago(moment: float) -> str:
+    """A moment, Unix seconds, as people say it: `3 min ago`, `in 5 h`."""
+    distance = time.time() - moment
+    return f"{duration(distance)} ago" if distance >= 0 else f"in {duration(-distance)}"
 
 
 def count(number: int, singular: str) -> str:

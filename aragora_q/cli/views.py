@@ -10,14 +10,13 @@ ended), `due_at` (delayed or retrying jobs); `error` (the last one), `progress`,
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from aragora_q.base import Job
+from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
-from aragora_q.cli.output import count, duration, shortened, wrapped
+from aragora_q.cli.output import ago, count, duration, shortened, wrapped
 
 LABEL_WIDTH = 11
 TEXT_WIDTH = 66
@@ -65,6 +64,17 @@ def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[s
         yield _row("history" if n == 0 else "", _history(event))
     if job.result is not None:
         yield from result_rows(job.result)
+
+
+def gist(job: Job) -> str:
+    """What matters most about a job, on one line: why it failed, where it is, what it asks."""
+    if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):
+        return job.error
+    question = job.payload.get("question")
+    asks = str(question) if question else json.dumps(job.payload, ensure_ascii=False)
+    if job.progress and job.status is JobStatus.PROCESSING:
+        return f"{progress_text(job.progress)}: {asks}"
+    return asks
 
 
 def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
@@ -155,9 +165,7 @@ def _moment(seconds: float | None) -> str:
     if seconds is None:
         return "?"
     moment = datetime.fromtimestamp(seconds).astimezone()
-    distance = time.time() - seconds
-    when = f"{duration(distance)} ago" if distance >= 0 else f"in {duration(-distance)}"
-    return f"{moment:%Y-%m-%d %H:%M:%S} ({when})"
+    return f"{moment:%Y-%m-%d %H:%M:%S} ({ago(seconds)})"
 
 
 def _ms(seconds: float | None) -> int | None:

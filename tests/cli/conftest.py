@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import processes
@@ -73,8 +75,14 @@ def invoke(redis_url, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["aragora-q", *map(str, args)])
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = cli.main()
+            # Tests with an event loop of their own have it in this thread; signals are not theirs.
+            patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)
+            with (
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                ThreadPoolExecutor(1) as thread,
+            ):
+                code = thread.submit(cli.main).result(SECONDS)
         return Ended(code, _text(out), _text(err))
 
     return run

@@ -1,0 +1,205 @@
+"""list, tail, requeue, pause, resume, status, wait, cancel: what operators and scripts do with jobs."""
+
+import json
+
+import pytest
+from stage import Stage
+from waiting import wait_until_sync
+
+from aragora_q.base import Completed, Failed, Retry
+
+
+@pytest.fixture
+async def stage(redis_url):
+    stage = Stage(redis_url)
+    yield stage
+    await stage.close()
+
+
+def ids(ended):
+    return [each["id"] for each in ended.objects]
+
+
+async def in_every_state(stage):
+    """One job in each state, and one delayed; the names say which."""
+    session = await stage.worker(lease_seconds=600)
+    for name, outcome in (("completed", Completed(b'{"a":1}')), ("failed", Failed("no\nuse")),
+                          ("retrying", Retry("again", 60))):  # fmt: skip
+        await stage.enqueue(name)
+        await stage.end(session, await stage.started(session), outcome)
+    await stage.enqueue("cancelled")
+    await stage.queue.cancel("cancelled")
+    await stage.enqueue("processing")
+    await stage.started(session)
+    await stage.enqueue("pending")
+    await stage.enqueue("delayed", delay_seconds=60)
+    return session
+
+
+STATES = {
+    "completed": ["completed"], "failed": ["failed"], "retrying": ["retrying"],
+    "cancelled": ["cancelled"], "processing": ["processing"], "pending": ["delayed", "pending"],
+}  # fmt: skip
+
+
+async def test_list_finds_jobs_by_status(stage, invoke):
+    """Each status lists exactly its jobs, delayed ones are pending; without a status, all of them."""
+    await in_every_state(stage)
+    for status, names in STATES.items():
+        ended = invoke("list", "--status", status, "--jsonl")
+        assert (ended.code, ids(ended)) == (0, names)
+        assert {each["status"] for each in ended.objects} == {status}
+    everything = invoke("list", "--quiet")
+    assert sorted(everything.lines) == sorted(name for names in STATES.values() for name in names)
+
+
+async def test_list_is_newest_first_and_bounded(stage, invoke):
+    """The limit cuts the oldest; indexes and lanes are read over several pages."""
+    session = await stage.worker(lease_seconds=600)
+    for start in range(0, 1200, 100):
+        await stage.queue.enqueue_many([_job(n) for n in range(start, start + 100)])
+    newest = [f"j{n}" for n in reversed(range(1200))]
+    assert invoke("list", "-s", "pending", "-n", 5, "-q").lines == newest[:5]
+    assert invoke("list", "-s", "pending", "-n", 5000, "-q").lines == newest
+    for _ in range(12):
+        for job in (await session.start(100)).jobs:
+            await stage.end(session, job, Failed("no"))
+    listed = invoke("list", "-s", "failed", "-n", 5000, "-q").lines
+    assert sorted(listed) == sorted(newest)
+    assert len(set(listed[:5]) & set(newest[:200])) == 5
+
+
+def _job(n):
+    from aragora_q.base import Job
+
+    return Job(payload={"n": n}, id=f"j{n}")
+
+
+async def test_list_reads_in_80_columns(stage, invoke):
+    """The table has one line per job, none longer than 80 columns, with what matters about it."""
+    await in_every_state(stage)
+    await stage.queue.enqueue(_question("long", "why " * 100))
+    ended = invoke("list")
+    assert len(ended.lines) == 9
+    assert max(map(len, ended.lines)) <= 80
+    assert "no use" in next(line for line in ended.lines if line.startswith("failed"))
+
+
+def _question(job_id, question):
+    from aragora_q.job import create_debate_job
+
+    return create_debate_job(question, ["demo:bold", "demo:careful"], job_id=job_id)
+
+
+def test_an_empty_list_is_no_error(invoke):
+    """Nothing on stdout, exit 0."""
+    ended = invoke("list", "--status", "failed")
+    assert (ended.code, ended.out, ended.err) == (0, "", "no such job\n")
+
+
+async def test_failed_jobs_go_from_list_to_requeue(stage, invoke):
+    """`list -s failed --jsonl | requeue -` puts them back; a second time changes nothing and exits 0."""
+    await in_every_state(stage)
+    listed = invoke("list", "-s", "failed", "--jsonl").out + "cancelled\n"
+    first = invoke("requeue", "-", "--json", stdin=listed)
+    assert (first.code, first.objects) == (0, [
+        {"id": "failed", "requeued": True, "status": "pending"},
+        {"id": "cancelled", "requeued": True, "status": "pending"},
+    ])  # fmt: skip
+    again = invoke("requeue", "-", "--json", stdin=listed)
+    assert (again.code, [each["requeued"] for each in again.objects]) == (0, [False, False])
+    assert sorted(invoke("list", "-s", "pending", "-q").lines) == [
+        "cancelled", "delayed", "failed", "pending",
+    ]  # fmt: skip
+
+
+async def test_requeue_says_what_it_cannot_do(stage, invoke):
+    """Unknown ids, completed jobs and no ids at all: a line each, exit 3; the others go through."""
+    await in_every_state(stage)
+    ended = invoke("requeue", "nobody", "completed", "a b", "failed", "--quiet")
+    assert (ended.code, ended.lines) == (3, ["failed"])
+    assert [line.split(": ")[-2] for line in ended.err.splitlines()[:1]] == [
+        "job nobody is not requeued"
+    ]
+    assert "completed: enqueue it again under another id" in ended.err
+    assert "job a b is not requeued: no job id" in ended.err
+    broken = invoke("requeue", "-", stdin='{"no": "id"}\n')
+    assert broken.code == 65
+    assert "line 1: neither a job id nor a JSON object with one" in broken.err
+
+
+async def test_tail_shows_transitions_and_progress_and_resumes(stage, start_command, invoke):
+    """Events come as they happen, one JSON line per job; --after goes on where the last one was."""
+    process = start_command("tail", "--after", "0", "--jsonl")
+    session = await stage.worker(lease_seconds=600)
+    await stage.queue.enqueue_many([_job(1), _job(2)])
+    job = await stage.started(session)
+    await session.report_progress(job, {"phase": "vote", "agents": 2, "agents_done": 1})
+    await stage.end(session, job, Completed(b"{}"))
+    seen = [json.loads(process.stdout.readline()) for _ in range(5)]
+    assert [(each["event"], each["id"]) for each in seen] == [
+        ("enqueued", "j1"), ("enqueued", "j2"), ("started", "j1"), ("progress", "j1"),
+        ("completed", "j1"),
+    ]  # fmt: skip
+    assert seen[2]["worker_id"] == "w1"
+    assert seen[3]["progress"]["phase"] == "vote"
+    later = start_command("tail", "--after", seen[2]["event_id"])
+    assert later.stdout.readline().decode().rstrip().endswith("vote, 1 of 2 agents done")
+
+
+async def test_tail_follows_chosen_jobs_only(stage, start_command):
+    """With ids, other jobs' events are left out."""
+    process = start_command("tail", "j2", "--after", "0", "--json")
+    await stage.queue.enqueue_many([_job(1), _job(2)])
+    assert json.loads(process.stdout.readline())["id"] == "j2"
+
+
+def test_tail_refuses_what_is_no_event_id(invoke):
+    """A usage error, not an answer of Redis."""
+    ended = invoke("tail", "--after", "yesterday")
+    assert ended.code == 2
+    assert "no event id" in ended.err
+
+
+async def test_a_closed_pipe_is_quiet(stage, start_command):
+    """`tail | head -1`: when nobody reads any more, the command ends without a word."""
+    await stage.queue.enqueue_many([_job(1)])
+    process = start_command("tail", "--after", "0", "--json")
+    process.stdout.readline()
+    process.stdout.close()
+    await stage.queue.enqueue_many([_job(2)])
+    wait_until_sync(lambda: process.poll() is not None, 20)
+    assert (process.returncode, process.stderr.read()) == (141, b"")
+
+
+async def test_pause_and_resume(stage, invoke):
+    """No job starts while paused; both commands may be repeated."""
+    session = await stage.worker(lease_seconds=600)
+    await stage.enqueue("a")
+    told = [invoke("pause").err, invoke("pause").err]
+    assert (await session.start(1)).state == "paused"
+    told += [invoke("resume").err, invoke("resume").err]
+    assert [job.id for job in (await session.start(1)).jobs] == ["a"]
+    assert told == [
+        "queue debates is paused\n", "queue debates was paused already\n",
+        "queue debates goes on\n", "queue debates was not paused\n",
+    ]  # fmt: skip
+    assert invoke("pause", "-q").err == ""
+    assert invoke("resume", "-q").err == ""
+
+
+async def test_status_wait_and_cancel_by_json(stage, invoke):
+    """The three name every job's state; an unknown one is told on stderr and exits 3."""
+    await in_every_state(stage)
+    shown = invoke("status", "failed", "nobody", "--json")
+    assert (shown.code, shown.object["history"][-1]["error"]) == (3, "no\nuse")
+    assert "no job nobody in queue debates" in shown.err
+    assert invoke("wait", "completed", "--json").object["result"] == {"a": 1}
+    assert invoke("wait", "completed", "failed", "-q").code == 1
+    assert invoke("wait", "nobody").code == 3
+    ended = invoke("cancel", "pending", "completed", "nobody", "--json")
+    assert ended.code == 3
+    assert ended.objects == [
+        {"id": "pending", "cancelled": True, "status": "cancelled"},
+        {"id": "completed", "cancelled": False, "status": "completed"},
+    ]
