@@ -1,0 +1,160 @@
+"""A Sentinel deployment is cut in two while a client enqueues on the side of the old primary.
+
+    unshare -n python tests/chaos/partition.py DURABILITY SECONDS
+
+Run in a network namespace of its own, where it may drop packets. Prints JSON: enqueues that were
+confirmed, those that were accepted without confirmation, and how many of either the new primary lost.
+Side A (127.0.0.1): primary, one Sentinel, the client. Side B (127.0.0.2): two replicas, two Sentinels.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import redis
+import servers
+
+from aragora_q import connection
+from aragora_q.base import Job
+from aragora_q.config import QueueConfig
+from aragora_q.errors import AragoraQError
+from aragora_q.streams import RedisStreamsQueue
+
+A, B = "127.0.0.1", "127.0.0.2"
+DOWN_MS = 1000
+CONFIRM_MS = 200
+
+
+class _Server(servers.Server):
+    """Listens on, and speaks from, the address of its side."""
+
+    def __init__(self, host, *args, sentinel=""):
+        super().__init__(servers.debian_redis())
+        self.host = host
+        if sentinel:
+            file = self.directory / "sentinel.conf"
+            file.write_text(f"port {self.port}\nbind {host}\nbind-source-addr {host}\n{sentinel}")
+            self._command = [str(servers.debian_redis()), str(file), "--sentinel"]
+        else:
+            self._command += ["--bind", host, "--bind-source-addr", host,
+                              "--replica-announce-ip", host, "--protected-mode", "no", *args]  # fmt: skip
+
+    def client(self, **options):
+        return redis.Redis(host=self.host, port=self.port, decode_responses=True, **options)
+
+
+def _start():
+    primary = _Server(A, "--repl-diskless-sync-delay", "0")
+    replicaof = ["--replicaof", A, str(primary.port), "--repl-diskless-sync-delay", "0"]
+    replicas = [_Server(B, *replicaof) for _ in range(2)]
+    for server in (primary, *replicas):
+        server.start()
+    _until(lambda: all(_is_linked(replica) for replica in replicas), "replicas")
+    sentinels = [
+        _Server(
+            host,
+            sentinel=f"sentinel announce-ip {host}\nsentinel monitor q {A} {primary.port} 2\n"
+            f"sentinel down-after-milliseconds q {DOWN_MS}\nsentinel failover-timeout q 3000\n",
+        ).start()
+        for host in (A, B, B)
+    ]
+    _until(lambda: all(_knows_all(sentinel) for sentinel in sentinels), "Sentinels")
+    return primary, replicas, sentinels
+
+
+def _until(condition, what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited in vain for {what}")
+        time.sleep(0.05)
+
+
+def _is_linked(replica):
+    with replica.client() as client:
+        return client.info("replication")["master_link_status"] == "up"
+
+
+def _knows_all(sentinel):
+    with sentinel.client() as client:
+        state = client.execute_command("SENTINEL", "MASTER", "q")
+    return int(state["num-slaves"]) == 2 and int(state["num-other-sentinels"]) == 2
+
+
+def _cut(action):
+    for source, target in ((A, B), (B, A)):
+        rule = ["-s", source, "-d", target, "-j", "DROP"]
+        subprocess.run(["iptables", action, "INPUT", *rule], check=True)
+
+
+async def _enqueue(url, durability, answers):
+    """Keeps enqueueing on whatever primary its side's Sentinel names."""
+    queue = RedisStreamsQueue(QueueConfig(redis_url=url, durability=durability))
+    n = 0
+    while True:
+        job = Job(payload={"n": n}, id=f"j{n}")
+        n += 1
+        try:
+            [answer] = await asyncio.wait_for(queue.enqueue_many([job]), 2)
+            answers[job.id] = answer.durable
+        except (AragoraQError, TimeoutError):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.001)
+
+
+async def _run(durability, seconds):
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    connection._CONFIRM["replica"] = ("WAIT", 1, CONFIRM_MS)
+    primary, replicas, sentinels = await asyncio.to_thread(_start)
+    answers = {}
+    url = f"redis+sentinel://{A}:{sentinels[0].port}/q"
+    client = asyncio.create_task(_enqueue(url, durability, answers))
+    try:
+        await asyncio.sleep(0.5)
+        _cut("-A")
+        await asyncio.sleep(seconds)
+        _cut("-D")
+        await asyncio.sleep(0.2)
+        client.cancel()
+        await asyncio.gather(client, return_exceptions=True)
+        # The old primary must have become a replica of the new one: only then is the loss final.
+        await asyncio.to_thread(_until, lambda: _demoted(primary), "the old primary to follow", 40)
+        leader = next(replica for replica in replicas if _role(replica) == "master")
+        with leader.client() as raw:
+            kept = {
+                job_id for job_id in answers if raw.exists(f"aragora:queue:debates:job:{job_id}")
+            }
+    finally:
+        for server in (*sentinels, *replicas, primary):
+            server.stop()
+    confirmed = {job_id for job_id, durable in answers.items() if durable}
+    print(json.dumps({  # noqa: T201
+        "durability": durability,
+        "confirmed": len(confirmed),
+        "confirmed_and_lost": len(confirmed - kept),
+        "unconfirmed": len(answers) - len(confirmed),
+        "unconfirmed_and_lost": len(set(answers) - confirmed - kept),
+    }))  # fmt: skip
+
+
+def _role(server):
+    with suppress(redis.RedisError), server.client(socket_timeout=1) as client:
+        return client.info("replication")["role"]
+    return ""
+
+
+def _demoted(primary):
+    with suppress(redis.RedisError), primary.client(socket_timeout=1) as client:
+        state = client.info("replication")
+        return state["role"] == "slave" and state["master_link_status"] == "up"
+    return False
+
+
+if __name__ == "__main__":
+    asyncio.run(_run(sys.argv[1], float(sys.argv[2])))
