@@ -256,7 +256,11 @@ _TRY_AGAIN = {
 }
 _MOVING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
-_DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+_DENIED_OTHERWISE = (
+    "ACL failure in script",
+    "The user executing the script can't",
+    "Protocol error: unauthenticated",  # to a long command before any password was given
+)
 """What servers say, under ERR, when a script may run but not all that it calls."""
 
 
@@ -269,7 +273,7 @@ def translate(error: Exception, address: str) -> AragoraQError:
         return kind(f"Redis at {address} refuses: {word} {text.removeprefix(word).strip()}",
                     hint=_TRY_AGAIN[word])  # fmt: skip
     denied = exceptions.AuthenticationError | exceptions.NoPermissionError
-    if word in _DENIED or isinstance(error, denied) or text.startswith(_DENIED_IN_SCRIPT):
+    if word in _DENIED or isinstance(error, denied) or text.startswith(_DENIED_OTHERWISE):
         return AccessDenied(
             f"Redis at {address} denies access: {text}",
             hint="check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL",

@@ -12,6 +12,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import uvloop
 
@@ -66,7 +67,13 @@ async def running_worker(
     metrics = WorkerMetrics(config.queue)
     worker: DebateWorker | None = None
     try:
-        await _check(queue)
+        preflight = None
+        try:
+            await _check(queue)
+        except (RedisUnreachable, TryAgain) as error:
+            preflight = partial(_check, queue)
+            sd_notify.notify("READY=1", "STATUS=waiting for Redis")
+            logger.warning("Redis is away, waiting for it", extra={"error": str(error)})
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
         with serving(metrics.registry, config.metrics_host, config.metrics_port, healthy) as port:
             if port is not None:
@@ -81,13 +88,13 @@ async def running_worker(
                 config=config,
                 metrics=metrics,
                 info={"metrics_port": str(port or "")},
+                preflight=preflight,
             )
             signals = _watch_signals(worker, on_signal)
             watchdog = asyncio.create_task(_tell_systemd(worker))
             try:
                 yield worker
             finally:
-                sd_notify.notify("STOPPING=1")
                 for task in (signals, watchdog):
                     task.cancel()
     finally:
@@ -95,13 +102,8 @@ async def running_worker(
 
 
 async def _check(queue: RedisStreamsQueue) -> None:
-    """Refuse a server that cannot keep our promises; one that is away may come back later."""
-    try:
-        facts = await check_server(queue.connection)
-    except (RedisUnreachable, TryAgain) as error:
-        sd_notify.notify("READY=1", "STATUS=waiting for Redis")
-        logger.warning("Redis is away, waiting for it", extra={"error": str(error)})
-        return
+    """Refuse a server that cannot keep our promises."""
+    facts = await check_server(queue.connection)
     check_eviction(facts, queue.connection, allowed=queue.config.allow_eviction)
     if not facts.has_aof:
         logger.warning(
@@ -124,6 +126,7 @@ def _watch_signals(
         while True:
             number = await arrived.get()
             on_signal(number)
+            sd_notify.notify("STOPPING=1")
             hurry = bool(stops)
             logger.info(
                 "stopping", extra={"signal": number.name, "how": "at once" if hurry else "draining"}

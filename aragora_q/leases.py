@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 RENEWALS_PER_LEASE = 4
 RETRY_SECONDS = 1.0
 
+STOP_SECONDS = 2.0
+"""How long stopping waits for a renewal under way; a server that hangs must not hold up the end."""
+
 Gone = tuple[str, int, Literal["lost", "cancelled"]]
 """A lease that is no more: job id, fence, and why."""
 
@@ -67,7 +70,8 @@ class LeaseKeeper:
         """End the thread and its connection."""
         self._is_stopping = True
         self._wake.set()
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     @property
     def loop_lag_seconds(self) -> float:
@@ -84,8 +88,14 @@ class LeaseKeeper:
             try:
                 renewer = renewer or self._open_renewer()
                 self._renew(renewer)
-            except AragoraQError as error:
-                logger.debug("lease renewal failed", extra={"error": str(error)})
+            except Exception as error:  # whatever it was: leases must be renewed
+                is_outage = isinstance(error, AragoraQError)
+                logger.log(
+                    logging.DEBUG if is_outage else logging.ERROR,
+                    "lease renewal failed",
+                    extra={"error": str(error)},
+                    exc_info=None if is_outage else error,
+                )
                 self._hang_up(renewer)
                 renewer = None
                 wait_seconds = min(wait_seconds, RETRY_SECONDS) * random.uniform(0.5, 1)  # noqa: S311

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from aragora_q import __version__, process
 from aragora_q.attempt import Attempt
-from aragora_q.base import Executor, Identity, Job, JobQueue, Outcome, Report, Verdict
+from aragora_q.base import Executor, Fetched, Identity, Job, JobQueue, Outcome, Report, Verdict
 from aragora_q.config import QueueConfig, get_queue_config
 from aragora_q.errors import NOT_SERVED, AragoraQError, ConfigError
 from aragora_q.leases import Gone, LeaseKeeper
@@ -46,6 +46,9 @@ BACKOFF_SECONDS = (0.05, 3.0)
 CLOSING_SECONDS = 5.0
 """How long a stopping worker tries to get its last reports through."""
 
+STALLED_SECONDS = 10.0
+"""Without a sign of life for so long (or half a lease), a loop has stalled."""
+
 JOB_LINES_PER_SECOND = 20
 
 
@@ -64,10 +67,11 @@ class DebateWorker:
     """Runs jobs of `queue` with `executor`, at most `max_concurrent` at once, until stopped.
 
     `start` returns when the worker has stopped: after `stop`, or, with `burst`, when there is no job
-    left that waits, runs here, or falls due within the longest retry delay.
+    left that waits, runs here, or falls due within the longest retry delay. `preflight` may refuse the
+    server by an exception; it is asked when Redis first answers, before the worker signs on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a worker
         self,
         queue: JobQueue,
         worker_id: str | None = None,
@@ -79,6 +83,7 @@ class DebateWorker:
         config: QueueConfig | None = None,
         metrics: WorkerMetrics | None = None,
         info: dict[str, str] | None = None,
+        preflight: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config or getattr(queue, "config", None) or get_queue_config()
         self._queue = queue
@@ -89,6 +94,7 @@ class DebateWorker:
         self._policy = retry_policy or self._config.retry_policy()
         self._burst = burst
         self._info = info or {}
+        self._preflight = preflight
         self.keeper: LeaseKeeper = LeaseKeeper(
             self._session.lease_renewer, self._lease_seconds, self._on_renewal
         )
@@ -101,7 +107,7 @@ class DebateWorker:
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._ended = asyncio.Event()
+        self._changed = asyncio.Event()
         self._to_report = asyncio.Event()
         self._resumed = asyncio.Event()
         self._job_lines = RateLimit(JOB_LINES_PER_SECOND)
@@ -109,6 +115,7 @@ class DebateWorker:
         self._fault: str | None = None
         self._must_recover = False
         self._must_register = False
+        self._is_starting = False
         self._processed = 0
         self._failed = 0
         self._started_at: float | None = None
@@ -123,6 +130,8 @@ class DebateWorker:
         self._started_at = time.monotonic()
         try:
             with suppress(_Stopped):
+                if self._preflight is not None:
+                    await self._served("check", self._preflight)
                 await self._register()
                 await self._work()
         finally:
@@ -145,7 +154,7 @@ class DebateWorker:
         try:
             await self._while_all_run(self._fetch_loop(), tasks)
             await self._drain()
-        except asyncio.CancelledError:  # our own task is cancelled: hand back what runs, then go
+        except BaseException:  # our own task is cancelled, or we may not go on: hand back what runs
             self._hurrying.set()
             await self._drain()
             raise
@@ -206,7 +215,7 @@ class DebateWorker:
 
         An outage of Redis is no reason to restart a worker: it would lose its jobs and gain nothing.
         """
-        now, limit = time.monotonic(), max(10.0, self._lease_seconds / 2)
+        now, limit = time.monotonic(), max(STALLED_SECONDS, self._lease_seconds / 2)
         if self.keeper.loop_lag_seconds > limit:
             return False
         if self._fault is not None:
@@ -219,33 +228,40 @@ class DebateWorker:
     async def _fetch_loop(self) -> None:
         turn = 0
         while not self._stopping.is_set():
-            free = await self._wait_for_slots()
+            await self._until(lambda: self._free_slots() or self._must_register)
             if self._must_register:
                 await self._register()
+                continue
             if self._must_recover:
                 await self._served("recover", self._recover)
             turn += 1
-            low_first = turn % LOW_FIRST_EVERY == 0
-            fetched = await self._served(
-                "fetch", partial(self._session.start, free, low_first=low_first)
-            )
-            self._note_fetch()
+            fetched = await self._start_jobs(low_first=turn % LOW_FIRST_EVERY == 0)
             for job in fetched.jobs:
                 self._launch(job)
             if fetched.state == "unregistered":
                 self._must_register = True
             elif fetched.state == "paused":
                 await self._while_paused()
-            elif fetched.resume_from and self._free_slots():
+            elif fetched.resume_from and self._free_slots() and not self._must_recover:
                 if self._burst and not fetched.jobs and await self._is_all_done():
                     return
                 await self._wait_for_work(fetched.resume_from)
 
-    async def _wait_for_slots(self) -> int:
-        while not (free := self._free_slots()):
-            self._ended.clear()
-            await self._unless_stopping(self._ended.wait())
-        return free
+    async def _until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that the end of an attempt, a report or a renewal may bring."""
+        while not condition():
+            self._changed.clear()
+            await self._unless_stopping(self._changed.wait())
+
+    async def _start_jobs(self, *, low_first: bool) -> Fetched:
+        self._is_starting = True
+        try:
+            start = partial(self._session.start, self._free_slots(), low_first=low_first)
+            fetched = await self._served("fetch", start)
+        finally:
+            self._is_starting = False
+        self._note_fetch()
+        return fetched
 
     async def _wait_for_work(self, resume_from: tuple[str, ...]) -> None:
         timeout_seconds = BURST_IDLE_SECONDS if self._burst else IDLE_SECONDS
@@ -253,6 +269,8 @@ class DebateWorker:
             await self._unless_stopping(self._session.wait_for_work(resume_from, timeout_seconds))
         except NOT_SERVED as error:
             self._note_fault("wait", error)
+            pause = BACKOFF_SECONDS[0] * random.uniform(1, 4)  # noqa: S311 - spreads load
+            await self._unless_stopping(asyncio.sleep(pause))
 
     async def _while_paused(self) -> None:
         """Blocking would only wake at the next enqueue; the keeper's heartbeat tells of the end."""
@@ -310,7 +328,7 @@ class DebateWorker:
         else:
             self._unreported.append((Report(job, outcome), seconds))
             self._to_report.set()
-        self._ended.set()
+        self._changed.set()
 
     async def _report_loop(self) -> None:
         while True:
@@ -334,7 +352,7 @@ class DebateWorker:
         self.metrics.leases_lost.inc(counts["lost"])
         self._processed += counts["completed"]
         self._failed += counts["failed"]
-        self._ended.set()
+        self._changed.set()
 
     async def _report_or_drop(self, reports: list[Report]) -> list[Verdict]:
         """Report; where the server refuses a report for good, let that job go, not the others.
@@ -367,7 +385,9 @@ class DebateWorker:
         return {"job": job.id, "attempt": job.attempts, "worker": self.identity.worker_id}
 
     def _on_renewal(self, state: str, gone: list[Gone]) -> None:
-        self._must_register |= state == "unregistered"
+        if state == "unregistered":
+            self._must_register = True
+            self._changed.set()
         if state != "paused":
             self._resumed.set()
         for job_id, fence, why in gone:
@@ -396,8 +416,12 @@ class DebateWorker:
             logger.info("recovered jobs whose start went unheard", extra={"jobs": len(returned)})
 
     async def _recover_forgotten(self) -> None:
-        """A start that timed out here may be served late, after `_recover` looked: look again, gently."""
-        await self._recover(self._lease_seconds / 2)
+        """A start that timed out here may be served late, after `_recover` looked: look again, gently.
+
+        Not while a start is under way: its answer may have been waiting for a blocked loop.
+        """
+        if not self._is_starting:
+            await self._recover(self._lease_seconds / 2)
 
     async def _register(self) -> None:
         info = {
@@ -453,6 +477,7 @@ class DebateWorker:
                     await self._report()
                 if self._must_recover:
                     await self._recover()
+                await self.keeper.stop()  # before signing off: its heartbeat would sign us on again
                 await self._session.unregister()
         except (TimeoutError, *NOT_SERVED):
             logger.error(  # noqa: TRY400 - the cause is known

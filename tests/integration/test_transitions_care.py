@@ -386,7 +386,11 @@ async def test_recover_looks_behind_many_known_jobs(stage):
 async def test_purge_deletes_what_is_past_retention(stage):
     """All keys of jobs that ended long ago go; younger ones and living ones stay."""
     session = await stage.worker()
-    for name, outcome in (("old", Completed(b"{}")), ("dead", Failed("x")), ("new", Completed(b"{}"))):
+    for name, outcome in (
+        ("old", Completed(b"{}")),
+        ("dead", Failed("x")),
+        ("new", Completed(b"{}")),
+    ):
         await stage.enqueue(name)
         await stage.end(session, await stage.started(session), outcome)
     await stage.enqueue("old-cancelled")
@@ -498,9 +502,8 @@ async def test_a_hasty_caretaker_forgets_no_live_worker(stage):
 
 async def test_one_cron_pass_at_a_time(stage):
     """A second pass finds the lock; it is given back at the end, and after a failure."""
-    async with stage.queue.single_flight(60) as first:
-        async with stage.queue.single_flight(60) as second:
-            assert (first, second) == (True, False)
+    async with stage.queue.single_flight(60) as first, stage.queue.single_flight(60) as second:
+        assert (first, second) == (True, False)
     with pytest.raises(RuntimeError):
         async with stage.queue.single_flight(60):
             raise RuntimeError("the pass broke")

@@ -90,7 +90,12 @@ async def test_queue_before_first_use(stage):
     stats = await stage.queue.get_queue_stats()
     assert (stats["stream_length"], stats["pending_count"], stats["groups"]) == (0, 0, [])
     assert stats["waiting"] == {"high": 0, "normal": 0, "low": 0}
-    assert (stats["delayed"], stats["completed"], stats["failed"], stats["cancelled"]) == (0, 0, 0, 0)
+    assert (stats["delayed"], stats["completed"], stats["failed"], stats["cancelled"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert (stats["oldest_waiting_seconds"], stats["next_due_seconds"]) == (None, None)
     assert (stats["counters"], stats["workers"], stats["paused"]) == ({}, [], False)
     assert set(stats["throughput"].values()) == {0}
@@ -117,7 +122,12 @@ async def test_queue_at_a_glance(stage):
     assert stats["stream_length"] == 4
     assert stats["pending_count"] == stats["running"] == 2
     assert stats["waiting"] == {"high": 0, "normal": 1, "low": 1}
-    assert (stats["delayed"], stats["completed"], stats["failed"], stats["cancelled"]) == (1, 1, 1, 1)
+    assert (stats["delayed"], stats["completed"], stats["failed"], stats["cancelled"]) == (
+        1,
+        1,
+        1,
+        1,
+    )
     assert 0 <= stats["oldest_waiting_seconds"] < 60
     assert 0 < stats["next_due_seconds"] <= 60
     assert stats["throughput"]["completed_1m"] == stats["throughput"]["failed_15m"] == 1
@@ -133,9 +143,7 @@ async def test_groups_are_as_redis_tells_them(stage):
     await stage.enqueue("a")
     job = await stage.started(session)
     groups = (await stage.queue.get_queue_stats())["groups"]
-    told = [
-        group for stream in stage.keys.streams for group in stage.raw.xinfo_groups(stream)
-    ]
+    told = [group for stream in stage.keys.streams for group in stage.raw.xinfo_groups(stream)]
     assert groups == told
     assert {group["name"] for group in groups} == {GROUP}
     assert sum(group["pending"] for group in groups) == 1
