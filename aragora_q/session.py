@@ -6,6 +6,7 @@ worker, boot and fence; the scripts refuse whoever no longer does.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,10 @@ from aragora_q.base import (
     WorkerSession,
 )
 from aragora_q.connection import Connection, Item, SyncConnection
-from aragora_q.errors import LeaseLost, PermanentError
+from aragora_q.errors import LeaseLost, PermanentError, ServerUnsuitable
 from aragora_q.scripts import BATCH_LIMIT
+
+logger = logging.getLogger(__name__)
 
 MAX_DEFERRALS = 50
 MAX_DEFERRAL_SECONDS = 6 * 3600
@@ -62,6 +65,12 @@ class RedisWorkerSession(WorkerSession):
             dead_boot_id=dead_boot_id,
             info=wire.encode(dict(info)),
         )
+        if word == b"newer":
+            raise ServerUnsuitable(
+                f"queue {self._connection.config.queue} at {self._connection.address} has schema "
+                f"{left_ms[0]}, newer than this version of aragora-q understands",
+                hint="upgrade this worker",
+            )
         return left_ms[0] / 1000 if word == b"taken" else 0.0
 
     async def current_boot(self) -> dict[str, str]:
@@ -85,6 +94,12 @@ class RedisWorkerSession(WorkerSession):
         resume_from = None
         if rows and len(rows[-1]) == len(self._keys.streams):
             resume_from = tuple(entry_id.decode() for entry_id in rows.pop())
+        parked = [row[0].decode() for row in rows if len(row) == 1]
+        if parked:
+            logger.warning(
+                "jobs of a newer version parked: upgrade", extra={"job": " ".join(parked)}
+            )
+            rows = [row for row in rows if len(row) > 1]
         worker_id = self.identity.worker_id
         return Fetched(state.decode(), [_started(row, worker_id) for row in rows], resume_from)
 

@@ -1,10 +1,14 @@
 #!lua flags=allow-oom
 -- Sign a worker on, unless its id is held by another boot whose heartbeat is younger than a lease.
--- keys: stream_high stream_normal stream_low workers worker
+-- keys: stream_high stream_normal stream_low control workers worker
 -- args: worker_id boot_id lease_ms record_ttl_ms dead_boot_id info
--- returns: ok, or taken and the ms until the other boot's lease is over
+-- returns: ok; taken, and the ms until the other boot's lease is over; or newer, and the queue's schema
 --
 -- `dead_boot_id` is one whose process the caller saw to be gone. `info` is a JSON object of strings.
+
+local schema = whole(redis.call('HGET', control, 'schema')) or SCHEMA
+if schema > SCHEMA then return {'newer', schema} end
+redis.call('HSET', control, 'schema', schema)
 
 local current = redis.call('HGET', worker, 'boot_id')
 if current and current ~= boot_id and current ~= dead_boot_id then

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
 -- Take up to `limit` waiting jobs and start them: PROCESSING, fence and attempt raised, lease begun.
--- keys: stream_high stream_normal stream_low failed counters events control worker
+-- keys: stream_high stream_normal stream_low delayed failed counters events control worker
 -- args: job_stem worker_id holder boot_id lease_ms limit low_first max_attempts retention_ms
 -- returns: a word (ok | paused | unregistered), then per started job: id, payload, fence, attempts,
--- max_attempts, crashes, created_at, priority, ms it waited in its lane; with room left, a last row: the lanes' last entry ids
+-- max_attempts, crashes, created_at, priority, ms it waited in its lane; per parked job: id; with room left, a last row: the lanes' last entry ids
 --
 -- Touches keys that were not declared: jobs found in entries. They share the slot of those that were;
 -- while a cluster moves the slot, the guard (keys.py) keeps every script from beginning.
+
+local PARK_MS = 60000
 
 if redis.call('HGET', worker, 'boot_id') ~= boot_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
@@ -36,7 +38,7 @@ for _, stream in ipairs(lanes) do
       if entry.id and entry.payload then
         entry.job = job_stem .. entry.id
         entry.state = redis.pcall('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
-          'max_attempts', 'crashes', 'created_at', 'priority')
+          'max_attempts', 'crashes', 'created_at', 'priority', 'schema')
       end
       found[#found + 1] = entry
     end
@@ -63,7 +65,19 @@ local function is_copy(state, entry)
     and not (other and not string.find(other, '^%d+%-%d+$'))  -- a stranger's word, not another entry
 end
 
-local reply, started, buried, is_started = {'ok'}, {}, {}, {}
+-- A job of a newer version of ours: it waits, uncharged, until a worker comes that understands it.
+local function park(each, schema)
+  drop_entry(each.stream, each.entry)
+  redis.call('SET', each.job .. ':payload', each.payload)
+  redis.call('HDEL', each.job, 'entry')
+  redis.call('HSETNX', each.job, 'created_at', entry_ms(each.entry))
+  redis.call('ZADD', delayed, now + PARK_MS, each.id)
+  if redis.call('HSETNX', each.job, 'parked_at', now) == 1 then
+    record(each.job, 'parked', {}, 'needs schema ' .. schema .. ', worker ' .. worker_id .. ' knows ' .. SCHEMA)
+  end
+end
+
+local reply, started, buried, parked, is_started = {'ok'}, {}, {}, {}, {}
 for _, each in ipairs(found) do
   local state = each.state
   if state and state.err then            -- a stranger's key in the place of the hash: without it, then
@@ -75,6 +89,10 @@ for _, each in ipairs(found) do
     buried[#buried + 1] = bury(each)
   elseif is_started[each.id] or is_copy(state, each.entry) then
     drop_entry(each.stream, each.entry)  -- a copy: the job just started, ended, or waits elsewhere
+  elseif (whole(state[9]) or 0) > SCHEMA then
+    park(each, state[9])
+    parked[#parked + 1] = each.id
+    reply[#reply + 1] = {each.id}
   elseif status ~= 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
     -- What is lost or garbled in the hash is put right here: the entry alone is enough to go on.
     local fence, attempts = (whole(state[3]) or 0) + 1, (whole(state[4]) or 0) + 1
@@ -97,8 +115,10 @@ for _, each in ipairs(found) do
 end
 count('started', #started)
 count('malformed', #buried)
+count('parked', #parked)
 announce('started', started, 'worker', worker_id)
 announce('failed', buried)
+announce('parked', parked)
 if room > 0 then
   -- Nothing is left to deliver, so what comes next has a higher id than these: a blocking XREAD from
   -- here misses nothing. (Ids made of the clock would, after the clock has jumped back.)

@@ -1,6 +1,7 @@
 -- Spoken by every script that moves a job: the clock, lanes, entries, endings, events.
 
 local GROUP = 'aragora-workers'
+local SCHEMA = 1  -- what these scripts understand: of `control` for the queue, of a job's hash for the job
 local HISTORY_LENGTH = 20
 local EVENTS_LENGTH = 500
 local BACKSTOP_MS = 86400000
