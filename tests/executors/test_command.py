@@ -239,7 +239,8 @@ def test_program_starts_with_ordinary_signals_and_a_session_of_its_own(run_progr
         ignored=0x$(sed -n 's/^SigIgn:.//p' /proc/self/status)  # bit 12: SIGPIPE, bit 24: SIGXFSZ
         ends=$(readlink /proc/$$/fd/0 /proc/$$/fd/3 | cut -c1-5 | tr '\\n' ' ')
         session=$(cut -d' ' -f6 /proc/$$/stat)
-        echo "{\\"ignored\\": $((ignored & 0x1001000)), \\"ends\\": \\"$ends\\", \\"leads\\": $((session == $$))}"
+        leads=$((session == $$))
+        echo "{\\"ignored\\": $((ignored & 0x1001000)), \\"ends\\": \\"$ends\\", \\"leads\\": $leads}"
         """
     )
     assert result_of(outcome) == {"ignored": 0, "ends": "/memf pipe: ", "leads": 1}
