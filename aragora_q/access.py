@@ -39,8 +39,8 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "purge": (("purge",), ()),
     "stats": ((), READ),
     "operator": (
-        ("cancel", "pause", "purge", "reap_lock", *TEND),
-        (*READ, "scan", "acl|whoami"),
+        ("cancel", "pause", "purge", "reap_lock", "examine", *TEND),
+        (*READ, "scan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
 """Of each role, the scripts it runs and the commands it sends besides."""
