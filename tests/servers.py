@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 IMAGE = os.environ.get("ARAGORA_Q_TEST_IMAGE", "redis:7-alpine")
@@ -75,7 +77,7 @@ class Server:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                with self.client(socket_timeout=1) as client:
+                with self.client(socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
                     client.ping()
             except redis.AuthenticationError:
                 return

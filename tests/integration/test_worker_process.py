@@ -1,0 +1,399 @@
+"""Real `aragora-q worker` processes: signals, exit codes, systemd's messages, and sudden deaths."""
+
+import signal
+import socket
+import subprocess
+import time
+
+import processes
+import pytest
+import servers
+from crew import ended
+from waiting import wait_until, wait_until_sync
+from worker_processes import TESTS, WorkerProcess, environment_of
+
+from aragora_q.base import Identity, Job, JobStatus
+from aragora_q.job import create_debate_job
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Starts worker processes on a server; ends them when the test is over."""
+    started = []
+
+    def start(url, worker_id="p1", *args, environment=None, **options):
+        variables = environment_of(url, **(environment or {}))
+        started.append(WorkerProcess(tmp_path, worker_id, variables, *args, **options).start())
+        return started[-1]
+
+    yield start
+    for worker in started:
+        if worker.is_alive:
+            worker.kill()
+
+
+async def _running(stage, job_id):
+    async def is_running():
+        return await stage.queue.get_status(job_id) is JobStatus.PROCESSING
+
+    await wait_until(is_running, 20, f"{job_id} to run")
+
+
+async def _enqueue(stage, job_id, *steps):
+    await stage.queue.enqueue(Job(payload={"do": list(steps)}, id=job_id))
+
+
+def _exit_status(worker, timeout=30):
+    """As a shell tells it: 128 and the number of the signal that ended the process."""
+    status = worker.process.wait(timeout)
+    return status if status >= 0 else 128 - status
+
+
+# -- signals
+
+
+async def test_sigterm_drains(new_stage, process, redis_url):
+    """SIGTERM: the running job ends and is recorded, no other begins, exit 143, nothing left behind."""
+    stage = new_stage()
+    worker = process(redis_url)
+    await _enqueue(stage, "running", ["sleep", 1])
+    await _running(stage, "running")
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: "draining" in worker.text(), what="the drain")
+    await _enqueue(stage, "late")
+    assert _exit_status(worker) == 143, worker.text()
+    assert (await stage.queue.get_job("running")).status is JobStatus.COMPLETED
+    assert await stage.queue.get_status("late") is JobStatus.PENDING
+    assert (await stage.queue.get_queue_stats())["workers"] == []
+    assert "worker stopped" in worker.text()
+    assert "Traceback" not in worker.text()
+
+
+async def test_second_signal_hands_back(new_stage, process, redis_url):
+    """A second signal, even with every slot busy, releases the running jobs at once, uncharged."""
+    stage = new_stage()
+    worker = process(redis_url, slots=1)
+    await _enqueue(stage, "long", ["sleep", 60])
+    await _running(stage, "long")
+    worker.signal(signal.SIGINT)
+    await wait_until(lambda: "draining" in worker.text(), what="the drain")
+    worker.signal(signal.SIGTERM)
+    assert _exit_status(worker) == 130, worker.text()
+    job = await stage.queue.get_job("long")
+    assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
+
+
+async def test_burst_exits_0(new_stage, process, redis_url):
+    """A burst ends by itself when all is done."""
+    stage = new_stage()
+    await _enqueue(stage, "a")
+    worker = process(redis_url, "p1", "--burst")
+    assert _exit_status(worker) == 0, worker.text()
+    assert await stage.queue.get_status("a") is JobStatus.COMPLETED
+
+
+# -- systemd
+
+
+class Systemd:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, directory):
+        self.path = str(directory / "notify")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+        self._socket.setblocking(False)
+        self.lines = []
+
+    def heard(self, start):
+        """Whether a line that begins so has come."""
+        self.drain()
+        return any(line.startswith(start) for line in self.lines)
+
+    def drain(self):
+        while True:
+            try:
+                self.lines += self._socket.recv(4096).decode().split("\n")
+            except BlockingIOError:
+                return self.lines
+
+    def close(self):
+        self._socket.close()
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    systemd = Systemd(tmp_path)
+    yield systemd
+    systemd.close()
+
+
+async def test_systemd_is_told_the_truth(new_stage, process, redis_url, systemd):
+    """READY, STATUS, WATCHDOG while all moves, none while the loop is blocked, STOPPING at the signal."""
+    stage = new_stage()
+    variables = {"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "600000"}
+    worker = process(redis_url, environment=variables)
+    await wait_until(lambda: systemd.heard("READY=1"), 20)
+    await wait_until(lambda: systemd.heard("WATCHDOG=1"))
+    assert systemd.heard("STATUS=0/4 running")
+    await _enqueue(stage, "blocking", ["block", 1.5])
+    await _running(stage, "blocking")
+    systemd.drain()
+    systemd.lines.clear()
+    started_at = time.monotonic()
+    await ended(stage, "blocking")
+    if time.monotonic() - started_at > 1:  # else this machine was too slow to watch the silence
+        assert systemd.drain().count("WATCHDOG=1") <= 2
+    await wait_until(lambda: systemd.heard("WATCHDOG=1"), what="the watchdog to be fed again")
+    await _enqueue(stage, "last", ["sleep", 2])
+    await wait_until(lambda: systemd.heard("STATUS=1/4 running, oldest"), what="the job to show")
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: systemd.heard("STOPPING=1"))
+    await wait_until(lambda: systemd.heard("EXTEND_TIMEOUT_USEC="))
+    assert _exit_status(worker) == 143
+
+
+async def test_redis_away_at_the_start_is_waited_for(own_server, new_stage, process, systemd):
+    """READY, the fault in STATUS; work begins when Redis comes; SIGTERM meanwhile ends it."""
+    server = own_server()
+    stage = new_stage(redis_url=server.url)
+    server.kill()
+    waiting = process(server.url, "p1", environment={"NOTIFY_SOCKET": systemd.path})
+    leaving = process(server.url, "p2")
+    await wait_until(lambda: systemd.heard("READY=1"), 20)
+    await wait_until(lambda: systemd.heard("STATUS=waiting for Redis"))
+    await wait_until(lambda: "Redis is away" in leaving.text(), 20)
+    leaving.signal(signal.SIGTERM)
+    assert _exit_status(leaving) == 143, leaving.text()
+    server.start()
+    stage.raw.connection_pool.disconnect()
+    waiting.wait_until_started()
+    await _enqueue(stage, "a")
+    await ended(stage, "a")
+    assert waiting.is_alive
+
+
+async def test_server_that_comes_up_unsuitable_is_refused(process, own_server):
+    """What is checked at the start is checked as well when Redis comes later."""
+    server = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    server.kill()
+    worker = process(server.url)
+    await wait_until(lambda: "Redis is away" in worker.text(), 20)
+    server.start()
+    assert _exit_status(worker) == 78, worker.text()
+    assert "allkeys-lru" in worker.text()
+
+
+# -- refusals
+
+
+def _refused(url, code, *words, args=(), **variables):
+    """A worker that must not start: one line, a remedy, no traceback."""
+    done = subprocess.run(
+        processes.cli("worker", "--executor", "fault_jobs:make", "--metrics-port", "0", *args),
+        env=environment_of(url, PYTHONPATH=str(TESTS), **variables),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    error = done.stderr[done.stderr.index("aragora-q: error:") :]
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in error, error
+    assert len(error.strip().splitlines()) <= 3, error
+    assert done.stdout == ""
+
+
+def test_evicting_server_is_refused(own_server):
+    """78: a server that may delete jobs; overridden, it is worked on."""
+    url = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").url
+    _refused(url, 78, "allkeys-lru", "noeviction", "allow_eviction")
+    done = subprocess.run(
+        processes.cli("worker", "--burst", "--executor", "fault_jobs:make", "--metrics-port", "0"),
+        env=environment_of(
+            url,
+            PYTHONPATH=str(TESTS),
+            ARAGORA_QUEUE_ALLOW_EVICTION="true",
+        ),
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_old_server_is_refused():
+    """78: a server without script flags, version and remedy named."""
+    try:
+        server = servers.Server(servers.redis62()).start()
+    except servers.Unavailable as reason:
+        pytest.skip(str(reason))
+    try:
+        _refused(server.url, 78, "Redis 6.2", "too old", "7.0")
+    finally:
+        server.stop()
+
+
+def test_wrong_password_is_refused(own_server):
+    """77, with and without a password; the password is never shown."""
+    server = own_server("--requirepass", "right")
+    _refused(server.url, 77, "denies access", "REDIS_PASSWORD")
+    _refused(server.url, 77, "denies access", REDIS_PASSWORD="wrong-secret")
+    _refused(server.url.replace("://", "://:wrong-secret@"), 77, "denies access")
+
+
+async def test_worker_id_in_use_is_refused(new_stage, redis_url):
+    """78: a living worker has that id; who and where is told, after a lease of waiting."""
+    stage = new_stage(claim_idle_ms=500)
+    holder = stage.queue.session(Identity("p1"))
+    await holder.register({"host": "elsewhere", "pid": "4711"})
+    renewer = holder.lease_renewer()
+    rival = subprocess.Popen(
+        processes.cli(
+            "worker", "--worker-id", "p1", "--executor", "fault_jobs:make", "--metrics-port", "0"
+        ),
+        env=environment_of(
+            redis_url,
+            PYTHONPATH=str(TESTS),
+            ARAGORA_QUEUE_CLAIM_IDLE_MS="500",
+        ),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    async def beat():
+        renewer.renew([])
+        return rival.poll() is not None
+
+    try:
+        await wait_until(beat, 30, "the rival to give up")
+    finally:
+        rival.kill()
+        renewer.close()
+    told = rival.communicate()[1]
+    assert rival.returncode == 78, told
+    assert "worker id p1 is in use by pid 4711 on elsewhere" in told
+    await holder.unregister()
+
+
+def test_bad_settings_are_refused(redis_url):
+    """78: a busy metrics port, an unknown executor, an unknown variable; 2: a malformed id."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        _refused(redis_url, 78, f"127.0.0.1:{port}", args=("--metrics-port", str(port)))
+    _refused(redis_url, 78, "nowhere", args=("--executor", "nowhere:make"))
+    _refused(redis_url, 78, "CONCURENCY", "CONCURRENCY", ARAGORA_QUEUE_CONCURENCY="3")
+
+
+# -- sudden deaths
+
+
+async def test_killed_worker_is_replaced_by_another(new_stage, process, redis_url, tmp_path):
+    """kill -9 in mid-job: the job runs once more, elsewhere, completes once, charged one attempt."""
+    stage = new_stage(claim_idle_ms=1000)
+    notes = tmp_path / "notes"
+    both = {name: process(redis_url, name, slots=1, environment={"FAULT_JOBS_FILE": str(notes)})
+            for name in ("p1", "p2")}  # fmt: skip
+    for worker in both.values():
+        worker.wait_until_started()
+    await _enqueue(stage, "a", ["sleep", 2])
+    await _running(stage, "a")
+    victim = both[(await stage.queue.get_job("a")).worker_id]
+    victim.kill()
+    job = await ended(stage, "a", timeout=40)
+    assert job.status is JobStatus.COMPLETED
+    assert (job.attempts, job.crashes, job.fence) == (1, 1, 2)
+    assert job.result == {"attempt": 1, "fence": 2, "crashes": 1}
+    assert job.worker_id != victim.worker_id
+    counters = stage.counters()
+    assert (counters["completed"], counters["crashed"]) == (1, 1)
+
+
+async def test_restarted_worker_takes_its_jobs_at_once(new_stage, process, redis_url):
+    """A worker that comes back under its id after kill -9 waits neither for its id nor for the lease."""
+    stage = new_stage(claim_idle_ms=60_000)
+    process_options = {"slots": 1, "lease_ms": 60_000}
+    worker = process(redis_url, "p1", **process_options).wait_until_started()
+    await _enqueue(stage, "a", ["sleep", 0.5])
+    await _running(stage, "a")
+    worker.kill()
+    worker.start().wait_until_started()
+    process(redis_url, "p2", lease_ms=2000)  # a caretaker who looks more often
+    job = await ended(stage, "a", timeout=30)
+    assert (job.status, job.crashes) == (JobStatus.COMPLETED, 1)
+
+
+async def test_frozen_worker_learns_that_it_lost_its_job(new_stage, process, redis_url):
+    """SIGSTOP beyond the lease: another one completes the job, the thawed one's result is refused."""
+    stage = new_stage(claim_idle_ms=1000)
+    frozen = process(redis_url, "p1", slots=1).wait_until_started()
+    await _enqueue(stage, "a", ["block", 1])
+    await _running(stage, "a")
+    frozen.signal(signal.SIGSTOP)
+    process(redis_url, "p2", slots=1).wait_until_started()
+    job = await ended(stage, "a", timeout=40)
+    assert (job.worker_id, job.fence, job.result["fence"]) == ("p2", 2, 2)
+    frozen.signal(signal.SIGCONT)
+    await wait_until(
+        lambda: any(f"job lost{rest}" in frozen.text() for rest in ("", ", attempt stopped")),
+        20,
+        "the thawed worker to learn",
+    )
+    await _enqueue(stage, "b")
+    await ended(stage, "b")
+    assert (await stage.queue.get_job("a")).fence == 2
+    assert stage.counters()["completed"] == 2
+    assert frozen.is_alive
+
+
+async def test_killed_in_mid_debate(new_stage, process, redis_url):
+    """kill -9 of the worker that runs a debate: it completes once, elsewhere."""
+    stage = new_stage(claim_idle_ms=1000)
+    both = {name: process(redis_url, name, "--executor", "debate") for name in ("p1", "p2")}
+    for worker in both.values():
+        worker.wait_until_started()
+    job_id = await stage.queue.enqueue(
+        create_debate_job(
+            "Should we use microservices?", ["demo:bold", "demo:careful", "demo:curious"]
+        )
+    )
+
+    async def is_under_way():
+        job = await stage.queue.get_job(job_id)
+        return job.worker_id if job.progress else None
+
+    victim = await wait_until(is_under_way, 30, "the debate's progress")
+    both[victim].kill()
+    job = await ended(stage, job_id, timeout=40)
+    assert job.status is JobStatus.COMPLETED, job.error
+    assert (job.attempts, job.crashes) == (1, 1)
+    assert job.worker_id != victim
+    assert job.result["final_answer"]
+    assert stage.counters()["completed"] == 1
+
+
+async def test_poison_pill_stops_killing_workers(new_stage, process, redis_url):
+    """A job that ends its worker's process each time becomes a dead letter; other jobs get done."""
+    stage = new_stage(claim_idle_ms=1000)
+    await stage.queue.enqueue(Job(payload={"do": [["exit"]]}, id="pill"))
+    pulse = await stage.worker("pulse")
+    for n in range(3):
+        worker = process(redis_url, f"victim{n}")
+        assert _exit_status(worker, 20) == 9, worker.text()
+
+        async def taken():
+            stage.renew(pulse)
+            return [each.decision for each in await stage.queue.reclaim()]
+
+        decision = await wait_until(taken, what="the lease to run out")
+        assert decision == ["poisoned" if n == 2 else "reclaimed"]
+    job = await stage.queue.get_job("pill")
+    assert (job.status, job.crashes) == (JobStatus.FAILED, 3)
+    await _enqueue(stage, "good")
+    process(redis_url, "survivor")
+    await ended(stage, "good")
+    wait_until_sync(lambda: stage.counters()["completed"] == 1)
