@@ -1,6 +1,7 @@
 #!lua
 -- Give failed and cancelled jobs a new life: PENDING at the tail of their lane, as if just enqueued.
 -- keys: stream_high stream_normal stream_low failed cancelled counters events
+-- args:
 -- each job: id
 -- returns: one word per job: requeued | unknown | malformed (it never was a job), or the status it has
 --
