@@ -121,7 +121,7 @@ async def _of_rights(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     for role in access.ROLES:
         missing = [command for command in access.commands(role) if not allowed[command]]
         if missing and role != "operator":
-            yield Finding("warning", "rights", f"user {user} cannot be a {role}: may not {', '.join(missing)}",
+            yield Finding("note", "rights", f"user {user} cannot be a {role}: may not {', '.join(missing)}",
                           f"aragora-q acl {role} prints the rights it takes")  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from aragora_q.access import ROLES
+from aragora_q.base import JobStatus
 
 PASSWORD = "correct horse"
 DANGEROUS = (
@@ -112,9 +113,12 @@ def test_caretakers_and_readers(as_role, invoke, server):
     _fine(invoke("purge"), invoke("purge", "--dry-run"))
     as_role("stats")
     _fine(invoke("stats"), invoke("stats", "--prometheus", "-"), invoke("status", "job-0"))
+    _fine(*(invoke("list", "--status", status, "--quiet") for status in JobStatus))
     as_role("operator")
     _fine(invoke("cancel", "job-0"), invoke("reap"), invoke("purge"), invoke("stats"))
-    _fine(invoke("purge", "--older-than", "1s", "--yes"), invoke("cancel", "job-1"))
+    _fine(invoke("requeue", "job-0"), invoke("pause"), invoke("resume"), invoke("cancel", "job-1"))
+    _fine(invoke("purge", "--older-than", "1s", "--yes"))
+    assert "may not ask" not in invoke("doctor").out
     assert _refused(admin) == []
 
 

@@ -217,7 +217,7 @@ class TestAround:
         """More than nine tenths of maxmemory is an error: enqueues will soon be refused."""
         server = own_server()
         with server.client() as client:
-            client.set("ballast", "x" * 50_000_000)
+            client.setrange("ballast", 50_000_000, "x")
             client.config_set("maxmemory", client.info("memory")["used_memory"] * 105 // 100)
         found = _found(invoke("doctor", "--json", "--redis-url", server.url), "memory")
         assert found[0]["severity"] == "error"
