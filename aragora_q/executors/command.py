@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aragora_q import wire
@@ -67,16 +68,20 @@ def create(config: QueueConfig) -> Executor:
 
 
 def _program_and_arguments(command: str) -> list[str]:
-    hint = "a pipeline needs a shell: --exec \"sh -c 'a | b'\""
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ConfigError(f"exec_command: {error}", hint=hint) from None
+        raise ConfigError(
+            f"exec_command: {error}", hint="it is split into words as a shell does"
+        ) from None
     if not words:
         raise ConfigError("executor is command, but exec_command is empty", hint="--exec 'PROGRAM'")
     path = shutil.which(words[0])
     if path is None:
-        raise ConfigError(f"exec_command: {words[0]!r:.200} is no executable program", hint=hint)
+        raise ConfigError(
+            f"exec_command: {words[0]!r:.200} is no executable program",
+            hint=f"looked for on PATH, or from {Path.cwd()}",
+        )
     return [os.path.abspath(path), *words[1:]]  # noqa: PTH100 - symbolic links keep their names
 
 
@@ -164,9 +169,8 @@ class _Run:
         """Act on a line of fd 3. One that makes no sense is a warning, not the end of a job."""
         try:
             message = wire.decode(line)
-        except ValueError as error:
-            self._say(logging.WARNING, "line on fd 3 is not JSON", str(error))
-            return
+        except ValueError:
+            message = None
         match message:
             case {"progress": dict() as progress, **rest} if not rest:
                 await self._report_progress(progress)
@@ -179,7 +183,7 @@ class _Run:
             case _:
                 self._say(
                     logging.WARNING,
-                    "line on fd 3 is neither progress, checkpoint nor retry_after",
+                    "line on fd 3 is no progress, checkpoint or retry_after",
                     line[:MAX_LOG_LINE_BYTES].decode(errors="replace"),
                 )
 
