@@ -169,8 +169,10 @@ def _none_knows(failed: Exception | None, told: str) -> Exception:
     denied = exceptions.AuthenticationError | exceptions.NoPermissionError
     if isinstance(failed, denied) or str(failed).startswith(OF_ANOTHER_KIND):
         return failed  # type: ignore[return-value] # None is no error, and says nothing of a kind
-    kind = type(failed) if isinstance(failed, UNDECIDED) else NobodyKnows
-    return kind(f"nobody knows where the primary is: {told}")
+    text = f"nobody knows where the primary is: {told}"
+    if isinstance(failed, exceptions.ClusterDownError):
+        return exceptions.ClusterDownError(text, status_code="CLUSTERDOWN")
+    return Unelected(text) if isinstance(failed, Unelected) else NobodyKnows(text)
 
 
 class Link:

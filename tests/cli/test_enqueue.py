@@ -10,6 +10,8 @@ import pytest
 from stage import Stage
 from waiting import wait_until, wait_until_sync
 
+from aragora_q import connection
+
 DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
 WHO = ("--agents", "demo:bold,demo:careful")
 
@@ -243,8 +245,9 @@ def test_wait_gives_up_in_time(invoke):
     assert invoke("status", "slow", "--json").object["status"] == "pending"
 
 
-def test_too_little_durability_prints_the_id_and_asks_to_try_again(own_server, invoke):
+def test_too_little_durability_prints_the_id_and_asks_to_try_again(own_server, invoke, monkeypatch):
     """A replica that does not confirm: the job is in, `durable` is false, exit 75."""
+    monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 200))
     primary, replica = own_server(), own_server()
     with replica.client() as client:
         client.replicaof("127.0.0.1", primary.port)

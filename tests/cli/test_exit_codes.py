@@ -1,0 +1,205 @@
+"""Exit codes: one claim per code, on a real server that is in the state the code tells of."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import redis
+import servers
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from waiting import wait_until_sync
+
+from aragora_q import streams
+
+ENQUEUE = ("enqueue", "x", "--agents", "demo,demo", "--id", "job")
+
+
+@pytest.fixture
+def full(raw, redis_url):
+    """A server whose memory is used up."""
+    raw.config_set("maxmemory", 1)
+    yield redis_url
+    raw.config_set("maxmemory", 0)
+
+
+@pytest.fixture
+def loading(own_server):
+    """A server that reads its data for a long while."""
+    slow = ("--key-load-delay", "200")
+    server = own_server("--appendonly", "yes", *slow)
+    with server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for n in range(40_000):
+            pipeline.set(f"key:{n}", "x")
+        pipeline.execute()
+    server.kill(signal.SIGTERM)
+    server.start(wait=False)
+
+    def is_loading():
+        try:
+            with server.client(socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+                client.ping()
+        except redis.BusyLoadingError:
+            return True
+        except redis.ConnectionError:
+            return False
+        raise AssertionError("it has loaded already")
+
+    wait_until_sync(is_loading)
+    return server.url
+
+
+@pytest.fixture
+def replica(own_server):
+    """A server that takes no writes."""
+    server = own_server()
+    with server.client() as client:
+        client.replicaof("127.0.0.1", servers.free_port())
+    return server.url
+
+
+@pytest.fixture
+def locked(own_server):
+    """A server that asks for a password."""
+    return own_server("--requirepass", "secret").url
+
+
+@pytest.fixture
+def forbidden(own_server):
+    """The URL of a user who may do next to nothing."""
+    server = own_server()
+    with server.client() as client:
+        client.acl_setuser(
+            "reader", enabled=True, passwords=["+pw"], commands=["+info", "+ping", "+hello"]
+        )
+    return server.url.replace("redis://", "redis://reader:pw@")
+
+
+@pytest.fixture
+def cluster_down(own_server, monkeypatch):
+    """A cluster's node that serves no slots, and a client that does not wait for that to pass."""
+    monkeypatch.setattr(streams, "FAILOVER_SECONDS", 0.2)
+    return own_server("--cluster-enabled", "yes").url.replace("redis://", "redis+cluster://")
+
+
+@pytest.fixture
+def down():
+    """Nobody listens."""
+    return f"redis://127.0.0.1:{servers.free_port()}"
+
+
+@pytest.mark.parametrize(
+    ("state", "args", "code", "words"),
+    [
+        ("down", ENQUEUE, 69, "cannot reach Redis at"),
+        ("down", ("status", "x"), 69, "cannot reach Redis at"),
+        ("full", ENQUEUE, 75, "OOM"),
+        ("loading", ENQUEUE, 75, "LOADING"),
+        ("loading", ("list",), 75, "LOADING"),
+        ("replica", ENQUEUE, 75, "READONLY"),
+        ("cluster_down", ENQUEUE, 75, "no node serves slot"),
+        ("locked", ENQUEUE, 77, "denies access"),
+        ("locked", ("tail",), 77, "denies access"),
+        ("forbidden", ENQUEUE, 77, "denies access"),
+        ("forbidden", ("status", "x"), 77, "denies access"),
+    ],
+)
+def test_what_the_server_refuses_is_one_line_and_a_hint(request, invoke, state, args, code, words):
+    """The exit code tells what kind of trouble it is; stderr what, where and what to do; no secret."""
+    url = request.getfixturevalue(state)
+    ended = invoke(*args, "--redis-url", url)
+    assert (ended.code, ended.out) == (code, "")
+    first, hint = ended.err.splitlines()
+    assert first.startswith("aragora-q: error: ")
+    assert words in first
+    assert hint.startswith("  hint: ")
+    assert ":pw@" not in ended.err
+
+
+def test_a_full_backlog_is_75(invoke, monkeypatch):
+    """Past max_backlog an enqueue is refused, and may be tried again later."""
+    monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "1")
+    assert invoke(*ENQUEUE).code == 0
+    ended = invoke("enqueue", "y", "--agents", "demo,demo")
+    assert ended.code == 75
+    assert "holds its limit of 1 waiting jobs" in ended.err
+
+
+def test_an_unknown_job_is_3(invoke):
+    """So is a job that ended before the retention time; the line names queue and remedy."""
+    for args in (
+        ("status", "nobody"),
+        ("wait", "nobody"),
+        ("cancel", "nobody"),
+        ("requeue", "nobody"),
+    ):
+        ended = invoke(*args)
+        assert (ended.code, ended.out) == (3, "")
+        assert "nobody" in ended.err
+
+
+def test_bad_configuration_is_78(invoke, monkeypatch):
+    """An unknown setting is named, with the nearest one that exists."""
+    monkeypatch.setenv("ARAGORA_QUEUE_CONCURENCY", "3")
+    ended = invoke("status", "x")
+    assert ended.code == 78
+    assert "did you mean 'ARAGORA_QUEUE_CONCURRENCY'" in ended.err
+
+
+def test_unknown_commands_and_options_are_2(invoke):
+    """A usage error goes to stderr, with nothing on stdout."""
+    for args in (("enqeue",), ("status",), ("status", "--nope", "x"), ("list", "--status", "lost")):
+        ended = invoke(*args)
+        assert (ended.code, ended.out) == (2, "")
+        assert "Usage: aragora-q" in ended.err
+
+
+def test_a_timeout_is_124(invoke):
+    """wait gives up, and names what has not ended."""
+    invoke(*ENQUEUE)
+    started = time.monotonic()
+    ended = invoke("wait", "job", "--timeout", "0.2")
+    assert time.monotonic() - started < 10
+    assert (ended.code, ended.err) == (124, "aragora-q: error: not ended after 0.2 s: job\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_waiting_command_by_themselves(start_command, command, number):
+    """130 and 143 to a shell: the process ends by the signal, without a word."""
+    command(*ENQUEUE)
+    process = start_command("tail", "--after", "0")
+    process.stdout.readline()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (-number, b"", b"")
+
+
+def test_a_stopped_worker_is_143(start_command):
+    """A worker that drained for SIGTERM ends by it."""
+    process = start_command("worker", "--metrics-port", "0")
+    while b"worker started" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_closed_pipe_is_quiet(command, start_command):
+    """`list | true`: nobody reads, and nothing is complained of."""
+    command("enqueue", "-", stdin="".join(
+        json.dumps({"payload": {"n": n, "x": "x" * 1000}}) + "\n" for n in range(200)
+    ))  # fmt: skip
+    process = start_command("list", "-n", "200", "--json", stdout=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(20) == 141
+    assert process.stderr.read() == b""
+
+
+def test_debug_shows_where_an_error_came_from(invoke, down):
+    """No traceback for an operator's mistake, unless it is asked for."""
+    ended = invoke("--debug", "status", "x", "--redis-url", down)
+    assert ended.code == 69
+    assert "Traceback" in ended.err
+    assert ended.err.count("aragora-q: error: ") == 1
