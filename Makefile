@@ -1,6 +1,6 @@
 # Every target says what it does: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format docs bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +37,9 @@ check: setup ## Lint, types, architecture and unit tests, in under a minute
 format: setup ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## Write the generated documentation: sample settings, tables, commands, man pages
+	$(BIN)/python docs/generate.py
 
 bench: setup ## Measure speed and memory against a floor, and write bench/RESULTS.md
 	$(BIN)/python bench/run.py

@@ -55,7 +55,8 @@ def demo(
       aragora-q demo "Tea or coffee?"
 
     Exit codes:
-      0 the debate completed   1 it failed   65 bad question   78 wrong configuration
+      0 the debate completed   1 it failed   65 bad question
+      78 wrong configuration
       130 Ctrl-C: the debate was cancelled
 
     """

@@ -46,7 +46,8 @@ def doctor(
       aragora-q doctor --repair
 
     Exit codes:
-      0 nothing is wrong, notes aside   1 something is   69 Redis unreachable   77 access denied
+      0 nothing is wrong, notes aside   1 something is   69 Redis unreachable
+      77 access denied
 
     """
     settings = options.load_config(config, redis_url=redis_url, queue=queue)

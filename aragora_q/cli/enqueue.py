@@ -25,11 +25,7 @@ def enqueue(
     *,
     question: Annotated[
         str,
-        typer.Argument(
-            metavar="QUESTION|FILE|-",
-            show_default=False,
-            help="A question; or JSON lines: a file named *.json or *.jsonl, or - for stdin.",
-        ),
+        typer.Argument(metavar="QUESTION|FILE|-", show_default=False, hidden=True),
     ],
     agents: Agents = None,
     rounds: Annotated[
@@ -72,7 +68,8 @@ def enqueue(
     queue: QueueName = None,
     config: ConfigFile = None,
 ) -> None:
-    """Put a debate into the queue, or, from JSON lines, any number of jobs.
+    """Put a debate into the queue; or any number of jobs, from JSON lines in a FILE named *.json or
+    *.jsonl, or on stdin (-).
 
     Example:
       id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,gemini -q)
@@ -80,7 +77,8 @@ def enqueue(
 
     Exit codes:
       0 ok   1 it failed (--wait)   2 usage   3 lines were refused   65 bad job
-      69 Redis unreachable   75 try again   77 denied   78 configuration   124 timeout
+      69 Redis unreachable   75 try again   77 denied   78 configuration
+      124 timeout
 
     """
     is_bulk = question == "-" or question.endswith((".json", ".jsonl"))

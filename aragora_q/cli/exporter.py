@@ -45,7 +45,8 @@ def exporter(
       aragora-q exporter --listen 127.0.0.1:9474
 
     Exit codes:
-      143 stopped by SIGTERM   130 by Ctrl-C   78 wrong configuration, or the port is taken
+      143 stopped by SIGTERM   130 by Ctrl-C
+      78 wrong configuration, or the port is taken
 
     """
     host, port = _parse_address(listen)

@@ -23,7 +23,12 @@ def list_(
     *,
     status: Annotated[
         JobStatus | None,
-        typer.Option("--status", "-s", help="Only these; default: all.", show_default=False),
+        typer.Option(
+            "--status",
+            "-s",
+            metavar="STATUS",
+            help="Only pending, processing, retrying, completed, failed or cancelled ones.",
+        ),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")
@@ -41,7 +46,8 @@ def list_(
       aragora-q list -s failed -n 1000 --jsonl | grep -F '429' | aragora-q requeue -
 
     Exit codes:
-      0 ok   69 Redis unreachable   75 try again   77 access denied   78 configuration
+      0 ok   69 Redis unreachable   75 try again   77 access denied
+      78 configuration
 
     """
     settings = options.load_config(config, redis_url=redis_url, queue=queue)

@@ -47,7 +47,8 @@ def purge(
       aragora-q purge --older-than 36h --status completed
 
     Exit codes:
-      0 ok   1 answered no   2 needs --yes   69 Redis unreachable   77 access denied
+      0 ok   1 answered no   2 needs --yes   69 Redis unreachable
+      77 access denied
 
     """
     statuses = _statuses(status)

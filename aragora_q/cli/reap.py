@@ -47,7 +47,8 @@ def reap(
       * * * * *  aragora-q reap --quiet
 
     Exit codes:
-      0 ok   69 Redis unreachable   75 Redis busy or full, try again   77 access denied
+      0 ok   69 Redis unreachable   75 Redis busy or full, try again
+      77 access denied
 
     """
     settings = options.load_config(config, redis_url=redis_url, queue=queue)

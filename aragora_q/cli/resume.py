@@ -19,7 +19,8 @@ def resume(
       aragora-q resume
 
     Exit codes:
-      0 it is not paused   69 Redis unreachable   75 try again   77 denied   78 configuration
+      0 it is not paused   69 Redis unreachable   75 try again   77 denied
+      78 configuration
 
     """
     settings = options.load_config(config, redis_url=redis_url, queue=queue)

@@ -38,7 +38,8 @@ def tail(
       aragora-q tail --jsonl | jq -r 'select(.event == "failed") | .id'
 
     Exit codes:
-      130 Ctrl-C   69 Redis unreachable   75 try again   77 access denied   78 configuration
+      130 Ctrl-C   69 Redis unreachable   75 try again   77 access denied
+      78 configuration
 
     """
     if after is not None:
