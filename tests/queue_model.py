@@ -156,6 +156,14 @@ class Model:
         self._end(job, "cancelled")
         return True
 
+    def requeue(self, job_id):
+        job = self.jobs[job_id]
+        if job.status not in ("failed", "cancelled"):
+            return job.status
+        self._append(job)
+        job.status, job.holder, job.attempts, job.crashes = "pending", None, 0, 0
+        return "requeued"
+
     def purge(self, status):
         gone = [job.id for job in self.jobs.values() if job.status == status]
         for job_id in gone:

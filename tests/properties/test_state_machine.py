@@ -254,6 +254,12 @@ class QueueMachine(RuleBasedStateMachine):
         job_id = self._pick(sorted(self.model.jobs), number)
         assert self.run(self.stage.queue.cancel(job_id)) == self.model.cancel(job_id)
 
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=anyone)
+    def requeue(self, number):
+        job_id = self._pick(sorted(self.model.jobs), number)
+        assert self.run(self.stage.queue.requeue([job_id])) == [self.model.requeue(job_id)]
+
     @rule(status=st.sampled_from(["completed", "failed", "cancelled"]))
     def purge(self, status):
         deleted, more = self.run(
