@@ -187,7 +187,7 @@ def _is_supervised(directory: Path) -> bool:
 def _launch_supervisor(directory: Path, binary: str) -> None:
     """Start it as nobody's child, in a session of its own: no signal to a terminal's group reaches it."""
     subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "aragora_q.embedded", str(directory), binary],
+        [sys.executable, "-m", "aragora_q.embedded", str(directory), binary, str(GRACE_SECONDS)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -197,8 +197,8 @@ def _launch_supervisor(directory: Path, binary: str) -> None:
     )
 
 
-def _supervise(directory: Path, binary: str) -> None:
-    """Keep the server up as long as somebody uses it."""
+def _supervise(directory: Path, binary: str, grace_seconds: float) -> None:
+    """Keep the server up as long as somebody uses it, and `grace_seconds` more."""
     supervisor_lock = _lock(directory / "supervisor.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
     if os.fork():
         os._exit(0)  # the lock is shared with the child, which keeps it
@@ -213,7 +213,7 @@ def _supervise(directory: Path, binary: str) -> None:
                 server = _start_server(directory, binary)
             continue
         unused_since = unused_since or time.monotonic()
-        if time.monotonic() - unused_since >= GRACE_SECONDS and _shut_down_if_unused(directory):
+        if time.monotonic() - unused_since >= grace_seconds and _shut_down_if_unused(directory):
             break
     if server is not None:
         server.wait()
@@ -255,4 +255,4 @@ def _shut_down_if_unused(directory: Path) -> bool:
 
 
 if __name__ == "__main__":
-    _supervise(Path(sys.argv[1]), sys.argv[2])
+    _supervise(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

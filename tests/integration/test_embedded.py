@@ -19,6 +19,15 @@ from aragora_q.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 
 
+GRACE_SECONDS = 0.4
+"""Shorter than the real one, for all tests but that about it: a dozen servers are waited for here."""
+
+
+@pytest.fixture(autouse=True)
+def _short_grace(monkeypatch):
+    monkeypatch.setattr(embedded, "GRACE_SECONDS", GRACE_SECONDS)
+
+
 @pytest.fixture
 def directory():
     """A short path of its own; after the test its server must go by itself."""
@@ -46,6 +55,7 @@ def user(directory, code="import time; time.sleep(60)"):
     """Another process that uses the server; prints its server's pid first."""
     program = (
         "import sys, redis; from pathlib import Path; from aragora_q import embedded\n"
+        f"embedded.GRACE_SECONDS = {embedded.GRACE_SECONDS}\n"
         "use = embedded.open_server(Path(sys.argv[1]))\n"
         "print(redis.Redis.from_url(use.url).info('server')['process_id'], flush=True)\n" + code
     )
@@ -98,6 +108,7 @@ def test_simultaneous_starts_share_one_server(directory):
         sys.executable, "-c",
         (
             "import sys, redis; from pathlib import Path; from aragora_q import embedded\n"
+            f"embedded.GRACE_SECONDS = {GRACE_SECONDS}\n"
             "use = embedded.open_server(Path(sys.argv[1]))\n"
             "print(redis.Redis.from_url(use.url).info('server')['process_id'])"
         ),
@@ -125,8 +136,9 @@ def test_starter_killed_while_another_uses_it(directory):
     end(other)
 
 
-def test_next_command_adopts_within_the_grace(directory):
+def test_next_command_adopts_within_the_grace(directory, monkeypatch):
     """A command that comes right after a killed one finds the same server."""
+    monkeypatch.setattr(embedded, "GRACE_SECONDS", 2.0)
     first = user(directory)
     end(first)
     use = embedded.open_server(directory)

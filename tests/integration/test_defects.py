@@ -1,0 +1,237 @@
+"""Defects that an earlier implementation of this system had. Each is impossible here, and tested.
+
+`DEFECTS` says in plain words what went wrong, and which test would fail if it did so here. Those
+that no test of a transition or of the worker covers by the way have theirs below.
+"""
+
+import ast
+import asyncio
+import re
+import time
+from pathlib import Path
+
+import pytest
+from crew import Crew, ended
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.connection import BLOCK_SECONDS
+from aragora_q.streams import create_redis_queue, default_worker_id
+
+HERE = Path(__file__).parent
+
+DEFECTS = {
+    # blocking
+    "once the group exists, every further process dies of BUSYGROUP": (
+        "test_defects.py::test_any_number_of_processes_may_join",
+    ),
+    "the idle time of pending entries is misread, so no stale job is ever claimed": (
+        "test_transitions_care.py::test_reclaim_counts_a_crash_not_an_attempt",
+    ),
+    "a claimed job is never executed": (
+        "test_worker_process.py::test_killed_worker_is_replaced_by_another",
+        "test_worker_process.py::test_restarted_worker_takes_its_jobs_at_once",
+    ),
+    "a retry is never redelivered, its backoff only logged": (
+        "test_worker.py::test_retries_until_it_works",
+        "test_transitions_end.py::test_retry_waits_out_its_backoff",
+    ),
+    "nothing is ever acknowledged: one finished job is one pending entry for ever": (
+        "test_transitions_end.py::test_complete",
+    ),
+    "exceptions of other types escape: the job stays PROCESSING for ever": (
+        "test_worker.py::test_whatever_an_executor_raises_is_an_outcome",
+    ),
+    "SIGTERM cancels running jobs and leaves them PROCESSING": (
+        "test_worker_process.py::test_sigterm_drains",
+        "test_worker.py::test_drain_time_over_jobs_go_back",
+    ),
+    "a job that arrives during the last blocking read is started and cancelled": (
+        "test_worker.py::test_stop_drains",
+    ),
+    "with all slots busy a signal is heard only when a job ends, a second one never": (
+        "test_worker_process.py::test_second_signal_hands_back",
+        "test_worker.py::test_second_stop_hands_back_at_once",
+    ),
+    "any disconnect kills the worker and its running jobs": (
+        "test_worker.py::test_worker_goes_on_after",
+        "test_worker.py::test_outage_longer_than_the_lease_charges_nobody",
+    ),
+    "all queues share one stream: workers take jobs that are not theirs": (
+        "test_defects.py::test_queues_do_not_mix",
+    ),
+    "attempts and delays are ignored: a failing job is retried thousands of times a second": (
+        "test_transitions_end.py::test_attempts_are_bounded",
+        "test_worker.py::test_retries_until_it_works",
+    ),
+    "an idle worker dies of the client's own read timeout": (
+        "test_defects.py::test_blocking_read_ends_before_its_timeout",
+    ),
+    # data and state
+    "attempts start again at 1 with every delivery": (
+        "test_transitions_end.py::test_attempts_are_bounded",
+    ),
+    "the error is lost": (
+        "test_transitions_end.py::test_retry_waits_out_its_backoff",
+        "test_transitions_end.py::test_fail",
+    ),
+    "the result is lost, a failure shows as completed": (
+        "test_transitions_end.py::test_complete",
+        "test_transitions_end.py::test_fail",
+    ),
+    "a cancelled job runs, and its status goes back to PROCESSING": (
+        "test_transitions_operator.py::test_cancel_ends_any_live_job_at_once",
+        "test_worker.py::test_cancel_stops_a_running_job",
+    ),
+    "a fast worker finishes a job before its status is written, which then stays PENDING": (
+        "test_defects.py::test_workers_may_be_faster_than_enqueue",
+    ),
+    "a late report turns COMPLETED into RETRYING": (
+        "test_transitions_end.py::test_late_report_changes_nothing",
+        "test_transitions_end.py::test_only_the_holder_is_heard",
+    ),
+    "a malformed entry kills the worker, or stays pending for ever": (
+        "test_transitions_enqueue.py::test_malformed_entry_becomes_a_dead_letter",
+        "test_worker.py::test_malformed_payload_is_a_dead_letter",
+    ),
+    "the stream keeps every job ever enqueued": (
+        "test_defects.py::test_ended_jobs_leave_the_stream",
+    ),
+    "data of a waiting job expires before it runs; payloads are stored twice": (
+        "test_defects.py::test_waiting_jobs_never_expire",
+    ),
+    "a status update of an expired job leaves half a hash": (
+        "test_transitions_care.py::test_running_job_whose_hash_was_lost_runs_again",
+    ),
+    "priority and delay are ignored": (
+        "test_transitions_enqueue.py::test_lanes_are_read_high_to_low_or_low_to_high",
+        "test_transitions_enqueue.py::test_delayed_job_waits_outside_the_lanes",
+    ),
+    "the status lies under another prefix than the stream": (
+        "test_defects.py::test_every_key_has_the_configured_prefix",
+    ),
+    "claiming looks at the first hundred entries only": (
+        "test_transitions_care.py::test_reclaim_walks_the_whole_list",
+    ),
+    "a live job longer than the claim time is taken from its worker": (
+        "test_worker.py::test_blocked_event_loop_keeps_its_leases",
+        "test_transitions_care.py::test_renew_keeps_leases_and_the_heartbeat",
+    ),
+    "consumers of dead workers pile up; default names collide": (
+        "test_transitions_care.py::test_consumers_of_the_dead_are_forgotten",
+        "test_defects.py::test_default_worker_ids_differ",
+    ),
+    "enqueueing an id again runs it twice": (
+        "test_transitions_enqueue.py::test_enqueue_again_changes_nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_defect_has_its_test(defect):
+    """Every defect names tests that exist."""
+    for reference in DEFECTS[defect]:
+        file, _, name = reference.partition("::")
+        tree = ast.parse((HERE / file).read_text())
+        functions = {
+            n.name for n in tree.body if isinstance(n, ast.AsyncFunctionDef | ast.FunctionDef)
+        }
+        assert name in functions, reference
+
+
+@pytest.fixture
+async def crew():
+    crew = Crew()
+    yield crew
+    await crew.dismiss()
+
+
+async def _done(job):
+    return {"by": job.worker_id}
+
+
+async def test_any_number_of_processes_may_join(new_stage, crew):
+    """Clients and workers that find stream and group in place use them, however often they come."""
+    stage = new_stage(claim_idle_ms=60_000)
+    for n in range(3):
+        crew.hire(stage, _done, f"w{n}")
+    for n in range(3):
+        queue = await create_redis_queue(stage.config)
+        await queue.enqueue(Job(payload={}, id=f"j{n}"))
+        await queue.close()
+    assert {job.status for job in await ended(stage, "j0", "j1", "j2")} == {JobStatus.COMPLETED}
+
+
+async def test_queues_do_not_mix(new_stage, crew):
+    """A worker of one queue never sees a job of another, on the same server, with the same job id."""
+    debates, mail = new_stage(claim_idle_ms=60_000), new_stage(claim_idle_ms=60_000, queue="mail")
+    await debates.enqueue("a")
+    await mail.enqueue("a")
+    crew.hire(mail, _done, "postman")
+    assert (await ended(mail, "a")).worker_id == "postman"
+    assert await debates.queue.get_status("a") is JobStatus.PENDING
+    assert (await debates.queue.get_queue_stats())["workers"] == []
+
+
+async def test_blocking_read_ends_before_its_timeout(new_stage):
+    """However long a read may last, the server ends it before any client's timeout does."""
+    stage = new_stage()
+    started_at = time.monotonic()
+    read = stage.queue.connection.read_blocking({stage.keys.events: "$"}, 3600, count=1)
+    assert await read == {}
+    assert time.monotonic() - started_at >= BLOCK_SECONDS * 0.9
+
+
+async def test_workers_may_be_faster_than_enqueue(new_stage, crew):
+    """With workers waiting for every single job, none is left in a state it has passed."""
+    stage = new_stage(claim_idle_ms=60_000)
+    for n in range(2):
+        crew.hire(stage, _done, f"w{n}", max_concurrent=20)
+    ids = [f"j{n}" for n in range(200)]
+    await asyncio.gather(*(stage.enqueue(job_id) for job_id in ids))
+    assert {job.status for job in await ended(stage, *ids)} == {JobStatus.COMPLETED}
+
+
+async def test_ended_jobs_leave_the_stream(new_stage, crew):
+    """XLEN is jobs that wait or run, not jobs ever."""
+    stage = new_stage(claim_idle_ms=60_000)
+    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(300)])
+    await crew.hire(stage, _done, max_concurrent=50, burst=True).task
+    assert stage.raw.xlen(stage.keys.stream_normal) == 0
+    stats = await stage.queue.get_queue_stats()
+    assert (stats["stream_length"], stats["pending_count"], stats["completed"]) == (0, 0, 300)
+
+
+async def test_waiting_jobs_never_expire(new_stage):
+    """No key of a job that waits, runs or is delayed has a TTL; its payload lies in one place."""
+    stage = new_stage(claim_idle_ms=60_000, max_job_ttl_days=0.0001)
+    session = await stage.worker()
+    await stage.enqueue("running")
+    await stage.started(session)
+    await stage.enqueue("waiting")
+    await stage.enqueue("delayed", delay_seconds=9)
+    keys = list(stage.raw.scan_iter(match=f"{stage.keys.job_stem}*"))
+    assert sorted(keys) == sorted(
+        [
+            *(stage.keys.job(name) for name in ("running", "waiting", "delayed")),
+            stage.keys.payload("delayed"),
+        ]
+    )
+    assert {stage.raw.pttl(key) for key in keys} == {-1}
+
+
+async def test_every_key_has_the_configured_prefix(new_stage, crew):
+    """Stream, status, indexes, workers, events: all lie under key_prefix and queue name."""
+    stage = new_stage(key_prefix="elsewhere:", queue="q1", claim_idle_ms=60_000)
+    await stage.enqueue("a")
+    await stage.enqueue("b", delay_seconds=3600)
+    await crew.hire(stage, _done, burst=True, retry_policy=stage.config.retry_policy()).task
+    keys = stage.raw.keys("*")
+    assert len(keys) >= 8
+    assert not [key for key in keys if not key.startswith("elsewhere:q1:")]
+
+
+def test_default_worker_ids_differ():
+    """Workers that nobody named have ids of their own, also within one process."""
+    ids = {default_worker_id() for _ in range(20)}
+    assert len(ids) > 15
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}", each) for each in ids)
