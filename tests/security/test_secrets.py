@@ -1,0 +1,177 @@
+"""A secret that is planted is found nowhere: logs, errors, tracebacks, process lists, metrics, Redis."""
+
+import json
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+import processes
+import pytest
+import redis
+import servers
+from waiting import wait_until_sync
+from worker_processes import WorkerProcess
+
+SECRET = "pl4nted/s3cret:of@this#test"
+SPELLINGS = (SECRET, quote(SECRET, safe=""), quote(SECRET))
+
+
+def assert_hidden(text):
+    """No spelling of the secret, nor a piece long enough to be of use."""
+    for spelling in (*SPELLINGS, SECRET[:12], SECRET[-12:]):
+        assert spelling not in text, text[:2000]
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    """A server that asks for the secret."""
+    try:
+        server = servers.Server(servers.debian_redis())
+    except servers.Unavailable as reason:
+        pytest.skip(str(reason))
+    server.start()
+    with redis.Redis(port=server.port) as raw:
+        raw.config_set("requirepass", SECRET)
+    yield server
+    server.stop()
+
+
+def spoken(*args, **variables):
+    """Exit code and everything a command said."""
+    done = subprocess.run(
+        processes.cli(*args),
+        env=processes.env(**variables),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def url(server, secret=SECRET):
+    return f"redis://:{quote(secret, safe='')}@127.0.0.1:{server.port}"
+
+
+COMMANDS = (["stats"], ["stats", "--json"], ["reap"], ["config", "show"], ["config", "check"],
+            ["config", "show", "--json"], ["status", "nobody"], ["doctor"], ["acl", "worker"])  # fmt: skip
+
+
+def test_commands_that_work_do_not_tell(guarded, tmp_path):
+    """Password in the URL, in a variable, in a file, in a configuration file: no command shows it."""
+    file = tmp_path / "password"
+    file.write_text(SECRET)
+    plain = f"redis://127.0.0.1:{guarded.port}"
+    for variables in (
+        {"REDIS_URL": url(guarded)},
+        {"REDIS_URL": plain, "REDIS_PASSWORD": SECRET},
+        {"REDIS_URL": plain, "REDIS_PASSWORD_FILE": str(file)},
+    ):
+        code, text = spoken("reap", **variables)
+        assert code == 0, text
+        assert_hidden(text)
+    for command in COMMANDS:
+        assert_hidden(spoken(*command, REDIS_URL=url(guarded))[1])
+    toml = tmp_path / "settings.toml"
+    toml.write_text(f'redis_url = "{url(guarded)}"\nredis_password = "{SECRET}"\n')
+    for command in (["config", "show"], ["config", "check"], ["reap"]):
+        assert_hidden(spoken(*command, "--config", str(toml))[1])
+
+
+def test_errors_do_not_tell(guarded):
+    """Denied, unreachable, malformed, unsuitable, with --debug and its traceback: never the secret."""
+    wrong = f"{SECRET}-but-wrong"
+    dead = servers.free_port()
+    faults = [
+        {"REDIS_URL": url(guarded, wrong)},
+        {"REDIS_URL": f"redis://127.0.0.1:{guarded.port}", "REDIS_PASSWORD": wrong},
+        {"REDIS_URL": f"redis://:{SPELLINGS[1]}@127.0.0.1:{dead}"},
+        {"REDIS_URL": f"redis://:{SPELLINGS[1]}@127.0.0.1:port"},
+        {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1"},
+        {"REDIS_URL": f"htp://:{SPELLINGS[1]}@127.0.0.1"},
+        {"REDIS_URL": f"redis+sentinel://:{SPELLINGS[1]}@127.0.0.1:{dead}/q",
+         "REDIS_SENTINEL_PASSWORD": SECRET},
+        {"REDIS_URL": f"redis+cluster://:{SPELLINGS[1]}@127.0.0.1:{dead}"},
+        {"REDIS_URL": url(guarded), "ARAGORA_QUEUE_RETRY_MAX": "none"},
+    ]  # fmt: skip
+    for variables in faults:
+        code, text = spoken("--debug", "reap", **variables)
+        assert code != 0, variables
+        assert_hidden(text)
+
+
+def test_a_worker_does_not_tell(guarded, tmp_path):
+    """Its log at debug level, its argv, its metrics, its record and its client's name in Redis."""
+    port = servers.free_port()
+    environment = processes.env(
+        REDIS_URL=f"redis://127.0.0.1:{guarded.port}",
+        REDIS_PASSWORD=SECRET,
+        ARAGORA_QUEUE_LOG_LEVEL="debug",
+        ARAGORA_AGENT_GPT="openai:gpt",
+        OPENAI_API_KEY=SECRET,
+    )
+    worker = WorkerProcess(tmp_path, "w1", environment, "--metrics-port", str(port)).start()
+    try:
+        worker.wait_until_started()
+        command_line = Path(f"/proc/{worker.process.pid}/cmdline").read_text()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+            metrics = reply.read().decode()
+        with redis.Redis(port=guarded.port, password=SECRET, decode_responses=True) as raw:
+            raw.client_kill_filter(_type="normal", skipme=True)
+            record = json.dumps(raw.hgetall("aragora:queue:debates:worker:w1"))
+            clients = json.dumps(raw.client_list())
+            raw.config_set("requirepass", "another")
+        try:
+            wait_until_sync(lambda: "trying on" in worker.text(), 20, "a fault in the log")
+        finally:
+            with redis.Redis(port=guarded.port, password="another") as raw:
+                raw.config_set("requirepass", SECRET)
+        for text in (command_line, metrics, record, clients):
+            assert_hidden(text)
+        worker.stop()
+        assert_hidden(worker.text())
+    finally:
+        if worker.is_alive:
+            worker.kill()
+
+
+def test_metrics_listen_on_loopback_only(redis_url, tmp_path):
+    """Nobody but this machine reads them unless it is told otherwise."""
+    port = servers.free_port()
+    environment = processes.env(REDIS_URL=redis_url)
+    worker = WorkerProcess(tmp_path, "w1", environment, "--metrics-port", str(port)).start()
+    try:
+        worker.wait_until_started()
+        listening = {
+            fields[1].rpartition(":")[0]
+            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+            if (fields := line.split())[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
+        }
+        assert listening == {f"{int.from_bytes(socket.inet_aton('127.0.0.1'), 'little'):08X}"}
+    finally:
+        worker.kill()
+
+
+def test_configuration_does_not_tell_in_repr():
+    """Settings that are printed by accident keep their secrets."""
+    from aragora_q.config import QueueConfig
+    from aragora_q.endpoint import Endpoint
+    from aragora_q.streams import RedisStreamsQueue
+
+    address = f"redis://me:{SPELLINGS[1]}@127.0.0.1"
+    config = QueueConfig(redis_url=address, redis_sentinel_password=SECRET)
+    queue = RedisStreamsQueue(config)
+    for thing in (config, Endpoint.parse(address), queue, queue.connection, vars(queue.connection)):
+        assert_hidden(f"{thing!r} {thing}")
+
+
+def test_nothing_is_evaluated():
+    """Neither pickle, nor eval, nor a shell: what comes from outside is data."""
+    root = Path(__file__).parents[2] / "aragora_q"
+    for file in root.rglob("*.py"):
+        text = file.read_text()
+        for word in ("import pickle", "import marshal", "import shelve", " eval(", " exec(",
+                     "shell=True", "os.system", "verify=False", "CERT_NONE"):  # fmt: skip
+            assert word not in text, f"{file} has {word!r}"
