@@ -1,7 +1,7 @@
 """From a `redis_url` to scripts that run: timeouts, credentials, durability, what errors mean.
 
 The queue, the tracker and the lease keeper get their connections here, and see only our own errors.
-Which server of a topology to talk to, `primary.py` finds out; these two alone know redis-py.
+Which server of a topology to talk to, `primary.py` finds out; these two and `lines.py` alone know redis-py.
 
 redis-py's defaults are wrong for a queue: ten retries of every command (one lost reply becomes
 eleven XADDs) and a read timeout below the blocking read's. So: no retries there, timeouts set on

@@ -13,9 +13,9 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import hiredis
 import redis
 import redis.asyncio
 from redis import exceptions
@@ -26,12 +26,10 @@ from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
 from aragora_q.endpoint import Address, Endpoint, show_address
+from aragora_q.lines import Command, Lines
 
 REDIRECTIONS = 8
 """How often one command follows MOVED and ASK."""
-
-MOST_CONNECTIONS = 64
-"""Of one link: however many callers there are, the rest of them wait their turn."""
 
 ASK_TIMEOUT_SECONDS = 2.0
 """For a Sentinel or a cluster node to say where the primary is."""
@@ -57,8 +55,6 @@ ELSEWHERE = (
 
 OF_ANOTHER_KIND = ("unknown command 'SENTINEL'", "This instance has cluster support disabled")
 """What servers say that are no Sentinel, or no cluster's node."""
-
-Command = Sequence[Any]
 
 
 class Credentials(CredentialProvider):
@@ -183,72 +179,61 @@ class Link:
         self._timeout_seconds = socket_timeout
         self._path = path
         self._at: Address | None = None
-        self._client: redis.asyncio.Redis | None = None
+        self._lines: Lines | None = None
         self._finding: asyncio.Task[Address] | None = None
-        self._free = asyncio.Semaphore(MOST_CONNECTIONS)
 
     async def send(self, *command: Any) -> Any:
         """The reply to one command."""
-        for _ in range(REDIRECTIONS):
-            client = await self._current()
-            try:
-                async with self._free, asyncio.timeout(self._timeout_seconds):
-                    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
-            except exceptions.MovedError as error:
-                self._where.address = self._where.redirected(error)
-            except exceptions.AskError as error:
-                [reply] = await self._ask_elsewhere(error, [command])
-                if isinstance(reply, Exception):
-                    raise reply from None
-                return reply
-            except ELSEWHERE:
-                self._where.forget()
-                raise
-        raise exceptions.TryAgainError("its slot keeps moving", status_code="TRYAGAIN")
+        [reply] = await self.send_all([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     async def send_all(self, commands: Sequence[Command]) -> list[Any]:
         """Replies to commands that travel together, on one connection; errors in their places."""
-        replies: list[Any] = []
         for _ in range(REDIRECTIONS):
-            client = await self._current()
+            lines = await self._current()
             try:
-                async with self._free, asyncio.timeout(self._timeout_seconds):
-                    replies = await _pipelined(client, commands)
+                replies = await lines.exchange(commands)
             except ELSEWHERE:
                 self._where.forget()
                 raise
-            moved = next((r for r in replies if isinstance(r, exceptions.AskError)), None)
+            moved = None
+            for reply in replies:
+                if isinstance(reply, exceptions.AskError):
+                    moved = reply
+                    break
+                if isinstance(reply, ELSEWHERE):
+                    self._where.forget()
             if moved is None:
-                break
+                return replies
             if not isinstance(moved, exceptions.MovedError):
                 return await self._ask_elsewhere(moved, commands)
             self._where.address = self._where.redirected(moved)
-        return replies
+        raise exceptions.TryAgainError("its slot keeps moving", status_code="TRYAGAIN")
 
     async def _ask_elsewhere(
         self, error: exceptions.AskError, commands: Sequence[Command]
     ) -> list[Any]:
         """A slot is on its way: these commands, each after ASKING, to the node it goes to."""
-        client = self._open(self._where.redirected(error))
+        lines = self._open(self._where.redirected(error))
         try:
             doubled = [each for command in commands for each in (("ASKING",), command)]
-            async with asyncio.timeout(self._timeout_seconds):
-                return (await _pipelined(client, doubled))[1::2]
+            return (await lines.exchange(doubled))[1::2]
         finally:
-            await client.aclose()
+            await lines.close()
 
-    async def _current(self) -> redis.asyncio.Redis:
+    async def _current(self) -> Lines:
         if self._path:
-            if self._client is None:
-                self._client = self._open(None)
-            return self._client
+            if self._lines is None:
+                self._lines = self._open(None)
+            return self._lines
         address = self._where.address or await self._find()
-        if self._client is None or address != self._at:
-            stale, self._client, self._at = self._client, self._open(address), address
-            if stale is not None:  # whoever still uses a connection to there ends it himself
-                await stale.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-                await stale.connection_pool.disconnect(inuse_connections=False)
-        return self._client
+        if self._lines is None or address != self._at:
+            stale, self._lines, self._at = self._lines, self._open(address), address
+            if stale is not None:
+                await stale.close()
+        return self._lines
 
     async def _find(self) -> Address:
         """One search at a time, in a thread, however many wait for it."""
@@ -257,36 +242,28 @@ class Link:
             self._finding.add_done_callback(lambda found: found.cancelled() or found.exception())
         return await asyncio.shield(self._finding)
 
-    def _open(self, address: Address | None) -> redis.asyncio.Redis:
+    def _open(self, address: Address | None) -> Lines:
         options = {
             **self._where.options,
-            # `_timeout_seconds` instead, around a whole call: redis-py's makes a task of every send,
-            # and that task, with Python 3.11, swallows the cancel of whoever waits for it.
-            "socket_timeout": None,
+            "socket_timeout": None,  # `Lines` has one deadline for a whole call
             "retry": AsyncRetry(NoBackoff(), 0),
         }
+        kind: type
         if address is None:
-            options |= {"connection_class": _Unix, "path": self._path}
+            kind = redis.asyncio.UnixDomainSocketConnection
+            options |= {"path": self._path}
         else:
-            kind = _Tls if self._where.endpoint.is_tls else _Tcp
-            options |= {"connection_class": kind, "host": address[0], "port": address[1]}
-            options |= KEEPALIVE
-        pool = redis.asyncio.ConnectionPool(**options)
-        return redis.asyncio.Redis.from_pool(pool)
+            is_tls = self._where.endpoint.is_tls
+            kind = redis.asyncio.SSLConnection if is_tls else redis.asyncio.Connection
+            options |= {"host": address[0], "port": address[1], **KEEPALIVE}
+        return Lines(partial(kind, **options), self._timeout_seconds)
 
     async def close(self) -> None:
         """Hang up."""
         if self._finding is not None:
             await asyncio.gather(self._finding, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
-
-
-async def _pipelined(client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    return await pipeline.execute(raise_on_error=False)
+        if self._lines is not None:
+            await self._lines.close()
 
 
 class SyncLink:
@@ -365,33 +342,3 @@ def _texts(reply: Any) -> dict[str, str]:
     """Name-value pairs as redis-py may hand them over: a mapping, or a flat list."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     return {_text(name): _text(value) for name, value in pairs}
-
-
-class _Ours:
-    """redis-py's asyncio connection with two changes.
-
-    It packs commands with hiredis, as the synchronous one does: a batch has hundreds of arguments, and
-    packing them was half of a busy worker's time. And a connection that the peer has reset is a
-    ConnectionError with uvloop, too, which calls it a RuntimeError when we write to it next.
-    """
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
-
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        try:
-            await super().send_packed_command(*args, **options)  # type: ignore[misc]
-        except RuntimeError as error:
-            raise exceptions.ConnectionError(f"connection lost: {error}") from error
-
-
-class _Tcp(_Ours, redis.asyncio.Connection):
-    """TCP."""
-
-
-class _Tls(_Ours, redis.asyncio.SSLConnection):
-    """TCP with TLS."""
-
-
-class _Unix(_Ours, redis.asyncio.UnixDomainSocketConnection):
-    """A unix socket."""

@@ -1,0 +1,92 @@
+"""Commands to one server and their replies, over redis-py's asyncio connections.
+
+redis-py's own client and pool do so much around every command that they cost more than the command;
+its connections (dialling, TLS, credentials, parsing) are what we need of it. Used by `primary.py`,
+which knows which server it is; raises redis-py's errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import hiredis
+import redis.asyncio
+from redis import exceptions
+
+MOST_CONNECTIONS = 64
+"""To one server: however many callers there are, the rest of them wait their turn."""
+
+Command = Sequence[Any]
+
+_SHAPES: Mapping[Any, Any] = redis.asyncio.Redis(protocol=2).response_callbacks
+"""By a command's first word, what makes its reply the Python value that redis-py's clients give."""
+
+
+class Lines:
+    """Connections to one server. Each call has one for itself, from the first byte to the last."""
+
+    def __init__(self, dial: Callable[[], Any], timeout_seconds: float) -> None:
+        self._dial = dial
+        self._timeout_seconds = timeout_seconds
+        self._idle: list[Any] = []
+        self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._is_closed = False
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies to commands that travel together; errors that the server answers in their places."""
+        async with self._turns:
+            return await self._exchange(commands)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        line = self._idle.pop() if self._idle else self._dial()
+        try:
+            # One deadline for all of it, dialling included. redis-py's makes a task of every send, and
+            # that task, with Python 3.11, swallows the cancel of whoever waits for it.
+            async with asyncio.timeout(self._timeout_seconds):
+                if not await _is_usable(line):
+                    await line.disconnect(nowait=True)
+                    await line.connect()
+                packed = [hiredis.pack_command((*each[0].split(), *each[1:])) for each in commands]
+                await line.send_packed_command(packed, check_health=False)
+                replies = [await _reply(line, each[0]) for each in commands]
+        except BaseException as error:
+            await line.disconnect(nowait=True)  # whatever it would still say, nobody waits for it
+            if isinstance(error, TimeoutError):
+                text = f"no answer within {self._timeout_seconds:g} s"
+                raise exceptions.TimeoutError(text) from None
+            if isinstance(
+                error, RuntimeError
+            ):  # uvloop's word for writing to a connection that is gone
+                raise exceptions.ConnectionError(f"connection lost: {error}") from error
+            raise
+        if self._is_closed:
+            await line.disconnect()
+        else:
+            self._idle.append(line)
+        return replies
+
+    async def close(self) -> None:
+        """Hang up; a call that is under way hangs up itself."""
+        self._is_closed = True
+        for line in self._idle:
+            await line.disconnect()
+        self._idle.clear()
+
+
+async def _is_usable(line: Any) -> bool:
+    """Whether it is connected, and silent: one that the server has closed meanwhile has its end to read."""
+    try:
+        return line.is_connected and not await line.can_read()
+    except (exceptions.ConnectionError, OSError):
+        return False
+
+
+async def _reply(line: Any, word: str) -> Any:
+    try:
+        reply = await line.read_response()
+    except exceptions.ResponseError as error:
+        return error
+    shape = _SHAPES.get(word)
+    return shape(reply) if shape else reply
