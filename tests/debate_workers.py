@@ -17,15 +17,15 @@ class Workers:
     """Starts workers; kills all that are left when it is closed."""
 
     def __init__(self, log, environment):
-        self._log = Path(log).open("ab")
-        self._forker = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            text=True,
-        )
+        with Path(log).open("ab") as stderr:
+            self._forker = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                text=True,
+            )
         self._started = []
 
     def start(self, worker_id, **settings):
@@ -47,7 +47,6 @@ class Workers:
         self._forker.wait(10)
         self._forker.stdin.close()
         self._forker.stdout.close()
-        self._log.close()
 
 
 def _fork_on_demand():
@@ -65,7 +64,8 @@ def _fork_on_demand():
             os.close(0)
             launcher.run_worker(QueueConfig(**settings), worker_id=worker_id)
             os._exit(0)
-        print(pid, flush=True)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

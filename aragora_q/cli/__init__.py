@@ -1,8 +1,8 @@
 """The command line: which commands there are, and how every one of them ends.
 
-A command is a file of this package with a function (or, for `config`, a Typer app) of its name; if
-Python has that name already, with an underscore after it. It is imported when it is called: `--help`
-knows of commands only what COMMANDS says. Commands never import each other; what they share is
+A command is a file of this package with a function (or, for `config` and `local`, a Typer app) of
+its name; if Python has that name already, with an underscore after it. It is imported when it is
+called: `--help` knows of commands only what COMMANDS says. Commands never import each other; what they share is
 `options`, `output`, `views` and `waiting`. Called by `__main__`.
 """
 
@@ -39,6 +39,7 @@ COMMANDS = {
     "exporter": "Serve the queue's metrics to Prometheus.",
     "health": "Ask a running worker or exporter whether it is well.",
     "config": "Show and check the configuration.",
+    "local": "Bring a small model to this machine, for debates without a provider.",
     "acl": "Print the Redis user that a role needs.",
     "doctor": "Find what is wrong with server, settings and data, and mend it.",
     "demo": "Watch a debate; needs no server, no keys, no set-up.",

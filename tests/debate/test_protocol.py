@@ -45,7 +45,7 @@ THREE = ["ann", "bob", "cyd"]
 async def test_a_debate_takes_as_many_calls_as_its_rounds_need(seat_scripted, run_debate):
     """N proposals, 2N calls per round, N ballots: 24 for three agents and three rounds."""
     seat_scripted(ann=saying("tea"), bob=saying("coffee"), cyd=saying("milk", choice="tea"))
-    _, session, result = await run_debate(agents=THREE, rounds=3)
+    _, _, result = await run_debate(agents=THREE, rounds=3)
     assert result["token_usage"]["requests"] == 24
     assert result["token_usage"]["ann.requests"] == 8
     assert result["token_usage"]["input_tokens"] == 240
@@ -250,7 +250,6 @@ async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(
     seat_scripted, run_debate, monkeypatch
 ):
     """The clock runs from the first attempt's start: later attempts do not get new time."""
-    from aragora_q.executors.debate import protocol
 
     seat_scripted(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
     _, session, _ = await run_debate(
@@ -267,6 +266,21 @@ async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(
     )
     assert isinstance(outcome, Failed)
     assert "no decision within timeout_seconds (100" in outcome.error
+
+
+async def test_a_debate_out_of_time_fails_for_good(run_debate, monkeypatch):
+    """Not a retry: the next attempt would have no time left either."""
+    import asyncio
+
+    from aragora_q.executors.debate import demo
+
+    async def hang(self, task):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(demo.DemoAgent, "reply", hang)
+    outcome, _, _ = await run_debate(agents=["demo"] * 2, timeout_seconds=0.3)
+    assert isinstance(outcome, Failed)
+    assert "no decision within timeout_seconds (0.3)" in outcome.error
 
 
 async def test_a_round_that_was_begun_goes_on_whatever_the_clock_says(seat_scripted, run_debate):

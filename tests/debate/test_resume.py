@@ -11,15 +11,17 @@ from memory_session import MemorySession
 from processes import cli, env, is_running
 from waiting import wait_until_sync
 
-from aragora_q.base import Completed, JobStatus, Released
+from aragora_q.base import Completed, JobStatus
 from aragora_q.config import QueueConfig
 from aragora_q.job import create_debate_job
 from aragora_q.streams import RedisStreamsQueue
 
 SEATS, ROUNDS = 3, 3
 CALLS = SEATS * (2 + 2 * ROUNDS)
+KILLED_AT = (1, 9, 17, 24)
+"""Calls at which real workers are killed; that every call will do is shown without processes."""
 LEASE_MS = 3_000
-"""Long enough for 24 workers on a busy machine to keep their leases."""
+"""Long enough for several workers on a busy machine to keep their leases."""
 
 
 class Held:
@@ -71,11 +73,10 @@ def journalled(queue, raw, debate):
     return {field for field in fields if "/call/" in field}
 
 
-@pytest.mark.timeout(180)
-async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
+async def test_debates_killed_at_any_call_pay_no_finished_call_twice(
     new_stub, redis_url, raw, tmp_path
 ):
-    """kill -9 of a real worker at call 1, 2, … 24: each debate completes once, and is charged no attempt.
+    """kill -9 of real workers: each debate completes once, and is charged no attempt.
 
     After the kill exactly the calls are made that were not in the journal; before it at most those
     in flight (one per seat) were lost.
@@ -85,11 +86,13 @@ async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
     workers = Workers(tmp_path / "log", dict(os.environ))
     queues, settings, pids = {}, {}, {}
     try:
-        for debate in range(1, CALLS + 1):
+        for debate in KILLED_AT:
             settings[debate] = queue_settings(redis_url, stub, debate)
             queues[debate] = await enqueue(settings[debate], debate)
             pids[debate] = workers.start(f"first-{debate}", **settings[debate])
-        wait_until_sync(lambda: len(held.reached) == CALLS, 90, "all debates to reach their call")
+        wait_until_sync(
+            lambda: len(held.reached) == len(KILLED_AT), 60, "all debates to reach their call"
+        )
         for pid in pids.values():
             workers.kill(pid)
         wait_until_sync(lambda: not any(map(is_running, pids.values())), what="the workers to die")
@@ -99,10 +102,10 @@ async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
         for debate in queues:
             workers.start(f"second-{debate}", **settings[debate])
 
-        def ended():
-            return [raw.zcard(queue.connection.keys.completed) for queue in queues.values()]
+        def completed():
+            return sum(raw.zcard(queue.connection.keys.completed) for queue in queues.values())
 
-        wait_until_sync(lambda: sum(ended()) == CALLS, 90, "all debates to complete")
+        wait_until_sync(lambda: completed() == len(KILLED_AT), 60, "all debates to complete")
         for debate, queue in queues.items():
             job = await queue.get_job(f"d{debate}")
             assert (job.status, job.crashes, job.attempts) == (JobStatus.COMPLETED, 1, 1)

@@ -129,7 +129,9 @@ class Roster:
 
 def _behind(name: str, config: QueueConfig) -> AgentConfig:
     """What stands behind a name. Raises PayloadInvalid."""
-    found = config.agents.get(name) or AgentConfig(model=ALIASES.get(name, name))
+    found = config.agents.get(name) or AgentConfig(model=name)
+    if found.model in ALIASES and not found.base_url:
+        found = found.model_copy(update={"model": ALIASES[found.model]})
     kind, colon, which = found.model.partition(":")
     if kind == "demo" and (not colon or which in demo.PERSONAS):
         return found
@@ -158,8 +160,8 @@ def _model(name: str, behind: AgentConfig) -> Agent:
     """Build a model's agent. Slow: it imports what it needs. Raises PermanentError."""
     if not find_spec("pydantic_ai"):
         raise PermanentError(f"agent {name} needs an extra that is not installed", hint=LLM_HINT)
-    key = None
-    if behind.model.startswith("local:"):
+    key, is_small = None, behind.model.startswith("local:")
+    if is_small:
         from aragora_q.executors.debate import local  # noqa: PLC0415
 
         behind, key = local.served(behind)
@@ -169,4 +171,4 @@ def _model(name: str, behind: AgentConfig) -> Agent:
             raise PermanentError(f"agent {name}: the environment has no {behind.api_key_env}")
     from aragora_q.executors.debate import llm  # noqa: PLC0415 - three seconds, for real models only
 
-    return llm.ModelAgent(name, behind, key)
+    return llm.ModelAgent(name, behind, key, is_small=is_small)

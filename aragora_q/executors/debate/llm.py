@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pydantic_ai
 from pydantic import BaseModel
 from pydantic_ai import Agent as Conversation
 from pydantic_ai import NativeOutput
@@ -33,8 +34,10 @@ from pydantic_ai.usage import RunUsage
 
 from aragora_q.config import AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
-from aragora_q.executors.debate.prompts import Prompt, prompt_for
-from aragora_q.executors.debate.tasks import Reply, Task
+from aragora_q.executors.debate.prompts import Prompt, prompt_for, small_prompt_for
+from aragora_q.executors.debate.tasks import Reply, Review, Task
+
+pydantic_ai.BANNER_ENABLED = False  # a terminal that watches a debate is ours
 
 DEFAULT_RETRY_AFTER_SECONDS = 30.0
 """How long a rate limit lasts whose provider does not say."""
@@ -59,9 +62,12 @@ PASSING = (
 class ModelAgent:
     """A language model with a seat. Raises PermanentError if it cannot be built."""
 
-    def __init__(self, name: str, behind: AgentConfig, key: str | None) -> None:
+    def __init__(
+        self, name: str, behind: AgentConfig, key: str | None, *, is_small: bool = False
+    ) -> None:
         self.name = name
         self._key = key
+        self._is_small = is_small
         self._max_tokens = behind.max_tokens
         try:
             self._model = _build(behind, key)
@@ -78,10 +84,12 @@ class ModelAgent:
 
     async def reply(self, task: Task) -> Reply:
         """Ask the model once."""
-        prompt = prompt_for(task, max_points_chars=self._max_tokens * POINTS_CHARS_PER_TOKEN)
+        prompt = self._prompt_for(task)
         usage = RunUsage()
         try:
             value = await self._ask(prompt, usage)
+            if self._is_small and isinstance(task, Review):
+                value = {"points": value["text"], "best": None, "stop": False}
         except UnexpectedModelBehavior as error:
             is_reply = usage.requests > 0 and not isinstance(error, ContentFilterError)
             if prompt.form is None or not is_reply:
@@ -91,10 +99,15 @@ class ModelAgent:
             raise self._fault(error) from error
         return Reply(value, usage.input_tokens, usage.output_tokens)
 
+    def _prompt_for(self, task: Task) -> Prompt:
+        if self._is_small:
+            return small_prompt_for(task)
+        return prompt_for(task, max_points_chars=self._max_tokens * POINTS_CHARS_PER_TOKEN)
+
     async def _ask(self, prompt: Prompt, usage: RunUsage) -> dict[str, Any]:
         conversation: Conversation[None, Any] = Conversation(
             self._model,
-            instructions=prompt.instructions,
+            instructions=prompt.instructions or None,
             output_type=self._form(prompt.form),
             retries=0,
         )

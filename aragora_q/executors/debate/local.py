@@ -20,8 +20,8 @@ SLOTS = 2
 CONTEXT_TOKENS = 8_192
 """Requests served at once, and the context they share."""
 
-MAX_TOKENS = 120
-TEMPERATURE = 0.4
+MAX_TOKENS = 80
+TEMPERATURE = 0.5
 TIMEOUT_SECONDS = 300.0
 """A small model on a busy machine: short, sober answers, and long patience."""
 

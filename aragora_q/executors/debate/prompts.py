@@ -55,6 +55,40 @@ class Prompt:
     form: type[BaseModel] | None = None
 
 
+SMALL_PROPOSE = "Answer in two sentences. Begin with the answer itself."
+SMALL_REVIEW = "Say in two sentences what is wrong or missing in these answers."
+SMALL_REVISE = "Write your answer again in two sentences, and improve it."
+SMALL_VOTE = "Which answer is best?"
+
+
+def small_prompt_for(task: Task) -> Prompt:
+    """As `prompt_for`, for a model too small for tags, roles and JSON: short, plain, one thing at a time.
+
+    Its review is text alone: it names no best answer and never asks to stop.
+    """
+    match task:
+        case Propose(question):
+            return Prompt("", f"{question}\n\n{SMALL_PROPOSE}")
+        case Review(question, answers):
+            return Prompt("", _plain_text(question, _listed(answers), SMALL_REVIEW))
+        case Revise(question, answers, own, reviews):
+            others = [f"Another answer: {text}" for at, text in answers.items() if at != own]
+            said = [f"A reviewer says: {text}" for text in reviews[:1]]
+            lines = [f"Your answer: {answers[own]}", *others[:1], *said]
+            return Prompt("", _plain_text(question, lines, SMALL_REVISE))
+        case Vote(question, answers):
+            text = _plain_text(question, _listed(answers), SMALL_VOTE)
+            return Prompt("", text, ballot_form(tuple(sorted(answers))))
+
+
+def _listed(answers: Mapping[str, str]) -> list[str]:
+    return [f"{label}: {text}" for label, text in answers.items()]
+
+
+def _plain_text(question: str, lines: Sequence[str], what: str) -> str:
+    return "\n\n".join([f"Question: {question}", *lines, what])
+
+
 def prompt_for(task: Task, max_points_chars: int = MAX_POINTS_CHARS) -> Prompt:
     """The prompt that puts `task` to a model. A model of few words is asked for a shorter review."""
     match task:
@@ -115,6 +149,6 @@ def edition() -> str:
         Vote("q", answers),
         Vote("q", answers, as_judge=True),
     )
-    prompts = [prompt_for(task) for task in tasks]
+    prompts = [put(task) for put in (prompt_for, small_prompt_for) for task in tasks]
     forms = [each.form.model_json_schema() for each in prompts if each.form]
     return stable_hash([(each.instructions, each.text) for each in prompts], forms)

@@ -124,7 +124,7 @@ class Seats:
     def _decoded(self, value: Value, labels: Mapping[str, int]) -> Value:
         value = dict(value)
         for name in ("best", "choice"):
-            if name in value:
+            if value.get(name) is not None:
                 value[name] = labels[value[name]]
         if "text" in value:
             value["text"] = _cut(value["text"], self._answer_bytes)
@@ -143,18 +143,18 @@ class Seats:
         if len(self.live) - len(faults) < self._quorum:
             if passing:
                 raise self._to_retry(passing)
-            reasons = "; ".join(f"{self.names[n]}: {error}" for n, error in faults.items())
+            reasons = "; ".join(f"{self.names[n]}: {_reason(error)}" for n, error in faults.items())
             raise PermanentError(
                 f"{len(self.live) - len(faults)} of {len(self.names)} agents are left, "
                 f"a debate needs {self._quorum}: {reasons}; {'; '.join(self.troubles)}".rstrip("; ")
             )
         for seat, fault in faults.items():
-            await self._journal.drop(seat, str(phase), str(fault))
-            self._leave(seat, phase, str(fault))
+            await self._journal.drop(seat, str(phase), _reason(fault))
+            self._leave(seat, phase, _reason(fault))
 
     def _to_retry(self, faults: Mapping[int, BaseException]) -> AragoraQError:
         """One error for all that may pass: later, if a provider said so, and as late as it said."""
-        reasons = "; ".join(f"{self.names[n]}: {error}" for n, error in faults.items())
+        reasons = "; ".join(f"{self.names[n]}: {_reason(error)}" for n, error in faults.items())
         delays = [e.delay_seconds for e in faults.values() if isinstance(e, RetryLater)]
         if delays:
             return RetryLater(reasons, delay_seconds=max(delays))
@@ -205,6 +205,12 @@ class Seats:
 
     def _facts(self, phase: Phase) -> dict[str, Any]:
         return {"job": self._job.id, "attempt": self._job.attempts, "phase": str(phase)}
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, and what can be done about it."""
+    hint = getattr(error, "hint", "")
+    return f"{error} ({hint})" if hint else str(error)
 
 
 def _cut(text: str, most_bytes: int) -> str:

