@@ -9,18 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pkgutil import get_data
+from typing import TypeVar
 
 BATCH_LIMIT = 100
 """Most items a call may carry: a script blocks the server while it runs."""
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""About how much data a call may carry: a slow link must get it through before the call times out."""
 
 INCLUDES = ("job", "silence")
 """Every file of `lua/include`; a script includes the first without saying so."""
 
 Value = str | bytes | int | float
+T = TypeVar("T")
+
+
+def batched(
+    rows: Iterable[T], limit: int = BATCH_LIMIT, *, weigh: Callable[[T], int] | None = None
+) -> Iterator[list[T]]:
+    """`rows` in lists of at most `limit`: what one call may carry. `weigh` tells a row's bytes, if many."""
+    batch: list[T] = []
+    weight = 0
+    for row in rows:
+        bytes_more = weigh(row) if weigh else 0
+        if batch and (len(batch) >= limit or weight + bytes_more > BATCH_BYTES):
+            yield batch
+            batch, weight = [], 0
+        batch.append(row)
+        weight += bytes_more
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)

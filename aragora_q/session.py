@@ -28,7 +28,7 @@ from aragora_q.base import (
 )
 from aragora_q.connection import Connection, Item, SyncConnection
 from aragora_q.errors import LeaseLost, PermanentError, ServerUnsuitable
-from aragora_q.scripts import BATCH_LIMIT
+from aragora_q.scripts import BATCH_LIMIT, batched
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,7 @@ class RedisWorkerSession(WorkerSession):
             by_script.setdefault(script, []).append((position, item))
         verdicts: list[Verdict] = ["lost"] * len(reports)
         for script, placed in by_script.items():
-            for first in range(0, len(placed), BATCH_LIMIT):
-                batch = placed[first : first + BATCH_LIMIT]
+            for batch in batched(placed, weigh=_report_bytes):
                 words = await self._report_batch(script, [item for _, item in batch])
                 for (position, _), word in zip(batch, words, strict=True):
                     verdicts[position] = word.decode()
@@ -243,6 +242,11 @@ def _started(row: list[Any], worker_id: str) -> Job:
         waited_seconds=int(waited_ms) / 1000,
         raw_payload=payload,
     )
+
+
+def _report_bytes(placed: tuple[int, Item]) -> int:
+    _, (_, fields) = placed
+    return sum(len(value) for value in fields if isinstance(value, bytes))
 
 
 def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import islice
 from typing import Any
 
 from aragora_q import listing, wire
@@ -26,17 +25,20 @@ from aragora_q.base import (
     WorkerSession,
 )
 from aragora_q.config import QueueConfig, get_queue_config
-from aragora_q.connection import FAILOVER_SECONDS, Connection, Item
+from aragora_q.connection import FAILOVER_SECONDS, Connection
 from aragora_q.errors import BacklogFull, JobNotFound, NotDurable, PayloadInvalid
 from aragora_q.job import check_job
 from aragora_q.keys import WORKER_ID_PATTERN
-from aragora_q.scripts import BATCH_LIMIT
+from aragora_q.scripts import BATCH_LIMIT, batched
 from aragora_q.server import check_durability, check_server
 from aragora_q.session import RedisWorkerSession
 from aragora_q.status import JobStatusTracker
 
 DEAD_WORKER_LEASES = 3
 """A worker silent for this many leases is forgotten; its jobs were reclaimed after one."""
+
+EnqueueItem = tuple[str, tuple[str, bytes, int, int, int]]
+"""What `enqueue.lua` takes of a job: its key; id, payload, priority, delay in ms, attempts."""
 
 REAPER = "reaper"
 """Consumer that a cron pass takes entries over with; deleted again when it is empty."""
@@ -56,16 +58,16 @@ class RedisStreamsQueue(JobQueue):
         self._keys = self.connection.keys
 
     async def enqueue(self, job: Job) -> str:
-        [enqueued] = await self._enqueue_batch([job])
+        [enqueued] = await self._enqueue_batch([self._enqueue_item(job)])
         if not enqueued.durable:
             raise NotDurable(job.id, self.config.durability)
         return job.id
 
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        return [each for batch in batched(jobs) for each in await self._enqueue_batch(batch)]
+        batches = batched(map(self._enqueue_item, jobs), weigh=_payload_bytes)
+        return [each for batch in batches for each in await self._enqueue_batch(batch)]
 
-    async def _enqueue_batch(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        items = [self._enqueue_item(job) for job in jobs]
+    async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[Enqueued]:
         if self.config.durability != "none" and not self._durability_is_checked:
             facts = await check_server(self.connection)
             check_durability(facts, self.connection, self.config.durability)
@@ -80,16 +82,16 @@ class RedisStreamsQueue(JobQueue):
                 hint="add workers, wait, or raise max_backlog",
             )
         return [
-            Enqueued(job.id, created=word == b"created", durable=durable)
-            for job, word in zip(jobs, words, strict=True)
+            Enqueued(job_id, created=word == b"created", durable=durable)
+            for (_, (job_id, *_)), word in zip(items, words, strict=True)
         ]
 
     def check(self, job: Job) -> None:
         """Raise PayloadInvalid for whatever `enqueue` would refuse of `job` itself; nothing is sent."""
         _, (_, payload, *_) = self._enqueue_item(job)
-        job.raw_payload = bytes(payload)  # type: ignore[arg-type] # it is, and need not be encoded again
+        job.raw_payload = payload  # need not be encoded again
 
-    def _enqueue_item(self, job: Job) -> Item:
+    def _enqueue_item(self, job: Job) -> EnqueueItem:
         check_job(job)
         payload = job.raw_payload or _encode_payload(job)
         if len(payload) > self.config.max_payload_bytes:
@@ -291,15 +293,12 @@ def default_worker_id() -> str:
     return f"{host[:30].strip('._-') or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
+def _payload_bytes(item: EnqueueItem) -> int:
+    return len(item[1][1])
+
+
 def _encode_payload(job: Job) -> bytes:
     try:
         return wire.encode(job.payload)
     except ValueError as error:
         raise PayloadInvalid(f"job {job.id}: payload is not JSON: {error}") from None
-
-
-def batched(rows: Iterable[Any], size: int = BATCH_LIMIT) -> Iterator[list[Any]]:
-    """`rows` in lists of at most `size`: what one script call may carry."""
-    iterator = iter(rows)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -245,3 +245,18 @@ async def test_ends_without_its_stream(stage):
         stage.raw.delete(stage.keys.stream_normal)
         assert await stage.end(session, job, outcome) == list(OUTCOMES)[n]
     assert (await stage.started(session)).id == "j3"
+
+
+async def test_large_results_travel_in_small_lots(new_stage):
+    """Many megabytes of payloads or results go in several calls, so that a slow link gets each through."""
+    stage = new_stage(claim_idle_ms=60_000)
+    session = await stage.worker()
+    stage.raw.config_resetstat()
+    jobs = [Job(payload={"text": "x" * 200_000}, id=f"j{n}") for n in range(50)]
+    assert len(await stage.queue.enqueue_many(jobs)) == 50
+    assert stage.raw.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+    running = (await session.start(50)).jobs
+    stage.raw.config_resetstat()
+    result = Completed(b'{"text":"' + b"y" * 1_000_000 + b'"}')
+    assert await session.report([Report(job, result) for job in running]) == ["completed"] * 50
+    assert stage.raw.info("commandstats")["cmdstat_evalsha"]["calls"] >= 15
