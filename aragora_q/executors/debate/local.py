@@ -22,6 +22,7 @@ CONTEXT_TOKENS = 8_192
 
 MAX_TOKENS = 80
 TEMPERATURE = 0.5
+REPEAT_PENALTY = 1.1
 TIMEOUT_SECONDS = 300.0
 """A small model on a busy machine: short, sober answers, and long patience."""
 
@@ -83,4 +84,5 @@ def _start(name: str) -> Service:
     params.cache_ram_mib = 0
     params.api_keys = [key]
     params.sampling.temp = TEMPERATURE
+    params.sampling.penalty_repeat = REPEAT_PENALTY  # or it says the same sentence to the end
     return Service(xllamacpp.Server(params), key)

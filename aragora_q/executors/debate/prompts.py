@@ -56,33 +56,31 @@ class Prompt:
 
 
 SMALL_PROPOSE = "Answer in two sentences. Begin with the answer itself."
-SMALL_REVIEW = "Say in two sentences what is wrong or missing in these answers."
-SMALL_REVISE = "Write your answer again in two sentences, and improve it."
+SMALL_REVIEW = "Say in one sentence what is wrong or missing in this answer."
+SMALL_REVISE = "Write the best answer in two sentences."
 SMALL_VOTE = "Which answer is best?"
 
 
 def small_prompt_for(task: Task) -> Prompt:
-    """As `prompt_for`, for a model too small for tags, roles and JSON: short, plain, one thing at a time.
+    """As `prompt_for`, for a model too small for tags, roles and labels: short, plain, one thing at a time.
 
-    Its review is text alone: it names no best answer and never asks to stop.
+    It reviews the first answer shown, in plain text: it names no best answer and never asks to
+    stop. It revises by another's answer alone: what a small model says of answers only confuses it.
     """
     match task:
         case Propose(question):
             return Prompt("", f"{question}\n\n{SMALL_PROPOSE}")
         case Review(question, answers):
-            return Prompt("", _plain_text(question, _listed(answers), SMALL_REVIEW))
-        case Revise(question, answers, own, reviews):
-            others = [f"Another answer: {text}" for at, text in answers.items() if at != own]
-            said = [f"A reviewer says: {text}" for text in reviews[:1]]
-            lines = [f"Your answer: {answers[own]}", *others[:1], *said]
+            lines = [f"Somebody answered: {text}" for text in answers.values()][:1]
+            return Prompt("", _plain_text(question, lines, SMALL_REVIEW))
+        case Revise(question, answers, own, _):
+            others = [text for label, text in answers.items() if label != own]
+            lines = [f"One answer: {answers[own]}", *(f"Another answer: {t}" for t in others[:1])]
             return Prompt("", _plain_text(question, lines, SMALL_REVISE))
         case Vote(question, answers):
-            text = _plain_text(question, _listed(answers), SMALL_VOTE)
+            lines = [f"{label}: {text}" for label, text in answers.items()]
+            text = _plain_text(question, lines, SMALL_VOTE)
             return Prompt("", text, ballot_form(tuple(sorted(answers))))
-
-
-def _listed(answers: Mapping[str, str]) -> list[str]:
-    return [f"{label}: {text}" for label, text in answers.items()]
 
 
 def _plain_text(question: str, lines: Sequence[str], what: str) -> str:
