@@ -122,10 +122,10 @@ def _is_plain(value: object) -> bool:
 
 
 def _state(job: Job) -> str:
-    tries = f"{count(job.attempts, 'attempt')} of {job.max_attempts or '?'}"
     parts = [job.status.value]
     if job.attempts:
-        parts.append(tries)
+        most = f" of {job.max_attempts}" if job.max_attempts else ""  # forgotten once completed
+        parts.append(count(job.attempts, "attempt") + most)
     if job.crashes:
         parts.append(f"{count(job.crashes, 'worker')} died on it")
     if job.due_at is not None:

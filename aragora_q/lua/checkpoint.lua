@@ -13,7 +13,7 @@ for n = 1, items do
   if is_held(read(job, 'status', 'fence', 'holder'), holder, fence) then
     local kept = tonumber(redis.call('HGET', journal, 'bytes') or 0)
     local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
-    local bytes = kept + #value - replaced
+    local bytes = kept + #value - replaced + (replaced == 0 and #name or 0)
     words[n] = 'full'
     if bytes <= tonumber(max_bytes) then
       redis.call('HSET', journal, 'checkpoint:' .. name, value, 'bytes', bytes)
