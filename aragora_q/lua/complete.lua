@@ -6,7 +6,7 @@
 -- returns: one word per job: completed | lost
 
 -- The common path of every job: what `finish` and `drop_entry` do, in fewer calls, gathered per batch.
-local ttl = retention_ms + BACKSTOP_MS
+local ttl = text(retention_ms + BACKSTOP_MS)
 local words, done, ended, entries, refused = {}, {}, {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, result = item(n)
@@ -23,7 +23,7 @@ for n = 1, items do
     local stream = lane_stream(state[5])
     entries[stream] = entries[stream] or {}
     table.insert(entries[stream], state[4])
-    ended[#ended + 1] = now
+    ended[#ended + 1] = now_text
     ended[#ended + 1] = id
     done[#done + 1] = id
     words[n] = 'completed'

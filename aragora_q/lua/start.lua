@@ -95,11 +95,11 @@ for _, each in ipairs(found) do
     reply[#reply + 1] = {each.id}
   elseif status ~= 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
     -- What is lost or garbled in the hash is put right here: the entry alone is enough to go on.
-    local fence, attempts = (whole(state[3]) or 0) + 1, (whole(state[4]) or 0) + 1
-    local added_at = entry_ms(each.entry)
+    local fence, attempts = text((whole(state[3]) or 0) + 1), text((whole(state[4]) or 0) + 1)
+    local added_at = string.match(each.entry, '^%d+')
     local created_at = whole(state[7]) or added_at
     redis.call('HSET', each.job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
-      'holder', holder, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now)
+      'holder', holder, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now_text)
     if not whole(state[5]) or state[2] ~= each.entry then
       state[5] = whole(state[5]) or max_attempts
       redis.call('HSET', each.job, 'max_attempts', state[5], 'entry', each.entry)

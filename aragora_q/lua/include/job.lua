@@ -14,6 +14,13 @@ end
 
 local now = now_ms()
 
+-- A whole number as text. redis.call makes one of each number it is given, at the price of a command.
+local function text(number)
+  return string.format('%d', number)
+end
+
+local now_text = text(now)
+
 -- The stream of a priority's lane; `keys.lane_of` says the same in Python.
 local function lane_stream(priority)
   priority = tonumber(priority) or 0
