@@ -72,7 +72,7 @@ def enqueue(
     *.jsonl, or on stdin (-).
 
     Example:
-      id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,gemini -q)
+      id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,claude -q)
       aragora-q enqueue - < jobs.jsonl > results.jsonl
 
     Exit codes:
@@ -100,6 +100,10 @@ def enqueue(
     if is_bulk:
         raise typer.Exit(_enqueue_lines(settings, question, given, quiet=quiet))
     job = _job(question, job_id, given)
+    if settings.executor == "debate":
+        from aragora_q.executors.debate import check_agents  # noqa: PLC0415
+
+        check_agents(job.payload["agents"], settings)
     raise typer.Exit(
         options.run(_enqueue(settings, job, wait, timeout, as_json=as_json, quiet=quiet))
     )
@@ -111,7 +115,7 @@ def _job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:
     if "agents" not in given:
         raise PayloadInvalid(
             "nobody is to debate: --agents is missing",
-            hint="for example --agents claude,gpt,gemini, or names of your [agents] table",
+            hint="for example --agents claude,gpt,claude, or names of your [agents] table",
         )
     return create_debate_job(question, job_id=job_id, **given)
 
