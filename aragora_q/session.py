@@ -58,6 +58,7 @@ class RedisWorkerSession(WorkerSession):
         word, *left_ms = await self._connection.run(
             "register",
             keys=self._worker_key,
+            worker_stem=self._keys.worker(""),
             worker_id=self.identity.worker_id,
             boot_id=self.identity.boot_id,
             lease_ms=self.lease_ms,

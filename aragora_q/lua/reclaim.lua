@@ -7,16 +7,19 @@
 -- (reclaimed | poisoned | redelivered | dropped), worker, idle ms, crashes
 --
 -- A lease is as long as the job's own lease_ms; claim_idle_ms holds only for entries never started.
--- A job whose holder's worker id has come back under another boot is taken at once.
+-- A job whose holder's worker id has come back under another boot is taken at once, braked or not.
 
 observe_silence(tonumber(claim_idle_ms))
-if tonumber(redis.call('HGET', control, 'reclaim_after') or 0) > now then return {'braked', ''} end
+local braked = tonumber(redis.call('HGET', control, 'reclaim_after') or 0) > now
 
 local pending = redis.pcall('XPENDING', stream, GROUP, cursor, '+', limit)
 if pending.err then return {'ok', ''} end
 
-local function lease_is_over(state, idle)
-  if idle >= tonumber(state.lease_ms or claim_idle_ms) then return true end
+local function is_over(lease_ms, idle)
+  return not braked and idle >= tonumber(lease_ms)
+end
+
+local function is_replaced(state)
   local worker_id, boot_id = string.match(state.holder or '', '^(.*)@(.*)$')
   local current = worker_id and redis.call('HGET', worker_stem .. worker_id, 'boot_id')
   return current and current ~= boot_id
@@ -25,10 +28,10 @@ end
 local function fate(each)
   local state, entry, idle = each.state, each.entry, each.idle
   if state.status == 'processing' and state.entry == entry then
-    if not lease_is_over(state, idle) then return 'held' end
+    if not is_over(state.lease_ms or claim_idle_ms, idle) and not is_replaced(state) then return 'held' end
     return state.crashes + 1 >= tonumber(max_crashes) and 'poisoned' or 'reclaimed'
   end
-  if idle < tonumber(claim_idle_ms) then return 'held' end
+  if not is_over(claim_idle_ms, idle) then return 'held' end
   if each.fields and (state.entry == entry or not state.status) then return 'redelivered' end
   return 'dropped'  -- deleted under us, or a copy of a job that ended or waits elsewhere
 end
@@ -59,7 +62,7 @@ local function take(each, word)
   end
 end
 
-local reply, taken = {'ok', ''}, {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
+local reply, taken = {braked and 'braked' or 'ok', ''}, {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
 for _, row in ipairs(pending) do
   local each = {entry = row[1], owner = row[2], idle = row[3], state = {}}
   each.fields = fields_of(stream, each.entry)

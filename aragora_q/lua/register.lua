@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Sign a worker on, unless its id is held by another boot whose heartbeat is younger than a lease.
+-- include: silence
 -- keys: stream_high stream_normal stream_low control workers worker
--- args: worker_id boot_id lease_ms record_ttl_ms dead_boot_id info
+-- args: worker_stem worker_id boot_id lease_ms record_ttl_ms dead_boot_id info
 -- returns: ok; taken, and the ms until the other boot's lease is over; or newer, and the queue's schema
 --
 -- `dead_boot_id` is one whose process the caller saw to be gone. `info` is a JSON object of strings.
@@ -16,6 +17,7 @@ if current and current ~= boot_id and current ~= dead_boot_id then
   local left = heartbeat and heartbeat + lease_ms - now or 0
   if left > 0 then return {'taken', left} end
 end
+observe_silence(tonumber(lease_ms))  -- before our own heartbeat breaks it
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do create_group(stream) end
 redis.call('DEL', worker)
 redis.call('HSET', worker, 'boot_id', boot_id, 'lease_ms', lease_ms, 'heartbeat_at', now,

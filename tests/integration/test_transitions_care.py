@@ -279,6 +279,48 @@ async def test_the_first_to_return_gives_grace_to_the_others(stage):
     assert stage.renew(second, job).gone == {}
 
 
+async def test_a_new_worker_ends_no_grace(stage):
+    """Whoever signs on first after an outage is no sign that the others had their chance to renew."""
+    session = await stage.worker("w1")
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    stage.silence("w1", 10_000)
+    stage.age("a")
+    await stage.worker("newcomer")
+    assert await stage.queue.reclaim() == []
+    assert stage.renew(session, job).gone == {}
+
+
+async def test_an_outage_that_follows_a_silence_has_its_grace(stage):
+    """Silence was noticed before the server went away: its return is waited out all the same, once."""
+    session = await stage.worker("w1")
+    await stage.enqueue("a")
+    await stage.started(session)
+    stage.silence("w1", 40)
+    assert await stage.queue.reclaim() == []
+    stage.age("a")
+    stage.raw.hincrbyfloat(stage.keys.control, "reclaim_after", -600_000)
+    assert await stage.queue.reclaim() == []
+    stage.raw.hincrbyfloat(stage.keys.control, "reclaim_after", -600_000)
+    assert _decisions(await stage.queue.reclaim()) == [("a", "reclaimed")]
+
+
+async def test_grace_does_not_hold_up_a_restarted_worker(stage):
+    """That another boot has the worker's id proves the death, outage or not."""
+    old, other = await stage.worker("w1"), await stage.worker("w2")
+    await stage.enqueue("a")
+    await stage.enqueue("b")
+    await stage.started(old)
+    kept = await stage.started(other)
+    for name in ("w1", "w2"):
+        stage.silence(name, 10_000)
+    for name in ("a", "b"):
+        stage.age(name)
+    await stage.worker("w1")
+    assert _decisions(await stage.queue.reclaim()) == [("a", "reclaimed")]
+    assert stage.renew(other, kept).gone == {}
+
+
 async def test_grace_is_the_workers_not_the_caretakers(stage):
     """A cron pass with a short lease of its own gives returning workers no shorter grace."""
     session = await stage.worker()
