@@ -21,7 +21,7 @@ from waiting import wait_until, wait_until_sync
 
 from aragora_q import connection
 from aragora_q.base import Completed, Job, JobStatus
-from aragora_q.errors import RedisUnreachable
+from aragora_q.errors import AragoraQError, RedisUnreachable
 from aragora_q.worker import DebateWorker
 
 HOUR = 3600
@@ -262,7 +262,7 @@ def _refuses_writes(raw):
 
 
 async def test_a_server_that_is_loading(own_server, worker_process):
-    """Row 18: while the data set is read a command says 75, and a worker waits for it."""
+    """Row 18: while the data set is read the answer is 75, and a worker waits for it."""
     server = own_server("--appendonly", "yes", "--key-load-delay", "500")
     stage = Stage(server.url)
     await stage.queue.enqueue(Job(payload={}, id="before"))
@@ -274,15 +274,15 @@ async def test_a_server_that_is_loading(own_server, worker_process):
     await until(stage, "before", JobStatus.COMPLETED)
     await asyncio.to_thread(server.kill)
     server.start(wait=False)
-    seen = []
 
-    def is_loading():
-        seen.append(command(server.url, "reap"))
-        return seen[-1].returncode == 75
+    async def is_loading():
+        try:
+            await stage.queue.get_status("before")
+        except AragoraQError as error:
+            return error.exit_code == 75 and "LOADING" in str(error)
+        return False
 
-    await wait_until(is_loading, 20, "a command that meets the loading")
-    assert "LOADING" in seen[-1].stderr
-    stage.queue.connection.patience_seconds = 0
+    await wait_until(is_loading, 20, "the loading to be met")
 
     async def is_back():
         try:
