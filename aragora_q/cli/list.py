@@ -43,7 +43,7 @@ def list_(
 
     Example:
       aragora-q list --status failed
-      aragora-q list -s failed -n 1000 --jsonl | grep -F '429' | aragora-q requeue -
+      aragora-q list -s failed -n 999 --jsonl | grep 429 | aragora-q requeue -
 
     Exit codes:
       0 ok   69 Redis unreachable   75 try again   77 access denied

@@ -56,7 +56,7 @@ def stats(
     Example:
       aragora-q stats --watch
       aragora-q stats --json | jq .waiting
-      * * * * *  aragora-q stats --prometheus /var/lib/node_exporter/aragora-q.prom
+      * * * * *  aragora-q stats --prometheus /var/lib/metrics/aragora-q.prom
 
     Exit codes:
       0 ok   69 Redis unreachable   75 Redis busy, try again   77 access denied
