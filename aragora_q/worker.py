@@ -91,6 +91,8 @@ class DebateWorker:
         self._session = queue.session(self.identity)
         self._executor = executor
         self._slots = self._config.concurrency if max_concurrent is None else max_concurrent
+        self._most_at_once = -(-self._slots // 2)
+        """Half of the slots: while the server starts one half, the other runs and reports."""
         self._policy = retry_policy or self._config.retry_policy()
         self._burst = burst
         self._info = info or {}
@@ -256,7 +258,8 @@ class DebateWorker:
     async def _start_jobs(self, *, low_first: bool) -> Fetched:
         self._is_starting = True
         try:
-            start = partial(self._session.start, self._free_slots(), low_first=low_first)
+            limit = min(self._free_slots(), self._most_at_once)
+            start = partial(self._session.start, limit, low_first=low_first)
             fetched = await self._served("fetch", start)
         finally:
             self._is_starting = False
