@@ -173,13 +173,18 @@ async def _is_completed(queue: RedisStreamsQueue, job_id: str) -> bool:
 
 
 def memory(stand: Stand, count: int) -> Iterator[Figure]:
-    """Bytes of the server's memory per job, everything that is kept of it included."""
-    empty = stand.used_bytes()
+    """Bytes of the server's memory per job: all that is kept of it, but for the capped tail of events."""
+    events = RedisStreamsQueue(config(stand.port)).connection.keys.events
+
+    def kept_bytes() -> int:
+        return stand.used_bytes() - int(stand.client.memory_usage(events, samples=0) or 0)
+
+    empty = kept_bytes()
     _enqueue(stand, new_jobs(count))
-    yield Figure("waiting_bytes", [(stand.used_bytes() - empty) / count])
+    yield Figure("waiting_bytes", [(kept_bytes() - empty) / count])
     with stand.worker("noop", CONCURRENCY, "--burst") as worker:
         worker.finish()
-    yield Figure("finished_bytes", [(stand.used_bytes() - empty) / count])
+    yield Figure("finished_bytes", [(kept_bytes() - empty) / count])
     stand.flush()
 
 
