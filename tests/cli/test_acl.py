@@ -88,7 +88,9 @@ def test_worker(as_role, invoke, command, server):
     """A worker signs on, runs, retries, fails and finishes jobs, takes care of the queue, signs off."""
     _, admin = server
     as_role("producer")
-    _fine(*(invoke("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}") for n in range(3)))
+    _fine(
+        *(invoke("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}") for n in range(3))
+    )
     as_role("worker")
     script = "import json,sys; n=json.load(sys.stdin)['id'][-1]; sys.exit(int(n)) if n != '0' else print('{}')"
     program = f"{sys.executable} -c {shlex.quote(script)}"
@@ -106,7 +108,9 @@ def test_caretakers_and_readers(as_role, invoke, server):
     """Reaper, purge, stats and operator: each runs all of its commands, and none is refused anything."""
     _, admin = server
     as_role("producer")
-    _fine(*(invoke("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}") for n in range(3)))
+    _fine(
+        *(invoke("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}") for n in range(3))
+    )
     as_role("reaper")
     _fine(invoke("reap"), invoke("reap", "--dry-run"))
     as_role("purge")

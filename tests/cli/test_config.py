@@ -1,0 +1,67 @@
+"""`aragora-q config`: every value and where it comes from; every fault at once; no secret ever."""
+
+import tomllib
+
+import pytest
+
+from aragora_q.config import QueueConfig
+
+SECRET = "hush-hush"
+
+
+@pytest.fixture
+def secrets(monkeypatch):
+    """A password in the URL and one beside it."""
+    monkeypatch.setenv("REDIS_URL", f"redis://me:{SECRET}@localhost:1")
+    monkeypatch.setenv("REDIS_PASSWORD", SECRET)
+
+
+def test_what_is_shown_is_toml_and_true(invoke, monkeypatch, tmp_path):
+    """The output, read as a configuration file, makes the same configuration."""
+    (tmp_path / "aragora-q.toml").write_text(
+        "concurrency = 7\n[agents]\nx = 'p:m'\n[agents.y]\nmodel = 'p:n'\nbase_url = 'http://h'\n"
+    )
+    monkeypatch.setenv("ARAGORA_QUEUE_EXEC_COMMAND", 'say "ä"\t\x1b')
+    shown = invoke("config", "show").out
+    values = tomllib.loads(shown)
+    assert QueueConfig(**values) == QueueConfig()
+    assert "\x1b" not in shown
+
+
+def test_each_value_has_its_origin(invoke, monkeypatch, tmp_path):
+    """--origin: default, file and line, or variable."""
+    (tmp_path / "aragora-q.toml").write_text("\nconcurrency = 7\n")
+    monkeypatch.setenv("ARAGORA_QUEUE_RETRY_MAX", "5")
+    rows = {line.split(" = ")[0]: line for line in invoke("config", "show", "--origin").lines}
+    assert rows["concurrency"].endswith("# aragora-q.toml:2")
+    assert rows["retry_max_attempts"].endswith("# environment ARAGORA_QUEUE_RETRY_MAX")
+    assert rows["claim_idle_ms"].endswith("# default")
+    shown = invoke("config", "show", "--json").object
+    assert shown["concurrency"] == {"value": 7, "origin": "aragora-q.toml:2", "default": 3}
+
+
+@pytest.mark.parametrize("args", [("show",), ("show", "--origin"), ("show", "--json"), ("check",)])
+def test_no_password_is_shown(invoke, secrets, args):
+    """Neither the setting's nor the URL's, in any form."""
+    ended = invoke("config", *args)
+    assert ended.code == 0
+    assert SECRET not in ended.out + ended.err
+
+
+def test_check_names_what_is_set_and_where(invoke, tmp_path):
+    """All right: exit 0, and the settings that are not at their defaults."""
+    (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")
+    ended = invoke("config", "check")
+    assert ended.code == 0
+    assert any(line.split() == ["concurrency", "aragora-q.toml:1"] for line in ended.lines)
+
+
+def test_check_names_all_that_is_wrong(invoke, tmp_path):
+    """Wrong: exit 78, nothing on stdout, one line for every fault."""
+    path = tmp_path / "new.toml"
+    path.write_text("concurrency = 0\nretry_base_delay = 'x'\n")
+    ended = invoke("config", "check", "--config", path)
+    assert (ended.code, ended.out) == (78, "")
+    assert f"concurrency = 0 ({path}:1)" in ended.err
+    assert f"retry_base_delay = 'x' ({path}:2)" in ended.err
+    assert invoke("config", "check", "--config", tmp_path / "none.toml").code == 78

@@ -1,0 +1,101 @@
+"""`aragora-q exporter`: metrics at scrape, the truth about its health, outliving the server's outages."""
+
+import re
+import shutil
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+import servers
+from waiting import wait_until_sync
+
+
+def _get(port, path):
+    """Status and text of an answer; None while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return None
+
+
+@pytest.fixture
+def exporter(start_command):
+    """Starts an exporter; gives its port and process."""
+
+    def start(*args):
+        port = servers.free_port()
+        process = start_command("exporter", "--listen", f"127.0.0.1:{port}", *args)
+        wait_until_sync(lambda: _get(port, "/healthz"), 30, "the exporter's answer")
+        return port, process
+
+    return start
+
+
+def test_metrics_are_computed_at_scrape(exporter, invoke):
+    """What was enqueued after it started is in the next answer; promtool has no complaint."""
+    port, process = exporter()
+    for number in (1, 2):
+        assert invoke("enqueue", f"{number}?", "--agents", "demo:bold,demo:careful").code == 0
+        _, text = _get(port, "/metrics")
+        assert f'aragora_q_queue_jobs{{queue="debates",state="waiting"}} {number}.0' in text
+        assert (
+            f'aragora_q_queue_transitions_total{{queue="debates",transition="enqueued"}} {number}.0'
+            in text
+        )
+    assert _get(port, "/healthz") == (200, "ok\n")
+    assert _get(port, "/other")[0] == 404
+    if promtool := shutil.which("promtool"):
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM
+
+
+def test_no_job_and_no_worker_is_a_label(exporter, invoke):
+    """Labels are bounded: queue, state, lane, transition, version."""
+    port, _ = exporter()
+    assert invoke("enqueue", "What?", "--agents", "demo:bold,demo:careful").code == 0
+    labels = set(re.findall(r'[{,](\w+)="', _get(port, "/metrics")[1]))
+    assert labels == {"queue", "state", "lane", "transition", "version"}
+
+
+def test_it_outlives_an_outage_and_says_so(exporter, own_server):
+    """While Redis is away: 503, scrape_success 0, the process stays; back again, all is well."""
+    server = own_server()
+    port, process = exporter("--redis-url", server.url)
+    success = 'aragora_q_queue_scrape_success{queue="debates"} '
+    assert f"{success}1.0" in _get(port, "/metrics")[1]
+    server.kill()
+    status, text = _get(port, "/metrics")
+    assert (status, f"{success}0.0" in text, "aragora_q_queue_jobs" in text) == (200, True, False)
+    assert _get(port, "/healthz")[0] == 503
+    server.start()
+    wait_until_sync(lambda: _get(port, "/healthz")[0] == 200, 30, "health after the outage")
+    assert f"{success}1.0" in _get(port, "/metrics")[1]
+    assert process.poll() is None
+
+
+def test_it_starts_before_its_server_does(exporter):
+    """Order of start does not matter to an exporter."""
+    port, _ = exporter("--redis-url", f"redis://127.0.0.1:{servers.free_port()}")
+    assert _get(port, "/healthz")[0] == 503
+
+
+def test_a_taken_port_is_told(exporter, command):
+    """Exit 78, one line."""
+    port, _ = exporter()
+    ended = command("exporter", "--listen", f"127.0.0.1:{port}")
+    assert (ended.code, "cannot serve metrics" in ended.err) == (78, True)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:0", "host:99999", ":x"])
+def test_a_malformed_address_is_a_usage_error(invoke, address):
+    """HOST:PORT, nothing else."""
+    assert invoke("exporter", "--listen", address).code == 2

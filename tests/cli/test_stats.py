@@ -1,0 +1,173 @@
+"""`aragora-q stats`: one screen at night, one object for programs, one file for Prometheus; constant time."""
+
+import asyncio
+import json
+import shutil
+import signal
+import stat
+import subprocess
+
+import pytest
+from stage import Stage
+
+from aragora_q.base import Completed, Failed
+
+STEM = "aragora:queue:debates:"
+
+
+@pytest.fixture
+def on_stage(redis_url, raw):
+    """Runs `work(stage)` on a queue that lives for the call."""
+
+    def run(work, **settings):
+        async def staged():
+            stage = Stage(redis_url, raw=raw, **settings)
+            try:
+                return await work(stage)
+            finally:
+                await stage.queue.close()
+
+        return asyncio.run(staged())
+
+    return run
+
+
+async def _a_busy_queue(stage):
+    """Two wait (one high), one is delayed, one runs, one failed, one completed."""
+    worker = await stage.worker("worker-1", lease_seconds=60)
+    for job_id in ("done", "bad", "runs"):
+        await stage.enqueue(job_id)
+    done, bad = (await worker.start(2)).jobs
+    await stage.end(worker, done, Completed(b"{}"))
+    await stage.end(worker, bad, Failed("no"))
+    stage.renew(worker, await stage.started(worker))
+    await stage.enqueue("waits")
+    await stage.enqueue("hurries", priority=5)
+    await stage.enqueue("later", delay_seconds=1000)
+
+
+def test_the_screen_tells_what_an_operator_needs(invoke, on_stage):
+    """Backlog by lane, next due, what runs and for how long, ends, failures, workers, the last care."""
+    on_stage(_a_busy_queue)
+    ended = invoke("stats")
+    assert ended.code == 0
+    rows = {line.split()[0]: line for line in ended.lines if line.strip()}
+    assert "1 high, 1 normal; oldest" in rows["waiting"]
+    assert "next due in 17 min" in rows["delayed"]
+    assert "runs" in rows["running"]
+    assert rows["completed"].split() == ["completed", "1", "1", "1", "1"]
+    assert rows["failed"].split() == ["failed", "1", "1", "1", "1"]
+    assert rows["worker-1"].split()[-4:-2] == ["1/?", "runs"]
+    assert "last reap never, last purge never" in ended.out
+    assert "! 1 job failed within 15 min" in ended.out
+    assert max(map(len, ended.lines)) <= 80
+
+
+def test_programs_get_the_same_as_one_object(invoke, on_stage):
+    """--json: counts, ages, workers, running jobs with their start, and what needs attention."""
+    on_stage(_a_busy_queue)
+    seen = invoke("stats", "--json").object
+    assert seen["waiting"] == {"high": 1, "normal": 1, "low": 0}
+    assert [seen[state] for state in ("running", "delayed", "completed", "failed")] == [1, 1, 1, 1]
+    [running] = seen["running_jobs"]
+    assert (running["id"], running["worker_id"]) == ("runs", "worker-1")
+    assert 0 <= seen["now"] - running["started_at"] < 60_000
+    assert seen["counters"]["enqueued"] == 6
+    assert seen["server"]["eviction_policy"] == "noeviction"
+
+
+def test_an_empty_server_is_no_error(invoke):
+    """Before first use: zeros, no workers, nothing to look at."""
+    seen = invoke("stats", "--json").object
+    assert (seen["stream_length"], seen["pending_count"], seen["groups"]) == (0, 0, [])
+    assert (seen["workers"], seen["attention"]) == ([], [])
+
+
+def test_what_stands_still_is_told_first(invoke, on_stage, raw):
+    """Paused, nobody alive, a silent worker: each is a line of its own above everything else."""
+    on_stage(_a_busy_queue)
+    raw.hset(f"{STEM}control", "paused", 1)
+    raw.zadd(f"{STEM}workers", {"worker-1": 1})
+    told = " ".join(invoke("stats", "--json").object["attention"])
+    assert "paused" in told
+    assert "no worker is alive" in told
+    assert "worker worker-1 is silent" in told
+    assert "holds 1 job" in told
+
+
+def test_hostile_names_reach_the_terminal_escaped(invoke, raw):
+    """Whatever a stranger writes into a worker's record cannot act on the terminal."""
+    raw.zadd(f"{STEM}workers", {"evil\x1b]52;c;eA==\x07": 9e12})
+    ended = invoke("stats", terminal=True)
+    assert "\x1b]" not in ended.out
+    assert "evil\\u001b]52" in ended.out
+
+
+def test_it_asks_the_same_of_a_small_and_a_large_queue(invoke, on_stage, raw):
+    """O(1): the number of commands does not grow with the jobs, and none of them walks the keys."""
+
+    def commands():
+        raw.config_resetstat()
+        assert invoke("stats").code == 0
+        calls = raw.info("commandstats")
+        ours = {n: c["calls"] for n, c in calls.items() if "config" not in n and "info" not in n}
+        assert not {"cmdstat_scan", "cmdstat_keys"} & set(ours)
+        return ours
+
+    on_stage(lambda stage: stage.enqueue())
+    small = commands()
+
+    async def many(stage):
+        from aragora_q.base import Job
+
+        await stage.queue.enqueue_many([Job(payload={}) for _ in range(2000)])
+
+    on_stage(many)
+    assert commands() == small
+
+
+def test_watching_goes_on_until_told_to_stop(start_command):
+    """--watch --json writes an object again and again; Ctrl-C ends it as a signal does."""
+    process = start_command("stats", "--watch", "--json")
+    for _ in range(2):
+        assert json.loads(process.stdout.readline())["queue"] == "debates"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == -signal.SIGINT
+    assert process.stderr.read() == b""
+
+
+class TestPrometheus:
+    """--prometheus FILE."""
+
+    def test_the_file_appears_in_one_step_and_is_readable_to_all(self, invoke, on_stage, tmp_path):
+        """Replaced by a rename: whoever has the old file open sees all of it, and nothing else lies around."""
+        on_stage(_a_busy_queue)
+        path = tmp_path / "queue.prom"
+        path.write_text("old")
+        with path.open() as old:
+            assert invoke("stats", "--prometheus", path).code == 0
+            assert old.read() == "old"
+        assert 'aragora_q_queue_jobs{queue="debates",state="waiting"} 2.0' in path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        assert [each.name for each in tmp_path.iterdir() if "prom" in each.name] == ["queue.prom"]
+
+    def test_it_is_clean_to_promtool(self, invoke, on_stage):
+        """Names, types and help texts are as Prometheus wants them."""
+        promtool = shutil.which("promtool")
+        if promtool is None:
+            pytest.skip("no promtool: apt-get install prometheus")
+        on_stage(_a_busy_queue)
+        text = invoke("stats", "--prometheus", "-").out
+        ended = subprocess.run(
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+    def test_a_directory_that_is_not_there(self, invoke, tmp_path):
+        """Said in one line, exit 78; nothing is written."""
+        ended = invoke("stats", "--prometheus", tmp_path / "none" / "x.prom")
+        assert (ended.code, "cannot write" in ended.err) == (78, True)
+
+    def test_it_goes_with_no_other_form(self, invoke):
+        """--prometheus with --json or --watch is a usage error."""
+        assert invoke("stats", "--prometheus", "-", "--json").code == 2
