@@ -7,8 +7,8 @@ retry policy; must not know Redis, slots or other jobs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from aragora_q import wire
 from aragora_q.base import (
@@ -22,11 +22,14 @@ from aragora_q.base import (
     WorkerSession,
     attempt_context,
 )
-from aragora_q.errors import LeaseLost, PermanentError, RetryLater
+from aragora_q.errors import NOT_SERVED, LeaseLost, PermanentError, RetryLater
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.retry import RetryPolicy, describe, is_retryable_error
 
+T = TypeVar("T")
+
 LONGEST_RETRY_LATER_SECONDS = 6 * 3600.0
+ASK_AGAIN_SECONDS = 0.5
 
 
 class Attempt:
@@ -145,10 +148,22 @@ class Attempt:
         await self._session.report_progress(self.job, progress)
 
     async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
-        await self._session.checkpoint(self.job, name, value)
+        await _served(lambda: self._session.checkpoint(self.job, name, value))
 
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
-        return await self._session.checkpoints(self.job)
+        return await _served(lambda: self._session.checkpoints(self.job))
+
+
+async def _served(call: Callable[[], Awaitable[T]]) -> T:
+    """The answer to `call`, which must not be lost: asked for until Redis gives it.
+
+    However long that takes: a lost lease or the job's own time limit ends the attempt by cancelling it.
+    """
+    while True:
+        try:
+            return await call()
+        except NOT_SERVED:
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 def _bounded_seconds(delay: object) -> float:

@@ -170,7 +170,8 @@ class Identity:
 class AttemptContext(Protocol):
     """What a running executor may tell the queue, from `current_attempt()`.
 
-    All writes are fenced: they raise LeaseLost when the job is no longer this attempt's.
+    All writes are fenced: they raise LeaseLost when the job is no longer this attempt's. While Redis
+    is away, checkpoints wait for it; progress raises RedisUnreachable, and nothing is lost by going on.
     """
 
     @property

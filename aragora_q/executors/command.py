@@ -13,15 +13,14 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aragora_q import wire
 from aragora_q.base import AttemptContext, Executor, Job, current_attempt
 from aragora_q.config import QueueConfig
 from aragora_q.errors import (
-    NOT_SERVED,
     AragoraQError,
     CommandFailed,
     ConfigError,
@@ -33,8 +32,6 @@ from aragora_q.executors.program import Program, lines, read_all
 from aragora_q.logs import RateLimit
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 EXIT_RETRY_LATER = os.EX_TEMPFAIL
 EXITS_PERMANENT = (os.EX_DATAERR, 2)
@@ -50,7 +47,6 @@ MAX_REPORT_BYTES = 4 * 1024 * 1024
 MAX_CHECKPOINT_NAME_CHARS = 200
 LOG_LINES_PER_SECOND = 50
 PROGRESS_PER_SECOND = 10
-ASK_AGAIN_SECONDS = 0.5
 
 
 def create(config: QueueConfig) -> Executor:
@@ -129,7 +125,7 @@ class _Run:
             "worker_id": job.worker_id,
             "created_at": job.created_at,
             "waited_seconds": job.waited_seconds,
-            "checkpoints": await _served(self._attempt.checkpoints),
+            "checkpoints": await self._attempt.checkpoints(),
         }
 
     def _variables(self) -> dict[str, str]:
@@ -177,7 +173,7 @@ class _Run:
             case {"checkpoint": str() as name, "value": dict() as value, **rest} if (
                 not rest and 0 < len(name) <= MAX_CHECKPOINT_NAME_CHARS
             ):
-                await _served(lambda: self._attempt.checkpoint(name, value))
+                await self._attempt.checkpoint(name, value)
             case {"retry_after": int() | float() as seconds, **rest} if not rest:
                 self._retry_after_seconds = seconds
             case _:
@@ -223,15 +219,6 @@ def _decoded(stdout: bytes) -> Mapping[str, Any]:
     if not isinstance(result, dict):
         raise PermanentError(f"exit code 0, but stdout is not a JSON object: {stdout[:100]!r}")
     return result
-
-
-async def _served(call: Callable[[], Awaitable[T]]) -> T:
-    """The answer to `call`, which must not be lost: asked for until Redis gives it."""
-    while True:
-        try:
-            return await call()
-        except NOT_SERVED:
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 def _signal_name(number: int) -> str:

@@ -160,6 +160,30 @@ async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
     assert result == uninterrupted
 
 
+async def test_an_outage_of_redis_loses_no_call_that_was_paid(
+    seat_scripted, run_debate, monkeypatch
+):
+    """A reply that cannot be written down now waits until it can: the attempt is neither ended nor charged."""
+    from aragora_q import attempt
+    from aragora_q.errors import RedisUnreachable
+    from aragora_q.executors.debate.tasks import Propose, Reply
+
+    monkeypatch.setattr(attempt, "ASK_AGAIN_SECONDS", 0.01)
+    session = MemorySession()
+
+    def reply(task):
+        if isinstance(task, Propose):  # the server goes away while the agent thinks
+            session.refuse_with += [RedisUnreachable("away")] * 3
+            return Reply({"text": "tea"}, 10, 5)
+        raise AssertionError("all answers are the same: nothing more to ask")
+
+    seat_scripted(ann=reply, bob=reply)
+    outcome, _, result = await run_debate(agents=["ann", "bob"], session=session)
+    assert isinstance(outcome, Completed)
+    assert result["token_usage"]["requests"] == 2
+    assert len([name for name in session.kept if "/call/" in name]) == 2
+
+
 def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, raw, tmp_path):
     """`aragora-q worker` stopped by SIGTERM without time to drain: a deploy costs no attempt and no call."""
     import signal

@@ -12,6 +12,7 @@ from memory_session import MemorySession, make_attempt
 from processes import is_running
 from waiting import wait_until, wait_until_sync
 
+from aragora_q import attempt
 from aragora_q.base import Completed, Failed, Job, Released, Retry
 from aragora_q.config import QueueConfig
 from aragora_q.errors import ConfigError, LeaseLost, RedisUnreachable
@@ -379,7 +380,7 @@ def test_lost_lease_ends_the_program(run_program, tmp_path):
 
 def test_checkpoint_waits_for_redis(run_program, monkeypatch):
     """While Redis is away, checkpoints wait for it, and so do those of earlier attempts at the start."""
-    monkeypatch.setattr(command, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "ASK_AGAIN_SECONDS", 0.01)
     session = MemorySession({"old": {"n": 1}})
     session.refuse_with = [RedisUnreachable("away")] * 3
     original = session.checkpoint
