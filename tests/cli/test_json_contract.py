@@ -1,0 +1,102 @@
+"""The JSON of every command has the fields that docs/cli-json.md promises, no fewer and no more."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+from stage import Stage
+
+from aragora_q.base import Completed, Failed
+
+PAGE = Path(__file__).parents[2] / "docs" / "cli-json.md"
+AGENTS = "demo:bold,demo:careful"
+
+
+def _documented():
+    """Fields by heading: the names in the first column of its tables."""
+    fields, heading = {}, ""
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ")
+        elif line.startswith("| `"):
+            names = re.findall(r"`(\w+)`", line.split("|")[1])
+            fields.setdefault(heading, []).extend(names)
+    return fields
+
+
+DOCUMENTED = _documented()
+JOB = {*DOCUMENTED["A job"]} - {"history"}
+
+
+@pytest.fixture
+def jobs(redis_url, raw):
+    """`done` has completed, `bad` failed, `waits` waits."""
+
+    async def make():
+        stage = Stage(redis_url, raw=raw)
+        try:
+            worker = await stage.worker("w1")
+            await stage.enqueue("done")
+            await stage.enqueue("bad")
+            done, bad = (await worker.start(2)).jobs
+            await stage.end(worker, done, Completed(b"{}"))
+            await stage.end(worker, bad, Failed("no"))
+            await stage.enqueue("waits")
+        finally:
+            await stage.queue.close()
+
+    asyncio.run(make())
+
+
+@pytest.mark.parametrize("args", [("wait", "done"), ("list", "--status", "failed")])
+def test_jobs(invoke, jobs, args):
+    """wait and list print jobs."""
+    for each in invoke(*args, "--json").objects:
+        assert set(each) == JOB
+
+
+def test_status(invoke, jobs):
+    """A job, and what went wrong with it."""
+    shown = invoke("status", "bad", "--json").object
+    assert set(shown) == JOB | {"history"}
+    assert {name for event in shown["history"] for name in event} <= {
+        "at", "cause", "attempt", "worker", "error",
+    }  # fmt: skip
+
+
+def test_enqueue(invoke, tmp_path):
+    """One debate; lines of which one is refused."""
+    assert set(invoke("enqueue", "What?", "--agents", AGENTS, "--json").object) == {"id", "created"}
+    good = json.dumps({"question": "What?", "agents": AGENTS.split(",")})
+    fine, refused = invoke("enqueue", "-", "--json", stdin=f"{good}\n[]\n").objects
+    assert (set(fine), set(refused)) == ({"line", "id", "created"}, {"line", "error"})
+
+
+@pytest.mark.parametrize(
+    ("heading", "args"),
+    [
+        ("cancel", ("cancel", "waits")),
+        ("requeue", ("requeue", "bad")),
+        ("purge", ("purge",)),
+        ("stats", ("stats",)),
+        ("doctor", ("doctor",)),
+        ("reap", ("reap", "--dry-run")),
+    ],
+)
+def test_commands(invoke, jobs, heading, args):
+    """Each prints one object with the documented fields."""
+    assert set(invoke(*args, "--json").object) == set(DOCUMENTED[heading])
+
+
+def test_tail(start_command, jobs):
+    """Each event as one object."""
+    process = start_command("tail", "--after", "0", "--json")
+    assert set(json.loads(process.stdout.readline())) == set(DOCUMENTED["tail"])
+
+
+def test_config_show(invoke):
+    """Every setting with value, origin and default."""
+    for each in invoke("config", "show", "--json").object.values():
+        assert set(each) == {"value", "origin", "default"}
