@@ -28,7 +28,7 @@ def _check_model(value: str) -> str:
 @local.command(
     epilog="\b\nExample:\n  aragora-q local fetch\n"
     '  aragora-q enqueue "Tea or coffee?" --agents local:smollm2,local:smollm2\n\n\b\n'
-    "Exit codes:\n  0 the weights are here   78 they cannot be had, or are not what they should be",
+    "Exit codes:\n  0 the weights are here   78 they cannot be had, or are not the known ones",
 )
 def fetch(
     *,
