@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,7 +20,7 @@ import uvloop
 from aragora_q import executors, sd_notify
 from aragora_q.base import Executor
 from aragora_q.config import QueueConfig
-from aragora_q.errors import RedisUnreachable, TryAgain
+from aragora_q.errors import ConfigError, RedisUnreachable, TryAgain
 from aragora_q.logs import setup_logging
 from aragora_q.metrics import WorkerMetrics, serving
 from aragora_q.server import check_eviction, check_server
@@ -32,22 +33,37 @@ STATUS_SECONDS = 5.0
 
 
 def run_worker(
-    config: QueueConfig, *, worker_id: str | None = None, burst: bool = False
+    config: QueueConfig,
+    *,
+    worker_id: str | None = None,
+    burst: bool = False,
+    reload: Callable[[], QueueConfig] | None = None,
 ) -> signal.Signals | None:
     """Run a worker until a signal stops it, or, in burst mode, until nothing is left to do.
 
-    Returns the signal that stopped it, if one did. Raises ConfigError, ServerUnsuitable and
-    AccessDenied; an unreachable Redis is waited for.
+    `reload` reads the configuration again, at SIGHUP. Returns the signal that stopped it, if one did.
+    Raises ConfigError, ServerUnsuitable and AccessDenied; an unreachable Redis is waited for.
     """
     setup_logging(config.log_level, config.log_format)
-    return uvloop.run(_run(config, worker_id, burst=burst))
+    return uvloop.run(_run(config, worker_id, burst=burst, reload=reload))
 
 
-async def _run(config: QueueConfig, worker_id: str | None, *, burst: bool) -> signal.Signals | None:
+async def _run(
+    config: QueueConfig,
+    worker_id: str | None,
+    *,
+    burst: bool,
+    reload: Callable[[], QueueConfig] | None,
+) -> signal.Signals | None:
     executor = await executors.load_executor(config)
     stopped_by: list[signal.Signals] = []
     async with running_worker(
-        config, executor, worker_id=worker_id, burst=burst, on_signal=stopped_by.append
+        config,
+        executor,
+        worker_id=worker_id,
+        burst=burst,
+        on_signal=stopped_by.append,
+        reload=reload,
     ) as worker:
         await worker.start()
     return stopped_by[0] if stopped_by else None
@@ -61,6 +77,7 @@ async def running_worker(
     worker_id: str | None = None,
     burst: bool = False,
     on_signal: Callable[[signal.Signals], None] = lambda _: None,
+    reload: Callable[[], QueueConfig] | None = None,
 ) -> AsyncIterator[DebateWorker]:
     """A worker with everything around it: queue, metrics, signals, systemd. The caller starts it."""
     queue = RedisStreamsQueue(config, consumer_name=worker_id)
@@ -90,7 +107,7 @@ async def running_worker(
                 info={"metrics_port": str(port or "")},
                 preflight=preflight,
             )
-            signals = _watch_signals(worker, on_signal)
+            signals = _watch_signals(worker, on_signal, reload)
             watchdog = asyncio.create_task(_tell_systemd(worker))
             try:
                 yield worker
@@ -113,18 +130,23 @@ async def _check(queue: RedisStreamsQueue) -> None:
 
 
 def _watch_signals(
-    worker: DebateWorker, on_signal: Callable[[signal.Signals], None]
+    worker: DebateWorker,
+    on_signal: Callable[[signal.Signals], None],
+    reload: Callable[[], QueueConfig] | None,
 ) -> asyncio.Task[None]:
-    """First SIGTERM or SIGINT: drain. Second: hand everything back now."""
+    """First SIGTERM or SIGINT: drain. Second: hand everything back now. SIGHUP: read settings again."""
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, arrived.put_nowait, number)
 
     async def watch() -> None:
         stops: set[asyncio.Task[None]] = set()
         while True:
             number = await arrived.get()
+            if number == signal.SIGHUP:
+                _reload(worker, reload)
+                continue
             on_signal(number)
             sd_notify.notify("STOPPING=1")
             hurry = bool(stops)
@@ -134,6 +156,20 @@ def _watch_signals(
             stops.add(asyncio.create_task(worker.stop(hurry=hurry)))
 
     return asyncio.create_task(watch(), name="signals")
+
+
+def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> None:
+    """Take up the settings that may change while jobs run. Wrong ones change nothing."""
+    sd_notify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    try:
+        if reload is not None:
+            config = reload()
+            setup_logging(config.log_level, config.log_format)
+            worker.reconfigure(config)
+            logger.info("settings reloaded", extra={"slots": config.concurrency})
+    except ConfigError as error:
+        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the cause is told
+    sd_notify.notify("READY=1")
 
 
 async def _tell_systemd(worker: DebateWorker) -> None:

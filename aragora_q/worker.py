@@ -91,8 +91,6 @@ class DebateWorker:
         self._session = queue.session(self.identity)
         self._executor = executor
         self._slots = self._config.concurrency if max_concurrent is None else max_concurrent
-        self._most_at_once = -(-self._slots // 2)
-        """Half of the slots: while the server starts one half, the other runs and reports."""
         self._policy = retry_policy or self._config.retry_policy()
         self._burst = burst
         self._info = info or {}
@@ -195,6 +193,18 @@ class DebateWorker:
         if self._started_at is not None:
             await self._stopped.wait()
 
+    def reconfigure(self, config: QueueConfig) -> None:
+        """Take up the settings that may change while jobs run; the others stay as they are.
+
+        These are slots, retry delays, drain time and the largest result.
+        """
+        self._slots = config.concurrency
+        self.metrics.slots.set(self._slots)
+        self._policy = config.retry_policy()
+        may_change = {"drain_timeout_seconds", "max_result_bytes"}
+        self._config = self._config.model_copy(update=config.model_dump(include=may_change))
+        self._changed.set()
+
     def get_stats(self) -> dict[str, Any]:
         """What the worker did so far: `jobs_processed` counts completed, `jobs_failed` dead letters."""
         uptime = 0.0 if self._started_at is None else time.monotonic() - self._started_at
@@ -258,7 +268,10 @@ class DebateWorker:
     async def _start_jobs(self, *, low_first: bool) -> Fetched:
         self._is_starting = True
         try:
-            limit = min(self._free_slots(), self._most_at_once)
+            half = -(
+                -self._slots // 2
+            )  # while the server starts one half, the other runs and reports
+            limit = min(self._free_slots(), half)
             start = partial(self._session.start, limit, low_first=low_first)
             fetched = await self._served("fetch", start)
         finally:

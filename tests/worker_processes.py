@@ -19,7 +19,8 @@ class WorkerProcess:
         self.worker_id = worker_id
         self.log = Path(directory) / f"{worker_id}.log"
         command = processes.cli(
-            "worker", "--worker-id", worker_id, "--concurrency", str(slots), "--metrics-port", "0",
+            "worker", "--worker-id", worker_id, "--metrics-port", "0",
+            *(("--concurrency", str(slots)) if slots else ()),
             "--executor", "fault_jobs:make", *args,
         )  # fmt: skip
         settings = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -56,6 +57,7 @@ def worker(
 
     SIGTERM or Ctrl-C: take no more jobs, let the running ones finish (at most the configured drain
     time), hand back the rest. A second signal hands back at once. While Redis is away, it waits.
+    SIGHUP: read concurrency, retry delays, drain time and logging again.
 
     Example:
       aragora-q worker --worker-id worker-1 --concurrency 3
@@ -70,7 +72,8 @@ def worker(
         executor = executor or "command"
         if executor != "command":
             raise typer.BadParameter(f"--exec is for --executor command, not {executor}")
-    settings = options.load_config(
+    load = partial(
+        options.load_config,
         config,
         redis_url=redis_url,
         queue=queue,
@@ -81,6 +84,6 @@ def worker(
     )
     from aragora_q import launcher  # noqa: PLC0415
 
-    stopped_by = launcher.run_worker(settings, worker_id=worker_id, burst=burst)
+    stopped_by = launcher.run_worker(load(), worker_id=worker_id, burst=burst, reload=load)
     if stopped_by is not None:
         raise output.StoppedBySignal(stopped_by)

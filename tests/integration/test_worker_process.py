@@ -184,6 +184,39 @@ async def test_server_that_comes_up_unsuitable_is_refused(process, own_server):
     assert "allkeys-lru" in worker.text()
 
 
+async def test_sighup_reads_settings_again(new_stage, redis_url, systemd, tmp_path):
+    """SIGHUP takes up changed settings while jobs run; wrong ones are told and change nothing."""
+    stage = new_stage()
+    settings = tmp_path / "settings.toml"
+    settings.write_text("concurrency = 1\n")
+    variables = environment_of(redis_url, NOTIFY_SOCKET=systemd.path)
+    worker = WorkerProcess(tmp_path, "p1", variables, "--config", str(settings), slots=None)
+    worker.start().wait_until_started()
+    try:
+        await _reload(stage, worker, systemd, settings)
+    finally:
+        worker.kill()
+
+
+async def _reload(stage, worker, systemd, settings):
+    for name in ("a", "b"):
+        await _enqueue(stage, name, ["sleep", 60])
+    await _running(stage, "a")
+    assert await stage.queue.get_status("b") is JobStatus.PENDING
+    settings.write_text("concurrency = 2\nlog_level = 'loud'\n")
+    worker.signal(signal.SIGHUP)
+    await wait_until(lambda: "settings not reloaded" in worker.text(), what="the refusal")
+    settings.write_text("concurrency = 2\n")
+    worker.signal(signal.SIGHUP)
+    await _running(stage, "b")
+    assert systemd.heard("RELOADING=1")
+    assert (await stage.queue.get_job("a")).fence == 1
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: "draining" in worker.text(), what="the drain")
+    worker.signal(signal.SIGTERM)
+    assert _exit_status(worker) == 143
+
+
 # -- refusals
 
 
