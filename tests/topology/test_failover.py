@@ -62,6 +62,7 @@ async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
     """Rows 20, 21, 22: kill -9 of the primary under load. No error, no loss, workers go on alone."""
     stage = _patient(staged(sentinels, durability="replica"))
     worker = worker_process(sentinels).wait_until_started()
+    await stage.queue.enqueue(Job(payload={"do": [["sleep", 8]]}, id="long"))
     load, first = _Load(stage), sentinels.primary()
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
     first.kill()
@@ -71,7 +72,9 @@ async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
     assert sentinels.primary() is not first
     stage.queue.connection.patience_seconds = 0
     await wait_until(lambda: _known(stage, load.acknowledged), 30, "every acknowledged job")
-    await _completed(stage, len(load.acknowledged))
+    await _completed(stage, len(load.acknowledged) + 1)
+    long = await stage.queue.get_job("long")
+    assert (long.fence, long.crashes) == (1, 0), "its lease was kept over the failover"
     assert worker.is_alive
     record_property("longest_enqueue_seconds", load.longest_seconds)
     assert load.longest_seconds < 20
