@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import uvloop
@@ -20,7 +20,7 @@ import uvloop
 from aragora_q import executors, sd_notify
 from aragora_q.base import Executor
 from aragora_q.config import QueueConfig
-from aragora_q.errors import ConfigError, RedisUnreachable, TryAgain
+from aragora_q.errors import NOT_SERVED, ConfigError, RedisUnreachable, TryAgain
 from aragora_q.logs import setup_logging
 from aragora_q.metrics import WorkerMetrics, serving
 from aragora_q.server import check_eviction, check_server
@@ -30,6 +30,7 @@ from aragora_q.worker import DebateWorker
 logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 5.0
+CARE_SECONDS = 30.0
 
 
 def run_worker(
@@ -109,13 +110,23 @@ async def running_worker(
             )
             signals = _watch_signals(worker, on_signal, reload)
             watchdog = asyncio.create_task(_tell_systemd(worker))
+            care = asyncio.create_task(_watch_care(queue, metrics))
             try:
                 yield worker
             finally:
-                for task in (signals, watchdog):
+                for task in (signals, watchdog, care):
                     task.cancel()
     finally:
         await queue.close()
+
+
+async def _watch_care(queue: RedisStreamsQueue, metrics: WorkerMetrics) -> None:
+    """Export when cron last did its work: its passes are over too soon to be scraped themselves."""
+    while True:
+        with suppress(*NOT_SERVED):
+            for name, at in (await queue.tracker.last_care()).items():
+                metrics.last_care[name].set(at)
+        await asyncio.sleep(CARE_SECONDS)
 
 
 async def _check(queue: RedisStreamsQueue) -> None:

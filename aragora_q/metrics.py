@@ -66,6 +66,14 @@ class WorkerMetrics:
             "last_fetch_timestamp_seconds",
             "When the worker last asked for jobs and got an answer.",
         )
+        self.last_care = {
+            name: metric(
+                Gauge,
+                f"last_{name}_timestamp_seconds",
+                f"When a {name} pass of the queue last went well, whoever made it; 0: never.",
+            )
+            for name in ("reap", "purge")
+        }
         Info("aragora_q_build", "The version that runs.", registry=self.registry).info(
             {"version": __version__}
         )

@@ -158,6 +158,14 @@ class JobStatusTracker:
             if status == b"processing" and started
         }
 
+    async def last_care(self) -> dict[str, float]:
+        """When a `reap` and a `purge` pass last went well: Unix seconds, 0 for never."""
+        names = ("reap", "purge")
+        rows = await self._connection.execute(
+            "HMGET", self._keys.counters, *(f"last_{name}_at" for name in names)
+        )
+        return {name: int(at or 0) / 1000 for name, at in zip(names, rows, strict=True)}
+
     async def consumers(self) -> set[str]:
         """Names of the group's consumers, over all lanes."""
         return {row["name"] for row in await self._consumers()}

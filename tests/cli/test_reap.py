@@ -1,9 +1,14 @@
 """`aragora-q reap`: what cron does for a queue whose workers are gone, once at a time, and why."""
 
 import asyncio
+import contextlib
+import re
+import urllib.request
 
 import pytest
+import servers
 from stage import Stage
+from waiting import wait_until_sync
 
 STEM = "aragora:queue:debates:"
 
@@ -115,3 +120,24 @@ def test_a_silence_that_an_older_version_noted(invoke, dead_workers_jobs, raw):
     dead_workers_jobs("lost")
     raw.hdel(f"{STEM}control", "graces")
     assert invoke("reap").code == 0
+
+
+def test_workers_export_when_cron_last_did_its_work(invoke, start_command, raw):
+    """A reap is over too soon to be scraped: any worker tells when the last one, and purge, went well."""
+    assert (invoke("reap").code, invoke("purge").code) == (0, 0)
+    port = servers.free_port()
+    start_command("worker", "--exec", "true", "--metrics-port", str(port))
+
+    def exported():
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+                text = reply.read().decode()
+            found = re.findall(
+                r"^aragora_q_last_(\w+)_timestamp_seconds{.*} (.*)$", text, re.MULTILINE
+            )
+            times = {name: float(at) for name, at in found}
+            return times if times.get("reap") and times.get("purge") else None
+
+    times = wait_until_sync(exported, 30, "the times of reap and purge")
+    for name in ("reap", "purge"):
+        assert times[name] == int(raw.hget(f"{STEM}counters", f"last_{name}_at")) / 1000
