@@ -537,11 +537,12 @@ class DebateWorker:
             await asyncio.wait((wait, stop), return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set():
                 raise _Stopped
-            await wait
+            wait.result()
         finally:
-            for future in (wait, stop):
-                future.cancel()
-            await asyncio.gather(wait, stop, return_exceptions=True)
+            stop.cancel()
+            if not wait.done() or self._stopping.is_set():  # else no turn of the loop is lost on it
+                wait.cancel()
+                await asyncio.gather(wait, return_exceptions=True)
 
     def _note_fault(self, what: str, error: Exception) -> None:
         self.metrics.redis_errors(type(error).__name__).inc()

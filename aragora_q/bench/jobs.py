@@ -9,7 +9,8 @@ from typing import Any
 from aragora_q.base import Executor, Job
 
 PAYLOAD_BYTES = 300
-RESULT_BYTES = 100
+_RESULT = {"done": True}
+RESULT_BYTES = len('{"done":true}')
 
 
 def payload() -> dict[str, Any]:
@@ -17,11 +18,8 @@ def payload() -> dict[str, Any]:
     return {"text": "x" * (PAYLOAD_BYTES - len('{"text":""}'))}
 
 
-_RESULT = {"text": "x" * (RESULT_BYTES - len('{"text":""}'))}
-
-
 def noop() -> Executor:
-    """Nothing is done; the result has RESULT_BYTES."""
+    """Nothing is done; a small result says so."""
 
     async def execute(_job: Job) -> Mapping[str, Any]:
         return _RESULT

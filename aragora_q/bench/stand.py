@@ -1,4 +1,4 @@
-"""The stand: a private server on one core, everything else on the other.
+"""The stand: a private server on one core, with the process that measures; what is measured on the other.
 
 Used by `measures`. The server is a real one, started for the run on a free loopback port, without
 AOF, its data in a directory that goes away with it.
@@ -52,6 +52,7 @@ class Stand:
 
     def __init__(self, program: str) -> None:
         self._cores = cores()
+        self._allowed = os.sched_getaffinity(0)
         self._directory = Path(tempfile.mkdtemp(prefix="aragora-q-bench-"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -64,7 +65,7 @@ class Stand:
         self.client: Any = redis.Redis(port=self.port, protocol=2)
         self._await_server()
         if self._cores:
-            os.sched_setaffinity(0, {self._cores[1]})
+            os.sched_setaffinity(0, {self._cores[0]})  # the worker has its core for itself
 
     def _await_server(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -126,7 +127,7 @@ class Stand:
         self._server.wait(STOP_SECONDS)
         shutil.rmtree(self._directory, ignore_errors=True)
         if self._cores:
-            os.sched_setaffinity(0, set(self._cores))
+            os.sched_setaffinity(0, self._allowed)
 
 
 class Worker:
