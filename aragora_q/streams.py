@@ -6,9 +6,12 @@ side of the queue is `session.py`. Used by the command line, the worker and libr
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -64,8 +67,18 @@ class RedisStreamsQueue(JobQueue):
         return job.id
 
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        batches = batched(map(self._enqueue_item, jobs), weigh=_payload_bytes)
-        return [each for batch in batches for each in await self._enqueue_batch(batch)]
+        enqueued: list[Enqueued] = []
+        sending: asyncio.Task[list[Enqueued]] | None = None
+        try:
+            for batch in batched(map(self._enqueue_item, jobs), weigh=_payload_bytes):
+                if sending is not None:
+                    enqueued += await sending
+                sending = asyncio.create_task(self._enqueue_batch(batch))
+                await asyncio.sleep(0)  # off it goes: the server takes it while the next is encoded
+        finally:
+            if sending is not None:
+                enqueued += await sending
+        return enqueued
 
     async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[Enqueued]:
         if self.config.durability != "none" and not self._durability_is_checked:
@@ -175,18 +188,24 @@ class RedisStreamsQueue(JobQueue):
         )
         return Promotion(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
 
-    async def reclaim(self, reclaimer: str = REAPER, *, dry_run: bool = False) -> list[Reclaimed]:
+    async def reclaim(
+        self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None
+    ) -> list[Reclaimed]:
         return [
             found
             for stream in self._keys.streams
-            async for found in self._reclaim_lane(stream, reclaimer, dry_run=dry_run)
+            async for found in self._reclaim_lane(stream, reclaimer, dry_run, deadline or math.inf)
         ]
 
     async def _reclaim_lane(
-        self, stream: str, reclaimer: str, *, dry_run: bool
+        self,
+        stream: str,
+        reclaimer: str,
+        dry_run: bool,
+        deadline: float,  # noqa: FBT001
     ) -> AsyncIterator[Reclaimed]:
         cursor = "-"
-        while cursor:
+        while cursor and time.monotonic() < deadline:
             _, next_cursor, *rows = await self.connection.run(
                 "reclaim",
                 keys={"stream": stream},
