@@ -374,8 +374,13 @@ class JobQueue(ABC):
         """Make due delayed jobs runnable: one bounded step."""
 
     @abstractmethod
-    async def reclaim(self, reclaimer: str, *, dry_run: bool = False) -> list[Reclaimed]:
-        """Take over the jobs of dead workers: one walk through what is pending."""
+    async def reclaim(
+        self, reclaimer: str, *, dry_run: bool = False, deadline: float | None = None
+    ) -> list[Reclaimed]:
+        """Take over the jobs of dead workers: one walk through what is pending, in bounded steps.
+
+        No step is begun after `deadline`, a time of `time.monotonic()`.
+        """
 
     @abstractmethod
     async def purge(

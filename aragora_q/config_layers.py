@@ -76,13 +76,15 @@ def using_file(path: Path | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Layers:
-    """All that files and environment set, the winning layer's value each, and the files that were read.
+    """All that files and environment set, the winning layer's value each, and the files it took.
 
     An agent's settings are one value under `agents.<name>`: the layers add agents up.
     """
 
     settings: dict[str, Setting]
     files: list[Path]
+    ignored: list[Path]
+    """./aragora-q.toml, where it is another user's."""
 
     def values(self) -> dict[str, Any]:
         """As `QueueConfig` takes them."""
@@ -112,7 +114,7 @@ def read_layers(fields: Mapping[str, FieldInfo]) -> Layers:
     """
     faults: list[str] = []
     settings: dict[str, Setting] = {}
-    files = _files()
+    files, ignored = _files()
     for path in files:
         settings |= _file_layer(path, fields, faults)
     settings |= _secret_files(faults)
@@ -121,7 +123,7 @@ def read_layers(fields: Mapping[str, FieldInfo]) -> Layers:
         raise ConfigError(
             "\n".join(faults), hint="aragora-q.toml and the documentation list all settings"
         )
-    return Layers(settings, files)
+    return Layers(settings, files, ignored)
 
 
 class LayersSource(PydanticBaseSettingsSource):
@@ -207,19 +209,30 @@ def environment_name(setting: str) -> str:
     return ENVIRONMENT_NAMES.get(setting, f"ARAGORA_QUEUE_{setting.upper()}")
 
 
-def _files() -> list[Path]:
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+def _files() -> tuple[list[Path], list[Path]]:
+    """The files to read, lowest layer first, and those that lie there but are not trusted."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - a user without a home is no error here
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     paths = [
         SYSTEM_DIRECTORY / FILE_NAME,
         *sorted((SYSTEM_DIRECTORY / "conf.d").glob("*.toml")),
         config_home / "aragora-q" / FILE_NAME,
-        Path(FILE_NAME),
     ]
-    found = [path for path in paths if path.is_file()]
-    if found and found[-1] == Path(FILE_NAME) and not _is_trusted(found[-1]):
-        found.pop()
+    found = [path for path in paths if _is_there(path)]
+    ignored: list[Path] = []
+    here = Path(FILE_NAME)
+    if here.is_file():
+        (found if _is_trusted(here) else ignored).append(here)
     extra = _extra_file.get()
-    return [*found, extra] if extra is not None else found
+    return ([*found, extra] if extra is not None else found), ignored
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file, or something that keeps us from knowing: reading it will tell."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def _is_trusted(path: Path) -> bool:

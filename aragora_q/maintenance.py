@@ -55,7 +55,7 @@ async def reap_pass(
     `dry_run` only tells what reclaim would take. The budget is looked at between steps.
     """
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    report = ReapReport(taken=await queue.reclaim(reclaimer, dry_run=dry_run))
+    report = ReapReport(taken=await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline))
     if dry_run:
         return report
     if not _is_past(deadline):

@@ -194,15 +194,18 @@ class RedisStreamsQueue(JobQueue):
         return [
             found
             for stream in self._keys.streams
-            async for found in self._reclaim_lane(stream, reclaimer, dry_run, deadline or math.inf)
+            async for found in self._reclaim_lane(
+                stream, reclaimer, dry_run=dry_run, deadline=deadline or math.inf
+            )
         ]
 
     async def _reclaim_lane(
         self,
         stream: str,
         reclaimer: str,
+        *,
         dry_run: bool,
-        deadline: float,  # noqa: FBT001
+        deadline: float,
     ) -> AsyncIterator[Reclaimed]:
         cursor = "-"
         while cursor and time.monotonic() < deadline:

@@ -60,6 +60,8 @@ def check(*, config: ConfigFile = None) -> None:
     _, layers = _read(config)
     names = sorted(layers.settings)
     output.line(f"right: {output.count(len(names), 'setting')} set, all others have their defaults")
+    for path in layers.ignored:
+        output.note(f"ignored: {path} belongs to another user")
     for name in names:
         output.line(f"  {name:<28}{layers.settings[name].origin}")
 

@@ -4,6 +4,7 @@ import tomllib
 
 import pytest
 
+from aragora_q import config_layers
 from aragora_q.config import QueueConfig
 
 SECRET = "hush-hush"
@@ -65,3 +66,12 @@ def test_check_names_all_that_is_wrong(invoke, tmp_path):
     assert f"concurrency = 0 ({path}:1)" in ended.err
     assert f"retry_base_delay = 'x' ({path}:2)" in ended.err
     assert invoke("config", "check", "--config", tmp_path / "none.toml").code == 78
+
+
+def test_check_tells_of_a_file_that_does_not_count(invoke, tmp_path, monkeypatch):
+    """./aragora-q.toml of another user is ignored, and check says so."""
+    (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")
+    monkeypatch.setattr(config_layers, "_is_trusted", lambda _: False)
+    ended = invoke("config", "check")
+    assert (ended.code, "7" in ended.out) == (0, False)
+    assert "ignored: aragora-q.toml belongs to another user" in ended.err

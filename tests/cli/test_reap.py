@@ -10,6 +10,8 @@ import servers
 from stage import Stage
 from waiting import wait_until_sync
 
+from aragora_q.maintenance import reap_pass
+
 STEM = "aragora:queue:debates:"
 
 
@@ -70,6 +72,22 @@ def test_a_pass_does_what_the_dry_run_said(invoke, dead_workers_jobs, raw):
     assert raw.zrange(f"{STEM}workers", 0, -1) == []
     assert (done["complete"], done["skipped"]) == (True, False)
     assert invoke("stats", "--json").object["last_reap_at"] > 1_600_000_000_000
+
+
+def test_the_budget_bounds_a_pass(redis_url, raw, dead_workers_jobs):
+    """Its time over, a pass takes no further step, and says that there is more to do; the next goes on."""
+    dead_workers_jobs("lost")
+
+    async def passes():
+        stage = Stage(redis_url, raw=raw)
+        try:
+            return [await reap_pass(stage.queue, "reaper", budget_seconds=s) for s in (0, 60)]
+        finally:
+            await stage.queue.close()
+
+    short, long = asyncio.run(passes())
+    assert (short.taken, short.is_complete) == ([], False)
+    assert ([each.id for each in long.taken], long.is_complete) == (["lost"], True)
 
 
 def test_a_second_pass_at_the_same_time_says_so_and_is_fine(invoke, raw):

@@ -1,6 +1,7 @@
 """Where settings come from: which layer wins, what each origin says, what is refused, what stays secret."""
 
 import os
+import pwd
 
 import pytest
 
@@ -215,6 +216,33 @@ def test_a_strangers_file_in_the_current_directory_is_ignored(layers, monkeypatc
     if os.geteuid() == 0:
         os.chown(path, 4243, 4243)
     monkeypatch.setattr(config_layers.os, "geteuid", lambda: 4242)
+    assert layers.config().concurrency == 3
+
+
+def test_a_file_that_may_not_be_looked_at_is_told(layers, monkeypatch):
+    """/etc/aragora-q closed to us: its settings are not silently left out."""
+    path = layers.system("concurrency = 7")
+    refuse = PermissionError(13, "Permission denied")
+    for name in ("is_file", "read_text"):
+        original = getattr(type(path), name)
+
+        def closed(self, *args, original=original, **options):
+            if self == path:
+                raise refuse
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(type(path), name, closed)
+    assert layers.error() == f"{path}: Permission denied"
+
+
+def test_a_user_without_a_home(layers, monkeypatch):
+    """In a container with a made-up user id there is neither HOME nor an entry in passwd: no error."""
+    monkeypatch.delenv("HOME")
+
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert layers.config().concurrency == 3
 
 
