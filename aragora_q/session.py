@@ -39,6 +39,9 @@ MAX_DEFERRAL_SECONDS = 6 * 3600
 MAX_ERROR_CHARS = 2_000
 MAX_PROGRESS_BYTES = 4_096
 MAX_JOURNAL_BYTES = 4 * 1024 * 1024
+START_BYTES = 32 * 1024 * 1024
+"""How much the payloads of jobs that start together may weigh at most: they come in one reply."""
+
 RECORD_TTL_MS = 86_400_000
 """How long a dead worker's record stays for operators to read."""
 
@@ -53,6 +56,8 @@ class RedisWorkerSession(WorkerSession):
         self._keys = connection.keys
         self._worker_key = {"worker": connection.keys.worker(identity.worker_id)}
         self._retention_ms = connection.config.retention_ms
+        largest = connection.config.max_payload_bytes
+        self._start_limit = max(1, min(BATCH_LIMIT, START_BYTES // largest))
 
     async def register(self, info: Mapping[str, str], *, dead_boot_id: str = "") -> float:
         word, *left_ms = await self._connection.run(
@@ -87,7 +92,7 @@ class RedisWorkerSession(WorkerSession):
             holder=self.identity.holder,
             boot_id=self.identity.boot_id,
             lease_ms=self.lease_ms,
-            limit=min(limit, BATCH_LIMIT),
+            limit=min(limit, self._start_limit),
             low_first=int(low_first),
             max_attempts=self._connection.config.retry_max_attempts,
             retention_ms=self._retention_ms,

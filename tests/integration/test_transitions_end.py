@@ -247,6 +247,16 @@ async def test_ends_without_its_stream(stage):
     assert (await stage.started(session)).id == "j3"
 
 
+async def test_large_payloads_start_few_at_a_time(new_stage):
+    """Where payloads may be huge, a start brings as many as fit into one reply; the next goes on."""
+    stage = new_stage(claim_idle_ms=60_000, max_payload_bytes=16 * 1024 * 1024)
+    session = await stage.worker()
+    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(5)])
+    fetched = [await session.start(5) for _ in range(4)]
+    assert [len(each.jobs) for each in fetched] == [2, 2, 1, 0]
+    assert [each.resume_from is None for each in fetched] == [True, True, False, False]
+
+
 async def test_large_results_travel_in_small_lots(new_stage):
     """Many megabytes of payloads or results go in several calls, so that a slow link gets each through."""
     stage = new_stage(claim_idle_ms=60_000)
