@@ -322,12 +322,16 @@ class SyncLink:
 
 
 def _sync_client(address: Address, options: dict[str, Any]) -> Any:
-    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    plain = {name: value for name, value in options.items() if name not in tls}
     host, port = address
-    return redis.Redis(
-        host=host, port=port, ssl=bool(tls), **tls, **plain, retry=Retry(NoBackoff(), 0)
+    is_tls = any(name.startswith("ssl_") for name in options)
+    pool = redis.ConnectionPool(
+        connection_class=_SyncTls if is_tls else redis.Connection,
+        host=host,
+        port=port,
+        **options,
+        retry=Retry(NoBackoff(), 0),
     )
+    return redis.Redis.from_pool(pool)
 
 
 def _hasty() -> dict[str, float]:
@@ -342,3 +346,12 @@ def _texts(reply: Any) -> dict[str, str]:
     """Name-value pairs as redis-py may hand them over: a mapping, or a flat list."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     return {_text(name): _text(value) for name, value in pairs}
+
+
+class _SyncTls(redis.SSLConnection):
+    """TCP with TLS for a thread. redis-py takes whatever a new connection has to read for a stray reply
+    and gives it up; with TLS 1.3 it is a session ticket. One that was closed fails when it is used.
+    """
+
+    def can_read(self, timeout: float = 0) -> bool:  # noqa: ARG002 - the base class' signature
+        return False

@@ -33,7 +33,7 @@ class _Topology:
         return servers.Server(servers.debian_redis(), *args).start()
 
     def raw(self):
-        return self.server.client()
+        return self.server.client(encoding_errors="surrogateescape")
 
     def stop(self):
         self.server.stop()
@@ -155,7 +155,9 @@ class Acl(_Topology):
         self.url = f"redis://queue:{quote(PASSWORD, safe='')}@127.0.0.1:{self.server.port}"
 
     def raw(self):
-        return self.server.client(username="admin", password="admin")
+        return self.server.client(
+            username="admin", password="admin", encoding_errors="surrogateescape"
+        )
 
 
 class Sentinels:

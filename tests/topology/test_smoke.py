@@ -88,3 +88,14 @@ def test_a_worker_drains_and_signs_off(topology, worker_process):
     raw = topology.raw()
     assert raw.zcard("aragora:queue:debates:workers") == 0
     raw.close()
+
+
+async def test_the_lease_keeper_over_tls(shared, staged):
+    """A ticket that TLS 1.3 sends after the handshake is no stray reply: every new connection renews."""
+    stage = staged(shared("tls"))
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    for _ in range(30):
+        assert stage.renew(session, job).gone == {}
+    await stage.end(session, job, Completed(b"{}"))
