@@ -7,6 +7,7 @@ back with `DebateJobPayload.from_dict`. Knows nothing of queues, Redis or models
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeGuard
@@ -244,7 +245,9 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _is_positive_number(value: object) -> bool:
-    return _is_number(value) and value > 0
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 < value < math.inf
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:

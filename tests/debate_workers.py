@@ -52,8 +52,12 @@ class Workers:
 def _fork_on_demand():
     from aragora_q import launcher
     from aragora_q.config import QueueConfig
-    from aragora_q.executors.debate import llm  # noqa: F401 - what takes long, once for all
+    from aragora_q.executors import debate
 
+    # Building agents imports what takes two seconds; here once for all.
+    nowhere = {"base_url": "http://127.0.0.1:9", "api_key_env": "STUB_KEY"}
+    models = {api: {"model": f"{api}:m", **nowhere} for api in ("openai", "anthropic")}
+    debate.create(QueueConfig(agents=models))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are not waited for
     for line in sys.stdin:
         settings = json.loads(line)

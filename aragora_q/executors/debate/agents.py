@@ -159,7 +159,7 @@ def _is_built_in(model: str) -> bool:
 def _model(name: str, behind: AgentConfig) -> Agent:
     """Build a model's agent. Slow: it imports what it needs. Raises PermanentError."""
     if not find_spec("pydantic_ai"):
-        raise PermanentError(f"agent {name} needs an extra that is not installed", hint=LLM_HINT)
+        raise PermanentError(f"{behind.model} needs an extra that is not installed", hint=LLM_HINT)
     key, is_small = None, behind.model.startswith("local:")
     if is_small:
         from aragora_q.executors.debate import local  # noqa: PLC0415
@@ -168,7 +168,7 @@ def _model(name: str, behind: AgentConfig) -> Agent:
     elif behind.api_key_env is not None:
         key = os.environ.get(behind.api_key_env)
         if not key:
-            raise PermanentError(f"agent {name}: the environment has no {behind.api_key_env}")
+            raise PermanentError(f"{behind.model}: the environment has no {behind.api_key_env}")
     from aragora_q.executors.debate import llm  # noqa: PLC0415 - three seconds, for real models only
 
     return llm.ModelAgent(name, behind, key, is_small=is_small)

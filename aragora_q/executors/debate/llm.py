@@ -72,9 +72,7 @@ class ModelAgent:
         try:
             self._model = _build(behind, key)
         except (UserError, ImportError, ValueError) as error:
-            raise PermanentError(
-                f"agent {name} ({behind.model}): {_first_sentence(error)}"
-            ) from None
+            raise PermanentError(f"{behind.model}: {_first_sentence(error)}") from None
         self._settings = ModelSettings(
             timeout=behind.timeout_seconds,
             request_timeout=behind.timeout_seconds * 1.5,
