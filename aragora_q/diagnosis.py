@@ -20,7 +20,7 @@ from aragora_q.config import QueueConfig
 from aragora_q.config_layers import ENVIRONMENT_NAMES, SECRETS, read_layers
 from aragora_q.connection import COMMAND_TIMEOUT_SECONDS
 from aragora_q.consistency import PROBLEMS, Examination
-from aragora_q.errors import AccessDenied, AragoraQError
+from aragora_q.errors import AccessDenied, AragoraQError, ServerUnsuitable
 from aragora_q.server import ServerFacts, check_server
 from aragora_q.streams import RedisStreamsQueue
 
@@ -47,12 +47,20 @@ class Finding:
 
 
 async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
-    """Everything but the data. Raises RedisUnreachable and AccessDenied when nothing can be asked."""
+    """Everything but the data. Raises RedisUnreachable and AccessDenied when nothing can be asked.
+
+    A finding of the check `server` is the last: on such a server nothing else can be judged.
+    """
     for found in (*_of_settings(queue.config), *_of_environment(), *_of_unit(queue.config)):
         yield found
     info = await queue.connection.execute("INFO")
     facts = ServerFacts.from_info(info)
-    async for found in _of_server(queue, facts, info):
+    try:
+        await check_server(queue.connection)
+    except ServerUnsuitable as error:
+        yield Finding("error", "server", str(error), error.hint)
+        return
+    for found in _of_server(queue.config, facts, info):
         yield found
     async for found in _of_clock(queue):
         yield found
@@ -62,15 +70,11 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         yield found
 
 
-async def _of_server(
-    queue: RedisStreamsQueue, facts: ServerFacts, info: Mapping[str, Any]
-) -> AsyncIterator[Finding]:
-    try:
-        await check_server(queue.connection)
-    except AragoraQError as error:
-        yield Finding("error", "server", str(error), error.hint)
+def _of_server(
+    config: QueueConfig, facts: ServerFacts, info: Mapping[str, Any]
+) -> Iterator[Finding]:
     if facts.eviction_policy != "noeviction":
-        severity: Severity = "warning" if queue.config.allow_eviction else "error"
+        severity: Severity = "warning" if config.allow_eviction else "error"
         yield Finding(severity, "eviction",
                       f"maxmemory-policy is {facts.eviction_policy}: Redis may delete jobs when it is full",
                       "CONFIG SET maxmemory-policy noeviction, and in redis.conf")  # fmt: skip
@@ -84,8 +88,8 @@ async def _of_server(
     if facts.max_bytes and facts.used_bytes > 0.9 * facts.max_bytes:
         yield Finding("error", "memory", f"{facts.used_bytes / facts.max_bytes:.0%} of maxmemory is in use",
                       "purge, let workers drain, or raise maxmemory")  # fmt: skip
-    if queue.config.claim_idle_ms < COMMAND_TIMEOUT_SECONDS * 1000:
-        yield Finding("warning", "lease", f"claim_idle_ms is {queue.config.claim_idle_ms}, and a command to "
+    if config.claim_idle_ms < COMMAND_TIMEOUT_SECONDS * 1000:
+        yield Finding("warning", "lease", f"claim_idle_ms is {config.claim_idle_ms}, and a command to "
                       f"Redis may take {COMMAND_TIMEOUT_SECONDS:.0f} s: a short stall costs leases",
                       "claim_idle_ms = 60000")  # fmt: skip
 

@@ -108,9 +108,13 @@ async def _examine(
     queue = RedisStreamsQueue(settings)
     try:
         findings = [each async for each in diagnosis.check_all(queue)]
-        seen = await _walk(consistency.examine(
-            queue.connection, resume_at=resume_at, budget_seconds=budget_seconds
-        ))  # fmt: skip
+        if any(each.check == "server" for each in findings):
+            return findings, consistency.Examination(stopped_at=resume_at)
+        seen = await _walk(
+            consistency.examine(
+                queue.connection, resume_at=resume_at, budget_seconds=budget_seconds
+            )
+        )
     finally:
         await queue.close()
     return [*findings, *diagnosis.of_data(seen, repaired=False)], seen

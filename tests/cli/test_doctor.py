@@ -4,6 +4,7 @@ import asyncio
 
 import invariants
 import pytest
+import servers
 from stage import Stage
 
 from aragora_q import diagnosis
@@ -279,6 +280,21 @@ class TestAround:
         told = " ".join(each["evidence"] for each in found)
         assert "cannot be a producer: may not xadd, zadd" in told
         assert "stats" not in told
+
+    def test_a_server_too_old_is_the_last_finding(self, invoke):
+        """What is too old for our scripts is told, with the remedy; the data is not judged."""
+        try:
+            server = servers.Server(servers.redis62()).start()
+        except servers.Unavailable as reason:
+            pytest.skip(str(reason))
+        try:
+            ended = invoke("doctor", "--json", "--redis-url", server.url)
+        finally:
+            server.stop()
+        [found] = ended.object["findings"]
+        assert (ended.code, found["severity"], found["check"]) == (1, "error", "server")
+        assert "too old" in found["evidence"]
+        assert "upgrade" in found["remedy"]
 
     def test_no_server_is_no_finding(self, invoke):
         """There is nothing to examine: exit 69, as everywhere."""
