@@ -1,0 +1,116 @@
+"""The units as they run: the package on a Debian with systemd as process 1."""
+
+import json
+
+import pytest
+from waiting import wait_until_sync
+
+pytestmark = pytest.mark.timeout(600)
+
+WORKER = "aragora-q-worker@1"
+PASSWORD_FILE = "/etc/credstore/aragora-q.redis-password"
+
+
+@pytest.fixture(scope="module")
+def redis(machine):
+    """A Redis with a password, of which services know by their credential alone."""
+    # A worker that is started before its server waits: this is the first claim, checked below.
+    machine(f"umask 077; printf 'correct horse' > {PASSWORD_FILE}")
+    machine("printf 'ARAGORA_QUEUE_CLAIM_IDLE_MS=4000\\n' > /etc/default/aragora-q")
+    machine(f"systemctl start {WORKER}")
+    before = machine(f"systemctl is-active {WORKER}")
+    machine("printf 'requirepass \"correct horse\"\\n' >> /etc/redis/redis.conf")
+    # Debian's own unit asks for more than a container grants.
+    machine("redis-server /etc/redis/redis.conf --daemonize yes --dir /tmp --logfile ''")
+    return before
+
+
+def cli(machine, command):
+    return machine(f"REDIS_PASSWORD_FILE={PASSWORD_FILE} aragora-q {command}")
+
+
+def pid(machine):
+    return int(machine(f"systemctl show --property MainPID --value {WORKER}"))
+
+
+def test_worker_waits_for_redis(machine, redis):
+    """A worker started while Redis is away is READY, and takes up work when Redis is there: with the
+    password from its credential, and the name that its unit gives it.
+    """
+    assert redis == "active"
+    job = cli(machine, "enqueue 'Is it on?' --agents demo:a,demo:b --rounds 1 --quiet")
+    cli(machine, f"wait {job} --timeout 60")
+    assert machine("stat -c '%U %a' " + PASSWORD_FILE) == "root 600"
+    [worker] = json.loads(cli(machine, "stats --json"))["workers"]
+    assert worker["id"].endswith("-1")
+
+
+def test_stuck_worker_is_replaced(machine, redis):
+    """A worker that no longer moves misses its watchdog, is killed and started anew."""
+    stuck = pid(machine)
+    machine(
+        f"mkdir -p /run/systemd/system/{WORKER}.service.d;"
+        f" printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/{WORKER}.service.d/t.conf;"
+        f" systemctl daemon-reload; systemctl restart {WORKER}"
+    )
+    stuck = pid(machine)
+    machine(f"kill -STOP {stuck}")
+    wait_until_sync(lambda: pid(machine) not in {0, stuck}, 60, "a new worker")
+    wait_until_sync(
+        lambda: machine(f"systemctl is-active {WORKER} || true") == "active", 30, "READY"
+    )
+    assert "watchdog" in machine(f"journalctl --no-pager --unit {WORKER}").lower()
+
+
+def test_timer_reaps(machine, redis):
+    """The reap timer fires, and its pass goes well: the queue knows when."""
+    assert json.loads(cli(machine, "stats --json"))["last_reap_at"] is None
+    machine("systemctl start aragora-q-reap.timer")
+    wait_until_sync(
+        lambda: json.loads(cli(machine, "stats --json"))["last_reap_at"], 60, "a pass of the timer"
+    )
+    machine("systemctl start aragora-q-purge.service")
+    assert json.loads(cli(machine, "stats --json"))["last_purge_at"]
+
+
+def test_exporter_serves(machine, redis):
+    """The exporter is up, healthy, and shows the worker."""
+    machine("systemctl start aragora-q-exporter")
+    assert machine("aragora-q health 127.0.0.1:9474") == "ok"
+    assert machine("aragora-q health 127.0.0.1:9711") == "ok"
+
+
+def test_stop_drains(machine, redis):
+    """`systemctl stop` lets a running job finish, and calls the stop a success."""
+    machine(
+        f"printf '[Service]\\nEnvironment=ARAGORA_QUEUE_EXECUTOR=command"
+        f" \"ARAGORA_QUEUE_EXEC_COMMAND=sh -c \\'sleep 3; echo {{}}\\'\"\\n'"
+        f" > /run/systemd/system/{WORKER}.service.d/t.conf;"
+        f" systemctl daemon-reload; systemctl restart {WORKER}"
+    )
+    job = cli(machine, "enqueue 'Slow?' --agents demo:a,demo:b --quiet")
+
+    def state():
+        return json.loads(cli(machine, f"status {job} --json"))["status"]
+
+    wait_until_sync(lambda: state() == "processing", 30, "the job to run")
+    machine(f"systemctl stop {WORKER}")
+    assert state() == "completed"
+    assert machine(f"systemctl show --property Result --value {WORKER}") == "success"
+
+
+def test_package_upgrades_and_goes(machine, redis):
+    """Installed again it goes on; purged it leaves no file, no unit, no process."""
+    machine(f"systemctl enable --now {WORKER}")
+    machine("dpkg --install /packages/*.deb")
+    wait_until_sync(
+        lambda: machine(f"systemctl is-active {WORKER} || true") == "active", 30, "the worker"
+    )
+    machine("dpkg --purge aragora-q")
+    left = machine(
+        "find / -xdev -path /proc -prune -o -path /sys -prune -o"
+        " -name '*aragora[-_]q*' -not -path '/run/*' -not -path '/etc/default/*'"
+        " -not -path '/etc/credstore/*' -not -path '/tmp/*' -not -path '/var/*' -print"
+    )
+    assert left == ""
+    assert machine("pgrep -f bin/aragora-q || true") == ""
