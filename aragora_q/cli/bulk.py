@@ -119,6 +119,7 @@ class Intake:
         self._queue = queue
         self._defaults = defaults
         self._quiet = quiet
+        self._known_agents: set[str] = set()
         self.tally = tally
         # Escapes may make JSON longer than the payload it says; far longer, it cannot be one.
         self._most_bytes = 4 * queue.config.max_payload_bytes + READ_BYTES
@@ -163,6 +164,19 @@ class Intake:
             batch = items[start : start + BATCH_LINES]
             await self._enqueue(list(enumerate(batch, start + 1)), lambda item: item)
 
+    def _check_agents(self, payload: Mapping[str, Any]) -> None:
+        """Raise PayloadInvalid for a debate with an agent that nobody knows; each is looked up once."""
+        agents = payload.get("agents")
+        if not isinstance(agents, list) or "question" not in payload:
+            return  # no debate
+        if self._queue.config.executor != "debate":
+            return
+        from aragora_q.executors.debate import check_agents  # noqa: PLC0415
+
+        unseen = set(map(str, agents)) - self._known_agents
+        check_agents(unseen, self._queue.config)
+        self._known_agents |= unseen
+
     async def _enqueue(self, lines: Sequence[tuple[int, Any]], read: Callable[[Any], Any]) -> None:
         results: list[dict[str, Any]] = []
         jobs: list[tuple[int, Job]] = []
@@ -171,6 +185,7 @@ class Intake:
             try:
                 job = job_of(read(line), self._defaults)
                 self._queue.check(job)
+                self._check_agents(job.payload)
             except PayloadInvalid as error:
                 results[-1]["error"] = self._refused(number, error)
             else:

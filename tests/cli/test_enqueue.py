@@ -263,3 +263,20 @@ def test_too_little_durability_prints_the_id_and_asks_to_try_again(own_server, i
     assert one.code == many.code == 75
     assert one.object == {"id": "one", "created": True, "durable": False}
     assert many.object == {"line": 1, "id": "two", "created": True, "durable": False}
+
+
+def test_an_agent_that_nobody_knows_is_refused_before_it_costs_a_worker(invoke, monkeypatch):
+    """By name, with the nearest known one; other lines go in, and so does what is no debate."""
+    ended = invoke("enqueue", "Tea?", "--agents", "demo,cluade")
+    assert ended.code == 65
+    assert "unknown agent 'cluade'" in ended.err
+    assert "did you mean 'claude'?" in ended.err
+    unknown = {"question": "Tea?", "agents": ["demo", "cluade"]}
+    ended = invoke(
+        "enqueue", "-", stdin=lines(DEBATE, unknown, {"payload": {"question": 1, "agents": 3}})
+    )
+    assert ended.code == 3
+    assert "unknown agent 'cluade'" in ended.objects[1]["error"]
+    assert [each.get("created") for each in ended.objects] == [True, None, True]
+    monkeypatch.setenv("ARAGORA_AGENT_MINE", "demo")
+    assert invoke("enqueue", "Tea?", "--agents", "demo,mine").code == 0
