@@ -23,7 +23,12 @@ SLIM = [
 def run(*command, timeout=300, **options):
     """Run to the end; a failure shows what was said."""
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=timeout, **options
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
     )
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout

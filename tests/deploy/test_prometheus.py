@@ -114,7 +114,15 @@ def scraped(tmp_path_factory):
         url = f"http://127.0.0.1:{prometheus}"
         wait_until_sync(lambda: value(url, 'up{job="aragora-q-workers"} == 1'), 60, "a scrape")
         for question in ("One?", "Two?", "Three?"):
-            call("enqueue", question, "--agents", "demo:a,demo:b", "--wait", "--timeout", "30")
+            call(
+                "enqueue",
+                question,
+                "--agents",
+                "demo:bold,demo:careful",
+                "--wait",
+                "--timeout",
+                "30",
+            )
         yield url, f"http://127.0.0.1:{worker}", f"http://127.0.0.1:{exporter}"
     finally:
         for process in started:

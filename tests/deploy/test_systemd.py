@@ -38,7 +38,7 @@ def test_worker_waits_for_redis(machine, redis):
     password from its credential, and the name that its unit gives it.
     """
     assert redis == "active"
-    job = cli(machine, "enqueue 'Is it on?' --agents demo:a,demo:b --rounds 1 --quiet")
+    job = cli(machine, "enqueue 'Is it on?' --agents demo:bold,demo:careful --rounds 1 --quiet")
     cli(machine, f"wait {job} --timeout 60")
     assert machine("stat -c '%U %a' " + PASSWORD_FILE) == "root 600"
     [worker] = json.loads(cli(machine, "stats --json"))["workers"]
@@ -88,7 +88,7 @@ def test_stop_drains(machine, redis):
         f" > /run/systemd/system/{WORKER}.service.d/t.conf;"
         f" systemctl daemon-reload; systemctl restart {WORKER}"
     )
-    job = cli(machine, "enqueue 'Slow?' --agents demo:a,demo:b --quiet")
+    job = cli(machine, "enqueue 'Slow?' --agents demo:bold,demo:careful --quiet")
 
     def state():
         return json.loads(cli(machine, f"status {job} --json"))["status"]
