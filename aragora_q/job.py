@@ -32,7 +32,8 @@ class DebateJobPayload:
     `agents` are names from the configuration's `[agents]` table or model strings; the same agent
     may sit twice. `rounds` 0 is a plain vote on independent answers. `timeout_seconds` bounds the
     debate from the start of its first attempt: at 80 % of it no new round begins. `max_tokens` is a
-    budget of tokens, input and output: no round begins that, with the vote after it, would not fit.
+    budget of tokens, input and output, `max_cost_usd` one of money, as far as prices are known: no
+    round begins that, with the vote after it, would not fit.
     `judge` is the agent that decides in consensus mode `judge` (default: the first one), `weights`
     are the agents' in mode `weighted` (default 1). `transcript` asks for all that was said.
     `metadata` travels with the job untouched.
@@ -44,6 +45,7 @@ class DebateJobPayload:
     consensus: str = "majority"
     timeout_seconds: float | None = None
     max_tokens: int | None = None
+    max_cost_usd: float | None = None
     judge: str | None = None
     weights: dict[str, float] = field(default_factory=dict)
     transcript: bool = False
@@ -82,6 +84,10 @@ class DebateJobPayload:
     def _validate_vote(self) -> None:
         if self.max_tokens is not None:
             _check_range("max_tokens", self.max_tokens, MAX_TOKENS_RANGE)
+        if self.max_cost_usd is not None and not _is_positive_number(self.max_cost_usd):
+            raise PayloadInvalid(
+                f"max_cost_usd must be a number above 0, got {self.max_cost_usd!r:.100}"
+            )
         if self.judge is not None and not _is_agent(self.judge):
             raise PayloadInvalid(f"judge must be the name of an agent, got {self.judge!r:.100}")
         if not isinstance(self.transcript, bool):
@@ -170,6 +176,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     delay_seconds: float = 0.0,
     timeout_seconds: float | None = None,
     max_tokens: int | None = None,
+    max_cost_usd: float | None = None,
     judge: str | None = None,
     weights: Mapping[str, float] | None = None,
     transcript: bool = False,
@@ -186,6 +193,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         consensus=consensus,
         timeout_seconds=timeout_seconds,
         max_tokens=max_tokens,
+        max_cost_usd=max_cost_usd,
         judge=judge,
         weights=dict(weights or {}),
         transcript=transcript,

@@ -94,6 +94,19 @@ async def test_replies_come_in_the_form_asked_for(stub, new_agent, api):
     assert (await agent.reply(Vote("Tea?", ANSWERS))).value == {"choice": "A", "confidence": 70}
 
 
+@pytest.mark.parametrize(
+    ("api", "model"), [("openai", "gpt-5"), ("anthropic", "claude-sonnet-4-5")]
+)
+async def test_a_call_costs_what_the_price_list_says(stub, new_agent, api, model):
+    """Known models have a price, unknown ones none."""
+    from aragora_q.executors.debate import llm
+
+    known = llm.ModelAgent("tested", AgentConfig(**stub.agent(api, model)), "key")
+    unknown = llm.ModelAgent("tested", AgentConfig(**stub.agent(api, "nobody-sells-this")), "key")
+    assert (await unknown.reply(Propose("Tea?"))).cost_usd == 0
+    assert (await known.reply(Propose("Tea?"))).cost_usd > 0
+
+
 @pytest.mark.parametrize("api", APIS)
 async def test_a_fault_does_not_tell_the_key(new_stub, new_agent, api):
     """A provider may quote the key that it refuses; our error does not."""

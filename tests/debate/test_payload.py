@@ -25,6 +25,7 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"consensus": "majorty"}, "consensus is 'majorty', must be one of", "majority"),
         ({"timeout_seconds": 0}, "timeout_seconds must be a number above 0", ""),
         ({"max_tokens": 0}, "max_tokens: 0 is not", ""),
+        ({"max_cost_usd": 0}, "max_cost_usd must be a number above 0", ""),
         ({"judge": ""}, "judge must be the name of an agent", ""),
         ({"weights": {"dmeo": 2}}, "weights: 'dmeo' is none of the agents", "demo"),
         ({"weights": {"demo": -1}}, "weights: demo has -1", ""),
@@ -55,7 +56,7 @@ def test_a_payload_comes_back_as_it_went_in():
     """Fields that hold nothing are left out, zero rounds are not nothing."""
     job = create_debate_job(
         "Tea?", ["demo", "mine"], 0, "weighted", weights={"mine": 2.5}, transcript=True,
-        max_tokens=100, judge="mine", timeout_seconds=9, metadata={"a": 1},
+        max_tokens=100, max_cost_usd=0.5, judge="mine", timeout_seconds=9, metadata={"a": 1},
     )  # fmt: skip
     assert DebateJobPayload.from_dict(job.payload).to_dict() == job.payload
     assert job.payload["rounds"] == 0

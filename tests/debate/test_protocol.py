@@ -1,5 +1,7 @@
 """The course of a debate: phases, anonymity, early stop, drop-outs, quorum, bounds."""
 
+from dataclasses import replace
+
 import pytest
 
 from aragora_q.base import Completed, Failed, Retry
@@ -244,6 +246,20 @@ async def test_a_spent_budget_goes_to_the_vote(seat_scripted, run_debate):
         assert result["rounds_used"] == rounds
         used = result["token_usage"]["input_tokens"] + result["token_usage"]["output_tokens"]
         assert used <= budget
+
+
+async def test_a_cost_budget_counts_what_calls_cost(seat_scripted, run_debate):
+    """Calls of a cent: a round and a vote cost 9, so 13 cents allow one round after the proposals."""
+
+    def at_a_cent(text):
+        def reply(task):
+            return replace(saying(text)(task), cost_usd=0.01)
+
+        return reply
+
+    seat_scripted(ann=at_a_cent("a"), bob=at_a_cent("b"), cyd=at_a_cent("c"))
+    _, _, result = await run_debate(agents=THREE, rounds=4, max_cost_usd=0.13)
+    assert (result["rounds_used"], result["token_usage"]["requests"]) == (1, 12)
 
 
 async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(

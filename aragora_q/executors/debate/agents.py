@@ -65,7 +65,7 @@ def choose_agents(
         return _three(names), f"{', '.join(names)}: as your configuration says"
     if find_spec("pydantic_ai"):
         if paid := [name for name, key in KEYS.items() if os.environ.get(key)]:
-            text = "real models, paid with your keys, some cents a debate"
+            text = "real answers, paid with your key, some cents a debate"
             return _three(paid), f"{' and '.join(paid)}: {text}"
         if find_spec("xllamacpp") and (found := _local_model(say)):
             text = "a real but very small model on this machine; free, slow, and often wrong"

@@ -16,7 +16,7 @@ MAX_BYTES = 3_000_000
 """What the texts of a debate may come to: well below what a job's checkpoints may hold."""
 
 Entry = dict[str, Any]
-"""A finished call: `agent`, `in` and `out` (tokens), `value` (its reply; None: it was unusable)."""
+"""A finished call: `agent`; `in` and `out`, tokens; `usd`, its price; `value`, its reply (None: unusable)."""
 
 
 class Journal:
@@ -72,6 +72,10 @@ class Journal:
     def tokens(self) -> int:
         """Tokens of all finished calls."""
         return sum(entry["in"] + entry["out"] for entry in self._calls.values())
+
+    def cost_usd(self) -> float:
+        """Price of all finished calls, as far as it is known."""
+        return float(sum(entry["usd"] for entry in self._calls.values()))
 
     def usage(self) -> dict[str, int]:
         """`input_tokens`, `output_tokens`, `requests`, and the same per agent as `<agent>.<name>`."""

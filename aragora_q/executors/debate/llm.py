@@ -27,6 +27,7 @@ from pydantic_ai.exceptions import (
     UnexpectedModelBehavior,
     UserError,
 )
+from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider_class
 from pydantic_ai.settings import ModelSettings
@@ -83,9 +84,9 @@ class ModelAgent:
     async def reply(self, task: Task) -> Reply:
         """Ask the model once."""
         prompt = self._prompt_for(task)
-        usage = RunUsage()
+        usage, cost_usd = RunUsage(), 0.0
         try:
-            value = await self._ask(prompt, usage)
+            value, cost_usd = await self._ask(prompt, usage)
             if self._is_small and isinstance(task, Review):
                 value = {"points": value["text"], "best": None, "stop": False}
         except UnexpectedModelBehavior as error:
@@ -95,14 +96,14 @@ class ModelAgent:
             value = None  # it answered, but not in the form asked for
         except (ModelAPIError, UserError, TimeoutError, ConnectionError) as error:
             raise self._fault(error) from error
-        return Reply(value, usage.input_tokens, usage.output_tokens)
+        return Reply(value, usage.input_tokens, usage.output_tokens, cost_usd)
 
     def _prompt_for(self, task: Task) -> Prompt:
         if self._is_small:
             return small_prompt_for(task)
         return prompt_for(task, max_points_chars=self._max_tokens * POINTS_CHARS_PER_TOKEN)
 
-    async def _ask(self, prompt: Prompt, usage: RunUsage) -> dict[str, Any]:
+    async def _ask(self, prompt: Prompt, usage: RunUsage) -> tuple[dict[str, Any], float]:
         conversation: Conversation[None, Any] = Conversation(
             self._model,
             instructions=prompt.instructions or None,
@@ -111,8 +112,8 @@ class ModelAgent:
         )
         done = await conversation.run(prompt.text, model_settings=self._settings, usage=usage)
         if isinstance(done.output, BaseModel):
-            return done.output.model_dump()
-        return {"text": str(done.output).strip()}
+            return done.output.model_dump(), _cost_usd(done.response)
+        return {"text": str(done.output).strip()}, _cost_usd(done.response)
 
     def _form(self, form: type[BaseModel] | None) -> Any:
         """How the model is held to a form: by its own grammar where it has one, else by a tool."""
@@ -132,6 +133,14 @@ class ModelAgent:
     def _without_key(self, text: str) -> str:
         """`text`, short, and without the agent's key, which a provider may quote."""
         return (text.replace(self._key, "***") if self._key else text)[:MAX_FAULT_CHARS]
+
+
+def _cost_usd(response: ModelResponse) -> float:
+    """What a call cost by the provider's price list; 0 if the model is on none."""
+    try:
+        return float(response.cost().total_price)
+    except (LookupError, ValueError):
+        return 0.0
 
 
 def _may_pass(error: Exception) -> bool:

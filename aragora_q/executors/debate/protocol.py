@@ -156,19 +156,23 @@ class Debate:
         return picks
 
     def _may_open_round(self, number: int) -> bool:
-        """Whether time and tokens allow another round and the vote. One that was begun goes on."""
+        """Whether time and budgets allow another round and the vote. One that was begun goes on."""
         if self._journal.has_begun(f"r{number}."):
             return True
         if self._journal.has_begun("vote"):
             return False
-        limit, budget = self._payload.timeout_seconds, self._payload.max_tokens
+        limit = self._payload.timeout_seconds
         if limit is not None and self._elapsed_seconds() > limit * VOTE_AT:
             return False
-        if budget is None or not len(self._journal):
-            return True
-        used = self._journal.tokens()
-        ahead = used / len(self._journal) * 3 * len(self._seats.live)
-        return used + ahead <= budget
+        tokens, usd = self._journal.tokens(), self._journal.cost_usd()
+        return self._fits(tokens, self._payload.max_tokens) and self._fits(
+            usd, self._payload.max_cost_usd
+        )
+
+    def _fits(self, used: float, budget: float | None) -> bool:
+        """Whether a round and the vote, at the calls' average so far, stay within the budget."""
+        calls_ahead = 3 * len(self._seats.live)
+        return budget is None or used + used / len(self._journal) * calls_ahead <= budget
 
     def _options(self) -> dict[int, str]:
         """The different answers, each under the first seat that holds it."""

@@ -115,6 +115,7 @@ class Seats:
                 "agent": agent.name,
                 "in": reply.input_tokens,
                 "out": reply.output_tokens,
+                "usd": reply.cost_usd,
                 "value": reply.value and self._decoded(reply.value, labels),
             }
             await self._journal.put(call, entry)

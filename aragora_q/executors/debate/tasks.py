@@ -51,11 +51,15 @@ Task = Propose | Review | Revise | Vote
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as JSON data, and what it took. `value` None: it was not in the form asked for."""
+    """An answer as JSON data, and what it took. `value` None: it was not in the form asked for.
+
+    `cost_usd` is what the provider's price list says, 0 where no price is known.
+    """
 
     value: dict[str, Any] | None
     input_tokens: int = 0
     output_tokens: int = 0
+    cost_usd: float = 0.0
 
 
 class Agent(Protocol):
