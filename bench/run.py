@@ -18,6 +18,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 def main():
     program = find_server(sys.argv[1] if len(sys.argv) > 1 else None)
+    sizes = measures.Sizes(many=int(sys.argv[2])) if len(sys.argv) > 2 else measures.FULL
     load = os.getloadavg()[0]
     stand = Stand(program)
     info = stand.client.info("server")
@@ -25,7 +26,7 @@ def main():
     version = info.get("valkey_version") or info["redis_version"]
     rows = []
     try:
-        for figure in measures.run(stand, measures.FULL):
+        for figure in measures.run(stand, sizes):
             rows.append(figure.as_row())
             print(" | ".join(rows[-1]), flush=True)
     finally:
@@ -34,7 +35,8 @@ def main():
         (
             f"aragora-q {__version__}, {name} {version}, Python {platform.python_version()}, "
             f"{os.cpu_count()} cores, {dt.datetime.now(dt.UTC):%Y-%m-%d}; "
-            f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after."
+            f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after; "
+            f"{sizes.repeats} repetitions; few is {sizes.few:,} jobs, many {sizes.many:,}."
         ),
         "",
         "| " + " | ".join(figures.HEAD) + " |",
@@ -47,7 +49,7 @@ def main():
 
 HEADING = """# Results
 
-Written by `make bench` (`bench/run.py [SERVER]`): one section for each server it was run on. What the
+Written by `make bench` (`bench/run.py [SERVER [BACKLOG]]`): one section for each server it was run on. What the
 figures mean, and what was learned, is in [docs/performance.md](../docs/performance.md).
 """
 

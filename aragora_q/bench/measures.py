@@ -53,7 +53,7 @@ class Sizes:
     starts: int = 15
 
 
-FULL = Sizes(repeats=9, many=1_000_000, starts=25)
+FULL = Sizes(repeats=7, many=1_000_000)
 
 
 def run(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
@@ -207,7 +207,8 @@ def backlog(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
                 if len(first) < sizes.windows * sizes.few:
                     first += jobs
             many_stats = [_stats_ms(stand) for _ in range(sizes.windows)]
-        windows = list(batched(first[: sizes.windows * sizes.few], sizes.few))
+        # Wider windows: those of one long drain overlap by the jobs in flight, the few's stand alone.
+        windows = list(batched(first[: sizes.windows * sizes.few], sizes.few * 5 // 2))
         _await_completed(stand, first[-1])
     many = [_completed_rate(stand, window) for window in windows]
     yield Figure("deep_drain", many, [median(few[1:])] * len(many))

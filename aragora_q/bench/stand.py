@@ -1,4 +1,4 @@
-"""The stand: a private server on one core, with the process that measures; what is measured on the other.
+"""The stand: a private server on one core, what is measured on the other.
 
 Used by `measures`. The server is a real one, started for the run on a free loopback port, without
 AOF, its data in a directory that goes away with it.
@@ -52,7 +52,6 @@ class Stand:
 
     def __init__(self, program: str) -> None:
         self._cores = cores()
-        self._allowed = os.sched_getaffinity(0)
         self._directory = Path(tempfile.mkdtemp(prefix="aragora-q-bench-"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -64,8 +63,6 @@ class Stand:
         )  # fmt: skip
         self.client: Any = redis.Redis(port=self.port, protocol=2)
         self._await_server()
-        if self._cores:
-            os.sched_setaffinity(0, {self._cores[0]})  # the worker has its core for itself
 
     def _await_server(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -121,13 +118,11 @@ class Stand:
         return int(self.client.info("memory")["used_memory"])
 
     def close(self) -> None:
-        """Stop the server, and give this process its cores back."""
+        """Stop the server."""
         self.client.close()
         self._server.terminate()
         self._server.wait(STOP_SECONDS)
         shutil.rmtree(self._directory, ignore_errors=True)
-        if self._cores:
-            os.sched_setaffinity(0, self._allowed)
 
 
 class Worker:
