@@ -1,0 +1,60 @@
+"""docs/operations.md as its reader works through it, and the example of a redis.conf."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import servers
+
+TREE = Path(__file__).parents[2]
+BLOCKS = [
+    textwrap.dedent(block).strip()
+    for block in re.findall(
+        r"^ *```bash\n(.*?)^ *```$",
+        (TREE / "docs/operations.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+]
+
+
+@pytest.mark.timeout(600)
+def test_manual_works(machine):
+    """On a fresh machine with Redis and our package, every command of the manual succeeds, in order."""
+    machine("redis-server --daemonize yes --dir /tmp --logfile /tmp/redis.log --save ''")
+    assert len(BLOCKS) > 8
+    for block in BLOCKS:
+        code, output = machine.try_(f"set -e\n{block}")
+        assert code == 0, f"{block}\n{output}"
+
+
+def test_links_lead_somewhere():
+    """Every relative link of the manual and the runbooks points at a file."""
+    for page in [TREE / "docs/operations.md", *(TREE / "docs/runbooks").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_redis_accepts_our_file(own_server):
+    """The example is a valid configuration: it keeps a log, and deletes nothing."""
+    server = own_server("--include", str(TREE / "deploy/redis/redis.conf"))
+    with server.client() as client:
+        assert client.config_get("append*")["appendonly"] == "yes"
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_cron_lines_are_commands():
+    """The cron file names commands and options that exist."""
+    import subprocess
+    import sys
+
+    lines = (TREE / "deploy/cron.d/aragora-q").read_text().splitlines()
+    commands = [line.split("aragora-q  aragora-q ")[1] for line in lines if " aragora-q  " in line]
+    assert len(commands) == 2
+    for command in commands:
+        name, *options = command.split()
+        said = subprocess.run(
+            [sys.executable, "-m", "aragora_q", name, "--help"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert all(option in said for option in options)
