@@ -5,7 +5,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import servers
 
 TREE = Path(__file__).parents[2]
 BLOCKS = [
