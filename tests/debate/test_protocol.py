@@ -1,5 +1,6 @@
 """The course of a debate: phases, anonymity, early stop, drop-outs, quorum, bounds."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,19 @@ async def test_an_answer_is_cut_to_what_a_journal_can_hold(seat_scripted, run_de
     [kept] = [v["value"]["text"] for k, v in session.kept.items() if k.endswith("propose.0")]
     assert 1_000 < len(kept.encode()) <= 8_000
     assert set(kept) == {"ß"}
+
+
+async def test_text_that_is_no_unicode_does_no_harm(seat_scripted, run_debate):
+    """A model may send half a character; it is replaced, wherever it stands."""
+    seat_scripted(ann=saying("tea \ud800"), bob=saying("coffee"), cyd=saying("milk"))
+    outcome, session, _ = await run_debate(agents=THREE, rounds=1)
+    assert isinstance(outcome, Completed)
+    for kept in session.kept.values():
+        json.dumps(kept, ensure_ascii=False).encode()
+    [said] = [
+        entry["value"]["points"] for name, entry in session.kept.items() if "review.0" in name
+    ]
+    assert said == "tea ? is better"
 
 
 async def test_one_dead_provider_drops_its_agent_only(seat_scripted, run_debate):
@@ -294,9 +308,9 @@ async def test_a_debate_out_of_time_fails_for_good(run_debate, monkeypatch):
         await asyncio.Event().wait()
 
     monkeypatch.setattr(demo.DemoAgent, "reply", hang)
-    outcome, _, _ = await run_debate(agents=["demo"] * 2, timeout_seconds=0.3)
+    outcome, _, _ = await run_debate(agents=["demo"] * 2, timeout_seconds=0.5)
     assert isinstance(outcome, Failed)
-    assert "no decision within timeout_seconds (0.3)" in outcome.error
+    assert "no decision within timeout_seconds (0.5)" in outcome.error
 
 
 async def test_a_round_that_was_begun_goes_on_whatever_the_clock_says(seat_scripted, run_debate):

@@ -25,8 +25,11 @@ from aragora_q.job import DebateJobPayload, DebateResult
 MAX_ANSWER_BYTES = 8_000
 VOTE_AT = 0.8
 """The share of the time after which no new round begins."""
-FAIL_AT = 0.99
-"""The share of the time at which the debate fails: just before the worker would end the attempt."""
+END_EARLY = 0.01
+END_EARLY_SECONDS = 0.1
+"""How much before its time is up a debate fails, at least: the worker, which began to count a little
+earlier, would end the attempt by the same limit, and try again.
+"""
 LABELS = "ABCDEFGHIJKLMNOP"
 
 
@@ -60,9 +63,13 @@ class Debate:
         """Debate. Raises PermanentError, RetryLater or AgentUnavailable if it cannot be finished now."""
         await self._journal.open()
         limit = self._payload.timeout_seconds
-        left = None if limit is None else limit * FAIL_AT - self._elapsed_seconds()
+        left_seconds = None
+        if limit is not None:
+            left_seconds = (
+                limit - max(limit * END_EARLY, END_EARLY_SECONDS) - self._elapsed_seconds()
+            )
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(left_seconds):
                 return self._result(*await self._debate())
         except TimeoutError:
             raise PermanentError(f"no decision within timeout_seconds ({limit})") from None

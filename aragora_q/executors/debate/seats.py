@@ -130,7 +130,7 @@ class Seats:
         if "text" in value:
             value["text"] = _cut(value["text"], self._answer_bytes)
         if "points" in value:
-            value["points"] = value["points"][:MAX_POINTS_CHARS]
+            value["points"] = _cut(value["points"], MAX_POINTS_CHARS)
         return value
 
     async def _judge(self, phase: Phase, faults: Mapping[int, BaseException]) -> None:
