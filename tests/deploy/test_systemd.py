@@ -42,7 +42,7 @@ def test_worker_waits_for_redis(machine, redis):
     cli(machine, f"wait {job} --timeout 60")
     assert machine("stat -c '%U %a' " + PASSWORD_FILE) == "root 600"
     [worker] = json.loads(cli(machine, "stats --json"))["workers"]
-    assert worker["id"].endswith("-1")
+    assert worker["worker_id"].endswith("-1")
 
 
 def test_stuck_worker_is_replaced(machine, redis):
@@ -83,8 +83,11 @@ def test_exporter_serves(machine, redis):
 def test_stop_drains(machine, redis):
     """`systemctl stop` lets a running job finish, and calls the stop a success."""
     machine(
+        "printf '#!/bin/sh\\nsleep 3; echo {}\\n' > /usr/local/bin/slow; chmod +x /usr/local/bin/slow"
+    )
+    machine(
         f"printf '[Service]\\nEnvironment=ARAGORA_QUEUE_EXECUTOR=command"
-        f" \"ARAGORA_QUEUE_EXEC_COMMAND=sh -c \\'sleep 3; echo {{}}\\'\"\\n'"
+        f" ARAGORA_QUEUE_EXEC_COMMAND=/usr/local/bin/slow\\n'"
         f" > /run/systemd/system/{WORKER}.service.d/t.conf;"
         f" systemctl daemon-reload; systemctl restart {WORKER}"
     )
