@@ -45,6 +45,13 @@ class AgentConfig(BaseModel):
     timeout_seconds: float = Field(120.0, gt=0, le=3600)
     max_tokens: int = Field(8_000, ge=1)
 
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError("must hold no user or password: name the key's variable in api_key_env")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _from_model_string(cls, value: Any) -> Any:

@@ -191,7 +191,7 @@ def _unknown(
 
 
 def _broken(location: list[str], rule: str, arguments: Mapping[str, Any], layers: Layers) -> str:
-    """Setting, value, origin, rule. A server's URL may hold a password: its value is not repeated."""
+    """Setting, value, origin, rule. A URL may hold a password: its value is not repeated."""
     name = location[0]
     if name in arguments:
         value, origin = arguments[name] if len(location) == 1 else None, f"argument {name}"
@@ -199,7 +199,8 @@ def _broken(location: list[str], rule: str, arguments: Mapping[str, Any], layers
         value, origin = found.value, found.origin
     else:
         return rule
-    is_shown = not name.startswith("redis_") and isinstance(value, str | int | float)
+    is_url = name.startswith("redis_") or location[-1].endswith("_url")
+    is_shown = not is_url and isinstance(value, str | int | float)
     shown = f" = {value!r:.100}" if is_shown else ""
     return f"{'.'.join(location)}{shown} ({origin}): {rule}"
 

@@ -195,9 +195,11 @@ def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
 
 
 def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
-    """Commands that go on from here, ready to be pasted."""
+    """Commands that go on from here, ready to be pasted; a URL's password is left out."""
+    from aragora_q.endpoint import Endpoint  # noqa: PLC0415
+
     seats = shlex.quote(",".join(agents))
-    url = shlex.quote(settings.redis_url)
+    url = shlex.quote(Endpoint.parse(settings.redis_url).shown)
     output.line()
     output.write(output.styled("Try next:", "1"))
     output.lines(

@@ -20,6 +20,7 @@ from typing import Any
 from aragora_q import wire
 from aragora_q.base import AttemptContext, Executor, Job, current_attempt
 from aragora_q.config import QueueConfig
+from aragora_q.config_layers import SECRETS, environment_name
 from aragora_q.errors import (
     AragoraQError,
     CommandFailed,
@@ -36,7 +37,10 @@ logger = logging.getLogger(__name__)
 EXIT_RETRY_LATER = os.EX_TEMPFAIL
 EXITS_PERMANENT = (os.EX_DATAERR, 2)
 
-HIDDEN = frozenset({"REDIS_URL", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "CREDENTIALS_DIRECTORY"})
+HIDDEN = frozenset(
+    {"REDIS_URL", "CREDENTIALS_DIRECTORY"}
+    | {f"{environment_name(name)}{end}" for name in SECRETS for end in ("", "_FILE")}
+)
 """Our secrets: the program gets them only if `exec_allow_env` names them."""
 
 PRIVATE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})

@@ -209,6 +209,7 @@ def test_our_secrets_stay_with_us(run_program, monkeypatch, tmp_path):
         "REDIS_URL": "redis://:hush@localhost",
         "REDIS_PASSWORD": "hush",
         "REDIS_PASSWORD_FILE": str(secret),
+        "REDIS_SENTINEL_PASSWORD": "hush",
         "CREDENTIALS_DIRECTORY": str(tmp_path),
         "NOTIFY_SOCKET": "/run/hush",
     }

@@ -312,6 +312,13 @@ class TestSecrets:
         )
         assert SECRET not in message
 
+    def test_a_password_in_the_url_of_an_agent_is_refused_and_not_repeated(self, layers):
+        """`config show` prints the URLs of agents, so none may hold a password."""
+        layers.here(f"[agents.x]\nmodel = 'm'\nbase_url = 'https://me:{SECRET}@host/v1'")
+        message = layers.error()
+        assert "agents.x.base_url (aragora-q.toml:1): must hold no user or password" in message
+        assert SECRET not in message
+
     def test_a_configuration_is_printed_without_them(self, layers, monkeypatch):
         """repr and str of a configuration hold neither the password nor the URL's."""
         monkeypatch.setenv("REDIS_PASSWORD", SECRET)
