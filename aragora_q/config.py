@@ -49,7 +49,9 @@ class AgentConfig(BaseModel):
     @classmethod
     def _holds_no_password(cls, value: str | None) -> str | None:
         if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
-            raise ValueError("must hold no user or password: name the key's variable in api_key_env")
+            raise ValueError(
+                "must hold no user or password: name the key's variable in api_key_env"
+            )
         return value
 
     @model_validator(mode="before")
