@@ -213,7 +213,7 @@ class Sentinels:
 
     @staticmethod
     def _until(condition):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not condition():
             if time.monotonic() > deadline:
                 raise servers.Unavailable("primary, replicas and Sentinels did not come together")
@@ -282,7 +282,7 @@ class Cluster:
 
     @staticmethod
     def _until(condition, what):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not condition():
             if time.monotonic() > deadline:
                 raise servers.Unavailable(f"the cluster's nodes did not {what}")
@@ -334,8 +334,8 @@ TOPOLOGIES = {
     "unix": Unix,
     "tls": Tls,
     "acl": Acl,
-    "sentinel": Sentinels,
-    "cluster": Cluster,
+    "sentinel": lambda: Sentinels(down_ms=10_000),  # shared ones are not to fail over by themselves
+    "cluster": lambda: Cluster(node_timeout_ms=10_000),
 }
 """By name."""
 
