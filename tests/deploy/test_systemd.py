@@ -116,4 +116,4 @@ def test_package_upgrades_and_goes(machine, redis):
         " -not -path '/etc/credstore/*' -not -path '/tmp/*' -not -path '/var/*' -print"
     )
     assert left == ""
-    assert machine("pgrep -f bin/aragora-q || true") == ""
+    assert machine("pgrep -f bin/[a]ragora-q || true") == ""
