@@ -182,7 +182,10 @@ class AttemptContext(Protocol):
         """Show `progress` in `status` and to everyone who follows the job's events."""
 
     async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
-        """Keep `value` under `name` for this and later attempts (JSON, size-bounded)."""
+        """Keep `value` under `name` for this and later attempts (JSON, size-bounded).
+
+        What is kept under `life/…` is forgotten when an operator requeues the job.
+        """
 
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
         """All checkpoints of the job so far, by name."""

@@ -6,7 +6,18 @@
 -- returns: one word per job: requeued | unknown | malformed (it never was a job), or the status it has
 --
 -- Attempts, crashes and deferrals begin anew; history, journal and fence go on, so that finished work
--- is not paid for twice and no result of the first life is taken for one of the second.
+-- is not paid for twice and no result of the first life is taken for one of the second. Of the journal
+-- only what was said to be of one life (`life/…`) goes.
+
+local function forget_life(journal)
+  for _, name in ipairs(redis.call('HKEYS', journal)) do
+    if string.sub(name, 1, 16) == 'checkpoint:life/' then
+      local bytes = redis.call('HSTRLEN', journal, name) + #name - 11  -- as checkpoint.lua counted it
+      redis.call('HDEL', journal, name)
+      redis.call('HINCRBY', journal, 'bytes', string.format('%d', -bytes))
+    end
+  end
+end
 
 local words, lived = {}, {}
 for n = 1, items do
@@ -27,6 +38,7 @@ for n = 1, items do
     redis.call('PERSIST', job)
     redis.call('PERSIST', job .. ':history')
     redis.call('PERSIST', job .. ':journal')
+    forget_life(job .. ':journal')
     words[n], lived[#lived + 1] = 'requeued', id
   end
 end

@@ -38,6 +38,22 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, nearest):
     assert nearest in caught.value.hint
 
 
+async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
+    """Models that only jobs name are kept up to a bound, those of the configuration always."""
+    built = []
+    monkeypatch.setattr(agents, "_model", lambda name, behind: built.append(name) or object())
+    roster = agents.Roster(QueueConfig(agents={"mine": "openai:gpt-6"}))
+    mine = await roster.agent("mine", 0)
+    for n in range(agents.MODELS_KEPT + 5):
+        await roster.agent(f"openai:m{n}", 0)
+    assert len(roster._built) == agents.MODELS_KEPT + 1
+    assert await roster.agent("mine", 0) is mine
+    await roster.agent("openai:m6", 0)
+    assert built.count("openai:m6") == 1
+    await roster.agent("openai:m0", 0)
+    assert built.count("openai:m0") == 2
+
+
 def test_every_provider_of_the_library_is_known():
     """The names we accept are names that pydantic-ai accepts."""
     from pydantic_ai.providers import infer_provider_class

@@ -282,15 +282,13 @@ async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(
     """The clock runs from the first attempt's start: later attempts do not get new time."""
 
     seat_scripted(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
-    _, session, _ = await run_debate(
-        agents=THREE, rounds=0
-    )  # somebody else's journal, of that start
-    session.kept = {"started": {"at": session.kept["started"]["at"] - 85}}
+    _, session, _ = await run_debate(agents=THREE, rounds=0)  # another journal, of that start
+    session.kept = {"life/started": {"at": session.kept["life/started"]["at"] - 85}}
     _, _, result = await run_debate(
         agents=THREE, rounds=4, timeout_seconds=100, session=session, attempts=2
     )
     assert result["rounds_used"] == 0
-    session.kept = {"started": {"at": session.kept["started"]["at"] - 20}}
+    session.kept = {"life/started": {"at": session.kept["life/started"]["at"] - 20}}
     outcome, _, _ = await run_debate(
         agents=THREE, rounds=4, timeout_seconds=100, session=session, attempts=2
     )
@@ -317,11 +315,27 @@ async def test_a_round_that_was_begun_goes_on_whatever_the_clock_says(seat_scrip
     """Else a resume could vote on other answers than the ballots that are already in the journal."""
     seat_scripted(ann=saying("a"), bob=failing(AgentUnavailable("529"), Vote), cyd=saying("c"))
     _, session, _ = await run_debate(agents=THREE, rounds=1, timeout_seconds=100)
-    session.kept["started"]["at"] -= 85
+    session.kept["life/started"]["at"] -= 85
     agents = seat_scripted(ann=saying("x"), bob=saying("b"), cyd=saying("x"))
     _, _, result = await run_debate(agents=THREE, rounds=1, timeout_seconds=100, session=session)
     assert [[type(task) for task in agent.asked] for agent in agents.values()] == [[], [Vote], []]
     assert result["rounds_used"] == 1
+
+
+async def test_a_requeue_begins_the_clock_anew_and_takes_dropped_seats_in_again(
+    seat_scripted, run_debate
+):
+    """Once the causes are mended, nothing of the life before stands in the way, and what it paid counts."""
+    seat_scripted(ann=saying("a"), bob=saying("b"), cyd=failing(PermanentError("no key"), Propose))
+    _, session, first = await run_debate(agents=THREE, rounds=0, timeout_seconds=100)
+    assert first["participants"] == ["ann", "bob"]
+    session.kept["life/started"]["at"] -= 1000
+    lasting = {n: kept for n, kept in session.kept.items() if not n.startswith("life/")}
+    session.kept = lasting  # as requeue.lua leaves it
+    agents = seat_scripted(ann=saying("x"), bob=saying("y"), cyd=saying("c"))
+    _, _, second = await run_debate(agents=THREE, rounds=0, timeout_seconds=100, session=session)
+    assert second["participants"] == ["ann", "bob", "cyd"]
+    assert [type(task) for task in agents["ann"].asked] == []
 
 
 async def test_a_judge_is_asked_in_both_orders(seat_scripted, run_debate):

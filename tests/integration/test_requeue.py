@@ -11,6 +11,8 @@ async def test_a_requeued_job_begins_anew_and_keeps_what_it_paid_for(stage):
     await stage.enqueue("a", max_attempts=2, priority=1)
     first = await stage.started(session)
     await session.checkpoint(first, "call", {"n": 1})
+    kept_bytes = stage.raw.hget(stage.keys.journal("a"), "bytes")
+    await session.checkpoint(first, "life/started", {"at": 1})
     await stage.end(session, first, Failed("no use"))
     assert await stage.queue.requeue(["a"]) == ["requeued"]
     waiting = await stage.queue.get_job("a")
@@ -19,6 +21,7 @@ async def test_a_requeued_job_begins_anew_and_keeps_what_it_paid_for(stage):
     again = await stage.started(session)
     assert (again.fence, again.attempts, again.max_attempts) == (2, 1, 2)
     assert await session.checkpoints(again) == {"call": {"n": 1}}
+    assert stage.raw.hget(stage.keys.journal("a"), "bytes") == kept_bytes
     assert [each["error"] for each in await stage.queue.tracker.history("a")] == ["no use"]
     assert await stage.end(session, first, Completed(b"{}")) == "lost"
     assert await stage.end(session, again, Completed(b"{}")) == "completed"

@@ -91,8 +91,12 @@ def _local_model(say: Callable[[str], None] | None) -> str | None:
     return name
 
 
+MODELS_KEPT = 32
+"""Models that jobs name and the configuration does not, kept at once: each holds a client of its own."""
+
+
 class Roster:
-    """The agents of one worker. A model is built once, when a debate first wants it."""
+    """The agents of one worker. A model is built when a debate first wants it, and kept for others."""
 
     def __init__(self, config: QueueConfig) -> None:
         self._config = config
@@ -122,9 +126,12 @@ class Roster:
             persona = which or demo.PERSONAS[seat % len(demo.PERSONAS)]
             return demo.DemoAgent(name, persona)
         async with self._lock:
-            if name not in self._built:
-                self._built[name] = await asyncio.to_thread(_model, name, behind)
-        return self._built[name]
+            agent = self._built.pop(name, None) or await asyncio.to_thread(_model, name, behind)
+            self._built[name] = agent  # the latest used stands last
+            passing = [each for each in self._built if each not in self._config.agents]
+            for each in passing[:-MODELS_KEPT]:
+                del self._built[each]
+        return agent
 
 
 def _behind(name: str, config: QueueConfig) -> AgentConfig:

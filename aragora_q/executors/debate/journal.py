@@ -15,6 +15,9 @@ from aragora_q.base import AttemptContext
 MAX_BYTES = 3_000_000
 """What the texts of a debate may come to: well below what a job's checkpoints may hold."""
 
+STARTED = "life/started"
+"""When the debate began. A requeue begins its clock anew, and takes seats that dropped out in again."""
+
 Entry = dict[str, Any]
 """A finished call: `agent`; `in` and `out`, tokens; `usd`, its price; `value`, its reply (None: unusable)."""
 
@@ -28,20 +31,20 @@ class Journal:
         self._calls: dict[str, Entry] = {}
         self._dropped: dict[int, Entry] = {}
         self.started_at = 0.0
-        """When the debate began, in its first attempt; Unix seconds."""
+        """When the debate began, in the first attempt of this life; Unix seconds."""
 
     async def open(self) -> None:
         """Read what earlier attempts have left; the first one begins the debate's clock."""
         kept = await self._attempt.checkpoints()
-        if "started" not in kept:
-            kept["started"] = {"at": time.time()}
-            await self._attempt.checkpoint("started", kept["started"])
-        self.started_at = kept["started"]["at"]
+        if STARTED not in kept:
+            kept[STARTED] = {"at": time.time()}
+            await self._attempt.checkpoint(STARTED, kept[STARTED])
+        self.started_at = kept[STARTED]["at"]
         for name, entry in kept.items():
             match name.split("/"):
                 case [self._edition, "call", call]:
                     self._calls[call] = entry
-                case [self._edition, "dropped", seat]:
+                case ["life", self._edition, "dropped", seat]:
                     self._dropped[int(seat)] = entry
 
     def __len__(self) -> int:
@@ -63,7 +66,7 @@ class Journal:
     async def drop(self, seat: int, phase: str, why: str) -> None:
         """Keep that a seat is out of the debate."""
         self._dropped[seat] = {"phase": phase, "why": why}
-        await self._attempt.checkpoint(f"{self._edition}/dropped/{seat}", self._dropped[seat])
+        await self._attempt.checkpoint(f"life/{self._edition}/dropped/{seat}", self._dropped[seat])
 
     def dropped_in(self, phase: str) -> dict[int, str]:
         """Seats that an earlier attempt saw leave in that phase, and why."""
