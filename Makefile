@@ -1,6 +1,6 @@
 # Every target says what it does: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench clean
+.PHONY: help setup demo test check format docs picture bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,6 +40,9 @@ format: setup ## Format the code and mend what ruff can mend
 
 docs: setup ## Write the generated documentation: sample settings, tables, commands, man pages
 	$(BIN)/python docs/generate.py
+
+picture: setup ## Draw the README's picture from a real run of the demo
+	$(BIN)/python docs/picture.py
 
 bench: setup ## Measure speed and memory against a floor, and write bench/RESULTS.md
 	$(BIN)/python bench/run.py
