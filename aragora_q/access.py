@@ -31,8 +31,8 @@ TEND = ("reclaim", "promote", "unregister")
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "producer": (("enqueue",), (*READ, *CONFIRM)),
     "worker": (
-        ("register", "start", "renew", "recover", "complete", "retry", "fail", "release", "progress",
-         "checkpoint", "purge", *TEND),
+        ("register", "start", "renew", "held", "recover", "complete", "retry", "fail", "release",
+         "progress", "checkpoint", "purge", *TEND),
         ("hgetall", "xread", "xinfo|consumers", "zrange"),
     ),
     "reaper": (("reap_lock", *TEND), READ),

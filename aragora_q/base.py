@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -244,7 +244,10 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """One pass of promote. `next_due_seconds` is None when nothing is delayed."""
+    """One pass of promote. `next_due_seconds` is None when nothing is delayed.
+
+    Jobs that only a newer version can run do not count: they come and go, and are nobody's to wait for.
+    """
 
     promoted: int
     next_due_seconds: float | None
@@ -304,7 +307,7 @@ class WorkerSession(ABC):
         """Record how attempts ended; the answers are in the order of the reports."""
 
     @abstractmethod
-    async def recover(self, known: Sequence[str], *, min_idle_seconds: float) -> list[str]:
+    async def recover(self, known: Container[str], *, min_idle_seconds: float) -> list[str]:
         """Hand back jobs that were started for this worker without its knowledge (a lost reply)."""
 
     @abstractmethod

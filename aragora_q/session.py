@@ -7,7 +7,7 @@ worker, boot and fence; the scripts refuse whoever no longer does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from aragora_q import wire
@@ -137,15 +137,38 @@ class RedisWorkerSession(WorkerSession):
             args["max_deferral_ms"] = MAX_DEFERRAL_SECONDS * 1000
         return await self._connection.run(script, items, **args)  # type: ignore[no-any-return]
 
-    async def recover(self, known: Sequence[str], *, min_idle_seconds: float) -> list[str]:
-        returned = await self._connection.run(
-            "recover",
-            [(self._keys.job(job_id), (job_id,)) for job_id in known],
+    async def recover(self, known: Container[str], *, min_idle_seconds: float) -> list[str]:
+        returned = list[str]()
+        for stream in self._keys.streams:
+            after = "-"
+            while after:
+                after, held = await self._held(stream, after, min_idle_seconds)
+                unheard = [each for each in held if each[0] not in known]
+                if unheard:
+                    returned += await self._hand_back(unheard)
+        return returned
+
+    async def _held(
+        self, stream: str, after: str, min_idle_seconds: float
+    ) -> tuple[str, list[tuple[str, int]]]:
+        """A page of the jobs, with their fences, that this worker holds in a lane; where to go on."""
+        following, *rows = await self._connection.run(
+            "held",
+            keys={"stream": stream},
             job_stem=self._keys.job_stem,
             worker_id=self.identity.worker_id,
             holder=self.identity.holder,
             min_idle_ms=round(min_idle_seconds * 1000),
+            after=after,
             limit=BATCH_LIMIT,
+        )
+        return following.decode(), [(job_id.decode(), int(fence)) for job_id, fence in rows]
+
+    async def _hand_back(self, held: list[tuple[str, int]]) -> list[str]:
+        returned = await self._connection.run(
+            "recover",
+            [(self._keys.job(job_id), (job_id, fence)) for job_id, fence in held],
+            holder=self.identity.holder,
         )
         return [job_id.decode() for job_id in returned]
 

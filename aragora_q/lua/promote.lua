@@ -3,6 +3,9 @@
 -- keys: stream_high stream_normal stream_low delayed failed counters events
 -- args: job_stem retention_ms limit
 -- returns: number moved, then ms until the next one is due (-1: none waits)
+--
+-- Jobs of a newer version, which start parks here, are moved when due as all are, but nobody's next to
+-- wait for: they would come back for ever.
 
 local promoted, dead = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, limit)) do
@@ -26,5 +29,15 @@ count('promoted', #promoted)
 count('failed', #dead)
 announce('promoted', promoted)
 announce('failed', dead)
-local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-return {#promoted, next_due and math.max(0, next_due - now) or -1}
+
+local function next_due_ms()
+  local waiting = redis.call('ZRANGE', delayed, 0, limit - 1, 'WITHSCORES')
+  for n = 1, #waiting, 2 do
+    local left_ms = math.max(0, waiting[n + 1] - now)
+    if left_ms == 0 or (whole(read(job_stem .. waiting[n], 'schema').schema) or 0) <= SCHEMA then
+      return left_ms
+    end
+  end
+  return -1
+end
+return {#promoted, next_due_ms()}

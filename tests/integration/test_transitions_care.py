@@ -400,6 +400,16 @@ async def test_replaced_boot_learns_what_it_lost(stage):
     assert (renewal.state, renewal.gone) == ("unregistered", {"a": "lost"})
 
 
+async def test_jobs_of_a_newer_version_are_not_next(stage):
+    """When the next job is due: those that only a newer version can run are left out."""
+    for name, seconds in (("newer", 100), ("ours", 200)):
+        await stage.enqueue(name, delay_seconds=seconds)
+    stage.raw.hset(stage.keys.job("newer"), "schema", 99)
+    assert 190 < (await stage.queue.promote()).next_due_seconds <= 200
+    await stage.queue.cancel("ours")
+    assert (await stage.queue.promote()).next_due_seconds is None
+
+
 async def test_recover_hands_back_unheard_starts(stage):
     """A start whose answer was lost is undone: nothing charged. Known and others' jobs stay."""
     session, other = await stage.worker("w1"), await stage.worker("w2")
@@ -423,6 +433,28 @@ async def test_recover_looks_behind_many_known_jobs(stage):
     await session.start(100)
     known = [f"j{n:03}" for n in range(149)]
     assert await session.recover(known, min_idle_seconds=0) == ["j149"]
+
+
+async def test_recover_takes_small_steps(stage, monkeypatch):
+    """However many jobs a worker runs, or are to be handed back: at most a hundred in any call."""
+    session = await stage.worker()
+    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n:03}") for n in range(300)])
+    for _ in range(3):
+        await session.start(100)
+    honest, sizes = session._connection.run, []
+
+    async def measured(name, items=(), **options):
+        listed = list(items)
+        reply = await honest(name, listed, **options)
+        sizes.extend([len(listed), len(reply)])
+        return reply
+
+    monkeypatch.setattr(session._connection, "run", measured)
+    known = [f"j{n:03}" for n in range(0, 300, 2)]
+    unknown = [f"j{n:03}" for n in range(1, 300, 2)]
+    assert await session.recover(known, min_idle_seconds=0) == unknown
+    assert max(sizes) <= 101  # the reply may tell where to go on
+    assert len(stage.pending()) == 150
 
 
 async def test_purge_deletes_what_is_past_retention(stage):
