@@ -38,8 +38,8 @@ format: setup ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## Write the generated documentation: sample settings, tables, commands, man pages
-	$(BIN)/python docs/generate.py
+docs: setup ## Write the generated documentation: sample settings, tables, commands, man pages, completions
+	$(BIN)/python -m docs.generate
 
 picture: setup ## Draw the README's picture from a real run of the demo
 	$(BIN)/python docs/picture.py

@@ -1,7 +1,7 @@
 """Writes every part of the documentation that the program knows better: `make docs`.
 
-The sample aragora-q.toml, the table of settings, the reference of commands, the man pages. A test
-compares them with what this script would write.
+The sample aragora-q.toml, the table of settings, the reference of commands, the man pages, the
+completions of shells. A test compares them with what this script would write.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aragora_q import cli
 from aragora_q.cli.config import toml_value
 from aragora_q.config import AgentConfig, QueueConfig
 from aragora_q.config_layers import SECRETS, environment_name
+from docs import completions
 
 TOP = Path(__file__).parent.parent
 COLUMNS = 80
@@ -83,6 +84,9 @@ def generated() -> dict[Path, str]:
         TOP / "docs/cli.md": commands_page(),
         TOP / "docs/man/aragora-q.1": command_manual(),
         TOP / "docs/man/aragora-q.toml.5": settings_manual(),
+        TOP / "docs/completions/aragora-q.bash": completions.bash(commands(), cli.COMMANDS),
+        TOP / "docs/completions/_aragora-q": completions.zsh(commands(), cli.COMMANDS),
+        TOP / "docs/completions/aragora-q.fish": completions.fish(commands(), cli.COMMANDS),
     }
 
 
