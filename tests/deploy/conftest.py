@@ -117,10 +117,10 @@ class Machine:
         run("docker", "rm", "--force", "--volumes", self.id)
 
 
-@pytest.fixture(scope="module")
-def machine(debian, package):
-    """A Debian with systemd as process 1 and our package installed; Redis is not running."""
-    booted = Machine(
+@pytest.fixture(scope="session")
+def booted(debian, package):
+    """A Debian with systemd as process 1; one for the whole run, as starting it takes its time."""
+    machine = Machine(
         # PrivateUsers, ProtectProc and credentials need more than a container has by default.
         "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE",
         "--security-opt", "seccomp=unconfined", "--stop-signal", "SIGRTMIN+3", "--network", "none",
@@ -129,11 +129,23 @@ def machine(debian, package):
         "--volume", f"{package.parent}:/packages:ro", debian, "/sbin/init",
     )  # fmt: skip
     try:
-        booted("mount --make-rshared /")
-        booted("until [ -S /run/systemd/private ]; do sleep 0.1; done", timeout=30)
-        booted("systemctl is-system-running --wait || true", timeout=60)
-        booted("systemctl disable --now redis-server")
-        booted("dpkg --install /packages/*.deb")
-        yield booted
+        machine("mount --make-rshared /")
+        machine("until [ -S /run/systemd/private ]; do sleep 0.1; done", timeout=30)
+        machine("systemctl is-system-running --wait || true", timeout=60)
+        machine("systemctl disable --now redis-server; cp /etc/redis/redis.conf /root")
+        yield machine
     finally:
-        booted.remove()
+        machine.remove()
+
+
+@pytest.fixture(scope="module")
+def machine(booted):
+    """The Debian with our package fresh from its file; nothing is set, started or stored."""
+    booted("dpkg --install /packages/*.deb")
+    yield booted
+    booted("dpkg --purge aragora-q")
+    booted("pkill redis-server; while pgrep redis-server; do sleep 0.1; done")
+    booted("rm -rf /tmp/* /etc/default/aragora-q /etc/credstore/aragora-q*")
+    booted(
+        "cp /root/redis.conf /etc/redis/; rm -rf /run/systemd/system/aragora-q*; systemctl daemon-reload"
+    )
