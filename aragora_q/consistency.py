@@ -28,6 +28,7 @@ PROBLEMS = {
     "listed-without-data": (True, "is listed, but its data is gone", "unlist it"),
     "delayed-without-data": (True, "is delayed, but its data is gone", "forget it"),
     "parts-without-hash": (True, "has lasting data, but no hash", "let it expire after the retention time"),
+    "garbled": (True, "has words where numbers belong: no command can show it", "remove them"),
     "payload-lost": (False, "waits, but its payload was deleted", "cancel it, and enqueue it anew"),
     "entry-lost": (False, "runs, but its stream entry was deleted",
                    "let its worker finish; if that is gone, cancel it and enqueue it anew"),

@@ -33,7 +33,6 @@ UNIT_DIRECTORIES = (
 )
 UNIT = "aragora-q-worker@.service"
 PURGE_HOURS = 48
-SILENT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,8 @@ async def _may(queue: RedisStreamsQueue, user: str, command: str) -> bool:
 
 
 def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
-    silent = [w for w in stats["workers"] if w["heartbeat_age_seconds"] > SILENT_SECONDS]
-    alive = [w for w in stats["workers"] if w not in silent]
+    alive = [w for w in stats["workers"] if w["is_alive"]]
+    silent = [w for w in stats["workers"] if not w["is_alive"]]
     waiting = sum(stats["waiting"].values())
     if waiting and not alive:
         yield Finding("error", "workers", f"{waiting:,} jobs wait, and no worker is alive",

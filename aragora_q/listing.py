@@ -14,8 +14,28 @@ from aragora_q.errors import AragoraQError
 from aragora_q.keys import GROUP
 
 PAGE = 500
-MAX_WALK = 20_000
-"""Most entries looked at for retrying jobs, which lie among the pending ones."""
+
+
+async def recent_ids(connection: Connection, limit: int) -> list[str]:
+    """Ids of the newest jobs of any status: `limit` at most of each index and lane."""
+    keys = connection.keys
+    sources = (
+        *(_delivered(connection, stream) for stream in keys.streams),
+        *(_lane(connection, stream, min(limit, PAGE)) for stream in keys.streams),
+        *(
+            _indexed(connection, index)
+            for index in (keys.delayed, keys.completed, keys.failed, keys.cancelled)
+        ),
+    )
+    found: dict[str, None] = {}
+    for source in sources:
+        number = 0
+        async for job_id in source:
+            found[job_id] = None
+            number += 1
+            if number == limit:
+                break
+    return list(found)
 
 
 async def job_ids(connection: Connection, status: JobStatus) -> AsyncIterator[str]:
@@ -56,16 +76,16 @@ async def _indexed(connection: Connection, index: str) -> AsyncIterator[str]:
         seen = {member for member, score in pairs if score == newest}
 
 
-async def _lane(connection: Connection, stream: str) -> AsyncIterator[str]:
+async def _lane(connection: Connection, stream: str, page: int = PAGE) -> AsyncIterator[str]:
     """Ids in a lane's entries, from its tail."""
-    last, left = "+", MAX_WALK
-    while left > 0:
-        rows = await connection.execute("XREVRANGE", stream, last, "-", "COUNT", PAGE)
+    last = "+"
+    while True:
+        rows = await connection.execute("XREVRANGE", stream, last, "-", "COUNT", page)
         for _, fields in rows:
             yield _id_in(fields)
-        if len(rows) < PAGE:
+        if len(rows) < page:
             return
-        last, left = f"({rows[-1][0].decode()}", left - len(rows)
+        last = f"({rows[-1][0].decode()}"
 
 
 async def _delivered(connection: Connection, stream: str) -> AsyncIterator[str]:
@@ -92,14 +112,18 @@ async def _delivered(connection: Connection, stream: str) -> AsyncIterator[str]:
 async def _with_status(
     connection: Connection, found: AsyncIterator[str], status: JobStatus
 ) -> AsyncIterator[str]:
-    """Those of `found` whose hash says `status`."""
+    """Those of `found` whose hash says `status`, or what nobody knows: the reader will complain."""
     page: list[str] = []
 
     async def matching() -> list[str]:
         keys = [connection.keys.job(job_id) for job_id in page]
         replies = await connection.execute_all(("HGET", key, "status") for key in keys)
-        wanted = status.value.encode()
-        return [job_id for job_id, reply in zip(page, replies, strict=True) if reply == wanted]
+        others = {each.value.encode() for each in JobStatus} - {status.value.encode()}
+        return [
+            job_id
+            for job_id, reply in zip(page, replies, strict=True)
+            if isinstance(reply, bytes) and reply not in others
+        ]
 
     async for job_id in found:
         page.append(job_id)

@@ -38,9 +38,6 @@ TRANSITIONS = (
 first one.
 """
 
-ALIVE_SECONDS = 60.0
-"""A worker heard within this time counts as alive."""
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -153,10 +150,9 @@ def _of_backlog(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _of_care(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
-    ages = [worker["heartbeat_age_seconds"] for worker in stats["workers"]]
-    alive = sum(age < ALIVE_SECONDS for age in ages)
-    yield _by("queue_workers", "Workers by whether their heartbeat is younger than a minute.",
-              queue, "state", {"alive": alive, "silent": len(ages) - alive})  # fmt: skip
+    alive = sum(worker["is_alive"] for worker in stats["workers"])
+    yield _by("queue_workers", "Workers by whether their heartbeat is younger than their lease.",
+              queue, "state", {"alive": alive, "silent": len(stats["workers"]) - alive})  # fmt: skip
     for name in ("reap", "purge"):
         yield _gauge(f"queue_last_{name}_timestamp_seconds", f"When a {name} pass last went well; 0: never.",
                      queue, (stats[f"last_{name}_at"] or 0) / 1000)  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from aragora_q import wire
@@ -23,6 +24,11 @@ LOST_PAYLOAD = b"null"
 READS = 3
 """How often a job's payload is looked for before it counts as deleted by somebody."""
 
+STATUSES_AT_ONCE = 500
+
+END_OF_TIME_MS = 253_402_300_800_000
+"""The year 10000, of which no calendar of Python's knows."""
+
 BACKSTOP_MS = 86_400_000
 """How much longer than the retention time the keys of an ended job live; `lua/include/job.lua` adds it."""
 
@@ -35,15 +41,31 @@ class JobStatusTracker:
         self._keys = connection.keys
 
     async def get_status(self, job_id: str) -> JobStatus | None:
-        """The job's status; None if it is unknown or past retention."""
-        key = self._keys.job(job_id)
-        status, ttl_ms = await self._read(("HGET", key, "status"), ("PTTL", key))
-        if status is None or _is_past_retention(ttl_ms):
-            return None
-        return JobStatus(status.decode())
+        """The job's status; None if it is unknown or past retention. Raises PayloadInvalid."""
+        word = (await self.get_statuses([job_id]))[job_id]
+        with _reading(job_id):
+            return None if word is None else JobStatus(word)
+
+    async def get_statuses(self, job_ids: Sequence[str]) -> dict[str, str | None]:
+        """By id the word that stands for the job's status, which is a JobStatus unless somebody else
+        wrote there; None for jobs that are unknown or past retention.
+        """
+        words: dict[str, str | None] = {}
+        for start in range(0, len(job_ids), STATUSES_AT_ONCE):
+            batch = job_ids[start : start + STATUSES_AT_ONCE]
+            keys = [self._keys.job(job_id) for job_id in batch]
+            rows = await self._read(
+                *(command for key in keys for command in (("HGET", key, "status"), ("PTTL", key)))
+            )
+            for job_id, word, ttl_ms in zip(batch, rows[::2], rows[1::2], strict=True):
+                is_known = word is not None and not _is_past_retention(ttl_ms)
+                words[job_id] = _text(word) if is_known else None
+        return words
 
     async def get_job(self, job_id: str) -> Job | None:
-        """All that is known of a job; None if it is unknown or past retention."""
+        """All that is known of a job; None if it is unknown or past retention. Raises PayloadInvalid
+        for what somebody else made of it.
+        """
         for _ in range(READS):
             job = await self._read_job(job_id)
             if job is None or job.raw_payload:
@@ -72,21 +94,26 @@ class JobStatusTracker:
         job = job_from_fields(job_id, fields)
         if result is not None:
             payload, _, result = result.partition(b"\n")
-            job.result = wire.decode(result)
         elif payload is None and "entry" in fields:
             payload = await self._payload_in_stream(job.priority, fields["entry"])
         job.raw_payload = payload or b""
         job.payload = decode_payload(job.raw_payload) if payload else {}
-        job.error = wire.decode(history[0])["error"] if history else None
-        job.progress = wire.decode(progress) if progress else None
+        with _reading(job_id):
+            job.result = None if result is None else _object(result, "its result")
+            job.error = _object(history[0], "its history").get("error") if history else None
+            job.progress = _object(progress, "its progress") if progress else None
         job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
         job.due_at = float(due_ms) / 1000 if due_ms is not None else None
         return job
 
     async def history(self, job_id: str) -> list[dict[str, Any]]:
-        """What went wrong with a job, oldest first: `at`, `cause`, `attempt`, `worker`, `error`."""
+        """What went wrong with a job, oldest first: `at`, `cause`, `attempt`, `worker`, `error`.
+
+        Raises PayloadInvalid.
+        """
         rows = await self._connection.execute("LRANGE", self._keys.history(job_id), 0, -1)
-        return [wire.decode(row) for row in rows]
+        with _reading(job_id):
+            return [_object(row, "its history") for row in rows]
 
     async def queue_stats(self) -> dict[str, Any]:
         """The queue at a glance, in constant time; zeros and empty lists before first use."""
@@ -119,7 +146,8 @@ class JobStatusTracker:
         pending = [int(group.get("pending", 0)) for group in ours]
         waiting = [length - held for length, held in zip(lengths, pending, strict=True)]
         control = _decoded(control)
-        counters = {name: int(value) for name, value in _decoded(counters).items()}
+        wholes = {name: _whole(value) for name, value in _decoded(counters).items()}
+        counters = {name: value for name, value in wholes.items() if value is not None}
         return {
             "stream_length": sum(lengths),
             "pending_count": sum(pending),
@@ -142,7 +170,7 @@ class JobStatusTracker:
             "last_purge_at": counters.get("last_purge_at"),
             "now": now_ms,
             "paused": "paused" in control,
-            "paused_at": int(control["paused"]) if "paused" in control else None,
+            "paused_at": _whole(control.get("paused")),
             "reclaim_after": _if_later(control.get("reclaim_after"), now_ms),
             "workers": await self._workers(workers, now_ms),
         }
@@ -153,9 +181,9 @@ class JobStatusTracker:
             *(("HMGET", self._keys.job(job_id), "status", "started_at") for job_id in job_ids)
         )
         return {
-            job_id: int(started)
+            job_id: started_at
             for job_id, (status, started) in zip(job_ids, rows, strict=True)
-            if status == b"processing" and started
+            if status == b"processing" and (started_at := _whole(started))
         }
 
     async def last_care(self) -> dict[str, float]:
@@ -164,7 +192,7 @@ class JobStatusTracker:
         rows = await self._connection.execute(
             "HMGET", self._keys.counters, *(f"last_{name}_at" for name in names)
         )
-        return {name: int(at or 0) / 1000 for name, at in zip(names, rows, strict=True)}
+        return {name: (_whole(at) or 0) / 1000 for name, at in zip(names, rows, strict=True)}
 
     async def consumers(self) -> set[str]:
         """Names of the group's consumers, over all lanes."""
@@ -211,9 +239,14 @@ class JobStatusTracker:
         return max(0, now_ms - min(added)) / 1000 if added else None
 
     async def _workers(self, heartbeats: Any, now_ms: int) -> list[dict[str, Any]]:
-        """`running` names jobs as of the last heartbeat, `holds` counts what is the worker's now."""
+        """`running` names jobs as of the last heartbeat, `holds` counts what is the worker's now.
+
+        A worker `is_alive` whose heartbeat is younger than its own lease.
+        """
         beats = _pairs(heartbeats)
-        records = await self._read(*(("HGETALL", self._keys.worker(name)) for name, _ in beats))
+        rows = await self._read(*(("HGETALL", self._keys.worker(name)) for name, _ in beats))
+        records = [_decoded(row) for row in rows]
+        default_lease_ms = self._connection.config.claim_idle_ms
         holds = Counter[str]()
         for row in await self._consumers():
             holds[row["name"]] += row["pending"]
@@ -224,10 +257,11 @@ class JobStatusTracker:
                 "holds": holds[name],
                 **{
                     field: value
-                    for field, value in _decoded(record).items()
+                    for field, value in record.items()
                     if field not in ("heartbeat_at", "running")
                 },
-                "running": _decoded(record).get("running", "").split(),
+                "is_alive": now_ms - beat < (_whole(record.get("lease_ms")) or default_lease_ms),
+                "running": record.get("running", "").split(),
             }
             for (name, beat), record in zip(beats, records, strict=True)
         ]
@@ -240,12 +274,19 @@ def _is_past_retention(ttl_ms: int) -> bool:
 
 def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
     """A job of the fields that its hash holds; payload, result and error are not among them."""
-    try:
+    with _reading(job_id):
         return _job_from_fields(job_id, fields)
+
+
+@contextmanager
+def _reading(job_id: str) -> Iterator[None]:
+    """What no job of ours can look like becomes PayloadInvalid."""
+    try:
+        yield
     except ValueError as error:
         raise PayloadInvalid(
             f"what Redis holds for job {job_id} is not a job: {error}",
-            hint="something else wrote there; the next start puts right what it can",
+            hint="something else wrote there; aragora-q doctor --repair puts right what it can",
         ) from None
 
 
@@ -277,13 +318,33 @@ def decode_payload(raw: bytes) -> dict[str, Any]:
     return {"malformed": raw.decode(errors="backslashreplace")}
 
 
+def _object(raw: bytes, what: str) -> dict[str, Any]:
+    value = wire.decode(raw)
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no JSON object")  # noqa: TRY004 - a bad value, like bad JSON
+    return value
+
+
 def _seconds(ms: str | None) -> float | None:
-    return int(ms) / 1000 if ms else None
+    if not ms:
+        return None
+    if not 0 <= int(ms) < END_OF_TIME_MS:
+        raise ValueError(f"{ms} is no time in ms")
+    return int(ms) / 1000
+
+
+def _whole(text: Any) -> int | None:
+    """A whole number that we wrote; None for none, and for what a stranger put in its place."""
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _if_later(ms: str | None, now_ms: int) -> int | None:
     """The grace after an outage: a moment that is still to come."""
-    return int(float(ms)) if ms and float(ms) > now_ms else None
+    moment = _whole((ms or "").partition(".")[0])
+    return moment if moment and moment > now_ms else None
 
 
 def _seconds_until(first: Any, now_ms: int) -> float | None:

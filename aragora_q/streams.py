@@ -146,6 +146,10 @@ class RedisStreamsQueue(JobQueue):
             words += [word.decode() for word in await self.connection.run("requeue", items)]
         return words
 
+    async def recent_ids(self, limit: int) -> list[str]:
+        """Ids of the newest jobs of any status: `limit` at most of each place where jobs are."""
+        return await listing.recent_ids(self.connection, limit)
+
     def job_ids(self, status: JobStatus) -> AsyncIterator[str]:
         """Ids of the jobs that have `status`, newest first."""
         return listing.job_ids(self.connection, status)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, ConfigFile, QueueName, Quiet, RedisUrl
+from aragora_q.errors import PayloadInvalid
 
 if TYPE_CHECKING:
     from aragora_q.streams import RedisStreamsQueue
 
-AT_ONCE = 10
+T = TypeVar("T")
+
+JOBS_AT_ONCE = 10
 """Jobs read at the same time."""
+
+STATUSES_AT_ONCE = 500
 
 
 def list_(
@@ -46,60 +51,99 @@ def list_(
       aragora-q list -s failed -n 999 --jsonl | grep 429 | aragora-q requeue -
 
     Exit codes:
-      0 ok   69 Redis unreachable   75 try again   77 access denied
-      78 configuration
+      0 ok   65 of some jobs Redis holds what is no job; all others are listed
+      69 Redis unreachable   75 try again   77 access denied   78 configuration
 
     """
     settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    options.run(_list(settings, status, limit, as_json=as_json, quiet=quiet))
+    raise typer.Exit(options.run(_list(settings, status, limit, as_json=as_json, quiet=quiet)))
 
 
 async def _list(
     settings: Any, status: JobStatus | None, limit: int, *, as_json: bool, quiet: bool
-) -> None:
+) -> int:
     from aragora_q.cli import views  # noqa: PLC0415
 
     async with options.opened(settings) as queue:
-        if status is None:
-            found = [job for each in JobStatus async for job in _jobs(queue, each, limit)]
-            found.sort(key=_moment, reverse=True)
-            jobs = _each(found[:limit])
-        else:
-            jobs = _jobs(queue, status, limit)
+        reader = _Reader(queue)
+        if status and quiet:
+            async for job_id in _first(limit, reader.ids(status)):
+                output.line(job_id)
+            return reader.exit_code
+        jobs = _first(limit, reader.jobs(status)) if status else reader.newest(limit)
         if not (as_json or quiet):
             _show([job async for job in jobs])
-            return
+            return reader.exit_code
         async for job in jobs:
             if quiet:
                 output.line(job.id)
             else:
                 output.json_line(views.job_json(job))
+    return reader.exit_code
 
 
-async def _jobs(queue: RedisStreamsQueue, status: JobStatus, limit: int) -> AsyncIterator[Job]:
-    """At most `limit` jobs that have `status` now."""
+class _Reader:
+    """Reads jobs in batches. Complains of those that are none, goes on, and remembers the exit code."""
+
+    def __init__(self, queue: RedisStreamsQueue) -> None:
+        self._queue = queue
+        self.exit_code = 0
+
+    async def ids(self, status: JobStatus) -> AsyncIterator[str]:
+        """Ids of the jobs that have `status` now."""
+        async for batch in _batches(self._queue.job_ids(status), STATUSES_AT_ONCE):
+            words = await self._queue.tracker.get_statuses(batch)
+            for job_id in batch:
+                if words[job_id] == status:
+                    yield job_id
+                elif words[job_id] not in (None, *JobStatus):
+                    await self._job(job_id)
+
+    async def jobs(self, status: JobStatus) -> AsyncIterator[Job]:
+        """The jobs that have `status` now."""
+        async for batch in _batches(self._queue.job_ids(status), JOBS_AT_ONCE):
+            for job in await self._read(batch):
+                if job.status is status:
+                    yield job
+
+    async def newest(self, limit: int) -> AsyncIterator[Job]:
+        """The newest jobs of any status."""
+        job_ids = await self._queue.recent_ids(limit)
+        found: list[Job] = []
+        for start in range(0, len(job_ids), JOBS_AT_ONCE):
+            found += await self._read(job_ids[start : start + JOBS_AT_ONCE])
+        for job in sorted(found, key=_moment, reverse=True)[:limit]:
+            yield job
+
+    async def _read(self, job_ids: list[str]) -> list[Job]:
+        found = await asyncio.gather(*(self._job(job_id) for job_id in job_ids))
+        return [job for job in found if job is not None]
+
+    async def _job(self, job_id: str) -> Job | None:
+        try:
+            return await self._queue.get_job(job_id)
+        except PayloadInvalid as error:
+            output.complain(str(error), error.hint)
+            self.exit_code = error.exit_code
+            return None
+
+
+async def _batches(job_ids: AsyncIterator[str], size: int) -> AsyncIterator[list[str]]:
     batch: list[str] = []
-
-    async def read() -> list[Job]:
-        found = await asyncio.gather(*(queue.get_job(job_id) for job_id in batch))
-        batch.clear()
-        return [job for job in found if job is not None and job.status is status]
-
-    async for job_id in queue.job_ids(status):
+    async for job_id in job_ids:
         batch.append(job_id)
-        if len(batch) >= min(AT_ONCE, limit):
-            for job in await read():
-                yield job
-                limit -= 1
-                if not limit:
-                    return
-    for job in (await read())[:limit]:
-        yield job
+        if len(batch) == size:
+            yield batch
+            batch = []
+    yield batch
 
 
-async def _each(jobs: list[Job]) -> AsyncIterator[Job]:
-    for job in jobs:
-        yield job
+async def _first(limit: int, found: AsyncIterator[T]) -> AsyncIterator[T]:
+    async for each in found:
+        yield each
+        limit -= 1
+        if not limit:
+            return
 
 
 def _moment(job: Job) -> float:

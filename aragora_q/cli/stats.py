@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2.0
 WORKERS_SHOWN = 20
-SILENT_SECONDS = 30.0
-"""A heartbeat older than this is worth a look; workers beat every quarter lease."""
-
 MINUTES = (1, 5, 15)
 CLEAR = "\033[H\033[2J"
 
@@ -117,7 +114,7 @@ async def _look(queue: RedisStreamsQueue) -> dict[str, Any]:
 def _attention(seen: Mapping[str, Any]) -> Iterator[str]:
     """What an operator should look at first."""
     waiting, workers = sum(seen["waiting"].values()), seen["workers"]
-    alive = [each for each in workers if each["heartbeat_age_seconds"] < SILENT_SECONDS]
+    alive = [each for each in workers if each["is_alive"]]
     if seen["paused"]:
         yield f"paused {_ago(seen, seen['paused_at'])}: no job starts; aragora-q resume"
     if seen["reclaim_after"]:

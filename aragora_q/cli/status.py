@@ -8,7 +8,7 @@ import typer
 
 from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, ConfigFile, JobIds, QueueName, RedisUrl
-from aragora_q.errors import JobNotFound
+from aragora_q.errors import JobNotFound, PayloadInvalid
 
 
 def status(
@@ -40,11 +40,11 @@ async def _show(settings: Any, job_ids: list[str], *, as_json: bool) -> int:
         for n, job_id in enumerate(job_ids):
             try:
                 job = await waiting.known_job(queue, job_id)
-            except JobNotFound as error:
+                history = await queue.tracker.history(job_id)
+            except (JobNotFound, PayloadInvalid) as error:
                 output.complain(str(error), error.hint)
                 unknown = error.exit_code
                 continue
-            history = await queue.tracker.history(job_id)
             if as_json:
                 output.json_line({**views.job_json(job), "history": history})
             else:

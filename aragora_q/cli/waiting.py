@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import TERMINAL, Job, JobStatus
 from aragora_q.errors import AragoraQError, JobNotFound
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ LOOK_SECONDS = 3.0
 """Longest pause between two looks: how late an end is seen of which no event told."""
 
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
+LIVE = frozenset(JobStatus) - TERMINAL
 
 
 class WaitTimedOut(AragoraQError):
@@ -64,16 +65,12 @@ async def _wake(queue: RedisStreamsQueue, left: Container[str], woken: asyncio.E
 
 
 async def _ended(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> list[Job]:
-    statuses = await asyncio.gather(*(queue.get_status(job_id) for job_id in job_ids))
-    ended = []
-    for job_id, status in zip(job_ids, statuses, strict=True):
-        if status is None or status.is_terminal:
-            ended.append(await known_job(queue, job_id))
-    return ended
+    words = await queue.tracker.get_statuses(job_ids)
+    return [await known_job(queue, job_id) for job_id in job_ids if words[job_id] not in LIVE]
 
 
 async def known_job(queue: RedisStreamsQueue, job_id: str) -> Job:
-    """The job. Raises JobNotFound."""
+    """The job. Raises JobNotFound and PayloadInvalid."""
     job = await queue.get_job(job_id)
     if job is None:
         raise JobNotFound(

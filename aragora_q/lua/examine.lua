@@ -83,7 +83,7 @@ end
 
 local function is_heard(state)
   local heartbeat = redis.call('ZSCORE', workers, string.match(state.holder or '', '^(.*)@') or '')
-  return heartbeat and now - heartbeat < tonumber(state.lease_ms or 0)
+  return heartbeat and now - heartbeat < (whole(state.lease_ms) or 0)
 end
 
 local function run_again(job, id, stream, state, data)
@@ -136,6 +136,16 @@ local function examine_live(job, id, state, parts)
   examine_place(job, id, state, parts)
 end
 
+-- Numbers that are none: readers refuse the job, scripts take them for absent.
+local function examine_numbers(job)
+  local names = {'attempts', 'crashes', 'max_attempts', 'fence', 'priority', 'lease_ms', 'created_at', 'started_at'}
+  local garbled = {}
+  for n, value in ipairs(redis.call('HMGET', job, unpack(names))) do
+    if value and not whole(value) then garbled[#garbled + 1] = names[n] end
+  end
+  if #garbled > 0 and found('garbled') then redis.call('HDEL', job, unpack(garbled)) end
+end
+
 local reply = {}
 for n = 1, items do
   local job, id = item(n)
@@ -146,6 +156,7 @@ for n = 1, items do
   else
     local state = read(job, 'status', 'entry', 'priority', 'lease_ms', 'holder')
     local parts = parts_of(job)
+    if kind == 'hash' then examine_numbers(job) end
     if not state.status then
       examine_stray(job, id, parts)
     elseif indexes[state.status] then

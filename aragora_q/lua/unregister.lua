@@ -15,7 +15,7 @@ for n = 1, items do
   local record = worker_stem .. worker_id
   local heartbeat = redis.call('ZSCORE', workers, worker_id)
   local current, lease_ms = unpack(redis.call('HMGET', record, 'boot_id', 'lease_ms'))
-  local gone = not heartbeat or now - heartbeat >= silent_leases * (lease_ms or default_lease_ms)
+  local gone = not heartbeat or now - heartbeat >= silent_leases * (whole(lease_ms) or default_lease_ms)
   if boot_id ~= '' then gone = current == boot_id end
   if gone then
     local busy = false

@@ -104,6 +104,7 @@ BREAKS = {
     "entry-lost": _break_entry_lost,
     "result-lost": lambda raw: raw.delete(f"{STEM}job:ended:result"),
     "no-hash": _break_no_hash,
+    "garbled": lambda raw: raw.hset(f"{STEM}job:ended", mapping={"attempts": "abc", "fence": "x"}),
     "unknown-status": lambda raw: raw.hset(f"{STEM}job:waits", "status", "odd"),
 }
 

@@ -75,6 +75,26 @@ def _job(n):
     return Job(payload={"n": n}, id=f"j{n}")
 
 
+async def test_no_backlog_is_too_long_to_list(stage, invoke):
+    """Every waiting job is listed, and a retrying one at the far end of the lane is found."""
+    await stage.enqueue("again")
+    session = await stage.worker()
+    await stage.end(session, await stage.started(session), Retry("again", 0))
+    await stage.queue.promote()
+    await stage.queue.enqueue_many([_job(n) for n in range(20_500)])
+    assert len(invoke("list", "-s", "pending", "-n", 50_000, "-q").lines) == 20_500
+    assert invoke("list", "-s", "retrying", "-q").lines == ["again"]
+
+
+async def test_waiting_for_many_jobs_takes_few_connections(stage, invoke):
+    """1,000 ids cost some round trips, not a connection each."""
+    await stage.queue.enqueue_many([_job(n) for n in range(1000)])
+    before = stage.raw.info("stats")["total_connections_received"]
+    ended = invoke("wait", *(f"j{n}" for n in range(1000)), "--timeout", 0)
+    assert ended.code == 124
+    assert stage.raw.info("stats")["total_connections_received"] - before <= 5
+
+
 async def test_list_reads_in_80_columns(stage, invoke):
     """The table has one line per job, none longer than 80 columns, with what matters about it."""
     await in_every_state(stage)
@@ -89,6 +109,49 @@ def _question(job_id, question):
     from aragora_q.job import create_debate_job
 
     return create_debate_job(question, ["demo:bold", "demo:careful"], job_id=job_id)
+
+
+class TestGarbledHashes:
+    """A stranger's word in one job's hash costs that job only."""
+
+    @pytest.mark.parametrize(
+        ("field", "word"), [("attempts", "abc"), ("created_at", "9" * 18), ("status", "weird")]
+    )
+    async def test_list_complains_and_goes_on(self, stage, invoke, field, word):
+        """All others are listed in every form; what is wrong is said once, exit 65."""
+        for name in ("one", "bad", "two"):
+            await stage.enqueue(name)
+        stage.raw.hset(stage.keys.job("bad"), field, word)
+        for args in (("--jsonl",), ("--jsonl", "-s", "pending"), ()):
+            ended = invoke("list", *args)
+            assert (ended.code, ended.err.count("error:")) == (65, 1)
+            assert "job bad" in ended.err
+            assert "one" in ended.out
+            assert "two" in ended.out
+
+    async def test_commands_for_one_job_say_what_is_wrong(self, stage, invoke):
+        """One clear line and exit 65, never a traceback."""
+        await stage.enqueue("bad")
+        stage.raw.hset(stage.keys.job("bad"), "status", "weird")
+        for args in (("wait", "bad", "--timeout", "5"), ("status", "bad")):
+            ended = invoke(*args)
+            assert (ended.code, "job bad is not a job" in ended.err) == (65, True)
+
+    @pytest.mark.parametrize("part", ["history", "journal", "result"])
+    async def test_garbled_parts(self, stage, invoke, part):
+        """History, progress or result that are no JSON: one clear line, exit 65."""
+        await stage.enqueue("bad")
+        session = await stage.worker()
+        await stage.end(session, await stage.started(session), Completed(b"{}"))
+        key = f"{stage.keys.job('bad')}:{part}"
+        stage.raw.delete(key)
+        {
+            "history": lambda: stage.raw.rpush(key, "garbled"),
+            "journal": lambda: stage.raw.hset(key, "progress", "garbled"),
+            "result": lambda: stage.raw.set(key, "{}\ngarbled"),
+        }[part]()
+        ended = invoke("status", "bad")
+        assert (ended.code, "job bad is not a job" in ended.err) == (65, True)
 
 
 def test_an_empty_list_is_no_error(invoke):

@@ -95,6 +95,49 @@ def test_what_stands_still_is_told_first(invoke, on_stage, raw):
     assert "holds 1 job" in told
 
 
+def test_a_worker_is_alive_for_as_long_as_its_own_lease(invoke, on_stage, raw):
+    """Heartbeats come every quarter lease: stats, doctor and the metric judge each worker by its own."""
+
+    async def two_leases(stage):
+        await stage.worker("patient", lease_seconds=300)
+        await stage.worker("hasty", lease_seconds=20)
+        await stage.enqueue("waits")
+
+    on_stage(two_leases)
+
+    def alive(age_seconds):
+        for name in ("patient", "hasty"):
+            raw.zadd(f"{STEM}workers", {name: raw.time()[0] * 1000 - age_seconds * 1000})
+        seen = invoke("stats", "--json").object
+        told = " ".join(seen["attention"])
+        names = {each["worker_id"] for each in seen["workers"] if each["is_alive"]}
+        metrics = invoke("stats", "--prometheus", "-").out
+        assert f'aragora_q_queue_workers{{queue="debates",state="alive"}} {len(names)}.0' in metrics
+        found = invoke("doctor", "--json").object["findings"]
+        nobody = any("no worker is alive" in each["evidence"] for each in found)
+        assert ("no worker is alive" in told) == nobody == (not names)
+        return names
+
+    assert alive(10) == {"patient", "hasty"}
+    assert alive(75) == {"patient"}
+    assert alive(400) == set()
+
+
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [("counters", "completed"), ("counters", "last_reap_at"), ("control", "paused"),
+     ("control", "reclaim_after"), ("worker:worker-1", "lease_ms"), ("job:runs", "started_at")],
+)  # fmt: skip
+def test_a_garbled_number_costs_itself_only(invoke, on_stage, raw, key, field):
+    """A stranger's word where a number belongs: all others are shown, to people, programs, Prometheus."""
+    on_stage(_a_busy_queue)
+    raw.hset(f"{STEM}{key}", field, "garbled")
+    seen = invoke("stats", "--json").object
+    assert (seen["running"], seen["counters"]["failed"]) == (1, 1)
+    assert invoke("stats").code == 0
+    assert 'state="running"} 1.0' in invoke("stats", "--prometheus", "-").out
+
+
 def test_hostile_names_reach_the_terminal_escaped(invoke, raw):
     """Whatever a stranger writes into a worker's record cannot act on the terminal."""
     raw.zadd(f"{STEM}workers", {"evil\x1b]52;c;eA==\x07": 9e12})

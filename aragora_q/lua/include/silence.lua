@@ -8,7 +8,7 @@
 local function observe_silence(default_lease_ms)
   local worker_id, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
   if not newest then return end
-  local half_lease = (redis.call('HGET', worker_stem .. worker_id, 'lease_ms') or default_lease_ms) / 2
+  local half_lease = (whole(redis.call('HGET', worker_stem .. worker_id, 'lease_ms')) or default_lease_ms) / 2
   if now - newest <= half_lease then return end
   local known, graces, over = unpack(redis.call('HMGET', control, 'silence', 'graces', 'reclaim_after'))
   graces = tonumber(graces or 0)
