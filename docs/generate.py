@@ -1,7 +1,7 @@
 """Writes every part of the documentation that the program knows better: `make docs`.
 
 The sample aragora-q.toml, the table of settings, the reference of commands, the man pages, the
-completions of shells. A test compares them with what this script would write.
+completions of shells, the users of Redis. A test compares them with what this script would write.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, get_args
 import typer
 from pydantic.fields import FieldInfo
 
-from aragora_q import cli
+from aragora_q import access, cli
 from aragora_q.cli.config import toml_value
 from aragora_q.config import AgentConfig, QueueConfig
 from aragora_q.config_layers import SECRETS, environment_name
+from aragora_q.keys import QueueKeys
 from docs import completions
 
 TOP = Path(__file__).parent.parent
@@ -87,6 +88,7 @@ def generated() -> dict[Path, str]:
         TOP / "docs/completions/aragora-q.bash": completions.bash(commands(), cli.COMMANDS),
         TOP / "docs/completions/_aragora-q": completions.zsh(commands(), cli.COMMANDS),
         TOP / "docs/completions/aragora-q.fish": completions.fish(commands(), cli.COMMANDS),
+        TOP / "deploy/redis/users.acl": users(),
     }
 
 
@@ -322,6 +324,15 @@ def settings_manual() -> str:
                    + re.sub(r"^# ?", "", EXAMPLE_AGENTS, flags=re.MULTILINE)), ".fi",
               ".SH SEE ALSO", roff("aragora-q(1)")]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def users() -> str:
+    """A user of Redis for each role, on the default queue, for an ACL file, which knows no comments."""
+    defaults = QueueConfig()
+    keys = QueueKeys(defaults.key_prefix, defaults.queue, cluster=False)
+    return "".join(
+        f"user aragora-q-{role} reset on {access.rules(role, keys)}\n" for role in access.ROLES
+    )
 
 
 def main() -> None:

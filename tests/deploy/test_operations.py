@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from aragora_q.access import ROLES
+
 TREE = Path(__file__).parents[2]
 BLOCKS = [
     textwrap.dedent(block).strip()
@@ -40,6 +42,23 @@ def test_redis_accepts_our_file(own_server):
     with server.client() as client:
         assert client.config_get("append*")["appendonly"] == "yes"
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_redis_accepts_our_users(own_server):
+    """The ACL file is valid, has a user for each role, and none that can log in without a password."""
+    server = own_server("--aclfile", str(TREE / "deploy/redis/users.acl"))
+    with server.client() as client:
+        users = set(client.acl_users()) - {"default"}
+        assert users == {f"aragora-q-{role}" for role in ROLES}
+        for user in users:
+            rules = client.acl_getuser(user)
+            assert rules["passwords"] == []
+            assert rules["keys"] == [
+                "%R~aragora:queue:debates:*"
+                if user.endswith("stats")
+                else "~aragora:queue:debates:*"
+            ]
+            assert "nopass" not in rules["flags"]
 
 
 def test_cron_lines_are_commands():
