@@ -1,8 +1,9 @@
 """The composition root of a worker process: build the parts, start them, stop them in order.
 
 Called by `aragora-q worker` and `aragora-q demo`. Order of stopping: the worker first (no new jobs,
-drain, hand back, sign off), while metrics, watchdog and queue still serve it; then the metrics
-endpoint, then the queue's connections, last of all an embedded server, which everyone above needs.
+drain, hand back, sign off), while metrics, watchdog and queue still serve it; then signals mean again
+what they mean to every process, then the metrics endpoint goes, then the queue's connections, last of
+all an embedded server, which everyone above needs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 5.0
 CARE_SECONDS = 30.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run_worker(
@@ -67,7 +70,11 @@ async def _run(
         reload=reload,
     ) as worker:
         await worker.start()
-    return stopped_by[0] if stopped_by else None
+    if not stopped_by:
+        return None
+    # Threads of jobs handed back may sleep on: a new executor, which has none, is joined in their place.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
+    return stopped_by[0]
 
 
 @asynccontextmanager
@@ -116,6 +123,8 @@ async def running_worker(
             finally:
                 for task in (signals, watchdog, care):
                     task.cancel()
+                for number in SIGNALS:
+                    asyncio.get_running_loop().remove_signal_handler(number)
     finally:
         await queue.close()
 
@@ -148,7 +157,7 @@ def _watch_signals(
     """First SIGTERM or SIGINT: drain. Second: hand everything back now. SIGHUP: read settings again."""
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         loop.add_signal_handler(number, arrived.put_nowait, number)
 
     async def watch() -> None:

@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 from aragora_q.base import LeaseRenewer
@@ -31,20 +32,27 @@ Gone = tuple[str, int, Literal["lost", "cancelled"]]
 
 
 class LeaseKeeper:
-    """Renews every lease four times in its length, and beats the worker's heart by the way."""
+    """Renews every lease four times in its length, and beats the worker's heart by the way.
+
+    `on_answer` and `on_outage` are called on the event loop: with the queue's state and the leases
+    that are gone, or with the reason why nothing was renewed.
+    """
 
     def __init__(
         self,
         open_renewer: Callable[[], LeaseRenewer],
         lease_seconds: float,
         on_answer: Callable[[str, list[Gone]], None],
+        on_outage: Callable[[AragoraQError], None],
     ) -> None:
         self._open_renewer = open_renewer
         self._interval_seconds = lease_seconds / RENEWALS_PER_LEASE
         self._on_answer = on_answer
+        self._on_outage = on_outage
         self._held: dict[str, int] = {}
         self._wake = threading.Event()
         self._is_stopping = False
+        self._has_ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
         self.last_answer_at = time.monotonic()
@@ -67,11 +75,12 @@ class LeaseKeeper:
             del self._held[job_id]
 
     async def stop(self) -> None:
-        """End the thread and its connection."""
+        """End the thread and its connection. Waits without a thread of the loop's: jobs may hold them all."""
         self._is_stopping = True
         self._wake.set()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+        if self._loop is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._has_ended.wait(), STOP_SECONDS)
 
     @property
     def loop_lag_seconds(self) -> float:
@@ -89,19 +98,17 @@ class LeaseKeeper:
                 renewer = renewer or self._open_renewer()
                 self._renew(renewer)
             except Exception as error:  # whatever it was: leases must be renewed
-                is_outage = isinstance(error, AragoraQError)
-                logger.log(
-                    logging.DEBUG if is_outage else logging.ERROR,
-                    "lease renewal failed",
-                    extra={"error": str(error)},
-                    exc_info=None if is_outage else error,
-                )
+                if isinstance(error, AragoraQError):
+                    self._call(self._on_outage, error)
+                else:
+                    logger.exception("lease renewal failed")
                 self._hang_up(renewer)
                 renewer = None
                 wait_seconds = min(wait_seconds, RETRY_SECONDS) * random.uniform(0.5, 1)  # noqa: S311
             self._ping_loop()
             self._wake.wait(wait_seconds)
         self._hang_up(renewer)
+        self._call(self._has_ended.set)
 
     def _renew(self, renewer: LeaseRenewer) -> None:
         held = dict(self._held)

@@ -1,8 +1,8 @@
 """`DebateWorker`: takes jobs while it has free slots, runs them, reports how they ended.
 
-Four loops on one event loop: fetch (start jobs in batches, block when there are none), report (tell
-how attempts ended, in batches), care (the maintenance passes), and the lease keeper's answers. Each
-survives any outage of Redis. Knows `JobQueue`, not Redis; one attempt is `attempt.py`'s business.
+Four loops on one event loop: fetch (start jobs in batches, block when there are none), report
+(`reporting.py`), care (the maintenance passes), and the lease keeper's answers. Each survives any
+outage of Redis (`patience.py`). Knows `JobQueue`, not Redis; one attempt is `attempt.py`'s business.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +19,14 @@ from typing import Any, TypeVar
 
 from aragora_q import __version__, process
 from aragora_q.attempt import Attempt
-from aragora_q.base import Executor, Fetched, Identity, Job, JobQueue, Outcome, Report, Verdict
+from aragora_q.base import Executor, Fetched, Identity, Job, JobQueue, Outcome, Report
 from aragora_q.config import QueueConfig, get_queue_config
-from aragora_q.errors import NOT_SERVED, AragoraQError, ConfigError
+from aragora_q.errors import NOT_SERVED, ConfigError
 from aragora_q.leases import Gone, LeaseKeeper
-from aragora_q.logs import RateLimit
 from aragora_q.maintenance import Caretaker, every, promote_pass
 from aragora_q.metrics import WorkerMetrics
+from aragora_q.patience import BACKOFF_SECONDS, Patience
+from aragora_q.reporting import Reporter
 from aragora_q.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -38,18 +38,14 @@ LOW_FIRST_EVERY = 8
 
 IDLE_SECONDS = 2.0
 BURST_IDLE_SECONDS = 0.05
-"""How long an idle worker blocks before it looks around; in burst mode, whether it is done."""
-
-BACKOFF_SECONDS = (0.05, 3.0)
-"""First and longest pause between two tries while Redis is away."""
+"""How long an idle worker blocks, or sleeps while the queue is paused, before it looks around; in burst
+mode, whether it is done."""
 
 CLOSING_SECONDS = 5.0
 """How long a stopping worker tries to get its last reports through."""
 
 STALLED_SECONDS = 10.0
 """Without a sign of life for so long (or half a lease), a loop has stalled."""
-
-JOB_LINES_PER_SECOND = 20
 
 
 class _Stopped(Exception):
@@ -63,12 +59,24 @@ class _Running:
     started_at: float
 
 
+@dataclass
+class _Known(Container[str]):
+    """The jobs a worker knows of, at the time it is asked: a start may be answered meanwhile."""
+
+    running: Container[str]
+    reporter: Container[str]
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self.running or job_id in self.reporter
+
+
 class DebateWorker:
     """Runs jobs of `queue` with `executor`, at most `max_concurrent` at once, until stopped.
 
     `start` returns when the worker has stopped: after `stop`, or, with `burst`, when there is no job
-    left that waits, runs here, or falls due within the longest retry delay. `preflight` may refuse the
-    server by an exception; it is asked when Redis first answers, before the worker signs on.
+    left that waits, runs here, or falls due within the longest retry delay, or none may start because
+    the queue is paused. `preflight` may refuse the server by an exception; it is asked when Redis first
+    answers, before the worker signs on.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a worker
@@ -95,29 +103,32 @@ class DebateWorker:
         self._burst = burst
         self._info = info or {}
         self._preflight = preflight
-        self.keeper: LeaseKeeper = LeaseKeeper(
-            self._session.lease_renewer, self._lease_seconds, self._on_renewal
-        )
         self.metrics = metrics or WorkerMetrics(self._config.queue)
+        self._patience = Patience(self.identity.worker_id, self.metrics)
+        self.keeper: LeaseKeeper = LeaseKeeper(
+            self._session.lease_renewer,
+            self._lease_seconds,
+            self._on_renewal,
+            partial(self._patience.note_fault, "renew"),
+        )
         self.metrics.slots.set(self._slots)
         self.metrics.active.set_function(lambda: len(self._running))
         self.metrics.loop_lag.set_function(lambda: self.keeper.loop_lag_seconds)
         self._running: dict[str, _Running] = {}
-        self._unreported: list[tuple[Report, float]] = []
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
-        self._to_report = asyncio.Event()
-        self._resumed = asyncio.Event()
-        self._job_lines = RateLimit(JOB_LINES_PER_SECOND)
-        self._fault_lines = RateLimit(1)
-        self._fault: str | None = None
-        self._must_recover = False
+        self._reporter = Reporter(
+            self._session,
+            self._patience,
+            self.metrics,
+            let_go=self.keeper.drop,
+            on_told=self._changed.set,
+        )
         self._must_register = False
         self._is_starting = False
-        self._processed = 0
-        self._failed = 0
+        self._is_paused = False
         self._started_at: float | None = None
         self._last_fetch_at = time.monotonic()
 
@@ -145,7 +156,7 @@ class DebateWorker:
         self.keeper.start()
         caretaker = Caretaker(self._queue, self.identity.worker_id, self._lease_seconds)
         tasks = [
-            asyncio.create_task(self._report_loop(), name="report"),
+            asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(caretaker.run(), name="care"),
             asyncio.create_task(
                 every(self._lease_seconds / 2, self._recover_forgotten), name="recover"
@@ -213,12 +224,12 @@ class DebateWorker:
             "boot_id": self.identity.boot_id,
             "active_jobs": len(self._running),
             "max_concurrent": self._slots,
-            "jobs_processed": self._processed,
-            "jobs_failed": self._failed,
-            "unreported_jobs": len(self._unreported),
+            "jobs_processed": self._reporter.counts["completed"],
+            "jobs_failed": self._reporter.counts["failed"],
+            "unreported_jobs": len(self._reporter),
             "uptime_seconds": round(uptime, 3),
             "is_draining": self._stopping.is_set(),
-            "redis_fault": self._fault,
+            "redis_fault": self._patience.fault,
             "oldest_job_seconds": self._oldest_seconds(),
         }
 
@@ -230,7 +241,7 @@ class DebateWorker:
         now, limit = time.monotonic(), max(STALLED_SECONDS, self._lease_seconds / 2)
         if self.keeper.loop_lag_seconds > limit:
             return False
-        if self._fault is not None:
+        if self._patience.fault is not None:
             return True
         is_fetching = (
             now - self._last_fetch_at < limit or not self._free_slots() or self._stopping.is_set()
@@ -244,7 +255,7 @@ class DebateWorker:
             if self._must_register:
                 await self._register()
                 continue
-            if self._must_recover:
+            if self._patience.had_fault:
                 await self._served("recover", self._recover)
             turn += 1
             fetched = await self._start_jobs(low_first=turn % LOW_FIRST_EVERY == 0)
@@ -252,11 +263,11 @@ class DebateWorker:
                 self._launch(job)
             if fetched.state == "unregistered":
                 self._must_register = True
-            elif fetched.state == "paused":
-                await self._while_paused()
-            elif fetched.resume_from and self._free_slots() and not self._must_recover:
-                if self._burst and not fetched.jobs and await self._is_all_done():
-                    return
+            elif self._burst and not fetched.jobs and await self._is_all_done(fetched):
+                return
+            elif fetched.state == "paused":  # blocking would only wake at the next enqueue
+                await self._nap(self._idle_seconds)
+            elif fetched.resume_from and self._free_slots() and not self._patience.had_fault:
                 await self._wait_for_work(fetched.resume_from)
 
     async def _until(self, condition: Callable[[], object]) -> None:
@@ -276,44 +287,42 @@ class DebateWorker:
             fetched = await self._served("fetch", start)
         finally:
             self._is_starting = False
-        self._note_fetch()
+        self._last_fetch_at = time.monotonic()
+        self.metrics.last_fetch.set_to_current_time()
+        if fetched.state == "paused" and not self._is_paused:
+            logger.info("queue is paused", extra={"worker": self.identity.worker_id})
+        self._is_paused = fetched.state == "paused"
         return fetched
 
     async def _wait_for_work(self, resume_from: tuple[str, ...]) -> None:
-        timeout_seconds = BURST_IDLE_SECONDS if self._burst else IDLE_SECONDS
+        wait = self._session.wait_for_work(resume_from, self._idle_seconds)
         try:
-            await self._unless_stopping(self._session.wait_for_work(resume_from, timeout_seconds))
+            await self._unless_stopping(wait)
         except NOT_SERVED as error:
-            self._note_fault("wait", error)
-            pause = BACKOFF_SECONDS[0] * random.uniform(1, 4)  # noqa: S311 - spreads load
-            await self._unless_stopping(asyncio.sleep(pause))
+            self._patience.note_fault("fetch", error)
+            await self._nap(BACKOFF_SECONDS[0] * random.uniform(1, 4))  # noqa: S311 - spreads load
 
-    async def _while_paused(self) -> None:
-        """Blocking would only wake at the next enqueue; the keeper's heartbeat tells of the end."""
-        self._resumed.clear()
-        while not self._resumed.is_set():
-            self._note_fetch()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_SECONDS):
-                    await self._unless_stopping(self._resumed.wait())
+    @property
+    def _idle_seconds(self) -> float:
+        return BURST_IDLE_SECONDS if self._burst else IDLE_SECONDS
 
-    async def _is_all_done(self) -> bool:
-        if self._running or self._unreported:
+    async def _is_all_done(self, fetched: Fetched) -> bool:
+        """Whether a burst is over, now that this fetch has brought no job."""
+        if self._running or len(self._reporter):
+            return False
+        if fetched.state == "paused":
+            return True
+        if not fetched.resume_from:
             return False
         promoted, due_seconds = await self._served("promote", partial(promote_pass, self._queue))
         if promoted:
             return False
         return due_seconds is None or due_seconds > self._policy.max_delay_seconds
 
-    def _note_fetch(self) -> None:
-        self._last_fetch_at = time.monotonic()
-        self.metrics.last_fetch.set_to_current_time()
-
     def _free_slots(self) -> int:
         """Slots to fill. Reports that wait for Redis take slots too, so that they stay bounded."""
-        return max(
-            0, self._slots - len(self._running) - max(0, len(self._unreported) - self._slots)
-        )
+        backlog = max(0, len(self._reporter) - self._slots)
+        return max(0, self._slots - len(self._running) - backlog)
 
     def _launch(self, job: Job) -> None:
         if older := self._running.pop(
@@ -328,8 +337,7 @@ class DebateWorker:
         self._running[job.id] = running
         self.keeper.hold(job.id, job.fence)
         self.metrics.wait.observe(job.waited_seconds)
-        if self._job_lines.allows():
-            logger.info("job started", extra=self._job_facts(job))
+        self._reporter.note_started(job)
         task.add_done_callback(partial(self._finish, running))
 
     def _finish(self, ran: _Running, task: asyncio.Task[Outcome | None]) -> None:
@@ -342,70 +350,14 @@ class DebateWorker:
         if outcome is None or ran.attempt.is_abandoned:
             self.keeper.drop(job.id, job.fence)
         else:
-            self._unreported.append((Report(job, outcome), seconds))
-            self._to_report.set()
+            self._reporter.add(Report(job, outcome), seconds)
         self._changed.set()
-
-    async def _report_loop(self) -> None:
-        while True:
-            await self._to_report.wait()
-            self._to_report.clear()
-            if self._unreported:
-                await self._report()
-
-    async def _report(self) -> None:
-        batch = self._unreported[:]
-        reports = [report for report, _ in batch]
-        verdicts = await self._served("report", lambda: self._report_or_drop(reports))
-        del self._unreported[: len(batch)]
-        for (report, seconds), verdict in zip(batch, verdicts, strict=True):
-            job = report.job
-            self.keeper.drop(job.id, job.fence)
-            self._log_ended(report, verdict, seconds)
-        counts = Counter(verdicts)
-        for verdict, number in counts.items():
-            self.metrics.jobs[verdict].inc(number)
-        self.metrics.leases_lost.inc(counts["lost"])
-        self._processed += counts["completed"]
-        self._failed += counts["failed"]
-        self._changed.set()
-
-    async def _report_or_drop(self, reports: list[Report]) -> list[Verdict]:
-        """Report; where the server refuses a report for good, let that job go, not the others.
-
-        Its lease runs out, and it is reclaimed as if the worker had died of it.
-        """
-        try:
-            return await self._session.report(reports)
-        except NOT_SERVED:
-            raise
-        except AragoraQError as error:
-            if len(reports) == 1:
-                facts = {**self._job_facts(reports[0].job), "error": str(error)}
-                logger.error("report refused, job left to reclaim", extra=facts)  # noqa: TRY400 - the cause is told
-                return ["lost"]
-            return [verdict for each in reports for verdict in await self._report_or_drop([each])]
-
-    def _log_ended(self, report: Report, verdict: str, seconds: float) -> None:
-        if not self._job_lines.allows():
-            return
-        facts = {**self._job_facts(report.job), "seconds": seconds}
-        if error := getattr(report.outcome, "error", None):
-            facts["error"] = error
-        if suppressed := self._job_lines.take_suppressed():
-            facts["lines_suppressed"] = suppressed
-        level = logging.INFO if verdict in ("completed", "released") else logging.WARNING
-        logger.log(level, "job %s", verdict, extra=facts)
-
-    def _job_facts(self, job: Job) -> dict[str, Any]:
-        return {"job": job.id, "attempt": job.attempts, "worker": self.identity.worker_id}
 
     def _on_renewal(self, state: str, gone: list[Gone]) -> None:
+        self._patience.note_served("renew")
         if state == "unregistered":
             self._must_register = True
             self._changed.set()
-        if state != "paused":
-            self._resumed.set()
         for job_id, fence, why in gone:
             running = self._running.get(job_id)
             if running is None or running.attempt.job.fence != fence:
@@ -416,18 +368,13 @@ class DebateWorker:
         """Stop an attempt whose job is no longer ours; whatever it would still say is not reported."""
         running.attempt.abandon()
         running.task.cancel()
-        self.metrics.jobs[why].inc()
-        if why == "lost":
-            self.metrics.leases_lost.inc()
-        logger.warning("job %s, attempt stopped", why, extra=self._job_facts(running.attempt.job))
-
-    def _known(self) -> list[str]:
-        return [*self._running, *(report.job.id for report, _ in self._unreported)]
+        self._reporter.note_given_up(running.attempt.job, why)
 
     async def _recover(self, min_idle_seconds: float = 0) -> None:
-        returned = await self._session.recover(self._known(), min_idle_seconds=min_idle_seconds)
+        known = _Known(self._running, self._reporter)
+        returned = await self._session.recover(known, min_idle_seconds=min_idle_seconds)
         if not min_idle_seconds:
-            self._must_recover = False
+            self._patience.had_fault = False
         if returned:
             logger.info("recovered jobs whose start went unheard", extra={"jobs": len(returned)})
 
@@ -462,7 +409,7 @@ class DebateWorker:
                     hint="give every worker an id of its own, or leave --worker-id out",
                 )
             logger.warning("worker id in use, waiting", extra={"worker": self.identity.worker_id})
-            await self._unless_stopping(asyncio.sleep(min(left, 1.0)))
+            await self._nap(min(left, 1.0))
 
     async def _drain(self) -> None:
         if self._running:
@@ -489,16 +436,15 @@ class DebateWorker:
     async def _close(self) -> None:
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
-                while self._unreported:
-                    await self._report()
-                if self._must_recover:
+                await self._reporter.flush()
+                if self._patience.had_fault:
                     await self._recover()
                 await self.keeper.stop()  # before signing off: its heartbeat would sign us on again
                 await self._session.unregister()
         except (TimeoutError, *NOT_SERVED):
             logger.error(  # noqa: TRY400 - the cause is known
                 "Redis is away: unreported jobs will be reclaimed",
-                extra={"jobs": len(self._unreported), "worker": self.identity.worker_id},
+                extra={"jobs": len(self._reporter), "worker": self.identity.worker_id},
             )
         await self.keeper.stop()
         stats = self.get_stats()
@@ -511,23 +457,15 @@ class DebateWorker:
         )
 
     async def _served(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer to `call`, however often Redis has to be asked: backoff with jitter, no end.
+        """The answer to `call`, however often Redis has to be asked.
 
         Raises _Stopped, never in the middle of a call: a start whose answer is not awaited would
-        leave jobs running that nobody runs. Reports are tried on while the worker closes.
+        leave jobs running that nobody runs.
         """
-        pause, longest = BACKOFF_SECONDS
-        while True:
-            try:
-                answer = await call()
-            except NOT_SERVED as error:
-                self._note_fault(what, error)
-            else:
-                self._note_served()
-                return answer
-            nap = asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-            await (nap if what == "report" else self._unless_stopping(nap))
-            pause = min(pause * 2, longest)
+        return await self._patience.served(what, call, self._nap)
+
+    async def _nap(self, seconds: float) -> None:
+        await self._unless_stopping(asyncio.sleep(seconds))
 
     async def _unless_stopping(self, waiting: Awaitable[object]) -> None:
         """Wait for something that may be given up. Raises _Stopped as soon as the worker is to stop."""
@@ -543,20 +481,6 @@ class DebateWorker:
             if not wait.done() or self._stopping.is_set():  # else no turn of the loop is lost on it
                 wait.cancel()
                 await asyncio.gather(wait, return_exceptions=True)
-
-    def _note_fault(self, what: str, error: Exception) -> None:
-        self.metrics.redis_errors(type(error).__name__).inc()
-        self._must_recover = True  # a start may have been served whose answer we never got
-        self._fault = str(error)
-        if self._fault_lines.allows():
-            logger.warning(
-                "Redis did not serve us, trying on", extra={"what": what, "error": str(error)}
-            )
-
-    def _note_served(self) -> None:
-        if self._fault is not None:
-            logger.info("Redis serves us again", extra={"worker": self.identity.worker_id})
-            self._fault = None
 
     def _oldest_seconds(self) -> float | None:
         if not self._running:

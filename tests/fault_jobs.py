@@ -3,6 +3,8 @@
 `--executor fault_jobs:make`. The payload's `do` is a list of steps, done in order:
     ["sleep", seconds]      wait, as an honest job does
     ["block", seconds]      block the event loop
+    ["thread", seconds]     sleep in a thread of asyncio's own, which nothing can cancel
+    ["stay"]                go on for ever, cancelled or not
     ["fail", n]             raise, in the first n attempts
     ["later", n]            ask to be called later, in the first n starts
     ["permanent"]           raise what no retry can mend
@@ -14,6 +16,7 @@
 import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from aragora_q.errors import PermanentError, RetryLater
@@ -35,6 +38,16 @@ async def _sleep(job, seconds):
 
 async def _block(job, seconds):
     time.sleep(seconds)
+
+
+async def _thread(job, seconds):
+    await asyncio.to_thread(time.sleep, seconds)
+
+
+async def _stay(job):
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
 
 
 async def _fail(job, times):
@@ -70,6 +83,8 @@ async def _note(job):
 _STEPS = {
     "sleep": _sleep,
     "block": _block,
+    "thread": _thread,
+    "stay": _stay,
     "fail": _fail,
     "later": _later,
     "permanent": _permanent,

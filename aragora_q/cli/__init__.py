@@ -78,7 +78,8 @@ def _run() -> int:
         sys.stdout.flush()
         signal.signal(stop.number, signal.SIG_DFL)
         os.kill(os.getpid(), stop.number)
-        return 128 + stop.number  # process 1 of a container gets here: no signal kills it
+        # Process 1 of a container gets here: no signal kills it. Nor does it wait for threads of jobs.
+        os._exit(128 + stop.number)
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):
             raise stop.__context__ from None

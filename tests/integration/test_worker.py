@@ -1,12 +1,14 @@
 """The worker on a real server: slots, leases, faults, stopping. In-process; processes are elsewhere."""
 
 import asyncio
+import logging
 import re
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 
 import pytest
 from crew import Crew, Steps, ended, reaping
@@ -15,7 +17,13 @@ from waiting import wait_until
 
 from aragora_q import worker as worker_module
 from aragora_q.base import Completed, Identity, Job, JobStatus, current_attempt
-from aragora_q.errors import ConfigError, PermanentError, RedisUnreachable, RetryLater
+from aragora_q.errors import (
+    AragoraQError,
+    ConfigError,
+    PermanentError,
+    RedisUnreachable,
+    RetryLater,
+)
 from aragora_q.keys import GROUP
 from aragora_q.metrics import DEFAULT_PORTS, WorkerMetrics, serving
 from aragora_q.retry import RetryPolicy
@@ -145,17 +153,51 @@ async def test_stats_have_the_promised_keys(new_stage, crew):
     await wait_until(lambda: worker.get_stats()["jobs_processed"] == 1)
 
 
-async def test_paused_worker_resumes(new_stage, crew):
-    """A worker that finds its queue paused waits, and goes on within a heartbeat of the resume."""
-    stage = new_stage()
+async def test_paused_worker_resumes(new_stage, crew, caplog):
+    """A worker that finds its queue paused says so once, waits, and goes on soon after the resume."""
+    caplog.set_level(logging.INFO)
+    stage = new_stage(**LONG_LEASE)
     await stage.queue.pause()
     await stage.enqueue("a")
     worker = crew.hire(stage, done)
-    await at_work(stage, worker)
+    await wait_until(lambda: "queue is paused" in caplog.text, what="it to say so")
+    stage.raw.config_resetstat()
+    await wait_until(lambda: calls(stage, "xreadgroup") or calls(stage, "evalsha") > 3)
+    assert caplog.text.count("queue is paused") == 1
     assert await stage.queue.get_status("a") is JobStatus.PENDING
     assert worker.is_healthy()
+    resumed_at = time.monotonic()
     await stage.queue.pause(paused=False)
     await ended(stage, "a")
+    assert time.monotonic() - resumed_at < worker_module.IDLE_SECONDS + 3
+
+
+async def test_burst_ends_on_a_paused_queue(new_stage, crew):
+    """A burst does not wait for a resume; what already runs is finished first."""
+    stage, steps = new_stage(**LONG_LEASE), Steps()
+    worker = crew.hire(stage, steps, burst=True, max_concurrent=2)
+    await stage.enqueue("running")
+    await wait_until(lambda: steps.entered or worker.task.done())
+    if worker.task.done():  # it was done before the job came
+        worker = crew.hire(stage, steps, "w2", burst=True, max_concurrent=2)
+        await wait_until(lambda: steps.entered)
+    await stage.queue.pause()
+    await stage.enqueue("late")
+    steps.gate.set()
+    await asyncio.wait_for(worker.task, 10)
+    assert await stage.queue.get_status("running") is JobStatus.COMPLETED
+    assert await stage.queue.get_status("late") is JobStatus.PENDING
+
+
+async def test_burst_ends_before_jobs_of_a_newer_version(new_stage, crew):
+    """A job that no worker of this version can run keeps no burst waiting."""
+    stage = new_stage(**LONG_LEASE)
+    await stage.enqueue("newer")
+    stage.raw.hset(stage.keys.job("newer"), "schema", 99)
+    await stage.enqueue("a")
+    await asyncio.wait_for(crew.hire(stage, done, burst=True).task, 10)
+    assert await stage.queue.get_status("a") is JobStatus.COMPLETED
+    assert stage.raw.zcard(stage.keys.delayed) == 1
 
 
 # -- what executors do
@@ -614,7 +656,7 @@ async def test_password_set_later_is_waited_out(own_server, new_stage, crew):
     stage.raw.config_set("requirepass", "")
     await enqueue_at_last(stage, "b")
     await ended(stage, "b")
-    assert worker.get_stats()["redis_fault"] is None
+    await wait_until(lambda: worker.get_stats()["redis_fault"] is None, what="the fault to pass")
     assert worker.metrics.redis_errors("AccessDenied")._value.get() >= 1
 
 
@@ -629,6 +671,79 @@ async def test_full_server_drains(own_server, new_stage, crew):
     await crew.hire(stage, done, burst=True).task
     assert stage.raw.zcard(stage.keys.completed) == 20
     stage.raw.config_set("maxmemory", 0)
+
+
+async def test_refused_report_fails_the_job(own_server, new_stage, crew):
+    """A result that the server will not take is a dead letter that says so, after a single run."""
+    server, starts = own_server("--proto-max-bulk-len", "1mb"), []
+    stage = new_stage(redis_url=server.url, claim_idle_ms=1000, max_result_bytes=2_000_000)
+
+    async def executor(job):
+        starts.append(job.id)
+        return {"x": "y" * 1_500_000} if job.id == "big" else {}
+
+    crew.hire(stage, executor)
+    await stage.enqueue("big")
+    big = await ended(stage, "big")
+    await stage.enqueue("small")
+    assert (await ended(stage, "small")).status is JobStatus.COMPLETED
+    assert big.status is JobStatus.FAILED
+    assert "report refused" in big.error
+    assert starts.count("big") == 1
+
+
+async def test_report_refused_for_good_is_a_crash(new_stage, crew):
+    """A job whose every report is refused runs as often as crashes allow, not for ever."""
+    stage = new_stage(claim_idle_ms=400, max_crashes=2)
+    starts = Counter()
+
+    async def executor(job):
+        starts[job.id] += 1
+        return {}
+
+    worker = crew.hire(stage, executor)
+    honest = worker._session.report
+
+    async def refusing(reports):
+        if any(report.job.id == "bad" for report in reports):
+            raise AragoraQError("no report with this one")
+        return await honest(reports)
+
+    worker._session.report = refusing
+    for name in ("bad", "good"):
+        await stage.enqueue(name)
+    bad, good = await ended(stage, "bad", "good")
+    assert (good.status, starts["good"]) == (JobStatus.COMPLETED, 1)
+    assert (bad.status, bad.crashes, starts["bad"]) == (JobStatus.FAILED, 2, 2)
+
+
+async def test_busy_worker_is_healthy_through_an_outage(
+    own_server, new_stage, crew, monkeypatch, caplog
+):
+    """With every slot full and nothing to report, an outage is noticed, told, and no stall."""
+    monkeypatch.setattr(worker_module, "STALLED_SECONDS", 0.3)
+    server = own_server("--appendonly", "yes", "--appendfsync", "always")
+    stage, steps = new_stage(redis_url=server.url, claim_idle_ms=400), Steps()
+    worker = crew.hire(stage, steps, max_concurrent=1)
+    await stage.enqueue("a")
+    await wait_until(lambda: steps.entered)
+    caplog.clear()
+    server.kill()
+    silence = lambda: time.monotonic() - worker.keeper.last_answer_at  # noqa: E731
+    await wait_until(lambda: silence() > 2, what="a silence longer than limit and lease")
+    assert worker.is_healthy()
+    assert worker.get_stats()["redis_fault"]
+    assert any(
+        record.levelno == logging.WARNING and record.what == "renew"
+        for record in caplog.records
+        if record.message == "Redis did not serve us, trying on"
+    )
+    server.start()
+    stage.raw.connection_pool.disconnect()
+    await wait_until(lambda: worker.get_stats()["redis_fault"] is None, what="the fault to pass")
+    assert worker.is_healthy()
+    steps.gate.set()
+    assert (await ended(stage, "a")).status is JobStatus.COMPLETED
 
 
 async def test_denied_read_does_not_spin(new_stage, crew):
@@ -648,6 +763,25 @@ async def test_denied_read_does_not_spin(new_stage, crew):
 
 
 # -- what can be seen
+
+
+async def test_failures_are_logged_among_many_successes(new_stage, crew, caplog):
+    """However fast good jobs come and go, the one that failed has its line."""
+    caplog.set_level(logging.INFO)
+    stage = new_stage(**LONG_LEASE)
+
+    async def executor(job):
+        if job.id == "bad":
+            raise ValueError("never")
+        return {}
+
+    await stage.queue.enqueue_many(
+        [*(Job(payload={}, id=f"j{n}") for n in range(400)), Job(payload={}, id="bad")]
+    )
+    await crew.hire(stage, executor, max_concurrent=50, burst=True).task
+    failed = [record for record in caplog.records if record.message == "job failed"]
+    assert [(record.job, record.levelno) for record in failed] == [("bad", logging.WARNING)]
+    assert sum("job completed" in record.message for record in caplog.records) < 400
 
 
 def _value(metrics, sample):

@@ -83,6 +83,41 @@ async def test_second_signal_hands_back(new_stage, process, redis_url):
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
+async def test_jobs_in_threads_do_not_hold_up_the_end(new_stage, process, redis_url):
+    """More jobs than there are threads, each asleep in one: handed back, and the process is gone."""
+    stage = new_stage()
+    worker = process(redis_url, slots=40)
+    for n in range(40):
+        await _enqueue(stage, f"j{n}", ["thread", 60])
+    await wait_until(lambda: len(stage.pending()) == 40, 20, "all to run")
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: "draining" in worker.text(), what="the drain")
+    worker.signal(signal.SIGTERM)
+    assert _exit_status(worker, 15) == 143, worker.text()
+    assert "worker stopped" in worker.text()
+    job = await stage.queue.get_job("j0")
+    assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
+
+
+async def test_signal_after_the_end_is_final(new_stage, process, redis_url):
+    """A job that refuses to be cancelled can keep the process, but not against one more signal."""
+    stage = new_stage()
+    worker = process(redis_url)
+    await _enqueue(stage, "stubborn", ["stay"])
+    await _running(stage, "stubborn")
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: "draining" in worker.text(), what="the drain")
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: "worker stopped" in worker.text(), 30, "it to give up")
+
+    def is_gone():
+        worker.signal(signal.SIGTERM)
+        return not worker.is_alive
+
+    await wait_until(is_gone, 5, "the process to end")
+    assert _exit_status(worker) == 143, worker.text()
+
+
 async def test_burst_exits_0(new_stage, process, redis_url):
     """A burst ends by itself when all is done."""
     stage = new_stage()
