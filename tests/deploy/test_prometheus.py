@@ -26,7 +26,11 @@ ALERTS = [
     for group in yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
     for rule in group["rules"]
 ]
-QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+SCALING = yaml.safe_load((TREE / "deploy/kubernetes/keda/scaledobject.yaml").read_text())["spec"]
+QUERIES = [
+    *(target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]),
+    *(trigger["metadata"]["query"] for trigger in SCALING["triggers"]),
+]
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -144,7 +148,7 @@ def value(url, query):
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_panel_has_data(scraped, query):
-    """Every query of the dashboard returns numbers from a real worker and exporter."""
+    """Every query of the dashboard, and that of autoscaling, returns numbers from a real worker and exporter."""
     query = query.replace("$__rate_interval", "1m").replace("$queue", "debates")
     found = wait_until_sync(lambda: value(scraped[0], query), 30, query)
     wait_until_sync(
