@@ -148,7 +148,7 @@ def value(url, query):
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_panel_has_data(scraped, query):
-    """Every query of the dashboard, and that of autoscaling, returns numbers from a real worker and exporter."""
+    """Every query of dashboard and autoscaling returns numbers from a real worker and exporter."""
     query = query.replace("$__rate_interval", "1m").replace("$queue", "debates")
     found = wait_until_sync(lambda: value(scraped[0], query), 30, query)
     wait_until_sync(
