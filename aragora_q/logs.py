@@ -71,7 +71,7 @@ class TextFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
+        moment = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         facts = "".join(f" {name}={_plain(value)}" for name, value in _facts(record).items())
         line = f"{moment} {record.levelname:<7} {_plain_message(record.getMessage())}{facts}"
         if record.exc_info:

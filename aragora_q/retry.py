@@ -87,7 +87,3 @@ class RetryPolicy:
         if self.jitter:
             delay *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, hides nothing
         return min(delay, self.max_delay_seconds)
-
-    def should_retry(self, error: BaseException, attempts: int) -> bool:
-        """Whether a job whose `attempts` charged starts ended in `error` gets another one."""
-        return attempts < self.max_attempts and is_retryable_error(error)

@@ -10,12 +10,13 @@ one document. Used by `enqueue`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -38,10 +39,16 @@ Line = tuple[int, bytes | None]
 """Its number, and its bytes; None if it was too long to keep."""
 
 
-def read_lines(stream: BinaryIO, most_bytes: int) -> Iterator[list[Line]]:
-    """The lines of `stream` that are not blank, as they come: what is there is not kept waiting."""
-    number, rest, is_too_long = 0, b"", False
+def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """What `stream` holds, as it comes: what is there is not kept waiting."""
     while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # what stdin is
+        yield chunk
+
+
+def read_lines(chunks: Iterable[bytes], most_bytes: int) -> Iterator[list[Line]]:
+    """The lines in `chunks` that are not blank."""
+    number, rest, is_too_long = 0, b"", False
+    for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         found: list[Line] = []
         for line in lines:
@@ -58,9 +65,20 @@ def read_lines(stream: BinaryIO, most_bytes: int) -> Iterator[list[Line]]:
         yield [(number + 1, None if is_too_long else rest)]
 
 
-def is_document(first: bytes) -> bool:
-    """Whether the input that begins with this line is one JSON document, not JSON lines."""
-    return first.lstrip().startswith(b"[") or first.strip() == b"{"
+def read_head(chunks: Iterator[bytes]) -> bytes:
+    """As much of the input as tells what it is: its first line, or the beginning of a long one."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if b"\n" in head.lstrip() or len(head) >= READ_BYTES:
+            break
+    return head
+
+
+def is_document(head: bytes) -> bool:
+    """Whether the input that begins so is one JSON document, not JSON lines."""
+    first = head.lstrip().partition(b"\n")[0].strip()
+    return first.startswith(b"[") or first == b"{"
 
 
 def job_of(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
@@ -126,13 +144,13 @@ class Intake:
 
     async def run(self, stream: BinaryIO, progress: Progress) -> None:
         """Enqueue all lines. What a fault leaves undone, running it again does."""
-        chunks = read_lines(stream, self._most_bytes)
-        first = next((chunk for chunk in chunks if chunk), [])
-        if first and first[0][1] is not None and is_document(first[0][1]):
-            await self._document(first, chunks)
+        rest = read_chunks(stream)
+        head = read_head(rest)
+        chunks = itertools.chain([head], rest)
+        if is_document(head):
+            await self._document(chunks)
             return
-        await self._batches(first)
-        for lines in chunks:
+        for lines in read_lines(chunks, self._most_bytes):
             await self._batches(lines)
             progress.show(self.tally)
 
@@ -147,18 +165,18 @@ class Intake:
             raise PayloadInvalid(f"longer than {self._most_bytes:,} bytes")
         return _decode(raw)
 
-    async def _document(self, first: list[Line], rest: Iterator[list[Line]]) -> None:
+    async def _document(self, chunks: Iterable[bytes]) -> None:
         """Items of an array, or one object; they are numbered like lines."""
         parts, size = [], 0
-        for chunk in (first, *rest):
-            parts += [raw or b"" for _, raw in chunk]
-            size += sum(len(raw or b"") for _, raw in chunk)
+        for chunk in chunks:
+            parts.append(chunk)
+            size += len(chunk)
             if size > MAX_DOCUMENT_BYTES:
                 raise PayloadInvalid(
                     f"a JSON document of more than {MAX_DOCUMENT_BYTES:,} bytes",
                     hint="JSON lines, one object per line, have no such limit: jq -c '.[]'",
                 )
-        document = _decode(b"\n".join(parts))
+        document = _decode(b"".join(parts))
         items = document if isinstance(document, list) else [document]
         for start in range(0, len(items), BATCH_LINES):
             batch = items[start : start + BATCH_LINES]

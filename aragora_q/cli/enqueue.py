@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def enqueue(
       124 timeout
 
     """
-    is_bulk = question == "-" or question.endswith((".json", ".jsonl"))
+    is_bulk = question == "-" or _names_file(question)
     if is_bulk and (wait or job_id is not None):
         raise typer.BadParameter("--wait and --id are for one QUESTION; JSON lines have an id each")
     if timeout is not None and not wait:
@@ -107,6 +108,12 @@ def enqueue(
     raise typer.Exit(
         options.run(_enqueue(settings, job, wait, timeout, as_json=as_json, quiet=quiet))
     )
+
+
+def _names_file(text: str) -> bool:
+    """Whether the argument is a FILE, not a QUESTION that ends like one."""
+    is_named_so = text.endswith((".json", ".jsonl"))
+    return is_named_so and (len(text.split()) == 1 or os.path.exists(text))  # noqa: PTH110 - a text may be too long for Path
 
 
 def _job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:

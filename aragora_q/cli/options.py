@@ -107,6 +107,3 @@ def parse_duration(text: str) -> float:
     if not found:
         raise typer.BadParameter(f"{text!r} is no duration: write 90s, 15m, 36h or 7d")
     return float(found[1]) * _UNITS[found[2]]
-
-
-Duration = Annotated[float, typer.Option(parser=parse_duration, metavar="DURATION")]

@@ -89,7 +89,7 @@ def _ids_in_stdin(settings: Any) -> Iterator[list[str]]:
     from aragora_q.cli import bulk  # noqa: PLC0415
 
     most_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + bulk.READ_BYTES
-    for chunk in bulk.read_lines(sys.stdin.buffer, most_bytes):
+    for chunk in bulk.read_lines(bulk.read_chunks(sys.stdin.buffer), most_bytes):
         yield [_id_in(number, line) for number, line in chunk]
 
 

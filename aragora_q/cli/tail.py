@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -88,8 +87,7 @@ def _of_jobs(event: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 def _line(event: Mapping[str, Any]) -> str:
     from aragora_q.cli import views  # noqa: PLC0415
 
-    moment = datetime.fromtimestamp(event["at"] / 1000).astimezone()
-    parts = [f"{moment:%H:%M:%S}", f"{event['event']:<10}", event["id"] or ""]
+    parts = [views.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
     if event["worker_id"]:
         parts.append(f"by {event['worker_id']}")
     if event["progress"] is not None:

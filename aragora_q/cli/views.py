@@ -146,10 +146,15 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _history(event: Mapping[str, Any]) -> str:
-    moment = datetime.fromtimestamp(event.get("at", 0) / 1000).astimezone()
     cause, attempt = event.get("cause", "?"), event.get("attempt", "?")
     error = shortened(str(event.get("error", "")), TEXT_WIDTH)
-    return f"{moment:%H:%M:%S} attempt {attempt} {cause}: {error}"
+    return f"{clock(event.get('at', 0))} attempt {attempt} {cause}: {error}"
+
+
+def clock(ms: int) -> str:
+    """A moment in local time; with its day, unless that is today."""
+    moment, now = datetime.fromtimestamp(ms / 1000).astimezone(), datetime.now().astimezone()
+    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _rows(label: str, text: str) -> Iterator[str]:

@@ -147,6 +147,34 @@ def test_an_array_is_taken_item_by_item(invoke, text):
     assert "question is empty" in ended.objects[1]["error"]
 
 
+def test_no_item_of_a_document_is_too_long_to_read(invoke):
+    """Lines have a limit, documents another one: every item is answered, however it is laid out."""
+    huge = json.dumps({**DEBATE, "metadata": {"x": "x" * 1_300_000}})
+    fits = json.dumps({**DEBATE, "id": "third"})
+    ended = invoke("enqueue", "-", stdin=f"[{json.dumps(DEBATE)},\n{huge},\n{fits}]\n")
+    assert (ended.code, [each["line"] for each in ended.objects]) == (3, [1, 2, 3])
+    assert "max_payload_bytes" in ended.objects[1]["error"]
+    assert ended.objects[2]["id"] == "third"
+
+
+def test_an_array_of_many_jobs_on_one_line(invoke, raw):
+    """What `jq -c` writes of 12,000 jobs."""
+    jobs = [{"payload": {"n": n, "text": "x" * 100}} for n in range(12_000)]
+    ended = invoke("enqueue", "-", "--quiet", stdin="\n \n" + json.dumps(jobs))
+    assert (ended.code, len(ended.lines)) == (0, 12_000)
+    assert raw.xlen("aragora:queue:debates:stream") == 12_000
+
+
+def test_a_question_may_end_like_a_file_name(invoke, tmp_path):
+    """With a blank in it, and no such file, it is a question; without one, a file that is missing."""
+    asked = invoke("enqueue", "What belongs in tsconfig.json", *WHO, "--json")
+    assert (asked.code, asked.object["created"]) == (0, True)
+    assert "cannot read" in invoke("enqueue", "missing.json").err
+    file = tmp_path / "my jobs.jsonl"
+    file.write_text(json.dumps({**DEBATE, "id": "of-file"}))
+    assert invoke("enqueue", file).object["id"] == "of-file"
+
+
 def test_one_object_over_several_lines_in_a_file(invoke, tmp_path):
     """`jq . | aragora-q enqueue -` and FILE.json work."""
     file = tmp_path / "job.json"

@@ -1,6 +1,7 @@
 """list, tail, requeue, pause, resume, status, wait, cancel: what operators and scripts do with jobs."""
 
 import json
+import re
 
 import pytest
 from stage import Stage
@@ -109,6 +110,20 @@ def _question(job_id, question):
     from aragora_q.job import create_debate_job
 
     return create_debate_job(question, ["demo:bold", "demo:careful"], job_id=job_id)
+
+
+async def test_what_happened_on_another_day_is_told_with_its_date(stage, invoke):
+    """`status` and `tail` show times of today as times, older ones with their day."""
+    session = await stage.worker()
+    await stage.enqueue("bad")
+    await stage.end(session, await stage.started(session), Failed("no"))
+    today = " ".join(invoke("status", "bad").lines[-1].split())
+    assert re.fullmatch(r"history \d\d:\d\d:\d\d attempt 1 .*: no", today)
+    key = f"{stage.keys.job('bad')}:history"
+    event = json.loads(stage.raw.lindex(key, 0))
+    stage.raw.lset(key, 0, json.dumps({**event, "at": event["at"] - 2 * 86_400_000}))
+    older = " ".join(invoke("status", "bad").lines[-1].split())
+    assert re.fullmatch(r"history \d{4}-\d\d-\d\d \d\d:\d\d:\d\d attempt 1 .*: no", older)
 
 
 class TestGarbledHashes:

@@ -46,6 +46,13 @@ def test_hostile_text_comes_back_from_json(message, value):
     assert read["job"] == value
 
 
+def test_every_line_says_its_day_and_zone():
+    """A line cut out of a log tells when it was, whatever the reader's clock."""
+    made = record()
+    made.created = 1_764_091_233.9
+    assert logs.TextFormatter().format(made) == "2025-11-25T17:20:33Z INFO    event"
+
+
 FORGED = "x\n12:00:00 INFO    job completed job=j1\x1b[2J"
 
 

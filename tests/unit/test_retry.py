@@ -156,20 +156,6 @@ def test_patterns_are_sought_in_the_message_only():
     assert is_retryable_error(InvalidNotFoundValidation())
 
 
-@pytest.mark.parametrize(
-    ("attempts", "error", "again"),
-    [
-        (1, RuntimeError(), True),
-        (2, RuntimeError(), True),
-        (3, RuntimeError(), False),
-        (1, ValueError(), False),
-    ],
-)
-def test_should_retry_counts_total_attempts(attempts, error, again):
-    """Three attempts are three starts, the first included; a permanent error ends it at once."""
-    assert RetryPolicy(max_attempts=3).should_retry(error, attempts) is again
-
-
 class Broken(Exception):
     """An exception whose message cannot be had."""
 
