@@ -2,7 +2,7 @@
 
 Four loops on one event loop: fetch (start jobs in batches, block when there are none), report
 (`reporting.py`), care (the maintenance passes), and the lease keeper's answers. Each survives any
-outage of Redis (`patience.py`). Knows `JobQueue`, not Redis; one attempt is `attempt.py`'s business.
+outage of Redis (`patience.py`). Knows `JobQueue`, not Redis; what runs is `running.py`'s business.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Container, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from aragora_q import __version__, process
 from aragora_q.attempt import Attempt
-from aragora_q.base import Executor, Fetched, Identity, Job, JobQueue, Outcome, Report
+from aragora_q.base import Executor, Fetched, Identity, Job, JobQueue
 from aragora_q.config import QueueConfig, get_queue_config
 from aragora_q.errors import NOT_SERVED, ConfigError
 from aragora_q.leases import Gone, LeaseKeeper
@@ -28,6 +27,7 @@ from aragora_q.metrics import WorkerMetrics
 from aragora_q.patience import BACKOFF_SECONDS, Patience
 from aragora_q.reporting import Reporter
 from aragora_q.retry import RetryPolicy
+from aragora_q.running import RunningJobs
 
 logger = logging.getLogger(__name__)
 
@@ -50,24 +50,6 @@ STALLED_SECONDS = 10.0
 
 class _Stopped(Exception):
     """The worker is to stop."""
-
-
-@dataclass
-class _Running:
-    attempt: Attempt
-    task: asyncio.Task[Outcome | None]
-    started_at: float
-
-
-@dataclass
-class _Known(Container[str]):
-    """The jobs a worker knows of, at the time it is asked: a start may be answered meanwhile."""
-
-    running: Container[str]
-    reporter: Container[str]
-
-    def __contains__(self, job_id: object) -> bool:
-        return job_id in self.running or job_id in self.reporter
 
 
 class DebateWorker:
@@ -112,9 +94,7 @@ class DebateWorker:
             partial(self._patience.note_fault, "renew"),
         )
         self.metrics.slots.set(self._slots)
-        self.metrics.active.set_function(lambda: len(self._running))
         self.metrics.loop_lag.set_function(lambda: self.keeper.loop_lag_seconds)
-        self._running: dict[str, _Running] = {}
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -126,6 +106,10 @@ class DebateWorker:
             let_go=self.keeper.drop,
             on_told=self._changed.set,
         )
+        self._running = RunningJobs(
+            self.keeper, self._reporter, self.metrics, on_end=self._changed.set
+        )
+        self.metrics.active.set_function(lambda: len(self._running))
         self._must_register = False
         self._is_starting = False
         self._is_paused = False
@@ -230,7 +214,7 @@ class DebateWorker:
             "uptime_seconds": round(uptime, 3),
             "is_draining": self._stopping.is_set(),
             "redis_fault": self._patience.fault,
-            "oldest_job_seconds": self._oldest_seconds(),
+            "oldest_job_seconds": self._running.oldest_seconds(),
         }
 
     def is_healthy(self) -> bool:
@@ -308,7 +292,7 @@ class DebateWorker:
 
     async def _is_all_done(self, fetched: Fetched) -> bool:
         """Whether a burst is over, now that this fetch has brought no job."""
-        if self._running or len(self._reporter):
+        if len(self._running) or len(self._reporter):
             return False
         if fetched.state == "paused":
             return True
@@ -325,54 +309,18 @@ class DebateWorker:
         return max(0, self._slots - len(self._running) - backlog)
 
     def _launch(self, job: Job) -> None:
-        if older := self._running.pop(
-            job.id, None
-        ):  # ours again, while our lost attempt still runs
-            self._give_up(older, "lost")
-        attempt = Attempt(
-            job, self._executor, self._policy, self._session, self._config.max_result_bytes
-        )
-        task = asyncio.get_running_loop().create_task(attempt.run())  # the short way: once per job
-        running = _Running(attempt, task, time.monotonic())
-        self._running[job.id] = running
-        self.keeper.hold(job.id, job.fence)
-        self.metrics.wait.observe(job.waited_seconds)
-        self._reporter.note_started(job)
-        task.add_done_callback(partial(self._finish, running))
-
-    def _finish(self, ran: _Running, task: asyncio.Task[Outcome | None]) -> None:
-        job = ran.attempt.job
-        if self._running.get(job.id) is ran:
-            del self._running[job.id]
-        seconds = time.monotonic() - ran.started_at
-        self.metrics.run.observe(seconds)
-        outcome = ran.attempt.interrupted() if task.cancelled() else task.result()
-        if outcome is None or ran.attempt.is_abandoned:
-            self.keeper.drop(job.id, job.fence)
-        else:
-            self._reporter.add(Report(job, outcome), seconds)
-        self._changed.set()
+        largest = self._config.max_result_bytes
+        self._running.launch(Attempt(job, self._executor, self._policy, self._session, largest))
 
     def _on_renewal(self, state: str, gone: list[Gone]) -> None:
         self._patience.note_served("renew")
         if state == "unregistered":
             self._must_register = True
             self._changed.set()
-        for job_id, fence, why in gone:
-            running = self._running.get(job_id)
-            if running is None or running.attempt.job.fence != fence:
-                continue
-            self._give_up(running, why)
-
-    def _give_up(self, running: _Running, why: str) -> None:
-        """Stop an attempt whose job is no longer ours; whatever it would still say is not reported."""
-        running.attempt.abandon()
-        running.task.cancel()
-        self._reporter.note_given_up(running.attempt.job, why)
+        self._running.give_up(gone)
 
     async def _recover(self, min_idle_seconds: float = 0) -> None:
-        known = _Known(self._running, self._reporter)
-        returned = await self._session.recover(known, min_idle_seconds=min_idle_seconds)
+        returned = await self._session.recover(self._running, min_idle_seconds=min_idle_seconds)
         if not min_idle_seconds:
             self._patience.had_fault = False
         if returned:
@@ -412,26 +360,11 @@ class DebateWorker:
             await self._nap(min(left, 1.0))
 
     async def _drain(self) -> None:
-        if self._running:
+        if len(self._running):
             logger.info(
                 "draining", extra={"jobs": len(self._running), "worker": self.identity.worker_id}
             )
-        hurry = asyncio.create_task(self._hurrying.wait())
-        deadline = time.monotonic() + self._config.drain_timeout_seconds
-        while self._running and not self._hurrying.is_set() and time.monotonic() < deadline:
-            tasks = [running.task for running in self._running.values()]
-            await asyncio.wait(
-                [*tasks, hurry],
-                timeout=deadline - time.monotonic(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        hurry.cancel()
-        leftover = list(self._running.values())
-        for running in leftover:
-            running.attempt.release()
-            running.task.cancel()
-        if leftover:
-            await asyncio.wait([running.task for running in leftover], timeout=CLOSING_SECONDS)
+        await self._running.drain(self._config.drain_timeout_seconds, self._hurrying)
 
     async def _close(self) -> None:
         try:
@@ -481,8 +414,3 @@ class DebateWorker:
             if not wait.done() or self._stopping.is_set():  # else no turn of the loop is lost on it
                 wait.cancel()
                 await asyncio.gather(wait, return_exceptions=True)
-
-    def _oldest_seconds(self) -> float | None:
-        if not self._running:
-            return None
-        return time.monotonic() - min(running.started_at for running in self._running.values())

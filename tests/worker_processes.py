@@ -13,9 +13,11 @@ LEASE_MS = 1000
 
 
 class WorkerProcess:
-    """`aragora-q worker` with the executor of `fault_jobs`; its log is kept."""
+    """`aragora-q worker` with the executor of `fault_jobs`; its log is kept. Run by `before`, if given."""
 
-    def __init__(self, directory, worker_id, environment, *args, lease_ms=LEASE_MS, slots=4):
+    def __init__(
+        self, directory, worker_id, environment, *args, lease_ms=LEASE_MS, slots=4, before=()
+    ):
         self.worker_id = worker_id
         self.log = Path(directory) / f"{worker_id}.log"
         command = processes.cli(
@@ -29,7 +31,7 @@ class WorkerProcess:
             "ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS": "10",
             "PYTHONPATH": str(TESTS),
         }
-        self._start = (command, {**settings, **environment})
+        self._start = ([*before, *command], {**settings, **environment})
         self.process = None
 
     def start(self):

@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import processes
+import psutil
 import pytest
 import servers
 from crew import ended
@@ -116,6 +117,27 @@ async def test_signal_after_the_end_is_final(new_stage, process, redis_url):
 
     await wait_until(is_gone, 5, "the process to end")
     assert _exit_status(worker) == 143, worker.text()
+
+
+async def test_process_1_waits_for_no_thread(new_stage, redis_url, tmp_path):
+    """In a container no signal kills process 1: it exits by itself, and leaves threads of jobs alone."""
+    apart = ("unshare", "--pid", "--fork", "--kill-child")
+    if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no right to make a PID namespace")
+    stage = new_stage()
+    worker = WorkerProcess(tmp_path, "p1", environment_of(redis_url), before=apart).start()
+    worker.wait_until_started()
+    try:
+        await _enqueue(stage, "a", ["thread", 60])
+        await _running(stage, "a")
+        [first] = psutil.Process(worker.process.pid).children()
+        first.terminate()
+        await wait_until(lambda: "draining" in worker.text(), what="the drain")
+        first.terminate()
+        assert _exit_status(worker, 15) == 143, worker.text()
+    finally:
+        worker.kill()
+    assert await stage.queue.get_status("a") is JobStatus.PENDING
 
 
 async def test_burst_exits_0(new_stage, process, redis_url):
