@@ -16,6 +16,7 @@ DEBIAN = "aragora-q-test-debian:bookworm"
 PACKAGES = "systemd-sysv,procps,python3,python3-venv,redis-server"
 SLIM = [
     *("--aptopt", 'Acquire::Languages "none"'),
+    "--dpkgopt=force-unsafe-io",
     *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale")),
 ]
 
@@ -140,12 +141,12 @@ def booted(debian, package):
 
 @pytest.fixture(scope="module")
 def machine(booted):
-    """The Debian with our package fresh from its file; nothing is set, started or stored."""
-    booted("dpkg --install /packages/*.deb")
+    """The Debian with our package installed; nothing is set, started or stored."""
+    booted("dpkg --status aragora-q >/dev/null 2>&1 || dpkg --install /packages/*.deb")
     yield booted
-    booted("dpkg --purge aragora-q")
+    booted("systemctl stop 'aragora-q*'; find /etc/systemd/system -name 'aragora-q*' -delete")
     booted("pkill redis-server; while pgrep redis-server; do sleep 0.1; done")
-    booted("rm -rf /tmp/* /etc/default/aragora-q /etc/credstore/aragora-q*")
+    booted("rm -rf /tmp/* /etc/default/aragora-q /etc/credstore/aragora-q* /var/lib/aragora-q/*")
     booted(
         "cp /root/redis.conf /etc/redis/; rm -rf /run/systemd/system/aragora-q*; systemctl daemon-reload"
     )

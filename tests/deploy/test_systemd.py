@@ -102,6 +102,20 @@ def test_stop_drains(machine, redis):
     assert machine(f"systemctl show --property Result --value {WORKER}") == "success"
 
 
+def test_package_is_complete(machine):
+    """Beside the program and its units: manual pages, completions of three shells, settings, user."""
+    listed = machine("dpkg --listfiles aragora-q").splitlines()
+    for path in (
+        "/usr/share/man/man1/aragora-q.1.gz", "/usr/share/man/man5/aragora-q.toml.5.gz",
+        "/usr/share/bash-completion/completions/aragora-q",
+        "/usr/share/zsh/vendor-completions/_aragora-q",
+        "/usr/share/fish/vendor_completions.d/aragora-q.fish",
+        "/etc/aragora-q/aragora-q.toml", "/usr/lib/sysusers.d/aragora-q.conf",
+        "/lib/systemd/system/aragora-q-worker@.service", "/usr/share/doc/aragora-q/copyright",
+    ):  # fmt: skip
+        assert path in listed
+
+
 def test_package_upgrades_and_goes(machine, redis):
     """Installed again it goes on; purged it leaves no file, no unit, no process."""
     machine(f"systemctl enable --now {WORKER}")
