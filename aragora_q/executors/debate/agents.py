@@ -126,7 +126,9 @@ class Roster:
             persona = which or demo.PERSONAS[seat % len(demo.PERSONAS)]
             return demo.DemoAgent(name, persona)
         async with self._lock:
-            agent = self._built.pop(name, None) or await asyncio.to_thread(_model, name, behind)
+            agent = self._built.pop(name, None)
+            if agent is None:
+                agent = await asyncio.to_thread(_model, name, behind)
             self._built[name] = agent  # the latest used stands last
             passing = [each for each in self._built if each not in self._config.agents]
             for each in passing[:-MODELS_KEPT]:
