@@ -52,6 +52,23 @@ def test_help_of_a_command_loads_no_client(command):
     assert not loaded & (HEAVY - {"pydantic"} | EXTRAS)
 
 
+def test_a_command_loads_a_client_and_nothing_else(monkeypatch):
+    """`status` pays for settings and Redis; not for tables, metrics or another event loop."""
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    loaded = modules_after(RUN, "status", "x")
+    assert {"redis", "pydantic_settings"} <= loaded
+    assert not loaded & (EXTRAS | {"rich", "uvloop", "prometheus_client"})
+
+
+def test_nothing_is_collected_when_the_process_goes_anyway():
+    """At the end all objects are out of the collector's sight: its last pass finds nothing to do."""
+    code = "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count()))\n" + RUN
+    done = subprocess.run(
+        [sys.executable, "-c", code, "acl", "worker"], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.splitlines()[-1]) > 1_000
+
+
 def test_queue_and_worker_do_without_the_extras():
     """Clients and workers of other executors never load the libraries of language models."""
     code = "import aragora_q\nfor name in aragora_q.__all__: getattr(aragora_q, name)"
