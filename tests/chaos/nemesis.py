@@ -109,7 +109,8 @@ class Nemesis:
                 job = self._any_job()
                 while True:
                     try:
-                        await asyncio.wait_for(queue.enqueue(job), 3)
+                        async with asyncio.timeout(3):
+                            await queue.enqueue(job)
                         break
                     except (*NOT_SERVED, TimeoutError) as error:
                         self.history.add("enqueue", id=job.id, answer=type(error).__name__)

@@ -101,7 +101,8 @@ async def _enqueue(url, durability, answers):
         job = Job(payload={"n": n}, id=f"j{n}")
         n += 1
         try:
-            [answer] = await asyncio.wait_for(queue.enqueue_many([job]), 2)
+            async with asyncio.timeout(2):  # wait_for of Python 3.11 may lose the cancel at the end
+                [answer] = await queue.enqueue_many([job])
             answers[job.id] = answer.durable
         except (AragoraQError, TimeoutError):
             await asyncio.sleep(0.05)
