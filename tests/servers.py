@@ -47,8 +47,8 @@ def free_port(*, with_bus=False):
 class Server:
     """One server process; restarts keep its port and its data."""
 
-    def __init__(self, binary, *args, with_bus=False):
-        self.port = free_port(with_bus=with_bus)
+    def __init__(self, binary, *args):
+        self.port = free_port(with_bus="--cluster-enabled" in args)
         self.directory = Path(tempfile.mkdtemp(prefix="aq-"))
         self._command = [
             str(binary), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory),
@@ -154,9 +154,7 @@ class Cluster:
 
     def __init__(self, binary, size=3):
         self.nodes = [
-            Server(
-                binary, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", with_bus=True
-            )
+            Server(binary, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
             for _ in range(size)
         ]
         for node in self.nodes:

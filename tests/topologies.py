@@ -251,9 +251,7 @@ class Cluster:
             "--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no",
             "--enable-debug-command", "yes", *args,
         ]  # fmt: skip
-        self.nodes = [
-            servers.Server(servers.debian_redis(), *options, with_bus=True) for _ in range(count)
-        ]
+        self.nodes = [servers.Server(servers.debian_redis(), *options) for _ in range(count)]
         for node in self.nodes:
             node.start(wait=False)
         for node in self.nodes:
