@@ -94,9 +94,8 @@ def load(name: str) -> Script:
     prelude = [_binding(keys, "KEYS"), _binding(args, "ARGV")]
     if each:
         prelude.append(_item_reader(len(keys), len(args), len(item_fields), keyed=each[1] == "job"))
-    includes = ("job", *_declared(source, "include"))
-    prelude.extend(_on_one_line(_read(f"include/{include}.lua")) for include in includes)
     shebang, _, body = source.split("\n", 2)
+    prelude += _definitions(body, ("job", *_declared(source, "include")))
     text = f"{shebang}\n{' '.join(filter(None, prelude))}\n{body}"
     return Script(name, text, keys, args, item_fields)
 
@@ -140,6 +139,19 @@ def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> 
     )
 
 
-def _on_one_line(source: str) -> str:
-    code = (line.split("--", 1)[0].strip() for line in source.splitlines())
-    return " ".join(line for line in code if line)
+def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
+    """What `body` uses of the included files, in their order, each on one line.
+
+    The server makes every function anew in each call: those that nobody uses would cost a single
+    enqueue a fifth of its time.
+    """
+    found: list[str] = []
+    needed = body
+    for include in reversed(includes):
+        code = re.sub(r"--.*", "", _read(f"include/{include}.lua"))
+        for definition in reversed(re.split(r"^(?=local )", code, flags=re.MULTILINE)):
+            name = re.match(r"local (?:function )?(\w+)", definition)
+            if name and re.search(rf"\b{name[1]}\b", needed):
+                found.append(" ".join(definition.split()))
+                needed += definition
+    return found[::-1]

@@ -3,7 +3,7 @@
 local GROUP = 'aragora-workers'
 local SCHEMA = 1  -- what these scripts understand: of `control` for the queue, of a job's hash for the job
 local HISTORY_LENGTH = 20
-local EVENTS_LENGTH = 500
+local EVENTS_LENGTH = '500'
 local BACKSTOP_MS = 86400000
 
 -- One clock for all: the server's, in Unix milliseconds.
