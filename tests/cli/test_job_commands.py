@@ -152,6 +152,16 @@ class TestGarbledHashes:
             ended = invoke(*args)
             assert (ended.code, "job bad is not a job" in ended.err) == (65, True)
 
+    async def test_the_next_job_is_shown_and_all_can_be_cancelled(self, stage, invoke):
+        """`status` goes on after one that is no job; `cancel` gives even that one an end."""
+        await stage.enqueue("bad")
+        await stage.enqueue("good")
+        stage.raw.hset(stage.keys.job("bad"), "status", "weird")
+        shown = invoke("status", "bad", "good", "--json")
+        assert (shown.code, ids(shown)) == (65, ["good"])
+        ended = invoke("cancel", "bad", "good", "--json")
+        assert (ended.code, ids(ended)) == (0, ["bad", "good"])
+
     @pytest.mark.parametrize("part", ["history", "journal", "result"])
     async def test_garbled_parts(self, stage, invoke, part):
         """History, progress or result that are no JSON: one clear line, exit 65."""
