@@ -22,11 +22,13 @@ BLOCKS = [
 @pytest.mark.timeout(600)
 def test_manual_works(machine):
     """On a fresh machine with Redis and our package, every command of the manual succeeds, in order."""
-    machine("redis-server --daemonize yes --dir /tmp --logfile /tmp/redis.log --save ''")
+    machine("redis-server /etc/redis/redis.conf --daemonize yes --dir /tmp --logfile ''")
     assert len(BLOCKS) > 8
     for block in BLOCKS:
         code, output = machine.try_(f"set -e\n{block}")
         assert code == 0, f"{block}\n{output}"
+    kept = machine("cat /etc/redis/redis.conf").splitlines()
+    assert {"appendonly yes", "maxmemory-policy noeviction"} <= set(kept), "for the next start"
 
 
 def test_links_lead_somewhere():
