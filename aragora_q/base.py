@@ -227,7 +227,7 @@ the rest. An alias rather than a protocol, so that any async function is one.
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a worker's fetch brought. `resume_from` is set when nothing more waits: where to block."""
+    """What a worker's fetch brought. `resume_from` is set when nothing waited: where to block."""
 
     state: Literal["ok", "paused", "unregistered"]
     jobs: list[Job] = field(default_factory=list)

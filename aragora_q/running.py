@@ -74,7 +74,6 @@ class RunningJobs:
         self._running[job.id] = running
         self._keeper.hold(job.id, job.fence)
         self._metrics.wait.observe(job.waited_seconds)
-        self._reporter.note_started(job)
         task.add_done_callback(partial(self._finish, running))
 
     def _finish(self, ran: _Running, task: asyncio.Task[Outcome | None]) -> None:

@@ -146,12 +146,17 @@ def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
     enqueue a fifth of its time.
     """
     found: list[str] = []
-    needed = body
+    needed = _code(body)
     for include in reversed(includes):
-        code = re.sub(r"--.*", "", _read(f"include/{include}.lua"))
+        code = _code(_read(f"include/{include}.lua"))
         for definition in reversed(re.split(r"^(?=local )", code, flags=re.MULTILINE)):
             name = re.match(r"local (?:function )?(\w+)", definition)
             if name and re.search(rf"\b{name[1]}\b", needed):
                 found.append(" ".join(definition.split()))
                 needed += definition
     return found[::-1]
+
+
+def _code(source: str) -> str:
+    """Lua without its comments."""
+    return re.sub(r"--.*", "", source)

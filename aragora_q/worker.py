@@ -243,8 +243,8 @@ class DebateWorker:
                 await self._served("recover", self._recover)
             turn += 1
             fetched = await self._start_jobs(low_first=turn % LOW_FIRST_EVERY == 0)
-            for job in fetched.jobs:
-                self._launch(job)
+            if fetched.jobs:
+                await self._launch(fetched.jobs)
             if fetched.state == "unregistered":
                 self._must_register = True
             elif self._burst and not fetched.jobs and await self._is_all_done(fetched):
@@ -308,9 +308,14 @@ class DebateWorker:
         backlog = max(0, len(self._reporter) - self._slots)
         return max(0, self._slots - len(self._running) - backlog)
 
-    def _launch(self, job: Job) -> None:
+    async def _launch(self, jobs: list[Job]) -> None:
+        """Begin attempts; they take their first steps before anything else is done, even a line logged."""
         largest = self._config.max_result_bytes
-        self._running.launch(Attempt(job, self._executor, self._policy, self._session, largest))
+        for job in jobs:
+            self._running.launch(Attempt(job, self._executor, self._policy, self._session, largest))
+        await asyncio.sleep(0)
+        for job in jobs:
+            self._reporter.note_started(job)
 
     def _on_renewal(self, state: str, gone: list[Gone]) -> None:
         self._patience.note_served("renew")

@@ -33,20 +33,16 @@ for n = 1, items do
   elseif #created >= room then
     words[n] = 'full'
   else
-    local due = tonumber(delay_ms) > 0 and now + delay_ms or nil
-    local fields = {'status', 'pending', 'max_attempts', max_attempts}
-    local function also(name, value)
-      fields[#fields + 1], fields[#fields + 2] = name, value
-    end
-    if priority ~= '0' then also('priority', priority) end
-    if due then
-      redis.call('SET', job .. ':payload', payload)
-      redis.call('ZADD', delayed, due, id)
-      also('created_at', now)
+    if delay_ms == '0' then
+      local entry = append(lane_stream(priority), id, payload)  -- its id is the time of creation, too
+      redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'entry', entry)
     else
-      also('entry', append(lane_stream(priority), id, payload))  -- its id is the time of creation, too
+      local at = now_ms()
+      redis.call('SET', job .. ':payload', payload)
+      redis.call('ZADD', delayed, text(at + delay_ms), id)
+      redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'created_at', text(at))
     end
-    redis.call('HSET', job, unpack(fields))
+    if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
     created[#created + 1] = id
     words[n] = 'created'
   end

@@ -3,7 +3,7 @@
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker
 -- args: job_stem worker_id holder boot_id lease_ms limit low_first max_attempts retention_ms
 -- returns: a word (ok | paused | unregistered), then per started job: id, payload, fence, attempts,
--- max_attempts, crashes, created_at, priority, ms it waited in its lane; per parked job: id; with room left, a last row: the lanes' last entry ids
+-- max_attempts, crashes, created_at, priority, ms it waited in its lane; per parked job: id; where nothing waits, one row: the lanes' last entry ids
 --
 -- Touches keys that were not declared: jobs found in entries. They share the slot of those that were;
 -- while a cluster moves the slot, the guard (keys.py) keeps every script from beginning.
@@ -119,7 +119,7 @@ count('parked', #parked)
 announce('started', started, 'worker', worker_id)
 announce('failed', buried)
 announce('parked', parked)
-if room > 0 then
+if #found == 0 then
   -- Nothing is left to deliver, so what comes next has a higher id than these: a blocking XREAD from
   -- here misses nothing. (Ids made of the clock would, after the clock has jumped back.)
   local last_ids = {}

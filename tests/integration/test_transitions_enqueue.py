@@ -156,7 +156,7 @@ async def test_start_takes_the_lease(stage):
 
 
 async def test_start_fills_free_slots_and_no_more(stage):
-    """At most `limit` jobs start; with room left, the answer says where to wait for more."""
+    """At most `limit` jobs start; where nothing waits, the answer says from where to wait for more."""
     session = await stage.worker()
     await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(5)])
     first = await session.start(2)
@@ -164,7 +164,8 @@ async def test_start_fills_free_slots_and_no_more(stage):
     assert first.resume_from is None
     rest = await session.start(10)
     assert [job.id for job in rest.jobs] == ["j2", "j3", "j4"]
-    assert rest.resume_from == ("0-0", stage.fields("j4")["entry"], "0-0")
+    none = await session.start(10)
+    assert (none.jobs, none.resume_from) == ([], ("0-0", stage.fields("j4")["entry"], "0-0"))
     assert len(stage.pending()) == 5
 
 

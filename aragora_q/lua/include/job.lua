@@ -55,7 +55,9 @@ end
 
 -- Append a job to its lane's tail; returns the entry id.
 local function append(stream, id, payload)
-  if redis.call('EXISTS', stream) == 0 then create_group(stream) end
+  local entry = redis.call('XADD', stream, 'NOMKSTREAM', '*', 'id', id, 'payload', payload)
+  if entry then return entry end
+  create_group(stream)
   return redis.call('XADD', stream, '*', 'id', id, 'payload', payload)
 end
 
