@@ -117,7 +117,7 @@ def test_package_is_complete(machine):
 
 
 def test_package_upgrades_and_goes(machine, redis):
-    """Enabled, a worker starts at boot; installed again it goes on; purged it leaves no file, no unit, no process."""
+    """Enabled, a worker starts at boot; installed again it goes on; purged it leaves nothing behind."""
     machine(f"systemctl enable --now {WORKER}")
     assert WORKER in machine("systemctl list-dependencies --plain multi-user.target"), "at boot"
     machine("dpkg --install /packages/*.deb")
