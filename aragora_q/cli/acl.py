@@ -46,10 +46,10 @@ def acl(
       0 ok   2 no such role   78 wrong configuration, or no password file
 
     """
-    from aragora_q import access  # noqa: PLC0415
-    from aragora_q.endpoint import Endpoint  # noqa: PLC0415
-    from aragora_q.errors import ConfigError  # noqa: PLC0415
-    from aragora_q.keys import QueueKeys  # noqa: PLC0415
+    from aragora_q import access
+    from aragora_q.endpoint import Endpoint
+    from aragora_q.errors import ConfigError
+    from aragora_q.keys import QueueKeys
 
     if role not in access.ROLES:
         raise typer.BadParameter(

@@ -38,8 +38,8 @@ def bench(
       0 measured   78 no server program found
 
     """
-    from aragora_q.bench import figures, measures  # noqa: PLC0415
-    from aragora_q.bench.stand import Stand, find_server  # noqa: PLC0415
+    from aragora_q.bench import figures, measures
+    from aragora_q.bench.stand import Stand, find_server
 
     program = find_server(server)
     sizes = measures.Sizes(repeats=repeats, many=backlog)

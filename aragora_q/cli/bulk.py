@@ -189,7 +189,7 @@ class Intake:
             return  # no debate
         if self._queue.config.executor != "debate":
             return
-        from aragora_q.executors.debate import check_agents  # noqa: PLC0415
+        from aragora_q.executors.debate import check_agents
 
         unseen = set(map(str, agents)) - self._known_agents
         check_agents(unseen, self._queue.config)

@@ -67,7 +67,7 @@ def check(*, config: ConfigFile = None) -> None:
 
 
 def _read(file: Any) -> tuple[QueueConfig, Layers]:
-    from aragora_q.config_layers import read_layers, using_file  # noqa: PLC0415
+    from aragora_q.config_layers import read_layers, using_file
 
     settings = options.load_config(file)
     with using_file(file):
@@ -103,9 +103,9 @@ HIDDEN = "hidden"
 
 def _rows(settings: QueueConfig) -> Iterator[tuple[str, Any, Any]]:
     """Name, value and default of each setting, secrets hidden; agents last, one by one."""
-    from pydantic import SecretStr  # noqa: PLC0415
+    from pydantic import SecretStr
 
-    from aragora_q.endpoint import Endpoint  # noqa: PLC0415
+    from aragora_q.endpoint import Endpoint
 
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)

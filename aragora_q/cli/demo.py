@@ -74,10 +74,10 @@ def demo(
 
 
 async def _demo(settings: QueueConfig, question: str, agents: list[str], rounds: int) -> int:
-    from aragora_q import executors  # noqa: PLC0415
-    from aragora_q.executors import debate  # noqa: PLC0415
-    from aragora_q.job import create_debate_job  # noqa: PLC0415
-    from aragora_q.logs import setup_logging  # noqa: PLC0415
+    from aragora_q import executors
+    from aragora_q.executors import debate
+    from aragora_q.job import create_debate_job
+    from aragora_q.logs import setup_logging
 
     setup_logging(settings.log_level, settings.log_format)
     what_to_expect = f"{', '.join(agents)}: as you asked"
@@ -109,7 +109,7 @@ async def _run(
     settings: QueueConfig, executor: Any, queue: RedisStreamsQueue, job_id: str, screen: _Screen
 ) -> signal.Signals | None:
     """Run a worker until the queue is empty, and show what it does; returns the signal that stopped it."""
-    from aragora_q import launcher  # noqa: PLC0415
+    from aragora_q import launcher
 
     stopped_by: list[signal.Signals] = []
     follow = asyncio.create_task(_follow(queue, job_id, screen))
@@ -129,7 +129,7 @@ async def _run(
 
 async def _follow(queue: RedisStreamsQueue, job_id: str, screen: _Screen) -> None:
     """Show the job's events until it has ended."""
-    from aragora_q.cli.waiting import ENDINGS  # noqa: PLC0415
+    from aragora_q.cli.waiting import ENDINGS
 
     async for event in queue.events(after="0-0"):
         name = event["event"]
@@ -165,7 +165,7 @@ class _Screen:
 
     def progress(self, progress: Mapping[str, Any]) -> None:
         """An agent has done its part; a new phase may have begun with it."""
-        from aragora_q.cli import views  # noqa: PLC0415
+        from aragora_q.cli import views
 
         phase = views.debate_phase(progress)
         if phase != self._phase:
@@ -180,7 +180,7 @@ class _Screen:
 
 
 def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
-    from aragora_q.cli import views  # noqa: PLC0415
+    from aragora_q.cli import views
 
     output.line()
     if job.result is not None:
@@ -196,7 +196,7 @@ def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
 
 def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
     """Commands that go on from here, ready to be pasted; a URL's password is left out."""
-    from aragora_q.endpoint import Endpoint  # noqa: PLC0415
+    from aragora_q.endpoint import Endpoint
 
     seats = shlex.quote(",".join(agents))
     url = shlex.quote(Endpoint.parse(settings.redis_url).shown)

@@ -102,8 +102,8 @@ def _tell(findings: list[Finding], seen: Examination) -> None:
 async def _examine(
     settings: Any, resume_at: str, budget_seconds: float
 ) -> tuple[list[Finding], Examination]:
-    from aragora_q import consistency, diagnosis  # noqa: PLC0415
-    from aragora_q.streams import RedisStreamsQueue  # noqa: PLC0415
+    from aragora_q import consistency, diagnosis
+    from aragora_q.streams import RedisStreamsQueue
 
     queue = RedisStreamsQueue(settings)
     try:
@@ -123,7 +123,7 @@ async def _examine(
 async def _repair(
     settings: Any, resume_at: str, budget_seconds: float
 ) -> tuple[list[Finding], Examination]:
-    from aragora_q import consistency, diagnosis  # noqa: PLC0415
+    from aragora_q import consistency, diagnosis
 
     async with options.opened(settings) as queue:
         seen = await consistency.examine(

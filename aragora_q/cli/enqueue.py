@@ -102,7 +102,7 @@ def enqueue(
         raise typer.Exit(_enqueue_lines(settings, question, given, quiet=quiet))
     job = _job(question, job_id, given)
     if settings.executor == "debate":
-        from aragora_q.executors.debate import check_agents  # noqa: PLC0415
+        from aragora_q.executors.debate import check_agents
 
         check_agents(job.payload["agents"], settings)
     raise typer.Exit(
@@ -117,7 +117,7 @@ def _names_file(text: str) -> bool:
 
 
 def _job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:
-    from aragora_q.job import create_debate_job  # noqa: PLC0415
+    from aragora_q.job import create_debate_job
 
     if "agents" not in given:
         raise PayloadInvalid(
@@ -164,7 +164,7 @@ async def _wait(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    from aragora_q.cli import views, waiting  # noqa: PLC0415
+    from aragora_q.cli import views, waiting
 
     async for job in waiting.ended_jobs(queue, [job_id], timeout_seconds):
         views.show_job(job, as_json=as_json, quiet=quiet)
@@ -172,7 +172,7 @@ async def _wait(
 
 
 def _enqueue_lines(settings: Any, source: str, given: dict[str, Any], *, quiet: bool) -> int:
-    from aragora_q.cli import bulk  # noqa: PLC0415
+    from aragora_q.cli import bulk
 
     tally = bulk.Tally()
 

@@ -55,11 +55,11 @@ def exporter(
 
 
 async def _serve(settings: Any, host: str, port: int) -> signal.Signals:
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry
 
-    from aragora_q import queue_metrics, sd_notify  # noqa: PLC0415
-    from aragora_q.metrics import serving  # noqa: PLC0415
-    from aragora_q.streams import RedisStreamsQueue  # noqa: PLC0415
+    from aragora_q import queue_metrics, sd_notify
+    from aragora_q.metrics import serving
+    from aragora_q.streams import RedisStreamsQueue
 
     queue = RedisStreamsQueue(settings)
     loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ async def _serve(settings: Any, host: str, port: int) -> signal.Signals:
 
 
 async def _within_time(queue: Any) -> Snapshot:
-    from aragora_q import queue_metrics  # noqa: PLC0415
+    from aragora_q import queue_metrics
 
     try:
         async with asyncio.timeout(SCRAPE_SECONDS):

@@ -62,7 +62,7 @@ def list_(
 async def _list(
     settings: Any, status: JobStatus | None, limit: int, *, as_json: bool, quiet: bool
 ) -> int:
-    from aragora_q.cli import views  # noqa: PLC0415
+    from aragora_q.cli import views
 
     async with options.opened(settings) as queue:
         reader = _Reader(queue)
@@ -154,7 +154,7 @@ def _show(jobs: list[Job]) -> None:
     if not jobs:
         output.note("no such job")
         return
-    from aragora_q.cli import views  # noqa: PLC0415
+    from aragora_q.cli import views
 
     rows = [(job.id, job.status.value, output.ago(_moment(job)), views.gist(job)) for job in jobs]
     head = ("ID", "STATUS", "SINCE", "WHAT")

@@ -18,7 +18,7 @@ def _group() -> None:
 
 
 def _check_model(value: str) -> str:
-    from aragora_q.executors.debate import weights  # noqa: PLC0415
+    from aragora_q.executors.debate import weights
 
     if value not in weights.MODELS:
         raise typer.BadParameter(f"{value!r:.100} is none of {', '.join(weights.MODELS)}")
@@ -42,7 +42,7 @@ def fetch(
     They go to ~/.cache/aragora-q and stay there. Their SHA-256 must be the one known to this
     version. Prints where they are. Running the model needs the extra `local`.
     """
-    from aragora_q.executors.debate import weights  # noqa: PLC0415
+    from aragora_q.executors.debate import weights
 
     say = (lambda _: None) if quiet else output.note
     path = weights.find(model) or weights.fetch(model, say)

@@ -53,8 +53,8 @@ Timeout = Annotated[
 
 def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
     """The configuration; what was given on the command line (not None) wins. Raises ConfigError."""
-    from aragora_q.config import QueueConfig  # noqa: PLC0415
-    from aragora_q.config_layers import using_file  # noqa: PLC0415
+    from aragora_q.config import QueueConfig
+    from aragora_q.config_layers import using_file
 
     with using_file(file):
         return QueueConfig(
@@ -65,7 +65,7 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
 @asynccontextmanager
 async def opened(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
     """The configured queue, on a server that answered."""
-    from aragora_q.streams import create_redis_queue  # noqa: PLC0415
+    from aragora_q.streams import create_redis_queue
 
     queue = await create_redis_queue(config)
     try:

@@ -98,7 +98,7 @@ async def _purge(
     *,
     dry_run: bool,
 ) -> dict[str, int]:
-    from aragora_q.maintenance import purge_pass  # noqa: PLC0415
+    from aragora_q.maintenance import purge_pass
 
     async with options.opened(settings) as queue:
         purged = await purge_pass(

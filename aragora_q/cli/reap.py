@@ -58,8 +58,8 @@ def reap(
 async def _reap(
     settings: Any, budget_seconds: float, *, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
-    from aragora_q.maintenance import reap_pass  # noqa: PLC0415
-    from aragora_q.streams import REAPER  # noqa: PLC0415
+    from aragora_q.maintenance import reap_pass
+    from aragora_q.streams import REAPER
 
     async with options.opened(settings) as queue:
         if dry_run:

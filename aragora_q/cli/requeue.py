@@ -63,7 +63,7 @@ async def _requeue(settings: Any, ids: list[str], *, as_json: bool, quiet: bool)
 
 
 async def _words(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
-    from aragora_q.keys import JOB_ID_PATTERN  # noqa: PLC0415
+    from aragora_q.keys import JOB_ID_PATTERN
 
     known = [job_id for job_id in job_ids if JOB_ID_PATTERN.fullmatch(job_id)]
     words = dict(zip(known, await queue.requeue(known), strict=True))
@@ -86,7 +86,7 @@ def _tell(job_id: str, word: str, *, as_json: bool, quiet: bool) -> None:
 
 
 def _ids_in_stdin(settings: Any) -> Iterator[list[str]]:
-    from aragora_q.cli import bulk  # noqa: PLC0415
+    from aragora_q.cli import bulk
 
     most_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + bulk.READ_BYTES
     for chunk in bulk.read_lines(bulk.read_chunks(sys.stdin.buffer), most_bytes):
@@ -95,7 +95,7 @@ def _ids_in_stdin(settings: Any) -> Iterator[list[str]]:
 
 def _id_in(number: int, line: bytes | None) -> str:
     """The id that a line is, or holds. Raises PayloadInvalid for a line that is cut or no text."""
-    from aragora_q import wire  # noqa: PLC0415
+    from aragora_q import wire
 
     try:
         text = (line or b"").strip()

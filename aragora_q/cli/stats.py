@@ -68,7 +68,7 @@ def stats(
 async def _stats(settings: Any, prometheus: Path | None, *, watch: bool, as_json: bool) -> None:
     async with options.opened(settings) as queue:
         if prometheus:
-            from aragora_q import queue_metrics  # noqa: PLC0415
+            from aragora_q import queue_metrics
 
             queue_metrics.write(await queue_metrics.snapshot(queue), prometheus)
             return
@@ -86,7 +86,7 @@ async def _stats(settings: Any, prometheus: Path | None, *, watch: bool, as_json
 
 async def _look(queue: RedisStreamsQueue) -> dict[str, Any]:
     """The JSON of the module's docstring."""
-    from aragora_q.server import check_server  # noqa: PLC0415
+    from aragora_q.server import check_server
 
     facts = await check_server(queue.connection)
     seen = await queue.get_queue_stats()

@@ -33,7 +33,7 @@ def status(
 
 
 async def _show(settings: Any, job_ids: list[str], *, as_json: bool) -> int:
-    from aragora_q.cli import views, waiting  # noqa: PLC0415
+    from aragora_q.cli import views, waiting
 
     unknown = 0
     async with options.opened(settings) as queue:

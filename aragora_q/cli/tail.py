@@ -85,7 +85,7 @@ def _of_jobs(event: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def _line(event: Mapping[str, Any]) -> str:
-    from aragora_q.cli import views  # noqa: PLC0415
+    from aragora_q.cli import views
 
     parts = [views.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
     if event["worker_id"]:

@@ -37,7 +37,7 @@ def wait(
 async def _wait(
     settings: Any, job_ids: list[str], timeout_seconds: float | None, *, as_json: bool, quiet: bool
 ) -> int:
-    from aragora_q.cli import views, waiting  # noqa: PLC0415
+    from aragora_q.cli import views, waiting
 
     ended = []
     async with options.opened(settings) as queue:

@@ -82,7 +82,7 @@ def worker(
         exec_command=exec_command,
         metrics_port=metrics_port,
     )
-    from aragora_q import launcher  # noqa: PLC0415
+    from aragora_q import launcher
 
     stopped_by = launcher.run_worker(load(), worker_id=worker_id, burst=burst, reload=load)
     if stopped_by is not None:
