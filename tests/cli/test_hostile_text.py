@@ -1,0 +1,72 @@
+"""Whatever a job says, no human output of any command lets it act on a terminal."""
+
+import json
+import unicodedata
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aragora_q.cli import output
+from aragora_q.keys import QueueKeys
+
+HOSTILE = [
+    "\x1b]52;c;aGk=\x07",
+    "\x1b[2J",
+    "\u202e",
+    "\u2066",
+    "\x9b31m",
+    "\r",
+    "\n",
+    "[/x]",
+    "\x00",
+    "\u2028",
+]
+texts = st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20)), min_size=1).map("".join)
+
+
+def acts(text):
+    """The characters that could do something to a terminal, or turn what is written around."""
+    return {
+        char
+        for char in text.replace("\n", "")
+        if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    }
+
+
+@given(texts)
+def test_escaped_text_is_one_harmless_line(text):
+    """`safe_text` leaves nothing that acts, and no line end: one field cannot forge another line."""
+    safe = output.safe_text(text)
+    assert acts(safe) == set()
+    assert "\n" not in safe
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+@settings(
+    max_examples=20, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(question=texts, error=texts)
+def test_no_command_lets_a_job_speak_to_the_terminal(invoke, redis_url, terminal, question, error):
+    """Question, agents, error and progress of a failed job, shown by list, status, wait and stats."""
+    keys = QueueKeys("aragora:queue:", "debates")
+    payload = {"question": question, "agents": [question, error]}
+    with redis.Redis.from_url(redis_url) as raw:
+        raw.flushall()
+        raw.hset(keys.job("j"), mapping={"status": "failed", "attempts": 1, "max_attempts": 1})
+        raw.set(keys.payload("j"), json.dumps(payload))
+        raw.rpush(
+            keys.history("j"), json.dumps({"at": 1, "cause": error, "attempt": 1, "error": error})
+        )
+        raw.hset(keys.journal("j"), "progress", json.dumps({"phase": error}))
+        raw.zadd(keys.failed, {"j": 1})
+        raw.xadd(keys.events, {"event": "failed", "ids": "j", "data": error})
+    for arguments in (["list"], ["status", "j"], ["wait", "j"], ["stats"]):
+        ended = invoke(*arguments, terminal=terminal)
+        styles = ("\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m")
+        shown = ended.out + ended.err
+        for style in styles if terminal else ():
+            shown = shown.replace(style, "")
+        assert acts(shown) == set(), (arguments, shown)
