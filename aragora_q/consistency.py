@@ -58,6 +58,10 @@ class Examination:
     stopped_at: str = ""
 
 
+class UnknownPlace(ValueError):
+    """A walk cannot go on from there: no walk has ever stopped at such a place."""
+
+
 async def examine(
     connection: Connection,
     *,
@@ -67,12 +71,12 @@ async def examine(
 ) -> Examination:
     """Walk through indexes and keys, and judge every job they name; `repair` mends what can be.
 
-    Raises ValueError for a `resume_at` that no walk gave.
+    Raises UnknownPlace for a `resume_at` that no walk gave.
     """
     seen, deadline = Examination(), time.monotonic() + budget_seconds
     phase, _, cursor = (resume_at or f"{PHASES[0]}:0").partition(":")
     if phase not in PHASES or not cursor.isdigit():
-        raise ValueError(f"{resume_at!r} is no place to go on from")
+        raise UnknownPlace(f"{resume_at!r} is no place to go on from")
     for each in PHASES[PHASES.index(phase) :]:
         at = cursor if each == phase else "0"
         while True:

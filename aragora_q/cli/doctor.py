@@ -133,7 +133,9 @@ async def _repair(
 
 
 async def _walk(walk: Any) -> Examination:
+    from aragora_q.consistency import UnknownPlace
+
     try:
         return await walk  # type: ignore[no-any-return]
-    except ValueError as error:
+    except UnknownPlace as error:
         raise typer.BadParameter(str(error), param_hint="--from") from None
