@@ -10,7 +10,7 @@
 -- A job whose holder's worker id has come back under another boot is taken at once, braked or not.
 
 observe_silence(tonumber(claim_idle_ms))
-local braked = tonumber(redis.call('HGET', control, 'reclaim_after') or 0) > now
+local braked = (tonumber(redis.call('HGET', control, 'reclaim_after')) or 0) > now  -- strangers write words
 
 local pending = redis.pcall('XPENDING', stream, GROUP, cursor, '+', limit)
 if pending.err then return {'ok', ''} end

@@ -184,3 +184,21 @@ async def test_keys_of_another_type(redis_url, key):
         assert await stage.queue.get_status("good") == JobStatus.COMPLETED
     finally:
         await stage.close()
+
+
+async def test_words_where_control_has_numbers(redis_url):
+    """Garbled marks of a silence are no marks: heartbeats and reclaim go on as if there were none."""
+    stage = Stage(redis_url)
+    stage.raw.flushdb()
+    dead, alive = await stage.worker("dead"), await stage.worker("alive")
+    await stage.enqueue("a")
+    job = await stage.started(dead)
+    newest = stage.raw.zrevrange(stage.keys.workers, 0, 0, withscores=True)[0][1]
+    marks = {"silence": str(int(newest)), "graces": "many", "reclaim_after": "soon"}
+    stage.raw.hset(stage.keys.control, mapping=marks)
+    stage.raw.zadd(stage.keys.workers, {"dead": 1, "alive": newest - 60_000})
+    assert stage.renew(alive).state == "ok"
+    stage.raw.hset(stage.keys.control, "reclaim_after", "soon")
+    stage.age(job.id)
+    assert [taken.decision for taken in await stage.queue.reclaim("alive")] == ["reclaimed"]
+    await stage.close()

@@ -11,10 +11,10 @@ local function observe_silence(default_lease_ms)
   local half_lease = (whole(redis.call('HGET', worker_stem .. worker_id, 'lease_ms')) or default_lease_ms) / 2
   if now - newest <= half_lease then return end
   local known, graces, over = unpack(redis.call('HMGET', control, 'silence', 'graces', 'reclaim_after'))
-  graces = tonumber(graces or 0)
+  graces, over = tonumber(graces) or 0, tonumber(over) or 0
   if known ~= newest then
     graces = 0
-  elseif graces > 1 or now <= (over or 0) + half_lease then
+  elseif graces > 1 or now <= over + half_lease then
     return
   end
   redis.call('HSET', control, 'silence', newest, 'graces', graces + 1, 'reclaim_after', now + half_lease)
