@@ -23,21 +23,12 @@ def pytest_addoption(parser):
     parser.addoption("--nemesis-seed", type=int, default=None, help="repeat this seed's choices")
 
 
-_running = {}
-_skipped = {}
+_backends = servers.Pool("backend", servers.BACKENDS)
 
 
 def _backend(name):
-    """The running backend of that name; starts it, or skips with the reason it cannot run."""
-    if name in _skipped:
-        pytest.skip(f"backend {name}: {_skipped[name]}")
-    if name not in _running:
-        try:
-            _running[name] = servers.BACKENDS[name]()
-        except servers.Unavailable as reason:
-            _skipped[name] = str(reason)
-            pytest.skip(f"backend {name}: {reason}")
-    backend = _running[name]
+    """The running backend of that name, emptied."""
+    backend = _backends.get(name)
     backend.flush()
     return backend
 
@@ -49,15 +40,13 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"backends used: {', '.join(_running) or 'none'}")
-    for name, reason in _skipped.items():
+    terminalreporter.write_line(f"backends used: {', '.join(_backends.running) or 'none'}")
+    for name, reason in _backends.skipped.items():
         terminalreporter.write_line(f"backend skipped: {name}: {reason}")
 
 
 def pytest_unconfigure():
-    for backend in _running.values():
-        backend.stop()
-    _running.clear()
+    _backends.stop()
 
 
 @pytest.fixture

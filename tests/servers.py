@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -276,3 +277,29 @@ BACKENDS = {
     "cluster": lambda: Cluster(debian_redis()),
 }
 """Everything the contract suite runs on, by name."""
+
+
+class Pool:
+    """Servers of one kind by name: each started at its first use, kept for the run, stopped at its end."""
+
+    def __init__(self, kind, makers):
+        self.kind = kind
+        self.running = {}
+        self.skipped = {}
+        self._makers = makers
+
+    def get(self, name):
+        """The server of that name; skips the test, with the reason, where it cannot run."""
+        if name not in self.running and name not in self.skipped:
+            try:
+                self.running[name] = self._makers[name]()
+            except Unavailable as reason:
+                self.skipped[name] = str(reason)
+        if name in self.skipped:
+            pytest.skip(f"{self.kind} {name}: {self.skipped[name]}")
+        return self.running[name]
+
+    def stop(self):
+        for server in self.running.values():
+            server.stop()
+        self.running.clear()

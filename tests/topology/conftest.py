@@ -7,21 +7,12 @@ import topologies
 from stage import Stage
 from worker_processes import WorkerProcess
 
-_running = {}
-_skipped = {}
+_topologies = servers.Pool("topology", topologies.TOPOLOGIES)
 
 
 def running(name):
-    """The topology of that name, emptied; started at first use, or the test is skipped with a reason."""
-    if name in _skipped:
-        pytest.skip(f"topology {name}: {_skipped[name]}")
-    if name not in _running:
-        try:
-            _running[name] = topologies.TOPOLOGIES[name]()
-        except servers.Unavailable as reason:
-            _skipped[name] = str(reason)
-            pytest.skip(f"topology {name}: {reason}")
-    topology = _running[name]
+    """The topology of that name, emptied."""
+    topology = _topologies.get(name)
     raw = topology.raw()
     raw.flushall()
     raw.close()
@@ -31,9 +22,7 @@ def running(name):
 @pytest.fixture(scope="session", autouse=True)
 def _stop_topologies():
     yield
-    for topology in _running.values():
-        topology.stop()
-    _running.clear()
+    _topologies.stop()
 
 
 @pytest.fixture(params=sorted(topologies.TOPOLOGIES))
