@@ -26,6 +26,8 @@ from aragora_q.keys import QUEUE_NAME_PATTERN
 from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
+MAX_DATA_BYTES = 64 * 1024 * 1024
+"""The most that a payload or a result may be allowed to have; the scripts take no more."""
 
 
 class AgentConfig(BaseModel):
@@ -125,10 +127,10 @@ class QueueConfig(BaseSettings):
         7, gt=0, le=3650, description="Retention: days that data of an ended job is kept."
     )
     max_payload_bytes: int = Field(
-        262_144, ge=1, le=64 * 1024 * 1024, description="Largest payload of a job, bytes."
+        262_144, ge=1, le=MAX_DATA_BYTES, description="Largest payload of a job, bytes."
     )
     max_result_bytes: int = Field(
-        1_048_576, ge=1, le=64 * 1024 * 1024, description="Largest result of a job, bytes."
+        1_048_576, ge=1, le=MAX_DATA_BYTES, description="Largest result of a job, bytes."
     )
     max_backlog: int = Field(
         0,

@@ -94,6 +94,11 @@ class RedisStreamsQueue(JobQueue):
                 f"{words.count(b'full')} of {len(words)} were not enqueued",
                 hint="add workers, wait, or raise max_backlog",
             )
+        if b"refused" in words:
+            job_id = items[words.index(b"refused")][1][0]
+            raise PayloadInvalid(
+                f"job {job_id}: refused by the queue itself: id, payload or a number is out of bounds"
+            )
         return [
             Enqueued(job_id, created=word == b"created", durable=durable)
             for (_, (job_id, *_)), word in zip(items, words, strict=True)

@@ -1,17 +1,29 @@
 #!lua flags=allow-oom
 -- Record results of jobs that are done; they leave the stream and keep payload and result.
--- keys: stream_high stream_normal stream_low completed counters events
+-- keys: stream_high stream_normal stream_low completed failed counters events
 -- args: holder retention_ms
 -- each job: id fence payload result
--- returns: one word per job: completed | lost
+-- returns: one word per job: completed | lost | failed (its result is too large to keep)
+
+local function fail(job, id, payload, result)
+  local state = read(job, 'holder', 'entry', 'priority', 'attempts')
+  drop_entry(lane_stream(state.priority), state.entry)
+  redis.call('SET', job .. ':payload', payload)
+  record(job, 'error', state, 'result has ' .. #result .. ' bytes, at most ' .. MAX_DATA_BYTES .. ' are kept')
+  finish(job, id, 'failed', failed, tonumber(retention_ms))
+end
 
 -- The common path of every job: what `finish` and `drop_entry` do, in fewer calls, gathered per batch.
 local ttl = text(retention_ms + BACKSTOP_MS)
-local words, done, ended, entries, refused = {}, {}, {}, {}, 0
+local words, done, dead, ended, entries, refused = {}, {}, {}, {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, result = item(n)
   local state = redis.call('HMGET', job, 'status', 'fence', 'holder', 'entry', 'priority')
-  if state[1] == 'processing' and state[2] == fence and state[3] == holder then
+  local is_ours = state[2] == fence and state[3] == holder
+  if is_ours and state[1] == 'processing' and #result > MAX_DATA_BYTES then
+    fail(job, id, payload, result)
+    words[n], dead[#dead + 1] = 'failed', id
+  elseif is_ours and state[1] == 'processing' then
     redis.call('HSET', job, 'status', 'completed')
     redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts')  -- keeps the hash in a small size class
     redis.call('PEXPIRE', job, ttl)
@@ -27,8 +39,8 @@ for n = 1, items do
     ended[#ended + 1] = id
     done[#done + 1] = id
     words[n] = 'completed'
-  elseif state[1] == 'completed' and state[2] == fence and state[3] == holder then
-    words[n] = 'completed'  -- told before; the answer was lost
+  elseif is_ours and (state[1] == 'completed' or state[1] == 'failed' and #result > MAX_DATA_BYTES) then
+    words[n] = state[1]  -- told before; the answer was lost
   else
     words[n], refused = 'lost', refused + 1
   end
@@ -39,6 +51,8 @@ for stream, list in pairs(entries) do
 end
 if #done > 0 then redis.call('ZADD', completed, unpack(ended)) end
 count('completed', #done)
+count('failed', #dead)
 count('refused', refused)
 announce('completed', done)
+announce('failed', dead)
 return words

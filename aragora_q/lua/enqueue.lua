@@ -3,7 +3,7 @@
 -- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events
 -- args: max_backlog
 -- each job: id payload priority delay_ms max_attempts
--- returns: one word per job: created | exists | full
+-- returns: one word per job: created | exists | full | refused (too large, or no numbers: no client of ours)
 
 local room = math.huge
 if tonumber(max_backlog) > 0 then
@@ -28,7 +28,10 @@ end
 local words, created = {}, {}
 for n = 1, items do
   local job, id, payload, priority, delay_ms, max_attempts = item(n)
-  if is_known(job, id) then
+  if #payload > MAX_DATA_BYTES or #id > 64
+    or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
+    words[n] = 'refused'
+  elseif is_known(job, id) then
     words[n] = 'exists'
   elseif #created >= room then
     words[n] = 'full'

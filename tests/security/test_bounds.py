@@ -1,9 +1,12 @@
 """What is handed in is bounded where it is taken in, and whatever comes out of an executor, too."""
 
+import invariants
 import pytest
 from stage import Stage
 
-from aragora_q.base import Completed, Failed, Job
+from aragora_q import scripts
+from aragora_q.base import Completed, Failed, Job, Report, Retry
+from aragora_q.config import MAX_DATA_BYTES, QueueConfig
 from aragora_q.errors import PayloadInvalid, PermanentError
 from aragora_q.session import MAX_ERROR_CHARS, MAX_PROGRESS_BYTES
 from aragora_q.worker import DebateWorker
@@ -75,3 +78,82 @@ async def test_results(stage):
     job = await stage.queue.get_job("a")
     assert job.status == "failed"
     assert "max_result_bytes" in job.error
+
+
+async def _word_of_enqueue(stage, *fields):
+    """What the script answers for a job whose client checked nothing, and for a sound one beside it."""
+    rows = [fields, ("sound", b"{}", 0, 0, 3)]
+    items = [(stage.keys.job(row[0]), row) for row in rows]
+    word, beside = await stage.queue.connection.run("enqueue", items, max_backlog=0)
+    assert beside == b"created"
+    return word
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("big", b"x" * (MAX_DATA_BYTES + 1), 0, 0, 3),
+        ("a" * 65, b"{}", 0, 0, 3),
+        ("a", b"{}", "high", 0, 3),
+        ("a", b"{}", 0, "soon", 3),
+        ("a", b"{}", 0, 0, "many"),
+    ],
+    ids=lambda fields: f"{fields[0][:3]}-{len(fields[1])}-{'-'.join(map(str, fields[2:]))}",
+)
+async def test_the_script_refuses_what_no_client_checked(stage, fields):
+    """Payload, id and numbers are bounded at the server, too: refused alone, and not one key written."""
+    assert await _word_of_enqueue(stage, *fields) == b"refused"
+    assert stage.raw.zcard(stage.keys.delayed) == 0
+    assert [entry["id"] for _, entry in stage.entries()] == ["sound"]
+    assert stage.raw.keys(f"{stage.keys.job_stem}*") == [stage.keys.job("sound")]
+
+
+async def test_a_refused_job_is_told_as_bad_data(stage, monkeypatch):
+    """What the script refuses, the client's caller hears of as of any bad job: 65, with its id."""
+    monkeypatch.setattr("aragora_q.streams.check_job", lambda job: None)
+    too_long = "a" * 65
+    with pytest.raises(PayloadInvalid, match=f"job {too_long}: refused"):
+        await stage.queue.enqueue_many([Job(payload={}, id="good"), Job(payload={}, id=too_long)])
+    assert [entry["id"] for _, entry in stage.entries()] == ["good"]
+
+
+async def test_a_result_beyond_all_bounds_fails_its_job(stage):
+    """Completed with more than the script stores: a dead letter with a clear error, told twice alike."""
+    for name in ("huge", "small"):
+        await stage.enqueue(name)
+    session = await stage.worker()
+    huge, small = (await session.start(2)).jobs
+    reports = [
+        Report(huge, Completed(b"x" * (MAX_DATA_BYTES + 1))),
+        Report(small, Completed(b"{}")),
+    ]
+    assert await session.report(reports) == ["failed", "completed"]
+    assert await stage.end(session, huge, reports[0].outcome) == "failed"
+    dead = await stage.queue.get_job("huge")
+    assert (dead.status, dead.attempts) == ("failed", 1)
+    assert f"result has {MAX_DATA_BYTES + 1} bytes" in dead.error
+    assert stage.raw.get(stage.keys.payload("huge")) == '{"n":1}'
+    assert (stage.counters()["completed"], stage.counters()["failed"]) == (1, 1)
+    invariants.check(stage.raw, stage.keys.stem)
+
+
+@pytest.mark.parametrize("outcome", [Failed, lambda error: Retry(error, 9000.0)])
+async def test_the_script_cuts_errors(stage, monkeypatch, outcome):
+    """An error that no client has cut is cut where it is stored, between two characters."""
+    monkeypatch.setattr("aragora_q.session.MAX_ERROR_CHARS", 10**9)
+    await stage.enqueue("a")
+    session = await stage.worker()
+    await stage.end(session, await stage.started(session), outcome("x" + "ü" * 100_000))
+    assert (await stage.queue.get_job("a")).error == "x" + "ü" * 3_999
+
+
+def test_bounds_are_the_same_everywhere():
+    """What settings allow at most is what the scripts take at most."""
+    for name in ("max_payload_bytes", "max_result_bytes"):
+        [most] = [
+            rule.le for rule in QueueConfig.model_fields[name].metadata if hasattr(rule, "le")
+        ]
+        assert most == MAX_DATA_BYTES
+    [shared] = [text for text in scripts.included() if "MAX_DATA_BYTES" in text]
+    assert f"local MAX_DATA_BYTES = {MAX_DATA_BYTES} " in shared
+    assert f"local MAX_ERROR_BYTES = {4 * MAX_ERROR_CHARS}\n" in shared

@@ -5,6 +5,8 @@ local SCHEMA = 1  -- what these scripts understand: of `control` for the queue, 
 local HISTORY_LENGTH = 20
 local EVENTS_LENGTH = '500'
 local BACKSTOP_MS = 86400000
+local MAX_DATA_BYTES = 67108864  -- of a payload or result, whatever a client's settings allow
+local MAX_ERROR_BYTES = 8000
 
 -- One clock for all: the server's, in Unix milliseconds.
 local function now_ms()
@@ -93,8 +95,11 @@ local function whole(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
--- Keep what went wrong, newest last, bounded.
+-- Keep what went wrong, newest last, bounded: no line is longer than MAX_ERROR_BYTES, nor cut inside a character.
 local function record(job, cause, state, text)
+  if #text > MAX_ERROR_BYTES then
+    text = string.gsub(string.sub(text, 1, MAX_ERROR_BYTES), '[\192-\255][\128-\191]*$', '')
+  end
   local line = cjson.encode({
     at = now, cause = cause, attempt = whole(tostring(state.attempts or 0)),
     worker = state.holder, error = text,
