@@ -34,6 +34,7 @@ from aragora_q.errors import (
     TryAgain,
 )
 from aragora_q.keys import QueueKeys
+from aragora_q.lines import TOO_LONG
 from aragora_q.primary import (
     OF_ANOTHER_KIND,
     Credentials,
@@ -154,6 +155,12 @@ class Connection:
         """Run commands in one round trip; an error of one of them takes its place in the list."""
         listed = list(commands)
         return await self._patiently(lambda: self._link.send_all(listed), self.patience_seconds)
+
+    async def refusal_of(self, length: int) -> AragoraQError | None:
+        """What the server has against a value of `length` bytes; None: nothing, or it cannot be asked."""
+        with self.translating():
+            refusal = await self._link.refusal_of(length)
+        return translate(refusal, self.address) if refusal else None
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """The answer to `call`, tried on while a failover may be under way; in our own errors."""
@@ -312,6 +319,11 @@ def _options(config: QueueConfig, endpoint: Endpoint) -> dict[str, Any]:
     password = _password_source("redis_password", config)
     if password or endpoint.password or endpoint.username:
         options["credential_provider"] = Credentials(
+    if text.startswith(TOO_LONG):
+        return ServerUnsuitable(
+            f"Redis at {address} takes no value of that size (its proto-max-bulk-len): {text}",
+            hint="raise it there, or lower max_payload_bytes and max_result_bytes",
+        )
             endpoint.username, password or (lambda: endpoint.password)
         )
     if endpoint.is_tls:

@@ -61,6 +61,8 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         return
     for found in _of_server(queue.config, facts, info):
         yield found
+    async for found in _of_sizes(queue):
+        yield found
     async for found in _of_clock(queue):
         yield found
     async for found in _of_rights(queue):
@@ -91,6 +93,15 @@ def _of_server(
         yield Finding("warning", "lease", f"claim_idle_ms is {config.claim_idle_ms}, and a command to "
                       f"Redis may take {COMMAND_TIMEOUT_SECONDS:.0f} s: a short stall costs leases",
                       "claim_idle_ms = 60000")  # fmt: skip
+
+
+async def _of_sizes(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
+    """Whether the server takes what the settings allow."""
+    for name in ("max_payload_bytes", "max_result_bytes"):
+        most = getattr(queue.config, name)
+        if refusal := await queue.connection.refusal_of(most):
+            yield Finding("error", "sizes", f"{name} is {most:,}, and {refusal}",
+                          f"CONFIG SET proto-max-bulk-len {most}, and in redis.conf, or lower it")  # fmt: skip
 
 
 async def _of_clock(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:

@@ -18,6 +18,15 @@ from redis import exceptions
 MOST_CONNECTIONS = 64
 """To one server: however many callers there are, the rest of them wait their turn."""
 
+LEAST_LIMIT_BYTES = 1024 * 1024
+"""The lowest `proto-max-bulk-len` that a server can have: it takes every value up to here."""
+
+TOO_LONG = "Protocol error: invalid bulk length"
+"""What a server says to a value that is longer than its `proto-max-bulk-len`."""
+
+REFUSAL_SECONDS = 2.0
+"""How long a server may think about whether it would take a value."""
+
 Command = Sequence[Any]
 
 _SHAPES: Mapping[Any, Any] = redis.asyncio.Redis(protocol=2).response_callbacks
@@ -56,9 +65,10 @@ class Lines:
             if isinstance(error, TimeoutError):
                 text = f"no answer within {self._timeout_seconds:g} s"
                 raise exceptions.TimeoutError(text) from None
-            if isinstance(
-                error, RuntimeError
-            ):  # uvloop's word for writing to a connection that is gone
+            is_lost = isinstance(error, exceptions.ConnectionError | OSError | RuntimeError)
+            if is_lost and (refusal := await self.refusal_of(_longest(commands))):
+                raise refusal from error
+            if isinstance(error, RuntimeError):  # uvloop's word for writing to what is gone
                 raise exceptions.ConnectionError(f"connection lost: {error}") from error
             raise
         if self._is_closed:
@@ -71,6 +81,28 @@ class Lines:
         """Hang up; a call that is under way hangs up itself."""
         self._is_closed = True
         for line in self._idle:
+    async def refusal_of(self, length: int) -> exceptions.ResponseError | None:
+        """What the server says to a value of `length` bytes, which is announced and never sent.
+
+        None if it would take it, or cannot be asked. One that refuses a value hangs up while it is
+        still being sent, mostly before its reason is heard: that looks like an outage, for ever.
+        """
+        if length <= LEAST_LIMIT_BYTES:
+            return None
+        line = self._dial()
+        try:
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                await line.connect()
+                announced = b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % length
+                await line.send_packed_command(announced, check_health=False)
+                await line.read_response()
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            is_refusal = str(error).startswith(TOO_LONG)
+            return exceptions.ResponseError(f"{error} ({length} bytes)") if is_refusal else None
+        finally:
+            await line.disconnect(nowait=True)
+        return None
+
             await line.disconnect()
         self._idle.clear()
 
@@ -79,6 +111,10 @@ async def _is_usable(line: Any) -> bool:
     """Whether it is connected, and silent: one that the server has closed meanwhile has its end to read."""
     try:
         return line.is_connected and not await line.can_read()
+def _longest(commands: Sequence[Command]) -> int:
+    return max(len(value) for each in commands for value in each if isinstance(value, bytes | str))
+
+
     except (exceptions.ConnectionError, OSError):
         return False
 
@@ -90,3 +126,5 @@ async def _reply(line: Any, word: str) -> Any:
         return error
     shape = _SHAPES.get(word)
     return shape(reply) if shape else reply
+        if str(error).startswith("Protocol error"):  # the server is about to hang up
+            raise

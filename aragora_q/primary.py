@@ -212,6 +212,10 @@ class Link:
             self._where.address = self._where.redirected(moved)
         raise exceptions.TryAgainError("its slot keeps moving", status_code="TRYAGAIN")
 
+    async def refusal_of(self, length: int) -> Exception | None:
+        """As `Lines.refusal_of`, of the primary."""
+        return await (await self._current()).refusal_of(length)
+
     async def _ask_elsewhere(
         self, error: exceptions.AskError, commands: Sequence[Command]
     ) -> list[Any]:

@@ -1,13 +1,18 @@
 """What is handed in is bounded where it is taken in, and whatever comes out of an executor, too."""
 
+import asyncio
+import signal
+
 import invariants
 import pytest
+import uvloop
 from stage import Stage
+from waiting import wait_until
 
 from aragora_q import scripts
 from aragora_q.base import Completed, Failed, Job, Report, Retry
 from aragora_q.config import MAX_DATA_BYTES, QueueConfig
-from aragora_q.errors import PayloadInvalid, PermanentError
+from aragora_q.errors import PayloadInvalid, PermanentError, RedisUnreachable, ServerUnsuitable
 from aragora_q.session import MAX_ERROR_CHARS, MAX_PROGRESS_BYTES
 from aragora_q.worker import DebateWorker
 
@@ -157,3 +162,47 @@ def test_bounds_are_the_same_everywhere():
     [shared] = [text for text in scripts.included() if "MAX_DATA_BYTES" in text]
     assert f"local MAX_DATA_BYTES = {MAX_DATA_BYTES} " in shared
     assert f"local MAX_ERROR_BYTES = {4 * MAX_ERROR_CHARS}\n" in shared
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("size", [1_500_000, 20_000_000])
+def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
+    """A value above the server's own limit is refused by name, not taken for an outage: a payload is
+    never written, a result fails its job; what comes after them goes on.
+    """
+    server = own_server("--proto-max-bulk-len", "1mb")
+
+    async def executor(job):
+        return {"x": "y" * size} if job.id == "huge" else {}
+
+    async def go():
+        stage = Stage(server.url, max_payload_bytes=MAX_DATA_BYTES, max_result_bytes=MAX_DATA_BYTES)
+        with pytest.raises(ServerUnsuitable, match="proto-max-bulk-len") as refused:
+            await stage.queue.enqueue(Job(payload={"x": "y" * size}))
+        assert "max_payload_bytes" in refused.value.hint
+        await stage.enqueue("huge")
+        await stage.enqueue("small")
+        worker = DebateWorker(stage.queue, "w1", executor=executor, burst=True, config=stage.config)
+        await asyncio.wait_for(worker.start(), 30)
+        huge, small = await stage.queue.get_job("huge"), await stage.queue.get_job("small")
+        assert (huge.status, small.status, huge.attempts) == ("failed", "completed", 1)
+        assert "proto-max-bulk-len" in huge.error
+        assert stage.counters()["enqueued"] == 2
+        await stage.close()
+
+    run(go())
+
+
+async def test_a_long_request_that_is_cut_is_no_refusal(own_server):
+    """A server that would take the value, but dies over it, is an outage: to be tried again."""
+    server = own_server()
+    stage = Stage(server.url, max_payload_bytes=MAX_DATA_BYTES)
+    server.process.send_signal(signal.SIGSTOP)
+    sending = asyncio.create_task(stage.queue.enqueue(Job(payload={"x": "y" * 50_000_000}, id="a")))
+    await wait_until(lambda: stage.queue.connection._link._lines is not None)
+    server.kill()
+    with pytest.raises(RedisUnreachable):
+        await sending
+    server.start()
+    await stage.queue.enqueue(Job(payload={"x": "y" * 50_000_000}, id="a"))
+    await stage.close()
