@@ -290,6 +290,11 @@ def translate(error: Exception, address: str) -> AragoraQError:
             f"the server at {address} is not what redis_url says it is: {text}",
             hint="redis:// is for one server, redis+sentinel:// names Sentinels, redis+cluster:// nodes",
         )
+    if text.startswith(TOO_LONG):
+        return ServerUnsuitable(
+            f"Redis at {address} takes no value of that size (its proto-max-bulk-len): {text}",
+            hint="raise it there, or lower max_payload_bytes and max_result_bytes",
+        )
     if isinstance(error, exceptions.ResponseError):
         return AragoraQError(f"Redis at {address} refused a command: {text}")
     hint = "is the server running, and is redis_url (REDIS_URL) right?"
@@ -319,11 +324,6 @@ def _options(config: QueueConfig, endpoint: Endpoint) -> dict[str, Any]:
     password = _password_source("redis_password", config)
     if password or endpoint.password or endpoint.username:
         options["credential_provider"] = Credentials(
-    if text.startswith(TOO_LONG):
-        return ServerUnsuitable(
-            f"Redis at {address} takes no value of that size (its proto-max-bulk-len): {text}",
-            hint="raise it there, or lower max_payload_bytes and max_result_bytes",
-        )
             endpoint.username, password or (lambda: endpoint.password)
         )
     if endpoint.is_tls:

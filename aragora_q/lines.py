@@ -77,10 +77,6 @@ class Lines:
             self._idle.append(line)
         return replies
 
-    async def close(self) -> None:
-        """Hang up; a call that is under way hangs up itself."""
-        self._is_closed = True
-        for line in self._idle:
     async def refusal_of(self, length: int) -> exceptions.ResponseError | None:
         """What the server says to a value of `length` bytes, which is announced and never sent.
 
@@ -103,18 +99,22 @@ class Lines:
             await line.disconnect(nowait=True)
         return None
 
+    async def close(self) -> None:
+        """Hang up; a call that is under way hangs up itself."""
+        self._is_closed = True
+        for line in self._idle:
             await line.disconnect()
         self._idle.clear()
+
+
+def _longest(commands: Sequence[Command]) -> int:
+    return max(len(value) for each in commands for value in each if isinstance(value, bytes | str))
 
 
 async def _is_usable(line: Any) -> bool:
     """Whether it is connected, and silent: one that the server has closed meanwhile has its end to read."""
     try:
         return line.is_connected and not await line.can_read()
-def _longest(commands: Sequence[Command]) -> int:
-    return max(len(value) for each in commands for value in each if isinstance(value, bytes | str))
-
-
     except (exceptions.ConnectionError, OSError):
         return False
 
@@ -123,8 +123,8 @@ async def _reply(line: Any, word: str) -> Any:
     try:
         reply = await line.read_response()
     except exceptions.ResponseError as error:
+        if str(error).startswith("Protocol error"):  # the server is about to hang up
+            raise
         return error
     shape = _SHAPES.get(word)
     return shape(reply) if shape else reply
-        if str(error).startswith("Protocol error"):  # the server is about to hang up
-            raise
