@@ -131,14 +131,11 @@ class Connection:
         # WAIT and WAITAOF look at this connection's last write. A job that was known already is
         # none, so there is always one more: else repeating an enqueue would confirm nothing.
         write = ("HINCRBY", self.keys.counters, "durable_batches", 1)
+        # Not by its hash: where the script is unknown, the wait behind it would be for nothing.
+        commands = [("EVAL", script.text, *operands), write, _CONFIRM[durability]]
 
         async def call() -> list[Any]:
-            for way in (("EVALSHA", script.sha), ("EVAL", script.text)):
-                replies = await self._link.send_all(
-                    [(*way, *operands), write, _CONFIRM[durability]]
-                )
-                if not isinstance(replies[0], exceptions.NoScriptError):
-                    break
+            replies = await self._link.send_all(commands)
             if isinstance(replies[0], Exception):
                 raise replies[0]
             return replies

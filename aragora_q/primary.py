@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -180,7 +181,7 @@ class Link:
         self._path = path
         self._at: Address | None = None
         self._lines: Lines | None = None
-        self._finding: asyncio.Task[Address] | None = None
+        self._finding: asyncio.Future[Address] | None = None
 
     async def send(self, *command: Any) -> Any:
         """The reply to one command."""
@@ -240,10 +241,12 @@ class Link:
         return self._lines
 
     async def _find(self) -> Address:
-        """One search at a time, in a thread, however many wait for it."""
+        """One search at a time, however many wait for it, in a thread that no executor's job can take."""
         if self._finding is None or self._finding.done():
-            self._finding = asyncio.create_task(asyncio.to_thread(self._where.find))
+            thread = ThreadPoolExecutor(1, thread_name_prefix="find-primary")
+            self._finding = asyncio.wrap_future(thread.submit(self._where.find))
             self._finding.add_done_callback(lambda found: found.cancelled() or found.exception())
+            thread.shutdown(wait=False)
         return await asyncio.shield(self._finding)
 
     def _open(self, address: Address | None) -> Lines:

@@ -100,6 +100,16 @@ async def test_the_disk_confirms(own_binary, binary):
     await stage.close()
 
 
+async def test_the_first_enqueue_is_confirmed_once(shared, staged):
+    """A server that does not know the script yet is not asked for a confirmation of nothing first."""
+    sentinels = shared("sentinel")
+    stage = staged(sentinels, durability="replica")
+    stage.raw.script_flush()
+    [answer] = await stage.queue.enqueue_many([Job(payload={}, id="a")])
+    assert (answer.created, answer.durable) == (True, True)
+    assert stage.counters()["durable_batches"] == 1
+
+
 async def test_scripts_forgotten_meanwhile(own_binary):
     """NOSCRIPT in the middle of a durable enqueue costs a second try, not the confirmation."""
     server = own_binary(servers.redis82, "--appendonly", "yes")

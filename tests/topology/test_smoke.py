@@ -1,10 +1,14 @@
 """The queue's promises in every topology, through a real worker process and the command line."""
 
+import asyncio
 import json
 import signal
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import processes
+import pytest
 import topologies
 from waiting import wait_until
 
@@ -50,6 +54,19 @@ async def test_a_job_is_run_retried_cancelled_and_reclaimed(topology, staged, wo
     stats = await stage.queue.get_queue_stats()
     assert (stats["completed"], stats["failed"], stats["cancelled"]) == (7, 1, 1)
     assert stats["running"] == 0
+
+
+@pytest.mark.parametrize("name", ["sentinel", "cluster"])
+async def test_the_primary_is_found_without_a_thread_to_spare(shared, staged, name):
+    """An executor whose jobs fill the event loop's own threads keeps nobody from finding the primary."""
+    stage, hold = staged(shared(name)), threading.Event()
+    pool = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(pool)
+    pool.submit(hold.wait)
+    try:
+        await asyncio.wait_for(stage.enqueue("a"), 10)
+    finally:
+        hold.set()
 
 
 async def test_release_renewal_and_blocking_read(topology, staged):
