@@ -182,13 +182,37 @@ class Connection:
         Returns nothing when the time, at most BLOCK_SECONDS, is up. Reads without a group, so that
         giving up on the reply loses nothing.
         """
-        block_ms = max(1, int(min(timeout_seconds, BLOCK_SECONDS) * 1000))
-        command = ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after, *after.values())
+        command = _blocking_read(after, timeout_seconds, count)
         reply = await self._patiently(lambda: self._blocking.send(*command), self.patience_seconds)
         return {
             stream.decode(): [(entry_id.decode(), _texts(fields)) for entry_id, fields in entries]
-            for stream, entries in (reply.items() if isinstance(reply, dict) else reply or ())
+            for stream, entries in reply or ()
         }
+
+    async def run_when_new(
+        self,
+        after: Mapping[str, str],
+        timeout_seconds: float,
+        name: str,
+        *,
+        keys: Mapping[str, str],
+        **args: Value,
+    ) -> Any:
+        """Block as `read_blocking`, then run script `name`: in one round trip.
+
+        The script waits at the server, behind the read. It may still run after the caller has given up.
+        """
+        script = scripts.load(name)
+        operands = script.operands({**self._named_keys, **keys}, args, (), self.keys.guard)
+        read = _blocking_read(after, timeout_seconds, count=1)
+        with self.translating():
+            replies = await self._blocking.send_all([read, ("EVALSHA", script.sha, *operands)])
+            if not isinstance(replies[1], exceptions.NoScriptError):
+                for reply in replies:
+                    if isinstance(reply, Exception):
+                        raise reply
+                return replies[1]
+        return await self.run(name, (), keys=keys, **args)
 
     def open_sync(self) -> SyncConnection:
         """A connection for another thread, which must close it."""
@@ -208,6 +232,11 @@ class Connection:
         await self._blocking.close()
         if self._embedded is not None:
             self._embedded.release()
+
+
+def _blocking_read(after: Mapping[str, str], timeout_seconds: float, count: int) -> Sequence[Value]:
+    block_ms = max(1, int(min(timeout_seconds, BLOCK_SECONDS) * 1000))
+    return ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after, *after.values())
 
 
 _CONFIRM: Mapping[str, tuple[Value, ...]] = {
@@ -302,11 +331,9 @@ def translate(error: Exception, address: str) -> AragoraQError:
     )
 
 
-def _texts(fields: Mapping[bytes, bytes] | None) -> dict[str, str]:
-    return {
-        name.decode(errors="replace"): value.decode(errors="replace")
-        for name, value in (fields or {}).items()
-    }
+def _texts(fields: Sequence[bytes] | None) -> dict[str, str]:
+    texts = [text.decode(errors="replace") for text in fields or ()]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _options(config: QueueConfig, endpoint: Endpoint) -> dict[str, Any]:

@@ -29,7 +29,11 @@ REFUSAL_SECONDS = 2.0
 
 Command = Sequence[Any]
 
-_SHAPES: Mapping[Any, Any] = redis.asyncio.Redis(protocol=2).response_callbacks
+_SHAPES: Mapping[Any, Any] = {
+    word: shape
+    for word, shape in redis.asyncio.Redis(protocol=2).response_callbacks.items()
+    if word != "XREAD"  # a worker waits for what comes behind that, not for what it says
+}
 """By a command's first word, what makes its reply the Python value that redis-py's clients give."""
 
 

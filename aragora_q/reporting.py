@@ -125,6 +125,7 @@ class Reporter:
 
     def note_started(self, job: Job) -> None:
         """Say that an attempt begins."""
+        self._metrics.wait.observe(job.waited_seconds)
         if self._refused:
             self._refused.discard(job.id)
         if self._lines.allows():

@@ -73,7 +73,6 @@ class RunningJobs:
         running = _Running(attempt, task, time.monotonic())
         self._running[job.id] = running
         self._keeper.hold(job.id, job.fence)
-        self._metrics.wait.observe(job.waited_seconds)
         task.add_done_callback(partial(self._finish, running))
 
     def _finish(self, ran: _Running, task: asyncio.Task[Outcome | None]) -> None:

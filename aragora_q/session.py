@@ -28,7 +28,7 @@ from aragora_q.base import (
 )
 from aragora_q.connection import Connection, Item, SyncConnection
 from aragora_q.errors import LeaseLost, PermanentError, ServerUnsuitable
-from aragora_q.scripts import BATCH_LIMIT, batched
+from aragora_q.scripts import BATCH_LIMIT, Value, batched
 
 logger = logging.getLogger(__name__)
 
@@ -84,19 +84,33 @@ class RedisWorkerSession(WorkerSession):
         return {name.decode(): value.decode() for name, value in record.items()}
 
     async def start(self, limit: int, *, low_first: bool = False) -> Fetched:
-        state, *rows = await self._connection.run(
-            "start",
-            keys=self._worker_key,
-            job_stem=self._keys.job_stem,
-            worker_id=self.identity.worker_id,
-            holder=self.identity.holder,
-            boot_id=self.identity.boot_id,
-            lease_ms=self.lease_ms,
-            limit=min(limit, self._start_limit),
-            low_first=int(low_first),
-            max_attempts=self._connection.config.retry_max_attempts,
-            retention_ms=self._retention_ms,
+        args = self._start_args(limit, low_first=low_first)
+        return self._fetched(await self._connection.run("start", (), keys=self._worker_key, **args))
+
+    async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> Fetched:
+        lanes = dict(zip(self._keys.streams, resume_from, strict=True))
+        args = self._start_args(limit=1)
+        return self._fetched(
+            await self._connection.run_when_new(
+                lanes, timeout_seconds, "start", keys=self._worker_key, **args
+            )
         )
+
+    def _start_args(self, limit: int, *, low_first: bool = False) -> dict[str, Value]:
+        return {
+            "job_stem": self._keys.job_stem,
+            "worker_id": self.identity.worker_id,
+            "holder": self.identity.holder,
+            "boot_id": self.identity.boot_id,
+            "lease_ms": self.lease_ms,
+            "limit": min(limit, self._start_limit),
+            "low_first": int(low_first),
+            "max_attempts": self._connection.config.retry_max_attempts,
+            "retention_ms": self._retention_ms,
+        }
+
+    def _fetched(self, reply: list[Any]) -> Fetched:
+        state, *rows = reply
         resume_from = None
         if rows and len(rows[-1]) == len(self._keys.streams):
             resume_from = tuple(entry_id.decode() for entry_id in rows.pop())

@@ -111,7 +111,7 @@ class DebateWorker:
         )
         self.metrics.active.set_function(lambda: len(self._running))
         self._must_register = False
-        self._is_starting = False
+        self._must_look = False
         self._is_paused = False
         self._started_at: float | None = None
         self._last_fetch_at = time.monotonic()
@@ -142,9 +142,7 @@ class DebateWorker:
         tasks = [
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(caretaker.run(), name="care"),
-            asyncio.create_task(
-                every(self._lease_seconds / 2, self._recover_forgotten), name="recover"
-            ),
+            asyncio.create_task(every(self._lease_seconds / 2, self._look_again), name="look"),
         ]
         try:
             await self._while_all_run(self._fetch_loop(), tasks)
@@ -233,26 +231,27 @@ class DebateWorker:
         return is_fetching and now - self.keeper.last_answer_at < limit + self._lease_seconds
 
     async def _fetch_loop(self) -> None:
-        turn = 0
+        turn, resume_from = 0, None
         while not self._stopping.is_set():
-            await self._until(lambda: self._free_slots() or self._must_register)
+            await self._until(lambda: self._free_slots() or self._must_register or self._must_look)
             if self._must_register:
                 await self._register()
                 continue
-            if self._patience.had_fault:
+            if self._must_look or self._patience.had_fault:
                 await self._served("recover", self._recover)
-            turn += 1
-            fetched = await self._start_jobs(low_first=turn % LOW_FIRST_EVERY == 0)
-            if fetched.jobs:
-                await self._launch(fetched.jobs)
-            if fetched.state == "unregistered":
-                self._must_register = True
-            elif self._burst and not fetched.jobs and await self._is_all_done(fetched):
+                resume_from = None
+                continue
+            if resume_from:
+                fetched = await self._wait_for_work(resume_from)
+            else:
+                turn += 1
+                fetched = await self._start_jobs(low_first=turn % LOW_FIRST_EVERY == 0)
+            resume_from = fetched.resume_from
+            self._note_fetched(fetched)
+            if self._burst and not fetched.jobs and await self._is_all_done(fetched):
                 return
-            elif fetched.state == "paused":  # blocking would only wake at the next enqueue
+            if fetched.state == "paused":  # blocking would only wake at the next enqueue
                 await self._nap(self._idle_seconds)
-            elif fetched.resume_from and self._free_slots() and not self._patience.had_fault:
-                await self._wait_for_work(fetched.resume_from)
 
     async def _until(self, condition: Callable[[], object]) -> None:
         """Wait for something that the end of an attempt, a report or a renewal may bring."""
@@ -261,30 +260,45 @@ class DebateWorker:
             await self._unless_stopping(self._changed.wait())
 
     async def _start_jobs(self, *, low_first: bool) -> Fetched:
-        self._is_starting = True
-        try:
-            half = -(
-                -self._slots // 2
-            )  # while the server starts one half, the other runs and reports
-            limit = min(self._free_slots(), half)
-            start = partial(self._session.start, limit, low_first=low_first)
-            fetched = await self._served("fetch", start)
-        finally:
-            self._is_starting = False
-        self._last_fetch_at = time.monotonic()
-        self.metrics.last_fetch.set_to_current_time()
-        if fetched.state == "paused" and not self._is_paused:
-            logger.info("queue is paused", extra={"worker": self.identity.worker_id})
-        self._is_paused = fetched.state == "paused"
+        half = -(-self._slots // 2)  # while the server starts one half, the other runs and reports
+        start = partial(self._session.start, min(self._free_slots(), half), low_first=low_first)
+        fetched = await self._served("fetch", start)
+        await self._launch(fetched.jobs)
         return fetched
 
-    async def _wait_for_work(self, resume_from: tuple[str, ...]) -> None:
-        wait = self._session.wait_for_work(resume_from, self._idle_seconds)
+    async def _wait_for_work(self, resume_from: tuple[str, ...]) -> Fetched:
+        """Block until there is work, and begin the first of it, if nothing runs here.
+
+        A running job may block the event loop: beside it, no job is to start unheard.
+        """
+        wait = self._look_for_work if len(self._running) else self._begin_next
         try:
-            await self._unless_stopping(wait)
+            return await self._unless_stopping(wait(resume_from))
+        except _Stopped:
+            self._patience.had_fault = True  # what was given up may have started a job
+            raise
         except NOT_SERVED as error:
             self._patience.note_fault("fetch", error)
             await self._nap(BACKOFF_SECONDS[0] * random.uniform(1, 4))  # noqa: S311 - spreads load
+            return Fetched("ok")
+
+    async def _look_for_work(self, resume_from: tuple[str, ...]) -> Fetched:
+        await self._session.wait_for_work(resume_from, self._idle_seconds)
+        return Fetched("ok")
+
+    async def _begin_next(self, resume_from: tuple[str, ...]) -> Fetched:
+        fetched = await self._session.start_next(resume_from, self._idle_seconds)
+        await self._launch(fetched.jobs)  # here: the fetch loop would hear of them two turns later
+        return fetched
+
+    def _note_fetched(self, fetched: Fetched) -> None:
+        self._last_fetch_at = time.monotonic()
+        self.metrics.last_fetch.set_to_current_time()
+        if fetched.state == "unregistered":
+            self._must_register = True
+        if fetched.state == "paused" and not self._is_paused:
+            logger.info("queue is paused", extra={"worker": self.identity.worker_id})
+        self._is_paused = fetched.state == "paused"
 
     @property
     def _idle_seconds(self) -> float:
@@ -310,6 +324,8 @@ class DebateWorker:
 
     async def _launch(self, jobs: list[Job]) -> None:
         """Begin attempts; they take their first steps before anything else is done, even a line logged."""
+        if not jobs:
+            return
         largest = self._config.max_result_bytes
         for job in jobs:
             self._running.launch(Attempt(job, self._executor, self._policy, self._session, largest))
@@ -324,20 +340,21 @@ class DebateWorker:
             self._changed.set()
         self._running.give_up(gone)
 
-    async def _recover(self, min_idle_seconds: float = 0) -> None:
+    async def _look_again(self) -> None:
+        self._must_look = True
+        self._changed.set()
+
+    async def _recover(self) -> None:
+        """Hand back jobs that were started for us without our hearing of it.
+
+        After a fault, all of them. Now and then, those of half a lease ago: a start that was given up
+        here may be served late, after we looked. Never beside a start whose answer is on its way.
+        """
+        min_idle_seconds = 0 if self._patience.had_fault else self._lease_seconds / 2
+        self._must_look = self._patience.had_fault = False
         returned = await self._session.recover(self._running, min_idle_seconds=min_idle_seconds)
-        if not min_idle_seconds:
-            self._patience.had_fault = False
         if returned:
             logger.info("recovered jobs whose start went unheard", extra={"jobs": len(returned)})
-
-    async def _recover_forgotten(self) -> None:
-        """A start that timed out here may be served late, after `_recover` looked: look again, gently.
-
-        Not while a start is under way: its answer may have been waiting for a blocked loop.
-        """
-        if not self._is_starting:
-            await self._recover(self._lease_seconds / 2)
 
     async def _register(self) -> None:
         info = {
@@ -369,14 +386,23 @@ class DebateWorker:
             logger.info(
                 "draining", extra={"jobs": len(self._running), "worker": self.identity.worker_id}
             )
-        await self._running.drain(self._config.drain_timeout_seconds, self._hurrying)
+        await asyncio.gather(
+            self._running.drain(self._config.drain_timeout_seconds, self._hurrying),
+            self._recover_given_up(),
+        )
+
+    async def _recover_given_up(self) -> None:
+        """At once, not after the drain: until then, others could run it."""
+        if self._patience.had_fault:
+            with suppress(*NOT_SERVED):
+                await self._recover()
 
     async def _close(self) -> None:
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
                 await self._reporter.flush()
-                if self._patience.had_fault:
-                    await self._recover()
+                self._patience.had_fault = True
+                await self._recover()
                 await self.keeper.stop()  # before signing off: its heartbeat would sign us on again
                 await self._session.unregister()
         except (TimeoutError, *NOT_SERVED):
@@ -405,15 +431,15 @@ class DebateWorker:
     async def _nap(self, seconds: float) -> None:
         await self._unless_stopping(asyncio.sleep(seconds))
 
-    async def _unless_stopping(self, waiting: Awaitable[object]) -> None:
-        """Wait for something that may be given up. Raises _Stopped as soon as the worker is to stop."""
+    async def _unless_stopping(self, waiting: Awaitable[T]) -> T:
+        """The result of something that may be given up. Raises _Stopped as soon as the worker is to stop."""
         wait = asyncio.ensure_future(waiting)
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait((wait, stop), return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set():
                 raise _Stopped
-            wait.result()
+            return wait.result()
         finally:
             stop.cancel()
             if not wait.done() or self._stopping.is_set():  # else no turn of the loop is lost on it

@@ -43,6 +43,9 @@ class MemorySession(WorkerSession):
     async def wait_for_work(self, resume_from, timeout_seconds):
         raise NotImplementedError
 
+    async def start_next(self, resume_from, timeout_seconds):
+        raise NotImplementedError
+
     async def report(self, reports):
         raise NotImplementedError
 

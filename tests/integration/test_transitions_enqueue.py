@@ -1,5 +1,7 @@
 """Contract, on every server: a job comes in, waits in its lane or its delay, and is started."""
 
+import asyncio
+
 import pytest
 
 from aragora_q.base import Completed, Identity, Job, JobStatus
@@ -176,6 +178,35 @@ async def test_lanes_are_read_high_to_low_or_low_to_high(stage):
         await stage.enqueue(name, priority=priority)
     assert [job.id for job in (await session.start(3)).jobs] == ["h", "h2", "n"]
     assert [job.id for job in (await session.start(2, low_first=True)).jobs] == ["l", "l2"]
+
+
+@pytest.mark.parametrize("priority", [-1, 0, 1])
+async def test_start_next_waits_and_starts(stage, priority):
+    """Who waits for the next job hears of it when it is started; of nothing, where to wait on."""
+    session = await stage.worker()
+    resume_from = (await session.start(5)).resume_from
+    waiting = asyncio.create_task(session.start_next(resume_from, 2))
+    await stage.enqueue("a", priority=priority)
+    await stage.enqueue("b", priority=priority)
+    [job] = (await waiting).jobs
+    assert (job.id, job.fence, job.raw_payload) == ("a", 1, b'{"n":1}')
+    assert stage.fields("a")["status"] == "processing"
+    [job] = (await session.start_next(resume_from, 2)).jobs
+    assert job.id == "b"
+    nothing = await session.start_next((await session.start(5)).resume_from, 0.01)
+    assert (nothing.state, nothing.jobs) == ("ok", [])
+    assert nothing.resume_from != resume_from
+
+
+async def test_start_next_outlives_the_script_cache(new_stage):
+    """A server that has forgotten the scripts starts the job all the same."""
+    stage = new_stage()
+    session = await stage.worker()
+    resume_from = (await session.start(5)).resume_from
+    await stage.enqueue("a")
+    stage.raw.script_flush()
+    [job] = (await session.start_next(resume_from, 2)).jobs
+    assert job.id == "a"
 
 
 async def test_paused_queue_starts_nothing(stage):

@@ -5,6 +5,7 @@ import logging
 import re
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ from prometheus_client import generate_latest
 from waiting import wait_until
 
 from aragora_q import worker as worker_module
-from aragora_q.base import Completed, Identity, Job, JobStatus, current_attempt
+from aragora_q.base import Completed, Fetched, Identity, Job, JobStatus, current_attempt
 from aragora_q.errors import (
     AragoraQError,
     ConfigError,
@@ -27,6 +28,7 @@ from aragora_q.errors import (
 from aragora_q.keys import GROUP
 from aragora_q.metrics import DEFAULT_PORTS, WorkerMetrics, serving
 from aragora_q.retry import RetryPolicy
+from aragora_q.streams import RedisStreamsQueue
 
 LONG_LEASE = {"claim_idle_ms": 60_000}
 
@@ -484,7 +486,74 @@ async def test_unheard_start_is_undone(new_stage, crew):
     assert stage.counters()["released"] == len(lost)
 
 
+async def test_blocked_worker_starts_nothing_unheard(new_stage, crew):
+    """While a job blocks the event loop, no other job is started for this worker: others may run it."""
+    stage, seen = new_stage(**LONG_LEASE), []
+
+    async def enqueue():
+        queue = RedisStreamsQueue(stage.config)
+        await queue.enqueue(Job(payload={}, id="other"))
+        await queue.close()
+
+    async def executor(job):
+        if job.id == "blocking":
+            await wait_until(lambda: stage.raw.info("clients")["blocked_clients"], what="the read")
+            thread = threading.Thread(target=lambda: asyncio.run(enqueue()))
+            thread.start()
+            thread.join()
+            seen.append(stage.fields("other")["status"])
+        return {}
+
+    crew.hire(stage, executor)
+    await stage.enqueue("blocking")
+    await ended(stage, "blocking", "other")
+    assert seen == ["pending"]
+
+
+async def test_freed_slot_is_filled_at_once(new_stage, crew):
+    """A worker that looked for unheard starts while all its slots were busy still knows what waits."""
+    stage, steps, looks = new_stage(), Steps(), []
+    worker = crew.hire(stage, steps, max_concurrent=1)
+    honest = worker._session.recover
+
+    async def recover(*args, **options):
+        looks.append(args)
+        return await honest(*args, **options)
+
+    worker._session.recover = recover
+    await stage.enqueue("a")
+    await wait_until(lambda: steps.entered)
+    await stage.enqueue("b")
+    await wait_until(lambda: looks, what="a look")
+    freed_at = time.monotonic()
+    steps.gate.set()
+    await wait_until(lambda: "b" in steps.entered)
+    assert time.monotonic() - freed_at < worker_module.IDLE_SECONDS / 2
+
+
 # -- stopping
+
+
+async def test_stop_hands_back_what_it_did_not_hear_of(new_stage, crew):
+    """A job that was started for an idle worker just as it stops goes back before the drain, uncharged."""
+    stage = new_stage(**LONG_LEASE)
+    worker = crew.hire(stage, done)
+    honest = worker._session.start_next
+
+    async def unheard(*args):
+        if (await honest(*args)).jobs:
+            await asyncio.Event().wait()
+        return Fetched("ok")
+
+    worker._session.start_next = unheard
+    await at_work(stage, worker)
+    await stage.enqueue("a")
+    await wait_until(lambda: stage.fields("a")["status"] == "processing")
+    stopping = asyncio.create_task(worker.stop())
+    await wait_until(lambda: stage.fields("a")["status"] == "pending")
+    await stopping
+    job = await stage.queue.get_job("a")
+    assert (job.attempts, job.crashes) == (0, 0)
 
 
 async def test_stop_drains(new_stage, crew):
@@ -535,13 +604,16 @@ async def test_second_stop_hands_back_at_once(new_stage, crew):
 
 
 async def test_stop_of_an_idle_worker_is_quick(new_stage, crew):
-    """A worker blocked in its read stops at once, not when the read is over."""
+    """A worker blocked in its read stops at once, and leaves nothing that would start a job for it."""
     stage = new_stage(**LONG_LEASE)
     worker = crew.hire(stage, done)
     await wait_until(lambda: stage.raw.info("clients")["blocked_clients"], what="it to block")
     asked_at = time.monotonic()
     await worker.stop()
     assert time.monotonic() - asked_at < 1
+    await stage.enqueue("a")
+    assert not stage.raw.info("clients")["blocked_clients"]
+    assert await stage.queue.get_status("a") is JobStatus.PENDING
 
 
 async def test_stop_before_start_and_twice(new_stage, crew):
@@ -754,7 +826,7 @@ async def test_denied_read_does_not_spin(new_stage, crew):
     async def refused(*_):
         raise RedisUnreachable("no XREAD for you")
 
-    worker._session.wait_for_work = refused
+    worker._session.wait_for_work = worker._session.start_next = refused
     await stage.enqueue("a")
     await ended(stage, "a")
     stage.raw.config_resetstat()
