@@ -39,7 +39,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "purge": (("purge",), ()),
     "stats": ((), READ),
     "operator": (
-        ("cancel", "pause", "requeue", "purge", "reap_lock", "examine", *TEND),
+        ("cancel", "pause", "requeue", "purge", "reap_lock", "examine", "sift", *TEND),
         (*READ, "scan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ one atomic script. Used by `aragora-q doctor`.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from aragora_q.scripts import BATCH_LIMIT
 PROBLEMS = {
     "waits-nowhere": (True, "waits in no lane: nobody would ever run it", "make it due now"),
     "delivered-to-nobody": (True, "was delivered, and nobody holds it", "put it at its lane's tail"),
+    "entry-left-behind": (True, "has an entry that was read, and nobody holds", "put it at its lane's tail"),
+    "copy-left-behind": (True, "has an entry too many, which no read brings again", "remove it"),
+    "other-lane": (True, "waits in another lane than its priority says", "set the priority to its lane's"),
     "delayed-without-hash": (True, "is delayed, its hash was deleted", "make its hash again"),
     "waits-twice": (True, "waits in a lane and is delayed, too", "keep it in its lane"),
     "listed-as-ended": (True, "is live, but listed as ended: purge would delete it", "unlist it"),
@@ -36,10 +40,12 @@ PROBLEMS = {
     "no-hash": (False, "has a key of another type where its hash should be", "delete that key"),
     "unknown-status": (False, "has a status that we do not know", "was it written by a newer version?"),
 }  # fmt: skip
-"""By word of `lua/examine.lua`: whether it is mended without loss, what it means, what mends it."""
+"""By word of `lua/examine.lua` and `lua/sift.lua`: whether it is mended without loss, what it means,
+what mends it."""
 
 INDEXES = ("delayed", "completed", "failed", "cancelled")
-PHASES = (*INDEXES, "keys")
+LANES = ("stream_high", "stream_normal", "stream_low")
+PHASES = (*LANES, *INDEXES, "keys")
 PARTS = ("payload", "result", "history", "journal")
 EXAMPLES = 5
 MOST_NAMED = 10_000
@@ -56,6 +62,11 @@ class Examination:
     strangers: list[str] = field(default_factory=list)
     """Keys under the queue's prefix that are none of ours."""
     stopped_at: str = ""
+
+    def note(self, word: str, job_id: str) -> None:
+        """A problem of a job."""
+        if len(self.problems[word]) < MOST_NAMED:
+            self.problems[word].add(job_id)
 
 
 class UnknownPlace(ValueError):
@@ -75,19 +86,39 @@ async def examine(
     """
     seen, deadline = Examination(), time.monotonic() + budget_seconds
     phase, _, cursor = (resume_at or f"{PHASES[0]}:0").partition(":")
-    if phase not in PHASES or not cursor.isdigit():
+    if phase not in PHASES or not re.fullmatch(r"\d+(-\d+)?" if phase in LANES else r"\d+", cursor):
         raise UnknownPlace(f"{resume_at!r} is no place to go on from")
     for each in PHASES[PHASES.index(phase) :]:
         at = cursor if each == phase else "0"
         while True:
-            at, job_ids = await _step(connection, each, at, seen)
-            await _judge(connection, job_ids, seen, repair=repair)
+            if each in LANES:
+                at = await _sift(connection, each, at, seen, repair=repair)
+            else:
+                at, job_ids = await _step(connection, each, at, seen)
+                await _judge(connection, job_ids, seen, repair=repair)
             if at == "0":
                 break
             if time.monotonic() > deadline:
                 seen.stopped_at = f"{each}:{at}"
                 return seen
     return seen
+
+
+async def _sift(
+    connection: Connection, lane: str, after: str, seen: Examination, *, repair: bool
+) -> str:
+    """Look through a page of what a lane has delivered; the next cursor."""
+    at, *left_behind = await connection.run(
+        "sift",
+        keys={"stream": getattr(connection.keys, lane)},
+        job_stem=connection.keys.job_stem,
+        after=after,
+        limit=BATCH_LIMIT,
+        repair=int(repair),
+    )
+    for name, word in left_behind:
+        seen.note(word.decode(), _text(name))
+    return _text(at)
 
 
 async def _step(
@@ -130,8 +161,7 @@ async def _judge(
         )
         for job_id, words in zip(batch, answers, strict=True):
             for word in words.decode().split():
-                if len(seen.problems[word]) < MOST_NAMED:
-                    seen.problems[word].add(job_id)
+                seen.note(word, job_id)
 
 
 def _job_of(name: str) -> str:

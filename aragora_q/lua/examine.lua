@@ -67,18 +67,12 @@ end
 
 -- Whether the group has delivered past `entry`, so that no read will bring it again.
 local function is_behind(stream, entry)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    local fields = {}
-    for f = 1, #group, 2 do fields[group[f]] = group[f + 1] end
-    if fields.name == GROUP then
-      local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
-      local last_ms, last_seq = string.match(fields['last-delivered-id'], '^(%d+)-(%d+)$')
-      ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
-      return ms < last_ms or (ms == last_ms and seq <= last_seq)
-    end
-  end
-  return false
+  local last = last_delivered(stream)
+  if not last then return false end
+  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
+  local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
+  ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
+  return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
 
 local function is_heard(state)
@@ -86,25 +80,33 @@ local function is_heard(state)
   return heartbeat and now - heartbeat < (whole(state.lease_ms) or 0)
 end
 
-local function run_again(job, id, stream, state, data)
-  local fields = {}
-  for f = 1, #data[2], 2 do fields[data[2][f]] = data[2][f + 1] end
+local function run_again(job, id, stream, state, payload)
   drop_entry(stream, state.entry)
   redis.call('HSET', job, 'status', state.status == 'processing' and 'retrying' or state.status,
-    'entry', append(stream, id, fields.payload or ''))
+    'entry', append(stream, id, payload or ''))
   redis.call('HDEL', job, 'lease_ms', 'holder')
 end
 
+-- The lane where the job's entry lies, whatever its priority says, and the payload there.
+local function lane_of(id, state)
+  for _, stream in ipairs({lane_stream(state.priority), stream_high, stream_normal, stream_low}) do
+    local found, payload = job_of(state.entry and fields_of(stream, state.entry) or {})
+    if found == id then return stream, payload end
+  end
+end
+
 local function examine_place(job, id, state, parts)
-  local stream = lane_stream(state.priority)
-  local data = state.entry and redis.call('XRANGE', stream, state.entry, state.entry)[1]
+  local stream, payload = lane_of(id, state)
   local due = redis.call('ZSCORE', delayed, id)
-  if data then
+  if stream then
+    if stream ~= lane_stream(state.priority) and found('other-lane') then
+      redis.call('HSET', job, 'priority', priority_of(stream))
+    end
     if due and found('waits-twice') then redis.call('ZREM', delayed, id) end
     if parts.payload and found('payload-twice') then redis.call('DEL', parts.payload) end
     local pending = redis.pcall('XPENDING', stream, GROUP, state.entry, state.entry, 1)
     if not pending.err and #pending == 0 and is_behind(stream, state.entry) and not is_heard(state) then
-      if found('delivered-to-nobody') then run_again(job, id, stream, state, data) end
+      if found('delivered-to-nobody') then run_again(job, id, stream, state, payload) end
     end
   elseif state.status == 'processing' then
     if not parts.payload then found('entry-lost')

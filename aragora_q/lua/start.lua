@@ -105,7 +105,7 @@ for _, each in ipairs(found) do
       redis.call('HSET', each.job, 'max_attempts', state[5], 'entry', each.entry)
     end
     if lane_stream(state[8]) ~= each.stream or state[8] and not whole(state[8]) then
-      state[8] = each.stream == stream_high and '1' or each.stream == stream_low and '-1' or '0'
+      state[8] = priority_of(each.stream)
       redis.call('HSET', each.job, 'priority', state[8])
     end
     started[#started + 1], is_started[each.id] = each.id, true

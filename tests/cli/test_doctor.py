@@ -1,6 +1,7 @@
 """`aragora-q doctor`: each thing that can be wrong is found with evidence and remedy; repair loses nothing."""
 
 import asyncio
+import json
 
 import invariants
 import pytest
@@ -85,7 +86,22 @@ def _break_no_hash(raw):
     raw.set(f"{STEM}job:delayed", "a string")
 
 
+def _left_behind(raw, job_id):
+    """An entry that a stranger wrote, read and acknowledged, but did not delete."""
+    raw.xadd(f"{STEM}stream:high", {"id": job_id, "payload": "{}"})
+    for _, rows in raw.xreadgroup("aragora-workers", "stranger", {f"{STEM}stream:high": ">"}):
+        for entry, _ in rows:
+            raw.xack(f"{STEM}stream:high", "aragora-workers", entry)
+
+
+def _break_other_lane(raw):
+    raw.hdel(f"{STEM}job:waits", "priority")
+
+
 BREAKS = {
+    "entry-left-behind": lambda raw: _left_behind(raw, "ghost"),
+    "copy-left-behind": lambda raw: _left_behind(raw, "ended"),
+    "other-lane": _break_other_lane,
     "waits-nowhere": _break_waits_nowhere,
     "delivered-to-nobody": _break_delivered_to_nobody,
     "delayed-without-hash": lambda raw: raw.delete(f"{STEM}job:delayed"),
@@ -132,6 +148,72 @@ def test_each_problem_is_found_and_mended_if_it_can_be(invoke, on_stage, stage, 
     assert _found(invoke("doctor", "--json")) == ([] if is_mendable else [found])
     if is_mendable and problem != "parts-without-hash":
         invariants.check(raw, STEM)
+
+
+@pytest.mark.parametrize("job_id", ["waits", "delayed", "runs", "ended"])
+def test_a_copy_is_removed_and_its_job_stays_as_it_was(invoke, on_stage, stage, raw, job_id):
+    """Whatever state a job is in: an entry too many is removed, and nothing else changes."""
+    on_stage(_jobs(stage))
+    before = raw.hgetall(f"{STEM}job:{job_id}")
+    _left_behind(raw, job_id)
+    ended = invoke("doctor", "--repair", "--yes", "--json")
+    [found] = _found(ended)
+    assert (job_id in found["evidence"], found["remedy"]) == (True, "mended: remove it")
+    assert raw.hgetall(f"{STEM}job:{job_id}") == before
+    assert raw.xlen(f"{STEM}stream:high") == 0
+    invariants.check(raw, STEM)
+
+
+def test_what_was_left_behind_is_brought_to_an_end(invoke, on_stage, stage, raw):
+    """An entry without a job runs, one that is no job becomes a dead letter with its bytes, and a job
+    whose payload is nowhere else gets it from there.
+    """
+    on_stage(_jobs(stage))
+    raw.delete(f"{STEM}job:delayed:payload")
+    for job_id in ("ghost", "../no-job", "delayed"):
+        _left_behind(raw, job_id)
+    [found] = [
+        each
+        for each in _found(invoke("doctor", "--json"))
+        if "an entry that was read" in each["evidence"]
+    ]
+    assert "3 jobs" in found["evidence"]
+    invoke("doctor", "--repair", "--yes", "--json")
+    fetched = on_stage(_started_by_another(stage))
+    assert {job.id for job in fetched.jobs} == {"ghost", "delayed", "waits"}
+    assert raw.zcard(f"{STEM}failed") == 1
+    [dead] = raw.zrange(f"{STEM}failed", 0, -1)
+    assert json.loads(raw.get(f"{STEM}job:{dead}:payload")) == ["id", "../no-job", "payload", "{}"]
+
+
+async def _started_by_another(stage):
+    session = await stage.worker("w2")
+    return await session.start(10)
+
+
+def test_a_garbled_priority_misleads_nobody(invoke, on_stage, stage, raw):
+    """A job of the low lane whose priority is no number: found as that alone, mended, and still there."""
+    on_stage(_jobs(stage))
+    raw.hset(f"{STEM}job:waits", "priority", "urgent")
+    words = [each["evidence"] for each in _found(invoke("doctor", "--json"))]
+    assert len(words) == 2
+    assert all(
+        "1 job: has words" in word or "1 job: waits in another lane" in word for word in words
+    )
+    invoke("doctor", "--repair", "--yes", "--json")
+    assert raw.hget(f"{STEM}job:waits", "priority") == "-1"
+    assert _found(invoke("doctor", "--json")) == []
+    invariants.check(raw, STEM)
+
+
+def test_a_place_that_is_none_stops_no_walk(invoke, on_stage, stage, raw):
+    """A word where a job names its stream entry is told as a finding, with all the others."""
+    on_stage(_jobs(stage))
+    raw.hset(f"{STEM}job:waits", "entry", "nonsense")
+    raw.zadd(f"{STEM}failed", {"ended": 1})
+    looked = invoke("doctor", "--json")
+    assert looked.code == 1
+    assert len(_found(looked)) == 2
 
 
 def test_mended_jobs_run(invoke, redis_url, raw):

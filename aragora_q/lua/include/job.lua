@@ -31,6 +31,11 @@ local function lane_stream(priority)
   return stream_normal
 end
 
+-- A priority of a stream's lane, as text.
+local function priority_of(stream)
+  return stream == stream_high and '1' or stream == stream_low and '-1' or '0'
+end
+
 -- When an entry was added, by its id.
 local function entry_ms(entry)
   return tonumber(string.match(entry, '^%d+'))
@@ -45,10 +50,20 @@ local function job_of(fields)
   return id, found.payload
 end
 
--- The fields of one entry; nil if it was deleted.
+-- The fields of one entry; nil if it was deleted, or the id is a stranger's word.
 local function fields_of(stream, entry)
-  local row = redis.call('XRANGE', stream, entry, entry)[1]
+  local row = redis.pcall('XRANGE', stream, entry, entry)[1]
   return row and row[2]
+end
+
+-- The id of the last entry that the group was given: no read brings it or one before it again.
+local function last_delivered(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, group in ipairs(groups.err and {} or groups) do
+    local fields = {}
+    for f = 1, #group, 2 do fields[group[f]] = group[f + 1] end
+    if fields.name == GROUP then return fields['last-delivered-id'] end
+  end
 end
 
 local function create_group(stream)
