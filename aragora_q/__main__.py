@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:] == ["--version"] and sys.stdout is not None:
         from aragora_q import __version__  # noqa: PLC0415 - each branch pays for its own imports
 
         sys.stdout.write(f"aragora-q {__version__}\n")

@@ -8,6 +8,7 @@ called: `--help` knows of commands only what COMMANDS says. Commands never impor
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ COMMANDS = {
 }
 """Every command and its line of help, in the order of `--help`."""
 
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What goes wrong when standard output cannot be written."""
+
 CLOSED_PIPE = 141
 """What a shell reports of a program that a closed pipe has ended."""
 
@@ -59,20 +63,39 @@ SETTINGS: dict[str, Any] = {
 
 def main() -> int:
     """Run the command line; returns its exit code, or ends by the signal that stopped a worker."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not all speak UTF-8
     try:
         code = _run()
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
-        return CLOSED_PIPE
+        if error.errno == errno.EPIPE:
+            return CLOSED_PIPE
+        output.complain(
+            f"cannot write the output: {error.strerror}",
+            "what the command did is done: only what it had to say is lost",
+        )
+        return 1
     return code
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null where the caller closed standard input, output or error (`>&-`).
+
+    Else the next file or socket to be opened would take its place.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - stays open
 
 
 def _run() -> int:
     try:
-        typer.main.get_command(app)(prog_name="aragora-q")
+        code = typer.main.get_command(app)(prog_name="aragora-q", standalone_mode=False)
     except output.StoppedBySignal as stop:
         # Ended by the signal itself: 130 or 143 to shells, and to systemd a clean exit.
         sys.stdout.flush()
@@ -80,11 +103,31 @@ def _run() -> int:
         os.kill(os.getpid(), stop.number)
         # Process 1 of a container gets here: no signal kills it. Nor does it wait for threads of jobs.
         os._exit(128 + stop.number)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):
-            raise stop.__context__ from None
-        return stop.code if isinstance(stop.code, int) else 0
-    return 0
+    except SystemExit as stop:  # Typer's answer to a closed pipe
+        raise stop.__context__ or stop from None
+    except typer.Abort:
+        output.note("nothing done")
+        return 1
+    except typer.TyperException as error:
+        _complain_of_usage(error)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _complain_of_usage(error: typer.TyperException) -> None:
+    text, context = error.format_message(), getattr(error, "ctx", None)
+    if text.startswith("Usage: "):  # help, for want of arguments
+        sys.stderr.write(f"{text}\n")
+        return
+    if pydantic_says := getattr(error.__cause__, "errors", None):
+        [fault, *_] = pydantic_says()
+        rule = fault["msg"].removeprefix("Value error, ").replace("Input", "input").rstrip(".")
+        value = f"{fault['input']!r:.100}"
+        text = text.replace(error.message, rule if value in rule else f"{value}: {rule}")
+    for prefix in ("Invalid value: ", "Invalid value for "):
+        text = text.removeprefix(prefix)
+    path = context.command_path if context else "aragora-q"
+    output.complain(text, f"{path} --help")
 
 
 class _Commands(TyperGroup):

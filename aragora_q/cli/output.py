@@ -14,6 +14,7 @@ import textwrap
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 DAY_SECONDS = 86_400
@@ -51,8 +52,9 @@ def json_line(value: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the operator something that is no data."""
-    sys.stderr.write(f"{safe_text(text)}\n")
+    """Tell the operator something that is no data. If nobody can hear it, the command goes on."""
+    with suppress(OSError):
+        sys.stderr.write(f"{safe_text(text)}\n")
 
 
 def complain(text: str, hint: str = "") -> None:

@@ -1,6 +1,8 @@
 """Exit codes: one claim per code, on a real server that is in the state the code tells of."""
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import time
@@ -149,11 +151,22 @@ def test_bad_configuration_is_78(invoke, monkeypatch):
 
 
 def test_unknown_commands_and_options_are_2(invoke):
-    """A usage error goes to stderr, with nothing on stdout."""
-    for args in (("enqeue",), ("status",), ("status", "--nope", "x"), ("list", "--status", "lost")):
+    """A usage error is a line that names option, value and rule, and one that names the help."""
+    for args, words, path in (
+        (("enqeue",), "'enqeue'. Did you mean 'enqueue'", ""),
+        (("--verison",), "--verison (Possible options: --version)", ""),
+        (("status",), "Missing argument 'ID", " status"),
+        (("status", "--nope", "x"), "--nope", " status"),
+        (("list", "--status", "lost"), "'lost' is not one of 'pending'", " list"),
+        (("list", "-n", "many"), "'--limit' / '-n': 'many': input should be", " list"),
+        (("tail", "--after", "x"), "--after 'x' is no event id", " tail"),
+    ):
         ended = invoke(*args)
         assert (ended.code, ended.out) == (2, "")
-        assert "Usage: aragora-q" in ended.err
+        first, hint = ended.err.splitlines()
+        assert first.startswith("aragora-q: error: ")
+        assert words in first
+        assert hint == f"  hint: aragora-q{path} --help"
 
 
 def test_a_timeout_is_124(invoke):
@@ -195,6 +208,41 @@ def test_a_closed_pipe_is_quiet(command, start_command):
     process.stdout.close()
     assert process.wait(20) == 141
     assert process.stderr.read() == b""
+
+
+def test_output_that_cannot_be_written_is_an_error(start_command, tmp_path):
+    """A full disk behind `> FILE`: one line says so, and the exit code is not 0."""
+
+    def no_file_may_grow():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    for args in (("status", "--help"), ("stats",), ("config", "show")):
+        with (tmp_path / "out").open("w") as out:
+            process = start_command(*args, stdout=out, preexec_fn=no_file_may_grow)
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert err.startswith(
+            b"aragora-q: error: cannot write the output: File too large\n  hint: "
+        )
+        assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "closed", "code"),
+    [
+        (("stats",), 1, 0),
+        (("--version",), 1, 0),
+        (("status", "nobody"), 2, 3),
+        (("enqueue", "-"), 0, 0),
+    ],
+)
+def test_closed_standard_streams_change_nothing(start_command, args, closed, code):
+    """`<&-`, `>&-` or `2>&-`, as some supervisors start programs: the same exit code, no traceback."""
+    inherit = {"stdin": None, "stdout": None} if closed < 2 else {"stdin": None, "stderr": None}
+    process = start_command(*args, **inherit, preexec_fn=lambda: os.close(closed))
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert b"Traceback" not in (out or b"") + (err or b"")
 
 
 def test_debug_shows_where_an_error_came_from(invoke, down):
