@@ -3,18 +3,17 @@
 import logging
 import os
 
+import backends
 import pytest
 import redis
 import servers
-
-DEFAULT_BACKEND = "debian"
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--backend",
         action="append",
-        choices=sorted(servers.BACKENDS),
+        choices=list(backends.BACKENDS),
         help="run the contract suite on this backend only (may be given more than once)",
     )
     parser.addoption(
@@ -23,42 +22,43 @@ def pytest_addoption(parser):
     parser.addoption("--nemesis-seed", type=int, default=None, help="repeat this seed's choices")
 
 
-_backends = servers.Pool("backend", servers.BACKENDS)
-
-
-def _backend(name):
-    """The running backend of that name, emptied."""
-    backend = _backends.get(name)
-    backend.flush()
-    return backend
+_pool = backends.Pool()
 
 
 def pytest_generate_tests(metafunc):
-    if "server_url" in metafunc.fixturenames:
-        wanted = metafunc.config.getoption("--backend") or list(servers.BACKENDS)
-        metafunc.parametrize("server_url", wanted, indirect=True)
+    if "backend" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption("--backend") or list(backends.BACKENDS)
+        metafunc.parametrize("backend", wanted, indirect=True)
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"backends used: {', '.join(_backends.running) or 'none'}")
-    for name, reason in _backends.skipped.items():
+    terminalreporter.write_line(f"backends used: {', '.join(_pool.running) or 'none'}")
+    for name, reason in _pool.skipped.items():
         terminalreporter.write_line(f"backend skipped: {name}: {reason}")
 
 
 def pytest_unconfigure():
-    _backends.stop()
+    _pool.stop()
 
 
 @pytest.fixture
-def server_url(request):
-    """URL of an empty server, once for every backend."""
-    return _backend(request.param).url
+def backend(request):
+    """Every backend in turn, emptied; whatever a test does, its user is refused nothing."""
+    backend = _pool.get(request.param)
+    yield backend
+    assert backend.refusals() == []
+
+
+@pytest.fixture
+def shared():
+    """Gives a backend by its name, emptied, which the test must leave as it found it."""
+    return _pool.get
 
 
 @pytest.fixture
 def redis_url():
     """URL of an empty, fast, single server."""
-    return _backend(DEFAULT_BACKEND).url
+    return _pool.get(backends.FAST).url
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def own_server():
 
     def start(*args):
         try:
-            server = servers.Server(servers.debian_redis(), *args)
+            server = servers.Server(servers.any_server(), *args)
         except servers.Unavailable as reason:
             pytest.skip(str(reason))
         started.append(server)

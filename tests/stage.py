@@ -1,8 +1,7 @@
 """A queue on a real server with everything a test wants at hand: sessions, raw reads, ageing."""
 
-from urllib.parse import urlsplit
-
 import redis
+from topologies import RAW
 
 from aragora_q.base import Identity, Job, Report
 from aragora_q.config import QueueConfig
@@ -13,12 +12,8 @@ LEASE_MS = 400
 
 
 def raw_client(url):
-    """A plain synchronous client for any URL of ours; bytes that are no text survive decoding."""
-    options = {"decode_responses": True, "encoding_errors": "surrogateescape", "protocol": 2}
-    if "+cluster://" in url:
-        parts = urlsplit(url)
-        return redis.RedisCluster(host=parts.hostname, port=parts.port, **options)
-    return redis.Redis.from_url(url, **options)
+    """A plain synchronous client on one server; bytes that are no text survive decoding."""
+    return redis.Redis.from_url(url, **RAW)
 
 
 class Stage:
@@ -31,6 +26,11 @@ class Stage:
         self.keys = self.queue.connection.keys
         self.raw = raw or raw_client(url)
         self._others = []
+
+    @classmethod
+    def on(cls, backend, **settings):
+        """A queue on a backend or topology, told all that it takes to get there."""
+        return cls(backend.url, raw=backend.raw(), **{**backend.settings, **settings})
 
     async def close(self):
         for queue in (self.queue, *self._others):

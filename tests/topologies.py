@@ -1,11 +1,13 @@
-"""Real servers in every shape that `redis_url` can name, beyond those that `servers.py` brings up.
+"""Redis in every shape that `redis_url` can name, for the table of `backends.py` and for tests' own.
 
-Each has the `url` and `settings` that a queue is given, and `raw()`, a plain client of the test on
-the server that is the primary at that moment.
+Each has the `url` and `settings` that a queue is given; `raw()`, the test's own client with every
+right, on the server that is the primary at that moment; `flush()`, `refusals()` and `stop()`.
 """
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -14,65 +16,82 @@ from urllib.parse import quote
 import redis
 import servers
 from redis.crc import key_slot
+from waiting import wait_until_sync
+
+from aragora_q import embedded
+from aragora_q.access import ROLES, rules
+from aragora_q.errors import ConfigError
+from aragora_q.keys import QueueKeys
 
 PASSWORD = "s3cret/of:the@queue"
 SENTINEL_PASSWORD = "s3cret-of-the-sentinels"
 RAW = {"decode_responses": True, "encoding_errors": "surrogateescape", "protocol": 2}
 
 
-class _Topology:
-    """One server, plain; the others say what differs."""
+class Topology:
+    """What all shapes have in common."""
 
     settings: ClassVar = {}
 
-    def __init__(self, *args):
-        self.server = self._start(*args)
-        self.url = self.server.url
+    def flush(self):
+        with self.raw() as raw:
+            raw.flushall()
 
-    def _start(self, *args):
-        return servers.Server(servers.debian_redis(), *args).start()
+    def refusals(self):
+        """What the queue's user was denied since the last flush."""
+        return []
+
+
+class Single(Topology):
+    """One server on a port; the others say what differs."""
+
+    def __init__(self, binary=servers.any_server):
+        self.server = servers.Server(binary(), "--enable-debug-command", "yes")
+        self.url = self.server.url
+        self._place()
+        self.server.start()
+
+    def _place(self):
+        """Before the start: where it listens, and what it takes to get there."""
 
     def raw(self):
-        return self.server.client(encoding_errors="surrogateescape")
+        return self.server.client(**RAW)
 
     def stop(self):
         self.server.stop()
 
 
-class _Placed(servers.Server):
-    """A server that is reached with other options than its TCP port."""
-
-    options: ClassVar = {}
-
-    def client(self, **options):
-        return redis.Redis(**{**RAW, **self.options, **options})
-
-
-def _with_password(password, *args):
-    server = _Placed(servers.debian_redis(), *args)
-    server.options = {"port": server.port, "password": password}
-    return server
-
-
-class Unix(_Topology):
-    """One server on a unix socket and nowhere else, with a password."""
+class Unix(Single):
+    """One server on a unix socket and nowhere else, with a password and another database."""
 
     settings: ClassVar = {"redis_password": PASSWORD}
 
-    def _start(self, *args):
-        server = _Placed(servers.debian_redis())
-        socket = server.directory / "redis.sock"
-        server._command += ["--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
-        server._command += ["--requirepass", PASSWORD]
-        server.options = {"unix_socket_path": str(socket), "password": PASSWORD}
-        return server.start()
+    def _place(self):
+        socket = str(self.server.directory / "redis.sock")
+        self.server._command += ["--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"]
+        self.server._command += ["--requirepass", PASSWORD]
+        self.server.options = {"unix_socket_path": socket, "password": PASSWORD, "db": 3}
+        self.url = f"unix://{socket}?db=3"
+
+
+class Embedded(Topology):
+    """The private server that the package itself starts, and ends when nobody uses it."""
 
     def __init__(self):
-        super().__init__()
-        self.url = f"unix://{self.server.options['unix_socket_path']}?db=3"
+        self._directory = Path(tempfile.mkdtemp(prefix="aq-"))
+        try:
+            self._use = embedded.open_server(self._directory)
+        except ConfigError as error:
+            raise servers.Unavailable(str(error)) from None
+        self.url = f"embedded://{self._directory}"
 
     def raw(self):
-        return self.server.client(db=3)
+        return redis.Redis.from_url(self._use.url, **RAW)
+
+    def stop(self):
+        self._use.release()
+        wait_until_sync(lambda: not embedded._is_supervised(self._directory), 20, "it to end")
+        shutil.rmtree(self._directory)
 
 
 class Certificates:
@@ -108,59 +127,63 @@ class Certificates:
             raise servers.Unavailable("no openssl: apt-get install openssl") from None
 
 
-class Tls(_Topology):
-    """One server that speaks TLS only and asks its clients for a certificate (mTLS)."""
+class Tls(Single):
+    """One server on TLS alone, which asks for a client's certificate."""
 
-    def _start(self, *args):
-        server = _Placed(servers.debian_redis())
+    def _place(self):
+        server = self.server
         self.certificates = Certificates(server.directory)
-        files = {name: self.certificates[f"{name}.crt"] for name in ("ca", "server", "client")}
-        key = self.certificates["client.key"]
+        ca, cert, key = (self.certificates[name] for name in ("ca.crt", "client.crt", "client.key"))
         server._command += [
-            "--port", "0", "--tls-port", str(server.port), "--tls-cert-file", files["server"],
-            "--tls-key-file", self.certificates["server.key"], "--tls-ca-cert-file", files["ca"],
-            "--tls-auth-clients", "yes",
+            "--port", "0", "--tls-port", str(server.port), "--tls-auth-clients", "yes",
+            "--tls-cert-file", self.certificates["server.crt"],
+            "--tls-key-file", self.certificates["server.key"], "--tls-ca-cert-file", ca,
         ]  # fmt: skip
-        server.options = {
-            "port": server.port,
+        server.options |= {
             "ssl": True,
-            "ssl_ca_certs": files["ca"],
-            "ssl_certfile": files["client"],
+            "ssl_ca_certs": ca,
+            "ssl_certfile": cert,
             "ssl_keyfile": key,
         }
         self.settings = {
-            "redis_tls_ca_file": files["ca"],
-            "redis_tls_cert_file": files["client"],
+            "redis_tls_ca_file": ca,
+            "redis_tls_cert_file": cert,
             "redis_tls_key_file": key,
         }
-        return server.start()
+        self.url = f"rediss://127.0.0.1:{server.port}"
+
+
+class Acl(Single):
+    """One server whose default user is off; the queue's has the rights that `aragora-q acl` gives, no more."""
 
     def __init__(self):
         super().__init__()
-        self.url = f"rediss://127.0.0.1:{self.server.port}"
-
-
-class Acl(_Topology):
-    """One server whose default user is off; the queue has a user with a password of its own."""
-
-    def __init__(self):
-        super().__init__()
+        keys = QueueKeys("aragora:queue:", "debates")
+        roles = [f"({rules(role, keys)})" for role in ROLES]
         with self.server.client() as admin:
-            admin.execute_command(
-                "ACL", "SETUSER", "queue", "on", f">{PASSWORD}", "~aragora:queue:*", "+@all",
-                "-@dangerous", "+info",
-            )  # fmt: skip
+            admin.execute_command("ACL", "SETUSER", "queue", "on", f">{PASSWORD}", *roles)
             admin.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "+@all")
             admin.execute_command("ACL", "SETUSER", "default", "off")
+        self.server.options |= {"username": "admin", "password": "admin"}
         self.url = f"redis://queue:{quote(PASSWORD, safe='')}@127.0.0.1:{self.server.port}"
 
-    def raw(self):
-        return self.server.client(
-            username="admin", password="admin", encoding_errors="surrogateescape"
-        )
+    def flush(self):
+        with self.raw() as raw:
+            raw.flushall()
+            raw.acl_log_reset()
+
+    def refusals(self):
+        with self.raw() as raw:
+            return [f"{row['reason']}: {row['object']}" for row in raw.acl_log()]
 
 
-class Sentinels:
+def _with_password(password, *args):
+    server = servers.Server(servers.any_server(), *args)
+    server.options["password"] = password
+    return server
+
+
+class Sentinels(Topology):
     """A primary, two replicas and three Sentinels, all behind passwords."""
 
     service = "debates-primary"
@@ -195,7 +218,7 @@ class Sentinels:
             f"sentinel down-after-milliseconds {self.service} {down_ms}\n"
             f"sentinel failover-timeout {self.service} 5000\n"
         )
-        sentinel._command = [str(servers.debian_redis()), str(file), "--sentinel"]
+        sentinel._command = [str(servers.any_server()), str(file), "--sentinel"]
         return sentinel
 
     def state(self, sentinel):
@@ -232,26 +255,23 @@ class Sentinels:
         return next(server for server in self.servers if server.port == port)
 
     def raw(self):
-        return self.primary().client()
+        return self.primary().client(**RAW)
 
     def stop(self):
         for server in (*self.sentinels, *self.servers):
             server.stop()
 
 
-class Cluster:
+class Cluster(Topology):
     """Three primaries with a replica each; the URL names several of them, one of which is dead."""
 
-    settings: ClassVar = {}
-
-    def __init__(self, *args, replicas=1, node_timeout_ms=1500):
-        count = 3 * (1 + replicas)
+    def __init__(self, *args, node_timeout_ms=1500):
         options = [
             "--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms),
             "--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no",
             "--enable-debug-command", "yes", *args,
         ]  # fmt: skip
-        self.nodes = [servers.Server(servers.debian_redis(), *options) for _ in range(count)]
+        self.nodes = [servers.Server(servers.any_server(), *options) for _ in range(6)]
         for node in self.nodes:
             node.start(wait=False)
         for node in self.nodes:
@@ -328,16 +348,6 @@ def _is_whole(client):
     )
 
 
-TOPOLOGIES = {
-    "unix": Unix,
-    "tls": Tls,
-    "acl": Acl,
-    "sentinel": lambda: Sentinels(down_ms=10_000),  # shared ones are not to fail over by themselves
-    "cluster": lambda: Cluster(node_timeout_ms=10_000),
-}
-"""By name."""
-
-
 def environment(topology, **more):
     """The variables by which a process is told of the topology."""
     names = {
@@ -347,5 +357,5 @@ def environment(topology, **more):
         "redis_tls_cert_file": "REDIS_TLS_CERT_FILE",
         "redis_tls_key_file": "REDIS_TLS_KEY_FILE",
     }
-    settings: ClassVar = {names[name]: value for name, value in topology.settings.items()}
+    settings = {names[name]: value for name, value in topology.settings.items()}
     return {**os.environ, "REDIS_URL": topology.url, **settings, **more}

@@ -5,21 +5,21 @@ import pytest
 from stage import Stage
 
 
-async def _staged(url, made):
+async def _close(*stages):
     try:
-        for stage in made:
+        for stage in stages:
             invariants.check(stage.raw, stage.keys.stem)
     finally:
-        for stage in made:
+        for stage in stages:
             await stage.close()
 
 
 @pytest.fixture
-async def stage(server_url):
-    """A queue on every server at hand; its leases are far longer than a test."""
-    stage = Stage(server_url, claim_idle_ms=60_000)
+async def stage(backend):
+    """A queue on every backend; its leases are far longer than a test."""
+    stage = Stage.on(backend, claim_idle_ms=60_000)
     yield stage
-    await _staged(server_url, [stage])
+    await _close(stage)
 
 
 @pytest.fixture
@@ -32,4 +32,4 @@ async def new_stage(redis_url):
         return made[-1]
 
     yield make
-    await _staged(redis_url, made)
+    await _close(*made)

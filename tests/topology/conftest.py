@@ -1,40 +1,10 @@
-"""Topologies are brought up once per run, and emptied before every test that gets one."""
+"""Topologies of a test's own, which it may damage, and workers and queues on any."""
 
 import invariants
 import pytest
-import servers
 import topologies
 from stage import Stage
 from worker_processes import WorkerProcess
-
-_topologies = servers.Pool("topology", topologies.TOPOLOGIES)
-
-
-def running(name):
-    """The topology of that name, emptied."""
-    topology = _topologies.get(name)
-    raw = topology.raw()
-    raw.flushall()
-    raw.close()
-    return topology
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _stop_topologies():
-    yield
-    _topologies.stop()
-
-
-@pytest.fixture(params=sorted(topologies.TOPOLOGIES))
-def topology(request):
-    """Every topology in turn."""
-    return running(request.param)
-
-
-@pytest.fixture
-def shared():
-    """A topology by name, which the test must leave as it found it."""
-    return running
 
 
 @pytest.fixture
@@ -59,9 +29,8 @@ async def staged():
     made = []
 
     def make(topology, **settings):
-        stage = Stage(topology.url, raw=topology.raw(), **{**topology.settings, **settings})
-        made.append((stage, topology))
-        return stage
+        made.append((Stage.on(topology, **settings), topology))
+        return made[-1][0]
 
     yield make
     for stage, topology in made:

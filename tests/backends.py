@@ -1,0 +1,139 @@
+"""Everything that the contract suite runs on: one table, and the pool that starts what a run needs.
+
+Used by the fixtures of `conftest.py`. A test may not stop, freeze or reconfigure a backend: others
+share it. What such tests need they start themselves, from `servers.py` and `topologies.py`.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import redis
+import servers
+import topologies
+from servers import Unavailable
+from waiting import wait_until_sync
+
+IMAGE = os.environ.get("ARAGORA_Q_TEST_IMAGE", "redis:7-alpine")
+LOCAL_IMAGE = "aragora-q-test-redis:local"
+
+
+class Container(topologies.Topology):
+    """A Redis in Docker by testcontainers: the usual image, or one built from Debian's package."""
+
+    def __init__(self):
+        os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+        try:
+            import docker
+            from testcontainers.core.container import DockerContainer
+        except ImportError as error:
+            raise Unavailable(f"testcontainers is not installed: {error}") from None
+        try:
+            client = docker.from_env()
+            client.ping()
+        except Exception as error:
+            raise Unavailable(f"no Docker engine answers: {str(error)[:100]}") from None
+        self.image = _image(client)
+        self._container = DockerContainer(self.image).with_exposed_ports(6379)
+        self._container.start()
+        port = self._container.get_exposed_port(6379)
+        self.url = f"redis://127.0.0.1:{port}"
+        wait_until_sync(self._answers, 20, "the container to answer")
+
+    def _answers(self):
+        try:
+            with self.raw() as raw:
+                return raw.ping()
+        except redis.RedisError:
+            return False
+
+    def raw(self):
+        return redis.Redis.from_url(self.url, **topologies.RAW)
+
+    def stop(self):
+        self._container.stop()
+
+
+def _image(client):
+    import docker
+
+    try:
+        client.images.get(IMAGE)
+    except docker.errors.ImageNotFound:
+        try:
+            client.images.pull(IMAGE)
+        except docker.errors.APIError:
+            return _built_image(client)
+    return IMAGE
+
+
+def _built_image(client):
+    """Debian's redis-server and the libraries it is linked to, on nothing."""
+    with tempfile.TemporaryDirectory() as context:
+        root = Path(context) / "root"
+        linked = subprocess.run(
+            ["ldd", servers.debian_redis()], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for file in [
+            servers.DEBIAN_REDIS,
+            *(Path(word) for word in linked if word.startswith("/")),
+        ]:
+            target = root / file.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.resolve(), target)
+        (root / "data").mkdir()
+        (root / "tmp").mkdir()
+        (Path(context) / "Dockerfile").write_text(
+            "FROM scratch\nCOPY root /\nWORKDIR /data\nEXPOSE 6379\n"
+            'CMD ["/usr/bin/redis-server", "--protected-mode", "no", "--save", ""]\n'
+        )
+        client.images.build(path=context, tag=LOCAL_IMAGE)
+    return LOCAL_IMAGE
+
+
+BACKENDS = {
+    "debian": lambda: topologies.Single(servers.debian_redis),
+    "valkey9": lambda: topologies.Single(servers.valkey9),
+    "valkey8": lambda: topologies.Single(servers.valkey8),
+    "redis82": lambda: topologies.Single(servers.redis82),
+    "docker": Container,
+    "embedded": topologies.Embedded,
+    "unix": topologies.Unix,
+    "tls": topologies.Tls,
+    "acl": topologies.Acl,
+    # These are not to fail over by themselves when the machine is slow: others share them.
+    "sentinel": lambda: topologies.Sentinels(down_ms=10_000),
+    "cluster": lambda: topologies.Cluster(node_timeout_ms=10_000),
+}
+"""Everything the contract suite runs on, by name."""
+
+FAST = "debian" if servers.DEBIAN_REDIS.exists() else "valkey9"
+"""The one for tests that need any single server."""
+
+
+class Pool:
+    """Backends by name: each started at its first use, kept for the run, stopped at its end."""
+
+    def __init__(self):
+        self.running = {}
+        self.skipped = {}
+
+    def get(self, name):
+        """The backend of that name, emptied; skips the test, with the reason, where it cannot run."""
+        if name not in self.running and name not in self.skipped:
+            try:
+                self.running[name] = BACKENDS[name]()
+            except Unavailable as reason:
+                self.skipped[name] = str(reason)
+        if name in self.skipped:
+            pytest.skip(f"{name}: {self.skipped[name]}")
+        self.running[name].flush()
+        return self.running[name]
+
+    def stop(self):
+        for backend in self.running.values():
+            backend.stop()
+        self.running.clear()
