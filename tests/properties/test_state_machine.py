@@ -41,6 +41,9 @@ outcomes = st.sampled_from(sorted(OUTCOMES))
 workers = st.sampled_from(WORKERS)
 anyone = st.integers(0, 1000)
 
+seen = Counter()
+"""What reclaim decided, in all runs together."""
+
 
 @dataclass(frozen=True)
 class Handle:
@@ -55,8 +58,6 @@ class QueueMachine(RuleBasedStateMachine):
     """One queue, two worker ids, and everything that can happen to a job."""
 
     redis_url = ""
-    seen = Counter()
-    """What is rare, and how often it happened in all runs together."""
 
     def __init__(self):
         super().__init__()
@@ -236,7 +237,7 @@ class QueueMachine(RuleBasedStateMachine):
         taken = self.run(self.stage.queue.reclaim())
         decided = [(each.id, each.decision) for each in taken]
         assert decided == self.model.reclaim()
-        self.seen.update(decision for _, decision in decided)
+        seen.update(decision for _, decision in decided)
 
     @rule(worker=workers, keep=st.booleans())
     def recover(self, worker, keep):
@@ -332,7 +333,7 @@ class QueueMachine(RuleBasedStateMachine):
 def test_the_queue_behaves_as_the_model_says(redis_url):
     """Invariants L, D, F, A, R and Z hold after every step of any history; poison is no rarity in them."""
     QueueMachine.redis_url = redis_url
-    QueueMachine.seen.clear()
+    seen.clear()
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(
@@ -344,4 +345,4 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert QueueMachine.seen["poisoned"] >= 20, QueueMachine.seen
+    assert seen["poisoned"] >= 20, seen
