@@ -11,7 +11,9 @@ purpose, and a connection of its own for reads that block.
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -321,14 +323,26 @@ def translate(error: Exception, address: str) -> AragoraQError:
             f"Redis at {address} takes no value of that size (its proto-max-bulk-len): {text}",
             hint="raise it there, or lower max_payload_bytes and max_result_bytes",
         )
+    if text.startswith("DB index is out of range"):
+        return ServerUnsuitable(
+            f"Redis at {address} has no such database",
+            hint="the number at the end of redis_url must be below `databases` in redis.conf",
+        )
     if isinstance(error, exceptions.ResponseError):
         return AragoraQError(f"Redis at {address} refused a command: {text}")
     hint = "is the server running, and is redis_url (REDIS_URL) right?"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         hint = "set redis_tls_ca_file to the authority that signed the server's certificate"
     return RedisUnreachable(
-        f"cannot reach Redis at {address}: {text or type(error).__name__}", hint=hint
+        f"cannot reach Redis at {address}: {_plainly(text) or type(error).__name__}", hint=hint
     )
+
+
+def _plainly(text: str) -> str:
+    """Why a connection failed, without addresses, numbers, and attempts at every address of a name."""
+    if f"[Errno {errno.ECONNREFUSED}]" in text or text.startswith(f"Error {errno.ECONNREFUSED} "):
+        return "connection refused"
+    return re.sub(r"^Error \S+ connecting to \S+\. ", "", text).rstrip(".")
 
 
 def _texts(fields: Sequence[bytes] | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import time
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -92,10 +93,24 @@ def down():
     return f"redis://127.0.0.1:{servers.free_port()}"
 
 
+@pytest.fixture
+def nowhere():
+    """A socket that is not there."""
+    return "unix:///no/such.socket"
+
+
+@pytest.fixture
+def without_database(redis_url):
+    """The number of a database that the server does not have."""
+    return urlsplit(redis_url)._replace(path="/999").geturl()
+
+
 @pytest.mark.parametrize(
     ("state", "args", "code", "words"),
     [
-        ("down", ENQUEUE, 69, "cannot reach Redis at"),
+        ("down", ENQUEUE, 69, ": connection refused"),
+        ("nowhere", ENQUEUE, 69, "unix:///no/such.socket: No such file or directory"),
+        ("without_database", ("stats",), 78, "has no such database"),
         ("down", ("status", "x"), 69, "cannot reach Redis at"),
         ("full", ENQUEUE, 75, "OOM"),
         ("loading", ENQUEUE, 75, "LOADING"),
