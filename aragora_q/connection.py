@@ -313,20 +313,16 @@ def translate(error: Exception, address: str) -> AragoraQError:
             f"Redis at {address} denies access: {text}",
             hint="check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL",
         )
-    if text.startswith(OF_ANOTHER_KIND):
+    if text.startswith((*OF_ANOTHER_KIND, "DB index is out of range")):
         return ServerUnsuitable(
             f"the server at {address} is not what redis_url says it is: {text}",
-            hint="redis:// is for one server, redis+sentinel:// names Sentinels, redis+cluster:// nodes",
+            hint="redis:// is for one server, and ends in the number of one of its databases, if any;"
+            " redis+sentinel:// names Sentinels, redis+cluster:// nodes",
         )
     if text.startswith(TOO_LONG):
         return ServerUnsuitable(
             f"Redis at {address} takes no value of that size (its proto-max-bulk-len): {text}",
             hint="raise it there, or lower max_payload_bytes and max_result_bytes",
-        )
-    if text.startswith("DB index is out of range"):
-        return ServerUnsuitable(
-            f"Redis at {address} has no such database",
-            hint="the number at the end of redis_url must be below `databases` in redis.conf",
         )
     if isinstance(error, exceptions.ResponseError):
         return AragoraQError(f"Redis at {address} refused a command: {text}")

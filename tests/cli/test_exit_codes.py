@@ -110,7 +110,7 @@ def without_database(redis_url):
     [
         ("down", ENQUEUE, 69, ": connection refused"),
         ("nowhere", ENQUEUE, 69, "unix:///no/such.socket: No such file or directory"),
-        ("without_database", ("stats",), 78, "has no such database"),
+        ("without_database", ("stats",), 78, "DB index is out of range"),
         ("down", ("status", "x"), 69, "cannot reach Redis at"),
         ("full", ENQUEUE, 75, "OOM"),
         ("loading", ENQUEUE, 75, "LOADING"),
