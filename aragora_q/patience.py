@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -23,6 +24,9 @@ T = TypeVar("T")
 BACKOFF_SECONDS = (0.05, 3.0)
 """First and longest pause between two tries while Redis is away."""
 
+REMIND_SECONDS = 60.0
+"""How often the log repeats a fault that goes on."""
+
 
 class Patience:
     """What of one worker's business Redis does not serve at present."""
@@ -32,6 +36,7 @@ class Patience:
         self._metrics = metrics
         self._faults: dict[str, str] = {}
         self._lines = RateLimit(1)
+        self._reminded_at = -REMIND_SECONDS
         self.fault: str | None = None
         """What was heard last of faults that are not over; None while all is served. For any thread."""
         self.had_fault = False
@@ -63,12 +68,13 @@ class Patience:
         """Redis did not serve `what`."""
         self._metrics.redis_errors(type(error).__name__).inc()
         self.had_fault = True
-        self._faults.pop(what, None)  # else it would keep its old place
-        self._faults[what] = self.fault = str(error)
-        if self._lines.allows():
-            logger.warning(
-                "Redis did not serve us, trying on", extra={"what": what, "error": str(error)}
-            )
+        text = str(error)
+        is_news = self._faults.pop(what, None) != text  # popped: else it would keep its old place
+        self._faults[what] = self.fault = text
+        is_due = time.monotonic() - self._reminded_at >= REMIND_SECONDS
+        if (is_news or is_due) and self._lines.allows():
+            self._reminded_at = time.monotonic()
+            logger.warning("Redis did not serve us, trying on", extra={"what": what, "error": text})
 
     def note_served(self, what: str) -> None:
         """Redis served `what`."""

@@ -1,0 +1,29 @@
+"""What a worker says while Redis does not serve it."""
+
+import itertools
+import logging
+import time
+
+from aragora_q.errors import RedisUnreachable
+from aragora_q.metrics import WorkerMetrics
+from aragora_q.patience import Patience
+
+
+def test_an_outage_is_told_once_a_minute(monkeypatch, caplog):
+    """Each of a worker's loops tells of a fault once; what goes on is repeated once a minute."""
+    seconds = itertools.count(1000, 0.5)
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    patience = Patience("w", WorkerMetrics("debates"))
+    with caplog.at_level(logging.INFO):
+        patience.note_fault("fetch", RedisUnreachable("closed"))
+        told = len(caplog.records)
+        for _ in range(200):
+            for what in ("fetch", "report", "renew"):
+                patience.note_fault(what, RedisUnreachable("connection refused"))
+        minutes = (next(seconds) - 1000) / 60
+        assert minutes > 5
+        assert told == 1
+        assert minutes - 1 <= len(caplog.records) - told <= minutes + 3
+        for what in ("fetch", "report", "renew"):
+            patience.note_served(what)
+    assert caplog.records[-1].message == "Redis serves us again"
