@@ -198,9 +198,8 @@ async def test_start_next_waits_and_starts(stage, priority):
     assert nothing.resume_from != resume_from
 
 
-async def test_start_next_outlives_the_script_cache(new_stage):
+async def test_start_next_outlives_the_script_cache(stage):
     """A server that has forgotten the scripts starts the job all the same."""
-    stage = new_stage()
     session = await stage.worker()
     resume_from = (await session.start(5)).resume_from
     await stage.enqueue("a")
