@@ -94,8 +94,9 @@ def serving(
     host: str,
     port: int | None,
     is_healthy: Callable[[], bool],
+    unwell: str = "stalled",
 ) -> Iterator[int | None]:
-    """Serve `/metrics` and `/healthz` (200 or 503) while the context lasts; gives the port.
+    """Serve `/metrics` and `/healthz` (200, or 503 and `unwell`) while the context lasts; gives the port.
 
     `port` None takes the first free one of DEFAULT_PORTS, or none at all (gives None); 0 is off.
     Raises ConfigError if a port that was asked for is taken.
@@ -116,7 +117,9 @@ def serving(
         status, body = "404 Not Found", b"try /metrics or /healthz\n"
         if path == "/healthz":
             status, body = (
-                ("200 OK", b"ok\n") if is_healthy() else ("503 Service Unavailable", b"stalled\n")
+                ("200 OK", b"ok\n")
+                if is_healthy()
+                else ("503 Service Unavailable", f"{unwell}\n".encode())
             )
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [body]
@@ -139,7 +142,7 @@ def _bind(host: str, port: int | None) -> _Server | None:
         except OSError as error:
             raise ConfigError(
                 f"cannot serve metrics on {host}:{port}: {error.strerror or error}",
-                hint="choose another metrics_port, or 0 for none",
+                hint="choose another: metrics_port (0 for none) of a worker, --listen of an exporter",
             ) from None
     for candidate in DEFAULT_PORTS:
         with suppress(OSError):

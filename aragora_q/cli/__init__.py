@@ -40,7 +40,7 @@ COMMANDS = {
     "exporter": "Serve the queue's metrics to Prometheus.",
     "health": "Ask a running worker or exporter whether it is well.",
     "config": "Show and check the configuration.",
-    "local": "Bring a small model to this machine, for debates without a provider.",
+    "local": "Fetch a small model, for debates without a provider.",
     "acl": "Print the Redis user that a role needs.",
     "doctor": "Find what is wrong with server, settings and data, and mend it.",
     "bench": "Measure speed and memory beside a floor.",

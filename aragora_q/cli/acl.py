@@ -16,7 +16,7 @@ def acl(
     *,
     role: Annotated[
         str,
-        typer.Argument(metavar="ROLE", help="producer, worker, reaper, purge, stats or operator."),
+        typer.Argument(metavar="ROLE", show_default=False, hidden=True),
     ],
     user: Annotated[
         str | None,
@@ -34,9 +34,9 @@ def acl(
 ) -> None:
     """Print the ACL SETUSER line for a user that can do what a role does, on this queue alone.
 
-    producer: enqueue, status, list, wait, tail. worker: worker. reaper: reap. purge: purge.
-    stats: stats, exporter, status, list, wait, tail. operator: cancel, requeue, pause, resume,
-    reap, purge, doctor, and all that reads. Nothing is sent to the server.
+    ROLE is one of these. producer: enqueue, status, list, wait, tail. worker: worker. reaper: reap.
+    purge: purge. stats: stats, exporter, status, list, wait, tail. operator: cancel, requeue,
+    pause, resume, reap, purge, doctor, and all that reads. Nothing is sent to the server.
 
     Example:
       aragora-q acl worker --password-file worker.password | redis-cli

@@ -34,30 +34,45 @@ def enqueue(
     ] = None,
     consensus: Annotated[
         str | None,
-        typer.Option("--consensus", metavar="MODE", help="What settles it; default majority."),
+        typer.Option(
+            "--consensus",
+            metavar="MODE",
+            help="majority (default), supermajority, unanimous, weighted, judge, any or none.",
+        ),
     ] = None,
     time_limit: Annotated[
         float | None,
-        typer.Option("--time-limit", metavar="SECONDS", help="Longest run of the debate."),
+        typer.Option(
+            "--time-limit", metavar="SECONDS", help="Longest run of the debate; default: none."
+        ),
     ] = None,
     job_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Job id; a known one changes nothing.")
     ] = None,
     priority: Annotated[
-        int | None, typer.Option("--priority", metavar="N", help="Above 0: first; below 0: last.")
+        int | None,
+        typer.Option("--priority", metavar="N", help="Above 0: first; below 0: last; default 0."),
     ] = None,
     delay: Annotated[
         float | None,
         typer.Option(
-            "--delay", metavar="DURATION", parser=options.parse_duration, help="90s, 15m, 36h, 7d."
+            "--delay",
+            metavar="DURATION",
+            parser=options.parse_duration,
+            help="Not before: 90s, 15m, 36h, 7d.",
         ),
     ] = None,
     max_attempts: Annotated[
-        int | None, typer.Option("--max-attempts", metavar="N", help="Starts before it fails.")
+        int | None,
+        typer.Option(
+            "--max-attempts", metavar="N", help="Most attempts; default: as configured, 3."
+        ),
     ] = None,
     durability: Annotated[
         str | None,
-        typer.Option("--durability", metavar="LEVEL", help="Confirmed by: none, replica, fsync."),
+        typer.Option(
+            "--durability", metavar="LEVEL", help="Confirmed by: none (default), replica, fsync."
+        ),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the outcome: it is the exit code.")

@@ -21,7 +21,7 @@ SCRAPE_SECONDS = 8.0
 def _parse_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdigit() or not 0 < int(port) < 65_536:
-        raise typer.BadParameter(f"{text!r} is no HOST:PORT")
+        raise typer.BadParameter(f"{text!r} is no HOST:PORT", param_hint="--listen")
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
@@ -80,7 +80,9 @@ async def _serve(settings: Any, host: str, port: int) -> signal.Signals:
     registry = CollectorRegistry()
     registry.register(queue_metrics.QueueCollector(look))
     try:
-        with serving(registry, host, port, lambda: look().stats is not None):
+        with serving(
+            registry, host, port, lambda: look().stats is not None, "Redis does not answer"
+        ):
             output.note(f"serving http://{host}:{port}/metrics and /healthz")
             sd_notify.notify("READY=1")
             return await stopped

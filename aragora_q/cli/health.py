@@ -15,22 +15,23 @@ ANSWER_SECONDS = 9.0
 def health(
     address: Annotated[
         str,
-        typer.Argument(
-            metavar="[HOST:PORT]", help="Where it serves its metrics.", show_default=True
-        ),
+        typer.Argument(metavar="HOST:PORT", show_default=False, hidden=True),
     ] = "127.0.0.1:9464",
 ) -> None:
     """Ask a running worker or exporter whether it is well.
 
-    A worker is well while it makes progress, even if it waits for Redis; an exporter while Redis
-    answers it.
+    HOST:PORT is where it serves its metrics; default 127.0.0.1:9464, the first worker started by
+    hand. A worker is well while it makes progress, even if it waits for Redis; an exporter while
+    Redis answers it.
 
     Example:
       aragora-q health
-      aragora-q health 127.0.0.1:8080
+      aragora-q health 127.0.0.1:9711    # aragora-q-worker@1, under systemd
+      aragora-q health 127.0.0.1:9474    # the exporter
 
     Exit codes:
-      0 well   1 stalled, or nobody answers   2 no such address
+      0 well   1 stalled, without Redis (exporter), or nobody answers
+      2 no such address
 
     """
     host, _, port = address.rpartition(":")
@@ -45,7 +46,7 @@ def health(
         verdict = reply.read(100).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
         output.complain(
-            f"nobody answers on {address}: {error}",
+            f"nobody answers on {address}: {getattr(error, 'strerror', None) or error}",
             "is it running, and are its metrics served there?",
         )
         raise typer.Exit(1) from None

@@ -152,7 +152,7 @@ def _moment(job: Job) -> float:
 
 def _show(jobs: list[Job]) -> None:
     if not jobs:
-        output.note("no such job")
+        output.note("no such jobs")
         return
     from aragora_q.cli import views
 

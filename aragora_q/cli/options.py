@@ -36,12 +36,12 @@ AsJson = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Job ids only, no messages.")]
 Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No output unless something is wrong.")]
-JobIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids of jobs.", show_default=False)
-]
+JobIds = Annotated[list[str], typer.Argument(metavar="ID", show_default=False, hidden=True)]
 Agents = Annotated[
     list[str] | None,
-    typer.Option("--agents", "-a", metavar="A,B,…", help="Who debates: 2 to 16 names."),
+    typer.Option(
+        "--agents", "-a", metavar="A,B,…", help="Who debates: 2 to 16 names, as claude,gpt."
+    ),
 ]
 Timeout = Annotated[
     float | None,

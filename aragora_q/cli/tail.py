@@ -17,7 +17,7 @@ def tail(
     *,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID...]", show_default=False, help="Only these jobs."),
+        typer.Argument(metavar="ID", show_default=False, hidden=True),
     ] = None,
     after: Annotated[
         str | None,
@@ -28,7 +28,8 @@ def tail(
     queue: QueueName = None,
     config: ConfigFile = None,
 ) -> None:
-    """Follow the queue: jobs enqueued, started, ended, and the progress of debates, until Ctrl-C.
+    """Follow the queue, or only jobs named: enqueued, started, ended, and the progress of debates,
+    until Ctrl-C.
 
     The server keeps the last 500 events or so; `--after` with the `event_id` of the last one seen
     goes on without a gap if it is among them.

@@ -30,21 +30,30 @@ def worker(
         ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option("--concurrency", metavar="N", help="Debates run at once.")
+        int | None,
+        typer.Option("--concurrency", metavar="N", help="Debates run at once; default 3."),
     ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
-            "--executor", metavar="NAME", help="debate, command, or package.module:factory."
+            "--executor",
+            metavar="NAME",
+            help="debate (default), command, or package.module:factory.",
         ),
     ] = None,
     exec_command: Annotated[
         str | None,
-        typer.Option("--exec", metavar="CMD", help="Run every job with this program."),
+        typer.Option(
+            "--exec", metavar="CMD", help="Run every job with this program (--executor command)."
+        ),
     ] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", metavar="PORT", help="Prometheus port; 0: none."),
+        typer.Option(
+            "--metrics-port",
+            metavar="PORT",
+            help="Port of /metrics; 0: none; default: the first free one from 9464.",
+        ),
     ] = None,
     burst: Annotated[
         bool, typer.Option("--burst", help="Stop when nothing is left to do.")

@@ -75,7 +75,7 @@ def test_it_outlives_an_outage_and_says_so(exporter, own_server):
     server.kill()
     status, text = _get(port, "/metrics")
     assert (status, f"{success}0.0" in text, "aragora_q_queue_jobs" in text) == (200, True, False)
-    assert _get(port, "/healthz")[0] == 503
+    assert _get(port, "/healthz") == (503, "Redis does not answer\n")
     server.start()
     wait_until_sync(lambda: _get(port, "/healthz")[0] == 200, 30, "health after the outage")
     assert f"{success}1.0" in _get(port, "/metrics")[1]
@@ -93,6 +93,7 @@ def test_a_taken_port_is_told(exporter, command):
     port, _ = exporter()
     ended = command("exporter", "--listen", f"127.0.0.1:{port}")
     assert (ended.code, "cannot serve metrics" in ended.err) == (78, True)
+    assert "--listen" in ended.err
 
 
 @pytest.mark.parametrize("address", ["nowhere", "host:0", "host:99999", ":x"])

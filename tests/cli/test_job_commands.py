@@ -182,7 +182,7 @@ class TestGarbledHashes:
 def test_an_empty_list_is_no_error(invoke):
     """Nothing on stdout, exit 0."""
     ended = invoke("list", "--status", "failed")
-    assert (ended.code, ended.out, ended.err) == (0, "", "no such job\n")
+    assert (ended.code, ended.out, ended.err) == (0, "", "no such jobs\n")
 
 
 async def test_failed_jobs_go_from_list_to_requeue(stage, invoke):
