@@ -17,7 +17,7 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
 | `control`                  | hash   | paused, reclaim_after, silence, graces, reap_lock, schema     |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
-| `worker:<id>`              | hash   | one worker: boot, host, pid, version, slots, metrics port, jobs |
+| `worker:<id>`              | hash   | one worker: boot, host, pid, version, slots, port, jobs, suspect |
 | `events`                   | stream | capped tail of transitions                                    |
 | `guard`                    | none   | never exists: what scripts on a cluster declare besides       |
 """

@@ -106,6 +106,7 @@ class RedisWorkerSession(WorkerSession):
             "limit": min(limit, self._start_limit),
             "low_first": int(low_first),
             "max_attempts": self._connection.config.retry_max_attempts,
+            "max_crashes": self._connection.config.max_crashes,
             "retention_ms": self._retention_ms,
         }
 

@@ -258,7 +258,7 @@ class JobStatusTracker:
                 **{
                     field: value
                     for field, value in record.items()
-                    if field not in ("heartbeat_at", "running")
+                    if field not in ("heartbeat_at", "running", "suspect")
                 },
                 "is_alive": now_ms - beat < (_whole(record.get("lease_ms")) or default_lease_ms),
                 "running": record.get("running", "").split(),

@@ -27,6 +27,11 @@ class ModelJob:
     due: int | None = None
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
 
+    @property
+    def is_suspect(self):
+        """Whether the next crash would be its last; a worker runs one of these at a time."""
+        return 0 < self.crashes == MAX_CRASHES - 1
+
 
 @dataclass
 class Model:
@@ -66,11 +71,17 @@ class Model:
         order = LANES[::-1] if low_first else LANES
         found = [j for lane in order for j in map(self.jobs.get, self.lanes[lane])
                  if not j.is_delivered][:limit]  # fmt: skip
+        started = []
         for job in found:
+            if job.is_suspect and any(other.is_suspect for other in self.held_by(holder)):
+                self._leave(job)
+                job.due = 0
+                continue
             job.status, job.holder, job.is_delivered = "processing", holder, True
             job.attempts += 1
             job.fence += 1
-        return found
+            started.append(job)
+        return started
 
     def report(self, job_id, holder, fence, outcome):
         """The verdict, and the change if the report is the holder's first."""

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take up to `limit` waiting jobs and start them: PROCESSING, fence and attempt raised, lease begun.
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker
--- args: job_stem worker_id holder boot_id lease_ms limit low_first max_attempts retention_ms
+-- args: job_stem worker_id holder boot_id lease_ms limit low_first max_attempts max_crashes retention_ms
 -- returns: a word (ok | paused | unregistered), then per started job: id, payload, fence, attempts,
 -- max_attempts, crashes, created_at, priority, ms it waited in its lane; per parked job: id; where nothing waits, one row: the lanes' last entry ids
 --
@@ -9,6 +9,7 @@
 -- while a cluster moves the slot, the guard (keys.py) keeps every script from beginning.
 
 local PARK_MS = 60000
+local ASIDE_MS = 1000
 
 if redis.call('HGET', worker, 'boot_id') ~= boot_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
@@ -65,16 +66,32 @@ local function is_copy(state, entry)
     and not (other and not string.find(other, '^%d+%-%d+$'))  -- a stranger's word, not another entry
 end
 
--- A job of a newer version of ours: it waits, uncharged, until a worker comes that understands it.
-local function park(each, schema)
+local function delay(each, ms)
   drop_entry(each.stream, each.entry)
   redis.call('SET', each.job .. ':payload', each.payload)
   redis.call('HDEL', each.job, 'entry')
   redis.call('HSETNX', each.job, 'created_at', entry_ms(each.entry))
-  redis.call('ZADD', delayed, now + PARK_MS, each.id)
+  redis.call('ZADD', delayed, now + ms, each.id)
+end
+
+-- A job of a newer version of ours: it waits, uncharged, until a worker comes that understands it.
+local function park(each, schema)
+  delay(each, PARK_MS)
   if redis.call('HSETNX', each.job, 'parked_at', now) == 1 then
     record(each.job, 'parked', {}, 'needs schema ' .. schema .. ', worker ' .. worker_id .. ' knows ' .. SCHEMA)
   end
+end
+
+-- Whether workers died over a job, and the next crash would be its last: it may be a poison pill, or
+-- have stood beside one. A worker runs one of these at a time, so that a pill takes no other along.
+local function is_suspect(crashes)
+  return crashes > 0 and crashes + 1 >= tonumber(max_crashes)
+end
+
+local function runs_suspect()
+  local id = redis.call('HGET', worker, 'suspect')
+  local state = id and read(job_stem .. id, 'status', 'holder') or {}
+  return state.status == 'processing' and state.holder == holder
 end
 
 local reply, started, buried, parked, is_started = {'ok'}, {}, {}, {}, {}
@@ -84,7 +101,7 @@ for _, each in ipairs(found) do
     redis.call('UNLINK', each.job)
     state = {}
   end
-  local status = state and state[1]
+  local status, crashes = state and state[1], state and whole(state[6]) or 0
   if not state then
     buried[#buried + 1] = bury(each)
   elseif is_started[each.id] or is_copy(state, each.entry) then
@@ -93,7 +110,10 @@ for _, each in ipairs(found) do
     park(each, state[9])
     parked[#parked + 1] = each.id
     reply[#reply + 1] = {each.id}
-  elseif status ~= 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
+  elseif status == 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
+  elseif is_suspect(crashes) and runs_suspect() then
+    delay(each, ASIDE_MS)
+  else
     -- What is lost or garbled in the hash is put right here: the entry alone is enough to go on.
     local fence, attempts = text((whole(state[3]) or 0) + 1), text((whole(state[4]) or 0) + 1)
     local added_at = string.match(each.entry, '^%d+')
@@ -108,8 +128,9 @@ for _, each in ipairs(found) do
       state[8] = priority_of(each.stream)
       redis.call('HSET', each.job, 'priority', state[8])
     end
+    if is_suspect(crashes) then redis.call('HSET', worker, 'suspect', each.id) end
     started[#started + 1], is_started[each.id] = each.id, true
-    reply[#reply + 1] = {each.id, each.payload, fence, attempts, state[5], whole(state[6]) or 0,
+    reply[#reply + 1] = {each.id, each.payload, fence, attempts, state[5], crashes,
       created_at, state[8] or 0, now - added_at}
   end
 end

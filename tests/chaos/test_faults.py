@@ -107,6 +107,33 @@ async def test_poison(redis_url, worker_process, poison):
     await stage.close()
 
 
+async def test_poison_takes_no_other_along(redis_url, worker_process):
+    """Row 4: jobs that share their workers with a poison pill are charged its crashes, and outlive it."""
+    stage, honest = Stage(redis_url), [f"good-{n}" for n in range(4)]
+    for name in honest[:2]:
+        await stage.queue.enqueue(Job(payload={"do": [["sleep", 0.5]]}, id=name))
+    await stage.queue.enqueue(Job(payload={"do": [["sleep", 0.1], ["exit"]]}, id="bad"))
+    for name in honest[2:]:
+        await stage.queue.enqueue(Job(payload={"do": [["sleep", 0.5]]}, id=name))
+    worker = worker_process(redis_url, "w1", slots=5)
+
+    async def is_over():
+        if not worker.is_alive:
+            worker.start()
+        stats = await stage.queue.get_queue_stats()
+        return stats["completed"] + stats["failed"] == 5
+
+    await wait_until(is_over, 60, "all jobs to end")
+    jobs = {name: await stage.queue.get_job(name) for name in ("bad", *honest)}
+    assert {name: job.status for name, job in jobs.items()} == {
+        "bad": JobStatus.FAILED,
+        **dict.fromkeys(honest, JobStatus.COMPLETED),
+    }
+    assert {job.crashes for job in jobs.values()} == {2, 3}, "they were beside it, twice"
+    invariants.check(stage.raw, stage.keys.stem)
+    await stage.close()
+
+
 @pytest.fixture
 async def proxied(redis_url):
     """A proxy before the server, a stage behind it and one beside it."""

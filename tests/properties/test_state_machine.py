@@ -42,7 +42,7 @@ workers = st.sampled_from(WORKERS)
 anyone = st.integers(0, 1000)
 
 seen = Counter()
-"""What reclaim decided, in all runs together."""
+"""What is rare, and how often it came up in all runs together."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class QueueMachine(RuleBasedStateMachine):
         for lane in LANES:
             self.enqueue(lane=lane, max_attempts=3, delayed=False)
         for worker in WORKERS:
-            self.start(worker=worker, limit=1, low_first=False)
+            self.start(worker=worker, limit=2, low_first=False)
 
     def _sign_on(self, worker):
         session = self.stage.queue.session(Identity(worker))
@@ -150,7 +150,12 @@ class QueueMachine(RuleBasedStateMachine):
         session = self.sessions[worker]
         fetched = self.run(session.start(limit, low_first=low_first))
         assert fetched.state == ("paused" if self.model.is_paused else "ok")
+        waited = {job.id for job in self.model.jobs.values() if job.due == 0}
         expected = self.model.start(session.identity.holder, limit, low_first=low_first)
+        for job in self.model.jobs.values():
+            if job.due == 0 and job.id not in waited:  # it stands aside, in truth for a second
+                self.stage.raw.zadd(self.stage.keys.delayed, {job.id: 9e15})
+                seen["aside"] += 1
         got = [(job.id, job.fence, job.attempts, job.crashes) for job in fetched.jobs]
         assert got == [(job.id, job.fence, job.attempts, job.crashes) for job in expected]
         for job in fetched.jobs:
@@ -218,15 +223,15 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._held())
     @rule(number=anyone, worker=workers)
     def a_job_kills_whoever_starts_it(self, number, worker):
-        """Until it is a dead letter; what was started beside it only waits for its worker's renewal."""
-        job_id = self._pick(self._held(), number).job.id
-        job = self.model.jobs[job_id]
+        """Until it is a dead letter, or stands aside; all that ran beside it crashes with it."""
+        job = self.model.jobs[self._pick(self._held(), number).job.id]
         while job.status == "processing":
-            self.stage.age(job_id)
-            job.is_silent = True
+            for each in self.model.held_by(job.holder):
+                self.stage.age(each.id)
+                each.is_silent = True
             self.reclaim()
             while job.status == "retrying" and self.model.waiting():
-                self.start(worker=worker, limit=1, low_first=False)
+                self.start(worker=worker, limit=4, low_first=False)
 
     @rule(worker=workers)
     def a_worker_dies_and_comes_back(self, worker):
@@ -337,7 +342,7 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(
-            max_examples=80,
+            max_examples=72,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,
@@ -345,4 +350,5 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert seen["poisoned"] >= 20, seen
+    assert seen["poisoned"] >= 10, seen
+    assert seen["aside"] >= 5, seen
