@@ -15,7 +15,7 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `job:<id>:history`         | list   | what went wrong, one JSON object each, the last 20            |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
-| `control`                  | hash   | paused, reclaim_after, silence, graces, reap_lock, schema     |
+| `control`                  | hash   | paused, graced_at, reclaim_after, silence, graces, reap_lock, schema |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
 | `worker:<id>`              | hash   | one worker: boot, host, pid, version, slots, port, jobs, suspect |
 | `events`                   | stream | capped tail of transitions                                    |

@@ -13,7 +13,11 @@ redis.call('HSET', control, 'schema', schema)
 
 local current = redis.call('HGET', worker, 'boot_id')
 if current and current ~= boot_id and current ~= dead_boot_id then
-  local heartbeat = redis.call('ZSCORE', workers, worker_id)
+  local heartbeat = tonumber(redis.call('ZSCORE', workers, worker_id) or nil)
+  if heartbeat and heartbeat > now then  -- the clock was set back: whoever lives beats again within a lease
+    redis.call('ZADD', workers, now, worker_id)
+    heartbeat = now
+  end
   local left = heartbeat and heartbeat + lease_ms - now or 0
   if left > 0 then return {'taken', left} end
 end

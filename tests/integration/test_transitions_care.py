@@ -305,6 +305,21 @@ async def test_an_outage_that_follows_a_silence_has_its_grace(stage):
     assert _decisions(await stage.queue.reclaim()) == [("a", "reclaimed")]
 
 
+async def test_a_clock_set_back_ends_a_grace(stage):
+    """A grace noted under a clock that was days ahead does not hold reclaim back for days."""
+    dead = await stage.worker("dead")
+    await stage.enqueue("a")
+    await stage.started(dead)
+    stage.silence("dead", 10_000)
+    assert await stage.queue.reclaim() == []
+    for mark in ("graced_at", "reclaim_after"):
+        stage.raw.hincrbyfloat(stage.keys.control, mark, 2 * 86_400_000)
+    stage.raw.hset(stage.keys.control, "graces", 2)  # no further one
+    stage.age("a")
+    assert _decisions(await stage.queue.reclaim()) == [("a", "reclaimed")]
+    assert (await stage.queue.get_queue_stats())["reclaim_after"] is None
+
+
 async def test_grace_does_not_hold_up_a_restarted_worker(stage):
     """That another boot has the worker's id proves the death, outage or not."""
     old, other = await stage.worker("w1"), await stage.worker("w2")
@@ -516,6 +531,16 @@ async def test_worker_ids_are_held_by_one_boot(stage):
     assert await rival.register({"pid": "7"}) == 0
     record = await session.current_boot()
     assert (record["boot_id"], record["pid"], "host" in record) == ("rival", "7", False)
+
+
+async def test_a_clock_set_back_locks_no_worker_out(stage):
+    """A heartbeat from the future holds a worker's id for one lease more, not until then."""
+    await stage.worker("w1")
+    stage.silence("w1", -2 * 86_400)
+    rival = stage.queue.session(Identity("w1", "rival"))
+    assert 50 < await rival.register({}) <= 60
+    stage.silence("w1", 61)
+    assert await rival.register({}) == 0
 
 
 async def test_sign_off_leaves_nothing(stage):

@@ -4,18 +4,24 @@
 -- waits another half lease, so that returning workers renew first. A fleet that never comes back is
 -- reclaimed after it. The lease is that of the worker heard last, whatever the caller's is.
 -- Twice at most per silence: if nobody came to reclaim when the first grace was over, the server may
--- have gone away after the silence was noticed.
+-- have gone away after the silence was noticed. A grace that begins in the future is none: the clock
+-- was set back since, perhaps by days.
 local function observe_silence(default_lease_ms)
+  local known, graces, over, since = unpack(redis.call('HMGET', control, 'silence', 'graces', 'reclaim_after', 'graced_at'))
+  if (tonumber(since) or 0) > now then
+    redis.call('HDEL', control, 'reclaim_after', 'graced_at')
+    over = nil
+  end
   local worker_id, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
   if not newest then return end
   local half_lease = (whole(redis.call('HGET', worker_stem .. worker_id, 'lease_ms')) or default_lease_ms) / 2
   if now - newest <= half_lease then return end
-  local known, graces, over = unpack(redis.call('HMGET', control, 'silence', 'graces', 'reclaim_after'))
   graces, over = tonumber(graces) or 0, tonumber(over) or 0
   if known ~= newest then
     graces = 0
   elseif graces > 1 or now <= over + half_lease then
     return
   end
-  redis.call('HSET', control, 'silence', newest, 'graces', graces + 1, 'reclaim_after', now + half_lease)
+  redis.call('HSET', control, 'silence', newest, 'graces', graces + 1, 'graced_at', now,
+    'reclaim_after', now + half_lease)
 end
