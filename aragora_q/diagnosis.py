@@ -158,13 +158,15 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
     alive = [w for w in stats["workers"] if w["is_alive"]]
     silent = [w for w in stats["workers"] if not w["is_alive"]]
     waiting = sum(stats["waiting"].values())
+    wait = "1 job waits" if waiting == 1 else f"{waiting:,} jobs wait"
     if waiting and not alive:
-        yield Finding("error", "workers", f"{waiting:,} jobs wait, and no worker is alive",
+        yield Finding("error", "workers", f"{wait}, and no worker is alive",
                       "start one: aragora-q worker, or systemctl start 'aragora-q-worker@1'")  # fmt: skip
     for worker in silent:
         if worker["holds"]:
             yield Finding("warning", "workers", f"worker {worker['worker_id']} is silent for "
-                          f"{worker['heartbeat_age_seconds']:.0f} s and holds {worker['holds']} jobs",
+                          f"{worker['heartbeat_age_seconds']:.0f} s and holds {worker['holds']} "
+                          f"job{'' if worker['holds'] == 1 else 's'}",
                           "any live worker, or aragora-q reap, takes them over")  # fmt: skip
     versions = {w.get("version", "?") for w in alive}
     if len(versions) > 1:
