@@ -177,8 +177,8 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
     purged_at = stats["last_purge_at"]
     ended = stats["completed"] + stats["failed"] + stats["cancelled"]
     if ended and (purged_at is None or stats["now"] - purged_at > PURGE_HOURS * 3_600_000):
-        when = "never" if purged_at is None else f"not for {PURGE_HOURS} h"
-        yield Finding("note", "purge", f"{ended:,} ended jobs are kept, and purge ran {when}",
+        when = "never ran" if purged_at is None else f"has not run for {PURGE_HOURS} h"
+        yield Finding("note", "purge", f"{ended:,} ended jobs are kept, and purge {when}",
                       "a worker purges every hour; else aragora-q purge, from cron")  # fmt: skip
 
 

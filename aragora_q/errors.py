@@ -57,6 +57,12 @@ class JobNotFound(AragoraQError):
 
     exit_code = 3
 
+    def __init__(self, job_id: str, queue: str) -> None:
+        super().__init__(
+            f"no job {job_id} in queue {queue}",
+            hint="it may be in another queue (--queue), or ended before the retention time",
+        )
+
 
 class RedisUnreachable(AragoraQError):
     """No Redis answers: refused, timed out, cut, or a host name that does not resolve."""

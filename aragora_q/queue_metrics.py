@@ -102,13 +102,21 @@ def write(seen: Snapshot, path: Path) -> None:
     if str(path) == "-":
         sys.stdout.write(text.decode())
         return
+    path = path.resolve()
+    if path.exists() and not path.is_file():  # a device would be replaced, for everybody
+        raise ConfigError(f"cannot write {path}: not a regular file", hint="- is standard output")
     try:
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)  # noqa: PTH101 - the collector runs as another user
-        os.replace(file.name, path)  # noqa: PTH105 - in one step
+            try:
+                file.write(text)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)  # the collector runs as another user
+                os.replace(file.name, path)  # noqa: PTH105 - in one step
+            except OSError:
+                os.unlink(file.name)  # noqa: PTH108 - or a full disk would fill with beginnings
+                raise
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}", hint="is the directory there, and ours?"

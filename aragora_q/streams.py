@@ -138,7 +138,7 @@ class RedisStreamsQueue(JobQueue):
             retention_ms=self.config.retention_ms,
         )
         if word == b"unknown":
-            raise JobNotFound(f"no job {job_id} in queue {self.config.queue}")
+            raise JobNotFound(job_id, self.config.queue)
         return bool(word == b"cancelled")
 
     async def requeue(self, job_ids: Sequence[str]) -> list[str]:

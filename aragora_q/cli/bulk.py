@@ -9,6 +9,7 @@ one document. Used by `enqueue`.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import itertools
 import json
@@ -145,7 +146,7 @@ class Intake:
     async def run(self, stream: BinaryIO, progress: Progress) -> None:
         """Enqueue all lines. What a fault leaves undone, running it again does."""
         rest = read_chunks(stream)
-        head = read_head(rest)
+        head = read_head(rest).removeprefix(codecs.BOM_UTF8)  # as some editors begin a file
         chunks = itertools.chain([head], rest)
         if is_document(head):
             await self._document(chunks)

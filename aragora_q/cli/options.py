@@ -36,7 +36,18 @@ AsJson = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Job ids only, no messages.")]
 Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No output unless something is wrong.")]
-JobIds = Annotated[list[str], typer.Argument(metavar="ID", show_default=False, hidden=True)]
+
+
+def _check_ids(ids: list[str]) -> list[str]:
+    if "" in ids:
+        raise typer.BadParameter("it is empty: did the command that was to give it fail?")
+    return ids
+
+
+JobIds = Annotated[
+    list[str],
+    typer.Argument(metavar="ID", show_default=False, hidden=True, callback=_check_ids),
+]
 Agents = Annotated[
     list[str] | None,
     typer.Option(

@@ -56,6 +56,8 @@ def _check_event_id(text: str) -> None:
 
 async def _tail(settings: Any, wanted: frozenset[str], after: str | None, *, as_json: bool) -> None:
     async with options.opened(settings) as queue:
+        if sys.stderr.isatty() and not as_json:
+            output.note(f"following queue {settings.queue}; Ctrl-C ends it")
         async for event in queue.events(after):
             for each in _of_jobs(event):
                 if wanted and each["id"] not in wanted:

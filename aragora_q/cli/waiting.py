@@ -73,10 +73,7 @@ async def known_job(queue: RedisStreamsQueue, job_id: str) -> Job:
     """The job. Raises JobNotFound and PayloadInvalid."""
     job = await queue.get_job(job_id)
     if job is None:
-        raise JobNotFound(
-            f"no job {job_id} in queue {queue.config.queue}",
-            hint="it may be in another queue (--queue), or ended before the retention time",
-        )
+        raise JobNotFound(job_id, queue.config.queue)
     return job
 
 

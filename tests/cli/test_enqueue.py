@@ -157,6 +157,13 @@ def test_no_item_of_a_document_is_too_long_to_read(invoke):
     assert ended.objects[2]["id"] == "third"
 
 
+@pytest.mark.parametrize("text", ['{"payload": {}, "id": "a"}\r\n', '[{"payload": {}, "id": "a"}]'])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(invoke, text):
+    """Files as some editors write them: a byte order mark, lines that end in CR LF."""
+    ended = invoke("enqueue", "-", stdin=b"\xef\xbb\xbf" + text.encode())
+    assert (ended.code, ended.object) == (0, {"line": 1, "id": "a", "created": True})
+
+
 def test_an_array_of_many_jobs_on_one_line(invoke, raw):
     """What `jq -c` writes of 12,000 jobs."""
     jobs = [{"payload": {"n": n, "text": "x" * 100}} for n in range(12_000)]

@@ -155,6 +155,15 @@ def test_an_unknown_job_is_3(invoke):
         ended = invoke(*args)
         assert (ended.code, ended.out) == (3, "")
         assert "nobody" in ended.err
+        assert args[0] == "requeue" or "  hint: it may be in another queue" in ended.err
+
+
+def test_an_empty_id_is_2(invoke):
+    """`wait "$id"` after an enqueue that failed: said for what it is."""
+    for name in ("status", "wait", "cancel", "requeue"):
+        ended = invoke(name, "")
+        assert (ended.code, ended.out) == (2, "")
+        assert "it is empty: did the command that was to give it fail?" in ended.err
 
 
 def test_bad_configuration_is_78(invoke, monkeypatch):

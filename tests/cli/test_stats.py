@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import resource
 import shutil
 import signal
 import stat
@@ -210,6 +212,28 @@ class TestPrometheus:
         """Said in one line, exit 78; nothing is written."""
         ended = invoke("stats", "--prometheus", tmp_path / "none" / "x.prom")
         assert (ended.code, "cannot write" in ended.err) == (78, True)
+
+    def test_no_device_is_replaced(self, invoke, tmp_path):
+        """What is not a regular file stays what it is: /dev/null is everybody's."""
+        device = tmp_path / "device"
+        os.mkfifo(device)
+        ended = invoke("stats", "--prometheus", device)
+        assert (ended.code, "not a regular file" in ended.err) == (78, True)
+        assert device.is_fifo()
+
+    def test_a_full_disk_keeps_the_old_file_and_nothing_else(self, start_command, tmp_path):
+        """Exit 78, and no beginnings of files lie around."""
+        path = tmp_path / "queue.prom"
+        path.write_text("old")
+        process = start_command(
+            "stats", "--prometheus", path,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        )  # fmt: skip
+        _, err = process.communicate(timeout=20)
+        assert (process.returncode, b"File too large" in err) == (78, True)
+        assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
+            ("queue.prom", "old")
+        ]
 
     def test_it_goes_with_no_other_form(self, invoke):
         """--prometheus with --json or --watch is a usage error."""

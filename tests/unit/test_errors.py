@@ -29,7 +29,11 @@ def test_tree_is_drawn_as_it_is():
     assert sorted(drawn_tree()) == sorted(classes())
 
 
-ARGUMENTS = {"RetryLater": {"delay_seconds": 1}, "NotDurable": {"durability": "fsync"}}
+ARGUMENTS = {
+    "JobNotFound": {"queue": "debates"},
+    "RetryLater": {"delay_seconds": 1},
+    "NotDurable": {"durability": "fsync"},
+}
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in classes()])
