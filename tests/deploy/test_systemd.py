@@ -62,6 +62,27 @@ def test_stuck_worker_is_replaced(machine, redis):
     assert "watchdog" in machine(f"journalctl --no-pager --unit {WORKER}").lower()
 
 
+def test_killed_worker_is_back(machine, redis):
+    """After SIGKILL the unit is READY again within ten seconds, under another pid, and works."""
+    killed = pid(machine)
+    machine(f"kill -KILL {killed}")
+    wait_until_sync(
+        lambda: (
+            pid(machine) not in {0, killed}
+            and machine(f"systemctl is-active {WORKER} || true") == "active"
+        ),
+        30,
+        "a new worker",
+    )
+    down = machine(
+        f"journalctl --no-pager --output short-unix --unit {WORKER}"
+        " | awk '/code=killed, status=9/ {t = $1} /Started/ && t {print $1 - t; t = 0}' | tail -n 1"
+    )
+    assert float(down) < 10
+    job = cli(machine, "enqueue 'Back?' --agents demo:bold,demo:careful --rounds 0 --quiet")
+    cli(machine, f"wait {job} --timeout 60")
+
+
 def test_timer_reaps(machine, redis):
     """The reap timer fires, and its pass goes well: the queue knows when."""
     assert json.loads(cli(machine, "stats --json"))["last_reap_at"] is None
@@ -103,7 +124,9 @@ def test_stop_drains(machine, redis):
 
 
 def test_package_is_complete(machine):
-    """Beside the program and its units: manual pages, completions of three shells, settings, user."""
+    """Beside the program and its units: manual pages, completions of three shells, settings, user,
+    and what Prometheus, Grafana and whoever is on call need.
+    """
     listed = machine("dpkg --listfiles aragora-q").splitlines()
     for path in (
         "/usr/share/man/man1/aragora-q.1.gz", "/usr/share/man/man5/aragora-q.toml.5.gz",
@@ -112,6 +135,9 @@ def test_package_is_complete(machine):
         "/usr/share/fish/vendor_completions.d/aragora-q.fish",
         "/etc/aragora-q/aragora-q.toml", "/usr/lib/sysusers.d/aragora-q.conf",
         "/lib/systemd/system/aragora-q-worker@.service", "/usr/share/doc/aragora-q/copyright",
+        "/usr/share/doc/aragora-q/examples/prometheus/alerts.yml",
+        "/usr/share/doc/aragora-q/examples/grafana/aragora-q.json",
+        "/usr/share/doc/aragora-q/runbooks/redis-away.md",
     ):  # fmt: skip
         assert path in listed
 
