@@ -35,6 +35,7 @@ class Patience:
         self._worker_id = worker_id
         self._metrics = metrics
         self._faults: dict[str, str] = {}
+        self._told: dict[str, str] = {}
         self._lines = RateLimit(1)
         self._reminded_at = -REMIND_SECONDS
         self.fault: str | None = None
@@ -69,17 +70,20 @@ class Patience:
         self._metrics.redis_errors(type(error).__name__).inc()
         self.had_fault = True
         text = str(error)
-        is_news = self._faults.pop(what, None) != text  # popped: else it would keep its old place
+        self._faults.pop(what, None)  # else it would keep its old place
         self._faults[what] = self.fault = text
+        is_news = self._told.get(what) != text
         is_due = time.monotonic() - self._reminded_at >= REMIND_SECONDS
         if (is_news or is_due) and self._lines.allows():
             self._reminded_at = time.monotonic()
+            self._told[what] = text
             logger.warning("Redis did not serve us, trying on", extra={"what": what, "error": text})
 
     def note_served(self, what: str) -> None:
         """Redis served `what`."""
         if what in self._faults:
             del self._faults[what]
+            self._told.pop(what, None)
             self.fault = next(reversed(self._faults.values()), None)
             if self.fault is None:
                 logger.info("Redis serves us again", extra={"worker": self._worker_id})

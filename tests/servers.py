@@ -84,10 +84,14 @@ class Server:
                 return
             except redis.RedisError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise Unavailable((self.directory / "log").read_text()[-500:]) from None
+                    raise Unavailable(self._last_words()) from None
                 time.sleep(0.01)
             else:
                 return
+
+    def _last_words(self):
+        lines = (self.directory / "log").read_text(errors="replace").strip().splitlines()
+        return f"{Path(self._command[0]).name} does not serve: {' / '.join(lines[-2:])}"
 
     def kill(self, number=signal.SIGKILL):
         if self.process and self.process.poll() is None:

@@ -27,3 +27,14 @@ def test_an_outage_is_told_once_a_minute(monkeypatch, caplog):
         for what in ("fetch", "report", "renew"):
             patience.note_served(what)
     assert caplog.records[-1].message == "Redis serves us again"
+
+
+def test_another_fault_is_told_however_soon_it_comes(monkeypatch, caplog):
+    """A refusal right behind a closed connection waits for its turn in the log; it is not swallowed."""
+    seconds = itertools.count(1000, 0.1)
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    patience = Patience("w", WorkerMetrics("debates"))
+    patience.note_fault("fetch", RedisUnreachable("closed"))
+    for _ in range(20):
+        patience.note_fault("fetch", RedisUnreachable("denied"))
+    assert [record.error for record in caplog.records] == ["closed", "denied"]
