@@ -41,8 +41,9 @@ format: setup ## Format the code and mend what ruff can mend
 docs: setup ## Write the generated documentation: sample settings, tables, commands, man pages, completions
 	$(BIN)/python -m docs.generate
 
-picture: setup ## Draw the README's picture from a real run of the demo
+picture: setup ## Draw the README's pictures: a real run of the demo, a watched queue on its dashboard
 	$(BIN)/python docs/picture.py
+	$(BIN)/python -m docs.dashboard
 
 bench: setup ## Measure speed and memory against a floor, and write bench/RESULTS.md
 	$(BIN)/python bench/run.py
