@@ -178,7 +178,7 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
     ended = stats["completed"] + stats["failed"] + stats["cancelled"]
     if ended and (purged_at is None or stats["now"] - purged_at > PURGE_HOURS * 3_600_000):
         when = "never ran" if purged_at is None else f"has not run for {PURGE_HOURS} h"
-        yield Finding("note", "purge", f"{ended:,} ended jobs are kept, and purge {when}",
+        yield Finding("note", "purge", f"ended jobs are kept: {ended:,}, and purge {when}",
                       "a worker purges every hour; else aragora-q purge, from cron")  # fmt: skip
 
 
