@@ -18,7 +18,7 @@ TINY = measures.Sizes(
 
 def test_measures_every_promise():
     """One run gives a figure above zero for each promise, and leaves the server empty."""
-    stand = Stand(str(servers.debian_redis()))
+    stand = Stand(str(servers.any_server()))
     try:
         found = list(measures.run(stand, TINY))
         assert stand.client.dbsize() == 0

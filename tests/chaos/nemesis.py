@@ -55,7 +55,7 @@ class Nemesis:
         self.seconds, self.random = seconds, random.Random(seed)
         self.history, self.directory = History(history), Path(directory)
         self.server = servers.Server(
-            servers.debian_redis(), "--appendonly", "yes", "--appendfsync", "always",
+            servers.any_server(), "--appendonly", "yes", "--appendfsync", "always",
             "--enable-debug-command", "yes",
         )  # fmt: skip
         self.workers = []

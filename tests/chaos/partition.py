@@ -35,12 +35,12 @@ class _Server(servers.Server):
     """Listens on, and speaks from, the address of its side."""
 
     def __init__(self, host, *args, sentinel=""):
-        super().__init__(servers.debian_redis())
+        super().__init__(servers.any_server())
         self.host = host
         if sentinel:
             file = self.directory / "sentinel.conf"
             file.write_text(f"port {self.port}\nbind {host}\nbind-source-addr {host}\n{sentinel}")
-            self._command = [str(servers.debian_redis()), str(file), "--sentinel"]
+            self._command = [str(servers.any_server()), str(file), "--sentinel"]
         else:
             self._command += ["--bind", host, "--bind-source-addr", host,
                               "--replica-announce-ip", host, "--protected-mode", "no", *args]  # fmt: skip
