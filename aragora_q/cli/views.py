@@ -58,8 +58,8 @@ def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[s
         yield _row("ended", _moment(job.completed_at))
     if job.progress and not job.status.is_terminal:
         yield _row("progress", progress_text(job.progress))
-    if job.error and not history:
-        yield _row("last error", shortened(job.error, TEXT_WIDTH))
+    if job.error and (not history or len(job.error) > TEXT_WIDTH):
+        yield from _rows("last error", job.error)  # in full: its end may be what helps
     for n, event in enumerate(history):
         yield _row("history" if n == 0 else "", _history(event))
     if job.result is not None:
@@ -147,8 +147,8 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
 
 def _history(event: Mapping[str, Any]) -> str:
     cause, attempt = event.get("cause", "?"), event.get("attempt", "?")
-    error = shortened(str(event.get("error", "")), TEXT_WIDTH)
-    return f"{clock(event.get('at', 0))} attempt {attempt} {cause}: {error}"
+    what = f"{clock(event.get('at', 0))} attempt {attempt} {cause}: "
+    return what + shortened(str(event.get("error", "")), TEXT_WIDTH - len(what))
 
 
 def clock(ms: int) -> str:

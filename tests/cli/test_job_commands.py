@@ -43,6 +43,18 @@ STATES = {
 }  # fmt: skip
 
 
+async def test_an_error_is_told_to_its_end(stage, invoke):
+    """However long the error is, `status` and `wait` show all of it: the remedy comes last."""
+    session = await stage.worker()
+    await stage.enqueue("bad")
+    error = "PermanentError: nobody is left: " + "a: no answer; " * 20 + "set ANTHROPIC_API_KEY"
+    await stage.end(session, await stage.started(session), Failed(error))
+    for name in ("status", "wait"):
+        said = " ".join(invoke(name, "bad").out.split())
+        assert f"last error {error}" in said
+        assert said.count("history") == (name == "status")
+
+
 async def test_list_finds_jobs_by_status(stage, invoke):
     """Each status lists exactly its jobs, delayed ones are pending; without a status, all of them."""
     await in_every_state(stage)
