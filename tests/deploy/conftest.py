@@ -1,8 +1,9 @@
-"""A Debian in a container, made here from Debian's packages, and our package and image upon it.
+"""A Debian in a container, made here from Debian's packages, our packages and our image upon it.
 
 Everything is made once per run; the bare Debian is kept as an image for the next one.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -10,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from containers import Compose, boot, run
+from documents import INSTEAD
 
 TREE = Path(__file__).parents[2]
-DEBIAN = "aragora-q-test-debian:bookworm"
-PACKAGES = "systemd-sysv,procps,python3,python3-venv,redis-server"
+PACKAGES = "systemd-sysv,procps,python3,python3-venv,python3-pip,redis-server,prometheus"
+DEBIAN = f"aragora-q-test-debian:{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}"
 SLIM = [
     *("--aptopt", 'Acquire::Languages "none"'),
     "--dpkgopt=force-unsafe-io",
@@ -21,18 +24,21 @@ SLIM = [
 ]
 
 
-def run(*command, timeout=300, **options):
-    """Run to the end; a failure shows what was said."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        **options,
-    )
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+BASE = """\
+FROM {debian}
+COPY wheels /opt/wheels
+RUN printf '[global]\\nno-index = true\\nfind-links = /opt/wheels\\n' > /etc/pip.conf \\
+ && printf '#!/bin/sh\\nexec /usr/bin/redis-server "$@" --protected-mode no\\n' \\
+    > /usr/local/bin/redis-server && chmod +x /usr/local/bin/redis-server \\
+ && mkdir /data
+WORKDIR /data
+"""
+"""As the official images are: Python with a package index, Redis open to its network."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line, (stand_in, reason) in INSTEAD.items():
+        terminalreporter.write_line(f"not run as printed: {line}: {reason}; instead: {stand_in}")
 
 
 @pytest.fixture(scope="session")
@@ -96,47 +102,67 @@ def package(wheels, tmp_path_factory):
     return Path(line)
 
 
-class Machine:
-    """A running container."""
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory):
+    """The Python packages, built by their one command."""
+    directory = tmp_path_factory.mktemp("dist")
+    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run(TREE / "deploy/python/build", directory, env={**os.environ, "PATH": tools})
+    return directory
 
-    def __init__(self, *arguments):
-        self.id = run("docker", "run", "--detach", *arguments).strip()
 
-    def __call__(self, command, **options):
-        """What a shell command prints; it must succeed."""
-        return run("docker", "exec", self.id, "sh", "-c", command, **options).strip()
+@pytest.fixture(scope="session")
+def base(debian, wheels, tmp_path_factory):
+    """A base image that holds the wheels, so that a build needs no network."""
+    context = tmp_path_factory.mktemp("base")
+    shutil.copytree(wheels, context / "wheels")
+    (context / "Dockerfile").write_text(BASE.format(debian=debian))
+    tag = "aragora-q-test-base:local"
+    run("docker", "build", "--quiet", "--tag", tag, context, env=_classic())
+    return tag
 
-    def try_(self, command):
-        """Exit code and output of a shell command."""
-        done = subprocess.run(
-            ["docker", "exec", self.id, "sh", "-c", command],
-            capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
 
-    def remove(self):
-        run("docker", "rm", "--force", "--volumes", self.id)
+@pytest.fixture(scope="session")
+def image(base):
+    """Our image, built from the project's Dockerfile."""
+    tag = "aragora-q-test:local"
+    run(
+        "docker", "build", "--quiet", "--network", "none", "--build-arg", f"BASE_IMAGE={base}",
+        "--tag", tag, TREE, env=_classic(),
+    )  # fmt: skip
+    return tag
+
+
+def _classic():
+    return {**os.environ, "DOCKER_BUILDKIT": "0"}
+
+
+@pytest.fixture(scope="session")
+def compose(image, base, tmp_path_factory):
+    """Compose with our image; what it has started is gone at the end."""
+    command = next(
+        (
+            words
+            for words in (["docker", "compose"], ["docker-compose"])
+            if shutil.which(words[0])
+            and not subprocess.run([*words, "version"], capture_output=True, check=False).returncode
+        ),
+        None,
+    )
+    if command is None:
+        pytest.skip("no compose: apt-get install docker-compose")
+    directory = tmp_path_factory.mktemp("compose")
+    call = Compose(command, directory, REDIS_IMAGE=base, ARAGORA_Q_IMAGE=image)
+    yield call
+    call("--profile", "with-workers", "down", "--volumes", "--timeout", "5")
 
 
 @pytest.fixture(scope="session")
 def booted(debian, package):
-    """A Debian with systemd as process 1; one for the whole run, as starting it takes its time."""
-    machine = Machine(
-        # PrivateUsers, ProtectProc and credentials need more than a container has by default.
-        "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE",
-        "--security-opt", "seccomp=unconfined", "--stop-signal", "SIGRTMIN+3", "--network", "none",
-        "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp",
-        "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--cgroupns", "host",
-        "--volume", f"{package.parent}:/packages:ro", debian, "/sbin/init",
-    )  # fmt: skip
-    try:
-        machine("mount --make-rshared /")
-        machine("until [ -S /run/systemd/private ]; do sleep 0.1; done", timeout=30)
-        machine("systemctl is-system-running --wait || true", timeout=60)
-        machine("systemctl disable --now redis-server; cp /etc/redis/redis.conf /root")
+    """A Debian for our package; one for the whole run, as starting it takes its time."""
+    with boot(debian, "--volume", f"{package.parent}:/packages:ro") as machine:
+        machine("systemctl disable --now redis-server prometheus; cp /etc/redis/redis.conf /root")
         yield machine
-    finally:
-        machine.remove()
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,20 @@
 """The examples of docs/executors.md, taken from it and run as printed."""
 
-import re
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from documents import write_files
 from processes import enqueue, job, work
 
 from aragora_q.base import JobStatus
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "executors.md"
-
 
 def example(name, directory):
-    """Write the block of the document that says `# name` to a file of that name."""
-    blocks = re.findall(
-        r"^```(?:sh|python)\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
-    )
-    [text] = [
-        block for block in blocks if re.search(rf"^# {re.escape(name)}$", block, re.MULTILINE)
-    ]
-    path = directory / name
-    path.write_text(text)
-    path.chmod(0o755)
+    """Write the programs of the document to a directory, and make one of them executable."""
+    write_files("docs/executors.md", directory)
+    (directory / name).chmod(0o755)
     return f"./{name}"
 
 

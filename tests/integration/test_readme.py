@@ -1,41 +1,16 @@
-"""What the README says is so: its shell and Python run as printed, and what it links to is there."""
+"""The Python of the README runs as printed, and what pages link to is there.
+
+Shell is run by tests/deploy/test_documents.py.
+"""
 
 import ast
 import asyncio
 import inspect
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from documents import ROOT, blocks, pages
 from waiting import wait_until
-
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("systemd/*.md")]
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def test_shell_lines_enqueue_work_wait_and_count(tmp_path):
-    """On a private server, the lines of "Use" end with a recorded debate. (`make` and `pip` are CI's.)"""
-    [use] = blocks("bash")
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "XDG_STATE_HOME": str(tmp_path),
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", use],
-        capture_output=True, text=True, env=environment, timeout=90, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^outcome +consensus, agreement 67%, 2 rounds", done.stdout, re.MULTILINE)
-    assert re.search(r"^completed +1\b", done.stdout, re.MULTILINE)
 
 
 async def run(code, namespace):
@@ -50,7 +25,7 @@ async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
     monkeypatch.setenv("REDIS_URL", redis_url)
     for name in ("CLAUDE", "GPT"):
         monkeypatch.setenv(f"ARAGORA_AGENT_{name}", "demo")
-    enqueue, work = blocks("python")
+    enqueue, work = (each.text for each in blocks("README.md") if each.language == "python")
     client, worker = {}, {}
     await run(enqueue, client)
     assert capsys.readouterr().out == "pending\n"
@@ -65,9 +40,10 @@ async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
         await namespace["queue"].close()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", sorted(pages()))
 def test_links_lead_somewhere(page):
     """Every relative link of a page names a file or a folder that is there."""
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
-    dead = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+    folder = (ROOT / page).parent
+    dead = [link for link in links if "://" not in link and not (folder / link).exists()]
     assert dead == []
