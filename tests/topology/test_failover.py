@@ -61,7 +61,7 @@ async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
 ):
     """Rows 20, 21, 22: kill -9 of the primary under load. No error, no loss, workers go on alone."""
     stage = _patient(staged(sentinels, durability="replica"))
-    worker = worker_process(sentinels).wait_until_started()
+    worker = worker_process(sentinels, lease_ms=2000).wait_until_started()
     await stage.queue.enqueue(Job(payload={"do": [["sleep", 8]]}, id="long"))
     load, first = _Load(stage), sentinels.primary()
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
