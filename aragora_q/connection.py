@@ -44,6 +44,7 @@ from aragora_q.primary import (
     NobodyKnows,
     SyncLink,
     Whereabouts,
+    tls_context,
 )
 from aragora_q.scripts import Value
 
@@ -362,8 +363,6 @@ def _options(config: QueueConfig, endpoint: Endpoint) -> dict[str, Any]:
         )
     if endpoint.is_tls:
         options |= {
-            "ssl_cert_reqs": "required",
-            "ssl_check_hostname": True,
             "ssl_ca_certs": config.redis_tls_ca_file,
             "ssl_certfile": config.redis_tls_cert_file,
             "ssl_keyfile": config.redis_tls_key_file,
@@ -394,9 +393,7 @@ def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None
 def _check_tls(config: QueueConfig) -> None:
     """Raise ConfigError for certificates that cannot be used; a connection would call it unreachable."""
     try:
-        context = ssl.create_default_context(cafile=config.redis_tls_ca_file)
-        if config.redis_tls_cert_file:
-            context.load_cert_chain(config.redis_tls_cert_file, config.redis_tls_key_file)
+        tls_context(config.redis_tls_ca_file, config.redis_tls_cert_file, config.redis_tls_key_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"the certificates for Redis cannot be used: {error}",

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -261,7 +262,7 @@ class Link:
             options |= {"path": self._path}
         else:
             is_tls = self._where.endpoint.is_tls
-            kind = redis.asyncio.SSLConnection if is_tls else redis.asyncio.Connection
+            kind = _Tls if is_tls else redis.asyncio.Connection
             options |= {"host": address[0], "port": address[1], **KEEPALIVE}
         return Lines(partial(kind, **options), self._timeout_seconds)
 
@@ -355,10 +356,35 @@ def _texts(reply: Any) -> dict[str, str]:
     return {_text(name): _text(value) for name, value in pairs}
 
 
+def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
+    """Trusts `ca_file` alone, or without one the system's authorities; shows our certificate if any.
+
+    redis-py's own trusts the system's in either case, and reads all of them for every connection.
+    Raises OSError or ssl.SSLError for files that cannot be used.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    if cert_file:
+        context.load_cert_chain(cert_file, key_file)
+    return context
+
+
+class _Tls(redis.asyncio.SSLConnection):
+    """TCP with TLS for the event loop. Files are read anew for every connection: they may be renewed."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        files = self.ssl_context
+        files.context = tls_context(files.ca_certs, files.certfile, files.keyfile)
+        return super()._connection_arguments()
+
+
 class _SyncTls(redis.SSLConnection):
-    """TCP with TLS for a thread. redis-py takes whatever a new connection has to read for a stray reply
+    """The same for a thread. redis-py takes whatever a new connection has to read for a stray reply
     and gives it up; with TLS 1.3 it is a session ticket. One that was closed fails when it is used.
     """
 
     def can_read(self, timeout: float = 0) -> bool:  # noqa: ARG002 - the base class' signature
         return False
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        context = tls_context(self.ca_certs, self.certfile, self.keyfile)
+        return context.wrap_socket(sock, server_hostname=self.host)

@@ -10,10 +10,10 @@ from backends import BACKENDS
 from topologies import PASSWORD, SENTINEL_PASSWORD, environment
 from waiting import wait_until, wait_until_sync
 
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import Identity, Job, JobStatus
 from aragora_q.config import QueueConfig
 from aragora_q.errors import AccessDenied, ConfigError, RedisUnreachable
-from aragora_q.streams import create_redis_queue
+from aragora_q.streams import RedisStreamsQueue, create_redis_queue
 
 
 def reap(**variables):
@@ -99,6 +99,23 @@ def test_tls_is_verified(shared, tmp_path):
     refused(reap(REDIS_URL=tls.url.replace("rediss", "redis")), 69)
     missing = {**given, "REDIS_TLS_CERT_FILE": str(tmp_path / "none.crt")}
     refused(reap(**missing), 78, "certificates")
+
+
+def test_a_named_authority_is_the_only_one(shared, tmp_path, monkeypatch):
+    """With `redis_tls_ca_file`, a certificate that the system's authorities signed is not enough."""
+    tls = shared("tls")
+    given = {**environment(tls), "SSL_CERT_FILE": tls.certificates["ca.crt"]}
+    system = {name: value for name, value in given.items() if name != "REDIS_TLS_CA_FILE"}
+    assert reap(**system).returncode == 0, "unset, it is the system's authorities that count"
+    other = {**given, "REDIS_TLS_CA_FILE": tls.certificates["stranger.crt"]}
+    refused(reap(**other), 69, "CERTIFICATE_VERIFY_FAILED")
+    settings = {**tls.settings, "redis_tls_ca_file": tls.certificates["stranger.crt"]}
+    monkeypatch.setenv("SSL_CERT_FILE", tls.certificates["ca.crt"])
+    queue = RedisStreamsQueue(QueueConfig(redis_url=tls.url, **settings))
+    renewer = queue.session(Identity("w")).lease_renewer()
+    with pytest.raises(RedisUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        renewer.renew([("a", 1)])
+    renewer.close()
 
 
 async def test_errors_of_the_library_hide_passwords(shared):
