@@ -67,11 +67,18 @@ class Unix(Single):
     settings: ClassVar = {"redis_password": PASSWORD}
 
     def _place(self):
-        socket = str(self.server.directory / "redis.sock")
-        self.server._command += ["--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"]
+        path = _on_a_socket(self.server)
         self.server._command += ["--requirepass", PASSWORD]
-        self.server.options = {"unix_socket_path": socket, "password": PASSWORD, "db": 3}
-        self.url = f"unix://{socket}?db=3"
+        self.server.options |= {"password": PASSWORD, "db": 3}
+        self.url = f"unix://{path}?db=3"
+
+
+def _on_a_socket(server):
+    """Let it listen there instead of on its port; the path."""
+    path = str(server.directory / "redis.sock")
+    server._command += ["--port", "0", "--unixsocket", path, "--unixsocketperm", "700"]
+    server.options = {"unix_socket_path": path}
+    return path
 
 
 class Embedded(Topology):
@@ -128,29 +135,22 @@ class Certificates:
 
 
 class Tls(Single):
-    """One server on TLS alone, which asks for a client's certificate."""
+    """One server on TLS that asks for a client's certificate; the test's own client goes another way."""
 
     def _place(self):
-        server = self.server
-        self.certificates = Certificates(server.directory)
-        ca, cert, key = (self.certificates[name] for name in ("ca.crt", "client.crt", "client.key"))
-        server._command += [
-            "--port", "0", "--tls-port", str(server.port), "--tls-auth-clients", "yes",
-            "--tls-cert-file", self.certificates["server.crt"],
-            "--tls-key-file", self.certificates["server.key"], "--tls-ca-cert-file", ca,
+        _on_a_socket(self.server)
+        self.certificates = certificates = Certificates(self.server.directory)
+        self.server._command += [
+            "--tls-port", str(self.server.port), "--tls-auth-clients", "yes",
+            "--tls-cert-file", certificates["server.crt"],
+            "--tls-key-file", certificates["server.key"], "--tls-ca-cert-file", certificates["ca.crt"],
         ]  # fmt: skip
-        server.options |= {
-            "ssl": True,
-            "ssl_ca_certs": ca,
-            "ssl_certfile": cert,
-            "ssl_keyfile": key,
-        }
         self.settings = {
-            "redis_tls_ca_file": ca,
-            "redis_tls_cert_file": cert,
-            "redis_tls_key_file": key,
+            "redis_tls_ca_file": certificates["ca.crt"],
+            "redis_tls_cert_file": certificates["client.crt"],
+            "redis_tls_key_file": certificates["client.key"],
         }
-        self.url = f"rediss://127.0.0.1:{server.port}"
+        self.url = f"rediss://127.0.0.1:{self.server.port}"
 
 
 class Acl(Single):
