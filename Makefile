@@ -48,9 +48,10 @@ picture: setup ## Draw the README's pictures: a real run of the demo, a watched 
 bench: setup ## Measure speed and memory against a floor, and write bench/RESULTS.md
 	$(BIN)/python bench/run.py
 
-packages: setup ## Build wheel, sdist, one-file program, .deb, bill of materials and hashes into dist
-	@if command -v dpkg-deb >/dev/null; then PIP="$(BIN)/python -m pip" deploy/debian/build dist; fi
-	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/python/build dist
+packages: setup ## Build wheel, sdist, one-file program, .deb, bills of materials and hashes into dist
+	@if command -v dpkg-deb >/dev/null; then PIP="$(BIN)/python -m pip" deploy/debian/build dist >/dev/null; fi
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/python/build dist >/dev/null
+	@$(BIN)/python deploy/bills.py dist $(IMAGE)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
