@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -120,20 +121,38 @@ class Pool:
     def __init__(self):
         self.running = {}
         self.skipped = {}
+        self._versions = {}
+        self._tests = Counter()
 
     def get(self, name):
         """The backend of that name, emptied; skips the test, with the reason, where it cannot run."""
         if name not in self.running and name not in self.skipped:
             try:
                 self.running[name] = BACKENDS[name]()
+                self._versions[name] = _version(self.running[name])
             except Unavailable as reason:
                 self.skipped[name] = str(reason)
         if name in self.skipped:
             pytest.skip(f"{name}: {self.skipped[name]}")
         self.running[name].flush()
+        self._tests[name] += 1
         return self.running[name]
+
+    def summary(self):
+        """Lines that tell what ran, on which server, and what did not and why."""
+        for name in BACKENDS:
+            if name in self.running:
+                yield f"backend {name:9} {self._versions[name]:13} {self._tests[name]:5} tests"
+            elif name in self.skipped:
+                yield f"backend {name:9} skipped: {self.skipped[name]}"
 
     def stop(self):
         for backend in self.running.values():
             backend.stop()
         self.running.clear()
+
+
+def _version(backend):
+    with backend.raw() as raw:
+        info = raw.info("server")
+    return f"Valkey {v}" if (v := info.get("valkey_version")) else f"Redis {info['redis_version']}"

@@ -32,9 +32,8 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"backends used: {', '.join(_pool.running) or 'none'}")
-    for name, reason in _pool.skipped.items():
-        terminalreporter.write_line(f"backend skipped: {name}: {reason}")
+    for line in _pool.summary():
+        terminalreporter.write_line(line)
 
 
 def pytest_unconfigure():

@@ -6,7 +6,6 @@ right, on the server that is the primary at that moment; `flush()`, `refusals()`
 
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 import redis
 import servers
+from certificates import Certificates
 from redis.crc import key_slot
 from waiting import wait_until_sync
 
@@ -99,39 +99,6 @@ class Embedded(Topology):
         self._use.release()
         wait_until_sync(lambda: not embedded._is_supervised(self._directory), 20, "it to end")
         shutil.rmtree(self._directory)
-
-
-class Certificates:
-    """An authority, what it signed for a server and for a client, and an authority nobody knows."""
-
-    def __init__(self, directory):
-        self.directory = Path(directory)
-        for authority in ("ca", "stranger"):
-            self._openssl(
-                "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                "-days", "2", "-subj", f"/CN={authority}", "-keyout", self[f"{authority}.key"],
-                "-out", self[f"{authority}.crt"],
-            )  # fmt: skip
-        for name, names in (("server", "IP:127.0.0.1,DNS:localhost"), ("client", "DNS:client")):
-            Path(self[f"{name}.ext"]).write_text(f"subjectAltName={names}\n")
-            self._openssl(
-                "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                "-subj", f"/CN={name}", "-keyout", self[f"{name}.key"], "-out", self[f"{name}.csr"],
-            )  # fmt: skip
-            self._openssl(
-                "x509", "-req", "-in", self[f"{name}.csr"], "-CA", self["ca.crt"], "-CAkey",
-                self["ca.key"], "-CAcreateserial", "-days", "2", "-extfile", self[f"{name}.ext"],
-                "-out", self[f"{name}.crt"],
-            )  # fmt: skip
-
-    def __getitem__(self, name):
-        return str(self.directory / name)
-
-    def _openssl(self, *args):
-        try:
-            subprocess.run(["openssl", *args], check=True, capture_output=True)
-        except FileNotFoundError:
-            raise servers.Unavailable("no openssl: apt-get install openssl") from None
 
 
 class Tls(Single):
