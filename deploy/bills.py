@@ -49,7 +49,7 @@ def of_deb(path: Path) -> Metadata:
 
 def of_image(image: str) -> Metadata:
     """Of a container image."""
-    container = _output("docker", "create", image).strip()
+    container = _output("docker", "create", "--pull", "never", image).strip()
     try:
         yield from _of_tar("docker", "cp", f"{container}:/opt/aragora-q/lib", "-")
     finally:
@@ -69,7 +69,10 @@ def _of_tar(*command: str) -> Metadata:
 
 
 def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr}")
+    return done.stdout
 
 
 def bill(metadata: Metadata) -> dict[str, Any]:
@@ -117,6 +120,7 @@ def image_bill(image: str) -> dict[str, Any]:
 
 def main(directory: Path, image: str | None = None) -> None:
     """Write every bill, then the hashes."""
+    directory.mkdir(parents=True, exist_ok=True)
     bills = {path.name: bill(of_pyz(path)) for path in directory.glob("*.pyz")}
     bills |= {path.name: bill(of_deb(path)) for path in directory.glob("*.deb")}
     if image:
