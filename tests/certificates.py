@@ -37,3 +37,12 @@ class Certificates:
             subprocess.run(["openssl", *args], check=True, capture_output=True)
         except FileNotFoundError:
             raise Unavailable("no openssl: apt-get install openssl") from None
+
+    @property
+    def settings(self):
+        """What tells a queue of them."""
+        return {
+            "redis_tls_ca_file": self["ca.crt"],
+            "redis_tls_cert_file": self["client.crt"],
+            "redis_tls_key_file": self["client.key"],
+        }

@@ -77,8 +77,19 @@ def _on_a_socket(server):
     """Let it listen there instead of on its port; the path."""
     path = str(server.directory / "redis.sock")
     server._command += ["--port", "0", "--unixsocket", path, "--unixsocketperm", "700"]
-    server.options = {"unix_socket_path": path}
+    del server.options["port"]
+    server.options["unix_socket_path"] = path
     return path
+
+
+def _speak_tls(server, certificates):
+    """TLS and nothing else on its port, our certificate asked for; the test's own client has a socket."""
+    _on_a_socket(server)
+    server._command += [
+        "--tls-port", str(server.port), "--tls-auth-clients", "yes", "--tls-replication", "yes",
+        "--tls-cert-file", certificates["server.crt"], "--tls-key-file", certificates["server.key"],
+        "--tls-ca-cert-file", certificates["ca.crt"],
+    ]  # fmt: skip
 
 
 class Embedded(Topology):
@@ -102,21 +113,12 @@ class Embedded(Topology):
 
 
 class Tls(Single):
-    """One server on TLS that asks for a client's certificate; the test's own client goes another way."""
+    """One server that speaks TLS and asks for a client's certificate."""
 
     def _place(self):
-        _on_a_socket(self.server)
-        self.certificates = certificates = Certificates(self.server.directory)
-        self.server._command += [
-            "--tls-port", str(self.server.port), "--tls-auth-clients", "yes",
-            "--tls-cert-file", certificates["server.crt"],
-            "--tls-key-file", certificates["server.key"], "--tls-ca-cert-file", certificates["ca.crt"],
-        ]  # fmt: skip
-        self.settings = {
-            "redis_tls_ca_file": certificates["ca.crt"],
-            "redis_tls_cert_file": certificates["client.crt"],
-            "redis_tls_key_file": certificates["client.key"],
-        }
+        self.certificates = Certificates(self.server.directory)
+        self.settings = self.certificates.settings
+        _speak_tls(self.server, self.certificates)
         self.url = f"rediss://127.0.0.1:{self.server.port}"
 
 
@@ -144,26 +146,25 @@ class Acl(Single):
             return [f"{row['reason']}: {row['object']}" for row in raw.acl_log()]
 
 
-def _with_password(password, *args):
-    server = servers.Server(servers.any_server(), *args)
-    server.options["password"] = password
-    return server
-
-
 class Sentinels(Topology):
-    """A primary, two replicas and three Sentinels, all behind passwords."""
+    """A primary, two replicas and three Sentinels, all behind passwords; with certificates, on TLS."""
 
     service = "debates-primary"
-    settings: ClassVar = {"redis_password": PASSWORD, "redis_sentinel_password": SENTINEL_PASSWORD}
 
-    def __init__(self, *args, down_ms=1000):
+    def __init__(self, *args, down_ms=1000, certificates=None):
+        self._certificates = certificates
+        self.settings = {
+            "redis_password": PASSWORD,
+            "redis_sentinel_password": SENTINEL_PASSWORD,
+            **(certificates.settings if certificates else {}),
+        }
         common = [
             "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0",
             "--appendonly", "yes", "--appendfsync", "no", *args,
         ]  # fmt: skip
-        first = _with_password(PASSWORD, *common)
+        first = self._server(*common)
         replicaof = ["--replicaof", "127.0.0.1", str(first.port)]
-        self.servers = [first, *(_with_password(PASSWORD, *common, *replicaof) for _ in range(2))]
+        self.servers = [first, *(self._server(*common, *replicaof) for _ in range(2))]
         self.sentinels = []
         for server in self.servers:
             server.start()
@@ -172,10 +173,18 @@ class Sentinels(Topology):
             self.sentinels.append(self._sentinel(first.port, down_ms).start())
         self._wait_until_ready()
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
-        self.url = f"redis+sentinel://{hosts}/{self.service}"
+        self.url = f"{'rediss' if certificates else 'redis'}+sentinel://{hosts}/{self.service}"
+
+    def _server(self, *args):
+        server = servers.Server(servers.any_server(), *args)
+        server.options["password"] = PASSWORD
+        if self._certificates:
+            _speak_tls(server, self._certificates)
+        return server
 
     def _sentinel(self, port, down_ms):
-        sentinel = _with_password(SENTINEL_PASSWORD)
+        sentinel = servers.Server(servers.any_server())
+        sentinel.options["password"] = SENTINEL_PASSWORD
         file = sentinel.directory / "sentinel.conf"
         file.write_text(
             f"port {sentinel.port}\nbind 127.0.0.1\ndir {sentinel.directory}\n"
@@ -186,6 +195,8 @@ class Sentinels(Topology):
             f"sentinel failover-timeout {self.service} 5000\n"
         )
         sentinel._command = [str(servers.any_server()), str(file), "--sentinel"]
+        if self._certificates:
+            _speak_tls(sentinel, self._certificates)
         return sentinel
 
     def state(self, sentinel):
@@ -230,15 +241,25 @@ class Sentinels(Topology):
 
 
 class Cluster(Topology):
-    """Three primaries with a replica each; the URL names several of them, one of which is dead."""
+    """Three primaries with a replica each, with certificates on TLS; one address in the URL is dead."""
 
-    def __init__(self, *args, node_timeout_ms=1500):
+    def __init__(self, *args, node_timeout_ms=1500, certificates=None):
         options = [
             "--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms),
             "--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no",
             "--enable-debug-command", "yes", *args,
         ]  # fmt: skip
         self.nodes = [servers.Server(servers.any_server(), *options) for _ in range(6)]
+        self._tls = {}
+        if certificates:
+            self.settings = certificates.settings
+            self._tls = {
+                "ssl": True, "ssl_ca_certs": certificates["ca.crt"],
+                "ssl_certfile": certificates["client.crt"], "ssl_keyfile": certificates["client.key"],
+            }  # fmt: skip
+            for node in self.nodes:
+                _speak_tls(node, certificates)
+                node._command += ["--tls-cluster", "yes"]
         for node in self.nodes:
             node.start(wait=False)
         for node in self.nodes:
@@ -246,7 +267,7 @@ class Cluster(Topology):
         self._join()
         dead = servers.free_port()
         hosts = ",".join(f"127.0.0.1:{port}" for port in (dead, *(n.port for n in self.nodes[:3])))
-        self.url = f"redis+cluster://{hosts}"
+        self.url = f"{'rediss' if certificates else 'redis'}+cluster://{hosts}"
 
     def _join(self):
         clients = [node.client() for node in self.nodes]
@@ -289,7 +310,7 @@ class Cluster(Topology):
 
     def raw(self):
         alive = next(node for node in self.nodes if node.process.poll() is None)
-        return redis.RedisCluster(host="127.0.0.1", port=alive.port, **RAW)
+        return redis.RedisCluster(host="127.0.0.1", port=alive.port, **RAW, **self._tls)
 
     def stop(self):
         for node in self.nodes:

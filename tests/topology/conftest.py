@@ -2,25 +2,38 @@
 
 import invariants
 import pytest
+import servers
 import topologies
+from certificates import Certificates
 from stage import Stage
 from worker_processes import WorkerProcess
+
+
+def _deployed(make, **options):
+    try:
+        deployment = make(**options)
+    except servers.Unavailable as reason:
+        pytest.skip(str(reason))
+    yield deployment
+    deployment.stop()
 
 
 @pytest.fixture
 def sentinels():
     """A Sentinel deployment of the test's own, whose servers it may kill."""
-    deployment = topologies.Sentinels()
-    yield deployment
-    deployment.stop()
+    yield from _deployed(topologies.Sentinels)
 
 
 @pytest.fixture
 def cluster():
     """A cluster of the test's own, whose nodes it may kill."""
-    deployment = topologies.Cluster()
-    yield deployment
-    deployment.stop()
+    yield from _deployed(topologies.Cluster)
+
+
+@pytest.fixture(params=[topologies.Sentinels, topologies.Cluster])
+def encrypted(request, tmp_path):
+    """The same with nothing but TLS between clients, Sentinels, primaries and replicas."""
+    yield from _deployed(request.param, certificates=Certificates(tmp_path))
 
 
 @pytest.fixture

@@ -115,3 +115,13 @@ async def test_the_lease_keeper_over_tls(shared, staged):
     for _ in range(30):
         assert stage.renew(session, job).gone == {}
     await stage.end(session, job, Completed(b"{}"))
+
+
+async def test_tls_on_every_way(encrypted, staged, worker_process):
+    """Sentinels, replicas and nodes that speak TLS alone: found, verified, served, and left again."""
+    assert encrypted.url.startswith("rediss+")
+    stage = staged(encrypted)
+    worker = worker_process(encrypted).wait_until_started()
+    await stage.queue.enqueue(Job(payload={"do": [["fail", 1]]}, id="a"))
+    await _until_status(stage, "a", JobStatus.COMPLETED)
+    assert worker.stop() == -signal.SIGTERM, worker.text()
