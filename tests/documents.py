@@ -25,6 +25,10 @@ INSTEAD = {
     ),
     "make check": ("make --dry-run check", "every change begins with it"),
     "make test": ("make --dry-run test", "it runs this"),
+    "make audit": (
+        "make --dry-run audit",
+        "asks the public advisories; tests/security/test_audit.py asks some of its own",
+    ),
     "make bench": ("make --dry-run bench", "measures for an hour; tests/bench runs it small"),
     "aragora-q bench": ("aragora-q bench --help", "takes minutes; tests/bench runs it small"),
     "python tests/chaos/nemesis.py --seconds 1800 --history /tmp/history.jsonl": (
