@@ -1,6 +1,6 @@
 # Every target says what it does: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs picture bench clean
+.PHONY: help setup demo test check format docs picture bench audit packages starts clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,10 +48,17 @@ picture: setup ## Draw the README's pictures: a real run of the demo, a watched 
 bench: setup ## Measure speed and memory against a floor, and write bench/RESULTS.md
 	$(BIN)/python bench/run.py
 
+audit: setup ## Look for known vulnerabilities in every package that setup has installed
+	@$(BIN)/python -m pip freeze --exclude-editable | $(BIN)/pip-audit --requirement /dev/stdin \
+		--no-deps --disable-pip --strict --progress-spinner off $(ADVISORIES)
+
 packages: setup ## Build wheel, sdist, one-file program, .deb, bills of materials and hashes into dist
 	@if command -v dpkg-deb >/dev/null; then PIP="$(BIN)/python -m pip" deploy/debian/build dist >/dev/null; fi
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/python/build dist >/dev/null
 	@$(BIN)/python deploy/bills.py dist $(IMAGE)
+
+starts: packages ## Measure sizes and cold starts of those packages, and write bench/PACKAGES.md
+	$(BIN)/python bench/packages.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
