@@ -7,6 +7,7 @@ retry policy; must not know Redis, slots or other jobs.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ from aragora_q.base import (
 from aragora_q.errors import NOT_SERVED, LeaseLost, PermanentError, RetryLater
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.retry import RetryPolicy, describe, is_retryable_error
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -148,22 +151,26 @@ class Attempt:
         await self._session.report_progress(self.job, progress)
 
     async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
-        await _served(lambda: self._session.checkpoint(self.job, name, value))
+        await self._served(lambda: self._session.checkpoint(self.job, name, value))
 
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
-        return await _served(lambda: self._session.checkpoints(self.job))
+        return await self._served(lambda: self._session.checkpoints(self.job))
 
+    async def _served(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer to `call`, which must not be lost: asked for until Redis gives it.
 
-async def _served(call: Callable[[], Awaitable[T]]) -> T:
-    """The answer to `call`, which must not be lost: asked for until Redis gives it.
-
-    However long that takes: a lost lease or the job's own time limit ends the attempt by cancelling it.
-    """
-    while True:
-        try:
-            return await call()
-        except NOT_SERVED:
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
+        However long that takes: a lost lease or the job's own time limit ends the attempt by cancelling it.
+        """
+        is_told = False
+        while True:
+            try:
+                return await call()
+            except NOT_SERVED as error:
+                if not is_told:
+                    facts = {"job": self.job.id, "attempt": self.job.attempts, "error": str(error)}
+                    logger.warning("job waits until Redis takes its checkpoint", extra=facts)
+                    is_told = True
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 def _bounded_seconds(delay: object) -> float:

@@ -158,9 +158,11 @@ async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
 
 
 async def test_an_outage_of_redis_loses_no_call_that_was_paid(
-    seat_scripted, run_debate, monkeypatch
+    seat_scripted, run_debate, monkeypatch, caplog
 ):
-    """A reply that cannot be written down now waits until it can: the attempt is neither ended nor charged."""
+    """A reply that cannot be written down now waits until it can, which a line of the log tells: the
+    attempt is neither ended nor charged.
+    """
     from aragora_q import attempt
     from aragora_q.errors import RedisUnreachable
     from aragora_q.executors.debate.tasks import Propose, Reply
@@ -179,6 +181,9 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
     assert isinstance(outcome, Completed)
     assert result["token_usage"]["requests"] == 2
     assert len([name for name in session.kept if "/call/" in name]) == 2
+    told = [record for record in caplog.records if "waits until Redis" in record.message]
+    assert 1 <= len(told) <= 2, "once a checkpoint"
+    assert told[0].error == "away"
 
 
 def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, raw, tmp_path):
