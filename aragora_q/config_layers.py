@@ -217,13 +217,18 @@ def _files() -> tuple[list[Path], list[Path]]:
     paths = [
         SYSTEM_DIRECTORY / FILE_NAME,
         *sorted((SYSTEM_DIRECTORY / "conf.d").glob("*.toml")),
-        config_home / "aragora-q" / FILE_NAME,
     ]
     found = [path for path in paths if _is_there(path)]
     ignored: list[Path] = []
     here = Path(FILE_NAME)
-    if here.is_file():
-        (found if _is_trusted(here) else ignored).append(here)
+    for path in (config_home / "aragora-q" / FILE_NAME, here):
+        try:
+            if path.is_file():
+                (found if path is not here or _is_trusted(here) else ignored).append(path)
+        except (
+            PermissionError
+        ):  # home or directory of whoever called `runuser` or `sudo -E`, not ours
+            ignored.append(path)
     extra = _extra_file.get()
     return ([*found, extra] if extra is not None else found), ignored
 

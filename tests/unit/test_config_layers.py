@@ -2,6 +2,7 @@
 
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 
@@ -233,6 +234,21 @@ def test_a_file_that_may_not_be_looked_at_is_told(layers, monkeypatch):
 
         monkeypatch.setattr(type(path), name, closed)
     assert layers.error() == f"{path}: Permission denied"
+
+
+def test_closed_places_of_another_user_are_ignored(layers, monkeypatch):
+    """`runuser -u aragora-q` keeps HOME=/root and the directory, both closed to us: nothing there is ours."""
+    paths = [layers.user("concurrency = 7"), Path("aragora-q.toml")]
+    original = Path.is_file
+
+    def closed(self):
+        if self in paths:
+            raise PermissionError(13, "Permission denied")
+        return original(self)
+
+    monkeypatch.setattr(type(paths[0]), "is_file", closed)
+    assert layers.config().concurrency == 3
+    assert config_layers.read_layers(QueueConfig.model_fields).ignored == paths
 
 
 def test_a_user_without_a_home(layers, monkeypatch):
