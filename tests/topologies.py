@@ -7,7 +7,6 @@ right, on the server that is the primary at that moment; `flush()`, `refusals()`
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
@@ -40,6 +39,14 @@ class Topology:
     def refusals(self):
         """What the queue's user was denied since the last flush."""
         return []
+
+    def _until(self, condition, what):
+        """Wait; what does not come up is taken down again."""
+        try:
+            wait_until_sync(condition, 60, what)
+        except AssertionError as error:
+            self.stop()
+            raise servers.Unavailable(str(error)) from None
 
 
 class Single(Topology):
@@ -168,7 +175,9 @@ class Sentinels(Topology):
         self.sentinels = []
         for server in self.servers:
             server.start()
-        self._until(self._replicas_are_up)  # before: Sentinels look for new ones every 10 s only
+        self._until(
+            self._replicas_are_up, "the replicas"
+        )  # before: Sentinels look for new ones every 10 s only
         for _ in range(3):
             self.sentinels.append(self._sentinel(first.port, down_ms).start())
         self._wait_until_ready()
@@ -209,16 +218,9 @@ class Sentinels(Topology):
             lambda: all(
                 int(state["num-slaves"]) == 2 and int(state["num-other-sentinels"]) == 2
                 for state in map(self.state, self.sentinels)
-            )
+            ),
+            "the Sentinels to know each other",
         )
-
-    @staticmethod
-    def _until(condition):
-        deadline = time.monotonic() + 60
-        while not condition():
-            if time.monotonic() > deadline:
-                raise servers.Unavailable("primary, replicas and Sentinels did not come together")
-            time.sleep(0.02)
 
     def _replicas_are_up(self):
         for server in self.servers[1:]:
@@ -278,21 +280,15 @@ class Cluster(Topology):
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for node in self.nodes[1:]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
-        self._until(lambda: all(len(_nodes(c)) == len(clients) for c in clients), "meet")
+        self._until(
+            lambda: all(len(_nodes(c)) == len(clients) for c in clients), "the nodes to meet"
+        )
         self.ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
         for n, client in enumerate(clients[3:]):
-            self._until(lambda c=client, of=n % 3: _replicates(c, self.ids[of]), "replicate")
-        self._until(lambda: all(_is_whole(c) for c in clients), "come together")
+            self._until(lambda c=client, of=n % 3: _replicates(c, self.ids[of]), "the replicas")
+        self._until(lambda: all(_is_whole(c) for c in clients), "the cluster to be whole")
         for client in clients:
             client.close()
-
-    @staticmethod
-    def _until(condition, what):
-        deadline = time.monotonic() + 60
-        while not condition():
-            if time.monotonic() > deadline:
-                raise servers.Unavailable(f"the cluster's nodes did not {what}")
-            time.sleep(0.02)
 
     def owner(self, key):
         """The node that serves the key's slot at this moment."""
