@@ -102,10 +102,12 @@ def write(seen: Snapshot, path: Path) -> None:
     if str(path) == "-":
         sys.stdout.write(text.decode())
         return
-    path = path.resolve()
-    if path.exists() and not path.is_file():  # a device would be replaced, for everybody
-        raise ConfigError(f"cannot write {path}: not a regular file", hint="- is standard output")
     try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():  # a device would be replaced, for everybody
+            raise ConfigError(
+                f"cannot write {path}: not a regular file", hint="- is standard output"
+            )
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:

@@ -123,7 +123,8 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    style = "bold" if has_colours() else ""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=style)
     for name in head:
         grid.add_column(name, overflow="fold")
     for row in rows:

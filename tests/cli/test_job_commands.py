@@ -303,3 +303,15 @@ async def test_status_wait_and_cancel_by_json(stage, invoke):
         {"id": "pending", "cancelled": True, "status": "cancelled"},
         {"id": "completed", "cancelled": False, "status": "completed"},
     ]
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+async def test_whoever_wants_no_colours_gets_no_escapes(stage, invoke, monkeypatch, variables):
+    """On a terminal, too, NO_COLOR and a dumb TERM leave nothing but text: in tables and in lines."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    await in_every_state(stage)
+    for args in (("list",), ("stats",), ("status", "failed"), ("doctor",)):
+        said = invoke(*args, terminal=True)
+        assert said.out
+        assert "\x1b" not in said.out + said.err
