@@ -161,3 +161,11 @@ def test_hashes_are_of_every_package(dist, bills):
     assert {"aragora-q.pyz", "aragora-q.pyz.cdx.json"} < set(sums)
     for name, digest in sums.items():
         assert hashlib.sha256((dist / name).read_bytes()).hexdigest() == digest
+
+
+def test_readme_tells_what_was_measured():
+    """Sizes and cold starts in the README are those that the benchmark wrote."""
+    measured = (TREE / "bench/PACKAGES.md").read_text().splitlines()
+    table = [line for line in measured if line.startswith("| ")]
+    assert len(table) == 5
+    assert "\n".join(table) in (TREE / "README.md").read_text()
