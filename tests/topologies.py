@@ -175,9 +175,8 @@ class Sentinels(Topology):
         self.sentinels = []
         for server in self.servers:
             server.start()
-        self._until(
-            self._replicas_are_up, "the replicas"
-        )  # before: Sentinels look for new ones every 10 s only
+        # Before the Sentinels: they look for new replicas every 10 s only.
+        self._until(self._replicas_are_up, "the replicas")
         for _ in range(3):
             self.sentinels.append(self._sentinel(first.port, down_ms).start())
         self._wait_until_ready()
