@@ -138,8 +138,8 @@ class Report:
     outcome: Outcome
 
 
-Verdict = Literal["completed", "retrying", "failed", "released", "lost"]
-"""What the queue made of a report; "lost": refused, the attempt no longer held the job."""
+Verdict = Literal["completed", "retrying", "failed", "released", "cancelled", "lost"]
+"""What the queue made of a report; the last two: refused, the attempt no longer held the job."""
 
 
 @dataclass(frozen=True, slots=True)

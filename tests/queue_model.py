@@ -98,7 +98,9 @@ class Model:
             "fail": {"failed": "failed"},
             "release": {"pending": "released"},
         }[outcome]
-        return told_before.get(job.status, "lost") if is_holders else "lost"
+        if is_holders and job.status in told_before:
+            return told_before[job.status]
+        return "cancelled" if job.status == "cancelled" else "lost"
 
     def _complete(self, job):
         self.completions += 1

@@ -3,7 +3,7 @@
 -- keys: stream_high stream_normal stream_low completed failed counters events
 -- args: holder retention_ms
 -- each job: id fence payload result
--- returns: one word per job: completed | lost | failed (its result is too large to keep)
+-- returns: one word per job: completed | cancelled | lost | failed (its result is too large to keep)
 
 local function fail(job, id, payload, result)
   local state = read(job, 'holder', 'entry', 'priority', 'attempts')
@@ -42,7 +42,8 @@ for n = 1, items do
   elseif is_ours and (state[1] == 'completed' or state[1] == 'failed' and #result > MAX_DATA_BYTES) then
     words[n] = state[1]  -- told before; the answer was lost
   else
-    words[n], refused = 'lost', refused + 1
+    words[n] = refusal(state[1])
+    if words[n] == 'lost' then refused = refused + 1 end
   end
 end
 for stream, list in pairs(entries) do

@@ -3,7 +3,7 @@
 -- keys: stream_high stream_normal stream_low failed counters events
 -- args: holder retention_ms
 -- each job: id fence payload error
--- returns: one word per job: failed | lost
+-- returns: one word per job: failed | cancelled | lost
 
 local words, dead, refused = {}, {}, 0
 for n = 1, items do
@@ -18,7 +18,8 @@ for n = 1, items do
   elseif is_repeat(state, holder, fence, 'failed') then
     words[n] = 'failed'
   else
-    words[n], refused = 'lost', refused + 1
+    words[n] = refusal(state.status)
+    if words[n] == 'lost' then refused = refused + 1 end
   end
 end
 count('failed', #dead)

@@ -3,7 +3,7 @@
 -- keys: stream_high stream_normal stream_low counters events
 -- args: holder
 -- each job: id fence payload
--- returns: one word per job: released | lost
+-- returns: one word per job: released | cancelled | lost
 
 local words, released = {}, {}
 for n = 1, items do
@@ -19,7 +19,7 @@ for n = 1, items do
   elseif is_repeat(state, holder, fence, 'pending') then
     words[n] = 'released'
   else
-    words[n] = 'lost'
+    words[n] = refusal(state.status)
   end
 end
 count('released', #released)

@@ -28,7 +28,7 @@ for n = 1, items do
     table.insert(held[stream], state.entry)
     reply[n + 1] = 'held'
   else
-    reply[n + 1] = state.status == 'cancelled' and 'cancelled' or 'lost'
+    reply[n + 1] = refusal(state.status)
   end
 end
 for stream, list in pairs(held) do

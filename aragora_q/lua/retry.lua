@@ -3,7 +3,7 @@
 -- keys: stream_high stream_normal stream_low delayed failed counters events
 -- args: holder retention_ms max_deferrals max_deferral_ms
 -- each job: id fence payload delay_ms charged error
--- returns: one word per job: retrying | failed | lost
+-- returns: one word per job: retrying | failed | cancelled | lost
 --
 -- `charged` 0 is "retry later": the attempt is given back, until the job has been put off too often
 -- or for too long; from then on it is charged like any other.
@@ -16,7 +16,8 @@ for n = 1, items do
   if is_repeat(state, holder, fence, 'retrying') or is_repeat(state, holder, fence, 'failed') then
     words[n] = state.status
   elseif not is_held(state, holder, fence) then
-    words[n], refused = 'lost', refused + 1
+    words[n] = refusal(state.status)
+    if words[n] == 'lost' then refused = refused + 1 end
   else
     drop_entry(lane_stream(state.priority), state.entry)
     redis.call('SET', job .. ':payload', payload)

@@ -430,6 +430,20 @@ async def test_result_of_a_zombie_is_refused(new_stage, crew):
     assert worker.metrics.jobs["lost"]._value.get() == 1
 
 
+async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_stage, crew):
+    """A job that is cancelled, and ends before a renewal tells, counts as cancelled: no alert."""
+    stage, steps = new_stage(**LONG_LEASE), Steps()
+    worker = crew.hire(stage, steps)
+    await stage.enqueue("a")
+    await wait_until(lambda: steps.entered)
+    await stage.queue.cancel("a")
+    steps.gate.set()
+    await wait_until(lambda: worker.metrics.jobs["cancelled"]._value.get(), what="the verdict")
+    await worker.stop()
+    assert worker.metrics.leases_lost._value.get() == 0
+    assert await stage.queue.get_status("a") is JobStatus.CANCELLED
+
+
 async def test_lost_record_is_written_again_while_all_slots_are_busy(new_stage, crew):
     """A worker that is told it is unregistered signs on again at once, however long its jobs run."""
     stage, steps = new_stage(claim_idle_ms=800), Steps()

@@ -96,6 +96,11 @@ local function is_repeat(state, holder, fence, status)
   return state.status == status and state.fence == fence and state.holder == holder
 end
 
+-- What an attempt is told whose job is no longer its own: cancelled, or given to another.
+local function refusal(status)
+  return status == 'cancelled' and 'cancelled' or 'lost'
+end
+
 -- Read the named fields of a job's hash; absent ones are nil.
 local function read(job, ...)
   local values = redis.pcall('HMGET', job, ...)
