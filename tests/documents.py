@@ -36,7 +36,7 @@ INSTEAD = {
         "takes half an hour; tests/chaos/test_nemesis.py gives it 20 s",
     ),
     "python tests/chaos/checker.py /tmp/history.jsonl": (
-        "python tests/chaos/checker.py /dev/null",
+        "test -f tests/chaos/checker.py",
         "judges the nemesis",
     ),
     "pip install '.[local]'": (

@@ -108,6 +108,8 @@ def run_here(page, place, clone, **variables):
 @pytest.mark.parametrize("page", pages_for(""))
 def test_page_works_here(page, clone, request):
     """In a clone, with nothing but what the page has brought, one command after the other succeeds."""
+    if page == "docs/executors.md" and not shutil.which("jq"):
+        pytest.skip("no jq: apt-get install jq")
     write_files(page, clone)
     if any("dist/" in block.text for block in shell(page, "")):
         shutil.copytree(request.getfixturevalue("dist"), clone / "dist")
@@ -127,6 +129,8 @@ def test_page_works_at_a_cluster(page, clone):
 @pytest.mark.parametrize("page", pages_for("docker"))
 def test_page_works_with_docker(page, clone, compose, tmp_path):
     """Compose starts what the page says; only its project's name and ports are the test's own."""
+    if shutil.which("curl") is None:
+        pytest.skip("no curl: apt-get install curl")
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, command in {
@@ -142,7 +146,7 @@ def test_page_works_with_docker(page, clone, compose, tmp_path):
 
 @pytest.fixture(scope="module")
 def manual(debian, wheels):
-    """A fresh Debian with a clone, on which the manual has been followed from its beginning to its end."""
+    """A fresh Debian with a clone, on which the manual has been followed to its end; nothing was restored."""
     with boot(
         debian, "--volume", f"{wheels}:/wheels:ro", "--workdir", "/root/aragora-q"
     ) as machine:
@@ -151,23 +155,29 @@ def manual(debian, wheels):
             f" docker exec --interactive {machine.id} tar x",
             shell=True, cwd=ROOT, check=True,
         )  # fmt: skip
-        follow(machine, MANUAL)
+        # A reader does not restart Redis five times in ten seconds; tests of several pages do.
+        machine(
+            "mkdir -p /run/systemd/system/redis-server.service.d; cd /run/systemd/system;"
+            " printf '[Unit]\\nStartLimitIntervalSec=0\\n' > redis-server.service.d/tests.conf;"
+            " systemctl daemon-reload"
+        )
+        follow(
+            machine, [b for b in shell(MANUAL, "debian") if b.section not in {"Back up", "Restore"}]
+        )
         yield machine
 
 
-def follow(machine, page, *sections, before="", after=""):
-    """Run a page's blocks (of some sections) on a machine, after `before`; then `after` must be so."""
-    some = [b for b in shell(page, "debian") if not sections or b.section in sections]
-    session = f"{before}\n{script(some)}\n{after}"
+def follow(machine, some, before="", after=""):
+    """Run blocks on a machine, after `before`; then `after` must be so."""
+    session = f"set -e\n{before}\n{script(some)}\n{after}"
+    wheels = ("--env", "PIP_NO_INDEX=1", "--env", "PIP_FIND_LINKS=/wheels")
     done = subprocess.run(
-        [
-            "docker", "exec", "--interactive", "--env", "PIP_NO_INDEX=1", "--env",
-            "PIP_FIND_LINKS=/wheels", machine.id, "bash", "-c", session,
-        ],
-        input="y\n", capture_output=True, text=True, timeout=300, check=False,
+        ["docker", "exec", "--interactive", *wheels, machine.id, "timeout", "240", "bash", "-c", session],
+        input="y\n", capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    if done.returncode:
+        state = machine("systemctl list-jobs; journalctl --lines 50; tail /var/log/redis/*.log")
+        pytest.fail(f"{done.returncode}\n{done.stdout}\n{done.stderr}\n{state}")
 
 
 def test_manual_works(manual):
@@ -177,24 +187,39 @@ def test_manual_works(manual):
 
 
 def test_restore_brings_the_jobs_back(manual):
-    """Backed up, destroyed and restored: ended jobs have their results, waiting ones wait or are run; what
-    came after the copy is gone; and the append-only file is on again, for the next start, too.
+    """Backed up, destroyed, restored: an ended job is as it was, a delayed one waits, a running one is run
+    again, uncharged; what came after the copy is gone. So it is after the next start of Redis, too.
     """
+
+    def section(name):
+        return [block for block in shell(MANUAL, "debian") if block.section == name]
+
     before = f"""
         aragora-q enqueue 'Is it kept?' --id ended {ASK} --wait --quiet
         aragora-q status ended --json > /tmp/ended
         aragora-q enqueue 'Is it here?' --id waiting {ASK} --delay 1d
+        aragora-q enqueue 'Is it run?' --id running {ASK} --queue slow
+        export ARAGORA_QUEUE_CLAIM_IDLE_MS=1000
+        aragora-q worker --queue slow --exec 'sleep 600' --metrics-port 0 >/dev/null 2>&1 & worker=$!
+        until aragora-q status running --queue slow --json | grep '"processing"'; do sleep 0.1; done
     """
-    follow(
-        manual, MANUAL, "Back up", before=before, after="aragora-q enqueue Late? --id late " + ASK
-    )
+    after = f"kill -KILL $worker; aragora-q enqueue 'Too late?' --id late {ASK}"
+    follow(manual, section("Back up"), before, after)
+
     destroy = "systemctl stop redis-server; rm -rf /var/lib/redis/*; systemctl start redis-server"
-    follow(manual, MANUAL, "Restore", before=f"{destroy}; aragora-q status ended && exit 1")
-    assert manual("aragora-q status ended --json | diff - /tmp/ended && echo same") == "same"
-    assert "no job late" in manual("aragora-q status late 2>&1 || true")
-    manual("systemctl restart redis-server; until redis-cli ping; do sleep 0.1; done")
-    manual("aragora-q status ended waiting")
-    manual(f"aragora-q enqueue 'Does it go on?' {ASK} --wait --timeout 60 --quiet")
+    after = f"""
+        systemctl restart redis-server
+        aragora-q status ended --json | diff /tmp/ended -
+        aragora-q status waiting --json | grep '"pending"'
+        aragora-q status late || test $? = 3
+        aragora-q enqueue 'Does it go on?' {ASK} --wait --timeout 60 --quiet
+        export ARAGORA_QUEUE_CLAIM_IDLE_MS=1000
+        aragora-q worker --queue slow --exec 'echo {{}}' --metrics-port 0 >/dev/null 2>&1 & worker=$!
+        aragora-q wait running --queue slow --timeout 90 --quiet
+        kill $worker
+        aragora-q status running --queue slow --json | grep '"attempts":1,'
+    """
+    follow(manual, section("Restore"), f"{destroy}; aragora-q status ended || test $? = 3", after)
 
 
 BOTH_UP = "systemctl is-active aragora-q-worker@1 aragora-q-worker@2"
@@ -206,7 +231,7 @@ RUNBOOKS = {
     "crashes": ("systemctl kill --signal KILL aragora-q-worker@1", ""),
     "dead-letters": (
         """echo '{"id": "dead", "payload": {"agents": []}}' | aragora-q enqueue -
-        aragora-q wait dead --quiet && exit 1""",
+        aragora-q wait dead --quiet || test $? = 1""",
         "aragora-q stats --json | grep '\"requeued\": *1'",
     ),
     "eviction": (
@@ -223,7 +248,7 @@ RUNBOOKS = {
         f"""systemctl stop 'aragora-q-worker@*'
         aragora-q enqueue 'Who is there?' --id unheard {ASK}
         echo 'concurrency = "many"' > /etc/aragora-q/conf.d/wrong.toml
-        systemctl start aragora-q-worker@1 aragora-q-worker@2
+        systemctl start aragora-q-worker@1 aragora-q-worker@2 || true
         rm /etc/aragora-q/conf.d/wrong.toml""",
         f"aragora-q wait unheard --timeout 60 --quiet; {BOTH_UP}",
     ),
@@ -237,8 +262,8 @@ RUNBOOKS = {
     ),
     "redis-away": (
         f"""aragora-q enqueue 'Is it safe?' --id safe {ASK} --wait --quiet
-        echo 'no command' >> /var/lib/redis/appendonlydir/*.incr.aof
-        systemctl restart redis-server""",
+        echo 'no command' | tee --append /var/lib/redis/appendonlydir/*.incr.aof
+        systemctl restart redis-server || redis-cli ping || test $? = 1""",
         f"aragora-q status safe; {BOTH_UP}",
     ),
     "redis-memory-high": ("", ""),
@@ -260,7 +285,7 @@ def test_every_runbook_is_tried():
 def test_runbook_helps(name, manual):
     """In the trouble that it is for, every command of a runbook works, and the trouble is gone."""
     before, after = RUNBOOKS[name]
-    follow(manual, f"docs/runbooks/{name}.md", before=before, after=after)
+    follow(manual, shell(f"docs/runbooks/{name}.md", "debian"), before, after)
 
 
 @pytest.mark.parametrize(
@@ -268,4 +293,4 @@ def test_runbook_helps(name, manual):
 )
 def test_page_works_on_debian(page, manual):
     """As root, in the clone, one command after the other succeeds."""
-    follow(manual, page)
+    follow(manual, shell(page, "debian"))
