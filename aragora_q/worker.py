@@ -363,7 +363,7 @@ class DebateWorker:
             "slots": str(self._slots),
             **self._info,
         }
-        deadline = time.monotonic() + self._lease_seconds
+        deadline = None
         while True:
             other = await self._served("register", self._session.current_boot)
             dead_boot_id = other.get("boot_id", "") if process.is_known_dead(other) else ""
@@ -372,6 +372,7 @@ class DebateWorker:
             if not left:
                 self._must_register = False
                 return
+            deadline = deadline or time.monotonic() + left  # a dead holder's lease is over then
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"worker id {self.identity.worker_id} is in use by pid {other.get('pid')} on "

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Sign a worker on, unless its id is held by another boot whose heartbeat is younger than a lease.
+-- Sign a worker on, unless its id is held by another boot whose heartbeat is younger than that one's lease.
 -- include: silence
 -- keys: stream_high stream_normal stream_low control workers worker
 -- args: worker_stem worker_id boot_id lease_ms record_ttl_ms dead_boot_id info
@@ -11,14 +11,14 @@ local schema = whole(redis.call('HGET', control, 'schema')) or SCHEMA
 if schema > SCHEMA then return {'newer', schema} end
 redis.call('HSET', control, 'schema', schema)
 
-local current = redis.call('HGET', worker, 'boot_id')
+local current, held_ms = unpack(redis.call('HMGET', worker, 'boot_id', 'lease_ms'))
 if current and current ~= boot_id and current ~= dead_boot_id then
   local heartbeat = tonumber(redis.call('ZSCORE', workers, worker_id) or nil)
   if heartbeat and heartbeat > now then  -- the clock was set back: whoever lives beats again within a lease
     redis.call('ZADD', workers, now, worker_id)
     heartbeat = now
   end
-  local left = heartbeat and heartbeat + lease_ms - now or 0
+  local left = heartbeat and heartbeat + (whole(held_ms) or lease_ms) - now or 0
   if left > 0 then return {'taken', left} end
 end
 observe_silence(tonumber(lease_ms))  -- before our own heartbeat breaks it

@@ -224,6 +224,16 @@ async def test_paused_queue_starts_nothing(stage):
     assert [event for event, _ in stage.events()] == ["enqueued", "paused", "resumed", "started"]
 
 
+async def test_an_id_is_its_holders_for_the_holders_lease(stage):
+    """Who signs on with a shorter lease takes no id from a worker whose own, longer one is not over."""
+    await stage.worker("w1", lease_seconds=60)
+    stage.silence("w1", 20)
+    rival = stage.queue.session(Identity("w1"), lease_seconds=5)
+    assert 30 < await rival.register({}) <= 40
+    stage.silence("w1", 45)
+    assert await rival.register({}) == 0
+
+
 async def test_unregistered_worker_starts_nothing(stage):
     """Without a record of this very boot, nothing is taken."""
     await stage.worker("w1")

@@ -438,7 +438,7 @@ async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_stage, crew):
     await wait_until(lambda: steps.entered)
     await stage.queue.cancel("a")
     steps.gate.set()
-    await wait_until(lambda: worker.metrics.jobs["cancelled"]._value.get(), what="the verdict")
+    await wait_until(worker.metrics.jobs["cancelled"]._value.get, what="the verdict")
     await worker.stop()
     assert worker.metrics.leases_lost._value.get() == 0
     assert await stage.queue.get_status("a") is JobStatus.CANCELLED
