@@ -77,14 +77,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.stage.close())
         self.loop.close()
 
-    @initialize()
-    def sign_on(self):
-        for worker in WORKERS:
-            self._sign_on(worker)
+    @initialize(worker=workers, is_doomed=st.booleans())
+    def sign_on(self, worker, is_doomed):
+        for each in WORKERS:
+            self._sign_on(each)
         for lane in LANES:
             self.enqueue(lane=lane, max_attempts=3, delayed=False)
-        for worker in WORKERS:
-            self.start(worker=worker, limit=2, low_first=False)
+        for each in WORKERS:
+            self.start(worker=each, limit=2, low_first=False)
+        if is_doomed:  # else what is rare would be left to luck
+            self.a_job_kills_whoever_starts_it(number=0, worker=worker)
 
     def _sign_on(self, worker):
         session = self.stage.queue.session(Identity(worker))
