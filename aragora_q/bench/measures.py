@@ -213,7 +213,8 @@ def backlog(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
             many_stats = [_stats_ms(stand) for _ in range(sizes.windows)]
         # Wider windows: those of one long drain overlap by the jobs in flight, the few's stand alone.
         windows = list(batched(first, sizes.few * 5 // 2))
-        _await_completed(stand, first[-1])
+        for job in first[-2 * CONCURRENCY :]:  # the last may end before those beside it
+            _await_completed(stand, job)
     many = [_completed_rate(stand, window) for window in windows]
     yield Figure("deep_drain", many, [median(few[1:])] * len(many))
     yield Figure("deep_stats", many_stats, few_stats[1:])
