@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -194,16 +195,16 @@ def backlog(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
     A fifth, because the server's table of keys may double on the way: while its entries move, which at
     a million takes some 70,000 jobs, each job costs the server half as much again.
     """
-    with stand.worker("noop", CONCURRENCY) as worker:
+    with stand.worker("noop", CONCURRENCY):
         few, few_stats = [], []
         for _ in range(sizes.windows + 1):
-            with worker.held():
+            with _paused(stand):
                 jobs = new_jobs(sizes.few)
                 _enqueue(stand, jobs)
                 few_stats.append(_stats_ms(stand))
             _await_completed(stand, jobs[-1])
             few.append(_completed_rate(stand, jobs))
-        with worker.held():
+        with _paused(stand):
             first: list[Job] = []
             for number in range(0, sizes.many, LOAD_BATCH):
                 jobs = new_jobs(min(LOAD_BATCH, sizes.many - number))
@@ -219,6 +220,14 @@ def backlog(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
     yield Figure("deep_drain", many, [median(few[1:])] * len(many))
     yield Figure("deep_stats", many_stats, few_stats[1:])
     stand.flush()
+
+
+@contextmanager
+def _paused(stand: Stand) -> Iterator[None]:
+    """No job starts while jobs are put in place."""
+    _with_queue(stand, lambda queue: queue.pause())
+    yield
+    _with_queue(stand, lambda queue: queue.pause(paused=False))
 
 
 def _stats_ms(stand: Stand) -> float:

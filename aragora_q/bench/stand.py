@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -126,7 +125,7 @@ class Stand:
 
 
 class Worker:
-    """A worker process that can be held still."""
+    """A worker process."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self._process = process
@@ -136,15 +135,6 @@ class Worker:
         """Wait for the end of a burst."""
         if self._process.wait(600):
             raise RuntimeError(f"the worker failed: {self._log.read_text()[-500:]}")
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """It stands still while jobs are put in place."""
-        self._process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._process.send_signal(signal.SIGCONT)
 
     def rss_bytes(self) -> int:
         """Its resident memory."""
