@@ -54,6 +54,7 @@ class Server:
             "--save", "", "--daemonize", "no", *args,
         ]  # fmt: skip
         self.options = {"port": self.port}
+        self.environment = None  # of the process; None: this one's
         self.process = None
 
     @property
@@ -63,7 +64,7 @@ class Server:
     def start(self, *, wait=True):
         log = (self.directory / "log").open("ab")
         self.process = subprocess.Popen(
-            self._command, stdout=log, stderr=log, start_new_session=True
+            self._command, stdout=log, stderr=log, start_new_session=True, env=self.environment
         )
         log.close()
         if wait:

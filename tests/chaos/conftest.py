@@ -29,24 +29,6 @@ def shim(tmp_path_factory):
     return compiled
 
 
-class PreloadedServer(servers.Server):
-    """A server with a shim in front of the C library."""
-
-    preload = ""
-    variables = None
-
-    def start(self, *, wait=True):
-        log = (self.directory / "log").open("ab")
-        environment = {**os.environ, **(self.variables or {}), "LD_PRELOAD": self.preload}
-        self.process = subprocess.Popen(
-            self._command, stdout=log, stderr=log, start_new_session=True, env=environment
-        )
-        log.close()
-        if wait:
-            self.wait()
-        return self
-
-
 @pytest.fixture
 def preloaded_server(shim):
     """Starts servers under a shim: `preloaded_server("clock", binary, *args, VARIABLE=…)`."""
@@ -54,10 +36,10 @@ def preloaded_server(shim):
 
     def start(name, binary, *args, **variables):
         try:
-            server = PreloadedServer(binary(), *args)
+            server = servers.Server(binary(), *args)
         except servers.Unavailable as reason:
             pytest.skip(str(reason))
-        server.preload, server.variables = shim(name), variables
+        server.environment = {**os.environ, **variables, "LD_PRELOAD": shim(name)}
         started.append(server)
         return server.start()
 

@@ -7,7 +7,7 @@ import pytest
 from stage import Stage
 from waiting import wait_until_sync
 
-from aragora_q.base import Completed, Failed, Retry
+from aragora_q.base import Completed, Failed, Job, Retry
 
 
 @pytest.fixture
@@ -83,8 +83,6 @@ async def test_list_is_newest_first_and_bounded(stage, invoke):
 
 
 def _job(n):
-    from aragora_q.base import Job
-
     return Job(payload={"n": n}, id=f"j{n}")
 
 

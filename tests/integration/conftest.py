@@ -1,7 +1,8 @@
-"""Stages: a queue on a real server, and invariant Z checked when the test is over."""
+"""Stages: a queue on a real server, and invariant Z checked when the test is over; workers on them."""
 
 import invariants
 import pytest
+from crew import Crew
 from stage import Stage
 
 
@@ -33,3 +34,11 @@ async def new_stage(redis_url):
 
     yield make
     await _close(*made)
+
+
+@pytest.fixture
+async def crew():
+    """Hires workers in this process, and dismisses them when the test is over."""
+    crew = Crew()
+    yield crew
+    await crew.dismiss()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from crew import Crew, ended
+from crew import ended
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.connection import BLOCK_SECONDS
@@ -136,13 +136,6 @@ def test_defect_has_its_test(defect):
             n.name for n in tree.body if isinstance(n, ast.AsyncFunctionDef | ast.FunctionDef)
         }
         assert name in functions, reference
-
-
-@pytest.fixture
-async def crew():
-    crew = Crew()
-    yield crew
-    await crew.dismiss()
 
 
 async def _done(job):

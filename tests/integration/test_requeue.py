@@ -2,7 +2,8 @@
 
 import pytest
 
-from aragora_q.base import Completed, Failed, JobStatus, Retry
+from aragora_q.base import Completed, Failed, Job, JobStatus, Retry
+from aragora_q.errors import TryAgain
 
 
 async def test_a_requeued_job_begins_anew_and_keeps_what_it_paid_for(stage):
@@ -59,23 +60,15 @@ async def test_a_dead_letter_that_never_was_a_job_stays_one(stage):
 
 async def test_more_than_a_batch_is_requeued(stage):
     """Batches are the queue's business: 250 ids, 250 answers, in order."""
-    await stage.queue.enqueue_many([_job(n) for n in range(250)])
+    await stage.queue.enqueue_many([Job({}, id=f"j{n}") for n in range(250)])
     for n in range(250):
         await stage.queue.cancel(f"j{n}")
     ids = [f"j{n}" for n in range(250)]
     assert await stage.queue.requeue([*ids, "nobody"]) == ["requeued"] * 250 + ["unknown"]
 
 
-def _job(n):
-    from aragora_q.base import Job
-
-    return Job(payload={"n": n}, id=f"j{n}")
-
-
 async def test_a_full_server_takes_no_job_back(new_stage, raw):
     """Requeue takes in data, so it is refused when memory is full, and the dead letter stays whole."""
-    from aragora_q.errors import TryAgain
-
     stage = new_stage()
     await stage.enqueue("a")
     await stage.queue.cancel("a")

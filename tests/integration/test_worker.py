@@ -12,7 +12,7 @@ import urllib.request
 from collections import Counter
 
 import pytest
-from crew import Crew, Steps, ended, reaping
+from crew import Steps, ended, reaping
 from prometheus_client import generate_latest
 from waiting import wait_until
 
@@ -31,13 +31,6 @@ from aragora_q.retry import RetryPolicy
 from aragora_q.streams import RedisStreamsQueue
 
 LONG_LEASE = {"claim_idle_ms": 60_000}
-
-
-@pytest.fixture
-async def crew():
-    crew = Crew()
-    yield crew
-    await crew.dismiss()
 
 
 async def done(job):

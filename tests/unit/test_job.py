@@ -25,8 +25,8 @@ def debate(**changed):
     return {"question": "Why?", "agents": ["claude", "gpt"], **changed}
 
 
-def test_the_seeds_job():
-    """The seed's arguments make a job with exactly those fields, a random id, and nothing delayed."""
+def test_the_specified_job():
+    """The specification's arguments make a job with exactly those fields, a random id, and nothing delayed."""
     job = create_debate_job(
         question="Should we use microservices?",
         agents=["claude", "gpt"],
@@ -44,7 +44,7 @@ def test_the_seeds_job():
     assert create_debate_job("Why?", ["a", "b"]).id != job.id
 
 
-def test_defaults_are_the_seeds():
+def test_defaults_are_as_specified():
     """Three rounds and a majority, unless asked otherwise."""
     payload = DebateJobPayload.from_dict(debate())
     assert (payload.rounds, payload.consensus) == (3, "majority")

@@ -1,4 +1,4 @@
-"""Every key of a queue: the seed's names literally, one slot on a cluster, and no two keys the same."""
+"""Every key of a queue: names literally as specified, one slot on a cluster, and no two keys the same."""
 
 import re
 from pathlib import Path
@@ -46,8 +46,8 @@ def all_keys(keys, job_id, worker_id):
     ]
 
 
-def test_names_are_the_seeds():
-    """The stream and the group that the seed's redis-cli lines name."""
+def test_names_are_as_specified():
+    """The stream and the group that the specification's redis-cli lines name."""
     keys = QueueKeys("aragora:queue:", "debates")
     assert keys.stream_normal == "aragora:queue:debates:stream"
     assert GROUP == "aragora-workers"

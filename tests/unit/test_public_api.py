@@ -1,4 +1,4 @@
-"""The public names: those the seed uses, and nothing that does not exist."""
+"""The public names: those the specification uses, and nothing that does not exist."""
 
 import ast
 import inspect
@@ -8,7 +8,7 @@ import pytest
 
 import aragora_q
 
-SEED_NAMES = {
+SPECIFIED_NAMES = {
     "create_redis_queue",
     "create_debate_job",
     "DebateWorker",
@@ -24,7 +24,7 @@ SEED_NAMES = {
     "DebateResult",
     "JobStatusTracker",
 }
-SEED_MODULES = {
+SPECIFIED_MODULES = {
     "base": {"JobQueue", "Job", "JobStatus"},
     "streams": {"RedisStreamsQueue"},
     "worker": {"DebateWorker"},
@@ -42,9 +42,9 @@ def test_all_is_sorted_and_complete():
     assert {*aragora_q._HOMES, "__version__"} == set(aragora_q.__all__)
 
 
-def test_the_seeds_names_are_public():
-    """Everything the seed imports or lists among its components."""
-    assert set(aragora_q.__all__) >= SEED_NAMES
+def test_specified_names_are_public():
+    """Everything the specification imports or lists among its components."""
+    assert set(aragora_q.__all__) >= SPECIFIED_NAMES
 
 
 @pytest.mark.parametrize("name", aragora_q.__all__)
@@ -55,10 +55,10 @@ def test_every_name_can_be_had_and_explains_itself(name):
         assert value.__doc__, name
 
 
-@pytest.mark.parametrize("module", SEED_MODULES)
-def test_components_live_where_the_seed_says(module):
-    """The seed's table of modules holds, the package renamed."""
-    for name in SEED_MODULES[module]:
+@pytest.mark.parametrize("module", SPECIFIED_MODULES)
+def test_components_live_where_the_specification_says(module):
+    """The specification's table of modules holds, the package renamed."""
+    for name in SPECIFIED_MODULES[module]:
         assert getattr(aragora_q, name).__module__ == f"aragora_q.{module}"
 
 

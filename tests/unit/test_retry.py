@@ -1,4 +1,4 @@
-"""When to try again and after how long: the seed's policy, table and lists, exactly."""
+"""When to try again and after how long: the specification's policy, table and lists, exactly."""
 
 import math
 
@@ -24,8 +24,8 @@ policies = st.builds(
 )
 
 
-def test_defaults_are_the_seeds():
-    """A policy without arguments is the one that the seed prints."""
+def test_defaults_are_as_specified():
+    """A policy without arguments is the one that the specification prints."""
     assert RetryPolicy() == RetryPolicy(
         max_attempts=3,
         base_delay_seconds=1.0,
@@ -36,7 +36,7 @@ def test_defaults_are_the_seeds():
 
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(0, 1.0), (1, 2.0), (2, 4.0)])
-def test_delays_are_the_seeds_table(attempt, seconds):
+def test_delays_are_as_specified(attempt, seconds):
     """Attempt 0: 1 s, 1: 2 s, 2: 4 s; with jitter never further than 20 % from it, and on both sides."""
     assert RetryPolicy(jitter=False).delay_seconds(attempt) == seconds
     delays = [RetryPolicy().delay_seconds(attempt) for _ in range(1000)]
@@ -112,7 +112,7 @@ class OurOwn(ValueError):
     ],
 )
 def test_retryable_errors(error):
-    """The seed's first list: connection, timeout, runtime and generic errors are tried again."""
+    """The specification's first list: connection, timeout, runtime and generic errors are tried again."""
     assert is_retryable_error(error)
 
 
@@ -132,7 +132,7 @@ def test_retryable_errors(error):
     ],
 )
 def test_non_retryable_errors(error):
-    """The seed's second list: value, type and key errors, and three patterns in the message."""
+    """The specification's second list: value, type and key errors, and three patterns in the message."""
     assert not is_retryable_error(error)
 
 

@@ -1,4 +1,4 @@
-"""The document that the system was ordered by, run as printed: only the package is renamed.
+"""The specification that the system was built to, run as printed: only the package is renamed.
 
 Its Python blocks run in order in one namespace, its shell lines in a shell, its tables row by row.
 What is about Docker is tested with the files it is about.
@@ -30,14 +30,14 @@ from aragora_q.retry import is_retryable_error
 from aragora_q.streams import RedisStreamsQueue
 
 ROOT = Path(__file__).parents[2]
-SEED = (ROOT / "tests" / "fixtures" / "seed.md").read_text()
+SPECIFICATION = (ROOT / "tests" / "fixtures" / "specification.md").read_text()
 QUEUE = "aragora:queue:debates:"
 
 
 def section(title):
     """The text under a heading, up to the next one of its level or above."""
-    start = re.search(rf"^(#+) {re.escape(title)}$", SEED, re.MULTILINE)
-    text = SEED[start.end() :]
+    start = re.search(rf"^(#+) {re.escape(title)}$", SPECIFICATION, re.MULTILINE)
+    text = SPECIFICATION[start.end() :]
     end = re.search(
         rf"^#{{1,{len(start[1])}}} ",
         re.sub(r"```.*?```", _blank, text, flags=re.DOTALL),
@@ -50,7 +50,7 @@ def _blank(match):
     return re.sub(r"[^\n]", " ", match[0])
 
 
-def blocks(language, text=SEED):
+def blocks(language, text=SPECIFICATION):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -63,7 +63,7 @@ def table(title):
 async def run(code, namespace):
     """Run a block of Python, with `await` at its top level as the document has it."""
     renamed = code.replace("aragora.queue", "aragora_q")
-    compiled = compile(renamed, "seed.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    compiled = compile(renamed, "specification.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     result = eval(compiled, namespace)
     if inspect.isawaitable(result):
         await result
