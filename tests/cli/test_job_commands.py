@@ -226,7 +226,7 @@ async def test_requeue_says_what_it_cannot_do(stage, invoke):
     assert "line 1: neither a job id nor a JSON object with one" in broken.err
 
 
-async def test_tail_shows_transitions_and_progress_and_resumes(stage, start_command, invoke):
+async def test_tail_shows_transitions_and_progress_and_resumes(stage, start_command):
     """Events come as they happen, one JSON line per job; --after goes on where the last one was."""
     process = start_command("tail", "--after", "0", "--jsonl")
     session = await stage.worker(lease_seconds=600)

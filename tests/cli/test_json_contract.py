@@ -66,7 +66,7 @@ def test_status(invoke, jobs):
     }  # fmt: skip
 
 
-def test_enqueue(invoke, tmp_path):
+def test_enqueue(invoke):
     """One debate; lines of which one is refused."""
     assert set(invoke("enqueue", "What?", "--agents", AGENTS, "--json").object) == {"id", "created"}
     good = json.dumps({"question": "What?", "agents": AGENTS.split(",")})

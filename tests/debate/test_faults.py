@@ -42,7 +42,7 @@ FAULTS = {
 
 
 @pytest.fixture
-def new_agent(monkeypatch):
+def new_agent():
     """A model agent for an entry of `[agents]`."""
     from aragora_q.executors.debate.llm import ModelAgent
 
@@ -99,10 +99,8 @@ async def test_replies_come_in_the_form_asked_for(stub, new_agent, api):
 )
 async def test_a_call_costs_what_the_price_list_says(stub, new_agent, api, model):
     """Known models have a price, unknown ones none."""
-    from aragora_q.executors.debate import llm
-
-    known = llm.ModelAgent("tested", AgentConfig(**stub.agent(api, model)), "key")
-    unknown = llm.ModelAgent("tested", AgentConfig(**stub.agent(api, "nobody-sells-this")), "key")
+    known = new_agent(stub.agent(api, model))
+    unknown = new_agent(stub.agent(api, "nobody-sells-this"))
     assert (await unknown.reply(Propose("Tea?"))).cost_usd == 0
     assert (await known.reply(Propose("Tea?"))).cost_usd > 0
 

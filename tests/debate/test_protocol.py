@@ -276,11 +276,8 @@ async def test_a_cost_budget_counts_what_calls_cost(seat_scripted, run_debate):
     assert (result["rounds_used"], result["token_usage"]["requests"]) == (1, 12)
 
 
-async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(
-    seat_scripted, run_debate, monkeypatch
-):
+async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(seat_scripted, run_debate):
     """The clock runs from the first attempt's start: later attempts do not get new time."""
-
     seat_scripted(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
     _, session, _ = await run_debate(agents=THREE, rounds=0)  # another journal, of that start
     session.kept = {"life/started": {"at": session.kept["life/started"]["at"] - 85}}

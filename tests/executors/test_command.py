@@ -457,7 +457,7 @@ def test_command_that_cannot_run_is_refused_at_start(tmp_path, line, error):
         command.create(QueueConfig(exec_command=line))
 
 
-def test_arguments_are_words_not_shell(on_loop, tmp_path):
+def test_arguments_are_words_not_shell(on_loop):
     """Quotes group words; nothing of the command line is expanded."""
     line = """printf '{"words": "%s|%s"}' '$HOME; a' b"""
     executor = command.create(QueueConfig(exec_command=line))

@@ -206,7 +206,7 @@ def test_worker_lines_run_as_printed(redis_url, raw, command):
         wait_until_sync(lambda: not registered(), what="workers signing off")
 
 
-def test_redis_cli_lines_of_troubleshooting(redis_url, raw):
+def test_redis_cli_lines_of_troubleshooting(redis_url):
     """`ping`, `XINFO GROUPS` and `XPENDING` show what the document sends the operator to look for."""
     lines = re.findall(r"`(redis-cli [^`]+)`", section("Troubleshooting"))
     assert len(lines) == 3

@@ -74,7 +74,7 @@ async def test_no_replica_answers_in_time(shared, staged, impatient):
     await wait_until(is_confirmed, 20, "the replicas to catch up")
 
 
-async def test_refused_before_writing(own_binary, tmp_path):
+async def test_refused_before_writing(own_binary):
     """No replica, no append-only file, no WAITAOF: 78, and not one key."""
     old = own_binary(servers.debian_redis, "--appendonly", "yes")
     new = own_binary(servers.redis82)

@@ -101,7 +101,7 @@ def test_tls_is_verified(shared, tmp_path):
     refused(reap(**missing), 78, "certificates")
 
 
-def test_a_named_authority_is_the_only_one(shared, tmp_path, monkeypatch):
+def test_a_named_authority_is_the_only_one(shared, monkeypatch):
     """With `redis_tls_ca_file`, a certificate that the system's authorities signed is not enough."""
     tls = shared("tls")
     given = {**environment(tls), "SSL_CERT_FILE": tls.certificates["ca.crt"]}
@@ -222,7 +222,7 @@ def test_topologies_are_all_contract_tested():
     assert set(SCHEMES.values()) - {"single"} < set(BACKENDS)
 
 
-def test_waiting_for_a_silent_host_is_bounded(tmp_path):
+def test_waiting_for_a_silent_host_is_bounded():
     """A host that swallows packets costs a command its connect timeout, then 69."""
     import socket
 
