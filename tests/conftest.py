@@ -69,12 +69,15 @@ def raw(redis_url):
 
 @pytest.fixture
 def own_server():
-    """Starts servers of the test's own, which it may kill: `own_server("--appendonly", "yes")`."""
+    """Starts servers of the test's own, which it may kill: `own_server("--appendonly", "yes")`.
+
+    `binary` finds another server than the usual one; the test is skipped where that is missing.
+    """
     started = []
 
-    def start(*args):
+    def start(*args, binary=servers.any_server):
         try:
-            server = servers.Server(servers.any_server(), *args)
+            server = servers.Server(binary(), *args)
         except servers.Unavailable as reason:
             pytest.skip(str(reason))
         started.append(server)

@@ -364,16 +364,10 @@ class TestAround:
         assert "cannot be a producer: may not xadd, zadd" in told
         assert "stats" not in told
 
-    def test_a_server_too_old_is_the_last_finding(self, invoke):
+    def test_a_server_too_old_is_the_last_finding(self, invoke, own_server):
         """What is too old for our scripts is told, with the remedy; the data is not judged."""
-        try:
-            server = servers.Server(servers.redis62()).start()
-        except servers.Unavailable as reason:
-            pytest.skip(str(reason))
-        try:
-            ended = invoke("doctor", "--json", "--redis-url", server.url)
-        finally:
-            server.stop()
+        server = own_server(binary=servers.redis62)
+        ended = invoke("doctor", "--json", "--redis-url", server.url)
         [found] = ended.object["findings"]
         assert (ended.code, found["severity"], found["check"]) == (1, "error", "server")
         assert "too old" in found["evidence"]

@@ -314,16 +314,9 @@ def test_evicting_server_is_refused(own_server):
     assert done.returncode == 0, done.stderr
 
 
-def test_old_server_is_refused():
+def test_old_server_is_refused(own_server):
     """78: a server without script flags, version and remedy named."""
-    try:
-        server = servers.Server(servers.redis62()).start()
-    except servers.Unavailable as reason:
-        pytest.skip(str(reason))
-    try:
-        _refused(server.url, 78, "Redis 6.2", "too old", "7.0")
-    finally:
-        server.stop()
+    _refused(own_server(binary=servers.redis62).url, 78, "Redis 6.2", "too old", "7.0")
 
 
 def test_wrong_password_is_refused(own_server):

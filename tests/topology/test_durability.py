@@ -20,24 +20,6 @@ def impatient(monkeypatch):
     monkeypatch.setitem(connection._CONFIRM, "fsync", ("WAITAOF", 1, 0, 300))
 
 
-@pytest.fixture
-def own_binary():
-    """Starts servers of a given binary; skips with the reason where there is none."""
-    started = []
-
-    def start(binary, *args):
-        try:
-            server = servers.Server(binary(), *args).start()
-        except servers.Unavailable as reason:
-            pytest.skip(str(reason))
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
-
-
 async def test_replica_confirms(shared, staged):
     """With a replica that answers, an enqueue is durable, on Sentinel and on the slot's node of a cluster."""
     for name in ("sentinel", "cluster"):
@@ -74,10 +56,10 @@ async def test_no_replica_answers_in_time(shared, staged, impatient):
     await wait_until(is_confirmed, 20, "the replicas to catch up")
 
 
-async def test_refused_before_writing(own_binary):
+async def test_refused_before_writing(own_server):
     """No replica, no append-only file, no WAITAOF: 78, and not one key."""
-    old = own_binary(servers.debian_redis, "--appendonly", "yes")
-    new = own_binary(servers.redis82)
+    old = own_server("--appendonly", "yes", binary=servers.debian_redis)
+    new = own_server(binary=servers.redis82)
     for server, durability, word in (
         (old, "replica", "no replica"),
         (old, "fsync", "WAITAOF"),
@@ -91,9 +73,9 @@ async def test_refused_before_writing(own_binary):
 
 
 @pytest.mark.parametrize("binary", [servers.redis82, servers.valkey8, servers.valkey9])
-async def test_the_disk_confirms(own_binary, binary):
+async def test_the_disk_confirms(own_server, binary):
     """fsync is kept by every server that knows WAITAOF."""
-    server = own_binary(binary, "--appendonly", "yes")
+    server = own_server("--appendonly", "yes", binary=binary)
     stage = Stage(server.url, durability="fsync")
     [answer] = await stage.queue.enqueue_many([Job(payload={}, id="a")])
     assert (answer.created, answer.durable) == (True, True)
@@ -110,9 +92,9 @@ async def test_the_first_enqueue_is_confirmed_once(shared, staged):
     assert stage.counters()["durable_batches"] == 1
 
 
-async def test_scripts_forgotten_meanwhile(own_binary):
+async def test_scripts_forgotten_meanwhile(own_server):
     """NOSCRIPT in the middle of a durable enqueue costs a second try, not the confirmation."""
-    server = own_binary(servers.redis82, "--appendonly", "yes")
+    server = own_server("--appendonly", "yes", binary=servers.redis82)
     stage = Stage(server.url, durability="fsync")
     await stage.enqueue("a")
     with redis.Redis(port=server.port) as raw:

@@ -39,16 +39,10 @@ def refused(done, code, *words):
         assert word in done.stderr, done.stderr
 
 
-def test_redis_6_is_refused():
+def test_redis_6_is_refused(own_server):
     """Row 39: a server without script flags is refused with 78, version and remedy named."""
-    try:
-        server = servers.Server(servers.redis62()).start()
-    except servers.Unavailable as reason:
-        pytest.skip(str(reason))
-    try:
-        refused(reap(REDIS_URL=server.url), 78, "Redis 6.2", "too old", "7.0")
-    finally:
-        server.stop()
+    server = own_server(binary=servers.redis62)
+    refused(reap(REDIS_URL=server.url), 78, "Redis 6.2", "too old", "7.0")
 
 
 def test_wrong_topologies_are_told(shared):
