@@ -61,4 +61,4 @@ starts: packages ## Measure sizes and cold starts of those packages, and write b
 	$(BIN)/python bench/packages.py
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
