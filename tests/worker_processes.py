@@ -1,6 +1,5 @@
 """Real worker processes, to be killed, stopped and cut off; ended by pid when the test is over."""
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -76,7 +75,3 @@ class WorkerProcess:
     @property
     def is_alive(self):
         return self.process is not None and self.process.poll() is None
-
-
-def environment_of(redis_url, **more):
-    return {**os.environ, "REDIS_URL": redis_url, **more}

@@ -4,9 +4,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import processes
 import pytest
 import servers
-from worker_processes import WorkerProcess, environment_of
+from worker_processes import WorkerProcess
 
 SHIMS = Path(__file__).parent / "shims"
 
@@ -54,7 +55,7 @@ def worker_process(tmp_path):
     started = []
 
     def start(url, worker_id="w1", *args, **options):
-        environment = environment_of(url, **options.pop("environment", {}))
+        environment = processes.env(REDIS_URL=url, **options.pop("environment", {}))
         worker = WorkerProcess(tmp_path, worker_id, environment, *args, **options).start()
         started.append(worker)
         return worker

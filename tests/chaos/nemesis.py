@@ -22,11 +22,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import invariants
+import processes
 import redis
 import servers
 from fault_proxy import Proxy
 from stage import raw_client
-from worker_processes import WorkerProcess, environment_of
+from worker_processes import WorkerProcess
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
@@ -89,8 +90,8 @@ class Nemesis:
             self.server.stop()
 
     def _worker(self, n, url):
-        environment = environment_of(
-            url,
+        environment = processes.env(
+            REDIS_URL=url,
             FAULT_JOBS_FILE=str(self.directory / "runs"),
             ARAGORA_QUEUE_MAX_CRASHES="1000",
             ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS="0.3",

@@ -11,7 +11,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import redis
 import servers
+from waiting import wait_until_sync
 
 from aragora_q import connection
 from aragora_q.base import Job
@@ -55,7 +55,7 @@ def _start():
     replicas = [_Server(B, *replicaof) for _ in range(2)]
     for server in (primary, *replicas):
         server.start()
-    _until(lambda: all(_is_linked(replica) for replica in replicas), "replicas")
+    wait_until_sync(lambda: all(_is_linked(replica) for replica in replicas), 20, "the replicas")
     sentinels = [
         _Server(
             host,
@@ -64,16 +64,10 @@ def _start():
         ).start()
         for host in (A, B, B)
     ]
-    _until(lambda: all(_knows_all(sentinel) for sentinel in sentinels), "Sentinels")
+    wait_until_sync(
+        lambda: all(_knows_all(sentinel) for sentinel in sentinels), 20, "the Sentinels"
+    )
     return primary, replicas, sentinels
-
-
-def _until(condition, what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain for {what}")
-        time.sleep(0.05)
 
 
 def _is_linked(replica):

@@ -137,7 +137,7 @@ def test_package_is_complete(machine):
         "/lib/systemd/system/aragora-q-worker@.service", "/usr/share/doc/aragora-q/copyright",
         "/usr/share/doc/aragora-q/examples/prometheus/alerts.yml",
         "/usr/share/doc/aragora-q/examples/grafana/aragora-q.json",
-        "/usr/share/doc/aragora-q/runbooks/redis-away.md",
+        "/usr/share/doc/aragora-q/runbooks/redis-away.md", "/usr/share/doc/aragora-q/reliability.md",
     ):  # fmt: skip
         assert path in listed
 

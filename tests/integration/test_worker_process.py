@@ -11,7 +11,7 @@ import pytest
 import servers
 from crew import ended
 from waiting import wait_until, wait_until_sync
-from worker_processes import TESTS, WorkerProcess, environment_of
+from worker_processes import TESTS, WorkerProcess
 
 from aragora_q.base import Identity, Job, JobStatus
 from aragora_q.job import create_debate_job
@@ -23,7 +23,7 @@ def process(tmp_path):
     started = []
 
     def start(url, worker_id="p1", *args, environment=None, **options):
-        variables = environment_of(url, **(environment or {}))
+        variables = processes.env(REDIS_URL=url, **(environment or {}))
         started.append(WorkerProcess(tmp_path, worker_id, variables, *args, **options).start())
         return started[-1]
 
@@ -125,7 +125,7 @@ async def test_process_1_waits_for_no_thread(new_stage, redis_url, tmp_path):
     if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no right to make a PID namespace")
     stage = new_stage()
-    worker = WorkerProcess(tmp_path, "p1", environment_of(redis_url), before=apart).start()
+    worker = WorkerProcess(tmp_path, "p1", processes.env(REDIS_URL=redis_url), before=apart).start()
     worker.wait_until_started()
     try:
         await _enqueue(stage, "a", ["thread", 60])
@@ -246,7 +246,7 @@ async def test_sighup_reads_settings_again(new_stage, redis_url, systemd, tmp_pa
     stage = new_stage()
     settings = tmp_path / "settings.toml"
     settings.write_text("concurrency = 1\n")
-    variables = environment_of(redis_url, NOTIFY_SOCKET=systemd.path)
+    variables = processes.env(REDIS_URL=redis_url, NOTIFY_SOCKET=systemd.path)
     worker = WorkerProcess(tmp_path, "p1", variables, "--config", str(settings), slots=None)
     worker.start().wait_until_started()
     try:
@@ -281,7 +281,7 @@ def _refused(url, code, *words, args=(), **variables):
     """A worker that must not start: one line, a remedy, no traceback."""
     done = subprocess.run(
         processes.cli("worker", "--executor", "fault_jobs:make", "--metrics-port", "0", *args),
-        env=environment_of(url, PYTHONPATH=str(TESTS), **variables),
+        env=processes.env(REDIS_URL=url, PYTHONPATH=str(TESTS), **variables),
         check=False,
         capture_output=True,
         text=True,
@@ -302,8 +302,8 @@ def test_evicting_server_is_refused(own_server):
     _refused(url, 78, "allkeys-lru", "noeviction", "allow_eviction")
     done = subprocess.run(
         processes.cli("worker", "--burst", "--executor", "fault_jobs:make", "--metrics-port", "0"),
-        env=environment_of(
-            url,
+        env=processes.env(
+            REDIS_URL=url,
             PYTHONPATH=str(TESTS),
             ARAGORA_QUEUE_ALLOW_EVICTION="true",
         ),
@@ -337,8 +337,8 @@ async def test_worker_id_in_use_is_refused(new_stage, redis_url):
         processes.cli(
             "worker", "--worker-id", "p1", "--executor", "fault_jobs:make", "--metrics-port", "0"
         ),
-        env=environment_of(
-            redis_url,
+        env=processes.env(
+            REDIS_URL=redis_url,
             PYTHONPATH=str(TESTS),
             ARAGORA_QUEUE_CLAIM_IDLE_MS="500",
         ),
