@@ -167,13 +167,14 @@ class Connection:
         deadline, pause = time.monotonic() + seconds, 0.05
         while True:
             try:
-                with self.translating():
-                    return await call()
-            except (RedisUnreachable, Moving) as error:
+                return await call()
+            except (exceptions.RedisError, OSError) as cause:
+                error = translate(cause, self.address)
                 is_alone = self.endpoint.kind not in ("sentinel", "cluster")
-                is_final = is_alone or isinstance(error.__cause__, NobodyKnows)
-                if is_final or time.monotonic() + pause > deadline:
-                    raise
+                is_final = is_alone or isinstance(cause, NobodyKnows)
+                may_pass = isinstance(error, RedisUnreachable | Moving)
+                if is_final or not may_pass or time.monotonic() + pause > deadline:
+                    raise error from cause
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             pause = min(pause * 2, 1.0)
 

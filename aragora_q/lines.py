@@ -27,6 +27,9 @@ TOO_LONG = "Protocol error: invalid bulk length"
 REFUSAL_SECONDS = 2.0
 """How long a server may think about whether it would take a value."""
 
+SWEEP_SECONDS = 0.5
+"""How late at most a call is given up. One timer looks after all: one each costs a tenth of a call."""
+
 Command = Sequence[Any]
 
 _SHAPES: Mapping[Any, Any] = {
@@ -46,6 +49,8 @@ class Lines:
         self._idle: list[Any] = []
         self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
         self._is_closed = False
+        self._due: dict[asyncio.Timeout, float] = {}
+        self._is_sweeping = False
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Replies to commands that travel together; errors that the server answers in their places."""
@@ -57,13 +62,12 @@ class Lines:
         try:
             # One deadline for all of it, dialling included. redis-py's makes a task of every send, and
             # that task, with Python 3.11, swallows the cancel of whoever waits for it.
-            async with asyncio.timeout(self._timeout_seconds):
-                if not await _is_usable(line):
-                    await line.disconnect(nowait=True)
-                    await line.connect()
-                packed = [hiredis.pack_command((*each[0].split(), *each[1:])) for each in commands]
-                await line.send_packed_command(packed, check_health=False)
-                replies = [await _reply(line, each[0]) for each in commands]
+            async with asyncio.timeout(None) as deadline:
+                self._watch(deadline)
+                try:
+                    replies = await _converse(line, commands)
+                finally:
+                    self._due.pop(deadline, None)
         except BaseException as error:
             await line.disconnect(nowait=True)  # whatever it would still say, nobody waits for it
             if isinstance(error, TimeoutError):
@@ -80,6 +84,23 @@ class Lines:
         else:
             self._idle.append(line)
         return replies
+
+    def _watch(self, deadline: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        self._due[deadline] = loop.time() + self._timeout_seconds
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the deadlines of calls that take too long pass, and come again while there are calls."""
+        now = loop.time()
+        for deadline in [deadline for deadline, due in self._due.items() if due <= now]:
+            del self._due[deadline]
+            deadline.reschedule(now)
+        self._is_sweeping = bool(self._due)
+        if self._is_sweeping:
+            loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
     async def refusal_of(self, length: int) -> exceptions.ResponseError | None:
         """What the server says to a value of `length` bytes, which is announced and never sent.
@@ -113,6 +134,15 @@ class Lines:
 
 def _longest(commands: Sequence[Command]) -> int:
     return max(len(value) for each in commands for value in each if isinstance(value, bytes | str))
+
+
+async def _converse(line: Any, commands: Sequence[Command]) -> list[Any]:
+    if not await _is_usable(line):
+        await line.disconnect(nowait=True)
+        await line.connect()
+    packed = [hiredis.pack_command((*each[0].split(), *each[1:])) for each in commands]
+    await line.send_packed_command(packed, check_health=False)
+    return [await _reply(line, each[0]) for each in commands]
 
 
 async def _is_usable(line: Any) -> bool:
