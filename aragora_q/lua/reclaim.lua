@@ -65,6 +65,10 @@ end
 local reply, taken = {braked and 'braked' or 'ok', ''}, {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
 for _, row in ipairs(pending) do
   local each = {entry = row[1], owner = row[2], idle = row[3], state = {}}
+  if each.idle == 0 and dry_run == '0' then
+    -- Delivered just now, or in the future: the clock was set back since, and the lease would not run out until then.
+    redis.call('XCLAIM', stream, GROUP, each.owner, 0, each.entry, 'JUSTID')
+  end
   each.fields = fields_of(stream, each.entry)
   each.id, each.payload = job_of(each.fields or {})
   if each.id and each.payload then

@@ -15,7 +15,7 @@ for n = 1, items do
     local _, payload = job_of(fields_of(stream, state.entry) or {})
     if payload then
       drop_entry(stream, state.entry)
-      redis.call('HSET', job, 'status', 'pending', 'attempts', state.attempts - 1,
+      redis.call('HSET', job, 'status', 'pending', 'attempts', (whole(state.attempts) or 1) - 1,
         'entry', append(stream, id, payload))
       redis.call('HDEL', job, 'lease_ms', 'holder')
       returned[#returned + 1] = id

@@ -11,17 +11,13 @@ local schema = whole(redis.call('HGET', control, 'schema')) or SCHEMA
 if schema > SCHEMA then return {'newer', schema} end
 redis.call('HSET', control, 'schema', schema)
 
+observe_silence(tonumber(lease_ms))  -- before our own heartbeat breaks it
 local current, held_ms = unpack(redis.call('HMGET', worker, 'boot_id', 'lease_ms'))
 if current and current ~= boot_id and current ~= dead_boot_id then
-  local heartbeat = tonumber(redis.call('ZSCORE', workers, worker_id) or nil)
-  if heartbeat and heartbeat > now then  -- the clock was set back: whoever lives beats again within a lease
-    redis.call('ZADD', workers, now, worker_id)
-    heartbeat = now
-  end
+  local heartbeat = redis.call('ZSCORE', workers, worker_id)
   local left = heartbeat and heartbeat + (whole(held_ms) or lease_ms) - now or 0
   if left > 0 then return {'taken', left} end
 end
-observe_silence(tonumber(lease_ms))  -- before our own heartbeat breaks it
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do create_group(stream) end
 redis.call('DEL', worker)
 redis.call('HSET', worker, 'boot_id', boot_id, 'lease_ms', lease_ms, 'heartbeat_at', now,

@@ -12,7 +12,7 @@ for n = 1, items do
   if is_held(state, holder, fence) then
     local stream = lane_stream(state.priority)
     drop_entry(stream, state.entry)
-    redis.call('HSET', job, 'status', 'pending', 'attempts', state.attempts - 1,
+    redis.call('HSET', job, 'status', 'pending', 'attempts', (whole(state.attempts) or 1) - 1,
       'entry', append(stream, id, payload))
     redis.call('HDEL', job, 'lease_ms')
     words[n], released[#released + 1] = 'released', id

@@ -21,11 +21,12 @@ for n = 1, items do
   else
     drop_entry(lane_stream(state.priority), state.entry)
     redis.call('SET', job .. ':payload', payload)
-    local deferrals, since = tonumber(state.deferrals or 0), tonumber(state.deferred_at or now)
+    local attempts, deferrals = whole(state.attempts) or 1, whole(state.deferrals) or 0
+    local since = whole(state.deferred_at) or now
     local free = charged == '0' and deferrals < tonumber(max_deferrals)
       and now - since < tonumber(max_deferral_ms)
     record(job, free and 'deferred' or 'error', state, error_text)
-    if not free and tonumber(state.attempts) >= tonumber(state.max_attempts) then
+    if not free and attempts >= (whole(state.max_attempts) or math.huge) then
       finish(job, id, 'failed', failed, tonumber(retention_ms))
       words[n], dead[#dead + 1] = 'failed', id
     else
@@ -33,7 +34,7 @@ for n = 1, items do
       redis.call('HDEL', job, 'entry', 'lease_ms')
       redis.call('ZADD', delayed, now + delay_ms, id)
       if free then
-        redis.call('HSET', job, 'attempts', state.attempts - 1, 'deferrals', deferrals + 1,
+        redis.call('HSET', job, 'attempts', attempts - 1, 'deferrals', deferrals + 1,
           'deferred_at', since)
         count('deferred', 1)
       end

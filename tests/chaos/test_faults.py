@@ -369,6 +369,26 @@ async def test_the_servers_clock_jumps(preloaded_server, worker_process, tmp_pat
     await stage.close()
 
 
+async def test_the_clock_is_set_back_after_a_worker_died(preloaded_server, tmp_path):
+    """Row 31: its job is another's after one lease, not when the clock has caught up."""
+    file = tmp_path / "offset"
+    file.write_bytes(struct.pack("l", 0))
+    server = preloaded_server("clock", servers.debian_redis, CLOCK_OFFSET_FILE=str(file))
+    stage = Stage(server.url, claim_idle_ms=2_000)
+    await stage.enqueue("a")
+    await stage.started(await stage.worker("dead"))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 8) as offset:
+        offset[:8] = struct.pack("l", -HOUR)
+    live = await stage.worker("live")
+
+    async def is_reclaimed():
+        stage.renew(live)
+        return [each.id for each in await stage.queue.reclaim()] == ["a"]
+
+    await wait_until(is_reclaimed, 20, "a to be reclaimed")
+    await stage.close()
+
+
 async def test_a_workers_clock_is_wrong(redis_url, worker_process, shim, tmp_path):
     """Row 32: a worker whose clock is an hour ahead changes nothing: only the server's counts."""
     file = tmp_path / "offset"

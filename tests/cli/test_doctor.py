@@ -206,10 +206,13 @@ def test_a_garbled_priority_misleads_nobody(invoke, on_stage, stage, raw):
     invariants.check(raw, STEM)
 
 
-def test_a_place_that_is_none_stops_no_walk(invoke, on_stage, stage, raw):
+@pytest.mark.parametrize("word", ["nonsense", "half an id"])
+def test_a_place_that_is_none_stops_no_walk(invoke, on_stage, stage, raw, word):
     """A word where a job names its stream entry is told as a finding, with all the others."""
     on_stage(_jobs(stage))
-    raw.hset(f"{STEM}job:waits", "entry", "nonsense")
+    if word == "half an id":
+        word = raw.hget(f"{STEM}job:waits", "entry").partition("-")[0]
+    raw.hset(f"{STEM}job:waits", "entry", word)
     raw.zadd(f"{STEM}failed", {"ended": 1})
     looked = invoke("doctor", "--json")
     assert looked.code == 1

@@ -320,6 +320,20 @@ async def test_a_clock_set_back_ends_a_grace(stage):
     assert (await stage.queue.get_queue_stats())["reclaim_after"] is None
 
 
+async def test_a_clock_set_back_hides_no_outage(stage):
+    """The heartbeat of a worker that died under a clock days ahead does not pass for a sign of life."""
+    await stage.worker("dead")
+    stage.silence("dead", -2 * 86_400)
+    live = await stage.worker("live")
+    await stage.enqueue("a")
+    job = await stage.started(live)
+    stage.renew(live, job)
+    for name in ("dead", "live"):
+        stage.silence(name, 10_000)
+    stage.age("a")
+    assert await stage.queue.reclaim() == []
+
+
 async def test_grace_does_not_hold_up_a_restarted_worker(stage):
     """That another boot has the worker's id proves the death, outage or not."""
     old, other = await stage.worker("w1"), await stage.worker("w2")

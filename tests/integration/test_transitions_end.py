@@ -109,6 +109,32 @@ async def test_retry_later_costs_no_attempt_for_six_hours(stage):
     assert await stage.end(session, job, Retry("busy", 0, charged=False)) == "failed"
 
 
+@pytest.mark.parametrize("charged", [True, False])
+@pytest.mark.parametrize("field", ["attempts", "max_attempts", "deferrals", "deferred_at"])
+async def test_a_garbled_number_costs_no_retry(stage, field, charged):
+    """Where a stranger put a word in a number's place, the job is tried again as if it were not there."""
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    stage.raw.hset(stage.keys.job("a"), field, "garbled")
+    assert await stage.end(session, job, Retry("busy", 0, charged=charged)) == "retrying"
+    assert (await _next_attempt(stage, session)).fence == 2
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_garbled_number_of_attempts_holds_up_no_release(stage, recovers):
+    """Told or unheard of, a job whose attempts are a word goes back to its lane."""
+    session = await stage.worker()
+    await stage.enqueue("a")
+    job = await stage.started(session)
+    stage.raw.hset(stage.keys.job("a"), "attempts", "garbled")
+    if recovers:
+        assert await session.recover((), min_idle_seconds=0) == ["a"]
+    else:
+        assert await stage.end(session, job, Released()) == "released"
+    assert (await stage.started(session)).attempts == 1
+
+
 async def test_fail(stage):
     """A job whose error will not pass is a dead letter at once: payload and error kept."""
     session = await stage.worker()

@@ -53,7 +53,7 @@ end
 -- The fields of one entry; nil if it was deleted, or the id is a stranger's word.
 local function fields_of(stream, entry)
   local row = redis.pcall('XRANGE', stream, entry, entry)[1]
-  return row and row[2]
+  if row and row[1] == entry then return row[2] end
 end
 
 -- The id of the last entry that the group was given: no read brings it or one before it again.

@@ -5,7 +5,8 @@
 -- reclaimed after it. The lease is that of the worker heard last, whatever the caller's is.
 -- Twice at most per silence: if nobody came to reclaim when the first grace was over, the server may
 -- have gone away after the silence was noticed. A grace that begins in the future is none: the clock
--- was set back since, perhaps by days.
+-- was set back since, perhaps by days. Nor does a heartbeat from there hide a silence: it counts as one
+-- of now, since whoever lives beats again within a lease.
 local function observe_silence(default_lease_ms)
   local known, graces, over, since = unpack(redis.call('HMGET', control, 'silence', 'graces', 'reclaim_after', 'graced_at'))
   if (tonumber(since) or 0) > now then
@@ -14,6 +15,11 @@ local function observe_silence(default_lease_ms)
   end
   local worker_id, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
   if not newest then return end
+  if tonumber(newest) > now then
+    for _, each in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. now_text, '+inf', 'LIMIT', 0, 100)) do
+      redis.call('ZADD', workers, now, each)
+    end
+  end
   local half_lease = (whole(redis.call('HGET', worker_stem .. worker_id, 'lease_ms')) or default_lease_ms) / 2
   if now - newest <= half_lease then return end
   graces, over = tonumber(graces) or 0, tonumber(over) or 0
