@@ -29,7 +29,7 @@ INSTEAD = {
         "make --dry-run audit",
         "asks the public advisories; tests/security/test_audit.py asks some of its own",
     ),
-    "make bench": ("make --dry-run bench", "measures for an hour; tests/bench runs it small"),
+    "make bench": ("make --dry-run bench", "measures for minutes; tests/bench runs it small"),
     "aragora-q bench": ("aragora-q bench --help", "takes minutes; tests/bench runs it small"),
     "python tests/chaos/nemesis.py --seconds 1800 --history /tmp/history.jsonl": (
         "python tests/chaos/nemesis.py --help",
