@@ -225,9 +225,7 @@ def _files() -> tuple[list[Path], list[Path]]:
         try:
             if path.is_file():
                 (found if path is not here or _is_trusted(here) else ignored).append(path)
-        except (
-            PermissionError
-        ):  # home or directory of whoever called `runuser` or `sudo -E`, not ours
+        except PermissionError:  # the home or directory of whoever called `runuser` or `sudo -E`
             ignored.append(path)
     extra = _extra_file.get()
     return ([*found, extra] if extra is not None else found), ignored

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from aragora_q.bench.stand import Stand, find_server
+from aragora_q.bench.stand import Stand, find_server, free_port
 
 TREE = Path(__file__).parents[1]
 RULES = TREE / "deploy/prometheus"
@@ -107,7 +106,7 @@ class Watched:
             "PYTHONPATH": str(TREE),
         }
         self.redis_url = self._stand.url
-        exporter, prometheus, *ports = (_free_port() for _ in range(workers + 2))
+        exporter, prometheus, *ports = (free_port() for _ in range(workers + 2))
         self.exporter_url = f"http://127.0.0.1:{exporter}"
         self.worker_urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.prometheus = Prometheus(f"http://127.0.0.1:{prometheus}")
@@ -181,10 +180,3 @@ def watched(*worker_options: str, workers: int = 1, lease_ms: int = 60_000) -> I
         yield whole
     finally:
         whole.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

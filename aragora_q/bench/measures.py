@@ -202,7 +202,7 @@ def backlog(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
                 jobs = new_jobs(sizes.few)
                 _enqueue(stand, jobs)
                 few_stats.append(_stats_ms(stand))
-            _await_completed(stand, jobs[-1])
+            _await_completed(stand, jobs)
             few.append(_completed_rate(stand, jobs))
         with _paused(stand):
             first: list[Job] = []
@@ -214,8 +214,7 @@ def backlog(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
             many_stats = [_stats_ms(stand) for _ in range(sizes.windows)]
         # Wider windows: those of one long drain overlap by the jobs in flight, the few's stand alone.
         windows = list(batched(first, sizes.few * 5 // 2))
-        for job in first[-2 * CONCURRENCY :]:  # the last may end before those beside it
-            _await_completed(stand, job)
+        _await_completed(stand, first)
     many = [_completed_rate(stand, window) for window in windows]
     yield Figure("deep_drain", many, [median(few[1:])] * len(many))
     yield Figure("deep_stats", many_stats, few_stats[1:])
@@ -242,8 +241,14 @@ def _stats_ms(stand: Stand) -> float:
     return float(_with_queue(stand, timed))
 
 
-def _await_completed(stand: Stand, job: Job) -> None:
-    _with_queue(stand, lambda queue: _until(lambda: _is_completed(queue, job.id), 0.05))
+def _await_completed(stand: Stand, jobs: list[Job]) -> None:
+    """Until all have ended, which were started in this order: the last may end before those beside it."""
+
+    async def all_completed(queue: RedisStreamsQueue) -> None:
+        for job in jobs[-2 * CONCURRENCY :]:
+            await _until(partial(_is_completed, queue, job.id), 0.05)
+
+    _with_queue(stand, all_completed)
 
 
 def idle_worker(stand: Stand, repeats: int) -> Figure:

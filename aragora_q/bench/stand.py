@@ -46,15 +46,21 @@ def cores() -> tuple[int, int] | None:
     return (allowed[0], allowed[-1]) if len(allowed) > 1 else None
 
 
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 class Stand:
     """A running server, and a way to run processes beside it."""
 
     def __init__(self, program: str) -> None:
         self._cores = cores()
         self._directory = Path(tempfile.mkdtemp(prefix="aragora-q-bench-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._server = self._popen(
             [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
