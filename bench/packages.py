@@ -20,7 +20,7 @@ from aragora_q import __version__
 from aragora_q.base import Job
 from aragora_q.bench.client import config
 from aragora_q.bench.stand import Stand, cores, find_server
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.streams.queue import RedisStreamsQueue
 
 PYTHON = "/usr/bin/python3"
 DIST = Path(__file__).parents[1] / "dist"

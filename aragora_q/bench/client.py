@@ -10,8 +10,8 @@ import uvloop
 
 from aragora_q.base import Job
 from aragora_q.bench.jobs import payload
-from aragora_q.config import QueueConfig
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.config.settings import QueueConfig
+from aragora_q.streams.queue import RedisStreamsQueue
 
 WARM_UP = 500
 

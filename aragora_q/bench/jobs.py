@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from aragora_q.base import Executor, Job
+from aragora_q.base import Job
+from aragora_q.context import Executor
 
 PAYLOAD_BYTES = 300
 _RESULT = {"done": True}

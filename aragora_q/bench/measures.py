@@ -25,8 +25,8 @@ from aragora_q.bench.client import config, new_jobs
 from aragora_q.bench.figures import Figure
 from aragora_q.bench.jobs import payload
 from aragora_q.bench.stand import Stand
-from aragora_q.scripts import batched
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.redis.scripts import batched
+from aragora_q.streams.queue import RedisStreamsQueue
 
 CONCURRENCY = 100
 LOAD_BATCH = 10_000

@@ -1,4 +1,4 @@
-"""`aragora-q health`: is the worker or exporter of this machine well? For health checks of containers."""
+"""`aragora-q healthcheck`: is the worker or exporter of this machine well? For health checks of containers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aragora_q.cli import output
 ANSWER_SECONDS = 9.0
 
 
-def health(
+def healthcheck(
     address: Annotated[
         str,
         typer.Argument(metavar="HOST:PORT", show_default=False, hidden=True),
@@ -25,9 +25,9 @@ def health(
     Redis answers it.
 
     Example:
-      aragora-q health
-      aragora-q health 127.0.0.1:9711    # aragora-q-worker@1, under systemd
-      aragora-q health 127.0.0.1:9474    # the exporter
+      aragora-q healthcheck
+      aragora-q healthcheck 127.0.0.1:9711    # aragora-q-worker@1, under systemd
+      aragora-q healthcheck 127.0.0.1:9474    # the exporter
 
     Exit codes:
       0 well   1 stalled, without Redis (exporter), or nobody answers
@@ -45,7 +45,7 @@ def health(
         reply = asked.getresponse()
         verdict = reply.read(100).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
-        output.complain(
+        output.error(
             f"nobody answers on {address}: {getattr(error, 'strerror', None) or error}",
             "is it running, and are its metrics served there?",
         )

@@ -1,4 +1,4 @@
-"""`aragora-q local`: the weights of models that run on this machine."""
+"""`aragora-q models`: the weights of models that run on this machine."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import typer
 from aragora_q.cli import SETTINGS, output
 from aragora_q.cli.options import Silent
 
-local = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
+models = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
 
 
-@local.callback()
+@models.callback()
 def _group() -> None:
     """Bring the weights of small models to this machine, for agents named local:MODEL."""
 
 
 def _check_model(value: str) -> str:
-    from aragora_q.executors.debate import weights
+    from aragora_q.executors.debate.local import model_files as weights
 
     if value not in weights.MODELS:
         raise typer.BadParameter(f"{value!r:.100} is none of {', '.join(weights.MODELS)}")
     return value
 
 
-@local.command(
-    epilog="\b\nExample:\n  aragora-q local fetch\n"
+@models.command(
+    epilog="\b\nExample:\n  aragora-q models pull\n"
     '  aragora-q enqueue "Tea or coffee?" --agents local:smollm2,local:smollm2\n\n\b\n'
     "Exit codes:\n  0 the weights are here   78 they cannot be had, or are not the known ones",
 )
-def fetch(
+def pull(
     *,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", callback=_check_model, show_default=False, hidden=True)
@@ -43,7 +43,7 @@ def fetch(
     there. Their SHA-256 must be the one known to this version. Prints where they are. Running the
     model needs the extra `local`.
     """
-    from aragora_q.executors.debate import weights
+    from aragora_q.executors.debate.local import model_files as weights
 
     say = (lambda _: None) if quiet else output.note
     path = weights.find(model) or weights.fetch(model, say)

@@ -37,7 +37,7 @@ Address = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class RedisUrl:
     """A parsed `redis_url`. `hosts` are the server, the Sentinels, or the first cluster nodes to ask."""
 
     scheme: str
@@ -61,13 +61,13 @@ class Endpoint:
     @property
     def shown(self) -> str:
         """The URL as it may be shown to anybody: without user, password and options."""
-        hosts = ",".join(show_address(address) for address in self.hosts)
+        hosts = ",".join(format_address(address) for address in self.hosts)
         database = f"/{self.database}" if self.database else ""
         service = f"/{self.service}" if self.service else ""
         return f"{self.scheme}://{hosts}{self.path}{service}{database}"
 
     @classmethod
-    def parse(cls, url: str) -> Endpoint:
+    def parse(cls, url: str) -> RedisUrl:
         """Raises ValueError, which says what is wrong and what would be right."""
         scheme = url.partition("://")[0]
         if scheme not in SCHEMES or "://" not in url:
@@ -102,7 +102,7 @@ class Endpoint:
         )
 
 
-def show_address(address: Address) -> str:
+def format_address(address: Address) -> str:
     """`host:port`, an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -20,9 +20,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aragora_q.config_layers import LayersSource, explain
-from aragora_q.endpoint import Endpoint
-from aragora_q.keys import QUEUE_NAME_PATTERN
+from aragora_q.base import QUEUE_NAME_PATTERN
+from aragora_q.config.messages import explain
+from aragora_q.config.redis_url import RedisUrl
+from aragora_q.config.sources import LayeredSource
 from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
@@ -151,7 +152,7 @@ class QueueConfig(BaseSettings):
         description="What runs jobs: debate, command, or package.module:factory of your own.",
     )
     exec_command: str = Field("", description="Command line of the `command` executor.")
-    exec_allow_env: str = Field(
+    exec_env_allowlist: str = Field(
         "",
         description="Variables that the command gets although they may hold secrets, such as REDIS_URL.",
     )
@@ -183,7 +184,7 @@ class QueueConfig(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_endpoint(cls, value: str) -> str:
-        Endpoint.parse(value)
+        RedisUrl.parse(value)
         return value
 
     @field_validator("queue")
@@ -230,7 +231,7 @@ class QueueConfig(BaseSettings):
         **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first; environment and files in one source of ours, which knows origins."""
-        return (init_settings, LayersSource(settings_cls))
+        return (init_settings, LayeredSource(settings_cls))
 
 
 _process_wide: QueueConfig | None = None

@@ -1,6 +1,6 @@
 """Where settings come from: files and environment, layer over layer, each value with its origin.
 
-Read by `config.QueueConfig`; the command line adds the file of `--config` with `using_file`. Later
+Read by `config.QueueConfig`; the command line adds the file of `--config` with `override_file`. Later
 layers win: /etc/aragora-q/aragora-q.toml and conf.d/*.toml, the user's file, ./aragora-q.toml,
 `--config`, systemd credentials and `*_FILE` secrets, environment.
 """
@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
@@ -65,7 +64,7 @@ _extra_file: ContextVar[Path | None] = ContextVar("extra_file", default=None)
 
 
 @contextmanager
-def using_file(path: Path | None) -> Iterator[None]:
+def override_file(path: Path | None) -> Iterator[None]:
     """Configurations made within also read `path`, over all other files."""
     token = _extra_file.set(path)
     try:
@@ -75,7 +74,7 @@ def using_file(path: Path | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Layers:
+class SettingsSources:
     """All that files and environment set, the winning layer's value each, and the files it took.
 
     An agent's settings are one value under `agents.<name>`: the layers add agents up.
@@ -108,7 +107,7 @@ class Layers:
         return Setting(value, setting.origin)
 
 
-def read_layers(fields: Mapping[str, FieldInfo]) -> Layers:
+def read_sources(fields: Mapping[str, FieldInfo]) -> SettingsSources:
     """Read everything anew. Raises ConfigError for unknown names, unreadable or malformed files: all
     faults in one message.
     """
@@ -123,10 +122,10 @@ def read_layers(fields: Mapping[str, FieldInfo]) -> Layers:
         raise ConfigError(
             "\n".join(faults), hint="aragora-q.toml and the documentation list all settings"
         )
-    return Layers(settings, files, ignored)
+    return SettingsSources(settings, files, ignored)
 
 
-class LayersSource(PydanticBaseSettingsSource):
+class LayeredSource(PydanticBaseSettingsSource):
     """pydantic-settings' view of the layers."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base class' signature
@@ -135,74 +134,7 @@ class LayersSource(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Values by setting."""
-        return read_layers(self.settings_cls.model_fields).values()
-
-
-def explain(
-    error: ValidationError, arguments: Mapping[str, Any], fields: Mapping[str, FieldInfo]
-) -> ConfigError:
-    """One line for every fault: setting, value unless it may hold a secret, rule, origin."""
-    layers = read_layers(fields)
-    lines = []
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        location = [str(part) for part in fault["loc"]]
-        if not location:
-            lines.append(_across(_rule(fault["msg"]), arguments, layers, fields))
-        elif fault["type"] == "extra_forbidden":
-            lines.append(_unknown(location, arguments, layers, fields))
-        else:
-            lines.append(_broken(location, _rule(fault["msg"]), arguments, layers))
-    return ConfigError("\n".join(lines))
-
-
-def _rule(message: str) -> str:
-    rule = message.removeprefix("Value error, ")
-    return rule[0].lower() + rule[1:]
-
-
-def _across(
-    rule: str, arguments: Mapping[str, Any], layers: Layers, fields: Mapping[str, FieldInfo]
-) -> str:
-    """A rule that spans settings, with the origin of each that it names."""
-    origins = []
-    for name in re.findall(r"\w+", rule):
-        if name in arguments:
-            origins.append(f"{name}: argument")
-        elif name in fields:
-            found = layers.find([name])
-            origins.append(f"{name}: {found.origin if found else 'default'}")
-    return f"{rule} ({', '.join(origins)})"
-
-
-def _unknown(
-    location: list[str],
-    arguments: Mapping[str, Any],
-    layers: Layers,
-    fields: Mapping[str, FieldInfo],
-) -> str:
-    """Whatever stands under a name that is none of ours may be a secret: it is not repeated."""
-    *_, name = location
-    if len(location) == 1:
-        return f"unknown setting {name!r}{_nearest(name, fields)}"
-    found = None if location[0] in arguments else layers.find(location)
-    known = get_args(fields["agents"].annotation)[1].model_fields
-    origin = found.origin if found else f"argument {location[0]}"
-    return f"{'.'.join(location)} ({origin}): unknown{_nearest(name, known)}"
-
-
-def _broken(location: list[str], rule: str, arguments: Mapping[str, Any], layers: Layers) -> str:
-    """Setting, value, origin, rule. A URL may hold a password: its value is not repeated."""
-    name = location[0]
-    if name in arguments:
-        value, origin = arguments[name] if len(location) == 1 else None, f"argument {name}"
-    elif found := layers.find(location):
-        value, origin = found.value, found.origin
-    else:
-        return rule
-    is_url = name.startswith("redis_") or location[-1].endswith("_url")
-    is_shown = not is_url and isinstance(value, str | int | float)
-    shown = f" = {value!r:.100}" if is_shown else ""
-    return f"{'.'.join(location)}{shown} ({origin}): {rule}"
+        return read_sources(self.settings_cls.model_fields).values()
 
 
 def environment_name(setting: str) -> str:
@@ -218,7 +150,7 @@ def _files() -> tuple[list[Path], list[Path]]:
         SYSTEM_DIRECTORY / FILE_NAME,
         *sorted((SYSTEM_DIRECTORY / "conf.d").glob("*.toml")),
     ]
-    found = [path for path in paths if _is_there(path)]
+    found = [path for path in paths if _exists(path)]
     ignored: list[Path] = []
     here = Path(FILE_NAME)
     for path in (config_home / "aragora-q" / FILE_NAME, here):
@@ -231,7 +163,7 @@ def _files() -> tuple[list[Path], list[Path]]:
     return ([*found, extra] if extra is not None else found), ignored
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether there is such a file, or something that keeps us from knowing: reading it will tell."""
     try:
         return path.is_file()

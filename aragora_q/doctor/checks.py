@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from aragora_q import access, consistency
-from aragora_q.config import QueueConfig
-from aragora_q.config_layers import ENVIRONMENT_NAMES, SECRETS, read_layers
-from aragora_q.connection import COMMAND_TIMEOUT_SECONDS
-from aragora_q.consistency import PROBLEMS, Examination
-from aragora_q.errors import AccessDenied, AragoraQError, ServerUnsuitable
-from aragora_q.server import ServerFacts, check_server
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRETS, read_sources
+from aragora_q.doctor import integrity as consistency
+from aragora_q.doctor.integrity import PROBLEMS, IntegrityReport
+from aragora_q.errors import AccessDenied, AragoraQError, UnsupportedServer
+from aragora_q.redis import acl as access
+from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
+from aragora_q.redis.server import ServerInfo, check_server
+from aragora_q.streams.queue import RedisStreamsQueue
 
 Severity = Literal["error", "warning", "note"]
 
@@ -41,7 +42,7 @@ class Finding:
 
     severity: Severity
     check: str
-    evidence: str
+    detail: str
     remedy: str = ""
 
 
@@ -53,10 +54,10 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     for found in (*_of_settings(queue.config), *_of_environment(), *_of_unit(queue.config)):
         yield found
     info = await queue.connection.execute("INFO")
-    facts = ServerFacts.from_info(info)
+    facts = ServerInfo.from_info(info)
     try:
         await check_server(queue.connection)
-    except ServerUnsuitable as error:
+    except UnsupportedServer as error:
         yield Finding("error", "server", str(error), error.hint)
         return
     for found in _of_server(queue.config, facts, info):
@@ -72,7 +73,7 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
 
 
 def _of_server(
-    config: QueueConfig, facts: ServerFacts, info: Mapping[str, Any]
+    config: QueueConfig, facts: ServerInfo, info: Mapping[str, Any]
 ) -> Iterator[Finding]:
     if facts.eviction_policy != "noeviction":
         severity: Severity = "warning" if config.allow_eviction else "error"
@@ -163,7 +164,7 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("error", "workers", f"{wait}, and no worker is alive",
                       "start one: aragora-q worker, or systemctl start 'aragora-q-worker@1'")  # fmt: skip
     for worker in silent:
-        if worker["holds"]:
+        if worker["jobs_leased"]:
             yield Finding("warning", "workers", f"worker {worker['worker_id']} is silent for "
                           f"{worker['heartbeat_age_seconds']:.0f} s and holds {worker['holds']} "
                           f"job{'' if worker['holds'] == 1 else 's'}",
@@ -183,7 +184,7 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _of_settings(config: QueueConfig) -> Iterator[Finding]:
-    layers = read_layers(type(config).model_fields)
+    layers = read_sources(type(config).model_fields)
     for path in layers.files:
         names = {name for name in SECRETS if layers.settings.get(name)}
         holds = [n for n in names if layers.settings[n].origin.startswith(f"{path}:")]
@@ -236,7 +237,7 @@ def _seconds(text: str) -> float | None:
     return sum(int(n) * units.get(unit, 1) for n, unit in spans) if spans else None
 
 
-def of_data(seen: Examination, *, repaired: bool) -> Iterator[Finding]:
+def of_data(seen: IntegrityReport, *, repaired: bool) -> Iterator[Finding]:
     """What `consistency.examine` found, as findings; what has been mended is a note."""
     for word, job_ids in seen.problems.items():
         is_mendable, meaning, remedy = PROBLEMS[word]
@@ -258,7 +259,7 @@ def of_data(seen: Examination, *, repaired: bool) -> Iterator[Finding]:
 
 
 def _jobs(number: int) -> str:
-    least = "at least " if number == consistency.MOST_NAMED else ""
+    least = "at least " if number == consistency.MAX_EXAMPLES else ""
     return f"{least}{number:,} job{'' if number == 1 else 's'}:"
 
 

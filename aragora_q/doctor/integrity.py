@@ -11,8 +11,8 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from aragora_q.connection import Connection
-from aragora_q.scripts import BATCH_LIMIT
+from aragora_q.redis.connection import Connection
+from aragora_q.redis.scripts import BATCH_LIMIT
 
 PROBLEMS = {
     "waits-nowhere": (True, "waits in no lane: nobody would ever run it", "make it due now"),
@@ -48,12 +48,12 @@ LANES = ("stream_high", "stream_normal", "stream_low")
 PHASES = (*LANES, *INDEXES, "keys")
 PARTS = ("payload", "result", "history", "journal")
 EXAMPLES = 5
-MOST_NAMED = 10_000
+MAX_EXAMPLES = 10_000
 """Jobs remembered of each problem: more are only said to be more."""
 
 
 @dataclass
-class Examination:
+class IntegrityReport:
     """What a walk found. `stopped_at` is where to go on when the time ran out, else empty."""
 
     jobs: int = 0
@@ -65,11 +65,11 @@ class Examination:
 
     def note(self, word: str, job_id: str) -> None:
         """A problem of a job."""
-        if len(self.problems[word]) < MOST_NAMED:
+        if len(self.problems[word]) < MAX_EXAMPLES:
             self.problems[word].add(job_id)
 
 
-class UnknownPlace(ValueError):
+class UnknownCursor(ValueError):
     """A walk cannot go on from there: no walk has ever stopped at such a place."""
 
 
@@ -79,15 +79,15 @@ async def examine(
     repair: bool = False,
     resume_at: str = "",
     budget_seconds: float = 60.0,
-) -> Examination:
+) -> IntegrityReport:
     """Walk through indexes and keys, and judge every job they name; `repair` mends what can be.
 
-    Raises UnknownPlace for a `resume_at` that no walk gave.
+    Raises UnknownCursor for a `resume_at` that no walk gave.
     """
-    seen, deadline = Examination(), time.monotonic() + budget_seconds
+    seen, deadline = IntegrityReport(), time.monotonic() + budget_seconds
     phase, _, cursor = (resume_at or f"{PHASES[0]}:0").partition(":")
     if phase not in PHASES or not re.fullmatch(r"\d+(-\d+)?" if phase in LANES else r"\d+", cursor):
-        raise UnknownPlace(f"{resume_at!r} is no place to go on from")
+        raise UnknownCursor(f"{resume_at!r} is no place to go on from")
     for each in PHASES[PHASES.index(phase) :]:
         at = cursor if each == phase else "0"
         while True:
@@ -105,13 +105,13 @@ async def examine(
 
 
 async def _sift(
-    connection: Connection, lane: str, after: str, seen: Examination, *, repair: bool
+    connection: Connection, lane: str, after: str, seen: IntegrityReport, *, repair: bool
 ) -> str:
     """Look through a page of what a lane has delivered; the next cursor."""
     at, *left_behind = await connection.run(
-        "sift",
+        "check_lane",
         keys={"stream": getattr(connection.keys, lane)},
-        job_stem=connection.keys.job_stem,
+        job_prefix=connection.keys.job_prefix,
         after=after,
         limit=BATCH_LIMIT,
         repair=int(repair),
@@ -122,7 +122,7 @@ async def _sift(
 
 
 async def _step(
-    connection: Connection, phase: str, cursor: str, seen: Examination
+    connection: Connection, phase: str, cursor: str, seen: IntegrityReport
 ) -> tuple[str, list[str]]:
     """The next cursor, and ids of jobs to judge."""
     keys = connection.keys
@@ -140,21 +140,21 @@ async def _step(
     )
     job_ids = []
     for key in map(_text, found):
-        if key.startswith(keys.job_stem):
-            job_ids.append(_job_of(key.removeprefix(keys.job_stem)))
-            seen.jobs += job_ids[-1] == key.removeprefix(keys.job_stem)
+        if key.startswith(keys.job_prefix):
+            job_ids.append(_job_of(key.removeprefix(keys.job_prefix)))
+            seen.jobs += job_ids[-1] == key.removeprefix(keys.job_prefix)
         elif not _is_ours(key.removeprefix(keys.stem)):
             seen.strangers.append(key)
     return _text(at), list(dict.fromkeys(job_ids))
 
 
 async def _judge(
-    connection: Connection, job_ids: list[str], seen: Examination, *, repair: bool
+    connection: Connection, job_ids: list[str], seen: IntegrityReport, *, repair: bool
 ) -> None:
     for first in range(0, len(job_ids), BATCH_LIMIT):
         batch = job_ids[first : first + BATCH_LIMIT]
         answers = await connection.run(
-            "examine",
+            "check_job",
             [(connection.keys.job(job_id), (job_id,)) for job_id in batch],
             retention_ms=connection.config.retention_ms,
             repair=int(repair),

@@ -19,13 +19,13 @@ from typing import Any
 GRACE_SECONDS = 3.0
 """From TERM to KILL. Shorter than a stopping worker waits for its last attempts."""
 
-STRAY_SECONDS = 1.0
+ORPHAN_GRACE_SECONDS = 1.0
 """How long the pipes stay open when the program is gone, but something of it left the group."""
 
 _CHUNK_BYTES = 65_536
 
 
-class Program:
+class ProcessGroup:
     """One running program. `exited` tells its exit code, negative if a signal killed it."""
 
     def __init__(self, pid: int, streams: Sequence[_Pipe]) -> None:
@@ -44,19 +44,19 @@ class Program:
         self._loop.add_reader(self._pidfd, self._on_exit)
 
     @classmethod
-    async def start(cls, argv: list[str], env: Mapping[str, str], stdin: bytes) -> Program:
+    async def start(cls, argv: list[str], env: Mapping[str, str], stdin: bytes) -> ProcessGroup:
         """Run `argv`, whose first word is a path, with `stdin` to read. Raises OSError if it cannot be run.
 
         `reports` is what the program writes to fd 3.
         """
         streams: list[_Pipe] = []
         with ExitStack() as ends:
-            given = [_moved_up(_memory_file(stdin))]
+            given = [_shift_fds(_memfd(stdin))]
             ends.callback(os.close, given[0])
             try:
                 for _ in ("stdout", "stderr", "reports"):
                     ours, theirs = os.pipe2(os.O_CLOEXEC)
-                    given.append(_moved_up(theirs))
+                    given.append(_shift_fds(theirs))
                     ends.callback(os.close, given[-1])
                     streams.append(await _Pipe.open(ours))
                 return cls(_spawn(argv, env, given), streams)
@@ -110,7 +110,7 @@ class Program:
         self._signal(signal.SIGKILL)
         self._is_reaped = True
         os.waitpid(self._pid, 0)
-        self._loop.call_later(STRAY_SECONDS, self._hang_up)
+        self._loop.call_later(ORPHAN_GRACE_SECONDS, self._hang_up)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._is_reaped:
@@ -183,14 +183,14 @@ def _spawn(argv: list[str], env: Mapping[str, str], given: list[int]) -> int:
     )
 
 
-def _moved_up(fd: int) -> int:
+def _shift_fds(fd: int) -> int:
     """`fd` under a number above those that the program knows, so that none overwrites another."""
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4)
     os.close(fd)
     return moved
 
 
-def _memory_file(data: bytes) -> int:
+def _memfd(data: bytes) -> int:
     """A file with `data` to read from: unlike a pipe, nobody has to feed it, and it cannot break."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
     with os.fdopen(fd, "wb", closefd=False) as file:

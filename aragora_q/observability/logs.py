@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import sys
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -100,29 +99,3 @@ def _plain(value: object) -> str:
 
 def _plain_message(text: str) -> str:
     return text if text.isascii() and text.isprintable() else json.dumps(text)[1:-1]
-
-
-class RateLimit:
-    """At most `per_second` permits a second; what was held back is counted for the next permit."""
-
-    def __init__(self, per_second: int) -> None:
-        self._per_second = per_second
-        self._second = 0
-        self._used = 0
-        self.suppressed = 0
-
-    def allows(self) -> bool:
-        """Whether one more line may be written in this second."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._used = second, 0
-        self._used += 1
-        if self._used <= self._per_second:
-            return True
-        self.suppressed += 1
-        return False
-
-    def take_suppressed(self) -> int:
-        """How many were held back since the last call."""
-        suppressed, self.suppressed = self.suppressed, 0
-        return suppressed

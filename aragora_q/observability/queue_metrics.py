@@ -24,10 +24,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from aragora_q import __version__
+from aragora_q._version import __version__
 from aragora_q.errors import AragoraQError, ConfigError
-from aragora_q.server import ServerFacts, check_server
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.redis.server import ServerInfo, check_server
+from aragora_q.streams.queue import RedisStreamsQueue
 
 TRANSITIONS = (
     "enqueued", "started", "completed", "retried", "deferred", "failed", "released", "promoted",
@@ -45,7 +45,7 @@ class Snapshot:
 
     queue: str
     stats: dict[str, Any] | None = None
-    facts: ServerFacts | None = None
+    facts: ServerInfo | None = None
     seconds: float = 0.0
 
 
@@ -80,7 +80,7 @@ class QueueCollector(Collector):
         seen = self._look()
         if seen.stats is not None and seen.facts is not None:
             yield from _of_backlog(seen.queue, seen.stats)
-            yield from _of_care(seen.queue, seen.stats)
+            yield from _of_maintenance(seen.queue, seen.stats)
             yield from _of_server(seen.facts)
         yield _gauge("queue_scrape_success", "Whether Redis answered this scrape.", seen.queue,
                      seen.stats is not None)  # fmt: skip
@@ -159,7 +159,7 @@ def _of_backlog(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
     yield transitions
 
 
-def _of_care(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
+def _of_maintenance(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
     alive = sum(worker["is_alive"] for worker in stats["workers"])
     yield _by("queue_workers", "Workers by whether their heartbeat is younger than their lease.",
               queue, "state", {"alive": alive, "silent": len(stats["workers"]) - alive})  # fmt: skip
@@ -168,7 +168,7 @@ def _of_care(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
                      queue, (stats[f"last_{name}_at"] or 0) / 1000)  # fmt: skip
 
 
-def _of_server(facts: ServerFacts) -> Iterator[Metric]:
+def _of_server(facts: ServerInfo) -> Iterator[Metric]:
     for name, text, value in (
         ("eviction_unsafe", "Whether Redis may delete jobs when its memory is full.",
          facts.eviction_policy != "noeviction"),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from aragora_q import scripts
-from aragora_q.keys import QueueKeys
+from aragora_q.redis import scripts
+from aragora_q.redis.keys import QueueKeys
 
 CONNECT = ("info", "select", "cluster|slots", "asking")
 """What opening a queue takes, on one server or on a cluster."""
@@ -26,20 +26,20 @@ CONFIRM = ("wait", "hincrby")
 """What `durability = "replica"` takes; "fsync" takes WAITAOF, too, which Redis 7.0 does not know."""
 
 EVAL = ("eval", "evalsha")
-TEND = ("reclaim", "promote", "unregister")
+MAINTENANCE = ("reclaim", "promote", "unregister")
 
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "producer": (("enqueue",), (*READ, *CONFIRM)),
     "worker": (
-        ("register", "start", "renew", "held", "recover", "complete", "retry", "fail", "release",
-         "progress", "checkpoint", "purge", *TEND),
+        ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
+         "progress", "checkpoint", "purge", *MAINTENANCE),
         ("hgetall", "xread", "xinfo|consumers", "zrange"),
     ),
-    "reaper": (("reap_lock", *TEND), READ),
+    "reaper": (("maintenance_lock", *MAINTENANCE), READ),
     "purge": (("purge",), ()),
     "stats": ((), READ),
     "operator": (
-        ("cancel", "pause", "requeue", "purge", "reap_lock", "examine", "sift", *TEND),
+        ("cancel", "pause", "requeue", "purge", "maintenance_lock", "check_job", "check_lane", *MAINTENANCE),
         (*READ, "scan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

@@ -11,10 +11,7 @@ purpose, and a connection of its own for reads that block.
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
-import re
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,33 +20,27 @@ from typing import Any, Literal, TypeVar
 
 from redis import exceptions
 
-from aragora_q import scripts
-from aragora_q.config import QueueConfig
-from aragora_q.config_layers import secret_in_file
-from aragora_q.endpoint import Endpoint
+from aragora_q.config.redis_url import RedisUrl
+from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import (
-    AccessDenied,
     AragoraQError,
-    ConfigError,
     RedisUnreachable,
-    ServerUnsuitable,
-    TryAgain,
 )
-from aragora_q.keys import QueueKeys
-from aragora_q.lines import TOO_LONG
-from aragora_q.primary import (
-    OF_ANOTHER_KIND,
-    Credentials,
-    Link,
-    NobodyKnows,
-    SyncLink,
-    Whereabouts,
-    tls_context,
+from aragora_q.redis import scripts
+from aragora_q.redis.client import PrimaryClient, SyncPrimaryClient
+from aragora_q.redis.discovery import PrimaryDiscovery, PrimaryNotFound
+from aragora_q.redis.errors import (
+    FailoverUnderway,
+    translate,
 )
-from aragora_q.scripts import Value
+from aragora_q.redis.keys import QueueKeys
+from aragora_q.redis.options import (
+    COMMAND_TIMEOUT_SECONDS,
+    connection_options,
+    sentinel_options,
+)
+from aragora_q.redis.scripts import Value
 
-COMMAND_TIMEOUT_SECONDS = 10.0
-CONNECT_TIMEOUT_SECONDS = 5.0
 BLOCK_SECONDS = 2.0
 """Longest blocking read: how late a worker notices what no event told it of."""
 
@@ -57,7 +48,7 @@ DURABILITY_TIMEOUT_MS = 5_000
 """How long an enqueue waits for a replica, or for the disk, to confirm it."""
 
 FAILOVER_SECONDS = 8.0
-"""How long a client that sets `patience_seconds` to it rides out a failover or a slot's move."""
+"""How long a client that sets `failover_seconds` to it rides out a failover or a slot's move."""
 
 Durability = Literal["none", "replica", "fsync"]
 Item = tuple[str | None, Sequence[Value]]
@@ -69,11 +60,11 @@ class Connection:
 
     def __init__(self, config: QueueConfig) -> None:
         self.config = config
-        self.endpoint = Endpoint.parse(config.redis_url)
+        self.endpoint = RedisUrl.parse(config.redis_url)
         self.address = self.endpoint.shown
         self.is_cluster = self.endpoint.kind == "cluster"
         self.keys = QueueKeys(config.key_prefix, config.queue, cluster=self.is_cluster)
-        self.patience_seconds = 0.0
+        self.failover_seconds = 0.0
         """How long to try on, silently, while a topology of several servers sorts itself out."""
         self._named_keys = {
             name: getattr(self.keys, name)
@@ -82,21 +73,25 @@ class Connection:
                 "cancelled", "counters", "control", "workers", "events",
             )
         }  # fmt: skip
-        self._options = _options(config, self.endpoint)
+        self._options = connection_options(config, self.endpoint)
         self._embedded: Any = None
         self._path = self.endpoint.path
         if self.endpoint.kind == "embedded":
             self._embedded = _open_embedded(self.endpoint.path)
             self._path = self._embedded.url.removeprefix("unix://")
         where = self._whereabouts()
-        self._link = Link(where, socket_timeout=COMMAND_TIMEOUT_SECONDS, path=self._path)
-        self._blocking = Link(
+        self._link = PrimaryClient(where, socket_timeout=COMMAND_TIMEOUT_SECONDS, path=self._path)
+        self._blocking = PrimaryClient(
             where, socket_timeout=BLOCK_SECONDS + COMMAND_TIMEOUT_SECONDS, path=self._path
         )
 
-    def _whereabouts(self) -> Whereabouts:
-        sentinel_options = _sentinel_options(self.config, self._options)
-        return Whereabouts(self.endpoint, self._options, sentinel_options, self.keys.control)
+    def _whereabouts(self) -> PrimaryDiscovery:
+        return PrimaryDiscovery(
+            self.endpoint,
+            self._options,
+            sentinel_options(self.config, self._options),
+            self.keys.control,
+        )
 
     async def run(
         self,
@@ -118,9 +113,11 @@ class Connection:
                 return await self._link.send("EVAL", script.text, *operands)
 
         # A start whose answer was lost has started jobs that its worker must hear of: never twice.
-        return await self._patiently(call, 0 if name == "start" else self.patience_seconds)
+        return await self._retry_while_unavailable(
+            call, 0 if name == "start" else self.failover_seconds
+        )
 
-    async def run_durably(
+    async def run_with_durability(
         self, name: str, items: Iterable[Item], durability: Durability, **args: Value
     ) -> tuple[Any, bool]:
         """Run script `name`, and wait until a replica, or the primary's disk, has what it wrote.
@@ -143,18 +140,22 @@ class Connection:
                 raise replies[0]
             return replies
 
-        reply, _, confirmed = await self._patiently(call, self.patience_seconds)
+        reply, _, confirmed = await self._retry_while_unavailable(call, self.failover_seconds)
         count = confirmed[0] if isinstance(confirmed, list) else confirmed
         return reply, isinstance(count, int) and count >= 1
 
     async def execute(self, *command: Value) -> Any:
         """Run one command."""
-        return await self._patiently(lambda: self._link.send(*command), self.patience_seconds)
+        return await self._retry_while_unavailable(
+            lambda: self._link.send(*command), self.failover_seconds
+        )
 
     async def execute_all(self, commands: Iterable[Sequence[Value]]) -> list[Any]:
         """Run commands in one round trip; an error of one of them takes its place in the list."""
         listed = list(commands)
-        return await self._patiently(lambda: self._link.send_all(listed), self.patience_seconds)
+        return await self._retry_while_unavailable(
+            lambda: self._link.send_all(listed), self.failover_seconds
+        )
 
     async def refusal_of(self, length: int) -> AragoraQError | None:
         """What the server has against a value of `length` bytes; None: nothing, or it cannot be asked."""
@@ -162,7 +163,7 @@ class Connection:
             refusal = await self._link.refusal_of(length)
         return translate(refusal, self.address) if refusal else None
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
+    async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """The answer to `call`, tried on while a failover may be under way; in our own errors."""
         deadline, pause = time.monotonic() + seconds, 0.05
         while True:
@@ -171,8 +172,8 @@ class Connection:
             except (exceptions.RedisError, OSError) as cause:
                 error = translate(cause, self.address)
                 is_alone = self.endpoint.kind not in ("sentinel", "cluster")
-                is_final = is_alone or isinstance(cause, NobodyKnows)
-                may_pass = isinstance(error, RedisUnreachable | Moving)
+                is_final = is_alone or isinstance(cause, PrimaryNotFound)
+                may_pass = isinstance(error, RedisUnreachable | FailoverUnderway)
                 if is_final or not may_pass or time.monotonic() + pause > deadline:
                     raise error from cause
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
@@ -187,13 +188,15 @@ class Connection:
         giving up on the reply loses nothing.
         """
         command = _blocking_read(after, timeout_seconds, count)
-        reply = await self._patiently(lambda: self._blocking.send(*command), self.patience_seconds)
+        reply = await self._retry_while_unavailable(
+            lambda: self._blocking.send(*command), self.failover_seconds
+        )
         return {
             stream.decode(): [(entry_id.decode(), _texts(fields)) for entry_id, fields in entries]
             for stream, entries in reply or ()
         }
 
-    async def run_when_new(
+    async def run_after_read(
         self,
         after: Mapping[str, str],
         timeout_seconds: float,
@@ -220,7 +223,7 @@ class Connection:
 
     def open_sync(self) -> SyncConnection:
         """A connection for another thread, which must close it."""
-        return SyncConnection(self, SyncLink(self._whereabouts(), path=self._path))
+        return SyncConnection(self, SyncPrimaryClient(self._whereabouts(), path=self._path))
 
     @contextmanager
     def translating(self) -> Iterator[None]:
@@ -252,7 +255,7 @@ _CONFIRM: Mapping[str, tuple[Value, ...]] = {
 class SyncConnection:
     """The same server from a thread without an event loop; the lease keeper's."""
 
-    def __init__(self, parent: Connection, link: SyncLink) -> None:
+    def __init__(self, parent: Connection, link: SyncPrimaryClient) -> None:
         self._parent = parent
         self._link = link
 
@@ -274,135 +277,12 @@ class SyncConnection:
         self._link.close()
 
 
-class Moving(TryAgain):
-    """Servers are taking over from one another, or a slot is on its way: over in seconds."""
-
-
-# What each kind of refusal means, by the first word of the server's error.
-_TRY_AGAIN = {
-    "OOM": "Redis is full (maxmemory): let workers drain, purge, or raise maxmemory",
-    "LOADING": "Redis is loading its data set: wait",
-    "READONLY": "this server is a replica: point redis_url at the primary",
-    "MASTERDOWN": "the replica has lost its primary: wait for failover",
-    "CLUSTERDOWN": "the cluster does not cover all slots: check its nodes",
-    "TRYAGAIN": "a slot is being moved: wait",
-    "UNBLOCKED": "the primary has become a replica, or the key was deleted: wait",
-    "BUSY": "a script blocks the server: wait, or SCRIPT KILL",
-    "MISCONF": "Redis cannot write to its disk: free space, check its log",
-    "NOREPLICAS": "too few replicas are in sync: check replication",
-}
-_MOVING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
-_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
-_DENIED_OTHERWISE = (
-    "ACL failure in script",
-    "The user executing the script can't",
-    "Protocol error: unauthenticated",  # to a long command before any password was given
-)
-"""What servers say, under ERR, when a script may run but not all that it calls."""
-
-
-def translate(error: Exception, address: str) -> AragoraQError:
-    """Our error for what redis-py raised while talking to `address`."""
-    text = str(error)
-    word = getattr(error, "status_code", None) or (text.split(maxsplit=1)[0] if text else "")
-    if word in _TRY_AGAIN:
-        kind = Moving if word in _MOVING else TryAgain
-        return kind(f"Redis at {address} refuses: {word} {text.removeprefix(word).strip()}",
-                    hint=_TRY_AGAIN[word])  # fmt: skip
-    denied = exceptions.AuthenticationError | exceptions.NoPermissionError
-    if word in _DENIED or isinstance(error, denied) or text.startswith(_DENIED_OTHERWISE):
-        return AccessDenied(
-            f"Redis at {address} denies access: {text}",
-            hint="check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL",
-        )
-    if text.startswith((*OF_ANOTHER_KIND, "DB index is out of range")):
-        return ServerUnsuitable(
-            f"the server at {address} is not what redis_url says it is: {text}",
-            hint="redis:// is for one server, and ends in the number of one of its databases, if any;"
-            " redis+sentinel:// names Sentinels, redis+cluster:// nodes",
-        )
-    if text.startswith(TOO_LONG):
-        return ServerUnsuitable(
-            f"Redis at {address} takes no value of that size (its proto-max-bulk-len): {text}",
-            hint="raise it there, or lower max_payload_bytes and max_result_bytes",
-        )
-    if isinstance(error, exceptions.ResponseError):
-        return AragoraQError(f"Redis at {address} refused a command: {text}")
-    hint = "is the server running, and is redis_url (REDIS_URL) right?"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        hint = "set redis_tls_ca_file to the authority that signed the server's certificate"
-    return RedisUnreachable(
-        f"cannot reach Redis at {address}: {_plainly(text) or type(error).__name__}", hint=hint
-    )
-
-
-def _plainly(text: str) -> str:
-    """Why a connection failed, without addresses, numbers, and attempts at every address of a name."""
-    if f"[Errno {errno.ECONNREFUSED}]" in text or text.startswith(f"Error {errno.ECONNREFUSED} "):
-        return "connection refused"
-    return re.sub(r"^Error \S+ connecting to \S+\. ", "", text).rstrip(".")
-
-
 def _texts(fields: Sequence[bytes] | None) -> dict[str, str]:
     texts = [text.decode(errors="replace") for text in fields or ()]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _options(config: QueueConfig, endpoint: Endpoint) -> dict[str, Any]:
-    """redis-py's options for connections to the queue's server."""
-    options: dict[str, Any] = {
-        "socket_timeout": COMMAND_TIMEOUT_SECONDS,
-        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "protocol": 2,
-        "driver_info": None,  # no CLIENT SETINFO: two more answers to wait for, one more right to have
-        "db": endpoint.database,
-    }
-    password = _password_source("redis_password", config)
-    if password or endpoint.password or endpoint.username:
-        options["credential_provider"] = Credentials(
-            endpoint.username, password or (lambda: endpoint.password)
-        )
-    if endpoint.is_tls:
-        options |= {
-            "ssl_ca_certs": config.redis_tls_ca_file,
-            "ssl_certfile": config.redis_tls_cert_file,
-            "ssl_keyfile": config.redis_tls_key_file,
-        }
-        _check_tls(config)
-    return options
-
-
-def _sentinel_options(config: QueueConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    password = _password_source("redis_sentinel_password", config)
-    own = {
-        name: value for name, value in options.items() if name not in ("db", "credential_provider")
-    }
-    return {**own, "credential_provider": Credentials("", password)} if password else own
-
-
-def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None:
-    """What gives the password at the time a connection is made: the file it came from may change."""
-    configured = getattr(config, name)
-    if configured is None:
-        return None
-    known: str = configured.get_secret_value()
-    if secret_in_file(name) != known:
-        return lambda: known
-    return lambda: secret_in_file(name) or known
-
-
-def _check_tls(config: QueueConfig) -> None:
-    """Raise ConfigError for certificates that cannot be used; a connection would call it unreachable."""
-    try:
-        tls_context(config.redis_tls_ca_file, config.redis_tls_cert_file, config.redis_tls_key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"the certificates for Redis cannot be used: {error}",
-            hint="see redis_tls_ca_file, redis_tls_cert_file and redis_tls_key_file: PEM, readable to us",
-        ) from None
-
-
 def _open_embedded(path: str) -> Any:
-    from aragora_q import embedded  # noqa: PLC0415 - only those who ask for it pay for it
+    from aragora_q.redis import embedded  # noqa: PLC0415 - imported where it is used
 
     return embedded.open_server(Path(path) if path else None)

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.2
 START_SECONDS = 20.0
 """How long a server may take to listen. Loading its data afterwards may take as long as it takes."""
 
-LONGEST_SOCKET_PATH = 100
+MAX_SOCKET_PATH_BYTES = 100
 """The kernel's limit is 107 bytes (unix(7))."""
 
 
@@ -65,7 +65,7 @@ def open_server(directory: Path | None = None) -> EmbeddedServer:
         users_lock = _lock(directory / "users.lock", fcntl.LOCK_SH)
         try:
             if not (_ping(directory) and _is_supervised(directory)):
-                _launch_supervisor(directory, binary)
+                _start_supervisor(directory, binary)
             _wait_until_ready(directory)
         except BaseException:
             os.close(users_lock)
@@ -106,7 +106,7 @@ def _binary() -> str:
 
 def _socket_path(directory: Path) -> Path:
     path = directory / "valkey.sock"
-    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         return path
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     home = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
@@ -138,13 +138,13 @@ def _wait_until_ready(directory: Path) -> None:
         is_loading = answer.startswith("-LOADING")
         if not is_loading and (time.monotonic() > deadline or not _is_supervised(directory)):
             raise RedisUnreachable(
-                f"the embedded server in {directory} does not come up: {_last_words(directory)}",
+                f"the embedded server in {directory} does not come up: {_log_tail(directory)}",
                 hint=f"see {directory / 'valkey.log'}",
             )
         time.sleep(0.01)
 
 
-def _last_words(directory: Path) -> str:
+def _log_tail(directory: Path) -> str:
     try:
         lines = (directory / "valkey.log").read_text(errors="replace").strip().splitlines()
     except OSError:
@@ -184,10 +184,17 @@ def _is_supervised(directory: Path) -> bool:
     return not _is_free(directory / "supervisor.lock")
 
 
-def _launch_supervisor(directory: Path, binary: str) -> None:
+def _start_supervisor(directory: Path, binary: str) -> None:
     """Start it as nobody's child, in a session of its own: no signal to a terminal's group reaches it."""
     subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "aragora_q.embedded", str(directory), binary, str(GRACE_SECONDS)],
+        [
+            sys.executable,
+            "-m",
+            "aragora_q.redis.embedded",
+            str(directory),
+            binary,
+            str(GRACE_SECONDS),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

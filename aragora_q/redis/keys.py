@@ -15,7 +15,7 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `job:<id>:history`         | list   | what went wrong, one JSON object each, the last 20            |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
-| `control`                  | hash   | paused, graced_at, reclaim_after, silence, graces, reap_lock, schema |
+| `control`                  | hash   | paused, schema, maintenance_lock, grace_*, last_heartbeat_seen  |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
 | `worker:<id>`              | hash   | one worker: boot, host, pid, version, slots, port, jobs, suspect |
 | `events`                   | stream | capped tail of transitions                                    |
@@ -24,25 +24,13 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from aragora_q.base import LANES, lane_of
+
 GROUP = "aragora-workers"
 """The consumer group of every lane."""
-
-LANES = ("high", "normal", "low")
-"""Priority lanes in reading order."""
-
-JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,63}")
-"""A job id: 1 to 64 characters that are safe in a key, a shell and a log line. No colon: with one,
-a job's hash could bear the name of another job's payload."""
-
-WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
-"""A worker id: at most 48 characters, so that `worker@boot` keeps a job's hash compact."""
-
-QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""A queue name: lower case, no braces (they are the cluster's hash tag), no colon."""
 
 
 @dataclass(frozen=True)
@@ -122,31 +110,24 @@ class QueueKeys:
         return (f"{self.stem}guard",) if self.cluster else ()
 
     @cached_property
-    def job_stem(self) -> str:
+    def job_prefix(self) -> str:
         """What a job's hash key begins with; scripts append the id they find in an entry."""
         return f"{self.stem}job:"
 
     def job(self, job_id: str) -> str:
-        return f"{self.job_stem}{job_id}"
+        return f"{self.job_prefix}{job_id}"
 
     def payload(self, job_id: str) -> str:
-        return f"{self.job_stem}{job_id}:payload"
+        return f"{self.job_prefix}{job_id}:payload"
 
     def result(self, job_id: str) -> str:
-        return f"{self.job_stem}{job_id}:result"
+        return f"{self.job_prefix}{job_id}:result"
 
     def history(self, job_id: str) -> str:
-        return f"{self.job_stem}{job_id}:history"
+        return f"{self.job_prefix}{job_id}:history"
 
     def journal(self, job_id: str) -> str:
-        return f"{self.job_stem}{job_id}:journal"
+        return f"{self.job_prefix}{job_id}:journal"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.stem}worker:{worker_id}"
-
-
-def lane_of(priority: int) -> str:
-    """The lane of a priority: above 0 high, below 0 low. `lua/include/job.lua` says the same."""
-    if priority > 0:
-        return "high"
-    return "low" if priority < 0 else "normal"

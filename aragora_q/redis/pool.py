@@ -15,14 +15,14 @@ import hiredis
 import redis.asyncio
 from redis import exceptions
 
-MOST_CONNECTIONS = 64
+from aragora_q.redis.errors import TOO_LONG
+
+MAX_IDLE_CONNECTIONS = 64
 """To one server: however many callers there are, the rest of them wait their turn."""
 
-LEAST_LIMIT_BYTES = 1024 * 1024
+MIN_BULK_LIMIT_BYTES = 1024 * 1024
 """The lowest `proto-max-bulk-len` that a server can have: it takes every value up to here."""
 
-TOO_LONG = "Protocol error: invalid bulk length"
-"""What a server says to a value that is longer than its `proto-max-bulk-len`."""
 
 REFUSAL_SECONDS = 2.0
 """How long a server may think about whether it would take a value."""
@@ -40,14 +40,14 @@ _SHAPES: Mapping[Any, Any] = {
 """By a command's first word, what makes its reply the Python value that redis-py's clients give."""
 
 
-class Lines:
+class ConnectionPool:
     """Connections to one server. Each call has one for itself, from the first byte to the last."""
 
     def __init__(self, dial: Callable[[], Any], timeout_seconds: float) -> None:
         self._dial = dial
         self._timeout_seconds = timeout_seconds
         self._idle: list[Any] = []
-        self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._turns = asyncio.Semaphore(MAX_IDLE_CONNECTIONS)
         self._is_closed = False
         self._due: dict[asyncio.Timeout, float] = {}
         self._is_sweeping = False
@@ -108,7 +108,7 @@ class Lines:
         None if it would take it, or cannot be asked. One that refuses a value hangs up while it is
         still being sent, mostly before its reason is heard: that looks like an outage, for ever.
         """
-        if length <= LEAST_LIMIT_BYTES:
+        if length <= MIN_BULK_LIMIT_BYTES:
             return None
         line = self._dial()
         try:

@@ -21,7 +21,7 @@ BATCH_LIMIT = 100
 BATCH_BYTES = 4 * 1024 * 1024
 """About how much data a call may carry: a slow link must get it through before the call times out."""
 
-INCLUDES = ("job", "silence")
+INCLUDES = ("job", "outage_grace")
 """Every file of `lua/include`; a script includes the first without saying so."""
 
 Value = str | bytes | int | float
@@ -111,9 +111,9 @@ def included() -> list[str]:
 
 
 def _read(path: str) -> str:
-    data = get_data("aragora_q", f"lua/{path}")
+    data = get_data("aragora_q.redis", f"lua/{path}")
     if data is None:
-        raise FileNotFoundError(f"aragora_q/lua/{path} is missing from the installed package")
+        raise FileNotFoundError(f"aragora_q/redis/lua/{path} is missing from the installed package")
     return data.decode()
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.connection import Connection, Durability
-from aragora_q.errors import ServerUnsuitable
+from aragora_q.errors import UnsupportedServer
+from aragora_q.redis.connection import Connection, Durability
 
 
 @dataclass(frozen=True)
-class ServerFacts:
+class ServerInfo:
     """What INFO says of a server that matters to a queue."""
 
     version: str
@@ -29,7 +29,7 @@ class ServerFacts:
     """Memory in use, and its limit (maxmemory); 0: none."""
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> ServerFacts:
+    def from_info(cls, info: Mapping[str, Any]) -> ServerInfo:
         return cls(
             version=str(info.get("valkey_version") or info.get("redis_version", "0")),
             is_valkey="valkey_version" in info,
@@ -52,31 +52,31 @@ class ServerFacts:
         return tuple(int(part) for part in self.version.split(".")[:2])
 
 
-async def check_server(connection: Connection) -> ServerFacts:
-    """Read the server's facts. Raises ServerUnsuitable for one too old or of the other topology."""
-    facts = ServerFacts.from_info(await connection.execute("INFO"))
+async def check_server(connection: Connection) -> ServerInfo:
+    """Read the server's facts. Raises UnsupportedServer for one too old or of the other topology."""
+    facts = ServerInfo.from_info(await connection.execute("INFO"))
     where = connection.address.partition("://")[2]
     if facts.is_sentinel:
-        raise ServerUnsuitable(
+        raise UnsupportedServer(
             f"the server at {connection.address} is a Sentinel, but redis_url says a Redis server",
             hint=f"write redis+sentinel://{where}/ and the name of the service",
         )
     if facts.release < ((7, 2) if facts.is_valkey else (7, 0)):
-        raise ServerUnsuitable(
+        raise UnsupportedServer(
             f"{facts.name} at {connection.address} is too old: scripts that may run when memory is "
             f"full need Redis 7.0 or Valkey 7.2",
             hint="upgrade the server, or try embedded://",
         )
     if facts.is_cluster and not connection.is_cluster:
-        raise ServerUnsuitable(
+        raise UnsupportedServer(
             f"the server at {connection.address} is a node of a cluster, but redis_url says a single server",
             hint=f"write redis+cluster://{where}",
         )
     return facts
 
 
-def check_durability(facts: ServerFacts, connection: Connection, durability: Durability) -> None:
-    """Raise ServerUnsuitable if the server cannot confirm what `durability` asks for."""
+def check_durability(facts: ServerInfo, connection: Connection, durability: Durability) -> None:
+    """Raise UnsupportedServer if the server cannot confirm what `durability` asks for."""
     problem: tuple[str, str] | None = None
     if durability == "replica" and not facts.replicas:
         problem = "has no replica", "attach one, or choose another durability"
@@ -88,16 +88,16 @@ def check_durability(facts: ServerFacts, connection: Connection, durability: Dur
     elif durability == "fsync" and not facts.has_aof:
         problem = "keeps no append-only file", "CONFIG SET appendonly yes"
     if problem:
-        raise ServerUnsuitable(
+        raise UnsupportedServer(
             f"durability {durability} cannot be kept: the server at {connection.address} {problem[0]}",
             hint=problem[1],
         )
 
 
-def check_eviction(facts: ServerFacts, connection: Connection, *, allowed: bool) -> None:
-    """Raise ServerUnsuitable if the server may evict jobs, unless that is allowed."""
+def check_eviction(facts: ServerInfo, connection: Connection, *, allowed: bool) -> None:
+    """Raise UnsupportedServer if the server may evict jobs, unless that is allowed."""
     if facts.eviction_policy != "noeviction" and not allowed:
-        raise ServerUnsuitable(
+        raise UnsupportedServer(
             f"Redis at {connection.address} may delete jobs when memory is full "
             f"(maxmemory-policy {facts.eviction_policy})",
             hint="CONFIG SET maxmemory-policy noeviction, or set allow_eviction if losing jobs is fine",

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from aragora_q.base import TERMINAL, JobStatus
-from aragora_q.connection import Connection
 from aragora_q.errors import AragoraQError
-from aragora_q.keys import GROUP
+from aragora_q.redis.connection import Connection
+from aragora_q.redis.keys import GROUP
 
 PAGE = 500
 
@@ -112,7 +112,7 @@ async def _delivered(connection: Connection, stream: str) -> AsyncIterator[str]:
 async def _with_status(
     connection: Connection, found: AsyncIterator[str], status: JobStatus
 ) -> AsyncIterator[str]:
-    """Those of `found` whose hash says `status`, or what nobody knows: the reader will complain."""
+    """Those of `found` whose hash says `status`, or what nobody knows: the reader will error."""
     page: list[str] = []
 
     async def matching() -> list[str]:

@@ -16,26 +16,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aragora_q import listing, wire
-from aragora_q.base import (
-    Enqueued,
-    Identity,
-    Job,
-    JobQueue,
-    JobStatus,
-    Promotion,
-    Reclaimed,
-    WorkerSession,
-)
-from aragora_q.config import QueueConfig, get_queue_config
-from aragora_q.connection import FAILOVER_SECONDS, Connection
-from aragora_q.errors import BacklogFull, JobNotFound, NotDurable, PayloadInvalid
+from aragora_q import codec as wire
+from aragora_q.base import WORKER_ID_PATTERN, EnqueueResult, Job, JobStatus
+from aragora_q.config.settings import QueueConfig, get_queue_config
+from aragora_q.contracts import Identity, PromotionResult, ReclaimResult, WorkerSession, WorkQueue
+from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, QueueFull
 from aragora_q.job import check_job
-from aragora_q.keys import WORKER_ID_PATTERN
-from aragora_q.scripts import BATCH_LIMIT, batched
-from aragora_q.server import check_durability, check_server
-from aragora_q.session import RedisWorkerSession
+from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
+from aragora_q.redis.scripts import BATCH_LIMIT, batched
+from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
+from aragora_q.streams import listing
+from aragora_q.streams.session import RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
 """A worker silent for this many leases is forgotten; its jobs were reclaimed after one."""
@@ -47,7 +39,7 @@ REAPER = "reaper"
 """Consumer that a cron pass takes entries over with; deleted again when it is empty."""
 
 
-class RedisStreamsQueue(JobQueue):
+class RedisStreamsQueue(WorkQueue):
     """One queue on one Redis, Valkey or cluster. Safe to share among tasks of an event loop."""
 
     def __init__(
@@ -66,9 +58,9 @@ class RedisStreamsQueue(JobQueue):
             raise NotDurable(job.id, self.config.durability)
         return job.id
 
-    async def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        enqueued: list[Enqueued] = []
-        sending: asyncio.Task[list[Enqueued]] | None = None
+    async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
+        enqueued: list[EnqueueResult] = []
+        sending: asyncio.Task[list[EnqueueResult]] | None = None
         try:
             for batch in batched(map(self._enqueue_item, jobs), weigh=_payload_bytes):
                 if sending is not None:
@@ -80,32 +72,32 @@ class RedisStreamsQueue(JobQueue):
                 enqueued += await sending
         return enqueued
 
-    async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[Enqueued]:
+    async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueResult]:
         if self.config.durability != "none" and not self._durability_is_checked:
             facts = await check_server(self.connection)
             check_durability(facts, self.connection, self.config.durability)
             self._durability_is_checked = True
-        words, durable = await self.connection.run_durably(
+        words, durable = await self.connection.run_with_durability(
             "enqueue", items, self.config.durability, max_backlog=self.config.max_backlog
         )
         if b"full" in words:
-            raise BacklogFull(
+            raise QueueFull(
                 f"queue {self.config.queue} holds its limit of {self.config.max_backlog} waiting jobs; "
                 f"{words.count(b'full')} of {len(words)} were not enqueued",
                 hint="add workers, wait, or raise max_backlog",
             )
         if b"refused" in words:
             job_id = items[words.index(b"refused")][1][0]
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"job {job_id}: refused by the queue itself: id, payload or a number is out of bounds"
             )
         return [
-            Enqueued(job_id, created=word == b"created", durable=durable)
+            EnqueueResult(job_id, created=word == b"created", durable=durable)
             for (_, (job_id, *_)), word in zip(items, words, strict=True)
         ]
 
     def check(self, job: Job) -> None:
-        """Raise PayloadInvalid for whatever `enqueue` would refuse of `job` itself; nothing is sent."""
+        """Raise InvalidPayload for whatever `enqueue` would refuse of `job` itself; nothing is sent."""
         _, (_, payload, *_) = self._enqueue_item(job)
         job.raw_payload = payload  # need not be encoded again
 
@@ -113,7 +105,7 @@ class RedisStreamsQueue(JobQueue):
         check_job(job)
         payload = job.raw_payload or _encode_payload(job)
         if len(payload) > self.config.max_payload_bytes:
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"job {job.id}: payload has {len(payload)} bytes, max_payload_bytes is "
                 f"{self.config.max_payload_bytes}",
                 hint="pass a reference to the data instead of the data",
@@ -179,7 +171,7 @@ class RedisStreamsQueue(JobQueue):
 
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
         if not WORKER_ID_PATTERN.fullmatch(identity.worker_id):
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"worker id {identity.worker_id!r:.100} is not 1 to 48 of letters, digits and ._-, "
                 "a letter or digit first"
             )
@@ -188,18 +180,18 @@ class RedisStreamsQueue(JobQueue):
         )
         return RedisWorkerSession(self.connection, identity, lease_ms)
 
-    async def promote(self) -> Promotion:
+    async def promote(self) -> PromotionResult:
         moved, next_due_ms = await self.connection.run(
             "promote",
-            job_stem=self._keys.job_stem,
+            job_prefix=self._keys.job_prefix,
             retention_ms=self.config.retention_ms,
             limit=BATCH_LIMIT,
         )
-        return Promotion(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
+        return PromotionResult(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
 
     async def reclaim(
         self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None
-    ) -> list[Reclaimed]:
+    ) -> list[ReclaimResult]:
         return [
             found
             for stream in self._keys.streams
@@ -215,14 +207,14 @@ class RedisStreamsQueue(JobQueue):
         *,
         dry_run: bool,
         deadline: float,
-    ) -> AsyncIterator[Reclaimed]:
+    ) -> AsyncIterator[ReclaimResult]:
         cursor = "-"
         while cursor and time.monotonic() < deadline:
             _, next_cursor, *rows = await self.connection.run(
                 "reclaim",
                 keys={"stream": stream},
-                job_stem=self._keys.job_stem,
-                worker_stem=self._keys.worker(""),
+                job_prefix=self._keys.job_prefix,
+                worker_prefix=self._keys.worker(""),
                 reclaimer=reclaimer,
                 claim_idle_ms=self.config.claim_idle_ms,
                 max_crashes=self.config.max_crashes,
@@ -232,7 +224,7 @@ class RedisStreamsQueue(JobQueue):
                 dry_run=int(dry_run),
             )
             for job_id, decision, owner, idle_ms, crashes in rows:
-                yield Reclaimed(
+                yield ReclaimResult(
                     job_id.decode(errors="replace"),
                     decision.decode(),
                     owner.decode(),
@@ -252,7 +244,7 @@ class RedisStreamsQueue(JobQueue):
         deleted, more = await self.connection.run(
             "purge",
             keys={"index": getattr(self._keys, status.value)},
-            job_stem=self._keys.job_stem,
+            job_prefix=self._keys.job_prefix,
             status=status.value,
             older_than_ms=older_than_ms,
             limit=BATCH_LIMIT,
@@ -267,7 +259,7 @@ class RedisStreamsQueue(JobQueue):
 
         async def ask(action: str) -> bool:
             word = await self.connection.run(
-                "reap_lock", action=action, token=token, ttl_ms=round(ttl_seconds * 1000)
+                "maintenance_lock", action=action, token=token, ttl_ms=round(ttl_seconds * 1000)
             )
             return bool(word == b"ok")
 
@@ -281,14 +273,14 @@ class RedisStreamsQueue(JobQueue):
             raise
         await ask("end")
 
-    async def forget_dead_workers(self) -> int:
+    async def remove_dead_workers(self) -> int:
         named = await self.tracker.consumers() | await self.tracker.worker_ids()
         deleted = 0
         for batch in batched(sorted(named)):
             deleted += await self.connection.run(
                 "unregister",
                 [(None, (name, "")) for name in batch],
-                worker_stem=self._keys.worker(""),
+                worker_prefix=self._keys.worker(""),
                 default_lease_ms=self.config.claim_idle_ms,
                 silent_leases=DEAD_WORKER_LEASES,
             )
@@ -303,11 +295,11 @@ async def create_redis_queue(
 ) -> RedisStreamsQueue:
     """A queue on the configured server, which has answered and is new enough.
 
-    Raises ConfigError, ServerUnsuitable, RedisUnreachable, AccessDenied, TryAgain. Close it with
+    Raises ConfigError, UnsupportedServer, RedisUnreachable, AccessDenied, TryAgain. Close it with
     `await queue.close()`.
     """
     queue = RedisStreamsQueue(config, consumer_name=consumer_name)
-    queue.connection.patience_seconds = FAILOVER_SECONDS
+    queue.connection.failover_seconds = FAILOVER_SECONDS
     try:
         await check_server(queue.connection)
     except BaseException:
@@ -332,4 +324,4 @@ def _encode_payload(job: Job) -> bytes:
     try:
         return wire.encode(job.payload)
     except ValueError as error:
-        raise PayloadInvalid(f"job {job.id}: payload is not JSON: {error}") from None
+        raise InvalidPayload(f"job {job.id}: payload is not JSON: {error}") from None

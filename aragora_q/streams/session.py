@@ -10,25 +10,24 @@ import logging
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from aragora_q import wire
-from aragora_q.base import (
+from aragora_q import codec as wire
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import (
     Completed,
     Failed,
-    Fetched,
+    FetchResult,
     Identity,
-    Job,
-    JobStatus,
     LeaseRenewer,
     Released,
-    Renewal,
+    RenewalResult,
     Report,
+    ReportResult,
     Retry,
-    Verdict,
     WorkerSession,
 )
-from aragora_q.connection import Connection, Item, SyncConnection
-from aragora_q.errors import LeaseLost, PermanentError, ServerUnsuitable
-from aragora_q.scripts import BATCH_LIMIT, Value, batched
+from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
+from aragora_q.redis.connection import Connection, Item, SyncConnection
+from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 
 logger = logging.getLogger(__name__)
 
@@ -59,49 +58,49 @@ class RedisWorkerSession(WorkerSession):
         largest = connection.config.max_payload_bytes
         self._start_limit = max(1, min(BATCH_LIMIT, START_BYTES // largest))
 
-    async def register(self, info: Mapping[str, str], *, dead_boot_id: str = "") -> float:
+    async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:
         word, *left_ms = await self._connection.run(
             "register",
             keys=self._worker_key,
-            worker_stem=self._keys.worker(""),
+            worker_prefix=self._keys.worker(""),
             worker_id=self.identity.worker_id,
-            boot_id=self.identity.boot_id,
+            instance_id=self.identity.instance_id,
             lease_ms=self.lease_ms,
             record_ttl_ms=RECORD_TTL_MS,
-            dead_boot_id=dead_boot_id,
+            dead_instance_id=dead_instance_id,
             info=wire.encode(dict(info)),
         )
         if word == b"newer":
-            raise ServerUnsuitable(
+            raise UnsupportedServer(
                 f"queue {self._connection.config.queue} at {self._connection.address} has schema "
                 f"{left_ms[0]}, newer than this version of aragora-q understands",
                 hint="upgrade this worker",
             )
         return left_ms[0] / 1000 if word == b"taken" else 0.0
 
-    async def current_boot(self) -> dict[str, str]:
+    async def registered_instance(self) -> dict[str, str]:
         record = await self._connection.execute("HGETALL", self._worker_key["worker"])
         return {name.decode(): value.decode() for name, value in record.items()}
 
-    async def start(self, limit: int, *, low_first: bool = False) -> Fetched:
+    async def start(self, limit: int, *, low_first: bool = False) -> FetchResult:
         args = self._start_args(limit, low_first=low_first)
         return self._fetched(await self._connection.run("start", (), keys=self._worker_key, **args))
 
-    async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> Fetched:
+    async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> FetchResult:
         lanes = dict(zip(self._keys.streams, resume_from, strict=True))
         args = self._start_args(limit=1)
         return self._fetched(
-            await self._connection.run_when_new(
+            await self._connection.run_after_read(
                 lanes, timeout_seconds, "start", keys=self._worker_key, **args
             )
         )
 
     def _start_args(self, limit: int, *, low_first: bool = False) -> dict[str, Value]:
         return {
-            "job_stem": self._keys.job_stem,
+            "job_prefix": self._keys.job_prefix,
             "worker_id": self.identity.worker_id,
-            "holder": self.identity.holder,
-            "boot_id": self.identity.boot_id,
+            "lease_owner": self.identity.lease_owner,
+            "instance_id": self.identity.instance_id,
             "lease_ms": self.lease_ms,
             "limit": min(limit, self._start_limit),
             "low_first": int(low_first),
@@ -110,7 +109,7 @@ class RedisWorkerSession(WorkerSession):
             "retention_ms": self._retention_ms,
         }
 
-    def _fetched(self, reply: list[Any]) -> Fetched:
+    def _fetched(self, reply: list[Any]) -> FetchResult:
         state, *rows = reply
         resume_from = None
         if rows and len(rows[-1]) == len(self._keys.streams):
@@ -122,20 +121,20 @@ class RedisWorkerSession(WorkerSession):
             )
             rows = [row for row in rows if len(row) > 1]
         worker_id = self.identity.worker_id
-        return Fetched(state.decode(), [_started(row, worker_id) for row in rows], resume_from)
+        return FetchResult(state.decode(), [_started(row, worker_id) for row in rows], resume_from)
 
     async def wait_for_work(self, resume_from: tuple[str, ...], timeout_seconds: float) -> None:
         await self._connection.read_blocking(
             dict(zip(self._keys.streams, resume_from, strict=True)), timeout_seconds, count=1
         )
 
-    async def report(self, reports: Sequence[Report]) -> list[Verdict]:
+    async def report(self, reports: Sequence[Report]) -> list[ReportResult]:
         by_script: dict[str, list[tuple[int, Item]]] = {}
         for position, report in enumerate(reports):
             script, fields = _report_fields(report)
             item = self._keys.job(report.job.id), (report.job.id, report.job.fence, *fields)
             by_script.setdefault(script, []).append((position, item))
-        verdicts: list[Verdict] = ["lost"] * len(reports)
+        verdicts: list[ReportResult] = ["lost"] * len(reports)
         for script, placed in by_script.items():
             for batch in batched(placed, weigh=_report_bytes):
                 words = await self._report_batch(script, [item for _, item in batch])
@@ -144,7 +143,7 @@ class RedisWorkerSession(WorkerSession):
         return verdicts
 
     async def _report_batch(self, script: str, items: list[Item]) -> list[Any]:
-        args: dict[str, Any] = {"holder": self.identity.holder}
+        args: dict[str, Any] = {"lease_owner": self.identity.lease_owner}
         if script != "release":
             args["retention_ms"] = self._retention_ms
         if script == "retry":
@@ -168,11 +167,11 @@ class RedisWorkerSession(WorkerSession):
     ) -> tuple[str, list[tuple[str, int]]]:
         """A page of the jobs, with their fences, that this worker holds in a lane; where to go on."""
         following, *rows = await self._connection.run(
-            "held",
+            "list_leased",
             keys={"stream": stream},
-            job_stem=self._keys.job_stem,
+            job_prefix=self._keys.job_prefix,
             worker_id=self.identity.worker_id,
-            holder=self.identity.holder,
+            lease_owner=self.identity.lease_owner,
             min_idle_ms=round(min_idle_seconds * 1000),
             after=after,
             limit=BATCH_LIMIT,
@@ -181,9 +180,9 @@ class RedisWorkerSession(WorkerSession):
 
     async def _hand_back(self, held: list[tuple[str, int]]) -> list[str]:
         returned = await self._connection.run(
-            "recover",
+            "release_orphans",
             [(self._keys.job(job_id), (job_id, fence)) for job_id, fence in held],
-            holder=self.identity.holder,
+            lease_owner=self.identity.lease_owner,
         )
         return [job_id.decode() for job_id in returned]
 
@@ -209,7 +208,9 @@ class RedisWorkerSession(WorkerSession):
 
     async def _write(self, job: Job, script: str, fields: tuple[Any, ...], **args: Any) -> bytes:
         item = self._keys.job(job.id), (job.id, job.fence, *fields)
-        [word] = await self._connection.run(script, [item], holder=self.identity.holder, **args)
+        [word] = await self._connection.run(
+            script, [item], lease_owner=self.identity.lease_owner, **args
+        )
         if word == b"lost":
             raise LeaseLost(f"job {job.id} is no longer held by fence {job.fence}")
         return bytes(word)
@@ -225,8 +226,8 @@ class RedisWorkerSession(WorkerSession):
     async def unregister(self) -> None:
         await self._connection.run(
             "unregister",
-            [(None, (self.identity.worker_id, self.identity.boot_id))],
-            worker_stem=self._keys.worker(""),
+            [(None, (self.identity.worker_id, self.identity.instance_id))],
+            worker_prefix=self._keys.worker(""),
             default_lease_ms=self.lease_ms,
             silent_leases=0,
         )
@@ -239,7 +240,7 @@ class RedisLeaseRenewer:
         self._connection = connection
         self._session = session
 
-    def renew(self, held: Sequence[tuple[str, int]]) -> Renewal:
+    def renew(self, held: Sequence[tuple[str, int]]) -> RenewalResult:
         """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is held."""
         session, keys = self._session, self._session._keys  # noqa: SLF001 - one module, two threads
         running = " ".join(job_id for job_id, _ in held[:BATCH_LIMIT])
@@ -250,10 +251,10 @@ class RedisLeaseRenewer:
                 "renew",
                 [(keys.job(job_id), (job_id, fence)) for job_id, fence in batch],
                 keys=session._worker_key,  # noqa: SLF001
-                worker_stem=keys.worker(""),
+                worker_prefix=keys.worker(""),
                 worker_id=session.identity.worker_id,
-                holder=session.identity.holder,
-                boot_id=session.identity.boot_id,
+                lease_owner=session.identity.lease_owner,
+                instance_id=session.identity.instance_id,
                 lease_ms=session.lease_ms,
                 running=running,
                 record_ttl_ms=RECORD_TTL_MS,
@@ -263,7 +264,7 @@ class RedisLeaseRenewer:
                 for (job_id, _), word in zip(batch, words, strict=False)
                 if word != b"held"
             }
-        return Renewal(state.decode(), gone)  # type: ignore[arg-type]
+        return RenewalResult(state.decode(), gone)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Hang up."""

@@ -11,19 +11,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from aragora_q import wire
-from aragora_q.base import (
-    Completed,
-    Executor,
-    Failed,
-    Job,
-    Outcome,
-    Released,
-    Retry,
-    WorkerSession,
-    attempt_context,
-)
-from aragora_q.errors import NOT_SERVED, LeaseLost, PermanentError, RetryLater
+from aragora_q import codec as wire
+from aragora_q.base import Job
+from aragora_q.context import Executor, attempt_context
+from aragora_q.contracts import Completed, Failed, Outcome, Released, Retry, WorkerSession
+from aragora_q.errors import TRANSIENT_ERRORS, LeaseLost, PermanentError, RetryLater
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.retry import RetryPolicy, describe, is_retryable_error
 
@@ -31,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LONGEST_RETRY_LATER_SECONDS = 6 * 3600.0
-ASK_AGAIN_SECONDS = 0.5
+MAX_RETRY_LATER_SECONDS = 6 * 3600.0
+RETRY_SECONDS = 0.5
 
 
 class Attempt:
@@ -165,16 +157,16 @@ class Attempt:
         while True:
             try:
                 return await call()
-            except NOT_SERVED as error:
+            except TRANSIENT_ERRORS as error:
                 if not is_told:
                     facts = {"job": self.job.id, "attempt": self.job.attempts, "error": str(error)}
                     logger.warning("job waits until Redis takes its checkpoint", extra=facts)
                     is_told = True
-                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 def _bounded_seconds(delay: object) -> float:
     """A provider's idea of later, as far as it is a number of seconds."""
     if not isinstance(delay, int | float) or not delay > 0:  # NaN is not above 0 either
         return 0.0
-    return min(delay, LONGEST_RETRY_LATER_SECONDS)
+    return min(delay, MAX_RETRY_LATER_SECONDS)

@@ -2,7 +2,7 @@
 
 Four loops on one event loop: fetch (start jobs in batches, block when there are none), report
 (`reporting.py`), care (the maintenance passes), and the lease keeper's answers. Each survives any
-outage of Redis (`patience.py`). Knows `JobQueue`, not Redis; what runs is `running.py`'s business.
+outage of Redis (`patience.py`). Knows `WorkQueue`, not Redis; what runs is `running.py`'s business.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from aragora_q import __version__, process
-from aragora_q.attempt import Attempt
-from aragora_q.base import Executor, Fetched, Identity, Job, JobQueue
-from aragora_q.config import QueueConfig, get_queue_config
-from aragora_q.errors import NOT_SERVED, ConfigError
-from aragora_q.leases import Gone, LeaseKeeper
-from aragora_q.maintenance import Caretaker, every, promote_pass
-from aragora_q.metrics import WorkerMetrics
-from aragora_q.patience import BACKOFF_SECONDS, Patience
-from aragora_q.reporting import Reporter
+from aragora_q._version import __version__
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig, get_queue_config
+from aragora_q.context import Executor
+from aragora_q.contracts import FetchResult, Identity, WorkQueue
+from aragora_q.errors import TRANSIENT_ERRORS, ConfigError
+from aragora_q.maintenance import MaintenanceLoop, every, promote_pass
+from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
-from aragora_q.running import RunningJobs
+from aragora_q.worker import liveness as process
+from aragora_q.worker.attempt import Attempt
+from aragora_q.worker.leases import LeaseKeeper, LostLease
+from aragora_q.worker.outages import BACKOFF_SECONDS, OutageTracker
+from aragora_q.worker.reporter import Reporter
+from aragora_q.worker.runner import JobRunner
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LOW_FIRST_EVERY = 8
+LOW_FIRST_INTERVAL = 8
 """Every so many fetches the lanes are read low to high, so that a busy high lane starves nobody."""
 
 IDLE_SECONDS = 2.0
@@ -44,7 +47,7 @@ mode, whether it is done."""
 CLOSING_SECONDS = 5.0
 """How long a stopping worker tries to get its last reports through."""
 
-STALLED_SECONDS = 10.0
+STALL_SECONDS = 10.0
 """Without a sign of life for so long (or half a lease), a loop has stalled."""
 
 
@@ -63,7 +66,7 @@ class DebateWorker:
 
     def __init__(  # noqa: PLR0913 - the parts of a worker
         self,
-        queue: JobQueue,
+        queue: WorkQueue,
         worker_id: str | None = None,
         *,
         executor: Executor,
@@ -86,14 +89,14 @@ class DebateWorker:
         self._info = info or {}
         self._preflight = preflight
         self.metrics = metrics or WorkerMetrics(self._config.queue)
-        self._patience = Patience(self.identity.worker_id, self.metrics)
+        self._patience = OutageTracker(self.identity.worker_id, self.metrics)
         self.keeper: LeaseKeeper = LeaseKeeper(
             self._session.lease_renewer,
             self._lease_seconds,
             self._on_renewal,
-            partial(self._patience.note_fault, "renew"),
+            partial(self._patience.record_failure, "renew"),
         )
-        self.metrics.slots.set(self._slots)
+        self.metrics.concurrency.set(self._slots)
         self.metrics.loop_lag.set_function(lambda: self.keeper.loop_lag_seconds)
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
@@ -106,7 +109,7 @@ class DebateWorker:
             let_go=self.keeper.drop,
             on_told=self._changed.set,
         )
-        self._running = RunningJobs(
+        self._running = JobRunner(
             self.keeper, self._reporter, self.metrics, on_end=self._changed.set
         )
         self.metrics.active.set_function(lambda: len(self._running))
@@ -138,7 +141,7 @@ class DebateWorker:
             "worker started", extra={"worker": self.identity.worker_id, "slots": self._slots}
         )
         self.keeper.start()
-        caretaker = Caretaker(self._queue, self.identity.worker_id, self._lease_seconds)
+        caretaker = MaintenanceLoop(self._queue, self.identity.worker_id, self._lease_seconds)
         tasks = [
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(caretaker.run(), name="care"),
@@ -192,7 +195,7 @@ class DebateWorker:
         These are slots, retry delays, drain time and the largest result.
         """
         self._slots = config.concurrency
-        self.metrics.slots.set(self._slots)
+        self.metrics.concurrency.set(self._slots)
         self._policy = config.retry_policy()
         may_change = {"drain_timeout_seconds", "max_result_bytes"}
         self._config = self._config.model_copy(update=config.model_dump(include=may_change))
@@ -203,7 +206,7 @@ class DebateWorker:
         uptime = 0.0 if self._started_at is None else time.monotonic() - self._started_at
         return {
             "worker_id": self.identity.worker_id,
-            "boot_id": self.identity.boot_id,
+            "instance_id": self.identity.instance_id,
             "active_jobs": len(self._running),
             "max_concurrent": self._slots,
             "jobs_processed": self._reporter.counts["completed"],
@@ -211,7 +214,7 @@ class DebateWorker:
             "unreported_jobs": len(self._reporter),
             "uptime_seconds": round(uptime, 3),
             "is_draining": self._stopping.is_set(),
-            "redis_fault": self._patience.fault,
+            "redis_error": self._patience.fault,
             "oldest_job_seconds": self._running.oldest_seconds(),
         }
 
@@ -220,7 +223,7 @@ class DebateWorker:
 
         An outage of Redis is no reason to restart a worker: it would lose its jobs and gain nothing.
         """
-        now, limit = time.monotonic(), max(STALLED_SECONDS, self._lease_seconds / 2)
+        now, limit = time.monotonic(), max(STALL_SECONDS, self._lease_seconds / 2)
         if self.keeper.loop_lag_seconds > limit:
             return False
         if self._patience.fault is not None:
@@ -237,7 +240,7 @@ class DebateWorker:
             if self._must_register:
                 await self._register()
                 continue
-            if self._must_look or self._patience.had_fault:
+            if self._must_look or self._patience.needs_recovery:
                 await self._served("recover", self._recover)
                 resume_from = None
                 continue
@@ -245,7 +248,7 @@ class DebateWorker:
                 fetched = await self._wait_for_work(resume_from)
             else:
                 turn += 1
-                fetched = await self._start_jobs(low_first=turn % LOW_FIRST_EVERY == 0)
+                fetched = await self._start_jobs(low_first=turn % LOW_FIRST_INTERVAL == 0)
             resume_from = fetched.resume_from
             self._note_fetched(fetched)
             if self._burst and not fetched.jobs and await self._is_all_done(fetched):
@@ -259,14 +262,14 @@ class DebateWorker:
             self._changed.clear()
             await self._unless_stopping(self._changed.wait())
 
-    async def _start_jobs(self, *, low_first: bool) -> Fetched:
+    async def _start_jobs(self, *, low_first: bool) -> FetchResult:
         half = -(-self._slots // 2)  # while the server starts one half, the other runs and reports
         start = partial(self._session.start, min(self._free_slots(), half), low_first=low_first)
         fetched = await self._served("fetch", start)
         await self._launch(fetched.jobs)
         return fetched
 
-    async def _wait_for_work(self, resume_from: tuple[str, ...]) -> Fetched:
+    async def _wait_for_work(self, resume_from: tuple[str, ...]) -> FetchResult:
         """Block until there is work, and begin the first of it, if nothing runs here.
 
         A running job may block the event loop: beside it, no job is to start unheard.
@@ -275,23 +278,23 @@ class DebateWorker:
         try:
             return await self._unless_stopping(wait(resume_from))
         except _Stopped:
-            self._patience.had_fault = True  # what was given up may have started a job
+            self._patience.needs_recovery = True  # what was given up may have started a job
             raise
-        except NOT_SERVED as error:
-            self._patience.note_fault("fetch", error)
+        except TRANSIENT_ERRORS as error:
+            self._patience.record_failure("fetch", error)
             await self._nap(BACKOFF_SECONDS[0] * random.uniform(1, 4))  # noqa: S311 - spreads load
-            return Fetched("ok")
+            return FetchResult("ok")
 
-    async def _look_for_work(self, resume_from: tuple[str, ...]) -> Fetched:
+    async def _look_for_work(self, resume_from: tuple[str, ...]) -> FetchResult:
         await self._session.wait_for_work(resume_from, self._idle_seconds)
-        return Fetched("ok")
+        return FetchResult("ok")
 
-    async def _begin_next(self, resume_from: tuple[str, ...]) -> Fetched:
+    async def _begin_next(self, resume_from: tuple[str, ...]) -> FetchResult:
         fetched = await self._session.start_next(resume_from, self._idle_seconds)
         await self._launch(fetched.jobs)  # here: the fetch loop would hear of them two turns later
         return fetched
 
-    def _note_fetched(self, fetched: Fetched) -> None:
+    def _note_fetched(self, fetched: FetchResult) -> None:
         self._last_fetch_at = time.monotonic()
         self.metrics.last_fetch.set_to_current_time()
         if fetched.state == "unregistered":
@@ -304,7 +307,7 @@ class DebateWorker:
     def _idle_seconds(self) -> float:
         return BURST_IDLE_SECONDS if self._burst else IDLE_SECONDS
 
-    async def _is_all_done(self, fetched: Fetched) -> bool:
+    async def _is_all_done(self, fetched: FetchResult) -> bool:
         """Whether a burst is over, now that this fetch has brought no job."""
         if len(self._running) or len(self._reporter):
             return False
@@ -333,8 +336,8 @@ class DebateWorker:
         for job in jobs:
             self._reporter.note_started(job)
 
-    def _on_renewal(self, state: str, gone: list[Gone]) -> None:
-        self._patience.note_served("renew")
+    def _on_renewal(self, state: str, gone: list[LostLease]) -> None:
+        self._patience.record_success("renew")
         if state == "unregistered":
             self._must_register = True
             self._changed.set()
@@ -350,8 +353,8 @@ class DebateWorker:
         After a fault, all of them. Now and then, those of half a lease ago: a start that was given up
         here may be served late, after we looked. Never beside a start whose answer is on its way.
         """
-        min_idle_seconds = 0 if self._patience.had_fault else self._lease_seconds / 2
-        self._must_look = self._patience.had_fault = False
+        min_idle_seconds = 0 if self._patience.needs_recovery else self._lease_seconds / 2
+        self._must_look = self._patience.needs_recovery = False
         returned = await self._session.recover(self._running, min_idle_seconds=min_idle_seconds)
         if returned:
             logger.info("recovered jobs whose start went unheard", extra={"jobs": len(returned)})
@@ -365,14 +368,16 @@ class DebateWorker:
         }
         deadline = None
         while True:
-            other = await self._served("register", self._session.current_boot)
-            dead_boot_id = other.get("boot_id", "") if process.is_known_dead(other) else ""
-            sign_on = partial(self._session.register, info, dead_boot_id=dead_boot_id)
+            other = await self._served("register", self._session.registered_instance)
+            dead_instance_id = other.get("instance_id", "") if process.is_known_dead(other) else ""
+            sign_on = partial(self._session.register, info, dead_instance_id=dead_instance_id)
             left = await self._served("register", sign_on)
             if not left:
                 self._must_register = False
                 return
-            deadline = deadline or time.monotonic() + left  # a dead holder's lease is over then
+            deadline = (
+                deadline or time.monotonic() + left
+            )  # a dead lease_owner's lease is over then
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"worker id {self.identity.worker_id} is in use by pid {other.get('pid')} on "
@@ -394,19 +399,19 @@ class DebateWorker:
 
     async def _recover_given_up(self) -> None:
         """At once, not after the drain: until then, others could run it."""
-        if self._patience.had_fault:
-            with suppress(*NOT_SERVED):
+        if self._patience.needs_recovery:
+            with suppress(*TRANSIENT_ERRORS):
                 await self._recover()
 
     async def _close(self) -> None:
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
                 await self._reporter.flush()
-                self._patience.had_fault = True
+                self._patience.needs_recovery = True
                 await self._recover()
                 await self.keeper.stop()  # before signing off: its heartbeat would sign us on again
                 await self._session.unregister()
-        except (TimeoutError, *NOT_SERVED):
+        except (TimeoutError, *TRANSIENT_ERRORS):
             logger.error(  # noqa: TRY400 - the cause is known
                 "Redis is away: unreported jobs will be reclaimed",
                 extra={"jobs": len(self._reporter), "worker": self.identity.worker_id},

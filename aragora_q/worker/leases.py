@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-from aragora_q.base import LeaseRenewer
+from aragora_q.contracts import LeaseRenewer
 from aragora_q.errors import AragoraQError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ RETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
 """How long stopping waits for a renewal under way; a server that hangs must not hold up the end."""
 
-Gone = tuple[str, int, Literal["lost", "cancelled"]]
+LostLease = tuple[str, int, Literal["lost", "cancelled"]]
 """A lease that is no more: job id, fence, and why."""
 
 
@@ -42,7 +42,7 @@ class LeaseKeeper:
         self,
         open_renewer: Callable[[], LeaseRenewer],
         lease_seconds: float,
-        on_answer: Callable[[str, list[Gone]], None],
+        on_answer: Callable[[str, list[LostLease]], None],
         on_outage: Callable[[AragoraQError], None],
     ) -> None:
         self._open_renewer = open_renewer
@@ -114,7 +114,9 @@ class LeaseKeeper:
         held = dict(self._held)
         renewal = renewer.renew(list(held.items()))
         self.last_answer_at = time.monotonic()
-        gone: list[Gone] = [(job_id, held[job_id], why) for job_id, why in renewal.gone.items()]
+        gone: list[LostLease] = [
+            (job_id, held[job_id], why) for job_id, why in renewal.gone.items()
+        ]
         self._call(self._on_answer, renewal.state, gone)
 
     def _hang_up(self, renewer: LeaseRenewer | None) -> None:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from aragora_q.errors import NOT_SERVED
-from aragora_q.logs import RateLimit
-from aragora_q.metrics import WorkerMetrics
+from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.rate_limit import RateLimit
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 BACKOFF_SECONDS = (0.05, 3.0)
 """First and longest pause between two tries while Redis is away."""
 
-REMIND_SECONDS = 60.0
+REPEAT_LOG_SECONDS = 60.0
 """How often the log repeats a fault that goes on."""
 
 
-class Patience:
+class OutageTracker:
     """What of one worker's business Redis does not serve at present."""
 
     def __init__(self, worker_id: str, metrics: WorkerMetrics) -> None:
@@ -37,10 +37,10 @@ class Patience:
         self._faults: dict[str, str] = {}
         self._told: dict[str, str] = {}
         self._lines = RateLimit(1)
-        self._reminded_at = -REMIND_SECONDS
+        self._reminded_at = -REPEAT_LOG_SECONDS
         self.fault: str | None = None
         """What was heard last of faults that are not over; None while all is served. For any thread."""
-        self.had_fault = False
+        self.needs_recovery = False
         """Set by every fault, cleared by whoever has seen to it: an answer may have been lost."""
 
     async def served(
@@ -57,29 +57,29 @@ class Patience:
         while True:
             try:
                 answer = await call()
-            except NOT_SERVED as error:
-                self.note_fault(what, error)
+            except TRANSIENT_ERRORS as error:
+                self.record_failure(what, error)
             else:
-                self.note_served(what)
+                self.record_success(what)
                 return answer
             await sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             pause = min(pause * 2, longest)
 
-    def note_fault(self, what: str, error: Exception) -> None:
+    def record_failure(self, what: str, error: Exception) -> None:
         """Redis did not serve `what`."""
         self._metrics.redis_errors(type(error).__name__).inc()
-        self.had_fault = True
+        self.needs_recovery = True
         text = str(error)
         self._faults.pop(what, None)  # else it would keep its old place
         self._faults[what] = self.fault = text
         is_news = self._told.get(what) != text
-        is_due = time.monotonic() - self._reminded_at >= REMIND_SECONDS
+        is_due = time.monotonic() - self._reminded_at >= REPEAT_LOG_SECONDS
         if (is_news or is_due) and self._lines.allows():
             self._reminded_at = time.monotonic()
             self._told[what] = text
             logger.warning("Redis did not serve us, trying on", extra={"what": what, "error": text})
 
-    def note_served(self, what: str) -> None:
+    def record_success(self, what: str) -> None:
         """Redis served `what`."""
         if what in self._faults:
             del self._faults[what]

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.base import Failed, Job, Report, Verdict, WorkerSession
-from aragora_q.errors import NOT_SERVED, AragoraQError
-from aragora_q.logs import RateLimit
-from aragora_q.metrics import WorkerMetrics
-from aragora_q.patience import Patience
+from aragora_q.base import Job
+from aragora_q.contracts import Failed, Report, ReportResult, WorkerSession
+from aragora_q.errors import TRANSIENT_ERRORS, AragoraQError
+from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.rate_limit import RateLimit
+from aragora_q.worker.outages import OutageTracker
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Reporter:
     def __init__(
         self,
         session: WorkerSession,
-        patience: Patience,
+        patience: OutageTracker,
         metrics: WorkerMetrics,
         *,
         let_go: Callable[[str, int], None],
@@ -95,19 +96,19 @@ class Reporter:
             self._log_ended(ended, verdict)
         counts = Counter(verdicts)
         for verdict, number in counts.items():
-            self._metrics.jobs[verdict].inc(number)
+            self._metrics.attempts[verdict].inc(number)
         self._metrics.leases_lost.inc(counts["lost"])
         self.counts += counts
         self._on_told()
 
-    async def _report_or_fail(self, batch: list[_Ended]) -> list[Verdict]:
+    async def _report_or_fail(self, batch: list[_Ended]) -> list[ReportResult]:
         """Report; where the server refuses a report for good, fail that job, not the others.
 
         If it refuses even that, the job's lease runs out: it is reclaimed as if its worker had died.
         """
         try:
             return await self._session.report([ended.report for ended in batch])
-        except NOT_SERVED:
+        except TRANSIENT_ERRORS:
             raise
         except AragoraQError as error:
             if len(batch) > 1:
@@ -125,7 +126,7 @@ class Reporter:
 
     def note_started(self, job: Job) -> None:
         """Say that an attempt begins."""
-        self._metrics.wait.observe(job.waited_seconds)
+        self._metrics.queue_latency.observe(job.waited_seconds)
         if self._refused:
             self._refused.discard(job.id)
         if self._lines.allows():
@@ -133,7 +134,7 @@ class Reporter:
 
     def note_given_up(self, job: Job, why: str) -> None:
         """Say that an attempt was stopped, because its job is no longer ours: `lost` or `cancelled`."""
-        self._metrics.jobs[why].inc()
+        self._metrics.attempts[why].inc()
         if why == "lost":
             self._metrics.leases_lost.inc()
         logger.warning("job %s, attempt stopped", why, extra=self.facts(job))
@@ -146,7 +147,7 @@ class Reporter:
         facts = {**self.facts(ended.report.job), "seconds": ended.seconds}
         if error := getattr(ended.report.outcome, "error", None):
             facts["error"] = error
-        if suppressed := lines.take_suppressed():
+        if suppressed := lines.pop_suppressed():
             facts["lines_suppressed"] = suppressed
         logger.log(logging.INFO if is_well else logging.WARNING, "job %s", verdict, extra=facts)
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from aragora_q.attempt import Attempt
-from aragora_q.base import Outcome, Report
-from aragora_q.leases import Gone, LeaseKeeper
-from aragora_q.metrics import WorkerMetrics
-from aragora_q.reporting import Reporter
+from aragora_q.contracts import Outcome, Report
+from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.worker.attempt import Attempt
+from aragora_q.worker.leases import LeaseKeeper, LostLease
+from aragora_q.worker.reporter import Reporter
 
-GIVING_UP_SECONDS = 5.0
+CANCEL_TIMEOUT_SECONDS = 5.0
 """How long attempts have to end once they are cancelled; those that do not are left behind."""
 
 
@@ -29,7 +29,7 @@ class _Running:
     started_at: float
 
 
-class RunningJobs:
+class JobRunner:
     """Attempts by job id. `on_end` is called whenever one has ended, however it did."""
 
     def __init__(
@@ -80,7 +80,7 @@ class RunningJobs:
         if self._running.get(job.id) is ran:
             del self._running[job.id]
         seconds = time.monotonic() - ran.started_at
-        self._metrics.run.observe(seconds)
+        self._metrics.attempt_duration.observe(seconds)
         outcome = ran.attempt.interrupted() if task.cancelled() else task.result()
         if outcome is None or ran.attempt.is_abandoned:
             self._keeper.drop(job.id, job.fence)
@@ -88,7 +88,7 @@ class RunningJobs:
             self._reporter.add(Report(job, outcome), seconds)
         self._on_end()
 
-    def give_up(self, gone: list[Gone]) -> None:
+    def give_up(self, gone: list[LostLease]) -> None:
         """Stop attempts whose leases are no more."""
         for job_id, fence, why in gone:
             running = self._running.get(job_id)
@@ -118,4 +118,6 @@ class RunningJobs:
             running.attempt.release()
             running.task.cancel()
         if leftover:
-            await asyncio.wait([running.task for running in leftover], timeout=GIVING_UP_SECONDS)
+            await asyncio.wait(
+                [running.task for running in leftover], timeout=CANCEL_TIMEOUT_SECONDS
+            )

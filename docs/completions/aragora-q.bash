@@ -5,12 +5,12 @@ _aragora_q() {
     [[ ${COMP_WORDS[at]} == -* ]] && continue
     case "$command" in
     "") command=${COMP_WORDS[at]} ;;
-    config|local) command+=" ${COMP_WORDS[at]}" ;;
+    config|models) command+=" ${COMP_WORDS[at]}" ;;
     esac
   done
   case "$command" in
-    "") words="enqueue worker status wait list tail cancel requeue pause resume stats reap purge exporter health config local acl doctor bench demo --version --debug --help" ;;
-    "enqueue") words="--agents -a --rounds --consensus --time-limit --id --priority --delay --max-attempts --durability --wait --timeout --json --jsonl --quiet -q --redis-url --queue --config -h --help" ;;
+    "") words="enqueue worker status wait list tail cancel requeue pause resume stats reap purge exporter healthcheck config models acl doctor bench demo --version --debug --help" ;;
+    "enqueue") words="--agents -a --rounds --consensus --job-timeout --id --priority --delay --max-attempts --durability --wait --timeout --json --jsonl --quiet -q --redis-url --queue --config -h --help" ;;
     "worker") words="--worker-id --concurrency --executor --exec --metrics-port --burst --redis-url --queue --config -h --help" ;;
     "status") words="--json --jsonl --redis-url --queue --config -h --help" ;;
     "wait") words="--timeout --json --jsonl --quiet -q --redis-url --queue --config -h --help" ;;
@@ -21,19 +21,19 @@ _aragora_q() {
     "pause") words="--quiet -q --redis-url --queue --config -h --help" ;;
     "resume") words="--quiet -q --redis-url --queue --config -h --help" ;;
     "stats") words="--watch -w --prometheus --json --jsonl --redis-url --queue --config -h --help" ;;
-    "reap") words="--budget --dry-run --json --jsonl --quiet -q --redis-url --queue --config -h --help" ;;
+    "reap") words="--max-time --dry-run --json --jsonl --quiet -q --redis-url --queue --config -h --help" ;;
     "purge") words="--older-than --status --dry-run --yes -y --json --jsonl --quiet -q --redis-url --queue --config -h --help" ;;
     "exporter") words="--listen --redis-url --queue --config -h --help" ;;
-    "health") words="-h --help" ;;
+    "healthcheck") words="-h --help" ;;
     "config show") words="--origin --json --config -h --help" ;;
     "config check") words="--config -h --help" ;;
-    "local fetch") words="--quiet -q -h --help" ;;
+    "models pull") words="--quiet -q -h --help" ;;
     "acl") words="--user --password-file --redis-url --queue --config -h --help" ;;
-    "doctor") words="--repair --yes -y --budget --from --json --jsonl --redis-url --queue --config -h --help" ;;
+    "doctor") words="--repair --yes -y --max-time --from --json --jsonl --redis-url --queue --config -h --help" ;;
     "bench") words="--server --repeats --backlog --json --jsonl -h --help" ;;
     "demo") words="--agents -a --rounds --redis-url --config -h --help" ;;
     "config") words="show check" ;;
-    "local") words="fetch" ;;
+    "models") words="pull" ;;
   esac
   if [[ -z $command || $word == -* || " $words" != *" -"* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")

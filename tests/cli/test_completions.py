@@ -44,7 +44,7 @@ def fish(*words):
         (("worker", "--conc"), ["--concurrency"]),
         (("config", "ch"), ["check"]),
         (("config", "show", "--or"), ["--origin"]),
-        (("health", "--rou"), []),
+        (("healthcheck", "--rou"), []),
     ],
 )
 def test_words_are_completed(shell, words, expected):

@@ -14,16 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.base import AttemptContext, Job
+from aragora_q.base import Job
+from aragora_q.context import AttemptContext
 from aragora_q.errors import AgentUnavailable, AragoraQError, LeaseLost, PermanentError, RetryLater
-from aragora_q.executors.debate.agents import Roster
+from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.journal import Journal
 from aragora_q.executors.debate.prompts import MAX_POINTS_CHARS
-from aragora_q.executors.debate.tasks import Agent, Task
+from aragora_q.executors.debate.requests import Agent, Task
 
 logger = logging.getLogger(__name__)
 
-SAID_CHARS = 280
+MAX_LOGGED_CHARS = 280
 """How much of a reply the progress report shows."""
 
 Value = dict[str, Any]
@@ -43,7 +44,7 @@ class Phase:
         return f"r{self.round}.{self.name}" if self.round else self.name
 
 
-class Seats:
+class Participants:
     """Who sits in a debate. `live` are the numbers of those still in it."""
 
     def __init__(
@@ -51,7 +52,7 @@ class Seats:
         job: Job,
         names: list[str],
         rounds: int,
-        roster: Roster,
+        roster: AgentRegistry,
         attempt: AttemptContext,
         journal: Journal,
         answer_bytes: int,
@@ -226,5 +227,5 @@ def _shown(value: Value | None) -> str:
         case {"choice": choice}:
             return f"votes for the answer of seat {choice + 1}"
         case {"text": text} | {"points": text}:
-            return _cut(str(text), SAID_CHARS)
+            return _cut(str(text), MAX_LOGGED_CHARS)
     return ""

@@ -31,5 +31,5 @@ for n = 1, items do
   end
 end
 count('cancelled', #done)
-announce('cancelled', done)
+publish_event('cancelled', done)
 return words

@@ -39,7 +39,7 @@ local function expire_all(job, parts)
   for _, key in pairs(parts) do redis.call('PEXPIRE', key, ttl) end
 end
 
-local function examine_stray(job, id, parts)
+local function check_missing_hash(job, id, parts)
   if redis.call('ZSCORE', delayed, id) then
     if parts.payload then
       if found('delayed-without-hash') then redis.call('HSET', job, 'status', 'pending', 'created_at', now) end
@@ -53,7 +53,7 @@ local function examine_stray(job, id, parts)
   if any_lasts(parts) and found('parts-without-hash') then expire_all(job, parts) end
 end
 
-local function examine_ended(job, id, state, parts)
+local function check_terminal(job, id, state, parts)
   for status, index in pairs(indexes) do
     local listed = redis.call('ZSCORE', index, id)
     if status == state.status and not listed and found('unlisted') then redis.call('ZADD', index, now, id) end
@@ -66,7 +66,7 @@ local function examine_ended(job, id, state, parts)
 end
 
 -- Whether the group has delivered past `entry`, so that no read will bring it again.
-local function is_behind(stream, entry)
+local function is_delivered(stream, entry)
   local last = last_delivered(stream)
   if not last then return false end
   local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
@@ -75,16 +75,16 @@ local function is_behind(stream, entry)
   return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
 
-local function is_heard(state)
-  local heartbeat = redis.call('ZSCORE', workers, string.match(state.holder or '', '^(.*)@') or '')
-  return heartbeat and now - heartbeat < (whole(state.lease_ms) or 0)
+local function has_recent_heartbeat(state)
+  local heartbeat = redis.call('ZSCORE', workers, string.match(state.lease_owner or '', '^(.*)@') or '')
+  return heartbeat and now - heartbeat < (parse_int(state.lease_ms) or 0)
 end
 
-local function run_again(job, id, stream, state, payload)
+local function requeue_entry(job, id, stream, state, payload)
   drop_entry(stream, state.entry)
   redis.call('HSET', job, 'status', state.status == 'processing' and 'retrying' or state.status,
     'entry', append(stream, id, payload or ''))
-  redis.call('HDEL', job, 'lease_ms', 'holder')
+  redis.call('HDEL', job, 'lease_ms', 'lease_owner')
 end
 
 -- The lane where the job's entry lies, whatever its priority says, and the payload there.
@@ -95,7 +95,7 @@ local function lane_of(id, state)
   end
 end
 
-local function examine_place(job, id, state, parts)
+local function check_location(job, id, state, parts)
   local stream, payload = lane_of(id, state)
   local due = redis.call('ZSCORE', delayed, id)
   if stream then
@@ -105,14 +105,14 @@ local function examine_place(job, id, state, parts)
     if due and found('waits-twice') then redis.call('ZREM', delayed, id) end
     if parts.payload and found('payload-twice') then redis.call('DEL', parts.payload) end
     local pending = redis.pcall('XPENDING', stream, GROUP, state.entry, state.entry, 1)
-    if not pending.err and #pending == 0 and is_behind(stream, state.entry) and not is_heard(state) then
-      if found('delivered-to-nobody') then run_again(job, id, stream, state, payload) end
+    if not pending.err and #pending == 0 and is_delivered(stream, state.entry) and not has_recent_heartbeat(state) then
+      if found('delivered-to-nobody') then requeue_entry(job, id, stream, state, payload) end
     end
   elseif state.status == 'processing' then
     if not parts.payload then found('entry-lost')
-    elseif not is_heard(state) and found('waits-nowhere') then
+    elseif not has_recent_heartbeat(state) and found('waits-nowhere') then
       redis.call('HSET', job, 'status', 'retrying')
-      redis.call('HDEL', job, 'entry', 'lease_ms', 'holder')
+      redis.call('HDEL', job, 'entry', 'lease_ms', 'lease_owner')
       redis.call('ZADD', delayed, now, id)
     end
   elseif not parts.payload then
@@ -125,7 +125,7 @@ local function examine_place(job, id, state, parts)
   end
 end
 
-local function examine_live(job, id, state, parts)
+local function check_live(job, id, state, parts)
   for _, index in pairs(indexes) do
     if redis.call('ZSCORE', index, id) and found('listed-as-ended') then redis.call('ZREM', index, id) end
   end
@@ -135,15 +135,15 @@ local function examine_live(job, id, state, parts)
     redis.call('PERSIST', job)
     for _, key in pairs(parts) do redis.call('PERSIST', key) end
   end
-  examine_place(job, id, state, parts)
+  check_location(job, id, state, parts)
 end
 
 -- Numbers that are none: readers refuse the job, scripts take them for absent.
-local function examine_numbers(job)
+local function check_numbers(job)
   local names = {'attempts', 'crashes', 'max_attempts', 'fence', 'priority', 'lease_ms', 'created_at', 'started_at'}
   local garbled = {}
   for n, value in ipairs(redis.call('HMGET', job, unpack(names))) do
-    if value and not whole(value) then garbled[#garbled + 1] = names[n] end
+    if value and not parse_int(value) then garbled[#garbled + 1] = names[n] end
   end
   if #garbled > 0 and found('garbled') then redis.call('HDEL', job, unpack(garbled)) end
 end
@@ -156,15 +156,15 @@ for n = 1, items do
   if kind ~= 'hash' and kind ~= 'none' then
     found('no-hash')
   else
-    local state = read(job, 'status', 'entry', 'priority', 'lease_ms', 'holder')
+    local state = read(job, 'status', 'entry', 'priority', 'lease_ms', 'lease_owner')
     local parts = parts_of(job)
-    if kind == 'hash' then examine_numbers(job) end
+    if kind == 'hash' then check_numbers(job) end
     if not state.status then
-      examine_stray(job, id, parts)
+      check_missing_hash(job, id, parts)
     elseif indexes[state.status] then
-      examine_ended(job, id, state, parts)
+      check_terminal(job, id, state, parts)
     elseif state.status == 'pending' or state.status == 'processing' or state.status == 'retrying' then
-      examine_live(job, id, state, parts)
+      check_live(job, id, state, parts)
     else
       found('unknown-status')
     end

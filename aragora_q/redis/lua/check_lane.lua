@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Look through what a lane has delivered for entries that nobody holds: no read and no reclaim finds them.
 -- keys: stream stream_high stream_normal stream_low delayed
--- args: job_stem after limit repair
+-- args: job_prefix after limit repair
 -- returns: where the next page begins (0: this was the last), then per entry left behind: job id (entry id, where
 -- it is no job), and its word of `consistency.PROBLEMS`
 --
@@ -17,7 +17,7 @@ end
 
 local function word_of(entry, id, payload)
   if not (id and payload) then return 'entry-left-behind' end
-  local job = job_stem .. id
+  local job = job_prefix .. id
   local state = read(job, 'status', 'entry', 'priority')
   if state.entry == entry then return nil end
   if state.status == 'completed' or state.status == 'failed' or state.status == 'cancelled' or has_data(job, state) then
@@ -26,11 +26,11 @@ local function word_of(entry, id, payload)
   return state.status ~= 'processing' and 'entry-left-behind' or nil
 end
 
-local function run_again(entry, fields, id)
+local function requeue_entry(entry, fields, id)
   drop_entry(stream, entry)
   local added = redis.call('XADD', stream, '*', unpack(fields))
   if not id then return end  -- start makes a dead letter of it
-  local job = job_stem .. id
+  local job = job_prefix .. id
   redis.call('ZREM', delayed, id)
   redis.call('HSETNX', job, 'status', 'pending')
   redis.call('HSET', job, 'entry', added, 'priority', priority_of(stream))
@@ -45,7 +45,7 @@ for _, row in ipairs(rows) do
   if word then
     reply[#reply + 1] = {id or entry, word}
     if repair == '1' and word == 'copy-left-behind' then drop_entry(stream, entry) end
-    if repair == '1' and word == 'entry-left-behind' then run_again(entry, fields, id) end
+    if repair == '1' and word == 'entry-left-behind' then requeue_entry(entry, fields, id) end
   end
   reply[1] = entry
 end

@@ -1,7 +1,7 @@
 #!lua
 -- Keep a piece of a running job's work for its later attempts.
 -- keys:
--- args: holder max_bytes
+-- args: lease_owner max_bytes
 -- each job: id fence name value
 -- returns: one word per job: ok | lost | full
 
@@ -10,7 +10,7 @@ for n = 1, items do
   local job, _, fence, name, value = item(n)
   local journal = job .. ':journal'
   words[n] = 'lost'
-  if is_held(read(job, 'status', 'fence', 'holder'), holder, fence) then
+  if owns_lease(read(job, 'status', 'fence', 'lease_owner'), lease_owner, fence) then
     local kept = tonumber(redis.call('HGET', journal, 'bytes') or 0)
     local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
     local bytes = kept + #value - replaced + (replaced == 0 and #name or 0)

@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
 -- Record results of jobs that are done; they leave the stream and keep payload and result.
 -- keys: stream_high stream_normal stream_low completed failed counters events
--- args: holder retention_ms
+-- args: lease_owner retention_ms
 -- each job: id fence payload result
 -- returns: one word per job: completed | cancelled | lost | failed (its result is too large to keep)
 
 local function fail(job, id, payload, result)
-  local state = read(job, 'holder', 'entry', 'priority', 'attempts')
+  local state = read(job, 'lease_owner', 'entry', 'priority', 'attempts')
   drop_entry(lane_stream(state.priority), state.entry)
   redis.call('SET', job .. ':payload', payload)
-  record(job, 'error', state, 'result has ' .. #result .. ' bytes, at most ' .. MAX_DATA_BYTES .. ' are kept')
+  append_history(job, 'error', state, 'result has ' .. #result .. ' bytes, at most ' .. MAX_DATA_BYTES .. ' are kept')
   finish(job, id, 'failed', failed, tonumber(retention_ms))
 end
 
@@ -18,8 +18,8 @@ local ttl = text(retention_ms + BACKSTOP_MS)
 local words, done, dead, ended, entries, refused = {}, {}, {}, {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, result = item(n)
-  local state = redis.call('HMGET', job, 'status', 'fence', 'holder', 'entry', 'priority')
-  local is_ours = state[2] == fence and state[3] == holder
+  local state = redis.call('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority')
+  local is_ours = state[2] == fence and state[3] == lease_owner
   if is_ours and state[1] == 'processing' and #result > MAX_DATA_BYTES then
     fail(job, id, payload, result)
     words[n], dead[#dead + 1] = 'failed', id
@@ -54,6 +54,6 @@ if #done > 0 then redis.call('ZADD', completed, unpack(ended)) end
 count('completed', #done)
 count('failed', #dead)
 count('refused', refused)
-announce('completed', done)
-announce('failed', dead)
+publish_event('completed', done)
+publish_event('failed', dead)
 return words

@@ -51,5 +51,5 @@ for n = 1, items do
   end
 end
 count('enqueued', #created)
-announce('enqueued', created)
+publish_event('enqueued', created)
 return words

