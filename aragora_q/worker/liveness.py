@@ -36,6 +36,6 @@ def is_known_dead(record: Mapping[str, str]) -> bool:
 def _pid_scope() -> str:
     """Empty where the kernel does not tell: then no pid is comparable."""
     with suppress(OSError):
-        instance_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{instance_id}/{Path('/proc/self/ns/pid').readlink()}"
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot_id}/{Path('/proc/self/ns/pid').readlink()}"
     return ""
