@@ -1,14 +1,23 @@
-"""What a worker asks of a queue: sessions, outcomes, reports."""
+"""What workers and maintenance ask of a queue: sessions, outcomes of attempts, results of calls.
+
+`streams` implements it on Redis; `worker` and `maintenance` know nothing else of the queue.
+"""
 
 from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aragora_q.base import Job, JobQueue, JobStatus
+
+if TYPE_CHECKING:
+    from aragora_q.config import QueueConfig
+
+Lease = tuple[str, int]
+"""Job id and fence: together they name one attempt of one job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +29,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The executor raised something that may pass. The queue fails the job when attempts are used up.
+    """The executor raised a retryable error. The queue fails the job when its attempts are used up.
 
     `charged` False is *retry later*: the attempt is given back, within the bounds of `RetryLater`.
     """
@@ -32,7 +41,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The executor raised something that will not pass: the job becomes a dead letter."""
+    """The executor raised a permanent error: the job becomes a dead letter."""
 
     error: str
 
@@ -47,32 +56,38 @@ Outcome = Completed | Retry | Failed | Released
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An attempt's outcome on its way to the queue."""
+    """The outcome of a job's attempt, to be recorded by the queue."""
 
     job: Job
     outcome: Outcome
 
 
-ReportResult = Literal["completed", "retrying", "failed", "released", "cancelled", "lost"]
-"""What the queue made of a report; the last two: refused, the attempt no longer held the job."""
+ReportResult = Literal[
+    "completed", "retrying", "failed", "released", "cancelled", "lost", "unreported"
+]
+"""What became of a report.
+
+`cancelled` and `lost`: refused, the attempt no longer owned the job. `unreported`: the server rejects
+it whatever it says; the job will be reclaimed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who holds a lease: a worker id, and the boot that tells two processes of that id apart."""
+    """Who owns a lease: a worker id, and the instance id that tells two processes of that id apart."""
 
     worker_id: str
     instance_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     @property
     def lease_owner(self) -> str:
-        """How a job's hash names its lease_owner."""
+        """The name under which a job's hash records its owner."""
         return f"{self.worker_id}@{self.instance_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What a worker's fetch brought. `resume_from` is set when nothing waited: where to block."""
+    """Jobs that were started. `resume_from` is set when none were waiting: where to block for more."""
 
     state: Literal["ok", "paused", "unregistered"]
     jobs: list[Job] = field(default_factory=list)
@@ -81,18 +96,15 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class RenewalResult:
-    """The queue's answer to a heartbeat: is the queue paused, which jobs are no longer ours and why."""
+    """The answer to a heartbeat: the queue's state, and which leases were not renewed and why."""
 
     state: Literal["ok", "paused", "unregistered"]
-    gone: dict[str, Literal["lost", "cancelled"]]
+    lost: dict[str, Literal["lost", "cancelled"]]
 
 
 @dataclass(frozen=True, slots=True)
 class PromotionResult:
-    """One pass of promote. `next_due_seconds` is None when nothing is delayed.
-
-    Jobs that only a newer version can run do not count: they come and go, and are nobody's to wait for.
-    """
+    """One step of promote. `next_due_seconds` is None when no job is delayed."""
 
     promoted: int
     next_due_seconds: float | None
@@ -100,7 +112,7 @@ class PromotionResult:
 
 @dataclass(frozen=True, slots=True)
 class ReclaimResult:
-    """One entry taken from a worker that died.
+    """One entry taken from a dead worker.
 
     `decision`: reclaimed (runs again), poisoned (failed: too many crashes), redelivered (was never
     started), dropped (a copy of a job that ended or waits elsewhere).
@@ -113,82 +125,98 @@ class ReclaimResult:
     crashes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PurgeResult:
+    """One step of purge. `has_more` if further jobs match."""
+
+    deleted: int
+    has_more: bool
+
+
 class LeaseRenewer(Protocol):
-    """The lease keeper's line to the queue: synchronous, for a thread of its own."""
+    """The lease keeper's connection to the queue, used in the keeper's thread only."""
 
-    def renew(self, held: Sequence[tuple[str, int]]) -> RenewalResult:
-        """Beat the heart and renew the leases of `held`, pairs of job id and fence."""
+    async def renew(self, leases: Sequence[Lease]) -> RenewalResult:
+        """Send a heartbeat and renew `leases`."""
 
-    def close(self) -> None:
-        """Hang up."""
+    async def close(self) -> None:
+        """Close the connection."""
 
 
-class WorkerSession(ABC):
-    """The queue as one worker sees it, between signing on and signing off."""
+class CheckpointStore(Protocol):
+    """Where a running attempt keeps progress and checkpoints. Writes raise LeaseLost when fenced off."""
+
+    async def report_progress(self, job: Job, progress: Mapping[str, Any]) -> None:
+        """As `AttemptContext.report_progress`."""
+
+    async def checkpoint(self, job: Job, name: str, value: Mapping[str, Any]) -> None:
+        """As `AttemptContext.checkpoint`."""
+
+    async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
+        """As `AttemptContext.checkpoints`."""
+
+
+class WorkerSession(CheckpointStore, ABC):
+    """The queue as one registered worker uses it."""
 
     identity: Identity
 
     @abstractmethod
     async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:
-        """Sign on. Returns 0, or the seconds after which another boot's claim to the id is over.
+        """Register the worker. Returns 0, or the seconds until another instance's lease on the id ends.
 
-        `dead_instance_id` is a boot known to be gone; its claim does not count.
+        `dead_instance_id` names an instance known to be dead: its lease does not count.
         """
 
     @abstractmethod
     async def registered_instance(self) -> dict[str, str]:
-        """The record of whoever is signed on under this worker id; empty if nobody is."""
+        """Return the record of the instance registered under this worker id; empty if there is none."""
 
     @abstractmethod
     async def start(self, limit: int, *, low_first: bool = False) -> FetchResult:
-        """Take up to `limit` waiting jobs and start them, highest lane first (or lowest)."""
+        """Start up to `limit` waiting jobs, highest lane first (or lowest)."""
 
     @abstractmethod
     async def wait_for_work(self, resume_from: tuple[str, ...], timeout_seconds: float) -> None:
-        """Block until a lane has something newer than `resume_from`, or the time is up."""
+        """Block until a lane has an entry newer than `resume_from`, for at most `timeout_seconds`."""
 
     @abstractmethod
     async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> FetchResult:
         """As `wait_for_work` and then `start` of one job, in one round trip: half the latency.
 
-        Who gives it up must `recover`: the queue may have started a job, or may be about to.
+        If this call is cancelled, call `release_orphans` afterwards: a job may have been started.
         """
 
     @abstractmethod
     async def report(self, reports: Sequence[Report]) -> list[ReportResult]:
-        """Record how attempts ended; the answers are in the order of the reports."""
+        """Record outcomes of attempts; the results are in the order of the reports."""
 
     @abstractmethod
-    async def recover(self, known: Container[str], *, min_idle_seconds: float) -> list[str]:
-        """Hand back jobs that were started for this worker without its knowledge (a lost reply)."""
+    async def release_orphans(
+        self, is_known: Callable[[Lease], bool], *, min_idle_seconds: float
+    ) -> list[str]:
+        """Release jobs started for this worker that it does not know of, because a reply was lost.
+
+        Only those not renewed for `min_idle_seconds`. Returns their ids.
+        """
 
     @abstractmethod
     def lease_renewer(self) -> LeaseRenewer:
-        """A renewer for another thread, which must close it."""
-
-    @abstractmethod
-    async def report_progress(self, job: Job, progress: Mapping[str, Any]) -> None:
-        """As `AttemptContext.report_progress`."""
-
-    @abstractmethod
-    async def checkpoint(self, job: Job, name: str, value: Mapping[str, Any]) -> None:
-        """As `AttemptContext.checkpoint`."""
-
-    @abstractmethod
-    async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
-        """As `AttemptContext.checkpoints`."""
+        """Return a renewer for another thread, which must close it."""
 
     @abstractmethod
     async def unregister(self) -> None:
-        """Sign off; the worker must have reported everything it holds."""
+        """Delete the worker's record. The worker must have reported every job it owns."""
 
 
 class WorkQueue(JobQueue):
-    """A queue as workers and maintenance see it."""
+    """A queue as workers and maintenance use it."""
+
+    config: QueueConfig
 
     @abstractmethod
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
-        """The queue as the worker `identity` sees it; nothing is sent yet."""
+        """Return the queue as the worker `identity` uses it; nothing is sent yet."""
 
     @abstractmethod
     async def promote(self) -> PromotionResult:
@@ -198,17 +226,17 @@ class WorkQueue(JobQueue):
     async def reclaim(
         self, reclaimer: str, *, dry_run: bool = False, deadline: float | None = None
     ) -> list[ReclaimResult]:
-        """Take over the jobs of dead workers: one walk through what is pending, in bounded steps.
+        """Reclaim the jobs of dead workers: one pass over what is pending, in bounded steps.
 
-        No step is begun after `deadline`, a time of `time.monotonic()`.
+        No step starts after `deadline`, a time of `time.monotonic()`.
         """
 
     @abstractmethod
     async def purge(
         self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
-    ) -> tuple[int, bool]:
-        """Delete ended jobs past retention: one bounded step. Returns how many, and if more are left."""
+    ) -> PurgeResult:
+        """Delete ended jobs past retention, or older than asked: one bounded step."""
 
     @abstractmethod
     async def remove_dead_workers(self) -> int:
-        """Drop records and empty consumers of workers long silent; returns consumers dropped."""
+        """Delete records and empty consumers of workers silent for long; returns consumers deleted."""

@@ -160,11 +160,12 @@ def _watch_signals(
                 continue
             on_signal(number)
             sd_notify.notify("STOPPING=1")
-            hurry = bool(stops)
+            immediately = bool(stops)
             logger.info(
-                "stopping", extra={"signal": number.name, "how": "at once" if hurry else "draining"}
+                "stopping",
+                extra={"signal": number.name, "how": "immediately" if immediately else "draining"},
             )
-            stops.add(asyncio.create_task(worker.stop(hurry=hurry)))
+            stops.add(asyncio.create_task(worker.stop(immediately=immediately)))
 
     return asyncio.create_task(watch(), name="signals")
 
@@ -177,7 +178,7 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
             config = reload()
             setup_logging(config.log_level, config.log_format)
             worker.reconfigure(config)
-            logger.info("settings reloaded", extra={"slots": config.concurrency})
+            logger.info("settings reloaded", extra={"concurrency": config.concurrency})
     except ConfigError as error:
         logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the cause is told
     sd_notify.notify("READY=1")

@@ -1,19 +1,19 @@
-"""What a queue needs done now and then: promote, reclaim, purge, forget. One pass each.
+"""Periodic maintenance of a queue: promote, reclaim, purge, remove dead workers. One function per pass.
 
-Workers call the passes on timers, `reap` and `purge` call the same ones from cron. Every step is one
-bounded script that re-checks what it acts on, so any number of caretakers may run at once.
+Workers run the passes on timers, `reap` and `purge` run them from cron. Every step is one bounded
+script that re-checks what it acts on, so any number of processes may run them at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from aragora_q.backoff import jittered
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.contracts import ReclaimResult, WorkQueue
 from aragora_q.errors import TRANSIENT_ERRORS
@@ -21,17 +21,17 @@ from aragora_q.errors import TRANSIENT_ERRORS
 logger = logging.getLogger(__name__)
 
 MAX_PROMOTE_SECONDS = 1.0
-"""How late a delayed job may become runnable: the longest pause between two promote passes."""
+"""Longest pause between two promote passes: how late a delayed job may become runnable."""
 
 PURGE_INTERVAL_SECONDS = 3600.0
 
 
 @dataclass
 class ReapReport:
-    """What one reap pass did, or would do. `is_complete` False: the budget ran out first."""
+    """What one reap pass did, or with `dry_run` would do. Not `is_complete`: the time was up first."""
 
     promoted: int = 0
-    taken: list[ReclaimResult] = field(default_factory=list)
+    reclaimed: list[ReclaimResult] = field(default_factory=list)
     consumers_deleted: int = 0
     is_complete: bool = True
 
@@ -39,7 +39,7 @@ class ReapReport:
 async def promote_pass(
     queue: WorkQueue, *, deadline: float | None = None
 ) -> tuple[int, float | None]:
-    """Make all due jobs runnable. Returns how many, and seconds until the next is due."""
+    """Make all due jobs runnable. Returns how many, and the seconds until the next job is due."""
     promoted = 0
     while True:
         step = await queue.promote()
@@ -49,14 +49,16 @@ async def promote_pass(
 
 
 async def reap_pass(
-    queue: WorkQueue, reclaimer: str, *, budget_seconds: float | None = None, dry_run: bool = False
+    queue: WorkQueue, reclaimer: str, *, max_seconds: float | None = None, dry_run: bool = False
 ) -> ReapReport:
-    """Reclaim from dead workers, promote what is due, forget workers long gone.
+    """Reclaim jobs of dead workers, promote due jobs, remove dead workers.
 
-    `dry_run` only tells what reclaim would take. The budget is looked at between steps.
+    With `dry_run` only report what would be reclaimed. `max_seconds` is checked between steps.
     """
-    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    report = ReapReport(taken=await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline))
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    report = ReapReport(
+        reclaimed=await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
+    )
     if dry_run:
         return report
     if not _is_past(deadline):
@@ -74,15 +76,14 @@ async def purge_pass(
     older_than_seconds: float | None = None,
     dry_run: bool = False,
 ) -> dict[JobStatus, int]:
-    """Delete ended jobs past retention (or older than asked), in bounded steps; how many of each."""
+    """Delete ended jobs past retention, or older than asked, in bounded steps. Returns counts by status."""
     purged: dict[JobStatus, int] = {}
     for status in sorted(statuses):
-        purged[status], more = 0, True
-        while more:
-            deleted, more = await queue.purge(
-                status, older_than_seconds=older_than_seconds, dry_run=dry_run
-            )
-            purged[status] += deleted
+        purged[status], has_more = 0, True
+        while has_more:
+            step = await queue.purge(status, older_than_seconds=older_than_seconds, dry_run=dry_run)
+            purged[status] += step.deleted
+            has_more = step.has_more
     return purged
 
 
@@ -91,7 +92,7 @@ def _is_past(deadline: float | None) -> bool:
 
 
 class MaintenanceLoop:
-    """Calls the passes on timers, for the worker `reclaimer`, whose lease sets the pace."""
+    """Runs the passes on timers for the worker `reclaimer`; its lease sets the intervals."""
 
     def __init__(self, queue: WorkQueue, reclaimer: str, lease_seconds: float) -> None:
         self._queue = queue
@@ -99,24 +100,27 @@ class MaintenanceLoop:
         self._lease_seconds = lease_seconds
 
     async def run(self) -> None:
-        """Take care until cancelled. A pass that Redis does not serve is tried again at its next turn."""
-        await asyncio.gather(
-            self._promote_when_due(),
-            every(self._lease_seconds / 4, self._reclaim),
-            every(self._lease_seconds, self._queue.remove_dead_workers),
-            every(PURGE_INTERVAL_SECONDS, lambda: purge_pass(self._queue)),
-        )
+        """Run until cancelled. A pass that fails because Redis is unavailable runs again on its timer."""
+        async with asyncio.TaskGroup() as passes:
+            passes.create_task(self._promote_when_due())
+            passes.create_task(run_periodically(self._lease_seconds / 4, self._reclaim))
+            passes.create_task(
+                run_periodically(self._lease_seconds, self._queue.remove_dead_workers)
+            )
+            passes.create_task(
+                run_periodically(PURGE_INTERVAL_SECONDS, lambda: purge_pass(self._queue))
+            )
 
     async def _reclaim(self) -> None:
-        for taken in await self._queue.reclaim(self._reclaimer):
+        for job in await self._queue.reclaim(self._reclaimer):
             logger.warning(
-                "job taken from a dead worker",
+                "job reclaimed from a dead worker",
                 extra={
-                    "job": taken.id,
-                    "decision": taken.decision,
-                    "from_worker": taken.worker_id,
-                    "idle_seconds": taken.idle_seconds,
-                    "crashes": taken.crashes,
+                    "job": job.id,
+                    "decision": job.decision,
+                    "from_worker": job.worker_id,
+                    "idle_seconds": job.idle_seconds,
+                    "crashes": job.crashes,
                 },
             )
 
@@ -130,9 +134,9 @@ class MaintenanceLoop:
             await asyncio.sleep(pause_seconds)
 
 
-async def every(seconds: float, step: Callable[[], Awaitable[object]]) -> None:
-    """Do `step` every so often, with jitter, so that a fleet that started together drifts apart."""
+async def run_periodically(seconds: float, step: Callable[[], Awaitable[object]]) -> None:
+    """Run `step` every `seconds`, with jitter, so that workers started together drift apart."""
     while True:
-        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
+        await asyncio.sleep(jittered(seconds, 0.8, 1.2))
         with suppress(*TRANSIENT_ERRORS):
             await step()

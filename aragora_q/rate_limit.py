@@ -14,7 +14,7 @@ class RateLimit:
         self._used = 0
         self.suppressed = 0
 
-    def allows(self) -> bool:
+    def allow(self) -> bool:
         """Whether one more line may be written in this second."""
         second = int(time.monotonic())
         if second != self._second:

@@ -28,7 +28,7 @@ class Crew:
     async def dismiss(self):
         for worker, _ in self._hired:
             with suppress(TimeoutError):
-                await asyncio.wait_for(worker.stop(hurry=True), 15)
+                await asyncio.wait_for(worker.stop(immediately=True), 15)
         for worker, queue in self._hired:
             await asyncio.gather(worker.task, return_exceptions=True)
             await queue.close()

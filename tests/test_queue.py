@@ -221,7 +221,7 @@ async def test_leaving_worker_hands_its_job_back(stage):
     await stage.enqueue("j1")
     async with working(stage.queue, slow) as worker:
         await started.wait()
-        await worker.stop(hurry=True)
+        await worker.stop(immediately=True)
     assert await stage.queue.get_status("j1") is JobStatus.PENDING
     async with working(stage.queue, echo):
         job = await ended(stage.queue, "j1")

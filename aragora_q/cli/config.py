@@ -114,7 +114,7 @@ def _rows(settings: QueueConfig) -> Iterator[tuple[str, Any, Any]]:
         if isinstance(value, SecretStr):
             value = HIDDEN
         if name == "redis_url":
-            value = RedisUrl.parse(value).shown
+            value = RedisUrl.parse(value).redacted
         yield name, value, field.default
     for agent, behind in settings.agents.items():
         yield f"agents.{agent}", behind.model_dump(exclude_unset=True), None

@@ -197,7 +197,7 @@ def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
     from aragora_q.config.redis_url import RedisUrl
 
     seats = shlex.quote(",".join(agents))
-    url = shlex.quote(RedisUrl.parse(settings.redis_url).shown)
+    url = shlex.quote(RedisUrl.parse(settings.redis_url).redacted)
     output.line()
     output.write(output.styled("Try next:", "1"))
     output.lines(

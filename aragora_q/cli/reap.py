@@ -70,7 +70,7 @@ async def _reap(
                 if not is_ours:
                     _print_busy(as_json=as_json, quiet=quiet)
                     return
-                report = await reap_pass(queue, REAPER, budget_seconds=budget_seconds)
+                report = await reap_pass(queue, REAPER, max_seconds=budget_seconds)
         grace_until = (await queue.get_queue_stats())["grace_until"]
     if as_json:
         output.json_line({**_as_json(report, dry_run=dry_run), "grace_until": grace_until})
@@ -106,7 +106,7 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
                 "idle_seconds": taken.idle_seconds,
                 "crashes": taken.crashes,
             }
-            for taken in report.taken
+            for taken in report.reclaimed
         ],
         "promoted": report.promoted,
         "consumers_deleted": report.consumers_deleted,
@@ -115,7 +115,7 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
 
 
 def _tell(report: ReapReport, *, dry_run: bool) -> None:
-    if report.taken:
+    if report.reclaimed:
         output.table(
             ("JOB", "WORKER", "SILENT", "DIED", "DECISION"),
             [
@@ -126,10 +126,10 @@ def _tell(report: ReapReport, *, dry_run: bool) -> None:
                     str(taken.crashes),
                     REASONS[taken.decision],
                 )
-                for taken in report.taken
+                for taken in report.reclaimed
             ],
         )
-    jobs = output.count(len(report.taken), "job")
+    jobs = output.count(len(report.reclaimed), "job")
     if dry_run:
         output.note(f"would take over {jobs}; nothing was changed")
         return

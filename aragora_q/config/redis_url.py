@@ -59,7 +59,7 @@ class RedisUrl:
         return self.scheme.startswith("rediss")
 
     @property
-    def shown(self) -> str:
+    def redacted(self) -> str:
         """The URL as it may be shown to anybody: without user, password and options."""
         hosts = ",".join(format_address(address) for address in self.hosts)
         database = f"/{self.database}" if self.database else ""

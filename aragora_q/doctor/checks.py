@@ -100,7 +100,7 @@ async def _of_sizes(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     """Whether the server takes what the settings allow."""
     for name in ("max_payload_bytes", "max_result_bytes"):
         most = getattr(queue.config, name)
-        if refusal := await queue.connection.refusal_of(most):
+        if refusal := await queue.connection.size_refusal(most):
             yield Finding("error", "sizes", f"{name} is {most:,}, and {refusal}",
                           f"CONFIG SET proto-max-bulk-len {most}, and in redis.conf, or lower it")  # fmt: skip
 

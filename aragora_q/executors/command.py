@@ -189,7 +189,7 @@ class _Run:
                 )
 
     async def _report_progress(self, progress: Mapping[str, Any]) -> None:
-        if not self._progress.allows():
+        if not self._progress.allow():
             return
         try:
             await self._attempt.report_progress(progress)
@@ -199,7 +199,7 @@ class _Run:
             self._say(logging.WARNING, "progress not shown", str(error))
 
     def _say(self, level: int, event: str, text: str) -> None:
-        if not self._log_lines.allows():
+        if not self._log_lines.allow():
             return
         facts: dict[str, Any] = {"job": self._job.id, "attempt": self._job.attempts, "text": text}
         if suppressed := self._log_lines.pop_suppressed():

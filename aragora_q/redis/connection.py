@@ -1,17 +1,13 @@
-"""From a `redis_url` to scripts that run: timeouts, credentials, durability, what errors mean.
+"""Run scripts and commands on the server that a `redis_url` names; errors come translated.
 
-The queue, the tracker and the lease keeper get their connections here, and see only our own errors.
-Which server of a topology to talk to, `primary.py` finds out; these two and `lines.py` alone know redis-py.
-
-redis-py's defaults are wrong for a queue: ten retries of every command (one lost reply becomes
-eleven XADDs) and a read timeout below the blocking read's. So: no retries there, timeouts set on
-purpose, and a connection of its own for reads that block.
+Three levels: `Connection.run` (scripts, durability, patience during a failover), `PrimaryClient.send`
+(which server), `ConnectionPool.execute` (bytes). The queue, the tracker and the lease keeper get their
+connections here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,52 +16,57 @@ from typing import Any, Literal, TypeVar
 
 from redis import exceptions
 
+from aragora_q.backoff import Backoff
+from aragora_q.config import QueueConfig
 from aragora_q.config.redis_url import RedisUrl
-from aragora_q.config.settings import QueueConfig
-from aragora_q.errors import (
-    AragoraQError,
-    RedisUnreachable,
-)
+from aragora_q.errors import AragoraQError, RedisUnreachable
 from aragora_q.redis import scripts
-from aragora_q.redis.client import PrimaryClient, SyncPrimaryClient
+from aragora_q.redis.client import PrimaryClient
 from aragora_q.redis.discovery import PrimaryDiscovery, PrimaryNotFound
-from aragora_q.redis.errors import (
-    FailoverUnderway,
-    translate,
-)
+from aragora_q.redis.errors import FailoverUnderway, translate
 from aragora_q.redis.keys import QueueKeys
-from aragora_q.redis.options import (
-    COMMAND_TIMEOUT_SECONDS,
-    connection_options,
-    sentinel_options,
-)
+from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS, connection_options, sentinel_options
 from aragora_q.redis.scripts import Value
 
 BLOCK_SECONDS = 2.0
-"""Longest blocking read: how late a worker notices what no event told it of."""
+"""Longest blocking read: how late a worker notices what no event announced."""
 
 DURABILITY_TIMEOUT_MS = 5_000
 """How long an enqueue waits for a replica, or for the disk, to confirm it."""
 
 FAILOVER_SECONDS = 8.0
-"""How long a client that sets `failover_seconds` to it rides out a failover or a slot's move."""
+"""How long clients retry while a failover or the move of a slot may be under way."""
 
 Durability = Literal["none", "replica", "fsync"]
 Item = tuple[str | None, Sequence[Value]]
 T = TypeVar("T")
 
+_CONFIRM: Mapping[str, tuple[Value, ...]] = {
+    "replica": ("WAIT", 1, DURABILITY_TIMEOUT_MS),
+    "fsync": ("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS),
+}
+
 
 class Connection:
-    """One queue's way to its server. Cheap to make; nothing is dialled before the first command."""
+    """A queue's connection to its server. Nothing is sent before the first command.
 
-    def __init__(self, config: QueueConfig) -> None:
-        self.config = config
-        self.endpoint = RedisUrl.parse(config.redis_url)
-        self.address = self.endpoint.shown
-        self.is_cluster = self.endpoint.kind == "cluster"
+    `timeout_seconds` bounds every call but the blocking ones, which last BLOCK_SECONDS longer.
+    """
+
+    def __init__(
+        self,
+        config: QueueConfig,
+        *,
+        timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
+        path: str | None = None,
+    ) -> None:
+        self.redis_url = RedisUrl.parse(config.redis_url)
+        self.address = self.redis_url.redacted
+        self.is_cluster = self.redis_url.kind == "cluster"
         self.keys = QueueKeys(config.key_prefix, config.queue, cluster=self.is_cluster)
         self.failover_seconds = 0.0
-        """How long to try on, silently, while a topology of several servers sorts itself out."""
+        """How long calls are retried, without a log line, while another server may be taking over."""
+        self.config = config
         self._named_keys = {
             name: getattr(self.keys, name)
             for name in (
@@ -73,25 +74,23 @@ class Connection:
                 "cancelled", "counters", "control", "workers", "events",
             )
         }  # fmt: skip
-        self._options = connection_options(config, self.endpoint)
         self._embedded: Any = None
-        self._path = self.endpoint.path
-        if self.endpoint.kind == "embedded":
-            self._embedded = _open_embedded(self.endpoint.path)
+        self._path = self.redis_url.path if path is None else path
+        if self.redis_url.kind == "embedded" and path is None:
+            self._embedded = _open_embedded(self.redis_url.path)
             self._path = self._embedded.url.removeprefix("unix://")
-        where = self._whereabouts()
-        self._link = PrimaryClient(where, socket_timeout=COMMAND_TIMEOUT_SECONDS, path=self._path)
+        options = connection_options(config, self.redis_url)
+        discovery = PrimaryDiscovery(
+            self.redis_url, options, sentinel_options(config, options), self.keys.control
+        )
+        self._client = PrimaryClient(discovery, timeout_seconds=timeout_seconds, path=self._path)
         self._blocking = PrimaryClient(
-            where, socket_timeout=BLOCK_SECONDS + COMMAND_TIMEOUT_SECONDS, path=self._path
+            discovery, timeout_seconds=BLOCK_SECONDS + timeout_seconds, path=self._path
         )
 
-    def _whereabouts(self) -> PrimaryDiscovery:
-        return PrimaryDiscovery(
-            self.endpoint,
-            self._options,
-            sentinel_options(self.config, self._options),
-            self.keys.control,
-        )
+    def for_other_thread(self, *, timeout_seconds: float) -> Connection:
+        """Return a connection to the same server for another event loop, which must close it."""
+        return Connection(self.config, timeout_seconds=timeout_seconds, path=self._path)
 
     async def run(
         self,
@@ -101,41 +100,37 @@ class Connection:
         keys: Mapping[str, str] | None = None,
         **args: Value,
     ) -> Any:
-        """Run script `name`; `keys` adds those that are not the same for every call."""
-        script = scripts.load(name)
-        named = {**self._named_keys, **keys} if keys else self._named_keys
-        operands = script.operands(named, args, items, self.keys.guard)
+        """Run script `name` and return its reply; `keys` adds to the keys that every script may use."""
+        script, operands = self._bind(name, items, keys, args)
 
         async def call() -> Any:
             try:
-                return await self._link.send("EVALSHA", script.sha, *operands)
+                return await self._client.send("EVALSHA", script.sha, *operands)
             except exceptions.NoScriptError:
-                return await self._link.send("EVAL", script.text, *operands)
+                return await self._client.send("EVAL", script.text, *operands)
 
-        # A start whose answer was lost has started jobs that its worker must hear of: never twice.
-        return await self._retry_while_unavailable(
-            call, 0 if name == "start" else self.failover_seconds
-        )
+        # A start whose reply was lost has started jobs that must be released first: it is not repeated.
+        seconds = 0 if name == "start" else self.failover_seconds
+        return await self._retry_while_unavailable(call, seconds)
 
     async def run_with_durability(
         self, name: str, items: Iterable[Item], durability: Durability, **args: Value
     ) -> tuple[Any, bool]:
-        """Run script `name`, and wait until a replica, or the primary's disk, has what it wrote.
+        """Run script `name` and wait until a replica, or the primary's disk, has what it wrote.
 
         Returns the script's reply, and whether that was confirmed in time.
         """
         if durability == "none":
             return await self.run(name, items, keys=None, **args), True
-        script = scripts.load(name)
-        operands = script.operands(self._named_keys, args, items, self.keys.guard)
-        # WAIT and WAITAOF look at this connection's last write. A job that was known already is
-        # none, so there is always one more: else repeating an enqueue would confirm nothing.
+        script, operands = self._bind(name, items, None, args)
+        # WAIT and WAITAOF confirm this connection's last write. A job that was known already writes
+        # nothing, so one more write follows: else repeating an enqueue would confirm nothing.
         write = ("HINCRBY", self.keys.counters, "durable_batches", 1)
-        # Not by its hash: where the script is unknown, the wait behind it would be for nothing.
+        # EVAL, not EVALSHA: where the script is unknown, the wait behind it would be for nothing.
         commands = [("EVAL", script.text, *operands), write, _CONFIRM[durability]]
 
         async def call() -> list[Any]:
-            replies = await self._link.send_all(commands)
+            replies = await self._client.send_all(commands)
             if isinstance(replies[0], Exception):
                 raise replies[0]
             return replies
@@ -145,47 +140,31 @@ class Connection:
         return reply, isinstance(count, int) and count >= 1
 
     async def execute(self, *command: Value) -> Any:
-        """Run one command."""
+        """Run one command and return its reply."""
         return await self._retry_while_unavailable(
-            lambda: self._link.send(*command), self.failover_seconds
+            lambda: self._client.send(*command), self.failover_seconds
         )
 
     async def execute_all(self, commands: Iterable[Sequence[Value]]) -> list[Any]:
-        """Run commands in one round trip; an error of one of them takes its place in the list."""
-        listed = list(commands)
+        """Run commands in one round trip; the server's errors are in the list of replies."""
+        batch = list(commands)
         return await self._retry_while_unavailable(
-            lambda: self._link.send_all(listed), self.failover_seconds
+            lambda: self._client.send_all(batch), self.failover_seconds
         )
 
-    async def refusal_of(self, length: int) -> AragoraQError | None:
-        """What the server has against a value of `length` bytes; None: nothing, or it cannot be asked."""
+    async def size_refusal(self, length: int) -> AragoraQError | None:
+        """Return why the server refuses a value of `length` bytes; None if it takes it or cannot say."""
         with self.translating():
-            refusal = await self._link.refusal_of(length)
+            refusal = await self._client.size_refusal(length)
         return translate(refusal, self.address) if refusal else None
-
-    async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
-        """The answer to `call`, tried on while a failover may be under way; in our own errors."""
-        deadline, pause = time.monotonic() + seconds, 0.05
-        while True:
-            try:
-                return await call()
-            except (exceptions.RedisError, OSError) as cause:
-                error = translate(cause, self.address)
-                is_alone = self.endpoint.kind not in ("sentinel", "cluster")
-                is_final = is_alone or isinstance(cause, PrimaryNotFound)
-                may_pass = isinstance(error, RedisUnreachable | FailoverUnderway)
-                if is_final or not may_pass or time.monotonic() + pause > deadline:
-                    raise error from cause
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-            pause = min(pause * 2, 1.0)
 
     async def read_blocking(
         self, after: Mapping[str, str], timeout_seconds: float, count: int
     ) -> dict[str, list[tuple[str, dict[str, str]]]]:
-        """Block until a stream has entries past the id given for it: up to `count` entries by stream.
+        """Block until a stream has entries past the id given for it; up to `count` entries by stream.
 
-        Returns nothing when the time, at most BLOCK_SECONDS, is up. Reads without a group, so that
-        giving up on the reply loses nothing.
+        Returns an empty dict after `timeout_seconds`, at most BLOCK_SECONDS. Reads without a consumer
+        group, so cancelling the call loses nothing.
         """
         command = _blocking_read(after, timeout_seconds, count)
         reply = await self._retry_while_unavailable(
@@ -207,10 +186,9 @@ class Connection:
     ) -> Any:
         """Block as `read_blocking`, then run script `name`: in one round trip.
 
-        The script waits at the server, behind the read. It may still run after the caller has given up.
+        The script waits in the server behind the read. It may still run after the call was cancelled.
         """
-        script = scripts.load(name)
-        operands = script.operands({**self._named_keys, **keys}, args, (), self.keys.guard)
+        script, operands = self._bind(name, (), keys, args)
         read = _blocking_read(after, timeout_seconds, count=1)
         with self.translating():
             replies = await self._blocking.send_all([read, ("EVALSHA", script.sha, *operands)])
@@ -221,60 +199,52 @@ class Connection:
                 return replies[1]
         return await self.run(name, (), keys=keys, **args)
 
-    def open_sync(self) -> SyncConnection:
-        """A connection for another thread, which must close it."""
-        return SyncConnection(self, SyncPrimaryClient(self._whereabouts(), path=self._path))
-
     @contextmanager
     def translating(self) -> Iterator[None]:
-        """Turn what redis-py raises into our errors, without secrets."""
+        """Translate what redis-py raises in the body into our errors."""
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
             raise translate(error, self.address) from error
 
     async def close(self) -> None:
-        """Close all connections of the event loop."""
-        await self._link.close()
+        """Close all connections; an embedded server that is not used any more stops."""
+        await self._client.close()
         await self._blocking.close()
         if self._embedded is not None:
             self._embedded.release()
+
+    def _bind(
+        self,
+        name: str,
+        items: Iterable[Item],
+        keys: Mapping[str, str] | None,
+        args: Mapping[str, Value],
+    ) -> tuple[scripts.Script, list[Any]]:
+        script = scripts.load(name)
+        named = {**self._named_keys, **keys} if keys else self._named_keys
+        return script, script.operands(named, args, items, self.keys.guard)
+
+    async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """Return the result of `call`, retried for `seconds` while a failover may be under way."""
+        deadline, backoff = time.monotonic() + seconds, Backoff(0.05, 1.0)
+        while True:
+            try:
+                return await call()
+            except (exceptions.RedisError, OSError) as cause:
+                error = translate(cause, self.address)
+                is_alone = self.redis_url.kind not in ("sentinel", "cluster")
+                is_final = is_alone or isinstance(cause, PrimaryNotFound)
+                may_pass = isinstance(error, RedisUnreachable | FailoverUnderway)
+                pause_seconds = backoff.next_seconds()
+                if is_final or not may_pass or time.monotonic() + pause_seconds > deadline:
+                    raise error from cause
+            await asyncio.sleep(pause_seconds)
 
 
 def _blocking_read(after: Mapping[str, str], timeout_seconds: float, count: int) -> Sequence[Value]:
     block_ms = max(1, int(min(timeout_seconds, BLOCK_SECONDS) * 1000))
     return ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after, *after.values())
-
-
-_CONFIRM: Mapping[str, tuple[Value, ...]] = {
-    "replica": ("WAIT", 1, DURABILITY_TIMEOUT_MS),
-    "fsync": ("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS),
-}
-
-
-class SyncConnection:
-    """The same server from a thread without an event loop; the lease keeper's."""
-
-    def __init__(self, parent: Connection, link: SyncPrimaryClient) -> None:
-        self._parent = parent
-        self._link = link
-
-    def run(
-        self, name: str, items: Iterable[Item] = (), *, keys: Mapping[str, str], **args: Value
-    ) -> Any:
-        """As `Connection.run`."""
-        script = scripts.load(name)
-        named = {**self._parent._named_keys, **keys}  # noqa: SLF001
-        operands = script.operands(named, args, items, self._parent.keys.guard)
-        with self._parent.translating():
-            try:
-                return self._link.send("EVALSHA", script.sha, *operands)
-            except exceptions.NoScriptError:
-                return self._link.send("EVAL", script.text, *operands)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._link.close()
 
 
 def _texts(fields: Sequence[bytes] | None) -> dict[str, str]:
@@ -283,6 +253,6 @@ def _texts(fields: Sequence[bytes] | None) -> dict[str, str]:
 
 
 def _open_embedded(path: str) -> Any:
-    from aragora_q.redis import embedded  # noqa: PLC0415 - imported where it is used
+    from aragora_q.redis import embedded  # noqa: PLC0415 - needed for embedded:// only
 
     return embedded.open_server(Path(path) if path else None)

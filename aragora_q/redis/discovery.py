@@ -1,4 +1,7 @@
-"""Which server is the primary: Sentinel or Cluster."""
+"""Find the primary that holds a queue, through Sentinels or cluster nodes.
+
+Blocking, with redis-py's synchronous client: `client.py` runs it in a thread.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
-import redis.asyncio
 from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -16,16 +18,19 @@ from aragora_q.config.redis_url import Address, RedisUrl, format_address
 from aragora_q.redis.errors import WRONG_SERVER_ERRORS
 from aragora_q.redis.options import SyncTlsConnection
 
-ASK_TIMEOUT_SECONDS = 2.0
-"""For a Sentinel or a cluster node to say where the primary is."""
+DISCOVERY_TIMEOUT_SECONDS = 2.0
+"""How long one Sentinel or cluster node may take to answer."""
+
+MAX_OTHER_NODES = 32
+"""Cluster nodes remembered beyond those that redis_url names."""
 
 
 class PrimaryNotFound(exceptions.ConnectionError):
-    """Not one Sentinel or node could be asked, or none has heard of what we look for."""
+    """No Sentinel or node could be asked, or none knows the service."""
 
 
 class FailoverInProgress(exceptions.ConnectionError):
-    """Sentinels see that the primary is down, and have not made another one yet."""
+    """Sentinels see that the primary is down and have not elected another yet."""
 
 
 FAILOVER_STATES = (FailoverInProgress, exceptions.ClusterDownError)
@@ -33,9 +38,9 @@ FAILOVER_STATES = (FailoverInProgress, exceptions.ClusterDownError)
 
 @dataclass
 class PrimaryDiscovery:
-    """Which address the primary has; remembered until it is told to forget."""
+    """The primary's address, remembered until it is invalidated."""
 
-    endpoint: RedisUrl
+    redis_url: RedisUrl
     options: dict[str, Any]
     """redis-py's options for a connection to a Redis server."""
     sentinel_options: dict[str, Any]
@@ -43,50 +48,61 @@ class PrimaryDiscovery:
     any_key: str
     """A key of the queue, for its slot."""
     address: Address | None = None
-    _others: list[Address] = field(default_factory=list)
+    _other_nodes: list[Address] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._slot = key_slot(self.any_key.encode())
-        self.forget()
+        self.invalidate()
 
-    def forget(self) -> None:
-        """The primary is not there any more, or does not answer."""
-        is_fixed = self.endpoint.kind == "single"
-        self.address = self.endpoint.hosts[0] if is_fixed else None
+    def invalidate(self) -> None:
+        """Forget the address: the primary may have moved, or does not answer."""
+        is_fixed = self.redis_url.kind == "single"
+        self.address = self.redis_url.hosts[0] if is_fixed else None
 
-    def find(self) -> Address:
-        """Ask Sentinels or nodes, one after the other; blocks. Raises what the last of them raised."""
-        is_sentinel = self.endpoint.kind == "sentinel"
+    def discover(self) -> Address:
+        """Ask Sentinels or nodes in turn until one names the primary.
+
+        Raises the most telling of their errors.
+        """
+        is_sentinel = self.redis_url.kind == "sentinel"
         ask = self._ask_sentinel if is_sentinel else self._ask_node
         options = self.sentinel_options if is_sentinel else self.options
-        silent: list[str] = []
-        failed: Exception | None = None
-        for host, port in dict.fromkeys((*self.endpoint.hosts, *self._others)):
-            client = sync_client((host, port), {**options, **_fail_fast_timeouts()})
+        timeouts = {
+            "socket_timeout": DISCOVERY_TIMEOUT_SECONDS,
+            "socket_connect_timeout": DISCOVERY_TIMEOUT_SECONDS,
+        }
+        failures: list[str] = []
+        failure: Exception | None = None
+        for host, port in dict.fromkeys((*self.redis_url.hosts, *self._other_nodes)):
+            client = sync_client((host, port), {**options, **timeouts})
             try:
                 self.address = ask(client, host)
             except (exceptions.RedisError, OSError) as error:
-                silent.append(f"{format_address((host, port))}: {error}")
-                failed = _more_severe(failed, error)
+                failures.append(f"{format_address((host, port))}: {error}")
+                failure = _more_telling(failure, error)
             else:
                 return self.address
             finally:
                 client.close()
-        raise _not_found_error(failed, "; ".join(silent))
+        raise _not_found_error(failure, "; ".join(failures))
 
     def _ask_sentinel(self, client: Any, _host: str) -> Address:
-        state = _texts(client.execute_command("SENTINEL", "MASTER", self.endpoint.service))
-        if {"s_down", "o_down", "disconnected"} & set(state.get("flags", "").split(",")):
+        state = client.execute_command("SENTINEL", "MASTER", self.redis_url.service)
+        if not isinstance(state, dict):
+            state = dict(zip(state[::2], state[1::2], strict=True))
+        fields = {_text(name): _text(value) for name, value in state.items()}
+        if {"s_down", "o_down", "disconnected"} & set(fields.get("flags", "").split(",")):
             raise FailoverInProgress(
-                f"the primary of {self.endpoint.service!r} is down, no other is elected yet"
+                f"the primary of {self.redis_url.service!r} is down and no other is elected yet"
             )
-        return state["ip"], int(state["port"])
+        return fields["ip"], int(fields["port"])
 
     def _ask_node(self, client: Any, host: str) -> Address:
         owner = None
         for first, last, *nodes in client.execute_command("CLUSTER", "SLOTS"):
             addresses = [(_text(node[0]) or host, int(node[1])) for node in nodes]
-            self._others = list(dict.fromkeys((*addresses, *self._others)))[:32]
+            others = dict.fromkeys((*addresses, *self._other_nodes))
+            self._other_nodes = list(others)[:MAX_OTHER_NODES]
             if int(first) <= self._slot <= int(last):
                 owner = addresses[0]
         if owner is None:
@@ -95,30 +111,27 @@ class PrimaryDiscovery:
             )
         return owner
 
-    def redirected(self, error: exceptions.AskError) -> Address:
-        """The address that MOVED or ASK names; without a host it is the one that answered."""
-        host = error.host or (self.address[0] if self.address else self.endpoint.hosts[0][0])
+    def redirect_target(self, error: exceptions.AskError) -> Address:
+        """Return the address that MOVED or ASK names; without a host it is the one that answered."""
+        host = error.host or (self.address[0] if self.address else self.redis_url.hosts[0][0])
         return host, error.port
 
 
-def _more_severe(one: Exception | None, other: Exception) -> Exception:
-    """An answer tells an operator more than a silence, and a refusal more than any."""
-    rank = (exceptions.AuthenticationError, exceptions.NoPermissionError), FAILOVER_STATES
-    return one if one and any(isinstance(one, kinds) for kinds in rank) else other
+def _more_telling(one: Exception | None, other: Exception) -> Exception:
+    """A refusal says more than a failover under way, and that more than no answer."""
+    ranks = (exceptions.AuthenticationError, exceptions.NoPermissionError), FAILOVER_STATES
+    return one if one and any(isinstance(one, kinds) for kinds in ranks) else other
 
 
-def _not_found_error(failed: Exception | None, told: str) -> Exception:
+def _not_found_error(failure: Exception | None, failures: str) -> Exception:
     denied = exceptions.AuthenticationError | exceptions.NoPermissionError
-    if isinstance(failed, denied) or str(failed).startswith(WRONG_SERVER_ERRORS):
-        return failed  # type: ignore[return-value] # None is no error, and says nothing of a kind
-    text = f"nobody knows where the primary is: {told}"
-    if isinstance(failed, exceptions.ClusterDownError):
+    if failure and (isinstance(failure, denied) or str(failure).startswith(WRONG_SERVER_ERRORS)):
+        return failure
+    text = f"no server knows where the primary is: {failures}"
+    if isinstance(failure, exceptions.ClusterDownError):
         return exceptions.ClusterDownError(text, status_code="CLUSTERDOWN")
-    return (
-        FailoverInProgress(text)
-        if isinstance(failed, FailoverInProgress)
-        else PrimaryNotFound(text)
-    )
+    is_failover = isinstance(failure, FailoverInProgress)
+    return FailoverInProgress(text) if is_failover else PrimaryNotFound(text)
 
 
 def sync_client(address: Address, options: dict[str, Any]) -> Any:
@@ -135,15 +148,5 @@ def sync_client(address: Address, options: dict[str, Any]) -> Any:
     return redis.Redis.from_pool(pool)
 
 
-def _fail_fast_timeouts() -> dict[str, float]:
-    return {"socket_timeout": ASK_TIMEOUT_SECONDS, "socket_connect_timeout": ASK_TIMEOUT_SECONDS}
-
-
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value or "")
-
-
-def _texts(reply: Any) -> dict[str, str]:
-    """Name-value pairs as redis-py may hand them over: a mapping, or a flat list."""
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {_text(name): _text(value) for name, value in pairs}

@@ -1,4 +1,4 @@
-"""redis-py's and the server's errors, translated to ours."""
+"""Translate errors of redis-py and of the server into ours, without secrets. One table, one place."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from aragora_q.errors import (
 )
 
 TOO_LONG = "Protocol error: invalid bulk length"
-"""What a server says to a value that is longer than its `proto-max-bulk-len`."""
+"""How a server refuses a value longer than its proto-max-bulk-len."""
 
+WRONG_SERVER_ERRORS = ("unknown command 'SENTINEL'", "This instance has cluster support disabled")
+"""Errors of servers that are not a Sentinel, or not a node of a cluster."""
 
-class FailoverUnderway(TryAgain):
-    """Servers are taking over from one another, or a slot is on its way: over in seconds."""
-
-
-# What each kind of refusal means, by the first word of the server's error.
 _TRY_AGAIN = {
     "OOM": "Redis is full (maxmemory): let workers drain, purge, or raise maxmemory",
     "LOADING": "Redis is loading its data set: wait",
@@ -36,45 +33,46 @@ _TRY_AGAIN = {
     "MISCONF": "Redis cannot write to its disk: free space, check its log",
     "NOREPLICAS": "too few replicas are in sync: check replication",
 }
-
+"""What to do about a refusal that passes, by the first word of the server's error."""
 
 _FAILOVER_WORDS = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 
-
-_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
-
-
-_DENIED_OTHERWISE = (
+_DENIED_WORDS = ("NOAUTH", "WRONGPASS", "NOPERM")
+_DENIED_TEXTS = (
     "ACL failure in script",
     "The user executing the script can't",
-    "Protocol error: unauthenticated",  # to a long command before any password was given
+    "Protocol error: unauthenticated",  # the answer to a long command before AUTH
 )
-"""What servers say, under ERR, when a script may run but not all that it calls."""
+"""Refusals under the word ERR: the user may run the script, but not every command that it calls."""
+
+
+class FailoverUnderway(TryAgain):
+    """A replica is taking over, or a slot is being moved: over in seconds."""
 
 
 def translate(error: Exception, address: str) -> AragoraQError:
-    """Our error for what redis-py raised while talking to `address`."""
+    """Return our error for what redis-py raised while talking to the server at `address`."""
     text = str(error)
     word = getattr(error, "status_code", None) or (text.split(maxsplit=1)[0] if text else "")
     if word in _TRY_AGAIN:
         kind = FailoverUnderway if word in _FAILOVER_WORDS else TryAgain
-        return kind(f"Redis at {address} refuses: {word} {text.removeprefix(word).strip()}",
-                    hint=_TRY_AGAIN[word])  # fmt: skip
+        reason = f"{word} {text.removeprefix(word).strip()}"
+        return kind(f"Redis at {address} refuses: {reason}", hint=_TRY_AGAIN[word])
     denied = exceptions.AuthenticationError | exceptions.NoPermissionError
-    if word in _DENIED or isinstance(error, denied) or text.startswith(_DENIED_OTHERWISE):
+    if word in _DENIED_WORDS or isinstance(error, denied) or text.startswith(_DENIED_TEXTS):
         return AccessDenied(
             f"Redis at {address} denies access: {text}",
             hint="check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL",
         )
     if text.startswith((*WRONG_SERVER_ERRORS, "DB index is out of range")):
         return UnsupportedServer(
-            f"the server at {address} is not what redis_url says it is: {text}",
-            hint="redis:// is for one server, and ends in the number of one of its databases, if any;"
-            " redis+sentinel:// names Sentinels, redis+cluster:// nodes",
+            f"the server at {address} is not what redis_url says: {text}",
+            hint="redis://host:port[/db] names one server; redis+sentinel:// names Sentinels,"
+            " redis+cluster:// nodes",
         )
     if text.startswith(TOO_LONG):
         return UnsupportedServer(
-            f"Redis at {address} takes no value of that size (its proto-max-bulk-len): {text}",
+            f"Redis at {address} refuses a value of that size (its proto-max-bulk-len): {text}",
             hint="raise it there, or lower max_payload_bytes and max_result_bytes",
         )
     if isinstance(error, exceptions.ResponseError):
@@ -82,18 +80,12 @@ def translate(error: Exception, address: str) -> AragoraQError:
     hint = "is the server running, and is redis_url (REDIS_URL) right?"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         hint = "set redis_tls_ca_file to the authority that signed the server's certificate"
-    return RedisUnreachable(
-        f"cannot reach Redis at {address}: {_connection_reason(text) or type(error).__name__}",
-        hint=hint,
-    )
+    reason = _connection_reason(text) or type(error).__name__
+    return RedisUnreachable(f"cannot reach Redis at {address}: {reason}", hint=hint)
 
 
 def _connection_reason(text: str) -> str:
-    """Why a connection failed, without addresses, numbers, and attempts at every address of a name."""
+    """Shorten redis-py's text: no address, no errno, no list of every address of a name."""
     if f"[Errno {errno.ECONNREFUSED}]" in text or text.startswith(f"Error {errno.ECONNREFUSED} "):
         return "connection refused"
     return re.sub(r"^Error \S+ connecting to \S+\. ", "", text).rstrip(".")
-
-
-WRONG_SERVER_ERRORS = ("unknown command 'SENTINEL'", "This instance has cluster support disabled")
-"""What servers say that are no Sentinel, or no cluster's node."""

@@ -1,4 +1,8 @@
-"""redis-py's options: timeouts, passwords, TLS."""
+"""redis-py's connection options: timeouts, credentials, TLS.
+
+redis-py's defaults do not suit a queue: it retries every command ten times (one lost reply becomes
+eleven XADDs) and times reads out before a blocking read ends. So retries are off and timeouts are ours.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +15,45 @@ import redis
 import redis.asyncio
 from redis.credentials import CredentialProvider
 
+from aragora_q.config import QueueConfig
 from aragora_q.config.redis_url import RedisUrl
-from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import secret_in_file
-from aragora_q.errors import (
-    ConfigError,
-)
+from aragora_q.errors import ConfigError
 
 COMMAND_TIMEOUT_SECONDS = 10.0
-
-
 CONNECT_TIMEOUT_SECONDS = 5.0
 
+KEEPALIVE = {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        socket.TCP_KEEPIDLE: 15,
+        socket.TCP_KEEPINTVL: 5,
+        socket.TCP_KEEPCNT: 3,
+    },
+}
+"""Detects a peer that disappeared within 30 s, also while nothing is being sent."""
 
-def connection_options(config: QueueConfig, endpoint: RedisUrl) -> dict[str, Any]:
-    """redis-py's options for connections to the queue's server."""
+
+def connection_options(config: QueueConfig, redis_url: RedisUrl) -> dict[str, Any]:
+    """Return redis-py's options for connections to the queue's server.
+
+    Raises:
+        ConfigError: a certificate or key cannot be used.
+
+    """
     options: dict[str, Any] = {
         "socket_timeout": COMMAND_TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "protocol": 2,
-        "driver_info": None,  # no CLIENT SETINFO: two more answers to wait for, one more right to have
-        "db": endpoint.database,
+        "driver_info": None,  # no CLIENT SETINFO: it costs two replies and one more right
+        "db": redis_url.database,
     }
     password = _password_source("redis_password", config)
-    if password or endpoint.password or endpoint.username:
+    if password or redis_url.password or redis_url.username:
         options["credential_provider"] = Credentials(
-            endpoint.username, password or (lambda: endpoint.password)
+            redis_url.username, password or (lambda: redis_url.password)
         )
-    if endpoint.is_tls:
+    if redis_url.is_tls:
         options |= {
             "ssl_ca_certs": config.redis_tls_ca_file,
             "ssl_certfile": config.redis_tls_cert_file,
@@ -49,16 +64,16 @@ def connection_options(config: QueueConfig, endpoint: RedisUrl) -> dict[str, Any
 
 
 def sentinel_options(config: QueueConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return redis-py's options for connections to a Sentinel."""
-    password = _password_source("redis_sentinel_password", config)
-    own = {
+    """Return the options for connections to a Sentinel, from those for the queue's server."""
+    shared = {
         name: value for name, value in options.items() if name not in ("db", "credential_provider")
     }
-    return {**own, "credential_provider": Credentials("", password)} if password else own
+    password = _password_source("redis_sentinel_password", config)
+    return {**shared, "credential_provider": Credentials("", password)} if password else shared
 
 
 def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None:
-    """What gives the password at the time a connection is made: the file it came from may change."""
+    """Return what reads the password when a connection is made: its file may have changed."""
     configured = getattr(config, name)
     if configured is None:
         return None
@@ -69,49 +84,39 @@ def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None
 
 
 def _check_tls(config: QueueConfig) -> None:
-    """Raise ConfigError for certificates that cannot be used; a connection would call it unreachable."""
+    """Check certificates now: a connection would report them as an unreachable server."""
     try:
         tls_context(config.redis_tls_ca_file, config.redis_tls_cert_file, config.redis_tls_key_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"the certificates for Redis cannot be used: {error}",
-            hint="see redis_tls_ca_file, redis_tls_cert_file and redis_tls_key_file: PEM, readable to us",
+            hint="check redis_tls_ca_file, redis_tls_cert_file and redis_tls_key_file: PEM, readable"
+            " by this user",
         ) from None
 
 
-KEEPALIVE = {
-    "socket_keepalive": True,
-    "socket_keepalive_options": {
-        socket.TCP_KEEPIDLE: 15,
-        socket.TCP_KEEPINTVL: 5,
-        socket.TCP_KEEPCNT: 3,
-    },
-}
-"""A peer that went without a word is noticed in half a minute even where nothing is being sent."""
-
-
 class Credentials(CredentialProvider):
-    """User and password, looked up anew for every connection: a rotated password needs no restart."""
+    """User and password, read for every connection: a rotated password needs no restart."""
 
     def __init__(self, username: str, password: Callable[[], str]) -> None:
         self._username = username
         self._password = password
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """What redis-py sends with AUTH."""
+        """Return the arguments of AUTH."""
         password = self._password()
         return (self._username, password) if self._username else (password,)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        """The same: a small local file is read faster than a thread is woken."""
+        """Return the same. Blocks: a small local file is read faster than a thread starts."""
         return self.get_credentials()
 
 
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
-    """Trusts `ca_file` alone, or without one the system's authorities; shows our certificate if any.
+    """Return a context that trusts `ca_file` only, or the system's authorities without one.
 
-    redis-py's own trusts the system's in either case, and reads all of them for every connection.
-    Raises OSError or ssl.SSLError for files that cannot be used.
+    redis-py's context trusts the system's authorities in either case. Raises OSError or ssl.SSLError
+    for files that cannot be used.
     """
     context = ssl.create_default_context(cafile=ca_file)
     if cert_file:
@@ -120,7 +125,7 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
 
 
 class TlsConnection(redis.asyncio.SSLConnection):
-    """TCP with TLS for the event loop. Files are read anew for every connection: they may be renewed."""
+    """TLS on the event loop. Files are read for every connection: they may have been renewed."""
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         files = self.ssl_context
@@ -129,11 +134,13 @@ class TlsConnection(redis.asyncio.SSLConnection):
 
 
 class SyncTlsConnection(redis.SSLConnection):
-    """The same for a thread. redis-py takes whatever a new connection has to read for a stray reply
-    and gives it up; with TLS 1.3 it is a session ticket. One that was closed fails when it is used.
+    """TLS for discovery's blocking client.
+
+    redis-py drops a new connection that has something to read; with TLS 1.3 that is a session ticket. A
+    closed connection fails when it is used.
     """
 
-    def can_read(self, timeout: float = 0) -> bool:  # noqa: ARG002 - the base class' signature
+    def can_read(self, timeout: float = 0) -> bool:  # noqa: ARG002 - the base class's signature
         return False
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:

@@ -1,8 +1,8 @@
-"""Commands to one server and their replies, over redis-py's asyncio connections.
+"""Connections to one server: send commands, read replies, one deadline per call.
 
-redis-py's own client and pool do so much around every command that they cost more than the command;
-its connections (dialling, TLS, credentials, parsing) are what we need of it. Used by `primary.py`,
-which knows which server it is; raises redis-py's errors.
+Why not redis-py's own pool: on the machine of `benchmarks/RESULTS.md` a call costs 85 µs of client CPU
+through it and 70 µs here, and single enqueues would miss their required ratio. Of redis-py we use the
+connections (dialing, TLS, credentials, parsing). Used by `client.py`; raises redis-py's errors.
 """
 
 from __future__ import annotations
@@ -17,148 +17,156 @@ from redis import exceptions
 
 from aragora_q.redis.errors import TOO_LONG
 
-MAX_IDLE_CONNECTIONS = 64
-"""To one server: however many callers there are, the rest of them wait their turn."""
+MAX_CONNECTIONS = 64
+"""Connections to one server at most; further callers wait for one."""
 
 MIN_BULK_LIMIT_BYTES = 1024 * 1024
-"""The lowest `proto-max-bulk-len` that a server can have: it takes every value up to here."""
+"""The lowest `proto-max-bulk-len` a server can have: it takes every value up to this size."""
 
-
-REFUSAL_SECONDS = 2.0
-"""How long a server may think about whether it would take a value."""
+SIZE_CHECK_SECONDS = 2.0
+"""How long a server may take to say whether it takes a value of some size."""
 
 SWEEP_SECONDS = 0.5
-"""How late at most a call is given up. One timer looks after all: one each costs a tenth of a call."""
+"""How late at most a call times out. One timer serves all calls: one timer each costs 10 % more CPU."""
 
 Command = Sequence[Any]
 
-_SHAPES: Mapping[Any, Any] = {
-    word: shape
-    for word, shape in redis.asyncio.Redis(protocol=2).response_callbacks.items()
-    if word != "XREAD"  # a worker waits for what comes behind that, not for what it says
+_CONVERTERS: Mapping[Any, Any] = {
+    name: convert
+    for name, convert in redis.asyncio.Redis(protocol=2).response_callbacks.items()
+    if name != "XREAD"  # a worker only waits for it; nothing reads the converted reply
 }
-"""By a command's first word, what makes its reply the Python value that redis-py's clients give."""
+"""By command, what turns its reply into the Python value that redis-py's clients return."""
 
 
 class ConnectionPool:
-    """Connections to one server. Each call has one for itself, from the first byte to the last."""
+    """Connections to one server. Each call uses one connection from its first byte to its last."""
 
-    def __init__(self, dial: Callable[[], Any], timeout_seconds: float) -> None:
-        self._dial = dial
+    def __init__(self, connect: Callable[[], Any], timeout_seconds: float) -> None:
+        self._connect = connect
         self._timeout_seconds = timeout_seconds
         self._idle: list[Any] = []
-        self._turns = asyncio.Semaphore(MAX_IDLE_CONNECTIONS)
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._is_closed = False
-        self._due: dict[asyncio.Timeout, float] = {}
+        self._deadlines: dict[asyncio.Timeout, float] = {}
         self._is_sweeping = False
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Replies to commands that travel together; errors that the server answers in their places."""
-        async with self._turns:
-            return await self._exchange(commands)
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands together and return their replies; the server's errors are in the list.
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        line = self._idle.pop() if self._idle else self._dial()
-        try:
-            # One deadline for all of it, dialling included. redis-py's makes a task of every send, and
-            # that task, with Python 3.11, swallows the cancel of whoever waits for it.
-            async with asyncio.timeout(None) as deadline:
-                self._watch(deadline)
-                try:
-                    replies = await _converse(line, commands)
-                finally:
-                    self._due.pop(deadline, None)
-        except BaseException as error:
-            await line.disconnect(nowait=True)  # whatever it would still say, nobody waits for it
-            if isinstance(error, TimeoutError):
-                text = f"no answer within {self._timeout_seconds:g} s"
-                raise exceptions.TimeoutError(text) from None
-            is_lost = isinstance(error, exceptions.ConnectionError | OSError | RuntimeError)
-            if is_lost and (refusal := await self.refusal_of(_longest(commands))):
-                raise refusal from error
-            if isinstance(error, RuntimeError):  # uvloop's word for writing to what is gone
-                raise exceptions.ConnectionError(f"connection lost: {error}") from error
-            raise
-        if self._is_closed:
-            await line.disconnect()
-        else:
-            self._idle.append(line)
-        return replies
+        Raises redis-py's ConnectionError and TimeoutError; commands may have been executed.
+        """
+        async with self._free:
+            connection = self._idle.pop() if self._idle else self._connect()
+            try:
+                # One deadline for all, connecting included. redis-py's own creates a task per send, and
+                # on Python 3.11 that task swallows the caller's cancellation.
+                async with asyncio.timeout(None) as deadline:
+                    self._watch(deadline)
+                    try:
+                        replies = await _round_trip(connection, commands)
+                    finally:
+                        self._deadlines.pop(deadline, None)
+            except BaseException as error:
+                await connection.disconnect(nowait=True)  # replies still to come have no reader
+                explained = await self._explained(error, commands)
+                if explained is error:
+                    raise
+                raise explained from error
+            if self._is_closed:
+                await connection.disconnect()
+            else:
+                self._idle.append(connection)
+            return replies
+
+    async def _explained(self, error: BaseException, commands: Sequence[Command]) -> BaseException:
+        """Return the error to raise for one that ended a call."""
+        if isinstance(error, TimeoutError):
+            return exceptions.TimeoutError(f"no answer within {self._timeout_seconds:g} s")
+        if isinstance(error, exceptions.ConnectionError | OSError | RuntimeError):
+            if refusal := await self.size_refusal(_longest(commands)):
+                return refusal
+            if isinstance(error, RuntimeError):  # uvloop, when it writes to a closed connection
+                return exceptions.ConnectionError(f"connection lost: {error}")
+        return error
 
     def _watch(self, deadline: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
-        self._due[deadline] = loop.time() + self._timeout_seconds
+        self._deadlines[deadline] = loop.time() + self._timeout_seconds
         if not self._is_sweeping:
             self._is_sweeping = True
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the deadlines of calls that take too long pass, and come again while there are calls."""
+        """Expire the deadlines of calls that take too long; continue while there are calls."""
         now = loop.time()
-        for deadline in [deadline for deadline, due in self._due.items() if due <= now]:
-            del self._due[deadline]
+        for deadline in [deadline for deadline, due in self._deadlines.items() if due <= now]:
+            del self._deadlines[deadline]
             deadline.reschedule(now)
-        self._is_sweeping = bool(self._due)
+        self._is_sweeping = bool(self._deadlines)
         if self._is_sweeping:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
-    async def refusal_of(self, length: int) -> exceptions.ResponseError | None:
-        """What the server says to a value of `length` bytes, which is announced and never sent.
+    async def size_refusal(self, length: int) -> exceptions.ResponseError | None:
+        """Return the server's refusal of a value of `length` bytes; None if it takes it or cannot say.
 
-        None if it would take it, or cannot be asked. One that refuses a value hangs up while it is
-        still being sent, mostly before its reason is heard: that looks like an outage, for ever.
+        The length is announced on a new connection, the value is not sent. A server that refuses a value
+        closes the connection while the value is being sent, mostly before its reason is read; without
+        this check the call would look like an outage and be retried forever.
         """
         if length <= MIN_BULK_LIMIT_BYTES:
             return None
-        line = self._dial()
+        connection = self._connect()
         try:
-            async with asyncio.timeout(REFUSAL_SECONDS):
-                await line.connect()
-                announced = b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % length
-                await line.send_packed_command(announced, check_health=False)
-                await line.read_response()
+            async with asyncio.timeout(SIZE_CHECK_SECONDS):
+                await connection.connect()
+                announcement = b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % length
+                await connection.send_packed_command(announcement, check_health=False)
+                await connection.read_response()
         except (exceptions.RedisError, OSError, TimeoutError) as error:
             is_refusal = str(error).startswith(TOO_LONG)
             return exceptions.ResponseError(f"{error} ({length} bytes)") if is_refusal else None
         finally:
-            await line.disconnect(nowait=True)
+            await connection.disconnect(nowait=True)
         return None
 
     async def close(self) -> None:
-        """Hang up; a call that is under way hangs up itself."""
+        """Close idle connections; a call under way closes its connection when it ends."""
         self._is_closed = True
-        for line in self._idle:
-            await line.disconnect()
+        for connection in self._idle:
+            await connection.disconnect()
         self._idle.clear()
 
 
 def _longest(commands: Sequence[Command]) -> int:
-    return max(len(value) for each in commands for value in each if isinstance(value, bytes | str))
+    return max(
+        len(value) for command in commands for value in command if isinstance(value, bytes | str)
+    )
 
 
-async def _converse(line: Any, commands: Sequence[Command]) -> list[Any]:
-    if not await _is_usable(line):
-        await line.disconnect(nowait=True)
-        await line.connect()
-    packed = [hiredis.pack_command((*each[0].split(), *each[1:])) for each in commands]
-    await line.send_packed_command(packed, check_health=False)
-    return [await _reply(line, each[0]) for each in commands]
+async def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    if not await _is_usable(connection):
+        await connection.disconnect(nowait=True)
+        await connection.connect()
+    packed = [hiredis.pack_command((*name.split(), *args)) for name, *args in commands]
+    await connection.send_packed_command(packed, check_health=False)
+    return [await _read_reply(connection, command[0]) for command in commands]
 
 
-async def _is_usable(line: Any) -> bool:
-    """Whether it is connected, and silent: one that the server has closed meanwhile has its end to read."""
+async def _is_usable(connection: Any) -> bool:
+    """Return True if it is connected and has nothing to read: a closed one has its end to read."""
     try:
-        return line.is_connected and not await line.can_read()
+        return connection.is_connected and not await connection.can_read()
     except (exceptions.ConnectionError, OSError):
         return False
 
 
-async def _reply(line: Any, word: str) -> Any:
+async def _read_reply(connection: Any, command: str) -> Any:
     try:
-        reply = await line.read_response()
+        reply = await connection.read_response()
     except exceptions.ResponseError as error:
-        if str(error).startswith("Protocol error"):  # the server is about to hang up
+        if str(error).startswith("Protocol error"):  # the server is about to close the connection
             raise
         return error
-    shape = _SHAPES.get(word)
-    return shape(reply) if shape else reply
+    convert = _CONVERTERS.get(command)
+    return convert(reply) if convert else reply

@@ -19,7 +19,14 @@ from typing import Any
 from aragora_q import codec as wire
 from aragora_q.base import WORKER_ID_PATTERN, EnqueueResult, Job, JobStatus
 from aragora_q.config.settings import QueueConfig, get_queue_config
-from aragora_q.contracts import Identity, PromotionResult, ReclaimResult, WorkerSession, WorkQueue
+from aragora_q.contracts import (
+    Identity,
+    PromotionResult,
+    PurgeResult,
+    ReclaimResult,
+    WorkerSession,
+    WorkQueue,
+)
 from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, QueueFull
 from aragora_q.job import check_job
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
@@ -178,7 +185,7 @@ class RedisStreamsQueue(WorkQueue):
         lease_ms = (
             self.config.claim_idle_ms if lease_seconds is None else round(lease_seconds * 1000)
         )
-        return RedisWorkerSession(self.connection, identity, lease_ms)
+        return RedisWorkerSession(self.connection, self.config, identity, lease_ms)
 
     async def promote(self) -> PromotionResult:
         moved, next_due_ms = await self.connection.run(
@@ -235,7 +242,7 @@ class RedisStreamsQueue(WorkQueue):
 
     async def purge(
         self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
-    ) -> tuple[int, bool]:
+    ) -> PurgeResult:
         older_than_ms = (
             self.config.retention_ms
             if older_than_seconds is None
@@ -250,7 +257,7 @@ class RedisStreamsQueue(WorkQueue):
             limit=BATCH_LIMIT,
             dry_run=int(dry_run),
         )
-        return deleted, bool(more)
+        return PurgeResult(deleted, bool(more))
 
     @asynccontextmanager
     async def single_flight(self, ttl_seconds: float) -> AsyncIterator[bool]:

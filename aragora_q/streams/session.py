@@ -1,22 +1,24 @@
-"""A worker's side of the queue: signing on, starting jobs, leases, reports.
+"""One worker's side of the queue: register, start jobs, renew leases, report outcomes.
 
-Made by `RedisStreamsQueue.session`, driven by the worker. Every call presents who holds the lease:
-worker, boot and fence; the scripts refuse whoever no longer does.
+Made by `RedisStreamsQueue.session`, used by the worker. Every call presents the lease's owner (worker
+id and instance id) and the fence; the scripts refuse callers that do not own the lease.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aragora_q import codec as wire
+from aragora_q import codec
 from aragora_q.base import Job, JobStatus
+from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
     Completed,
     Failed,
     FetchResult,
     Identity,
+    Lease,
     LeaseRenewer,
     Released,
     RenewalResult,
@@ -26,40 +28,44 @@ from aragora_q.contracts import (
     WorkerSession,
 )
 from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
-from aragora_q.redis.connection import Connection, Item, SyncConnection
+from aragora_q.redis.connection import Connection, Item
+from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 
 logger = logging.getLogger(__name__)
 
 MAX_DEFERRALS = 50
 MAX_DEFERRAL_SECONDS = 6 * 3600
-"""Bounds of *retry later* per job; beyond either, it is charged."""
+"""Bounds of *retry later* per job; beyond either, the attempt is charged."""
 
 MAX_ERROR_CHARS = 2_000
 MAX_PROGRESS_BYTES = 4_096
 MAX_JOURNAL_BYTES = 4 * 1024 * 1024
 START_BYTES = 32 * 1024 * 1024
-"""How much the payloads of jobs that start together may weigh at most: they come in one reply."""
+"""Payload bytes of jobs that one call starts, at most: they come in one reply."""
 
 RECORD_TTL_MS = 86_400_000
-"""How long a dead worker's record stays for operators to read."""
+"""How long a dead worker's record is kept for operators."""
+
+RENEWALS_PER_LEASE = 4
 
 
 class RedisWorkerSession(WorkerSession):
-    """The queue as one worker sees it."""
+    """The queue as one worker uses it."""
 
-    def __init__(self, connection: Connection, identity: Identity, lease_ms: int) -> None:
+    def __init__(
+        self, connection: Connection, config: QueueConfig, identity: Identity, lease_ms: int
+    ) -> None:
         self.identity = identity
         self.lease_ms = lease_ms
         self._connection = connection
         self._keys = connection.keys
         self._worker_key = {"worker": connection.keys.worker(identity.worker_id)}
-        self._retention_ms = connection.config.retention_ms
-        largest = connection.config.max_payload_bytes
-        self._start_limit = max(1, min(BATCH_LIMIT, START_BYTES // largest))
+        self._config = config
+        self._start_limit = max(1, min(BATCH_LIMIT, START_BYTES // config.max_payload_bytes))
 
     async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:
-        word, *left_ms = await self._connection.run(
+        result, *details = await self._connection.run(
             "register",
             keys=self._worker_key,
             worker_prefix=self._keys.worker(""),
@@ -68,15 +74,15 @@ class RedisWorkerSession(WorkerSession):
             lease_ms=self.lease_ms,
             record_ttl_ms=RECORD_TTL_MS,
             dead_instance_id=dead_instance_id,
-            info=wire.encode(dict(info)),
+            info=codec.encode(dict(info)),
         )
-        if word == b"newer":
+        if result == b"newer":
             raise UnsupportedServer(
-                f"queue {self._connection.config.queue} at {self._connection.address} has schema "
-                f"{left_ms[0]}, newer than this version of aragora-q understands",
+                f"queue {self._config.queue} at {self._connection.address} has schema "
+                f"{details[0]}, newer than this version of aragora-q understands",
                 hint="upgrade this worker",
             )
-        return left_ms[0] / 1000 if word == b"taken" else 0.0
+        return details[0] / 1000 if result == b"taken" else 0.0
 
     async def registered_instance(self) -> dict[str, str]:
         record = await self._connection.execute("HGETALL", self._worker_key["worker"])
@@ -104,9 +110,9 @@ class RedisWorkerSession(WorkerSession):
             "lease_ms": self.lease_ms,
             "limit": min(limit, self._start_limit),
             "low_first": int(low_first),
-            "max_attempts": self._connection.config.retry_max_attempts,
-            "max_crashes": self._connection.config.max_crashes,
-            "retention_ms": self._retention_ms,
+            "max_attempts": self._config.retry_max_attempts,
+            "max_crashes": self._config.max_crashes,
+            "retention_ms": self._config.retention_ms,
         }
 
     def _fetched(self, reply: list[Any]) -> FetchResult:
@@ -134,63 +140,66 @@ class RedisWorkerSession(WorkerSession):
             script, fields = _report_fields(report)
             item = self._keys.job(report.job.id), (report.job.id, report.job.fence, *fields)
             by_script.setdefault(script, []).append((position, item))
-        verdicts: list[ReportResult] = ["lost"] * len(reports)
+        results: list[ReportResult] = ["lost"] * len(reports)
         for script, placed in by_script.items():
             for batch in batched(placed, weigh=_report_bytes):
-                words = await self._report_batch(script, [item for _, item in batch])
-                for (position, _), word in zip(batch, words, strict=True):
-                    verdicts[position] = word.decode()
-        return verdicts
+                replies = await self._report_batch(script, [item for _, item in batch])
+                for (position, _), reply in zip(batch, replies, strict=True):
+                    results[position] = reply.decode()
+        return results
 
     async def _report_batch(self, script: str, items: list[Item]) -> list[Any]:
         args: dict[str, Any] = {"lease_owner": self.identity.lease_owner}
         if script != "release":
-            args["retention_ms"] = self._retention_ms
+            args["retention_ms"] = self._config.retention_ms
         if script == "retry":
             args["max_deferrals"] = MAX_DEFERRALS
             args["max_deferral_ms"] = MAX_DEFERRAL_SECONDS * 1000
         return await self._connection.run(script, items, **args)  # type: ignore[no-any-return]
 
-    async def recover(self, known: Container[str], *, min_idle_seconds: float) -> list[str]:
-        returned = list[str]()
+    async def release_orphans(
+        self, is_known: Callable[[Lease], bool], *, min_idle_seconds: float
+    ) -> list[str]:
+        released = list[str]()
         for stream in self._keys.streams:
-            after = "-"
-            while after:
-                after, held = await self._held(stream, after, min_idle_seconds)
-                unheard = [each for each in held if each[0] not in known]
-                if unheard:
-                    returned += await self._hand_back(unheard)
-        return returned
+            cursor = "-"
+            while cursor:
+                cursor, leases = await self._list_leased(stream, cursor, min_idle_seconds)
+                if orphans := [lease for lease in leases if not is_known(lease)]:
+                    released += await self._release_unread(orphans)
+        return released
 
-    async def _held(
-        self, stream: str, after: str, min_idle_seconds: float
-    ) -> tuple[str, list[tuple[str, int]]]:
-        """A page of the jobs, with their fences, that this worker holds in a lane; where to go on."""
-        following, *rows = await self._connection.run(
+    async def _list_leased(
+        self, stream: str, cursor: str, min_idle_seconds: float
+    ) -> tuple[str, list[Lease]]:
+        """Return a page of this worker's leases in a lane, and the next page's cursor."""
+        next_cursor, *rows = await self._connection.run(
             "list_leased",
             keys={"stream": stream},
             job_prefix=self._keys.job_prefix,
             worker_id=self.identity.worker_id,
             lease_owner=self.identity.lease_owner,
             min_idle_ms=round(min_idle_seconds * 1000),
-            after=after,
+            after=cursor,
             limit=BATCH_LIMIT,
         )
-        return following.decode(), [(job_id.decode(), int(fence)) for job_id, fence in rows]
+        return next_cursor.decode(), [(job_id.decode(), int(fence)) for job_id, fence in rows]
 
-    async def _hand_back(self, held: list[tuple[str, int]]) -> list[str]:
-        returned = await self._connection.run(
+    async def _release_unread(self, leases: list[Lease]) -> list[str]:
+        released = await self._connection.run(
             "release_orphans",
-            [(self._keys.job(job_id), (job_id, fence)) for job_id, fence in held],
+            [(self._keys.job(job_id), (job_id, fence)) for job_id, fence in leases],
             lease_owner=self.identity.lease_owner,
         )
-        return [job_id.decode() for job_id in returned]
+        return [job_id.decode() for job_id in released]
 
     def lease_renewer(self) -> LeaseRenewer:
-        return RedisLeaseRenewer(self._connection.open_sync(), self)
+        timeout_seconds = min(COMMAND_TIMEOUT_SECONDS, self.lease_ms / 1000 / RENEWALS_PER_LEASE)
+        connection = self._connection.for_other_thread(timeout_seconds=timeout_seconds)
+        return RedisLeaseRenewer(connection, self.identity, self.lease_ms)
 
     async def report_progress(self, job: Job, progress: Mapping[str, Any]) -> None:
-        text = wire.encode(progress)
+        text = codec.encode(progress)
         if len(text) > MAX_PROGRESS_BYTES:
             raise ValueError(
                 f"progress has {len(text)} bytes, at most {MAX_PROGRESS_BYTES} are allowed"
@@ -198,12 +207,12 @@ class RedisWorkerSession(WorkerSession):
         await self._write(job, "progress", (text,))
 
     async def checkpoint(self, job: Job, name: str, value: Mapping[str, Any]) -> None:
-        word = await self._write(
-            job, "checkpoint", (name, wire.encode(value)), max_bytes=MAX_JOURNAL_BYTES
+        result = await self._write(
+            job, "checkpoint", (name, codec.encode(value)), max_bytes=MAX_JOURNAL_BYTES
         )
-        if word == b"full":
+        if result == b"full":
             raise PermanentError(
-                f"job {job.id}: its checkpoints exceed {MAX_JOURNAL_BYTES} bytes with {name!r:.100}"
+                f"job {job.id}: checkpoints exceed {MAX_JOURNAL_BYTES} bytes with {name!r:.100}"
             )
 
     async def _write(self, job: Job, script: str, fields: tuple[Any, ...], **args: Any) -> bytes:
@@ -218,7 +227,7 @@ class RedisWorkerSession(WorkerSession):
     async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
         journal = await self._connection.execute("HGETALL", self._keys.journal(job.id))
         return {
-            name.decode().partition(":")[2]: wire.decode(value)
+            name.decode().partition(":")[2]: codec.decode(value)
             for name, value in journal.items()
             if name.startswith(b"checkpoint:")
         }
@@ -234,47 +243,45 @@ class RedisWorkerSession(WorkerSession):
 
 
 class RedisLeaseRenewer:
-    """Heartbeat and renewal over a connection of the keeper's thread."""
+    """Heartbeats and renewals over a connection of the lease keeper's thread."""
 
-    def __init__(self, connection: SyncConnection, session: RedisWorkerSession) -> None:
+    def __init__(self, connection: Connection, identity: Identity, lease_ms: int) -> None:
         self._connection = connection
-        self._session = session
+        self._identity = identity
+        self._lease_ms = lease_ms
 
-    def renew(self, held: Sequence[tuple[str, int]]) -> RenewalResult:
-        """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is held."""
-        session, keys = self._session, self._session._keys  # noqa: SLF001 - one module, two threads
-        running = " ".join(job_id for job_id, _ in held[:BATCH_LIMIT])
-        state, gone = b"ok", dict[str, Any]()
-        for first in range(0, max(1, len(held)), BATCH_LIMIT):
-            batch = held[first : first + BATCH_LIMIT]
-            state, *words = self._connection.run(
+    async def renew(self, leases: Sequence[Lease]) -> RenewalResult:
+        """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is leased."""
+        keys, identity = self._connection.keys, self._identity
+        state, lost = b"ok", dict[str, Any]()
+        for first in range(0, max(1, len(leases)), BATCH_LIMIT):
+            batch = leases[first : first + BATCH_LIMIT]
+            state, *replies = await self._connection.run(
                 "renew",
                 [(keys.job(job_id), (job_id, fence)) for job_id, fence in batch],
-                keys=session._worker_key,  # noqa: SLF001
+                keys={"worker": keys.worker(identity.worker_id)},
                 worker_prefix=keys.worker(""),
-                worker_id=session.identity.worker_id,
-                lease_owner=session.identity.lease_owner,
-                instance_id=session.identity.instance_id,
-                lease_ms=session.lease_ms,
-                running=running,
+                worker_id=identity.worker_id,
+                lease_owner=identity.lease_owner,
+                instance_id=identity.instance_id,
+                lease_ms=self._lease_ms,
+                running=" ".join(job_id for job_id, _ in leases[:BATCH_LIMIT]),
                 record_ttl_ms=RECORD_TTL_MS,
             )
-            gone |= {
-                job_id: word.decode()
-                for (job_id, _), word in zip(batch, words, strict=False)
-                if word != b"held"
-            }
-        return RenewalResult(state.decode(), gone)  # type: ignore[arg-type]
+            for (job_id, _), reply in zip(batch, replies, strict=False):
+                if reply != b"held":
+                    lost[job_id] = reply.decode()
+        return RenewalResult(state.decode(), lost)  # type: ignore[arg-type]
 
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
 
 
 def _started(row: list[Any], worker_id: str) -> Job:
     job_id, payload, fence, attempts, max_attempts, crashes, created_ms, priority, waited_ms = row
     return Job(
-        payload={},  # decoded by the attempt, where a malformed one has someone to answer for it
+        payload={},  # decoded by the attempt, which reports a malformed one
         id=job_id.decode(),
         priority=int(priority),
         max_attempts=int(max_attempts),
@@ -295,7 +302,7 @@ def _report_bytes(placed: tuple[int, Item]) -> int:
 
 
 def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
-    """The script that records an outcome, and what it wants besides job id and fence."""
+    """Return the script that records an outcome, and its fields after job id and fence."""
     payload = report.job.raw_payload
     match report.outcome:
         case Completed(result):

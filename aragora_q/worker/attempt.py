@@ -1,7 +1,7 @@
-"""One attempt of one job, as a chain of steps: decode, execute, encode; or what went wrong instead.
+"""One attempt of one job: decode the payload, execute, encode the result; or what went wrong instead.
 
-The worker makes one for every job it starts and reports the outcome. Knows the executor and the
-retry policy; must not know Redis, slots or other jobs.
+The runner makes one for every started job. Knows the executor and the retry policy, not Redis, slots
+or other jobs.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from aragora_q import codec as wire
+from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.context import Executor, attempt_context
-from aragora_q.contracts import Completed, Failed, Outcome, Released, Retry, WorkerSession
+from aragora_q.contracts import CheckpointStore, Completed, Failed, Outcome, Released, Retry
 from aragora_q.errors import TRANSIENT_ERRORS, LeaseLost, PermanentError, RetryLater
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.retry import RetryPolicy, describe, is_retryable_error
@@ -23,57 +23,79 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+CancelReason = Literal["released", "lost", "cancelled"]
+"""Why an attempt is stopped: the worker stops, the lease is lost, or the job was cancelled."""
+
 MAX_RETRY_LATER_SECONDS = 6 * 3600.0
-RETRY_SECONDS = 0.5
+CHECKPOINT_RETRY_SECONDS = 0.5
 
 
 class Attempt:
-    """Runs `job` once. Inside, `current_attempt()` is this object: progress and checkpoints go through it."""
+    """Runs `job` once.
+
+    Inside the executor `current_attempt()` returns this object: progress and checkpoints go through it.
+    """
 
     def __init__(
         self,
         job: Job,
         executor: Executor,
         policy: RetryPolicy,
-        session: WorkerSession,
+        store: CheckpointStore,
         max_result_bytes: int,
     ) -> None:
         self.job = job
         self._executor = executor
         self._policy = policy
-        self._session = session
+        self._store = store
         self._max_result_bytes = max_result_bytes
-        self._is_released = False
-        self.is_abandoned = False
+        self._task: asyncio.Task[Any] | None = None
+        self._cancel_reason: CancelReason | None = None
 
     async def run(self) -> Outcome | None:
-        """The outcome to report; None if the job is no longer ours and nobody wants to hear."""
+        """Return the outcome to report; None if the job no longer belongs to this attempt."""
+        if self._cancel_reason is not None:
+            return self._interrupted()
         attempt_context.set(self)
+        self._task = asyncio.current_task()
         try:
             self._decode()
-            return self._completed(await self._execute())
+            result = await self._execute()
+            return None if self.is_abandoned else self._completed(result)
         except asyncio.CancelledError:
-            return self.interrupted()
+            return self._interrupted()
         except LeaseLost:
             return None
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever an executor raises, the job goes on
-            if self._is_released or self.is_abandoned:  # an error of giving up is not the job's
-                return self.interrupted()
+        except BaseException as error:  # noqa: BLE001 - an executor may raise anything; the worker goes on
+            if (
+                self._cancel_reason is not None
+            ):  # raised while it was being cancelled: not the job's fault
+                return self._interrupted()
             return self._raised(error)
+        finally:
+            self._task = None
 
-    def release(self) -> None:
-        """Say before cancelling the task: the worker is leaving, the job goes back uncharged."""
-        self._is_released = True
+    @property
+    def is_abandoned(self) -> bool:
+        """True if the job was cancelled or belongs to another worker now: no outcome is reported."""
+        return self._cancel_reason in ("lost", "cancelled")
 
-    def abandon(self) -> None:
-        """Say before cancelling the task: the job was cancelled, or is another worker's now."""
-        self.is_abandoned = True
+    def cancel(self, reason: CancelReason) -> None:
+        """Stop the attempt. `released`: its job is handed back uncharged; else nothing is reported.
+
+        The executor gets one CancelledError, however often this is called.
+        """
+        is_first = self._cancel_reason is None
+        if not self.is_abandoned:
+            self._cancel_reason = reason
+        if is_first and self._task is not None:
+            self._task.cancel()
 
     def _decode(self) -> None:
         try:
-            payload = wire.decode(self.job.raw_payload)
+            payload = codec.decode(self.job.raw_payload)
         except ValueError as error:
             raise PermanentError(f"payload is not JSON: {error}") from None
         if not isinstance(payload, dict):
@@ -103,7 +125,7 @@ class Attempt:
         if not isinstance(result, Mapping):
             raise PermanentError(f"executor returned {type(result).__name__}, not a JSON object")
         try:
-            encoded = wire.encode(dict(result))
+            encoded = codec.encode(dict(result))
         except ValueError as error:
             raise PermanentError(f"executor's result is not JSON: {error}") from None
         if len(encoded) > self._max_result_bytes:
@@ -112,11 +134,10 @@ class Attempt:
             )
         return Completed(encoded)
 
-    def interrupted(self) -> Outcome | None:
-        """The outcome of an attempt whose task was cancelled, even before its first step."""
+    def _interrupted(self) -> Outcome | None:
         if self.is_abandoned:
             return None
-        if self._is_released:
+        if self._cancel_reason == "released":
             return Released()
         return self._retry("the executor cancelled its own task")
 
@@ -133,40 +154,40 @@ class Attempt:
     def _backoff_seconds(self) -> float:
         return self._policy.delay_seconds(self.job.attempts - 1)
 
-    # What a running executor may use: `base.AttemptContext`.
+    # What a running executor may use: `context.AttemptContext`.
 
     @property
     def is_last_attempt(self) -> bool:
         return self.job.max_attempts is not None and self.job.attempts >= self.job.max_attempts
 
     async def report_progress(self, progress: Mapping[str, Any]) -> None:
-        await self._session.report_progress(self.job, progress)
+        await self._store.report_progress(self.job, progress)
 
     async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
-        await self._served(lambda: self._session.checkpoint(self.job, name, value))
+        await self._retry_until_saved(lambda: self._store.checkpoint(self.job, name, value))
 
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
-        return await self._served(lambda: self._session.checkpoints(self.job))
+        return await self._retry_until_saved(lambda: self._store.checkpoints(self.job))
 
-    async def _served(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer to `call`, which must not be lost: asked for until Redis gives it.
+    async def _retry_until_saved(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of `call`, retried as long as Redis is unavailable.
 
-        However long that takes: a lost lease or the job's own time limit ends the attempt by cancelling it.
+        A lost lease or the job's own time limit ends the attempt by cancelling its task.
         """
-        is_told = False
+        is_logged = False
         while True:
             try:
                 return await call()
             except TRANSIENT_ERRORS as error:
-                if not is_told:
-                    facts = {"job": self.job.id, "attempt": self.job.attempts, "error": str(error)}
-                    logger.warning("job waits until Redis takes its checkpoint", extra=facts)
-                    is_told = True
-                await asyncio.sleep(RETRY_SECONDS)
+                if not is_logged:
+                    fields = {"job": self.job.id, "attempt": self.job.attempts, "error": str(error)}
+                    logger.warning("checkpoint not saved, retrying", extra=fields)
+                    is_logged = True
+                await asyncio.sleep(CHECKPOINT_RETRY_SECONDS)
 
 
 def _bounded_seconds(delay: object) -> float:
-    """A provider's idea of later, as far as it is a number of seconds."""
+    """Return a provider's delay if it is a number of seconds, at most MAX_RETRY_LATER_SECONDS; else 0."""
     if not isinstance(delay, int | float) or not delay > 0:  # NaN is not above 0 either
         return 0.0
     return min(delay, MAX_RETRY_LATER_SECONDS)

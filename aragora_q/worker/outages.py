@@ -1,18 +1,18 @@
-"""A worker's patience with Redis: ask until it answers, remember what is not served, say so once.
+"""Track what Redis does not serve: retry with backoff, log once per outage, keep the last error.
 
-Used by the worker's loops and its reporter; the lease keeper's outages are told here as well. Knows
-neither jobs nor the queue: what is asked comes as a function.
+One tracker per worker, shared by its loops. It knows neither jobs nor the queue: what to call comes as
+a function.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from aragora_q.backoff import Backoff
 from aragora_q.errors import TRANSIENT_ERRORS
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.rate_limit import RateLimit
@@ -21,69 +21,80 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BACKOFF_SECONDS = (0.05, 3.0)
-"""First and longest pause between two tries while Redis is away."""
+FIRST_DELAY_SECONDS = 0.05
+MAX_DELAY_SECONDS = 3.0
+"""Delay before the second try of a failed call, and the longest delay between two tries."""
 
 REPEAT_LOG_SECONDS = 60.0
-"""How often the log repeats a fault that goes on."""
+"""Interval at which an outage that lasts is logged again."""
 
 
 class OutageTracker:
-    """What of one worker's business Redis does not serve at present."""
+    """Which calls of one worker Redis does not serve at present."""
 
     def __init__(self, worker_id: str, metrics: WorkerMetrics) -> None:
         self._worker_id = worker_id
         self._metrics = metrics
-        self._faults: dict[str, str] = {}
-        self._told: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._lines = RateLimit(1)
-        self._reminded_at = -REPEAT_LOG_SECONDS
-        self.fault: str | None = None
-        """What was heard last of faults that are not over; None while all is served. For any thread."""
+        self._logged_at = -REPEAT_LOG_SECONDS
+        self.last_error: str | None = None
+        """The latest error of a call that still fails; None while Redis serves all. For any thread."""
         self.needs_recovery = False
-        """Set by every fault, cleared by whoever has seen to it: an answer may have been lost."""
+        """True after a failure: a reply may have been lost, and with it the start of jobs."""
 
-    async def served(
+    def request_recovery(self) -> None:
+        """Ask for a check for orphans: a start may have happened without its reply reaching us."""
+        self.needs_recovery = True
+
+    def recovered(self) -> None:
+        """Note that the check is under way."""
+        self.needs_recovery = False
+
+    async def retry_until_available(
         self,
-        what: str,
+        operation: str,
         call: Callable[[], Awaitable[T]],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> T:
-        """The answer to `call`, however often Redis has to be asked: backoff with jitter, no end.
+        """Return the result of `call`, retried without limit while it raises a transient error.
 
-        Only `sleep` may end it, by an exception, never in the middle of a call.
+        Only `sleep` can end the retries, by raising; a call under way is never interrupted.
         """
-        pause, longest = BACKOFF_SECONDS
+        backoff = Backoff(FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS)
         while True:
             try:
-                answer = await call()
+                result = await call()
             except TRANSIENT_ERRORS as error:
-                self.record_failure(what, error)
+                self.record_failure(operation, error)
             else:
-                self.record_success(what)
-                return answer
-            await sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-            pause = min(pause * 2, longest)
+                self.record_success(operation)
+                return result
+            await sleep(backoff.next_seconds())
 
-    def record_failure(self, what: str, error: Exception) -> None:
-        """Redis did not serve `what`."""
+    def record_failure(self, operation: str, error: Exception) -> None:
+        """Note that Redis did not serve `operation`."""
         self._metrics.redis_errors(type(error).__name__).inc()
         self.needs_recovery = True
         text = str(error)
-        self._faults.pop(what, None)  # else it would keep its old place
-        self._faults[what] = self.fault = text
-        is_news = self._told.get(what) != text
-        is_due = time.monotonic() - self._reminded_at >= REPEAT_LOG_SECONDS
-        if (is_news or is_due) and self._lines.allows():
-            self._reminded_at = time.monotonic()
-            self._told[what] = text
-            logger.warning("Redis did not serve us, trying on", extra={"what": what, "error": text})
+        self._errors.pop(operation, None)  # inserted again below, as the latest
+        self._errors[operation] = self.last_error = text
+        is_new = self._logged.get(operation) != text
+        is_due = time.monotonic() - self._logged_at >= REPEAT_LOG_SECONDS
+        if (is_new or is_due) and self._lines.allow():
+            self._logged_at = time.monotonic()
+            self._logged[operation] = text
+            logger.warning(
+                "Redis unavailable, retrying", extra={"operation": operation, "error": text}
+            )
 
-    def record_success(self, what: str) -> None:
-        """Redis served `what`."""
-        if what in self._faults:
-            del self._faults[what]
-            self._told.pop(what, None)
-            self.fault = next(reversed(self._faults.values()), None)
-            if self.fault is None:
-                logger.info("Redis serves us again", extra={"worker": self._worker_id})
+    def record_success(self, operation: str) -> None:
+        """Note that Redis served `operation`."""
+        if operation not in self._errors:
+            return
+        del self._errors[operation]
+        self._logged.pop(operation, None)
+        self.last_error = next(reversed(self._errors.values()), None)
+        if self.last_error is None:
+            logger.info("Redis available again", extra={"worker": self._worker_id})

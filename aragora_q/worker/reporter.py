@@ -1,157 +1,88 @@
-"""How attempts ended, told: to the queue in batches, to operators in logs, metrics and counts.
+"""Report outcomes of attempts to the queue in batches, until Redis accepts them.
 
-The worker adds what its attempts came to; what the queue made of it is nobody's business but this
-module's. Knows the session's `report`, neither slots nor running tasks.
+The runner awaits `report` for each job. Knows the session's `report`, neither slots nor attempts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from aragora_q.base import Job
-from aragora_q.contracts import Failed, Report, ReportResult, WorkerSession
+from aragora_q.contracts import Failed, Outcome, Report, ReportResult, WorkerSession
 from aragora_q.errors import TRANSIENT_ERRORS, AragoraQError
-from aragora_q.observability.worker_metrics import WorkerMetrics
-from aragora_q.rate_limit import RateLimit
 from aragora_q.worker.outages import OutageTracker
 
 logger = logging.getLogger(__name__)
 
-LINES_PER_SECOND = 20
-"""Log lines on jobs that start and end well, and again as many on those that do not."""
-
 
 @dataclass(slots=True)
-class _Ended:
+class _PendingReport:
     report: Report
-    seconds: float
+    accepted: asyncio.Future[ReportResult]
 
 
 class Reporter:
-    """The reports of one worker, on their way.
+    """Outcomes on their way to the queue; `len` is how many it has not answered yet."""
 
-    `let_go` is called with id and fence of each job whose report was answered, `on_told` after each batch.
-    """
-
-    def __init__(
-        self,
-        session: WorkerSession,
-        patience: OutageTracker,
-        metrics: WorkerMetrics,
-        *,
-        let_go: Callable[[str, int], None],
-        on_told: Callable[[], None],
-    ) -> None:
+    def __init__(self, session: WorkerSession, outages: OutageTracker) -> None:
         self._session = session
-        self._patience = patience
-        self._metrics = metrics
-        self._let_go = let_go
-        self._on_told = on_told
-        self._waiting: list[_Ended] = []
-        self._refused: set[str] = set()
-        self._to_report = asyncio.Event()
-        self._lines = RateLimit(LINES_PER_SECOND)
-        self._trouble_lines = RateLimit(LINES_PER_SECOND)
-        self.counts: Counter[str] = Counter()
-        """Reports so far, by verdict."""
+        self._outages = outages
+        self._pending: list[_PendingReport] = []
+        self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many reports have not got through yet."""
-        return len(self._waiting)
+        return len(self._pending)
 
-    def __contains__(self, job_id: object) -> bool:
-        """Whether that job ended here and the queue does not know it yet, or did not want to."""
-        is_waiting = any(ended.report.job.id == job_id for ended in self._waiting)
-        return is_waiting or job_id in self._refused
+    async def report(self, job: Job, outcome: Outcome) -> ReportResult:
+        """Send the outcome with the next batch; return what the queue made of it.
 
-    def add(self, report: Report, seconds: float) -> None:
-        """Report this, soon. `seconds` is how long the attempt ran."""
-        self._waiting.append(_Ended(report, seconds))
-        self._to_report.set()
+        Waits as long as Redis is unavailable. Needs `run` or `flush` to make progress.
+        """
+        accepted = asyncio.get_running_loop().create_future()
+        self._pending.append(_PendingReport(Report(job, outcome), accepted))
+        self._wake.set()
+        return await accepted  # type: ignore[no-any-return]
 
     async def run(self) -> None:
-        """Report whatever comes, until cancelled."""
+        """Send batches until cancelled."""
         while True:
-            await self._to_report.wait()
-            self._to_report.clear()
-            if self._waiting:
-                await self._report()
+            await self._wake.wait()
+            self._wake.clear()
+            if self._pending:
+                await self._send_batch()
 
     async def flush(self) -> None:
-        """Report all that waits, however long it takes."""
-        while self._waiting:
-            await self._report()
+        """Send all pending reports, however long Redis is unavailable."""
+        while self._pending:
+            await self._send_batch()
 
-    async def _report(self) -> None:
-        batch = self._waiting[:]
-        verdicts = await self._patience.served("report", lambda: self._report_or_fail(batch))
-        del self._waiting[: len(batch)]
-        for ended, verdict in zip(batch, verdicts, strict=True):
-            self._let_go(ended.report.job.id, ended.report.job.fence)
-            self._log_ended(ended, verdict)
-        counts = Counter(verdicts)
-        for verdict, number in counts.items():
-            self._metrics.attempts[verdict].inc(number)
-        self._metrics.leases_lost.inc(counts["lost"])
-        self.counts += counts
-        self._on_told()
+    async def _send_batch(self) -> None:
+        batch = self._pending[:]
+        results = await self._outages.retry_until_available("report", lambda: self._send(batch))
+        del self._pending[: len(batch)]
+        for pending, result in zip(batch, results, strict=True):
+            if not pending.accepted.done():  # its task may have been cancelled meanwhile
+                pending.accepted.set_result(result)
 
-    async def _report_or_fail(self, batch: list[_Ended]) -> list[ReportResult]:
-        """Report; where the server refuses a report for good, fail that job, not the others.
+    async def _send(self, batch: list[_PendingReport]) -> list[ReportResult]:
+        """Send a batch; if the server rejects one report for good, fail that job, not the others.
 
-        If it refuses even that, the job's lease runs out: it is reclaimed as if its worker had died.
+        If it rejects even the failure, the job is left to reclaim, as if its worker had died.
         """
         try:
-            return await self._session.report([ended.report for ended in batch])
+            return await self._session.report([pending.report for pending in batch])
         except TRANSIENT_ERRORS:
             raise
         except AragoraQError as error:
             if len(batch) > 1:
-                return [verdict for each in batch for verdict in await self._report_or_fail([each])]
-            [ended] = batch
-            job = ended.report.job
-            facts = {**self.facts(job), "error": str(error)}
-            if not isinstance(ended.report.outcome, Failed):
-                logger.error("report refused, failing the job", extra=facts)  # noqa: TRY400 - the cause is told
-                ended.report = Report(job, Failed(f"report refused: {error}"))
-                return await self._report_or_fail(batch)
-            logger.error("report refused, job left to reclaim", extra=facts)  # noqa: TRY400
-            self._refused.add(job.id)  # else it would be handed back uncharged, for ever
-            return ["lost"]
-
-    def note_started(self, job: Job) -> None:
-        """Say that an attempt begins."""
-        self._metrics.queue_latency.observe(job.waited_seconds)
-        if self._refused:
-            self._refused.discard(job.id)
-        if self._lines.allows():
-            logger.info("job started", extra=self.facts(job))
-
-    def note_given_up(self, job: Job, why: str) -> None:
-        """Say that an attempt was stopped, because its job is no longer ours: `lost` or `cancelled`."""
-        self._metrics.attempts[why].inc()
-        if why == "lost":
-            self._metrics.leases_lost.inc()
-        logger.warning("job %s, attempt stopped", why, extra=self.facts(job))
-
-    def _log_ended(self, ended: _Ended, verdict: str) -> None:
-        is_well = verdict in ("completed", "released")
-        lines = self._lines if is_well else self._trouble_lines
-        if not lines.allows():
-            return
-        facts = {**self.facts(ended.report.job), "seconds": ended.seconds}
-        if error := getattr(ended.report.outcome, "error", None):
-            facts["error"] = error
-        if suppressed := lines.pop_suppressed():
-            facts["lines_suppressed"] = suppressed
-        logger.log(logging.INFO if is_well else logging.WARNING, "job %s", verdict, extra=facts)
-
-    def facts(self, job: Job) -> dict[str, Any]:
-        """What every log line on a job says."""
-        worker_id = self._session.identity.worker_id
-        return {"job": job.id, "attempt": job.attempts, "worker": worker_id}
+                return [result for pending in batch for result in await self._send([pending])]
+            [pending] = batch
+            fields = {"job": pending.report.job.id, "error": str(error)}
+            if not isinstance(pending.report.outcome, Failed):
+                logger.error("report refused, failing the job", extra=fields)  # noqa: TRY400 - no traceback: the cause is in the line
+                pending.report = Report(pending.report.job, Failed(f"report refused: {error}"))
+                return await self._send(batch)
+            logger.error("report refused, job left to reclaim", extra=fields)  # noqa: TRY400
+            return ["unreported"]

@@ -1,123 +1,229 @@
-"""The attempts that a worker has under way: launched, held by the lease keeper, ended or given up.
+"""Run started jobs: one task per job, from its first step until the queue has its outcome.
 
-The worker decides when to launch, the reporter hears how attempts ended. Knows tasks and leases,
-neither slots nor how jobs are fetched.
+The fetcher launches jobs and waits for free slots; the lease keeper's answers stop attempts. Knows
+attempts, leases and the reporter, not how jobs are fetched.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from aragora_q.contracts import Outcome, Report
+from aragora_q.base import Job
+from aragora_q.config import QueueConfig
+from aragora_q.context import Executor
+from aragora_q.contracts import Outcome, Released, WorkerSession
 from aragora_q.observability.worker_metrics import WorkerMetrics
-from aragora_q.worker.attempt import Attempt
+from aragora_q.retry import RetryPolicy
+from aragora_q.worker.attempt import Attempt, CancelReason
+from aragora_q.worker.job_log import JobLog
 from aragora_q.worker.leases import LeaseKeeper, LostLease
 from aragora_q.worker.reporter import Reporter
 
+logger = logging.getLogger(__name__)
+
 CANCEL_TIMEOUT_SECONDS = 5.0
-"""How long attempts have to end once they are cancelled; those that do not are left behind."""
+"""How long cancelled attempts may take to end; the jobs of those that do not are handed back anyway."""
+
+MAX_UNREPORTED = 1_000
+"""How many jobs whose report was refused for good are remembered, so that they are left to reclaim."""
+
+Lease = tuple[str, int]
+"""Job id and fence: what a worker owns."""
 
 
-@dataclass
-class _Running:
+@dataclass(slots=True, eq=False)
+class _RunningJob:
     attempt: Attempt
-    task: asyncio.Task[Outcome | None]
-    started_at: float
+    started_at: float = field(default_factory=time.monotonic)
+    task: asyncio.Task[None] | None = None  # the loop keeps only weak references
+
+    @property
+    def lease(self) -> Lease:
+        return self.attempt.job.id, self.attempt.job.fence
 
 
 class JobRunner:
-    """Attempts by job id. `on_end` is called whenever one has ended, however it did."""
+    """The jobs a worker runs, at most `concurrency` at once; `len` is how many execute now."""
 
     def __init__(
         self,
-        keeper: LeaseKeeper,
+        session: WorkerSession,
+        executor: Executor,
         reporter: Reporter,
+        keeper: LeaseKeeper,
+        log: JobLog,
         metrics: WorkerMetrics,
-        on_end: Callable[[], None],
+        config: QueueConfig,
+        *,
+        concurrency: int,
+        policy: RetryPolicy,
     ) -> None:
-        self._keeper = keeper
+        self.concurrency = concurrency
+        self._session = session
+        self._executor = executor
         self._reporter = reporter
+        self._keeper = keeper
+        self._log = log
         self._metrics = metrics
-        self._on_end = on_end
-        self._running: dict[str, _Running] = {}
+        self._policy = policy
+        self._max_result_bytes = config.max_result_bytes
+        self._jobs: dict[str, _RunningJob] = {}
+        self._executing: set[_RunningJob] = set()
+        self._left_to_reclaim: deque[Lease] = deque(maxlen=MAX_UNREPORTED)
+        self._handing_back: set[asyncio.Task[None]] = set()
+        self._slots_changed = asyncio.Event()
+        metrics.concurrency.set(concurrency)
+        metrics.active.set_function(lambda: len(self._executing))
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._running)
+        return len(self._executing)
 
-    def __contains__(self, job_id: object) -> bool:
-        """Whether that job runs here, or ended here and the queue has not been told.
+    def owns(self, lease: Lease) -> bool:
+        """Return True if this worker knows that it owns the lease. An orphan's it does not know."""
+        running = self._jobs.get(lease[0])
+        is_known = running is not None and running.lease == lease
+        return is_known or lease in self._left_to_reclaim
 
-        Asked anew for every job, since a start may be answered meanwhile.
+    def reconfigure(self, config: QueueConfig) -> None:
+        """Apply concurrency, retry delays and the largest result of `config` to jobs started from now on."""
+        self.concurrency = config.concurrency
+        self._policy = config.retry_policy()
+        self._max_result_bytes = config.max_result_bytes
+        self._metrics.concurrency.set(config.concurrency)
+        self._slots_changed.set()
+
+    def free_slots(self) -> int:
+        """Return the number of jobs that may start now.
+
+        Reports that wait for Redis beyond `concurrency` take slots too, so that they stay bounded.
         """
-        return job_id in self._running or job_id in self._reporter
+        backlog = max(0, len(self._reporter) - self.concurrency)
+        return max(0, self.concurrency - len(self._executing) - backlog)
+
+    async def slots_changed(self) -> None:
+        """Wait until a slot may have become free."""
+        self._slots_changed.clear()
+        await self._slots_changed.wait()
+
+    def wake(self) -> None:
+        """End a wait for slots: the fetcher has something else to do."""
+        self._slots_changed.set()
 
     def oldest_seconds(self) -> float | None:
-        """How long the one that began first has been running; None if there is none."""
-        if not self._running:
+        """Return how long the oldest executing job has been running; None if none is."""
+        if not self._executing:
             return None
-        return time.monotonic() - min(running.started_at for running in self._running.values())
+        return time.monotonic() - min(running.started_at for running in self._executing)
 
-    def launch(self, attempt: Attempt) -> None:
-        """Begin an attempt of a job that was started for this worker."""
-        job = attempt.job
-        if older := self._running.pop(
-            job.id, None
-        ):  # ours again, while our lost attempt still runs
-            self._give_up(older, "lost")
-        task = asyncio.get_running_loop().create_task(attempt.run())  # the short way: once per job
-        running = _Running(attempt, task, time.monotonic())
-        self._running[job.id] = running
-        self._keeper.hold(job.id, job.fence)
-        task.add_done_callback(partial(self._finish, running))
+    async def launch(self, jobs: Sequence[Job]) -> None:
+        """Start attempts. They take their first step before anything else happens, even a log line."""
+        if not jobs:
+            return
+        create_task = asyncio.get_running_loop().create_task
+        for job in jobs:
+            running = _RunningJob(
+                Attempt(job, self._executor, self._policy, self._session, self._max_result_bytes)
+            )
+            if older := self._jobs.get(job.id):
+                self._stop(older, "lost")  # ours again, while its lost attempt still runs
+            self._jobs[job.id] = running
+            self._executing.add(running)
+            self._keeper.add(job.id, job.fence)
+            running.task = create_task(self._run(running))
+        await asyncio.sleep(0)
+        for job in jobs:
+            self._log.started(job)
 
-    def _finish(self, ran: _Running, task: asyncio.Task[Outcome | None]) -> None:
-        job = ran.attempt.job
-        if self._running.get(job.id) is ran:
-            del self._running[job.id]
-        seconds = time.monotonic() - ran.started_at
-        self._metrics.attempt_duration.observe(seconds)
-        outcome = ran.attempt.interrupted() if task.cancelled() else task.result()
-        if outcome is None or ran.attempt.is_abandoned:
-            self._keeper.drop(job.id, job.fence)
-        else:
-            self._reporter.add(Report(job, outcome), seconds)
-        self._on_end()
+    async def _run(self, running: _RunningJob) -> None:
+        attempt, job = running.attempt, running.attempt.job
+        try:
+            outcome = await attempt.run()
+            seconds = time.monotonic() - running.started_at
+            self._metrics.attempt_duration.observe(seconds)
+            self._free_slot(running)
+            if outcome is not None:
+                await self._report(job, outcome, seconds)
+        finally:
+            self._free_slot(running)
+            self._forget(running)
 
-    def give_up(self, gone: list[LostLease]) -> None:
-        """Stop attempts whose leases are no more."""
-        for job_id, fence, why in gone:
-            running = self._running.get(job_id)
+    async def _report(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        result = await self._reporter.report(job, outcome)
+        if result == "unreported":
+            self._left_to_reclaim.append((job.id, job.fence))
+        self._log.ended(job, outcome, seconds, result)
+
+    def _free_slot(self, running: _RunningJob) -> None:
+        """Count a slot as free: when the attempt has ended, not when Redis has its outcome."""
+        self._executing.discard(running)
+        self._slots_changed.set()
+
+    def _forget(self, running: _RunningJob) -> None:
+        job = running.attempt.job
+        if self._jobs.get(job.id) is running:  # a newer attempt keeps its own lease
+            del self._jobs[job.id]
+            self._keeper.remove(job.id)
+
+    def cancel(self, lost: Iterable[LostLease]) -> None:
+        """Stop attempts whose lease is lost or whose job was cancelled."""
+        for job_id, fence, reason in lost:
+            running = self._jobs.get(job_id)
             if running is not None and running.attempt.job.fence == fence:
-                self._give_up(running, why)
+                self._stop(running, reason)
 
-    def _give_up(self, running: _Running, why: str) -> None:
-        """Stop an attempt whose job is no longer ours; whatever it would still say is not reported."""
-        running.attempt.abandon()
-        running.task.cancel()
-        self._reporter.note_given_up(running.attempt.job, why)
+    def _stop(self, running: _RunningJob, reason: CancelReason) -> None:
+        """Stop an attempt that no longer owns its job; its outcome is not reported."""
+        if running in self._executing and not running.attempt.is_abandoned:
+            running.attempt.cancel(reason)
+            self._log.stopped(running.attempt.job, reason)
+        self._forget(running)
 
-    async def drain(self, timeout_seconds: float, hurrying: asyncio.Event) -> None:
-        """Let attempts end by themselves until the time is up or `hurrying` set; release the rest."""
-        hurry = asyncio.create_task(hurrying.wait())
+    async def drain(self, timeout_seconds: float, abort: asyncio.Event) -> None:
+        """Wait up to `timeout_seconds` for attempts to end, or until `abort` is set; cancel the rest.
+
+        The jobs of cancelled attempts are reported as released, also of those that do not end.
+        """
+        aborted = asyncio.create_task(abort.wait())
+        await self._wait_until_idle(timeout_seconds, aborted)
+        aborted.cancel()
+        for running in self._executing:
+            running.attempt.cancel("released")
+        await self._wait_until_idle(CANCEL_TIMEOUT_SECONDS)
+        for running in list(self._executing):
+            self._hand_back(running)
+
+    async def _wait_until_idle(
+        self, timeout_seconds: float, abort: asyncio.Task[Any] | None = None
+    ) -> None:
         deadline = time.monotonic() + timeout_seconds
-        while self._running and not hurrying.is_set() and time.monotonic() < deadline:
-            tasks = [running.task for running in self._running.values()]
-            await asyncio.wait(
-                [*tasks, hurry],
-                timeout=deadline - time.monotonic(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        hurry.cancel()
-        leftover = list(self._running.values())
-        for running in leftover:
-            running.attempt.release()
-            running.task.cancel()
-        if leftover:
-            await asyncio.wait(
-                [running.task for running in leftover], timeout=CANCEL_TIMEOUT_SECONDS
-            )
+        while self._executing and (left := deadline - time.monotonic()) > 0:
+            if abort is not None and abort.done():
+                return
+            changed = asyncio.create_task(self.slots_changed())
+            waiting = {changed, abort} if abort is not None else {changed}
+            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+
+    def _hand_back(self, running: _RunningJob) -> None:
+        """Release the job of an attempt that does not stop; whatever it still returns is dropped."""
+        job = running.attempt.job
+        if running.attempt.is_abandoned:
+            return
+        running.attempt.cancel("lost")
+        logger.error(
+            "attempt does not stop, its job is handed back",
+            extra={"job": job.id, "attempt": job.attempts},
+        )
+        seconds = time.monotonic() - running.started_at
+        self._handing_back.add(asyncio.create_task(self._report(job, Released(), seconds)))
+
+    @property
+    def stuck_jobs(self) -> list[str]:
+        """Ids of jobs whose attempts did not end when they were cancelled."""
+        return [running.attempt.job.id for running in self._executing]

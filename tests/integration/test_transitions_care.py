@@ -447,8 +447,13 @@ async def test_recover_hands_back_unheard_starts(stage):
         await stage.enqueue(name)
     await session.start(2)
     await stage.started(other)
-    assert await session.recover(["known"], min_idle_seconds=60) == []
-    assert await session.recover(["known"], min_idle_seconds=0) == ["unheard"]
+    assert (
+        await session.release_orphans(lambda lease: lease[0] in ["known"], min_idle_seconds=60)
+        == []
+    )
+    assert await session.release_orphans(
+        lambda lease: lease[0] in ["known"], min_idle_seconds=0
+    ) == ["unheard"]
     job = await stage.queue.get_job("unheard")
     assert (job.status, job.attempts, job.payload) == (JobStatus.PENDING, 0, {"n": 1})
     again = await stage.started(session)
@@ -462,7 +467,9 @@ async def test_recover_looks_behind_many_known_jobs(stage):
     await session.start(100)
     await session.start(100)
     known = [f"j{n:03}" for n in range(149)]
-    assert await session.recover(known, min_idle_seconds=0) == ["j149"]
+    assert await session.release_orphans(lambda lease: lease[0] in known, min_idle_seconds=0) == [
+        "j149"
+    ]
 
 
 async def test_recover_takes_small_steps(stage, monkeypatch):
@@ -482,7 +489,10 @@ async def test_recover_takes_small_steps(stage, monkeypatch):
     monkeypatch.setattr(session._connection, "run", measured)
     known = [f"j{n:03}" for n in range(0, 300, 2)]
     unknown = [f"j{n:03}" for n in range(1, 300, 2)]
-    assert await session.recover(known, min_idle_seconds=0) == unknown
+    assert (
+        await session.release_orphans(lambda lease: lease[0] in known, min_idle_seconds=0)
+        == unknown
+    )
     assert max(sizes) <= 101  # the reply may tell where to go on
     assert len(stage.pending()) == 150
 

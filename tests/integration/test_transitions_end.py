@@ -134,7 +134,9 @@ async def test_a_garbled_number_of_attempts_holds_up_no_release(stage, recovers)
     job = await stage.started(session)
     stage.raw.hset(stage.keys.job("a"), "attempts", "garbled")
     if recovers:
-        assert await session.recover((), min_idle_seconds=0) == ["a"]
+        assert await session.release_orphans(lambda lease: lease[0] in (), min_idle_seconds=0) == [
+            "a"
+        ]
     else:
         assert await stage.end(session, job, Released()) == "released"
     assert (await stage.started(session)).attempts == 1

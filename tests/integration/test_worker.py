@@ -524,13 +524,13 @@ async def test_freed_slot_is_filled_at_once(new_stage, crew):
     """A worker that looked for unheard starts while all its slots were busy still knows what waits."""
     stage, steps, looks = new_stage(), Steps(), []
     worker = crew.hire(stage, steps, max_concurrent=1)
-    honest = worker._session.recover
+    honest = worker._session.release_orphans
 
     async def recover(*args, **options):
         looks.append(args)
         return await honest(*args, **options)
 
-    worker._session.recover = recover
+    worker._session.release_orphans = recover
     await stage.enqueue("a")
     await wait_until(lambda: steps.entered)
     await stage.enqueue("b")
@@ -606,7 +606,7 @@ async def test_second_stop_hands_back_at_once(new_stage, crew):
     await wait_until(lambda: len(steps.entered) == 2)
     draining = asyncio.create_task(worker.stop())
     await wait_until(lambda: worker.get_stats()["is_draining"])
-    await worker.stop(hurry=True)
+    await worker.stop(immediately=True)
     await draining
     assert sorted(steps.cancelled) == ["a", "b"]
     assert [await stage.queue.get_status(name) for name in "abc"] == ["pending"] * 3

@@ -252,7 +252,9 @@ class QueueMachine(RuleBasedStateMachine):
         session = self.sessions[worker]
         held = self.model.held_by(session.identity.lease_owner)
         known = [job.id for job in held[::2]] if keep else []
-        returned = self.run(session.recover(known, min_idle_seconds=0))
+        returned = self.run(
+            session.release_orphans(lambda lease: lease[0] in known, min_idle_seconds=0)
+        )
         assert returned == self.model.recover(session.identity.lease_owner, known)
 
     @rule(worker=workers)

@@ -1,0 +1,198 @@
+"""Start jobs while there are free slots; block while none are waiting.
+
+One loop per worker. A call that starts jobs is never abandoned halfway: its reply names jobs that this
+worker has to run. Where a reply may be lost all the same, the jobs it named (orphans) are released.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+from aragora_q.backoff import jittered
+from aragora_q.contracts import FetchResult, WorkerSession, WorkQueue
+from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.maintenance import promote_pass
+from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.worker.outages import OutageTracker
+from aragora_q.worker.registration import Registration
+from aragora_q.worker.reporter import Reporter
+from aragora_q.worker.runner import JobRunner
+from aragora_q.worker.stopping import Stopped, StopSignal
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOW_FIRST_INTERVAL = 8
+"""Every eighth fetch reads the lanes from low to high, so that a busy high lane starves none."""
+
+IDLE_SECONDS = 2.0
+BURST_IDLE_SECONDS = 0.05
+"""How long one wait for work lasts, or a pause while the queue is paused; the second in burst mode."""
+
+UNAVAILABLE_SECONDS = 0.05
+"""Delay after a wait for work that failed, times 1 to 4."""
+
+
+class Fetcher:
+    """The fetch loop. `run` ends when the worker stops or, in burst mode, when no job is left."""
+
+    def __init__(  # noqa: PLR0913 - what a fetch depends on
+        self,
+        queue: WorkQueue,
+        session: WorkerSession,
+        runner: JobRunner,
+        reporter: Reporter,
+        registration: Registration,
+        outages: OutageTracker,
+        metrics: WorkerMetrics,
+        stop: StopSignal,
+        *,
+        worker_info: dict[str, str],
+        lease_seconds: float,
+        max_retry_delay_seconds: float,
+        burst: bool,
+    ) -> None:
+        self._queue = queue
+        self._session = session
+        self._runner = runner
+        self._reporter = reporter
+        self._registration = registration
+        self._outages = outages
+        self._metrics = metrics
+        self._stop = stop
+        self._worker_info = worker_info
+        self._lease_seconds = lease_seconds
+        self._max_retry_delay_seconds = max_retry_delay_seconds
+        self._burst = burst
+        self._idle_seconds = BURST_IDLE_SECONDS if burst else IDLE_SECONDS
+        self._needs_orphan_check = False
+        self._is_paused = False
+        self._fetches = 0
+        self._resume_from: tuple[str, ...] | None = None
+        self.last_fetch_at = time.monotonic()
+        """When Redis last answered a request for jobs, on the monotonic clock."""
+
+    async def register(self) -> None:
+        """Register the worker. Raises ConfigError if a live worker uses its id, Stopped when stopping."""
+        await self._registration.register(self._worker_info, self._stop.sleep)
+
+    async def run(self) -> None:
+        """Fetch jobs until the worker stops or the burst is over."""
+        with suppress(Stopped):
+            is_over = False
+            while not is_over:
+                is_over = await self._step()
+
+    async def request_orphan_check(self) -> None:
+        """Look for orphans before the next fetch."""
+        self._needs_orphan_check = True
+        self._runner.wake()
+
+    async def _step(self) -> bool:
+        """Do what is due next; return True when a burst is over."""
+        while not (self._runner.free_slots() or self._has_duty()):
+            await self._stop.guard(self._runner.slots_changed())
+        if self._stop.is_set():
+            raise Stopped
+        if self._registration.is_needed:
+            await self.register()
+            return False
+        if self._needs_orphan_check or self._outages.needs_recovery:
+            await self._retry("release orphans", self.release_orphans)
+            self._resume_from = None
+            return False
+        fetched = await (self._wait_for_work() if self._resume_from else self._start_jobs())
+        self._resume_from = fetched.resume_from
+        self._note(fetched)
+        if self._burst and not fetched.jobs and await self._is_burst_over(fetched):
+            return True
+        if fetched.state == "paused":  # blocking would only end at the next enqueue
+            await self._stop.sleep(self._idle_seconds)
+        return False
+
+    def _has_duty(self) -> bool:
+        return self._registration.is_needed or self._needs_orphan_check
+
+    async def _start_jobs(self) -> FetchResult:
+        self._fetches += 1
+        half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
+        start = partial(
+            self._session.start,
+            min(self._runner.free_slots(), half),
+            low_first=self._fetches % LOW_FIRST_INTERVAL == 0,
+        )
+        fetched = await self._retry("fetch", start)
+        await self._runner.launch(fetched.jobs)
+        return fetched
+
+    async def _wait_for_work(self) -> FetchResult:
+        """Block until there is work, and start the first job if none runs here.
+
+        A running job may block the event loop; meanwhile no start may go unnoticed.
+        """
+        assert self._resume_from is not None  # noqa: S101 - for the type checker
+        try:
+            return await self._stop.guard(self._wait_or_start_next(self._resume_from))
+        except Stopped:
+            self._outages.request_recovery()  # the abandoned call may have started a job
+            raise
+        except TRANSIENT_ERRORS as error:
+            self._outages.record_failure("fetch", error)
+            await self._stop.sleep(jittered(UNAVAILABLE_SECONDS, 1, 4))
+            return FetchResult("ok")
+
+    async def _wait_or_start_next(self, resume_from: tuple[str, ...]) -> FetchResult:
+        if len(self._runner):
+            await self._session.wait_for_work(resume_from, self._idle_seconds)
+            return FetchResult("ok")
+        fetched = await self._session.start_next(resume_from, self._idle_seconds)
+        await self._runner.launch(
+            fetched.jobs
+        )  # at once: the loop would come to it two turns later
+        return fetched
+
+    def _note(self, fetched: FetchResult) -> None:
+        self.last_fetch_at = time.monotonic()
+        self._metrics.last_fetch.set_to_current_time()
+        if fetched.state == "unregistered":
+            self._registration.request()
+        if fetched.state == "paused" and not self._is_paused:
+            logger.info("queue is paused", extra={"worker": self._session.identity.worker_id})
+        self._is_paused = fetched.state == "paused"
+
+    async def _is_burst_over(self, fetched: FetchResult) -> bool:
+        """Return True if no job runs, waits, or falls due within the longest retry delay."""
+        if len(self._runner) or len(self._reporter):
+            return False
+        if fetched.state == "paused":
+            return True
+        if not fetched.resume_from:
+            return False
+        promoted, due_seconds = await self._retry("promote", partial(promote_pass, self._queue))
+        if promoted:
+            return False
+        return due_seconds is None or due_seconds > self._max_retry_delay_seconds
+
+    async def release_orphans(self) -> None:
+        """Release jobs that were started for this worker but whose reply was lost.
+
+        After a failure all of them; else those started half a lease ago or earlier, because a start
+        that was abandoned here may reach the server late. Never while a start is under way.
+        """
+        min_idle_seconds = 0 if self._outages.needs_recovery else self._lease_seconds / 2
+        self._needs_orphan_check = False
+        self._outages.recovered()
+        released = await self._session.release_orphans(
+            self._runner.owns, min_idle_seconds=min_idle_seconds
+        )
+        if released:
+            logger.info("released orphaned jobs (start reply lost)", extra={"jobs": len(released)})
+
+    async def _retry(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await self._outages.retry_until_available(operation, call, self._stop.sleep)
