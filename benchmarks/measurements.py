@@ -1,319 +1,219 @@
-"""The measures, one function each: repetitions of ours and of the floor take turns.
+"""Measurements: those of `aragora-q bench`, then memory, a deep backlog and cold starts.
 
-Called by `aragora-q bench` and `bench/run.py`. Every measure leaves the stand's server empty.
+Called by `benchmarks/run.py`. Every measurement leaves the server of the testbed empty.
 """
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import uvloop
 
-from aragora_q.base import Job, JobStatus
-from aragora_q.bench import floor
-from aragora_q.bench.client import config, new_jobs
-from aragora_q.bench.figures import Figure
-from aragora_q.bench.jobs import payload
-from aragora_q.bench.stand import Stand
+from aragora_q import bench
+from aragora_q.base import Job
+from aragora_q.bench import CONCURRENCY, Result, Testbed, new_jobs
 from aragora_q.scripts import batched
 from aragora_q.streams import RedisStreamsQueue
 
-CONCURRENCY = 100
-LOAD_BATCH = 10_000
-SCORES = 1_000
-"""How many completion times are asked for at once."""
-
-WAIT_SECONDS = 120.0
-SETTLING_SECONDS = 0.5
-"""After a worker has signed on, until it has nothing left to do but wait."""
+ENQUEUE_BATCH = 10_000
+SETTLE_SECONDS = 0.5
+"""After a worker is registered, until it does nothing but wait for jobs."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. The defaults take about two minutes."""
+    """Numbers of repetitions and jobs. The defaults take about four minutes."""
 
     repeats: int = 5
-    drain: int = 20_000
-    bulk: int = 20_000
-    single: int = 3_000
-    latency: int = 500
+    measurements: dict[bench.Measurement, int] = field(
+        default_factory=lambda: dict(bench.MEASUREMENTS)
+    )
     memory: int = 20_000
-    few: int = 2_000
-    many: int = 100_000
+    shallow_backlog: int = 2_000
+    deep_backlog: int = 100_000
     windows: int = 10
     starts: int = 15
 
 
-FULL = Sizes(repeats=7, many=1_000_000)
+FULL = Sizes(repeats=7, deep_backlog=1_000_000)
 
 
-def run(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
-    """Every figure, as it is measured."""
-    yield drain(stand, sizes)
-    for name in ("bulk", "single"):
-        yield clients(stand, name, getattr(sizes, name), sizes.repeats)
-    yield from latency(stand, sizes)
-    yield from memory(stand, sizes.memory)
-    yield from backlog(stand, sizes)
-    yield idle_worker(stand, sizes.repeats)
-    yield from cold_starts(stand, sizes.starts)
+def run(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Yield every result as soon as it is measured."""
+    yield from bench.run(testbed, sizes.repeats, sizes.measurements)
+    yield from memory(testbed, sizes.memory)
+    yield from backlog(testbed, sizes)
+    yield idle_worker(testbed, sizes.repeats)
+    yield from cold_starts(testbed, sizes.starts)
 
 
-def drain(stand: Stand, sizes: Sizes) -> Figure:
-    """Jobs per second that one worker process takes from start to recorded outcome."""
-    ours, bare = [], []
-    for _ in range(sizes.repeats):
-        seconds = stand.answer(
-            stand.python("aragora_q.bench.floor", "drain", stand.port, sizes.drain)
-        )
-        bare.append(sizes.drain / seconds)
-        stand.flush()
-        jobs = new_jobs(sizes.drain)
-        _enqueue(stand, jobs)
-        with stand.worker("noop", CONCURRENCY, "--burst") as worker:
-            worker.finish()
-        ours.append(_completed_rate(stand, jobs))
-        stand.flush()
-    return Figure("drain", ours, bare)
+def memory(testbed: Testbed, count: int) -> Iterator[Result]:
+    """Measure the server's memory per job, without the stream of events, whose length is capped."""
+    events = with_queue(testbed, _keys).events
+
+    def used_bytes() -> int:
+        used = testbed.client.info("memory")["used_memory"]
+        return int(used) - int(testbed.client.memory_usage(events, samples=0) or 0)
+
+    def per_job(state: str) -> Result:
+        title = f"Redis memory per {state} job"
+        return Result(f"{state}_bytes", title, "B", [(used_bytes() - empty_bytes) / count])
+
+    empty_bytes = used_bytes()
+    _enqueue(testbed, new_jobs(count))
+    yield per_job("waiting")
+    testbed.run_all_jobs()
+    yield per_job("finished")
+    testbed.client.flushall()
 
 
-def _completed_rate(stand: Stand, jobs: list[Job]) -> float:
-    """By the server's own record: from the first job's start to the last one's completion."""
-    keys = RedisStreamsQueue(config(stand.port)).connection.keys
-    began_ms = int(stand.client.hget(keys.job(jobs[0].id), "started_at"))
-    ended_ms = max(
-        max(stand.client.zmscore(keys.completed, [job.id for job in batch]))
-        for batch in batched(jobs, SCORES)
-    )
-    return float(len(jobs) / ((ended_ms - began_ms) / 1000))
+async def _keys(queue: RedisStreamsQueue) -> Any:
+    return queue.connection.keys
 
 
-def clients(stand: Stand, name: str, count: int, repeats: int) -> Figure:
-    """Jobs per second that one client puts in: `bulk`, or one awaited after the other, `single`."""
-    rates: dict[str, list[float]] = {"client": [], "floor": []}
-    for _ in range(repeats):
-        for side, measured in rates.items():
-            process = stand.python(f"aragora_q.bench.{side}", name, stand.port, count)
-            measured.append(count / stand.answer(process))
-            stand.flush()
-    return Figure(name, rates["client"], rates["floor"])
+def backlog(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Measure whether a deep backlog slows the worker or `stats`.
 
-
-def latency(stand: Stand, sizes: Sizes) -> tuple[Figure, Figure]:
-    """From the call of enqueue to the first line of the executor, in a worker that waits for work."""
-    ours: list[list[float]] = []
-    bare: list[list[float]] = []
-    for _ in range(sizes.repeats):
-        bare.append(_floor_ages(stand, sizes.latency))
-        stand.flush()
-        with stand.worker("clock", CONCURRENCY):
-            ours.append(_with_queue(stand, lambda queue: _start_ages(queue, sizes.latency)))
-        stand.flush()
-
-    def percentile(ages: list[float], percent: int) -> float:
-        return quantiles(ages, n=100)[percent - 1] * 1000
-
-    return tuple(  # type: ignore[return-value]
-        Figure(
-            f"latency_p{percent}",
-            [percentile(ages, percent) for ages in ours],
-            [percentile(ages, percent) for ages in bare],
-        )
-        for percent in (50, 99)
-    )
-
-
-def _floor_ages(stand: Stand, count: int) -> list[float]:
-    receiver = stand.python("aragora_q.bench.floor", "receive", stand.port, count)
-
-    async def send_all() -> None:
-        client = floor.connect(stand.port)
-        await _until(lambda: client.exists(floor.STREAM))
-        for _ in range(count):
-            await floor.send(client)
-            await asyncio.sleep(PAUSE_SECONDS)
-        await client.aclose()
-
-    uvloop.run(send_all())
-    ages: list[float] = stand.answer(receiver)
-    return ages
-
-
-async def _start_ages(queue: RedisStreamsQueue, count: int) -> list[float]:
-    await _until(queue.tracker.worker_ids)
-    sent: dict[str, int] = {}
-    for _ in range(count):
-        job = Job(payload=payload())
-        sent[job.id] = time.monotonic_ns()
-        await queue.enqueue(job)
-        await asyncio.sleep(PAUSE_SECONDS)
-    ages = []
-    for job_id, sent_ns in sent.items():
-        await _until(partial(_is_completed, queue, job_id))
-        done = await queue.get_job(job_id)
-        ages.append((done.result["started_ns"] - sent_ns) / 1e9)  # type: ignore[union-attr,index]
-    return ages
-
-
-PAUSE_SECONDS = 0.005
-"""Between two jobs of the latency measure: long enough for both sides to be waiting again."""
-
-
-async def _is_completed(queue: RedisStreamsQueue, job_id: str) -> bool:
-    return await queue.get_status(job_id) is JobStatus.COMPLETED
-
-
-def memory(stand: Stand, count: int) -> Iterator[Figure]:
-    """Bytes of the server's memory per job: all that is kept of it, but for the capped tail of events."""
-    events = RedisStreamsQueue(config(stand.port)).connection.keys.events
-
-    def kept_bytes() -> int:
-        return stand.used_bytes() - int(stand.client.memory_usage(events, samples=0) or 0)
-
-    empty = kept_bytes()
-    _enqueue(stand, new_jobs(count))
-    yield Figure("waiting_bytes", [(kept_bytes() - empty) / count])
-    with stand.worker("noop", CONCURRENCY, "--burst") as worker:
-        worker.finish()
-    yield Figure("finished_bytes", [(kept_bytes() - empty) / count])
-    stand.flush()
-
-
-def backlog(stand: Stand, sizes: Sizes) -> Iterator[Figure]:
-    """Whether a deep backlog slows the worker or `stats`: few jobs at a time, then a fifth of many.
-
-    A fifth, because the server's table of keys may double on the way: while its entries move, which at
-    a million takes some 70,000 jobs, each job costs the server half as much again.
+    Only a fifth of the deep backlog is drained: the server's table of keys may double on the way, and
+    while its entries move (some 70,000 jobs at a million), each job costs the server 50 % more.
     """
-    with stand.worker("noop", CONCURRENCY):
-        few, few_stats = [], []
+    size = sizes.shallow_backlog
+    with testbed.worker("noop"):
+        shallow, shallow_stats = [], []
         for _ in range(sizes.windows + 1):
-            with _paused(stand):
-                jobs = new_jobs(sizes.few)
-                _enqueue(stand, jobs)
-                few_stats.append(_stats_ms(stand))
-            _await_completed(stand, jobs)
-            few.append(_completed_rate(stand, jobs))
-        with _paused(stand):
+            with _paused(testbed):
+                jobs = new_jobs(size)
+                _enqueue(testbed, jobs)
+                shallow_stats.append(_stats_ms(testbed))
+            _wait_until_completed(testbed, jobs)
+            shallow.append(_rate(testbed, jobs))
+        with _paused(testbed):
             first: list[Job] = []
-            for number in range(0, sizes.many, LOAD_BATCH):
-                jobs = new_jobs(min(LOAD_BATCH, sizes.many - number))
-                _enqueue(stand, jobs)
-                if len(first) < sizes.many // 5:
+            for number in range(0, sizes.deep_backlog, ENQUEUE_BATCH):
+                jobs = new_jobs(min(ENQUEUE_BATCH, sizes.deep_backlog - number))
+                _enqueue(testbed, jobs)
+                if len(first) < sizes.deep_backlog // 5:
                     first += jobs
-            many_stats = [_stats_ms(stand) for _ in range(sizes.windows)]
-        # Wider windows: those of one long drain overlap by the jobs in flight, the few's stand alone.
-        windows = list(batched(first, sizes.few * 5 // 2))
-        _await_completed(stand, first)
-    many = [_completed_rate(stand, window) for window in windows]
-    yield Figure("deep_drain", many, [median(few[1:])] * len(many))
-    yield Figure("deep_stats", many_stats, few_stats[1:])
-    stand.flush()
+            deep_stats = [_stats_ms(testbed) for _ in range(sizes.windows)]
+        _wait_until_completed(testbed, first)
+    # Larger windows: consecutive windows of one long drain overlap by the jobs in flight.
+    deep = [_rate(testbed, window) for window in batched(first, size * 5 // 2)]
+    shallow_rate = [median(shallow[1:])] * len(deep)
+    yield Result("deep_drain", "drain rate, deep / shallow backlog", "jobs/s", deep, shallow_rate)
+    yield Result("deep_stats", "stats, deep / shallow backlog", "ms", deep_stats, shallow_stats[1:])
+    testbed.client.flushall()
 
 
 @contextmanager
-def _paused(stand: Stand) -> Iterator[None]:
-    """No job starts while jobs are put in place."""
-    _with_queue(stand, lambda queue: queue.pause())
+def _paused(testbed: Testbed) -> Iterator[None]:
+    with_queue(testbed, lambda queue: queue.pause())
     yield
-    _with_queue(stand, lambda queue: queue.pause(paused=False))
+    with_queue(testbed, lambda queue: queue.pause(paused=False))
 
 
-def _stats_ms(stand: Stand) -> float:
-    async def timed(queue: RedisStreamsQueue) -> float:
-        taken = []
+def _stats_ms(testbed: Testbed) -> float:
+    async def measure(queue: RedisStreamsQueue) -> float:
+        seconds = []
         for _ in range(20):
             began = time.perf_counter()
             await queue.get_queue_stats()
-            taken.append(time.perf_counter() - began)
-        return median(taken) * 1000
+            seconds.append(time.perf_counter() - began)
+        return median(seconds) * 1000
 
-    return float(_with_queue(stand, timed))
+    return float(with_queue(testbed, measure))
 
 
-def _await_completed(stand: Stand, jobs: list[Job]) -> None:
-    """Until all have ended, which were started in this order: the last may end before those beside it."""
+def _rate(testbed: Testbed, jobs: list[Job]) -> float:
+    async def rate(queue: RedisStreamsQueue) -> float:
+        return bench.completed_per_second(testbed, queue, jobs)
 
-    async def all_completed(queue: RedisStreamsQueue) -> None:
+    return float(with_queue(testbed, rate))
+
+
+def _wait_until_completed(testbed: Testbed, jobs: list[Job]) -> None:
+    """Wait for the last jobs: jobs start in this order, but those in flight may end in any order."""
+
+    async def wait(queue: RedisStreamsQueue) -> None:
         for job in jobs[-2 * CONCURRENCY :]:
-            await _until(partial(_is_completed, queue, job.id), 0.05)
+            await bench.completed(queue, job.id)
 
-    _with_queue(stand, all_completed)
+    with_queue(testbed, wait)
 
 
-def idle_worker(stand: Stand, repeats: int) -> Figure:
-    """Resident memory of a worker process that waits for its first job."""
-    measured = []
+def idle_worker(testbed: Testbed, repeats: int) -> Result:
+    """Measure the resident memory of a worker process that waits for its first job."""
+    megabytes = []
     for _ in range(repeats):
-        with stand.worker("noop", CONCURRENCY) as worker:
-            _with_queue(stand, lambda queue: _until(queue.tracker.worker_ids))
-            time.sleep(SETTLING_SECONDS)
-            measured.append(worker.rss_bytes() / 1e6)
-        stand.flush()
-    return Figure("idle_rss", measured)
+        with testbed.worker("noop") as process:
+            with_queue(testbed, bench.worker_is_registered)
+            time.sleep(SETTLE_SECONDS)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            [kibibytes] = [
+                line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")
+            ]
+            megabytes.append(int(kibibytes) * 1024 / 1e6)
+        testbed.client.flushall()
+    return Result("idle_rss", "worker resident memory, idle", "MB", megabytes)
 
 
-def cold_starts(stand: Stand, repeats: int) -> Iterator[Figure]:
-    """Whole processes, from the shell's view, against the bare interpreter."""
+def cold_starts(testbed: Testbed, repeats: int) -> Iterator[Result]:
+    """Measure whole processes, as a shell starts them, against an interpreter that does nothing."""
     script = Path(sys.executable).with_name("aragora-q")
     program = [str(script)] if script.exists() else [sys.executable, "-m", "aragora_q"]
-    to_server = ["--redis-url", stand.url]
-    _with_queue(stand, lambda queue: queue.enqueue(Job(payload=payload(), id="known")))
+    server = ["--redis-url", testbed.url]
+    _enqueue(testbed, [Job(payload=bench.PAYLOAD, id="known")])
     commands = {
-        "start_version": [*program, "--version"],
-        "start_help": [*program, "--help"],
-        "start_status": [*program, "status", "known", *to_server],
-        "start_enqueue": [
-            *program, "enqueue", "Is this fast?", "--agents", "demo,demo", "--quiet", *to_server
+        "version": [*program, "--version"],
+        "help": [*program, "--help"],
+        "status": [*program, "status", "known", *server],
+        "enqueue": [
+            *program,
+            "enqueue",
+            "Is this fast?",
+            "--agents",
+            "demo,demo",
+            "--quiet",
+            *server,
         ],
-    }  # fmt: skip
-    bare = [sys.executable, "-c", "pass"]
+    }
+    baseline = [sys.executable, "-c", "pass"]
     for command in commands.values():
-        _process_ms(command)
-    taken: dict[str, list[float]] = {key: [] for key in (*commands, "bare")}
+        process_ms(command)
+    measured: dict[str, list[float]] = {name: [] for name in (*commands, "baseline")}
     for _ in range(repeats):
-        taken["bare"].append(_process_ms(bare))
-        for key, command in commands.items():
-            taken[key].append(_process_ms(command))
-    for key in commands:
-        yield Figure(key, taken[key], taken["bare"])
-    stand.flush()
+        measured["baseline"].append(process_ms(baseline))
+        for name, command in commands.items():
+            measured[name].append(process_ms(command))
+    for name, command in commands.items():
+        title = f"aragora-q {command[len(program)]} / python -c pass"
+        yield Result(f"start_{name}", title, "ms", measured[name], measured["baseline"])
+    testbed.client.flushall()
 
 
-def _process_ms(command: list[str]) -> float:
+def process_ms(command: list[str], **options: Any) -> float:
+    """Run a command to its end and return how many milliseconds it took."""
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
     return (time.perf_counter() - began) * 1000
 
 
-def _enqueue(stand: Stand, jobs: list[Job]) -> None:
-    _with_queue(stand, lambda queue: queue.enqueue_many(jobs))
+def _enqueue(testbed: Testbed, jobs: list[Job]) -> None:
+    with_queue(testbed, lambda queue: queue.enqueue_many(jobs))
 
 
-def _with_queue(stand: Stand, work: Callable[[RedisStreamsQueue], Awaitable[Any]]) -> Any:
-    async def go() -> Any:
-        queue = RedisStreamsQueue(config(stand.port))
-        try:
+def with_queue(testbed: Testbed, work: Callable[[RedisStreamsQueue], Awaitable[Any]]) -> Any:
+    """Return the result of `work` with a queue on the testbed's server."""
+
+    async def run() -> Any:
+        async with testbed.queue() as queue:
             return await work(queue)
-        finally:
-            await queue.close()
 
-    return uvloop.run(go())
-
-
-async def _until(condition: Callable[[], Awaitable[Any]], pause_seconds: float = 0.01) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not await condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing came of it within {WAIT_SECONDS:.0f} s")
-        await asyncio.sleep(pause_seconds)
+    return uvloop.run(run())

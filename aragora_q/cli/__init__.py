@@ -43,7 +43,7 @@ COMMANDS = {
     "local": "Fetch a small model, for debates without a provider.",
     "acl": "Print the Redis user that a role needs.",
     "doctor": "Find what is wrong with server, settings and data, and mend it.",
-    "bench": "Measure speed and memory beside a floor.",
+    "bench": "Measure throughput and latency against a baseline.",
     "demo": "Watch a debate; needs no server, no keys, no set-up.",
 }
 """Every command and its line of help, in the order of `--help`."""
