@@ -166,7 +166,7 @@ def _load(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, **SETTINGS)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, **SETTINGS)
 
 
 def _show_version(*, asked: bool) -> None:
