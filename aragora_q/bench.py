@@ -107,7 +107,7 @@ def free_port() -> int:
 
 
 class Testbed:
-    """A private server without persistence, pinned to one CPU; this process is pinned to another."""
+    """A private server without persistence, pinned to one CPU, and workers, pinned to another."""
 
     def __init__(self, program: str) -> None:
         self._cpus = sorted(os.sched_getaffinity(0))
@@ -116,10 +116,8 @@ class Testbed:
         self.url = f"redis://127.0.0.1:{self.port}"
         self._server = self._start(
             program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self._directory),
+            "--dir", str(self._directory), cpu=self._cpus[0],
         )  # fmt: skip
-        os.sched_setaffinity(self._server.pid, self._cpus[:1])
-        os.sched_setaffinity(0, self._cpus[-1:])
         # The server is not ready yet: the first command is retried for 20 s.
         retry = redis.backoff.ConstantBackoff(0.02), 1_000
         self.client: Any = redis.Redis(port=self.port, protocol=2, retry=redis.retry.Retry(*retry))
@@ -129,9 +127,20 @@ class Testbed:
             self.close()
             raise
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+    def _start(self, *command: str, cpu: int) -> subprocess.Popen[bytes]:
         with (self._directory / "log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - our own programs
+            process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - our own programs
+        os.sched_setaffinity(process.pid, {cpu})
+        return process
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Pin this process to the workers' CPU."""
+        os.sched_setaffinity(0, self._cpus[-1:])
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, self._cpus)
 
     @contextmanager
     def worker(self, executor: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -139,6 +148,7 @@ class Testbed:
         process = self._start(
             sys.executable, "-m", "aragora_q", "worker", "--redis-url", self.url,
             "--executor", f"{__name__}:{executor}", "--concurrency", str(CONCURRENCY), *options,
+            cpu=self._cpus[-1],
         )  # fmt: skip
         try:
             yield process
@@ -164,7 +174,6 @@ class Testbed:
         """Stop the server and delete its data."""
         self.client.close()
         _stop(self._server)
-        os.sched_setaffinity(0, self._cpus)
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
@@ -356,7 +365,8 @@ def run(
         return samples
 
     for measurement, count in measurements.items():
-        runs = [uvloop.run(measure(measurement, count)) for _ in range(repeats)]
+        with testbed.pinned():
+            runs = [uvloop.run(measure(measurement, count)) for _ in range(repeats)]
         for name in runs[0]:
             ours, baseline = zip(*(samples[name] for samples in runs), strict=True)
             yield Result(name, *TITLES[name], ours, baseline)

@@ -130,7 +130,8 @@ def main():
     testbed = Testbed(find_server())
     with tempfile.TemporaryDirectory() as work:
         try:
-            rows, baseline, first = measure(Path(work), testbed)
+            with testbed.pinned():
+                rows, baseline, first = measure(Path(work), testbed)
         finally:
             testbed.close()
     table = (" | ".join(("", *row, "")).strip() for row in (HEAD, ["---"] * len(HEAD), *rows))

@@ -1,7 +1,7 @@
-"""Two and a half minutes in the life of a queue, for the picture of the dashboard: jobs and mishaps.
+"""A scripted workload of two and a half minutes for the dashboard's picture.
 
-`dashboard.py` plays it against a `Watched` whose workers run `executor`. Delays, failures and the
-order of priorities are drawn from one seed; all that follows from them is the queue's own doing.
+`draw_dashboard.py` runs it on a monitored stack whose workers use `executor`. Delays, failures and
+priorities are random with a fixed seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aragora_q.base import Executor, Job
 from aragora_q.config import QueueConfig
 from aragora_q.errors import PermanentError
 from aragora_q.streams import RedisStreamsQueue
-from docs.watched import Watched
+from tools.monitored_stack import MonitoredStack
 
 SEED = 7
 TICK_SECONDS = 0.25
@@ -28,19 +28,19 @@ WORKERS, CONCURRENCY = 3, 8
 
 @dataclass(frozen=True)
 class Phase:
-    """What happens for some seconds."""
+    """The load during some seconds."""
 
     seconds: float
     jobs_per_second: float
     failing: float = 0.02
-    """Share of jobs that fail at once and for good; four times as many fail once and are retried."""
+    """Share of jobs that fail permanently; four times as many fail once and are retried."""
     is_paused: bool = False
     has_frozen_worker: bool = False
     cancels: bool = False
-    """One in ten of the jobs is cancelled as soon as it is enqueued."""
+    """One in ten jobs is cancelled right after it is enqueued."""
 
 
-STORY = (
+PHASES = (
     Phase(25, 6),
     Phase(18, 20),
     Phase(12, 5, is_paused=True),
@@ -53,56 +53,56 @@ STORY = (
 
 
 def executor() -> Executor:
-    """Takes as long as the payload says, and ends as it says."""
-    met: set[str] = set()
+    """Return an executor whose duration and outcome are in the payload."""
+    failed_once: set[str] = set()
 
     async def execute(job: Job) -> Mapping[str, Any]:
         await asyncio.sleep(job.payload["seconds"])
-        if job.payload["ends"] == "badly":
-            raise PermanentError("the question cannot be settled")
-        if job.payload["ends"] == "late" and job.id not in met:
-            met.add(job.id)
-            raise ConnectionError("the model's server hung up")
-        return {"settled": True}
+        if job.payload["outcome"] == "failed":
+            raise PermanentError("the question cannot be answered")
+        if job.payload["outcome"] == "retried" and job.id not in failed_once:
+            failed_once.add(job.id)
+            raise ConnectionError("the model's server closed the connection")
+        return {"answered": True}
 
     return execute
 
 
-def _job(chance: random.Random, phase: Phase) -> Job:
-    dice = chance.random()
-    ends = "badly" if dice < phase.failing else "late" if dice < 5 * phase.failing else "well"
+def _job(rng: random.Random, phase: Phase) -> Job:
+    share, failing = rng.random(), phase.failing
+    outcome = "failed" if share < failing else "retried" if share < 5 * failing else "completed"
     return Job(
-        payload={"seconds": min(chance.lognormvariate(0.5, 0.6), 12.0), "ends": ends},
-        priority=chance.choices((1, 0, -1), (2, 6, 2))[0],
-        delay_seconds=chance.choice((0, 0, 0, 0, 0, 0, 5, 12)),
+        payload={"seconds": min(rng.lognormvariate(0.5, 0.6), 12.0), "outcome": outcome},
+        priority=rng.choices((1, 0, -1), (2, 6, 2))[0],
+        delay_seconds=rng.choice((0, 0, 0, 0, 0, 0, 5, 12)),
     )
 
 
-async def play(watched: Watched) -> None:
-    """The whole story, from the first job to the last phase's end."""
-    queue = RedisStreamsQueue(QueueConfig(redis_url=watched.redis_url, claim_idle_ms=LEASE_MS))
-    chance = random.Random(SEED)  # noqa: S311 - a picture is no secret
+async def run(stack: MonitoredStack) -> None:
+    """Run every phase."""
+    queue = RedisStreamsQueue(QueueConfig(redis_url=stack.redis_url, claim_idle_ms=LEASE_MS))
+    rng = random.Random(SEED)  # noqa: S311 - not for cryptography
     try:
-        for phase in STORY:
+        for phase in PHASES:
             await queue.pause(paused=phase.is_paused)
-            for command in ("reap", "purge"):  # as timers would
-                await asyncio.to_thread(watched.call, command, "--quiet")
+            for command in ("reap", "purge"):  # as timers do
+                await asyncio.to_thread(stack.call, command, "--quiet")
             if phase.has_frozen_worker:
-                watched.workers[-1].send_signal(signal.SIGSTOP)
-            await _play_phase(queue, phase, chance)
-            watched.workers[-1].send_signal(signal.SIGCONT)
+                stack.workers[-1].send_signal(signal.SIGSTOP)
+            await _run_phase(queue, phase, rng)
+            stack.workers[-1].send_signal(signal.SIGCONT)
     finally:
         await queue.close()
 
 
-async def _play_phase(queue: RedisStreamsQueue, phase: Phase, chance: random.Random) -> None:
-    ends_at, owed = time.monotonic() + phase.seconds, 0.0
+async def _run_phase(queue: RedisStreamsQueue, phase: Phase, rng: random.Random) -> None:
+    ends_at, due = time.monotonic() + phase.seconds, 0.0
     while time.monotonic() < ends_at:
-        owed += chance.expovariate(1 / (phase.jobs_per_second * TICK_SECONDS))
-        jobs = [_job(chance, phase) for _ in range(int(owed))]
-        owed -= len(jobs)
+        due += rng.expovariate(1 / (phase.jobs_per_second * TICK_SECONDS))
+        jobs = [_job(rng, phase) for _ in range(int(due))]
+        due -= len(jobs)
         await queue.enqueue_many(jobs)
         for job in jobs if phase.cancels else ():
-            if chance.random() < 0.1:
+            if rng.random() < 0.1:
                 await queue.cancel(job.id)
         await asyncio.sleep(TICK_SECONDS)
