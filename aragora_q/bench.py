@@ -17,8 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -161,6 +163,12 @@ class Testbed:
             if process.wait(RUN_SECONDS):
                 raise RuntimeError((self._directory / "log").read_text()[-500:])
 
+    def separate_process(self) -> ProcessPoolExecutor:
+        """Return an executor of one process, pinned to the workers' CPU."""
+        return ProcessPoolExecutor(
+            1, get_context("spawn"), os.sched_setaffinity, (0, self._cpus[-1:])
+        )
+
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[RedisStreamsQueue]:
         """Open a queue with default settings."""
@@ -235,10 +243,16 @@ def completed_per_second(testbed: Testbed, queue: RedisStreamsQueue, jobs: Seque
     return float(len(jobs) / (ended_ms - began_ms) * 1000)
 
 
-async def _seconds(work: Awaitable[Any]) -> float:
-    began = time.perf_counter()
-    await work
-    return time.perf_counter() - began
+def connect(port: int) -> Any:
+    """Return redis-py's client in its fastest configuration: RESP2, no timer for each reply."""
+    return redis.asyncio.Redis(port=port, protocol=2, socket_timeout=None)
+
+
+async def _seconds(testbed: Testbed, work: Awaitable[Any]) -> float:
+    with testbed.pinned():
+        began = time.perf_counter()
+        await work
+        return time.perf_counter() - began
 
 
 async def _add(client: Any, count: int) -> None:
@@ -249,13 +263,13 @@ async def _add(client: Any, count: int) -> None:
         await pipeline.execute()
 
 
-async def bulk(_testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
+async def bulk(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
     """Compare `enqueue_many`, including checks and JSON, with pipelined XADD."""
-    ours = await _seconds(queue.enqueue_many(new_jobs(count)))
-    return {"bulk": (count / ours, count / await _seconds(_add(client, count)))}
+    ours = await _seconds(testbed, queue.enqueue_many(new_jobs(count)))
+    return {"bulk": (count / ours, count / await _seconds(testbed, _add(client, count)))}
 
 
-async def single(_testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
+async def single(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
     """Compare one awaited `enqueue` after another with one awaited XADD after another."""
 
     async def enqueue(jobs: list[Job]) -> None:
@@ -266,8 +280,8 @@ async def single(_testbed: Testbed, queue: RedisStreamsQueue, client: Any, count
         for _ in range(count):
             await client.xadd(STREAM, ENTRY)
 
-    ours = await _seconds(enqueue(new_jobs(count)))
-    return {"single": (count / ours, count / await _seconds(add()))}
+    ours = await _seconds(testbed, enqueue(new_jobs(count)))
+    return {"single": (count / ours, count / await _seconds(testbed, add()))}
 
 
 async def drain(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
@@ -296,22 +310,13 @@ async def drain(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: 
     await client.flushall()
     await client.xgroup_create(STREAM, GROUP, mkstream=True)
     await _add(client, count)
-    return {"drain": (ours, count / await _seconds(run_baseline()))}
+    return {"drain": (ours, count / await _seconds(testbed, run_baseline()))}
 
 
 async def latency(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
     """Compare the time from the call of `enqueue` until an idle worker's executor runs with the time
     from XADD until a blocked XREADGROUP returns.
     """
-
-    async def receive() -> list[float]:
-        ages: list[float] = []
-        while len(ages) < count:
-            [[_, entries]] = await client.xreadgroup(GROUP, GROUP, {STREAM: ">"}, block=0)
-            now_ns = time.monotonic_ns()
-            ages += [(now_ns - int(entry[b"sent_ns"])) / 1e6 for _, entry in entries]
-        return ages
-
     jobs, sent_ns = new_jobs(count), {}
     with testbed.worker("clock"):
         await worker_is_registered(queue)
@@ -323,13 +328,31 @@ async def latency(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count
     ours = [(results[job_id]["started_ns"] - sent) / 1e6 for job_id, sent in sent_ns.items()]
 
     await client.flushall()
-    await client.xgroup_create(STREAM, GROUP, mkstream=True)
-    receiver = asyncio.create_task(receive())
-    for _ in range(count):
-        await asyncio.sleep(PAUSE_SECONDS)
-        await client.xadd(STREAM, {**ENTRY, "sent_ns": time.monotonic_ns()})
-    percentiles = quantiles(ours, n=100), quantiles(await receiver, n=100)
+    with testbed.separate_process() as process:
+        ages = asyncio.get_running_loop().run_in_executor(process, _receive, testbed.port, count)
+        while not await client.exists(STREAM):  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.01)
+        for _ in range(count):
+            await asyncio.sleep(PAUSE_SECONDS)
+            await client.xadd(STREAM, {**ENTRY, "sent_ns": time.monotonic_ns()})
+        percentiles = quantiles(ours, n=100), quantiles(await ages, n=100)
     return {f"latency_p{n}": (percentiles[0][n - 1], percentiles[1][n - 1]) for n in (50, 99)}
+
+
+def _receive(port: int, count: int) -> list[float]:
+    """Return the age in ms of each entry when XREADGROUP returns it; runs in a separate process."""
+
+    async def receive() -> list[float]:
+        ages: list[float] = []
+        async with connect(port) as client:
+            await client.xgroup_create(STREAM, GROUP, mkstream=True)
+            while len(ages) < count:
+                [[_, entries]] = await client.xreadgroup(GROUP, GROUP, {STREAM: ">"}, block=0)
+                now_ns = time.monotonic_ns()
+                ages += [(now_ns - int(entry[b"sent_ns"])) / 1e6 for _, entry in entries]
+        return ages
+
+    return uvloop.run(receive())
 
 
 Measurement = Callable[[Testbed, RedisStreamsQueue, Any, int], Awaitable[Samples]]
@@ -351,11 +374,10 @@ def run(
     """Run every measurement `repeats` times; the server is empty before and after each run."""
 
     async def measure(measurement: Measurement, count: int) -> Samples:
-        # RESP2 and no timer per reply: redis-py's fastest configuration
         async with (
             asyncio.timeout(RUN_SECONDS),
             testbed.queue() as queue,
-            redis.asyncio.Redis(port=testbed.port, protocol=2, socket_timeout=None) as client,
+            connect(testbed.port) as client,
         ):
             await queue.enqueue_many(new_jobs(WARM_UP_JOBS))
             await _add(client, WARM_UP_JOBS)
@@ -365,8 +387,7 @@ def run(
         return samples
 
     for measurement, count in measurements.items():
-        with testbed.pinned():
-            runs = [uvloop.run(measure(measurement, count)) for _ in range(repeats)]
+        runs = [uvloop.run(measure(measurement, count)) for _ in range(repeats)]
         for name in runs[0]:
             ours, baseline = zip(*(samples[name] for samples in runs), strict=True)
             yield Result(name, *TITLES[name], ours, baseline)

@@ -47,6 +47,7 @@ def sbom(artifact: str) -> str:
     """Return the SBOM of a one-file program, a .deb or a container image."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
+        (work / "artifact").mkdir()
         packages = unpack(artifact, work / "artifact")
         venv.create(work / "venv")
         [site_packages] = work.glob("venv/lib/python*/site-packages")
