@@ -51,23 +51,6 @@ SOURCES = (
 )
 """Sources of settings; a later source overrides earlier ones."""
 
-EXIT_CODES = {
-    0: "Success.",
-    1: "The awaited job failed or was cancelled, doctor found a problem, or an unexpected error occurred.",
-    2: "Wrong usage: an unknown or invalid option or argument.",
-    3: "No such job. Commands that take many jobs: some were refused or not found.",
-    65: "Invalid job data; nothing was written.",
-    69: "Redis cannot be reached. A worker keeps retrying instead of exiting.",
-    75: "Temporary failure, try again: Redis is out of memory, loading, read-only, busy or without a "
-    "primary, the backlog is at its limit, or an enqueue was not confirmed as durable in time.",
-    77: "Redis refuses the password, or the user lacks a permission.",
-    78: "A setting, a file or the server's configuration is invalid.",
-    124: "The time limit for waiting was reached; the job continues.",
-    130: "Stopped by Ctrl-C (SIGINT).",
-    141: "The reader of the output closed the pipe.",
-    143: "Stopped by SIGTERM, for example a worker that has drained.",
-}
-
 EXAMPLE_AGENTS = """\
 # [agents]
 # claude = "anthropic:claude-sonnet-4-5"
@@ -88,7 +71,6 @@ def generated() -> dict[Path, str]:
         TOP / "aragora-q.toml": sample(),
         reference / "api.md": api_reference.page(),
         reference / "cli.md": commands_page(),
-        reference / "exit-codes.md": exit_codes_page(),
         reference / "settings.md": settings_page(),
         TOP / "deploy/redis/users.acl": users(),
     }
@@ -285,14 +267,11 @@ def commands_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def exit_codes_page() -> str:
-    """Return docs/reference/exit-codes.md."""
-    lines = [
-        "# Exit codes", "", "Written by `make docs`. Each command's `--help` lists the codes it uses.", "",
-        "| Code | Meaning |", "|---|---|",
-        *(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+def exit_codes() -> dict[int, str]:
+    """Return the exit codes and their meanings, from docs/reference/exit-codes.md."""
+    page = (TOP / "docs/reference/exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", page, re.MULTILINE)
+    return {int(code): meaning.replace("`", "") for code, meaning in rows}
 
 
 def roff(text: str) -> str:
@@ -327,7 +306,7 @@ def command_manual() -> str:
             ".fi",
         ]
     lines.append(".SH EXIT STATUS")
-    for code, meaning in EXIT_CODES.items():
+    for code, meaning in exit_codes().items():
         lines += [".TP", str(code), roff(meaning)]
     lines += [".SH ENVIRONMENT", roff("Every setting has a variable, see aragora-q.toml(5). NO_COLOR disables "
               "colors."), ".SH FILES"]  # fmt: skip
