@@ -20,7 +20,7 @@ WORKDIR /tmp
 EXPOSE 9464
 STOPSIGNAL SIGTERM
 # A worker without progress is unhealthy, one that waits for Redis is not.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["aragora-q", "health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["aragora-q", "healthcheck"]
 # No shell in between: the worker is process 1 and gets SIGTERM itself.
 ENTRYPOINT ["aragora-q"]
 CMD ["worker"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from aragora_q._version import __version__
 
 if TYPE_CHECKING:
-    from aragora_q.base import Executor, Job, JobQueue, JobStatus, current_attempt
+    from aragora_q.base import Job, JobQueue, JobStatus
     from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
+    from aragora_q.context import Executor, current_attempt
     from aragora_q.errors import AragoraQError, PermanentError, RetryLater
     from aragora_q.executors import create_default_executor
     from aragora_q.job import DebateJobPayload, DebateResult, create_debate_job
@@ -27,7 +28,7 @@ _HOMES = {
     "DebateJobPayload": "job",
     "DebateResult": "job",
     "DebateWorker": "worker",
-    "Executor": "base",
+    "Executor": "context",
     "Job": "base",
     "JobQueue": "base",
     "JobStatus": "base",
@@ -40,7 +41,7 @@ _HOMES = {
     "create_debate_job": "job",
     "create_default_executor": "executors",
     "create_redis_queue": "streams",
-    "current_attempt": "base",
+    "current_attempt": "context",
     "get_queue_config": "config",
     "set_queue_config": "config",
 }

@@ -8,14 +8,14 @@ from __future__ import annotations
 import gc
 import sys
 
-OBJECTS_OF_IMPORTS = 50_000
+GC_THRESHOLD = 50_000
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     # A quarter of a short command's time would go into looking for garbage among what was imported:
     # while that goes on, and once more at the end, when the process goes anyway.
-    gc.set_threshold(OBJECTS_OF_IMPORTS)
+    gc.set_threshold(GC_THRESHOLD)
     try:
         _run()
     finally:

@@ -5,13 +5,13 @@ Imported by everything above it; imports nothing but errors. It must not know Re
 
 from __future__ import annotations
 
+import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any
 
 
 class JobStatus(StrEnum):
@@ -32,7 +32,7 @@ class JobStatus(StrEnum):
 
 TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
-LEGAL_MOVES: Mapping[JobStatus, frozenset[JobStatus]] = {
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED, JobStatus.CANCELLED}),
     JobStatus.PROCESSING: frozenset(
         {
@@ -97,53 +97,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
-    """The executor returned; `result` is its JSON-encoded result."""
-
-    result: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """The executor raised something that may pass. The queue fails the job when attempts are used up.
-
-    `charged` False is *retry later*: the attempt is given back, within the bounds of `RetryLater`.
-    """
-
-    error: str
-    delay_seconds: float
-    charged: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The executor raised something that will not pass: the job becomes a dead letter."""
-
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """The worker hands the job back unfinished; nothing is charged."""
-
-
-Outcome = Completed | Retry | Failed | Released
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """An attempt's outcome on its way to the queue."""
-
-    job: Job
-    outcome: Outcome
-
-
-Verdict = Literal["completed", "retrying", "failed", "released", "cancelled", "lost"]
-"""What the queue made of a report; the last two: refused, the attempt no longer held the job."""
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueued:
+class EnqueueResult:
     """Answer to one enqueued job. `created` False: the id was known, nothing was written.
 
     `durable` False: accepted, but not confirmed in time as the setting `durability` asks; ask again.
@@ -152,190 +106,6 @@ class Enqueued:
     id: str
     created: bool
     durable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who holds a lease: a worker id, and the boot that tells two processes of that id apart."""
-
-    worker_id: str
-    boot_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-
-    @property
-    def holder(self) -> str:
-        """How a job's hash names its holder."""
-        return f"{self.worker_id}@{self.boot_id}"
-
-
-class AttemptContext(Protocol):
-    """What a running executor may tell the queue, from `current_attempt()`.
-
-    All writes are fenced: they raise LeaseLost when the job is no longer this attempt's. While Redis
-    is away, checkpoints wait for it; progress raises RedisUnreachable, and nothing is lost by going on.
-    """
-
-    @property
-    def is_last_attempt(self) -> bool:
-        """Whether a charged retry after this attempt would fail the job."""
-
-    async def report_progress(self, progress: Mapping[str, Any]) -> None:
-        """Show `progress` in `status` and to everyone who follows the job's events."""
-
-    async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
-        """Keep `value` under `name` for this and later attempts (JSON, size-bounded).
-
-        What is kept under `life/…` is forgotten when an operator requeues the job.
-        """
-
-    async def checkpoints(self) -> dict[str, dict[str, Any]]:
-        """All checkpoints of the job so far, by name."""
-
-
-class DetachedAttempt:
-    """Stands in where no worker runs the executor: keeps everything in memory."""
-
-    is_last_attempt = False
-
-    def __init__(self) -> None:
-        self._kept: dict[str, dict[str, Any]] = {}
-
-    async def report_progress(self, progress: Mapping[str, Any]) -> None:
-        """Nobody listens."""
-
-    async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
-        self._kept[name] = dict(value)
-
-    async def checkpoints(self) -> dict[str, dict[str, Any]]:
-        return dict(self._kept)
-
-
-attempt_context: ContextVar[AttemptContext] = ContextVar("attempt_context")
-
-
-def current_attempt() -> AttemptContext:
-    """The attempt in whose task the caller runs; outside a worker, one that keeps things in memory."""
-    return attempt_context.get(None) or DetachedAttempt()
-
-
-Executor = Callable[[Job], Awaitable[Mapping[str, Any]]]
-"""Does a job's work: takes the job, returns its result as a JSON object, or raises.
-
-PermanentError fails the job, RetryLater postpones it uncharged; `retry.is_retryable_error` judges
-the rest. An alias rather than a protocol, so that any async function is one.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a worker's fetch brought. `resume_from` is set when nothing waited: where to block."""
-
-    state: Literal["ok", "paused", "unregistered"]
-    jobs: list[Job] = field(default_factory=list)
-    resume_from: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """The queue's answer to a heartbeat: is the queue paused, which jobs are no longer ours and why."""
-
-    state: Literal["ok", "paused", "unregistered"]
-    gone: dict[str, Literal["lost", "cancelled"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """One pass of promote. `next_due_seconds` is None when nothing is delayed.
-
-    Jobs that only a newer version can run do not count: they come and go, and are nobody's to wait for.
-    """
-
-    promoted: int
-    next_due_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reclaimed:
-    """One entry taken from a worker that died.
-
-    `decision`: reclaimed (runs again), poisoned (failed: too many crashes), redelivered (was never
-    started), dropped (a copy of a job that ended or waits elsewhere).
-    """
-
-    id: str
-    decision: Literal["reclaimed", "poisoned", "redelivered", "dropped"]
-    worker_id: str
-    idle_seconds: float
-    crashes: int
-
-
-class LeaseRenewer(Protocol):
-    """The lease keeper's line to the queue: synchronous, for a thread of its own."""
-
-    def renew(self, held: Sequence[tuple[str, int]]) -> Renewal:
-        """Beat the heart and renew the leases of `held`, pairs of job id and fence."""
-
-    def close(self) -> None:
-        """Hang up."""
-
-
-class WorkerSession(ABC):
-    """The queue as one worker sees it, between signing on and signing off."""
-
-    identity: Identity
-
-    @abstractmethod
-    async def register(self, info: Mapping[str, str], *, dead_boot_id: str = "") -> float:
-        """Sign on. Returns 0, or the seconds after which another boot's claim to the id is over.
-
-        `dead_boot_id` is a boot known to be gone; its claim does not count.
-        """
-
-    @abstractmethod
-    async def current_boot(self) -> dict[str, str]:
-        """The record of whoever is signed on under this worker id; empty if nobody is."""
-
-    @abstractmethod
-    async def start(self, limit: int, *, low_first: bool = False) -> Fetched:
-        """Take up to `limit` waiting jobs and start them, highest lane first (or lowest)."""
-
-    @abstractmethod
-    async def wait_for_work(self, resume_from: tuple[str, ...], timeout_seconds: float) -> None:
-        """Block until a lane has something newer than `resume_from`, or the time is up."""
-
-    @abstractmethod
-    async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> Fetched:
-        """As `wait_for_work` and then `start` of one job, in one round trip: half the latency.
-
-        Who gives it up must `recover`: the queue may have started a job, or may be about to.
-        """
-
-    @abstractmethod
-    async def report(self, reports: Sequence[Report]) -> list[Verdict]:
-        """Record how attempts ended; the answers are in the order of the reports."""
-
-    @abstractmethod
-    async def recover(self, known: Container[str], *, min_idle_seconds: float) -> list[str]:
-        """Hand back jobs that were started for this worker without its knowledge (a lost reply)."""
-
-    @abstractmethod
-    def lease_renewer(self) -> LeaseRenewer:
-        """A renewer for another thread, which must close it."""
-
-    @abstractmethod
-    async def report_progress(self, job: Job, progress: Mapping[str, Any]) -> None:
-        """As `AttemptContext.report_progress`."""
-
-    @abstractmethod
-    async def checkpoint(self, job: Job, name: str, value: Mapping[str, Any]) -> None:
-        """As `AttemptContext.checkpoint`."""
-
-    @abstractmethod
-    async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
-        """As `AttemptContext.checkpoints`."""
-
-    @abstractmethod
-    async def unregister(self) -> None:
-        """Sign off; the worker must have reported everything it holds."""
 
 
 class JobQueue(ABC):
@@ -348,12 +118,12 @@ class JobQueue(ABC):
     async def enqueue(self, job: Job) -> str:
         """Accept a job and return its id. Enqueueing a known id again changes nothing.
 
-        Raises PayloadInvalid, BacklogFull, NotDurable, TryAgain, RedisUnreachable. Once it returns, the
+        Raises InvalidPayload, QueueFull, NotDurable, TryAgain, RedisUnreachable. Once it returns, the
         job will run to one recorded outcome.
         """
 
     @abstractmethod
-    async def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued]:
+    async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
         """Accept many jobs in few round trips, answers in the order of the jobs.
 
         Not all or nothing: when it raises, run it again with the same ids.
@@ -379,32 +149,29 @@ class JobQueue(ABC):
         """`stream_length`, `pending_count`, `groups` and more, in constant time."""
 
     @abstractmethod
-    def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
-        """The queue as the worker `identity` sees it; nothing is sent yet."""
-
-    @abstractmethod
-    async def promote(self) -> Promotion:
-        """Make due delayed jobs runnable: one bounded step."""
-
-    @abstractmethod
-    async def reclaim(
-        self, reclaimer: str, *, dry_run: bool = False, deadline: float | None = None
-    ) -> list[Reclaimed]:
-        """Take over the jobs of dead workers: one walk through what is pending, in bounded steps.
-
-        No step is begun after `deadline`, a time of `time.monotonic()`.
-        """
-
-    @abstractmethod
-    async def purge(
-        self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
-    ) -> tuple[int, bool]:
-        """Delete ended jobs past retention: one bounded step. Returns how many, and if more are left."""
-
-    @abstractmethod
-    async def forget_dead_workers(self) -> int:
-        """Drop records and empty consumers of workers long silent; returns consumers dropped."""
-
-    @abstractmethod
     async def close(self) -> None:
         """Close the queue's connections."""
+
+
+LANES = ("high", "normal", "low")
+"""Priority lanes in reading order."""
+
+
+JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,63}")
+"""A job id: 1 to 64 characters that are safe in a key, a shell and a log line. No colon: with one,
+a job's hash could bear the name of another job's payload."""
+
+
+WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+"""A worker id: at most 48 characters, so that `worker@boot` keeps a job's hash compact."""
+
+
+QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""A queue name: lower case, no braces (they are the cluster's hash tag), no colon."""
+
+
+def lane_of(priority: int) -> str:
+    """The lane of a priority: above 0 high, below 0 low. `lua/include/job.lua` says the same."""
+    if priority > 0:
+        return "high"
+    return "low" if priority < 0 else "normal"

@@ -31,11 +31,12 @@ import redis.backoff
 import redis.retry
 import uvloop
 
-from aragora_q.base import Executor, Job, JobStatus
-from aragora_q.config import QueueConfig
+from aragora_q.base import Job, JobStatus
+from aragora_q.config.settings import QueueConfig
+from aragora_q.context import Executor
 from aragora_q.errors import ConfigError
-from aragora_q.scripts import batched
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.redis.scripts import batched
+from aragora_q.streams.queue import RedisStreamsQueue
 
 SERVERS = ("redis-server", "valkey-server")
 STOP_SECONDS, RUN_SECONDS = 60.0, 600.0

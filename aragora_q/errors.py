@@ -5,12 +5,12 @@ the exit code below. Knows nothing of Redis: `connection.py` translates what the
 
     AragoraQError                 1
     ├── ConfigError              78   a setting, file or variable is wrong
-    │   └── ServerUnsuitable     78   the Redis server cannot keep our promises as it is set up
-    ├── PayloadInvalid           65   job data breaks a rule (also a ValueError: never retried)
+    │   └── UnsupportedServer     78   the Redis server cannot keep our promises as it is set up
+    ├── InvalidPayload           65   job data breaks a rule (also a ValueError: never retried)
     ├── JobNotFound               3   no such job, or past retention
     ├── RedisUnreachable         69   nothing answers at redis_url
     ├── TryAgain                 75   Redis answers, but not now (OOM, LOADING, READONLY, …)
-    │   ├── BacklogFull          75   the queue's `max_backlog` is reached
+    │   ├── QueueFull          75   the queue's `max_backlog` is reached
     │   └── NotDurable           75   accepted, but not confirmed as `durability` asks
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
     ├── LeaseLost                 1   the job is no longer this attempt's: stop working on it
@@ -42,11 +42,11 @@ class ConfigError(AragoraQError):
     exit_code = 78
 
 
-class ServerUnsuitable(ConfigError):
+class UnsupportedServer(ConfigError):
     """The Redis server is too old, evicts keys, or lacks what a setting asks of it."""
 
 
-class PayloadInvalid(AragoraQError, ValueError):
+class InvalidPayload(AragoraQError, ValueError):
     """Job data breaks a rule. A ValueError, so that an executor that meets it fails for good."""
 
     exit_code = 65
@@ -76,7 +76,7 @@ class TryAgain(AragoraQError):
     exit_code = 75
 
 
-class BacklogFull(TryAgain):
+class QueueFull(TryAgain):
     """The queue holds `max_backlog` waiting jobs; nothing was enqueued."""
 
 
@@ -101,7 +101,7 @@ class AccessDenied(AragoraQError):
 
 
 class LeaseLost(AragoraQError):
-    """Another holder, a cancel or a newer fence owns the job: results are no longer accepted."""
+    """Another lease_owner, a cancel or a newer fence owns the job: results are no longer accepted."""
 
 
 class AgentUnavailable(AragoraQError):
@@ -128,5 +128,5 @@ class RetryLater(AragoraQError):
         self.delay_seconds = delay_seconds
 
 
-NOT_SERVED = (RedisUnreachable, TryAgain, AccessDenied)
+TRANSIENT_ERRORS = (RedisUnreachable, TryAgain, AccessDenied)
 """What may pass by itself: a worker that meets one of these tries on, without end."""

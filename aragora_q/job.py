@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeGuard
 
-from aragora_q.base import Job, new_job_id
-from aragora_q.errors import PayloadInvalid
-from aragora_q.keys import JOB_ID_PATTERN
+from aragora_q.base import JOB_ID_PATTERN, Job, new_job_id
+from aragora_q.errors import InvalidPayload
 
 CONSENSUS_MODES = ("majority", "supermajority", "unanimous", "weighted", "judge", "any", "none")
 MAX_QUESTION_CHARS = 20_000
@@ -52,70 +51,70 @@ class DebateJobPayload:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def validate(self) -> None:
-        """Raise PayloadInvalid, naming field, value and rule, unless every field is sound."""
+        """Raise InvalidPayload, naming field, value and rule, unless every field is sound."""
         if not isinstance(self.question, str) or not self.question.strip():
-            raise PayloadInvalid("question is empty", hint="give the debate something to settle")
+            raise InvalidPayload("question is empty", hint="give the debate something to settle")
         if len(self.question) > MAX_QUESTION_CHARS:
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"question has {len(self.question)} characters, at most {MAX_QUESTION_CHARS} are allowed"
             )
         if not isinstance(self.agents, list) or not all(_is_agent(name) for name in self.agents):
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"agents must be a list of names of 1 to {MAX_AGENT_CHARS} characters, got {self.agents!r:.200}"
             )
         _check_range("number of agents", len(self.agents), AGENTS_RANGE)
         if not isinstance(self.rounds, int) or isinstance(self.rounds, bool):
-            raise PayloadInvalid(f"rounds must be a whole number, got {self.rounds!r:.100}")
+            raise InvalidPayload(f"rounds must be a whole number, got {self.rounds!r:.100}")
         _check_range("rounds", self.rounds, ROUNDS_RANGE)
         if self.consensus not in CONSENSUS_MODES:
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"consensus is {self.consensus!r:.100}, must be one of {', '.join(CONSENSUS_MODES)}",
                 hint=_did_you_mean(str(self.consensus), CONSENSUS_MODES),
             )
         if self.timeout_seconds is not None and not is_timeout(self.timeout_seconds):
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"timeout_seconds must be a number above 0 and at most {MAX_TIMEOUT_SECONDS}, "
                 f"got {self.timeout_seconds!r:.100}"
             )
         if not isinstance(self.metadata, dict):
-            raise PayloadInvalid(f"metadata must be a JSON object, got {self.metadata!r:.100}")
+            raise InvalidPayload(f"metadata must be a JSON object, got {self.metadata!r:.100}")
         self._validate_vote()
 
     def _validate_vote(self) -> None:
         if self.max_tokens is not None:
             _check_range("max_tokens", self.max_tokens, MAX_TOKENS_RANGE)
         if self.max_cost_usd is not None and not _is_positive_number(self.max_cost_usd):
-            raise PayloadInvalid(
+            raise InvalidPayload(
                 f"max_cost_usd must be a number above 0, got {self.max_cost_usd!r:.100}"
             )
         if self.judge is not None and not _is_agent(self.judge):
-            raise PayloadInvalid(f"judge must be the name of an agent, got {self.judge!r:.100}")
+            raise InvalidPayload(f"judge must be the name of an agent, got {self.judge!r:.100}")
         if not isinstance(self.transcript, bool):
-            raise PayloadInvalid(f"transcript must be true or false, got {self.transcript!r:.100}")
+            raise InvalidPayload(f"transcript must be true or false, got {self.transcript!r:.100}")
         if not isinstance(self.weights, dict):
-            raise PayloadInvalid(f"weights must be a JSON object, got {self.weights!r:.100}")
+            raise InvalidPayload(f"weights must be a JSON object, got {self.weights!r:.100}")
         for name, weight in self.weights.items():
             if name not in self.agents:
-                raise PayloadInvalid(
+                raise InvalidPayload(
                     f"weights: {name!r:.100} is none of the agents",
                     hint=_did_you_mean(str(name), self.agents),
                 )
             if not _is_positive_number(weight):
-                raise PayloadInvalid(f"weights: {name} has {weight!r:.100}, not a number above 0")
+                raise InvalidPayload(f"weights: {name} has {weight!r:.100}, not a number above 0")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateJobPayload:
-        """Build and validate from JSON data. Raises PayloadInvalid, also for unknown fields."""
+        """Build and validate from JSON data. Raises InvalidPayload, also for unknown fields."""
         known = tuple(each.name for each in fields(cls))
         for name in data:
             if name not in known:
-                raise PayloadInvalid(
+                raise InvalidPayload(
                     f"unknown field {name!r:.100}, a debate has {', '.join(known)}",
                     hint=_did_you_mean(name, known),
                 )
         for name in ("question", "agents"):
             if name not in data:
-                raise PayloadInvalid(f"{name} is missing")
+                raise InvalidPayload(f"{name} is missing")
         payload = cls(**data)
         payload.validate()
         return payload
@@ -182,7 +181,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     transcript: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Job:
-    """A job that debates `question`. Raises PayloadInvalid for anything a queue would refuse.
+    """A job that debates `question`. Raises InvalidPayload for anything a queue would refuse.
 
     With a `job_id` of your own, enqueueing again changes nothing: the first one stands.
     """
@@ -217,16 +216,16 @@ PRIORITY_RANGE = (-1_000, 1_000)
 
 
 def check_job(job: Job) -> None:
-    """Raise PayloadInvalid unless id, priority, attempts and delay are what a queue can take."""
+    """Raise InvalidPayload unless id, priority, attempts and delay are what a queue can take."""
     if not isinstance(job.id, str) or not JOB_ID_PATTERN.fullmatch(job.id):
-        raise PayloadInvalid(
+        raise InvalidPayload(
             f"job id {job.id!r:.100} is not 1 to 64 of letters, digits and ._@=+-, a letter or digit first"
         )
     _check_range("priority", job.priority, PRIORITY_RANGE)
     if job.max_attempts is not None:
         _check_range("max_attempts", job.max_attempts, MAX_ATTEMPTS_RANGE)
     if not _is_number(job.delay_seconds) or not 0 <= job.delay_seconds <= MAX_DELAY_SECONDS:
-        raise PayloadInvalid(
+        raise InvalidPayload(
             f"delay_seconds is {job.delay_seconds!r:.100}, must be a number between 0 and {MAX_DELAY_SECONDS}"
         )
 
@@ -239,7 +238,7 @@ def is_timeout(value: object) -> bool:
 def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
     low, high = bounds
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise PayloadInvalid(
+        raise InvalidPayload(
             f"{name}: {value!r:.100} is not a whole number between {low} and {high}"
         )
 

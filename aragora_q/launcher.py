@@ -14,25 +14,26 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 
 import uvloop
 
-from aragora_q import executors, sd_notify
-from aragora_q.base import Executor
-from aragora_q.config import QueueConfig
-from aragora_q.errors import NOT_SERVED, ConfigError, RedisUnreachable, TryAgain
-from aragora_q.logs import setup_logging
-from aragora_q.metrics import WorkerMetrics, serving
-from aragora_q.server import check_eviction, check_server
-from aragora_q.streams import RedisStreamsQueue
-from aragora_q.worker import DebateWorker
+from aragora_q import executors
+from aragora_q.config.settings import QueueConfig
+from aragora_q.context import Executor
+from aragora_q.errors import ConfigError, RedisUnreachable, TryAgain
+from aragora_q.observability import sd_notify
+from aragora_q.observability.http import serving
+from aragora_q.observability.logs import setup_logging
+from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.redis.server import check_eviction, check_server
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.worker.debate_worker import DebateWorker
 
 logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 5.0
-CARE_SECONDS = 30.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -46,7 +47,7 @@ def run_worker(
     """Run a worker until a signal stops it, or, in burst mode, until nothing is left to do.
 
     `reload` reads the configuration again, at SIGHUP. Returns the signal that stopped it, if one did.
-    Raises ConfigError, ServerUnsuitable and AccessDenied; an unreachable Redis is waited for.
+    Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for.
     """
     setup_logging(config.log_level, config.log_format)
     return uvloop.run(_run(config, worker_id, burst=burst, reload=reload))
@@ -116,26 +117,16 @@ async def running_worker(
                 preflight=preflight,
             )
             signals = _watch_signals(worker, on_signal, reload)
-            watchdog = asyncio.create_task(_tell_systemd(worker))
-            care = asyncio.create_task(_watch_care(queue, metrics))
+            watchdog = asyncio.create_task(_notify_systemd(worker))
             try:
                 yield worker
             finally:
-                for task in (signals, watchdog, care):
+                for task in (signals, watchdog):
                     task.cancel()
                 for number in SIGNALS:
                     asyncio.get_running_loop().remove_signal_handler(number)
     finally:
         await queue.close()
-
-
-async def _watch_care(queue: RedisStreamsQueue, metrics: WorkerMetrics) -> None:
-    """Export when cron last did its work: its passes are over too soon to be scraped themselves."""
-    while True:
-        with suppress(*NOT_SERVED):
-            for name, at in (await queue.tracker.last_care()).items():
-                metrics.last_care[name].set(at)
-        await asyncio.sleep(CARE_SECONDS)
 
 
 async def _check(queue: RedisStreamsQueue) -> None:
@@ -192,7 +183,7 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
     sd_notify.notify("READY=1")
 
 
-async def _tell_systemd(worker: DebateWorker) -> None:
+async def _notify_systemd(worker: DebateWorker) -> None:
     """READY when work can begin, STATUS and the watchdog's ping as long as everything moves."""
     sd_notify.notify("READY=1")
     watchdog_seconds = sd_notify.watchdog_seconds()
@@ -204,8 +195,8 @@ async def _tell_systemd(worker: DebateWorker) -> None:
         status = f"{stats['active_jobs']}/{stats['max_concurrent']} running"
         if stats["oldest_job_seconds"]:
             status += f", oldest {stats['oldest_job_seconds']:.0f} s"
-        if stats["redis_fault"]:
-            status += f", waiting for Redis: {stats['redis_fault']}"
+        if stats["redis_error"]:
+            status += f", waiting for Redis: {stats['redis_error']}"
         lines = [f"STATUS={status}"]
         if stats["is_draining"]:
             lines.append(f"EXTEND_TIMEOUT_USEC={int(pause_seconds * 3_000_000)}")

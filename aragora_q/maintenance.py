@@ -14,15 +14,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from aragora_q.base import TERMINAL, JobQueue, JobStatus, Reclaimed
-from aragora_q.errors import NOT_SERVED
+from aragora_q.base import TERMINAL, JobStatus
+from aragora_q.contracts import ReclaimResult, WorkQueue
+from aragora_q.errors import TRANSIENT_ERRORS
 
 logger = logging.getLogger(__name__)
 
-LONGEST_PROMOTE_SECONDS = 1.0
+MAX_PROMOTE_SECONDS = 1.0
 """How late a delayed job may become runnable: the longest pause between two promote passes."""
 
-PURGE_EVERY_SECONDS = 3600.0
+PURGE_INTERVAL_SECONDS = 3600.0
 
 
 @dataclass
@@ -30,13 +31,13 @@ class ReapReport:
     """What one reap pass did, or would do. `is_complete` False: the budget ran out first."""
 
     promoted: int = 0
-    taken: list[Reclaimed] = field(default_factory=list)
+    taken: list[ReclaimResult] = field(default_factory=list)
     consumers_deleted: int = 0
     is_complete: bool = True
 
 
 async def promote_pass(
-    queue: JobQueue, *, deadline: float | None = None
+    queue: WorkQueue, *, deadline: float | None = None
 ) -> tuple[int, float | None]:
     """Make all due jobs runnable. Returns how many, and seconds until the next is due."""
     promoted = 0
@@ -48,7 +49,7 @@ async def promote_pass(
 
 
 async def reap_pass(
-    queue: JobQueue, reclaimer: str, *, budget_seconds: float | None = None, dry_run: bool = False
+    queue: WorkQueue, reclaimer: str, *, budget_seconds: float | None = None, dry_run: bool = False
 ) -> ReapReport:
     """Reclaim from dead workers, promote what is due, forget workers long gone.
 
@@ -61,13 +62,13 @@ async def reap_pass(
     if not _is_past(deadline):
         report.promoted, _ = await promote_pass(queue, deadline=deadline)
     if not _is_past(deadline):
-        report.consumers_deleted = await queue.forget_dead_workers()
+        report.consumers_deleted = await queue.remove_dead_workers()
     report.is_complete = not _is_past(deadline)
     return report
 
 
 async def purge_pass(
-    queue: JobQueue,
+    queue: WorkQueue,
     *,
     statuses: frozenset[JobStatus] = TERMINAL,
     older_than_seconds: float | None = None,
@@ -89,10 +90,10 @@ def _is_past(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
 
 
-class Caretaker:
+class MaintenanceLoop:
     """Calls the passes on timers, for the worker `reclaimer`, whose lease sets the pace."""
 
-    def __init__(self, queue: JobQueue, reclaimer: str, lease_seconds: float) -> None:
+    def __init__(self, queue: WorkQueue, reclaimer: str, lease_seconds: float) -> None:
         self._queue = queue
         self._reclaimer = reclaimer
         self._lease_seconds = lease_seconds
@@ -102,8 +103,8 @@ class Caretaker:
         await asyncio.gather(
             self._promote_when_due(),
             every(self._lease_seconds / 4, self._reclaim),
-            every(self._lease_seconds, self._queue.forget_dead_workers),
-            every(PURGE_EVERY_SECONDS, lambda: purge_pass(self._queue)),
+            every(self._lease_seconds, self._queue.remove_dead_workers),
+            every(PURGE_INTERVAL_SECONDS, lambda: purge_pass(self._queue)),
         )
 
     async def _reclaim(self) -> None:
@@ -121,8 +122,8 @@ class Caretaker:
 
     async def _promote_when_due(self) -> None:
         while True:
-            pause_seconds = LONGEST_PROMOTE_SECONDS
-            with suppress(*NOT_SERVED):
+            pause_seconds = MAX_PROMOTE_SECONDS
+            with suppress(*TRANSIENT_ERRORS):
                 _, next_due_seconds = await promote_pass(self._queue)
                 if next_due_seconds is not None:
                     pause_seconds = min(pause_seconds, next_due_seconds)
@@ -133,5 +134,5 @@ async def every(seconds: float, step: Callable[[], Awaitable[object]]) -> None:
     """Do `step` every so often, with jitter, so that a fleet that started together drifts apart."""
     while True:
         await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
-        with suppress(*NOT_SERVED):
+        with suppress(*TRANSIENT_ERRORS):
             await step()

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from aragora_q import wire
-from aragora_q.base import Job, JobStatus
-from aragora_q.connection import Connection
-from aragora_q.errors import PayloadInvalid
-from aragora_q.keys import GROUP, LANES
+from aragora_q import codec as wire
+from aragora_q.base import LANES, Job, JobStatus
+from aragora_q.errors import InvalidPayload
+from aragora_q.redis.connection import Connection
+from aragora_q.redis.keys import GROUP
 
 THROUGHPUT_MINUTES = (1, 5, 15)
 _ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
@@ -41,7 +41,7 @@ class JobStatusTracker:
         self._keys = connection.keys
 
     async def get_status(self, job_id: str) -> JobStatus | None:
-        """The job's status; None if it is unknown or past retention. Raises PayloadInvalid."""
+        """The job's status; None if it is unknown or past retention. Raises InvalidPayload."""
         word = (await self.get_statuses([job_id]))[job_id]
         with _reading(job_id):
             return None if word is None else JobStatus(word)
@@ -63,7 +63,7 @@ class JobStatusTracker:
         return words
 
     async def get_job(self, job_id: str) -> Job | None:
-        """All that is known of a job; None if it is unknown or past retention. Raises PayloadInvalid
+        """All that is known of a job; None if it is unknown or past retention. Raises InvalidPayload
         for what somebody else made of it.
         """
         for _ in range(READS):
@@ -109,7 +109,7 @@ class JobStatusTracker:
     async def history(self, job_id: str) -> list[dict[str, Any]]:
         """What went wrong with a job, oldest first: `at`, `cause`, `attempt`, `worker`, `error`.
 
-        Raises PayloadInvalid.
+        Raises InvalidPayload.
         """
         rows = await self._connection.execute("LRANGE", self._keys.history(job_id), 0, -1)
         with _reading(job_id):
@@ -171,7 +171,7 @@ class JobStatusTracker:
             "now": now_ms,
             "paused": "paused" in control,
             "paused_at": _whole(control.get("paused")),
-            "reclaim_after": _if_later(control.get("reclaim_after"), now_ms),
+            "grace_until": _if_later(control.get("grace_until"), now_ms),
             "workers": await self._workers(workers, now_ms),
         }
 
@@ -185,14 +185,6 @@ class JobStatusTracker:
             for job_id, (status, started) in zip(job_ids, rows, strict=True)
             if status == b"processing" and (started_at := _whole(started))
         }
-
-    async def last_care(self) -> dict[str, float]:
-        """When a `reap` and a `purge` pass last went well: Unix seconds, 0 for never."""
-        names = ("reap", "purge")
-        rows = await self._connection.execute(
-            "HMGET", self._keys.counters, *(f"last_{name}_at" for name in names)
-        )
-        return {name: (_whole(at) or 0) / 1000 for name, at in zip(names, rows, strict=True)}
 
     async def consumers(self) -> set[str]:
         """Names of the group's consumers, over all lanes."""
@@ -254,7 +246,7 @@ class JobStatusTracker:
             {
                 "worker_id": name,
                 "heartbeat_age_seconds": max(0.0, now_ms - beat) / 1000,
-                "holds": holds[name],
+                "jobs_leased": holds[name],
                 **{
                     field: value
                     for field, value in record.items()
@@ -280,18 +272,18 @@ def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
 
 @contextmanager
 def _reading(job_id: str) -> Iterator[None]:
-    """What no job of ours can look like becomes PayloadInvalid."""
+    """What no job of ours can look like becomes InvalidPayload."""
     try:
         yield
     except ValueError as error:
-        raise PayloadInvalid(
+        raise InvalidPayload(
             f"what Redis holds for job {job_id} is not a job: {error}",
             hint="something else wrote there; aragora-q doctor --repair puts right what it can",
         ) from None
 
 
 def _job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
-    holder = fields.get("holder", "")
+    lease_owner = fields.get("lease_owner", "")
     return Job(
         payload={},
         id=job_id,
@@ -301,7 +293,7 @@ def _job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
         attempts=int(fields.get("attempts", 0)),
         crashes=int(fields.get("crashes", 0)),
         fence=int(fields.get("fence", 0)),
-        worker_id=holder.partition("@")[0] or None,
+        worker_id=lease_owner.partition("@")[0] or None,
         created_at=_seconds(fields.get("created_at") or fields.get("entry", "").partition("-")[0]),
         started_at=_seconds(fields.get("started_at")),
     )

@@ -20,8 +20,8 @@ import uvloop
 from aragora_q import bench
 from aragora_q.base import Job
 from aragora_q.bench import CONCURRENCY, Result, Testbed, new_jobs
-from aragora_q.scripts import batched
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.redis.scripts import batched
+from aragora_q.streams.queue import RedisStreamsQueue
 
 ENQUEUE_BATCH = 10_000
 SETTLE_SECONDS = 0.5

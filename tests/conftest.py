@@ -98,7 +98,7 @@ def _no_outside_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     yield
-    from aragora_q.config import set_queue_config
+    from aragora_q.config.settings import set_queue_config
 
     set_queue_config(None)
     logging.getLogger("aragora_q").setLevel(logging.NOTSET)

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from waiting import wait_until
 
 from aragora_q.base import TERMINAL
-from aragora_q.streams import RedisStreamsQueue
-from aragora_q.worker import DebateWorker
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.worker.debate_worker import DebateWorker
 
 
 class Crew:

@@ -51,7 +51,7 @@ class Workers:
 
 def _fork_on_demand():
     from aragora_q import launcher
-    from aragora_q.config import QueueConfig
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.executors import debate
 
     # Building agents imports what takes two seconds; here once for all.

@@ -43,7 +43,7 @@ INSTEAD = {
         "python -c 'import xllamacpp'",
         "downloads much; requirements/dev.txt has it",
     ),
-    "aragora-q local fetch": ("aragora-q local fetch --help", "downloads 100 MB"),
+    "aragora-q models pull": ("aragora-q models pull --help", "downloads 100 MB"),
     "kubectl apply --kustomize deploy/kubernetes/base": (
         "kubectl kustomize deploy/kubernetes/base",
         "needs a cluster; tests/deploy/test_kubernetes.py checks what is built",

@@ -1,8 +1,9 @@
 """The part of a `WorkerSession` that an attempt uses, in memory: for claims that are not about Redis."""
 
-from aragora_q.attempt import Attempt
-from aragora_q.base import Identity, Job, WorkerSession
+from aragora_q.base import Job
+from aragora_q.contracts import Identity, WorkerSession
 from aragora_q.retry import RetryPolicy
+from aragora_q.worker.attempt import Attempt
 
 
 class MemorySession(WorkerSession):
@@ -31,10 +32,10 @@ class MemorySession(WorkerSession):
         self._maybe_refuse()
         return dict(self.kept)
 
-    async def register(self, info, *, dead_boot_id=""):
+    async def register(self, info, *, dead_instance_id=""):
         raise NotImplementedError
 
-    async def current_boot(self):
+    async def registered_instance(self):
         raise NotImplementedError
 
     async def start(self, limit, *, low_first=False):

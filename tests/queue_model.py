@@ -19,7 +19,7 @@ class ModelJob:
     attempts: int = 0
     crashes: int = 0
     fence: int = 0
-    holder: str | None = None
+    lease_owner: str | None = None
     is_silent: bool = False
     """Its entry is pending and has been silent for longer than any lease."""
     is_delivered: bool = False
@@ -28,7 +28,7 @@ class ModelJob:
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
 
     @property
-    def is_suspect(self):
+    def needs_quarantine(self):
         """Whether the next crash would be its last; a worker runs one of these at a time."""
         return 0 < self.crashes == MAX_CRASHES - 1
 
@@ -48,10 +48,10 @@ class Model:
             if not job.is_delivered
         ]  # fmt: skip
 
-    def held_by(self, holder):
+    def held_by(self, lease_owner):
         return [
             job for lane in LANES for job in map(self.jobs.get, self.lanes[lane])
-            if job.status == "processing" and job.holder == holder
+            if job.status == "processing" and job.lease_owner == lease_owner
         ]  # fmt: skip
 
     def enqueue(self, job_id, lane, max_attempts, *, delayed):
@@ -65,7 +65,7 @@ class Model:
         for job in sorted((j for j in self.jobs.values() if j.due), key=lambda j: j.due):
             self._append(job)
 
-    def start(self, holder, limit, *, low_first):
+    def start(self, lease_owner, limit, *, low_first):
         if self.is_paused:
             return []
         order = LANES[::-1] if low_first else LANES
@@ -73,22 +73,24 @@ class Model:
                  if not j.is_delivered][:limit]  # fmt: skip
         started = []
         for job in found:
-            if job.is_suspect and any(other.is_suspect for other in self.held_by(holder)):
+            if job.needs_quarantine and any(
+                other.needs_quarantine for other in self.held_by(lease_owner)
+            ):
                 self._leave(job)
                 job.due = 0
                 continue
-            job.status, job.holder, job.is_delivered = "processing", holder, True
+            job.status, job.lease_owner, job.is_delivered = "processing", lease_owner, True
             job.attempts += 1
             job.fence += 1
             started.append(job)
         return started
 
-    def report(self, job_id, holder, fence, outcome):
-        """The verdict, and the change if the report is the holder's first."""
+    def report(self, job_id, lease_owner, fence, outcome):
+        """The verdict, and the change if the report is the lease_owner's first."""
         job = self.jobs.get(job_id)
         if job is None:
             return "lost"
-        is_holders = job.holder == holder and job.fence == fence
+        is_holders = job.lease_owner == lease_owner and job.fence == fence
         if is_holders and job.status == "processing":
             return getattr(self, f"_{outcome}")(job)
         told_before = {
@@ -128,11 +130,11 @@ class Model:
         job.status = "pending"
         return "released"
 
-    def recover(self, holder, known):
-        returned = [job for job in self.held_by(holder) if job.id not in known]
+    def recover(self, lease_owner, known):
+        returned = [job for job in self.held_by(lease_owner) if job.id not in known]
         for job in returned:
             self._release(job)
-            job.holder = None
+            job.lease_owner = None
         return [job.id for job in returned]
 
     def reclaim(self):
@@ -147,12 +149,12 @@ class Model:
                         self._requeue(job)
                         taken.append((job.id, "redelivered"))
                     continue
-                worker = job.holder.partition("@")[0]
-                if not job.is_silent and self.boots.get(worker, job.holder) == job.holder:
+                worker = job.lease_owner.partition("@")[0]
+                if not job.is_silent and self.boots.get(worker, job.lease_owner) == job.lease_owner:
                     continue
                 job.attempts -= 1
                 job.crashes += 1
-                job.holder = None
+                job.lease_owner = None
                 if job.crashes >= MAX_CRASHES:
                     self._end(job, "failed")
                     taken.append((job.id, "poisoned"))
@@ -174,7 +176,7 @@ class Model:
         if job.status not in ("failed", "cancelled"):
             return job.status
         self._append(job)
-        job.status, job.holder, job.attempts, job.crashes = "pending", None, 0, 0
+        job.status, job.lease_owner, job.attempts, job.crashes = "pending", None, 0, 0
         return "requeued"
 
     def purge(self, status):

@@ -85,12 +85,12 @@ class Server:
                 return
             except redis.RedisError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise Unavailable(self._last_words()) from None
+                    raise Unavailable(self._log_tail()) from None
                 time.sleep(0.01)
             else:
                 return
 
-    def _last_words(self):
+    def _log_tail(self):
         lines = (self.directory / "log").read_text(errors="replace").strip().splitlines()
         return f"{Path(self._command[0]).name} does not serve: {' / '.join(lines[-2:])}"
 

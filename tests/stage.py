@@ -3,10 +3,11 @@
 import redis
 from topologies import RAW
 
-from aragora_q.base import Identity, Job, Report
-from aragora_q.config import QueueConfig
-from aragora_q.keys import GROUP, lane_of
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.base import Job, lane_of
+from aragora_q.config.settings import QueueConfig
+from aragora_q.contracts import Identity, Report
+from aragora_q.redis.keys import GROUP
+from aragora_q.streams.queue import RedisStreamsQueue
 
 LEASE_MS = 400
 

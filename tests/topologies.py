@@ -17,10 +17,10 @@ from certificates import Certificates
 from redis.crc import key_slot
 from waiting import wait_until_sync
 
-from aragora_q import embedded
-from aragora_q.access import ROLES, rules
 from aragora_q.errors import ConfigError
-from aragora_q.keys import QueueKeys
+from aragora_q.redis import embedded
+from aragora_q.redis.acl import ROLES, rules
+from aragora_q.redis.keys import QueueKeys
 
 PASSWORD = "s3cret/of:the@queue"
 SENTINEL_PASSWORD = "s3cret-of-the-sentinels"

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.base import Executor, Job
-from aragora_q.config import QueueConfig
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.context import Executor
 from aragora_q.errors import PermanentError
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.streams.queue import RedisStreamsQueue
 from tools.monitored_stack import MonitoredStack
 
 SEED = 7

@@ -19,11 +19,11 @@ import typer
 from pydantic.fields import FieldInfo
 
 from aragora_q import cli
-from aragora_q.access import ROLES, rules
 from aragora_q.cli.config import toml_value
-from aragora_q.config import AgentConfig, QueueConfig
-from aragora_q.config_layers import SECRETS, environment_name
-from aragora_q.keys import QueueKeys
+from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.sources import SECRETS, environment_name
+from aragora_q.redis.acl import ROLES, rules
+from aragora_q.redis.keys import QueueKeys
 
 TOP = Path(__file__).parent.parent
 COLUMNS = 80

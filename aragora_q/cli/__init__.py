@@ -1,6 +1,6 @@
 """The command line: which commands there are, and how every one of them ends.
 
-A command is a file of this package with a function (or, for `config` and `local`, a Typer app) of
+A command is a file of this package with a function (or, for `config` and `models`, a Typer app) of
 its name; if Python has that name already, with an underscore after it. It is imported when it is
 called: `--help` knows of commands only what COMMANDS says. Commands never import each other; what they share is
 `options`, `output`, `views` and `waiting`. Called by `__main__`.
@@ -38,9 +38,9 @@ COMMANDS = {
     "reap": "Take over the jobs of dead workers; for cron.",
     "purge": "Delete jobs that ended before the retention time; for cron.",
     "exporter": "Serve the queue's metrics to Prometheus.",
-    "health": "Ask a running worker or exporter whether it is well.",
+    "healthcheck": "Check the health of a running worker or exporter.",
     "config": "Show and check the configuration.",
-    "local": "Fetch a small model, for debates without a provider.",
+    "models": "Download a small local model, for debates without a provider.",
     "acl": "Print the Redis user that a role needs.",
     "doctor": "Find what is wrong with server, settings and data, and mend it.",
     "bench": "Measure throughput and latency against a baseline.",
@@ -48,7 +48,7 @@ COMMANDS = {
 }
 """Every command and its line of help, in the order of `--help`."""
 
-UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+WRITE_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What goes wrong when standard output cannot be written."""
 
 CLOSED_PIPE = 141
@@ -70,12 +70,12 @@ def main() -> int:
         code = _run()
         sys.stdout.flush()
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in WRITE_ERRORS:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
         if error.errno == errno.EPIPE:
             return CLOSED_PIPE
-        output.complain(
+        output.error(
             f"cannot write the output: {error.strerror}",
             "what the command did is done: only what it had to say is lost",
         )
@@ -109,12 +109,12 @@ def _run() -> int:
         output.note("nothing done")
         return 1
     except typer.TyperException as error:
-        _complain_of_usage(error)
+        _report_usage_error(error)
         return 2
     return code if isinstance(code, int) else 0
 
 
-def _complain_of_usage(error: typer.TyperException) -> None:
+def _report_usage_error(error: typer.TyperException) -> None:
     text, context = error.format_message(), getattr(error, "ctx", None)
     if text.startswith("Usage: "):  # help, for want of arguments
         sys.stderr.write(f"{text}\n")
@@ -127,10 +127,10 @@ def _complain_of_usage(error: typer.TyperException) -> None:
     for prefix in ("Invalid value: ", "Invalid value for "):
         text = text.removeprefix(prefix)
     path = context.command_path if context else "aragora-q"
-    output.complain(text, f"{path} --help")
+    output.error(text, f"{path} --help")
 
 
-class _Commands(TyperGroup):
+class LazyGroup(TyperGroup):
     """Holds a stub with a line of help for each command; the command itself is imported when called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
@@ -145,7 +145,7 @@ class _Commands(TyperGroup):
         except AragoraQError as error:
             if ctx.params["_debug"]:
                 traceback.print_exc()
-            output.complain(str(error), error.hint)
+            output.error(str(error), error.hint)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise output.StoppedBySignal(signal.SIGINT) from None
@@ -166,7 +166,7 @@ def _load(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, **SETTINGS)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
 
 
 def _show_version(*, asked: bool) -> None:

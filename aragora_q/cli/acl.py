@@ -46,17 +46,17 @@ def acl(
       0 ok   2 no such role   78 wrong configuration, or no password file
 
     """
-    from aragora_q import access
-    from aragora_q.endpoint import Endpoint
+    from aragora_q.config.redis_url import RedisUrl
     from aragora_q.errors import ConfigError
-    from aragora_q.keys import QueueKeys
+    from aragora_q.redis import acl as access
+    from aragora_q.redis.keys import QueueKeys
 
     if role not in access.ROLES:
         raise typer.BadParameter(
             f"{role!r} is none of {', '.join(access.ROLES)}", param_hint="ROLE"
         )
     settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    is_cluster = Endpoint.parse(settings.redis_url).kind == "cluster"
+    is_cluster = RedisUrl.parse(settings.redis_url).kind == "cluster"
     keys = QueueKeys(settings.key_prefix, settings.queue, cluster=is_cluster)
     password = ""
     if password_file:

@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from aragora_q import wire
+from aragora_q import codec as wire
 from aragora_q.base import Job
 from aragora_q.cli import output
-from aragora_q.errors import PayloadInvalid
+from aragora_q.errors import InvalidPayload
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 READ_BYTES = 65_536
 BATCH_LINES = 100
@@ -83,18 +83,18 @@ def is_document(head: bytes) -> bool:
 
 
 def job_of(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
-    """The job that a line describes; `defaults` fill what it leaves out. Raises PayloadInvalid."""
+    """The job that a line describes; `defaults` fill what it leaves out. Raises InvalidPayload."""
     if not isinstance(fields, dict):
-        raise PayloadInvalid(f"not a JSON object: {json.dumps(fields):.60}")
+        raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
     of_job = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
     job_id = fields.pop("id", None)
     of_debate = {name: value for name, value in defaults.items() if name not in JOB_FIELDS}
     if "payload" in fields:
         payload = fields.pop("payload")
         if not isinstance(payload, dict):
-            raise PayloadInvalid(f"payload is not a JSON object: {json.dumps(payload):.60}")
+            raise InvalidPayload(f"payload is not a JSON object: {json.dumps(payload):.60}")
         if fields:
-            raise PayloadInvalid(f"unknown field {next(iter(fields))!r:.100} beside payload")
+            raise InvalidPayload(f"unknown field {next(iter(fields))!r:.100} beside payload")
     else:
         payload = DebateJobPayload.from_dict({**of_debate, **fields}).to_dict()
     of_job = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | of_job
@@ -108,7 +108,7 @@ def content_id(payload: Mapping[str, Any]) -> str:
 
 
 @dataclass
-class Tally:
+class BulkSummary:
     """How far a bulk run came."""
 
     last_line: int = 0
@@ -125,7 +125,7 @@ class Tally:
         return f"{output.count(self.created, 'job')} enqueued{known}{refused}"
 
 
-class Intake:
+class BulkEnqueuer:
     """Enqueues what a stream holds, and writes one result for each of its lines.
 
     A result: `line`, and `id` and `created` (false: the id was known, nothing changed), or `error`.
@@ -133,7 +133,12 @@ class Intake:
     """
 
     def __init__(
-        self, queue: RedisStreamsQueue, defaults: Mapping[str, Any], *, quiet: bool, tally: Tally
+        self,
+        queue: RedisStreamsQueue,
+        defaults: Mapping[str, Any],
+        *,
+        quiet: bool,
+        tally: BulkSummary,
     ) -> None:
         self._queue = queue
         self._defaults = defaults
@@ -163,7 +168,7 @@ class Intake:
 
     def _parse(self, raw: bytes | None) -> Any:
         if raw is None:
-            raise PayloadInvalid(f"longer than {self._most_bytes:,} bytes")
+            raise InvalidPayload(f"longer than {self._most_bytes:,} bytes")
         return _decode(raw)
 
     async def _document(self, chunks: Iterable[bytes]) -> None:
@@ -173,7 +178,7 @@ class Intake:
             parts.append(chunk)
             size += len(chunk)
             if size > MAX_DOCUMENT_BYTES:
-                raise PayloadInvalid(
+                raise InvalidPayload(
                     f"a JSON document of more than {MAX_DOCUMENT_BYTES:,} bytes",
                     hint="JSON lines, one object per line, have no such limit: jq -c '.[]'",
                 )
@@ -184,7 +189,7 @@ class Intake:
             await self._enqueue(list(enumerate(batch, start + 1)), lambda item: item)
 
     def _check_agents(self, payload: Mapping[str, Any]) -> None:
-        """Raise PayloadInvalid for a debate with an agent that nobody knows; each is looked up once."""
+        """Raise InvalidPayload for a debate with an agent that nobody knows; each is looked up once."""
         agents = payload.get("agents")
         if not isinstance(agents, list) or "question" not in payload:
             return  # no debate
@@ -205,7 +210,7 @@ class Intake:
                 job = job_of(read(line), self._defaults)
                 self._queue.check(job)
                 self._check_agents(job.payload)
-            except PayloadInvalid as error:
+            except InvalidPayload as error:
                 results[-1]["error"] = self._refused(number, error)
             else:
                 jobs.append((len(results) - 1, job))
@@ -220,7 +225,7 @@ class Intake:
         self.tally.last_line = lines[-1][0]
         self._write(results)
 
-    def _refused(self, number: int, error: PayloadInvalid) -> str:
+    def _refused(self, number: int, error: InvalidPayload) -> str:
         text = f"{error} ({error.hint})" if error.hint else str(error)
         self.tally.first_refusal = self.tally.first_refusal or f"line {number:,}: {text}"
         self.tally.refused += 1
@@ -238,7 +243,7 @@ def _decode(raw: bytes) -> Any:
     try:
         return wire.decode(raw)
     except ValueError as error:
-        raise PayloadInvalid(f"not JSON: {str(error).replace('at line 1 ', 'at ')}") from None
+        raise InvalidPayload(f"not JSON: {str(error).replace('at line 1 ', 'at ')}") from None
 
 
 class Progress:
@@ -251,7 +256,7 @@ class Progress:
         self._started_at = self._shown_at = time.monotonic()
         self._size = _size(stream) if self._is_shown else 0
 
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: BulkSummary) -> None:
         """Draw it anew, unless that was done a moment ago."""
         now = time.monotonic()
         if not self._is_shown or now - self._shown_at < PROGRESS_SECONDS:

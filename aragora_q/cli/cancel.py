@@ -45,7 +45,7 @@ async def _cancel(settings: Any, job_ids: list[str], *, as_json: bool, quiet: bo
             try:
                 cancelled = await queue.cancel(job_id)
             except JobNotFound as error:
-                output.complain(str(error), error.hint)
+                output.error(str(error), error.hint)
                 unknown = error.exit_code
                 continue
             status = await queue.get_status(job_id)

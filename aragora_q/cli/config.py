@@ -12,8 +12,8 @@ from aragora_q.cli import SETTINGS, options, output
 from aragora_q.cli.options import ConfigFile
 
 if TYPE_CHECKING:
-    from aragora_q.config import QueueConfig
-    from aragora_q.config_layers import Layers
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.config.sources import SettingsSources
 
 DEFAULT = "default"
 
@@ -66,15 +66,15 @@ def check(*, config: ConfigFile = None) -> None:
         output.line(f"  {name:<28}{layers.settings[name].origin}")
 
 
-def _read(file: Any) -> tuple[QueueConfig, Layers]:
-    from aragora_q.config_layers import read_layers, using_file
+def _read(file: Any) -> tuple[QueueConfig, SettingsSources]:
+    from aragora_q.config.sources import override_file, read_sources
 
     settings = options.load_config(file)
-    with using_file(file):
-        return settings, read_layers(type(settings).model_fields)
+    with override_file(file):
+        return settings, read_sources(type(settings).model_fields)
 
 
-def _as_json(settings: QueueConfig, layers: Layers) -> dict[str, Any]:
+def _as_json(settings: QueueConfig, layers: SettingsSources) -> dict[str, Any]:
     """By setting: `value`, `origin`, `default`; a secret's value is `"hidden"` where it is set. An
     agent is a setting of its own, `agents.NAME`.
     """
@@ -84,7 +84,7 @@ def _as_json(settings: QueueConfig, layers: Layers) -> dict[str, Any]:
     }
 
 
-def _as_toml(settings: QueueConfig, layers: Layers, *, with_origin: bool) -> Iterator[str]:
+def _as_toml(settings: QueueConfig, layers: SettingsSources, *, with_origin: bool) -> Iterator[str]:
     for name, value, _ in _rows(settings):
         is_hidden = value is None or value == HIDDEN
         if name == "redis_url" and value != settings.redis_url:
@@ -105,7 +105,7 @@ def _rows(settings: QueueConfig) -> Iterator[tuple[str, Any, Any]]:
     """Name, value and default of each setting, secrets hidden; agents last, one by one."""
     from pydantic import SecretStr
 
-    from aragora_q.endpoint import Endpoint
+    from aragora_q.config.redis_url import RedisUrl
 
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
@@ -114,13 +114,13 @@ def _rows(settings: QueueConfig) -> Iterator[tuple[str, Any, Any]]:
         if isinstance(value, SecretStr):
             value = HIDDEN
         if name == "redis_url":
-            value = Endpoint.parse(value).shown
+            value = RedisUrl.parse(value).shown
         yield name, value, field.default
     for agent, behind in settings.agents.items():
         yield f"agents.{agent}", behind.model_dump(exclude_unset=True), None
 
 
-def _origin(name: str, layers: Layers) -> str:
+def _origin(name: str, layers: SettingsSources) -> str:
     setting = layers.settings.get(name)
     return setting.origin if setting else DEFAULT
 

@@ -22,8 +22,8 @@ from aragora_q.cli.options import Agents, ConfigFile, RedisUrl
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
-    from aragora_q.config import QueueConfig
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 QUESTION = "Should a small team start with microservices or with a monolith?"
 ROUNDS = 2
@@ -77,7 +77,7 @@ async def _demo(settings: QueueConfig, question: str, agents: list[str], rounds:
     from aragora_q import executors
     from aragora_q.executors import debate
     from aragora_q.job import create_debate_job
-    from aragora_q.logs import setup_logging
+    from aragora_q.observability.logs import setup_logging
 
     setup_logging(settings.log_level, settings.log_format)
     what_to_expect = f"{', '.join(agents)}: as you asked"
@@ -172,10 +172,8 @@ class _Screen:
             self._phase = phase
             self.step(phase)
         who = f"{progress.get('seat', 0) + 1} {progress.get('agent', '')}"
-        row = f"{'':9}{output.shortened(who, AGENT_WIDTH):<{AGENT_WIDTH}}  "
-        output.line(
-            row + output.shortened(str(progress.get("said", "")), output.width() - len(row))
-        )
+        row = f"{'':9}{output.truncate(who, AGENT_WIDTH):<{AGENT_WIDTH}}  "
+        output.line(row + output.truncate(str(progress.get("said", "")), output.width() - len(row)))
         sys.stdout.flush()
 
 
@@ -196,10 +194,10 @@ def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
 
 def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
     """Commands that go on from here, ready to be pasted; a URL's password is left out."""
-    from aragora_q.endpoint import Endpoint
+    from aragora_q.config.redis_url import RedisUrl
 
     seats = shlex.quote(",".join(agents))
-    url = shlex.quote(Endpoint.parse(settings.redis_url).shown)
+    url = shlex.quote(RedisUrl.parse(settings.redis_url).shown)
     output.line()
     output.write(output.styled("Try next:", "1"))
     output.lines(

@@ -11,8 +11,8 @@ from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, ConfigFile, QueueName, RedisUrl
 
 if TYPE_CHECKING:
-    from aragora_q.consistency import Examination
-    from aragora_q.diagnosis import Finding
+    from aragora_q.doctor.checks import Finding
+    from aragora_q.doctor.integrity import IntegrityReport
 
 STYLES = {"error": "31", "warning": "33", "note": "2"}
 
@@ -25,7 +25,7 @@ def doctor(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     budget: Annotated[
         float,
-        typer.Option("--budget", metavar="SECONDS", min=1, help="Walk through data for so long."),
+        typer.Option("--max-time", metavar="SECONDS", min=1, help="Walk through data for so long."),
     ] = 60.0,
     resume_at: Annotated[
         str,
@@ -74,7 +74,7 @@ def _ask(kinds: int, *, yes: bool) -> None:
     typer.confirm(f"Mend {output.count(kinds, 'kind')} of problem?", abort=True, err=True)
 
 
-def _as_json(findings: list[Finding], seen: Examination) -> dict[str, Any]:
+def _as_json(findings: list[Finding], seen: IntegrityReport) -> dict[str, Any]:
     """`findings` (each `severity` error, warning or note, `check`, `evidence`, `remedy`), `jobs_examined`,
     `stopped_at` (null, or what to give to --from).
     """
@@ -85,10 +85,10 @@ def _as_json(findings: list[Finding], seen: Examination) -> dict[str, Any]:
     }
 
 
-def _tell(findings: list[Finding], seen: Examination) -> None:
+def _tell(findings: list[Finding], seen: IntegrityReport) -> None:
     for each in findings:
         head = output.styled(f"{each.severity:<8}", STYLES[each.severity])
-        first, *rest = output.wrapped(f"{each.check}: {each.evidence}", 8)
+        first, *rest = output.wrapped(f"{each.check}: {each.detail}", 8)
         output.write(head + first)
         for row in (*rest, *output.wrapped(each.remedy, 8)):
             output.write(f"{'':8}{row}")
@@ -101,15 +101,16 @@ def _tell(findings: list[Finding], seen: Examination) -> None:
 
 async def _examine(
     settings: Any, resume_at: str, budget_seconds: float
-) -> tuple[list[Finding], Examination]:
-    from aragora_q import consistency, diagnosis
-    from aragora_q.streams import RedisStreamsQueue
+) -> tuple[list[Finding], IntegrityReport]:
+    from aragora_q.doctor import checks as diagnosis
+    from aragora_q.doctor import integrity as consistency
+    from aragora_q.streams.queue import RedisStreamsQueue
 
     queue = RedisStreamsQueue(settings)
     try:
         findings = [each async for each in diagnosis.check_all(queue)]
         if any(each.check == "server" for each in findings):
-            return findings, consistency.Examination(stopped_at=resume_at)
+            return findings, consistency.IntegrityReport(stopped_at=resume_at)
         seen = await _walk(
             consistency.examine(
                 queue.connection, resume_at=resume_at, budget_seconds=budget_seconds
@@ -122,8 +123,9 @@ async def _examine(
 
 async def _repair(
     settings: Any, resume_at: str, budget_seconds: float
-) -> tuple[list[Finding], Examination]:
-    from aragora_q import consistency, diagnosis
+) -> tuple[list[Finding], IntegrityReport]:
+    from aragora_q.doctor import checks as diagnosis
+    from aragora_q.doctor import integrity as consistency
 
     async with options.opened(settings) as queue:
         seen = await consistency.examine(
@@ -132,10 +134,10 @@ async def _repair(
     return list(diagnosis.of_data(seen, repaired=True)), seen
 
 
-async def _walk(walk: Any) -> Examination:
-    from aragora_q.consistency import UnknownPlace
+async def _walk(walk: Any) -> IntegrityReport:
+    from aragora_q.doctor.integrity import UnknownCursor
 
     try:
         return await walk  # type: ignore[no-any-return]
-    except UnknownPlace as error:
+    except UnknownCursor as error:
         raise typer.BadParameter(str(error), param_hint="--from") from None

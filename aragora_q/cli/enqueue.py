@@ -13,11 +13,11 @@ import typer
 
 from aragora_q.cli import options, output
 from aragora_q.cli.options import Agents, AsJson, ConfigFile, QueueName, Quiet, RedisUrl, Timeout
-from aragora_q.errors import AragoraQError, NotDurable, PayloadInvalid
+from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 SOME_REFUSED = 3
 
@@ -43,7 +43,7 @@ def enqueue(
     time_limit: Annotated[
         float | None,
         typer.Option(
-            "--time-limit", metavar="SECONDS", help="Longest run of the debate; default: none."
+            "--job-timeout", metavar="SECONDS", help="Longest run of the debate; default: none."
         ),
     ] = None,
     job_id: Annotated[
@@ -135,7 +135,7 @@ def _job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:
     from aragora_q.job import create_debate_job
 
     if "agents" not in given:
-        raise PayloadInvalid(
+        raise InvalidPayload(
             "nobody is to debate: --agents is missing",
             hint="for example --agents claude,gpt,claude, or names of your [agents] table",
         )
@@ -189,11 +189,11 @@ async def _wait(
 def _enqueue_lines(settings: Any, source: str, given: dict[str, Any], *, quiet: bool) -> int:
     from aragora_q.cli import bulk
 
-    tally = bulk.Tally()
+    tally = bulk.BulkSummary()
 
     async def take_in(stream: BinaryIO, progress: bulk.Progress) -> None:
         async with options.opened(settings) as queue:
-            await bulk.Intake(queue, given, quiet=quiet, tally=tally).run(stream, progress)
+            await bulk.BulkEnqueuer(queue, given, quiet=quiet, tally=tally).run(stream, progress)
 
     with _opened(source) as stream:
         progress = bulk.Progress(stream)
@@ -209,7 +209,7 @@ def _enqueue_lines(settings: Any, source: str, given: dict[str, Any], *, quiet: 
             raise
     progress.clear()
     if tally.refused:
-        output.complain(f"{tally.text()}; the first: {tally.first_refusal}")
+        output.error(f"{tally.text()}; the first: {tally.first_refusal}")
         return SOME_REFUSED
     if tally.not_durable:
         raise NotDurable(output.count(tally.not_durable, "job"), settings.durability)

@@ -12,7 +12,7 @@ from aragora_q.cli import options, output
 from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl
 
 if TYPE_CHECKING:
-    from aragora_q.queue_metrics import Snapshot
+    from aragora_q.observability.queue_metrics import Snapshot
 
 SCRAPE_SECONDS = 8.0
 """Longest wait for Redis: below Prometheus' usual scrape timeout of 10 s."""
@@ -57,9 +57,9 @@ def exporter(
 async def _serve(settings: Any, host: str, port: int) -> signal.Signals:
     from prometheus_client import CollectorRegistry
 
-    from aragora_q import queue_metrics, sd_notify
-    from aragora_q.metrics import serving
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.observability import queue_metrics, sd_notify
+    from aragora_q.observability.http import serving
+    from aragora_q.streams.queue import RedisStreamsQueue
 
     queue = RedisStreamsQueue(settings)
     loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ async def _serve(settings: Any, host: str, port: int) -> signal.Signals:
 
 
 async def _within_time(queue: Any) -> Snapshot:
-    from aragora_q import queue_metrics
+    from aragora_q.observability import queue_metrics
 
     try:
         async with asyncio.timeout(SCRAPE_SECONDS):

@@ -11,10 +11,10 @@ import typer
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, ConfigFile, QueueName, Quiet, RedisUrl
-from aragora_q.errors import PayloadInvalid
+from aragora_q.errors import InvalidPayload
 
 if TYPE_CHECKING:
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 T = TypeVar("T")
 
@@ -122,8 +122,8 @@ class _Reader:
     async def _job(self, job_id: str) -> Job | None:
         try:
             return await self._queue.get_job(job_id)
-        except PayloadInvalid as error:
-            output.complain(str(error), error.hint)
+        except InvalidPayload as error:
+            output.error(str(error), error.hint)
             self.exit_code = error.exit_code
             return None
 
@@ -156,8 +156,10 @@ def _show(jobs: list[Job]) -> None:
         return
     from aragora_q.cli import views
 
-    rows = [(job.id, job.status.value, output.ago(_moment(job)), views.gist(job)) for job in jobs]
+    rows = [
+        (job.id, job.status.value, output.ago(_moment(job)), views.summary(job)) for job in jobs
+    ]
     head = ("ID", "STATUS", "SINCE", "WHAT")
     *others, _ = (max(map(len, column)) + 2 for column in zip(head, *rows, strict=True))
     room = max(output.width() - sum(others), 10)
-    output.table(head, [(*row[:-1], output.shortened(row[-1], room)) for row in rows])
+    output.table(head, [(*row[:-1], output.truncate(row[-1], room)) for row in rows])

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from aragora_q.config import QueueConfig
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 T = TypeVar("T")
 
@@ -64,10 +64,10 @@ Timeout = Annotated[
 
 def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
     """The configuration; what was given on the command line (not None) wins. Raises ConfigError."""
-    from aragora_q.config import QueueConfig
-    from aragora_q.config_layers import using_file
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.config.sources import override_file
 
-    with using_file(file):
+    with override_file(file):
         return QueueConfig(
             **{name: value for name, value in overrides.items() if value is not None}
         )
@@ -76,7 +76,7 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
 @asynccontextmanager
 async def opened(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
     """The configured queue, on a server that answered."""
-    from aragora_q.streams import create_redis_queue
+    from aragora_q.streams.queue import create_redis_queue
 
     queue = await create_redis_queue(config)
     try:

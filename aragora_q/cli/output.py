@@ -57,7 +57,7 @@ def note(text: str) -> None:
         sys.stderr.write(f"{safe_text(text)}\n")
 
 
-def complain(text: str, hint: str = "") -> None:
+def error(text: str, hint: str = "") -> None:
     """Tell the operator what went wrong, and what to do about it."""
     first, *rest = text.split("\n")
     note(f"aragora-q: error: {first}")
@@ -84,7 +84,7 @@ def _escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
 
 
-def shortened(text: str, most: int) -> str:
+def truncate(text: str, most: int) -> str:
     """`text`, escaped, on one line of at most `most` characters."""
     text = safe_text(" ".join(text.split()))
     return text if len(text) <= most else text[: most - 1] + "…"
@@ -123,7 +123,7 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    style = "bold" if has_colours() else ""
+    style = "bold" if has_colors() else ""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=style)
     for name in head:
         grid.add_column(name, overflow="fold")
@@ -135,10 +135,10 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def styled(text: str, style: str) -> str:
     """`text`, escaped, in an ANSI style (`1` bold, `2` dim, `31` red), if stdout shows colours."""
     safe = safe_text(text)
-    return f"\033[{style}m{safe}\033[0m" if has_colours() else safe
+    return f"\033[{style}m{safe}\033[0m" if has_colors() else safe
 
 
-def has_colours() -> bool:
+def has_colors() -> bool:
     """Whether stdout is a terminal whose user did not ask for NO_COLOR (no-color.org)."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return terminal and not os.environ.get("NO_COLOR")

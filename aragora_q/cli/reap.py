@@ -27,7 +27,8 @@ LOCK_MARGIN_SECONDS = 60.0
 def reap(
     *,
     budget: Annotated[
-        float, typer.Option("--budget", metavar="SECONDS", min=1, help="Stop after about so long.")
+        float,
+        typer.Option("--max-time", metavar="SECONDS", min=1, help="Stop after about so long."),
     ] = 30.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would be taken over, and why.")
@@ -59,7 +60,7 @@ async def _reap(
     settings: Any, budget_seconds: float, *, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     from aragora_q.maintenance import reap_pass
-    from aragora_q.streams import REAPER
+    from aragora_q.streams.queue import REAPER
 
     async with options.opened(settings) as queue:
         if dry_run:
@@ -67,10 +68,10 @@ async def _reap(
         else:
             async with queue.single_flight(budget_seconds + LOCK_MARGIN_SECONDS) as is_ours:
                 if not is_ours:
-                    _tell_busy(as_json=as_json, quiet=quiet)
+                    _print_busy(as_json=as_json, quiet=quiet)
                     return
                 report = await reap_pass(queue, REAPER, budget_seconds=budget_seconds)
-        grace_until = (await queue.get_queue_stats())["reclaim_after"]
+        grace_until = (await queue.get_queue_stats())["grace_until"]
     if as_json:
         output.json_line({**_as_json(report, dry_run=dry_run), "grace_until": grace_until})
     elif not quiet:
@@ -81,7 +82,7 @@ async def _reap(
             )
 
 
-def _tell_busy(*, as_json: bool, quiet: bool) -> None:
+def _print_busy(*, as_json: bool, quiet: bool) -> None:
     if as_json:
         output.json_line({"skipped": True})
     elif not quiet:

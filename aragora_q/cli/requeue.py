@@ -10,10 +10,10 @@ import typer
 
 from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, ConfigFile, JobIds, QueueName, Quiet, RedisUrl
-from aragora_q.errors import PayloadInvalid
+from aragora_q.errors import InvalidPayload
 
 if TYPE_CHECKING:
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 REFUSED = 3
 WHY = {
@@ -63,7 +63,7 @@ async def _requeue(settings: Any, ids: list[str], *, as_json: bool, quiet: bool)
 
 
 async def _words(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
-    from aragora_q.keys import JOB_ID_PATTERN
+    from aragora_q.base import JOB_ID_PATTERN
 
     known = [job_id for job_id in job_ids if JOB_ID_PATTERN.fullmatch(job_id)]
     words = dict(zip(known, await queue.requeue(known), strict=True))
@@ -72,7 +72,7 @@ async def _words(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
 
 def _tell(job_id: str, word: str, *, as_json: bool, quiet: bool) -> None:
     if word in WHY:
-        output.complain(f"job {output.shortened(job_id, 64)} is not requeued: {WHY[word]}")
+        output.error(f"job {output.truncate(job_id, 64)} is not requeued: {WHY[word]}")
     if as_json:
         status = "pending" if word == "requeued" else word
         is_known = word not in ("unknown", "invalid", "malformed")
@@ -94,14 +94,14 @@ def _ids_in_stdin(settings: Any) -> Iterator[list[str]]:
 
 
 def _id_in(number: int, line: bytes | None) -> str:
-    """The id that a line is, or holds. Raises PayloadInvalid for a line that is cut or no text."""
-    from aragora_q import wire
+    """The id that a line is, or holds. Raises InvalidPayload for a line that is cut or no text."""
+    from aragora_q import codec as wire
 
     try:
         text = (line or b"").strip()
         found = wire.decode(text)["id"] if text.startswith(b"{") else text.decode()
     except (ValueError, KeyError) as error:
-        raise PayloadInvalid(
+        raise InvalidPayload(
             f"line {number}: neither a job id nor a JSON object with one: {error}"
         ) from None
     return str(found)

@@ -20,7 +20,7 @@ from aragora_q.cli.options import AsJson, ConfigFile, QueueName, RedisUrl
 from aragora_q.cli.output import count, duration, styled
 
 if TYPE_CHECKING:
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 WATCH_SECONDS = 2.0
 WORKERS_SHOWN = 20
@@ -68,7 +68,7 @@ def stats(
 async def _stats(settings: Any, prometheus: Path | None, *, watch: bool, as_json: bool) -> None:
     async with options.opened(settings) as queue:
         if prometheus:
-            from aragora_q import queue_metrics
+            from aragora_q.observability import queue_metrics
 
             queue_metrics.write(await queue_metrics.snapshot(queue), prometheus)
             return
@@ -77,7 +77,7 @@ async def _stats(settings: Any, prometheus: Path | None, *, watch: bool, as_json
             if as_json:
                 output.json_line(seen)
             else:
-                output.write((CLEAR if watch and sys.stdout.isatty() else "") + _screen(seen))
+                output.write((CLEAR if watch and sys.stdout.isatty() else "") + _render(seen))
             if not watch:
                 return
             sys.stdout.flush()
@@ -86,7 +86,7 @@ async def _stats(settings: Any, prometheus: Path | None, *, watch: bool, as_json
 
 async def _look(queue: RedisStreamsQueue) -> dict[str, Any]:
     """The JSON of the module's docstring."""
-    from aragora_q.server import check_server
+    from aragora_q.redis.server import check_server
 
     facts = await check_server(queue.connection)
     seen = await queue.get_queue_stats()
@@ -108,24 +108,24 @@ async def _look(queue: RedisStreamsQueue) -> dict[str, Any]:
             for job_id, at in sorted(started.items(), key=lambda each: each[1])
         ],
     }
-    return {**seen, "attention": list(_attention(seen))}
+    return {**seen, "warnings": list(_warnings(seen))}
 
 
-def _attention(seen: Mapping[str, Any]) -> Iterator[str]:
+def _warnings(seen: Mapping[str, Any]) -> Iterator[str]:
     """What an operator should look at first."""
     waiting, workers = sum(seen["waiting"].values()), seen["workers"]
     alive = [each for each in workers if each["is_alive"]]
     if seen["paused"]:
         yield f"paused {_ago(seen, seen['paused_at'])}: no job starts; aragora-q resume"
-    if seen["reclaim_after"]:
-        grace = duration((seen["reclaim_after"] - seen["now"]) / 1000)
+    if seen["grace_until"]:
+        grace = duration((seen["grace_until"] - seen["now"]) / 1000)
         yield f"all workers were silent: nothing is taken from them for another {grace}"
     if (waiting or seen["delayed"] or seen["running"]) and not alive:
         yield "no worker is alive: start one, nothing will happen before"
     for worker in workers:
         if worker not in alive:
             silence = duration(worker["heartbeat_age_seconds"])
-            held = count(worker["holds"], "job")
+            held = count(worker["jobs_leased"], "job")
             yield f"worker {worker['worker_id']} is silent for {silence}, holds {held}"
     server = seen["server"]
     if server["eviction_policy"] != "noeviction":
@@ -136,12 +136,12 @@ def _attention(seen: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(failed, 'job')} failed within 15 min: aragora-q list --status failed"
 
 
-def _screen(seen: Mapping[str, Any]) -> str:
+def _render(seen: Mapping[str, Any]) -> str:
     server = seen["server"]
     rows = [styled(f"queue {seen['queue']}", "1") + output.safe_text(f" at {server['address']}")]
-    rows += [styled(f"! {line}", "31") for line in seen["attention"]]
+    rows += [styled(f"! {line}", "31") for line in seen["warnings"]]
     return "\n".join(
-        [*rows, "", *_backlog(seen), "", *_ended(seen), "", *_care(seen), *_team(seen)]
+        [*rows, "", *_backlog(seen), "", *_ended(seen), "", *_maintenance(seen), *_workers(seen)]
     )
 
 
@@ -171,12 +171,12 @@ def _ended(seen: Mapping[str, Any]) -> Iterator[str]:
     yield _row("cancelled", seen["cancelled"])
 
 
-def _care(seen: Mapping[str, Any]) -> Iterator[str]:
+def _maintenance(seen: Mapping[str, Any]) -> Iterator[str]:
     reap, purge = (_ago(seen, seen[f"last_{name}_at"]) for name in ("reap", "purge"))
     yield f"last reap {reap}, last purge {purge}; workers reap by themselves"
 
 
-def _team(seen: Mapping[str, Any]) -> Iterator[str]:
+def _workers(seen: Mapping[str, Any]) -> Iterator[str]:
     """A table of the workers, those that run longest first."""
     started = {job["id"]: job["started_at"] for job in seen["running_jobs"]}
     rows = [("WORKER", "HEARTBEAT", "JOBS", "LONGEST JOB", "RUNS FOR")]
@@ -188,7 +188,7 @@ def _team(seen: Mapping[str, Any]) -> Iterator[str]:
                 worker["worker_id"],
                 f"{duration(worker['heartbeat_age_seconds'])} ago",
                 f"{worker['holds']}/{worker.get('slots', '?')}",
-                output.shortened(job_id, 32),
+                output.truncate(job_id, 32),
                 _age(seen, at) if at else "",
             )
         )

@@ -8,7 +8,7 @@ import typer
 
 from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, ConfigFile, JobIds, QueueName, RedisUrl
-from aragora_q.errors import JobNotFound, PayloadInvalid
+from aragora_q.errors import InvalidPayload, JobNotFound
 
 
 def status(
@@ -39,10 +39,10 @@ async def _show(settings: Any, job_ids: list[str], *, as_json: bool) -> int:
     async with options.opened(settings) as queue:
         for n, job_id in enumerate(job_ids):
             try:
-                job = await waiting.known_job(queue, job_id)
+                job = await waiting.require_job(queue, job_id)
                 history = await queue.tracker.history(job_id)
-            except (JobNotFound, PayloadInvalid) as error:
-                output.complain(str(error), error.hint)
+            except (JobNotFound, InvalidPayload) as error:
+                output.error(str(error), error.hint)
                 unknown = error.exit_code
                 continue
             if as_json:

@@ -16,7 +16,7 @@ from typing import Any
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
-from aragora_q.cli.output import ago, count, duration, shortened, wrapped
+from aragora_q.cli.output import ago, count, duration, truncate, wrapped
 
 LABEL_WIDTH = 11
 TEXT_WIDTH = 66
@@ -66,7 +66,7 @@ def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[s
         yield from result_rows(job.result)
 
 
-def gist(job: Job) -> str:
+def summary(job: Job) -> str:
     """What matters most about a job, on one line: why it failed, where it is, what it asks."""
     if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):
         return job.error
@@ -91,7 +91,7 @@ def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
     if used.get("requests"):
         yield _row("spent", f"{count(used['requests'], 'request')}, {_tokens(used)}")
     if result.get("error"):
-        yield _row("trouble", shortened(str(result["error"]), TEXT_WIDTH))
+        yield _row("trouble", truncate(str(result["error"]), TEXT_WIDTH))
 
 
 def _tokens(used: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def progress_text(progress: Mapping[str, Any]) -> str:
     """What an executor last reported, in a few words; a debate's in better ones."""
     if "phase" not in progress:
         plain = (f"{name} {value}" for name, value in progress.items() if _is_plain(value))
-        return shortened(", ".join(plain), TEXT_WIDTH)
+        return truncate(", ".join(plain), TEXT_WIDTH)
     parts = [
         debate_phase(progress),
         f"{progress.get('agents_done', 0)} of {count(progress.get('agents', 0), 'agent')} done",
@@ -137,7 +137,7 @@ def _state(job: Job) -> str:
 
 def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
     if "question" not in payload:
-        yield _row("payload", shortened(json.dumps(payload, ensure_ascii=False), 1_000))
+        yield _row("payload", truncate(json.dumps(payload, ensure_ascii=False), 1_000))
         return
     yield from _rows("question", str(payload["question"]))
     agents = payload.get("agents")
@@ -148,7 +148,7 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
 def _history(event: Mapping[str, Any]) -> str:
     cause, attempt = event.get("cause", "?"), event.get("attempt", "?")
     what = f"{clock(event.get('at', 0))} attempt {attempt} {cause}: "
-    return what + shortened(str(event.get("error", "")), TEXT_WIDTH - len(what))
+    return what + truncate(str(event.get("error", "")), TEXT_WIDTH - len(what))
 
 
 def clock(ms: int) -> str:

@@ -16,9 +16,9 @@ from aragora_q.base import TERMINAL, Job, JobStatus
 from aragora_q.errors import AragoraQError, JobNotFound
 
 if TYPE_CHECKING:
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.streams.queue import RedisStreamsQueue
 
-LOOK_SECONDS = 3.0
+POLL_SECONDS = 3.0
 """Longest pause between two looks: how late an end is seen of which no event told."""
 
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
@@ -47,7 +47,7 @@ async def ended_jobs(
                 yield job
             if not left:
                 return
-            pause = min(LOOK_SECONDS, deadline - time.monotonic())
+            pause = min(POLL_SECONDS, deadline - time.monotonic())
             if pause <= 0:
                 raise WaitTimedOut(f"not ended after {timeout_seconds:g} s: {' '.join(left)}")
             with suppress(TimeoutError):
@@ -66,11 +66,11 @@ async def _wake(queue: RedisStreamsQueue, left: Container[str], woken: asyncio.E
 
 async def _ended(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> list[Job]:
     words = await queue.tracker.get_statuses(job_ids)
-    return [await known_job(queue, job_id) for job_id in job_ids if words[job_id] not in LIVE]
+    return [await require_job(queue, job_id) for job_id in job_ids if words[job_id] not in LIVE]
 
 
-async def known_job(queue: RedisStreamsQueue, job_id: str) -> Job:
-    """The job. Raises JobNotFound and PayloadInvalid."""
+async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
+    """The job. Raises JobNotFound and InvalidPayload."""
     job = await queue.get_job(job_id)
     if job is None:
         raise JobNotFound(job_id, queue.config.queue)

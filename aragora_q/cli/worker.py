@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from aragora_q.base import WORKER_ID_PATTERN
 from aragora_q.cli import options, output
 from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl
-from aragora_q.keys import WORKER_ID_PATTERN
 
 
 def _check_worker_id(value: str | None) -> str | None:

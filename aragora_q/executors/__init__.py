@@ -11,8 +11,8 @@ import inspect
 from importlib import import_module
 from typing import Any, cast
 
-from aragora_q.base import Executor
-from aragora_q.config import QueueConfig, get_queue_config
+from aragora_q.config.settings import QueueConfig, get_queue_config
+from aragora_q.context import Executor
 from aragora_q.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ async def create_default_executor(config: QueueConfig | None = None) -> Executor
 
     Raises ConfigError if the configuration names an agent that cannot be built.
     """
-    from aragora_q.executors import debate  # noqa: PLC0415 - only those who debate pay for it
+    from aragora_q.executors import debate  # noqa: PLC0415 - imported where it is used
 
     return debate.create(config or get_queue_config())
 
@@ -31,7 +31,7 @@ async def load_executor(config: QueueConfig) -> Executor:
     if config.executor == "debate":
         return await create_default_executor(config)
     if config.executor == "command":
-        from aragora_q.executors import command  # noqa: PLC0415
+        from aragora_q.executors import command  # noqa: PLC0415 - imported where it is used
 
         return command.create(config)
     return await _made_by_factory(config.executor)

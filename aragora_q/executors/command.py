@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aragora_q import wire
-from aragora_q.base import AttemptContext, Executor, Job, current_attempt
-from aragora_q.config import QueueConfig
-from aragora_q.config_layers import SECRETS, environment_name
+from aragora_q import codec as wire
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.sources import SECRETS, environment_name
+from aragora_q.context import AttemptContext, Executor, current_attempt
 from aragora_q.errors import (
     AragoraQError,
     CommandFailed,
@@ -29,19 +30,19 @@ from aragora_q.errors import (
     PermanentError,
     RetryLater,
 )
-from aragora_q.executors.program import Program, lines, read_all
-from aragora_q.logs import RateLimit
+from aragora_q.executors.process_group import ProcessGroup, lines, read_all
+from aragora_q.rate_limit import RateLimit
 
 logger = logging.getLogger(__name__)
 
 EXIT_RETRY_LATER = os.EX_TEMPFAIL
-EXITS_PERMANENT = (os.EX_DATAERR, 2)
+PERMANENT_EXIT_CODES = (os.EX_DATAERR, 2)
 
 HIDDEN = frozenset(
     {"REDIS_URL", "CREDENTIALS_DIRECTORY"}
     | {f"{environment_name(name)}{end}" for name in SECRETS for end in ("", "_FILE")}
 )
-"""Our secrets: the program gets them only if `exec_allow_env` names them."""
+"""Our secrets: the program gets them only if `exec_env_allowlist` names them."""
 
 PRIVATE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
 """What systemd says to this process and to no other."""
@@ -56,7 +57,7 @@ PROGRESS_PER_SECOND = 10
 def create(config: QueueConfig) -> Executor:
     """The executor that runs `config.exec_command`. Raises ConfigError if that is no program."""
     argv = _program_and_arguments(config.exec_command)
-    allowed = set(config.exec_allow_env.replace(",", " ").split())
+    allowed = set(config.exec_env_allowlist.replace(",", " ").split())
     dropped = HIDDEN - allowed | PRIVATE
     env = {name: value for name, value in os.environ.items() if name not in dropped}
     log_lines = RateLimit(LOG_LINES_PER_SECOND)
@@ -101,12 +102,12 @@ class _Run:
     ) -> Mapping[str, Any]:
         """What the program makes of the job; raises what its exit code and output mean."""
         job = wire.encode(await self._as_json())
-        program = await Program.start(argv, {**env, **self._variables()}, job)
+        program = await ProcessGroup.start(argv, {**env, **self._variables()}, job)
         reading = asyncio.create_task(_read_result(program.stdout, max_result_bytes))
         work: set[asyncio.Task[Any]] = {
             reading,
             asyncio.create_task(self._log(program.stderr)),
-            asyncio.create_task(self._hear(program.reports)),
+            asyncio.create_task(self._read_messages(program.reports)),
         }
         try:
             code = await program.finish(work)
@@ -147,7 +148,7 @@ class _Run:
         text = f"{how}: {self._last_line}" if self._last_line else how
         if code == EXIT_RETRY_LATER:
             raise RetryLater(text, delay_seconds=self._retry_after_seconds)
-        if code in EXITS_PERMANENT:
+        if code in PERMANENT_EXIT_CODES:
             raise PermanentError(text)
         raise CommandFailed(text)
 
@@ -158,14 +159,14 @@ class _Run:
                 self._last_line = text
                 self._say(logging.INFO, "command says", text)
 
-    async def _hear(self, reports: asyncio.StreamReader) -> None:
+    async def _read_messages(self, reports: asyncio.StreamReader) -> None:
         async for line in lines(reports, MAX_REPORT_BYTES):
             if len(line) > MAX_REPORT_BYTES:
                 raise PermanentError(f"a line on fd 3 is longer than {MAX_REPORT_BYTES} bytes")
             if line.strip():
-                await self._understand(line)
+                await self._handle_message(line)
 
-    async def _understand(self, line: bytes) -> None:
+    async def _handle_message(self, line: bytes) -> None:
         """Act on a line of fd 3. One that makes no sense is a warning, not the end of a job."""
         try:
             message = wire.decode(line)
@@ -201,7 +202,7 @@ class _Run:
         if not self._log_lines.allows():
             return
         facts: dict[str, Any] = {"job": self._job.id, "attempt": self._job.attempts, "text": text}
-        if suppressed := self._log_lines.take_suppressed():
+        if suppressed := self._log_lines.pop_suppressed():
             facts["lines_suppressed"] = suppressed
         logger.log(level, event, extra=facts)
 

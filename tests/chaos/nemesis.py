@@ -30,9 +30,9 @@ from stage import raw_client
 from worker_processes import WorkerProcess
 
 from aragora_q.base import Job
-from aragora_q.config import QueueConfig
-from aragora_q.errors import NOT_SERVED
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.config.settings import QueueConfig
+from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.streams.queue import RedisStreamsQueue
 
 WORKERS = 4
 LEASE_MS = 1000
@@ -104,7 +104,7 @@ class Nemesis:
     async def _enqueue(self):
         """Jobs of all kinds, at up to 60 a second; each is asked for until it is answered."""
         queue = RedisStreamsQueue(QueueConfig(redis_url=self.proxy.url, claim_idle_ms=LEASE_MS))
-        queue.connection.patience_seconds = 0
+        queue.connection.failover_seconds = 0
         try:
             while True:
                 job = self._any_job()
@@ -113,7 +113,7 @@ class Nemesis:
                         async with asyncio.timeout(3):
                             await queue.enqueue(job)
                         break
-                    except (*NOT_SERVED, TimeoutError) as error:
+                    except (*TRANSIENT_ERRORS, TimeoutError) as error:
                         self.history.add("enqueue", id=job.id, answer=type(error).__name__)
                         await asyncio.sleep(0.1)
                 self.history.add("enqueue", id=job.id, answer="ok", do=job.payload["do"])

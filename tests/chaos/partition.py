@@ -20,11 +20,11 @@ import redis
 import servers
 from waiting import wait_until_sync
 
-from aragora_q import connection
 from aragora_q.base import Job
-from aragora_q.config import QueueConfig
+from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import AragoraQError
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.redis import connection
+from aragora_q.streams.queue import RedisStreamsQueue
 
 A, B = "127.0.0.1", "127.0.0.2"
 DOWN_MS = 1000
@@ -43,7 +43,7 @@ class _Server(servers.Server):
             self._command = [str(servers.any_server()), str(file), "--sentinel"]
         else:
             self._command += ["--bind", host, "--bind-source-addr", host,
-                              "--replica-announce-ip", host, "--protected-mode", "no", *args]  # fmt: skip
+                              "--replica-publish_event-ip", host, "--protected-mode", "no", *args]  # fmt: skip
 
     def client(self, **options):
         return redis.Redis(host=self.host, port=self.port, decode_responses=True, **options)
@@ -59,7 +59,7 @@ def _start():
     sentinels = [
         _Server(
             host,
-            sentinel=f"sentinel announce-ip {host}\nsentinel monitor q {A} {primary.port} 2\n"
+            sentinel=f"sentinel publish_event-ip {host}\nsentinel monitor q {A} {primary.port} 2\n"
             f"sentinel down-after-milliseconds q {DOWN_MS}\nsentinel failover-timeout q 3000\n",
         ).start()
         for host in (A, B, B)

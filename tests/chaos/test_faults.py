@@ -19,10 +19,11 @@ from fault_proxy import Proxy
 from stage import Stage
 from waiting import wait_until, wait_until_sync
 
-from aragora_q import connection
-from aragora_q.base import Completed, Job, JobStatus
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed
 from aragora_q.errors import AragoraQError, RedisUnreachable
-from aragora_q.worker import DebateWorker
+from aragora_q.redis import connection
+from aragora_q.worker.debate_worker import DebateWorker
 
 HOUR = 3600
 
@@ -193,7 +194,7 @@ async def test_half_open_connections(proxied, monkeypatch):
     await until(beside, "a", JobStatus.COMPLETED)
     proxy.mode = "blackhole"
     await beside.enqueue("b")
-    await wait_until(lambda: worker.get_stats()["redis_fault"], 20, "the silence to be noticed")
+    await wait_until(lambda: worker.get_stats()["redis_error"], 20, "the silence to be noticed")
     proxy.mode = "pass"
     await until(beside, "b", JobStatus.COMPLETED)
     await worker.stop()
@@ -426,7 +427,7 @@ async def test_a_reaper_is_killed_between_its_steps(redis_url):
     killed.kill()
     killed.wait()
     invariants.check(stage.raw, stage.keys.stem)
-    stage.raw.hdel(stage.keys.control, "reap_lock")
+    stage.raw.hdel(stage.keys.control, "maintenance_lock")
 
     async def is_all_taken():  # a silence of all workers brakes the first passes
         done = await asyncio.to_thread(
@@ -447,11 +448,11 @@ async def test_names_of_dead_workers_do_not_pile_up(redis_url):
         session = await stage.worker(f"w{n}")
         await session.start(1)
     await stage.enqueue("held")
-    holder = await stage.worker("holder")
-    await stage.started(holder)
-    stage.raw.zadd(stage.keys.workers, {f"w{n}": 1 for n in range(150)} | {"holder": 1})
-    await stage.queue.forget_dead_workers()
-    assert await stage.queue.tracker.consumers() == {"holder"}
+    lease_owner = await stage.worker("lease_owner")
+    await stage.started(lease_owner)
+    stage.raw.zadd(stage.keys.workers, {f"w{n}": 1 for n in range(150)} | {"lease_owner": 1})
+    await stage.queue.remove_dead_workers()
+    assert await stage.queue.tracker.consumers() == {"lease_owner"}
     await stage.close()
 
 

@@ -7,7 +7,7 @@ from stage import Stage
 from waiting import wait_until
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.errors import ServerUnsuitable
+from aragora_q.errors import UnsupportedServer
 
 
 async def test_a_newer_queue_is_refused(redis_url):
@@ -17,7 +17,7 @@ async def test_a_newer_queue_is_refused(redis_url):
     await stage.worker("w1")
     assert stage.raw.hget(stage.keys.control, "schema") == "1"
     stage.raw.hset(stage.keys.control, "schema", "2")
-    with pytest.raises(ServerUnsuitable, match="schema 2") as refused:
+    with pytest.raises(UnsupportedServer, match="schema 2") as refused:
         await stage.worker("w2")
     assert refused.value.exit_code == 78
     await stage.close()

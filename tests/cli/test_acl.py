@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from aragora_q.access import ROLES
 from aragora_q.base import JobStatus
+from aragora_q.redis.acl import ROLES
 
 PASSWORD = "correct horse"
 DANGEROUS = (

@@ -72,7 +72,7 @@ def fish(run_shell, share):
         (("worker", "--conc"), ["--concurrency"]),
         (("config", "ch"), ["check"]),
         (("config", "show", "--or"), ["--origin"]),
-        (("health", "--rou"), []),
+        (("healthcheck", "--rou"), []),
     ],
 )
 def test_words_are_completed(request, shell, words, expected):

@@ -8,9 +8,9 @@ import pytest
 import servers
 from stage import Stage
 
-from aragora_q import diagnosis
-from aragora_q.base import Completed
-from aragora_q.consistency import PROBLEMS
+from aragora_q.contracts import Completed
+from aragora_q.doctor import checks as diagnosis
+from aragora_q.doctor.integrity import PROBLEMS
 
 STEM = "aragora:queue:debates:"
 
@@ -139,7 +139,7 @@ def test_each_problem_is_found_and_mended_if_it_can_be(invoke, on_stage, stage, 
     looked = invoke("doctor", "--json")
     assert looked.code == 1
     [found] = _found(looked)
-    assert (found["severity"], meaning in found["evidence"]) == ("error", True)
+    assert (found["severity"], meaning in found["detail"]) == ("error", True)
     assert found["remedy"].startswith("--repair would ") == is_mendable
 
     mended = invoke("doctor", "--repair", "--yes", "--json")
@@ -158,7 +158,7 @@ def test_a_copy_is_removed_and_its_job_stays_as_it_was(invoke, on_stage, stage, 
     _left_behind(raw, job_id)
     ended = invoke("doctor", "--repair", "--yes", "--json")
     [found] = _found(ended)
-    assert (job_id in found["evidence"], found["remedy"]) == (True, "mended: remove it")
+    assert (job_id in found["detail"], found["remedy"]) == (True, "mended: remove it")
     assert raw.hgetall(f"{STEM}job:{job_id}") == before
     assert raw.xlen(f"{STEM}stream:high") == 0
     invariants.check(raw, STEM)
@@ -175,9 +175,9 @@ def test_what_was_left_behind_is_brought_to_an_end(invoke, on_stage, stage, raw)
     [found] = [
         each
         for each in _found(invoke("doctor", "--json"))
-        if "an entry that was read" in each["evidence"]
+        if "an entry that was read" in each["detail"]
     ]
-    assert "3 jobs" in found["evidence"]
+    assert "3 jobs" in found["detail"]
     invoke("doctor", "--repair", "--yes", "--json")
     fetched = on_stage(_started_by_another(stage))
     assert {job.id for job in fetched.jobs} == {"ghost", "delayed", "waits"}
@@ -195,7 +195,7 @@ def test_a_garbled_priority_misleads_nobody(invoke, on_stage, stage, raw):
     """A job of the low lane whose priority is no number: found as that alone, mended, and still there."""
     on_stage(_jobs(stage))
     raw.hset(f"{STEM}job:waits", "priority", "urgent")
-    words = [each["evidence"] for each in _found(invoke("doctor", "--json"))]
+    words = [each["detail"] for each in _found(invoke("doctor", "--json"))]
     assert len(words) == 2
     assert all(
         "1 job: has words" in word or "1 job: waits in another lane" in word for word in words
@@ -254,7 +254,7 @@ def test_repair_asks_first(invoke, on_stage, stage, raw):
 
 def test_a_walk_that_ran_out_of_time_goes_on_where_it_stopped(redis_url, raw):
     """Whatever its budget, a walk in pieces sees what one in a piece sees."""
-    from aragora_q import consistency
+    from aragora_q.doctor import integrity as consistency
 
     async def walk():
         stage = Stage(redis_url, raw=raw)
@@ -318,7 +318,7 @@ class TestAround:
         """A name that looks like one of ours is set, and is none."""
         monkeypatch.setenv(name, "x")
         [found] = _found(invoke("doctor", "--json"), "environment")
-        assert name in found["evidence"]
+        assert name in found["detail"]
         assert remedy in found["remedy"]
 
     @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ class TestAround:
             )
         monkeypatch.setenv("REDIS_URL", f"redis://lame:pw@127.0.0.1:{server.port}")
         found = _found(invoke("doctor", "--json"), "rights")
-        told = " ".join(each["evidence"] for each in found)
+        told = " ".join(each["detail"] for each in found)
         assert "cannot be a producer: may not xadd, zadd" in told
         assert "stats" not in told
 
@@ -373,7 +373,7 @@ class TestAround:
         ended = invoke("doctor", "--json", "--redis-url", server.url)
         [found] = ended.object["findings"]
         assert (ended.code, found["severity"], found["check"]) == (1, "error", "server")
-        assert "too old" in found["evidence"]
+        assert "too old" in found["detail"]
         assert "upgrade" in found["remedy"]
 
     def test_no_server_is_no_finding(self, invoke):

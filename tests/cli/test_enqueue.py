@@ -10,7 +10,7 @@ import pytest
 from stage import Stage
 from waiting import wait_until, wait_until_sync
 
-from aragora_q import connection
+from aragora_q.redis import connection
 
 DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
 WHO = ("--agents", "demo:bold,demo:careful")
@@ -24,7 +24,7 @@ def test_arguments_become_the_debate_they_say(invoke):
     """Every field of a debate and of its job can be given by a flag."""
     ended = invoke(
         "enqueue", "Tea or coffee?", *WHO, "--rounds", 2, "--consensus", "unanimous",
-        "--time-limit", 30, "--id", "tea", "--priority", 5, "--delay", "1h", "--max-attempts", 7,
+        "--job-timeout", 30, "--id", "tea", "--priority", 5, "--delay", "1h", "--max-attempts", 7,
         "--json",
     )  # fmt: skip
     assert (ended.code, ended.object) == (0, {"id": "tea", "created": True})
@@ -253,7 +253,7 @@ def test_bulk_memory_does_not_grow_with_the_input(start_command, tmp_path):
 
 async def test_wait_exits_with_the_outcome(redis_url, start_command):
     """`--wait` ends when the job does: 0 with the result if it completed, 1 if it failed."""
-    from aragora_q.base import Completed, Failed
+    from aragora_q.contracts import Completed, Failed
 
     stage = Stage(redis_url)
     session = await stage.worker()

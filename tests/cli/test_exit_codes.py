@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from waiting import wait_until_sync
 
-from aragora_q import streams
+from aragora_q.streams import queue as streams
 
 ENQUEUE = ("enqueue", "x", "--agents", "demo,demo", "--id", "job")
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aragora_q.cli import output
-from aragora_q.keys import QueueKeys
+from aragora_q.redis.keys import QueueKeys
 
 HOSTILE = [
     "\x1b]52;c;aGk=\x07",

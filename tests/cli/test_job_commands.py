@@ -7,7 +7,8 @@ import pytest
 from stage import Stage
 from waiting import wait_until_sync
 
-from aragora_q.base import Completed, Failed, Job, Retry
+from aragora_q.base import Job
+from aragora_q.contracts import Completed, Failed, Retry
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stage import Stage
 
-from aragora_q.base import Completed, Failed
+from aragora_q.contracts import Completed, Failed
 
 PAGE = Path(__file__).parents[2] / "docs/reference/cli-json.md"
 AGENTS = "demo:bold,demo:careful"

@@ -6,7 +6,7 @@ import invariants
 import pytest
 from stage import Stage
 
-from aragora_q.base import Completed, Failed
+from aragora_q.contracts import Completed, Failed
 
 STEM = "aragora:queue:debates:"
 DAY_MS = 86_400_000

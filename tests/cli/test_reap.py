@@ -32,7 +32,9 @@ def dead_workers_jobs(redis_url, raw):
         finally:
             await stage.queue.close()
         raw.zadd(f"{STEM}workers", {"dead-1": 1})
-        raw.hset(f"{STEM}control", mapping={"silence": 1, "graces": 2, "reclaim_after": 1})
+        raw.hset(
+            f"{STEM}control", mapping={"last_heartbeat_seen": 1, "grace_count": 2, "grace_until": 1}
+        )
 
     return lambda *job_ids, **options: asyncio.run(start(*job_ids, **options))
 
@@ -92,7 +94,7 @@ def test_the_budget_bounds_a_pass(redis_url, raw, dead_workers_jobs):
 
 def test_a_second_pass_at_the_same_time_says_so_and_is_fine(invoke, raw):
     """Single flight: exit 0, so that cron sends no mail; silent with --quiet."""
-    raw.hset(f"{STEM}control", "reap_lock", "other 9999999999999")
+    raw.hset(f"{STEM}control", "maintenance_lock", "other 9999999999999")
     ended = invoke("reap")
     assert (ended.code, ended.out) == (0, "")
     assert "another reap is at work" in ended.err
@@ -103,9 +105,9 @@ def test_a_second_pass_at_the_same_time_says_so_and_is_fine(invoke, raw):
 
 def test_a_killed_pass_blocks_nobody_for_long(invoke, raw):
     """The lock of a pass that died ends by itself."""
-    raw.hset(f"{STEM}control", "reap_lock", "dead 1")
+    raw.hset(f"{STEM}control", "maintenance_lock", "dead 1")
     assert invoke("reap", "--json").object["skipped"] is False
-    assert raw.hget(f"{STEM}control", "reap_lock") is None
+    assert raw.hget(f"{STEM}control", "maintenance_lock") is None
 
 
 def test_what_is_due_is_promoted(invoke, redis_url, raw):
@@ -125,7 +127,7 @@ def test_what_is_due_is_promoted(invoke, redis_url, raw):
 def test_the_grace_after_an_outage_is_told(invoke, dead_workers_jobs, raw):
     """When all were silent, nothing is taken before they had time to come back; the operator hears why."""
     dead_workers_jobs("lost")
-    raw.hdel(f"{STEM}control", "silence", "graces", "reclaim_after")
+    raw.hdel(f"{STEM}control", "last_heartbeat_seen", "grace_count", "grace_until")
     ended = invoke("reap")
     assert "took over 0 jobs" in ended.err
     assert "before they had time to return" in ended.err
@@ -136,7 +138,7 @@ def test_the_grace_after_an_outage_is_told(invoke, dead_workers_jobs, raw):
 def test_a_silence_that_an_older_version_noted(invoke, dead_workers_jobs, raw):
     """A note without a count of graces, as after an upgrade: reap works on."""
     dead_workers_jobs("lost")
-    raw.hdel(f"{STEM}control", "graces")
+    raw.hdel(f"{STEM}control", "grace_count")
     assert invoke("reap").code == 0
 
 

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 from stage import Stage
 
-from aragora_q.base import Completed, Failed
+from aragora_q.contracts import Completed, Failed
 
 STEM = "aragora:queue:debates:"
 
@@ -82,7 +82,7 @@ def test_an_empty_server_is_no_error(invoke):
     """Before first use: zeros, no workers, nothing to look at."""
     seen = invoke("stats", "--json").object
     assert (seen["stream_length"], seen["pending_count"], seen["groups"]) == (0, 0, [])
-    assert (seen["workers"], seen["attention"]) == ([], [])
+    assert (seen["workers"], seen["warnings"]) == ([], [])
 
 
 def test_what_stands_still_is_told_first(invoke, on_stage, raw):
@@ -90,7 +90,7 @@ def test_what_stands_still_is_told_first(invoke, on_stage, raw):
     on_stage(_a_busy_queue)
     raw.hset(f"{STEM}control", "paused", 1)
     raw.zadd(f"{STEM}workers", {"worker-1": 1})
-    told = " ".join(invoke("stats", "--json").object["attention"])
+    told = " ".join(invoke("stats", "--json").object["warnings"])
     assert "paused" in told
     assert "no worker is alive" in told
     assert "worker worker-1 is silent" in told
@@ -111,12 +111,12 @@ def test_a_worker_is_alive_for_as_long_as_its_own_lease(invoke, on_stage, raw):
         for name in ("patient", "hasty"):
             raw.zadd(f"{STEM}workers", {name: raw.time()[0] * 1000 - age_seconds * 1000})
         seen = invoke("stats", "--json").object
-        told = " ".join(seen["attention"])
+        told = " ".join(seen["warnings"])
         names = {each["worker_id"] for each in seen["workers"] if each["is_alive"]}
         metrics = invoke("stats", "--prometheus", "-").out
         assert f'aragora_q_queue_workers{{queue="debates",state="alive"}} {len(names)}.0' in metrics
         found = invoke("doctor", "--json").object["findings"]
-        nobody = any("no worker is alive" in each["evidence"] for each in found)
+        nobody = any("no worker is alive" in each["detail"] for each in found)
         assert ("no worker is alive" in told) == nobody == (not names)
         return names
 
@@ -128,7 +128,7 @@ def test_a_worker_is_alive_for_as_long_as_its_own_lease(invoke, on_stage, raw):
 @pytest.mark.parametrize(
     ("key", "field"),
     [("counters", "completed"), ("counters", "last_reap_at"), ("control", "paused"),
-     ("control", "reclaim_after"), ("worker:worker-1", "lease_ms"), ("job:runs", "started_at")],
+     ("control", "grace_until"), ("worker:worker-1", "lease_ms"), ("job:runs", "started_at")],
 )  # fmt: skip
 def test_a_garbled_number_costs_itself_only(invoke, on_stage, raw, key, field):
     """A stranger's word where a number belongs: all others are shown, to people, programs, Prometheus."""

@@ -4,9 +4,10 @@ import pytest
 from memory_session import MemorySession, make_attempt
 from provider_stub import Stub
 
-from aragora_q import wire
-from aragora_q.base import Completed, Job
-from aragora_q.config import QueueConfig
+from aragora_q import codec as wire
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.contracts import Completed
 from aragora_q.executors import debate
 from aragora_q.executors.debate import demo
 from aragora_q.job import create_debate_job
@@ -36,7 +37,7 @@ def stub(new_stub):
 @pytest.fixture(autouse=True)
 def _no_breath(monkeypatch):
     """Demo agents take their time for spectators; here nobody watches."""
-    monkeypatch.setattr(demo, "BREATH_SECONDS", 0)
+    monkeypatch.setattr(demo, "PAUSE_SECONDS", 0)
 
 
 class Scripted:
@@ -63,7 +64,7 @@ def seat_scripted(monkeypatch):
         async def agent(self, name, seat):
             return made[name]
 
-        monkeypatch.setattr(agents.Roster, "agent", agent)
+        monkeypatch.setattr(agents.AgentRegistry, "agent", agent)
         return made
 
     return seat

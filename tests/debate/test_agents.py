@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from aragora_q.config import QueueConfig
-from aragora_q.errors import ConfigError, PayloadInvalid
+from aragora_q.config.settings import QueueConfig
+from aragora_q.errors import ConfigError, InvalidPayload
 from aragora_q.executors import debate
 from aragora_q.executors.debate import agents
 from aragora_q.job import create_debate_job
@@ -33,7 +33,7 @@ def test_known_names_are_accepted_at_enqueue(name):
 )
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, nearest):
     """A slip of the pen is found before the job is enqueued."""
-    with pytest.raises(PayloadInvalid, match="unknown agent") as caught:
+    with pytest.raises(InvalidPayload, match="unknown agent") as caught:
         debate.check_agents(["gpt", name], QueueConfig(agents={"mine": "openai:gpt-6"}))
     assert nearest in caught.value.hint
 
@@ -42,11 +42,11 @@ async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
     """Models that only jobs name are kept up to a bound, those of the configuration always."""
     built = []
     monkeypatch.setattr(agents, "_model", lambda name, behind: built.append(name) or object())
-    roster = agents.Roster(QueueConfig(agents={"mine": "openai:gpt-6"}))
+    roster = agents.AgentRegistry(QueueConfig(agents={"mine": "openai:gpt-6"}))
     mine = await roster.agent("mine", 0)
-    for n in range(agents.MODELS_KEPT + 5):
+    for n in range(agents.MAX_CACHED_MODELS + 5):
         await roster.agent(f"openai:m{n}", 0)
-    assert len(roster._built) == agents.MODELS_KEPT + 1
+    assert len(roster._built) == agents.MAX_CACHED_MODELS + 1
     assert await roster.agent("mine", 0) is mine
     await roster.agent("openai:m6", 0)
     assert built.count("openai:m6") == 1

@@ -5,9 +5,9 @@ import socket
 import pytest
 from provider_stub import cut, filtered, garbled, html, refusal, silence
 
-from aragora_q.config import AgentConfig
+from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
-from aragora_q.executors.debate.tasks import Propose, Review, Vote
+from aragora_q.executors.debate.requests import Propose, Review, Vote
 
 APIS = ("openai", "anthropic")
 ANSWERS = {"A": "Yes.", "B": "No."}

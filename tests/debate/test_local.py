@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from memory_session import MemorySession
 
-from aragora_q.base import Completed
+from aragora_q.contracts import Completed
 from aragora_q.errors import ConfigError
-from aragora_q.executors.debate import weights
+from aragora_q.executors.debate.local import model_files as weights
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 """Where this machine keeps its weights; read before the tests get a home of their own."""
@@ -16,7 +16,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 @pytest.fixture
 def smollm2(monkeypatch):
-    """The weights, fetched once per machine as `aragora-q local fetch` does it."""
+    """The weights, fetched once per machine as `aragora-q models pull` does it."""
     pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
     if weights.find("smollm2") is None:
@@ -30,7 +30,7 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
     """Two seats, one round: cut off after the proposals; the next attempt asks only for the rest."""
     from aragora_q.errors import AgentUnavailable
     from aragora_q.executors.debate.llm import ModelAgent
-    from aragora_q.executors.debate.tasks import Propose
+    from aragora_q.executors.debate.requests import Propose
 
     asked = []
     reply = ModelAgent.reply
@@ -60,12 +60,12 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
 async def test_a_missing_model_costs_its_seats_and_says_what_to_do(run_debate, monkeypatch):
     """No weights on this machine: the debate fails for good, and names the command that brings them."""
     pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
-    from aragora_q.executors.debate import local
+    from aragora_q.executors.debate.local import model as local
 
     monkeypatch.setattr(local, "_services", {})
     outcome, _, _ = await run_debate(agents=["local:smollm2"] * 2, rounds=0)
     assert "has no weights" in outcome.error
-    assert "aragora-q local fetch" in outcome.error
+    assert "aragora-q models pull" in outcome.error
 
 
 def test_weights_with_another_digest_are_refused_and_not_kept(monkeypatch, tmp_path):

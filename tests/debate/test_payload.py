@@ -2,8 +2,8 @@
 
 import pytest
 
-from aragora_q.base import Failed
-from aragora_q.errors import PayloadInvalid
+from aragora_q.contracts import Failed
+from aragora_q.errors import InvalidPayload
 from aragora_q.job import CONSENSUS_MODES, DebateJobPayload, DebateResult, create_debate_job
 
 GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
@@ -37,7 +37,7 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
 )
 def test_a_bad_field_is_refused_by_name_value_and_rule(fields, message, hint):
     """As a ValueError, so that an executor that meets one fails the job for good."""
-    with pytest.raises(PayloadInvalid) as caught:
+    with pytest.raises(InvalidPayload) as caught:
         DebateJobPayload.from_dict({**GOOD, **fields})
     assert message in str(caught.value)
     assert hint in caught.value.hint
@@ -66,7 +66,7 @@ def test_a_payload_comes_back_as_it_went_in():
 
 async def test_a_job_with_a_bad_payload_is_a_dead_letter_that_says_why(run_debate):
     """Whoever enqueues past our checks gets the same answer from the worker, at once."""
-    from aragora_q import wire
+    from aragora_q import codec as wire
     from aragora_q.base import Job
 
     for fields, message in (

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from aragora_q.base import Completed, Failed, Retry
+from aragora_q.contracts import Completed, Failed, Retry
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate.prompts import edition, prompt_for
-from aragora_q.executors.debate.tasks import Propose, Reply, Review, Revise, Vote
+from aragora_q.executors.debate.requests import Propose, Reply, Review, Revise, Vote
 
 
 def saying(text, *, best="A", stop=False, revised=None, choice=None):

@@ -11,10 +11,11 @@ from memory_session import MemorySession
 from processes import cli, env, is_running
 from waiting import wait_until_sync
 
-from aragora_q.base import Completed, JobStatus
-from aragora_q.config import QueueConfig
+from aragora_q.base import JobStatus
+from aragora_q.config.settings import QueueConfig
+from aragora_q.contracts import Completed
 from aragora_q.job import create_debate_job
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.streams.queue import RedisStreamsQueue
 
 SEATS, ROUNDS = 3, 3
 CALLS = SEATS * (2 + 2 * ROUNDS)
@@ -163,11 +164,11 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
     """A reply that cannot be written down now waits until it can, which a line of the log tells: the
     attempt is neither ended nor charged.
     """
-    from aragora_q import attempt
     from aragora_q.errors import RedisUnreachable
-    from aragora_q.executors.debate.tasks import Propose, Reply
+    from aragora_q.executors.debate.requests import Propose, Reply
+    from aragora_q.worker import attempt
 
-    monkeypatch.setattr(attempt, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
     session = MemorySession()
 
     def reply(task):

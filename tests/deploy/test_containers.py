@@ -30,7 +30,7 @@ def test_services_are_those_promised():
 
 def test_stop_waits_longer_than_drain():
     """Docker's patience exceeds the default drain time."""
-    from aragora_q.config import QueueConfig
+    from aragora_q.config.settings import QueueConfig
 
     minutes = int(SERVICES["debate-worker"]["stop_grace_period"].removesuffix("m"))
     assert minutes * 60 > QueueConfig().drain_timeout_seconds
@@ -65,9 +65,9 @@ def test_compose_scales_and_drains(compose):
     job = cli("enqueue", "Is it on?", "--agents", "demo:bold,demo:careful", "--quiet")
     cli("wait", job, "--timeout", "60")
     wait_until_sync(lambda: len(json.loads(cli("stats", "--json"))["workers"]) == 5, 60, "five")
-    assert cli("health", "127.0.0.1:8080") == "ok"
+    assert cli("healthcheck", "127.0.0.1:8080") == "ok"
     [container, *_] = workers()
-    assert run("docker", "exec", container, "aragora-q", "health") == "ok\n"
+    assert run("docker", "exec", container, "aragora-q", "healthcheck") == "ok\n"
     compose(*profile, "stop", "debate-worker")
     assert json.loads(cli("stats", "--json"))["workers"] == []
     state = json.loads(run("docker", "inspect", container))[0]["State"]

@@ -269,7 +269,7 @@ RUNBOOKS = {
     "redis-memory-high": ("", ""),
     "worker-stuck": (
         "systemctl kill --signal STOP aragora-q-worker@1",
-        "systemctl is-active aragora-q-worker@1; aragora-q health 127.0.0.1:9711",
+        "systemctl is-active aragora-q-worker@1; aragora-q healthcheck 127.0.0.1:9711",
     ),
 }
 """For each runbook what is wrong when it is opened, and what is so when it was followed."""

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from aragora_q.config import QueueConfig
+from aragora_q.config.settings import QueueConfig
 
 TREE = Path(__file__).parents[2] / "deploy/kubernetes"
 BASE = [
@@ -105,5 +105,5 @@ def test_pods_start_the_program_as_it_is(name, monkeypatch):
     QueueConfig()  # refuses a variable that it does not know
     [port] = container["ports"]
     command = container["readinessProbe"]["exec"]["command"]
-    assert command[:2] == ["aragora-q", "health"]
+    assert command[:2] == ["aragora-q", "healthcheck"]
     assert port["containerPort"] == int((command[2:] or ["127.0.0.1:9464"])[0].partition(":")[2])

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aragora_q.access import ROLES
+from aragora_q.redis.acl import ROLES
 
 TREE = Path(__file__).parents[2]
 

@@ -97,8 +97,8 @@ def test_timer_reaps(machine, redis):
 def test_exporter_serves(machine, redis):
     """The exporter is up, healthy, and shows the worker."""
     machine("systemctl start aragora-q-exporter")
-    assert machine("aragora-q health 127.0.0.1:9474") == "ok"
-    assert machine("aragora-q health 127.0.0.1:9711") == "ok"
+    assert machine("aragora-q healthcheck 127.0.0.1:9474") == "ok"
+    assert machine("aragora-q healthcheck 127.0.0.1:9711") == "ok"
 
 
 def test_stop_drains(machine, redis):

@@ -49,7 +49,7 @@ def test_settings_are_the_operators(unit):
 
 def test_stop_waits_longer_than_drain():
     """systemd's patience exceeds the default drain time, so that no debate is killed while it drains."""
-    from aragora_q.config import QueueConfig
+    from aragora_q.config.settings import QueueConfig
 
     text = (UNITS / "aragora-q-worker@.service").read_text()
     patience = int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1])

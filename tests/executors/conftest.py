@@ -7,7 +7,7 @@ import pytest
 import uvloop
 from memory_session import MemorySession, make_attempt
 
-from aragora_q.config import QueueConfig
+from aragora_q.config.settings import QueueConfig
 from aragora_q.executors import command
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -12,12 +12,13 @@ from memory_session import MemorySession, make_attempt
 from processes import is_running
 from waiting import wait_until, wait_until_sync
 
-from aragora_q import attempt
-from aragora_q.base import Completed, Failed, Job, Released, Retry
-from aragora_q.config import QueueConfig
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.contracts import Completed, Failed, Released, Retry
 from aragora_q.errors import ConfigError, LeaseLost, RedisUnreachable
 from aragora_q.executors import command
-from aragora_q.executors import program as program_module
+from aragora_q.executors import process_group as program_module
+from aragora_q.worker import attempt
 
 
 def result_of(outcome):
@@ -224,12 +225,12 @@ def test_our_secrets_stay_with_us(run_program, monkeypatch, tmp_path):
 
 
 def test_secrets_that_are_allowed_are_passed(run_program, monkeypatch):
-    """`exec_allow_env` names what the program may have nevertheless."""
+    """`exec_env_allowlist` names what the program may have nevertheless."""
     monkeypatch.setenv("REDIS_URL", "redis://somewhere")
     monkeypatch.setenv("REDIS_PASSWORD", "hush")
     outcome, _ = run_program(
         """echo "{\\"url\\": \\"$REDIS_URL\\", \\"password\\": \\"$REDIS_PASSWORD\\"}" """,
-        settings={"exec_allow_env": "HOME, REDIS_URL"},
+        settings={"exec_env_allowlist": "HOME, REDIS_URL"},
     )
     assert result_of(outcome) == {"url": "redis://somewhere", "password": ""}
 
@@ -350,7 +351,7 @@ def test_program_that_ends_takes_its_children_along(run_program, tmp_path):
 
 def test_child_that_left_the_group_does_not_hold_the_job(run_program, tmp_path, monkeypatch):
     """A daemon that keeps our pipes open cannot keep the job from ending."""
-    monkeypatch.setattr(program_module, "STRAY_SECONDS", 0.1)
+    monkeypatch.setattr(program_module, "ORPHAN_GRACE_SECONDS", 0.1)
     outcome, _ = run_program(
         f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & "
         f"while ! test -s {tmp_path}/pid; do sleep 0.01; done; echo '{{}}'"
@@ -381,7 +382,7 @@ def test_lost_lease_ends_the_program(run_program, tmp_path):
 
 def test_checkpoint_waits_for_redis(run_program, monkeypatch):
     """While Redis is away, checkpoints wait for it, and so do those of earlier attempts at the start."""
-    monkeypatch.setattr(attempt, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
     session = MemorySession({"old": {"n": 1}})
     session.refuse_with = [RedisUnreachable("away")] * 3
     original = session.checkpoint

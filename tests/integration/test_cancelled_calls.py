@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import uvloop
 
-from aragora_q.config import QueueConfig
-from aragora_q.connection import Connection
+from aragora_q.config.settings import QueueConfig
+from aragora_q.redis.connection import Connection
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from crew import ended
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.connection import BLOCK_SECONDS
-from aragora_q.streams import create_redis_queue, default_worker_id
+from aragora_q.redis.connection import BLOCK_SECONDS
+from aragora_q.streams.queue import create_redis_queue, default_worker_id
 
 HERE = Path(__file__).parent
 
@@ -202,7 +202,7 @@ async def test_waiting_jobs_never_expire(new_stage):
     await stage.started(session)
     await stage.enqueue("waiting")
     await stage.enqueue("delayed", delay_seconds=9)
-    keys = list(stage.raw.scan_iter(match=f"{stage.keys.job_stem}*"))
+    keys = list(stage.raw.scan_iter(match=f"{stage.keys.job_prefix}*"))
     assert sorted(keys) == sorted(
         [
             *(stage.keys.job(name) for name in ("running", "waiting", "delayed")),

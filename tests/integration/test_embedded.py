@@ -13,8 +13,8 @@ import pytest
 import redis
 from waiting import wait_until_sync
 
-from aragora_q import embedded
 from aragora_q.errors import ConfigError
+from aragora_q.redis import embedded
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def servers_of(directory):
 def user(directory, code="import time; time.sleep(60)"):
     """Another process that uses the server; prints its server's pid first."""
     program = (
-        "import sys, redis; from pathlib import Path; from aragora_q import embedded\n"
+        "import sys, redis; from pathlib import Path; from aragora_q.redis import embedded\n"
         f"embedded.GRACE_SECONDS = {embedded.GRACE_SECONDS}\n"
         "use = embedded.open_server(Path(sys.argv[1]))\n"
         "print(redis.Redis.from_url(use.url).info('server')['process_id'], flush=True)\n" + code
@@ -107,7 +107,7 @@ def test_simultaneous_starts_share_one_server(directory):
     program = [
         sys.executable, "-c",
         (
-            "import sys, redis; from pathlib import Path; from aragora_q import embedded\n"
+            "import sys, redis; from pathlib import Path; from aragora_q.redis import embedded\n"
             f"embedded.GRACE_SECONDS = {GRACE_SECONDS}\n"
             "use = embedded.open_server(Path(sys.argv[1]))\n"
             "print(redis.Redis.from_url(use.url).info('server')['process_id'])"

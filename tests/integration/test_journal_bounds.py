@@ -2,7 +2,7 @@
 
 import pytest
 
-from aragora_q.base import Released
+from aragora_q.contracts import Released
 from aragora_q.errors import PermanentError
 
 

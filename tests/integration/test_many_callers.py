@@ -5,7 +5,7 @@ import asyncio
 from waiting import wait_until
 
 from aragora_q.base import Job
-from aragora_q.lines import MOST_CONNECTIONS
+from aragora_q.redis.pool import MAX_IDLE_CONNECTIONS
 
 CALLERS = 200
 
@@ -42,7 +42,9 @@ async def test_who_gives_up_leaves_the_turn_to_others(new_stage, raw):
     try:
         for is_last in (False, True):
             callers = [asyncio.create_task(stage.queue.enqueue(job)) for job in _jobs()]
-            await wait_until(lambda: waiting() == MOST_CONNECTIONS, what="every turn to be taken")
+            await wait_until(
+                lambda: waiting() == MAX_IDLE_CONNECTIONS, what="every turn to be taken"
+            )
             if not is_last:
                 for caller in reversed(callers):  # those behind first
                     caller.cancel()

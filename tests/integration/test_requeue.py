@@ -2,7 +2,8 @@
 
 import pytest
 
-from aragora_q.base import Completed, Failed, Job, JobStatus, Retry
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Retry
 from aragora_q.errors import TryAgain
 
 

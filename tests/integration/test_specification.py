@@ -23,11 +23,12 @@ import pytest
 from waiting import wait_until, wait_until_sync
 
 import aragora_q
-from aragora_q.base import Completed, Identity, Job, JobStatus, Report
-from aragora_q.config import QueueConfig, get_queue_config
+from aragora_q.base import Job, JobStatus
+from aragora_q.config.settings import QueueConfig, get_queue_config
+from aragora_q.contracts import Completed, Identity, Report
 from aragora_q.job import DebateResult
 from aragora_q.retry import is_retryable_error
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.streams.queue import RedisStreamsQueue
 
 ROOT = Path(__file__).parents[2]
 SPECIFICATION = (ROOT / "tests" / "fixtures" / "specification.md").read_text()

@@ -1,6 +1,6 @@
 """Jobs at their last chance, of which one may be a poison pill: a worker runs one of them at a time."""
 
-from aragora_q.base import Completed, Failed
+from aragora_q.contracts import Completed, Failed
 
 
 async def _suspects(stage, *names, crashes=2, **fields):
@@ -63,7 +63,7 @@ async def test_each_worker_has_its_own(new_stage):
     assert await _ids(second) == ["b"]
     await _promote_all(stage)
     back = stage.queue.session(type(first.identity)("w1"))
-    assert await back.register({}, dead_boot_id=first.identity.boot_id) == 0
+    assert await back.register({}, dead_instance_id=first.identity.instance_id) == 0
     assert await _ids(back) == ["c"]
 
 

@@ -5,10 +5,11 @@ import asyncio
 import pytest
 from waiting import wait_until
 
-from aragora_q.base import Completed, Failed, Identity, Job, JobStatus, Released, Retry
-from aragora_q.keys import GROUP
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Identity, Released, Retry
 from aragora_q.maintenance import purge_pass, reap_pass
-from aragora_q.streams import REAPER
+from aragora_q.redis.keys import GROUP
+from aragora_q.streams.queue import REAPER
 
 
 def _decisions(taken):
@@ -131,7 +132,7 @@ async def test_restarted_worker_needs_no_lease(stage):
     assert await stage.queue.reclaim() == []
     new = stage.queue.session(Identity("w1", "newboot"))
     assert await new.register({}) > 50
-    assert await new.register({}, dead_boot_id=old.identity.boot_id) == 0
+    assert await new.register({}, dead_instance_id=old.identity.instance_id) == 0
     assert _decisions(await stage.queue.reclaim()) == [("a", "reclaimed")]
     assert (await stage.started(new)).fence == 2
 
@@ -239,9 +240,9 @@ async def test_silence_of_all_is_an_outage(stage):
     stage.silence("w1", 5)
     stage.age("a")
     assert await queue.reclaim() == []
-    reclaim_after = stage.raw.hget(stage.keys.control, "reclaim_after")
+    grace_until = stage.raw.hget(stage.keys.control, "grace_until")
     assert await queue.reclaim() == []
-    assert stage.raw.hget(stage.keys.control, "reclaim_after") == reclaim_after
+    assert stage.raw.hget(stage.keys.control, "grace_until") == grace_until
     assert await stage.queue.get_status("a") is JobStatus.PROCESSING
 
     async def taken():
@@ -260,7 +261,7 @@ async def test_back_from_an_outage_a_worker_renews_first(stage):
     stage.age("a")
     assert await stage.queue.reclaim() == []
     assert stage.renew(session, job).gone == {}
-    stage.raw.hdel(stage.keys.control, "reclaim_after")
+    stage.raw.hdel(stage.keys.control, "grace_until")
     assert await stage.queue.reclaim() == []
     assert await stage.end(session, job, Completed(b"{}")) == "completed"
     assert "crashed" not in stage.counters()
@@ -299,9 +300,9 @@ async def test_an_outage_that_follows_a_silence_has_its_grace(stage):
     stage.silence("w1", 40)
     assert await stage.queue.reclaim() == []
     stage.age("a")
-    stage.raw.hincrbyfloat(stage.keys.control, "reclaim_after", -600_000)
+    stage.raw.hincrbyfloat(stage.keys.control, "grace_until", -600_000)
     assert await stage.queue.reclaim() == []
-    stage.raw.hincrbyfloat(stage.keys.control, "reclaim_after", -600_000)
+    stage.raw.hincrbyfloat(stage.keys.control, "grace_until", -600_000)
     assert _decisions(await stage.queue.reclaim()) == [("a", "reclaimed")]
 
 
@@ -312,12 +313,12 @@ async def test_a_clock_set_back_ends_a_grace(stage):
     await stage.started(dead)
     stage.silence("dead", 10_000)
     assert await stage.queue.reclaim() == []
-    for mark in ("graced_at", "reclaim_after"):
+    for mark in ("grace_started_at", "grace_until"):
         stage.raw.hincrbyfloat(stage.keys.control, mark, 2 * 86_400_000)
-    stage.raw.hset(stage.keys.control, "graces", 2)  # no further one
+    stage.raw.hset(stage.keys.control, "grace_count", 2)  # no further one
     stage.age("a")
     assert _decisions(await stage.queue.reclaim()) == [("a", "reclaimed")]
-    assert (await stage.queue.get_queue_stats())["reclaim_after"] is None
+    assert (await stage.queue.get_queue_stats())["grace_until"] is None
 
 
 async def test_a_clock_set_back_hides_no_outage(stage):
@@ -423,7 +424,7 @@ async def test_replaced_boot_learns_what_it_lost(stage):
     await stage.enqueue("a")
     job = await stage.started(frozen)
     heir = stage.queue.session(Identity("w1", "newboot"))
-    await heir.register({}, dead_boot_id=frozen.identity.boot_id)
+    await heir.register({}, dead_instance_id=frozen.identity.instance_id)
     await stage.queue.reclaim()
     renewal = stage.renew(frozen, job)
     assert (renewal.state, renewal.gone) == ("unregistered", {"a": "lost"})
@@ -540,11 +541,11 @@ async def test_worker_ids_are_held_by_one_boot(stage):
     assert await session.register({}) == 0
     rival = stage.queue.session(Identity("w1", "rival"))
     assert 50 < await rival.register({}) <= 60
-    assert (await rival.current_boot())["boot_id"] == session.identity.boot_id
+    assert (await rival.registered_instance())["instance_id"] == session.identity.instance_id
     stage.silence("w1", 61)
     assert await rival.register({"pid": "7"}) == 0
-    record = await session.current_boot()
-    assert (record["boot_id"], record["pid"], "host" in record) == ("rival", "7", False)
+    record = await session.registered_instance()
+    assert (record["instance_id"], record["pid"], "host" in record) == ("rival", "7", False)
 
 
 async def test_a_clock_set_back_locks_no_worker_out(stage):
@@ -590,7 +591,7 @@ async def test_consumers_of_the_dead_are_forgotten(stage):
             await stage.end(session, job, Completed(b"{}"))
     stage.silence("dead", 200)
     stage.silence("busy", 200)
-    await stage.queue.forget_dead_workers()
+    await stage.queue.remove_dead_workers()
 
     def names():
         return {c["name"] for c in stage.raw.xinfo_consumers(stage.keys.stream_normal, GROUP)}
@@ -608,7 +609,7 @@ async def test_a_hasty_caretaker_forgets_no_live_worker(stage):
     """How long a worker may be silent depends on its own lease, not on a cron pass's setting."""
     await stage.worker("alive")
     stage.silence("alive", 15)
-    await stage.other(claim_idle_ms=200).forget_dead_workers()
+    await stage.other(claim_idle_ms=200).remove_dead_workers()
     assert stage.raw.exists(stage.keys.worker("alive"))
     assert stage.raw.zcard(stage.keys.workers) == 1
 

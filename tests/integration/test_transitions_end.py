@@ -1,11 +1,12 @@
-"""Contract, on every server: an attempt ends, is told once, and is believed only from its holder."""
+"""Contract, on every server: an attempt ends, is told once, and is believed only from its lease_owner."""
 
 import pytest
 
-from aragora_q.base import Completed, Failed, Identity, Job, JobStatus, Released, Report, Retry
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Identity, Released, Report, Retry
 from aragora_q.errors import LeaseLost, PermanentError
-from aragora_q.session import MAX_DEFERRAL_SECONDS, MAX_DEFERRALS, MAX_ERROR_CHARS
 from aragora_q.status import BACKSTOP_MS
+from aragora_q.streams.session import MAX_DEFERRAL_SECONDS, MAX_DEFERRALS, MAX_ERROR_CHARS
 
 DAY_MS = 86_400_000
 OUTCOMES = {
@@ -48,7 +49,11 @@ async def test_retry_waits_out_its_backoff(stage):
     assert stage.entries() == []
     assert (await session.start(1)).jobs == []
     [line] = await stage.queue.tracker.history("a")
-    assert (line["cause"], line["attempt"], line["worker"]) == ("error", 1, session.identity.holder)
+    assert (line["cause"], line["attempt"], line["worker"]) == (
+        "error",
+        1,
+        session.identity.lease_owner,
+    )
 
 
 async def _next_attempt(stage, session):
@@ -243,7 +248,7 @@ async def test_large_batches_are_cut(stage):
 
 
 async def test_progress_and_checkpoints(stage):
-    """A holder's progress shows, its checkpoints reach the next attempt, and both are bounded."""
+    """A lease_owner's progress shows, its checkpoints reach the next attempt, and both are bounded."""
     session = await stage.worker()
     await stage.enqueue("a")
     job = await stage.started(session)

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from aragora_q.base import Completed, Identity, Job, JobStatus
-from aragora_q.errors import BacklogFull, PayloadInvalid
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Identity
+from aragora_q.errors import InvalidPayload, QueueFull
 from aragora_q.status import BACKSTOP_MS
 
 
@@ -78,13 +79,13 @@ async def test_backlog_limit_refuses_and_says_so(stage):
     limited = stage.other(max_backlog=2)
     await limited.enqueue(Job(payload={}, id="a"))
     await limited.enqueue(Job(payload={}, id="b", delay_seconds=60))
-    with pytest.raises(BacklogFull, match="holds its limit of 2 waiting jobs"):
+    with pytest.raises(QueueFull, match="holds its limit of 2 waiting jobs"):
         await limited.enqueue(Job(payload={}, id="c"))
     assert await stage.queue.get_status("c") is None
     assert await limited.enqueue(Job(payload={}, id="a")) == "a"
     await stage.started(session)
     assert await limited.enqueue(Job(payload={}, id="c")) == "c"
-    with pytest.raises(BacklogFull, match="2 of 3 were not"):
+    with pytest.raises(QueueFull, match="2 of 3 were not"):
         await limited.enqueue_many([Job(payload={}, id=name) for name in "cde"])
 
 
@@ -118,7 +119,7 @@ async def test_past_retention_an_id_is_free_again(stage):
 async def test_bad_jobs_are_refused_before_anything_is_written(new_stage, job, rule):
     """Job data that breaks a rule is refused by one line that names value and rule."""
     stage = new_stage()
-    with pytest.raises(PayloadInvalid, match=rule) as caught:
+    with pytest.raises(InvalidPayload, match=rule) as caught:
         await stage.queue.enqueue_many([job])
     assert len(str(caught.value)) < 500
     assert stage.raw.dbsize() == 0
@@ -147,7 +148,7 @@ async def test_start_takes_the_lease(stage):
     assert 0 <= job.waited_seconds < 60
     fields = stage.fields("a")
     assert fields["status"] == "processing"
-    assert fields["holder"] == session.identity.holder
+    assert fields["lease_owner"] == session.identity.lease_owner
     assert fields["lease_ms"] == "60000"
     assert stage.pending()[0]["consumer"] == "w1"
     known = await stage.queue.get_job("a")
@@ -325,7 +326,7 @@ async def test_group_and_stream_may_vanish(stage):
 
 
 async def test_running_job_is_not_started_again_when_the_group_was_lost(stage):
-    """Redelivered to another worker while its holder runs it: the holder renews, and completes."""
+    """Redelivered to another worker while its lease_owner runs it: the lease_owner renews, and completes."""
     first, second = await stage.worker("w1"), await stage.worker("w2")
     await stage.enqueue("a")
     job = await stage.started(first)

@@ -2,9 +2,10 @@
 
 import pytest
 
-from aragora_q.base import Completed, Failed, Job, JobStatus, Released, Retry
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Released, Retry
 from aragora_q.errors import JobNotFound
-from aragora_q.keys import GROUP
+from aragora_q.redis.keys import GROUP
 from aragora_q.status import BACKSTOP_MS
 
 

@@ -16,8 +16,9 @@ from crew import Steps, ended, reaping
 from prometheus_client import generate_latest
 from waiting import wait_until
 
-from aragora_q import worker as worker_module
-from aragora_q.base import Completed, Fetched, Identity, Job, JobStatus, current_attempt
+from aragora_q.base import Job, JobStatus
+from aragora_q.context import current_attempt
+from aragora_q.contracts import Completed, FetchResult, Identity
 from aragora_q.errors import (
     AragoraQError,
     ConfigError,
@@ -25,10 +26,12 @@ from aragora_q.errors import (
     RedisUnreachable,
     RetryLater,
 )
-from aragora_q.keys import GROUP
-from aragora_q.metrics import DEFAULT_PORTS, WorkerMetrics, serving
+from aragora_q.observability.http import DEFAULT_PORTS, serving
+from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.redis.keys import GROUP
 from aragora_q.retry import RetryPolicy
-from aragora_q.streams import RedisStreamsQueue
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.worker import debate_worker as worker_module
 
 LONG_LEASE = {"claim_idle_ms": 60_000}
 
@@ -108,7 +111,7 @@ async def test_high_lane_starves_nobody(new_stage, crew):
     await stage.queue.enqueue_many([Job(payload={}, id=f"h{n}", priority=1) for n in range(20)])
     await stage.enqueue("low", priority=-1)
     await crew.hire(stage, executor, max_concurrent=1, burst=True).task
-    assert order.index("low") < worker_module.LOW_FIRST_EVERY
+    assert order.index("low") < worker_module.LOW_FIRST_INTERVAL
 
 
 async def test_burst_ends_when_nothing_is_left(new_stage, crew):
@@ -377,14 +380,14 @@ async def test_cancel_stops_a_running_job(new_stage, crew):
     await wait_until(lambda: steps.cancelled == ["a"], what="the task to be cancelled")
     assert time.monotonic() - cancelled_at < 1.5
     await wait_until(lambda: worker.get_stats()["active_jobs"] == 0)
-    assert worker.metrics.jobs["cancelled"]._value.get() == 1
+    assert worker.metrics.attempts["cancelled"]._value.get() == 1
     await stage.enqueue("b")
     steps.gate.set()
     await ended(stage, "b")
 
 
 async def test_lost_job_is_given_up(new_stage, crew):
-    """An attempt whose job was taken over is stopped; the new holder's result stands."""
+    """An attempt whose job was taken over is stopped; the new lease_owner's result stands."""
     stage, steps = new_stage(claim_idle_ms=2000), Steps()
     worker = crew.hire(stage, steps)
     heir = await stage.worker("heir")
@@ -420,7 +423,7 @@ async def test_result_of_a_zombie_is_refused(new_stage, crew):
     assert await stage.end(heir, again, Completed(b'{"by":"heir"}')) == "completed"
     assert (await stage.queue.get_job("a")).result == {"by": "heir"}
     assert worker.get_stats()["jobs_processed"] == 0
-    assert worker.metrics.jobs["lost"]._value.get() == 1
+    assert worker.metrics.attempts["lost"]._value.get() == 1
 
 
 async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_stage, crew):
@@ -431,7 +434,7 @@ async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_stage, crew):
     await wait_until(lambda: steps.entered)
     await stage.queue.cancel("a")
     steps.gate.set()
-    await wait_until(worker.metrics.jobs["cancelled"]._value.get, what="the verdict")
+    await wait_until(worker.metrics.attempts["cancelled"]._value.get, what="the verdict")
     await worker.stop()
     assert worker.metrics.leases_lost._value.get() == 0
     assert await stage.queue.get_status("a") is JobStatus.CANCELLED
@@ -457,7 +460,7 @@ async def test_replaced_worker_goes(new_stage, crew):
     await stage.enqueue("a")
     await wait_until(lambda: steps.entered)
     rival = stage.queue.session(Identity("w1", "rival"))
-    assert await rival.register({"pid": "7"}, dead_boot_id=worker.identity.boot_id) == 0
+    assert await rival.register({"pid": "7"}, dead_instance_id=worker.identity.instance_id) == 0
 
     async def beat():
         stage.renew(rival)
@@ -550,7 +553,7 @@ async def test_stop_hands_back_what_it_did_not_hear_of(new_stage, crew):
     async def unheard(*args):
         if (await honest(*args)).jobs:
             await asyncio.Event().wait()
-        return Fetched("ok")
+        return FetchResult("ok")
 
     worker._session.start_next = unheard
     await at_work(stage, worker)
@@ -728,14 +731,14 @@ async def test_password_set_later_is_waited_out(own_server, new_stage, crew):
     stage.raw.config_set("requirepass", "secret")
     _kill_clients(stage)
     await wait_until(
-        lambda: "denies access" in (worker.get_stats()["redis_fault"] or ""),
+        lambda: "denies access" in (worker.get_stats()["redis_error"] or ""),
         what="the fault to show",
     )
     assert worker.is_healthy()
     stage.raw.config_set("requirepass", "")
     await enqueue_at_last(stage, "b")
     await ended(stage, "b")
-    await wait_until(lambda: worker.get_stats()["redis_fault"] is None, what="the fault to pass")
+    await wait_until(lambda: worker.get_stats()["redis_error"] is None, what="the fault to pass")
     assert worker.metrics.redis_errors("AccessDenied")._value.get() >= 1
 
 
@@ -800,7 +803,7 @@ async def test_busy_worker_is_healthy_through_an_outage(
     own_server, new_stage, crew, monkeypatch, caplog
 ):
     """With every slot full and nothing to report, an outage is noticed, told, and no stall."""
-    monkeypatch.setattr(worker_module, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     server = own_server("--appendonly", "yes", "--appendfsync", "always")
     stage, steps = new_stage(redis_url=server.url, claim_idle_ms=400), Steps()
     worker = crew.hire(stage, steps, max_concurrent=1)
@@ -811,7 +814,7 @@ async def test_busy_worker_is_healthy_through_an_outage(
     silence = lambda: time.monotonic() - worker.keeper.last_answer_at  # noqa: E731
     await wait_until(lambda: silence() > 2, what="a silence longer than limit and lease")
     assert worker.is_healthy()
-    assert worker.get_stats()["redis_fault"]
+    assert worker.get_stats()["redis_error"]
     assert any(
         record.levelno == logging.WARNING and record.what == "renew"
         for record in caplog.records
@@ -819,7 +822,7 @@ async def test_busy_worker_is_healthy_through_an_outage(
     )
     server.start()
     stage.raw.connection_pool.disconnect()
-    await wait_until(lambda: worker.get_stats()["redis_fault"] is None, what="the fault to pass")
+    await wait_until(lambda: worker.get_stats()["redis_error"] is None, what="the fault to pass")
     assert worker.is_healthy()
     steps.gate.set()
     assert (await ended(stage, "a")).status is JobStatus.COMPLETED
@@ -885,11 +888,11 @@ async def test_metrics_count_what_happened(new_stage, crew):
     await ended(stage, "good", "bad")
     await worker.stop()
     for outcome, count in {"completed": 1, "failed": 1, "retrying": 1, "lost": 0}.items():
-        sample = f'aragora_q_jobs_total{{outcome="{outcome}",queue="debates"}}'
+        sample = f'aragora_q_attempts_total{{outcome="{outcome}",queue="debates"}}'
         assert _value(worker.metrics, sample) == count
-    assert _value(worker.metrics, 'aragora_q_job_run_seconds_count{queue="debates"}') == 3
-    assert _value(worker.metrics, 'aragora_q_job_wait_seconds_count{queue="debates"}') == 3
-    assert _value(worker.metrics, 'aragora_q_slots{queue="debates"}') == 4
+    assert _value(worker.metrics, 'aragora_q_attempt_duration_seconds_count{queue="debates"}') == 3
+    assert _value(worker.metrics, 'aragora_q_queue_latency_seconds_count{queue="debates"}') == 3
+    assert _value(worker.metrics, 'aragora_q_concurrency{queue="debates"}') == 4
     assert _value(worker.metrics, 'aragora_q_jobs_active{queue="debates"}') == 0
     assert abs(_value(worker.metrics, 'aragora_q_last_fetch_timestamp_seconds{queue="debates"}')
                - time.time()) < 60  # fmt: skip
@@ -913,7 +916,7 @@ def _get(port, path):
 
 async def test_health_tells_the_truth(new_stage, crew, monkeypatch):
     """200 while all loops move, 503 while the event loop is blocked, 200 again after it."""
-    monkeypatch.setattr(worker_module, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     stage, seen = new_stage(claim_idle_ms=400), []
     with serving(
         WorkerMetrics("debates").registry,
@@ -951,7 +954,7 @@ async def test_health_tells_the_truth(new_stage, crew, monkeypatch):
 
 async def test_dead_lease_keeper_is_unhealthy(new_stage, crew, monkeypatch):
     """If the thread that renews leases is gone, the worker does not call itself healthy."""
-    monkeypatch.setattr(worker_module, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     stage = new_stage(claim_idle_ms=400)
     worker = crew.hire(stage, done)
     await at_work(stage, worker)

@@ -13,7 +13,8 @@ from crew import ended
 from waiting import wait_until, wait_until_sync
 from worker_processes import TESTS, WorkerProcess
 
-from aragora_q.base import Identity, Job, JobStatus
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Identity
 from aragora_q.job import create_debate_job
 
 
@@ -330,9 +331,9 @@ def test_wrong_password_is_refused(own_server):
 async def test_worker_id_in_use_is_refused(new_stage, redis_url):
     """78: a living worker has that id; who and where is told, after a lease of waiting."""
     stage = new_stage(claim_idle_ms=500)
-    holder = stage.queue.session(Identity("p1"))
-    await holder.register({"host": "elsewhere", "pid": "4711"})
-    renewer = holder.lease_renewer()
+    lease_owner = stage.queue.session(Identity("p1"))
+    await lease_owner.register({"host": "elsewhere", "pid": "4711"})
+    renewer = lease_owner.lease_renewer()
     rival = subprocess.Popen(
         processes.cli(
             "worker", "--worker-id", "p1", "--executor", "fault_jobs:make", "--metrics-port", "0"
@@ -358,7 +359,7 @@ async def test_worker_id_in_use_is_refused(new_stage, redis_url):
     told = rival.communicate()[1]
     assert rival.returncode == 78, told
     assert "worker id p1 is in use by pid 4711 on elsewhere" in told
-    await holder.unregister()
+    await lease_owner.unregister()
 
 
 def test_bad_settings_are_refused(redis_url):

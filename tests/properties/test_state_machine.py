@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 from queue_model import LANES, LIVE, Model
 from stage import Stage
 
-from aragora_q.base import Completed, Failed, Identity, Job, JobStatus, Released, Report, Retry
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Identity, Released, Report, Retry
 from aragora_q.errors import JobNotFound
 
 WORKERS = ("w1", "w2")
@@ -50,7 +51,7 @@ class Handle:
     """An attempt as its worker knows it."""
 
     job: Job
-    holder: str
+    lease_owner: str
     worker: str
 
 
@@ -91,10 +92,10 @@ class QueueMachine(RuleBasedStateMachine):
     def _sign_on(self, worker):
         session = self.stage.queue.session(Identity(worker))
         before = self.sessions.get(worker)
-        dead = before.identity.boot_id if before else ""
-        assert self.run(session.register({"host": "h"}, dead_boot_id=dead)) == 0
+        dead = before.identity.instance_id if before else ""
+        assert self.run(session.register({"host": "h"}, dead_instance_id=dead)) == 0
         self.sessions[worker] = session
-        self.model.boots[worker] = session.identity.holder
+        self.model.boots[worker] = session.identity.lease_owner
 
     def _pick(self, jobs, number):
         return jobs[number % len(jobs)]
@@ -153,7 +154,7 @@ class QueueMachine(RuleBasedStateMachine):
         fetched = self.run(session.start(limit, low_first=low_first))
         assert fetched.state == ("paused" if self.model.is_paused else "ok")
         waited = {job.id for job in self.model.jobs.values() if job.due == 0}
-        expected = self.model.start(session.identity.holder, limit, low_first=low_first)
+        expected = self.model.start(session.identity.lease_owner, limit, low_first=low_first)
         for job in self.model.jobs.values():
             if job.due == 0 and job.id not in waited:  # it stands aside, in truth for a second
                 self.stage.raw.zadd(self.stage.keys.delayed, {job.id: 9e15})
@@ -163,13 +164,13 @@ class QueueMachine(RuleBasedStateMachine):
         for job in fetched.jobs:
             assert job.fence > self.fences.get(job.id, 0), "fences only rise"
             self.fences[job.id] = job.fence
-            self.handles.append(Handle(job, session.identity.holder, worker))
+            self.handles.append(Handle(job, session.identity.lease_owner, worker))
 
     def _held(self):
         return [
             handle for handle in self.handles
             if (job := self.model.jobs.get(handle.job.id)) and job.status == "processing"
-            and (job.holder, job.fence) == (handle.holder, handle.job.fence)
+            and (job.lease_owner, job.fence) == (handle.lease_owner, handle.job.fence)
         ]  # fmt: skip
 
     @precondition(lambda self: self._held())
@@ -180,7 +181,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.handles)
     @rule(number=anyone, outcome=outcomes)
     def report_of_anyone(self, number, outcome):
-        """Of whoever ever started a job: the holder, a zombie, or one who has told before."""
+        """Of whoever ever started a job: the lease_owner, a zombie, or one who has told before."""
         self._report(self._pick(self.handles, number), outcome)
 
     @precondition(lambda self: self._held())
@@ -191,10 +192,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert self._report(handle, outcome) == self._report(handle, outcome)
 
     def _report(self, handle, outcome):
-        session = self.stage.queue.session(Identity(*handle.holder.split("@")))
+        session = self.stage.queue.session(Identity(*handle.lease_owner.split("@")))
         [verdict] = self.run(session.report([Report(handle.job, OUTCOMES[outcome])]))
         job = handle.job
-        assert verdict == self.model.report(job.id, handle.holder, job.fence, outcome)
+        assert verdict == self.model.report(job.id, handle.lease_owner, job.fence, outcome)
         return verdict
 
     @precondition(lambda self: self.model.waiting())
@@ -228,7 +229,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Until it is a dead letter, or stands aside; all that ran beside it crashes with it."""
         job = self.model.jobs[self._pick(self._held(), number).job.id]
         while job.status == "processing":
-            for each in self.model.held_by(job.holder):
+            for each in self.model.held_by(job.lease_owner):
                 self.stage.age(each.id)
                 each.is_silent = True
             self.reclaim()
@@ -249,24 +250,24 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=workers, keep=st.booleans())
     def recover(self, worker, keep):
         session = self.sessions[worker]
-        held = self.model.held_by(session.identity.holder)
+        held = self.model.held_by(session.identity.lease_owner)
         known = [job.id for job in held[::2]] if keep else []
         returned = self.run(session.recover(known, min_idle_seconds=0))
-        assert returned == self.model.recover(session.identity.holder, known)
+        assert returned == self.model.recover(session.identity.lease_owner, known)
 
     @rule(worker=workers)
     def renew(self, worker):
         session = self.sessions[worker]
-        holder = session.identity.holder
-        handles = {h.job.id: h for h in self.handles if h.holder == holder}
+        lease_owner = session.identity.lease_owner
+        handles = {h.job.id: h for h in self.handles if h.lease_owner == lease_owner}
         renewal = self.stage.renew(session, *(handle.job for handle in handles.values()))
         assert renewal.state == ("paused" if self.model.is_paused else "ok")
         gone = {}
         for job_id, handle in handles.items():
             job = self.model.jobs.get(job_id)
-            if job and (job.status, job.holder, job.fence) == (
+            if job and (job.status, job.lease_owner, job.fence) == (
                 "processing",
-                holder,
+                lease_owner,
                 handle.job.fence,
             ):
                 job.is_silent = False
@@ -295,7 +296,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def caretakers_find_nothing_to_do(self):
-        self.run(self.stage.queue.forget_dead_workers())
+        self.run(self.stage.queue.remove_dead_workers())
         assert self.run(self.stage.queue.tracker.worker_ids()) == set(WORKERS)
         with pytest.raises(JobNotFound):
             self.run(self.stage.queue.cancel("nobody"))

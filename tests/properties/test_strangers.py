@@ -10,11 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from stage import Stage
 
-from aragora_q import wire
-from aragora_q.base import JobStatus
-from aragora_q.errors import PayloadInvalid
-from aragora_q.keys import JOB_ID_PATTERN
-from aragora_q.worker import DebateWorker
+from aragora_q import codec as wire
+from aragora_q.base import JOB_ID_PATTERN, JobStatus
+from aragora_q.errors import InvalidPayload
+from aragora_q.worker.debate_worker import DebateWorker
 
 names = st.one_of(st.just(b"id"), st.just(b"payload"), st.binary(min_size=1, max_size=12))
 values = st.one_of(st.binary(max_size=60), st.just(b"job-1"), st.just(b'{"a":1}'))
@@ -103,7 +102,7 @@ def _as_text(fields):
 
 
 fields_of_jobs = st.sampled_from(
-    ["status", "fence", "attempts", "max_attempts", "crashes", "priority", "entry", "holder",
+    ["status", "fence", "attempts", "max_attempts", "crashes", "priority", "entry", "lease_owner",
      "created_at", "lease_ms", "started_at"]
 )  # fmt: skip
 odd = st.one_of(
@@ -144,7 +143,7 @@ def test_job_hashes(redis_url, changes):
             )
             await asyncio.wait_for(again.start(), 20)
             assert stage.entries() == []
-            with suppress(PayloadInvalid):
+            with suppress(InvalidPayload):
                 await stage.queue.get_job("odd")
         finally:
             await stage.close()
@@ -194,11 +193,11 @@ async def test_words_where_control_has_numbers(redis_url):
     await stage.enqueue("a")
     job = await stage.started(dead)
     newest = stage.raw.zrevrange(stage.keys.workers, 0, 0, withscores=True)[0][1]
-    marks = {"silence": str(int(newest)), "graces": "many", "reclaim_after": "soon"}
+    marks = {"last_heartbeat_seen": str(int(newest)), "grace_count": "many", "grace_until": "soon"}
     stage.raw.hset(stage.keys.control, mapping=marks)
     stage.raw.zadd(stage.keys.workers, {"dead": 1, "alive": newest - 60_000})
     assert stage.renew(alive).state == "ok"
-    stage.raw.hset(stage.keys.control, "reclaim_after", "soon")
+    stage.raw.hset(stage.keys.control, "grace_until", "soon")
     stage.age(job.id)
     assert [taken.decision for taken in await stage.queue.reclaim("alive")] == ["reclaimed"]
     await stage.close()

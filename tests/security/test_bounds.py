@@ -9,12 +9,13 @@ import uvloop
 from stage import Stage
 from waiting import wait_until
 
-from aragora_q import scripts
-from aragora_q.base import Completed, Failed, Job, Report, Retry
-from aragora_q.config import MAX_DATA_BYTES, QueueConfig
-from aragora_q.errors import PayloadInvalid, PermanentError, RedisUnreachable, ServerUnsuitable
-from aragora_q.session import MAX_ERROR_CHARS, MAX_PROGRESS_BYTES
-from aragora_q.worker import DebateWorker
+from aragora_q.base import Job
+from aragora_q.config.settings import MAX_DATA_BYTES, QueueConfig
+from aragora_q.contracts import Completed, Failed, Report, Retry
+from aragora_q.errors import InvalidPayload, PermanentError, RedisUnreachable, UnsupportedServer
+from aragora_q.redis import scripts
+from aragora_q.streams.session import MAX_ERROR_CHARS, MAX_PROGRESS_BYTES
+from aragora_q.worker.debate_worker import DebateWorker
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ async def stage(redis_url):
 )
 async def test_jobs(stage, job):
     """A job that breaks a bound is refused with 65, and not one key is written."""
-    with pytest.raises(PayloadInvalid):
+    with pytest.raises(InvalidPayload):
         await stage.queue.enqueue(job)
     assert stage.raw.dbsize() == 0
 
@@ -110,14 +111,14 @@ async def test_the_script_refuses_what_no_client_checked(stage, fields):
     assert await _word_of_enqueue(stage, *fields) == b"refused"
     assert stage.raw.zcard(stage.keys.delayed) == 0
     assert [entry["id"] for _, entry in stage.entries()] == ["sound"]
-    assert stage.raw.keys(f"{stage.keys.job_stem}*") == [stage.keys.job("sound")]
+    assert stage.raw.keys(f"{stage.keys.job_prefix}*") == [stage.keys.job("sound")]
 
 
 async def test_a_refused_job_is_told_as_bad_data(stage, monkeypatch):
     """What the script refuses, the client's caller hears of as of any bad job: 65, with its id."""
     monkeypatch.setattr("aragora_q.streams.check_job", lambda job: None)
     too_long = "a" * 65
-    with pytest.raises(PayloadInvalid, match=f"job {too_long}: refused"):
+    with pytest.raises(InvalidPayload, match=f"job {too_long}: refused"):
         await stage.queue.enqueue_many([Job(payload={}, id="good"), Job(payload={}, id=too_long)])
     assert [entry["id"] for _, entry in stage.entries()] == ["good"]
 
@@ -177,7 +178,7 @@ def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
 
     async def go():
         stage = Stage(server.url, max_payload_bytes=MAX_DATA_BYTES, max_result_bytes=MAX_DATA_BYTES)
-        with pytest.raises(ServerUnsuitable, match="proto-max-bulk-len") as refused:
+        with pytest.raises(UnsupportedServer, match="proto-max-bulk-len") as refused:
             await stage.queue.enqueue(Job(payload={"x": "y" * size}))
         assert "max_payload_bytes" in refused.value.hint
         await stage.enqueue("huge")

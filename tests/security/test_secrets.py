@@ -156,14 +156,14 @@ def test_metrics_listen_on_loopback_only(redis_url, tmp_path):
 
 def test_configuration_does_not_tell_in_repr():
     """Settings that are printed by accident keep their secrets."""
-    from aragora_q.config import QueueConfig
-    from aragora_q.endpoint import Endpoint
-    from aragora_q.streams import RedisStreamsQueue
+    from aragora_q.config.redis_url import RedisUrl
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.streams.queue import RedisStreamsQueue
 
     address = f"redis://me:{SPELLINGS[1]}@127.0.0.1"
     config = QueueConfig(redis_url=address, redis_sentinel_password=SECRET)
     queue = RedisStreamsQueue(config)
-    for thing in (config, Endpoint.parse(address), queue, queue.connection, vars(queue.connection)):
+    for thing in (config, RedisUrl.parse(address), queue, queue.connection, vars(queue.connection)):
         assert_hidden(f"{thing!r} {thing}")
 
 

@@ -8,9 +8,9 @@ import servers
 from stage import Stage
 from waiting import wait_until
 
-from aragora_q import connection
 from aragora_q.base import Job
-from aragora_q.errors import NotDurable, ServerUnsuitable
+from aragora_q.errors import NotDurable, UnsupportedServer
+from aragora_q.redis import connection
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def test_refused_before_writing(own_server):
         (new, "fsync", "append-only"),
     ):
         stage = Stage(server.url, durability=durability)
-        with pytest.raises(ServerUnsuitable, match=word):
+        with pytest.raises(UnsupportedServer, match=word):
             await stage.enqueue("a")
         assert stage.raw.dbsize() == 0
         await stage.close()

@@ -12,8 +12,8 @@ from redis.crc import key_slot
 from waiting import wait_until, wait_until_sync
 
 from aragora_q.base import Job
-from aragora_q.config import QueueConfig
-from aragora_q.streams import create_redis_queue
+from aragora_q.config.settings import QueueConfig
+from aragora_q.streams.queue import create_redis_queue
 
 STREAM = "aragora:queue:{debates}:stream"
 
@@ -52,7 +52,7 @@ class _Load:
 
 def _patient(stage):
     """As `create_redis_queue` makes it; longer, for a machine that is busy."""
-    stage.queue.connection.patience_seconds = 30
+    stage.queue.connection.failover_seconds = 30
     return stage
 
 
@@ -70,7 +70,7 @@ async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
     await wait_until(lambda: len(load.acknowledged) > before + 20, 40, "enqueues to go on")
     await load.stop()
     assert sentinels.primary() is not first
-    stage.queue.connection.patience_seconds = 0
+    stage.queue.connection.failover_seconds = 0
     await wait_until(lambda: _known(stage, load.acknowledged), 30, "every acknowledged job")
     await _completed(stage, len(load.acknowledged) + 1)
     long = await stage.queue.get_job("long")
@@ -203,7 +203,7 @@ async def test_cluster_without_a_majority(cluster, staged, worker_process):
             return False
 
     wait_until_sync(is_up, 30, "the cluster to recover")
-    stage.queue.connection.patience_seconds = 30
+    stage.queue.connection.failover_seconds = 30
     await stage.queue.enqueue(Job(payload={}, id="after"))
     await _completed(stage, 1)
     assert worker.is_alive, worker.text()
@@ -213,6 +213,6 @@ async def test_a_client_rides_out_a_failover_by_itself(sentinels):
     """`create_redis_queue` gives a queue that needs no retry loop of its user's."""
     queue = await create_redis_queue(QueueConfig(redis_url=sentinels.url, **sentinels.settings))
     try:
-        assert queue.connection.patience_seconds >= 5
+        assert queue.connection.failover_seconds >= 5
     finally:
         await queue.close()

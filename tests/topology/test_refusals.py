@@ -10,10 +10,11 @@ from backends import BACKENDS
 from topologies import PASSWORD, SENTINEL_PASSWORD, environment
 from waiting import wait_until, wait_until_sync
 
-from aragora_q.base import Identity, Job, JobStatus
-from aragora_q.config import QueueConfig
+from aragora_q.base import Job, JobStatus
+from aragora_q.config.settings import QueueConfig
+from aragora_q.contracts import Identity
 from aragora_q.errors import AccessDenied, ConfigError, RedisUnreachable
-from aragora_q.streams import RedisStreamsQueue, create_redis_queue
+from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
 
 
 def reap(**variables):
@@ -153,17 +154,17 @@ def test_a_wrong_url_is_told_where_it_was_written(url, rule):
 
 def test_urls_are_read_whole():
     """Several hosts, IPv6, escapes and database: each part of a URL counts."""
-    from aragora_q.endpoint import Endpoint
+    from aragora_q.config.redis_url import RedisUrl
 
     url = "rediss+sentinel://me:p%40ss%2F@[::1]:1,host:2,other/primary/7"
-    endpoint = Endpoint.parse(url)
+    endpoint = RedisUrl.parse(url)
     assert endpoint.hosts == (("::1", 1), ("host", 2), ("other", 26379))
     assert (endpoint.username, endpoint.password) == ("me", "p@ss/")
     assert (endpoint.service, endpoint.database, endpoint.is_tls) == ("primary", 7, True)
     assert endpoint.shown == "rediss+sentinel://[::1]:1,host:2,other:26379/primary/7"
-    assert Endpoint.parse("redis+cluster://a,b:7").hosts == (("a", 6379), ("b", 7))
-    assert Endpoint.parse("unix://:pw@/run/r.sock?db=2").path == "/run/r.sock"
-    assert Endpoint.parse("embedded://").path == ""
+    assert RedisUrl.parse("redis+cluster://a,b:7").hosts == (("a", 6379), ("b", 7))
+    assert RedisUrl.parse("unix://:pw@/run/r.sock?db=2").path == "/run/r.sock"
+    assert RedisUrl.parse("embedded://").path == ""
 
 
 async def test_a_rotated_password_is_read_again(shared, staged, worker_process, tmp_path):
@@ -211,7 +212,7 @@ def test_denied_at_start_is_final(shared, worker_process):
 
 def test_topologies_are_all_contract_tested():
     """Whatever a URL may name, the contract suite runs on it."""
-    from aragora_q.endpoint import SCHEMES
+    from aragora_q.config.redis_url import SCHEMES
 
     assert set(SCHEMES.values()) - {"single"} < set(BACKENDS)
 

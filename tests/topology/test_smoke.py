@@ -12,7 +12,8 @@ import pytest
 import topologies
 from waiting import wait_until
 
-from aragora_q.base import Completed, Job, JobStatus
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed
 
 
 async def _until_status(stage, job_id, *statuses, timeout=20):

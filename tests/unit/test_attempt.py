@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_session import MemorySession, make_attempt
 
-from aragora_q.base import Completed, Failed, Released, Retry, current_attempt
-from aragora_q.errors import LeaseLost, PayloadInvalid, PermanentError, RetryLater
+from aragora_q.context import current_attempt
+from aragora_q.contracts import Completed, Failed, Released, Retry
+from aragora_q.errors import InvalidPayload, LeaseLost, PermanentError, RetryLater
 
 
 def returning(result):
@@ -76,7 +77,7 @@ async def test_malformed_payload_fails_for_good(payload, error):
         (TimeoutError("slow"), Retry("TimeoutError: slow", 1.0)),
         (ValueError("bad"), Failed("ValueError: bad")),
         (KeyError("bad"), Failed("KeyError: 'bad'")),
-        (PayloadInvalid("bad"), Failed("PayloadInvalid: bad")),
+        (InvalidPayload("bad"), Failed("InvalidPayload: bad")),
         (PermanentError("never"), Failed("PermanentError: never")),
         (SystemExit(3), Retry("SystemExit: 3", 1.0)),
         (GeneratorExit(), Retry("GeneratorExit", 1.0)),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aragora_q import config_layers
-from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
-from aragora_q.config_layers import read_layers, using_file
+from aragora_q.config import sources as config_layers
+from aragora_q.config.settings import QueueConfig, get_queue_config, set_queue_config
+from aragora_q.config.sources import override_file, read_sources
 from aragora_q.errors import ConfigError
 
 SECRET = "hush-hush"
@@ -18,7 +18,7 @@ SECRET = "hush-hush"
 def layers(tmp_path, monkeypatch):
     """Writes a layer's file: `layers.system("concurrency = 4")`, and reads all of them."""
 
-    class Layers:
+    class SettingsSources:
         directory = tmp_path / "etc"
         extra = None
 
@@ -44,12 +44,12 @@ def layers(tmp_path, monkeypatch):
             return self.extra
 
         def config(self, **arguments):
-            with using_file(self.extra):
+            with override_file(self.extra):
                 return QueueConfig(**arguments)
 
         def origin(self, name):
-            with using_file(self.extra):
-                return read_layers(QueueConfig.model_fields).settings[name].origin
+            with override_file(self.extra):
+                return read_sources(QueueConfig.model_fields).settings[name].origin
 
         def error(self, **arguments):
             with pytest.raises(ConfigError) as caught:
@@ -57,8 +57,8 @@ def layers(tmp_path, monkeypatch):
             assert caught.value.exit_code == 78
             return str(caught.value)
 
-    monkeypatch.setattr(config_layers, "SYSTEM_DIRECTORY", Layers.directory)
-    return Layers()
+    monkeypatch.setattr(config_layers, "SYSTEM_DIRECTORY", SettingsSources.directory)
+    return SettingsSources()
 
 
 def test_defaults_are_those_of_the_documented_table(layers):
@@ -248,7 +248,7 @@ def test_closed_places_of_another_user_are_ignored(layers, monkeypatch):
 
     monkeypatch.setattr(type(paths[0]), "is_file", closed)
     assert layers.config().concurrency == 3
-    assert config_layers.read_layers(QueueConfig.model_fields).ignored == paths
+    assert config_layers.read_sources(QueueConfig.model_fields).ignored == paths
 
 
 def test_a_user_without_a_home(layers, monkeypatch):

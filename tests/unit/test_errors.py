@@ -50,12 +50,12 @@ def test_every_exception_says_what_it_means(name):
 
 def test_bad_payload_is_a_value_error():
     """An executor that meets one fails its job for good."""
-    assert issubclass(errors.PayloadInvalid, ValueError)
+    assert issubclass(errors.InvalidPayload, ValueError)
 
 
 def test_what_passes_by_itself_is_no_fault_of_the_caller():
     """A worker waits for what may pass; it never waits for wrong configuration or data."""
-    passing = set(errors.NOT_SERVED)
+    passing = set(errors.TRANSIENT_ERRORS)
     assert passing == {errors.RedisUnreachable, errors.TryAgain, errors.AccessDenied}
-    for never in (errors.ConfigError, errors.PayloadInvalid, errors.LeaseLost):
-        assert not issubclass(never, errors.NOT_SERVED)
+    for never in (errors.ConfigError, errors.InvalidPayload, errors.LeaseLost):
+        assert not issubclass(never, errors.TRANSIENT_ERRORS)

@@ -9,8 +9,8 @@ import pytest
 
 import aragora_q
 from aragora_q import errors
-from aragora_q.config import QueueConfig
-from aragora_q.config_layers import using_file
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.sources import override_file
 from tools import gen_docs
 
 
@@ -32,7 +32,7 @@ def test_the_sample_states_the_defaults(tmp_path):
     (tmp_path / "all.toml").write_text(plain)
     assert len(tomllib.loads(plain)) > 15
     defaults = QueueConfig()
-    with using_file(tmp_path / "all.toml"):
+    with override_file(tmp_path / "all.toml"):
         assert QueueConfig() == defaults
 
 

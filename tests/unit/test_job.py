@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aragora_q import wire
+from aragora_q import codec as wire
 from aragora_q.base import Job
-from aragora_q.errors import PayloadInvalid
+from aragora_q.errors import InvalidPayload
 from aragora_q.job import (
     AGENTS_RANGE,
     CONSENSUS_MODES,
@@ -110,7 +110,7 @@ REFUSED = {
 def test_bad_payload_names_field_and_rule(case):
     """One line that says which field, which value, which rule; never a TypeError."""
     data, message = REFUSED[case]
-    with pytest.raises(PayloadInvalid) as refused:
+    with pytest.raises(InvalidPayload) as refused:
         DebateJobPayload.from_dict(data)
     assert message in str(refused.value)
     assert len(str(refused.value)) < 500
@@ -127,14 +127,14 @@ def test_bad_payload_names_field_and_rule(case):
 )
 def test_near_miss_is_named(data, hint):
     """A typing mistake is answered with the nearest known name."""
-    with pytest.raises(PayloadInvalid) as refused:
+    with pytest.raises(InvalidPayload) as refused:
         DebateJobPayload.from_dict(data)
     assert refused.value.hint == hint
 
 
 def test_agents_as_one_text_are_refused():
     """`agents="claude,gpt"` is not ten agents of one letter each."""
-    with pytest.raises(PayloadInvalid, match="agents must be a list of names"):
+    with pytest.raises(InvalidPayload, match="agents must be a list of names"):
         create_debate_job("Why?", "claude,gpt")
 
 
@@ -163,7 +163,7 @@ def test_job_that_no_queue_takes(field, value, message):
     """Id, priority, attempts and delay are checked before anything is sent."""
     job = Job({})
     setattr(job, field, value)
-    with pytest.raises(PayloadInvalid) as refused:
+    with pytest.raises(InvalidPayload) as refused:
         check_job(job)
     assert message in str(refused.value)
 

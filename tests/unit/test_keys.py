@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aragora_q.base import JOB_ID_PATTERN, LANES, QUEUE_NAME_PATTERN, WORKER_ID_PATTERN, lane_of
 from aragora_q.job import PRIORITY_RANGE
-from aragora_q.keys import (
-    GROUP,
-    JOB_ID_PATTERN,
-    LANES,
-    QUEUE_NAME_PATTERN,
-    WORKER_ID_PATTERN,
-    QueueKeys,
-    lane_of,
-)
+from aragora_q.redis.keys import GROUP, QueueKeys
 
 FIXED = (
     "stream_high",
@@ -56,7 +49,7 @@ def test_names_are_as_specified():
 
 def test_documented_table_is_complete():
     """The table in the module's docstring and the keys that exist are the same set."""
-    from aragora_q import keys as module
+    from aragora_q.redis import keys as module
 
     documented = {
         name
@@ -122,7 +115,7 @@ def test_lua_knows_the_same_ids(text):
     """The scripts' pattern for ids found in entries is the one that enqueue applies."""
     lua = "\n".join(
         path.read_text()
-        for path in (Path(__file__).parents[2] / "aragora_q" / "lua").rglob("*.lua")
+        for path in (Path(__file__).parents[2] / "aragora_q" / "redis" / "lua").rglob("*.lua")
     )
     [pattern] = set(re.findall(r"string\.find\(id, '(\^%w.*?\$)'\)", lua))
     translated = re.compile(

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aragora_q import logs
+from aragora_q import rate_limit
+from aragora_q.observability import logs
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -143,10 +144,10 @@ def test_levels(monkeypatch, log_format):
 def test_rate_limit_counts_what_it_holds_back(monkeypatch):
     """So many permits a second, and the number suppressed is told once."""
     now = [100.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
-    limit = logs.RateLimit(2)
+    monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now[0])
+    limit = rate_limit.RateLimit(2)
     assert [limit.allows() for _ in range(5)] == [True, True, False, False, False]
-    assert limit.take_suppressed() == 3
-    assert limit.take_suppressed() == 0
+    assert limit.pop_suppressed() == 3
+    assert limit.pop_suppressed() == 0
     now[0] = 101.0
     assert limit.allows()

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aragora_q.metrics import OUTCOMES, WorkerMetrics
+from aragora_q.observability.worker_metrics import OUTCOMES, WorkerMetrics
 
 FOREIGN = ("process_", "python_")
 IDENTITIES = {"job", "job_id", "worker", "worker_id", "id", "pid", "host"}
@@ -19,10 +19,10 @@ def text():
     """What a worker that has seen everything once would answer to a scrape."""
     metrics = WorkerMetrics("debates")
     for outcome in OUTCOMES:
-        metrics.jobs[outcome].inc()
+        metrics.attempts[outcome].inc()
     metrics.redis_errors("RedisUnreachable").inc()
-    metrics.run.observe(1.0)
-    metrics.wait.observe(0.1)
+    metrics.attempt_duration.observe(1.0)
+    metrics.queue_latency.observe(0.1)
     return generate_latest(metrics.registry).decode()
 
 
@@ -50,7 +50,7 @@ def test_every_outcome_is_there_from_the_start():
     text = generate_latest(WorkerMetrics("debates").registry).decode()
     for outcome in OUTCOMES:
         assert re.search(
-            rf'^aragora_q_jobs_total{{outcome="{outcome}",queue="debates"}} 0.0$',
+            rf'^aragora_q_attempts_total{{outcome="{outcome}",queue="debates"}} 0.0$',
             text,
             re.MULTILINE,
         )
@@ -58,8 +58,8 @@ def test_every_outcome_is_there_from_the_start():
 
 def test_longest_bucket_is_an_hour(text):
     """Debates take minutes: run and wait times are told apart up to an hour."""
-    for name in ("run", "wait"):
-        bounds = re.findall(rf'aragora_q_job_{name}_seconds_bucket{{le="([0-9.]+)"', text)
+    for name in ("attempt_duration", "queue_latency"):
+        bounds = re.findall(rf'aragora_q_{name}_seconds_bucket{{le="([0-9.]+)"', text)
         assert float(bounds[-1]) == 3600.0
 
 

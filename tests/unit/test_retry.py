@@ -125,7 +125,7 @@ def test_retryable_errors(error):
         OurOwn("x"),
         UnicodeDecodeError("utf-8", b"", 0, 1, "x"),
         PermanentError("x"),
-        errors.PayloadInvalid("x"),
+        errors.InvalidPayload("x"),
         RuntimeError("Invalid API key"),
         Exception("model NOT FOUND"),
         Exception("Validation failed"),

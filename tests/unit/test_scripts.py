@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aragora_q import scripts
+from aragora_q.redis import scripts
 
 LUA = Path(scripts.__file__).parent / "lua"
 NAMES = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -88,7 +88,7 @@ def test_operands_are_in_the_scripts_order():
 
 def test_missing_operand_is_an_error():
     """A caller that forgets a name hears of it before Redis does."""
-    with pytest.raises(KeyError, match="holder"):
+    with pytest.raises(KeyError, match="lease_owner"):
         scripts.load("progress").operands({"events": "e"}, {}, [("job", ("id", 1, "{}"))])
 
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from aragora_q import sd_notify
+from aragora_q.observability import sd_notify
 
 
 @pytest.fixture(params=["path", "abstract"])

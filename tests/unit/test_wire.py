@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aragora_q import wire
+from aragora_q import codec as wire
 
 json_values = st.recursive(
     st.none()

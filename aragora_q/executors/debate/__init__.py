@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aragora_q.base import Executor, Job, current_attempt
-from aragora_q.config import QueueConfig
-from aragora_q.executors.debate.agents import Roster, check_agents, choose_agents
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.context import Executor, current_attempt
+from aragora_q.executors.debate.agents import AgentRegistry, check_agents, choose_agents
 from aragora_q.executors.debate.protocol import Debate
 from aragora_q.job import DebateJobPayload
 
@@ -23,7 +24,7 @@ def create(config: QueueConfig) -> Executor:
 
     Raises ConfigError if a configured agent cannot be built: unknown provider, missing key or extra.
     """
-    roster = Roster(config)
+    roster = AgentRegistry(config)
     roster.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:

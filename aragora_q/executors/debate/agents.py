@@ -15,10 +15,11 @@ import re
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 
-from aragora_q.config import AgentConfig, QueueConfig
-from aragora_q.errors import ConfigError, PayloadInvalid, PermanentError
-from aragora_q.executors.debate import demo, weights
-from aragora_q.executors.debate.tasks import Agent
+from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.errors import ConfigError, InvalidPayload, PermanentError
+from aragora_q.executors.debate import demo
+from aragora_q.executors.debate.local import model_files as weights
+from aragora_q.executors.debate.requests import Agent
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ KEYS = {"claude": "ANTHROPIC_API_KEY", "gpt": "OPENAI_API_KEY"}
 
 
 def check_agents(names: Iterable[str], config: QueueConfig) -> None:
-    """Raise PayloadInvalid, with the nearest name, for the first name that no agent answers to."""
+    """Raise InvalidPayload, with the nearest name, for the first name that no agent answers to."""
     for name in names:
         _behind(name, config)
 
@@ -91,11 +92,11 @@ def _local_model(say: Callable[[str], None] | None) -> str | None:
     return name
 
 
-MODELS_KEPT = 32
+MAX_CACHED_MODELS = 32
 """Models that jobs name and the configuration does not, kept at once: each holds a client of its own."""
 
 
-class Roster:
+class AgentRegistry:
     """The agents of one worker. A model is built when a debate first wants it, and kept for others."""
 
     def __init__(self, config: QueueConfig) -> None:
@@ -110,7 +111,7 @@ class Roster:
                 _behind(name, self._config)
                 if not _is_built_in(agent.model):
                     self._built[name] = _model(name, agent)
-            except (PermanentError, PayloadInvalid) as error:
+            except (PermanentError, InvalidPayload) as error:
                 raise ConfigError(f"agent {name}: {error}", hint=error.hint) from None
         if not find_spec("pydantic_ai"):
             logger.warning("only demo agents can debate here", extra={"remedy": LLM_HINT})
@@ -118,7 +119,7 @@ class Roster:
     async def agent(self, name: str, seat: int) -> Agent:
         """Whoever is meant by `name`, on seat number `seat`.
 
-        Raises PayloadInvalid if nobody is, PermanentError if it cannot be had on this machine.
+        Raises InvalidPayload if nobody is, PermanentError if it cannot be had on this machine.
         """
         behind = _behind(name, self._config)
         kind, _, which = behind.model.partition(":")
@@ -131,13 +132,13 @@ class Roster:
                 agent = await asyncio.to_thread(_model, name, behind)
             self._built[name] = agent  # the latest used stands last
             passing = [each for each in self._built if each not in self._config.agents]
-            for each in passing[:-MODELS_KEPT]:
+            for each in passing[:-MAX_CACHED_MODELS]:
                 del self._built[each]
         return agent
 
 
 def _behind(name: str, config: QueueConfig) -> AgentConfig:
-    """What stands behind a name. Raises PayloadInvalid."""
+    """What stands behind a name. Raises InvalidPayload."""
     found = config.agents.get(name) or AgentConfig(model=name)
     if found.model in ALIASES and not found.base_url:
         found = found.model_copy(update={"model": ALIASES[found.model]})
@@ -155,7 +156,7 @@ def _behind(name: str, config: QueueConfig) -> AgentConfig:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if which and not near:
         near = [f"{each}:{which}" for each in difflib.get_close_matches(kind, PROVIDERS, n=1)]
-    raise PayloadInvalid(
+    raise InvalidPayload(
         f"unknown agent {name!r:.100}: neither {', '.join(known)}, nor provider:model",
         hint=f"did you mean {near[0]!r}?" if near else "",
     )
@@ -171,13 +172,13 @@ def _model(name: str, behind: AgentConfig) -> Agent:
         raise PermanentError(f"{behind.model} needs an extra that is not installed", hint=LLM_HINT)
     key, is_small = None, behind.model.startswith("local:")
     if is_small:
-        from aragora_q.executors.debate import local  # noqa: PLC0415
+        from aragora_q.executors.debate.local import model as local  # noqa: PLC0415 - imported where it is used
 
         behind, key = local.served(behind)
     elif behind.api_key_env is not None:
         key = os.environ.get(behind.api_key_env)
         if not key:
             raise PermanentError(f"{behind.model}: the environment has no {behind.api_key_env}")
-    from aragora_q.executors.debate import llm  # noqa: PLC0415 - three seconds, for real models only
+    from aragora_q.executors.debate import llm  # noqa: PLC0415 - imported where it is used
 
     return llm.ModelAgent(name, behind, key, is_small=is_small)

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from aragora_q.executors.debate.tasks import Propose, Reply, Review, Revise, Task, Vote
+from aragora_q.executors.debate.requests import Propose, Reply, Review, Revise, Task, Vote
 
 LABEL = "[demo]"
 DISCLAIMER = "(Computed from the words of the question, not thought.)"
 TRIAL = "on a small scale"
-BREATH_SECONDS = 0.1
+PAUSE_SECONDS = 0.1
 """How long a demo agent takes for a reply, so that a debate can be watched."""
 
 PERSONAS = ("bold", "careful", "curious")
@@ -40,7 +40,7 @@ class DemoAgent:
 
     async def reply(self, task: Task) -> Reply:
         """Compute the answer; tokens are words."""
-        await asyncio.sleep(BREATH_SECONDS)
+        await asyncio.sleep(PAUSE_SECONDS)
         value: dict[str, Any]
         match task:
             case Propose(question):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from aragora_q.base import AttemptContext
+from aragora_q.context import AttemptContext
 
 MAX_BYTES = 3_000_000
 """What the texts of a debate may come to: well below what a job's checkpoints may hold."""

@@ -33,10 +33,10 @@ from pydantic_ai.providers import Provider, infer_provider_class
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
-from aragora_q.config import AgentConfig
+from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate.prompts import Prompt, prompt_for, small_prompt_for
-from aragora_q.executors.debate.tasks import Reply, Review, Task
+from aragora_q.executors.debate.requests import Reply, Review, Task
 
 pydantic_ai.BANNER_ENABLED = False  # a terminal that watches a debate is ours
 
@@ -48,8 +48,8 @@ MAX_FAULT_CHARS = 300
 POINTS_CHARS_PER_TOKEN = 2
 """A review as long as it may be, and the JSON around it, fit into the tokens of a call."""
 
-PASSING_STATUS = (408, 409, 425)
-PASSING = (
+TRANSIENT_STATUS = (408, 409, 425)
+TRANSIENT = (
     UnexpectedModelBehavior,
     ModelConnectionError,
     ModelRequestTimeout,
@@ -128,7 +128,7 @@ class ModelAgent:
         if isinstance(error, ModelRateLimitError):
             delay_seconds = error.retry_after or DEFAULT_RETRY_AFTER_SECONDS
             return RetryLater(text, delay_seconds=delay_seconds)
-        return AgentUnavailable(text) if _may_pass(error) else PermanentError(text)
+        return AgentUnavailable(text) if _is_transient(error) else PermanentError(text)
 
     def _without_key(self, text: str) -> str:
         """`text`, short, and without the agent's key, which a provider may quote."""
@@ -143,7 +143,7 @@ def _cost_usd(response: ModelResponse) -> float:
         return 0.0
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     refused = (
         ContentFilterError,
         ModelQuotaExceededError,
@@ -152,10 +152,10 @@ def _may_pass(error: Exception) -> bool:
     )
     if isinstance(error, refused):
         return False
-    if isinstance(error, PASSING):
+    if isinstance(error, TRANSIENT):
         return True
     if isinstance(error, ModelHTTPError):
-        return error.status_code in PASSING_STATUS or error.status_code >= 500
+        return error.status_code in TRANSIENT_STATUS or error.status_code >= 500
     return True  # a body that cannot be understood, such as a proxy's page of HTML
 
 

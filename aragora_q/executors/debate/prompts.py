@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, create_model
 
 from aragora_q.executors.debate.consensus import stable_hash
-from aragora_q.executors.debate.tasks import Propose, Review, Revise, Task, Vote
+from aragora_q.executors.debate.requests import Propose, Review, Revise, Task, Vote
 
 MAX_POINTS_CHARS = 700
 

@@ -11,15 +11,16 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aragora_q import wire
-from aragora_q.base import AttemptContext, Job
+from aragora_q import codec as wire
+from aragora_q.base import Job
+from aragora_q.context import AttemptContext
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
-from aragora_q.executors.debate.agents import Roster
+from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.consensus import Ballot, Decision, decide, stable_hash
 from aragora_q.executors.debate.journal import MAX_BYTES, Journal
+from aragora_q.executors.debate.participants import Participants, Phase, Value
 from aragora_q.executors.debate.prompts import edition
-from aragora_q.executors.debate.seats import Phase, Seats, Value
-from aragora_q.executors.debate.tasks import Propose, Review, Revise, Task, Vote
+from aragora_q.executors.debate.requests import Propose, Review, Revise, Task, Vote
 from aragora_q.job import DebateJobPayload, DebateResult
 
 MAX_ANSWER_BYTES = 8_000
@@ -40,7 +41,7 @@ class Debate:
         self,
         job: Job,
         payload: DebateJobPayload,
-        roster: Roster,
+        roster: AgentRegistry,
         attempt: AttemptContext,
         max_result_bytes: int,
     ) -> None:
@@ -53,7 +54,7 @@ class Debate:
         self._journal = Journal(attempt, stable_hash(text, edition())[:12])
         calls = len(payload.agents) * (2 + 2 * payload.rounds)
         answer_bytes = min(MAX_ANSWER_BYTES, MAX_BYTES // calls)
-        self._seats = Seats(
+        self._seats = Participants(
             job, payload.agents, payload.rounds, roster, attempt, self._journal, answer_bytes
         )
         self._answers: dict[int, str] = {}
@@ -185,7 +186,7 @@ class Debate:
         """The different answers, each under the first seat that holds it."""
         options: dict[str, int] = {}
         for seat, text in sorted(self._answers.items()):
-            options.setdefault(_normalised(text), seat)
+            options.setdefault(_normalize(text), seat)
         return {seat: self._answers[seat] for seat in options.values()}
 
     def _labels(self, number: int, answers: Iterable[int]) -> dict[str, int]:
@@ -234,5 +235,5 @@ def _agree(reviews: Iterable[Value | None]) -> bool:
     return len(set(found)) == 1 and found[0] is not None and found[0][1]
 
 
-def _normalised(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".!")

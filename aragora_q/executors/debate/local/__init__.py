@@ -1,0 +1,1 @@
+"""Small local models, for debates without a provider."""

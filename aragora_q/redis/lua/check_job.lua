@@ -1,0 +1,174 @@
+#!lua flags=allow-oom
+-- Compare all that is known of each job, and mend what can be mended without losing anything.
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers
+-- args: retention_ms repair
+-- each job: id
+-- returns: per job, in order, words for what is wrong, separated by spaces; '' when nothing is
+--
+-- One atomic look: what it finds is no passing state. With `repair` 1 every word that
+-- `consistency.PROBLEMS` calls mendable is mended in the same look.
+
+local ttl = tonumber(retention_ms) + BACKSTOP_MS
+local indexes = {completed = completed, failed = failed, cancelled = cancelled}
+local words
+
+-- Notes a problem; returns whether to mend it.
+local function found(word)
+  words[#words + 1] = word
+  return repair == '1'
+end
+
+local function parts_of(job)
+  local parts = {}
+  for _, part in ipairs({'payload', 'result', 'history', 'journal'}) do
+    local key = job .. ':' .. part
+    if redis.call('EXISTS', key) == 1 then parts[part] = key end
+  end
+  return parts
+end
+
+local function any_lasts(parts)
+  for _, key in pairs(parts) do
+    if redis.call('PTTL', key) < 0 then return true end
+  end
+  return false
+end
+
+local function expire_all(job, parts)
+  redis.call('PEXPIRE', job, ttl)
+  for _, key in pairs(parts) do redis.call('PEXPIRE', key, ttl) end
+end
+
+local function check_missing_hash(job, id, parts)
+  if redis.call('ZSCORE', delayed, id) then
+    if parts.payload then
+      if found('delayed-without-hash') then redis.call('HSET', job, 'status', 'pending', 'created_at', now) end
+      return
+    end
+    if found('delayed-without-data') then redis.call('ZREM', delayed, id) end
+  end
+  for _, index in pairs(indexes) do
+    if redis.call('ZSCORE', index, id) and found('listed-without-data') then redis.call('ZREM', index, id) end
+  end
+  if any_lasts(parts) and found('parts-without-hash') then expire_all(job, parts) end
+end
+
+local function check_terminal(job, id, state, parts)
+  for status, index in pairs(indexes) do
+    local listed = redis.call('ZSCORE', index, id)
+    if status == state.status and not listed and found('unlisted') then redis.call('ZADD', index, now, id) end
+    if status ~= state.status and listed and found('listed-twice') then redis.call('ZREM', index, id) end
+  end
+  if redis.call('ZSCORE', delayed, id) and found('listed-twice') then redis.call('ZREM', delayed, id) end
+  if (state.entry or state.lease_ms) and found('keeps-lease') then redis.call('HDEL', job, 'entry', 'lease_ms') end
+  if state.status == 'completed' and not parts.result then found('result-lost') end
+  if (redis.call('PTTL', job) < 0 or any_lasts(parts)) and found('never-expires') then expire_all(job, parts) end
+end
+
+-- Whether the group has delivered past `entry`, so that no read will bring it again.
+local function is_delivered(stream, entry)
+  local last = last_delivered(stream)
+  if not last then return false end
+  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
+  local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
+  ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
+  return ms < last_ms or (ms == last_ms and seq <= last_seq)
+end
+
+local function has_recent_heartbeat(state)
+  local heartbeat = redis.call('ZSCORE', workers, string.match(state.lease_owner or '', '^(.*)@') or '')
+  return heartbeat and now - heartbeat < (parse_int(state.lease_ms) or 0)
+end
+
+local function requeue_entry(job, id, stream, state, payload)
+  drop_entry(stream, state.entry)
+  redis.call('HSET', job, 'status', state.status == 'processing' and 'retrying' or state.status,
+    'entry', append(stream, id, payload or ''))
+  redis.call('HDEL', job, 'lease_ms', 'lease_owner')
+end
+
+-- The lane where the job's entry lies, whatever its priority says, and the payload there.
+local function lane_of(id, state)
+  for _, stream in ipairs({lane_stream(state.priority), stream_high, stream_normal, stream_low}) do
+    local found, payload = job_of(state.entry and fields_of(stream, state.entry) or {})
+    if found == id then return stream, payload end
+  end
+end
+
+local function check_location(job, id, state, parts)
+  local stream, payload = lane_of(id, state)
+  local due = redis.call('ZSCORE', delayed, id)
+  if stream then
+    if stream ~= lane_stream(state.priority) and found('other-lane') then
+      redis.call('HSET', job, 'priority', priority_of(stream))
+    end
+    if due and found('waits-twice') then redis.call('ZREM', delayed, id) end
+    if parts.payload and found('payload-twice') then redis.call('DEL', parts.payload) end
+    local pending = redis.pcall('XPENDING', stream, GROUP, state.entry, state.entry, 1)
+    if not pending.err and #pending == 0 and is_delivered(stream, state.entry) and not has_recent_heartbeat(state) then
+      if found('delivered-to-nobody') then requeue_entry(job, id, stream, state, payload) end
+    end
+  elseif state.status == 'processing' then
+    if not parts.payload then found('entry-lost')
+    elseif not has_recent_heartbeat(state) and found('waits-nowhere') then
+      redis.call('HSET', job, 'status', 'retrying')
+      redis.call('HDEL', job, 'entry', 'lease_ms', 'lease_owner')
+      redis.call('ZADD', delayed, now, id)
+    end
+  elseif not parts.payload then
+    found('payload-lost')
+  elseif state.entry or not due then
+    if found('waits-nowhere') then
+      redis.call('HDEL', job, 'entry')
+      redis.call('ZADD', delayed, now, id)
+    end
+  end
+end
+
+local function check_live(job, id, state, parts)
+  for _, index in pairs(indexes) do
+    if redis.call('ZSCORE', index, id) and found('listed-as-ended') then redis.call('ZREM', index, id) end
+  end
+  local expires = redis.call('PTTL', job) >= 0
+  for _, key in pairs(parts) do expires = expires or redis.call('PTTL', key) >= 0 end
+  if expires and found('expires-while-live') then
+    redis.call('PERSIST', job)
+    for _, key in pairs(parts) do redis.call('PERSIST', key) end
+  end
+  check_location(job, id, state, parts)
+end
+
+-- Numbers that are none: readers refuse the job, scripts take them for absent.
+local function check_numbers(job)
+  local names = {'attempts', 'crashes', 'max_attempts', 'fence', 'priority', 'lease_ms', 'created_at', 'started_at'}
+  local garbled = {}
+  for n, value in ipairs(redis.call('HMGET', job, unpack(names))) do
+    if value and not parse_int(value) then garbled[#garbled + 1] = names[n] end
+  end
+  if #garbled > 0 and found('garbled') then redis.call('HDEL', job, unpack(garbled)) end
+end
+
+local reply = {}
+for n = 1, items do
+  local job, id = item(n)
+  words = {}
+  local kind = redis.call('TYPE', job).ok
+  if kind ~= 'hash' and kind ~= 'none' then
+    found('no-hash')
+  else
+    local state = read(job, 'status', 'entry', 'priority', 'lease_ms', 'lease_owner')
+    local parts = parts_of(job)
+    if kind == 'hash' then check_numbers(job) end
+    if not state.status then
+      check_missing_hash(job, id, parts)
+    elseif indexes[state.status] then
+      check_terminal(job, id, state, parts)
+    elseif state.status == 'pending' or state.status == 'processing' or state.status == 'retrying' then
+      check_live(job, id, state, parts)
+    else
+      found('unknown-status')
+    end
+  end
+  reply[n] = table.concat(words, ' ')
+end
+return reply

@@ -1,0 +1,309 @@
+"""A worker's side of the queue: signing on, starting jobs, leases, reports.
+
+Made by `RedisStreamsQueue.session`, driven by the worker. Every call presents who holds the lease:
+worker, boot and fence; the scripts refuse whoever no longer does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from aragora_q import codec as wire
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import (
+    Completed,
+    Failed,
+    FetchResult,
+    Identity,
+    LeaseRenewer,
+    Released,
+    RenewalResult,
+    Report,
+    ReportResult,
+    Retry,
+    WorkerSession,
+)
+from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
+from aragora_q.redis.connection import Connection, Item, SyncConnection
+from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
+
+logger = logging.getLogger(__name__)
+
+MAX_DEFERRALS = 50
+MAX_DEFERRAL_SECONDS = 6 * 3600
+"""Bounds of *retry later* per job; beyond either, it is charged."""
+
+MAX_ERROR_CHARS = 2_000
+MAX_PROGRESS_BYTES = 4_096
+MAX_JOURNAL_BYTES = 4 * 1024 * 1024
+START_BYTES = 32 * 1024 * 1024
+"""How much the payloads of jobs that start together may weigh at most: they come in one reply."""
+
+RECORD_TTL_MS = 86_400_000
+"""How long a dead worker's record stays for operators to read."""
+
+
+class RedisWorkerSession(WorkerSession):
+    """The queue as one worker sees it."""
+
+    def __init__(self, connection: Connection, identity: Identity, lease_ms: int) -> None:
+        self.identity = identity
+        self.lease_ms = lease_ms
+        self._connection = connection
+        self._keys = connection.keys
+        self._worker_key = {"worker": connection.keys.worker(identity.worker_id)}
+        self._retention_ms = connection.config.retention_ms
+        largest = connection.config.max_payload_bytes
+        self._start_limit = max(1, min(BATCH_LIMIT, START_BYTES // largest))
+
+    async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:
+        word, *left_ms = await self._connection.run(
+            "register",
+            keys=self._worker_key,
+            worker_prefix=self._keys.worker(""),
+            worker_id=self.identity.worker_id,
+            instance_id=self.identity.instance_id,
+            lease_ms=self.lease_ms,
+            record_ttl_ms=RECORD_TTL_MS,
+            dead_instance_id=dead_instance_id,
+            info=wire.encode(dict(info)),
+        )
+        if word == b"newer":
+            raise UnsupportedServer(
+                f"queue {self._connection.config.queue} at {self._connection.address} has schema "
+                f"{left_ms[0]}, newer than this version of aragora-q understands",
+                hint="upgrade this worker",
+            )
+        return left_ms[0] / 1000 if word == b"taken" else 0.0
+
+    async def registered_instance(self) -> dict[str, str]:
+        record = await self._connection.execute("HGETALL", self._worker_key["worker"])
+        return {name.decode(): value.decode() for name, value in record.items()}
+
+    async def start(self, limit: int, *, low_first: bool = False) -> FetchResult:
+        args = self._start_args(limit, low_first=low_first)
+        return self._fetched(await self._connection.run("start", (), keys=self._worker_key, **args))
+
+    async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> FetchResult:
+        lanes = dict(zip(self._keys.streams, resume_from, strict=True))
+        args = self._start_args(limit=1)
+        return self._fetched(
+            await self._connection.run_after_read(
+                lanes, timeout_seconds, "start", keys=self._worker_key, **args
+            )
+        )
+
+    def _start_args(self, limit: int, *, low_first: bool = False) -> dict[str, Value]:
+        return {
+            "job_prefix": self._keys.job_prefix,
+            "worker_id": self.identity.worker_id,
+            "lease_owner": self.identity.lease_owner,
+            "instance_id": self.identity.instance_id,
+            "lease_ms": self.lease_ms,
+            "limit": min(limit, self._start_limit),
+            "low_first": int(low_first),
+            "max_attempts": self._connection.config.retry_max_attempts,
+            "max_crashes": self._connection.config.max_crashes,
+            "retention_ms": self._retention_ms,
+        }
+
+    def _fetched(self, reply: list[Any]) -> FetchResult:
+        state, *rows = reply
+        resume_from = None
+        if rows and len(rows[-1]) == len(self._keys.streams):
+            resume_from = tuple(entry_id.decode() for entry_id in rows.pop())
+        parked = [row[0].decode() for row in rows if len(row) == 1]
+        if parked:
+            logger.warning(
+                "jobs of a newer version parked: upgrade", extra={"job": " ".join(parked)}
+            )
+            rows = [row for row in rows if len(row) > 1]
+        worker_id = self.identity.worker_id
+        return FetchResult(state.decode(), [_started(row, worker_id) for row in rows], resume_from)
+
+    async def wait_for_work(self, resume_from: tuple[str, ...], timeout_seconds: float) -> None:
+        await self._connection.read_blocking(
+            dict(zip(self._keys.streams, resume_from, strict=True)), timeout_seconds, count=1
+        )
+
+    async def report(self, reports: Sequence[Report]) -> list[ReportResult]:
+        by_script: dict[str, list[tuple[int, Item]]] = {}
+        for position, report in enumerate(reports):
+            script, fields = _report_fields(report)
+            item = self._keys.job(report.job.id), (report.job.id, report.job.fence, *fields)
+            by_script.setdefault(script, []).append((position, item))
+        verdicts: list[ReportResult] = ["lost"] * len(reports)
+        for script, placed in by_script.items():
+            for batch in batched(placed, weigh=_report_bytes):
+                words = await self._report_batch(script, [item for _, item in batch])
+                for (position, _), word in zip(batch, words, strict=True):
+                    verdicts[position] = word.decode()
+        return verdicts
+
+    async def _report_batch(self, script: str, items: list[Item]) -> list[Any]:
+        args: dict[str, Any] = {"lease_owner": self.identity.lease_owner}
+        if script != "release":
+            args["retention_ms"] = self._retention_ms
+        if script == "retry":
+            args["max_deferrals"] = MAX_DEFERRALS
+            args["max_deferral_ms"] = MAX_DEFERRAL_SECONDS * 1000
+        return await self._connection.run(script, items, **args)  # type: ignore[no-any-return]
+
+    async def recover(self, known: Container[str], *, min_idle_seconds: float) -> list[str]:
+        returned = list[str]()
+        for stream in self._keys.streams:
+            after = "-"
+            while after:
+                after, held = await self._held(stream, after, min_idle_seconds)
+                unheard = [each for each in held if each[0] not in known]
+                if unheard:
+                    returned += await self._hand_back(unheard)
+        return returned
+
+    async def _held(
+        self, stream: str, after: str, min_idle_seconds: float
+    ) -> tuple[str, list[tuple[str, int]]]:
+        """A page of the jobs, with their fences, that this worker holds in a lane; where to go on."""
+        following, *rows = await self._connection.run(
+            "list_leased",
+            keys={"stream": stream},
+            job_prefix=self._keys.job_prefix,
+            worker_id=self.identity.worker_id,
+            lease_owner=self.identity.lease_owner,
+            min_idle_ms=round(min_idle_seconds * 1000),
+            after=after,
+            limit=BATCH_LIMIT,
+        )
+        return following.decode(), [(job_id.decode(), int(fence)) for job_id, fence in rows]
+
+    async def _hand_back(self, held: list[tuple[str, int]]) -> list[str]:
+        returned = await self._connection.run(
+            "release_orphans",
+            [(self._keys.job(job_id), (job_id, fence)) for job_id, fence in held],
+            lease_owner=self.identity.lease_owner,
+        )
+        return [job_id.decode() for job_id in returned]
+
+    def lease_renewer(self) -> LeaseRenewer:
+        return RedisLeaseRenewer(self._connection.open_sync(), self)
+
+    async def report_progress(self, job: Job, progress: Mapping[str, Any]) -> None:
+        text = wire.encode(progress)
+        if len(text) > MAX_PROGRESS_BYTES:
+            raise ValueError(
+                f"progress has {len(text)} bytes, at most {MAX_PROGRESS_BYTES} are allowed"
+            )
+        await self._write(job, "progress", (text,))
+
+    async def checkpoint(self, job: Job, name: str, value: Mapping[str, Any]) -> None:
+        word = await self._write(
+            job, "checkpoint", (name, wire.encode(value)), max_bytes=MAX_JOURNAL_BYTES
+        )
+        if word == b"full":
+            raise PermanentError(
+                f"job {job.id}: its checkpoints exceed {MAX_JOURNAL_BYTES} bytes with {name!r:.100}"
+            )
+
+    async def _write(self, job: Job, script: str, fields: tuple[Any, ...], **args: Any) -> bytes:
+        item = self._keys.job(job.id), (job.id, job.fence, *fields)
+        [word] = await self._connection.run(
+            script, [item], lease_owner=self.identity.lease_owner, **args
+        )
+        if word == b"lost":
+            raise LeaseLost(f"job {job.id} is no longer held by fence {job.fence}")
+        return bytes(word)
+
+    async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
+        journal = await self._connection.execute("HGETALL", self._keys.journal(job.id))
+        return {
+            name.decode().partition(":")[2]: wire.decode(value)
+            for name, value in journal.items()
+            if name.startswith(b"checkpoint:")
+        }
+
+    async def unregister(self) -> None:
+        await self._connection.run(
+            "unregister",
+            [(None, (self.identity.worker_id, self.identity.instance_id))],
+            worker_prefix=self._keys.worker(""),
+            default_lease_ms=self.lease_ms,
+            silent_leases=0,
+        )
+
+
+class RedisLeaseRenewer:
+    """Heartbeat and renewal over a connection of the keeper's thread."""
+
+    def __init__(self, connection: SyncConnection, session: RedisWorkerSession) -> None:
+        self._connection = connection
+        self._session = session
+
+    def renew(self, held: Sequence[tuple[str, int]]) -> RenewalResult:
+        """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is held."""
+        session, keys = self._session, self._session._keys  # noqa: SLF001 - one module, two threads
+        running = " ".join(job_id for job_id, _ in held[:BATCH_LIMIT])
+        state, gone = b"ok", dict[str, Any]()
+        for first in range(0, max(1, len(held)), BATCH_LIMIT):
+            batch = held[first : first + BATCH_LIMIT]
+            state, *words = self._connection.run(
+                "renew",
+                [(keys.job(job_id), (job_id, fence)) for job_id, fence in batch],
+                keys=session._worker_key,  # noqa: SLF001
+                worker_prefix=keys.worker(""),
+                worker_id=session.identity.worker_id,
+                lease_owner=session.identity.lease_owner,
+                instance_id=session.identity.instance_id,
+                lease_ms=session.lease_ms,
+                running=running,
+                record_ttl_ms=RECORD_TTL_MS,
+            )
+            gone |= {
+                job_id: word.decode()
+                for (job_id, _), word in zip(batch, words, strict=False)
+                if word != b"held"
+            }
+        return RenewalResult(state.decode(), gone)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+def _started(row: list[Any], worker_id: str) -> Job:
+    job_id, payload, fence, attempts, max_attempts, crashes, created_ms, priority, waited_ms = row
+    return Job(
+        payload={},  # decoded by the attempt, where a malformed one has someone to answer for it
+        id=job_id.decode(),
+        priority=int(priority),
+        max_attempts=int(max_attempts),
+        status=JobStatus.PROCESSING,
+        attempts=int(attempts),
+        crashes=int(crashes),
+        fence=int(fence),
+        worker_id=worker_id,
+        created_at=int(created_ms) / 1000,
+        waited_seconds=int(waited_ms) / 1000,
+        raw_payload=payload,
+    )
+
+
+def _report_bytes(placed: tuple[int, Item]) -> int:
+    _, (_, fields) = placed
+    return sum(len(value) for value in fields if isinstance(value, bytes))
+
+
+def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
+    """The script that records an outcome, and what it wants besides job id and fence."""
+    payload = report.job.raw_payload
+    match report.outcome:
+        case Completed(result):
+            return "complete", (payload, result)
+        case Retry(error, delay_seconds, charged):
+            delay_ms = max(0, round(delay_seconds * 1000))
+            return "retry", (payload, delay_ms, int(charged), error[:MAX_ERROR_CHARS])
+        case Failed(error):
+            return "fail", (payload, error[:MAX_ERROR_CHARS])
+        case Released():
+            return "release", (payload,)

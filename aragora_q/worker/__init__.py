@@ -1,0 +1,5 @@
+"""The worker and its parts."""
+
+from aragora_q.worker.debate_worker import DebateWorker
+
+__all__ = ["DebateWorker"]
