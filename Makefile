@@ -1,6 +1,6 @@
-# Every target says what it does: make help
+# `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs picture bench audit packages starts clean
+.PHONY: help setup demo test check format docs man screenshots bench audit packages bench-packages clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,20 +8,20 @@ STAMP := $(VENV)/.ready
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-help: ## This text
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Make .venv with everything that running, testing and measuring needs
+setup: $(STAMP) ## Create .venv with everything needed to run, test and measure
 
 $(STAMP): pyproject.toml requirements/dev.txt
-	@test -n "$(PYTHON)" || { echo "aragora-q needs Python 3.11 or newer; none was found on PATH" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "aragora-q needs Python 3.11 or newer, and PATH has none" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-		{ echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+		{ echo "$(PYTHON) cannot create virtual environments: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,llm]' -r requirements/dev.txt
 	@touch $@
 
-demo: setup ## Run a whole debate on a private embedded server, and watch it
+demo: setup ## Run and show a whole debate on a private embedded server
 	@$(BIN)/aragora-q demo
 
 test: setup ## Run the whole suite on real servers
@@ -34,31 +34,34 @@ check: setup ## Lint, types, architecture and unit tests, in under a minute
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/unit
 
-format: setup ## Format the code and mend what ruff can mend
+format: setup ## Format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## Write the generated documentation: sample settings, tables, commands, man pages, completions
-	$(BIN)/python -m docs.generate
+docs: setup ## Generate the sample settings, docs/reference and the Redis users
+	$(BIN)/python -m tools.gen_docs
 
-picture: setup ## Draw the README's pictures: a real run of the demo, a watched queue on its dashboard
-	$(BIN)/python docs/picture.py
-	$(BIN)/python -m docs.dashboard
+man: setup ## Write man pages and shell completions to build/share
+	$(BIN)/python -m tools.gen_docs --share build/share
 
-bench: setup ## Measure speed and memory against a floor, and write bench/RESULTS.md
-	$(BIN)/python bench/run.py
+screenshots: setup ## Draw the README's pictures from a run of the demo and of a monitored queue
+	$(BIN)/python -m tools.record_demo
+	$(BIN)/python -m tools.draw_dashboard
 
-audit: setup ## Look for known vulnerabilities in every package that setup has installed
+bench: setup ## Measure speed and memory against a baseline; write benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.run
+
+audit: setup ## Check every installed package for known vulnerabilities
 	@$(BIN)/python -m pip freeze --exclude-editable | $(BIN)/pip-audit --requirement /dev/stdin \
 		--no-deps --disable-pip --strict --progress-spinner off $(ADVISORIES)
 
-packages: setup ## Build wheel, sdist, one-file program, .deb, bills of materials and hashes into dist
+packages: setup ## Build wheel, sdist, one-file program, .deb, SBOMs and checksums in dist
 	@if command -v dpkg-deb >/dev/null; then PIP="$(BIN)/python -m pip" deploy/debian/build dist >/dev/null; fi
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/python/build dist >/dev/null
-	@$(BIN)/python deploy/bills.py dist $(IMAGE)
+	@$(BIN)/python -m tools.sbom dist $(IMAGE)
 
-starts: packages ## Measure sizes and cold starts of those packages, and write bench/PACKAGES.md
-	$(BIN)/python bench/packages.py
+bench-packages: packages ## Measure size and start time of the packages; write benchmarks/PACKAGES.md
+	$(BIN)/python -m benchmarks.packages
 
-clean: ## Remove what the other targets made
+clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

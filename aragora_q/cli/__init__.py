@@ -43,7 +43,7 @@ COMMANDS = {
     "models": "Download a small local model, for debates without a provider.",
     "acl": "Print the Redis user that a role needs.",
     "doctor": "Find what is wrong with server, settings and data, and mend it.",
-    "bench": "Measure speed and memory beside a floor.",
+    "bench": "Measure throughput and latency against a baseline.",
     "demo": "Watch a debate; needs no server, no keys, no set-up.",
 }
 """Every command and its line of help, in the order of `--help`."""
@@ -166,7 +166,7 @@ def _load(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, **SETTINGS)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
 
 
 def _show_version(*, asked: bool) -> None:

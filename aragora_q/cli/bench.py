@@ -1,8 +1,9 @@
-"""`aragora-q bench`: how fast the queue is on this machine, beside a floor written by hand."""
+"""`aragora-q bench`: measure throughput and latency on this machine."""
 
 from __future__ import annotations
 
 import os
+from statistics import median
 from typing import Annotated
 
 import typer
@@ -15,20 +16,21 @@ def bench(
     *,
     server: Annotated[
         str | None,
-        typer.Option("--server", metavar="PATH", help="The server program to measure on."),
+        typer.Option(
+            "--server",
+            metavar="PATH",
+            help="Server program. [default: redis-server or valkey-server]",
+        ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option("--repeats", metavar="N", min=1, help="How often each is measured.")
+        int, typer.Option("--repeats", metavar="N", min=1, help="Repetitions of each measurement.")
     ] = 5,
-    backlog: Annotated[
-        int, typer.Option("--backlog", metavar="N", min=2_000, help="Jobs in the deep backlog.")
-    ] = 100_000,
     as_json: AsJson = False,
 ) -> None:
-    """Measure speed and memory beside a floor written by hand.
+    """Measure throughput and latency against a hand-written baseline.
 
-    Takes some minutes, on a private server (redis-server or valkey-server from PATH) that holds one
-    core while everything else holds another. Your own servers and queues are not touched.
+    Takes about two minutes. Starts a private server, which is pinned to one CPU; clients and workers
+    are pinned to another. Your servers and queues are not used.
 
     Example:
       aragora-q bench
@@ -38,22 +40,28 @@ def bench(
       0 measured   78 no server program found
 
     """
-    from aragora_q.bench import figures, measures
-    from aragora_q.bench.stand import Stand, find_server
+    from aragora_q.bench import HEAD, Testbed, find_server, run
 
     program = find_server(server)
-    sizes = measures.Sizes(repeats=repeats, many=backlog)
-    stand = Stand(program)
+    output.note(f"measuring on {program}, load average {os.getloadavg()[0]:.1f}")
+    testbed = Testbed(program)
     rows = []
     try:
-        output.note(f"measuring on {program}, load {os.getloadavg()[0]:.1f}")
-        for figure in measures.run(stand, sizes):
+        for result in run(testbed, repeats):
+            rows.append(result.cells())
             if as_json:
-                output.json_line(figure.as_dict())
+                output.json_line({
+                    "measurement": result.name,
+                    "unit": result.unit,
+                    "queue": round(median(result.ours), 4),
+                    "baseline": round(median(result.baseline), 4),
+                    "ratio": round(median(result.values), 3),
+                    "ratio_min": round(min(result.values), 3),
+                    "ratio_max": round(max(result.values), 3),
+                })  # fmt: skip
             else:
-                output.note(f"  {figure.promise.name}: {figure.verdict}")
-            rows.append(figure.as_row())
+                output.note(f"  {result.title}: {rows[-1][3]}")
     finally:
-        stand.close()
+        testbed.close()
     if not as_json:
-        output.table(figures.HEAD, rows)
+        output.table(HEAD, rows)

@@ -1,55 +1,68 @@
-"""The benchmark runs from end to end; what it measures, and that it is fast enough, is not tested."""
+"""The benchmark runs from start to end. Its results depend on the machine and are not tested."""
 
+import json
+from functools import partial
 from statistics import median
 
 import pytest
 import servers
 
-from aragora_q.bench import measures
-from aragora_q.bench.figures import PROMISES, Figure
-from aragora_q.bench.stand import Stand, find_server
+from aragora_q import bench
+from aragora_q.bench import Result, find_server
+from aragora_q.cli.bench import bench as bench_command
 from aragora_q.errors import ConfigError
+from benchmarks import measurements, results
+from benchmarks.targets import TARGETS
 
-TINY = measures.Sizes(
-    repeats=1, drain=200, bulk=200, single=20, latency=5, memory=200, few=100, many=400, windows=2,
-    starts=1,
+TINY = {bench.drain: 200, bench.bulk: 200, bench.single: 20, bench.latency: 5}
+SIZES = measurements.Sizes(
+    repeats=1, measurements=TINY, memory=200, shallow_backlog=100, deep_backlog=400, windows=2, starts=1
 )  # fmt: skip
 
 
-def test_measures_every_promise():
-    """One run gives a figure above zero for each promise, and leaves the server empty."""
-    stand = Stand(str(servers.any_server()))
+def test_measures_every_target():
+    """One run gives a positive result for every target and leaves the server empty."""
+    testbed = bench.Testbed(str(servers.any_server()))
     try:
-        found = list(measures.run(stand, TINY))
-        assert stand.client.dbsize() == 0
+        found = list(measurements.run(testbed, SIZES))
+        assert testbed.client.dbsize() == 0
     finally:
-        stand.close()
-    assert [figure.key for figure in found] == list(PROMISES)
-    for figure in found:
-        assert median(figure.ours) > 0, figure
-        assert not figure.floor or median(figure.floor) > 0, figure
+        testbed.close()
+    assert [result.name for result in found] == list(TARGETS)
+    for result in found:
+        assert median(result.ours) > 0, result
+        assert not result.baseline or median(result.baseline) > 0, result
+
+
+def test_command_prints_a_line_of_json_per_result(monkeypatch, capsys):
+    """`aragora-q bench --json` prints every result of its four measurements."""
+    monkeypatch.setattr(bench, "run", partial(bench.run, measurements=TINY))
+    bench_command(server=str(servers.any_server()), repeats=1, as_json=True)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["measurement"] for result in printed] == list(bench.TITLES)
+    assert all(result["ratio"] > 0 for result in printed)
 
 
 @pytest.mark.parametrize(
-    ("key", "ours", "floor", "verdict"),
+    ("name", "ours", "baseline", "verdict"),
     [
-        ("drain", [140], [100], "aim"),
-        ("drain", [80], [100], "must"),
+        ("drain", [140], [100], "goal"),
+        ("drain", [80], [100], "required"),
         ("drain", [70], [100], "missed"),
-        ("drain", [140, 70, 10], [100, 100, 10], "must"),
-        ("latency_p50", [1.2], [1], "aim"),
-        ("latency_p50", [1.9], [1], "must"),
+        ("drain", [140, 70, 10], [100, 100, 10], "required"),
+        ("latency_p50", [1.2], [1], "goal"),
+        ("latency_p50", [1.9], [1], "required"),
         ("latency_p50", [2.1], [1], "missed"),
-        ("waiting_bytes", [590], [], "must"),
+        ("waiting_bytes", [590], [], "required"),
     ],
 )
-def test_verdict_is_of_the_median_ratio(key, ours, floor, verdict):
-    """More is better for rates, less for times and sizes; a figure with a floor is judged by its ratio."""
-    assert Figure(key, ours, floor).verdict == verdict
+def test_verdict_is_of_the_median_ratio(name, ours, baseline, verdict):
+    """Rates must be high, times and sizes low; a result with a baseline is judged by its ratio."""
+    assert results.cells(Result(name, name, "", ours, baseline))[-1] == verdict
 
 
 def test_without_a_server_it_says_what_to_install():
-    """A missing server program is an error of configuration, with the remedy."""
+    """A missing server program is a configuration error with a hint."""
     with pytest.raises(ConfigError, match="no-such-server") as refused:
         find_server("no-such-server")
     assert "--server" in refused.value.hint

@@ -1,4 +1,4 @@
-"""The JSON of every command has the fields that docs/cli-json.md promises, no fewer and no more."""
+"""The JSON of every command has the fields that docs/reference/cli-json.md promises, no fewer and no more."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from stage import Stage
 
 from aragora_q.contracts import Completed, Failed
 
-PAGE = Path(__file__).parents[2] / "docs" / "cli-json.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/cli-json.md"
 AGENTS = "demo:bold,demo:careful"
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from waiting import wait_until_sync
 
-from docs import dashboard
-from docs.watched import DASHBOARD, RULES, TREE, watched
+from tools import draw_dashboard
+from tools.monitored_stack import DASHBOARD, RULES, TREE, monitored_stack
 
 ALERTS = [
     rule
@@ -67,7 +67,7 @@ def whole():
     """Prometheus, a worker and an exporter; a few jobs have run."""
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server: apt-get install redis-server")
-    with watched("--exec", "cat") as running:
+    with monitored_stack("--exec", "cat") as running:
         running.call("reap", "--quiet")
         running.call("purge", "--quiet")
         for question in ("One?", "Two?", "Three?"):
@@ -96,7 +96,7 @@ def test_panel_has_data(whole, panel):
 
 def test_dashboard_can_be_drawn(whole):
     """The picture of the README has every panel, in units that the drawing knows."""
-    picture = dashboard.draw(whole.prometheus, time.time() - 30, time.time())
+    picture = draw_dashboard.draw(whole.prometheus, time.time() - 30, time.time())
     assert all(f">{panel['title']}</text>" in picture for panel in DASHBOARD["panels"])
 
 

@@ -1,7 +1,7 @@
-"""A queue that Prometheus watches, whole and private: server, workers, exporter, Prometheus.
+"""A private server, workers, an exporter and a Prometheus that scrapes them.
 
-`dashboard.py` draws what the dashboard shows of it; a test asks it all that dashboard, rules and
-autoscaling ask. Here alone panels are read and their queries filled in as Grafana does.
+`draw_dashboard.py` draws the dashboard's panels from it; tests run every query of the dashboard, of the
+rules and of autoscaling on it. Only this module expands Grafana's variables in queries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from aragora_q.bench.stand import Stand, find_server, free_port
+from aragora_q.bench import Testbed, find_server, free_port
 
 TREE = Path(__file__).parents[1]
 RULES = TREE / "deploy/prometheus"
@@ -34,78 +34,78 @@ QUEUE = "debates"
 MEMORY_LIMIT = "64mb"
 SCRAPE_SECONDS = 1
 RATE_SECONDS = 4 * SCRAPE_SECONDS
-"""What Grafana makes of $__rate_interval, where points are as close as scrapes."""
+"""Value of Grafana's $__rate_interval for this scrape interval."""
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 Series = tuple[str, dict[float, float]]
-"""A legend, and values by Unix time."""
+"""A legend, and values by Unix time in seconds."""
 
 
-def filled_in(query: str) -> str:
-    """A panel's query as Grafana sends it. Raises ValueError if it has a variable that is not known."""
+def expand(query: str) -> str:
+    """Return a panel's query as Grafana sends it. Raises ValueError for an unknown variable."""
     query = query.replace("$__rate_interval", f"{RATE_SECONDS}s").replace("$queue", QUEUE)
     if "$" in query:
-        raise ValueError(f"a variable is left in {query}")
+        raise ValueError(f"unknown variable in {query}")
     return query
 
 
 def legend(target: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """A series' name: `{{label}}` in the target's format is the label's value."""
-    return re.sub(r"{{(\w+)}}", lambda found: labels[found[1]], target["legendFormat"])
+    """Return a series' name: the target's format with `{{label}}` replaced by the label's value."""
+    return re.sub(r"{{(\w+)}}", lambda match: labels[match[1]], target["legendFormat"])
 
 
 class Prometheus:
-    """A running Prometheus, asked over HTTP."""
+    """HTTP client of a running Prometheus."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def _ask(self, path: str, **parameters: object) -> list[Any]:
+    def _get(self, path: str, **parameters: object) -> list[Any]:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - loopback
-            found: list[Any] = json.load(reply)["data"]["result"]
-        return found
+            result: list[Any] = json.load(reply)["data"]["result"]
+        return result
 
     def now(self, query: str) -> list[Any]:
-        """What an instant query finds; nothing until Prometheus is up."""
+        """Return the result of an instant query; an empty list until Prometheus is up."""
         try:
-            return self._ask("query", query=query)
+            return self._get("query", query=query)
         except OSError:
             return []
 
     def panel(self, panel: Mapping[str, Any], start: float, end: float) -> list[Series]:
-        """Every series that a panel shows between two Unix times; no value is NaN."""
+        """Return every series of a panel between two Unix times, without NaN."""
         return [
             (
                 legend(target, row["metric"]),
                 {at: float(text) for at, text in row["values"] if math.isfinite(float(text))},
             )
             for target in panel["targets"]
-            for row in self._ask(
+            for row in self._get(
                 "query_range",
-                query=filled_in(target["expr"]), start=start, end=end, step=SCRAPE_SECONDS,
+                query=expand(target["expr"]), start=start, end=end, step=SCRAPE_SECONDS,
             )
         ]  # fmt: skip
 
 
-class Watched:
-    """The running whole. Workers are `worker-1`, `worker-2`, … to Prometheus."""
+class MonitoredStack:
+    """All processes. In Prometheus, the instances of the workers are `worker-1`, `worker-2` and so on."""
 
     def __init__(self, worker_options: tuple[str, ...], workers: int, lease_ms: int) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="aragora-q-watched-"))
-        self._stand = Stand(find_server())
-        self._stand.client.config_set("maxmemory", MEMORY_LIMIT)
+        self.directory = Path(tempfile.mkdtemp(prefix="aragora-q-monitored-"))
+        self._testbed = Testbed(find_server())
+        self._testbed.client.config_set("maxmemory", MEMORY_LIMIT)
         self._processes: list[subprocess.Popen[bytes]] = []
-        own = {name: value for name, value in os.environ.items() if not name.startswith("REDIS_")}
+        settings = ("REDIS_", "ARAGORA_")
         self._environment = {
-            **{name: value for name, value in own.items() if not name.startswith("ARAGORA_")},
-            "REDIS_URL": self._stand.url,
+            **{name: value for name, value in os.environ.items() if not name.startswith(settings)},
+            "REDIS_URL": self._testbed.url,
             "ARAGORA_QUEUE_CLAIM_IDLE_MS": str(lease_ms),
             "HOME": str(self.directory),
             "PYTHONPATH": str(TREE),
         }
-        self.redis_url = self._stand.url
+        self.redis_url = self._testbed.url
         exporter, prometheus, *ports = (free_port() for _ in range(workers + 2))
         self.exporter_url = f"http://127.0.0.1:{exporter}"
         self.worker_urls = [f"http://127.0.0.1:{port}" for port in ports]
@@ -117,8 +117,8 @@ class Watched:
         ]
         self._start_prometheus(prometheus, exporter, ports)
 
-    def _cli(self, *words: object) -> list[str]:
-        return [sys.executable, "-m", "aragora_q", *map(str, words)]
+    def _cli(self, *arguments: object) -> list[str]:
+        return [sys.executable, "-m", "aragora_q", *map(str, arguments)]
 
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.directory / "log").open("ab") as log:
@@ -129,10 +129,10 @@ class Watched:
         return process
 
     def _start_prometheus(self, port: int, exporter: int, workers: list[int]) -> None:
-        """With the configuration that we ship, but for ports and pace."""
+        """Use the packaged configuration with other ports and intervals."""
         configuration = yaml.safe_load((RULES / "prometheus.yml").read_text())
-        pace = f"{SCRAPE_SECONDS}s"
-        configuration["global"] = {"scrape_interval": pace, "evaluation_interval": pace}
+        interval = f"{SCRAPE_SECONDS}s"
+        configuration["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
         configuration["rule_files"] = [str(RULES / name) for name in configuration["rule_files"]]
         queue_job, worker_job = configuration["scrape_configs"]
         queue_job["static_configs"] = [{"targets": [f"127.0.0.1:{exporter}"]}]
@@ -146,37 +146,39 @@ class Watched:
             f"--storage.tsdb.path={self.directory}/data", f"--web.listen-address=127.0.0.1:{port}",
         )  # fmt: skip
 
-    def call(self, *words: str) -> None:
-        """Run a command of ours to its end. Raises CalledProcessError if it fails."""
+    def call(self, *arguments: str) -> None:
+        """Run an aragora-q command to its end. Raises CalledProcessError if it fails."""
         subprocess.run(
-            self._cli(*words), env=self._environment, cwd=self.directory, check=True,
+            self._cli(*arguments), env=self._environment, cwd=self.directory, check=True,
             capture_output=True,
         )  # fmt: skip
 
     def is_scraped(self) -> bool:
-        """Whether Prometheus has heard of everybody."""
+        """Return True when Prometheus has scraped the exporter and every worker."""
         return len(self.prometheus.now("up == 1")) == 1 + len(self.workers)
 
     def close(self) -> None:
-        """End every process and forget all data."""
+        """Stop every process and delete all data."""
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
             process.wait(STOP_SECONDS)
-        self._stand.close()
+        self._testbed.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @contextmanager
-def watched(*worker_options: str, workers: int = 1, lease_ms: int = 60_000) -> Iterator[Watched]:
-    """Starts the whole and waits for the first scrapes. Raises TimeoutError if they do not come."""
-    whole = Watched(worker_options, workers, lease_ms)
+def monitored_stack(
+    *worker_options: str, workers: int = 1, lease_ms: int = 60_000
+) -> Iterator[MonitoredStack]:
+    """Start the stack and wait for the first scrapes. Raises TimeoutError if they do not succeed."""
+    stack = MonitoredStack(worker_options, workers, lease_ms)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not whole.is_scraped():
+        while not stack.is_scraped():
             if time.monotonic() > deadline:
-                raise TimeoutError((whole.directory / "log").read_text()[-2000:])
+                raise TimeoutError((stack.directory / "log").read_text()[-2000:])
             time.sleep(0.1)
-        yield whole
+        yield stack
     finally:
-        whole.close()
+        stack.close()

@@ -1,4 +1,4 @@
-"""Draws docs/demo.svg: a real run of `aragora-q demo` in a terminal of 80 columns. By `make picture`."""
+"""Draw docs/demo.svg: a run of `aragora-q demo` in a terminal of 80 columns. For `make screenshots`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from rich.text import Text
 
 COLUMNS, ROWS = 80, 60
 COMMAND = "aragora-q demo"
+PICTURE = Path(__file__).parents[1] / "docs/demo.svg"
 FONT_FACE = re.compile(r"@font-face\s*{[^}]*}")
-"""rich's pictures fetch a font from elsewhere; a reader's own monospace does."""
+"""rich's pictures download a font; without it, the reader's monospace font is used."""
 
 
-def recorded(arguments: list[str]) -> str:
-    """What a command writes to a terminal."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    process = subprocess.Popen(arguments, stdin=its, stdout=its, stderr=its, close_fds=True)
-    os.close(its)
+def record(arguments: list[str]) -> str:
+    """Return what a command writes to a terminal."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    process = subprocess.Popen(arguments, stdin=child, stdout=child, stderr=child, close_fds=True)
+    os.close(child)
     written = io.BytesIO()
     while True:
         try:
-            part = os.read(ours, 65_536)
-        except OSError:  # the other end is closed
+            part = os.read(parent, 65_536)
+        except OSError:  # the command has closed its end
             break
         if not part:
             break
@@ -42,14 +43,14 @@ def recorded(arguments: list[str]) -> str:
     return written.getvalue().decode().replace("\r\n", "\n")
 
 
-def drawn(text: str) -> str:
-    """The picture of a terminal that shows `text`."""
+def draw(text: str) -> str:
+    """Return an SVG picture of a terminal that shows `text`."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(f"\033[1m$ {COMMAND}\033[0m\n{text.rstrip()}"))
     picture = FONT_FACE.sub("", console.export_svg(title="aragora-q"))
-    return picture.replace("<svg ", '<svg xml:space="preserve" ', 1)  # or indents are lost
+    return picture.replace("<svg ", '<svg xml:space="preserve" ', 1)  # keeps the indentation
 
 
 if __name__ == "__main__":
     command = [sys.executable, "-m", "aragora_q", *COMMAND.split()[1:], *sys.argv[1:]]
-    Path(__file__).with_name("demo.svg").write_text(drawn(recorded(command)), encoding="utf-8")
+    PICTURE.write_text(draw(record(command)), encoding="utf-8")

@@ -1,12 +1,15 @@
-"""Writes every part of the documentation that the program knows better: `make docs`.
+"""Generate the documentation that is derived from the code.
 
-The sample aragora-q.toml, the table of settings, the reference of commands, the man pages, the
-completions of shells, the users of Redis. A test compares them with what this script would write.
+`make docs` writes the sample aragora-q.toml, the pages of docs/reference and the Redis users; a test
+compares these files with what this program would write. `python -m tools.gen_docs --share DIRECTORY`
+writes man pages and shell completions in the layout of /usr/share, for packages.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -19,9 +22,8 @@ from aragora_q import cli
 from aragora_q.cli.config import toml_value
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.config.sources import SECRETS, environment_name
-from aragora_q.redis import acl as access
+from aragora_q.redis.acl import ROLES, rules
 from aragora_q.redis.keys import QueueKeys
-from docs import completions
 
 TOP = Path(__file__).parent.parent
 COLUMNS = 80
@@ -35,71 +37,76 @@ SECTIONS = {
     "metrics_host": "Metrics and logs",
     "agents": "Agents",
 }
-"""Headings, each above the setting it comes before."""
+"""Headings by the setting that each precedes."""
 
-LAYERS = (
-    "the defaults below",
-    "/etc/aragora-q/aragora-q.toml, then /etc/aragora-q/conf.d/*.toml by name",
+SOURCES = (
+    "the defaults",
+    "/etc/aragora-q/aragora-q.toml, then /etc/aragora-q/conf.d/*.toml in the order of their names",
     "~/.config/aragora-q/aragora-q.toml ($XDG_CONFIG_HOME)",
-    "./aragora-q.toml, if it belongs to you or to root",
+    "./aragora-q.toml, if its owner is you or root",
     "--config FILE",
     "systemd credentials and *_FILE variables, for passwords",
     "environment variables",
     "options of a command",
 )
-"""Where settings come from; a later one wins."""
-
-EXIT_CODES = {
-    0: "All went well.",
-    1: "The job that was waited for has failed or was cancelled; or doctor found something; or an "
-    "unexpected error.",
-    2: "Wrong usage: an option or an argument.",
-    3: "No such job; of many, some were refused or unknown.",
-    65: "The data of a job breaks a rule; nothing was written.",
-    69: "Redis cannot be reached. A worker does not end for it: it waits.",
-    75: "Try again: Redis is full, loading, read-only, blocked or without a primary, the backlog is at "
-    "its limit, or an enqueue was not confirmed as durably as asked.",
-    77: "Redis refuses the password, or the user lacks a right.",
-    78: "A setting, a file or the server's set-up is wrong.",
-    124: "The time for waiting was up; the job goes on.",
-    130: "Ended by Ctrl-C (SIGINT).",
-    141: "Whoever read the output has gone; said by silence.",
-    143: "Ended by SIGTERM, as a worker is that has drained.",
-}
+"""Sources of settings; a later source overrides earlier ones."""
 
 EXAMPLE_AGENTS = """\
 # [agents]
 # claude = "anthropic:claude-sonnet-4-5"
 #
 # [agents.local]
-# model = "openai:a-model-of-your-server"
+# model = "openai:name-of-the-model"
 # base_url = "http://127.0.0.1:8080/v1"
 # api_key_env = "LOCAL_KEY"
 """
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and what it should hold."""
+    """Return every generated file and its content."""
+    from tools import api_reference  # noqa: PLC0415 - griffe is not there when packages are built
+
+    reference = TOP / "docs/reference"
     return {
         TOP / "aragora-q.toml": sample(),
-        TOP / "docs/settings.md": settings_page(),
-        TOP / "docs/cli.md": commands_page(),
-        TOP / "docs/man/aragora-q.1": command_manual(),
-        TOP / "docs/man/aragora-q.toml.5": settings_manual(),
-        TOP / "docs/completions/aragora-q.bash": completions.bash(commands(), cli.COMMANDS),
-        TOP / "docs/completions/_aragora-q": completions.zsh(commands(), cli.COMMANDS),
-        TOP / "docs/completions/aragora-q.fish": completions.fish(commands(), cli.COMMANDS),
+        reference / "api.md": api_reference.page(),
+        reference / "cli.md": commands_page(),
+        reference / "settings.md": settings_page(),
         TOP / "deploy/redis/users.acl": users(),
     }
 
 
+def shared(directory: Path) -> None:
+    """Write man pages and shell completions below `directory`, which stands for /usr/share."""
+    files = {
+        "man/man1/aragora-q.1": command_manual(),
+        "man/man5/aragora-q.toml.5": settings_manual(),
+        "bash-completion/completions/aragora-q": completion("bash"),
+        # zsh loads the script at the first completion and calls it as a function.
+        "zsh/vendor-completions/_aragora-q": completion("zsh") + '_aragora_q_completion "$@"\n',
+        "fish/vendor_completions.d/aragora-q.fish": completion("fish"),
+    }
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def completion(shell: str) -> str:
+    """Return the completion script that the command writes for a shell."""
+    environment = os.environ | {"_ARAGORA_Q_COMPLETE": f"source_{shell}"}
+    command = [sys.executable, "-m", "aragora_q"]
+    written = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return written.stdout.strip() + "\n"
+
+
 def fields() -> dict[str, FieldInfo]:
-    """Every setting."""
+    """Return every setting."""
     return dict(QueueConfig.model_fields)
 
 
 def kind(field: FieldInfo) -> str:
-    """A setting's type and range in a reader's words."""
+    """Return a setting's type and range for readers."""
     name = str(field.annotation)
     if "SecretStr" in name:
         return "text"
@@ -117,7 +124,7 @@ def kind(field: FieldInfo) -> str:
 
 def _limits(field: FieldInfo) -> str:
     metadata = [*field.metadata]
-    for part in get_args(field.annotation):  # of an optional setting, its limits are one level down
+    for part in get_args(field.annotation):  # the limits of an optional setting are one level down
         metadata += getattr(part, "__metadata__", [])
         metadata += [m for f in metadata if isinstance(f, FieldInfo) for m in f.metadata]
     found = {
@@ -130,7 +137,7 @@ def _limits(field: FieldInfo) -> str:
 
 
 def default(field: FieldInfo) -> str:
-    """A setting's default as TOML; empty if it has none."""
+    """Return a setting's default as TOML; empty if it has none."""
     if field.default_factory is not None or field.default is None:
         return ""
     value = field.default
@@ -138,14 +145,14 @@ def default(field: FieldInfo) -> str:
 
 
 def sample() -> str:
-    """aragora-q.toml: every setting at its default, commented out."""
+    """Return aragora-q.toml: every setting at its default, commented out."""
     lines = [
         "# Settings of aragora-q, all at their defaults. Written by `make docs`.",
         "#",
-        "# Later layers win:",
-        *(f"#   {number}. {layer}" for number, layer in enumerate(LAYERS, 1)),
-        "# `aragora-q config show --origin` says which value comes from where, `aragora-q config check`",
-        "# whether all are right.",
+        "# Sources; a later source overrides earlier ones:",
+        *(f"#   {number}. {source}" for number, source in enumerate(SOURCES, 1)),
+        "# `aragora-q config show --origin` shows every value and its source; `aragora-q config check`",
+        "# validates them.",
     ]
     for name, field in fields().items():
         if name in SECTIONS:
@@ -166,27 +173,26 @@ def sample() -> str:
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """Return docs/reference/settings.md."""
     lines = [
         "# Settings",
         "",
-        "Written by `make docs` from the declarations in `aragora_q/config.py`.",
+        "Written by `make docs` from the declarations of `QueueConfig`.",
         "",
-        "Later layers win:",
+        "Sources; a later source overrides earlier ones:",
         "",
-        *(f"{number}. {layer}" for number, layer in enumerate(LAYERS, 1)),
+        *(f"{number}. {source}" for number, source in enumerate(SOURCES, 1)),
         "",
         (
-            "`aragora-q config show --origin` shows every value and where it comes from, `aragora-q config "
-            "check` whether all are right. Names that we do not know are refused, with the nearest one we "
-            "know: in files, and in the environment wherever they begin with `ARAGORA_QUEUE_`. (Those that "
-            "Kubernetes makes up from the names of services are left alone.) A variable that is set but "
-            "empty counts as not set."
+            "`aragora-q config show --origin` shows every value and its source; `aragora-q config check` "
+            "validates them. Unknown names are errors, and the message suggests the nearest known name. This "
+            "applies to files, and to environment variables that begin with `ARAGORA_QUEUE_`, except "
+            "variables that Kubernetes creates from the names of services. An empty variable counts as unset."
         ),
         "",
         (
-            "The retention time is `ARAGORA_QUEUE_MAX_JOB_TTL_DAYS`. Programs of the same family have also "
-            "called it `ARAGORA_QUEUE_MAX_TTL_DAYS`: here that is an unknown name, and refused."
+            "The retention time is `ARAGORA_QUEUE_MAX_JOB_TTL_DAYS`. Related programs also use the name "
+            "`ARAGORA_QUEUE_MAX_TTL_DAYS`; aragora-q rejects it as unknown."
         ),
     ]
     for name, field in fields().items():
@@ -209,13 +215,13 @@ def settings_page() -> str:
     credentials = " and ".join(f"`{name.replace('_', '-')}`" for name in sorted(SECRETS))
     lines += [
         "", "## Passwords", "",
-        (f"{secrets} name files that hold the passwords; under systemd, the credentials {credentials} "
-        "(`LoadCredential=`) are found by themselves. They are read again for every new connection, so "
-        "a changed password needs no restart. No password is ever shown: not by `config show`, not in an "
-        "error, not in a log line, and no part of a `redis_url` is repeated that could hold one."),
+        (f"{secrets} name files that contain the passwords. Under systemd, the credentials {credentials} "
+        "(`LoadCredential=`) are found automatically. The files are read again for every new connection: a "
+        "changed password needs no restart. Passwords never appear in `config show`, errors or log lines; "
+        "neither does any part of a `redis_url` that may contain one."),
         "", "## Agents", "",
-        ("`[agents]` names agents and the models behind them, `ARAGORA_AGENT_<NAME>=model` does the same for "
-        "one; the layers add up. An agent is a model string, or a table:"), "",
+        ("`[agents]` maps names of agents to models; `ARAGORA_AGENT_<NAME>=model` does the same for one "
+        "agent. The sources are merged. An agent is a model string or a table:"), "",
         "| Key | Values | Default |", "|---|---|---|",
     ]  # fmt: skip
     for name, field in AgentConfig.model_fields.items():
@@ -228,7 +234,7 @@ def settings_page() -> str:
 
 
 def commands() -> dict[str, Any]:
-    """Every command by its full name, those of `config` one by one."""
+    """Return every command by its full name, including subcommands."""
     found: dict[str, Any] = {}
     for name in cli.COMMANDS:
         command = cli._load(name)  # noqa: SLF001
@@ -241,29 +247,35 @@ def commands() -> dict[str, Any]:
 
 
 def help_of(name: str, command: Any) -> str:
-    """What `aragora-q NAME --help` prints, 80 columns wide."""
+    """Return what `aragora-q NAME --help` prints, 80 columns wide."""
     context = typer.Context(command, info_name=f"aragora-q {name}", terminal_width=COLUMNS)
     context.help_option_names = ["-h", "--help"]
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
 def commands_page() -> str:
-    """docs/cli.md."""
+    """Return docs/reference/cli.md."""
     lines = [
         "# Commands", "",
-        ("Written by `make docs` from what `--help` says. Data goes to stdout, messages to stderr; the JSON "
-        "of each command is described in [cli-json.md](cli-json.md), settings in [settings.md](settings.md)."),
-        "", ("Before the command: `--version`, and `--debug`, which shows where in the program an error came "
-        "from."), "", "## Exit codes", "", "| Code | Meaning |", "|---|---|",
-        *(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()),
+        ("Written by `make docs` from the output of `--help`. Data goes to stdout, messages to stderr. See "
+        "also: [JSON output](cli-json.md), [exit codes](exit-codes.md), [settings](settings.md)."),
+        "", ("Options before the command: `--version`; `--debug`, which prints a traceback with every error; "
+        "`--install-completion` and `--show-completion` for bash, zsh and fish."),
     ]  # fmt: skip
     for name, command in commands().items():
         lines += ["", f"## {name}", "", "```text", help_of(name, command), "```"]
     return "\n".join(lines) + "\n"
 
 
+def exit_codes() -> dict[int, str]:
+    """Return the exit codes and their meanings, from docs/reference/exit-codes.md."""
+    page = (TOP / "docs/reference/exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", page, re.MULTILINE)
+    return {int(code): meaning.replace("`", "") for code, meaning in rows}
+
+
 def roff(text: str) -> str:
-    """`text` as roff sets it literally."""
+    """Escape `text` for roff."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return "\n".join(
         f"\\&{line}" if line.startswith((".", "'")) else line for line in text.split("\n")
@@ -276,14 +288,13 @@ def _head(name: str, section: int, purpose: str) -> list[str]:
 
 
 def command_manual() -> str:
-    """The man page aragora-q(1)."""
+    """Return the man page aragora-q(1)."""
     lines = [
-        *_head("aragora-q", 1, "a queue on Redis Streams for debates among language models"),
+        *_head("aragora-q", 1, "a job queue on Redis Streams for multi-agent LLM debates"),
         ".SH SYNOPSIS", roff("aragora-q [--version] [--debug] COMMAND [OPTIONS]"),
         ".SH DESCRIPTION",
-        roff("Debates are enqueued by clients and run by workers, each to exactly one recorded outcome. "
-             "Every command prints data to stdout and messages to stderr, takes --help, and, wherever "
-             "it shows something, --json."),
+        roff("Clients enqueue debates; workers run each of them to exactly one recorded outcome. Commands "
+             "print data to stdout and messages to stderr. Commands that print data have the option --json."),
         ".SH COMMANDS",
     ]  # fmt: skip
     for name, command in commands().items():
@@ -295,24 +306,24 @@ def command_manual() -> str:
             ".fi",
         ]
     lines.append(".SH EXIT STATUS")
-    for code, meaning in EXIT_CODES.items():
+    for code, meaning in exit_codes().items():
         lines += [".TP", str(code), roff(meaning)]
-    lines += [".SH ENVIRONMENT", roff("Every setting has a variable, see aragora-q.toml(5); NO_COLOR switches "
-              "colours off."), ".SH FILES"]  # fmt: skip
-    for layer in LAYERS[1:4]:
-        lines += [".PP", roff(layer)]
+    lines += [".SH ENVIRONMENT", roff("Every setting has a variable, see aragora-q.toml(5). NO_COLOR disables "
+              "colors."), ".SH FILES"]  # fmt: skip
+    for source in SOURCES[1:4]:
+        lines += [".PP", roff(source)]
     lines += [".SH SEE ALSO", roff("aragora-q.toml(5), systemd.service(5), redis-cli(1)")]
     return "\n".join(lines) + "\n"
 
 
 def settings_manual() -> str:
-    """The man page aragora-q.toml(5)."""
+    """Return the man page aragora-q.toml(5)."""
     lines = [
         *_head("aragora-q.toml", 5, "settings of aragora-q"), ".SH DESCRIPTION",
-        roff("TOML; one line for each setting. Unknown names are errors. Later layers win:"),
+        roff("TOML, one line per setting. Unknown names are errors. A later source overrides earlier ones:"),
     ]  # fmt: skip
-    for number, layer in enumerate(LAYERS, 1):
-        lines += [".TP", f"{number}.", roff(layer)]
+    for number, source in enumerate(SOURCES, 1):
+        lines += [".TP", f"{number}.", roff(source)]
     for name, field in fields().items():
         if name in SECTIONS:
             lines.append(f".SH {roff(SECTIONS[name].upper())}")
@@ -328,16 +339,17 @@ def settings_manual() -> str:
 
 
 def users() -> str:
-    """A user of Redis for each role, on the default queue, for an ACL file, which knows no comments."""
+    """Return an ACL file (it cannot contain comments) with a Redis user per role for the default queue."""
     defaults = QueueConfig()
     keys = QueueKeys(defaults.key_prefix, defaults.queue, cluster=False)
-    return "".join(
-        f"user aragora-q-{role} reset on {access.rules(role, keys)}\n" for role in access.ROLES
-    )
+    return "".join(f"user aragora-q-{role} reset on {rules(role, keys)}\n" for role in ROLES)
 
 
 def main() -> None:
-    """Write what has changed, and name it."""
+    """Write the files that changed and print their names; with --share, write files for packages."""
+    if sys.argv[1:2] == ["--share"]:
+        shared(Path(sys.argv[2]))
+        return
     for path, text in generated().items():
         if not path.exists() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)

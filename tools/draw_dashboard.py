@@ -1,7 +1,7 @@
-"""Draws docs/dashboard.svg: the panels of deploy/grafana's dashboard after a real run. By `make picture`.
+"""Draw docs/dashboard.svg: the panels of deploy/grafana's dashboard after a run. For `make screenshots`.
 
-Every number is what a real Prometheus answered to a panel's own query. Grafana is not asked: titles,
-places, units, thresholds, colours and legends are read from the dashboard's JSON and drawn alike.
+Every number is the answer of a real Prometheus to the panel's query. Grafana is not used: titles,
+positions, units, thresholds, colors and legends come from the dashboard's JSON.
 """
 
 from __future__ import annotations
@@ -23,12 +23,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from docs import load
-from docs.watched import DASHBOARD, QUEUE, SCRAPE_SECONDS, Prometheus, Series, watched
+from tools import demo_workload
+from tools.monitored_stack import (
+    DASHBOARD,
+    QUEUE,
+    SCRAPE_SECONDS,
+    Prometheus,
+    Series,
+    monitored_stack,
+)
 
-PICTURE = Path(__file__).with_name("dashboard.svg")
+PICTURE = Path(__file__).parents[1] / "docs/dashboard.svg"
 FONTS = "Inter, Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
-"""Text stays text, in the reader's fonts; places are reckoned with DejaVu, the widest of them."""
+"""Text is drawn in the reader's fonts; positions are computed for DejaVu, the widest of them."""
 
 PAGE, PANEL, BORDER, GRID, TEXT, FAINT = (
     "#111217", "#181b1f", "#2a2d33", "#2b2e35", "#d5d6e0", "#9a9ca8",
@@ -40,14 +47,14 @@ COLORS = {
 PALETTE = tuple(COLORS[name] for name in ("green", "yellow", "blue", "orange", "red", "purple"))
 
 WIDTH, UNIT, HEAD, GAP = 920, 23, 34, 4
-"""Pixels: of the picture, of one unit of the grid's height, of the line above, between panels."""
+"""Pixels: the picture's width, one row of the grid, the title line, the gap between panels."""
 COLUMNS = 24
 EDGE = 12
-"""Seconds at both ends where no time is written: it would leave the panel."""
+"""Seconds at both ends without a time label, which would not fit in the panel."""
 
 
-def shown(value: float, unit: str) -> str:
-    """A number as Grafana shows it in a unit that the dashboard uses."""
+def format_value(value: float, unit: str) -> str:
+    """Format a number as Grafana does, for the units that the dashboard uses."""
     if unit == "s" and 0 < value < 1:
         return f"{_plain(value * 1000)} ms"
     if unit == "s":
@@ -63,7 +70,7 @@ def _plain(value: float) -> str:
 
 
 class Drawing:
-    """The dashboard over one span of time."""
+    """The dashboard for a time range."""
 
     def __init__(self, start: float, end: float) -> None:
         self._times = [
@@ -100,10 +107,10 @@ class Drawing:
         return self.figure.add_axes(box, facecolor="none")
 
     def panel(self, panel: dict[str, Any], series: list[Series]) -> None:
-        """Draw one panel in its place."""
-        place, column = panel["gridPos"], (WIDTH - GAP) / COLUMNS
-        x, y = GAP + place["x"] * column, HEAD + place["y"] * UNIT
-        width, height = place["w"] * column - GAP, place["h"] * UNIT - GAP
+        """Draw one panel."""
+        grid, column = panel["gridPos"], (WIDTH - GAP) / COLUMNS
+        x, y = GAP + grid["x"] * column, HEAD + grid["y"] * UNIT
+        width, height = grid["w"] * column - GAP, grid["h"] * UNIT - GAP
         self.figure.add_artist(
             FancyBboxPatch(
                 (x / WIDTH, 1 - (y + height) / self._height),
@@ -128,7 +135,7 @@ class Drawing:
     ) -> None:
         defaults = panel["fieldConfig"]["defaults"]
         values = self._values(series)
-        last = next(each for each in reversed(values) if not math.isnan(each))
+        last = next(value for value in reversed(values) if not math.isnan(value))
         color = COLORS[_step(defaults["thresholds"]["steps"], last)]
         axes = self._axes(x + 1, y + height * 0.62, width - 2, height * 0.38 - 1)
         axes.axis("off")
@@ -137,7 +144,7 @@ class Drawing:
         axes.set(xlim=(self._times[0], self._times[-1]), ylim=(0, max(1e-9, _top([values]) * 1.05)))
         [mapping] = defaults.get("mappings", [{"options": {}}])
         mapped = mapping["options"].get(f"{last:g}")
-        text = mapped["text"] if mapped else shown(last, defaults["unit"])
+        text = mapped["text"] if mapped else format_value(last, defaults["unit"])
         self._text(
             x + width / 2,
             y + height * 0.46,
@@ -197,14 +204,14 @@ class Drawing:
         return [series[1].get(at, math.nan) for at in self._times]
 
     def svg(self) -> str:
-        """The picture, of the same bytes for the same numbers."""
+        """Return the picture; equal numbers give equal bytes."""
         written = io.StringIO()
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "aragora-q"}):
             self.figure.savefig(
                 written, format="svg", metadata={"Date": None, "Title": DASHBOARD["title"]}
             )
         picture = written.getvalue().replace("'DejaVu Sans'", FONTS)
-        return re.sub(r"(?<=\d\.\d)\d+", "", picture)  # a tenth of a pixel is enough
+        return re.sub(r"(?<=\d\.\d)\d+", "", picture)  # a tenth of a pixel is precise enough
 
 
 def _utc(unix_seconds: float) -> dt.datetime:
@@ -216,7 +223,7 @@ def _dress(axes: Axes, unit: str) -> None:
     if unit == "bytes":
         ticks = MultipleLocator(2 ** math.ceil(math.log2(axes.get_ylim()[1] / 4)))
     axes.yaxis.set_major_locator(ticks)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, unit)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, unit)))
     first, last = axes.get_xlim()
     axes.xaxis.set_major_locator(MultipleLocator(60))
     axes.xaxis.set_minor_locator(MultipleLocator(30))
@@ -233,11 +240,11 @@ def _dress(axes: Axes, unit: str) -> None:
 
 
 def _top(many: list[list[float]]) -> float:
-    return max((each for values in many for each in values if not math.isnan(each)), default=0.0)
+    return max((value for values in many for value in values if not math.isnan(value)), default=0.0)
 
 
 def _step(steps: list[dict[str, Any]], value: float) -> str:
-    """The colour of the highest threshold that a value has reached."""
+    """Return the color of the highest threshold that the value has reached."""
     color: str = steps[0]["color"]
     for step in steps[1:]:
         if value >= step["value"]:
@@ -246,10 +253,10 @@ def _step(steps: list[dict[str, Any]], value: float) -> str:
 
 
 def _colors(panel: dict[str, Any], names: list[str]) -> dict[str, str]:
-    """Each series' colour: the dashboard's own for it, or the palette's next."""
+    """Return each series' color: the dashboard's override, or the next one of the palette."""
     fixed = {
-        each["matcher"]["options"]: COLORS[each["properties"][0]["value"]["fixedColor"]]
-        for each in panel["fieldConfig"]["overrides"]
+        override["matcher"]["options"]: COLORS[override["properties"][0]["value"]["fixedColor"]]
+        for override in panel["fieldConfig"]["overrides"]
     }
     free = [color for color in PALETTE if color not in fixed.values()] or list(PALETTE)
     others = [name for name in names if name not in fixed]
@@ -257,7 +264,7 @@ def _colors(panel: dict[str, Any], names: list[str]) -> dict[str, str]:
 
 
 def draw(prometheus: Prometheus, start: float, end: float) -> str:
-    """The dashboard between two Unix times, of which whole seconds count."""
+    """Return a picture of the dashboard between two Unix times, rounded down to seconds."""
     start, end = math.floor(start), math.floor(end)
     drawing = Drawing(start, end)
     for panel in DASHBOARD["panels"]:
@@ -266,14 +273,16 @@ def draw(prometheus: Prometheus, start: float, end: float) -> str:
 
 
 def main() -> None:
-    """Play the story, and draw it."""
+    """Run the workload and draw the dashboard."""
     if shutil.which("prometheus") is None:
-        sys.exit("no prometheus to watch a run with: apt-get install prometheus")
-    options = ("--executor", "docs.load:executor", "--concurrency", str(load.CONCURRENCY))
-    with watched(*options, workers=load.WORKERS, lease_ms=load.LEASE_MS) as whole:
+        sys.exit("prometheus not found: apt-get install prometheus")
+    workload = demo_workload
+    executor = ("--executor", "tools.demo_workload:executor")
+    options = (*executor, "--concurrency", str(workload.CONCURRENCY))
+    with monitored_stack(*options, workers=workload.WORKERS, lease_ms=workload.LEASE_MS) as stack:
         start = time.time()
-        asyncio.run(load.play(whole))
-        PICTURE.write_text(draw(whole.prometheus, start, time.time()), encoding="utf-8")
+        asyncio.run(workload.run(stack))
+        PICTURE.write_text(draw(stack.prometheus, start, time.time()), encoding="utf-8")
 
 
 if __name__ == "__main__":

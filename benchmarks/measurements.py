@@ -1,0 +1,219 @@
+"""Measurements: those of `aragora-q bench`, then memory, a deep backlog and cold starts.
+
+Called by `benchmarks/run.py`. Every measurement leaves the server of the testbed empty.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import uvloop
+
+from aragora_q import bench
+from aragora_q.base import Job
+from aragora_q.bench import CONCURRENCY, Result, Testbed, new_jobs
+from aragora_q.redis.scripts import batched
+from aragora_q.streams.queue import RedisStreamsQueue
+
+ENQUEUE_BATCH = 10_000
+SETTLE_SECONDS = 0.5
+"""After a worker is registered, until it does nothing but wait for jobs."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of repetitions and jobs. The defaults take about four minutes."""
+
+    repeats: int = 5
+    measurements: dict[bench.Measurement, int] = field(
+        default_factory=lambda: dict(bench.MEASUREMENTS)
+    )
+    memory: int = 20_000
+    shallow_backlog: int = 2_000
+    deep_backlog: int = 100_000
+    windows: int = 10
+    starts: int = 15
+
+
+FULL = Sizes(repeats=7, deep_backlog=1_000_000)
+
+
+def run(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Yield every result as soon as it is measured."""
+    yield from bench.run(testbed, sizes.repeats, sizes.measurements)
+    yield from memory(testbed, sizes.memory)
+    yield from backlog(testbed, sizes)
+    yield idle_worker(testbed, sizes.repeats)
+    yield from cold_starts(testbed, sizes.starts)
+
+
+def memory(testbed: Testbed, count: int) -> Iterator[Result]:
+    """Measure the server's memory per job, without the stream of events, whose length is capped."""
+    events = with_queue(testbed, _keys).events
+
+    def used_bytes() -> int:
+        used = testbed.client.info("memory")["used_memory"]
+        return int(used) - int(testbed.client.memory_usage(events, samples=0) or 0)
+
+    def per_job(state: str) -> Result:
+        title = f"Redis memory per {state} job"
+        return Result(f"{state}_bytes", title, "B", [(used_bytes() - empty_bytes) / count])
+
+    empty_bytes = used_bytes()
+    _enqueue(testbed, new_jobs(count))
+    yield per_job("waiting")
+    testbed.run_all_jobs()
+    yield per_job("finished")
+    testbed.client.flushall()
+
+
+async def _keys(queue: RedisStreamsQueue) -> Any:
+    return queue.connection.keys
+
+
+def backlog(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Measure whether a deep backlog slows the worker or `stats`.
+
+    Only a fifth of the deep backlog is drained: the server's table of keys may double on the way, and
+    while its entries move (some 70,000 jobs at a million), each job costs the server 50 % more.
+    """
+    size = sizes.shallow_backlog
+    with testbed.worker("noop"):
+        shallow, shallow_stats = [], []
+        for _ in range(sizes.windows + 1):
+            with _paused(testbed):
+                jobs = new_jobs(size)
+                _enqueue(testbed, jobs)
+                shallow_stats.append(_stats_ms(testbed))
+            _wait_until_completed(testbed, jobs)
+            shallow.append(_rate(testbed, jobs))
+        with _paused(testbed):
+            first: list[Job] = []
+            for number in range(0, sizes.deep_backlog, ENQUEUE_BATCH):
+                jobs = new_jobs(min(ENQUEUE_BATCH, sizes.deep_backlog - number))
+                _enqueue(testbed, jobs)
+                if len(first) < sizes.deep_backlog // 5:
+                    first += jobs
+            deep_stats = [_stats_ms(testbed) for _ in range(sizes.windows)]
+        _wait_until_completed(testbed, first)
+    # Larger windows: consecutive windows of one long drain overlap by the jobs in flight.
+    deep = [_rate(testbed, window) for window in batched(first, size * 5 // 2)]
+    shallow_rate = [median(shallow[1:])] * len(deep)
+    yield Result("deep_drain", "drain rate, deep / shallow backlog", "jobs/s", deep, shallow_rate)
+    yield Result("deep_stats", "stats, deep / shallow backlog", "ms", deep_stats, shallow_stats[1:])
+    testbed.client.flushall()
+
+
+@contextmanager
+def _paused(testbed: Testbed) -> Iterator[None]:
+    with_queue(testbed, lambda queue: queue.pause())
+    yield
+    with_queue(testbed, lambda queue: queue.pause(paused=False))
+
+
+def _stats_ms(testbed: Testbed) -> float:
+    async def measure(queue: RedisStreamsQueue) -> float:
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            await queue.get_queue_stats()
+            seconds.append(time.perf_counter() - began)
+        return median(seconds) * 1000
+
+    return float(with_queue(testbed, measure))
+
+
+def _rate(testbed: Testbed, jobs: list[Job]) -> float:
+    async def rate(queue: RedisStreamsQueue) -> float:
+        return bench.completed_per_second(testbed, queue, jobs)
+
+    return float(with_queue(testbed, rate))
+
+
+def _wait_until_completed(testbed: Testbed, jobs: list[Job]) -> None:
+    """Wait for the last jobs: jobs start in this order, but those in flight may end in any order."""
+
+    async def wait(queue: RedisStreamsQueue) -> None:
+        for job in jobs[-2 * CONCURRENCY :]:
+            await bench.completed(queue, job.id)
+
+    with_queue(testbed, wait)
+
+
+def idle_worker(testbed: Testbed, repeats: int) -> Result:
+    """Measure the resident memory of a worker process that waits for its first job."""
+    megabytes = []
+    for _ in range(repeats):
+        with testbed.worker("noop") as process:
+            with_queue(testbed, bench.worker_is_registered)
+            time.sleep(SETTLE_SECONDS)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            [kibibytes] = [
+                line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")
+            ]
+            megabytes.append(int(kibibytes) * 1024 / 1e6)
+        testbed.client.flushall()
+    return Result("idle_rss", "worker resident memory, idle", "MB", megabytes)
+
+
+def cold_starts(testbed: Testbed, repeats: int) -> Iterator[Result]:
+    """Measure whole processes, as a shell starts them, against an interpreter that does nothing."""
+    script = Path(sys.executable).with_name("aragora-q")
+    program = [str(script)] if script.exists() else [sys.executable, "-m", "aragora_q"]
+    server = ["--redis-url", testbed.url]
+    _enqueue(testbed, [Job(payload=bench.PAYLOAD, id="known")])
+    commands = {
+        "version": [*program, "--version"],
+        "help": [*program, "--help"],
+        "status": [*program, "status", "known", *server],
+        "enqueue": [
+            *program,
+            "enqueue",
+            "Is this fast?",
+            "--agents",
+            "demo,demo",
+            "--quiet",
+            *server,
+        ],
+    }
+    baseline = [sys.executable, "-c", "pass"]
+    for command in commands.values():
+        process_ms(command)
+    measured: dict[str, list[float]] = {name: [] for name in (*commands, "baseline")}
+    for _ in range(repeats):
+        measured["baseline"].append(process_ms(baseline))
+        for name, command in commands.items():
+            measured[name].append(process_ms(command))
+    for name, command in commands.items():
+        title = f"aragora-q {command[len(program)]} / python -c pass"
+        yield Result(f"start_{name}", title, "ms", measured[name], measured["baseline"])
+    testbed.client.flushall()
+
+
+def process_ms(command: list[str], **options: Any) -> float:
+    """Run a command to its end and return how many milliseconds it took."""
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
+    return (time.perf_counter() - began) * 1000
+
+
+def _enqueue(testbed: Testbed, jobs: list[Job]) -> None:
+    with_queue(testbed, lambda queue: queue.enqueue_many(jobs))
+
+
+def with_queue(testbed: Testbed, work: Callable[[RedisStreamsQueue], Awaitable[Any]]) -> Any:
+    """Return the result of `work` with a queue on the testbed's server."""
+
+    async def run() -> Any:
+        async with testbed.queue() as queue:
+            return await work(queue)
+
+    return uvloop.run(run())

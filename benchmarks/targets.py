@@ -1,0 +1,48 @@
+"""Targets of the benchmark. A result with a baseline is judged by its ratio to the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+from aragora_q.bench import Result
+
+
+@dataclass(frozen=True)
+class Target:
+    """Bounds of a result's median: what is required, and what is the goal."""
+
+    required: float
+    goal: float
+    lower_is_better: bool = False
+
+    def verdict(self, result: Result) -> str:
+        """Return `goal`, `required` or `missed`."""
+        value = median(result.values)
+        for name, bound in (("goal", self.goal), ("required", self.required)):
+            if value <= bound if self.lower_is_better else value >= bound:
+                return name
+        return "missed"
+
+    def cell(self, result: Result) -> str:
+        """Return the bounds as a table shows them."""
+        factor = " x" if result.baseline else ""
+        return f"{'≤' if self.lower_is_better else '≥'} {self.required:,g} / {self.goal:,g}{factor}"
+
+
+TARGETS = {
+    "drain": Target(0.75, 1.3),
+    "bulk": Target(0.8, 1.2),
+    "single": Target(0.7, 0.9),
+    "latency_p50": Target(2, 1.3, lower_is_better=True),
+    "latency_p99": Target(3, 1.5, lower_is_better=True),
+    "waiting_bytes": Target(600, 520, lower_is_better=True),
+    "finished_bytes": Target(1_000, 800, lower_is_better=True),
+    "deep_drain": Target(0.9, 0.95),
+    "deep_stats": Target(1.5, 1.2, lower_is_better=True),
+    "idle_rss": Target(60, 45, lower_is_better=True),
+    "start_version": Target(3, 1.5, lower_is_better=True),
+    "start_help": Target(9, 5, lower_is_better=True),
+    "start_status": Target(25, 12, lower_is_better=True),
+    "start_enqueue": Target(25, 12, lower_is_better=True),
+}
