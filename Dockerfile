@@ -1,7 +1,7 @@
-# The image of aragora-q: workers, exporter and every other command. `docker build -t aragora-q .`
+# Image of aragora-q: workers, exporter and every other command. Build: `docker build -t aragora-q .`
 ARG BASE_IMAGE=python:3.13-slim
 
-# pip and the sources stay behind in this stage.
+# Build stage: pip and the sources do not reach the final image.
 FROM ${BASE_IMAGE} AS build
 COPY pyproject.toml README.md LICENSE /src/
 COPY aragora_q /src/aragora_q
@@ -11,16 +11,15 @@ RUN python3 -m venv /opt/aragora-q \
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/aragora-q /opt/aragora-q
-# The user has no entry in passwd and needs none: whatever asks for a home gets /tmp, the one place
-# that a container with a read-only root has to offer as a tmpfs.
+# The user has no passwd entry. HOME is /tmp: with a read-only root file system, mount a tmpfs there.
 ENV PATH=/opt/aragora-q/bin:$PATH HOME=/tmp
 USER 65532:65532
 WORKDIR /tmp
-# Metrics of a worker. They are on loopback unless ARAGORA_QUEUE_METRICS_HOST says otherwise.
+# Worker metrics. They listen on loopback unless ARAGORA_QUEUE_METRICS_HOST is set.
 EXPOSE 9464
 STOPSIGNAL SIGTERM
-# A worker without progress is unhealthy, one that waits for Redis is not.
+# A worker is unhealthy if it makes no progress. Waiting for Redis is healthy.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["aragora-q", "healthcheck"]
-# No shell in between: the worker is process 1 and gets SIGTERM itself.
+# Exec form: the worker is process 1 and receives SIGTERM itself.
 ENTRYPOINT ["aragora-q"]
 CMD ["worker"]
