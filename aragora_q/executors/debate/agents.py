@@ -102,11 +102,11 @@ class AgentRegistry:
             ConfigError: one of them cannot be built.
 
         """
-        for name, agent in self._config.agents.items():
+        for name in self._config.agents:
             try:
-                _resolve(name, self._config)
-                if not _is_built_in(agent.model):
-                    self._agents[name] = _build_agent(name, agent)
+                config = _resolve(name, self._config)
+                if config.model.partition(":")[0] not in ("demo", "local"):
+                    self._agents[name] = _build_agent(name, config)
             except (PermanentError, InvalidPayload) as error:
                 raise ConfigError(f"agent {name}: {error}", hint=error.hint) from None
         if not find_spec("pydantic_ai"):
@@ -166,10 +166,6 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
         f"unknown agent {name!r:.100}: must be {', '.join(known)} or provider:model",
         hint=f"did you mean {matches[0]!r}?" if matches else "",
     )
-
-
-def _is_built_in(model: str) -> bool:
-    return model.partition(":")[0] in ("demo", "local")
 
 
 def _build_agent(name: str, config: AgentConfig) -> Agent:
