@@ -88,7 +88,8 @@ class Debate:
 
     async def _debate(self) -> tuple[Decision, dict[int, str]]:
         """Return the decision and the different answers that were voted on."""
-        await self._propose()
+        requests = dict.fromkeys(self._participants.active, Propose(self._payload.question))
+        await self._collect_answers(Phase("propose"), requests)
         for number in range(1, self._payload.rounds + 1):
             if len(self._options()) == 1 or not self._may_open_round(number):
                 break
@@ -103,14 +104,10 @@ class Debate:
         mode, salt = self._payload.consensus, self._job.id
         return decide(mode, ballots, salt=salt, judged=judged), options
 
-    async def _propose(self) -> None:
-        requests = dict.fromkeys(self._participants.active, Propose(self._payload.question))
-        await self._collect_answers(Phase("propose"), requests)
-
     async def _is_settled_by_review(self, number: int) -> bool:
         """Run one round; return True if the reviewers agree and nothing is to be revised."""
         labels = self._labels(number, self._answers)
-        reviews = await self._review(number, labels)
+        reviews = await self._ask_about_answers(Review, Phase("review", number), labels)
         self._answers = {seat: self._answers[seat] for seat in self._participants.active}
         if _agree(reviews.values()):
             return True
@@ -118,12 +115,12 @@ class Debate:
         await self._revise(number, labels, reviews)
         return False
 
-    async def _review(
-        self, number: int, labels: Mapping[str, int]
+    async def _ask_about_answers(
+        self, kind: type[Review | Vote], phase: Phase, labels: Mapping[str, int]
     ) -> dict[int, StoredReply | None]:
-        phase = Phase("review", number)
+        """Show every seat the labeled answers in a different order and return the replies."""
         requests = {
-            seat: Review(self._payload.question, self._labeled_answers(labels, phase, seat))
+            seat: kind(self._payload.question, self._labeled_answers(labels, phase, seat))
             for seat in self._participants.active
         }
         return await self._participants.ask_all(phase, requests, labels)
@@ -149,12 +146,7 @@ class Debate:
         if len(options) == 1:
             [choice] = options
             return [self._ballot(seat, {"choice": choice}) for seat in self._participants.active]
-        phase, labels = Phase("vote"), self._labels(0, options)
-        requests = {
-            seat: Vote(self._payload.question, self._labeled_answers(labels, phase, seat))
-            for seat in self._participants.active
-        }
-        votes = await self._participants.ask_all(phase, requests, labels)
+        votes = await self._ask_about_answers(Vote, Phase("vote"), self._labels(0, options))
         return [self._ballot(seat, vote) for seat, vote in votes.items()]
 
     def _ballot(self, seat: int, vote: StoredReply | None) -> Ballot:
