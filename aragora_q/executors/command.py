@@ -1,8 +1,8 @@
-"""The `command` executor: a program of the operator's, in any language, runs each job.
+"""The `command` executor: run an operator's program, in any language, once per attempt.
 
-Made by `load_executor` for `worker --exec CMD`. The program gets the job as JSON on stdin and
-answers on stdout with the result, on fd 3 with what happens on the way, and with its exit code;
-docs/executors.md is the contract. How it is started and ended is `program.py`'s business.
+Built by `load_executor` for `worker --exec CMD`. The program reads the job as JSON from stdin, writes
+its result to stdout and messages to fd 3, and its exit code decides what happens to the job;
+docs/executors.md is the contract. `process_group.py` starts and stops the program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aragora_q import codec as wire
+from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import SECRETS, environment_name
@@ -30,7 +30,7 @@ from aragora_q.errors import (
     PermanentError,
     RetryLater,
 )
-from aragora_q.executors.process_group import ProcessGroup, lines, read_all
+from aragora_q.executors.process_group import ProcessGroup, read_lines
 from aragora_q.rate_limit import RateLimit
 
 logger = logging.getLogger(__name__)
@@ -38,85 +38,109 @@ logger = logging.getLogger(__name__)
 EXIT_RETRY_LATER = os.EX_TEMPFAIL
 PERMANENT_EXIT_CODES = (os.EX_DATAERR, 2)
 
-HIDDEN = frozenset(
+SECRET_ENV = frozenset(
     {"REDIS_URL", "CREDENTIALS_DIRECTORY"}
-    | {f"{environment_name(name)}{end}" for name in SECRETS for end in ("", "_FILE")}
+    | {f"{environment_name(name)}{suffix}" for name in SECRETS for suffix in ("", "_FILE")}
 )
-"""Our secrets: the program gets them only if `exec_env_allowlist` names them."""
+"""Variables with secrets of aragora-q: passed to the program only if `exec_env_allowlist` names them."""
 
-PRIVATE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
-"""What systemd says to this process and to no other."""
+SYSTEMD_ENV = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"}
+)
+"""Variables that systemd sets for this process only: never passed to the program."""
 
 MAX_LOG_LINE_BYTES = 2_000
-MAX_REPORT_BYTES = 4 * 1024 * 1024
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_CHECKPOINT_NAME_CHARS = 200
 LOG_LINES_PER_SECOND = 50
 PROGRESS_PER_SECOND = 10
 
 
 def create(config: QueueConfig) -> Executor:
-    """The executor that runs `config.exec_command`. Raises ConfigError if that is no program."""
-    argv = _program_and_arguments(config.exec_command)
+    """Build the executor that runs `config.exec_command` once per attempt.
+
+    The program inherits this process' environment, except SYSTEMD_ENV and those SECRET_ENV that
+    `config.exec_env_allowlist` does not name; ARAGORA_JOB_ID, ARAGORA_JOB_ATTEMPT and
+    ARAGORA_JOB_FENCE are added. It runs in its own process group. When the attempt is cancelled (job
+    cancelled, timed out or lease lost, worker stopping), the group gets SIGTERM, and SIGKILL after
+    `process_group.GRACE_SECONDS`.
+
+    The executor returns the JSON object that the program wrote to stdout. It raises:
+        PermanentError: exit code 2 or 65, exit code 0 without a JSON object, or more output than
+            `config.max_result_bytes` or MAX_MESSAGE_BYTES allow. The job fails.
+        RetryLater: exit code 75. The job is retried uncharged, after at least the seconds that the
+            program sent as `retry_after`.
+        CommandFailed, OSError: any other exit code, a signal, or the program cannot be started. The
+            job is retried until its attempts are used up.
+        LeaseLost: the job is no longer this attempt's; noticed when progress or a checkpoint is sent.
+
+    Raises:
+        ConfigError: `config.exec_command` is empty, has unbalanced quotes, or is not executable.
+
+    """
+    argv = _parse_command(config.exec_command)
     allowed = set(config.exec_env_allowlist.replace(",", " ").split())
-    dropped = HIDDEN - allowed | PRIVATE
-    env = {name: value for name, value in os.environ.items() if name not in dropped}
-    log_lines = RateLimit(LOG_LINES_PER_SECOND)
+    excluded = SECRET_ENV - allowed | SYSTEMD_ENV
+    env = {name: value for name, value in os.environ.items() if name not in excluded}
+    log_limit = RateLimit(LOG_LINES_PER_SECOND)
 
     async def run_command(job: Job) -> Mapping[str, Any]:
-        return await _Run(job, log_lines).result_of(argv, env, config.max_result_bytes)
+        return await _CommandRun(job, log_limit).execute(argv, env, config.max_result_bytes)
 
     return run_command
 
 
-def _program_and_arguments(command: str) -> list[str]:
+def _parse_command(command: str) -> list[str]:
     try:
-        words = shlex.split(command)
+        argv = shlex.split(command)
     except ValueError as error:
         raise ConfigError(
-            f"exec_command: {error}", hint="it is split into words as a shell does"
+            f"exec_command: {error}", hint="it is split into arguments as a shell does"
         ) from None
-    if not words:
-        raise ConfigError("executor is command, but exec_command is empty", hint="--exec 'PROGRAM'")
-    path = shutil.which(words[0])
+    if not argv:
+        raise ConfigError(
+            "executor is command, but exec_command is empty", hint="set it, or use --exec 'PROGRAM'"
+        )
+    path = shutil.which(argv[0])
     if path is None:
         raise ConfigError(
-            f"exec_command: {words[0]!r:.200} is no executable program",
-            hint=f"looked for on PATH, or from {Path.cwd()}",
+            f"exec_command: {argv[0]!r:.200} not found or not executable",
+            hint=f"searched on PATH; a path with a slash is relative to {Path.cwd()}",
         )
-    return [os.path.abspath(path), *words[1:]]  # noqa: PTH100 - symbolic links keep their names
+    return [os.path.abspath(path), *argv[1:]]  # noqa: PTH100 - symbolic links keep their names
 
 
-class _Run:
-    """One run of the program: what it is told, what it says, how that is understood."""
+class _CommandRun:
+    """One run of the program: send the job, read its output, interpret its exit code."""
 
-    def __init__(self, job: Job, log_lines: RateLimit) -> None:
+    def __init__(self, job: Job, log_limit: RateLimit) -> None:
         self._job = job
         self._attempt: AttemptContext = current_attempt()
-        self._log_lines = log_lines
-        self._progress = RateLimit(PROGRESS_PER_SECOND)
-        self._last_line = ""
+        self._log_limit = log_limit
+        self._progress_limit = RateLimit(PROGRESS_PER_SECOND)
+        self._last_stderr_line = ""
         self._retry_after_seconds = 0.0
 
-    async def result_of(
+    async def execute(
         self, argv: list[str], env: Mapping[str, str], max_result_bytes: int
     ) -> Mapping[str, Any]:
-        """What the program makes of the job; raises what its exit code and output mean."""
-        job = wire.encode(await self._as_json())
-        program = await ProcessGroup.start(argv, {**env, **self._variables()}, job)
-        reading = asyncio.create_task(_read_result(program.stdout, max_result_bytes))
-        work: set[asyncio.Task[Any]] = {
-            reading,
-            asyncio.create_task(self._log(program.stderr)),
-            asyncio.create_task(self._read_messages(program.reports)),
+        """Run the program to its end and return its result; see `create` for what it raises."""
+        stdin = codec.encode(await self._job_fields())
+        program = await ProcessGroup.start(argv, {**env, **self._job_env()}, stdin)
+        result = asyncio.create_task(_read_result(program.stdout, max_result_bytes))
+        readers: set[asyncio.Task[Any]] = {
+            result,
+            asyncio.create_task(self._log_stderr(program.stderr)),
+            asyncio.create_task(self._read_messages(program.messages)),
         }
         try:
-            code = await program.finish(work)
+            exit_code = await program.wait(readers)
         finally:
-            await program.stop(work)
-        self._judge(code)
-        return _decoded(reading.result())
+            await program.stop(readers)
+        self._raise_for_exit_code(exit_code)
+        return _parse_result(result.result())
 
-    async def _as_json(self) -> dict[str, Any]:
+    async def _job_fields(self) -> dict[str, Any]:
         job = self._job
         return {
             "id": job.id,
@@ -133,43 +157,45 @@ class _Run:
             "checkpoints": await self._attempt.checkpoints(),
         }
 
-    def _variables(self) -> dict[str, str]:
+    def _job_env(self) -> dict[str, str]:
         return {
             "ARAGORA_JOB_ID": self._job.id,
             "ARAGORA_JOB_ATTEMPT": str(self._job.attempts),
             "ARAGORA_JOB_FENCE": str(self._job.fence),
         }
 
-    def _judge(self, code: int) -> None:
-        """Raise what an exit code other than 0 stands for."""
-        if code == 0:
+    def _raise_for_exit_code(self, exit_code: int) -> None:
+        """Return for exit code 0; raise the error that any other code means."""
+        if exit_code == 0:
             return
-        how = f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}"
-        text = f"{how}: {self._last_line}" if self._last_line else how
-        if code == EXIT_RETRY_LATER:
-            raise RetryLater(text, delay_seconds=self._retry_after_seconds)
-        if code in PERMANENT_EXIT_CODES:
-            raise PermanentError(text)
-        raise CommandFailed(text)
+        cause = (
+            f"exit code {exit_code}" if exit_code > 0 else f"killed by {_signal_name(-exit_code)}"
+        )
+        message = f"{cause}: {self._last_stderr_line}" if self._last_stderr_line else cause
+        if exit_code == EXIT_RETRY_LATER:
+            raise RetryLater(message, delay_seconds=self._retry_after_seconds)
+        if exit_code in PERMANENT_EXIT_CODES:
+            raise PermanentError(message)
+        raise CommandFailed(message)
 
-    async def _log(self, stderr: asyncio.StreamReader) -> None:
-        async for line in lines(stderr, MAX_LOG_LINE_BYTES):
+    async def _log_stderr(self, stderr: asyncio.StreamReader) -> None:
+        async for line in read_lines(stderr, MAX_LOG_LINE_BYTES):
             text = line.decode(errors="replace").strip()
             if text:
-                self._last_line = text
-                self._say(logging.INFO, "command says", text)
+                self._last_stderr_line = text
+                self._log_line(logging.INFO, "command output", text)
 
-    async def _read_messages(self, reports: asyncio.StreamReader) -> None:
-        async for line in lines(reports, MAX_REPORT_BYTES):
-            if len(line) > MAX_REPORT_BYTES:
-                raise PermanentError(f"a line on fd 3 is longer than {MAX_REPORT_BYTES} bytes")
+    async def _read_messages(self, messages: asyncio.StreamReader) -> None:
+        async for line in read_lines(messages, MAX_MESSAGE_BYTES):
+            if len(line) > MAX_MESSAGE_BYTES:
+                raise PermanentError(f"a line on fd 3 is longer than {MAX_MESSAGE_BYTES} bytes")
             if line.strip():
                 await self._handle_message(line)
 
     async def _handle_message(self, line: bytes) -> None:
-        """Act on a line of fd 3. One that makes no sense is a warning, not the end of a job."""
+        """Act on one line of fd 3. An invalid line is logged as a warning; the job goes on."""
         try:
-            message = wire.decode(line)
+            message = codec.decode(line)
         except ValueError:
             message = None
         match message:
@@ -182,41 +208,43 @@ class _Run:
             case {"retry_after": int() | float() as seconds, **rest} if not rest:
                 self._retry_after_seconds = seconds
             case _:
-                self._say(
+                self._log_line(
                     logging.WARNING,
-                    "line on fd 3 is no progress, checkpoint or retry_after",
+                    "ignored a line on fd 3: not a valid progress, checkpoint or retry_after message",
                     line[:MAX_LOG_LINE_BYTES].decode(errors="replace"),
                 )
 
     async def _report_progress(self, progress: Mapping[str, Any]) -> None:
-        if not self._progress.allow():
+        """Report progress; drop it when it exceeds the rate limit or cannot be sent."""
+        if not self._progress_limit.allow():
             return
         try:
             await self._attempt.report_progress(progress)
         except LeaseLost:
             raise
-        except (AragoraQError, ValueError) as error:  # seen by nobody, and no harm done
-            self._say(logging.WARNING, "progress not shown", str(error))
+        except (AragoraQError, ValueError) as error:
+            self._log_line(logging.WARNING, "progress not reported", str(error))
 
-    def _say(self, level: int, event: str, text: str) -> None:
-        if not self._log_lines.allow():
+    def _log_line(self, level: int, event: str, text: str) -> None:
+        if not self._log_limit.allow():
             return
-        facts: dict[str, Any] = {"job": self._job.id, "attempt": self._job.attempts, "text": text}
-        if suppressed := self._log_lines.pop_suppressed():
-            facts["lines_suppressed"] = suppressed
-        logger.log(level, event, extra=facts)
+        fields: dict[str, Any] = {"job": self._job.id, "attempt": self._job.attempts, "text": text}
+        if suppressed := self._log_limit.pop_suppressed():
+            fields["lines_suppressed"] = suppressed
+        logger.log(level, event, extra=fields)
 
 
 async def _read_result(stdout: asyncio.StreamReader, max_bytes: int) -> bytes:
-    data = await read_all(stdout, max_bytes)
-    if len(data) > max_bytes:
-        raise PermanentError(f"stdout is longer than max_result_bytes ({max_bytes})")
-    return data
-
-
-def _decoded(stdout: bytes) -> Mapping[str, Any]:
     try:
-        result = wire.decode(stdout)
+        await stdout.readexactly(max_bytes + 1)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    raise PermanentError(f"stdout is longer than max_result_bytes ({max_bytes})")
+
+
+def _parse_result(stdout: bytes) -> Mapping[str, Any]:
+    try:
+        result = codec.decode(stdout)
     except ValueError as error:
         raise PermanentError(
             f"exit code 0, but stdout ({stdout[:100]!r}) is not JSON: {error}"

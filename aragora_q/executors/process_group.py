@@ -1,9 +1,11 @@
-"""A program in a process group of its own: started, listened to, and ended with all its children.
+"""Run a program in its own process group, read its output, and stop it with all its children.
 
-Used by `command.py`; knows nothing of jobs. asyncio's own subprocesses would not do: they give a
-child a pipe as fd 3 only by running Python between fork and exec, which is unsafe beside the lease
-keeper's thread, and they reap a child before its group can be killed safely, since a reaped process'
-id may be anybody's. Here the same few system calls serve asyncio and uvloop alike. Linux only.
+Used by `command.py`; must not know jobs. Linux only.
+
+asyncio's subprocesses are not used for two reasons. They give a child a pipe as fd 3 only with
+`preexec_fn`, which runs Python between fork and exec and is unsafe while other threads run (the
+lease keeper does). And they reap the child at once: after that its process id may be reused, so
+killing its group could hit another program. The system calls below work the same on asyncio and uvloop.
 """
 
 from __future__ import annotations
@@ -17,117 +19,130 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 GRACE_SECONDS = 3.0
-"""From TERM to KILL. Shorter than a stopping worker waits for its last attempts."""
+"""Time between SIGTERM and SIGKILL. Shorter than a stopping worker waits for its last attempts."""
 
 ORPHAN_GRACE_SECONDS = 1.0
-"""How long the pipes stay open when the program is gone, but something of it left the group."""
+"""How long pipes stay open after the program ended, if a child that left the group holds them."""
 
 _CHUNK_BYTES = 65_536
 
 
 class ProcessGroup:
-    """One running program. `exited` tells its exit code, negative if a signal killed it."""
+    """A running program and its children.
 
-    def __init__(self, pid: int, streams: Sequence[_Pipe]) -> None:
-        self.stdout, self.stderr, self.reports = (pipe.reader for pipe in streams)
+    `stdout`, `stderr` and `messages` (fd 3) are its output. `exited` resolves to its exit code, or to
+    the negative signal number if a signal killed it.
+    """
+
+    def __init__(self, pid: int, pipes: Sequence[_Pipe]) -> None:
+        self.stdout, self.stderr, self.messages = (pipe.reader for pipe in pipes)
         self._pid = pid
-        self._streams = streams
+        self._pipes = pipes
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self._is_reaped = False
         self._is_stopping = False
         try:
             self._pidfd = os.pidfd_open(pid)
-        except OSError:  # no descriptor left: then nobody would hear it end
+        except OSError:  # out of file descriptors: its exit could not be noticed
             self._reap()
             raise
         self._loop.add_reader(self._pidfd, self._on_exit)
 
     @classmethod
     async def start(cls, argv: list[str], env: Mapping[str, str], stdin: bytes) -> ProcessGroup:
-        """Run `argv`, whose first word is a path, with `stdin` to read. Raises OSError if it cannot be run.
+        """Start `argv` (its first item is a path) with environment `env` and `stdin` to read.
 
-        `reports` is what the program writes to fd 3.
+        Raises:
+            OSError: the program cannot be started.
+
         """
-        streams: list[_Pipe] = []
-        with ExitStack() as ends:
-            given = [_shift_fds(_memfd(stdin))]
-            ends.callback(os.close, given[0])
+        pipes: list[_Pipe] = []
+        with ExitStack() as cleanup:
+            child_fds = [_shift_fd(_memfd(stdin))]
+            cleanup.callback(os.close, child_fds[0])
             try:
-                for _ in ("stdout", "stderr", "reports"):
-                    ours, theirs = os.pipe2(os.O_CLOEXEC)
-                    given.append(_shift_fds(theirs))
-                    ends.callback(os.close, given[-1])
-                    streams.append(await _Pipe.open(ours))
-                return cls(_spawn(argv, env, given), streams)
+                for _ in ("stdout", "stderr", "messages"):
+                    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+                    child_fds.append(_shift_fd(write_fd))
+                    cleanup.callback(os.close, child_fds[-1])
+                    pipes.append(await _Pipe.open(read_fd))
+                return cls(_spawn(argv, env, child_fds), pipes)
             except BaseException:
-                for pipe in streams:
+                for pipe in pipes:
                     pipe.close()
                 raise
 
-    async def finish(self, work: set[asyncio.Task[Any]]) -> int:
-        """The exit code, once the program is gone and `work` has read all it had to say.
+    async def wait(self, readers: set[asyncio.Task[Any]]) -> int:
+        """Return the exit code after the program ended and all `readers` of its output finished.
 
-        Raises what a task of `work` raises, at once.
+        If a reader fails, its exception is raised at once; the caller then calls `stop`.
         """
-        await asyncio.wait({self.exited, *work}, return_when=asyncio.FIRST_EXCEPTION)
-        for task in work:
+        await asyncio.wait({self.exited, *readers}, return_when=asyncio.FIRST_EXCEPTION)
+        for task in readers:
             if task.done():
                 task.result()
         return await self.exited
 
-    async def stop(self, work: set[asyncio.Task[Any]]) -> None:
-        """End the group, if it runs: TERM, time to obey while `work` still listens, KILL. End `work`."""
+    async def stop(self, readers: set[asyncio.Task[Any]]) -> None:
+        """Stop the group if it still runs, then cancel `readers`.
+
+        Sends SIGTERM, waits up to GRACE_SECONDS while `readers` go on, then sends SIGKILL.
+        """
         try:
             if not self.exited.done():
                 self._is_stopping = True
                 self._signal(signal.SIGTERM)
-                await asyncio.wait({self.exited, *work}, timeout=GRACE_SECONDS)
+                await asyncio.wait({self.exited, *readers}, timeout=GRACE_SECONDS)
         finally:
             self._is_stopping = False
             self._signal(signal.SIGKILL)
             if self.exited.done():
                 self._reap()
-            self._hang_up()
-            for task in work:
+            self._close_pipes()
+            for task in readers:
                 task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+            await asyncio.gather(*readers, return_exceptions=True)
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        if ended is not None:
-            is_exit = ended.si_code == os.CLD_EXITED
-            self.exited.set_result(ended.si_status if is_exit else -ended.si_status)
-        if not self._is_stopping:  # a child may still be obeying TERM
+        status = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        if status is not None:
+            is_exit = status.si_code == os.CLD_EXITED
+            self.exited.set_result(status.si_status if is_exit else -status.si_status)
+        if not self._is_stopping:  # while stopping, a child may still be handling SIGTERM
             self._reap()
 
     def _reap(self) -> None:
-        """Kill what the program left behind, then free its id: in this order, as long as the id is ours."""
+        """Kill remaining children, then reap the program. After reaping, its id may be reused."""
         if self._is_reaped:
             return
         self._signal(signal.SIGKILL)
         self._is_reaped = True
         os.waitpid(self._pid, 0)
-        self._loop.call_later(ORPHAN_GRACE_SECONDS, self._hang_up)
+        self._loop.call_later(ORPHAN_GRACE_SECONDS, self._close_pipes)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._is_reaped:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, number)
 
-    def _hang_up(self) -> None:
-        for pipe in self._streams:
+    def _close_pipes(self) -> None:
+        for pipe in self._pipes:
             pipe.close()
 
 
-async def lines(stream: asyncio.StreamReader, max_bytes: int) -> AsyncIterator[bytes]:
-    """The lines of a stream, without their ends; of a longer one, at once, its first `max_bytes` + 1 bytes."""
+async def read_lines(stream: asyncio.StreamReader, max_bytes: int) -> AsyncIterator[bytes]:
+    r"""Yield the lines of `stream` without their `\n`.
+
+    A line longer than `max_bytes` is yielded once, as soon as it is that long, cut to `max_bytes` + 1
+    bytes; its rest is skipped. (`StreamReader.readline` raises an error and drops data instead.)
+    """
     line, is_cut = b"", False
     while chunk := await stream.read(_CHUNK_BYTES):
-        *ended, rest = chunk.split(b"\n")
-        for part in ended:
+        *complete, rest = chunk.split(b"\n")
+        for part in complete:
             if not is_cut:
                 yield (line + part)[: max_bytes + 1]
             line, is_cut = b"", False
@@ -140,18 +155,8 @@ async def lines(stream: asyncio.StreamReader, max_bytes: int) -> AsyncIterator[b
         yield line
 
 
-async def read_all(stream: asyncio.StreamReader, max_bytes: int) -> bytes:
-    """Everything up to the end of a stream; at most `max_bytes` + 1 bytes of it, and then at once."""
-    parts: list[bytes] = []
-    left = max_bytes + 1
-    while left > 0 and (chunk := await stream.read(min(left, _CHUNK_BYTES))):
-        parts.append(chunk)
-        left -= len(chunk)
-    return b"".join(parts)
-
-
 class _Pipe:
-    """Our end of a pipe that the program writes to."""
+    """The read end of a pipe that the program writes to."""
 
     def __init__(self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport) -> None:
         self.reader = reader
@@ -159,7 +164,7 @@ class _Pipe:
 
     @classmethod
     async def open(cls, fd: int) -> _Pipe:
-        """Listen at `fd`, which is ours to close from now on."""
+        """Start reading `fd`; the pipe owns and closes it."""
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0)
@@ -170,28 +175,31 @@ class _Pipe:
         self._transport.close()
 
 
-def _spawn(argv: list[str], env: Mapping[str, str], given: list[int]) -> int:
-    """Start a program whose descriptors 0, 1, … are those `given`, and no others."""
+def _spawn(argv: list[str], env: Mapping[str, str], child_fds: list[int]) -> int:
+    """Start a program that has `child_fds` as its descriptors 0, 1, …, and no others; return its id."""
     return os.posix_spawn(
         argv[0],
         argv,
         env,
-        file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(given)],
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(child_fds)],
         setsid=True,
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them
+        setsigdef=[
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ],  # Python ignores them; a program expects the default
         setsigmask=[],
     )
 
 
-def _shift_fds(fd: int) -> int:
-    """`fd` under a number above those that the program knows, so that none overwrites another."""
+def _shift_fd(fd: int) -> int:
+    """Move `fd` to a number above 3, so that the child's descriptors do not overwrite each other."""
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4)
     os.close(fd)
     return moved
 
 
 def _memfd(data: bytes) -> int:
-    """A file with `data` to read from: unlike a pipe, nobody has to feed it, and it cannot break."""
+    """Return an in-memory file with `data`. Unlike a pipe, it needs no writer and cannot break."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
     with os.fdopen(fd, "wb", closefd=False) as file:
         file.write(data)

@@ -1,7 +1,8 @@
-"""The debate executor: several agents answer a question, criticise, revise and vote.
+"""The debate executor: several agents answer a question, review, revise and vote.
 
-Made by `create_default_executor`. `protocol.py` is the debate itself; `agents.py` finds who is meant
-by a name; `journal.py` lets an interrupted debate go on where it was; `consensus.py` counts votes.
+Built by `create_default_executor`. `protocol.py` runs a debate; `participants.py` asks its agents;
+`agents.py` resolves agent names; `journal.py` lets an interrupted debate resume; `consensus.py` counts
+the votes.
 """
 
 from __future__ import annotations
@@ -20,16 +21,28 @@ __all__ = ["check_agents", "choose_agents", "create"]
 
 
 def create(config: QueueConfig) -> Executor:
-    """The executor that debates with the agents of `config`.
+    """Build the executor that runs debates with the agents of `config`.
 
-    Raises ConfigError if a configured agent cannot be built: unknown provider, missing key or extra.
+    The executor takes a job with a `DebateJobPayload`, runs the debate, and returns
+    `DebateResult.to_dict()`. Every finished call is stored as a checkpoint, so another attempt resumes
+    the debate without repeating it. The executor raises:
+        InvalidPayload: the payload is not valid, or names an unknown agent. The job fails.
+        PermanentError: too few agents are left, or `timeout_seconds` passed. The job fails.
+        RetryLater: a provider asked to wait. The job is retried after that, uncharged.
+        AgentUnavailable: an agent failed in a way that may be temporary. The job is retried; on its
+            last attempt, such agents drop out instead, if enough others are left.
+        LeaseLost: the job is no longer this attempt's.
+
+    Raises:
+        ConfigError: a configured agent cannot be built (unknown provider, missing key or extra).
+
     """
-    roster = AgentRegistry(config)
-    roster.check()
+    registry = AgentRegistry(config)
+    registry.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        debate = Debate(job, payload, roster, current_attempt(), config.max_result_bytes)
+        debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes)
         return (await debate.run()).to_dict()
 
     return run_debate

@@ -1,7 +1,7 @@
-"""From ballots to a decision. Pure: the rules of every consensus mode, and nothing else.
+"""Turn ballots into a decision: the rules of every consensus mode. Pure functions.
 
-Called by the protocol. Answers go by numbers; confidence is agreement, the share of seats (or of
-their weight) behind an answer, never the chance that it is right.
+Called by the protocol. Answers are identified by numbers. Confidence is agreement: the share of the
+seats (or of their weight) that back an answer, not the probability that it is right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ballot:
-    """One seat's vote. `choice` None is an abstention: it backs no answer, and still counts as a seat."""
+    """One seat's vote. `choice` None is an abstention: it backs no answer but counts as a seat."""
 
     choice: int | None
     confidence: float = 0.0
@@ -23,32 +23,30 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Decision:
-    """`winner` is None when no answer got a vote, or the mode names no winner."""
+    """The outcome of a vote. `winner` is None if no answer got a vote or the mode names no winner."""
 
-    consensus_reached: bool
-    winner: int | None
-    confidence: float
+    consensus_reached: bool = False
+    winner: int | None = None
+    confidence: float = 0.0
 
 
 def decide(
     mode: str, ballots: Sequence[Ballot], *, salt: str, judged: Sequence[int | None] = ()
 ) -> Decision:
-    """What the ballots of all seats still in the debate decide.
+    """Return the decision of all seats still in the debate.
 
-    `judged` are a judge's picks with the answers in two orders; one that differs with the order is
-    no ruling, and the seats' majority decides. Only `weighted` heeds weights. Ties are broken by the
-    voters' confidence, then by `salt`, and are never a consensus.
+    `judged` holds a judge's choices with the answers in two different orders. If they differ, the
+    judge is ignored and the seats' majority decides. Weights count in mode `weighted` only. Ties are
+    broken by the voters' confidence, then by `salt`; a tie is never a consensus.
     """
     weights = [ballot.weight if mode == "weighted" else 1.0 for ballot in ballots]
     shares = _shares(ballots, weights)
-    if mode == "none" or not (shares or judged):
-        return Decision(consensus_reached=False, winner=None, confidence=0.0)
     if mode == "judge" and len(judged) == 2 and judged[0] is not None and judged[0] == judged[1]:
         return Decision(
             consensus_reached=True, winner=judged[0], confidence=shares.get(judged[0], 0.0)
         )
-    if not shares:
-        return Decision(consensus_reached=False, winner=None, confidence=0.0)
+    if mode == "none" or not shares:
+        return Decision()
     first, *others = _ranked(ballots, shares, salt)
     share = shares[first]
     is_tied = any(shares[other] == share for other in others)
@@ -70,7 +68,7 @@ def _suffices(mode: str, share: float) -> bool:
 
 
 def _shares(ballots: Sequence[Ballot], weights: Sequence[float]) -> dict[int, float]:
-    """Each answer's share of the whole weight; abstentions stay in the whole."""
+    """Return each answer's share of the total weight, abstentions included in the total."""
     total = sum(weights)
     shares: dict[int, float] = defaultdict(float)
     for ballot, weight in zip(ballots, weights, strict=True):
@@ -88,5 +86,8 @@ def _ranked(ballots: Sequence[Ballot], shares: Mapping[int, float], salt: str) -
 
 
 def stable_hash(*parts: object) -> str:
-    """A digest of `parts` that is the same in every process: for orders that a resume must repeat."""
+    """Return a SHA-256 of `parts` that is the same in every process, unlike `hash`.
+
+    Used for orders and keys that a resumed debate must reproduce.
+    """
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""The journal of a debate: every finished call, kept with the job, so that no attempt pays it twice.
+"""The journal of a debate: every finished call, stored with the job, so that no call is paid twice.
 
-Kept through the attempt's checkpoints: fenced, bounded, gone when the job's data goes. Entries are
-keyed by payload and wording of the prompts (`edition`), so that one of another wording is never
-mixed in. Used by the protocol and the seats.
+Stored as checkpoints of the attempt: fenced, limited in size, deleted with the job's data. Keys contain a
+digest of the payload and the prompts (`version`), so that calls made with other prompts are ignored.
+Used by the protocol and the participants.
 """
 
 from __future__ import annotations
@@ -13,80 +13,80 @@ from typing import Any
 from aragora_q.context import AttemptContext
 
 MAX_BYTES = 3_000_000
-"""What the texts of a debate may come to: well below what a job's checkpoints may hold."""
+"""Maximum size of all texts of a debate; well below the limit of a job's checkpoints."""
 
 STARTED = "life/started"
-"""When the debate began. A requeue begins its clock anew, and takes seats that dropped out in again."""
+"""When the debate began. A requeue deletes `life/…`: the clock restarts and dropped seats return."""
 
 Entry = dict[str, Any]
 """A finished call: `agent`; `in` and `out`, tokens; `usd`, its price; `value`, its reply (None: unusable)."""
 
 
 class Journal:
-    """What earlier attempts and this one have finished. `len` is the number of calls."""
+    """The finished calls of this and earlier attempts. Its length is their number."""
 
-    def __init__(self, attempt: AttemptContext, edition: str) -> None:
+    def __init__(self, attempt: AttemptContext, version: str) -> None:
         self._attempt = attempt
-        self._edition = edition
+        self._version = version
         self._calls: dict[str, Entry] = {}
         self._dropped: dict[int, Entry] = {}
         self.started_at = 0.0
-        """When the debate began, in the first attempt of this life; Unix seconds."""
+        """Unix seconds at which the first attempt since enqueue or requeue began the debate."""
 
     async def open(self) -> None:
-        """Read what earlier attempts have left; the first one begins the debate's clock."""
-        kept = await self._attempt.checkpoints()
-        if STARTED not in kept:
-            kept[STARTED] = {"at": time.time()}
-            await self._attempt.checkpoint(STARTED, kept[STARTED])
-        self.started_at = kept[STARTED]["at"]
-        for name, entry in kept.items():
+        """Read what earlier attempts stored; the first attempt stores when the debate began."""
+        checkpoints = await self._attempt.checkpoints()
+        if STARTED not in checkpoints:
+            checkpoints[STARTED] = {"at": time.time()}
+            await self._attempt.checkpoint(STARTED, checkpoints[STARTED])
+        self.started_at = checkpoints[STARTED]["at"]
+        for name, entry in checkpoints.items():
             match name.split("/"):
-                case [self._edition, "call", call]:
+                case [self._version, "call", call]:
                     self._calls[call] = entry
-                case ["life", self._edition, "dropped", seat]:
+                case ["life", self._version, "dropped", seat]:
                     self._dropped[int(seat)] = entry
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def get(self, call: str) -> Entry | None:
-        """The finished call of that name, or None."""
+        """Return the finished call of that name, or None."""
         return self._calls.get(call)
 
-    def has_begun(self, phase_stem: str) -> bool:
-        """Whether a call of a phase whose name begins like this is finished."""
-        return any(call.startswith(phase_stem) for call in self._calls)
+    def has_begun(self, phase_prefix: str) -> bool:
+        """Return True if a call is finished whose phase begins with `phase_prefix`."""
+        return any(call.startswith(phase_prefix) for call in self._calls)
 
     async def put(self, call: str, entry: Entry) -> None:
-        """Keep a finished call."""
+        """Store a finished call."""
         self._calls[call] = entry
-        await self._attempt.checkpoint(f"{self._edition}/call/{call}", entry)
+        await self._attempt.checkpoint(f"{self._version}/call/{call}", entry)
 
-    async def drop(self, seat: int, phase: str, why: str) -> None:
-        """Keep that a seat is out of the debate."""
-        self._dropped[seat] = {"phase": phase, "why": why}
-        await self._attempt.checkpoint(f"life/{self._edition}/dropped/{seat}", self._dropped[seat])
+    async def drop(self, seat: int, phase: str, reason: str) -> None:
+        """Store that a seat dropped out of the debate."""
+        self._dropped[seat] = {"phase": phase, "why": reason}
+        await self._attempt.checkpoint(f"life/{self._version}/dropped/{seat}", self._dropped[seat])
 
     def dropped_in(self, phase: str) -> dict[int, str]:
-        """Seats that an earlier attempt saw leave in that phase, and why."""
+        """Return the seats that dropped out in that phase of an earlier attempt, and the reasons."""
         return {n: entry["why"] for n, entry in self._dropped.items() if entry["phase"] == phase}
 
     def tokens(self) -> int:
-        """Tokens of all finished calls."""
+        """Return the tokens of all finished calls, input and output."""
         return sum(entry["in"] + entry["out"] for entry in self._calls.values())
 
     def cost_usd(self) -> float:
-        """Price of all finished calls, as far as it is known."""
+        """Return the price of all finished calls; those without a known price count as 0."""
         return float(sum(entry["usd"] for entry in self._calls.values()))
 
     def usage(self) -> dict[str, int]:
-        """`input_tokens`, `output_tokens`, `requests`, and the same per agent as `<agent>.<name>`."""
+        """Return `input_tokens`, `output_tokens`, `requests`, and the same per agent as `<agent>.<name>`."""
         usage = {"input_tokens": 0, "output_tokens": 0, "requests": 0}
         for entry in self._calls.values():
             counts = {"input_tokens": entry["in"], "output_tokens": entry["out"], "requests": 1}
-            for name, number in counts.items():
-                own = f"{entry['agent']}.{name}"
-                usage[name] += number
-                usage[own] = usage.get(own, 0) + number
+            for name, count in counts.items():
+                agent_name = f"{entry['agent']}.{name}"
+                usage[name] += count
+                usage[agent_name] = usage.get(agent_name, 0) + count
         return usage

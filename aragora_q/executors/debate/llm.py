@@ -1,8 +1,8 @@
-"""Agents that are language models: the only module that imports pydantic-ai.
+"""Agents that are language models, called through pydantic-ai.
 
-Made by the roster for names that mean a model. Puts a task as a prompt, asks once (the library's
-own retries are off: the queue retries), and says in our errors what the queue should make of a
-fault.
+Built by the agent registry; the only module that imports pydantic-ai. An agent sends each request once
+(the library's retries are off, because the queue retries) and translates provider errors into those
+that the queue understands.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ from typing import Any
 
 import pydantic_ai
 from pydantic import BaseModel
-from pydantic_ai import Agent as Conversation
-from pydantic_ai import NativeOutput
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
-    ModelConnectionError,
     ModelHTTPError,
     ModelQuotaExceededError,
     ModelRateLimitError,
     ModelRequestRejectedError,
-    ModelRequestTimeout,
     ModelServerError,
     ModelUnavailableError,
     UnexpectedModelBehavior,
@@ -30,113 +26,109 @@ from pydantic_ai.exceptions import (
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider_class
+from pydantic_ai.run import AgentRunResult
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
 from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
-from aragora_q.executors.debate.prompts import Prompt, prompt_for, small_prompt_for
-from aragora_q.executors.debate.requests import Reply, Review, Task
+from aragora_q.executors.debate.prompts import Prompt, prompt_for
+from aragora_q.executors.debate.requests import AgentRequest, Reply
 
-pydantic_ai.BANNER_ENABLED = False  # a terminal that watches a debate is ours
+pydantic_ai.BANNER_ENABLED = False  # it would be printed between the lines of `aragora-q demo`
 
 DEFAULT_RETRY_AFTER_SECONDS = 30.0
-"""How long a rate limit lasts whose provider does not say."""
+"""Delay after a rate limit whose response names none."""
 
-MAX_FAULT_CHARS = 300
+MAX_ERROR_CHARS = 300
 
 POINTS_CHARS_PER_TOKEN = 2
-"""A review as long as it may be, and the JSON around it, fit into the tokens of a call."""
+"""Low enough that the longest review and its JSON fit into `max_tokens`."""
 
-TRANSIENT_STATUS = (408, 409, 425)
-TRANSIENT = (
-    UnexpectedModelBehavior,
-    ModelConnectionError,
-    ModelRequestTimeout,
-    ModelServerError,
-    ModelUnavailableError,
-    TimeoutError,
-    ConnectionError,
+TRANSIENT_STATUS_CODES = (408, 409, 425)
+PERMANENT_ERRORS = (
+    ContentFilterError,
+    ModelQuotaExceededError,
+    ModelRequestRejectedError,
+    UserError,
 )
 
 
 class ModelAgent:
-    """A language model with a seat. Raises PermanentError if it cannot be built."""
+    """A language model as a participant. Raises PermanentError if it cannot be built from `config`."""
 
-    def __init__(
-        self, name: str, behind: AgentConfig, key: str | None, *, is_small: bool = False
-    ) -> None:
+    def __init__(self, name: str, config: AgentConfig, key: str | None) -> None:
         self.name = name
         self._key = key
-        self._is_small = is_small
-        self._max_tokens = behind.max_tokens
+        self._max_tokens = config.max_tokens
         try:
-            self._model = _build(behind, key)
+            self._model = _build_model(config, key)
         except (UserError, ImportError, ValueError) as error:
-            raise PermanentError(f"{behind.model}: {_first_sentence(error)}") from None
+            raise PermanentError(f"{config.model}: {_first_sentence(error)}") from None
         self._settings = ModelSettings(
-            timeout=behind.timeout_seconds,
-            request_timeout=behind.timeout_seconds * 1.5,
+            timeout=config.timeout_seconds,
+            request_timeout=config.timeout_seconds * 1.5,
             max_retries=0,
-            max_tokens=behind.max_tokens,
+            max_tokens=config.max_tokens,
         )
 
-    async def reply(self, task: Task) -> Reply:
-        """Ask the model once."""
-        prompt = self._prompt_for(task)
+    async def reply(self, request: AgentRequest) -> Reply:
+        """Send the request to the model once; raises as `Agent.reply`."""
+        prompt = self.prompt_for(request)
         usage, cost_usd = RunUsage(), 0.0
         try:
-            value, cost_usd = await self._ask(prompt, usage)
-            if self._is_small and isinstance(task, Review):
-                value = {"points": value["text"], "best": None, "stop": False}
+            result = await self._run(prompt, usage)
+            value, cost_usd = self.to_value(request, result.output), _cost_usd(result.response)
         except UnexpectedModelBehavior as error:
-            is_reply = usage.requests > 0 and not isinstance(error, ContentFilterError)
-            if prompt.form is None or not is_reply:
-                raise self._fault(error) from error
-            value = None  # it answered, but not in the form asked for
+            has_replied = usage.requests > 0 and not isinstance(error, ContentFilterError)
+            if prompt.form is None or not has_replied:
+                raise self._translate(error) from error
+            value = None  # it replied, but not in the requested form
         except (ModelAPIError, UserError, TimeoutError, ConnectionError) as error:
-            raise self._fault(error) from error
+            raise self._translate(error) from error
         return Reply(value, usage.input_tokens, usage.output_tokens, cost_usd)
 
-    def _prompt_for(self, task: Task) -> Prompt:
-        if self._is_small:
-            return small_prompt_for(task)
-        return prompt_for(task, max_points_chars=self._max_tokens * POINTS_CHARS_PER_TOKEN)
+    def prompt_for(self, request: AgentRequest) -> Prompt:
+        """Return the prompt for `request`."""
+        return prompt_for(request, max_points_chars=self._max_tokens * POINTS_CHARS_PER_TOKEN)
 
-    async def _ask(self, prompt: Prompt, usage: RunUsage) -> tuple[dict[str, Any], float]:
-        conversation: Conversation[None, Any] = Conversation(
+    def to_value(self, request: AgentRequest, output: Any) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+        """Return the model's output as the `value` of a Reply to `request`."""
+        if isinstance(output, BaseModel):
+            return output.model_dump()
+        return {"text": str(output).strip()}
+
+    async def _run(self, prompt: Prompt, usage: RunUsage) -> AgentRunResult[Any]:
+        agent: pydantic_ai.Agent[None, Any] = pydantic_ai.Agent(
             self._model,
             instructions=prompt.instructions or None,
-            output_type=self._form(prompt.form),
+            output_type=self._output_type(prompt.form),
             retries=0,
         )
-        done = await conversation.run(prompt.text, model_settings=self._settings, usage=usage)
-        if isinstance(done.output, BaseModel):
-            return done.output.model_dump(), _cost_usd(done.response)
-        return {"text": str(done.output).strip()}, _cost_usd(done.response)
+        return await agent.run(prompt.text, model_settings=self._settings, usage=usage)
 
-    def _form(self, form: type[BaseModel] | None) -> Any:
-        """How the model is held to a form: by its own grammar where it has one, else by a tool."""
+    def _output_type(self, form: type[BaseModel] | None) -> Any:
+        """Return how to enforce `form`: the provider's JSON schema mode if it has one, else a tool call."""
         if form is None:
             return str
         if self._model.profile.get("supports_json_schema_output"):
-            return NativeOutput(form)
+            return pydantic_ai.NativeOutput(form)
         return form
 
-    def _fault(self, error: Exception) -> Exception:
-        text = self._without_key(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    def _translate(self, error: Exception) -> Exception:
+        text = self._redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
         if isinstance(error, ModelRateLimitError):
             delay_seconds = error.retry_after or DEFAULT_RETRY_AFTER_SECONDS
             return RetryLater(text, delay_seconds=delay_seconds)
         return AgentUnavailable(text) if _is_transient(error) else PermanentError(text)
 
-    def _without_key(self, text: str) -> str:
-        """`text`, short, and without the agent's key, which a provider may quote."""
-        return (text.replace(self._key, "***") if self._key else text)[:MAX_FAULT_CHARS]
+    def _redact(self, text: str) -> str:
+        """Remove the API key, which a provider may quote, and cut `text` to MAX_ERROR_CHARS."""
+        return (text.replace(self._key, "***") if self._key else text)[:MAX_ERROR_CHARS]
 
 
 def _cost_usd(response: ModelResponse) -> float:
-    """What a call cost by the provider's price list; 0 if the model is on none."""
+    """Return the price of a call by the provider's price list, or 0 if the model has no known price."""
     try:
         return float(response.cost().total_price)
     except (LookupError, ValueError):
@@ -144,44 +136,42 @@ def _cost_usd(response: ModelResponse) -> float:
 
 
 def _is_transient(error: Exception) -> bool:
-    refused = (
-        ContentFilterError,
-        ModelQuotaExceededError,
-        ModelRequestRejectedError,
-        UserError,
-    )
-    if isinstance(error, refused):
+    """Return True if the same call may succeed later.
+
+    Errors of unknown kind count as transient, for example an HTML page of a proxy instead of JSON.
+    """
+    if isinstance(error, PERMANENT_ERRORS):
         return False
-    if isinstance(error, TRANSIENT):
+    if isinstance(error, ModelUnavailableError | ModelServerError):
         return True
     if isinstance(error, ModelHTTPError):
-        return error.status_code in TRANSIENT_STATUS or error.status_code >= 500
-    return True  # a body that cannot be understood, such as a proxy's page of HTML
+        return error.status_code in TRANSIENT_STATUS_CODES or error.status_code >= 500
+    return True
 
 
-def _build(behind: AgentConfig, key: str | None) -> Model:
-    """The model behind a configuration. Raises UserError, ImportError or ValueError."""
-    provider, _, model_name = behind.model.partition(":")
-    if behind.base_url is None:
-        return _keyed(behind.model, key)
+def _build_model(config: AgentConfig, key: str | None) -> Model:
+    """Build the model that `config` names. Raises UserError, ImportError or ValueError."""
+    provider, _, model_name = config.model.partition(":")
+    if config.base_url is None:
+        return _infer_model(config.model, key)
     if provider == "anthropic":
         from pydantic_ai.models.anthropic import AnthropicModel  # noqa: PLC0415
         from pydantic_ai.providers.anthropic import AnthropicProvider  # noqa: PLC0415
 
         return AnthropicModel(
-            model_name, provider=AnthropicProvider(api_key=key, base_url=behind.base_url)
+            model_name, provider=AnthropicProvider(api_key=key, base_url=config.base_url)
         )
     from pydantic_ai.models.openai import OpenAIChatModel  # noqa: PLC0415
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415
 
     service = OpenAICompatibleProvider(
-        "openai-compatible", base_url=behind.base_url, api_key=key or "none"
+        "openai-compatible", base_url=config.base_url, api_key=key or "none"
     )
-    return OpenAIChatModel(model_name or behind.model, provider=service)
+    return OpenAIChatModel(model_name or config.model, provider=service)
 
 
-def _keyed(model: str, key: str | None) -> Model:
-    """A provider's model; its key from where the provider looks for it, unless there is one."""
+def _infer_model(model: str, key: str | None) -> Model:
+    """Build a model from its string. Without `key`, the provider's SDK finds one in the environment."""
     if key is None:
         return infer_model(model)
 
@@ -192,5 +182,5 @@ def _keyed(model: str, key: str | None) -> Model:
 
 
 def _first_sentence(error: Exception) -> str:
-    """What is wrong, without the library's advice to its own users."""
-    return str(error).partition(". ")[0].partition("\n")[0][:MAX_FAULT_CHARS]
+    """Return the error's first sentence; the rest is advice for users of the library's API."""
+    return str(error).partition(". ")[0].partition("\n")[0][:MAX_ERROR_CHARS]

@@ -1,8 +1,8 @@
-"""The seats of one debate: ask all of them at once, keep what they say, see who drops out.
+"""The participants of one debate: ask all seats, store their replies, drop seats that fail.
 
-Used by the protocol, which says what is asked. Every call goes through `ask`: one that an earlier
-attempt has finished is taken from the journal and costs nothing. Knows agents and the journal; must
-not know what a phase is for.
+Used by the protocol, which decides what to ask. Every call goes through `ask`: a call that an earlier
+attempt finished is read from the journal and costs nothing. Knows agents and the journal; must not
+know what a phase is for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +20,23 @@ from aragora_q.errors import AgentUnavailable, AragoraQError, LeaseLost, Permane
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.journal import Journal
 from aragora_q.executors.debate.prompts import MAX_POINTS_CHARS
-from aragora_q.executors.debate.requests import Agent, Task
+from aragora_q.executors.debate.requests import Agent, AgentRequest
+from aragora_q.job import DebateJobPayload
 
 logger = logging.getLogger(__name__)
 
-MAX_LOGGED_CHARS = 280
-"""How much of a reply the progress report shows."""
+MAX_SUMMARY_BYTES = 280
+"""Maximum size of a reply in a progress report."""
 
-Value = dict[str, Any]
-"""A reply as the journal keeps it: numbers of answers instead of their labels, texts cut."""
+StoredReply = dict[str, Any]
+"""A reply as the journal stores it: seats instead of labels, texts cut to their maximum size."""
 
 AgentFault = PermanentError | RetryLater | AgentUnavailable
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A step of the debate in which every seat is asked once. Round 0: outside the rounds."""
+    """A step of the debate in which every seat is asked once. `round` is 0 outside the rounds."""
 
     name: str
     round: int = 0
@@ -45,187 +46,218 @@ class Phase:
 
 
 class Participants:
-    """Who sits in a debate. `live` are the numbers of those still in it."""
+    """The seats of a debate. `active` holds the numbers of those that have not dropped out."""
 
     def __init__(
         self,
         job: Job,
-        names: list[str],
-        rounds: int,
-        roster: AgentRegistry,
+        payload: DebateJobPayload,
+        registry: AgentRegistry,
         attempt: AttemptContext,
         journal: Journal,
-        answer_bytes: int,
+        max_answer_bytes: int,
     ) -> None:
-        self.names = names
-        self.live = list(range(len(names)))
-        self.troubles: list[str] = []
-        """Who dropped out and why, for the result's `error`."""
+        self.names = payload.agents
+        self.active = list(range(len(self.names)))
+        self.dropouts: list[str] = []
+        """Which seats dropped out and why, for the result's `error`."""
         self.transcript: list[dict[str, Any]] = []
-        self._quorum = max(2, (len(names) + 1) // 2)
+        self._quorum = max(2, (len(self.names) + 1) // 2)
         self._job = job
-        self._rounds = rounds
-        self._roster = roster
+        self._rounds = payload.rounds
+        self._registry = registry
         self._attempt = attempt
         self._journal = journal
-        self._answer_bytes = answer_bytes
+        self._max_answer_bytes = max_answer_bytes
 
     async def ask_all(
-        self, phase: Phase, tasks: Mapping[int, Task], labels: Mapping[str, int]
-    ) -> dict[int, Value | None]:
-        """The replies of all seats that are still in the debate after this phase.
+        self, phase: Phase, requests: Mapping[int, AgentRequest], labels: Mapping[str, int]
+    ) -> dict[int, StoredReply | None]:
+        """Ask all active seats and return the replies of those that did not drop out, by seat.
 
-        `labels` are those in the tasks, and the answers they stand for. All seats are heard before
-        faults are judged, so that nothing that was paid is lost to somebody else's fault.
+        `labels` maps the labels in `requests` to seats. All seats finish before faults are handled,
+        so that no paid reply is lost because another seat failed.
+
+        Raises:
+            PermanentError: too few seats are left.
+            RetryLater, AgentUnavailable: a fault that may be temporary. On the last attempt, only if
+                too few seats are left.
+
         """
-        started_at, finished_before = time.monotonic(), len(self._journal)
-        gone = self._journal.dropped_in(str(phase))
-        asked = [seat for seat in self.live if seat not in gone]
-        done: list[int] = []
-
-        async def ask(seat: int) -> Value | None:
-            known = len(self._journal)
-            agent = await self._roster.agent(self.names[seat], seat)
-            value = await self.ask(f"{phase}.{seat}", agent, tasks[seat], labels)
-            done.append(seat)
-            if len(self._journal) > known:
-                await self._show(phase, len(done), seat, value)
-            return value
-
-        heard = await asyncio.gather(*map(ask, asked), return_exceptions=True)
-        replies = {
-            n: r for n, r in zip(asked, heard, strict=True) if not isinstance(r, BaseException)
-        }
-        faults = {n: r for n, r in zip(asked, heard, strict=True) if isinstance(r, BaseException)}
-        for seat, why in gone.items():
-            self._leave(seat, phase, why)
-        await self._judge(phase, faults)
+        started_at, calls_before = time.monotonic(), len(self._journal)
+        dropped = self._journal.dropped_in(str(phase))
+        seats = [seat for seat in self.active if seat not in dropped]
+        replies, faults = await self._gather(phase, seats, requests, labels)
+        for seat, reason in dropped.items():
+            self._drop(seat, phase, reason)
+        await self._handle_faults(phase, faults)
         self._record(phase, replies)
-        if len(self._journal) > finished_before:
-            self._log(phase, time.monotonic() - started_at)
+        if len(self._journal) > calls_before:
+            self._log_phase(phase, time.monotonic() - started_at)
         return replies
 
+    async def _gather(
+        self,
+        phase: Phase,
+        seats: Sequence[int],
+        requests: Mapping[int, AgentRequest],
+        labels: Mapping[str, int],
+    ) -> tuple[dict[int, StoredReply | None], dict[int, BaseException]]:
+        """Ask `seats` at the same time; return replies and faults by seat."""
+        finished: list[int] = []
+
+        async def ask(seat: int) -> StoredReply | None:
+            calls_before = len(self._journal)
+            agent = await self._registry.agent(self.names[seat], seat)
+            reply = await self.ask(f"{phase}.{seat}", agent, requests[seat], labels)
+            finished.append(seat)
+            if len(self._journal) > calls_before:
+                await self._report_progress(phase, len(finished), seat, reply)
+            return reply
+
+        replies: dict[int, StoredReply | None] = {}
+        faults: dict[int, BaseException] = {}
+        outcomes = await asyncio.gather(*map(ask, seats), return_exceptions=True)
+        for seat, outcome in zip(seats, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                faults[seat] = outcome
+            else:
+                replies[seat] = outcome
+        return replies, faults
+
     async def ask(
-        self, call: str, agent: Agent, task: Task, labels: Mapping[str, int]
-    ) -> Value | None:
-        """One agent's reply to one task, from the journal if it is there. Raises as `Agent.reply`."""
+        self, call: str, agent: Agent, request: AgentRequest, labels: Mapping[str, int]
+    ) -> StoredReply | None:
+        """Return an agent's reply to one request, from the journal if it is there.
+
+        None means that the reply was not in the requested form. Raises as `Agent.reply`.
+        """
         entry = self._journal.get(call)
         if entry is None:
-            reply = await agent.reply(task)
+            reply = await agent.reply(request)
             entry = {
                 "agent": agent.name,
                 "in": reply.input_tokens,
                 "out": reply.output_tokens,
                 "usd": reply.cost_usd,
-                "value": reply.value and self._decoded(reply.value, labels),
+                "value": reply.value and self._to_stored(reply.value, labels),
             }
             await self._journal.put(call, entry)
-        value: Value | None = entry["value"]
-        return value
+        stored: StoredReply | None = entry["value"]
+        return stored
 
-    def _decoded(self, value: Value, labels: Mapping[str, int]) -> Value:
-        value = dict(value)
+    def _to_stored(self, value: Mapping[str, Any], labels: Mapping[str, int]) -> StoredReply:
+        stored = dict(value)
         for name in ("best", "choice"):
-            if value.get(name) is not None:
-                value[name] = labels[value[name]]
-        if "text" in value:
-            value["text"] = _cut(value["text"], self._answer_bytes)
-        if "points" in value:
-            value["points"] = _cut(value["points"], MAX_POINTS_CHARS)
-        return value
+            if stored.get(name) is not None:
+                stored[name] = labels[stored[name]]
+        if "text" in stored:
+            stored["text"] = _cut(stored["text"], self._max_answer_bytes)
+        if "points" in stored:
+            stored["points"] = _cut(stored["points"], MAX_POINTS_CHARS)
+        return stored
 
-    async def _judge(self, phase: Phase, faults: Mapping[int, BaseException]) -> None:
-        """Seats with a permanent fault leave, on the last attempt those with any; else try again."""
+    async def _handle_faults(self, phase: Phase, faults: Mapping[int, BaseException]) -> None:
+        """Drop the seats with a permanent fault, or raise if the attempt must end.
+
+        Transient faults end the attempt so that it is retried; on the last attempt, their seats are
+        dropped, too, if enough others are left.
+        """
         for error in faults.values():
             if not isinstance(error, AgentFault):
                 raise error
-        passing = {n: e for n, e in faults.items() if not isinstance(e, PermanentError)}
-        if passing and not self._attempt.is_last_attempt:
-            raise self._to_retry(passing)
-        if len(self.live) - len(faults) < self._quorum:
-            if passing:
-                raise self._to_retry(passing)
-            reasons = "; ".join(f"{self.names[n]}: {_reason(error)}" for n, error in faults.items())
+        transient = {
+            seat: error for seat, error in faults.items() if not isinstance(error, PermanentError)
+        }
+        remaining = len(self.active) - len(faults)
+        if transient and (not self._attempt.is_last_attempt or remaining < self._quorum):
+            raise self._retry_error(transient)
+        if remaining < self._quorum:
+            reasons = "; ".join(filter(None, [self._reasons(faults), *self.dropouts]))
             raise PermanentError(
-                f"{len(self.live) - len(faults)} of {len(self.names)} agents are left, "
-                f"a debate needs {self._quorum}: {reasons}; {'; '.join(self.troubles)}".rstrip("; ")
+                f"{remaining} of {len(self.names)} agents are left, but a debate needs "
+                f"{self._quorum}: {reasons}"
             )
-        for seat, fault in faults.items():
-            await self._journal.drop(seat, str(phase), _reason(fault))
-            self._leave(seat, phase, _reason(fault))
+        for seat, error in faults.items():
+            await self._journal.drop(seat, str(phase), _reason(error))
+            self._drop(seat, phase, _reason(error))
 
-    def _to_retry(self, faults: Mapping[int, BaseException]) -> AragoraQError:
-        """One error for all that may pass: later, if a provider said so, and as late as it said."""
-        reasons = "; ".join(f"{self.names[n]}: {_reason(error)}" for n, error in faults.items())
-        delays = [e.delay_seconds for e in faults.values() if isinstance(e, RetryLater)]
+    def _retry_error(self, faults: Mapping[int, BaseException]) -> AragoraQError:
+        """Return one error for all transient faults: RetryLater with the longest delay, if one has a delay."""
+        delays = [error.delay_seconds for error in faults.values() if isinstance(error, RetryLater)]
         if delays:
-            return RetryLater(reasons, delay_seconds=max(delays))
-        return AgentUnavailable(reasons)
+            return RetryLater(self._reasons(faults), delay_seconds=max(delays))
+        return AgentUnavailable(self._reasons(faults))
 
-    def _leave(self, seat: int, phase: Phase, why: str) -> None:
-        self.live.remove(seat)
+    def _reasons(self, faults: Mapping[int, BaseException]) -> str:
+        return "; ".join(f"{self.names[seat]}: {_reason(error)}" for seat, error in faults.items())
+
+    def _drop(self, seat: int, phase: Phase, reason: str) -> None:
+        self.active.remove(seat)
         where = f"round {phase.round}, {phase.name}" if phase.round else phase.name
-        self.troubles.append(f"{self.names[seat]} dropped out ({where}): {why}")
-        logger.warning("agent dropped out", extra={**self._facts(phase), "reason": why})
+        self.dropouts.append(f"{self.names[seat]} dropped out ({where}): {reason}")
+        logger.warning("agent dropped out", extra={**self._log_fields(phase), "reason": reason})
 
-    def _record(self, phase: Phase, replies: Mapping[int, Value | None]) -> None:
+    def _record(self, phase: Phase, replies: Mapping[int, StoredReply | None]) -> None:
         self.transcript += [
             {
                 "phase": phase.name,
                 "round": phase.round,
-                "seat": n,
-                "agent": self.names[n],
-                "said": value,
+                "seat": seat,
+                "agent": self.names[seat],
+                "said": reply,
             }
-            for n, value in replies.items()
+            for seat, reply in replies.items()
         ]
 
-    async def _show(self, phase: Phase, done: int, seat: int, value: Value | None) -> None:
-        """Report progress. Nobody may be able to hear it, and no harm is done."""
+    async def _report_progress(
+        self, phase: Phase, finished: int, seat: int, reply: StoredReply | None
+    ) -> None:
+        """Report progress. If it cannot be sent, it is dropped and the debate goes on."""
         progress = {
             "phase": phase.name,
             "round": phase.round,
             "rounds": self._rounds,
-            "agents_done": done,
-            "agents": len(self.live),
+            "agents_done": finished,
+            "agents": len(self.active),
             "calls": len(self._journal),
             "tokens": self._journal.tokens(),
             "agent": self.names[seat],
             "seat": seat,
-            "said": _shown(value),
+            "said": _summarize(reply),
         }
         try:
             await self._attempt.report_progress(progress)
         except LeaseLost:
             raise
         except AragoraQError as error:
-            logger.debug("progress not shown", extra={"error": str(error)})
+            logger.debug("progress not reported", extra={"error": str(error)})
 
-    def _log(self, phase: Phase, seconds: float) -> None:
-        facts = {**self._facts(phase), "agents": len(self.live), "seconds": seconds}
-        logger.info("debate phase done", extra={**facts, "tokens": self._journal.tokens()})
+    def _log_phase(self, phase: Phase, seconds: float) -> None:
+        counts = {"agents": len(self.active), "seconds": seconds, "tokens": self._journal.tokens()}
+        logger.info("debate phase done", extra={**self._log_fields(phase), **counts})
 
-    def _facts(self, phase: Phase) -> dict[str, Any]:
+    def _log_fields(self, phase: Phase) -> dict[str, Any]:
         return {"job": self._job.id, "attempt": self._job.attempts, "phase": str(phase)}
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, and what can be done about it."""
+    """Return the error's message, with its hint if it has one."""
     hint = getattr(error, "hint", "")
     return f"{error} ({hint})" if hint else str(error)
 
 
-def _cut(text: str, most_bytes: int) -> str:
-    return text.encode(errors="replace")[:most_bytes].decode(errors="ignore")
+def _cut(text: str, max_bytes: int) -> str:
+    return text.encode(errors="replace")[:max_bytes].decode(errors="ignore")
 
 
-def _shown(value: Value | None) -> str:
-    """A reply in a few words."""
-    match value:
+def _summarize(reply: StoredReply | None) -> str:
+    """Return a reply as one short text."""
+    match reply:
         case None:
-            return "(abstains: the reply was not in the form asked for)"
+            return "(abstains: the reply was not in the requested form)"
         case {"choice": choice}:
             return f"votes for the answer of seat {choice + 1}"
         case {"text": text} | {"points": text}:
-            return _cut(str(text), MAX_LOGGED_CHARS)
+            return _cut(str(text), MAX_SUMMARY_BYTES)
     return ""

@@ -1,8 +1,8 @@
-"""What is asked of an agent in a debate, and what it answers.
+"""What a debate asks of an agent, and the agent's reply.
 
-The protocol makes tasks, agents answer them: a language model by a prompt (`prompts.py`), a demo
-agent by computing. Answers of other seats appear under labels (A, B, C …), so that no agent knows
-who wrote what.
+The protocol creates requests. Agents answer them: a language model with the help of `prompts.py`, a
+demo agent by fixed rules. Other seats' answers appear under labels (A, B, C, …), so an agent does not
+learn who wrote which.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Propose:
-    """Answer the question by yourself. Reply: `text`."""
+    """Answer the question independently. Reply: `text`."""
 
     question: str
 
 
 @dataclass(frozen=True)
 class Review:
-    """Criticise the answers. Reply: `points`, `best` (a label or None), `stop` (more rounds are idle)."""
+    """Review the answers. Reply: `points`, `best` (a label or None), `stop` (no further round is useful)."""
 
     question: str
     answers: Mapping[str, str]
@@ -29,7 +29,7 @@ class Review:
 
 @dataclass(frozen=True)
 class Revise:
-    """Keep or change your answer, which has the label `own`, after `reviews`. Reply: `text`."""
+    """Keep or change your own answer, labeled `own`, in view of `reviews`. Reply: `text`."""
 
     question: str
     answers: Mapping[str, str]
@@ -39,21 +39,22 @@ class Revise:
 
 @dataclass(frozen=True)
 class Vote:
-    """Pick the best answer. Reply: `choice` (a label), `confidence` (0 to 100)."""
+    """Choose the best answer. Reply: `choice` (a label), `confidence` (0 to 100)."""
 
     question: str
     answers: Mapping[str, str]
     as_judge: bool = False
 
 
-Task = Propose | Review | Revise | Vote
+AgentRequest = Propose | Review | Revise | Vote
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as JSON data, and what it took. `value` None: it was not in the form asked for.
+    """An agent's reply as JSON data, and its cost.
 
-    `cost_usd` is what the provider's price list says, 0 where no price is known.
+    `value` is None if the reply was not in the requested form. `cost_usd` follows the provider's
+    price list; it is 0 if the price is not known.
     """
 
     value: dict[str, Any] | None
@@ -63,13 +64,16 @@ class Reply:
 
 
 class Agent(Protocol):
-    """Somebody with a seat in a debate."""
+    """A participant that answers requests."""
 
     name: str
 
-    async def reply(self, task: Task) -> Reply:
-        """Do the task.
+    async def reply(self, request: AgentRequest) -> Reply:
+        """Answer one request.
 
-        Raises PermanentError when asking again cannot help, RetryLater when the provider said so,
-        AgentUnavailable for what may pass.
+        Raises:
+            PermanentError: asking again cannot help. The agent drops out of the debate.
+            RetryLater: the provider named a time to wait. The attempt is retried after it, uncharged.
+            AgentUnavailable: a fault that may be temporary. The attempt is retried.
+
         """

