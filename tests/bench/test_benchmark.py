@@ -3,7 +3,7 @@
 from statistics import median
 
 import pytest
-import servers
+from support import servers
 
 from aragora_q.bench import measures
 from aragora_q.bench.figures import PROMISES, Figure

@@ -1,7 +1,7 @@
 """Every shell block of every page runs as printed, where the page says; a block that says nothing runs here.
 
 A new block of a new page needs no line in this module: it is found, and run, or refused. The few lines
-that no test can run as printed are in `documents.INSTEAD`, with what is run instead of them.
+that no test can run as printed are in `documents.SUBSTITUTES`, with what is run instead of them.
 """
 
 import os
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from containers import boot
-from documents import INSTEAD, ROOT, blocks, calls, pages, script, shell, spans, write_files
+from support import containers
+from support.docs import ROOT, SUBSTITUTES, blocks, calls, pages, script, shell, spans, write_files
 
 from docs import generate
 
@@ -61,7 +61,7 @@ def test_blocks_say_what_they_are(page):
 def test_stand_ins_stand_for_something():
     """Every line that is not run as printed is printed somewhere."""
     printed = "\n".join(block.text for page in PAGES for block in blocks(page))
-    assert [line for line in INSTEAD if line not in printed] == []
+    assert [line for line in SUBSTITUTES if line not in printed] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -147,36 +147,37 @@ def test_page_works_with_docker(page, clone, compose, tmp_path):
 @pytest.fixture(scope="module")
 def manual(debian, wheels):
     """A fresh Debian with a clone, on which the manual has been followed to its end; nothing was restored."""
-    with boot(
+    with containers.start(
         debian, "--volume", f"{wheels}:/wheels:ro", "--workdir", "/root/aragora-q"
-    ) as machine:
+    ) as container:
         subprocess.run(
             f"tar c --exclude='./.*' --exclude=__pycache__ --exclude=./dist . |"
-            f" docker exec --interactive {machine.id} tar x",
+            f" docker exec --interactive {container.id} tar x",
             shell=True, cwd=ROOT, check=True,
         )  # fmt: skip
         # A reader does not restart Redis five times in ten seconds; tests of several pages do.
-        machine(
+        container(
             "mkdir -p /run/systemd/system/redis-server.service.d; cd /run/systemd/system;"
             " printf '[Unit]\\nStartLimitIntervalSec=0\\n' > redis-server.service.d/tests.conf;"
             " systemctl daemon-reload"
         )
         follow(
-            machine, [b for b in shell(MANUAL, "debian") if b.section not in {"Back up", "Restore"}]
+            container,
+            [b for b in shell(MANUAL, "debian") if b.section not in {"Back up", "Restore"}],
         )
-        yield machine
+        yield container
 
 
-def follow(machine, some, before="", after=""):
-    """Run blocks on a machine, after `before`; then `after` must be so."""
+def follow(container, some, before="", after=""):
+    """Run blocks on a container, after `before`; then `after` must be so."""
     session = f"set -e\n{before}\n{script(some)}\n{after}"
     wheels = ("--env", "PIP_NO_INDEX=1", "--env", "PIP_FIND_LINKS=/wheels")
     done = subprocess.run(
-        ["docker", "exec", "--interactive", *wheels, machine.id, "timeout", "240", "bash", "-c", session],
+        ["docker", "exec", "--interactive", *wheels, container.id, "timeout", "240", "bash", "-c", session],
         input="y\n", capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        state = machine("systemctl list-jobs; journalctl --lines 50; tail /var/log/redis/*.log")
+        state = container("systemctl list-jobs; journalctl --lines 50; tail /var/log/redis/*.log")
         pytest.fail(f"{done.returncode}\n{done.stdout}\n{done.stderr}\n{state}")
 
 

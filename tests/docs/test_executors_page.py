@@ -5,8 +5,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from documents import write_files
-from processes import enqueue, job, work
+from support.docs import write_files
+from support.queue_harness import enqueue_debate, get_job
+from support.worker_processes import run_burst_worker
 
 from aragora_q.base import JobStatus
 
@@ -51,9 +52,9 @@ def test_shell_example(redis_url, tmp_path):
     """wordcount.sh counts, saves and answers."""
     if not shutil.which("jq"):
         pytest.skip("no jq: apt-get install jq")
-    enqueue(redis_url, "j1")
-    said = work(redis_url, "--exec", example("wordcount.sh", tmp_path))
-    done = job(redis_url, "j1")
+    enqueue_debate(redis_url, "j1")
+    said = run_burst_worker(redis_url, "--exec", example("wordcount.sh", tmp_path))
+    done = get_job(redis_url, "j1")
     assert done.result == {"final_answer": "6 words"}
     assert done.progress == {"phase": "counting"}
     assert 'text="job j1 has 6 words"' in said
@@ -66,9 +67,9 @@ def test_python_example(redis_url, tmp_path, provider):
         (503, {}, b""),
         (200, {}, b'{"answer": "42"}'),
     ]
-    enqueue(redis_url, "j1")
-    work(redis_url, "--exec", example("ask.py", tmp_path), PROVIDER_URL=provider.url)
-    done = job(redis_url, "j1")
+    enqueue_debate(redis_url, "j1")
+    run_burst_worker(redis_url, "--exec", example("ask.py", tmp_path), PROVIDER_URL=provider.url)
+    done = get_job(redis_url, "j1")
     assert done.result == {"final_answer": "42"}
     assert done.attempts == 2
     assert not provider.answers
@@ -77,9 +78,9 @@ def test_python_example(redis_url, tmp_path, provider):
 def test_python_example_gives_up_where_it_says_so(redis_url, tmp_path, provider):
     """ask.py: a request that the provider refuses fails the job at once."""
     provider.answers += [(404, {}, b"")]
-    enqueue(redis_url, "j1")
-    work(redis_url, "--exec", example("ask.py", tmp_path), PROVIDER_URL=provider.url)
-    done = job(redis_url, "j1")
+    enqueue_debate(redis_url, "j1")
+    run_burst_worker(redis_url, "--exec", example("ask.py", tmp_path), PROVIDER_URL=provider.url)
+    done = get_job(redis_url, "j1")
     assert done.status == JobStatus.FAILED
     assert done.error == "PermanentError: exit code 65: provider answered 404"
 
@@ -87,8 +88,8 @@ def test_python_example_gives_up_where_it_says_so(redis_url, tmp_path, provider)
 def test_factory_example(redis_url, tmp_path):
     """shout.py: checkpoint, progress and the three ways to end, from Python."""
     example("shout.py", tmp_path)
-    enqueue(redis_url, "good")
-    enqueue(redis_url, "bad", question=" ")
-    work(redis_url, "--executor", "shout:factory", PYTHONPATH=".")
-    assert job(redis_url, "good").result == {"final_answer": "TO BE OR NOT TO BE?"}
-    assert job(redis_url, "bad").error == "PermanentError: nothing to shout"
+    enqueue_debate(redis_url, "good")
+    enqueue_debate(redis_url, "bad", question=" ")
+    run_burst_worker(redis_url, "--executor", "shout:factory", PYTHONPATH=".")
+    assert get_job(redis_url, "good").result == {"final_answer": "TO BE OR NOT TO BE?"}
+    assert get_job(redis_url, "bad").error == "PermanentError: nothing to shout"

@@ -1,6 +1,6 @@
 """The Python of the README runs as printed, and what pages link to is there.
 
-Shell is run by tests/deploy/test_documents.py.
+Shell is run by tests/docs/test_documents.py.
 """
 
 import ast
@@ -9,8 +9,8 @@ import inspect
 import re
 
 import pytest
-from documents import ROOT, blocks, pages
-from waiting import wait_until
+from support.docs import ROOT, blocks, pages
+from support.wait import wait_until
 
 
 async def run(code, namespace):

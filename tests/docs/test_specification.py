@@ -18,9 +18,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-import invariants
 import pytest
-from waiting import wait_until, wait_until_sync
+from support import invariants
+from support.paths import ROOT
+from support.wait import wait_until, wait_until_sync
 
 import aragora_q
 from aragora_q.base import Completed, Identity, Job, JobStatus, Report
@@ -29,7 +30,6 @@ from aragora_q.job import DebateResult
 from aragora_q.retry import is_retryable_error
 from aragora_q.streams import RedisStreamsQueue
 
-ROOT = Path(__file__).parents[2]
 SPECIFICATION = (ROOT / "tests" / "fixtures" / "specification.md").read_text()
 QUEUE = "aragora:queue:debates:"
 
@@ -77,7 +77,7 @@ def _settings(monkeypatch, redis_url):
 
 
 @pytest.mark.usefixtures("_settings")
-async def test_python_blocks_run_as_printed(capsys, raw):
+async def test_python_blocks_run_as_printed(capsys, redis_client):
     """Enqueue, work, configure, back off, watch: each block does what its comments and prints say."""
     enqueue, work, config, policy, queue_stats, worker_stats = blocks("python")
     known = {}
@@ -126,7 +126,7 @@ async def test_python_blocks_run_as_printed(capsys, raw):
     await working
     await known["queue"].close()
     await client.close()
-    invariants.check(raw, QUEUE)
+    invariants.check(redis_client, QUEUE)
 
 
 def test_every_block_is_looked_at():
@@ -178,7 +178,7 @@ def workers_of(paragraph, redis_url):
 
 
 @pytest.mark.parametrize("command", ["aragora-q worker", "python -m aragora_q worker"])
-def test_worker_lines_run_as_printed(redis_url, raw, command):
+def test_worker_lines_run_as_printed(redis_url, redis_client, command):
     """Each paragraph of the worker's shell block starts the workers that its comment announces."""
     [block] = blocks("bash", section("Command Line Worker"))
     start, custom, several = (
@@ -190,8 +190,8 @@ def test_worker_lines_run_as_printed(redis_url, raw, command):
 
     def registered():
         return {
-            name: raw.hget(f"{QUEUE}worker:{name}", "slots")
-            for name in raw.zrange(f"{QUEUE}workers", 0, -1)
+            name: redis_client.hget(f"{QUEUE}worker:{name}", "slots")
+            for name in redis_client.zrange(f"{QUEUE}workers", 0, -1)
         }
 
     for paragraph, expected in (
@@ -247,7 +247,7 @@ def test_environment_variables_are_the_documented_ones(monkeypatch):
         monkeypatch.delenv(variable)
 
 
-async def test_environment_variables_mean_what_they_say(monkeypatch, redis_url, raw):
+async def test_environment_variables_mean_what_they_say(monkeypatch, redis_url, redis_client):
     """On the server: prefix of the keys, attempts of a job, its lease, and how long its data stay."""
     for name, value in {
         "REDIS_URL": redis_url,
@@ -262,33 +262,33 @@ async def test_environment_variables_mean_what_they_say(monkeypatch, redis_url, 
     session = queue.session(Identity("worker-1"))
     await session.register({})
     [job] = (await session.start(1)).jobs
-    fields = raw.hgetall("mine:debates:job:j1")
+    fields = redis_client.hgetall("mine:debates:job:j1")
     assert (fields["max_attempts"], fields["lease_ms"]) == ("1", "1500")
     assert await session.report([Report(job, Completed(b"{}"))]) == ["completed"]
-    assert {key.partition(":")[0] for key in raw.scan_iter()} == {"mine"}
-    days = raw.pttl("mine:debates:job:j1") / 86_400_000
+    assert {key.partition(":")[0] for key in redis_client.scan_iter()} == {"mine"}
+    days = redis_client.pttl("mine:debates:job:j1") / 86_400_000
     assert 2 < days <= 3
     await queue.close()
 
 
-async def test_redis_commands_are_the_documented_ones(redis_url, raw):
+async def test_redis_commands_are_the_documented_ones(redis_url, redis_client):
     """Enqueue, dequeue, acknowledge, claim, pending and length use the stream commands of the table."""
-    raw.config_resetstat()
+    redis_client.config_resetstat()
     queue = RedisStreamsQueue(QueueConfig(redis_url=redis_url, claim_idle_ms=200))
     await queue.enqueue(Job({}, id="j1"))
     session = queue.session(Identity("dead"))
     await session.register({})
     [_] = (await session.start(1)).jobs
-    entry = raw.hget(f"{QUEUE}job:j1", "entry")
-    raw.xclaim(f"{QUEUE}stream", "aragora-workers", "dead", 0, [entry], idle=10**8)
-    raw.config_resetstat()
+    entry = redis_client.hget(f"{QUEUE}job:j1", "entry")
+    redis_client.xclaim(f"{QUEUE}stream", "aragora-workers", "dead", 0, [entry], idle=10**8)
+    redis_client.config_resetstat()
     await queue.reclaim()
     await queue.reclaim()
     stats = await queue.get_queue_stats()
     [job] = (await session.start(1)).jobs
     await session.report([Report(job, Completed(b"{}"))])
     await queue.enqueue(Job({}))
-    used = {name.removeprefix("cmdstat_").upper() for name in raw.info("commandstats")}
+    used = {name.removeprefix("cmdstat_").upper() for name in redis_client.info("commandstats")}
     assert {command for _, command, _ in table("Redis Streams Commands")} <= used
     assert {"stream_length", "pending_count", "groups"} <= set(stats)
     await queue.close()

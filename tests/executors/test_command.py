@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from memory_session import MemorySession, make_attempt
-from processes import is_running
-from waiting import wait_until, wait_until_sync
+from support.memory_session import MemorySession, make_attempt
+from support.processes import is_running
+from support.wait import wait_until, wait_until_sync
 
 from aragora_q import attempt
 from aragora_q.base import Completed, Failed, Job, Released, Retry

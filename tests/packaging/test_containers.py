@@ -1,22 +1,21 @@
 """The image, and the services of docker-compose.yml: what they may do, and how they run."""
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
-from containers import run
-from waiting import wait_until_sync
+from support.containers import run
+from support.paths import ROOT
+from support.wait import wait_until_sync
 
-TREE = Path(__file__).parents[2]
-TEXT = (TREE / "docker-compose.yml").read_text()
+TEXT = (ROOT / "docker-compose.yml").read_text()
 SERVICES = yaml.safe_load(TEXT)["services"]
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def test_services_are_those_promised():
-    """Redis for this machine alone, with a log and without eviction; workers that can be scaled."""
+    """Redis for this debian_container alone, with a log and without eviction; workers that can be scaled."""
     assert set(SERVICES) == {"redis", "aragora", "debate-worker"}
     assert SERVICES["redis"]["ports"] == ["127.0.0.1:6379:6379"]
     assert "--appendonly yes" in SERVICES["redis"]["command"]

@@ -2,27 +2,27 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from support.paths import ROOT
 
 from aragora_q.config import QueueConfig
 
-TREE = Path(__file__).parents[2] / "deploy/kubernetes"
+ROOT = ROOT / "deploy/kubernetes"
 BASE = [
     resource
-    for name in yaml.safe_load((TREE / "base/kustomization.yaml").read_text())["resources"]
-    for resource in yaml.safe_load_all((TREE / "base" / name).read_text())
+    for name in yaml.safe_load((ROOT / "base/kustomization.yaml").read_text())["resources"]
+    for resource in yaml.safe_load_all((ROOT / "base" / name).read_text())
 ]
 DEPLOYMENTS = {each["metadata"]["name"]: each for each in BASE if each["kind"] == "Deployment"}
 PODS = {name: each["spec"]["template"]["spec"] for name, each in DEPLOYMENTS.items()}
-SCALED = yaml.safe_load((TREE / "keda/scaledobject.yaml").read_text())["spec"]
+SCALED = yaml.safe_load((ROOT / "keda/scaledobject.yaml").read_text())["spec"]
 
 
 def settings():
-    [generator] = yaml.safe_load((TREE / "base/kustomization.yaml").read_text())[
+    [generator] = yaml.safe_load((ROOT / "base/kustomization.yaml").read_text())[
         "configMapGenerator"
     ]
     return dict(line.split("=", 1) for line in generator["literals"])
@@ -43,7 +43,7 @@ def test_kustomize_builds(variant):
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl")
     built = subprocess.run(
-        ["kubectl", "kustomize", TREE / variant], capture_output=True, text=True, check=True
+        ["kubectl", "kustomize", ROOT / variant], capture_output=True, text=True, check=True
     ).stdout
     resources = {
         (each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built)

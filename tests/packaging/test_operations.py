@@ -2,16 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
+
+from support.paths import ROOT
 
 from aragora_q.access import ROLES
-
-TREE = Path(__file__).parents[2]
 
 
 def test_redis_accepts_our_file(own_server):
     """The example is a valid configuration: it keeps a log, and deletes nothing."""
-    server = own_server("--include", str(TREE / "deploy/redis/redis.conf"))
+    server = own_server("--include", str(ROOT / "deploy/redis/redis.conf"))
     with server.client() as client:
         assert client.config_get("append*")["appendonly"] == "yes"
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
@@ -19,7 +18,7 @@ def test_redis_accepts_our_file(own_server):
 
 def test_redis_accepts_our_users(own_server):
     """The ACL file is valid, has a user for each role, and none that can log in without a password."""
-    server = own_server("--aclfile", str(TREE / "deploy/redis/users.acl"))
+    server = own_server("--aclfile", str(ROOT / "deploy/redis/users.acl"))
     with server.client() as client:
         users = set(client.acl_users()) - {"default"}
         assert users == {f"aragora-q-{role}" for role in ROLES}
@@ -36,7 +35,7 @@ def test_redis_accepts_our_users(own_server):
 
 def test_cron_lines_are_commands():
     """The cron file names commands and options that exist."""
-    lines = (TREE / "deploy/cron.d/aragora-q").read_text().splitlines()
+    lines = (ROOT / "deploy/cron.d/aragora-q").read_text().splitlines()
     commands = [line.split("aragora-q  aragora-q ")[1] for line in lines if " aragora-q  " in line]
     assert len(commands) == 2
     for command in commands:

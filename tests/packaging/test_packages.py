@@ -8,19 +8,18 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
-from containers import run
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from support.containers import run
+from support.paths import ROOT
 
 import aragora_q
 
-TREE = Path(__file__).parents[2]
 PACKAGE = {
-    str(path.relative_to(TREE))
-    for path in (TREE / "aragora_q").rglob("*")
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "aragora_q").rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 }
 """Every file of the program, Lua scripts and the marker of types included."""
@@ -43,11 +42,11 @@ def test_sdist_has_what_builds_tests_and_deploys(dist, tmp_path):
         archive.extractall(tmp_path, filter="data")
     [root] = tmp_path.iterdir()
     for part in ("docs", "deploy", "systemd", "tests", "bench", "requirements"):
-        for path in (TREE / part).rglob("*"):
+        for path in (ROOT / part).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
-                assert (root / path.relative_to(TREE)).is_file(), path
+                assert (root / path.relative_to(ROOT)).is_file(), path
     for name in ("Dockerfile", "docker-compose.yml", "Makefile", "aragora-q.toml", "README.md"):
-        assert (root / name).read_bytes() == (TREE / name).read_bytes()
+        assert (root / name).read_bytes() == (ROOT / name).read_bytes()
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel"],
         cwd=root, capture_output=True, check=True,
@@ -80,7 +79,7 @@ def test_one_file_runs_alone(dist, tmp_path):
 
 def bills_of(directory, *image):
     """Bills and hashes of what is in a directory, as `make packages` writes them."""
-    run(sys.executable, TREE / "deploy/bills.py", directory, *image)
+    run(sys.executable, ROOT / "deploy/bills.py", directory, *image)
     return {
         path.name.removesuffix(".cdx.json"): path.read_text()
         for path in directory.glob("*.cdx.json")
@@ -165,7 +164,7 @@ def test_hashes_are_of_every_package(dist, bills):
 
 def test_readme_tells_what_was_measured():
     """Sizes and cold starts in the README are those that the benchmark wrote."""
-    measured = (TREE / "bench/PACKAGES.md").read_text().splitlines()
+    measured = (ROOT / "bench/PACKAGES.md").read_text().splitlines()
     table = [line for line in measured if line.startswith("| ")]
     assert len(table) == 5
-    assert "\n".join(table) in (TREE / "README.md").read_text()
+    assert "\n".join(table) in (ROOT / "README.md").read_text()

@@ -10,17 +10,18 @@ import urllib.request
 
 import pytest
 import yaml
-from waiting import wait_until_sync
+from support.paths import ROOT
+from support.wait import wait_until_sync
 
 from docs import dashboard
-from docs.watched import DASHBOARD, RULES, TREE, watched
+from docs.watched import DASHBOARD, RULES, watched
 
 ALERTS = [
     rule
     for group in yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
     for rule in group["rules"]
 ]
-SCALING = yaml.safe_load((TREE / "deploy/kubernetes/keda/scaledobject.yaml").read_text())["spec"]
+SCALING = yaml.safe_load((ROOT / "deploy/kubernetes/keda/scaledobject.yaml").read_text())["spec"]
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -49,7 +50,7 @@ def test_promtool_is_content(check):
 def test_alert_is_complete(alert):
     """Each alert has a severity, a runbook that exists, a firing and a silent case."""
     assert alert["labels"]["severity"] in {"warning", "critical"}
-    runbook = TREE / alert["annotations"]["runbook_url"]
+    runbook = ROOT / alert["annotations"]["runbook_url"]
     assert runbook.read_text().startswith(f"# {alert['alert']}\n")
     cases = yaml.safe_load((RULES / "tests.yml").read_text())["tests"]
     names = {case["name"]: case["promql_expr_test"][0]["exp_samples"] for case in cases}

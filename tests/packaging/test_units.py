@@ -1,13 +1,13 @@
-"""The units as files: systemd understands them, and nothing of the machine is open to them."""
+"""The units as files: systemd understands them, and nothing of the debian_container is open to them."""
 
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-UNITS = Path(__file__).parents[2] / "systemd"
+UNITS = ROOT / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
 
 

@@ -6,11 +6,11 @@ from aragora_q.base import Released
 from aragora_q.errors import PermanentError
 
 
-async def test_names_of_checkpoints_count(stage):
+async def test_names_of_checkpoints_count(harness):
     """Neither one huge name nor many names with next to nothing under them get past the bound."""
-    session = await stage.worker()
-    await stage.enqueue("a")
-    job = await stage.started(session)
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
     with pytest.raises(PermanentError, match="exceed"):
         await session.checkpoint(job, "n" * 5_000_000, {})
     megabyte = "n" * 1_000_000
@@ -21,4 +21,4 @@ async def test_names_of_checkpoints_count(stage):
     for n in range(100):  # the same name again costs only what changed
         await session.checkpoint(job, f"{megabyte}0", {"n": n})
     assert len(await session.checkpoints(job)) == 4
-    assert await stage.end(session, job, Released()) == "released"
+    assert await harness.report(session, job, Released()) == "released"

@@ -1,4 +1,4 @@
-"""embedded://: a private Valkey that is shared, durable, and gone when nobody uses it."""
+"""embedded://: a private Valkey that is shared_server, durable, and gone when nobody uses it."""
 
 import os
 import signal
@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 import redis
-from waiting import wait_until_sync
+from support.paths import ROOT
+from support.wait import wait_until_sync
 
 from aragora_q import embedded
 from aragora_q.errors import ConfigError
-
-ROOT = Path(__file__).parents[2]
-
 
 GRACE_SECONDS = 0.4
 """Shorter than the real one, for all tests but that about it: a dozen servers are waited for here."""

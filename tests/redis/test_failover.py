@@ -1,15 +1,14 @@
 """A primary dies, a slot moves, a cluster loses its majority: workers and clients go on by themselves."""
 
 import asyncio
-import subprocess
 import time
 
-import processes
 import pytest
 import redis
-import topologies
 from redis.crc import key_slot
-from waiting import wait_until, wait_until_sync
+from support import topologies
+from support.processes import run_command
+from support.wait import wait_until, wait_until_sync
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
@@ -18,21 +17,11 @@ from aragora_q.streams import create_redis_queue
 STREAM = "aragora:queue:{debates}:stream"
 
 
-async def _completed(stage, count):
-    async def all_done():
-        try:
-            return (await stage.queue.get_queue_stats())["completed"] == count
-        except Exception:
-            return False
-
-    await wait_until(all_done, 45, f"{count} jobs to be completed")
-
-
 class _Load:
     """Enqueues a job every few ms through whatever happens; remembers what was acknowledged."""
 
-    def __init__(self, stage):
-        self.queue, self.acknowledged, self.longest_seconds = stage.queue, [], 0.0
+    def __init__(self, harness):
+        self.queue, self.acknowledged, self.longest_seconds = harness.queue, [], 0.0
         self._task = asyncio.create_task(self._run())
 
     async def _run(self):
@@ -50,80 +39,80 @@ class _Load:
             await self._task
 
 
-def _patient(stage):
+def _patient(harness):
     """As `create_redis_queue` makes it; longer, for a machine that is busy."""
-    stage.queue.connection.patience_seconds = 30
-    return stage
+    harness.queue.connection.patience_seconds = 30
+    return harness
 
 
 async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
-    sentinels, staged, worker_process, record_property
+    sentinels, harness_on, worker_process, record_property
 ):
     """Rows 20, 21, 22: kill -9 of the primary under load. No error, no loss, workers go on alone."""
-    stage = _patient(staged(sentinels, durability="replica"))
+    harness = _patient(harness_on(sentinels, durability="replica"))
     worker = worker_process(sentinels, lease_ms=2000).wait_until_started()
-    await stage.queue.enqueue(Job(payload={"do": [["sleep", 8]]}, id="long"))
-    load, first = _Load(stage), sentinels.primary()
+    await harness.queue.enqueue(Job(payload={"do": [["sleep", 8]]}, id="long"))
+    load, first = _Load(harness), sentinels.primary()
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
     first.kill()
     before = len(load.acknowledged)
     await wait_until(lambda: len(load.acknowledged) > before + 20, 40, "enqueues to go on")
     await load.stop()
     assert sentinels.primary() is not first
-    stage.queue.connection.patience_seconds = 0
-    await wait_until(lambda: _known(stage, load.acknowledged), 30, "every acknowledged job")
-    await _completed(stage, len(load.acknowledged) + 1)
-    long = await stage.queue.get_job("long")
+    harness.queue.connection.patience_seconds = 0
+    await wait_until(lambda: _known(harness, load.acknowledged), 30, "every acknowledged job")
+    await harness.wait_for_completed(len(load.acknowledged) + 1)
+    long = await harness.queue.get_job("long")
     assert (long.fence, long.crashes) == (1, 0), "its lease was kept over the failover"
     assert worker.is_alive
     record_property("longest_enqueue_seconds", load.longest_seconds)
     assert load.longest_seconds < 20
 
 
-async def _known(stage, ids):
-    statuses = [await stage.queue.get_status(job_id) for job_id in ids]
+async def _known(harness, ids):
+    statuses = [await harness.queue.get_status(job_id) for job_id in ids]
     assert None not in statuses, f"{statuses.count(None)} of {len(ids)} acknowledged jobs are lost"
     return True
 
 
-async def test_sentinel_old_primary_comes_back_as_a_replica(sentinels, staged, worker_process):
+async def test_sentinel_old_primary_comes_back_as_a_replica(sentinels, harness_on, worker_process):
     """A primary that was demoted without dying (READONLY) is left for the new one."""
-    stage = _patient(staged(sentinels))
+    harness = _patient(harness_on(sentinels))
     worker_process(sentinels).wait_until_started()
-    await stage.queue.enqueue(Job(payload={}, id="before"))
-    await _completed(stage, 1)
+    await harness.queue.enqueue(Job(payload={}, id="before"))
+    await harness.wait_for_completed(1)
     first = sentinels.primary()
     with sentinels.sentinels[0].client() as client:
         client.execute_command("SENTINEL", "FAILOVER", sentinels.service)
     await wait_until(lambda: sentinels.primary() is not first, 20, "the failover")
-    await stage.queue.enqueue(Job(payload={}, id="after"))
-    await _completed(stage, 2)
+    await harness.queue.enqueue(Job(payload={}, id="after"))
+    await harness.wait_for_completed(2)
 
 
-async def test_cluster_failover(cluster, staged, worker_process, record_property):
+async def test_cluster_failover(cluster, harness_on, worker_process, record_property):
     """Row 25: the slot's primary is killed; MOVED is followed, one dead seed changes nothing."""
-    stage = _patient(staged(cluster))
+    harness = _patient(harness_on(cluster))
     worker = worker_process(cluster).wait_until_started()
-    load, owner = _Load(stage), cluster.owner(STREAM)
+    load, owner = _Load(harness), cluster.owner(STREAM)
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
     with owner.client() as client:
         client.wait(1, 2000)  # what asynchronous replication loses is measured elsewhere
     await load.stop()
     owner.kill()
-    again = _Load(stage)
+    again = _Load(harness)
     await wait_until(lambda: len(again.acknowledged) > len(load.acknowledged) + 20, 40, "enqueues")
     await again.stop()
-    await _completed(stage, len(set(load.acknowledged + again.acknowledged)))
+    await harness.wait_for_completed(len(set(load.acknowledged + again.acknowledged)))
     assert worker.is_alive
     record_property("longest_enqueue_seconds", again.longest_seconds)
     assert again.longest_seconds < 20
 
 
-async def test_cluster_graceful_failover(cluster, staged, worker_process):
+async def test_cluster_graceful_failover(cluster, harness_on, worker_process):
     """Row 25: CLUSTER FAILOVER under load loses nothing and does nothing twice."""
-    stage = _patient(staged(cluster))
+    harness = _patient(harness_on(cluster))
     worker_process(cluster).wait_until_started()
-    load, owner = _Load(stage), cluster.owner(STREAM)
+    load, owner = _Load(harness), cluster.owner(STREAM)
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
     replica = cluster.nodes[3 + cluster.nodes.index(owner)]
     with replica.client() as client:
@@ -132,14 +121,14 @@ async def test_cluster_graceful_failover(cluster, staged, worker_process):
     before = len(load.acknowledged)
     await wait_until(lambda: len(load.acknowledged) > before + 20, 20, "enqueues to go on")
     await load.stop()
-    await _completed(stage, len(load.acknowledged))
+    await harness.wait_for_completed(len(load.acknowledged))
 
 
-async def test_cluster_slot_moves_under_load(cluster, staged, worker_process):
+async def test_cluster_slot_moves_under_load(cluster, harness_on, worker_process):
     """Row 26: ASK, TRYAGAIN, scripts that meet keys on their way, UNBLOCKED: all ridden out."""
-    stage = _patient(staged(cluster))
+    harness = _patient(harness_on(cluster))
     worker = worker_process(cluster).wait_until_started()
-    load, owner = _Load(stage), cluster.owner(STREAM)
+    load, owner = _Load(harness), cluster.owner(STREAM)
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the move")
     target = next(node for node in cluster.nodes[:3] if node is not owner)
     await asyncio.to_thread(_move_slot, cluster, key_slot(STREAM.encode()), owner, target)
@@ -147,7 +136,7 @@ async def test_cluster_slot_moves_under_load(cluster, staged, worker_process):
     before = len(load.acknowledged)
     await wait_until(lambda: len(load.acknowledged) > before + 20, 20, "enqueues to go on")
     await load.stop()
-    await _completed(stage, len(load.acknowledged))
+    await harness.wait_for_completed(len(load.acknowledged))
     assert worker.is_alive, worker.text()
 
 
@@ -165,31 +154,21 @@ def _move_slot(cluster, slot, source, target):
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
 
-async def test_cluster_without_a_majority(cluster, staged, worker_process):
+async def test_cluster_without_a_majority(cluster, harness_on, worker_process):
     """Row 27: CLUSTERDOWN is 75 to a command and no reason for a worker to die; it recovers."""
-    stage = staged(cluster)
+    harness = harness_on(cluster)
     worker = worker_process(cluster).wait_until_started()
     owner = cluster.owner(STREAM)
     others = [node for node in cluster.nodes if node is not owner]
     for node in others:
         node.kill()
 
-    def status():
-        return subprocess.run(
-            processes.cli("reap"),
-            env=topologies.environment(cluster),
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
     def is_down():
         with owner.client() as client:
             return client.execute_command("CLUSTER INFO")["cluster_state"] == "fail"
 
     wait_until_sync(is_down, 20, "the cluster to notice")
-    done = await asyncio.to_thread(status)
+    done = await asyncio.to_thread(run_command, "reap", **topologies.environment(cluster))
     assert done.returncode == 75, done.stderr
     assert "CLUSTERDOWN" in done.stderr
     for node in others:
@@ -203,9 +182,9 @@ async def test_cluster_without_a_majority(cluster, staged, worker_process):
             return False
 
     wait_until_sync(is_up, 30, "the cluster to recover")
-    stage.queue.connection.patience_seconds = 30
-    await stage.queue.enqueue(Job(payload={}, id="after"))
-    await _completed(stage, 1)
+    harness.queue.connection.patience_seconds = 30
+    await harness.queue.enqueue(Job(payload={}, id="after"))
+    await harness.wait_for_completed(1)
     assert worker.is_alive, worker.text()
 
 

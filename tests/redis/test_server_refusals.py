@@ -1,31 +1,18 @@
 """A server that is not what `redis_url` says, or that cannot be trusted, is refused in one clear line."""
 
-import subprocess
 import time
 
-import processes
 import pytest
-import servers
-from backends import BACKENDS
-from topologies import PASSWORD, SENTINEL_PASSWORD, environment
-from waiting import wait_until, wait_until_sync
+from support import servers
+from support.backends import BACKENDS
+from support.processes import run_command
+from support.topologies import PASSWORD, SENTINEL_PASSWORD, environment
+from support.wait import wait_until, wait_until_sync
 
 from aragora_q.base import Identity, Job, JobStatus
 from aragora_q.config import QueueConfig
 from aragora_q.errors import AccessDenied, ConfigError, RedisUnreachable
 from aragora_q.streams import RedisStreamsQueue, create_redis_queue
-
-
-def reap(**variables):
-    """What a short command says to such an environment."""
-    return subprocess.run(
-        processes.cli("reap"),
-        env={**processes.env(), **variables},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def refused(done, code, *words):
@@ -42,67 +29,84 @@ def refused(done, code, *words):
 def test_redis_6_is_refused(own_server):
     """Row 39: a server without script flags is refused with 78, version and remedy named."""
     server = own_server(binary=servers.redis62)
-    refused(reap(REDIS_URL=server.url), 78, "Redis 6.2", "too old", "7.0")
+    refused(run_command("reap", REDIS_URL=server.url), 78, "Redis 6.2", "too old", "7.0")
 
 
-def test_wrong_topologies_are_told(shared):
+def test_wrong_topologies_are_told(shared_server):
     """A Sentinel, a cluster node and a single server each say so when called by another name: 78."""
-    sentinels, cluster, single = shared("sentinel"), shared("cluster"), shared("acl")
+    sentinels, cluster, single = (
+        shared_server("sentinel"),
+        shared_server("cluster"),
+        shared_server("acl"),
+    )
     sentinel, node = sentinels.sentinels[0], cluster.nodes[0]
     plain = single.url.partition("://")[2]
-    done = reap(REDIS_URL=f"redis://127.0.0.1:{sentinel.port}", REDIS_PASSWORD=SENTINEL_PASSWORD)
+    done = run_command(
+        "reap", REDIS_URL=f"redis://127.0.0.1:{sentinel.port}", REDIS_PASSWORD=SENTINEL_PASSWORD
+    )
     refused(done, 78, "is a Sentinel", "redis+sentinel://")
-    refused(reap(REDIS_URL=node.url), 78, "node of a cluster", "redis+cluster://")
-    refused(reap(REDIS_URL=f"redis+cluster://{plain}"), 78, "cluster support disabled")
-    done = reap(REDIS_URL=f"redis+sentinel://127.0.0.1:{cluster.nodes[1].port}/debates")
+    refused(run_command("reap", REDIS_URL=node.url), 78, "node of a cluster", "redis+cluster://")
+    refused(
+        run_command("reap", REDIS_URL=f"redis+cluster://{plain}"), 78, "cluster support disabled"
+    )
+    done = run_command(
+        "reap", REDIS_URL=f"redis+sentinel://127.0.0.1:{cluster.nodes[1].port}/debates"
+    )
     refused(done, 78, "unknown command 'SENTINEL'")
 
 
-def test_sentinels_that_know_no_primary(shared):
+def test_sentinels_that_know_no_primary(shared_server):
     """An unknown service and dead Sentinels are 69, a wrong Sentinel password is 77."""
-    sentinels = shared("sentinel")
+    sentinels = shared_server("sentinel")
     given = environment(sentinels)
     hosts = sentinels.url.partition("://")[2].partition("/")[0]
-    done = reap(**{**given, "REDIS_URL": f"redis+sentinel://{hosts}/another"})
+    done = run_command("reap", **{**given, "REDIS_URL": f"redis+sentinel://{hosts}/another"})
     refused(done, 69, "No such master with that name")
-    done = reap(**{**given, "REDIS_SENTINEL_PASSWORD": "wrong"})
+    done = run_command("reap", **{**given, "REDIS_SENTINEL_PASSWORD": "wrong"})
     refused(done, 77, "denies access")
-    done = reap(**{**given, "REDIS_PASSWORD": "wrong"})
+    done = run_command("reap", **{**given, "REDIS_PASSWORD": "wrong"})
     refused(done, 77, "denies access")
     dead = f"127.0.0.1:{servers.free_port()},127.0.0.1:{servers.free_port()}"
-    refused(reap(REDIS_URL=f"redis+sentinel://{dead}/debates"), 69, "nobody knows")
+    refused(run_command("reap", REDIS_URL=f"redis+sentinel://{dead}/debates"), 69, "nobody knows")
 
 
-def test_a_replica_is_no_primary(shared):
+def test_a_replica_is_no_primary(shared_server):
     """Row 20: writes to a replica are 75, and the line says what it is."""
-    sentinels = shared("sentinel")
+    sentinels = shared_server("sentinel")
     replica = next(server for server in sentinels.servers if server is not sentinels.primary())
-    refused(reap(REDIS_URL=replica.url, REDIS_PASSWORD=PASSWORD), 75, "READONLY", "replica")
+    refused(
+        run_command("reap", REDIS_URL=replica.url, REDIS_PASSWORD=PASSWORD),
+        75,
+        "READONLY",
+        "replica",
+    )
 
 
-def test_tls_is_verified(shared, tmp_path):
+def test_tls_is_verified(shared_server, tmp_path):
     """No authority, a stranger's, another name, no client certificate: refused, never talked to."""
-    tls = shared("tls")
+    tls = shared_server("tls")
     given, certificates = environment(tls), tls.certificates
-    refused(reap(REDIS_URL=tls.url), 69, "redis_tls_ca_file")
+    refused(run_command("reap", REDIS_URL=tls.url), 69, "redis_tls_ca_file")
     stranger = {**given, "REDIS_TLS_CA_FILE": certificates["stranger.crt"]}
-    refused(reap(**stranger), 69, "CERTIFICATE_VERIFY_FAILED")
+    refused(run_command("reap", **stranger), 69, "CERTIFICATE_VERIFY_FAILED")
     other_name = {**given, "REDIS_URL": tls.url.replace("127.0.0.1", "127.0.0.2")}
-    assert reap(**other_name).returncode == 69
-    refused(reap(REDIS_URL=tls.url, REDIS_TLS_CA_FILE=certificates["ca.crt"]), 69)
-    refused(reap(REDIS_URL=tls.url.replace("rediss", "redis")), 69)
+    assert run_command("reap", **other_name).returncode == 69
+    refused(run_command("reap", REDIS_URL=tls.url, REDIS_TLS_CA_FILE=certificates["ca.crt"]), 69)
+    refused(run_command("reap", REDIS_URL=tls.url.replace("rediss", "redis")), 69)
     missing = {**given, "REDIS_TLS_CERT_FILE": str(tmp_path / "none.crt")}
-    refused(reap(**missing), 78, "certificates")
+    refused(run_command("reap", **missing), 78, "certificates")
 
 
-def test_a_named_authority_is_the_only_one(shared, monkeypatch):
+def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
     """With `redis_tls_ca_file`, a certificate that the system's authorities signed is not enough."""
-    tls = shared("tls")
+    tls = shared_server("tls")
     given = {**environment(tls), "SSL_CERT_FILE": tls.certificates["ca.crt"]}
     system = {name: value for name, value in given.items() if name != "REDIS_TLS_CA_FILE"}
-    assert reap(**system).returncode == 0, "unset, it is the system's authorities that count"
+    assert run_command("reap", **system).returncode == 0, (
+        "unset, it is the system's authorities that count"
+    )
     other = {**given, "REDIS_TLS_CA_FILE": tls.certificates["stranger.crt"]}
-    refused(reap(**other), 69, "CERTIFICATE_VERIFY_FAILED")
+    refused(run_command("reap", **other), 69, "CERTIFICATE_VERIFY_FAILED")
     settings = {**tls.settings, "redis_tls_ca_file": tls.certificates["stranger.crt"]}
     monkeypatch.setenv("SSL_CERT_FILE", tls.certificates["ca.crt"])
     queue = RedisStreamsQueue(QueueConfig(redis_url=tls.url, **settings))
@@ -112,9 +116,9 @@ def test_a_named_authority_is_the_only_one(shared, monkeypatch):
     renewer.close()
 
 
-async def test_errors_of_the_library_hide_passwords(shared):
+async def test_errors_of_the_library_hide_passwords(shared_server):
     """Exceptions, their causes' texts included, never carry user, password or URL options."""
-    acl = shared("acl")
+    acl = shared_server("acl")
     wrong = acl.url.replace("queue:", "queue:wrong")
     with pytest.raises(AccessDenied) as denied:
         await create_redis_queue(QueueConfig(redis_url=wrong))
@@ -166,17 +170,19 @@ def test_urls_are_read_whole():
     assert Endpoint.parse("embedded://").path == ""
 
 
-async def test_a_rotated_password_is_read_again(shared, staged, worker_process, tmp_path):
+async def test_a_rotated_password_is_read_again(
+    shared_server, harness_on, worker_process, tmp_path
+):
     """Row 38: rights revoked live, password changed in its file: a running worker goes on by itself."""
-    acl = shared("acl")
+    acl = shared_server("acl")
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
-    stage = staged(acl)
+    harness = harness_on(acl)
     url = acl.url.replace(acl.url.partition("queue:")[2].partition("@")[0], "ignored")
     worker = worker_process(
         acl, environment={"REDIS_URL": url, "REDIS_PASSWORD_FILE": str(secret)}
     ).wait_until_started()
-    with acl.raw() as admin:
+    with acl.admin_client() as admin:
         admin.execute_command("ACL", "SETUSER", "queue", f"<{PASSWORD}", ">changed")
         admin.execute_command("CLIENT", "KILL", "USER", "queue")
         try:
@@ -189,19 +195,19 @@ async def test_a_rotated_password_is_read_again(shared, staged, worker_process, 
             )
         finally:
             admin.execute_command("ACL", "SETUSER", "queue", "<changed", f">{PASSWORD}")
-    await stage.queue.enqueue(Job(payload={}, id="after"))
+    await harness.queue.enqueue(Job(payload={}, id="after"))
 
     async def is_done():
-        return await stage.queue.get_status("after") == JobStatus.COMPLETED
+        return await harness.queue.get_status("after") == JobStatus.COMPLETED
 
     await wait_until(is_done, 20, "a job after the rotation")
     assert PASSWORD not in worker.text()
     assert "changed\n" not in worker.text()
 
 
-def test_denied_at_start_is_final(shared, worker_process):
+def test_denied_at_start_is_final(shared_server, worker_process):
     """A worker that is denied when it starts exits 77: nothing but its operator can mend that."""
-    acl = shared("acl")
+    acl = shared_server("acl")
     url = f"redis://127.0.0.1:{acl.server.port}"
     worker = worker_process(acl, environment={"REDIS_URL": url})
     wait_until_sync(lambda: not worker.is_alive, 20, "the worker to give up")
@@ -228,7 +234,11 @@ def test_waiting_for_a_silent_host_is_bounded():
             filler.setblocking(False)
             filler.connect_ex(silent.getsockname())
         started = time.monotonic()
-        refused(reap(REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}"), 69, "cannot reach")
+        refused(
+            run_command("reap", REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}"),
+            69,
+            "cannot reach",
+        )
         assert time.monotonic() - started < 30
         for filler in fillers:
             filler.close()

@@ -1,6 +1,6 @@
 """Judges a history of the nemesis by the promises of the queue; knows nothing else.
 
-    python tests/chaos/checker.py /tmp/history.jsonl
+    python tests/reliability/checker.py /tmp/history.jsonl
 
 Prints figures as JSON and every broken promise as a line; exit code 1 if there is one.
 """

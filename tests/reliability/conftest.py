@@ -4,17 +4,15 @@ import os
 import subprocess
 from pathlib import Path
 
-import processes
 import pytest
-import servers
-from worker_processes import WorkerProcess
+from support import servers
 
 SHIMS = Path(__file__).parent / "shims"
 
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory):
-    """Path of a compiled shim by its name; skips where there is no C compiler."""
+    """Returns the path of a compiled shim by its name; skips the test if there is no C compiler."""
     directory = tmp_path_factory.mktemp("shims")
 
     def compiled(name):
@@ -47,20 +45,3 @@ def preloaded_server(shim):
     yield start
     for server in started:
         server.stop()
-
-
-@pytest.fixture
-def worker_process(tmp_path):
-    """Starts worker processes on a URL, and ends them when the test is over."""
-    started = []
-
-    def start(url, worker_id="w1", *args, **options):
-        environment = processes.env(REDIS_URL=url, **options.pop("environment", {}))
-        worker = WorkerProcess(tmp_path, worker_id, environment, *args, **options).start()
-        started.append(worker)
-        return worker
-
-    yield start
-    for worker in started:
-        if worker.is_alive:
-            worker.kill()

@@ -1,6 +1,6 @@
 """Real workers, a real server, and a nemesis that breaks both at random; then a history to judge.
 
-    python tests/chaos/nemesis.py --seconds 1800 --seed 7 --history /tmp/history.jsonl
+    python tests/reliability/nemesis.py --seconds 1800 --seed 7 --history /tmp/history.jsonl
 
 Says nothing of right or wrong: that is for `checker.py`, which sees the history alone. Faults: workers
 killed, frozen for longer than their lease, stopped in order; connections killed, cut, black-holed,
@@ -21,13 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import invariants
-import processes
 import redis
-import servers
-from fault_proxy import Proxy
-from stage import raw_client
-from worker_processes import WorkerProcess
+from support import invariants, processes, servers
+from support.proxy import Proxy
+from support.queue_harness import connect
+from support.worker_processes import WorkerProcess
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
@@ -92,7 +90,7 @@ class Nemesis:
     def _worker(self, n, url):
         environment = processes.env(
             REDIS_URL=url,
-            FAULT_JOBS_FILE=str(self.directory / "runs"),
+            RUN_LOG_FILE=str(self.directory / "runs"),
             ARAGORA_QUEUE_MAX_CRASHES="1000",
             ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS="0.3",
             ARAGORA_QUEUE_LOG_LEVEL="warning",
@@ -242,14 +240,14 @@ class Nemesis:
                 await asyncio.sleep(0.1)
 
     def _conclude(self):
-        raw = raw_client(self.server.url)
-        for key in raw.scan_iter(match=f"{PREFIX}job:*", count=1000):
+        redis_client = connect(self.server.url)
+        for key in redis_client.scan_iter(match=f"{PREFIX}job:*", count=1000):
             job_id = key.removeprefix(f"{PREFIX}job:")
             if ":" not in job_id:
-                self.history.add("final", id=job_id, **raw.hgetall(key))
-        counters = {name: int(n) for name, n in raw.hgetall(f"{PREFIX}counters").items()}
+                self.history.add("final", id=job_id, **redis_client.hgetall(key))
+        counters = {name: int(n) for name, n in redis_client.hgetall(f"{PREFIX}counters").items()}
         self.history.add("counters", **counters)
-        self.history.add("problems", found=invariants.problems(raw, PREFIX))
+        self.history.add("problems", found=invariants.problems(redis_client, PREFIX))
         for line in (self.directory / "runs").read_text().splitlines():
             job_id, fence, attempt, pid = line.split()
             self.history.add("run", id=job_id, fence=int(fence), attempt=int(attempt), pid=int(pid))
@@ -259,7 +257,7 @@ class Nemesis:
                 tracebacks=worker.text().count("Traceback"),
                 tail=worker.text()[-4000:] if "Traceback" in worker.text() else "",
             )  # fmt: skip
-        raw.close()
+        redis_client.close()
 
 
 def main():

@@ -1,6 +1,6 @@
 """A Sentinel deployment is cut in two while a client enqueues on the side of the old primary.
 
-    unshare -n python tests/chaos/partition.py DURABILITY SECONDS
+    unshare -n python tests/reliability/partition.py DURABILITY SECONDS
 
 Run in a network namespace of its own, where it may drop packets. Prints JSON: enqueues that were
 confirmed, those that were accepted without confirmation, and how many of either the new primary lost.
@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import redis
-import servers
-from waiting import wait_until_sync
+from support import servers
+from support.wait import wait_until_sync
 
 from aragora_q import connection
 from aragora_q.base import Job
@@ -120,9 +120,11 @@ async def _run(durability, seconds):
         await asyncio.gather(client, return_exceptions=True)
         # Whatever the new primary lacks is lost: the old one has to follow it.
         leader = next(replica for replica in replicas if _role(replica) == "master")
-        with leader.client() as raw:
+        with leader.client() as redis_client:
             kept = {
-                job_id for job_id in answers if raw.exists(f"aragora:queue:debates:job:{job_id}")
+                job_id
+                for job_id in answers
+                if redis_client.exists(f"aragora:queue:debates:job:{job_id}")
             }
     finally:
         for server in (*sentinels, *replicas, primary):

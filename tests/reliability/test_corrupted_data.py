@@ -4,11 +4,11 @@ import asyncio
 import json
 from contextlib import suppress
 
-import invariants
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from stage import Stage
+from support import invariants
+from support.queue_harness import QueueHarness
 
 from aragora_q import wire
 from aragora_q.base import JobStatus
@@ -36,19 +36,21 @@ def _drained(redis_url, prepare, check):
     """A worker empties the queue that `prepare` filled; `check` then looks at it."""
 
     async def go():
-        stage = Stage(redis_url, claim_idle_ms=60_000, retry_base_delay=0.0, retry_max_delay=0.0)
-        stage.raw.flushdb()
+        harness = QueueHarness(
+            redis_url, claim_idle_ms=60_000, retry_base_delay=0.0, retry_max_delay=0.0
+        )
+        harness.redis.flushdb()
         try:
-            await prepare(stage)
+            await prepare(harness)
             worker = DebateWorker(
-                stage.queue, "w1", executor=_execute, burst=True, config=stage.config
+                harness.queue, "w1", executor=_execute, burst=True, config=harness.config
             )
             await asyncio.wait_for(worker.start(), 20)
-            assert [stage.entries(priority) for priority in (1, 0, -1)] == [[], [], []]
-            invariants.check(stage.raw, stage.keys.stem)
-            await check(stage)
+            assert [harness.entries(priority) for priority in (1, 0, -1)] == [[], [], []]
+            invariants.check(harness.redis, harness.keys.stem)
+            await check(harness)
         finally:
-            await stage.close()
+            await harness.close()
 
     asyncio.run(go())
 
@@ -64,13 +66,13 @@ def _drained(redis_url, prepare, check):
 def test_stream_entries(redis_url, lane, fields):
     """Any entry leaves its stream: run if it is a job, else kept as a dead letter, byte for byte."""
 
-    async def prepare(stage):
-        stage.raw.xadd(stage.keys.stream_of(lane), dict(fields))
+    async def prepare(harness):
+        harness.redis.xadd(harness.keys.stream_of(lane), dict(fields))
 
-    async def check(stage):
+    async def check(harness):
         ended = [
-            stage.raw.zrange(key, 0, -1)
-            for key in (stage.keys.completed, stage.keys.failed, stage.keys.cancelled)
+            harness.redis.zrange(key, 0, -1)
+            for key in (harness.keys.completed, harness.keys.failed, harness.keys.cancelled)
         ]
         assert sum(map(len, ended)) == 1
         completed, failed, _ = ended
@@ -83,14 +85,14 @@ def test_stream_entries(redis_url, lane, fields):
             assert completed == [last[b"id"].decode()]
             return
         [job_id] = failed
-        kept = stage.raw.get(stage.keys.payload(job_id))
+        kept = harness.redis.get(harness.keys.payload(job_id))
         if is_job:
             assert job_id == last[b"id"].decode()
             assert kept == last[b"payload"].decode(errors="surrogateescape")
             return
         flat = [text for pair in _as_text(fields).items() for text in pair]
         assert json.loads(kept) == flat
-        assert "is not a job" in (await stage.queue.get_job(job_id)).error
+        assert "is not a job" in (await harness.queue.get_job(job_id)).error
 
     _drained(redis_url, prepare, check)
 
@@ -125,29 +127,29 @@ def test_job_hashes(redis_url, changes):
     """A hash that a stranger wrote to costs at most its own job; the one beside it runs."""
 
     async def go():
-        stage = Stage(redis_url, claim_idle_ms=60_000)
-        stage.raw.flushdb()
+        harness = QueueHarness(redis_url, claim_idle_ms=60_000)
+        harness.redis.flushdb()
         try:
-            await stage.enqueue("odd")
-            await stage.enqueue("good")
-            stage.raw.hset(stage.keys.job("odd"), mapping=changes)
+            await harness.enqueue("odd")
+            await harness.enqueue("good")
+            harness.redis.hset(harness.keys.job("odd"), mapping=changes)
             worker = DebateWorker(
-                stage.queue, "w1", executor=_execute, burst=True, config=stage.config
+                harness.queue, "w1", executor=_execute, burst=True, config=harness.config
             )
             await asyncio.wait_for(worker.start(), 20)
-            assert await stage.queue.get_status("good") == JobStatus.COMPLETED
-            for row in stage.pending():
-                stage.age_entry(stage.keys.stream_normal, row["message_id"])
-            await stage.queue.reclaim()
+            assert await harness.queue.get_status("good") == JobStatus.COMPLETED
+            for row in harness.pending():
+                harness.backdate_entry(harness.keys.stream_normal, row["message_id"])
+            await harness.queue.reclaim()
             again = DebateWorker(
-                stage.queue, "w2", executor=_execute, burst=True, config=stage.config
+                harness.queue, "w2", executor=_execute, burst=True, config=harness.config
             )
             await asyncio.wait_for(again.start(), 20)
-            assert stage.entries() == []
+            assert harness.entries() == []
             with suppress(PayloadInvalid):
-                await stage.queue.get_job("odd")
+                await harness.queue.get_job("odd")
         finally:
-            await stage.close()
+            await harness.close()
 
     asyncio.run(go())
 
@@ -171,34 +173,36 @@ def test_json_from_anywhere(data):
 @pytest.mark.parametrize("key", ["", ":payload", ":history", ":journal"])
 async def test_keys_of_another_type(redis_url, key):
     """A key of the wrong type under a job's name costs that job at most, and stops nobody."""
-    stage = Stage(redis_url, claim_idle_ms=60_000)
+    harness = QueueHarness(redis_url, claim_idle_ms=60_000)
     try:
-        await stage.enqueue("odd", **({"delay_seconds": 0.01} if key == ":payload" else {}))
-        await stage.enqueue("good")
-        stage.raw.delete(f"{stage.keys.job('odd')}{key}")
-        stage.raw.setbit(f"{stage.keys.job('odd')}{key}", 1, 1) if key != ":payload" else (
-            stage.raw.lpush(f"{stage.keys.job('odd')}{key}", "x")
+        await harness.enqueue("odd", **({"delay_seconds": 0.01} if key == ":payload" else {}))
+        await harness.enqueue("good")
+        harness.redis.delete(f"{harness.keys.job('odd')}{key}")
+        harness.redis.setbit(f"{harness.keys.job('odd')}{key}", 1, 1) if key != ":payload" else (
+            harness.redis.lpush(f"{harness.keys.job('odd')}{key}", "x")
         )
-        worker = DebateWorker(stage.queue, "w1", executor=_execute, burst=True, config=stage.config)
+        worker = DebateWorker(
+            harness.queue, "w1", executor=_execute, burst=True, config=harness.config
+        )
         await asyncio.wait_for(worker.start(), 20)
-        assert await stage.queue.get_status("good") == JobStatus.COMPLETED
+        assert await harness.queue.get_status("good") == JobStatus.COMPLETED
     finally:
-        await stage.close()
+        await harness.close()
 
 
 async def test_words_where_control_has_numbers(redis_url):
     """Garbled marks of a silence are no marks: heartbeats and reclaim go on as if there were none."""
-    stage = Stage(redis_url)
-    stage.raw.flushdb()
-    dead, alive = await stage.worker("dead"), await stage.worker("alive")
-    await stage.enqueue("a")
-    job = await stage.started(dead)
-    newest = stage.raw.zrevrange(stage.keys.workers, 0, 0, withscores=True)[0][1]
+    harness = QueueHarness(redis_url)
+    harness.redis.flushdb()
+    dead, alive = await harness.worker("dead"), await harness.worker("alive")
+    await harness.enqueue("a")
+    job = await harness.start_one(dead)
+    newest = harness.redis.zrevrange(harness.keys.workers, 0, 0, withscores=True)[0][1]
     marks = {"silence": str(int(newest)), "graces": "many", "reclaim_after": "soon"}
-    stage.raw.hset(stage.keys.control, mapping=marks)
-    stage.raw.zadd(stage.keys.workers, {"dead": 1, "alive": newest - 60_000})
-    assert stage.renew(alive).state == "ok"
-    stage.raw.hset(stage.keys.control, "reclaim_after", "soon")
-    stage.age(job.id)
-    assert [taken.decision for taken in await stage.queue.reclaim("alive")] == ["reclaimed"]
-    await stage.close()
+    harness.redis.hset(harness.keys.control, mapping=marks)
+    harness.redis.zadd(harness.keys.workers, {"dead": 1, "alive": newest - 60_000})
+    assert harness.renew(alive).state == "ok"
+    harness.redis.hset(harness.keys.control, "reclaim_after", "soon")
+    harness.backdate(job.id)
+    assert [taken.decision for taken in await harness.queue.reclaim("alive")] == ["reclaimed"]
+    await harness.close()

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from crew import ended
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.connection import BLOCK_SECONDS
@@ -142,83 +141,90 @@ async def _done(job):
     return {"by": job.worker_id}
 
 
-async def test_any_number_of_processes_may_join(new_stage, crew):
+async def test_any_number_of_processes_may_join(new_harness, worker_pool):
     """Clients and workers that find stream and group in place use them, however often they come."""
-    stage = new_stage(claim_idle_ms=60_000)
+    harness = new_harness(claim_idle_ms=60_000)
     for n in range(3):
-        crew.hire(stage, _done, f"w{n}")
+        worker_pool.start(harness, _done, f"w{n}")
     for n in range(3):
-        queue = await create_redis_queue(stage.config)
+        queue = await create_redis_queue(harness.config)
         await queue.enqueue(Job(payload={}, id=f"j{n}"))
         await queue.close()
-    assert {job.status for job in await ended(stage, "j0", "j1", "j2")} == {JobStatus.COMPLETED}
+    assert {job.status for job in await harness.wait_for_end("j0", "j1", "j2")} == {
+        JobStatus.COMPLETED
+    }
 
 
-async def test_queues_do_not_mix(new_stage, crew):
+async def test_queues_do_not_mix(new_harness, worker_pool):
     """A worker of one queue never sees a job of another, on the same server, with the same job id."""
-    debates, mail = new_stage(claim_idle_ms=60_000), new_stage(claim_idle_ms=60_000, queue="mail")
+    debates, mail = (
+        new_harness(claim_idle_ms=60_000),
+        new_harness(claim_idle_ms=60_000, queue="mail"),
+    )
     await debates.enqueue("a")
     await mail.enqueue("a")
-    crew.hire(mail, _done, "postman")
-    assert (await ended(mail, "a")).worker_id == "postman"
+    worker_pool.start(mail, _done, "postman")
+    assert (await mail.wait_for_end("a")).worker_id == "postman"
     assert await debates.queue.get_status("a") is JobStatus.PENDING
     assert (await debates.queue.get_queue_stats())["workers"] == []
 
 
-async def test_blocking_read_ends_before_its_timeout(new_stage):
+async def test_blocking_read_ends_before_its_timeout(new_harness):
     """However long a read may last, the server ends it before any client's timeout does."""
-    stage = new_stage()
+    harness = new_harness()
     started_at = time.monotonic()
-    read = stage.queue.connection.read_blocking({stage.keys.events: "$"}, 3600, count=1)
+    read = harness.queue.connection.read_blocking({harness.keys.events: "$"}, 3600, count=1)
     assert await read == {}
     assert time.monotonic() - started_at >= BLOCK_SECONDS * 0.9
 
 
-async def test_workers_may_be_faster_than_enqueue(new_stage, crew):
+async def test_workers_may_be_faster_than_enqueue(new_harness, worker_pool):
     """With workers waiting for every single job, none is left in a state it has passed."""
-    stage = new_stage(claim_idle_ms=60_000)
+    harness = new_harness(claim_idle_ms=60_000)
     for n in range(2):
-        crew.hire(stage, _done, f"w{n}", max_concurrent=20)
+        worker_pool.start(harness, _done, f"w{n}", max_concurrent=20)
     ids = [f"j{n}" for n in range(200)]
-    await asyncio.gather(*(stage.enqueue(job_id) for job_id in ids))
-    assert {job.status for job in await ended(stage, *ids)} == {JobStatus.COMPLETED}
+    await asyncio.gather(*(harness.enqueue(job_id) for job_id in ids))
+    assert {job.status for job in await harness.wait_for_end(*ids)} == {JobStatus.COMPLETED}
 
 
-async def test_ended_jobs_leave_the_stream(new_stage, crew):
+async def test_ended_jobs_leave_the_stream(new_harness, worker_pool):
     """XLEN is jobs that wait or run, not jobs ever."""
-    stage = new_stage(claim_idle_ms=60_000)
-    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(300)])
-    await crew.hire(stage, _done, max_concurrent=50, burst=True).task
-    assert stage.raw.xlen(stage.keys.stream_normal) == 0
-    stats = await stage.queue.get_queue_stats()
+    harness = new_harness(claim_idle_ms=60_000)
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(300)])
+    await worker_pool.start(harness, _done, max_concurrent=50, burst=True).task
+    assert harness.redis.xlen(harness.keys.stream_normal) == 0
+    stats = await harness.queue.get_queue_stats()
     assert (stats["stream_length"], stats["pending_count"], stats["completed"]) == (0, 0, 300)
 
 
-async def test_waiting_jobs_never_expire(new_stage):
+async def test_waiting_jobs_never_expire(new_harness):
     """No key of a job that waits, runs or is delayed has a TTL; its payload lies in one place."""
-    stage = new_stage(claim_idle_ms=60_000, max_job_ttl_days=0.0001)
-    session = await stage.worker()
-    await stage.enqueue("running")
-    await stage.started(session)
-    await stage.enqueue("waiting")
-    await stage.enqueue("delayed", delay_seconds=9)
-    keys = list(stage.raw.scan_iter(match=f"{stage.keys.job_stem}*"))
+    harness = new_harness(claim_idle_ms=60_000, max_job_ttl_days=0.0001)
+    session = await harness.worker()
+    await harness.enqueue("running")
+    await harness.start_one(session)
+    await harness.enqueue("waiting")
+    await harness.enqueue("delayed", delay_seconds=9)
+    keys = list(harness.redis.scan_iter(match=f"{harness.keys.job_stem}*"))
     assert sorted(keys) == sorted(
         [
-            *(stage.keys.job(name) for name in ("running", "waiting", "delayed")),
-            stage.keys.payload("delayed"),
+            *(harness.keys.job(name) for name in ("running", "waiting", "delayed")),
+            harness.keys.payload("delayed"),
         ]
     )
-    assert {stage.raw.pttl(key) for key in keys} == {-1}
+    assert {harness.redis.pttl(key) for key in keys} == {-1}
 
 
-async def test_every_key_has_the_configured_prefix(new_stage, crew):
+async def test_every_key_has_the_configured_prefix(new_harness, worker_pool):
     """Stream, status, indexes, workers, events: all lie under key_prefix and queue name."""
-    stage = new_stage(key_prefix="elsewhere:", queue="q1", claim_idle_ms=60_000)
-    await stage.enqueue("a")
-    await stage.enqueue("b", delay_seconds=3600)
-    await crew.hire(stage, _done, burst=True, retry_policy=stage.config.retry_policy()).task
-    keys = stage.raw.keys("*")
+    harness = new_harness(key_prefix="elsewhere:", queue="q1", claim_idle_ms=60_000)
+    await harness.enqueue("a")
+    await harness.enqueue("b", delay_seconds=3600)
+    await worker_pool.start(
+        harness, _done, burst=True, retry_policy=harness.config.retry_policy()
+    ).task
+    keys = harness.redis.keys("*")
     assert len(keys) >= 8
     assert not [key for key in keys if not key.startswith("elsewhere:q1:")]
 

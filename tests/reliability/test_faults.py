@@ -9,15 +9,15 @@ import struct
 import subprocess
 import time
 
-import invariants
-import processes
 import psutil
 import pytest
 import redis
-import servers
-from fault_proxy import Proxy
-from stage import Stage
-from waiting import wait_until, wait_until_sync
+from support import invariants, processes, servers
+from support.executors import succeed
+from support.processes import run_command
+from support.proxy import Proxy
+from support.queue_harness import QueueHarness
+from support.wait import wait_until, wait_until_sync
 
 from aragora_q import connection
 from aragora_q.base import Completed, Job, JobStatus
@@ -27,63 +27,40 @@ from aragora_q.worker import DebateWorker
 HOUR = 3600
 
 
-def command(url, *args, **variables):
-    """What a short command says on that server."""
-    return subprocess.run(
-        processes.cli(*args),
-        env=processes.env(REDIS_URL=url, **variables),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-async def until(stage, job_id, status, timeout=30):
-    async def reached():
-        try:
-            return await stage.queue.get_status(job_id) == status
-        except Exception:
-            return False
-
-    await wait_until(reached, timeout, f"{job_id} to be {status}")
-    return await stage.queue.get_job(job_id)
-
-
-async def test_a_frozen_worker_loses_its_job_once(redis_url, worker_process):
+async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker_process):
     """Row 2: frozen beyond its lease, its job is another's; thawed, its result is refused."""
-    stage = Stage(redis_url)
+    harness = new_harness()
     frozen = worker_process(redis_url, "frozen").wait_until_started()
-    await stage.queue.enqueue(Job(payload={"do": [["sleep", 1]]}, id="a"))
-    await until(stage, "a", JobStatus.PROCESSING)
+    await harness.queue.enqueue(Job(payload={"do": [["sleep", 1]]}, id="a"))
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
     frozen.signal(signal.SIGSTOP)
     worker_process(redis_url, "other")
-    await wait_until(lambda: stage.fields("a").get("fence") == "2", 20, "the job to be taken over")
+    await wait_until(
+        lambda: harness.fields("a").get("fence") == "2", 20, "the job to be taken over"
+    )
     frozen.signal(signal.SIGCONT)
-    job = await until(stage, "a", JobStatus.COMPLETED)
+    job = await harness.wait_for_status("a", JobStatus.COMPLETED)
     assert (job.fence, job.crashes, job.attempts) == (2, 1, 1)
-    assert stage.counters()["completed"] == 1
+    assert harness.counters()["completed"] == 1
     await wait_until(lambda: "lost" in frozen.text(), 20, "the zombie to hear of it")
-    await stage.close()
 
 
-async def test_a_blocked_loop_keeps_its_job(redis_url, worker_process):
+async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_process):
     """Row 3: time.sleep for three leases; the lease keeper's thread holds the job."""
-    stage = Stage(redis_url)
+    harness = new_harness()
     worker_process(redis_url, "blocked").wait_until_started()
     worker_process(redis_url, "other").wait_until_started()
-    await stage.queue.enqueue(Job(payload={"do": [["block", 3]]}, id="a"))
-    job = await until(stage, "a", JobStatus.COMPLETED)
+    await harness.queue.enqueue(Job(payload={"do": [["block", 3]]}, id="a"))
+    job = await harness.wait_for_status("a", JobStatus.COMPLETED)
     assert (job.fence, job.crashes) == (1, 0)
-    await stage.close()
 
 
 @pytest.mark.parametrize("poison", ["exit", "eat"])
-async def test_poison(redis_url, worker_process, poison):
+async def test_poison(redis_url, new_harness, worker_process, poison):
     """Row 4: a job that ends its worker fails after so many crashes; it does not circulate for ever."""
-    stage = Stage(redis_url)
-    await stage.queue.enqueue(Job(payload={"do": [[poison]]}, id="bad", max_attempts=2))
-    await stage.queue.enqueue(Job(payload={"do": [["sleep", 0.05]]}, id="good"))
+    harness = new_harness()
+    await harness.queue.enqueue(Job(payload={"do": [[poison]]}, id="bad", max_attempts=2))
+    await harness.queue.enqueue(Job(payload={"do": [["sleep", 0.05]]}, id="good"))
     worker = worker_process(redis_url, "w1", slots=1)  # what runs beside it would be counted, too
 
     def limit_memory():
@@ -95,52 +72,50 @@ async def test_poison(redis_url, worker_process, poison):
         if not worker.is_alive:
             worker.start()
         limit_memory()
-        return await stage.queue.get_status("bad") == JobStatus.FAILED
+        return await harness.queue.get_status("bad") == JobStatus.FAILED
 
     await wait_until(is_over, 60, "the poison to fail")
-    job = await stage.queue.get_job("bad")
+    job = await harness.queue.get_job("bad")
     if poison == "exit":
         assert job.crashes == 3
         assert "w1" in job.error
     assert job.attempts <= 2
-    await until(stage, "good", JobStatus.COMPLETED)
-    await stage.close()
+    await harness.wait_for_status("good", JobStatus.COMPLETED)
 
 
-async def test_poison_takes_no_other_along(redis_url, worker_process):
+async def test_poison_takes_no_other_along(redis_url, new_harness, worker_process):
     """Row 4: jobs that share their workers with a poison pill are charged its crashes, and outlive it."""
-    stage, honest = Stage(redis_url), ["before", "behind"]
+    harness, harmless = new_harness(), ["before", "behind"]
     for name in ("before", "bad", "behind"):
         steps = [["sleep", 0.1], ["exit"]] if name == "bad" else [["sleep", 0.5]]
-        await stage.queue.enqueue(Job(payload={"do": steps}, id=name))
+        await harness.queue.enqueue(Job(payload={"do": steps}, id=name))
     worker = worker_process(redis_url, "w1", slots=5)
 
     async def is_over():
         if not worker.is_alive:
             worker.start()
-        stats = await stage.queue.get_queue_stats()
+        stats = await harness.queue.get_queue_stats()
         return stats["completed"] + stats["failed"] == 3
 
     await wait_until(is_over, 60, "all jobs to end")
-    jobs = {name: await stage.queue.get_job(name) for name in ("bad", *honest)}
+    jobs = {name: await harness.queue.get_job(name) for name in ("bad", *harmless)}
     assert {name: job.status for name, job in jobs.items()} == {
         "bad": JobStatus.FAILED,
-        **dict.fromkeys(honest, JobStatus.COMPLETED),
+        **dict.fromkeys(harmless, JobStatus.COMPLETED),
     }
     assert {job.crashes for job in jobs.values()} == {2, 3}, "they were beside it, twice"
-    invariants.check(stage.raw, stage.keys.stem)
-    await stage.close()
+    invariants.check(harness.redis, harness.keys.stem)
 
 
 @pytest.fixture
 async def proxied(redis_url):
-    """A proxy before the server, a stage behind it and one beside it."""
+    """A proxy before the server, a harness behind it and one beside it."""
     proxy = await Proxy(int(redis_url.rpartition(":")[2])).start()
-    behind, beside = Stage(proxy.url, raw=redis.Redis()), Stage(redis_url)
+    behind, beside = QueueHarness(proxy.url, client=redis.Redis()), QueueHarness(redis_url)
     yield proxy, behind, beside
     await behind.close()
     await proxy.stop()
-    invariants.check(beside.raw, beside.keys.stem)
+    invariants.check(beside.redis, beside.keys.stem)
     await beside.close()
 
 
@@ -157,12 +132,12 @@ async def test_lost_replies_do_nothing_twice(proxied):
     assert len(beside.entries()) == 2
     session = await behind.worker()
     jobs = (await session.start(2)).jobs
-    assert await behind.end(session, jobs[0], Completed(b"{}")) == "completed"
+    assert await behind.report(session, jobs[0], Completed(b"{}")) == "completed"
     proxy.mode = "drop_reply"
     with pytest.raises(RedisUnreachable):
-        await behind.end(session, jobs[1], Completed(b"{}"))
+        await behind.report(session, jobs[1], Completed(b"{}"))
     proxy.mode = "pass"
-    assert await behind.end(session, jobs[1], Completed(b"{}")) == "completed"
+    assert await behind.report(session, jobs[1], Completed(b"{}")) == "completed"
     assert beside.counters()["completed"] == 2
 
 
@@ -186,50 +161,44 @@ async def test_half_open_connections(proxied, monkeypatch):
     """Row 9: a peer that vanished without a word is noticed by timeout, and the work goes on."""
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_SECONDS", 1.0)
     proxy, _, beside = proxied
-    stage = Stage(proxy.url, raw=redis.Redis(), claim_idle_ms=1000)
-    worker = DebateWorker(stage.queue, "w1", executor=_nothing, config=stage.config)
+    harness = QueueHarness(proxy.url, client=redis.Redis(), claim_idle_ms=1000)
+    worker = DebateWorker(harness.queue, "w1", executor=succeed, config=harness.config)
     running = asyncio.create_task(worker.start())
     await beside.enqueue("a")
-    await until(beside, "a", JobStatus.COMPLETED)
+    await beside.wait_for_status("a", JobStatus.COMPLETED)
     proxy.mode = "blackhole"
     await beside.enqueue("b")
     await wait_until(lambda: worker.get_stats()["redis_fault"], 20, "the silence to be noticed")
     proxy.mode = "pass"
-    await until(beside, "b", JobStatus.COMPLETED)
+    await beside.wait_for_status("b", JobStatus.COMPLETED)
     await worker.stop()
     await running
-    await stage.close()
+    await harness.close()
 
 
-async def _nothing(job):
-    return {}
-
-
-async def test_the_keys_are_wiped_under_a_worker(redis_url, worker_process):
+async def test_the_keys_are_wiped_under_a_worker(redis_url, new_harness, worker_process):
     """Row 13: FLUSHALL, then DEL of the stream, while a worker blocks: it signs on again and goes on."""
-    stage = Stage(redis_url)
+    harness = new_harness()
     worker = worker_process(redis_url).wait_until_started()
     for n, wipe in enumerate(
-        (stage.raw.flushall, lambda: stage.raw.delete(stage.keys.stream_normal))
+        (harness.redis.flushall, lambda: harness.redis.delete(harness.keys.stream_normal))
     ):
         wipe()
-        await stage.queue.enqueue(Job(payload={}, id=f"after-{n}"))
-        await until(stage, f"after-{n}", JobStatus.COMPLETED)
+        await harness.queue.enqueue(Job(payload={}, id=f"after-{n}"))
+        await harness.wait_for_status(f"after-{n}", JobStatus.COMPLETED)
     assert worker.is_alive
-    await stage.close()
 
 
-async def test_an_entry_is_deleted_under_its_worker(redis_url):
+async def test_an_entry_is_deleted_under_its_worker(new_harness):
     """Row 14: XTRIM or XDEL of a running job's entry costs nothing: the job completes from its hash."""
-    stage = Stage(redis_url)
-    session = await stage.worker()
-    await stage.enqueue("a")
-    job = await stage.started(session)
-    stage.raw.xtrim(stage.keys.stream_normal, maxlen=0, approximate=False)
-    assert stage.renew(session, job).gone == {}
-    assert await stage.end(session, job, Completed(b"{}")) == "completed"
-    assert stage.pending() == []
-    await stage.close()
+    harness = new_harness()
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    harness.redis.xtrim(harness.keys.stream_normal, maxlen=0, approximate=False)
+    assert harness.renew(session, job).gone == {}
+    assert await harness.report(session, job, Completed(b"{}")) == "completed"
+    assert harness.pending() == []
 
 
 def test_a_server_that_evicts_is_refused(own_server, worker_process):
@@ -243,66 +212,64 @@ def test_a_server_that_evicts_is_refused(own_server, worker_process):
     worker_process(server.url, "w2", environment=told).wait_until_started()
 
 
-async def test_a_full_server(own_server, worker_process):
+async def test_a_full_server(own_server, new_harness, worker_process):
     """Row 16: at maxmemory an enqueue is 75 and workers drain what is there."""
     server = own_server()
-    stage = Stage(server.url)
+    harness = new_harness(redis_url=server.url)
     for n in range(20):
-        await stage.queue.enqueue(Job(payload={"do": [["sleep", 0.01]]}, id=f"j{n}"))
-    stage.raw.config_set("maxmemory", "1mb")
-    done = command(server.url, "enqueue", "Full?", "--agents", "claude,gpt")
+        await harness.queue.enqueue(Job(payload={"do": [["sleep", 0.01]]}, id=f"j{n}"))
+    harness.redis.config_set("maxmemory", "1mb")
+    done = run_command("enqueue", "Full?", "--agents", "claude,gpt", url=server.url)
     assert done.returncode == 75, done.stderr
     assert "OOM" in done.stderr
     worker_process(server.url)
-    await wait_until(lambda: stage.raw.zcard(stage.keys.completed) == 20, 30, "the drain")
-    assert stage.entries() == []
-    await stage.close()
+    await wait_until(lambda: harness.redis.zcard(harness.keys.completed) == 20, 30, "the drain")
+    assert harness.entries() == []
 
 
-async def test_a_server_that_cannot_write_its_disk(own_server, worker_process):
+async def test_a_server_that_cannot_write_its_disk(own_server, new_harness, worker_process):
     """Row 17: MISCONF is 75 to a command; a worker waits, and goes on when the disk is back."""
     server = own_server()
-    stage = Stage(server.url)
+    harness = new_harness(redis_url=server.url)
     worker = worker_process(server.url).wait_until_started()
-    stage.raw.config_set("save", "3600 1")
+    harness.redis.config_set("save", "3600 1")
     shutil.rmtree(server.directory)
-    stage.raw.bgsave()
-    await wait_until(lambda: _refuses_writes(stage.raw), 20, "the failed save")
-    done = command(server.url, "enqueue", "Writable?", "--agents", "claude,gpt")
+    harness.redis.bgsave()
+    await wait_until(lambda: _refuses_writes(harness.redis), 20, "the failed save")
+    done = run_command("enqueue", "Writable?", "--agents", "claude,gpt", url=server.url)
     assert done.returncode == 75, done.stderr
     assert "MISCONF" in done.stderr
     assert worker.is_alive
-    stage.raw.config_set("save", "")
-    await stage.queue.enqueue(Job(payload={}, id="after"))
-    await until(stage, "after", JobStatus.COMPLETED)
-    await stage.close()
+    harness.redis.config_set("save", "")
+    await harness.queue.enqueue(Job(payload={}, id="after"))
+    await harness.wait_for_status("after", JobStatus.COMPLETED)
 
 
-def _refuses_writes(raw):
+def _refuses_writes(redis_client):
     try:
-        raw.set("probe", 1)
+        redis_client.set("probe", 1)
     except redis.ResponseError as error:
         return str(error).startswith("MISCONF")
     return False
 
 
-async def test_a_server_that_is_loading(own_server, worker_process):
+async def test_a_server_that_is_loading(own_server, new_harness, worker_process):
     """Row 18: while the data set is read the answer is 75, and a worker waits for it."""
     server = own_server("--appendonly", "yes", "--key-load-delay", "500")
-    stage = Stage(server.url)
-    await stage.queue.enqueue(Job(payload={}, id="before"))
-    with stage.raw.pipeline(transaction=False) as filler:
+    harness = new_harness(redis_url=server.url)
+    await harness.queue.enqueue(Job(payload={}, id="before"))
+    with harness.redis.pipeline(transaction=False) as filler:
         for n in range(3000):
             filler.set(f"filler:{n}", n)
         filler.execute()
     worker = worker_process(server.url).wait_until_started()
-    await until(stage, "before", JobStatus.COMPLETED)
+    await harness.wait_for_status("before", JobStatus.COMPLETED)
     await asyncio.to_thread(server.kill)
     server.start(wait=False)
 
     async def is_loading():
         try:
-            await stage.queue.get_status("before")
+            await harness.queue.get_status("before")
         except AragoraQError as error:
             return error.exit_code == 75 and "LOADING" in str(error)
         return False
@@ -311,35 +278,33 @@ async def test_a_server_that_is_loading(own_server, worker_process):
 
     async def is_back():
         try:
-            await stage.queue.enqueue(Job(payload={}, id="after"))
+            await harness.queue.enqueue(Job(payload={}, id="after"))
         except Exception:
             return False
         return True
 
     await wait_until(is_back, 30, "the server to be back")
-    await until(stage, "after", JobStatus.COMPLETED)
+    await harness.wait_for_status("after", JobStatus.COMPLETED)
     assert worker.is_alive
-    await stage.close()
 
 
-async def test_a_script_that_blocks_the_server(own_server, worker_process):
+async def test_a_script_that_blocks_the_server(own_server, new_harness, worker_process):
     """Row 19: BUSY is 75 to a command and a pause to a worker."""
     server = own_server("--busy-reply-threshold", "50")
-    stage = Stage(server.url)
+    harness = new_harness(redis_url=server.url)
     worker = worker_process(server.url).wait_until_started()
     blocker = redis.Redis(port=server.port, socket_timeout=30)
     loop = asyncio.create_task(asyncio.to_thread(_swallowing, blocker.eval, "while true do end", 0))
     await asyncio.sleep(0.3)
-    done = await asyncio.to_thread(command, server.url, "reap")
+    done = await asyncio.to_thread(run_command, "reap", url=server.url)
     assert done.returncode == 75, done.stderr
     assert "BUSY" in done.stderr
-    stage.raw.script_kill()
+    harness.redis.script_kill()
     await loop
-    await stage.queue.enqueue(Job(payload={}, id="after"))
-    await until(stage, "after", JobStatus.COMPLETED)
+    await harness.queue.enqueue(Job(payload={}, id="after"))
+    await harness.wait_for_status("after", JobStatus.COMPLETED)
     assert worker.is_alive
     blocker.close()
-    await stage.close()
 
 
 def _swallowing(function, *args):
@@ -350,115 +315,114 @@ def _swallowing(function, *args):
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-async def test_the_servers_clock_jumps(preloaded_server, worker_process, tmp_path, hours):
+async def test_the_servers_clock_jumps(
+    preloaded_server, new_harness, worker_process, tmp_path, hours
+):
     """Row 31: leases do not all expire at once, fences hold, work goes on."""
     file = tmp_path / "offset"
     file.write_bytes(struct.pack("l", 0))
     server = preloaded_server("clock", servers.debian_redis, CLOCK_OFFSET_FILE=str(file))
-    stage = Stage(server.url)
+    harness = new_harness(redis_url=server.url)
     worker_process(server.url, "w1").wait_until_started()
     worker_process(server.url, "w2").wait_until_started()
-    await stage.queue.enqueue(Job(payload={"do": [["sleep", 2.5]]}, id="running"))
-    await until(stage, "running", JobStatus.PROCESSING)
+    await harness.queue.enqueue(Job(payload={"do": [["sleep", 2.5]]}, id="running"))
+    await harness.wait_for_status("running", JobStatus.PROCESSING)
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 8) as offset:
         offset[:8] = struct.pack("l", hours * HOUR)
-    await stage.queue.enqueue(Job(payload={}, id="after"))
-    await until(stage, "after", JobStatus.COMPLETED)
-    job = await until(stage, "running", JobStatus.COMPLETED)
+    await harness.queue.enqueue(Job(payload={}, id="after"))
+    await harness.wait_for_status("after", JobStatus.COMPLETED)
+    job = await harness.wait_for_status("running", JobStatus.COMPLETED)
     assert (job.fence, job.crashes) == (1, 0), "its lease was kept over the jump"
-    await stage.close()
 
 
-async def test_the_clock_is_set_back_after_a_worker_died(preloaded_server, tmp_path):
+async def test_the_clock_is_set_back_after_a_worker_died(preloaded_server, tmp_path, new_harness):
     """Row 31: its job is another's after one lease, not when the clock has caught up."""
     file = tmp_path / "offset"
     file.write_bytes(struct.pack("l", 0))
     server = preloaded_server("clock", servers.debian_redis, CLOCK_OFFSET_FILE=str(file))
-    stage = Stage(server.url, claim_idle_ms=2_000)
-    await stage.enqueue("a")
-    await stage.started(await stage.worker("dead"))
+    harness = new_harness(redis_url=server.url, claim_idle_ms=2_000)
+    await harness.enqueue("a")
+    await harness.start_one(await harness.worker("dead"))
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 8) as offset:
         offset[:8] = struct.pack("l", -HOUR)
-    live = await stage.worker("live")
+    live = await harness.worker("live")
 
     async def is_reclaimed():
-        stage.renew(live)
-        return [each.id for each in await stage.queue.reclaim()] == ["a"]
+        harness.renew(live)
+        return [each.id for each in await harness.queue.reclaim()] == ["a"]
 
     await wait_until(is_reclaimed, 20, "a to be reclaimed")
-    await stage.close()
 
 
-async def test_a_workers_clock_is_wrong(redis_url, worker_process, shim, tmp_path):
+async def test_a_workers_clock_is_wrong(redis_url, new_harness, worker_process, shim, tmp_path):
     """Row 32: a worker whose clock is an hour ahead changes nothing: only the server's counts."""
     file = tmp_path / "offset"
     file.write_bytes(struct.pack("l", HOUR))
-    stage = Stage(redis_url)
+    harness = new_harness()
     odd = {"LD_PRELOAD": shim("clock"), "CLOCK_OFFSET_FILE": str(file)}
     worker_process(redis_url, "ahead", environment=odd).wait_until_started()
     worker_process(redis_url, "right").wait_until_started()
     for n in range(8):
-        await stage.queue.enqueue(Job(payload={"do": [["sleep", 0.5]]}, id=f"j{n}"))
-    jobs = [await until(stage, f"j{n}", JobStatus.COMPLETED) for n in range(8)]
+        await harness.queue.enqueue(Job(payload={"do": [["sleep", 0.5]]}, id=f"j{n}"))
+    jobs = [await harness.wait_for_status(f"j{n}", JobStatus.COMPLETED) for n in range(8)]
     assert {(job.fence, job.crashes) for job in jobs} == {(1, 0)}
     now = time.time()
     assert all(abs(job.started_at - now) < 120 for job in jobs)
     assert {"ahead", "right"} == {job.worker_id for job in jobs}
-    await stage.close()
 
 
-async def test_a_reaper_is_killed_between_its_steps(redis_url):
+async def test_a_reaper_is_killed_between_its_steps(redis_url, new_harness):
     """Rows 33, 34: each job is taken whole or not at all; the next pass finishes what one left."""
-    stage = Stage(redis_url)
-    session = await stage.worker()
+    harness = new_harness()
+    session = await harness.worker()
     for n in range(300):
-        await stage.enqueue(f"j{n}")
+        await harness.enqueue(f"j{n}")
     while (await session.start(100)).jobs:
         pass
     for n in range(300):
-        stage.age(f"j{n}")
+        harness.backdate(f"j{n}")
     reaping = processes.cli("reap", "--quiet")
     environment = processes.env(REDIS_URL=redis_url, ARAGORA_QUEUE_CLAIM_IDLE_MS="400")
     killed = subprocess.Popen(reaping, env=environment)
     await wait_until(
-        lambda: stage.counters().get("reclaimed") or killed.poll() is not None, 20, "its first step"
+        lambda: harness.counters().get("reclaimed") or killed.poll() is not None,
+        20,
+        "its first step",
     )
     killed.kill()
     killed.wait()
-    invariants.check(stage.raw, stage.keys.stem)
-    stage.raw.hdel(stage.keys.control, "reap_lock")
+    invariants.check(harness.redis, harness.keys.stem)
+    harness.redis.hdel(harness.keys.control, "reap_lock")
 
     async def is_all_taken():  # a silence of all workers brakes the first passes
         done = await asyncio.to_thread(
             subprocess.run, reaping, env=environment, check=False, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        return {stage.fields(f"j{n}")["status"] for n in range(300)} == {"retrying"}
+        return {harness.fields(f"j{n}")["status"] for n in range(300)} == {"retrying"}
 
     await wait_until(is_all_taken, 30, "the next passes to take the rest")
-    assert stage.counters()["reclaimed"] == 300, "each once"
-    await stage.close()
+    assert harness.counters()["reclaimed"] == 300, "each once"
 
 
-async def test_names_of_dead_workers_do_not_pile_up(redis_url):
+async def test_names_of_dead_workers_do_not_pile_up(new_harness):
     """Row 35: consumers and records of workers long gone are dropped, those that hold work are not."""
-    stage = Stage(redis_url, claim_idle_ms=200)
+    harness = new_harness(claim_idle_ms=200)
     for n in range(150):
-        session = await stage.worker(f"w{n}")
+        session = await harness.worker(f"w{n}")
         await session.start(1)
-    await stage.enqueue("held")
-    holder = await stage.worker("holder")
-    await stage.started(holder)
-    stage.raw.zadd(stage.keys.workers, {f"w{n}": 1 for n in range(150)} | {"holder": 1})
-    await stage.queue.forget_dead_workers()
-    assert await stage.queue.tracker.consumers() == {"holder"}
-    await stage.close()
+    await harness.enqueue("held")
+    holder = await harness.worker("holder")
+    await harness.start_one(holder)
+    harness.redis.zadd(harness.keys.workers, {f"w{n}": 1 for n in range(150)} | {"holder": 1})
+    await harness.queue.forget_dead_workers()
+    assert await harness.queue.tracker.consumers() == {"holder"}
 
 
-async def test_a_fleet_rides_out_an_outage(own_server, worker_process):
+async def test_a_fleet_rides_out_an_outage(own_server, new_harness, worker_process):
     """Row 37: workers wait without spinning or flooding their logs, and all work again within seconds."""
     server = own_server("--appendonly", "yes")
-    stage = Stage(server.url)
+    harness = new_harness(redis_url=server.url)
     fleet = [worker_process(server.url, f"w{n}", slots=1) for n in range(5)]
     for worker in fleet:
         worker.wait_until_started()
@@ -477,13 +441,12 @@ async def test_a_fleet_rides_out_an_outage(own_server, worker_process):
     await asyncio.to_thread(server.start)
     back = time.monotonic()
     for n in range(5):
-        await stage.queue.enqueue(Job(payload={"do": [["sleep", 4]]}, id=f"j{n}"))
+        await harness.queue.enqueue(Job(payload={"do": [["sleep", 4]]}, id=f"j{n}"))
     await wait_until(
-        lambda: all(stage.fields(f"j{n}").get("status") == "processing" for n in range(5)), 15,
+        lambda: all(harness.fields(f"j{n}").get("status") == "processing" for n in range(5)), 15,
         "all five to work",
     )  # fmt: skip
     assert time.monotonic() - back < 8
-    await stage.close()
 
 
 def _cpu_seconds(worker):

@@ -8,8 +8,8 @@ import asyncio
 import time
 
 import pytest
-import servers
-from stage import Stage
+from support import servers
+from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
 
@@ -18,20 +18,20 @@ SECONDS = 2.2
 
 async def _enqueue_for(server, durability, seconds):
     """Ids whose enqueue was answered, and answered as durable, from several clients at once."""
-    stages = [Stage(server.url, durability=durability) for _ in range(4)]
+    harnesses = [QueueHarness(server.url, durability=durability) for _ in range(4)]
     accepted = []
     deadline = time.monotonic() + seconds
 
-    async def client(number, stage):
+    async def client(number, harness):
         n = 0
         while time.monotonic() < deadline:
             job = Job(payload={"n": n}, id=f"c{number}-{n}")
-            await stage.queue.enqueue(job)
+            await harness.queue.enqueue(job)
             accepted.append(job.id)
             n += 1
 
-    await asyncio.gather(*(client(n, stage) for n, stage in enumerate(stages)))
-    return stages, accepted
+    await asyncio.gather(*(client(n, harness) for n, harness in enumerate(harnesses)))
+    return harnesses, accepted
 
 
 def _cut_power(server):
@@ -54,15 +54,15 @@ async def test_power_cut(preloaded_server, record_property, appendfsync, durabil
         "power_loss", servers.redis82, "--appendonly", "yes", "--appendfsync", appendfsync,
         "--aof-load-truncated", "yes",
     )  # fmt: skip
-    stages, accepted = await _enqueue_for(server, durability, SECONDS)
-    for stage in stages:
-        await stage.close()
+    harnesses, accepted = await _enqueue_for(server, durability, SECONDS)
+    for harness in harnesses:
+        await harness.close()
     _cut_power(server)
     server.start()
-    stage = Stage(server.url)
-    statuses = await asyncio.gather(*(stage.queue.get_status(job_id) for job_id in accepted))
-    entries = {fields["id"] for _, fields in stage.entries()}
-    await stage.close()
+    harness = QueueHarness(server.url)
+    statuses = await asyncio.gather(*(harness.queue.get_status(job_id) for job_id in accepted))
+    entries = {fields["id"] for _, fields in harness.entries()}
+    await harness.close()
     kept = {job_id for job_id, status in zip(accepted, statuses, strict=True) if status}
     record_property("accepted", len(accepted))
     record_property("lost", len(accepted) - len(kept))

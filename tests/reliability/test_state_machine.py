@@ -8,7 +8,6 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-import invariants
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,8 +19,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from queue_model import LANES, LIVE, Model
-from stage import Stage
+from support import invariants
+from support.model import LANES, LIVE, Model
+from support.queue_harness import QueueHarness
 
 from aragora_q.base import Completed, Failed, Identity, Job, JobStatus, Released, Report, Retry
 from aragora_q.errors import JobNotFound
@@ -62,8 +62,8 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.stage = Stage(self.redis_url, claim_idle_ms=LEASE_MS)
-        self.stage.raw.flushdb()
+        self.harness = QueueHarness(self.redis_url, claim_idle_ms=LEASE_MS)
+        self.harness.redis.flushdb()
         self.model = Model()
         self.sessions = {}
         self.handles = []
@@ -74,7 +74,7 @@ class QueueMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def teardown(self):
-        self.run(self.stage.close())
+        self.run(self.harness.close())
         self.loop.close()
 
     @initialize(worker=workers, is_doomed=st.booleans())
@@ -89,7 +89,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.a_job_kills_whoever_starts_it(number=0, worker=worker)
 
     def _sign_on(self, worker):
-        session = self.stage.queue.session(Identity(worker))
+        session = self.harness.queue.session(Identity(worker))
         before = self.sessions.get(worker)
         dead = before.identity.boot_id if before else ""
         assert self.run(session.register({"host": "h"}, dead_boot_id=dead)) == 0
@@ -113,7 +113,7 @@ class QueueMachine(RuleBasedStateMachine):
             max_attempts=max_attempts,
             delay_seconds=9000.0 if delayed else 0.0,
         )
-        [answer] = self.run(self.stage.queue.enqueue_many([job]))
+        [answer] = self.run(self.harness.queue.enqueue_many([job]))
         assert answer.created
         self.model.enqueue(job_id, lane, max_attempts, delayed=delayed)
 
@@ -122,7 +122,7 @@ class QueueMachine(RuleBasedStateMachine):
     def enqueue_again(self, number):
         job_id = self._pick(sorted(self.model.jobs), number)
         [answer] = self.run(
-            self.stage.queue.enqueue_many([Job(payload={"again": 1}, id=job_id, priority=9)])
+            self.harness.queue.enqueue_many([Job(payload={"again": 1}, id=job_id, priority=9)])
         )
         assert not answer.created
 
@@ -132,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
         job = self._pick([job for job in self.model.jobs.values() if job.due == 0], number)
         self.next_due += 1
         job.due = self.next_due
-        self.stage.raw.zadd(self.stage.keys.delayed, {job.id: job.due})
+        self.harness.redis.zadd(self.harness.keys.delayed, {job.id: job.due})
 
     @precondition(lambda self: any(job.due == 0 for job in self.model.jobs.values()))
     @rule()
@@ -144,7 +144,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def promote(self):
         due = sum(bool(job.due) for job in self.model.jobs.values())
-        assert self.run(self.stage.queue.promote()).promoted == due
+        assert self.run(self.harness.queue.promote()).promoted == due
         self.model.promote()
 
     @rule(worker=workers, limit=st.integers(1, 4), low_first=st.booleans())
@@ -156,7 +156,7 @@ class QueueMachine(RuleBasedStateMachine):
         expected = self.model.start(session.identity.holder, limit, low_first=low_first)
         for job in self.model.jobs.values():
             if job.due == 0 and job.id not in waited:  # it stands aside, in truth for a second
-                self.stage.raw.zadd(self.stage.keys.delayed, {job.id: 9e15})
+                self.harness.redis.zadd(self.harness.keys.delayed, {job.id: 9e15})
                 seen["aside"] += 1
         got = [(job.id, job.fence, job.attempts, job.crashes) for job in fetched.jobs]
         assert got == [(job.id, job.fence, job.attempts, job.crashes) for job in expected]
@@ -191,7 +191,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self._report(handle, outcome) == self._report(handle, outcome)
 
     def _report(self, handle, outcome):
-        session = self.stage.queue.session(Identity(*handle.holder.split("@")))
+        session = self.harness.queue.session(Identity(*handle.holder.split("@")))
         [verdict] = self.run(session.report([Report(handle.job, OUTCOMES[outcome])]))
         job = handle.job
         assert verdict == self.model.report(job.id, handle.holder, job.fence, outcome)
@@ -202,7 +202,7 @@ class QueueMachine(RuleBasedStateMachine):
     def delivery_breaks_off(self, worker, lane):
         """An entry is read, but the script that would start it never comes to that."""
         waiting = [job for job in self.model.waiting() if job.lane == lane]
-        read = self.stage.deliver(worker, PRIORITIES[lane])
+        read = self.harness.deliver(worker, PRIORITIES[lane])
         assert len(read) == min(1, len(waiting))
         for job in waiting[:1]:
             job.is_delivered = True
@@ -211,14 +211,14 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(number=anyone)
     def a_lease_runs_out(self, number):
         job = self._pick([job for job in self.model.jobs.values() if job.is_delivered], number)
-        self.stage.age(job.id)
+        self.harness.backdate(job.id)
         job.is_silent = True
 
     @precondition(lambda self: self._held())
     @rule(number=anyone)
     def a_worker_dies_over_a_job(self, number):
         job_id = self._pick(self._held(), number).job.id
-        self.stage.age(job_id)
+        self.harness.backdate(job_id)
         self.model.jobs[job_id].is_silent = True
         self.reclaim()
 
@@ -229,7 +229,7 @@ class QueueMachine(RuleBasedStateMachine):
         job = self.model.jobs[self._pick(self._held(), number).job.id]
         while job.status == "processing":
             for each in self.model.held_by(job.holder):
-                self.stage.age(each.id)
+                self.harness.backdate(each.id)
                 each.is_silent = True
             self.reclaim()
             while job.status == "retrying" and self.model.waiting():
@@ -241,7 +241,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def reclaim(self):
-        taken = self.run(self.stage.queue.reclaim())
+        taken = self.run(self.harness.queue.reclaim())
         decided = [(each.id, each.decision) for each in taken]
         assert decided == self.model.reclaim()
         seen.update(decision for _, decision in decided)
@@ -259,7 +259,7 @@ class QueueMachine(RuleBasedStateMachine):
         session = self.sessions[worker]
         holder = session.identity.holder
         handles = {h.job.id: h for h in self.handles if h.holder == holder}
-        renewal = self.stage.renew(session, *(handle.job for handle in handles.values()))
+        renewal = self.harness.renew(session, *(handle.job for handle in handles.values()))
         assert renewal.state == ("paused" if self.model.is_paused else "ok")
         gone = {}
         for job_id, handle in handles.items():
@@ -278,59 +278,59 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(number=anyone)
     def cancel(self, number):
         job_id = self._pick(sorted(self.model.jobs), number)
-        assert self.run(self.stage.queue.cancel(job_id)) == self.model.cancel(job_id)
+        assert self.run(self.harness.queue.cancel(job_id)) == self.model.cancel(job_id)
 
     @precondition(lambda self: self.model.jobs)
     @rule(number=anyone)
     def requeue(self, number):
         job_id = self._pick(sorted(self.model.jobs), number)
-        assert self.run(self.stage.queue.requeue([job_id])) == [self.model.requeue(job_id)]
+        assert self.run(self.harness.queue.requeue([job_id])) == [self.model.requeue(job_id)]
 
     @rule(status=st.sampled_from(["completed", "failed", "cancelled"]))
     def purge(self, status):
         deleted, more = self.run(
-            self.stage.queue.purge(JobStatus(status), older_than_seconds=-1000)
+            self.harness.queue.purge(JobStatus(status), older_than_seconds=-1000)
         )
         assert (deleted, more) == (self.model.purge(status), False)
 
     @rule()
     def caretakers_find_nothing_to_do(self):
-        self.run(self.stage.queue.forget_dead_workers())
-        assert self.run(self.stage.queue.tracker.worker_ids()) == set(WORKERS)
+        self.run(self.harness.queue.forget_dead_workers())
+        assert self.run(self.harness.queue.tracker.worker_ids()) == set(WORKERS)
         with pytest.raises(JobNotFound):
-            self.run(self.stage.queue.cancel("nobody"))
+            self.run(self.harness.queue.cancel("nobody"))
 
     @rule(worker=workers)
     def pause(self, worker):
         """Nothing starts while the queue is paused; whatever runs goes on."""
-        assert self.run(self.stage.queue.pause())
+        assert self.run(self.harness.queue.pause())
         self.model.is_paused = True
         self.start(worker=worker, limit=4, low_first=False)
         self.renew(worker=worker)
-        assert self.run(self.stage.queue.pause(paused=False))
+        assert self.run(self.harness.queue.pause(paused=False))
         self.model.is_paused = False
 
     @invariant()
     def what_lies_in_redis_agrees_with_itself(self):
-        invariants.check(self.stage.raw, self.stage.keys.stem)
+        invariants.check(self.harness.redis, self.harness.keys.stem)
 
     @invariant()
     def the_model_agrees(self):
         for job in self.model.jobs.values():
-            found = self.stage.fields(job.id)
+            found = self.harness.fields(job.id)
             shown = tuple(int(found.get(name, 0)) for name in ("attempts", "crashes", "fence"))
             assert (found.get("status"), *shown) == (
                 job.status, job.attempts, job.crashes, job.fence,
             ), job  # fmt: skip
             assert job.attempts <= job.max_attempts
         for lane in LANES:
-            entries = [fields["id"] for _, fields in self.stage.entries(PRIORITIES[lane])]
+            entries = [fields["id"] for _, fields in self.harness.entries(PRIORITIES[lane])]
             assert entries == self.model.lanes[lane]
-        assert self.stage.counters().get("completed", 0) == self.model.completions
+        assert self.harness.counters().get("completed", 0) == self.model.completions
 
     @invariant()
     def statistics_agree(self):
-        stats = self.run(self.stage.queue.get_queue_stats())
+        stats = self.run(self.harness.queue.get_queue_stats())
         live = [job for job in self.model.jobs.values() if job.status in LIVE]
         assert stats["stream_length"] == sum(len(lane) for lane in self.model.lanes.values())
         assert stats["pending_count"] == sum(job.is_delivered for job in live)

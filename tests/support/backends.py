@@ -1,7 +1,7 @@
-"""Everything that the contract suite runs on: one table, and the pool that starts what a run needs.
+"""The backends of the contract suite, and the pool that starts those that a run needs.
 
-Used by the fixtures of `conftest.py`. A test may not stop, freeze or reconfigure a backend: others
-share it. What such tests need they start themselves, from `servers.py` and `topologies.py`.
+Tests share backends, so they must not stop, freeze or reconfigure one. Tests that break servers start
+them with the fixture `own_server` or from `topologies.py`.
 """
 
 import os
@@ -13,17 +13,16 @@ from pathlib import Path
 
 import pytest
 import redis
-import servers
-import topologies
-from servers import Unavailable
-from waiting import wait_until_sync
+from support import servers, topologies
+from support.servers import Unavailable
+from support.wait import wait_until_sync
 
 IMAGE = os.environ.get("ARAGORA_Q_TEST_IMAGE", "redis:7-alpine")
 LOCAL_IMAGE = "aragora-q-test-redis:local"
 
 
-class Container(topologies.Topology):
-    """A Redis in Docker by testcontainers: the usual image, or one built from Debian's package."""
+class DockerRedis(topologies.Topology):
+    """A Redis in Docker by testcontainers: the official image, or one built from Debian's package."""
 
     def __init__(self):
         os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -46,13 +45,13 @@ class Container(topologies.Topology):
 
     def _answers(self):
         try:
-            with self.raw() as raw:
-                return raw.ping()
+            with self.admin_client() as client:
+                return client.ping()
         except redis.RedisError:
             return False
 
-    def raw(self):
-        return redis.Redis.from_url(self.url, **topologies.RAW)
+    def admin_client(self):
+        return redis.Redis.from_url(self.url, **servers.CLIENT_OPTIONS)
 
     def stop(self):
         self._container.stop()
@@ -72,7 +71,7 @@ def _image(client):
 
 
 def _built_image(client):
-    """Debian's redis-server and the libraries it is linked to, on nothing."""
+    """An image with Debian's redis-server and its libraries only."""
     with tempfile.TemporaryDirectory() as context:
         root = Path(context) / "root"
         linked = subprocess.run(
@@ -80,7 +79,7 @@ def _built_image(client):
         ).stdout.split()
         for file in [
             servers.DEBIAN_REDIS,
-            *(Path(word) for word in linked if word.startswith("/")),
+            *(Path(name) for name in linked if name.startswith("/")),
         ]:
             target = root / file.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,23 +99,23 @@ BACKENDS = {
     "valkey9": lambda: topologies.Single(servers.valkey9),
     "valkey8": lambda: topologies.Single(servers.valkey8),
     "redis82": lambda: topologies.Single(servers.redis82),
-    "docker": Container,
+    "docker": DockerRedis,
     "embedded": topologies.Embedded,
     "unix": topologies.Unix,
     "tls": topologies.Tls,
     "acl": topologies.Acl,
-    # These are not to fail over by themselves when the machine is slow: others share them.
+    # Timeouts so long that a slow machine causes no failover.
     "sentinel": lambda: topologies.Sentinels(down_ms=10_000),
     "cluster": lambda: topologies.Cluster(node_timeout_ms=10_000),
 }
-"""Everything the contract suite runs on, by name."""
+"""Backends by name."""
 
 FAST = "debian" if servers.DEBIAN_REDIS.exists() else "valkey9"
-"""The one for tests that need any single server."""
+"""The backend for tests that need any single server."""
 
 
 class Pool:
-    """Backends by name: each started at its first use, kept for the run, stopped at its end."""
+    """Starts each backend at its first use, and stops it at the end of the run."""
 
     def __init__(self):
         self.running = {}
@@ -125,7 +124,7 @@ class Pool:
         self._tests = Counter()
 
     def get(self, name):
-        """The backend of that name, emptied; skips the test, with the reason, where it cannot run."""
+        """The backend of that name, emptied. Skips the test, with the reason, if it cannot run here."""
         if name not in self.running and name not in self.skipped:
             try:
                 self.running[name] = BACKENDS[name]()
@@ -139,7 +138,7 @@ class Pool:
         return self.running[name]
 
     def summary(self):
-        """Lines that tell what ran, on which server, and what did not and why."""
+        """Lines for the end of a run: which backends ran how many tests, and which were skipped and why."""
         for name in BACKENDS:
             if name in self.running:
                 yield f"backend {name:9} {self._versions[name]:13} {self._tests[name]:5} tests"
@@ -153,6 +152,6 @@ class Pool:
 
 
 def _version(backend):
-    with backend.raw() as raw:
-        info = raw.info("server")
+    with backend.admin_client() as client:
+        info = client.info("server")
     return f"Valkey {v}" if (v := info.get("valkey_version")) else f"Redis {info['redis_version']}"

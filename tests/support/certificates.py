@@ -1,17 +1,17 @@
-"""Certificates made with openssl for one test run; used by `topologies.py` for its TLS server."""
+"""Certificates made with openssl for one test run, for the TLS servers of `topologies.py`."""
 
 import subprocess
 from pathlib import Path
 
-from servers import Unavailable
+from support.servers import Unavailable
 
 
 class Certificates:
-    """An authority, what it signed for a server and for a client, and an authority nobody knows."""
+    """A certificate authority, a server and a client certificate signed by it, and an untrusted authority."""
 
     def __init__(self, directory):
         self.directory = Path(directory)
-        for authority in ("ca", "stranger"):
+        for authority in ("ca", "untrusted"):
             self._openssl(
                 "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
                 "-days", "2", "-subj", f"/CN={authority}", "-keyout", self[f"{authority}.key"],
@@ -40,7 +40,7 @@ class Certificates:
 
     @property
     def settings(self):
-        """What tells a queue of them."""
+        """The queue settings that name these files."""
         return {
             "redis_tls_ca_file": self["ca.crt"],
             "redis_tls_cert_file": self["client.crt"],

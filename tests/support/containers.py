@@ -1,23 +1,18 @@
-"""Containers for the tests of deployment: machines with systemd, and the services of docker-compose.yml.
-
-Used by the fixtures in tests/deploy/conftest.py and by tests there; knows nothing of what runs inside.
-"""
+"""Containers for the packaging tests: Debian with systemd, and the services of docker-compose.yml."""
 
 import os
 import subprocess
 import uuid
 from contextlib import contextmanager
-from pathlib import Path
 
-from servers import free_port
-
-TREE = Path(__file__).parents[1]
+from support.paths import ROOT
+from support.servers import free_port
 
 
 def run(*command, timeout=300, **options):
-    """Run to the end; a failure shows what was said."""
+    """Run a command, assert that it succeeds, and return its stdout."""
     done = subprocess.run(
-        [str(word) for word in command],
+        [str(argument) for argument in command],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -28,14 +23,14 @@ def run(*command, timeout=300, **options):
     return done.stdout
 
 
-class Machine:
+class Container:
     """A running container."""
 
     def __init__(self, *arguments):
         self.id = run("docker", "run", "--detach", *arguments).strip()
 
     def __call__(self, command, **options):
-        """What a shell command prints; it must succeed."""
+        """Run a shell command in the container and return its output; it must succeed."""
         return run("docker", "exec", self.id, "sh", "-c", command, **options).strip()
 
     def remove(self):
@@ -43,9 +38,9 @@ class Machine:
 
 
 @contextmanager
-def boot(image, *arguments):
-    """A machine of this image, with systemd as process 1."""
-    machine = Machine(
+def start(image, *arguments):
+    """A container of this image with systemd as process 1; removed afterwards."""
+    container = Container(
         # PrivateUsers, ProtectProc and credentials need more than a container has by default.
         "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE",
         "--security-opt", "seccomp=unconfined", "--stop-signal", "SIGRTMIN+3", "--network", "none",
@@ -54,28 +49,28 @@ def boot(image, *arguments):
         *arguments, image, "/sbin/init",
     )  # fmt: skip
     try:
-        machine("mount --make-rshared /")
-        machine("until [ -S /run/systemd/private ]; do sleep 0.1; done", timeout=30)
-        machine("systemctl is-system-running --wait || true", timeout=60)
-        yield machine
+        container("mount --make-rshared /")
+        container("until [ -S /run/systemd/private ]; do sleep 0.1; done", timeout=30)
+        container("systemctl is-system-running --wait || true", timeout=60)
+        yield container
     finally:
-        machine.remove()
+        container.remove()
 
 
 class Compose:
-    """`docker compose` on the project's file, in a project of its own and on other ports of this machine."""
+    """`docker compose` on the repository's file, with a separate project name and other ports."""
 
     def __init__(self, command, directory, **images):
         self.http = f"127.0.0.1:{free_port()}"
         file = directory / "docker-compose.yml"
-        text = (TREE / "docker-compose.yml").read_text()
+        text = (ROOT / "docker-compose.yml").read_text()
         text = text.replace("127.0.0.1:6379:6379", "127.0.0.1::6379")
         file.write_text(text.replace("127.0.0.1:8080:", f"{self.http}:"))
         self.command = [
-            *command, "--file", str(file), "--project-directory", str(TREE),
+            *command, "--file", str(file), "--project-directory", str(ROOT),
             "--project-name", f"aq{uuid.uuid4().hex[:8]}",
         ]  # fmt: skip
         self.images = images
 
-    def __call__(self, *words):
-        return run(*self.command, *words, env={**os.environ, **self.images}).strip()
+    def __call__(self, *arguments):
+        return run(*self.command, *arguments, env={**os.environ, **self.images}).strip()

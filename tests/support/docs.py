@@ -2,7 +2,7 @@
 
 The word behind `sh` at the head of a block says where its reader is: nothing, in any shell; `debian`, root
 on a Debian with systemd; `docker`, beside a Docker engine; `cluster`, beside one of Kubernetes.
-Used by tests/deploy/test_documents.py, which runs every shell block, and by tests of other languages.
+Used by tests/docs/test_documents.py, which runs every shell block, and by tests of other languages.
 """
 
 import os
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 APART = {"fixtures", "dist", "build", "__pycache__"}
 """Folders without pages of ours; hidden ones neither."""
 
-INSTEAD = {
+SUBSTITUTES = {
     "make setup": ("make --dry-run setup", "every machine that tests begins with it"),
     "make demo": (
         "make --dry-run demo",
@@ -31,12 +31,12 @@ INSTEAD = {
     ),
     "make bench": ("make --dry-run bench", "measures for minutes; tests/bench runs it small"),
     "aragora-q bench": ("aragora-q bench --help", "takes minutes; tests/bench runs it small"),
-    "python tests/chaos/nemesis.py --seconds 1800 --history /tmp/history.jsonl": (
-        "python tests/chaos/nemesis.py --help",
-        "takes half an hour; tests/chaos/test_nemesis.py gives it 20 s",
+    "python tests/reliability/nemesis.py --seconds 1800 --history /tmp/history.jsonl": (
+        "python tests/reliability/nemesis.py --help",
+        "takes half an hour; tests/reliability/test_nemesis.py gives it 20 s",
     ),
-    "python tests/chaos/checker.py /tmp/history.jsonl": (
-        "test -f tests/chaos/checker.py",
+    "python tests/reliability/checker.py /tmp/history.jsonl": (
+        "test -f tests/reliability/checker.py",
         "judges the nemesis",
     ),
     "pip install '.[local]'": (
@@ -46,7 +46,7 @@ INSTEAD = {
     "aragora-q local fetch": ("aragora-q local fetch --help", "downloads 100 MB"),
     "kubectl apply --kustomize deploy/kubernetes/base": (
         "kubectl kustomize deploy/kubernetes/base",
-        "needs a cluster; tests/deploy/test_kubernetes.py checks what is built",
+        "needs a cluster; tests/packaging/test_kubernetes.py checks what is built",
     ),
 }
 """Lines that a test cannot run as printed: what it runs instead, and why."""
@@ -127,7 +127,7 @@ def _typed(block):
 
     def line(printed):
         command = printed.partition("  #")[0].strip()
-        return INSTEAD[command][0] if command in INSTEAD else printed
+        return SUBSTITUTES[command][0] if command in SUBSTITUTES else printed
 
     return "\n".join(map(line, block.text.splitlines()))
 

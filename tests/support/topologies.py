@@ -1,7 +1,7 @@
-"""Redis in every shape that `redis_url` can name, for the table of `backends.py` and for tests' own.
+"""Every kind of Redis deployment that `redis_url` can name: for `backends.py`, and for tests that start one.
 
-Each has the `url` and `settings` that a queue is given; `raw()`, the test's own client with every
-right, on the server that is the primary at that moment; `flush()`, `refusals()` and `stop()`.
+Each has the `url` and `settings` of a queue on it; `admin_client()`, a client with every right on the
+current primary; `flush()`, `refusals()` and `stop()`.
 """
 
 import os
@@ -12,10 +12,11 @@ from typing import ClassVar
 from urllib.parse import quote
 
 import redis
-import servers
-from certificates import Certificates
 from redis.crc import key_slot
-from waiting import wait_until_sync
+from support import servers
+from support.certificates import Certificates
+from support.servers import CLIENT_OPTIONS
+from support.wait import wait_until_sync
 
 from aragora_q import embedded
 from aragora_q.access import ROLES, rules
@@ -24,24 +25,23 @@ from aragora_q.keys import QueueKeys
 
 PASSWORD = "s3cret/of:the@queue"
 SENTINEL_PASSWORD = "s3cret-of-the-sentinels"
-RAW = {"decode_responses": True, "encoding_errors": "surrogateescape", "protocol": 2}
 
 
 class Topology:
-    """What all shapes have in common."""
+    """What all deployments have in common."""
 
     settings: ClassVar = {}
 
     def flush(self):
-        with self.raw() as raw:
-            raw.flushall()
+        with self.admin_client() as client:
+            client.flushall()
 
     def refusals(self):
-        """What the queue's user was denied since the last flush."""
+        """Commands that the queue's user was denied since the last flush."""
         return []
 
     def _until(self, condition, what):
-        """Wait; what does not come up is taken down again."""
+        """Wait; stop everything if the condition does not become true."""
         try:
             wait_until_sync(condition, 60, what)
         except AssertionError as error:
@@ -50,7 +50,7 @@ class Topology:
 
 
 class Single(Topology):
-    """One server on a port; the others say what differs."""
+    """One server on a port; subclasses change how it is reached."""
 
     def __init__(self, binary=servers.any_server):
         self.server = servers.Server(binary(), "--enable-debug-command", "yes")
@@ -59,10 +59,10 @@ class Single(Topology):
         self.server.start()
 
     def _place(self):
-        """Before the start: where it listens, and what it takes to get there."""
+        """Set the listening address and the settings; called before the start."""
 
-    def raw(self):
-        return self.server.client(**RAW)
+    def admin_client(self):
+        return self.server.client(**CLIENT_OPTIONS)
 
     def stop(self):
         self.server.stop()
@@ -81,7 +81,7 @@ class Unix(Single):
 
 
 def _on_a_socket(server):
-    """Let it listen there instead of on its port; the path."""
+    """Make the server listen on a socket instead of its port; return the path."""
     path = str(server.directory / "redis.sock")
     server._command += ["--port", "0", "--unixsocket", path, "--unixsocketperm", "700"]
     del server.options["port"]
@@ -90,7 +90,7 @@ def _on_a_socket(server):
 
 
 def _speak_tls(server, certificates):
-    """TLS and nothing else on its port, our certificate asked for; the test's own client has a socket."""
+    """Only TLS with client certificates on its port; the admin client uses a socket."""
     _on_a_socket(server)
     server._command += [
         "--tls-port", str(server.port), "--tls-auth-clients", "yes", "--tls-replication", "yes",
@@ -100,7 +100,7 @@ def _speak_tls(server, certificates):
 
 
 class Embedded(Topology):
-    """The private server that the package itself starts, and ends when nobody uses it."""
+    """The private server that the package starts, and stops after its last user."""
 
     def __init__(self):
         self._directory = Path(tempfile.mkdtemp(prefix="aq-"))
@@ -110,8 +110,8 @@ class Embedded(Topology):
             raise servers.Unavailable(str(error)) from None
         self.url = f"embedded://{self._directory}"
 
-    def raw(self):
-        return redis.Redis.from_url(self._use.url, **RAW)
+    def admin_client(self):
+        return redis.Redis.from_url(self._use.url, **CLIENT_OPTIONS)
 
     def stop(self):
         self._use.release()
@@ -120,7 +120,7 @@ class Embedded(Topology):
 
 
 class Tls(Single):
-    """One server that speaks TLS and asks for a client's certificate."""
+    """One server with TLS and client certificates."""
 
     def _place(self):
         self.certificates = Certificates(self.server.directory)
@@ -130,7 +130,7 @@ class Tls(Single):
 
 
 class Acl(Single):
-    """One server whose default user is off; the queue's has the rights that `aragora-q acl` gives, no more."""
+    """One server without a default user; the queue's user has only the rights that `aragora-q acl` prints."""
 
     def __init__(self):
         super().__init__()
@@ -144,17 +144,17 @@ class Acl(Single):
         self.url = f"redis://queue:{quote(PASSWORD, safe='')}@127.0.0.1:{self.server.port}"
 
     def flush(self):
-        with self.raw() as raw:
-            raw.flushall()
-            raw.acl_log_reset()
+        with self.admin_client() as client:
+            client.flushall()
+            client.acl_log_reset()
 
     def refusals(self):
-        with self.raw() as raw:
-            return [f"{row['reason']}: {row['object']}" for row in raw.acl_log()]
+        with self.admin_client() as client:
+            return [f"{row['reason']}: {row['object']}" for row in client.acl_log()]
 
 
 class Sentinels(Topology):
-    """A primary, two replicas and three Sentinels, all behind passwords; with certificates, on TLS."""
+    """A primary, two replicas and three Sentinels with passwords; with TLS if `certificates` are given."""
 
     service = "debates-primary"
 
@@ -175,7 +175,7 @@ class Sentinels(Topology):
         self.sentinels = []
         for server in self.servers:
             server.start()
-        # Before the Sentinels: they look for new replicas every 10 s only.
+        # Start replicas before the Sentinels, which look for new ones every 10 s only.
         self._until(self._replicas_are_up, "the replicas")
         for _ in range(3):
             self.sentinels.append(self._sentinel(first.port, down_ms).start())
@@ -229,12 +229,12 @@ class Sentinels(Topology):
         return True
 
     def primary(self):
-        """The server that the Sentinels call the primary."""
+        """The server that the Sentinels report as primary."""
         port = int(self.state(self.sentinels[0])["port"])
         return next(server for server in self.servers if server.port == port)
 
-    def raw(self):
-        return self.primary().client(**RAW)
+    def admin_client(self):
+        return self.primary().client(**CLIENT_OPTIONS)
 
     def stop(self):
         for server in (*self.sentinels, *self.servers):
@@ -242,7 +242,7 @@ class Sentinels(Topology):
 
 
 class Cluster(Topology):
-    """Three primaries with a replica each, with certificates on TLS; one address in the URL is dead."""
+    """Three primaries with one replica each, with TLS if given `certificates`; one address in the URL is dead."""
 
     def __init__(self, *args, node_timeout_ms=1500, certificates=None):
         options = [
@@ -290,7 +290,7 @@ class Cluster(Topology):
             client.close()
 
     def owner(self, key):
-        """The node that serves the key's slot at this moment."""
+        """The node that serves the key's slot now."""
         slot = key_slot(key.encode())
         for node in self.nodes:
             if node.process.poll() is not None:
@@ -303,9 +303,9 @@ class Cluster(Topology):
                                 return node
         raise AssertionError(f"no node serves slot {slot}")
 
-    def raw(self):
+    def admin_client(self):
         alive = next(node for node in self.nodes if node.process.poll() is None)
-        return redis.RedisCluster(host="127.0.0.1", port=alive.port, **RAW, **self._tls)
+        return redis.RedisCluster(host="127.0.0.1", port=alive.port, **CLIENT_OPTIONS, **self._tls)
 
     def stop(self):
         for node in self.nodes:
@@ -332,7 +332,7 @@ def _is_whole(client):
 
 
 def environment(topology, **more):
-    """The variables by which a process is told of the topology."""
+    """The environment of a process that uses this topology."""
     names = {
         "redis_password": "REDIS_PASSWORD",
         "redis_sentinel_password": "REDIS_SENTINEL_PASSWORD",

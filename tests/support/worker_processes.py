@@ -1,28 +1,32 @@
-"""Real worker processes, to be killed, stopped and cut off; ended by pid when the test is over."""
+"""Worker processes that a test may kill, freeze or stop; each logs to a file."""
 
 import signal
 import subprocess
 from pathlib import Path
 
-import processes
-from waiting import wait_until_sync
+from support import processes
+from support.paths import TESTS
+from support.wait import wait_until_sync
 
-TESTS = Path(__file__).parent
 LEASE_MS = 1000
 
 
 class WorkerProcess:
-    """`aragora-q worker` with the executor of `fault_jobs`; its log is kept. Run by `before`, if given."""
+    """`aragora-q worker` with the executor of `support.executors`, or with none if `executor` is None.
+
+    `before` is a command that runs the worker, for example `("unshare", "--pid")`.
+    """
 
     def __init__(
-        self, directory, worker_id, environment, *args, lease_ms=LEASE_MS, slots=4, before=()
-    ):
+        self, directory, worker_id, environment, *args,
+        lease_ms=LEASE_MS, slots=4, before=(), executor="support.executors:make",
+    ):  # fmt: skip
         self.worker_id = worker_id
         self.log = Path(directory) / f"{worker_id}.log"
         command = processes.cli(
             "worker", "--worker-id", worker_id, "--metrics-port", "0",
             *(("--concurrency", str(slots)) if slots else ()),
-            "--executor", "fault_jobs:make", *args,
+            *(("--executor", executor) if executor else ()), *args,
         )  # fmt: skip
         settings = {
             "ARAGORA_QUEUE_CLAIM_IDLE_MS": str(lease_ms),
@@ -50,6 +54,11 @@ class WorkerProcess:
         assert self.process.poll() is None, self.text()
         return self
 
+    def wait_for_exit(self, timeout=30):
+        """The exit status as a shell reports it: 128 plus the number of the signal that ended it."""
+        status = self.process.wait(timeout)
+        return status if status >= 0 else 128 - status
+
     def text(self):
         return self.log.read_text(errors="replace")
 
@@ -58,12 +67,12 @@ class WorkerProcess:
             self.process.send_signal(number)
 
     def kill(self):
-        """As a crash does it: nothing is said, nothing handed back."""
+        """End it as a crash does: it reports nothing and releases nothing."""
         self.signal(signal.SIGKILL)
         self.process.wait(10)
 
     def stop(self, timeout=30):
-        """As an operator does it; returns the exit status."""
+        """End it with SIGTERM as an operator does; return the process's return code."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         try:
@@ -75,3 +84,18 @@ class WorkerProcess:
     @property
     def is_alive(self):
         return self.process is not None and self.process.poll() is None
+
+
+def run_burst_worker(url, *args, expect=0, **variables):
+    """Run a worker until the queue is empty, assert its exit code, and return its log."""
+    settings = {
+        "ARAGORA_QUEUE_CLAIM_IDLE_MS": "1000",
+        "ARAGORA_QUEUE_RETRY_BASE_DELAY": "0.01",
+        **variables,
+    }
+    done = processes.run_command(
+        "worker", "--burst", "--metrics-port", "0", *args, url=url, **settings
+    )
+    assert done.returncode == expect, done.stderr
+    assert not done.stdout
+    return done.stderr

@@ -1,90 +1,89 @@
-"""Workers in this process, on one stage: started, watched and stopped."""
+"""Workers in the test's own process: started, observed and stopped."""
 
 import asyncio
 import threading
 from contextlib import asynccontextmanager, suppress
 
-from waiting import wait_until
+from support.wait import wait_until
 
-from aragora_q.base import TERMINAL
+from aragora_q.errors import RedisUnreachable
 from aragora_q.streams import RedisStreamsQueue
 from aragora_q.worker import DebateWorker
 
+LONG_LEASE = {"claim_idle_ms": 60_000}
+"""Settings for tests in which no lease may expire."""
 
-class Crew:
-    """Starts workers; each has a queue, hence connections, of its own."""
+
+class WorkerPool:
+    """Starts workers, each with its own connections, and stops those that still run."""
 
     def __init__(self):
-        self._hired = []
+        self._started = []
 
-    def hire(self, stage, executor, worker_id="w1", **options):
-        """A worker at work; its `task` is what `start` runs in."""
-        queue = RedisStreamsQueue(stage.config)
+    def start(self, harness, executor, worker_id="w1", **options):
+        """A started worker; its `task` is the one that runs `DebateWorker.start`."""
+        queue = RedisStreamsQueue(harness.config)
         worker = DebateWorker(queue, worker_id, executor=executor, **options)
         worker.task = asyncio.create_task(worker.start())
-        self._hired.append((worker, queue))
+        self._started.append((worker, queue))
         return worker
 
-    async def dismiss(self):
-        for worker, _ in self._hired:
+    async def stop(self):
+        for worker, _ in self._started:
             with suppress(TimeoutError):
                 await asyncio.wait_for(worker.stop(hurry=True), 15)
-        for worker, queue in self._hired:
+        for worker, queue in self._started:
             await asyncio.gather(worker.task, return_exceptions=True)
             await queue.close()
 
 
-class Steps:
-    """An executor whose jobs wait at a gate; remembers who entered, left, and was cancelled."""
+async def wait_until_registered(harness, worker):
+    record = harness.keys.worker(worker.identity.worker_id)
+    await wait_until(
+        lambda: harness.redis.exists(record) or worker.task.done(), what="it to register"
+    )
+    assert not worker.task.done(), worker.task.exception()
 
-    def __init__(self):
-        self.gate = asyncio.Event()
-        self.entered, self.left, self.cancelled = [], [], []
-        self.peak = 0
 
-    async def __call__(self, job):
-        self.entered.append(job.id)
-        self.peak = max(self.peak, len(self.entered) - len(self.left) - len(self.cancelled))
+async def enqueue_with_retry(harness, job_id):
+    """Enqueue as a client does whose connections are cut: again, until it succeeds."""
+
+    async def is_enqueued():
         try:
-            await self.gate.wait()
-        except asyncio.CancelledError:
-            self.cancelled.append(job.id)
-            raise
-        self.left.append(job.id)
-        return {"attempt": job.attempts}
+            return await harness.enqueue(job_id)
+        except RedisUnreachable:
+            return None
+
+    await wait_until(is_enqueued, what=f"{job_id} to be enqueued")
 
 
-async def ended(stage, *job_ids, timeout=20):
-    """Wait until all these jobs have ended; the one, or all of them."""
+def kill_clients(harness):
+    harness.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
-    async def all_ended():
-        with suppress(Exception):
-            statuses = [await stage.queue.get_status(job_id) for job_id in job_ids]
-            return all(status in TERMINAL for status in statuses)
-        return False
 
-    await wait_until(all_ended, timeout, f"{job_ids[:3]} to end")
-    jobs = [await stage.queue.get_job(job_id) for job_id in job_ids]
-    return jobs[0] if len(jobs) == 1 else jobs
+def count_calls(harness, command):
+    """How often the server has run a command since its statistics were reset."""
+    stats = harness.redis.info("commandstats")
+    return stats.get(f"cmdstat_{command}", {"calls": 0})["calls"]
 
 
 @asynccontextmanager
-async def reaping(stage, every_seconds=0.05):
-    """A caretaker on a thread and a loop of its own, which no blocked loop here can stop."""
-    stop, taken = threading.Event(), []
+async def reclaiming(harness, every_seconds=0.05):
+    """Reclaim periodically in a thread with its own loop, so that a blocked loop cannot stop it."""
+    stop, claimed = threading.Event(), []
 
-    async def reap():
-        queue = RedisStreamsQueue(stage.config)
+    async def reclaim():
+        queue = RedisStreamsQueue(harness.config)
         while not stop.is_set():
             with suppress(Exception):
-                taken.extend(await queue.reclaim("cron"))
+                claimed.extend(await queue.reclaim("cron"))
             await asyncio.sleep(every_seconds)
         await queue.close()
 
-    thread = threading.Thread(target=lambda: asyncio.run(reap()))
+    thread = threading.Thread(target=lambda: asyncio.run(reclaim()))
     thread.start()
     try:
-        yield taken
+        yield claimed
     finally:
         stop.set()
         await asyncio.to_thread(thread.join)

@@ -5,107 +5,76 @@ import socket
 import subprocess
 import time
 
-import processes
 import psutil
 import pytest
-import servers
-from crew import ended
-from waiting import wait_until, wait_until_sync
-from worker_processes import TESTS, WorkerProcess
+from support import processes, servers
+from support.wait import wait_until, wait_until_sync
+from support.worker_processes import TESTS
 
 from aragora_q.base import Identity, Job, JobStatus
 from aragora_q.job import create_debate_job
 
 
-@pytest.fixture
-def process(tmp_path):
-    """Starts worker processes on a server; ends them when the test is over."""
-    started = []
-
-    def start(url, worker_id="p1", *args, environment=None, **options):
-        variables = processes.env(REDIS_URL=url, **(environment or {}))
-        started.append(WorkerProcess(tmp_path, worker_id, variables, *args, **options).start())
-        return started[-1]
-
-    yield start
-    for worker in started:
-        if worker.is_alive:
-            worker.kill()
-
-
-async def _running(stage, job_id):
-    async def is_running():
-        return await stage.queue.get_status(job_id) is JobStatus.PROCESSING
-
-    await wait_until(is_running, 20, f"{job_id} to run")
-
-
-async def _enqueue(stage, job_id, *steps):
-    await stage.queue.enqueue(Job(payload={"do": list(steps)}, id=job_id))
-
-
-def _exit_status(worker, timeout=30):
-    """As a shell tells it: 128 and the number of the signal that ended the process."""
-    status = worker.process.wait(timeout)
-    return status if status >= 0 else 128 - status
+async def _enqueue(harness, job_id, *gated):
+    await harness.queue.enqueue(Job(payload={"do": list(gated)}, id=job_id))
 
 
 # -- signals
 
 
-async def test_sigterm_drains(new_stage, process, redis_url):
+async def test_sigterm_drains(new_harness, worker_process, redis_url):
     """SIGTERM: the running job ends and is recorded, no other begins, exit 143, nothing left behind."""
-    stage = new_stage()
-    worker = process(redis_url)
-    await _enqueue(stage, "running", ["sleep", 1])
-    await _running(stage, "running")
+    harness = new_harness()
+    worker = worker_process(redis_url)
+    await _enqueue(harness, "running", ["sleep", 1])
+    await harness.wait_for_status("running", JobStatus.PROCESSING)
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
-    await _enqueue(stage, "late")
-    assert _exit_status(worker) == 143, worker.text()
-    assert (await stage.queue.get_job("running")).status is JobStatus.COMPLETED
-    assert await stage.queue.get_status("late") is JobStatus.PENDING
-    assert (await stage.queue.get_queue_stats())["workers"] == []
+    await _enqueue(harness, "late")
+    assert worker.wait_for_exit() == 143, worker.text()
+    assert (await harness.queue.get_job("running")).status is JobStatus.COMPLETED
+    assert await harness.queue.get_status("late") is JobStatus.PENDING
+    assert (await harness.queue.get_queue_stats())["workers"] == []
     assert "worker stopped" in worker.text()
     assert "Traceback" not in worker.text()
 
 
-async def test_second_signal_hands_back(new_stage, process, redis_url):
+async def test_second_signal_hands_back(new_harness, worker_process, redis_url):
     """A second signal, even with every slot busy, releases the running jobs at once, uncharged."""
-    stage = new_stage()
-    worker = process(redis_url, slots=1)
-    await _enqueue(stage, "long", ["sleep", 60])
-    await _running(stage, "long")
+    harness = new_harness()
+    worker = worker_process(redis_url, slots=1)
+    await _enqueue(harness, "long", ["sleep", 60])
+    await harness.wait_for_status("long", JobStatus.PROCESSING)
     worker.signal(signal.SIGINT)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     worker.signal(signal.SIGTERM)
-    assert _exit_status(worker) == 130, worker.text()
-    job = await stage.queue.get_job("long")
+    assert worker.wait_for_exit() == 130, worker.text()
+    job = await harness.queue.get_job("long")
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
-async def test_jobs_in_threads_do_not_hold_up_the_end(new_stage, process, redis_url):
+async def test_jobs_in_threads_do_not_hold_up_the_end(new_harness, worker_process, redis_url):
     """More jobs than there are threads, each asleep in one: handed back, and the process is gone."""
-    stage = new_stage()
-    worker = process(redis_url, slots=40)
+    harness = new_harness()
+    worker = worker_process(redis_url, slots=40)
     for n in range(40):
-        await _enqueue(stage, f"j{n}", ["thread", 60])
-    await wait_until(lambda: len(stage.pending()) == 40, 20, "all to run")
+        await _enqueue(harness, f"j{n}", ["thread", 60])
+    await wait_until(lambda: len(harness.pending()) == 40, 20, "all to run")
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     worker.signal(signal.SIGTERM)
-    assert _exit_status(worker, 15) == 143, worker.text()
+    assert worker.wait_for_exit(15) == 143, worker.text()
     assert "worker stopped" in worker.text()
-    job = await stage.queue.get_job("j0")
+    job = await harness.queue.get_job("j0")
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
-async def test_signal_after_the_end_is_final(new_stage, process, redis_url):
-    """A job that refuses to be cancelled can keep the process, but not against one more signal."""
-    stage = new_stage()
-    worker = process(redis_url)
-    await _enqueue(stage, "stubborn", ["stay"])
-    await _running(stage, "stubborn")
+async def test_signal_after_the_end_is_final(new_harness, worker_process, redis_url):
+    """A job that refuses to be cancelled can keep the worker_process, but not against one more signal."""
+    harness = new_harness()
+    worker = worker_process(redis_url)
+    await _enqueue(harness, "stubborn", ["stay"])
+    await harness.wait_for_status("stubborn", JobStatus.PROCESSING)
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     worker.signal(signal.SIGTERM)
@@ -116,37 +85,33 @@ async def test_signal_after_the_end_is_final(new_stage, process, redis_url):
         return not worker.is_alive
 
     await wait_until(is_gone, 5, "the process to end")
-    assert _exit_status(worker) == 143, worker.text()
+    assert worker.wait_for_exit() == 143, worker.text()
 
 
-async def test_process_1_waits_for_no_thread(new_stage, redis_url, tmp_path):
+async def test_process_1_waits_for_no_thread(new_harness, worker_process, redis_url):
     """In a container no signal kills process 1: it exits by itself, and leaves threads of jobs alone."""
     apart = ("unshare", "--pid", "--fork", "--kill-child")
     if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no right to make a PID namespace")
-    stage = new_stage()
-    worker = WorkerProcess(tmp_path, "p1", processes.env(REDIS_URL=redis_url), before=apart).start()
-    worker.wait_until_started()
-    try:
-        await _enqueue(stage, "a", ["thread", 60])
-        await _running(stage, "a")
-        [first] = psutil.Process(worker.process.pid).children()
-        first.terminate()
-        await wait_until(lambda: "draining" in worker.text(), what="the drain")
-        first.terminate()
-        assert _exit_status(worker, 15) == 143, worker.text()
-    finally:
-        worker.kill()
-    assert await stage.queue.get_status("a") is JobStatus.PENDING
+    harness = new_harness()
+    worker = worker_process(redis_url, before=apart).wait_until_started()
+    await _enqueue(harness, "a", ["thread", 60])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    [first] = psutil.Process(worker.process.pid).children()
+    first.terminate()
+    await wait_until(lambda: "draining" in worker.text(), what="the drain")
+    first.terminate()
+    assert worker.wait_for_exit(15) == 143, worker.text()
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
 
 
-async def test_burst_exits_0(new_stage, process, redis_url):
+async def test_burst_exits_0(new_harness, worker_process, redis_url):
     """A burst ends by itself when all is done."""
-    stage = new_stage()
-    await _enqueue(stage, "a")
-    worker = process(redis_url, "p1", "--burst")
-    assert _exit_status(worker) == 0, worker.text()
-    assert await stage.queue.get_status("a") is JobStatus.COMPLETED
+    harness = new_harness()
+    await _enqueue(harness, "a")
+    worker = worker_process(redis_url, "p1", "--burst")
+    assert worker.wait_for_exit() == 0, worker.text()
+    assert await harness.queue.get_status("a") is JobStatus.COMPLETED
 
 
 # -- systemd
@@ -185,93 +150,95 @@ def systemd(tmp_path):
     systemd.close()
 
 
-async def test_systemd_is_told_the_truth(new_stage, process, redis_url, systemd):
+async def test_systemd_is_told_the_truth(new_harness, worker_process, redis_url, systemd):
     """READY, STATUS, WATCHDOG while all moves, none while the loop is blocked, STOPPING at the signal."""
-    stage = new_stage()
+    harness = new_harness()
     variables = {"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "600000"}
-    worker = process(redis_url, environment=variables)
+    worker = worker_process(redis_url, environment=variables)
     await wait_until(lambda: systemd.heard("READY=1"), 20)
     await wait_until(lambda: systemd.heard("WATCHDOG=1"))
     assert systemd.heard("STATUS=0/4 running")
-    await _enqueue(stage, "blocking", ["block", 1.5])
-    await _running(stage, "blocking")
+    await _enqueue(harness, "blocking", ["block", 1.5])
+    await harness.wait_for_status("blocking", JobStatus.PROCESSING)
     systemd.drain()
     systemd.lines.clear()
     started_at = time.monotonic()
-    await ended(stage, "blocking")
+    await harness.wait_for_end("blocking")
     if time.monotonic() - started_at > 1:  # else this machine was too slow to watch the silence
         assert systemd.drain().count("WATCHDOG=1") <= 2
     await wait_until(lambda: systemd.heard("WATCHDOG=1"), what="the watchdog to be fed again")
-    await _enqueue(stage, "last", ["sleep", 2])
+    await _enqueue(harness, "last", ["sleep", 2])
     await wait_until(lambda: systemd.heard("STATUS=1/4 running, oldest"), what="the job to show")
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: systemd.heard("STOPPING=1"))
     await wait_until(lambda: systemd.heard("EXTEND_TIMEOUT_USEC="))
-    assert _exit_status(worker) == 143
+    assert worker.wait_for_exit() == 143
 
 
-async def test_redis_away_at_the_start_is_waited_for(own_server, new_stage, process, systemd):
+async def test_redis_away_at_the_start_is_waited_for(
+    own_server, new_harness, worker_process, systemd
+):
     """READY, the fault in STATUS; work begins when Redis comes; SIGTERM meanwhile ends it."""
     server = own_server()
-    stage = new_stage(redis_url=server.url)
+    harness = new_harness(redis_url=server.url)
     server.kill()
-    waiting = process(server.url, "p1", environment={"NOTIFY_SOCKET": systemd.path})
-    leaving = process(server.url, "p2")
+    waiting = worker_process(server.url, "p1", environment={"NOTIFY_SOCKET": systemd.path})
+    leaving = worker_process(server.url, "p2")
     await wait_until(lambda: systemd.heard("READY=1"), 20)
     await wait_until(lambda: systemd.heard("STATUS=waiting for Redis"))
     await wait_until(lambda: "Redis is away" in leaving.text(), 20)
     leaving.signal(signal.SIGTERM)
-    assert _exit_status(leaving) == 143, leaving.text()
+    assert leaving.wait_for_exit() == 143, leaving.text()
     server.start()
-    stage.raw.connection_pool.disconnect()
+    harness.redis.connection_pool.disconnect()
     waiting.wait_until_started()
-    await _enqueue(stage, "a")
-    await ended(stage, "a")
+    await _enqueue(harness, "a")
+    await harness.wait_for_end("a")
     assert waiting.is_alive
 
 
-async def test_server_that_comes_up_unsuitable_is_refused(process, own_server):
+async def test_server_that_comes_up_unsuitable_is_refused(worker_process, own_server):
     """What is checked at the start is checked as well when Redis comes later."""
     server = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     server.kill()
-    worker = process(server.url)
+    worker = worker_process(server.url)
     await wait_until(lambda: "Redis is away" in worker.text(), 20)
     server.start()
-    assert _exit_status(worker) == 78, worker.text()
+    assert worker.wait_for_exit() == 78, worker.text()
     assert "allkeys-lru" in worker.text()
 
 
-async def test_sighup_reads_settings_again(new_stage, redis_url, systemd, tmp_path):
+async def test_sighup_reads_settings_again(
+    new_harness, worker_process, redis_url, systemd, tmp_path
+):
     """SIGHUP takes up changed settings while jobs run; wrong ones are told and change nothing."""
-    stage = new_stage()
+    harness = new_harness()
     settings = tmp_path / "settings.toml"
     settings.write_text("concurrency = 1\n")
-    variables = processes.env(REDIS_URL=redis_url, NOTIFY_SOCKET=systemd.path)
-    worker = WorkerProcess(tmp_path, "p1", variables, "--config", str(settings), slots=None)
-    worker.start().wait_until_started()
-    try:
-        await _reload(stage, worker, systemd, settings)
-    finally:
-        worker.kill()
-
-
-async def _reload(stage, worker, systemd, settings):
+    worker = worker_process(
+        redis_url,
+        "p1",
+        "--config",
+        settings,
+        slots=None,
+        environment={"NOTIFY_SOCKET": systemd.path},
+    ).wait_until_started()
     for name in ("a", "b"):
-        await _enqueue(stage, name, ["sleep", 60])
-    await _running(stage, "a")
-    assert await stage.queue.get_status("b") is JobStatus.PENDING
+        await _enqueue(harness, name, ["sleep", 60])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    assert await harness.queue.get_status("b") is JobStatus.PENDING
     settings.write_text("concurrency = 2\nlog_level = 'loud'\n")
     worker.signal(signal.SIGHUP)
     await wait_until(lambda: "settings not reloaded" in worker.text(), what="the refusal")
     settings.write_text("concurrency = 2\n")
     worker.signal(signal.SIGHUP)
-    await _running(stage, "b")
+    await harness.wait_for_status("b", JobStatus.PROCESSING)
     assert systemd.heard("RELOADING=1")
-    assert (await stage.queue.get_job("a")).fence == 1
+    assert (await harness.queue.get_job("a")).fence == 1
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     worker.signal(signal.SIGTERM)
-    assert _exit_status(worker) == 143
+    assert worker.wait_for_exit() == 143
 
 
 # -- refusals
@@ -280,7 +247,9 @@ async def _reload(stage, worker, systemd, settings):
 def _refused(url, code, *words, args=(), **variables):
     """A worker that must not start: one line, a remedy, no traceback."""
     done = subprocess.run(
-        processes.cli("worker", "--executor", "fault_jobs:make", "--metrics-port", "0", *args),
+        processes.cli(
+            "worker", "--executor", "support.executors:make", "--metrics-port", "0", *args
+        ),
         env=processes.env(REDIS_URL=url, PYTHONPATH=str(TESTS), **variables),
         check=False,
         capture_output=True,
@@ -301,7 +270,9 @@ def test_evicting_server_is_refused(own_server):
     url = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").url
     _refused(url, 78, "allkeys-lru", "noeviction", "allow_eviction")
     done = subprocess.run(
-        processes.cli("worker", "--burst", "--executor", "fault_jobs:make", "--metrics-port", "0"),
+        processes.cli(
+            "worker", "--burst", "--executor", "support.executors:make", "--metrics-port", "0"
+        ),
         env=processes.env(
             REDIS_URL=url,
             PYTHONPATH=str(TESTS),
@@ -327,15 +298,21 @@ def test_wrong_password_is_refused(own_server):
     _refused(server.url.replace("://", "://:wrong-secret@"), 77, "denies access")
 
 
-async def test_worker_id_in_use_is_refused(new_stage, redis_url):
+async def test_worker_id_in_use_is_refused(new_harness, redis_url):
     """78: a living worker has that id; who and where is told, after a lease of waiting."""
-    stage = new_stage(claim_idle_ms=500)
-    holder = stage.queue.session(Identity("p1"))
+    harness = new_harness(claim_idle_ms=500)
+    holder = harness.queue.session(Identity("p1"))
     await holder.register({"host": "elsewhere", "pid": "4711"})
     renewer = holder.lease_renewer()
-    rival = subprocess.Popen(
+    other_worker = subprocess.Popen(
         processes.cli(
-            "worker", "--worker-id", "p1", "--executor", "fault_jobs:make", "--metrics-port", "0"
+            "worker",
+            "--worker-id",
+            "p1",
+            "--executor",
+            "support.executors:make",
+            "--metrics-port",
+            "0",
         ),
         env=processes.env(
             REDIS_URL=redis_url,
@@ -348,15 +325,15 @@ async def test_worker_id_in_use_is_refused(new_stage, redis_url):
 
     async def beat():
         renewer.renew([])
-        return rival.poll() is not None
+        return other_worker.poll() is not None
 
     try:
-        await wait_until(beat, 30, "the rival to give up")
+        await wait_until(beat, 30, "the other_worker to give up")
     finally:
-        rival.kill()
+        other_worker.kill()
         renewer.close()
-    told = rival.communicate()[1]
-    assert rival.returncode == 78, told
+    told = other_worker.communicate()[1]
+    assert other_worker.returncode == 78, told
     assert "worker id p1 is in use by pid 4711 on elsewhere" in told
     await holder.unregister()
 
@@ -375,50 +352,52 @@ def test_bad_settings_are_refused(redis_url):
 # -- sudden deaths
 
 
-async def test_killed_worker_is_replaced_by_another(new_stage, process, redis_url, tmp_path):
+async def test_killed_worker_is_replaced_by_another(
+    new_harness, worker_process, redis_url, tmp_path
+):
     """kill -9 in mid-job: the job runs once more, elsewhere, completes once, charged one attempt."""
-    stage = new_stage(claim_idle_ms=1000)
+    harness = new_harness(claim_idle_ms=1000)
     notes = tmp_path / "notes"
-    both = {name: process(redis_url, name, slots=1, environment={"FAULT_JOBS_FILE": str(notes)})
+    both = {name: worker_process(redis_url, name, slots=1, environment={"RUN_LOG_FILE": str(notes)})
             for name in ("p1", "p2")}  # fmt: skip
     for worker in both.values():
         worker.wait_until_started()
-    await _enqueue(stage, "a", ["sleep", 2])
-    await _running(stage, "a")
-    victim = both[(await stage.queue.get_job("a")).worker_id]
+    await _enqueue(harness, "a", ["sleep", 2])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    victim = both[(await harness.queue.get_job("a")).worker_id]
     victim.kill()
-    job = await ended(stage, "a", timeout=40)
+    job = await harness.wait_for_end("a", timeout=40)
     assert job.status is JobStatus.COMPLETED
     assert (job.attempts, job.crashes, job.fence) == (1, 1, 2)
     assert job.result == {"attempt": 1, "fence": 2, "crashes": 1}
     assert job.worker_id != victim.worker_id
-    counters = stage.counters()
+    counters = harness.counters()
     assert (counters["completed"], counters["crashed"]) == (1, 1)
 
 
-async def test_restarted_worker_takes_its_jobs_at_once(new_stage, process, redis_url):
+async def test_restarted_worker_takes_its_jobs_at_once(new_harness, worker_process, redis_url):
     """A worker that comes back under its id after kill -9 waits neither for its id nor for the lease."""
-    stage = new_stage(claim_idle_ms=60_000)
+    harness = new_harness(claim_idle_ms=60_000)
     process_options = {"slots": 1, "lease_ms": 60_000}
-    worker = process(redis_url, "p1", **process_options).wait_until_started()
-    await _enqueue(stage, "a", ["sleep", 0.5])
-    await _running(stage, "a")
+    worker = worker_process(redis_url, "p1", **process_options).wait_until_started()
+    await _enqueue(harness, "a", ["sleep", 0.5])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
     worker.kill()
     worker.start().wait_until_started()
-    process(redis_url, "p2", lease_ms=2000)  # a caretaker who looks more often
-    job = await ended(stage, "a", timeout=30)
+    worker_process(redis_url, "p2", lease_ms=2000)  # a caretaker who looks more often
+    job = await harness.wait_for_end("a", timeout=30)
     assert (job.status, job.crashes) == (JobStatus.COMPLETED, 1)
 
 
-async def test_frozen_worker_learns_that_it_lost_its_job(new_stage, process, redis_url):
+async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_process, redis_url):
     """SIGSTOP beyond the lease: another one completes the job, the thawed one's result is refused."""
-    stage = new_stage(claim_idle_ms=1000)
-    frozen = process(redis_url, "p1", slots=1).wait_until_started()
-    await _enqueue(stage, "a", ["block", 1])
-    await _running(stage, "a")
+    harness = new_harness(claim_idle_ms=1000)
+    frozen = worker_process(redis_url, "p1", slots=1).wait_until_started()
+    await _enqueue(harness, "a", ["block", 1])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
     frozen.signal(signal.SIGSTOP)
-    process(redis_url, "p2", slots=1).wait_until_started()
-    job = await ended(stage, "a", timeout=40)
+    worker_process(redis_url, "p2", slots=1).wait_until_started()
+    job = await harness.wait_for_end("a", timeout=40)
     assert (job.worker_id, job.fence, job.result["fence"]) == ("p2", 2, 2)
     frozen.signal(signal.SIGCONT)
     await wait_until(
@@ -426,57 +405,57 @@ async def test_frozen_worker_learns_that_it_lost_its_job(new_stage, process, red
         20,
         "the thawed worker to learn",
     )
-    await _enqueue(stage, "b")
-    await ended(stage, "b")
-    assert (await stage.queue.get_job("a")).fence == 2
-    assert stage.counters()["completed"] == 2
+    await _enqueue(harness, "b")
+    await harness.wait_for_end("b")
+    assert (await harness.queue.get_job("a")).fence == 2
+    assert harness.counters()["completed"] == 2
     assert frozen.is_alive
 
 
-async def test_killed_in_mid_debate(new_stage, process, redis_url):
+async def test_killed_in_mid_debate(new_harness, worker_process, redis_url):
     """kill -9 of the worker that runs a debate: it completes once, elsewhere."""
-    stage = new_stage(claim_idle_ms=1000)
-    both = {name: process(redis_url, name, "--executor", "debate") for name in ("p1", "p2")}
+    harness = new_harness(claim_idle_ms=1000)
+    both = {name: worker_process(redis_url, name, "--executor", "debate") for name in ("p1", "p2")}
     for worker in both.values():
         worker.wait_until_started()
-    job_id = await stage.queue.enqueue(
+    job_id = await harness.queue.enqueue(
         create_debate_job(
             "Should we use microservices?", ["demo:bold", "demo:careful", "demo:curious"]
         )
     )
 
     async def is_under_way():
-        job = await stage.queue.get_job(job_id)
+        job = await harness.queue.get_job(job_id)
         return job.worker_id if job.progress else None
 
     victim = await wait_until(is_under_way, 30, "the debate's progress")
     both[victim].kill()
-    job = await ended(stage, job_id, timeout=40)
+    job = await harness.wait_for_end(job_id, timeout=40)
     assert job.status is JobStatus.COMPLETED, job.error
     assert (job.attempts, job.crashes) == (1, 1)
     assert job.worker_id != victim
     assert job.result["final_answer"]
-    assert stage.counters()["completed"] == 1
+    assert harness.counters()["completed"] == 1
 
 
-async def test_poison_pill_stops_killing_workers(new_stage, process, redis_url):
+async def test_poison_pill_stops_killing_workers(new_harness, worker_process, redis_url):
     """A job that ends its worker's process each time becomes a dead letter; other jobs get done."""
-    stage = new_stage(claim_idle_ms=1000)
-    await stage.queue.enqueue(Job(payload={"do": [["exit"]]}, id="pill"))
-    pulse = await stage.worker("pulse")
+    harness = new_harness(claim_idle_ms=1000)
+    await harness.queue.enqueue(Job(payload={"do": [["exit"]]}, id="pill"))
+    pulse = await harness.worker("pulse")
     for n in range(3):
-        worker = process(redis_url, f"victim{n}")
-        assert _exit_status(worker, 20) == 9, worker.text()
+        worker = worker_process(redis_url, f"victim{n}")
+        assert worker.wait_for_exit(20) == 9, worker.text()
 
         async def taken():
-            stage.renew(pulse)
-            return [each.decision for each in await stage.queue.reclaim()]
+            harness.renew(pulse)
+            return [each.decision for each in await harness.queue.reclaim()]
 
         decision = await wait_until(taken, what="the lease to run out")
         assert decision == ["poisoned" if n == 2 else "reclaimed"]
-    job = await stage.queue.get_job("pill")
+    job = await harness.queue.get_job("pill")
     assert (job.status, job.crashes) == (JobStatus.FAILED, 3)
-    await _enqueue(stage, "good")
-    process(redis_url, "survivor")
-    await ended(stage, "good")
-    wait_until_sync(lambda: stage.counters()["completed"] == 1)
+    await _enqueue(harness, "good")
+    worker_process(redis_url, "survivor")
+    await harness.wait_for_end("good")
+    wait_until_sync(lambda: harness.counters()["completed"] == 1)

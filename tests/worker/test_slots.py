@@ -12,9 +12,17 @@ import urllib.request
 from collections import Counter
 
 import pytest
-from crew import Steps, ended, reaping
 from prometheus_client import generate_latest
-from waiting import wait_until
+from support.executors import GatedExecutor, succeed
+from support.wait import wait_until
+from support.workers import (
+    LONG_LEASE,
+    count_calls,
+    enqueue_with_retry,
+    kill_clients,
+    reclaiming,
+    wait_until_registered,
+)
 
 from aragora_q import worker as worker_module
 from aragora_q.base import Completed, Fetched, Identity, Job, JobStatus, current_attempt
@@ -30,31 +38,12 @@ from aragora_q.metrics import DEFAULT_PORTS, WorkerMetrics, serving
 from aragora_q.retry import RetryPolicy
 from aragora_q.streams import RedisStreamsQueue
 
-LONG_LEASE = {"claim_idle_ms": 60_000}
-
-
-async def done(job):
-    return {}
-
-
-def calls(stage, command):
-    stats = stage.raw.info("commandstats")
-    return stats.get(f"cmdstat_{command}", {"calls": 0})["calls"]
-
-
-async def at_work(stage, worker):
-    """Until the worker has signed on."""
-    record = stage.keys.worker(worker.identity.worker_id)
-    await wait_until(lambda: stage.raw.exists(record) or worker.task.done(), what="it to sign on")
-    assert not worker.task.done(), worker.task.exception()
-
-
 # -- slots, reading, reporting
 
 
-async def test_no_more_jobs_at_once_than_slots(new_stage, crew):
+async def test_no_more_jobs_at_once_than_slots(new_harness, worker_pool):
     """Never more than max_concurrent jobs run; all of them get done."""
-    stage, peak, running = new_stage(**LONG_LEASE), 0, 0
+    harness, peak, running = new_harness(**LONG_LEASE), 0, 0
 
     async def executor(job):
         nonlocal peak, running
@@ -64,135 +53,137 @@ async def test_no_more_jobs_at_once_than_slots(new_stage, crew):
         running -= 1
         return {}
 
-    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(20)])
-    worker = crew.hire(stage, executor, max_concurrent=3, burst=True)
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(20)])
+    worker = worker_pool.start(harness, executor, max_concurrent=3, burst=True)
     await worker.task
     assert peak == 3
-    assert stage.raw.zcard(stage.keys.completed) == 20
+    assert harness.redis.zcard(harness.keys.completed) == 20
 
 
-async def test_idle_worker_blocks_instead_of_polling(new_stage, crew):
+async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool):
     """An idle worker costs a few commands a second at most, and starts a new job at once."""
-    stage = new_stage(**LONG_LEASE)
-    worker = crew.hire(stage, done)
-    await wait_until(lambda: stage.raw.info("clients")["blocked_clients"], what="it to block")
-    stage.raw.config_resetstat()
+    harness = new_harness(**LONG_LEASE)
+    worker = worker_pool.start(harness, succeed)
+    await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
+    harness.redis.config_resetstat()
     await asyncio.sleep(2)  # the claim is about a span of time
-    assert calls(stage, "evalsha") <= 8
-    assert calls(stage, "xreadgroup") <= 6
+    assert count_calls(harness, "evalsha") <= 8
+    assert count_calls(harness, "xreadgroup") <= 6
     enqueued_at = time.monotonic()
-    await stage.enqueue("a")
-    await ended(stage, "a")
+    await harness.enqueue("a")
+    await harness.wait_for_end("a")
     assert time.monotonic() - enqueued_at < worker_module.IDLE_SECONDS
     assert worker.get_stats()["jobs_processed"] == 1
 
 
-async def test_busy_worker_starts_and_reports_in_batches(new_stage, crew):
+async def test_busy_worker_starts_and_reports_in_batches(new_harness, worker_pool):
     """A thousand jobs take a small part of a thousand round trips."""
-    stage = new_stage(**LONG_LEASE)
-    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(1000)])
-    stage.raw.config_resetstat()
-    await crew.hire(stage, done, max_concurrent=100, burst=True).task
-    assert stage.raw.zcard(stage.keys.completed) == 1000
-    assert calls(stage, "evalsha") + calls(stage, "eval") < 100
+    harness = new_harness(**LONG_LEASE)
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(1000)])
+    harness.redis.config_resetstat()
+    await worker_pool.start(harness, succeed, max_concurrent=100, burst=True).task
+    assert harness.redis.zcard(harness.keys.completed) == 1000
+    assert count_calls(harness, "evalsha") + count_calls(harness, "eval") < 100
 
 
-async def test_high_lane_starves_nobody(new_stage, crew):
+async def test_high_lane_starves_nobody(new_harness, worker_pool):
     """Every eighth read begins at the low lane."""
-    stage, order = new_stage(**LONG_LEASE), []
+    harness, order = new_harness(**LONG_LEASE), []
 
     async def executor(job):
         order.append(job.id)
         return {}
 
-    await stage.queue.enqueue_many([Job(payload={}, id=f"h{n}", priority=1) for n in range(20)])
-    await stage.enqueue("low", priority=-1)
-    await crew.hire(stage, executor, max_concurrent=1, burst=True).task
+    await harness.queue.enqueue_many([Job(payload={}, id=f"h{n}", priority=1) for n in range(20)])
+    await harness.enqueue("low", priority=-1)
+    await worker_pool.start(harness, executor, max_concurrent=1, burst=True).task
     assert order.index("low") < worker_module.LOW_FIRST_EVERY
 
 
-async def test_burst_ends_when_nothing_is_left(new_stage, crew):
+async def test_burst_ends_when_nothing_is_left(new_harness, worker_pool):
     """A burst waits for retries and jobs due soon, not for those of tomorrow; and not when empty."""
-    stage = new_stage(retry_max_delay=1, **LONG_LEASE)
-    await crew.hire(stage, done, burst=True).task
-    await stage.enqueue("soon", delay_seconds=0.3)
-    await stage.enqueue("tomorrow", delay_seconds=86_400)
-    await stage.enqueue("flaky")
+    harness = new_harness(retry_max_delay=1, **LONG_LEASE)
+    await worker_pool.start(harness, succeed, burst=True).task
+    await harness.enqueue("soon", delay_seconds=0.3)
+    await harness.enqueue("tomorrow", delay_seconds=86_400)
+    await harness.enqueue("flaky")
 
     async def executor(job):
         if job.id == "flaky" and job.attempts < 3:
             raise RuntimeError("not yet")
         return {"attempts": job.attempts}
 
-    worker = crew.hire(stage, executor, burst=True)
+    worker = worker_pool.start(harness, executor, burst=True)
     await worker.task
-    assert (await stage.queue.get_job("flaky")).result == {"attempts": 3}
-    assert await stage.queue.get_status("soon") is JobStatus.COMPLETED
-    assert await stage.queue.get_status("tomorrow") is JobStatus.PENDING
+    assert (await harness.queue.get_job("flaky")).result == {"attempts": 3}
+    assert await harness.queue.get_status("soon") is JobStatus.COMPLETED
+    assert await harness.queue.get_status("tomorrow") is JobStatus.PENDING
     assert worker.get_stats()["jobs_processed"] == 2
 
 
-async def test_stats_have_the_promised_keys(new_stage, crew):
+async def test_stats_have_the_promised_keys(new_harness, worker_pool):
     """`get_stats` before, while and after: id, active, processed, failed, uptime."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps)
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
     assert worker.get_stats()["active_jobs"] == 0
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
     stats = worker.get_stats()
     assert (stats["worker_id"], stats["active_jobs"]) == ("w1", 1)
     assert (stats["jobs_processed"], stats["jobs_failed"]) == (0, 0)
     assert stats["uptime_seconds"] > 0
-    steps.gate.set()
-    await ended(stage, "a")
+    gated.gate.set()
+    await harness.wait_for_end("a")
     await wait_until(lambda: worker.get_stats()["jobs_processed"] == 1)
 
 
-async def test_paused_worker_resumes(new_stage, crew, caplog):
+async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
     """A worker that finds its queue paused says so once, waits, and goes on soon after the resume."""
     caplog.set_level(logging.INFO)
-    stage = new_stage(**LONG_LEASE)
-    await stage.queue.pause()
-    await stage.enqueue("a")
-    worker = crew.hire(stage, done)
+    harness = new_harness(**LONG_LEASE)
+    await harness.queue.pause()
+    await harness.enqueue("a")
+    worker = worker_pool.start(harness, succeed)
     await wait_until(lambda: "queue is paused" in caplog.text, what="it to say so")
-    stage.raw.config_resetstat()
-    await wait_until(lambda: calls(stage, "xreadgroup") or calls(stage, "evalsha") > 3)
+    harness.redis.config_resetstat()
+    await wait_until(
+        lambda: count_calls(harness, "xreadgroup") or count_calls(harness, "evalsha") > 3
+    )
     assert caplog.text.count("queue is paused") == 1
-    assert await stage.queue.get_status("a") is JobStatus.PENDING
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
     assert worker.is_healthy()
     resumed_at = time.monotonic()
-    await stage.queue.pause(paused=False)
-    await ended(stage, "a")
+    await harness.queue.pause(paused=False)
+    await harness.wait_for_end("a")
     assert time.monotonic() - resumed_at < worker_module.IDLE_SECONDS + 3
 
 
-async def test_burst_ends_on_a_paused_queue(new_stage, crew):
+async def test_burst_ends_on_a_paused_queue(new_harness, worker_pool):
     """A burst does not wait for a resume; what already runs is finished first."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps, burst=True, max_concurrent=2)
-    await stage.enqueue("running")
-    await wait_until(lambda: steps.entered or worker.task.done())
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated, burst=True, max_concurrent=2)
+    await harness.enqueue("running")
+    await wait_until(lambda: gated.entered or worker.task.done())
     if worker.task.done():  # it was done before the job came
-        worker = crew.hire(stage, steps, "w2", burst=True, max_concurrent=2)
-        await wait_until(lambda: steps.entered)
-    await stage.queue.pause()
-    await stage.enqueue("late")
-    steps.gate.set()
+        worker = worker_pool.start(harness, gated, "w2", burst=True, max_concurrent=2)
+        await wait_until(lambda: gated.entered)
+    await harness.queue.pause()
+    await harness.enqueue("late")
+    gated.gate.set()
     await asyncio.wait_for(worker.task, 10)
-    assert await stage.queue.get_status("running") is JobStatus.COMPLETED
-    assert await stage.queue.get_status("late") is JobStatus.PENDING
+    assert await harness.queue.get_status("running") is JobStatus.COMPLETED
+    assert await harness.queue.get_status("late") is JobStatus.PENDING
 
 
-async def test_burst_ends_before_jobs_of_a_newer_version(new_stage, crew):
+async def test_burst_ends_before_jobs_of_a_newer_version(new_harness, worker_pool):
     """A job that no worker of this version can run keeps no burst waiting."""
-    stage = new_stage(**LONG_LEASE)
-    await stage.enqueue("newer")
-    stage.raw.hset(stage.keys.job("newer"), "schema", 99)
-    await stage.enqueue("a")
-    await asyncio.wait_for(crew.hire(stage, done, burst=True).task, 10)
-    assert await stage.queue.get_status("a") is JobStatus.COMPLETED
-    assert stage.raw.zcard(stage.keys.delayed) == 1
+    harness = new_harness(**LONG_LEASE)
+    await harness.enqueue("newer")
+    harness.redis.hset(harness.keys.job("newer"), "schema", 99)
+    await harness.enqueue("a")
+    await asyncio.wait_for(worker_pool.start(harness, succeed, burst=True).task, 10)
+    assert await harness.queue.get_status("a") is JobStatus.COMPLETED
+    assert harness.redis.zcard(harness.keys.delayed) == 1
 
 
 # -- what executors do
@@ -222,25 +213,25 @@ RAISED = {
 
 
 @pytest.mark.parametrize(("error", "status"), RAISED.values(), ids=RAISED)
-async def test_whatever_an_executor_raises_is_an_outcome(new_stage, crew, error, status):
+async def test_whatever_an_executor_raises_is_an_outcome(new_harness, worker_pool, error, status):
     """No exception escapes: the job is retried or failed as the table says, the worker goes on."""
-    stage = new_stage(retry_base_delay=60, **LONG_LEASE)
+    harness = new_harness(retry_base_delay=60, **LONG_LEASE)
 
     async def executor(job):
         if job.id == "bad":
             raise error
         return {}
 
-    worker = crew.hire(stage, executor)
-    await stage.enqueue("bad")
-    await stage.enqueue("good")
-    await ended(stage, "good")
+    worker = worker_pool.start(harness, executor)
+    await harness.enqueue("bad")
+    await harness.enqueue("good")
+    await harness.wait_for_end("good")
 
     async def settled():
-        return await stage.queue.get_status("bad") == status
+        return await harness.queue.get_status("bad") == status
 
     await wait_until(settled, what=f"the job to be {status}")
-    job = await stage.queue.get_job("bad")
+    job = await harness.queue.get_job("bad")
     assert job.error
     assert job.attempts == (0 if isinstance(error, RetryLater) else 1)
     assert not worker.task.done()
@@ -256,23 +247,23 @@ RESULTS = {
 
 
 @pytest.mark.parametrize(("result", "rule"), RESULTS.values(), ids=RESULTS)
-async def test_results_that_cannot_be_kept_fail_the_job(new_stage, crew, result, rule):
+async def test_results_that_cannot_be_kept_fail_the_job(new_harness, worker_pool, result, rule):
     """What is no JSON object, or too large, is a dead letter that says so."""
-    stage = new_stage(max_result_bytes=1000, **LONG_LEASE)
+    harness = new_harness(max_result_bytes=1000, **LONG_LEASE)
 
     async def executor(job):
         return result
 
-    crew.hire(stage, executor)
-    await stage.enqueue("a")
-    job = await ended(stage, "a")
+    worker_pool.start(harness, executor)
+    await harness.enqueue("a")
+    job = await harness.wait_for_end("a")
     assert job.status is JobStatus.FAILED
     assert rule in job.error
 
 
-async def test_retries_until_it_works(new_stage, crew):
+async def test_retries_until_it_works(new_harness, worker_pool):
     """A job that fails twice is run a third time, after its backoff, and completes."""
-    stage, starts = new_stage(**LONG_LEASE), []
+    harness, starts = new_harness(**LONG_LEASE), []
 
     async def executor(job):
         starts.append(time.monotonic())
@@ -281,27 +272,27 @@ async def test_retries_until_it_works(new_stage, crew):
         return {"attempts": job.attempts}
 
     policy = RetryPolicy(base_delay_seconds=0.2, jitter=False)
-    crew.hire(stage, executor, retry_policy=policy)
-    await stage.enqueue("a")
-    job = await ended(stage, "a")
+    worker_pool.start(harness, executor, retry_policy=policy)
+    await harness.enqueue("a")
+    job = await harness.wait_for_end("a")
     assert job.result == {"attempts": 3}
     assert starts[1] - starts[0] >= 0.2
     assert starts[2] - starts[1] >= 0.4
 
 
-async def test_timeout_seconds_is_kept(new_stage, crew):
+async def test_timeout_seconds_is_kept(new_harness, worker_pool):
     """A job's own time limit ends its attempt, which is charged and may be retried."""
-    stage = new_stage(**LONG_LEASE)
-    crew.hire(stage, Steps())
-    await stage.queue.enqueue(Job(payload={"timeout_seconds": 0.05}, id="a", max_attempts=1))
-    job = await ended(stage, "a")
+    harness = new_harness(**LONG_LEASE)
+    worker_pool.start(harness, GatedExecutor())
+    await harness.queue.enqueue(Job(payload={"timeout_seconds": 0.05}, id="a", max_attempts=1))
+    job = await harness.wait_for_end("a")
     assert job.status is JobStatus.FAILED
     assert "no result within timeout_seconds (0.05)" in job.error
 
 
-async def test_executor_speaks_through_its_attempt(new_stage, crew):
+async def test_executor_speaks_through_its_attempt(new_harness, worker_pool):
     """Progress shows while the job runs; a checkpoint reaches the next attempt."""
-    stage, go_on = new_stage(**LONG_LEASE), asyncio.Event()
+    harness, go_on = new_harness(**LONG_LEASE), asyncio.Event()
 
     async def executor(job):
         attempt = current_attempt()
@@ -313,25 +304,28 @@ async def test_executor_speaks_through_its_attempt(new_stage, crew):
             raise RuntimeError("after the checkpoint")
         return {"kept": kept, "last": attempt.is_last_attempt}
 
-    crew.hire(stage, executor)
-    await stage.enqueue("a", max_attempts=2)
+    worker_pool.start(harness, executor)
+    await harness.enqueue("a", max_attempts=2)
 
     async def progress():
-        return (await stage.queue.get_job("a")).progress == {"round": 0}
+        return (await harness.queue.get_job("a")).progress == {"round": 0}
 
     await wait_until(progress, what="progress to show")
     go_on.set()
-    assert (await ended(stage, "a")).result == {"kept": {"round": {"said": "x"}}, "last": True}
+    assert (await harness.wait_for_end("a")).result == {
+        "kept": {"round": {"said": "x"}},
+        "last": True,
+    }
 
 
-async def test_malformed_payload_is_a_dead_letter(new_stage, crew):
+async def test_malformed_payload_is_a_dead_letter(new_harness, worker_pool):
     """A payload that is no JSON object fails its own job, bytes kept, and no other."""
-    stage = new_stage(**LONG_LEASE)
-    crew.hire(stage, done)
-    stage.forge({"id": "bytes", "payload": b"\xff\x00"})
-    stage.forge({"id": "list", "payload": "[1]"})
-    await stage.enqueue("good")
-    odd, other, good = await ended(stage, "bytes", "list", "good")
+    harness = new_harness(**LONG_LEASE)
+    worker_pool.start(harness, succeed)
+    harness.write_raw({"id": "bytes", "payload": b"\xff\x00"})
+    harness.write_raw({"id": "list", "payload": "[1]"})
+    await harness.enqueue("good")
+    odd, other, good = await harness.wait_for_end("bytes", "list", "good")
     assert (odd.status, other.status, good.status) == ("failed", "failed", "completed")
     assert odd.raw_payload == b"\xff\x00"
     assert "not an object" in other.error
@@ -340,472 +334,462 @@ async def test_malformed_payload_is_a_dead_letter(new_stage, crew):
 # -- leases
 
 
-async def test_blocked_event_loop_keeps_its_leases(new_stage, crew):
+async def test_blocked_event_loop_keeps_its_leases(new_harness, worker_pool):
     """Code that blocks the loop for three leases loses no job: not its own, not its neighbour's."""
-    stage = new_stage()
-    steps = Steps()
+    harness = new_harness()
+    gated = GatedExecutor()
 
     async def executor(job):
         if job.id == "blocking":
-            time.sleep(3 * stage.config.claim_idle_ms / 1000)
+            time.sleep(3 * harness.config.claim_idle_ms / 1000)
             return {}
-        return await steps(job)
+        return await gated(job)
 
-    async with reaping(stage) as taken:
-        crew.hire(stage, executor)
-        await stage.enqueue("neighbour")
-        await wait_until(lambda: steps.entered)
-        await stage.enqueue("blocking")
-        await ended(stage, "blocking")
-        steps.gate.set()
-        await ended(stage, "neighbour")
-    assert taken == []
-    assert stage.counters().get("crashed", 0) == 0
+    async with reclaiming(harness) as claimed:
+        worker_pool.start(harness, executor)
+        await harness.enqueue("neighbour")
+        await wait_until(lambda: gated.entered)
+        await harness.enqueue("blocking")
+        await harness.wait_for_end("blocking")
+        gated.gate.set()
+        await harness.wait_for_end("neighbour")
+    assert claimed == []
+    assert harness.counters().get("crashed", 0) == 0
     for name in ("neighbour", "blocking"):
-        job = await stage.queue.get_job(name)
+        job = await harness.queue.get_job(name)
         assert (job.attempts, job.fence, job.crashes) == (1, 1, 0)
 
 
-async def test_cancel_stops_a_running_job(new_stage, crew):
+async def test_cancel_stops_a_running_job(new_harness, worker_pool):
     """A cancel reaches the running task within a quarter lease or little more."""
-    stage, steps = new_stage(claim_idle_ms=2000), Steps()
-    worker = crew.hire(stage, steps)
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
+    harness, gated = new_harness(claim_idle_ms=2000), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
     cancelled_at = time.monotonic()
-    assert await stage.queue.cancel("a")
-    await wait_until(lambda: steps.cancelled == ["a"], what="the task to be cancelled")
+    assert await harness.queue.cancel("a")
+    await wait_until(lambda: gated.cancelled == ["a"], what="the task to be cancelled")
     assert time.monotonic() - cancelled_at < 1.5
     await wait_until(lambda: worker.get_stats()["active_jobs"] == 0)
     assert worker.metrics.jobs["cancelled"]._value.get() == 1
-    await stage.enqueue("b")
-    steps.gate.set()
-    await ended(stage, "b")
+    await harness.enqueue("b")
+    gated.gate.set()
+    await harness.wait_for_end("b")
 
 
-async def test_lost_job_is_given_up(new_stage, crew):
+async def test_lost_job_is_given_up(new_harness, worker_pool):
     """An attempt whose job was taken over is stopped; the new holder's result stands."""
-    stage, steps = new_stage(claim_idle_ms=2000), Steps()
-    worker = crew.hire(stage, steps)
-    heir = await stage.worker("heir")
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
-    await stage.queue.pause()
-    stage.age("a")
-    assert [each.decision for each in await stage.queue.reclaim()] == ["reclaimed"]
-    await wait_until(lambda: steps.cancelled == ["a"], what="the zombie to stop")
+    harness, gated = new_harness(claim_idle_ms=2000), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    successor = await harness.worker("successor")
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    await harness.queue.pause()
+    harness.backdate("a")
+    assert [each.decision for each in await harness.queue.reclaim()] == ["reclaimed"]
+    await wait_until(lambda: gated.cancelled == ["a"], what="the zombie to stop")
     assert worker.metrics.leases_lost._value.get() == 1
-    await stage.queue.pause(paused=False)
-    steps.gate.set()
-    await ended(stage, "a")
-    assert (await stage.queue.get_job("a")).fence == 2
-    assert heir
+    await harness.queue.pause(paused=False)
+    gated.gate.set()
+    await harness.wait_for_end("a")
+    assert (await harness.queue.get_job("a")).fence == 2
+    assert successor
 
 
-async def test_result_of_a_zombie_is_refused(new_stage, crew):
+async def test_result_of_a_zombie_is_refused(new_harness, worker_pool):
     """A result that arrives after the job was taken over changes nothing and is counted."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps)
-    heir = await stage.worker("heir")
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
-    await stage.queue.pause()
-    stage.age("a")
-    await stage.queue.reclaim()
-    steps.gate.set()  # long before the next renewal: the worker does not know yet
-    await wait_until(lambda: stage.counters().get("refused"), what="the refusal")
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    successor = await harness.worker("successor")
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    await harness.queue.pause()
+    harness.backdate("a")
+    await harness.queue.reclaim()
+    gated.gate.set()  # long before the next renewal: the worker does not know yet
+    await wait_until(lambda: harness.counters().get("refused"), what="the refusal")
     await worker.stop()
-    await stage.queue.pause(paused=False)
-    again = await stage.started(heir)
-    assert await stage.end(heir, again, Completed(b'{"by":"heir"}')) == "completed"
-    assert (await stage.queue.get_job("a")).result == {"by": "heir"}
+    await harness.queue.pause(paused=False)
+    again = await harness.start_one(successor)
+    assert await harness.report(successor, again, Completed(b'{"by":"successor"}')) == "completed"
+    assert (await harness.queue.get_job("a")).result == {"by": "successor"}
     assert worker.get_stats()["jobs_processed"] == 0
     assert worker.metrics.jobs["lost"]._value.get() == 1
 
 
-async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_stage, crew):
+async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_harness, worker_pool):
     """A job that is cancelled, and ends before a renewal tells, counts as cancelled: no alert."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps)
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
-    await stage.queue.cancel("a")
-    steps.gate.set()
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    await harness.queue.cancel("a")
+    gated.gate.set()
     await wait_until(worker.metrics.jobs["cancelled"]._value.get, what="the verdict")
     await worker.stop()
     assert worker.metrics.leases_lost._value.get() == 0
-    assert await stage.queue.get_status("a") is JobStatus.CANCELLED
+    assert await harness.queue.get_status("a") is JobStatus.CANCELLED
 
 
-async def test_lost_record_is_written_again_while_all_slots_are_busy(new_stage, crew):
+async def test_lost_record_is_written_again_while_all_slots_are_busy(new_harness, worker_pool):
     """A worker that is told it is unregistered signs on again at once, however long its jobs run."""
-    stage, steps = new_stage(claim_idle_ms=800), Steps()
-    crew.hire(stage, steps, max_concurrent=1)
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
-    stage.raw.delete(stage.keys.worker("w1"), stage.keys.workers)
-    await wait_until(lambda: stage.raw.exists(stage.keys.worker("w1")), what="the record")
-    await wait_until(lambda: stage.raw.zscore(stage.keys.workers, "w1"), what="the heartbeat")
-    steps.gate.set()
-    assert (await ended(stage, "a")).fence == 1
+    harness, gated = new_harness(claim_idle_ms=800), GatedExecutor()
+    worker_pool.start(harness, gated, max_concurrent=1)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    harness.redis.delete(harness.keys.worker("w1"), harness.keys.workers)
+    await wait_until(lambda: harness.redis.exists(harness.keys.worker("w1")), what="the record")
+    await wait_until(lambda: harness.redis.zscore(harness.keys.workers, "w1"), what="the heartbeat")
+    gated.gate.set()
+    assert (await harness.wait_for_end("a")).fence == 1
 
 
-async def test_replaced_worker_goes(new_stage, crew):
+async def test_replaced_worker_goes(new_harness, worker_pool):
     """A worker whose id another boot took over gives up what it lost, hands back the rest, and ends."""
-    stage, steps = new_stage(claim_idle_ms=400), Steps()
-    worker = crew.hire(stage, steps, max_concurrent=1)
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
-    rival = stage.queue.session(Identity("w1", "rival"))
-    assert await rival.register({"pid": "7"}, dead_boot_id=worker.identity.boot_id) == 0
+    harness, gated = new_harness(claim_idle_ms=400), GatedExecutor()
+    worker = worker_pool.start(harness, gated, max_concurrent=1)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    other_worker = harness.queue.session(Identity("w1", "other_worker"))
+    assert await other_worker.register({"pid": "7"}, dead_boot_id=worker.identity.boot_id) == 0
 
     async def beat():
-        stage.renew(rival)
+        harness.renew(other_worker)
         return worker.task.done()
 
     await wait_until(beat, what="the old boot to end")
     with pytest.raises(ConfigError, match="worker id w1 is in use by pid 7"):
         await worker.task
-    assert steps.cancelled == ["a"]
-    await wait_until(lambda: stage.fields("a").get("status") in ("pending", "retrying"))
-    await rival.unregister()
+    assert gated.cancelled == ["a"]
+    await wait_until(lambda: harness.fields("a").get("status") in ("pending", "retrying"))
+    await other_worker.unregister()
 
 
-async def test_unheard_start_is_undone(new_stage, crew):
+async def test_unheard_start_is_undone(new_harness, worker_pool):
     """A start that was served but whose answer was lost runs anyway, charged once."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    steps.gate.set()
-    worker = crew.hire(stage, steps)
-    honest, lost = worker._session.start, []
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    gated.gate.set()
+    worker = worker_pool.start(harness, gated)
+    original, lost = worker._session.start, []
 
     async def lossy(limit, **options):
-        fetched = await honest(limit, **options)
+        fetched = await original(limit, **options)
         if fetched.jobs and not lost:
             lost.extend(fetched.jobs)
             raise RedisUnreachable("the answer was lost")
         return fetched
 
     worker._session.start = lossy
-    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(3)])
-    jobs = await ended(stage, "j0", "j1", "j2")
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(3)])
+    jobs = await harness.wait_for_end("j0", "j1", "j2")
     assert lost
     assert all(job.attempts == 1 and job.crashes == 0 for job in jobs)
-    assert stage.counters()["released"] == len(lost)
+    assert harness.counters()["released"] == len(lost)
 
 
-async def test_blocked_worker_starts_nothing_unheard(new_stage, crew):
+async def test_blocked_worker_starts_nothing_unheard(new_harness, worker_pool):
     """While a job blocks the event loop, no other job is started for this worker: others may run it."""
-    stage, seen = new_stage(**LONG_LEASE), []
+    harness, seen = new_harness(**LONG_LEASE), []
 
     async def enqueue():
-        queue = RedisStreamsQueue(stage.config)
+        queue = RedisStreamsQueue(harness.config)
         await queue.enqueue(Job(payload={}, id="other"))
         await queue.close()
 
     async def executor(job):
         if job.id == "blocking":
-            await wait_until(lambda: stage.raw.info("clients")["blocked_clients"], what="the read")
+            await wait_until(
+                lambda: harness.redis.info("clients")["blocked_clients"], what="the read"
+            )
             thread = threading.Thread(target=lambda: asyncio.run(enqueue()))
             thread.start()
             thread.join()
-            seen.append(stage.fields("other")["status"])
+            seen.append(harness.fields("other")["status"])
         return {}
 
-    crew.hire(stage, executor)
-    await stage.enqueue("blocking")
-    await ended(stage, "blocking", "other")
+    worker_pool.start(harness, executor)
+    await harness.enqueue("blocking")
+    await harness.wait_for_end("blocking", "other")
     assert seen == ["pending"]
 
 
-async def test_freed_slot_is_filled_at_once(new_stage, crew):
+async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
     """A worker that looked for unheard starts while all its slots were busy still knows what waits."""
-    stage, steps, looks = new_stage(), Steps(), []
-    worker = crew.hire(stage, steps, max_concurrent=1)
-    honest = worker._session.recover
+    harness, gated, looks = new_harness(), GatedExecutor(), []
+    worker = worker_pool.start(harness, gated, max_concurrent=1)
+    original = worker._session.recover
 
     async def recover(*args, **options):
         looks.append(args)
-        return await honest(*args, **options)
+        return await original(*args, **options)
 
     worker._session.recover = recover
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
-    await stage.enqueue("b")
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    await harness.enqueue("b")
     await wait_until(lambda: looks, what="a look")
     freed_at = time.monotonic()
-    steps.gate.set()
-    await wait_until(lambda: "b" in steps.entered)
+    gated.gate.set()
+    await wait_until(lambda: "b" in gated.entered)
     assert time.monotonic() - freed_at < worker_module.IDLE_SECONDS / 2
 
 
 # -- stopping
 
 
-async def test_stop_hands_back_what_it_did_not_hear_of(new_stage, crew):
+async def test_stop_hands_back_what_it_did_not_hear_of(new_harness, worker_pool):
     """A job that was started for an idle worker just as it stops goes back before the drain, uncharged."""
-    stage = new_stage(**LONG_LEASE)
-    worker = crew.hire(stage, done)
-    honest = worker._session.start_next
+    harness = new_harness(**LONG_LEASE)
+    worker = worker_pool.start(harness, succeed)
+    original = worker._session.start_next
 
     async def unheard(*args):
-        if (await honest(*args)).jobs:
+        if (await original(*args)).jobs:
             await asyncio.Event().wait()
         return Fetched("ok")
 
     worker._session.start_next = unheard
-    await at_work(stage, worker)
-    await stage.enqueue("a")
-    await wait_until(lambda: stage.fields("a")["status"] == "processing")
+    await wait_until_registered(harness, worker)
+    await harness.enqueue("a")
+    await wait_until(lambda: harness.fields("a")["status"] == "processing")
     stopping = asyncio.create_task(worker.stop())
-    await wait_until(lambda: stage.fields("a")["status"] == "pending")
+    await wait_until(lambda: harness.fields("a")["status"] == "pending")
     await stopping
-    job = await stage.queue.get_job("a")
+    job = await harness.queue.get_job("a")
     assert (job.attempts, job.crashes) == (0, 0)
 
 
-async def test_stop_drains(new_stage, crew):
+async def test_stop_drains(new_harness, worker_pool):
     """stop() waits for running jobs, takes no new ones, and signs off."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps, max_concurrent=2)
-    await stage.enqueue("running")
-    await wait_until(lambda: steps.entered)
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated, max_concurrent=2)
+    await harness.enqueue("running")
+    await wait_until(lambda: gated.entered)
     stopping = asyncio.create_task(worker.stop())
     await wait_until(lambda: worker.get_stats()["is_draining"])
-    await stage.enqueue("late")
+    await harness.enqueue("late")
     assert not stopping.done()
-    steps.gate.set()
+    gated.gate.set()
     await stopping
-    assert await stage.queue.get_status("running") is JobStatus.COMPLETED
-    assert await stage.queue.get_status("late") is JobStatus.PENDING
-    assert steps.entered == ["running"]
-    assert (await stage.queue.get_queue_stats())["workers"] == []
-    assert stage.raw.xinfo_consumers(stage.keys.stream_normal, GROUP) == []
+    assert await harness.queue.get_status("running") is JobStatus.COMPLETED
+    assert await harness.queue.get_status("late") is JobStatus.PENDING
+    assert gated.entered == ["running"]
+    assert (await harness.queue.get_queue_stats())["workers"] == []
+    assert harness.redis.xinfo_consumers(harness.keys.stream_normal, GROUP) == []
 
 
-async def test_drain_time_over_jobs_go_back(new_stage, crew):
+async def test_drain_time_over_jobs_go_back(new_harness, worker_pool):
     """What has not finished within the drain time is released: nothing charged."""
-    stage, steps = new_stage(drain_timeout_seconds=0.1, **LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps)
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
+    harness, gated = new_harness(drain_timeout_seconds=0.1, **LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
     await worker.stop()
-    job = await stage.queue.get_job("a")
+    job = await harness.queue.get_job("a")
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
-    assert steps.cancelled == ["a"]
+    assert gated.cancelled == ["a"]
 
 
-async def test_second_stop_hands_back_at_once(new_stage, crew):
+async def test_second_stop_hands_back_at_once(new_harness, worker_pool):
     """While a drain is under way, even with every slot busy, hurry ends it."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps, max_concurrent=2)
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated, max_concurrent=2)
     for name in "abc":
-        await stage.enqueue(name)
-    await wait_until(lambda: len(steps.entered) == 2)
+        await harness.enqueue(name)
+    await wait_until(lambda: len(gated.entered) == 2)
     draining = asyncio.create_task(worker.stop())
     await wait_until(lambda: worker.get_stats()["is_draining"])
     await worker.stop(hurry=True)
     await draining
-    assert sorted(steps.cancelled) == ["a", "b"]
-    assert [await stage.queue.get_status(name) for name in "abc"] == ["pending"] * 3
-    assert stage.fields("a")["attempts"] == "0"
+    assert sorted(gated.cancelled) == ["a", "b"]
+    assert [await harness.queue.get_status(name) for name in "abc"] == ["pending"] * 3
+    assert harness.fields("a")["attempts"] == "0"
 
 
-async def test_stop_of_an_idle_worker_is_quick(new_stage, crew):
+async def test_stop_of_an_idle_worker_is_quick(new_harness, worker_pool):
     """A worker blocked in its read stops at once, and leaves nothing that would start a job for it."""
-    stage = new_stage(**LONG_LEASE)
-    worker = crew.hire(stage, done)
-    await wait_until(lambda: stage.raw.info("clients")["blocked_clients"], what="it to block")
+    harness = new_harness(**LONG_LEASE)
+    worker = worker_pool.start(harness, succeed)
+    await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
     asked_at = time.monotonic()
     await worker.stop()
     assert time.monotonic() - asked_at < 1
-    await stage.enqueue("a")
-    assert not stage.raw.info("clients")["blocked_clients"]
-    assert await stage.queue.get_status("a") is JobStatus.PENDING
+    await harness.enqueue("a")
+    assert not harness.redis.info("clients")["blocked_clients"]
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
 
 
-async def test_stop_before_start_and_twice(new_stage, crew):
+async def test_stop_before_start_and_twice(new_harness, worker_pool):
     """stop() before the start keeps it from taking jobs; stop() after the end returns."""
-    stage = new_stage(**LONG_LEASE)
-    await stage.enqueue("a")
-    worker = crew.hire(stage, done)
+    harness = new_harness(**LONG_LEASE)
+    await harness.enqueue("a")
+    worker = worker_pool.start(harness, succeed)
     await worker.stop()
     await worker.task
     await worker.stop()
-    assert await stage.queue.get_status("a") is JobStatus.PENDING
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
 
 
-async def test_cancelled_start_hands_back(new_stage, crew):
+async def test_cancelled_start_hands_back(new_harness, worker_pool):
     """When the task that runs start() is cancelled, running jobs are released before it ends."""
-    stage, steps = new_stage(**LONG_LEASE), Steps()
-    worker = crew.hire(stage, steps)
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
     worker.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await worker.task
-    assert (await stage.queue.get_job("a")).attempts == 0
-    assert await stage.queue.get_status("a") is JobStatus.PENDING
+    assert (await harness.queue.get_job("a")).attempts == 0
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
 
 
 # -- faults
 
 
-async def enqueue_at_last(stage, job_id):
-    """As a client would: once more if the connection was cut."""
-
-    async def enqueued():
-        try:
-            return await stage.enqueue(job_id)
-        except RedisUnreachable:
-            return None
-
-    await wait_until(enqueued, what=f"{job_id} to be enqueued")
-
-
-def _kill_clients(stage):
-    stage.raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-
 FAULTS = {
-    "connections cut": _kill_clients,
-    "scripts flushed": lambda stage: stage.raw.script_flush(),
-    "stream deleted": lambda stage: stage.raw.delete(stage.keys.stream_normal),
-    "group deleted": lambda stage: stage.raw.xgroup_destroy(stage.keys.stream_normal, GROUP),
-    "everything deleted": lambda stage: stage.raw.flushall(),
+    "connections cut": kill_clients,
+    "scripts flushed": lambda harness: harness.redis.script_flush(),
+    "stream deleted": lambda harness: harness.redis.delete(harness.keys.stream_normal),
+    "group deleted": lambda harness: harness.redis.xgroup_destroy(
+        harness.keys.stream_normal, GROUP
+    ),
+    "everything deleted": lambda harness: harness.redis.flushall(),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_worker_goes_on_after(new_stage, crew, fault):
+async def test_worker_goes_on_after(new_harness, worker_pool, fault):
     """Whatever is cut or deleted under an idle worker, the next jobs run."""
-    stage = new_stage(claim_idle_ms=1000)
-    worker = crew.hire(stage, done)
-    await stage.enqueue("before")
-    await ended(stage, "before")
-    FAULTS[fault](stage)
+    harness = new_harness(claim_idle_ms=1000)
+    worker = worker_pool.start(harness, succeed)
+    await harness.enqueue("before")
+    await harness.wait_for_end("before")
+    FAULTS[fault](harness)
     for name in ("after", "later"):
-        await enqueue_at_last(stage, name)
-        assert (await ended(stage, name)).status is JobStatus.COMPLETED
+        await enqueue_with_retry(harness, name)
+        assert (await harness.wait_for_end(name)).status is JobStatus.COMPLETED
     assert not worker.task.done()
 
 
 @pytest.mark.parametrize("kind", ["frozen", "restarted"])
-async def test_outage_longer_than_the_lease_charges_nobody(own_server, new_stage, crew, kind):
+async def test_outage_longer_than_the_lease_charges_nobody(
+    own_server, new_harness, worker_pool, kind
+):
     """Redis away for longer than a lease: running jobs stay with their workers, results get through."""
     server = own_server("--appendonly", "yes", "--appendfsync", "always")
-    stage = new_stage(redis_url=server.url, claim_idle_ms=4000)
-    steps = {name: Steps() for name in ("w1", "w2")}
-    for name, executor in steps.items():
-        crew.hire(stage, executor, name, max_concurrent=1)
+    harness = new_harness(redis_url=server.url, claim_idle_ms=4000)
+    gated = {name: GatedExecutor() for name in ("w1", "w2")}
+    for name, executor in gated.items():
+        worker_pool.start(harness, executor, name, max_concurrent=1)
     for name in ("a", "b"):
-        await stage.enqueue(name)
-    await wait_until(lambda: all(each.entered for each in steps.values()))
+        await harness.enqueue(name)
+    await wait_until(lambda: all(each.entered for each in gated.values()))
     if kind == "frozen":
         server.process.send_signal(signal.SIGSTOP)
     else:
         server.kill()
-    steps["w1"].gate.set()  # one job ends meanwhile: its result waits for the server
+    gated["w1"].gate.set()  # one job ends meanwhile: its result waits for the server
     await asyncio.sleep(6)
     if kind == "frozen":
         server.process.send_signal(signal.SIGCONT)
     else:
         server.start()
-        stage.raw.connection_pool.disconnect()
+        harness.redis.connection_pool.disconnect()
     await asyncio.sleep(4.5)  # long enough for a caretaker to take what it should not
-    steps["w2"].gate.set()
-    for job in await ended(stage, "a", "b"):
+    gated["w2"].gate.set()
+    for job in await harness.wait_for_end("a", "b"):
         assert (job.status, job.attempts, job.fence, job.crashes) == ("completed", 1, 1, 0)
-    assert not {"crashed", "refused"} & set(stage.counters())
+    assert not {"crashed", "refused"} & set(harness.counters())
 
 
-async def test_password_set_later_is_waited_out(own_server, new_stage, crew):
+async def test_password_set_later_is_waited_out(own_server, new_harness, worker_pool):
     """NOAUTH in mid-life does not end a worker; it says so and goes on when it is let in again."""
     server = own_server()
-    stage = new_stage(redis_url=server.url, claim_idle_ms=1000)
-    worker = crew.hire(stage, done)
-    await stage.enqueue("a")
-    await ended(stage, "a")
-    stage.raw.config_set("requirepass", "secret")
-    _kill_clients(stage)
+    harness = new_harness(redis_url=server.url, claim_idle_ms=1000)
+    worker = worker_pool.start(harness, succeed)
+    await harness.enqueue("a")
+    await harness.wait_for_end("a")
+    harness.redis.config_set("requirepass", "secret")
+    kill_clients(harness)
     await wait_until(
         lambda: "denies access" in (worker.get_stats()["redis_fault"] or ""),
         what="the fault to show",
     )
     assert worker.is_healthy()
-    stage.raw.config_set("requirepass", "")
-    await enqueue_at_last(stage, "b")
-    await ended(stage, "b")
+    harness.redis.config_set("requirepass", "")
+    await enqueue_with_retry(harness, "b")
+    await harness.wait_for_end("b")
     await wait_until(lambda: worker.get_stats()["redis_fault"] is None, what="the fault to pass")
     assert worker.metrics.redis_errors("AccessDenied")._value.get() >= 1
 
 
-async def test_full_server_drains(own_server, new_stage, crew):
+async def test_full_server_drains(own_server, new_harness, worker_pool):
     """When Redis is out of memory, new jobs are refused and running and waiting ones still end."""
     server = own_server()
-    stage = new_stage(redis_url=server.url, **LONG_LEASE)
-    await stage.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(20)])
-    stage.raw.config_set("maxmemory", 1)
+    harness = new_harness(redis_url=server.url, **LONG_LEASE)
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(20)])
+    harness.redis.config_set("maxmemory", 1)
     with pytest.raises(Exception, match="OOM"):
-        await stage.enqueue("new")
-    await crew.hire(stage, done, burst=True).task
-    assert stage.raw.zcard(stage.keys.completed) == 20
-    stage.raw.config_set("maxmemory", 0)
+        await harness.enqueue("new")
+    await worker_pool.start(harness, succeed, burst=True).task
+    assert harness.redis.zcard(harness.keys.completed) == 20
+    harness.redis.config_set("maxmemory", 0)
 
 
-async def test_refused_report_fails_the_job(own_server, new_stage, crew):
+async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool):
     """A result that the server will not take is a dead letter that says so, after a single run."""
     server, starts = own_server("--proto-max-bulk-len", "1mb"), []
-    stage = new_stage(redis_url=server.url, claim_idle_ms=1000, max_result_bytes=2_000_000)
+    harness = new_harness(redis_url=server.url, claim_idle_ms=1000, max_result_bytes=2_000_000)
 
     async def executor(job):
         starts.append(job.id)
         return {"x": "y" * 1_500_000} if job.id == "big" else {}
 
-    crew.hire(stage, executor)
-    await stage.enqueue("big")
-    big = await ended(stage, "big")
-    await stage.enqueue("small")
-    assert (await ended(stage, "small")).status is JobStatus.COMPLETED
+    worker_pool.start(harness, executor)
+    await harness.enqueue("big")
+    big = await harness.wait_for_end("big")
+    await harness.enqueue("small")
+    assert (await harness.wait_for_end("small")).status is JobStatus.COMPLETED
     assert big.status is JobStatus.FAILED
     assert "report refused" in big.error
     assert starts.count("big") == 1
 
 
-async def test_report_refused_for_good_is_a_crash(new_stage, crew):
+async def test_report_refused_for_good_is_a_crash(new_harness, worker_pool):
     """A job whose every report is refused runs as often as crashes allow, not for ever."""
-    stage = new_stage(claim_idle_ms=400, max_crashes=2)
+    harness = new_harness(claim_idle_ms=400, max_crashes=2)
     starts = Counter()
 
     async def executor(job):
         starts[job.id] += 1
         return {}
 
-    worker = crew.hire(stage, executor)
-    honest = worker._session.report
+    worker = worker_pool.start(harness, executor)
+    original = worker._session.report
 
     async def refusing(reports):
         if any(report.job.id == "bad" for report in reports):
             raise AragoraQError("no report with this one")
-        return await honest(reports)
+        return await original(reports)
 
     worker._session.report = refusing
     for name in ("bad", "good"):
-        await stage.enqueue(name)
-    bad, good = await ended(stage, "bad", "good")
+        await harness.enqueue(name)
+    bad, good = await harness.wait_for_end("bad", "good")
     assert (good.status, starts["good"]) == (JobStatus.COMPLETED, 1)
     assert (bad.status, bad.crashes, starts["bad"]) == (JobStatus.FAILED, 2, 2)
 
 
 async def test_busy_worker_is_healthy_through_an_outage(
-    own_server, new_stage, crew, monkeypatch, caplog
+    own_server, new_harness, worker_pool, monkeypatch, caplog
 ):
     """With every slot full and nothing to report, an outage is noticed, told, and no stall."""
     monkeypatch.setattr(worker_module, "STALLED_SECONDS", 0.3)
     server = own_server("--appendonly", "yes", "--appendfsync", "always")
-    stage, steps = new_stage(redis_url=server.url, claim_idle_ms=400), Steps()
-    worker = crew.hire(stage, steps, max_concurrent=1)
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
+    harness, gated = new_harness(redis_url=server.url, claim_idle_ms=400), GatedExecutor()
+    worker = worker_pool.start(harness, gated, max_concurrent=1)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
     caplog.clear()
     server.kill()
     silence = lambda: time.monotonic() - worker.keeper.last_answer_at  # noqa: E731
@@ -818,46 +802,46 @@ async def test_busy_worker_is_healthy_through_an_outage(
         if record.message == "Redis did not serve us, trying on"
     )
     server.start()
-    stage.raw.connection_pool.disconnect()
+    harness.redis.connection_pool.disconnect()
     await wait_until(lambda: worker.get_stats()["redis_fault"] is None, what="the fault to pass")
     assert worker.is_healthy()
-    steps.gate.set()
-    assert (await ended(stage, "a")).status is JobStatus.COMPLETED
+    gated.gate.set()
+    assert (await harness.wait_for_end("a")).status is JobStatus.COMPLETED
 
 
-async def test_denied_read_does_not_spin(new_stage, crew):
+async def test_denied_read_does_not_spin(new_harness, worker_pool):
     """If only the blocking read is refused, the worker still works, at a bounded rate."""
-    stage = new_stage(**LONG_LEASE)
-    worker = crew.hire(stage, done)
+    harness = new_harness(**LONG_LEASE)
+    worker = worker_pool.start(harness, succeed)
 
     async def refused(*_):
         raise RedisUnreachable("no XREAD for you")
 
     worker._session.wait_for_work = worker._session.start_next = refused
-    await stage.enqueue("a")
-    await ended(stage, "a")
-    stage.raw.config_resetstat()
+    await harness.enqueue("a")
+    await harness.wait_for_end("a")
+    harness.redis.config_resetstat()
     await asyncio.sleep(1)  # the claim is about a span of time
-    assert calls(stage, "evalsha") < 60
+    assert count_calls(harness, "evalsha") < 60
 
 
 # -- what can be seen
 
 
-async def test_failures_are_logged_among_many_successes(new_stage, crew, caplog):
+async def test_failures_are_logged_among_many_successes(new_harness, worker_pool, caplog):
     """However fast good jobs come and go, the one that failed has its line."""
     caplog.set_level(logging.INFO)
-    stage = new_stage(**LONG_LEASE)
+    harness = new_harness(**LONG_LEASE)
 
     async def executor(job):
         if job.id == "bad":
             raise ValueError("never")
         return {}
 
-    await stage.queue.enqueue_many(
+    await harness.queue.enqueue_many(
         [*(Job(payload={}, id=f"j{n}") for n in range(400)), Job(payload={}, id="bad")]
     )
-    await crew.hire(stage, executor, max_concurrent=50, burst=True).task
+    await worker_pool.start(harness, executor, max_concurrent=50, burst=True).task
     failed = [record for record in caplog.records if record.message == "job failed"]
     assert [(record.job, record.levelno) for record in failed] == [("bad", logging.WARNING)]
     assert sum("job completed" in record.message for record in caplog.records) < 400
@@ -868,9 +852,9 @@ def _value(metrics, sample):
     return float(re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)[1])
 
 
-async def test_metrics_count_what_happened(new_stage, crew):
+async def test_metrics_count_what_happened(new_harness, worker_pool):
     """Jobs by outcome, run and wait times, slots; clean for promtool."""
-    stage = new_stage(retry_base_delay=0.01, **LONG_LEASE)
+    harness = new_harness(retry_base_delay=0.01, **LONG_LEASE)
 
     async def executor(job):
         if job.id == "bad":
@@ -879,10 +863,10 @@ async def test_metrics_count_what_happened(new_stage, crew):
             raise RuntimeError("again")
         return {}
 
-    worker = crew.hire(stage, executor, max_concurrent=4)
+    worker = worker_pool.start(harness, executor, max_concurrent=4)
     for name in ("good", "bad"):
-        await stage.enqueue(name)
-    await ended(stage, "good", "bad")
+        await harness.enqueue(name)
+    await harness.wait_for_end("good", "bad")
     await worker.stop()
     for outcome, count in {"completed": 1, "failed": 1, "retrying": 1, "lost": 0}.items():
         sample = f'aragora_q_jobs_total{{outcome="{outcome}",queue="debates"}}'
@@ -911,10 +895,10 @@ def _get(port, path):
             return error.code, error.read()
 
 
-async def test_health_tells_the_truth(new_stage, crew, monkeypatch):
+async def test_health_tells_the_truth(new_harness, worker_pool, monkeypatch):
     """200 while all loops move, 503 while the event loop is blocked, 200 again after it."""
     monkeypatch.setattr(worker_module, "STALLED_SECONDS", 0.3)
-    stage, seen = new_stage(claim_idle_ms=400), []
+    harness, seen = new_harness(claim_idle_ms=400), []
     with serving(
         WorkerMetrics("debates").registry,
         "127.0.0.1",
@@ -934,11 +918,11 @@ async def test_health_tells_the_truth(new_stage, crew, monkeypatch):
                 seen.append(_get(port, "/healthz")[0])
                 time.sleep(0.05)
 
-        worker = crew.hire(stage, executor)
-        await at_work(stage, worker)
+        worker = worker_pool.start(harness, executor)
+        await wait_until_registered(harness, worker)
         assert await asyncio.to_thread(_get, port, "/healthz") == (200, b"ok\n")
-        await stage.enqueue("a")
-        await ended(stage, "a")
+        await harness.enqueue("a")
+        await harness.wait_for_end("a")
         assert 503 in seen
 
         async def healthy():
@@ -949,21 +933,21 @@ async def test_health_tells_the_truth(new_stage, crew, monkeypatch):
         assert (await asyncio.to_thread(_get, port, "/else"))[0] == 404
 
 
-async def test_dead_lease_keeper_is_unhealthy(new_stage, crew, monkeypatch):
+async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypatch):
     """If the thread that renews leases is gone, the worker does not call itself healthy."""
     monkeypatch.setattr(worker_module, "STALLED_SECONDS", 0.3)
-    stage = new_stage(claim_idle_ms=400)
-    worker = crew.hire(stage, done)
-    await at_work(stage, worker)
+    harness = new_harness(claim_idle_ms=400)
+    worker = worker_pool.start(harness, succeed)
+    await wait_until_registered(harness, worker)
     assert worker.is_healthy()
     await worker.keeper.stop()
     await wait_until(lambda: not worker.is_healthy(), what="the worker to own up")
 
 
-async def test_lease_keeper_survives_anything(new_stage, crew):
+async def test_lease_keeper_survives_anything(new_harness, worker_pool):
     """An error that nobody foresaw costs one renewal, not the thread."""
-    stage, steps = new_stage(claim_idle_ms=800), Steps()
-    worker = crew.hire(stage, steps)
+    harness, gated = new_harness(claim_idle_ms=800), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
     broken, make = [], worker.keeper._open_renewer
 
     class Broken:
@@ -976,12 +960,12 @@ async def test_lease_keeper_survives_anything(new_stage, crew):
 
     worker.keeper._open_renewer = Broken
     await wait_until(lambda: broken, what="the bug to strike")
-    await stage.enqueue("a")
-    await wait_until(lambda: steps.entered)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
     before = worker.keeper.last_answer_at
     await wait_until(lambda: worker.keeper.last_answer_at > before, what="the next renewal")
-    steps.gate.set()
-    assert (await ended(stage, "a")).fence == 1
+    gated.gate.set()
+    assert (await harness.wait_for_end("a")).fence == 1
 
 
 def test_metrics_ports():

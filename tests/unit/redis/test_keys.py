@@ -1,11 +1,11 @@
 """Every key of a queue: names literally as specified, one slot on a cluster, and no two keys the same."""
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import ROOT
 
 from aragora_q.job import PRIORITY_RANGE
 from aragora_q.keys import (
@@ -120,10 +120,7 @@ def test_ordinary_ids_are_fine(good):
 @given(st.text(max_size=70))
 def test_lua_knows_the_same_ids(text):
     """The scripts' pattern for ids found in entries is the one that enqueue applies."""
-    lua = "\n".join(
-        path.read_text()
-        for path in (Path(__file__).parents[2] / "aragora_q" / "lua").rglob("*.lua")
-    )
+    lua = "\n".join(path.read_text() for path in (ROOT / "aragora_q" / "lua").rglob("*.lua"))
     [pattern] = set(re.findall(r"string\.find\(id, '(\^%w.*?\$)'\)", lua))
     translated = re.compile(
         pattern.replace("%w", "A-Za-z0-9").replace("^A-Za-z0-9", "^[A-Za-z0-9]")

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_session import MemorySession, make_attempt
+from support.memory_session import MemorySession, make_attempt
 
 from aragora_q.base import Completed, Failed, Released, Retry, current_attempt
 from aragora_q.errors import LeaseLost, PayloadInvalid, PermanentError, RetryLater

@@ -1,6 +1,7 @@
-"""A Debian in a container, made here from Debian's packages, our packages and our image upon it.
+"""Fixtures for packages and containers: built once per run from Debian's packages and this repository.
 
-Everything is made once per run; the bare Debian is kept as an image for the next one.
+A pytest plugin, loaded by tests/conftest.py, so that tests in several folders share what is built. The
+bare Debian image is kept for the next run.
 """
 
 import hashlib
@@ -11,10 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from containers import Compose, boot, run
-from documents import INSTEAD
+from support.containers import Compose, run, start
+from support.paths import ROOT
 
-TREE = Path(__file__).parents[2]
 PACKAGES = "systemd-sysv,procps,python3,python3-venv,python3-pip,redis-server,prometheus"
 DEBIAN = f"aragora-q-test-debian:{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}"
 SLIM = [
@@ -33,17 +33,7 @@ RUN printf '[global]\\nno-index = true\\nfind-links = /opt/wheels\\n' > /etc/pip
  && mkdir /data
 WORKDIR /data
 """
-"""As the official images are: Python with a package index, Redis open to its network."""
-
-
-def pytest_terminal_summary(terminalreporter):
-    for line, (stand_in, reason) in INSTEAD.items():
-        terminalreporter.write_line(f"not run as printed: {line}: {reason}; instead: {stand_in}")
-
-
-@pytest.fixture(scope="session")
-def tree():
-    return TREE
+"""Like the official images: Python with a package index, and Redis without protected mode."""
 
 
 @pytest.fixture(scope="session")
@@ -73,13 +63,13 @@ def debian(docker):
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory):
-    """The project and all it needs, for Debian's Python: nothing later asks the package index."""
+    """Wheels of the project's dependencies for Debian's Python: later steps need no package index."""
     if not Path("/usr/bin/python3.11").exists():
         pytest.skip("no Debian Python 3.11 on this machine")
     directory = tmp_path_factory.mktemp("wheels")
     run(
         sys.executable, "-m", "pip", "--python", "/usr/bin/python3.11", "wheel", "--quiet",
-        "--wheel-dir", directory, f"{TREE}[llm]", "hatchling>=1.27",
+        "--wheel-dir", directory, f"{ROOT}[llm]", "hatchling>=1.27",
     )  # fmt: skip
     for own in directory.glob("aragora_q-*"):
         own.unlink()
@@ -88,7 +78,7 @@ def wheels(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def package(wheels, tmp_path_factory):
-    """The .deb, built by its one command."""
+    """The .deb, built by deploy/debian/build."""
     offline = {
         "PIP": f"{sys.executable} -m pip",
         "PIP_NO_INDEX": "1",
@@ -97,17 +87,17 @@ def package(wheels, tmp_path_factory):
     }
     directory = tmp_path_factory.mktemp("deb")
     [line] = run(
-        TREE / "deploy/debian/build", directory, env={**os.environ, **offline}
+        ROOT / "deploy/debian/build", directory, env={**os.environ, **offline}
     ).splitlines()
     return Path(line)
 
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory):
-    """The Python packages, built by their one command."""
+    """The Python packages, built by deploy/python/build."""
     directory = tmp_path_factory.mktemp("dist")
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    run(TREE / "deploy/python/build", directory, env={**os.environ, "PATH": tools})
+    run(ROOT / "deploy/python/build", directory, env={**os.environ, "PATH": tools})
     return directory
 
 
@@ -124,11 +114,11 @@ def base(debian, wheels, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def image(base):
-    """Our image, built from the project's Dockerfile."""
+    """The image, built from the project's Dockerfile."""
     tag = "aragora-q-test:local"
     run(
         "docker", "build", "--quiet", "--network", "none", "--build-arg", f"BASE_IMAGE={base}",
-        "--tag", tag, TREE, env=_classic(),
+        "--tag", tag, ROOT, env=_classic(),
     )  # fmt: skip
     return tag
 
@@ -139,13 +129,15 @@ def _classic():
 
 @pytest.fixture(scope="session")
 def compose(image, base, tmp_path_factory):
-    """Compose with our image; what it has started is gone at the end."""
+    """Compose with the image built here; its services are removed at the end."""
     command = next(
         (
-            words
-            for words in (["docker", "compose"], ["docker-compose"])
-            if shutil.which(words[0])
-            and not subprocess.run([*words, "version"], capture_output=True, check=False).returncode
+            program
+            for program in (["docker", "compose"], ["docker-compose"])
+            if shutil.which(program[0])
+            and not subprocess.run(
+                [*program, "version"], capture_output=True, check=False
+            ).returncode
         ),
         None,
     )
@@ -158,21 +150,25 @@ def compose(image, base, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def booted(debian, package):
-    """A Debian for our package; one for the whole run, as starting it takes its time."""
-    with boot(debian, "--volume", f"{package.parent}:/packages:ro") as machine:
-        machine("systemctl disable --now redis-server prometheus; cp /etc/redis/redis.conf /root")
-        yield machine
+def running_debian(debian, package):
+    """A running Debian that can install the package; one per run, because starting it is slow."""
+    with start(debian, "--volume", f"{package.parent}:/packages:ro") as container:
+        container("systemctl disable --now redis-server prometheus; cp /etc/redis/redis.conf /root")
+        yield container
 
 
 @pytest.fixture(scope="module")
-def machine(booted):
-    """The Debian with our package installed; nothing is set, started or stored."""
-    booted("dpkg --status aragora-q >/dev/null 2>&1 || dpkg --install /packages/*.deb")
-    yield booted
-    booted("systemctl stop 'aragora-q*'; find /etc/systemd/system -name 'aragora-q*' -delete")
-    booted("pkill redis-server; while pgrep redis-server; do sleep 0.1; done")
-    booted("rm -rf /tmp/* /etc/default/aragora-q /etc/credstore/aragora-q* /var/lib/aragora-q/*")
-    booted(
+def debian_container(running_debian):
+    """The running Debian with the package installed, without settings, services or data."""
+    running_debian("dpkg --status aragora-q >/dev/null 2>&1 || dpkg --install /packages/*.deb")
+    yield running_debian
+    running_debian(
+        "systemctl stop 'aragora-q*'; find /etc/systemd/system -name 'aragora-q*' -delete"
+    )
+    running_debian("pkill redis-server; while pgrep redis-server; do sleep 0.1; done")
+    running_debian(
+        "rm -rf /tmp/* /etc/default/aragora-q /etc/credstore/aragora-q* /var/lib/aragora-q/*"
+    )
+    running_debian(
         "cp /root/redis.conf /etc/redis/; rm -rf /run/systemd/system/aragora-q*; systemctl daemon-reload"
     )
