@@ -242,7 +242,7 @@ class Sentinels(Topology):
 
 
 class Cluster(Topology):
-    """Three primaries with one replica each, with TLS if given `certificates`; one address in the URL is dead."""
+    """Three primaries with one replica each, with TLS if given `certificates`; the URL has a dead address."""
 
     def __init__(self, *args, node_timeout_ms=1500, certificates=None):
         options = [
