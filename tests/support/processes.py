@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.paths import TESTS
+
 
 def cli(*args):
     """The command line that runs aragora-q with `args`."""
@@ -12,8 +14,9 @@ def cli(*args):
 
 
 def env(**variables):
-    """This test's environment with `variables` added."""
-    return {**os.environ, **variables}
+    """This test's environment with `variables` added; modules of tests/ can be imported in it."""
+    path = (str(TESTS), variables.get("PYTHONPATH"), os.environ.get("PYTHONPATH"))
+    return {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def run_command(*args, url=None, **variables):

@@ -4,7 +4,6 @@ Each has the `url` and `settings` of a queue on it; `admin_client()`, a client w
 current primary; `flush()`, `refusals()` and `stop()`.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 import redis
 from redis.crc import key_slot
-from support import servers
+from support import processes, servers
 from support.certificates import Certificates
 from support.servers import CLIENT_OPTIONS
 from support.wait import wait_until_sync
@@ -341,4 +340,4 @@ def environment(topology, **more):
         "redis_tls_key_file": "REDIS_TLS_KEY_FILE",
     }
     settings = {names[name]: value for name, value in topology.settings.items()}
-    return {**os.environ, "REDIS_URL": topology.url, **settings, **more}
+    return processes.env(REDIS_URL=topology.url, **settings, **more)

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 from support import processes
-from support.paths import TESTS
 from support.wait import wait_until_sync
 
 LEASE_MS = 1000
@@ -32,7 +31,6 @@ class WorkerProcess:
             "ARAGORA_QUEUE_CLAIM_IDLE_MS": str(lease_ms),
             "ARAGORA_QUEUE_RETRY_BASE_DELAY": "0.05",
             "ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS": "10",
-            "PYTHONPATH": str(TESTS),
         }
         self._start = ([*before, *command], {**settings, **environment})
         self.process = None

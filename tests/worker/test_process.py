@@ -9,7 +9,6 @@ import psutil
 import pytest
 from support import processes, servers
 from support.wait import wait_until, wait_until_sync
-from support.worker_processes import TESTS
 
 from aragora_q.base import Identity, Job, JobStatus
 from aragora_q.job import create_debate_job
@@ -250,7 +249,7 @@ def _refused(url, code, *words, args=(), **variables):
         processes.cli(
             "worker", "--executor", "support.executors:make", "--metrics-port", "0", *args
         ),
-        env=processes.env(REDIS_URL=url, PYTHONPATH=str(TESTS), **variables),
+        env=processes.env(REDIS_URL=url, **variables),
         check=False,
         capture_output=True,
         text=True,
@@ -275,7 +274,6 @@ def test_evicting_server_is_refused(own_server):
         ),
         env=processes.env(
             REDIS_URL=url,
-            PYTHONPATH=str(TESTS),
             ARAGORA_QUEUE_ALLOW_EVICTION="true",
         ),
         check=False,
@@ -316,7 +314,6 @@ async def test_worker_id_in_use_is_refused(new_harness, redis_url):
         ),
         env=processes.env(
             REDIS_URL=redis_url,
-            PYTHONPATH=str(TESTS),
             ARAGORA_QUEUE_CLAIM_IDLE_MS="500",
         ),
         stderr=subprocess.PIPE,
