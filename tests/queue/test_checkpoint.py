@@ -1,8 +1,8 @@
-"""The journal of a job is bounded in all that an executor can put there."""
+"""checkpoint.lua and progress.lua: what an attempt stores while it runs, within bounds."""
 
 import pytest
 
-from aragora_q.base import Released
+from aragora_q.base import Completed, Released, Retry
 from aragora_q.errors import PermanentError
 
 
@@ -22,3 +22,23 @@ async def test_names_of_checkpoints_count(harness):
         await session.checkpoint(job, f"{megabyte}0", {"n": n})
     assert len(await session.checkpoints(job)) == 4
     assert await harness.report(session, job, Released()) == "released"
+
+
+async def test_progress_and_checkpoints(harness):
+    """A holder's progress shows, its checkpoints reach the next attempt, and both are bounded."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    await session.report_progress(job, {"round": 1})
+    await session.checkpoint(job, "round-1", {"said": "x"})
+    await session.checkpoint(job, "round-1", {"said": "y"})
+    assert (await harness.queue.get_job("a")).progress == {"round": 1}
+    with pytest.raises(PermanentError, match="round-2"):
+        await session.checkpoint(job, "round-2", {"said": "z" * 5_000_000})
+    with pytest.raises(ValueError, match="4096"):
+        await session.report_progress(job, {"text": "z" * 5000})
+    await harness.report(session, job, Retry("no", 0))
+    job = await harness.start_delayed(session)
+    assert await session.checkpoints(job) == {"round-1": {"said": "y"}}
+    assert await harness.report(session, job, Completed(b"{}")) == "completed"
+    assert harness.redis.pttl(harness.keys.journal("a")) > 0

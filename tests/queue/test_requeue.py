@@ -1,4 +1,4 @@
-"""Contract, on every server: requeue gives failed and cancelled jobs a new life, and no other."""
+"""requeue.lua: failed and cancelled jobs are queued again, all others are left alone."""
 
 import pytest
 

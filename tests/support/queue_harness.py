@@ -66,6 +66,13 @@ class QueueHarness:
         [job] = (await session.start(limit, **options)).jobs
         return job
 
+    async def start_delayed(self, session):
+        """Make the only delayed job due, promote it and start it."""
+        [job_id] = self.redis.zrange(self.keys.delayed, 0, -1)
+        self.redis.zadd(self.keys.delayed, {job_id: 0})
+        assert (await self.queue.promote()).promoted == 1
+        return await self.start_one(session)
+
     async def report(self, session, job, outcome):
         """Report one outcome, and return the queue's answer."""
         [result] = await session.report([Report(job, outcome)])
@@ -155,6 +162,11 @@ class QueueHarness:
     def write_raw(self, fields, priority=0):
         """Add an entry to a lane without the queue's checks, as another program might."""
         return self.redis.xadd(self.keys.stream_of(priority), fields)
+
+
+def decisions(reclaimed):
+    """Ids and decisions of what `reclaim` returned."""
+    return [(job.id, job.decision) for job in reclaimed]
 
 
 async def check_and_close(*harnesses):
