@@ -21,7 +21,7 @@ SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """Exit code and output of a command."""
 
     code: int
@@ -36,6 +36,11 @@ class Ended:
     def objects(self):
         """Its JSON lines."""
         return [json.loads(line) for line in self.lines]
+
+    @property
+    def ids(self):
+        """The `id` of each JSON line."""
+        return [line["id"] for line in self.objects]
 
     @property
     def object(self):
@@ -72,7 +77,7 @@ def cli_command(redis_url, monkeypatch):
             env=processes.env(**(env or {})),
             timeout=SECONDS,
         )
-        return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        return CommandResult(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     return run
 
@@ -100,7 +105,7 @@ def run_cli(redis_url, monkeypatch):
                 ThreadPoolExecutor(1) as thread,
             ):
                 code = thread.submit(cli.main).result(SECONDS)
-        return Ended(code, _text(out), _text(err))
+        return CommandResult(code, _text(out), _text(err))
 
     return run
 

@@ -5,10 +5,6 @@ import pytest
 from aragora_q.base import Completed
 
 
-def ids(ended):
-    return [each["id"] for each in ended.objects]
-
-
 class TestGarbledHashes:
     """A stranger's word in one job's hash costs that job only."""
 
@@ -41,9 +37,9 @@ class TestGarbledHashes:
         await harness.enqueue("good")
         harness.redis.hset(harness.keys.job("bad"), "status", "weird")
         shown = run_cli("status", "bad", "good", "--json")
-        assert (shown.code, ids(shown)) == (65, ["good"])
+        assert (shown.code, shown.ids) == (65, ["good"])
         ended = run_cli("cancel", "bad", "good", "--json")
-        assert (ended.code, ids(ended)) == (0, ["bad", "good"])
+        assert (ended.code, ended.ids) == (0, ["bad", "good"])
 
     @pytest.mark.parametrize("part", ["history", "journal", "result"])
     async def test_garbled_parts(self, harness, run_cli, part):

@@ -1,27 +1,8 @@
 """`aragora-q list`: jobs by status, newest first, in every output format."""
 
-from aragora_q.base import Completed, Failed, Job, Retry
+from support.jobs import enqueue_in_every_state, numbered_job
 
-
-def ids(ended):
-    return [each["id"] for each in ended.objects]
-
-
-async def in_every_state(harness):
-    """One job in each state, and one delayed; the names say which."""
-    session = await harness.worker(lease_seconds=600)
-    for name, outcome in (("completed", Completed(b'{"a":1}')), ("failed", Failed("no\nuse")),
-                          ("retrying", Retry("again", 60))):  # fmt: skip
-        await harness.enqueue(name)
-        await harness.report(session, await harness.start_one(session), outcome)
-    await harness.enqueue("cancelled")
-    await harness.queue.cancel("cancelled")
-    await harness.enqueue("processing")
-    await harness.start_one(session)
-    await harness.enqueue("pending")
-    await harness.enqueue("delayed", delay_seconds=60)
-    return session
-
+from aragora_q.base import Failed, Retry
 
 STATES = {
     "completed": ["completed"], "failed": ["failed"], "retrying": ["retrying"],
@@ -31,10 +12,10 @@ STATES = {
 
 async def test_list_finds_jobs_by_status(harness, run_cli):
     """Each status lists exactly its jobs, delayed ones are pending; without a status, all of them."""
-    await in_every_state(harness)
+    await enqueue_in_every_state(harness)
     for status, names in STATES.items():
         ended = run_cli("list", "--status", status, "--jsonl")
-        assert (ended.code, ids(ended)) == (0, names)
+        assert (ended.code, ended.ids) == (0, names)
         assert {each["status"] for each in ended.objects} == {status}
     everything = run_cli("list", "--quiet")
     assert sorted(everything.lines) == sorted(name for names in STATES.values() for name in names)
@@ -44,7 +25,7 @@ async def test_list_is_newest_first_and_bounded(harness, run_cli):
     """The limit cuts the oldest; indexes and lanes are read over several pages."""
     session = await harness.worker(lease_seconds=600)
     for start in range(0, 1200, 100):
-        await harness.queue.enqueue_many([_job(n) for n in range(start, start + 100)])
+        await harness.queue.enqueue_many([numbered_job(n) for n in range(start, start + 100)])
     newest = [f"j{n}" for n in reversed(range(1200))]
     assert run_cli("list", "-s", "pending", "-n", 5, "-q").lines == newest[:5]
     assert run_cli("list", "-s", "pending", "-n", 5000, "-q").lines == newest
@@ -56,24 +37,20 @@ async def test_list_is_newest_first_and_bounded(harness, run_cli):
     assert len(set(listed[:5]) & set(newest[:200])) == 5
 
 
-def _job(n):
-    return Job(payload={"n": n}, id=f"j{n}")
-
-
 async def test_no_backlog_is_too_long_to_list(harness, run_cli):
     """Every waiting job is listed, and a retrying one at the far end of the lane is found."""
     await harness.enqueue("again")
     session = await harness.worker()
     await harness.report(session, await harness.start_one(session), Retry("again", 0))
     await harness.queue.promote()
-    await harness.queue.enqueue_many([_job(n) for n in range(20_500)])
+    await harness.queue.enqueue_many([numbered_job(n) for n in range(20_500)])
     assert len(run_cli("list", "-s", "pending", "-n", 50_000, "-q").lines) == 20_500
     assert run_cli("list", "-s", "retrying", "-q").lines == ["again"]
 
 
 async def test_list_reads_in_80_columns(harness, run_cli):
     """The table has one line per job, none longer than 80 columns, with what matters about it."""
-    await in_every_state(harness)
+    await enqueue_in_every_state(harness)
     await harness.queue.enqueue(_question("long", "why " * 100))
     ended = run_cli("list")
     assert len(ended.lines) == 9

@@ -2,20 +2,17 @@
 
 import json
 
+from support.jobs import numbered_job
 from support.wait import wait_until_sync
 
-from aragora_q.base import Completed, Job
-
-
-def _job(n):
-    return Job(payload={"n": n}, id=f"j{n}")
+from aragora_q.base import Completed
 
 
 async def test_tail_shows_transitions_and_progress_and_resumes(harness, start_command):
     """Events come as they happen, one JSON line per job; --after goes on where the last one was."""
     process = start_command("tail", "--after", "0", "--jsonl")
     session = await harness.worker(lease_seconds=600)
-    await harness.queue.enqueue_many([_job(1), _job(2)])
+    await harness.queue.enqueue_many([numbered_job(1), numbered_job(2)])
     job = await harness.start_one(session)
     await session.report_progress(job, {"phase": "vote", "agents": 2, "agents_done": 1})
     await harness.report(session, job, Completed(b"{}"))
@@ -33,7 +30,7 @@ async def test_tail_shows_transitions_and_progress_and_resumes(harness, start_co
 async def test_tail_follows_chosen_jobs_only(harness, start_command):
     """With ids, other jobs' events are left out."""
     process = start_command("tail", "j2", "--after", "0", "--json")
-    await harness.queue.enqueue_many([_job(1), _job(2)])
+    await harness.queue.enqueue_many([numbered_job(1), numbered_job(2)])
     assert json.loads(process.stdout.readline())["id"] == "j2"
 
 
@@ -46,10 +43,10 @@ def test_tail_refuses_what_is_no_event_id(run_cli):
 
 async def test_a_closed_pipe_is_quiet(harness, start_command):
     """`tail | head -1`: when nobody reads any more, the command ends without a word."""
-    await harness.queue.enqueue_many([_job(1)])
+    await harness.queue.enqueue_many([numbered_job(1)])
     process = start_command("tail", "--after", "0", "--json")
     process.stdout.readline()
     process.stdout.close()
-    await harness.queue.enqueue_many([_job(2)])
+    await harness.queue.enqueue_many([numbered_job(2)])
     wait_until_sync(lambda: process.poll() is not None, 20)
     assert (process.returncode, process.stderr.read()) == (141, b"")

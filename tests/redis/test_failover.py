@@ -51,7 +51,7 @@ async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
     """Rows 20, 21, 22: kill -9 of the primary under load. No error, no loss, workers go on alone."""
     harness = _patient(harness_on(sentinels, durability="replica"))
     worker = worker_process(sentinels, lease_ms=2000).wait_until_started()
-    await harness.queue.enqueue(Job(payload={"do": [["sleep", 8]]}, id="long"))
+    await harness.enqueue_steps("long", ["sleep", 8])
     load, first = _Load(harness), sentinels.primary()
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
     first.kill()

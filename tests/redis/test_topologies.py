@@ -17,7 +17,7 @@ async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on,
     """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim hold everywhere."""
     harness = harness_on(backend, claim_idle_ms=1000)
     doomed = worker_process(backend, "doomed", lease_ms=1000).wait_until_started()
-    await harness.queue.enqueue(Job(payload={"do": [["sleep", 1]]}, id="orphan"))
+    await harness.enqueue_steps("orphan", ["sleep", 1])
     await harness.wait_for_status("orphan", JobStatus.PROCESSING)
     doomed.kill()
     worker_process(backend, "w1", lease_ms=1000).wait_until_started()
@@ -108,6 +108,6 @@ async def test_tls_on_every_way(encrypted, harness_on, worker_process):
     assert encrypted.url.startswith("rediss+")
     harness = harness_on(encrypted)
     worker = worker_process(encrypted).wait_until_started()
-    await harness.queue.enqueue(Job(payload={"do": [["fail", 1]]}, id="a"))
+    await harness.enqueue_steps("a", ["fail", 1])
     await harness.wait_for_status("a", JobStatus.COMPLETED)
     assert worker.stop() == -signal.SIGTERM, worker.text()

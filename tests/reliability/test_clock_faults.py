@@ -24,7 +24,7 @@ async def test_the_servers_clock_jumps(
     harness = new_harness(redis_url=server.url)
     worker_process(server.url, "w1").wait_until_started()
     worker_process(server.url, "w2").wait_until_started()
-    await harness.queue.enqueue(Job(payload={"do": [["sleep", 2.5]]}, id="running"))
+    await harness.enqueue_steps("running", ["sleep", 2.5])
     await harness.wait_for_status("running", JobStatus.PROCESSING)
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 8) as offset:
         offset[:8] = struct.pack("l", hours * HOUR)
@@ -62,7 +62,7 @@ async def test_a_workers_clock_is_wrong(redis_url, new_harness, worker_process, 
     worker_process(redis_url, "ahead", environment=odd).wait_until_started()
     worker_process(redis_url, "right").wait_until_started()
     for n in range(8):
-        await harness.queue.enqueue(Job(payload={"do": [["sleep", 0.5]]}, id=f"j{n}"))
+        await harness.enqueue_steps(f"j{n}", ["sleep", 0.5])
     jobs = [await harness.wait_for_status(f"j{n}", JobStatus.COMPLETED) for n in range(8)]
     assert {(job.fence, job.crashes) for job in jobs} == {(1, 0)}
     now = time.time()

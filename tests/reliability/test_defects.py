@@ -8,133 +8,127 @@ import ast
 import asyncio
 import re
 import time
-from pathlib import Path
 
 import pytest
+from support.paths import TESTS
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.connection import BLOCK_SECONDS
 from aragora_q.streams import create_redis_queue, default_worker_id
 
-HERE = Path(__file__).parent
-
 DEFECTS = {
     # blocking
     "once the group exists, every further process dies of BUSYGROUP": (
-        "test_defects.py::test_any_number_of_processes_may_join",
+        "test_any_number_of_processes_may_join",
     ),
     "the idle time of pending entries is misread, so no stale job is ever claimed": (
-        "test_transitions_care.py::test_reclaim_counts_a_crash_not_an_attempt",
+        "test_reclaim_counts_a_crash_not_an_attempt",
     ),
     "a claimed job is never executed": (
-        "test_worker_process.py::test_killed_worker_is_replaced_by_another",
-        "test_worker_process.py::test_restarted_worker_takes_its_jobs_at_once",
+        "test_killed_worker_is_replaced_by_another",
+        "test_restarted_worker_takes_its_jobs_at_once",
     ),
     "a retry is never redelivered, its backoff only logged": (
-        "test_worker.py::test_retries_until_it_works",
-        "test_transitions_end.py::test_retry_waits_out_its_backoff",
+        "test_retries_until_it_works",
+        "test_retry_waits_out_its_backoff",
     ),
     "nothing is ever acknowledged: one finished job is one pending entry for ever": (
-        "test_transitions_end.py::test_complete",
+        "test_complete",
     ),
     "exceptions of other types escape: the job stays PROCESSING for ever": (
-        "test_worker.py::test_whatever_an_executor_raises_is_an_outcome",
+        "test_whatever_an_executor_raises_is_an_outcome",
     ),
     "SIGTERM cancels running jobs and leaves them PROCESSING": (
-        "test_worker_process.py::test_sigterm_drains",
-        "test_worker.py::test_drain_time_over_jobs_go_back",
+        "test_sigterm_drains",
+        "test_drain_time_over_jobs_go_back",
     ),
     "a job that arrives during the last blocking read is started and cancelled": (
-        "test_worker.py::test_stop_drains",
+        "test_stop_drains",
     ),
     "with all slots busy a signal is heard only when a job ends, a second one never": (
-        "test_worker_process.py::test_second_signal_hands_back",
-        "test_worker.py::test_second_stop_hands_back_at_once",
+        "test_second_signal_hands_back",
+        "test_second_stop_hands_back_at_once",
     ),
     "any disconnect kills the worker and its running jobs": (
-        "test_worker.py::test_worker_goes_on_after",
-        "test_worker.py::test_outage_longer_than_the_lease_charges_nobody",
+        "test_worker_goes_on_after",
+        "test_outage_longer_than_the_lease_charges_nobody",
     ),
     "all queues share one stream: workers take jobs that are not theirs": (
-        "test_defects.py::test_queues_do_not_mix",
+        "test_queues_do_not_mix",
     ),
     "attempts and delays are ignored: a failing job is retried thousands of times a second": (
-        "test_transitions_end.py::test_attempts_are_bounded",
-        "test_worker.py::test_retries_until_it_works",
+        "test_attempts_are_bounded",
+        "test_retries_until_it_works",
     ),
     "an idle worker dies of the client's own read timeout": (
-        "test_defects.py::test_blocking_read_ends_before_its_timeout",
+        "test_blocking_read_ends_before_its_timeout",
     ),
     # data and state
-    "attempts start again at 1 with every delivery": (
-        "test_transitions_end.py::test_attempts_are_bounded",
-    ),
+    "attempts start again at 1 with every delivery": ("test_attempts_are_bounded",),
     "the error is lost": (
-        "test_transitions_end.py::test_retry_waits_out_its_backoff",
-        "test_transitions_end.py::test_fail",
+        "test_retry_waits_out_its_backoff",
+        "test_fail",
     ),
     "the result is lost, a failure shows as completed": (
-        "test_transitions_end.py::test_complete",
-        "test_transitions_end.py::test_fail",
+        "test_complete",
+        "test_fail",
     ),
     "a cancelled job runs, and its status goes back to PROCESSING": (
-        "test_transitions_operator.py::test_cancel_ends_any_live_job_at_once",
-        "test_worker.py::test_cancel_stops_a_running_job",
+        "test_cancel_ends_any_live_job_at_once",
+        "test_cancel_stops_a_running_job",
     ),
     "a fast worker finishes a job before its status is written, which then stays PENDING": (
-        "test_defects.py::test_workers_may_be_faster_than_enqueue",
+        "test_workers_may_be_faster_than_enqueue",
     ),
     "a late report turns COMPLETED into RETRYING": (
-        "test_transitions_end.py::test_late_report_changes_nothing",
-        "test_transitions_end.py::test_only_the_holder_is_heard",
+        "test_late_report_changes_nothing",
+        "test_only_the_holder_is_heard",
     ),
     "a malformed entry kills the worker, or stays pending for ever": (
-        "test_transitions_enqueue.py::test_malformed_entry_becomes_a_dead_letter",
-        "test_worker.py::test_malformed_payload_is_a_dead_letter",
+        "test_malformed_entry_becomes_a_dead_letter",
+        "test_malformed_payload_is_a_dead_letter",
     ),
-    "the stream keeps every job ever enqueued": (
-        "test_defects.py::test_ended_jobs_leave_the_stream",
-    ),
+    "the stream keeps every job ever enqueued": ("test_ended_jobs_leave_the_stream",),
     "data of a waiting job expires before it runs; payloads are stored twice": (
-        "test_defects.py::test_waiting_jobs_never_expire",
+        "test_waiting_jobs_never_expire",
     ),
     "a status update of an expired job leaves half a hash": (
-        "test_transitions_care.py::test_running_job_whose_hash_was_lost_runs_again",
+        "test_running_job_whose_hash_was_lost_runs_again",
     ),
     "priority and delay are ignored": (
-        "test_transitions_enqueue.py::test_lanes_are_read_high_to_low_or_low_to_high",
-        "test_transitions_enqueue.py::test_delayed_job_waits_outside_the_lanes",
+        "test_lanes_are_read_high_to_low_or_low_to_high",
+        "test_delayed_job_waits_outside_the_lanes",
     ),
     "the status lies under another prefix than the stream": (
-        "test_defects.py::test_every_key_has_the_configured_prefix",
+        "test_every_key_has_the_configured_prefix",
     ),
-    "claiming looks at the first hundred entries only": (
-        "test_transitions_care.py::test_reclaim_walks_the_whole_list",
-    ),
+    "claiming looks at the first hundred entries only": ("test_reclaim_walks_the_whole_list",),
     "a live job longer than the claim time is taken from its worker": (
-        "test_worker.py::test_blocked_event_loop_keeps_its_leases",
-        "test_transitions_care.py::test_renew_keeps_leases_and_the_heartbeat",
+        "test_blocked_event_loop_keeps_its_leases",
+        "test_renew_keeps_leases_and_the_heartbeat",
     ),
     "consumers of dead workers pile up; default names collide": (
-        "test_transitions_care.py::test_consumers_of_the_dead_are_forgotten",
-        "test_defects.py::test_default_worker_ids_differ",
+        "test_consumers_of_the_dead_are_forgotten",
+        "test_default_worker_ids_differ",
     ),
-    "enqueueing an id again runs it twice": (
-        "test_transitions_enqueue.py::test_enqueue_again_changes_nothing",
-    ),
+    "enqueueing an id again runs it twice": ("test_enqueue_again_changes_nothing",),
 }
+
+
+def _test_names():
+    for file in TESTS.rglob("test_*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
+                yield node.name
+
+
+TEST_NAMES = set(_test_names())
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_defect_has_its_test(defect):
     """Every defect names tests that exist."""
-    for reference in DEFECTS[defect]:
-        file, _, name = reference.partition("::")
-        tree = ast.parse((HERE / file).read_text())
-        functions = {
-            n.name for n in tree.body if isinstance(n, ast.AsyncFunctionDef | ast.FunctionDef)
-        }
-        assert name in functions, reference
+    assert set(DEFECTS[defect]) <= TEST_NAMES
 
 
 async def _done(job):

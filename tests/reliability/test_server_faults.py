@@ -54,7 +54,7 @@ async def test_a_full_server(own_server, new_harness, worker_process):
     server = own_server()
     harness = new_harness(redis_url=server.url)
     for n in range(20):
-        await harness.queue.enqueue(Job(payload={"do": [["sleep", 0.01]]}, id=f"j{n}"))
+        await harness.enqueue_steps(f"j{n}", ["sleep", 0.01])
     harness.redis.config_set("maxmemory", "1mb")
     done = run_command("enqueue", "Full?", "--agents", "claude,gpt", url=server.url)
     assert done.returncode == 75, done.stderr
@@ -173,7 +173,7 @@ async def test_a_fleet_rides_out_an_outage(own_server, new_harness, worker_proce
     await asyncio.to_thread(server.start)
     back = time.monotonic()
     for n in range(5):
-        await harness.queue.enqueue(Job(payload={"do": [["sleep", 4]]}, id=f"j{n}"))
+        await harness.enqueue_steps(f"j{n}", ["sleep", 4])
     await wait_until(
         lambda: all(harness.fields(f"j{n}").get("status") == "processing" for n in range(5)), 15,
         "all five to work",

@@ -14,7 +14,7 @@ async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker
     """Row 2: frozen beyond its lease, its job is another's; thawed, its result is refused."""
     harness = new_harness()
     frozen = worker_process(redis_url, "frozen").wait_until_started()
-    await harness.queue.enqueue(Job(payload={"do": [["sleep", 1]]}, id="a"))
+    await harness.enqueue_steps("a", ["sleep", 1])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     frozen.signal(signal.SIGSTOP)
     worker_process(redis_url, "other")
@@ -33,7 +33,7 @@ async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_proce
     harness = new_harness()
     worker_process(redis_url, "blocked").wait_until_started()
     worker_process(redis_url, "other").wait_until_started()
-    await harness.queue.enqueue(Job(payload={"do": [["block", 3]]}, id="a"))
+    await harness.enqueue_steps("a", ["block", 3])
     job = await harness.wait_for_status("a", JobStatus.COMPLETED)
     assert (job.fence, job.crashes) == (1, 0)
 
@@ -42,8 +42,8 @@ async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_proce
 async def test_poison(redis_url, new_harness, worker_process, poison):
     """Row 4: a job that ends its worker fails after so many crashes; it does not circulate for ever."""
     harness = new_harness()
-    await harness.queue.enqueue(Job(payload={"do": [[poison]]}, id="bad", max_attempts=2))
-    await harness.queue.enqueue(Job(payload={"do": [["sleep", 0.05]]}, id="good"))
+    await harness.enqueue_steps("bad", [poison], max_attempts=2)
+    await harness.enqueue_steps("good", ["sleep", 0.05])
     worker = worker_process(redis_url, "w1", slots=1)  # what runs beside it would be counted, too
 
     def limit_memory():

@@ -55,6 +55,10 @@ class QueueHarness:
         await self.queue.enqueue(job)
         return job
 
+    async def enqueue_steps(self, job_id, *steps, **fields):
+        """Enqueue a job that runs these steps of `support.executors`."""
+        await self.queue.enqueue(Job(payload={"do": list(steps)}, id=job_id, **fields))
+
     async def worker(self, worker_id="w1", **options):
         """The session of a registered worker."""
         session = self.queue.session(Identity(worker_id), **options)

@@ -7,22 +7,18 @@ import psutil
 import pytest
 from support.wait import wait_until
 
-from aragora_q.base import Job, JobStatus
-
-
-async def _enqueue(harness, job_id, *gated):
-    await harness.queue.enqueue(Job(payload={"do": list(gated)}, id=job_id))
+from aragora_q.base import JobStatus
 
 
 async def test_sigterm_drains(new_harness, worker_process, redis_url):
     """SIGTERM: the running job ends and is recorded, no other begins, exit 143, nothing left behind."""
     harness = new_harness()
     worker = worker_process(redis_url)
-    await _enqueue(harness, "running", ["sleep", 1])
+    await harness.enqueue_steps("running", ["sleep", 1])
     await harness.wait_for_status("running", JobStatus.PROCESSING)
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
-    await _enqueue(harness, "late")
+    await harness.enqueue_steps("late")
     assert worker.wait_for_exit() == 143, worker.text()
     assert (await harness.queue.get_job("running")).status is JobStatus.COMPLETED
     assert await harness.queue.get_status("late") is JobStatus.PENDING
@@ -35,7 +31,7 @@ async def test_second_signal_hands_back(new_harness, worker_process, redis_url):
     """A second signal, even with every slot busy, releases the running jobs at once, uncharged."""
     harness = new_harness()
     worker = worker_process(redis_url, slots=1)
-    await _enqueue(harness, "long", ["sleep", 60])
+    await harness.enqueue_steps("long", ["sleep", 60])
     await harness.wait_for_status("long", JobStatus.PROCESSING)
     worker.signal(signal.SIGINT)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
@@ -50,7 +46,7 @@ async def test_jobs_in_threads_do_not_hold_up_the_end(new_harness, worker_proces
     harness = new_harness()
     worker = worker_process(redis_url, slots=40)
     for n in range(40):
-        await _enqueue(harness, f"j{n}", ["thread", 60])
+        await harness.enqueue_steps(f"j{n}", ["thread", 60])
     await wait_until(lambda: len(harness.pending()) == 40, 20, "all to run")
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
@@ -65,7 +61,7 @@ async def test_signal_after_the_end_is_final(new_harness, worker_process, redis_
     """A job that refuses to be cancelled can keep the worker_process, but not against one more signal."""
     harness = new_harness()
     worker = worker_process(redis_url)
-    await _enqueue(harness, "stubborn", ["stay"])
+    await harness.enqueue_steps("stubborn", ["stay"])
     await harness.wait_for_status("stubborn", JobStatus.PROCESSING)
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
@@ -87,7 +83,7 @@ async def test_process_1_waits_for_no_thread(new_harness, worker_process, redis_
         pytest.skip("no right to make a PID namespace")
     harness = new_harness()
     worker = worker_process(redis_url, before=apart).wait_until_started()
-    await _enqueue(harness, "a", ["thread", 60])
+    await harness.enqueue_steps("a", ["thread", 60])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     [first] = psutil.Process(worker.process.pid).children()
     first.terminate()
@@ -100,7 +96,7 @@ async def test_process_1_waits_for_no_thread(new_harness, worker_process, redis_
 async def test_burst_exits_0(new_harness, worker_process, redis_url):
     """A burst ends by itself when all is done."""
     harness = new_harness()
-    await _enqueue(harness, "a")
+    await harness.enqueue_steps("a")
     worker = worker_process(redis_url, "p1", "--burst")
     assert worker.wait_for_exit() == 0, worker.text()
     assert await harness.queue.get_status("a") is JobStatus.COMPLETED

@@ -8,10 +8,6 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.job import create_debate_job
 
 
-async def _enqueue(harness, job_id, *gated):
-    await harness.queue.enqueue(Job(payload={"do": list(gated)}, id=job_id))
-
-
 async def test_killed_worker_is_replaced_by_another(
     new_harness, worker_process, redis_url, tmp_path
 ):
@@ -22,7 +18,7 @@ async def test_killed_worker_is_replaced_by_another(
             for name in ("p1", "p2")}  # fmt: skip
     for worker in both.values():
         worker.wait_until_started()
-    await _enqueue(harness, "a", ["sleep", 2])
+    await harness.enqueue_steps("a", ["sleep", 2])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     victim = both[(await harness.queue.get_job("a")).worker_id]
     victim.kill()
@@ -40,7 +36,7 @@ async def test_restarted_worker_takes_its_jobs_at_once(new_harness, worker_proce
     harness = new_harness(claim_idle_ms=60_000)
     process_options = {"slots": 1, "lease_ms": 60_000}
     worker = worker_process(redis_url, "p1", **process_options).wait_until_started()
-    await _enqueue(harness, "a", ["sleep", 0.5])
+    await harness.enqueue_steps("a", ["sleep", 0.5])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     worker.kill()
     worker.start().wait_until_started()
@@ -53,7 +49,7 @@ async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_pro
     """SIGSTOP beyond the lease: another one completes the job, the thawed one's result is refused."""
     harness = new_harness(claim_idle_ms=1000)
     frozen = worker_process(redis_url, "p1", slots=1).wait_until_started()
-    await _enqueue(harness, "a", ["block", 1])
+    await harness.enqueue_steps("a", ["block", 1])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     frozen.signal(signal.SIGSTOP)
     worker_process(redis_url, "p2", slots=1).wait_until_started()
@@ -65,7 +61,7 @@ async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_pro
         20,
         "the thawed worker to learn",
     )
-    await _enqueue(harness, "b")
+    await harness.enqueue_steps("b")
     await harness.wait_for_end("b")
     assert (await harness.queue.get_job("a")).fence == 2
     assert harness.counters()["completed"] == 2
@@ -115,7 +111,7 @@ async def test_poison_pill_stops_killing_workers(new_harness, worker_process, re
         assert decision == ["poisoned" if n == 2 else "reclaimed"]
     job = await harness.queue.get_job("pill")
     assert (job.status, job.crashes) == (JobStatus.FAILED, 3)
-    await _enqueue(harness, "good")
+    await harness.enqueue_steps("good")
     worker_process(redis_url, "survivor")
     await harness.wait_for_end("good")
     wait_until_sync(lambda: harness.counters()["completed"] == 1)

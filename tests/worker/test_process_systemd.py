@@ -7,11 +7,7 @@ import time
 import pytest
 from support.wait import wait_until
 
-from aragora_q.base import Job, JobStatus
-
-
-async def _enqueue(harness, job_id, *gated):
-    await harness.queue.enqueue(Job(payload={"do": list(gated)}, id=job_id))
+from aragora_q.base import JobStatus
 
 
 class Systemd:
@@ -55,7 +51,7 @@ async def test_systemd_is_told_the_truth(new_harness, worker_process, redis_url,
     await wait_until(lambda: systemd.heard("READY=1"), 20)
     await wait_until(lambda: systemd.heard("WATCHDOG=1"))
     assert systemd.heard("STATUS=0/4 running")
-    await _enqueue(harness, "blocking", ["block", 1.5])
+    await harness.enqueue_steps("blocking", ["block", 1.5])
     await harness.wait_for_status("blocking", JobStatus.PROCESSING)
     systemd.drain()
     systemd.lines.clear()
@@ -64,7 +60,7 @@ async def test_systemd_is_told_the_truth(new_harness, worker_process, redis_url,
     if time.monotonic() - started_at > 1:  # else this machine was too slow to watch the silence
         assert systemd.drain().count("WATCHDOG=1") <= 2
     await wait_until(lambda: systemd.heard("WATCHDOG=1"), what="the watchdog to be fed again")
-    await _enqueue(harness, "last", ["sleep", 2])
+    await harness.enqueue_steps("last", ["sleep", 2])
     await wait_until(lambda: systemd.heard("STATUS=1/4 running, oldest"), what="the job to show")
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: systemd.heard("STOPPING=1"))
@@ -89,7 +85,7 @@ async def test_redis_away_at_the_start_is_waited_for(
     server.start()
     harness.redis.connection_pool.disconnect()
     waiting.wait_until_started()
-    await _enqueue(harness, "a")
+    await harness.enqueue_steps("a")
     await harness.wait_for_end("a")
     assert waiting.is_alive
 
@@ -110,7 +106,7 @@ async def test_sighup_reads_settings_again(
         environment={"NOTIFY_SOCKET": systemd.path},
     ).wait_until_started()
     for name in ("a", "b"):
-        await _enqueue(harness, name, ["sleep", 60])
+        await harness.enqueue_steps(name, ["sleep", 60])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     assert await harness.queue.get_status("b") is JobStatus.PENDING
     settings.write_text("concurrency = 2\nlog_level = 'loud'\n")
