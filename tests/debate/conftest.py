@@ -3,6 +3,7 @@
 import pytest
 from support.llm_stub import Stub
 from support.memory_session import MemorySession, make_attempt
+from support.scripted_agents import ScriptedAgent
 
 from aragora_q import wire
 from aragora_q.base import Completed, Job
@@ -37,19 +38,6 @@ def stub(new_stub):
 def _no_breath(monkeypatch):
     """Demo agents take their time for spectators; here nobody watches."""
     monkeypatch.setattr(demo, "BREATH_SECONDS", 0)
-
-
-class ScriptedAgent:
-    """An agent whose replies a function gives; it notes what it was asked."""
-
-    def __init__(self, name, reply):
-        self.name = name
-        self.asked = []
-        self._reply = reply
-
-    async def reply(self, task):
-        self.asked.append(task)
-        return self._reply(task)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """The part of a `WorkerSession` that an attempt uses, in memory: for claims that are not about Redis."""
 
+import json
+
 from aragora_q.attempt import Attempt
-from aragora_q.base import Identity, Job, WorkerSession
+from aragora_q.base import Completed, Identity, Job, WorkerSession
 from aragora_q.retry import RetryPolicy
 
 
@@ -66,3 +68,9 @@ def make_attempt(
     job = job or Job({}, raw_payload=payload, **{"attempts": 1, "max_attempts": 3, **job_fields})
     policy = RetryPolicy(jitter=False)
     return Attempt(job, executor, policy, session or MemorySession(), max_result_bytes)
+
+
+def result_of(outcome):
+    """The decoded result of an attempt that completed."""
+    assert isinstance(outcome, Completed), outcome
+    return json.loads(outcome.result)

@@ -5,7 +5,7 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aragora_q import wire
@@ -103,3 +103,28 @@ def test_any_bytes_decode_or_raise_value_error(data):
         wire.decode(data)
     except ValueError:
         return
+
+
+bounded = settings(
+    max_examples=30,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@bounded
+@given(data=st.binary(max_size=200))
+@example(data=b'{"a":NaN}')
+@example(data=b"\xff{}")
+@example(data=b"[" * 100_000)
+@example(data=b'{"a":' * 5_000)
+@example(data=b'{"a":1}{"b":2}')
+def test_json_from_anywhere(data):
+    """Bytes either decode or raise ValueError: no other exception, no recursion limit."""
+    try:
+        value = wire.decode(data)
+    except ValueError:
+        return
+    assert wire.decode(wire.encode(value)) == value
