@@ -1,6 +1,6 @@
 # Every target says what it does: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs picture bench audit packages starts clean
+.PHONY: help setup demo test test-fast check format docs picture bench audit packages starts clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
 help: ## This text
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything that running, testing and measuring needs
 
@@ -24,8 +24,11 @@ $(STAMP): pyproject.toml requirements/dev.txt
 demo: setup ## Run a whole debate on a private embedded server, and watch it
 	@$(BIN)/aragora-q demo
 
-test: setup ## Run the whole suite on real servers
+test: setup ## Run all tests on every server, topology and container
 	$(BIN)/python -m pytest
+
+test-fast: setup ## Run most tests on one server in three minutes, without Docker or network
+	$(BIN)/python -m pytest -q --backend any -m 'not (slow or container or network)'
 
 check: setup ## Lint, types, architecture and unit tests, in under a minute
 	$(BIN)/ruff check .

@@ -16,8 +16,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--backend",
         action="append",
-        choices=list(backends.BACKENDS),
-        help="run the contract suite on this backend only (may be given more than once)",
+        choices=[*backends.BACKENDS, "any"],
+        help="run the contract suite on this backend only (may be given more than once);"
+        f" any: {backends.FAST}",
     )
     parser.addoption(
         "--nemesis-seconds", type=float, default=20, help="how long the nemesis injects faults"
@@ -31,7 +32,21 @@ _pool = backends.Pool()
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         wanted = metafunc.config.getoption("--backend") or list(backends.BACKENDS)
-        metafunc.parametrize("backend", wanted, indirect=True)
+        names = [backends.FAST if name == "any" else name for name in wanted]
+        metafunc.parametrize("backend", names, indirect=True)
+
+
+NEEDS = {"docker": "container", "wheels": "network", "dist": "network", "smollm2": "network"}
+"""Markers that a test gets by the fixtures that it uses."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        used = set(item.fixturenames)
+        if hasattr(item, "callspec"):
+            used.add(item.callspec.params.get("backend"))
+        for name in used & set(NEEDS):
+            item.add_marker(NEEDS[name])
 
 
 def pytest_terminal_summary(terminalreporter):
