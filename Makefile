@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs man screenshots bench audit packages bench-packages clean
+.PHONY: help setup demo test test-fast check format docs man screenshots bench audit packages bench-packages clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,8 +24,11 @@ $(STAMP): pyproject.toml requirements/dev.txt
 demo: setup ## Run and show a whole debate on a private embedded server
 	@$(BIN)/aragora-q demo
 
-test: setup ## Run the whole suite on real servers
+test: setup ## Run all tests on every server, topology and container
 	$(BIN)/python -m pytest
+
+test-fast: setup ## Run most tests on one server in three minutes, without Docker or network
+	$(BIN)/python -m pytest -q --backend any -m 'not (slow or container or network)'
 
 check: setup ## Lint, types, architecture and unit tests, in under a minute
 	$(BIN)/ruff check .

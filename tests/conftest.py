@@ -1,23 +1,27 @@
-"""Fixtures for all: real servers, one of each kind per run, flushed before every test."""
+"""Fixtures for all tests: real servers, emptied before every test; queues and workers on them."""
 
 import logging
 import os
 
-import backends
 import pytest
-import redis
-import servers
+from support import backends, processes, servers, topologies
+from support.queue_harness import QueueHarness, check_and_close
+from support.worker_processes import WorkerProcess
+from support.workers import WorkerPool
+
+pytest_plugins = ["support.images"]
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--backend",
         action="append",
-        choices=list(backends.BACKENDS),
-        help="run the contract suite on this backend only (may be given more than once)",
+        choices=[*backends.BACKENDS, "any"],
+        help="run the contract suite on this backend only (may be given more than once);"
+        f" any: {backends.FAST}",
     )
     parser.addoption(
-        "--nemesis-seconds", type=float, default=20, help="how long the nemesis breaks things"
+        "--nemesis-seconds", type=float, default=20, help="how long the nemesis injects faults"
     )
     parser.addoption("--nemesis-seed", type=int, default=None, help="repeat this seed's choices")
 
@@ -28,7 +32,21 @@ _pool = backends.Pool()
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         wanted = metafunc.config.getoption("--backend") or list(backends.BACKENDS)
-        metafunc.parametrize("backend", wanted, indirect=True)
+        names = [backends.FAST if name == "any" else name for name in wanted]
+        metafunc.parametrize("backend", names, indirect=True)
+
+
+NEEDS = {"docker": "container", "wheels": "network", "dist": "network", "smollm2": "network"}
+"""Markers that a test gets by the fixtures that it uses."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        used = set(item.fixturenames)
+        if hasattr(item, "callspec"):
+            used.add(item.callspec.params.get("backend"))
+        for name in used & set(NEEDS):
+            item.add_marker(NEEDS[name])
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -42,36 +60,36 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def backend(request):
-    """Every backend in turn, emptied; whatever a test does, its user is refused nothing."""
+    """Every backend in turn, emptied. Fails if the queue's user was denied a command."""
     backend = _pool.get(request.param)
     yield backend
     assert backend.refusals() == []
 
 
 @pytest.fixture
-def shared():
-    """Gives a backend by its name, emptied, which the test must leave as it found it."""
+def shared_server():
+    """Returns a backend by its name, emptied; the test must not change the server itself."""
     return _pool.get
 
 
 @pytest.fixture
 def redis_url():
-    """URL of an empty, fast, single server."""
+    """URL of an empty single server."""
     return _pool.get(backends.FAST).url
 
 
 @pytest.fixture
-def raw(redis_url):
-    """A plain client on `redis_url`."""
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+def redis_client(redis_url):
+    """A client on `redis_url`."""
+    with servers.connect(redis_url) as client:
         yield client
 
 
 @pytest.fixture
 def own_server():
-    """Starts servers of the test's own, which it may kill: `own_server("--appendonly", "yes")`.
+    """Starts servers that the test may kill or reconfigure: `own_server("--appendonly", "yes")`.
 
-    `binary` finds another server than the usual one; the test is skipped where that is missing.
+    `binary` is a function of `servers` that finds the server; skips the test if it is missing.
     """
     started = []
 
@@ -88,9 +106,58 @@ def own_server():
         server.stop()
 
 
+@pytest.fixture
+async def harness(redis_url):
+    """An empty queue with short leases and delays; invariant Z is checked after the test."""
+    harness = QueueHarness(redis_url)
+    yield harness
+    await check_and_close(harness)
+
+
+@pytest.fixture
+async def new_harness(redis_url):
+    """Makes queues with other settings; invariant Z is checked after the test."""
+    made = []
+
+    def make(**settings):
+        made.append(QueueHarness(settings.pop("redis_url", redis_url), **settings))
+        return made[-1]
+
+    yield make
+    await check_and_close(*made)
+
+
+@pytest.fixture
+async def worker_pool():
+    """Starts workers in this process, and stops them after the test."""
+    pool = WorkerPool()
+    yield pool
+    await pool.stop()
+
+
+@pytest.fixture
+def worker_process(tmp_path):
+    """Starts worker processes on a URL or a topology, and kills them after the test."""
+    started = []
+
+    def start(server, worker_id="w1", *args, environment=None, **options):
+        if isinstance(server, str):
+            variables = processes.env(REDIS_URL=server)
+        else:
+            variables = topologies.environment(server)
+        variables |= environment or {}
+        started.append(WorkerProcess(tmp_path, worker_id, variables, *args, **options).start())
+        return started[-1]
+
+    yield start
+    for worker in started:
+        if worker.is_alive:
+            worker.kill()
+
+
 @pytest.fixture(autouse=True)
 def _no_outside_settings(monkeypatch, tmp_path):
-    """Nothing from the machine's environment, home or current directory reaches a test."""
+    """Hide the settings in this machine's environment, home and current directory from tests."""
     for name in list(os.environ):
         if name.startswith(("REDIS_", "ARAGORA_", "XDG_")) or name in {"NOTIFY_SOCKET", "NO_COLOR"}:
             monkeypatch.delenv(name)

@@ -6,10 +6,7 @@ The short way in, and what `pytest tests/test_queue.py -v` runs; the folders bes
 import asyncio
 from contextlib import asynccontextmanager
 
-import invariants
-import pytest
-from stage import Stage
-from waiting import wait_until
+from support.wait import wait_until
 
 from aragora_q import (
     DebateWorker,
@@ -20,15 +17,6 @@ from aragora_q import (
     create_debate_job,
     current_attempt,
 )
-
-
-@pytest.fixture
-async def stage(redis_url):
-    """An empty queue with short leases and short delays."""
-    stage = Stage(redis_url)
-    yield stage
-    invariants.check(stage.raw, stage.keys.stem)
-    await stage.close()
 
 
 @asynccontextmanager
@@ -43,22 +31,11 @@ async def working(queue, executor, **options):
         await running
 
 
-async def ended(queue, job_id):
-    """The job, once it has ended."""
-
-    async def is_terminal():
-        status = await queue.get_status(job_id)
-        return status is not None and status.is_terminal
-
-    await wait_until(is_terminal)
-    return await queue.get_job(job_id)
-
-
 async def echo(job):
     return {"echo": job.payload}
 
 
-async def test_debate_from_enqueue_to_result(stage):
+async def test_debate_from_enqueue_to_result(harness):
     """PENDING, PROCESSING, COMPLETED; the result is what the executor returned."""
     may_end = asyncio.Event()
 
@@ -66,32 +43,32 @@ async def test_debate_from_enqueue_to_result(stage):
         await may_end.wait()
         return {"final_answer": job.payload["question"]}
 
-    job_id = await stage.queue.enqueue(create_debate_job("Why?", ["claude", "gpt"]))
-    assert await stage.queue.get_status(job_id) == "pending"
-    async with working(stage.queue, executor) as worker:
+    job_id = await harness.queue.enqueue(create_debate_job("Why?", ["claude", "gpt"]))
+    assert await harness.queue.get_status(job_id) == "pending"
+    async with working(harness.queue, executor) as worker:
         await wait_until(lambda: worker.get_stats()["active_jobs"] == 1)
-        assert await stage.queue.get_status(job_id) is JobStatus.PROCESSING
+        assert await harness.queue.get_status(job_id) is JobStatus.PROCESSING
         may_end.set()
-        job = await ended(stage.queue, job_id)
+        job = await harness.wait_for_end(job_id)
     assert job.status is JobStatus.COMPLETED
     assert job.result == {"final_answer": "Why?"}
     assert job.attempts == 1
     assert worker.get_stats()["jobs_processed"] == 1
 
 
-async def test_same_id_is_one_job(stage):
+async def test_same_id_is_one_job(harness):
     """Enqueueing again, also after the job has ended, changes nothing."""
-    await stage.enqueue("order-17")
-    await stage.enqueue("order-17")
-    async with working(stage.queue, echo) as worker:
-        await ended(stage.queue, "order-17")
-        await stage.enqueue("order-17")
-        await stage.enqueue("other")
-        await ended(stage.queue, "other")
+    await harness.enqueue("order-17")
+    await harness.enqueue("order-17")
+    async with working(harness.queue, echo) as worker:
+        await harness.wait_for_end("order-17")
+        await harness.enqueue("order-17")
+        await harness.enqueue("other")
+        await harness.wait_for_end("other")
     assert worker.get_stats()["jobs_processed"] == 2
 
 
-async def test_failing_job_is_retried_up_to_its_attempts(stage):
+async def test_failing_job_is_retried_up_to_its_attempts(harness):
     """Three starts, the first included; then it is failed, with its last error."""
     starts = []
 
@@ -99,27 +76,27 @@ async def test_failing_job_is_retried_up_to_its_attempts(stage):
         starts.append(job.attempts)
         raise RuntimeError(f"boom {job.attempts}")
 
-    await stage.enqueue("j1")
-    async with working(stage.queue, executor) as worker:
-        job = await ended(stage.queue, "j1")
+    await harness.enqueue("j1")
+    async with working(harness.queue, executor) as worker:
+        job = await harness.wait_for_end("j1")
     assert starts == [1, 2, 3]
     assert (job.status, job.error) == (JobStatus.FAILED, "RuntimeError: boom 3")
     assert worker.get_stats()["jobs_failed"] == 1
 
 
-async def test_permanent_error_fails_at_once(stage):
+async def test_permanent_error_fails_at_once(harness):
     """What cannot get better is not tried again."""
 
     async def executor(job):
         raise PermanentError("no such model")
 
-    await stage.enqueue("j1")
-    async with working(stage.queue, executor):
-        job = await ended(stage.queue, "j1")
+    await harness.enqueue("j1")
+    async with working(harness.queue, executor):
+        job = await harness.wait_for_end("j1")
     assert (job.status, job.attempts) == (JobStatus.FAILED, 1)
 
 
-async def test_retry_later_is_not_charged(stage):
+async def test_retry_later_is_not_charged(harness):
     """A rate limit costs no attempt."""
     starts = []
 
@@ -129,25 +106,25 @@ async def test_retry_later_is_not_charged(stage):
             raise RetryLater("rate limited", delay_seconds=0)
         return {}
 
-    await stage.enqueue("j1")
-    async with working(stage.queue, executor):
-        job = await ended(stage.queue, "j1")
+    await harness.enqueue("j1")
+    async with working(harness.queue, executor):
+        job = await harness.wait_for_end("j1")
     assert starts == [1] * 3
     assert (job.status, job.attempts) == (JobStatus.COMPLETED, 1)
 
 
-async def test_job_of_a_dead_worker_runs_again(stage):
+async def test_job_of_a_dead_worker_runs_again(harness):
     """A worker that falls silent loses its job to one that lives; the crash is counted, no attempt is."""
-    await stage.enqueue("j1")
-    dead = await stage.worker("dead")
-    await stage.started(dead)
-    async with working(stage.queue, echo):
-        job = await ended(stage.queue, "j1")
+    await harness.enqueue("j1")
+    dead = await harness.worker("dead")
+    await harness.start_one(dead)
+    async with working(harness.queue, echo):
+        job = await harness.wait_for_end("j1")
     assert (job.status, job.crashes, job.attempts) == (JobStatus.COMPLETED, 1, 1)
     assert job.worker_id == "worker-1"
 
 
-async def test_checkpoint_outlives_the_attempt(stage):
+async def test_checkpoint_outlives_the_attempt(harness):
     """What an attempt saved, the next one finds."""
 
     async def executor(job):
@@ -158,14 +135,14 @@ async def test_checkpoint_outlives_the_attempt(stage):
             raise ConnectionError("provider went away")
         return kept
 
-    await stage.enqueue("j1")
-    async with working(stage.queue, executor):
-        job = await ended(stage.queue, "j1")
+    await harness.enqueue("j1")
+    async with working(harness.queue, executor):
+        job = await harness.wait_for_end("j1")
     assert job.result == {"round-1": {"answer": 42}}
     assert job.attempts == 2
 
 
-async def test_cancel_is_immediate_and_final(stage):
+async def test_cancel_is_immediate_and_final(harness):
     """A running job is cancelled at once; what its executor would still say is not heard."""
     was_stopped = asyncio.Event()
 
@@ -176,16 +153,16 @@ async def test_cancel_is_immediate_and_final(stage):
             was_stopped.set()
             return {"too": "late"}
 
-    await stage.enqueue("j1")
-    async with working(stage.queue, executor) as worker:
+    await harness.enqueue("j1")
+    async with working(harness.queue, executor) as worker:
         await wait_until(lambda: worker.get_stats()["active_jobs"] == 1)
-        assert await stage.queue.cancel("j1")
-        assert await stage.queue.get_status("j1") is JobStatus.CANCELLED
+        assert await harness.queue.cancel("j1")
+        assert await harness.queue.get_status("j1") is JobStatus.CANCELLED
         await asyncio.wait_for(was_stopped.wait(), 10)
-    assert (await stage.queue.get_job("j1")).result is None
+    assert (await harness.queue.get_job("j1")).result is None
 
 
-async def test_urgent_jobs_go_first(stage):
+async def test_urgent_jobs_go_first(harness):
     """High before normal before low; first in, first out among equals."""
     order = []
 
@@ -194,23 +171,23 @@ async def test_urgent_jobs_go_first(stage):
         return {}
 
     for job_id, priority in (("low", -1), ("n1", 0), ("n2", 0), ("high", 1)):
-        await stage.queue.enqueue(Job({}, id=job_id, priority=priority))
-    async with working(stage.queue, executor, max_concurrent=1):
-        await ended(stage.queue, "low")
+        await harness.queue.enqueue(Job({}, id=job_id, priority=priority))
+    async with working(harness.queue, executor, max_concurrent=1):
+        await harness.wait_for_end("low")
     assert order == ["high", "n1", "n2", "low"]
 
 
-async def test_delayed_job_waits_until_it_is_due(stage):
+async def test_delayed_job_waits_until_it_is_due(harness):
     """It is pending and in no stream until then, and runs soon after."""
-    await stage.queue.enqueue(Job({}, id="j1", delay_seconds=0.3))
-    assert await stage.queue.get_status("j1") is JobStatus.PENDING
-    assert not stage.entries()
-    async with working(stage.queue, echo):
-        job = await ended(stage.queue, "j1")
+    await harness.queue.enqueue(Job({}, id="j1", delay_seconds=0.3))
+    assert await harness.queue.get_status("j1") is JobStatus.PENDING
+    assert not harness.entries()
+    async with working(harness.queue, echo):
+        job = await harness.wait_for_end("j1")
     assert job.started_at - job.created_at >= 0.3
 
 
-async def test_leaving_worker_hands_its_job_back(stage):
+async def test_leaving_worker_hands_its_job_back(harness):
     """A worker that must go at once releases its job, uncharged, for the next worker."""
     started = asyncio.Event()
 
@@ -218,17 +195,17 @@ async def test_leaving_worker_hands_its_job_back(stage):
         started.set()
         await asyncio.Event().wait()
 
-    await stage.enqueue("j1")
-    async with working(stage.queue, slow) as worker:
+    await harness.enqueue("j1")
+    async with working(harness.queue, slow) as worker:
         await started.wait()
         await worker.stop(immediately=True)
-    assert await stage.queue.get_status("j1") is JobStatus.PENDING
-    async with working(stage.queue, echo):
-        job = await ended(stage.queue, "j1")
+    assert await harness.queue.get_status("j1") is JobStatus.PENDING
+    async with working(harness.queue, echo):
+        job = await harness.wait_for_end("j1")
     assert (job.status, job.attempts) == (JobStatus.COMPLETED, 1)
 
 
-async def test_statistics_of_an_unused_queue_are_zero(stage):
+async def test_statistics_of_an_unused_queue_are_zero(harness):
     """Before the first job nothing is missing: zeros and an empty list."""
-    stats = await stage.queue.get_queue_stats()
+    stats = await harness.queue.get_queue_stats()
     assert (stats["stream_length"], stats["pending_count"], stats["groups"]) == (0, 0, [])

@@ -5,7 +5,7 @@ from functools import partial
 from statistics import median
 
 import pytest
-import servers
+from support import servers
 
 from aragora_q import bench
 from aragora_q.bench import Result, find_server

@@ -1,4 +1,4 @@
-"""The command as its users run it: a process of its own on a real server, or, faster, in this one."""
+"""The command line: as a separate process like its users run it, or, faster, in the test's process."""
 
 import contextlib
 import io
@@ -8,19 +8,21 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-import processes
 import pytest
+from support import processes
+from support.queue_harness import QueueHarness, run_on_queue
 
 from aragora_q import cli
 
 SECONDS = 60
-"""Longest run of a command, on a machine that has other things to do."""
+"""Time limit of one command, generous because the machine may be busy."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What a command left behind."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -36,6 +38,11 @@ class Ended:
         return [json.loads(line) for line in self.lines]
 
     @property
+    def ids(self):
+        """The `id` of each JSON line."""
+        return [line["id"] for line in self.objects]
+
+    @property
     def object(self):
         """Its one JSON line."""
         [one] = self.objects
@@ -43,8 +50,22 @@ class Ended:
 
 
 @pytest.fixture
-def command(redis_url, monkeypatch):
-    """Runs `aragora-q ARGS` as a process of its own; `REDIS_URL` is an empty server."""
+async def harness(redis_url):
+    """An empty queue. Invariant Z is not checked after the test: some tests here damage data on purpose."""
+    harness = QueueHarness(redis_url)
+    yield harness
+    await harness.close()
+
+
+@pytest.fixture
+def on_queue(redis_url, redis_client):
+    """Runs `work(harness)` on a queue that exists for this call; returns its result."""
+    return partial(run_on_queue, redis_url, client=redis_client)
+
+
+@pytest.fixture
+def cli_command(redis_url, monkeypatch):
+    """Runs `aragora-q ARGS` as a process; `REDIS_URL` is an empty server."""
     monkeypatch.setenv("REDIS_URL", redis_url)
 
     def run(*args, stdin="", env=None):
@@ -56,26 +77,27 @@ def command(redis_url, monkeypatch):
             env=processes.env(**(env or {})),
             timeout=SECONDS,
         )
-        return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        return CommandResult(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     return run
 
 
 @pytest.fixture
-def invoke(redis_url, monkeypatch):
-    """Runs `aragora-q ARGS` in this process: the same from its arguments to its exit code, but fast.
+def run_cli(redis_url, monkeypatch):
+    """Runs `aragora-q ARGS` in this process: same arguments and exit code, but faster.
 
-    `terminal`: its output is a terminal, as far as it can tell.
+    With `terminal`, its output says that it is a terminal.
     """
     monkeypatch.setenv("REDIS_URL", redis_url)
 
     def run(*args, stdin="", terminal=False):
         out, err = _stream(terminal=terminal), _stream(terminal=terminal)
-        raw = stdin if isinstance(stdin, bytes) else stdin.encode()
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["aragora-q", *map(str, args)])
-            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
-            # Tests with an event loop of their own have it in this thread; signals are not theirs.
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+            # The command runs in another thread, because the test may have an event loop in this one;
+            # signal handlers can be set in the main thread only.
             patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)
             with (
                 contextlib.redirect_stdout(out),
@@ -83,7 +105,7 @@ def invoke(redis_url, monkeypatch):
                 ThreadPoolExecutor(1) as thread,
             ):
                 code = thread.submit(cli.main).result(SECONDS)
-        return Ended(code, _text(out), _text(err))
+        return CommandResult(code, _text(out), _text(err))
 
     return run
 
@@ -105,7 +127,7 @@ def _text(stream):
 
 @pytest.fixture
 def start_command(redis_url, monkeypatch):
-    """Starts `aragora-q ARGS` as a process of its own and gives it, to be signalled and waited for."""
+    """Starts `aragora-q ARGS` as a process, and returns it; killed after the test."""
     monkeypatch.setenv("REDIS_URL", redis_url)
     started = []
 

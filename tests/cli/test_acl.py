@@ -28,13 +28,13 @@ def server(own_server):
 
 
 @pytest.fixture
-def as_role(server, invoke, monkeypatch, tmp_path):
+def as_role(server, run_cli, monkeypatch, tmp_path):
     """Makes the role's user as an operator would, and lets the commands that follow run as it."""
     running, admin = server
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
 
     def become(role, *args):
-        made = invoke("acl", role, "--password-file", tmp_path / "password", *args)
+        made = run_cli("acl", role, "--password-file", tmp_path / "password", *args)
         assert made.code == 0, made.err
         assert admin.execute_command(*made.out.split()) in (True, "OK", b"OK")
         monkeypatch.setenv("REDIS_URL", f"redis://aragora-q-{role}@127.0.0.1:{running.port}")
@@ -53,48 +53,51 @@ def _refused(admin):
     return [f"{row['username']}: {row['object']}" for row in admin.acl_log()]
 
 
-def test_the_password_is_printed_as_a_hash_only(invoke, tmp_path):
+def test_the_password_is_printed_as_a_hash_only(run_cli, tmp_path):
     """Neither the password itself nor a user who could log in without one is ever printed."""
     (tmp_path / "password").write_text(PASSWORD)
-    made = invoke("acl", "worker", "--password-file", tmp_path / "password")
+    made = run_cli("acl", "worker", "--password-file", tmp_path / "password")
     assert PASSWORD not in made.out
     assert f"#{hashlib.sha256(PASSWORD.encode()).hexdigest()}" in made.out
-    bare = invoke("acl", "worker")
+    bare = run_cli("acl", "worker")
     assert "nopass" not in bare.out
     assert "no password yet" in bare.err
 
 
-def test_wrong_uses_are_told(invoke, tmp_path):
+def test_wrong_uses_are_told(run_cli, tmp_path):
     """An unknown role is a usage error; a missing password file a wrong configuration."""
-    assert invoke("acl", "root").code == 2
-    missing = invoke("acl", "worker", "--password-file", tmp_path / "none")
+    assert run_cli("acl", "root").code == 2
+    missing = run_cli("acl", "worker", "--password-file", tmp_path / "none")
     assert (missing.code, "cannot read" in missing.err) == (78, True)
 
 
-def test_producer(as_role, invoke, server):
+def test_producer(as_role, run_cli, server):
     """A producer enqueues, also durably by replica as far as the server goes, and looks at its jobs."""
     _, admin = server
     as_role("producer")
-    made = invoke("enqueue", "What?", "--agents", "demo,demo", "--quiet")
-    later = invoke("enqueue", "What?", "--agents", "demo,demo", "--delay", "1h", "--quiet")
-    _fine(made, later, invoke("status", made.out.strip(), later.out.strip()))
-    assert invoke("wait", made.out.strip(), "--timeout", "0.1").code == 124
+    made = run_cli("enqueue", "What?", "--agents", "demo,demo", "--quiet")
+    later = run_cli("enqueue", "What?", "--agents", "demo,demo", "--delay", "1h", "--quiet")
+    _fine(made, later, run_cli("status", made.out.strip(), later.out.strip()))
+    assert run_cli("wait", made.out.strip(), "--timeout", "0.1").code == 124
     assert _refused(admin) == []
-    assert invoke("cancel", made.out.strip()).code == 77, "denied within a script is denied, too"
+    assert run_cli("cancel", made.out.strip()).code == 77, "denied within a script is denied, too"
     assert len(_refused(admin)) == 1
 
 
-def test_worker(as_role, invoke, command, server):
+def test_worker(as_role, run_cli, cli_command, server):
     """A worker signs on, runs, retries, fails and finishes jobs, takes care of the queue, signs off."""
     _, admin = server
     as_role("producer")
     _fine(
-        *(invoke("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}") for n in range(3))
+        *(
+            run_cli("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}")
+            for n in range(3)
+        )
     )
     as_role("worker")
     script = "import json,sys; n=json.load(sys.stdin)['id'][-1]; sys.exit(int(n)) if n != '0' else print('{}')"
     program = f"{sys.executable} -c {shlex.quote(script)}"
-    ran = command(
+    ran = cli_command(
         "worker", "--burst", "--exec", program, "--metrics-port", "0",
         env={"ARAGORA_QUEUE_RETRY_BASE_DELAY": "0", "ARAGORA_QUEUE_CLAIM_IDLE_MS": "400"},
     )  # fmt: skip
@@ -104,25 +107,30 @@ def test_worker(as_role, invoke, command, server):
     assert _refused(admin) == []
 
 
-def test_caretakers_and_readers(as_role, invoke, server):
+def test_caretakers_and_readers(as_role, run_cli, server):
     """Reaper, purge, stats and operator: each runs all of its commands, and none is refused anything."""
     _, admin = server
     as_role("producer")
     _fine(
-        *(invoke("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}") for n in range(3))
+        *(
+            run_cli("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}")
+            for n in range(3)
+        )
     )
     as_role("reaper")
-    _fine(invoke("reap"), invoke("reap", "--dry-run"))
+    _fine(run_cli("reap"), run_cli("reap", "--dry-run"))
     as_role("purge")
-    _fine(invoke("purge"), invoke("purge", "--dry-run"))
+    _fine(run_cli("purge"), run_cli("purge", "--dry-run"))
     as_role("stats")
-    _fine(invoke("stats"), invoke("stats", "--prometheus", "-"), invoke("status", "job-0"))
-    _fine(*(invoke("list", "--status", status, "--quiet") for status in JobStatus))
+    _fine(run_cli("stats"), run_cli("stats", "--prometheus", "-"), run_cli("status", "job-0"))
+    _fine(*(run_cli("list", "--status", status, "--quiet") for status in JobStatus))
     as_role("operator")
-    _fine(invoke("cancel", "job-0"), invoke("reap"), invoke("purge"), invoke("stats"))
-    _fine(invoke("requeue", "job-0"), invoke("pause"), invoke("resume"), invoke("cancel", "job-1"))
-    _fine(invoke("purge", "--older-than", "1s", "--yes"))
-    assert "may not ask" not in invoke("doctor").out
+    _fine(run_cli("cancel", "job-0"), run_cli("reap"), run_cli("purge"), run_cli("stats"))
+    _fine(
+        run_cli("requeue", "job-0"), run_cli("pause"), run_cli("resume"), run_cli("cancel", "job-1")
+    )
+    _fine(run_cli("purge", "--older-than", "1s", "--yes"))
+    assert "may not ask" not in run_cli("doctor").out
     assert _refused(admin) == []
 
 
@@ -170,7 +178,7 @@ def test_rights_hold_for_the_configured_prefix_literally(as_role, server, monkey
     assert "has no permissions" in dry("abc:debates:job:x")
 
 
-def test_a_cluster_gets_its_own_names_of_keys(invoke):
+def test_a_cluster_gets_its_own_names_of_keys(run_cli):
     """On a cluster the queue's keys have a hash tag, and so has the pattern."""
-    made = invoke("acl", "worker", "--redis-url", "redis+cluster://127.0.0.1:7000")
+    made = run_cli("acl", "worker", "--redis-url", "redis+cluster://127.0.0.1:7000")
     assert " ~aragora:queue:{debates}:* " in made.out

@@ -17,61 +17,61 @@ def secrets(monkeypatch):
     monkeypatch.setenv("REDIS_PASSWORD", SECRET)
 
 
-def test_what_is_shown_is_toml_and_true(invoke, monkeypatch, tmp_path):
+def test_what_is_shown_is_toml_and_true(run_cli, monkeypatch, tmp_path):
     """The output, read as a configuration file, makes the same configuration."""
     (tmp_path / "aragora-q.toml").write_text(
         "concurrency = 7\n[agents]\nx = 'p:m'\n[agents.y]\nmodel = 'p:n'\nbase_url = 'http://h'\n"
     )
     monkeypatch.setenv("ARAGORA_QUEUE_EXEC_COMMAND", 'say "ä"\t\x1b')
-    shown = invoke("config", "show").out
+    shown = run_cli("config", "show").out
     values = tomllib.loads(shown)
     assert QueueConfig(**values) == QueueConfig()
     assert "\x1b" not in shown
 
 
-def test_each_value_has_its_origin(invoke, monkeypatch, tmp_path):
+def test_each_value_has_its_origin(run_cli, monkeypatch, tmp_path):
     """--origin: default, file and line, or variable."""
     (tmp_path / "aragora-q.toml").write_text("\nconcurrency = 7\n")
     monkeypatch.setenv("ARAGORA_QUEUE_RETRY_MAX", "5")
-    rows = {line.split(" = ")[0]: line for line in invoke("config", "show", "--origin").lines}
+    rows = {line.split(" = ")[0]: line for line in run_cli("config", "show", "--origin").lines}
     assert rows["concurrency"].endswith("# aragora-q.toml:2")
     assert rows["retry_max_attempts"].endswith("# environment ARAGORA_QUEUE_RETRY_MAX")
     assert rows["claim_idle_ms"].endswith("# default")
-    shown = invoke("config", "show", "--json").object
+    shown = run_cli("config", "show", "--json").object
     assert shown["concurrency"] == {"value": 7, "origin": "aragora-q.toml:2", "default": 3}
 
 
 @pytest.mark.parametrize("args", [("show",), ("show", "--origin"), ("show", "--json"), ("check",)])
-def test_no_password_is_shown(invoke, secrets, args):
+def test_no_password_is_shown(run_cli, secrets, args):
     """Neither the setting's nor the URL's, in any form."""
-    ended = invoke("config", *args)
+    ended = run_cli("config", *args)
     assert ended.code == 0
     assert SECRET not in ended.out + ended.err
 
 
-def test_check_names_what_is_set_and_where(invoke, tmp_path):
+def test_check_names_what_is_set_and_where(run_cli, tmp_path):
     """All right: exit 0, and the settings that are not at their defaults."""
     (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")
-    ended = invoke("config", "check")
+    ended = run_cli("config", "check")
     assert ended.code == 0
     assert any(line.split() == ["concurrency", "aragora-q.toml:1"] for line in ended.lines)
 
 
-def test_check_names_all_that_is_wrong(invoke, tmp_path):
+def test_check_names_all_that_is_wrong(run_cli, tmp_path):
     """Wrong: exit 78, nothing on stdout, one line for every fault."""
     path = tmp_path / "new.toml"
     path.write_text("concurrency = 0\nretry_base_delay = 'x'\n")
-    ended = invoke("config", "check", "--config", path)
+    ended = run_cli("config", "check", "--config", path)
     assert (ended.code, ended.out) == (78, "")
     assert f"concurrency = 0 ({path}:1)" in ended.err
     assert f"retry_base_delay = 'x' ({path}:2)" in ended.err
-    assert invoke("config", "check", "--config", tmp_path / "none.toml").code == 78
+    assert run_cli("config", "check", "--config", tmp_path / "none.toml").code == 78
 
 
-def test_check_tells_of_a_file_that_does_not_count(invoke, tmp_path, monkeypatch):
+def test_check_tells_of_a_file_that_does_not_count(run_cli, tmp_path, monkeypatch):
     """./aragora-q.toml of another user is ignored, and check says so."""
     (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")
     monkeypatch.setattr(config_layers, "_is_trusted", lambda _: False)
-    ended = invoke("config", "check")
+    ended = run_cli("config", "check")
     assert (ended.code, "7" in ended.out) == (0, False)
     assert "ignored: aragora-q.toml belongs to another user" in ended.err

@@ -4,9 +4,9 @@ import re
 import shlex
 import signal
 
-import processes
 import pytest
-from waiting import wait_until_sync
+from support import processes
+from support.wait import wait_until_sync
 
 AGENTS = "demo:bold,demo:careful,demo:curious"
 
@@ -17,9 +17,9 @@ def no_server(monkeypatch):
     monkeypatch.delenv("REDIS_URL")
 
 
-def test_demo_shows_a_debate_and_commands_that_go_on_from_it(command, no_server):
+def test_demo_shows_a_debate_and_commands_that_go_on_from_it(cli_command, no_server):
     """With nothing set up: phases as they happen, the result, the queue, and working next commands."""
-    ended = command("demo", "Tea or coffee?", "-a", AGENTS, env={"REDIS_URL": ""})
+    ended = cli_command("demo", "Tea or coffee?", "-a", AGENTS, env={"REDIS_URL": ""})
     assert (ended.code, ended.err) == (0, "")
     steps = [line.split("  ")[-1] for line in ended.lines if re.match(r" *\d+\.\d s  ", line)]
     assert [step.partition(":")[0].partition(" by ")[0] for step in steps] == [
@@ -33,19 +33,21 @@ def test_demo_shows_a_debate_and_commands_that_go_on_from_it(command, no_server)
     )
     assert "0 waiting, 0 running, 1 completed, 0 failed" in ended.out
     assert all(len(line) <= 80 for line in ended.lines)
-    follow_up(command, ended.out.partition("Try next:\n")[2])
+    follow_up(cli_command, ended.out.partition("Try next:\n")[2])
 
 
-def follow_up(command, text):
+def follow_up(cli_command, text):
     """Run what the demo suggests; every command works, and `status` knows the demo's job."""
     export, *commands = text.strip().splitlines()
     variables = dict(word.split("=", 1) for word in shlex.split(export)[1:])
-    ended = [command(*shlex.split(line)[1:], env=variables) for line in commands]
+    ended = [cli_command(*shlex.split(line)[1:], env=variables) for line in commands]
     assert [each.code for each in ended] == [0] * 4
     assert "completed" in ended[0].out
 
 
-def test_ctrl_c_cancels_the_debate_and_leaves_nothing_running(start_command, command, no_server):
+def test_ctrl_c_cancels_the_debate_and_leaves_nothing_running(
+    start_command, cli_command, no_server
+):
     """SIGINT ends the demo by the signal, the job is cancelled, and the server goes by itself."""
     variables = {"REDIS_URL": "embedded://", "ARAGORA_QUEUE_NAME": "demo"}
     process = start_command("demo", "-a", AGENTS, "--rounds", "20", env={"REDIS_URL": ""})
@@ -57,7 +59,7 @@ def test_ctrl_c_cancels_the_debate_and_leaves_nothing_running(start_command, com
     assert process.returncode == -signal.SIGINT
     assert (rest.splitlines()[-1].split()[-1], complaints) == (b"cancelled", b"")
     job_id = re.search(rb"job (\w+)", text)[1].decode()
-    assert command("status", job_id, "--json", env=variables).object["status"] == "cancelled"
+    assert cli_command("status", job_id, "--json", env=variables).object["status"] == "cancelled"
     wait_until_sync(lambda: not servers_running(), 30, "the embedded server to go")
 
 

@@ -7,8 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from stage import Stage
-from waiting import wait_until, wait_until_sync
+from support.wait import wait_until, wait_until_sync
 
 from aragora_q.redis import connection
 
@@ -20,15 +19,15 @@ def lines(*objects):
     return "".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in objects)
 
 
-def test_arguments_become_the_debate_they_say(invoke):
+def test_arguments_become_the_debate_they_say(run_cli):
     """Every field of a debate and of its job can be given by a flag."""
-    ended = invoke(
+    ended = run_cli(
         "enqueue", "Tea or coffee?", *WHO, "--rounds", 2, "--consensus", "unanimous",
         "--job-timeout", 30, "--id", "tea", "--priority", 5, "--delay", "1h", "--max-attempts", 7,
         "--json",
     )  # fmt: skip
     assert (ended.code, ended.object) == (0, {"id": "tea", "created": True})
-    job = invoke("status", "tea", "--json").object
+    job = run_cli("status", "tea", "--json").object
     assert job["payload"] == {
         **DEBATE, "rounds": 2, "consensus": "unanimous", "timeout_seconds": 30.0,
     }  # fmt: skip
@@ -36,19 +35,21 @@ def test_arguments_become_the_debate_they_say(invoke):
     assert 3590 < (job["due_at"] - job["created_at"]) / 1000 <= 3600
 
 
-def test_quiet_prints_the_id_and_nothing_else(command, raw):
+def test_quiet_prints_the_id_and_nothing_else(cli_command, redis_client):
     """`id=$(aragora-q enqueue … --quiet)` works in a shell."""
-    ended = command("enqueue", "Tea or coffee?", *WHO, "--quiet")
+    ended = cli_command("enqueue", "Tea or coffee?", *WHO, "--quiet")
     assert (ended.code, ended.err) == (0, "")
-    assert raw.hget(f"aragora:queue:debates:job:{ended.out.strip()}", "status") == "pending"
+    assert (
+        redis_client.hget(f"aragora:queue:debates:job:{ended.out.strip()}", "status") == "pending"
+    )
 
 
-def test_a_known_id_changes_nothing(invoke):
+def test_a_known_id_changes_nothing(run_cli):
     """Enqueueing again with the same id exits 0, says so, and leaves the first job as it is."""
-    invoke("enqueue", "first", *WHO, "--id", "one")
-    again = invoke("enqueue", "second", *WHO, "--id", "one", "--json")
+    run_cli("enqueue", "first", *WHO, "--id", "one")
+    again = run_cli("enqueue", "second", *WHO, "--id", "one", "--json")
     assert (again.code, again.object["created"]) == (0, False)
-    assert invoke("status", "one", "--json").object["payload"]["question"] == "first"
+    assert run_cli("status", "one", "--json").object["payload"]["question"] == "first"
 
 
 @pytest.mark.parametrize(
@@ -69,16 +70,16 @@ def test_a_known_id_changes_nothing(invoke):
         ([], 2, "QUESTION"),
     ],
 )
-def test_a_bad_argument_is_one_clear_line(invoke, raw, args, code, words):
+def test_a_bad_argument_is_one_clear_line(run_cli, redis_client, args, code, words):
     """What is wrong is named, the exit code tells its kind, nothing is enqueued, stdout stays empty."""
-    ended = invoke("enqueue", *args)
+    ended = run_cli("enqueue", *args)
     assert (ended.code, ended.out) == (code, "")
     assert words in ended.err
     assert "Traceback" not in ended.err
-    assert raw.dbsize() == 0
+    assert redis_client.dbsize() == 0
 
 
-def test_each_line_is_answered_in_order_and_good_ones_go_in(invoke):
+def test_each_line_is_answered_in_order_and_good_ones_go_in(run_cli):
     """One result per line with its number; bad lines say why; exit 3; stderr sums it up."""
     text = lines(
         {**DEBATE, "id": "a"},
@@ -94,7 +95,7 @@ def test_each_line_is_answered_in_order_and_good_ones_go_in(invoke):
         "7",
         {**DEBATE, "id": 7},
     ).encode() + b'{"question": "\xff"}\n{"question": "unfinished'  # fmt: skip
-    ended = invoke("enqueue", "-", stdin=text)
+    ended = run_cli("enqueue", "-", stdin=text)
     assert ended.code == 3
     answers = {each["line"]: each.get("error", each.get("id")) for each in ended.objects}
     assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -106,14 +107,14 @@ def test_each_line_is_answered_in_order_and_good_ones_go_in(invoke):
     }.items():  # fmt: skip
         assert words in answers[line], line
     assert "2 jobs enqueued, 11 refused; the first: line 2: rounds: -1" in ended.err
-    assert invoke("status", "b", "--json").object["payload"] == {"any": 1}
+    assert run_cli("status", "b", "--json").object["payload"] == {"any": 1}
 
 
-def test_too_long_lines_are_refused_and_skipped(invoke):
+def test_too_long_lines_are_refused_and_skipped(run_cli):
     """A line of 2 MiB, and a payload past the limit, are refused by size; the next line goes in."""
     huge = {**DEBATE, "metadata": {"x": "x" * 2**21}}
     large = {"payload": {"x": "x" * 300_000}}
-    ended = invoke("enqueue", "-", stdin=lines(huge, large, {**DEBATE, "id": "fits"}, huge))
+    ended = run_cli("enqueue", "-", stdin=lines(huge, large, {**DEBATE, "id": "fits"}, huge))
     errors = [each.get("error", "") for each in ended.objects]
     assert ended.code == 3
     assert "longer than" in errors[0]
@@ -122,76 +123,76 @@ def test_too_long_lines_are_refused_and_skipped(invoke):
     assert "longer than" in errors[3]
 
 
-def test_running_the_same_input_again_enqueues_nothing_twice(invoke, raw):
+def test_running_the_same_input_again_enqueues_nothing_twice(run_cli, redis_client):
     """Lines without an id get one from their content, however they are written."""
     text = lines(DEBATE, {**DEBATE, "question": "Cake or pie?"})
-    first = invoke("enqueue", "-", stdin=text)
+    first = run_cli("enqueue", "-", stdin=text)
     spelled = (
         '{ "agents":["demo:bold","demo:careful"], "rounds": 3, "question":"Tea or \\u0063offee?"}\n'
     )
-    again = invoke("enqueue", "-", stdin=text + spelled)
+    again = run_cli("enqueue", "-", stdin=text + spelled)
     assert [each["created"] for each in again.objects] == [False] * 3
     assert [each["id"] for each in again.objects[:2]] == [each["id"] for each in first.objects]
     assert again.objects[2]["id"] == first.objects[0]["id"]
-    assert raw.xlen("aragora:queue:debates:stream") == 2
+    assert redis_client.xlen("aragora:queue:debates:stream") == 2
 
 
 @pytest.mark.parametrize("text", [json.dumps([{"question": "A?"}, {"question": ""}]),
                                   json.dumps([{"question": "A?"}, {"question": ""}], indent=2)])  # fmt: skip
-def test_an_array_is_taken_item_by_item(invoke, text):
+def test_an_array_is_taken_item_by_item(run_cli, text):
     """A JSON array, on one line or many, is as good as lines; flags fill what items leave out."""
-    ended = invoke("enqueue", "-", *WHO, stdin=text)
+    ended = run_cli("enqueue", "-", *WHO, stdin=text)
     assert ended.code == 3
     assert ended.objects[0]["created"]
     assert ended.objects[1]["line"] == 2
     assert "question is empty" in ended.objects[1]["error"]
 
 
-def test_no_item_of_a_document_is_too_long_to_read(invoke):
+def test_no_item_of_a_document_is_too_long_to_read(run_cli):
     """Lines have a limit, documents another one: every item is answered, however it is laid out."""
     huge = json.dumps({**DEBATE, "metadata": {"x": "x" * 1_300_000}})
     fits = json.dumps({**DEBATE, "id": "third"})
-    ended = invoke("enqueue", "-", stdin=f"[{json.dumps(DEBATE)},\n{huge},\n{fits}]\n")
+    ended = run_cli("enqueue", "-", stdin=f"[{json.dumps(DEBATE)},\n{huge},\n{fits}]\n")
     assert (ended.code, [each["line"] for each in ended.objects]) == (3, [1, 2, 3])
     assert "max_payload_bytes" in ended.objects[1]["error"]
     assert ended.objects[2]["id"] == "third"
 
 
 @pytest.mark.parametrize("text", ['{"payload": {}, "id": "a"}\r\n', '[{"payload": {}, "id": "a"}]'])
-def test_a_byte_order_mark_is_no_part_of_the_first_line(invoke, text):
+def test_a_byte_order_mark_is_no_part_of_the_first_line(run_cli, text):
     """Files as some editors write them: a byte order mark, lines that end in CR LF."""
-    ended = invoke("enqueue", "-", stdin=b"\xef\xbb\xbf" + text.encode())
+    ended = run_cli("enqueue", "-", stdin=b"\xef\xbb\xbf" + text.encode())
     assert (ended.code, ended.object) == (0, {"line": 1, "id": "a", "created": True})
 
 
-def test_an_array_of_many_jobs_on_one_line(invoke, raw):
+def test_an_array_of_many_jobs_on_one_line(run_cli, redis_client):
     """What `jq -c` writes of 12,000 jobs."""
     jobs = [{"payload": {"n": n, "text": "x" * 100}} for n in range(12_000)]
-    ended = invoke("enqueue", "-", "--quiet", stdin="\n \n" + json.dumps(jobs))
+    ended = run_cli("enqueue", "-", "--quiet", stdin="\n \n" + json.dumps(jobs))
     assert (ended.code, len(ended.lines)) == (0, 12_000)
-    assert raw.xlen("aragora:queue:debates:stream") == 12_000
+    assert redis_client.xlen("aragora:queue:debates:stream") == 12_000
 
 
-def test_a_question_may_end_like_a_file_name(invoke, tmp_path):
+def test_a_question_may_end_like_a_file_name(run_cli, tmp_path):
     """With a blank in it, and no such file, it is a question; without one, a file that is missing."""
-    asked = invoke("enqueue", "What belongs in tsconfig.json", *WHO, "--json")
+    asked = run_cli("enqueue", "What belongs in tsconfig.json", *WHO, "--json")
     assert (asked.code, asked.object["created"]) == (0, True)
-    assert "cannot read" in invoke("enqueue", "missing.json").err
+    assert "cannot read" in run_cli("enqueue", "missing.json").err
     file = tmp_path / "my jobs.jsonl"
     file.write_text(json.dumps({**DEBATE, "id": "of-file"}))
-    assert invoke("enqueue", file).object["id"] == "of-file"
+    assert run_cli("enqueue", file).object["id"] == "of-file"
 
 
-def test_one_object_over_several_lines_in_a_file(invoke, tmp_path):
+def test_one_object_over_several_lines_in_a_file(run_cli, tmp_path):
     """`jq . | aragora-q enqueue -` and FILE.json work."""
     file = tmp_path / "job.json"
     file.write_text(json.dumps({**DEBATE, "id": "pretty"}, indent=2))
-    assert invoke("enqueue", str(file)).object == {"line": 1, "id": "pretty", "created": True}
+    assert run_cli("enqueue", str(file)).object == {"line": 1, "id": "pretty", "created": True}
 
 
-def test_bulk_quiet_prints_ids_only(invoke):
+def test_bulk_quiet_prints_ids_only(run_cli):
     """Refused lines leave no id; stderr still tells of them."""
-    ended = invoke("enqueue", "-", "--quiet", stdin=lines({**DEBATE, "id": "a"}, "x"))
+    ended = run_cli("enqueue", "-", "--quiet", stdin=lines({**DEBATE, "id": "a"}, "x"))
     assert (ended.code, ended.lines) == (3, ["a"])
     assert "1 refused" in ended.err
 
@@ -251,36 +252,34 @@ def test_bulk_memory_does_not_grow_with_the_input(start_command, tmp_path):
     assert peak_kib(20_000) < peak_kib(1_000) + 4_096
 
 
-async def test_wait_exits_with_the_outcome(redis_url, start_command):
+async def test_wait_exits_with_the_outcome(harness, start_command):
     """`--wait` ends when the job does: 0 with the result if it completed, 1 if it failed."""
     from aragora_q.contracts import Completed, Failed
 
-    stage = Stage(redis_url)
-    session = await stage.worker()
-    try:
-        for outcome, code in ((Completed(b'{"answer": 42}'), 0), (Failed("no use"), 1)):
-            process = start_command("enqueue", "x", *WHO, "--wait", "--json")
-            job = await wait_until(lambda: _started(session))
-            await stage.end(session, job, outcome)
-            shown, _ = await asyncio.to_thread(process.communicate)
-            assert (process.returncode, json.loads(shown)["id"]) == (code, job.id)
-    finally:
-        await stage.close()
+    session = await harness.worker()
+    for outcome, code in ((Completed(b'{"answer": 42}'), 0), (Failed("no use"), 1)):
+        process = start_command("enqueue", "x", *WHO, "--wait", "--json")
+        job = await wait_until(lambda: _started(session))
+        await harness.report(session, job, outcome)
+        shown, _ = await asyncio.to_thread(process.communicate)
+        assert (process.returncode, json.loads(shown)["id"]) == (code, job.id)
 
 
 async def _started(session):
     return next(iter((await session.start(1)).jobs), None)
 
 
-def test_wait_gives_up_in_time(invoke):
+def test_wait_gives_up_in_time(run_cli):
     """With nobody to run it, `--wait --timeout` exits 124 and names the job, which stays."""
-    ended = invoke("enqueue", "x", *WHO, "--id", "slow", "--wait", "--timeout", 0.1, "--quiet")
+    ended = run_cli("enqueue", "x", *WHO, "--id", "slow", "--wait", "--timeout", 0.1, "--quiet")
     assert ended.code == 124
     assert "not ended after 0.1 s: slow" in ended.err
-    assert invoke("status", "slow", "--json").object["status"] == "pending"
+    assert run_cli("status", "slow", "--json").object["status"] == "pending"
 
 
-def test_too_little_durability_prints_the_id_and_asks_to_try_again(own_server, invoke, monkeypatch):
+def test_too_little_durability_prints_the_id_and_asks_to_try_again(
+    own_server, run_cli, monkeypatch
+):
     """A replica that does not confirm: the job is in, `durable` is false, exit 75."""
     monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 200))
     primary, replica = own_server(), own_server()
@@ -293,25 +292,25 @@ def test_too_little_durability_prints_the_id_and_asks_to_try_again(own_server, i
         )
         replica.process.send_signal(signal.SIGSTOP)
         args = ("--durability", "replica", "--redis-url", primary.url)
-        one = invoke("enqueue", "x", *WHO, "--id", "one", *args, "--json")
-        many = invoke("enqueue", "-", *args, stdin=lines({**DEBATE, "id": "two"}))
+        one = run_cli("enqueue", "x", *WHO, "--id", "one", *args, "--json")
+        many = run_cli("enqueue", "-", *args, stdin=lines({**DEBATE, "id": "two"}))
     assert one.code == many.code == 75
     assert one.object == {"id": "one", "created": True, "durable": False}
     assert many.object == {"line": 1, "id": "two", "created": True, "durable": False}
 
 
-def test_an_agent_that_nobody_knows_is_refused_before_it_costs_a_worker(invoke, monkeypatch):
+def test_an_agent_that_nobody_knows_is_refused_before_it_costs_a_worker(run_cli, monkeypatch):
     """By name, with the nearest known one; other lines go in, and so does what is no debate."""
-    ended = invoke("enqueue", "Tea?", "--agents", "demo,cluade")
+    ended = run_cli("enqueue", "Tea?", "--agents", "demo,cluade")
     assert ended.code == 65
     assert "unknown agent 'cluade'" in ended.err
     assert "did you mean 'claude'?" in ended.err
     unknown = {"question": "Tea?", "agents": ["demo", "cluade"]}
-    ended = invoke(
+    ended = run_cli(
         "enqueue", "-", stdin=lines(DEBATE, unknown, {"payload": {"question": 1, "agents": 3}})
     )
     assert ended.code == 3
     assert "unknown agent 'cluade'" in ended.objects[1]["error"]
     assert [each.get("created") for each in ended.objects] == [True, None, True]
     monkeypatch.setenv("ARAGORA_AGENT_MINE", "demo")
-    assert invoke("enqueue", "Tea?", "--agents", "demo,mine").code == 0
+    assert run_cli("enqueue", "Tea?", "--agents", "demo,mine").code == 0

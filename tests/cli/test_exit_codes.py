@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-import servers
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from waiting import wait_until_sync
+from support import servers
+from support.wait import wait_until_sync
 
 from aragora_q.streams import queue as streams
 
@@ -21,11 +21,11 @@ ENQUEUE = ("enqueue", "x", "--agents", "demo,demo", "--id", "job")
 
 
 @pytest.fixture
-def full(raw, redis_url):
+def full(redis_client, redis_url):
     """A server whose memory is used up."""
-    raw.config_set("maxmemory", 1)
+    redis_client.config_set("maxmemory", 1)
     yield redis_url
-    raw.config_set("maxmemory", 0)
+    redis_client.config_set("maxmemory", 0)
 
 
 @pytest.fixture
@@ -123,10 +123,10 @@ def without_database(redis_url):
         ("forbidden", ("status", "x"), 77, "denies access"),
     ],
 )
-def test_what_the_server_refuses_is_one_line_and_a_hint(request, invoke, state, args, code, words):
+def test_what_the_server_refuses_is_one_line_and_a_hint(request, run_cli, state, args, code, words):
     """The exit code tells what kind of trouble it is; stderr what, where and what to do; no secret."""
     url = request.getfixturevalue(state)
-    ended = invoke(*args, "--redis-url", url)
+    ended = run_cli(*args, "--redis-url", url)
     assert (ended.code, ended.out) == (code, "")
     first, hint = ended.err.splitlines()
     assert first.startswith("aragora-q: error: ")
@@ -135,16 +135,16 @@ def test_what_the_server_refuses_is_one_line_and_a_hint(request, invoke, state, 
     assert ":pw@" not in ended.err
 
 
-def test_a_full_backlog_is_75(invoke, monkeypatch):
+def test_a_full_backlog_is_75(run_cli, monkeypatch):
     """Past max_backlog an enqueue is refused, and may be tried again later."""
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "1")
-    assert invoke(*ENQUEUE).code == 0
-    ended = invoke("enqueue", "y", "--agents", "demo,demo")
+    assert run_cli(*ENQUEUE).code == 0
+    ended = run_cli("enqueue", "y", "--agents", "demo,demo")
     assert ended.code == 75
     assert "holds its limit of 1 waiting jobs" in ended.err
 
 
-def test_an_unknown_job_is_3(invoke):
+def test_an_unknown_job_is_3(run_cli):
     """So is a job that ended before the retention time; the line names queue and remedy."""
     for args in (
         ("status", "nobody"),
@@ -152,29 +152,29 @@ def test_an_unknown_job_is_3(invoke):
         ("cancel", "nobody"),
         ("requeue", "nobody"),
     ):
-        ended = invoke(*args)
+        ended = run_cli(*args)
         assert (ended.code, ended.out) == (3, "")
         assert "nobody" in ended.err
         assert args[0] == "requeue" or "  hint: it may be in another queue" in ended.err
 
 
-def test_an_empty_id_is_2(invoke):
+def test_an_empty_id_is_2(run_cli):
     """`wait "$id"` after an enqueue that failed: said for what it is."""
     for name in ("status", "wait", "cancel", "requeue"):
-        ended = invoke(name, "")
+        ended = run_cli(name, "")
         assert (ended.code, ended.out) == (2, "")
         assert "it is empty: did the command that was to give it fail?" in ended.err
 
 
-def test_bad_configuration_is_78(invoke, monkeypatch):
+def test_bad_configuration_is_78(run_cli, monkeypatch):
     """An unknown setting is named, with the nearest one that exists."""
     monkeypatch.setenv("ARAGORA_QUEUE_CONCURENCY", "3")
-    ended = invoke("status", "x")
+    ended = run_cli("status", "x")
     assert ended.code == 78
     assert "did you mean 'ARAGORA_QUEUE_CONCURRENCY'" in ended.err
 
 
-def test_unknown_commands_and_options_are_2(invoke):
+def test_unknown_commands_and_options_are_2(run_cli):
     """A usage error is a line that names option, value and rule, and one that names the help."""
     for args, words, path in (
         (("enqeue",), "'enqeue'. Did you mean 'enqueue'", ""),
@@ -185,7 +185,7 @@ def test_unknown_commands_and_options_are_2(invoke):
         (("list", "-n", "many"), "'--limit' / '-n': 'many': input should be", " list"),
         (("tail", "--after", "x"), "--after 'x' is no event id", " tail"),
     ):
-        ended = invoke(*args)
+        ended = run_cli(*args)
         assert (ended.code, ended.out) == (2, "")
         first, hint = ended.err.splitlines()
         assert first.startswith("aragora-q: error: ")
@@ -193,19 +193,19 @@ def test_unknown_commands_and_options_are_2(invoke):
         assert hint == f"  hint: aragora-q{path} --help"
 
 
-def test_a_timeout_is_124(invoke):
+def test_a_timeout_is_124(run_cli):
     """wait gives up, and names what has not ended."""
-    invoke(*ENQUEUE)
+    run_cli(*ENQUEUE)
     started = time.monotonic()
-    ended = invoke("wait", "job", "--timeout", "0.2")
+    ended = run_cli("wait", "job", "--timeout", "0.2")
     assert time.monotonic() - started < 10
     assert (ended.code, ended.err) == (124, "aragora-q: error: not ended after 0.2 s: job\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_a_waiting_command_by_themselves(start_command, command, number):
+def test_signals_end_a_waiting_command_by_themselves(start_command, cli_command, number):
     """130 and 143 to a shell: the process ends by the signal, without a word."""
-    command(*ENQUEUE)
+    cli_command(*ENQUEUE)
     process = start_command("tail", "--after", "0")
     process.stdout.readline()
     process.send_signal(number)
@@ -223,9 +223,9 @@ def test_a_stopped_worker_is_143(start_command):
     assert process.returncode == -signal.SIGTERM
 
 
-def test_a_closed_pipe_is_quiet(command, start_command):
+def test_a_closed_pipe_is_quiet(cli_command, start_command):
     """`list | true`: nobody reads, and nothing is complained of."""
-    command("enqueue", "-", stdin="".join(
+    cli_command("enqueue", "-", stdin="".join(
         json.dumps({"payload": {"n": n, "x": "x" * 1000}}) + "\n" for n in range(200)
     ))  # fmt: skip
     process = start_command("list", "-n", "200", "--json", stdout=subprocess.PIPE)
@@ -269,9 +269,9 @@ def test_closed_standard_streams_change_nothing(start_command, args, closed, cod
     assert b"Traceback" not in (out or b"") + (err or b"")
 
 
-def test_debug_shows_where_an_error_came_from(invoke, down):
+def test_debug_shows_where_an_error_came_from(run_cli, down):
     """No traceback for an operator's mistake, unless it is asked for."""
-    ended = invoke("--debug", "status", "x", "--redis-url", down)
+    ended = run_cli("--debug", "status", "x", "--redis-url", down)
     assert ended.code == 69
     assert "Traceback" in ended.err
     assert ended.err.count("aragora-q: error: ") == 1

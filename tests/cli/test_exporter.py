@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-import servers
-from waiting import wait_until_sync
+from support import servers
+from support.wait import wait_until_sync
 
 
 def _get(port, path):
@@ -36,11 +36,11 @@ def exporter(start_command):
     return start
 
 
-def test_metrics_are_computed_at_scrape(exporter, invoke):
+def test_metrics_are_computed_at_scrape(exporter, run_cli):
     """What was enqueued after it started is in the next answer; promtool has no complaint."""
     port, process = exporter()
     for number in (1, 2):
-        assert invoke("enqueue", f"{number}?", "--agents", "demo:bold,demo:careful").code == 0
+        assert run_cli("enqueue", f"{number}?", "--agents", "demo:bold,demo:careful").code == 0
         _, text = _get(port, "/metrics")
         assert f'aragora_q_queue_jobs{{queue="debates",state="waiting"}} {number}.0' in text
         assert (
@@ -58,10 +58,10 @@ def test_metrics_are_computed_at_scrape(exporter, invoke):
     assert process.wait(30) == -signal.SIGTERM
 
 
-def test_no_job_and_no_worker_is_a_label(exporter, invoke):
+def test_no_job_and_no_worker_is_a_label(exporter, run_cli):
     """Labels are bounded: queue, state, lane, transition, version."""
     port, _ = exporter()
-    assert invoke("enqueue", "What?", "--agents", "demo:bold,demo:careful").code == 0
+    assert run_cli("enqueue", "What?", "--agents", "demo:bold,demo:careful").code == 0
     labels = set(re.findall(r'[{,](\w+)="', _get(port, "/metrics")[1]))
     assert labels == {"queue", "state", "lane", "transition", "version"}
 
@@ -88,15 +88,15 @@ def test_it_starts_before_its_server_does(exporter):
     assert _get(port, "/healthz")[0] == 503
 
 
-def test_a_taken_port_is_told(exporter, command):
+def test_a_taken_port_is_told(exporter, cli_command):
     """Exit 78, one line."""
     port, _ = exporter()
-    ended = command("exporter", "--listen", f"127.0.0.1:{port}")
+    ended = cli_command("exporter", "--listen", f"127.0.0.1:{port}")
     assert (ended.code, "cannot serve metrics" in ended.err) == (78, True)
     assert "--listen" in ended.err
 
 
 @pytest.mark.parametrize("address", ["nowhere", "host:0", "host:99999", ":x"])
-def test_a_malformed_address_is_a_usage_error(invoke, address):
+def test_a_malformed_address_is_a_usage_error(run_cli, address):
     """HOST:PORT, nothing else."""
-    assert invoke("exporter", "--listen", address).code == 2
+    assert run_cli("exporter", "--listen", address).code == 2

@@ -49,22 +49,24 @@ def test_escaped_text_is_one_harmless_line(text):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(question=texts, error=texts)
-def test_no_command_lets_a_job_speak_to_the_terminal(invoke, redis_url, terminal, question, error):
+def test_no_command_lets_a_job_speak_to_the_terminal(run_cli, redis_url, terminal, question, error):
     """Question, agents, error and progress of a failed job, shown by list, status, wait and stats."""
     keys = QueueKeys("aragora:queue:", "debates")
     payload = {"question": question, "agents": [question, error]}
-    with redis.Redis.from_url(redis_url) as raw:
-        raw.flushall()
-        raw.hset(keys.job("j"), mapping={"status": "failed", "attempts": 1, "max_attempts": 1})
-        raw.set(keys.payload("j"), json.dumps(payload))
-        raw.rpush(
+    with redis.Redis.from_url(redis_url) as redis_client:
+        redis_client.flushall()
+        redis_client.hset(
+            keys.job("j"), mapping={"status": "failed", "attempts": 1, "max_attempts": 1}
+        )
+        redis_client.set(keys.payload("j"), json.dumps(payload))
+        redis_client.rpush(
             keys.history("j"), json.dumps({"at": 1, "cause": error, "attempt": 1, "error": error})
         )
-        raw.hset(keys.journal("j"), "progress", json.dumps({"phase": error}))
-        raw.zadd(keys.failed, {"j": 1})
-        raw.xadd(keys.events, {"event": "failed", "ids": "j", "data": error})
+        redis_client.hset(keys.journal("j"), "progress", json.dumps({"phase": error}))
+        redis_client.zadd(keys.failed, {"j": 1})
+        redis_client.xadd(keys.events, {"event": "failed", "ids": "j", "data": error})
     for arguments in (["list"], ["status", "j"], ["wait", "j"], ["stats"]):
-        ended = invoke(*arguments, terminal=terminal)
+        ended = run_cli(*arguments, terminal=terminal)
         styles = ("\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m")
         shown = ended.out + ended.err
         for style in styles if terminal else ():

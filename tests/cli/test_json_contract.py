@@ -1,16 +1,14 @@
 """The JSON of every command has the fields that docs/reference/cli-json.md promises, no fewer and no more."""
 
-import asyncio
 import json
 import re
-from pathlib import Path
 
 import pytest
-from stage import Stage
+from support.paths import ROOT
 
 from aragora_q.contracts import Completed, Failed
 
-PAGE = Path(__file__).parents[2] / "docs/reference/cli-json.md"
+PAGE = ROOT / "docs/reference/cli-json.md"
 AGENTS = "demo:bold,demo:careful"
 
 
@@ -31,46 +29,45 @@ JOB = {*DOCUMENTED["A job"]} - {"history"}
 
 
 @pytest.fixture
-def jobs(redis_url, raw):
+def jobs(on_queue):
     """`done` has completed, `bad` failed, `waits` waits."""
 
-    async def make():
-        stage = Stage(redis_url, raw=raw)
-        try:
-            worker = await stage.worker("w1")
-            await stage.enqueue("done")
-            await stage.enqueue("bad")
-            done, bad = (await worker.start(2)).jobs
-            await stage.end(worker, done, Completed(b"{}"))
-            await stage.end(worker, bad, Failed("no"))
-            await stage.enqueue("waits")
-        finally:
-            await stage.queue.close()
+    async def make(harness):
+        worker = await harness.worker("w1")
+        await harness.enqueue("done")
+        await harness.enqueue("bad")
+        done, bad = (await worker.start(2)).jobs
+        await harness.report(worker, done, Completed(b"{}"))
+        await harness.report(worker, bad, Failed("no"))
+        await harness.enqueue("waits")
 
-    asyncio.run(make())
+    on_queue(make)
 
 
 @pytest.mark.parametrize("args", [("wait", "done"), ("list", "--status", "failed")])
-def test_jobs(invoke, jobs, args):
+def test_jobs(run_cli, jobs, args):
     """wait and list print jobs."""
-    for each in invoke(*args, "--json").objects:
+    for each in run_cli(*args, "--json").objects:
         assert set(each) == JOB
 
 
-def test_status(invoke, jobs):
+def test_status(run_cli, jobs):
     """A job, and what went wrong with it."""
-    shown = invoke("status", "bad", "--json").object
+    shown = run_cli("status", "bad", "--json").object
     assert set(shown) == JOB | {"history"}
     assert {name for event in shown["history"] for name in event} <= {
         "at", "cause", "attempt", "worker", "error",
     }  # fmt: skip
 
 
-def test_enqueue(invoke):
+def test_enqueue(run_cli):
     """One debate; lines of which one is refused."""
-    assert set(invoke("enqueue", "What?", "--agents", AGENTS, "--json").object) == {"id", "created"}
+    assert set(run_cli("enqueue", "What?", "--agents", AGENTS, "--json").object) == {
+        "id",
+        "created",
+    }
     good = json.dumps({"question": "What?", "agents": AGENTS.split(",")})
-    fine, refused = invoke("enqueue", "-", "--json", stdin=f"{good}\n[]\n").objects
+    fine, refused = run_cli("enqueue", "-", "--json", stdin=f"{good}\n[]\n").objects
     assert (set(fine), set(refused)) == ({"line", "id", "created"}, {"line", "error"})
 
 
@@ -85,9 +82,9 @@ def test_enqueue(invoke):
         ("reap", ("reap", "--dry-run")),
     ],
 )
-def test_commands(invoke, jobs, heading, args):
+def test_commands(run_cli, jobs, heading, args):
     """Each prints one object with the documented fields."""
-    assert set(invoke(*args, "--json").object) == set(DOCUMENTED[heading])
+    assert set(run_cli(*args, "--json").object) == set(DOCUMENTED[heading])
 
 
 def test_tail(start_command, jobs):
@@ -96,7 +93,7 @@ def test_tail(start_command, jobs):
     assert set(json.loads(process.stdout.readline())) == set(DOCUMENTED["tail"])
 
 
-def test_config_show(invoke):
+def test_config_show(run_cli):
     """Every setting with value, origin and default."""
-    for each in invoke("config", "show", "--json").object.values():
+    for each in run_cli("config", "show", "--json").object.values():
         assert set(each) == {"value", "origin", "default"}

@@ -1,100 +1,95 @@
 """`aragora-q purge`: what has ended long enough ago goes, of the statuses asked for, and nothing that lives."""
 
-import asyncio
-
-import invariants
 import pytest
-from stage import Stage
+from support import invariants
+from support.queue_harness import PREFIX
 
 from aragora_q.contracts import Completed, Failed
 
-STEM = "aragora:queue:debates:"
 DAY_MS = 86_400_000
 
 
 @pytest.fixture
-def jobs(redis_url, raw):
+def jobs(on_queue, redis_client):
     """One job of every kind; those that have ended did so ten days ago."""
 
-    async def make():
-        stage = Stage(redis_url, raw=raw)
-        worker = await stage.worker("w1")
+    async def make(harness):
+        worker = await harness.worker("w1")
         for job_id in ("done", "bad", "stopped", "runs"):
-            await stage.enqueue(job_id)
-        await stage.queue.cancel("stopped")
+            await harness.enqueue(job_id)
+        await harness.queue.cancel("stopped")
         done, bad, _ = (await worker.start(3)).jobs
-        await stage.end(worker, done, Completed(b"{}"))
-        await stage.end(worker, bad, Failed("no"))
-        await stage.enqueue("waits")
-        await stage.enqueue("later", delay_seconds=1000)
-        await stage.queue.close()
+        await harness.report(worker, done, Completed(b"{}"))
+        await harness.report(worker, bad, Failed("no"))
+        await harness.enqueue("waits")
+        await harness.enqueue("later", delay_seconds=1000)
 
-    asyncio.run(make())
+    on_queue(make)
     for index in ("completed", "failed", "cancelled"):
-        for job_id, at in raw.zrange(f"{STEM}{index}", 0, -1, withscores=True):
-            raw.zadd(f"{STEM}{index}", {job_id: at - 10 * DAY_MS})
+        for job_id, at in redis_client.zrange(f"{PREFIX}{index}", 0, -1, withscores=True):
+            redis_client.zadd(f"{PREFIX}{index}", {job_id: at - 10 * DAY_MS})
 
 
-def _kept(raw):
+def _kept(redis_client):
     return {job for job in ("done", "bad", "stopped", "runs", "waits", "later")
-            if raw.exists(f"{STEM}job:{job}")}  # fmt: skip
+            if redis_client.exists(f"{PREFIX}job:{job}")}  # fmt: skip
 
 
-def test_all_that_is_past_retention_goes_and_nothing_that_lives(invoke, jobs, raw):
+def test_all_that_is_past_retention_goes_and_nothing_that_lives(run_cli, jobs, redis_client):
     """Plain purge never asks: ended jobs past the retention time, of every terminal status."""
-    ended = invoke("purge", "--json")
+    ended = run_cli("purge", "--json")
     assert ended.object == {
         "dry_run": False, "purged": {"cancelled": 1, "completed": 1, "failed": 1},
     }  # fmt: skip
-    assert _kept(raw) == {"runs", "waits", "later"}
-    assert invoke("stats", "--json").object["last_purge_at"] > 1_600_000_000_000
-    invariants.check(raw, STEM)
+    assert _kept(redis_client) == {"runs", "waits", "later"}
+    assert run_cli("stats", "--json").object["last_purge_at"] > 1_600_000_000_000
+    invariants.check(redis_client, PREFIX)
 
 
-def test_only_what_was_asked_for(invoke, jobs, raw):
+def test_only_what_was_asked_for(run_cli, jobs, redis_client):
     """--status limits it; an unknown or live status is a usage error."""
-    assert invoke("purge", "--status", "failed", "--quiet").code == 0
-    assert _kept(raw) == {"done", "stopped", "runs", "waits", "later"}
+    assert run_cli("purge", "--status", "failed", "--quiet").code == 0
+    assert _kept(redis_client) == {"done", "stopped", "runs", "waits", "later"}
     for wrong in ("processing", "nonsense"):
-        assert invoke("purge", "--status", wrong).code == 2
+        assert run_cli("purge", "--status", wrong).code == 2
 
 
-def test_a_dry_run_only_counts(invoke, jobs, raw):
+def test_a_dry_run_only_counts(run_cli, jobs, redis_client):
     """--dry-run says how many of each; no key is touched, no pass is noted."""
-    ended = invoke("purge", "--dry-run")
+    ended = run_cli("purge", "--dry-run")
     assert "would delete: 1 cancelled, 1 completed, 1 failed" in ended.err
-    assert len(_kept(raw)) == 6
-    assert invoke("stats", "--json").object["last_purge_at"] is None
+    assert len(_kept(redis_client)) == 6
+    assert run_cli("stats", "--json").object["last_purge_at"] is None
 
 
-def test_younger_jobs_only_when_that_is_meant(invoke, jobs, raw, monkeypatch):
+def test_younger_jobs_only_when_that_is_meant(run_cli, jobs, redis_client, monkeypatch):
     """Below the retention time it wants --yes where nobody can be asked; above, it does not."""
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_JOB_TTL_DAYS", "30")
-    assert invoke("purge", "--json").object["purged"] == {
+    assert run_cli("purge", "--json").object["purged"] == {
         "cancelled": 0,
         "completed": 0,
         "failed": 0,
     }
-    refused = invoke("purge", "--older-than", "36h")
+    refused = run_cli("purge", "--older-than", "36h")
     assert (refused.code, "--yes" in refused.err) == (2, True)
-    assert len(_kept(raw)) == 6
-    assert invoke("purge", "--older-than", "40d").code == 0
-    assert len(_kept(raw)) == 6
-    assert invoke("purge", "--older-than", "36h", "--yes").code == 0
-    assert _kept(raw) == {"runs", "waits", "later"}
+    assert len(_kept(redis_client)) == 6
+    assert run_cli("purge", "--older-than", "40d").code == 0
+    assert len(_kept(redis_client)) == 6
+    assert run_cli("purge", "--older-than", "36h", "--yes").code == 0
+    assert _kept(redis_client) == {"runs", "waits", "later"}
 
 
-def test_many_go_in_bounded_steps(invoke, raw):
+def test_many_go_in_bounded_steps(run_cli, redis_client):
     """No call deletes more than a batch, however many there are."""
     ids = {f"old-{n}": 1 for n in range(250)}
-    raw.zadd(f"{STEM}completed", ids)
-    raw.config_resetstat()
-    assert invoke("purge", "--json").object["purged"]["completed"] == 250
-    calls = raw.info("commandstats")
+    redis_client.zadd(f"{PREFIX}completed", ids)
+    redis_client.config_resetstat()
+    assert run_cli("purge", "--json").object["purged"]["completed"] == 250
+    calls = redis_client.info("commandstats")
     assert calls["cmdstat_evalsha"]["calls"] + calls.get("cmdstat_eval", {"calls": 0})["calls"] >= 5
-    assert raw.zcard(f"{STEM}completed") == 0
+    assert redis_client.zcard(f"{PREFIX}completed") == 0
 
 
-def test_a_malformed_age_is_a_usage_error(invoke):
+def test_a_malformed_age_is_a_usage_error(run_cli):
     """90s, 15m, 36h, 7d: whatever else, nothing happens."""
-    assert invoke("purge", "--older-than", "soon").code == 2
+    assert run_cli("purge", "--older-than", "soon").code == 2

@@ -1,6 +1,5 @@
 """`aragora-q stats`: one screen at night, one object for programs, one file for Prometheus; constant time."""
 
-import asyncio
 import json
 import os
 import resource
@@ -10,48 +9,29 @@ import stat
 import subprocess
 
 import pytest
-from stage import Stage
+from support.queue_harness import PREFIX
 
 from aragora_q.contracts import Completed, Failed
 
-STEM = "aragora:queue:debates:"
 
-
-@pytest.fixture
-def on_stage(redis_url, raw):
-    """Runs `work(stage)` on a queue that lives for the call."""
-
-    def run(work, **settings):
-        async def staged():
-            stage = Stage(redis_url, raw=raw, **settings)
-            try:
-                return await work(stage)
-            finally:
-                await stage.queue.close()
-
-        return asyncio.run(staged())
-
-    return run
-
-
-async def _a_busy_queue(stage):
+async def _a_busy_queue(harness):
     """Two wait (one high), one is delayed, one runs, one failed, one completed."""
-    worker = await stage.worker("worker-1", lease_seconds=60)
+    worker = await harness.worker("worker-1", lease_seconds=60)
     for job_id in ("done", "bad", "runs"):
-        await stage.enqueue(job_id)
+        await harness.enqueue(job_id)
     done, bad = (await worker.start(2)).jobs
-    await stage.end(worker, done, Completed(b"{}"))
-    await stage.end(worker, bad, Failed("no"))
-    stage.renew(worker, await stage.started(worker))
-    await stage.enqueue("waits")
-    await stage.enqueue("hurries", priority=5)
-    await stage.enqueue("later", delay_seconds=1000)
+    await harness.report(worker, done, Completed(b"{}"))
+    await harness.report(worker, bad, Failed("no"))
+    harness.renew(worker, await harness.start_one(worker))
+    await harness.enqueue("waits")
+    await harness.enqueue("hurries", priority=5)
+    await harness.enqueue("later", delay_seconds=1000)
 
 
-def test_the_screen_tells_what_an_operator_needs(invoke, on_stage):
+def test_the_screen_tells_what_an_operator_needs(run_cli, on_queue):
     """Backlog by lane, next due, what runs and for how long, ends, failures, workers, the last care."""
-    on_stage(_a_busy_queue)
-    ended = invoke("stats")
+    on_queue(_a_busy_queue)
+    ended = run_cli("stats")
     assert ended.code == 0
     rows = {line.split()[0]: line for line in ended.lines if line.strip()}
     assert "1 high, 1 normal; oldest" in rows["waiting"]
@@ -65,10 +45,10 @@ def test_the_screen_tells_what_an_operator_needs(invoke, on_stage):
     assert max(map(len, ended.lines)) <= 80
 
 
-def test_programs_get_the_same_as_one_object(invoke, on_stage):
+def test_programs_get_the_same_as_one_object(run_cli, on_queue):
     """--json: counts, ages, workers, running jobs with their start, and what needs attention."""
-    on_stage(_a_busy_queue)
-    seen = invoke("stats", "--json").object
+    on_queue(_a_busy_queue)
+    seen = run_cli("stats", "--json").object
     assert seen["waiting"] == {"high": 1, "normal": 1, "low": 0}
     assert [seen[state] for state in ("running", "delayed", "completed", "failed")] == [1, 1, 1, 1]
     [running] = seen["running_jobs"]
@@ -78,44 +58,46 @@ def test_programs_get_the_same_as_one_object(invoke, on_stage):
     assert seen["server"]["eviction_policy"] == "noeviction"
 
 
-def test_an_empty_server_is_no_error(invoke):
+def test_an_empty_server_is_no_error(run_cli):
     """Before first use: zeros, no workers, nothing to look at."""
-    seen = invoke("stats", "--json").object
+    seen = run_cli("stats", "--json").object
     assert (seen["stream_length"], seen["pending_count"], seen["groups"]) == (0, 0, [])
     assert (seen["workers"], seen["warnings"]) == ([], [])
 
 
-def test_what_stands_still_is_told_first(invoke, on_stage, raw):
+def test_what_stands_still_is_told_first(run_cli, on_queue, redis_client):
     """Paused, nobody alive, a silent worker: each is a line of its own above everything else."""
-    on_stage(_a_busy_queue)
-    raw.hset(f"{STEM}control", "paused", 1)
-    raw.zadd(f"{STEM}workers", {"worker-1": 1})
-    told = " ".join(invoke("stats", "--json").object["warnings"])
+    on_queue(_a_busy_queue)
+    redis_client.hset(f"{PREFIX}control", "paused", 1)
+    redis_client.zadd(f"{PREFIX}workers", {"worker-1": 1})
+    told = " ".join(run_cli("stats", "--json").object["warnings"])
     assert "paused" in told
     assert "no worker is alive" in told
     assert "worker worker-1 is silent" in told
     assert "holds 1 job" in told
 
 
-def test_a_worker_is_alive_for_as_long_as_its_own_lease(invoke, on_stage, raw):
+def test_a_worker_is_alive_for_as_long_as_its_own_lease(run_cli, on_queue, redis_client):
     """Heartbeats come every quarter lease: stats, doctor and the metric judge each worker by its own."""
 
-    async def two_leases(stage):
-        await stage.worker("patient", lease_seconds=300)
-        await stage.worker("hasty", lease_seconds=20)
-        await stage.enqueue("waits")
+    async def two_leases(harness):
+        await harness.worker("patient", lease_seconds=300)
+        await harness.worker("hasty", lease_seconds=20)
+        await harness.enqueue("waits")
 
-    on_stage(two_leases)
+    on_queue(two_leases)
 
     def alive(age_seconds):
         for name in ("patient", "hasty"):
-            raw.zadd(f"{STEM}workers", {name: raw.time()[0] * 1000 - age_seconds * 1000})
-        seen = invoke("stats", "--json").object
+            redis_client.zadd(
+                f"{PREFIX}workers", {name: redis_client.time()[0] * 1000 - age_seconds * 1000}
+            )
+        seen = run_cli("stats", "--json").object
         told = " ".join(seen["warnings"])
         names = {each["worker_id"] for each in seen["workers"] if each["is_alive"]}
-        metrics = invoke("stats", "--prometheus", "-").out
+        metrics = run_cli("stats", "--prometheus", "-").out
         assert f'aragora_q_queue_workers{{queue="debates",state="alive"}} {len(names)}.0' in metrics
-        found = invoke("doctor", "--json").object["findings"]
+        found = run_cli("doctor", "--json").object["findings"]
         nobody = any("no worker is alive" in each["detail"] for each in found)
         assert ("no worker is alive" in told) == nobody == (not names)
         return names
@@ -130,44 +112,44 @@ def test_a_worker_is_alive_for_as_long_as_its_own_lease(invoke, on_stage, raw):
     [("counters", "completed"), ("counters", "last_reap_at"), ("control", "paused"),
      ("control", "grace_until"), ("worker:worker-1", "lease_ms"), ("job:runs", "started_at")],
 )  # fmt: skip
-def test_a_garbled_number_costs_itself_only(invoke, on_stage, raw, key, field):
+def test_a_garbled_number_costs_itself_only(run_cli, on_queue, redis_client, key, field):
     """A stranger's word where a number belongs: all others are shown, to people, programs, Prometheus."""
-    on_stage(_a_busy_queue)
-    raw.hset(f"{STEM}{key}", field, "garbled")
-    seen = invoke("stats", "--json").object
+    on_queue(_a_busy_queue)
+    redis_client.hset(f"{PREFIX}{key}", field, "garbled")
+    seen = run_cli("stats", "--json").object
     assert (seen["running"], seen["counters"]["failed"]) == (1, 1)
-    assert invoke("stats").code == 0
-    assert 'state="running"} 1.0' in invoke("stats", "--prometheus", "-").out
+    assert run_cli("stats").code == 0
+    assert 'state="running"} 1.0' in run_cli("stats", "--prometheus", "-").out
 
 
-def test_hostile_names_reach_the_terminal_escaped(invoke, raw):
+def test_hostile_names_reach_the_terminal_escaped(run_cli, redis_client):
     """Whatever a stranger writes into a worker's record cannot act on the terminal."""
-    raw.zadd(f"{STEM}workers", {"evil\x1b]52;c;eA==\x07": 9e12})
-    ended = invoke("stats", terminal=True)
+    redis_client.zadd(f"{PREFIX}workers", {"evil\x1b]52;c;eA==\x07": 9e12})
+    ended = run_cli("stats", terminal=True)
     assert "\x1b]" not in ended.out
     assert "evil\\u001b]52" in ended.out
 
 
-def test_it_asks_the_same_of_a_small_and_a_large_queue(invoke, on_stage, raw):
+def test_it_asks_the_same_of_a_small_and_a_large_queue(run_cli, on_queue, redis_client):
     """O(1): the number of commands does not grow with the jobs, and none of them walks the keys."""
 
     def commands():
-        raw.config_resetstat()
-        assert invoke("stats").code == 0
-        calls = raw.info("commandstats")
+        redis_client.config_resetstat()
+        assert run_cli("stats").code == 0
+        calls = redis_client.info("commandstats")
         ours = {n: c["calls"] for n, c in calls.items() if "config" not in n and "info" not in n}
         assert not {"cmdstat_scan", "cmdstat_keys"} & set(ours)
         return ours
 
-    on_stage(lambda stage: stage.enqueue())
+    on_queue(lambda harness: harness.enqueue())
     small = commands()
 
-    async def many(stage):
+    async def many(harness):
         from aragora_q.base import Job
 
-        await stage.queue.enqueue_many([Job(payload={}) for _ in range(2000)])
+        await harness.queue.enqueue_many([Job(payload={}) for _ in range(2000)])
 
-    on_stage(many)
+    on_queue(many)
     assert commands() == small
 
 
@@ -184,40 +166,40 @@ def test_watching_goes_on_until_told_to_stop(start_command):
 class TestPrometheus:
     """--prometheus FILE."""
 
-    def test_the_file_appears_in_one_step_and_is_readable_to_all(self, invoke, on_stage, tmp_path):
+    def test_the_file_appears_in_one_step_and_is_readable_to_all(self, run_cli, on_queue, tmp_path):
         """Replaced by a rename: whoever has the old file open sees all of it, and nothing else lies around."""
-        on_stage(_a_busy_queue)
+        on_queue(_a_busy_queue)
         path = tmp_path / "queue.prom"
         path.write_text("old")
         with path.open() as old:
-            assert invoke("stats", "--prometheus", path).code == 0
+            assert run_cli("stats", "--prometheus", path).code == 0
             assert old.read() == "old"
         assert 'aragora_q_queue_jobs{queue="debates",state="waiting"} 2.0' in path.read_text()
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert [each.name for each in tmp_path.iterdir() if "prom" in each.name] == ["queue.prom"]
 
-    def test_it_is_clean_to_promtool(self, invoke, on_stage):
+    def test_it_is_clean_to_promtool(self, run_cli, on_queue):
         """Names, types and help texts are as Prometheus wants them."""
         promtool = shutil.which("promtool")
         if promtool is None:
             pytest.skip("no promtool: apt-get install prometheus")
-        on_stage(_a_busy_queue)
-        text = invoke("stats", "--prometheus", "-").out
+        on_queue(_a_busy_queue)
+        text = run_cli("stats", "--prometheus", "-").out
         ended = subprocess.run(
             [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
         )
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
-    def test_a_directory_that_is_not_there(self, invoke, tmp_path):
+    def test_a_directory_that_is_not_there(self, run_cli, tmp_path):
         """Said in one line, exit 78; nothing is written."""
-        ended = invoke("stats", "--prometheus", tmp_path / "none" / "x.prom")
+        ended = run_cli("stats", "--prometheus", tmp_path / "none" / "x.prom")
         assert (ended.code, "cannot write" in ended.err) == (78, True)
 
-    def test_no_device_is_replaced(self, invoke, tmp_path):
+    def test_no_device_is_replaced(self, run_cli, tmp_path):
         """What is not a regular file stays what it is: /dev/null is everybody's."""
         device = tmp_path / "device"
         os.mkfifo(device)
-        ended = invoke("stats", "--prometheus", device)
+        ended = run_cli("stats", "--prometheus", device)
         assert (ended.code, "not a regular file" in ended.err) == (78, True)
         assert device.is_fifo()
 
@@ -235,6 +217,6 @@ class TestPrometheus:
             ("queue.prom", "old")
         ]
 
-    def test_it_goes_with_no_other_form(self, invoke):
+    def test_it_goes_with_no_other_form(self, run_cli):
         """--prometheus with --json or --watch is a usage error."""
-        assert invoke("stats", "--prometheus", "-", "--json").code == 2
+        assert run_cli("stats", "--prometheus", "-", "--json").code == 2

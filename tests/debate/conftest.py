@@ -1,8 +1,9 @@
 """Debates for tests: a provider on loopback, agents that lead to it, attempts in memory."""
 
 import pytest
-from memory_session import MemorySession, make_attempt
-from provider_stub import Stub
+from support.llm_stub import Stub
+from support.memory_session import MemorySession, make_attempt
+from support.scripted_agents import ScriptedAgent
 
 from aragora_q import codec as wire
 from aragora_q.base import Job
@@ -40,26 +41,13 @@ def _no_breath(monkeypatch):
     monkeypatch.setattr(demo, "PAUSE_SECONDS", 0)
 
 
-class Scripted:
-    """An agent whose replies a function gives; it notes what it was asked."""
-
-    def __init__(self, name, reply):
-        self.name = name
-        self.asked = []
-        self._reply = reply
-
-    async def reply(self, task):
-        self.asked.append(task)
-        return self._reply(task)
-
-
 @pytest.fixture
-def seat_scripted(monkeypatch):
-    """Replaces the roster: `seat_scripted(name=function of a task, …)`; gives the agents by name."""
+def seat_scripted_agents(monkeypatch):
+    """Replaces the roster: `seat_scripted_agents(name=function of a task, …)`; gives the agents by name."""
     from aragora_q.executors.debate import agents
 
     def seat(**replies):
-        made = {name: Scripted(name, reply) for name, reply in replies.items()}
+        made = {name: ScriptedAgent(name, reply) for name, reply in replies.items()}
 
         async def agent(self, name, seat):
             return made[name]

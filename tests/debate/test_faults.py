@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from provider_stub import cut, filtered, garbled, html, refusal, silence
+from support.llm_stub import cut, filtered, garbled, html, refusal, silence
 
 from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater

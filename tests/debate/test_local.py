@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from memory_session import MemorySession
+from support.memory_session import MemorySession
 
 from aragora_q.contracts import Completed
 from aragora_q.errors import ConfigError

@@ -6,10 +6,10 @@ import threading
 from collections import Counter
 
 import pytest
-from debate_workers import Workers
-from memory_session import MemorySession
-from processes import cli, env, is_running
-from waiting import wait_until_sync
+from support.forked_workers import Workers
+from support.memory_session import MemorySession
+from support.processes import cli, env, is_running
+from support.wait import wait_until_sync
 
 from aragora_q.base import JobStatus
 from aragora_q.config.settings import QueueConfig
@@ -66,15 +66,15 @@ async def enqueue(settings, debate):
     return queue
 
 
-def journalled(queue, raw, debate):
+def journalled(queue, redis_client, debate):
     """Names of the calls that are in the debate's journal."""
-    fields = raw.hkeys(queue.connection.keys.journal(f"d{debate}"))
+    fields = redis_client.hkeys(queue.connection.keys.journal(f"d{debate}"))
     return {field for field in fields if "/call/" in field}
 
 
 @pytest.mark.timeout(240)
 async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
-    new_stub, redis_url, raw, tmp_path
+    new_stub, redis_url, redis_client, tmp_path
 ):
     """kill -9 of real workers at call 1, 2, … 24: each debate completes once, and is charged no attempt.
 
@@ -94,14 +94,16 @@ async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
         for pid in pids.values():
             workers.kill(pid)
         wait_until_sync(lambda: not any(map(is_running, pids.values())), what="the workers to die")
-        finished = {n: journalled(queues[n], raw, n) for n in queues}
+        finished = {n: journalled(queues[n], redis_client, n) for n in queues}
         asked = Counter(held.asked)
         held.released.set()
         for debate in queues:
             workers.start(f"second-{debate}", **settings[debate])
 
         def completed():
-            return sum(raw.zcard(queue.connection.keys.completed) for queue in queues.values())
+            return sum(
+                redis_client.zcard(queue.connection.keys.completed) for queue in queues.values()
+            )
 
         wait_until_sync(lambda: completed() == CALLS, 100, "all debates to complete")
         for debate, queue in queues.items():
@@ -111,8 +113,8 @@ async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
             assert held.asked[debate] - asked[debate] == CALLS - len(finished[debate])
             assert job.result["token_usage"]["requests"] == CALLS
             assert job.result["error"] is None
-            assert raw.hget(queue.connection.keys.counters, "completed") == "1"
-            ttl = raw.pttl(queue.connection.keys.journal(f"d{debate}"))
+            assert redis_client.hget(queue.connection.keys.counters, "completed") == "1"
+            ttl = redis_client.pttl(queue.connection.keys.journal(f"d{debate}"))
             assert ttl > 6 * 86_400_000  # the journal lives as long as the rest of the job
     finally:
         workers.close()
@@ -159,7 +161,7 @@ async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
 
 
 async def test_an_outage_of_redis_loses_no_call_that_was_paid(
-    seat_scripted, run_debate, monkeypatch, caplog
+    seat_scripted_agents, run_debate, monkeypatch, caplog
 ):
     """A reply that cannot be written down now waits until it can, which a line of the log tells: the
     attempt is neither ended nor charged.
@@ -177,7 +179,7 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
             return Reply({"text": "tea"}, 10, 5)
         raise AssertionError("all answers are the same: nothing more to ask")
 
-    seat_scripted(ann=reply, bob=reply)
+    seat_scripted_agents(ann=reply, bob=reply)
     outcome, _, result = await run_debate(agents=["ann", "bob"], session=session)
     assert isinstance(outcome, Completed)
     assert result["token_usage"]["requests"] == 2
@@ -187,7 +189,7 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
     assert told[0].error == "away"
 
 
-def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, raw, tmp_path):
+def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, redis_client, tmp_path):
     """`aragora-q worker` stopped by SIGTERM without time to drain: a deploy costs no attempt and no call."""
     import signal
     import subprocess
@@ -218,12 +220,15 @@ def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, raw, 
         assert first.wait(30) == -signal.SIGTERM
     finally:
         first.kill()
-    assert raw.hmget(queue.connection.keys.job("d8"), "status", "attempts") == ["pending", "0"]
-    finished, asked = journalled(queue, raw, 8), held.asked[8]
+    assert redis_client.hmget(queue.connection.keys.job("d8"), "status", "attempts") == [
+        "pending",
+        "0",
+    ]
+    finished, asked = journalled(queue, redis_client, 8), held.asked[8]
     held.released.set()
     subprocess.run([*command, "--burst"], env=variables, stderr=log, check=True, timeout=60)
     log.close()
-    assert raw.hget(queue.connection.keys.job("d8"), "status") == "completed"
+    assert redis_client.hget(queue.connection.keys.job("d8"), "status") == "completed"
     assert held.asked[8] - asked == CALLS - len(finished)
     text = (tmp_path / "log").read_text()
     assert "debate phase done" in text

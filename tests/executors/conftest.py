@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 import uvloop
-from memory_session import MemorySession, make_attempt
+from support.memory_session import MemorySession, make_attempt
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.executors import command

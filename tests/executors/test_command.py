@@ -1,29 +1,20 @@
 """The `command` executor on real programs, on asyncio's event loop and on uvloop's."""
 
 import asyncio
-import json
 import logging
-import os
 import time
 from pathlib import Path
 
 import pytest
-from memory_session import MemorySession, make_attempt
-from processes import is_running
-from waiting import wait_until, wait_until_sync
+from support.memory_session import MemorySession, make_attempt, result_of
+from support.wait import wait_until
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
-from aragora_q.contracts import Completed, Failed, Released, Retry
-from aragora_q.errors import ConfigError, LeaseLost, RedisUnreachable
+from aragora_q.contracts import Failed, Retry
+from aragora_q.errors import ConfigError, RedisUnreachable
 from aragora_q.executors import command
-from aragora_q.executors import process_group as program_module
 from aragora_q.worker import attempt
-
-
-def result_of(outcome):
-    assert isinstance(outcome, Completed), outcome
-    return json.loads(outcome.result)
 
 
 def test_program_gets_the_job_and_answers_with_the_result(run_program):
@@ -247,137 +238,6 @@ def test_program_starts_with_ordinary_signals_and_a_session_of_its_own(run_progr
         """
     )
     assert result_of(outcome) == {"ignored": 0, "ends": "/memf pipe: ", "leads": 1}
-
-
-async def _stop_when_ready(attempt, pid_file, how):
-    """Run an attempt, stop it by `how` as soon as its program has written its pid; outcome and pid."""
-    task = asyncio.create_task(attempt.run())
-    await wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
-    how(attempt)
-    task.cancel()
-    return await task, [int(pid) for pid in pid_file.read_text().split()]
-
-
-STUBBORN = """
-trap '' TERM
-sleep 1000 &
-echo $$ $! > {pids}.part
-mv {pids}.part {pids}
-sleep 1000
-"""
-
-OBEDIENT = """
-trap 'echo "{{\\"checkpoint\\": \\"saved\\", \\"value\\": {{}}}}" >&3; exit 0' TERM
-sleep 1000 &
-echo $$ $! > {pids}.part
-mv {pids}.part {pids}
-wait
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "outcome"),
-    [("abandon", None), ("release", Released())],
-    ids=["cancelled or lost", "worker leaves"],
-)
-def test_stopped_job_leaves_no_process(on_loop, program, tmp_path, monkeypatch, how, outcome):
-    """Cancel, lost lease and shutdown end the program and its children, even those that ignore TERM."""
-    monkeypatch.setattr(program_module, "GRACE_SECONDS", 0.2)
-    pids = tmp_path / "pids"
-    config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
-    attempt = make_attempt(command.create(config))
-    got, running = on_loop(_stop_when_ready(attempt, pids, lambda attempt: getattr(attempt, how)()))
-    assert got == outcome
-    for pid in running:
-        wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
-
-
-def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
-    """Between TERM and KILL a program is listened to: a checkpoint of its last moment is kept."""
-    pids, session = tmp_path / "pids", MemorySession()
-    config = QueueConfig(exec_command=program(OBEDIENT.format(pids=pids)))
-    attempt = make_attempt(command.create(config), session=session)
-    outcome, running = on_loop(_stop_when_ready(attempt, pids, lambda attempt: attempt.release()))
-    assert outcome == Released()
-    assert session.kept == {"saved": {}}
-    for pid in running:
-        wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
-
-
-def test_timeout_ends_the_program(on_loop, program, tmp_path, monkeypatch):
-    """A debate's timeout_seconds holds for programs, children included, and is a charged retry."""
-    monkeypatch.setattr(program_module, "GRACE_SECONDS", 0.2)
-    pids = tmp_path / "pids"
-    config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
-    attempt = make_attempt(command.create(config), payload=b'{"timeout_seconds": 1.0}')
-    assert on_loop(attempt.run()) == Retry(
-        "TimeoutError: no result within timeout_seconds (1.0)", 1.0
-    )
-    for pid in pids.read_text().split():
-        wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
-
-
-def test_second_cancel_does_not_wait_for_obedience(on_loop, program, tmp_path, monkeypatch):
-    """A worker that must go at once kills at once."""
-    monkeypatch.setattr(program_module, "GRACE_SECONDS", 60.0)
-    pids = tmp_path / "pids"
-    config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
-    attempt = make_attempt(command.create(config))
-
-    async def cancel_twice():
-        task = asyncio.create_task(attempt.run())
-        await wait_until(pids.exists)
-        attempt.release()
-        task.cancel()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        task.cancel()
-        return await task
-
-    assert on_loop(cancel_twice()) == Released()
-    for pid in pids.read_text().split():
-        wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
-
-
-def test_program_that_ends_takes_its_children_along(run_program, tmp_path):
-    """What a program leaves running in its group is killed, and does not delay the job."""
-    started = time.monotonic()
-    outcome, _ = run_program(f"sleep 1000 & echo $! > {tmp_path}/pid; echo '{{}}'")
-    assert result_of(outcome) == {}
-    assert time.monotonic() - started < 30
-    pid = (tmp_path / "pid").read_text().strip()
-    wait_until_sync(lambda: not is_running(pid), what="the end of the child")
-
-
-def test_child_that_left_the_group_does_not_hold_the_job(run_program, tmp_path, monkeypatch):
-    """A daemon that keeps our pipes open cannot keep the job from ending."""
-    monkeypatch.setattr(program_module, "ORPHAN_GRACE_SECONDS", 0.1)
-    outcome, _ = run_program(
-        f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & "
-        f"while ! test -s {tmp_path}/pid; do sleep 0.01; done; echo '{{}}'"
-    )
-    os.kill(int((tmp_path / "pid").read_text()), 9)
-    assert result_of(outcome) == {}
-
-
-def test_lost_lease_ends_the_program(run_program, tmp_path):
-    """When a checkpoint is refused because the job is another's, the program is stopped, unreported."""
-    session = MemorySession()
-    session.refuse_with = []
-    original = session.checkpoint
-
-    async def refuse(job, name, value):
-        session.refuse_with = [LeaseLost("gone")]
-        await original(job, name, value)
-
-    session.checkpoint = refuse
-    outcome, _ = run_program(
-        f"""echo $$ > {tmp_path}/pid; echo '{{"checkpoint": "a", "value": {{}}}}' >&3; sleep 1000""",
-        session=session,
-    )
-    assert outcome is None
-    pid = (tmp_path / "pid").read_text().strip()
-    wait_until_sync(lambda: not is_running(pid), what="the end of the program")
 
 
 def test_checkpoint_waits_for_redis(run_program, monkeypatch):

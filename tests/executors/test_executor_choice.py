@@ -5,44 +5,46 @@ import os
 import signal
 
 import pytest
-from processes import ask, enqueue, is_running, job, work, working
-from waiting import wait_until_sync
+from support.processes import is_running
+from support.queue_harness import enqueue_debate, get_job, run_on_queue
+from support.wait import wait_until_sync
+from support.worker_processes import run_burst_worker
 
 from aragora_q.base import JobStatus
 
 
 def test_exec_runs_jobs_with_a_program(redis_url, program):
     """`--exec` alone chooses the command executor; its result, error and log reach the operator."""
-    enqueue(redis_url, "good")
-    enqueue(redis_url, "bad", question="")
-    said = work(
+    enqueue_debate(redis_url, "good")
+    enqueue_debate(redis_url, "bad", question="")
+    said = run_burst_worker(
         redis_url,
         "--exec",
         program(
             "grep -q '\"question\":\"\"' && { echo 'no question' >&2; exit 65; }; echo '{\"a\": 1}'"
         ),
     )
-    assert job(redis_url, "good").result == {"a": 1}
-    assert job(redis_url, "bad").error == "PermanentError: exit code 65: no question"
+    assert get_job(redis_url, "good").result == {"a": 1}
+    assert get_job(redis_url, "bad").error == "PermanentError: exit code 65: no question"
     [line] = [line for line in said.splitlines() if "command says" in line]
     assert 'job=bad attempt=1 text="no question"' in line
 
 
 def test_exec_by_environment(redis_url, program):
     """A unit file can choose the program without flags."""
-    enqueue(redis_url, "j1")
-    work(
+    enqueue_debate(redis_url, "j1")
+    run_burst_worker(
         redis_url,
         ARAGORA_QUEUE_EXECUTOR="command",
         ARAGORA_QUEUE_EXEC_COMMAND=program("echo '{}'"),
     )
-    assert job(redis_url, "j1").status == JobStatus.COMPLETED
+    assert get_job(redis_url, "j1").status == JobStatus.COMPLETED
 
 
 def test_checkpoint_survives_the_attempt(redis_url, program):
     """What a failing program saved, the next attempt gets, through Redis."""
-    enqueue(redis_url, "j1")
-    work(
+    enqueue_debate(redis_url, "j1")
+    run_burst_worker(
         redis_url,
         "--exec",
         program(
@@ -53,7 +55,7 @@ def test_checkpoint_survives_the_attempt(redis_url, program):
             """
         ),
     )
-    done = job(redis_url, "j1")
+    done = get_job(redis_url, "j1")
     assert done.result == {"resumed": True}
     assert done.attempts == 2
 
@@ -66,48 +68,54 @@ wait
 """
 
 
+def start_worker(worker_process, redis_url, line):
+    """A worker process that runs jobs with this command line."""
+    return worker_process(redis_url, "w1", "--exec", line, executor=None)
+
+
 def running_pids(pids):
     wait_until_sync(pids.exists, 30, what="the start of the program")
     return pids.read_text().split()
 
 
-def test_cancelled_job_ends_its_program(redis_url, program, tmp_path):
+def test_cancelled_job_ends_its_program(redis_url, worker_process, program, tmp_path):
     """`cancel` reaches a running program and its children within the worker's next renewal."""
     pids = tmp_path / "pids"
-    enqueue(redis_url, "j1")
-    with working(redis_url, "--exec", program(SLEEPER.format(pids=pids))):
-        running = running_pids(pids)
-        assert ask(redis_url, lambda queue: queue.cancel("j1"))
-        for pid in running:
-            wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
-    assert job(redis_url, "j1").status == JobStatus.CANCELLED
+    enqueue_debate(redis_url, "j1")
+    start_worker(worker_process, redis_url, program(SLEEPER.format(pids=pids)))
+    running = running_pids(pids)
+    assert run_on_queue(redis_url, lambda harness: harness.queue.cancel("j1"))
+    for pid in running:
+        wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
+    assert get_job(redis_url, "j1").status == JobStatus.CANCELLED
 
 
-def test_leaving_worker_ends_programs_and_hands_jobs_back(redis_url, program, tmp_path):
+def test_leaving_worker_ends_programs_and_hands_jobs_back(
+    redis_url, worker_process, program, tmp_path
+):
     """A second SIGTERM does not wait: the program is gone and the job waits again, uncharged."""
     pids = tmp_path / "pids"
-    enqueue(redis_url, "j1")
-    with working(redis_url, "--exec", program(SLEEPER.format(pids=pids))) as worker:
-        running = running_pids(pids)
-        worker.send_signal(signal.SIGTERM)
-        wait_until_sync(lambda: "draining" in worker.stderr.readline(), what="draining")
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == -signal.SIGTERM
-        assert not any(map(is_running, running))
-    waiting = job(redis_url, "j1")
+    enqueue_debate(redis_url, "j1")
+    worker = start_worker(worker_process, redis_url, program(SLEEPER.format(pids=pids)))
+    running = running_pids(pids)
+    worker.signal(signal.SIGTERM)
+    wait_until_sync(lambda: "draining" in worker.text(), what="draining")
+    assert worker.stop() == -signal.SIGTERM
+    assert not any(map(is_running, running))
+    waiting = get_job(redis_url, "j1")
     assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
 
 
-def test_setpriv_ends_the_program_of_a_killed_worker(redis_url, program, tmp_path):
+def test_setpriv_ends_the_program_of_a_killed_worker(redis_url, worker_process, program, tmp_path):
     """The documented remedy holds: a program under setpriv does not outlive a SIGKILLed worker."""
     pids = tmp_path / "pids"
-    enqueue(redis_url, "j1")
+    enqueue_debate(redis_url, "j1")
     line = "setpriv --pdeathsig KILL " + program(f"echo $$ > {pids}; exec sleep 1000")
-    with working(redis_url, "--exec", line) as worker:
-        wait_until_sync(lambda: pids.exists() and pids.read_text(), 30, what="the program")
-        worker.kill()
-        [pid] = running_pids(pids)
-        wait_until_sync(lambda: not is_running(pid), what="the end of the program")
+    worker = start_worker(worker_process, redis_url, line)
+    wait_until_sync(lambda: pids.exists() and pids.read_text(), 30, what="the program")
+    worker.kill()
+    [pid] = running_pids(pids)
+    wait_until_sync(lambda: not is_running(pid), what="the end of the program")
 
 
 @pytest.mark.parametrize(
@@ -124,11 +132,11 @@ def test_setpriv_ends_the_program_of_a_killed_worker(redis_url, program, tmp_pat
 )
 def test_executor_that_cannot_be_had_stops_the_start(redis_url, args, code, said):
     """A wrong choice is one clear line and the documented exit code, before any job is taken."""
-    enqueue(redis_url, "j1")
-    stderr = work(redis_url, *args, expect=code)
+    enqueue_debate(redis_url, "j1")
+    stderr = run_burst_worker(redis_url, *args, expect=code)
     assert said in stderr
     assert "Traceback" not in stderr
-    assert job(redis_url, "j1").status == JobStatus.PENDING
+    assert get_job(redis_url, "j1").status == JobStatus.PENDING
 
 
 def test_factory_of_a_module(redis_url, tmp_path):
@@ -144,19 +152,19 @@ def test_factory_of_a_module(redis_url, tmp_path):
         "        return {'pid': os.getpid(), 'question': job.payload['question']}\n"
         "    return run\n"
     )
-    enqueue(redis_url, "good")
-    enqueue(redis_url, "bad", question="")
-    work(redis_url, "--executor", "mine.made:factory", PYTHONPATH=str(tmp_path))
-    good = job(redis_url, "good").result
+    enqueue_debate(redis_url, "good")
+    enqueue_debate(redis_url, "bad", question="")
+    run_burst_worker(redis_url, "--executor", "mine.made:factory", PYTHONPATH=str(tmp_path))
+    good = get_job(redis_url, "good").result
     assert good["question"] == "To be or not to be?"
     assert good["pid"] != os.getpid()
-    assert job(redis_url, "bad").error == "ValueError: nothing asked"
+    assert get_job(redis_url, "bad").error == "ValueError: nothing asked"
 
 
 def test_hostile_program_cannot_forge_a_log_line(redis_url, program):
     """Escape sequences and line breaks of a program's stderr reach the terminal as text only."""
-    enqueue(redis_url, "j1")
-    said = work(
+    enqueue_debate(redis_url, "j1")
+    said = run_burst_worker(
         redis_url,
         "--exec",
         program(r"""printf '\033[2Jred\r12:00:00 INFO forged\v\f\302\205x\n' >&2; echo '{}'"""),

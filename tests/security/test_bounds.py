@@ -3,11 +3,11 @@
 import asyncio
 import signal
 
-import invariants
 import pytest
 import uvloop
-from stage import Stage
-from waiting import wait_until
+from support import invariants
+from support.queue_harness import QueueHarness
+from support.wait import wait_until
 
 from aragora_q.base import Job
 from aragora_q.config.settings import MAX_DATA_BYTES, QueueConfig
@@ -19,8 +19,8 @@ from aragora_q.worker.debate_worker import DebateWorker
 
 
 @pytest.fixture
-async def stage(redis_url):
-    made = Stage(redis_url, max_payload_bytes=1000, max_result_bytes=1000)
+async def harness(redis_url):
+    made = QueueHarness(redis_url, max_payload_bytes=1000, max_result_bytes=1000)
     yield made
     await made.close()
 
@@ -41,56 +41,58 @@ async def stage(redis_url):
         Job(payload={}, max_attempts=0),
     ],
 )
-async def test_jobs(stage, job):
+async def test_jobs(harness, job):
     """A job that breaks a bound is refused with 65, and not one key is written."""
     with pytest.raises(InvalidPayload):
-        await stage.queue.enqueue(job)
-    assert stage.raw.dbsize() == 0
+        await harness.queue.enqueue(job)
+    assert harness.redis.dbsize() == 0
 
 
-async def test_errors_and_progress(stage):
+async def test_errors_and_progress(harness):
     """An error is cut to what an operator can read; progress beyond its bound is refused."""
-    await stage.enqueue("a")
-    session = await stage.worker()
-    job = await stage.started(session)
+    await harness.enqueue("a")
+    session = await harness.worker()
+    job = await harness.start_one(session)
     with pytest.raises(ValueError, match="progress"):
         await session.report_progress(job, {"x": "y" * MAX_PROGRESS_BYTES})
-    await stage.end(session, job, Failed("x" * 1_000_000))
-    [line] = stage.raw.lrange(f"{stage.keys.job('a')}:history", 0, -1)
+    await harness.report(session, job, Failed("x" * 1_000_000))
+    [line] = harness.redis.lrange(f"{harness.keys.job('a')}:history", 0, -1)
     assert len(line) < MAX_ERROR_CHARS + 300
 
 
-async def test_checkpoints(stage, monkeypatch):
+async def test_checkpoints(harness, monkeypatch):
     """The script counts the bytes of all checkpoints of a job, and refuses beyond the bound."""
     monkeypatch.setattr("aragora_q.session.MAX_JOURNAL_BYTES", 1000)
-    await stage.enqueue("a")
-    session = await stage.worker()
-    job = await stage.started(session)
+    await harness.enqueue("a")
+    session = await harness.worker()
+    job = await harness.start_one(session)
     await session.checkpoint(job, "one", {"x": "y" * 600})
     await session.checkpoint(job, "one", {"x": "z" * 600})
     with pytest.raises(PermanentError, match="exceed"):
         await session.checkpoint(job, "two", {"x": "y" * 600})
-    assert await stage.end(session, job, Completed(b"{}")) == "completed"
+    assert await harness.report(session, job, Completed(b"{}")) == "completed"
 
 
-async def test_results(stage):
+async def test_results(harness):
     """A result beyond its bound fails the job for good: trying again would not make it smaller."""
 
     async def huge(job):
         return {"x": "y" * 5000}
 
-    await stage.enqueue("a")
-    await DebateWorker(stage.queue, "w1", executor=huge, burst=True, config=stage.config).start()
-    job = await stage.queue.get_job("a")
+    await harness.enqueue("a")
+    await DebateWorker(
+        harness.queue, "w1", executor=huge, burst=True, config=harness.config
+    ).start()
+    job = await harness.queue.get_job("a")
     assert job.status == "failed"
     assert "max_result_bytes" in job.error
 
 
-async def _word_of_enqueue(stage, *fields):
+async def _word_of_enqueue(harness, *fields):
     """What the script answers for a job whose client checked nothing, and for a sound one beside it."""
     rows = [fields, ("sound", b"{}", 0, 0, 3)]
-    items = [(stage.keys.job(row[0]), row) for row in rows]
-    word, beside = await stage.queue.connection.run("enqueue", items, max_backlog=0)
+    items = [(harness.keys.job(row[0]), row) for row in rows]
+    word, beside = await harness.queue.connection.run("enqueue", items, max_backlog=0)
     assert beside == b"created"
     return word
 
@@ -106,51 +108,51 @@ async def _word_of_enqueue(stage, *fields):
     ],
     ids=lambda fields: f"{fields[0][:3]}-{len(fields[1])}-{'-'.join(map(str, fields[2:]))}",
 )
-async def test_the_script_refuses_what_no_client_checked(stage, fields):
+async def test_the_script_refuses_what_no_client_checked(harness, fields):
     """Payload, id and numbers are bounded at the server, too: refused alone, and not one key written."""
-    assert await _word_of_enqueue(stage, *fields) == b"refused"
-    assert stage.raw.zcard(stage.keys.delayed) == 0
-    assert [entry["id"] for _, entry in stage.entries()] == ["sound"]
-    assert stage.raw.keys(f"{stage.keys.job_prefix}*") == [stage.keys.job("sound")]
+    assert await _word_of_enqueue(harness, *fields) == b"refused"
+    assert harness.redis.zcard(harness.keys.delayed) == 0
+    assert [entry["id"] for _, entry in harness.entries()] == ["sound"]
+    assert harness.redis.keys(f"{harness.keys.job_prefix}*") == [harness.keys.job("sound")]
 
 
-async def test_a_refused_job_is_told_as_bad_data(stage, monkeypatch):
+async def test_a_refused_job_is_told_as_bad_data(harness, monkeypatch):
     """What the script refuses, the client's caller hears of as of any bad job: 65, with its id."""
     monkeypatch.setattr("aragora_q.streams.check_job", lambda job: None)
     too_long = "a" * 65
     with pytest.raises(InvalidPayload, match=f"job {too_long}: refused"):
-        await stage.queue.enqueue_many([Job(payload={}, id="good"), Job(payload={}, id=too_long)])
-    assert [entry["id"] for _, entry in stage.entries()] == ["good"]
+        await harness.queue.enqueue_many([Job(payload={}, id="good"), Job(payload={}, id=too_long)])
+    assert [entry["id"] for _, entry in harness.entries()] == ["good"]
 
 
-async def test_a_result_beyond_all_bounds_fails_its_job(stage):
+async def test_a_result_beyond_all_bounds_fails_its_job(harness):
     """Completed with more than the script stores: a dead letter with a clear error, told twice alike."""
     for name in ("huge", "small"):
-        await stage.enqueue(name)
-    session = await stage.worker()
+        await harness.enqueue(name)
+    session = await harness.worker()
     huge, small = (await session.start(2)).jobs
     reports = [
         Report(huge, Completed(b"x" * (MAX_DATA_BYTES + 1))),
         Report(small, Completed(b"{}")),
     ]
     assert await session.report(reports) == ["failed", "completed"]
-    assert await stage.end(session, huge, reports[0].outcome) == "failed"
-    dead = await stage.queue.get_job("huge")
+    assert await harness.report(session, huge, reports[0].outcome) == "failed"
+    dead = await harness.queue.get_job("huge")
     assert (dead.status, dead.attempts) == ("failed", 1)
     assert f"result has {MAX_DATA_BYTES + 1} bytes" in dead.error
-    assert stage.raw.get(stage.keys.payload("huge")) == '{"n":1}'
-    assert (stage.counters()["completed"], stage.counters()["failed"]) == (1, 1)
-    invariants.check(stage.raw, stage.keys.stem)
+    assert harness.redis.get(harness.keys.payload("huge")) == '{"n":1}'
+    assert (harness.counters()["completed"], harness.counters()["failed"]) == (1, 1)
+    invariants.check(harness.redis, harness.keys.stem)
 
 
 @pytest.mark.parametrize("outcome", [Failed, lambda error: Retry(error, 9000.0)])
-async def test_the_script_cuts_errors(stage, monkeypatch, outcome):
+async def test_the_script_cuts_errors(harness, monkeypatch, outcome):
     """An error that no client has cut is cut where it is stored, between two characters."""
     monkeypatch.setattr("aragora_q.session.MAX_ERROR_CHARS", 10**9)
-    await stage.enqueue("a")
-    session = await stage.worker()
-    await stage.end(session, await stage.started(session), outcome("x" + "ü" * 100_000))
-    assert (await stage.queue.get_job("a")).error == "x" + "ü" * 3_999
+    await harness.enqueue("a")
+    session = await harness.worker()
+    await harness.report(session, await harness.start_one(session), outcome("x" + "ü" * 100_000))
+    assert (await harness.queue.get_job("a")).error == "x" + "ü" * 3_999
 
 
 def test_bounds_are_the_same_everywhere():
@@ -177,19 +179,23 @@ def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
         return {"x": "y" * size} if job.id == "huge" else {}
 
     async def go():
-        stage = Stage(server.url, max_payload_bytes=MAX_DATA_BYTES, max_result_bytes=MAX_DATA_BYTES)
+        harness = QueueHarness(
+            server.url, max_payload_bytes=MAX_DATA_BYTES, max_result_bytes=MAX_DATA_BYTES
+        )
         with pytest.raises(UnsupportedServer, match="proto-max-bulk-len") as refused:
-            await stage.queue.enqueue(Job(payload={"x": "y" * size}))
+            await harness.queue.enqueue(Job(payload={"x": "y" * size}))
         assert "max_payload_bytes" in refused.value.hint
-        await stage.enqueue("huge")
-        await stage.enqueue("small")
-        worker = DebateWorker(stage.queue, "w1", executor=executor, burst=True, config=stage.config)
+        await harness.enqueue("huge")
+        await harness.enqueue("small")
+        worker = DebateWorker(
+            harness.queue, "w1", executor=executor, burst=True, config=harness.config
+        )
         await asyncio.wait_for(worker.start(), 30)
-        huge, small = await stage.queue.get_job("huge"), await stage.queue.get_job("small")
+        huge, small = await harness.queue.get_job("huge"), await harness.queue.get_job("small")
         assert (huge.status, small.status, huge.attempts) == ("failed", "completed", 1)
         assert "proto-max-bulk-len" in huge.error
-        assert stage.counters()["enqueued"] == 2
-        await stage.close()
+        assert harness.counters()["enqueued"] == 2
+        await harness.close()
 
     run(go())
 
@@ -197,13 +203,15 @@ def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
 async def test_a_long_request_that_is_cut_is_no_refusal(own_server):
     """A server that would take the value, but dies over it, is an outage: to be tried again."""
     server = own_server()
-    stage = Stage(server.url, max_payload_bytes=MAX_DATA_BYTES)
+    harness = QueueHarness(server.url, max_payload_bytes=MAX_DATA_BYTES)
     server.process.send_signal(signal.SIGSTOP)
-    sending = asyncio.create_task(stage.queue.enqueue(Job(payload={"x": "y" * 50_000_000}, id="a")))
-    await wait_until(lambda: stage.queue.connection._link._lines is not None)
+    sending = asyncio.create_task(
+        harness.queue.enqueue(Job(payload={"x": "y" * 50_000_000}, id="a"))
+    )
+    await wait_until(lambda: harness.queue.connection._link._lines is not None)
     server.kill()
     with pytest.raises(RedisUnreachable):
         await sending
     server.start()
-    await stage.queue.enqueue(Job(payload={"x": "y" * 50_000_000}, id="a"))
-    await stage.close()
+    await harness.queue.enqueue(Job(payload={"x": "y" * 50_000_000}, id="a"))
+    await harness.close()

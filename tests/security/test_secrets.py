@@ -2,17 +2,16 @@
 
 import json
 import socket
-import subprocess
 import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
-import processes
 import pytest
 import redis
-import servers
-from waiting import wait_until_sync
-from worker_processes import WorkerProcess
+from support import servers
+from support.paths import ROOT
+from support.processes import run_command
+from support.wait import wait_until_sync
 
 SECRET = "pl4nted/s3cret:of@this#test"
 SPELLINGS = (SECRET, quote(SECRET, safe=""), quote(SECRET))
@@ -32,22 +31,15 @@ def guarded():
     except servers.Unavailable as reason:
         pytest.skip(str(reason))
     server.start()
-    with redis.Redis(port=server.port) as raw:
-        raw.config_set("requirepass", SECRET)
+    with redis.Redis(port=server.port) as redis_client:
+        redis_client.config_set("requirepass", SECRET)
     yield server
     server.stop()
 
 
 def spoken(*args, **variables):
     """Exit code and everything a command said."""
-    done = subprocess.run(
-        processes.cli(*args),
-        env=processes.env(**variables),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_command(*args, **variables)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -102,56 +94,48 @@ def test_errors_do_not_tell(guarded):
         assert_hidden(text)
 
 
-def test_a_worker_does_not_tell(guarded, tmp_path):
+def test_a_worker_does_not_tell(guarded, worker_process):
     """Its log at debug level, its argv, its metrics, its record and its client's name in Redis."""
     port = servers.free_port()
-    environment = processes.env(
-        REDIS_URL=f"redis://127.0.0.1:{guarded.port}",
-        REDIS_PASSWORD=SECRET,
-        ARAGORA_QUEUE_LOG_LEVEL="debug",
-        ARAGORA_AGENT_GPT="openai:gpt",
-        OPENAI_API_KEY=SECRET,
-    )
-    worker = WorkerProcess(tmp_path, "w1", environment, "--metrics-port", str(port)).start()
+    environment = {
+        "REDIS_PASSWORD": SECRET,
+        "ARAGORA_QUEUE_LOG_LEVEL": "debug",
+        "ARAGORA_AGENT_GPT": "openai:gpt",
+        "OPENAI_API_KEY": SECRET,
+    }
+    address = f"redis://127.0.0.1:{guarded.port}"
+    worker = worker_process(address, "w1", "--metrics-port", port, environment=environment)
+    worker.wait_until_started()
+    command_line = Path(f"/proc/{worker.process.pid}/cmdline").read_text()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        metrics = reply.read().decode()
+    with redis.Redis(port=guarded.port, password=SECRET, decode_responses=True) as redis_client:
+        redis_client.client_kill_filter(_type="normal", skipme=True)
+        record = json.dumps(redis_client.hgetall("aragora:queue:debates:worker:w1"))
+        clients = json.dumps(redis_client.client_list())
+        redis_client.config_set("requirepass", "another")
     try:
-        worker.wait_until_started()
-        command_line = Path(f"/proc/{worker.process.pid}/cmdline").read_text()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
-            metrics = reply.read().decode()
-        with redis.Redis(port=guarded.port, password=SECRET, decode_responses=True) as raw:
-            raw.client_kill_filter(_type="normal", skipme=True)
-            record = json.dumps(raw.hgetall("aragora:queue:debates:worker:w1"))
-            clients = json.dumps(raw.client_list())
-            raw.config_set("requirepass", "another")
-        try:
-            wait_until_sync(lambda: "trying on" in worker.text(), 20, "a fault in the log")
-        finally:
-            with redis.Redis(port=guarded.port, password="another") as raw:
-                raw.config_set("requirepass", SECRET)
-        for text in (command_line, metrics, record, clients):
-            assert_hidden(text)
-        worker.stop()
-        assert_hidden(worker.text())
+        wait_until_sync(lambda: "trying on" in worker.text(), 20, "a fault in the log")
     finally:
-        if worker.is_alive:
-            worker.kill()
+        with redis.Redis(port=guarded.port, password="another") as redis_client:
+            redis_client.config_set("requirepass", SECRET)
+    for text in (command_line, metrics, record, clients):
+        assert_hidden(text)
+    worker.stop()
+    assert_hidden(worker.text())
 
 
-def test_metrics_listen_on_loopback_only(redis_url, tmp_path):
+def test_metrics_listen_on_loopback_only(redis_url, worker_process):
     """Nobody but this machine reads them unless it is told otherwise."""
     port = servers.free_port()
-    environment = processes.env(REDIS_URL=redis_url)
-    worker = WorkerProcess(tmp_path, "w1", environment, "--metrics-port", str(port)).start()
-    try:
-        worker.wait_until_started()
-        listening = {
-            fields[1].rpartition(":")[0]
-            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-            if (fields := line.split())[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
-        }
-        assert listening == {f"{int.from_bytes(socket.inet_aton('127.0.0.1'), 'little'):08X}"}
-    finally:
-        worker.kill()
+    worker = worker_process(redis_url, "w1", "--metrics-port", port)
+    worker.wait_until_started()
+    listening = {
+        fields[1].rpartition(":")[0]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if (fields := line.split())[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
+    }
+    assert listening == {f"{int.from_bytes(socket.inet_aton('127.0.0.1'), 'little'):08X}"}
 
 
 def test_configuration_does_not_tell_in_repr():
@@ -169,7 +153,7 @@ def test_configuration_does_not_tell_in_repr():
 
 def test_nothing_is_evaluated():
     """Neither pickle, nor eval, nor a shell: what comes from outside is data."""
-    root = Path(__file__).parents[2] / "aragora_q"
+    root = ROOT / "aragora_q"
     for file in root.rglob("*.py"):
         text = file.read_text()
         for word in ("import pickle", "import marshal", "import shelve", " eval(", " exec(",

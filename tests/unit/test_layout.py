@@ -2,11 +2,10 @@
 
 import ast
 import tomllib
-from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "aragora_q"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,20 @@
+"""`aragora-q cancel`, and the JSON of status and wait beside it."""
+
+from support.jobs import enqueue_in_every_state
+
+
+async def test_status_wait_and_cancel_by_json(harness, run_cli):
+    """The three name every job's state; an unknown one is told on stderr and exits 3."""
+    await enqueue_in_every_state(harness)
+    shown = run_cli("status", "failed", "nobody", "--json")
+    assert (shown.code, shown.object["history"][-1]["error"]) == (3, "no\nuse")
+    assert "no job nobody in queue debates" in shown.err
+    assert run_cli("wait", "completed", "--json").object["result"] == {"a": 1}
+    assert run_cli("wait", "completed", "failed", "-q").code == 1
+    assert run_cli("wait", "nobody").code == 3
+    ended = run_cli("cancel", "pending", "completed", "nobody", "--json")
+    assert ended.code == 3
+    assert ended.objects == [
+        {"id": "pending", "cancelled": True, "status": "cancelled"},
+        {"id": "completed", "cancelled": False, "status": "completed"},
+    ]

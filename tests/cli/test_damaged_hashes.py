@@ -1,0 +1,58 @@
+"""Commands on jobs whose data is damaged: one clear line, and the other jobs are shown."""
+
+import pytest
+
+from aragora_q.contracts import Completed
+
+
+class TestGarbledHashes:
+    """A stranger's word in one job's hash costs that job only."""
+
+    @pytest.mark.parametrize(
+        ("field", "word"), [("attempts", "abc"), ("created_at", "9" * 18), ("status", "weird")]
+    )
+    async def test_list_complains_and_goes_on(self, harness, run_cli, field, word):
+        """All others are listed in every form; what is wrong is said once, exit 65."""
+        for name in ("one", "bad", "two"):
+            await harness.enqueue(name)
+        harness.redis.hset(harness.keys.job("bad"), field, word)
+        for args in (("--jsonl",), ("--jsonl", "-s", "pending"), ()):
+            ended = run_cli("list", *args)
+            assert (ended.code, ended.err.count("error:")) == (65, 1)
+            assert "job bad" in ended.err
+            assert "one" in ended.out
+            assert "two" in ended.out
+
+    async def test_commands_for_one_job_say_what_is_wrong(self, harness, run_cli):
+        """One clear line and exit 65, never a traceback."""
+        await harness.enqueue("bad")
+        harness.redis.hset(harness.keys.job("bad"), "status", "weird")
+        for args in (("wait", "bad", "--timeout", "5"), ("status", "bad")):
+            ended = run_cli(*args)
+            assert (ended.code, "job bad is not a job" in ended.err) == (65, True)
+
+    async def test_the_next_job_is_shown_and_all_can_be_cancelled(self, harness, run_cli):
+        """`status` goes on after one that is no job; `cancel` gives even that one an end."""
+        await harness.enqueue("bad")
+        await harness.enqueue("good")
+        harness.redis.hset(harness.keys.job("bad"), "status", "weird")
+        shown = run_cli("status", "bad", "good", "--json")
+        assert (shown.code, shown.ids) == (65, ["good"])
+        ended = run_cli("cancel", "bad", "good", "--json")
+        assert (ended.code, ended.ids) == (0, ["bad", "good"])
+
+    @pytest.mark.parametrize("part", ["history", "journal", "result"])
+    async def test_garbled_parts(self, harness, run_cli, part):
+        """History, progress or result that are no JSON: one clear line, exit 65."""
+        await harness.enqueue("bad")
+        session = await harness.worker()
+        await harness.report(session, await harness.start_one(session), Completed(b"{}"))
+        key = f"{harness.keys.job('bad')}:{part}"
+        harness.redis.delete(key)
+        {
+            "history": lambda: harness.redis.rpush(key, "garbled"),
+            "journal": lambda: harness.redis.hset(key, "progress", "garbled"),
+            "result": lambda: harness.redis.set(key, "{}\ngarbled"),
+        }[part]()
+        ended = run_cli("status", "bad")
+        assert (ended.code, "job bad is not a job" in ended.err) == (65, True)

@@ -1,0 +1,70 @@
+"""`aragora-q list`: jobs by status, newest first, in every output format."""
+
+from support.jobs import enqueue_in_every_state, numbered_job
+
+from aragora_q.contracts import Failed, Retry
+
+STATES = {
+    "completed": ["completed"], "failed": ["failed"], "retrying": ["retrying"],
+    "cancelled": ["cancelled"], "processing": ["processing"], "pending": ["delayed", "pending"],
+}  # fmt: skip
+
+
+async def test_list_finds_jobs_by_status(harness, run_cli):
+    """Each status lists exactly its jobs, delayed ones are pending; without a status, all of them."""
+    await enqueue_in_every_state(harness)
+    for status, names in STATES.items():
+        ended = run_cli("list", "--status", status, "--jsonl")
+        assert (ended.code, ended.ids) == (0, names)
+        assert {each["status"] for each in ended.objects} == {status}
+    everything = run_cli("list", "--quiet")
+    assert sorted(everything.lines) == sorted(name for names in STATES.values() for name in names)
+
+
+async def test_list_is_newest_first_and_bounded(harness, run_cli):
+    """The limit cuts the oldest; indexes and lanes are read over several pages."""
+    session = await harness.worker(lease_seconds=600)
+    for start in range(0, 1200, 100):
+        await harness.queue.enqueue_many([numbered_job(n) for n in range(start, start + 100)])
+    newest = [f"j{n}" for n in reversed(range(1200))]
+    assert run_cli("list", "-s", "pending", "-n", 5, "-q").lines == newest[:5]
+    assert run_cli("list", "-s", "pending", "-n", 5000, "-q").lines == newest
+    for _ in range(12):
+        for job in (await session.start(100)).jobs:
+            await harness.report(session, job, Failed("no"))
+    listed = run_cli("list", "-s", "failed", "-n", 5000, "-q").lines
+    assert sorted(listed) == sorted(newest)
+    assert len(set(listed[:5]) & set(newest[:200])) == 5
+
+
+async def test_no_backlog_is_too_long_to_list(harness, run_cli):
+    """Every waiting job is listed, and a retrying one at the far end of the lane is found."""
+    await harness.enqueue("again")
+    session = await harness.worker()
+    await harness.report(session, await harness.start_one(session), Retry("again", 0))
+    await harness.queue.promote()
+    await harness.queue.enqueue_many([numbered_job(n) for n in range(20_500)])
+    assert len(run_cli("list", "-s", "pending", "-n", 50_000, "-q").lines) == 20_500
+    assert run_cli("list", "-s", "retrying", "-q").lines == ["again"]
+
+
+async def test_list_reads_in_80_columns(harness, run_cli):
+    """The table has one line per job, none longer than 80 columns, with what matters about it."""
+    await enqueue_in_every_state(harness)
+    await harness.queue.enqueue(_question("long", "why " * 100))
+    ended = run_cli("list")
+    assert len(ended.lines) == 9
+    assert max(map(len, ended.lines)) <= 80
+    assert "no use" in next(line for line in ended.lines if line.startswith("failed"))
+
+
+def _question(job_id, question):
+    from aragora_q.job import create_debate_job
+
+    return create_debate_job(question, ["demo:bold", "demo:careful"], job_id=job_id)
+
+
+def test_an_empty_list_is_no_error(run_cli):
+    """Nothing on stdout, exit 0."""
+    ended = run_cli("list", "--status", "failed")
+    assert (ended.code, ended.out, ended.err) == (0, "", "no such jobs\n")

@@ -1,0 +1,34 @@
+"""`aragora-q requeue`: dead letters are queued again, by id or from `list`."""
+
+from support.jobs import enqueue_in_every_state
+
+
+async def test_failed_jobs_go_from_list_to_requeue(harness, run_cli):
+    """`list -s failed --jsonl | requeue -` puts them back; a second time changes nothing and exits 0."""
+    await enqueue_in_every_state(harness)
+    listed = run_cli("list", "-s", "failed", "--jsonl").out + "cancelled\n"
+    first = run_cli("requeue", "-", "--json", stdin=listed)
+    assert (first.code, first.objects) == (0, [
+        {"id": "failed", "requeued": True, "status": "pending"},
+        {"id": "cancelled", "requeued": True, "status": "pending"},
+    ])  # fmt: skip
+    again = run_cli("requeue", "-", "--json", stdin=listed)
+    assert (again.code, [each["requeued"] for each in again.objects]) == (0, [False, False])
+    assert sorted(run_cli("list", "-s", "pending", "-q").lines) == [
+        "cancelled", "delayed", "failed", "pending",
+    ]  # fmt: skip
+
+
+async def test_requeue_says_what_it_cannot_do(harness, run_cli):
+    """Unknown ids, completed jobs and no ids at all: a line each, exit 3; the others go through."""
+    await enqueue_in_every_state(harness)
+    ended = run_cli("requeue", "nobody", "completed", "a b", "failed", "--quiet")
+    assert (ended.code, ended.lines) == (3, ["failed"])
+    assert [line.split(": ")[-2] for line in ended.err.splitlines()[:1]] == [
+        "job nobody is not requeued"
+    ]
+    assert "completed: enqueue it again under another id" in ended.err
+    assert "job a b is not requeued: no job id" in ended.err
+    broken = run_cli("requeue", "-", stdin='{"no": "id"}\n')
+    assert broken.code == 65
+    assert "line 1: neither a job id nor a JSON object with one" in broken.err

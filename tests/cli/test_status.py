@@ -1,0 +1,32 @@
+"""`aragora-q status`: one job with its history."""
+
+import json
+import re
+
+from aragora_q.contracts import Failed
+
+
+async def test_an_error_is_told_to_its_end(harness, run_cli):
+    """However long the error is, `status` and `wait` show all of it: the remedy comes last."""
+    session = await harness.worker()
+    await harness.enqueue("bad")
+    error = "PermanentError: nobody is left: " + "a: no answer; " * 20 + "set ANTHROPIC_API_KEY"
+    await harness.report(session, await harness.start_one(session), Failed(error))
+    for name in ("status", "wait"):
+        said = " ".join(run_cli(name, "bad").out.split())
+        assert f"last error {error}" in said
+        assert said.count("history") == (name == "status")
+
+
+async def test_what_happened_on_another_day_is_told_with_its_date(harness, run_cli):
+    """`status` and `tail` show times of today as times, older ones with their day."""
+    session = await harness.worker()
+    await harness.enqueue("bad")
+    await harness.report(session, await harness.start_one(session), Failed("no"))
+    today = " ".join(run_cli("status", "bad").lines[-1].split())
+    assert re.fullmatch(r"history \d\d:\d\d:\d\d attempt 1 .*: no", today)
+    key = f"{harness.keys.job('bad')}:history"
+    event = json.loads(harness.redis.lindex(key, 0))
+    harness.redis.lset(key, 0, json.dumps({**event, "at": event["at"] - 2 * 86_400_000}))
+    older = " ".join(run_cli("status", "bad").lines[-1].split())
+    assert re.fullmatch(r"history \d{4}-\d\d-\d\d \d\d:\d\d:\d\d attempt 1 .*: no", older)

@@ -1,0 +1,52 @@
+"""`aragora-q tail`: events as they happen."""
+
+import json
+
+from support.jobs import numbered_job
+from support.wait import wait_until_sync
+
+from aragora_q.contracts import Completed
+
+
+async def test_tail_shows_transitions_and_progress_and_resumes(harness, start_command):
+    """Events come as they happen, one JSON line per job; --after goes on where the last one was."""
+    process = start_command("tail", "--after", "0", "--jsonl")
+    session = await harness.worker(lease_seconds=600)
+    await harness.queue.enqueue_many([numbered_job(1), numbered_job(2)])
+    job = await harness.start_one(session)
+    await session.report_progress(job, {"phase": "vote", "agents": 2, "agents_done": 1})
+    await harness.report(session, job, Completed(b"{}"))
+    seen = [json.loads(process.stdout.readline()) for _ in range(5)]
+    assert [(each["event"], each["id"]) for each in seen] == [
+        ("enqueued", "j1"), ("enqueued", "j2"), ("started", "j1"), ("progress", "j1"),
+        ("completed", "j1"),
+    ]  # fmt: skip
+    assert seen[2]["worker_id"] == "w1"
+    assert seen[3]["progress"]["phase"] == "vote"
+    later = start_command("tail", "--after", seen[2]["event_id"])
+    assert later.stdout.readline().decode().rstrip().endswith("vote, 1 of 2 agents done")
+
+
+async def test_tail_follows_chosen_jobs_only(harness, start_command):
+    """With ids, other jobs' events are left out."""
+    process = start_command("tail", "j2", "--after", "0", "--json")
+    await harness.queue.enqueue_many([numbered_job(1), numbered_job(2)])
+    assert json.loads(process.stdout.readline())["id"] == "j2"
+
+
+def test_tail_refuses_what_is_no_event_id(run_cli):
+    """A usage error, not an answer of Redis."""
+    ended = run_cli("tail", "--after", "yesterday")
+    assert ended.code == 2
+    assert "no event id" in ended.err
+
+
+async def test_a_closed_pipe_is_quiet(harness, start_command):
+    """`tail | head -1`: when nobody reads any more, the command ends without a word."""
+    await harness.queue.enqueue_many([numbered_job(1)])
+    process = start_command("tail", "--after", "0", "--json")
+    process.stdout.readline()
+    process.stdout.close()
+    await harness.queue.enqueue_many([numbered_job(2)])
+    wait_until_sync(lambda: process.poll() is not None, 20)
+    assert (process.returncode, process.stderr.read()) == (141, b"")

@@ -1,0 +1,297 @@
+"""Every shell block of every page runs as printed, where the page says; a block that says nothing runs here.
+
+A new block of a new page needs no line in this module: it is found, and run, or refused. The few lines
+that no test can run as printed are in `documents.SUBSTITUTES`, with what is run instead of them.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import containers
+from support.docs import ROOT, SUBSTITUTES, blocks, calls, pages, script, shell, spans, write_files
+
+from tools import gen_docs
+
+pytestmark = pytest.mark.timeout(600)
+
+LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
+PLACES = {"", "debian", "docker", "cluster"}
+PYTHON = {"README.md", "docs/executors.md", "docs/python.md"}
+"""Pages whose Python is tested: test_readme.py, test_executors_page.py; python.md runs its own files."""
+
+PAGES = sorted(pages())
+
+
+def pages_for(place):
+    return [page for page in PAGES if shell(page, place)]
+
+
+MANUAL = "docs/operations.md"
+ASK = "--agents demo:bold,demo:careful --rounds 1"
+SHOWS = {
+    "README.md": [
+        r"^outcome +consensus, agreement 67%, 2 rounds",
+        r"^completed +1\b",
+    ],
+    "docs/executors.md": [r"6 words", r"TEA OR COFFEE\?"],
+}
+"""What the blocks of a page print, beside succeeding."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_say_what_they_are(page):
+    """Each block has a language, shell a place, and Python a test; what is called text has no commands."""
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{block}: one of {sorted(LANGUAGES)}"
+        assert block.place in (PLACES if block.language == "sh" else {""}), (
+            f"{block}: unknown place"
+        )
+        assert block.language != "python" or page in PYTHON, f"{block}: no test runs it"
+        if block.language == "text":
+            assert not re.search(r"^(\$ |aragora-q |make |docker )", block.text, re.MULTILINE), (
+                f"{block}: its language is sh"
+            )
+
+
+def test_stand_ins_stand_for_something():
+    """Every line that is not run as printed is printed somewhere."""
+    printed = "\n".join(block.text for page in PAGES for block in blocks(page))
+    assert [line for line in SUBSTITUTES if line not in printed] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_options_exist(page):
+    """Wherever a page names a command of ours, in a block or in its text, the program knows it."""
+    commands = gen_docs.commands()
+    for text in [*(block.text for block in blocks(page)), *spans(page)]:
+        for words in filter(None, calls(text, "aragora-q")):
+            name = next((n for n in (" ".join(words[:2]), words[0]) if n in commands), None)
+            assert name or words[0] in {"--version", "--help"}, f"{page}: aragora-q {words}"
+            known = {o for each in commands[name].params for o in each.opts} if name else set(words)
+            options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert options <= known | {"--help", "-h"}, f"{page}: aragora-q {words}"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The project as somebody gets it who clones it."""
+    return Path(
+        shutil.copytree(
+            ROOT, tmp_path / "aragora-q",
+            ignore=shutil.ignore_patterns(".*", "dist", "build", "__pycache__"),
+        )
+    )  # fmt: skip
+
+
+def run_here(page, place, clone, **variables):
+    """Run a page's blocks for a place in a clone; what they print."""
+    here = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        # `make setup` has been done: this is the environment it has made.
+        "MAKEFLAGS": f"--assume-old={sys.prefix}/.ready -- VENV={sys.prefix}",
+        "PIP_NO_COMPILE": "1",  # little of what is installed is used
+    }
+    done = subprocess.run(
+        ["bash", "-c", script(shell(page, place))],
+        capture_output=True, text=True, timeout=300, check=False, cwd=clone,
+        env={**os.environ, **here, **variables},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", pages_for(""))
+def test_page_works_here(page, clone, request):
+    """In a clone, with nothing but what the page has brought, one command after the other succeeds."""
+    if page == "docs/executors.md" and not shutil.which("jq"):
+        pytest.skip("no jq: apt-get install jq")
+    write_files(page, clone)
+    if any("dist/" in block.text for block in shell(page, "")):
+        shutil.copytree(request.getfixturevalue("dist"), clone / "dist")
+    said = run_here(page, "", clone)
+    for pattern in SHOWS.get(page, ()):
+        assert re.search(pattern, said, re.MULTILINE), said
+
+
+@pytest.mark.parametrize("page", pages_for("cluster"))
+def test_page_works_at_a_cluster(page, clone):
+    """What would be sent to a cluster is built."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl")
+    assert "kind: Deployment" in run_here(page, "cluster", clone)
+
+
+@pytest.mark.parametrize("page", pages_for("docker"))
+def test_page_works_with_docker(page, clone, compose, tmp_path):
+    """Compose starts what the page says; only its project's name and ports are the test's own."""
+    if shutil.which("curl") is None:
+        pytest.skip("no curl: apt-get install curl")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, command in {
+        "docker": f'[ "$1" != compose ] || exec {" ".join(compose.command)} "${{@:2}}"\n'
+        f'exec {shutil.which("docker")} "$@"',
+        "curl": f'exec {shutil.which("curl")} "${{@/127.0.0.1:8080/{compose.http}}}"',
+    }.items():
+        (tools / name).write_text(f"#!/bin/bash\n{command}\n")
+        (tools / name).chmod(0o755)
+    said = run_here(page, "docker", clone, PATH=f"{tools}:{os.environ['PATH']}", **compose.images)
+    assert "aragora_q_queue_jobs" in said
+
+
+@pytest.fixture(scope="module")
+def manual(debian, wheels):
+    """A fresh Debian with a clone, on which the manual has been followed to its end; nothing was restored."""
+    with containers.start(
+        debian, "--volume", f"{wheels}:/wheels:ro", "--workdir", "/root/aragora-q"
+    ) as container:
+        subprocess.run(
+            f"tar c --exclude='./.*' --exclude=__pycache__ --exclude=./dist . |"
+            f" docker exec --interactive {container.id} tar x",
+            shell=True, cwd=ROOT, check=True,
+        )  # fmt: skip
+        # A reader does not restart Redis five times in ten seconds; tests of several pages do.
+        container(
+            "mkdir -p /run/systemd/system/redis-server.service.d; cd /run/systemd/system;"
+            " printf '[Unit]\\nStartLimitIntervalSec=0\\n' > redis-server.service.d/tests.conf;"
+            " systemctl daemon-reload"
+        )
+        follow(
+            container,
+            [b for b in shell(MANUAL, "debian") if b.section not in {"Back up", "Restore"}],
+        )
+        yield container
+
+
+def follow(container, some, before="", after=""):
+    """Run blocks on a container, after `before`; then `after` must be so."""
+    session = f"set -e\n{before}\n{script(some)}\n{after}"
+    wheels = ("--env", "PIP_NO_INDEX=1", "--env", "PIP_FIND_LINKS=/wheels")
+    done = subprocess.run(
+        ["docker", "exec", "--interactive", *wheels, container.id, "timeout", "240", "bash", "-c", session],
+        input="y\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        state = container("systemctl list-jobs; journalctl --lines 50; tail /var/log/redis/*.log")
+        pytest.fail(f"{done.returncode}\n{done.stdout}\n{done.stderr}\n{state}")
+
+
+def test_manual_works(manual):
+    """From nothing to monitored workers, and through the rest of the manual: what it set is there to stay."""
+    kept = manual("cat /etc/redis/redis.conf").splitlines()
+    assert "appendonly yes" in kept, "for the next start"
+
+
+def test_restore_brings_the_jobs_back(manual):
+    """Backed up, destroyed, restored: an ended job is as it was, a delayed one waits, a running one is run
+    again, uncharged; what came after the copy is gone. So it is after the next start of Redis, too.
+    """
+
+    def section(name):
+        return [block for block in shell(MANUAL, "debian") if block.section == name]
+
+    before = f"""
+        aragora-q enqueue 'Is it kept?' --id ended {ASK} --wait --quiet
+        aragora-q status ended --json > /tmp/ended
+        aragora-q enqueue 'Is it here?' --id waiting {ASK} --delay 1d
+        aragora-q enqueue 'Is it run?' --id running {ASK} --queue slow
+        export ARAGORA_QUEUE_CLAIM_IDLE_MS=1000
+        aragora-q worker --queue slow --exec 'sleep 600' --metrics-port 0 >/dev/null 2>&1 & worker=$!
+        until aragora-q status running --queue slow --json | grep '"processing"'; do sleep 0.1; done
+    """
+    after = f"kill -KILL $worker; aragora-q enqueue 'Too late?' --id late {ASK}"
+    follow(manual, section("Back up"), before, after)
+
+    destroy = "systemctl stop redis-server; rm -rf /var/lib/redis/*; systemctl start redis-server"
+    after = f"""
+        systemctl restart redis-server
+        aragora-q status ended --json | diff /tmp/ended -
+        aragora-q status waiting --json | grep '"pending"'
+        aragora-q status late || test $? = 3
+        aragora-q enqueue 'Does it go on?' {ASK} --wait --timeout 60 --quiet
+        export ARAGORA_QUEUE_CLAIM_IDLE_MS=1000
+        aragora-q worker --queue slow --exec 'echo {{}}' --metrics-port 0 >/dev/null 2>&1 & worker=$!
+        aragora-q wait running --queue slow --timeout 90 --quiet
+        kill $worker
+        aragora-q status running --queue slow --json | grep '"attempts":1,'
+    """
+    follow(manual, section("Restore"), f"{destroy}; aragora-q status ended || test $? = 3", after)
+
+
+BOTH_UP = "systemctl is-active aragora-q-worker@1 aragora-q-worker@2"
+RUNBOOKS = {
+    "backlog-old": (
+        "",
+        "systemctl is-active aragora-q-worker@3; systemctl disable --now aragora-q-worker@3",
+    ),
+    "crashes": ("systemctl kill --signal KILL aragora-q-worker@1", ""),
+    "dead-letters": (
+        """echo '{"id": "dead", "payload": {"agents": []}}' | aragora-q enqueue -
+        aragora-q wait dead --quiet || test $? = 1""",
+        "aragora-q stats --json | grep '\"requeued\": *1'",
+    ),
+    "eviction": (
+        "redis-cli CONFIG SET maxmemory-policy allkeys-lru; redis-cli CONFIG REWRITE",
+        "systemctl restart redis-server; redis-cli CONFIG GET maxmemory-policy | grep noeviction",
+    ),
+    "exporter-down": ("systemctl kill --signal STOP aragora-q-exporter", ""),
+    "leases-lost": ("", ""),
+    "no-append-only-file": (
+        "redis-cli CONFIG SET appendonly no; redis-cli CONFIG REWRITE",
+        "grep '^appendonly yes' /etc/redis/redis.conf; aragora-q stats --json | grep '\"has_aof\": *true'",
+    ),
+    "no-workers": (
+        f"""systemctl stop 'aragora-q-worker@*'
+        aragora-q enqueue 'Who is there?' --id unheard {ASK}
+        echo 'concurrency = "many"' > /etc/aragora-q/conf.d/wrong.toml
+        systemctl start aragora-q-worker@1 aragora-q-worker@2 || true
+        rm /etc/aragora-q/conf.d/wrong.toml""",
+        f"aragora-q wait unheard --timeout 60 --quiet; {BOTH_UP}",
+    ),
+    "purge-not-running": (
+        "systemctl disable --now aragora-q-purge.timer",
+        "systemctl is-active aragora-q-purge.timer",
+    ),
+    "reaper-not-running": (
+        "systemctl disable --now aragora-q-reap.timer",
+        "systemctl is-active aragora-q-reap.timer",
+    ),
+    "redis-away": (
+        f"""aragora-q enqueue 'Is it safe?' --id safe {ASK} --wait --quiet
+        echo 'no command' | tee --append /var/lib/redis/appendonlydir/*.incr.aof
+        systemctl restart redis-server || redis-cli ping || test $? = 1""",
+        f"aragora-q status safe; {BOTH_UP}",
+    ),
+    "redis-memory-high": ("", ""),
+    "worker-stuck": (
+        "systemctl kill --signal STOP aragora-q-worker@1",
+        "systemctl is-active aragora-q-worker@1; aragora-q healthcheck 127.0.0.1:9711",
+    ),
+}
+"""For each runbook what is wrong when it is opened, and what is so when it was followed."""
+
+
+def test_every_runbook_is_tried():
+    """Each page of docs/runbooks with commands has its trouble above."""
+    there = {Path(page).stem for page in pages_for("debian") if "/runbooks/" in page}
+    assert there == set(RUNBOOKS)
+
+
+@pytest.mark.parametrize("name", RUNBOOKS)
+def test_runbook_helps(name, manual):
+    """In the trouble that it is for, every command of a runbook works, and the trouble is gone."""
+    before, after = RUNBOOKS[name]
+    follow(manual, shell(f"docs/runbooks/{name}.md", "debian"), before, after)
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in pages_for("debian") if p != MANUAL and "/runbooks/" not in p]
+)
+def test_page_works_on_debian(page, manual):
+    """As root, in the clone, one command after the other succeeds."""
+    follow(manual, shell(page, "debian"))

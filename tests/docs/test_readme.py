@@ -1,0 +1,49 @@
+"""The Python of the README runs as printed, and what pages link to is there.
+
+Shell is run by tests/docs/test_documents.py.
+"""
+
+import ast
+import asyncio
+import inspect
+import re
+
+import pytest
+from support.docs import ROOT, blocks, pages
+from support.wait import wait_until
+
+
+async def run(code, namespace):
+    """Run a block of Python, with `await` at its top level as the page has it."""
+    result = eval(compile(code, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
+    if inspect.isawaitable(result):
+        await result
+
+
+async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
+    """Both blocks as printed; demo agents sit where the page has models that need keys."""
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    for name in ("CLAUDE", "GPT"):
+        monkeypatch.setenv(f"ARAGORA_AGENT_{name}", "demo")
+    enqueue, work = (each.text for each in blocks("README.md") if each.language == "python")
+    client, worker = {}, {}
+    await run(enqueue, client)
+    assert capsys.readouterr().out == "pending\n"
+    working = asyncio.create_task(run(work, worker))
+    await wait_until(
+        lambda: working.done() or ("worker" in worker and worker["worker"].get_stats()["jobs_processed"]), 30
+    )  # fmt: skip
+    await worker["worker"].stop()
+    await working
+    assert await client["queue"].get_status(client["job_id"]) == "completed"
+    for namespace in (client, worker):
+        await namespace["queue"].close()
+
+
+@pytest.mark.parametrize("page", sorted(pages()))
+def test_links_lead_somewhere(page):
+    """Every relative link of a page names a file or a folder that is there."""
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+    folder = (ROOT / page).parent
+    dead = [link for link in links if "://" not in link and not (folder / link).exists()]
+    assert dead == []

@@ -1,0 +1,109 @@
+"""The example for Kubernetes: valid, and what it promises of workers that are scaled or moved."""
+
+import shutil
+import subprocess
+
+import kubernetes_validate
+import pytest
+import yaml
+from support.paths import ROOT
+
+from aragora_q.config.settings import QueueConfig
+
+ROOT = ROOT / "deploy/kubernetes"
+BASE = [
+    resource
+    for name in yaml.safe_load((ROOT / "base/kustomization.yaml").read_text())["resources"]
+    for resource in yaml.safe_load_all((ROOT / "base" / name).read_text())
+]
+DEPLOYMENTS = {each["metadata"]["name"]: each for each in BASE if each["kind"] == "Deployment"}
+PODS = {name: each["spec"]["template"]["spec"] for name, each in DEPLOYMENTS.items()}
+SCALED = yaml.safe_load((ROOT / "keda/scaledobject.yaml").read_text())["spec"]
+
+
+def settings():
+    [generator] = yaml.safe_load((ROOT / "base/kustomization.yaml").read_text())[
+        "configMapGenerator"
+    ]
+    return dict(line.split("=", 1) for line in generator["literals"])
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+@pytest.mark.parametrize(
+    "resource", BASE, ids=lambda each: f"{each['kind']}-{each['metadata']['name']}"
+)
+def test_resources_are_valid(resource, version):
+    """The schemas of an old and a new Kubernetes accept each resource, unknown fields refused."""
+    kubernetes_validate.validate(resource, version, strict=True)
+
+
+@pytest.mark.parametrize("variant", ["base", "keda"])
+def test_kustomize_builds(variant):
+    """Both variants are built; with KEDA, the number of workers is its own business."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl")
+    built = subprocess.run(
+        ["kubectl", "kustomize", ROOT / variant], capture_output=True, text=True, check=True
+    ).stdout
+    resources = {
+        (each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built)
+    }
+    worker = resources["Deployment", "aragora-q-worker"]
+    assert worker["spec"].get("replicas") == (2 if variant == "base" else None)
+    assert ("ScaledObject", "aragora-q-worker") in resources or variant == "base"
+    for (kind, _), resource in resources.items():
+        assert resource["metadata"]["namespace"] == "aragora-q"
+        if kind != "ScaledObject":
+            kubernetes_validate.validate(resource, "1.37", strict=True)
+
+
+def test_scaling_down_kills_no_debate():
+    """Workers have longer than the drain before the kill; few go at a time; the busy count as needed."""
+    assert PODS["aragora-q-worker"]["terminationGracePeriodSeconds"] > (
+        QueueConfig().drain_timeout_seconds
+    )
+    behavior = SCALED["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert [policy["value"] for policy in behavior["policies"]] == [1]
+    [budget] = [each for each in BASE if each["kind"] == "PodDisruptionBudget"]
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert SCALED["minReplicaCount"] >= 2
+    assert DEPLOYMENTS["aragora-q-worker"]["metadata"]["name"] == SCALED["scaleTargetRef"]["name"]
+    [trigger] = SCALED["triggers"]
+    assert 'state=~"waiting|running"' in trigger["metadata"]["query"]
+    assert trigger["metadata"]["threshold"] == settings()["ARAGORA_QUEUE_CONCURRENCY"]
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pods_are_modest(name):
+    """No root, nothing writable but /tmp, no rights, no token, no made-up variables, a limit of memory."""
+    pod = PODS[name]
+    [container] = pod["containers"]
+    assert pod["enableServiceLinks"] is False
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pods_start_the_program_as_it_is(name, monkeypatch):
+    """Arguments and settings are ones that the program knows; probes ask where it listens."""
+    from aragora_q import cli
+
+    [container] = PODS[name]["containers"]
+    assert container["args"][0] in cli.COMMANDS
+    given = settings() | {
+        each["name"]: each["value"] for each in container["env"] if "value" in each
+    }
+    for variable, value in given.items():
+        if not variable.endswith("_FILE"):
+            monkeypatch.setenv(variable, value)
+    QueueConfig()  # refuses a variable that it does not know
+    [port] = container["ports"]
+    command = container["readinessProbe"]["exec"]["command"]
+    assert command[:2] == ["aragora-q", "healthcheck"]
+    assert port["containerPort"] == int((command[2:] or ["127.0.0.1:9464"])[0].partition(":")[2])

@@ -1,0 +1,47 @@
+"""The examples for an operator beside the manual: redis.conf, users of Redis, lines for cron."""
+
+import subprocess
+import sys
+
+from support.paths import ROOT
+
+from aragora_q.redis.acl import ROLES
+
+
+def test_redis_accepts_our_file(own_server):
+    """The example is a valid configuration: it keeps a log, and deletes nothing."""
+    server = own_server("--include", str(ROOT / "deploy/redis/redis.conf"))
+    with server.client() as client:
+        assert client.config_get("append*")["appendonly"] == "yes"
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_redis_accepts_our_users(own_server):
+    """The ACL file is valid, has a user for each role, and none that can log in without a password."""
+    server = own_server("--aclfile", str(ROOT / "deploy/redis/users.acl"))
+    with server.client() as client:
+        users = set(client.acl_users()) - {"default"}
+        assert users == {f"aragora-q-{role}" for role in ROLES}
+        for user in users:
+            rules = client.acl_getuser(user)
+            assert rules["passwords"] == []
+            assert rules["keys"] == [
+                "%R~aragora:queue:debates:*"
+                if user.endswith("stats")
+                else "~aragora:queue:debates:*"
+            ]
+            assert "nopass" not in rules["flags"]
+
+
+def test_cron_lines_are_commands():
+    """The cron file names commands and options that exist."""
+    lines = (ROOT / "deploy/cron.d/aragora-q").read_text().splitlines()
+    commands = [line.split("aragora-q  aragora-q ")[1] for line in lines if " aragora-q  " in line]
+    assert len(commands) == 2
+    for command in commands:
+        name, *options = command.split()
+        said = subprocess.run(
+            [sys.executable, "-m", "aragora_q", name, "--help"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert all(option in said for option in options)

@@ -1,0 +1,130 @@
+"""Rules, alerts and dashboard, against promtool and against a real Prometheus that scrapes a real
+worker and exporter.
+"""
+
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+
+import pytest
+import yaml
+from support.paths import ROOT
+from support.wait import wait_until_sync
+
+from tools import draw_dashboard
+from tools.monitored_stack import DASHBOARD, RULES, monitored_stack
+
+ALERTS = [
+    rule
+    for group in yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+SCALING = yaml.safe_load((ROOT / "deploy/kubernetes/keda/scaledobject.yaml").read_text())["spec"]
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        shutil.which("promtool") is None, reason="no promtool: apt-get install prometheus"
+    ),
+]
+
+
+def promtool(*arguments, **options):
+    return subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, check=False, cwd=RULES, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "check", [("check", "config", "prometheus.yml"), ("test", "rules", "tests.yml")]
+)
+def test_promtool_is_content(check):
+    """Configuration and rules are valid, and every unit test of an alert passes."""
+    done = promtool(*check)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alert_is_complete(alert):
+    """Each alert has a severity, a runbook that exists, a firing and a silent case."""
+    assert alert["labels"]["severity"] in {"warning", "critical"}
+    runbook = ROOT / alert["annotations"]["runbook_url"]
+    assert runbook.read_text().startswith(f"# {alert['alert']}\n")
+    cases = yaml.safe_load((RULES / "tests.yml").read_text())["tests"]
+    names = {case["name"]: case["promql_expr_test"][0]["exp_samples"] for case in cases}
+    assert names[f"{alert['alert']} fires"]
+    assert names[f"{alert['alert']} is silent"] == []
+
+
+def ask(url):
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        return reply.read().decode()
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Prometheus, a worker and an exporter; a few jobs have run."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server: apt-get install redis-server")
+    with monitored_stack("--exec", "cat") as running:
+        running.call("reap", "--quiet")
+        running.call("purge", "--quiet")
+        for question in ("One?", "Two?", "Three?"):
+            running.call(
+                "enqueue", question, "--agents", "demo:bold,demo:careful", "--wait",
+                "--timeout", "30",
+            )  # fmt: skip
+        yield running
+
+
+@pytest.mark.parametrize("panel", DASHBOARD["panels"], ids=lambda panel: panel["title"])
+def test_panel_has_data(whole, panel):
+    """Every query of a panel returns numbers from a real worker and exporter, and each has its legend."""
+
+    def is_full():
+        end = time.time()
+        answers = [
+            whole.prometheus.panel({"targets": [target]}, end - 60, end)
+            for target in panel["targets"]
+        ]
+        return all(any(points for _, points in series) for series in answers) and answers
+
+    for series in wait_until_sync(is_full, 30, panel["title"]):
+        assert all(name and "{" not in name for name, _ in series)
+
+
+def test_dashboard_can_be_drawn(whole):
+    """The picture of the README has every panel, in units that the drawing knows."""
+    picture = draw_dashboard.draw(whole.prometheus, time.time() - 30, time.time())
+    assert all(f">{panel['title']}</text>" in picture for panel in DASHBOARD["panels"])
+
+
+@pytest.mark.parametrize("trigger", SCALING["triggers"], ids=lambda trigger: trigger["type"])
+def test_autoscaling_has_data(whole, trigger):
+    """What Kubernetes scales by is a number that the exporter really serves."""
+    assert wait_until_sync(lambda: whole.prometheus.now(trigger["metadata"]["query"]), 30, "data")
+
+
+def test_healthy_system_is_silent(whole):
+    """No alert fires where all is well, except that this server keeps no append-only file."""
+    pending = whole.prometheus.now("ALERTS")
+    assert {row["metric"]["alertname"] for row in pending} <= {"AragoraQNoAppendOnlyFile"}
+
+
+def test_alerts_name_real_metrics(whole):
+    """Every metric that a rule or alert names is one that worker or exporter really serve."""
+    served = "".join(ask(f"{url}/metrics") for url in (whole.exporter_url, *whole.worker_urls))
+    names = set(re.findall(r"^(aragora_q_\w+)", served, re.MULTILINE))
+    text = (RULES / "alerts.yml").read_text() + (RULES / "rules.yml").read_text()
+    named = set(re.findall(r"(?<![:\w])aragora_q_\w+", text))
+    assert named <= names
+
+
+@pytest.mark.parametrize("source", ["worker", "exporter"])
+def test_metrics_follow_the_rules(whole, source):
+    """promtool finds no fault in what is served."""
+    url = whole.exporter_url if source == "exporter" else whole.worker_urls[0]
+    done = promtool("check", "metrics", input=ask(f"{url}/metrics"))
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,170 @@
+"""The units as they run: the package on a Debian with systemd as process 1."""
+
+import json
+
+import pytest
+from support.wait import wait_until_sync
+
+pytestmark = pytest.mark.timeout(600)
+
+WORKER = "aragora-q-worker@1"
+PASSWORD_FILE = "/etc/credstore/aragora-q.redis-password"
+
+
+@pytest.fixture(scope="module")
+def redis(debian_container):
+    """A Redis with a password, of which services know by their credential alone."""
+    # A worker that is started before its server waits: this is the first claim, checked below.
+    debian_container(f"umask 077; printf 'correct horse' > {PASSWORD_FILE}")
+    debian_container("printf 'ARAGORA_QUEUE_CLAIM_IDLE_MS=4000\\n' > /etc/default/aragora-q")
+    debian_container(f"systemctl start {WORKER}")
+    before = debian_container(f"systemctl is-active {WORKER}")
+    debian_container("printf 'requirepass \"correct horse\"\\n' >> /etc/redis/redis.conf")
+    # Debian's own unit asks for more than a container grants.
+    debian_container("redis-server /etc/redis/redis.conf --daemonize yes --dir /tmp --logfile ''")
+    return before
+
+
+def cli(debian_container, command):
+    return debian_container(f"REDIS_PASSWORD_FILE={PASSWORD_FILE} aragora-q {command}")
+
+
+def pid(debian_container):
+    return int(debian_container(f"systemctl show --property MainPID --value {WORKER}"))
+
+
+def test_worker_waits_for_redis(debian_container, redis):
+    """A worker started while Redis is away is READY, and takes up work when Redis is there: with the
+    password from its credential, and the name that its unit gives it.
+    """
+    assert redis == "active"
+    job = cli(
+        debian_container, "enqueue 'Is it on?' --agents demo:bold,demo:careful --rounds 1 --quiet"
+    )
+    cli(debian_container, f"wait {job} --timeout 60")
+    assert debian_container("stat -c '%U %a' " + PASSWORD_FILE) == "root 600"
+    [worker] = json.loads(cli(debian_container, "stats --json"))["workers"]
+    assert worker["worker_id"].endswith("-1")
+
+
+def test_stuck_worker_is_replaced(debian_container, redis):
+    """A worker that no longer moves misses its watchdog, is killed and started anew."""
+    stuck = pid(debian_container)
+    debian_container(
+        f"mkdir -p /run/systemd/system/{WORKER}.service.d;"
+        f" printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/{WORKER}.service.d/t.conf;"
+        f" systemctl daemon-reload; systemctl restart {WORKER}"
+    )
+    stuck = pid(debian_container)
+    debian_container(f"kill -STOP {stuck}")
+    wait_until_sync(lambda: pid(debian_container) not in {0, stuck}, 60, "a new worker")
+    wait_until_sync(
+        lambda: debian_container(f"systemctl is-active {WORKER} || true") == "active", 30, "READY"
+    )
+    assert "watchdog" in debian_container(f"journalctl --no-pager --unit {WORKER}").lower()
+
+
+def test_killed_worker_is_back(debian_container, redis):
+    """After SIGKILL the unit is READY again within ten seconds, under another pid, and works."""
+    killed = pid(debian_container)
+    debian_container(f"kill -KILL {killed}")
+    wait_until_sync(
+        lambda: (
+            pid(debian_container) not in {0, killed}
+            and debian_container(f"systemctl is-active {WORKER} || true") == "active"
+        ),
+        30,
+        "a new worker",
+    )
+    down = debian_container(
+        f"journalctl --no-pager --output short-unix --unit {WORKER}"
+        " | awk '/code=killed, status=9/ {t = $1} /Started/ && t {print $1 - t; t = 0}' | tail -n 1"
+    )
+    assert float(down) < 10
+    job = cli(
+        debian_container, "enqueue 'Back?' --agents demo:bold,demo:careful --rounds 0 --quiet"
+    )
+    cli(debian_container, f"wait {job} --timeout 60")
+
+
+def test_timer_reaps(debian_container, redis):
+    """The reap timer fires, and its pass goes well: the queue knows when."""
+    assert json.loads(cli(debian_container, "stats --json"))["last_reap_at"] is None
+    debian_container("systemctl start aragora-q-reap.timer")
+    wait_until_sync(
+        lambda: json.loads(cli(debian_container, "stats --json"))["last_reap_at"],
+        60,
+        "a pass of the timer",
+    )
+    debian_container("systemctl start aragora-q-purge.service")
+    assert json.loads(cli(debian_container, "stats --json"))["last_purge_at"]
+
+
+def test_exporter_serves(debian_container, redis):
+    """The exporter is up, healthy, and shows the worker."""
+    debian_container("systemctl start aragora-q-exporter")
+    assert debian_container("aragora-q healthcheck 127.0.0.1:9474") == "ok"
+    assert debian_container("aragora-q healthcheck 127.0.0.1:9711") == "ok"
+
+
+def test_stop_drains(debian_container, redis):
+    """`systemctl stop` lets a running job finish, and calls the stop a success."""
+    debian_container(
+        "printf '#!/bin/sh\\nsleep 3; echo {}\\n' > /usr/local/bin/slow; chmod +x /usr/local/bin/slow"
+    )
+    debian_container(
+        f"printf '[Service]\\nEnvironment=ARAGORA_QUEUE_EXECUTOR=command"
+        f" ARAGORA_QUEUE_EXEC_COMMAND=/usr/local/bin/slow\\n'"
+        f" > /run/systemd/system/{WORKER}.service.d/t.conf;"
+        f" systemctl daemon-reload; systemctl restart {WORKER}"
+    )
+    job = cli(debian_container, "enqueue 'Slow?' --agents demo:bold,demo:careful --quiet")
+
+    def state():
+        return json.loads(cli(debian_container, f"status {job} --json"))["status"]
+
+    wait_until_sync(lambda: state() == "processing", 30, "the job to run")
+    debian_container(f"systemctl stop {WORKER}")
+    assert state() == "completed"
+    assert debian_container(f"systemctl show --property Result --value {WORKER}") == "success"
+
+
+def test_package_is_complete(debian_container):
+    """Beside the program and its units: manual pages, completions of three shells, settings, user,
+    and what Prometheus, Grafana and whoever is on call need.
+    """
+    listed = debian_container("dpkg --listfiles aragora-q").splitlines()
+    for path in (
+        "/usr/share/man/man1/aragora-q.1.gz", "/usr/share/man/man5/aragora-q.toml.5.gz",
+        "/usr/share/bash-completion/completions/aragora-q",
+        "/usr/share/zsh/vendor-completions/_aragora-q",
+        "/usr/share/fish/vendor_completions.d/aragora-q.fish",
+        "/etc/aragora-q/aragora-q.toml", "/usr/lib/sysusers.d/aragora-q.conf",
+        "/lib/systemd/system/aragora-q-worker@.service", "/usr/share/doc/aragora-q/copyright",
+        "/usr/share/doc/aragora-q/examples/prometheus/alerts.yml",
+        "/usr/share/doc/aragora-q/examples/grafana/aragora-q.json",
+        "/usr/share/doc/aragora-q/runbooks/redis-away.md", "/usr/share/doc/aragora-q/reliability.md",
+    ):  # fmt: skip
+        assert path in listed
+
+
+def test_package_upgrades_and_goes(debian_container, redis):
+    """Enabled, a worker starts at boot; installed again it goes on; purged it leaves nothing behind."""
+    debian_container(f"systemctl enable --now {WORKER}")
+    assert WORKER in debian_container("systemctl list-dependencies --plain multi-user.target"), (
+        "at boot"
+    )
+    debian_container("dpkg --install /packages/*.deb")
+    wait_until_sync(
+        lambda: debian_container(f"systemctl is-active {WORKER} || true") == "active",
+        30,
+        "the worker",
+    )
+    debian_container("dpkg --purge aragora-q")
+    left = debian_container(
+        "find / -xdev -path /proc -prune -o -path /sys -prune -o"
+        " -name '*aragora[-_]q*' -not -path '/run/*' -not -path '/etc/default/*'"
+        " -not -path '/etc/credstore/*' -not -path '/tmp/*' -not -path '/var/*' -print"
+    )
+    assert left == ""
+    assert debian_container("pgrep -f bin/[a]ragora-q || true") == ""

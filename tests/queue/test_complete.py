@@ -1,0 +1,41 @@
+"""complete.lua: a job ends with its result."""
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Report
+from aragora_q.status import BACKSTOP_MS
+
+DAY_MS = 86_400_000
+
+
+async def test_complete(harness):
+    """A completed job keeps payload and result, leaves its lane, and expires after its retention."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    assert await harness.report(session, job, Completed(b'{"answer":42}')) == "completed"
+    known = await harness.queue.get_job("a")
+    assert known.status is JobStatus.COMPLETED
+    assert (known.payload, known.result, known.error) == ({"n": 1}, {"answer": 42}, None)
+    assert known.completed_at >= known.started_at
+    assert (known.attempts, known.worker_id) == (1, "w1")
+    assert harness.entries() == []
+    assert harness.pending() == []
+    left_ms = harness.redis.pttl(harness.keys.job("a")) - BACKSTOP_MS
+    assert 6.9 * DAY_MS < left_ms <= 7 * DAY_MS
+    assert harness.counters() == {"enqueued": 1, "started": 1, "completed": 1}
+    assert harness.events()[-1] == ("completed", "a")
+
+
+async def test_large_results_travel_in_small_lots(new_harness):
+    """Many megabytes of payloads or results go in several calls, so that a slow link gets each through."""
+    harness = new_harness(claim_idle_ms=60_000)
+    session = await harness.worker()
+    harness.redis.config_resetstat()
+    jobs = [Job(payload={"text": "x" * 200_000}, id=f"j{n}") for n in range(50)]
+    assert len(await harness.queue.enqueue_many(jobs)) == 50
+    assert harness.redis.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+    running = (await session.start(50)).jobs
+    harness.redis.config_resetstat()
+    result = Completed(b'{"text":"' + b"y" * 1_000_000 + b'"}')
+    assert await session.report([Report(job, result) for job in running]) == ["completed"] * 50
+    assert harness.redis.info("commandstats")["cmdstat_evalsha"]["calls"] >= 15

@@ -1,0 +1,33 @@
+"""Events can be resumed after an id, and their stream is bounded."""
+
+from aragora_q.base import Job
+
+
+async def test_events_resume_after_an_id(harness):
+    """A reader that comes back with the last id it saw misses nothing."""
+    await harness.enqueue("a")
+    seen = []
+    async for event in harness.queue.events(after="0-0"):
+        seen.append(event)
+        break
+    await harness.enqueue("b")
+    await harness.queue.cancel("a")
+    async for event in harness.queue.events(after=seen[0]["id"]):
+        seen.append(event)
+        if event["event"] == "cancelled":
+            break
+    assert [(e["event"], e["ids"]) for e in seen] == [
+        ("enqueued", "a"),
+        ("enqueued", "b"),
+        ("cancelled", "a"),
+    ]
+
+
+async def test_events_are_capped(harness):
+    """The tail of events never grows beyond a few thousand entries, whatever happens."""
+    for n in range(120):
+        await harness.queue.enqueue_many([Job(payload={}, id=f"a{n}-{i}") for i in range(20)])
+        await harness.queue.pause(paused=n % 2 == 0)
+    for n in range(500):
+        await harness.queue.pause(paused=n % 2 == 0)
+    assert harness.redis.xlen(harness.keys.events) < 700

@@ -1,0 +1,41 @@
+"""Records and consumers of dead workers are deleted, those of live workers never."""
+
+from support.queue_harness import decisions
+
+from aragora_q.contracts import Completed
+from aragora_q.maintenance import reap_pass
+from aragora_q.redis.keys import GROUP
+from aragora_q.streams.queue import REAPER
+
+
+async def test_consumers_of_the_dead_are_forgotten(harness):
+    """Empty consumers of workers long silent, and the reaper's own, are deleted; others never."""
+    for name in ("alive", "dead", "busy"):
+        session = await harness.worker(name)
+        await harness.enqueue(f"for-{name}")
+        job = await harness.start_one(session)
+        if name != "busy":
+            await harness.report(session, job, Completed(b"{}"))
+    harness.stop_heartbeat("dead", 200)
+    harness.stop_heartbeat("busy", 200)
+    await harness.queue.remove_dead_workers()
+
+    def names():
+        return {c["name"] for c in harness.redis.xinfo_consumers(harness.keys.stream_normal, GROUP)}
+
+    assert names() == {"alive", "busy"}
+    harness.backdate("for-busy")
+    report = await reap_pass(harness.queue, REAPER)
+    assert decisions(report.taken) == [("for-busy", "reclaimed")]
+    assert names() == {"alive"}
+    workers = (await harness.queue.get_queue_stats())["workers"]
+    assert [worker["worker_id"] for worker in workers] == ["alive"]
+
+
+async def test_a_hasty_caretaker_forgets_no_live_worker(harness):
+    """How long a worker may be silent depends on its own lease, not on a cron pass's setting."""
+    await harness.worker("alive")
+    harness.stop_heartbeat("alive", 15)
+    await harness.other_client(claim_idle_ms=200).remove_dead_workers()
+    assert harness.redis.exists(harness.keys.worker("alive"))
+    assert harness.redis.zcard(harness.keys.workers) == 1

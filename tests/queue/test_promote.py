@@ -1,0 +1,60 @@
+"""promote.lua: due jobs move to their lanes."""
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Retry
+
+
+async def test_promote_moves_what_is_due(harness):
+    """Due jobs go to the tail of their lane, earliest first, at most 100 a call."""
+    session = await harness.worker()
+    jobs = [Job(payload={}, id=f"j{n:03}", delay_seconds=1000 + n) for n in range(150)]
+    await harness.queue.enqueue_many(
+        [*jobs, Job(payload={}, id="high", delay_seconds=9, priority=1)]
+    )
+    assert (await harness.queue.promote()).promoted == 0
+    for n, job in enumerate(jobs):
+        harness.redis.zadd(harness.keys.delayed, {job.id: n})
+    harness.redis.zadd(harness.keys.delayed, {"high": 1000})
+    first = await harness.queue.promote()
+    assert (first.promoted, first.next_due_seconds) == (100, 0)
+    second = await harness.queue.promote()
+    assert (second.promoted, second.next_due_seconds) == (51, None)
+    assert [fields["id"] for _, fields in harness.entries()] == [job.id for job in jobs]
+    assert (await harness.start_one(session)).id == "high"
+    assert harness.counters()["promoted"] == 151
+
+
+async def test_promoted_retry_stays_retrying(harness):
+    """Its backoff over, a job waits in its lane as RETRYING until it starts."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    await harness.report(session, await harness.start_one(session), Retry("no", 0))
+    assert (await harness.queue.promote()).promoted == 1
+    known = await harness.queue.get_job("a")
+    assert (known.status, known.due_at, known.payload) == (JobStatus.RETRYING, None, {"n": 1})
+    assert (await harness.start_one(session)).attempts == 2
+
+
+async def test_promote_survives_deleted_keys(harness):
+    """A job without payload becomes a dead letter; one without hash goes on; neither stops the others."""
+    session = await harness.worker()
+    for name in ("bare", "unhashed", "good"):
+        await harness.enqueue(name, delay_seconds=60)
+        harness.redis.zadd(harness.keys.delayed, {name: 1})
+    harness.redis.delete(harness.keys.payload("bare"))
+    harness.redis.delete(harness.keys.job("unhashed"))
+    await harness.queue.promote()
+    known = await harness.queue.get_job("bare")
+    assert known.status is JobStatus.FAILED
+    assert "deleted by someone else" in known.error
+    assert {job.id for job in (await session.start(5)).jobs} == {"unhashed", "good"}
+
+
+async def test_jobs_of_a_newer_version_are_not_next(harness):
+    """When the next job is due: those that only a newer version can run are left out."""
+    for name, seconds in (("newer", 100), ("ours", 200)):
+        await harness.enqueue(name, delay_seconds=seconds)
+    harness.redis.hset(harness.keys.job("newer"), "schema", 99)
+    assert 190 < (await harness.queue.promote()).next_due_seconds <= 200
+    await harness.queue.cancel("ours")
+    assert (await harness.queue.promote()).next_due_seconds is None

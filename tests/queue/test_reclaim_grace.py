@@ -1,0 +1,145 @@
+"""reclaim.lua after an outage: workers get time to renew their leases before jobs are reclaimed."""
+
+import asyncio
+
+from support.queue_harness import decisions
+from support.wait import wait_until
+
+from aragora_q.base import JobStatus
+from aragora_q.contracts import Completed, Identity
+
+
+async def test_silence_of_all_is_an_outage(harness):
+    """When nobody was heard for half a lease, reclaim waits half a lease more, once, then goes on."""
+    stage_lease = 800
+    queue = harness.other_client(claim_idle_ms=stage_lease)
+    await harness.enqueue("a")
+    session = queue.session(Identity("w1"))
+    await session.register({})
+    job = await harness.start_one(session)
+    harness.stop_heartbeat("w1", 5)
+    harness.backdate("a")
+    assert await queue.reclaim() == []
+    grace_until = harness.redis.hget(harness.keys.control, "grace_until")
+    assert await queue.reclaim() == []
+    assert harness.redis.hget(harness.keys.control, "grace_until") == grace_until
+    assert await harness.queue.get_status("a") is JobStatus.PROCESSING
+
+    async def taken():
+        return decisions(await queue.reclaim())
+
+    assert await wait_until(taken, what="a fleet that never came back") == [("a", "reclaimed")]
+    assert await harness.report(session, job, Completed(b"{}")) == "lost"
+
+
+async def test_back_from_an_outage_a_worker_renews_first(harness):
+    """Whoever returns within the grace keeps its jobs, and is charged nothing."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    harness.stop_heartbeat("w1", 10_000)
+    harness.backdate("a")
+    assert await harness.queue.reclaim() == []
+    assert harness.renew(session, job).gone == {}
+    harness.redis.hdel(harness.keys.control, "grace_until")
+    assert await harness.queue.reclaim() == []
+    assert await harness.report(session, job, Completed(b"{}")) == "completed"
+    assert "crashed" not in harness.counters()
+
+
+async def test_the_first_to_return_gives_grace_to_the_others(harness):
+    """A worker's renewal after an outage, too, holds reclaim back until the others have renewed."""
+    first, second = await harness.worker("w1"), await harness.worker("w2")
+    await harness.enqueue("a")
+    job = await harness.start_one(second)
+    for name in ("w1", "w2"):
+        harness.stop_heartbeat(name, 10_000)
+    harness.backdate("a")
+    assert harness.renew(first).state == "ok"
+    assert await harness.queue.reclaim() == []
+    assert harness.renew(second, job).gone == {}
+
+
+async def test_a_new_worker_ends_no_grace(harness):
+    """Whoever signs on first after an outage is no sign that the others had their chance to renew."""
+    session = await harness.worker("w1")
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    harness.stop_heartbeat("w1", 10_000)
+    harness.backdate("a")
+    await harness.worker("newcomer")
+    assert await harness.queue.reclaim() == []
+    assert harness.renew(session, job).gone == {}
+
+
+async def test_an_outage_that_follows_a_silence_has_its_grace(harness):
+    """Silence was noticed before the server went away: its return is waited out all the same, once."""
+    session = await harness.worker("w1")
+    await harness.enqueue("a")
+    await harness.start_one(session)
+    harness.stop_heartbeat("w1", 40)
+    assert await harness.queue.reclaim() == []
+    harness.backdate("a")
+    harness.redis.hincrbyfloat(harness.keys.control, "grace_until", -600_000)
+    assert await harness.queue.reclaim() == []
+    harness.redis.hincrbyfloat(harness.keys.control, "grace_until", -600_000)
+    assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
+
+
+async def test_a_clock_set_back_ends_a_grace(harness):
+    """A grace noted under a clock that was days ahead does not hold reclaim back for days."""
+    dead = await harness.worker("dead")
+    await harness.enqueue("a")
+    await harness.start_one(dead)
+    harness.stop_heartbeat("dead", 10_000)
+    assert await harness.queue.reclaim() == []
+    for mark in ("grace_started_at", "grace_until"):
+        harness.redis.hincrbyfloat(harness.keys.control, mark, 2 * 86_400_000)
+    harness.redis.hset(harness.keys.control, "grace_count", 2)  # no further one
+    harness.backdate("a")
+    assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
+    assert (await harness.queue.get_queue_stats())["grace_until"] is None
+
+
+async def test_a_clock_set_back_hides_no_outage(harness):
+    """The heartbeat of a worker that died under a clock days ahead does not pass for a sign of life."""
+    await harness.worker("dead")
+    harness.stop_heartbeat("dead", -2 * 86_400)
+    live = await harness.worker("live")
+    await harness.enqueue("a")
+    job = await harness.start_one(live)
+    harness.renew(live, job)
+    for name in ("dead", "live"):
+        harness.stop_heartbeat(name, 10_000)
+    harness.backdate("a")
+    assert await harness.queue.reclaim() == []
+
+
+async def test_grace_does_not_hold_up_a_restarted_worker(harness):
+    """That another boot has the worker's id proves the death, outage or not."""
+    old, other = await harness.worker("w1"), await harness.worker("w2")
+    await harness.enqueue("a")
+    await harness.enqueue("b")
+    await harness.start_one(old)
+    kept = await harness.start_one(other)
+    for name in ("w1", "w2"):
+        harness.stop_heartbeat(name, 10_000)
+    for name in ("a", "b"):
+        harness.backdate(name)
+    await harness.worker("w1")
+    assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
+    assert harness.renew(other, kept).gone == {}
+
+
+async def test_grace_is_the_workers_not_the_caretakers(harness):
+    """A cron pass with a short lease of its own gives returning workers no shorter grace."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    harness.stop_heartbeat("w1", 10_000)
+    harness.backdate("a")
+    hasty = harness.other_client(claim_idle_ms=200)
+    assert await hasty.reclaim() == []
+    await asyncio.sleep(0.15)
+    assert await hasty.reclaim() == []
+    assert harness.renew(session, job).gone == {}

@@ -1,0 +1,34 @@
+"""release.lua: a job returns to its lane and is charged nothing."""
+
+import pytest
+
+from aragora_q.base import JobStatus
+from aragora_q.contracts import Released
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_garbled_number_of_attempts_holds_up_no_release(harness, recovers):
+    """Told or unheard of, a job whose attempts are a word goes back to its lane."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    harness.redis.hset(harness.keys.job("a"), "attempts", "garbled")
+    if recovers:
+        assert await session.release_orphans(lambda _: False, min_idle_seconds=0) == ["a"]
+    else:
+        assert await harness.report(session, job, Released()) == "released"
+    assert (await harness.start_one(session)).attempts == 1
+
+
+async def test_release_charges_nothing(harness):
+    """A released job is PENDING at its lane's tail, attempt given back; the fence goes on rising."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    await harness.enqueue("b")
+    job = await harness.start_one(session)
+    assert await harness.report(session, job, Released()) == "released"
+    known = await harness.queue.get_job("a")
+    assert (known.status, known.attempts, known.payload) == (JobStatus.PENDING, 0, {"n": 1})
+    assert [each.id for each in (await session.start(5)).jobs] == ["b", "a"]
+    assert harness.fields("a")["fence"] == "2"
+    assert harness.counters()["released"] == 1

@@ -1,0 +1,88 @@
+"""Jobs at their last chance, of which one may be a poison pill: a worker runs one of them at a time."""
+
+from aragora_q.contracts import Completed, Failed
+
+
+async def _suspects(harness, *names, crashes=2, **fields):
+    for name in names:
+        await harness.enqueue(name, **fields)
+        harness.redis.hset(
+            harness.keys.job(name), mapping={"crashes": crashes, "status": "retrying"}
+        )
+
+
+async def _ids(session, limit=10):
+    return [job.id for job in (await session.start(limit)).jobs]
+
+
+async def _promote_all(harness):
+    """As if the time to stand aside were over."""
+    for name in harness.redis.zrange(harness.keys.delayed, 0, -1):
+        harness.redis.zadd(harness.keys.delayed, {name: 1})
+    await harness.queue.promote()
+
+
+async def test_one_at_a_time(new_harness):
+    """The others stand aside uncharged, with their data; jobs above suspicion start beside it."""
+    harness = new_harness(claim_idle_ms=60_000)
+    await _suspects(harness, "a", "b", "c")
+    await harness.enqueue("fresh")
+    await _suspects(harness, "once", crashes=1)
+    session = await harness.worker()
+    assert await _ids(session) == ["a", "fresh", "once"]
+    assert harness.redis.zrange(harness.keys.delayed, 0, -1) == ["b", "c"]
+    job = await harness.queue.get_job("b")
+    assert (job.status, job.crashes, job.attempts, job.fence) == ("retrying", 2, 0, 0)
+    assert harness.redis.get(harness.keys.payload("b")) == '{"n":1}'
+    assert (await harness.queue.promote()).next_due_seconds <= 1
+
+
+async def test_the_next_one_starts_when_it_has_ended(new_harness):
+    """However it ended; until then the others stand aside again, each time they come."""
+    harness = new_harness(claim_idle_ms=60_000)
+    await _suspects(harness, "a", "b", "c", priority=5)
+    session = await harness.worker()
+    a = await harness.start_one(session)
+    assert await _ids(session) == []
+    await _promote_all(harness)
+    assert await _ids(session) == []
+    await harness.report(session, a, Completed(b"{}"))
+    await _promote_all(harness)
+    b = await harness.start_one(session, 10)
+    assert b.id == "b"
+    await harness.report(session, b, Failed("told to"))
+    await _promote_all(harness)
+    assert await _ids(session) == ["c"]
+
+
+async def test_each_worker_has_its_own(new_harness):
+    """Another worker takes the next one; a worker that came back is not held up by what it left."""
+    harness = new_harness(claim_idle_ms=60_000)
+    await _suspects(harness, "a", "b", "c")
+    first, second = await harness.worker("w1"), await harness.worker("w2")
+    assert await _ids(first) == ["a"]
+    await _promote_all(harness)
+    assert await _ids(second) == ["b"]
+    await _promote_all(harness)
+    back = harness.queue.session(type(first.identity)("w1"))
+    assert await back.register({}, dead_instance_id=first.identity.instance_id) == 0
+    assert await _ids(back) == ["c"]
+
+
+async def test_who_stands_aside_can_be_cancelled(new_harness):
+    """It is a delayed job like any other."""
+    harness = new_harness(claim_idle_ms=60_000)
+    await _suspects(harness, "a", "b")
+    session = await harness.worker()
+    assert await _ids(session) == ["a"]
+    assert await harness.queue.cancel("b")
+    await _promote_all(harness)
+    assert await _ids(session) == []
+
+
+async def test_where_the_first_crash_is_the_last_nobody_is_suspect(new_harness):
+    """With max_crashes 1 all jobs run side by side."""
+    harness = new_harness(claim_idle_ms=60_000, max_crashes=1)
+    for name in ("a", "b"):
+        await harness.enqueue(name)
+    assert await _ids(await harness.worker()) == ["a", "b"]

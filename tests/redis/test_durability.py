@@ -1,0 +1,100 @@
+"""`durability`: what confirms an enqueue, what is refused before anything is written, what is told after."""
+
+import signal
+
+import pytest
+import redis
+from support import servers
+from support.wait import wait_until
+
+from aragora_q.base import Job
+from aragora_q.errors import NotDurable, UnsupportedServer
+from aragora_q.redis import connection
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Confirmations are waited for 300 ms instead of seconds."""
+    monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 300))
+    monkeypatch.setitem(connection._CONFIRM, "fsync", ("WAITAOF", 1, 0, 300))
+
+
+async def test_replica_confirms(shared_server, harness_on):
+    """With a replica that answers, an enqueue is durable, on Sentinel and on the slot's node of a cluster."""
+    for name in ("sentinel", "cluster"):
+        harness = harness_on(shared_server(name), durability="replica")
+        [answer] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
+        assert (answer.created, answer.durable) == (True, True)
+
+
+async def test_no_replica_answers_in_time(shared_server, harness_on, impatient):
+    """The job is in, its id is told, and asking again with the same id gets the confirmation."""
+    sentinels = shared_server("sentinel")
+    harness = harness_on(sentinels, durability="replica")
+    primary = sentinels.primary()
+    replicas = [server for server in sentinels.servers if server is not primary]
+    await harness.queue.enqueue(Job(payload={}, id="before"))
+    for server in (*replicas, *sentinels.sentinels):
+        server.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(NotDurable) as told:
+            await harness.queue.enqueue(Job(payload={}, id="a"))
+        assert told.value.job_id == "a"
+        assert told.value.exit_code == 75
+        [again] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
+        assert (again.created, again.durable) == (False, False)
+    finally:
+        for server in (*replicas, *sentinels.sentinels):
+            server.process.send_signal(signal.SIGCONT)
+
+    async def is_confirmed():
+        [answer] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
+        assert not answer.created
+        return answer.durable
+
+    await wait_until(is_confirmed, 20, "the replicas to catch up")
+
+
+async def test_refused_before_writing(own_server, new_harness):
+    """No replica, no append-only file, no WAITAOF: 78, and not one key."""
+    old = own_server("--appendonly", "yes", binary=servers.debian_redis)
+    new = own_server(binary=servers.redis82)
+    for server, durability, word in (
+        (old, "replica", "no replica"),
+        (old, "fsync", "WAITAOF"),
+        (new, "fsync", "append-only"),
+    ):
+        harness = new_harness(redis_url=server.url, durability=durability)
+        with pytest.raises(UnsupportedServer, match=word):
+            await harness.enqueue("a")
+        assert harness.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("binary", [servers.redis82, servers.valkey8, servers.valkey9])
+async def test_the_disk_confirms(own_server, binary, new_harness):
+    """fsync is kept by every server that knows WAITAOF."""
+    server = own_server("--appendonly", "yes", binary=binary)
+    harness = new_harness(redis_url=server.url, durability="fsync")
+    [answer] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
+    assert (answer.created, answer.durable) == (True, True)
+
+
+async def test_the_first_enqueue_is_confirmed_once(shared_server, harness_on):
+    """A server that does not know the script yet is not asked for a confirmation of nothing first."""
+    sentinels = shared_server("sentinel")
+    harness = harness_on(sentinels, durability="replica")
+    harness.redis.script_flush()
+    [answer] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
+    assert (answer.created, answer.durable) == (True, True)
+    assert harness.counters()["durable_batches"] == 1
+
+
+async def test_scripts_forgotten_meanwhile(own_server, new_harness):
+    """NOSCRIPT in the middle of a durable enqueue costs a second try, not the confirmation."""
+    server = own_server("--appendonly", "yes", binary=servers.redis82)
+    harness = new_harness(redis_url=server.url, durability="fsync")
+    await harness.enqueue("a")
+    with redis.Redis(port=server.port) as redis_client:
+        redis_client.script_flush()
+    [answer] = await harness.queue.enqueue_many([Job(payload={}, id="b")])
+    assert (answer.created, answer.durable) == (True, True)

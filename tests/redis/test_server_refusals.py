@@ -1,0 +1,205 @@
+"""A server that is not what `redis_url` says, or cannot be trusted, is refused in one clear line."""
+
+import time
+
+import pytest
+from support import servers
+from support.backends import BACKENDS
+from support.processes import run_command
+from support.topologies import PASSWORD, SENTINEL_PASSWORD, environment
+from support.wait import wait_until, wait_until_sync
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.config.settings import QueueConfig
+from aragora_q.contracts import Identity
+from aragora_q.errors import AccessDenied, RedisUnreachable
+from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
+
+
+def refused(done, code, *words):
+    """One line or two, no traceback, no secret."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert PASSWORD not in done.stderr
+    assert SENTINEL_PASSWORD not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_redis_6_is_refused(own_server):
+    """Row 39: a server without script flags is refused with 78, version and remedy named."""
+    server = own_server(binary=servers.redis62)
+    refused(run_command("reap", REDIS_URL=server.url), 78, "Redis 6.2", "too old", "7.0")
+
+
+def test_wrong_topologies_are_told(shared_server):
+    """A Sentinel, a cluster node and a single server each say so when called by another name: 78."""
+    sentinels, cluster, single = (
+        shared_server("sentinel"),
+        shared_server("cluster"),
+        shared_server("acl"),
+    )
+    sentinel, node = sentinels.sentinels[0], cluster.nodes[0]
+    plain = single.url.partition("://")[2]
+    done = run_command(
+        "reap", REDIS_URL=f"redis://127.0.0.1:{sentinel.port}", REDIS_PASSWORD=SENTINEL_PASSWORD
+    )
+    refused(done, 78, "is a Sentinel", "redis+sentinel://")
+    refused(run_command("reap", REDIS_URL=node.url), 78, "node of a cluster", "redis+cluster://")
+    refused(
+        run_command("reap", REDIS_URL=f"redis+cluster://{plain}"), 78, "cluster support disabled"
+    )
+    done = run_command(
+        "reap", REDIS_URL=f"redis+sentinel://127.0.0.1:{cluster.nodes[1].port}/debates"
+    )
+    refused(done, 78, "unknown command 'SENTINEL'")
+
+
+def test_sentinels_that_know_no_primary(shared_server):
+    """An unknown service and dead Sentinels are 69, a wrong Sentinel password is 77."""
+    sentinels = shared_server("sentinel")
+    given = environment(sentinels)
+    hosts = sentinels.url.partition("://")[2].partition("/")[0]
+    done = run_command("reap", **{**given, "REDIS_URL": f"redis+sentinel://{hosts}/another"})
+    refused(done, 69, "No such master with that name")
+    done = run_command("reap", **{**given, "REDIS_SENTINEL_PASSWORD": "wrong"})
+    refused(done, 77, "denies access")
+    done = run_command("reap", **{**given, "REDIS_PASSWORD": "wrong"})
+    refused(done, 77, "denies access")
+    dead = f"127.0.0.1:{servers.free_port()},127.0.0.1:{servers.free_port()}"
+    refused(run_command("reap", REDIS_URL=f"redis+sentinel://{dead}/debates"), 69, "nobody knows")
+
+
+def test_a_replica_is_no_primary(shared_server):
+    """Row 20: writes to a replica are 75, and the line says what it is."""
+    sentinels = shared_server("sentinel")
+    replica = next(server for server in sentinels.servers if server is not sentinels.primary())
+    refused(
+        run_command("reap", REDIS_URL=replica.url, REDIS_PASSWORD=PASSWORD),
+        75,
+        "READONLY",
+        "replica",
+    )
+
+
+def test_tls_is_verified(shared_server, tmp_path):
+    """No authority, a stranger's, another name, no client certificate: refused, never talked to."""
+    tls = shared_server("tls")
+    given, certificates = environment(tls), tls.certificates
+    refused(run_command("reap", REDIS_URL=tls.url), 69, "redis_tls_ca_file")
+    stranger = {**given, "REDIS_TLS_CA_FILE": certificates["stranger.crt"]}
+    refused(run_command("reap", **stranger), 69, "CERTIFICATE_VERIFY_FAILED")
+    other_name = {**given, "REDIS_URL": tls.url.replace("127.0.0.1", "127.0.0.2")}
+    assert run_command("reap", **other_name).returncode == 69
+    refused(run_command("reap", REDIS_URL=tls.url, REDIS_TLS_CA_FILE=certificates["ca.crt"]), 69)
+    refused(run_command("reap", REDIS_URL=tls.url.replace("rediss", "redis")), 69)
+    missing = {**given, "REDIS_TLS_CERT_FILE": str(tmp_path / "none.crt")}
+    refused(run_command("reap", **missing), 78, "certificates")
+
+
+def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
+    """With `redis_tls_ca_file`, a certificate that the system's authorities signed is not enough."""
+    tls = shared_server("tls")
+    given = {**environment(tls), "SSL_CERT_FILE": tls.certificates["ca.crt"]}
+    system = {name: value for name, value in given.items() if name != "REDIS_TLS_CA_FILE"}
+    assert run_command("reap", **system).returncode == 0, (
+        "unset, it is the system's authorities that count"
+    )
+    other = {**given, "REDIS_TLS_CA_FILE": tls.certificates["stranger.crt"]}
+    refused(run_command("reap", **other), 69, "CERTIFICATE_VERIFY_FAILED")
+    settings = {**tls.settings, "redis_tls_ca_file": tls.certificates["stranger.crt"]}
+    monkeypatch.setenv("SSL_CERT_FILE", tls.certificates["ca.crt"])
+    queue = RedisStreamsQueue(QueueConfig(redis_url=tls.url, **settings))
+    renewer = queue.session(Identity("w")).lease_renewer()
+    with pytest.raises(RedisUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        renewer.renew([("a", 1)])
+    renewer.close()
+
+
+async def test_errors_of_the_library_hide_passwords(shared_server):
+    """Exceptions, their causes' texts included, never carry user, password or URL options."""
+    acl = shared_server("acl")
+    wrong = acl.url.replace("queue:", "queue:wrong")
+    with pytest.raises(AccessDenied) as denied:
+        await create_redis_queue(QueueConfig(redis_url=wrong))
+    assert PASSWORD not in str(denied.value)
+    with pytest.raises(RedisUnreachable) as unreachable:
+        await create_redis_queue(
+            QueueConfig(redis_url=f"redis://me:{'hush'}@127.0.0.1:{servers.free_port()}")
+        )
+    assert "hush" not in f"{unreachable.value} {unreachable.value.__cause__}"
+
+
+async def test_a_rotated_password_is_read_again(
+    shared_server, harness_on, worker_process, tmp_path
+):
+    """Row 38: rights revoked live, password changed in its file: a running worker goes on by itself."""
+    acl = shared_server("acl")
+    secret = tmp_path / "password"
+    secret.write_text(f"{PASSWORD}\n")
+    harness = harness_on(acl)
+    url = acl.url.replace(acl.url.partition("queue:")[2].partition("@")[0], "ignored")
+    worker = worker_process(
+        acl, environment={"REDIS_URL": url, "REDIS_PASSWORD_FILE": str(secret)}
+    ).wait_until_started()
+    with acl.admin_client() as admin:
+        admin.execute_command("ACL", "SETUSER", "queue", f"<{PASSWORD}", ">changed")
+        admin.execute_command("CLIENT", "KILL", "USER", "queue")
+        try:
+            wait_until_sync(lambda: "denies access" in worker.text(), 20, "the refusal to be told")
+            assert worker.is_alive
+            secret.write_text("changed\n")
+            seen = worker.text().count("serves us again")
+            wait_until_sync(
+                lambda: worker.text().count("serves us again") > seen, 20, "the new password"
+            )
+        finally:
+            admin.execute_command("ACL", "SETUSER", "queue", "<changed", f">{PASSWORD}")
+    await harness.queue.enqueue(Job(payload={}, id="after"))
+
+    async def is_done():
+        return await harness.queue.get_status("after") == JobStatus.COMPLETED
+
+    await wait_until(is_done, 20, "a job after the rotation")
+    assert PASSWORD not in worker.text()
+    assert "changed\n" not in worker.text()
+
+
+def test_denied_at_start_is_final(shared_server, worker_process):
+    """A worker that is denied when it starts exits 77: nothing but its operator can mend that."""
+    acl = shared_server("acl")
+    url = f"redis://127.0.0.1:{acl.server.port}"
+    worker = worker_process(acl, environment={"REDIS_URL": url})
+    wait_until_sync(lambda: not worker.is_alive, 20, "the worker to give up")
+    assert worker.process.returncode == 77, worker.text()
+    assert "NOAUTH" in worker.text() or "Authentication required" in worker.text()
+
+
+def test_topologies_are_all_contract_tested():
+    """Whatever a URL may name, the contract suite runs on it."""
+    from aragora_q.config.redis_url import SCHEMES
+
+    assert set(SCHEMES.values()) - {"single"} < set(BACKENDS)
+
+
+def test_waiting_for_a_silent_host_is_bounded():
+    """A host that swallows packets costs a command its connect timeout, then 69."""
+    import socket
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:  # fill the backlog: further SYNs are dropped
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        started = time.monotonic()
+        refused(
+            run_command("reap", REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}"),
+            69,
+            "cannot reach",
+        )
+        assert time.monotonic() - started < 30
+        for filler in fillers:
+            filler.close()

@@ -1,0 +1,114 @@
+"""The queue's promises everywhere, through a real worker process and the command line."""
+
+import asyncio
+import json
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support import topologies
+from support.processes import run_command
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed
+
+
+async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on, worker_process):
+    """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim hold everywhere."""
+    harness = harness_on(backend, claim_idle_ms=1000)
+    doomed = worker_process(backend, "doomed", lease_ms=1000).wait_until_started()
+    await harness.enqueue_steps("orphan", ["sleep", 1])
+    await harness.wait_for_status("orphan", JobStatus.PROCESSING)
+    doomed.kill()
+    worker_process(backend, "w1", lease_ms=1000).wait_until_started()
+    for job_id, steps, more in (
+        ("plain", [], {}),
+        ("delayed", [], {"delay_seconds": 0.3}),
+        ("high", [], {"priority": 5}),
+        ("low", [], {"priority": -5}),
+        ("flaky", [["fail", 1]], {}),
+        ("busy", [["later", 2]], {}),
+        ("broken", [["permanent"]], {}),
+        ("unwanted", [["sleep", 60]], {}),
+    ):
+        await harness.queue.enqueue(Job(payload={"do": steps}, id=job_id, **more))
+    await harness.wait_for_status("unwanted", JobStatus.PROCESSING)
+    assert await harness.queue.cancel("unwanted")
+    for job_id in ("plain", "delayed", "high", "low", "flaky", "busy", "orphan"):
+        await harness.wait_for_status(job_id, JobStatus.COMPLETED)
+    await harness.wait_for_status("broken", JobStatus.FAILED)
+    flaky, busy, orphan = [
+        await harness.queue.get_job(name) for name in ("flaky", "busy", "orphan")
+    ]
+    assert (flaky.attempts, flaky.fence) == (2, 2)
+    assert (busy.attempts, busy.fence) == (1, 3), "retry later is not charged"
+    assert (orphan.attempts, orphan.fence, orphan.crashes) == (1, 2, 1)
+    assert orphan.result == {"attempt": 1, "fence": 2, "crashes": 1}
+    stats = await harness.queue.get_queue_stats()
+    assert (stats["completed"], stats["failed"], stats["cancelled"]) == (7, 1, 1)
+    assert stats["running"] == 0
+
+
+@pytest.mark.parametrize("name", ["sentinel", "cluster"])
+async def test_the_primary_is_found_without_a_thread_to_spare(shared_server, harness_on, name):
+    """An executor whose jobs fill the event loop's own threads keeps nobody from finding the primary."""
+    harness, hold = harness_on(shared_server(name)), threading.Event()
+    pool = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(pool)
+    pool.submit(hold.wait)
+    try:
+        await asyncio.wait_for(harness.enqueue("a"), 10)
+    finally:
+        hold.set()
+
+
+async def test_release_renewal_and_blocking_read(backend, harness_on):
+    """A worker's session holds leases, is woken by new work, and hands back: everywhere."""
+    harness = harness_on(backend)
+    session = await harness.worker()
+    fetched = await session.start(5)
+    waiting = session.wait_for_work(fetched.resume_from, 2)
+    await harness.enqueue("a")
+    await waiting
+    job = await harness.start_one(session)
+    assert harness.renew(session, job).gone == {}
+    assert await harness.report(session, job, Completed(b"{}")) == "completed"
+
+
+def test_the_command_line_speaks_to_it(backend):
+    """Commands that only read and maintain work with nothing but the environment of a topology."""
+    environment = topologies.environment(backend)
+    for command in (["reap", "--json"], ["purge", "--json"]):
+        done = run_command(*command, **environment)
+        assert done.returncode == 0, done.stderr
+        assert isinstance(json.loads(done.stdout.splitlines()[0]), dict)
+
+
+def test_a_worker_drains_and_signs_off(backend, worker_process):
+    """SIGTERM ends a worker by SIGTERM, with nothing left behind, in every topology."""
+    worker = worker_process(backend).wait_until_started()
+    assert worker.stop() == -signal.SIGTERM, worker.text()
+    with backend.admin_client() as redis_client:
+        assert not list(redis_client.scan_iter(match="*:worker*"))
+
+
+async def test_the_lease_keeper_over_tls(shared_server, harness_on):
+    """A ticket that TLS 1.3 sends after the handshake is no stray reply: every new connection renews."""
+    harness = harness_on(shared_server("tls"))
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    for _ in range(30):
+        assert harness.renew(session, job).gone == {}
+    await harness.report(session, job, Completed(b"{}"))
+
+
+async def test_tls_on_every_way(encrypted, harness_on, worker_process):
+    """Sentinels, replicas and nodes that speak TLS alone: found, verified, served, and left again."""
+    assert encrypted.url.startswith("rediss+")
+    harness = harness_on(encrypted)
+    worker = worker_process(encrypted).wait_until_started()
+    await harness.enqueue_steps("a", ["fail", 1])
+    await harness.wait_for_status("a", JobStatus.COMPLETED)
+    assert worker.stop() == -signal.SIGTERM, worker.text()

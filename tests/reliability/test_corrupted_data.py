@@ -1,0 +1,198 @@
+"""What strangers write into the queue's keys: a dead letter with its bytes kept; no crash, no loop."""
+
+import asyncio
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support import invariants
+from support.queue_harness import QueueHarness
+
+from aragora_q.base import JOB_ID_PATTERN, JobStatus
+from aragora_q.errors import InvalidPayload
+from aragora_q.worker.debate_worker import DebateWorker
+
+names = st.one_of(st.just(b"id"), st.just(b"payload"), st.binary(min_size=1, max_size=12))
+
+
+values = st.one_of(st.binary(max_size=60), st.just(b"job-1"), st.just(b'{"a":1}'))
+
+
+entries = st.lists(st.tuples(names, values), min_size=1, max_size=4)
+
+
+bounded = settings(
+    max_examples=30,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+async def _execute(job):
+    return {"ran": job.id}
+
+
+def _drained(redis_url, prepare, check):
+    """A worker empties the queue that `prepare` filled; `check` then looks at it."""
+
+    async def go():
+        harness = QueueHarness(
+            redis_url, claim_idle_ms=60_000, retry_base_delay=0.0, retry_max_delay=0.0
+        )
+        harness.redis.flushdb()
+        try:
+            await prepare(harness)
+            worker = DebateWorker(
+                harness.queue, "w1", executor=_execute, burst=True, config=harness.config
+            )
+            await asyncio.wait_for(worker.start(), 20)
+            assert [harness.entries(priority) for priority in (1, 0, -1)] == [[], [], []]
+            invariants.check(harness.redis, harness.keys.stem)
+            await check(harness)
+        finally:
+            await harness.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("lane", [1, 0, -1])
+@bounded
+@given(fields=entries)
+@example(fields=[(b"id", b"../x"), (b"payload", b"{}")])
+@example(fields=[(b"id", b"a" * 65), (b"payload", b"{}")])
+@example(fields=[(b"payload", b"\x00\xff\x1b[2J")])
+@example(fields=[(b"id", b"twice"), (b"id", b"job-1"), (b"payload", b"[1]")])
+@example(fields=[(b"id", b"job-1"), (b"payload", b"")])
+def test_stream_entries(redis_url, lane, fields):
+    """Any entry leaves its stream: run if it is a job, else kept as a dead letter, byte for byte."""
+
+    async def prepare(harness):
+        harness.redis.xadd(harness.keys.stream_of(lane), dict(fields))
+
+    async def check(harness):
+        ended = [
+            harness.redis.zrange(key, 0, -1)
+            for key in (harness.keys.completed, harness.keys.failed, harness.keys.cancelled)
+        ]
+        assert sum(map(len, ended)) == 1
+        completed, failed, _ = ended
+        last = dict(fields)
+        is_job = (
+            JOB_ID_PATTERN.fullmatch(last.get(b"id", b"").decode("latin-1")) and b"payload" in last
+        )
+        if completed:
+            assert is_job
+            assert completed == [last[b"id"].decode()]
+            return
+        [job_id] = failed
+        kept = harness.redis.get(harness.keys.payload(job_id))
+        if is_job:
+            assert job_id == last[b"id"].decode()
+            assert kept == last[b"payload"].decode(errors="surrogateescape")
+            return
+        flat = [text for pair in _as_text(fields).items() for text in pair]
+        assert json.loads(kept) == flat
+        assert "is not a job" in (await harness.queue.get_job(job_id)).error
+
+    _drained(redis_url, prepare, check)
+
+
+def _as_text(fields):
+    return {
+        name.decode(errors="surrogateescape"): value.decode(errors="surrogateescape")
+        for name, value in dict(fields).items()
+    }
+
+
+fields_of_jobs = st.sampled_from(
+    ["status", "fence", "attempts", "max_attempts", "crashes", "priority", "entry", "lease_owner",
+     "created_at", "lease_ms", "started_at"]
+)  # fmt: skip
+
+
+odd = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["", "-1", "1e999", "0x10", "nan", "3", "processing", "completed", "pending"]),
+)
+
+
+@bounded
+@given(changes=st.dictionaries(fields_of_jobs, odd, min_size=1, max_size=3))
+@example(changes={"fence": "x"})
+@example(changes={"attempts": ""})
+@example(changes={"status": "odd"})
+@example(changes={"entry": "nonsense"})
+@example(changes={"status": "processing"})
+@example(changes={"priority": "nan"})
+@example(changes={"max_attempts": "-1"})
+def test_job_hashes(redis_url, changes):
+    """A hash that a stranger wrote to costs at most its own job; the one beside it runs."""
+
+    async def go():
+        harness = QueueHarness(redis_url, claim_idle_ms=60_000)
+        harness.redis.flushdb()
+        try:
+            await harness.enqueue("odd")
+            await harness.enqueue("good")
+            harness.redis.hset(harness.keys.job("odd"), mapping=changes)
+            worker = DebateWorker(
+                harness.queue, "w1", executor=_execute, burst=True, config=harness.config
+            )
+            await asyncio.wait_for(worker.start(), 20)
+            assert await harness.queue.get_status("good") == JobStatus.COMPLETED
+            for row in harness.pending():
+                harness.backdate_entry(harness.keys.stream_normal, row["message_id"])
+            await harness.queue.reclaim()
+            again = DebateWorker(
+                harness.queue, "w2", executor=_execute, burst=True, config=harness.config
+            )
+            await asyncio.wait_for(again.start(), 20)
+            assert harness.entries() == []
+            with suppress(InvalidPayload):
+                await harness.queue.get_job("odd")
+        finally:
+            await harness.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("key", ["", ":payload", ":history", ":journal"])
+async def test_keys_of_another_type(redis_url, key):
+    """A key of the wrong type under a job's name costs that job at most, and stops nobody."""
+    harness = QueueHarness(redis_url, claim_idle_ms=60_000)
+    try:
+        await harness.enqueue("odd", **({"delay_seconds": 0.01} if key == ":payload" else {}))
+        await harness.enqueue("good")
+        harness.redis.delete(f"{harness.keys.job('odd')}{key}")
+        harness.redis.setbit(f"{harness.keys.job('odd')}{key}", 1, 1) if key != ":payload" else (
+            harness.redis.lpush(f"{harness.keys.job('odd')}{key}", "x")
+        )
+        worker = DebateWorker(
+            harness.queue, "w1", executor=_execute, burst=True, config=harness.config
+        )
+        await asyncio.wait_for(worker.start(), 20)
+        assert await harness.queue.get_status("good") == JobStatus.COMPLETED
+    finally:
+        await harness.close()
+
+
+async def test_words_where_control_has_numbers(redis_url):
+    """Garbled marks of a silence are no marks: heartbeats and reclaim go on as if there were none."""
+    harness = QueueHarness(redis_url)
+    harness.redis.flushdb()
+    dead, alive = await harness.worker("dead"), await harness.worker("alive")
+    await harness.enqueue("a")
+    job = await harness.start_one(dead)
+    newest = harness.redis.zrevrange(harness.keys.workers, 0, 0, withscores=True)[0][1]
+    marks = {"last_heartbeat_seen": str(int(newest)), "grace_count": "many", "grace_until": "soon"}
+    harness.redis.hset(harness.keys.control, mapping=marks)
+    harness.redis.zadd(harness.keys.workers, {"dead": 1, "alive": newest - 60_000})
+    assert harness.renew(alive).state == "ok"
+    harness.redis.hset(harness.keys.control, "grace_until", "soon")
+    harness.backdate(job.id)
+    assert [taken.decision for taken in await harness.queue.reclaim("alive")] == ["reclaimed"]
+    await harness.close()

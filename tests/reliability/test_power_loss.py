@@ -1,0 +1,73 @@
+"""Row 29: what a power cut takes, by `appendfsync` and `durability`. The table is in docs/reliability.md.
+
+kill -9 loses nothing that was written: the kernel keeps it. A power cut does lose it, so a shim notes
+what was on the disk at the last fsync, and the append-only file is cut there.
+"""
+
+import asyncio
+import time
+
+import pytest
+from support import servers
+from support.queue_harness import QueueHarness
+
+from aragora_q.base import Job
+
+SECONDS = 2.2
+
+
+async def _enqueue_for(server, durability, seconds):
+    """Ids whose enqueue was answered, and answered as durable, from several clients at once."""
+    harnesses = [QueueHarness(server.url, durability=durability) for _ in range(4)]
+    accepted = []
+    deadline = time.monotonic() + seconds
+
+    async def client(number, harness):
+        n = 0
+        while time.monotonic() < deadline:
+            job = Job(payload={"n": n}, id=f"c{number}-{n}")
+            await harness.queue.enqueue(job)
+            accepted.append(job.id)
+            n += 1
+
+    await asyncio.gather(*(client(n, harness) for n, harness in enumerate(harnesses)))
+    return harnesses, accepted
+
+
+def _cut_power(server):
+    server.kill()
+    for file in (server.directory / "appendonlydir").glob("*.aof"):
+        synced = file.with_name(f"{file.name}.synced")
+        size = int(synced.read_text()) if synced.exists() else 0
+        with file.open("r+b") as opened:
+            opened.truncate(min(size, file.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("appendfsync", "durability", "may_lose"),
+    [("no", "none", True), ("everysec", "none", True), ("always", "none", False),
+     ("everysec", "fsync", False)],
+)  # fmt: skip
+async def test_power_cut(preloaded_server, record_property, appendfsync, durability, may_lose):
+    """`fsync`, or a server that syncs always, loses nothing; anything else loses what was not synced."""
+    server = preloaded_server(
+        "power_loss", servers.redis82, "--appendonly", "yes", "--appendfsync", appendfsync,
+        "--aof-load-truncated", "yes",
+    )  # fmt: skip
+    harnesses, accepted = await _enqueue_for(server, durability, SECONDS)
+    for harness in harnesses:
+        await harness.close()
+    _cut_power(server)
+    server.start()
+    harness = QueueHarness(server.url)
+    statuses = await asyncio.gather(*(harness.queue.get_status(job_id) for job_id in accepted))
+    entries = {fields["id"] for _, fields in harness.entries()}
+    await harness.close()
+    kept = {job_id for job_id, status in zip(accepted, statuses, strict=True) if status}
+    record_property("accepted", len(accepted))
+    record_property("lost", len(accepted) - len(kept))
+    assert kept <= entries, "no half-written job: whoever has a hash has its entry"
+    assert accepted
+    assert may_lose or kept == set(accepted)
+    if appendfsync == "no":
+        assert not kept, "else the shim does not cut"

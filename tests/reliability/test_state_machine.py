@@ -1,0 +1,359 @@
+"""The live queue against the model: whatever order things happen in, both agree after every step.
+
+Hypothesis chooses the order; the run is the same every time (derandomize). What is asked of Redis goes
+through the queue's own methods; silence and due times are set in Redis, as if hours had passed.
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from support import invariants
+from support.model import LANES, LIVE, Model
+from support.queue_harness import QueueHarness
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Identity, Released, Report, Retry
+from aragora_q.errors import JobNotFound
+
+WORKERS = ("w1", "w2")
+PRIORITIES = {"high": 3, "normal": 0, "low": -3}
+LEASE_MS = 60_000
+OUTCOMES = {
+    "complete": Completed(b'{"done":true}'),
+    "retry": Retry("told to", 9000.0),
+    "later": Retry("told to", 9000.0, charged=False),
+    "fail": Failed("told to"),
+    "release": Released(),
+}
+
+outcomes = st.sampled_from(sorted(OUTCOMES))
+workers = st.sampled_from(WORKERS)
+anyone = st.integers(0, 1000)
+
+seen = Counter()
+"""What is rare, and how often it came up in all runs together."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """An attempt as its worker knows it."""
+
+    job: Job
+    lease_owner: str
+    worker: str
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One queue, two worker ids, and everything that can happen to a job."""
+
+    redis_url = ""
+
+    def __init__(self):
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.harness = QueueHarness(self.redis_url, claim_idle_ms=LEASE_MS)
+        self.harness.redis.flushdb()
+        self.model = Model()
+        self.sessions = {}
+        self.handles = []
+        self.fences = {}
+        self.next_id = self.next_due = 0
+
+    def run(self, work):
+        return self.loop.run_until_complete(work)
+
+    def teardown(self):
+        self.run(self.harness.close())
+        self.loop.close()
+
+    @initialize(worker=workers, is_doomed=st.booleans())
+    def sign_on(self, worker, is_doomed):
+        for each in WORKERS:
+            self._sign_on(each)
+        for lane in LANES:
+            self.enqueue(lane=lane, max_attempts=3, delayed=False)
+        for each in WORKERS:
+            self.start(worker=each, limit=2, low_first=False)
+        if is_doomed:  # else what is rare would be left to luck
+            self.a_job_kills_whoever_starts_it(number=0, worker=worker)
+
+    def _sign_on(self, worker):
+        session = self.harness.queue.session(Identity(worker))
+        before = self.sessions.get(worker)
+        dead = before.identity.instance_id if before else ""
+        assert self.run(session.register({"host": "h"}, dead_instance_id=dead)) == 0
+        self.sessions[worker] = session
+        self.model.boots[worker] = session.identity.lease_owner
+
+    def _pick(self, jobs, number):
+        return jobs[number % len(jobs)]
+
+    @rule(
+        lane=st.sampled_from(LANES),
+        max_attempts=st.integers(1, 3),
+        delayed=st.booleans(),
+    )
+    def enqueue(self, lane, max_attempts, delayed):
+        job_id, self.next_id = f"j{self.next_id}", self.next_id + 1
+        job = Job(
+            payload={"id": job_id},
+            id=job_id,
+            priority=PRIORITIES[lane],
+            max_attempts=max_attempts,
+            delay_seconds=9000.0 if delayed else 0.0,
+        )
+        [answer] = self.run(self.harness.queue.enqueue_many([job]))
+        assert answer.created
+        self.model.enqueue(job_id, lane, max_attempts, delayed=delayed)
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=anyone)
+    def enqueue_again(self, number):
+        job_id = self._pick(sorted(self.model.jobs), number)
+        [answer] = self.run(
+            self.harness.queue.enqueue_many([Job(payload={"again": 1}, id=job_id, priority=9)])
+        )
+        assert not answer.created
+
+    @precondition(lambda self: any(job.due == 0 for job in self.model.jobs.values()))
+    @rule(number=anyone)
+    def time_passes_until_due(self, number):
+        job = self._pick([job for job in self.model.jobs.values() if job.due == 0], number)
+        self.next_due += 1
+        job.due = self.next_due
+        self.harness.redis.zadd(self.harness.keys.delayed, {job.id: job.due})
+
+    @precondition(lambda self: any(job.due == 0 for job in self.model.jobs.values()))
+    @rule()
+    def all_that_wait_fall_due(self):
+        for _ in range(sum(job.due == 0 for job in self.model.jobs.values())):
+            self.time_passes_until_due(number=0)
+        self.promote()
+
+    @rule()
+    def promote(self):
+        due = sum(bool(job.due) for job in self.model.jobs.values())
+        assert self.run(self.harness.queue.promote()).promoted == due
+        self.model.promote()
+
+    @rule(worker=workers, limit=st.integers(1, 4), low_first=st.booleans())
+    def start(self, worker, limit, low_first):
+        session = self.sessions[worker]
+        fetched = self.run(session.start(limit, low_first=low_first))
+        assert fetched.state == ("paused" if self.model.is_paused else "ok")
+        waited = {job.id for job in self.model.jobs.values() if job.due == 0}
+        expected = self.model.start(session.identity.lease_owner, limit, low_first=low_first)
+        for job in self.model.jobs.values():
+            if job.due == 0 and job.id not in waited:  # it stands aside, in truth for a second
+                self.harness.redis.zadd(self.harness.keys.delayed, {job.id: 9e15})
+                seen["aside"] += 1
+        got = [(job.id, job.fence, job.attempts, job.crashes) for job in fetched.jobs]
+        assert got == [(job.id, job.fence, job.attempts, job.crashes) for job in expected]
+        for job in fetched.jobs:
+            assert job.fence > self.fences.get(job.id, 0), "fences only rise"
+            self.fences[job.id] = job.fence
+            self.handles.append(Handle(job, session.identity.lease_owner, worker))
+
+    def _held(self):
+        return [
+            handle for handle in self.handles
+            if (job := self.model.jobs.get(handle.job.id)) and job.status == "processing"
+            and (job.lease_owner, job.fence) == (handle.lease_owner, handle.job.fence)
+        ]  # fmt: skip
+
+    @precondition(lambda self: self._held())
+    @rule(number=anyone, outcome=outcomes)
+    def report_of_the_holder(self, number, outcome):
+        self._report(self._pick(self._held(), number), outcome)
+
+    @precondition(lambda self: self.handles)
+    @rule(number=anyone, outcome=outcomes)
+    def report_of_anyone(self, number, outcome):
+        """Of whoever ever started a job: the lease_owner, a zombie, or one who has told before."""
+        self._report(self._pick(self.handles, number), outcome)
+
+    @precondition(lambda self: self._held())
+    @rule(number=anyone, outcome=outcomes)
+    def report_whose_answer_is_lost(self, number, outcome):
+        """Told twice: the second answer is the first one's, and nothing happens twice."""
+        handle = self._pick(self._held(), number)
+        assert self._report(handle, outcome) == self._report(handle, outcome)
+
+    def _report(self, handle, outcome):
+        session = self.harness.queue.session(Identity(*handle.lease_owner.split("@")))
+        [verdict] = self.run(session.report([Report(handle.job, OUTCOMES[outcome])]))
+        job = handle.job
+        assert verdict == self.model.report(job.id, handle.lease_owner, job.fence, outcome)
+        return verdict
+
+    @precondition(lambda self: self.model.waiting())
+    @rule(worker=workers, lane=st.sampled_from(LANES))
+    def delivery_breaks_off(self, worker, lane):
+        """An entry is read, but the script that would start it never comes to that."""
+        waiting = [job for job in self.model.waiting() if job.lane == lane]
+        read = self.harness.deliver(worker, PRIORITIES[lane])
+        assert len(read) == min(1, len(waiting))
+        for job in waiting[:1]:
+            job.is_delivered = True
+
+    @precondition(lambda self: any(job.is_delivered for job in self.model.jobs.values()))
+    @rule(number=anyone)
+    def a_lease_runs_out(self, number):
+        job = self._pick([job for job in self.model.jobs.values() if job.is_delivered], number)
+        self.harness.backdate(job.id)
+        job.is_silent = True
+
+    @precondition(lambda self: self._held())
+    @rule(number=anyone)
+    def a_worker_dies_over_a_job(self, number):
+        job_id = self._pick(self._held(), number).job.id
+        self.harness.backdate(job_id)
+        self.model.jobs[job_id].is_silent = True
+        self.reclaim()
+
+    @precondition(lambda self: self._held())
+    @rule(number=anyone, worker=workers)
+    def a_job_kills_whoever_starts_it(self, number, worker):
+        """Until it is a dead letter, or stands aside; all that ran beside it crashes with it."""
+        job = self.model.jobs[self._pick(self._held(), number).job.id]
+        while job.status == "processing":
+            for each in self.model.held_by(job.lease_owner):
+                self.harness.backdate(each.id)
+                each.is_silent = True
+            self.reclaim()
+            while job.status == "retrying" and self.model.waiting():
+                self.start(worker=worker, limit=4, low_first=False)
+
+    @rule(worker=workers)
+    def a_worker_dies_and_comes_back(self, worker):
+        self._sign_on(worker)
+
+    @rule()
+    def reclaim(self):
+        taken = self.run(self.harness.queue.reclaim())
+        decided = [(each.id, each.decision) for each in taken]
+        assert decided == self.model.reclaim()
+        seen.update(decision for _, decision in decided)
+
+    @rule(worker=workers, keep=st.booleans())
+    def recover(self, worker, keep):
+        session = self.sessions[worker]
+        held = self.model.held_by(session.identity.lease_owner)
+        known = [job.id for job in held[::2]] if keep else []
+        returned = self.run(
+            session.release_orphans(lambda lease: lease[0] in known, min_idle_seconds=0)
+        )
+        assert returned == self.model.recover(session.identity.lease_owner, known)
+
+    @rule(worker=workers)
+    def renew(self, worker):
+        session = self.sessions[worker]
+        lease_owner = session.identity.lease_owner
+        handles = {h.job.id: h for h in self.handles if h.lease_owner == lease_owner}
+        renewal = self.harness.renew(session, *(handle.job for handle in handles.values()))
+        assert renewal.state == ("paused" if self.model.is_paused else "ok")
+        gone = {}
+        for job_id, handle in handles.items():
+            job = self.model.jobs.get(job_id)
+            if job and (job.status, job.lease_owner, job.fence) == (
+                "processing",
+                lease_owner,
+                handle.job.fence,
+            ):
+                job.is_silent = False
+            else:
+                gone[job_id] = "cancelled" if job and job.status == "cancelled" else "lost"
+        assert renewal.gone == gone
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=anyone)
+    def cancel(self, number):
+        job_id = self._pick(sorted(self.model.jobs), number)
+        assert self.run(self.harness.queue.cancel(job_id)) == self.model.cancel(job_id)
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=anyone)
+    def requeue(self, number):
+        job_id = self._pick(sorted(self.model.jobs), number)
+        assert self.run(self.harness.queue.requeue([job_id])) == [self.model.requeue(job_id)]
+
+    @rule(status=st.sampled_from(["completed", "failed", "cancelled"]))
+    def purge(self, status):
+        deleted, more = self.run(
+            self.harness.queue.purge(JobStatus(status), older_than_seconds=-1000)
+        )
+        assert (deleted, more) == (self.model.purge(status), False)
+
+    @rule()
+    def caretakers_find_nothing_to_do(self):
+        self.run(self.harness.queue.remove_dead_workers())
+        assert self.run(self.harness.queue.tracker.worker_ids()) == set(WORKERS)
+        with pytest.raises(JobNotFound):
+            self.run(self.harness.queue.cancel("nobody"))
+
+    @rule(worker=workers)
+    def pause(self, worker):
+        """Nothing starts while the queue is paused; whatever runs goes on."""
+        assert self.run(self.harness.queue.pause())
+        self.model.is_paused = True
+        self.start(worker=worker, limit=4, low_first=False)
+        self.renew(worker=worker)
+        assert self.run(self.harness.queue.pause(paused=False))
+        self.model.is_paused = False
+
+    @invariant()
+    def what_lies_in_redis_agrees_with_itself(self):
+        invariants.check(self.harness.redis, self.harness.keys.stem)
+
+    @invariant()
+    def the_model_agrees(self):
+        for job in self.model.jobs.values():
+            found = self.harness.fields(job.id)
+            shown = tuple(int(found.get(name, 0)) for name in ("attempts", "crashes", "fence"))
+            assert (found.get("status"), *shown) == (
+                job.status, job.attempts, job.crashes, job.fence,
+            ), job  # fmt: skip
+            assert job.attempts <= job.max_attempts
+        for lane in LANES:
+            entries = [fields["id"] for _, fields in self.harness.entries(PRIORITIES[lane])]
+            assert entries == self.model.lanes[lane]
+        assert self.harness.counters().get("completed", 0) == self.model.completions
+
+    @invariant()
+    def statistics_agree(self):
+        stats = self.run(self.harness.queue.get_queue_stats())
+        live = [job for job in self.model.jobs.values() if job.status in LIVE]
+        assert stats["stream_length"] == sum(len(lane) for lane in self.model.lanes.values())
+        assert stats["pending_count"] == sum(job.is_delivered for job in live)
+        assert stats["delayed"] == sum(job.due is not None for job in live)
+
+
+def test_the_queue_behaves_as_the_model_says(redis_url):
+    """Invariants L, D, F, A, R and Z hold after every step of any history; poison is no rarity in them."""
+    QueueMachine.redis_url = redis_url
+    seen.clear()
+    run_state_machine_as_test(
+        QueueMachine,
+        settings=settings(
+            max_examples=72,
+            stateful_step_count=40,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert seen["poisoned"] >= 10, seen
+    assert seen["aside"] >= 5, seen

@@ -1,0 +1,78 @@
+"""Row 40: versions side by side. Newer data is parked, a newer queue refused, a rolling restart unnoticed."""
+
+import asyncio
+
+import pytest
+from support.wait import wait_until
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.errors import UnsupportedServer
+
+
+async def test_a_newer_queue_is_refused(new_harness):
+    """A worker that does not understand the queue's schema exits 78 before it takes anything."""
+    harness = new_harness()
+    await harness.enqueue("a")
+    await harness.worker("w1")
+    assert harness.redis.hget(harness.keys.control, "schema") == "1"
+    harness.redis.hset(harness.keys.control, "schema", "2")
+    with pytest.raises(UnsupportedServer, match="schema 2") as refused:
+        await harness.worker("w2")
+    assert refused.value.exit_code == 78
+
+
+async def test_a_newer_job_is_parked(redis_url, new_harness, worker_process):
+    """It waits uncharged and says why; the others run; a worker that understands it runs it."""
+    harness = new_harness()
+    await harness.enqueue("new")
+    await harness.enqueue("old")
+    harness.redis.hset(harness.keys.job("new"), "schema", "2")
+    worker = worker_process(redis_url)
+    await wait_until(lambda: harness.fields("old")["status"] == "completed", 20, "the old one")
+    await wait_until(
+        lambda: harness.redis.zcard(harness.keys.delayed) == 1, 20, "the new one to be parked"
+    )
+    job = await harness.queue.get_job("new")
+    assert (job.status, job.attempts, job.fence) == (JobStatus.PENDING, 0, 0)
+    assert "needs schema 2" in job.error
+    assert job.payload == {"n": 1}
+    await wait_until(lambda: "newer version parked" in worker.text(), what="the log line")
+    harness.redis.hset(harness.keys.job("new"), "schema", "1")  # as if a newer worker had come
+    harness.redis.zadd(harness.keys.delayed, {"new": 1})
+    await wait_until(lambda: harness.fields("new")["status"] == "completed", 20, "the new one")
+    assert (await harness.queue.get_job("new")).attempts == 1
+
+
+async def test_a_rolling_restart_under_load(redis_url, new_harness, worker_process):
+    """Every worker is replaced, one after the other: nothing lost, nothing charged, nothing crashed."""
+    harness = new_harness(claim_idle_ms=2000)
+    workers = [worker_process(redis_url, f"w{n}", lease_ms=2000) for n in range(3)]
+    for worker in workers:
+        worker.wait_until_started()
+    enqueued = []
+
+    async def load():
+        while True:
+            job = Job(payload={"do": [["sleep", 0.2]]})
+            await harness.queue.enqueue(job)
+            enqueued.append(job.id)
+            await asyncio.sleep(0.02)
+
+    loading = asyncio.create_task(load())
+    for worker in workers:
+        before = len(enqueued)
+        await wait_until(lambda n=before: len(enqueued) > n + 15, 20, "some load")
+        await asyncio.to_thread(worker.stop)
+        worker.start()
+    await wait_until(lambda: len(enqueued) > 90, 20, "some load")
+    loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
+
+    async def all_done():
+        return (await harness.queue.get_queue_stats())["completed"] == len(enqueued)
+
+    await wait_until(all_done, 30, "all jobs to be completed")
+    jobs = [harness.fields(job_id) for job_id in enqueued]
+    assert {job["attempts"] for job in jobs} == {"1"}
+    assert not [job for job in jobs if "crashes" in job]
+    assert harness.counters().get("crashed", 0) == 0

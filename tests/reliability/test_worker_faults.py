@@ -1,0 +1,90 @@
+"""Fault matrix of docs/reliability.md: workers that freeze, block, die, or whose clock is wrong."""
+
+import resource
+import signal
+
+import pytest
+from support import invariants
+from support.wait import wait_until
+
+from aragora_q.base import Job, JobStatus
+
+
+async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker_process):
+    """Row 2: frozen beyond its lease, its job is another's; thawed, its result is refused."""
+    harness = new_harness()
+    frozen = worker_process(redis_url, "frozen").wait_until_started()
+    await harness.enqueue_steps("a", ["sleep", 1])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    frozen.signal(signal.SIGSTOP)
+    worker_process(redis_url, "other")
+    await wait_until(
+        lambda: harness.fields("a").get("fence") == "2", 20, "the job to be taken over"
+    )
+    frozen.signal(signal.SIGCONT)
+    job = await harness.wait_for_status("a", JobStatus.COMPLETED)
+    assert (job.fence, job.crashes, job.attempts) == (2, 1, 1)
+    assert harness.counters()["completed"] == 1
+    await wait_until(lambda: "lost" in frozen.text(), 20, "the zombie to hear of it")
+
+
+async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_process):
+    """Row 3: time.sleep for three leases; the lease keeper's thread holds the job."""
+    harness = new_harness()
+    worker_process(redis_url, "blocked").wait_until_started()
+    worker_process(redis_url, "other").wait_until_started()
+    await harness.enqueue_steps("a", ["block", 3])
+    job = await harness.wait_for_status("a", JobStatus.COMPLETED)
+    assert (job.fence, job.crashes) == (1, 0)
+
+
+@pytest.mark.parametrize("poison", ["exit", "eat"])
+async def test_poison(redis_url, new_harness, worker_process, poison):
+    """Row 4: a job that ends its worker fails after so many crashes; it does not circulate for ever."""
+    harness = new_harness()
+    await harness.enqueue_steps("bad", [poison], max_attempts=2)
+    await harness.enqueue_steps("good", ["sleep", 0.05])
+    worker = worker_process(redis_url, "w1", slots=1)  # what runs beside it would be counted, too
+
+    def limit_memory():
+        if poison == "eat" and worker.is_alive:
+            size = 400 * 1024 * 1024
+            resource.prlimit(worker.process.pid, resource.RLIMIT_AS, (size, size))
+
+    async def is_over():
+        if not worker.is_alive:
+            worker.start()
+        limit_memory()
+        return await harness.queue.get_status("bad") == JobStatus.FAILED
+
+    await wait_until(is_over, 60, "the poison to fail")
+    job = await harness.queue.get_job("bad")
+    if poison == "exit":
+        assert job.crashes == 3
+        assert "w1" in job.error
+    assert job.attempts <= 2
+    await harness.wait_for_status("good", JobStatus.COMPLETED)
+
+
+async def test_poison_takes_no_other_along(redis_url, new_harness, worker_process):
+    """Row 4: jobs that share their workers with a poison pill are charged its crashes, and outlive it."""
+    harness, harmless = new_harness(), ["before", "behind"]
+    for name in ("before", "bad", "behind"):
+        steps = [["sleep", 0.1], ["exit"]] if name == "bad" else [["sleep", 0.5]]
+        await harness.queue.enqueue(Job(payload={"do": steps}, id=name))
+    worker = worker_process(redis_url, "w1", slots=5)
+
+    async def is_over():
+        if not worker.is_alive:
+            worker.start()
+        stats = await harness.queue.get_queue_stats()
+        return stats["completed"] + stats["failed"] == 3
+
+    await wait_until(is_over, 60, "all jobs to end")
+    jobs = {name: await harness.queue.get_job(name) for name in ("bad", *harmless)}
+    assert {name: job.status for name, job in jobs.items()} == {
+        "bad": JobStatus.FAILED,
+        **dict.fromkeys(harmless, JobStatus.COMPLETED),
+    }
+    assert {job.crashes for job in jobs.values()} == {2, 3}, "they were beside it, twice"
+    invariants.check(harness.redis, harness.keys.stem)

@@ -1,0 +1,161 @@
+"""The project's pages: their blocks of code, the commands in their text, and what the blocks need to run.
+
+The word behind `sh` at the head of a block says where its reader is: nothing, in any shell; `debian`, root
+on a Debian with systemd; `docker`, beside a Docker engine; `cluster`, beside one of Kubernetes.
+Used by tests/docs/test_documents.py, which runs every shell block, and by tests of other languages.
+"""
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from support.paths import ROOT
+
+APART = {"fixtures", "dist", "build", "__pycache__"}
+"""Folders without pages of ours; hidden ones neither."""
+
+SUBSTITUTES = {
+    "make setup": ("make --dry-run setup", "every machine that tests begins with it"),
+    "make demo": (
+        "make --dry-run demo",
+        "computes for a minute; .ci/run begins with it, tests/cli/test_demo.py has quicker debaters",
+    ),
+    "make check": ("make --dry-run check", "every change begins with it"),
+    "make test": ("make --dry-run test", "it runs this"),
+    "make audit": (
+        "make --dry-run audit",
+        "asks the public advisories; tests/security/test_audit.py asks some of its own",
+    ),
+    "make bench": ("make --dry-run bench", "measures for minutes; tests/bench runs it small"),
+    "aragora-q bench": ("aragora-q bench --help", "takes minutes; tests/bench runs it small"),
+    "python tests/reliability/nemesis.py --seconds 1800 --history /tmp/history.jsonl": (
+        "python tests/reliability/nemesis.py --help",
+        "takes half an hour; tests/reliability/test_nemesis.py gives it 20 s",
+    ),
+    "python tests/reliability/checker.py /tmp/history.jsonl": (
+        "test -f tests/reliability/checker.py",
+        "judges the nemesis",
+    ),
+    "pip install '.[local]'": (
+        "python -c 'import xllamacpp'",
+        "downloads much; requirements/dev.txt has it",
+    ),
+    "aragora-q models pull": ("aragora-q models pull --help", "downloads 100 MB"),
+    "kubectl apply --kustomize deploy/kubernetes/base": (
+        "kubectl kustomize deploy/kubernetes/base",
+        "needs a cluster; tests/packaging/test_kubernetes.py checks what is built",
+    ),
+}
+"""Lines that a test cannot run as printed: what it runs instead, and why."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code: where it stands, the words at its head, its text."""
+
+    page: str
+    line: int
+    section: str
+    language: str
+    place: str
+    text: str
+
+    @property
+    def file(self):
+        """The name of the file that the block shows, told by a comment at its top; else None."""
+        name = re.match(r"(?:#!.*\n)?# ([a-z]+\.(?:sh|py))\n", self.text)
+        return name and name[1]
+
+    def __str__(self):
+        return f"{self.page}:{self.line}"
+
+
+def pages():
+    """Every page, as a path relative to the top of the tree."""
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in APART and not name.startswith(".")]
+        for name in files:
+            if name.endswith(".md"):
+                yield str((Path(folder) / name).relative_to(ROOT))
+
+
+def _tokens(page):
+    return MarkdownIt().parse((ROOT / page).read_text(encoding="utf-8"))
+
+
+def blocks(page):
+    """All blocks of a page, fenced or indented, in order."""
+    section = ""
+    tokens = _tokens(page)
+    for before, token in zip([None, *tokens], tokens, strict=False):
+        if token.type == "inline" and before.type == "heading_open":
+            section = token.content
+        if token.type in {"fence", "code_block"}:
+            language, _, place = token.info.partition(" ")
+            yield Block(page, token.map[0] + 1, section, language, place, token.content)
+
+
+def spans(page):
+    """What stands between back quotes in a page's text, in order."""
+    for token in _tokens(page):
+        for child in token.children or ():
+            if child.type == "code_inline":
+                yield child.content
+
+
+def shell(page, place):
+    """The shell blocks of a page for one place; not the programs that it shows."""
+    return [
+        block
+        for block in blocks(page)
+        if (block.language, block.place) == ("sh", place) and not block.file
+    ]
+
+
+def script(some):
+    """One session of a shell, in which blocks are typed in order; the first failure ends it."""
+    return "\n".join(
+        ["set -euo pipefail", *(f"echo '>>> {block}' >&2\n{_typed(block)}" for block in some)]
+    )
+
+
+def _typed(block):
+    """The lines of a block, with a stand-in for each that cannot be run."""
+
+    def line(printed):
+        command = printed.partition("  #")[0].strip()
+        return SUBSTITUTES[command][0] if command in SUBSTITUTES else printed
+
+    return "\n".join(map(line, block.text.splitlines()))
+
+
+def write_files(page, directory):
+    """The programs that a page shows, as files."""
+    for block in blocks(page):
+        if block.file:
+            (directory / block.file).write_text(block.text)
+
+
+def calls(text, program):
+    """Every call of a program in some shell text: the words after its name, up to what ends a command."""
+    for line in text.replace("\\\n", " ").splitlines():
+        try:
+            words = list(_lexer(line))
+        except ValueError:  # a quotation that goes on in the next line
+            continue
+        for start, word in enumerate(words):
+            if word == program:
+                rest = words[start + 1 :]
+                end = next(
+                    (at for at, each in enumerate(rest) if set(each) <= set("();<>|&")), None
+                )
+                yield rest[:end]
+
+
+def _lexer(line):
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
+    lexer.whitespace_split = True
+    return lexer

@@ -1,0 +1,117 @@
+"""Executors for tests: one whose jobs wait at a gate, one that does what a job's payload says.
+
+`--executor support.executors:make` gives a worker process the second. The payload's `do` is a list of
+steps, run in order:
+    ["sleep", seconds]      wait without blocking the event loop
+    ["block", seconds]      block the event loop
+    ["thread", seconds]     sleep in a thread of asyncio's pool, which cannot be cancelled
+    ["stay"]                ignore every cancellation
+    ["fail", n]             raise RuntimeError in the first n attempts
+    ["later", n]            raise RetryLater in the first n starts
+    ["permanent"]           raise PermanentError
+    ["exit"]                end the process at once
+    ["eat"]                 allocate memory until the kernel refuses
+    ["note"]                append job, fence, attempt and pid to the file named by RUN_LOG_FILE
+"""
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from aragora_q.errors import PermanentError, RetryLater
+
+
+async def succeed(job):
+    return {}
+
+
+class GatedExecutor:
+    """Jobs wait until `gate` is set; `entered`, `left` and `cancelled` list their ids in order."""
+
+    def __init__(self):
+        self.gate = asyncio.Event()
+        self.entered, self.left, self.cancelled = [], [], []
+
+    async def __call__(self, job):
+        self.entered.append(job.id)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(job.id)
+            raise
+        self.left.append(job.id)
+        return {"attempt": job.attempts}
+
+
+def make():
+    return run
+
+
+async def run(job):
+    for step, *args in job.payload.get("do", ()):
+        await _STEPS[step](job, *args)
+    return {"attempt": job.attempts, "fence": job.fence, "crashes": job.crashes}
+
+
+async def _sleep(job, seconds):
+    await asyncio.sleep(seconds)
+
+
+async def _block(job, seconds):
+    time.sleep(seconds)
+
+
+async def _thread(job, seconds):
+    await asyncio.to_thread(time.sleep, seconds)
+
+
+async def _stay(job):
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+async def _fail(job, times):
+    if job.attempts <= times:
+        raise RuntimeError(f"attempt {job.attempts} fails as its payload asks")
+
+
+async def _later(job, times):
+    if job.fence <= times:
+        raise RetryLater("retry later, as the payload asks", delay_seconds=0.05)
+
+
+async def _permanent(job):
+    raise PermanentError("fails permanently, as the payload asks")
+
+
+async def _exit(job):
+    os._exit(9)
+
+
+async def _eat(job):
+    taken = []
+    while True:
+        taken.append(bytearray(16 * 1024 * 1024))
+        await asyncio.sleep(0)
+
+
+async def _note(job):
+    with Path(os.environ["RUN_LOG_FILE"]).open("a") as file:
+        file.write(f"{job.id} {job.fence} {job.attempts} {os.getpid()}\n")
+
+
+_STEPS = {
+    "sleep": _sleep,
+    "block": _block,
+    "thread": _thread,
+    "stay": _stay,
+    "fail": _fail,
+    "later": _later,
+    "permanent": _permanent,
+    "exit": _exit,
+    "eat": _eat,
+    "note": _note,
+}

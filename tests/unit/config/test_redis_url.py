@@ -1,0 +1,46 @@
+"""Redis URLs: what each part means, and which rule a wrong one breaks."""
+
+import pytest
+
+from aragora_q.config.settings import QueueConfig
+from aragora_q.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("http://h", "must begin with one of"),
+        ("localhost:6379", "must begin with one of"),
+        ("redis+sentinel://h:1,h:2", "must name the service"),
+        ("redis+sentinel://h/s/x", "only a database number"),
+        ("redis+cluster://h/3", "only database 0"),
+        ("redis://h:port", "malformed"),
+        ("redis://u:hush@h/zero", "only a database number"),
+        ("rediss://u:hush@h?ssl_cert_reqs=none", "option 'ssl_cert_reqs'"),
+        ("unix://", "must name a socket"),
+        ("unix://host/path", "absolute path"),
+        ("redis://u:hush#1@h", "write it %23"),
+    ],
+)
+def test_a_wrong_url_is_told_where_it_was_written(url, rule):
+    """Value's origin and rule are named, the value itself is not: it may hold a password."""
+    with pytest.raises(ConfigError) as error:
+        QueueConfig(redis_url=url)
+    assert "redis_url" in str(error.value)
+    assert rule in str(error.value)
+    assert "hush" not in str(error.value)
+
+
+def test_urls_are_read_whole():
+    """Several hosts, IPv6, escapes and database: each part of a URL counts."""
+    from aragora_q.config.redis_url import RedisUrl
+
+    url = "rediss+sentinel://me:p%40ss%2F@[::1]:1,host:2,other/primary/7"
+    endpoint = RedisUrl.parse(url)
+    assert endpoint.hosts == (("::1", 1), ("host", 2), ("other", 26379))
+    assert (endpoint.username, endpoint.password) == ("me", "p@ss/")
+    assert (endpoint.service, endpoint.database, endpoint.is_tls) == ("primary", 7, True)
+    assert endpoint.shown == "rediss+sentinel://[::1]:1,host:2,other:26379/primary/7"
+    assert RedisUrl.parse("redis+cluster://a,b:7").hosts == (("a", 6379), ("b", 7))
+    assert RedisUrl.parse("unix://:pw@/run/r.sock?db=2").path == "/run/r.sock"
+    assert RedisUrl.parse("embedded://").path == ""

@@ -1,0 +1,140 @@
+"""Log lines: one event each, whatever hostile text they carry, in three forms."""
+
+import io
+import json
+import logging
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aragora_q.observability import logs
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def record(message="event", *, level=logging.INFO, raised=None, **facts):
+    exc_info = None
+    if raised is not None:
+        try:
+            raise raised
+        except type(raised):
+            exc_info = sys.exc_info()
+    made = logging.LogRecord("aragora_q.x", level, "x.py", 1, message, (), exc_info)
+    vars(made).update(facts)
+    return made
+
+
+@given(st.text(), st.text())
+def test_hostile_text_is_one_line(message, value):
+    """Neither an event nor a fact can begin a line, move the cursor, or reverse the text."""
+    text = logs.TextFormatter().format(record(message, job=value))
+    assert text.isascii()
+    assert text.isprintable()
+
+
+@given(st.text(), st.text())
+def test_hostile_text_comes_back_from_json(message, value):
+    """The JSON form is one line, and loses nothing."""
+    line = logs.JsonFormatter().format(record(message, job=value))
+    assert "\n" not in line
+    assert line.isascii()
+    read = json.loads(line)
+    assert read["event"] == message
+    assert read["job"] == value
+
+
+def test_every_line_says_its_day_and_zone():
+    """A line cut out of a log tells when it was, whatever the reader's clock."""
+    made = record()
+    made.created = 1_764_091_233.9
+    assert logs.TextFormatter().format(made) == "2025-11-25T17:20:33Z INFO    event"
+
+
+FORGED = "x\n12:00:00 INFO    job completed job=j1\x1b[2J"
+
+
+@given(st.text() | st.just(FORGED))
+def test_hostile_exception_cannot_forge_a_line(text):
+    """A traceback is indented and escaped: what begins in the first column is an event of ours."""
+    written = logs.TextFormatter().format(record("broken", raised=RuntimeError(text)))
+    first, *rest = written.split("\n")
+    assert first.endswith("broken")
+    assert rest
+    assert all(line.startswith("    ") for line in rest)
+    assert not CONTROL.search(written)
+    assert written.isascii()
+
+
+def test_facts_are_readable():
+    """Plain words stay plain, floats are short, everything else is quoted as in JSON."""
+    line = logs.TextFormatter().format(
+        record(
+            "job done", level=logging.WARNING, job="j1", seconds=1.23456, error='a "b"', n=3, e=""
+        )
+    )
+    assert re.fullmatch(
+        r"\S+Z WARNING job done "
+        r'job=j1 seconds=1\.235 error="a \\"b\\"" n=3 e=""',
+        line,
+    )
+
+
+def test_json_has_the_documented_fields():
+    """time (UTC, milliseconds), level, logger, event, then the facts."""
+    line = json.loads(logs.JsonFormatter().format(record("event", raised=KeyError("k"), job="j1")))
+    assert list(line) == ["time", "level", "logger", "event", "job", "traceback"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"])
+    assert (line["level"], line["logger"]) == ("info", "aragora_q.x")
+    assert line["traceback"].endswith("KeyError: 'k'")
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [("CRITICAL", 2), ("ERROR", 3), ("WARNING", 4), ("INFO", 6), ("DEBUG", 7)],
+)
+def test_journal_gets_priorities(level, priority):
+    """Every line, those of a traceback included, begins with the syslog priority."""
+    formatter = logs.JournalFormatter(logs.TextFormatter())
+    number = getattr(logging, level)
+    lines = formatter.format(record("event", level=number, raised=ValueError("v"))).split("\n")
+    assert len(lines) > 2
+    assert all(line.startswith(f"<{priority}>") for line in lines)
+
+
+def test_journal_is_recognised(monkeypatch, tmp_path):
+    """Priorities are written only where JOURNAL_STREAM names the very file that stderr is."""
+    with (tmp_path / "stderr").open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert not logs._is_journal()
+        stat = (tmp_path / "stderr").stat()
+        monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
+        assert logs._is_journal()
+        monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino + 1}")
+        assert not logs._is_journal()
+
+
+@pytest.fixture
+def _logging_restored():
+    root, ours = logging.getLogger(), logging.getLogger("aragora_q")
+    kept = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:], root.level, ours.level = kept
+
+
+@pytest.mark.usefixtures("_logging_restored")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_levels(monkeypatch, log_format):
+    """`log_level` is for our lines; of others only warnings are shown. Everything goes to stderr."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    logs.setup_logging("debug", log_format)
+    logging.getLogger("aragora_q.worker").debug("ours")
+    logging.getLogger("urllib3").info("theirs")
+    logging.getLogger("urllib3").warning("their warning")
+    lines = stderr.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "ours" in lines[0]
+    assert "their warning" in lines[1]

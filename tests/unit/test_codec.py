@@ -1,0 +1,130 @@
+"""JSON as it lies in Redis: compact, strict, and never a surprise on the way back."""
+
+import json
+import math
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from aragora_q import codec as wire
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_what_goes_in_comes_out(value):
+    """Every JSON value survives, and Python's own codec reads the same."""
+    encoded = wire.encode(value)
+    assert wire.decode(encoded) == value
+    assert json.loads(encoded) == value
+    assert b"\n" not in encoded
+
+
+def test_encoding_is_compact_utf8():
+    """No blanks, no escapes where none are needed: payloads are most of what Redis holds."""
+    assert wire.encode({"a": [1, "é"]}) == '{"a":[1,"é"]}'.encode()
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_words_are_not_numbers(word):
+    """Text that looks like a non-number is text, even beside a value that only our codec knows."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    assert wire.decode(wire.encode({word: word, "at": moment}))[word] == word
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_non_numbers_are_refused(number):
+    """JSON has no NaN and no infinity; a job that holds one is told so instead of being bent."""
+    for value in (number, [number], {"a": {"b": number}}, {"NaN": [1, number]}):
+        with pytest.raises(ValueError):
+            wire.encode(value)
+
+
+def _circle():
+    circle = []
+    circle.append(circle)
+    return circle
+
+
+def _deep():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), {"a": object()}, "\ud800", {"\ud800": 1}, _circle(), _deep()],
+    ids=["object", "nested object", "surrogate", "surrogate key", "circle", "depth"],
+)
+def test_what_json_cannot_hold_is_a_value_error(value):
+    """One kind of error for all of it, so that callers can name the job and go on."""
+    with pytest.raises(ValueError):
+        wire.encode(value)
+
+
+MALFORMED = {
+    "empty": b"",
+    "cut": b"{",
+    "single quotes": b"{'a': 1}",
+    "NaN": b'{"a": NaN}',
+    "infinity": b"Infinity",
+    "no UTF-8": b'"\xff"',
+    "surrogate": b'"\\ud800"',
+    "comma": b"[1,]",
+    "two": b"{} {}",
+    "depth": b"[" * 100_000,
+    "word": b"nul",
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_no_json_is_a_value_error(data):
+    """Malformed bytes, also hostile ones, are refused by one kind of error."""
+    with pytest.raises(ValueError):
+        wire.decode(data)
+
+
+@given(st.binary())
+def test_any_bytes_decode_or_raise_value_error(data):
+    """No input does anything else than decode or raise ValueError."""
+    try:
+        wire.decode(data)
+    except ValueError:
+        return
+
+
+bounded = settings(
+    max_examples=30,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@bounded
+@given(data=st.binary(max_size=200))
+@example(data=b'{"a":NaN}')
+@example(data=b"\xff{}")
+@example(data=b"[" * 100_000)
+@example(data=b'{"a":' * 5_000)
+@example(data=b'{"a":1}{"b":2}')
+def test_json_from_anywhere(data):
+    """Bytes either decode or raise ValueError: no other exception, no recursion limit."""
+    try:
+        value = wire.decode(data)
+    except ValueError:
+        return
+    assert wire.decode(wire.encode(value)) == value

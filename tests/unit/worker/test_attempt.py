@@ -1,0 +1,297 @@
+"""One attempt of one job: what becomes of it is decided by its cause, whatever the executor does."""
+
+import asyncio
+import math
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.memory_session import MemorySession, make_attempt
+
+from aragora_q.context import current_attempt
+from aragora_q.contracts import Completed, Failed, Released, Retry
+from aragora_q.errors import InvalidPayload, LeaseLost, PermanentError, RetryLater
+
+
+def returning(result):
+    async def executor(job):
+        return result
+
+    return executor
+
+
+def raising(error):
+    async def executor(job):
+        raise error
+
+    return executor
+
+
+async def test_result_is_reported_as_json():
+    """What the executor returns is the result, encoded once."""
+    assert await make_attempt(returning({"a": [1, "é"]})).run() == Completed(
+        '{"a":[1,"é"]}'.encode()
+    )
+
+
+async def test_any_mapping_is_a_result():
+    """The contract says mapping, not dict."""
+    assert await make_attempt(returning(MappingProxyType({"a": 1}))).run() == Completed(b'{"a":1}')
+
+
+async def test_executor_gets_the_decoded_payload():
+    """The payload is decoded in the attempt, where a malformed one has someone to answer for it."""
+    seen = []
+
+    async def executor(job):
+        seen.append(job.payload)
+        return {}
+
+    await make_attempt(executor, payload=b'{"question": "why?"}').run()
+    assert seen == [{"question": "why?"}]
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (b"", "PermanentError: payload is not JSON: "),
+        (b"\xff\xfe", "PermanentError: payload is not JSON: "),
+        (b'{"a": NaN}', "PermanentError: payload is not JSON: "),
+        (b"[1]", "PermanentError: payload is a JSON list, not an object"),
+        (b"null", "PermanentError: payload is a JSON NoneType, not an object"),
+    ],
+)
+async def test_malformed_payload_fails_for_good(payload, error):
+    """No attempt can mend bytes that are no job; the executor is not asked."""
+    outcome = await make_attempt(raising(AssertionError), payload=payload).run()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (RuntimeError("boom"), Retry("RuntimeError: boom", 1.0)),
+        (ConnectionError("refused"), Retry("ConnectionError: refused", 1.0)),
+        (TimeoutError("slow"), Retry("TimeoutError: slow", 1.0)),
+        (ValueError("bad"), Failed("ValueError: bad")),
+        (KeyError("bad"), Failed("KeyError: 'bad'")),
+        (InvalidPayload("bad"), Failed("InvalidPayload: bad")),
+        (PermanentError("never"), Failed("PermanentError: never")),
+        (SystemExit(3), Retry("SystemExit: 3", 1.0)),
+        (GeneratorExit(), Retry("GeneratorExit", 1.0)),
+        (asyncio.CancelledError(), Retry("the executor cancelled its own task", 1.0)),
+        (BaseException("odd"), Retry("BaseException: odd", 1.0)),
+        (LeaseLost("gone"), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_error_decides(error, outcome):
+    """Every exception, also those that are no Exception, ends as retry, failure, or nothing."""
+    assert await make_attempt(raising(error)).run() == outcome
+
+
+async def test_keyboard_interrupt_is_not_the_jobs():
+    """Ctrl-C in the middle of an executor stops the program, it does not charge the job."""
+    coroutine = make_attempt(raising(KeyboardInterrupt())).run()
+    with pytest.raises(KeyboardInterrupt):
+        coroutine.send(None)
+
+
+@pytest.mark.parametrize(("attempts", "seconds"), [(1, 1.0), (2, 2.0), (3, 4.0), (10, 300.0)])
+async def test_backoff_counts_from_the_first_failure(attempts, seconds):
+    """The delay after the first charged start has exponent 0."""
+    outcome = await make_attempt(raising(RuntimeError("x")), attempts=attempts).run()
+    assert outcome.delay_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        (40.5, 40.5),
+        (0, 1.0),
+        (-5, 1.0),
+        (math.nan, 1.0),
+        (math.inf, 6 * 3600.0),
+        (10**400, 6 * 3600.0),
+        ("soon", 1.0),
+        (None, 1.0),
+    ],
+)
+async def test_retry_later_is_uncharged_and_bounded(asked, seconds):
+    """A provider's wish is kept, between our own backoff and six hours; nonsense is no wish."""
+    outcome = await make_attempt(raising(RetryLater("busy", delay_seconds=asked))).run()
+    assert outcome == Retry("RetryLater: busy", seconds, charged=False)
+
+
+@pytest.mark.parametrize("result", [None, [], "text", 7, b"bytes"])
+async def test_result_must_be_an_object(result):
+    """An executor that returns something else is broken, and is told what it returned."""
+    outcome = await make_attempt(returning(result)).run()
+    kind = type(result).__name__
+    assert outcome == Failed(f"PermanentError: executor returned {kind}, not a JSON object")
+
+
+@pytest.mark.parametrize(
+    "result", [{"a": math.nan}, {"a": object()}, {"a": "\ud800"}, {"n": "NaN", "a": object()}]
+)
+async def test_result_must_be_json(result):
+    """What JSON cannot hold fails the job with the reason, not the worker."""
+    outcome = await make_attempt(returning(result)).run()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("PermanentError: executor's result is not JSON: ")
+
+
+async def test_result_is_bounded():
+    """One byte over the limit fails with both numbers; the limit itself is fine."""
+    fits, over = {"a": "x" * 92}, {"a": "x" * 93}
+    assert await make_attempt(returning(fits), max_result_bytes=100).run() == Completed(
+        b'{"a":"' + b"x" * 92 + b'"}'
+    )
+    assert await make_attempt(returning(over), max_result_bytes=100).run() == Failed(
+        "PermanentError: result has 101 bytes, max_result_bytes is 100"
+    )
+
+
+async def forever(job):
+    await asyncio.Event().wait()
+
+
+async def test_timeout_of_the_job_is_a_charged_retry():
+    """timeout_seconds bounds one attempt, and says so."""
+    outcome = await make_attempt(forever, payload=b'{"timeout_seconds": 0.01}').run()
+    assert outcome == Retry("TimeoutError: no result within timeout_seconds (0.01)", 1.0)
+
+
+async def test_timeout_of_the_executors_own_is_told_apart():
+    """A timeout that the executor raised keeps its words."""
+    outcome = await make_attempt(
+        raising(TimeoutError("provider slow")), payload=b'{"timeout_seconds": 100}'
+    ).run()
+    assert outcome == Retry("TimeoutError: provider slow", 1.0)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", '"10"', "[]", "true", "1e300", "1" + "0" * 400])
+async def test_senseless_timeout_fails_the_job(value):
+    """A timeout that is no sensible number of seconds is a fault of the data."""
+    payload = b'{"timeout_seconds": %s}' % value.encode()
+    outcome = await make_attempt(returning({}), payload=payload).run()
+    assert isinstance(outcome, Failed)
+    assert "timeout_seconds is " in outcome.error
+
+
+async def stopped(attempt, say):
+    """Run an attempt, and cancel its task once it waits, having said why."""
+    task = asyncio.create_task(attempt.run())
+    await asyncio.sleep(0)
+    say()
+    task.cancel()
+    return await task
+
+
+async def test_released_attempt_is_uncharged():
+    """The worker leaves: the job goes back."""
+    attempt = make_attempt(forever)
+    assert await stopped(attempt, attempt.release) == Released()
+
+
+async def test_abandoned_attempt_reports_nothing():
+    """The job is cancelled or another's: nobody wants to hear."""
+    attempt = make_attempt(forever)
+    assert await stopped(attempt, attempt.abandon) is None
+    assert attempt.is_abandoned
+
+
+async def test_abandon_outranks_release():
+    """A lost job is not handed back, even by a worker that is leaving."""
+    attempt = make_attempt(forever)
+
+    def both():
+        attempt.release()
+        attempt.abandon()
+
+    assert await stopped(attempt, both) is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken cleanup"), ValueError("x"), SystemExit(1)])
+async def test_errors_of_leaving_are_not_charged(error):
+    """An executor that answers the cancel of a leaving worker with an error of its own is released."""
+
+    async def fails_to_leave(job):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    attempt = make_attempt(fails_to_leave)
+    assert await stopped(attempt, attempt.release) == Released()
+    attempt = make_attempt(fails_to_leave)
+    assert await stopped(attempt, attempt.abandon) is None
+
+
+async def test_result_in_the_last_moment_counts():
+    """An executor that finishes while the worker leaves has finished."""
+
+    async def finishes(job):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return {"done": True}
+
+    attempt = make_attempt(finishes)
+    assert await stopped(attempt, attempt.release) == Completed(b'{"done":true}')
+
+
+async def test_task_cancelled_before_its_first_step():
+    """A worker that stops between start and first step still knows the outcome."""
+    attempt = make_attempt(forever)
+    attempt.release()
+    assert attempt.interrupted() == Released()
+
+
+async def test_executor_reaches_its_attempt():
+    """`current_attempt()` inside an executor is the attempt: progress and checkpoints go to its job."""
+    session = MemorySession({"old": {"n": 1}})
+
+    async def executor(job):
+        attempt = current_attempt()
+        await attempt.report_progress({"round": 1})
+        await attempt.checkpoint("new", {"n": 2})
+        return await attempt.checkpoints()
+
+    outcome = await make_attempt(executor, session=session).run()
+    assert outcome == Completed(b'{"old":{"n":1},"new":{"n":2}}')
+    assert session.progress == [{"round": 1}]
+
+
+async def test_attempts_do_not_see_each_other():
+    """Two jobs that run at once have an attempt each."""
+
+    async def executor(job):
+        await asyncio.sleep(0)
+        return {"is_last": current_attempt().is_last_attempt}
+
+    first = make_attempt(executor, attempts=1, max_attempts=3)
+    last = make_attempt(executor, attempts=3, max_attempts=3)
+    tasks = [asyncio.create_task(each.run()) for each in (first, last)]
+    assert await asyncio.gather(*tasks) == [
+        Completed(b'{"is_last":false}'),
+        Completed(b'{"is_last":true}'),
+    ]
+
+
+async def test_outside_a_worker_an_attempt_is_kept_in_memory():
+    """An executor can be called by itself: nobody listens, checkpoints can be read back."""
+    attempt = current_attempt()
+    await attempt.report_progress({"n": 1})
+    await attempt.checkpoint("a", {"n": 1})
+    assert await attempt.checkpoints() == {"a": {"n": 1}}
+    assert not attempt.is_last_attempt
+
+
+@given(st.binary(max_size=40))
+def test_no_payload_breaks_an_attempt(payload):
+    """Whatever bytes lie in Redis, the attempt ends in an outcome."""
+    outcome = asyncio.run(make_attempt(returning({}), payload=payload).run())
+    assert isinstance(outcome, Completed | Failed)

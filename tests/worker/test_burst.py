@@ -1,0 +1,60 @@
+"""A burst worker ends when nothing is left that it can run."""
+
+import asyncio
+
+from support.executors import GatedExecutor, succeed
+from support.wait import wait_until
+from support.workers import (
+    LONG_LEASE,
+)
+
+from aragora_q.base import JobStatus
+
+
+async def test_burst_ends_when_nothing_is_left(new_harness, worker_pool):
+    """A burst waits for retries and jobs due soon, not for those of tomorrow; and not when empty."""
+    harness = new_harness(retry_max_delay=1, **LONG_LEASE)
+    await worker_pool.start(harness, succeed, burst=True).task
+    await harness.enqueue("soon", delay_seconds=0.3)
+    await harness.enqueue("tomorrow", delay_seconds=86_400)
+    await harness.enqueue("flaky")
+
+    async def executor(job):
+        if job.id == "flaky" and job.attempts < 3:
+            raise RuntimeError("not yet")
+        return {"attempts": job.attempts}
+
+    worker = worker_pool.start(harness, executor, burst=True)
+    await worker.task
+    assert (await harness.queue.get_job("flaky")).result == {"attempts": 3}
+    assert await harness.queue.get_status("soon") is JobStatus.COMPLETED
+    assert await harness.queue.get_status("tomorrow") is JobStatus.PENDING
+    assert worker.get_stats()["jobs_processed"] == 2
+
+
+async def test_burst_ends_on_a_paused_queue(new_harness, worker_pool):
+    """A burst does not wait for a resume; what already runs is finished first."""
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated, burst=True, max_concurrent=2)
+    await harness.enqueue("running")
+    await wait_until(lambda: gated.entered or worker.task.done())
+    if worker.task.done():  # it was done before the job came
+        worker = worker_pool.start(harness, gated, "w2", burst=True, max_concurrent=2)
+        await wait_until(lambda: gated.entered)
+    await harness.queue.pause()
+    await harness.enqueue("late")
+    gated.gate.set()
+    await asyncio.wait_for(worker.task, 10)
+    assert await harness.queue.get_status("running") is JobStatus.COMPLETED
+    assert await harness.queue.get_status("late") is JobStatus.PENDING
+
+
+async def test_burst_ends_before_jobs_of_a_newer_version(new_harness, worker_pool):
+    """A job that no worker of this version can run keeps no burst waiting."""
+    harness = new_harness(**LONG_LEASE)
+    await harness.enqueue("newer")
+    harness.redis.hset(harness.keys.job("newer"), "schema", 99)
+    await harness.enqueue("a")
+    await asyncio.wait_for(worker_pool.start(harness, succeed, burst=True).task, 10)
+    assert await harness.queue.get_status("a") is JobStatus.COMPLETED
+    assert harness.redis.zcard(harness.keys.delayed) == 1

@@ -1,0 +1,91 @@
+"""Statistics and health checks of a worker."""
+
+import asyncio
+import time
+import urllib.error
+import urllib.request
+
+from support.executors import GatedExecutor, succeed
+from support.wait import wait_until
+from support.workers import (
+    LONG_LEASE,
+    wait_until_registered,
+)
+
+from aragora_q.observability.http import serving
+from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.worker import debate_worker as worker_module
+
+
+async def test_stats_have_the_promised_keys(new_harness, worker_pool):
+    """`get_stats` before, while and after: id, active, processed, failed, uptime."""
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    assert worker.get_stats()["active_jobs"] == 0
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    stats = worker.get_stats()
+    assert (stats["worker_id"], stats["active_jobs"]) == ("w1", 1)
+    assert (stats["jobs_processed"], stats["jobs_failed"]) == (0, 0)
+    assert stats["uptime_seconds"] > 0
+    gated.gate.set()
+    await harness.wait_for_end("a")
+    await wait_until(lambda: worker.get_stats()["jobs_processed"] == 1)
+
+
+def _get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+async def test_health_tells_the_truth(new_harness, worker_pool, monkeypatch):
+    """200 while all loops move, 503 while the event loop is blocked, 200 again after it."""
+    monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
+    harness, seen = new_harness(claim_idle_ms=400), []
+    with serving(
+        WorkerMetrics("debates").registry,
+        "127.0.0.1",
+        None,
+        lambda: worker.is_healthy(),  # noqa: PLW0108 - made later
+    ) as port:
+
+        async def executor(job):
+            prober = asyncio.get_running_loop().run_in_executor(None, probe)
+            time.sleep(1)
+            await prober
+            return {}
+
+        def probe():
+            deadline = time.monotonic() + 0.9
+            while time.monotonic() < deadline and 503 not in seen:
+                seen.append(_get(port, "/healthz")[0])
+                time.sleep(0.05)
+
+        worker = worker_pool.start(harness, executor)
+        await wait_until_registered(harness, worker)
+        assert await asyncio.to_thread(_get, port, "/healthz") == (200, b"ok\n")
+        await harness.enqueue("a")
+        await harness.wait_for_end("a")
+        assert 503 in seen
+
+        async def healthy():
+            return (await asyncio.to_thread(_get, port, "/healthz"))[0] == 200
+
+        await wait_until(healthy, what="health to return")
+        assert (await asyncio.to_thread(_get, port, "/metrics"))[0] == 200
+        assert (await asyncio.to_thread(_get, port, "/else"))[0] == 404
+
+
+async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypatch):
+    """If the thread that renews leases is gone, the worker does not call itself healthy."""
+    monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
+    harness = new_harness(claim_idle_ms=400)
+    worker = worker_pool.start(harness, succeed)
+    await wait_until_registered(harness, worker)
+    assert worker.is_healthy()
+    await worker.keeper.stop()
+    await wait_until(lambda: not worker.is_healthy(), what="the worker to own up")

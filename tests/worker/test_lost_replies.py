@@ -1,0 +1,85 @@
+"""A start whose reply was lost, or that a blocked worker cannot read, delays no job."""
+
+import asyncio
+import threading
+import time
+
+from support.executors import GatedExecutor
+from support.wait import wait_until
+from support.workers import (
+    LONG_LEASE,
+)
+
+from aragora_q.base import Job
+from aragora_q.errors import RedisUnreachable
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.worker import debate_worker as worker_module
+
+
+async def test_unheard_start_is_undone(new_harness, worker_pool):
+    """A start that was served but whose answer was lost runs anyway, charged once."""
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    gated.gate.set()
+    worker = worker_pool.start(harness, gated)
+    original, lost = worker._session.start, []
+
+    async def lossy(limit, **options):
+        fetched = await original(limit, **options)
+        if fetched.jobs and not lost:
+            lost.extend(fetched.jobs)
+            raise RedisUnreachable("the answer was lost")
+        return fetched
+
+    worker._session.start = lossy
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(3)])
+    jobs = await harness.wait_for_end("j0", "j1", "j2")
+    assert lost
+    assert all(job.attempts == 1 and job.crashes == 0 for job in jobs)
+    assert harness.counters()["released"] == len(lost)
+
+
+async def test_blocked_worker_starts_nothing_unheard(new_harness, worker_pool):
+    """While a job blocks the event loop, no other job is started for this worker: others may run it."""
+    harness, seen = new_harness(**LONG_LEASE), []
+
+    async def enqueue():
+        queue = RedisStreamsQueue(harness.config)
+        await queue.enqueue(Job(payload={}, id="other"))
+        await queue.close()
+
+    async def executor(job):
+        if job.id == "blocking":
+            await wait_until(
+                lambda: harness.redis.info("clients")["blocked_clients"], what="the read"
+            )
+            thread = threading.Thread(target=lambda: asyncio.run(enqueue()))
+            thread.start()
+            thread.join()
+            seen.append(harness.fields("other")["status"])
+        return {}
+
+    worker_pool.start(harness, executor)
+    await harness.enqueue("blocking")
+    await harness.wait_for_end("blocking", "other")
+    assert seen == ["pending"]
+
+
+async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
+    """A worker that looked for unheard starts while all its slots were busy still knows what waits."""
+    harness, gated, looks = new_harness(), GatedExecutor(), []
+    worker = worker_pool.start(harness, gated, max_concurrent=1)
+    original = worker._session.release_orphans
+
+    async def recover(*args, **options):
+        looks.append(args)
+        return await original(*args, **options)
+
+    worker._session.release_orphans = recover
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    await harness.enqueue("b")
+    await wait_until(lambda: looks, what="a look")
+    freed_at = time.monotonic()
+    gated.gate.set()
+    await wait_until(lambda: "b" in gated.entered)
+    assert time.monotonic() - freed_at < worker_module.IDLE_SECONDS / 2

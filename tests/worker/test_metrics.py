@@ -1,0 +1,93 @@
+"""Log lines and metrics of a worker."""
+
+import logging
+import re
+import subprocess
+import time
+
+import pytest
+from prometheus_client import generate_latest
+from support.workers import (
+    LONG_LEASE,
+)
+
+from aragora_q.base import Job
+from aragora_q.errors import ConfigError
+from aragora_q.observability.http import DEFAULT_PORTS, serving
+from aragora_q.observability.worker_metrics import WorkerMetrics
+
+
+async def test_failures_are_logged_among_many_successes(new_harness, worker_pool, caplog):
+    """However fast good jobs come and go, the one that failed has its line."""
+    caplog.set_level(logging.INFO)
+    harness = new_harness(**LONG_LEASE)
+
+    async def executor(job):
+        if job.id == "bad":
+            raise ValueError("never")
+        return {}
+
+    await harness.queue.enqueue_many(
+        [*(Job(payload={}, id=f"j{n}") for n in range(400)), Job(payload={}, id="bad")]
+    )
+    await worker_pool.start(harness, executor, max_concurrent=50, burst=True).task
+    failed = [record for record in caplog.records if record.message == "job failed"]
+    assert [(record.job, record.levelno) for record in failed] == [("bad", logging.WARNING)]
+    assert sum("job completed" in record.message for record in caplog.records) < 400
+
+
+def _value(metrics, sample):
+    text = generate_latest(metrics.registry).decode()
+    return float(re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)[1])
+
+
+async def test_metrics_count_what_happened(new_harness, worker_pool):
+    """Jobs by outcome, run and wait times, slots; clean for promtool."""
+    harness = new_harness(retry_base_delay=0.01, **LONG_LEASE)
+
+    async def executor(job):
+        if job.id == "bad":
+            raise ValueError("never")
+        if job.attempts == 1:
+            raise RuntimeError("again")
+        return {}
+
+    worker = worker_pool.start(harness, executor, max_concurrent=4)
+    for name in ("good", "bad"):
+        await harness.enqueue(name)
+    await harness.wait_for_end("good", "bad")
+    await worker.stop()
+    for outcome, count in {"completed": 1, "failed": 1, "retrying": 1, "lost": 0}.items():
+        sample = f'aragora_q_attempts_total{{outcome="{outcome}",queue="debates"}}'
+        assert _value(worker.metrics, sample) == count
+    assert _value(worker.metrics, 'aragora_q_attempt_duration_seconds_count{queue="debates"}') == 3
+    assert _value(worker.metrics, 'aragora_q_queue_latency_seconds_count{queue="debates"}') == 3
+    assert _value(worker.metrics, 'aragora_q_concurrency{queue="debates"}') == 4
+    assert _value(worker.metrics, 'aragora_q_jobs_active{queue="debates"}') == 0
+    assert abs(_value(worker.metrics, 'aragora_q_last_fetch_timestamp_seconds{queue="debates"}')
+               - time.time()) < 60  # fmt: skip
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=generate_latest(worker.metrics.registry),
+        capture_output=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def test_metrics_ports():
+    """Unset: the first free one of 9464 to 9473, or none. Set and taken: refused by name. 0: off."""
+    registry = WorkerMetrics("debates").registry
+    with serving(registry, "127.0.0.1", None, lambda: True) as first:
+        with serving(registry, "127.0.0.1", None, lambda: True) as second:
+            assert first in DEFAULT_PORTS
+            assert second in DEFAULT_PORTS
+            assert first < second
+        taken = f"metrics on 127.0.0.1:{first}: Address already in use"
+        with (
+            pytest.raises(ConfigError, match=taken),
+            serving(registry, "127.0.0.1", first, lambda: True),
+        ):
+            pass
+    with serving(registry, "127.0.0.1", 0, lambda: True) as off:
+        assert off is None

@@ -1,0 +1,117 @@
+"""Worker processes that are killed or frozen: their jobs run elsewhere."""
+
+import signal
+
+from support.wait import wait_until, wait_until_sync
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.job import create_debate_job
+
+
+async def test_killed_worker_is_replaced_by_another(
+    new_harness, worker_process, redis_url, tmp_path
+):
+    """kill -9 in mid-job: the job runs once more, elsewhere, completes once, charged one attempt."""
+    harness = new_harness(claim_idle_ms=1000)
+    notes = tmp_path / "notes"
+    both = {name: worker_process(redis_url, name, slots=1, environment={"RUN_LOG_FILE": str(notes)})
+            for name in ("p1", "p2")}  # fmt: skip
+    for worker in both.values():
+        worker.wait_until_started()
+    await harness.enqueue_steps("a", ["sleep", 2])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    victim = both[(await harness.queue.get_job("a")).worker_id]
+    victim.kill()
+    job = await harness.wait_for_end("a", timeout=40)
+    assert job.status is JobStatus.COMPLETED
+    assert (job.attempts, job.crashes, job.fence) == (1, 1, 2)
+    assert job.result == {"attempt": 1, "fence": 2, "crashes": 1}
+    assert job.worker_id != victim.worker_id
+    counters = harness.counters()
+    assert (counters["completed"], counters["crashed"]) == (1, 1)
+
+
+async def test_restarted_worker_takes_its_jobs_at_once(new_harness, worker_process, redis_url):
+    """A worker that comes back under its id after kill -9 waits neither for its id nor for the lease."""
+    harness = new_harness(claim_idle_ms=60_000)
+    process_options = {"slots": 1, "lease_ms": 60_000}
+    worker = worker_process(redis_url, "p1", **process_options).wait_until_started()
+    await harness.enqueue_steps("a", ["sleep", 0.5])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    worker.kill()
+    worker.start().wait_until_started()
+    worker_process(redis_url, "p2", lease_ms=2000)  # a caretaker who looks more often
+    job = await harness.wait_for_end("a", timeout=30)
+    assert (job.status, job.crashes) == (JobStatus.COMPLETED, 1)
+
+
+async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_process, redis_url):
+    """SIGSTOP beyond the lease: another one completes the job, the thawed one's result is refused."""
+    harness = new_harness(claim_idle_ms=1000)
+    frozen = worker_process(redis_url, "p1", slots=1).wait_until_started()
+    await harness.enqueue_steps("a", ["block", 1])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    frozen.signal(signal.SIGSTOP)
+    worker_process(redis_url, "p2", slots=1).wait_until_started()
+    job = await harness.wait_for_end("a", timeout=40)
+    assert (job.worker_id, job.fence, job.result["fence"]) == ("p2", 2, 2)
+    frozen.signal(signal.SIGCONT)
+    await wait_until(
+        lambda: any(f"job lost{rest}" in frozen.text() for rest in ("", ", attempt stopped")),
+        20,
+        "the thawed worker to learn",
+    )
+    await harness.enqueue_steps("b")
+    await harness.wait_for_end("b")
+    assert (await harness.queue.get_job("a")).fence == 2
+    assert harness.counters()["completed"] == 2
+    assert frozen.is_alive
+
+
+async def test_killed_in_mid_debate(new_harness, worker_process, redis_url):
+    """kill -9 of the worker that runs a debate: it completes once, elsewhere."""
+    harness = new_harness(claim_idle_ms=1000)
+    both = {name: worker_process(redis_url, name, "--executor", "debate") for name in ("p1", "p2")}
+    for worker in both.values():
+        worker.wait_until_started()
+    job_id = await harness.queue.enqueue(
+        create_debate_job(
+            "Should we use microservices?", ["demo:bold", "demo:careful", "demo:curious"]
+        )
+    )
+
+    async def is_under_way():
+        job = await harness.queue.get_job(job_id)
+        return job.worker_id if job.progress else None
+
+    victim = await wait_until(is_under_way, 30, "the debate's progress")
+    both[victim].kill()
+    job = await harness.wait_for_end(job_id, timeout=40)
+    assert job.status is JobStatus.COMPLETED, job.error
+    assert (job.attempts, job.crashes) == (1, 1)
+    assert job.worker_id != victim
+    assert job.result["final_answer"]
+    assert harness.counters()["completed"] == 1
+
+
+async def test_poison_pill_stops_killing_workers(new_harness, worker_process, redis_url):
+    """A job that ends its worker's process each time becomes a dead letter; other jobs get done."""
+    harness = new_harness(claim_idle_ms=1000)
+    await harness.queue.enqueue(Job(payload={"do": [["exit"]]}, id="pill"))
+    pulse = await harness.worker("pulse")
+    for n in range(3):
+        worker = worker_process(redis_url, f"victim{n}")
+        assert worker.wait_for_exit(20) == 9, worker.text()
+
+        async def taken():
+            harness.renew(pulse)
+            return [each.decision for each in await harness.queue.reclaim()]
+
+        decision = await wait_until(taken, what="the lease to run out")
+        assert decision == ["poisoned" if n == 2 else "reclaimed"]
+    job = await harness.queue.get_job("pill")
+    assert (job.status, job.crashes) == (JobStatus.FAILED, 3)
+    await harness.enqueue_steps("good")
+    worker_process(redis_url, "survivor")
+    await harness.wait_for_end("good")
+    wait_until_sync(lambda: harness.counters()["completed"] == 1)

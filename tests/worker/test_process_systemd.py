@@ -1,0 +1,123 @@
+"""A worker process reports its state to systemd."""
+
+import signal
+import socket
+import time
+
+import pytest
+from support.wait import wait_until
+
+from aragora_q.base import JobStatus
+
+
+class Systemd:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, directory):
+        self.path = str(directory / "notify")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+        self._socket.setblocking(False)
+        self.lines = []
+
+    def heard(self, start):
+        """Whether a line that begins so has come."""
+        self.drain()
+        return any(line.startswith(start) for line in self.lines)
+
+    def drain(self):
+        while True:
+            try:
+                self.lines += self._socket.recv(4096).decode().split("\n")
+            except BlockingIOError:
+                return self.lines
+
+    def close(self):
+        self._socket.close()
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    systemd = Systemd(tmp_path)
+    yield systemd
+    systemd.close()
+
+
+async def test_systemd_is_told_the_truth(new_harness, worker_process, redis_url, systemd):
+    """READY, STATUS, WATCHDOG while all moves, none while the loop is blocked, STOPPING at the signal."""
+    harness = new_harness()
+    variables = {"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "600000"}
+    worker = worker_process(redis_url, environment=variables)
+    await wait_until(lambda: systemd.heard("READY=1"), 20)
+    await wait_until(lambda: systemd.heard("WATCHDOG=1"))
+    assert systemd.heard("STATUS=0/4 running")
+    await harness.enqueue_steps("blocking", ["block", 1.5])
+    await harness.wait_for_status("blocking", JobStatus.PROCESSING)
+    systemd.drain()
+    systemd.lines.clear()
+    started_at = time.monotonic()
+    await harness.wait_for_end("blocking")
+    if time.monotonic() - started_at > 1:  # else this machine was too slow to watch the silence
+        assert systemd.drain().count("WATCHDOG=1") <= 2
+    await wait_until(lambda: systemd.heard("WATCHDOG=1"), what="the watchdog to be fed again")
+    await harness.enqueue_steps("last", ["sleep", 2])
+    await wait_until(lambda: systemd.heard("STATUS=1/4 running, oldest"), what="the job to show")
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: systemd.heard("STOPPING=1"))
+    await wait_until(lambda: systemd.heard("EXTEND_TIMEOUT_USEC="))
+    assert worker.wait_for_exit() == 143
+
+
+async def test_redis_away_at_the_start_is_waited_for(
+    own_server, new_harness, worker_process, systemd
+):
+    """READY, the fault in STATUS; work begins when Redis comes; SIGTERM meanwhile ends it."""
+    server = own_server()
+    harness = new_harness(redis_url=server.url)
+    server.kill()
+    waiting = worker_process(server.url, "p1", environment={"NOTIFY_SOCKET": systemd.path})
+    leaving = worker_process(server.url, "p2")
+    await wait_until(lambda: systemd.heard("READY=1"), 20)
+    await wait_until(lambda: systemd.heard("STATUS=waiting for Redis"))
+    await wait_until(lambda: "Redis is away" in leaving.text(), 20)
+    leaving.signal(signal.SIGTERM)
+    assert leaving.wait_for_exit() == 143, leaving.text()
+    server.start()
+    harness.redis.connection_pool.disconnect()
+    waiting.wait_until_started()
+    await harness.enqueue_steps("a")
+    await harness.wait_for_end("a")
+    assert waiting.is_alive
+
+
+async def test_sighup_reads_settings_again(
+    new_harness, worker_process, redis_url, systemd, tmp_path
+):
+    """SIGHUP takes up changed settings while jobs run; wrong ones are told and change nothing."""
+    harness = new_harness()
+    settings = tmp_path / "settings.toml"
+    settings.write_text("concurrency = 1\n")
+    worker = worker_process(
+        redis_url,
+        "p1",
+        "--config",
+        settings,
+        slots=None,
+        environment={"NOTIFY_SOCKET": systemd.path},
+    ).wait_until_started()
+    for name in ("a", "b"):
+        await harness.enqueue_steps(name, ["sleep", 60])
+    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    assert await harness.queue.get_status("b") is JobStatus.PENDING
+    settings.write_text("concurrency = 2\nlog_level = 'loud'\n")
+    worker.signal(signal.SIGHUP)
+    await wait_until(lambda: "settings not reloaded" in worker.text(), what="the refusal")
+    settings.write_text("concurrency = 2\n")
+    worker.signal(signal.SIGHUP)
+    await harness.wait_for_status("b", JobStatus.PROCESSING)
+    assert systemd.heard("RELOADING=1")
+    assert (await harness.queue.get_job("a")).fence == 1
+    worker.signal(signal.SIGTERM)
+    await wait_until(lambda: "draining" in worker.text(), what="the drain")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_for_exit() == 143

@@ -1,0 +1,50 @@
+"""Reports that Redis refuses end the job instead of repeating it endlessly."""
+
+from collections import Counter
+
+from aragora_q.base import JobStatus
+from aragora_q.errors import AragoraQError
+
+
+async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool):
+    """A result that the server will not take is a dead letter that says so, after a single run."""
+    server, starts = own_server("--proto-max-bulk-len", "1mb"), []
+    harness = new_harness(redis_url=server.url, claim_idle_ms=1000, max_result_bytes=2_000_000)
+
+    async def executor(job):
+        starts.append(job.id)
+        return {"x": "y" * 1_500_000} if job.id == "big" else {}
+
+    worker_pool.start(harness, executor)
+    await harness.enqueue("big")
+    big = await harness.wait_for_end("big")
+    await harness.enqueue("small")
+    assert (await harness.wait_for_end("small")).status is JobStatus.COMPLETED
+    assert big.status is JobStatus.FAILED
+    assert "report refused" in big.error
+    assert starts.count("big") == 1
+
+
+async def test_report_refused_for_good_is_a_crash(new_harness, worker_pool):
+    """A job whose every report is refused runs as often as crashes allow, not for ever."""
+    harness = new_harness(claim_idle_ms=400, max_crashes=2)
+    starts = Counter()
+
+    async def executor(job):
+        starts[job.id] += 1
+        return {}
+
+    worker = worker_pool.start(harness, executor)
+    original = worker._session.report
+
+    async def refusing(reports):
+        if any(report.job.id == "bad" for report in reports):
+            raise AragoraQError("no report with this one")
+        return await original(reports)
+
+    worker._session.report = refusing
+    for name in ("bad", "good"):
+        await harness.enqueue(name)
+    bad, good = await harness.wait_for_end("bad", "good")
+    assert (good.status, starts["good"]) == (JobStatus.COMPLETED, 1)
+    assert (bad.status, bad.crashes, starts["bad"]) == (JobStatus.FAILED, 2, 2)

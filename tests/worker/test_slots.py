@@ -1,0 +1,95 @@
+"""How a worker fills its slots: concurrency, lanes, blocking reads, batches, pause."""
+
+import asyncio
+import logging
+import time
+
+from support.executors import succeed
+from support.wait import wait_until
+from support.workers import (
+    LONG_LEASE,
+    count_calls,
+)
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.worker import debate_worker as worker_module
+
+
+async def test_no_more_jobs_at_once_than_slots(new_harness, worker_pool):
+    """Never more than max_concurrent jobs run; all of them get done."""
+    harness, peak, running = new_harness(**LONG_LEASE), 0, 0
+
+    async def executor(job):
+        nonlocal peak, running
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return {}
+
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(20)])
+    worker = worker_pool.start(harness, executor, max_concurrent=3, burst=True)
+    await worker.task
+    assert peak == 3
+    assert harness.redis.zcard(harness.keys.completed) == 20
+
+
+async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool):
+    """An idle worker costs a few commands a second at most, and starts a new job at once."""
+    harness = new_harness(**LONG_LEASE)
+    worker = worker_pool.start(harness, succeed)
+    await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
+    harness.redis.config_resetstat()
+    await asyncio.sleep(2)  # the claim is about a span of time
+    assert count_calls(harness, "evalsha") <= 8
+    assert count_calls(harness, "xreadgroup") <= 6
+    enqueued_at = time.monotonic()
+    await harness.enqueue("a")
+    await harness.wait_for_end("a")
+    assert time.monotonic() - enqueued_at < worker_module.IDLE_SECONDS
+    assert worker.get_stats()["jobs_processed"] == 1
+
+
+async def test_busy_worker_starts_and_reports_in_batches(new_harness, worker_pool):
+    """A thousand jobs take a small part of a thousand round trips."""
+    harness = new_harness(**LONG_LEASE)
+    await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(1000)])
+    harness.redis.config_resetstat()
+    await worker_pool.start(harness, succeed, max_concurrent=100, burst=True).task
+    assert harness.redis.zcard(harness.keys.completed) == 1000
+    assert count_calls(harness, "evalsha") + count_calls(harness, "eval") < 100
+
+
+async def test_high_lane_starves_nobody(new_harness, worker_pool):
+    """Every eighth read begins at the low lane."""
+    harness, order = new_harness(**LONG_LEASE), []
+
+    async def executor(job):
+        order.append(job.id)
+        return {}
+
+    await harness.queue.enqueue_many([Job(payload={}, id=f"h{n}", priority=1) for n in range(20)])
+    await harness.enqueue("low", priority=-1)
+    await worker_pool.start(harness, executor, max_concurrent=1, burst=True).task
+    assert order.index("low") < worker_module.LOW_FIRST_INTERVAL
+
+
+async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
+    """A worker that finds its queue paused says so once, waits, and goes on soon after the resume."""
+    caplog.set_level(logging.INFO)
+    harness = new_harness(**LONG_LEASE)
+    await harness.queue.pause()
+    await harness.enqueue("a")
+    worker = worker_pool.start(harness, succeed)
+    await wait_until(lambda: "queue is paused" in caplog.text, what="it to say so")
+    harness.redis.config_resetstat()
+    await wait_until(
+        lambda: count_calls(harness, "xreadgroup") or count_calls(harness, "evalsha") > 3
+    )
+    assert caplog.text.count("queue is paused") == 1
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
+    assert worker.is_healthy()
+    resumed_at = time.monotonic()
+    await harness.queue.pause(paused=False)
+    await harness.wait_for_end("a")
+    assert time.monotonic() - resumed_at < worker_module.IDLE_SECONDS + 3
