@@ -7,7 +7,8 @@ from support.scripted_agents import THREE, failing, saying
 
 from aragora_q.contracts import Completed
 from aragora_q.errors import AgentUnavailable
-from aragora_q.executors.debate.prompts import edition, prompt_for
+from aragora_q.executors.debate.prompt_version import prompt_version
+from aragora_q.executors.debate.prompts import prompt_for
 from aragora_q.executors.debate.requests import Propose, Reply, Review, Revise, Vote
 
 
@@ -158,16 +159,16 @@ async def test_another_wording_never_mixes_with_an_old_journal(
         ann=saying("a"), bob=failing(AgentUnavailable("529"), Vote), cyd=saying("c")
     )
     _, session, _ = await run_debate(agents=THREE, rounds=0)
-    before = edition()
+    before = prompt_version()
     monkeypatch.setattr(prompts, "REVISE", prompts.REVISE + " Be kind.")
-    prompts.edition.cache_clear()
+    prompts.prompt_version.cache_clear()
     try:
-        assert edition() != before
+        assert prompt_version() != before
         agents = seat_scripted_agents(ann=saying("x"), bob=saying("y"), cyd=saying("x"))
         _, _, result = await run_debate(agents=THREE, rounds=0, session=session)
     finally:
         monkeypatch.undo()
-        prompts.edition.cache_clear()
+        prompts.prompt_version.cache_clear()
     assert [len(agent.asked) for agent in agents.values()] == [2, 2, 2]
     assert (result["final_answer"], result["token_usage"]["requests"]) == ("x", 6)
 

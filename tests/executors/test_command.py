@@ -127,7 +127,7 @@ def test_senseless_line_on_fd_3_is_a_warning(run_program, caplog, line):
 
 def test_endless_line_on_fd_3_ends_the_job(run_program, monkeypatch):
     """A checkpoint beyond any bound is refused for good, and the program is not read to its end."""
-    monkeypatch.setattr(command, "MAX_REPORT_BYTES", 100_000)
+    monkeypatch.setattr(command, "MAX_MESSAGE_BYTES", 100_000)
     outcome, _ = run_program("yes | tr -d '\\n' >&3; echo '{}'")
     assert outcome == Failed("PermanentError: a line on fd 3 is longer than 100000 bytes")
 

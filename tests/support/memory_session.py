@@ -1,17 +1,15 @@
-"""The part of a `WorkerSession` that an attempt uses, in memory: for claims that are not about Redis."""
+"""A checkpoint store in memory, for claims about attempts that do not concern Redis."""
 
 import json
 
 from aragora_q.base import Job
-from aragora_q.contracts import Completed, Identity, WorkerSession
+from aragora_q.contracts import CheckpointStore, Completed
 from aragora_q.retry import RetryPolicy
 from aragora_q.worker.attempt import Attempt
 
 
-class MemorySession(WorkerSession):
+class MemorySession(CheckpointStore):
     """Keeps what an attempt says. `refuse_with` is raised, one per call, before anything is kept."""
-
-    identity = Identity("w1")
 
     def __init__(self, checkpoints=None):
         self.progress = []
@@ -33,33 +31,6 @@ class MemorySession(WorkerSession):
     async def checkpoints(self, job):
         self._maybe_refuse()
         return dict(self.kept)
-
-    async def register(self, info, *, dead_instance_id=""):
-        raise NotImplementedError
-
-    async def registered_instance(self):
-        raise NotImplementedError
-
-    async def start(self, limit, *, low_first=False):
-        raise NotImplementedError
-
-    async def wait_for_work(self, resume_from, timeout_seconds):
-        raise NotImplementedError
-
-    async def start_next(self, resume_from, timeout_seconds):
-        raise NotImplementedError
-
-    async def report(self, reports):
-        raise NotImplementedError
-
-    async def recover(self, known, *, min_idle_seconds):
-        raise NotImplementedError
-
-    def lease_renewer(self):
-        raise NotImplementedError
-
-    async def unregister(self):
-        raise NotImplementedError
 
 
 def make_attempt(
