@@ -156,22 +156,27 @@ class JobQueue(ABC):
 LANES = ("high", "normal", "low")
 """Priority lanes in reading order."""
 
+MAX_JOB_ID_CHARS = 64
+JOB_ID_PUNCTUATION = "._@=+-"
 
-JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,63}")
+JOB_ID_PATTERN = re.compile(
+    rf"[A-Za-z0-9][A-Za-z0-9{JOB_ID_PUNCTUATION}]{{0,{MAX_JOB_ID_CHARS - 1}}}"
+)
 """A job id: 1 to 64 characters that are safe in a key, a shell and a log line. No colon: with one,
-a job's hash could bear the name of another job's payload."""
-
+a job's hash key could equal another job's payload key."""
 
 WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
-"""A worker id: at most 48 characters, so that `worker@boot` keeps a job's hash compact."""
-
+"""A worker id: at most 48 characters, so that `worker@instance` keeps a job's hash compact."""
 
 QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""A queue name: lower case, no braces (they are the cluster's hash tag), no colon."""
+"""A queue name: lower case, no braces (they delimit a cluster's hash tag), no colon."""
 
 
 def lane_of(priority: int) -> str:
-    """The lane of a priority: above 0 high, below 0 low. `lua/include/job.lua` says the same."""
+    """Return the lane of a priority: above 0 high, below 0 low.
+
+    `lane_stream` in `redis/lua/include/job.lua` applies the same rule.
+    """
     if priority > 0:
         return "high"
     return "low" if priority < 0 else "normal"

@@ -89,10 +89,7 @@ class RenewalResult:
 
 @dataclass(frozen=True, slots=True)
 class PromotionResult:
-    """One pass of promote. `next_due_seconds` is None when nothing is delayed.
-
-    Jobs that only a newer version can run do not count: they come and go, and are nobody's to wait for.
-    """
+    """One step of promote. `next_due_seconds` is None if no job is delayed."""
 
     promoted: int
     next_due_seconds: float | None

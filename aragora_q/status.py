@@ -16,7 +16,7 @@ from aragora_q import codec as wire
 from aragora_q.base import LANES, Job, JobStatus
 from aragora_q.errors import InvalidPayload
 from aragora_q.redis.connection import Connection
-from aragora_q.redis.keys import GROUP
+from aragora_q.redis.keys import BACKSTOP_MS, GROUP
 
 THROUGHPUT_MINUTES = (1, 5, 15)
 _ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
@@ -28,9 +28,6 @@ STATUSES_AT_ONCE = 500
 
 END_OF_TIME_MS = 253_402_300_800_000
 """The year 10000, of which no calendar of Python's knows."""
-
-BACKSTOP_MS = 86_400_000
-"""How much longer than the retention time the keys of an ended job live; `lua/include/job.lua` adds it."""
 
 
 class JobStatusTracker:
@@ -250,7 +247,7 @@ class JobStatusTracker:
                 **{
                     field: value
                     for field, value in record.items()
-                    if field not in ("heartbeat_at", "running", "suspect")
+                    if field not in ("heartbeat_at", "running", "quarantined")
                 },
                 "is_alive": now_ms - beat < (_whole(record.get("lease_ms")) or default_lease_ms),
                 "running": record.get("running", "").split(),

@@ -15,10 +15,10 @@ from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import BATCH_LIMIT
 
 PROBLEMS = {
-    "waits-nowhere": (True, "waits in no lane: nobody would ever run it", "make it due now"),
-    "delivered-to-nobody": (True, "was delivered, and nobody holds it", "put it at its lane's tail"),
-    "entry-left-behind": (True, "has an entry that was read, and nobody holds", "put it at its lane's tail"),
-    "copy-left-behind": (True, "has an entry too many, which no read brings again", "remove it"),
+    "not-queued": (True, "waits in no lane: nobody would ever run it", "make it due now"),
+    "delivered-without-owner": (True, "was delivered, and nobody holds it", "put it at its lane's tail"),
+    "orphaned-entry": (True, "has an entry that was read, and nobody holds", "put it at its lane's tail"),
+    "duplicate-entry": (True, "has an entry too many, which no read brings again", "remove it"),
     "other-lane": (True, "waits in another lane than its priority says", "set the priority to its lane's"),
     "delayed-without-hash": (True, "is delayed, its hash was deleted", "make its hash again"),
     "waits-twice": (True, "waits in a lane and is delayed, too", "keep it in its lane"),
@@ -32,12 +32,12 @@ PROBLEMS = {
     "listed-without-data": (True, "is listed, but its data is gone", "unlist it"),
     "delayed-without-data": (True, "is delayed, but its data is gone", "forget it"),
     "parts-without-hash": (True, "has lasting data, but no hash", "let it expire after the retention time"),
-    "garbled": (True, "has words where numbers belong: no command can show it", "remove them"),
+    "invalid-numbers": (True, "has words where numbers belong: no command can show it", "remove them"),
     "payload-lost": (False, "waits, but its payload was deleted", "cancel it, and enqueue it anew"),
     "entry-lost": (False, "runs, but its stream entry was deleted",
                    "let its worker finish; if that is gone, cancel it and enqueue it anew"),
     "result-lost": (False, "is completed, but its result was deleted", "nothing can be done"),
-    "no-hash": (False, "has a key of another type where its hash should be", "delete that key"),
+    "wrong-type": (False, "has a key of another type where its hash should be", "delete that key"),
     "unknown-status": (False, "has a status that we do not know", "was it written by a newer version?"),
 }  # fmt: skip
 """By word of `lua/examine.lua` and `lua/sift.lua`: whether it is mended without loss, what it means,
@@ -134,7 +134,7 @@ async def _step(
             rows[::2] if rows and not isinstance(rows[0], tuple | list) else [r[0] for r in rows]
         )
         return _text(at), [_text(member) for member in members]
-    stem = _escaped(keys.stem)
+    stem = _escaped(keys.queue_prefix)
     at, found = await connection.execute(
         "SCAN", cursor, "MATCH", f"{stem}*", "COUNT", 10 * BATCH_LIMIT
     )
@@ -143,7 +143,7 @@ async def _step(
         if key.startswith(keys.job_prefix):
             job_ids.append(_job_of(key.removeprefix(keys.job_prefix)))
             seen.jobs += job_ids[-1] == key.removeprefix(keys.job_prefix)
-        elif not _is_ours(key.removeprefix(keys.stem)):
+        elif not _is_ours(key.removeprefix(keys.queue_prefix)):
             seen.strangers.append(key)
     return _text(at), list(dict.fromkeys(job_ids))
 

@@ -31,7 +31,7 @@ from aragora_q.streams.queue import RedisStreamsQueue
 
 TRANSITIONS = (
     "enqueued", "started", "completed", "retried", "deferred", "failed", "released", "promoted",
-    "reclaimed", "redelivered", "crashed", "cancelled", "requeued", "refused", "malformed", "parked",
+    "reclaimed", "redelivered", "crashed", "cancelled", "requeued", "refused", "malformed",
     "purged",
 )  # fmt: skip
 """Every counter of the queue; those that never counted are exported as 0, so that alerts can see a

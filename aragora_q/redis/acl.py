@@ -60,7 +60,7 @@ def commands(role: str, *, fsync: bool = False) -> list[str]:
 def rules(role: str, keys: QueueKeys, *, fsync: bool = False) -> str:
     """The rules of ACL SETUSER for `role` on one queue, password excepted."""
     reads_only = not ROLES[role][0]
-    pattern = f"{'%R~' if reads_only else '~'}{_escaped(keys.stem)}*"
+    pattern = f"{'%R~' if reads_only else '~'}{_escaped(keys.queue_prefix)}*"
     allowed = " ".join(f"+{command}" for command in commands(role, fsync=fsync))
     return f"{pattern} -@all {allowed}"
 

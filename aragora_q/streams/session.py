@@ -6,7 +6,6 @@ worker, boot and fence; the scripts refuse whoever no longer does.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -28,8 +27,6 @@ from aragora_q.contracts import (
 from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
 from aragora_q.redis.connection import Connection, Item, SyncConnection
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
-
-logger = logging.getLogger(__name__)
 
 MAX_DEFERRALS = 50
 MAX_DEFERRAL_SECONDS = 6 * 3600
@@ -114,12 +111,6 @@ class RedisWorkerSession(WorkerSession):
         resume_from = None
         if rows and len(rows[-1]) == len(self._keys.streams):
             resume_from = tuple(entry_id.decode() for entry_id in rows.pop())
-        parked = [row[0].decode() for row in rows if len(row) == 1]
-        if parked:
-            logger.warning(
-                "jobs of a newer version parked: upgrade", extra={"job": " ".join(parked)}
-            )
-            rows = [row for row in rows if len(row) > 1]
         worker_id = self.identity.worker_id
         return FetchResult(state.decode(), [_started(row, worker_id) for row in rows], resume_from)
 
@@ -262,7 +253,7 @@ class RedisLeaseRenewer:
             gone |= {
                 job_id: word.decode()
                 for (job_id, _), word in zip(batch, words, strict=False)
-                if word != b"held"
+                if word != b"owned"
             }
         return RenewalResult(state.decode(), gone)  # type: ignore[arg-type]
 
