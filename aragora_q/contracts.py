@@ -110,6 +110,14 @@ class ReclaimResult:
     crashes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PurgeResult:
+    """One step of purge. `has_more` True: call again to delete the rest."""
+
+    deleted: int
+    has_more: bool
+
+
 class LeaseRenewer(Protocol):
     """The lease keeper's line to the queue: synchronous, for a thread of its own."""
 
@@ -203,8 +211,11 @@ class WorkQueue(JobQueue):
     @abstractmethod
     async def purge(
         self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
-    ) -> tuple[int, bool]:
-        """Delete ended jobs past retention: one bounded step. Returns how many, and if more are left."""
+    ) -> PurgeResult:
+        """Delete ended jobs past retention, or older than `older_than_seconds`: one bounded step.
+
+        `dry_run` only counts them.
+        """
 
     @abstractmethod
     async def remove_dead_workers(self) -> int:

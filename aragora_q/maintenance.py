@@ -77,12 +77,12 @@ async def purge_pass(
     """Delete ended jobs past retention (or older than asked), in bounded steps; how many of each."""
     purged: dict[JobStatus, int] = {}
     for status in sorted(statuses):
-        purged[status], more = 0, True
-        while more:
-            deleted, more = await queue.purge(
-                status, older_than_seconds=older_than_seconds, dry_run=dry_run
-            )
-            purged[status] += deleted
+        purged[status] = 0
+        while True:
+            step = await queue.purge(status, older_than_seconds=older_than_seconds, dry_run=dry_run)
+            purged[status] += step.deleted
+            if not step.has_more:
+                break
     return purged
 
 

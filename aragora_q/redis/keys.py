@@ -79,6 +79,11 @@ class QueueKeys:
         return f"{self.prefix}{name}:"
 
     @cached_property
+    def pattern(self) -> str:
+        """Glob pattern that matches the keys of this queue and no others."""
+        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.queue_prefix) + "*"
+
+    @cached_property
     def stream_high(self) -> str:
         return f"{self.queue_prefix}stream:high"
 
