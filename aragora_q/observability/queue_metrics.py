@@ -108,9 +108,8 @@ def write(snapshot: Snapshot, path: Path) -> None:
         return
     try:
         path = path.resolve()
-        if (
-            path.exists() and not path.is_file()
-        ):  # replacing a device would break it for every program
+        # Replacing a device would break it for every program.
+        if path.exists() and not path.is_file():
             raise ConfigError(
                 f"cannot write {path}: not a regular file", hint="use - for standard output"
             )

@@ -72,12 +72,12 @@ class RedisStreamsQueue(WorkQueue):
         >>> from aragora_q import Job, QueueConfig, RedisStreamsQueue
         >>> async def main() -> None:
         ...     queue = RedisStreamsQueue(QueueConfig(queue="examples"))
-        ...     results = await queue.enqueue_many([Job({"n": n}, id=f"n-{n}") for n in range(3)])
-        ...     print([result.id for result in results])
-        ...     print(await queue.cancel("n-1"))
+        ...     results = await queue.enqueue_many([Job({"n": n}) for n in range(3)])
+        ...     print([result.created for result in results])
+        ...     print(await queue.cancel(results[0].id))
         ...     await queue.close()
         >>> asyncio.run(main())
-        ['n-0', 'n-1', 'n-2']
+        [True, True, True]
         True
     """
 
@@ -106,9 +106,8 @@ class RedisStreamsQueue(WorkQueue):
                 if sending is not None:
                     results += await sending
                 sending = asyncio.create_task(self._enqueue_batch(batch))
-                await asyncio.sleep(
-                    0
-                )  # lets the task send: the server works while the next is encoded
+                # Let the task send, so that the server works while the next batch is encoded.
+                await asyncio.sleep(0)
         finally:
             if sending is not None:
                 results += await sending
@@ -208,7 +207,7 @@ class RedisStreamsQueue(WorkQueue):
     async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
         """Iterate over the queue's transitions as they happen, without end.
 
-        Each has `event` and `ids` (separated by spaces), and an `id` of its own to resume `after`.
+        Each has `event`, `ids` (job ids, separated by spaces) and `id`, from which to resume with `after`.
         Without `after`, starts with the next event. Only the latest events are kept: a reader that
         resumes too late misses some.
         """
