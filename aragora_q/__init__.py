@@ -1,7 +1,18 @@
-"""aragora-q: a job queue on Redis Streams for debates that take minutes and cost money.
+"""aragora-q: a job queue on Redis Streams for multi-agent LLM debates.
 
-The public names, and nothing else. Each is imported when it is first used, so that a command which
-needs few of them starts fast.
+The public names. Each is imported when it is first used, so that a command that needs few of them starts
+fast.
+
+Example:
+    >>> import asyncio
+    >>> from aragora_q import create_debate_job, create_redis_queue
+    >>> async def main() -> None:
+    ...     queue = await create_redis_queue()
+    ...     job_id = await queue.enqueue(create_debate_job("Tea or coffee?", ["demo", "demo"]))
+    ...     print(await queue.get_status(job_id))
+    ...     await queue.close()
+    >>> asyncio.run(main())
+    pending
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The vocabulary: a job, its states and legal moves, what an attempt may report, the queue's contract.
+"""The vocabulary of the queue: a job, its states and transitions, and what clients may ask of a queue.
 
-Imported by everything above it; imports nothing but errors. It must not know Redis.
+Imported by every module above it; imports nothing of this package. Must not know Redis.
 """
 
 from __future__ import annotations
@@ -11,11 +11,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 
 class JobStatus(StrEnum):
-    """Where a job is in its life. Printed as its value (`pending`)."""
+    """The state of a job; prints as its value.
+
+    A delayed job is PENDING. A RETRYING job has been started before: it waits for its backoff to end,
+    or in its lane. COMPLETED, FAILED and CANCELLED are terminal.
+
+    Example:
+        >>> from aragora_q import JobStatus
+        >>> print(JobStatus.PENDING, JobStatus.PENDING.is_terminal)
+        pending False
+    """
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -26,7 +35,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job has ended; a terminal job never changes by itself."""
+        """True if the job has ended. Only an operator's requeue changes a terminal job."""
         return self in TERMINAL
 
 
@@ -48,105 +57,184 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
 }
-"""The state machine. PENDING and RETRYING reach FAILED when an entry's data turns out malformed."""
+"""The state machine. PENDING and RETRYING reach FAILED if a job's data turns out to be malformed."""
 
 
 def new_job_id() -> str:
-    """A random job id: 32 hex digits. Without dashes a job's key stays in a smaller size class."""
+    """Return a random job id: 32 hex digits. Without dashes, a job's key uses less memory in Redis."""
     return uuid.uuid4().hex
 
 
 @dataclass(slots=True)
 class Job:
-    """One unit of work. What a client fills in comes first; the queue fills in the rest.
+    """One unit of work. A client sets the first five fields; the queue sets the others.
 
-    Times are Unix seconds; `delay_seconds` counts from the enqueue on the server's clock.
+    Times are Unix seconds of the server's clock.
+
+    Example:
+        >>> from aragora_q import Job
+        >>> job = Job({"question": "Tea?", "agents": ["demo", "demo"]}, priority=1)
+        >>> print(job.status, job.attempts)
+        pending 0
     """
 
     payload: dict[str, Any]
+    """What the executor gets: a JSON object."""
     id: str = field(default_factory=new_job_id)
+    """1 to 64 letters, digits and `._@=+-`, starting with a letter or digit. Unique within a queue."""
     priority: int = 0
-    """Above 0: the high lane; below 0: the low lane."""
+    """-1000 to 1000. Above 0: the high lane; below 0: the low lane."""
     max_attempts: int | None = None
-    """Starts charged before the job fails, the first included; None: the queue's `retry_max_attempts`."""
+    """Charged starts before the job fails, including the first; None: `retry_max_attempts` of the queue."""
     delay_seconds: float = 0.0
+    """Seconds from the enqueue until the job may start, at most 366 days."""
 
     status: JobStatus = JobStatus.PENDING
     attempts: int = 0
-    """Charged starts so far, a running one included."""
+    """Charged starts so far, including a running one."""
     crashes: int = 0
-    """Workers that died while they held the job."""
+    """Workers that died while they ran the job."""
     fence: int = 0
-    """Raised by every start, never reset: tells this attempt from any other."""
+    """Fencing token: raised by every start, never reset, so that it identifies an attempt."""
     worker_id: str | None = None
+    """The worker that runs the job, or ran it last."""
     created_at: float | None = None
     started_at: float | None = None
+    """When the latest attempt started."""
     waited_seconds: float = 0.0
-    """How long it waited in its lane before this attempt, due times and backoff not included."""
+    """Seconds in the lane before this attempt, without delay and backoff."""
     completed_at: float | None = None
-    """When the job ended, however it ended."""
+    """When the job ended, in whatever terminal status."""
     due_at: float | None = None
-    """When a delayed or retrying job becomes runnable; None once it is."""
+    """When a delayed or retrying job becomes runnable; None if it is."""
     error: str | None = None
-    """What went wrong last."""
+    """The last error."""
     result: dict[str, Any] | None = None
+    """What the executor returned; None until the job has completed."""
     progress: dict[str, Any] | None = None
-    """What the executor last reported of its way."""
+    """What the executor last reported with `report_progress`."""
     raw_payload: bytes = b""
-    """The payload as Redis holds it, kept so that a malformed one survives byte for byte."""
+    """The payload as Redis holds it, so that a malformed one is kept byte for byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnqueueResult:
-    """Answer to one enqueued job. `created` False: the id was known, nothing was written.
-
-    `durable` False: accepted, but not confirmed in time as the setting `durability` asks; ask again.
-    """
+    """The result for one job of `enqueue_many`."""
 
     id: str
     created: bool
+    """False if a job with this id existed: nothing was written."""
     durable: bool = True
+    """False if the job was enqueued, but not confirmed in time as the setting `durability` requires.
+    Enqueue it again with the same id to ask for the confirmation again."""
+
+
+class QueueStats(TypedDict):
+    """Statistics of a queue. Times are Unix milliseconds of the server's clock, or None for never."""
+
+    stream_length: int
+    """Entries in all lanes: waiting and running jobs."""
+    pending_count: int
+    """Entries delivered to workers and not acknowledged: running jobs."""
+    groups: list[dict[str, Any]]
+    """Consumer groups of the lanes, as XINFO GROUPS returns them."""
+    waiting: dict[str, int]
+    """Runnable jobs that no worker has started, by lane: `high`, `normal`, `low`."""
+    running: int
+    delayed: int
+    """Jobs that wait for their due time or their backoff."""
+    next_due_seconds: float | None
+    """Seconds until the next delayed job is due; None if no job is delayed."""
+    completed: int
+    failed: int
+    cancelled: int
+    oldest_waiting_seconds: float | None
+    """Age of the oldest waiting job; None if no job waits."""
+    throughput: dict[str, int]
+    """Jobs ended recently: `completed_1m`, `completed_5m`, `completed_15m`, `failed_1m`, …"""
+    counters: dict[str, int]
+    """Totals since the queue was created, by transition."""
+    last_reap_at: int | None
+    last_purge_at: int | None
+    """When a pass last succeeded."""
+    now: int
+    """The server's clock."""
+    paused: bool
+    paused_at: int | None
+    grace_until: int | None
+    """End of the grace period after an outage: nothing is reclaimed before; None outside of one."""
+    workers: list[dict[str, Any]]
+    """Per worker: `worker_id`, `heartbeat_age_seconds`, `is_alive` (its heartbeat is younger than its
+    lease), `jobs_leased` (a number), `running` (job ids as of the last heartbeat), and as text what the
+    worker registered: `instance_id`, `host`, `pid`, `version`, `slots`, `metrics_port`, …"""
 
 
 class JobQueue(ABC):
-    """What clients, workers and caretakers may ask of a queue."""
+    """Operations of a queue for clients. `RedisStreamsQueue` implements them.
+
+    Every method raises RedisUnreachable if Redis does not answer, AccessDenied if it refuses the
+    credentials, and TryAgain if it cannot serve the call now (loading, full, failing over).
+    """
 
     consumer_name: str
-    """Worker id for those who do not choose one."""
+    """Worker id of a worker that is not given one."""
 
     @abstractmethod
     async def enqueue(self, job: Job) -> str:
-        """Accept a job and return its id. Enqueueing a known id again changes nothing.
+        """Add a job to the queue and return its id.
 
-        Raises InvalidPayload, QueueFull, NotDurable, TryAgain, RedisUnreachable. Once it returns, the
-        job will run to one recorded outcome.
+        Once this returns, the job will run to exactly one recorded outcome. Enqueueing the same id again
+        changes nothing, so the call can be repeated after any error.
+
+        Raises:
+            InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
+                Not enqueued.
+            QueueFull: `max_backlog` waiting jobs are in the queue. Not enqueued.
+            UnsupportedServer: the server cannot provide the setting `durability`. Not enqueued.
+            AccessDenied: Redis refused the credentials. Not enqueued.
+            TryAgain: Redis cannot serve the call now. Not enqueued; call again later.
+            NotDurable: enqueued, but a replica or the disk did not confirm it in time.
+            RedisUnreachable: the job may or may not be enqueued; call again with the same job.
         """
 
     @abstractmethod
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
-        """Accept many jobs in few round trips, answers in the order of the jobs.
+        """Add many jobs in few round trips; return a result per job, in the same order.
 
-        Not all or nothing: when it raises, run it again with the same ids.
+        Raises:
+            AragoraQError: as `enqueue`, but not NotDurable, which `EnqueueResult.durable` reports instead.
+                Any of the jobs may have been enqueued; call again with the same jobs.
         """
 
     @abstractmethod
     async def get_status(self, job_id: str) -> JobStatus | None:
-        """The job's status; None if it is unknown or past retention."""
+        """Return the job's status; None if the job is unknown or past retention.
 
-    @abstractmethod
-    async def get_job(self, job_id: str) -> Job | None:
-        """All that is known of a job; None if it is unknown or past retention."""
-
-    @abstractmethod
-    async def cancel(self, job_id: str) -> bool:
-        """Cancel a job in any live state, at once and for good; False if it had ended before.
-
-        Raises JobNotFound.
+        Raises:
+            InvalidPayload: the job's data in Redis is corrupted.
         """
 
     @abstractmethod
-    async def get_queue_stats(self) -> dict[str, Any]:
-        """`stream_length`, `pending_count`, `groups` and more, in constant time."""
+    async def get_job(self, job_id: str) -> Job | None:
+        """Return the job with payload, result, last error and progress; None if unknown or past retention.
+
+        Raises:
+            InvalidPayload: the job's data in Redis is corrupted.
+        """
+
+    @abstractmethod
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a job in any live state, immediately; return False if it had already ended.
+
+        A worker that is running the job stops it within a quarter of its lease.
+
+        Raises:
+            JobNotFound: the job is unknown or past retention.
+        """
+
+    @abstractmethod
+    async def get_queue_stats(self) -> QueueStats:
+        """Return the queue's statistics, in constant time. See `QueueStats` for the keys."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -156,22 +244,27 @@ class JobQueue(ABC):
 LANES = ("high", "normal", "low")
 """Priority lanes in reading order."""
 
+MAX_JOB_ID_CHARS = 64
+JOB_ID_PUNCTUATION = "._@=+-"
 
-JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,63}")
+JOB_ID_PATTERN = re.compile(
+    rf"[A-Za-z0-9][A-Za-z0-9{JOB_ID_PUNCTUATION}]{{0,{MAX_JOB_ID_CHARS - 1}}}"
+)
 """A job id: 1 to 64 characters that are safe in a key, a shell and a log line. No colon: with one,
-a job's hash could bear the name of another job's payload."""
-
+a job's hash key could equal another job's payload key."""
 
 WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
-"""A worker id: at most 48 characters, so that `worker@boot` keeps a job's hash compact."""
-
+"""A worker id: at most 48 characters, so that `worker@instance` keeps a job's hash compact."""
 
 QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""A queue name: lower case, no braces (they are the cluster's hash tag), no colon."""
+"""A queue name: lower case, no braces (they delimit a cluster's hash tag), no colon."""
 
 
 def lane_of(priority: int) -> str:
-    """The lane of a priority: above 0 high, below 0 low. `lua/include/job.lua` says the same."""
+    """Return the lane of a priority: above 0 high, below 0 low.
+
+    `lane_stream` in `redis/lua/include/job.lua` applies the same rule.
+    """
     if priority > 0:
         return "high"
     return "low" if priority < 0 else "normal"

@@ -104,7 +104,7 @@ class RenewalResult:
 
 @dataclass(frozen=True, slots=True)
 class PromotionResult:
-    """One step of promote. `next_due_seconds` is None when no job is delayed."""
+    """One step of promote. `next_due_seconds` is None if no job is delayed."""
 
     promoted: int
     next_due_seconds: float | None
@@ -127,7 +127,7 @@ class ReclaimResult:
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """One step of purge. `has_more` if further jobs match."""
+    """One step of purge. `has_more` True: call again to delete the rest."""
 
     deleted: int
     has_more: bool
@@ -235,7 +235,10 @@ class WorkQueue(JobQueue):
     async def purge(
         self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
     ) -> PurgeResult:
-        """Delete ended jobs past retention, or older than asked: one bounded step."""
+        """Delete ended jobs past retention, or older than `older_than_seconds`: one bounded step.
+
+        `dry_run` only counts them.
+        """
 
     @abstractmethod
     async def remove_dead_workers(self) -> int:

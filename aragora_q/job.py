@@ -1,7 +1,7 @@
-"""A debate as a job: what a client asks for, and what it gets back.
+"""The payload and the result of a debate job.
 
-`create_debate_job` validates and builds the `Job` that a queue takes; the debate executor reads it
-back with `DebateJobPayload.from_dict`. Knows nothing of queues, Redis or models.
+`create_debate_job` validates a payload and builds a `Job` for the queue; the debate executor reads the
+payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeGuard
 
-from aragora_q.base import JOB_ID_PATTERN, Job, new_job_id
+from aragora_q.base import (
+    JOB_ID_PATTERN,
+    JOB_ID_PUNCTUATION,
+    MAX_JOB_ID_CHARS,
+    Job,
+    new_job_id,
+)
 from aragora_q.errors import InvalidPayload
 
 CONSENSUS_MODES = ("majority", "supermajority", "unanimous", "weighted", "judge", "any", "none")
@@ -26,34 +32,49 @@ MAX_TOKENS_RANGE = (1, 1_000_000_000)
 
 @dataclass(frozen=True)
 class DebateJobPayload:
-    """What a debate is asked to do. `validate` tells whether it can.
+    """What a debate is to do. Fields are not checked until `validate` is called; `from_dict` does both.
 
-    `agents` are names from the configuration's `[agents]` table or model strings; the same agent
-    may sit twice. `rounds` 0 is a plain vote on independent answers. `timeout_seconds` bounds the
-    debate from the start of its first attempt: at 80 % of it no new round begins. `max_tokens` is a
-    budget of tokens, input and output, `max_cost_usd` one of money, as far as prices are known: no
-    round begins that, with the vote after it, would not fit.
-    `judge` is the agent that decides in consensus mode `judge` (default: the first one), `weights`
-    are the agents' in mode `weighted` (default 1). `transcript` asks for all that was said.
-    `metadata` travels with the job untouched.
+    Example:
+        >>> from aragora_q import DebateJobPayload
+        >>> payload = DebateJobPayload("Tea or coffee?", ["claude", "gpt"], rounds=2)
+        >>> payload.validate()
+        >>> payload.to_dict()["consensus"]
+        'majority'
     """
 
     question: str
+    """At most 20,000 characters."""
     agents: list[str]
+    """2 to 16 names of the configuration's `[agents]` table, or model strings. An agent may occur twice."""
     rounds: int = 3
+    """0 to 20 rounds of criticism and revision; 0: the agents vote on independent answers."""
     consensus: str = "majority"
+    """`majority`, `supermajority`, `unanimous`, `weighted`, `judge`, `any` or `none`."""
     timeout_seconds: float | None = None
+    """Seconds for the debate, counted from the start of its first attempt. No round begins after 80 %."""
     max_tokens: int | None = None
+    """Limit of input and output tokens. No round begins that would not fit with the vote after it."""
     max_cost_usd: float | None = None
+    """As `max_tokens`, in US dollars; covers only models with a known price."""
     judge: str | None = None
+    """The agent that decides with consensus `judge`; None: the first one."""
     weights: dict[str, float] = field(default_factory=dict)
+    """Weights of the agents with consensus `weighted`; 1 for an agent that is missing."""
     transcript: bool = False
+    """True: the result includes all answers."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    """JSON data of the client, kept with the job and not used."""
 
     def validate(self) -> None:
-        """Raise InvalidPayload, naming field, value and rule, unless every field is sound."""
+        """Check every field.
+
+        Raises:
+            InvalidPayload: names the field, its value and the rule.
+        """
         if not isinstance(self.question, str) or not self.question.strip():
-            raise InvalidPayload("question is empty", hint="give the debate something to settle")
+            raise InvalidPayload(
+                "question is empty", hint="pass the question that the agents debate"
+            )
         if len(self.question) > MAX_QUESTION_CHARS:
             raise InvalidPayload(
                 f"question has {len(self.question)} characters, at most {MAX_QUESTION_CHARS} are allowed"
@@ -96,31 +117,37 @@ class DebateJobPayload:
         for name, weight in self.weights.items():
             if name not in self.agents:
                 raise InvalidPayload(
-                    f"weights: {name!r:.100} is none of the agents",
+                    f"weights: {name!r:.100} is not one of the agents",
                     hint=_did_you_mean(str(name), self.agents),
                 )
             if not _is_positive_number(weight):
-                raise InvalidPayload(f"weights: {name} has {weight!r:.100}, not a number above 0")
+                raise InvalidPayload(
+                    f"weights: {name} must have a number above 0, got {weight!r:.100}"
+                )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateJobPayload:
-        """Build and validate from JSON data. Raises InvalidPayload, also for unknown fields."""
-        known = tuple(each.name for each in fields(cls))
+        """Build a payload from JSON data and validate it.
+
+        Raises:
+            InvalidPayload: a field is missing, unknown or breaks a rule.
+        """
+        known = tuple(attribute.name for attribute in fields(cls))
         for name in data:
             if name not in known:
                 raise InvalidPayload(
-                    f"unknown field {name!r:.100}, a debate has {', '.join(known)}",
+                    f"unknown field {name!r:.100}; the fields of a debate are {', '.join(known)}",
                     hint=_did_you_mean(name, known),
                 )
         for name in ("question", "agents"):
             if name not in data:
-                raise InvalidPayload(f"{name} is missing")
+                raise InvalidPayload(f"field {name} is missing")
         payload = cls(**data)
         payload.validate()
         return payload
 
     def to_dict(self) -> dict[str, Any]:
-        """The payload as JSON data, without fields that hold nothing."""
+        """Return the payload as JSON data, without fields that are None, False or empty."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -130,28 +157,36 @@ class DebateJobPayload:
 
 @dataclass(frozen=True)
 class DebateResult:
-    """How a debate ended.
+    """The result of a debate, as `Job.result` holds it. Read it with `from_dict`.
 
-    `confidence` is agreement, the share of seats behind the final answer (0 to 1), not the
-    probability that it is right. `rounds_used` counts rounds begun. `participants` are the agents
-    still in the debate at its end; `error` names those that dropped out, and why. `token_usage`
-    counts tokens and requests over all attempts, in all and per agent. `transcript`, where asked
-    for, is a list of `phase`, `round`, `seat`, `agent` and what was `said`.
+    Example:
+        >>> from aragora_q import DebateResult
+        >>> def answer(job) -> str | None:
+        ...     return DebateResult.from_dict(job.result).final_answer
     """
 
     debate_id: str
+    """The job's id."""
     consensus_reached: bool
     final_answer: str | None
+    """The winning answer; None if there is none."""
     confidence: float
+    """Agreement: the share of seats that voted for the final answer, 0 to 1. Not the probability that it
+    is right."""
     rounds_used: int
+    """Rounds begun."""
     participants: list[str]
+    """The agents that were in the debate at its end."""
     duration_seconds: float
     token_usage: dict[str, int] = field(default_factory=dict)
+    """Tokens and requests over all attempts, in total and by agent."""
     error: str | None = None
+    """The agents that dropped out, and why; None if none did."""
     transcript: list[dict[str, Any]] | None = None
+    """If the payload asked for it: `phase`, `round`, `seat`, `agent` and `said` of every answer."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON data, without a transcript that nobody asked for."""
+        """Return the result as JSON data, without the transcript if there is none."""
         data = asdict(self)
         if self.transcript is None:
             del data["transcript"]
@@ -159,7 +194,7 @@ class DebateResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateResult:
-        """Read a result back, as `Job.result` holds it."""
+        """Build a result from JSON data, such as `Job.result`."""
         return cls(**data)
 
 
@@ -181,13 +216,24 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     transcript: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Job:
-    """A job that debates `question`. Raises InvalidPayload for anything a queue would refuse.
+    """Return a job that debates `question`. Nothing is sent; pass the job to `JobQueue.enqueue`.
 
-    With a `job_id` of your own, enqueueing again changes nothing: the first one stands.
+    The fields of the debate are those of `DebateJobPayload`. `job_id`, `priority`, `max_attempts` and
+    `delay_seconds` are those of `Job`; `enqueue` checks them. With the same `job_id`, enqueueing again
+    changes nothing: the first job is kept.
+
+    Raises:
+        InvalidPayload: a field of the debate breaks a rule.
+
+    Example:
+        >>> from aragora_q import create_debate_job
+        >>> job = create_debate_job("Tea or coffee?", ["claude", "gpt"], rounds=2, priority=1)
+        >>> print(job.status, job.payload["rounds"])
+        pending 2
     """
     payload = DebateJobPayload(
         question=question,
-        agents=agents if isinstance(agents, str) else list(agents),  # type: ignore[arg-type] # validate says so
+        agents=agents if isinstance(agents, str) else list(agents),  # type: ignore[arg-type] # validate refuses a str
         rounds=rounds,
         consensus=consensus,
         timeout_seconds=timeout_seconds,
@@ -199,15 +245,13 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         metadata=dict(metadata or {}),
     )
     payload.validate()
-    job = Job(
+    return Job(
         payload=payload.to_dict(),
         id=new_job_id() if job_id is None else job_id,
         priority=priority,
         max_attempts=max_attempts,
         delay_seconds=delay_seconds,
     )
-    check_job(job)
-    return job
 
 
 MAX_DELAY_SECONDS = 366 * 86_400
@@ -216,10 +260,11 @@ PRIORITY_RANGE = (-1_000, 1_000)
 
 
 def check_job(job: Job) -> None:
-    """Raise InvalidPayload unless id, priority, attempts and delay are what a queue can take."""
+    """Raise InvalidPayload if the id, priority, attempts or delay of a job break a rule."""
     if not isinstance(job.id, str) or not JOB_ID_PATTERN.fullmatch(job.id):
         raise InvalidPayload(
-            f"job id {job.id!r:.100} is not 1 to 64 of letters, digits and ._@=+-, a letter or digit first"
+            f"invalid job id {job.id!r:.100}: use 1 to {MAX_JOB_ID_CHARS} letters, digits and "
+            f"{JOB_ID_PUNCTUATION}, starting with a letter or digit"
         )
     _check_range("priority", job.priority, PRIORITY_RANGE)
     if job.max_attempts is not None:
@@ -231,7 +276,7 @@ def check_job(job: Job) -> None:
 
 
 def is_timeout(value: object) -> bool:
-    """Whether `value` is a number of seconds that an attempt may last."""
+    """Return True if `value` is a valid time limit of an attempt, in seconds."""
     return _is_number(value) and 0 < value <= MAX_TIMEOUT_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""A limit on how often something is done."""
+"""Limit how often something is done per second, such as writing log lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class RateLimit:
-    """At most `per_second` permits a second; what was held back is counted for the next permit."""
+    """Allow at most `per_second` calls per second, and count the suppressed ones."""
 
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
@@ -15,7 +15,7 @@ class RateLimit:
         self.suppressed = 0
 
     def allow(self) -> bool:
-        """Whether one more line may be written in this second."""
+        """Return True if one more call is allowed in this second; otherwise count it as suppressed."""
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._used = second, 0
@@ -26,6 +26,6 @@ class RateLimit:
         return False
 
     def pop_suppressed(self) -> int:
-        """How many were held back since the last call."""
+        """Return the number of calls suppressed since the last time, and reset it."""
         suppressed, self.suppressed = self.suppressed, 0
         return suppressed

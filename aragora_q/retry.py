@@ -1,6 +1,6 @@
-"""When to try again, and after how long. Pure: no clock, no I/O.
+"""Decide whether an error is retried, and after how many seconds. Pure: no clock, no I/O.
 
-Used by `attempt.py` to turn an exception into an outcome. Knows nothing of queues.
+Used by `attempt.py` to turn an exception into an outcome. Must not know queues.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aragora_q.errors import AragoraQError, PermanentError
 
 JITTER = 0.2
-"""Delays are spread evenly over plus and minus this share."""
+"""Delays vary by up to this share, up or down."""
 
 NEVER_RETRIED: tuple[type[BaseException], ...] = (ValueError, TypeError, KeyError)
 ALWAYS_RETRIED: tuple[type[BaseException], ...] = (AragoraQError, ConnectionError, TimeoutError)
@@ -20,14 +20,14 @@ PERMANENT_WORDS = ("invalid", "not found", "validation")
 
 
 def is_retryable_error(error: BaseException) -> bool:
-    """Whether trying again may help; the first rule that applies decides.
+    """Return True if a job that raised `error` may be retried. The first rule that applies decides.
 
-    1. PermanentError no;
-    2. ValueError, TypeError, KeyError (and what derives from them) no;
-    3. ConnectionError, TimeoutError and our own errors (RetryLater, RedisUnreachable, …) yes,
-       whatever they say;
-    4. "invalid", "not found" or "validation" in the message, in any case: no;
-    5. everything else yes.
+    1. PermanentError: no.
+    2. ValueError, TypeError, KeyError and their subclasses: no.
+    3. ConnectionError, TimeoutError and errors of this package (RetryLater, RedisUnreachable, …): yes,
+       whatever their message.
+    4. "invalid", "not found" or "validation" in the message, upper or lower case: no.
+    5. Everything else: yes.
     """
     if isinstance(error, (PermanentError, *NEVER_RETRIED)):
         return False
@@ -38,26 +38,37 @@ def is_retryable_error(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """`Type: message`, in characters that UTF-8 can hold, whatever the exception's own code does."""
+    """Return `Type: message`, as text that UTF-8 can encode, even if the exception's `__str__` fails."""
     name = type(error).__name__
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - a broken __str__ must not cost the job its report
-        message = "(its message cannot be read)"
+        message = "(message cannot be read)"
     text = f"{name}: {message}" if message else name
     return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Exponential backoff: `base * exponential_base ** attempt`, plus and minus 20 % jitter, capped.
+    """Exponential backoff: `base_delay_seconds * exponential_base ** n`, with jitter, up to a maximum.
 
-    `attempt` counts from 0 for the delay after the first failure. The cap holds after jitter.
-    Raises ValueError for a negative or endless delay, a base delay above the cap, a base below 1, or
-    fewer than one attempt.
+    `n` is 0 after the first failure. Jitter varies a delay by up to 20 %, but never beyond the maximum.
+    A worker takes the delays from its policy. How often a job is attempted is fixed when it is
+    enqueued: by `Job.max_attempts`, or else by the queue's setting `retry_max_attempts`.
+
+    Raises:
+        ValueError: a delay is negative or infinite, `base_delay_seconds` is above `max_delay_seconds`,
+            `exponential_base` is below 1, or `max_attempts` is below 1.
+
+    Example:
+        >>> from aragora_q import RetryPolicy
+        >>> policy = RetryPolicy(base_delay_seconds=2.0, max_delay_seconds=10.0, jitter=False)
+        >>> [policy.delay_seconds(n) for n in range(4)]
+        [2.0, 4.0, 8.0, 10.0]
     """
 
     max_attempts: int = 3
+    """Attempts, including the first."""
     base_delay_seconds: float = 1.0
     max_delay_seconds: float = 300.0
     exponential_base: float = 2.0
@@ -79,11 +90,11 @@ class RetryPolicy:
             )
 
     def delay_seconds(self, attempt: int) -> float:
-        """Seconds to wait after failure number `attempt`, counted from 0."""
+        """Return the seconds to wait after failure number `attempt`, counted from 0."""
         try:
             delay = self.base_delay_seconds * self.exponential_base**attempt
         except OverflowError:
             delay = self.max_delay_seconds
         if self.jitter:
-            delay *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, hides nothing
+            delay *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, not for security
         return min(delay, self.max_delay_seconds)

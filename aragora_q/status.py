@@ -1,7 +1,7 @@
-"""Reads: one job, its status, the queue's statistics. Never writes, never scans.
+"""Read one job, its status, or the statistics of a queue. Never writes, never scans.
 
-Used by the queue, the command line and the exporter. Plain commands only, so that an account without
-the right to run scripts can read.
+Used by the queue, the command line and the exporter. Sends plain commands only, so that an account
+without the right to run scripts can read.
 """
 
 from __future__ import annotations
@@ -12,59 +12,86 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from aragora_q import codec as wire
-from aragora_q.base import LANES, Job, JobStatus
+from aragora_q import codec
+from aragora_q.base import LANES, Job, JobStatus, QueueStats
 from aragora_q.errors import InvalidPayload
+from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
-from aragora_q.redis.keys import GROUP
+from aragora_q.redis.keys import BACKSTOP_MS, GROUP
 
 THROUGHPUT_MINUTES = (1, 5, 15)
-_ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
-LOST_PAYLOAD = b"null"
-READS = 3
-"""How often a job's payload is looked for before it counts as deleted by somebody."""
 
 STATUSES_AT_ONCE = 500
 
-END_OF_TIME_MS = 253_402_300_800_000
-"""The year 10000, of which no calendar of Python's knows."""
+READS = 3
+"""Reads of a job before its payload counts as deleted."""
 
-BACKSTOP_MS = 86_400_000
-"""How much longer than the retention time the keys of an ended job live; `lua/include/job.lua` adds it."""
+LOST_PAYLOAD = b"null"
+
+END_OF_TIME_MS = 253_402_300_800_000
+"""The year 10000, beyond the range of `datetime`."""
+
+INTERNAL_WORKER_FIELDS = ("heartbeat_at", "running", "quarantined")
+"""Fields of a worker's hash that statistics leave out or show in another form."""
+
+_ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
+
+Command = tuple[str | int, ...]
 
 
 class JobStatusTracker:
-    """Reads the state that the transitions' scripts keep."""
+    """Read jobs and statistics of one queue. `RedisStreamsQueue.tracker` is one.
+
+    All methods raise RedisUnreachable, TryAgain or AccessDenied if Redis does not answer.
+
+    Example:
+        >>> import asyncio
+        >>> from aragora_q import create_debate_job, create_redis_queue
+        >>> async def main() -> None:
+        ...     queue = await create_redis_queue()
+        ...     job_id = await queue.enqueue(create_debate_job("Tea?", ["demo", "demo"]))
+        ...     print(await queue.tracker.get_status(job_id))
+        ...     await queue.close()
+        >>> asyncio.run(main())
+        pending
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._keys = connection.keys
 
     async def get_status(self, job_id: str) -> JobStatus | None:
-        """The job's status; None if it is unknown or past retention. Raises InvalidPayload."""
-        word = (await self.get_statuses([job_id]))[job_id]
+        """Return a job's status; None if the job is unknown or past retention.
+
+        Raises:
+            InvalidPayload: the job's hash has an invalid status.
+        """
+        status = (await self.get_statuses([job_id]))[job_id]
         with _reading(job_id):
-            return None if word is None else JobStatus(word)
+            return None if status is None else JobStatus(status)
 
     async def get_statuses(self, job_ids: Sequence[str]) -> dict[str, str | None]:
-        """By id the word that stands for the job's status, which is a JobStatus unless somebody else
-        wrote there; None for jobs that are unknown or past retention.
+        """Return the statuses of many jobs by id; None for a job that is unknown or past retention.
+
+        A status is text as Redis holds it: not a JobStatus if another program has changed it.
         """
-        words: dict[str, str | None] = {}
+        statuses: dict[str, str | None] = {}
         for start in range(0, len(job_ids), STATUSES_AT_ONCE):
             batch = job_ids[start : start + STATUSES_AT_ONCE]
             keys = [self._keys.job(job_id) for job_id in batch]
             rows = await self._read(
                 *(command for key in keys for command in (("HGET", key, "status"), ("PTTL", key)))
             )
-            for job_id, word, ttl_ms in zip(batch, rows[::2], rows[1::2], strict=True):
-                is_known = word is not None and not _is_past_retention(ttl_ms)
-                words[job_id] = _text(word) if is_known else None
-        return words
+            for job_id, status, ttl_ms in zip(batch, rows[::2], rows[1::2], strict=True):
+                is_known = status is not None and not _is_past_retention(ttl_ms)
+                statuses[job_id] = replies.text(status) if is_known else None
+        return statuses
 
     async def get_job(self, job_id: str) -> Job | None:
-        """All that is known of a job; None if it is unknown or past retention. Raises InvalidPayload
-        for what somebody else made of it.
+        """Return a job with payload, result, last error and progress; None if unknown or past retention.
+
+        Raises:
+            InvalidPayload: the job's data in Redis is corrupted.
         """
         for _ in range(READS):
             job = await self._read_job(job_id)
@@ -76,7 +103,7 @@ class JobStatusTracker:
         return job
 
     async def _read_job(self, job_id: str) -> Job | None:
-        """Two reads, so the job may move between them; then `raw_payload` is empty."""
+        """Read a job in two calls. If it moves between them, `raw_payload` stays empty."""
         keys = self._keys
         raw, ttl_ms, payload, result, history, progress, due_ms, *ended = await self._read(
             ("HGETALL", keys.job(job_id)),
@@ -88,10 +115,11 @@ class JobStatusTracker:
             ("ZSCORE", keys.delayed, job_id),
             *(("ZSCORE", index, job_id) for index in (keys.completed, keys.failed, keys.cancelled)),
         )
-        fields = _decoded(raw)
+        fields = replies.text_map(raw)
         if "status" not in fields or _is_past_retention(ttl_ms):
             return None
-        job = job_from_fields(job_id, fields)
+        with _reading(job_id):
+            job = _job_from_fields(job_id, fields)
         if result is not None:
             payload, _, result = result.partition(b"\n")
         elif payload is None and "entry" in fields:
@@ -99,186 +127,193 @@ class JobStatusTracker:
         job.raw_payload = payload or b""
         job.payload = decode_payload(job.raw_payload) if payload else {}
         with _reading(job_id):
-            job.result = None if result is None else _object(result, "its result")
-            job.error = _object(history[0], "its history").get("error") if history else None
-            job.progress = _object(progress, "its progress") if progress else None
+            job.result = None if result is None else _object(result, "result")
+            job.error = _object(history[0], "history").get("error") if history else None
+            job.progress = _object(progress, "progress") if progress else None
         job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
         job.due_at = float(due_ms) / 1000 if due_ms is not None else None
         return job
 
     async def history(self, job_id: str) -> list[dict[str, Any]]:
-        """What went wrong with a job, oldest first: `at`, `cause`, `attempt`, `worker`, `error`.
+        """Return a job's errors, crashes and deferrals, oldest first.
 
-        Raises InvalidPayload.
+        Each has `at` (Unix ms), `cause`, `attempt`, `worker` and `error`.
+
+        Raises:
+            InvalidPayload: the job's history in Redis is corrupted.
         """
         rows = await self._connection.execute("LRANGE", self._keys.history(job_id), 0, -1)
         with _reading(job_id):
-            return [_object(row, "its history") for row in rows]
+            return [_object(row, "history") for row in rows]
 
-    async def queue_stats(self) -> dict[str, Any]:
-        """The queue at a glance, in constant time; zeros and empty lists before first use."""
+    async def queue_stats(self) -> QueueStats:
+        """Return the queue's statistics, in constant time; zeros and empty lists before first use."""
         keys = self._keys
         server_time = await self._connection.execute("TIME")
         now_ms = int(server_time[0]) * 1000 + int(server_time[1]) // 1000
-        rows = await self._read(
-            *(("XLEN", stream) for stream in keys.streams),
-            *(("XINFO", "GROUPS", stream) for stream in keys.streams),
-            *(
-                ("ZCARD", key)
-                for key in (keys.delayed, keys.completed, keys.failed, keys.cancelled)
-            ),
-            ("ZRANGE", keys.delayed, 0, 0, "WITHSCORES"),
-            ("HGETALL", keys.counters),
-            ("HGETALL", keys.control),
-            ("ZRANGE", keys.workers, 0, -1, "WITHSCORES"),
-            *(
-                ("ZCOUNT", index, f"({now_ms - minutes * 60_000}", "+inf")
-                for index in (keys.completed, keys.failed)
-                for minutes in THROUGHPUT_MINUTES
-            ),
+        lanes = dict(zip(LANES, keys.streams, strict=True))
+        indexes = {
+            name: getattr(keys, name) for name in ("delayed", "completed", "failed", "cancelled")
+        }
+        recent: dict[str, Command] = {
+            f"{name}_{minutes}m": ("ZCOUNT", indexes[name], f"({now_ms - minutes * 60_000}", "+inf")
+            for name in ("completed", "failed")
+            for minutes in THROUGHPUT_MINUTES
+        }
+        reply = await self._read_named(
+            {
+                "next_due": ("ZRANGE", keys.delayed, 0, 0, "WITHSCORES"),
+                "counters": ("HGETALL", keys.counters),
+                "control": ("HGETALL", keys.control),
+                "heartbeats": ("ZRANGE", keys.workers, 0, -1, "WITHSCORES"),
+                **{("length", lane): ("XLEN", stream) for lane, stream in lanes.items()},
+                **{("groups", lane): ("XINFO", "GROUPS", stream) for lane, stream in lanes.items()},
+                **{("size", name): ("ZCARD", key) for name, key in indexes.items()},
+                **{("recent", name): command for name, command in recent.items()},
+            }
         )
-        lengths, rows = rows[:3], rows[3:]
-        groups = [[_decoded(group) for group in _or_empty(reply)] for reply in rows[:3]]
-        (delayed, completed, failed, cancelled), rows = rows[3:7], rows[7:]
-        next_due, counters, control, workers = rows[:4]
-        done = rows[4:]
-        ours = [next((g for g in lane if g["name"] == GROUP), {}) for lane in groups]
-        pending = [int(group.get("pending", 0)) for group in ours]
-        waiting = [length - held for length, held in zip(lengths, pending, strict=True)]
-        control = _decoded(control)
-        wholes = {name: _whole(value) for name, value in _decoded(counters).items()}
-        counters = {name: value for name, value in wholes.items() if value is not None}
+        groups = {
+            lane: [replies.text_map(group) for group in reply["groups", lane] or ()]
+            for lane in LANES
+        }
+        own = {lane: next((g for g in groups[lane] if g["name"] == GROUP), {}) for lane in LANES}
+        pending = {lane: int(own[lane].get("pending", 0)) for lane in LANES}
+        next_due = replies.scored(reply["next_due"])
+        control = replies.text_map(reply["control"])
+        numbers = {
+            name: _parse_int(value) for name, value in replies.text_map(reply["counters"]).items()
+        }
+        counters = {name: value for name, value in numbers.items() if value is not None}
         return {
-            "stream_length": sum(lengths),
-            "pending_count": sum(pending),
-            "groups": [group for lane in groups for group in lane],
-            "waiting": dict(zip(LANES, waiting, strict=True)),
-            "running": sum(pending),
-            "delayed": delayed,
-            "next_due_seconds": _seconds_until(next_due, now_ms),
-            "completed": completed,
-            "failed": failed,
-            "cancelled": cancelled,
-            "oldest_waiting_seconds": await self._oldest_waiting(ours, now_ms),
-            "throughput": {
-                f"{name}_{minutes}m": done[at * len(THROUGHPUT_MINUTES) + n]
-                for at, name in enumerate(("completed", "failed"))
-                for n, minutes in enumerate(THROUGHPUT_MINUTES)
-            },
+            "stream_length": sum(reply["length", lane] for lane in LANES),
+            "pending_count": sum(pending.values()),
+            "groups": [group for lane in LANES for group in groups[lane]],
+            "waiting": {lane: reply["length", lane] - pending[lane] for lane in LANES},
+            "running": sum(pending.values()),
+            "delayed": reply["size", "delayed"],
+            "next_due_seconds": max(0.0, next_due[0][1] - now_ms) / 1000 if next_due else None,
+            "completed": reply["size", "completed"],
+            "failed": reply["size", "failed"],
+            "cancelled": reply["size", "cancelled"],
+            "oldest_waiting_seconds": await self._oldest_waiting(own, now_ms),
+            "throughput": {name: reply["recent", name] for name in recent},
             "counters": {n: v for n, v in counters.items() if not n.endswith("_at")},
             "last_reap_at": counters.get("last_reap_at"),
             "last_purge_at": counters.get("last_purge_at"),
             "now": now_ms,
             "paused": "paused" in control,
-            "paused_at": _whole(control.get("paused")),
+            "paused_at": _parse_int(control.get("paused")),
             "grace_until": _if_later(control.get("grace_until"), now_ms),
-            "workers": await self._workers(workers, now_ms),
+            "workers": await self._workers(reply["heartbeats"], now_ms),
         }
 
     async def started_at(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """When the jobs that run now, of those named, started: Unix ms by id."""
+        """Return the start times, in Unix ms by id, of those jobs that are running."""
         rows = await self._read(
             *(("HMGET", self._keys.job(job_id), "status", "started_at") for job_id in job_ids)
         )
         return {
             job_id: started_at
             for job_id, (status, started) in zip(job_ids, rows, strict=True)
-            if status == b"processing" and (started_at := _whole(started))
+            if status == b"processing" and (started_at := _parse_int(started))
         }
 
     async def consumers(self) -> set[str]:
-        """Names of the group's consumers, over all lanes."""
-        return {row["name"] for row in await self._consumers()}
+        """Return the names of the group's consumers, over all lanes."""
+        return {consumer["name"] for consumer in await self._consumers()}
 
     async def _consumers(self) -> list[dict[str, Any]]:
-        replies = await self._read(
+        lanes = await self._read(
             *(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._keys.streams)
         )
-        return [_decoded(row) for reply in replies for row in reply or ()]
+        return [replies.text_map(consumer) for lane in lanes for consumer in lane or ()]
 
     async def worker_ids(self) -> set[str]:
-        """Ids of all workers that signed on and were not forgotten since."""
-        return {
-            _text(name)
-            for name in await self._connection.execute("ZRANGE", self._keys.workers, 0, -1)
-        }
+        """Return the ids of all registered workers, dead ones included until they are removed."""
+        names = await self._connection.execute("ZRANGE", self._keys.workers, 0, -1)
+        return {replies.text(name) for name in names}
 
-    async def _read(self, *commands: tuple[str | int, ...]) -> list[Any]:
-        """Many reads in one round trip. A stream that does not exist yet reads as nothing."""
-        replies = await self._connection.execute_all(commands)
-        for reply in replies:
-            if isinstance(reply, Exception) and not _ABSENT.search(str(reply)):
+    async def _read(self, *commands: Command) -> list[Any]:
+        """Run many reads in one round trip. A stream that does not exist yet reads as None."""
+        results = await self._connection.execute_all(commands)
+        for result in results:
+            if isinstance(result, Exception) and not _ABSENT.search(str(result)):
                 with self._connection.translating():
-                    raise reply
-        return [None if isinstance(reply, Exception) else reply for reply in replies]
+                    raise result
+        return [None if isinstance(result, Exception) else result for result in results]
+
+    async def _read_named(
+        self, commands: Mapping[str | tuple[str, str], Command]
+    ) -> dict[str | tuple[str, str], Any]:
+        """Run many reads in one round trip; return each reply under its command's name."""
+        return dict(zip(commands, await self._read(*commands.values()), strict=True))
 
     async def _payload_in_stream(self, priority: int, entry: str) -> bytes | None:
         rows = await self._connection.execute(
             "XRANGE", self._keys.stream_of(priority), entry, entry
         )
-        fields = rows[0][1] if rows else {}
-        return _bytes_map(fields).get(b"payload") if fields else None
+        fields = dict(replies.pairs(rows[0][1])) if rows else {}
+        return fields.get(b"payload")
 
-    async def _oldest_waiting(self, groups: list[dict[str, Any]], now_ms: int) -> float | None:
-        """Age of the first entry not yet delivered, over all lanes; None when nothing waits."""
+    async def _oldest_waiting(
+        self, groups: Mapping[str, Mapping[str, Any]], now_ms: int
+    ) -> float | None:
+        """Return the age, in seconds, of the oldest undelivered entry of all lanes; None if none waits."""
         rows = await self._read(
             *(
-                ("XRANGE", stream, f"({group.get('last-delivered-id', '0-0')}", "+", "COUNT", 1)
-                for stream, group in zip(self._keys.streams, groups, strict=True)
+                (
+                    "XRANGE",
+                    stream,
+                    f"({groups[lane].get('last-delivered-id', '0-0')}",
+                    "+",
+                    "COUNT",
+                    1,
+                )
+                for lane, stream in zip(LANES, self._keys.streams, strict=True)
             )
         )
-        added = [int(reply[0][0].partition(b"-")[0]) for reply in rows if reply]
+        added = [int(row[0][0].partition(b"-")[0]) for row in rows if row]
         return max(0, now_ms - min(added)) / 1000 if added else None
 
     async def _workers(self, heartbeats: Any, now_ms: int) -> list[dict[str, Any]]:
-        """`running` names jobs as of the last heartbeat, `holds` counts what is the worker's now.
-
-        A worker `is_alive` whose heartbeat is younger than its own lease.
-        """
-        beats = _pairs(heartbeats)
-        rows = await self._read(*(("HGETALL", self._keys.worker(name)) for name, _ in beats))
-        records = [_decoded(row) for row in rows]
+        """Return a record per worker; see `QueueStats.workers`."""
+        last_heartbeats = replies.scored(heartbeats)
+        rows = await self._read(
+            *(("HGETALL", self._keys.worker(name)) for name, _ in last_heartbeats)
+        )
+        records = [replies.text_map(row) for row in rows]
         default_lease_ms = self._connection.config.claim_idle_ms
-        holds = Counter[str]()
-        for row in await self._consumers():
-            holds[row["name"]] += row["pending"]
+        leased = Counter[str]()
+        for consumer in await self._consumers():
+            leased[consumer["name"]] += consumer["pending"]
         return [
             {
                 "worker_id": name,
                 "heartbeat_age_seconds": max(0.0, now_ms - beat) / 1000,
-                "jobs_leased": holds[name],
-                **{
-                    field: value
-                    for field, value in record.items()
-                    if field not in ("heartbeat_at", "running", "suspect")
-                },
-                "is_alive": now_ms - beat < (_whole(record.get("lease_ms")) or default_lease_ms),
+                "jobs_leased": leased[name],
+                **{f: value for f, value in record.items() if f not in INTERNAL_WORKER_FIELDS},
+                "is_alive": now_ms - beat
+                < (_parse_int(record.get("lease_ms")) or default_lease_ms),
                 "running": record.get("running", "").split(),
             }
-            for (name, beat), record in zip(beats, records, strict=True)
+            for (name, beat), record in zip(last_heartbeats, records, strict=True)
         ]
 
 
 def _is_past_retention(ttl_ms: int) -> bool:
-    """By the server's clock: an ended job's keys live a backstop longer than its retention."""
+    """Return True if an ended job is no longer shown; its keys live BACKSTOP_MS longer."""
     return 0 <= ttl_ms < BACKSTOP_MS
-
-
-def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
-    """A job of the fields that its hash holds; payload, result and error are not among them."""
-    with _reading(job_id):
-        return _job_from_fields(job_id, fields)
 
 
 @contextmanager
 def _reading(job_id: str) -> Iterator[None]:
-    """What no job of ours can look like becomes InvalidPayload."""
+    """Raise InvalidPayload for a ValueError, which corrupted data causes."""
     try:
         yield
     except ValueError as error:
         raise InvalidPayload(
-            f"what Redis holds for job {job_id} is not a job: {error}",
-            hint="something else wrote there; aragora-q doctor --repair puts right what it can",
+            f"data of job {job_id} in Redis is corrupted: {error}",
+            hint="another program may have written to this key; run aragora-q doctor --repair",
         ) from None
 
 
@@ -300,9 +335,9 @@ def _job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
 
 
 def decode_payload(raw: bytes) -> dict[str, Any]:
-    """The payload as an object; one that is none (a stranger's) shows as `{"malformed": "…"}`."""
+    """Return a payload as an object; anything that is not a JSON object as `{"malformed": "…"}`."""
     try:
-        payload = wire.decode(raw)
+        payload = codec.decode(raw)
     except ValueError:
         payload = None
     if isinstance(payload, dict):
@@ -311,9 +346,9 @@ def decode_payload(raw: bytes) -> dict[str, Any]:
 
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:
-    value = wire.decode(raw)
+    value = codec.decode(raw)
     if not isinstance(value, dict):
-        raise ValueError(f"{what} is no JSON object")  # noqa: TRY004 - a bad value, like bad JSON
+        raise ValueError(f"{what} is not a JSON object")  # noqa: TRY004 - a bad value, like bad JSON
     return value
 
 
@@ -321,51 +356,19 @@ def _seconds(ms: str | None) -> float | None:
     if not ms:
         return None
     if not 0 <= int(ms) < END_OF_TIME_MS:
-        raise ValueError(f"{ms} is no time in ms")
+        raise ValueError(f"{ms} is not a time in ms")
     return int(ms) / 1000
 
 
-def _whole(text: Any) -> int | None:
-    """A whole number that we wrote; None for none, and for what a stranger put in its place."""
+def _parse_int(value: Any) -> int | None:
+    """Return a whole number; None if the value is missing or not a number."""
     try:
-        return int(text)
+        return int(value)
     except (TypeError, ValueError):
         return None
 
 
 def _if_later(ms: str | None, now_ms: int) -> int | None:
-    """The grace after an outage: a moment that is still to come."""
-    moment = _whole((ms or "").partition(".")[0])
+    """Return a time in ms if it is still in the future, otherwise None."""
+    moment = _parse_int((ms or "").partition(".")[0])
     return moment if moment and moment > now_ms else None
-
-
-def _seconds_until(first: Any, now_ms: int) -> float | None:
-    pairs = _pairs(first)
-    return max(0.0, pairs[0][1] - now_ms) / 1000 if pairs else None
-
-
-def _or_empty(reply: Any) -> Any:
-    return reply or []
-
-
-def _text(value: Any) -> Any:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _bytes_map(reply: Any) -> dict[bytes, Any]:
-    """Field-value pairs as redis-py may hand them over: a mapping, or a flat list."""
-    if isinstance(reply, Mapping):
-        return dict(reply)
-    return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-def _decoded(reply: Any) -> dict[str, Any]:
-    return {_text(name): _text(value) for name, value in _bytes_map(reply or {}).items()}
-
-
-def _pairs(reply: Any) -> list[tuple[str, float]]:
-    """Members and scores as redis-py may hand them over: pairs, or a flat list."""
-    rows = list(reply or [])
-    if rows and not isinstance(rows[0], list | tuple):
-        rows = list(zip(rows[::2], rows[1::2], strict=True))
-    return [(_text(member), float(score)) for member, score in rows]

@@ -89,7 +89,7 @@ async def _look(queue: RedisStreamsQueue) -> dict[str, Any]:
     from aragora_q.redis.server import check_server
 
     facts = await check_server(queue.connection)
-    seen = await queue.get_queue_stats()
+    seen: dict[str, Any] = {**await queue.get_queue_stats()}
     workers = {job_id: worker for worker in seen["workers"] for job_id in worker["running"]}
     started = await queue.tracker.started_at(list(workers))
     seen = {

@@ -1,1 +1,1 @@
-"""What is wrong with server, settings and data."""
+"""Check the server, the settings and the data of a queue; repair the data."""

@@ -1,7 +1,7 @@
-"""Whether all that lies in Redis under a queue agrees with itself: jobs, streams, indexes, TTLs.
+"""Check that a queue's keys are consistent: jobs, streams, indexes, TTLs.
 
-Walks in bounded steps, may stop at a deadline and go on later. Each job is judged, and mended, by
-one atomic script. Used by `aragora-q doctor`.
+Walks through the keys in bounded steps, may stop at a deadline, and can be resumed. Each job is checked,
+and repaired, by one atomic script. Used by `aragora-q doctor`.
 """
 
 from __future__ import annotations
@@ -11,37 +11,118 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
+from aragora_q.redis.keys import QueueKeys
 from aragora_q.redis.scripts import BATCH_LIMIT
 
+
+@dataclass(frozen=True)
+class Problem:
+    """A kind of inconsistency. `code` is what `check_job.lua` and `check_lane.lua` return.
+
+    `message` completes "a job …". `repair` is what `--repair` does or, if the problem is not
+    `repairable`, what an operator can do.
+    """
+
+    code: str
+    message: str
+    repair: str
+    repairable: bool = True
+
+
 PROBLEMS = {
-    "waits-nowhere": (True, "waits in no lane: nobody would ever run it", "make it due now"),
-    "delivered-to-nobody": (True, "was delivered, and nobody holds it", "put it at its lane's tail"),
-    "entry-left-behind": (True, "has an entry that was read, and nobody holds", "put it at its lane's tail"),
-    "copy-left-behind": (True, "has an entry too many, which no read brings again", "remove it"),
-    "other-lane": (True, "waits in another lane than its priority says", "set the priority to its lane's"),
-    "delayed-without-hash": (True, "is delayed, its hash was deleted", "make its hash again"),
-    "waits-twice": (True, "waits in a lane and is delayed, too", "keep it in its lane"),
-    "listed-as-ended": (True, "is live, but listed as ended: purge would delete it", "unlist it"),
-    "expires-while-live": (True, "is live, but its data has a TTL", "remove the TTL"),
-    "payload-twice": (True, "has its payload twice", "keep the one in the stream"),
-    "unlisted": (True, "has ended, but is in no list: purge would never find it", "list it"),
-    "listed-twice": (True, "has ended, and is in another list, too", "keep it in its own list"),
-    "keeps-lease": (True, "has ended, but keeps a lease", "remove the lease"),
-    "never-expires": (True, "has ended, but its data has no TTL", "set the TTL"),
-    "listed-without-data": (True, "is listed, but its data is gone", "unlist it"),
-    "delayed-without-data": (True, "is delayed, but its data is gone", "forget it"),
-    "parts-without-hash": (True, "has lasting data, but no hash", "let it expire after the retention time"),
-    "garbled": (True, "has words where numbers belong: no command can show it", "remove them"),
-    "payload-lost": (False, "waits, but its payload was deleted", "cancel it, and enqueue it anew"),
-    "entry-lost": (False, "runs, but its stream entry was deleted",
-                   "let its worker finish; if that is gone, cancel it and enqueue it anew"),
-    "result-lost": (False, "is completed, but its result was deleted", "nothing can be done"),
-    "no-hash": (False, "has a key of another type where its hash should be", "delete that key"),
-    "unknown-status": (False, "has a status that we do not know", "was it written by a newer version?"),
-}  # fmt: skip
-"""By word of `lua/examine.lua` and `lua/sift.lua`: whether it is mended without loss, what it means,
-what mends it."""
+    problem.code: problem
+    for problem in (
+        Problem("not-queued", "waits, but is in no lane: it would never run", "make it due now"),
+        Problem(
+            "delivered-without-owner",
+            "was delivered, but is not pending: it would never run",
+            "move it to the tail of its lane",
+        ),
+        Problem(
+            "orphaned-entry",
+            "has an entry that was delivered, but is not pending",
+            "move it to the tail of its lane",
+        ),
+        Problem("duplicate-entry", "has a second entry that is never read again", "delete it"),
+        Problem(
+            "other-lane",
+            "waits in a lane that does not match its priority",
+            "set the priority to match the lane",
+        ),
+        Problem("delayed-without-hash", "is delayed, but its hash is missing", "create its hash"),
+        Problem("waits-twice", "is in a lane and also delayed", "keep it in its lane"),
+        Problem(
+            "listed-as-ended",
+            "is live, but in an index of ended jobs: purge would delete it",
+            "remove it from the index",
+        ),
+        Problem("expires-while-live", "is live, but its data has a TTL", "remove the TTL"),
+        Problem("payload-twice", "has its payload twice", "keep the one in the stream"),
+        Problem(
+            "unlisted",
+            "has ended, but is in no index: purge would never delete it",
+            "add it to its index",
+        ),
+        Problem(
+            "listed-twice", "has ended, but is also in another index", "keep it in its own index"
+        ),
+        Problem("keeps-lease", "has ended, but still has a lease", "remove the lease"),
+        Problem("never-expires", "has ended, but its data has no TTL", "set the TTL"),
+        Problem(
+            "listed-without-data",
+            "is in an index, but its data is missing",
+            "remove it from the index",
+        ),
+        Problem(
+            "delayed-without-data",
+            "is delayed, but its data is missing",
+            "remove it from the delayed jobs",
+        ),
+        Problem(
+            "parts-without-hash",
+            "has data without a TTL, but no hash",
+            "let the data expire after the retention time",
+        ),
+        Problem(
+            "invalid-numbers",
+            "has fields that are not numbers: it cannot be shown",
+            "remove these fields",
+        ),
+        Problem(
+            "payload-lost",
+            "waits, but its payload was deleted",
+            "cancel it and enqueue it again",
+            repairable=False,
+        ),
+        Problem(
+            "entry-lost",
+            "is running, but its stream entry was deleted",
+            "let its worker finish; if the worker is gone, cancel it and enqueue it again",
+            repairable=False,
+        ),
+        Problem(
+            "result-lost",
+            "is completed, but its result was deleted",
+            "the result cannot be restored",
+            repairable=False,
+        ),
+        Problem(
+            "wrong-type",
+            "has a key of another type where its hash should be",
+            "delete that key",
+            repairable=False,
+        ),
+        Problem(
+            "unknown-status",
+            "has an unknown status",
+            "check whether a newer version wrote it",
+            repairable=False,
+        ),
+    )
+}
+"""Every kind of problem, by code."""
 
 INDEXES = ("delayed", "completed", "failed", "cancelled")
 LANES = ("stream_high", "stream_normal", "stream_low")
@@ -49,28 +130,29 @@ PHASES = (*LANES, *INDEXES, "keys")
 PARTS = ("payload", "result", "history", "journal")
 EXAMPLES = 5
 MAX_EXAMPLES = 10_000
-"""Jobs remembered of each problem: more are only said to be more."""
+"""Job ids remembered of each problem; if there are more, the report says "at least"."""
 
 
 @dataclass
 class IntegrityReport:
-    """What a walk found. `stopped_at` is where to go on when the time ran out, else empty."""
+    """The result of a walk. `stopped_at` is the cursor to resume from if time ran out, otherwise empty."""
 
     jobs: int = 0
+    """Job hashes seen."""
     problems: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Ids of jobs by word of PROBLEMS. A walk may meet a job more than once."""
-    strangers: list[str] = field(default_factory=list)
-    """Keys under the queue's prefix that are none of ours."""
+    """Job ids by problem code. A set, because a walk may see a job more than once."""
+    foreign_keys: list[str] = field(default_factory=list)
+    """Keys under the queue's prefix that do not belong to the queue."""
     stopped_at: str = ""
 
-    def note(self, word: str, job_id: str) -> None:
-        """A problem of a job."""
-        if len(self.problems[word]) < MAX_EXAMPLES:
-            self.problems[word].add(job_id)
+    def add(self, code: str, job_id: str) -> None:
+        """Add a problem of a job."""
+        if len(self.problems[code]) < MAX_EXAMPLES:
+            self.problems[code].add(job_id)
 
 
 class UnknownCursor(ValueError):
-    """A walk cannot go on from there: no walk has ever stopped at such a place."""
+    """A walk cannot be resumed from this cursor, because no walk returned it."""
 
 
 async def examine(
@@ -80,35 +162,41 @@ async def examine(
     resume_at: str = "",
     budget_seconds: float = 60.0,
 ) -> IntegrityReport:
-    """Walk through indexes and keys, and judge every job they name; `repair` mends what can be.
+    """Walk through lanes, indexes and keys, and check every job they name.
 
-    Raises UnknownCursor for a `resume_at` that no walk gave.
+    `repair` repairs the problems that are repairable. The walk stops at the first step that ends after
+    `budget_seconds`; `resume_at` continues from the `stopped_at` of an earlier report.
+
+    Raises:
+        UnknownCursor: `resume_at` is not a cursor of a walk. Nothing was checked.
     """
-    seen, deadline = IntegrityReport(), time.monotonic() + budget_seconds
-    phase, _, cursor = (resume_at or f"{PHASES[0]}:0").partition(":")
-    if phase not in PHASES or not re.fullmatch(r"\d+(-\d+)?" if phase in LANES else r"\d+", cursor):
-        raise UnknownCursor(f"{resume_at!r} is no place to go on from")
-    for each in PHASES[PHASES.index(phase) :]:
-        at = cursor if each == phase else "0"
+    report, deadline = IntegrityReport(), time.monotonic() + budget_seconds
+    first, _, first_cursor = (resume_at or f"{PHASES[0]}:0").partition(":")
+    if first not in PHASES or not re.fullmatch(
+        r"\d+(-\d+)?" if first in LANES else r"\d+", first_cursor
+    ):
+        raise UnknownCursor(f"{resume_at!r} is not a cursor that a check has printed")
+    for phase in PHASES[PHASES.index(first) :]:
+        cursor = first_cursor if phase == first else "0"
         while True:
-            if each in LANES:
-                at = await _sift(connection, each, at, seen, repair=repair)
+            if phase in LANES:
+                cursor = await _check_lane(connection, phase, cursor, report, repair=repair)
             else:
-                at, job_ids = await _step(connection, each, at, seen)
-                await _judge(connection, job_ids, seen, repair=repair)
-            if at == "0":
+                cursor, job_ids = await _next_jobs(connection, phase, cursor, report)
+                await _check_jobs(connection, job_ids, report, repair=repair)
+            if cursor == "0":
                 break
             if time.monotonic() > deadline:
-                seen.stopped_at = f"{each}:{at}"
-                return seen
-    return seen
+                report.stopped_at = f"{phase}:{cursor}"
+                return report
+    return report
 
 
-async def _sift(
-    connection: Connection, lane: str, after: str, seen: IntegrityReport, *, repair: bool
+async def _check_lane(
+    connection: Connection, lane: str, after: str, report: IntegrityReport, *, repair: bool
 ) -> str:
-    """Look through a page of what a lane has delivered; the next cursor."""
-    at, *left_behind = await connection.run(
+    """Check a page of a lane's delivered entries; return the next cursor."""
+    cursor, *problems = await connection.run(
         "check_lane",
         keys={"stream": getattr(connection.keys, lane)},
         job_prefix=connection.keys.job_prefix,
@@ -116,52 +204,49 @@ async def _sift(
         limit=BATCH_LIMIT,
         repair=int(repair),
     )
-    for name, word in left_behind:
-        seen.note(word.decode(), _text(name))
-    return _text(at)
+    for job_id, code in problems:
+        report.add(code.decode(), replies.text(job_id))
+    return replies.text(cursor)
 
 
-async def _step(
-    connection: Connection, phase: str, cursor: str, seen: IntegrityReport
+async def _next_jobs(
+    connection: Connection, phase: str, cursor: str, report: IntegrityReport
 ) -> tuple[str, list[str]]:
-    """The next cursor, and ids of jobs to judge."""
+    """Return the next cursor, and the ids of jobs to check."""
     keys = connection.keys
     if phase != "keys":
-        at, rows = await connection.execute(
+        next_cursor, members = await connection.execute(
             "ZSCAN", getattr(keys, phase), cursor, "COUNT", BATCH_LIMIT
         )
-        members = (
-            rows[::2] if rows and not isinstance(rows[0], tuple | list) else [r[0] for r in rows]
-        )
-        return _text(at), [_text(member) for member in members]
-    stem = _escaped(keys.stem)
-    at, found = await connection.execute(
-        "SCAN", cursor, "MATCH", f"{stem}*", "COUNT", 10 * BATCH_LIMIT
+        return replies.text(next_cursor), [member for member, _ in replies.scored(members)]
+    next_cursor, names = await connection.execute(
+        "SCAN", cursor, "MATCH", keys.pattern, "COUNT", 10 * BATCH_LIMIT
     )
     job_ids = []
-    for key in map(_text, found):
+    for key in map(replies.text, names):
         if key.startswith(keys.job_prefix):
-            job_ids.append(_job_of(key.removeprefix(keys.job_prefix)))
-            seen.jobs += job_ids[-1] == key.removeprefix(keys.job_prefix)
-        elif not _is_ours(key.removeprefix(keys.stem)):
-            seen.strangers.append(key)
-    return _text(at), list(dict.fromkeys(job_ids))
+            name = key.removeprefix(keys.job_prefix)
+            job_ids.append(_job_of(name))
+            report.jobs += job_ids[-1] == name
+        elif not _belongs_to_queue(keys, key):
+            report.foreign_keys.append(key)
+    return replies.text(next_cursor), list(dict.fromkeys(job_ids))
 
 
-async def _judge(
-    connection: Connection, job_ids: list[str], seen: IntegrityReport, *, repair: bool
+async def _check_jobs(
+    connection: Connection, job_ids: list[str], report: IntegrityReport, *, repair: bool
 ) -> None:
     for first in range(0, len(job_ids), BATCH_LIMIT):
         batch = job_ids[first : first + BATCH_LIMIT]
-        answers = await connection.run(
+        results = await connection.run(
             "check_job",
             [(connection.keys.job(job_id), (job_id,)) for job_id in batch],
             retention_ms=connection.config.retention_ms,
             repair=int(repair),
         )
-        for job_id, words in zip(batch, answers, strict=True):
-            for word in words.decode().split():
-                seen.note(word, job_id)
+        for job_id, codes in zip(batch, results, strict=True):
+            for code in codes.decode().split():
+                report.add(code, job_id)
 
 
 def _job_of(name: str) -> str:
@@ -169,23 +254,7 @@ def _job_of(name: str) -> str:
     return job_id if part in PARTS and job_id else name
 
 
-def _is_ours(name: str) -> bool:
-    plain = {
-        "stream",
-        "stream:high",
-        "stream:low",
-        "counters",
-        "control",
-        "workers",
-        "events",
-        *INDEXES,
-    }
-    return name in plain or name.startswith("worker:")
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in "*?[]\\" else c for c in text)
-
-
-def _text(value: bytes | str | int) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _belongs_to_queue(keys: QueueKeys, key: str) -> bool:
+    indexes = (getattr(keys, index) for index in INDEXES)
+    fixed = {*keys.streams, *indexes, keys.counters, keys.control, keys.workers, keys.events}
+    return key in fixed or key.startswith(keys.worker(""))

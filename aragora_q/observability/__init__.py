@@ -1,1 +1,1 @@
-"""Logs, metrics, systemd."""
+"""Logs, metrics and messages to systemd."""

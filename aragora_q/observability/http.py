@@ -1,4 +1,4 @@
-"""The HTTP endpoint for metrics and health."""
+"""Serve `/metrics` and `/healthz` over HTTP, from a separate thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from aragora_q.errors import ConfigError
 
 DEFAULT_PORTS = range(9464, 9474)
-"""Tried in turn when no port is configured."""
+"""Tried in this order if no port is configured."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -23,7 +23,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
-        """A scrape is not an event."""
+        """Write no log line for a request."""
 
 
 @contextmanager
@@ -32,12 +32,15 @@ def serving(
     host: str,
     port: int | None,
     is_healthy: Callable[[], bool],
-    unwell: str = "stalled",
+    unhealthy: str = "stalled",
 ) -> Iterator[int | None]:
-    """Serve `/metrics` and `/healthz` (200, or 503 and `unwell`) while the context lasts; gives the port.
+    """Serve `/metrics` and `/healthz` within the context; yields the port, or None if nothing is served.
 
-    `port` None takes the first free one of DEFAULT_PORTS, or none at all (gives None); 0 is off.
-    Raises ConfigError if a port that was asked for is taken.
+    `/healthz` answers 200, or 503 and the text `unhealthy`. `port` 0 serves nothing; None uses the first
+    free one of DEFAULT_PORTS, or serves nothing if all are in use.
+
+    Raises:
+        ConfigError: `port` is in use.
     """
     if port == 0:
         yield None
@@ -57,7 +60,7 @@ def serving(
             status, body = (
                 ("200 OK", b"ok\n")
                 if is_healthy()
-                else ("503 Service Unavailable", f"{unwell}\n".encode())
+                else ("503 Service Unavailable", f"{unhealthy}\n".encode())
             )
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [body]
@@ -80,7 +83,7 @@ def _bind(host: str, port: int | None) -> _Server | None:
         except OSError as error:
             raise ConfigError(
                 f"cannot serve metrics on {host}:{port}: {error.strerror or error}",
-                hint="choose another: metrics_port (0 for none) of a worker, --listen of an exporter",
+                hint="choose another port: metrics_port of a worker (0: no metrics), --listen of an exporter",
             ) from None
     for candidate in DEFAULT_PORTS:
         with suppress(OSError):

@@ -1,7 +1,7 @@
-"""The queue's metrics: what `aragora-q exporter` serves and `stats --prometheus` writes.
+"""The metrics of a queue, which `aragora-q exporter` serves and `stats --prometheus` writes.
 
-Computed when they are asked for, from reads that take the same time whatever the queue holds. One
-process exports them for all workers; what a single worker does is `metrics.py`'s business.
+Computed at each scrape, from reads that take constant time. One process exports them for all workers;
+the metrics of a single worker are in `worker_metrics.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -25,88 +24,94 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from aragora_q._version import __version__
+from aragora_q.base import QueueStats
 from aragora_q.errors import AragoraQError, ConfigError
 from aragora_q.redis.server import ServerInfo, check_server
 from aragora_q.streams.queue import RedisStreamsQueue
 
 TRANSITIONS = (
     "enqueued", "started", "completed", "retried", "deferred", "failed", "released", "promoted",
-    "reclaimed", "redelivered", "crashed", "cancelled", "requeued", "refused", "malformed", "parked",
+    "reclaimed", "redelivered", "crashed", "cancelled", "requeued", "refused", "malformed",
     "purged",
 )  # fmt: skip
-"""Every counter of the queue; those that never counted are exported as 0, so that alerts can see a
-first one.
+"""Every counter of the queue. A counter that Redis does not have is exported as 0, so that alerts notice
+its first increase.
 """
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one scrape found, or why it found nothing."""
+    """The result of one scrape. `stats` and `server` are None if Redis did not answer."""
 
     queue: str
-    stats: dict[str, Any] | None = None
-    facts: ServerInfo | None = None
+    stats: QueueStats | None = None
+    server: ServerInfo | None = None
     seconds: float = 0.0
+    """Time that Redis took to answer."""
 
 
 async def snapshot(queue: RedisStreamsQueue) -> Snapshot:
-    """Look at the queue and its server. Raises what the connection raises."""
-    began = time.monotonic()
-    facts = await check_server(queue.connection)
+    """Read statistics of the queue and its server. Raises RedisUnreachable, AccessDenied or TryAgain."""
+    started_at = time.monotonic()
+    server = await check_server(queue.connection)
     stats = await queue.get_queue_stats()
-    return Snapshot(queue.config.queue, stats, facts, time.monotonic() - began)
+    return Snapshot(queue.config.queue, stats, server, time.monotonic() - started_at)
 
 
 async def snapshot_or_nothing(queue: RedisStreamsQueue) -> Snapshot:
-    """As `snapshot`; an exporter outlives its server's outages, and says so in a metric."""
-    began = time.monotonic()
+    """As `snapshot`, but return an empty snapshot if Redis does not answer; a metric shows the outage."""
+    started_at = time.monotonic()
     try:
         return await snapshot(queue)
     except AragoraQError:
-        return Snapshot(queue.config.queue, seconds=time.monotonic() - began)
+        return Snapshot(queue.config.queue, seconds=time.monotonic() - started_at)
 
 
 class QueueCollector(Collector):
-    """Turns what `look` finds at each scrape into metrics."""
+    """Turn the snapshot that `take_snapshot` returns at each scrape into metrics."""
 
-    def __init__(self, look: Callable[[], Snapshot]) -> None:
-        self._look = look
+    def __init__(self, take_snapshot: Callable[[], Snapshot]) -> None:
+        self._take_snapshot = take_snapshot
 
     def describe(self) -> list[Metric]:
-        """Nothing beforehand: registering must not ask Redis."""
+        """Return nothing, because registering the collector must not call Redis."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        seen = self._look()
-        if seen.stats is not None and seen.facts is not None:
-            yield from _of_backlog(seen.queue, seen.stats)
-            yield from _of_maintenance(seen.queue, seen.stats)
-            yield from _of_server(seen.facts)
-        yield _gauge("queue_scrape_success", "Whether Redis answered this scrape.", seen.queue,
-                     seen.stats is not None)  # fmt: skip
-        yield _gauge("queue_scrape_duration_seconds", "How long Redis took to answer this scrape.",
-                     seen.queue, seen.seconds)  # fmt: skip
+        snapshot = self._take_snapshot()
+        if snapshot.stats is not None and snapshot.server is not None:
+            yield from _of_backlog(snapshot.queue, snapshot.stats)
+            yield from _of_maintenance(snapshot.queue, snapshot.stats)
+            yield from _of_server(snapshot.server)
+        yield _gauge("queue_scrape_success", "1 if Redis answered this scrape.", snapshot.queue,
+                     snapshot.stats is not None)  # fmt: skip
+        yield _gauge("queue_scrape_duration_seconds", "Time that Redis took to answer this scrape.",
+                     snapshot.queue, snapshot.seconds)  # fmt: skip
         yield InfoMetricFamily(
-            "aragora_q_build", "The version that runs.", value={"version": __version__}
+            "aragora_q_build", "Version of aragora-q.", value={"version": __version__}
         )
 
 
-def write(seen: Snapshot, path: Path) -> None:
-    """Write the metrics for node_exporter's textfile collector, which must never see half a file.
+def write(snapshot: Snapshot, path: Path) -> None:
+    """Write the metrics to a file for node_exporter's textfile collector; `-` is standard output.
 
-    `-` is standard output. Raises ConfigError if the file cannot be written.
+    The file is replaced atomically, so that the collector never reads half of it.
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
     registry = CollectorRegistry()
-    registry.register(QueueCollector(lambda: seen))
+    registry.register(QueueCollector(lambda: snapshot))
     text = generate_latest(registry)
     if str(path) == "-":
         sys.stdout.write(text.decode())
         return
     try:
         path = path.resolve()
-        if path.exists() and not path.is_file():  # a device would be replaced, for everybody
+        # Replacing a device would break it for every program.
+        if path.exists() and not path.is_file():
             raise ConfigError(
-                f"cannot write {path}: not a regular file", hint="- is standard output"
+                f"cannot write {path}: not a regular file", hint="use - for standard output"
             )
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
@@ -115,13 +120,14 @@ def write(seen: Snapshot, path: Path) -> None:
                 file.write(text)
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)  # the collector runs as another user
-                os.replace(file.name, path)  # noqa: PTH105 - in one step
+                os.replace(file.name, path)  # noqa: PTH105 - atomic
             except OSError:
-                os.unlink(file.name)  # noqa: PTH108 - or a full disk would fill with beginnings
+                os.unlink(file.name)  # noqa: PTH108 - leave no partial file on a full disk
                 raise
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}: {error.strerror}", hint="is the directory there, and ours?"
+            f"cannot write {path}: {error.strerror}",
+            hint="check that the directory exists and is writable",
         ) from None
 
 
@@ -131,27 +137,39 @@ def _gauge(name: str, text: str, queue: str, value: float) -> Metric:
     return family
 
 
-def _by(name: str, text: str, queue: str, label: str, values: dict[str, float]) -> Metric:
+def _by(name: str, text: str, queue: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(f"aragora_q_{name}", text, labels=("queue", label))
-    for each, value in values.items():
-        family.add_metric((queue, each), value)
+    for label_value, value in values.items():
+        family.add_metric((queue, label_value), value)
     return family
 
 
-def _of_backlog(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
-    states = ("running", "delayed", "completed", "failed", "cancelled")
-    jobs = {"waiting": sum(stats["waiting"].values()), **{name: stats[name] for name in states}}
-    yield _by("queue_jobs", "Jobs by state.", queue, "state", jobs)
+def _of_backlog(queue: str, stats: QueueStats) -> Iterator[Metric]:
+    jobs: dict[str, float] = {
+        "waiting": sum(stats["waiting"].values()),
+        "running": stats["running"],
+        "delayed": stats["delayed"],
+        "completed": stats["completed"],
+        "failed": stats["failed"],
+        "cancelled": stats["cancelled"],
+    }
+    yield _by(
+        "queue_jobs",
+        "Jobs by state: waiting in a lane, running, delayed until due, or ended.",
+        queue,
+        "state",
+        jobs,
+    )
     yield _by("queue_lane_jobs", "Waiting jobs by lane.", queue, "lane", stats["waiting"])
-    yield _gauge("queue_oldest_waiting_age_seconds", "Age of the oldest waiting job; 0: none waits.",
+    yield _gauge("queue_oldest_waiting_age_seconds", "Age of the oldest waiting job; 0 if no job waits.",
                  queue, stats["oldest_waiting_seconds"] or 0)  # fmt: skip
     if stats["next_due_seconds"] is not None:
-        yield _gauge("queue_next_due_seconds", "Until the next delayed job is due.",
+        yield _gauge("queue_next_due_seconds", "Time until the next delayed job is due.",
                      queue, stats["next_due_seconds"])  # fmt: skip
-    yield _gauge("queue_paused", "Whether the queue is paused.", queue, stats["paused"])
+    yield _gauge("queue_paused", "1 if the queue is paused.", queue, stats["paused"])
     transitions = CounterMetricFamily(
         "aragora_q_queue_transitions",
-        "What happened to jobs so far.",
+        "Transitions of jobs since the queue was created.",
         labels=("queue", "transition"),
     )
     for name in TRANSITIONS:
@@ -159,21 +177,22 @@ def _of_backlog(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
     yield transitions
 
 
-def _of_maintenance(queue: str, stats: dict[str, Any]) -> Iterator[Metric]:
+def _of_maintenance(queue: str, stats: QueueStats) -> Iterator[Metric]:
     alive = sum(worker["is_alive"] for worker in stats["workers"])
-    yield _by("queue_workers", "Workers by whether their heartbeat is younger than their lease.",
+    yield _by("queue_workers", "Workers by state; alive: the heartbeat is younger than the lease.",
               queue, "state", {"alive": alive, "silent": len(stats["workers"]) - alive})  # fmt: skip
-    for name in ("reap", "purge"):
-        yield _gauge(f"queue_last_{name}_timestamp_seconds", f"When a {name} pass last went well; 0: never.",
-                     queue, (stats[f"last_{name}_at"] or 0) / 1000)  # fmt: skip
+    for name, last_at in (("reap", stats["last_reap_at"]), ("purge", stats["last_purge_at"])):
+        yield _gauge(f"queue_last_{name}_timestamp_seconds",
+                     f"Unix time of the last successful {name} pass; 0: never.",
+                     queue, (last_at or 0) / 1000)  # fmt: skip
 
 
-def _of_server(facts: ServerInfo) -> Iterator[Metric]:
+def _of_server(server: ServerInfo) -> Iterator[Metric]:
     for name, text, value in (
-        ("eviction_unsafe", "Whether Redis may delete jobs when its memory is full.",
-         facts.eviction_policy != "noeviction"),
-        ("append_only_file", "Whether Redis keeps an append-only file.", facts.has_aof),
-        ("memory_used_bytes", "Memory that Redis uses.", facts.used_bytes),
-        ("memory_max_bytes", "Memory that Redis may use; 0: no limit.", facts.max_bytes),
+        ("eviction_unsafe", "1 if Redis may delete jobs when its memory is full.",
+         server.eviction_policy != "noeviction"),
+        ("append_only_file", "1 if Redis keeps an append-only file.", server.has_aof),
+        ("memory_used_bytes", "Memory used by Redis.", server.used_bytes),
+        ("memory_max_bytes", "Memory limit of Redis (maxmemory); 0: no limit.", server.max_bytes),
     ):  # fmt: skip
         yield GaugeMetricFamily(f"aragora_q_redis_{name}", text, value=value)

@@ -1,6 +1,6 @@
-"""Messages to systemd, as sd_notify(3) describes them; silent where nobody listens.
+"""Send messages to systemd, as described in sd_notify(3); does nothing outside of systemd.
 
-Called by the launcher. One datagram to the socket that NOTIFY_SOCKET names: too little for a library.
+Used by the launcher and the exporter. A message is one datagram to the socket in NOTIFY_SOCKET.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import socket
 
 
 def notify(*lines: str) -> None:
-    """Send state lines such as `READY=1` or `STATUS=3/8 running`. Failure to send is ignored.
+    """Send state lines such as `READY=1` or `STATUS=3/8 running`. Errors are ignored.
 
-    A line may quote others, such as Redis: what is not printable becomes a blank, so that it stays one.
+    Unprintable characters are replaced by blanks, because a line may contain text of others, such as Redis.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -28,7 +28,7 @@ def notify(*lines: str) -> None:
 
 
 def watchdog_seconds() -> float | None:
-    """Seconds within which systemd wants a WATCHDOG=1, if it does; sd_watchdog_enabled(3)."""
+    """Return the seconds within which systemd expects WATCHDOG=1, or None; see sd_watchdog_enabled(3)."""
     usec = os.environ.get("WATCHDOG_USEC", "")
     pid = os.environ.get("WATCHDOG_PID")
     if not (usec.isascii() and usec.isdigit()) or (pid and pid != str(os.getpid())):

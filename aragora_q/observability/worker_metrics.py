@@ -1,7 +1,7 @@
-"""Every metric of a worker, in one table, and the endpoint that serves them.
+"""Every metric of a worker, in one table.
 
-The worker counts into `WorkerMetrics`; the launcher serves it. Names follow Prometheus' rules:
-prefix `aragora_q_`, counters end in `_total`, times in `_seconds`; no job or worker id is a label.
+The worker updates `WorkerMetrics`; the launcher serves them. Names follow the Prometheus conventions:
+prefix `aragora_q_`, counters end in `_total`, times in `_seconds`. Job and worker ids are never labels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LATENCY_BUCKETS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 
 
 class WorkerMetrics:
-    """One worker's metrics, in a registry of their own."""
+    """The metrics of one worker, in a separate registry."""
 
     def __init__(self, queue: str) -> None:
         self.registry = CollectorRegistry()
@@ -37,30 +37,30 @@ class WorkerMetrics:
         self.attempt_duration = metric(
             Histogram,
             "attempt_duration_seconds",
-            "Run time of attempts.",
+            "Duration of attempts.",
             buckets=_DURATION_BUCKETS,
         )
         self.queue_latency = metric(
             Histogram,
             "queue_latency_seconds",
-            "Time that jobs waited in their lane before an attempt started.",
+            "Time in the lane before an attempt started.",
             buckets=_LATENCY_BUCKETS,
         )
-        self.active = metric(Gauge, "jobs_active", "Jobs this worker is running.")
-        self.concurrency = metric(Gauge, "concurrency", "Jobs this worker may run at once.")
-        self.leases_lost = metric(
-            Counter, "leases_lost", "Running jobs whose lease this worker lost."
+        self.active = metric(Gauge, "jobs_active", "Jobs that this worker is running.")
+        self.concurrency = metric(
+            Gauge, "concurrency", "Maximum number of jobs that this worker runs at once."
         )
+        self.leases_lost = metric(Counter, "leases_lost", "Running jobs whose lease was lost.")
         errors = metric(Counter, "redis_errors", "Failed calls to Redis, by kind of error.", "kind")
         self.redis_errors: Callable[[str], Any] = lambda kind: errors.labels(queue, kind)
         self.loop_lag = metric(
-            Gauge, "event_loop_lag_seconds", "Delay of the event loop's last answer."
+            Gauge, "event_loop_lag_seconds", "Latest measured delay of the event loop."
         )
         self.last_fetch = metric(
             Gauge,
             "last_fetch_timestamp_seconds",
-            "When Redis last answered a request for jobs.",
+            "Unix time when Redis last answered a request for jobs.",
         )
-        Info("aragora_q_build", "Version of the worker.", registry=self.registry).info(
+        Info("aragora_q_build", "Version of aragora-q.", registry=self.registry).info(
             {"version": __version__}
         )

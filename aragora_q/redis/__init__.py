@@ -1,1 +1,1 @@
-"""Everything that speaks Redis: connections, topologies, keys, scripts."""
+"""The only package that uses redis-py: connections, topologies, keys, scripts."""

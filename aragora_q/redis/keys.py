@@ -1,6 +1,6 @@
-"""Every Redis key of a queue, and the limits on names that go into keys.
+"""Every Redis key of a queue, and the constants that Python and the Lua scripts share.
 
-The only module that spells a key. Used by the queue, the tracker and the scripts' loader.
+The only module that spells a key. Used by the queue, the status tracker and the script loader.
 On a single Redis the names are literal (`aragora:queue:debates:stream`); on a Redis Cluster the
 queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of a queue share a slot.
 
@@ -12,14 +12,14 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `job:<id>`                 | hash   | the small fields of a job, every value at most 64 bytes       |
 | `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
 | `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON        |
-| `job:<id>:history`         | list   | what went wrong, one JSON object each, the last 20            |
+| `job:<id>:history`         | list   | errors, crashes and deferrals, one JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
-| `control`                  | hash   | paused, schema, maintenance_lock, grace_*, last_heartbeat_seen  |
+| `control`                  | hash   | paused, schema, maintenance_lock, grace_*, last_heartbeat_seen |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
-| `worker:<id>`              | hash   | one worker: boot, host, pid, version, slots, port, jobs, suspect |
-| `events`                   | stream | capped tail of transitions                                    |
-| `guard`                    | none   | never exists: what scripts on a cluster declare besides       |
+| `worker:<id>`              | hash   | one worker: instance_id, lease_ms, host, pid, running, quarantined … |
+| `events`                   | stream | latest transitions, for `wait` and `tail`                     |
+| `guard`                    | none   | never exists; scripts on a cluster declare it (see `QueueKeys.guard`) |
 """
 
 from __future__ import annotations
@@ -27,37 +27,73 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from aragora_q.base import LANES, lane_of
+from aragora_q.base import JOB_ID_PUNCTUATION, LANES, MAX_JOB_ID_CHARS, lane_of
 
 GROUP = "aragora-workers"
 """The consumer group of every lane."""
 
+SCHEMA = 1
+"""Version of the queue's data. A worker refuses a queue whose `control.schema` is newer."""
+
+BACKSTOP_MS = 86_400_000
+"""The keys of an ended job outlive its retention by this much, in case no purge runs."""
+
+MAX_EVENTS = 500
+"""Events kept, approximately."""
+
+MAX_HISTORY = 20
+"""History lines kept of a job."""
+
+MAX_HISTORY_BYTES = 8_000
+"""Longest error text in a history line."""
+
+MAX_DATA_BYTES = 64 * 1024 * 1024
+"""Largest payload or result that scripts accept, whatever a client's settings allow."""
+
+LUA_CONSTANTS: dict[str, str | int] = {
+    "GROUP": GROUP,
+    "SCHEMA": SCHEMA,
+    "BACKSTOP_MS": BACKSTOP_MS,
+    "MAX_EVENTS": str(MAX_EVENTS),  # text, because redis.call would have to format a number
+    "MAX_HISTORY": MAX_HISTORY,
+    "MAX_HISTORY_BYTES": MAX_HISTORY_BYTES,
+    "MAX_DATA_BYTES": MAX_DATA_BYTES,
+    "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
+    "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
+}
+"""Names that every script may use; `scripts.load` defines those that it does use."""
+
 
 @dataclass(frozen=True)
 class QueueKeys:
-    """The keys of one queue. `cluster` puts the queue's name in a hash tag."""
+    """The keys of one queue. With `cluster`, the queue's name is a hash tag."""
 
     prefix: str
     queue: str
     cluster: bool = False
 
     @cached_property
-    def stem(self) -> str:
-        """What every key of the queue begins with, the colon included."""
+    def queue_prefix(self) -> str:
+        """Prefix of all keys of the queue, colon included."""
         name = f"{{{self.queue}}}" if self.cluster else self.queue
         return f"{self.prefix}{name}:"
 
     @cached_property
+    def pattern(self) -> str:
+        """Glob pattern that matches the keys of this queue and no others."""
+        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.queue_prefix) + "*"
+
+    @cached_property
     def stream_high(self) -> str:
-        return f"{self.stem}stream:high"
+        return f"{self.queue_prefix}stream:high"
 
     @cached_property
     def stream_normal(self) -> str:
-        return f"{self.stem}stream"
+        return f"{self.queue_prefix}stream"
 
     @cached_property
     def stream_low(self) -> str:
-        return f"{self.stem}stream:low"
+        return f"{self.queue_prefix}stream:low"
 
     @property
     def streams(self) -> tuple[str, str, str]:
@@ -70,49 +106,49 @@ class QueueKeys:
 
     @cached_property
     def delayed(self) -> str:
-        return f"{self.stem}delayed"
+        return f"{self.queue_prefix}delayed"
 
     @cached_property
     def completed(self) -> str:
-        return f"{self.stem}completed"
+        return f"{self.queue_prefix}completed"
 
     @cached_property
     def failed(self) -> str:
-        return f"{self.stem}failed"
+        return f"{self.queue_prefix}failed"
 
     @cached_property
     def cancelled(self) -> str:
-        return f"{self.stem}cancelled"
+        return f"{self.queue_prefix}cancelled"
 
     @cached_property
     def counters(self) -> str:
-        return f"{self.stem}counters"
+        return f"{self.queue_prefix}counters"
 
     @cached_property
     def control(self) -> str:
-        return f"{self.stem}control"
+        return f"{self.queue_prefix}control"
 
     @cached_property
     def workers(self) -> str:
-        return f"{self.stem}workers"
+        return f"{self.queue_prefix}workers"
 
     @cached_property
     def events(self) -> str:
-        return f"{self.stem}events"
+        return f"{self.queue_prefix}events"
 
     @cached_property
     def guard(self) -> tuple[str, ...]:
-        """On a cluster, a key that never exists, for every script to declare.
+        """On a cluster, a key that never exists and that every script declares; otherwise empty.
 
-        While a slot moves, a script fails halfway when it touches a key that was not declared and is
-        not there. With one declared key missing it does not begin: the node answers TRYAGAIN.
+        While a slot migrates, a script that touches a missing, undeclared key fails halfway. With one
+        declared key missing it does not begin: the node answers TRYAGAIN.
         """
-        return (f"{self.stem}guard",) if self.cluster else ()
+        return (f"{self.queue_prefix}guard",) if self.cluster else ()
 
     @cached_property
     def job_prefix(self) -> str:
-        """What a job's hash key begins with; scripts append the id they find in an entry."""
-        return f"{self.stem}job:"
+        """Prefix of job hash keys; scripts append the id that they find in a stream entry."""
+        return f"{self.queue_prefix}job:"
 
     def job(self, job_id: str) -> str:
         return f"{self.job_prefix}{job_id}"
@@ -130,4 +166,4 @@ class QueueKeys:
         return f"{self.job_prefix}{job_id}:journal"
 
     def worker(self, worker_id: str) -> str:
-        return f"{self.stem}worker:{worker_id}"
+        return f"{self.queue_prefix}worker:{worker_id}"

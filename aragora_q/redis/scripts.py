@@ -1,8 +1,9 @@
-"""The Lua scripts: loaded from `lua/` by name, their names bound to Redis' numbered slots.
+"""Load the Lua scripts of `lua/` by name and bind the names in their headers to Redis' numbered slots.
 
-A script's header declares its keys, its arguments and, for batches, the fields of each item. From it
-the loader writes the bindings, on one line in place of the header's first, so that line numbers in
-Lua errors stay true. Called by the queue through `connection.py`; knows nothing of jobs.
+A script's header declares its keys, its arguments and, for batches, the fields of each item. The loader
+writes these bindings, the constants of `keys.py` and the included functions on one line, in place of the
+header's first line, so that line numbers in Lua errors stay correct. Used by `connection.py`; must not
+know jobs.
 """
 
 from __future__ import annotations
@@ -15,39 +16,44 @@ from functools import cache, cached_property
 from pkgutil import get_data
 from typing import TypeVar
 
+from aragora_q.redis.keys import LUA_CONSTANTS
+
 BATCH_LIMIT = 100
-"""Most items a call may carry: a script blocks the server while it runs."""
+"""Maximum number of items in a call: a script blocks the server while it runs."""
 
 BATCH_BYTES = 4 * 1024 * 1024
-"""About how much data a call may carry: a slow link must get it through before the call times out."""
+"""Approximate maximum of data in a call: a slow link must transfer it before the call times out."""
 
 INCLUDES = ("job", "outage_grace")
-"""Every file of `lua/include`; a script includes the first without saying so."""
+"""The files of `lua/include`. Every script includes the first one implicitly."""
 
 Value = str | bytes | int | float
 T = TypeVar("T")
 
 
 def batched(
-    rows: Iterable[T], limit: int = BATCH_LIMIT, *, weigh: Callable[[T], int] | None = None
+    items: Iterable[T], limit: int = BATCH_LIMIT, *, weigh: Callable[[T], int] | None = None
 ) -> Iterator[list[T]]:
-    """`rows` in lists of at most `limit`: what one call may carry. `weigh` tells a row's bytes, if many."""
+    """Split `items` into lists that one call may carry.
+
+    A list has at most `limit` items and, if `weigh` returns an item's size in bytes, about BATCH_BYTES.
+    """
     batch: list[T] = []
-    weight = 0
-    for row in rows:
-        bytes_more = weigh(row) if weigh else 0
-        if batch and (len(batch) >= limit or weight + bytes_more > BATCH_BYTES):
+    batch_bytes = 0
+    for item in items:
+        item_bytes = weigh(item) if weigh else 0
+        if batch and (len(batch) >= limit or batch_bytes + item_bytes > BATCH_BYTES):
             yield batch
-            batch, weight = [], 0
-        batch.append(row)
-        weight += bytes_more
+            batch, batch_bytes = [], 0
+        batch.append(item)
+        batch_bytes += item_bytes
     if batch:
         yield batch
 
 
 @dataclass(frozen=True)
 class Script:
-    """One script: `text` as the server gets it, and the names its header declares."""
+    """One script: `text` as sent to the server, and the names that its header declares."""
 
     name: str
     text: str
@@ -57,7 +63,7 @@ class Script:
 
     @cached_property
     def sha(self) -> str:
-        """What EVALSHA calls the script by."""
+        """The script's name for EVALSHA."""
         return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def operands(
@@ -67,11 +73,13 @@ class Script:
         items: Iterable[tuple[str | None, Sequence[Value]]] = (),
         also_keys: Sequence[str] = (),
     ) -> list[Value]:
-        """The operands of EVALSHA, after the script: number of keys, keys, arguments.
+        """Return the operands of EVALSHA after the script: number of keys, keys, arguments.
 
-        An item is the key of its job's hash (None where the script takes none) and its fields in
-        the header's order. `also_keys` are declared to the server, without a name in the script.
-        Raises KeyError for a name the header declares and the caller lacks.
+        An item is the key of its job's hash (None if the script takes no key per item) and its fields
+        in the header's order. `also_keys` are declared to the server, but have no name in the script.
+
+        Raises:
+            KeyError: the header declares a name that the caller did not pass.
         """
         bound_keys: list[Value] = [keys[name] for name in self.keys]
         arguments: list[Value] = [args[name] for name in self.args]
@@ -85,15 +93,15 @@ class Script:
 
 @cache
 def load(name: str) -> Script:
-    """The script `lua/<name>.lua`, ready to run."""
+    """Return the script `lua/<name>.lua`, ready to be sent."""
     source = _read(f"{name}.lua")
     keys = _declared(source, "keys")
     args = _declared(source, "args")
-    each = re.search(r"^-- each (\w+): (.*)$", source, re.MULTILINE)
-    item_fields = tuple(each[2].split()) if each else ()
+    item = re.search(r"^-- each (\w+): (.*)$", source, re.MULTILINE)
+    item_fields = tuple(item[2].split()) if item else ()
     prelude = [_binding(keys, "KEYS"), _binding(args, "ARGV")]
-    if each:
-        prelude.append(_item_reader(len(keys), len(args), len(item_fields), keyed=each[1] == "job"))
+    if item:
+        prelude.append(_item_reader(len(keys), len(args), len(item_fields), keyed=item[1] == "job"))
     shebang, _, body = source.split("\n", 2)
     prelude += _definitions(body, ("job", *_declared(source, "include")))
     text = f"{shebang}\n{' '.join(filter(None, prelude))}\n{body}"
@@ -101,12 +109,12 @@ def load(name: str) -> Script:
 
 
 def body(name: str) -> str:
-    """The script `lua/<name>.lua` as it is written, without what it includes."""
+    """Return the source of `lua/<name>.lua`, without what it includes."""
     return _read(f"{name}.lua")
 
 
 def included() -> list[str]:
-    """The files that scripts include, as they are written."""
+    """Return the sources of the files that scripts include."""
     return [_read(f"include/{name}.lua") for name in INCLUDES]
 
 
@@ -130,7 +138,7 @@ def _binding(names: tuple[str, ...], table: str) -> str:
 
 
 def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> str:
-    """`items`, how many there are, and `item(n)`, which returns the n-th one's key and fields."""
+    """Define `items`, the number of items, and `item(n)`, which returns the n-th one's key and fields."""
     key = f"KEYS[{key_count}+n]," if keyed else ""
     first = f"{arg_count}+(n-1)*{width}"
     return (
@@ -140,23 +148,30 @@ def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> 
 
 
 def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
-    """What `body` uses of the included files, in their order, each on one line.
+    """Return the constants and included functions that `body` uses, each on one line, in their order.
 
-    The server makes every function anew in each call: those that nobody uses would cost a single
-    enqueue a fifth of its time.
+    Redis creates every function of a script again in each call: unused ones would make a single
+    enqueue a fifth slower.
     """
-    found: list[str] = []
+    definitions: list[str] = []
     needed = _code(body)
-    for include in reversed(includes):
-        code = _code(_read(f"include/{include}.lua"))
-        for definition in reversed(re.split(r"^(?=local )", code, flags=re.MULTILINE)):
+    sources = [_constants(), *(_code(_read(f"include/{name}.lua")) for name in includes)]
+    for source in reversed(sources):
+        for definition in reversed(re.split(r"^(?=local )", source, flags=re.MULTILINE)):
             name = re.match(r"local (?:function )?(\w+)", definition)
             if name and re.search(rf"\b{name[1]}\b", needed):
-                found.append(" ".join(definition.split()))
+                definitions.append(" ".join(definition.split()))
                 needed += definition
-    return found[::-1]
+    return definitions[::-1]
+
+
+def _constants() -> str:
+    return "".join(
+        f"local {name} = '{value}'\n" if isinstance(value, str) else f"local {name} = {value}\n"
+        for name, value in LUA_CONSTANTS.items()
+    )
 
 
 def _code(source: str) -> str:
-    """Lua without its comments."""
+    """Return Lua code without its comments."""
     return re.sub(r"--.*", "", source)

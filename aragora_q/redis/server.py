@@ -1,6 +1,6 @@
-"""What a server is, and whether it can keep our promises: version, topology, eviction, durability.
+"""Check that a server can be used: version, topology, eviction, durability.
 
-Asked once, when a queue is opened or a worker starts. Reads INFO alone, which every role may.
+Called once, when a queue is opened or a worker starts. Sends only INFO, which every role may run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aragora_q.redis.connection import Connection, Durability
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What INFO says of a server that matters to a queue."""
+    """The fields of INFO that matter to a queue. Sizes are in bytes."""
 
     version: str
     is_valkey: bool
@@ -25,8 +25,9 @@ class ServerInfo:
     is_sentinel: bool
     replicas: int
     used_bytes: int
+    """Memory in use."""
     max_bytes: int
-    """Memory in use, and its limit (maxmemory); 0: none."""
+    """Memory limit (maxmemory); 0: none."""
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> ServerInfo:
@@ -53,52 +54,56 @@ class ServerInfo:
 
 
 async def check_server(connection: Connection) -> ServerInfo:
-    """Read the server's facts. Raises UnsupportedServer for one too old or of the other topology."""
-    facts = ServerInfo.from_info(await connection.execute("INFO"))
+    """Read the server's version and state.
+
+    Raises:
+        UnsupportedServer: the server is too old, or `redis_url` names another kind of server.
+    """
+    server = ServerInfo.from_info(await connection.execute("INFO"))
     where = connection.address.partition("://")[2]
-    if facts.is_sentinel:
+    if server.is_sentinel:
         raise UnsupportedServer(
-            f"the server at {connection.address} is a Sentinel, but redis_url says a Redis server",
-            hint=f"write redis+sentinel://{where}/ and the name of the service",
+            f"the server at {connection.address} is a Sentinel, but redis_url names a Redis server",
+            hint=f"use redis+sentinel://{where}/ and the name of the service",
         )
-    if facts.release < ((7, 2) if facts.is_valkey else (7, 0)):
+    if server.release < ((7, 2) if server.is_valkey else (7, 0)):
         raise UnsupportedServer(
-            f"{facts.name} at {connection.address} is too old: scripts that may run when memory is "
-            f"full need Redis 7.0 or Valkey 7.2",
-            hint="upgrade the server, or try embedded://",
+            f"{server.name} at {connection.address} is not supported: Redis 7.0+ or Valkey 7.2+ is "
+            f"required (scripts use the allow-oom flag)",
+            hint="upgrade the server, or use embedded://",
         )
-    if facts.is_cluster and not connection.is_cluster:
+    if server.is_cluster and not connection.is_cluster:
         raise UnsupportedServer(
-            f"the server at {connection.address} is a node of a cluster, but redis_url says a single server",
-            hint=f"write redis+cluster://{where}",
+            f"the server at {connection.address} is a cluster node, but redis_url names a single server",
+            hint=f"use redis+cluster://{where}",
         )
-    return facts
+    return server
 
 
-def check_durability(facts: ServerInfo, connection: Connection, durability: Durability) -> None:
-    """Raise UnsupportedServer if the server cannot confirm what `durability` asks for."""
+def check_durability(server: ServerInfo, connection: Connection, durability: Durability) -> None:
+    """Raise UnsupportedServer if the server cannot confirm writes as `durability` requires."""
     problem: tuple[str, str] | None = None
-    if durability == "replica" and not facts.replicas:
-        problem = "has no replica", "attach one, or choose another durability"
-    elif durability == "fsync" and facts.release < (7, 2):
+    if durability == "replica" and not server.replicas:
+        problem = "has no replica", "add one, or choose another durability"
+    elif durability == "fsync" and server.release < (7, 2):
         problem = (
-            f"is {facts.name}, without WAITAOF",
-            "upgrade it to 7.2, or choose another durability",
+            f"is {server.name}, which has no WAITAOF",
+            "upgrade it to 7.2 or later, or choose another durability",
         )
-    elif durability == "fsync" and not facts.has_aof:
+    elif durability == "fsync" and not server.has_aof:
         problem = "keeps no append-only file", "CONFIG SET appendonly yes"
     if problem:
         raise UnsupportedServer(
-            f"durability {durability} cannot be kept: the server at {connection.address} {problem[0]}",
+            f"durability {durability} is not available: the server at {connection.address} {problem[0]}",
             hint=problem[1],
         )
 
 
-def check_eviction(facts: ServerInfo, connection: Connection, *, allowed: bool) -> None:
-    """Raise UnsupportedServer if the server may evict jobs, unless that is allowed."""
-    if facts.eviction_policy != "noeviction" and not allowed:
+def check_eviction(server: ServerInfo, connection: Connection, *, allowed: bool) -> None:
+    """Raise UnsupportedServer if the server may evict jobs, unless `allowed`."""
+    if server.eviction_policy != "noeviction" and not allowed:
         raise UnsupportedServer(
             f"Redis at {connection.address} may delete jobs when memory is full "
-            f"(maxmemory-policy {facts.eviction_policy})",
-            hint="CONFIG SET maxmemory-policy noeviction, or set allow_eviction if losing jobs is fine",
+            f"(maxmemory-policy {server.eviction_policy})",
+            hint="CONFIG SET maxmemory-policy noeviction, or set allow_eviction if jobs may be lost",
         )

@@ -1,6 +1,6 @@
-"""Ids of a queue's jobs by status, newest first: read page by page off indexes and lanes, never SCAN.
+"""List job ids by status, newest first, page by page from indexes and lanes; never SCAN.
 
-Called by the queue for `list`. Reads only; what it gives may have moved on by the time it is looked at.
+Called by the queue for `list`. Reads only; a job may have changed its status since it was listed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.errors import AragoraQError
+from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import GROUP
 
@@ -17,7 +18,7 @@ PAGE = 500
 
 
 async def recent_ids(connection: Connection, limit: int) -> list[str]:
-    """Ids of the newest jobs of any status: `limit` at most of each index and lane."""
+    """Return ids of the newest jobs of any status: at most `limit` of each index and lane."""
     keys = connection.keys
     sources = (
         *(_delivered(connection, stream) for stream in keys.streams),
@@ -27,19 +28,19 @@ async def recent_ids(connection: Connection, limit: int) -> list[str]:
             for index in (keys.delayed, keys.completed, keys.failed, keys.cancelled)
         ),
     )
-    found: dict[str, None] = {}
+    ids: dict[str, None] = {}
     for source in sources:
-        number = 0
+        count = 0
         async for job_id in source:
-            found[job_id] = None
-            number += 1
-            if number == limit:
+            ids[job_id] = None
+            count += 1
+            if count == limit:
                 break
-    return list(found)
+    return list(ids)
 
 
 async def job_ids(connection: Connection, status: JobStatus) -> AsyncIterator[str]:
-    """Ids of the jobs that have `status`, or had it a moment ago."""
+    """Iterate over the ids of jobs that have `status`, or had it a moment ago."""
     keys = connection.keys
     if status in TERMINAL:
         async for job_id in _indexed(connection, getattr(keys, status.value)):
@@ -58,18 +59,20 @@ async def job_ids(connection: Connection, status: JobStatus) -> AsyncIterator[st
 
 
 async def _indexed(connection: Connection, index: str) -> AsyncIterator[str]:
-    """Members by falling score; a cursor of scores, since members may go while we read."""
+    """Iterate over members by descending score. The cursor is a score, because members may be removed
+    during the iteration; `seen` are the members that have it.
+    """
     newest: bytes | str = "+inf"
     seen: set[bytes] = set()
     while True:
-        rows = await connection.execute(
+        reply = await connection.execute(
             "ZRANGE", index, newest, "-inf", "BYSCORE", "REV",
             "LIMIT", 0, PAGE + len(seen), "WITHSCORES",
         )  # fmt: skip
-        pairs = list(zip(rows[::2], rows[1::2], strict=True))
+        pairs = replies.pairs(reply)
         fresh = [(member, score) for member, score in pairs if member not in seen]
         for member, _ in fresh:
-            yield _text(member)
+            yield replies.text(member)
         if not fresh:
             return
         newest = fresh[-1][1]
@@ -77,7 +80,7 @@ async def _indexed(connection: Connection, index: str) -> AsyncIterator[str]:
 
 
 async def _lane(connection: Connection, stream: str, page: int = PAGE) -> AsyncIterator[str]:
-    """Ids in a lane's entries, from its tail."""
+    """Iterate over the job ids in a lane's entries, newest first."""
     last = "+"
     while True:
         rows = await connection.execute("XREVRANGE", stream, last, "-", "COUNT", page)
@@ -89,18 +92,18 @@ async def _lane(connection: Connection, stream: str, page: int = PAGE) -> AsyncI
 
 
 async def _delivered(connection: Connection, stream: str) -> AsyncIterator[str]:
-    """Ids in entries that a worker has taken, as the pending list names them."""
+    """Iterate over the job ids in a lane's pending entries: those delivered to a worker."""
     first = "-"
     while True:
         try:
-            # In bytes, so that redis-py does not take the reply for the short form's and trip over it.
+            # As bytes: for "XPENDING", redis-py would parse the reply as that of the short form, and fail.
             pending = await connection.execute(b"XPENDING", stream, GROUP, first, "+", PAGE)
         except AragoraQError as error:
             if "NOGROUP" in str(error):
-                return  # nothing was ever enqueued in this lane
+                return  # no job was ever enqueued in this lane
             raise
         entries = [row[0].decode() for row in pending]
-        rows = await connection.execute_all(("XRANGE", stream, each, each) for each in entries)
+        rows = await connection.execute_all(("XRANGE", stream, entry, entry) for entry in entries)
         for row in rows:
             if row and not isinstance(row, Exception):
                 yield _id_in(row[0][1])
@@ -110,22 +113,22 @@ async def _delivered(connection: Connection, stream: str) -> AsyncIterator[str]:
 
 
 async def _with_status(
-    connection: Connection, found: AsyncIterator[str], status: JobStatus
+    connection: Connection, ids: AsyncIterator[str], status: JobStatus
 ) -> AsyncIterator[str]:
-    """Those of `found` whose hash says `status`, or what nobody knows: the reader will error."""
+    """Filter `ids` by status. Jobs with an invalid status pass, so that reading them raises an error."""
     page: list[str] = []
 
     async def matching() -> list[str]:
         keys = [connection.keys.job(job_id) for job_id in page]
         replies = await connection.execute_all(("HGET", key, "status") for key in keys)
-        others = {each.value.encode() for each in JobStatus} - {status.value.encode()}
+        others = {other.value.encode() for other in JobStatus} - {status.value.encode()}
         return [
             job_id
             for job_id, reply in zip(page, replies, strict=True)
             if isinstance(reply, bytes) and reply not in others
         ]
 
-    async for job_id in found:
+    async for job_id in ids:
         page.append(job_id)
         if len(page) == PAGE:
             for match in await matching():
@@ -136,11 +139,5 @@ async def _with_status(
 
 
 def _id_in(fields: Any) -> str:
-    """The job id of an entry, whose fields redis-py may hand over as a mapping or a flat list."""
-    if not isinstance(fields, dict):
-        fields = dict(zip(fields[::2], fields[1::2], strict=True))
-    return _text(fields.get(b"id", b""))
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="replace")
+    """Return the job id in an entry's fields; empty if there is none."""
+    return replies.text(dict(replies.pairs(fields)).get(b"id", b""))

@@ -1,7 +1,7 @@
-"""`RedisStreamsQueue`: the queue on Redis Streams, for clients and caretakers.
+"""`RedisStreamsQueue`: the queue on Redis Streams, for clients and maintenance.
 
-Every change of a job is one script, in batches; every read goes to the status tracker. A worker's
-side of the queue is `session.py`. Used by the command line, the worker and library users.
+Every change of a job is one script, called in batches; every read goes to the status tracker. A worker's
+part of the queue is `session.py`. Used by the command line, the worker and library users.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import NamedTuple
 
-from aragora_q import codec as wire
-from aragora_q.base import WORKER_ID_PATTERN, EnqueueResult, Job, JobStatus
+from aragora_q import codec
+from aragora_q.base import WORKER_ID_PATTERN, EnqueueResult, Job, JobStatus, QueueStats
 from aragora_q.config.settings import QueueConfig, get_queue_config
 from aragora_q.contracts import (
     Identity,
@@ -37,17 +37,49 @@ from aragora_q.streams import listing
 from aragora_q.streams.session import RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
-"""A worker silent for this many leases is forgotten; its jobs were reclaimed after one."""
-
-EnqueueItem = tuple[str, tuple[str, bytes, int, int, int]]
-"""What `enqueue.lua` takes of a job: its key; id, payload, priority, delay in ms, attempts."""
+"""A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
 
 REAPER = "reaper"
-"""Consumer that a cron pass takes entries over with; deleted again when it is empty."""
+"""Consumer that a cron pass claims entries with; deleted again when it is empty."""
+
+
+class EnqueueFields(NamedTuple):
+    """The fields of a job that `enqueue.lua` takes, in its order."""
+
+    id: str
+    payload: bytes
+    priority: int
+    delay_ms: int
+    max_attempts: int
+
+
+EnqueueItem = tuple[str, EnqueueFields]
+"""One item of an `enqueue.lua` call: the key of the job's hash, and the job's fields."""
 
 
 class RedisStreamsQueue(WorkQueue):
-    """One queue on one Redis, Valkey or cluster. Safe to share among tasks of an event loop."""
+    """One queue on one Redis or Valkey server or cluster.
+
+    Nothing is sent before the first call, so a wrong address raises RedisUnreachable only then;
+    `create_redis_queue` checks the server first. All tasks of one event loop may share a queue. Close it
+    with `close`.
+
+    `config` defaults to `get_queue_config()`. `consumer_name` is the worker id of workers that are not
+    given one; it defaults to `host-pid-<4 hex digits>`.
+
+    Example:
+        >>> import asyncio
+        >>> from aragora_q import Job, QueueConfig, RedisStreamsQueue
+        >>> async def main() -> None:
+        ...     queue = RedisStreamsQueue(QueueConfig(queue="examples"))
+        ...     results = await queue.enqueue_many([Job({"n": n}) for n in range(3)])
+        ...     print([result.created for result in results])
+        ...     print(await queue.cancel(results[0].id))
+        ...     await queue.close()
+        >>> asyncio.run(main())
+        [True, True, True]
+        True
+    """
 
     def __init__(
         self, config: QueueConfig | None = None, *, consumer_name: str | None = None
@@ -56,57 +88,59 @@ class RedisStreamsQueue(WorkQueue):
         self.consumer_name = consumer_name or default_worker_id()
         self.connection = Connection(self.config)
         self.tracker = JobStatusTracker(self.connection)
+        """Reads jobs, statuses and history."""
         self._durability_is_checked = False
         self._keys = self.connection.keys
 
     async def enqueue(self, job: Job) -> str:
-        [enqueued] = await self._enqueue_batch([self._enqueue_item(job)])
-        if not enqueued.durable:
+        [result] = await self._enqueue_batch([self._enqueue_item(job)])
+        if not result.durable:
             raise NotDurable(job.id, self.config.durability)
         return job.id
 
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
-        enqueued: list[EnqueueResult] = []
+        results: list[EnqueueResult] = []
         sending: asyncio.Task[list[EnqueueResult]] | None = None
         try:
             for batch in batched(map(self._enqueue_item, jobs), weigh=_payload_bytes):
                 if sending is not None:
-                    enqueued += await sending
+                    results += await sending
                 sending = asyncio.create_task(self._enqueue_batch(batch))
-                await asyncio.sleep(0)  # off it goes: the server takes it while the next is encoded
+                # Let the task send, so that the server works while the next batch is encoded.
+                await asyncio.sleep(0)
         finally:
             if sending is not None:
-                enqueued += await sending
-        return enqueued
+                results += await sending
+        return results
 
     async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueResult]:
         if self.config.durability != "none" and not self._durability_is_checked:
-            facts = await check_server(self.connection)
-            check_durability(facts, self.connection, self.config.durability)
+            server = await check_server(self.connection)
+            check_durability(server, self.connection, self.config.durability)
             self._durability_is_checked = True
-        words, durable = await self.connection.run_with_durability(
+        statuses, durable = await self.connection.run_with_durability(
             "enqueue", items, self.config.durability, max_backlog=self.config.max_backlog
         )
-        if b"full" in words:
+        if b"full" in statuses:
             raise QueueFull(
-                f"queue {self.config.queue} holds its limit of {self.config.max_backlog} waiting jobs; "
-                f"{words.count(b'full')} of {len(words)} were not enqueued",
+                f"queue {self.config.queue} has reached its limit of {self.config.max_backlog} waiting "
+                f"jobs; {statuses.count(b'full')} of {len(statuses)} were not enqueued",
                 hint="add workers, wait, or raise max_backlog",
             )
-        if b"refused" in words:
-            job_id = items[words.index(b"refused")][1][0]
+        if b"refused" in statuses:
+            _, fields = items[statuses.index(b"refused")]
             raise InvalidPayload(
-                f"job {job_id}: refused by the queue itself: id, payload or a number is out of bounds"
+                f"job {fields.id}: refused by the server's script: id, payload or a number is out of bounds"
             )
         return [
-            EnqueueResult(job_id, created=word == b"created", durable=durable)
-            for (_, (job_id, *_)), word in zip(items, words, strict=True)
+            EnqueueResult(fields.id, created=status == b"created", durable=durable)
+            for (_, fields), status in zip(items, statuses, strict=True)
         ]
 
     def check(self, job: Job) -> None:
-        """Raise InvalidPayload for whatever `enqueue` would refuse of `job` itself; nothing is sent."""
-        _, (_, payload, *_) = self._enqueue_item(job)
-        job.raw_payload = payload  # need not be encoded again
+        """Raise InvalidPayload if `enqueue` would refuse `job` itself; nothing is sent."""
+        _, fields = self._enqueue_item(job)
+        job.raw_payload = fields.payload  # so that it is not encoded again
 
     def _enqueue_item(self, job: Job) -> EnqueueItem:
         check_job(job)
@@ -117,9 +151,11 @@ class RedisStreamsQueue(WorkQueue):
                 f"{self.config.max_payload_bytes}",
                 hint="pass a reference to the data instead of the data",
             )
-        delay_ms = round(job.delay_seconds * 1000)
-        attempts = job.max_attempts or self.config.retry_max_attempts
-        return self._keys.job(job.id), (job.id, payload, job.priority, delay_ms, attempts)
+        delay_ms = round(job.delay_seconds * 1000) if job.delay_seconds else 0
+        max_attempts = job.max_attempts or self.config.retry_max_attempts
+        return self._keys.job(job.id), EnqueueFields(
+            job.id, payload, job.priority, delay_ms, max_attempts
+        )
 
     async def get_status(self, job_id: str) -> JobStatus | None:
         return await self.tracker.get_status(job_id)
@@ -127,43 +163,54 @@ class RedisStreamsQueue(WorkQueue):
     async def get_job(self, job_id: str) -> Job | None:
         return await self.tracker.get_job(job_id)
 
-    async def get_queue_stats(self) -> dict[str, Any]:
+    async def get_queue_stats(self) -> QueueStats:
         return await self.tracker.queue_stats()
 
     async def cancel(self, job_id: str) -> bool:
-        [word] = await self.connection.run(
+        [status] = await self.connection.run(
             "cancel",
             [(self._keys.job(job_id), (job_id,))],
             retention_ms=self.config.retention_ms,
         )
-        if word == b"unknown":
+        if status == b"unknown":
             raise JobNotFound(job_id, self.config.queue)
-        return bool(word == b"cancelled")
+        return bool(status == b"cancelled")
 
     async def requeue(self, job_ids: Sequence[str]) -> list[str]:
-        """Give failed and cancelled jobs a new life. One word each: `requeued`, `unknown`,
-        `malformed` (a dead letter that never was a job), or the status the job has instead.
+        """Return failed and cancelled jobs to the queue with their attempts reset.
+
+        Returns one result per job: `requeued`, `unknown` (or past retention), `malformed` (the dead
+        letter of a malformed entry, which has nothing to run), or the status of a job that has neither
+        failed nor been cancelled. Finished work and history are kept.
         """
-        words: list[str] = []
+        results: list[str] = []
         for batch in batched(job_ids):
             items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
-            words += [word.decode() for word in await self.connection.run("requeue", items)]
-        return words
+            results += [status.decode() for status in await self.connection.run("requeue", items)]
+        return results
 
     async def recent_ids(self, limit: int) -> list[str]:
-        """Ids of the newest jobs of any status: `limit` at most of each place where jobs are."""
+        """Return ids of the newest jobs of any status: at most `limit` of each lane and index."""
         return await listing.recent_ids(self.connection, limit)
 
     def job_ids(self, status: JobStatus) -> AsyncIterator[str]:
-        """Ids of the jobs that have `status`, newest first."""
+        """Iterate over the ids of jobs that have `status`, newest first within each lane and index."""
         return listing.job_ids(self.connection, status)
 
     async def pause(self, *, paused: bool = True) -> bool:
-        """Let no job start until `pause(paused=False)`; running ones go on. False: it was so already."""
+        """Stop starting jobs until `pause(paused=False)`; running jobs continue.
+
+        Returns False if the queue was in that state already.
+        """
         return bool(await self.connection.run("pause", paused=int(paused)) == b"changed")
 
     async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
-        """The queue's transitions as they happen, without end; each event names its `id` to resume after."""
+        """Iterate over the queue's transitions as they happen, without end.
+
+        Each has `event`, `ids` (job ids, separated by spaces) and `id`, from which to resume with `after`.
+        Without `after`, starts with the next event. Only the latest events are kept: a reader that
+        resumes too late misses some.
+        """
         key = self._keys.events
         if after is None:
             newest = await self.connection.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
@@ -179,8 +226,8 @@ class RedisStreamsQueue(WorkQueue):
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
         if not WORKER_ID_PATTERN.fullmatch(identity.worker_id):
             raise InvalidPayload(
-                f"worker id {identity.worker_id!r:.100} is not 1 to 48 of letters, digits and ._-, "
-                "a letter or digit first"
+                f"invalid worker id {identity.worker_id!r:.100}: use 1 to 48 letters, digits and ._-, "
+                "starting with a letter or digit"
             )
         lease_ms = (
             self.config.claim_idle_ms if lease_seconds is None else round(lease_seconds * 1000)
@@ -200,9 +247,9 @@ class RedisStreamsQueue(WorkQueue):
         self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None
     ) -> list[ReclaimResult]:
         return [
-            found
+            result
             for stream in self._keys.streams
-            async for found in self._reclaim_lane(
+            async for result in self._reclaim_lane(
                 stream, reclaimer, dry_run=dry_run, deadline=deadline or math.inf
             )
         ]
@@ -248,7 +295,7 @@ class RedisStreamsQueue(WorkQueue):
             if older_than_seconds is None
             else round(older_than_seconds * 1000)
         )
-        deleted, more = await self.connection.run(
+        deleted, has_more = await self.connection.run(
             "purge",
             keys={"index": getattr(self._keys, status.value)},
             job_prefix=self._keys.job_prefix,
@@ -257,33 +304,36 @@ class RedisStreamsQueue(WorkQueue):
             limit=BATCH_LIMIT,
             dry_run=int(dry_run),
         )
-        return PurgeResult(deleted, bool(more))
+        return PurgeResult(deleted, has_more=bool(has_more))
 
     @asynccontextmanager
     async def single_flight(self, ttl_seconds: float) -> AsyncIterator[bool]:
-        """Be the only cron pass at work: gives False if another one is. The lock ends by itself."""
+        """Hold the lock that allows one cron pass at a time; yields False if another pass holds it.
+
+        The lock expires after `ttl_seconds`, so that a killed pass does not block others for long.
+        """
         token = secrets.token_hex(8)
 
-        async def ask(action: str) -> bool:
-            word = await self.connection.run(
+        async def send(action: str) -> bool:
+            reply = await self.connection.run(
                 "maintenance_lock", action=action, token=token, ttl_ms=round(ttl_seconds * 1000)
             )
-            return bool(word == b"ok")
+            return bool(reply == b"ok")
 
-        if not await ask("begin"):
+        if not await send("begin"):
             yield False
             return
         try:
             yield True
         except BaseException:
-            await ask("abandon")
+            await send("abandon")
             raise
-        await ask("end")
+        await send("end")
 
     async def remove_dead_workers(self) -> int:
-        named = await self.tracker.consumers() | await self.tracker.worker_ids()
+        names = await self.tracker.consumers() | await self.tracker.worker_ids()
         deleted = 0
-        for batch in batched(sorted(named)):
+        for batch in batched(sorted(names)):
             deleted += await self.connection.run(
                 "unregister",
                 [(None, (name, "")) for name in batch],
@@ -300,10 +350,29 @@ class RedisStreamsQueue(WorkQueue):
 async def create_redis_queue(
     config: QueueConfig | None = None, *, consumer_name: str | None = None
 ) -> RedisStreamsQueue:
-    """A queue on the configured server, which has answered and is new enough.
+    """Connect to the configured server, check its version, and return the queue.
 
-    Raises ConfigError, UnsupportedServer, RedisUnreachable, AccessDenied, TryAgain. Close it with
-    `await queue.close()`.
+    `config` defaults to `get_queue_config()`: environment and configuration files. `consumer_name` is
+    the worker id of workers that are not given one. Close the queue with `await queue.close()`. Where
+    there are several servers, calls of this queue retry for 8 s during a failover.
+
+    Raises:
+        ConfigError: a setting, such as `redis_url`, is wrong.
+        UnsupportedServer: older than Redis 7.0 or Valkey 7.2, or not what `redis_url` says.
+        RedisUnreachable: no server answers.
+        AccessDenied: the server refused the credentials.
+        TryAgain: the server cannot serve the call now, for example while it loads its data.
+
+    Example:
+        >>> import asyncio
+        >>> from aragora_q import create_debate_job, create_redis_queue
+        >>> async def main() -> None:
+        ...     queue = await create_redis_queue()
+        ...     job_id = await queue.enqueue(create_debate_job("Tea or coffee?", ["demo", "demo"]))
+        ...     print(await queue.get_status(job_id))
+        ...     await queue.close()
+        >>> asyncio.run(main())
+        pending
     """
     queue = RedisStreamsQueue(config, consumer_name=consumer_name)
     queue.connection.failover_seconds = FAILOVER_SECONDS
@@ -316,7 +385,7 @@ async def create_redis_queue(
 
 
 def default_worker_id() -> str:
-    """`host-pid-xxxx`: tells workers apart that nobody named."""
+    """Return `host-pid-xxxx`, a worker id that differs for every process and call."""
     host = "".join(
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname()
     )
@@ -324,11 +393,12 @@ def default_worker_id() -> str:
 
 
 def _payload_bytes(item: EnqueueItem) -> int:
-    return len(item[1][1])
+    _, fields = item
+    return len(fields.payload)
 
 
 def _encode_payload(job: Job) -> bytes:
     try:
-        return wire.encode(job.payload)
+        return codec.encode(job.payload)
     except ValueError as error:
         raise InvalidPayload(f"job {job.id}: payload is not JSON: {error}") from None

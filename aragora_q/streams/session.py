@@ -6,7 +6,6 @@ id and instance id) and the fence; the scripts refuse callers that do not own th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,8 +30,6 @@ from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
 from aragora_q.redis.connection import Connection, Item
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
-
-logger = logging.getLogger(__name__)
 
 MAX_DEFERRALS = 50
 MAX_DEFERRAL_SECONDS = 6 * 3600
@@ -120,12 +117,6 @@ class RedisWorkerSession(WorkerSession):
         resume_from = None
         if rows and len(rows[-1]) == len(self._keys.streams):
             resume_from = tuple(entry_id.decode() for entry_id in rows.pop())
-        parked = [row[0].decode() for row in rows if len(row) == 1]
-        if parked:
-            logger.warning(
-                "jobs of a newer version parked: upgrade", extra={"job": " ".join(parked)}
-            )
-            rows = [row for row in rows if len(row) > 1]
         worker_id = self.identity.worker_id
         return FetchResult(state.decode(), [_started(row, worker_id) for row in rows], resume_from)
 
@@ -269,7 +260,7 @@ class RedisLeaseRenewer:
                 record_ttl_ms=RECORD_TTL_MS,
             )
             for (job_id, _), reply in zip(batch, replies, strict=False):
-                if reply != b"held":
+                if reply != b"owned":
                     lost[job_id] = reply.decode()
         return RenewalResult(state.decode(), lost)  # type: ignore[arg-type]
 

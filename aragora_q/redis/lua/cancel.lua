@@ -1,21 +1,21 @@
 #!lua flags=allow-oom
--- Cancel jobs in any live state, at once and for good; a running one's worker learns at its next renewal.
+-- Cancel live jobs, whatever their status; the worker of a running job learns of it at its next renewal.
 -- keys: stream_high stream_normal stream_low delayed cancelled counters events
 -- args: retention_ms
 -- each job: id
--- returns: one word per job: cancelled | unknown, or the terminal status it already has
+-- returns: per job: cancelled | unknown, or the terminal status it already had
 -- (completed | failed | was-cancelled)
 
-local words, done = {}, {}
+local results, cancelled_ids = {}, {}
 for n = 1, items do
   local job, id = item(n)
   local state = read(job, 'status', 'entry', 'priority')
   if not state.status or is_past_retention(job) then
-    words[n] = 'unknown'
+    results[n] = 'unknown'
   elseif state.status == 'cancelled' then
-    words[n] = 'was-cancelled'
+    results[n] = 'was-cancelled'
   elseif state.status == 'completed' or state.status == 'failed' then
-    words[n] = state.status
+    results[n] = state.status
   else
     if state.entry then
       local stream = lane_stream(state.priority)
@@ -27,9 +27,9 @@ for n = 1, items do
       redis.call('ZREM', delayed, id)
     end
     finish(job, id, 'cancelled', cancelled, tonumber(retention_ms))
-    words[n], done[#done + 1] = 'cancelled', id
+    results[n], cancelled_ids[#cancelled_ids + 1] = 'cancelled', id
   end
 end
-count('cancelled', #done)
-publish_event('cancelled', done)
-return words
+count('cancelled', #cancelled_ids)
+publish_event('cancelled', cancelled_ids)
+return results

@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
--- Compare all that is known of each job, and mend what can be mended without losing anything.
+-- Check that the keys of each job agree, and repair what can be repaired without loss.
 -- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers
 -- args: retention_ms repair
 -- each job: id
--- returns: per job, in order, words for what is wrong, separated by spaces; '' when nothing is
+-- returns: per job: codes of its problems (see doctor/integrity.py), separated by spaces
 --
--- One atomic look: what it finds is no passing state. With `repair` 1 every word that
--- `consistency.PROBLEMS` calls mendable is mended in the same look.
+-- One call sees a consistent state, so no problem is a transition in progress. With `repair` 1, every
+-- problem that `integrity.PROBLEMS` calls repairable is repaired in the same call.
 
 local ttl = tonumber(retention_ms) + BACKSTOP_MS
 local indexes = {completed = completed, failed = failed, cancelled = cancelled}
-local words
+local problems
 
--- Notes a problem; returns whether to mend it.
-local function found(word)
-  words[#words + 1] = word
+-- Record a problem; returns true if it is to be repaired.
+local function add_problem(code)
+  problems[#problems + 1] = code
   return repair == '1'
 end
 
@@ -27,7 +27,7 @@ local function parts_of(job)
   return parts
 end
 
-local function any_lasts(parts)
+local function has_part_without_ttl(parts)
   for _, key in pairs(parts) do
     if redis.call('PTTL', key) < 0 then return true end
   end
@@ -42,30 +42,30 @@ end
 local function check_missing_hash(job, id, parts)
   if redis.call('ZSCORE', delayed, id) then
     if parts.payload then
-      if found('delayed-without-hash') then redis.call('HSET', job, 'status', 'pending', 'created_at', now) end
+      if add_problem('delayed-without-hash') then redis.call('HSET', job, 'status', 'pending', 'created_at', now) end
       return
     end
-    if found('delayed-without-data') then redis.call('ZREM', delayed, id) end
+    if add_problem('delayed-without-data') then redis.call('ZREM', delayed, id) end
   end
   for _, index in pairs(indexes) do
-    if redis.call('ZSCORE', index, id) and found('listed-without-data') then redis.call('ZREM', index, id) end
+    if redis.call('ZSCORE', index, id) and add_problem('listed-without-data') then redis.call('ZREM', index, id) end
   end
-  if any_lasts(parts) and found('parts-without-hash') then expire_all(job, parts) end
+  if has_part_without_ttl(parts) and add_problem('parts-without-hash') then expire_all(job, parts) end
 end
 
 local function check_terminal(job, id, state, parts)
   for status, index in pairs(indexes) do
     local listed = redis.call('ZSCORE', index, id)
-    if status == state.status and not listed and found('unlisted') then redis.call('ZADD', index, now, id) end
-    if status ~= state.status and listed and found('listed-twice') then redis.call('ZREM', index, id) end
+    if status == state.status and not listed and add_problem('unlisted') then redis.call('ZADD', index, now, id) end
+    if status ~= state.status and listed and add_problem('listed-twice') then redis.call('ZREM', index, id) end
   end
-  if redis.call('ZSCORE', delayed, id) and found('listed-twice') then redis.call('ZREM', delayed, id) end
-  if (state.entry or state.lease_ms) and found('keeps-lease') then redis.call('HDEL', job, 'entry', 'lease_ms') end
-  if state.status == 'completed' and not parts.result then found('result-lost') end
-  if (redis.call('PTTL', job) < 0 or any_lasts(parts)) and found('never-expires') then expire_all(job, parts) end
+  if redis.call('ZSCORE', delayed, id) and add_problem('listed-twice') then redis.call('ZREM', delayed, id) end
+  if (state.entry or state.lease_ms) and add_problem('keeps-lease') then redis.call('HDEL', job, 'entry', 'lease_ms') end
+  if state.status == 'completed' and not parts.result then add_problem('result-lost') end
+  if (redis.call('PTTL', job) < 0 or has_part_without_ttl(parts)) and add_problem('never-expires') then expire_all(job, parts) end
 end
 
--- Whether the group has delivered past `entry`, so that no read will bring it again.
+-- True if the group has delivered `entry`, so that no read returns it again.
 local function is_delivered(stream, entry)
   local last = last_delivered(stream)
   if not last then return false end
@@ -87,11 +87,11 @@ local function requeue_entry(job, id, stream, state, payload)
   redis.call('HDEL', job, 'lease_ms', 'lease_owner')
 end
 
--- The lane where the job's entry lies, whatever its priority says, and the payload there.
+-- The lane that has the job's entry, which may differ from its priority's lane, and the payload there.
 local function lane_of(id, state)
   for _, stream in ipairs({lane_stream(state.priority), stream_high, stream_normal, stream_low}) do
-    local found, payload = job_of(state.entry and fields_of(stream, state.entry) or {})
-    if found == id then return stream, payload end
+    local entry_id, payload = job_of(state.entry and fields_of(stream, state.entry) or {})
+    if entry_id == id then return stream, payload end
   end
 end
 
@@ -99,26 +99,26 @@ local function check_location(job, id, state, parts)
   local stream, payload = lane_of(id, state)
   local due = redis.call('ZSCORE', delayed, id)
   if stream then
-    if stream ~= lane_stream(state.priority) and found('other-lane') then
+    if stream ~= lane_stream(state.priority) and add_problem('other-lane') then
       redis.call('HSET', job, 'priority', priority_of(stream))
     end
-    if due and found('waits-twice') then redis.call('ZREM', delayed, id) end
-    if parts.payload and found('payload-twice') then redis.call('DEL', parts.payload) end
+    if due and add_problem('waits-twice') then redis.call('ZREM', delayed, id) end
+    if parts.payload and add_problem('payload-twice') then redis.call('DEL', parts.payload) end
     local pending = redis.pcall('XPENDING', stream, GROUP, state.entry, state.entry, 1)
     if not pending.err and #pending == 0 and is_delivered(stream, state.entry) and not has_recent_heartbeat(state) then
-      if found('delivered-to-nobody') then requeue_entry(job, id, stream, state, payload) end
+      if add_problem('delivered-without-owner') then requeue_entry(job, id, stream, state, payload) end
     end
   elseif state.status == 'processing' then
-    if not parts.payload then found('entry-lost')
-    elseif not has_recent_heartbeat(state) and found('waits-nowhere') then
+    if not parts.payload then add_problem('entry-lost')
+    elseif not has_recent_heartbeat(state) and add_problem('not-queued') then
       redis.call('HSET', job, 'status', 'retrying')
       redis.call('HDEL', job, 'entry', 'lease_ms', 'lease_owner')
       redis.call('ZADD', delayed, now, id)
     end
   elseif not parts.payload then
-    found('payload-lost')
+    add_problem('payload-lost')
   elseif state.entry or not due then
-    if found('waits-nowhere') then
+    if add_problem('not-queued') then
       redis.call('HDEL', job, 'entry')
       redis.call('ZADD', delayed, now, id)
     end
@@ -127,34 +127,34 @@ end
 
 local function check_live(job, id, state, parts)
   for _, index in pairs(indexes) do
-    if redis.call('ZSCORE', index, id) and found('listed-as-ended') then redis.call('ZREM', index, id) end
+    if redis.call('ZSCORE', index, id) and add_problem('listed-as-ended') then redis.call('ZREM', index, id) end
   end
   local expires = redis.call('PTTL', job) >= 0
   for _, key in pairs(parts) do expires = expires or redis.call('PTTL', key) >= 0 end
-  if expires and found('expires-while-live') then
+  if expires and add_problem('expires-while-live') then
     redis.call('PERSIST', job)
     for _, key in pairs(parts) do redis.call('PERSIST', key) end
   end
   check_location(job, id, state, parts)
 end
 
--- Numbers that are none: readers refuse the job, scripts take them for absent.
+-- Fields that must be numbers and are not: readers refuse the job, scripts treat the fields as missing.
 local function check_numbers(job)
   local names = {'attempts', 'crashes', 'max_attempts', 'fence', 'priority', 'lease_ms', 'created_at', 'started_at'}
-  local garbled = {}
+  local invalid = {}
   for n, value in ipairs(redis.call('HMGET', job, unpack(names))) do
-    if value and not parse_int(value) then garbled[#garbled + 1] = names[n] end
+    if value and not parse_int(value) then invalid[#invalid + 1] = names[n] end
   end
-  if #garbled > 0 and found('garbled') then redis.call('HDEL', job, unpack(garbled)) end
+  if #invalid > 0 and add_problem('invalid-numbers') then redis.call('HDEL', job, unpack(invalid)) end
 end
 
 local reply = {}
 for n = 1, items do
   local job, id = item(n)
-  words = {}
+  problems = {}
   local kind = redis.call('TYPE', job).ok
   if kind ~= 'hash' and kind ~= 'none' then
-    found('no-hash')
+    add_problem('wrong-type')
   else
     local state = read(job, 'status', 'entry', 'priority', 'lease_ms', 'lease_owner')
     local parts = parts_of(job)
@@ -166,9 +166,9 @@ for n = 1, items do
     elseif state.status == 'pending' or state.status == 'processing' or state.status == 'retrying' then
       check_live(job, id, state, parts)
     else
-      found('unknown-status')
+      add_problem('unknown-status')
     end
   end
-  reply[n] = table.concat(words, ' ')
+  reply[n] = table.concat(problems, ' ')
 end
 return reply

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- Look through what a lane has delivered for entries that nobody holds: no read and no reclaim finds them.
+-- Find delivered entries of a lane that are not pending: neither a read nor reclaim returns them again.
 -- keys: stream stream_high stream_normal stream_low delayed
 -- args: job_prefix after limit repair
--- returns: where the next page begins (0: this was the last), then per entry left behind: job id (entry id, where
--- it is no job), and its word of `consistency.PROBLEMS`
+-- returns: where the next page begins (0: this was the last), then per problem: job id (entry id if the
+-- entry is not a job), code (see doctor/integrity.py)
 --
--- An entry that its own job names is left to `examine`, and one whose job runs elsewhere to that job's end.
+-- An entry that its own job's hash names is left to check_job; a copy of a job that is running elsewhere
+-- is left until that job has ended.
 
 local delivered = last_delivered(stream)
 if not delivered then return {'0'} end
@@ -15,21 +16,21 @@ local function has_data(job, state)
     or redis.call('EXISTS', job .. ':payload') == 1
 end
 
-local function word_of(entry, id, payload)
-  if not (id and payload) then return 'entry-left-behind' end
+local function problem_of(entry, id, payload)
+  if not (id and payload) then return 'orphaned-entry' end
   local job = job_prefix .. id
   local state = read(job, 'status', 'entry', 'priority')
   if state.entry == entry then return nil end
   if state.status == 'completed' or state.status == 'failed' or state.status == 'cancelled' or has_data(job, state) then
-    return 'copy-left-behind'
+    return 'duplicate-entry'
   end
-  return state.status ~= 'processing' and 'entry-left-behind' or nil
+  return state.status ~= 'processing' and 'orphaned-entry' or nil
 end
 
 local function requeue_entry(entry, fields, id)
   drop_entry(stream, entry)
   local added = redis.call('XADD', stream, '*', unpack(fields))
-  if not id then return end  -- start makes a dead letter of it
+  if not id then return end  -- start moves it to the dead letters
   local job = job_prefix .. id
   redis.call('ZREM', delayed, id)
   redis.call('HSETNX', job, 'status', 'pending')
@@ -39,13 +40,13 @@ end
 local reply, rows = {'0'}, redis.call('XRANGE', stream, '(' .. after, delivered, 'COUNT', limit)
 for _, row in ipairs(rows) do
   local entry, fields = unpack(row)
-  local held = redis.call('XPENDING', stream, GROUP, entry, entry, 1)
+  local pending = redis.call('XPENDING', stream, GROUP, entry, entry, 1)
   local id, payload = job_of(fields)
-  local word = #held == 0 and word_of(entry, id, payload)
-  if word then
-    reply[#reply + 1] = {id or entry, word}
-    if repair == '1' and word == 'copy-left-behind' then drop_entry(stream, entry) end
-    if repair == '1' and word == 'entry-left-behind' then requeue_entry(entry, fields, id) end
+  local problem = #pending == 0 and problem_of(entry, id, payload)
+  if problem then
+    reply[#reply + 1] = {id or entry, problem}
+    if repair == '1' and problem == 'duplicate-entry' then drop_entry(stream, entry) end
+    if repair == '1' and problem == 'orphaned-entry' then requeue_entry(entry, fields, id) end
   end
   reply[1] = entry
 end

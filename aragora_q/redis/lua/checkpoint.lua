@@ -1,24 +1,24 @@
 #!lua
--- Keep a piece of a running job's work for its later attempts.
+-- Store a checkpoint of a running job for its later attempts.
 -- keys:
 -- args: lease_owner max_bytes
 -- each job: id fence name value
--- returns: one word per job: ok | lost | full
+-- returns: per job: ok | lost | full
 
-local words = {}
+local results = {}
 for n = 1, items do
   local job, _, fence, name, value = item(n)
   local journal = job .. ':journal'
-  words[n] = 'lost'
+  results[n] = 'lost'
   if owns_lease(read(job, 'status', 'fence', 'lease_owner'), lease_owner, fence) then
-    local kept = tonumber(redis.call('HGET', journal, 'bytes') or 0)
+    local stored = tonumber(redis.call('HGET', journal, 'bytes') or 0)
     local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
-    local bytes = kept + #value - replaced + (replaced == 0 and #name or 0)
-    words[n] = 'full'
+    local bytes = stored + #value - replaced + (replaced == 0 and #name or 0)
+    results[n] = 'full'
     if bytes <= tonumber(max_bytes) then
       redis.call('HSET', journal, 'checkpoint:' .. name, value, 'bytes', bytes)
-      words[n] = 'ok'
+      results[n] = 'ok'
     end
   end
 end
-return words
+return results

@@ -1,23 +1,23 @@
 #!lua
--- Record new jobs and make them runnable, or delayed; an id that is known changes nothing.
+-- Add new jobs to their lanes, or to the delayed index; an id that exists changes nothing.
 -- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events
 -- args: max_backlog
 -- each job: id payload priority delay_ms max_attempts
--- returns: one word per job: created | exists | full | refused (too large, or no numbers: no client of ours)
+-- returns: per job: created | exists | full | refused (too large, or not numbers: not sent by this client)
 
-local room = math.huge
+local capacity = math.huge
 if tonumber(max_backlog) > 0 then
-  room = max_backlog - redis.call('ZCARD', delayed)
+  capacity = max_backlog - redis.call('ZCARD', delayed)
   for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
     if redis.call('EXISTS', stream) == 1 then
       local pending = redis.pcall('XPENDING', stream, GROUP)
-      room = room - redis.call('XLEN', stream) + (pending.err and 0 or pending[1])
+      capacity = capacity - redis.call('XLEN', stream) + (pending.err and 0 or pending[1])
     end
   end
 end
 
--- A job past retention is unknown to readers already; here it makes room for a new one of its id.
-local function is_known(job, id)
+-- A job past retention is unknown to readers: its keys are deleted, so that its id can be used again.
+local function exists(job, id)
   if redis.call('EXISTS', job) == 0 then return false end
   if not is_past_retention(job) then return true end
   redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
@@ -25,16 +25,16 @@ local function is_known(job, id)
   return false
 end
 
-local words, created = {}, {}
+local results, created = {}, {}
 for n = 1, items do
   local job, id, payload, priority, delay_ms, max_attempts = item(n)
-  if #payload > MAX_DATA_BYTES or #id > 64
+  if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
-    words[n] = 'refused'
-  elseif is_known(job, id) then
-    words[n] = 'exists'
-  elseif #created >= room then
-    words[n] = 'full'
+    results[n] = 'refused'
+  elseif exists(job, id) then
+    results[n] = 'exists'
+  elseif #created >= capacity then
+    results[n] = 'full'
   else
     if delay_ms == '0' then
       local entry = append(lane_stream(priority), id, payload)  -- its id is the time of creation, too
@@ -47,9 +47,9 @@ for n = 1, items do
     end
     if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
     created[#created + 1] = id
-    words[n] = 'created'
+    results[n] = 'created'
   end
 end
 count('enqueued', #created)
 publish_event('enqueued', created)
-return words
+return results

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- One page of what a worker's consumer holds in a lane: idle for so long, after that entry.
+-- List one page of the jobs of a lane that a worker has leased and that have been idle for a minimum time.
 -- keys: stream
 -- args: job_prefix worker_id lease_owner min_idle_ms after limit
--- returns: where the next page begins (empty: this was the last), then id and fence of each job held
+-- returns: where the next page begins (empty: this was the last), then per job: id, fence
 
 local pending = redis.pcall('XPENDING', stream, GROUP, 'IDLE', min_idle_ms, after, '+', limit, worker_id)
 if pending.err then return {''} end

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Pause the queue (no job starts; running ones go on), or resume it.
+-- Pause the queue (no job starts, running jobs continue) or resume it.
 -- keys: control events
 -- args: paused
 -- returns: changed | unchanged
 
-local before = redis.call('HGET', control, 'paused') and '1' or '0'
-if before == paused then return 'unchanged' end
+local current = redis.call('HGET', control, 'paused') and '1' or '0'
+if current == paused then return 'unchanged' end
 if paused == '1' then redis.call('HSET', control, 'paused', now) else redis.call('HDEL', control, 'paused') end
-redis.call('XADD', events, 'MAXLEN', '~', EVENTS_LENGTH, '*', 'event', paused == '1' and 'paused' or 'resumed')
+redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*', 'event', paused == '1' and 'paused' or 'resumed')
 return 'changed'

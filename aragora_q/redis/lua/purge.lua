@@ -2,18 +2,18 @@
 -- Delete jobs that ended before a cutoff, with all their keys.
 -- keys: index counters
 -- args: job_prefix status older_than_ms limit dry_run
--- returns: number deleted (or, dry, that would be), and 1 when there is more
+-- returns: number of jobs deleted (with dry_run: that would be), 1 if more are left
 --
--- An index names only jobs of one terminal status; one whose status has changed since is only unlisted.
--- The step after which nothing is left to delete is noted as a good pass.
+-- `index` lists jobs of one terminal status; a job whose status differs is only removed from the index.
+-- The call after which nothing is left to delete is recorded as a successful pass.
 
 local cutoff = now - older_than_ms
 local ids = redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. cutoff, 'LIMIT', 0, limit)
 if dry_run == '1' then return {redis.call('ZCOUNT', index, '-inf', '(' .. cutoff), 0} end
 for _, id in ipairs(ids) do
   local job = job_prefix .. id
-  local found = redis.call('HGET', job, 'status')
-  if not found or found == status then
+  local current = redis.call('HGET', job, 'status')
+  if not current or current == status then
     redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
   end
   redis.call('ZREM', index, id)

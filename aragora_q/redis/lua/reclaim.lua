@@ -1,22 +1,23 @@
 #!lua flags=allow-oom
--- Take over, in one lane, the jobs of workers that died, and deliveries that never became a start.
+-- Take over the jobs of dead workers in one lane, and entries that were delivered but never started.
 -- include: outage_grace
 -- keys: stream failed counters events control workers
 -- args: job_prefix worker_prefix reclaimer claim_idle_ms max_crashes retention_ms limit cursor dry_run
--- returns: a word (ok | braked), the next cursor ('' at the end), then per entry taken: id, word
--- (reclaimed | poisoned | redelivered | dropped), worker, idle ms, crashes
+-- returns: ok | in_grace_period, the next cursor (empty: this was the last page), then per entry taken
+-- over: id, decision (reclaimed | poisoned | redelivered | dropped), worker, idle ms, crashes
 --
--- A lease is as long as the job's own lease_ms; claim_idle_ms holds only for entries never started.
--- A job whose lease_owner's worker id has come back under another boot is taken at once, braked or not.
+-- A job's lease is the lease_ms in its hash; claim_idle_ms is used only for entries that were never started.
+-- A job whose worker id has registered again with another instance id is taken over at once, even in a
+-- grace period.
 
 start_grace_if_silent(tonumber(claim_idle_ms))
-local braked = (tonumber(redis.call('HGET', control, 'grace_until')) or 0) > now  -- strangers write words
+local in_grace_period = (tonumber(redis.call('HGET', control, 'grace_until')) or 0) > now  -- invalid text: no
 
 local pending = redis.pcall('XPENDING', stream, GROUP, cursor, '+', limit)
 if pending.err then return {'ok', ''} end
 
-local function is_over(lease_ms, idle)
-  return not braked and idle >= tonumber(lease_ms)
+local function has_expired(lease_ms, idle)
+  return not in_grace_period and idle >= tonumber(lease_ms)
 end
 
 local function is_replaced(state)
@@ -25,74 +26,76 @@ local function is_replaced(state)
   return current and current ~= instance_id
 end
 
-local function fate(each)
-  local state, entry, idle = each.state, each.entry, each.idle
-  if state.status == 'processing' and state.entry == entry then
-    if not is_over(state.lease_ms or claim_idle_ms, idle) and not is_replaced(state) then return 'held' end
+local function classify(entry)
+  local state = entry.state
+  if state.status == 'processing' and state.entry == entry.entry_id then
+    if not has_expired(state.lease_ms or claim_idle_ms, entry.idle) and not is_replaced(state) then return 'leased' end
     return state.crashes + 1 >= tonumber(max_crashes) and 'poisoned' or 'reclaimed'
   end
-  if not is_over(claim_idle_ms, idle) then return 'held' end
-  if each.fields and (state.entry == entry or not state.status) then return 'redelivered' end
-  return 'dropped'  -- deleted under us, or a copy of a job that ended or waits elsewhere
+  if not has_expired(claim_idle_ms, entry.idle) then return 'leased' end
+  if entry.fields and (state.entry == entry.entry_id or not state.status) then return 'redelivered' end
+  return 'dropped'  -- deleted meanwhile, or a copy of a job that ended or waits elsewhere
 end
 
-local function take(each, word)
-  -- Inside a script nothing can come between: no minimum idle time is needed to win the entry.
-  redis.call('XCLAIM', stream, GROUP, reclaimer, 0, each.entry, 'JUSTID')
-  drop_entry(stream, each.entry)
-  if word == 'dropped' then return end
-  if word == 'redelivered' then
-    local entry = redis.call('XADD', stream, '*', unpack(each.fields))
-    if each.state.status then  -- else there is no hash, and the entry alone will do
-      redis.call('HSET', each.job, 'entry', entry)
-      redis.call('HSETNX', each.job, 'created_at', entry_ms(each.entry))
+local function claim(entry, decision)
+  -- A script is atomic, so the claim needs no minimum idle time.
+  redis.call('XCLAIM', stream, GROUP, reclaimer, 0, entry.entry_id, 'JUSTID')
+  drop_entry(stream, entry.entry_id)
+  if decision == 'dropped' then return end
+  if decision == 'redelivered' then
+    local added = redis.call('XADD', stream, '*', unpack(entry.fields))
+    if entry.state.status then  -- without a hash, the entry is enough
+      redis.call('HSET', entry.job, 'entry', added)
+      redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
     end
     return
   end
-  append_history(each.job, 'crash', each.state, 'worker ' .. each.owner .. ' died or lost its lease: silent for '
-    .. each.idle .. ' ms, started at ' .. (each.state.started_at or '?'))
-  redis.call('HSET', each.job, 'crashes', each.state.crashes + 1, 'attempts', each.state.attempts - 1)
-  redis.call('HDEL', each.job, 'lease_owner')  -- or its late report would pass for one we have answered
-  if word == 'poisoned' then
-    redis.call('SET', each.job .. ':payload', each.payload)
-    finish(each.job, each.id, 'failed', failed, tonumber(retention_ms))
+  append_history(entry.job, 'crash', entry.state, 'worker ' .. entry.owner .. ' died or lost its lease: silent for '
+    .. entry.idle .. ' ms, started at ' .. (entry.state.started_at or '?'))
+  redis.call('HSET', entry.job, 'crashes', entry.state.crashes + 1, 'attempts', entry.state.attempts - 1)
+  redis.call('HDEL', entry.job, 'lease_owner')  -- otherwise its late report would look like a repeated one
+  if decision == 'poisoned' then
+    redis.call('SET', entry.job .. ':payload', entry.payload)
+    finish(entry.job, entry.id, 'failed', failed, tonumber(retention_ms))
   else
-    redis.call('HSET', each.job, 'status', 'retrying', 'entry', append(stream, each.id, each.payload))
-    redis.call('HDEL', each.job, 'lease_ms')
+    redis.call('HSET', entry.job, 'status', 'retrying', 'entry', append(stream, entry.id, entry.payload))
+    redis.call('HDEL', entry.job, 'lease_ms')
   end
 end
 
-local reply, taken = {braked and 'braked' or 'ok', ''}, {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
+local reply = {in_grace_period and 'in_grace_period' or 'ok', ''}
+local claimed = {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
 for _, row in ipairs(pending) do
-  local each = {entry = row[1], owner = row[2], idle = row[3], state = {}}
-  if each.idle == 0 and dry_run == '0' then
-    -- Delivered just now, or in the future: the clock was set back since, and the lease would not run out until then.
-    redis.call('XCLAIM', stream, GROUP, each.owner, 0, each.entry, 'JUSTID')
+  local entry = {entry_id = row[1], owner = row[2], idle = row[3], state = {}}
+  if entry.idle == 0 and dry_run == '0' then
+    -- Delivered just now; or in the future, if the clock was set back, and then the lease would not
+    -- expire until that time. Claiming it for its owner resets the idle time.
+    redis.call('XCLAIM', stream, GROUP, entry.owner, 0, entry.entry_id, 'JUSTID')
   end
-  each.fields = fields_of(stream, each.entry)
-  each.id, each.payload = job_of(each.fields or {})
-  if each.id and each.payload then
-    each.job = job_prefix .. each.id
-    each.state = read(each.job, 'status', 'lease_owner', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at')
-    each.state.crashes = parse_int(each.state.crashes) or 0
-    each.state.attempts = parse_int(each.state.attempts) or 1
-    each.state.lease_ms = parse_int(each.state.lease_ms)
+  entry.fields = fields_of(stream, entry.entry_id)
+  entry.id, entry.payload = job_of(entry.fields or {})
+  if entry.id and entry.payload then
+    entry.job = job_prefix .. entry.id
+    entry.state = read(entry.job, 'status', 'lease_owner', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at')
+    entry.state.crashes = parse_int(entry.state.crashes) or 0
+    entry.state.attempts = parse_int(entry.state.attempts) or 1
+    entry.state.lease_ms = parse_int(entry.state.lease_ms)
   end
-  local word = fate(each)
-  if word ~= 'held' then
-    if dry_run == '0' then take(each, word) end
-    table.insert(taken[word], each.id or each.entry)
-    reply[#reply + 1] = {each.id or each.entry, word, each.owner, each.idle, each.state.crashes or 0}
+  local decision = classify(entry)
+  if decision ~= 'leased' then
+    if dry_run == '0' then claim(entry, decision) end
+    table.insert(claimed[decision], entry.id or entry.entry_id)
+    reply[#reply + 1] = {entry.id or entry.entry_id, decision, entry.owner, entry.idle, entry.state.crashes or 0}
   end
-  reply[2] = '(' .. each.entry
+  reply[2] = '(' .. entry.entry_id
 end
 if #pending < tonumber(limit) then reply[2] = '' end
 if dry_run == '0' then
-  count('crashed', #taken.reclaimed + #taken.poisoned)
-  count('reclaimed', #taken.reclaimed)
-  count('failed', #taken.poisoned)
-  count('redelivered', #taken.redelivered)
-  publish_event('reclaimed', taken.reclaimed)
-  publish_event('failed', taken.poisoned)
+  count('crashed', #claimed.reclaimed + #claimed.poisoned)
+  count('reclaimed', #claimed.reclaimed)
+  count('failed', #claimed.poisoned)
+  count('redelivered', #claimed.redelivered)
+  publish_event('reclaimed', claimed.reclaimed)
+  publish_event('failed', claimed.poisoned)
 end
 return reply

@@ -1,21 +1,22 @@
 #!lua flags=allow-oom
--- Sign a worker on, unless its id is held by another boot whose heartbeat is younger than that one's lease.
+-- Register a worker, unless another instance with its id has a heartbeat younger than that one's lease.
 -- include: outage_grace
 -- keys: stream_high stream_normal stream_low control workers worker
 -- args: worker_prefix worker_id instance_id lease_ms record_ttl_ms dead_instance_id info
--- returns: ok; taken, and the ms until the other boot's lease is over; or newer, and the queue's schema
+-- returns: ok | taken, ms until the other instance's lease expires | newer, the queue's schema
 --
--- `dead_instance_id` is one whose process the caller saw to be gone. `info` is a JSON object of strings.
+-- `dead_instance_id` is an instance whose process the caller knows to be dead. `info` is a JSON object of
+-- strings.
 
 local schema = parse_int(redis.call('HGET', control, 'schema')) or SCHEMA
 if schema > SCHEMA then return {'newer', schema} end
 redis.call('HSET', control, 'schema', schema)
 
-start_grace_if_silent(tonumber(lease_ms))  -- before our own heartbeat breaks it
-local current, held_ms = unpack(redis.call('HMGET', worker, 'instance_id', 'lease_ms'))
+start_grace_if_silent(tonumber(lease_ms))  -- before this worker's own heartbeat ends the silence
+local current, current_lease_ms = unpack(redis.call('HMGET', worker, 'instance_id', 'lease_ms'))
 if current and current ~= instance_id and current ~= dead_instance_id then
   local heartbeat = redis.call('ZSCORE', workers, worker_id)
-  local left = heartbeat and heartbeat + (parse_int(held_ms) or lease_ms) - now or 0
+  local left = heartbeat and heartbeat + (parse_int(current_lease_ms) or lease_ms) - now or 0
   if left > 0 then return {'taken', left} end
 end
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do create_group(stream) end

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Hand unfinished jobs back to the tail of their lane; the attempt is given back.
+-- Return unfinished jobs to the tail of their lane without charging the attempt.
 -- keys: stream_high stream_normal stream_low counters events
 -- args: lease_owner
 -- each job: id fence payload
--- returns: one word per job: released | cancelled | lost
+-- returns: per job: released | cancelled | lost
 
-local words, released = {}, {}
+local results, released = {}, {}
 for n = 1, items do
   local job, id, fence, payload = item(n)
   local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts')
@@ -15,13 +15,13 @@ for n = 1, items do
     redis.call('HSET', job, 'status', 'pending', 'attempts', (parse_int(state.attempts) or 1) - 1,
       'entry', append(stream, id, payload))
     redis.call('HDEL', job, 'lease_ms')
-    words[n], released[#released + 1] = 'released', id
+    results[n], released[#released + 1] = 'released', id
   elseif is_repeat(state, lease_owner, fence, 'pending') then
-    words[n] = 'released'
+    results[n] = 'released'
   else
-    words[n] = refusal(state.status)
+    results[n] = refusal(state.status)
   end
 end
 count('released', #released)
 publish_event('released', released)
-return words
+return results

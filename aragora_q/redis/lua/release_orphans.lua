@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Hand back what a worker holds without its knowledge: starts whose reply was lost on the way. As
--- release, but the payload is still where nobody has read it, in the entry. Nothing is charged.
+-- Release jobs that a worker has leased without knowing it, because the reply to a start was lost.
 -- keys: stream_high stream_normal stream_low counters events
 -- args: lease_owner
 -- each job: id fence
--- returns: ids handed back
+-- returns: ids of the released jobs
+--
+-- As `release`, but the payload is still in the stream entry. The attempt is not charged.
 
-local returned = {}
+local released = {}
 for n = 1, items do
   local job, id, fence = item(n)
   local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts')
@@ -18,10 +19,10 @@ for n = 1, items do
       redis.call('HSET', job, 'status', 'pending', 'attempts', (parse_int(state.attempts) or 1) - 1,
         'entry', append(stream, id, payload))
       redis.call('HDEL', job, 'lease_ms', 'lease_owner')
-      returned[#returned + 1] = id
+      released[#released + 1] = id
     end
   end
 end
-count('released', #returned)
-publish_event('released', returned)
-return returned
+count('released', #released)
+publish_event('released', released)
+return released

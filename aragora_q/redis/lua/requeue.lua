@@ -1,15 +1,15 @@
 #!lua
--- Give failed and cancelled jobs a new life: PENDING at the tail of their lane, as if just enqueued.
+-- Return failed and cancelled jobs to PENDING at the tail of their lane, with their attempts reset.
 -- keys: stream_high stream_normal stream_low failed cancelled counters events
 -- args:
 -- each job: id
--- returns: one word per job: requeued | unknown | malformed (it never was a job), or the status it has
+-- returns: per job: requeued | unknown | malformed (the dead letter of a malformed entry), or the status it has
 --
--- Attempts, crashes and deferrals begin anew; history, journal and fence go on, so that finished work
--- is not paid for twice and no result of the first life is taken for one of the second. Of the journal
--- only what was said to be of one life (`life/…`) goes.
+-- Attempts, crashes and deferrals start at zero. History, journal and fence are kept, so that finished
+-- work is not paid for twice and a late result of the first life is refused. Checkpoints named `life/...`
+-- are deleted.
 
-local function forget_life(journal)
+local function delete_life_checkpoints(journal)
   for _, name in ipairs(redis.call('HKEYS', journal)) do
     if string.sub(name, 1, 16) == 'checkpoint:life/' then
       local bytes = redis.call('HSTRLEN', journal, name) + #name - 11  -- as checkpoint.lua counted it
@@ -19,17 +19,17 @@ local function forget_life(journal)
   end
 end
 
-local words, lived = {}, {}
+local results, requeued = {}, {}
 for n = 1, items do
   local job, id = item(n)
   local state = read(job, 'status', 'priority', 'max_attempts')
   local payload = redis.call('GET', job .. ':payload')
   if not state.status or is_past_retention(job) then
-    words[n] = 'unknown'
+    results[n] = 'unknown'
   elseif state.status ~= 'failed' and state.status ~= 'cancelled' then
-    words[n] = state.status
+    results[n] = state.status
   elseif not payload or state.max_attempts == '0' then
-    words[n] = 'malformed'
+    results[n] = 'malformed'
   else
     redis.call('ZREM', state.status == 'failed' and failed or cancelled, id)
     redis.call('HDEL', job, 'attempts', 'crashes', 'deferrals', 'deferred_at', 'lease_owner', 'started_at')
@@ -38,10 +38,10 @@ for n = 1, items do
     redis.call('PERSIST', job)
     redis.call('PERSIST', job .. ':history')
     redis.call('PERSIST', job .. ':journal')
-    forget_life(job .. ':journal')
-    words[n], lived[#lived + 1] = 'requeued', id
+    delete_life_checkpoints(job .. ':journal')
+    results[n], requeued[#requeued + 1] = 'requeued', id
   end
 end
-count('requeued', #lived)
-publish_event('requeued', lived)
-return words
+count('requeued', #requeued)
+publish_event('requeued', requeued)
+return results

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Sign workers off: forget their records, and delete their consumers where nothing is pending.
+-- Unregister workers: delete their records, and their consumers if nothing is pending for them.
 -- keys: stream_high stream_normal stream_low workers
 -- args: worker_prefix default_lease_ms silent_leases
 -- each worker: worker_id instance_id
 -- returns: number of consumers deleted
 --
--- `instance_id` '' stands for any: then only workers silent for `silent_leases` of their own are forgotten.
--- Deleting a consumer drops its pending entries, so only an empty one is deleted, in the step that saw
--- it empty.
+-- With an empty `instance_id`, only workers that have been silent for `silent_leases` of their leases are
+-- unregistered. Deleting a consumer drops its pending entries, so only an empty one is deleted, in the same
+-- call that found it empty.
 
 local deleted = 0
 for n = 1, items do
@@ -15,21 +15,21 @@ for n = 1, items do
   local record = worker_prefix .. worker_id
   local heartbeat = redis.call('ZSCORE', workers, worker_id)
   local current, lease_ms = unpack(redis.call('HMGET', record, 'instance_id', 'lease_ms'))
-  local gone = not heartbeat or now - heartbeat >= silent_leases * (parse_int(lease_ms) or default_lease_ms)
-  if instance_id ~= '' then gone = current == instance_id end
-  if gone then
-    local busy = false
+  local is_gone = not heartbeat or now - heartbeat >= silent_leases * (parse_int(lease_ms) or default_lease_ms)
+  if instance_id ~= '' then is_gone = current == instance_id end
+  if is_gone then
+    local has_pending = false
     for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
       local pending = redis.pcall('XPENDING', stream, GROUP, '-', '+', 1, worker_id)
       if not pending.err and #pending > 0 then
-        busy = true
+        has_pending = true
       elseif not pending.err then
         redis.pcall('XGROUP', 'DELCONSUMER', stream, GROUP, worker_id)
         deleted = deleted + 1
       end
     end
     redis.call('ZREM', workers, worker_id)
-    if not busy then redis.call('DEL', record) end
+    if not has_pending then redis.call('DEL', record) end
   end
 end
 return deleted

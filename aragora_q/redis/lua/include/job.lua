@@ -1,14 +1,7 @@
--- Spoken by every script that moves a job: the clock, lanes, entries, endings, events.
+-- Shared by every script that changes a job: the clock, lanes, entries, endings, events.
+-- Names in capitals are constants of `keys.py`.
 
-local GROUP = 'aragora-workers'
-local SCHEMA = 1  -- what these scripts understand: of `control` for the queue, of a job's hash for the job
-local HISTORY_LENGTH = 20
-local EVENTS_LENGTH = '500'
-local BACKSTOP_MS = 86400000
-local MAX_DATA_BYTES = 67108864  -- of a payload or result, whatever a client's settings allow
-local MAX_ERROR_BYTES = 8000
-
--- One clock for all: the server's, in Unix milliseconds.
+-- The server's clock in Unix milliseconds, the only clock that scripts use.
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -16,14 +9,14 @@ end
 
 local now = now_ms()
 
--- A whole number as text. redis.call makes one of each number it is given, at the price of a command.
+-- A whole number as text. redis.call converts a number, too, but more slowly.
 local function text(number)
   return string.format('%d', number)
 end
 
 local now_text = text(now)
 
--- The stream of a priority's lane; `keys.lane_of` says the same in Python.
+-- The stream of a priority's lane; `lane_of` in base.py applies the same rule.
 local function lane_stream(priority)
   priority = tonumber(priority) or 0
   if priority > 0 then return stream_high end
@@ -31,32 +24,32 @@ local function lane_stream(priority)
   return stream_normal
 end
 
--- A priority of a stream's lane, as text.
+-- A priority, as text, that belongs in a stream's lane.
 local function priority_of(stream)
   return stream == stream_high and '1' or stream == stream_low and '-1' or '0'
 end
 
--- When an entry was added, by its id.
+-- The time an entry was added, taken from its id.
 local function entry_ms(entry)
   return tonumber(string.match(entry, '^%d+'))
 end
 
--- The job id and payload that an entry's fields name; no id where it cannot be one (`JOB_ID_PATTERN`).
+-- The job id and payload in an entry's fields; the id is nil if it is missing or invalid.
 local function job_of(fields)
-  local found = {}
-  for f = 1, #fields, 2 do found[fields[f]] = fields[f + 1] end
-  local id = found.id
-  if id and not (#id <= 64 and string.find(id, '^%w[%w._@=+-]*$')) then id = nil end
-  return id, found.payload
+  local values = {}
+  for f = 1, #fields, 2 do values[fields[f]] = fields[f + 1] end
+  local id = values.id
+  if id and not (#id <= MAX_JOB_ID_CHARS and string.find(id, JOB_ID_PATTERN)) then id = nil end
+  return id, values.payload
 end
 
--- The fields of one entry; nil if it was deleted, or the id is a stranger's word.
+-- The fields of one entry; nil if it was deleted or `entry` is not an entry id.
 local function fields_of(stream, entry)
   local row = redis.pcall('XRANGE', stream, entry, entry)[1]
   if row and row[1] == entry then return row[2] end
 end
 
--- The id of the last entry that the group was given: no read brings it or one before it again.
+-- The id of the last entry delivered to the group. No read returns this entry, or one before it, again.
 local function last_delivered(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   for _, group in ipairs(groups.err and {} or groups) do
@@ -70,7 +63,7 @@ local function create_group(stream)
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
 
--- Append a job to its lane's tail; returns the entry id.
+-- Append a job to its lane; returns the entry id.
 local function append(stream, id, payload)
   local entry = redis.call('XADD', stream, 'NOMKSTREAM', '*', 'id', id, 'payload', payload)
   if entry then return entry end
@@ -78,61 +71,61 @@ local function append(stream, id, payload)
   return redis.call('XADD', stream, '*', 'id', id, 'payload', payload)
 end
 
--- Take an entry out of its lane. Always both: an entry acknowledged but not deleted, or deleted but
--- still pending, is one that statistics and reclaim would trip over for ever.
+-- Remove an entry from its lane. Always both commands: statistics and reclaim rely on there being no
+-- entry that is acknowledged but not deleted, or deleted but still pending.
 local function drop_entry(stream, entry)
   redis.pcall('XACK', stream, GROUP, entry)
   redis.call('XDEL', stream, entry)
 end
 
--- Whether `lease_owner` holds `job` by `fence`: the condition of everything a worker may ask for.
+-- True if the attempt `fence` of `lease_owner` owns the job's lease. Every request of a worker is
+-- refused without it.
 local function owns_lease(state, lease_owner, fence)
   return state.status == 'processing' and state.fence == fence and state.lease_owner == lease_owner
 end
 
--- Whether a report that is not held is one we have answered before, and the answer got lost: the same
--- attempt, and the job as that report left it. Then the answer is the same again.
+-- True if a report without a lease repeats one that was accepted, because the reply was lost: the
+-- same attempt, and the job is as that report left it. The reply is then the same again.
 local function is_repeat(state, lease_owner, fence, status)
   return state.status == status and state.fence == fence and state.lease_owner == lease_owner
 end
 
--- What an attempt is told whose job is no longer its own: cancelled, or given to another.
+-- The reply to an attempt that does not own its job: the job was cancelled, or started elsewhere.
 local function refusal(status)
   return status == 'cancelled' and 'cancelled' or 'lost'
 end
 
--- Read the named fields of a job's hash; absent ones are nil.
+-- Read the named fields of a job's hash; missing ones are nil. A key of another type reads as empty.
 local function read(job, ...)
   local values = redis.pcall('HMGET', job, ...)
   local state = {}
-  if values.err then return state end  -- a stranger's key, of another type
+  if values.err then return state end
   for n, name in ipairs({...}) do state[name] = values[n] or nil end
   return state
 end
 
--- A whole number that we wrote; nil for what a stranger put in its place.
+-- A whole number as this product writes it; nil for anything else.
 local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
--- Keep what went wrong, newest last, bounded: no line is longer than MAX_ERROR_BYTES, nor cut inside a character.
+-- Append a line to a job's history. The error text is cut at MAX_HISTORY_BYTES, never inside a character.
 local function append_history(job, cause, state, text)
-  if #text > MAX_ERROR_BYTES then
-    text = string.gsub(string.sub(text, 1, MAX_ERROR_BYTES), '[\192-\255][\128-\191]*$', '')
+  if #text > MAX_HISTORY_BYTES then
+    text = string.gsub(string.sub(text, 1, MAX_HISTORY_BYTES), '[\192-\255][\128-\191]*$', '')
   end
   local line = cjson.encode({
     at = now, cause = cause, attempt = parse_int(tostring(state.attempts or 0)),
     worker = state.lease_owner, error = text,
   })
-  if type(redis.pcall('RPUSH', job .. ':history', line)) == 'table' then  -- a stranger's key
+  if type(redis.pcall('RPUSH', job .. ':history', line)) == 'table' then  -- a key of another type: replace it
     redis.call('UNLINK', job .. ':history')
     redis.call('RPUSH', job .. ':history', line)
   end
-  redis.call('LTRIM', job .. ':history', -HISTORY_LENGTH, -1)
+  redis.call('LTRIM', job .. ':history', -MAX_HISTORY, -1)
 end
 
--- End a job's life: terminal status, index (whose score says when), and one TTL on all its keys as a
--- backstop to purge.
+-- End a job: set the terminal status, add it to the index by end time, give all its keys a TTL.
 local function finish(job, id, status, index, retention_ms)
   local ttl = retention_ms + BACKSTOP_MS
   redis.call('HSET', job, 'status', status)
@@ -144,7 +137,7 @@ local function finish(job, id, status, index, retention_ms)
   redis.call('PEXPIRE', job .. ':journal', ttl)
 end
 
--- Whether readers no longer see a job: its keys outlive its retention by the backstop.
+-- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS.
 local function is_past_retention(job)
   local ttl = redis.call('PTTL', job)
   return ttl >= 0 and ttl < BACKSTOP_MS
@@ -154,9 +147,9 @@ local function count(name, by)
   if by > 0 then redis.call('HINCRBY', counters, name, by) end
 end
 
--- Tell followers of the queue; one event for all jobs of a call that went the same way.
+-- Publish one event for all jobs of a call that took the same transition.
 local function publish_event(event, ids, ...)
   if #ids == 0 then return end
-  redis.call('XADD', events, 'MAXLEN', '~', EVENTS_LENGTH, '*',
+  redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*',
     'event', event, 'ids', table.concat(ids, ' '), ...)
 end
