@@ -9,7 +9,6 @@ all an embedded server, which everyone above needs.
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,13 +24,13 @@ from aragora_q.context import Executor
 from aragora_q.errors import ConfigError, RedisUnreachable, TryAgain
 from aragora_q.observability import sd_notify
 from aragora_q.observability.http import serving
-from aragora_q.observability.logs import setup_logging
+from aragora_q.observability.logs import get_logger, setup_logging
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.redis.server import check_eviction, check_server
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker.debate_worker import DebateWorker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 STATUS_SECONDS = 5.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -7,7 +7,6 @@ script that re-checks what it acts on, so any number of processes may run them a
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,8 +16,9 @@ from aragora_q.backoff import jittered
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.contracts import ReclaimResult, WorkQueue
 from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.observability.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_PROMOTE_SECONDS = 1.0
 """Longest pause between two promote passes: how late a delayed job may become runnable."""

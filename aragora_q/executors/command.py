@@ -31,9 +31,10 @@ from aragora_q.errors import (
     RetryLater,
 )
 from aragora_q.executors.process_group import ProcessGroup, read_lines
+from aragora_q.observability.logs import get_logger
 from aragora_q.rate_limit import RateLimit
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 EXIT_RETRY_LATER = os.EX_TEMPFAIL
 PERMANENT_EXIT_CODES = (os.EX_DATAERR, 2)

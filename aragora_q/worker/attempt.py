@@ -7,7 +7,6 @@ or other jobs.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -17,9 +16,10 @@ from aragora_q.context import Executor, attempt_context
 from aragora_q.contracts import CheckpointStore, Completed, Failed, Outcome, Released, Retry
 from aragora_q.errors import TRANSIENT_ERRORS, LeaseLost, PermanentError, RetryLater
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
+from aragora_q.observability.logs import get_logger
 from aragora_q.retry import RetryPolicy, describe, is_retryable_error
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

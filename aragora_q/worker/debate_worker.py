@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -15,6 +14,7 @@ from aragora_q.context import Executor
 from aragora_q.contracts import Identity, WorkQueue
 from aragora_q.errors import TRANSIENT_ERRORS
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
+from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
 from aragora_q.worker import liveness
@@ -27,7 +27,7 @@ from aragora_q.worker.reporter import Reporter
 from aragora_q.worker.runner import JobRunner
 from aragora_q.worker.stopping import Stopped, StopSignal
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CLOSE_TIMEOUT_SECONDS = 5.0
 """How long a stopping worker tries to deliver its last reports."""

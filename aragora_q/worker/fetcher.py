@@ -6,7 +6,6 @@ worker has to run. Where a reply may be lost all the same, the jobs it named (or
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from aragora_q.backoff import jittered
 from aragora_q.contracts import FetchResult, WorkerSession, WorkQueue
 from aragora_q.errors import TRANSIENT_ERRORS
 from aragora_q.maintenance import promote_pass
+from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.worker.outages import OutageTracker
 from aragora_q.worker.registration import Registration
@@ -24,7 +24,7 @@ from aragora_q.worker.reporter import Reporter
 from aragora_q.worker.runner import JobRunner
 from aragora_q.worker.stopping import Stopped, StopSignal
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.contracts import Outcome, ReportResult
+from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.rate_limit import RateLimit
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LINES_PER_SECOND = 20
 """Log lines per second for jobs that start and end as expected, and as many for those that do not."""

@@ -8,7 +8,6 @@ answered to the worker's event loop, which acts on it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +17,9 @@ from typing import Any, Literal, NamedTuple
 from aragora_q.backoff import jittered
 from aragora_q.contracts import LeaseRenewer, RenewalResult
 from aragora_q.errors import AragoraQError
+from aragora_q.observability.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RENEWALS_PER_LEASE = 4
 RETRY_SECONDS = 1.0

@@ -7,17 +7,17 @@ a function.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from aragora_q.backoff import Backoff
 from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.rate_limit import RateLimit
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -5,17 +5,17 @@ An id whose other instance is alive is refused; that of a process known to be de
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from aragora_q.contracts import WorkerSession
 from aragora_q.errors import ConfigError
+from aragora_q.observability.logs import get_logger
 from aragora_q.worker import liveness
 from aragora_q.worker.outages import OutageTracker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RECHECK_SECONDS = 1.0
 

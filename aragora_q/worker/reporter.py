@@ -6,15 +6,15 @@ The runner awaits `report` for each job. Knows the session's `report`, neither s
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 
 from aragora_q.base import Job
 from aragora_q.contracts import Failed, Outcome, Report, ReportResult, WorkerSession
 from aragora_q.errors import TRANSIENT_ERRORS, AragoraQError
+from aragora_q.observability.logs import get_logger
 from aragora_q.worker.outages import OutageTracker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ attempts, leases and the reporter, not how jobs are fetched.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from aragora_q.base import Job
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import Outcome, Released, WorkerSession
+from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
 from aragora_q.worker.attempt import Attempt, CancelReason
@@ -25,7 +25,7 @@ from aragora_q.worker.job_log import JobLog
 from aragora_q.worker.leases import LeaseKeeper, LostLease
 from aragora_q.worker.reporter import Reporter
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CANCEL_TIMEOUT_SECONDS = 5.0
 """How long cancelled attempts may take to end; the jobs of those that do not are handed back anyway."""

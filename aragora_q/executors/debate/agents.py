@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
 import os
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -19,8 +18,9 @@ from aragora_q.errors import ConfigError, InvalidPayload, PermanentError
 from aragora_q.executors.debate import demo
 from aragora_q.executors.debate.local import model_files
 from aragora_q.executors.debate.requests import Agent
+from aragora_q.observability.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ALIASES = {
     "claude": "anthropic:claude-sonnet-5-5",

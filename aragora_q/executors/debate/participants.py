@@ -8,7 +8,6 @@ know what a phase is for.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from aragora_q.executors.debate.journal import Journal
 from aragora_q.executors.debate.prompts import MAX_POINTS_CHARS
 from aragora_q.executors.debate.requests import Agent, AgentRequest
 from aragora_q.job import DebateJobPayload
+from aragora_q.observability.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_SUMMARY_BYTES = 280
 """Maximum size of a reply in a progress report."""
