@@ -35,7 +35,7 @@ QUEUE = "aragora:queue:debates:"
 
 
 def section(title):
-    """The text under a heading, up to the next one of its level or above."""
+    """The text under a heading, up to the next heading of the same or a higher level."""
     start = re.search(rf"^(#+) {re.escape(title)}$", SPECIFICATION, re.MULTILINE)
     text = SPECIFICATION[start.end() :]
     end = re.search(
@@ -129,8 +129,8 @@ async def test_python_blocks_run_as_printed(capsys, redis_client):
     invariants.check(redis_client, QUEUE)
 
 
-def test_every_block_is_looked_at():
-    """No block of the document is passed over: six of Python, three of shell, the rest are figures."""
+def test_every_block_is_tested():
+    """Six blocks of Python and three of shell; the others are figures."""
     assert len(blocks("python")) == 6
     shell = blocks("bash")
     assert [block.splitlines()[0] for block in shell] == [
@@ -141,7 +141,7 @@ def test_every_block_is_looked_at():
 
 
 def in_shell(text, redis_url, **options):
-    """Start lines of the document in a shell, where the product is called as `options` say."""
+    """Start lines of the document in a shell; `options` are those of Popen."""
     port = redis_url.rpartition(":")[2]
     bin_directory = Path(sys.executable).parent
     return subprocess.Popen(
@@ -163,7 +163,7 @@ def in_shell(text, redis_url, **options):
 
 @contextmanager
 def workers_of(paragraph, redis_url):
-    """The workers that some lines start, until they are told to stop; they must stop cleanly."""
+    """Start the workers of some lines, and stop them at the end; they must stop cleanly."""
     shell = in_shell(f"{paragraph}\nwait", redis_url)
     try:
         yield shell
@@ -207,7 +207,7 @@ def test_worker_lines_run_as_printed(redis_url, redis_client, command):
 
 
 def test_redis_cli_lines_of_troubleshooting(redis_url):
-    """`ping`, `XINFO GROUPS` and `XPENDING` show what the document sends the operator to look for."""
+    """`ping`, `XINFO GROUPS` and `XPENDING` show what the document says that they show."""
     lines = re.findall(r"`(redis-cli [^`]+)`", section("Troubleshooting"))
     assert len(lines) == 3
 
@@ -248,7 +248,7 @@ def test_environment_variables_are_the_documented_ones(monkeypatch):
 
 
 async def test_environment_variables_mean_what_they_say(monkeypatch, redis_url, redis_client):
-    """On the server: prefix of the keys, attempts of a job, its lease, and how long its data stay."""
+    """On the server: prefix of the keys, attempts of a job, its lease, and its retention."""
     for name, value in {
         "REDIS_URL": redis_url,
         "ARAGORA_QUEUE_PREFIX": "mine:",

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_wheel_has_the_program_and_nothing_else(dist):
-    """All modules, every Lua script and py.typed; no tests, no documentation."""
+    """All modules, every Lua script and py.typed; neither tests nor documentation."""
     [wheel] = dist.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == PACKAGE
@@ -36,7 +36,7 @@ def test_wheel_has_the_program_and_nothing_else(dist):
 
 
 def test_sdist_has_what_builds_tests_and_deploys(dist, tmp_path):
-    """Everything of the tree that somebody needs without the repository; and the same wheel comes of it."""
+    """All files that are needed without the repository; it builds the same wheel."""
     [sdist] = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -56,7 +56,7 @@ def test_sdist_has_what_builds_tests_and_deploys(dist, tmp_path):
 
 
 def test_one_file_runs_alone(dist, tmp_path):
-    """With no environment but a folder to unpack to, it runs a debate on the server it carries."""
+    """With only a folder to unpack to, it runs a debate on its embedded server."""
     environment = {
         "PATH": "/usr/bin:/bin",
         "SHIV_ROOT": str(tmp_path / "unpacked"),
@@ -78,7 +78,7 @@ def test_one_file_runs_alone(dist, tmp_path):
 
 
 def bills_of(directory, *image):
-    """Bills and hashes of what is in a directory, as `make packages` writes them."""
+    """Bills of materials and hashes for a directory, as `make packages` writes them."""
     run(sys.executable, ROOT / "deploy/bills.py", directory, *image)
     return {
         path.name.removesuffix(".cdx.json"): path.read_text()
@@ -88,17 +88,17 @@ def bills_of(directory, *image):
 
 @pytest.fixture(scope="module")
 def bills(dist):
-    """Of the Python packages."""
+    """Bills of the Python packages."""
     return bills_of(dist)
 
 
 def is_valid(text):
-    """Whether this is CycloneDX, to the letter."""
+    """Whether this is valid CycloneDX."""
     return JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
 
 
 def check_bill(text, kind, names):
-    """A bill of this version, that lists exactly these Python packages: names of .dist-info."""
+    """Check that a bill has this version and exactly these Python packages (names of .dist-info)."""
     bill = json.loads(text)
     root = bill["metadata"]["component"]
     expected = ("aragora-q", aragora_q.__version__, kind)
@@ -115,7 +115,7 @@ def check_bill(text, kind, names):
 
 
 def dist_infos(paths):
-    """The packages of a site-packages among paths in an archive."""
+    """The packages in a site-packages directory of an archive."""
     pattern = re.compile(r"(?:^|/)(?:site-packages|aragora-q)/([^/]+)\.dist-info/METADATA$")
     return {found[1] for path in paths if (found := pattern.search(path))}
 
@@ -162,7 +162,7 @@ def test_hashes_are_of_every_package(dist, bills):
         assert hashlib.sha256((dist / name).read_bytes()).hexdigest() == digest
 
 
-def test_readme_tells_what_was_measured():
+def test_readme_has_the_measured_sizes():
     """Sizes and cold starts in the README are those that the benchmark wrote."""
     measured = (ROOT / "bench/PACKAGES.md").read_text().splitlines()
     table = [line for line in measured if line.startswith("| ")]

@@ -40,7 +40,7 @@ def promtool(*arguments, **options):
 @pytest.mark.parametrize(
     "check", [("check", "config", "prometheus.yml"), ("test", "rules", "tests.yml")]
 )
-def test_promtool_is_content(check):
+def test_promtool_accepts_the_rules(check):
     """Configuration and rules are valid, and every unit test of an alert passes."""
     done = promtool(*check)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -65,7 +65,7 @@ def ask(url):
 
 @pytest.fixture(scope="module")
 def whole():
-    """Prometheus, a worker and an exporter; a few jobs have run."""
+    """Prometheus, a worker and an exporter, after a few jobs."""
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server: apt-get install redis-server")
     with watched("--exec", "cat") as running:
@@ -81,7 +81,7 @@ def whole():
 
 @pytest.mark.parametrize("panel", DASHBOARD["panels"], ids=lambda panel: panel["title"])
 def test_panel_has_data(whole, panel):
-    """Every query of a panel returns numbers from a real worker and exporter, and each has its legend."""
+    """Every query of a panel returns numbers from a running worker and exporter, and has a legend."""
 
     def is_full():
         end = time.time()
@@ -96,25 +96,25 @@ def test_panel_has_data(whole, panel):
 
 
 def test_dashboard_can_be_drawn(whole):
-    """The picture of the README has every panel, in units that the drawing knows."""
+    """The README's picture has every panel, in known units."""
     picture = dashboard.draw(whole.prometheus, time.time() - 30, time.time())
     assert all(f">{panel['title']}</text>" in picture for panel in DASHBOARD["panels"])
 
 
 @pytest.mark.parametrize("trigger", SCALING["triggers"], ids=lambda trigger: trigger["type"])
 def test_autoscaling_has_data(whole, trigger):
-    """What Kubernetes scales by is a number that the exporter really serves."""
+    """Kubernetes scales by a metric that the exporter serves."""
     assert wait_until_sync(lambda: whole.prometheus.now(trigger["metadata"]["query"]), 30, "data")
 
 
 def test_healthy_system_is_silent(whole):
-    """No alert fires where all is well, except that this server keeps no append-only file."""
+    """No alert fires on a healthy system, except the one about the missing append-only file."""
     pending = whole.prometheus.now("ALERTS")
     assert {row["metric"]["alertname"] for row in pending} <= {"AragoraQNoAppendOnlyFile"}
 
 
 def test_alerts_name_real_metrics(whole):
-    """Every metric that a rule or alert names is one that worker or exporter really serve."""
+    """Every metric that a rule or alert names is served by worker or exporter."""
     served = "".join(ask(f"{url}/metrics") for url in (whole.exporter_url, *whole.worker_urls))
     names = set(re.findall(r"^(aragora_q_\w+)", served, re.MULTILINE))
     text = (RULES / "alerts.yml").read_text() + (RULES / "rules.yml").read_text()
@@ -124,7 +124,7 @@ def test_alerts_name_real_metrics(whole):
 
 @pytest.mark.parametrize("source", ["worker", "exporter"])
 def test_metrics_follow_the_rules(whole, source):
-    """promtool finds no fault in what is served."""
+    """promtool accepts the served metrics."""
     url = whole.exporter_url if source == "exporter" else whole.worker_urls[0]
     done = promtool("check", "metrics", input=ask(f"{url}/metrics"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -41,7 +41,7 @@ LIVE = {
 
 @pytest.mark.parametrize("state", LIVE)
 async def test_cancel_ends_any_live_job_at_once(harness, state):
-    """A cancelled job never starts (again), keeps its payload, and what its worker says is refused."""
+    """A cancelled job is never started again, keeps its payload, and its worker's reports are refused."""
     session = await harness.worker()
     job = await LIVE[state](harness, session)
     assert await harness.queue.cancel("a")

@@ -3,8 +3,8 @@
 from aragora_q.base import Job, JobStatus
 
 
-async def test_recover_hands_back_unheard_starts(harness):
-    """A start whose answer was lost is undone: nothing charged. Known and others' jobs stay."""
+async def test_jobs_the_worker_does_not_know_are_released(harness):
+    """A start whose reply was lost is undone and uncharged. Known jobs and those of others stay."""
     session, other = await harness.worker("w1"), await harness.worker("w2")
     for name in ("known", "unheard", "others"):
         await harness.enqueue(name)
@@ -18,8 +18,8 @@ async def test_recover_hands_back_unheard_starts(harness):
     assert (again.id, again.fence) == ("unheard", 2)
 
 
-async def test_recover_looks_behind_many_known_jobs(harness):
-    """However many jobs a worker runs, the unheard one is found."""
+async def test_orphans_are_found_behind_many_known_jobs(harness):
+    """The number of running jobs does not matter."""
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n:03}") for n in range(150)])
     await session.start(100)
@@ -28,8 +28,8 @@ async def test_recover_looks_behind_many_known_jobs(harness):
     assert await session.recover(known, min_idle_seconds=0) == ["j149"]
 
 
-async def test_recover_takes_small_steps(harness, monkeypatch):
-    """However many jobs a worker runs, or are to be handed back: at most a hundred in any call."""
+async def test_orphans_are_released_in_small_steps(harness, monkeypatch):
+    """No call checks or releases more than a hundred jobs."""
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n:03}") for n in range(300)])
     for _ in range(3):

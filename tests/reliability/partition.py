@@ -32,7 +32,7 @@ CONFIRM_MS = 200
 
 
 class _Server(servers.Server):
-    """Listens on, and speaks from, the address of its side."""
+    """Listens on, and connects from, the address of its side."""
 
     def __init__(self, host, *args, sentinel=""):
         super().__init__(servers.any_server())
@@ -88,7 +88,7 @@ def _cut(action):
 
 
 async def _enqueue(url, durability, answers):
-    """Keeps enqueueing on whatever primary its side's Sentinel names."""
+    """Keep enqueueing on the primary that this side's Sentinel names."""
     queue = RedisStreamsQueue(QueueConfig(redis_url=url, durability=durability))
     n = 0
     while True:

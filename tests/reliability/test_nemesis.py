@@ -18,7 +18,7 @@ def _run(*command, timeout):
 
 @pytest.mark.timeout(0)
 def test_nothing_is_lost_or_done_twice(request, tmp_path):
-    """Rows 1, 2, 5-8, 11, 12: whatever is broken, every accepted job has its one outcome."""
+    """Rows 1, 2, 5-8, 11, 12: with all faults, every accepted job has exactly one outcome."""
     seconds = request.config.getoption("--nemesis-seconds")
     history = tmp_path / "history.jsonl"
     seed = request.config.getoption("--nemesis-seed")
@@ -49,7 +49,7 @@ GOOD = (
 
 
 def test_the_checker_accepts_a_good_history(tmp_path):
-    """Else it would be of no use when it refuses one."""
+    """A correct history has no broken promise."""
     assert _history(tmp_path / "h", *GOOD).returncode == 0
 
 
@@ -65,8 +65,8 @@ def test_the_checker_accepts_a_good_history(tmp_path):
         ({"what": "worker", "id": "w", "alive": False, "tracebacks": 0}, "E: w"),
     ],
 )
-def test_the_checker_sees(tmp_path, forged, promise):
-    """Each kind of broken promise is told."""
+def test_the_checker_finds_broken_promises(tmp_path, forged, promise):
+    """Each kind of broken promise is reported."""
     done = _history(tmp_path / "h", *GOOD, forged)
     assert done.returncode == 1
     assert promise in done.stdout

@@ -17,7 +17,7 @@ SECONDS = 2.2
 
 
 async def _enqueue_for(server, durability, seconds):
-    """Ids whose enqueue was answered, and answered as durable, from several clients at once."""
+    """Enqueue from several clients for some seconds; return their harnesses and the acknowledged ids."""
     harnesses = [QueueHarness(server.url, durability=durability) for _ in range(4)]
     accepted = []
     deadline = time.monotonic() + seconds
@@ -49,7 +49,7 @@ def _cut_power(server):
      ("everysec", "fsync", False)],
 )  # fmt: skip
 async def test_power_cut(preloaded_server, record_property, appendfsync, durability, may_lose):
-    """`fsync`, or a server that syncs always, loses nothing; anything else loses what was not synced."""
+    """`fsync`, or a server that always syncs, loses nothing; otherwise what was not synced is lost."""
     server = preloaded_server(
         "power_loss", servers.redis82, "--appendonly", "yes", "--appendfsync", appendfsync,
         "--aof-load-truncated", "yes",

@@ -22,7 +22,7 @@ async def test_a_newer_queue_is_refused(new_harness):
 
 
 async def test_a_newer_job_is_parked(redis_url, new_harness, worker_process):
-    """It waits uncharged and says why; the others run; a worker that understands it runs it."""
+    """It waits uncharged, with the reason; others run; a worker that understands it runs it."""
     harness = new_harness()
     await harness.enqueue("new")
     await harness.enqueue("old")

@@ -54,7 +54,7 @@ SUBSTITUTES = {
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: where it stands, the words at its head, its text."""
+    """A block of code: its page, line, section, language, place and text."""
 
     page: str
     line: int
@@ -65,7 +65,7 @@ class Block:
 
     @property
     def file(self):
-        """The name of the file that the block shows, told by a comment at its top; else None."""
+        """The name in the comment at the block's top, or None."""
         name = re.match(r"(?:#!.*\n)?# ([a-z]+\.(?:sh|py))\n", self.text)
         return name and name[1]
 
@@ -99,7 +99,7 @@ def blocks(page):
 
 
 def spans(page):
-    """What stands between back quotes in a page's text, in order."""
+    """The code spans of a page's text, in order."""
     for token in _tokens(page):
         for child in token.children or ():
             if child.type == "code_inline":
@@ -107,7 +107,7 @@ def spans(page):
 
 
 def shell(page, place):
-    """The shell blocks of a page for one place; not the programs that it shows."""
+    """The shell blocks of a page for one place, without the programs that it shows."""
     return [
         block
         for block in blocks(page)
@@ -116,14 +116,14 @@ def shell(page, place):
 
 
 def script(some):
-    """One session of a shell, in which blocks are typed in order; the first failure ends it."""
+    """One shell session that runs blocks in order and stops at the first failure."""
     return "\n".join(
         ["set -euo pipefail", *(f"echo '>>> {block}' >&2\n{_typed(block)}" for block in some)]
     )
 
 
 def _typed(block):
-    """The lines of a block, with a stand-in for each that cannot be run."""
+    """The lines of a block, with substitutes for those that cannot be run."""
 
     def line(printed):
         command = printed.partition("  #")[0].strip()
@@ -140,7 +140,7 @@ def write_files(page, directory):
 
 
 def calls(text, program):
-    """Every call of a program in some shell text: the words after its name, up to what ends a command."""
+    """The arguments of every call of a program in some shell text."""
     for line in text.replace("\\\n", " ").splitlines():
         try:
             words = list(_lexer(line))

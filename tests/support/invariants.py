@@ -47,7 +47,7 @@ def _read_jobs(raw, prefix):
 
 
 def _read_places(raw, prefix, jobs):
-    """Where each job waits, runs or is listed, as lists of places by job id; and what is amiss."""
+    """Where each job waits, runs or is listed, by job id, and the problems found on the way."""
     places, found = {}, []
     for lane, sign in LANES.items():
         entries = dict(raw.xrange(prefix + lane))

@@ -8,7 +8,7 @@ from aragora_q.retry import RetryPolicy
 
 
 class MemorySession(WorkerSession):
-    """Keeps what an attempt says. `refuse_with` is raised, one per call, before anything is kept."""
+    """Keeps what an attempt sends. `refuse_with` holds errors that are raised, one per call."""
 
     identity = Identity("w1")
 

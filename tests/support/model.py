@@ -84,7 +84,7 @@ class Model:
         return started
 
     def report(self, job_id, holder, fence, outcome):
-        """The verdict, and the change if the report is the holder's first."""
+        """The queue's answer, and the change if this is the lease owner's first report."""
         job = self.jobs.get(job_id)
         if job is None:
             return "lost"

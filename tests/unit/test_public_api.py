@@ -36,7 +36,7 @@ SPECIFIED_MODULES = {
 
 
 def test_all_is_sorted_and_complete():
-    """One list, in order, each name once; `dir` and the table of homes say the same."""
+    """`__all__` is sorted and has each name once; `dir` and the table of homes agree."""
     assert aragora_q.__all__ == sorted(set(aragora_q.__all__))
     assert dir(aragora_q) == aragora_q.__all__
     assert {*aragora_q._HOMES, "__version__"} == set(aragora_q.__all__)
