@@ -1,6 +1,6 @@
 """The queue in a few pages: what a user of the library may rely on, each promise once.
 
-The short way in, and what `pytest tests/test_queue.py -v` runs; the folders beside it go deeper.
+Start reading here: `pytest tests/test_queue.py -v`. The folders next to it have the details.
 """
 
 import asyncio

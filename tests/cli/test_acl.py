@@ -1,4 +1,4 @@
-"""`aragora-q acl ROLE`: a user made by its line can do all that its role does, and nothing dangerous."""
+"""`aragora-q acl ROLE`: the printed user can do everything its role does, and nothing dangerous."""
 
 import hashlib
 import shlex

@@ -1,4 +1,4 @@
-"""`aragora-q cancel`, and the JSON of status and wait beside it."""
+"""`aragora-q cancel`, and the JSON output of status, wait and cancel."""
 
 from support.jobs import enqueue_in_every_state
 

@@ -1,4 +1,4 @@
-"""`aragora-q doctor`: each thing that can be wrong is found with evidence and remedy; repair loses nothing."""
+"""`aragora-q doctor`: each problem is found with evidence and remedy; a repair loses nothing."""
 
 import asyncio
 import json
@@ -121,7 +121,7 @@ def test_every_problem_has_a_case_here():
 
 @pytest.mark.parametrize("problem", BREAKS)
 def test_each_problem_is_found_and_repaired_if_possible(run_cli, on_queue, redis_client, problem):
-    """Reported with job and remedy, exit 1; after --repair invariant Z holds, or the problem is still reported."""
+    """Reported with job and remedy, exit 1; after --repair it is gone, or still reported."""
     on_queue(_jobs)
     BREAKS[problem](redis_client)
     is_mendable, meaning, _ = PROBLEMS[problem]

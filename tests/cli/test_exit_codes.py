@@ -1,4 +1,4 @@
-"""Exit codes: one claim per code, on a real server that is in the state the code tells of."""
+"""Exit codes: one claim per code, on a server in the state that causes it."""
 
 import json
 import os

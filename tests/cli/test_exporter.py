@@ -1,4 +1,4 @@
-"""`aragora-q exporter`: metrics at scrape, the truth about its health, outliving the server's outages."""
+"""`aragora-q exporter`: metrics are computed at scrape, its health is true, and it survives outages."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Whatever a job says, no human output of any command lets it act on a terminal."""
+"""Text from jobs cannot control a terminal, in the output of any command."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""The JSON of every command has the fields that docs/cli-json.md promises, no fewer and no more."""
+"""The JSON of every command has exactly the fields that docs/cli-json.md documents."""
 
 import json
 import re

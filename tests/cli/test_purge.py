@@ -1,4 +1,4 @@
-"""`aragora-q purge`: what has ended long enough ago goes, of the statuses asked for, and nothing that lives."""
+"""`aragora-q purge`: deletes ended jobs of the chosen statuses past their retention, and no live ones."""
 
 import pytest
 from support import invariants

@@ -1,4 +1,4 @@
-"""`aragora-q reap`: what cron does for a queue whose workers are gone, once at a time, and why."""
+"""`aragora-q reap`: one maintenance pass at a time, for queues whose workers are gone."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""`aragora-q stats`: one screen at night, one object for programs, one file for Prometheus; constant time."""
+"""`aragora-q stats`: a screen, JSON and a Prometheus file, in constant time."""
 
 import json
 import os

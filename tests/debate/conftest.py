@@ -1,4 +1,4 @@
-"""Debates for tests: a provider on loopback, agents that lead to it, attempts in memory."""
+"""A provider on loopback, agents that use it, and debates as attempts in memory."""
 
 import pytest
 from support.llm_stub import Stub

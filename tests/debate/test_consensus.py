@@ -14,8 +14,8 @@ def ballots(*choices):
     ("mode", "choices", "reached", "winner", "confidence"),
     [
         ("majority", (0, 0, 1), True, 0, 2 / 3),
-        ("majority", (0, 0, 1, 1), False, None, 1 / 2),  # a tie: somebody wins, nobody agrees
-        ("majority", (0, 0, 1, 2), False, 0, 1 / 2),  # half is no majority
+        ("majority", (0, 0, 1, 1), False, None, 1 / 2),  # a tie has a winner but no consensus
+        ("majority", (0, 0, 1, 2), False, 0, 1 / 2),  # half is not a majority
         ("majority", (0, 0, None), True, 0, 2 / 3),
         ("majority", (0, None, None), False, 0, 1 / 3),  # abstentions count as seats
         ("majority", (None, None), False, None, 0),

@@ -1,4 +1,4 @@
-"""What the queue makes of a provider's faults: each of twelve, in the words of two protocols."""
+"""Twelve faults of a provider, in two protocols, and what the queue does about each."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Whatever interrupts a debate, it goes on where it was: no finished call is paid for twice."""
+"""An interrupted debate resumes where it was: no finished call is paid for twice."""
 
 import asyncio
 import os

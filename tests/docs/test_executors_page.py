@@ -1,4 +1,4 @@
-"""The examples of docs/executors.md, taken from it and run as printed."""
+"""The examples of docs/executors.md run as printed."""
 
 import shutil
 import threading

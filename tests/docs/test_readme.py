@@ -1,6 +1,6 @@
-"""The Python of the README runs as printed, and what pages link to is there.
+"""The README's Python runs as printed, and links of all pages lead to existing files.
 
-Shell is run by tests/docs/test_documents.py.
+Shell blocks are run by tests/docs/test_documents.py.
 """
 
 import ast

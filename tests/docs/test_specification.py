@@ -1,7 +1,7 @@
-"""The specification that the system was built to, run as printed: only the package is renamed.
+"""The specification runs as printed, with only the package renamed.
 
 Its Python blocks run in order in one namespace, its shell lines in a shell, its tables row by row.
-What is about Docker is tested with the files it is about.
+Docker is tested with its files.
 """
 
 import ast

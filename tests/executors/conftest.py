@@ -1,4 +1,4 @@
-"""Programs to run as jobs, and both event loops to run them on."""
+"""Programs that run as jobs, and both event loops to run them on."""
 
 import asyncio
 import shlex

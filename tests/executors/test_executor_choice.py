@@ -1,4 +1,4 @@
-"""Executors in real worker processes: programs and factories chosen on the command line."""
+"""Executors in worker processes: programs and factories chosen by options."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The image, and the services of docker-compose.yml: what they may do, and how they run."""
+"""The image and the services of docker-compose.yml: their rights, and how they run."""
 
 import json
 

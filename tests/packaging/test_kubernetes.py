@@ -1,4 +1,4 @@
-"""The example for Kubernetes: valid, and what it promises of workers that are scaled or moved."""
+"""The Kubernetes example is valid, and scaling or moving workers interrupts no debate."""
 
 import shutil
 import subprocess

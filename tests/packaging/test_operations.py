@@ -1,4 +1,4 @@
-"""The examples for an operator beside the manual: redis.conf, users of Redis, lines for cron."""
+"""Example files for operators: redis.conf, Redis users, cron lines."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What `make packages` hands out: wheel, sdist, the one file; bills of materials, of .deb and image, too."""
+"""Wheel, sdist and one-file program of `make packages`, and their bills of materials."""
 
 import hashlib
 import json

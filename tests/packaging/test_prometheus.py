@@ -1,6 +1,4 @@
-"""Rules, alerts and dashboard, against promtool and against a real Prometheus that scrapes a real
-worker and exporter.
-"""
+"""Rules, alerts and dashboard, checked by promtool, and by a Prometheus that scrapes them."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The units as they run: the package on a Debian with systemd as process 1."""
+"""The systemd units in operation: the package on a Debian with systemd as process 1."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The units as files: systemd understands them, and nothing of the debian_container is open to them."""
+"""The unit files: valid for systemd, and hardened."""
 
 import re
 import shutil

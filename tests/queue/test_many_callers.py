@@ -1,4 +1,4 @@
-"""One queue, more callers than it has connections: each gets its own answer, and nobody keeps a turn."""
+"""More concurrent callers than connections: each gets its own reply, and a cancelled one blocks no other."""
 
 import asyncio
 

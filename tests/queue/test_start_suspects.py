@@ -1,4 +1,4 @@
-"""Jobs at their last chance, of which one may be a poison pill: a worker runs one of them at a time."""
+"""Jobs whose next crash would be their last: a worker runs one of them at a time."""
 
 from aragora_q.base import Completed, Failed
 

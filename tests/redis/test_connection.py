@@ -1,4 +1,4 @@
-"""Cancelling a task that waits for Redis: the cancel arrives, whatever Python and redis-py make of it."""
+"""Cancelling a task that waits for Redis always takes effect."""
 
 import asyncio
 

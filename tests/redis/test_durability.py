@@ -1,4 +1,4 @@
-"""`durability`: what confirms an enqueue, what is refused before anything is written, what is told after."""
+"""`durability`: what confirms an enqueue, what is refused before a write, what is reported after it."""
 
 import signal
 

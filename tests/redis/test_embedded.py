@@ -1,4 +1,4 @@
-"""embedded://: a private Valkey that is shared_server, durable, and gone when nobody uses it."""
+"""embedded://: a private Valkey that processes share, that is durable, and that ends after its last user."""
 
 import os
 import signal

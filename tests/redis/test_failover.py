@@ -1,4 +1,4 @@
-"""A primary dies, a slot moves, a cluster loses its majority: workers and clients go on by themselves."""
+"""A primary dies, a slot moves, a cluster loses its majority: workers and clients recover."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The queue's promises everywhere, through a real worker process and the command line."""
+"""The queue's promises on every backend, through a worker process and the command line."""
 
 import asyncio
 import json

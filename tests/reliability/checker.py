@@ -1,8 +1,8 @@
-"""Judges a history of the nemesis by the promises of the queue; knows nothing else.
+"""Judges a history of the nemesis by the queue's promises, without access to the queue.
 
     python tests/reliability/checker.py /tmp/history.jsonl
 
-Prints figures as JSON and every broken promise as a line; exit code 1 if there is one.
+Prints statistics as JSON and every broken promise as a line; exit code 1 if there is one.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Real workers, a real server, and a nemesis that breaks both at random; then a history to judge.
+"""Workers, a server, and a nemesis that injects random faults into both; writes a history to judge.
 
     python tests/reliability/nemesis.py --seconds 1800 --seed 7 --history /tmp/history.jsonl
 
-Says nothing of right or wrong: that is for `checker.py`, which sees the history alone. Faults: workers
-killed, frozen for longer than their lease, stopped in order; connections killed, cut, black-holed,
-replies dropped after the command was served; the server frozen, killed and restarted on its
-append-only file, its writes paused, its scripts forgotten.
+It judges nothing: `checker.py` does, from the history alone. Faults: workers killed, frozen for longer
+than their lease, stopped; connections killed, reset, black-holed, replies dropped after the command was
+executed; the server frozen, killed and restarted on its append-only file, its writes paused, its scripts
+flushed.
 """
 
 import argparse

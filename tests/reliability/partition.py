@@ -1,9 +1,9 @@
-"""A Sentinel deployment is cut in two while a client enqueues on the side of the old primary.
+"""Divides a Sentinel deployment while a client enqueues on the side of the old primary.
 
     unshare -n python tests/reliability/partition.py DURABILITY SECONDS
 
-Run in a network namespace of its own, where it may drop packets. Prints JSON: enqueues that were
-confirmed, those that were accepted without confirmation, and how many of either the new primary lost.
+Runs in a separate network namespace, where it may drop packets. Prints JSON: how many enqueues were
+confirmed or accepted without confirmation, and how many of either the new primary lost.
 Side A (127.0.0.1): primary, one Sentinel, the client. Side B (127.0.0.2): two replicas, two Sentinels.
 """
 

@@ -10,6 +10,8 @@ from support.wait import wait_until
 
 from aragora_q.base import Job, JobStatus
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 
 

@@ -15,6 +15,8 @@ from aragora_q.base import Completed, Job, JobStatus
 from aragora_q.errors import RedisUnreachable
 from aragora_q.worker import DebateWorker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def proxied(redis_url):

@@ -1,4 +1,4 @@
-"""What strangers write into the queue's keys: a dead letter with its bytes kept; no crash, no loop."""
+"""Unexpected data in the queue's keys: a dead letter with its bytes kept; no crash, no endless loop."""
 
 import asyncio
 import json

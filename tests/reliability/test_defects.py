@@ -1,7 +1,6 @@
-"""Defects that an earlier implementation of this system had. Each is impossible here, and tested.
+"""Defects of an earlier implementation, and the tests that would find them here.
 
-`DEFECTS` says in plain words what went wrong, and which test would fail if it did so here. Those
-that no test of a transition or of the worker covers by the way have theirs below.
+`DEFECTS` describes each defect and names its tests. Those that no other file contains are below.
 """
 
 import ast

@@ -3,8 +3,11 @@
 import asyncio
 import subprocess
 
+import pytest
 from support import invariants, processes
 from support.wait import wait_until
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_reaper_is_killed_between_its_steps(redis_url, new_harness):

@@ -1,4 +1,4 @@
-"""The nemesis for some seconds, judged by the checker; and the checker judged by forged histories."""
+"""The nemesis for some seconds, judged by the checker; and the checker, tested with made-up histories."""
 
 import json
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 
@@ -27,7 +29,7 @@ def test_nothing_is_lost_or_done_twice(request, tmp_path):
     done = _run(HERE / "nemesis.py", *args, timeout=seconds + 300)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
     verdict = _run(HERE / "checker.py", history, timeout=60)
-    print(done.stdout, verdict.stdout)  # noqa: T201 - the seed, for whoever has to repeat this
+    print(done.stdout, verdict.stdout)  # noqa: T201 - the seed, to repeat a failure
     assert verdict.returncode == 0, f"{done.stdout}\n{verdict.stdout}"
 
 

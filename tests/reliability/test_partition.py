@@ -1,4 +1,4 @@
-"""Rows 23 and 24: a partition between a primary and its Sentinels, and what it takes."""
+"""Rows 23 and 24: a partition between a primary and its Sentinels, and what is lost."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parent / "partition.py"
 

@@ -1,7 +1,7 @@
-"""Row 29: what a power cut takes, by `appendfsync` and `durability`. The table is in docs/reliability.md.
+"""Row 29: what a power cut loses, by `appendfsync` and `durability`. The table is in docs/reliability.md.
 
-kill -9 loses nothing that was written: the kernel keeps it. A power cut does lose it, so a shim notes
-what was on the disk at the last fsync, and the append-only file is cut there.
+kill -9 loses nothing that was written, because the kernel keeps it; a power cut does. A shim records
+how much was on disk at the last fsync, and the test cuts the append-only file there.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from support import servers
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
+
+pytestmark = pytest.mark.slow
 
 SECONDS = 2.2
 

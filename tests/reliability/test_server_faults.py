@@ -5,12 +5,15 @@ import shutil
 import time
 
 import psutil
+import pytest
 import redis
 from support.processes import run_command
 from support.wait import wait_until, wait_until_sync
 
 from aragora_q.base import Completed, Job, JobStatus
 from aragora_q.errors import AragoraQError
+
+pytestmark = pytest.mark.slow
 
 
 async def test_the_keys_are_wiped_under_a_worker(redis_url, new_harness, worker_process):

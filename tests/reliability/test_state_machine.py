@@ -1,7 +1,7 @@
-"""The live queue against the model: whatever order things happen in, both agree after every step.
+"""The queue against the model: both agree after every step, whatever the order of operations.
 
-Hypothesis chooses the order; the run is the same every time (derandomize). What is asked of Redis goes
-through the queue's own methods; silence and due times are set in Redis, as if hours had passed.
+Hypothesis chooses the order, the same in every run (derandomize). Operations are the queue's own
+methods; idle times and due times are set in Redis as if hours had passed.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ from support.queue_harness import QueueHarness
 
 from aragora_q.base import Completed, Failed, Identity, Job, JobStatus, Released, Report, Retry
 from aragora_q.errors import JobNotFound
+
+pytestmark = pytest.mark.slow
 
 WORKERS = ("w1", "w2")
 PRIORITIES = {"high": 3, "normal": 0, "low": -3}

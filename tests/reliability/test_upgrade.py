@@ -1,4 +1,4 @@
-"""Row 40: versions side by side. Newer data is parked, a newer queue refused, a rolling restart unnoticed."""
+"""Row 40: versions side by side. Newer data is parked, a newer queue refused, no loss in a rolling restart."""
 
 import asyncio
 
@@ -7,6 +7,8 @@ from support.wait import wait_until
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import ServerUnsuitable
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_newer_queue_is_refused(new_harness):

@@ -9,6 +9,8 @@ from support.wait import wait_until
 
 from aragora_q.base import Job, JobStatus
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker_process):
     """Row 2: after its lease another worker has its job; its own result is refused."""
@@ -44,7 +46,7 @@ async def test_poison(redis_url, new_harness, worker_process, poison):
     harness = new_harness()
     await harness.enqueue_steps("bad", [poison], max_attempts=2)
     await harness.enqueue_steps("good", ["sleep", 0.05])
-    worker = worker_process(redis_url, "w1", slots=1)  # what runs beside it would be counted, too
+    worker = worker_process(redis_url, "w1", slots=1)  # jobs beside it would be charged, too
 
     def limit_memory():
         if poison == "eat" and worker.is_alive:

@@ -1,4 +1,4 @@
-"""What is handed in is bounded where it is taken in, and whatever comes out of an executor, too."""
+"""Input is bounded where it is accepted, and so is all output of an executor."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""A secret that is planted is found nowhere: logs, errors, tracebacks, process lists, metrics, Redis."""
+"""A secret in the settings appears nowhere: logs, errors, tracebacks, process lists, metrics, Redis."""
 
 import json
 import socket

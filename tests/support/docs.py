@@ -1,8 +1,7 @@
-"""The project's pages: their blocks of code, the commands in their text, and what the blocks need to run.
+"""The project's pages: their blocks of code, their code spans, and what the blocks need to run.
 
-The word behind `sh` at the head of a block says where its reader is: nothing, in any shell; `debian`, root
-on a Debian with systemd; `docker`, beside a Docker engine; `cluster`, beside one of Kubernetes.
-Used by tests/docs/test_documents.py, which runs every shell block, and by tests of other languages.
+The word after `sh` at the start of a block says where it runs: without a word, in any shell; `debian`,
+as root on a Debian with systemd; `docker`, with a Docker engine; `cluster`, with Kubernetes.
 """
 
 import os
@@ -15,19 +14,19 @@ from markdown_it import MarkdownIt
 from support.paths import ROOT
 
 APART = {"fixtures", "dist", "build", "__pycache__"}
-"""Folders without pages of ours; hidden ones neither."""
+"""Folders without pages of this project; hidden folders are skipped, too."""
 
 SUBSTITUTES = {
-    "make setup": ("make --dry-run setup", "every machine that tests begins with it"),
+    "make setup": ("make --dry-run setup", "every test machine begins with it"),
     "make demo": (
         "make --dry-run demo",
-        "computes for a minute; .ci/run begins with it, tests/cli/test_demo.py has quicker debaters",
+        "takes a minute; .ci/run begins with it, and tests/cli/test_demo.py runs a faster one",
     ),
     "make check": ("make --dry-run check", "every change begins with it"),
     "make test": ("make --dry-run test", "it runs this"),
     "make audit": (
         "make --dry-run audit",
-        "asks the public advisories; tests/security/test_audit.py asks some of its own",
+        "depends on the public advisories of the day",
     ),
     "make bench": ("make --dry-run bench", "measures for minutes; tests/bench runs it small"),
     "aragora-q bench": ("aragora-q bench --help", "takes minutes; tests/bench runs it small"),
@@ -37,7 +36,7 @@ SUBSTITUTES = {
     ),
     "python tests/reliability/checker.py /tmp/history.jsonl": (
         "test -f tests/reliability/checker.py",
-        "judges the nemesis",
+        "needs a history; tests/reliability/test_nemesis.py runs it on one",
     ),
     "pip install '.[local]'": (
         "python -c 'import xllamacpp'",
@@ -49,7 +48,7 @@ SUBSTITUTES = {
         "needs a cluster; tests/packaging/test_kubernetes.py checks what is built",
     ),
 }
-"""Lines that a test cannot run as printed: what it runs instead, and why."""
+"""Lines that a test cannot run as printed: what it runs instead, and the reason."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""Worker processes by the dozen: forked from one that has imported everything, each a real process.
+"""Dozens of worker processes, forked from one that has imported everything.
 
-`python debate_workers.py` forks a worker for every line of JSON on stdin (`worker_id` and settings)
-and answers with its process id. The parent never starts a loop or a thread, so its children are
-clean. `Workers` is the test's side of it.
+`python forked_workers.py` forks a worker for every line of JSON on stdin (`worker_id` and settings) and
+prints its process id. The parent starts neither a loop nor a thread, so forking is safe.
 """
 
 import json

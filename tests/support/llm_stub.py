@@ -1,7 +1,6 @@
-"""A provider of language models on loopback: OpenAI's and Anthropic's protocols, counted, faulty on demand.
+"""A provider of language models on loopback: protocols of OpenAI and Anthropic, with faults on demand.
 
-It answers what it is asked for: JSON by the schema, a tool call, or text that differs by model. With
-`count_in` (a file) its calls outlive it.
+It answers what is requested: JSON by the schema, a tool call, or text that differs by model.
 """
 
 import json
@@ -150,7 +149,7 @@ def anthropic_reply(body, content=None, stop="end_turn"):
     }
 
 
-# What can go wrong, in each provider's words.
+# Faults, in each provider's format.
 
 
 def refusal(status, api, kind, message, **headers):

@@ -1,4 +1,4 @@
-"""The part of a `WorkerSession` that an attempt uses, in memory: for claims that are not about Redis."""
+"""The part of a `WorkerSession` that an attempt uses, in memory: for tests that do not need Redis."""
 
 import json
 

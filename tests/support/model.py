@@ -1,4 +1,4 @@
-"""What a queue should do, in plain Python: no Redis, no time, no batches, no failures on the way.
+"""The expected behavior of a queue in plain Python, without Redis, time, batches or failures.
 
 Order matters: a lane is a list of its entries, oldest first, running ones included.
 """

@@ -1,4 +1,4 @@
-"""JSON as it lies in Redis: compact, strict, and never a surprise on the way back."""
+"""JSON as stored in Redis: compact, strict, and decoded without surprises."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a script pays before anything happens: the imports of the package and of the command."""
+"""Imports of the package and of the command are cheap."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A debate as a job: every rule of its data, each broken with a message that names field and rule."""
+"""A debate as a job: breaking a rule is an error that names field and rule."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The shape of the package: every module says what it is for, and has a place among the layers."""
+"""Every module has a docstring and a place among the layers."""
 
 import ast
 import tomllib

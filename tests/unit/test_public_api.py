@@ -1,4 +1,4 @@
-"""The public names: those the specification uses, and nothing that does not exist."""
+"""The public names are those of the specification, and all exist."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""When to try again and after how long: the specification's policy, table and lists, exactly."""
+"""When to retry and after which delay: the specification's policy, table and lists."""
 
 import math
 

@@ -71,7 +71,7 @@ async def test_outage_longer_than_the_lease_charges_nobody(
     else:
         server.start()
         harness.redis.connection_pool.disconnect()
-    await asyncio.sleep(4.5)  # long enough for a caretaker to take what it should not
+    await asyncio.sleep(4.5)  # long enough for a wrong reclaim to happen
     gated["w2"].gate.set()
     for job in await harness.wait_for_end("a", "b"):
         assert (job.status, job.attempts, job.fence, job.crashes) == ("completed", 1, 1, 0)

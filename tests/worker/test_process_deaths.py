@@ -40,7 +40,7 @@ async def test_restarted_worker_takes_its_jobs_at_once(new_harness, worker_proce
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     worker.kill()
     worker.start().wait_until_started()
-    worker_process(redis_url, "p2", lease_ms=2000)  # a caretaker who looks more often
+    worker_process(redis_url, "p2", lease_ms=2000)  # its short lease makes it reclaim more often
     job = await harness.wait_for_end("a", timeout=30)
     assert (job.status, job.crashes) == (JobStatus.COMPLETED, 1)
 

@@ -1,4 +1,4 @@
-"""Where settings come from: which layer wins, what each origin says, what is refused, what stays secret."""
+"""Sources of settings: which one wins, how origins are shown, what is refused, what stays secret."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Log lines: one event each, whatever hostile text they carry, in three forms."""
+"""Log lines: one event each, whatever text they contain, in three formats."""
 
 import io
 import json

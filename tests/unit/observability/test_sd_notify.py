@@ -1,4 +1,4 @@
-"""Messages to systemd, over a real datagram socket."""
+"""Messages to systemd, over a datagram socket."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Every metric follows Prometheus' rules, as promtool judges them, and ours."""
+"""Every worker metric follows the rules of Prometheus and of this project."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Every key of a queue: names literally as specified, one slot on a cluster, and no two keys the same."""
+"""Every key of a queue: documented names, one slot on a cluster, no collisions."""
 
 import re
 

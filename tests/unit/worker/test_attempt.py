@@ -1,4 +1,4 @@
-"""One attempt of one job: what becomes of it is decided by its cause, whatever the executor does."""
+"""One attempt of one job: its outcome depends on its cause, whatever the executor does."""
 
 import asyncio
 import math

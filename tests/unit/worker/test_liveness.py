@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one is certainly gone."""
+"""Whether another process is certainly dead."""
 
 import os
 import subprocess

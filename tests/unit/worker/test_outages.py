@@ -1,4 +1,4 @@
-"""What a worker says while Redis does not serve it."""
+"""What a worker logs during an outage of Redis."""
 
 import itertools
 import logging
