@@ -1,6 +1,6 @@
 """The queue in a few pages: what a user of the library may rely on, each promise once.
 
-The short way in, and what `pytest tests/test_queue.py -v` runs; the folders beside it go deeper.
+Start reading here: `pytest tests/test_queue.py -v`. The folders next to it have the details.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from aragora_q import (
 
 @asynccontextmanager
 async def working(queue, executor, **options):
-    """A worker that runs meanwhile."""
+    """Run a worker during the block."""
     worker = DebateWorker(queue=queue, worker_id="worker-1", executor=executor, **options)
     running = asyncio.create_task(worker.start())
     try:
@@ -85,7 +85,7 @@ async def test_failing_job_is_retried_up_to_its_attempts(harness):
 
 
 async def test_permanent_error_fails_at_once(harness):
-    """What cannot get better is not tried again."""
+    """A permanent error is not retried."""
 
     async def executor(job):
         raise PermanentError("no such model")
@@ -114,7 +114,7 @@ async def test_retry_later_is_not_charged(harness):
 
 
 async def test_job_of_a_dead_worker_runs_again(harness):
-    """A worker that falls silent loses its job to one that lives; the crash is counted, no attempt is."""
+    """A worker without heartbeats loses its job to a live one; a crash is counted, no attempt is charged."""
     await harness.enqueue("j1")
     dead = await harness.worker("dead")
     await harness.start_one(dead)
@@ -125,7 +125,7 @@ async def test_job_of_a_dead_worker_runs_again(harness):
 
 
 async def test_checkpoint_outlives_the_attempt(harness):
-    """What an attempt saved, the next one finds."""
+    """The next attempt gets what an earlier one has saved."""
 
     async def executor(job):
         attempt = current_attempt()
@@ -143,7 +143,7 @@ async def test_checkpoint_outlives_the_attempt(harness):
 
 
 async def test_cancel_is_immediate_and_final(harness):
-    """A running job is cancelled at once; what its executor would still say is not heard."""
+    """A running job is cancelled at once; its executor's later result is ignored."""
     was_stopped = asyncio.Event()
 
     async def executor(job):
@@ -178,7 +178,7 @@ async def test_urgent_jobs_go_first(harness):
 
 
 async def test_delayed_job_waits_until_it_is_due(harness):
-    """It is pending and in no stream until then, and runs soon after."""
+    """It is pending and in no stream until it is due, and runs soon after."""
     await harness.queue.enqueue(Job({}, id="j1", delay_seconds=0.3))
     assert await harness.queue.get_status("j1") is JobStatus.PENDING
     assert not harness.entries()
@@ -187,8 +187,8 @@ async def test_delayed_job_waits_until_it_is_due(harness):
     assert job.started_at - job.created_at >= 0.3
 
 
-async def test_leaving_worker_hands_its_job_back(harness):
-    """A worker that must go at once releases its job, uncharged, for the next worker."""
+async def test_stopped_worker_releases_its_job(harness):
+    """A worker that must stop at once releases its job, uncharged, for the next worker."""
     started = asyncio.Event()
 
     async def slow(job):
@@ -206,6 +206,6 @@ async def test_leaving_worker_hands_its_job_back(harness):
 
 
 async def test_statistics_of_an_unused_queue_are_zero(harness):
-    """Before the first job nothing is missing: zeros and an empty list."""
+    """Before the first job: zeros and an empty list."""
     stats = await harness.queue.get_queue_stats()
     assert (stats["stream_length"], stats["pending_count"], stats["groups"]) == (0, 0, [])

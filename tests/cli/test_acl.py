@@ -1,4 +1,4 @@
-"""`aragora-q acl ROLE`: a user made by its line can do all that its role does, and nothing dangerous."""
+"""`aragora-q acl ROLE`: the printed user can do everything its role does, and nothing dangerous."""
 
 import hashlib
 import shlex
@@ -21,7 +21,7 @@ DANGEROUS = (
 
 @pytest.fixture
 def server(own_server):
-    """A server of the test's own; users are its state."""
+    """A server whose users the test may change."""
     server = own_server()
     with server.client() as client:
         yield server, client
@@ -29,7 +29,7 @@ def server(own_server):
 
 @pytest.fixture
 def as_role(server, run_cli, monkeypatch, tmp_path):
-    """Makes the role's user as an operator would, and lets the commands that follow run as it."""
+    """Creates the role's user as an operator would; commands that follow run as that user."""
     running, admin = server
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
 
@@ -49,7 +49,7 @@ def _fine(*runs):
 
 
 def _refused(admin):
-    """What the server refused so far, as its ACL LOG tells."""
+    """Commands that the server has refused so far, from its ACL LOG."""
     return [f"{row['username']}: {row['object']}" for row in admin.acl_log()]
 
 
@@ -64,15 +64,15 @@ def test_the_password_is_printed_as_a_hash_only(run_cli, tmp_path):
     assert "no password yet" in bare.err
 
 
-def test_wrong_uses_are_told(run_cli, tmp_path):
-    """An unknown role is a usage error; a missing password file a wrong configuration."""
+def test_wrong_uses_are_refused(run_cli, tmp_path):
+    """An unknown role is a usage error; a missing password file is a configuration error."""
     assert run_cli("acl", "root").code == 2
     missing = run_cli("acl", "worker", "--password-file", tmp_path / "none")
     assert (missing.code, "cannot read" in missing.err) == (78, True)
 
 
 def test_producer(as_role, run_cli, server):
-    """A producer enqueues, also durably by replica as far as the server goes, and looks at its jobs."""
+    """A producer enqueues, with durability by replica if the server has replicas, and reads its jobs."""
     _, admin = server
     as_role("producer")
     made = run_cli("enqueue", "What?", "--agents", "demo,demo", "--quiet")
@@ -85,7 +85,7 @@ def test_producer(as_role, run_cli, server):
 
 
 def test_worker(as_role, run_cli, cli_command, server):
-    """A worker signs on, runs, retries, fails and finishes jobs, takes care of the queue, signs off."""
+    """A worker registers, runs, retries, fails and completes jobs, does maintenance, and unregisters."""
     _, admin = server
     as_role("producer")
     _fine(
@@ -107,8 +107,8 @@ def test_worker(as_role, run_cli, cli_command, server):
     assert _refused(admin) == []
 
 
-def test_caretakers_and_readers(as_role, run_cli, server):
-    """Reaper, purge, stats and operator: each runs all of its commands, and none is refused anything."""
+def test_maintenance_and_read_only_roles(as_role, run_cli, server):
+    """Reaper, purge, stats and operator: each role can run all of its commands."""
     _, admin = server
     as_role("producer")
     _fine(
@@ -136,7 +136,7 @@ def test_caretakers_and_readers(as_role, run_cli, server):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_may_do_what_is_dangerous(as_role, server, role):
-    """Nobody flushes, configures, spies, makes users, or touches keys of others (ACL DRYRUN)."""
+    """No role may flush, configure, monitor, create users, or touch other keys (ACL DRYRUN)."""
     _, admin = server
     as_role(role)
     user = f"aragora-q-{role}"
@@ -158,7 +158,7 @@ def test_no_role_may_do_what_is_dangerous(as_role, server, role):
     ],
 )
 def test_a_role_may_not_do_the_work_of_another(as_role, server, role, refused):
-    """A producer takes no jobs, a reader changes nothing, nobody reaches another queue (ACL DRYRUN)."""
+    """A producer starts no jobs, a reader changes nothing, no role reaches another queue (ACL DRYRUN)."""
     _, admin = server
     as_role(role)
     call = [part.format("aragora:queue:debates:") for part in refused]
@@ -167,7 +167,7 @@ def test_a_role_may_not_do_the_work_of_another(as_role, server, role, refused):
 
 
 def test_rights_hold_for_the_configured_prefix_literally(as_role, server, monkeypatch):
-    """A prefix with wildcards in it gives no right to keys that merely match it."""
+    """Wildcards in a prefix give no right to keys that only match them."""
     _, admin = server
     monkeypatch.setenv("ARAGORA_QUEUE_PREFIX", "a*:")
     as_role("purge")
@@ -178,7 +178,7 @@ def test_rights_hold_for_the_configured_prefix_literally(as_role, server, monkey
     assert "has no permissions" in dry("abc:debates:job:x")
 
 
-def test_a_cluster_gets_its_own_names_of_keys(run_cli):
-    """On a cluster the queue's keys have a hash tag, and so has the pattern."""
+def test_cluster_keys_have_a_hash_tag(run_cli):
+    """On a cluster the keys have a hash tag, and so has the pattern in the rules."""
     made = run_cli("acl", "worker", "--redis-url", "redis+cluster://127.0.0.1:7000")
     assert " ~aragora:queue:{debates}:* " in made.out

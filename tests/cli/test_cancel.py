@@ -1,10 +1,10 @@
-"""`aragora-q cancel`, and the JSON of status and wait beside it."""
+"""`aragora-q cancel`, and the JSON output of status, wait and cancel."""
 
 from support.jobs import enqueue_in_every_state
 
 
 async def test_status_wait_and_cancel_by_json(harness, run_cli):
-    """The three name every job's state; an unknown one is told on stderr and exits 3."""
+    """All three print each job's status; an unknown job is an error on stderr and exit code 3."""
     await enqueue_in_every_state(harness)
     shown = run_cli("status", "failed", "nobody", "--json")
     assert (shown.code, shown.object["history"][-1]["error"]) == (3, "no\nuse")

@@ -4,21 +4,21 @@ import tomllib
 
 import pytest
 
-from aragora_q.config import sources as config_layers
 from aragora_q.config.settings import QueueConfig
+from aragora_q.config.settings import sources as config_layers
 
 SECRET = "hush-hush"
 
 
 @pytest.fixture
 def secrets(monkeypatch):
-    """A password in the URL and one beside it."""
+    """A password in the URL and a separate one."""
     monkeypatch.setenv("REDIS_URL", f"redis://me:{SECRET}@localhost:1")
     monkeypatch.setenv("REDIS_PASSWORD", SECRET)
 
 
 def test_what_is_shown_is_toml_and_true(run_cli, monkeypatch, tmp_path):
-    """The output, read as a configuration file, makes the same configuration."""
+    """The output, used as a configuration file, gives the same configuration."""
     (tmp_path / "aragora-q.toml").write_text(
         "concurrency = 7\n[agents]\nx = 'p:m'\n[agents.y]\nmodel = 'p:n'\nbase_url = 'http://h'\n"
     )
@@ -43,14 +43,14 @@ def test_each_value_has_its_origin(run_cli, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("args", [("show",), ("show", "--origin"), ("show", "--json"), ("check",)])
 def test_no_password_is_shown(run_cli, secrets, args):
-    """Neither the setting's nor the URL's, in any form."""
+    """Neither the setting's password nor the URL's is shown, in any output format."""
     ended = run_cli("config", *args)
     assert ended.code == 0
     assert SECRET not in ended.out + ended.err
 
 
 def test_check_names_what_is_set_and_where(run_cli, tmp_path):
-    """All right: exit 0, and the settings that are not at their defaults."""
+    """Valid settings: exit 0, and the settings that differ from their defaults."""
     (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")
     ended = run_cli("config", "check")
     assert ended.code == 0
@@ -58,7 +58,7 @@ def test_check_names_what_is_set_and_where(run_cli, tmp_path):
 
 
 def test_check_names_all_that_is_wrong(run_cli, tmp_path):
-    """Wrong: exit 78, nothing on stdout, one line for every fault."""
+    """Invalid settings: exit 78, nothing on stdout, one line for each error."""
     path = tmp_path / "new.toml"
     path.write_text("concurrency = 0\nretry_base_delay = 'x'\n")
     ended = run_cli("config", "check", "--config", path)
@@ -68,8 +68,8 @@ def test_check_names_all_that_is_wrong(run_cli, tmp_path):
     assert run_cli("config", "check", "--config", tmp_path / "none.toml").code == 78
 
 
-def test_check_tells_of_a_file_that_does_not_count(run_cli, tmp_path, monkeypatch):
-    """./aragora-q.toml of another user is ignored, and check says so."""
+def test_check_reports_an_ignored_file(run_cli, tmp_path, monkeypatch):
+    """./aragora-q.toml of another user is ignored, and `config check` reports it."""
     (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")
     monkeypatch.setattr(config_layers, "_is_trusted", lambda _: False)
     ended = run_cli("config", "check")

@@ -5,14 +5,14 @@ import pytest
 from aragora_q.contracts import Completed
 
 
-class TestGarbledHashes:
-    """A stranger's word in one job's hash costs that job only."""
+class TestDamagedHashes:
+    """An unexpected value in one job's hash affects that job only."""
 
     @pytest.mark.parametrize(
         ("field", "word"), [("attempts", "abc"), ("created_at", "9" * 18), ("status", "weird")]
     )
-    async def test_list_complains_and_goes_on(self, harness, run_cli, field, word):
-        """All others are listed in every form; what is wrong is said once, exit 65."""
+    async def test_list_reports_a_damaged_job_and_goes_on(self, harness, run_cli, field, word):
+        """All other jobs are listed in every format; the error is printed once, exit 65."""
         for name in ("one", "bad", "two"):
             await harness.enqueue(name)
         harness.redis.hset(harness.keys.job("bad"), field, word)
@@ -32,7 +32,7 @@ class TestGarbledHashes:
             assert (ended.code, "job bad is not a job" in ended.err) == (65, True)
 
     async def test_the_next_job_is_shown_and_all_can_be_cancelled(self, harness, run_cli):
-        """`status` goes on after one that is no job; `cancel` gives even that one an end."""
+        """`status` continues after a damaged job; `cancel` ends even that one."""
         await harness.enqueue("bad")
         await harness.enqueue("good")
         harness.redis.hset(harness.keys.job("bad"), "status", "weird")
@@ -42,8 +42,8 @@ class TestGarbledHashes:
         assert (ended.code, ended.ids) == (0, ["bad", "good"])
 
     @pytest.mark.parametrize("part", ["history", "journal", "result"])
-    async def test_garbled_parts(self, harness, run_cli, part):
-        """History, progress or result that are no JSON: one clear line, exit 65."""
+    async def test_damaged_parts(self, harness, run_cli, part):
+        """History, progress or result that is not JSON: one clear line, exit 65."""
         await harness.enqueue("bad")
         session = await harness.worker()
         await harness.report(session, await harness.start_one(session), Completed(b"{}"))

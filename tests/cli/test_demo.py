@@ -13,12 +13,12 @@ AGENTS = "demo:bold,demo:careful,demo:curious"
 
 @pytest.fixture
 def no_server(monkeypatch):
-    """Nothing is configured, and there is a place for the private server's data."""
+    """No server is configured; there is a directory for the private server's data."""
     monkeypatch.delenv("REDIS_URL")
 
 
 def test_demo_shows_a_debate_and_commands_that_go_on_from_it(cli_command, no_server):
-    """With nothing set up: phases as they happen, the result, the queue, and working next commands."""
+    """Without any setup: phases as they happen, the result, the queue, and suggested commands that work."""
     ended = cli_command("demo", "Tea or coffee?", "-a", AGENTS, env={"REDIS_URL": ""})
     assert (ended.code, ended.err) == (0, "")
     steps = [line.split("  ")[-1] for line in ended.lines if re.match(r" *\d+\.\d s  ", line)]
@@ -37,7 +37,7 @@ def test_demo_shows_a_debate_and_commands_that_go_on_from_it(cli_command, no_ser
 
 
 def follow_up(cli_command, text):
-    """Run what the demo suggests; every command works, and `status` knows the demo's job."""
+    """Run the commands that the demo suggests; each works, and `status` finds the demo's job."""
     export, *commands = text.strip().splitlines()
     variables = dict(word.split("=", 1) for word in shlex.split(export)[1:])
     ended = [cli_command(*shlex.split(line)[1:], env=variables) for line in commands]
@@ -48,7 +48,7 @@ def follow_up(cli_command, text):
 def test_ctrl_c_cancels_the_debate_and_leaves_nothing_running(
     start_command, cli_command, no_server
 ):
-    """SIGINT ends the demo by the signal, the job is cancelled, and the server goes by itself."""
+    """SIGINT ends the demo by the signal; the job is cancelled, and the private server stops."""
     variables = {"REDIS_URL": "embedded://", "ARAGORA_QUEUE_NAME": "demo"}
     process = start_command("demo", "-a", AGENTS, "--rounds", "20", env={"REDIS_URL": ""})
     text = b""

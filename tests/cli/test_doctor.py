@@ -1,4 +1,4 @@
-"""`aragora-q doctor`: each thing that can be wrong is found with evidence and remedy; repair loses nothing."""
+"""`aragora-q doctor`: each problem is found with evidence and remedy; a repair loses nothing."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from aragora_q.doctor.integrity import PROBLEMS
 
 
 async def _jobs(harness):
-    """One job of each kind: waits, delayed, runs, ended."""
+    """One job of each kind: waiting, delayed, running, ended."""
     await harness.enqueue("waits", priority=-1)
     await harness.enqueue("delayed", delay_seconds=1000)
     await harness.enqueue("ended")
@@ -29,7 +29,7 @@ def _found(ended, check="data"):
 
 
 def test_a_sound_queue_has_no_finding_about_its_data(run_cli, on_queue):
-    """Jobs in every state, and nothing is wrong with any of them."""
+    """Jobs in every state give no finding."""
     on_queue(_jobs)
     ended = run_cli("doctor", "--json")
     assert _found(ended) == []
@@ -64,7 +64,7 @@ def _break_no_hash(redis_client):
 
 
 def _left_behind(redis_client, job_id):
-    """An entry that a stranger wrote, read and acknowledged, but did not delete."""
+    """An entry that another program wrote, read and acknowledged, but did not delete."""
     redis_client.xadd(f"{PREFIX}stream:high", {"id": job_id, "payload": "{}"})
     for _, rows in redis_client.xreadgroup(
         "aragora-workers", "stranger", {f"{PREFIX}stream:high": ">"}
@@ -115,13 +115,13 @@ BREAKS = {
 
 
 def test_every_problem_has_a_case_here():
-    """The list of problems and the cases below cannot drift apart."""
+    """The list of problems and the cases below are the same."""
     assert set(BREAKS) == set(PROBLEMS)
 
 
 @pytest.mark.parametrize("problem", BREAKS)
-def test_each_problem_is_found_and_mended_if_it_can_be(run_cli, on_queue, redis_client, problem):
-    """Found with its job and remedy, exit 1; after --repair invariant Z holds, or it is still told."""
+def test_each_problem_is_found_and_repaired_if_possible(run_cli, on_queue, redis_client, problem):
+    """Reported with job and remedy, exit 1; after --repair it is gone, or still reported."""
     on_queue(_jobs)
     BREAKS[problem](redis_client)
     is_mendable, meaning, _ = PROBLEMS[problem]
@@ -141,7 +141,7 @@ def test_each_problem_is_found_and_mended_if_it_can_be(run_cli, on_queue, redis_
 
 @pytest.mark.parametrize("job_id", ["waits", "delayed", "runs", "ended"])
 def test_a_copy_is_removed_and_its_job_stays_as_it_was(run_cli, on_queue, redis_client, job_id):
-    """Whatever state a job is in: an entry too many is removed, and nothing else changes."""
+    """A second entry of a job is removed whatever the job's state, and nothing else changes."""
     on_queue(_jobs)
     before = redis_client.hgetall(f"{PREFIX}job:{job_id}")
     _left_behind(redis_client, job_id)
@@ -154,8 +154,8 @@ def test_a_copy_is_removed_and_its_job_stays_as_it_was(run_cli, on_queue, redis_
 
 
 def test_what_was_left_behind_is_brought_to_an_end(run_cli, on_queue, redis_client):
-    """An entry without a job runs, one that is no job becomes a dead letter with its bytes, and a job
-    whose payload is nowhere else gets it from there.
+    """An entry without a job runs, an invalid one becomes a dead letter with its bytes, and a job whose
+    payload is nowhere else gets it from its entry.
     """
     on_queue(_jobs)
     redis_client.delete(f"{PREFIX}job:delayed:payload")
@@ -185,8 +185,8 @@ async def _started_by_another(harness):
     return await session.start(10)
 
 
-def test_a_garbled_priority_misleads_nobody(run_cli, on_queue, redis_client):
-    """A job of the low lane whose priority is no number: found as that alone, mended, and still there."""
+def test_an_invalid_priority_is_one_finding(run_cli, on_queue, redis_client):
+    """A low-lane job with an invalid priority: reported as that only, repaired, and still there."""
     on_queue(_jobs)
     redis_client.hset(f"{PREFIX}job:waits", "priority", "urgent")
     words = [each["detail"] for each in _found(run_cli("doctor", "--json"))]
@@ -201,8 +201,8 @@ def test_a_garbled_priority_misleads_nobody(run_cli, on_queue, redis_client):
 
 
 @pytest.mark.parametrize("word", ["nonsense", "half an id"])
-def test_a_place_that_is_none_stops_no_walk(run_cli, on_queue, redis_client, word):
-    """A word where a job names its stream entry is told as a finding, with all the others."""
+def test_an_invalid_entry_id_does_not_stop_the_check(run_cli, on_queue, redis_client, word):
+    """An invalid entry id in a job's hash is one finding among all the others."""
     on_queue(_jobs)
     if word == "half an id":
         word = redis_client.hget(f"{PREFIX}job:waits", "entry").partition("-")[0]
@@ -214,7 +214,7 @@ def test_a_place_that_is_none_stops_no_walk(run_cli, on_queue, redis_client, wor
 
 
 def test_repaired_jobs_run(run_cli, on_queue, redis_client):
-    """A job that nobody would ever have run, and one whose hash was deleted: after repair both complete."""
+    """A job that would never have run, and one whose hash was deleted: both complete after the repair."""
 
     async def run_all(harness):
         await harness.queue.promote()
@@ -231,7 +231,7 @@ def test_repaired_jobs_run(run_cli, on_queue, redis_client):
 
 
 def test_repair_asks_first(run_cli, on_queue, redis_client):
-    """Without a terminal to ask on it takes --yes; a plain look changes nothing."""
+    """Without a terminal, --repair needs --yes; a check without --repair changes nothing."""
     on_queue(_jobs)
     BREAKS["unlisted"](redis_client)
     refused = run_cli("doctor", "--repair")
@@ -239,8 +239,8 @@ def test_repair_asks_first(run_cli, on_queue, redis_client):
     assert redis_client.zscore(f"{PREFIX}completed", "ended") is None
 
 
-def test_a_walk_that_ran_out_of_time_goes_on_where_it_stopped(redis_url, redis_client):
-    """Whatever its budget, a walk in pieces sees what one in a piece sees."""
+def test_a_check_that_ran_out_of_time_can_be_resumed(redis_url, redis_client):
+    """A check in several parts examines the same data as one without interruption."""
     from aragora_q.doctor import integrity as consistency
 
     async def walk():
@@ -266,16 +266,16 @@ def test_a_walk_that_ran_out_of_time_goes_on_where_it_stopped(redis_url, redis_c
     assert (jobs, strangers) == (30, 3000)
 
 
-def test_a_place_that_no_walk_gave_is_a_usage_error(run_cli):
-    """--from takes what a walk has printed, nothing else."""
+def test_an_unknown_cursor_is_a_usage_error(run_cli):
+    """Only a cursor that an earlier check printed is accepted."""
     assert run_cli("doctor", "--from", "nowhere:x").code == 2
 
 
-class TestAround:
-    """Server, settings, environment, units, workers."""
+class TestSurroundings:
+    """Findings about server, settings, environment, units and workers."""
 
-    def test_a_server_that_may_delete_jobs_or_forget_them(self, run_cli, own_server):
-        """Eviction is an error, a missing append-only file a warning; both are gone when mended."""
+    def test_eviction_and_a_missing_append_only_file(self, run_cli, own_server):
+        """Eviction is an error, a missing append-only file a warning; neither is reported after it is fixed."""
         server = own_server("--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb")
         url = ("--redis-url", server.url)
         looked = run_cli("doctor", "--json", *url)
@@ -288,7 +288,7 @@ class TestAround:
         assert run_cli("doctor", "--json", *url).object["findings"] == []
 
     def test_a_nearly_full_server(self, run_cli, own_server):
-        """More than nine tenths of maxmemory is an error: enqueues will soon be refused."""
+        """More than 90 % of maxmemory is an error: enqueues will soon be refused."""
         server = own_server()
         with server.client() as client:
             client.setrange("ballast", 50_000_000, "x")
@@ -302,7 +302,7 @@ class TestAround:
          ("ARAGORA_Q_X", "config show")],
     )  # fmt: skip
     def test_variables_that_nothing_reads(self, run_cli, monkeypatch, name, remedy):
-        """A name that looks like one of ours is set, and is none."""
+        """A variable whose name resembles a setting but is not one is reported."""
         monkeypatch.setenv(name, "x")
         [found] = _found(run_cli("doctor", "--json"), "environment")
         assert name in found["detail"]
@@ -325,7 +325,7 @@ class TestAround:
         assert bool(_found(run_cli("doctor", "--json"), "unit")) == is_found
 
     def test_a_password_that_others_may_read(self, run_cli, own_server, tmp_path):
-        """A configuration file with a password is for its owner alone."""
+        """A configuration file with a password must be readable by its owner only."""
         url = ("--redis-url", own_server("--requirepass", "hush").url)
         path = tmp_path / "aragora-q.toml"
         path.write_text("redis_password = 'hush'\n")
@@ -334,15 +334,15 @@ class TestAround:
         path.chmod(0o600)
         assert _found(run_cli("doctor", "--json", *url), "secrets") == []
 
-    def test_jobs_that_wait_for_nobody(self, run_cli, on_queue):
-        """A backlog without a live worker is an error; with one it is none."""
+    def test_a_backlog_without_workers(self, run_cli, on_queue):
+        """A backlog without a live worker is an error; with a worker it is not."""
         on_queue(lambda harness: harness.enqueue("waits"))
         assert _found(run_cli("doctor", "--json"), "workers")[0]["severity"] == "error"
         on_queue(lambda harness: harness.worker("w1"))
         assert _found(run_cli("doctor", "--json"), "workers") == []
 
-    def test_a_user_without_rights_is_told_which_it_lacks(self, run_cli, own_server, monkeypatch):
-        """Asked with ACL DRYRUN where that is allowed: each role the user cannot play, and why."""
+    def test_missing_rights_are_listed_by_role(self, run_cli, own_server, monkeypatch):
+        """Checked with ACL DRYRUN if that is allowed: each role that the user cannot have, and why."""
         server = own_server()
         with server.client() as client:
             client.execute_command(
@@ -355,7 +355,7 @@ class TestAround:
         assert "stats" not in told
 
     def test_a_server_too_old_is_the_last_finding(self, run_cli, own_server):
-        """What is too old for our scripts is told, with the remedy; the data is not judged."""
+        """A server too old for the scripts is reported with the remedy; its data is not checked."""
         server = own_server(binary=servers.redis62)
         ended = run_cli("doctor", "--json", "--redis-url", server.url)
         [found] = ended.object["findings"]
@@ -363,13 +363,13 @@ class TestAround:
         assert "too old" in found["detail"]
         assert "upgrade" in found["remedy"]
 
-    def test_no_server_is_no_finding(self, run_cli):
-        """There is nothing to examine: exit 69, as everywhere."""
+    def test_an_unreachable_server_is_an_error(self, run_cli):
+        """Exit 69, as with every command."""
         assert run_cli("doctor", "--redis-url", "redis://127.0.0.1:1").code == 69
 
 
 def test_people_read_it_in_eighty_columns(run_cli, on_queue, redis_client):
-    """Severity, check and evidence, then the remedy, in lines that fit any terminal."""
+    """Severity, check and evidence, then the remedy, in lines of at most 80 columns."""
     on_queue(_jobs)
     BREAKS["unlisted"](redis_client)
     ended = run_cli("doctor")

@@ -71,7 +71,7 @@ def test_a_known_id_changes_nothing(run_cli):
     ],
 )
 def test_a_bad_argument_is_one_clear_line(run_cli, redis_client, args, code, words):
-    """What is wrong is named, the exit code tells its kind, nothing is enqueued, stdout stays empty."""
+    """The message names what is wrong, the exit code its kind; nothing is enqueued, stdout stays empty."""
     ended = run_cli("enqueue", *args)
     assert (ended.code, ended.out) == (code, "")
     assert words in ended.err
@@ -80,7 +80,7 @@ def test_a_bad_argument_is_one_clear_line(run_cli, redis_client, args, code, wor
 
 
 def test_each_line_is_answered_in_order_and_good_ones_go_in(run_cli):
-    """One result per line with its number; bad lines say why; exit 3; stderr sums it up."""
+    """One result per line with its number; bad lines get an error; exit 3; a summary on stderr."""
     text = lines(
         {**DEBATE, "id": "a"},
         {**DEBATE, "rounds": -1},
@@ -140,7 +140,7 @@ def test_running_the_same_input_again_enqueues_nothing_twice(run_cli, redis_clie
 @pytest.mark.parametrize("text", [json.dumps([{"question": "A?"}, {"question": ""}]),
                                   json.dumps([{"question": "A?"}, {"question": ""}], indent=2)])  # fmt: skip
 def test_an_array_is_taken_item_by_item(run_cli, text):
-    """A JSON array, on one line or many, is as good as lines; flags fill what items leave out."""
+    """A JSON array, on one line or many, is read like lines; options supply what items omit."""
     ended = run_cli("enqueue", "-", *WHO, stdin=text)
     assert ended.code == 3
     assert ended.objects[0]["created"]
@@ -149,7 +149,7 @@ def test_an_array_is_taken_item_by_item(run_cli, text):
 
 
 def test_no_item_of_a_document_is_too_long_to_read(run_cli):
-    """Lines have a limit, documents another one: every item is answered, however it is laid out."""
+    """Lines and documents have different limits; every item gets a result, whatever the layout."""
     huge = json.dumps({**DEBATE, "metadata": {"x": "x" * 1_300_000}})
     fits = json.dumps({**DEBATE, "id": "third"})
     ended = run_cli("enqueue", "-", stdin=f"[{json.dumps(DEBATE)},\n{huge},\n{fits}]\n")
@@ -159,14 +159,14 @@ def test_no_item_of_a_document_is_too_long_to_read(run_cli):
 
 
 @pytest.mark.parametrize("text", ['{"payload": {}, "id": "a"}\r\n', '[{"payload": {}, "id": "a"}]'])
-def test_a_byte_order_mark_is_no_part_of_the_first_line(run_cli, text):
-    """Files as some editors write them: a byte order mark, lines that end in CR LF."""
+def test_byte_order_marks_and_cr_lf_are_accepted(run_cli, text):
+    """Files with a byte order mark, or with lines that end in CR LF."""
     ended = run_cli("enqueue", "-", stdin=b"\xef\xbb\xbf" + text.encode())
     assert (ended.code, ended.object) == (0, {"line": 1, "id": "a", "created": True})
 
 
 def test_an_array_of_many_jobs_on_one_line(run_cli, redis_client):
-    """What `jq -c` writes of 12,000 jobs."""
+    """12,000 jobs as `jq -c` writes them."""
     jobs = [{"payload": {"n": n, "text": "x" * 100}} for n in range(12_000)]
     ended = run_cli("enqueue", "-", "--quiet", stdin="\n \n" + json.dumps(jobs))
     assert (ended.code, len(ended.lines)) == (0, 12_000)
@@ -174,7 +174,7 @@ def test_an_array_of_many_jobs_on_one_line(run_cli, redis_client):
 
 
 def test_a_question_may_end_like_a_file_name(run_cli, tmp_path):
-    """With a blank in it, and no such file, it is a question; without one, a file that is missing."""
+    """With a space in it and no such file, it is a question; without a space, a missing file."""
     asked = run_cli("enqueue", "What belongs in tsconfig.json", *WHO, "--json")
     assert (asked.code, asked.object["created"]) == (0, True)
     assert "cannot read" in run_cli("enqueue", "missing.json").err
@@ -191,14 +191,14 @@ def test_one_object_over_several_lines_in_a_file(run_cli, tmp_path):
 
 
 def test_bulk_quiet_prints_ids_only(run_cli):
-    """Refused lines leave no id; stderr still tells of them."""
+    """Refused lines print no id; stderr reports them."""
     ended = run_cli("enqueue", "-", "--quiet", stdin=lines({**DEBATE, "id": "a"}, "x"))
     assert (ended.code, ended.lines) == (3, ["a"])
     assert "1 refused" in ended.err
 
 
 def test_a_slow_producer_is_not_kept_waiting(start_command):
-    """A line is enqueued, and answered, when it comes, though the input stays open."""
+    """A line is enqueued and answered as it arrives, while the input stays open."""
     process = start_command("enqueue", "-", stdin=subprocess.PIPE)
     for name in ("one", "two"):
         process.stdin.write(lines({**DEBATE, "id": name}).encode())
@@ -208,7 +208,7 @@ def test_a_slow_producer_is_not_kept_waiting(start_command):
     assert process.wait(20) == 0
 
 
-def test_ctrl_c_tells_how_far_it_came(start_command):
+def test_ctrl_c_reports_the_progress(start_command):
     """SIGINT ends a bulk run by the signal, after a line that says what was done."""
     process = start_command("enqueue", "-", stdin=subprocess.PIPE)
     process.stdin.write(lines(DEBATE).encode())
@@ -221,8 +221,8 @@ def test_ctrl_c_tells_how_far_it_came(start_command):
     assert "Traceback" not in told
 
 
-def test_a_fault_in_the_middle_tells_how_far_it_came(own_server, start_command):
-    """Redis goes away during a bulk run: exit 69, and the lines that are in were said before."""
+def test_an_outage_reports_the_progress(own_server, start_command):
+    """Redis goes away during a bulk run: exit 69, after results for all enqueued lines."""
     server = own_server()
     process = start_command("enqueue", "-", env={"REDIS_URL": server.url}, stdin=subprocess.PIPE)
     process.stdin.write(lines(DEBATE).encode())
@@ -236,7 +236,7 @@ def test_a_fault_in_the_middle_tells_how_far_it_came(own_server, start_command):
 
 
 def test_bulk_memory_does_not_grow_with_the_input(start_command, tmp_path):
-    """Twenty times the lines take no more memory."""
+    """Twenty times as many lines take no more memory."""
 
     def peak_kib(count):
         file = tmp_path / f"{count}.jsonl"
@@ -270,7 +270,7 @@ async def _started(session):
 
 
 def test_wait_gives_up_in_time(run_cli):
-    """With nobody to run it, `--wait --timeout` exits 124 and names the job, which stays."""
+    """Without a worker, `--wait --timeout` exits 124 and names the job, which stays queued."""
     ended = run_cli("enqueue", "x", *WHO, "--id", "slow", "--wait", "--timeout", 0.1, "--quiet")
     assert ended.code == 124
     assert "not ended after 0.1 s: slow" in ended.err
@@ -280,7 +280,7 @@ def test_wait_gives_up_in_time(run_cli):
 def test_too_little_durability_prints_the_id_and_asks_to_try_again(
     own_server, run_cli, monkeypatch
 ):
-    """A replica that does not confirm: the job is in, `durable` is false, exit 75."""
+    """A replica that does not confirm: the job is enqueued, `durable` is false, exit 75."""
     monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 200))
     primary, replica = own_server(), own_server()
     with replica.client() as client:
@@ -299,8 +299,8 @@ def test_too_little_durability_prints_the_id_and_asks_to_try_again(
     assert many.object == {"line": 1, "id": "two", "created": True, "durable": False}
 
 
-def test_an_agent_that_nobody_knows_is_refused_before_it_costs_a_worker(run_cli, monkeypatch):
-    """By name, with the nearest known one; other lines go in, and so does what is no debate."""
+def test_an_unknown_agent_is_refused_at_enqueue(run_cli, monkeypatch):
+    """With the nearest known name; other lines are enqueued, and so are payloads that are not debates."""
     ended = run_cli("enqueue", "Tea?", "--agents", "demo,cluade")
     assert ended.code == 65
     assert "unknown agent 'cluade'" in ended.err

@@ -1,4 +1,4 @@
-"""Exit codes: one claim per code, on a real server that is in the state the code tells of."""
+"""Exit codes: one claim per code, on a server in the state that causes it."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from redis.retry import Retry
 from support import servers
 from support.wait import wait_until_sync
 
-from aragora_q.streams import queue as streams
+from aragora_q.streams.queue import queue as streams
 
 ENQUEUE = ("enqueue", "x", "--agents", "demo,demo", "--id", "job")
 
 
 @pytest.fixture
 def full(redis_client, redis_url):
-    """A server whose memory is used up."""
+    """A server without free memory."""
     redis_client.config_set("maxmemory", 1)
     yield redis_url
     redis_client.config_set("maxmemory", 0)
@@ -30,7 +30,7 @@ def full(redis_client, redis_url):
 
 @pytest.fixture
 def loading(own_server):
-    """A server that reads its data for a long while."""
+    """A server that is loading its data."""
     slow = ("--key-load-delay", "200")
     server = own_server("--appendonly", "yes", *slow)
     with server.client() as client, client.pipeline(transaction=False) as pipeline:
@@ -56,7 +56,7 @@ def loading(own_server):
 
 @pytest.fixture
 def replica(own_server):
-    """A server that takes no writes."""
+    """A server that refuses writes."""
     server = own_server()
     with server.client() as client:
         client.replicaof("127.0.0.1", servers.free_port())
@@ -65,13 +65,13 @@ def replica(own_server):
 
 @pytest.fixture
 def locked(own_server):
-    """A server that asks for a password."""
+    """A server with a password."""
     return own_server("--requirepass", "secret").url
 
 
 @pytest.fixture
 def forbidden(own_server):
-    """The URL of a user who may do next to nothing."""
+    """The URL of a user with almost no rights."""
     server = own_server()
     with server.client() as client:
         client.acl_setuser(
@@ -82,20 +82,20 @@ def forbidden(own_server):
 
 @pytest.fixture
 def cluster_down(own_server, monkeypatch):
-    """A cluster's node that serves no slots, and a client that does not wait for that to pass."""
+    """A cluster node that serves no slots, and a client that does not wait for a failover."""
     monkeypatch.setattr(streams, "FAILOVER_SECONDS", 0.2)
     return own_server("--cluster-enabled", "yes").url.replace("redis://", "redis+cluster://")
 
 
 @pytest.fixture
 def down():
-    """Nobody listens."""
+    """A port without a server."""
     return f"redis://127.0.0.1:{servers.free_port()}"
 
 
 @pytest.fixture
 def nowhere():
-    """A socket that is not there."""
+    """A socket that does not exist."""
     return "unix:///no/such.socket"
 
 
@@ -124,7 +124,7 @@ def without_database(redis_url):
     ],
 )
 def test_what_the_server_refuses_is_one_line_and_a_hint(request, run_cli, state, args, code, words):
-    """The exit code tells what kind of trouble it is; stderr what, where and what to do; no secret."""
+    """The exit code gives the kind of error; stderr says what, where and what to do, without secrets."""
     url = request.getfixturevalue(state)
     ended = run_cli(*args, "--redis-url", url)
     assert (ended.code, ended.out) == (code, "")
@@ -136,7 +136,7 @@ def test_what_the_server_refuses_is_one_line_and_a_hint(request, run_cli, state,
 
 
 def test_a_full_backlog_is_75(run_cli, monkeypatch):
-    """Past max_backlog an enqueue is refused, and may be tried again later."""
+    """Beyond max_backlog an enqueue is refused, and may be repeated later."""
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "1")
     assert run_cli(*ENQUEUE).code == 0
     ended = run_cli("enqueue", "y", "--agents", "demo,demo")
@@ -145,7 +145,7 @@ def test_a_full_backlog_is_75(run_cli, monkeypatch):
 
 
 def test_an_unknown_job_is_3(run_cli):
-    """So is a job that ended before the retention time; the line names queue and remedy."""
+    """The same for a job past its retention; the message names queue and remedy."""
     for args in (
         ("status", "nobody"),
         ("wait", "nobody"),
@@ -159,7 +159,7 @@ def test_an_unknown_job_is_3(run_cli):
 
 
 def test_an_empty_id_is_2(run_cli):
-    """`wait "$id"` after an enqueue that failed: said for what it is."""
+    """`wait "$id"` after a failed enqueue: the message says that the id is empty."""
     for name in ("status", "wait", "cancel", "requeue"):
         ended = run_cli(name, "")
         assert (ended.code, ended.out) == (2, "")
@@ -194,7 +194,7 @@ def test_unknown_commands_and_options_are_2(run_cli):
 
 
 def test_a_timeout_is_124(run_cli):
-    """wait gives up, and names what has not ended."""
+    """`wait` ends, and names the jobs that have not ended."""
     run_cli(*ENQUEUE)
     started = time.monotonic()
     ended = run_cli("wait", "job", "--timeout", "0.2")
@@ -204,7 +204,7 @@ def test_a_timeout_is_124(run_cli):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_a_waiting_command_by_themselves(start_command, cli_command, number):
-    """130 and 143 to a shell: the process ends by the signal, without a word."""
+    """130 and 143 in a shell: the process ends by the signal, without output."""
     cli_command(*ENQUEUE)
     process = start_command("tail", "--after", "0")
     process.stdout.readline()
@@ -214,7 +214,7 @@ def test_signals_end_a_waiting_command_by_themselves(start_command, cli_command,
 
 
 def test_a_stopped_worker_is_143(start_command):
-    """A worker that drained for SIGTERM ends by it."""
+    """A worker that drained after SIGTERM ends by that signal."""
     process = start_command("worker", "--metrics-port", "0")
     while b"worker started" not in process.stderr.readline():
         pass
@@ -224,7 +224,7 @@ def test_a_stopped_worker_is_143(start_command):
 
 
 def test_a_closed_pipe_is_quiet(cli_command, start_command):
-    """`list | true`: nobody reads, and nothing is complained of."""
+    """`list | true`: no error message when the reader has gone."""
     cli_command("enqueue", "-", stdin="".join(
         json.dumps({"payload": {"n": n, "x": "x" * 1000}}) + "\n" for n in range(200)
     ))  # fmt: skip
@@ -270,7 +270,7 @@ def test_closed_standard_streams_change_nothing(start_command, args, closed, cod
 
 
 def test_debug_shows_where_an_error_came_from(run_cli, down):
-    """No traceback for an operator's mistake, unless it is asked for."""
+    """A traceback is shown only with --debug."""
     ended = run_cli("--debug", "status", "x", "--redis-url", down)
     assert ended.code == 69
     assert "Traceback" in ended.err

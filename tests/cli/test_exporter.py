@@ -1,4 +1,4 @@
-"""`aragora-q exporter`: metrics at scrape, the truth about its health, outliving the server's outages."""
+"""`aragora-q exporter`: metrics are computed at scrape, its health is true, and it survives outages."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from support.wait import wait_until_sync
 
 
 def _get(port, path):
-    """Status and text of an answer; None while nobody answers."""
+    """Status and text of a response; None if nothing listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as reply:
             return reply.status, reply.read().decode()
@@ -25,7 +25,7 @@ def _get(port, path):
 
 @pytest.fixture
 def exporter(start_command):
-    """Starts an exporter; gives its port and process."""
+    """Starts an exporter; returns its port and process."""
 
     def start(*args):
         port = servers.free_port()
@@ -37,7 +37,7 @@ def exporter(start_command):
 
 
 def test_metrics_are_computed_at_scrape(exporter, run_cli):
-    """What was enqueued after it started is in the next answer; promtool has no complaint."""
+    """Jobs enqueued after the start are in the next scrape; promtool accepts it."""
     port, process = exporter()
     for number in (1, 2):
         assert run_cli("enqueue", f"{number}?", "--agents", "demo:bold,demo:careful").code == 0
@@ -59,7 +59,7 @@ def test_metrics_are_computed_at_scrape(exporter, run_cli):
 
 
 def test_no_job_and_no_worker_is_a_label(exporter, run_cli):
-    """Labels are bounded: queue, state, lane, transition, version."""
+    """The only labels are queue, state, lane, transition and version."""
     port, _ = exporter()
     assert run_cli("enqueue", "What?", "--agents", "demo:bold,demo:careful").code == 0
     labels = set(re.findall(r'[{,](\w+)="', _get(port, "/metrics")[1]))
@@ -67,7 +67,7 @@ def test_no_job_and_no_worker_is_a_label(exporter, run_cli):
 
 
 def test_it_outlives_an_outage_and_says_so(exporter, own_server):
-    """While Redis is away: 503, scrape_success 0, the process stays; back again, all is well."""
+    """While Redis is away: 503 and scrape_success 0; the process stays, and recovers."""
     server = own_server()
     port, process = exporter("--redis-url", server.url)
     success = 'aragora_q_queue_scrape_success{queue="debates"} '
@@ -83,12 +83,12 @@ def test_it_outlives_an_outage_and_says_so(exporter, own_server):
 
 
 def test_it_starts_before_its_server_does(exporter):
-    """Order of start does not matter to an exporter."""
+    """The exporter may start before Redis."""
     port, _ = exporter("--redis-url", f"redis://127.0.0.1:{servers.free_port()}")
     assert _get(port, "/healthz")[0] == 503
 
 
-def test_a_taken_port_is_told(exporter, cli_command):
+def test_a_taken_port_is_refused(exporter, cli_command):
     """Exit 78, one line."""
     port, _ = exporter()
     ended = cli_command("exporter", "--listen", f"127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""Whatever a job says, no human output of any command lets it act on a terminal."""
+"""Text from jobs cannot control a terminal, in the output of any command."""
 
 import json
 import unicodedata
@@ -27,7 +27,7 @@ texts = st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20)), min_
 
 
 def acts(text):
-    """The characters that could do something to a terminal, or turn what is written around."""
+    """Characters that can control a terminal or change the direction of text."""
     return {
         char
         for char in text.replace("\n", "")
@@ -37,7 +37,7 @@ def acts(text):
 
 @given(texts)
 def test_escaped_text_is_one_harmless_line(text):
-    """`safe_text` leaves nothing that acts, and no line end: one field cannot forge another line."""
+    """`safe_text` leaves no control character and no line break: a field cannot forge another line."""
     safe = output.safe_text(text)
     assert acts(safe) == set()
     assert "\n" not in safe
@@ -49,7 +49,7 @@ def test_escaped_text_is_one_harmless_line(text):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(question=texts, error=texts)
-def test_no_command_lets_a_job_speak_to_the_terminal(run_cli, redis_url, terminal, question, error):
+def test_no_command_lets_a_job_control_the_terminal(run_cli, redis_url, terminal, question, error):
     """Question, agents, error and progress of a failed job, shown by list, status, wait and stats."""
     keys = QueueKeys("aragora:queue:", "debates")
     payload = {"question": question, "agents": [question, error]}

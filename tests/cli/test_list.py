@@ -49,7 +49,7 @@ async def test_no_backlog_is_too_long_to_list(harness, run_cli):
 
 
 async def test_list_reads_in_80_columns(harness, run_cli):
-    """The table has one line per job, none longer than 80 columns, with what matters about it."""
+    """One line of at most 80 columns per job, with its most important fields."""
     await enqueue_in_every_state(harness)
     await harness.queue.enqueue(_question("long", "why " * 100))
     ended = run_cli("list")
@@ -64,7 +64,7 @@ def _question(job_id, question):
     return create_debate_job(question, ["demo:bold", "demo:careful"], job_id=job_id)
 
 
-def test_an_empty_list_is_no_error(run_cli):
+def test_an_empty_list_is_not_an_error(run_cli):
     """Nothing on stdout, exit 0."""
     ended = run_cli("list", "--status", "failed")
     assert (ended.code, ended.out, ended.err) == (0, "", "no such jobs\n")

@@ -5,8 +5,8 @@ from support.jobs import enqueue_in_every_state
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-async def test_whoever_wants_no_colours_gets_no_escapes(harness, run_cli, monkeypatch, variables):
-    """On a terminal, too, NO_COLOR and a dumb TERM leave nothing but text: in tables and in lines."""
+async def test_no_color_prints_no_escapes(harness, run_cli, monkeypatch, variables):
+    """On a terminal, NO_COLOR or a dumb TERM leaves plain text only."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     await enqueue_in_every_state(harness)

@@ -1,4 +1,4 @@
-"""`aragora-q purge`: what has ended long enough ago goes, of the statuses asked for, and nothing that lives."""
+"""`aragora-q purge`: deletes ended jobs of the chosen statuses past their retention, and no live ones."""
 
 import pytest
 from support import invariants
@@ -36,7 +36,7 @@ def _kept(redis_client):
 
 
 def test_all_that_is_past_retention_goes_and_nothing_that_lives(run_cli, jobs, redis_client):
-    """Plain purge never asks: ended jobs past the retention time, of every terminal status."""
+    """Without options no confirmation is needed: jobs of every terminal status past their retention."""
     ended = run_cli("purge", "--json")
     assert ended.object == {
         "dry_run": False, "purged": {"cancelled": 1, "completed": 1, "failed": 1},
@@ -55,7 +55,7 @@ def test_only_what_was_asked_for(run_cli, jobs, redis_client):
 
 
 def test_a_dry_run_only_counts(run_cli, jobs, redis_client):
-    """--dry-run says how many of each; no key is touched, no pass is noted."""
+    """--dry-run prints a number per status; it changes no key and records no pass."""
     ended = run_cli("purge", "--dry-run")
     assert "would delete: 1 cancelled, 1 completed, 1 failed" in ended.err
     assert len(_kept(redis_client)) == 6
@@ -63,7 +63,7 @@ def test_a_dry_run_only_counts(run_cli, jobs, redis_client):
 
 
 def test_younger_jobs_only_when_that_is_meant(run_cli, jobs, redis_client, monkeypatch):
-    """Below the retention time it wants --yes where nobody can be asked; above, it does not."""
+    """Below the retention time --yes is needed if there is no terminal; above it, it is not."""
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_JOB_TTL_DAYS", "30")
     assert run_cli("purge", "--json").object["purged"] == {
         "cancelled": 0,
@@ -91,5 +91,5 @@ def test_many_go_in_bounded_steps(run_cli, redis_client):
 
 
 def test_a_malformed_age_is_a_usage_error(run_cli):
-    """90s, 15m, 36h, 7d: whatever else, nothing happens."""
+    """Only values such as 90s, 15m, 36h and 7d are accepted; otherwise nothing happens."""
     assert run_cli("purge", "--older-than", "soon").code == 2

@@ -1,4 +1,4 @@
-"""`aragora-q reap`: what cron does for a queue whose workers are gone, once at a time, and why."""
+"""`aragora-q reap`: one maintenance pass at a time, for queues whose workers are gone."""
 
 import contextlib
 import re
@@ -35,7 +35,7 @@ def dead_workers_jobs(on_queue, redis_client):
 
 
 def test_a_dry_run_explains_and_changes_nothing(run_cli, dead_workers_jobs, redis_client):
-    """--dry-run: job, worker, silence, deaths and decision, by the script that would do it."""
+    """--dry-run: job, worker, idle time, crashes and decision, from the script that would do it."""
     dead_workers_jobs("lost")
     dead_workers_jobs("poison", crashes=2)
     before = {key: redis_client.dump(key) for key in redis_client.scan_iter(f"{PREFIX}job:*")}
@@ -56,7 +56,7 @@ def test_a_dry_run_explains_and_changes_nothing(run_cli, dead_workers_jobs, redi
 
 
 def test_a_pass_does_what_the_dry_run_said(run_cli, dead_workers_jobs, redis_client):
-    """The jobs run again or fail, the dead worker is forgotten, and the good pass is noted."""
+    """The jobs run again or fail, the dead worker is forgotten, and the pass is recorded."""
     dead_workers_jobs("lost")
     dead_workers_jobs("poison", crashes=2)
     said = run_cli("reap", "--dry-run", "--json").object["taken"]
@@ -77,7 +77,7 @@ def test_a_pass_does_what_the_dry_run_said(run_cli, dead_workers_jobs, redis_cli
 
 
 def test_the_time_limit_bounds_a_pass(on_queue, dead_workers_jobs):
-    """Its time over, a pass takes no further step, and says that there is more to do; the next goes on."""
+    """After its time limit, a pass stops and reports that it is incomplete; the next one continues."""
     dead_workers_jobs("lost")
 
     async def passes(harness):
@@ -89,7 +89,7 @@ def test_the_time_limit_bounds_a_pass(on_queue, dead_workers_jobs):
 
 
 def test_a_second_pass_at_the_same_time_says_so_and_is_fine(run_cli, redis_client):
-    """Single flight: exit 0, so that cron sends no mail; silent with --quiet."""
+    """One pass at a time: exit 0, so that cron sends no mail; no output with --quiet."""
     redis_client.hset(f"{PREFIX}control", "maintenance_lock", "other 9999999999999")
     ended = run_cli("reap")
     assert (ended.code, ended.out) == (0, "")
@@ -99,8 +99,8 @@ def test_a_second_pass_at_the_same_time_says_so_and_is_fine(run_cli, redis_clien
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
-def test_a_killed_pass_blocks_nobody_for_long(run_cli, redis_client):
-    """The lock of a pass that died ends by itself."""
+def test_the_lock_of_a_killed_pass_expires(run_cli, redis_client):
+    """A pass that was killed does not block later ones."""
     redis_client.hset(f"{PREFIX}control", "maintenance_lock", "dead 1")
     assert run_cli("reap", "--json").object["skipped"] is False
     assert redis_client.hget(f"{PREFIX}control", "maintenance_lock") is None
@@ -115,8 +115,8 @@ def test_what_is_due_is_promoted(run_cli, on_queue, redis_client):
     assert redis_client.xlen(f"{PREFIX}stream") == 1
 
 
-def test_the_grace_after_an_outage_is_told(run_cli, dead_workers_jobs, redis_client):
-    """When all were silent, nothing is taken before they had time to come back; the operator hears why."""
+def test_the_grace_after_an_outage_is_reported(run_cli, dead_workers_jobs, redis_client):
+    """If no worker sent heartbeats, nothing is reclaimed until they had time to return; the output says so."""
     dead_workers_jobs("lost")
     redis_client.hdel(f"{PREFIX}control", "last_heartbeat_seen", "grace_count", "grace_until")
     ended = run_cli("reap")
@@ -127,14 +127,14 @@ def test_the_grace_after_an_outage_is_told(run_cli, dead_workers_jobs, redis_cli
 
 
 def test_a_silence_that_an_older_version_noted(run_cli, dead_workers_jobs, redis_client):
-    """A note without a count of graces, as after an upgrade: reap works on."""
+    """A record without a count of graces, as an older version wrote it, does no harm."""
     dead_workers_jobs("lost")
     redis_client.hdel(f"{PREFIX}control", "grace_count")
     assert run_cli("reap").code == 0
 
 
 def test_workers_export_when_cron_last_did_its_work(run_cli, start_command, redis_client):
-    """A reap is over too soon to be scraped: any worker tells when the last one, and purge, went well."""
+    """A pass is too short to be scraped, so workers export the times of the last reap and purge."""
     assert (run_cli("reap").code, run_cli("purge").code) == (0, 0)
     port = servers.free_port()
     start_command("worker", "--exec", "true", "--metrics-port", str(port))

@@ -4,7 +4,7 @@ from support.jobs import enqueue_in_every_state
 
 
 async def test_failed_jobs_go_from_list_to_requeue(harness, run_cli):
-    """`list -s failed --jsonl | requeue -` puts them back; a second time changes nothing and exits 0."""
+    """`list -s failed --jsonl | requeue -` requeues them; repeating it changes nothing and exits 0."""
     await enqueue_in_every_state(harness)
     listed = run_cli("list", "-s", "failed", "--jsonl").out + "cancelled\n"
     first = run_cli("requeue", "-", "--json", stdin=listed)
@@ -20,7 +20,7 @@ async def test_failed_jobs_go_from_list_to_requeue(harness, run_cli):
 
 
 async def test_requeue_says_what_it_cannot_do(harness, run_cli):
-    """Unknown ids, completed jobs and no ids at all: a line each, exit 3; the others go through."""
+    """Unknown ids, completed jobs and invalid ids: one line each, exit 3; the others are requeued."""
     await enqueue_in_every_state(harness)
     ended = run_cli("requeue", "nobody", "completed", "a b", "failed", "--quiet")
     assert (ended.code, ended.lines) == (3, ["failed"])

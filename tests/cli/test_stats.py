@@ -1,4 +1,4 @@
-"""`aragora-q stats`: one screen at night, one object for programs, one file for Prometheus; constant time."""
+"""`aragora-q stats`: a screen, JSON and a Prometheus file, in constant time."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from aragora_q.contracts import Completed, Failed
 
 
 async def _a_busy_queue(harness):
-    """Two wait (one high), one is delayed, one runs, one failed, one completed."""
+    """Two jobs wait (one in the high lane), one is delayed, one runs, one failed, one completed."""
     worker = await harness.worker("worker-1", lease_seconds=60)
     for job_id in ("done", "bad", "runs"):
         await harness.enqueue(job_id)
@@ -28,8 +28,8 @@ async def _a_busy_queue(harness):
     await harness.enqueue("later", delay_seconds=1000)
 
 
-def test_the_screen_tells_what_an_operator_needs(run_cli, on_queue):
-    """Backlog by lane, next due, what runs and for how long, ends, failures, workers, the last care."""
+def test_the_screen_shows_what_an_operator_needs(run_cli, on_queue):
+    """Backlog by lane, next due, running jobs, ended jobs, failures, workers, last maintenance."""
     on_queue(_a_busy_queue)
     ended = run_cli("stats")
     assert ended.code == 0
@@ -46,7 +46,7 @@ def test_the_screen_tells_what_an_operator_needs(run_cli, on_queue):
 
 
 def test_programs_get_the_same_as_one_object(run_cli, on_queue):
-    """--json: counts, ages, workers, running jobs with their start, and what needs attention."""
+    """--json: counts, ages, workers, running jobs with their start, and warnings."""
     on_queue(_a_busy_queue)
     seen = run_cli("stats", "--json").object
     assert seen["waiting"] == {"high": 1, "normal": 1, "low": 0}
@@ -58,15 +58,15 @@ def test_programs_get_the_same_as_one_object(run_cli, on_queue):
     assert seen["server"]["eviction_policy"] == "noeviction"
 
 
-def test_an_empty_server_is_no_error(run_cli):
-    """Before first use: zeros, no workers, nothing to look at."""
+def test_an_empty_server_is_not_an_error(run_cli):
+    """Before first use: zeros, no workers, no warnings."""
     seen = run_cli("stats", "--json").object
     assert (seen["stream_length"], seen["pending_count"], seen["groups"]) == (0, 0, [])
     assert (seen["workers"], seen["warnings"]) == ([], [])
 
 
-def test_what_stands_still_is_told_first(run_cli, on_queue, redis_client):
-    """Paused, nobody alive, a silent worker: each is a line of its own above everything else."""
+def test_what_is_stopped_is_shown_first(run_cli, on_queue, redis_client):
+    """Paused, no live worker, a silent worker: one line each above everything else."""
     on_queue(_a_busy_queue)
     redis_client.hset(f"{PREFIX}control", "paused", 1)
     redis_client.zadd(f"{PREFIX}workers", {"worker-1": 1})
@@ -78,7 +78,7 @@ def test_what_stands_still_is_told_first(run_cli, on_queue, redis_client):
 
 
 def test_a_worker_is_alive_for_as_long_as_its_own_lease(run_cli, on_queue, redis_client):
-    """Heartbeats come every quarter lease: stats, doctor and the metric judge each worker by its own."""
+    """Heartbeats come every quarter of a lease: stats, doctor and the metric use each worker's own lease."""
 
     async def two_leases(harness):
         await harness.worker("patient", lease_seconds=300)
@@ -112,8 +112,8 @@ def test_a_worker_is_alive_for_as_long_as_its_own_lease(run_cli, on_queue, redis
     [("counters", "completed"), ("counters", "last_reap_at"), ("control", "paused"),
      ("control", "grace_until"), ("worker:worker-1", "lease_ms"), ("job:runs", "started_at")],
 )  # fmt: skip
-def test_a_garbled_number_costs_itself_only(run_cli, on_queue, redis_client, key, field):
-    """A stranger's word where a number belongs: all others are shown, to people, programs, Prometheus."""
+def test_an_invalid_number_affects_only_itself(run_cli, on_queue, redis_client, key, field):
+    """All other values are shown, on the screen, as JSON and to Prometheus."""
     on_queue(_a_busy_queue)
     redis_client.hset(f"{PREFIX}{key}", field, "garbled")
     seen = run_cli("stats", "--json").object
@@ -123,7 +123,7 @@ def test_a_garbled_number_costs_itself_only(run_cli, on_queue, redis_client, key
 
 
 def test_hostile_names_reach_the_terminal_escaped(run_cli, redis_client):
-    """Whatever a stranger writes into a worker's record cannot act on the terminal."""
+    """Control characters in a worker's record cannot act on the terminal."""
     redis_client.zadd(f"{PREFIX}workers", {"evil\x1b]52;c;eA==\x07": 9e12})
     ended = run_cli("stats", terminal=True)
     assert "\x1b]" not in ended.out
@@ -131,7 +131,7 @@ def test_hostile_names_reach_the_terminal_escaped(run_cli, redis_client):
 
 
 def test_it_asks_the_same_of_a_small_and_a_large_queue(run_cli, on_queue, redis_client):
-    """O(1): the number of commands does not grow with the jobs, and none of them walks the keys."""
+    """O(1): the number of commands does not grow with the number of jobs, and none scans keys."""
 
     def commands():
         redis_client.config_resetstat()
@@ -153,8 +153,8 @@ def test_it_asks_the_same_of_a_small_and_a_large_queue(run_cli, on_queue, redis_
     assert commands() == small
 
 
-def test_watching_goes_on_until_told_to_stop(start_command):
-    """--watch --json writes an object again and again; Ctrl-C ends it as a signal does."""
+def test_watching_goes_on_until_it_is_stopped(start_command):
+    """--watch --json writes objects repeatedly; Ctrl-C ends it by the signal."""
     process = start_command("stats", "--watch", "--json")
     for _ in range(2):
         assert json.loads(process.stdout.readline())["queue"] == "debates"
@@ -167,7 +167,7 @@ class TestPrometheus:
     """--prometheus FILE."""
 
     def test_the_file_appears_in_one_step_and_is_readable_to_all(self, run_cli, on_queue, tmp_path):
-        """Replaced by a rename: whoever has the old file open sees all of it, and nothing else lies around."""
+        """Replaced by a rename: readers of the old file see all of it, and no temporary file remains."""
         on_queue(_a_busy_queue)
         path = tmp_path / "queue.prom"
         path.write_text("old")
@@ -179,7 +179,7 @@ class TestPrometheus:
         assert [each.name for each in tmp_path.iterdir() if "prom" in each.name] == ["queue.prom"]
 
     def test_it_is_clean_to_promtool(self, run_cli, on_queue):
-        """Names, types and help texts are as Prometheus wants them."""
+        """promtool accepts names, types and help texts."""
         promtool = shutil.which("promtool")
         if promtool is None:
             pytest.skip("no promtool: apt-get install prometheus")
@@ -191,12 +191,12 @@ class TestPrometheus:
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
     def test_a_directory_that_is_not_there(self, run_cli, tmp_path):
-        """Said in one line, exit 78; nothing is written."""
+        """One line, exit 78; nothing is written."""
         ended = run_cli("stats", "--prometheus", tmp_path / "none" / "x.prom")
         assert (ended.code, "cannot write" in ended.err) == (78, True)
 
     def test_no_device_is_replaced(self, run_cli, tmp_path):
-        """What is not a regular file stays what it is: /dev/null is everybody's."""
+        """Files that are not regular, such as /dev/null, are not replaced."""
         device = tmp_path / "device"
         os.mkfifo(device)
         ended = run_cli("stats", "--prometheus", device)
@@ -204,7 +204,7 @@ class TestPrometheus:
         assert device.is_fifo()
 
     def test_a_full_disk_keeps_the_old_file_and_nothing_else(self, start_command, tmp_path):
-        """Exit 78, and no beginnings of files lie around."""
+        """Exit 78, and no partial file remains."""
         path = tmp_path / "queue.prom"
         path.write_text("old")
         process = start_command(

@@ -6,8 +6,8 @@ import re
 from aragora_q.contracts import Failed
 
 
-async def test_an_error_is_told_to_its_end(harness, run_cli):
-    """However long the error is, `status` and `wait` show all of it: the remedy comes last."""
+async def test_an_error_is_shown_in_full(harness, run_cli):
+    """However long an error is, `status` and `wait` show all of it, because the remedy is at its end."""
     session = await harness.worker()
     await harness.enqueue("bad")
     error = "PermanentError: nobody is left: " + "a: no answer; " * 20 + "set ANTHROPIC_API_KEY"
@@ -18,8 +18,8 @@ async def test_an_error_is_told_to_its_end(harness, run_cli):
         assert said.count("history") == (name == "status")
 
 
-async def test_what_happened_on_another_day_is_told_with_its_date(harness, run_cli):
-    """`status` and `tail` show times of today as times, older ones with their day."""
+async def test_times_of_another_day_have_a_date(harness, run_cli):
+    """`status` and `tail` show times of today without, older ones with their date."""
     session = await harness.worker()
     await harness.enqueue("bad")
     await harness.report(session, await harness.start_one(session), Failed("no"))

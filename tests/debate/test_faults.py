@@ -1,4 +1,4 @@
-"""What the queue makes of a provider's faults: each of twelve, in the words of two protocols."""
+"""Twelve faults of a provider, in two protocols, and what the queue does about each."""
 
 import socket
 
@@ -52,7 +52,7 @@ def new_agent():
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, fault):
-    """Rate limit: later; quota, 4xx, filter: never again; the rest: again. One request, no more."""
+    """Rate limit: retry later; quota, 4xx, filter: fail; all others: retry. One request each."""
     make, expected = FAULTS[fault]
     stub = new_stub(fault=lambda number, model: make(api))
     entry = stub.agent(api, timeout_seconds=0.5 if fault == "timeout" else 20)
@@ -69,7 +69,7 @@ async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, f
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_ballot_in_no_form_is_an_abstention(new_stub, new_agent, api):
-    """A ballot that is not JSON is kept as an unusable reply, with the tokens it took."""
+    """A ballot that is not JSON is kept as an unusable reply, with the tokens it used."""
     stub = new_stub(fault=lambda number, model: garbled)
     reply = await new_agent(stub.agent(api)).reply(Vote("Tea?", ANSWERS))
     assert reply.value is None
@@ -78,7 +78,7 @@ async def test_a_ballot_in_no_form_is_an_abstention(new_stub, new_agent, api):
 
 @pytest.mark.parametrize("api", APIS)
 async def test_html_instead_of_a_ballot_is_no_abstention(new_stub, new_agent, api):
-    """A proxy's page says nothing of the agent's opinion: the call is to be tried again."""
+    """A proxy's error page is not the agent's answer: the call is retried."""
     stub = new_stub(fault=lambda number, model: html)
     with pytest.raises(AgentUnavailable):
         await new_agent(stub.agent(api)).reply(Vote("Tea?", ANSWERS))
@@ -106,8 +106,8 @@ async def test_a_call_costs_what_the_price_list_says(stub, new_agent, api, model
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_a_fault_does_not_tell_the_key(new_stub, new_agent, api):
-    """A provider may quote the key that it refuses; our error does not."""
+async def test_an_error_does_not_contain_the_key(new_stub, new_agent, api):
+    """A provider may quote the key that it refuses; the job's error does not."""
     quoted = "Incorrect API key provided: sk-secret-of-the-stub"
     stub = new_stub(fault=lambda number, model: refusal(401, api, "authentication_error", quoted))
     with pytest.raises(PermanentError) as caught:

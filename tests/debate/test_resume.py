@@ -1,4 +1,4 @@
-"""Whatever interrupts a debate, it goes on where it was: no finished call is paid for twice."""
+"""An interrupted debate resumes where it was: no finished call is paid for twice."""
 
 import asyncio
 import os
@@ -23,8 +23,8 @@ LEASE_MS = 3_000
 """Long enough for 24 workers on a busy machine to keep their leases."""
 
 
-class Held:
-    """A stub's fault function: holds every debate's n-th call, n being the debate's number."""
+class HeldCalls:
+    """A stub's fault function: holds every debate's n-th call, where n is the debate's number."""
 
     def __init__(self):
         self.asked = Counter()
@@ -43,7 +43,7 @@ class Held:
 
 
 def queue_settings(redis_url, stub, debate):
-    """Settings of a queue with one debate in it, whose agents have names of its own at the stub."""
+    """Settings of a queue with one debate; its agents' models have names that no other debate uses."""
     return {
         "redis_url": redis_url,
         "queue": f"debate-{debate}",
@@ -76,12 +76,12 @@ def journalled(queue, redis_client, debate):
 async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
     new_stub, redis_url, redis_client, tmp_path
 ):
-    """kill -9 of real workers at call 1, 2, … 24: each debate completes once, and is charged no attempt.
+    """kill -9 of workers at call 1, 2, … 24: each debate completes once, and is charged no attempt.
 
-    After the kill exactly the calls are made that were not in the journal; before it at most those
-    in flight (one per seat) were lost.
+    After the kill exactly the calls that are missing in the journal are made; at most the calls in
+    flight (one per seat) were lost.
     """
-    held = Held()
+    held = HeldCalls()
     stub = new_stub(fault=held)
     workers = Workers(tmp_path / "log", dict(os.environ))
     queues, settings, pids = {}, {}, {}
@@ -126,7 +126,7 @@ async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
 async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
     run_debate, stop_at, monkeypatch
 ):
-    """A deploy, a cancel, a lost lease: whichever call it meets, the next attempt makes only the rest."""
+    """After a deploy, a cancel or a lost lease at any call, the next attempt makes only the missing calls."""
     from aragora_q.executors.debate import demo
 
     calls = []
@@ -163,12 +163,12 @@ async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
 async def test_an_outage_of_redis_loses_no_call_that_was_paid(
     seat_scripted_agents, run_debate, monkeypatch, caplog
 ):
-    """A reply that cannot be written down now waits until it can, which a line of the log tells: the
-    attempt is neither ended nor charged.
+    """A reply that cannot be stored waits until it can, and a log line says so: the attempt neither ends
+    nor is charged.
     """
     from aragora_q.errors import RedisUnreachable
     from aragora_q.executors.debate.requests import Propose, Reply
-    from aragora_q.worker import attempt
+    from aragora_q.worker.debate_worker import attempt
 
     monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
     session = MemorySession()
@@ -190,11 +190,11 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
 
 
 def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, redis_client, tmp_path):
-    """`aragora-q worker` stopped by SIGTERM without time to drain: a deploy costs no attempt and no call."""
+    """A worker stopped by SIGTERM without time to drain: a deploy costs no attempt and no call."""
     import signal
     import subprocess
 
-    held = Held()
+    held = HeldCalls()
     stub = new_stub(fault=held)
     settings = queue_settings(redis_url, stub, 8)
 

@@ -8,7 +8,7 @@ from aragora_q.executors.debate.requests import Propose, Reply, Review, Vote
 
 
 async def test_an_unusable_ballot_abstains(seat_scripted_agents, run_debate):
-    """It backs nothing and still counts as a seat: one of two votes of three seats is no majority."""
+    """It supports no answer but counts as a seat: one of two votes of three seats is not a majority."""
 
     def mute(task):
         return Reply(None, 10, 5) if isinstance(task, (Vote, Review)) else saying("rum")(task)
@@ -20,7 +20,7 @@ async def test_an_unusable_ballot_abstains(seat_scripted_agents, run_debate):
 
 
 async def test_the_vote_is_among_different_answers_only(seat_scripted_agents, run_debate):
-    """Two seats with one answer do not split its votes, and their answer stands there once."""
+    """Two seats with equal answers do not split the vote; the answer is listed once."""
     agents = seat_scripted_agents(ann=saying("tea"), bob=saying("TEA"), cyd=saying("milk"))
     _, _, result = await run_debate(agents=THREE, rounds=0)
     assert sorted(agents["ann"].asked[-1].answers.values()) == ["milk", "tea"]
@@ -28,7 +28,7 @@ async def test_the_vote_is_among_different_answers_only(seat_scripted_agents, ru
 
 
 async def test_a_judge_is_asked_in_both_orders(seat_scripted_agents, run_debate):
-    """An outside judge who picks the same answer both times overrules the seats, and says nothing new."""
+    """A judge who chooses the same answer in both orders overrules the seats."""
     agents = seat_scripted_agents(
         ann=saying("tea"), bob=saying("milk", choice="tea"), eve=saying("?", choice="milk")
     )
@@ -42,7 +42,7 @@ async def test_a_judge_is_asked_in_both_orders(seat_scripted_agents, run_debate)
 
 
 async def test_a_dead_judge_leaves_the_decision_to_the_agents(seat_scripted_agents, run_debate):
-    """And the result says so."""
+    """The result says so."""
     seat_scripted_agents(
         ann=saying("tea"), bob=saying("milk", choice="tea"),
         eve=failing(PermanentError("no such model"), Vote),
@@ -53,7 +53,7 @@ async def test_a_dead_judge_leaves_the_decision_to_the_agents(seat_scripted_agen
 
 
 async def test_mode_none_gives_all_answers_and_claims_nothing(seat_scripted_agents, run_debate):
-    """No vote is taken; every answer comes with its agent's name."""
+    """No vote is taken; every answer has its agent's name."""
     agents = seat_scripted_agents(ann=saying("tea"), bob=saying("milk"), cyd=saying("rum"))
     _, _, result = await run_debate(agents=THREE, rounds=0, consensus="none")
     assert result["final_answer"] == "ann: tea\n\nbob: milk\n\ncyd: rum"

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(600)
 LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/executors.md", "docs/python.md"}
-"""Pages whose Python is tested: test_readme.py, test_executors_page.py; python.md runs its own files."""
+"""Pages whose Python has a test: integration/test_readme.py, executors/test_docs.py."""
 
 PAGES = sorted(pages())
 
@@ -45,7 +45,7 @@ SHOWS = {
 
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_say_what_they_are(page):
-    """Each block has a language, shell a place, and Python a test; what is called text has no commands."""
+    """Each block has a language, each shell block a place, and Python a test; text blocks have no commands."""
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block}: one of {sorted(LANGUAGES)}"
         assert block.place in (PLACES if block.language == "sh" else {""}), (
@@ -58,15 +58,15 @@ def test_blocks_say_what_they_are(page):
             )
 
 
-def test_stand_ins_stand_for_something():
-    """Every line that is not run as printed is printed somewhere."""
+def test_every_substitute_is_needed():
+    """Every line that is not run as printed is printed on some page."""
     printed = "\n".join(block.text for page in PAGES for block in blocks(page))
     assert [line for line in SUBSTITUTES if line not in printed] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_options_exist(page):
-    """Wherever a page names a command of ours, in a block or in its text, the program knows it."""
+    """Every command and option that a page names, in a block or in its text, exists."""
     commands = gen_docs.commands()
     for text in [*(block.text for block in blocks(page)), *spans(page)]:
         for words in filter(None, calls(text, "aragora-q")):
@@ -79,7 +79,7 @@ def test_commands_and_options_exist(page):
 
 @pytest.fixture
 def clone(tmp_path):
-    """The project as somebody gets it who clones it."""
+    """A copy of the repository as a user clones it."""
     return Path(
         shutil.copytree(
             ROOT, tmp_path / "aragora-q",
@@ -89,7 +89,7 @@ def clone(tmp_path):
 
 
 def run_here(page, place, clone, **variables):
-    """Run a page's blocks for a place in a clone; what they print."""
+    """Run a page's blocks for one place in a clone; return their output."""
     here = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         # `make setup` has been done: this is the environment it has made.
@@ -107,7 +107,7 @@ def run_here(page, place, clone, **variables):
 
 @pytest.mark.parametrize("page", pages_for(""))
 def test_page_works_here(page, clone, request):
-    """In a clone, with nothing but what the page has brought, one command after the other succeeds."""
+    """In a clone, with only what the page has installed, all commands succeed in order."""
     if page == "docs/executors.md" and not shutil.which("jq"):
         pytest.skip("no jq: apt-get install jq")
     write_files(page, clone)
@@ -120,7 +120,7 @@ def test_page_works_here(page, clone, request):
 
 @pytest.mark.parametrize("page", pages_for("cluster"))
 def test_page_works_at_a_cluster(page, clone):
-    """What would be sent to a cluster is built."""
+    """The resources that would be sent to a cluster are built."""
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl")
     assert "kind: Deployment" in run_here(page, "cluster", clone)
@@ -128,7 +128,7 @@ def test_page_works_at_a_cluster(page, clone):
 
 @pytest.mark.parametrize("page", pages_for("docker"))
 def test_page_works_with_docker(page, clone, compose, tmp_path):
-    """Compose starts what the page says; only its project's name and ports are the test's own."""
+    """Compose starts the services; only the project's name and the ports are the test's."""
     if shutil.which("curl") is None:
         pytest.skip("no curl: apt-get install curl")
     tools = tmp_path / "tools"
@@ -146,7 +146,7 @@ def test_page_works_with_docker(page, clone, compose, tmp_path):
 
 @pytest.fixture(scope="module")
 def manual(debian, wheels):
-    """A fresh Debian with a clone, on which the manual has been followed to its end; nothing was restored."""
+    """A Debian with a clone on which the manual was followed to its end, except Back up and Restore."""
     with containers.start(
         debian, "--volume", f"{wheels}:/wheels:ro", "--workdir", "/root/aragora-q"
     ) as container:
@@ -169,7 +169,7 @@ def manual(debian, wheels):
 
 
 def follow(container, some, before="", after=""):
-    """Run blocks on a container, after `before`; then `after` must be so."""
+    """Run blocks in a container after the commands in `before`; then those in `after` must succeed."""
     session = f"set -e\n{before}\n{script(some)}\n{after}"
     wheels = ("--env", "PIP_NO_INDEX=1", "--env", "PIP_FIND_LINKS=/wheels")
     done = subprocess.run(
@@ -182,14 +182,14 @@ def follow(container, some, before="", after=""):
 
 
 def test_manual_works(manual):
-    """From nothing to monitored workers, and through the rest of the manual: what it set is there to stay."""
+    """From nothing to monitored workers: the settings that the manual makes are permanent."""
     kept = manual("cat /etc/redis/redis.conf").splitlines()
     assert "appendonly yes" in kept, "for the next start"
 
 
 def test_restore_brings_the_jobs_back(manual):
-    """Backed up, destroyed, restored: an ended job is as it was, a delayed one waits, a running one is run
-    again, uncharged; what came after the copy is gone. So it is after the next start of Redis, too.
+    """Backed up, destroyed, restored: an ended job is unchanged, a delayed one waits, a running one runs
+    again, uncharged; later jobs are gone. The same after the next start of Redis.
     """
 
     def section(name):
@@ -277,14 +277,14 @@ RUNBOOKS = {
 
 
 def test_every_runbook_is_tried():
-    """Each page of docs/runbooks with commands has its trouble above."""
+    """Each page of docs/runbooks with commands has its fault above."""
     there = {Path(page).stem for page in pages_for("debian") if "/runbooks/" in page}
     assert there == set(RUNBOOKS)
 
 
 @pytest.mark.parametrize("name", RUNBOOKS)
 def test_runbook_helps(name, manual):
-    """In the trouble that it is for, every command of a runbook works, and the trouble is gone."""
+    """With the fault that it is for, every command of a runbook works, and the fault is gone afterwards."""
     before, after = RUNBOOKS[name]
     follow(manual, shell(f"docs/runbooks/{name}.md", "debian"), before, after)
 
@@ -293,5 +293,5 @@ def test_runbook_helps(name, manual):
     "page", [p for p in pages_for("debian") if p != MANUAL and "/runbooks/" not in p]
 )
 def test_page_works_on_debian(page, manual):
-    """As root, in the clone, one command after the other succeeds."""
+    """As root, in the clone, all commands succeed in order."""
     follow(manual, shell(page, "debian"))

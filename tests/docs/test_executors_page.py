@@ -1,4 +1,4 @@
-"""The examples of docs/executors.md, taken from it and run as printed."""
+"""The examples of docs/executors.md run as printed."""
 
 import shutil
 import threading
@@ -35,7 +35,7 @@ def provider():
             self.wfile.write(body)
 
         def log_message(self, *_):
-            """Not of interest."""
+            """No log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -75,7 +75,7 @@ def test_python_example(redis_url, tmp_path, provider):
     assert not provider.answers
 
 
-def test_python_example_gives_up_where_it_says_so(redis_url, tmp_path, provider):
+def test_python_example_fails_a_refused_job(redis_url, tmp_path, provider):
     """ask.py: a request that the provider refuses fails the job at once."""
     provider.answers += [(404, {}, b"")]
     enqueue_debate(redis_url, "j1")

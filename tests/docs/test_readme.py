@@ -1,6 +1,6 @@
-"""The Python of the README runs as printed, and what pages link to is there.
+"""The README's Python runs as printed, and links of all pages lead to existing files.
 
-Shell is run by tests/docs/test_documents.py.
+Shell blocks are run by tests/docs/test_documents.py.
 """
 
 import ast
@@ -21,7 +21,7 @@ async def run(code, namespace):
 
 
 async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
-    """Both blocks as printed; demo agents sit where the page has models that need keys."""
+    """Both blocks as printed, with demo agents instead of models that need keys."""
     monkeypatch.setenv("REDIS_URL", redis_url)
     for name in ("CLAUDE", "GPT"):
         monkeypatch.setenv(f"ARAGORA_AGENT_{name}", "demo")
@@ -42,7 +42,7 @@ async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", sorted(pages()))
 def test_links_lead_somewhere(page):
-    """Every relative link of a page names a file or a folder that is there."""
+    """Every relative link of a page names an existing file or folder."""
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
     folder = (ROOT / page).parent
     dead = [link for link in links if "://" not in link and not (folder / link).exists()]

@@ -1,7 +1,7 @@
-"""The specification that the system was built to, run as printed: only the package is renamed.
+"""The specification runs as printed, with only the package renamed.
 
 Its Python blocks run in order in one namespace, its shell lines in a shell, its tables row by row.
-What is about Docker is tested with the files it is about.
+Docker is tested with its files.
 """
 
 import ast
@@ -36,7 +36,7 @@ QUEUE = "aragora:queue:debates:"
 
 
 def section(title):
-    """The text under a heading, up to the next one of its level or above."""
+    """The text under a heading, up to the next heading of the same or a higher level."""
     start = re.search(rf"^(#+) {re.escape(title)}$", SPECIFICATION, re.MULTILINE)
     text = SPECIFICATION[start.end() :]
     end = re.search(
@@ -130,8 +130,8 @@ async def test_python_blocks_run_as_printed(capsys, redis_client):
     invariants.check(redis_client, QUEUE)
 
 
-def test_every_block_is_looked_at():
-    """No block of the document is passed over: six of Python, three of shell, the rest are figures."""
+def test_every_block_is_tested():
+    """Six blocks of Python and three of shell; the others are figures."""
     assert len(blocks("python")) == 6
     shell = blocks("bash")
     assert [block.splitlines()[0] for block in shell] == [
@@ -142,7 +142,7 @@ def test_every_block_is_looked_at():
 
 
 def in_shell(text, redis_url, **options):
-    """Start lines of the document in a shell, where the product is called as `options` say."""
+    """Start lines of the document in a shell; `options` are those of Popen."""
     port = redis_url.rpartition(":")[2]
     bin_directory = Path(sys.executable).parent
     return subprocess.Popen(
@@ -164,7 +164,7 @@ def in_shell(text, redis_url, **options):
 
 @contextmanager
 def workers_of(paragraph, redis_url):
-    """The workers that some lines start, until they are told to stop; they must stop cleanly."""
+    """Start the workers of some lines, and stop them at the end; they must stop cleanly."""
     shell = in_shell(f"{paragraph}\nwait", redis_url)
     try:
         yield shell
@@ -208,7 +208,7 @@ def test_worker_lines_run_as_printed(redis_url, redis_client, command):
 
 
 def test_redis_cli_lines_of_troubleshooting(redis_url):
-    """`ping`, `XINFO GROUPS` and `XPENDING` show what the document sends the operator to look for."""
+    """`ping`, `XINFO GROUPS` and `XPENDING` show what the document says that they show."""
     lines = re.findall(r"`(redis-cli [^`]+)`", section("Troubleshooting"))
     assert len(lines) == 3
 
@@ -249,7 +249,7 @@ def test_environment_variables_are_the_documented_ones(monkeypatch):
 
 
 async def test_environment_variables_mean_what_they_say(monkeypatch, redis_url, redis_client):
-    """On the server: prefix of the keys, attempts of a job, its lease, and how long its data stay."""
+    """On the server: prefix of the keys, attempts of a job, its lease, and its retention."""
     for name, value in {
         "REDIS_URL": redis_url,
         "ARAGORA_QUEUE_PREFIX": "mine:",

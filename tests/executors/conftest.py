@@ -1,4 +1,4 @@
-"""Programs to run as jobs, and both event loops to run them on."""
+"""Programs that run as jobs, and both event loops to run them on."""
 
 import asyncio
 import shlex
@@ -26,7 +26,7 @@ def on_loop(request):
 
 @pytest.fixture
 def program(tmp_path):
-    """Writes a program and gives the command line that runs it."""
+    """Writes a program and returns the command line that runs it."""
 
     def write(text, interpreter="/bin/sh"):
         path = tmp_path / "program"
@@ -39,7 +39,7 @@ def program(tmp_path):
 
 @pytest.fixture
 def run_program(on_loop, program):
-    """Runs a shell program as one attempt of a job; gives the outcome and what the session kept."""
+    """Runs a shell program as one attempt of a job; returns the outcome and the session."""
 
     def run(text, *, session=None, interpreter="/bin/sh", settings=None, **options):
         config = QueueConfig(exec_command=program(text, interpreter), **(settings or {}))

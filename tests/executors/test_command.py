@@ -38,7 +38,7 @@ def test_program_gets_the_job_and_answers_with_the_result(run_program):
 
 
 def test_program_knows_its_job_from_the_environment(run_program):
-    """Job id, attempt and fence are variables, for programs that only want those."""
+    """Job id, attempt and fence are environment variables."""
     outcome, _ = run_program(
         'echo "{\\"is\\": \\"$ARAGORA_JOB_ID $ARAGORA_JOB_ATTEMPT $ARAGORA_JOB_FENCE\\"}"',
         id="j1",
@@ -60,19 +60,19 @@ def test_program_knows_its_job_from_the_environment(run_program):
         ("kill -TERM $$", Retry("CommandFailed: killed by SIGTERM: why", 1.0)),
     ],
 )
-def test_exit_code_decides_what_becomes_of_the_job(run_program, ending, outcome):
-    """75 is retry later, 65 and 2 are permanent, everything else retries; stderr's last line says why."""
+def test_exit_code_decides_the_outcome(run_program, ending, outcome):
+    """75 is retry later, 65 and 2 are permanent, all others retry; stderr's last line is the error."""
     assert run_program(f"echo first >&2; echo why >&2; {ending}")[0] == outcome
 
 
 def test_exit_code_decides_whatever_the_program_says(run_program):
-    """Words that make an exception permanent do not outvote the exit code of a program."""
+    """Messages that make an exception permanent do not override a program's exit code."""
     outcome, _ = run_program("echo 'invalid: not found' >&2; exit 1")
     assert outcome == Retry("CommandFailed: exit code 1: invalid: not found", 1.0)
 
 
-def test_program_says_how_much_later(run_program):
-    """`retry_after` on fd 3 is what a provider's Retry-After becomes; it counts with exit code 75."""
+def test_program_sets_the_delay(run_program):
+    """`retry_after` on fd 3 is used like a provider's Retry-After; it needs exit code 75."""
     outcome, _ = run_program("""echo '{"retry_after": 40.5}' >&3; exit 75""")
     assert outcome == Retry("RetryLater: exit code 75", 40.5, charged=False)
 
@@ -114,8 +114,8 @@ def test_checkpoints_of_a_failing_program_are_kept(run_program):
         r"\377\376",
     ],
 )
-def test_senseless_line_on_fd_3_is_a_warning(run_program, caplog, line):
-    """A line that says nothing we know is logged with the job's id, and the job goes on."""
+def test_unknown_line_on_fd_3_is_a_warning(run_program, caplog, line):
+    """An unknown message is logged with the job's id, and the job goes on."""
     outcome, session = run_program(f"""printf '{line}\\n' >&3; echo '{{"ok": 1}}'""", id="j1")
     assert result_of(outcome) == {"ok": 1}
     assert not session.progress
@@ -126,7 +126,7 @@ def test_senseless_line_on_fd_3_is_a_warning(run_program, caplog, line):
 
 
 def test_endless_line_on_fd_3_ends_the_job(run_program, monkeypatch):
-    """A checkpoint beyond any bound is refused for good, and the program is not read to its end."""
+    """A checkpoint beyond every limit fails the job permanently; the rest of the output is not read."""
     monkeypatch.setattr(command, "MAX_MESSAGE_BYTES", 100_000)
     outcome, _ = run_program("yes | tr -d '\\n' >&3; echo '{}'")
     assert outcome == Failed("PermanentError: a line on fd 3 is longer than 100000 bytes")
@@ -143,26 +143,26 @@ def test_endless_line_on_fd_3_ends_the_job(run_program, monkeypatch):
     ],
 )
 def test_output_that_is_no_result_fails_the_job(run_program, text, error):
-    """A program that ended well without a result is told so, once, with what it wrote instead."""
+    """A successful program without a result: the error shows what it wrote instead."""
     outcome, _ = run_program(text)
     assert isinstance(outcome, Failed)
     assert error in outcome.error
 
 
 def test_result_is_bounded(run_program):
-    """A program that writes without end is stopped at max_result_bytes."""
+    """A program whose output does not end is stopped at max_result_bytes."""
     outcome, _ = run_program("yes", settings={"max_result_bytes": 100_000})
     assert outcome == Failed("PermanentError: stdout is longer than max_result_bytes (100000)")
 
 
 def test_result_of_exactly_the_limit_is_accepted(run_program):
-    """The bound is the documented number, not one less."""
+    """The limit is inclusive."""
     outcome, _ = run_program("""printf '{"a":"123"}'""", settings={"max_result_bytes": 11})
     assert result_of(outcome) == {"a": "123"}
 
 
 def test_stderr_goes_to_the_log_line_by_line(run_program, caplog):
-    """Each line is one record with job and attempt; bytes that are no text do no harm."""
+    """Each line is one record with job and attempt; bytes that are not text do no harm."""
     caplog.set_level(logging.INFO, "aragora_q")
     run_program(r"printf 'one\n\n two \377\nthree' >&2; echo '{}'", id="j1", attempts=2)
     said = [(record.job, record.attempt, record.text) for record in caplog.records]
@@ -170,7 +170,7 @@ def test_stderr_goes_to_the_log_line_by_line(run_program, caplog):
 
 
 def test_flood_on_stderr_is_bounded(run_program, caplog):
-    """A chatty program cannot flood the log, neither with lines nor with a line."""
+    """A program cannot flood the log, with neither many lines nor a long one."""
     caplog.set_level(logging.INFO, "aragora_q")
     started = time.monotonic()
     run_program("yes | head -200000 >&2; yes | tr -d '\\n' | head -c 1000000 >&2; echo '{}'")
@@ -193,8 +193,8 @@ def test_large_job_is_read_whole(run_program):
     assert result_of(outcome)["bytes"] > 1_000_000
 
 
-def test_our_secrets_stay_with_us(run_program, monkeypatch, tmp_path):
-    """The program gets the worker's environment without what gives access to Redis or to systemd."""
+def test_secrets_are_not_passed_to_programs(run_program, monkeypatch, tmp_path):
+    """A program gets the worker's environment without access to Redis or systemd."""
     secret = tmp_path / "secret"
     secret.write_text("hush")
     hidden = {
@@ -216,7 +216,7 @@ def test_our_secrets_stay_with_us(run_program, monkeypatch, tmp_path):
 
 
 def test_secrets_that_are_allowed_are_passed(run_program, monkeypatch):
-    """`exec_env_allowlist` names what the program may have nevertheless."""
+    """The setting names variables that are passed nevertheless."""
     monkeypatch.setenv("REDIS_URL", "redis://somewhere")
     monkeypatch.setenv("REDIS_PASSWORD", "hush")
     outcome, _ = run_program(
@@ -226,8 +226,8 @@ def test_secrets_that_are_allowed_are_passed(run_program, monkeypatch):
     assert result_of(outcome) == {"url": "redis://somewhere", "password": ""}
 
 
-def test_program_starts_with_ordinary_signals_and_a_session_of_its_own(run_program):
-    """No signal that Python ignores is ignored in the program, and Ctrl-C at our terminal is not for it."""
+def test_program_starts_with_default_signals_and_a_new_session(run_program):
+    """No ignored signal is inherited, and Ctrl-C at the terminal does not reach the program."""
     outcome, _ = run_program(
         """
         ignored=0x$(sed -n 's/^SigIgn:.//p' /proc/self/status)  # bit 12: SIGPIPE, bit 24: SIGXFSZ
@@ -263,7 +263,7 @@ def test_checkpoint_waits_for_redis(run_program, monkeypatch):
 
 
 def test_progress_does_not_wait_for_redis(run_program, caplog):
-    """Progress that nobody can see now is dropped with a warning; the job does not notice."""
+    """During an outage progress is dropped with a warning; the job goes on."""
     session = MemorySession()
     original = session.report_progress
 
@@ -278,7 +278,7 @@ def test_progress_does_not_wait_for_redis(run_program, caplog):
 
 
 def test_flood_of_progress_is_bounded(run_program):
-    """Followers see some of a flood, Redis is spared the rest; a checkpoint after it is kept."""
+    """Only some of many progress messages are sent; a checkpoint after them is kept."""
     started = time.monotonic()
     outcome, session = run_program(
         """yes '{"progress": {"n": 1}}' | head -20000 >&3
@@ -290,7 +290,7 @@ def test_flood_of_progress_is_bounded(run_program):
     assert session.kept == {"a": {}}
 
 
-def test_program_that_went_away_is_tried_again(on_loop, program, tmp_path):
+def test_a_missing_program_is_retried(on_loop, program, tmp_path):
     """A deploy that replaces the program under a running worker costs a retry, not the job."""
     config = QueueConfig(exec_command=program("echo '{}'"))
     executor = command.create(config)
@@ -312,14 +312,14 @@ def test_program_that_went_away_is_tried_again(on_loop, program, tmp_path):
     ],
 )
 def test_command_that_cannot_run_is_refused_at_start(tmp_path, line, error):
-    """The worker does not start with a command that would fail every job; it says which and why."""
+    """The worker does not start with a command that would fail every job; it says why."""
     (tmp_path / "data").touch(mode=0o644)
     with pytest.raises(ConfigError, match=error):
         command.create(QueueConfig(exec_command=line))
 
 
-def test_arguments_are_words_not_shell(on_loop):
-    """Quotes group words; nothing of the command line is expanded."""
+def test_arguments_are_not_a_shell(on_loop):
+    """Quotes group arguments; nothing on the command line is expanded."""
     line = """printf '{"words": "%s|%s"}' '$HOME; a' b"""
     executor = command.create(QueueConfig(exec_command=line))
     assert on_loop(executor(Job({}))) == {"words": "$HOME; a|b"}

@@ -17,7 +17,7 @@ from aragora_q.executors import process_group as program_module
 
 
 async def _stop_when_ready(attempt, pid_file, how):
-    """Run an attempt, stop it by `how` as soon as its program has written its pid; outcome and pid."""
+    """Run an attempt, and stop it by `how` after its program has written its pid; return outcome and pid."""
     task = asyncio.create_task(attempt.run())
     await wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
     how(attempt)
@@ -49,7 +49,7 @@ wait
     ids=["cancelled or lost", "worker leaves"],
 )
 def test_stopped_job_leaves_no_process(on_loop, program, tmp_path, monkeypatch, how, outcome):
-    """Cancel, lost lease and shutdown end the program and its children, even those that ignore TERM."""
+    """Cancel, lost lease and shutdown end the program and its children, even if they ignore TERM."""
     monkeypatch.setattr(program_module, "GRACE_SECONDS", 0.2)
     pids = tmp_path / "pids"
     config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
@@ -61,7 +61,7 @@ def test_stopped_job_leaves_no_process(on_loop, program, tmp_path, monkeypatch, 
 
 
 def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
-    """Between TERM and KILL a program is listened to: a checkpoint of its last moment is kept."""
+    """Messages between TERM and KILL are read: a last checkpoint is kept."""
     pids, session = tmp_path / "pids", MemorySession()
     config = QueueConfig(exec_command=program(OBEDIENT.format(pids=pids)))
     attempt = make_attempt(command.create(config), session=session)
@@ -73,7 +73,7 @@ def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
 
 
 def test_timeout_ends_the_program(on_loop, program, tmp_path, monkeypatch):
-    """A debate's timeout_seconds holds for programs, children included, and is a charged retry."""
+    """timeout_seconds of a debate holds for programs and their children, and is a charged retry."""
     monkeypatch.setattr(program_module, "GRACE_SECONDS", 0.2)
     pids = tmp_path / "pids"
     config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
@@ -85,8 +85,8 @@ def test_timeout_ends_the_program(on_loop, program, tmp_path, monkeypatch):
         wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
 
 
-def test_second_cancel_does_not_wait_for_obedience(on_loop, program, tmp_path, monkeypatch):
-    """A worker that must go at once kills at once."""
+def test_second_cancel_kills_at_once(on_loop, program, tmp_path, monkeypatch):
+    """A worker that must stop at once does not wait after TERM."""
     monkeypatch.setattr(program_module, "GRACE_SECONDS", 60.0)
     pids = tmp_path / "pids"
     config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
@@ -107,8 +107,8 @@ def test_second_cancel_does_not_wait_for_obedience(on_loop, program, tmp_path, m
         wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
 
 
-def test_program_that_ends_takes_its_children_along(run_program, tmp_path):
-    """What a program leaves running in its group is killed, and does not delay the job."""
+def test_program_that_ends_ends_its_children(run_program, tmp_path):
+    """Processes left in the program's group are killed, and do not delay the job."""
     started = time.monotonic()
     outcome, _ = run_program(f"sleep 1000 & echo $! > {tmp_path}/pid; echo '{{}}'")
     assert result_of(outcome) == {}
@@ -117,8 +117,8 @@ def test_program_that_ends_takes_its_children_along(run_program, tmp_path):
     wait_until_sync(lambda: not is_running(pid), what="the end of the child")
 
 
-def test_child_that_left_the_group_does_not_hold_the_job(run_program, tmp_path, monkeypatch):
-    """A daemon that keeps our pipes open cannot keep the job from ending."""
+def test_child_that_left_the_group_does_not_delay_the_job(run_program, tmp_path, monkeypatch):
+    """A daemon that keeps the pipes open does not keep the job from ending."""
     monkeypatch.setattr(program_module, "ORPHAN_GRACE_SECONDS", 0.1)
     outcome, _ = run_program(
         f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & "
@@ -129,7 +129,7 @@ def test_child_that_left_the_group_does_not_hold_the_job(run_program, tmp_path, 
 
 
 def test_lost_lease_ends_the_program(run_program, tmp_path):
-    """When a checkpoint is refused because the job is another's, the program is stopped, unreported."""
+    """If a checkpoint is refused because the lease is lost, the program is stopped, without a report."""
     session = MemorySession()
     session.refuse_with = []
     original = session.checkpoint

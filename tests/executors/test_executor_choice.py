@@ -1,4 +1,4 @@
-"""Executors in real worker processes: programs and factories chosen on the command line."""
+"""Executors in worker processes: programs and factories chosen by options."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from aragora_q.base import JobStatus
 
 
 def test_exec_runs_jobs_with_a_program(redis_url, program):
-    """`--exec` alone chooses the command executor; its result, error and log reach the operator."""
+    """`--exec` alone chooses the command executor; result, error and log are the program's."""
     enqueue_debate(redis_url, "good")
     enqueue_debate(redis_url, "bad", question="")
     said = run_burst_worker(
@@ -90,10 +90,10 @@ def test_cancelled_job_ends_its_program(redis_url, worker_process, program, tmp_
     assert get_job(redis_url, "j1").status == JobStatus.CANCELLED
 
 
-def test_leaving_worker_ends_programs_and_hands_jobs_back(
+def test_stopped_worker_ends_programs_and_releases_jobs(
     redis_url, worker_process, program, tmp_path
 ):
-    """A second SIGTERM does not wait: the program is gone and the job waits again, uncharged."""
+    """A second SIGTERM does not wait: the program is gone and the job is released, uncharged."""
     pids = tmp_path / "pids"
     enqueue_debate(redis_url, "j1")
     worker = start_worker(worker_process, redis_url, program(SLEEPER.format(pids=pids)))
@@ -130,8 +130,8 @@ def test_setpriv_ends_the_program_of_a_killed_worker(redis_url, worker_process, 
         (["--executor", "time:time"], 78, "made a float, not a function"),
     ],
 )
-def test_executor_that_cannot_be_had_stops_the_start(redis_url, args, code, said):
-    """A wrong choice is one clear line and the documented exit code, before any job is taken."""
+def test_invalid_executor_prevents_the_start(redis_url, args, code, said):
+    """One clear line and the documented exit code, before any job is started."""
     enqueue_debate(redis_url, "j1")
     stderr = run_burst_worker(redis_url, *args, expect=code)
     assert said in stderr

@@ -1,4 +1,4 @@
-"""The image, and the services of docker-compose.yml: what they may do, and how they run."""
+"""The image and the services of docker-compose.yml: their rights, and how they run."""
 
 import json
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_services_are_those_promised():
-    """Redis for this debian_container alone, with a log and without eviction; workers that can be scaled."""
+    """Redis on loopback only, with an append-only file and without eviction; workers that can be scaled."""
     assert set(SERVICES) == {"redis", "aragora", "debate-worker"}
     assert SERVICES["redis"]["ports"] == ["127.0.0.1:6379:6379"]
     assert "--appendonly yes" in SERVICES["redis"]["command"]
@@ -28,15 +28,15 @@ def test_services_are_those_promised():
 
 
 def test_stop_waits_longer_than_drain():
-    """Docker's patience exceeds the default drain time."""
+    """Docker's stop timeout exceeds the default drain time."""
     from aragora_q.config.settings import QueueConfig
 
     minutes = int(SERVICES["debate-worker"]["stop_grace_period"].removesuffix("m"))
     assert minutes * 60 > QueueConfig().drain_timeout_seconds
 
 
-def test_image_is_modest(image):
-    """No root, no shell in between, no pip; it runs with a read-only root and without any right."""
+def test_image_has_few_rights(image):
+    """No root, no shell as entry point, no pip; it runs with a read-only root and without capabilities."""
     [facts] = json.loads(run("docker", "image", "inspect", image))
     assert facts["Config"]["User"] == "65532:65532"
     assert facts["Config"]["Entrypoint"] == ["aragora-q"]

@@ -1,4 +1,4 @@
-"""The example for Kubernetes: valid, and what it promises of workers that are scaled or moved."""
+"""The Kubernetes example is valid, and scaling or moving workers interrupts no debate."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ def test_resources_are_valid(resource, version):
 
 @pytest.mark.parametrize("variant", ["base", "keda"])
 def test_kustomize_builds(variant):
-    """Both variants are built; with KEDA, the number of workers is its own business."""
+    """Both variants are built; with KEDA, the number of workers is not set."""
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl")
     built = subprocess.run(
@@ -58,7 +58,7 @@ def test_kustomize_builds(variant):
 
 
 def test_scaling_down_kills_no_debate():
-    """Workers have longer than the drain before the kill; few go at a time; the busy count as needed."""
+    """The grace period exceeds the drain time; few pods stop at a time; running jobs count for scaling."""
     assert PODS["aragora-q-worker"]["terminationGracePeriodSeconds"] > (
         QueueConfig().drain_timeout_seconds
     )
@@ -74,8 +74,8 @@ def test_scaling_down_kills_no_debate():
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_pods_are_modest(name):
-    """No root, nothing writable but /tmp, no rights, no token, no made-up variables, a limit of memory."""
+def test_pods_have_few_rights(name):
+    """No root, only /tmp writable, no capabilities, no token, no service variables, a memory limit."""
     pod = PODS[name]
     [container] = pod["containers"]
     assert pod["enableServiceLinks"] is False
@@ -90,8 +90,8 @@ def test_pods_are_modest(name):
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_pods_start_the_program_as_it_is(name, monkeypatch):
-    """Arguments and settings are ones that the program knows; probes ask where it listens."""
+def test_pods_use_existing_options(name, monkeypatch):
+    """Arguments and settings exist; probes ask the port that the program listens on."""
     from aragora_q import cli
 
     [container] = PODS[name]["containers"]

@@ -1,4 +1,4 @@
-"""The examples for an operator beside the manual: redis.conf, users of Redis, lines for cron."""
+"""Example files for operators: redis.conf, Redis users, cron lines."""
 
 import subprocess
 import sys
@@ -8,15 +8,15 @@ from support.paths import ROOT
 from aragora_q.redis.acl import ROLES
 
 
-def test_redis_accepts_our_file(own_server):
-    """The example is a valid configuration: it keeps a log, and deletes nothing."""
+def test_redis_accepts_the_example_file(own_server):
+    """The example is a valid configuration with an append-only file and without eviction."""
     server = own_server("--include", str(ROOT / "deploy/redis/redis.conf"))
     with server.client() as client:
         assert client.config_get("append*")["appendonly"] == "yes"
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
-def test_redis_accepts_our_users(own_server):
+def test_redis_accepts_the_example_users(own_server):
     """The ACL file is valid, has a user for each role, and none that can log in without a password."""
     server = own_server("--aclfile", str(ROOT / "deploy/redis/users.acl"))
     with server.client() as client:

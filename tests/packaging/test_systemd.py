@@ -1,4 +1,4 @@
-"""The units as they run: the package on a Debian with systemd as process 1."""
+"""The systemd units in operation: the package on a Debian with systemd as process 1."""
 
 import json
 
@@ -13,7 +13,7 @@ PASSWORD_FILE = "/etc/credstore/aragora-q.redis-password"
 
 @pytest.fixture(scope="module")
 def redis(debian_container):
-    """A Redis with a password, of which services know by their credential alone."""
+    """A Redis whose password services have from their credential only."""
     # A worker that is started before its server waits: this is the first claim, checked below.
     debian_container(f"umask 077; printf 'correct horse' > {PASSWORD_FILE}")
     debian_container("printf 'ARAGORA_QUEUE_CLAIM_IDLE_MS=4000\\n' > /etc/default/aragora-q")
@@ -34,8 +34,8 @@ def pid(debian_container):
 
 
 def test_worker_waits_for_redis(debian_container, redis):
-    """A worker started while Redis is away is READY, and takes up work when Redis is there: with the
-    password from its credential, and the name that its unit gives it.
+    """A worker started before Redis is READY, and starts jobs when Redis is there, with the password from
+    its credential and the worker id from its unit.
     """
     assert redis == "active"
     job = cli(
@@ -48,7 +48,7 @@ def test_worker_waits_for_redis(debian_container, redis):
 
 
 def test_stuck_worker_is_replaced(debian_container, redis):
-    """A worker that no longer moves misses its watchdog, is killed and started anew."""
+    """A worker that hangs misses its watchdog, is killed and restarted."""
     stuck = pid(debian_container)
     debian_container(
         f"mkdir -p /run/systemd/system/{WORKER}.service.d;"
@@ -65,7 +65,7 @@ def test_stuck_worker_is_replaced(debian_container, redis):
 
 
 def test_killed_worker_is_back(debian_container, redis):
-    """After SIGKILL the unit is READY again within ten seconds, under another pid, and works."""
+    """After SIGKILL the unit is READY again within ten seconds, with another pid, and runs jobs."""
     killed = pid(debian_container)
     debian_container(f"kill -KILL {killed}")
     wait_until_sync(
@@ -88,7 +88,7 @@ def test_killed_worker_is_back(debian_container, redis):
 
 
 def test_timer_reaps(debian_container, redis):
-    """The reap timer fires, and its pass goes well: the queue knows when."""
+    """The reap timer fires, and its pass succeeds: the queue has its time."""
     assert json.loads(cli(debian_container, "stats --json"))["last_reap_at"] is None
     debian_container("systemctl start aragora-q-reap.timer")
     wait_until_sync(
@@ -108,7 +108,7 @@ def test_exporter_serves(debian_container, redis):
 
 
 def test_stop_drains(debian_container, redis):
-    """`systemctl stop` lets a running job finish, and calls the stop a success."""
+    """`systemctl stop` lets a running job finish, and reports success."""
     debian_container(
         "printf '#!/bin/sh\\nsleep 3; echo {}\\n' > /usr/local/bin/slow; chmod +x /usr/local/bin/slow"
     )
@@ -130,8 +130,8 @@ def test_stop_drains(debian_container, redis):
 
 
 def test_package_is_complete(debian_container):
-    """Beside the program and its units: manual pages, completions of three shells, settings, user,
-    and what Prometheus, Grafana and whoever is on call need.
+    """ProcessGroup, units, manual pages, completions, settings, user, and the files for Prometheus, Grafana
+    and on-call staff.
     """
     listed = debian_container("dpkg --listfiles aragora-q").splitlines()
     for path in (
@@ -148,8 +148,8 @@ def test_package_is_complete(debian_container):
         assert path in listed
 
 
-def test_package_upgrades_and_goes(debian_container, redis):
-    """Enabled, a worker starts at boot; installed again it goes on; purged it leaves nothing behind."""
+def test_package_upgrades_and_can_be_purged(debian_container, redis):
+    """An enabled worker starts at boot; an upgrade keeps it; purging the package leaves no file."""
     debian_container(f"systemctl enable --now {WORKER}")
     assert WORKER in debian_container("systemctl list-dependencies --plain multi-user.target"), (
         "at boot"

@@ -1,4 +1,4 @@
-"""The units as files: systemd understands them, and nothing of the debian_container is open to them."""
+"""The unit files: valid for systemd, and hardened."""
 
 import re
 import shutil
@@ -43,12 +43,12 @@ def test_services_are_hardened(unit):
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 def test_settings_are_the_operators(unit):
-    """No unit sets what aragora-q.toml may set: the environment would win, and nobody would see why."""
+    """No unit sets what aragora-q.toml may set: the environment would override the file."""
     assert re.findall(r"^Environment=(?!HOME=).*$", unit.read_text(), re.MULTILINE) == []
 
 
 def test_stop_waits_longer_than_drain():
-    """systemd's patience exceeds the default drain time, so that no debate is killed while it drains."""
+    """systemd's stop timeout exceeds the default drain time, so that no debate is killed during a drain."""
     from aragora_q.config.settings import QueueConfig
 
     text = (UNITS / "aragora-q-worker@.service").read_text()

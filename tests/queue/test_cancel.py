@@ -42,7 +42,7 @@ LIVE = {
 
 @pytest.mark.parametrize("state", LIVE)
 async def test_cancel_ends_any_live_job_at_once(harness, state):
-    """A cancelled job never starts (again), keeps its payload, and what its worker says is refused."""
+    """A cancelled job is never started again, keeps its payload, and its worker's reports are refused."""
     session = await harness.worker()
     job = await LIVE[state](harness, session)
     assert await harness.queue.cancel("a")
@@ -58,7 +58,7 @@ async def test_cancel_ends_any_live_job_at_once(harness, state):
     if job:
         for outcome in (Completed(b"{}"), Retry("late", 0), Failed("late"), Released()):
             assert await harness.report(session, job, outcome) == "cancelled"
-        assert harness.counters().get("refused") is None  # a cancelled job is nobody's fault
+        assert harness.counters().get("refused") is None  # a cancel is not the worker's fault
         assert await harness.queue.get_status("a") is JobStatus.CANCELLED
     assert [harness.entries(priority) for priority in (1, 0, -1)] == [[], [], []]
 

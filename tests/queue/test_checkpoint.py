@@ -7,7 +7,7 @@ from aragora_q.errors import PermanentError
 
 
 async def test_names_of_checkpoints_count(harness):
-    """Neither one huge name nor many names with next to nothing under them get past the bound."""
+    """Names count for the limit: neither one huge name nor many long ones exceed it."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -25,7 +25,7 @@ async def test_names_of_checkpoints_count(harness):
 
 
 async def test_progress_and_checkpoints(harness):
-    """A lease_owner's progress shows, its checkpoints reach the next attempt, and both are bounded."""
+    """Progress is shown, checkpoints reach the next attempt, and both have limits."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)

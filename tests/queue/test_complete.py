@@ -26,8 +26,8 @@ async def test_complete(harness):
     assert harness.events()[-1] == ("completed", "a")
 
 
-async def test_large_results_travel_in_small_lots(new_harness):
-    """Many megabytes of payloads or results go in several calls, so that a slow link gets each through."""
+async def test_large_results_are_sent_in_small_batches(new_harness):
+    """Many megabytes go in several calls, so that each completes on a slow connection."""
     harness = new_harness(claim_idle_ms=60_000)
     session = await harness.worker()
     harness.redis.config_resetstat()

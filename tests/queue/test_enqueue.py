@@ -9,7 +9,7 @@ from aragora_q.status import BACKSTOP_MS
 
 
 async def test_enqueue_records_one_runnable_job(harness):
-    """An enqueued job is pending, one entry of its lane, counted, announced, and never expires."""
+    """An enqueued job is pending, one entry in its lane, counted, published as an event, and never expires."""
     job = await harness.enqueue("a")
     [(entry, fields)] = harness.entries()
     assert fields == {"id": "a", "payload": '{"n":1}'}
@@ -23,7 +23,7 @@ async def test_enqueue_records_one_runnable_job(harness):
 
 
 async def test_enqueue_again_changes_nothing(harness):
-    """A known id, in whatever state its job is, is accepted and nothing is written."""
+    """A known id is accepted whatever the job's status, and nothing is written."""
     session = await harness.worker()
     await harness.enqueue("a")
     again = Job(payload={"n": 2}, id="a")
@@ -41,7 +41,7 @@ async def test_enqueue_again_changes_nothing(harness):
 
 
 async def test_one_batch_may_name_an_id_twice(harness):
-    """The second job of an id in a batch is one that is known already."""
+    """The second job with the same id in a batch counts as known."""
     jobs = [Job(payload={"n": n}, id=name) for n, name in enumerate("aba")]
     assert [e.created for e in await harness.queue.enqueue_many(jobs)] == [True, True, False]
     assert [fields["id"] for _, fields in harness.entries()] == ["a", "b"]
@@ -57,7 +57,7 @@ async def test_priority_chooses_the_lane(harness):
 
 
 async def test_delayed_job_waits_outside_the_lanes(harness):
-    """A delay keeps a job from every worker until it is due, on the server's clock."""
+    """A delayed job cannot start until it is due by the server's clock."""
     session = await harness.worker()
     await harness.enqueue("later", delay_seconds=3600)
     assert harness.entries() == []
@@ -88,7 +88,7 @@ async def test_backlog_limit_refuses_and_says_so(harness):
 
 
 async def test_past_retention_an_id_is_free_again(harness):
-    """A job that readers no longer see makes room for a new one of its id."""
+    """After its retention, a job's id can be used for a new job."""
     session = await harness.worker()
     await harness.enqueue("a")
     await harness.report(session, await harness.start_one(session), Completed(b'{"old":1}'))
@@ -124,7 +124,7 @@ async def test_bad_jobs_are_refused_before_anything_is_written(new_harness, job,
 
 
 async def test_many_jobs_take_few_calls(new_harness):
-    """A thousand jobs go in by ten scripts."""
+    """A thousand jobs are enqueued by ten script calls."""
     harness = new_harness()
     await harness.enqueue("first")
     harness.redis.config_resetstat()

@@ -4,7 +4,7 @@ from aragora_q.base import Job
 
 
 async def test_events_resume_after_an_id(harness):
-    """A reader that comes back with the last id it saw misses nothing."""
+    """A reader that resumes after the last id it received misses nothing."""
     await harness.enqueue("a")
     seen = []
     async for event in harness.queue.events(after="0-0"):
@@ -24,7 +24,7 @@ async def test_events_resume_after_an_id(harness):
 
 
 async def test_events_are_capped(harness):
-    """The tail of events never grows beyond a few thousand entries, whatever happens."""
+    """The stream of events never grows beyond a few thousand entries."""
     for n in range(120):
         await harness.queue.enqueue_many([Job(payload={}, id=f"a{n}-{i}") for i in range(20)])
         await harness.queue.pause(paused=n % 2 == 0)

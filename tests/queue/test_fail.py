@@ -6,7 +6,7 @@ from aragora_q.streams.session import MAX_ERROR_CHARS
 
 
 async def test_fail(harness):
-    """A job whose error will not pass is a dead letter at once: payload and error kept."""
+    """A permanent error makes a dead letter at once: payload and error are kept."""
     session = await harness.worker()
     await harness.enqueue("a", priority=1)
     job = await harness.start_one(session)

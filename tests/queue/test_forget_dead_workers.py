@@ -8,8 +8,8 @@ from aragora_q.redis.keys import GROUP
 from aragora_q.streams.queue import REAPER
 
 
-async def test_consumers_of_the_dead_are_forgotten(harness):
-    """Empty consumers of workers long silent, and the reaper's own, are deleted; others never."""
+async def test_consumers_of_dead_workers_are_deleted(harness):
+    """Empty consumers of dead workers, and the reaper's, are deleted; others are not."""
     for name in ("alive", "dead", "busy"):
         session = await harness.worker(name)
         await harness.enqueue(f"for-{name}")
@@ -32,8 +32,8 @@ async def test_consumers_of_the_dead_are_forgotten(harness):
     assert [worker["worker_id"] for worker in workers] == ["alive"]
 
 
-async def test_a_hasty_caretaker_forgets_no_live_worker(harness):
-    """How long a worker may be silent depends on its own lease, not on a cron pass's setting."""
+async def test_a_short_lease_of_the_caller_deletes_no_live_worker(harness):
+    """When a worker counts as dead depends on its own lease, not on the caller's."""
     await harness.worker("alive")
     harness.stop_heartbeat("alive", 15)
     await harness.other_client(claim_idle_ms=200).remove_dead_workers()

@@ -5,7 +5,7 @@ from support.wait import wait_until
 
 
 async def test_one_cron_pass_at_a_time(harness):
-    """A second pass finds the lock; it is given back at the end, and after a failure."""
+    """A second pass finds the lock taken; it is released at the end, also after a failure."""
     async with harness.queue.single_flight(60) as first, harness.queue.single_flight(60) as second:
         assert (first, second) == (True, False)
     with pytest.raises(RuntimeError):
@@ -18,7 +18,7 @@ async def test_one_cron_pass_at_a_time(harness):
 
 
 async def test_lock_of_a_killed_pass_expires(harness):
-    """A pass that was killed blocks the next one no longer than its lock lives."""
+    """A killed pass blocks the next one no longer than its lock's time."""
     killed = harness.queue.single_flight(0.05)
     assert await killed.__aenter__()
 

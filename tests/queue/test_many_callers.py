@@ -1,4 +1,4 @@
-"""One queue, more callers than it has connections: each gets its own answer, and nobody keeps a turn."""
+"""More concurrent callers than connections: each gets its own reply, and a cancelled one blocks no other."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ def _jobs():
 
 
 async def test_each_gets_its_own_answer(harness):
-    """200 callers at once, every third of whom gives up on the way: the others are told what they asked."""
+    """200 concurrent calls, every third cancelled: all others get their own reply."""
     assert await asyncio.gather(*map(harness.queue.enqueue, _jobs())) == [j.id for j in _jobs()]
     callers = [asyncio.create_task(harness.queue.get_job(job.id)) for job in _jobs()]
     for n, caller in enumerate(callers):
@@ -30,8 +30,8 @@ async def test_each_gets_its_own_answer(harness):
             assert (job.id, job.payload) == (f"j{n}", {"n": n})
 
 
-async def test_who_gives_up_leaves_the_turn_to_others(new_harness, redis_client):
-    """Callers cancelled while they wait for a connection, or for an answer, take none with them."""
+async def test_cancelled_callers_free_their_turn(new_harness, redis_client):
+    """Calls cancelled while they wait for a connection or a reply do not use up connections."""
     harness = new_harness(claim_idle_ms=60_000)
     await harness.enqueue("before")
 

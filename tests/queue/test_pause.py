@@ -2,7 +2,7 @@
 
 
 async def test_paused_queue_starts_nothing(harness):
-    """Pause lets no job start, until resume; saying it twice changes nothing."""
+    """No job starts between pause and resume; repeating either changes nothing."""
     session = await harness.worker()
     await harness.enqueue("a")
     assert await harness.queue.pause()

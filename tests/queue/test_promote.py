@@ -25,7 +25,7 @@ async def test_promote_moves_what_is_due(harness):
 
 
 async def test_promoted_retry_stays_retrying(harness):
-    """Its backoff over, a job waits in its lane as RETRYING until it starts."""
+    """After its backoff, a job waits in its lane as RETRYING until it starts."""
     session = await harness.worker()
     await harness.enqueue("a")
     await harness.report(session, await harness.start_one(session), Retry("no", 0))
@@ -36,7 +36,7 @@ async def test_promoted_retry_stays_retrying(harness):
 
 
 async def test_promote_survives_deleted_keys(harness):
-    """A job without payload becomes a dead letter; one without hash goes on; neither stops the others."""
+    """A job without payload becomes a dead letter, one without hash runs; other jobs are promoted."""
     session = await harness.worker()
     for name in ("bare", "unhashed", "good"):
         await harness.enqueue(name, delay_seconds=60)
@@ -51,7 +51,7 @@ async def test_promote_survives_deleted_keys(harness):
 
 
 async def test_jobs_of_a_newer_version_are_not_next(harness):
-    """When the next job is due: those that only a newer version can run are left out."""
+    """The time of the next due job ignores jobs that only a newer version can run."""
     for name, seconds in (("newer", 100), ("ours", 200)):
         await harness.enqueue(name, delay_seconds=seconds)
     harness.redis.hset(harness.keys.job("newer"), "schema", 99)

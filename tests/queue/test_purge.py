@@ -6,7 +6,7 @@ from aragora_q.maintenance import purge_pass
 
 
 async def test_purge_deletes_what_is_past_retention(harness):
-    """All keys of jobs that ended long ago go; younger ones and living ones stay."""
+    """All keys of jobs past their retention are deleted; younger and live jobs stay."""
     session = await harness.worker()
     for name, outcome in (
         ("old", Completed(b"{}")),
@@ -32,7 +32,7 @@ async def test_purge_deletes_what_is_past_retention(harness):
 
 
 async def test_purge_goes_by_batches(harness):
-    """A long list is deleted in bounded steps; a younger age can be asked for."""
+    """A long list is deleted in bounded steps; a shorter age can be given."""
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(230)])
     for job_id in [f"j{n}" for n in range(230)]:
@@ -45,7 +45,7 @@ async def test_purge_goes_by_batches(harness):
 
 
 async def test_purge_spares_a_job_that_lives_again(harness):
-    """An index entry whose job has changed since is unlisted; the job stays."""
+    """An index entry whose job is live again is removed; the job stays."""
     await harness.enqueue("a")
     harness.redis.zadd(harness.keys.failed, {"a": 1})
     await harness.queue.purge(JobStatus.FAILED)

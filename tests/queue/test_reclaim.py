@@ -10,7 +10,7 @@ from aragora_q.streams.queue import REAPER
 
 
 async def test_reclaim_counts_a_crash_not_an_attempt(harness):
-    """A dead worker's job is RETRYING at its lane's tail, without backoff; the crash is told."""
+    """A dead worker's job is RETRYING at the end of its lane, without backoff; its crash is recorded."""
     dead, alive = await harness.worker("dead"), await harness.worker("alive")
     await harness.enqueue("a")
     job = await harness.start_one(dead)
@@ -33,7 +33,7 @@ async def test_reclaim_counts_a_crash_not_an_attempt(harness):
 
 
 async def test_late_report_between_reclaim_and_start_is_refused(harness):
-    """A zombie that reports while its job waits again is not mistaken for a repeated report."""
+    """A report after the job was reclaimed is not mistaken for a repeated one."""
     dead = await harness.worker("dead")
     await harness.enqueue("a")
     job = await harness.start_one(dead)
@@ -45,7 +45,7 @@ async def test_late_report_between_reclaim_and_start_is_refused(harness):
 
 
 async def test_poison_pill_fails(harness):
-    """The job on which the third worker died is a dead letter that names workers and times."""
+    """A job on which three workers died becomes a dead letter that names them."""
     await harness.worker("pulse")
     await harness.enqueue("a")
     for n, decision in enumerate(("reclaimed", "reclaimed", "poisoned")):
@@ -60,7 +60,7 @@ async def test_poison_pill_fails(harness):
 
 
 async def test_the_jobs_own_lease_decides(harness):
-    """A caretaker configured otherwise takes no live job, and waits no longer for a dead one's."""
+    """The caller's lease neither shortens nor lengthens the lease of a running job."""
     await harness.enqueue("long")
     await harness.start_one(await harness.worker("w1", lease_seconds=1000))
     await harness.enqueue("short")
@@ -76,7 +76,7 @@ async def test_the_jobs_own_lease_decides(harness):
 
 
 async def test_restarted_worker_needs_no_lease(harness):
-    """Jobs of an earlier boot are taken the moment its worker id signs on again."""
+    """Jobs of an earlier instance are reclaimed as soon as its worker id registers again."""
     old = await harness.worker("w1")
     await harness.enqueue("a")
     await harness.start_one(old)
@@ -89,7 +89,7 @@ async def test_restarted_worker_needs_no_lease(harness):
 
 
 async def test_delivered_but_never_started_is_redelivered(harness):
-    """An entry read but not started goes back to its lane, nothing counted, status unchanged."""
+    """An entry that was read but not started returns to its lane; nothing is counted."""
     session = await harness.worker()
     await harness.enqueue("a")
     created_at = (await harness.queue.get_job("a")).created_at
@@ -107,7 +107,7 @@ async def test_delivered_but_never_started_is_redelivered(harness):
 
 
 async def test_redelivery_of_what_has_no_hash(harness):
-    """Strangers' entries and jobs whose hash was deleted are redelivered as they are, and stay unknown."""
+    """Foreign entries and jobs without a hash are redelivered unchanged."""
     session = await harness.worker()
     await harness.enqueue("unhashed")
     harness.redis.delete(harness.keys.job("unhashed"))
@@ -122,7 +122,7 @@ async def test_redelivery_of_what_has_no_hash(harness):
 
 
 async def test_running_job_whose_hash_was_lost_runs_again(harness):
-    """Nobody can say who holds it, so after a lease it is delivered anew; the old attempt is refused."""
+    """Its lease owner is unknown, so it is redelivered after a lease; the old attempt is refused."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -137,7 +137,7 @@ async def test_running_job_whose_hash_was_lost_runs_again(harness):
 
 
 async def test_leftovers_are_dropped(harness):
-    """Entries deleted under their consumer, and copies of jobs that ended or run, leave the pending list."""
+    """Entries deleted under their consumer, and copies of ended or running jobs, leave the pending list."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -159,7 +159,7 @@ async def test_leftovers_are_dropped(harness):
 
 
 async def test_reclaim_walks_the_whole_list(harness):
-    """Live jobs before it do not hide a dead one: not the first 100 entries, all of them."""
+    """Many live jobs before it do not hide a dead one."""
     session = await harness.worker("busy")
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n:03}") for n in range(250)])
     jobs = [job for _ in range(3) for job in (await session.start(100)).jobs]
@@ -173,7 +173,7 @@ async def test_reclaim_walks_the_whole_list(harness):
 
 
 async def test_dry_run_changes_nothing(harness):
-    """It tells what would be taken, from whom and why, and leaves everything as it is."""
+    """It returns what would be reclaimed, from which worker and why."""
     await harness.enqueue("a")
     await harness.start_one(await harness.worker())
     harness.backdate("a")

@@ -10,7 +10,7 @@ from aragora_q.contracts import Completed, Identity
 
 
 async def test_silence_of_all_is_an_outage(harness):
-    """When nobody was heard for half a lease, reclaim waits half a lease more, once, then goes on."""
+    """If all heartbeats are older than half a lease, reclaim waits another half lease, once."""
     stage_lease = 800
     queue = harness.other_client(claim_idle_ms=stage_lease)
     await harness.enqueue("a")
@@ -33,7 +33,7 @@ async def test_silence_of_all_is_an_outage(harness):
 
 
 async def test_back_from_an_outage_a_worker_renews_first(harness):
-    """Whoever returns within the grace keeps its jobs, and is charged nothing."""
+    """A worker that returns within the grace keeps its jobs, and is charged nothing."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -48,7 +48,7 @@ async def test_back_from_an_outage_a_worker_renews_first(harness):
 
 
 async def test_the_first_to_return_gives_grace_to_the_others(harness):
-    """A worker's renewal after an outage, too, holds reclaim back until the others have renewed."""
+    """The first renewal after an outage also starts the grace for the other workers."""
     first, second = await harness.worker("w1"), await harness.worker("w2")
     await harness.enqueue("a")
     job = await harness.start_one(second)
@@ -61,7 +61,7 @@ async def test_the_first_to_return_gives_grace_to_the_others(harness):
 
 
 async def test_a_new_worker_ends_no_grace(harness):
-    """Whoever signs on first after an outage is no sign that the others had their chance to renew."""
+    """A new worker that registers after an outage does not end the grace of the others."""
     session = await harness.worker("w1")
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -73,7 +73,7 @@ async def test_a_new_worker_ends_no_grace(harness):
 
 
 async def test_an_outage_that_follows_a_silence_has_its_grace(harness):
-    """Silence was noticed before the server went away: its return is waited out all the same, once."""
+    """An outage that begins when workers were already silent gets its own grace, once."""
     session = await harness.worker("w1")
     await harness.enqueue("a")
     await harness.start_one(session)
@@ -87,7 +87,7 @@ async def test_an_outage_that_follows_a_silence_has_its_grace(harness):
 
 
 async def test_a_clock_set_back_ends_a_grace(harness):
-    """A grace noted under a clock that was days ahead does not hold reclaim back for days."""
+    """A grace recorded by a clock that was days ahead does not delay reclaim for days."""
     dead = await harness.worker("dead")
     await harness.enqueue("a")
     await harness.start_one(dead)
@@ -102,7 +102,7 @@ async def test_a_clock_set_back_ends_a_grace(harness):
 
 
 async def test_a_clock_set_back_hides_no_outage(harness):
-    """The heartbeat of a worker that died under a clock days ahead does not pass for a sign of life."""
+    """A dead worker's heartbeat from a clock that was days ahead does not count as recent."""
     await harness.worker("dead")
     harness.stop_heartbeat("dead", -2 * 86_400)
     live = await harness.worker("live")
@@ -115,8 +115,8 @@ async def test_a_clock_set_back_hides_no_outage(harness):
     assert await harness.queue.reclaim() == []
 
 
-async def test_grace_does_not_hold_up_a_restarted_worker(harness):
-    """That another boot has the worker's id proves the death, outage or not."""
+async def test_grace_does_not_delay_a_restarted_worker(harness):
+    """Another instance with the same worker id proves that the old one is dead, outage or not."""
     old, other = await harness.worker("w1"), await harness.worker("w2")
     await harness.enqueue("a")
     await harness.enqueue("b")
@@ -131,8 +131,8 @@ async def test_grace_does_not_hold_up_a_restarted_worker(harness):
     assert harness.renew(other, kept).gone == {}
 
 
-async def test_grace_is_the_workers_not_the_caretakers(harness):
-    """A cron pass with a short lease of its own gives returning workers no shorter grace."""
+async def test_grace_is_the_workers_not_the_callers(harness):
+    """A caller with a short lease does not shorten the grace of returning workers."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)

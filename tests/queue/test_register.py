@@ -6,8 +6,8 @@ from aragora_q.contracts import Completed, Identity
 from aragora_q.redis.keys import GROUP
 
 
-async def test_an_id_is_its_holders_for_the_holders_lease(harness):
-    """Who signs on with a shorter lease takes no id from a worker whose own, longer one is not over."""
+async def test_an_id_is_taken_for_the_lease_of_its_worker(harness):
+    """A caller with a shorter lease cannot take the id of a worker whose longer lease has not ended."""
     await harness.worker("w1", lease_seconds=60)
     harness.stop_heartbeat("w1", 20)
     other_worker = harness.queue.session(Identity("w1"), lease_seconds=5)
@@ -16,8 +16,8 @@ async def test_an_id_is_its_holders_for_the_holders_lease(harness):
     assert await other_worker.register({}) == 0
 
 
-async def test_worker_ids_are_held_by_one_boot(harness):
-    """An id whose other boot is alive is refused, with the time to wait; a silent one is taken over."""
+async def test_a_worker_id_has_one_live_instance(harness):
+    """The id of a live instance is refused, with the time to wait; a silent one is replaced."""
     session = await harness.worker("w1")
     assert await session.register({}) == 0
     other_worker = harness.queue.session(Identity("w1", "other_worker"))
@@ -30,7 +30,7 @@ async def test_worker_ids_are_held_by_one_boot(harness):
 
 
 async def test_a_clock_set_back_locks_no_worker_out(harness):
-    """A heartbeat from the future holds a worker's id for one lease more, not until then."""
+    """A heartbeat from the future keeps a worker id taken for one more lease only."""
     await harness.worker("w1")
     harness.stop_heartbeat("w1", -2 * 86_400)
     other_worker = harness.queue.session(Identity("w1", "other_worker"))
@@ -39,8 +39,8 @@ async def test_a_clock_set_back_locks_no_worker_out(harness):
     assert await other_worker.register({}) == 0
 
 
-async def test_sign_off_leaves_nothing(harness):
-    """A worker that has handed everything back leaves neither record, heartbeat nor consumer."""
+async def test_unregister_leaves_nothing(harness):
+    """A worker without jobs leaves neither record, heartbeat nor consumer."""
     session = await harness.worker("w1")
     await harness.enqueue("a")
     await harness.report(session, await harness.start_one(session), Completed(b"{}"))
@@ -50,8 +50,8 @@ async def test_sign_off_leaves_nothing(harness):
     assert not harness.redis.exists(harness.keys.worker("w1"))
 
 
-async def test_sign_off_with_jobs_keeps_the_consumer(harness):
-    """A worker that goes with jobs in hand leaves its consumer; its next boot need not wait for them."""
+async def test_unregister_with_jobs_keeps_the_consumer(harness):
+    """A worker that unregisters with running jobs leaves its consumer; its next instance gets them back."""
     session = await harness.worker("w1")
     await harness.enqueue("a")
     await harness.start_one(session)

@@ -7,8 +7,8 @@ from aragora_q.contracts import Released
 
 
 @pytest.mark.parametrize("recovers", [True, False])
-async def test_a_garbled_number_of_attempts_holds_up_no_release(harness, recovers):
-    """Told or unheard of, a job whose attempts are a word goes back to its lane."""
+async def test_an_invalid_number_of_attempts_delays_no_release(harness, recovers):
+    """A job with an invalid number of attempts is released, by report and as an orphan."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -21,7 +21,7 @@ async def test_a_garbled_number_of_attempts_holds_up_no_release(harness, recover
 
 
 async def test_release_charges_nothing(harness):
-    """A released job is PENDING at its lane's tail, attempt given back; the fence goes on rising."""
+    """A released job is PENDING at the end of its lane, without the attempt; the fence still rises."""
     session = await harness.worker()
     await harness.enqueue("a")
     await harness.enqueue("b")

@@ -4,7 +4,7 @@ from aragora_q.contracts import Identity
 
 
 async def test_renew_keeps_leases_and_the_heartbeat(harness):
-    """A renewal makes held entries fresh, in every lane, and shows what runs."""
+    """A renewal refreshes leased entries in every lane, and records what runs."""
     session = await harness.worker()
     for name, priority in (("h", 1), ("n", 0), ("l", -1)):
         await harness.enqueue(name, priority=priority)
@@ -23,7 +23,7 @@ async def test_renew_keeps_leases_and_the_heartbeat(harness):
 
 
 async def test_renew_never_steals_a_job_back(harness):
-    """A worker that was frozen past its lease learns that its job is another's, which stays so."""
+    """A worker that was frozen past its lease learns that another worker has its job, and keeps it."""
     frozen, successor = await harness.worker("frozen"), await harness.worker("successor")
     await harness.enqueue("a")
     job = await harness.start_one(frozen)
@@ -35,8 +35,8 @@ async def test_renew_never_steals_a_job_back(harness):
     assert harness.renew(successor, again).gone == {}
 
 
-async def test_renew_tells_of_a_cancel(harness):
-    """The worker of a cancelled job is told so, not that it lost it."""
+async def test_renew_reports_a_cancel(harness):
+    """A cancelled job is reported as cancelled, not as lost."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -45,7 +45,7 @@ async def test_renew_tells_of_a_cancel(harness):
 
 
 async def test_renew_without_a_record_still_keeps_leases(harness):
-    """A worker whose record was lost is told to sign on again, but loses no job meanwhile."""
+    """A worker whose record was deleted is asked to register again, but loses no job."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -56,8 +56,8 @@ async def test_renew_without_a_record_still_keeps_leases(harness):
     assert harness.pending()[0]["time_since_delivered"] < 50_000
 
 
-async def test_replaced_boot_learns_what_it_lost(harness):
-    """A frozen worker whose id another boot took over is told of every job it no longer holds."""
+async def test_a_replaced_instance_learns_what_it_lost(harness):
+    """A frozen worker whose id another instance took learns of every job that it lost."""
     frozen = await harness.worker("w1")
     await harness.enqueue("a")
     job = await harness.start_one(frozen)

@@ -16,7 +16,7 @@ OUTCOMES = {
 
 @pytest.mark.parametrize("verdict", OUTCOMES)
 async def test_repeated_report_gets_the_same_answer(harness, verdict):
-    """A report whose answer was lost is told again: same verdict, nothing done or counted twice."""
+    """A report whose reply was lost is repeated: same result, nothing done or counted twice."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -28,8 +28,8 @@ async def test_repeated_report_gets_the_same_answer(harness, verdict):
 
 @pytest.mark.parametrize("verdict", OUTCOMES)
 @pytest.mark.parametrize("who", ["old fence", "other worker", "other boot"])
-async def test_only_the_holder_is_heard(harness, verdict, who):
-    """Every report is refused but that of the worker, boot and fence that hold the job; D and F."""
+async def test_only_the_lease_owner_may_report(harness, verdict, who):
+    """Reports with another worker, instance or fence are refused: invariants D and F."""
     session, other = await harness.worker("w1"), await harness.worker("w2")
     await harness.enqueue("a")
     old = await harness.start_one(session)
@@ -55,9 +55,9 @@ async def test_only_the_holder_is_heard(harness, verdict, who):
 @pytest.mark.parametrize("ended", OUTCOMES)
 @pytest.mark.parametrize("late", OUTCOMES)
 async def test_late_report_changes_nothing(harness, ended, late):
-    """Once an attempt has ended, no other word of it counts: COMPLETED never turns RETRYING.
+    """After an attempt has ended, another report of it changes nothing: COMPLETED never turns RETRYING.
 
-    (A retry may have failed its job, so that repeating it is answered "failed".)
+    (A retry may have failed its job, so a repeated retry is answered "failed".)
     """
     session = await harness.worker()
     await harness.enqueue("a")
@@ -70,7 +70,7 @@ async def test_late_report_changes_nothing(harness, ended, late):
 
 
 async def test_mixed_batch_answers_in_order(harness):
-    """Reports of all kinds travel together; each verdict is at its report's place."""
+    """Reports of all kinds in one batch; results come in the order of the reports."""
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={"n": 1}, id=f"j{n}") for n in range(8)])
     jobs = (await session.start(8)).jobs
@@ -86,7 +86,7 @@ async def test_mixed_batch_answers_in_order(harness):
 
 
 async def test_large_batches_are_cut(harness):
-    """More reports than a script may carry go in several, all answered."""
+    """More reports than one script call may carry are sent in several calls."""
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(250)])
     jobs = [job for _ in range(3) for job in (await session.start(1000)).jobs]
@@ -96,7 +96,7 @@ async def test_large_batches_are_cut(harness):
 
 
 async def test_ends_without_its_stream(harness):
-    """Even when someone deleted the stream under it, a running job's outcome is recorded."""
+    """If the stream is deleted, a running job's outcome is recorded nevertheless."""
     session = await harness.worker()
     for n, outcome in enumerate(OUTCOMES.values()):
         await harness.enqueue(f"j{n}")

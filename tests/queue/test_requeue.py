@@ -7,8 +7,8 @@ from aragora_q.contracts import Completed, Failed, Retry
 from aragora_q.errors import TryAgain
 
 
-async def test_a_requeued_job_begins_anew_and_keeps_what_it_paid_for(harness):
-    """Attempts and TTLs go, history, journal and payload stay, the fence rises: the old life is over."""
+async def test_a_requeued_job_starts_again_and_keeps_what_it_paid_for(harness):
+    """Attempts and TTLs are reset; history, journal and payload stay; the fence rises."""
     session = await harness.worker()
     await harness.enqueue("a", max_attempts=2, priority=1)
     first = await harness.start_one(session)
@@ -30,7 +30,7 @@ async def test_a_requeued_job_begins_anew_and_keeps_what_it_paid_for(harness):
 
 
 async def test_requeue_takes_cancelled_jobs_and_leaves_all_others(harness):
-    """Cancelled jobs live again, also ones that never started; others keep the status they have."""
+    """Cancelled jobs are requeued even if they never started; other jobs keep their status."""
     session = await harness.worker()
     await harness.enqueue("done")
     await harness.report(session, await harness.start_one(session), Completed(b"{}"))
@@ -50,7 +50,7 @@ async def test_requeue_takes_cancelled_jobs_and_leaves_all_others(harness):
 
 
 async def test_a_dead_letter_that_never_was_a_job_stays_one(harness):
-    """A malformed entry has no payload to run; requeue refuses it, and it stays listed."""
+    """A malformed entry has no payload to run: requeue refuses it, and it stays listed."""
     session = await harness.worker()
     harness.redis.xadd(harness.keys.stream_normal, {"nonsense": "1"})
     await session.start(1)
@@ -60,7 +60,7 @@ async def test_a_dead_letter_that_never_was_a_job_stays_one(harness):
 
 
 async def test_more_than_a_batch_is_requeued(harness):
-    """Batches are the queue's business: 250 ids, 250 answers, in order."""
+    """250 ids give 250 results, in order."""
     await harness.queue.enqueue_many([Job({}, id=f"j{n}") for n in range(250)])
     for n in range(250):
         await harness.queue.cancel(f"j{n}")
@@ -69,7 +69,7 @@ async def test_more_than_a_batch_is_requeued(harness):
 
 
 async def test_a_full_server_takes_no_job_back(new_harness, redis_client):
-    """Requeue takes in data, so it is refused when memory is full, and the dead letter stays whole."""
+    """Requeue needs memory, so a full server refuses it, and the dead letter is unchanged."""
     harness = new_harness()
     await harness.enqueue("a")
     await harness.queue.cancel("a")

@@ -8,7 +8,7 @@ from aragora_q.streams.session import MAX_DEFERRAL_SECONDS, MAX_DEFERRALS
 
 
 async def test_retry_waits_out_its_backoff(harness):
-    """A retried job is RETRYING in the delayed index; its error is told, its attempt stays charged."""
+    """A retried job is RETRYING in the delayed index; its error is recorded, its attempt is charged."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -79,8 +79,8 @@ async def test_retry_later_costs_no_attempt_for_six_hours(harness):
 
 @pytest.mark.parametrize("charged", [True, False])
 @pytest.mark.parametrize("field", ["attempts", "max_attempts", "deferrals", "deferred_at"])
-async def test_a_garbled_number_costs_no_retry(harness, field, charged):
-    """Where a stranger put a word in a number's place, the job is tried again as if it were not there."""
+async def test_an_invalid_number_prevents_no_retry(harness, field, charged):
+    """A job with an invalid number in its hash is retried as if the field were missing."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)

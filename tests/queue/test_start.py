@@ -9,7 +9,7 @@ from aragora_q.contracts import Identity
 
 
 async def test_start_takes_the_lease(harness):
-    """A started job is processing, charged one attempt, fenced, held by worker and boot."""
+    """A started job is processing, charged one attempt, with a new fence and a lease owner."""
     session = await harness.worker("w1")
     await harness.enqueue("a", max_attempts=7)
     fetched = await session.start(5)
@@ -31,7 +31,7 @@ async def test_start_takes_the_lease(harness):
 
 
 async def test_start_fills_free_slots_and_no_more(harness):
-    """At most `limit` jobs start; where nothing waits, the answer says from where to wait for more."""
+    """At most `limit` jobs start; if none waits, the reply says where a blocking read resumes."""
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(5)])
     first = await session.start(2)
@@ -45,7 +45,7 @@ async def test_start_fills_free_slots_and_no_more(harness):
 
 
 async def test_lanes_are_read_high_to_low_or_low_to_high(harness):
-    """High first; with `low_first` low first, so that nothing starves."""
+    """The high lane first, or with `low_first` the low lane, so that no lane starves."""
     session = await harness.worker()
     for name, priority in (("n", 0), ("l", -3), ("h", 2), ("n2", 0), ("l2", -1), ("h2", 1)):
         await harness.enqueue(name, priority=priority)
@@ -55,7 +55,7 @@ async def test_lanes_are_read_high_to_low_or_low_to_high(harness):
 
 @pytest.mark.parametrize("priority", [-1, 0, 1])
 async def test_start_next_waits_and_starts(harness, priority):
-    """Who waits for the next job hears of it when it is started; of nothing, where to wait on."""
+    """It waits for a job and starts it; after the timeout it returns where to resume."""
     session = await harness.worker()
     resume_from = (await session.start(5)).resume_from
     waiting = asyncio.create_task(session.start_next(resume_from, 2))
@@ -72,7 +72,7 @@ async def test_start_next_waits_and_starts(harness, priority):
 
 
 async def test_start_next_outlives_the_script_cache(harness):
-    """A server that has forgotten the scripts starts the job all the same."""
+    """It also works after SCRIPT FLUSH."""
     session = await harness.worker()
     resume_from = (await session.start(5)).resume_from
     await harness.enqueue("a")
@@ -82,7 +82,7 @@ async def test_start_next_outlives_the_script_cache(harness):
 
 
 async def test_unregistered_worker_starts_nothing(harness):
-    """Without a record of this very boot, nothing is taken."""
+    """An instance without a record gets no job."""
     await harness.worker("w1")
     stranger = harness.queue.session(Identity("w1", "another"))
     await harness.enqueue("a")
@@ -92,7 +92,7 @@ async def test_unregistered_worker_starts_nothing(harness):
 
 
 async def test_large_payloads_start_few_at_a_time(new_harness):
-    """Where payloads may be huge, a start brings as many as fit into one reply; the next goes on."""
+    """One call starts only as many jobs as fit into a reply; the next call continues."""
     harness = new_harness(claim_idle_ms=60_000, max_payload_bytes=16 * 1024 * 1024)
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(5)])

@@ -17,7 +17,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("fields", MALFORMED.values(), ids=MALFORMED)
 async def test_malformed_entry_becomes_a_dead_letter(harness, fields):
-    """An entry that is no job is kept with its bytes, in the place of failed jobs; others go on."""
+    """An entry that is not a job is kept with its bytes among the failed jobs; others start."""
     session = await harness.worker()
     entry = harness.write_raw(fields)
     await harness.enqueue("good")
@@ -33,7 +33,7 @@ async def test_malformed_entry_becomes_a_dead_letter(harness, fields):
 
 
 async def test_payload_that_is_no_json_starts_and_can_fail(harness):
-    """A well-formed entry with an odd payload is a job: its attempt answers for it, bytes kept."""
+    """A valid entry with an invalid payload starts, so that its attempt can fail with the bytes kept."""
     session = await harness.worker()
     harness.write_raw({"id": "odd", "payload": b"\xff not json"})
     job = await harness.start_one(session)
@@ -42,7 +42,7 @@ async def test_payload_that_is_no_json_starts_and_can_fail(harness):
 
 
 async def test_copies_are_dropped(harness):
-    """Other entries of a job's id start nothing: not while it waits, not when it has ended."""
+    """A second entry of a job starts nothing, neither while the job waits nor after it ended."""
     session = await harness.worker()
     await harness.enqueue("a")
     harness.write_raw({"id": "a", "payload": "{}"})
@@ -55,7 +55,7 @@ async def test_copies_are_dropped(harness):
 
 
 async def test_two_foreign_entries_of_one_id_start_once(harness):
-    """Without a hash the first entry of an id is the job, another one in the same read its copy."""
+    """Without a hash the first entry of an id is the job, and another one in the same read is its copy."""
     session = await harness.worker()
     harness.write_raw({"id": "a", "payload": '{"n":1}'})
     harness.write_raw({"id": "a", "payload": '{"n":2}'})
@@ -64,7 +64,7 @@ async def test_two_foreign_entries_of_one_id_start_once(harness):
 
 
 async def test_entry_outlives_its_lost_hash(harness):
-    """If someone deletes a job's hash, its entry alone is enough: it runs, in its lane, bounded."""
+    """If a job's hash is deleted, the entry is enough to run it."""
     session = await harness.worker()
     await harness.enqueue("a", priority=4)
     harness.redis.delete(harness.keys.job("a"))
@@ -75,7 +75,7 @@ async def test_entry_outlives_its_lost_hash(harness):
 
 
 async def test_group_and_stream_may_vanish(harness):
-    """A deleted group or stream is made anew, and what is still there is delivered."""
+    """A deleted group or stream is created again, and existing entries are delivered."""
     session = await harness.worker()
     await harness.enqueue("a")
     harness.redis.xgroup_destroy(harness.keys.stream_normal, "aragora-workers")
@@ -86,7 +86,7 @@ async def test_group_and_stream_may_vanish(harness):
 
 
 async def test_running_job_is_not_started_again_when_the_group_was_lost(harness):
-    """Redelivered to another worker while its lease_owner runs it: the lease_owner renews, and completes."""
+    """Redelivered to another worker while it runs: its worker renews the lease, and completes it."""
     first, second = await harness.worker("w1"), await harness.worker("w2")
     await harness.enqueue("a")
     job = await harness.start_one(first)

@@ -1,4 +1,4 @@
-"""Jobs at their last chance, of which one may be a poison pill: a worker runs one of them at a time."""
+"""Jobs whose next crash would be their last: a worker runs one of them at a time."""
 
 from aragora_q.contracts import Completed, Failed
 
@@ -16,14 +16,14 @@ async def _ids(session, limit=10):
 
 
 async def _promote_all(harness):
-    """As if the time to stand aside were over."""
+    """Make all delayed jobs due, and promote them."""
     for name in harness.redis.zrange(harness.keys.delayed, 0, -1):
         harness.redis.zadd(harness.keys.delayed, {name: 1})
     await harness.queue.promote()
 
 
 async def test_one_at_a_time(new_harness):
-    """The others stand aside uncharged, with their data; jobs above suspicion start beside it."""
+    """The others are delayed, uncharged, with their data; jobs with fewer crashes start."""
     harness = new_harness(claim_idle_ms=60_000)
     await _suspects(harness, "a", "b", "c")
     await harness.enqueue("fresh")
@@ -38,7 +38,7 @@ async def test_one_at_a_time(new_harness):
 
 
 async def test_the_next_one_starts_when_it_has_ended(new_harness):
-    """However it ended; until then the others stand aside again, each time they come."""
+    """However it ended; until then the others are delayed again each time."""
     harness = new_harness(claim_idle_ms=60_000)
     await _suspects(harness, "a", "b", "c", priority=5)
     session = await harness.worker()
@@ -55,8 +55,8 @@ async def test_the_next_one_starts_when_it_has_ended(new_harness):
     assert await _ids(session) == ["c"]
 
 
-async def test_each_worker_has_its_own(new_harness):
-    """Another worker takes the next one; a worker that came back is not held up by what it left."""
+async def test_each_worker_runs_one(new_harness):
+    """Another worker starts the next one; a restarted worker is not delayed by its earlier job."""
     harness = new_harness(claim_idle_ms=60_000)
     await _suspects(harness, "a", "b", "c")
     first, second = await harness.worker("w1"), await harness.worker("w2")
@@ -69,7 +69,7 @@ async def test_each_worker_has_its_own(new_harness):
     assert await _ids(back) == ["c"]
 
 
-async def test_who_stands_aside_can_be_cancelled(new_harness):
+async def test_a_delayed_suspect_can_be_cancelled(new_harness):
     """It is a delayed job like any other."""
     harness = new_harness(claim_idle_ms=60_000)
     await _suspects(harness, "a", "b")
@@ -80,8 +80,8 @@ async def test_who_stands_aside_can_be_cancelled(new_harness):
     assert await _ids(session) == []
 
 
-async def test_where_the_first_crash_is_the_last_nobody_is_suspect(new_harness):
-    """With max_crashes 1 all jobs run side by side."""
+async def test_with_one_crash_allowed_there_are_no_suspects(new_harness):
+    """With max_crashes 1 all jobs run concurrently."""
     harness = new_harness(claim_idle_ms=60_000, max_crashes=1)
     for name in ("a", "b"):
         await harness.enqueue(name)

@@ -5,7 +5,7 @@ from aragora_q.redis.keys import GROUP
 
 
 async def test_queue_before_first_use(harness):
-    """Before any job or worker, everything reads as zero or nothing; no error, no key is made."""
+    """Before any job or worker, everything is zero or empty; no error, and no key is created."""
     stats = await harness.queue.get_queue_stats()
     assert (stats["stream_length"], stats["pending_count"], stats["groups"]) == (0, 0, [])
     assert stats["waiting"] == {"high": 0, "normal": 0, "low": 0}
@@ -56,8 +56,8 @@ async def test_queue_at_a_glance(harness):
     assert worker["heartbeat_age_seconds"] < 60
 
 
-async def test_groups_are_as_redis_tells_them(harness):
-    """`groups` are the rows of XINFO GROUPS; name, consumers and pending among them."""
+async def test_groups_are_those_of_redis(harness):
+    """`groups` has the rows of XINFO GROUPS, with name, consumers and pending."""
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
@@ -71,7 +71,7 @@ async def test_groups_are_as_redis_tells_them(harness):
     await harness.report(session, job, Completed(b"{}"))
 
 
-async def test_oldest_waiting_is_not_misled(harness):
+async def test_oldest_waiting_ignores_other_jobs(harness):
     """Delivered and cancelled jobs do not count as waiting."""
     session = await harness.worker()
     for name in ("running", "cancelled", "waiting"):

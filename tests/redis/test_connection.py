@@ -1,4 +1,4 @@
-"""Cancelling a task that waits for Redis: the cancel arrives, whatever Python and redis-py make of it."""
+"""Cancelling a task that waits for Redis always takes effect."""
 
 import asyncio
 
@@ -13,9 +13,9 @@ from aragora_q.redis.connection import Connection
     "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
 )
 def test_cancelled_call_is_cancelled(redis_url, loop):
-    """A task cancelled at any step of a call does not go on as if nothing had been said to it.
+    """A task cancelled at any step of a call ends as cancelled.
 
-    Python 3.11's asyncio.wait_for, which redis-py sends with, loses a cancel that comes with the answer.
+    asyncio.wait_for of Python 3.11, which redis-py uses, loses a cancel that arrives with the reply.
     """
 
     async def call_then_wait(connection):

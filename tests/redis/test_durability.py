@@ -1,4 +1,4 @@
-"""`durability`: what confirms an enqueue, what is refused before anything is written, what is told after."""
+"""`durability`: what confirms an enqueue, what is refused before a write, what is reported after it."""
 
 import signal
 
@@ -20,7 +20,7 @@ def impatient(monkeypatch):
 
 
 async def test_replica_confirms(shared_server, harness_on):
-    """With a replica that answers, an enqueue is durable, on Sentinel and on the slot's node of a cluster."""
+    """With a replica that answers, an enqueue is durable on Sentinel and on Cluster."""
     for name in ("sentinel", "cluster"):
         harness = harness_on(shared_server(name), durability="replica")
         [answer] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
@@ -28,7 +28,7 @@ async def test_replica_confirms(shared_server, harness_on):
 
 
 async def test_no_replica_answers_in_time(shared_server, harness_on, impatient):
-    """The job is in, its id is told, and asking again with the same id gets the confirmation."""
+    """The job is enqueued, the error has its id, and enqueueing it again returns the confirmation."""
     sentinels = shared_server("sentinel")
     harness = harness_on(sentinels, durability="replica")
     primary = sentinels.primary()
@@ -56,7 +56,7 @@ async def test_no_replica_answers_in_time(shared_server, harness_on, impatient):
 
 
 async def test_refused_before_writing(own_server, new_harness):
-    """No replica, no append-only file, no WAITAOF: 78, and not one key."""
+    """No replica, no append-only file, no WAITAOF: exit code 78, and no key is written."""
     old = own_server("--appendonly", "yes", binary=servers.debian_redis)
     new = own_server(binary=servers.redis82)
     for server, durability, word in (
@@ -72,7 +72,7 @@ async def test_refused_before_writing(own_server, new_harness):
 
 @pytest.mark.parametrize("binary", [servers.redis82, servers.valkey8, servers.valkey9])
 async def test_the_disk_confirms(own_server, binary, new_harness):
-    """fsync is kept by every server that knows WAITAOF."""
+    """fsync works on every server that has WAITAOF."""
     server = own_server("--appendonly", "yes", binary=binary)
     harness = new_harness(redis_url=server.url, durability="fsync")
     [answer] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
@@ -80,7 +80,7 @@ async def test_the_disk_confirms(own_server, binary, new_harness):
 
 
 async def test_the_first_enqueue_is_confirmed_once(shared_server, harness_on):
-    """A server that does not know the script yet is not asked for a confirmation of nothing first."""
+    """A server that does not have the script yet is asked for one confirmation only."""
     sentinels = shared_server("sentinel")
     harness = harness_on(sentinels, durability="replica")
     harness.redis.script_flush()
@@ -90,7 +90,7 @@ async def test_the_first_enqueue_is_confirmed_once(shared_server, harness_on):
 
 
 async def test_scripts_forgotten_meanwhile(own_server, new_harness):
-    """NOSCRIPT in the middle of a durable enqueue costs a second try, not the confirmation."""
+    """NOSCRIPT during a durable enqueue costs a second call, not the confirmation."""
     server = own_server("--appendonly", "yes", binary=servers.redis82)
     harness = new_harness(redis_url=server.url, durability="fsync")
     await harness.enqueue("a")

@@ -1,4 +1,4 @@
-"""embedded://: a private Valkey that is shared_server, durable, and gone when nobody uses it."""
+"""embedded://: a private Valkey that processes share, that is durable, and that ends after its last user."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def _short_grace(monkeypatch):
 
 @pytest.fixture
 def directory():
-    """A short path of its own; after the test its server must go by itself."""
+    """A short path; after the test its server must end without being stopped."""
     with tempfile.TemporaryDirectory(prefix="aq-") as name:
         path = Path(name) / "state"
         yield path
@@ -36,7 +36,7 @@ def directory():
 
 
 def servers_of(directory):
-    """Pids of every process that was started for this directory."""
+    """Pids of all processes that were started for this directory."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -93,7 +93,7 @@ def test_data_survives_the_server(directory):
 
 
 def test_directory_is_private(directory):
-    """Nobody else may look into the directory or connect to the socket."""
+    """Other users can neither read the directory nor connect to the socket."""
     use = embedded.open_server(directory)
     assert directory.stat().st_mode & 0o777 == 0o700
     assert Path(use.url.removeprefix("unix://")).stat().st_mode & 0o077 == 0
@@ -122,7 +122,7 @@ def test_simultaneous_starts_share_one_server(directory):
 
 
 def test_starter_killed_while_another_uses_it(directory):
-    """kill -9 of the starter takes the server from nobody; the next command adopts it."""
+    """kill -9 of the process that started the server does not end it while another one uses it."""
     starter, other = user(directory), user(directory)
     assert starter.server == other.server
     end(starter)
@@ -187,7 +187,7 @@ def test_killed_server_is_restarted(directory):
 
 
 def test_stale_socket_does_not_confuse(directory):
-    """A socket file that a dead server left is no server."""
+    """A socket file that a dead server left is not taken for a server."""
     directory.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(directory / "valkey.sock"))
@@ -198,7 +198,7 @@ def test_stale_socket_does_not_confuse(directory):
 
 
 def test_long_directory_names_work():
-    """A directory too long for a socket's path gets its socket elsewhere."""
+    """If the directory's path is too long for a socket, the socket is elsewhere."""
     with tempfile.TemporaryDirectory(prefix="aq-") as name:
         directory = Path(name) / ("long" * 30)
         use = embedded.open_server(directory)
@@ -209,7 +209,7 @@ def test_long_directory_names_work():
 
 
 def test_loading_is_waited_for(directory):
-    """A server that loads its data is waited for, not taken for dead."""
+    """A server that loads its data is waited for."""
     use = embedded.open_server(directory)
     with client(use) as connection:
         with connection.pipeline() as pipeline:

@@ -1,4 +1,4 @@
-"""A primary dies, a slot moves, a cluster loses its majority: workers and clients go on by themselves."""
+"""A primary dies, a slot moves, a cluster loses its majority: workers and clients recover."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ STREAM = "aragora:queue:{debates}:stream"
 
 
 class _Load:
-    """Enqueues a job every few ms through whatever happens; remembers what was acknowledged."""
+    """Enqueues a job every 10 ms; remembers which were acknowledged."""
 
     def __init__(self, harness):
         self.queue, self.acknowledged, self.longest_seconds = harness.queue, [], 0.0
@@ -40,7 +40,7 @@ class _Load:
 
 
 def _patient(harness):
-    """As `create_redis_queue` makes it; longer, for a machine that is busy."""
+    """Retry for longer than `create_redis_queue` does, for a busy machine."""
     harness.queue.connection.failover_seconds = 30
     return harness
 
@@ -48,7 +48,7 @@ def _patient(harness):
 async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
     sentinels, harness_on, worker_process, record_property
 ):
-    """Rows 20, 21, 22: kill -9 of the primary under load. No error, no loss, workers go on alone."""
+    """Rows 20, 21, 22: kill -9 of the primary under load. No error, no loss, workers recover."""
     harness = _patient(harness_on(sentinels, durability="replica"))
     worker = worker_process(sentinels, lease_ms=2000).wait_until_started()
     await harness.enqueue_steps("long", ["sleep", 8])
@@ -76,7 +76,7 @@ async def _known(harness, ids):
 
 
 async def test_sentinel_old_primary_comes_back_as_a_replica(sentinels, harness_on, worker_process):
-    """A primary that was demoted without dying (READONLY) is left for the new one."""
+    """A primary that was demoted without dying (READONLY) is given up for the new one."""
     harness = _patient(harness_on(sentinels))
     worker_process(sentinels).wait_until_started()
     await harness.queue.enqueue(Job(payload={}, id="before"))
@@ -90,7 +90,7 @@ async def test_sentinel_old_primary_comes_back_as_a_replica(sentinels, harness_o
 
 
 async def test_cluster_failover(cluster, harness_on, worker_process, record_property):
-    """Row 25: the slot's primary is killed; MOVED is followed, one dead seed changes nothing."""
+    """Row 25: the slot's primary is killed; MOVED is followed, and a dead seed address does no harm."""
     harness = _patient(harness_on(cluster))
     worker = worker_process(cluster).wait_until_started()
     load, owner = _Load(harness), cluster.owner(STREAM)
@@ -125,7 +125,7 @@ async def test_cluster_graceful_failover(cluster, harness_on, worker_process):
 
 
 async def test_cluster_slot_moves_under_load(cluster, harness_on, worker_process):
-    """Row 26: ASK, TRYAGAIN, scripts that meet keys on their way, UNBLOCKED: all ridden out."""
+    """Row 26: ASK, TRYAGAIN, scripts whose keys are moving, and UNBLOCKED are retried."""
     harness = _patient(harness_on(cluster))
     worker = worker_process(cluster).wait_until_started()
     load, owner = _Load(harness), cluster.owner(STREAM)
@@ -141,7 +141,7 @@ async def test_cluster_slot_moves_under_load(cluster, harness_on, worker_process
 
 
 def _move_slot(cluster, slot, source, target):
-    """As redis-cli --cluster reshard does it, key by key, with pauses in which both nodes hold some."""
+    """Move keys as redis-cli --cluster reshard does, with pauses in which both nodes have some."""
     source_id, target_id = (cluster.ids[cluster.nodes.index(node)] for node in (source, target))
     with source.client() as out, target.client() as into:
         into.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
@@ -155,7 +155,7 @@ def _move_slot(cluster, slot, source, target):
 
 
 async def test_cluster_without_a_majority(cluster, harness_on, worker_process):
-    """Row 27: CLUSTERDOWN is 75 to a command and no reason for a worker to die; it recovers."""
+    """Row 27: CLUSTERDOWN is exit code 75 for a command; a worker waits and recovers."""
     harness = harness_on(cluster)
     worker = worker_process(cluster).wait_until_started()
     owner = cluster.owner(STREAM)
@@ -189,7 +189,7 @@ async def test_cluster_without_a_majority(cluster, harness_on, worker_process):
 
 
 async def test_a_client_rides_out_a_failover_by_itself(sentinels):
-    """`create_redis_queue` gives a queue that needs no retry loop of its user's."""
+    """`create_redis_queue` returns a queue whose user needs no retry loop."""
     queue = await create_redis_queue(QueueConfig(redis_url=sentinels.url, **sentinels.settings))
     try:
         assert queue.connection.failover_seconds >= 5

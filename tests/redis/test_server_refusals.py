@@ -17,7 +17,7 @@ from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
 
 
 def refused(done, code, *words):
-    """One line or two, no traceback, no secret."""
+    """Assert exit code, at most three lines, no traceback, no secret."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert PASSWORD not in done.stderr
@@ -33,8 +33,8 @@ def test_redis_6_is_refused(own_server):
     refused(run_command("reap", REDIS_URL=server.url), 78, "Redis 6.2", "too old", "7.0")
 
 
-def test_wrong_topologies_are_told(shared_server):
-    """A Sentinel, a cluster node and a single server each say so when called by another name: 78."""
+def test_wrong_topologies_are_named(shared_server):
+    """A Sentinel, a cluster node and a single server used with the wrong URL: 78."""
     sentinels, cluster, single = (
         shared_server("sentinel"),
         shared_server("cluster"),
@@ -57,7 +57,7 @@ def test_wrong_topologies_are_told(shared_server):
 
 
 def test_sentinels_that_know_no_primary(shared_server):
-    """An unknown service and dead Sentinels are 69, a wrong Sentinel password is 77."""
+    """An unknown service and unreachable Sentinels are 69, a wrong Sentinel password is 77."""
     sentinels = shared_server("sentinel")
     given = environment(sentinels)
     hosts = sentinels.url.partition("://")[2].partition("/")[0]
@@ -71,7 +71,7 @@ def test_sentinels_that_know_no_primary(shared_server):
     refused(run_command("reap", REDIS_URL=f"redis+sentinel://{dead}/debates"), 69, "nobody knows")
 
 
-def test_a_replica_is_no_primary(shared_server):
+def test_a_replica_is_not_a_primary(shared_server):
     """Row 20: writes to a replica are 75, and the line says what it is."""
     sentinels = shared_server("sentinel")
     replica = next(server for server in sentinels.servers if server is not sentinels.primary())
@@ -84,7 +84,7 @@ def test_a_replica_is_no_primary(shared_server):
 
 
 def test_tls_is_verified(shared_server, tmp_path):
-    """No authority, a stranger's, another name, no client certificate: refused, never talked to."""
+    """No authority, an untrusted one, another name, no client certificate: refused."""
     tls = shared_server("tls")
     given, certificates = environment(tls), tls.certificates
     refused(run_command("reap", REDIS_URL=tls.url), 69, "redis_tls_ca_file")
@@ -99,7 +99,7 @@ def test_tls_is_verified(shared_server, tmp_path):
 
 
 def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
-    """With `redis_tls_ca_file`, a certificate that the system's authorities signed is not enough."""
+    """With `redis_tls_ca_file`, certificates of the system's authorities are not accepted."""
     tls = shared_server("tls")
     given = {**environment(tls), "SSL_CERT_FILE": tls.certificates["ca.crt"]}
     system = {name: value for name, value in given.items() if name != "REDIS_TLS_CA_FILE"}
@@ -118,7 +118,7 @@ def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
 
 
 async def test_errors_of_the_library_hide_passwords(shared_server):
-    """Exceptions, their causes' texts included, never carry user, password or URL options."""
+    """Exceptions and their causes never contain user, password or URL options."""
     acl = shared_server("acl")
     wrong = acl.url.replace("queue:", "queue:wrong")
     with pytest.raises(AccessDenied) as denied:
@@ -134,7 +134,7 @@ async def test_errors_of_the_library_hide_passwords(shared_server):
 async def test_a_rotated_password_is_read_again(
     shared_server, harness_on, worker_process, tmp_path
 ):
-    """Row 38: rights revoked live, password changed in its file: a running worker goes on by itself."""
+    """Row 38: rights revoked, password changed in its file: a running worker goes on."""
     acl = shared_server("acl")
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
@@ -167,7 +167,7 @@ async def test_a_rotated_password_is_read_again(
 
 
 def test_denied_at_start_is_final(shared_server, worker_process):
-    """A worker that is denied when it starts exits 77: nothing but its operator can mend that."""
+    """A worker that is denied access at its start exits 77: only an operator can change that."""
     acl = shared_server("acl")
     url = f"redis://127.0.0.1:{acl.server.port}"
     worker = worker_process(acl, environment={"REDIS_URL": url})
@@ -177,14 +177,14 @@ def test_denied_at_start_is_final(shared_server, worker_process):
 
 
 def test_topologies_are_all_contract_tested():
-    """Whatever a URL may name, the contract suite runs on it."""
+    """Every kind of URL has a backend in the contract suite."""
     from aragora_q.config.redis_url import SCHEMES
 
     assert set(SCHEMES.values()) - {"single"} < set(BACKENDS)
 
 
 def test_waiting_for_a_silent_host_is_bounded():
-    """A host that swallows packets costs a command its connect timeout, then 69."""
+    """A host that drops packets costs a command its connect timeout, then 69."""
     import socket
 
     with socket.socket() as silent:

@@ -1,4 +1,4 @@
-"""The queue's promises everywhere, through a real worker process and the command line."""
+"""The queue's promises on every backend, through a worker process and the command line."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from aragora_q.contracts import Completed
 
 
 async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on, worker_process):
-    """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim hold everywhere."""
+    """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim on every backend."""
     harness = harness_on(backend, claim_idle_ms=1000)
     doomed = worker_process(backend, "doomed", lease_ms=1000).wait_until_started()
     await harness.enqueue_steps("orphan", ["sleep", 1])
@@ -52,7 +52,7 @@ async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on,
 
 @pytest.mark.parametrize("name", ["sentinel", "cluster"])
 async def test_the_primary_is_found_without_a_thread_to_spare(shared_server, harness_on, name):
-    """An executor whose jobs fill the event loop's own threads keeps nobody from finding the primary."""
+    """An executor that uses all threads of the event loop's pool does not block discovery."""
     harness, hold = harness_on(shared_server(name)), threading.Event()
     pool = ThreadPoolExecutor(1)
     asyncio.get_running_loop().set_default_executor(pool)
@@ -64,7 +64,7 @@ async def test_the_primary_is_found_without_a_thread_to_spare(shared_server, har
 
 
 async def test_release_renewal_and_blocking_read(backend, harness_on):
-    """A worker's session holds leases, is woken by new work, and hands back: everywhere."""
+    """A session keeps leases, wakes for new jobs, and reports, on every backend."""
     harness = harness_on(backend)
     session = await harness.worker()
     fetched = await session.start(5)
@@ -76,8 +76,8 @@ async def test_release_renewal_and_blocking_read(backend, harness_on):
     assert await harness.report(session, job, Completed(b"{}")) == "completed"
 
 
-def test_the_command_line_speaks_to_it(backend):
-    """Commands that only read and maintain work with nothing but the environment of a topology."""
+def test_the_command_line_reaches_it(backend):
+    """Commands work with only the environment of a topology."""
     environment = topologies.environment(backend)
     for command in (["reap", "--json"], ["purge", "--json"]):
         done = run_command(*command, **environment)
@@ -85,8 +85,8 @@ def test_the_command_line_speaks_to_it(backend):
         assert isinstance(json.loads(done.stdout.splitlines()[0]), dict)
 
 
-def test_a_worker_drains_and_signs_off(backend, worker_process):
-    """SIGTERM ends a worker by SIGTERM, with nothing left behind, in every topology."""
+def test_a_worker_drains_and_unregisters(backend, worker_process):
+    """SIGTERM ends a worker by SIGTERM and leaves nothing, on every backend."""
     worker = worker_process(backend).wait_until_started()
     assert worker.stop() == -signal.SIGTERM, worker.text()
     with backend.admin_client() as redis_client:
@@ -94,7 +94,7 @@ def test_a_worker_drains_and_signs_off(backend, worker_process):
 
 
 async def test_the_lease_keeper_over_tls(shared_server, harness_on):
-    """A ticket that TLS 1.3 sends after the handshake is no stray reply: every new connection renews."""
+    """A ticket that TLS 1.3 sends after the handshake is not taken for a reply."""
     harness = harness_on(shared_server("tls"))
     session = await harness.worker()
     await harness.enqueue("a")
@@ -104,8 +104,8 @@ async def test_the_lease_keeper_over_tls(shared_server, harness_on):
     await harness.report(session, job, Completed(b"{}"))
 
 
-async def test_tls_on_every_way(encrypted, harness_on, worker_process):
-    """Sentinels, replicas and nodes that speak TLS alone: found, verified, served, and left again."""
+async def test_tls_on_every_connection(encrypted, harness_on, worker_process):
+    """Sentinels, replicas and nodes with TLS only: found, verified and used."""
     assert encrypted.url.startswith("rediss+")
     harness = harness_on(encrypted)
     worker = worker_process(encrypted).wait_until_started()

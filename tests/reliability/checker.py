@@ -1,8 +1,8 @@
-"""Judges a history of the nemesis by the promises of the queue; knows nothing else.
+"""Judges a history of the nemesis by the queue's promises, without access to the queue.
 
     python tests/reliability/checker.py /tmp/history.jsonl
 
-Prints figures as JSON and every broken promise as a line; exit code 1 if there is one.
+Prints statistics as JSON and every broken promise as a line; exit code 1 if there is one.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def judge(lines):
-    """Figures, and the broken promises."""
+    """Statistics of a history, and the broken promises."""
     by_kind = defaultdict(list)
     for line in lines:
         by_kind[line["what"]].append(line)
@@ -62,7 +62,7 @@ def judge(lines):
 
 
 def _unfinished(final, accepted):
-    """Every accepted job has one outcome, and it is the one its steps lead to."""
+    """Every accepted job has one outcome, and it is the one that its steps lead to."""
     for job_id, job in final.items():
         steps = accepted.get(job_id, {}).get("do", ())
         is_to_fail = ["permanent"] in [step[:1] for step in steps]
@@ -74,7 +74,7 @@ def _unfinished(final, accepted):
 
 
 def _fences(runs, final):
-    """No fence is held twice; no run has a fence that the job never reached."""
+    """No fence is used twice; no run has a fence that the job never reached."""
     seen = Counter((run["id"], run["fence"]) for run in runs)
     yield from (f"F: fence {key} was held {n} times" for key, n in seen.items() if n > 1)
     for run in runs:

@@ -1,11 +1,11 @@
-"""Real workers, a real server, and a nemesis that breaks both at random; then a history to judge.
+"""Workers, a server, and a nemesis that injects random faults into both; writes a history to judge.
 
     python tests/reliability/nemesis.py --seconds 1800 --seed 7 --history /tmp/history.jsonl
 
-Says nothing of right or wrong: that is for `checker.py`, which sees the history alone. Faults: workers
-killed, frozen for longer than their lease, stopped in order; connections killed, cut, black-holed,
-replies dropped after the command was served; the server frozen, killed and restarted on its
-append-only file, its writes paused, its scripts forgotten.
+It judges nothing: `checker.py` does, from the history alone. Faults: workers killed, frozen for longer
+than their lease, stopped; connections killed, reset, black-holed, replies dropped after the command was
+executed; the server frozen, killed and restarted on its append-only file, its writes paused, its scripts
+flushed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ PREFIX = "aragora:queue:debates:"
 
 
 class History:
-    """Lines of JSON, in the order in which they were seen."""
+    """Lines of JSON, in the order in which they happened."""
 
     def __init__(self, path):
         self._file = Path(path).open("a")  # noqa: SIM115 - open as long as we are
@@ -100,7 +100,7 @@ class Nemesis:
         ).start()
 
     async def _enqueue(self):
-        """Jobs of all kinds, at up to 60 a second; each is asked for until it is answered."""
+        """Enqueue jobs of all kinds, up to 60 a second; each is repeated until it is acknowledged."""
         queue = RedisStreamsQueue(QueueConfig(redis_url=self.proxy.url, claim_idle_ms=LEASE_MS))
         queue.connection.failover_seconds = 0
         try:
@@ -209,7 +209,7 @@ class Nemesis:
             client.script_flush()
 
     async def _record_events(self):
-        """Everything that the queue tells of itself, before its tail is cut off."""
+        """Record all events before their stream is trimmed."""
         after = "0-0"
         while True:
             with suppress(redis.RedisError, OSError):
@@ -226,7 +226,7 @@ class Nemesis:
             await asyncio.sleep(0.1)
 
     async def _settle(self):
-        """Nothing is broken any more: all that was accepted must come to its end."""
+        """After the last fault, every accepted job must end."""
         self.history.add("healed")
         deadline = time.monotonic() + SETTLE_SECONDS
         with self.server.client() as client:

@@ -1,9 +1,9 @@
-"""A Sentinel deployment is cut in two while a client enqueues on the side of the old primary.
+"""Divides a Sentinel deployment while a client enqueues on the side of the old primary.
 
     unshare -n python tests/reliability/partition.py DURABILITY SECONDS
 
-Run in a network namespace of its own, where it may drop packets. Prints JSON: enqueues that were
-confirmed, those that were accepted without confirmation, and how many of either the new primary lost.
+Runs in a separate network namespace, where it may drop packets. Prints JSON: how many enqueues were
+confirmed or accepted without confirmation, and how many of either the new primary lost.
 Side A (127.0.0.1): primary, one Sentinel, the client. Side B (127.0.0.2): two replicas, two Sentinels.
 """
 
@@ -32,7 +32,7 @@ CONFIRM_MS = 200
 
 
 class _Server(servers.Server):
-    """Listens on, and speaks from, the address of its side."""
+    """Listens on, and connects from, the address of its side."""
 
     def __init__(self, host, *args, sentinel=""):
         super().__init__(servers.any_server())
@@ -88,7 +88,7 @@ def _cut(action):
 
 
 async def _enqueue(url, durability, answers):
-    """Keeps enqueueing on whatever primary its side's Sentinel names."""
+    """Keep enqueueing on the primary that this side's Sentinel names."""
     queue = RedisStreamsQueue(QueueConfig(redis_url=url, durability=durability))
     n = 0
     while True:

@@ -10,6 +10,8 @@ from support.wait import wait_until
 
 from aragora_q.base import Job, JobStatus
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 
 
@@ -17,7 +19,7 @@ HOUR = 3600
 async def test_the_servers_clock_jumps(
     preloaded_server, new_harness, worker_process, tmp_path, hours
 ):
-    """Row 31: leases do not all expire at once, fences hold, work goes on."""
+    """Row 31: leases do not all expire at once, fences hold, jobs go on."""
     file = tmp_path / "offset"
     file.write_bytes(struct.pack("l", 0))
     server = preloaded_server("clock", servers.debian_redis, CLOCK_OFFSET_FILE=str(file))
@@ -35,7 +37,7 @@ async def test_the_servers_clock_jumps(
 
 
 async def test_the_clock_is_set_back_after_a_worker_died(preloaded_server, tmp_path, new_harness):
-    """Row 31: its job is another's after one lease, not when the clock has caught up."""
+    """Row 31: its job is reclaimed after one lease, not when the clock has caught up."""
     file = tmp_path / "offset"
     file.write_bytes(struct.pack("l", 0))
     server = preloaded_server("clock", servers.debian_redis, CLOCK_OFFSET_FILE=str(file))
@@ -54,7 +56,7 @@ async def test_the_clock_is_set_back_after_a_worker_died(preloaded_server, tmp_p
 
 
 async def test_a_workers_clock_is_wrong(redis_url, new_harness, worker_process, shim, tmp_path):
-    """Row 32: a worker whose clock is an hour ahead changes nothing: only the server's counts."""
+    """Row 32: a worker's clock that is an hour ahead changes nothing: only the server's counts."""
     file = tmp_path / "offset"
     file.write_bytes(struct.pack("l", HOUR))
     harness = new_harness()

@@ -16,10 +16,12 @@ from aragora_q.errors import RedisUnreachable
 from aragora_q.redis import connection
 from aragora_q.worker.debate_worker import DebateWorker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def proxied(redis_url):
-    """A proxy before the server, a harness behind it and one beside it."""
+    """A proxy before the server, a queue that uses it, and a queue that does not."""
     proxy = await Proxy(int(redis_url.rpartition(":")[2])).start()
     behind, beside = QueueHarness(proxy.url, client=redis.Redis()), QueueHarness(redis_url)
     yield proxy, behind, beside
@@ -30,7 +32,7 @@ async def proxied(redis_url):
 
 
 async def test_lost_replies_do_nothing_twice(proxied):
-    """Rows 6, 8: the reply to an enqueue, then to a completion, is lost; both are asked again."""
+    """Rows 6, 8: the replies to an enqueue and to a completion are lost; both are repeated."""
     proxy, behind, beside = proxied
     await behind.enqueue("warm")  # the scripts are known from here on
     proxy.mode, proxy.match = "drop_reply", b"EVALSHA"
@@ -52,7 +54,7 @@ async def test_lost_replies_do_nothing_twice(proxied):
 
 
 async def test_a_start_whose_reply_is_lost(proxied):
-    """Rows 7, 10: what was started for a worker without its knowledge comes back, uncharged."""
+    """Rows 7, 10: a job that was started without the worker's knowledge is released, uncharged."""
     proxy, behind, beside = proxied
     await behind.enqueue("a")
     session = await behind.worker()
@@ -68,7 +70,7 @@ async def test_a_start_whose_reply_is_lost(proxied):
 
 
 async def test_half_open_connections(proxied, monkeypatch):
-    """Row 9: a peer that vanished without a word is noticed by timeout, and the work goes on."""
+    """Row 9: a peer that stopped answering is noticed by timeout, and work goes on."""
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_SECONDS", 1.0)
     proxy, _, beside = proxied
     harness = QueueHarness(proxy.url, client=redis.Redis(), claim_idle_ms=1000)

@@ -1,4 +1,4 @@
-"""What strangers write into the queue's keys: a dead letter with its bytes kept; no crash, no loop."""
+"""Unexpected data in the queue's keys: a dead letter with its bytes kept; no crash, no endless loop."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def _execute(job):
 
 
 def _drained(redis_url, prepare, check):
-    """A worker empties the queue that `prepare` filled; `check` then looks at it."""
+    """Let a worker empty the queue that `prepare` filled; then run `check`."""
 
     async def go():
         harness = QueueHarness(
@@ -68,7 +68,7 @@ def _drained(redis_url, prepare, check):
 @example(fields=[(b"id", b"twice"), (b"id", b"job-1"), (b"payload", b"[1]")])
 @example(fields=[(b"id", b"job-1"), (b"payload", b"")])
 def test_stream_entries(redis_url, lane, fields):
-    """Any entry leaves its stream: run if it is a job, else kept as a dead letter, byte for byte."""
+    """Any entry leaves its stream: it runs if it is a job, else it becomes a dead letter with its bytes."""
 
     async def prepare(harness):
         harness.redis.xadd(harness.keys.stream_of(lane), dict(fields))
@@ -130,7 +130,7 @@ odd = st.one_of(
 @example(changes={"priority": "nan"})
 @example(changes={"max_attempts": "-1"})
 def test_job_hashes(redis_url, changes):
-    """A hash that a stranger wrote to costs at most its own job; the one beside it runs."""
+    """Unexpected values in one job's hash affect that job only."""
 
     async def go():
         harness = QueueHarness(redis_url, claim_idle_ms=60_000)
@@ -162,7 +162,7 @@ def test_job_hashes(redis_url, changes):
 
 @pytest.mark.parametrize("key", ["", ":payload", ":history", ":journal"])
 async def test_keys_of_another_type(redis_url, key):
-    """A key of the wrong type under a job's name costs that job at most, and stops nobody."""
+    """A key of the wrong type under a job's name affects that job only."""
     harness = QueueHarness(redis_url, claim_idle_ms=60_000)
     try:
         await harness.enqueue("odd", **({"delay_seconds": 0.01} if key == ":payload" else {}))
@@ -180,8 +180,8 @@ async def test_keys_of_another_type(redis_url, key):
         await harness.close()
 
 
-async def test_words_where_control_has_numbers(redis_url):
-    """Garbled marks of a silence are no marks: heartbeats and reclaim go on as if there were none."""
+async def test_control_fields_that_are_not_numbers(redis_url):
+    """Invalid marks of a grace are ignored: heartbeats and reclaim go on."""
     harness = QueueHarness(redis_url)
     harness.redis.flushdb()
     dead, alive = await harness.worker("dead"), await harness.worker("alive")

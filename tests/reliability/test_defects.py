@@ -1,7 +1,6 @@
-"""Defects that an earlier implementation of this system had. Each is impossible here, and tested.
+"""Defects of an earlier implementation, and the tests that would find them here.
 
-`DEFECTS` says in plain words what went wrong, and which test would fail if it did so here. Those
-that no test of a transition or of the worker covers by the way have theirs below.
+`DEFECTS` describes each defect and names its tests. Those that no other file contains are below.
 """
 
 import ast
@@ -40,14 +39,14 @@ DEFECTS = {
     ),
     "SIGTERM cancels running jobs and leaves them PROCESSING": (
         "test_sigterm_drains",
-        "test_drain_time_over_jobs_go_back",
+        "test_jobs_are_released_after_the_drain_time",
     ),
     "a job that arrives during the last blocking read is started and cancelled": (
         "test_stop_drains",
     ),
-    "with all slots busy a signal is heard only when a job ends, a second one never": (
-        "test_second_signal_hands_back",
-        "test_second_stop_hands_back_at_once",
+    "with all slots busy a signal is has_received only when a job ends, a second one never": (
+        "test_second_signal_releases",
+        "test_second_stop_releases_at_once",
     ),
     "any disconnect kills the worker and its running jobs": (
         "test_worker_goes_on_after",
@@ -82,7 +81,7 @@ DEFECTS = {
     ),
     "a late report turns COMPLETED into RETRYING": (
         "test_late_report_changes_nothing",
-        "test_only_the_holder_is_heard",
+        "test_only_the_lease_owner_may_report",
     ),
     "a malformed entry kills the worker, or stays pending for ever": (
         "test_malformed_entry_becomes_a_dead_letter",
@@ -108,7 +107,7 @@ DEFECTS = {
         "test_renew_keeps_leases_and_the_heartbeat",
     ),
     "consumers of dead workers pile up; default names collide": (
-        "test_consumers_of_the_dead_are_forgotten",
+        "test_consumers_of_dead_workers_are_deleted",
         "test_default_worker_ids_differ",
     ),
     "enqueueing an id again runs it twice": ("test_enqueue_again_changes_nothing",),
@@ -150,7 +149,7 @@ async def test_any_number_of_processes_may_join(new_harness, worker_pool):
 
 
 async def test_queues_do_not_mix(new_harness, worker_pool):
-    """A worker of one queue never sees a job of another, on the same server, with the same job id."""
+    """A worker never gets a job of another queue on the same server, even with the same id."""
     debates, mail = (
         new_harness(claim_idle_ms=60_000),
         new_harness(claim_idle_ms=60_000, queue="mail"),
@@ -164,7 +163,7 @@ async def test_queues_do_not_mix(new_harness, worker_pool):
 
 
 async def test_blocking_read_ends_before_its_timeout(new_harness):
-    """However long a read may last, the server ends it before any client's timeout does."""
+    """The server ends a blocking read before any client's timeout does."""
     harness = new_harness()
     started_at = time.monotonic()
     read = harness.queue.connection.read_blocking({harness.keys.events: "$"}, 3600, count=1)
@@ -173,7 +172,7 @@ async def test_blocking_read_ends_before_its_timeout(new_harness):
 
 
 async def test_workers_may_be_faster_than_enqueue(new_harness, worker_pool):
-    """With workers waiting for every single job, none is left in a state it has passed."""
+    """With workers waiting for every job, no job stays in an earlier status."""
     harness = new_harness(claim_idle_ms=60_000)
     for n in range(2):
         worker_pool.start(harness, _done, f"w{n}", max_concurrent=20)
@@ -183,7 +182,7 @@ async def test_workers_may_be_faster_than_enqueue(new_harness, worker_pool):
 
 
 async def test_ended_jobs_leave_the_stream(new_harness, worker_pool):
-    """XLEN is jobs that wait or run, not jobs ever."""
+    """XLEN counts jobs that wait or run, not ended ones."""
     harness = new_harness(claim_idle_ms=60_000)
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(300)])
     await worker_pool.start(harness, _done, max_concurrent=50, burst=True).task
@@ -224,7 +223,7 @@ async def test_every_key_has_the_configured_prefix(new_harness, worker_pool):
 
 
 def test_default_worker_ids_differ():
-    """Workers that nobody named have ids of their own, also within one process."""
+    """Default worker ids differ, also within one process."""
     ids = {default_worker_id() for _ in range(20)}
     assert len(ids) > 15
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}", each) for each in ids)

@@ -3,12 +3,15 @@
 import asyncio
 import subprocess
 
+import pytest
 from support import invariants, processes
 from support.wait import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_reaper_is_killed_between_its_steps(redis_url, new_harness):
-    """Rows 33, 34: each job is taken whole or not at all; the next pass finishes what one left."""
+    """Rows 33, 34: each job is reclaimed completely or not at all; the next pass does the rest."""
     harness = new_harness()
     session = await harness.worker()
     for n in range(300):
@@ -42,7 +45,7 @@ async def test_a_reaper_is_killed_between_its_steps(redis_url, new_harness):
 
 
 async def test_names_of_dead_workers_do_not_pile_up(new_harness):
-    """Row 35: consumers and records of workers long gone are dropped, those that hold work are not."""
+    """Row 35: consumers and records of dead workers are deleted, except those with jobs."""
     harness = new_harness(claim_idle_ms=200)
     for n in range(150):
         session = await harness.worker(f"w{n}")

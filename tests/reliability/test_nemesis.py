@@ -1,4 +1,4 @@
-"""The nemesis for some seconds, judged by the checker; and the checker judged by forged histories."""
+"""The nemesis for some seconds, judged by the checker; and the checker, tested with made-up histories."""
 
 import json
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 
@@ -18,7 +20,7 @@ def _run(*command, timeout):
 
 @pytest.mark.timeout(0)
 def test_nothing_is_lost_or_done_twice(request, tmp_path):
-    """Rows 1, 2, 5-8, 11, 12: whatever is broken, every accepted job has its one outcome."""
+    """Rows 1, 2, 5-8, 11, 12: with all faults, every accepted job has exactly one outcome."""
     seconds = request.config.getoption("--nemesis-seconds")
     history = tmp_path / "history.jsonl"
     seed = request.config.getoption("--nemesis-seed")
@@ -27,7 +29,7 @@ def test_nothing_is_lost_or_done_twice(request, tmp_path):
     done = _run(HERE / "nemesis.py", *args, timeout=seconds + 300)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
     verdict = _run(HERE / "checker.py", history, timeout=60)
-    print(done.stdout, verdict.stdout)  # noqa: T201 - the seed, for whoever has to repeat this
+    print(done.stdout, verdict.stdout)  # noqa: T201 - the seed, to repeat a failure
     assert verdict.returncode == 0, f"{done.stdout}\n{verdict.stdout}"
 
 
@@ -49,7 +51,7 @@ GOOD = (
 
 
 def test_the_checker_accepts_a_good_history(tmp_path):
-    """Else it would be of no use when it refuses one."""
+    """A correct history has no broken promise."""
     assert _history(tmp_path / "h", *GOOD).returncode == 0
 
 
@@ -65,8 +67,8 @@ def test_the_checker_accepts_a_good_history(tmp_path):
         ({"what": "worker", "id": "w", "alive": False, "tracebacks": 0}, "E: w"),
     ],
 )
-def test_the_checker_sees(tmp_path, forged, promise):
-    """Each kind of broken promise is told."""
+def test_the_checker_finds_broken_promises(tmp_path, forged, promise):
+    """Each kind of broken promise is reported."""
     done = _history(tmp_path / "h", *GOOD, forged)
     assert done.returncode == 1
     assert promise in done.stdout

@@ -1,4 +1,4 @@
-"""Rows 23 and 24: a partition between a primary and its Sentinels, and what it takes."""
+"""Rows 23 and 24: a partition between a primary and its Sentinels, and what is lost."""
 
 import json
 import os
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "partition.py"
 
 
 @pytest.fixture(scope="module")
 def netns():
-    """The command that gives a process a network of its own; skips where that is not allowed."""
+    """The command that runs a process in a network namespace; skips the test if that is not allowed."""
     for tool in ("unshare", "iptables", "ip"):
         if not shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
             pytest.skip(f"no {tool}: apt-get install util-linux iptables iproute2")

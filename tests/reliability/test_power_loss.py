@@ -1,7 +1,7 @@
-"""Row 29: what a power cut takes, by `appendfsync` and `durability`. The table is in docs/reliability.md.
+"""Row 29: what a power cut loses, by `appendfsync` and `durability`. The table is in docs/reliability.md.
 
-kill -9 loses nothing that was written: the kernel keeps it. A power cut does lose it, so a shim notes
-what was on the disk at the last fsync, and the append-only file is cut there.
+kill -9 loses nothing that was written, because the kernel keeps it; a power cut does. A shim records
+how much was on disk at the last fsync, and the test cuts the append-only file there.
 """
 
 import asyncio
@@ -13,11 +13,13 @@ from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 2.2
 
 
 async def _enqueue_for(server, durability, seconds):
-    """Ids whose enqueue was answered, and answered as durable, from several clients at once."""
+    """Enqueue from several clients for some seconds; return their harnesses and the acknowledged ids."""
     harnesses = [QueueHarness(server.url, durability=durability) for _ in range(4)]
     accepted = []
     deadline = time.monotonic() + seconds
@@ -49,7 +51,7 @@ def _cut_power(server):
      ("everysec", "fsync", False)],
 )  # fmt: skip
 async def test_power_cut(preloaded_server, record_property, appendfsync, durability, may_lose):
-    """`fsync`, or a server that syncs always, loses nothing; anything else loses what was not synced."""
+    """`fsync`, or a server that always syncs, loses nothing; otherwise what was not synced is lost."""
     server = preloaded_server(
         "power_loss", servers.redis82, "--appendonly", "yes", "--appendfsync", appendfsync,
         "--aof-load-truncated", "yes",

@@ -5,6 +5,7 @@ import shutil
 import time
 
 import psutil
+import pytest
 import redis
 from support.processes import run_command
 from support.wait import wait_until, wait_until_sync
@@ -13,9 +14,11 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed
 from aragora_q.errors import AragoraQError
 
+pytestmark = pytest.mark.slow
+
 
 async def test_the_keys_are_wiped_under_a_worker(redis_url, new_harness, worker_process):
-    """Row 13: FLUSHALL, then DEL of the stream, while a worker blocks: it signs on again and goes on."""
+    """Row 13: FLUSHALL, then DEL of the stream, while a worker blocks: it registers again and goes on."""
     harness = new_harness()
     worker = worker_process(redis_url).wait_until_started()
     for n, wipe in enumerate(
@@ -28,7 +31,7 @@ async def test_the_keys_are_wiped_under_a_worker(redis_url, new_harness, worker_
 
 
 async def test_an_entry_is_deleted_under_its_worker(new_harness):
-    """Row 14: XTRIM or XDEL of a running job's entry costs nothing: the job completes from its hash."""
+    """Row 14: after XTRIM or XDEL of a running job's entry, the job completes from its hash."""
     harness = new_harness()
     session = await harness.worker()
     await harness.enqueue("a")
@@ -40,7 +43,7 @@ async def test_an_entry_is_deleted_under_its_worker(new_harness):
 
 
 def test_a_server_that_evicts_is_refused(own_server, worker_process):
-    """Row 15: a worker exits 78 rather than work where jobs may vanish, unless it is told to."""
+    """Row 15: a worker exits 78 if the server may delete jobs, unless it is configured to accept that."""
     server = own_server("--maxmemory-policy", "allkeys-lru")
     worker = worker_process(server.url)
     wait_until_sync(lambda: not worker.is_alive, 20, "the worker to refuse")
@@ -66,7 +69,7 @@ async def test_a_full_server(own_server, new_harness, worker_process):
 
 
 async def test_a_server_that_cannot_write_its_disk(own_server, new_harness, worker_process):
-    """Row 17: MISCONF is 75 to a command; a worker waits, and goes on when the disk is back."""
+    """Row 17: MISCONF is 75 for a command; a worker waits until the disk is back."""
     server = own_server()
     harness = new_harness(redis_url=server.url)
     worker = worker_process(server.url).wait_until_started()
@@ -92,7 +95,7 @@ def _refuses_writes(redis_client):
 
 
 async def test_a_server_that_is_loading(own_server, new_harness, worker_process):
-    """Row 18: while the data set is read the answer is 75, and a worker waits for it."""
+    """Row 18: LOADING is 75 for a command; a worker waits."""
     server = own_server("--appendonly", "yes", "--key-load-delay", "500")
     harness = new_harness(redis_url=server.url)
     await harness.queue.enqueue(Job(payload={}, id="before"))
@@ -127,7 +130,7 @@ async def test_a_server_that_is_loading(own_server, new_harness, worker_process)
 
 
 async def test_a_script_that_blocks_the_server(own_server, new_harness, worker_process):
-    """Row 19: BUSY is 75 to a command and a pause to a worker."""
+    """Row 19: BUSY is 75 for a command; a worker waits."""
     server = own_server("--busy-reply-threshold", "50")
     harness = new_harness(redis_url=server.url)
     worker = worker_process(server.url).wait_until_started()
@@ -153,7 +156,7 @@ def _swallowing(function, *args):
 
 
 async def test_a_fleet_rides_out_an_outage(own_server, new_harness, worker_process):
-    """Row 37: workers wait without spinning or flooding their logs, and all work again within seconds."""
+    """Row 37: workers wait without busy loops or floods of log lines, and all work again within seconds."""
     server = own_server("--appendonly", "yes")
     harness = new_harness(redis_url=server.url)
     fleet = [worker_process(server.url, f"w{n}", slots=1) for n in range(5)]

@@ -1,7 +1,7 @@
-"""The live queue against the model: whatever order things happen in, both agree after every step.
+"""The queue against the model: both agree after every step, whatever the order of operations.
 
-Hypothesis chooses the order; the run is the same every time (derandomize). What is asked of Redis goes
-through the queue's own methods; silence and due times are set in Redis, as if hours had passed.
+Hypothesis chooses the order, the same in every run (derandomize). Operations are the queue's own
+methods; idle times and due times are set in Redis as if hours had passed.
 """
 
 import asyncio
@@ -26,6 +26,8 @@ from support.queue_harness import QueueHarness
 from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed, Failed, Identity, Released, Report, Retry
 from aragora_q.errors import JobNotFound
+
+pytestmark = pytest.mark.slow
 
 WORKERS = ("w1", "w2")
 PRIORITIES = {"high": 3, "normal": 0, "low": -3}
@@ -87,7 +89,7 @@ class QueueMachine(RuleBasedStateMachine):
         for each in WORKERS:
             self.start(worker=each, limit=2, low_first=False)
         if is_doomed:  # else what is rare would be left to luck
-            self.a_job_kills_whoever_starts_it(number=0, worker=worker)
+            self.a_job_kills_every_worker_that_starts_it(number=0, worker=worker)
 
     def _sign_on(self, worker):
         session = self.harness.queue.session(Identity(worker))
@@ -181,13 +183,13 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.handles)
     @rule(number=anyone, outcome=outcomes)
     def report_of_anyone(self, number, outcome):
-        """Of whoever ever started a job: the lease_owner, a zombie, or one who has told before."""
+        """A report from any earlier attempt: current, lost, or already reported."""
         self._report(self._pick(self.handles, number), outcome)
 
     @precondition(lambda self: self._held())
     @rule(number=anyone, outcome=outcomes)
     def report_whose_answer_is_lost(self, number, outcome):
-        """Told twice: the second answer is the first one's, and nothing happens twice."""
+        """Reported twice: the second result equals the first, and nothing happens twice."""
         handle = self._pick(self._held(), number)
         assert self._report(handle, outcome) == self._report(handle, outcome)
 
@@ -201,7 +203,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.waiting())
     @rule(worker=workers, lane=st.sampled_from(LANES))
     def delivery_breaks_off(self, worker, lane):
-        """An entry is read, but the script that would start it never comes to that."""
+        """An entry is read, but not started."""
         waiting = [job for job in self.model.waiting() if job.lane == lane]
         read = self.harness.deliver(worker, PRIORITIES[lane])
         assert len(read) == min(1, len(waiting))
@@ -225,8 +227,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self._held())
     @rule(number=anyone, worker=workers)
-    def a_job_kills_whoever_starts_it(self, number, worker):
-        """Until it is a dead letter, or stands aside; all that ran beside it crashes with it."""
+    def a_job_kills_every_worker_that_starts_it(self, number, worker):
+        """Until it is a dead letter or delayed; all jobs that run beside it crash with it."""
         job = self.model.jobs[self._pick(self._held(), number).job.id]
         while job.status == "processing":
             for each in self.model.held_by(job.lease_owner):
@@ -305,7 +307,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def pause(self, worker):
-        """Nothing starts while the queue is paused; whatever runs goes on."""
+        """Nothing starts while the queue is paused; running jobs go on."""
         assert self.run(self.harness.queue.pause())
         self.model.is_paused = True
         self.start(worker=worker, limit=4, low_first=False)
@@ -341,7 +343,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 def test_the_queue_behaves_as_the_model_says(redis_url):
-    """Invariants L, D, F, A, R and Z hold after every step of any history; poison is no rarity in them."""
+    """Invariants L, D, F, A, R and Z hold after every step of any history, poison pills included."""
     QueueMachine.redis_url = redis_url
     seen.clear()
     run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""Row 40: versions side by side. Newer data is parked, a newer queue refused, a rolling restart unnoticed."""
+"""Row 40: versions side by side. Newer data is parked, a newer queue refused, no loss in a rolling restart."""
 
 import asyncio
 
@@ -7,6 +7,8 @@ from support.wait import wait_until
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import UnsupportedServer
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_newer_queue_is_refused(new_harness):
@@ -22,7 +24,7 @@ async def test_a_newer_queue_is_refused(new_harness):
 
 
 async def test_a_newer_job_is_parked(redis_url, new_harness, worker_process):
-    """It waits uncharged and says why; the others run; a worker that understands it runs it."""
+    """It waits uncharged, with the reason; others run; a worker that understands it runs it."""
     harness = new_harness()
     await harness.enqueue("new")
     await harness.enqueue("old")

@@ -9,9 +9,11 @@ from support.wait import wait_until
 
 from aragora_q.base import Job, JobStatus
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker_process):
-    """Row 2: frozen beyond its lease, its job is another's; thawed, its result is refused."""
+    """Row 2: after its lease another worker has its job; its own result is refused."""
     harness = new_harness()
     frozen = worker_process(redis_url, "frozen").wait_until_started()
     await harness.enqueue_steps("a", ["sleep", 1])
@@ -29,7 +31,7 @@ async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker
 
 
 async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_process):
-    """Row 3: time.sleep for three leases; the lease keeper's thread holds the job."""
+    """Row 3: time.sleep for three leases; the renewal thread keeps the job."""
     harness = new_harness()
     worker_process(redis_url, "blocked").wait_until_started()
     worker_process(redis_url, "other").wait_until_started()
@@ -40,11 +42,11 @@ async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_proce
 
 @pytest.mark.parametrize("poison", ["exit", "eat"])
 async def test_poison(redis_url, new_harness, worker_process, poison):
-    """Row 4: a job that ends its worker fails after so many crashes; it does not circulate for ever."""
+    """Row 4: a job that ends its worker fails after the permitted number of crashes."""
     harness = new_harness()
     await harness.enqueue_steps("bad", [poison], max_attempts=2)
     await harness.enqueue_steps("good", ["sleep", 0.05])
-    worker = worker_process(redis_url, "w1", slots=1)  # what runs beside it would be counted, too
+    worker = worker_process(redis_url, "w1", slots=1)  # jobs beside it would be charged, too
 
     def limit_memory():
         if poison == "eat" and worker.is_alive:
@@ -66,8 +68,8 @@ async def test_poison(redis_url, new_harness, worker_process, poison):
     await harness.wait_for_status("good", JobStatus.COMPLETED)
 
 
-async def test_poison_takes_no_other_along(redis_url, new_harness, worker_process):
-    """Row 4: jobs that share their workers with a poison pill are charged its crashes, and outlive it."""
+async def test_poison_fails_no_other_job(redis_url, new_harness, worker_process):
+    """Row 4: jobs that run beside a poison pill are charged its crashes, but complete."""
     harness, harmless = new_harness(), ["before", "behind"]
     for name in ("before", "bad", "behind"):
         steps = [["sleep", 0.1], ["exit"]] if name == "bad" else [["sleep", 0.5]]

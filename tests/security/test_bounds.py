@@ -1,4 +1,4 @@
-"""What is handed in is bounded where it is taken in, and whatever comes out of an executor, too."""
+"""Input is bounded where it is accepted, and so is all output of an executor."""
 
 import asyncio
 import signal
@@ -42,14 +42,14 @@ async def harness(redis_url):
     ],
 )
 async def test_jobs(harness, job):
-    """A job that breaks a bound is refused with 65, and not one key is written."""
+    """A job that breaks a limit is refused with 65, and no key is written."""
     with pytest.raises(InvalidPayload):
         await harness.queue.enqueue(job)
     assert harness.redis.dbsize() == 0
 
 
 async def test_errors_and_progress(harness):
-    """An error is cut to what an operator can read; progress beyond its bound is refused."""
+    """A long error is cut; progress beyond its limit is refused."""
     await harness.enqueue("a")
     session = await harness.worker()
     job = await harness.start_one(session)
@@ -61,7 +61,7 @@ async def test_errors_and_progress(harness):
 
 
 async def test_checkpoints(harness, monkeypatch):
-    """The script counts the bytes of all checkpoints of a job, and refuses beyond the bound."""
+    """The script counts the bytes of all checkpoints of a job, and refuses more than the limit."""
     monkeypatch.setattr("aragora_q.session.MAX_JOURNAL_BYTES", 1000)
     await harness.enqueue("a")
     session = await harness.worker()
@@ -74,7 +74,7 @@ async def test_checkpoints(harness, monkeypatch):
 
 
 async def test_results(harness):
-    """A result beyond its bound fails the job for good: trying again would not make it smaller."""
+    """A result beyond its limit fails the job permanently, because a retry would not make it smaller."""
 
     async def huge(job):
         return {"x": "y" * 5000}
@@ -88,8 +88,8 @@ async def test_results(harness):
     assert "max_result_bytes" in job.error
 
 
-async def _word_of_enqueue(harness, *fields):
-    """What the script answers for a job whose client checked nothing, and for a sound one beside it."""
+async def _enqueue_unchecked(harness, *fields):
+    """The script's reply for a job that no client checked; a valid one beside it must be accepted."""
     rows = [fields, ("sound", b"{}", 0, 0, 3)]
     items = [(harness.keys.job(row[0]), row) for row in rows]
     word, beside = await harness.queue.connection.run("enqueue", items, max_backlog=0)
@@ -109,15 +109,15 @@ async def _word_of_enqueue(harness, *fields):
     ids=lambda fields: f"{fields[0][:3]}-{len(fields[1])}-{'-'.join(map(str, fields[2:]))}",
 )
 async def test_the_script_refuses_what_no_client_checked(harness, fields):
-    """Payload, id and numbers are bounded at the server, too: refused alone, and not one key written."""
-    assert await _word_of_enqueue(harness, *fields) == b"refused"
+    """Payload, id and numbers are also checked by the server: refused alone, and no key is written."""
+    assert await _enqueue_unchecked(harness, *fields) == b"refused"
     assert harness.redis.zcard(harness.keys.delayed) == 0
     assert [entry["id"] for _, entry in harness.entries()] == ["sound"]
     assert harness.redis.keys(f"{harness.keys.job_prefix}*") == [harness.keys.job("sound")]
 
 
-async def test_a_refused_job_is_told_as_bad_data(harness, monkeypatch):
-    """What the script refuses, the client's caller hears of as of any bad job: 65, with its id."""
+async def test_a_refused_job_is_invalid_data(harness, monkeypatch):
+    """A job that the script refuses raises the same error as one that the client refuses: 65, with its id."""
     monkeypatch.setattr("aragora_q.streams.check_job", lambda job: None)
     too_long = "a" * 65
     with pytest.raises(InvalidPayload, match=f"job {too_long}: refused"):
@@ -126,7 +126,7 @@ async def test_a_refused_job_is_told_as_bad_data(harness, monkeypatch):
 
 
 async def test_a_result_beyond_all_bounds_fails_its_job(harness):
-    """Completed with more than the script stores: a dead letter with a clear error, told twice alike."""
+    """A result larger than the script stores: a dead letter with a clear error, also when repeated."""
     for name in ("huge", "small"):
         await harness.enqueue(name)
     session = await harness.worker()
@@ -147,7 +147,7 @@ async def test_a_result_beyond_all_bounds_fails_its_job(harness):
 
 @pytest.mark.parametrize("outcome", [Failed, lambda error: Retry(error, 9000.0)])
 async def test_the_script_cuts_errors(harness, monkeypatch, outcome):
-    """An error that no client has cut is cut where it is stored, between two characters."""
+    """An error that no client has cut is cut by the script, between two characters."""
     monkeypatch.setattr("aragora_q.session.MAX_ERROR_CHARS", 10**9)
     await harness.enqueue("a")
     session = await harness.worker()
@@ -156,7 +156,7 @@ async def test_the_script_cuts_errors(harness, monkeypatch, outcome):
 
 
 def test_bounds_are_the_same_everywhere():
-    """What settings allow at most is what the scripts take at most."""
+    """The settings' maximum is the scripts' maximum."""
     for name in ("max_payload_bytes", "max_result_bytes"):
         [most] = [
             rule.le for rule in QueueConfig.model_fields[name].metadata if hasattr(rule, "le")
@@ -170,8 +170,8 @@ def test_bounds_are_the_same_everywhere():
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("size", [1_500_000, 20_000_000])
 def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
-    """A value above the server's own limit is refused by name, not taken for an outage: a payload is
-    never written, a result fails its job; what comes after them goes on.
+    """A value above the server's own limit is refused with its name, not retried as an outage: a payload
+    is never written, a result fails its job; other jobs go on.
     """
     server = own_server("--proto-max-bulk-len", "1mb")
 
@@ -201,7 +201,7 @@ def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
 
 
 async def test_a_long_request_that_is_cut_is_no_refusal(own_server):
-    """A server that would take the value, but dies over it, is an outage: to be tried again."""
+    """If the server dies during a large request, that is an outage, and may be retried."""
     server = own_server()
     harness = QueueHarness(server.url, max_payload_bytes=MAX_DATA_BYTES)
     server.process.send_signal(signal.SIGSTOP)

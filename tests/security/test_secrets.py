@@ -1,4 +1,4 @@
-"""A secret that is planted is found nowhere: logs, errors, tracebacks, process lists, metrics, Redis."""
+"""A secret in the settings appears nowhere: logs, errors, tracebacks, process lists, metrics, Redis."""
 
 import json
 import socket
@@ -18,14 +18,14 @@ SPELLINGS = (SECRET, quote(SECRET, safe=""), quote(SECRET))
 
 
 def assert_hidden(text):
-    """No spelling of the secret, nor a piece long enough to be of use."""
+    """No spelling of the secret is in the text, nor a part long enough to be useful."""
     for spelling in (*SPELLINGS, SECRET[:12], SECRET[-12:]):
         assert spelling not in text, text[:2000]
 
 
 @pytest.fixture(scope="module")
 def guarded():
-    """A server that asks for the secret."""
+    """A server whose password is the secret."""
     try:
         server = servers.Server(servers.any_server())
     except servers.Unavailable as reason:
@@ -38,7 +38,7 @@ def guarded():
 
 
 def spoken(*args, **variables):
-    """Exit code and everything a command said."""
+    """Exit code and all output of a command."""
     done = run_command(*args, **variables)
     return done.returncode, done.stdout + done.stderr
 
@@ -51,7 +51,7 @@ COMMANDS = (["stats"], ["stats", "--json"], ["reap"], ["config", "show"], ["conf
             ["config", "show", "--json"], ["status", "nobody"], ["doctor"], ["acl", "worker"])  # fmt: skip
 
 
-def test_commands_that_work_do_not_tell(guarded, tmp_path):
+def test_successful_commands_hide_secrets(guarded, tmp_path):
     """Password in the URL, in a variable, in a file, in a configuration file: no command shows it."""
     file = tmp_path / "password"
     file.write_text(SECRET)
@@ -72,7 +72,7 @@ def test_commands_that_work_do_not_tell(guarded, tmp_path):
         assert_hidden(spoken(*command, "--config", str(toml))[1])
 
 
-def test_errors_do_not_tell(guarded):
+def test_errors_hide_secrets(guarded):
     """Denied, unreachable, malformed, unsuitable, with --debug and its traceback: never the secret."""
     wrong = f"{SECRET}-but-wrong"
     dead = servers.free_port()
@@ -94,7 +94,7 @@ def test_errors_do_not_tell(guarded):
         assert_hidden(text)
 
 
-def test_a_worker_does_not_tell(guarded, worker_process):
+def test_a_worker_hides_secrets(guarded, worker_process):
     """Its log at debug level, its argv, its metrics, its record and its client's name in Redis."""
     port = servers.free_port()
     environment = {
@@ -126,7 +126,7 @@ def test_a_worker_does_not_tell(guarded, worker_process):
 
 
 def test_metrics_listen_on_loopback_only(redis_url, worker_process):
-    """Nobody but this machine reads them unless it is told otherwise."""
+    """By default only this machine can read them."""
     port = servers.free_port()
     worker = worker_process(redis_url, "w1", "--metrics-port", port)
     worker.wait_until_started()
@@ -138,7 +138,7 @@ def test_metrics_listen_on_loopback_only(redis_url, worker_process):
     assert listening == {f"{int.from_bytes(socket.inet_aton('127.0.0.1'), 'little'):08X}"}
 
 
-def test_configuration_does_not_tell_in_repr():
+def test_repr_hides_secrets():
     """Settings that are printed by accident keep their secrets."""
     from aragora_q.config.redis_url import RedisUrl
     from aragora_q.config.settings import QueueConfig
@@ -152,7 +152,7 @@ def test_configuration_does_not_tell_in_repr():
 
 
 def test_nothing_is_evaluated():
-    """Neither pickle, nor eval, nor a shell: what comes from outside is data."""
+    """No pickle, eval or shell: input is data only."""
     root = ROOT / "aragora_q"
     for file in root.rglob("*.py"):
         text = file.read_text()

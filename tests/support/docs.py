@@ -1,8 +1,7 @@
-"""The project's pages: their blocks of code, the commands in their text, and what the blocks need to run.
+"""The project's pages: their blocks of code, their code spans, and what the blocks need to run.
 
-The word behind `sh` at the head of a block says where its reader is: nothing, in any shell; `debian`, root
-on a Debian with systemd; `docker`, beside a Docker engine; `cluster`, beside one of Kubernetes.
-Used by tests/docs/test_documents.py, which runs every shell block, and by tests of other languages.
+The word after `sh` at the start of a block says where it runs: without a word, in any shell; `debian`,
+as root on a Debian with systemd; `docker`, with a Docker engine; `cluster`, with Kubernetes.
 """
 
 import os
@@ -15,19 +14,19 @@ from markdown_it import MarkdownIt
 from support.paths import ROOT
 
 APART = {"fixtures", "dist", "build", "__pycache__"}
-"""Folders without pages of ours; hidden ones neither."""
+"""Folders without pages of this project; hidden folders are skipped, too."""
 
 SUBSTITUTES = {
-    "make setup": ("make --dry-run setup", "every machine that tests begins with it"),
+    "make setup": ("make --dry-run setup", "every test machine begins with it"),
     "make demo": (
         "make --dry-run demo",
-        "computes for a minute; .ci/run begins with it, tests/cli/test_demo.py has quicker debaters",
+        "takes a minute; .ci/run begins with it, and tests/cli/test_demo.py runs a faster one",
     ),
     "make check": ("make --dry-run check", "every change begins with it"),
     "make test": ("make --dry-run test", "it runs this"),
     "make audit": (
         "make --dry-run audit",
-        "asks the public advisories; tests/security/test_audit.py asks some of its own",
+        "depends on the public advisories of the day",
     ),
     "make bench": ("make --dry-run bench", "measures for minutes; tests/bench runs it small"),
     "aragora-q bench": ("aragora-q bench --help", "takes minutes; tests/bench runs it small"),
@@ -37,7 +36,7 @@ SUBSTITUTES = {
     ),
     "python tests/reliability/checker.py /tmp/history.jsonl": (
         "test -f tests/reliability/checker.py",
-        "judges the nemesis",
+        "needs a history; tests/reliability/test_nemesis.py runs it on one",
     ),
     "pip install '.[local]'": (
         "python -c 'import xllamacpp'",
@@ -49,12 +48,12 @@ SUBSTITUTES = {
         "needs a cluster; tests/packaging/test_kubernetes.py checks what is built",
     ),
 }
-"""Lines that a test cannot run as printed: what it runs instead, and why."""
+"""Lines that a test cannot run as printed: what it runs instead, and the reason."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: where it stands, the words at its head, its text."""
+    """A block of code: its page, line, section, language, place and text."""
 
     page: str
     line: int
@@ -65,7 +64,7 @@ class Block:
 
     @property
     def file(self):
-        """The name of the file that the block shows, told by a comment at its top; else None."""
+        """The name in the comment at the block's top, or None."""
         name = re.match(r"(?:#!.*\n)?# ([a-z]+\.(?:sh|py))\n", self.text)
         return name and name[1]
 
@@ -99,7 +98,7 @@ def blocks(page):
 
 
 def spans(page):
-    """What stands between back quotes in a page's text, in order."""
+    """The code spans of a page's text, in order."""
     for token in _tokens(page):
         for child in token.children or ():
             if child.type == "code_inline":
@@ -107,7 +106,7 @@ def spans(page):
 
 
 def shell(page, place):
-    """The shell blocks of a page for one place; not the programs that it shows."""
+    """The shell blocks of a page for one place, without the programs that it shows."""
     return [
         block
         for block in blocks(page)
@@ -116,14 +115,14 @@ def shell(page, place):
 
 
 def script(some):
-    """One session of a shell, in which blocks are typed in order; the first failure ends it."""
+    """One shell session that runs blocks in order and stops at the first failure."""
     return "\n".join(
         ["set -euo pipefail", *(f"echo '>>> {block}' >&2\n{_typed(block)}" for block in some)]
     )
 
 
 def _typed(block):
-    """The lines of a block, with a stand-in for each that cannot be run."""
+    """The lines of a block, with substitutes for those that cannot be run."""
 
     def line(printed):
         command = printed.partition("  #")[0].strip()
@@ -140,7 +139,7 @@ def write_files(page, directory):
 
 
 def calls(text, program):
-    """Every call of a program in some shell text: the words after its name, up to what ends a command."""
+    """The arguments of every call of a program in some shell text."""
     for line in text.replace("\\\n", " ").splitlines():
         try:
             words = list(_lexer(line))

@@ -1,8 +1,7 @@
-"""Worker processes by the dozen: forked from one that has imported everything, each a real process.
+"""Dozens of worker processes, forked from one that has imported everything.
 
-`python debate_workers.py` forks a worker for every line of JSON on stdin (`worker_id` and settings)
-and answers with its process id. The parent never starts a loop or a thread, so its children are
-clean. `Workers` is the test's side of it.
+`python forked_workers.py` forks a worker for every line of JSON on stdin (`worker_id` and settings) and
+prints its process id. The parent starts neither a loop nor a thread, so forking is safe.
 """
 
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 
 
 class Workers:
-    """Starts workers; kills all that are left when it is closed."""
+    """Starts workers; kills those that still run when it is closed."""
 
     def __init__(self, log, environment):
         with Path(log).open("ab") as stderr:
@@ -29,14 +28,14 @@ class Workers:
         self._started = []
 
     def start(self, worker_id, **settings):
-        """The process id of a new worker."""
+        """Start a worker, and return its process id."""
         self._forker.stdin.write(json.dumps({"worker_id": worker_id, **settings}) + "\n")
         self._forker.stdin.flush()
         self._started.append(int(self._forker.stdout.readline()))
         return self._started[-1]
 
     def kill(self, pid):
-        """As a crash does it."""
+        """Kill a worker as a crash does."""
         os.kill(pid, signal.SIGKILL)
         self._started.remove(pid)
 

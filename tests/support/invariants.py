@@ -1,8 +1,8 @@
-"""Invariant Z, looked at from outside: what lies in Redis under one queue agrees with itself.
+"""Invariant Z, checked from outside: the keys of one queue agree with each other.
 
-`check(raw, prefix)` takes a client that decodes replies and the queue's key prefix, for example
-`aragora:queue:debates:`, and fails with every disagreement it finds. It holds between any two
-scripts; entries that strangers wrote must have been read or removed before.
+`check(client, prefix)` takes a client that decodes replies and the queue's key prefix, for example
+`aragora:queue:debates:`, and fails with every disagreement that it finds. It holds between any two
+scripts, after entries written by other programs have been read or removed.
 """
 
 from collections import Counter
@@ -47,7 +47,7 @@ def _read_jobs(raw, prefix):
 
 
 def _read_places(raw, prefix, jobs):
-    """Where each job waits, runs or is listed, as lists of places by job id; and what is amiss."""
+    """Where each job waits, runs or is listed, by job id, and the problems found on the way."""
     places, found = {}, []
     for lane, sign in LANES.items():
         entries = dict(raw.xrange(prefix + lane))

@@ -1,7 +1,6 @@
-"""A provider of language models on loopback: OpenAI's and Anthropic's protocols, counted, faulty on demand.
+"""A provider of language models on loopback: protocols of OpenAI and Anthropic, with faults on demand.
 
-It answers what it is asked for: JSON by the schema, a tool call, or text that differs by model. With
-`count_in` (a file) its calls outlive it.
+It answers what is requested: JSON by the schema, a tool call, or text that differs by model.
 """
 
 import json
@@ -13,7 +12,7 @@ ANSWER = "The answer of {model}."
 
 
 class Stub:
-    """`fault(number, model)` gives what goes wrong with a call, or None; calls count from 1."""
+    """A provider; `fault(number, model)` returns what goes wrong with a call, or None. Calls count from 1."""
 
     def __init__(self, fault=lambda number, model: None, delay_seconds=0.0):
         self.fault = fault
@@ -35,7 +34,7 @@ class Stub:
         self._server.server_close()
 
     def agent(self, api, model="m", **settings):
-        """An entry of `[agents]` that leads here."""
+        """An entry of `[agents]` for this provider."""
         base_url = self.address + ("/v1" if api == "openai" else "")
         return {
             "model": f"{api}:{model}",
@@ -89,7 +88,7 @@ def send(handler, status, reply, content_type="application/json", **headers):
 
 
 def filled(schema):
-    """A value of that JSON schema."""
+    """A value that is valid for the JSON schema."""
     value = {}
     for name, rule in schema["properties"].items():
         if "enum" in rule:
@@ -150,11 +149,11 @@ def anthropic_reply(body, content=None, stop="end_turn"):
     }
 
 
-# What can go wrong, in each provider's words.
+# Faults, in each provider's format.
 
 
 def refusal(status, api, kind, message, **headers):
-    """An error in the provider's form."""
+    """An error in the provider's format."""
     error = {"type": kind, "message": message, "code": kind}
     body = {"type": "error", "error": error} if api == "anthropic" else {"error": error}
     return lambda handler: send(handler, status, body, **headers)
@@ -173,18 +172,18 @@ def cut(handler):
 
 
 def html(handler):
-    """A proxy's page where the reply should be."""
+    """An HTML page instead of JSON."""
     send(handler, 200, b"<html><body>Please log in</body></html>", "text/html")
 
 
 def silence(handler):
-    """No reply, for longer than anybody waits."""
+    """No reply within any timeout."""
     time.sleep(3)
     handler.close_connection = True
 
 
 def filtered(api):
-    """The content filter struck."""
+    """The content filter refused the answer."""
     if api == "openai":
         reply = openai_reply({"model": "m"}, content="", finish="content_filter")
         reply["choices"][0]["message"]["content"] = None
@@ -194,7 +193,7 @@ def filtered(api):
 
 
 def garbled(handler):
-    """Text where JSON in a form was asked for."""
+    """Text instead of the requested JSON."""
     if "chat/completions" in handler.path:
         send(handler, 200, openai_reply({"model": "m"}, content="I think A is best, really."))
     else:

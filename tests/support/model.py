@@ -1,4 +1,4 @@
-"""What a queue should do, in plain Python: no Redis, no time, no batches, no failures on the way.
+"""The expected behavior of a queue in plain Python, without Redis, time, batches or failures.
 
 Order matters: a lane is a list of its entries, oldest first, running ones included.
 """
@@ -86,7 +86,7 @@ class Model:
         return started
 
     def report(self, job_id, lease_owner, fence, outcome):
-        """The verdict, and the change if the report is the lease_owner's first."""
+        """The queue's answer, and the change if this is the lease owner's first report."""
         job = self.jobs.get(job_id)
         if job is None:
             return "lost"

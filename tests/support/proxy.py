@@ -1,8 +1,7 @@
-"""A proxy before a Redis server that misbehaves on demand: for faults that no signal makes.
+"""A TCP proxy in front of a Redis server, for faults that signals cannot cause.
 
-`mode` holds for all its connections: `pass`; `drop_reply`: commands that match go through, then the
-connection is cut before the reply; `blackhole`: nothing goes through, nothing is said; `delay`:
-replies come late.
+`mode` applies to all connections: `pass`; `drop_reply`: matching commands are forwarded, then the
+connection is closed before the reply; `blackhole`: nothing is forwarded; `delay`: replies come late.
 """
 
 import asyncio

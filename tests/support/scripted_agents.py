@@ -6,7 +6,7 @@ THREE = ["ann", "bob", "cyd"]
 
 
 class ScriptedAgent:
-    """An agent whose replies a function gives; it notes what it was asked."""
+    """An agent whose replies come from a function; `asked` lists its requests."""
 
     def __init__(self, name, reply):
         self.name = name
@@ -19,7 +19,7 @@ class ScriptedAgent:
 
 
 def saying(text, *, best="A", stop=False, revised=None, choice=None):
-    """An agent that holds an answer."""
+    """Replies of an agent that keeps to one answer."""
 
     def reply(task):
         match task:

@@ -1,4 +1,4 @@
-"""Wait for a condition, never for time."""
+"""Wait for a condition instead of a fixed time."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""JSON as it lies in Redis: compact, strict, and never a surprise on the way back."""
+"""JSON as stored in Redis: compact, strict, and decoded without surprises."""
 
 import json
 import math
@@ -31,20 +31,20 @@ def test_what_goes_in_comes_out(value):
 
 
 def test_encoding_is_compact_utf8():
-    """No blanks, no escapes where none are needed: payloads are most of what Redis holds."""
+    """No spaces, and no escapes that are not needed: payloads are most of the data in Redis."""
     assert wire.encode({"a": [1, "é"]}) == '{"a":[1,"é"]}'.encode()
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-def test_words_are_not_numbers(word):
-    """Text that looks like a non-number is text, even beside a value that only our codec knows."""
+def test_names_of_non_numbers_are_text(word):
+    """Text such as "NaN" stays text, beside any other value."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     assert wire.decode(wire.encode({word: word, "at": moment}))[word] == word
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_non_numbers_are_refused(number):
-    """JSON has no NaN and no infinity; a job that holds one is told so instead of being bent."""
+    """JSON has neither NaN nor infinity; a value with one is refused, not changed."""
     for value in (number, [number], {"a": {"b": number}}, {"NaN": [1, number]}):
         with pytest.raises(ValueError):
             wire.encode(value)
@@ -69,7 +69,7 @@ def _deep():
     ids=["object", "nested object", "surrogate", "surrogate key", "circle", "depth"],
 )
 def test_what_json_cannot_hold_is_a_value_error(value):
-    """One kind of error for all of it, so that callers can name the job and go on."""
+    """One kind of error for all of them, so that callers can name the job."""
     with pytest.raises(ValueError):
         wire.encode(value)
 
@@ -90,8 +90,8 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_json_is_a_value_error(data):
-    """Malformed bytes, also hostile ones, are refused by one kind of error."""
+def test_invalid_json_is_a_value_error(data):
+    """Malformed bytes, also hostile ones, raise one kind of error."""
     with pytest.raises(ValueError):
         wire.decode(data)
 

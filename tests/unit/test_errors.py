@@ -38,7 +38,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("name", [name for name, _, _ in classes()])
 def test_every_exception_says_what_it_means(name):
-    """Whatever goes wrong is one kind for those who catch all, with its words and a hint to show."""
+    """Each exception is a subclass of one base class, with a message and a hint."""
     cls = getattr(errors, name)
     error = cls("what", **ARGUMENTS.get(name, {"hint": "do this"}))
     assert isinstance(error, errors.AragoraQError)
@@ -54,7 +54,7 @@ def test_bad_payload_is_a_value_error():
 
 
 def test_what_passes_by_itself_is_no_fault_of_the_caller():
-    """A worker waits for what may pass; it never waits for wrong configuration or data."""
+    """A worker waits for transient errors; it never waits for wrong configuration or data."""
     passing = set(errors.TRANSIENT_ERRORS)
     assert passing == {errors.RedisUnreachable, errors.TryAgain, errors.AccessDenied}
     for never in (errors.ConfigError, errors.InvalidPayload, errors.LeaseLost):

@@ -1,4 +1,4 @@
-"""What a script pays before anything happens: the imports of the package and of the command."""
+"""Imports of the package and of the command are cheap."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_version_imports_next_to_nothing():
-    """`--version` is asked for by scripts: not even Typer."""
+    """Scripts call `--version`: it does not even import Typer."""
     assert not modules_after(RUN, "--version") & (HEAVY | EXTRAS | {"typer", "rich", "asyncio"})
 
 
@@ -47,13 +47,13 @@ def test_help_imports_nothing_heavy(argv):
 
 @pytest.mark.parametrize("command", ["enqueue", "worker", "stats", "reap", "purge"])
 def test_help_of_a_command_loads_no_client(command):
-    """Of what is heavy, only Typer's own need of pydantic is paid for a command's help."""
+    """Of the heavy packages, only pydantic, which Typer needs, is imported."""
     loaded = modules_after(RUN, command, "--help")
     assert not loaded & (HEAVY - {"pydantic"} | EXTRAS)
 
 
 def test_a_command_loads_a_client_and_nothing_else(monkeypatch):
-    """`status` pays for settings and Redis; not for tables, metrics or another event loop."""
+    """`status` imports settings and Redis, but no tables, metrics or other event loop."""
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     loaded = modules_after(RUN, "status", "x")
     assert {"redis", "pydantic_settings"} <= loaded
@@ -61,7 +61,7 @@ def test_a_command_loads_a_client_and_nothing_else(monkeypatch):
 
 
 def test_nothing_is_collected_when_the_process_goes_anyway():
-    """At the end all objects are out of the collector's sight: its last pass finds nothing to do."""
+    """At exit all objects are frozen, so that the last garbage collection has nothing to do."""
     code = "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count()))\n" + RUN
     done = subprocess.run(
         [sys.executable, "-c", code, "acl", "worker"], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""A debate as a job: every rule of its data, each broken with a message that names field and rule."""
+"""A debate as a job: breaking a rule is an error that names field and rule."""
 
 import math
 
@@ -65,8 +65,8 @@ payloads = st.fixed_dictionaries(
 
 
 @given(payloads)
-def test_payload_survives_the_journey(data):
-    """What a client asks for is what the executor reads, through JSON, with duplicates and round zero."""
+def test_payload_survives_encoding(data):
+    """An executor reads what a client enqueued, including duplicate agents and zero rounds."""
     payload = DebateJobPayload.from_dict(data)
     assert DebateJobPayload.from_dict(wire.decode(wire.encode(payload.to_dict()))) == payload
     for name, value in data.items():
@@ -133,7 +133,7 @@ def test_near_miss_is_named(data, hint):
 
 
 def test_agents_as_one_text_are_refused():
-    """`agents="claude,gpt"` is not ten agents of one letter each."""
+    """`agents="claude,gpt"` is not ten agents with one letter each."""
     with pytest.raises(InvalidPayload, match="agents must be a list of names"):
         create_debate_job("Why?", "claude,gpt")
 
@@ -168,8 +168,8 @@ def test_job_that_no_queue_takes(field, value, message):
     assert message in str(refused.value)
 
 
-def test_result_survives_the_journey():
-    """A result read back from JSON is the result."""
+def test_result_survives_encoding():
+    """A result that is read back from JSON equals the original."""
     result = DebateResult(
         debate_id="d1",
         consensus_reached=True,

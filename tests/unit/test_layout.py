@@ -1,4 +1,4 @@
-"""The shape of the package: every module says what it is for, and has a place among the layers."""
+"""Every module has a docstring and a place among the layers."""
 
 import ast
 import tomllib
@@ -23,7 +23,7 @@ def test_module_says_what_it_is_for(path):
 
 
 def test_every_module_has_a_layer():
-    """The list of layers is the list of modules: nothing is exempt from the direction of imports."""
+    """The list of layers has every module, so that none is exempt from the direction of imports."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     [layers] = [
         contract["layers"]
@@ -37,7 +37,7 @@ def test_every_module_has_a_layer():
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_no_pickle_no_eval(path):
-    """Data is JSON; nothing in the package can run what it reads."""
+    """Data is JSON; nothing in the package can execute what it reads."""
     tree = ast.parse(path.read_text())
     imported = {
         alias.name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""The public names: those the specification uses, and nothing that does not exist."""
+"""The public names are those of the specification, and all exist."""
 
 import ast
 import importlib
@@ -37,7 +37,7 @@ SPECIFIED_MODULES = {
 
 
 def test_all_is_sorted_and_complete():
-    """One list, in order, each name once; `dir` and the table of homes say the same."""
+    """`__all__` is sorted and has each name once; `dir` and the table of homes agree."""
     assert aragora_q.__all__ == sorted(set(aragora_q.__all__))
     assert dir(aragora_q) == aragora_q.__all__
     assert {*aragora_q._HOMES, "__version__"} == set(aragora_q.__all__)

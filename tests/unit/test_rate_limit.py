@@ -4,7 +4,7 @@ from aragora_q import rate_limit
 
 
 def test_rate_limit_counts_what_it_holds_back(monkeypatch):
-    """So many permits a second, and the number suppressed is told once."""
+    """A number of permits per second; the number of suppressed lines is reported once."""
     now = [100.0]
     monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now[0])
     limit = rate_limit.RateLimit(2)

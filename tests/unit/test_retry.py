@@ -1,4 +1,4 @@
-"""When to try again and after how long: the specification's policy, table and lists, exactly."""
+"""When to retry and after which delay: the specification's policy, table and lists."""
 
 import math
 
@@ -88,14 +88,14 @@ def test_base_of_one_is_a_constant_delay():
         ({"exponential_base": math.inf}, "exponential_base is inf, must be"),
     ],
 )
-def test_senseless_policy_is_refused(settings, error):
-    """A policy that cannot mean anything says which value breaks which rule."""
+def test_invalid_policy_is_refused(settings, error):
+    """The message names the value and the rule."""
     with pytest.raises(ValueError, match=error):
         RetryPolicy(**settings)
 
 
-class OurOwn(ValueError):
-    """What a library may derive from a permanent error."""
+class DerivedError(ValueError):
+    """An error that another library derives from a permanent one."""
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_retryable_errors(error):
         ValueError("x"),
         TypeError("x"),
         KeyError("x"),
-        OurOwn("x"),
+        DerivedError("x"),
         UnicodeDecodeError("utf-8", b"", 0, 1, "x"),
         PermanentError("x"),
         errors.InvalidPayload("x"),
@@ -138,7 +138,7 @@ def test_non_retryable_errors(error):
 
 @pytest.mark.parametrize("word", PERMANENT_WORDS)
 def test_patterns_do_not_outvote_the_type(word):
-    """A connection that says "not found" is a connection error; an explicit answer is explicit."""
+    """A ConnectionError that says "not found" is retried: the type is more specific than the message."""
     assert is_retryable_error(ConnectionError(f"host {word}"))
     assert is_retryable_error(TimeoutError(word))
     assert is_retryable_error(RetryLater(word, delay_seconds=1))
@@ -157,7 +157,7 @@ def test_patterns_are_sought_in_the_message_only():
 
 
 class Broken(Exception):
-    """An exception whose message cannot be had."""
+    """An exception whose message cannot be read."""
 
     def __str__(self):
         raise ValueError("no message for you")

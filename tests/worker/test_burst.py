@@ -12,7 +12,7 @@ from aragora_q.base import JobStatus
 
 
 async def test_burst_ends_when_nothing_is_left(new_harness, worker_pool):
-    """A burst waits for retries and jobs due soon, not for those of tomorrow; and not when empty."""
+    """A burst waits for retries and jobs due soon, but not for those due tomorrow."""
     harness = new_harness(retry_max_delay=1, **LONG_LEASE)
     await worker_pool.start(harness, succeed, burst=True).task
     await harness.enqueue("soon", delay_seconds=0.3)

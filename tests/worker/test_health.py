@@ -42,8 +42,8 @@ def _get(port, path):
             return error.code, error.read()
 
 
-async def test_health_tells_the_truth(new_harness, worker_pool, monkeypatch):
-    """200 while all loops move, 503 while the event loop is blocked, 200 again after it."""
+async def test_health_follows_the_event_loop(new_harness, worker_pool, monkeypatch):
+    """200 while all loops move, 503 while the event loop is blocked, 200 again afterwards."""
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     harness, seen = new_harness(claim_idle_ms=400), []
     with serving(
@@ -81,7 +81,7 @@ async def test_health_tells_the_truth(new_harness, worker_pool, monkeypatch):
 
 
 async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypatch):
-    """If the thread that renews leases is gone, the worker does not call itself healthy."""
+    """If the renewal thread has ended, the worker is unhealthy."""
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     harness = new_harness(claim_idle_ms=400)
     worker = worker_pool.start(harness, succeed)

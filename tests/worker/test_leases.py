@@ -16,7 +16,7 @@ from aragora_q.errors import ConfigError
 
 
 async def test_blocked_event_loop_keeps_its_leases(new_harness, worker_pool):
-    """Code that blocks the loop for three leases loses no job: not its own, not its neighbour's."""
+    """Code that blocks the loop for three leases loses no job of this worker."""
     harness = new_harness()
     gated = GatedExecutor()
 
@@ -59,7 +59,7 @@ async def test_cancel_stops_a_running_job(new_harness, worker_pool):
 
 
 async def test_lost_job_is_given_up(new_harness, worker_pool):
-    """An attempt whose job was taken over is stopped; the new lease_owner's result stands."""
+    """An attempt whose job was reclaimed is stopped; the new attempt's result stands."""
     harness, gated = new_harness(claim_idle_ms=2000), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     successor = await harness.worker("successor")
@@ -78,7 +78,7 @@ async def test_lost_job_is_given_up(new_harness, worker_pool):
 
 
 async def test_result_of_a_zombie_is_refused(new_harness, worker_pool):
-    """A result that arrives after the job was taken over changes nothing and is counted."""
+    """A result that arrives after the job was reclaimed changes nothing and is counted."""
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     successor = await harness.worker("successor")
@@ -99,7 +99,7 @@ async def test_result_of_a_zombie_is_refused(new_harness, worker_pool):
 
 
 async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_harness, worker_pool):
-    """A job that is cancelled, and ends before a renewal tells, counts as cancelled: no alert."""
+    """A job that is cancelled, and ends before the next renewal, counts as cancelled, not as lost."""
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     await harness.enqueue("a")
@@ -113,7 +113,7 @@ async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_harness, work
 
 
 async def test_lost_record_is_written_again_while_all_slots_are_busy(new_harness, worker_pool):
-    """A worker that is told it is unregistered signs on again at once, however long its jobs run."""
+    """A worker without a record registers again at once, however long its jobs run."""
     harness, gated = new_harness(claim_idle_ms=800), GatedExecutor()
     worker_pool.start(harness, gated, max_concurrent=1)
     await harness.enqueue("a")
@@ -125,8 +125,8 @@ async def test_lost_record_is_written_again_while_all_slots_are_busy(new_harness
     assert (await harness.wait_for_end("a")).fence == 1
 
 
-async def test_replaced_worker_goes(new_harness, worker_pool):
-    """A worker whose id another boot took over gives up what it lost, hands back the rest, and ends."""
+async def test_replaced_worker_ends(new_harness, worker_pool):
+    """A worker whose id another instance took stops lost attempts, releases other jobs, and ends."""
     harness, gated = new_harness(claim_idle_ms=400), GatedExecutor()
     worker = worker_pool.start(harness, gated, max_concurrent=1)
     await harness.enqueue("a")
@@ -149,7 +149,7 @@ async def test_replaced_worker_goes(new_harness, worker_pool):
 
 
 async def test_lease_keeper_survives_anything(new_harness, worker_pool):
-    """An error that nobody foresaw costs one renewal, not the thread."""
+    """An unexpected error costs one renewal, not the thread."""
     harness, gated = new_harness(claim_idle_ms=800), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     broken, make = [], worker.keeper._open_renewer

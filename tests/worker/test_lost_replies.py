@@ -13,11 +13,11 @@ from support.workers import (
 from aragora_q.base import Job
 from aragora_q.errors import RedisUnreachable
 from aragora_q.streams.queue import RedisStreamsQueue
-from aragora_q.worker import debate_worker as worker_module
+from aragora_q.worker.debate_worker import debate_worker as worker_module
 
 
-async def test_unheard_start_is_undone(new_harness, worker_pool):
-    """A start that was served but whose answer was lost runs anyway, charged once."""
+async def test_start_with_a_lost_reply_is_undone(new_harness, worker_pool):
+    """Jobs whose start's reply was lost run nevertheless, charged once."""
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     gated.gate.set()
     worker = worker_pool.start(harness, gated)
@@ -38,8 +38,8 @@ async def test_unheard_start_is_undone(new_harness, worker_pool):
     assert harness.counters()["released"] == len(lost)
 
 
-async def test_blocked_worker_starts_nothing_unheard(new_harness, worker_pool):
-    """While a job blocks the event loop, no other job is started for this worker: others may run it."""
+async def test_blocked_worker_starts_nothing(new_harness, worker_pool):
+    """While a job blocks the event loop, no job is started for this worker: others may run it."""
     harness, seen = new_harness(**LONG_LEASE), []
 
     async def enqueue():
@@ -65,7 +65,7 @@ async def test_blocked_worker_starts_nothing_unheard(new_harness, worker_pool):
 
 
 async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
-    """A worker that looked for unheard starts while all its slots were busy still knows what waits."""
+    """A check for orphans while all slots are busy does not delay the next start."""
     harness, gated, looks = new_harness(), GatedExecutor(), []
     worker = worker_pool.start(harness, gated, max_concurrent=1)
     original = worker._session.release_orphans

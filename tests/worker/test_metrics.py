@@ -18,7 +18,7 @@ from aragora_q.observability.worker_metrics import WorkerMetrics
 
 
 async def test_failures_are_logged_among_many_successes(new_harness, worker_pool, caplog):
-    """However fast good jobs come and go, the one that failed has its line."""
+    """A failed job has its log line, however many jobs complete."""
     caplog.set_level(logging.INFO)
     harness = new_harness(**LONG_LEASE)
 

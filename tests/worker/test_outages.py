@@ -69,7 +69,7 @@ async def test_outage_longer_than_the_lease_charges_nobody(
     else:
         server.start()
         harness.redis.connection_pool.disconnect()
-    await asyncio.sleep(4.5)  # long enough for a caretaker to take what it should not
+    await asyncio.sleep(4.5)  # long enough for a wrong reclaim to happen
     gated["w2"].gate.set()
     for job in await harness.wait_for_end("a", "b"):
         assert (job.status, job.attempts, job.fence, job.crashes) == ("completed", 1, 1, 0)
@@ -77,7 +77,7 @@ async def test_outage_longer_than_the_lease_charges_nobody(
 
 
 async def test_password_set_later_is_waited_out(own_server, new_harness, worker_pool):
-    """NOAUTH in mid-life does not end a worker; it says so and goes on when it is let in again."""
+    """NOAUTH does not end a running worker; it reports it, and goes on when access is allowed again."""
     server = own_server()
     harness = new_harness(redis_url=server.url, claim_idle_ms=1000)
     worker = worker_pool.start(harness, succeed)
@@ -98,7 +98,7 @@ async def test_password_set_later_is_waited_out(own_server, new_harness, worker_
 
 
 async def test_full_server_drains(own_server, new_harness, worker_pool):
-    """When Redis is out of memory, new jobs are refused and running and waiting ones still end."""
+    """When Redis is out of memory, new jobs are refused; running and waiting ones still end."""
     server = own_server()
     harness = new_harness(redis_url=server.url, **LONG_LEASE)
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(20)])
@@ -113,7 +113,7 @@ async def test_full_server_drains(own_server, new_harness, worker_pool):
 async def test_busy_worker_is_healthy_through_an_outage(
     own_server, new_harness, worker_pool, monkeypatch, caplog
 ):
-    """With every slot full and nothing to report, an outage is noticed, told, and no stall."""
+    """With every slot busy and no report due, an outage is noticed and logged, and the worker is healthy."""
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     server = own_server("--appendonly", "yes", "--appendfsync", "always")
     harness, gated = new_harness(redis_url=server.url, claim_idle_ms=400), GatedExecutor()
@@ -140,7 +140,7 @@ async def test_busy_worker_is_healthy_through_an_outage(
 
 
 async def test_denied_read_does_not_spin(new_harness, worker_pool):
-    """If only the blocking read is refused, the worker still works, at a bounded rate."""
+    """If only the blocking read is refused, the worker still starts jobs, at a bounded rate."""
     harness = new_harness(**LONG_LEASE)
     worker = worker_pool.start(harness, succeed)
 

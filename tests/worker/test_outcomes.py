@@ -75,7 +75,7 @@ RESULTS = {
 
 @pytest.mark.parametrize(("result", "rule"), RESULTS.values(), ids=RESULTS)
 async def test_results_that_cannot_be_kept_fail_the_job(new_harness, worker_pool, result, rule):
-    """What is no JSON object, or too large, is a dead letter that says so."""
+    """A result that is not a JSON object, or too large, makes a dead letter that says so."""
     harness = new_harness(max_result_bytes=1000, **LONG_LEASE)
 
     async def executor(job):
@@ -117,7 +117,7 @@ async def test_timeout_seconds_is_kept(new_harness, worker_pool):
     assert "no result within timeout_seconds (0.05)" in job.error
 
 
-async def test_executor_speaks_through_its_attempt(new_harness, worker_pool):
+async def test_executor_uses_its_attempt(new_harness, worker_pool):
     """Progress shows while the job runs; a checkpoint reaches the next attempt."""
     harness, go_on = new_harness(**LONG_LEASE), asyncio.Event()
 
@@ -146,7 +146,7 @@ async def test_executor_speaks_through_its_attempt(new_harness, worker_pool):
 
 
 async def test_malformed_payload_is_a_dead_letter(new_harness, worker_pool):
-    """A payload that is no JSON object fails its own job, bytes kept, and no other."""
+    """A payload that is not a JSON object fails only its own job, with the bytes kept."""
     harness = new_harness(**LONG_LEASE)
     worker_pool.start(harness, succeed)
     harness.write_raw({"id": "bytes", "payload": b"\xff\x00"})

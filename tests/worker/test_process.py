@@ -27,7 +27,7 @@ async def test_sigterm_drains(new_harness, worker_process, redis_url):
     assert "Traceback" not in worker.text()
 
 
-async def test_second_signal_hands_back(new_harness, worker_process, redis_url):
+async def test_second_signal_releases(new_harness, worker_process, redis_url):
     """A second signal, even with every slot busy, releases the running jobs at once, uncharged."""
     harness = new_harness()
     worker = worker_process(redis_url, slots=1)
@@ -41,8 +41,8 @@ async def test_second_signal_hands_back(new_harness, worker_process, redis_url):
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
-async def test_jobs_in_threads_do_not_hold_up_the_end(new_harness, worker_process, redis_url):
-    """More jobs than there are threads, each asleep in one: handed back, and the process is gone."""
+async def test_jobs_in_threads_do_not_delay_the_exit(new_harness, worker_process, redis_url):
+    """More jobs than threads, each asleep in one: they are released, and the process ends."""
     harness = new_harness()
     worker = worker_process(redis_url, slots=40)
     for n in range(40):
@@ -58,7 +58,7 @@ async def test_jobs_in_threads_do_not_hold_up_the_end(new_harness, worker_proces
 
 
 async def test_signal_after_the_end_is_final(new_harness, worker_process, redis_url):
-    """A job that refuses to be cancelled can keep the worker_process, but not against one more signal."""
+    """A job that ignores cancellation can keep the process, but not against one more signal."""
     harness = new_harness()
     worker = worker_process(redis_url)
     await harness.enqueue_steps("stubborn", ["stay"])
@@ -77,7 +77,7 @@ async def test_signal_after_the_end_is_final(new_harness, worker_process, redis_
 
 
 async def test_process_1_waits_for_no_thread(new_harness, worker_process, redis_url):
-    """In a container no signal kills process 1: it exits by itself, and leaves threads of jobs alone."""
+    """In a container no signal kills process 1: it exits without waiting for threads of jobs."""
     apart = ("unshare", "--pid", "--fork", "--kill-child")
     if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no right to make a PID namespace")

@@ -32,7 +32,7 @@ async def test_killed_worker_is_replaced_by_another(
 
 
 async def test_restarted_worker_takes_its_jobs_at_once(new_harness, worker_process, redis_url):
-    """A worker that comes back under its id after kill -9 waits neither for its id nor for the lease."""
+    """A worker restarted with its id after kill -9 waits neither for its id nor for the lease."""
     harness = new_harness(claim_idle_ms=60_000)
     process_options = {"slots": 1, "lease_ms": 60_000}
     worker = worker_process(redis_url, "p1", **process_options).wait_until_started()
@@ -40,13 +40,13 @@ async def test_restarted_worker_takes_its_jobs_at_once(new_harness, worker_proce
     await harness.wait_for_status("a", JobStatus.PROCESSING)
     worker.kill()
     worker.start().wait_until_started()
-    worker_process(redis_url, "p2", lease_ms=2000)  # a caretaker who looks more often
+    worker_process(redis_url, "p2", lease_ms=2000)  # its short lease makes it reclaim more often
     job = await harness.wait_for_end("a", timeout=30)
     assert (job.status, job.crashes) == (JobStatus.COMPLETED, 1)
 
 
 async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_process, redis_url):
-    """SIGSTOP beyond the lease: another one completes the job, the thawed one's result is refused."""
+    """SIGSTOP beyond the lease: another worker completes the job, and the old one's result is refused."""
     harness = new_harness(claim_idle_ms=1000)
     frozen = worker_process(redis_url, "p1", slots=1).wait_until_started()
     await harness.enqueue_steps("a", ["block", 1])
@@ -95,7 +95,7 @@ async def test_killed_in_mid_debate(new_harness, worker_process, redis_url):
 
 
 async def test_poison_pill_stops_killing_workers(new_harness, worker_process, redis_url):
-    """A job that ends its worker's process each time becomes a dead letter; other jobs get done."""
+    """A job that ends its worker each time becomes a dead letter; other jobs complete."""
     harness = new_harness(claim_idle_ms=1000)
     await harness.queue.enqueue(Job(payload={"do": [["exit"]]}, id="pill"))
     pulse = await harness.worker("pulse")

@@ -10,7 +10,7 @@ from aragora_q.contracts import Identity
 
 
 async def test_server_that_comes_up_unsuitable_is_refused(worker_process, own_server):
-    """What is checked at the start is checked as well when Redis comes later."""
+    """The checks at the start also run if Redis becomes available later."""
     server = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     server.kill()
     worker = worker_process(server.url)
@@ -21,7 +21,7 @@ async def test_server_that_comes_up_unsuitable_is_refused(worker_process, own_se
 
 
 def _refused(url, code, *words, args=(), **variables):
-    """A worker that must not start: one line, a remedy, no traceback."""
+    """Assert that a worker does not start: exit code, one line, a remedy, no traceback."""
     done = subprocess.run(
         processes.cli(
             "worker", "--executor", "support.executors:make", "--metrics-port", "0", *args
@@ -42,7 +42,7 @@ def _refused(url, code, *words, args=(), **variables):
 
 
 def test_evicting_server_is_refused(own_server):
-    """78: a server that may delete jobs; overridden, it is worked on."""
+    """78: a server that may delete jobs; with the override, jobs run."""
     url = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").url
     _refused(url, 78, "allkeys-lru", "noeviction", "allow_eviction")
     done = subprocess.run(
@@ -74,7 +74,7 @@ def test_wrong_password_is_refused(own_server):
 
 
 async def test_worker_id_in_use_is_refused(new_harness, redis_url):
-    """78: a living worker has that id; who and where is told, after a lease of waiting."""
+    """78: a live worker has that id; the message names it, after waiting one lease."""
     harness = new_harness(claim_idle_ms=500)
     lease_owner = harness.queue.session(Identity("p1"))
     await lease_owner.register({"host": "elsewhere", "pid": "4711"})

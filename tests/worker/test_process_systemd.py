@@ -11,7 +11,7 @@ from aragora_q.base import JobStatus
 
 
 class Systemd:
-    """The other end of NOTIFY_SOCKET."""
+    """A server for NOTIFY_SOCKET."""
 
     def __init__(self, directory):
         self.path = str(directory / "notify")
@@ -20,8 +20,8 @@ class Systemd:
         self._socket.setblocking(False)
         self.lines = []
 
-    def heard(self, start):
-        """Whether a line that begins so has come."""
+    def has_received(self, start):
+        """Whether a line with this start has arrived."""
         self.drain()
         return any(line.startswith(start) for line in self.lines)
 
@@ -43,14 +43,14 @@ def systemd(tmp_path):
     systemd.close()
 
 
-async def test_systemd_is_told_the_truth(new_harness, worker_process, redis_url, systemd):
-    """READY, STATUS, WATCHDOG while all moves, none while the loop is blocked, STOPPING at the signal."""
+async def test_systemd_gets_the_state(new_harness, worker_process, redis_url, systemd):
+    """READY, STATUS, WATCHDOG while all loops move, none while one is blocked, STOPPING after the signal."""
     harness = new_harness()
     variables = {"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "600000"}
     worker = worker_process(redis_url, environment=variables)
-    await wait_until(lambda: systemd.heard("READY=1"), 20)
-    await wait_until(lambda: systemd.heard("WATCHDOG=1"))
-    assert systemd.heard("STATUS=0/4 running")
+    await wait_until(lambda: systemd.has_received("READY=1"), 20)
+    await wait_until(lambda: systemd.has_received("WATCHDOG=1"))
+    assert systemd.has_received("STATUS=0/4 running")
     await harness.enqueue_steps("blocking", ["block", 1.5])
     await harness.wait_for_status("blocking", JobStatus.PROCESSING)
     systemd.drain()
@@ -59,26 +59,30 @@ async def test_systemd_is_told_the_truth(new_harness, worker_process, redis_url,
     await harness.wait_for_end("blocking")
     if time.monotonic() - started_at > 1:  # else this machine was too slow to watch the silence
         assert systemd.drain().count("WATCHDOG=1") <= 2
-    await wait_until(lambda: systemd.heard("WATCHDOG=1"), what="the watchdog to be fed again")
+    await wait_until(
+        lambda: systemd.has_received("WATCHDOG=1"), what="the watchdog to be fed again"
+    )
     await harness.enqueue_steps("last", ["sleep", 2])
-    await wait_until(lambda: systemd.heard("STATUS=1/4 running, oldest"), what="the job to show")
+    await wait_until(
+        lambda: systemd.has_received("STATUS=1/4 running, oldest"), what="the job to show"
+    )
     worker.signal(signal.SIGTERM)
-    await wait_until(lambda: systemd.heard("STOPPING=1"))
-    await wait_until(lambda: systemd.heard("EXTEND_TIMEOUT_USEC="))
+    await wait_until(lambda: systemd.has_received("STOPPING=1"))
+    await wait_until(lambda: systemd.has_received("EXTEND_TIMEOUT_USEC="))
     assert worker.wait_for_exit() == 143
 
 
 async def test_redis_away_at_the_start_is_waited_for(
     own_server, new_harness, worker_process, systemd
 ):
-    """READY, the fault in STATUS; work begins when Redis comes; SIGTERM meanwhile ends it."""
+    """READY, the error in STATUS; jobs start when Redis comes; SIGTERM before that ends the worker."""
     server = own_server()
     harness = new_harness(redis_url=server.url)
     server.kill()
     waiting = worker_process(server.url, "p1", environment={"NOTIFY_SOCKET": systemd.path})
     leaving = worker_process(server.url, "p2")
-    await wait_until(lambda: systemd.heard("READY=1"), 20)
-    await wait_until(lambda: systemd.heard("STATUS=waiting for Redis"))
+    await wait_until(lambda: systemd.has_received("READY=1"), 20)
+    await wait_until(lambda: systemd.has_received("STATUS=waiting for Redis"))
     await wait_until(lambda: "Redis is away" in leaving.text(), 20)
     leaving.signal(signal.SIGTERM)
     assert leaving.wait_for_exit() == 143, leaving.text()
@@ -93,7 +97,7 @@ async def test_redis_away_at_the_start_is_waited_for(
 async def test_sighup_reads_settings_again(
     new_harness, worker_process, redis_url, systemd, tmp_path
 ):
-    """SIGHUP takes up changed settings while jobs run; wrong ones are told and change nothing."""
+    """SIGHUP applies changed settings while jobs run; invalid ones are logged and change nothing."""
     harness = new_harness()
     settings = tmp_path / "settings.toml"
     settings.write_text("concurrency = 1\n")
@@ -115,7 +119,7 @@ async def test_sighup_reads_settings_again(
     settings.write_text("concurrency = 2\n")
     worker.signal(signal.SIGHUP)
     await harness.wait_for_status("b", JobStatus.PROCESSING)
-    assert systemd.heard("RELOADING=1")
+    assert systemd.has_received("RELOADING=1")
     assert (await harness.queue.get_job("a")).fence == 1
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")

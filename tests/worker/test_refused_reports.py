@@ -7,7 +7,7 @@ from aragora_q.errors import AragoraQError
 
 
 async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool):
-    """A result that the server will not take is a dead letter that says so, after a single run."""
+    """A result that the server refuses makes a dead letter that says so, after a single run."""
     server, starts = own_server("--proto-max-bulk-len", "1mb"), []
     harness = new_harness(redis_url=server.url, claim_idle_ms=1000, max_result_bytes=2_000_000)
 
@@ -25,8 +25,8 @@ async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool
     assert starts.count("big") == 1
 
 
-async def test_report_refused_for_good_is_a_crash(new_harness, worker_pool):
-    """A job whose every report is refused runs as often as crashes allow, not for ever."""
+async def test_report_refused_every_time_is_a_crash(new_harness, worker_pool):
+    """A job whose every report is refused runs only as often as crashes are permitted."""
     harness = new_harness(claim_idle_ms=400, max_crashes=2)
     starts = Counter()
 

@@ -16,8 +16,8 @@ from aragora_q.contracts import FetchResult
 from aragora_q.redis.keys import GROUP
 
 
-async def test_stop_hands_back_what_it_did_not_hear_of(new_harness, worker_pool):
-    """A job that was started for an idle worker just as it stops goes back before the drain, uncharged."""
+async def test_stop_releases_orphans(new_harness, worker_pool):
+    """A job that is started for a worker just as it stops is released before the drain, uncharged."""
     harness = new_harness(**LONG_LEASE)
     worker = worker_pool.start(harness, succeed)
     original = worker._session.start_next
@@ -39,7 +39,7 @@ async def test_stop_hands_back_what_it_did_not_hear_of(new_harness, worker_pool)
 
 
 async def test_stop_drains(new_harness, worker_pool):
-    """stop() waits for running jobs, takes no new ones, and signs off."""
+    """stop() waits for running jobs, starts no new ones, and unregisters."""
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     worker = worker_pool.start(harness, gated, max_concurrent=2)
     await harness.enqueue("running")
@@ -57,8 +57,8 @@ async def test_stop_drains(new_harness, worker_pool):
     assert harness.redis.xinfo_consumers(harness.keys.stream_normal, GROUP) == []
 
 
-async def test_drain_time_over_jobs_go_back(new_harness, worker_pool):
-    """What has not finished within the drain time is released: nothing charged."""
+async def test_jobs_are_released_after_the_drain_time(new_harness, worker_pool):
+    """Jobs that have not ended within the drain time are released, uncharged."""
     harness, gated = new_harness(drain_timeout_seconds=0.1, **LONG_LEASE), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     await harness.enqueue("a")
@@ -69,8 +69,8 @@ async def test_drain_time_over_jobs_go_back(new_harness, worker_pool):
     assert gated.cancelled == ["a"]
 
 
-async def test_second_stop_hands_back_at_once(new_harness, worker_pool):
-    """While a drain is under way, even with every slot busy, hurry ends it."""
+async def test_second_stop_releases_at_once(new_harness, worker_pool):
+    """An immediate stop ends a drain, even with every slot busy."""
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     worker = worker_pool.start(harness, gated, max_concurrent=2)
     for name in "abc":
@@ -86,7 +86,7 @@ async def test_second_stop_hands_back_at_once(new_harness, worker_pool):
 
 
 async def test_stop_of_an_idle_worker_is_quick(new_harness, worker_pool):
-    """A worker blocked in its read stops at once, and leaves nothing that would start a job for it."""
+    """A worker in a blocking read stops at once, and starts no later job."""
     harness = new_harness(**LONG_LEASE)
     worker = worker_pool.start(harness, succeed)
     await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
@@ -109,7 +109,7 @@ async def test_stop_before_start_and_twice(new_harness, worker_pool):
     assert await harness.queue.get_status("a") is JobStatus.PENDING
 
 
-async def test_cancelled_start_hands_back(new_harness, worker_pool):
+async def test_cancelled_start_releases(new_harness, worker_pool):
     """When the task that runs start() is cancelled, running jobs are released before it ends."""
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     worker = worker_pool.start(harness, gated)

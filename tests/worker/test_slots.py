@@ -12,7 +12,7 @@ from support.workers import (
 )
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.worker import debate_worker as worker_module
+from aragora_q.worker.debate_worker import debate_worker as worker_module
 
 
 async def test_no_more_jobs_at_once_than_slots(new_harness, worker_pool):
@@ -35,7 +35,7 @@ async def test_no_more_jobs_at_once_than_slots(new_harness, worker_pool):
 
 
 async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool):
-    """An idle worker costs a few commands a second at most, and starts a new job at once."""
+    """An idle worker sends a few commands per second at most, and starts a new job at once."""
     harness = new_harness(**LONG_LEASE)
     worker = worker_pool.start(harness, succeed)
     await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
@@ -60,8 +60,8 @@ async def test_busy_worker_starts_and_reports_in_batches(new_harness, worker_poo
     assert count_calls(harness, "evalsha") + count_calls(harness, "eval") < 100
 
 
-async def test_high_lane_starves_nobody(new_harness, worker_pool):
-    """Every eighth read begins at the low lane."""
+async def test_high_lane_does_not_starve_the_low_one(new_harness, worker_pool):
+    """Every eighth read starts with the low lane."""
     harness, order = new_harness(**LONG_LEASE), []
 
     async def executor(job):
@@ -75,7 +75,7 @@ async def test_high_lane_starves_nobody(new_harness, worker_pool):
 
 
 async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
-    """A worker that finds its queue paused says so once, waits, and goes on soon after the resume."""
+    """A worker on a paused queue logs that once, and goes on soon after the resume."""
     caplog.set_level(logging.INFO)
     harness = new_harness(**LONG_LEASE)
     await harness.queue.pause()

@@ -22,8 +22,8 @@ from aragora_q.errors import ConfigError
         ("redis://u:hush#1@h", "write it %23"),
     ],
 )
-def test_a_wrong_url_is_told_where_it_was_written(url, rule):
-    """Value's origin and rule are named, the value itself is not: it may hold a password."""
+def test_a_wrong_url_is_refused_with_its_origin(url, rule):
+    """The message names origin and rule, not the value, which may contain a password."""
     with pytest.raises(ConfigError) as error:
         QueueConfig(redis_url=url)
     assert "redis_url" in str(error.value)
@@ -32,7 +32,7 @@ def test_a_wrong_url_is_told_where_it_was_written(url, rule):
 
 
 def test_urls_are_read_whole():
-    """Several hosts, IPv6, escapes and database: each part of a URL counts."""
+    """Several hosts, IPv6, escapes and database: each part of a URL is used."""
     from aragora_q.config.redis_url import RedisUrl
 
     url = "rediss+sentinel://me:p%40ss%2F@[::1]:1,host:2,other/primary/7"

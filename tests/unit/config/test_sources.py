@@ -1,4 +1,4 @@
-"""Where settings come from: which layer wins, what each origin says, what is refused, what stays secret."""
+"""Sources of settings: which one wins, how origins are shown, what is refused, what stays secret."""
 
 import os
 import pwd
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aragora_q.config import sources as config_layers
 from aragora_q.config.settings import QueueConfig, get_queue_config, set_queue_config
+from aragora_q.config.settings import sources as config_layers
 from aragora_q.config.sources import override_file, read_sources
 from aragora_q.errors import ConfigError
 
@@ -16,7 +16,7 @@ SECRET = "hush-hush"
 
 @pytest.fixture
 def layers(tmp_path, monkeypatch):
-    """Writes a layer's file: `layers.system("concurrency = 4")`, and reads all of them."""
+    """Writes the file of a source (`layers.system("concurrency = 4")`), and reads all sources."""
 
     class SettingsSources:
         directory = tmp_path / "etc"
@@ -126,7 +126,7 @@ def test_variables_set_what_they_are_documented_to_set(
 def test_an_unknown_variable_is_refused_with_the_nearest_name(
     layers, monkeypatch, variable, nearest
 ):
-    """A misspelt variable is never ignored; other projects' spelling of the retention is not ours."""
+    """A misspelled variable is an error; spellings of other projects are not settings."""
     monkeypatch.setenv(variable, "3")
     assert layers.error() == f"environment {variable}: unknown; did you mean {nearest!r}?"
 
@@ -142,10 +142,8 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(
         ("ARAGORA_OTHER", "x"),
     ],
 )
-def test_variables_that_kubernetes_injects_and_those_of_others_are_none_of_ours(
-    layers, monkeypatch, variable, text
-):
-    """Services named aragora-queue-… make Kubernetes set such variables: they are left alone."""
+def test_variables_that_kubernetes_injects_are_ignored(layers, monkeypatch, variable, text):
+    """Kubernetes sets such variables for services named aragora-queue-…."""
     monkeypatch.setenv(variable, text)
     assert layers.config().metrics_port is None
 
@@ -170,20 +168,20 @@ def test_variables_that_kubernetes_injects_and_those_of_others_are_none_of_ours(
         ("concurrency = 3\nconcurrency = 4", "is not TOML"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_told_by_value_rule_and_line(layers, text, message):
-    """Whatever is wrong with a file: one line with setting, value, rule, and where it stands."""
+def test_a_wrong_file_is_refused_with_value_rule_and_line(layers, text, message):
+    """One line with setting, value, rule, file and line."""
     path = layers.given(text)
     assert message.format(path) in layers.error()
 
 
-def test_bytes_that_are_no_text_are_no_toml(layers):
-    """A file in another encoding is refused like any malformed one."""
+def test_a_file_in_another_encoding_is_refused(layers):
+    """Like any malformed file."""
     layers.given("").write_bytes(b"queue = '\xff'")
     assert "is not TOML" in layers.error()
 
 
-def test_every_fault_is_told_at_once(layers, monkeypatch):
-    """Unknown names of all layers come in one message, one line each; so do all wrong values."""
+def test_all_errors_are_reported_at_once(layers, monkeypatch):
+    """Unknown names of all sources come in one message, one line each; so do all wrong values."""
     layers.system("nonsense = 1")
     layers.here("absurd = 2")
     monkeypatch.setenv("ARAGORA_QUEUE_ODD", "3")
@@ -195,7 +193,7 @@ def test_every_fault_is_told_at_once(layers, monkeypatch):
 
 
 def test_a_rule_across_settings_names_the_origin_of_both(layers, monkeypatch):
-    """The first retry may not wait longer than the longest: the message says where both were set."""
+    """The first delay may not exceed the maximum: the message says where both were set."""
     layers.system("retry_max_delay = 10")
     monkeypatch.setenv("ARAGORA_QUEUE_RETRY_BASE_DELAY", "20")
     message = layers.error()
@@ -205,13 +203,13 @@ def test_a_rule_across_settings_names_the_origin_of_both(layers, monkeypatch):
 
 
 def test_a_file_that_was_asked_for_must_be_there(layers, tmp_path):
-    """--config of a missing file is an error; a missing file of another layer is none."""
+    """A missing file is an error with --config, and ignored for other sources."""
     layers.extra = tmp_path / "missing.toml"
     assert layers.error() == f"{layers.extra}: No such file or directory"
 
 
-def test_a_strangers_file_in_the_current_directory_is_ignored(layers, monkeypatch):
-    """./aragora-q.toml counts only if root or we ourselves put it there."""
+def test_a_file_of_another_user_is_ignored(layers, monkeypatch):
+    """./aragora-q.toml is read only if root or the current user owns it."""
     path = layers.here("concurrency = 7")
     assert layers.config().concurrency == 7
     if os.geteuid() == 0:
@@ -220,8 +218,8 @@ def test_a_strangers_file_in_the_current_directory_is_ignored(layers, monkeypatc
     assert layers.config().concurrency == 3
 
 
-def test_a_file_that_may_not_be_looked_at_is_told(layers, monkeypatch):
-    """/etc/aragora-q closed to us: its settings are not silently left out."""
+def test_an_unreadable_file_is_an_error(layers, monkeypatch):
+    """Settings in an unreadable /etc/aragora-q are not silently left out."""
     path = layers.system("concurrency = 7")
     refuse = PermissionError(13, "Permission denied")
     for name in ("is_file", "read_text"):
@@ -237,7 +235,7 @@ def test_a_file_that_may_not_be_looked_at_is_told(layers, monkeypatch):
 
 
 def test_closed_places_of_another_user_are_ignored(layers, monkeypatch):
-    """`runuser -u aragora-q` keeps HOME=/root and the directory, both closed to us: nothing there is ours."""
+    """`runuser -u aragora-q` keeps HOME=/root and the directory, both unreadable: no error."""
     paths = [layers.user("concurrency = 7"), Path("aragora-q.toml")]
     original = Path.is_file
 
@@ -252,7 +250,7 @@ def test_closed_places_of_another_user_are_ignored(layers, monkeypatch):
 
 
 def test_a_user_without_a_home(layers, monkeypatch):
-    """In a container with a made-up user id there is neither HOME nor an entry in passwd: no error."""
+    """A user id with neither HOME nor a passwd entry, as in containers: no error."""
     monkeypatch.delenv("HOME")
 
     def unknown(_):
@@ -263,7 +261,7 @@ def test_a_user_without_a_home(layers, monkeypatch):
 
 
 def test_agents_of_all_layers_add_up(layers, monkeypatch):
-    """Each layer may name agents; a variable names one, too; the later layer wins for each name."""
+    """Each source may define agents, also by variable; the later source wins for each name."""
     layers.system("[agents]\nclaude = 'a:1'\n[agents.local]\nmodel = 'b:2'\nbase_url = 'http://h'")
     layers.here("[agents]\nclaude = 'c:3'")
     monkeypatch.setenv("ARAGORA_AGENT_GPT_FIVE", "d:4")
@@ -276,24 +274,24 @@ def test_agents_of_all_layers_add_up(layers, monkeypatch):
 
 
 class TestSecrets:
-    """A password comes from a credential, a file, a variable; it is shown nowhere."""
+    """A password comes from a credential, a file or a variable, and is never shown."""
 
     def test_from_a_file_without_its_line_end(self, layers, monkeypatch, tmp_path):
-        """REDIS_PASSWORD_FILE names a file; the newline that an editor leaves is no part of it."""
+        """REDIS_PASSWORD_FILE names a file; its final line break is not part of the password."""
         (tmp_path / "pw").write_text(f"{SECRET}\n")
         monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "pw"))
         assert layers.config().redis_password.get_secret_value() == SECRET
 
     def test_from_a_credential_of_systemd(self, layers, monkeypatch, tmp_path):
-        """LoadCredential=redis-password:… is found in CREDENTIALS_DIRECTORY; none is no fault."""
+        """LoadCredential=redis-password:… is found in CREDENTIALS_DIRECTORY; a missing one is not an error."""
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
         assert layers.config().redis_password is None
         (tmp_path / "redis-password").write_text(SECRET)
         assert layers.config().redis_password.get_secret_value() == SECRET
         assert layers.origin("redis_password").startswith("credential ")
 
-    def test_a_missing_file_is_told(self, layers, monkeypatch, tmp_path):
-        """A password file that was named must be there."""
+    def test_a_missing_password_file_is_an_error(self, layers, monkeypatch, tmp_path):
+        """A password file that is configured must exist."""
         monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "none"))
         assert "environment REDIS_PASSWORD_FILE" in layers.error()
 
@@ -313,14 +311,14 @@ class TestSecrets:
         ],
     )
     def test_a_wrong_url_is_refused_without_its_password(self, layers, monkeypatch, url):
-        """However a URL is broken, no part of its password is in the message."""
+        """No part of the password is in the message, whatever is wrong with the URL."""
         monkeypatch.setenv("REDIS_URL", url)
         message = layers.error()
         assert message.startswith("redis_url (environment REDIS_URL): ")
         assert SECRET not in message
 
     def test_what_stands_under_an_unknown_key_is_not_repeated(self, layers):
-        """`api_key = "sk-…"` is a natural mistake: the message names the key, not its value."""
+        """`api_key = "sk-…"` is a likely mistake: the message names the key, not its value."""
         layers.here(f"[agents.x]\nmodel = 'm'\napi_key = '{SECRET}'")
         message = layers.error()
         assert (
@@ -344,7 +342,7 @@ class TestSecrets:
 
 
 def test_the_process_wide_configuration_can_be_set_and_forgotten(monkeypatch):
-    """`set_queue_config` rules until None is set: then the environment does again."""
+    """`set_queue_config(None)` returns to the environment."""
     set_queue_config(QueueConfig(queue="mine"))
     assert get_queue_config().queue == "mine"
     set_queue_config(None)
@@ -353,6 +351,6 @@ def test_the_process_wide_configuration_can_be_set_and_forgotten(monkeypatch):
 
 
 def test_a_configuration_does_not_change(layers):
-    """A configuration is handed around freely: nobody can change it under another."""
+    """A configuration is immutable, so that it can be shared."""
     with pytest.raises(Exception, match="frozen"):
         layers.config().concurrency = 4

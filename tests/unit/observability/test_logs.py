@@ -1,4 +1,4 @@
-"""Log lines: one event each, whatever hostile text they carry, in three forms."""
+"""Log lines: one event each, whatever text they contain, in three formats."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def record(message="event", *, level=logging.INFO, raised=None, **facts):
 
 @given(st.text(), st.text())
 def test_hostile_text_is_one_line(message, value):
-    """Neither an event nor a fact can begin a line, move the cursor, or reverse the text."""
+    """Neither an event nor a field can start a line, move the cursor, or reverse the text."""
     text = logs.TextFormatter().format(record(message, job=value))
     assert text.isascii()
     assert text.isprintable()
@@ -47,7 +47,7 @@ def test_hostile_text_comes_back_from_json(message, value):
 
 
 def test_every_line_says_its_day_and_zone():
-    """A line cut out of a log tells when it was, whatever the reader's clock."""
+    """A single log line has date and time zone."""
     made = record()
     made.created = 1_764_091_233.9
     assert logs.TextFormatter().format(made) == "2025-11-25T17:20:33Z INFO    event"
@@ -58,7 +58,7 @@ FORGED = "x\n12:00:00 INFO    job completed job=j1\x1b[2J"
 
 @given(st.text() | st.just(FORGED))
 def test_hostile_exception_cannot_forge_a_line(text):
-    """A traceback is indented and escaped: what begins in the first column is an event of ours."""
+    """A traceback is indented and escaped: only log events start in the first column."""
     written = logs.TextFormatter().format(record("broken", raised=RuntimeError(text)))
     first, *rest = written.split("\n")
     assert first.endswith("broken")
@@ -68,8 +68,8 @@ def test_hostile_exception_cannot_forge_a_line(text):
     assert written.isascii()
 
 
-def test_facts_are_readable():
-    """Plain words stay plain, floats are short, everything else is quoted as in JSON."""
+def test_fields_are_readable():
+    """Simple values are unquoted, floats are short, everything else is quoted as in JSON."""
     line = logs.TextFormatter().format(
         record(
             "job done", level=logging.WARNING, job="j1", seconds=1.23456, error='a "b"', n=3, e=""
@@ -83,7 +83,7 @@ def test_facts_are_readable():
 
 
 def test_json_has_the_documented_fields():
-    """time (UTC, milliseconds), level, logger, event, then the facts."""
+    """time (UTC, milliseconds), level, logger, event, then the other fields."""
     line = json.loads(logs.JsonFormatter().format(record("event", raised=KeyError("k"), job="j1")))
     assert list(line) == ["time", "level", "logger", "event", "job", "traceback"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"])
@@ -104,8 +104,8 @@ def test_journal_gets_priorities(level, priority):
     assert all(line.startswith(f"<{priority}>") for line in lines)
 
 
-def test_journal_is_recognised(monkeypatch, tmp_path):
-    """Priorities are written only where JOURNAL_STREAM names the very file that stderr is."""
+def test_journal_is_recognized(monkeypatch, tmp_path):
+    """Priorities are written only if JOURNAL_STREAM names the file that is stderr."""
     with (tmp_path / "stderr").open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         assert not logs._is_journal()
@@ -127,7 +127,7 @@ def _logging_restored():
 @pytest.mark.usefixtures("_logging_restored")
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_levels(monkeypatch, log_format):
-    """`log_level` is for our lines; of others only warnings are shown. Everything goes to stderr."""
+    """`log_level` is for this package; other loggers show warnings only. Everything goes to stderr."""
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     logs.setup_logging("debug", log_format)

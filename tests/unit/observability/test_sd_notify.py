@@ -1,4 +1,4 @@
-"""Messages to systemd, over a real datagram socket."""
+"""Messages to systemd, over a datagram socket."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from aragora_q.observability import sd_notify
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request, monkeypatch, tmp_path):
-    """What systemd would listen on, in the file system and in Linux' abstract namespace."""
+    """The socket that systemd would listen on, in the file system and in the abstract namespace."""
     address = str(tmp_path / "notify") if request.param == "path" else f"\0aq-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(address)
@@ -20,13 +20,13 @@ def listener(request, monkeypatch, tmp_path):
 
 
 def test_lines_arrive_as_one_datagram(listener):
-    """States that belong together are told together."""
+    """States that belong together are sent together."""
     sd_notify.notify("READY=1", "STATUS=2/3 running")
     assert listener.recv(1000) == b"READY=1\nSTATUS=2/3 running"
 
 
 def test_hostile_status_is_one_line(listener):
-    """Text from elsewhere, such as an error of Redis, cannot smuggle in another state."""
+    """Text from elsewhere, such as an error of Redis, cannot add another state."""
     sd_notify.notify("STATUS=waiting: x\nMAINPID=1\r\x1b[2J", "WATCHDOG=1")
     received = listener.recv(1000).decode()
     assert received.split("\n")[1:] == ["WATCHDOG=1"]
@@ -34,14 +34,14 @@ def test_hostile_status_is_one_line(listener):
 
 
 def test_lone_surrogates_do_no_harm(listener):
-    """Text that UTF-8 cannot hold does not stop a worker."""
+    """Text that is not valid UTF-8 does not stop a worker."""
     sd_notify.notify("STATUS=\ud800")
     assert listener.recv(1000).startswith(b"STATUS=")
 
 
 @pytest.mark.parametrize("address", [None, "", "/nowhere/at/all", "@nobody-listens", "x" * 200])
-def test_nobody_listens(monkeypatch, address):
-    """Without systemd, or with one that went away, nothing happens."""
+def test_without_systemd_nothing_happens(monkeypatch, address):
+    """Without systemd, or if its socket is gone, nothing happens."""
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
     sd_notify.notify("READY=1")
@@ -61,7 +61,7 @@ def test_nobody_listens(monkeypatch, address):
     ],
 )
 def test_watchdog_interval(monkeypatch, usec, pid, seconds):
-    """The watchdog is fed only if systemd asks this very process for it; nonsense and zero are no."""
+    """The watchdog is used only if systemd asks this process for it; invalid values and zero disable it."""
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):
         if value is None:
             monkeypatch.delenv(name, raising=False)

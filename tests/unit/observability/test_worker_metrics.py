@@ -1,4 +1,4 @@
-"""Every metric follows Prometheus' rules, as promtool judges them, and ours."""
+"""Every worker metric follows the rules of Prometheus and of this project."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ IDENTITIES = {"job", "job_id", "worker", "worker_id", "id", "pid", "host"}
 
 @pytest.fixture
 def text():
-    """What a worker that has seen everything once would answer to a scrape."""
+    """A scrape of a worker after each kind of event."""
     metrics = WorkerMetrics("debates")
     for outcome in OUTCOMES:
         metrics.attempts[outcome].inc()
@@ -46,7 +46,7 @@ def test_names_follow_the_rules(text):
 
 
 def test_every_outcome_is_there_from_the_start():
-    """A counter that appears with its first failure cannot be alerted on."""
+    """A counter that appears only with its first failure cannot be used in alerts."""
     text = generate_latest(WorkerMetrics("debates").registry).decode()
     for outcome in OUTCOMES:
         assert re.search(
@@ -57,7 +57,7 @@ def test_every_outcome_is_there_from_the_start():
 
 
 def test_longest_bucket_is_an_hour(text):
-    """Debates take minutes: run and wait times are told apart up to an hour."""
+    """Debates take minutes: durations of up to an hour are distinguished."""
     for name in ("attempt_duration", "queue_latency"):
         bounds = re.findall(rf'aragora_q_{name}_seconds_bucket{{le="([0-9.]+)"', text)
         assert float(bounds[-1]) == 3600.0

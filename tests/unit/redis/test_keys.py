@@ -1,4 +1,4 @@
-"""Every key of a queue: names literally as specified, one slot on a cluster, and no two keys the same."""
+"""Every key of a queue: documented names, one slot on a cluster, no collisions."""
 
 import re
 
@@ -63,7 +63,7 @@ def test_documented_table_is_complete():
 
 @given(job_ids, job_ids, worker_ids, st.booleans())
 def test_no_two_keys_of_a_queue_collide(first, second, worker_id, cluster):
-    """Whatever jobs and workers are called, every key means one thing."""
+    """For any job and worker ids, every key has one meaning."""
     keys = QueueKeys("aragora:queue:", "debates", cluster=cluster)
     made = all_keys(keys, first, worker_id)
     if second != first:
@@ -73,7 +73,7 @@ def test_no_two_keys_of_a_queue_collide(first, second, worker_id, cluster):
 
 @given(queue_names, queue_names, job_ids, worker_ids)
 def test_no_two_queues_share_a_key(first, second, job_id, worker_id):
-    """Queues of one prefix are strangers to each other."""
+    """Queues with the same prefix have no key in common."""
     if first == second:
         return
     one, other = (set(all_keys(QueueKeys("p:", q), job_id, worker_id)) for q in (first, second))
@@ -89,7 +89,7 @@ def test_on_a_cluster_all_keys_share_a_slot(queue, job_id, worker_id):
 
 @given(st.integers(*PRIORITY_RANGE))
 def test_lane_follows_the_sign(priority):
-    """Above zero high, below low, and nothing between them but zero."""
+    """Above zero high, below zero low, zero normal."""
     lane = lane_of(priority)
     assert lane == {1: "high", 0: "normal", -1: "low"}[(priority > 0) - (priority < 0)]
     keys = QueueKeys("p:", "q")
@@ -97,7 +97,7 @@ def test_lane_follows_the_sign(priority):
 
 
 @pytest.mark.parametrize("bad", ["", "-a", ".a", "a b", "a:b", "a{b", "a/b", "é", "a\n", "a" * 65])
-def test_job_ids_are_safe_words(bad):
+def test_unsafe_job_ids_are_refused(bad):
     """No id can be an option, a path, two words, two lines, or another key."""
     assert not JOB_ID_PATTERN.fullmatch(bad)
     assert not QUEUE_NAME_PATTERN.fullmatch(bad)
@@ -106,13 +106,13 @@ def test_job_ids_are_safe_words(bad):
 
 @pytest.mark.parametrize("good", ["a", "0", "3f2b-11", "order_17@shop+x=1", "A" * 64])
 def test_ordinary_ids_are_fine(good):
-    """UUIDs, addresses and base64 words can be ids."""
+    """UUIDs, addresses and base64 text can be ids."""
     assert JOB_ID_PATTERN.fullmatch(good)
 
 
 @given(st.text(max_size=70))
-def test_lua_knows_the_same_ids(text):
-    """The scripts' pattern for ids found in entries is the one that enqueue applies."""
+def test_lua_accepts_the_same_ids(text):
+    """The scripts' pattern for ids is the one that enqueue applies."""
     lua = "\n".join(path.read_text() for path in (ROOT / "aragora_q" / "lua").rglob("*.lua"))
     [pattern] = set(re.findall(r"string\.find\(id, '(\^%w.*?\$)'\)", lua))
     translated = re.compile(

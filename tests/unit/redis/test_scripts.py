@@ -87,13 +87,13 @@ def test_operands_are_in_the_scripts_order():
 
 
 def test_missing_operand_is_an_error():
-    """A caller that forgets a name hears of it before Redis does."""
+    """A missing name is an error before anything is sent to Redis."""
     with pytest.raises(KeyError, match="lease_owner"):
         scripts.load("progress").operands({"events": "e"}, {}, [("job", ("id", 1, "{}"))])
 
 
 def test_unknown_script_is_an_error():
-    """A name without a file is told with its path."""
+    """The message has the path of the missing file."""
     with pytest.raises(FileNotFoundError):
         scripts.load("nonsense")
 

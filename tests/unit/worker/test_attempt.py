@@ -1,4 +1,4 @@
-"""One attempt of one job: what becomes of it is decided by its cause, whatever the executor does."""
+"""One attempt of one job: its outcome depends on its cause, whatever the executor does."""
 
 import asyncio
 import math
@@ -41,7 +41,7 @@ async def test_any_mapping_is_a_result():
 
 
 async def test_executor_gets_the_decoded_payload():
-    """The payload is decoded in the attempt, where a malformed one has someone to answer for it."""
+    """The payload is decoded in the attempt, so that a malformed one fails its job only."""
     seen = []
 
     async def executor(job):
@@ -62,8 +62,8 @@ async def test_executor_gets_the_decoded_payload():
         (b"null", "PermanentError: payload is a JSON NoneType, not an object"),
     ],
 )
-async def test_malformed_payload_fails_for_good(payload, error):
-    """No attempt can mend bytes that are no job; the executor is not asked."""
+async def test_malformed_payload_fails_permanently(payload, error):
+    """No retry can repair invalid bytes; the executor is not called."""
     outcome = await make_attempt(raising(AssertionError), payload=payload).run()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith(error)
@@ -88,7 +88,7 @@ async def test_malformed_payload_fails_for_good(payload, error):
     ids=lambda value: type(value).__name__,
 )
 async def test_error_decides(error, outcome):
-    """Every exception, also those that are no Exception, ends as retry, failure, or nothing."""
+    """Every exception, also BaseException, ends as retry, failure, or no outcome."""
     assert await make_attempt(raising(error)).run() == outcome
 
 
@@ -120,14 +120,14 @@ async def test_backoff_counts_from_the_first_failure(attempts, seconds):
     ],
 )
 async def test_retry_later_is_uncharged_and_bounded(asked, seconds):
-    """A provider's wish is kept, between our own backoff and six hours; nonsense is no wish."""
+    """The provider's delay is used between the normal backoff and six hours; invalid values are ignored."""
     outcome = await make_attempt(raising(RetryLater("busy", delay_seconds=asked))).run()
     assert outcome == Retry("RetryLater: busy", seconds, charged=False)
 
 
 @pytest.mark.parametrize("result", [None, [], "text", 7, b"bytes"])
 async def test_result_must_be_an_object(result):
-    """An executor that returns something else is broken, and is told what it returned."""
+    """The error of an executor that returns something else shows what it returned."""
     outcome = await make_attempt(returning(result)).run()
     kind = type(result).__name__
     assert outcome == Failed(f"PermanentError: executor returned {kind}, not a JSON object")
@@ -159,13 +159,13 @@ async def forever(job):
 
 
 async def test_timeout_of_the_job_is_a_charged_retry():
-    """timeout_seconds bounds one attempt, and says so."""
+    """timeout_seconds limits one attempt, and the error says so."""
     outcome = await make_attempt(forever, payload=b'{"timeout_seconds": 0.01}').run()
     assert outcome == Retry("TimeoutError: no result within timeout_seconds (0.01)", 1.0)
 
 
-async def test_timeout_of_the_executors_own_is_told_apart():
-    """A timeout that the executor raised keeps its words."""
+async def test_timeout_of_the_executor_is_distinguished():
+    """A timeout that the executor raised keeps its message."""
     outcome = await make_attempt(
         raising(TimeoutError("provider slow")), payload=b'{"timeout_seconds": 100}'
     ).run()
@@ -173,8 +173,8 @@ async def test_timeout_of_the_executors_own_is_told_apart():
 
 
 @pytest.mark.parametrize("value", ["0", "-1", '"10"', "[]", "true", "1e300", "1" + "0" * 400])
-async def test_senseless_timeout_fails_the_job(value):
-    """A timeout that is no sensible number of seconds is a fault of the data."""
+async def test_invalid_timeout_fails_the_job(value):
+    """An invalid number of seconds is an error in the job's data."""
     payload = b'{"timeout_seconds": %s}' % value.encode()
     outcome = await make_attempt(returning({}), payload=payload).run()
     assert isinstance(outcome, Failed)
@@ -182,7 +182,7 @@ async def test_senseless_timeout_fails_the_job(value):
 
 
 async def stopped(attempt, say):
-    """Run an attempt, and cancel its task once it waits, having said why."""
+    """Run an attempt, and cancel its task while it waits, with the given reason."""
     task = asyncio.create_task(attempt.run())
     await asyncio.sleep(0)
     say()
@@ -191,20 +191,20 @@ async def stopped(attempt, say):
 
 
 async def test_released_attempt_is_uncharged():
-    """The worker leaves: the job goes back."""
+    """The worker stops: the job is released."""
     attempt = make_attempt(forever)
     assert await stopped(attempt, attempt.release) == Released()
 
 
 async def test_abandoned_attempt_reports_nothing():
-    """The job is cancelled or another's: nobody wants to hear."""
+    """The job is cancelled or lost: its outcome is not reported."""
     attempt = make_attempt(forever)
     assert await stopped(attempt, attempt.abandon) is None
     assert attempt.is_abandoned
 
 
 async def test_abandon_outranks_release():
-    """A lost job is not handed back, even by a worker that is leaving."""
+    """A lost job is not released, even if the worker stops."""
     attempt = make_attempt(forever)
 
     def both():
@@ -215,8 +215,8 @@ async def test_abandon_outranks_release():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken cleanup"), ValueError("x"), SystemExit(1)])
-async def test_errors_of_leaving_are_not_charged(error):
-    """An executor that answers the cancel of a leaving worker with an error of its own is released."""
+async def test_errors_during_a_release_are_not_charged(error):
+    """An executor that answers cancellation with another error is released."""
 
     async def fails_to_leave(job):
         try:
@@ -231,7 +231,7 @@ async def test_errors_of_leaving_are_not_charged(error):
 
 
 async def test_result_in_the_last_moment_counts():
-    """An executor that finishes while the worker leaves has finished."""
+    """An executor that finishes while the worker stops has completed."""
 
     async def finishes(job):
         try:
@@ -266,7 +266,7 @@ async def test_executor_reaches_its_attempt():
 
 
 async def test_attempts_do_not_see_each_other():
-    """Two jobs that run at once have an attempt each."""
+    """Two concurrent jobs have separate attempts."""
 
     async def executor(job):
         await asyncio.sleep(0)
@@ -282,7 +282,7 @@ async def test_attempts_do_not_see_each_other():
 
 
 async def test_outside_a_worker_an_attempt_is_kept_in_memory():
-    """An executor can be called by itself: nobody listens, checkpoints can be read back."""
+    """An executor can be called directly: progress goes nowhere, checkpoints can be read back."""
     attempt = current_attempt()
     await attempt.report_progress({"n": 1})
     await attempt.checkpoint("a", {"n": 1})

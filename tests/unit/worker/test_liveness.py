@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one is certainly gone."""
+"""Whether another process is certainly dead."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from aragora_q.worker import liveness as process
+from aragora_q.worker.debate_worker import liveness as process
 
 
 def test_a_process_describes_itself():
@@ -26,7 +26,7 @@ def child():
 
 
 def test_a_running_process_is_not_dead(child):
-    """As long as it runs, its record is believed; when it is gone, it is known to be."""
+    """While it runs, its record is not dead; after its end, it is."""
     record = {**process.describe(), "pid": str(child.pid)}
     if not record["scope"]:
         pytest.skip("the kernel does not tell boot id and pid namespace")
@@ -52,6 +52,6 @@ def test_a_running_process_is_not_dead(child):
     ids=str,
 )
 def test_in_doubt_it_lives(change):
-    """Another machine, another boot, nonsense, ourselves, or a process that is not ours: not known dead."""
+    """Another machine, another boot, invalid data, this process, or another user's: not known dead."""
     assert not process.is_known_dead({**process.describe(), **change})
     assert not process.is_known_dead({})

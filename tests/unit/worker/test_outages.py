@@ -1,4 +1,4 @@
-"""What a worker says while Redis does not serve it."""
+"""What a worker logs during an outage of Redis."""
 
 import itertools
 import logging
@@ -9,8 +9,8 @@ from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.worker.outages import OutageTracker
 
 
-def test_an_outage_is_told_once_a_minute(monkeypatch, caplog):
-    """Each of a worker's loops tells of a fault once; what goes on is repeated once a minute."""
+def test_an_outage_is_logged_once_a_minute(monkeypatch, caplog):
+    """Each of a worker's loops reports a failure once; a lasting outage is repeated once a minute."""
     seconds = itertools.count(1000, 0.5)
     monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     patience = OutageTracker("w", WorkerMetrics("debates"))
@@ -29,8 +29,8 @@ def test_an_outage_is_told_once_a_minute(monkeypatch, caplog):
     assert caplog.records[-1].message == "Redis serves us again"
 
 
-def test_another_fault_is_told_however_soon_it_comes(monkeypatch, caplog):
-    """A refusal right behind a closed connection waits for its turn in the log; it is not swallowed."""
+def test_another_fault_is_logged_however_soon_it_comes(monkeypatch, caplog):
+    """A refusal directly after a closed connection is logged at the next opportunity."""
     seconds = itertools.count(1000, 0.1)
     monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     patience = OutageTracker("w", WorkerMetrics("debates"))
