@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
+from aragora_q.config import sources as config_layers
 from aragora_q.config.settings import QueueConfig
-from aragora_q.config.settings import sources as config_layers
 
 SECRET = "hush-hush"
 

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from support import servers
 from support.wait import wait_until_sync
 
-from aragora_q.streams.queue import queue as streams
+from aragora_q.streams import queue as streams
 
 ENQUEUE = ("enqueue", "x", "--agents", "demo,demo", "--id", "job")
 

@@ -22,7 +22,7 @@ async def _a_busy_queue(harness):
     done, bad = (await worker.start(2)).jobs
     await harness.report(worker, done, Completed(b"{}"))
     await harness.report(worker, bad, Failed("no"))
-    harness.renew(worker, await harness.start_one(worker))
+    await harness.renew(worker, await harness.start_one(worker))
     await harness.enqueue("waits")
     await harness.enqueue("hurries", priority=5)
     await harness.enqueue("later", delay_seconds=1000)

@@ -168,7 +168,7 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
     """
     from aragora_q.errors import RedisUnreachable
     from aragora_q.executors.debate.requests import Propose, Reply
-    from aragora_q.worker.debate_worker import attempt
+    from aragora_q.worker import attempt
 
     monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
     session = MemorySession()

@@ -9,7 +9,7 @@ async def test_paused_queue_starts_nothing(harness):
     assert not await harness.queue.pause()
     fetched = await session.start(1)
     assert (fetched.state, fetched.jobs) == ("paused", [])
-    assert harness.renew(session).state == "paused"
+    assert (await harness.renew(session)).state == "paused"
     assert (await harness.queue.get_queue_stats())["paused"]
     assert harness.pending() == []
     assert await harness.queue.pause(paused=False)

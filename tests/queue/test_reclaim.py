@@ -128,7 +128,7 @@ async def test_running_job_whose_hash_was_lost_runs_again(harness):
     job = await harness.start_one(session)
     [entry] = [entry for entry, _ in harness.entries()]
     harness.redis.delete(harness.keys.job("a"))
-    assert harness.renew(session, job).gone == {"a": "lost"}
+    assert (await harness.renew(session, job)).lost == {"a": "lost"}
     assert await harness.report(session, job, Completed(b"{}")) == "lost"
     harness.backdate_entry(harness.keys.stream_normal, entry)
     assert decisions(await harness.queue.reclaim()) == [("a", "redelivered")]

@@ -40,7 +40,7 @@ async def test_back_from_an_outage_a_worker_renews_first(harness):
     harness.stop_heartbeat("w1", 10_000)
     harness.backdate("a")
     assert await harness.queue.reclaim() == []
-    assert harness.renew(session, job).gone == {}
+    assert (await harness.renew(session, job)).lost == {}
     harness.redis.hdel(harness.keys.control, "grace_until")
     assert await harness.queue.reclaim() == []
     assert await harness.report(session, job, Completed(b"{}")) == "completed"
@@ -55,9 +55,9 @@ async def test_the_first_to_return_gives_grace_to_the_others(harness):
     for name in ("w1", "w2"):
         harness.stop_heartbeat(name, 10_000)
     harness.backdate("a")
-    assert harness.renew(first).state == "ok"
+    assert (await harness.renew(first)).state == "ok"
     assert await harness.queue.reclaim() == []
-    assert harness.renew(second, job).gone == {}
+    assert (await harness.renew(second, job)).lost == {}
 
 
 async def test_a_new_worker_ends_no_grace(harness):
@@ -69,7 +69,7 @@ async def test_a_new_worker_ends_no_grace(harness):
     harness.backdate("a")
     await harness.worker("newcomer")
     assert await harness.queue.reclaim() == []
-    assert harness.renew(session, job).gone == {}
+    assert (await harness.renew(session, job)).lost == {}
 
 
 async def test_an_outage_that_follows_a_silence_has_its_grace(harness):
@@ -108,7 +108,7 @@ async def test_a_clock_set_back_hides_no_outage(harness):
     live = await harness.worker("live")
     await harness.enqueue("a")
     job = await harness.start_one(live)
-    harness.renew(live, job)
+    await harness.renew(live, job)
     for name in ("dead", "live"):
         harness.stop_heartbeat(name, 10_000)
     harness.backdate("a")
@@ -128,7 +128,7 @@ async def test_grace_does_not_delay_a_restarted_worker(harness):
         harness.backdate(name)
     await harness.worker("w1")
     assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
-    assert harness.renew(other, kept).gone == {}
+    assert (await harness.renew(other, kept)).lost == {}
 
 
 async def test_grace_is_the_workers_not_the_callers(harness):
@@ -142,4 +142,4 @@ async def test_grace_is_the_workers_not_the_callers(harness):
     assert await hasty.reclaim() == []
     await asyncio.sleep(0.15)
     assert await hasty.reclaim() == []
-    assert harness.renew(session, job).gone == {}
+    assert (await harness.renew(session, job)).lost == {}

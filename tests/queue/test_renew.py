@@ -11,8 +11,8 @@ async def test_renew_keeps_leases_and_the_heartbeat(harness):
     jobs = (await session.start(3)).jobs
     for job in jobs:
         harness.backdate(job.id, 59_000)
-    renewal = harness.renew(session, *jobs)
-    assert (renewal.state, renewal.gone) == ("ok", {})
+    renewal = await harness.renew(session, *jobs)
+    assert (renewal.state, renewal.lost) == ("ok", {})
     for priority in (1, 0, -1):
         [row] = harness.pending(priority)
         assert row["time_since_delivered"] < 50_000
@@ -30,9 +30,9 @@ async def test_renew_never_steals_a_job_back(harness):
     harness.backdate("a")
     await harness.queue.reclaim("successor")
     again = await harness.start_one(successor)
-    assert harness.renew(frozen, job).gone == {"a": "lost"}
+    assert (await harness.renew(frozen, job)).lost == {"a": "lost"}
     assert harness.pending()[0]["consumer"] == "successor"
-    assert harness.renew(successor, again).gone == {}
+    assert (await harness.renew(successor, again)).lost == {}
 
 
 async def test_renew_reports_a_cancel(harness):
@@ -41,7 +41,7 @@ async def test_renew_reports_a_cancel(harness):
     await harness.enqueue("a")
     job = await harness.start_one(session)
     await harness.queue.cancel("a")
-    assert harness.renew(session, job).gone == {"a": "cancelled"}
+    assert (await harness.renew(session, job)).lost == {"a": "cancelled"}
 
 
 async def test_renew_without_a_record_still_keeps_leases(harness):
@@ -51,8 +51,8 @@ async def test_renew_without_a_record_still_keeps_leases(harness):
     job = await harness.start_one(session)
     harness.redis.delete(harness.keys.worker("w1"), harness.keys.workers)
     harness.backdate("a", 59_000)
-    renewal = harness.renew(session, job)
-    assert (renewal.state, renewal.gone) == ("unregistered", {})
+    renewal = await harness.renew(session, job)
+    assert (renewal.state, renewal.lost) == ("unregistered", {})
     assert harness.pending()[0]["time_since_delivered"] < 50_000
 
 
@@ -64,5 +64,5 @@ async def test_a_replaced_instance_learns_what_it_lost(harness):
     successor = harness.queue.session(Identity("w1", "newboot"))
     await successor.register({}, dead_instance_id=frozen.identity.instance_id)
     await harness.queue.reclaim()
-    renewal = harness.renew(frozen, job)
-    assert (renewal.state, renewal.gone) == ("unregistered", {"a": "lost"})
+    renewal = await harness.renew(frozen, job)
+    assert (renewal.state, renewal.lost) == ("unregistered", {"a": "lost"})

@@ -46,7 +46,7 @@ async def test_only_the_lease_owner_may_report(harness, verdict, who):
         await sender.report_progress(told, {"round": 1})
     with pytest.raises(LeaseLost):
         await sender.checkpoint(told, "round", {"n": 1})
-    assert harness.renew(sender, told).gone == {"a": "lost"}
+    assert (await harness.renew(sender, told)).lost == {"a": "lost"}
     assert harness.fields("a") == fields
     assert harness.counters().get("refused", 0) == (verdict != "released")
     assert await harness.report(session, job, Completed(b"{}")) == "completed"

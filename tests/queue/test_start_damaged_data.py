@@ -92,6 +92,6 @@ async def test_running_job_is_not_started_again_when_the_group_was_lost(harness)
     job = await harness.start_one(first)
     harness.redis.xgroup_destroy(harness.keys.stream_normal, "aragora-workers")
     assert (await second.start(1)).jobs == []
-    assert harness.renew(first, job).gone == {}
+    assert (await harness.renew(first, job)).lost == {}
     assert harness.pending()[0]["consumer"] == "w1"
     assert await harness.report(first, job, Completed(b"{}")) == "completed"

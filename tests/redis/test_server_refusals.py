@@ -98,7 +98,7 @@ def test_tls_is_verified(shared_server, tmp_path):
     refused(run_command("reap", **missing), 78, "certificates")
 
 
-def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
+async def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
     """With `redis_tls_ca_file`, certificates of the system's authorities are not accepted."""
     tls = shared_server("tls")
     given = {**environment(tls), "SSL_CERT_FILE": tls.certificates["ca.crt"]}
@@ -113,8 +113,8 @@ def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
     queue = RedisStreamsQueue(QueueConfig(redis_url=tls.url, **settings))
     renewer = queue.session(Identity("w")).lease_renewer()
     with pytest.raises(RedisUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
-        renewer.renew([("a", 1)])
-    renewer.close()
+        await renewer.renew([("a", 1)])
+    await renewer.close()
 
 
 async def test_errors_of_the_library_hide_passwords(shared_server):

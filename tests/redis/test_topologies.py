@@ -72,7 +72,7 @@ async def test_release_renewal_and_blocking_read(backend, harness_on):
     await harness.enqueue("a")
     await waiting
     job = await harness.start_one(session)
-    assert harness.renew(session, job).gone == {}
+    assert (await harness.renew(session, job)).lost == {}
     assert await harness.report(session, job, Completed(b"{}")) == "completed"
 
 
@@ -100,7 +100,7 @@ async def test_the_lease_keeper_over_tls(shared_server, harness_on):
     await harness.enqueue("a")
     job = await harness.start_one(session)
     for _ in range(30):
-        assert harness.renew(session, job).gone == {}
+        assert (await harness.renew(session, job)).lost == {}
     await harness.report(session, job, Completed(b"{}"))
 
 

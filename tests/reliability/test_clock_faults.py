@@ -49,7 +49,7 @@ async def test_the_clock_is_set_back_after_a_worker_died(preloaded_server, tmp_p
     live = await harness.worker("live")
 
     async def is_reclaimed():
-        harness.renew(live)
+        await harness.renew(live)
         return [each.id for each in await harness.queue.reclaim()] == ["a"]
 
     await wait_until(is_reclaimed, 20, "a to be reclaimed")

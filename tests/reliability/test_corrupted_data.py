@@ -191,7 +191,7 @@ async def test_control_fields_that_are_not_numbers(redis_url):
     marks = {"last_heartbeat_seen": str(int(newest)), "grace_count": "many", "grace_until": "soon"}
     harness.redis.hset(harness.keys.control, mapping=marks)
     harness.redis.zadd(harness.keys.workers, {"dead": 1, "alive": newest - 60_000})
-    assert harness.renew(alive).state == "ok"
+    assert (await harness.renew(alive)).state == "ok"
     harness.redis.hset(harness.keys.control, "grace_until", "soon")
     harness.backdate(job.id)
     assert [taken.decision for taken in await harness.queue.reclaim("alive")] == ["reclaimed"]

@@ -37,7 +37,7 @@ async def test_an_entry_is_deleted_under_its_worker(new_harness):
     await harness.enqueue("a")
     job = await harness.start_one(session)
     harness.redis.xtrim(harness.keys.stream_normal, maxlen=0, approximate=False)
-    assert harness.renew(session, job).gone == {}
+    assert (await harness.renew(session, job)).lost == {}
     assert await harness.report(session, job, Completed(b"{}")) == "completed"
     assert harness.pending() == []
 

@@ -83,12 +83,13 @@ class QueueHarness:
         [result] = await session.report([Report(job, outcome)])
         return result
 
-    def renew(self, session, *jobs):
+    async def renew(self, session, *jobs):
+        """Send the session's heartbeat, renew the leases of jobs, and return the queue's answer."""
         renewer = session.lease_renewer()
         try:
-            return renewer.renew([(job.id, job.fence) for job in jobs])
+            return await renewer.renew([(job.id, job.fence) for job in jobs])
         finally:
-            renewer.close()
+            await renewer.close()
 
     # -- waiting
 

@@ -137,7 +137,7 @@ async def test_replaced_worker_ends(new_harness, worker_pool):
     )
 
     async def beat():
-        harness.renew(other_worker)
+        await harness.renew(other_worker)
         return worker.task.done()
 
     await wait_until(beat, what="the old boot to end")

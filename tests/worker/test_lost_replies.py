@@ -13,7 +13,7 @@ from support.workers import (
 from aragora_q.base import Job
 from aragora_q.errors import RedisUnreachable
 from aragora_q.streams.queue import RedisStreamsQueue
-from aragora_q.worker.debate_worker import debate_worker as worker_module
+from aragora_q.worker import fetcher
 
 
 async def test_start_with_a_lost_reply_is_undone(new_harness, worker_pool):
@@ -82,4 +82,4 @@ async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
     freed_at = time.monotonic()
     gated.gate.set()
     await wait_until(lambda: "b" in gated.entered)
-    assert time.monotonic() - freed_at < worker_module.IDLE_SECONDS / 2
+    assert time.monotonic() - freed_at < fetcher.IDLE_SECONDS / 2

@@ -104,7 +104,7 @@ async def test_poison_pill_stops_killing_workers(new_harness, worker_process, re
         assert worker.wait_for_exit(20) == 9, worker.text()
 
         async def taken():
-            harness.renew(pulse)
+            await harness.renew(pulse)
             return [each.decision for each in await harness.queue.reclaim()]
 
         decision = await wait_until(taken, what="the lease to run out")

@@ -98,14 +98,14 @@ async def test_worker_id_in_use_is_refused(new_harness, redis_url):
     )
 
     async def beat():
-        renewer.renew([])
+        await renewer.renew([])
         return other_worker.poll() is not None
 
     try:
         await wait_until(beat, 30, "the other_worker to give up")
     finally:
         other_worker.kill()
-        renewer.close()
+        await renewer.close()
     told = other_worker.communicate()[1]
     assert other_worker.returncode == 78, told
     assert "worker id p1 is in use by pid 4711 on elsewhere" in told

@@ -12,7 +12,7 @@ from support.workers import (
 )
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.worker.debate_worker import debate_worker as worker_module
+from aragora_q.worker import fetcher
 
 
 async def test_no_more_jobs_at_once_than_slots(new_harness, worker_pool):
@@ -46,7 +46,7 @@ async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool):
     enqueued_at = time.monotonic()
     await harness.enqueue("a")
     await harness.wait_for_end("a")
-    assert time.monotonic() - enqueued_at < worker_module.IDLE_SECONDS
+    assert time.monotonic() - enqueued_at < fetcher.IDLE_SECONDS
     assert worker.get_stats()["jobs_processed"] == 1
 
 
@@ -71,7 +71,7 @@ async def test_high_lane_does_not_starve_the_low_one(new_harness, worker_pool):
     await harness.queue.enqueue_many([Job(payload={}, id=f"h{n}", priority=1) for n in range(20)])
     await harness.enqueue("low", priority=-1)
     await worker_pool.start(harness, executor, max_concurrent=1, burst=True).task
-    assert order.index("low") < worker_module.LOW_FIRST_INTERVAL
+    assert order.index("low") < fetcher.LOW_FIRST_INTERVAL
 
 
 async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
@@ -92,4 +92,4 @@ async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
     resumed_at = time.monotonic()
     await harness.queue.pause(paused=False)
     await harness.wait_for_end("a")
-    assert time.monotonic() - resumed_at < worker_module.IDLE_SECONDS + 3
+    assert time.monotonic() - resumed_at < fetcher.IDLE_SECONDS + 3

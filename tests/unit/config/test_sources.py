@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from aragora_q.config import sources as config_layers
 from aragora_q.config.settings import QueueConfig, get_queue_config, set_queue_config
-from aragora_q.config.settings import sources as config_layers
 from aragora_q.config.sources import override_file, read_sources
 from aragora_q.errors import ConfigError
 

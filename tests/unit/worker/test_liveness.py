@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from aragora_q.worker.debate_worker import liveness as process
+from aragora_q.worker import liveness as process
 
 
 def test_a_process_describes_itself():
