@@ -134,6 +134,13 @@ TRANSIENT_ERRORS = (RedisUnreachable, TryAgain, AccessDenied)
 """Errors that a running worker retries without limit."""
 
 
+def validation_rule(message: str) -> str:
+    """Return a validation message of pydantic as a rule, such as `must be greater than 0`."""
+    rule = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    rule = rule.partition(", unable to parse")[0].rstrip(".")
+    return rule[0].lower() + rule[1:]
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to `name`, for a "did you mean"; None if none is close."""
     from difflib import get_close_matches  # noqa: PLC0415 - needed for error messages only

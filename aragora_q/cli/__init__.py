@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -22,7 +23,7 @@ from typer.core import TyperGroup
 
 from aragora_q import __version__
 from aragora_q.cli import output
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, validation_rule
 
 COMMANDS = {
     "enqueue": "Enqueue a debate, or many jobs from JSON lines.",
@@ -125,11 +126,12 @@ def _report_usage_error(error: typer.TyperException) -> None:
         return
     if validation_errors := getattr(error.__cause__, "errors", None):
         fault, *_ = validation_errors()
-        rule = fault["msg"].removeprefix("Value error, ").replace("Input", "input").rstrip(".")
+        rule = validation_rule(fault["msg"])
         value = f"{fault['input']!r:.100}"
-        text = text.replace(error.message, rule if value in rule else f"{value}: {rule}")
-    for prefix in ("Invalid value: ", "Invalid value for "):
-        text = text.removeprefix(prefix)
+        text = text.replace(error.message, rule if value in rule else f"{value} {rule}")
+    if match := re.match(r"Invalid value(?: for (.+?))?: ", text):
+        option = match[1].replace("'", "") + ": " if match[1] else ""
+        text = option + text[match.end() :]
     path = context.command_path if context else "aragora-q"
     output.error(text, f"{path} --help")
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from aragora_q.config.sources import SettingsSources, did_you_mean, read_sources
-from aragora_q.errors import ConfigError
+from aragora_q.errors import ConfigError, validation_rule
 
 
 def explain(
@@ -39,8 +39,7 @@ class _Explainer:
 
     def line(self, location: Sequence[str], kind: str, message: str) -> str:
         """Return the message of one fault. An empty `location` is a rule that spans several settings."""
-        rule = message.removeprefix("Value error, ")
-        rule = rule[0].lower() + rule[1:]
+        rule = validation_rule(message)
         if not location:
             return self._cross_field_error(rule)
         if kind == "extra_forbidden":

@@ -264,7 +264,7 @@ def _read_secret_files(faults: list[str]) -> dict[str, ResolvedValue]:
             try:
                 resolved[name] = ResolvedValue(_read_secret(Path(file)), origin)
             except OSError as error:
-                faults.append(f"cannot read {file} ({variable}): {error.strerror}")
+                faults.append(f"cannot read {file} (environment {variable}): {error.strerror}")
     return resolved
 
 
