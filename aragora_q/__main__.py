@@ -1,6 +1,6 @@
 """Entry point of `aragora-q` and `python -m aragora_q`.
 
-Answers `--version` by itself, since scripts ask for it often: no other import, not even Typer's.
+Handles `--version` without importing the command line, because scripts call it often.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ GC_THRESHOLD = 50_000
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # A quarter of a short command's time would go into looking for garbage among what was imported:
-    # while that goes on, and once more at the end, when the process goes anyway.
+    # Collecting garbage during imports and at exit takes a quarter of a short command's time.
     gc.set_threshold(GC_THRESHOLD)
     try:
         _run()
@@ -24,7 +23,7 @@ def main() -> None:
 
 def _run() -> None:
     if sys.argv[1:] == ["--version"] and sys.stdout is not None:
-        from aragora_q import __version__  # noqa: PLC0415 - each branch pays for its own imports
+        from aragora_q import __version__  # noqa: PLC0415 - imported only when needed
 
         sys.stdout.write(f"aragora-q {__version__}\n")
         return

@@ -1,32 +1,34 @@
-"""Every exception of aragora-q, and what an operator can do about each.
+"""The exceptions of aragora-q, each with the exit code of the command line.
 
-Raised by all modules; rendered by the command line as one line, `hint` after it, and turned into
-the exit code below. Knows nothing of Redis: `connection.py` translates what the server says.
+Raised by every module. The command line prints the message and then `hint`, and exits with
+`exit_code`. This module does not know Redis: `redis/errors.py` translates the server's errors.
 
     AragoraQError                 1
-    ├── ConfigError              78   a setting, file or variable is wrong
-    │   └── UnsupportedServer     78   the Redis server cannot keep our promises as it is set up
-    ├── InvalidPayload           65   job data breaks a rule (also a ValueError: never retried)
-    ├── JobNotFound               3   no such job, or past retention
-    ├── RedisUnreachable         69   nothing answers at redis_url
-    ├── TryAgain                 75   Redis answers, but not now (OOM, LOADING, READONLY, …)
-    │   ├── QueueFull          75   the queue's `max_backlog` is reached
-    │   └── NotDurable           75   accepted, but not confirmed as `durability` asks
+    ├── ConfigError              78   a setting, file or variable is invalid
+    │   └── UnsupportedServer    78   the Redis server is too old or configured unsafely
+    ├── InvalidPayload           65   invalid job data (also a ValueError: never retried)
+    ├── JobNotFound               3   no such job, or past the retention time
+    ├── RedisUnreachable         69   no server answers at redis_url
+    ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, READONLY, …)
+    │   ├── QueueFull            75   `max_backlog` is reached
+    │   └── NotDurable           75   accepted, but not confirmed as `durability` requires
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
-    ├── LeaseLost                 1   the job is no longer this attempt's: stop working on it
-    ├── AgentUnavailable          1   a debate's agent failed in a way that may pass
-    ├── CommandFailed             1   the `command` executor's program failed in a way that may pass
+    ├── LeaseLost                 1   the job no longer belongs to this attempt: stop working on it
+    ├── AgentUnavailable          1   a debate's agent failed; a retry may help
+    ├── CommandFailed             1   the `command` executor's program failed; a retry may help
     ├── PermanentError            1   raised by executors: do not retry
-    └── RetryLater                1   raised by executors: come back in N seconds, uncharged
+    └── RetryLater                1   raised by executors: retry after a delay, attempt not charged
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class AragoraQError(Exception):
-    """Base of all our errors.
+    """Base class of all errors of aragora-q.
 
-    `hint` tells an operator what to do next; `exit_code` is what the command line exits with.
+    `hint` says what an operator can do; `exit_code` is the exit code of the command line.
     """
 
     exit_code = 1
@@ -37,35 +39,35 @@ class AragoraQError(Exception):
 
 
 class ConfigError(AragoraQError):
-    """A setting is wrong; the message names value, rule and origin, never a secret."""
+    """A setting is invalid. The message names value, rule and origin, never a secret."""
 
     exit_code = 78
 
 
 class UnsupportedServer(ConfigError):
-    """The Redis server is too old, evicts keys, or lacks what a setting asks of it."""
+    """The Redis server is too old, evicts keys, or lacks a feature that a setting requires."""
 
 
 class InvalidPayload(AragoraQError, ValueError):
-    """Job data breaks a rule. A ValueError, so that an executor that meets it fails for good."""
+    """Job data is invalid. Also a ValueError, so an attempt that raises it is not retried."""
 
     exit_code = 65
 
 
 class JobNotFound(AragoraQError):
-    """No job of that id is known, or it ended longer ago than the retention time."""
+    """The job does not exist, or it ended longer ago than the retention time."""
 
     exit_code = 3
 
     def __init__(self, job_id: str, queue: str) -> None:
         super().__init__(
-            f"no job {job_id} in queue {queue}",
-            hint="it may be in another queue (--queue), or ended before the retention time",
+            f"job {job_id} not found in queue {queue}",
+            hint="check --queue; the job may also have expired (ended more than the retention time ago)",
         )
 
 
 class RedisUnreachable(AragoraQError):
-    """No Redis answers: refused, timed out, cut, or a host name that does not resolve."""
+    """Redis cannot be reached: connection refused, timed out or closed, or unknown host name."""
 
     exit_code = 69
 
@@ -77,50 +79,50 @@ class TryAgain(AragoraQError):
 
 
 class QueueFull(TryAgain):
-    """The queue holds `max_backlog` waiting jobs; nothing was enqueued."""
+    """The queue already has `max_backlog` waiting jobs. Nothing was enqueued."""
 
 
 class NotDurable(TryAgain):
-    """The job `job_id` was accepted, but no replica, or no disk, confirmed it in time.
+    """The job `job_id` was accepted, but a replica or the disk did not confirm it in time.
 
-    Enqueue it again with the same id: nothing is done twice, and the confirmation is asked for again.
+    Enqueueing it again with the same id adds no second job and waits for the confirmation again.
     """
 
     def __init__(self, job_id: str, durability: str) -> None:
         super().__init__(
-            f"job {job_id} was accepted, but not confirmed in time as durability {durability} asks",
-            hint="enqueue it again with the same id, or look after the server's replicas and disk",
+            f"job {job_id} was accepted, but not confirmed in time (durability {durability})",
+            hint="enqueue it again with the same id; if this persists, check the server's replicas and disk",
         )
         self.job_id = job_id
 
 
 class AccessDenied(AragoraQError):
-    """Redis refused the credentials, or the user lacks a permission."""
+    """Redis rejected the credentials, or the user lacks a permission."""
 
     exit_code = 77
 
 
 class LeaseLost(AragoraQError):
-    """Another lease_owner, a cancel or a newer fence owns the job: results are no longer accepted."""
+    """The job was cancelled, or another worker or a newer attempt owns it: results are discarded."""
 
 
 class AgentUnavailable(AragoraQError):
-    """An agent's provider is down, overloaded, cut off or slow: asking again may help."""
+    """An agent's provider is down, overloaded, unreachable or slow. A retry may help."""
 
 
 class CommandFailed(AragoraQError):
-    """The program ended with an exit code that says "try again", or a signal killed it."""
+    """The program was killed by a signal, or its exit code asks for a retry."""
 
 
 class PermanentError(AragoraQError):
-    """Raise this from an executor when trying again cannot help."""
+    """Raised by an executor when a retry cannot help: the job fails at once."""
 
 
 class RetryLater(AragoraQError):
-    """Raise this from an executor when a provider said to come back later.
+    """Raised by an executor when a provider asks to retry later.
 
-    The attempt is not charged, at most 50 times and 6 hours per job. `delay_seconds` is at least
-    how long the job waits.
+    The job waits at least `delay_seconds`. The attempt is not charged, at most 50 times and for at
+    most 6 hours per job.
     """
 
     def __init__(self, message: str, *, delay_seconds: float) -> None:
@@ -129,4 +131,18 @@ class RetryLater(AragoraQError):
 
 
 TRANSIENT_ERRORS = (RedisUnreachable, TryAgain, AccessDenied)
-"""What may pass by itself: a worker that meets one of these tries on, without end."""
+"""Errors that a running worker retries without limit."""
+
+
+def validation_rule(message: str) -> str:
+    """Return a validation message of pydantic as a rule, such as `must be greater than 0`."""
+    rule = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    rule = rule.partition(", unable to parse")[0].rstrip(".")
+    return rule[0].lower() + rule[1:]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name closest to `name`, for a "did you mean"; None if none is close."""
+    from difflib import get_close_matches  # noqa: PLC0415 - needed for error messages only
+
+    return next(iter(get_close_matches(name, list(known), n=1)), None)

@@ -1,15 +1,17 @@
-"""The command line: which commands there are, and how every one of them ends.
+"""The command line: the list of commands, and how errors and signals become exit codes.
 
-A command is a file of this package with a function (or, for `config` and `models`, a Typer app) of
-its name; if Python has that name already, with an underscore after it. It is imported when it is
-called: `--help` knows of commands only what COMMANDS says. Commands never import each other; what they share is
-`options`, `output`, `views` and `waiting`. Called by `__main__`.
+A command is a module of this package. It defines a function of its name, or a Typer app for `config`
+and `models` (with an underscore appended if the name is a Python builtin), and EPILOG, the examples
+and exit codes at the end of its help. The module is imported when the command is called; `--help`
+reads only COMMANDS. Commands never import each other; they share `options`, `output`, `bulk`, `views`
+and `waiting`. Called by `__main__`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -21,38 +23,38 @@ from typer.core import TyperGroup
 
 from aragora_q import __version__
 from aragora_q.cli import output
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, validation_rule
 
 COMMANDS = {
-    "enqueue": "Put a debate into the queue, or many from JSON lines.",
-    "worker": "Run debates until told to stop.",
-    "status": "Show all that is known of jobs.",
+    "enqueue": "Enqueue a debate, or many jobs from JSON lines.",
+    "worker": "Run a worker until it receives SIGTERM.",
+    "status": "Show jobs in full.",
     "wait": "Wait until jobs have ended, and show their results.",
-    "list": "List jobs by status, newest first.",
-    "tail": "Follow what happens in the queue.",
-    "cancel": "Cancel jobs, waiting or running.",
+    "list": "List jobs, newest first.",
+    "tail": "Follow the events of the queue.",
+    "cancel": "Cancel jobs, pending or running.",
     "requeue": "Run failed or cancelled jobs again.",
-    "pause": "Let no job start; running ones go on.",
-    "resume": "Let jobs start again.",
-    "stats": "Show backlog, workers and throughput of the queue.",
-    "reap": "Take over the jobs of dead workers; for cron.",
-    "purge": "Delete jobs that ended before the retention time; for cron.",
+    "pause": "Stop starting jobs; running jobs continue.",
+    "resume": "Start jobs of a paused queue again.",
+    "stats": "Show backlog, workers and throughput.",
+    "reap": "Reclaim jobs of dead workers (for cron).",
+    "purge": "Delete expired jobs (for cron).",
     "exporter": "Serve the queue's metrics to Prometheus.",
     "healthcheck": "Check the health of a running worker or exporter.",
     "config": "Show and check the configuration.",
-    "models": "Download a small local model, for debates without a provider.",
-    "acl": "Print the Redis user that a role needs.",
-    "doctor": "Find what is wrong with server, settings and data, and mend it.",
+    "models": "Download a small model for debates without a provider.",
+    "acl": "Print the Redis ACL rule for a role.",
+    "doctor": "Check server, settings and data; repair data.",
     "bench": "Measure throughput and latency against a baseline.",
-    "demo": "Watch a debate; needs no server, no keys, no set-up.",
+    "demo": "Run a demo debate without server, keys or setup.",
 }
-"""Every command and its line of help, in the order of `--help`."""
+"""Every command and its line in the output of `--help`, in order."""
 
 WRITE_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What goes wrong when standard output cannot be written."""
+"""Errors of a standard output that is closed or full."""
 
 CLOSED_PIPE = 141
-"""What a shell reports of a program that a closed pipe has ended."""
+"""Exit code of a program whose output pipe was closed: 128 + SIGPIPE."""
 
 SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,
@@ -62,10 +64,13 @@ SETTINGS: dict[str, Any] = {
 
 
 def main() -> int:
-    """Run the command line; returns its exit code, or ends by the signal that stopped a worker."""
+    """Run the command line and return its exit code.
+
+    If a signal stopped the command, the process exits by that signal instead.
+    """
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not all speak UTF-8
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # for locales without UTF-8
     try:
         code = _run()
         sys.stdout.flush()
@@ -76,17 +81,17 @@ def main() -> int:
         if error.errno == errno.EPIPE:
             return CLOSED_PIPE
         output.error(
-            f"cannot write the output: {error.strerror}",
-            "what the command did is done: only what it had to say is lost",
+            f"cannot write to standard output: {error.strerror}",
+            "the command finished; only its output was lost",
         )
         return 1
     return code
 
 
 def _open_closed_streams() -> None:
-    """Open /dev/null where the caller closed standard input, output or error (`>&-`).
+    """Open /dev/null in place of a standard stream that the caller closed (`>&-`).
 
-    Else the next file or socket to be opened would take its place.
+    Otherwise the next file or socket would get its file descriptor.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -97,16 +102,16 @@ def _run() -> int:
     try:
         code = typer.main.get_command(app)(prog_name="aragora-q", standalone_mode=False)
     except output.StoppedBySignal as stop:
-        # Ended by the signal itself: 130 or 143 to shells, and to systemd a clean exit.
+        # Exit by the signal: shells report 130 or 143, systemd reports a clean exit.
         sys.stdout.flush()
         signal.signal(stop.number, signal.SIG_DFL)
         os.kill(os.getpid(), stop.number)
-        # Process 1 of a container gets here: no signal kills it. Nor does it wait for threads of jobs.
+        # Reached only by process 1 of a container, which signals do not kill. Do not wait for threads.
         os._exit(128 + stop.number)
-    except SystemExit as stop:  # Typer's answer to a closed pipe
+    except SystemExit as stop:  # raised by Typer for a closed pipe
         raise stop.__context__ or stop from None
     except typer.Abort:
-        output.note("nothing done")
+        output.info("aborted: nothing was changed")
         return 1
     except typer.TyperException as error:
         _report_usage_error(error)
@@ -116,30 +121,31 @@ def _run() -> int:
 
 def _report_usage_error(error: typer.TyperException) -> None:
     text, context = error.format_message(), getattr(error, "ctx", None)
-    if text.startswith("Usage: "):  # help, for want of arguments
+    if text.startswith("Usage: "):  # help, printed because no arguments were given
         sys.stderr.write(f"{text}\n")
         return
-    if pydantic_says := getattr(error.__cause__, "errors", None):
-        [fault, *_] = pydantic_says()
-        rule = fault["msg"].removeprefix("Value error, ").replace("Input", "input").rstrip(".")
+    if validation_errors := getattr(error.__cause__, "errors", None):
+        fault, *_ = validation_errors()
+        rule = validation_rule(fault["msg"])
         value = f"{fault['input']!r:.100}"
-        text = text.replace(error.message, rule if value in rule else f"{value}: {rule}")
-    for prefix in ("Invalid value: ", "Invalid value for "):
-        text = text.removeprefix(prefix)
+        text = text.replace(error.message, rule if value in rule else f"{value} {rule}")
+    if match := re.match(r"Invalid value(?: for (.+?))?: ", text):
+        option = match[1].replace("'", "") + ": " if match[1] else ""
+        text = option + text[match.end() :]
     path = context.command_path if context else "aragora-q"
     output.error(text, f"{path} --help")
 
 
 class LazyGroup(TyperGroup):
-    """Holds a stub with a line of help for each command; the command itself is imported when called."""
+    """A group whose commands are imported when they are called; for `--help` it has stubs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Find the command that `args` begin with."""
+        """Return the command named by the first of `args`."""
         name, stub, rest = super().resolve_command(ctx, args)
         return name, _load(name) if name else stub, rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; whatever goes wrong becomes a message and an exit code here."""
+        """Run the command; turn errors into a message and an exit code."""
         try:
             return super().invoke(ctx)
         except AragoraQError as error:
@@ -152,46 +158,46 @@ class LazyGroup(TyperGroup):
 
 
 def _load(name: str) -> Any:
-    """The command `name`, its help as its docstring has it: examples and exit codes come last."""
+    """Import the command `name`."""
     module = import_module(f"aragora_q.cli.{name}")
     target = getattr(module, f"{name}_", None) or getattr(module, name)
-    if isinstance(target, typer.Typer):
-        return typer.main.get_command(target)
-    text, _, examples = target.__doc__.partition("\n\n    Example")
-    epilog = f"\n    Example{examples}".replace("\n\n", "\n\n    \b\n").replace(
-        "\n", "\n    \b\n", 1
-    )
-    alone = typer.Typer(add_completion=False, **SETTINGS)
-    alone.command(name, help=text, epilog=epilog)(target)
-    return typer.main.get_command(alone)
+    if not isinstance(target, typer.Typer):
+        command, target = target, typer.Typer(add_completion=False, **SETTINGS)
+        target.command(name, epilog=getattr(module, "EPILOG", None))(command)
+    loaded: Any = typer.main.get_command(target)
+    for group_or_command in (loaded, *getattr(loaded, "commands", {}).values()):
+        for parameter in group_or_command.params:
+            if parameter.param_type_name == "argument":  # in help: ID, not ID <list[str]>
+                parameter.display_type_rich = lambda **_: None
+    return loaded
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, **SETTINGS)
 
 
-def _show_version(*, asked: bool) -> None:
-    if asked:
+def _show_version(*, requested: bool) -> None:
+    if requested:
         output.line(f"aragora-q {__version__}")
         raise typer.Exit
 
 
-@app.callback(epilog="aragora-q COMMAND --help tells more, with examples and exit codes.")
+@app.callback(epilog="Run aragora-q COMMAND --help for options, examples and exit codes.")
 def _globals(
     *,
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
     _debug: Annotated[
-        bool, typer.Option("--debug", help="Show where in the program an error came from.")
+        bool, typer.Option("--debug", help="Print a traceback with every error.")
     ] = False,
 ) -> None:
-    """A queue on Redis Streams for debates among language models."""
+    """A job queue on Redis Streams for multi-agent LLM debates."""
 
 
 def _stub() -> None:
-    """Stands for a command until it is called."""
+    """Placeholder of a command that is not imported yet."""
 
 
-for _name, _line in COMMANDS.items():
-    app.command(_name, help=_line)(_stub)
+for _name, _summary in COMMANDS.items():
+    app.command(_name, help=_summary)(_stub)

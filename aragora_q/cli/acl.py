@@ -1,4 +1,4 @@
-"""`aragora-q acl ROLE`: the Redis user that a role needs, and no more."""
+"""`aragora-q acl ROLE`: print the Redis ACL rule with the least permissions a role needs."""
 
 from __future__ import annotations
 
@@ -8,54 +8,65 @@ from typing import Annotated
 
 import typer
 
-from aragora_q.cli import options, output
-from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl
+from aragora_q.cli import output
+from aragora_q.cli.options import LoadConfig, with_config
+
+EPILOG = """\b
+Roles:
+  producer   enqueue, status, list, wait, tail
+  worker     worker
+  reaper     reap
+  purge      purge
+  stats      stats, exporter, status, list, wait, tail
+  operator   cancel, requeue, pause, resume, reap, purge, doctor, and all
+             commands that only read
+
+\b
+Examples:
+  aragora-q acl worker --password-file worker.password | redis-cli
+  aragora-q acl stats | sed 's/^ACL SETUSER/user/' >> users.acl
+
+\b
+Exit codes:
+  0 ok   2 unknown role   78 invalid configuration or unreadable file
+"""
 
 
+@with_config
 def acl(
+    load: LoadConfig,
     *,
     role: Annotated[
         str,
-        typer.Argument(metavar="ROLE", show_default=False, hidden=True),
+        typer.Argument(metavar="ROLE", show_default=False, help="Role of the user, see below."),
     ],
     user: Annotated[
         str | None,
-        typer.Option("--user", metavar="NAME", help="The user's name; default: aragora-q-ROLE."),
+        typer.Option("--user", metavar="NAME", help="User name. [default: aragora-q-ROLE]"),
     ] = None,
     password_file: Annotated[
         Path | None,
         typer.Option(
-            "--password-file", metavar="FILE", help="Its password; only the hash is printed."
+            "--password-file",
+            metavar="FILE",
+            help="File with the user's password; only its SHA-256 is printed.",
         ),
     ] = None,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
 ) -> None:
-    """Print the ACL SETUSER line for a user that can do what a role does, on this queue alone.
+    """Print an ACL SETUSER command for a user with the permissions of a role on this queue.
 
-    ROLE is one of these. producer: enqueue, status, list, wait, tail. worker: worker. reaper: reap.
-    purge: purge. stats: stats, exporter, status, list, wait, tail. operator: cancel, requeue,
-    pause, resume, reap, purge, doctor, and all that reads. Nothing is sent to the server.
-
-    Example:
-      aragora-q acl worker --password-file worker.password | redis-cli
-      aragora-q acl stats | sed 's/^ACL SETUSER/user/' >> users.acl
-
-    Exit codes:
-      0 ok   2 no such role   78 wrong configuration, or no password file
-
+    Nothing is sent to the server.
     """
     from aragora_q.config.redis_url import RedisUrl
     from aragora_q.errors import ConfigError
-    from aragora_q.redis import acl as access
+    from aragora_q.redis import acl as redis_acl
     from aragora_q.redis.keys import QueueKeys
 
-    if role not in access.ROLES:
+    if role not in redis_acl.ROLES:
         raise typer.BadParameter(
-            f"{role!r} is none of {', '.join(access.ROLES)}", param_hint="ROLE"
+            f"unknown role {role!r}: use {', '.join(redis_acl.ROLES)}", param_hint="ROLE"
         )
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
+    settings = load()
     is_cluster = RedisUrl.parse(settings.redis_url).kind == "cluster"
     keys = QueueKeys(settings.key_prefix, settings.queue, cluster=is_cluster)
     password = ""
@@ -63,9 +74,11 @@ def acl(
         try:
             secret = password_file.read_bytes().rstrip(b"\r\n")
         except OSError as error:
-            raise ConfigError(f"cannot read {password_file}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot read password file {password_file}: {error.strerror}"
+            ) from None
         password = f" #{hashlib.sha256(secret).hexdigest()}"
-    rules = access.rules(role, keys, fsync=settings.durability == "fsync")
+    rules = redis_acl.rules(role, keys, fsync=settings.durability == "fsync")
     output.line(f"ACL SETUSER {user or f'aragora-q-{role}'} reset on{password} {rules}")
     if not password_file:
-        output.note("the user has no password yet and cannot log in: see --password-file")
+        output.info("the user has no password and cannot log in: use --password-file")

@@ -1,10 +1,10 @@
-"""Many jobs from JSON lines: read in constant memory, sent in batches, each line answered in order.
+"""Enqueue many jobs from JSON lines, in batches and constant memory, with one result per line.
 
-A line is a JSON object: the fields of a debate (`question`, `agents`, …), or a `payload` of any
-kind for an executor of one's own; and, of the job, `id`, `priority`, `delay_seconds`,
-`max_attempts`. Without an `id` the payload's hash is the id, so that a run repeated after a fault
-enqueues nothing twice. Input that begins like an array, or like an object over several lines, is
-one document. Used by `enqueue`.
+A line is a JSON object with the fields of a debate (`question`, `agents`, …) or, for other executors,
+any `payload`; optionally also `id`, `priority`, `delay_seconds` and `max_attempts` of the job.
+Without `id`, the hash of the payload is the id, so a run that is repeated after an error enqueues no
+job twice. Input that begins like an array, or like an object over several lines, is read as one JSON
+document. Used by `enqueue`; `requeue` uses the readers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from aragora_q import codec as wire
+from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.cli import output
 from aragora_q.errors import InvalidPayload
@@ -36,38 +36,42 @@ MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts")
 PROGRESS_SECONDS = 0.2
 
-Line = tuple[int, bytes | None]
-"""Its number, and its bytes; None if it was too long to keep."""
+
+class Line(NamedTuple):
+    """A line of the input; `text` is None if the line is too long."""
+
+    number: int
+    text: bytes | None
 
 
 def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """What `stream` holds, as it comes: what is there is not kept waiting."""
-    while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # what stdin is
+    """Yield the contents of `stream` as soon as they arrive."""
+    while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # buffered streams have it
         yield chunk
 
 
-def read_lines(chunks: Iterable[bytes], most_bytes: int) -> Iterator[list[Line]]:
-    """The lines in `chunks` that are not blank."""
+def read_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[list[Line]]:
+    """Yield the lines that each chunk completes, without blank ones."""
     number, rest, is_too_long = 0, b"", False
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        found: list[Line] = []
-        for line in lines:
+        *texts, rest = (rest + chunk).split(b"\n")
+        lines: list[Line] = []
+        for text in texts:
             number += 1
-            if is_too_long or len(line) > most_bytes:
-                found.append((number, None))
-            elif line.strip():
-                found.append((number, line))
+            if is_too_long or len(text) > max_bytes:
+                lines.append(Line(number, None))
+            elif text.strip():
+                lines.append(Line(number, text))
             is_too_long = False
-        if is_too_long or len(rest) > most_bytes:
+        if is_too_long or len(rest) > max_bytes:
             rest, is_too_long = b"", True
-        yield found
+        yield lines
     if is_too_long or rest.strip():
-        yield [(number + 1, None if is_too_long else rest)]
+        yield [Line(number + 1, None if is_too_long else rest)]
 
 
 def read_head(chunks: Iterator[bytes]) -> bytes:
-    """As much of the input as tells what it is: its first line, or the beginning of a long one."""
+    """Read the first line of the input, or the beginning of a long one."""
     head = b""
     for chunk in chunks:
         head += chunk
@@ -77,59 +81,62 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
 
 
 def is_document(head: bytes) -> bool:
-    """Whether the input that begins so is one JSON document, not JSON lines."""
+    """Return True if input with this beginning is one JSON document, not JSON lines."""
     first = head.lstrip().partition(b"\n")[0].strip()
     return first.startswith(b"[") or first == b"{"
 
 
-def job_of(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
-    """The job that a line describes; `defaults` fill what it leaves out. Raises InvalidPayload."""
+def create_job(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
+    """Create a job from the fields of a line; `defaults` apply to missing fields. Raises InvalidPayload."""
     if not isinstance(fields, dict):
         raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
-    of_job = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
+    job_fields = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
     job_id = fields.pop("id", None)
-    of_debate = {name: value for name, value in defaults.items() if name not in JOB_FIELDS}
+    debate_defaults = {name: value for name, value in defaults.items() if name not in JOB_FIELDS}
     if "payload" in fields:
         payload = fields.pop("payload")
         if not isinstance(payload, dict):
             raise InvalidPayload(f"payload is not a JSON object: {json.dumps(payload):.60}")
         if fields:
-            raise InvalidPayload(f"unknown field {next(iter(fields))!r:.100} beside payload")
+            raise InvalidPayload(
+                f"unknown field {next(iter(fields))!r:.100}: besides payload, a line may have id, "
+                f"{', '.join(JOB_FIELDS)}"
+            )
     else:
-        payload = DebateJobPayload.from_dict({**of_debate, **fields}).to_dict()
-    of_job = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | of_job
-    return Job(payload=payload, id=content_id(payload) if job_id is None else job_id, **of_job)
+        payload = DebateJobPayload.from_dict({**debate_defaults, **fields}).to_dict()
+    job_fields = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | job_fields
+    return Job(payload=payload, id=content_id(payload) if job_id is None else job_id, **job_fields)
 
 
 def content_id(payload: Mapping[str, Any]) -> str:
-    """A job id made of the payload: equal ones have equal ids, however they are written."""
+    """Return a job id derived from the payload; the order of keys and white space do not matter."""
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 @dataclass
 class BulkSummary:
-    """How far a bulk run came."""
+    """Counts of a bulk run."""
 
     last_line: int = 0
     created: int = 0
-    known: int = 0
+    existing: int = 0
     refused: int = 0
     not_durable: int = 0
     first_refusal: str = ""
 
     def text(self) -> str:
-        """`998 jobs enqueued, 2 known before, 1 refused`."""
-        known = f", {self.known:,} known before" if self.known else ""
+        """Return, for example, `998 jobs enqueued, 2 already existed, 1 refused`."""
+        existing = f", {self.existing:,} already existed" if self.existing else ""
         refused = f", {self.refused:,} refused" if self.refused else ""
-        return f"{output.count(self.created, 'job')} enqueued{known}{refused}"
+        return f"{output.count(self.created, 'job')} enqueued{existing}{refused}"
 
 
 class BulkEnqueuer:
-    """Enqueues what a stream holds, and writes one result for each of its lines.
+    """Enqueues the jobs in a stream and writes one result per line.
 
-    A result: `line`, and `id` and `created` (false: the id was known, nothing changed), or `error`.
-    `durable` is there, and false, where the confirmation that was asked for did not come in time.
+    A result has `line`, and either `id` and `created` (false: the id already existed, nothing
+    changed), or `error`. It has `durable`, false, if the requested confirmation did not arrive in time.
     """
 
     def __init__(
@@ -138,100 +145,102 @@ class BulkEnqueuer:
         defaults: Mapping[str, Any],
         *,
         quiet: bool,
-        tally: BulkSummary,
+        summary: BulkSummary,
     ) -> None:
         self._queue = queue
         self._defaults = defaults
         self._quiet = quiet
         self._known_agents: set[str] = set()
-        self.tally = tally
-        # Escapes may make JSON longer than the payload it says; far longer, it cannot be one.
-        self._most_bytes = 4 * queue.config.max_payload_bytes + READ_BYTES
+        self.summary = summary
+        # Escapes may make the JSON of a valid payload longer than the limit, but not by this much.
+        self._max_bytes = 4 * queue.config.max_payload_bytes + READ_BYTES
 
     async def run(self, stream: BinaryIO, progress: Progress) -> None:
-        """Enqueue all lines. What a fault leaves undone, running it again does."""
+        """Enqueue all lines. After an error, the same input can be run again."""
         rest = read_chunks(stream)
-        head = read_head(rest).removeprefix(codecs.BOM_UTF8)  # as some editors begin a file
+        head = read_head(rest).removeprefix(codecs.BOM_UTF8)  # written by some editors
         chunks = itertools.chain([head], rest)
         if is_document(head):
-            await self._document(chunks)
+            await self._enqueue_document(chunks)
             return
-        for lines in read_lines(chunks, self._most_bytes):
-            await self._batches(lines)
-            progress.show(self.tally)
+        for lines in read_lines(chunks, self._max_bytes):
+            await self._enqueue_lines(lines)
+            progress.show(self.summary)
 
-    async def _batches(self, lines: list[Line]) -> None:
+    async def _enqueue_lines(self, lines: list[Line]) -> None:
         for start in range(0, len(lines), BATCH_LINES):
             batch = lines[start : start + BATCH_LINES]
-            await self._enqueue(batch, self._parse)
+            await self._enqueue_batch(batch, self._parse)
         sys.stdout.flush()
 
     def _parse(self, raw: bytes | None) -> Any:
         if raw is None:
-            raise InvalidPayload(f"longer than {self._most_bytes:,} bytes")
+            raise InvalidPayload(f"line is longer than {self._max_bytes:,} bytes")
         return _decode(raw)
 
-    async def _document(self, chunks: Iterable[bytes]) -> None:
-        """Items of an array, or one object; they are numbered like lines."""
+    async def _enqueue_document(self, chunks: Iterable[bytes]) -> None:
+        """Enqueue the items of an array, or one object; items are numbered like lines."""
         parts, size = [], 0
         for chunk in chunks:
             parts.append(chunk)
             size += len(chunk)
             if size > MAX_DOCUMENT_BYTES:
                 raise InvalidPayload(
-                    f"a JSON document of more than {MAX_DOCUMENT_BYTES:,} bytes",
-                    hint="JSON lines, one object per line, have no such limit: jq -c '.[]'",
+                    f"JSON document is larger than {MAX_DOCUMENT_BYTES:,} bytes",
+                    hint="convert it to JSON lines, which have no limit: jq -c '.[]'",
                 )
         document = _decode(b"".join(parts))
         items = document if isinstance(document, list) else [document]
         for start in range(0, len(items), BATCH_LINES):
             batch = items[start : start + BATCH_LINES]
-            await self._enqueue(list(enumerate(batch, start + 1)), lambda item: item)
+            await self._enqueue_batch(list(enumerate(batch, start + 1)), lambda item: item)
 
     def _check_agents(self, payload: Mapping[str, Any]) -> None:
-        """Raise InvalidPayload for a debate with an agent that nobody knows; each is looked up once."""
+        """Raise InvalidPayload for a debate with an unknown agent. Each name is checked once."""
         agents = payload.get("agents")
         if not isinstance(agents, list) or "question" not in payload:
-            return  # no debate
+            return  # not a debate
         if self._queue.config.executor != "debate":
             return
         from aragora_q.executors.debate import check_agents
 
-        unseen = set(map(str, agents)) - self._known_agents
-        check_agents(unseen, self._queue.config)
-        self._known_agents |= unseen
+        unchecked = set(map(str, agents)) - self._known_agents
+        check_agents(unchecked, self._queue.config)
+        self._known_agents |= unchecked
 
-    async def _enqueue(self, lines: Sequence[tuple[int, Any]], read: Callable[[Any], Any]) -> None:
+    async def _enqueue_batch(
+        self, lines: Sequence[tuple[int, Any]], parse: Callable[[Any], Any]
+    ) -> None:
         results: list[dict[str, Any]] = []
         jobs: list[tuple[int, Job]] = []
         for number, line in lines:
             results.append({"line": number})
             try:
-                job = job_of(read(line), self._defaults)
+                job = create_job(parse(line), self._defaults)
                 self._queue.check(job)
                 self._check_agents(job.payload)
             except InvalidPayload as error:
-                results[-1]["error"] = self._refused(number, error)
+                results[-1]["error"] = self._count_refusal(number, error)
             else:
                 jobs.append((len(results) - 1, job))
-        answers = await self._queue.enqueue_many([job for _, job in jobs])
-        for (at, _), answer in zip(jobs, answers, strict=True):
-            results[at] |= {"id": answer.id, "created": answer.created}
-            self.tally.created += answer.created
-            self.tally.known += not answer.created
-            if not answer.durable:
-                results[at]["durable"] = False
-                self.tally.not_durable += 1
-        self.tally.last_line = lines[-1][0]
-        self._write(results)
+        enqueued = await self._queue.enqueue_many([job for _, job in jobs])
+        for (index, _), job_result in zip(jobs, enqueued, strict=True):
+            results[index] |= {"id": job_result.id, "created": job_result.created}
+            self.summary.created += job_result.created
+            self.summary.existing += not job_result.created
+            if not job_result.durable:
+                results[index]["durable"] = False
+                self.summary.not_durable += 1
+        self.summary.last_line = lines[-1][0]
+        self._print(results)
 
-    def _refused(self, number: int, error: InvalidPayload) -> str:
+    def _count_refusal(self, number: int, error: InvalidPayload) -> str:
         text = f"{error} ({error.hint})" if error.hint else str(error)
-        self.tally.first_refusal = self.tally.first_refusal or f"line {number:,}: {text}"
-        self.tally.refused += 1
+        self.summary.first_refusal = self.summary.first_refusal or f"line {number:,}: {text}"
+        self.summary.refused += 1
         return text
 
-    def _write(self, results: list[dict[str, Any]]) -> None:
+    def _print(self, results: list[dict[str, Any]]) -> None:
         for result in results:
             if not self._quiet:
                 output.json_line(result)
@@ -241,40 +250,40 @@ class BulkEnqueuer:
 
 def _decode(raw: bytes) -> Any:
     try:
-        return wire.decode(raw)
+        return codec.decode(raw)
     except ValueError as error:
-        raise InvalidPayload(f"not JSON: {str(error).replace('at line 1 ', 'at ')}") from None
+        raise InvalidPayload(f"invalid JSON: {str(error).replace('at line 1 ', 'at ')}") from None
 
 
 class Progress:
-    """One line on a terminal's stderr that tells how far a bulk run is; nothing anywhere else."""
+    """The progress of a bulk run, on one line of stderr if only stderr is a terminal."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        # Beside results that scroll over the same screen it would only be torn to pieces.
-        self._is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
+        # Results that scroll over the same screen would break the line.
+        self._is_visible = sys.stderr.isatty() and not sys.stdout.isatty()
         self._stream = stream
         self._started_at = self._shown_at = time.monotonic()
-        self._size = _size(stream) if self._is_shown else 0
+        self._size = _size(stream) if self._is_visible else 0
 
-    def show(self, tally: BulkSummary) -> None:
-        """Draw it anew, unless that was done a moment ago."""
+    def show(self, summary: BulkSummary) -> None:
+        """Print it again, at most every PROGRESS_SECONDS."""
         now = time.monotonic()
-        if not self._is_shown or now - self._shown_at < PROGRESS_SECONDS:
+        if not self._is_visible or now - self._shown_at < PROGRESS_SECONDS:
             return
         self._shown_at = now
         share = f"{self._stream.tell() / self._size:4.0%}  " if self._size else ""
-        per_second = tally.last_line / (now - self._started_at)
-        sys.stderr.write(f"\r\033[K{share}{tally.text()}, {per_second:,.0f} lines/s")
+        per_second = summary.last_line / (now - self._started_at)
+        sys.stderr.write(f"\r\033[K{share}{summary.text()}, {per_second:,.0f} lines/s")
         sys.stderr.flush()
 
     def clear(self) -> None:
-        """Take it away."""
-        if self._is_shown:
+        """Remove it."""
+        if self._is_visible:
             sys.stderr.write("\r\033[K")
 
 
 def _size(stream: BinaryIO) -> int:
-    """Bytes of a regular file; 0 for what has no size."""
+    """Return the size of a regular file in bytes; 0 for a pipe or terminal."""
     try:
         status = os.fstat(stream.fileno())
     except OSError:

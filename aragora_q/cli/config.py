@@ -1,10 +1,11 @@
-"""`aragora-q config`: what the settings are and where each comes from; whether they are right."""
+"""`aragora-q config`: show each setting and its origin; check the configuration."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from aragora_q.config.sources import SettingsSources
 
 DEFAULT = "default"
+HIDDEN = "hidden"
+ORIGIN_COLUMN = 46
+"""Column of the origin in the output of `show --origin`; longer lines have it above."""
 
 config = typer.Typer(
     help="Show and check the configuration.\n\n"
-    "Later layers win: defaults, /etc/aragora-q/aragora-q.toml and conf.d/*.toml, "
-    "~/.config/aragora-q/aragora-q.toml, ./aragora-q.toml, --config FILE, credentials and "
-    "*_FILE secrets, environment, options of a command.",
+    "Sources, later ones override earlier ones: defaults, /etc/aragora-q/aragora-q.toml, "
+    "/etc/aragora-q/conf.d/*.toml, ~/.config/aragora-q/aragora-q.toml, ./aragora-q.toml, "
+    "--config FILE, credentials and *_FILE secrets, environment, options of a command.",
     no_args_is_help=True,
     add_completion=False,
     **SETTINGS,
@@ -29,44 +33,44 @@ config = typer.Typer(
 
 
 @config.command(
-    epilog="\b\nExample:\n  aragora-q config show --origin\n"
-    "  aragora-q config show > all.toml\n\n\b\nExit codes:\n  0 ok   78 something is wrong",
+    epilog="\b\nExamples:\n  aragora-q config show --origin\n"
+    "  aragora-q config show > all.toml\n\n\b\nExit codes:\n  0 ok   78 invalid configuration",
 )
 def show(
     *,
     origin: Annotated[
-        bool, typer.Option("--origin", help="Say where each value comes from.")
+        bool, typer.Option("--origin", help="Also print the origin of each value.")
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="One JSON object: value, origin and default of each setting."),
+        typer.Option("--json", help="Print one JSON object: value, origin, default per setting."),
     ] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show every setting as it is now, as TOML. Passwords are left out."""
-    settings, layers = _read(config)
+    """Show all settings with their effective values, as TOML. Passwords are omitted."""
+    settings, sources = _load(config)
     if as_json:
-        output.json_line(_as_json(settings, layers))
+        output.json_line(_as_json(settings, sources))
     else:
-        output.lines(_as_toml(settings, layers, with_origin=origin))
+        output.lines(_as_toml(settings, sources, with_origin=origin))
 
 
 @config.command(
-    epilog="\b\nExample:\n  aragora-q config check --config new.toml\n\n\b\n"
-    "Exit codes:\n  0 all settings are right   78 something is wrong: every fault is named",
+    epilog="\b\nExamples:\n  aragora-q config check --config new.toml\n\n\b\n"
+    "Exit codes:\n  0 all settings are valid   78 invalid configuration; every error is listed",
 )
 def check(*, config: ConfigFile = None) -> None:
-    """Check every setting of every layer. No server is asked; `doctor` does that."""
-    _, layers = _read(config)
-    names = sorted(layers.settings)
-    output.line(f"right: {output.count(len(names), 'setting')} set, all others have their defaults")
-    for path in layers.ignored:
-        output.note(f"ignored: {path} belongs to another user")
+    """Check all settings from all sources. To also check the server, run `doctor`."""
+    _, sources = _load(config)
+    names = sorted(sources.settings)
+    output.line(f"valid: {output.count(len(names), 'setting')} set, all others at their defaults")
+    for path in sources.ignored:
+        output.info(f"ignored: {path} belongs to another user")
     for name in names:
-        output.line(f"  {name:<28}{layers.settings[name].origin}")
+        output.line(f"  {name:<28}{sources.settings[name].origin}")
 
 
-def _read(file: Any) -> tuple[QueueConfig, SettingsSources]:
+def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:
     from aragora_q.config.sources import override_file, read_sources
 
     settings = options.load_config(file)
@@ -74,35 +78,48 @@ def _read(file: Any) -> tuple[QueueConfig, SettingsSources]:
         return settings, read_sources(type(settings).model_fields)
 
 
-def _as_json(settings: QueueConfig, layers: SettingsSources) -> dict[str, Any]:
-    """By setting: `value`, `origin`, `default`; a secret's value is `"hidden"` where it is set. An
-    agent is a setting of its own, `agents.NAME`.
+def _as_json(settings: QueueConfig, sources: SettingsSources) -> dict[str, Any]:
+    """By setting: `value`, `origin`, `default`. The value of a secret that is set is `"hidden"`.
+
+    Each agent has an entry of its own, `agents.NAME`.
     """
     return {
-        name: {"value": value, "origin": _origin(name, layers), "default": default}
-        for name, value, default in _rows(settings)
+        entry.name: {
+            "value": entry.value,
+            "origin": _origin(entry.name, sources),
+            "default": entry.default,
+        }
+        for entry in _entries(settings)
     }
 
 
-def _as_toml(settings: QueueConfig, layers: SettingsSources, *, with_origin: bool) -> Iterator[str]:
-    for name, value, _ in _rows(settings):
-        is_hidden = value is None or value == HIDDEN
+def _as_toml(
+    settings: QueueConfig, sources: SettingsSources, *, with_origin: bool
+) -> Iterator[str]:
+    for name, value, _ in _entries(settings):
+        is_comment = value is None or value == HIDDEN
         if name == "redis_url" and value != settings.redis_url:
-            yield "# redis_url: user and password are left out"
-        shown = "# " if is_hidden else ""
-        shown += f"{name} = {'' if value is None else toml_value(value)}".rstrip()
-        comment = f"# {_origin(name, layers)}"
-        if with_origin and len(shown) > COLUMN:
-            yield comment
-        yield f"{shown:<{COLUMN}}  {comment}" if with_origin and len(shown) <= COLUMN else shown
+            yield "# redis_url: user and password are omitted"
+        text = "# " if is_comment else ""
+        text += f"{name} = {'' if value is None else toml_value(value)}".rstrip()
+        origin = f"# {_origin(name, sources)}"
+        if not with_origin:
+            yield text
+        elif len(text) <= ORIGIN_COLUMN:
+            yield f"{text:<{ORIGIN_COLUMN}}  {origin}"
+        else:
+            yield origin
+            yield text
 
 
-COLUMN = 46
-HIDDEN = "hidden"
+class _Entry(NamedTuple):
+    name: str
+    value: Any
+    default: Any
 
 
-def _rows(settings: QueueConfig) -> Iterator[tuple[str, Any, Any]]:
-    """Name, value and default of each setting, secrets hidden; agents last, one by one."""
+def _entries(settings: QueueConfig) -> Iterator[_Entry]:
+    """Yield all settings with secrets hidden, and last each agent."""
     from pydantic import SecretStr
 
     from aragora_q.config.redis_url import RedisUrl
@@ -115,20 +132,20 @@ def _rows(settings: QueueConfig) -> Iterator[tuple[str, Any, Any]]:
             value = HIDDEN
         if name == "redis_url":
             value = RedisUrl.parse(value).redacted
-        yield name, value, field.default
-    for agent, behind in settings.agents.items():
-        yield f"agents.{agent}", behind.model_dump(exclude_unset=True), None
+        yield _Entry(name, value, field.default)
+    for name, agent in settings.agents.items():
+        yield _Entry(f"agents.{name}", agent.model_dump(exclude_unset=True), None)
 
 
-def _origin(name: str, layers: SettingsSources) -> str:
-    setting = layers.settings.get(name)
+def _origin(name: str, sources: SettingsSources) -> str:
+    setting = sources.settings.get(name)
     return setting.origin if setting else DEFAULT
 
 
 def toml_value(value: Any) -> str:
-    """A setting's value as it is written in aragora-q.toml."""
+    """Return the TOML of a setting's value."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{name} = {toml_value(each)}' for name, each in value.items())} }}"
+        return f"{{ {', '.join(f'{name} = {toml_value(item)}' for name, item in value.items())} }}"
     if isinstance(value, str | bool):
         return json.dumps(value, ensure_ascii=False)
     return f"{value:_}" if isinstance(value, int) else str(value)

@@ -1,7 +1,7 @@
-"""`aragora-q demo`: one debate from question to recorded result, on a server and a worker of its own.
+"""`aragora-q demo`: run one debate on an embedded server and show it as it happens.
 
-All parts are real: embedded Valkey, the queue, the worker that `launcher` builds, the executor.
-Only their place is the demo's: a queue of its own, so that no other job is touched.
+All parts are real: embedded Valkey, the queue, the worker that `launcher` builds, the executor. The
+demo uses a separate queue, so it does not touch other jobs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from aragora_q.cli.options import Agents, ConfigFile, RedisUrl
 if TYPE_CHECKING:
     from aragora_q.base import Job
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.context import Executor
     from aragora_q.streams.queue import RedisStreamsQueue
 
 QUESTION = "Should a small team start with microservices or with a monolith?"
@@ -31,13 +32,23 @@ SERVER = "embedded://"
 QUEUE = "demo"
 AGENT_WIDTH = 16
 LAST_EVENT_SECONDS = 5.0
-"""How long after the worker is done the news of the end may take to reach the screen."""
+"""Longest wait for the job's last event after the worker has stopped."""
+
+EPILOG = """\b
+Examples:
+  aragora-q demo "Tea or coffee?"
+
+\b
+Exit codes:
+  0 the debate completed   1 the debate failed   65 invalid question or agents
+  78 invalid configuration   130 Ctrl-C: the debate was cancelled
+"""
 
 
 def demo(
     *,
     question: Annotated[
-        str, typer.Argument(metavar="[QUESTION]", help="What to debate.", show_default=False)
+        str, typer.Argument(metavar="QUESTION", help="Question to debate.", show_default=False)
     ] = QUESTION,
     agents: Agents = None,
     rounds: Annotated[
@@ -45,20 +56,12 @@ def demo(
     ] = ROUNDS,
     redis_url: RedisUrl = None,
     config: ConfigFile = None,
-) -> None:
-    """Watch a debate; needs no server, no keys, no set-up.
+) -> int:
+    """Run a demo debate without server, keys or setup.
 
-    Starts a private Valkey (its data stays under ~/.local/state/aragora-q, the server stops by
-    itself), enqueues the debate, runs a worker until it is done, and shows result and queue.
-
-    Example:
-      aragora-q demo "Tea or coffee?"
-
-    Exit codes:
-      0 the debate completed   1 it failed   65 bad question
-      78 wrong configuration
-      130 Ctrl-C: the debate was cancelled
-
+    Starts a private Valkey, enqueues the debate, runs a worker until the debate has ended, and shows
+    the result and the queue. The server stops afterwards; its data stays in
+    ~/.local/state/aragora-q.
     """
     settings = options.load_config(
         config,
@@ -70,7 +73,7 @@ def demo(
         drain_timeout_seconds=0,
         log_level="error",
     )
-    raise typer.Exit(options.run(_demo(settings, question, options.names(agents), rounds)))
+    return options.run(_demo(settings, question, options.split_names(agents), rounds))
 
 
 async def _demo(settings: QueueConfig, question: str, agents: list[str], rounds: int) -> int:
@@ -80,35 +83,39 @@ async def _demo(settings: QueueConfig, question: str, agents: list[str], rounds:
     from aragora_q.observability.logs import setup_logging
 
     setup_logging(settings.log_level, settings.log_format)
-    what_to_expect = f"{', '.join(agents)}: as you asked"
+    description = f"agents {', '.join(agents)}, from --agents"
     if not agents:
-        agents, what_to_expect = debate.choose_agents(settings, output.note)
+        agents, description = debate.choose_agents(settings, output.info)
     job = create_debate_job(question, agents, rounds)
     screen = _Screen()
-    screen.head(question, what_to_expect)
+    screen.print_header(question, description)
     executor = await executors.create_default_executor(settings)
-    async with options.opened(settings) as queue:
-        screen.step(f"server ready: {queue.connection.address}")
+    async with options.open_queue(settings) as queue:
+        screen.print_step(f"server ready: {queue.connection.address}")
         await queue.enqueue(job)
-        screen.step(f"enqueued: job {job.id}")
+        screen.print_step(f"enqueued: job {job.id}")
         stopped_by = await _run(settings, executor, queue, job.id, screen)
         if stopped_by is not None:
             await queue.cancel(job.id)
-            screen.step("cancelled")
+            screen.print_step("cancelled")
             raise output.StoppedBySignal(stopped_by)
         ended = await queue.get_job(job.id)
         stats = await queue.get_queue_stats()
-    if ended is None:  # somebody deleted it
+    if ended is None:  # deleted in the meantime
         return 1
-    _show_end(ended, stats)
-    _show_next(settings, ended, agents)
+    _print_result(ended, stats)
+    _print_next_steps(settings, ended, agents)
     return int(ended.result is None)
 
 
 async def _run(
-    settings: QueueConfig, executor: Any, queue: RedisStreamsQueue, job_id: str, screen: _Screen
+    settings: QueueConfig,
+    executor: Executor,
+    queue: RedisStreamsQueue,
+    job_id: str,
+    screen: _Screen,
 ) -> signal.Signals | None:
-    """Run a worker until the queue is empty, and show what it does; returns the signal that stopped it."""
+    """Run a worker until the queue is empty, showing its events. Return the signal that stopped it."""
     from aragora_q import launcher
 
     stopped_by: list[signal.Signals] = []
@@ -128,7 +135,7 @@ async def _run(
 
 
 async def _follow(queue: RedisStreamsQueue, job_id: str, screen: _Screen) -> None:
-    """Show the job's events until it has ended."""
+    """Print the job's events until it has ended."""
     from aragora_q.cli.waiting import ENDINGS
 
     async for event in queue.events(after="0-0"):
@@ -136,48 +143,48 @@ async def _follow(queue: RedisStreamsQueue, job_id: str, screen: _Screen) -> Non
         if job_id not in event.get("ids", "").split() or name == "enqueued":
             continue
         if name == "progress":
-            screen.progress(json.loads(event["data"]))
+            screen.print_progress(json.loads(event["data"]))
         else:
-            screen.step(f"{name} by worker {event['worker']}" if "worker" in event else name)
+            screen.print_step(f"{name} by worker {event['worker']}" if "worker" in event else name)
         if name in ENDINGS:
             return
 
 
 class _Screen:
-    """What happens, as it happens: one line for each event, with the seconds since the beginning."""
+    """Prints one line per event, with the seconds since the start."""
 
     def __init__(self) -> None:
-        self._begun_at = time.monotonic()
+        self._started_at = time.monotonic()
         self._phase = ""
 
-    def head(self, question: str, what_to_expect: str) -> None:
-        """Say what will be debated, and by whom."""
+    def print_header(self, question: str, description: str) -> None:
+        """Print the question and a description of the agents."""
         for row in output.wrapped(question):
             output.write(output.styled(row, "1"))
-        output.lines(output.wrapped(what_to_expect))
+        output.lines(output.wrapped(description))
         output.line()
 
-    def step(self, text: str) -> None:
-        """Something happened."""
-        seconds = f"{time.monotonic() - self._begun_at:5.1f} s"
+    def print_step(self, text: str) -> None:
+        """Print an event."""
+        seconds = f"{time.monotonic() - self._started_at:5.1f} s"
         output.write(f"{output.styled(seconds, '2')}  {output.safe_text(text)}")
         sys.stdout.flush()
 
-    def progress(self, progress: Mapping[str, Any]) -> None:
-        """An agent has done its part; a new phase may have begun with it."""
+    def print_progress(self, progress: Mapping[str, Any]) -> None:
+        """Print the contribution of an agent, after the phase if that is new."""
         from aragora_q.cli import views
 
         phase = views.debate_phase(progress)
         if phase != self._phase:
             self._phase = phase
-            self.step(phase)
-        who = f"{progress.get('seat', 0) + 1} {progress.get('agent', '')}"
-        row = f"{'':9}{output.truncate(who, AGENT_WIDTH):<{AGENT_WIDTH}}  "
+            self.print_step(phase)
+        agent = f"{progress.get('seat', 0) + 1} {progress.get('agent', '')}"
+        row = f"{'':9}{output.truncate(agent, AGENT_WIDTH):<{AGENT_WIDTH}}  "
         output.line(row + output.truncate(str(progress.get("said", "")), output.width() - len(row)))
         sys.stdout.flush()
 
 
-def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
+def _print_result(job: Job, stats: Mapping[str, Any]) -> None:
     from aragora_q.cli import views
 
     output.line()
@@ -192,11 +199,11 @@ def _show_end(job: Job, stats: Mapping[str, Any]) -> None:
     )
 
 
-def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
-    """Commands that go on from here, ready to be pasted; a URL's password is left out."""
+def _print_next_steps(settings: QueueConfig, job: Job, agents: list[str]) -> None:
+    """Print commands to paste next. The password of a URL is omitted."""
     from aragora_q.config.redis_url import RedisUrl
 
-    seats = shlex.quote(",".join(agents))
+    names = shlex.quote(",".join(agents))
     url = shlex.quote(RedisUrl.parse(settings.redis_url).redacted)
     output.line()
     output.write(output.styled("Try next:", "1"))
@@ -205,7 +212,7 @@ def _show_next(settings: QueueConfig, job: Job, agents: list[str]) -> None:
         for command in (
             f"export REDIS_URL={url} ARAGORA_QUEUE_NAME={QUEUE}",
             f"aragora-q status {job.id}",
-            f'aragora-q enqueue "Tea or coffee?" -a {seats}',
+            f'aragora-q enqueue "Tea or coffee?" -a {names}',
             "aragora-q worker --burst",
             "aragora-q stats",
         )

@@ -1,143 +1,152 @@
-"""`aragora-q doctor`: what is wrong with server, settings, workers and data; mends data if asked to."""
+"""`aragora-q doctor`: check server, settings, workers and data; repair data on request."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, ConfigFile, QueueName, RedisUrl
+from aragora_q.cli.options import AsJson, LoadConfig, Yes, with_config
 
 if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.doctor.checks import Finding
     from aragora_q.doctor.integrity import IntegrityReport
 
 STYLES = {"error": "31", "warning": "33", "note": "2"}
+INDENT = 8
+
+EPILOG = """\b
+Examples:
+  aragora-q doctor
+  aragora-q doctor --repair
+
+\b
+Exit codes:
+  0 no errors or warnings   1 errors or warnings   2 usage
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration
+"""
 
 
+@with_config
 def doctor(
+    load: LoadConfig,
     *,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mend the data: shows the plan, then asks.")
+        bool, typer.Option("--repair", help="Repair the data after showing the plan and asking.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    budget: Annotated[
+    yes: Yes = False,
+    max_time: Annotated[
         float,
-        typer.Option("--max-time", metavar="SECONDS", min=1, help="Walk through data for so long."),
+        typer.Option(
+            "--max-time", metavar="SECONDS", min=1, help="Check data for at most this many seconds."
+        ),
     ] = 60.0,
-    resume_at: Annotated[
+    resume_from: Annotated[
         str,
-        typer.Option("--from", metavar="PLACE", help="Go on where a walk ran out of time."),
+        typer.Option(
+            "--resume-from", metavar="CURSOR", help="Resume a check that ran out of time."
+        ),
     ] = "",
     as_json: AsJson = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
-) -> None:
-    """Find what is wrong with the server, the settings, the workers and the data.
+) -> int:
+    """Check the server, the settings, the workers and the data.
 
-    Every finding comes with evidence and a remedy. What --repair mends is mended job by job, each in
-    one step, and nothing is deleted that could still be needed.
-
-    Example:
-      aragora-q doctor
-      aragora-q doctor --repair
-
-    Exit codes:
-      0 nothing is wrong, notes aside   1 something is   69 Redis unreachable
-      77 access denied
-
+    Each finding comes with details and a remedy. --repair changes one job at a time, atomically, and
+    deletes nothing that may still be needed.
     """
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    findings, seen = options.run(_examine(settings, resume_at, budget))
+    settings = load()
+    findings, report = options.run(_check(settings, resume_from, max_time))
     if not as_json:
-        _tell(findings, seen)
-    mendable = [each for each in findings if each.remedy.startswith("--repair")]
-    if repair and mendable:
-        _ask(len(mendable), yes=yes)
-        mended, seen = options.run(_repair(settings, resume_at, budget))
-        findings = [each for each in findings if each.check != "data"] + mended
+        _print_findings(findings, report)
+    repairable = [finding for finding in findings if finding.remedy.startswith("--repair")]
+    if repair and repairable:
+        _confirm(len(repairable), yes=yes)
+        repaired, report = options.run(_repair(settings, resume_from, max_time))
+        findings = [finding for finding in findings if finding.check != "data"] + repaired
         if not as_json:
-            _tell(mended, seen)
+            _print_findings(repaired, report)
     if as_json:
-        output.json_line(_as_json(findings, seen))
-    raise typer.Exit(1 if any(each.severity != "note" for each in findings) else 0)
+        output.json_line(_as_json(findings, report))
+    return int(any(finding.severity != "note" for finding in findings))
 
 
-def _ask(kinds: int, *, yes: bool) -> None:
+def _confirm(kinds: int, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise typer.BadParameter("say --yes: there is no terminal to ask on", param_hint="--repair")
-    typer.confirm(f"Mend {output.count(kinds, 'kind')} of problem?", abort=True, err=True)
+        raise typer.BadParameter(
+            "stdin is not a terminal: add --yes to confirm", param_hint="--repair"
+        )
+    typer.confirm(f"Repair {output.count(kinds, 'kind')} of problem?", abort=True, err=True)
 
 
-def _as_json(findings: list[Finding], seen: IntegrityReport) -> dict[str, Any]:
-    """`findings` (each `severity` error, warning or note, `check`, `evidence`, `remedy`), `jobs_examined`,
-    `stopped_at` (null, or what to give to --from).
+def _as_json(findings: list[Finding], report: IntegrityReport) -> dict[str, Any]:
+    """Return the JSON of a check.
+
+    `findings` (each `severity` error, warning or note, `check`, `detail`, `remedy`), `jobs_checked`,
+    `resume_from` (null, or the cursor for --resume-from).
     """
     return {
-        "findings": [vars(each) for each in findings],
-        "jobs_examined": seen.jobs,
-        "stopped_at": seen.stopped_at or None,
+        "findings": [vars(finding) for finding in findings],
+        "jobs_checked": report.jobs,
+        "resume_from": report.stopped_at or None,
     }
 
 
-def _tell(findings: list[Finding], seen: IntegrityReport) -> None:
-    for each in findings:
-        head = output.styled(f"{each.severity:<8}", STYLES[each.severity])
-        first, *rest = output.wrapped(f"{each.check}: {each.detail}", 8)
-        output.write(head + first)
-        for row in (*rest, *output.wrapped(each.remedy, 8)):
-            output.write(f"{'':8}{row}")
+def _print_findings(findings: list[Finding], report: IntegrityReport) -> None:
+    for finding in findings:
+        severity = output.styled(f"{finding.severity:<{INDENT}}", STYLES[finding.severity])
+        first, *rest = output.wrapped(f"{finding.check}: {finding.detail}", INDENT)
+        output.write(severity + first)
+        for row in (*rest, *output.wrapped(finding.remedy, INDENT)):
+            output.write(f"{'':{INDENT}}{row}")
     if not findings:
-        output.line("nothing is wrong")
-    output.note(f"looked at {output.count(seen.jobs, 'job')}")
-    if seen.stopped_at:
-        output.note(f"time ran out: go on with --from {seen.stopped_at}")
+        output.line("no problems found")
+    output.info(f"checked {output.count(report.jobs, 'job')}")
+    if report.stopped_at:
+        output.info(f"time limit reached; continue with --resume-from {report.stopped_at}")
 
 
-async def _examine(
-    settings: Any, resume_at: str, budget_seconds: float
+async def _check(
+    settings: QueueConfig, resume_from: str, max_seconds: float
 ) -> tuple[list[Finding], IntegrityReport]:
-    from aragora_q.doctor import checks as diagnosis
-    from aragora_q.doctor import integrity as consistency
+    from aragora_q.doctor import checks, integrity
     from aragora_q.streams.queue import RedisStreamsQueue
 
     queue = RedisStreamsQueue(settings)
     try:
-        findings = [each async for each in diagnosis.check_all(queue)]
-        if any(each.check == "server" for each in findings):
-            return findings, consistency.IntegrityReport(stopped_at=resume_at)
-        seen = await _walk(
-            consistency.examine(
-                queue.connection, resume_at=resume_at, budget_seconds=budget_seconds
-            )
+        findings = [finding async for finding in checks.check_all(queue)]
+        if any(finding.check == "server" for finding in findings):
+            return findings, integrity.IntegrityReport(stopped_at=resume_from)
+        report = await _check_cursor(
+            integrity.examine(queue.connection, resume_at=resume_from, budget_seconds=max_seconds)
         )
     finally:
         await queue.close()
-    return [*findings, *diagnosis.of_data(seen, repaired=False)], seen
+    return [*findings, *checks.of_data(report, repaired=False)], report
 
 
 async def _repair(
-    settings: Any, resume_at: str, budget_seconds: float
+    settings: QueueConfig, resume_from: str, max_seconds: float
 ) -> tuple[list[Finding], IntegrityReport]:
-    from aragora_q.doctor import checks as diagnosis
-    from aragora_q.doctor import integrity as consistency
+    from aragora_q.doctor import checks, integrity
 
-    async with options.opened(settings) as queue:
-        seen = await consistency.examine(
-            queue.connection, repair=True, resume_at=resume_at, budget_seconds=budget_seconds
+    async with options.open_queue(settings) as queue:
+        report = await integrity.examine(
+            queue.connection, repair=True, resume_at=resume_from, budget_seconds=max_seconds
         )
-    return list(diagnosis.of_data(seen, repaired=True)), seen
+    return list(checks.of_data(report, repaired=True)), report
 
 
-async def _walk(walk: Any) -> IntegrityReport:
+async def _check_cursor(check: Awaitable[IntegrityReport]) -> IntegrityReport:
     from aragora_q.doctor.integrity import UnknownCursor
 
     try:
-        return await walk  # type: ignore[no-any-return]
+        return await check
     except UnknownCursor as error:
-        raise typer.BadParameter(str(error), param_hint="--from") from None
+        raise typer.BadParameter(str(error), param_hint="--resume-from") from None

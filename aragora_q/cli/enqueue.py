@@ -12,25 +12,43 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import Agents, AsJson, ConfigFile, QueueName, Quiet, RedisUrl, Timeout
-from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable
+from aragora_q.cli.options import Agents, AsJson, LoadConfig, Quiet, Timeout, with_config
+from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.streams.queue import RedisStreamsQueue
 
 SOME_REFUSED = 3
+EPILOG = """\b
+Examples:
+  id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,claude -q)
+  aragora-q enqueue - < jobs.jsonl > results.jsonl
+
+\b
+Exit codes:
+  0 ok   1 the job did not complete (--wait)   2 usage
+  3 some lines were refused   65 invalid job   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration   124 timeout
+"""
 
 
+@with_config
 def enqueue(
+    load: LoadConfig,
     *,
     question: Annotated[
         str,
-        typer.Argument(metavar="QUESTION|FILE|-", show_default=False, hidden=True),
+        typer.Argument(
+            metavar="QUESTION|FILE|-",
+            show_default=False,
+            help="Question, or JSON lines: a file *.json or *.jsonl, or - for stdin.",
+        ),
     ],
     agents: Agents = None,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", metavar="N", help="Rounds, 0 to 20; default 3.")
+        int | None, typer.Option("--rounds", metavar="N", help="Rounds, 0 to 20. [default: 3]")
     ] = None,
     consensus: Annotated[
         str | None,
@@ -40,18 +58,23 @@ def enqueue(
             help="majority (default), supermajority, unanimous, weighted, judge, any or none.",
         ),
     ] = None,
-    time_limit: Annotated[
+    job_timeout: Annotated[
         float | None,
         typer.Option(
-            "--job-timeout", metavar="SECONDS", help="Longest run of the debate; default: none."
+            "--job-timeout",
+            metavar="SECONDS",
+            help="Time limit of the debate. [default: none]",
         ),
     ] = None,
     job_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Job id; a known one changes nothing.")
+        str | None,
+        typer.Option("--id", metavar="ID", help="Job id; an existing job is not changed."),
     ] = None,
     priority: Annotated[
         int | None,
-        typer.Option("--priority", metavar="N", help="Above 0: first; below 0: last; default 0."),
+        typer.Option(
+            "--priority", metavar="N", help="Above 0: started first; below 0: last. [default: 0]"
+        ),
     ] = None,
     delay: Annotated[
         float | None,
@@ -59,91 +82,80 @@ def enqueue(
             "--delay",
             metavar="DURATION",
             parser=options.parse_duration,
-            help="Not before: 90s, 15m, 36h, 7d.",
+            help="Time before the first start: 90s, 15m, 36h, 7d.",
         ),
     ] = None,
     max_attempts: Annotated[
         int | None,
         typer.Option(
-            "--max-attempts", metavar="N", help="Most attempts; default: as configured, 3."
+            "--max-attempts", metavar="N", help="Attempts before the job fails; as configured: 3."
         ),
     ] = None,
     durability: Annotated[
         str | None,
         typer.Option(
-            "--durability", metavar="LEVEL", help="Confirmed by: none (default), replica, fsync."
+            "--durability",
+            metavar="LEVEL",
+            help="Confirmation to wait for: none (default), replica or fsync.",
         ),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the outcome: it is the exit code.")
+        bool, typer.Option("--wait", help="Wait for the job; its outcome sets the exit code.")
     ] = False,
-    timeout: Timeout = None,
+    timeout_seconds: Timeout = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
-) -> None:
-    """Put a debate into the queue; or any number of jobs, from JSON lines in a FILE named *.json or
-    *.jsonl, or on stdin (-).
-
-    Example:
-      id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,claude -q)
-      aragora-q enqueue - < jobs.jsonl > results.jsonl
-
-    Exit codes:
-      0 ok   1 it failed (--wait)   2 usage   3 lines were refused   65 bad job
-      69 Redis unreachable   75 try again   77 denied   78 configuration
-      124 timeout
-
-    """
-    is_bulk = question == "-" or _names_file(question)
+) -> int:
+    """Enqueue a debate, or many jobs from JSON lines."""
+    is_bulk = question == "-" or _is_file_name(question)
     if is_bulk and (wait or job_id is not None):
-        raise typer.BadParameter("--wait and --id are for one QUESTION; JSON lines have an id each")
-    if timeout is not None and not wait:
-        raise typer.BadParameter("--timeout is for --wait")
+        raise typer.BadParameter(
+            "--wait and --id require a QUESTION; in JSON lines, each line may have an id"
+        )
+    if timeout_seconds is not None and not wait:
+        raise typer.BadParameter(
+            "--timeout requires --wait; to limit the debate, use --job-timeout"
+        )
     fields = {
-        "agents": options.names(agents) or None,
+        "agents": options.split_names(agents) or None,
         "rounds": rounds,
         "consensus": consensus,
-        "timeout_seconds": time_limit,
+        "timeout_seconds": job_timeout,
         "priority": priority,
         "delay_seconds": delay,
         "max_attempts": max_attempts,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    settings = options.load_config(config, redis_url=redis_url, queue=queue, durability=durability)
+    settings = load(durability=durability)
     if is_bulk:
-        raise typer.Exit(_enqueue_lines(settings, question, given, quiet=quiet))
-    job = _job(question, job_id, given)
+        return _enqueue_lines(settings, question, given, quiet=quiet)
+    job = _create_job(question, job_id, given)
     if settings.executor == "debate":
         from aragora_q.executors.debate import check_agents
 
         check_agents(job.payload["agents"], settings)
-    raise typer.Exit(
-        options.run(_enqueue(settings, job, wait, timeout, as_json=as_json, quiet=quiet))
-    )
+    return options.run(_enqueue(settings, job, wait, timeout_seconds, as_json=as_json, quiet=quiet))
 
 
-def _names_file(text: str) -> bool:
-    """Whether the argument is a FILE, not a QUESTION that ends like one."""
-    is_named_so = text.endswith((".json", ".jsonl"))
-    return is_named_so and (len(text.split()) == 1 or os.path.exists(text))  # noqa: PTH110 - a text may be too long for Path
+def _is_file_name(text: str) -> bool:
+    """Return True if the argument is a FILE, not a QUESTION that ends like one."""
+    has_suffix = text.endswith((".json", ".jsonl"))
+    return has_suffix and (len(text.split()) == 1 or os.path.exists(text))  # noqa: PTH110 - too long for Path
 
 
-def _job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:
+def _create_job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:
     from aragora_q.job import create_debate_job
 
     if "agents" not in given:
         raise InvalidPayload(
-            "nobody is to debate: --agents is missing",
-            hint="for example --agents claude,gpt,claude, or names of your [agents] table",
+            "--agents is required",
+            hint="for example --agents claude,gpt,claude, or names from your [agents] table",
         )
     return create_debate_job(question, job_id=job_id, **given)
 
 
 async def _enqueue(
-    settings: Any,
+    settings: QueueConfig,
     job: Job,
     wait: bool,
     timeout_seconds: float | None,
@@ -151,23 +163,23 @@ async def _enqueue(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """JSON: `id`, `created` (false: the id was known, nothing changed); with --wait, the job."""
-    async with options.opened(settings) as queue:
-        [answer] = await queue.enqueue_many([job])
-        if not answer.durable:
+    """JSON: `id`, `created` (false: the id already existed, nothing changed); with --wait, the job."""
+    async with options.open_queue(settings) as queue:
+        [result] = await queue.enqueue_many([job])
+        if not result.durable:
             if as_json:
-                output.json_line({"id": job.id, "created": answer.created, "durable": False})
+                output.json_line({"id": job.id, "created": result.created, "durable": False})
             raise NotDurable(job.id, settings.durability)
         if wait:
             if not quiet:
-                output.note(f"job {job.id} enqueued; waiting for its end")
+                output.info(f"enqueued job {job.id}; waiting until it ends")
             return await _wait(queue, job.id, timeout_seconds, as_json=as_json, quiet=quiet)
     if as_json:
-        output.json_line({"id": job.id, "created": answer.created})
+        output.json_line({"id": job.id, "created": result.created})
     elif quiet:
         output.line(job.id)
     else:
-        output.line(f"{job.id} {'enqueued' if answer.created else 'was known: nothing changed'}")
+        output.line(f"{job.id} {'enqueued' if result.created else 'already exists: not changed'}")
     return 0
 
 
@@ -186,40 +198,48 @@ async def _wait(
     return waiting.exit_code([job])
 
 
-def _enqueue_lines(settings: Any, source: str, given: dict[str, Any], *, quiet: bool) -> int:
+def _enqueue_lines(
+    settings: QueueConfig, source: str, given: dict[str, Any], *, quiet: bool
+) -> int:
     from aragora_q.cli import bulk
 
-    tally = bulk.BulkSummary()
+    summary = bulk.BulkSummary()
 
-    async def take_in(stream: BinaryIO, progress: bulk.Progress) -> None:
-        async with options.opened(settings) as queue:
-            await bulk.BulkEnqueuer(queue, given, quiet=quiet, tally=tally).run(stream, progress)
+    async def enqueue_stream(stream: BinaryIO, progress: bulk.Progress) -> None:
+        async with options.open_queue(settings) as queue:
+            enqueuer = bulk.BulkEnqueuer(queue, given, quiet=quiet, summary=summary)
+            await enqueuer.run(stream, progress)
 
-    with _opened(source) as stream:
+    with _open_source(source) as stream:
         progress = bulk.Progress(stream)
         try:
-            options.run(take_in(stream, progress))
+            options.run(enqueue_stream(stream, progress))
         except (AragoraQError, KeyboardInterrupt):
             progress.clear()
-            if tally.last_line:
-                output.note(
-                    f"stopped after line {tally.last_line:,}: {tally.text()}; run it again, "
-                    "nothing is enqueued twice"
+            if summary.last_line:
+                output.info(
+                    f"stopped after line {summary.last_line:,}: {summary.text()}; run the command "
+                    "again to enqueue the rest, no job is enqueued twice"
                 )
             raise
     progress.clear()
-    if tally.refused:
-        output.error(f"{tally.text()}; the first: {tally.first_refusal}")
+    if summary.refused:
+        output.error(f"{summary.text()}; the first: {summary.first_refusal}")
         return SOME_REFUSED
-    if tally.not_durable:
-        raise NotDurable(output.count(tally.not_durable, "job"), settings.durability)
+    if summary.not_durable:
+        raise TryAgain(
+            f"{output.count(summary.not_durable, 'job')} accepted, but not confirmed in time "
+            f"(durability {settings.durability})",
+            hint="run the command again, no job is enqueued twice; if this persists, check the "
+            "server's replicas and disk",
+        )
     if sys.stderr.isatty() and not quiet:
-        output.note(tally.text())
+        output.info(summary.text())
     return 0
 
 
 @contextmanager
-def _opened(source: str) -> Iterator[BinaryIO]:
+def _open_source(source: str) -> Iterator[BinaryIO]:
     if source == "-":
         yield sys.stdin.buffer
         return

@@ -1,60 +1,57 @@
-"""`aragora-q exporter`: the queue's metrics for Prometheus, and its health, as long as it runs."""
+"""`aragora-q exporter`: serve the queue's metrics and health until stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aragora_q.cli import options, output
-from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl
+from aragora_q.cli import output
+from aragora_q.cli.options import LoadConfig, parse_address, with_config
 
 if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.observability.queue_metrics import Snapshot
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 SCRAPE_SECONDS = 8.0
-"""Longest wait for Redis: below Prometheus' usual scrape timeout of 10 s."""
+"""Longest wait for Redis, below Prometheus' default scrape timeout of 10 s."""
+
+EPILOG = """\b
+Examples:
+  aragora-q exporter --listen 127.0.0.1:9474
+
+\b
+Exit codes:
+  78 invalid configuration, or the address is in use
+  130 stopped by Ctrl-C   143 stopped by SIGTERM
+"""
 
 
-def _parse_address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < 65_536:
-        raise typer.BadParameter(f"{text!r} is no HOST:PORT", param_hint="--listen")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
+@with_config
 def exporter(
+    load: LoadConfig,
     *,
     listen: Annotated[
         str,
-        typer.Option("--listen", metavar="HOST:PORT", help="Where to serve /metrics and /healthz."),
+        typer.Option(
+            "--listen", metavar="HOST:PORT", help="Address to serve /metrics and /healthz on."
+        ),
     ] = "127.0.0.1:9474",
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
 ) -> None:
-    """Serve the queue's metrics: backlog, ages, totals, workers, care. One for all workers.
+    """Serve the queue's metrics: backlog, ages, totals, workers, maintenance.
 
-    /healthz answers 200 while Redis answers, else 503. While Redis is away, /metrics says so in
-    aragora_q_queue_scrape_success. Nothing is encrypted and nobody is asked who he is: keep it on
-    loopback, or in a network of your own.
-
-    Example:
-      aragora-q exporter --listen 127.0.0.1:9474
-
-    Exit codes:
-      143 stopped by SIGTERM   130 by Ctrl-C
-      78 wrong configuration, or the port is taken
-
+    One exporter per queue is enough, whatever the number of workers. While Redis does not answer,
+    /healthz returns 503 and aragora_q_queue_scrape_success is 0. There is no TLS and no
+    authentication: bind to loopback or a private network.
     """
-    host, port = _parse_address(listen)
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    raise output.StoppedBySignal(asyncio.run(_serve(settings, host, port)))
+    host, port = parse_address(listen, "--listen")
+    raise output.StoppedBySignal(asyncio.run(_serve(load(), host, port)))
 
 
-async def _serve(settings: Any, host: str, port: int) -> signal.Signals:
+async def _serve(settings: QueueConfig, host: str, port: int) -> signal.Signals:
     from prometheus_client import CollectorRegistry
 
     from aragora_q.observability import queue_metrics, sd_notify
@@ -72,25 +69,26 @@ async def _serve(settings: Any, host: str, port: int) -> signal.Signals:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
 
-    def look() -> Snapshot:
-        """Called in a thread of the endpoint's."""
-        asked = asyncio.run_coroutine_threadsafe(_within_time(queue), loop)
-        return asked.result(SCRAPE_SECONDS + 2)
+    def collect() -> Snapshot:
+        """Read the queue's state; called from a thread of the HTTP server."""
+        snapshot = asyncio.run_coroutine_threadsafe(_snapshot(queue), loop)
+        return snapshot.result(SCRAPE_SECONDS + 2)
 
     registry = CollectorRegistry()
-    registry.register(queue_metrics.QueueCollector(look))
+    registry.register(queue_metrics.QueueCollector(collect))
     try:
         with serving(
-            registry, host, port, lambda: look().stats is not None, "Redis does not answer"
+            registry, host, port, lambda: collect().stats is not None, "Redis does not answer"
         ):
-            output.note(f"serving http://{host}:{port}/metrics and /healthz")
+            output.info(f"serving http://{host}:{port}/metrics and /healthz")
             sd_notify.notify("READY=1")
             return await stopped
     finally:
         await queue.close()
 
 
-async def _within_time(queue: Any) -> Snapshot:
+async def _snapshot(queue: RedisStreamsQueue) -> Snapshot:
+    """Return the queue's state; without statistics if Redis does not answer in time."""
     from aragora_q.observability import queue_metrics
 
     try:

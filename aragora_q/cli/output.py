@@ -1,6 +1,6 @@
-"""What the commands print: data to stdout, messages to stderr, nothing that a job's text could forge.
+"""Write data to stdout and messages to stderr, with control characters in job texts escaped.
 
-Used by all commands. Knows nothing of queues.
+Used by all commands. Does not depend on the queue.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from contextlib import suppress
 from typing import Any
 
 DAY_SECONDS = 86_400
-WIDTH, WIDEST = 78, 120
-"""Longest line of text for people, where the terminal does not say; and at most."""
+DEFAULT_WIDTH = 78
+"""Width of text where stdout is not a terminal."""
+
+MAX_WIDTH = 120
+"""Width of text on a wide terminal."""
 
 
 class StoppedBySignal(Exception):
-    """The command ended well because of signal `number`; the process shall end by it."""
+    """The command stopped cleanly on signal `number`; the process must exit by this signal."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -36,40 +39,44 @@ def line(text: str = "") -> None:
 
 
 def write(text: str) -> None:
-    """Write one line of data that is escaped already, and styled perhaps."""
+    """Write one line of data that is already escaped and may contain ANSI styles."""
     sys.stdout.write(f"{text}\n")
 
 
 def lines(rows: Iterable[str]) -> None:
-    """Write lines of data."""
+    """Write lines of data, escaped."""
     for row in rows:
         line(row)
 
 
 def json_line(value: Mapping[str, Any]) -> None:
-    """Write one JSON object on a line of its own; ASCII, so that no text in it can act on a terminal."""
+    """Write one JSON object on one line, as ASCII: no text in it can control a terminal."""
     sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
 
 
-def note(text: str) -> None:
-    """Tell the operator something that is no data. If nobody can hear it, the command goes on."""
+def info(text: str) -> None:
+    """Write a message to stderr. If stderr is closed or full, the message is dropped."""
     with suppress(OSError):
         sys.stderr.write(f"{safe_text(text)}\n")
 
 
+note = info  # the name that cli/bench.py uses
+
+
 def error(text: str, hint: str = "") -> None:
-    """Tell the operator what went wrong, and what to do about it."""
+    """Write an error message to stderr, followed by what to do about it."""
     first, *rest = text.split("\n")
-    note(f"aragora-q: error: {first}")
+    info(f"aragora-q: error: {first}")
     for row in rest:
-        note(f"  {row}")
+        info(f"  {row}")
     if hint:
-        note(f"  hint: {hint}")
+        info(f"  hint: {hint}")
 
 
 def safe_text(text: str) -> str:
-    """`text` with everything escaped that could act on a terminal or disguise what is written:
-    control characters, escape sequences, bidirectional and invisible formatting.
+    """Return `text` with characters escaped that could control a terminal or hide text.
+
+    These are control characters (and so escape sequences), and bidirectional and invisible formatting.
     """
     if text.isprintable():
         return text
@@ -84,21 +91,21 @@ def _escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
 
 
-def truncate(text: str, most: int) -> str:
-    """`text`, escaped, on one line of at most `most` characters."""
+def truncate(text: str, max_length: int) -> str:
+    """Return `text`, escaped, on one line of at most `max_length` characters."""
     text = safe_text(" ".join(text.split()))
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 
 def width() -> int:
-    """How wide text for people may be."""
+    """Return the maximum width of text, in columns."""
     if not sys.stdout.isatty():
-        return WIDTH
-    return min(max(shutil.get_terminal_size().columns - 2, 40), WIDEST)
+        return DEFAULT_WIDTH
+    return min(max(shutil.get_terminal_size().columns - 2, 40), MAX_WIDTH)
 
 
 def wrapped(text: str, indent: int = 0) -> list[str]:
-    """`text`, escaped, in lines that fit beside an indent; at least one."""
+    """Return `text`, escaped, as one or more lines that fit next to an indent of `indent` columns."""
     return [
         part
         for row in text.splitlines() or [""]
@@ -107,7 +114,7 @@ def wrapped(text: str, indent: int = 0) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table: with rich on a terminal, else as plain aligned text."""
+    """Write a table: formatted by rich on a terminal, otherwise as plain aligned text."""
     safe = [[safe_text(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _rich_table(head, safe)
@@ -133,19 +140,19 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def styled(text: str, style: str) -> str:
-    """`text`, escaped, in an ANSI style (`1` bold, `2` dim, `31` red), if stdout shows colours."""
+    """Return `text`, escaped; in an ANSI style (`1` bold, `2` dim, `31` red) if stdout shows colors."""
     safe = safe_text(text)
     return f"\033[{style}m{safe}\033[0m" if has_colors() else safe
 
 
 def has_colors() -> bool:
-    """Whether stdout is a terminal whose user did not ask for NO_COLOR (no-color.org)."""
+    """Return True if stdout is a terminal and NO_COLOR (no-color.org) is not set."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return terminal and not os.environ.get("NO_COLOR")
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`."""
+    """Format a duration: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     for limit, unit, name in ((120, 1, "s"), (7_200, 60, "min"), (2 * DAY_SECONDS, 3_600, "h")):
@@ -155,11 +162,11 @@ def duration(seconds: float) -> str:
 
 
 def ago(moment: float) -> str:
-    """A moment, Unix seconds, as people say it: `3 min ago`, `in 5 h`."""
-    distance = time.time() - moment
-    return f"{duration(distance)} ago" if distance >= 0 else f"in {duration(-distance)}"
+    """Format a time, in Unix seconds, relative to now: `3 min ago`, `in 5 h`."""
+    age = time.time() - moment
+    return f"{duration(age)} ago" if age >= 0 else f"in {duration(-age)}"
 
 
 def count(number: int, singular: str) -> str:
-    """`1 job`, `1,024 jobs`."""
+    """Format a count: `1 job`, `1,024 jobs`."""
     return f"{number:,} {singular}{'' if number == 1 else 's'}"

@@ -1,31 +1,34 @@
-"""`aragora-q pause`: let no job start."""
+"""`aragora-q pause`: stop starting jobs."""
 
 from __future__ import annotations
 
-from aragora_q.cli import options, output
-from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl, Silent
+from typing import TYPE_CHECKING
+
+from aragora_q.cli import output
+from aragora_q.cli.options import Quiet, with_queue
+
+if TYPE_CHECKING:
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+EPILOG = """\b
+Examples:
+  aragora-q pause && deploy && aragora-q resume
+
+\b
+Exit codes:
+  0 the queue is paused   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration
+"""
 
 
-def pause(
-    *,
-    quiet: Silent = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
-) -> None:
-    """Let no job of the queue start, on any worker, until `resume`; running ones go on.
+@with_queue
+async def pause(queue: RedisStreamsQueue, *, quiet: Quiet = False) -> None:
+    """Stop starting jobs of the queue on all workers until `resume`; running jobs continue.
 
-    Enqueueing goes on, too. It stays paused over restarts of workers and server.
-
-    Example:
-      aragora-q pause && deploy && aragora-q resume
-
-    Exit codes:
-      0 it is paused   69 Redis unreachable   75 try again   77 denied
-      78 configuration
-
+    Jobs can still be enqueued. The queue stays paused when workers or the server restart.
     """
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    changed = options.run(options.pause(settings, paused=True))
+    changed = await queue.pause(paused=True)
     if not quiet:
-        output.note(f"queue {settings.queue} {'is paused' if changed else 'was paused already'}")
+        output.info(
+            f"queue {queue.config.queue} {'is paused' if changed else 'was already paused'}"
+        )

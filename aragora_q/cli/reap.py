@@ -1,4 +1,4 @@
-"""`aragora-q reap`: one pass over dead workers' jobs, for cron."""
+"""`aragora-q reap`: one maintenance pass over the queue, for cron."""
 
 from __future__ import annotations
 
@@ -6,107 +6,106 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, ConfigFile, QueueName, RedisUrl, Silent
+from aragora_q.cli import output
+from aragora_q.cli.options import AsJson, Quiet, with_queue
 
 if TYPE_CHECKING:
     from aragora_q.maintenance import ReapReport
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 REASONS = {
-    "reclaimed": "worker died: runs again",
-    "poisoned": "killed workers: fails",
-    "redelivered": "never started: waits",
-    "dropped": "a copy: dropped",
+    "reclaimed": "worker died: retry",
+    "poisoned": "too many crashes: fail",
+    "redelivered": "never started: requeue",
+    "dropped": "duplicate entry: drop",
 }
-"""What each decision means, in words short enough for a terminal."""
+"""The meaning of each decision."""
 
 LOCK_MARGIN_SECONDS = 60.0
-"""A pass may overrun its budget by a step; one that was killed blocks the next no longer than this."""
+"""Added to the lock's lifetime: a pass may exceed its time limit by one step."""
+
+EPILOG = """\b
+Examples:
+  * * * * *  aragora-q reap --quiet
+
+\b
+Exit codes:
+  0 ok   69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration
+"""
 
 
-def reap(
+@with_queue
+async def reap(
+    queue: RedisStreamsQueue,
     *,
-    budget: Annotated[
+    max_time: Annotated[
         float,
-        typer.Option("--max-time", metavar="SECONDS", min=1, help="Stop after about so long."),
+        typer.Option(
+            "--max-time", metavar="SECONDS", min=1, help="Stop after about this many seconds."
+        ),
     ] = 30.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be taken over, and why.")
+        bool, typer.Option("--dry-run", help="Only list the jobs to reclaim, with reasons.")
     ] = False,
     as_json: AsJson = False,
-    quiet: Silent = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Take over the jobs of dead workers, release what is due, forget workers long gone.
+    """Reclaim jobs of dead workers, promote due jobs, remove expired workers.
 
-    Workers do all this themselves; from cron it also works while none is left. Only one pass runs
-    at a time: a second one says so and exits 0.
-
-    Example:
-      * * * * *  aragora-q reap --quiet
-
-    Exit codes:
-      0 ok   69 Redis unreachable   75 Redis busy or full, try again
-      77 access denied
-
+    Workers do this themselves; run it from cron for times when no worker is alive. Only one pass runs
+    at a time: a second one does nothing and exits with 0.
     """
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    options.run(_reap(settings, budget, dry_run=dry_run, as_json=as_json, quiet=quiet))
-
-
-async def _reap(
-    settings: Any, budget_seconds: float, *, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
     from aragora_q.maintenance import reap_pass
     from aragora_q.streams.queue import REAPER
 
-    async with options.opened(settings) as queue:
-        if dry_run:
-            report = await reap_pass(queue, REAPER, dry_run=True)
-        else:
-            async with queue.single_flight(budget_seconds + LOCK_MARGIN_SECONDS) as is_ours:
-                if not is_ours:
-                    _print_busy(as_json=as_json, quiet=quiet)
-                    return
-                report = await reap_pass(queue, REAPER, max_seconds=budget_seconds)
-        grace_until = (await queue.get_queue_stats())["grace_until"]
+    if dry_run:
+        report = await reap_pass(queue, REAPER, dry_run=True)
+    else:
+        async with queue.single_flight(max_time + LOCK_MARGIN_SECONDS) as is_locked:
+            if not is_locked:
+                _print_skipped(as_json=as_json, quiet=quiet)
+                return
+            report = await reap_pass(queue, REAPER, max_seconds=max_time)
+    grace_until = (await queue.get_queue_stats())["grace_until"]
     if as_json:
         output.json_line({**_as_json(report, dry_run=dry_run), "grace_until": grace_until})
     elif not quiet:
-        _tell(report, dry_run=dry_run)
+        _print_report(report, dry_run=dry_run)
         if grace_until:
-            output.note(
-                "all workers were silent of late: nothing is taken over before they had time to return"
+            output.info(
+                "no worker sent a heartbeat recently (Redis or the whole fleet was down); "
+                "reclaiming starts after the grace period"
             )
 
 
-def _print_busy(*, as_json: bool, quiet: bool) -> None:
+def _print_skipped(*, as_json: bool, quiet: bool) -> None:
     if as_json:
         output.json_line({"skipped": True})
     elif not quiet:
-        output.note("another reap is at work: nothing done")
+        output.info("skipped: another reap is running")
 
 
 def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
-    """`skipped` (another pass is at work; then nothing else), `dry_run`, `taken` (each `id`,
-    `decision`, `reason`, `worker_id`, `idle_seconds`, `crashes`), `promoted`, `consumers_deleted`,
-    `complete` (false: the budget ran out), `grace_until` (Unix ms or null: nothing is taken before).
+    """Return the JSON of a pass; a skipped one has only `skipped`.
+
+    `skipped` (true: another pass is running), `dry_run`, `reclaimed` (each `id`, `decision`, `reason`,
+    `worker_id`, `idle_seconds`, `crashes`), `promoted`, `consumers_deleted`, `complete` (false: the
+    time limit was reached), `grace_until` (Unix ms or null: no job is reclaimed before).
     """
     return {
         "skipped": False,
         "dry_run": dry_run,
-        "taken": [
+        "reclaimed": [
             {
-                "id": taken.id,
-                "decision": taken.decision,
-                "reason": REASONS[taken.decision],
-                "worker_id": taken.worker_id,
-                "idle_seconds": taken.idle_seconds,
-                "crashes": taken.crashes,
+                "id": job.id,
+                "decision": job.decision,
+                "reason": REASONS[job.decision],
+                "worker_id": job.worker_id,
+                "idle_seconds": job.idle_seconds,
+                "crashes": job.crashes,
             }
-            for taken in report.reclaimed
+            for job in report.reclaimed
         ],
         "promoted": report.promoted,
         "consumers_deleted": report.consumers_deleted,
@@ -114,28 +113,28 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _tell(report: ReapReport, *, dry_run: bool) -> None:
+def _print_report(report: ReapReport, *, dry_run: bool) -> None:
     if report.reclaimed:
         output.table(
-            ("JOB", "WORKER", "SILENT", "DIED", "DECISION"),
+            ("JOB", "WORKER", "IDLE", "CRASHES", "DECISION"),
             [
                 (
-                    taken.id,
-                    taken.worker_id,
-                    output.duration(taken.idle_seconds),
-                    str(taken.crashes),
-                    REASONS[taken.decision],
+                    job.id,
+                    job.worker_id,
+                    output.duration(job.idle_seconds),
+                    str(job.crashes),
+                    REASONS[job.decision],
                 )
-                for taken in report.reclaimed
+                for job in report.reclaimed
             ],
         )
     jobs = output.count(len(report.reclaimed), "job")
     if dry_run:
-        output.note(f"would take over {jobs}; nothing was changed")
+        output.info(f"would reclaim {jobs}; nothing was changed")
         return
-    output.note(
-        f"took over {jobs}, made {report.promoted} due ones runnable, "
-        f"forgot {output.count(report.consumers_deleted, 'consumer')}"
+    output.info(
+        f"reclaimed {jobs}, promoted {output.count(report.promoted, 'due job')}, "
+        f"removed {output.count(report.consumers_deleted, 'expired worker')}"
     )
     if not report.is_complete:
-        output.note("the budget ran out: the next pass goes on")
+        output.info("time limit reached; the next pass continues")

@@ -1,107 +1,123 @@
-"""`aragora-q requeue ID...`: a new life for jobs that failed or were cancelled."""
+"""`aragora-q requeue ID...`: run failed or cancelled jobs again."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, ConfigFile, JobIds, QueueName, Quiet, RedisUrl
+from aragora_q.cli import output
+from aragora_q.cli.options import AsJson, Quiet, check_ids, with_queue
 from aragora_q.errors import InvalidPayload
 
 if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.streams.queue import RedisStreamsQueue
 
-REFUSED = 3
-WHY = {
-    "unknown": "unknown here, or ended before the retention time",
-    "malformed": "a dead letter that never was a job",
-    "completed": "completed: enqueue it again under another id",
-    "invalid": "no job id",
+SOME_REFUSED = 3
+REFUSALS = {
+    "unknown": "not found in this queue, or expired (ended more than the retention time ago)",
+    "malformed": "dead letter of a malformed entry",
+    "completed": "already completed: enqueue it again under another id",
+    "invalid": "not a job id",
 }
+EPILOG = """\b
+Examples:
+  aragora-q list --status failed --jsonl | aragora-q requeue -
+
+\b
+Exit codes:
+  0 every job is pending or running   3 some jobs were refused   2 usage
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration
+"""
 
 
-def requeue(
+@with_queue
+async def requeue(
+    queue: RedisStreamsQueue,
     *,
-    ids: JobIds,
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID",
+            show_default=False,
+            callback=check_ids,
+            help="Job ids; or - to read ids, or the JSON lines of `list`, from stdin.",
+        ),
+    ],
     as_json: AsJson = False,
     quiet: Quiet = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
-) -> None:
-    """Run failed or cancelled jobs again, from the first attempt; finished work is not repeated.
+) -> int:
+    """Run failed or cancelled jobs again from the first attempt.
 
-    With - it reads ids, or JSON lines as `list` writes them, from stdin. A job that waits or runs
-    already stays as it is, which is no error: a run that was cut short may be repeated.
-
-    Example:
-      aragora-q list --status failed --jsonl | aragora-q requeue -
-
-    Exit codes:
-      0 all of them are live   3 some are unknown, completed or no jobs   2 usage
-      69 Redis unreachable   75 try again   77 access denied   78 configuration
-
+    A debate resumes from its journal: completed model calls are not repeated. A job that is pending
+    or running does not change; this is not an error, so an interrupted run can be repeated.
     """
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    raise typer.Exit(options.run(_requeue(settings, ids, as_json=as_json, quiet=quiet)))
-
-
-async def _requeue(settings: Any, ids: list[str], *, as_json: bool, quiet: bool) -> int:
-    """JSON: `id`, `requeued`, `status` (what it is now; null where no such job is known)."""
+    # JSON: `id`, `requeued`, `status` (the current one; null if the job is unknown).
     refused = 0
-    async with options.opened(settings) as queue:
-        for batch in [ids] if ids != ["-"] else _ids_in_stdin(settings):
-            for job_id, word in zip(batch, await _words(queue, batch), strict=True):
-                refused += word in WHY
-                _tell(job_id, word, as_json=as_json, quiet=quiet)
-            sys.stdout.flush()
-    return REFUSED if refused else 0
+    for batch in [ids] if ids != ["-"] else _stdin_ids(queue.config):
+        for job_id, result in zip(batch, await _requeue(queue, batch), strict=True):
+            refused += result in REFUSALS
+            _print_result(job_id, result, as_json=as_json, quiet=quiet)
+        sys.stdout.flush()
+    return SOME_REFUSED if refused else 0
 
 
-async def _words(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
+async def _requeue(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
+    """Return `requeued`, the status that did not change, or a key of REFUSALS for each id."""
     from aragora_q.base import JOB_ID_PATTERN
 
-    known = [job_id for job_id in job_ids if JOB_ID_PATTERN.fullmatch(job_id)]
-    words = dict(zip(known, await queue.requeue(known), strict=True))
-    return [words.get(job_id, "invalid") for job_id in job_ids]
+    valid = [job_id for job_id in job_ids if JOB_ID_PATTERN.fullmatch(job_id)]
+    results = dict(zip(valid, await queue.requeue(valid), strict=True))
+    return [results.get(job_id, "invalid") for job_id in job_ids]
 
 
-def _tell(job_id: str, word: str, *, as_json: bool, quiet: bool) -> None:
-    if word in WHY:
-        output.error(f"job {output.truncate(job_id, 64)} is not requeued: {WHY[word]}")
+def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:
+    if result in REFUSALS:
+        output.error(f"job {output.truncate(job_id, 64)} was not requeued: {REFUSALS[result]}")
     if as_json:
-        status = "pending" if word == "requeued" else word
-        is_known = word not in ("unknown", "invalid", "malformed")
+        status = "pending" if result == "requeued" else result
+        is_known = result not in ("unknown", "invalid", "malformed")
         output.json_line(
-            {"id": job_id, "requeued": word == "requeued", "status": status if is_known else None}
+            {
+                "id": job_id,
+                "requeued": result == "requeued",
+                "status": status if is_known else None,
+            }
         )
-    elif word == "requeued":
+    elif result == "requeued":
         output.line(job_id if quiet else f"{job_id} requeued")
-    elif word not in WHY and not quiet:
-        output.line(f"{job_id} is {word} already")
+    elif result not in REFUSALS and not quiet:
+        output.line(f"{job_id} is already {result}")
 
 
-def _ids_in_stdin(settings: Any) -> Iterator[list[str]]:
+def _stdin_ids(settings: QueueConfig) -> Iterator[list[str]]:
     from aragora_q.cli import bulk
 
-    most_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + bulk.READ_BYTES
-    for chunk in bulk.read_lines(bulk.read_chunks(sys.stdin.buffer), most_bytes):
-        yield [_id_in(number, line) for number, line in chunk]
+    max_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + bulk.READ_BYTES
+    for lines in bulk.read_lines(bulk.read_chunks(sys.stdin.buffer), max_bytes):
+        for line in lines:
+            if line.text is None:
+                raise InvalidPayload(f"line {line.number} is longer than {max_bytes:,} bytes")
+        yield [_line_id(line.number, line.text or b"") for line in lines]
 
 
-def _id_in(number: int, line: bytes | None) -> str:
-    """The id that a line is, or holds. Raises InvalidPayload for a line that is cut or no text."""
-    from aragora_q import codec as wire
+def _line_id(number: int, line: bytes) -> str:
+    """Return the job id in a line: the line itself, or its `id` if it is a JSON object.
 
+    Raises InvalidPayload if the line is not text, or an object without `id`.
+    """
+    from aragora_q import codec
+
+    text = line.strip()
     try:
-        text = (line or b"").strip()
-        found = wire.decode(text)["id"] if text.startswith(b"{") else text.decode()
-    except (ValueError, KeyError) as error:
+        return str(codec.decode(text)["id"]) if text.startswith(b"{") else text.decode()
+    except KeyError:
+        raise InvalidPayload(f"line {number}: the JSON object has no id") from None
+    except ValueError as error:
         raise InvalidPayload(
-            f"line {number}: neither a job id nor a JSON object with one: {error}"
+            f"line {number}: neither a job id nor a JSON object with an id: {error}"
         ) from None
-    return str(found)

@@ -1,29 +1,29 @@
-"""`aragora-q resume`: let jobs start again."""
+"""`aragora-q resume`: start jobs of a paused queue again."""
 
 from __future__ import annotations
 
-from aragora_q.cli import options, output
-from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl, Silent
+from typing import TYPE_CHECKING
+
+from aragora_q.cli import output
+from aragora_q.cli.options import Quiet, with_queue
+
+if TYPE_CHECKING:
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+EPILOG = """\b
+Examples:
+  aragora-q resume
+
+\b
+Exit codes:
+  0 the queue is not paused   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration
+"""
 
 
-def resume(
-    *,
-    quiet: Silent = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
-) -> None:
-    """Let the jobs of a paused queue start again.
-
-    Example:
-      aragora-q resume
-
-    Exit codes:
-      0 it is not paused   69 Redis unreachable   75 try again   77 denied
-      78 configuration
-
-    """
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    changed = options.run(options.pause(settings, paused=False))
+@with_queue
+async def resume(queue: RedisStreamsQueue, *, quiet: Quiet = False) -> None:
+    """Start jobs of a paused queue again."""
+    changed = await queue.pause(paused=False)
     if not quiet:
-        output.note(f"queue {settings.queue} {'goes on' if changed else 'was not paused'}")
+        output.info(f"queue {queue.config.queue} {'is resumed' if changed else 'was not paused'}")

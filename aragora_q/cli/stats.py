@@ -1,8 +1,8 @@
-"""`aragora-q stats`: the queue on one screen, for people at night, for scripts, for Prometheus.
+"""`aragora-q stats`: the state of the queue, for people, for scripts and for Prometheus.
 
-The JSON: all of `get_queue_stats()`, and `queue`, `server` (`name`, `address`, `eviction_policy`,
-`has_aof`, `used_bytes`, `max_bytes`), `running_jobs` (`id`, `worker_id`, `started_at`), `attention`
-(what an operator should look at, in words). Times are Unix ms, or null for never.
+The JSON has all fields of `get_queue_stats()`, and `queue`, `server` (`name`, `address`,
+`eviction_policy`, `has_aof`, `used_bytes`, `max_bytes`), `running_jobs` (`id`, `worker_id`,
+`started_at`), `warnings` (text for operators). Times are Unix ms, or null for never.
 """
 
 from __future__ import annotations
@@ -16,180 +16,189 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, ConfigFile, QueueName, RedisUrl
+from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.cli.output import count, duration, styled
 
 if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.streams.queue import RedisStreamsQueue
 
 WATCH_SECONDS = 2.0
-WORKERS_SHOWN = 20
+MAX_WORKERS = 20
+"""Workers listed for people; the JSON has all of them."""
+
 MINUTES = (1, 5, 15)
-CLEAR = "\033[H\033[2J"
+CLEAR_SCREEN = "\033[H\033[2J"
+
+EPILOG = """\b
+Examples:
+  aragora-q stats --watch
+  aragora-q stats --json | jq .waiting
+  * * * * *  aragora-q stats --prometheus /var/lib/metrics/aragora-q.prom
+
+\b
+Exit codes:
+  0 ok   69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration
+"""
 
 
+@with_config
 def stats(
+    load: LoadConfig,
     *,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Show again every 2 seconds, until Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Repeat every 2 seconds until Ctrl-C.")
     ] = False,
     prometheus: Annotated[
         Path | None,
         typer.Option(
             "--prometheus",
             metavar="FILE",
-            help="Write metrics there, in one step, for node_exporter; - is stdout.",
+            help="Write metrics to FILE atomically (for node_exporter), or to stdout with -.",
         ),
     ] = None,
     as_json: AsJson = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
 ) -> None:
-    """Show backlog, running jobs, workers, throughput and what needs attention.
+    """Show backlog, running jobs, workers, throughput and warnings.
 
-    It takes the same time for ten jobs as for a million.
-
-    Example:
-      aragora-q stats --watch
-      aragora-q stats --json | jq .waiting
-      * * * * *  aragora-q stats --prometheus /var/lib/metrics/aragora-q.prom
-
-    Exit codes:
-      0 ok   69 Redis unreachable   75 Redis busy, try again   77 access denied
-
+    The time it takes does not depend on the number of jobs.
     """
     if prometheus and (watch or as_json):
-        raise typer.BadParameter("goes neither with --watch nor --json", param_hint="--prometheus")
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    options.run(_stats(settings, prometheus, watch=watch, as_json=as_json))
+        raise typer.BadParameter(
+            "cannot be combined with --watch or --json", param_hint="--prometheus"
+        )
+    options.run(_stats(load(), prometheus, watch=watch, as_json=as_json))
 
 
-async def _stats(settings: Any, prometheus: Path | None, *, watch: bool, as_json: bool) -> None:
-    async with options.opened(settings) as queue:
+async def _stats(
+    settings: QueueConfig, prometheus: Path | None, *, watch: bool, as_json: bool
+) -> None:
+    async with options.open_queue(settings) as queue:
         if prometheus:
             from aragora_q.observability import queue_metrics
 
             queue_metrics.write(await queue_metrics.snapshot(queue), prometheus)
             return
         while True:
-            seen = await _look(queue)
+            stats = await _collect(queue)
             if as_json:
-                output.json_line(seen)
+                output.json_line(stats)
             else:
-                output.write((CLEAR if watch and sys.stdout.isatty() else "") + _render(seen))
+                clear = CLEAR_SCREEN if watch and sys.stdout.isatty() else ""
+                output.write(clear + _render(stats))
             if not watch:
                 return
             sys.stdout.flush()
             await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _look(queue: RedisStreamsQueue) -> dict[str, Any]:
-    """The JSON of the module's docstring."""
+async def _collect(queue: RedisStreamsQueue) -> dict[str, Any]:
+    """Return the JSON that the module's docstring describes."""
     from aragora_q.redis.server import check_server
 
-    facts = await check_server(queue.connection)
-    seen: dict[str, Any] = {**await queue.get_queue_stats()}
-    workers = {job_id: worker for worker in seen["workers"] for job_id in worker["running"]}
+    server = await check_server(queue.connection)
+    stats: dict[str, Any] = dict(await queue.get_queue_stats())
+    workers = {job_id: worker for worker in stats["workers"] for job_id in worker["running"]}
     started = await queue.tracker.started_at(list(workers))
-    seen = {
+    stats = {
         "queue": queue.config.queue,
         "server": {
-            "name": facts.name,
+            "name": server.name,
             "address": queue.connection.address,
-            "eviction_policy": facts.eviction_policy,
-            "has_aof": facts.has_aof,
-            "used_bytes": facts.used_bytes,
-            "max_bytes": facts.max_bytes,
+            "eviction_policy": server.eviction_policy,
+            "has_aof": server.has_aof,
+            "used_bytes": server.used_bytes,
+            "max_bytes": server.max_bytes,
         },
-        **seen,
+        **stats,
         "running_jobs": [
-            {"id": job_id, "worker_id": workers[job_id]["worker_id"], "started_at": at}
-            for job_id, at in sorted(started.items(), key=lambda each: each[1])
+            {"id": job_id, "worker_id": workers[job_id]["worker_id"], "started_at": started_at}
+            for job_id, started_at in sorted(started.items(), key=lambda item: item[1])
         ],
     }
-    return {**seen, "warnings": list(_warnings(seen))}
+    return {**stats, "warnings": list(_warnings(stats))}
 
 
-def _warnings(seen: Mapping[str, Any]) -> Iterator[str]:
-    """What an operator should look at first."""
-    waiting, workers = sum(seen["waiting"].values()), seen["workers"]
-    alive = [each for each in workers if each["is_alive"]]
-    if seen["paused"]:
-        yield f"paused {_ago(seen, seen['paused_at'])}: no job starts; aragora-q resume"
-    if seen["grace_until"]:
-        grace = duration((seen["grace_until"] - seen["now"]) / 1000)
-        yield f"all workers were silent: nothing is taken from them for another {grace}"
-    if (waiting or seen["delayed"] or seen["running"]) and not alive:
-        yield "no worker is alive: start one, nothing will happen before"
+def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what needs an operator's attention, most important first."""
+    waiting, workers = sum(stats["waiting"].values()), stats["workers"]
+    alive = [worker for worker in workers if worker["is_alive"]]
+    if stats["paused"]:
+        paused = _format_ago(stats, stats["paused_at"])
+        yield f"queue paused {paused}, no jobs start: to resume, run aragora-q resume"
+    if stats["grace_until"]:
+        grace = duration((stats["grace_until"] - stats["now"]) / 1000)
+        yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"
+    if (waiting or stats["delayed"] or stats["running"]) and not alive:
+        yield "no live worker: jobs will not run until one starts"
     for worker in workers:
         if worker not in alive:
-            silence = duration(worker["heartbeat_age_seconds"])
-            held = count(worker["jobs_leased"], "job")
-            yield f"worker {worker['worker_id']} is silent for {silence}, holds {held}"
-    server = seen["server"]
+            age = duration(worker["heartbeat_age_seconds"])
+            leased = count(worker["jobs_leased"], "job")
+            yield f"worker {worker['worker_id']}: no heartbeat for {age}, {leased} leased"
+    server = stats["server"]
     if server["eviction_policy"] != "noeviction":
-        yield f"Redis may delete jobs: maxmemory-policy is {server['eviction_policy']}"
+        yield f"Redis may evict jobs: maxmemory-policy is {server['eviction_policy']}"
     if server["max_bytes"] and server["used_bytes"] > 0.9 * server["max_bytes"]:
-        yield f"Redis' memory is {server['used_bytes'] / server['max_bytes']:.0%} full"
-    if failed := seen["throughput"]["failed_15m"]:
-        yield f"{count(failed, 'job')} failed within 15 min: aragora-q list --status failed"
+        yield f"Redis memory is {server['used_bytes'] / server['max_bytes']:.0%} full"
+    if failed := stats["throughput"]["failed_15m"]:
+        yield f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
 
 
-def _render(seen: Mapping[str, Any]) -> str:
-    server = seen["server"]
-    rows = [styled(f"queue {seen['queue']}", "1") + output.safe_text(f" at {server['address']}")]
-    rows += [styled(f"! {line}", "31") for line in seen["warnings"]]
-    return "\n".join(
-        [*rows, "", *_backlog(seen), "", *_ended(seen), "", *_maintenance(seen), *_workers(seen)]
-    )
+def _render(stats: Mapping[str, Any]) -> str:
+    address = output.safe_text(f" at {stats['server']['address']}")
+    rows = [styled(f"queue {stats['queue']}", "1") + address]
+    rows += [styled(f"! {warning}", "31") for warning in stats["warnings"]]
+    rows += ["", *_backlog(stats), "", *_ended(stats), "", *_maintenance(stats), *_workers(stats)]
+    return "\n".join(rows)
 
 
-def _backlog(seen: Mapping[str, Any]) -> Iterator[str]:
-    waiting, oldest = seen["waiting"], seen["oldest_waiting_seconds"]
+def _backlog(stats: Mapping[str, Any]) -> Iterator[str]:
+    waiting, oldest = stats["waiting"], stats["oldest_waiting_seconds"]
     lanes = {lane: number for lane, number in waiting.items() if number}
-    notes = [", ".join(f"{number:,} {lane}" for lane, number in lanes.items())]
-    if set(lanes) <= {"normal"}:
-        notes.clear()
+    notes = []
+    if not set(lanes) <= {"normal"}:
+        notes.append(", ".join(f"{number:,} {lane}" for lane, number in lanes.items()))
     if oldest is not None:
         notes.append(f"oldest {duration(oldest)}")
-    yield _row("waiting", sum(waiting.values()), "; ".join(notes))
-    due = seen["next_due_seconds"]
+    yield _format_row("waiting", sum(waiting.values()), "; ".join(notes))
+    due = stats["next_due_seconds"]
     due_note = "" if due is None else f"next due in {duration(due)}" if due else "next is due now"
-    yield _row("delayed", seen["delayed"], due_note)
-    longest = seen["running_jobs"][:1]
-    ages = [f"longest {_age(seen, job['started_at'])}: {job['id']}" for job in longest]
-    yield _row("running", seen["running"], "".join(ages))
+    yield _format_row("delayed", stats["delayed"], due_note)
+    longest = stats["running_jobs"][:1]
+    ages = [f"longest {_format_age(stats, job['started_at'])}: {job['id']}" for job in longest]
+    yield _format_row("running", stats["running"], "".join(ages))
 
 
-def _ended(seen: Mapping[str, Any]) -> Iterator[str]:
-    done = seen["throughput"]
-    yield _row("", "kept", "".join(f"{f'{minutes} min':>9}" for minutes in MINUTES))
+def _ended(stats: Mapping[str, Any]) -> Iterator[str]:
+    throughput = stats["throughput"]
+    yield _format_row("", "kept", "".join(f"{f'{minutes} min':>9}" for minutes in MINUTES))
     for name in ("completed", "failed"):
-        recent = "".join(f"{done[f'{name}_{minutes}m']:>9,}" for minutes in MINUTES)
-        yield _row(name, seen[name], recent)
-    yield _row("cancelled", seen["cancelled"])
+        recent = "".join(f"{throughput[f'{name}_{minutes}m']:>9,}" for minutes in MINUTES)
+        yield _format_row(name, stats[name], recent)
+    yield _format_row("cancelled", stats["cancelled"])
 
 
-def _maintenance(seen: Mapping[str, Any]) -> Iterator[str]:
-    reap, purge = (_ago(seen, seen[f"last_{name}_at"]) for name in ("reap", "purge"))
-    yield f"last reap {reap}, last purge {purge}; workers reap by themselves"
+def _maintenance(stats: Mapping[str, Any]) -> Iterator[str]:
+    reap, purge = (_format_ago(stats, stats[f"last_{name}_at"]) for name in ("reap", "purge"))
+    yield f"last reap {reap}, last purge {purge} (workers also do both)"
 
 
-def _workers(seen: Mapping[str, Any]) -> Iterator[str]:
-    """A table of the workers, those that run longest first."""
-    started = {job["id"]: job["started_at"] for job in seen["running_jobs"]}
-    rows = [("WORKER", "HEARTBEAT", "JOBS", "LONGEST JOB", "RUNS FOR")]
-    for worker in seen["workers"][:WORKERS_SHOWN]:
-        ran = sorted((started[job], job) for job in worker["running"] if job in started)
-        at, job_id = ran[0] if ran else (None, "")
+def _workers(stats: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of the workers, the oldest heartbeat first."""
+    started = {job["id"]: job["started_at"] for job in stats["running_jobs"]}
+    rows = [("WORKER", "HEARTBEAT", "JOBS", "LONGEST JOB", "RUNNING FOR")]
+    for worker in stats["workers"][:MAX_WORKERS]:
+        running = sorted((started[job], job) for job in worker["running"] if job in started)
+        started_at, job_id = running[0] if running else (None, "")
         rows.append(
             (
                 worker["worker_id"],
                 f"{duration(worker['heartbeat_age_seconds'])} ago",
-                f"{worker['holds']}/{worker.get('slots', '?')}",
+                f"{worker['jobs_leased']}/{worker.get('slots', '?')}",
                 output.truncate(job_id, 32),
-                _age(seen, at) if at else "",
+                _format_age(stats, started_at) if started_at else "",
             )
         )
     if len(rows) > 1:
@@ -199,18 +208,18 @@ def _workers(seen: Mapping[str, Any]) -> Iterator[str]:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             text = "  ".join(cells).rstrip()
             yield styled(text, "1") if n == 0 else output.safe_text(text)
-    if (more := len(seen["workers"]) - WORKERS_SHOWN) > 0:
-        yield f"and {count(more, 'worker')} more"
+    if (more := len(stats["workers"]) - MAX_WORKERS) > 0:
+        yield f"and {count(more, 'more worker')}"
 
 
-def _row(label: str, number: int | str, note: str = "") -> str:
-    shown = f"{number:,}" if isinstance(number, int) else number
-    return output.safe_text(f"{label:<10}{shown:>11}  {note}".rstrip())
+def _format_row(label: str, value: int | str, note: str = "") -> str:
+    text = f"{value:,}" if isinstance(value, int) else value
+    return output.safe_text(f"{label:<10}{text:>11}  {note}".rstrip())
 
 
-def _age(seen: Mapping[str, Any], at: int) -> str:
-    return duration(max(0, seen["now"] - at) / 1000)
+def _format_age(stats: Mapping[str, Any], ms: int) -> str:
+    return duration(max(0, stats["now"] - ms) / 1000)
 
 
-def _ago(seen: Mapping[str, Any], at: int | None) -> str:
-    return "never" if at is None else f"{_age(seen, at)} ago"
+def _format_ago(stats: Mapping[str, Any], ms: int | None) -> str:
+    return "never" if ms is None else f"{_format_age(stats, ms)} ago"

@@ -1,79 +1,83 @@
-"""`aragora-q tail`: what happens in the queue, as it happens."""
+"""`aragora-q tail`: follow the events of the queue."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, ConfigFile, QueueName, RedisUrl
+from aragora_q.cli import output
+from aragora_q.cli.options import AsJson, with_queue
+
+if TYPE_CHECKING:
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+EPILOG = """\b
+Examples:
+  aragora-q tail --jsonl | jq -r 'select(.event == "failed") | .id'
+
+\b
+Exit codes:
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration   130 stopped by Ctrl-C
+"""
 
 
-def tail(
+def _check_event_id(value: str | None) -> str | None:
+    if value is not None:
+        ms, dash, number = value.partition("-")
+        if not (ms.isdigit() and (number.isdigit() or not dash) and value.isascii()):
+            raise typer.BadParameter(
+                f"{value!r:.100} is not an event id, for example 1700000000000-0"
+            )
+    return value
+
+
+@with_queue
+async def tail(
+    queue: RedisStreamsQueue,
     *,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", show_default=False, hidden=True),
+        typer.Argument(metavar="ID", show_default=False, help="Only events of these jobs."),
     ] = None,
     after: Annotated[
         str | None,
-        typer.Option("--after", metavar="EVENT", help="Go on after this event; 0: all kept."),
+        typer.Option(
+            "--after",
+            metavar="EVENT",
+            callback=_check_event_id,
+            help="Begin after the event with this id; 0: with the oldest.",
+        ),
     ] = None,
     as_json: AsJson = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
 ) -> None:
-    """Follow the queue, or only jobs named: enqueued, started, ended, and the progress of debates,
-    until Ctrl-C.
+    """Follow the events of the queue until Ctrl-C: jobs enqueued, started and ended, and progress.
 
-    The server keeps the last 500 events or so; `--after` with the `event_id` of the last one seen
-    goes on without a gap if it is among them.
-
-    Example:
-      aragora-q tail --jsonl | jq -r 'select(.event == "failed") | .id'
-
-    Exit codes:
-      130 Ctrl-C   69 Redis unreachable   75 try again   77 access denied
-      78 configuration
-
+    The server keeps about the last 500 events. To continue without a gap, pass the `event_id` of the
+    last event to --after.
     """
-    if after is not None:
-        _check_event_id(after)
-    settings = options.load_config(config, redis_url=redis_url, queue=queue)
-    options.run(_tail(settings, frozenset(ids or ()), after, as_json=as_json))
+    if sys.stderr.isatty() and not as_json:
+        output.info(f"following queue {queue.config.queue}; press Ctrl-C to stop")
+    async for event in queue.events(after):
+        for job_event in _job_events(event):
+            if ids and job_event["id"] not in ids:
+                continue
+            if as_json:
+                output.json_line(job_event)
+            else:
+                output.line(_line(job_event))
+        sys.stdout.flush()
 
 
-def _check_event_id(text: str) -> None:
-    ms, dash, number = text.partition("-")
-    if not (ms.isdigit() and (number.isdigit() or not dash) and text.isascii()):
-        raise typer.BadParameter(f"--after {text!r} is no event id, such as 1700000000000-0")
-
-
-async def _tail(settings: Any, wanted: frozenset[str], after: str | None, *, as_json: bool) -> None:
-    async with options.opened(settings) as queue:
-        if sys.stderr.isatty() and not as_json:
-            output.note(f"following queue {settings.queue}; Ctrl-C ends it")
-        async for event in queue.events(after):
-            for each in _of_jobs(event):
-                if wanted and each["id"] not in wanted:
-                    continue
-                if as_json:
-                    output.json_line(each)
-                else:
-                    output.line(_line(each))
-            sys.stdout.flush()
-
-
-def _of_jobs(event: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """One object for each job of an event; one without `id` where the event is the queue's.
+def _job_events(event: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield one object per job of an event; for an event of the queue itself, one without `id`.
 
     JSON: `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `progress`; the last
-    three null where they do not apply.
+    three are null where they do not apply.
     """
     ids: list[str | None] = [*event.get("ids", "").split()]
     for job_id in ids or [None]:

@@ -1,10 +1,10 @@
-"""Jobs as the command line shows them: a JSON object for programs, lines for people.
+"""Format jobs: as a JSON object for programs, as lines of text for people.
 
 The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence`, `priority`,
-`worker_id`; times in Unix ms or null: `created_at`, `started_at`, `completed_at` (however it
-ended), `due_at` (delayed or retrying jobs); `error` (the last one), `progress`, `payload`,
-`result` (null until completed). `status` adds `history`: what went wrong, oldest first, each with
-`at`, `cause`, `attempt`, `worker`, `error`.
+`worker_id`; times in Unix ms or null: `created_at`, `started_at`, `completed_at` (of completed,
+failed and cancelled jobs), `due_at` (of delayed and retrying jobs); `error` (the last one),
+`progress`, `payload`, `result` (null until completed). `status` adds `history`: errors and other
+incidents, oldest first, each with `at`, `cause`, `attempt`, `worker`, `error`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from aragora_q.cli.output import ago, count, duration, truncate, wrapped
 
 LABEL_WIDTH = 11
 TEXT_WIDTH = 66
-"""Label and text fit into 80 columns."""
+"""Label and text together fit into 80 columns."""
 
 
 def job_json(job: Job) -> dict[str, Any]:
-    """The job as a JSON object, as the module's docstring describes it."""
+    """Return the JSON object that the module's docstring describes."""
     return {
         "id": job.id,
         "status": job.status.value,
@@ -46,39 +46,39 @@ def job_json(job: Job) -> dict[str, Any]:
 
 
 def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
-    """The job for people; each line is still to be escaped."""
+    """Yield the job as lines of text, not yet escaped."""
     yield _row("job", job.id)
-    yield _row("status", _state(job))
+    yield _row("status", _status_text(job))
     yield from _payload_rows(job.payload)
-    yield _row("enqueued", _moment(job.created_at))
+    yield _row("enqueued", _format_time(job.created_at))
     if job.started_at is not None:
         by = f" by {job.worker_id}" if job.worker_id else ""
-        yield _row("started", _moment(job.started_at) + by)
+        yield _row("started", _format_time(job.started_at) + by)
     if job.completed_at is not None:
-        yield _row("ended", _moment(job.completed_at))
+        yield _row("ended", _format_time(job.completed_at))
     if job.progress and not job.status.is_terminal:
         yield _row("progress", progress_text(job.progress))
     if job.error and (not history or len(job.error) > TEXT_WIDTH):
-        yield from _rows("last error", job.error)  # in full: its end may be what helps
+        yield from _rows("last error", job.error)  # in full: the cause is often at the end
     for n, event in enumerate(history):
-        yield _row("history" if n == 0 else "", _history(event))
+        yield _row("history" if n == 0 else "", _history_text(event))
     if job.result is not None:
         yield from result_rows(job.result)
 
 
 def summary(job: Job) -> str:
-    """What matters most about a job, on one line: why it failed, where it is, what it asks."""
+    """Return one line about a job: its error, its progress, or its question."""
     if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):
         return job.error
     question = job.payload.get("question")
-    asks = str(question) if question else json.dumps(job.payload, ensure_ascii=False)
+    text = str(question) if question else json.dumps(job.payload, ensure_ascii=False)
     if job.progress and job.status is JobStatus.PROCESSING:
-        return f"{progress_text(job.progress)}: {asks}"
-    return asks
+        return f"{progress_text(job.progress)}: {text}"
+    return text
 
 
 def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
-    """A result: a debate's in words, any other as JSON."""
+    """Yield the lines of a result: of a debate as text, of other jobs as JSON."""
     if "final_answer" not in result or "confidence" not in result:
         yield from _rows("result", json.dumps(result, ensure_ascii=False))
         return
@@ -87,22 +87,22 @@ def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
     rounds, seconds = result.get("rounds_used"), result.get("duration_seconds")
     agreement = f"{consensus}, agreement {float(result['confidence']):.0%}"
     yield _row("outcome", f"{agreement}, {count(rounds or 0, 'round')}, {duration(seconds or 0.0)}")
-    used = result.get("token_usage") or {}
-    if used.get("requests"):
-        yield _row("spent", f"{count(used['requests'], 'request')}, {_tokens(used)}")
+    usage = result.get("token_usage") or {}
+    if usage.get("requests"):
+        yield _row("usage", f"{count(usage['requests'], 'request')}, {_tokens(usage)}")
     if result.get("error"):
-        yield _row("trouble", truncate(str(result["error"]), TEXT_WIDTH))
+        yield _row("problem", truncate(str(result["error"]), TEXT_WIDTH))
 
 
-def _tokens(used: Mapping[str, Any]) -> str:
-    return f"{used.get('input_tokens', 0):,} tokens in, {used.get('output_tokens', 0):,} out"
+def _tokens(usage: Mapping[str, Any]) -> str:
+    return f"{usage.get('input_tokens', 0):,} tokens in, {usage.get('output_tokens', 0):,} out"
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:
-    """What an executor last reported, in a few words; a debate's in better ones."""
+    """Return the last progress report of an executor as short text."""
     if "phase" not in progress:
-        plain = (f"{name} {value}" for name, value in progress.items() if _is_plain(value))
-        return truncate(", ".join(plain), TEXT_WIDTH)
+        scalars = (f"{name} {value}" for name, value in progress.items() if _is_scalar(value))
+        return truncate(", ".join(scalars), TEXT_WIDTH)
     parts = [
         debate_phase(progress),
         f"{progress.get('agents_done', 0)} of {count(progress.get('agents', 0), 'agent')} done",
@@ -112,24 +112,26 @@ def progress_text(progress: Mapping[str, Any]) -> str:
 
 
 def debate_phase(progress: Mapping[str, Any]) -> str:
-    """Where a debate is: `review, round 1 of 2`."""
-    where = f", round {progress['round']} of {progress['rounds']}" if progress.get("round") else ""
-    return f"{progress['phase']}{where}"
+    """Return the phase of a debate, for example `review, round 1 of 2`."""
+    position = (
+        f", round {progress['round']} of {progress['rounds']}" if progress.get("round") else ""
+    )
+    return f"{progress['phase']}{position}"
 
 
-def _is_plain(value: object) -> bool:
+def _is_scalar(value: object) -> bool:
     return not isinstance(value, dict | list)
 
 
-def _state(job: Job) -> str:
+def _status_text(job: Job) -> str:
     parts = [job.status.value]
     if job.attempts:
-        most = f" of {job.max_attempts}" if job.max_attempts else ""  # forgotten once completed
-        parts.append(count(job.attempts, "attempt") + most)
+        limit = f" of {job.max_attempts}" if job.max_attempts else ""  # not kept once completed
+        parts.append(count(job.attempts, "attempt") + limit)
     if job.crashes:
-        parts.append(f"{count(job.crashes, 'worker')} died on it")
+        parts.append(f"{job.crashes} worker crash{'' if job.crashes == 1 else 'es'}")
     if job.due_at is not None:
-        parts.append(f"due {_moment(job.due_at)}")
+        parts.append(f"due {_format_time(job.due_at)}")
     if job.priority:
         parts.append(f"priority {job.priority}")
     return ", ".join(parts)
@@ -145,16 +147,16 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
         yield _row("agents", ", ".join(map(str, agents)))
 
 
-def _history(event: Mapping[str, Any]) -> str:
+def _history_text(event: Mapping[str, Any]) -> str:
     cause, attempt = event.get("cause", "?"), event.get("attempt", "?")
-    what = f"{clock(event.get('at', 0))} attempt {attempt} {cause}: "
-    return what + truncate(str(event.get("error", "")), TEXT_WIDTH - len(what))
+    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}: "
+    return prefix + truncate(str(event.get("error", "")), TEXT_WIDTH - len(prefix))
 
 
 def clock(ms: int) -> str:
-    """A moment in local time; with its day, unless that is today."""
-    moment, now = datetime.fromtimestamp(ms / 1000).astimezone(), datetime.now().astimezone()
-    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
+    """Format a time, in Unix ms, as local time; with the date unless it is today."""
+    time, now = datetime.fromtimestamp(ms / 1000).astimezone(), datetime.now().astimezone()
+    return f"{time:%H:%M:%S}" if time.date() == now.date() else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def _rows(label: str, text: str) -> Iterator[str]:
@@ -166,11 +168,11 @@ def _row(label: str, text: str) -> str:
     return f"{label:<{LABEL_WIDTH}}{text}"
 
 
-def _moment(seconds: float | None) -> str:
+def _format_time(seconds: float | None) -> str:
     if seconds is None:
         return "?"
-    moment = datetime.fromtimestamp(seconds).astimezone()
-    return f"{moment:%Y-%m-%d %H:%M:%S} ({ago(seconds)})"
+    time = datetime.fromtimestamp(seconds).astimezone()
+    return f"{time:%Y-%m-%d %H:%M:%S} ({ago(seconds)})"
 
 
 def _ms(seconds: float | None) -> int | None:
@@ -178,7 +180,7 @@ def _ms(seconds: float | None) -> int | None:
 
 
 def show_job(job: Job, *, as_json: bool, quiet: bool) -> None:
-    """Write an ended job to stdout in the form that was asked for."""
+    """Print an ended job as JSON, as its id, or as text."""
     if as_json:
         output.json_line(job_json(job))
     elif quiet:

@@ -1,4 +1,4 @@
-"""Waiting for jobs to end: woken by the queue's events, sure by looking now and then.
+"""Wait until jobs have ended: wakes up on the queue's events and polls in case an event is missed.
 
 Shared by `wait` and `enqueue --wait`.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 POLL_SECONDS = 3.0
-"""Longest pause between two looks: how late an end is seen of which no event told."""
+"""Longest time between two polls, and so the delay if an event is missed."""
 
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
 LIVE = frozenset(JobStatus) - TERMINAL
 
 
 class WaitTimedOut(AragoraQError):
-    """The jobs did not end in time; they go on."""
+    """The jobs did not end within the timeout; they continue."""
 
     exit_code = 124
 
@@ -34,22 +34,24 @@ class WaitTimedOut(AragoraQError):
 async def ended_jobs(
     queue: RedisStreamsQueue, job_ids: Iterable[str], timeout_seconds: float | None
 ) -> AsyncIterator[Job]:
-    """The jobs, in the order in which they end. Raises JobNotFound and WaitTimedOut."""
-    left = dict.fromkeys(job_ids)
+    """Yield the jobs in the order in which they end. Raises JobNotFound and WaitTimedOut."""
+    pending = dict.fromkeys(job_ids)
     deadline = time.monotonic() + (math.inf if timeout_seconds is None else timeout_seconds)
     woken = asyncio.Event()
-    follow = asyncio.create_task(_wake(queue, left, woken))
+    follow = asyncio.create_task(_wake(queue, pending, woken))
     try:
         while True:
             woken.clear()
-            for job in await _ended(queue, list(left)):
-                del left[job.id]
+            for job in await _ended(queue, list(pending)):
+                del pending[job.id]
                 yield job
-            if not left:
+            if not pending:
                 return
             pause = min(POLL_SECONDS, deadline - time.monotonic())
             if pause <= 0:
-                raise WaitTimedOut(f"not ended after {timeout_seconds:g} s: {' '.join(left)}")
+                raise WaitTimedOut(
+                    f"timeout: not ended after {timeout_seconds:g} s: {' '.join(pending)}"
+                )
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), pause)
     finally:
@@ -57,20 +59,20 @@ async def ended_jobs(
         await asyncio.gather(follow, return_exceptions=True)
 
 
-async def _wake(queue: RedisStreamsQueue, left: Container[str], woken: asyncio.Event) -> None:
-    """Set `woken` when an event tells of an end. If Redis goes away, the next look will say so."""
+async def _wake(queue: RedisStreamsQueue, pending: Container[str], woken: asyncio.Event) -> None:
+    """Set `woken` when one of the jobs ends. Errors of Redis surface in the next poll."""
     async for event in queue.events():
-        if event["event"] in ENDINGS and any(job_id in left for job_id in event["ids"].split()):
+        if event["event"] in ENDINGS and any(job_id in pending for job_id in event["ids"].split()):
             woken.set()
 
 
 async def _ended(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> list[Job]:
-    words = await queue.tracker.get_statuses(job_ids)
-    return [await require_job(queue, job_id) for job_id in job_ids if words[job_id] not in LIVE]
+    statuses = await queue.tracker.get_statuses(job_ids)
+    return [await require_job(queue, job_id) for job_id in job_ids if statuses[job_id] not in LIVE]
 
 
 async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
-    """The job. Raises JobNotFound and InvalidPayload."""
+    """Return the job. Raises JobNotFound, or InvalidPayload if its data is corrupted."""
     job = await queue.get_job(job_id)
     if job is None:
         raise JobNotFound(job_id, queue.config.queue)
@@ -78,5 +80,5 @@ async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
 
 
 def exit_code(jobs: Iterable[Job]) -> int:
-    """0 if all jobs completed, 1 if one failed or was cancelled."""
+    """Return 0 if all jobs completed, 1 if one failed or was cancelled."""
     return int(any(job.status is not JobStatus.COMPLETED for job in jobs))

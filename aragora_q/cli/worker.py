@@ -1,4 +1,4 @@
-"""`aragora-q worker`: the process that runs debates."""
+"""`aragora-q worker`: the process that runs jobs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,34 @@ from typing import Annotated
 import typer
 
 from aragora_q.base import WORKER_ID_PATTERN
-from aragora_q.cli import options, output
-from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl
+from aragora_q.cli import output
+from aragora_q.cli.options import LoadConfig, with_config
+
+EPILOG = """\b
+Examples:
+  aragora-q worker --worker-id worker-1 --concurrency 3
+  aragora-q worker --exec './debate.sh --brief'
+
+\b
+Exit codes:
+  0 the queue is empty (--burst)   77 access denied
+  78 invalid configuration or unsupported server
+  130 stopped by Ctrl-C   143 stopped by SIGTERM
+"""
 
 
 def _check_worker_id(value: str | None) -> str | None:
     if value is not None and not WORKER_ID_PATTERN.fullmatch(value):
-        raise typer.BadParameter("1 to 48 of letters, digits and ._-, a letter or digit first")
+        raise typer.BadParameter(
+            f"{value!r:.100} must be 1 to 48 letters, digits, '.', '_' or '-', "
+            "and begin with a letter or digit"
+        )
     return value
 
 
+@with_config
 def worker(
+    load: LoadConfig,
     *,
     worker_id: Annotated[
         str | None,
@@ -26,12 +43,12 @@ def worker(
             "--worker-id",
             metavar="ID",
             callback=_check_worker_id,
-            help="A stable id of its own; default: made of host and pid.",
+            help="Unique id that survives restarts. [default: from host and pid]",
         ),
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", metavar="N", help="Debates run at once; default 3."),
+        typer.Option("--concurrency", metavar="N", help="Jobs to run at once. [default: 3]"),
     ] = None,
     executor: Annotated[
         str | None,
@@ -44,7 +61,9 @@ def worker(
     exec_command: Annotated[
         str | None,
         typer.Option(
-            "--exec", metavar="CMD", help="Run every job with this program (--executor command)."
+            "--exec",
+            metavar="CMD",
+            help="Program to run for each job; implies --executor command.",
         ),
     ] = None,
     metrics_port: Annotated[
@@ -52,40 +71,25 @@ def worker(
         typer.Option(
             "--metrics-port",
             metavar="PORT",
-            help="Port of /metrics; 0: none; default: the first free one from 9464.",
+            help="Port of /metrics; 0: off. [default: first free port from 9464]",
         ),
     ] = None,
-    burst: Annotated[
-        bool, typer.Option("--burst", help="Stop when nothing is left to do.")
-    ] = False,
-    redis_url: RedisUrl = None,
-    queue: QueueName = None,
-    config: ConfigFile = None,
+    burst: Annotated[bool, typer.Option("--burst", help="Exit when the queue is empty.")] = False,
 ) -> None:
-    """Run debates until told to stop.
+    """Run a worker until it receives SIGTERM.
 
-    SIGTERM or Ctrl-C: take no more jobs, let the running ones finish (at most the configured drain
-    time), hand back the rest. A second signal hands back at once. While Redis is away, it waits.
-    SIGHUP: read concurrency, retry delays, drain time and logging again.
-
-    Example:
-      aragora-q worker --worker-id worker-1 --concurrency 3
-      aragora-q worker --exec './debate.sh --brief'
-
-    Exit codes:
-      143 stopped by SIGTERM   130 by Ctrl-C   0 a burst is done
-      77 access denied   78 wrong configuration or unsuitable server
-
+    SIGTERM or Ctrl-C: start no more jobs, let running jobs finish within the drain timeout, release
+    the rest. A second signal releases them immediately. SIGHUP: reload concurrency, retry delays,
+    drain timeout and logging. While Redis is unavailable, the worker keeps retrying.
     """
     if exec_command is not None:
         executor = executor or "command"
         if executor != "command":
-            raise typer.BadParameter(f"--exec is for --executor command, not {executor}")
-    load = partial(
-        options.load_config,
-        config,
-        redis_url=redis_url,
-        queue=queue,
+            raise typer.BadParameter(
+                f"--exec requires --executor command, not --executor {executor}"
+            )
+    reload = partial(
+        load,
         concurrency=concurrency,
         executor=executor,
         exec_command=exec_command,
@@ -93,6 +97,6 @@ def worker(
     )
     from aragora_q import launcher
 
-    stopped_by = launcher.run_worker(load(), worker_id=worker_id, burst=burst, reload=load)
+    stopped_by = launcher.run_worker(reload(), worker_id=worker_id, burst=burst, reload=reload)
     if stopped_by is not None:
         raise output.StoppedBySignal(stopped_by)

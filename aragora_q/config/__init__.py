@@ -1,4 +1,4 @@
-"""Settings: declared once, read from layers."""
+"""Settings: declared in `settings`, read from files and environment by `sources`."""
 
 from aragora_q.config.settings import AgentConfig, QueueConfig, get_queue_config, set_queue_config
 

@@ -1,8 +1,8 @@
-"""Every setting, declared once: name, type, range, default, meaning. Environment names follow from it.
+"""Declare every setting once: name, type, range, default and description.
 
-`QueueConfig` is what the rest of the program takes; where its values come from is
-`config_layers.py`. Only `create_redis_queue`, `create_default_executor` and the command line read
-the process-wide configuration; everything below them is handed one.
+`sources` reads the values and derives the names of variables. Only `create_redis_queue`,
+`create_default_executor` and the command line read the process-wide configuration; they pass it to
+everything else.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
 MAX_DATA_BYTES = 64 * 1024 * 1024
-"""The most that a payload or a result may be allowed to have; the scripts take no more."""
+"""Upper limit of max_payload_bytes and max_result_bytes; the scripts accept no more."""
 
 
 class AgentConfig(BaseModel):
-    """One agent of the `[agents]` table: a model string, and how to reach it if that is not enough.
+    """An agent of the `[agents]` table: a model, and how to reach it if it needs more than a name.
 
-    `model` is `provider:model` in pydantic-ai's spelling; `base_url` any OpenAI-compatible server
-    (or, for `anthropic:` models, one that speaks Anthropic's protocol); `api_key_env` the variable
-    that holds its key. `timeout_seconds` bounds a call, `max_tokens` what is written in one, thinking
-    included.
+    `model` is `provider:model` as in pydantic-ai. `base_url` is a server with an OpenAI-compatible API
+    (for `anthropic:` models: an Anthropic-compatible one). `api_key_env` is the name of the variable
+    that holds the API key. `timeout_seconds` limits one call, `max_tokens` the output of one call,
+    including thinking.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class AgentConfig(BaseModel):
     def _holds_no_password(cls, value: str | None) -> str | None:
         if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
             raise ValueError(
-                "must hold no user or password: name the key's variable in api_key_env"
+                "must not contain user or password: set api_key_env to the name of a variable"
             )
         return value
 
@@ -64,9 +64,11 @@ class AgentConfig(BaseModel):
 
 
 class QueueConfig(BaseSettings):
-    """Settings, from arguments > environment > configuration files > defaults.
+    """The settings. Precedence: arguments > environment > configuration files > defaults.
 
-    Raises ConfigError, naming value, rule and origin of everything that is wrong, secrets excepted.
+    Raises:
+        ConfigError: settings are invalid. Lists each with value, rule and origin, without secrets.
+
     """
 
     model_config = SettingsConfigDict(
@@ -76,103 +78,105 @@ class QueueConfig(BaseSettings):
     redis_url: str = Field(
         "redis://localhost:6379",
         repr=False,
-        description="Server: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, or "
-        "embedded:// for a private one.",
+        description="Redis server: redis://, rediss://, unix://, redis+sentinel://, "
+        "redis+cluster://, or embedded:// for a private one.",
     )
     redis_password: SecretStr | None = Field(
-        None, description="Password, instead of one in redis_url. Better in a file or a credential."
+        None, description="Password; overrides the one in redis_url. Prefer a file or a credential."
     )
     redis_sentinel_password: SecretStr | None = Field(
-        None, description="Password of the Sentinels, where they ask for one."
+        None, description="Password of the Sentinels, if they require one."
     )
     redis_tls_ca_file: str | None = Field(
         None,
-        description="Authority (PEM) that signed the server's certificate; unset: the system's.",
+        description="CA certificate (PEM) that signed the server's; unset: the system's CAs.",
     )
     redis_tls_cert_file: str | None = Field(
-        None, description="Our certificate (PEM), for servers that ask clients for one."
+        None, description="Client certificate (PEM), for servers that require one."
     )
     redis_tls_key_file: str | None = Field(
-        None, description="The key of redis_tls_cert_file, unless that file holds it, too."
+        None, description="Key of redis_tls_cert_file, unless that file contains it."
     )
     key_prefix: str = Field(
         "aragora:queue:",
         max_length=64,
         pattern=r"^[^\s{}]+$",
-        description="Prefix of every Redis key.",
+        description="Prefix of all Redis keys.",
     )
-    queue: str = Field("debates", description="Name of the queue.")
+    queue: str = Field("debates", description="Queue name.")
 
     retry_max_attempts: int = Field(
-        3, ge=1, le=1000, description="Starts charged to a job before it fails, the first included."
+        3, ge=1, le=1000, description="Attempts before a job fails, including the first."
     )
     retry_base_delay: float = Field(
-        1.0, ge=0, le=30 * 86_400, description="Seconds before the first retry."
+        1.0, ge=0, le=30 * 86_400, description="Delay before the first retry, in seconds."
     )
     retry_max_delay: float = Field(
-        300.0, ge=0, le=30 * 86_400, description="Longest pause before a retry, seconds."
+        300.0, ge=0, le=30 * 86_400, description="Maximum delay before a retry, in seconds."
     )
     claim_idle_ms: int = Field(
         60_000,
         ge=200,
         le=DAY_MS,
-        description="Lease: a worker silent for so long is dead and its jobs are taken over, ms.",
+        description="Lease in ms: jobs of a worker without a heartbeat for this long are reclaimed.",
     )
     max_crashes: int = Field(
         3,
         ge=1,
         le=1000,
-        description="Workers that may die on a job before it fails as a poison pill.",
+        description="Worker crashes before a job fails as a poison pill.",
     )
     max_job_ttl_days: float = Field(
-        7, gt=0, le=3650, description="Retention: days that data of an ended job is kept."
+        7, gt=0, le=3650, description="Retention: days to keep the data of ended jobs."
     )
     max_payload_bytes: int = Field(
-        262_144, ge=1, le=MAX_DATA_BYTES, description="Largest payload of a job, bytes."
+        262_144, ge=1, le=MAX_DATA_BYTES, description="Maximum payload of a job, in bytes."
     )
     max_result_bytes: int = Field(
-        1_048_576, ge=1, le=MAX_DATA_BYTES, description="Largest result of a job, bytes."
+        1_048_576, ge=1, le=MAX_DATA_BYTES, description="Maximum result of a job, in bytes."
     )
     max_backlog: int = Field(
         0,
         ge=0,
-        description="Waiting jobs beyond which enqueue refuses (exit code 75); 0: no limit.",
+        description="Maximum number of waiting jobs; enqueue then exits with 75. 0: no limit.",
     )
     durability: Literal["none", "replica", "fsync"] = Field(
         "none",
-        description="What confirms an enqueue besides the server: nothing, a replica, or its disk.",
+        description="Durability required before enqueue succeeds: none, replica (WAIT) or fsync "
+        "(WAITAOF).",
     )
     allow_eviction: bool = Field(
-        False, description="Work on a server that may delete jobs when its memory is full."
+        False, description="Accept a server that may evict jobs when its memory is full."
     )
 
     concurrency: int = Field(3, ge=1, le=10_000, description="Jobs that a worker runs at once.")
     executor: str = Field(
         "debate",
-        description="What runs jobs: debate, command, or package.module:factory of your own.",
+        description="Executor: debate, command, or package.module:factory.",
     )
     exec_command: str = Field("", description="Command line of the `command` executor.")
     exec_env_allowlist: str = Field(
         "",
-        description="Variables that the command gets although they may hold secrets, such as REDIS_URL.",
+        description="Variables to pass to the command although they may hold secrets, such as REDIS_URL.",
     )
     drain_timeout_seconds: float = Field(
         600.0,
         ge=0,
         le=7 * 86_400,
-        description="How long a stopping worker lets running jobs finish before it hands them back.",
+        description="Time for running jobs to finish when a worker stops; then they are released.",
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that metrics are served on.")
+    metrics_host: str = Field("127.0.0.1", description="Address to serve metrics on.")
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
-        None, description="Port of the metrics; 0: off; unset: the first free one of 9464 to 9473."
+        None,
+        description="Port to serve metrics on; 0: off; unset: first free port of 9464 to 9473.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log lines to write."
+        "info", description="Minimum log level."
     )
-    log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     agents: dict[str, AgentConfig] = Field(
         default_factory=dict,
-        description="Names of agents and the models behind them; also ARAGORA_AGENT_<NAME>=model.",
+        description="Agents by name; also ARAGORA_AGENT_<NAME>=model.",
     )
 
     def __init__(self, **values: Any) -> None:
@@ -191,7 +195,9 @@ class QueueConfig(BaseSettings):
     @classmethod
     def _is_queue_name(cls, value: str) -> str:
         if not QUEUE_NAME_PATTERN.fullmatch(value):
-            raise ValueError("must be 1 to 64 of a-z, 0-9 and ._-, a letter or digit first")
+            raise ValueError(
+                "must be 1 to 64 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
+            )
         return value
 
     @model_validator(mode="after")
@@ -211,11 +217,11 @@ class QueueConfig(BaseSettings):
 
     @property
     def retention_ms(self) -> int:
-        """How long data of an ended job is kept, ms."""
+        """How long the data of an ended job is kept, in ms."""
         return round(self.max_job_ttl_days * DAY_MS)
 
     def retry_policy(self) -> RetryPolicy:
-        """The policy that the retry settings describe."""
+        """Return the retry policy that the settings define."""
         return RetryPolicy(
             max_attempts=self.retry_max_attempts,
             base_delay_seconds=self.retry_base_delay,
@@ -230,7 +236,7 @@ class QueueConfig(BaseSettings):
         *_others: PydanticBaseSettingsSource,
         **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first; environment and files in one source of ours, which knows origins."""
+        """Replace the sources of pydantic-settings, except arguments, with one that tracks origins."""
         return (init_settings, LayeredSource(settings_cls))
 
 
@@ -238,11 +244,11 @@ _process_wide: QueueConfig | None = None
 
 
 def set_queue_config(config: QueueConfig | None) -> None:
-    """Use `config` wherever none is given; None forgets it, and the environment rules again."""
+    """Set the process-wide configuration; None removes it, so that files and environment apply again."""
     global _process_wide  # noqa: PLW0603 - the one global of the package, as its users know it
     _process_wide = config
 
 
 def get_queue_config() -> QueueConfig:
-    """What `set_queue_config` set, else a configuration from environment and files."""
+    """Return the configuration of `set_queue_config`, or a new one from files and environment."""
     return _process_wide or QueueConfig()

@@ -1,37 +1,36 @@
-"""Where settings come from: files and environment, layer over layer, each value with its origin.
+"""Read settings from files and environment; remember the origin of each value.
 
-Read by `config.QueueConfig`; the command line adds the file of `--config` with `override_file`. Later
-layers win: /etc/aragora-q/aragora-q.toml and conf.d/*.toml, the user's file, ./aragora-q.toml,
-`--config`, systemd credentials and `*_FILE` secrets, environment.
+Used by `settings.QueueConfig`; the command line adds the file of `--config` with `override_file`.
+Later sources override earlier ones: /etc/aragora-q/aragora-q.toml, /etc/aragora-q/conf.d/*.toml, the
+user's file, ./aragora-q.toml, `--config`, systemd credentials and `*_FILE` secrets, environment.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
-from aragora_q.errors import ConfigError
+from aragora_q.errors import ConfigError, nearest
 
 SYSTEM_DIRECTORY = Path("/etc/aragora-q")
 FILE_NAME = "aragora-q.toml"
 PREFIX = "ARAGORA_QUEUE_"
 AGENT_PREFIX = "ARAGORA_AGENT_"
 KUBERNETES = re.compile(r"_SERVICE_|_PORT$|_PORT_")
-"""Variables that Kubernetes makes up from the names of services."""
+"""Variables that Kubernetes creates for services."""
 
 KUBERNETES_ADDRESSES = ("tcp://", "udp://", "sctp://")
-"""How their values begin where a name of ours meets one of theirs, as METRICS_PORT does."""
+"""Prefixes of values that Kubernetes sets for names that are also settings, such as METRICS_PORT."""
 
 AGENTS = "agents."
 
@@ -46,15 +45,15 @@ ENVIRONMENT_NAMES = {
     "queue": "ARAGORA_QUEUE_NAME",
     "retry_max_attempts": "ARAGORA_QUEUE_RETRY_MAX",
 }
-"""Settings whose variable is not `ARAGORA_QUEUE_` and the name in capitals."""
+"""Settings whose variable is not `ARAGORA_QUEUE_` followed by the name in capitals."""
 
 SECRETS = frozenset({"redis_password", "redis_sentinel_password"})
-"""Also read from the file that `<VARIABLE>_FILE` names, and from systemd's credentials."""
+"""Settings that are also read from the file named by `<VARIABLE>_FILE`, and from systemd credentials."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A value of a layer, and where it stands."""
+class ResolvedValue:
+    """The value of a setting and its origin: `FILE:LINE`, or the name of a variable or credential."""
 
     value: Any
     origin: str
@@ -65,7 +64,7 @@ _extra_file: ContextVar[Path | None] = ContextVar("extra_file", default=None)
 
 @contextmanager
 def override_file(path: Path | None) -> Iterator[None]:
-    """Configurations made within also read `path`, over all other files."""
+    """Within the context, configurations also read `path`, which overrides all other files."""
     token = _extra_file.set(path)
     try:
         yield
@@ -75,18 +74,18 @@ def override_file(path: Path | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SettingsSources:
-    """All that files and environment set, the winning layer's value each, and the files it took.
+    """The settings in files and environment, and the files that were read.
 
-    An agent's settings are one value under `agents.<name>`: the layers add agents up.
+    Each agent is one value under `agents.<name>`, so different sources can define different agents.
     """
 
-    settings: dict[str, Setting]
+    settings: dict[str, ResolvedValue]
     files: list[Path]
     ignored: list[Path]
-    """./aragora-q.toml, where it is another user's."""
+    """Files that were not read because they belong to another user."""
 
     def values(self) -> dict[str, Any]:
-        """As `QueueConfig` takes them."""
+        """Return the values as arguments of `QueueConfig`."""
         values: dict[str, Any] = {}
         for name, setting in self.settings.items():
             if name.startswith(AGENTS):
@@ -95,8 +94,8 @@ class SettingsSources:
                 values[name] = setting.value
         return values
 
-    def find(self, location: Sequence[str]) -> Setting | None:
-        """The value at a place such as `agents`, `claude`, `model`, with the origin of what holds it."""
+    def find(self, location: Sequence[str]) -> ResolvedValue | None:
+        """Return the value at a location such as `agents`, `claude`, `model`; None if it is not set."""
         depth = 2 if location[0] == "agents" else 1
         setting = self.settings.get(".".join(location[:depth]))
         if setting is None:
@@ -104,67 +103,75 @@ class SettingsSources:
         value = setting.value
         for part in location[depth:]:
             value = value.get(part) if isinstance(value, dict) else None
-        return Setting(value, setting.origin)
+        return ResolvedValue(value, setting.origin)
 
 
 def read_sources(fields: Mapping[str, FieldInfo]) -> SettingsSources:
-    """Read everything anew. Raises ConfigError for unknown names, unreadable or malformed files: all
-    faults in one message.
+    """Read all files and the environment.
+
+    Raises:
+        ConfigError: unknown names, unreadable or malformed files; lists all of them.
+
     """
     faults: list[str] = []
-    settings: dict[str, Setting] = {}
-    files, ignored = _files()
+    settings: dict[str, ResolvedValue] = {}
+    files, ignored = _find_files()
     for path in files:
-        settings |= _file_layer(path, fields, faults)
-    settings |= _secret_files(faults)
-    settings |= _environment_layer(fields, faults)
+        settings |= _read_file(path, fields, faults)
+    settings |= _read_secret_files(faults)
+    settings |= _read_environment(fields, faults)
     if faults:
         raise ConfigError(
-            "\n".join(faults), hint="aragora-q.toml and the documentation list all settings"
+            "\n".join(faults), hint="for all settings, see aragora-q.toml or man 5 aragora-q.toml"
         )
     return SettingsSources(settings, files, ignored)
 
 
 class LayeredSource(PydanticBaseSettingsSource):
-    """pydantic-settings' view of the layers."""
+    """Hands all sources to pydantic-settings as one source."""
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base class' signature
-        """Not used: the layers are read as a whole."""
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - inherited signature
+        """Unused: all values are read at once."""
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Values by setting."""
+        """Return the values by setting."""
         return read_sources(self.settings_cls.model_fields).values()
 
 
 def environment_name(setting: str) -> str:
-    """The variable that sets `setting`."""
+    """Return the environment variable of a setting."""
     return ENVIRONMENT_NAMES.get(setting, f"ARAGORA_QUEUE_{setting.upper()}")
 
 
-def _files() -> tuple[list[Path], list[Path]]:
-    """The files to read, lowest layer first, and those that lie there but are not trusted."""
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - a user without a home is no error here
+class _Files(NamedTuple):
+    to_read: list[Path]
+    ignored: list[Path]
+
+
+def _find_files() -> _Files:
+    """Return existing files in order of precedence, lowest first, and those that are not trusted."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises for a user without a home
     config_home = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     paths = [
         SYSTEM_DIRECTORY / FILE_NAME,
         *sorted((SYSTEM_DIRECTORY / "conf.d").glob("*.toml")),
     ]
-    found = [path for path in paths if _exists(path)]
+    to_read = [path for path in paths if _exists(path)]
     ignored: list[Path] = []
-    here = Path(FILE_NAME)
-    for path in (config_home / "aragora-q" / FILE_NAME, here):
+    local = Path(FILE_NAME)
+    for path in (config_home / "aragora-q" / FILE_NAME, local):
         try:
             if path.is_file():
-                (found if path is not here or _is_trusted(here) else ignored).append(path)
-        except PermissionError:  # the home or directory of whoever called `runuser` or `sudo -E`
+                (to_read if path is not local or _is_trusted(local) else ignored).append(path)
+        except PermissionError:  # directory of the user who called `runuser` or `sudo -E`
             ignored.append(path)
     extra = _extra_file.get()
-    return ([*found, extra] if extra is not None else found), ignored
+    return _Files([*to_read, extra] if extra is not None else to_read, ignored)
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is such a file, or something that keeps us from knowing: reading it will tell."""
+    """Return True if the file exists or cannot be checked: then reading it reports the error."""
     try:
         return path.is_file()
     except OSError:
@@ -172,39 +179,39 @@ def _exists(path: Path) -> bool:
 
 
 def _is_trusted(path: Path) -> bool:
-    """A file that happens to lie in the current directory counts only if we or root put it there."""
+    """Return True if this user or root owns the file. Anyone may have written to the current directory."""
     return path.stat().st_uid in (os.geteuid(), 0)
 
 
-def _file_layer(
+def _read_file(
     path: Path, fields: Mapping[str, FieldInfo], faults: list[str]
-) -> dict[str, Setting]:
+) -> dict[str, ResolvedValue]:
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except OSError as error:
-        faults.append(f"{path}: {error.strerror}")
+        faults.append(f"cannot read {path}: {error.strerror}")
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        faults.append(f"{path} is not TOML: {error}")
+        faults.append(f"{path} is not valid TOML: {error}")
         return {}
-    layer = {}
+    resolved = {}
     for name, value in values.items():
         if name == "agents" and isinstance(value, dict):
             for agent, settings in value.items():
-                place = AGENTS + agent
-                layer[place] = Setting(settings, f"{path}:{_line_of(place, text)}")
+                location = AGENTS + agent
+                resolved[location] = ResolvedValue(settings, f"{path}:{_line_of(location, text)}")
             continue
         origin = f"{path}:{_line_of(name, text)}"
         if name not in fields:
-            faults.append(f"{origin}: unknown setting {name!r}{_nearest(name, fields)}")
+            faults.append(f"{origin}: unknown setting {name!r}{did_you_mean(name, fields)}")
         else:
-            layer[name] = Setting(value, origin)
-    return layer
+            resolved[name] = ResolvedValue(value, origin)
+    return resolved
 
 
-def _line_of(place: str, text: str) -> int:
-    """The line of `text` that sets `place` or begins its table: as well as a line alone can tell."""
+def _line_of(location: str, text: str) -> int:
+    """Return the number of the line that sets `location` or begins its table; 1 if it is not found."""
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+([^\]]+)\]", line):
@@ -214,25 +221,27 @@ def _line_of(place: str, text: str) -> int:
             name = table + re.sub(r"[\s\"']", "", key[1]) + "."
         else:
             continue
-        if name.startswith(place + "."):
+        if name.startswith(location + "."):
             return number
     return 1
 
 
-def _environment_layer(fields: Mapping[str, FieldInfo], faults: list[str]) -> dict[str, Setting]:
+def _read_environment(
+    fields: Mapping[str, FieldInfo], faults: list[str]
+) -> dict[str, ResolvedValue]:
     by_variable = {environment_name(name): name for name in fields if name != "agents"}
-    layer = {}
+    resolved = {}
     for variable, text in sorted(os.environ.items()):
         name, origin = by_variable.get(variable), f"environment {variable}"
         if variable.startswith(AGENT_PREFIX):
             agent = variable.removeprefix(AGENT_PREFIX).lower().replace("_", "-")
-            layer[AGENTS + agent] = Setting(text, origin)
+            resolved[AGENTS + agent] = ResolvedValue(text, origin)
         elif name is None:
             if _is_unknown(variable):
-                faults.append(f"{origin}: unknown{_nearest(variable, by_variable)}")
+                faults.append(f"{origin}: unknown variable{did_you_mean(variable, by_variable)}")
         elif (text or name in SECRETS) and not text.startswith(KUBERNETES_ADDRESSES):
-            layer[name] = Setting(text, origin)
-    return layer
+            resolved[name] = ResolvedValue(text, origin)
+    return resolved
 
 
 def _is_unknown(variable: str) -> bool:
@@ -241,33 +250,35 @@ def _is_unknown(variable: str) -> bool:
     )
 
 
-def _secret_files(faults: list[str]) -> dict[str, Setting]:
-    layer = {}
+def _read_secret_files(faults: list[str]) -> dict[str, ResolvedValue]:
+    resolved = {}
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     for name in sorted(SECRETS):
-        variable = f"{environment_name(name)}_FILE"
-        candidates = []
         if credentials:
-            candidates.append((Path(credentials) / name.replace("_", "-"), "credential", False))
-        if os.environ.get(variable):
-            candidates.append((Path(os.environ[variable]), f"environment {variable}", True))
-        for path, origin, must_exist in candidates:
+            path = Path(credentials) / name.replace("_", "-")
+            with suppress(OSError):  # not every credential has to be set
+                resolved[name] = ResolvedValue(_read_secret(path), f"credential {path}")
+        variable = f"{environment_name(name)}_FILE"
+        if file := os.environ.get(variable):
+            origin = f"environment {variable} {file}"
             try:
-                layer[name] = Setting(
-                    path.read_text(encoding="utf-8").rstrip("\r\n"), f"{origin} {path}"
-                )
+                resolved[name] = ResolvedValue(_read_secret(Path(file)), origin)
             except OSError as error:
-                if must_exist:
-                    faults.append(f"{origin} {path}: {error.strerror}")
-    return layer
+                faults.append(f"cannot read {file} (environment {variable}): {error.strerror}")
+    return resolved
+
+
+def _read_secret(path: Path) -> str:
+    return path.read_text(encoding="utf-8").rstrip("\r\n")
 
 
 def secret_in_file(name: str) -> str | None:
-    """The secret as its file or credential holds it at this moment; None if there is none, or no more."""
-    setting = _secret_files([]).get(name)
-    return None if setting is None else str(setting.value)
+    """Read a secret from its file or credential again; None if it has none, or it was removed."""
+    resolved = _read_secret_files([]).get(name)
+    return None if resolved is None else str(resolved.value)
 
 
-def _nearest(name: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'NAME'?` with the nearest known name; empty if none is close."""
+    suggestion = nearest(name, known)
+    return f"; did you mean {suggestion!r}?" if suggestion else ""
