@@ -24,6 +24,7 @@ SUBSTITUTES = {
     ),
     "make check": ("make --dry-run check", "every change begins with it"),
     "make test": ("make --dry-run test", "it runs this"),
+    "make test-fast": ("make --dry-run test-fast", "make test includes these tests"),
     "make audit": (
         "make --dry-run audit",
         "depends on the public advisories of the day",

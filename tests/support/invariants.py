@@ -12,46 +12,52 @@ GROUP = "aragora-workers"
 TERMINAL = ("completed", "failed", "cancelled")
 LIVE = ("pending", "processing", "retrying")
 PARTS = ("payload", "result", "history", "journal")
+SINGLE_KEYS = {*LANES, *TERMINAL, "delayed", "counters", "control", "workers", "events"}
 COMPACT_BYTES = 64
 
 
-def check(raw, prefix):
-    """Fail unless streams, pending lists, indexes, hashes, counters and TTLs agree."""
-    found = problems(raw, prefix)
+def check(client, prefix):
+    """Fail unless streams, pending lists, indexes, hashes, counters and TTLs agree, without other keys."""
+    found = problems(client, prefix)
     assert not found, "\n".join(found)
 
 
-def problems(raw, prefix):
+def problems(client, prefix):
     """Every disagreement, one line each."""
-    jobs, parts = _read_jobs(raw, prefix)
-    places, found = _read_places(raw, prefix, jobs)
+    jobs, parts, unknown = _read_jobs(client, prefix)
+    places, found = _read_places(client, prefix, jobs)
+    found += unknown
     for job_id, fields in jobs.items():
         found += [
             f"job {job_id}: {line}" for line in _problems_of_job(job_id, fields, parts, places)
         ]
-        found += _problems_of_ttl(raw, prefix, job_id, fields, parts)
+        found += _problems_of_ttl(client, prefix, job_id, fields, parts)
     found += [f"{part} of {job_id}: no such job" for job_id, part in parts if job_id not in jobs]
-    return [*found, *_problems_of_counters(raw, prefix)]
+    return [*found, *_problems_of_counters(client, prefix)]
 
 
-def _read_jobs(raw, prefix):
-    stem = f"{prefix}job:"
-    jobs, parts = {}, set()
-    for key in raw.scan_iter(match=f"{stem}*", count=1000):
-        job_id, _, part = key.removeprefix(stem).rpartition(":")
-        if part in PARTS and job_id:
-            parts.add((job_id, part))
-        else:
-            jobs[key.removeprefix(stem)] = raw.hgetall(key)
-    return jobs, parts
+def _read_jobs(client, prefix):
+    """Hashes by job id, the other keys of jobs, and keys that no queue has."""
+    jobs, parts, unknown = {}, set(), []
+    for key in client.scan_iter(match=f"{prefix}*", count=1000):
+        kind, _, name = key.removeprefix(prefix).partition(":")
+        if kind == "job":
+            job_id, _, part = name.rpartition(":")
+            if part in PARTS and job_id:
+                parts.add((job_id, part))
+            else:
+                jobs[name] = client.hgetall(key)
+        elif kind != "worker" and key.removeprefix(prefix) not in SINGLE_KEYS:
+            unknown.append(f"unknown key {key}")
+    return jobs, parts, unknown
 
 
-def _read_places(raw, prefix, jobs):
+def _read_places(client, prefix, jobs):
     """Where each job waits, runs or is listed, by job id, and the problems found on the way."""
     places, found = {}, []
     for lane, sign in LANES.items():
-        entries = dict(raw.xrange(prefix + lane))
-        pending = _pending(raw, prefix + lane) if entries or raw.exists(prefix + lane) else {}
+        entries = dict(client.xrange(prefix + lane))
+        pending = _pending(client, prefix + lane) if entries or client.exists(prefix + lane) else {}
         found += [f"{lane}: {e} is pending but deleted" for e in pending if e not in entries]
         for entry, fields in entries.items():
             job = jobs.get(fields.get("id"))
@@ -63,18 +69,18 @@ def _read_places(raw, prefix, jobs):
             place = ("stream", pending.get(entry), bool(fields.get("payload")))
             places.setdefault(fields["id"], []).append(place)
     for index in ("delayed", *TERMINAL):
-        for job_id in raw.zrange(prefix + index, 0, -1):
+        for job_id in client.zrange(prefix + index, 0, -1):
             places.setdefault(job_id, []).append((index,))
             if job_id not in jobs:
                 found.append(f"{index}: {job_id} has no hash")
     return places, found
 
 
-def _pending(raw, stream):
-    groups = [group["name"] for group in raw.xinfo_groups(stream)]
+def _pending(client, stream):
+    groups = [group["name"] for group in client.xinfo_groups(stream)]
     if GROUP not in groups:
         return {}
-    rows = raw.xpending_range(stream, GROUP, "-", "+", 100_000)
+    rows = client.xpending_range(stream, GROUP, "-", "+", 100_000)
     return {row["message_id"]: row["consumer"] for row in rows}
 
 
@@ -119,19 +125,19 @@ def _problems_of_entry(job_id, fields, parts, consumer, has_payload):
         yield f"{status} but has a lease"
 
 
-def _problems_of_ttl(raw, prefix, job_id, fields, parts):
+def _problems_of_ttl(client, prefix, job_id, fields, parts):
     keys = [f"{prefix}job:{job_id}"]
     keys += [f"{prefix}job:{job_id}:{part}" for part in PARTS if (job_id, part) in parts]
     for key in keys:
-        has_ttl = raw.pttl(key) >= 0
+        has_ttl = client.pttl(key) >= 0
         if has_ttl != (fields.get("status") in TERMINAL):
             yield f"{key}: {fields.get('status')} and {'has' if has_ttl else 'has no'} TTL"
 
 
-def _problems_of_counters(raw, prefix):
-    counters = Counter({name: int(n) for name, n in raw.hgetall(f"{prefix}counters").items()})
+def _problems_of_counters(client, prefix):
+    counters = Counter({name: int(n) for name, n in client.hgetall(f"{prefix}counters").items()})
     for index in TERMINAL:
-        listed = raw.zcard(prefix + index) - (counters["malformed"] if index == "failed" else 0)
+        listed = client.zcard(prefix + index) - (counters["malformed"] if index == "failed" else 0)
         if counters[index] < listed:
             yield f"{listed} jobs are {index}, but only {counters[index]} were counted"
 
