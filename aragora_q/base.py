@@ -166,7 +166,7 @@ class QueueStats(TypedDict):
     workers: list[dict[str, Any]]
     """Per worker: `worker_id`, `heartbeat_age_seconds`, `is_alive` (its heartbeat is younger than its
     lease), `jobs_leased` (a number), `running` (job ids as of the last heartbeat), and as text what the
-    worker registered: `instance_id`, `host`, `pid`, `version`, `slots`, `metrics_port`, …"""
+    worker registered: `instance_id`, `host`, `pid`, `version`, `concurrency`, `metrics_port`, …"""
 
 
 class JobQueue(ABC):

@@ -196,7 +196,7 @@ def _workers(stats: Mapping[str, Any]) -> Iterator[str]:
             (
                 worker["worker_id"],
                 f"{duration(worker['heartbeat_age_seconds'])} ago",
-                f"{worker['jobs_leased']}/{worker.get('slots', '?')}",
+                f"{worker['jobs_leased']}/{worker.get('concurrency', '?')}",
                 output.truncate(job_id, 32),
                 _format_age(stats, started_at) if started_at else "",
             )
