@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Check that the keys of each job agree, and repair what can be repaired without loss.
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers bell
 -- args: retention_ms repair
 -- each job: id
 -- returns: per job: codes of its problems (see doctor/integrity.py), separated by spaces
@@ -67,7 +67,7 @@ end
 
 -- True if the group has delivered `entry`, so that no read returns it again.
 local function is_delivered(stream, entry)
-  local last = last_delivered(stream)
+  local last = group_info(stream)['last-delivered-id']
   if not last then return false end
   local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
   local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
@@ -171,4 +171,5 @@ for n = 1, items do
   end
   reply[n] = table.concat(problems, ' ')
 end
+ring_bell()
 return reply

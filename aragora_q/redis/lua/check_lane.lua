@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Find delivered entries of a lane that are not pending: neither a read nor reclaim returns them again.
--- keys: stream stream_high stream_normal stream_low delayed
+-- keys: stream stream_high stream_normal stream_low delayed bell
 -- args: job_prefix after limit repair
 -- returns: where the next page begins (0: this was the last), then per problem: job id (entry id if the
 -- entry is not a job), code (see doctor/integrity.py)
@@ -8,7 +8,7 @@
 -- An entry that its own job's hash names is left to check_job; a copy of a job that is running elsewhere
 -- is left until that job has ended.
 
-local delivered = last_delivered(stream)
+local delivered = group_info(stream)['last-delivered-id']
 if not delivered then return {'0'} end
 
 local function has_data(job, state)
@@ -27,10 +27,13 @@ local function problem_of(entry, id, payload)
   return state.status ~= 'processing' and 'orphaned-entry' or nil
 end
 
-local function requeue_entry(entry, fields, id)
+local function requeue_entry(entry, fields, id, payload)
   drop_entry(stream, entry)
-  local added = redis.call('XADD', stream, '*', unpack(fields))
-  if not id then return end  -- start moves it to the dead letters
+  if not id then  -- start moves it to the dead letters
+    redis.call('XADD', stream, '*', unpack(fields))
+    return
+  end
+  local added = append(stream, id, payload)
   local job = job_prefix .. id
   redis.call('ZREM', delayed, id)
   redis.call('HSETNX', job, 'status', 'pending')
@@ -46,9 +49,10 @@ for _, row in ipairs(rows) do
   if problem then
     reply[#reply + 1] = {id or entry, problem}
     if repair == '1' and problem == 'duplicate-entry' then drop_entry(stream, entry) end
-    if repair == '1' and problem == 'orphaned-entry' then requeue_entry(entry, fields, id) end
+    if repair == '1' and problem == 'orphaned-entry' then requeue_entry(entry, fields, id, payload) end
   end
   reply[1] = entry
 end
 if #rows < tonumber(limit) then reply[1] = '0' end
+ring_bell()
 return reply

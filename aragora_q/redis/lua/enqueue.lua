@@ -1,6 +1,6 @@
 #!lua
 -- Add new jobs to their lanes, or to the delayed index; an id that exists changes nothing.
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell
 -- args: max_backlog
 -- each job: id payload priority delay_ms max_attempts
 -- returns: per job: created | exists | full | refused (too large, or not numbers: not sent by this client)
@@ -9,10 +9,8 @@ local capacity = math.huge
 if tonumber(max_backlog) > 0 then
   capacity = max_backlog - redis.call('ZCARD', delayed)
   for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
-    if redis.call('EXISTS', stream) == 1 then
-      local pending = redis.pcall('XPENDING', stream, GROUP)
-      capacity = capacity - redis.call('XLEN', stream) + (pending.err and 0 or pending[1])
-    end
+    local length = redis.call('XLEN', stream)
+    if length > 0 then capacity = capacity - length + (group_info(stream).pending or 0) end
   end
 end
 
@@ -52,4 +50,5 @@ for n = 1, items do
 end
 count('enqueued', #created)
 publish_event('enqueued', created)
+ring_bell()
 return results

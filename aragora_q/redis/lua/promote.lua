@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Move due jobs from the delayed index to the tail of their lane; a retrying job stays RETRYING until it starts.
--- keys: stream_high stream_normal stream_low delayed failed counters events
+-- keys: stream_high stream_normal stream_low delayed failed counters events bell
 -- args: job_prefix retention_ms limit
 -- returns: number of jobs moved, ms until the next job is due (-1: no job is delayed)
 
@@ -28,4 +28,5 @@ publish_event('promoted', promoted)
 publish_event('failed', failed_ids)
 
 local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+ring_bell()
 return {#promoted, next_due and math.max(0, next_due - now) or -1}

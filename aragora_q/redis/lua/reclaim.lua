@@ -1,38 +1,66 @@
 #!lua flags=allow-oom
 -- Take over the jobs of dead workers in one lane, and entries that were delivered but never started.
 -- include: outage_grace
--- keys: stream failed counters events control workers
+-- keys: stream stream_high stream_normal stream_low failed counters events control workers bell
 -- args: job_prefix worker_prefix reclaimer claim_idle_ms max_crashes retention_ms limit cursor dry_run
 -- returns: ok | in_grace_period, the next cursor (empty: this was the last page), then per entry taken
--- over: id, decision (reclaimed | poisoned | redelivered | dropped), worker, idle ms, crashes
+-- over: id, decision (reclaimed | poisoned | redelivered | malformed | dropped), worker, idle ms, crashes
 --
 -- A job's lease is the lease_ms in its hash; claim_idle_ms is used only for entries that were never started.
 -- A job whose worker id has registered again with another instance id is taken over at once, even in a
--- grace period.
+-- grace period. In a grace period, which starts when all workers were silent, a lease counts as renewed
+-- half its length before it is over.
+-- Entries that a live worker renews are skipped by its record alone: no payload is read.
 
-start_grace_if_silent(tonumber(claim_idle_ms))
-local in_grace_period = (tonumber(redis.call('HGET', control, 'grace_until')) or 0) > now  -- invalid text: no
+local is_dry = dry_run == '1'
+local grace_started_at, grace_until = start_grace_if_silent(tonumber(claim_idle_ms), is_dry)
 
 local pending = redis.pcall('XPENDING', stream, GROUP, cursor, '+', limit)
 if pending.err then return {'ok', ''} end
 
+local records = {}
+
+-- The record of a worker: instance id, lease and time of registration.
+local function record_of(worker_id)
+  if not records[worker_id] then
+    local values = redis.pcall('HMGET', worker_prefix .. worker_id, 'instance_id', 'lease_ms', 'registered_at')
+    if values.err then values = {} end
+    records[worker_id] = {
+      instance_id = values[1], lease_ms = parse_int(values[2]), registered_at = parse_int(values[3]),
+      heartbeat = tonumber(redis.call('ZSCORE', workers, worker_id) or nil),
+    }
+  end
+  return records[worker_id]
+end
+
+-- True if the entry's worker is alive and has renewed the entry since it registered, less than a lease ago.
+local function is_renewed(owner, idle)
+  local record = record_of(owner)
+  return record.heartbeat and record.lease_ms and record.registered_at
+    and now - record.heartbeat < record.lease_ms and idle < record.lease_ms and idle > 0
+    and now - idle > record.registered_at
+end
+
 local function has_expired(lease_ms, idle)
-  return not in_grace_period and idle >= tonumber(lease_ms)
+  local grace_ms = math.min(grace_until - grace_started_at, lease_ms / 2)
+  return idle >= lease_ms and now >= grace_started_at + grace_ms
 end
 
 local function is_replaced(state)
   local worker_id, instance_id = string.match(state.lease_owner or '', '^(.*)@(.*)$')
-  local current = worker_id and redis.call('HGET', worker_prefix .. worker_id, 'instance_id')
+  local current = worker_id and record_of(worker_id).instance_id
   return current and current ~= instance_id
 end
 
 local function classify(entry)
   local state = entry.state
   if state.status == 'processing' and state.entry == entry.entry_id then
-    if not has_expired(state.lease_ms or claim_idle_ms, entry.idle) and not is_replaced(state) then return 'leased' end
+    local lease_ms = state.lease_ms or tonumber(claim_idle_ms)
+    if not has_expired(lease_ms, entry.idle) and not is_replaced(state) then return 'leased' end
     return state.crashes + 1 >= tonumber(max_crashes) and 'poisoned' or 'reclaimed'
   end
-  if not has_expired(claim_idle_ms, entry.idle) then return 'leased' end
+  if not has_expired(tonumber(claim_idle_ms), entry.idle) then return 'leased' end
+  if entry.fields and not entry.job then return 'malformed' end
   if entry.fields and (state.entry == entry.entry_id or not state.status) then return 'redelivered' end
   return 'dropped'  -- deleted meanwhile, or a copy of a job that ended or waits elsewhere
 end
@@ -40,10 +68,14 @@ end
 local function claim(entry, decision)
   -- A script is atomic, so the claim needs no minimum idle time.
   redis.call('XCLAIM', stream, GROUP, reclaimer, 0, entry.entry_id, 'JUSTID')
+  if decision == 'malformed' then
+    entry.id = dead_letter(stream, entry.entry_id, entry.fields, job_prefix, retention_ms)
+    return
+  end
   drop_entry(stream, entry.entry_id)
   if decision == 'dropped' then return end
   if decision == 'redelivered' then
-    local added = redis.call('XADD', stream, '*', unpack(entry.fields))
+    local added = append(stream, entry.id, entry.payload)
     if entry.state.status then  -- without a hash, the entry is enough
       redis.call('HSET', entry.job, 'entry', added)
       redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
@@ -63,11 +95,13 @@ local function claim(entry, decision)
   end
 end
 
-local reply = {in_grace_period and 'in_grace_period' or 'ok', ''}
-local claimed = {reclaimed = {}, poisoned = {}, redelivered = {}, dropped = {}}
-for _, row in ipairs(pending) do
+local reply = {grace_until > now and 'in_grace_period' or 'ok', ''}
+local claimed = {reclaimed = {}, poisoned = {}, redelivered = {}, malformed = {}, dropped = {}}
+
+local function check(row)
   local entry = {entry_id = row[1], owner = row[2], idle = row[3], state = {}}
-  if entry.idle == 0 and dry_run == '0' then
+  if is_renewed(entry.owner, entry.idle) then return end
+  if entry.idle == 0 and not is_dry then
     -- Delivered just now; or in the future, if the clock was set back, and then the lease would not
     -- expire until that time. Claiming it for its owner resets the idle time.
     redis.call('XCLAIM', stream, GROUP, entry.owner, 0, entry.entry_id, 'JUSTID')
@@ -82,20 +116,26 @@ for _, row in ipairs(pending) do
     entry.state.lease_ms = parse_int(entry.state.lease_ms)
   end
   local decision = classify(entry)
-  if decision ~= 'leased' then
-    if dry_run == '0' then claim(entry, decision) end
-    table.insert(claimed[decision], entry.id or entry.entry_id)
-    reply[#reply + 1] = {entry.id or entry.entry_id, decision, entry.owner, entry.idle, entry.state.crashes or 0}
-  end
-  reply[2] = '(' .. entry.entry_id
+  if decision == 'leased' then return end
+  if not is_dry then claim(entry, decision) end
+  table.insert(claimed[decision], entry.id or entry.entry_id)
+  reply[#reply + 1] = {entry.id or entry.entry_id, decision, entry.owner, entry.idle, entry.state.crashes or 0}
+end
+
+for _, row in ipairs(pending) do
+  check(row)
+  reply[2] = '(' .. row[1]
 end
 if #pending < tonumber(limit) then reply[2] = '' end
-if dry_run == '0' then
+if not is_dry then
   count('crashed', #claimed.reclaimed + #claimed.poisoned)
   count('reclaimed', #claimed.reclaimed)
   count('failed', #claimed.poisoned)
   count('redelivered', #claimed.redelivered)
+  count('malformed', #claimed.malformed)
   publish_event('reclaimed', claimed.reclaimed)
   publish_event('failed', claimed.poisoned)
+  publish_event('failed', claimed.malformed)
+  ring_bell()
 end
 return reply

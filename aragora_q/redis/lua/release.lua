@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Return unfinished jobs to the tail of their lane without charging the attempt.
--- keys: stream_high stream_normal stream_low counters events
+-- keys: stream_high stream_normal stream_low counters events bell
 -- args: lease_owner
 -- each job: id fence payload
 -- returns: per job: released | cancelled | lost
@@ -8,20 +8,21 @@
 local results, released = {}, {}
 for n = 1, items do
   local job, id, fence, payload = item(n)
-  local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts')
+  local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts', 'released_fence')
   if owns_lease(state, lease_owner, fence) then
     local stream = lane_stream(state.priority)
     drop_entry(stream, state.entry)
     redis.call('HSET', job, 'status', 'pending', 'attempts', (parse_int(state.attempts) or 1) - 1,
-      'entry', append(stream, id, payload))
+      'released_fence', fence, 'entry', append(stream, id, payload))
     redis.call('HDEL', job, 'lease_ms')
     results[n], released[#released + 1] = 'released', id
-  elseif is_repeat(state, lease_owner, fence, 'pending') then
-    results[n] = 'released'
+  elseif state.released_fence == fence then
+    results[n] = 'released'  -- recorded before; the job may have moved on since
   else
     results[n] = refusal(state.status)
   end
 end
 count('released', #released)
 publish_event('released', released)
+ring_bell()
 return results

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Release jobs that a worker has leased without knowing it, because the reply to a start was lost.
--- keys: stream_high stream_normal stream_low counters events
+-- keys: stream_high stream_normal stream_low counters events bell
 -- args: lease_owner
 -- each job: id fence
 -- returns: ids of the released jobs
@@ -25,4 +25,5 @@ for n = 1, items do
 end
 count('released', #released)
 publish_event('released', released)
+ring_bell()
 return released

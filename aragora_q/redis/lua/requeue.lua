@@ -1,6 +1,6 @@
 #!lua
 -- Return failed and cancelled jobs to PENDING at the tail of their lane, with their attempts reset.
--- keys: stream_high stream_normal stream_low failed cancelled counters events
+-- keys: stream_high stream_normal stream_low failed cancelled counters events bell
 -- args:
 -- each job: id
 -- returns: per job: requeued | unknown | malformed (the dead letter of a malformed entry), or the status it has
@@ -44,4 +44,5 @@ for n = 1, items do
 end
 count('requeued', #requeued)
 publish_event('requeued', requeued)
+ring_bell()
 return results

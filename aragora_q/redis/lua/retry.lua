@@ -12,8 +12,10 @@ local results, retrying_ids, failed_ids, refused = {}, {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, delay_ms, charged, error_text = item(n)
   local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts', 'max_attempts',
-    'deferrals', 'deferred_at')
-  if is_repeat(state, lease_owner, fence, 'retrying') or is_repeat(state, lease_owner, fence, 'failed') then
+    'deferrals', 'deferred_at', 'retried_fence')
+  if state.retried_fence == fence and state.status ~= 'failed' then
+    results[n] = 'retrying'  -- recorded before; the job may have moved on since
+  elseif is_repeat(state, lease_owner, fence, 'retrying') or is_repeat(state, lease_owner, fence, 'failed') then
     results[n] = state.status
   elseif not owns_lease(state, lease_owner, fence) then
     results[n] = refusal(state.status)
@@ -30,7 +32,7 @@ for n = 1, items do
       finish(job, id, 'failed', failed, tonumber(retention_ms))
       results[n], failed_ids[#failed_ids + 1] = 'failed', id
     else
-      redis.call('HSET', job, 'status', 'retrying')
+      redis.call('HSET', job, 'status', 'retrying', 'retried_fence', fence)
       redis.call('HDEL', job, 'entry', 'lease_ms')
       redis.call('ZADD', delayed, now + delay_ms, id)
       if is_deferred then

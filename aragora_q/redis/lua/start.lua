@@ -1,17 +1,28 @@
 #!lua flags=allow-oom
 -- Start up to `limit` waiting jobs: PROCESSING, fence and attempts raised, lease begun.
--- keys: stream_high stream_normal stream_low delayed failed counters events control worker
--- args: job_prefix worker_id lease_owner instance_id lease_ms limit low_first max_attempts max_crashes retention_ms
--- returns: ok | paused | unregistered, then per started job: id, payload, fence, attempts, max_attempts,
--- crashes, created_at, priority, ms it waited in its lane; if nothing waits, one row: the lanes' last entry ids
+-- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell
+-- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane max_attempts max_crashes retention_ms
+-- returns: ok | empty (no job was waiting) | paused | unregistered, then per started job: id, payload, fence,
+-- attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane
 --
+-- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
+-- have max_bytes, so that the reply stays bounded whatever clients enqueue.
 -- Touches undeclared keys: those of the jobs found in entries. They share the slot of the declared ones;
 -- while a cluster migrates the slot, the guard key (keys.py) keeps every script from beginning.
 
 local QUARANTINE_MS = 1000
+local MAX_QUARANTINE_MS = 30000
 
 if redis.call('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
+
+local ORDERS = {
+  high = {stream_high, stream_normal, stream_low},
+  normal = {stream_normal, stream_high, stream_low},
+  low = {stream_low, stream_normal, stream_high},
+}
+
+local entries, capacity, bytes_left = {}, tonumber(limit), tonumber(max_bytes)
 
 local function read_new(stream, max_entries)
   local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker_id, 'COUNT', max_entries, 'STREAMS', stream, '>')
@@ -23,15 +34,14 @@ local function read_new(stream, max_entries)
   return reply and reply[1][2] or {}
 end
 
-local lanes = {stream_high, stream_normal, stream_low}
-if low_first == '1' then lanes = {stream_low, stream_normal, stream_high} end
-
-local entries, capacity = {}, tonumber(limit)
-for _, stream in ipairs(lanes) do
-  if capacity > 0 then
-    local rows = read_new(stream, capacity)
+-- Read a lane in chunks that double in size while payloads are small, so that few large ones are read at once.
+local function read_lane(stream)
+  local chunk = 1
+  while capacity > 0 and bytes_left > 0 do
+    local wanted = math.min(chunk, capacity)
+    local rows = read_new(stream, wanted)
     if rows.err then return rows end
-    capacity = capacity - #rows
+    local largest = 1
     for _, row in ipairs(rows) do
       local entry = {stream = stream, entry_id = row[1], fields = row[2]}
       entry.id, entry.payload = job_of(row[2])
@@ -39,23 +49,20 @@ for _, stream in ipairs(lanes) do
         entry.job = job_prefix .. entry.id
         entry.state = redis.pcall('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
           'max_attempts', 'crashes', 'created_at', 'priority')
+        bytes_left = bytes_left - #entry.payload
+        largest = math.max(largest, #entry.payload)
       end
       entries[#entries + 1] = entry
     end
+    capacity = capacity - #rows
+    if #rows < wanted then return end
+    chunk = math.max(1, math.min(chunk * 16, math.floor(bytes_left / largest)))
   end
 end
 
--- Move a malformed entry to the dead letters; its fields become the payload, so that no data is lost.
-local function dead_letter(entry)
-  local id = 'malformed-' .. (entry.stream == stream_normal and '' or entry.stream == stream_high and 'high-' or 'low-') .. entry.entry_id
-  local job = job_prefix .. id
-  redis.call('HSET', job, 'created_at', now, 'max_attempts', 0)
-  redis.call('SET', job .. ':payload', cjson.encode(entry.fields))
-  append_history(job, 'malformed', {}, 'stream entry ' .. entry.entry_id ..
-    ' is not a job: it needs the fields id (a valid job id) and payload')
-  finish(job, id, 'failed', failed, tonumber(retention_ms))
-  drop_entry(entry.stream, entry.entry_id)
-  return id
+for _, stream in ipairs(ORDERS[first_lane]) do
+  local failure = read_lane(stream)
+  if failure then return failure end
 end
 
 -- True if an entry is a copy: its job has ended, or waits in another entry.
@@ -77,12 +84,15 @@ local function runs_quarantined_job()
   return state.status == 'processing' and state.lease_owner == lease_owner
 end
 
-local function delay(entry, ms)
+-- Set a job aside, each time for longer, so that many of them do not circulate.
+local function delay_quarantined(entry)
+  local times = redis.call('HINCRBY', entry.job, 'set_aside', 1)
   drop_entry(entry.stream, entry.entry_id)
   redis.call('SET', entry.job .. ':payload', entry.payload)
   redis.call('HDEL', entry.job, 'entry')
   redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
-  redis.call('ZADD', delayed, now + ms, entry.id)
+  local delay_ms = math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS)
+  redis.call('ZADD', delayed, text(now + delay_ms), entry.id)
 end
 
 local reply, started, dead_letters, is_started = {'ok'}, {}, {}, {}
@@ -94,15 +104,17 @@ for _, entry in ipairs(entries) do
   end
   local status, crashes = state and state[1], state and parse_int(state[6]) or 0
   if not state then
-    dead_letters[#dead_letters + 1] = dead_letter(entry)
+    dead_letters[#dead_letters + 1] = dead_letter(entry.stream, entry.entry_id, entry.fields, job_prefix, retention_ms)
   elseif is_started[entry.id] or is_copy(state, entry.entry_id) then
     drop_entry(entry.stream, entry.entry_id)
   elseif status == 'processing' then     -- a running job's entry stays pending: renewed, or reclaimed
   elseif needs_quarantine(crashes) and runs_quarantined_job() then
-    delay(entry, QUARANTINE_MS)
+    delay_quarantined(entry)
   else
     -- Missing or invalid fields of the hash are restored: the entry alone is enough to start a job.
-    local fence, attempts = text((parse_int(state[3]) or 0) + 1), text((parse_int(state[4]) or 0) + 1)
+    -- The fence follows the clock, so that it rises even if a failover or a purge lost its last value.
+    local fence = text(math.max((parse_int(state[3]) or 0) + 1, now))
+    local attempts = text((parse_int(state[4]) or 0) + 1)
     local added_at = string.match(entry.entry_id, '^%d+')
     local created_at = parse_int(state[7]) or added_at
     redis.call('HSET', entry.job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
@@ -126,16 +138,7 @@ count('malformed', #dead_letters)
 publish_event('started', started, 'worker', worker_id)
 publish_event('failed', dead_letters)
 if #entries == 0 then
-  -- Everything is delivered, so a new entry has a higher id than these: a blocking XREAD that starts here
-  -- misses nothing. Ids made from the clock would miss entries after the clock was set back.
-  local last_ids = {}
-  for n, stream in ipairs({stream_high, stream_normal, stream_low}) do
-    local info = redis.pcall('XINFO', 'STREAM', stream)
-    last_ids[n] = '0-0'
-    for f = 1, info.err and 0 or #info, 2 do
-      if info[f] == 'last-generated-id' then last_ids[n] = info[f + 1] end
-    end
-  end
-  reply[#reply + 1] = last_ids
+  redis.call('DEL', bell)  -- nothing waits, so its tokens are stale: the next job rings again
+  reply[1] = 'empty'
 end
 return reply

@@ -49,26 +49,40 @@ local function fields_of(stream, entry)
   if row and row[1] == entry then return row[2] end
 end
 
--- The id of the last entry delivered to the group. No read returns this entry, or one before it, again.
-local function last_delivered(stream)
+-- What XINFO GROUPS says of the consumer group in a lane, by field; empty if there is no such group.
+local function group_info(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   for _, group in ipairs(groups.err and {} or groups) do
     local fields = {}
     for f = 1, #group, 2 do fields[group[f]] = group[f + 1] end
-    if fields.name == GROUP then return fields['last-delivered-id'] end
+    if fields.name == GROUP then return fields end
   end
+  return {}
 end
 
 local function create_group(stream)
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
 
--- Append a job to its lane; returns the entry id.
+local appended = 0  -- jobs that this call made runnable
+
+-- Append a job to its lane; returns the entry id. Call ring_bell once at the end.
 local function append(stream, id, payload)
+  appended = appended + 1
   local entry = redis.call('XADD', stream, 'NOMKSTREAM', '*', 'id', id, 'payload', payload)
   if entry then return entry end
   create_group(stream)
   return redis.call('XADD', stream, '*', 'id', id, 'payload', payload)
+end
+
+-- Wake one idle worker for each job that was appended: idle workers block on the list `bell`. Tokens that
+-- no worker takes stay there, at most MAX_BELL, until `start` finds the lanes empty.
+local function ring_bell()
+  local missing = appended > 0 and math.min(appended, MAX_BELL - redis.call('LLEN', bell)) or 0
+  if missing <= 0 then return end
+  local tokens = {}
+  for n = 1, missing do tokens[n] = '1' end
+  redis.call('RPUSH', bell, unpack(tokens))
 end
 
 -- Remove an entry from its lane. Always both commands: statistics and reclaim rely on there being no
@@ -141,6 +155,20 @@ end
 local function is_past_retention(job)
   local ttl = redis.call('PTTL', job)
   return ttl >= 0 and ttl < BACKSTOP_MS
+end
+
+-- Move a malformed entry to the dead letters; its fields become the payload, so that no data is lost.
+local function dead_letter(stream, entry_id, fields, job_prefix, retention_ms)
+  local lane = stream == stream_high and 'high-' or stream == stream_low and 'low-' or ''
+  local id = 'malformed-' .. lane .. entry_id
+  local job = job_prefix .. id
+  redis.call('HSET', job, 'created_at', now, 'max_attempts', 0)
+  redis.call('SET', job .. ':payload', cjson.encode(fields))
+  append_history(job, 'malformed', {}, 'stream entry ' .. entry_id ..
+    ' is not a job: it needs the fields id (a valid job id) and payload')
+  finish(job, id, 'failed', failed, tonumber(retention_ms))
+  drop_entry(stream, entry_id)
+  return id
 end
 
 local function count(name, by)
