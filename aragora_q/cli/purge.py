@@ -21,8 +21,9 @@ Examples:
 
 \b
 Exit codes:
-  0 ok   1 not confirmed   2 usage, or --yes is required   69 Redis unreachable
-  75 try again   77 access denied   78 invalid configuration
+  0 ok   1 not confirmed   2 usage, or --yes is required
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration
 """
 
 
