@@ -87,11 +87,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """Jobs that were started. `resume_from` is set when none were waiting: where to block for more."""
+    """Jobs that were started. `empty`: no job was waiting."""
 
-    state: Literal["ok", "paused", "unregistered"]
+    state: Literal["ok", "empty", "paused", "unregistered"]
     jobs: list[Job] = field(default_factory=list)
-    resume_from: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +114,12 @@ class ReclaimResult:
     """One entry taken from a dead worker.
 
     `decision`: reclaimed (runs again), poisoned (failed: too many crashes), redelivered (was never
-    started), dropped (a copy of a job that ended or waits elsewhere).
+    started), malformed (not a job: now a dead letter), dropped (a copy of a job that ended or waits
+    elsewhere).
     """
 
     id: str
-    decision: Literal["reclaimed", "poisoned", "redelivered", "dropped"]
+    decision: Literal["reclaimed", "poisoned", "redelivered", "malformed", "dropped"]
     worker_id: str
     idle_seconds: float
     crashes: int
@@ -133,11 +133,25 @@ class PurgeResult:
     has_more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class MaintenanceClaim:
+    """Whether a worker may do the queue's maintenance now, and what it needs to know for it."""
+
+    is_granted: bool
+    live_workers: int
+    seconds_since_purge: float | None
+    """None: the queue was never purged."""
+
+
 class LeaseRenewer(Protocol):
     """The lease keeper's connection to the queue, used in the keeper's thread only."""
 
-    async def renew(self, leases: Sequence[Lease]) -> RenewalResult:
-        """Send a heartbeat and renew `leases`."""
+    async def renew(self, leases: Sequence[Lease], *, is_starting: bool = False) -> RenewalResult:
+        """Send a heartbeat and renew `leases`.
+
+        `is_starting`: jobs may have been started for this worker that it does not know of yet; their
+        leases are renewed, too.
+        """
 
     async def close(self) -> None:
         """Close the connection."""
@@ -173,15 +187,15 @@ class WorkerSession(CheckpointStore, ABC):
         """Return the record of the instance registered under this worker id; empty if there is none."""
 
     @abstractmethod
-    async def start(self, limit: int, *, low_first: bool = False) -> FetchResult:
-        """Start up to `limit` waiting jobs, highest lane first (or lowest)."""
+    async def start(self, limit: int, *, first_lane: str = "high") -> FetchResult:
+        """Start up to `limit` waiting jobs, those of `first_lane` (high, normal or low) first."""
 
     @abstractmethod
-    async def wait_for_work(self, resume_from: tuple[str, ...], timeout_seconds: float) -> None:
-        """Block until a lane has an entry newer than `resume_from`, for at most `timeout_seconds`."""
+    async def wait_for_work(self, timeout_seconds: float) -> None:
+        """Block until a job becomes runnable that no other idle worker was woken for, or the time is up."""
 
     @abstractmethod
-    async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> FetchResult:
+    async def start_next(self, timeout_seconds: float, *, first_lane: str = "high") -> FetchResult:
         """As `wait_for_work` and then `start` of one job, in one round trip: half the latency.
 
         If this call is cancelled, call `release_orphans` afterwards: a job may have been started.
@@ -217,6 +231,10 @@ class WorkQueue(JobQueue):
     @abstractmethod
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
         """Return the queue as the worker `identity` uses it; nothing is sent yet."""
+
+    @abstractmethod
+    async def claim_maintenance(self, worker_id: str, ttl_seconds: float) -> MaintenanceClaim:
+        """Ask to be the one worker that does maintenance for the next `ttl_seconds`."""
 
     @abstractmethod
     async def promote(self) -> PromotionResult:

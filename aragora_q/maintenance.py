@@ -1,7 +1,7 @@
 """Periodic maintenance of a queue: promote, reclaim, purge, remove dead workers. One function per pass.
 
-Workers run the passes on timers, `reap` and `purge` run them from cron. Every step is one bounded
-script that re-checks what it acts on, so any number of processes may run them at once.
+One worker of a queue runs the passes on timers; `reap` and `purge` run them from cron. Every step is one
+bounded script that re-checks what it acts on, so any number of processes may run them at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ MAX_PROMOTE_SECONDS = 1.0
 """Longest pause between two promote passes: how late a delayed job may become runnable."""
 
 PURGE_INTERVAL_SECONDS = 3600.0
+MAX_RECLAIM_SECONDS = 15.0
+MAX_REMOVE_SECONDS = 60.0
+"""Longest time between two passes. Reclaim runs every quarter lease, removal every lease, if that is less."""
+
+MIN_TTL_SECONDS, MAX_TTL_SECONDS = 0.5, 5.0
+"""Bounds of how long the right to do maintenance lasts: a quarter lease within them."""
 
 
 @dataclass
@@ -51,19 +57,16 @@ async def promote_pass(
 async def reap_pass(
     queue: WorkQueue, reclaimer: str, *, max_seconds: float | None = None, dry_run: bool = False
 ) -> ReapReport:
-    """Reclaim jobs of dead workers, promote due jobs, remove dead workers.
+    """Promote due jobs, reclaim jobs of dead workers, remove dead workers.
 
     With `dry_run` only report what would be reclaimed. `max_seconds` is checked between steps.
     """
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    report = ReapReport(
-        reclaimed=await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
-    )
-    if dry_run:
-        return report
-    if not _is_past(deadline):
+    report = ReapReport()
+    if not dry_run:
         report.promoted, _ = await promote_pass(queue, deadline=deadline)
-    if not _is_past(deadline):
+    report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
+    if not dry_run and not _is_past(deadline):
         report.consumers_deleted = await queue.remove_dead_workers()
     report.is_complete = not _is_past(deadline)
     return report
@@ -92,27 +95,54 @@ def _is_past(deadline: float | None) -> bool:
 
 
 class MaintenanceLoop:
-    """Runs the passes on timers for the worker `reclaimer`; its lease sets the intervals."""
+    """Runs the passes for one worker of a queue: at any time, one worker does it for all.
 
-    def __init__(self, queue: WorkQueue, reclaimer: str, lease_seconds: float) -> None:
+    A worker asks for the right to do maintenance; the one that has it asks again every second at most.
+    The others ask rarely, and the more rarely the more of them there are: a worker that dies is replaced
+    within seconds, and the cost does not grow with the fleet.
+    """
+
+    def __init__(self, queue: WorkQueue, worker_id: str, lease_seconds: float) -> None:
         self._queue = queue
-        self._reclaimer = reclaimer
-        self._lease_seconds = lease_seconds
+        self._worker_id = worker_id
+        self._ttl_seconds = min(max(lease_seconds / 4, MIN_TTL_SECONDS), MAX_TTL_SECONDS)
+        self._reclaim_seconds = min(lease_seconds / 4, MAX_RECLAIM_SECONDS)
+        self._remove_seconds = min(lease_seconds, MAX_REMOVE_SECONDS)
+        self._due: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Run until cancelled. A pass that fails because Redis is unavailable runs again on its timer."""
-        async with asyncio.TaskGroup() as passes:
-            passes.create_task(self._promote_when_due())
-            passes.create_task(run_periodically(self._lease_seconds / 4, self._reclaim))
-            passes.create_task(
-                run_periodically(self._lease_seconds, self._queue.remove_dead_workers)
-            )
-            passes.create_task(
-                run_periodically(PURGE_INTERVAL_SECONDS, lambda: purge_pass(self._queue))
-            )
+        """Run until cancelled. A pass that fails because Redis is unavailable runs again when it is due."""
+        with suppress(*TRANSIENT_ERRORS):
+            await self._reclaim()  # a restarted worker takes over the jobs of its dead predecessor
+        while True:
+            pause_seconds = MAX_PROMOTE_SECONDS
+            with suppress(*TRANSIENT_ERRORS):
+                pause_seconds = await self._step()
+            await asyncio.sleep(pause_seconds)
+
+    async def _step(self) -> float:
+        """Run the passes that are due if this worker may; return the seconds until the next step."""
+        claim = await self._queue.claim_maintenance(self._worker_id, self._ttl_seconds)
+        if not claim.is_granted:
+            return jittered(self._ttl_seconds * max(0.5, claim.live_workers / 10))
+        _, next_due_seconds = await promote_pass(self._queue)
+        await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)
+        await self._run_if_due("remove", self._remove_seconds, self._queue.remove_dead_workers)
+        since_purge = claim.seconds_since_purge
+        if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
+            await purge_pass(self._queue)
+        pause_seconds = min(MAX_PROMOTE_SECONDS, self._ttl_seconds / 2, self._reclaim_seconds)
+        return pause_seconds if next_due_seconds is None else min(pause_seconds, next_due_seconds)
+
+    async def _run_if_due(
+        self, name: str, interval_seconds: float, run: Callable[[], Awaitable[object]]
+    ) -> None:
+        if time.monotonic() >= self._due.get(name, 0.0):
+            self._due[name] = time.monotonic() + jittered(interval_seconds, 0.8, 1.2)
+            await run()
 
     async def _reclaim(self) -> None:
-        for job in await self._queue.reclaim(self._reclaimer):
+        for job in await self._queue.reclaim(self._worker_id):
             logger.warning(
                 "job reclaimed from a dead worker",
                 extra={
@@ -123,15 +153,6 @@ class MaintenanceLoop:
                     "crashes": job.crashes,
                 },
             )
-
-    async def _promote_when_due(self) -> None:
-        while True:
-            pause_seconds = MAX_PROMOTE_SECONDS
-            with suppress(*TRANSIENT_ERRORS):
-                _, next_due_seconds = await promote_pass(self._queue)
-                if next_due_seconds is not None:
-                    pause_seconds = min(pause_seconds, next_due_seconds)
-            await asyncio.sleep(pause_seconds)
 
 
 async def run_periodically(seconds: float, step: Callable[[], Awaitable[object]]) -> None:

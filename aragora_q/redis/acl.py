@@ -27,7 +27,7 @@ CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
 EVAL = ("eval", "evalsha")
-MAINTENANCE = ("reclaim", "promote", "unregister")
+MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "unregister")
 
 
 class Role(NamedTuple):
@@ -42,7 +42,7 @@ ROLES = {
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "progress", "checkpoint", "purge", *MAINTENANCE),
-        ("hgetall", "xread", "xinfo|consumers", "zrange"),
+        ("blpop", "hgetall", "xinfo|consumers", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge",)),

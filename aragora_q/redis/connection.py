@@ -28,8 +28,11 @@ from aragora_q.redis.keys import QueueKeys
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS, connection_options, sentinel_options
 from aragora_q.redis.scripts import Value
 
-BLOCK_SECONDS = 2.0
-"""Longest blocking read: how late a worker notices what no event announced."""
+MAX_BLOCK_SECONDS = 5.0
+"""Longest blocking call."""
+
+READ_SECONDS = 2.0
+"""Longest blocking read of events: how late a follower notices what no event announced."""
 
 DURABILITY_TIMEOUT_MS = 5_000
 """How long an enqueue waits for a replica, or for the disk, to confirm it."""
@@ -50,7 +53,7 @@ _CONFIRM: Mapping[str, tuple[Value, ...]] = {
 class Connection:
     """A queue's connection to its server. Nothing is sent before the first command.
 
-    `timeout_seconds` bounds every call but the blocking ones, which last BLOCK_SECONDS longer.
+    `timeout_seconds` bounds every call but the blocking ones, which last MAX_BLOCK_SECONDS longer.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Connection:
             name: getattr(self.keys, name)
             for name in (
                 "stream_high", "stream_normal", "stream_low", "delayed", "completed", "failed",
-                "cancelled", "counters", "control", "workers", "events",
+                "cancelled", "counters", "control", "workers", "events", "bell",
             )
         }  # fmt: skip
         self._embedded: Any = None
@@ -85,7 +88,7 @@ class Connection:
         )
         self._client = PrimaryClient(discovery, timeout_seconds=timeout_seconds, path=self._path)
         self._blocking = PrimaryClient(
-            discovery, timeout_seconds=BLOCK_SECONDS + timeout_seconds, path=self._path
+            discovery, timeout_seconds=MAX_BLOCK_SECONDS + timeout_seconds, path=self._path
         )
 
     def for_other_thread(self, *, timeout_seconds: float) -> Connection:
@@ -163,7 +166,7 @@ class Connection:
     ) -> dict[str, list[tuple[str, dict[str, str]]]]:
         """Block until a stream has entries past the id given for it; up to `count` entries by stream.
 
-        Returns an empty dict after `timeout_seconds`, at most BLOCK_SECONDS. Reads without a consumer
+        Returns an empty dict after `timeout_seconds`, at most READ_SECONDS. Reads without a consumer
         group, so cancelling the call loses nothing.
         """
         command = _blocking_read(after, timeout_seconds, count)
@@ -175,23 +178,30 @@ class Connection:
             for stream, entries in reply or ()
         }
 
-    async def run_after_read(
+    async def pop_blocking(self, key: str, timeout_seconds: float) -> None:
+        """Block until the list `key` has an element, and remove it; for at most `timeout_seconds`."""
+        command = ("BLPOP", key, timeout_seconds)
+        await self._retry_while_unavailable(
+            lambda: self._blocking.send(*command), self.failover_seconds
+        )
+
+    async def run_after_pop(
         self,
-        after: Mapping[str, str],
+        key: str,
         timeout_seconds: float,
         name: str,
         *,
         keys: Mapping[str, str],
         **args: Value,
     ) -> Any:
-        """Block as `read_blocking`, then run script `name`: in one round trip.
+        """Block as `pop_blocking`, then run script `name`: in one round trip.
 
-        The script waits in the server behind the read. It may still run after the call was cancelled.
+        The script waits in the server behind the pop. It may still run after the call was cancelled.
         """
         script, operands = self._bind(name, (), keys, args)
-        read = _blocking_read(after, timeout_seconds, count=1)
+        pop = ("BLPOP", key, timeout_seconds)
         with self.translating():
-            replies = await self._blocking.send_all([read, ("EVALSHA", script.sha, *operands)])
+            replies = await self._blocking.send_all([pop, ("EVALSHA", script.sha, *operands)])
             if not isinstance(replies[1], exceptions.NoScriptError):
                 for reply in replies:
                     if isinstance(reply, Exception):
@@ -243,7 +253,7 @@ class Connection:
 
 
 def _blocking_read(after: Mapping[str, str], timeout_seconds: float, count: int) -> Sequence[Value]:
-    block_ms = max(1, int(min(timeout_seconds, BLOCK_SECONDS) * 1000))
+    block_ms = max(1, int(min(timeout_seconds, READ_SECONDS) * 1000))
     return ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *after, *after.values())
 
 

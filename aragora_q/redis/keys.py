@@ -15,10 +15,11 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `job:<id>:history`         | list   | errors, crashes and deferrals, one JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
-| `control`                  | hash   | paused, schema, maintenance_lock, grace_*, last_heartbeat_seen |
+| `control`                  | hash   | paused, schema, maintainer, reclaim_cursor, grace_started_at … |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
 | `worker:<id>`              | hash   | one worker: instance_id, lease_ms, host, pid, running, quarantined … |
 | `events`                   | stream | latest transitions, for `wait` and `tail`                     |
+| `bell`                     | list   | one token per runnable job, at most 100; wakes idle workers   |
 | `guard`                    | none   | never exists; scripts on a cluster declare it (see `QueueKeys.guard`) |
 """
 
@@ -47,6 +48,9 @@ MAX_HISTORY = 20
 MAX_HISTORY_BYTES = 8_000
 """Longest error text in a history line."""
 
+MAX_BELL = 100
+"""Tokens kept for idle workers, at most: how many of them one call wakes."""
+
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Largest payload or result that scripts accept, whatever a client's settings allow."""
 
@@ -55,6 +59,7 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "SCHEMA": SCHEMA,
     "BACKSTOP_MS": BACKSTOP_MS,
     "MAX_EVENTS": str(MAX_EVENTS),  # text, because redis.call would have to format a number
+    "MAX_BELL": MAX_BELL,
     "MAX_HISTORY": MAX_HISTORY,
     "MAX_HISTORY_BYTES": MAX_HISTORY_BYTES,
     "MAX_DATA_BYTES": MAX_DATA_BYTES,
@@ -135,6 +140,10 @@ class QueueKeys:
     @cached_property
     def events(self) -> str:
         return f"{self.queue_prefix}events"
+
+    @cached_property
+    def bell(self) -> str:
+        return f"{self.queue_prefix}bell"
 
     @cached_property
     def guard(self) -> tuple[str, ...]:

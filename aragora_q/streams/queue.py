@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 import secrets
 import socket
 import time
@@ -21,6 +22,7 @@ from aragora_q.base import WORKER_ID_PATTERN, EnqueueResult, Job, JobStatus, Que
 from aragora_q.config.settings import QueueConfig, get_queue_config
 from aragora_q.contracts import (
     Identity,
+    MaintenanceClaim,
     PromotionResult,
     PurgeResult,
     ReclaimResult,
@@ -243,49 +245,68 @@ class RedisStreamsQueue(WorkQueue):
         )
         return PromotionResult(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
 
+    async def claim_maintenance(self, worker_id: str, ttl_seconds: float) -> MaintenanceClaim:
+        granted, live_workers, since_purge_ms = await self.connection.run(
+            "claim_maintenance", worker_id=worker_id, ttl_ms=round(ttl_seconds * 1000)
+        )
+        since_purge = since_purge_ms / 1000 if since_purge_ms >= 0 else None
+        return MaintenanceClaim(bool(granted), live_workers, since_purge)
+
     async def reclaim(
         self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None
     ) -> list[ReclaimResult]:
-        return [
-            result
-            for stream in self._keys.streams
-            async for result in self._reclaim_lane(
-                stream, reclaimer, dry_run=dry_run, deadline=deadline or math.inf
-            )
-        ]
+        """As `WorkQueue.reclaim`. With a `deadline`, continues where the last such pass ran out of time."""
+        is_bounded = deadline is not None and not dry_run
+        lane, cursor = await self._reclaim_position() if is_bounded else (0, "-")
+        results: list[ReclaimResult] = []
+        while lane < len(self._keys.streams):
+            if time.monotonic() >= (deadline or math.inf):
+                await self._save_reclaim_position(f"{lane} {cursor}")
+                return results
+            cursor = await self._reclaim_page(lane, cursor, reclaimer, results, dry_run=dry_run)
+            if not cursor:
+                lane, cursor = lane + 1, "-"
+        if is_bounded:
+            await self._save_reclaim_position("")
+        return results
 
-    async def _reclaim_lane(
-        self,
-        stream: str,
-        reclaimer: str,
-        *,
-        dry_run: bool,
-        deadline: float,
-    ) -> AsyncIterator[ReclaimResult]:
-        cursor = "-"
-        while cursor and time.monotonic() < deadline:
-            _, next_cursor, *rows = await self.connection.run(
-                "reclaim",
-                keys={"stream": stream},
-                job_prefix=self._keys.job_prefix,
-                worker_prefix=self._keys.worker(""),
-                reclaimer=reclaimer,
-                claim_idle_ms=self.config.claim_idle_ms,
-                max_crashes=self.config.max_crashes,
-                retention_ms=self.config.retention_ms,
-                limit=BATCH_LIMIT,
-                cursor=cursor,
-                dry_run=int(dry_run),
+    async def _reclaim_position(self) -> tuple[int, str]:
+        saved = await self.connection.execute("HGET", self._keys.control, "reclaim_cursor")
+        lane, _, cursor = (saved or b"").decode(errors="replace").partition(" ")
+        is_valid = lane in ("0", "1", "2") and re.fullmatch(r"\(\d+-\d+|-", cursor)
+        return (int(lane), cursor) if is_valid else (0, "-")
+
+    async def _save_reclaim_position(self, position: str) -> None:
+        await self.connection.execute("HSET", self._keys.control, "reclaim_cursor", position)
+
+    async def _reclaim_page(
+        self, lane: int, cursor: str, reclaimer: str, results: list[ReclaimResult], *, dry_run: bool
+    ) -> str:
+        """Reclaim one page of a lane, add to `results`, and return the next page's cursor."""
+        _, next_cursor, *rows = await self.connection.run(
+            "reclaim",
+            keys={"stream": self._keys.streams[lane]},
+            job_prefix=self._keys.job_prefix,
+            worker_prefix=self._keys.worker(""),
+            reclaimer=reclaimer,
+            claim_idle_ms=self.config.claim_idle_ms,
+            max_crashes=self.config.max_crashes,
+            retention_ms=self.config.retention_ms,
+            limit=BATCH_LIMIT,
+            cursor=cursor,
+            dry_run=int(dry_run),
+        )
+        results += [
+            ReclaimResult(
+                job_id.decode(errors="replace"),
+                decision.decode(),
+                owner.decode(),
+                idle_ms / 1000,
+                crashes,
             )
-            for job_id, decision, owner, idle_ms, crashes in rows:
-                yield ReclaimResult(
-                    job_id.decode(errors="replace"),
-                    decision.decode(),
-                    owner.decode(),
-                    idle_ms / 1000,
-                    crashes,
-                )
-            cursor = next_cursor.decode()
+            for job_id, decision, owner, idle_ms, crashes in rows
+        ]
+        return str(next_cursor.decode())
 
     async def purge(
         self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False

@@ -39,7 +39,7 @@ MAX_ERROR_CHARS = 2_000
 MAX_PROGRESS_BYTES = 4_096
 MAX_JOURNAL_BYTES = 4 * 1024 * 1024
 START_BYTES = 32 * 1024 * 1024
-"""Payload bytes of jobs that one call starts, at most: they come in one reply."""
+"""A call starts no further jobs once their payloads have this size: they come in one reply."""
 
 RECORD_TTL_MS = 86_400_000
 """How long a dead worker's record is kept for operators."""
@@ -59,7 +59,6 @@ class RedisWorkerSession(WorkerSession):
         self._keys = connection.keys
         self._worker_key = {"worker": connection.keys.worker(identity.worker_id)}
         self._config = config
-        self._start_limit = max(1, min(BATCH_LIMIT, START_BYTES // config.max_payload_bytes))
 
     async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:
         result, *details = await self._connection.run(
@@ -85,28 +84,28 @@ class RedisWorkerSession(WorkerSession):
         record = await self._connection.execute("HGETALL", self._worker_key["worker"])
         return {name.decode(): value.decode() for name, value in record.items()}
 
-    async def start(self, limit: int, *, low_first: bool = False) -> FetchResult:
-        args = self._start_args(limit, low_first=low_first)
+    async def start(self, limit: int, *, first_lane: str = "high") -> FetchResult:
+        args = self._start_args(limit, first_lane)
         return self._fetched(await self._connection.run("start", (), keys=self._worker_key, **args))
 
-    async def start_next(self, resume_from: tuple[str, ...], timeout_seconds: float) -> FetchResult:
-        lanes = dict(zip(self._keys.streams, resume_from, strict=True))
-        args = self._start_args(limit=1)
+    async def start_next(self, timeout_seconds: float, *, first_lane: str = "high") -> FetchResult:
+        args = self._start_args(1, first_lane)
         return self._fetched(
-            await self._connection.run_after_read(
-                lanes, timeout_seconds, "start", keys=self._worker_key, **args
+            await self._connection.run_after_pop(
+                self._keys.bell, timeout_seconds, "start", keys=self._worker_key, **args
             )
         )
 
-    def _start_args(self, limit: int, *, low_first: bool = False) -> dict[str, Value]:
+    def _start_args(self, limit: int, first_lane: str) -> dict[str, Value]:
         return {
             "job_prefix": self._keys.job_prefix,
             "worker_id": self.identity.worker_id,
             "lease_owner": self.identity.lease_owner,
             "instance_id": self.identity.instance_id,
             "lease_ms": self.lease_ms,
-            "limit": min(limit, self._start_limit),
-            "low_first": int(low_first),
+            "limit": min(limit, BATCH_LIMIT),
+            "max_bytes": START_BYTES,
+            "first_lane": first_lane,
             "max_attempts": self._config.retry_max_attempts,
             "max_crashes": self._config.max_crashes,
             "retention_ms": self._config.retention_ms,
@@ -114,16 +113,11 @@ class RedisWorkerSession(WorkerSession):
 
     def _fetched(self, reply: list[Any]) -> FetchResult:
         state, *rows = reply
-        resume_from = None
-        if rows and len(rows[-1]) == len(self._keys.streams):
-            resume_from = tuple(entry_id.decode() for entry_id in rows.pop())
         worker_id = self.identity.worker_id
-        return FetchResult(state.decode(), [_started(row, worker_id) for row in rows], resume_from)
+        return FetchResult(state.decode(), [_started(row, worker_id) for row in rows])
 
-    async def wait_for_work(self, resume_from: tuple[str, ...], timeout_seconds: float) -> None:
-        await self._connection.read_blocking(
-            dict(zip(self._keys.streams, resume_from, strict=True)), timeout_seconds, count=1
-        )
+    async def wait_for_work(self, timeout_seconds: float) -> None:
+        await self._connection.pop_blocking(self._keys.bell, timeout_seconds)
 
     async def report(self, reports: Sequence[Report]) -> list[ReportResult]:
         by_script: dict[str, list[tuple[int, Item]]] = {}
@@ -241,7 +235,7 @@ class RedisLeaseRenewer:
         self._identity = identity
         self._lease_ms = lease_ms
 
-    async def renew(self, leases: Sequence[Lease]) -> RenewalResult:
+    async def renew(self, leases: Sequence[Lease], *, is_starting: bool = False) -> RenewalResult:
         """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is leased."""
         keys, identity = self._connection.keys, self._identity
         state, lost = b"ok", dict[str, Any]()
@@ -251,6 +245,7 @@ class RedisLeaseRenewer:
                 "renew",
                 [(keys.job(job_id), (job_id, fence)) for job_id, fence in batch],
                 keys={"worker": keys.worker(identity.worker_id)},
+                job_prefix=keys.job_prefix,
                 worker_prefix=keys.worker(""),
                 worker_id=identity.worker_id,
                 lease_owner=identity.lease_owner,
@@ -258,6 +253,7 @@ class RedisLeaseRenewer:
                 lease_ms=self._lease_ms,
                 running=" ".join(job_id for job_id, _ in leases[:BATCH_LIMIT]),
                 record_ttl_ms=RECORD_TTL_MS,
+                is_starting=int(is_starting and not first),
             )
             for (job_id, _), reply in zip(batch, replies, strict=False):
                 if reply != b"owned":

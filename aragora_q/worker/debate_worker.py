@@ -125,6 +125,7 @@ class DebateWorker:
         self._fetcher = Fetcher(
             queue,
             self._session,
+            self.keeper,
             self._runner,
             self._reporter,
             self._registration,

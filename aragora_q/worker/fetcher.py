@@ -6,6 +6,7 @@ worker has to run. Where a reply may be lost all the same, the jobs it named (or
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from aragora_q.errors import TRANSIENT_ERRORS
 from aragora_q.maintenance import promote_pass
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.worker.leases import LeaseKeeper
 from aragora_q.worker.outages import OutageTracker
 from aragora_q.worker.registration import Registration
 from aragora_q.worker.reporter import Reporter
@@ -28,12 +30,15 @@ logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-LOW_FIRST_INTERVAL = 8
-"""Every eighth fetch reads the lanes from low to high, so that a busy high lane starves none."""
+LANE_SHARES = {"high": 6, "normal": 1, "low": 1}
+"""Of eight fetches on average, how many read a lane first: the least share of starts of a busy lane."""
 
-IDLE_SECONDS = 2.0
+IDLE_SECONDS = 5.0
 BURST_IDLE_SECONDS = 0.05
-"""How long one wait for work lasts, or a pause while the queue is paused; the second in burst mode."""
+"""How long one wait for work lasts; the second in burst mode."""
+
+PAUSED_SECONDS = 2.0
+"""How often a worker looks whether a paused queue was resumed."""
 
 UNAVAILABLE_SECONDS = 0.05
 """Delay after a wait for work that failed, times 1 to 4."""
@@ -46,6 +51,7 @@ class Fetcher:
         self,
         queue: WorkQueue,
         session: WorkerSession,
+        keeper: LeaseKeeper,
         runner: JobRunner,
         reporter: Reporter,
         registration: Registration,
@@ -60,6 +66,7 @@ class Fetcher:
     ) -> None:
         self._queue = queue
         self._session = session
+        self._keeper = keeper
         self._runner = runner
         self._reporter = reporter
         self._registration = registration
@@ -73,8 +80,7 @@ class Fetcher:
         self._idle_seconds = BURST_IDLE_SECONDS if burst else IDLE_SECONDS
         self._needs_orphan_check = False
         self._is_paused = False
-        self._fetches = 0
-        self._resume_from: tuple[str, ...] | None = None
+        self._is_empty = False
         self.last_fetch_at = time.monotonic()
         """When Redis last answered a request for jobs, on the monotonic clock."""
 
@@ -105,40 +111,52 @@ class Fetcher:
             return False
         if self._needs_orphan_check or self._outages.needs_recovery:
             await self._retry("release orphans", self.release_orphans)
-            self._resume_from = None
+            self._is_empty = False
             return False
-        fetched = await (self._wait_for_work() if self._resume_from else self._start_jobs())
-        self._resume_from = fetched.resume_from
+        fetched = await (self._wait_for_work() if self._is_empty else self._start_jobs())
+        self._is_empty = fetched.state == "empty"
         self._note(fetched)
         if self._burst and not fetched.jobs and await self._is_burst_over(fetched):
             return True
-        if fetched.state == "paused":  # blocking would only end at the next enqueue
-            await self._stop.sleep(self._idle_seconds)
+        if fetched.state == "paused":  # resuming wakes no one
+            await self._stop.sleep(min(PAUSED_SECONDS, self._idle_seconds))
         return False
 
     def _has_duty(self) -> bool:
         return self._registration.is_needed or self._needs_orphan_check
 
     async def _start_jobs(self) -> FetchResult:
-        self._fetches += 1
         half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
-        start = partial(
-            self._session.start,
-            min(self._runner.free_slots(), half),
-            low_first=self._fetches % LOW_FIRST_INTERVAL == 0,
-        )
+        limit = min(self._runner.free_slots(), half)
+
+        async def start() -> FetchResult:
+            sent_at = time.monotonic()
+            with self._keeper.starting():
+                fetched = await self._session.start(limit, first_lane=_draw_lane())
+            return self._unless_late(fetched, time.monotonic() - sent_at)
+
         fetched = await self._retry("fetch", start)
         await self._runner.launch(fetched.jobs)
         return fetched
+
+    def _unless_late(self, fetched: FetchResult, seconds: float) -> FetchResult:
+        """Return `fetched`, but without jobs if it took `seconds` to come: the leases may have expired."""
+        if not fetched.jobs or seconds < self._lease_seconds / 2:
+            return fetched
+        logger.warning(
+            "reply to a start came late, its jobs are released",
+            extra={"jobs": len(fetched.jobs), "seconds": round(seconds, 1)},
+        )
+        self._outages.request_recovery()
+        return FetchResult("ok")
 
     async def _wait_for_work(self) -> FetchResult:
         """Block until there is work, and start the first job if none runs here.
 
         A running job may block the event loop; meanwhile no start may go unnoticed.
         """
-        assert self._resume_from is not None  # noqa: S101 - for the type checker
         try:
-            return await self._stop.guard(self._wait_or_start_next(self._resume_from))
+            return await self._stop.guard(self._wait_or_start_next())
         except Stopped:
             self._outages.request_recovery()  # the abandoned call may have started a job
             raise
@@ -147,11 +165,15 @@ class Fetcher:
             await self._stop.sleep(jittered(UNAVAILABLE_SECONDS, 1, 4))
             return FetchResult("ok")
 
-    async def _wait_or_start_next(self, resume_from: tuple[str, ...]) -> FetchResult:
+    async def _wait_or_start_next(self) -> FetchResult:
         if len(self._runner):
-            await self._session.wait_for_work(resume_from, self._idle_seconds)
+            await self._session.wait_for_work(self._idle_seconds)
             return FetchResult("ok")
-        fetched = await self._session.start_next(resume_from, self._idle_seconds)
+        sent_at = time.monotonic()
+        with self._keeper.starting():
+            fetched = await self._session.start_next(self._idle_seconds, first_lane=_draw_lane())
+        waited_seconds = time.monotonic() - sent_at - self._idle_seconds
+        fetched = self._unless_late(fetched, waited_seconds)
         await self._runner.launch(
             fetched.jobs
         )  # at once: the loop would come to it two turns later
@@ -172,12 +194,13 @@ class Fetcher:
             return False
         if fetched.state == "paused":
             return True
-        if not fetched.resume_from:
+        if fetched.state != "empty":
             return False
-        promoted, due_seconds = await self._retry("promote", partial(promote_pass, self._queue))
-        if promoted:
+        _, due_seconds = await self._retry("promote", partial(promote_pass, self._queue))
+        if due_seconds is not None and due_seconds <= self._max_retry_delay_seconds:
             return False
-        return due_seconds is None or due_seconds > self._max_retry_delay_seconds
+        fetched = await self._start_jobs()  # another worker may have promoted a job meanwhile
+        return fetched.state == "empty"
 
     async def release_orphans(self) -> None:
         """Release jobs that were started for this worker but whose reply was lost.
@@ -196,3 +219,8 @@ class Fetcher:
 
     async def _retry(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         return await self._outages.retry_until_available(operation, call, self._stop.sleep)
+
+
+def _draw_lane() -> str:
+    """Return the lane to read first. Drawn at random, so that no pattern of fetches starves a lane."""
+    return random.choices(list(LANE_SHARES), list(LANE_SHARES.values()))[0]  # noqa: S311 - fairness

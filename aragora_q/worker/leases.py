@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
 from aragora_q.backoff import jittered
@@ -59,6 +59,7 @@ class LeaseKeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
+        self._starts_in_flight = 0
         self.last_answer_at = time.monotonic()
         """When the queue last answered a renewal, on the monotonic clock."""
         self._pinged_at: float | None = None
@@ -77,6 +78,18 @@ class LeaseKeeper:
     def remove(self, job_id: str) -> None:
         """Stop renewing the lease of this job."""
         self._leases.pop(job_id, None)
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """While the body runs, also renew leases that the worker does not know of yet.
+
+        A start may have happened in Redis while its reply waits for a blocked event loop.
+        """
+        self._starts_in_flight += 1
+        try:
+            yield
+        finally:
+            self._starts_in_flight -= 1
 
     async def results(self) -> AsyncIterator[Renewal]:
         """Yield the result of every renewal, without end."""
@@ -127,7 +140,9 @@ class LeaseKeeper:
 
     async def _renew(self, renewer: LeaseRenewer) -> None:
         leases = dict(self._leases)
-        result: RenewalResult = await renewer.renew(list(leases.items()))
+        result: RenewalResult = await renewer.renew(
+            list(leases.items()), is_starting=self._starts_in_flight > 0
+        )
         self.last_answer_at = time.monotonic()
         lost = [LostLease(job_id, leases[job_id], reason) for job_id, reason in result.lost.items()]
         self._call(self._results.put_nowait, Renewal(result.state, lost))

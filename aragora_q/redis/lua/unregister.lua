@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Unregister workers: delete their records, and their consumers if nothing is pending for them.
--- keys: stream_high stream_normal stream_low workers
+-- keys: stream_high stream_normal stream_low workers control bell
 -- args: worker_prefix default_lease_ms silent_leases
 -- each worker: worker_id instance_id
 -- returns: number of consumers deleted
@@ -29,7 +29,12 @@ for n = 1, items do
       end
     end
     redis.call('ZREM', workers, worker_id)
+    if string.find(redis.call('HGET', control, 'maintainer') or '', worker_id .. ' ', 1, true) == 1 then
+      redis.call('HDEL', control, 'maintainer')
+    end
+    appended = 1  -- it may have taken a token without starting a job
     if not has_pending then redis.call('DEL', record) end
   end
 end
+ring_bell()
 return deleted
