@@ -138,6 +138,7 @@ def validation_rule(message: str) -> str:
     """Return a validation message of pydantic as a rule, such as `must be greater than 0`."""
     rule = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
     rule = rule.partition(", unable to parse")[0].rstrip(".")
+    rule = rule.replace("a valid dictionary", "a table")  # TOML's word for it
     return rule[0].lower() + rule[1:]
 
 

@@ -115,7 +115,10 @@ def _section(section: griffe.DocstringSection) -> str:
         )
         return "\n\n".join(blocks) + "\n"
     if section.kind is griffe.DocstringSectionKind.admonition:
-        return f"{section.title}: {section.value.description}\n"
+        text = section.value.description
+        if text.startswith(">>> "):
+            return f"{section.title}:\n\n```python\n{text}\n```\n"
+        return f"{section.title}: {text}\n"
     title = section.kind.value.capitalize()
     items = (
         f"- `{getattr(each, 'name', '') or each.annotation}`: {each.description}".replace("\n", " ")

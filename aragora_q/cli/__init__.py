@@ -172,7 +172,7 @@ def _load(name: str) -> Any:
     return loaded
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, **SETTINGS)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
 
 
 def _show_version(*, requested: bool) -> None:

@@ -11,6 +11,15 @@ import typer
 from aragora_q.cli import output
 from aragora_q.cli.options import AsJson
 
+EPILOG = """\b
+Examples:
+  aragora-q bench
+  aragora-q bench --server /usr/bin/valkey-server --json | jq
+
+\b
+Exit codes:
+  0 measured   2 usage   78 no server program found
+"""
 
 def bench(
     *,
@@ -31,25 +40,19 @@ def bench(
 
     Takes about two minutes. Starts a private server, which is pinned to one CPU; clients and workers
     are pinned to another. Your servers and queues are not used.
-
-    Example:
-      aragora-q bench
-      aragora-q bench --server /usr/bin/valkey-server --json | jq
-
-    Exit codes:
-      0 measured   78 no server program found
-
     """
     from aragora_q.bench import HEAD, Testbed, find_server, run
 
     program = find_server(server)
-    output.note(f"measuring on {program}, load average {os.getloadavg()[0]:.1f}")
+    output.info(f"measuring on {program}, load average {os.getloadavg()[0]:.1f}")
     testbed = Testbed(program)
     rows = []
     try:
         for result in run(testbed, repeats):
             rows.append(result.cells())
             if as_json:
+                # JSON: `measurement`, `unit`, `queue` and `baseline` (medians), `ratio` (median),
+                # `ratio_min`, `ratio_max`.
                 output.json_line({
                     "measurement": result.name,
                     "unit": result.unit,
@@ -60,7 +63,7 @@ def bench(
                     "ratio_max": round(max(result.values), 3),
                 })  # fmt: skip
             else:
-                output.note(f"  {result.title}: {rows[-1][3]}")
+                output.info(f"  {result.title}: {rows[-1][3]}")
     finally:
         testbed.close()
     if not as_json:

@@ -66,8 +66,6 @@ class RedisUrl:
         service = f"/{self.service}" if self.service else ""
         return f"{self.scheme}://{hosts}{self.path}{service}{database}"
 
-    shown = redacted  # the name that redis/connection.py uses
-
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
         """Parse a URL. Raises ValueError, whose message has no secrets."""

@@ -41,16 +41,16 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, nearest):
 async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
     """Models that only jobs name are cached up to a limit, configured ones always."""
     built = []
-    monkeypatch.setattr(agents, "_model", lambda name, behind: built.append(name) or object())
-    roster = agents.AgentRegistry(QueueConfig(agents={"mine": "openai:gpt-6"}))
-    mine = await roster.agent("mine", 0)
+    monkeypatch.setattr(agents, "_build_agent", lambda name, _: built.append(name) or object())
+    registry = agents.AgentRegistry(QueueConfig(agents={"mine": "openai:gpt-6"}))
+    mine = await registry.agent("mine", 0)
     for n in range(agents.MAX_CACHED_MODELS + 5):
-        await roster.agent(f"openai:m{n}", 0)
-    assert len(roster._built) == agents.MAX_CACHED_MODELS + 1
-    assert await roster.agent("mine", 0) is mine
-    await roster.agent("openai:m6", 0)
+        await registry.agent(f"openai:m{n}", 0)
+    assert len(registry._agents) == agents.MAX_CACHED_MODELS + 1
+    assert await registry.agent("mine", 0) is mine
+    await registry.agent("openai:m6", 0)
     assert built.count("openai:m6") == 1
-    await roster.agent("openai:m0", 0)
+    await registry.agent("openai:m0", 0)
     assert built.count("openai:m0") == 2
 
 
@@ -99,6 +99,15 @@ def test_the_environment_names_agents(monkeypatch):
     debate.create(config)
 
 
+def test_a_built_in_name_can_be_configured_as_a_model(monkeypatch):
+    """`claude` as the model of `[agents]` or ARAGORA_AGENT_<NAME> is the model of the built-in name."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    monkeypatch.setenv("ARAGORA_AGENT_YOURS", "claude")
+    config = QueueConfig(agents={"mine": "claude"})
+    debate.check_agents(["mine", "yours"], config)
+    debate.create(config)
+
+
 @pytest.fixture
 def no_keys(monkeypatch, tmp_path):
     for key in agents.KEYS.values():
@@ -110,7 +119,7 @@ def test_the_best_agents_at_hand_are_chosen(no_keys, monkeypatch):
     """Configured agents, else those with keys, else demo agents: always at least three seats."""
     names, text = debate.choose_agents(QueueConfig())
     assert names == ["demo:bold", "demo:careful", "demo:curious"]
-    assert "no model thinks here" in text
+    assert "no model is called" in text
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     assert debate.choose_agents(QueueConfig())[0] == ["gpt"] * 3
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
@@ -126,7 +135,7 @@ def test_demo_agents_replace_a_missing_model(no_keys, monkeypatch):
     said = []
     names, _ = debate.choose_agents(QueueConfig(), said.append)
     assert names[0] == "demo:bold"
-    assert "cannot be had" in said[-1]
+    assert "local model is not available" in said[-1]
 
 
 SCRIPT = """
@@ -166,5 +175,5 @@ async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so():
     assert len(set(proposals)) == 3
     for text in proposals:
         assert text.startswith("[demo] ")
-        assert text.endswith("(Computed from the words of the question, not thought.)")
+        assert text.endswith("(Computed from the words of the question; no model was called.)")
     assert "tabs" in proposals[0]

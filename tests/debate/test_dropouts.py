@@ -29,7 +29,9 @@ async def test_a_debate_without_quorum_fails_and_names_the_causes(seat_scripted_
     )
     outcome, session, _ = await run_debate(agents=THREE)
     assert isinstance(outcome, Failed)
-    assert "1 of 3 agents are left, a debate needs 2: bob: bad key; cyd: no quota" in outcome.error
+    assert (
+        "1 of 3 agents are left, but a debate needs 2: bob: bad key; cyd: no quota" in outcome.error
+    )
     assert not [name for name in session.kept if "dropped" in name]  # a requeue may find them well
 
 

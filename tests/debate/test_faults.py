@@ -100,7 +100,7 @@ async def test_replies_come_in_the_form_asked_for(stub, new_agent, api):
 async def test_a_call_costs_what_the_price_list_says(stub, new_agent, api, model):
     """Known models have a price, unknown ones none."""
     known = new_agent(stub.agent(api, model))
-    unknown = new_agent(stub.agent(api, "nobody-sells-this"))
+    unknown = new_agent(stub.agent(api, "sold-by-no-provider"))
     assert (await unknown.reply(Propose("Tea?"))).cost_usd == 0
     assert (await known.reply(Propose("Tea?"))).cost_usd > 0
 

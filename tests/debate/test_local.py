@@ -11,7 +11,7 @@ from aragora_q.errors import ConfigError
 from aragora_q.executors.debate.local import model_files as weights
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-"""Where this machine keeps its weights; read before the tests get a home of their own."""
+"""Where this machine keeps its weights; read before the tests get their own home directory."""
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
 async def test_a_missing_model_costs_its_seats_and_says_what_to_do(run_debate, monkeypatch):
     """Without the model's files the debate fails permanently, and names the command that downloads them."""
     pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
-    from aragora_q.executors.debate.local import model as local
+    from aragora_q.executors.debate.local import server
 
-    monkeypatch.setattr(local, "_services", {})
+    monkeypatch.setattr(server, "_services", {})
     outcome, _, _ = await run_debate(agents=["local:smollm2"] * 2, rounds=0)
-    assert "has no weights" in outcome.error
-    assert "aragora-q models pull" in outcome.error
+    assert "local:smollm2: model file" in outcome.error
+    assert "run aragora-q models pull" in outcome.error
 
 
 def test_weights_with_another_digest_are_refused_and_not_kept(monkeypatch, tmp_path):

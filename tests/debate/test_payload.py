@@ -12,8 +12,8 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
 @pytest.mark.parametrize(
     ("fields", "message", "hint"),
     [
-        ({"question": ""}, "question is empty", "settle"),
-        ({"question": " \n"}, "question is empty", "settle"),
+        ({"question": ""}, "question is empty", "pass the question"),
+        ({"question": " \n"}, "question is empty", "pass the question"),
         ({"question": "x" * (2 << 20)}, "question has 2097152 characters, at most 20000", ""),
         ({"agents": ["demo"]}, "number of agents: 1 is not a whole number between 2 and 16", ""),
         ({"agents": ["demo"] * 17}, "17 is not", ""),
@@ -27,9 +27,13 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"max_tokens": 0}, "max_tokens: 0 is not", ""),
         ({"max_cost_usd": 0}, "max_cost_usd must be a number above 0", ""),
         ({"judge": ""}, "judge must be the name of an agent", ""),
-        ({"weights": {"dmeo": 2}}, "weights: 'dmeo' is none of the agents", "demo"),
-        ({"weights": {"demo": -1}}, "weights: demo has -1", ""),
-        ({"weights": {"demo": float("inf")}}, "weights: demo has inf", ""),
+        ({"weights": {"dmeo": 2}}, "weights: 'dmeo' is not one of the agents", "demo"),
+        ({"weights": {"demo": -1}}, "weights: demo must have a number above 0, got -1", ""),
+        (
+            {"weights": {"demo": float("inf")}},
+            "weights: demo must have a number above 0, got inf",
+            "",
+        ),
         ({"transcript": "yes"}, "transcript must be true or false", ""),
         ({"metadata": []}, "metadata must be a JSON object", ""),
         ({"qestion": "x"}, "unknown field 'qestion'", "question"),
@@ -70,7 +74,7 @@ async def test_a_job_with_a_bad_payload_is_a_dead_letter_that_says_why(run_debat
     from aragora_q.base import Job
 
     for fields, message in (
-        ({"agents": ["demo", "nobody"]}, "unknown agent 'nobody'"),
+        ({"agents": ["demo", "nemo"]}, "unknown agent 'nemo'"),
         ({"rounds": -1}, "rounds: -1"),
     ):
         job = Job({}, id="job", raw_payload=wire.encode({**GOOD, **fields}))

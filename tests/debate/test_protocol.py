@@ -161,14 +161,14 @@ async def test_another_wording_never_mixes_with_an_old_journal(
     _, session, _ = await run_debate(agents=THREE, rounds=0)
     before = prompt_version()
     monkeypatch.setattr(prompts, "REVISE", prompts.REVISE + " Be kind.")
-    prompts.prompt_version.cache_clear()
+    prompt_version.cache_clear()
     try:
         assert prompt_version() != before
         agents = seat_scripted_agents(ann=saying("x"), bob=saying("y"), cyd=saying("x"))
         _, _, result = await run_debate(agents=THREE, rounds=0, session=session)
     finally:
         monkeypatch.undo()
-        prompts.prompt_version.cache_clear()
+        prompt_version.cache_clear()
     assert [len(agent.asked) for agent in agents.values()] == [2, 2, 2]
     assert (result["final_answer"], result["token_usage"]["requests"]) == ("x", 6)
 

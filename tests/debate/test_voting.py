@@ -49,7 +49,7 @@ async def test_a_dead_judge_leaves_the_decision_to_the_agents(seat_scripted_agen
     )  # fmt: skip
     _, _, result = await run_debate(agents=["ann", "bob"], rounds=0, consensus="judge", judge="eve")
     assert (result["final_answer"], result["confidence"]) == ("tea", 1.0)
-    assert result["error"] == "judge eve, so that the agents decide: no such model"
+    assert result["error"] == "judge eve failed, so the agents' votes decide: no such model"
 
 
 async def test_mode_none_gives_all_answers_and_claims_nothing(seat_scripted_agents, run_debate):

@@ -1,10 +1,11 @@
-"""The README's Python runs as printed, and links of all pages lead to existing files.
+"""The Python of the README and of the API's page runs as printed; links of all pages lead to existing files.
 
 Shell blocks are run by tests/docs/test_documents.py.
 """
 
 import ast
 import asyncio
+import doctest
 import inspect
 import re
 
@@ -38,6 +39,19 @@ async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
     assert await client["queue"].get_status(client["job_id"]) == "completed"
     for namespace in (client, worker):
         await namespace["queue"].close()
+
+
+EXAMPLES = [block for block in blocks("docs/reference/api.md") if block.text.startswith(">>> ")]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_examples_of_the_api_print_what_they_show(example, redis_url, monkeypatch):
+    """Each example of a docstring prints what its lines say, on an empty queue."""
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    examples = doctest.DocTestParser().get_doctest(example.text, {}, str(example), None, None)
+    said = []
+    doctest.DocTestRunner(verbose=False).run(examples, out=said.append)
+    assert said == []
 
 
 @pytest.mark.parametrize("page", sorted(pages()))

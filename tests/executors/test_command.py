@@ -242,7 +242,7 @@ def test_program_starts_with_default_signals_and_a_new_session(run_program):
 
 def test_checkpoint_waits_for_redis(run_program, monkeypatch):
     """While Redis is away, checkpoints wait for it, and so do those of earlier attempts at the start."""
-    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "CHECKPOINT_RETRY_SECONDS", 0.01)
     session = MemorySession({"old": {"n": 1}})
     session.refuse_with = [RedisUnreachable("away")] * 3
     original = session.checkpoint
@@ -306,9 +306,9 @@ def test_a_missing_program_is_retried(on_loop, program, tmp_path):
     [
         ("", "exec_command is empty"),
         ("  ", "exec_command is empty"),
-        ("no-such-program --x", "exec_command: 'no-such-program' is no executable program"),
+        ("no-such-program --x", "exec_command: 'no-such-program' not found or not executable"),
         ("'unbalanced", "exec_command: No closing quotation"),
-        ("./data", "exec_command: './data' is no executable program"),
+        ("./data", "exec_command: './data' not found or not executable"),
     ],
 )
 def test_command_that_cannot_run_is_refused_at_start(tmp_path, line, error):

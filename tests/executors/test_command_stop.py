@@ -12,16 +12,14 @@ from support.wait import wait_until, wait_until_sync
 from aragora_q.config.settings import QueueConfig
 from aragora_q.contracts import Released, Retry
 from aragora_q.errors import LeaseLost
-from aragora_q.executors import command
-from aragora_q.executors import process_group as program_module
+from aragora_q.executors import command, process_group
 
 
-async def _stop_when_ready(attempt, pid_file, how):
-    """Run an attempt, and stop it by `how` after its program has written its pid; return outcome and pid."""
+async def _stop_when_ready(attempt, pid_file, reason):
+    """Run an attempt, and cancel it after its program has written its pids; return outcome and pids."""
     task = asyncio.create_task(attempt.run())
     await wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
-    how(attempt)
-    task.cancel()
+    attempt.cancel(reason)
     return await task, [int(pid) for pid in pid_file.read_text().split()]
 
 
@@ -44,17 +42,15 @@ wait
 
 
 @pytest.mark.parametrize(
-    ("how", "outcome"),
-    [("abandon", None), ("release", Released())],
-    ids=["cancelled or lost", "worker leaves"],
+    ("reason", "outcome"), [("cancelled", None), ("lost", None), ("released", Released())]
 )
-def test_stopped_job_leaves_no_process(on_loop, program, tmp_path, monkeypatch, how, outcome):
+def test_stopped_job_leaves_no_process(on_loop, program, tmp_path, monkeypatch, reason, outcome):
     """Cancel, lost lease and shutdown end the program and its children, even if they ignore TERM."""
-    monkeypatch.setattr(program_module, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.2)
     pids = tmp_path / "pids"
     config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
     attempt = make_attempt(command.create(config))
-    got, running = on_loop(_stop_when_ready(attempt, pids, lambda attempt: getattr(attempt, how)()))
+    got, running = on_loop(_stop_when_ready(attempt, pids, reason))
     assert got == outcome
     for pid in running:
         wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
@@ -65,7 +61,7 @@ def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
     pids, session = tmp_path / "pids", MemorySession()
     config = QueueConfig(exec_command=program(OBEDIENT.format(pids=pids)))
     attempt = make_attempt(command.create(config), session=session)
-    outcome, running = on_loop(_stop_when_ready(attempt, pids, lambda attempt: attempt.release()))
+    outcome, running = on_loop(_stop_when_ready(attempt, pids, "released"))
     assert outcome == Released()
     assert session.kept == {"saved": {}}
     for pid in running:
@@ -74,7 +70,7 @@ def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
 
 def test_timeout_ends_the_program(on_loop, program, tmp_path, monkeypatch):
     """timeout_seconds of a debate holds for programs and their children, and is a charged retry."""
-    monkeypatch.setattr(program_module, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.2)
     pids = tmp_path / "pids"
     config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
     attempt = make_attempt(command.create(config), payload=b'{"timeout_seconds": 1.0}')
@@ -87,7 +83,7 @@ def test_timeout_ends_the_program(on_loop, program, tmp_path, monkeypatch):
 
 def test_second_cancel_kills_at_once(on_loop, program, tmp_path, monkeypatch):
     """A worker that must stop at once does not wait after TERM."""
-    monkeypatch.setattr(program_module, "GRACE_SECONDS", 60.0)
+    monkeypatch.setattr(process_group, "GRACE_SECONDS", 60.0)
     pids = tmp_path / "pids"
     config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
     attempt = make_attempt(command.create(config))
@@ -95,8 +91,7 @@ def test_second_cancel_kills_at_once(on_loop, program, tmp_path, monkeypatch):
     async def cancel_twice():
         task = asyncio.create_task(attempt.run())
         await wait_until(pids.exists)
-        attempt.release()
-        task.cancel()
+        attempt.cancel("released")
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         task.cancel()
@@ -119,7 +114,7 @@ def test_program_that_ends_ends_its_children(run_program, tmp_path):
 
 def test_child_that_left_the_group_does_not_delay_the_job(run_program, tmp_path, monkeypatch):
     """A daemon that keeps the pipes open does not keep the job from ending."""
-    monkeypatch.setattr(program_module, "ORPHAN_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(process_group, "ORPHAN_GRACE_SECONDS", 0.1)
     outcome, _ = run_program(
         f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000' & "
         f"while ! test -s {tmp_path}/pid; do sleep 0.01; done; echo '{{}}'"

@@ -26,7 +26,7 @@ def test_exec_runs_jobs_with_a_program(redis_url, program):
     )
     assert get_job(redis_url, "good").result == {"a": 1}
     assert get_job(redis_url, "bad").error == "PermanentError: exit code 65: no question"
-    [line] = [line for line in said.splitlines() if "command says" in line]
+    [line] = [line for line in said.splitlines() if "command output" in line]
     assert 'job=bad attempt=1 text="no question"' in line
 
 
@@ -121,13 +121,17 @@ def test_setpriv_ends_the_program_of_a_killed_worker(redis_url, worker_process, 
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["--exec", "no-such-program"], 78, "'no-such-program' is no executable program"),
+        (["--exec", "no-such-program"], 78, "'no-such-program' not found or not executable"),
         (["--executor", "command"], 78, "exec_command is empty"),
-        (["--executor", "debate", "--exec", "true"], 2, "--exec is for --executor command"),
+        (
+            ["--executor", "debate", "--exec", "true"],
+            2,
+            "--exec requires --executor command, not --executor debate",
+        ),
         (["--executor", "nonsense"], 78, "must be debate, command or package.module:factory"),
         (["--executor", "no.such:thing"], 78, "No module named 'no'"),
         (["--executor", "json:loads"], 78, "missing 1 required positional argument"),
-        (["--executor", "time:time"], 78, "made a float, not a function"),
+        (["--executor", "time:time"], 78, "the factory returned a float, not a function"),
     ],
 )
 def test_invalid_executor_prevents_the_start(redis_url, args, code, said):
@@ -172,6 +176,6 @@ def test_hostile_program_cannot_forge_a_log_line(redis_url, program):
     assert "\x1b" not in said
     assert "\r" not in said
     assert not [line for line in said.splitlines() if line.startswith("12:00:00 INFO forged")]
-    [line] = [line for line in said.splitlines() if "command says" in line]
+    [line] = [line for line in said.splitlines() if "command output" in line]
     text = json.loads(line.partition("text=")[2])
     assert text.startswith("\x1b[2Jred\r12:00:00 INFO forged")

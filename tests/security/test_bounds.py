@@ -13,7 +13,7 @@ from aragora_q.base import Job
 from aragora_q.config.settings import MAX_DATA_BYTES, QueueConfig
 from aragora_q.contracts import Completed, Failed, Report, Retry
 from aragora_q.errors import InvalidPayload, PermanentError, RedisUnreachable, UnsupportedServer
-from aragora_q.redis import scripts
+from aragora_q.redis.keys import LUA_CONSTANTS
 from aragora_q.streams.session import MAX_ERROR_CHARS, MAX_PROGRESS_BYTES
 from aragora_q.worker.debate_worker import DebateWorker
 
@@ -62,7 +62,7 @@ async def test_errors_and_progress(harness):
 
 async def test_checkpoints(harness, monkeypatch):
     """The script counts the bytes of all checkpoints of a job, and refuses more than the limit."""
-    monkeypatch.setattr("aragora_q.session.MAX_JOURNAL_BYTES", 1000)
+    monkeypatch.setattr("aragora_q.streams.session.MAX_JOURNAL_BYTES", 1000)
     await harness.enqueue("a")
     session = await harness.worker()
     job = await harness.start_one(session)
@@ -89,12 +89,12 @@ async def test_results(harness):
 
 
 async def _enqueue_unchecked(harness, *fields):
-    """The script's reply for a job that no client checked; a valid one beside it must be accepted."""
+    """The script's reply for a job that no client checked; a valid one in the same call must be accepted."""
     rows = [fields, ("sound", b"{}", 0, 0, 3)]
     items = [(harness.keys.job(row[0]), row) for row in rows]
-    word, beside = await harness.queue.connection.run("enqueue", items, max_backlog=0)
-    assert beside == b"created"
-    return word
+    result, sound = await harness.queue.connection.run("enqueue", items, max_backlog=0)
+    assert sound == b"created"
+    return result
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_the_script_refuses_what_no_client_checked(harness, fields):
 
 async def test_a_refused_job_is_invalid_data(harness, monkeypatch):
     """A job that the script refuses raises the same error as one that the client refuses: 65, with its id."""
-    monkeypatch.setattr("aragora_q.streams.check_job", lambda job: None)
+    monkeypatch.setattr("aragora_q.streams.queue.check_job", lambda job: None)
     too_long = "a" * 65
     with pytest.raises(InvalidPayload, match=f"job {too_long}: refused"):
         await harness.queue.enqueue_many([Job(payload={}, id="good"), Job(payload={}, id=too_long)])
@@ -142,13 +142,13 @@ async def test_a_result_beyond_all_bounds_fails_its_job(harness):
     assert f"result has {MAX_DATA_BYTES + 1} bytes" in dead.error
     assert harness.redis.get(harness.keys.payload("huge")) == '{"n":1}'
     assert (harness.counters()["completed"], harness.counters()["failed"]) == (1, 1)
-    invariants.check(harness.redis, harness.keys.stem)
+    invariants.check(harness.redis, harness.keys.queue_prefix)
 
 
 @pytest.mark.parametrize("outcome", [Failed, lambda error: Retry(error, 9000.0)])
 async def test_the_script_cuts_errors(harness, monkeypatch, outcome):
     """An error that no client has cut is cut by the script, between two characters."""
-    monkeypatch.setattr("aragora_q.session.MAX_ERROR_CHARS", 10**9)
+    monkeypatch.setattr("aragora_q.streams.session.MAX_ERROR_CHARS", 10**9)
     await harness.enqueue("a")
     session = await harness.worker()
     await harness.report(session, await harness.start_one(session), outcome("x" + "ü" * 100_000))
@@ -156,22 +156,21 @@ async def test_the_script_cuts_errors(harness, monkeypatch, outcome):
 
 
 def test_bounds_are_the_same_everywhere():
-    """The settings' maximum is the scripts' maximum."""
+    """The settings' maximum is the scripts' maximum; a script cuts no error that a client has cut."""
     for name in ("max_payload_bytes", "max_result_bytes"):
-        [most] = [
+        [maximum] = [
             rule.le for rule in QueueConfig.model_fields[name].metadata if hasattr(rule, "le")
         ]
-        assert most == MAX_DATA_BYTES
-    [shared] = [text for text in scripts.included() if "MAX_DATA_BYTES" in text]
-    assert f"local MAX_DATA_BYTES = {MAX_DATA_BYTES} " in shared
-    assert f"local MAX_ERROR_BYTES = {4 * MAX_ERROR_CHARS}\n" in shared
+        assert maximum == MAX_DATA_BYTES
+    assert LUA_CONSTANTS["MAX_DATA_BYTES"] == MAX_DATA_BYTES
+    assert LUA_CONSTANTS["MAX_HISTORY_BYTES"] == 4 * MAX_ERROR_CHARS
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("size", [1_500_000, 20_000_000])
-def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
+def test_a_server_whose_limit_is_below_the_settings(own_server, run, size):
     """A value above the server's own limit is refused with its name, not retried as an outage: a payload
-    is never written, a result fails its job; other jobs go on.
+    is never written, a result fails its job; other jobs run.
     """
     server = own_server("--proto-max-bulk-len", "1mb")
 
@@ -200,7 +199,7 @@ def test_a_server_that_takes_less_than_we_allow(own_server, run, size):
     run(go())
 
 
-async def test_a_long_request_that_is_cut_is_no_refusal(own_server):
+async def test_a_long_request_that_is_cut_is_not_a_refusal(own_server):
     """If the server dies during a large request, that is an outage, and may be retried."""
     server = own_server()
     harness = QueueHarness(server.url, max_payload_bytes=MAX_DATA_BYTES)
@@ -208,7 +207,7 @@ async def test_a_long_request_that_is_cut_is_no_refusal(own_server):
     sending = asyncio.create_task(
         harness.queue.enqueue(Job(payload={"x": "y" * 50_000_000}, id="a"))
     )
-    await wait_until(lambda: harness.queue.connection._link._lines is not None)
+    await wait_until(lambda: harness.queue.connection._client._pool is not None)
     server.kill()
     with pytest.raises(RedisUnreachable):
         await sending

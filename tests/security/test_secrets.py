@@ -37,7 +37,7 @@ def guarded():
     server.stop()
 
 
-def spoken(*args, **variables):
+def output_of(*args, **variables):
     """Exit code and all output of a command."""
     done = run_command(*args, **variables)
     return done.returncode, done.stdout + done.stderr
@@ -48,7 +48,7 @@ def url(server, secret=SECRET):
 
 
 COMMANDS = (["stats"], ["stats", "--json"], ["reap"], ["config", "show"], ["config", "check"],
-            ["config", "show", "--json"], ["status", "nobody"], ["doctor"], ["acl", "worker"])  # fmt: skip
+            ["config", "show", "--json"], ["status", "missing"], ["doctor"], ["acl", "worker"])  # fmt: skip
 
 
 def test_successful_commands_hide_secrets(guarded, tmp_path):
@@ -61,19 +61,19 @@ def test_successful_commands_hide_secrets(guarded, tmp_path):
         {"REDIS_URL": plain, "REDIS_PASSWORD": SECRET},
         {"REDIS_URL": plain, "REDIS_PASSWORD_FILE": str(file)},
     ):
-        code, text = spoken("reap", **variables)
+        code, text = output_of("reap", **variables)
         assert code == 0, text
         assert_hidden(text)
     for command in COMMANDS:
-        assert_hidden(spoken(*command, REDIS_URL=url(guarded))[1])
+        assert_hidden(output_of(*command, REDIS_URL=url(guarded))[1])
     toml = tmp_path / "settings.toml"
     toml.write_text(f'redis_url = "{url(guarded)}"\nredis_password = "{SECRET}"\n')
     for command in (["config", "show"], ["config", "check"], ["reap"]):
-        assert_hidden(spoken(*command, "--config", str(toml))[1])
+        assert_hidden(output_of(*command, "--config", str(toml))[1])
 
 
 def test_errors_hide_secrets(guarded):
-    """Denied, unreachable, malformed, unsuitable, with --debug and its traceback: never the secret."""
+    """Denied, unreachable, malformed, unsupported, with --debug and its traceback: never the secret."""
     wrong = f"{SECRET}-but-wrong"
     dead = servers.free_port()
     faults = [
@@ -89,7 +89,7 @@ def test_errors_hide_secrets(guarded):
         {"REDIS_URL": url(guarded), "ARAGORA_QUEUE_RETRY_MAX": "none"},
     ]  # fmt: skip
     for variables in faults:
-        code, text = spoken("--debug", "reap", **variables)
+        code, text = output_of("--debug", "reap", **variables)
         assert code != 0, variables
         assert_hidden(text)
 
@@ -115,7 +115,7 @@ def test_a_worker_hides_secrets(guarded, worker_process):
         clients = json.dumps(redis_client.client_list())
         redis_client.config_set("requirepass", "another")
     try:
-        wait_until_sync(lambda: "trying on" in worker.text(), 20, "a fault in the log")
+        wait_until_sync(lambda: "Redis unavailable, retrying" in worker.text(), 20, "an outage in the log")
     finally:
         with redis.Redis(port=guarded.port, password="another") as redis_client:
             redis_client.config_set("requirepass", SECRET)
@@ -147,8 +147,8 @@ def test_repr_hides_secrets():
     address = f"redis://me:{SPELLINGS[1]}@127.0.0.1"
     config = QueueConfig(redis_url=address, redis_sentinel_password=SECRET)
     queue = RedisStreamsQueue(config)
-    for thing in (config, RedisUrl.parse(address), queue, queue.connection, vars(queue.connection)):
-        assert_hidden(f"{thing!r} {thing}")
+    for value in (config, RedisUrl.parse(address), queue, queue.connection, vars(queue.connection)):
+        assert_hidden(f"{value!r} {value}")
 
 
 def test_nothing_is_evaluated():
@@ -156,6 +156,6 @@ def test_nothing_is_evaluated():
     root = ROOT / "aragora_q"
     for file in root.rglob("*.py"):
         text = file.read_text()
-        for word in ("import pickle", "import marshal", "import shelve", " eval(", " exec(",
+        for code in ("import pickle", "import marshal", "import shelve", " eval(", " exec(",
                      "shell=True", "os.system", "verify=False", "CERT_NONE"):  # fmt: skip
-            assert word not in text, f"{file} has {word!r}"
+            assert code not in text, f"{file} has {code!r}"

@@ -64,7 +64,7 @@ def test_the_help_of_each_command_fits_a_screen(name):
     text = gen_docs.help_of(name, gen_docs.commands()[name])
     assert max(map(len, text.splitlines())) <= 80, text
     assert len(text.splitlines()) <= 45
-    assert "Example:" in text
+    assert "\n  Examples:\n" in text
 
 
 def test_man_pages_have_no_warnings(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aragora_q import codec as wire
+from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.errors import InvalidPayload
 from aragora_q.job import (
@@ -68,7 +68,7 @@ payloads = st.fixed_dictionaries(
 def test_payload_survives_encoding(data):
     """An executor reads what a client enqueued, including duplicate agents and zero rounds."""
     payload = DebateJobPayload.from_dict(data)
-    assert DebateJobPayload.from_dict(wire.decode(wire.encode(payload.to_dict()))) == payload
+    assert DebateJobPayload.from_dict(codec.decode(codec.encode(payload.to_dict()))) == payload
     for name, value in data.items():
         assert getattr(payload, name) == value
 
@@ -141,11 +141,11 @@ def test_agents_as_one_text_are_refused():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("id", "", "job id '' is not 1 to 64"),
-        ("id", "a:b", "job id 'a:b' is not"),
-        ("id", "-rf", "job id '-rf' is not"),
-        ("id", 7, "job id 7 is not"),
-        ("id", "x" * 65, "is not 1 to 64"),
+        ("id", "", "invalid job id '': use 1 to 64 letters, digits"),
+        ("id", "a:b", "invalid job id 'a:b': use"),
+        ("id", "-rf", "invalid job id '-rf': use"),
+        ("id", 7, "invalid job id 7: use"),
+        ("id", "x" * 65, "xxx': use 1 to 64"),
         ("priority", 1001, "priority: 1001 is not a whole number between -1000 and 1000"),
         ("priority", 0.5, "priority: 0.5 is not a whole number"),
         ("priority", "high", "priority: 'high' is not a whole number"),
@@ -159,7 +159,7 @@ def test_agents_as_one_text_are_refused():
         ("delay_seconds", None, "delay_seconds is None, must be"),
     ],
 )
-def test_job_that_no_queue_takes(field, value, message):
+def test_invalid_job_is_refused(field, value, message):
     """Id, priority, attempts and delay are checked before anything is sent."""
     job = Job({})
     setattr(job, field, value)
@@ -180,4 +180,4 @@ def test_result_survives_encoding():
         duration_seconds=12.5,
         token_usage={"total": 10},
     )
-    assert DebateResult.from_dict(wire.decode(wire.encode(result.to_dict()))) == result
+    assert DebateResult.from_dict(codec.decode(codec.encode(result.to_dict()))) == result

@@ -173,6 +173,6 @@ def test_describe_gives_text_that_can_be_stored(text):
 
 def test_describe_survives_a_broken_exception():
     """An exception that fails while being printed still has a name, and is judged by its class."""
-    assert describe(Broken()) == "Broken: (its message cannot be read)"
+    assert describe(Broken()) == "Broken: (message cannot be read)"
     assert describe(RuntimeError()) == "RuntimeError"
     assert is_retryable_error(Broken())

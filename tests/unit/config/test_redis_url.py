@@ -11,15 +11,15 @@ from aragora_q.errors import ConfigError
     [
         ("http://h", "must begin with one of"),
         ("localhost:6379", "must begin with one of"),
-        ("redis+sentinel://h:1,h:2", "must name the service"),
-        ("redis+sentinel://h/s/x", "only a database number"),
+        ("redis+sentinel://h:1,h:2", "must have the name of a Sentinel service"),
+        ("redis+sentinel://h/s/x", "the path 'x' instead of a database number"),
         ("redis+cluster://h/3", "only database 0"),
-        ("redis://h:port", "malformed"),
-        ("redis://u:hush@h/zero", "only a database number"),
+        ("redis://h:port", "invalid address: must be host:port with a port up to 65535"),
+        ("redis://u:hush@h/zero", "the path 'zero' instead of a database number"),
         ("rediss://u:hush@h?ssl_cert_reqs=none", "option 'ssl_cert_reqs'"),
-        ("unix://", "must name a socket"),
+        ("unix://", "must have the path of a socket"),
         ("unix://host/path", "absolute path"),
-        ("redis://u:hush#1@h", "write it %23"),
+        ("redis://u:hush#1@h", "percent-encode it in the password (%23)"),
     ],
 )
 def test_a_wrong_url_is_refused_with_its_origin(url, rule):
@@ -31,16 +31,16 @@ def test_a_wrong_url_is_refused_with_its_origin(url, rule):
     assert "hush" not in str(error.value)
 
 
-def test_urls_are_read_whole():
-    """Several hosts, IPv6, escapes and database: each part of a URL is used."""
+def test_every_part_of_a_url_is_used():
+    """Several hosts, IPv6, escapes, Sentinel service and database."""
     from aragora_q.config.redis_url import RedisUrl
 
     url = "rediss+sentinel://me:p%40ss%2F@[::1]:1,host:2,other/primary/7"
-    endpoint = RedisUrl.parse(url)
-    assert endpoint.hosts == (("::1", 1), ("host", 2), ("other", 26379))
-    assert (endpoint.username, endpoint.password) == ("me", "p@ss/")
-    assert (endpoint.service, endpoint.database, endpoint.is_tls) == ("primary", 7, True)
-    assert endpoint.shown == "rediss+sentinel://[::1]:1,host:2,other:26379/primary/7"
+    parsed = RedisUrl.parse(url)
+    assert parsed.hosts == (("::1", 1), ("host", 2), ("other", 26379))
+    assert (parsed.username, parsed.password) == ("me", "p@ss/")
+    assert (parsed.service, parsed.database, parsed.is_tls) == ("primary", 7, True)
+    assert parsed.redacted == "rediss+sentinel://[::1]:1,host:2,other:26379/primary/7"
     assert RedisUrl.parse("redis+cluster://a,b:7").hosts == (("a", 6379), ("b", 7))
     assert RedisUrl.parse("unix://:pw@/run/r.sock?db=2").path == "/run/r.sock"
     assert RedisUrl.parse("embedded://").path == ""

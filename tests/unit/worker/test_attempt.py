@@ -137,7 +137,7 @@ async def test_result_must_be_an_object(result):
     "result", [{"a": math.nan}, {"a": object()}, {"a": "\ud800"}, {"n": "NaN", "a": object()}]
 )
 async def test_result_must_be_json(result):
-    """What JSON cannot hold fails the job with the reason, not the worker."""
+    """A value that JSON cannot express fails the job with the reason, not the worker."""
     outcome = await make_attempt(returning(result)).run()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("PermanentError: executor's result is not JSON: ")
@@ -181,53 +181,62 @@ async def test_invalid_timeout_fails_the_job(value):
     assert "timeout_seconds is " in outcome.error
 
 
-async def stopped(attempt, say):
-    """Run an attempt, and cancel its task while it waits, with the given reason."""
+async def stopped(attempt, *reasons):
+    """Run an attempt, and cancel it while its executor waits, once for each reason."""
     task = asyncio.create_task(attempt.run())
     await asyncio.sleep(0)
-    say()
-    task.cancel()
+    for reason in reasons:
+        attempt.cancel(reason)
     return await task
 
 
 async def test_released_attempt_is_uncharged():
     """The worker stops: the job is released."""
-    attempt = make_attempt(forever)
-    assert await stopped(attempt, attempt.release) == Released()
+    assert await stopped(make_attempt(forever), "released") == Released()
 
 
-async def test_abandoned_attempt_reports_nothing():
-    """The job is cancelled or lost: its outcome is not reported."""
+@pytest.mark.parametrize("reason", ["cancelled", "lost"])
+async def test_abandoned_attempt_reports_nothing(reason):
+    """The job is cancelled or its lease is lost: its outcome is not reported."""
     attempt = make_attempt(forever)
-    assert await stopped(attempt, attempt.abandon) is None
+    assert await stopped(attempt, reason) is None
     assert attempt.is_abandoned
 
 
-async def test_abandon_outranks_release():
+@pytest.mark.parametrize("reasons", [("released", "lost"), ("lost", "released")])
+async def test_lost_outranks_released(reasons):
     """A lost job is not released, even if the worker stops."""
-    attempt = make_attempt(forever)
+    assert await stopped(make_attempt(forever), *reasons) is None
 
-    def both():
-        attempt.release()
-        attempt.abandon()
 
-    assert await stopped(attempt, both) is None
+async def test_executor_is_cancelled_once():
+    """An executor gets one CancelledError, so that a second reason does not interrupt its cleanup."""
+
+    async def cleans_up(job):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(job.id)
+
+    cleaned = []
+    attempt = make_attempt(cleans_up)
+    assert await stopped(attempt, "released", "released") == Released()
+    assert cleaned == [attempt.job.id]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken cleanup"), ValueError("x"), SystemExit(1)])
 async def test_errors_during_a_release_are_not_charged(error):
-    """An executor that answers cancellation with another error is released."""
+    """An executor that raises another error when it is cancelled is released."""
 
-    async def fails_to_leave(job):
+    async def fails_to_stop(job):
         try:
             await asyncio.Event().wait()
         finally:
             raise error
 
-    attempt = make_attempt(fails_to_leave)
-    assert await stopped(attempt, attempt.release) == Released()
-    attempt = make_attempt(fails_to_leave)
-    assert await stopped(attempt, attempt.abandon) is None
+    assert await stopped(make_attempt(fails_to_stop), "released") == Released()
+    assert await stopped(make_attempt(fails_to_stop), "lost") is None
 
 
 async def test_result_in_the_last_moment_counts():
@@ -239,15 +248,17 @@ async def test_result_in_the_last_moment_counts():
         except asyncio.CancelledError:
             return {"done": True}
 
-    attempt = make_attempt(finishes)
-    assert await stopped(attempt, attempt.release) == Completed(b'{"done":true}')
+    assert await stopped(make_attempt(finishes), "released") == Completed(b'{"done":true}')
 
 
-async def test_task_cancelled_before_its_first_step():
-    """A worker that stops between start and first step still knows the outcome."""
-    attempt = make_attempt(forever)
-    attempt.release()
-    assert attempt.interrupted() == Released()
+@pytest.mark.parametrize(
+    ("reason", "outcome"), [("released", Released()), ("cancelled", None), ("lost", None)]
+)
+async def test_attempt_cancelled_before_its_first_step(reason, outcome):
+    """A worker that stops between start and first step: the executor is not called."""
+    attempt = make_attempt(raising(AssertionError))
+    attempt.cancel(reason)
+    assert await attempt.run() == outcome
 
 
 async def test_executor_reaches_its_attempt():
@@ -274,7 +285,7 @@ async def test_attempts_do_not_see_each_other():
 
     first = make_attempt(executor, attempts=1, max_attempts=3)
     last = make_attempt(executor, attempts=3, max_attempts=3)
-    tasks = [asyncio.create_task(each.run()) for each in (first, last)]
+    tasks = [asyncio.create_task(attempt.run()) for attempt in (first, last)]
     assert await asyncio.gather(*tasks) == [
         Completed(b'{"is_last":false}'),
         Completed(b'{"is_last":true}'),
@@ -292,6 +303,6 @@ async def test_outside_a_worker_an_attempt_is_kept_in_memory():
 
 @given(st.binary(max_size=40))
 def test_no_payload_breaks_an_attempt(payload):
-    """Whatever bytes lie in Redis, the attempt ends in an outcome."""
+    """Any bytes from Redis: the attempt ends in an outcome."""
     outcome = asyncio.run(make_attempt(returning({}), payload=payload).run())
     assert isinstance(outcome, Completed | Failed)

@@ -1,4 +1,4 @@
-"""Whether another process is certainly dead."""
+"""Detection of processes that are certainly dead."""
 
 import os
 import subprocess
@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from aragora_q.worker import liveness as process
+from aragora_q.worker import liveness
 
 
 def test_a_process_describes_itself():
-    """Host, pid and the scope that makes the pid comparable; all text, as a hash holds it."""
-    record = process.describe()
+    """Host, pid and the scope that makes the pid comparable; all text, as stored in a hash."""
+    record = liveness.describe()
     assert record["pid"] == str(os.getpid())
     assert record["host"]
     assert all(isinstance(value, str) for value in record.values())
@@ -27,13 +27,13 @@ def child():
 
 def test_a_running_process_is_not_dead(child):
     """While it runs, its record is not dead; after its end, it is."""
-    record = {**process.describe(), "pid": str(child.pid)}
+    record = {**liveness.describe(), "pid": str(child.pid)}
     if not record["scope"]:
-        pytest.skip("the kernel does not tell boot id and pid namespace")
-    assert not process.is_known_dead(record)
+        pytest.skip("the kernel does not show boot id and pid namespace")
+    assert not liveness.is_known_dead(record)
     child.kill()
     child.communicate()
-    assert process.is_known_dead(record)
+    assert liveness.is_known_dead(record)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_running_process_is_not_dead(child):
     ],
     ids=str,
 )
-def test_in_doubt_it_lives(change):
-    """Another machine, another boot, invalid data, this process, or another user's: not known dead."""
-    assert not process.is_known_dead({**process.describe(), **change})
-    assert not process.is_known_dead({})
+def test_not_known_dead_if_in_doubt(change):
+    """Another host or boot, invalid data, this process, or a process of another user."""
+    assert not liveness.is_known_dead({**liveness.describe(), **change})
+    assert not liveness.is_known_dead({})
