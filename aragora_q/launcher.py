@@ -9,12 +9,15 @@ all an embedded server, which everyone above needs.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NoReturn
 
 import uvloop
 
@@ -70,11 +73,23 @@ async def _run(
         reload=reload,
     ) as worker:
         await worker.start()
+    if worker.stuck_jobs:
+        _end_process(stopped_by)
     if not stopped_by:
         return None
     # Threads of jobs handed back may sleep on: a new executor, which has none, is joined in their place.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
     return stopped_by[0]
+
+
+def _end_process(stopped_by: Sequence[signal.Signals]) -> NoReturn:
+    """End the process although attempts still run: the event loop would wait for them forever."""
+    logger.warning("ending the process, although attempts still run")
+    sys.stdout.flush()
+    for number in stopped_by:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(128 + stopped_by[0] if stopped_by else 0)  # process 1 survives its own signals
 
 
 @asynccontextmanager
