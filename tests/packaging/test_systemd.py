@@ -130,7 +130,7 @@ def test_stop_drains(debian_container, redis):
 
 
 def test_package_is_complete(debian_container):
-    """ProcessGroup, units, manual pages, completions, settings, user, and the files for Prometheus, Grafana
+    """Program, units, manual pages, completions, settings, user, and the files for Prometheus, Grafana
     and on-call staff.
     """
     listed = debian_container("dpkg --listfiles aragora-q").splitlines()
@@ -144,6 +144,7 @@ def test_package_is_complete(debian_container):
         "/usr/share/doc/aragora-q/examples/prometheus/alerts.yml",
         "/usr/share/doc/aragora-q/examples/grafana/aragora-q.json",
         "/usr/share/doc/aragora-q/runbooks/redis-away.md", "/usr/share/doc/aragora-q/reliability.md",
+        "/usr/share/doc/aragora-q/reference/settings.md",
     ):  # fmt: skip
         assert path in listed
 
