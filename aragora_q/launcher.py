@@ -1,9 +1,8 @@
-"""The composition root of a worker process: build the parts, start them, stop them in order.
+"""Build a worker process, start it, handle signals, stop it in order.
 
-Called by `aragora-q worker` and `aragora-q demo`. Order of stopping: the worker first (no new jobs,
-drain, hand back, sign off), while metrics, watchdog and queue still serve it; then signals mean again
-what they mean to every process, then the metrics endpoint goes, then the queue's connections, last of
-all an embedded server, which everyone above needs.
+Called by `aragora-q worker` and `aragora-q demo`. Order of stopping: first the worker (no new jobs,
+drain, release, unregister), while metrics, watchdog and queue still serve it; then the signal handlers,
+the metrics endpoint, the queue's connections, and last an embedded server, which all of them need.
 """
 
 from __future__ import annotations
@@ -194,7 +193,7 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
             worker.reconfigure(config)
             logger.info("settings reloaded", extra={"concurrency": config.concurrency})
     except ConfigError as error:
-        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the cause is told
+        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the line contains the cause
     sd_notify.notify("READY=1")
 
 

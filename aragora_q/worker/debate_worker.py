@@ -68,7 +68,7 @@ class DebateWorker:
         burst: stop when no job runs, waits, or falls due within the longest retry delay, or when the
             queue is paused.
         config: settings; default: those of the queue.
-        metrics: where to count; default: a registry of its own.
+        metrics: where to count; default: a new registry.
         info: further fields for the worker's record in Redis.
         preflight: called when Redis first answers, before the worker registers; it may refuse the
             server by raising.

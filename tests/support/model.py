@@ -23,7 +23,7 @@ class ModelJob:
     is_silent: bool = False
     """Its entry is pending and has been silent for longer than any lease."""
     is_delivered: bool = False
-    """Its entry is pending for somebody."""
+    """Its entry is pending for a worker."""
     due: int | None = None
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
 

@@ -58,7 +58,7 @@ def test_every_name_can_be_had_and_explains_itself(name):
 
 @pytest.mark.parametrize("module", SPECIFIED_MODULES)
 def test_components_live_where_the_specification_says(module):
-    """The specification's table of modules holds, the package renamed."""
+    """The modules of the specification's table exist, under the package's new name."""
     for name in SPECIFIED_MODULES[module]:
         home = importlib.import_module(f"aragora_q.{module}")
         assert getattr(aragora_q, name) is getattr(home, name)
