@@ -179,7 +179,7 @@ async def test_dry_run_changes_nothing(harness):
     harness.backdate("a")
     before = harness.fields("a"), harness.entries(), harness.counters(), harness.events()
     report = await reap_pass(harness.queue, REAPER, dry_run=True)
-    assert decisions(report.taken) == [("a", "reclaimed")]
+    assert decisions(report.reclaimed) == [("a", "reclaimed")]
     assert (harness.fields("a"), harness.entries(), harness.counters(), harness.events()) == before
     consumers = harness.redis.xinfo_consumers(harness.keys.stream_normal, GROUP)
     assert [each["name"] for each in consumers] == ["w1"]

@@ -27,7 +27,7 @@ async def proxied(redis_url):
     yield proxy, behind, beside
     await behind.close()
     await proxy.stop()
-    invariants.check(beside.redis, beside.keys.stem)
+    invariants.check(beside.redis, beside.keys.queue_prefix)
     await beside.close()
 
 

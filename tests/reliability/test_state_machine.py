@@ -24,7 +24,7 @@ from support.model import LANES, LIVE, Model
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.contracts import Completed, Failed, Identity, Released, Report, Retry
+from aragora_q.contracts import Completed, Failed, Identity, PurgeResult, Released, Report, Retry
 from aragora_q.errors import JobNotFound
 
 pytestmark = pytest.mark.slow
@@ -295,10 +295,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(status=st.sampled_from(["completed", "failed", "cancelled"]))
     def purge(self, status):
-        deleted, more = self.run(
-            self.harness.queue.purge(JobStatus(status), older_than_seconds=-1000)
-        )
-        assert (deleted, more) == (self.model.purge(status), False)
+        purged = self.run(self.harness.queue.purge(JobStatus(status), older_than_seconds=-1000))
+        assert purged == PurgeResult(self.model.purge(status), has_more=False)
 
     @rule()
     def caretakers_find_nothing_to_do(self):
@@ -319,7 +317,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_lies_in_redis_agrees_with_itself(self):
-        invariants.check(self.harness.redis, self.harness.keys.stem)
+        invariants.check(self.harness.redis, self.harness.keys.queue_prefix)
 
     @invariant()
     def the_model_agrees(self):

@@ -89,4 +89,4 @@ async def test_poison_fails_no_other_job(redis_url, new_harness, worker_process)
         **dict.fromkeys(harmless, JobStatus.COMPLETED),
     }
     assert {job.crashes for job in jobs.values()} == {2, 3}, "they were beside it, twice"
-    invariants.check(harness.redis, harness.keys.stem)
+    invariants.check(harness.redis, harness.keys.queue_prefix)

@@ -155,11 +155,11 @@ async def test_lease_keeper_survives_anything(new_harness, worker_pool):
     broken, make = [], worker.keeper._open_renewer
 
     class Broken:
-        def renew(self, held):
-            broken.append(held)
+        async def renew(self, leases):
+            broken.append(leases)
             raise ZeroDivisionError("a bug")
 
-        def close(self):
+        async def close(self):
             worker.keeper._open_renewer = make
 
     worker.keeper._open_renewer = Broken

@@ -127,9 +127,9 @@ async def test_busy_worker_is_healthy_through_an_outage(
     assert worker.is_healthy()
     assert worker.get_stats()["redis_error"]
     assert any(
-        record.levelno == logging.WARNING and record.what == "renew"
+        record.levelno == logging.WARNING and record.operation == "renew"
         for record in caplog.records
-        if record.message == "Redis did not serve us, trying on"
+        if record.msg.event == "Redis unavailable, retrying"
     )
     server.start()
     harness.redis.connection_pool.disconnect()
