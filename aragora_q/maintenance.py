@@ -109,6 +109,8 @@ class MaintenanceLoop:
         self._reclaim_seconds = min(lease_seconds / 4, MAX_RECLAIM_SECONDS)
         self._remove_seconds = min(lease_seconds, MAX_REMOVE_SECONDS)
         self._due: dict[str, float] = {}
+        self.live_workers = 1
+        """Registered workers of the queue, when it was last asked."""
 
     async def run(self) -> None:
         """Run until cancelled. A pass that fails because Redis is unavailable runs again when it is due."""
@@ -123,6 +125,7 @@ class MaintenanceLoop:
     async def _step(self) -> float:
         """Run the passes that are due if this worker may; return the seconds until the next step."""
         claim = await self._queue.claim_maintenance(self._worker_id, self._ttl_seconds)
+        self.live_workers = claim.live_workers
         if not claim.is_granted:
             return jittered(self._ttl_seconds * max(0.5, claim.live_workers / 10))
         _, next_due_seconds = await promote_pass(self._queue)

@@ -94,7 +94,6 @@ class DebateWorker:
         preflight: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config = config or queue.config
-        self._queue = queue
         self._preflight = preflight
         self._lease_seconds = config.claim_idle_ms / 1000
         self.identity = Identity(worker_id or queue.consumer_name)
@@ -122,8 +121,10 @@ class DebateWorker:
             concurrency=concurrency,
             policy=policy,
         )
+        self._maintenance = MaintenanceLoop(queue, self.identity.worker_id, self._lease_seconds)
         self._fetcher = Fetcher(
             queue,
+            self._maintenance,
             self._session,
             self.keeper,
             self._runner,
@@ -214,7 +215,7 @@ class DebateWorker:
         if self._outages.last_error is not None:
             return True
         is_fetching = (
-            now - self._fetcher.last_fetch_at < limit
+            now - self._fetcher.last_fetch_at < limit + self._fetcher.idle_seconds
             or not self._runner.free_slots()
             or self._stop.is_set()
         )
@@ -231,14 +232,13 @@ class DebateWorker:
             extra={"worker": self.identity.worker_id, "concurrency": self._runner.concurrency},
         )
         self.keeper.start()
-        maintenance = MaintenanceLoop(self._queue, self.identity.worker_id, self._lease_seconds)
         fetch = asyncio.create_task(self._fetcher.run(), name="fetch")
         background = [
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._apply_renewals(), name="renewals"),
-            asyncio.create_task(maintenance.run(), name="maintenance"),
+            asyncio.create_task(self._maintenance.run(), name="maintenance"),
             asyncio.create_task(
-                run_periodically(self._lease_seconds / 2, self._fetcher.request_orphan_check),
+                run_periodically(self._lease_seconds / 2, self._fetcher.recheck_orphans),
                 name="orphan-check",
             ),
         ]
