@@ -12,7 +12,7 @@ from aragora_q._version import __version__
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import Identity, WorkQueue
-from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.errors import TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -310,7 +310,7 @@ class DebateWorker:
     async def _release_orphans_now(self) -> None:
         """At once, not after the drain: until then, another worker could run them."""
         if self._outages.needs_recovery:
-            with suppress(*TRANSIENT_ERRORS):
+            with suppress(AragoraQError):  # it is repeated when all attempts have ended
                 await self._fetcher.release_orphans()
 
     async def _close(self) -> None:
@@ -326,7 +326,9 @@ class DebateWorker:
                 "Redis unavailable at shutdown: unreported jobs will be reclaimed",
                 extra={"jobs": len(self._reporter), "worker": self.identity.worker_id},
             )
-        await self.keeper.stop()
+        finally:
+            self._reporter.give_up()
+            await self.keeper.stop()
         stats = self.get_stats()
         logger.info(
             "worker stopped",

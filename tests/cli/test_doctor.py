@@ -120,7 +120,7 @@ def test_every_problem_has_a_case_here():
 
 @pytest.mark.parametrize("code", BREAKS)
 def test_each_problem_is_found_and_repaired_if_possible(run_cli, on_queue, redis_client, code):
-    """Reported with job and remedy, exit 1; after --repair it is no longer reported, unless it cannot be repaired."""
+    """Reported with job and remedy, exit 1; --repair ends the report of those that are repairable."""
     on_queue(_jobs)
     BREAKS[code](redis_client)
     problem = integrity.PROBLEMS[code]

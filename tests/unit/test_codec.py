@@ -22,7 +22,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_goes_in_comes_out(value):
+def test_values_survive_encoding(value):
     """Every JSON value survives, and Python's own codec reads the same."""
     encoded = codec.encode(value)
     assert codec.decode(encoded) == value
@@ -68,7 +68,7 @@ def _deep():
     [object(), {"a": object()}, "\ud800", {"\ud800": 1}, _circle(), _deep()],
     ids=["object", "nested object", "surrogate", "surrogate key", "circle", "depth"],
 )
-def test_what_json_cannot_hold_is_a_value_error(value):
+def test_values_that_are_not_json_are_a_value_error(value):
     """One kind of error for all of them, so that callers can name the job."""
     with pytest.raises(ValueError):
         codec.encode(value)

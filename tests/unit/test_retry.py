@@ -138,7 +138,7 @@ def test_non_retryable_errors(error):
 
 @pytest.mark.parametrize("pattern", PERMANENT_WORDS)
 def test_patterns_do_not_outvote_the_type(pattern):
-    """A ConnectionError with "not found" in its message is retried: the type is more specific than the message."""
+    """A ConnectionError with "not found" in its message is retried: the type decides first."""
     assert is_retryable_error(ConnectionError(f"host {pattern}"))
     assert is_retryable_error(TimeoutError(pattern))
     assert is_retryable_error(RetryLater(pattern, delay_seconds=1))
