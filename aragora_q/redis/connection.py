@@ -62,6 +62,7 @@ class Connection:
         *,
         timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
         path: str | None = None,
+        options: tuple[dict[str, Any], dict[str, Any]] | None = None,
     ) -> None:
         self.redis_url = RedisUrl.parse(config.redis_url)
         self.address = self.redis_url.redacted
@@ -82,18 +83,24 @@ class Connection:
         if self.redis_url.kind == "embedded" and path is None:
             self._embedded = _open_embedded(self.redis_url.path)
             self._path = self._embedded.url.removeprefix("unix://")
-        options = connection_options(config, self.redis_url)
-        discovery = PrimaryDiscovery(
-            self.redis_url, options, sentinel_options(config, options), self.keys.control
-        )
+        if options is None:
+            server_options = connection_options(config, self.redis_url)
+            options = server_options, sentinel_options(config, server_options)
+        self._options = options
+        discovery = PrimaryDiscovery(self.redis_url, *options, self.keys.control)
         self._client = PrimaryClient(discovery, timeout_seconds=timeout_seconds, path=self._path)
         self._blocking = PrimaryClient(
             discovery, timeout_seconds=MAX_BLOCK_SECONDS + timeout_seconds, path=self._path
         )
 
     def for_other_thread(self, *, timeout_seconds: float) -> Connection:
-        """Return a connection to the same server for another event loop, which must close it."""
-        return Connection(self.config, timeout_seconds=timeout_seconds, path=self._path)
+        """Return a connection to the same server for another event loop, which must close it.
+
+        It shares the options: made again, they would not find a password that was rotated meanwhile.
+        """
+        return Connection(
+            self.config, timeout_seconds=timeout_seconds, path=self._path, options=self._options
+        )
 
     async def run(
         self,
