@@ -112,7 +112,7 @@ async def running_worker(
         except (RedisUnreachable, TryAgain) as error:
             preflight = partial(_check, queue)
             sd_notify.notify("READY=1", "STATUS=waiting for Redis")
-            logger.warning("Redis is away, waiting for it", extra={"error": str(error)})
+            logger.warning("Redis unavailable, waiting for it", extra={"error": str(error)})
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
         with serving(metrics.registry, config.metrics_host, config.metrics_port, healthy) as port:
             if port is not None:
@@ -143,7 +143,7 @@ async def running_worker(
 
 
 async def _check(queue: RedisStreamsQueue) -> None:
-    """Refuse a server that cannot keep our promises."""
+    """Refuse a server that may lose jobs; warn about one that loses them in a crash."""
     facts = await check_server(queue.connection)
     check_eviction(facts, queue.connection, allowed=queue.config.allow_eviction)
     if not facts.has_aof:
