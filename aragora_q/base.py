@@ -173,7 +173,10 @@ class JobQueue(ABC):
     """Operations of a queue for clients. `RedisStreamsQueue` implements them.
 
     Every method raises RedisUnreachable if Redis does not answer, AccessDenied if it refuses the
-    credentials, and TryAgain if it cannot serve the call now (loading, full, failing over).
+    credentials, and TryAgain if it cannot serve the call now (loading, full, failing over). After `close`
+    every method raises QueueClosed.
+
+    A queue may be used in one event loop after the other, but not in two at a time: RuntimeError.
     """
 
     consumer_name: str
@@ -238,7 +241,7 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Close the queue's connections."""
+        """Close the queue's connections. Calls under way raise QueueClosed; they may have taken effect."""
 
 
 LANES = ("high", "normal", "low")

@@ -13,6 +13,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     │   ├── QueueFull            75   `max_backlog` is reached
     │   └── NotDurable           75   accepted, but not confirmed as `durability` requires
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
+    ├── QueueClosed               1   `close` was called before the call ended
     ├── LeaseLost                 1   the job no longer belongs to this attempt: stop working on it
     ├── AgentUnavailable          1   a debate's agent failed; a retry may help
     ├── CommandFailed             1   the `command` executor's program failed; a retry may help
@@ -76,6 +77,10 @@ class TryAgain(AragoraQError):
     """Redis answers but cannot serve now: OOM, LOADING, READONLY, BUSY, CLUSTERDOWN, MISCONF."""
 
     exit_code = 75
+
+
+class QueueClosed(AragoraQError):
+    """The queue was closed with `close`; whether a call that was under way took effect is unknown."""
 
 
 class QueueFull(TryAgain):

@@ -218,11 +218,15 @@ class Connection:
             raise translate(error, self.address) from error
 
     async def close(self) -> None:
-        """Close all connections; an embedded server that is not used any more stops."""
+        """Close all connections; an embedded server that is not used any more stops.
+
+        Calls under way and later ones raise QueueClosed.
+        """
         await self._client.close()
         await self._blocking.close()
-        if self._embedded is not None:
-            self._embedded.release()
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            embedded.release()
 
     def _bind(
         self,
