@@ -114,7 +114,7 @@ class Job:
     progress: dict[str, Any] | None = None
     """What the executor last reported with `report_progress`."""
     raw_payload: bytes = b""
-    """The payload as Redis holds it, so that a malformed one is kept byte for byte."""
+    """The payload as Redis holds it, so that a malformed one is kept byte for byte. `enqueue` ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,9 @@ class JobQueue(ABC):
 
         Raises:
             AragoraQError: as `enqueue`, but not NotDurable, which `EnqueueResult.durable` reports instead.
-                Any of the jobs may have been enqueued; call again with the same jobs.
+                Some of the jobs may have been enqueued: its `results` has one result per job, in the same
+                order, or None. None means: not enqueued, or unknown after RedisUnreachable. Calling again
+                with the same jobs enqueues no job twice.
         """
 
     @abstractmethod

@@ -23,7 +23,11 @@ Raised by every module. The command line prints the message and then `hint`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aragora_q.base import EnqueueResult
 
 
 class AragoraQError(Exception):
@@ -33,6 +37,8 @@ class AragoraQError(Exception):
     """
 
     exit_code = 1
+    results: Sequence[EnqueueResult | None] = ()
+    """Of `enqueue_many`: one per job, in order; None if the job is not known to be in the queue."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -84,7 +90,7 @@ class QueueClosed(AragoraQError):
 
 
 class QueueFull(TryAgain):
-    """The queue already has `max_backlog` waiting jobs. Nothing was enqueued."""
+    """The queue has `max_backlog` waiting jobs. Jobs of the call that were enqueued before are in `results`."""
 
 
 class NotDurable(TryAgain):
