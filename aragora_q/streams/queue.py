@@ -237,9 +237,7 @@ class RedisStreamsQueue(WorkQueue):
         resumes too late misses some.
         """
         key = self._keys.events
-        if after is None:
-            newest = await self.connection.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
-            after = newest[0][0].decode() if newest else "0-0"
+        after = after or await self.newest_event_id()
         while True:
             reply = await self.connection.read_blocking(
                 {key: after}, float("inf"), count=BATCH_LIMIT
@@ -247,6 +245,11 @@ class RedisStreamsQueue(WorkQueue):
             for entry_id, fields in reply.get(key, ()):
                 after = entry_id
                 yield {"id": entry_id, **fields}
+
+    async def newest_event_id(self) -> str:
+        """Return the id of the latest event, after which `events` misses nothing that happens from now on."""
+        newest = await self.connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+        return newest[0][0].decode() if newest else "0-0"
 
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
         if not WORKER_ID_PATTERN.fullmatch(identity.worker_id):
