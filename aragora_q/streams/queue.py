@@ -215,7 +215,7 @@ class RedisStreamsQueue(WorkQueue):
         return results
 
     async def recent_ids(self, limit: int) -> list[str]:
-        """Return ids of the newest jobs of any status: at most `limit` of each lane and index."""
+        """Return ids of jobs of any status, newest first: among them the `limit` newest ones."""
         return await listing.recent_ids(self.connection, limit)
 
     def job_ids(self, status: JobStatus) -> AsyncIterator[str]:

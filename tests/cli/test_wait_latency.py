@@ -4,7 +4,6 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
-
 from aragora_q.base import JobStatus
 from aragora_q.cli import waiting
 from aragora_q.contracts import Completed
