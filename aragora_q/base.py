@@ -163,10 +163,14 @@ class QueueStats(TypedDict):
     paused_at: int | None
     grace_until: int | None
     """End of the grace period after an outage: nothing is reclaimed before; None outside of one."""
+    worker_counts: dict[str, int]
+    """Registered workers: `alive` (as below; with more than 100 workers, by this client's `claim_idle_ms`)
+    and `silent`."""
     workers: list[dict[str, Any]]
-    """Per worker: `worker_id`, `heartbeat_age_seconds`, `is_alive` (its heartbeat is younger than its
-    lease), `jobs_leased` (a number), `running` (job ids as of the last heartbeat), and as text what the
-    worker registered: `instance_id`, `host`, `pid`, `version`, `concurrency`, `metrics_port`, …"""
+    """At most 100 workers, the oldest heartbeat first, each with `worker_id`, `heartbeat_age_seconds`,
+    `is_alive` (its heartbeat is younger than its lease), `jobs_leased` (a number), `running` (job ids as of
+    the last heartbeat), and as text what the worker registered: `instance_id`, `host`, `pid`, `version`,
+    `concurrency`, `metrics_port`, …"""
 
 
 class JobQueue(ABC):
@@ -239,7 +243,7 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def get_queue_stats(self) -> QueueStats:
-        """Return the queue's statistics, in constant time. See `QueueStats` for the keys."""
+        """Return the queue's statistics; the cost does not grow with the number of jobs."""
 
     @abstractmethod
     async def close(self) -> None:
