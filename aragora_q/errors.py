@@ -14,6 +14,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     │   └── NotDurable           75   accepted, but not confirmed as `durability` requires
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
     ├── QueueClosed               1   `close` was called before the call ended
+    ├── CommandRefused            1   the server's error is not one that aragora-q knows
     ├── LeaseLost                 1   the job no longer belongs to this attempt: stop working on it
     ├── AgentUnavailable          1   a debate's agent failed; a retry may help
     ├── CommandFailed             1   the `command` executor's program failed; a retry may help
@@ -113,6 +114,10 @@ class AccessDenied(AragoraQError):
     exit_code = 77
 
 
+class CommandRefused(AragoraQError):
+    """Redis refused a command with an error that aragora-q does not know; the message has it."""
+
+
 class LeaseLost(AragoraQError):
     """The job was cancelled, or another worker or a newer attempt owns it: results are discarded."""
 
@@ -143,6 +148,10 @@ class RetryLater(AragoraQError):
 
 TRANSIENT_ERRORS = (RedisUnreachable, TryAgain, AccessDenied)
 """Errors that a running worker retries without limit."""
+
+SERVER_ERRORS = (*TRANSIENT_ERRORS, CommandRefused)
+"""Errors of Redis; none ends a worker. A call that may be refused for good, such as the report of one job,
+must not be retried after CommandRefused."""
 
 
 def validation_rule(message: str) -> str:

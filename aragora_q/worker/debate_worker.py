@@ -12,7 +12,7 @@ from aragora_q._version import __version__
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import Identity, WorkQueue
-from aragora_q.errors import TRANSIENT_ERRORS, AragoraQError
+from aragora_q.errors import SERVER_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -310,7 +310,7 @@ class DebateWorker:
     async def _release_orphans_now(self) -> None:
         """At once, not after the drain: until then, another worker could run them."""
         if self._outages.needs_recovery:
-            with suppress(*TRANSIENT_ERRORS):
+            with suppress(*SERVER_ERRORS):
                 await self._fetcher.release_orphans()
 
     async def _close(self) -> None:
