@@ -1,4 +1,4 @@
-"""What a running executor may use."""
+"""What a running executor may use: progress, checkpoints, the attempt it belongs to."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from aragora_q.base import Job
 
 
 class AttemptContext(Protocol):
-    """What a running executor may tell the queue, from `current_attempt()`.
+    """The attempt that an executor runs in, from `current_attempt()`.
 
-    All writes are fenced: they raise LeaseLost when the job is no longer this attempt's. While Redis
-    is away, checkpoints wait for it; progress raises RedisUnreachable, and nothing is lost by going on.
+    All writes are fenced: they raise LeaseLost when the job no longer belongs to this attempt. While
+    Redis is unavailable, checkpoints wait for it; progress raises RedisUnreachable, which may be ignored.
     """
 
     @property
     def is_last_attempt(self) -> bool:
-        """Whether a charged retry after this attempt would fail the job."""
+        """True if the job fails when this attempt does: it has no attempts left."""
 
     async def report_progress(self, progress: Mapping[str, Any]) -> None:
-        """Show `progress` in `status` and to everyone who follows the job's events."""
+        """Show `progress`, a JSON object of at most 4 KiB, in `status` and in the queue's events."""
 
     async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
-        """Keep `value` under `name` for this and later attempts (JSON, size-bounded).
+        """Keep `value` under `name` for this and later attempts of the job.
 
-        What is kept under `life/…` is forgotten when an operator requeues the job.
+        A JSON object; all checkpoints of a job together have at most 4 MiB, else PermanentError. Those
+        named `life/…` are deleted when an operator requeues the job.
         """
 
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
-        """All checkpoints of the job so far, by name."""
+        """Return all checkpoints of the job so far, by name."""
 
 
 class DetachedAttempt:
-    """Stands in where no worker runs the executor: keeps everything in memory."""
+    """Used where no worker runs the executor, as in tests: keeps checkpoints in memory."""
 
     is_last_attempt = False
 
@@ -42,7 +43,7 @@ class DetachedAttempt:
         self._kept: dict[str, dict[str, Any]] = {}
 
     async def report_progress(self, progress: Mapping[str, Any]) -> None:
-        """Nobody listens."""
+        """Discard the report: a detached attempt has no queue."""
 
     async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
         self._kept[name] = dict(value)
@@ -55,13 +56,22 @@ attempt_context: ContextVar[AttemptContext] = ContextVar("attempt_context")
 
 
 def current_attempt() -> AttemptContext:
-    """The attempt in whose task the caller runs; outside a worker, one that keeps things in memory."""
+    """Return the attempt in whose task the caller runs; outside a worker, one that keeps data in memory.
+
+    Example:
+        async def summarize(job: Job) -> dict[str, str]:
+            attempt = current_attempt()
+            done = await attempt.checkpoints()
+            draft = done.get("draft") or {"text": await write(job.payload["topic"])}
+            await attempt.checkpoint("draft", draft)  # a retry does not write it again
+            return {"summary": await shorten(draft["text"])}
+    """
     return attempt_context.get(None) or DetachedAttempt()
 
 
 Executor = Callable[[Job], Awaitable[Mapping[str, Any]]]
-"""Does a job's work: takes the job, returns its result as a JSON object, or raises.
+"""Does a job's work: takes the job and returns its result as a JSON object, or raises.
 
-PermanentError fails the job, RetryLater postpones it uncharged; `retry.is_retryable_error` judges
-the rest. An alias rather than a protocol, so that any async function is one.
+PermanentError fails the job, RetryLater postpones it uncharged; `retry.is_retryable_error` decides
+about other errors. Any async function with this signature is an executor.
 """

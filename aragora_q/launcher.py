@@ -1,20 +1,22 @@
-"""The composition root of a worker process: build the parts, start them, stop them in order.
+"""Build a worker process, start it, handle signals, stop it in order.
 
-Called by `aragora-q worker` and `aragora-q demo`. Order of stopping: the worker first (no new jobs,
-drain, hand back, sign off), while metrics, watchdog and queue still serve it; then signals mean again
-what they mean to every process, then the metrics endpoint goes, then the queue's connections, last of
-all an embedded server, which everyone above needs.
+Called by `aragora-q worker` and `aragora-q demo`. Order of stopping: first the worker (no new jobs,
+drain, release, unregister), while metrics, watchdog and queue still serve it; then the signal handlers,
+the metrics endpoint, the queue's connections, and last an embedded server, which all of them need.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NoReturn
 
 import uvloop
 
@@ -70,11 +72,23 @@ async def _run(
         reload=reload,
     ) as worker:
         await worker.start()
+    if worker.stuck_jobs:
+        _end_process(stopped_by)
     if not stopped_by:
         return None
     # Threads of jobs handed back may sleep on: a new executor, which has none, is joined in their place.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
     return stopped_by[0]
+
+
+def _end_process(stopped_by: Sequence[signal.Signals]) -> NoReturn:
+    """End the process although attempts still run: the event loop would wait for them forever."""
+    logger.warning("ending the process, although attempts still run")
+    sys.stdout.flush()
+    for number in stopped_by:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(128 + stopped_by[0] if stopped_by else 0)  # process 1 survives its own signals
 
 
 @asynccontextmanager
@@ -179,7 +193,7 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
             worker.reconfigure(config)
             logger.info("settings reloaded", extra={"concurrency": config.concurrency})
     except ConfigError as error:
-        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the cause is told
+        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the line contains the cause
     sd_notify.notify("READY=1")
 
 

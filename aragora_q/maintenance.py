@@ -118,12 +118,13 @@ class MaintenanceLoop:
         self._remove_seconds = min(lease_seconds, MAX_REMOVE_SECONDS)
         self._due: dict[str, float] = {}
         self._logged_at: dict[str, float] = {}
+        self.live_workers = 1
+        """Registered workers of the queue, when it was last asked."""
 
     async def run(self) -> None:
         """Run until cancelled. A pass that fails because of Redis runs again when it is due."""
-        with suppress(
-            *TRANSIENT_ERRORS
-        ):  # a restarted worker takes over the jobs of its dead predecessor
+        with suppress(*TRANSIENT_ERRORS):
+            # A restarted worker takes over the jobs of its dead predecessor.
             await self._unless_refused("reclaim", self._reclaim, None)
         while True:
             pause_seconds = MAX_PROMOTE_SECONDS
@@ -136,6 +137,7 @@ class MaintenanceLoop:
     async def _step(self) -> float:
         """Run the passes that are due if this worker may; return the seconds until the next step."""
         claim = await self._queue.claim_maintenance(self._worker_id, self._ttl_seconds)
+        self.live_workers = claim.live_workers
         if not claim.is_granted:
             return jittered(self._ttl_seconds * max(0.5, claim.live_workers / 10))
         next_due_seconds = await self._unless_refused("promote", self._promote, None)

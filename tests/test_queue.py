@@ -163,18 +163,24 @@ async def test_cancel_is_immediate_and_final(harness):
 
 
 async def test_urgent_jobs_go_first(harness):
-    """High before normal before low; first in, first out among equals."""
+    """High mostly before normal, normal mostly before low; first in, first out in each lane."""
     order = []
 
     async def executor(job):
         order.append(job.id)
         return {}
 
-    for job_id, priority in (("low", -1), ("n1", 0), ("n2", 0), ("high", 1)):
-        await harness.queue.enqueue(Job({}, id=job_id, priority=priority))
+    lanes = {"low": -1, "normal": 0, "high": 1}
+    for lane, priority in lanes.items():
+        jobs = [Job({}, id=f"{lane}-{n:02}", priority=priority) for n in range(30)]
+        await harness.queue.enqueue_many(jobs)
     async with working(harness.queue, executor, max_concurrent=1):
-        await harness.wait_for_end("low")
-    assert order == ["high", "n1", "n2", "low"]
+        await harness.wait_for_completed(90)
+    places = {lane: [n for n, job_id in enumerate(order) if lane in job_id] for lane in lanes}
+    assert sum(places["high"]) < sum(places["normal"]) < sum(places["low"])
+    for lane in lanes:
+        ids = [job_id for job_id in order if lane in job_id]
+        assert ids == sorted(ids)
 
 
 async def test_delayed_job_waits_until_it_is_due(harness):

@@ -21,6 +21,7 @@ Exit codes:
   0 measured   2 usage   78 no server program found
 """
 
+
 def bench(
     *,
     server: Annotated[

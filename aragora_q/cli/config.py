@@ -81,7 +81,7 @@ def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:
 def _as_json(settings: QueueConfig, sources: SettingsSources) -> dict[str, Any]:
     """By setting: `value`, `origin`, `default`. The value of a secret that is set is `"hidden"`.
 
-    Each agent has an entry of its own, `agents.NAME`.
+    Each agent has a separate entry, `agents.NAME`.
     """
     return {
         entry.name: {

@@ -12,7 +12,7 @@ from aragora_q._version import __version__
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import Identity, WorkQueue
-from aragora_q.errors import SERVER_ERRORS, AragoraQError
+from aragora_q.errors import AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -68,7 +68,7 @@ class DebateWorker:
         burst: stop when no job runs, waits, or falls due within the longest retry delay, or when the
             queue is paused.
         config: settings; default: those of the queue.
-        metrics: where to count; default: a registry of its own.
+        metrics: where to count; default: a new registry.
         info: further fields for the worker's record in Redis.
         preflight: called when Redis first answers, before the worker registers; it may refuse the
             server by raising.
@@ -94,7 +94,6 @@ class DebateWorker:
         preflight: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config = config or queue.config
-        self._queue = queue
         self._preflight = preflight
         self._lease_seconds = config.claim_idle_ms / 1000
         self.identity = Identity(worker_id or queue.consumer_name)
@@ -122,16 +121,18 @@ class DebateWorker:
             concurrency=concurrency,
             policy=policy,
         )
+        self._maintenance = MaintenanceLoop(queue, self.identity.worker_id, self._lease_seconds)
         self._fetcher = Fetcher(
             queue,
+            self._maintenance,
             self._session,
             self.keeper,
             self._runner,
-            self._reporter,
-            self._registration,
-            self._outages,
-            self.metrics,
-            self._stop,
+            reporter=self._reporter,
+            registration=self._registration,
+            outages=self._outages,
+            metrics=self.metrics,
+            stop=self._stop,
             worker_info={
                 **liveness.describe(),
                 "version": __version__,
@@ -214,7 +215,7 @@ class DebateWorker:
         if self._outages.last_error is not None:
             return True
         is_fetching = (
-            now - self._fetcher.last_fetch_at < limit
+            now - self._fetcher.last_fetch_at < limit + self._fetcher.idle_seconds
             or not self._runner.free_slots()
             or self._stop.is_set()
         )
@@ -231,14 +232,13 @@ class DebateWorker:
             extra={"worker": self.identity.worker_id, "concurrency": self._runner.concurrency},
         )
         self.keeper.start()
-        maintenance = MaintenanceLoop(self._queue, self.identity.worker_id, self._lease_seconds)
         fetch = asyncio.create_task(self._fetcher.run(), name="fetch")
         background = [
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._apply_renewals(), name="renewals"),
-            asyncio.create_task(maintenance.run(), name="maintenance"),
+            asyncio.create_task(self._maintenance.run(), name="maintenance"),
             asyncio.create_task(
-                run_periodically(self._lease_seconds / 2, self._fetcher.request_orphan_check),
+                run_periodically(self._lease_seconds / 2, self._fetcher.recheck_orphans),
                 name="orphan-check",
             ),
         ]
@@ -310,7 +310,7 @@ class DebateWorker:
     async def _release_orphans_now(self) -> None:
         """At once, not after the drain: until then, another worker could run them."""
         if self._outages.needs_recovery:
-            with suppress(*SERVER_ERRORS):
+            with suppress(AragoraQError):  # it is repeated when all attempts have ended
                 await self._fetcher.release_orphans()
 
     async def _close(self) -> None:
@@ -326,7 +326,9 @@ class DebateWorker:
                 "Redis unavailable at shutdown: unreported jobs will be reclaimed",
                 extra={"jobs": len(self._reporter), "worker": self.identity.worker_id},
             )
-        await self.keeper.stop()
+        finally:
+            self._reporter.give_up()
+            await self.keeper.stop()
         stats = self.get_stats()
         logger.info(
             "worker stopped",

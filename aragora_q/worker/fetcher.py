@@ -16,7 +16,7 @@ from typing import TypeVar
 from aragora_q.backoff import jittered
 from aragora_q.contracts import FetchResult, WorkerSession, WorkQueue
 from aragora_q.errors import SERVER_ERRORS
-from aragora_q.maintenance import promote_pass
+from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.worker.leases import LeaseKeeper
@@ -34,8 +34,11 @@ LANE_SHARES = {"high": 6, "normal": 1, "low": 1}
 """Of eight fetches on average, how many read a lane first: the least share of starts of a busy lane."""
 
 IDLE_SECONDS = 5.0
+MAX_IDLE_SECONDS = 30.0
+WORKERS_PER_IDLE_SECOND = 20
 BURST_IDLE_SECONDS = 0.05
-"""How long one wait for work lasts; the second in burst mode."""
+"""How long one wait for work lasts: at least the first, longer in a large fleet, which looks often enough
+as a whole; the last one in burst mode."""
 
 PAUSED_SECONDS = 2.0
 """How often a worker looks whether a paused queue was resumed."""
@@ -50,21 +53,23 @@ class Fetcher:
     def __init__(  # noqa: PLR0913 - what a fetch depends on
         self,
         queue: WorkQueue,
+        maintenance: MaintenanceLoop,
         session: WorkerSession,
         keeper: LeaseKeeper,
         runner: JobRunner,
+        *,
         reporter: Reporter,
         registration: Registration,
         outages: OutageTracker,
         metrics: WorkerMetrics,
         stop: StopSignal,
-        *,
         worker_info: dict[str, str],
         lease_seconds: float,
         max_retry_delay_seconds: float,
         burst: bool,
     ) -> None:
         self._queue = queue
+        self._maintenance = maintenance
         self._session = session
         self._keeper = keeper
         self._runner = runner
@@ -77,8 +82,8 @@ class Fetcher:
         self._lease_seconds = lease_seconds
         self._max_retry_delay_seconds = max_retry_delay_seconds
         self._burst = burst
-        self._idle_seconds = BURST_IDLE_SECONDS if burst else IDLE_SECONDS
         self._needs_orphan_check = False
+        self._recheck_until = 0.0
         self._is_paused = False
         self._is_empty = False
         self.last_fetch_at = time.monotonic()
@@ -95,10 +100,19 @@ class Fetcher:
             while not is_over:
                 is_over = await self._step()
 
-    async def request_orphan_check(self) -> None:
-        """Look for orphans before the next fetch."""
-        self._needs_orphan_check = True
-        self._runner.wake()
+    @property
+    def idle_seconds(self) -> float:
+        """How long one wait for work lasts."""
+        if self._burst:
+            return BURST_IDLE_SECONDS
+        scaled = self._maintenance.live_workers / WORKERS_PER_IDLE_SECOND
+        return min(max(IDLE_SECONDS, scaled), MAX_IDLE_SECONDS)
+
+    async def recheck_orphans(self) -> None:
+        """Look for orphans again if a start was abandoned lately: it may have reached the server late."""
+        if time.monotonic() < self._recheck_until:
+            self._needs_orphan_check = True
+            self._runner.wake()
 
     async def _step(self) -> bool:
         """Do what is due next; return True when a burst is over."""
@@ -119,7 +133,7 @@ class Fetcher:
         if self._burst and not fetched.jobs and await self._is_burst_over(fetched):
             return True
         if fetched.state == "paused":  # resuming wakes no one
-            await self._stop.sleep(min(PAUSED_SECONDS, self._idle_seconds))
+            await self._stop.sleep(min(PAUSED_SECONDS, self.idle_seconds))
         return False
 
     def _has_duty(self) -> bool:
@@ -167,12 +181,12 @@ class Fetcher:
 
     async def _wait_or_start_next(self) -> FetchResult:
         if len(self._runner):
-            await self._session.wait_for_work(self._idle_seconds)
+            await self._session.wait_for_work(self.idle_seconds)
             return FetchResult("ok")
         sent_at = time.monotonic()
         with self._keeper.starting():
-            fetched = await self._session.start_next(self._idle_seconds, first_lane=_draw_lane())
-        waited_seconds = time.monotonic() - sent_at - self._idle_seconds
+            fetched = await self._session.start_next(self.idle_seconds, first_lane=_draw_lane())
+        waited_seconds = time.monotonic() - sent_at - self.idle_seconds
         fetched = self._unless_late(fetched, waited_seconds)
         await self._runner.launch(
             fetched.jobs
@@ -210,6 +224,8 @@ class Fetcher:
         """
         min_idle_seconds = 0 if self._outages.needs_recovery else self._lease_seconds / 2
         self._needs_orphan_check = False
+        if self._outages.needs_recovery:
+            self._recheck_until = time.monotonic() + 1.5 * self._lease_seconds
         self._outages.recovered()
         released = await self._session.release_orphans(
             self._runner.owns, min_idle_seconds=min_idle_seconds

@@ -1,7 +1,7 @@
 """The lease keeper: heartbeats and lease renewals from a dedicated thread.
 
 A job that blocks the event loop must not cost the worker its leases, so renewals run in a thread with
-an event loop and a connection of their own. The keeper decides nothing: `results` passes what the queue
+a dedicated event loop and connection. The keeper decides nothing: `results` passes what the queue
 answered to the worker's event loop, which acts on it.
 """
 

@@ -58,6 +58,11 @@ class Reporter:
         while self._pending:
             await self._send_batch()
 
+    def give_up(self) -> None:
+        """End all waits for reports that were not accepted; their jobs will be reclaimed."""
+        for pending in self._pending:
+            pending.accepted.cancel()
+
     async def _send_batch(self) -> None:
         batch = self._pending[:]
         results = await self._outages.retry_until_available("report", lambda: self._send(batch))

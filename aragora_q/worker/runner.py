@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,10 +106,10 @@ class JobRunner:
         backlog = max(0, len(self._reporter) - self.concurrency)
         return max(0, self.concurrency - len(self._executing) - backlog)
 
-    async def slots_changed(self) -> None:
-        """Wait until a slot may have become free."""
-        self._slots_changed.clear()
-        await self._slots_changed.wait()
+    def slots_changed(self) -> Coroutine[Any, Any, bool]:
+        """Return a wait for the next change: a slot may have become free since this call."""
+        self._slots_changed.clear()  # here, not when the wait begins: that may be a turn later
+        return self._slots_changed.wait()
 
     def wake(self) -> None:
         """End a wait for slots: the fetcher has something else to do."""

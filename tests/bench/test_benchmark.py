@@ -1,11 +1,13 @@
 """The benchmark runs from start to end. Its results depend on the machine and are not tested."""
 
 import json
+import re
 from functools import partial
 from statistics import median
 
 import pytest
 from support import servers
+from support.paths import ROOT
 
 from aragora_q import bench
 from aragora_q.bench import Result, find_server
@@ -35,11 +37,14 @@ def test_measures_every_target():
 
 
 def test_command_prints_a_line_of_json_per_result(monkeypatch, capsys):
-    """`aragora-q bench --json` prints every result of its four measurements."""
+    """`aragora-q bench --json` prints every result of its measurements, with the documented fields."""
     monkeypatch.setattr(bench, "run", partial(bench.run, measurements=TINY))
     bench_command(server=str(servers.any_server()), repeats=1, as_json=True)
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [result["measurement"] for result in printed] == list(bench.TITLES)
+    page = (ROOT / "docs/reference/cli-json.md").read_text().partition("\n## bench\n")[2]
+    documented = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
+    assert all(list(result) == documented for result in printed)
     assert all(result["ratio"] > 0 for result in printed)
 
 

@@ -14,7 +14,7 @@ DANGEROUS = (
     ("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("CONFIG", "GET", "*"), ("DEBUG", "JMAP"), ("SHUTDOWN",),
     ("MONITOR",), ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"), ("ACL", "SETUSER", "x"), ("ACL", "LIST"),
     ("MIGRATE", "h", "1", "k", "0", "1"), ("REPLICAOF", "h", "1"), ("SUBSCRIBE", "c"),
-    ("GET", "someone:else"), ("SET", "someone:else", "1"), ("CLIENT", "KILL", "TYPE", "normal"),
+    ("GET", "another:key"), ("SET", "another:key", "1"), ("CLIENT", "KILL", "TYPE", "normal"),
     ("XGROUP", "DESTROY", "aragora:queue:debates:stream", "aragora-workers"), ("SWAPDB", "0", "1"),
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ def as_role(server, run_cli, monkeypatch, tmp_path):
     return become
 
 
-def _fine(*runs):
+def _assert_ok(*runs):
     for ran in runs:
         assert ran.code == 0, (ran.out, ran.err)
 
@@ -61,7 +61,7 @@ def test_the_password_is_printed_as_a_hash_only(run_cli, tmp_path):
     assert f"#{hashlib.sha256(PASSWORD.encode()).hexdigest()}" in made.out
     bare = run_cli("acl", "worker")
     assert "nopass" not in bare.out
-    assert "no password yet" in bare.err
+    assert "the user has no password and cannot log in: use --password-file" in bare.err
 
 
 def test_wrong_uses_are_refused(run_cli, tmp_path):
@@ -77,10 +77,12 @@ def test_producer(as_role, run_cli, server):
     as_role("producer")
     made = run_cli("enqueue", "What?", "--agents", "demo,demo", "--quiet")
     later = run_cli("enqueue", "What?", "--agents", "demo,demo", "--delay", "1h", "--quiet")
-    _fine(made, later, run_cli("status", made.out.strip(), later.out.strip()))
+    _assert_ok(made, later, run_cli("status", made.out.strip(), later.out.strip()))
     assert run_cli("wait", made.out.strip(), "--timeout", "0.1").code == 124
     assert _refused(admin) == []
-    assert run_cli("cancel", made.out.strip()).code == 77, "denied within a script is denied, too"
+    assert run_cli("cancel", made.out.strip()).code == 77, (
+        "a command denied within a script also exits 77"
+    )
     assert len(_refused(admin)) == 1
 
 
@@ -88,7 +90,7 @@ def test_worker(as_role, run_cli, cli_command, server):
     """A worker registers, runs, retries, fails and completes jobs, does maintenance, and unregisters."""
     _, admin = server
     as_role("producer")
-    _fine(
+    _assert_ok(
         *(
             run_cli("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}")
             for n in range(3)
@@ -101,7 +103,7 @@ def test_worker(as_role, run_cli, cli_command, server):
         "worker", "--burst", "--exec", program, "--metrics-port", "0",
         env={"ARAGORA_QUEUE_RETRY_BASE_DELAY": "0", "ARAGORA_QUEUE_CLAIM_IDLE_MS": "400"},
     )  # fmt: skip
-    _fine(ran)
+    _assert_ok(ran)
     assert admin.hget("aragora:queue:debates:job:job-0", "status") == "completed"
     assert admin.zcard("aragora:queue:debates:workers") == 0
     assert _refused(admin) == []
@@ -111,26 +113,26 @@ def test_maintenance_and_read_only_roles(as_role, run_cli, server):
     """Reaper, purge, stats and operator: each role can run all of its commands."""
     _, admin = server
     as_role("producer")
-    _fine(
+    _assert_ok(
         *(
             run_cli("enqueue", f"{n}?", "--agents", "demo,demo", "--id", f"job-{n}")
             for n in range(3)
         )
     )
     as_role("reaper")
-    _fine(run_cli("reap"), run_cli("reap", "--dry-run"))
+    _assert_ok(run_cli("reap"), run_cli("reap", "--dry-run"))
     as_role("purge")
-    _fine(run_cli("purge"), run_cli("purge", "--dry-run"))
+    _assert_ok(run_cli("purge"), run_cli("purge", "--dry-run"))
     as_role("stats")
-    _fine(run_cli("stats"), run_cli("stats", "--prometheus", "-"), run_cli("status", "job-0"))
-    _fine(*(run_cli("list", "--status", status, "--quiet") for status in JobStatus))
+    _assert_ok(run_cli("stats"), run_cli("stats", "--prometheus", "-"), run_cli("status", "job-0"))
+    _assert_ok(*(run_cli("list", "--status", status, "--quiet") for status in JobStatus))
     as_role("operator")
-    _fine(run_cli("cancel", "job-0"), run_cli("reap"), run_cli("purge"), run_cli("stats"))
-    _fine(
+    _assert_ok(run_cli("cancel", "job-0"), run_cli("reap"), run_cli("purge"), run_cli("stats"))
+    _assert_ok(
         run_cli("requeue", "job-0"), run_cli("pause"), run_cli("resume"), run_cli("cancel", "job-1")
     )
-    _fine(run_cli("purge", "--older-than", "1s", "--yes"))
-    assert "may not ask" not in run_cli("doctor").out
+    _assert_ok(run_cli("purge", "--older-than", "1s", "--yes"))
+    assert "may not check its own rights" not in run_cli("doctor").out
     assert _refused(admin) == []
 
 

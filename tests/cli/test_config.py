@@ -1,10 +1,10 @@
-"""`aragora-q config`: every value and where it comes from; every fault at once; no secret ever."""
+"""`aragora-q config`: every value and its origin; every error at once; no secrets."""
 
 import tomllib
 
 import pytest
 
-from aragora_q.config import sources as config_layers
+from aragora_q.config import sources
 from aragora_q.config.settings import QueueConfig
 
 SECRET = "hush-hush"
@@ -17,7 +17,7 @@ def secrets(monkeypatch):
     monkeypatch.setenv("REDIS_PASSWORD", SECRET)
 
 
-def test_what_is_shown_is_toml_and_true(run_cli, monkeypatch, tmp_path):
+def test_the_output_is_a_valid_configuration_file(run_cli, monkeypatch, tmp_path):
     """The output, used as a configuration file, gives the same configuration."""
     (tmp_path / "aragora-q.toml").write_text(
         "concurrency = 7\n[agents]\nx = 'p:m'\n[agents.y]\nmodel = 'p:n'\nbase_url = 'http://h'\n"
@@ -71,7 +71,7 @@ def test_check_names_all_that_is_wrong(run_cli, tmp_path):
 def test_check_reports_an_ignored_file(run_cli, tmp_path, monkeypatch):
     """./aragora-q.toml of another user is ignored, and `config check` reports it."""
     (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")
-    monkeypatch.setattr(config_layers, "_is_trusted", lambda _: False)
+    monkeypatch.setattr(sources, "_is_trusted", lambda _: False)
     ended = run_cli("config", "check")
     assert (ended.code, "7" in ended.out) == (0, False)
     assert "ignored: aragora-q.toml belongs to another user" in ended.err

@@ -9,13 +9,15 @@ class TestDamagedHashes:
     """An unexpected value in one job's hash affects that job only."""
 
     @pytest.mark.parametrize(
-        ("field", "word"), [("attempts", "abc"), ("created_at", "9" * 18), ("status", "weird")]
+        ("field", "value"), [("attempts", "abc"), ("created_at", "9" * 18), ("status", "weird")]
     )
-    async def test_list_reports_a_damaged_job_and_goes_on(self, harness, run_cli, field, word):
+    async def test_list_reports_a_damaged_job_and_shows_the_others(
+        self, harness, run_cli, field, value
+    ):
         """All other jobs are listed in every format; the error is printed once, exit 65."""
         for name in ("one", "bad", "two"):
             await harness.enqueue(name)
-        harness.redis.hset(harness.keys.job("bad"), field, word)
+        harness.redis.hset(harness.keys.job("bad"), field, value)
         for args in (("--jsonl",), ("--jsonl", "-s", "pending"), ()):
             ended = run_cli("list", *args)
             assert (ended.code, ended.err.count("error:")) == (65, 1)
@@ -29,7 +31,7 @@ class TestDamagedHashes:
         harness.redis.hset(harness.keys.job("bad"), "status", "weird")
         for args in (("wait", "bad", "--timeout", "5"), ("status", "bad")):
             ended = run_cli(*args)
-            assert (ended.code, "job bad is not a job" in ended.err) == (65, True)
+            assert (ended.code, "data of job bad in Redis is corrupted" in ended.err) == (65, True)
 
     async def test_the_next_job_is_shown_and_all_can_be_cancelled(self, harness, run_cli):
         """`status` continues after a damaged job; `cancel` ends even that one."""
@@ -55,4 +57,4 @@ class TestDamagedHashes:
             "result": lambda: harness.redis.set(key, "{}\ngarbled"),
         }[part]()
         ended = run_cli("status", "bad")
-        assert (ended.code, "job bad is not a job" in ended.err) == (65, True)
+        assert (ended.code, "data of job bad in Redis is corrupted" in ended.err) == (65, True)

@@ -17,7 +17,7 @@ def no_server(monkeypatch):
     monkeypatch.delenv("REDIS_URL")
 
 
-def test_demo_shows_a_debate_and_commands_that_go_on_from_it(cli_command, no_server):
+def test_demo_shows_a_debate_and_suggests_commands(cli_command, no_server):
     """Without any setup: phases as they happen, the result, the queue, and suggested commands that work."""
     ended = cli_command("demo", "Tea or coffee?", "-a", AGENTS, env={"REDIS_URL": ""})
     assert (ended.code, ended.err) == (0, "")
@@ -27,7 +27,7 @@ def test_demo_shows_a_debate_and_commands_that_go_on_from_it(cli_command, no_ser
         "revise, round 1 of 2", "review, round 2 of 2", "revise, round 2 of 2", "vote", "completed",
     ]  # fmt: skip
     for agent in AGENTS.split(","):
-        assert ended.out.count(agent) >= 6, "each agent is seen to do its part of every phase"
+        assert ended.out.count(agent) >= 6, "each agent is shown in every phase"
     assert re.search(
         r"^outcome +(no )?consensus, agreement \d+%, 2 rounds", ended.out, re.MULTILINE
     )
@@ -39,9 +39,9 @@ def test_demo_shows_a_debate_and_commands_that_go_on_from_it(cli_command, no_ser
 def follow_up(cli_command, text):
     """Run the commands that the demo suggests; each works, and `status` finds the demo's job."""
     export, *commands = text.strip().splitlines()
-    variables = dict(word.split("=", 1) for word in shlex.split(export)[1:])
+    variables = dict(variable.split("=", 1) for variable in shlex.split(export)[1:])
     ended = [cli_command(*shlex.split(line)[1:], env=variables) for line in commands]
-    assert [each.code for each in ended] == [0] * 4
+    assert [result.code for result in ended] == [0] * 4
     assert "completed" in ended[0].out
 
 
@@ -55,12 +55,12 @@ def test_ctrl_c_cancels_the_debate_and_leaves_nothing_running(
     while b"round 1 of 20" not in text:
         text += process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    rest, complaints = process.communicate(timeout=30)
+    rest, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT
-    assert (rest.splitlines()[-1].split()[-1], complaints) == (b"cancelled", b"")
+    assert (rest.splitlines()[-1].split()[-1], errors) == (b"cancelled", b"")
     job_id = re.search(rb"job (\w+)", text)[1].decode()
     assert cli_command("status", job_id, "--json", env=variables).object["status"] == "cancelled"
-    wait_until_sync(lambda: not servers_running(), 30, "the embedded server to go")
+    wait_until_sync(lambda: not servers_running(), 30, "the embedded server to stop")
 
 
 def servers_running():

@@ -12,17 +12,17 @@ from support.wait import wait_until, wait_until_sync
 from aragora_q.redis import connection
 
 DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
-WHO = ("--agents", "demo:bold,demo:careful")
+AGENTS = ("--agents", "demo:bold,demo:careful")
 
 
 def lines(*objects):
-    return "".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in objects)
+    return "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in objects)
 
 
-def test_arguments_become_the_debate_they_say(run_cli):
-    """Every field of a debate and of its job can be given by a flag."""
+def test_arguments_become_the_debate(run_cli):
+    """Every field of a debate and of its job can be given by an option."""
     ended = run_cli(
-        "enqueue", "Tea or coffee?", *WHO, "--rounds", 2, "--consensus", "unanimous",
+        "enqueue", "Tea or coffee?", *AGENTS, "--rounds", 2, "--consensus", "unanimous",
         "--job-timeout", 30, "--id", "tea", "--priority", 5, "--delay", "1h", "--max-attempts", 7,
         "--json",
     )  # fmt: skip
@@ -35,9 +35,9 @@ def test_arguments_become_the_debate_they_say(run_cli):
     assert 3590 < (job["due_at"] - job["created_at"]) / 1000 <= 3600
 
 
-def test_quiet_prints_the_id_and_nothing_else(cli_command, redis_client):
+def test_quiet_prints_only_the_id(cli_command, redis_client):
     """`id=$(aragora-q enqueue … --quiet)` works in a shell."""
-    ended = cli_command("enqueue", "Tea or coffee?", *WHO, "--quiet")
+    ended = cli_command("enqueue", "Tea or coffee?", *AGENTS, "--quiet")
     assert (ended.code, ended.err) == (0, "")
     assert (
         redis_client.hget(f"aragora:queue:debates:job:{ended.out.strip()}", "status") == "pending"
@@ -46,40 +46,44 @@ def test_quiet_prints_the_id_and_nothing_else(cli_command, redis_client):
 
 def test_a_known_id_changes_nothing(run_cli):
     """Enqueueing again with the same id exits 0, says so, and leaves the first job as it is."""
-    run_cli("enqueue", "first", *WHO, "--id", "one")
-    again = run_cli("enqueue", "second", *WHO, "--id", "one", "--json")
+    run_cli("enqueue", "first", *AGENTS, "--id", "one")
+    again = run_cli("enqueue", "second", *AGENTS, "--id", "one", "--json")
     assert (again.code, again.object["created"]) == (0, False)
     assert run_cli("status", "one", "--json").object["payload"]["question"] == "first"
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "words"),
+    ("args", "code", "message"),
     [
-        (["", *WHO], 65, "question is empty"),
+        (["", *AGENTS], 65, "question is empty"),
         (["x"], 65, "--agents"),
         (["x", "--agents", "demo"], 65, "number of agents"),
-        (["x", *WHO, "--rounds", "-1"], 65, "rounds: -1"),
-        (["x", *WHO, "--consensus", "majorty"], 65, "did you mean 'majority'"),
-        (["x", *WHO, "--id", "a b"], 65, "job id 'a b'"),
-        (["x", *WHO, "--priority", "5000"], 65, "priority: 5000"),
-        (["x", *WHO, "--delay", "1 hour"], 2, "is no duration"),
-        (["x", *WHO, "--rounds", "two"], 2, "--rounds"),
-        (["x", *WHO, "--timeout", "5"], 2, "--timeout is for --wait"),
-        (["-", "--wait"], 2, "one QUESTION"),
+        (["x", *AGENTS, "--rounds", "-1"], 65, "rounds: -1"),
+        (["x", *AGENTS, "--consensus", "majorty"], 65, "did you mean 'majority'"),
+        (["x", *AGENTS, "--id", "a b"], 65, "job id 'a b'"),
+        (["x", *AGENTS, "--priority", "5000"], 65, "priority: 5000"),
+        (
+            ["x", *AGENTS, "--delay", "1 hour"],
+            2,
+            "invalid duration '1 hour': use 90s, 15m, 36h or 7d",
+        ),
+        (["x", *AGENTS, "--rounds", "two"], 2, "--rounds"),
+        (["x", *AGENTS, "--timeout", "5"], 2, "--timeout requires --wait"),
+        (["-", "--wait"], 2, "--wait and --id require a QUESTION"),
         (["missing.jsonl"], 2, "cannot read missing.jsonl"),
         ([], 2, "QUESTION"),
     ],
 )
-def test_a_bad_argument_is_one_clear_line(run_cli, redis_client, args, code, words):
+def test_a_bad_argument_is_one_clear_line(run_cli, redis_client, args, code, message):
     """The message names what is wrong, the exit code its kind; nothing is enqueued, stdout stays empty."""
     ended = run_cli("enqueue", *args)
     assert (ended.code, ended.out) == (code, "")
-    assert words in ended.err
+    assert message in ended.err
     assert "Traceback" not in ended.err
     assert redis_client.dbsize() == 0
 
 
-def test_each_line_is_answered_in_order_and_good_ones_go_in(run_cli):
+def test_each_line_has_a_result_and_valid_lines_are_enqueued(run_cli):
     """One result per line with its number; bad lines get an error; exit 3; a summary on stderr."""
     text = lines(
         {**DEBATE, "id": "a"},
@@ -97,25 +101,25 @@ def test_each_line_is_answered_in_order_and_good_ones_go_in(run_cli):
     ).encode() + b'{"question": "\xff"}\n{"question": "unfinished'  # fmt: skip
     ended = run_cli("enqueue", "-", stdin=text)
     assert ended.code == 3
-    answers = {each["line"]: each.get("error", each.get("id")) for each in ended.objects}
+    answers = {line["line"]: line.get("error", line.get("id")) for line in ended.objects}
     assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
     assert (answers[1], answers[7]) == ("a", "b")
-    for line, words in {
-        2: "rounds: -1", 3: "not JSON", 5: "question is empty", 6: "did you mean 'consensus'",
-        8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "'rounds' beside payload",
+    for line, message in {
+        2: "rounds: -1", 3: "invalid JSON", 5: "question is empty", 6: "did you mean 'consensus'",
+        8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "unknown field 'rounds'",
         11: "not a JSON object: 7", 12: "job id 7", 13: "invalid unicode", 14: "EOF",
     }.items():  # fmt: skip
-        assert words in answers[line], line
+        assert message in answers[line], line
     assert "2 jobs enqueued, 11 refused; the first: line 2: rounds: -1" in ended.err
     assert run_cli("status", "b", "--json").object["payload"] == {"any": 1}
 
 
 def test_too_long_lines_are_refused_and_skipped(run_cli):
-    """A line of 2 MiB, and a payload past the limit, are refused by size; the next line goes in."""
+    """A line of 2 MiB, and a payload past the limit, are refused by size; the next line is enqueued."""
     huge = {**DEBATE, "metadata": {"x": "x" * 2**21}}
     large = {"payload": {"x": "x" * 300_000}}
     ended = run_cli("enqueue", "-", stdin=lines(huge, large, {**DEBATE, "id": "fits"}, huge))
-    errors = [each.get("error", "") for each in ended.objects]
+    errors = [line.get("error", "") for line in ended.objects]
     assert ended.code == 3
     assert "longer than" in errors[0]
     assert "max_payload_bytes is 262144" in errors[1]
@@ -131,17 +135,17 @@ def test_running_the_same_input_again_enqueues_nothing_twice(run_cli, redis_clie
         '{ "agents":["demo:bold","demo:careful"], "rounds": 3, "question":"Tea or \\u0063offee?"}\n'
     )
     again = run_cli("enqueue", "-", stdin=text + spelled)
-    assert [each["created"] for each in again.objects] == [False] * 3
-    assert [each["id"] for each in again.objects[:2]] == [each["id"] for each in first.objects]
+    assert [line["created"] for line in again.objects] == [False] * 3
+    assert [line["id"] for line in again.objects[:2]] == [line["id"] for line in first.objects]
     assert again.objects[2]["id"] == first.objects[0]["id"]
     assert redis_client.xlen("aragora:queue:debates:stream") == 2
 
 
 @pytest.mark.parametrize("text", [json.dumps([{"question": "A?"}, {"question": ""}]),
                                   json.dumps([{"question": "A?"}, {"question": ""}], indent=2)])  # fmt: skip
-def test_an_array_is_taken_item_by_item(run_cli, text):
+def test_an_array_is_read_item_by_item(run_cli, text):
     """A JSON array, on one line or many, is read like lines; options supply what items omit."""
-    ended = run_cli("enqueue", "-", *WHO, stdin=text)
+    ended = run_cli("enqueue", "-", *AGENTS, stdin=text)
     assert ended.code == 3
     assert ended.objects[0]["created"]
     assert ended.objects[1]["line"] == 2
@@ -153,7 +157,7 @@ def test_no_item_of_a_document_is_too_long_to_read(run_cli):
     huge = json.dumps({**DEBATE, "metadata": {"x": "x" * 1_300_000}})
     fits = json.dumps({**DEBATE, "id": "third"})
     ended = run_cli("enqueue", "-", stdin=f"[{json.dumps(DEBATE)},\n{huge},\n{fits}]\n")
-    assert (ended.code, [each["line"] for each in ended.objects]) == (3, [1, 2, 3])
+    assert (ended.code, [line["line"] for line in ended.objects]) == (3, [1, 2, 3])
     assert "max_payload_bytes" in ended.objects[1]["error"]
     assert ended.objects[2]["id"] == "third"
 
@@ -175,7 +179,7 @@ def test_an_array_of_many_jobs_on_one_line(run_cli, redis_client):
 
 def test_a_question_may_end_like_a_file_name(run_cli, tmp_path):
     """With a space in it and no such file, it is a question; without a space, a missing file."""
-    asked = run_cli("enqueue", "What belongs in tsconfig.json", *WHO, "--json")
+    asked = run_cli("enqueue", "What belongs in tsconfig.json", *AGENTS, "--json")
     assert (asked.code, asked.object["created"]) == (0, True)
     assert "cannot read" in run_cli("enqueue", "missing.json").err
     file = tmp_path / "my jobs.jsonl"
@@ -198,7 +202,7 @@ def test_bulk_quiet_prints_ids_only(run_cli):
 
 
 def test_a_slow_producer_is_not_kept_waiting(start_command):
-    """A line is enqueued and answered as it arrives, while the input stays open."""
+    """A line is enqueued and its result printed as it arrives, while the input stays open."""
     process = start_command("enqueue", "-", stdin=subprocess.PIPE)
     for name in ("one", "two"):
         process.stdin.write(lines({**DEBATE, "id": name}).encode())
@@ -216,13 +220,15 @@ def test_ctrl_c_reports_the_progress(start_command):
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == -signal.SIGINT
-    told = process.stderr.read().decode()
-    assert "stopped after line 1: 1 job enqueued; run it again, nothing is enqueued twice" in told
-    assert "Traceback" not in told
+    message = process.stderr.read().decode()
+    assert (
+        "stopped after line 1: 1 job enqueued; run the command again to enqueue the rest" in message
+    )
+    assert "Traceback" not in message
 
 
 def test_an_outage_reports_the_progress(own_server, start_command):
-    """Redis goes away during a bulk run: exit 69, after results for all enqueued lines."""
+    """Redis stops during a bulk run: exit 69, after results for all enqueued lines."""
     server = own_server()
     process = start_command("enqueue", "-", env={"REDIS_URL": server.url}, stdin=subprocess.PIPE)
     process.stdin.write(lines(DEBATE).encode())
@@ -258,7 +264,7 @@ async def test_wait_exits_with_the_outcome(harness, start_command):
 
     session = await harness.worker()
     for outcome, code in ((Completed(b'{"answer": 42}'), 0), (Failed("no use"), 1)):
-        process = start_command("enqueue", "x", *WHO, "--wait", "--json")
+        process = start_command("enqueue", "x", *AGENTS, "--wait", "--json")
         job = await wait_until(lambda: _started(session))
         await harness.report(session, job, outcome)
         shown, _ = await asyncio.to_thread(process.communicate)
@@ -269,17 +275,15 @@ async def _started(session):
     return next(iter((await session.start(1)).jobs), None)
 
 
-def test_wait_gives_up_in_time(run_cli):
+def test_wait_stops_at_its_time_limit(run_cli):
     """Without a worker, `--wait --timeout` exits 124 and names the job, which stays queued."""
-    ended = run_cli("enqueue", "x", *WHO, "--id", "slow", "--wait", "--timeout", 0.1, "--quiet")
+    ended = run_cli("enqueue", "x", *AGENTS, "--id", "slow", "--wait", "--timeout", 0.1, "--quiet")
     assert ended.code == 124
     assert "not ended after 0.1 s: slow" in ended.err
     assert run_cli("status", "slow", "--json").object["status"] == "pending"
 
 
-def test_too_little_durability_prints_the_id_and_asks_to_try_again(
-    own_server, run_cli, monkeypatch
-):
+def test_missing_confirmation_prints_the_id_and_exits_75(own_server, run_cli, monkeypatch):
     """A replica that does not confirm: the job is enqueued, `durable` is false, exit 75."""
     monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 200))
     primary, replica = own_server(), own_server()
@@ -292,7 +296,7 @@ def test_too_little_durability_prints_the_id_and_asks_to_try_again(
         )
         replica.process.send_signal(signal.SIGSTOP)
         args = ("--durability", "replica", "--redis-url", primary.url)
-        one = run_cli("enqueue", "x", *WHO, "--id", "one", *args, "--json")
+        one = run_cli("enqueue", "x", *AGENTS, "--id", "one", *args, "--json")
         many = run_cli("enqueue", "-", *args, stdin=lines({**DEBATE, "id": "two"}))
     assert one.code == many.code == 75
     assert one.object == {"id": "one", "created": True, "durable": False}
@@ -311,6 +315,6 @@ def test_an_unknown_agent_is_refused_at_enqueue(run_cli, monkeypatch):
     )
     assert ended.code == 3
     assert "unknown agent 'cluade'" in ended.objects[1]["error"]
-    assert [each.get("created") for each in ended.objects] == [True, None, True]
+    assert [line.get("created") for line in ended.objects] == [True, None, True]
     monkeypatch.setenv("ARAGORA_AGENT_MINE", "demo")
     assert run_cli("enqueue", "Tea?", "--agents", "demo,mine").code == 0

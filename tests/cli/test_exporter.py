@@ -1,4 +1,4 @@
-"""`aragora-q exporter`: metrics are computed at scrape, its health is true, and it survives outages."""
+"""`aragora-q exporter`: metrics are computed at scrape; `/healthz` reports the state of Redis."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def exporter(start_command):
     def start(*args):
         port = servers.free_port()
         process = start_command("exporter", "--listen", f"127.0.0.1:{port}", *args)
-        wait_until_sync(lambda: _get(port, "/healthz"), 30, "the exporter's answer")
+        wait_until_sync(lambda: _get(port, "/healthz"), 30, "a response of the exporter")
         return port, process
 
     return start
@@ -66,8 +66,8 @@ def test_no_job_and_no_worker_is_a_label(exporter, run_cli):
     assert labels == {"queue", "state", "lane", "transition", "version"}
 
 
-def test_it_outlives_an_outage_and_says_so(exporter, own_server):
-    """While Redis is away: 503 and scrape_success 0; the process stays, and recovers."""
+def test_it_survives_an_outage_and_reports_it(exporter, own_server):
+    """While Redis is down: 503 and scrape_success 0; the process stays, and recovers."""
     server = own_server()
     port, process = exporter("--redis-url", server.url)
     success = 'aragora_q_queue_scrape_success{queue="debates"} '

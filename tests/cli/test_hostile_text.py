@@ -26,7 +26,7 @@ HOSTILE = [
 texts = st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20)), min_size=1).map("".join)
 
 
-def acts(text):
+def control_characters(text):
     """Characters that can control a terminal or change the direction of text."""
     return {
         char
@@ -39,7 +39,7 @@ def acts(text):
 def test_escaped_text_is_one_harmless_line(text):
     """`safe_text` leaves no control character and no line break: a field cannot forge another line."""
     safe = output.safe_text(text)
-    assert acts(safe) == set()
+    assert control_characters(safe) == set()
     assert "\n" not in safe
 
 
@@ -71,4 +71,4 @@ def test_no_command_lets_a_job_control_the_terminal(run_cli, redis_url, terminal
         shown = ended.out + ended.err
         for style in styles if terminal else ():
             shown = shown.replace(style, "")
-        assert acts(shown) == set(), (arguments, shown)
+        assert control_characters(shown) == set(), (arguments, shown)

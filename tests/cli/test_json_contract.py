@@ -24,6 +24,14 @@ def _documented():
     return fields
 
 
+def _names_of_parts(heading, name):
+    """Names in the row of a field, and in the rows of its parts (`name[].part`)."""
+    section = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    row = re.search(rf"^\| `{name}` .*$", section, re.MULTILINE)[0].partition("|")[2]
+    parts = re.findall(rf"`{name}\[\]\.(\w+)`", section)
+    return set(parts or re.findall(r"`(\w+)`", row.partition("|")[2]))
+
+
 DOCUMENTED = _documented()
 JOB = {*DOCUMENTED["A job"]} - {"history"}
 
@@ -47,12 +55,12 @@ def jobs(on_queue):
 @pytest.mark.parametrize("args", [("wait", "done"), ("list", "--status", "failed")])
 def test_jobs(run_cli, jobs, args):
     """wait and list print jobs."""
-    for each in run_cli(*args, "--json").objects:
-        assert set(each) == JOB
+    for job in run_cli(*args, "--json").objects:
+        assert set(job) == JOB
 
 
 def test_status(run_cli, jobs):
-    """A job, and what went wrong with it."""
+    """A job and its history of errors."""
     shown = run_cli("status", "bad", "--json").object
     assert set(shown) == JOB | {"history"}
     assert {name for event in shown["history"] for name in event} <= {
@@ -84,7 +92,20 @@ def test_enqueue(run_cli):
 )
 def test_commands(run_cli, jobs, heading, args):
     """Each prints one object with the documented fields."""
-    assert set(run_cli(*args, "--json").object) == set(DOCUMENTED[heading])
+    printed = run_cli(*args, "--json").object
+    assert set(printed) == set(DOCUMENTED[heading])
+    for name, value in printed.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and name not in ("groups", "counters"):
+                assert set(item) <= _names_of_parts(heading, name), name
+
+
+def test_workers_of_stats(run_cli, on_queue):
+    """A registered worker has every documented field."""
+    on_queue(lambda harness: harness.worker("w1"))
+    [worker] = run_cli("stats", "--json").object["workers"]
+    optional = {"version", "concurrency", "metrics_port"}  # what `aragora-q worker` registers
+    assert set(worker) | optional == _names_of_parts("stats", "workers")
 
 
 def test_tail(start_command, jobs):
@@ -95,5 +116,5 @@ def test_tail(start_command, jobs):
 
 def test_config_show(run_cli):
     """Every setting with value, origin and default."""
-    for each in run_cli("config", "show", "--json").object.values():
-        assert set(each) == {"value", "origin", "default"}
+    for setting in run_cli("config", "show", "--json").object.values():
+        assert set(setting) == set(DOCUMENTED["config show"])

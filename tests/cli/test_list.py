@@ -16,7 +16,7 @@ async def test_list_finds_jobs_by_status(harness, run_cli):
     for status, names in STATES.items():
         ended = run_cli("list", "--status", status, "--jsonl")
         assert (ended.code, ended.ids) == (0, names)
-        assert {each["status"] for each in ended.objects} == {status}
+        assert {job["status"] for job in ended.objects} == {status}
     everything = run_cli("list", "--quiet")
     assert sorted(everything.lines) == sorted(name for names in STATES.values() for name in names)
 
@@ -67,4 +67,4 @@ def _question(job_id, question):
 def test_an_empty_list_is_not_an_error(run_cli):
     """Nothing on stdout, exit 0."""
     ended = run_cli("list", "--status", "failed")
-    assert (ended.code, ended.out, ended.err) == (0, "", "no such jobs\n")
+    assert (ended.code, ended.out, ended.err) == (0, "", "no jobs found\n")

@@ -1,4 +1,4 @@
-"""No escape sequences where the user wants none."""
+"""No escape sequences if the user disabled colors."""
 
 import pytest
 from support.jobs import enqueue_in_every_state
@@ -11,6 +11,6 @@ async def test_no_color_prints_no_escapes(harness, run_cli, monkeypatch, variabl
         monkeypatch.setenv(name, value)
     await enqueue_in_every_state(harness)
     for args in (("list",), ("stats",), ("status", "failed"), ("doctor",)):
-        said = run_cli(*args, terminal=True)
-        assert said.out
-        assert "\x1b" not in said.out + said.err
+        shown = run_cli(*args, terminal=True)
+        assert shown.out
+        assert "\x1b" not in shown.out + shown.err

@@ -35,7 +35,7 @@ def _kept(redis_client):
             if redis_client.exists(f"{PREFIX}job:{job}")}  # fmt: skip
 
 
-def test_all_that_is_past_retention_goes_and_nothing_that_lives(run_cli, jobs, redis_client):
+def test_ended_jobs_past_their_retention_are_deleted(run_cli, jobs, redis_client):
     """Without options no confirmation is needed: jobs of every terminal status past their retention."""
     ended = run_cli("purge", "--json")
     assert ended.object == {
@@ -46,7 +46,7 @@ def test_all_that_is_past_retention_goes_and_nothing_that_lives(run_cli, jobs, r
     invariants.check(redis_client, PREFIX)
 
 
-def test_only_what_was_asked_for(run_cli, jobs, redis_client):
+def test_only_the_given_statuses(run_cli, jobs, redis_client):
     """--status limits it; an unknown or live status is a usage error."""
     assert run_cli("purge", "--status", "failed", "--quiet").code == 0
     assert _kept(redis_client) == {"done", "stopped", "runs", "waits", "later"}
@@ -62,7 +62,7 @@ def test_a_dry_run_only_counts(run_cli, jobs, redis_client):
     assert run_cli("stats", "--json").object["last_purge_at"] is None
 
 
-def test_younger_jobs_only_when_that_is_meant(run_cli, jobs, redis_client, monkeypatch):
+def test_younger_jobs_only_with_yes(run_cli, jobs, redis_client, monkeypatch):
     """Below the retention time --yes is needed if there is no terminal; above it, it is not."""
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_JOB_TTL_DAYS", "30")
     assert run_cli("purge", "--json").object["purged"] == {
@@ -79,7 +79,7 @@ def test_younger_jobs_only_when_that_is_meant(run_cli, jobs, redis_client, monke
     assert _kept(redis_client) == {"runs", "waits", "later"}
 
 
-def test_many_go_in_bounded_steps(run_cli, redis_client):
+def test_many_are_deleted_in_bounded_steps(run_cli, redis_client):
     """No call deletes more than a batch, however many there are."""
     ids = {f"old-{n}": 1 for n in range(250)}
     redis_client.zadd(f"{PREFIX}completed", ids)

@@ -24,7 +24,7 @@ async def _a_busy_queue(harness):
     await harness.report(worker, bad, Failed("no"))
     await harness.renew(worker, await harness.start_one(worker))
     await harness.enqueue("waits")
-    await harness.enqueue("hurries", priority=5)
+    await harness.enqueue("urgent", priority=5)
     await harness.enqueue("later", delay_seconds=1000)
 
 
@@ -45,7 +45,7 @@ def test_the_screen_shows_what_an_operator_needs(run_cli, on_queue):
     assert max(map(len, ended.lines)) <= 80
 
 
-def test_programs_get_the_same_as_one_object(run_cli, on_queue):
+def test_json_is_one_object(run_cli, on_queue):
     """--json: counts, ages, workers, running jobs with their start, and warnings."""
     on_queue(_a_busy_queue)
     seen = run_cli("stats", "--json").object
@@ -65,16 +65,16 @@ def test_an_empty_server_is_not_an_error(run_cli):
     assert (seen["workers"], seen["warnings"]) == ([], [])
 
 
-def test_what_is_stopped_is_shown_first(run_cli, on_queue, redis_client):
-    """Paused, no live worker, a silent worker: one line each above everything else."""
+def test_warnings_are_shown_first(run_cli, on_queue, redis_client):
+    """Paused, no live worker, a worker without heartbeat: one line each above everything else."""
     on_queue(_a_busy_queue)
     redis_client.hset(f"{PREFIX}control", "paused", 1)
     redis_client.zadd(f"{PREFIX}workers", {"worker-1": 1})
-    told = " ".join(run_cli("stats", "--json").object["warnings"])
-    assert "paused" in told
-    assert "no worker is alive" in told
-    assert "worker worker-1 is silent" in told
-    assert "holds 1 job" in told
+    paused, no_worker, silent, *_ = run_cli("stats", "--json").object["warnings"]
+    assert paused.endswith("no jobs start: to resume, run aragora-q resume")
+    assert no_worker == "no live worker: jobs will not run until one starts"
+    assert silent.startswith("worker worker-1: no heartbeat for ")
+    assert silent.endswith(", 1 job leased")
 
 
 def test_a_worker_is_alive_for_as_long_as_its_own_lease(run_cli, on_queue, redis_client):
@@ -93,13 +93,13 @@ def test_a_worker_is_alive_for_as_long_as_its_own_lease(run_cli, on_queue, redis
                 f"{PREFIX}workers", {name: redis_client.time()[0] * 1000 - age_seconds * 1000}
             )
         seen = run_cli("stats", "--json").object
-        told = " ".join(seen["warnings"])
-        names = {each["worker_id"] for each in seen["workers"] if each["is_alive"]}
+        names = {worker["worker_id"] for worker in seen["workers"] if worker["is_alive"]}
         metrics = run_cli("stats", "--prometheus", "-").out
         assert f'aragora_q_queue_workers{{queue="debates",state="alive"}} {len(names)}.0' in metrics
         found = run_cli("doctor", "--json").object["findings"]
-        nobody = any("no worker is alive" in each["detail"] for each in found)
-        assert ("no worker is alive" in told) == nobody == (not names)
+        is_in_doctor = any("no worker is alive" in finding["detail"] for finding in found)
+        is_in_stats = any(warning.startswith("no live worker") for warning in seen["warnings"])
+        assert is_in_stats == is_in_doctor == (not names)
         return names
 
     assert alive(10) == {"patient", "hasty"}
@@ -130,7 +130,7 @@ def test_hostile_names_reach_the_terminal_escaped(run_cli, redis_client):
     assert "evil\\u001b]52" in ended.out
 
 
-def test_it_asks_the_same_of_a_small_and_a_large_queue(run_cli, on_queue, redis_client):
+def test_the_number_of_commands_does_not_depend_on_the_queue(run_cli, on_queue, redis_client):
     """O(1): the number of commands does not grow with the number of jobs, and none scans keys."""
 
     def commands():
@@ -153,7 +153,7 @@ def test_it_asks_the_same_of_a_small_and_a_large_queue(run_cli, on_queue, redis_
     assert commands() == small
 
 
-def test_watching_goes_on_until_it_is_stopped(start_command):
+def test_watching_repeats_until_it_is_stopped(start_command):
     """--watch --json writes objects repeatedly; Ctrl-C ends it by the signal."""
     process = start_command("stats", "--watch", "--json")
     for _ in range(2):
@@ -176,9 +176,9 @@ class TestPrometheus:
             assert old.read() == "old"
         assert 'aragora_q_queue_jobs{queue="debates",state="waiting"} 2.0' in path.read_text()
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
-        assert [each.name for each in tmp_path.iterdir() if "prom" in each.name] == ["queue.prom"]
+        assert [file.name for file in tmp_path.iterdir() if "prom" in file.name] == ["queue.prom"]
 
-    def test_it_is_clean_to_promtool(self, run_cli, on_queue):
+    def test_promtool_accepts_it(self, run_cli, on_queue):
         """promtool accepts names, types and help texts."""
         promtool = shutil.which("promtool")
         if promtool is None:
@@ -190,7 +190,7 @@ class TestPrometheus:
         )
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
-    def test_a_directory_that_is_not_there(self, run_cli, tmp_path):
+    def test_a_missing_directory(self, run_cli, tmp_path):
         """One line, exit 78; nothing is written."""
         ended = run_cli("stats", "--prometheus", tmp_path / "none" / "x.prom")
         assert (ended.code, "cannot write" in ended.err) == (78, True)
@@ -213,10 +213,10 @@ class TestPrometheus:
         )  # fmt: skip
         _, err = process.communicate(timeout=20)
         assert (process.returncode, b"File too large" in err) == (78, True)
-        assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
+        assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [
             ("queue.prom", "old")
         ]
 
-    def test_it_goes_with_no_other_form(self, run_cli):
+    def test_it_excludes_other_formats(self, run_cli):
         """--prometheus with --json or --watch is a usage error."""
         assert run_cli("stats", "--prometheus", "-", "--json").code == 2

@@ -7,15 +7,15 @@ from aragora_q.contracts import Failed
 
 
 async def test_an_error_is_shown_in_full(harness, run_cli):
-    """However long an error is, `status` and `wait` show all of it, because the remedy is at its end."""
+    """`status` and `wait` show all of a long error, because the remedy is at its end."""
     session = await harness.worker()
     await harness.enqueue("bad")
-    error = "PermanentError: nobody is left: " + "a: no answer; " * 20 + "set ANTHROPIC_API_KEY"
+    error = "PermanentError: no agent is left: " + "a: no answer; " * 20 + "set ANTHROPIC_API_KEY"
     await harness.report(session, await harness.start_one(session), Failed(error))
     for name in ("status", "wait"):
-        said = " ".join(run_cli(name, "bad").out.split())
-        assert f"last error {error}" in said
-        assert said.count("history") == (name == "status")
+        shown = " ".join(run_cli(name, "bad").out.split())
+        assert f"last error {error}" in shown
+        assert shown.count("history") == (name == "status")
 
 
 async def test_times_of_another_day_have_a_date(harness, run_cli):

@@ -17,7 +17,7 @@ async def test_tail_shows_transitions_and_progress_and_resumes(harness, start_co
     await session.report_progress(job, {"phase": "vote", "agents": 2, "agents_done": 1})
     await harness.report(session, job, Completed(b"{}"))
     seen = [json.loads(process.stdout.readline()) for _ in range(5)]
-    assert [(each["event"], each["id"]) for each in seen] == [
+    assert [(event["event"], event["id"]) for event in seen] == [
         ("enqueued", "j1"), ("enqueued", "j2"), ("started", "j1"), ("progress", "j1"),
         ("completed", "j1"),
     ]  # fmt: skip
@@ -28,21 +28,21 @@ async def test_tail_shows_transitions_and_progress_and_resumes(harness, start_co
 
 
 async def test_tail_follows_chosen_jobs_only(harness, start_command):
-    """With ids, other jobs' events are left out."""
+    """With ids, events of other jobs are left out."""
     process = start_command("tail", "j2", "--after", "0", "--json")
     await harness.queue.enqueue_many([numbered_job(1), numbered_job(2)])
     assert json.loads(process.stdout.readline())["id"] == "j2"
 
 
 def test_tail_refuses_an_invalid_event_id(run_cli):
-    """A usage error, found before Redis is asked."""
+    """A usage error, found before a connection is opened."""
     ended = run_cli("tail", "--after", "yesterday")
     assert ended.code == 2
-    assert "no event id" in ended.err
+    assert "'yesterday' is not an event id, for example" in ended.err
 
 
 async def test_a_closed_pipe_is_quiet(harness, start_command):
-    """`tail | head -1`: the command ends without a message when the reader has gone."""
+    """`tail | head -1`: the command ends without a message when its reader has closed the pipe."""
     await harness.queue.enqueue_many([numbered_job(1)])
     process = start_command("tail", "--after", "0", "--json")
     process.stdout.readline()

@@ -7,10 +7,9 @@ import ast
 import asyncio
 import doctest
 import inspect
-import re
 
 import pytest
-from support.docs import ROOT, blocks, pages
+from support.docs import ROOT, anchors, blocks, links, pages
 from support.wait import wait_until
 
 
@@ -56,8 +55,11 @@ def test_examples_of_the_api_print_what_they_show(example, redis_url, monkeypatc
 
 @pytest.mark.parametrize("page", sorted(pages()))
 def test_links_lead_somewhere(page):
-    """Every relative link of a page names an existing file or folder."""
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
-    folder = (ROOT / page).parent
-    dead = [link for link in links if "://" not in link and not (folder / link).exists()]
-    assert dead == []
+    """Every relative link of a page names an existing file or folder, and an existing heading of a page."""
+
+    def leads_somewhere(link):
+        file, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / file).resolve() if file else ROOT / page
+        return target.exists() and (not anchor or anchor in anchors(target.relative_to(ROOT)))
+
+    assert [link for link in links(page) if "://" not in link and not leads_somewhere(link)] == []

@@ -36,7 +36,7 @@ def test_wheel_has_the_program_and_nothing_else(dist):
 
 
 def test_sdist_has_what_builds_tests_and_deploys(dist, tmp_path):
-    """Everything of the tree that somebody needs without the repository; and the same wheel comes of it."""
+    """Everything that building, testing and deploying need; the same wheel is built from it."""
     [sdist] = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")

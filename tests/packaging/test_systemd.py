@@ -130,7 +130,7 @@ def test_stop_drains(debian_container, redis):
 
 
 def test_package_is_complete(debian_container):
-    """ProcessGroup, units, manual pages, completions, settings, user, and the files for Prometheus, Grafana
+    """Program, units, manual pages, completions, settings, user, and the files for Prometheus, Grafana
     and on-call staff.
     """
     listed = debian_container("dpkg --listfiles aragora-q").splitlines()
@@ -143,7 +143,9 @@ def test_package_is_complete(debian_container):
         "/lib/systemd/system/aragora-q-worker@.service", "/usr/share/doc/aragora-q/copyright",
         "/usr/share/doc/aragora-q/examples/prometheus/alerts.yml",
         "/usr/share/doc/aragora-q/examples/grafana/aragora-q.json",
-        "/usr/share/doc/aragora-q/runbooks/redis-away.md", "/usr/share/doc/aragora-q/reliability.md",
+        "/usr/share/doc/aragora-q/README.md", "/usr/share/doc/aragora-q/docs/reliability.md",
+        "/usr/share/doc/aragora-q/docs/reference/settings.md",
+        "/usr/share/doc/aragora-q/docs/runbooks/redis-away.md",
     ):  # fmt: skip
         assert path in listed
 

@@ -70,7 +70,7 @@ async def test_cancel_of_what_has_ended_or_never_was(harness):
         await harness.enqueue(name)
         await harness.report(session, await harness.start_one(session), outcome)
         assert not await harness.queue.cancel(name)
-    with pytest.raises(JobNotFound, match="no job nothing in queue debates"):
+    with pytest.raises(JobNotFound, match="job nothing not found in queue debates"):
         await harness.queue.cancel("nothing")
     harness.redis.pexpire(harness.keys.job("dead"), BACKSTOP_MS - 1)
     with pytest.raises(JobNotFound):

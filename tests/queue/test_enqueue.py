@@ -77,7 +77,7 @@ async def test_backlog_limit_refuses_and_says_so(harness):
     limited = harness.other_client(max_backlog=2)
     await limited.enqueue(Job(payload={}, id="a"))
     await limited.enqueue(Job(payload={}, id="b", delay_seconds=60))
-    with pytest.raises(QueueFull, match="holds its limit of 2 waiting jobs"):
+    with pytest.raises(QueueFull, match="has reached its limit of 2 waiting jobs"):
         await limited.enqueue(Job(payload={}, id="c"))
     assert await harness.queue.get_status("c") is None
     assert await limited.enqueue(Job(payload={}, id="a")) == "a"

@@ -26,7 +26,7 @@ async def test_consumers_of_dead_workers_are_deleted(harness):
     assert names() == {"alive", "busy"}
     harness.backdate("for-busy")
     report = await reap_pass(harness.queue, REAPER)
-    assert decisions(report.taken) == [("for-busy", "reclaimed")]
+    assert decisions(report.reclaimed) == [("for-busy", "reclaimed")]
     assert names() == {"alive"}
     workers = (await harness.queue.get_queue_stats())["workers"]
     assert [worker["worker_id"] for worker in workers] == ["alive"]

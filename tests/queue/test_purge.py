@@ -1,7 +1,7 @@
 """purge.lua: ended jobs past their retention are deleted."""
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.contracts import Completed, Failed
+from aragora_q.contracts import Completed, Failed, PurgeResult
 from aragora_q.maintenance import purge_pass
 
 
@@ -37,8 +37,9 @@ async def test_purge_goes_by_batches(harness):
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(230)])
     for job_id in [f"j{n}" for n in range(230)]:
         await harness.queue.cancel(job_id)
-    assert await harness.queue.purge(JobStatus.CANCELLED) == (0, False)
-    assert await harness.queue.purge(JobStatus.CANCELLED, older_than_seconds=-1) == (100, True)
+    assert await harness.queue.purge(JobStatus.CANCELLED) == PurgeResult(0, has_more=False)
+    first = await harness.queue.purge(JobStatus.CANCELLED, older_than_seconds=-1)
+    assert first == PurgeResult(100, has_more=True)
     done = await purge_pass(harness.queue, older_than_seconds=-1)
     assert done[JobStatus.CANCELLED] == 130
     assert (await session.start(1)).jobs == []

@@ -23,7 +23,8 @@ async def test_reclaim_counts_a_crash_not_an_attempt(harness):
     assert (known.status, known.attempts, known.crashes) == (JobStatus.RETRYING, 0, 1)
     assert "worker dead died or lost its lease" in known.error
     again = await harness.start_one(alive)
-    assert (again.fence, again.attempts, again.crashes) == (2, 1, 1)
+    assert again.fence > job.fence
+    assert (again.attempts, again.crashes) == (1, 1)
     for outcome in (Completed(b"{}"), Retry("x", 0), Failed("x"), Released()):
         assert await harness.report(dead, job, outcome) == "lost"
     assert await harness.report(alive, again, Completed(b'{"by":"alive"}')) == "completed"
@@ -79,13 +80,13 @@ async def test_restarted_worker_needs_no_lease(harness):
     """Jobs of an earlier instance are reclaimed as soon as its worker id registers again."""
     old = await harness.worker("w1")
     await harness.enqueue("a")
-    await harness.start_one(old)
+    job = await harness.start_one(old)
     assert await harness.queue.reclaim() == []
     new = harness.queue.session(Identity("w1", "newboot"))
     assert await new.register({}) > 50
     assert await new.register({}, dead_instance_id=old.identity.instance_id) == 0
     assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
-    assert (await harness.start_one(new)).fence == 2
+    assert (await harness.start_one(new)).fence > job.fence
 
 
 async def test_delivered_but_never_started_is_redelivered(harness):
@@ -107,7 +108,7 @@ async def test_delivered_but_never_started_is_redelivered(harness):
 
 
 async def test_redelivery_of_what_has_no_hash(harness):
-    """Foreign entries and jobs without a hash are redelivered unchanged."""
+    """Jobs without a hash are redelivered unchanged; what is not a job becomes a dead letter."""
     session = await harness.worker()
     await harness.enqueue("unhashed")
     harness.redis.delete(harness.keys.job("unhashed"))
@@ -115,8 +116,13 @@ async def test_redelivery_of_what_has_no_hash(harness):
     harness.write_raw({"foreign": "entry"})
     for entry in harness.deliver("broken", count=3):
         harness.backdate_entry(harness.keys.stream_normal, entry)
-    assert [each.decision for each in await harness.queue.reclaim()] == ["redelivered"] * 3
+    taken = await harness.queue.reclaim()
+    assert [each.decision for each in taken] == ["redelivered", "malformed", "malformed"]
     assert not harness.redis.exists(harness.keys.job("unhashed"))
+    for each in taken[1:]:
+        dead_letter = await harness.queue.get_job(each.id)
+        assert dead_letter.status is JobStatus.FAILED
+        assert "is not a job" in dead_letter.error
     assert [job.id for job in (await session.start(5)).jobs] == ["unhashed"]
     assert harness.counters()["malformed"] == 2
 
@@ -179,7 +185,7 @@ async def test_dry_run_changes_nothing(harness):
     harness.backdate("a")
     before = harness.fields("a"), harness.entries(), harness.counters(), harness.events()
     report = await reap_pass(harness.queue, REAPER, dry_run=True)
-    assert decisions(report.taken) == [("a", "reclaimed")]
+    assert decisions(report.reclaimed) == [("a", "reclaimed")]
     assert (harness.fields("a"), harness.entries(), harness.counters(), harness.events()) == before
     consumers = harness.redis.xinfo_consumers(harness.keys.stream_normal, GROUP)
     assert [each["name"] for each in consumers] == ["w1"]

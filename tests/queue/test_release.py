@@ -30,5 +30,5 @@ async def test_release_charges_nothing(harness):
     known = await harness.queue.get_job("a")
     assert (known.status, known.attempts, known.payload) == (JobStatus.PENDING, 0, {"n": 1})
     assert [each.id for each in (await session.start(5)).jobs] == ["b", "a"]
-    assert harness.fields("a")["fence"] == "2"
+    assert int(harness.fields("a")["fence"]) > job.fence
     assert harness.counters()["released"] == 1

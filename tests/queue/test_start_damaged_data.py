@@ -69,7 +69,7 @@ async def test_entry_outlives_its_lost_hash(harness):
     await harness.enqueue("a", priority=4)
     harness.redis.delete(harness.keys.job("a"))
     job = await harness.start_one(session)
-    assert (job.id, job.fence, job.max_attempts, job.raw_payload) == ("a", 1, 3, b'{"n":1}')
+    assert (job.id, job.attempts, job.max_attempts, job.raw_payload) == ("a", 1, 3, b'{"n":1}')
     assert (await harness.queue.get_job("a")).priority == 1
     assert await harness.report(session, job, Completed(b"{}")) == "completed"
 

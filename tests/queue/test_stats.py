@@ -22,7 +22,7 @@ async def test_queue_before_first_use(harness):
     assert await harness.queue.get_status("a") is None
     assert await harness.queue.reclaim() == []
     assert (await harness.queue.promote()).next_due_seconds is None
-    assert not list(harness.redis.scan_iter(match=f"{harness.keys.stem}*"))
+    assert not list(harness.redis.scan_iter(match=f"{harness.keys.queue_prefix}*"))
 
 
 async def test_queue_at_a_glance(harness):

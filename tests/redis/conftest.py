@@ -47,6 +47,6 @@ async def harness_on():
         harness.redis.close()
         harness.redis = topology.admin_client()  # the primary may have changed during the test
         try:
-            invariants.check(harness.redis, harness.keys.stem)
+            invariants.check(harness.redis, harness.keys.queue_prefix)
         finally:
             await harness.close()

@@ -43,7 +43,7 @@ class _Server(servers.Server):
             self._command = [str(servers.any_server()), str(file), "--sentinel"]
         else:
             self._command += ["--bind", host, "--bind-source-addr", host,
-                              "--replica-publish_event-ip", host, "--protected-mode", "no", *args]  # fmt: skip
+                              "--replica-announce-ip", host, "--protected-mode", "no", *args]  # fmt: skip
 
     def client(self, **options):
         return redis.Redis(host=self.host, port=self.port, decode_responses=True, **options)
@@ -59,7 +59,7 @@ def _start():
     sentinels = [
         _Server(
             host,
-            sentinel=f"sentinel publish_event-ip {host}\nsentinel monitor q {A} {primary.port} 2\n"
+            sentinel=f"sentinel announce-ip {host}\nsentinel monitor q {A} {primary.port} 2\n"
             f"sentinel down-after-milliseconds q {DOWN_MS}\nsentinel failover-timeout q 3000\n",
         ).start()
         for host in (A, B, B)

@@ -27,7 +27,7 @@ async def proxied(redis_url):
     yield proxy, behind, beside
     await behind.close()
     await proxy.stop()
-    invariants.check(beside.redis, beside.keys.stem)
+    invariants.check(beside.redis, beside.keys.queue_prefix)
     await beside.close()
 
 
@@ -58,7 +58,7 @@ async def test_a_start_whose_reply_is_lost(proxied):
     proxy, behind, beside = proxied
     await behind.enqueue("a")
     session = await behind.worker()
-    await session.start(1, low_first=True)
+    await session.start(1, first_lane="low")
     await beside.enqueue("b")
     proxy.mode, proxy.match = "drop_reply", b"EVALSHA"
     with pytest.raises(RedisUnreachable):

@@ -51,7 +51,7 @@ def _drained(redis_url, prepare, check):
             )
             await asyncio.wait_for(worker.start(), 20)
             assert [harness.entries(priority) for priority in (1, 0, -1)] == [[], [], []]
-            invariants.check(harness.redis, harness.keys.stem)
+            invariants.check(harness.redis, harness.keys.queue_prefix)
             await check(harness)
         finally:
             await harness.close()

@@ -30,7 +30,7 @@ async def test_a_reaper_is_killed_between_its_steps(redis_url, new_harness):
     )
     killed.kill()
     killed.wait()
-    invariants.check(harness.redis, harness.keys.stem)
+    invariants.check(harness.redis, harness.keys.queue_prefix)
     harness.redis.hdel(harness.keys.control, "maintenance_lock")
 
     async def is_all_taken():  # a silence of all workers brakes the first passes

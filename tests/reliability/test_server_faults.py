@@ -164,7 +164,9 @@ async def test_a_fleet_rides_out_an_outage(own_server, new_harness, worker_proce
         worker.wait_until_started()
     await asyncio.to_thread(server.kill)
     await wait_until(
-        lambda: all("trying on" in w.text() for w in fleet), 20, "the outage to be noticed"
+        lambda: all("Redis unavailable, retrying" in w.text() for w in fleet),
+        20,
+        "the outage to be noticed",
     )
     before = [(_cpu_seconds(worker), len(worker.text().splitlines())) for worker in fleet]
     started = time.monotonic()

@@ -18,14 +18,16 @@ async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker
     frozen = worker_process(redis_url, "frozen").wait_until_started()
     await harness.enqueue_steps("a", ["sleep", 1])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
+    fence = harness.fields("a")["fence"]
     frozen.signal(signal.SIGSTOP)
     worker_process(redis_url, "other")
     await wait_until(
-        lambda: harness.fields("a").get("fence") == "2", 20, "the job to be taken over"
+        lambda: harness.fields("a").get("fence") != fence, 20, "the job to be taken over"
     )
     frozen.signal(signal.SIGCONT)
     job = await harness.wait_for_status("a", JobStatus.COMPLETED)
-    assert (job.fence, job.crashes, job.attempts) == (2, 1, 1)
+    assert job.fence > int(fence)
+    assert (job.crashes, job.attempts) == (1, 1)
     assert harness.counters()["completed"] == 1
     await wait_until(lambda: "lost" in frozen.text(), 20, "the zombie to hear of it")
 
@@ -37,7 +39,8 @@ async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_proce
     worker_process(redis_url, "other").wait_until_started()
     await harness.enqueue_steps("a", ["block", 3])
     job = await harness.wait_for_status("a", JobStatus.COMPLETED)
-    assert (job.fence, job.crashes) == (1, 0)
+    assert job.crashes == 0
+    assert harness.counters()["started"] == 1
 
 
 @pytest.mark.parametrize("poison", ["exit", "eat"])
@@ -89,4 +92,4 @@ async def test_poison_fails_no_other_job(redis_url, new_harness, worker_process)
         **dict.fromkeys(harmless, JobStatus.COMPLETED),
     }
     assert {job.crashes for job in jobs.values()} == {2, 3}, "they were beside it, twice"
-    invariants.check(harness.redis, harness.keys.stem)
+    invariants.check(harness.redis, harness.keys.queue_prefix)

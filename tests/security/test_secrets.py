@@ -115,7 +115,9 @@ def test_a_worker_hides_secrets(guarded, worker_process):
         clients = json.dumps(redis_client.client_list())
         redis_client.config_set("requirepass", "another")
     try:
-        wait_until_sync(lambda: "Redis unavailable, retrying" in worker.text(), 20, "an outage in the log")
+        wait_until_sync(
+            lambda: "Redis unavailable, retrying" in worker.text(), 20, "an outage in the log"
+        )
     finally:
         with redis.Redis(port=guarded.port, password="another") as redis_client:
             redis_client.config_set("requirepass", SECRET)

@@ -104,7 +104,7 @@ BACKENDS = {
     "unix": topologies.Unix,
     "tls": topologies.Tls,
     "acl": topologies.Acl,
-    # Timeouts so long that a slow machine causes no failover.
+    # Timeouts long enough that a slow machine causes no failover.
     "sentinel": lambda: topologies.Sentinels(down_ms=10_000),
     "cluster": lambda: topologies.Cluster(node_timeout_ms=10_000),
 }

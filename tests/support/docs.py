@@ -4,6 +4,7 @@ The word after `sh` at the start of a block says where it runs: without a word, 
 as root on a Debian with systemd; `docker`, with a Docker engine; `cluster`, with Kubernetes.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -17,17 +18,17 @@ APART = {"fixtures", "dist", "build", "__pycache__"}
 """Folders without pages of this project; hidden folders are skipped, too."""
 
 SUBSTITUTES = {
-    "make setup": ("make --dry-run setup", "every test machine begins with it"),
+    "make setup": ("make --dry-run setup", "it has created the environment of this test run"),
     "make demo": (
         "make --dry-run demo",
         "takes a minute; .ci/run begins with it, and tests/cli/test_demo.py runs a faster one",
     ),
-    "make check": ("make --dry-run check", "every change begins with it"),
-    "make test": ("make --dry-run test", "it runs this"),
+    "make check": ("make --dry-run check", "tests/unit and the linters run separately"),
+    "make test": ("make --dry-run test", "it runs these tests"),
     "make test-fast": ("make --dry-run test-fast", "make test includes these tests"),
     "make audit": (
         "make --dry-run audit",
-        "depends on the public advisories of the day",
+        "needs the network, and its result changes with each published advisory",
     ),
     "make bench": ("make --dry-run bench", "measures for minutes; tests/bench runs it small"),
     "aragora-q bench": ("aragora-q bench --help", "takes minutes; tests/bench runs it small"),
@@ -104,6 +105,26 @@ def spans(page):
         for child in token.children or ():
             if child.type == "code_inline":
                 yield child.content
+
+
+def links(page):
+    """The targets of a page's links and pictures, in order."""
+    for token in _tokens(page):
+        for child in token.children or ():
+            if child.type in {"link_open", "image"}:
+                yield child.attrs.get("href") or child.attrs["src"]
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub names them."""
+    tokens = _tokens(page)
+    return {
+        re.sub(r"[^\w -]", "", "".join(child.content for child in token.children).lower()).replace(
+            " ", "-"
+        )
+        for before, token in itertools.pairwise(tokens)
+        if before.type == "heading_open"
+    }
 
 
 def shell(page, place):

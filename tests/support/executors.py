@@ -20,6 +20,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from aragora_q.context import current_attempt
 from aragora_q.errors import PermanentError, RetryLater
 
 
@@ -79,7 +80,10 @@ async def _fail(job, times):
 
 
 async def _later(job, times):
-    if job.fence <= times:
+    attempt = current_attempt()
+    done = (await attempt.checkpoints()).get("later", {}).get("times", 0)
+    if done < times:
+        await attempt.checkpoint("later", {"times": done + 1})
         raise RetryLater("retry later, as the payload asks", delay_seconds=0.05)
 
 

@@ -12,7 +12,7 @@ GROUP = "aragora-workers"
 TERMINAL = ("completed", "failed", "cancelled")
 LIVE = ("pending", "processing", "retrying")
 PARTS = ("payload", "result", "history", "journal")
-SINGLE_KEYS = {*LANES, *TERMINAL, "delayed", "counters", "control", "workers", "events"}
+SINGLE_KEYS = {*LANES, *TERMINAL, "delayed", "counters", "control", "workers", "events", "bell"}
 COMPACT_BYTES = 64
 
 

@@ -6,6 +6,7 @@ Order matters: a lane is a list of its entries, oldest first, running ones inclu
 from dataclasses import dataclass, field
 
 LANES = ("high", "normal", "low")
+ORDERS = {"high": LANES, "normal": ("normal", "high", "low"), "low": LANES[::-1]}
 MAX_CRASHES = 3
 LIVE = {"pending", "processing", "retrying"}
 
@@ -19,11 +20,15 @@ class ModelJob:
     attempts: int = 0
     crashes: int = 0
     fence: int = 0
+    """Chosen by the queue: whoever compares takes it over from there."""
+    released_fence: int = 0
+    retried_fence: int = 0
+    """The last attempts that were released and retried: their reports may be repeated at any time."""
     lease_owner: str | None = None
     is_silent: bool = False
     """Its entry is pending and has been silent for longer than any lease."""
     is_delivered: bool = False
-    """Its entry is pending for somebody."""
+    """Its entry is pending for a worker."""
     due: int | None = None
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
 
@@ -65,11 +70,11 @@ class Model:
         for job in sorted((j for j in self.jobs.values() if j.due), key=lambda j: j.due):
             self._append(job)
 
-    def start(self, lease_owner, limit, *, low_first):
+    def start(self, lease_owner, limit, *, first_lane):
+        """The state of the reply, and the jobs that started."""
         if self.is_paused:
-            return []
-        order = LANES[::-1] if low_first else LANES
-        found = [j for lane in order for j in map(self.jobs.get, self.lanes[lane])
+            return "paused", []
+        found = [j for lane in ORDERS[first_lane] for j in map(self.jobs.get, self.lanes[lane])
                  if not j.is_delivered][:limit]  # fmt: skip
         started = []
         for job in found:
@@ -81,9 +86,8 @@ class Model:
                 continue
             job.status, job.lease_owner, job.is_delivered = "processing", lease_owner, True
             job.attempts += 1
-            job.fence += 1
             started.append(job)
-        return started
+        return ("ok" if found else "empty"), started
 
     def report(self, job_id, lease_owner, fence, outcome):
         """The queue's answer, and the change if this is the lease owner's first report."""
@@ -93,15 +97,13 @@ class Model:
         is_holders = job.lease_owner == lease_owner and job.fence == fence
         if is_holders and job.status == "processing":
             return getattr(self, f"_{outcome}")(job)
-        told_before = {
-            "complete": {"completed": "completed"},
-            "retry": {"retrying": "retrying", "failed": "failed"},
-            "later": {"retrying": "retrying", "failed": "failed"},
-            "fail": {"failed": "failed"},
-            "release": {"pending": "released"},
-        }[outcome]
-        if is_holders and job.status in told_before:
-            return told_before[job.status]
+        if outcome == "release" and fence == job.released_fence:
+            return "released"
+        if outcome in ("retry", "later") and fence == job.retried_fence:
+            return "retrying"
+        repeats = {"complete": "completed", "release": None}.get(outcome, "failed")
+        if is_holders and job.status == repeats:
+            return job.status
         return "cancelled" if job.status == "cancelled" else "lost"
 
     def _complete(self, job):
@@ -115,26 +117,27 @@ class Model:
         if job.attempts >= job.max_attempts:
             return self._end(job, "failed")
         self._leave(job)
-        job.status, job.due = "retrying", 0
+        job.status, job.due, job.retried_fence = "retrying", 0, job.fence
         return "retrying"
 
     def _later(self, job):
         job.attempts -= 1
         self._leave(job)
-        job.status, job.due = "retrying", 0
+        job.status, job.due, job.retried_fence = "retrying", 0, job.fence
         return "retrying"
 
     def _release(self, job):
         job.attempts -= 1
         self._requeue(job)
-        job.status = "pending"
+        job.status, job.released_fence = "pending", job.fence
         return "released"
 
     def recover(self, lease_owner, known):
         returned = [job for job in self.held_by(lease_owner) if job.id not in known]
         for job in returned:
-            self._release(job)
-            job.lease_owner = None
+            job.attempts -= 1
+            self._requeue(job)
+            job.status, job.lease_owner = "pending", None
         return [job.id for job in returned]
 
     def reclaim(self):

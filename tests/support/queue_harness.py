@@ -179,7 +179,7 @@ async def check_and_close(*harnesses):
     """Check invariant Z on each queue, then close them all."""
     try:
         for harness in harnesses:
-            invariants.check(harness.redis, harness.keys.stem)
+            invariants.check(harness.redis, harness.keys.queue_prefix)
     finally:
         for harness in harnesses:
             await harness.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from aragora_q import codec as wire
+from aragora_q import codec
 
 json_values = st.recursive(
     st.none()
@@ -22,24 +22,24 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_goes_in_comes_out(value):
+def test_values_survive_encoding(value):
     """Every JSON value survives, and Python's own codec reads the same."""
-    encoded = wire.encode(value)
-    assert wire.decode(encoded) == value
+    encoded = codec.encode(value)
+    assert codec.decode(encoded) == value
     assert json.loads(encoded) == value
     assert b"\n" not in encoded
 
 
 def test_encoding_is_compact_utf8():
     """No spaces, and no escapes that are not needed: payloads are most of the data in Redis."""
-    assert wire.encode({"a": [1, "é"]}) == '{"a":[1,"é"]}'.encode()
+    assert codec.encode({"a": [1, "é"]}) == '{"a":[1,"é"]}'.encode()
 
 
-@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-def test_names_of_non_numbers_are_text(word):
-    """Text such as "NaN" stays text, beside any other value."""
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_names_of_non_numbers_are_text(name):
+    """Text such as "NaN" stays text, next to any other value."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
-    assert wire.decode(wire.encode({word: word, "at": moment}))[word] == word
+    assert codec.decode(codec.encode({name: name, "at": moment}))[name] == name
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -47,7 +47,7 @@ def test_non_numbers_are_refused(number):
     """JSON has neither NaN nor infinity; a value with one is refused, not changed."""
     for value in (number, [number], {"a": {"b": number}}, {"NaN": [1, number]}):
         with pytest.raises(ValueError):
-            wire.encode(value)
+            codec.encode(value)
 
 
 def _circle():
@@ -68,10 +68,10 @@ def _deep():
     [object(), {"a": object()}, "\ud800", {"\ud800": 1}, _circle(), _deep()],
     ids=["object", "nested object", "surrogate", "surrogate key", "circle", "depth"],
 )
-def test_what_json_cannot_hold_is_a_value_error(value):
+def test_values_that_are_not_json_are_a_value_error(value):
     """One kind of error for all of them, so that callers can name the job."""
     with pytest.raises(ValueError):
-        wire.encode(value)
+        codec.encode(value)
 
 
 MALFORMED = {
@@ -93,14 +93,14 @@ MALFORMED = {
 def test_invalid_json_is_a_value_error(data):
     """Malformed bytes, also hostile ones, raise one kind of error."""
     with pytest.raises(ValueError):
-        wire.decode(data)
+        codec.decode(data)
 
 
 @given(st.binary())
 def test_any_bytes_decode_or_raise_value_error(data):
     """No input does anything else than decode or raise ValueError."""
     try:
-        wire.decode(data)
+        codec.decode(data)
     except ValueError:
         return
 
@@ -124,7 +124,7 @@ bounded = settings(
 def test_json_from_anywhere(data):
     """Bytes either decode or raise ValueError: no other exception, no recursion limit."""
     try:
-        value = wire.decode(data)
+        value = codec.decode(data)
     except ValueError:
         return
-    assert wire.decode(wire.encode(value)) == value
+    assert codec.decode(codec.encode(value)) == value

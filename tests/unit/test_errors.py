@@ -8,7 +8,7 @@ import pytest
 from aragora_q import errors
 
 
-def drawn_tree():
+def documented_tree():
     """(class, parent, exit code) of every line of the docstring's tree."""
     path = []
     for line in errors.__doc__.splitlines():
@@ -24,9 +24,9 @@ def classes():
             yield name, cls.__bases__[0].__name__, cls.exit_code
 
 
-def test_tree_is_drawn_as_it_is():
-    """Every exception stands in the tree under its parent, with the exit code it has."""
-    assert sorted(drawn_tree()) == sorted(classes())
+def test_documented_tree_matches_the_classes():
+    """The tree has every exception under its parent, with its exit code."""
+    assert sorted(documented_tree()) == sorted(classes())
 
 
 ARGUMENTS = {
@@ -37,7 +37,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in classes()])
-def test_every_exception_says_what_it_means(name):
+def test_every_exception_has_a_docstring(name):
     """Each exception is a subclass of one base class, with a message and a hint."""
     cls = getattr(errors, name)
     error = cls("what", **ARGUMENTS.get(name, {"hint": "do this"}))
@@ -49,13 +49,13 @@ def test_every_exception_says_what_it_means(name):
 
 
 def test_bad_payload_is_a_value_error():
-    """An executor that meets one fails its job for good."""
+    """An executor that meets one fails its job permanently."""
     assert issubclass(errors.InvalidPayload, ValueError)
 
 
-def test_what_passes_by_itself_is_no_fault_of_the_caller():
+def test_transient_errors_are_not_errors_of_the_caller():
     """A worker waits for transient errors; it never waits for wrong configuration or data."""
-    passing = set(errors.TRANSIENT_ERRORS)
-    assert passing == {errors.RedisUnreachable, errors.TryAgain, errors.AccessDenied}
-    for never in (errors.ConfigError, errors.InvalidPayload, errors.LeaseLost):
-        assert not issubclass(never, errors.TRANSIENT_ERRORS)
+    transient = set(errors.TRANSIENT_ERRORS)
+    assert transient == {errors.RedisUnreachable, errors.TryAgain, errors.AccessDenied}
+    for permanent in (errors.ConfigError, errors.InvalidPayload, errors.LeaseLost):
+        assert not issubclass(permanent, errors.TRANSIENT_ERRORS)

@@ -32,7 +32,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not modules_after("import aragora_q") & (HEAVY | EXTRAS | {"typer", "asyncio"})
 
 
-def test_version_imports_next_to_nothing():
+def test_version_imports_almost_nothing():
     """Scripts call `--version`: it does not even import Typer."""
     assert not modules_after(RUN, "--version") & (HEAVY | EXTRAS | {"typer", "rich", "asyncio"})
 
@@ -60,7 +60,7 @@ def test_a_command_loads_a_client_and_nothing_else(monkeypatch):
     assert not loaded & (EXTRAS | {"rich", "uvloop", "prometheus_client"})
 
 
-def test_nothing_is_collected_when_the_process_goes_anyway():
+def test_no_garbage_collection_at_exit():
     """At exit all objects are frozen, so that the last garbage collection has nothing to do."""
     code = "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count()))\n" + RUN
     done = subprocess.run(
@@ -69,7 +69,7 @@ def test_nothing_is_collected_when_the_process_goes_anyway():
     assert int(done.stdout.splitlines()[-1]) > 1_000
 
 
-def test_queue_and_worker_do_without_the_extras():
+def test_queue_and_worker_do_not_import_the_extras():
     """Clients and workers of other executors never load the libraries of language models."""
     code = "import aragora_q\nfor name in aragora_q.__all__: getattr(aragora_q, name)"
     loaded = modules_after(code)

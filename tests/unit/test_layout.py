@@ -15,7 +15,7 @@ def name(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_module_says_what_it_is_for(path):
+def test_module_has_a_docstring(path):
     """A docstring whose first paragraph is a sentence."""
     doc = ast.get_docstring(ast.parse(path.read_text()))
     assert doc
@@ -30,7 +30,7 @@ def test_every_module_has_a_layer():
         for contract in project["tool"]["importlinter"]["contracts"]
         if contract["type"] == "layers" and contract["containers"] == ["aragora_q"]
     ]
-    listed = [each.strip() for line in layers for each in line.split("|")]
+    listed = [module.strip() for line in layers for module in line.split("|")]
     present = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
     assert sorted(listed) == sorted(present - {"__init__", "__main__", "_version"})
 

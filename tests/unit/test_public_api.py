@@ -49,36 +49,36 @@ def test_specified_names_are_public():
 
 
 @pytest.mark.parametrize("name", aragora_q.__all__)
-def test_every_name_can_be_had_and_explains_itself(name):
-    """Each public name exists, and what can have a docstring has one."""
+def test_every_name_exists_and_has_a_docstring(name):
+    """Each public name exists, and every class and function has a docstring."""
     value = getattr(aragora_q, name)
     if inspect.isclass(value) or inspect.isfunction(value):
         assert value.__doc__, name
 
 
 @pytest.mark.parametrize("module", SPECIFIED_MODULES)
-def test_components_live_where_the_specification_says(module):
-    """The specification's table of modules holds, the package renamed."""
+def test_components_are_where_the_specification_says(module):
+    """The modules of the specification's table exist, under the package's new name."""
     for name in SPECIFIED_MODULES[module]:
-        home = importlib.import_module(f"aragora_q.{module}")
-        assert getattr(aragora_q, name) is getattr(home, name)
+        module_of_name = importlib.import_module(f"aragora_q.{module}")
+        assert getattr(aragora_q, name) is getattr(module_of_name, name)
 
 
-def test_type_checkers_see_what_is_there():
-    """The names imported for type checkers only are those that exist at run time, from the same homes."""
+def test_type_checkers_see_the_names_that_exist():
+    """The names imported for type checkers only are those that exist at run time, from the same modules."""
     tree = ast.parse(Path(aragora_q.__file__).read_text())
     [block] = [
         node
         for node in tree.body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     ]
-    seen = {
+    imported = {
         alias.name: node.module.removeprefix("aragora_q.")
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == aragora_q._HOMES
+    assert imported == aragora_q._HOMES
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -136,13 +136,13 @@ def test_non_retryable_errors(error):
     assert not is_retryable_error(error)
 
 
-@pytest.mark.parametrize("word", PERMANENT_WORDS)
-def test_patterns_do_not_outvote_the_type(word):
-    """A ConnectionError that says "not found" is retried: the type is more specific than the message."""
-    assert is_retryable_error(ConnectionError(f"host {word}"))
-    assert is_retryable_error(TimeoutError(word))
-    assert is_retryable_error(RetryLater(word, delay_seconds=1))
-    assert is_retryable_error(errors.RedisUnreachable(f"name {word}"))
+@pytest.mark.parametrize("pattern", PERMANENT_WORDS)
+def test_patterns_do_not_outvote_the_type(pattern):
+    """A ConnectionError with "not found" in its message is retried: the type decides first."""
+    assert is_retryable_error(ConnectionError(f"host {pattern}"))
+    assert is_retryable_error(TimeoutError(pattern))
+    assert is_retryable_error(RetryLater(pattern, delay_seconds=1))
+    assert is_retryable_error(errors.RedisUnreachable(f"name {pattern}"))
     assert not is_retryable_error(PermanentError("fine"))
 
 

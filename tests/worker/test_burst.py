@@ -47,14 +47,3 @@ async def test_burst_ends_on_a_paused_queue(new_harness, worker_pool):
     await asyncio.wait_for(worker.task, 10)
     assert await harness.queue.get_status("running") is JobStatus.COMPLETED
     assert await harness.queue.get_status("late") is JobStatus.PENDING
-
-
-async def test_burst_ends_before_jobs_of_a_newer_version(new_harness, worker_pool):
-    """A job that no worker of this version can run keeps no burst waiting."""
-    harness = new_harness(**LONG_LEASE)
-    await harness.enqueue("newer")
-    harness.redis.hset(harness.keys.job("newer"), "schema", 99)
-    await harness.enqueue("a")
-    await asyncio.wait_for(worker_pool.start(harness, succeed, burst=True).task, 10)
-    assert await harness.queue.get_status("a") is JobStatus.COMPLETED
-    assert harness.redis.zcard(harness.keys.delayed) == 1

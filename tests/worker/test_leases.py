@@ -38,7 +38,8 @@ async def test_blocked_event_loop_keeps_its_leases(new_harness, worker_pool):
     assert harness.counters().get("crashed", 0) == 0
     for name in ("neighbour", "blocking"):
         job = await harness.queue.get_job(name)
-        assert (job.attempts, job.fence, job.crashes) == (1, 1, 0)
+        assert (job.attempts, job.crashes) == (1, 0)
+    assert harness.counters()["started"] == 2
 
 
 async def test_cancel_stops_a_running_job(new_harness, worker_pool):
@@ -65,6 +66,7 @@ async def test_lost_job_is_given_up(new_harness, worker_pool):
     successor = await harness.worker("successor")
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)
+    fence = (await harness.queue.get_job("a")).fence
     await harness.queue.pause()
     harness.backdate("a")
     assert [each.decision for each in await harness.queue.reclaim()] == ["reclaimed"]
@@ -73,7 +75,7 @@ async def test_lost_job_is_given_up(new_harness, worker_pool):
     await harness.queue.pause(paused=False)
     gated.gate.set()
     await harness.wait_for_end("a")
-    assert (await harness.queue.get_job("a")).fence == 2
+    assert (await harness.queue.get_job("a")).fence > fence
     assert successor
 
 
@@ -122,7 +124,8 @@ async def test_lost_record_is_written_again_while_all_slots_are_busy(new_harness
     await wait_until(lambda: harness.redis.exists(harness.keys.worker("w1")), what="the record")
     await wait_until(lambda: harness.redis.zscore(harness.keys.workers, "w1"), what="the heartbeat")
     gated.gate.set()
-    assert (await harness.wait_for_end("a")).fence == 1
+    await harness.wait_for_end("a")
+    assert harness.counters()["started"] == 1
 
 
 async def test_replaced_worker_ends(new_harness, worker_pool):
@@ -155,11 +158,11 @@ async def test_lease_keeper_survives_anything(new_harness, worker_pool):
     broken, make = [], worker.keeper._open_renewer
 
     class Broken:
-        def renew(self, held):
-            broken.append(held)
+        async def renew(self, leases, **options):
+            broken.append(leases)
             raise ZeroDivisionError("a bug")
 
-        def close(self):
+        async def close(self):
             worker.keeper._open_renewer = make
 
     worker.keeper._open_renewer = Broken
@@ -169,4 +172,5 @@ async def test_lease_keeper_survives_anything(new_harness, worker_pool):
     before = worker.keeper.last_answer_at
     await wait_until(lambda: worker.keeper.last_answer_at > before, what="the next renewal")
     gated.gate.set()
-    assert (await harness.wait_for_end("a")).fence == 1
+    await harness.wait_for_end("a")
+    assert harness.counters()["started"] == 1

@@ -31,7 +31,7 @@ async def test_failures_are_logged_among_many_successes(new_harness, worker_pool
         [*(Job(payload={}, id=f"j{n}") for n in range(400)), Job(payload={}, id="bad")]
     )
     await worker_pool.start(harness, executor, max_concurrent=50, burst=True).task
-    failed = [record for record in caplog.records if record.message == "job failed"]
+    failed = [record for record in caplog.records if record.msg.event == "job failed"]
     assert [(record.job, record.levelno) for record in failed] == [("bad", logging.WARNING)]
     assert sum("job completed" in record.message for record in caplog.records) < 400
 

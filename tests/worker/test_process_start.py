@@ -62,7 +62,7 @@ def test_evicting_server_is_refused(own_server):
 
 def test_old_server_is_refused(own_server):
     """78: a server without script flags, version and remedy named."""
-    _refused(own_server(binary=servers.redis62).url, 78, "Redis 6.2", "too old", "7.0")
+    _refused(own_server(binary=servers.redis62).url, 78, "Redis 6.2", "is not supported", "7.0")
 
 
 def test_wrong_password_is_refused(own_server):

@@ -1,7 +1,10 @@
 """Stopping a worker: drain, release, and what is left behind."""
 
 import asyncio
+import logging
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 from support.executors import GatedExecutor, succeed
@@ -13,7 +16,10 @@ from support.workers import (
 
 from aragora_q.base import JobStatus
 from aragora_q.contracts import FetchResult
+from aragora_q.errors import AragoraQError
 from aragora_q.redis.keys import GROUP
+from aragora_q.worker import debate_worker as worker_module
+from aragora_q.worker import runner
 
 
 async def test_stop_releases_orphans(new_harness, worker_pool):
@@ -120,3 +126,161 @@ async def test_cancelled_start_releases(new_harness, worker_pool):
         await worker.task
     assert (await harness.queue.get_job("a")).attempts == 0
     assert await harness.queue.get_status("a") is JobStatus.PENDING
+
+
+async def test_start_cancelled_twice_releases(new_harness, worker_pool):
+    """Further cancellations of start() interrupt neither the release of jobs nor the unregistration."""
+    harness, cleaning = new_harness(**LONG_LEASE), set()
+
+    async def executor(job):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.add(job.id)
+            await asyncio.sleep(0.2)
+
+    worker = worker_pool.start(harness, executor, max_concurrent=2)
+    for name in "ab":
+        await harness.enqueue(name)
+    await wait_until(lambda: worker.get_stats()["active_jobs"] == 2)
+    worker.task.cancel()
+    await wait_until(lambda: cleaning == {"a", "b"})
+    worker.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await worker.task
+    for name in "ab":
+        job = await harness.queue.get_job(name)
+        assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
+    assert worker.get_stats()["active_jobs"] == 0
+    assert (await harness.queue.get_queue_stats())["workers"] == []
+
+
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+async def test_job_of_an_attempt_that_does_not_stop_is_released(
+    new_harness, worker_pool, monkeypatch, caplog, end
+):
+    """It is handed back before the worker unregisters, its id is logged, and start() returns."""
+    monkeypatch.setattr(runner, "CANCEL_TIMEOUT_SECONDS", 0.2)
+    harness, finish = new_harness(drain_timeout_seconds=0.1, **LONG_LEASE), asyncio.Event()
+    cancellations = []
+
+    async def executor(job):
+        while not finish.is_set():
+            try:
+                await asyncio.wait_for(finish.wait(), 10)
+            except asyncio.CancelledError:
+                cancellations.append(job.id)
+        return {"late": True}
+
+    worker, order = worker_pool.start(harness, executor), []
+    original = worker._session.report, worker._session.unregister
+
+    async def report(reports):
+        results = await original[0](reports)
+        order.extend(results)
+        return results
+
+    async def unregister():
+        order.append("unregister")
+        await original[1]()
+
+    worker._session.report, worker._session.unregister = report, unregister
+    await harness.enqueue("a")
+    await wait_until(lambda: worker.get_stats()["active_jobs"])
+    if end == "cancel":
+        worker.task.cancel()
+    stopping = asyncio.create_task(worker.stop())
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(worker.task), 5)
+    await stopping
+    assert order == ["released", "unregister"]
+    job = await harness.queue.get_job("a")
+    assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
+    assert worker.stuck_jobs == ["a"]
+    [line] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert line.job == "a"
+    finish.set()
+    await wait_until(lambda: not worker.stuck_jobs)
+    assert cancellations == ["a"]
+    assert worker.get_stats()["jobs_processed"] == 0
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
+    assert order == ["released", "unregister"]
+
+
+def _lease_keepers():
+    return [thread for thread in threading.enumerate() if thread.name == "lease-keeper"]
+
+
+@pytest.mark.parametrize("end", ["drain", "immediately", "cancel"])
+async def test_nothing_is_left_after_a_stop(new_harness, worker_pool, end):
+    """No task, no thread and no registration remains, whatever ended the worker."""
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    before = asyncio.all_tasks()
+    worker = worker_pool.start(harness, gated, max_concurrent=2)
+    for name in "abc":
+        await harness.enqueue(name)
+    await wait_until(lambda: len(gated.entered) == 2)
+    assert len(asyncio.all_tasks()) > len(before)
+    if end == "drain":
+        gated.gate.set()
+    if end == "cancel":
+        worker.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await worker.task
+    await worker.stop(immediately=end != "drain")
+    await asyncio.gather(worker.task, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    await wait_until(lambda: not _lease_keepers())
+    assert (len(worker._reporter), worker.get_stats()["active_jobs"]) == (0, 0)
+    assert worker.keeper._leases == {}
+    assert (await harness.queue.get_queue_stats())["workers"] == []
+
+
+async def test_nothing_is_left_after_a_stop_without_redis(
+    own_server, new_harness, worker_pool, monkeypatch
+):
+    """If Redis is unavailable at the end, the waits for the last reports end with the worker."""
+    monkeypatch.setattr(worker_module, "CLOSE_TIMEOUT_SECONDS", 0.5)
+    server = own_server("--appendonly", "yes", "--appendfsync", "always")
+    harness, gated = new_harness(redis_url=server.url, claim_idle_ms=1000), GatedExecutor()
+    before = asyncio.all_tasks()
+    worker = worker_pool.start(harness, gated, max_concurrent=2)
+    for name in "ab":
+        await harness.enqueue(name)
+    await wait_until(lambda: len(gated.entered) == 2)
+    server.kill()
+    await asyncio.wait_for(worker.stop(immediately=True), 10)
+    await worker.task
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    await wait_until(lambda: not _lease_keepers())
+    assert worker.get_stats()["unreported_jobs"] == 2
+    server.start()
+    harness.redis.connection_pool.disconnect()
+
+
+async def test_failed_worker_releases_its_jobs(new_harness, worker_pool):
+    """If an unexpected error of Redis ends the worker, its jobs are released, and it unregisters."""
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated, max_concurrent=2)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+
+    original, calls = worker._session.release_orphans, []
+
+    async def refused_twice(*args, **options):
+        calls.append(args)
+        if len(calls) <= 2:
+            worker._outages.request_recovery()
+            raise AragoraQError("WRONGTYPE")
+        return await original(*args, **options)
+
+    worker._session.release_orphans = refused_twice
+    worker._outages.request_recovery()
+    with pytest.raises(AragoraQError, match="WRONGTYPE"):
+        await asyncio.wait_for(worker.task, 10)
+    assert gated.cancelled == ["a"]
+    assert await harness.queue.get_status("a") is JobStatus.PENDING
+    await wait_until(lambda: not _lease_keepers())
+    assert (await harness.queue.get_queue_stats())["workers"] == []

@@ -45,7 +45,7 @@ def test_names_follow_the_rules(text):
             assert any(name.endswith("_total") for name in names)
 
 
-def test_every_outcome_is_there_from_the_start():
+def test_every_outcome_exists_from_the_start():
     """A counter that appears only with its first failure cannot be used in alerts."""
     text = generate_latest(WorkerMetrics("debates").registry).decode()
     for outcome in OUTCOMES:
@@ -63,7 +63,7 @@ def test_longest_bucket_is_an_hour(text):
         assert float(bounds[-1]) == 3600.0
 
 
-def test_promtool_approves(text):
+def test_promtool_accepts_them(text):
     """The scrape as a whole passes `promtool check metrics`."""
     promtool = shutil.which("promtool")
     if promtool is None:

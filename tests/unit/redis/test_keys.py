@@ -22,6 +22,7 @@ FIXED = (
     "control",
     "workers",
     "events",
+    "bell",
 )
 OF_A_JOB = ("job", "payload", "result", "history", "journal")
 

@@ -36,8 +36,8 @@ def test_header_is_complete(name):
 def test_names_are_what_the_header_declares(name):
     """Keys, arguments and fields are the declared ones, each once, none hiding another."""
     script = scripts.load(name)
-    words = re.findall(r"^-- (keys|args|each \w+):(.*)$", source(name), re.MULTILINE)
-    declared = {label.split()[0]: tuple(names.split()) for label, names in words}
+    lines = re.findall(r"^-- (keys|args|each \w+):(.*)$", source(name), re.MULTILINE)
+    declared = {label.split()[0]: tuple(names.split()) for label, names in lines}
     assert script.keys == declared["keys"]
     assert script.args == declared["args"]
     assert script.item_fields == declared.get("each", ())
@@ -62,7 +62,7 @@ def test_only_scripts_that_take_in_data_refuse_a_full_redis(name):
 
 @pytest.mark.parametrize("path", sorted(LUA.glob("include/*.lua")), ids=lambda path: path.stem)
 def test_includes_can_be_put_on_one_line(path):
-    """What the loader takes for a comment is one: no string of an include holds two dashes."""
+    """No string of an include contains two dashes, which the loader would remove as a comment."""
     for line in path.read_text().splitlines():
         code = line.split("--", 1)[0]
         assert code.count("'") % 2 == 0, line

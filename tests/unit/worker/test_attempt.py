@@ -211,18 +211,37 @@ async def test_lost_outranks_released(reasons):
 
 async def test_executor_is_cancelled_once():
     """An executor gets one CancelledError, so that a second reason does not interrupt its cleanup."""
+    cleaning, finish, cleaned = asyncio.Event(), asyncio.Event(), []
 
     async def cleans_up(job):
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0)
+            cleaning.set()
+            await finish.wait()
             cleaned.append(job.id)
 
-    cleaned = []
     attempt = make_attempt(cleans_up)
-    assert await stopped(attempt, "released", "released") == Released()
+    stopping = asyncio.create_task(stopped(attempt, "released"))
+    await cleaning.wait()
+    for reason in ("released", "lost"):
+        attempt.cancel(reason)
+        await asyncio.sleep(0)
+    finish.set()
+    assert await stopping is None
     assert cleaned == [attempt.job.id]
+
+
+async def test_result_of_an_abandoned_attempt_is_dropped():
+    """An executor that swallows its cancellation returns a result of a job that it no longer owns."""
+
+    async def swallows(job):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return {"done": True}
+
+    assert await stopped(make_attempt(swallows), "lost") is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken cleanup"), ValueError("x"), SystemExit(1)])

@@ -23,7 +23,7 @@ def prompt_for(request: AgentRequest) -> Prompt:
         case Propose(question):
             return Prompt("", f"{question}\n\n{PROPOSE}")
         case Review(question, answers):
-            lines = [f"Somebody answered: {text}" for text in answers.values()][:1]
+            lines = [f"Someone answered: {text}" for text in answers.values()][:1]
             return Prompt("", _text(question, lines, REVIEW))
         case Revise(question, answers, own, _):
             others = [text for label, text in answers.items() if label != own]
