@@ -38,7 +38,7 @@ async def test_a_worker_waits_for_the_end_of_an_unknown_error(
     """Whatever Redis says to a registration or a fetch: the worker logs it, and tries again."""
     harness = new_harness(claim_idle_ms=2_000)
     worker = worker_pool.start(harness, succeed)
-    is_over = _refusing(worker._queue.connection, monkeypatch, script)
+    is_over = _refusing(worker._session._connection, monkeypatch, script)
     await harness.enqueue("a")
     await wait_until(lambda: _is_logged(caplog), what="the error in the log")
     assert "something unheard of" in worker.get_stats()["redis_error"]
@@ -53,7 +53,7 @@ async def test_maintenance_goes_on_after_an_unknown_error(
     """A pass that fails is logged and repeated; the worker and the other passes go on meanwhile."""
     harness = new_harness(claim_idle_ms=2_000)
     worker = worker_pool.start(harness, succeed)
-    is_over = _refusing(worker._queue.connection, monkeypatch, script)
+    is_over = _refusing(worker._session._connection, monkeypatch, script)
     await harness.enqueue("a")
     await harness.wait_for_status("a", JobStatus.COMPLETED)
     await wait_until(lambda: _is_logged(caplog), what="the error in the log")
