@@ -114,7 +114,7 @@ class Job:
     progress: dict[str, Any] | None = None
     """What the executor last reported with `report_progress`."""
     raw_payload: bytes = b""
-    """The payload as Redis holds it, so that a malformed one is kept byte for byte."""
+    """The payload as Redis holds it, so that a malformed one is kept byte for byte. `enqueue` ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +163,24 @@ class QueueStats(TypedDict):
     paused_at: int | None
     grace_until: int | None
     """End of the grace period after an outage: nothing is reclaimed before; None outside of one."""
+    worker_counts: dict[str, int]
+    """Registered workers: `alive` (as below; with more than 100 workers, by this client's `claim_idle_ms`)
+    and `silent`."""
     workers: list[dict[str, Any]]
-    """Per worker: `worker_id`, `heartbeat_age_seconds`, `is_alive` (its heartbeat is younger than its
-    lease), `jobs_leased` (a number), `running` (job ids as of the last heartbeat), and as text what the
-    worker registered: `instance_id`, `host`, `pid`, `version`, `concurrency`, `metrics_port`, …"""
+    """At most 100 workers, the oldest heartbeat first, each with `worker_id`, `heartbeat_age_seconds`,
+    `is_alive` (its heartbeat is younger than its lease), `jobs_leased` (a number), `running` (job ids as of
+    the last heartbeat), and as text what the worker registered: `instance_id`, `host`, `pid`, `version`,
+    `concurrency`, `metrics_port`, …"""
 
 
 class JobQueue(ABC):
     """Operations of a queue for clients. `RedisStreamsQueue` implements them.
 
     Every method raises RedisUnreachable if Redis does not answer, AccessDenied if it refuses the
-    credentials, and TryAgain if it cannot serve the call now (loading, full, failing over).
+    credentials, and TryAgain if it cannot serve the call now (loading, full, failing over). After `close`
+    every method raises QueueClosed.
+
+    A queue may be used in one event loop after the other, but not in two at a time: RuntimeError.
     """
 
     consumer_name: str
@@ -203,7 +210,9 @@ class JobQueue(ABC):
 
         Raises:
             AragoraQError: as `enqueue`, but not NotDurable, which `EnqueueResult.durable` reports instead.
-                Any of the jobs may have been enqueued; call again with the same jobs.
+                Some of the jobs may have been enqueued: its `results` has one result per job, in the same
+                order, or None. None means: not enqueued, or unknown after RedisUnreachable. Calling again
+                with the same jobs enqueues no job twice.
         """
 
     @abstractmethod
@@ -234,11 +243,11 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def get_queue_stats(self) -> QueueStats:
-        """Return the queue's statistics, in constant time. See `QueueStats` for the keys."""
+        """Return the queue's statistics; the cost does not grow with the number of jobs."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Close the queue's connections."""
+        """Close the queue's connections. Calls under way raise QueueClosed; they may have taken effect."""
 
 
 LANES = ("high", "normal", "low")

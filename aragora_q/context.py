@@ -26,7 +26,7 @@ class AttemptContext(Protocol):
     async def checkpoint(self, name: str, value: Mapping[str, Any]) -> None:
         """Keep `value` under `name` for this and later attempts of the job.
 
-        A JSON object; all checkpoints of a job together have at most 4 MiB, else PermanentError. Those
+        A JSON object; a job has at most 10,000 checkpoints of 4 MiB together, else PermanentError. Those
         named `life/…` are deleted when an operator requeues the job.
         """
 

@@ -13,6 +13,8 @@ Raised by every module. The command line prints the message and then `hint`, and
     │   ├── QueueFull            75   `max_backlog` is reached
     │   └── NotDurable           75   accepted, but not confirmed as `durability` requires
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
+    ├── QueueClosed               1   `close` was called before the call ended
+    ├── CommandRefused            1   the server's error is not one that aragora-q knows
     ├── LeaseLost                 1   the job no longer belongs to this attempt: stop working on it
     ├── AgentUnavailable          1   a debate's agent failed; a retry may help
     ├── CommandFailed             1   the `command` executor's program failed; a retry may help
@@ -22,7 +24,11 @@ Raised by every module. The command line prints the message and then `hint`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aragora_q.base import EnqueueResult
 
 
 class AragoraQError(Exception):
@@ -32,6 +38,8 @@ class AragoraQError(Exception):
     """
 
     exit_code = 1
+    results: Sequence[EnqueueResult | None] = ()
+    """Of `enqueue_many`: one per job, in order; None if the job is not known to be in the queue."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -78,8 +86,12 @@ class TryAgain(AragoraQError):
     exit_code = 75
 
 
+class QueueClosed(AragoraQError):
+    """The queue was closed with `close`; whether a call that was under way took effect is unknown."""
+
+
 class QueueFull(TryAgain):
-    """The queue already has `max_backlog` waiting jobs. Nothing was enqueued."""
+    """The queue has `max_backlog` waiting jobs. Jobs of the call that were enqueued before are in `results`."""
 
 
 class NotDurable(TryAgain):
@@ -100,6 +112,10 @@ class AccessDenied(AragoraQError):
     """Redis rejected the credentials, or the user lacks a permission."""
 
     exit_code = 77
+
+
+class CommandRefused(AragoraQError):
+    """Redis refused a command with an error that aragora-q does not know; the message has it."""
 
 
 class LeaseLost(AragoraQError):
@@ -132,6 +148,10 @@ class RetryLater(AragoraQError):
 
 TRANSIENT_ERRORS = (RedisUnreachable, TryAgain, AccessDenied)
 """Errors that a running worker retries without limit."""
+
+SERVER_ERRORS = (*TRANSIENT_ERRORS, CommandRefused)
+"""Errors of Redis; none ends a worker. A call that may be refused for good, such as the report of one job,
+must not be retried after CommandRefused."""
 
 
 def validation_rule(message: str) -> str:

@@ -7,18 +7,23 @@ bounded script that re-checks what it acts on, so any number of processes may ru
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.contracts import ReclaimResult, WorkQueue
-from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, CommandRefused
 from aragora_q.observability.logs import get_logger
 
 logger = get_logger(__name__)
+
+T = TypeVar("T")
 
 MAX_PROMOTE_SECONDS = 1.0
 """Longest pause between two promote passes: how late a delayed job may become runnable."""
@@ -27,6 +32,9 @@ PURGE_INTERVAL_SECONDS = 3600.0
 MAX_RECLAIM_SECONDS = 15.0
 MAX_REMOVE_SECONDS = 60.0
 """Longest time between two passes. Reclaim runs every quarter lease, removal every lease, if that is less."""
+
+REPEAT_LOG_SECONDS = 60.0
+"""Interval at which a pass that keeps failing is logged again."""
 
 MIN_TTL_SECONDS, MAX_TTL_SECONDS = 0.5, 5.0
 """Bounds of how long the right to do maintenance lasts: a quarter lease within them."""
@@ -109,17 +117,21 @@ class MaintenanceLoop:
         self._reclaim_seconds = min(lease_seconds / 4, MAX_RECLAIM_SECONDS)
         self._remove_seconds = min(lease_seconds, MAX_REMOVE_SECONDS)
         self._due: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
         self.live_workers = 1
         """Registered workers of the queue, when it was last asked."""
 
     async def run(self) -> None:
-        """Run until cancelled. A pass that fails because Redis is unavailable runs again when it is due."""
+        """Run until cancelled. A pass that fails because of Redis runs again when it is due."""
         with suppress(*TRANSIENT_ERRORS):
-            await self._reclaim()  # a restarted worker takes over the jobs of its dead predecessor
+            # A restarted worker takes over the jobs of its dead predecessor.
+            await self._unless_refused("reclaim", self._reclaim, None)
         while True:
             pause_seconds = MAX_PROMOTE_SECONDS
             with suppress(*TRANSIENT_ERRORS):
-                pause_seconds = await self._step()
+                pause_seconds = await self._unless_refused(
+                    "claim maintenance", self._step, pause_seconds
+                )
             await asyncio.sleep(pause_seconds)
 
     async def _step(self) -> float:
@@ -128,12 +140,12 @@ class MaintenanceLoop:
         self.live_workers = claim.live_workers
         if not claim.is_granted:
             return jittered(self._ttl_seconds * max(0.5, claim.live_workers / 10))
-        _, next_due_seconds = await promote_pass(self._queue)
+        next_due_seconds = await self._unless_refused("promote", self._promote, None)
         await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)
         await self._run_if_due("remove", self._remove_seconds, self._queue.remove_dead_workers)
         since_purge = claim.seconds_since_purge
         if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
-            await purge_pass(self._queue)
+            await self._unless_refused("purge", partial(purge_pass, self._queue), None)
         pause_seconds = min(MAX_PROMOTE_SECONDS, self._ttl_seconds / 2, self._reclaim_seconds)
         return pause_seconds if next_due_seconds is None else min(pause_seconds, next_due_seconds)
 
@@ -142,7 +154,27 @@ class MaintenanceLoop:
     ) -> None:
         if time.monotonic() >= self._due.get(name, 0.0):
             self._due[name] = time.monotonic() + jittered(interval_seconds, 0.8, 1.2)
-            await run()
+            await self._unless_refused(name, run, None)
+
+    async def _unless_refused(self, name: str, run: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """Return the result of `run`; if Redis refuses its commands, log that and return `otherwise`.
+
+        The other passes may succeed, and this one later.
+        """
+        try:
+            return await run()
+        except CommandRefused as error:
+            if time.monotonic() - self._logged_at.get(name, -math.inf) >= REPEAT_LOG_SECONDS:
+                self._logged_at[name] = time.monotonic()
+                logger.warning(
+                    "maintenance failed, repeating it",
+                    extra={"operation": name, "error": str(error)},
+                )
+            return otherwise
+
+    async def _promote(self) -> float | None:
+        _, next_due_seconds = await promote_pass(self._queue)
+        return next_due_seconds
 
     async def _reclaim(self) -> None:
         for job in await self._queue.reclaim(self._worker_id):
@@ -162,5 +194,5 @@ async def run_periodically(seconds: float, step: Callable[[], Awaitable[object]]
     """Run `step` every `seconds`, with jitter, so that workers started together drift apart."""
     while True:
         await asyncio.sleep(jittered(seconds, 0.8, 1.2))
-        with suppress(*TRANSIENT_ERRORS):
+        with suppress(*SERVER_ERRORS):
             await step()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aragora_q.errors import AragoraQError, PermanentError
@@ -18,6 +19,18 @@ NEVER_RETRIED: tuple[type[BaseException], ...] = (ValueError, TypeError, KeyErro
 ALWAYS_RETRIED: tuple[type[BaseException], ...] = (AragoraQError, ConnectionError, TimeoutError)
 PERMANENT_WORDS = ("invalid", "not found", "validation")
 
+MAX_DESCRIBED = 5
+"""Errors of an exception group that its description names."""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors in an exception group, also in nested ones; of any other error, itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from leaves(member)
+    else:
+        yield error
+
 
 def is_retryable_error(error: BaseException) -> bool:
     """Return True if a job that raised `error` may be retried. The first rule that applies decides.
@@ -28,7 +41,11 @@ def is_retryable_error(error: BaseException) -> bool:
        whatever their message.
     4. "invalid", "not found" or "validation" in the message, upper or lower case: no.
     5. Everything else: yes.
+
+    An exception group, as `asyncio.TaskGroup` raises it, may be retried if one of its errors may.
     """
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_retryable_error(leaf) for leaf in leaves(error))
     if isinstance(error, (PermanentError, *NEVER_RETRIED)):
         return False
     if isinstance(error, ALWAYS_RETRIED):
@@ -38,7 +55,14 @@ def is_retryable_error(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return `Type: message`, as text that UTF-8 can encode, even if the exception's `__str__` fails."""
+    """Return `Type: message`, as text that UTF-8 can encode, even if the exception's `__str__` fails.
+
+    For an exception group, those of its errors.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        texts = [describe(leaf) for leaf in leaves(error)]
+        more = len(texts) - MAX_DESCRIBED
+        return "; ".join(texts[:MAX_DESCRIBED] + ([f"and {more} more"] if more > 0 else []))
     name = type(error).__name__
     try:
         message = str(error)

@@ -23,6 +23,9 @@ THROUGHPUT_MINUTES = (1, 5, 15)
 
 STATUSES_AT_ONCE = 500
 
+MAX_WORKERS = 100
+"""Workers that statistics list, at most."""
+
 READS = 3
 """Reads of a job before its payload counts as deleted."""
 
@@ -147,7 +150,7 @@ class JobStatusTracker:
             return [_object(row, "history") for row in rows]
 
     async def queue_stats(self) -> QueueStats:
-        """Return the queue's statistics, in constant time; zeros and empty lists before first use."""
+        """Return the queue's statistics, in four round trips; zeros and empty lists before first use."""
         keys = self._keys
         server_time = await self._connection.execute("TIME")
         now_ms = int(server_time[0]) * 1000 + int(server_time[1]) // 1000
@@ -160,12 +163,19 @@ class JobStatusTracker:
             for name in ("completed", "failed")
             for minutes in THROUGHPUT_MINUTES
         }
+        alive_after = f"({now_ms - self._connection.config.claim_idle_ms}"
         reply = await self._read_named(
             {
                 "next_due": ("ZRANGE", keys.delayed, 0, 0, "WITHSCORES"),
                 "counters": ("HGETALL", keys.counters),
                 "control": ("HGETALL", keys.control),
-                "heartbeats": ("ZRANGE", keys.workers, 0, -1, "WITHSCORES"),
+                "heartbeats": ("ZRANGE", keys.workers, 0, MAX_WORKERS - 1, "WITHSCORES"),
+                "workers": ("ZCARD", keys.workers),
+                "alive": ("ZCOUNT", keys.workers, alive_after, "+inf"),
+                **{
+                    ("consumers", lane): ("XINFO", "CONSUMERS", stream, GROUP)
+                    for lane, stream in lanes.items()
+                },
                 **{("length", lane): ("XLEN", stream) for lane, stream in lanes.items()},
                 **{("groups", lane): ("XINFO", "GROUPS", stream) for lane, stream in lanes.items()},
                 **{("size", name): ("ZCARD", key) for name, key in indexes.items()},
@@ -184,6 +194,13 @@ class JobStatusTracker:
             name: _parse_int(value) for name, value in replies.text_map(reply["counters"]).items()
         }
         counters = {name: value for name, value in numbers.items() if value is not None}
+        leased = Counter[str]()
+        for lane in LANES:
+            for consumer in map(replies.text_map, reply["consumers", lane] or ()):
+                leased[consumer["name"]] += consumer["pending"]
+        workers = await self._workers(reply["heartbeats"], leased, now_ms)
+        is_complete = len(workers) == reply["workers"]
+        alive = sum(worker["is_alive"] for worker in workers) if is_complete else reply["alive"]
         return {
             "stream_length": sum(reply["length", lane] for lane in LANES),
             "pending_count": sum(pending.values()),
@@ -204,7 +221,8 @@ class JobStatusTracker:
             "paused": "paused" in control,
             "paused_at": _parse_int(control.get("paused")),
             "grace_until": _if_later(control.get("grace_until"), now_ms),
-            "workers": await self._workers(reply["heartbeats"], now_ms),
+            "worker_counts": {"alive": alive, "silent": reply["workers"] - alive},
+            "workers": workers,
         }
 
     async def started_at(self, job_ids: Sequence[str]) -> dict[str, int]:
@@ -220,13 +238,10 @@ class JobStatusTracker:
 
     async def consumers(self) -> set[str]:
         """Return the names of the group's consumers, over all lanes."""
-        return {consumer["name"] for consumer in await self._consumers()}
-
-    async def _consumers(self) -> list[dict[str, Any]]:
         lanes = await self._read(
             *(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._keys.streams)
         )
-        return [replies.text_map(consumer) for lane in lanes for consumer in lane or ()]
+        return {replies.text_map(consumer)["name"] for lane in lanes for consumer in lane or ()}
 
     async def worker_ids(self) -> set[str]:
         """Return the ids of all registered workers, dead ones included until they are removed."""
@@ -275,7 +290,9 @@ class JobStatusTracker:
         added = [int(row[0][0].partition(b"-")[0]) for row in rows if row]
         return max(0, now_ms - min(added)) / 1000 if added else None
 
-    async def _workers(self, heartbeats: Any, now_ms: int) -> list[dict[str, Any]]:
+    async def _workers(
+        self, heartbeats: Any, leased: Mapping[str, int], now_ms: int
+    ) -> list[dict[str, Any]]:
         """Return a record per worker; see `QueueStats.workers`."""
         last_heartbeats = replies.scored(heartbeats)
         rows = await self._read(
@@ -283,9 +300,6 @@ class JobStatusTracker:
         )
         records = [replies.text_map(row) for row in rows]
         default_lease_ms = self._connection.config.claim_idle_ms
-        leased = Counter[str]()
-        for consumer in await self._consumers():
-            leased[consumer["name"]] += consumer["pending"]
         return [
             {
                 "worker_id": name,

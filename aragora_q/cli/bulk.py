@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from aragora_q import codec
-from aragora_q.base import Job
+from aragora_q.base import EnqueueResult, Job
 from aragora_q.cli import output
-from aragora_q.errors import InvalidPayload
+from aragora_q.errors import AragoraQError, InvalidPayload
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
-    from aragora_q.streams.queue import RedisStreamsQueue
+    from aragora_q.streams.queue import EnqueueItem, RedisStreamsQueue
 
 READ_BYTES = 65_536
 BATCH_LINES = 100
@@ -137,6 +137,8 @@ class BulkEnqueuer:
 
     A result has `line`, and either `id` and `created` (false: the id already existed, nothing
     changed), or `error`. It has `durable`, false, if the requested confirmation did not arrive in time.
+    When the queue is full or Redis fails, the run ends; lines already read that are not known to be in the
+    queue have that error.
     """
 
     def __init__(
@@ -212,27 +214,42 @@ class BulkEnqueuer:
         self, lines: Sequence[tuple[int, Any]], parse: Callable[[Any], Any]
     ) -> None:
         results: list[dict[str, Any]] = []
-        jobs: list[tuple[int, Job]] = []
+        valid: list[tuple[dict[str, Any], EnqueueItem]] = []
         for number, line in lines:
             results.append({"line": number})
             try:
                 job = create_job(parse(line), self._defaults)
-                self._queue.check(job)
+                item = self._queue.check(job)
                 self._check_agents(job.payload)
             except InvalidPayload as error:
                 results[-1]["error"] = self._count_refusal(number, error)
             else:
-                jobs.append((len(results) - 1, job))
-        enqueued = await self._queue.enqueue_many([job for _, job in jobs])
-        for (index, _), job_result in zip(jobs, enqueued, strict=True):
-            results[index] |= {"id": job_result.id, "created": job_result.created}
-            self.summary.created += job_result.created
-            self.summary.existing += not job_result.created
-            if not job_result.durable:
-                results[index]["durable"] = False
-                self.summary.not_durable += 1
-        self.summary.last_line = lines[-1][0]
+                valid.append((results[-1], item))
+        enqueued: Sequence[EnqueueResult | None] = ()
+        failure: AragoraQError | None = None
+        try:
+            enqueued = await self._queue.enqueue_checked([item for _, item in valid])
+        except AragoraQError as error:
+            enqueued, failure = error.results, error
+        for (result, _), job_result in zip(valid, enqueued, strict=True):
+            if job_result is None:
+                result["error"] = str(failure)
+            else:
+                self._note_enqueued(result, job_result)
+        undecided = (line for (line, _), done in zip(valid, enqueued, strict=True) if done is None)
+        first = next(undecided, None)
+        self.summary.last_line = first["line"] - 1 if first else lines[-1][0]
         self._print(results)
+        if failure is not None:
+            raise failure
+
+    def _note_enqueued(self, result: dict[str, Any], job_result: EnqueueResult) -> None:
+        result |= {"id": job_result.id, "created": job_result.created}
+        self.summary.created += job_result.created
+        self.summary.existing += not job_result.created
+        if not job_result.durable:
+            result["durable"] = False
+            self.summary.not_durable += 1
 
     def _count_refusal(self, number: int, error: InvalidPayload) -> str:
         text = f"{error} ({error.hint})" if error.hint else str(error)

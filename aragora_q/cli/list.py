@@ -62,55 +62,61 @@ async def list_(
     """
     from aragora_q.cli import views
 
-    reader = _Reader(queue)
-    if status and quiet:
+    reader = _Reader(queue, limit)
+    if quiet:
         async for job_id in _take(limit, reader.ids(status)):
             output.line(job_id)
         return reader.exit_code
-    jobs = _take(limit, reader.jobs(status)) if status else reader.newest(limit)
-    if not (as_json or quiet):
-        _print_table([job async for job in jobs])
+    jobs = _take(limit, reader.jobs(status))
+    if not as_json:
+        await _print_table(jobs)
         return reader.exit_code
     async for job in jobs:
-        if quiet:
-            output.line(job.id)
-        else:
-            output.json_line(views.job_json(job))
+        output.json_line(views.job_json(job))
     return reader.exit_code
 
 
 class _Reader:
     """Reads jobs in batches. Reports corrupted ones, skips them, and sets the exit code."""
 
-    def __init__(self, queue: RedisStreamsQueue) -> None:
+    def __init__(self, queue: RedisStreamsQueue, limit: int) -> None:
         self._queue = queue
+        self._limit = limit
         self.exit_code = 0
 
-    async def ids(self, status: JobStatus) -> AsyncIterator[str]:
-        """Yield the ids of jobs that have `status` now."""
-        async for batch in _batches(self._queue.job_ids(status), STATUS_BATCH):
+    async def ids(self, status: JobStatus | None) -> AsyncIterator[str]:
+        """Yield the ids of jobs that have `status` now; None: of the newest jobs of any status."""
+        async for batch in self._batches(status, STATUS_BATCH):
             statuses = await self._queue.tracker.get_statuses(batch)
             for job_id in batch:
-                if statuses[job_id] == status:
-                    yield job_id
-                elif statuses[job_id] not in (None, *JobStatus):
+                found = statuses[job_id]
+                if found not in (None, *JobStatus):
                     await self._job(job_id)  # reports that it is corrupted
+                elif found and (status is None or found == status):
+                    yield job_id
 
-    async def jobs(self, status: JobStatus) -> AsyncIterator[Job]:
-        """Yield the jobs that have `status` now."""
-        async for batch in _batches(self._queue.job_ids(status), JOB_BATCH):
+    async def jobs(self, status: JobStatus | None) -> AsyncIterator[Job]:
+        """Yield the jobs that have `status` now; None: the newest jobs of any status."""
+        async for batch in self._batches(status, JOB_BATCH):
             for job in await self._read(batch):
-                if job.status is status:
+                if status is None or job.status is status:
                     yield job
 
-    async def newest(self, limit: int) -> AsyncIterator[Job]:
-        """Yield the newest jobs of any status."""
-        job_ids = await self._queue.recent_ids(limit)
-        jobs: list[Job] = []
-        for start in range(0, len(job_ids), JOB_BATCH):
-            jobs += await self._read(job_ids[start : start + JOB_BATCH])
-        for job in sorted(jobs, key=_sort_time, reverse=True)[:limit]:
-            yield job
+    async def _batches(self, status: JobStatus | None, size: int) -> AsyncIterator[list[str]]:
+        """Yield the ids of candidates, no more at a time than are to be shown."""
+        size = min(size, self._limit)
+        if status is None:
+            newest = await self._queue.recent_ids(self._limit)
+            for start in range(0, len(newest), size):
+                yield newest[start : start + size]
+            return
+        batch: list[str] = []
+        async for job_id in self._queue.job_ids(status):
+            batch.append(job_id)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        yield batch
 
     async def _read(self, job_ids: list[str]) -> list[Job]:
         jobs = await asyncio.gather(*(self._job(job_id) for job_id in job_ids))
@@ -125,16 +131,6 @@ class _Reader:
             return None
 
 
-async def _batches(job_ids: AsyncIterator[str], size: int) -> AsyncIterator[list[str]]:
-    batch: list[str] = []
-    async for job_id in job_ids:
-        batch.append(job_id)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    yield batch
-
-
 async def _take(limit: int, items: AsyncIterator[T]) -> AsyncIterator[T]:
     async for item in items:
         yield item
@@ -147,15 +143,21 @@ def _sort_time(job: Job) -> float:
     return job.completed_at or job.started_at or job.created_at or 0.0
 
 
-def _print_table(jobs: list[Job]) -> None:
-    if not jobs:
-        output.info("no jobs found")
-        return
+async def _print_table(jobs: AsyncIterator[Job]) -> None:
     from aragora_q.cli import views
 
     rows = [
-        (job.id, job.status.value, output.ago(_sort_time(job)), views.summary(job)) for job in jobs
+        (
+            job.id,
+            job.status.value,
+            output.ago(_sort_time(job)),
+            output.truncate(views.summary(job), output.MAX_WIDTH),  # without the payload
+        )
+        async for job in jobs
     ]
+    if not rows:
+        output.info("no jobs found")
+        return
     head = ("ID", "STATUS", "UPDATED", "SUMMARY")
     *others, _ = (max(map(len, column)) + 2 for column in zip(head, *rows, strict=True))
     summary_width = max(output.width() - sum(others), 10)

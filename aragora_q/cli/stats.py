@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2.0
 MAX_WORKERS = 20
-"""Workers listed for people; the JSON has all of them."""
+"""Workers listed for people; the JSON has up to 100."""
 
 MINUTES = (1, 5, 15)
 CLEAR_SCREEN = "\033[H\033[2J"
@@ -123,17 +123,16 @@ async def _collect(queue: RedisStreamsQueue) -> dict[str, Any]:
 def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
     """Yield what needs an operator's attention, most important first."""
     waiting, workers = sum(stats["waiting"].values()), stats["workers"]
-    alive = [worker for worker in workers if worker["is_alive"]]
     if stats["paused"]:
         paused = _format_ago(stats, stats["paused_at"])
         yield f"queue paused {paused}, no jobs start: to resume, run aragora-q resume"
     if stats["grace_until"]:
         grace = duration((stats["grace_until"] - stats["now"]) / 1000)
         yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"
-    if (waiting or stats["delayed"] or stats["running"]) and not alive:
+    if (waiting or stats["delayed"] or stats["running"]) and not stats["worker_counts"]["alive"]:
         yield "no live worker: jobs will not run until one starts"
     for worker in workers:
-        if worker not in alive:
+        if not worker["is_alive"]:
             age = duration(worker["heartbeat_age_seconds"])
             leased = count(worker["jobs_leased"], "job")
             yield f"worker {worker['worker_id']}: no heartbeat for {age}, {leased} leased"
@@ -208,7 +207,7 @@ def _workers(stats: Mapping[str, Any]) -> Iterator[str]:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             text = "  ".join(cells).rstrip()
             yield styled(text, "1") if n == 0 else output.safe_text(text)
-    if (more := len(stats["workers"]) - MAX_WORKERS) > 0:
+    if (more := sum(stats["worker_counts"].values()) - MAX_WORKERS) > 0:
         yield f"and {count(more, 'more worker')}"
 
 

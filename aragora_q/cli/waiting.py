@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 3.0
 """Longest time between two polls, and so the delay if an event is missed."""
 
+FOLLOW_RETRY_SECONDS = 0.5
+"""Pause after an error before the events are followed again."""
+
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
 LIVE = frozenset(JobStatus) - TERMINAL
 
@@ -38,7 +41,9 @@ async def ended_jobs(
     pending = dict.fromkeys(job_ids)
     deadline = time.monotonic() + (math.inf if timeout_seconds is None else timeout_seconds)
     woken = asyncio.Event()
-    follow = asyncio.create_task(_wake(queue, pending, woken))
+    # Before the first look, so that what ends after it is among the events.
+    newest = await queue.newest_event_id()
+    follow = asyncio.create_task(_wake(queue, newest, pending, woken))
     try:
         while True:
             woken.clear()
@@ -59,11 +64,19 @@ async def ended_jobs(
         await asyncio.gather(follow, return_exceptions=True)
 
 
-async def _wake(queue: RedisStreamsQueue, pending: Container[str], woken: asyncio.Event) -> None:
-    """Set `woken` when one of the jobs ends. Errors of Redis surface in the next poll."""
-    async for event in queue.events():
-        if event["event"] in ENDINGS and any(job_id in pending for job_id in event["ids"].split()):
-            woken.set()
+async def _wake(
+    queue: RedisStreamsQueue, after: str, pending: Container[str], woken: asyncio.Event
+) -> None:
+    """Set `woken` when one of the jobs ends. Errors of Redis surface in the next poll, which is then due."""
+    while True:
+        with suppress(AragoraQError):
+            async for event in queue.events(after):
+                after = event["id"]
+                ids = event.get("ids", "").split() if event.get("event") in ENDINGS else ()
+                if any(job_id in pending for job_id in ids):
+                    woken.set()
+        woken.set()
+        await asyncio.sleep(FOLLOW_RETRY_SECONDS)
 
 
 async def _ended(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> list[Job]:

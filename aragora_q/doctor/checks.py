@@ -203,7 +203,7 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
     silent = [w for w in stats["workers"] if not w["is_alive"]]
     waiting = sum(stats["waiting"].values())
     jobs = "1 job is" if waiting == 1 else f"{waiting:,} jobs are"
-    if waiting and not alive:
+    if waiting and not stats["worker_counts"]["alive"]:
         yield Finding(
             "error",
             "workers",

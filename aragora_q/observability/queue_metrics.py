@@ -178,9 +178,8 @@ def _of_backlog(queue: str, stats: QueueStats) -> Iterator[Metric]:
 
 
 def _of_maintenance(queue: str, stats: QueueStats) -> Iterator[Metric]:
-    alive = sum(worker["is_alive"] for worker in stats["workers"])
     yield _by("queue_workers", "Workers by state; alive: the heartbeat is younger than the lease.",
-              queue, "state", {"alive": alive, "silent": len(stats["workers"]) - alive})  # fmt: skip
+              queue, "state", stats["worker_counts"])  # fmt: skip
     for name, last_at in (("reap", stats["last_reap_at"]), ("purge", stats["last_purge_at"])):
         yield _gauge(f"queue_last_{name}_timestamp_seconds",
                      f"Unix time of the last successful {name} pass; 0: never.",

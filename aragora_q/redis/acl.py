@@ -17,11 +17,11 @@ CONNECT = ("info", "select", "cluster|slots", "asking")
 """Needed to open a queue, on one server or on a cluster."""
 
 READ = (
-    "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time", "xinfo|consumers",
-    "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard", "zcount", "zrange",
-    "zrangebyscore", "zrevrange", "zscore",
+    "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time",
+    "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
+    "zcount", "zrange", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
-"""Needed by the commands that read: status, list, wait, tail, stats, exporter."""
+"""Needed by the commands that read: status, list (with the script list_lane), wait, tail, stats, exporter."""
 
 CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import redis.asyncio
 from redis import exceptions
@@ -21,7 +22,7 @@ from redis.backoff import NoBackoff
 from aragora_q.config.redis_url import Address
 from aragora_q.redis.discovery import PrimaryDiscovery
 from aragora_q.redis.options import KEEPALIVE, TlsConnection
-from aragora_q.redis.pool import Command, ConnectionPool
+from aragora_q.redis.pool import Command, ConnectionPool, closed_error
 
 MAX_REDIRECTIONS = 8
 """How often one call follows MOVED and ASK."""
@@ -37,7 +38,10 @@ REDISCOVER_ON = (
 
 
 class PrimaryClient:
-    """Sends commands to the primary, wherever it is. `path` names a unix socket instead of an address."""
+    """Sends commands to the primary, wherever it is. `path` names a unix socket instead of an address.
+
+    A client may be used in one event loop after the other, but not in two at a time.
+    """
 
     def __init__(
         self, discovery: PrimaryDiscovery, *, timeout_seconds: float, path: str = ""
@@ -47,6 +51,9 @@ class PrimaryClient:
         self._path = path
         self._address: Address | None = None
         self._pool: ConnectionPool | None = None
+        self._open_pools: WeakSet[ConnectionPool] = WeakSet()  # with those of former primaries
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
         self._search: asyncio.Future[Address] | None = None
 
     async def send(self, *command: Any) -> Any:
@@ -93,16 +100,34 @@ class PrimaryClient:
             await pool.close()
 
     async def _current_pool(self) -> ConnectionPool:
+        if self._is_closed:
+            raise closed_error()
+        if (loop := asyncio.get_running_loop()) is not self._loop:
+            self._move_to(loop)
         if self._path:
             if self._pool is None:
                 self._pool = self._open(None)
             return self._pool
         address = self._discovery.address or await self._discover()
+        if self._is_closed:
+            raise closed_error()
         if self._pool is None or address != self._address:
             stale, self._pool, self._address = self._pool, self._open(address), address
             if stale is not None:
                 await stale.close()
         return self._pool
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start over in another event loop: connections cannot be used outside of their own."""
+        if self._loop is not None and not self._loop.is_closed():
+            raise RuntimeError(
+                "the queue is in use in another event loop, which is still open: open one queue per event loop"
+            )
+        self._loop = loop
+        for pool in self._open_pools:
+            pool.abandon()
+        self._open_pools.clear()
+        self._pool = self._search = None
 
     async def _discover(self) -> Address:
         """Search once for all callers that wait, in a thread that no job of an executor can occupy."""
@@ -127,11 +152,18 @@ class PrimaryClient:
             is_tls = self._discovery.redis_url.is_tls
             kind = TlsConnection if is_tls else redis.asyncio.Connection
             options |= {"host": address[0], "port": address[1], **KEEPALIVE}
-        return ConnectionPool(partial(kind, **options), self._timeout_seconds)
+        pool = ConnectionPool(partial(kind, **options), self._timeout_seconds)
+        self._open_pools.add(pool)
+        return pool
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections. Calls under way and later ones raise QueueClosed."""
+        self._is_closed = True
+        if self._loop is None:
+            return
+        if self._loop.is_closed():
+            self._move_to(asyncio.get_running_loop())
+        for pool in list(self._open_pools):
+            await pool.abort()
         if self._search is not None:
             await asyncio.gather(self._search, return_exceptions=True)
-        if self._pool is not None:
-            await self._pool.close()

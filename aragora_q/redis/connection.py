@@ -112,12 +112,13 @@ class Connection:
     ) -> Any:
         """Run script `name` and return its reply; `keys` adds to the keys that every script may use."""
         script, operands = self._bind(name, items, keys, args)
+        suffix = "_RO" if script.is_read_only else ""
 
         async def call() -> Any:
             try:
-                return await self._client.send("EVALSHA", script.sha, *operands)
+                return await self._client.send(f"EVALSHA{suffix}", script.sha, *operands)
             except exceptions.NoScriptError:
-                return await self._client.send("EVAL", script.text, *operands)
+                return await self._client.send(f"EVAL{suffix}", script.text, *operands)
 
         # A start whose reply was lost has started jobs that must be released first: it is not repeated.
         seconds = 0 if name == "start" else self.failover_seconds
@@ -225,11 +226,15 @@ class Connection:
             raise translate(error, self.address) from error
 
     async def close(self) -> None:
-        """Close all connections; an embedded server that is not used any more stops."""
+        """Close all connections; an embedded server that is not used any more stops.
+
+        Calls under way and later ones raise QueueClosed.
+        """
         await self._client.close()
         await self._blocking.close()
-        if self._embedded is not None:
-            self._embedded.release()
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            embedded.release()
 
     def _bind(
         self,

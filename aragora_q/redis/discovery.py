@@ -21,6 +21,9 @@ from aragora_q.redis.options import SyncTlsConnection
 DISCOVERY_TIMEOUT_SECONDS = 2.0
 """How long one Sentinel or cluster node may take to answer."""
 
+SECOND_OPINION_SECONDS = 0.5
+"""The same, once another Sentinel has answered."""
+
 MAX_OTHER_NODES = 32
 """Cluster nodes remembered beyond those that redis_url names."""
 
@@ -60,33 +63,39 @@ class PrimaryDiscovery:
         self.address = self.redis_url.hosts[0] if is_fixed else None
 
     def discover(self) -> Address:
-        """Ask Sentinels or nodes in turn until one names the primary.
+        """Ask nodes in turn until one names the primary, or Sentinels until most of them have.
 
-        Raises the most telling of their errors.
+        Of several answers the one with the highest epoch counts, which every failover raises: a Sentinel
+        that is cut off from the others may name a former primary. Raises the most telling of their errors
+        if there is no answer.
         """
         is_sentinel = self.redis_url.kind == "sentinel"
         ask = self._ask_sentinel if is_sentinel else self._ask_node
         options = self.sentinel_options if is_sentinel else self.options
-        timeouts = {
-            "socket_timeout": DISCOVERY_TIMEOUT_SECONDS,
-            "socket_connect_timeout": DISCOVERY_TIMEOUT_SECONDS,
-        }
+        needed = len(self.redis_url.hosts) // 2 + 1 if is_sentinel else 1
+        answers: list[tuple[int, Address]] = []
         failures: list[str] = []
         failure: Exception | None = None
         for host, port in dict.fromkeys((*self.redis_url.hosts, *self._other_nodes)):
+            seconds = SECOND_OPINION_SECONDS if answers else DISCOVERY_TIMEOUT_SECONDS
+            timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
             client = sync_client((host, port), {**options, **timeouts})
             try:
-                self.address = ask(client, host)
+                answers.append(ask(client, host))
             except (exceptions.RedisError, OSError) as error:
                 failures.append(f"{format_address((host, port))}: {error}")
                 failure = _more_telling(failure, error)
-            else:
-                return self.address
             finally:
                 client.close()
+            if len(answers) == needed:
+                break
+        if answers:
+            self.address = max(answers, key=lambda answer: answer[0])[1]
+            return self.address
         raise _not_found_error(failure, "; ".join(failures))
 
-    def _ask_sentinel(self, client: Any, _host: str) -> Address:
+    def _ask_sentinel(self, client: Any, _host: str) -> tuple[int, Address]:
+        """Return the epoch and the primary's address."""
         state = client.execute_command("SENTINEL", "MASTER", self.redis_url.service)
         if not isinstance(state, dict):
             state = dict(zip(state[::2], state[1::2], strict=True))
@@ -95,9 +104,9 @@ class PrimaryDiscovery:
             raise FailoverInProgress(
                 f"the primary of {self.redis_url.service!r} is down and no other is elected yet"
             )
-        return fields["ip"], int(fields["port"])
+        return int(fields.get("config-epoch", 0)), (fields["ip"], int(fields["port"]))
 
-    def _ask_node(self, client: Any, host: str) -> Address:
+    def _ask_node(self, client: Any, host: str) -> tuple[int, Address]:
         owner = None
         for first, last, *nodes in client.execute_command("CLUSTER", "SLOTS"):
             addresses = [(_text(node[0]) or host, int(node[1])) for node in nodes]
@@ -109,7 +118,7 @@ class PrimaryDiscovery:
             raise exceptions.ClusterDownError(
                 f"no node serves slot {self._slot}", status_code="CLUSTERDOWN"
             )
-        return owner
+        return 0, owner
 
     def redirect_target(self, error: exceptions.AskError) -> Address:
         """Return the address that MOVED or ASK names; without a host it is the one that answered."""

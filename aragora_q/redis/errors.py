@@ -10,6 +10,7 @@ from redis import exceptions
 from aragora_q.errors import (
     AccessDenied,
     AragoraQError,
+    CommandRefused,
     RedisUnreachable,
     TryAgain,
     UnsupportedServer,
@@ -37,7 +38,9 @@ _TRY_AGAIN = {
 
 _FAILOVER_WORDS = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 
-_DENIED_WORDS = ("NOAUTH", "WRONGPASS", "NOPERM")
+_KILLED = "Script killed by user"
+
+_DENIED_WORDS = ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED")
 _DENIED_TEXTS = (
     "ACL failure in script",
     "The user executing the script can't",
@@ -54,16 +57,9 @@ def translate(error: Exception, address: str) -> AragoraQError:
     """Return our error for what redis-py raised while talking to the server at `address`."""
     text = str(error)
     word = getattr(error, "status_code", None) or (text.split(maxsplit=1)[0] if text else "")
-    if word in _TRY_AGAIN:
-        kind = FailoverUnderway if word in _FAILOVER_WORDS else TryAgain
-        reason = f"{word} {text.removeprefix(word).strip()}"
-        return kind(f"Redis at {address} refuses: {reason}", hint=_TRY_AGAIN[word])
-    denied = exceptions.AuthenticationError | exceptions.NoPermissionError
-    if word in _DENIED_WORDS or isinstance(error, denied) or text.startswith(_DENIED_TEXTS):
-        return AccessDenied(
-            f"Redis at {address} denies access: {text}",
-            hint="check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL",
-        )
+    refusal = _passing(word, text, address) or _denied(error, word, text, address)
+    if refusal:
+        return refusal
     if text.startswith((*WRONG_SERVER_ERRORS, "DB index is out of range")):
         return UnsupportedServer(
             f"the server at {address} is not what redis_url says: {text}",
@@ -76,12 +72,35 @@ def translate(error: Exception, address: str) -> AragoraQError:
             hint="raise it there, or lower max_payload_bytes and max_result_bytes",
         )
     if isinstance(error, exceptions.ResponseError):
-        return AragoraQError(f"Redis at {address} refused a command: {text}")
+        return CommandRefused(f"Redis at {address} refused a command: {text}")
     hint = "is the server running, and is redis_url (REDIS_URL) right?"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         hint = "set redis_tls_ca_file to the authority that signed the server's certificate"
     reason = _connection_reason(text) or type(error).__name__
     return RedisUnreachable(f"cannot reach Redis at {address}: {reason}", hint=hint)
+
+
+def _passing(word: str, text: str, address: str) -> TryAgain | None:
+    """Return the error for a refusal that passes."""
+    if word in _TRY_AGAIN:
+        kind = FailoverUnderway if word in _FAILOVER_WORDS else TryAgain
+        reason = f"{word} {text.removeprefix(word).strip()}"
+        return kind(f"Redis at {address} refuses: {reason}", hint=_TRY_AGAIN[word])
+    if _KILLED in text:  # only a script that has written nothing can be killed
+        return TryAgain(f"Redis at {address} refuses: {text}", hint="call again")
+    return None
+
+
+def _denied(error: Exception, word: str, text: str, address: str) -> AccessDenied | None:
+    """Return the error for a refusal of the credentials or of a command that they do not permit."""
+    kinds = exceptions.AuthenticationError | exceptions.NoPermissionError
+    is_denied = word in _DENIED_WORDS or isinstance(error, kinds)
+    if not is_denied and not text.startswith(_DENIED_TEXTS):
+        return None
+    hint = "check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL"
+    if word == "DENIED":
+        hint = "set a password on the server, or turn off its protected-mode"
+    return AccessDenied(f"Redis at {address} denies access: {text}", hint=hint)
 
 
 def _connection_reason(text: str) -> str:

@@ -8,13 +8,16 @@ connections (dialing, TLS, credentials, parsing). Used by `client.py`; raises re
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import hiredis
 import redis.asyncio
 from redis import exceptions
 
+from aragora_q.errors import QueueClosed
 from aragora_q.redis.errors import TOO_LONG
 
 MAX_CONNECTIONS = 64
@@ -40,7 +43,10 @@ _CONVERTERS: Mapping[Any, Any] = {
 
 
 class ConnectionPool:
-    """Connections to one server. Each call uses one connection from its first byte to its last."""
+    """Connections to one server. Each call uses one connection from its first byte to its last.
+
+    A pool belongs to the event loop of its first call.
+    """
 
     def __init__(self, connect: Callable[[], Any], timeout_seconds: float) -> None:
         self._connect = connect
@@ -48,15 +54,19 @@ class ConnectionPool:
         self._idle: list[Any] = []
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._is_closed = False
+        self._is_aborted = False
         self._deadlines: dict[asyncio.Timeout, float] = {}
         self._is_sweeping = False
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands together and return their replies; the server's errors are in the list.
 
-        Raises redis-py's ConnectionError and TimeoutError; commands may have been executed.
+        Raises redis-py's ConnectionError and TimeoutError, and QueueClosed after `abort`; commands may
+        have been executed.
         """
         async with self._free:
+            if self._is_aborted:
+                raise closed_error()
             connection = self._idle.pop() if self._idle else self._connect()
             try:
                 # One deadline for all, connecting included. redis-py's own creates a task per send, and
@@ -81,6 +91,8 @@ class ConnectionPool:
 
     async def _explained(self, error: BaseException, commands: Sequence[Command]) -> BaseException:
         """Return the error to raise for one that ended a call."""
+        if self._is_aborted and isinstance(error, Exception):
+            return closed_error()
         if isinstance(error, TimeoutError):
             return exceptions.TimeoutError(f"no answer within {self._timeout_seconds:g} s")
         if isinstance(error, exceptions.ConnectionError | OSError | RuntimeError):
@@ -136,6 +148,28 @@ class ConnectionPool:
         for connection in self._idle:
             await connection.disconnect()
         self._idle.clear()
+
+    async def abort(self) -> None:
+        """Close all connections; calls under way, and those that wait for a connection, raise QueueClosed."""
+        self._is_aborted = True
+        now = asyncio.get_running_loop().time()
+        for deadline in self._deadlines:
+            deadline.reschedule(now)
+        self._deadlines.clear()
+        await self.close()
+
+    def abandon(self) -> None:
+        """Close the sockets of idle connections after the event loop of this pool was closed."""
+        for connection in self._idle:
+            with suppress(OSError, AttributeError, TypeError):  # uvloop has closed them itself
+                connection._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)  # noqa: SLF001
+            connection._writer = None  # noqa: SLF001 - redis-py would close it in the closed event loop
+        self._idle.clear()
+
+
+def closed_error() -> QueueClosed:
+    """Return the error of a call on a closed queue."""
+    return QueueClosed("the queue is closed", hint="open a new one with create_redis_queue")
 
 
 def _longest(commands: Sequence[Command]) -> int:

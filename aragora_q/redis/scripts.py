@@ -66,6 +66,11 @@ class Script:
         """The script's name for EVALSHA."""
         return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
+    @cached_property
+    def is_read_only(self) -> bool:
+        """True if it writes nothing: a user who may only read may run it."""
+        return "no-writes" in self.text.partition("\n")[0]
+
     def operands(
         self,
         keys: Mapping[str, str],

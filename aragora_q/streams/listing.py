@@ -1,12 +1,14 @@
 """List job ids by status, newest first, page by page from indexes and lanes; never SCAN.
 
-Called by the queue for `list`. Reads only; a job may have changed its status since it was listed.
+Called by the queue for `list`. Reads only, and transfers no payload. A job may have changed its status
+since it was listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+import math
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar
 
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.errors import AragoraQError
@@ -15,52 +17,67 @@ from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import GROUP
 
 PAGE = 500
+"""Ids in a page, at most."""
+
+PAGE_BYTES = 1024 * 1024
+"""About how many bytes of payloads the server reads for a page of a lane: the ids are beside them."""
+
+T = TypeVar("T")
 
 
 async def recent_ids(connection: Connection, limit: int) -> list[str]:
-    """Return ids of the newest jobs of any status: at most `limit` of each index and lane."""
+    """Return ids of jobs of any status, newest first: among them the `limit` newest ones.
+
+    A job's time is that of its end, or else of its latest start, or else of its enqueue.
+    """
     keys = connection.keys
-    sources = (
-        *(_delivered(connection, stream) for stream in keys.streams),
-        *(_lane(connection, stream, min(limit, PAGE)) for stream in keys.streams),
-        *(
-            _indexed(connection, index)
-            for index in (keys.delayed, keys.completed, keys.failed, keys.cancelled)
-        ),
-    )
-    ids: dict[str, None] = {}
-    for source in sources:
-        count = 0
-        async for job_id in source:
-            ids[job_id] = None
-            count += 1
-            if count == limit:
-                break
-    return list(ids)
+    live: list[str] = []
+    for stream in keys.streams:
+        newest_started = await _last_delivered(connection, stream)
+        for newest in ("+", newest_started):
+            live += await _take(limit, _lane(connection, stream, newest, limit))
+    live += await _take(limit, _members(connection, keys.delayed))
+    times = await _live_times(connection, list(dict.fromkeys(live)))
+    for index in (keys.completed, keys.failed, keys.cancelled):
+        times |= dict(await _take(limit, _indexed(connection, index)))
+    return sorted(times, key=times.__getitem__, reverse=True)
 
 
 async def job_ids(connection: Connection, status: JobStatus) -> AsyncIterator[str]:
     """Iterate over the ids of jobs that have `status`, or had it a moment ago."""
+    is_filtered = status in (JobStatus.PENDING, JobStatus.RETRYING)  # both wait in the same places
+    for source in _sources(connection, status):
+        async for page in source:
+            for job_id in await _with_status(connection, page, status) if is_filtered else page:
+                yield job_id
+
+
+def _sources(connection: Connection, status: JobStatus) -> list[AsyncIterator[list[str]]]:
+    """Return where jobs of a status are found, as pages of ids."""
     keys = connection.keys
     if status in TERMINAL:
-        async for job_id in _indexed(connection, getattr(keys, status.value)):
-            yield job_id
-        return
+        return [_members(connection, getattr(keys, status.value))]
     if status is JobStatus.PROCESSING:
-        for stream in keys.streams:
-            async for job_id in _delivered(connection, stream):
-                yield job_id
-        return
-    async for job_id in _with_status(connection, _indexed(connection, keys.delayed), status):
-        yield job_id
-    for stream in keys.streams:
-        async for job_id in _with_status(connection, _lane(connection, stream), status):
-            yield job_id
+        return [_delivered(connection, stream) for stream in keys.streams]
+    lanes = [_lane(connection, stream) for stream in keys.streams]
+    return [_members(connection, keys.delayed), *lanes]
 
 
-async def _indexed(connection: Connection, index: str) -> AsyncIterator[str]:
-    """Iterate over members by descending score. The cursor is a score, because members may be removed
-    during the iteration; `seen` are the members that have it.
+async def _take(limit: int, pages: AsyncIterator[list[T]]) -> list[T]:
+    """Return the first `limit` items of the pages."""
+    items: list[T] = []
+    async for page in pages:
+        items += page
+        if len(items) >= limit:
+            break
+    return items[:limit]
+
+
+async def _indexed(connection: Connection, index: str) -> AsyncIterator[list[tuple[str, float]]]:
+    """Iterate over members and scores by descending score, in pages.
+
+    The cursor is a score, because members may be removed during the iteration; `seen` are the members
+    that have it.
     """
     newest: bytes | str = "+inf"
     seen: set[bytes] = set()
@@ -71,73 +88,88 @@ async def _indexed(connection: Connection, index: str) -> AsyncIterator[str]:
         )  # fmt: skip
         pairs = replies.pairs(reply)
         fresh = [(member, score) for member, score in pairs if member not in seen]
-        for member, _ in fresh:
-            yield replies.text(member)
         if not fresh:
             return
+        yield [(replies.text(member), float(score)) for member, score in fresh]
         newest = fresh[-1][1]
         seen = {member for member, score in pairs if score == newest}
 
 
-async def _lane(connection: Connection, stream: str, page: int = PAGE) -> AsyncIterator[str]:
-    """Iterate over the job ids in a lane's entries, newest first."""
-    last = "+"
-    while True:
-        rows = await connection.execute("XREVRANGE", stream, last, "-", "COUNT", page)
-        for _, fields in rows:
-            yield _id_in(fields)
-        if len(rows) < page:
-            return
-        last = f"({rows[-1][0].decode()}"
+async def _members(connection: Connection, index: str) -> AsyncIterator[list[str]]:
+    async for pairs in _indexed(connection, index):
+        yield [member for member, _ in pairs]
 
 
-async def _delivered(connection: Connection, stream: str) -> AsyncIterator[str]:
-    """Iterate over the job ids in a lane's pending entries: those delivered to a worker."""
-    first = "-"
-    while True:
-        try:
-            # As bytes: for "XPENDING", redis-py would parse the reply as that of the short form, and fail.
-            pending = await connection.execute(b"XPENDING", stream, GROUP, first, "+", PAGE)
-        except AragoraQError as error:
-            if "NOGROUP" in str(error):
-                return  # no job was ever enqueued in this lane
-            raise
-        entries = [row[0].decode() for row in pending]
-        rows = await connection.execute_all(("XRANGE", stream, entry, entry) for entry in entries)
-        for row in rows:
-            if row and not isinstance(row, Exception):
-                yield _id_in(row[0][1])
-        if len(pending) < PAGE:
-            return
-        first = f"({entries[-1]}"
+def _lane(
+    connection: Connection, stream: str, newest: str = "+", page: int = PAGE
+) -> AsyncIterator[list[str]]:
+    """Iterate over the job ids in a lane's entries from `newest` on, newest first, in pages."""
+    return _lane_pages(connection, stream, newest, page, delivered_only=False)
 
 
-async def _with_status(
-    connection: Connection, ids: AsyncIterator[str], status: JobStatus
-) -> AsyncIterator[str]:
-    """Filter `ids` by status. Jobs with an invalid status pass, so that reading them raises an error."""
-    page: list[str] = []
-
-    async def matching() -> list[str]:
-        keys = [connection.keys.job(job_id) for job_id in page]
-        replies = await connection.execute_all(("HGET", key, "status") for key in keys)
-        others = {other.value.encode() for other in JobStatus} - {status.value.encode()}
-        return [
-            job_id
-            for job_id, reply in zip(page, replies, strict=True)
-            if isinstance(reply, bytes) and reply not in others
-        ]
-
-    async for job_id in ids:
-        page.append(job_id)
-        if len(page) == PAGE:
-            for match in await matching():
-                yield match
-            page.clear()
-    for match in await matching():
-        yield match
+def _delivered(connection: Connection, stream: str) -> AsyncIterator[list[str]]:
+    """Iterate over the job ids in a lane's pending entries, those delivered to a worker, in pages."""
+    return _lane_pages(connection, stream, "-", PAGE, delivered_only=True)
 
 
-def _id_in(fields: Any) -> str:
-    """Return the job id in an entry's fields; empty if there is none."""
-    return replies.text(dict(replies.pairs(fields)).get(b"id", b""))
+async def _lane_pages(
+    connection: Connection, stream: str, cursor: str, page: int, *, delivered_only: bool
+) -> AsyncIterator[list[str]]:
+    while cursor:
+        next_cursor, *ids = await connection.run(
+            "list_lane",
+            keys={"stream": stream},
+            delivered_only=int(delivered_only),
+            cursor=cursor,
+            limit=min(page, PAGE),
+            max_bytes=PAGE_BYTES,
+        )
+        yield [job_id.decode() for job_id in ids]
+        cursor = next_cursor.decode()
+
+
+async def _last_delivered(connection: Connection, stream: str) -> str:
+    """Return the id of the lane's entry that was delivered last; empty if there is none."""
+    try:
+        groups = await connection.execute("XINFO", "GROUPS", stream)
+    except AragoraQError as error:
+        if "no such key" in str(error):
+            return ""  # no job was ever enqueued in this lane
+        raise
+    fields = [replies.text_map(group) for group in groups]
+    own = next((group for group in fields if group["name"] == GROUP), {})
+    return str(own.get("last-delivered-id", ""))
+
+
+async def _live_times(connection: Connection, ids: Sequence[str]) -> dict[str, float]:
+    """Return the times, in ms, at which jobs that have not ended were started or enqueued, by id.
+
+    Jobs whose times are missing or corrupted come first, so that reading them raises an error.
+    """
+    times: dict[str, float] = {}
+    for start in range(0, len(ids), PAGE):
+        page = ids[start : start + PAGE]
+        rows = await connection.execute_all(
+            ("HMGET", connection.keys.job(job_id), "started_at", "created_at", "entry")
+            for job_id in page
+        )
+        times |= {job_id: _time(row) for job_id, row in zip(page, rows, strict=True)}
+    return times
+
+
+def _time(row: Any) -> float:
+    values = [] if isinstance(row, Exception) else [value for value in row if value]
+    first: bytes = values[0].partition(b"-")[0] if values else b""
+    return float(first) if first.isdigit() else math.inf
+
+
+async def _with_status(connection: Connection, page: Sequence[str], status: JobStatus) -> list[str]:
+    """Filter a page by status. Jobs with an invalid status pass, so that reading them raises an error."""
+    keys = [connection.keys.job(job_id) for job_id in page]
+    found = await connection.execute_all([("HGET", key, "status") for key in keys]) if keys else []
+    others = {other.value.encode() for other in JobStatus} - {status.value.encode()}
+    return [
+        job_id
+        for job_id, reply in zip(page, found, strict=True)
+        if isinstance(reply, bytes) and reply not in others
+    ]

@@ -13,9 +13,9 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from aragora_q import codec
 from aragora_q.base import WORKER_ID_PATTERN, EnqueueResult, Job, JobStatus, QueueStats
@@ -29,7 +29,7 @@ from aragora_q.contracts import (
     WorkerSession,
     WorkQueue,
 )
-from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, QueueFull
+from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, NotDurable, QueueFull
 from aragora_q.job import check_job
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
@@ -95,24 +95,38 @@ class RedisStreamsQueue(WorkQueue):
         self._keys = self.connection.keys
 
     async def enqueue(self, job: Job) -> str:
-        [result] = await self._enqueue_batch([self._enqueue_item(job)])
+        [result] = await self._enqueue_batch([self.check(job)])
         if not result.durable:
             raise NotDurable(job.id, self.config.durability)
         return job.id
 
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
+        return await self._enqueue_batches(map(self.check, jobs), len(jobs))
+
+    async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueResult]:
+        """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice."""
+        return await self._enqueue_batches(items, len(items))
+
+    async def _enqueue_batches(
+        self, items: Iterable[EnqueueItem], count: int
+    ) -> list[EnqueueResult]:
         results: list[EnqueueResult] = []
         sending: asyncio.Task[list[EnqueueResult]] | None = None
         try:
-            for batch in batched(map(self._enqueue_item, jobs), weigh=_payload_bytes):
+            try:
+                for batch in batched(items, weigh=_payload_bytes):
+                    if sending is not None:
+                        results += await sending
+                    sending = asyncio.create_task(self._enqueue_batch(batch))
+                    # Let the task send, so that the server works while the next batch is encoded.
+                    await asyncio.sleep(0)
+            finally:
                 if sending is not None:
                     results += await sending
-                sending = asyncio.create_task(self._enqueue_batch(batch))
-                # Let the task send, so that the server works while the next batch is encoded.
-                await asyncio.sleep(0)
-        finally:
-            if sending is not None:
-                results += await sending
+        except AragoraQError as error:
+            known = [*results, *error.results]
+            error.results = [*known, *[None] * (count - len(known))]
+            raise
         return results
 
     async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueResult]:
@@ -123,30 +137,39 @@ class RedisStreamsQueue(WorkQueue):
         statuses, durable = await self.connection.run_with_durability(
             "enqueue", items, self.config.durability, max_backlog=self.config.max_backlog
         )
+        results = [
+            EnqueueResult(fields.id, created=status == b"created", durable=durable)
+            if status in (b"created", b"exists")
+            else None
+            for (_, fields), status in zip(items, statuses, strict=True)
+        ]
+        if None in results:
+            error = self._refusal(items, statuses)
+            error.results = results
+            raise error
+        return cast("list[EnqueueResult]", results)
+
+    def _refusal(self, items: Sequence[EnqueueItem], statuses: Sequence[bytes]) -> AragoraQError:
+        """Return the error for a batch of which not all went in."""
         if b"full" in statuses:
-            raise QueueFull(
+            return QueueFull(
                 f"queue {self.config.queue} has reached its limit of {self.config.max_backlog} waiting "
                 f"jobs; {statuses.count(b'full')} of {len(statuses)} were not enqueued",
                 hint="add workers, wait, or raise max_backlog",
             )
-        if b"refused" in statuses:
-            _, fields = items[statuses.index(b"refused")]
-            raise InvalidPayload(
-                f"job {fields.id}: refused by the server's script: id, payload or a number is out of bounds"
-            )
-        return [
-            EnqueueResult(fields.id, created=status == b"created", durable=durable)
-            for (_, fields), status in zip(items, statuses, strict=True)
-        ]
+        _, fields = items[statuses.index(b"refused")]
+        return InvalidPayload(
+            f"job {fields.id}: refused by the server's script: id, payload or a number is out of bounds"
+        )
 
-    def check(self, job: Job) -> None:
-        """Raise InvalidPayload if `enqueue` would refuse `job` itself; nothing is sent."""
-        _, fields = self._enqueue_item(job)
-        job.raw_payload = fields.payload  # so that it is not encoded again
+    def check(self, job: Job) -> EnqueueItem:
+        """Return `job` as `enqueue` would send it now; nothing is sent.
 
-    def _enqueue_item(self, job: Job) -> EnqueueItem:
+        Raises:
+            InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
+        """
         check_job(job)
-        payload = job.raw_payload or _encode_payload(job)
+        payload = _encode_payload(job)
         if len(payload) > self.config.max_payload_bytes:
             raise InvalidPayload(
                 f"job {job.id}: payload has {len(payload)} bytes, max_payload_bytes is "
@@ -192,7 +215,7 @@ class RedisStreamsQueue(WorkQueue):
         return results
 
     async def recent_ids(self, limit: int) -> list[str]:
-        """Return ids of the newest jobs of any status: at most `limit` of each lane and index."""
+        """Return ids of jobs of any status, newest first: among them the `limit` newest ones."""
         return await listing.recent_ids(self.connection, limit)
 
     def job_ids(self, status: JobStatus) -> AsyncIterator[str]:
@@ -214,9 +237,7 @@ class RedisStreamsQueue(WorkQueue):
         resumes too late misses some.
         """
         key = self._keys.events
-        if after is None:
-            newest = await self.connection.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
-            after = newest[0][0].decode() if newest else "0-0"
+        after = after or await self.newest_event_id()
         while True:
             reply = await self.connection.read_blocking(
                 {key: after}, float("inf"), count=BATCH_LIMIT
@@ -224,6 +245,11 @@ class RedisStreamsQueue(WorkQueue):
             for entry_id, fields in reply.get(key, ()):
                 after = entry_id
                 yield {"id": entry_id, **fields}
+
+    async def newest_event_id(self) -> str:
+        """Return the id of the latest event, after which `events` misses nothing that happens from now on."""
+        newest = await self.connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+        return newest[0][0].decode() if newest else "0-0"
 
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
         if not WORKER_ID_PATTERN.fullmatch(identity.worker_id):

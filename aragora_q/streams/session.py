@@ -38,6 +38,9 @@ MAX_DEFERRAL_SECONDS = 6 * 3600
 MAX_ERROR_CHARS = 2_000
 MAX_PROGRESS_BYTES = 4_096
 MAX_JOURNAL_BYTES = 4 * 1024 * 1024
+MAX_CHECKPOINTS = 10_000
+"""Bounds of a job's checkpoints; Redis needs about 100 bytes for each beyond its name and value."""
+
 START_BYTES = 32 * 1024 * 1024
 """A call starts no further jobs once their payloads have this size: they come in one reply."""
 
@@ -193,8 +196,16 @@ class RedisWorkerSession(WorkerSession):
 
     async def checkpoint(self, job: Job, name: str, value: Mapping[str, Any]) -> None:
         result = await self._write(
-            job, "checkpoint", (name, codec.encode(value)), max_bytes=MAX_JOURNAL_BYTES
+            job,
+            "checkpoint",
+            (name, codec.encode(value)),
+            max_bytes=MAX_JOURNAL_BYTES,
+            max_checkpoints=MAX_CHECKPOINTS,
         )
+        if result == b"too_many":
+            raise PermanentError(
+                f"job {job.id}: more than {MAX_CHECKPOINTS} checkpoints with {name!r:.100}"
+            )
         if result == b"full":
             raise PermanentError(
                 f"job {job.id}: checkpoints exceed {MAX_JOURNAL_BYTES} bytes with {name!r:.100}"

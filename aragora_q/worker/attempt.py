@@ -17,7 +17,7 @@ from aragora_q.contracts import CheckpointStore, Completed, Failed, Outcome, Rel
 from aragora_q.errors import TRANSIENT_ERRORS, LeaseLost, PermanentError, RetryLater
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.observability.logs import get_logger
-from aragora_q.retry import RetryPolicy, describe, is_retryable_error
+from aragora_q.retry import RetryPolicy, describe, is_retryable_error, leaves
 
 logger = get_logger(__name__)
 
@@ -64,11 +64,11 @@ class Attempt:
             return None if self.is_abandoned else self._completed(result)
         except asyncio.CancelledError:
             return self._interrupted()
-        except LeaseLost:
-            return None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - an executor may raise anything; the worker goes on
+            if any(isinstance(each, LeaseLost) for each in leaves(error)):
+                return None
             if (
                 self._cancel_reason is not None
             ):  # raised while it was being cancelled: not the job's fault
@@ -142,10 +142,11 @@ class Attempt:
         return self._retry("the executor cancelled its own task")
 
     def _raised(self, error: BaseException) -> Outcome:
-        text = describe(error)
-        if isinstance(error, RetryLater):
-            delay_seconds = max(_bounded_seconds(error.delay_seconds), self._backoff_seconds())
-            return Retry(text, delay_seconds, charged=False)
+        text, errors = describe(error), list(leaves(error))
+        delays = [each.delay_seconds for each in errors if isinstance(each, RetryLater)]
+        if delays:
+            delay_seconds = max(map(_bounded_seconds, delays))
+            return Retry(text, max(delay_seconds, self._backoff_seconds()), charged=False)
         return self._retry(text) if is_retryable_error(error) else Failed(text)
 
     def _retry(self, text: str) -> Retry:

@@ -12,7 +12,7 @@ from aragora_q._version import __version__
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import Identity, WorkQueue
-from aragora_q.errors import TRANSIENT_ERRORS, AragoraQError
+from aragora_q.errors import AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -321,7 +321,7 @@ class DebateWorker:
                 await self._fetcher.release_orphans()
                 await self.keeper.stop()
                 await self._session.unregister()
-        except (TimeoutError, *TRANSIENT_ERRORS):
+        except (TimeoutError, AragoraQError):
             logger.error(  # noqa: TRY400 - the cause is known
                 "Redis unavailable at shutdown: unreported jobs will be reclaimed",
                 extra={"jobs": len(self._reporter), "worker": self.identity.worker_id},

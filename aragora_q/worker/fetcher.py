@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.contracts import FetchResult, WorkerSession, WorkQueue
-from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.errors import SERVER_ERRORS
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -174,7 +174,7 @@ class Fetcher:
         except Stopped:
             self._outages.request_recovery()  # the abandoned call may have started a job
             raise
-        except TRANSIENT_ERRORS as error:
+        except SERVER_ERRORS as error:
             self._outages.record_failure("fetch", error)
             await self._stop.sleep(jittered(UNAVAILABLE_SECONDS, 1, 4))
             return FetchResult("ok")

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from aragora_q.backoff import Backoff
-from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.errors import SERVER_ERRORS
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.rate_limit import RateLimit
@@ -58,7 +58,7 @@ class OutageTracker:
         call: Callable[[], Awaitable[T]],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> T:
-        """Return the result of `call`, retried without limit while it raises a transient error.
+        """Return the result of `call`, retried without limit while it raises an error of Redis.
 
         Only `sleep` can end the retries, by raising; a call under way is never interrupted.
         """
@@ -66,7 +66,7 @@ class OutageTracker:
         while True:
             try:
                 result = await call()
-            except TRANSIENT_ERRORS as error:
+            except SERVER_ERRORS as error:
                 self.record_failure(operation, error)
             else:
                 self.record_success(operation)

@@ -1,9 +1,9 @@
 #!lua
 -- Store a checkpoint of a running job for its later attempts.
 -- keys:
--- args: lease_owner max_bytes
+-- args: lease_owner max_bytes max_checkpoints
 -- each job: id fence name value
--- returns: per job: ok | lost | full
+-- returns: per job: ok | lost | full (of bytes) | too_many
 
 local results = {}
 for n = 1, items do
@@ -14,8 +14,11 @@ for n = 1, items do
     local stored = tonumber(redis.call('HGET', journal, 'bytes') or 0)
     local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
     local bytes = stored + #value - replaced + (replaced == 0 and #name or 0)
-    results[n] = 'full'
-    if bytes <= tonumber(max_bytes) then
+    if replaced == 0 and redis.call('HLEN', journal) >= max_checkpoints + 2 then  -- also `bytes` and `progress`
+      results[n] = 'too_many'
+    elseif bytes > tonumber(max_bytes) then
+      results[n] = 'full'
+    else
       redis.call('HSET', journal, 'checkpoint:' .. name, value, 'bytes', bytes)
       results[n] = 'ok'
     end

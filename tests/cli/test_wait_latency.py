@@ -1,0 +1,84 @@
+"""Waiting for jobs is never late: the end of a job is noticed at once, whenever it happens."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+from aragora_q.base import JobStatus
+from aragora_q.cli import waiting
+from aragora_q.contracts import Completed
+
+SOON_SECONDS = waiting.POLL_SECONDS / 2
+
+
+async def _ended(harness, job_id):
+    return [job async for job in waiting.ended_jobs(harness.queue, [job_id], 30)]
+
+
+@asynccontextmanager
+async def _waiting(harness, job_id):
+    """Wait for the job in a task, which must end soon after the body."""
+    waiter = asyncio.create_task(_ended(harness, job_id))
+    yield
+    done_at = time.monotonic()
+    [job] = await waiter
+    assert job.status is JobStatus.COMPLETED
+    assert time.monotonic() - done_at < SOON_SECONDS
+
+
+async def _complete(harness, session, job):
+    assert await harness.report(session, job, Completed(b"{}")) == "completed"
+
+
+async def test_a_job_that_ends_during_the_first_look_is_noticed(harness, monkeypatch):
+    """It ends after its status was read and before anything follows the events."""
+    session = await harness.worker(lease_seconds=600)
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    tracker, is_first = harness.queue.tracker, True
+    get_statuses = tracker.get_statuses
+
+    async def get_then_complete(job_ids):
+        nonlocal is_first
+        statuses = await get_statuses(job_ids)
+        if is_first:
+            is_first = False
+            await _complete(harness, session, job)
+        return statuses
+
+    monkeypatch.setattr(tracker, "get_statuses", get_then_complete)
+    started_at = time.monotonic()
+    [ended] = await _ended(harness, "a")
+    assert ended.status is JobStatus.COMPLETED
+    assert time.monotonic() - started_at < SOON_SECONDS
+
+
+async def test_a_job_that_ends_before_the_first_event_is_read_is_noticed(harness, monkeypatch):
+    """It ends while the request for the newest event is on its way."""
+    session = await harness.worker(lease_seconds=600)
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    execute = harness.queue.connection.execute
+
+    async def slow_execute(*command):
+        if command[0] == "XREVRANGE":
+            await asyncio.sleep(0.3)
+        return await execute(*command)
+
+    monkeypatch.setattr(harness.queue.connection, "execute", slow_execute)
+    async with _waiting(harness, "a"):
+        await asyncio.sleep(0.15)
+        await _complete(harness, session, job)
+        await asyncio.sleep(0.3)
+
+
+async def test_a_lost_connection_does_not_make_waiting_late(harness):
+    """All connections are closed while a job is waited for: its end is noticed at once all the same."""
+    session = await harness.worker(lease_seconds=600)
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    async with _waiting(harness, "a"):
+        await asyncio.sleep(0.3)
+        harness.redis.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(waiting.POLL_SECONDS + 0.3)
+        await _complete(harness, session, job)

@@ -1,0 +1,125 @@
+"""A closed queue is closed: calls are refused, nothing is sent, nothing goes on in the background."""
+
+import asyncio
+
+import pytest
+from support.proxy import Proxy
+from support.wait import wait_until
+
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.errors import QueueClosed
+from aragora_q.redis.discovery import FailoverInProgress
+from aragora_q.streams.queue import RedisStreamsQueue
+
+
+@pytest.fixture
+async def proxy(redis_url):
+    proxy = await Proxy(int(redis_url.rpartition(":")[2].partition("/")[0])).start()
+    yield proxy
+    await proxy.stop()
+
+
+@pytest.fixture
+def queue(proxy):
+    return RedisStreamsQueue(QueueConfig(redis_url=proxy.url))
+
+
+def _connections(redis_client):
+    return redis_client.info("stats")["total_connections_received"]
+
+
+async def test_calls_after_close_are_refused(queue, redis_client):
+    """Every call says that the queue is closed, and opens no connection; closing again is harmless."""
+    await queue.enqueue(Job({}, id="a"))
+    await queue.close()
+    before = _connections(redis_client)
+    for call in (
+        lambda: queue.enqueue(Job({}, id="b")),
+        lambda: queue.enqueue_many([Job({}, id="b")]),
+        lambda: queue.get_job("a"),
+        lambda: queue.cancel("a"),
+        queue.get_queue_stats,
+        queue.reclaim,
+        lambda: anext(queue.events()),
+    ):
+        with pytest.raises(QueueClosed, match="closed"):
+            await call()
+    await queue.close()
+    assert _connections(redis_client) == before
+
+
+async def test_a_queue_that_was_never_used_can_be_closed(queue, redis_client):
+    """Closing opens no connection, and the queue is closed from then on."""
+    before = _connections(redis_client)
+    await queue.close()
+    with pytest.raises(QueueClosed):
+        await queue.get_status("a")
+    assert _connections(redis_client) == before
+
+
+async def test_close_ends_what_is_under_way(queue, redis_client):
+    """A blocking read, a call without a reply and callers that wait for a connection end at once."""
+    await queue.enqueue(Job({}, id="a"))
+    events = queue.events("0-0")
+    await anext(events)
+    followers = [asyncio.create_task(_follow(events))]
+    await wait_until(lambda: _blocked(redis_client), what="the blocking read")
+    redis_client.client_pause(60_000, all=False)
+    try:
+        followers += [asyncio.create_task(queue.enqueue(Job({}, id=f"j{n}"))) for n in range(100)]
+        await wait_until(lambda: _blocked(redis_client) > 60, what="calls without a reply")
+        started_at = asyncio.get_running_loop().time()
+        await queue.close()
+        ended = await asyncio.gather(*followers, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - started_at < 1
+        assert {type(error) for error in ended} == {QueueClosed}
+    finally:
+        redis_client.client_unpause()
+    await wait_until(lambda: len(redis_client.client_list()) == 1, what="all connections to end")
+
+
+async def _follow(events):
+    async for _ in events:
+        pass
+
+
+def _blocked(redis_client):
+    return redis_client.info("clients")["blocked_clients"]
+
+
+async def test_close_ends_retries(monkeypatch):
+    """A call that waits for the end of a failover is refused soon after its queue is closed."""
+    queue = RedisStreamsQueue(QueueConfig(redis_url="redis+sentinel://127.0.0.1/debates"))
+    queue.connection.failover_seconds = 60.0
+
+    def discover():
+        raise FailoverInProgress("no primary is elected yet")
+
+    monkeypatch.setattr(queue.connection._client._discovery, "discover", discover)
+    call = asyncio.create_task(queue.get_status("a"))
+    await asyncio.sleep(0.2)
+    assert not call.done()
+    await queue.close()
+    with pytest.raises(QueueClosed):
+        await asyncio.wait_for(call, 5)
+
+
+async def test_a_worker_whose_queue_is_closed_ends(proxy, redis_client):
+    """The worker ends with the error, and its lease keeper and maintenance end with it."""
+    from support.executors import run
+
+    from aragora_q.worker.debate_worker import DebateWorker
+
+    queue = RedisStreamsQueue(QueueConfig(redis_url=proxy.url, claim_idle_ms=2000))
+    worker = DebateWorker(queue, "w1", executor=run)
+    running = asyncio.create_task(worker.start())
+    await wait_until(lambda: redis_client.exists("aragora:queue:debates:worker:w1"), what="it")
+    await asyncio.sleep(0.3)
+    await queue.close()
+    with pytest.raises(QueueClosed):
+        await asyncio.wait_for(running, 15)
+    await wait_until(lambda: len(redis_client.client_list()) == 1, what="all connections to end")
+    commands = redis_client.info("stats")["total_commands_processed"]
+    await asyncio.sleep(1.5)
+    assert redis_client.info("stats")["total_commands_processed"] - commands <= 2

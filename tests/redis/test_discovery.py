@@ -1,0 +1,64 @@
+"""Which server counts as the primary when Sentinels disagree."""
+
+import pytest
+from support import servers, topologies
+from support.wait import wait_until_sync
+
+from aragora_q.config.settings import QueueConfig
+from aragora_q.redis.connection import Connection
+
+
+@pytest.fixture
+def cut_off(sentinels):
+    """A Sentinel and a server that learn of no failover: the smaller side of a partition."""
+    old_primary = sentinels._server("--requirepass", topologies.PASSWORD).start()
+    sentinel = sentinels._sentinel(old_primary.port, 1000).start()
+    wait_until_sync(lambda: sentinels.state(sentinel)["num-slaves"] == "0", what="the Sentinel")
+    yield sentinel, old_primary
+    sentinel.stop()
+    old_primary.stop()
+
+
+def _fail_over(sentinels):
+    former = sentinels.primary()
+    with sentinels.sentinels[0].client() as client:
+        client.execute_command("SENTINEL", "FAILOVER", sentinels.service)
+    wait_until_sync(
+        lambda: all(
+            sentinels.state(each)["port"] != str(former.port) for each in sentinels.sentinels
+        ),
+        30,
+        "the failover",
+    )
+
+
+def _discovered_port(topology, *hosts):
+    url = f"redis+sentinel://{','.join(f'127.0.0.1:{host.port}' for host in hosts)}/{topology.service}"
+    connection = Connection(QueueConfig(redis_url=url, **topology.settings))
+    return connection._client._discovery.discover()[1]
+
+
+class _Dead:
+    """A Sentinel that does not answer."""
+
+    def __init__(self):
+        self.port = servers.free_port()
+
+
+def test_the_latest_failover_counts(sentinels, cut_off):
+    """A Sentinel that missed a failover is outvoted, wherever it stands in redis_url."""
+    lonely, _ = cut_off
+    _fail_over(sentinels)
+    primary = sentinels.primary().port
+    first, second, third = sentinels.sentinels
+    assert _discovered_port(sentinels, lonely, first, second) == primary
+    assert _discovered_port(sentinels, first, lonely, second) == primary
+    assert _discovered_port(sentinels, lonely, first, second, third) == primary
+
+
+def test_one_sentinel_is_enough(sentinels, cut_off):
+    """While the others do not answer, the answer of one counts, as with a single one."""
+    lonely, old_primary = cut_off
+    assert _discovered_port(sentinels, lonely, _Dead(), _Dead()) == old_primary.port
+    assert _discovered_port(sentinels, _Dead(), _Dead(), lonely) == old_primary.port
+    assert _discovered_port(sentinels, lonely) == old_primary.port
