@@ -248,7 +248,7 @@ class WorkQueue(JobQueue):
     ) -> list[ReclaimResult]:
         """Reclaim the jobs of dead workers: one pass over what is pending, in bounded steps.
 
-        No step starts after `deadline`, a time of `time.monotonic()`.
+        No further step starts after `deadline`, a time of `time.monotonic()`; the first one always does.
         """
 
     @abstractmethod
