@@ -81,7 +81,7 @@ class Connection:
         self._path = self.redis_url.path if path is None else path
         if self.redis_url.kind == "embedded" and path is None:
             self._embedded = _open_embedded(self.redis_url.path)
-            self._path = self._embedded.url.removeprefix("unix://")
+            self._path = self._embedded.path
         options = connection_options(config, self.redis_url)
         discovery = PrimaryDiscovery(
             self.redis_url, options, sentinel_options(config, options), self.keys.control
