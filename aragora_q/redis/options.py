@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import redis
@@ -88,11 +89,16 @@ def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None
         except ConfigError as error:
             raise AccessDenied(str(error), hint="correct the file; it is read again") from None
 
+    return read if _is_from_file(name, known) else lambda: known
+
+
+@cache
+def _is_from_file(name: str, secret: str) -> bool:
+    """Return True if a secret was read from its file. Remembered: the file may have changed since."""
     try:
-        is_from_file = secret_in_file(name) == known
+        return secret_in_file(name) == secret
     except ConfigError:
-        is_from_file = True
-    return read if is_from_file else lambda: known
+        return True
 
 
 def _check_tls(config: QueueConfig) -> None:
