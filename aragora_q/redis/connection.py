@@ -79,7 +79,7 @@ class Connection:
         self._path = self.redis_url.path if path is None else path
         if self.redis_url.kind == "embedded" and path is None:
             self._embedded = _open_embedded(self.redis_url.path)
-            self._path = self._embedded.url.removeprefix("unix://")
+            self._path = self._embedded.path
         if options is None:
             server_options = connection_options(config, self.redis_url)
             options = server_options, sentinel_options(config, server_options)
