@@ -71,7 +71,9 @@ async def late_replies(new_harness, redis_url):
     port = int(redis_url.rpartition(":")[2].partition("/")[0])
     proxy = await Proxy(port).start()
     beside = new_harness(claim_idle_ms=round(LEASE_SECONDS * 1000))
-    behind = new_harness(redis_url=proxy.url, claim_idle_ms=round(LEASE_SECONDS * 1000))
+    behind = new_harness(
+        redis_url=proxy.url, client=beside.redis, claim_idle_ms=round(LEASE_SECONDS * 1000)
+    )
     proxy.match, proxy.delay_seconds = scripts.load("start").sha.encode(), 3 * LEASE_SECONDS
     pool = WorkerPool()
     yield proxy, behind, beside, pool
@@ -83,7 +85,6 @@ async def late_replies(new_harness, redis_url):
 async def test_start_whose_reply_is_late_is_released(late_replies):
     """A slow network delays the reply to a start beyond the lease: the job is released, not reclaimed."""
     proxy, behind, beside, pool = late_replies
-    await beside.enqueue("first")
     await beside.queue.enqueue_many([Job({}, id="a"), Job({}, id="b")])
     proxy.mode = "delay"
     async with reclaiming(beside) as claimed:
