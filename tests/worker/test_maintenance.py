@@ -1,0 +1,109 @@
+"""One worker of a queue does its maintenance, whichever lives; the fleet's size does not matter."""
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+from support.executors import succeed
+from support.wait import wait_until
+from support.workers import wait_until_registered
+
+from aragora_q.contracts import Identity
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.worker import liveness
+
+NO_PID = "4194304"
+"""One more than the highest process id that Linux gives."""
+
+
+def _maintainer(harness):
+    return (harness.redis.hget(harness.keys.control, "maintainer") or "").partition(" ")[0]
+
+
+async def test_a_killed_worker_is_replaced_within_seconds(new_harness, worker_process, redis_url):
+    """kill -9 of the worker that does maintenance: another one promotes and reclaims soon after."""
+    harness = new_harness(claim_idle_ms=1000)
+    workers = {f"p{n}": worker_process(redis_url, f"p{n}", slots=1) for n in range(3)}
+    for worker in workers.values():
+        worker.wait_until_started()
+    first = await wait_until(lambda: _maintainer(harness), what="a worker to do maintenance")
+    await harness.enqueue_steps("running", ["sleep", 0.5])
+    workers[first].kill()
+    killed_at = time.monotonic()
+    await harness.enqueue_steps("delayed", delay_seconds=0.1)
+    await harness.wait_for_end("delayed", "running")
+    assert _maintainer(harness) in set(workers) - {first}
+    assert time.monotonic() - killed_at < 8
+
+
+async def test_a_worker_that_stops_hands_maintenance_over(new_harness, worker_pool):
+    """Its successor does not wait until the right expires."""
+    harness = new_harness(claim_idle_ms=20_000)  # the right lasts for five seconds
+    workers = {name: worker_pool.start(harness, succeed, name) for name in ("w1", "w2")}
+    for worker in workers.values():
+        await wait_until_registered(harness, worker)
+    first = await wait_until(lambda: _maintainer(harness))
+    await workers[first].stop()
+    [second] = set(workers) - {first}
+    await wait_until(lambda: _maintainer(harness) == second, 4, "the other one to take over")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts the calls of maintenance that any queue of this process makes."""
+    counted = Counter()
+
+    def count(name):
+        original = getattr(RedisStreamsQueue, name)
+
+        async def method(self, *args, **options):
+            counted[name] += 1
+            return await original(self, *args, **options)
+
+        monkeypatch.setattr(RedisStreamsQueue, name, method)
+
+    for name in ("promote", "reclaim", "remove_dead_workers", "purge", "claim_maintenance"):
+        count(name)
+    return counted
+
+
+async def _calls_in(calls, seconds):
+    calls.clear()
+    await asyncio.sleep(seconds)  # the claim is about a span of time
+    return Counter(calls)
+
+
+@pytest.mark.slow
+async def test_a_fleet_makes_no_more_passes_than_one_worker(new_harness, worker_pool, calls):
+    """Twenty idle workers promote and reclaim as often as one; the other nineteen only ask."""
+    harness = new_harness(claim_idle_ms=2000)
+    workers = [worker_pool.start(harness, succeed, "w0")]
+    await wait_until_registered(harness, workers[0])
+    await wait_until(lambda: calls["promote"])
+    alone = await _calls_in(calls, 4)
+    for n in range(1, 20):
+        workers.append(worker_pool.start(harness, succeed, f"w{n}"))
+    for worker in workers[1:]:
+        await wait_until_registered(harness, worker)
+    await wait_until(lambda: calls["reclaim"] >= 19, what="each worker's pass at its start")
+    fleet = await _calls_in(calls, 4)
+    assert alone["promote"] >= 4
+    assert alone["reclaim"] >= 4
+    for name in ("promote", "reclaim", "remove_dead_workers", "purge"):
+        assert fleet[name] <= 1.5 * alone[name] + 2, (name, fleet, alone)
+    assert fleet["claim_maintenance"] <= alone["claim_maintenance"] + 19 * 8
+
+
+async def test_each_worker_reclaims_at_its_start(new_harness, worker_pool):
+    """A restarted worker takes over its old jobs at once, even if another one does maintenance."""
+    harness = new_harness(claim_idle_ms=60_000)
+    old = harness.queue.session(Identity("w1"))
+    await old.register({**liveness.describe(), "pid": NO_PID})
+    await harness.enqueue("a")
+    await harness.start_one(old)
+    assert (await harness.queue.claim_maintenance("other", 60)).is_granted
+    worker_pool.start(harness, succeed, "w1")
+    job = await harness.wait_for_end("a", timeout=5)
+    assert (job.status, job.crashes) == ("completed", 1)
+    assert _maintainer(harness) == "other"
