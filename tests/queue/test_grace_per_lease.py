@@ -1,0 +1,50 @@
+"""A grace period delays each job by at most half its own lease."""
+
+from support.queue_harness import decisions
+
+
+def _let_time_pass(harness, ms):
+    """Make the current grace period older, as if it had begun earlier."""
+    for field in ("grace_started_at", "grace_until"):
+        harness.redis.hincrby(harness.keys.control, field, -ms)
+
+
+async def test_a_dead_long_lease_worker_delays_no_short_lease(harness):
+    """Half a long lease of silence starts a long grace period; jobs with short leases wait for a short one."""
+    long = await harness.worker("long", lease_seconds=60)
+    await harness.enqueue("slow")
+    await harness.start_one(long)
+    harness.stop_heartbeat("long", 31)
+    harness.backdate("slow", 61_000)
+    dead = await harness.worker("dead", lease_seconds=2)
+    alive = await harness.worker("alive", lease_seconds=2)
+    control = harness.redis.hgetall(harness.keys.control)
+    grace = int(control["grace_until"]) - int(control["grace_started_at"])
+    assert grace == 30_000
+    await harness.enqueue("quick")
+    await harness.start_one(dead)
+    harness.backdate("quick", 2_100)
+    harness.stop_heartbeat("dead", 2.1)
+    await harness.renew(alive)
+    client = harness.other_client(claim_idle_ms=2000)
+    assert await client.reclaim() == [], "it waits for half its lease, too"
+    _let_time_pass(harness, 1_000)
+    assert decisions(await client.reclaim()) == [("quick", "reclaimed")]
+    _let_time_pass(harness, 28_000)
+    assert await client.reclaim() == []
+    _let_time_pass(harness, 1_100)
+    assert decisions(await client.reclaim()) == [("slow", "reclaimed")]
+
+
+async def test_an_entry_that_was_never_started_waits_for_the_callers_lease_only(harness):
+    """Its redelivery is delayed by half the lease of the caller, not of the silent worker."""
+    long = await harness.worker("long", lease_seconds=3600)
+    harness.stop_heartbeat("long", 1801)
+    await harness.enqueue("a")
+    [entry] = harness.deliver("broken")
+    harness.backdate_entry(harness.keys.stream_normal, entry, 2_100)
+    client = harness.other_client(claim_idle_ms=2000)
+    assert await client.reclaim() == []
+    _let_time_pass(harness, 1_000)
+    assert decisions(await client.reclaim()) == [("a", "redelivered")]
+    assert long
