@@ -146,11 +146,13 @@ class MaintenanceClaim:
 class LeaseRenewer(Protocol):
     """The lease keeper's connection to the queue, used in the keeper's thread only."""
 
-    async def renew(self, leases: Sequence[Lease], *, is_starting: bool = False) -> RenewalResult:
+    async def renew(
+        self, leases: Sequence[Lease], *, starting_seconds: float | None = None
+    ) -> RenewalResult:
         """Send a heartbeat and renew `leases`.
 
-        `is_starting`: jobs may have been started for this worker that it does not know of yet; their
-        leases are renewed, too.
+        `starting_seconds`: how long ago a start was sent whose reply has not come yet. Jobs started since
+        then are not known to the worker; their leases are renewed, too.
         """
 
     async def close(self) -> None:
@@ -246,7 +248,7 @@ class WorkQueue(JobQueue):
     ) -> list[ReclaimResult]:
         """Reclaim the jobs of dead workers: one pass over what is pending, in bounded steps.
 
-        No step starts after `deadline`, a time of `time.monotonic()`.
+        No further step starts after `deadline`, a time of `time.monotonic()`; the first one always does.
         """
 
     @abstractmethod

@@ -112,7 +112,7 @@ async def running_worker(
         except (RedisUnreachable, TryAgain) as error:
             preflight = partial(_check, queue)
             sd_notify.notify("READY=1", "STATUS=waiting for Redis")
-            logger.warning("Redis is away, waiting for it", extra={"error": str(error)})
+            logger.warning("Redis unavailable, waiting for it", extra={"error": str(error)})
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
         with serving(metrics.registry, config.metrics_host, config.metrics_port, healthy) as port:
             if port is not None:
@@ -143,7 +143,7 @@ async def running_worker(
 
 
 async def _check(queue: RedisStreamsQueue) -> None:
-    """Refuse a server that cannot keep our promises."""
+    """Refuse a server that may lose jobs; warn about one that loses them in a crash."""
     facts = await check_server(queue.connection)
     check_eviction(facts, queue.connection, allowed=queue.config.allow_eviction)
     if not facts.has_aof:
@@ -168,17 +168,23 @@ def _watch_signals(
         stops: set[asyncio.Task[None]] = set()
         while True:
             number = await arrived.get()
-            if number == signal.SIGHUP:
-                _reload(worker, reload)
-                continue
-            on_signal(number)
-            sd_notify.notify("STOPPING=1")
-            immediately = bool(stops)
-            logger.info(
-                "stopping",
-                extra={"signal": number.name, "how": "immediately" if immediately else "draining"},
-            )
-            stops.add(asyncio.create_task(worker.stop(immediately=immediately)))
+            try:
+                if number == signal.SIGHUP:
+                    _reload(worker, reload)
+                    continue
+                immediately = bool(stops)
+                stops.add(asyncio.create_task(worker.stop(immediately=immediately)))
+                on_signal(number)
+                logger.info(
+                    "stopping",
+                    extra={
+                        "signal": number.name,
+                        "how": "immediately" if immediately else "draining",
+                    },
+                )
+                sd_notify.notify("STOPPING=1")
+            except Exception:  # the signals to come must be received, whatever went wrong
+                logger.exception("signal not fully handled", extra={"signal": number.name})
 
     return asyncio.create_task(watch(), name="signals")
 
@@ -189,12 +195,13 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
     try:
         if reload is not None:
             config = reload()
-            setup_logging(config.log_level, config.log_format)
             worker.reconfigure(config)
+            setup_logging(config.log_level, config.log_format)
             logger.info("settings reloaded", extra={"concurrency": config.concurrency})
     except ConfigError as error:
-        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the line contains the cause
-    sd_notify.notify("READY=1")
+        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the message names the cause
+    finally:
+        sd_notify.notify("READY=1")
 
 
 async def _notify_systemd(worker: DebateWorker) -> None:

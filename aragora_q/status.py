@@ -124,7 +124,7 @@ class JobStatusTracker:
         with _reading(job_id):
             job = _job_from_fields(job_id, fields)
         if result is not None:
-            payload, _, result = result.partition(b"\n")
+            payload, _, result = result.rpartition(b"\n")
         elif payload is None and "entry" in fields:
             payload = await self._payload_in_stream(job.priority, fields["entry"])
         job.raw_payload = payload or b""

@@ -1,10 +1,11 @@
-"""Measurements: those of `aragora-q bench`, then memory, a deep backlog and cold starts.
+"""Measurements: those of `aragora-q bench`, then memory, a deep backlog, cold starts and fleets.
 
 Called by `benchmarks/run.py`. Every measurement leaves the server of the testbed empty.
 """
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import uvloop
@@ -27,10 +28,21 @@ ENQUEUE_BATCH = 10_000
 SETTLE_SECONDS = 0.5
 """After a worker is registered, until it does nothing but wait for jobs."""
 
+FLEETS = {"fleet_100": 100, "fleet_300": 300, "fleet_1000": 1_000}
+"""Numbers of idle workers, each compared with one worker."""
+
+FLEET_WINDOW_SECONDS, FLEET_JOBS = 1.0, 20
+"""A window of the measurement of a fleet, and the jobs that every second window has."""
+
+LONG_JOBS = {"long_jobs_small": 1_000, "long_jobs_large": 250_000}
+"""Payload sizes in bytes of jobs that run while nothing happens."""
+
+LONG_JOB_WORKERS, LONG_JOB_CONCURRENCY = 200, 10
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of repetitions and jobs. The defaults take about four minutes."""
+    """Numbers of repetitions and jobs. The defaults take about seven minutes."""
 
     repeats: int = 5
     measurements: dict[bench.Measurement, int] = field(
@@ -41,6 +53,10 @@ class Sizes:
     deep_backlog: int = 100_000
     windows: int = 10
     starts: int = 15
+    fleet_windows: int = 12
+    fleet_settle_seconds: float = 3.0
+    fleet_divisor: int = 1
+    """Fleets have this many times fewer workers than their measurements say."""
 
 
 FULL = Sizes(repeats=7, deep_backlog=1_000_000)
@@ -53,6 +69,8 @@ def run(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     yield from backlog(testbed, sizes)
     yield idle_worker(testbed, sizes.repeats)
     yield from cold_starts(testbed, sizes.starts)
+    yield from idle_fleets(testbed, sizes)
+    yield from long_jobs(testbed, sizes)
 
 
 def memory(testbed: Testbed, count: int) -> Iterator[Result]:
@@ -196,6 +214,120 @@ def cold_starts(testbed: Testbed, repeats: int) -> Iterator[Result]:
         title = f"aragora-q {command[len(program)]} / python -c pass"
         yield Result(f"start_{name}", title, "ms", measured[name], measured["baseline"])
     testbed.client.flushall()
+
+
+def idle_fleets(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Measure what a job costs the server, and its client, when many workers wait for it.
+
+    Seconds with and without jobs alternate: what the idle fleet itself costs is subtracted, and shown.
+    """
+    one = _measure_fleet(testbed, sizes, 1)
+    for name, size in FLEETS.items():
+        workers = max(1, size // sizes.fleet_divisor)
+        fleet = _measure_fleet(testbed, sizes, workers)
+        title = f"Redis CPU per job, {workers:,} / 1 idle workers"
+        yield Result(name, title, "ms", fleet.job_ms, one.job_ms)
+        if name == "fleet_300":
+            title = f"awaited enqueue p50, {workers:,} / 1 idle workers"
+            yield Result("fleet_enqueue", title, "ms", [fleet.enqueue_ms], [one.enqueue_ms])
+    title = f"Redis CPU, {workers:,} idle workers, no jobs"
+    yield Result("fleet_idle", title, "%", fleet.idle_percent)
+
+
+@dataclass
+class _Fleet:
+    """What an idle fleet costs the server, and a job beyond that; one value per pair of windows."""
+
+    idle_percent: list[float]
+    job_ms: list[float]
+    enqueue_ms: float
+
+
+def _measure_fleet(testbed: Testbed, sizes: Sizes, workers: int) -> _Fleet:
+    idle_percent, job_ms, enqueue_ms = [], [], list[float]()
+
+    async def enqueue(queue: RedisStreamsQueue) -> None:
+        began = time.monotonic()
+        for number in range(FLEET_JOBS):
+            await asyncio.sleep(
+                began + number * FLEET_WINDOW_SECONDS / FLEET_JOBS - time.monotonic()
+            )
+            sent = time.perf_counter()
+            await queue.enqueue(Job(payload=bench.PAYLOAD))
+            enqueue_ms.append((time.perf_counter() - sent) * 1000)
+        await asyncio.sleep(began + FLEET_WINDOW_SECONDS - time.monotonic())
+
+    async def measure(queue: RedisStreamsQueue) -> None:
+        for _ in range(sizes.fleet_windows):
+            idle = await _server_load(testbed, asyncio.sleep(FLEET_WINDOW_SECONDS))
+            busy = await _server_load(testbed, enqueue(queue))
+            idle_percent.append(idle * 100)
+            job_ms.append((busy - idle) * FLEET_WINDOW_SECONDS / FLEET_JOBS * 1000)
+
+    with _fleet(testbed, sizes, workers, concurrency=3), testbed.pinned():
+        with_queue(testbed, measure)
+    return _Fleet(idle_percent, job_ms, median(enqueue_ms))
+
+
+def long_jobs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Measure the server's load while many jobs run and nothing else happens."""
+    workers = max(1, LONG_JOB_WORKERS // sizes.fleet_divisor)
+    count = workers * LONG_JOB_CONCURRENCY
+    windows = range(sizes.fleet_windows * 2)
+
+    async def measure(_queue: RedisStreamsQueue) -> list[float]:
+        window = FLEET_WINDOW_SECONDS
+        return [100 * await _server_load(testbed, asyncio.sleep(window)) for _ in windows]
+
+    for name, size in LONG_JOBS.items():
+        payload = {"hold": "x" * size}
+        for batch in batched(range(count)):
+            _enqueue(testbed, [Job(payload=payload) for _ in batch])
+        with _fleet(testbed, sizes, workers, LONG_JOB_CONCURRENCY), testbed.pinned():
+            _wait_until_started(testbed, count)
+            time.sleep(sizes.fleet_settle_seconds)
+            loads = with_queue(testbed, measure)
+        title = f"Redis CPU, {count:,} running jobs of {size // 1000} KB"
+        yield Result(name, title, "%", [mean(loads)])  # renewals come in bursts
+
+
+@contextmanager
+def _fleet(testbed: Testbed, sizes: Sizes, workers: int, concurrency: int) -> Iterator[None]:
+    """Run a fleet; afterwards kill it and empty the server."""
+    arguments = (testbed.url, str(workers), str(concurrency))
+    with testbed.pinned():
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.fleet", *arguments])
+    try:
+        registered = with_queue(testbed, _keys).workers
+        while testbed.client.zcard(registered) < workers:
+            if process.poll() is not None:
+                raise RuntimeError(f"the fleet of {workers} workers ended: {process.returncode}")
+            time.sleep(0.1)
+        time.sleep(sizes.fleet_settle_seconds)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        testbed.client.flushall()
+
+
+def _wait_until_started(testbed: Testbed, count: int) -> None:
+    counters = with_queue(testbed, _keys).counters
+    while int(testbed.client.hget(counters, "started") or 0) < count:
+        time.sleep(0.1)
+
+
+async def _server_load(testbed: Testbed, work: Awaitable[object]) -> float:
+    """Return which part of a core the server uses while `work` is awaited."""
+    began, used = time.monotonic(), _server_cpu_seconds(testbed)
+    await work
+    used = _server_cpu_seconds(testbed) - used
+    return used / (time.monotonic() - began)
+
+
+def _server_cpu_seconds(testbed: Testbed) -> float:
+    used = testbed.client.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
 def process_ms(command: list[str], **options: Any) -> float:

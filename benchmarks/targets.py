@@ -45,4 +45,11 @@ TARGETS = {
     "start_help": Target(9, 5, lower_is_better=True),
     "start_status": Target(25, 12, lower_is_better=True),
     "start_enqueue": Target(25, 12, lower_is_better=True),
+    "fleet_100": Target(1.5, 1.2, lower_is_better=True),
+    "fleet_300": Target(1.5, 1.2, lower_is_better=True),
+    "fleet_enqueue": Target(1.5, 1.2, lower_is_better=True),
+    "fleet_1000": Target(1.5, 1.2, lower_is_better=True),
+    "fleet_idle": Target(5, 2.5, lower_is_better=True),
+    "long_jobs_small": Target(2, 1, lower_is_better=True),
+    "long_jobs_large": Target(2, 1, lower_is_better=True),
 }

@@ -79,5 +79,12 @@ class _Explainer:
             return rule
         is_url = name.startswith("redis_") or location[-1].endswith("_url")
         is_shown = not is_url and isinstance(value, str | int | float)
-        text = f" = {value!r:.100}" if is_shown else ""
+        text = f" = {_shown(value)}" if is_shown else ""
         return f"{'.'.join(location)}{text} ({origin}): {rule}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # Python does not print an integer of more than 4,300 digits
+        return "a huge number"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote_to_bytes, urlsplit
 
 Kind = Literal["single", "unix", "sentinel", "cluster", "embedded"]
 
@@ -32,6 +32,7 @@ SCHEMES: dict[str, Kind] = {
 }
 DEFAULT_PORTS = {"sentinel": 26379}
 REDIS_PORT = 6379
+MAX_DATABASE_DIGITS = 9
 
 Address = tuple[str, int]
 
@@ -72,7 +73,7 @@ class RedisUrl:
         scheme = url.partition("://")[0]
         if scheme not in SCHEMES or "://" not in url:
             raise ValueError(f"must begin with one of {', '.join(f'{s}://' for s in SCHEMES)}")
-        parts = urlsplit(url)
+        parts = _split(url)
         if parts.fragment:
             raise ValueError("contains '#': percent-encode it in the password (%23)")
         if "@" in parts.path + parts.query and SCHEMES[scheme] != "unix":
@@ -81,7 +82,7 @@ class RedisUrl:
             )
         login, _, hosts = parts.netloc.rpartition("@")
         username, _, password = login.partition(":")
-        kind, path = SCHEMES[scheme], unquote(parts.path)
+        kind, path = SCHEMES[scheme], _unquote(parts.path)
         segments = [segment for segment in path.split("/") if segment]
         options = _parse_options(parts.query)
         has_path = kind in ("unix", "embedded")
@@ -101,9 +102,22 @@ class RedisUrl:
             path=path if has_path else "",
             service=service,
             database=_parse_database(kind, options.get("db") or database or "0"),
-            username=unquote(username),
-            password=unquote(password),
+            username=_unquote(username),
+            password=_unquote(password),
         )
+
+
+def _split(url: str) -> SplitResult:
+    if any(char < " " for char in url.strip()) or "%00" in url:  # urlsplit drops line breaks
+        raise ValueError("contains a control character; percent-encode line breaks (%0A)")
+    return urlsplit(url)
+
+
+def _unquote(text: str) -> str:
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise ValueError("contains percent-encoded bytes that are not UTF-8") from None
 
 
 def format_address(address: Address) -> str:
@@ -125,6 +139,8 @@ def _parse_options(query: str) -> dict[str, str]:
 def _parse_database(kind: Kind, text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise ValueError(f"contains the path {text!r:.40} instead of a database number")
+    if len(text) > MAX_DATABASE_DIGITS:
+        raise ValueError(f"contains database {text:.40}: there are no databases with such a number")
     if int(text) and kind in ("cluster", "embedded"):
         raise ValueError(f"contains database {text}: this kind of server has only database 0")
     return int(text)
@@ -136,8 +152,9 @@ def _parse_hosts(text: str, default_port: int) -> tuple[Address, ...]:
 
 def _parse_host(text: str, default_port: int) -> Address:
     try:
-        parts = urlsplit(f"//{unquote(text)}")
+        parts = urlsplit(f"//{_unquote(text)}")
         host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # as it is done to look it up
     except ValueError:
         raise ValueError(
             "contains an invalid address: must be host:port with a port up to 65535"

@@ -7,6 +7,7 @@ everything else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -60,6 +61,8 @@ class AgentConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_model_string(cls, value: Any) -> Any:
+        for text in value.values() if isinstance(value, Mapping) else [value]:
+            _check_text(text)
         return {"model": value} if isinstance(value, str) else value
 
 
@@ -185,6 +188,12 @@ class QueueConfig(BaseSettings):
         except ValidationError as error:
             raise explain(error, values, type(self).model_fields) from None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        _check_text(value)
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _is_endpoint(cls, value: str) -> str:
@@ -238,6 +247,15 @@ class QueueConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Replace the sources of pydantic-settings, except arguments, with one that tracks origins."""
         return (init_settings, LayeredSource(settings_cls))
+
+
+def _check_text(value: Any) -> None:
+    """Raise ValueError for text that files, Redis and the operating system do not take."""
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError("must be UTF-8")
+        if "\0" in value:
+            raise ValueError("must not contain a null character")
 
 
 _process_wide: QueueConfig | None = None

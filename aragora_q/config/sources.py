@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,9 @@ ENVIRONMENT_NAMES = {
 
 SECRETS = frozenset({"redis_password", "redis_sentinel_password"})
 """Settings that are also read from the file named by `<VARIABLE>_FILE`, and from systemd credentials."""
+
+MAX_SECRET_BYTES = 64 * 1024
+"""A longer file is no password: it may be a device without an end."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def read_sources(fields: Mapping[str, FieldInfo]) -> SettingsSources:
     """
     faults: list[str] = []
     settings: dict[str, ResolvedValue] = {}
-    files, ignored = _find_files()
+    files, ignored = _find_files(faults)
     for path in files:
         settings |= _read_file(path, fields, faults)
     settings |= _read_secret_files(faults)
@@ -149,14 +152,11 @@ class _Files(NamedTuple):
     ignored: list[Path]
 
 
-def _find_files() -> _Files:
+def _find_files(faults: list[str]) -> _Files:
     """Return existing files in order of precedence, lowest first, and those that are not trusted."""
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises for a user without a home
     config_home = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    paths = [
-        SYSTEM_DIRECTORY / FILE_NAME,
-        *sorted((SYSTEM_DIRECTORY / "conf.d").glob("*.toml")),
-    ]
+    paths = [SYSTEM_DIRECTORY / FILE_NAME, *_conf_d(faults)]
     to_read = [path for path in paths if _exists(path)]
     ignored: list[Path] = []
     local = Path(FILE_NAME)
@@ -166,8 +166,21 @@ def _find_files() -> _Files:
                 (to_read if path is not local or _is_trusted(local) else ignored).append(path)
         except PermissionError:  # directory of the user who called `runuser` or `sudo -E`
             ignored.append(path)
+        except OSError:
+            to_read.append(path)  # reading it reports the error
     extra = _extra_file.get()
     return _Files([*to_read, extra] if extra is not None else to_read, ignored)
+
+
+def _conf_d(faults: list[str]) -> list[Path]:
+    directory = SYSTEM_DIRECTORY / "conf.d"
+    try:
+        return sorted(path for path in directory.iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        faults.append(f"cannot read {directory}: {error.strerror}")
+        return []
 
 
 def _exists(path: Path) -> bool:
@@ -192,7 +205,10 @@ def _read_file(
     except OSError as error:
         faults.append(f"cannot read {path}: {error.strerror}")
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also tomllib's for huge numbers and deep nesting
         faults.append(f"{path} is not valid TOML: {error}")
         return {}
     resolved = {}
@@ -250,32 +266,67 @@ def _is_unknown(variable: str) -> bool:
     )
 
 
+class _SecretFile(NamedTuple):
+    path: Path
+    origin: str
+    is_optional: bool
+
+
+def _secret_files(name: str) -> Iterator[_SecretFile]:
+    """Yield the files that may contain a secret, in order of precedence, lowest first."""
+    if directory := os.environ.get("CREDENTIALS_DIRECTORY"):  # not every credential has to be set
+        yield _SecretFile(Path(directory) / name.replace("_", "-"), "credential", is_optional=True)
+    variable = f"{environment_name(name)}_FILE"
+    if file := os.environ.get(variable):
+        yield _SecretFile(Path(file), f"environment {variable}", is_optional=False)
+
+
 def _read_secret_files(faults: list[str]) -> dict[str, ResolvedValue]:
     resolved = {}
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     for name in sorted(SECRETS):
-        if credentials:
-            path = Path(credentials) / name.replace("_", "-")
-            with suppress(OSError):  # not every credential has to be set
-                resolved[name] = ResolvedValue(_read_secret(path), f"credential {path}")
-        variable = f"{environment_name(name)}_FILE"
-        if file := os.environ.get(variable):
-            origin = f"environment {variable} {file}"
+        for file in _secret_files(name):
             try:
-                resolved[name] = ResolvedValue(_read_secret(Path(file)), origin)
-            except OSError as error:
-                faults.append(f"cannot read {file} (environment {variable}): {error.strerror}")
+                secret = _read_secret(file)
+            except ConfigError as error:
+                faults.append(str(error))
+                continue
+            if secret is not None:
+                resolved[name] = ResolvedValue(secret, f"{file.origin} {file.path}")
+            elif not file.is_optional:
+                faults.append(f"cannot read {file.path} ({file.origin}): No such file or directory")
     return resolved
 
 
-def _read_secret(path: Path) -> str:
-    return path.read_text(encoding="utf-8").rstrip("\r\n")
+def _read_secret(file: _SecretFile) -> str | None:
+    """Return the contents of the file; None if it does not exist.
+
+    Raises:
+        ConfigError: the file is not a text of usual size, or cannot be read.
+    """
+    try:
+        with file.path.open("rb") as opened:
+            data = opened.read(MAX_SECRET_BYTES + 1)
+        if len(data) > MAX_SECRET_BYTES:
+            reason = f"longer than {MAX_SECRET_BYTES} bytes"
+        else:
+            return data.decode().rstrip("\r\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except UnicodeDecodeError:
+        reason = "not UTF-8"
+    raise ConfigError(f"cannot read {file.path} ({file.origin}): {reason}")
 
 
 def secret_in_file(name: str) -> str | None:
-    """Read a secret from its file or credential again; None if it has none, or it was removed."""
-    resolved = _read_secret_files([]).get(name)
-    return None if resolved is None else str(resolved.value)
+    """Read a secret from its file or credential again; None if it has none, or it was removed.
+
+    Raises:
+        ConfigError: the file exists, but cannot be used.
+    """
+    secrets = [_read_secret(file) for file in _secret_files(name)]
+    return next((secret for secret in reversed(secrets) if secret is not None), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -126,7 +126,7 @@ class _CommandRun:
         self, argv: list[str], env: Mapping[str, str], max_result_bytes: int
     ) -> Mapping[str, Any]:
         """Run the program to its end and return its result; see `create` for what it raises."""
-        stdin = codec.encode(await self._job_fields())
+        stdin = codec.encode(await self._job_fields(), spare_levels=0)
         program = await ProcessGroup.start(argv, {**env, **self._job_env()}, stdin)
         result = asyncio.create_task(_read_result(program.stdout, max_result_bytes))
         readers: set[asyncio.Task[Any]] = {

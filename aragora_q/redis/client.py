@@ -56,19 +56,19 @@ class PrimaryClient:
         self._is_closed = False
         self._search: asyncio.Future[Address] | None = None
 
-    async def send(self, *command: Any) -> Any:
-        """Return the reply to one command."""
-        [reply] = await self.send_all([command])
+    async def send(self, *command: Any, block_seconds: float = 0.0) -> Any:
+        """Return the reply to one command, which may block in the server for `block_seconds`."""
+        [reply] = await self.send_all([command], block_seconds)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    async def send_all(self, commands: Sequence[Command]) -> list[Any]:
+    async def send_all(self, commands: Sequence[Command], block_seconds: float = 0.0) -> list[Any]:
         """Send commands together on one connection; return replies, the server's errors among them."""
         for _ in range(MAX_REDIRECTIONS):
             pool = await self._current_pool()
             try:
-                replies = await pool.execute(commands)
+                replies = await pool.execute(commands, block_seconds)
             except REDISCOVER_ON:
                 self._discovery.invalidate()
                 raise

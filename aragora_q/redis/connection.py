@@ -28,9 +28,6 @@ from aragora_q.redis.keys import QueueKeys
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS, connection_options, sentinel_options
 from aragora_q.redis.scripts import Value
 
-MAX_BLOCK_SECONDS = 5.0
-"""Longest blocking call."""
-
 READ_SECONDS = 2.0
 """Longest blocking read of events: how late a follower notices what no event announced."""
 
@@ -53,7 +50,7 @@ _CONFIRM: Mapping[str, tuple[Value, ...]] = {
 class Connection:
     """A queue's connection to its server. Nothing is sent before the first command.
 
-    `timeout_seconds` bounds every call but the blocking ones, which last MAX_BLOCK_SECONDS longer.
+    `timeout_seconds` bounds every call; one that blocks in the server may last longer by the time it blocks.
     """
 
     def __init__(
@@ -62,6 +59,7 @@ class Connection:
         *,
         timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
         path: str | None = None,
+        options: tuple[dict[str, Any], dict[str, Any]] | None = None,
     ) -> None:
         self.redis_url = RedisUrl.parse(config.redis_url)
         self.address = self.redis_url.redacted
@@ -81,19 +79,24 @@ class Connection:
         self._path = self.redis_url.path if path is None else path
         if self.redis_url.kind == "embedded" and path is None:
             self._embedded = _open_embedded(self.redis_url.path)
-            self._path = self._embedded.url.removeprefix("unix://")
-        options = connection_options(config, self.redis_url)
-        discovery = PrimaryDiscovery(
-            self.redis_url, options, sentinel_options(config, options), self.keys.control
-        )
+            self._path = self._embedded.path
+        if options is None:
+            server_options = connection_options(config, self.redis_url)
+            options = server_options, sentinel_options(config, server_options)
+        self._options = options
+        discovery = PrimaryDiscovery(self.redis_url, *options, self.keys.control)
         self._client = PrimaryClient(discovery, timeout_seconds=timeout_seconds, path=self._path)
-        self._blocking = PrimaryClient(
-            discovery, timeout_seconds=MAX_BLOCK_SECONDS + timeout_seconds, path=self._path
-        )
+        # Calls that block must not occupy the connections of those that do not.
+        self._blocking = PrimaryClient(discovery, timeout_seconds=timeout_seconds, path=self._path)
 
     def for_other_thread(self, *, timeout_seconds: float) -> Connection:
-        """Return a connection to the same server for another event loop, which must close it."""
-        return Connection(self.config, timeout_seconds=timeout_seconds, path=self._path)
+        """Return a connection to the same server for another event loop, which must close it.
+
+        It shares the options: made again, they would not find a password that was rotated meanwhile.
+        """
+        return Connection(
+            self.config, timeout_seconds=timeout_seconds, path=self._path, options=self._options
+        )
 
     async def run(
         self,
@@ -172,7 +175,8 @@ class Connection:
         """
         command = _blocking_read(after, timeout_seconds, count)
         reply = await self._retry_while_unavailable(
-            lambda: self._blocking.send(*command), self.failover_seconds
+            lambda: self._blocking.send(*command, block_seconds=READ_SECONDS),
+            self.failover_seconds,
         )
         return {
             stream.decode(): [(entry_id.decode(), _texts(fields)) for entry_id, fields in entries]
@@ -183,7 +187,8 @@ class Connection:
         """Block until the list `key` has an element, and remove it; for at most `timeout_seconds`."""
         command = ("BLPOP", key, timeout_seconds)
         await self._retry_while_unavailable(
-            lambda: self._blocking.send(*command), self.failover_seconds
+            lambda: self._blocking.send(*command, block_seconds=timeout_seconds),
+            self.failover_seconds,
         )
 
     async def run_after_pop(
@@ -202,7 +207,9 @@ class Connection:
         script, operands = self._bind(name, (), keys, args)
         pop = ("BLPOP", key, timeout_seconds)
         with self.translating():
-            replies = await self._blocking.send_all([pop, ("EVALSHA", script.sha, *operands)])
+            replies = await self._blocking.send_all(
+                [pop, ("EVALSHA", script.sha, *operands)], timeout_seconds
+            )
             if not isinstance(replies[1], exceptions.NoScriptError):
                 for reply in replies:
                     if isinstance(reply, Exception):

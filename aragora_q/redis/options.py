@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import redis
@@ -18,7 +19,7 @@ from redis.credentials import CredentialProvider
 from aragora_q.config import QueueConfig
 from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.sources import secret_in_file
-from aragora_q.errors import ConfigError
+from aragora_q.errors import AccessDenied, ConfigError
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -73,21 +74,38 @@ def sentinel_options(config: QueueConfig, options: Mapping[str, Any]) -> dict[st
 
 
 def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None:
-    """Return what reads the password when a connection is made: its file may have changed."""
+    """Return what reads the password when a connection is made: its file may have changed.
+
+    A worker that runs waits until the file can be used again, as it waits for a server.
+    """
     configured = getattr(config, name)
     if configured is None:
         return None
     known: str = configured.get_secret_value()
-    if secret_in_file(name) != known:
-        return lambda: known
-    return lambda: secret_in_file(name) or known
+
+    def read() -> str:
+        try:
+            return secret_in_file(name) or known
+        except ConfigError as error:
+            raise AccessDenied(str(error), hint="correct the file; it is read again") from None
+
+    return read if _is_from_file(name, known) else lambda: known
+
+
+@cache
+def _is_from_file(name: str, secret: str) -> bool:
+    """Return True if a secret was read from its file. Remembered: the file may have changed since."""
+    try:
+        return secret_in_file(name) == secret
+    except ConfigError:
+        return True
 
 
 def _check_tls(config: QueueConfig) -> None:
     """Check certificates now: a connection would report them as an unreachable server."""
     try:
         tls_context(config.redis_tls_ca_file, config.redis_tls_cert_file, config.redis_tls_key_file)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"the certificates for Redis cannot be used: {error}",
             hint="check redis_tls_ca_file, redis_tls_cert_file and redis_tls_key_file: PEM, readable"

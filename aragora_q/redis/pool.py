@@ -66,9 +66,10 @@ class ConnectionPool:
         self._deadlines: dict[asyncio.Timeout, float] = {}
         self._is_sweeping = False
 
-    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], block_seconds: float = 0.0) -> list[Any]:
         """Send commands together and return their replies; the server's errors are in the list.
 
+        `block_seconds` is how long the commands may block in the server, beyond the pool's time limit.
         Raises redis-py's ConnectionError and TimeoutError, and QueueClosed after `abort`; commands may
         have been executed.
         """
@@ -80,7 +81,7 @@ class ConnectionPool:
                 # One deadline for all, connecting included. redis-py's own creates a task per send, and
                 # on Python 3.11 that task swallows the caller's cancellation.
                 async with asyncio.timeout(None) as deadline:
-                    self._watch(deadline)
+                    self._watch(deadline, self._timeout_seconds + block_seconds)
                     try:
                         if not await _is_usable(connection):
                             await self._open(connection)
@@ -125,9 +126,9 @@ class ConnectionPool:
                 return exceptions.ConnectionError(f"connection lost: {error}")
         return error
 
-    def _watch(self, deadline: asyncio.Timeout) -> None:
+    def _watch(self, deadline: asyncio.Timeout, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        self._deadlines[deadline] = loop.time() + self._timeout_seconds
+        self._deadlines[deadline] = loop.time() + seconds
         if not self._is_sweeping:
             self._is_sweeping = True
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)

@@ -7,7 +7,6 @@ part of the queue is `session.py`. Used by the command line, the worker and libr
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import re
 import secrets
@@ -281,19 +280,22 @@ class RedisStreamsQueue(WorkQueue):
     async def reclaim(
         self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None
     ) -> list[ReclaimResult]:
-        """As `WorkQueue.reclaim`. With a `deadline`, continues where the last such pass ran out of time."""
+        """As `WorkQueue.reclaim`. With a `deadline`, continues where the last such pass ran out of time.
+
+        Each pass makes at least one step, so that passes that are always short of time get on, too.
+        """
         is_bounded = deadline is not None and not dry_run
         lane, cursor = await self._reclaim_position() if is_bounded else (0, "-")
         results: list[ReclaimResult] = []
         while lane < len(self._keys.streams):
-            if time.monotonic() >= (deadline or math.inf):
-                await self._save_reclaim_position(f"{lane} {cursor}")
-                return results
             cursor = await self._reclaim_page(lane, cursor, reclaimer, results, dry_run=dry_run)
             if not cursor:
                 lane, cursor = lane + 1, "-"
+            if deadline is not None and time.monotonic() >= deadline:
+                break
         if is_bounded:
-            await self._save_reclaim_position("")
+            is_done = lane == len(self._keys.streams)
+            await self._save_reclaim_position("" if is_done else f"{lane} {cursor}")
         return results
 
     async def _reclaim_position(self) -> tuple[int, str]:

@@ -217,7 +217,7 @@ class RedisWorkerSession(WorkerSession):
             script, [item], lease_owner=self.identity.lease_owner, **args
         )
         if word == b"lost":
-            raise LeaseLost(f"job {job.id} is no longer held by fence {job.fence}")
+            raise LeaseLost(f"job {job.id}: the lease with fence {job.fence} is lost")
         return bytes(word)
 
     async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
@@ -246,10 +246,13 @@ class RedisLeaseRenewer:
         self._identity = identity
         self._lease_ms = lease_ms
 
-    async def renew(self, leases: Sequence[Lease], *, is_starting: bool = False) -> RenewalResult:
+    async def renew(
+        self, leases: Sequence[Lease], *, starting_seconds: float | None = None
+    ) -> RenewalResult:
         """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is leased."""
         keys, identity = self._connection.keys, self._identity
         state, lost = b"ok", dict[str, Any]()
+        starting_ms = -1 if starting_seconds is None else round(starting_seconds * 1000)
         for first in range(0, max(1, len(leases)), BATCH_LIMIT):
             batch = leases[first : first + BATCH_LIMIT]
             state, *replies = await self._connection.run(
@@ -264,7 +267,7 @@ class RedisLeaseRenewer:
                 lease_ms=self._lease_ms,
                 running=" ".join(job_id for job_id, _ in leases[:BATCH_LIMIT]),
                 record_ttl_ms=RECORD_TTL_MS,
-                is_starting=int(is_starting and not first),
+                starting_ms=-1 if first else starting_ms,
             )
             for (job_id, _), reply in zip(batch, replies, strict=False):
                 if reply != b"owned":

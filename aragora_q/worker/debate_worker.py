@@ -205,7 +205,7 @@ class DebateWorker:
         }
 
     def is_healthy(self) -> bool:
-        """Return True while fetching, the event loop and the lease keeper make progress, or Redis is away.
+        """Return True while fetch, event loop and lease keeper make progress, or Redis is unavailable.
 
         An outage of Redis is no reason to restart a worker: it would lose its jobs and gain nothing.
         """

@@ -59,7 +59,7 @@ class LeaseKeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
-        self._starts_in_flight = 0
+        self._start_sent_at: float | None = None
         self.last_answer_at = time.monotonic()
         """When the queue last answered a renewal, on the monotonic clock."""
         self._pinged_at: float | None = None
@@ -81,15 +81,15 @@ class LeaseKeeper:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """While the body runs, also renew leases that the worker does not know of yet.
+        """While the body runs, also renew leases taken since it began that the worker does not know of yet.
 
         A start may have happened in Redis while its reply waits for a blocked event loop.
         """
-        self._starts_in_flight += 1
+        self._start_sent_at = time.monotonic()
         try:
             yield
         finally:
-            self._starts_in_flight -= 1
+            self._start_sent_at = None
 
     async def results(self) -> AsyncIterator[Renewal]:
         """Yield the result of every renewal, without end."""
@@ -139,9 +139,10 @@ class LeaseKeeper:
         await _close(renewer)
 
     async def _renew(self, renewer: LeaseRenewer) -> None:
-        leases = dict(self._leases)
+        leases, sent_at = dict(self._leases), self._start_sent_at
         result: RenewalResult = await renewer.renew(
-            list(leases.items()), is_starting=self._starts_in_flight > 0
+            list(leases.items()),
+            starting_seconds=None if sent_at is None else time.monotonic() - sent_at,
         )
         self.last_answer_at = time.monotonic()
         lost = [LostLease(job_id, leases[job_id], reason) for job_id, reason in result.lost.items()]

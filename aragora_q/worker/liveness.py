@@ -1,7 +1,7 @@
-"""Which process this is, and whether another one on this machine is certainly gone.
+"""Identify this process, and detect that another process on this host is dead.
 
-The worker signs on with it: a worker that systemd restarts under its old id need not wait for the
-lease of its dead predecessor.
+Used when a worker registers: one that systemd restarts under the same id need not wait until the lease
+of its dead predecessor expires.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Host and pid, and the scope in which the pid means something: boot and pid namespace."""
+    """Return host, pid, and the scope in which the pid is unique: boot and pid namespace."""
     return {"host": socket.gethostname(), "pid": str(os.getpid()), "scope": _pid_scope()}
 
 
 def is_known_dead(record: Mapping[str, str]) -> bool:
-    """Whether the process that `describe`d itself so is certainly gone. When in doubt, it is not."""
+    """Return True if the process that `describe` described is certainly dead; False if in doubt."""
     scope, pid = record.get("scope"), record.get("pid", "")
     is_number = pid.isascii() and pid.isdigit()
     if not scope or scope != _pid_scope() or not is_number or int(pid) == os.getpid():
@@ -34,7 +34,7 @@ def is_known_dead(record: Mapping[str, str]) -> bool:
 
 
 def _pid_scope() -> str:
-    """Empty where the kernel does not tell: then no pid is comparable."""
+    """Return the scope; empty if the kernel does not show it: then pids cannot be compared."""
     with suppress(OSError):
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot_id}/{Path('/proc/self/ns/pid').readlink()}"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -146,8 +147,9 @@ class Pool:
                 yield f"backend {name:9} skipped: {self.skipped[name]}"
 
     def stop(self):
-        for backend in self.running.values():
-            backend.stop()
+        with ExitStack() as stops:  # one that fails to stop must not keep the others running
+            for backend in self.running.values():
+                stops.callback(backend.stop)
         self.running.clear()
 
 

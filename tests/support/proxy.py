@@ -1,7 +1,8 @@
 """A TCP proxy in front of a Redis server, for faults that signals cannot cause.
 
 `mode` applies to all connections: `pass`; `drop_reply`: matching commands are forwarded, then the
-connection is closed before the reply; `blackhole`: nothing is forwarded; `delay`: replies come late.
+connection is closed before the reply; `blackhole`: nothing is forwarded; `delay`: replies to matching
+commands come late. `bytes_per_second` bounds replies; `freeze` makes the present connections half-open.
 """
 
 import asyncio
@@ -18,8 +19,10 @@ class Proxy:
         self.mode = "pass"
         self.match = b""
         self.delay_seconds = 0.0
+        self.bytes_per_second = None
         self.hits = 0
         self._writers = set()
+        self._frozen = set()
         self._tasks = set()
         self._server = None
         self.port = 0
@@ -43,6 +46,13 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def freeze(self):
+        """Forward nothing any more on the present connections, and do not close them."""
+        self._frozen |= self._writers
+
+    def _is_passing(self, writer):
+        return self.mode != "blackhole" and writer not in self._frozen
+
     async def _serve(self, reader, writer):
         self._tasks.add(asyncio.current_task())
         try:
@@ -61,7 +71,7 @@ class Proxy:
         )
         ours = {writer, up_writer}
         self._writers |= ours
-        asked = {"dropped": False}
+        asked = {"dropped": False, "delayed": False}
         ways = [
             asyncio.create_task(self._ask(reader, up_writer, asked)),
             asyncio.create_task(self._answer(up_reader, writer, asked)),
@@ -75,6 +85,7 @@ class Proxy:
             for each in ours:
                 each.transport.abort()
             self._writers -= ours
+            self._frozen -= ours
 
     async def _ask(self, reader, up_writer, asked):
         with suppress(OSError):
@@ -82,17 +93,23 @@ class Proxy:
                 if self.mode == "drop_reply" and self.match in data:
                     asked["dropped"] = True
                     self.hits += 1
-                if self.mode != "blackhole":
+                if self.mode == "delay" and self.match in data:
+                    asked["delayed"] = True
+                    self.hits += 1
+                if self._is_passing(up_writer):
                     up_writer.write(data)
                     await up_writer.drain()
 
     async def _answer(self, up_reader, writer, asked):
         with suppress(OSError):
             while data := await up_reader.read(65536):
-                if self.mode == "delay":
+                if asked["delayed"]:
+                    asked["delayed"] = False
                     await asyncio.sleep(self.delay_seconds)
+                if self.bytes_per_second:
+                    await asyncio.sleep(len(data) / self.bytes_per_second)
                 if asked["dropped"]:
                     return
-                if self.mode != "blackhole":
+                if self._is_passing(writer):
                     writer.write(data)
                     await writer.drain()

@@ -69,7 +69,8 @@ async def test_lost_job_is_given_up(new_harness, worker_pool):
     fence = (await harness.queue.get_job("a")).fence
     await harness.queue.pause()
     harness.backdate("a")
-    assert [each.decision for each in await harness.queue.reclaim()] == ["reclaimed"]
+    await harness.queue.reclaim()  # unless the worker's own pass was faster
+    assert (await harness.queue.get_job("a")).crashes == 1
     await wait_until(lambda: gated.cancelled == ["a"], what="the zombie to stop")
     assert worker.metrics.leases_lost._value.get() == 1
     await harness.queue.pause(paused=False)

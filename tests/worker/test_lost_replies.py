@@ -66,7 +66,7 @@ async def test_blocked_worker_starts_nothing(new_harness, worker_pool):
 
 async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
     """A check for orphans while all slots are busy does not delay the next start."""
-    harness, gated, looks = new_harness(), GatedExecutor(), []
+    harness, gated, looks = new_harness(claim_idle_ms=2000), GatedExecutor(), []
     worker = worker_pool.start(harness, gated, max_concurrent=1)
     original = worker._session.release_orphans
 
@@ -75,10 +75,13 @@ async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
         return await original(*args, **options)
 
     worker._session.release_orphans = recover
+    worker._outages.request_recovery()  # as after a lost reply: checked at once, and again for a while
+    await wait_until(lambda: looks, what="the first check")
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)
+    looks.clear()
     await harness.enqueue("b")
-    await wait_until(lambda: looks, what="a look")
+    await wait_until(lambda: looks, what="another check")
     freed_at = time.monotonic()
     gated.gate.set()
     await wait_until(lambda: "b" in gated.entered)

@@ -14,7 +14,7 @@ async def test_server_that_comes_up_unsuitable_is_refused(worker_process, own_se
     server = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     server.kill()
     worker = worker_process(server.url)
-    await wait_until(lambda: "Redis is away" in worker.text(), 20)
+    await wait_until(lambda: "Redis unavailable" in worker.text(), 20)
     server.start()
     assert worker.wait_for_exit() == 78, worker.text()
     assert "allkeys-lru" in worker.text()

@@ -83,7 +83,7 @@ async def test_redis_away_at_the_start_is_waited_for(
     leaving = worker_process(server.url, "p2")
     await wait_until(lambda: systemd.has_received("READY=1"), 20)
     await wait_until(lambda: systemd.has_received("STATUS=waiting for Redis"))
-    await wait_until(lambda: "Redis is away" in leaving.text(), 20)
+    await wait_until(lambda: "Redis unavailable" in leaving.text(), 20)
     leaving.signal(signal.SIGTERM)
     assert leaving.wait_for_exit() == 143, leaving.text()
     server.start()

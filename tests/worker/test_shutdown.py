@@ -28,8 +28,8 @@ async def test_stop_releases_orphans(new_harness, worker_pool):
     worker = worker_pool.start(harness, succeed)
     original = worker._session.start_next
 
-    async def unheard(*args):
-        if (await original(*args)).jobs:
+    async def unheard(*args, **options):
+        if (await original(*args, **options)).jobs:
             await asyncio.Event().wait()
         return FetchResult("ok")
 

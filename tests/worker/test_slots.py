@@ -60,18 +60,20 @@ async def test_busy_worker_starts_and_reports_in_batches(new_harness, worker_poo
     assert count_calls(harness, "evalsha") + count_calls(harness, "eval") < 100
 
 
-async def test_high_lane_does_not_starve_the_low_one(new_harness, worker_pool):
-    """Every eighth read starts with the low lane."""
+async def test_high_lane_starves_no_other(new_harness, worker_pool):
+    """One read in eight starts with the low lane, one with the normal lane."""
     harness, order = new_harness(**LONG_LEASE), []
 
     async def executor(job):
         order.append(job.id)
         return {}
 
-    await harness.queue.enqueue_many([Job(payload={}, id=f"h{n}", priority=1) for n in range(20)])
+    await harness.queue.enqueue_many([Job(payload={}, id=f"h{n}", priority=1) for n in range(200)])
     await harness.enqueue("low", priority=-1)
+    await harness.enqueue("normal")
     await worker_pool.start(harness, executor, max_concurrent=1, burst=True).task
-    assert order.index("low") < fetcher.LOW_FIRST_INTERVAL
+    assert order.index("low") < 200
+    assert order.index("normal") < 200
 
 
 async def test_paused_worker_resumes(new_harness, worker_pool, caplog):

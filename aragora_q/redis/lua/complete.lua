@@ -27,6 +27,7 @@ for n = 1, items do
     redis.call('HSET', job, 'status', 'completed')
     redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts')  -- keeps the hash in a small size class
     redis.call('PEXPIRE', job, ttl)
+    -- Split at the last newline: a result has none, unlike a payload of another program.
     redis.call('SET', job .. ':result', payload .. '\n' .. result, 'PX', ttl)
     if redis.call('EXISTS', job .. ':journal', job .. ':history') > 0 then
       redis.call('PEXPIRE', job .. ':journal', ttl)

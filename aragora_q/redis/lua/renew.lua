@@ -2,15 +2,15 @@
 -- Record a worker's heartbeat and renew the leases it owns.
 -- include: outage_grace
 -- keys: stream_high stream_normal stream_low counters events control workers worker
--- args: job_prefix worker_prefix worker_id lease_owner instance_id lease_ms running record_ttl_ms is_starting
+-- args: job_prefix worker_prefix worker_id lease_owner instance_id lease_ms running record_ttl_ms starting_ms
 -- each job: id fence
 -- returns: ok | paused | unregistered, then per job: owned | lost | cancelled
 --
 -- Idle times in the pending list count from a fixed moment, so an outage of the server ages every lease
 -- at once: see outage_grace. A worker without a record of its instance must register again, but keeps
 -- the leases that no other worker took over.
--- If `is_starting` is 1, a reply that names started jobs may be on its way to the worker, whose event loop
--- may be blocked: the leases of jobs that the worker does not know of yet are renewed, too.
+-- A `starting_ms` of 0 or more is the age of a start whose reply may still be on its way to the worker, whose
+-- event loop may be blocked: the leases of jobs that started since then are renewed, too.
 
 start_grace_if_silent(tonumber(lease_ms))
 local reply, owned = {redis.call('HGET', control, 'paused') and 'paused' or 'ok'}, {}
@@ -38,18 +38,21 @@ for stream, entries in pairs(owned) do
   redis.pcall('XCLAIM', stream, GROUP, worker_id, 0, unpack(entries))
 end
 
+local earliest = now - starting_ms - lease_ms / 8
+
 local function renew_unknown(stream)
   local pending = redis.pcall('XPENDING', stream, GROUP, 'IDLE', math.floor(lease_ms / 8), '-', '+', 100, worker_id)
   for _, row in ipairs(pending.err and {} or pending) do
     local id = job_of(fields_of(stream, row[1]) or {})
-    local state = id and read(job_prefix .. id, 'status', 'lease_owner', 'entry') or {}
-    if state.status == 'processing' and state.lease_owner == lease_owner and state.entry == row[1] then
+    local state = id and read(job_prefix .. id, 'status', 'lease_owner', 'entry', 'started_at') or {}
+    if state.status == 'processing' and state.lease_owner == lease_owner and state.entry == row[1]
+      and (parse_int(state.started_at) or now) >= earliest then
       redis.call('XCLAIM', stream, GROUP, worker_id, 0, row[1], 'JUSTID')
     end
   end
 end
 
-if is_starting == '1' then
+if tonumber(starting_ms) >= 0 then
   for _, stream in ipairs({stream_high, stream_normal, stream_low}) do renew_unknown(stream) end
 end
 return reply

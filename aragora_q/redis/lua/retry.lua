@@ -13,7 +13,7 @@ for n = 1, items do
   local job, id, fence, payload, delay_ms, charged, error_text = item(n)
   local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts', 'max_attempts',
     'deferrals', 'deferred_at', 'retried_fence')
-  if state.retried_fence == fence and state.status ~= 'failed' then
+  if state.retried_fence == fence then
     results[n] = 'retrying'  -- recorded before; the job may have moved on since
   elseif is_repeat(state, lease_owner, fence, 'retrying') or is_repeat(state, lease_owner, fence, 'failed') then
     results[n] = state.status

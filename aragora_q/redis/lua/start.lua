@@ -12,6 +12,7 @@
 
 local QUARANTINE_MS = 1000
 local MAX_QUARANTINE_MS = 30000
+local MAX_CHUNK = 4  -- entries read at once: so many payloads, at most, are read beyond max_bytes
 
 if redis.call('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
@@ -34,7 +35,7 @@ local function read_new(stream, max_entries)
   return reply and reply[1][2] or {}
 end
 
--- Read a lane in chunks that double in size while payloads are small, so that few large ones are read at once.
+-- Read a lane in small chunks: how large a payload is, is known only when it was read.
 local function read_lane(stream)
   local chunk = 1
   while capacity > 0 and bytes_left > 0 do
@@ -56,7 +57,7 @@ local function read_lane(stream)
     end
     capacity = capacity - #rows
     if #rows < wanted then return end
-    chunk = math.max(1, math.min(chunk * 16, math.floor(bytes_left / largest)))
+    chunk = math.max(1, math.min(MAX_CHUNK, math.floor(bytes_left / largest)))
   end
 end
 
