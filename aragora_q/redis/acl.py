@@ -13,8 +13,8 @@ from typing import NamedTuple
 from aragora_q.redis import scripts
 from aragora_q.redis.keys import QueueKeys
 
-CONNECT = ("info", "select", "cluster|slots", "asking")
-"""Needed to open a queue, on one server or on a cluster."""
+CONNECT = ("info", "select", "cluster|slots", "asking", "role")
+"""Needed to open a queue, on one server, on a cluster or behind Sentinels."""
 
 READ = (
     "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time",

@@ -152,7 +152,11 @@ class PrimaryClient:
             is_tls = self._discovery.redis_url.is_tls
             kind = TlsConnection if is_tls else redis.asyncio.Connection
             options |= {"host": address[0], "port": address[1], **KEEPALIVE}
-        pool = ConnectionPool(partial(kind, **options), self._timeout_seconds)
+        # A replica answers reads. A cluster's redirects them.
+        must_be_primary = self._discovery.redis_url.kind == "sentinel"
+        pool = ConnectionPool(
+            partial(kind, **options), self._timeout_seconds, must_be_primary=must_be_primary
+        )
         self._open_pools.add(pool)
         return pool
 

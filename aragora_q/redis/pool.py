@@ -45,12 +45,20 @@ _CONVERTERS: Mapping[Any, Any] = {
 class ConnectionPool:
     """Connections to one server. Each call uses one connection from its first byte to its last.
 
-    A pool belongs to the event loop of its first call.
+    A pool belongs to the event loop of its first call. With `must_be_primary`, calls raise ReadOnlyError
+    if the server is a replica when a connection is opened.
     """
 
-    def __init__(self, connect: Callable[[], Any], timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        timeout_seconds: float,
+        *,
+        must_be_primary: bool = False,
+    ) -> None:
         self._connect = connect
         self._timeout_seconds = timeout_seconds
+        self._must_be_primary = must_be_primary
         self._idle: list[Any] = []
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._is_closed = False
@@ -75,6 +83,8 @@ class ConnectionPool:
                 async with asyncio.timeout(None) as deadline:
                     self._watch(deadline, self._timeout_seconds + block_seconds)
                     try:
+                        if not await _is_usable(connection):
+                            await self._open(connection)
                         replies = await _round_trip(connection, commands)
                     finally:
                         self._deadlines.pop(deadline, None)
@@ -89,6 +99,19 @@ class ConnectionPool:
             else:
                 self._idle.append(connection)
             return replies
+
+    async def _open(self, connection: Any) -> None:
+        await connection.disconnect(nowait=True)
+        await connection.connect()
+        if not self._must_be_primary:
+            return
+        await connection.send_packed_command(hiredis.pack_command(("ROLE",)), check_health=False)
+        try:
+            role, *_ = await connection.read_response()
+        except exceptions.NoPermissionError:
+            return  # a user from before this check
+        if role != b"master":
+            raise exceptions.ReadOnlyError("READONLY the server has become a replica")
 
     async def _explained(self, error: BaseException, commands: Sequence[Command]) -> BaseException:
         """Return the error to raise for one that ended a call."""
@@ -180,9 +203,6 @@ def _longest(commands: Sequence[Command]) -> int:
 
 
 async def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    if not await _is_usable(connection):
-        await connection.disconnect(nowait=True)
-        await connection.connect()
     packed = [hiredis.pack_command((*name.split(), *args)) for name, *args in commands]
     await connection.send_packed_command(packed, check_health=False)
     return [await _read_reply(connection, command[0]) for command in commands]

@@ -1,8 +1,10 @@
 """Which server counts as the primary when Sentinels disagree."""
 
+import asyncio
+
 import pytest
 from support import servers, topologies
-from support.wait import wait_until_sync
+from support.wait import wait_until, wait_until_sync
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.redis.connection import Connection
@@ -62,3 +64,18 @@ def test_one_sentinel_is_enough(sentinels, cut_off):
     assert _discovered_port(sentinels, lonely, _Dead(), _Dead()) == old_primary.port
     assert _discovered_port(sentinels, _Dead(), _Dead(), lonely) == old_primary.port
     assert _discovered_port(sentinels, lonely) == old_primary.port
+
+
+async def test_a_reader_follows_a_failover(sentinels, harness_on):
+    """A client that only reads leaves a former primary, which would answer, once that is a replica."""
+    harness = harness_on(sentinels)
+    harness.queue.connection.failover_seconds = 30
+    assert await harness.queue.get_status("a") is None
+    await asyncio.to_thread(_fail_over, sentinels)
+    with sentinels.primary().client() as primary:
+
+        async def is_read_from_primary():
+            assert await harness.queue.get_status("a") is None
+            return any(client["cmd"] == "pttl" for client in primary.client_list())
+
+        await wait_until(is_read_from_primary, 30, "the reader to follow")

@@ -153,8 +153,8 @@ async def test_a_rotated_password_is_read_again(
                 lambda: "denies access" in worker.text(), 20, "the refusal to be logged"
             )
             assert worker.is_alive
-            secret.write_text("changed\n")
             seen = worker.text().count("Redis available again")
+            secret.write_text("changed\n")
             wait_until_sync(
                 lambda: worker.text().count("Redis available again") > seen, 20, "the new password"
             )

@@ -35,7 +35,8 @@ RAISED = {
     "SystemExit": (SystemExit(3), "retrying"),
     "GeneratorExit": (GeneratorExit(), "retrying"),
     "CancelledError": (asyncio.CancelledError(), "retrying"),
-    "ExceptionGroup": (ExceptionGroup("x", [ValueError("y")]), "retrying"),
+    "ExceptionGroup": (ExceptionGroup("x", [ValueError("y"), OSError("z")]), "retrying"),
+    "ExceptionGroup of one": (ExceptionGroup("x", [ValueError("y")]), "failed"),
 }
 
 

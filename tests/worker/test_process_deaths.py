@@ -1,5 +1,6 @@
 """Worker processes that are killed or frozen: their jobs run elsewhere."""
 
+import asyncio
 import signal
 
 from support.wait import wait_until, wait_until_sync
@@ -51,6 +52,7 @@ async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_pro
     frozen = worker_process(redis_url, "p1", slots=1).wait_until_started()
     await harness.enqueue_steps("a", ["block", 1])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
+    await asyncio.sleep(0.2)  # the worker has read the reply: the attempt runs
     frozen.signal(signal.SIGSTOP)
     worker_process(redis_url, "p2", slots=1).wait_until_started()
     job = await harness.wait_for_end("a", timeout=40)
