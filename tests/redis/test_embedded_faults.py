@@ -15,7 +15,7 @@ from support.paths import ROOT
 from support.processes import is_running, run_command
 from support.wait import wait_until_sync
 
-from aragora_q.errors import ConfigError
+from aragora_q.errors import ConfigError, RedisUnreachable
 from aragora_q.redis import embedded
 
 GRACE_SECONDS = 0.4
@@ -146,6 +146,20 @@ def test_a_server_frozen_at_its_end_does_not_stay(directory, is_adopted):
     use = embedded.open_server(directory)
     assert value_of(use, "kept") == "yes"
     use.release()
+
+
+def test_a_server_that_never_answers_is_killed(directory, monkeypatch):
+    """A server that hangs before it listens fails the command, and does not stay."""
+    directory.mkdir(mode=0o700)
+    program = directory / "valkey-hangs"
+    program.write_text("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(embedded, "START_SECONDS", 1.0)
+    monkeypatch.setattr(embedded, "_binary", lambda: str(program))
+    with pytest.raises(RedisUnreachable, match="does not answer"):
+        embedded.open_server(directory)
+    assert len(processes_of(directory)) == 2
+    wait_until_sync(lambda: not processes_of(directory), 15, "server and supervisor to end")
 
 
 def test_a_command_during_the_end_of_a_frozen_server_gets_a_new_one(directory):
