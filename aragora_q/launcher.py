@@ -199,7 +199,7 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
             setup_logging(config.log_level, config.log_format)
             logger.info("settings reloaded", extra={"concurrency": config.concurrency})
     except ConfigError as error:
-        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the message names the cause
+        logger.error("settings not reloaded", extra={"error": str(error)})  # noqa: TRY400 - the line contains the cause
     finally:
         sd_notify.notify("READY=1")
 
