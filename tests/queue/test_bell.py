@@ -9,6 +9,7 @@ from aragora_q.base import Job
 from aragora_q.contracts import Completed, Failed, Identity, Released, Retry
 from aragora_q.redis.keys import MAX_BELL
 
+
 def _tokens(harness):
     return harness.redis.llen(harness.keys.bell)
 

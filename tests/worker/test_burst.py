@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from support.executors import GatedExecutor, succeed
 from support.wait import wait_until
 from support.workers import (
@@ -47,3 +48,22 @@ async def test_burst_ends_on_a_paused_queue(new_harness, worker_pool):
     await asyncio.wait_for(worker.task, 10)
     assert await harness.queue.get_status("running") is JobStatus.COMPLETED
     assert await harness.queue.get_status("late") is JobStatus.PENDING
+
+
+@pytest.mark.parametrize("others", [0, 2])
+async def test_burst_leaves_no_due_job_behind(new_harness, worker_pool, others):
+    """A job that fell due before the burst began runs in it, also beside workers of the same queue."""
+    harness = new_harness(**LONG_LEASE)
+    await harness.queue.pause()
+    for n in range(others):
+        worker_pool.start(harness, succeed, f"other{n}")
+    for n in range(5):
+        job_id = f"j{n}"
+        await harness.enqueue(job_id, delay_seconds=0.05)
+        await asyncio.sleep(0.06)
+        await harness.queue.pause(paused=False)
+        burst = worker_pool.start(harness, succeed, f"burst{n}", burst=True)
+        await asyncio.wait_for(burst.task, 10)
+        assert await harness.queue.get_status(job_id) in ("completed", "processing")
+        await harness.wait_for_end(job_id)
+        await harness.queue.pause()
