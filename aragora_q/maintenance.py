@@ -36,6 +36,9 @@ MAX_REMOVE_SECONDS = 60.0
 REPEAT_LOG_SECONDS = 60.0
 """Interval at which a pass that keeps failing is logged again."""
 
+MAX_ASK_SECONDS = 15.0
+"""Longest pause between two requests for the right to do maintenance: most of a large fleet may be dead."""
+
 MIN_TTL_SECONDS, MAX_TTL_SECONDS = 0.5, 5.0
 """Bounds of how long the right to do maintenance lasts: a quarter lease within them."""
 
@@ -139,7 +142,8 @@ class MaintenanceLoop:
         claim = await self._queue.claim_maintenance(self._worker_id, self._ttl_seconds)
         self.live_workers = claim.live_workers
         if not claim.is_granted:
-            return jittered(self._ttl_seconds * max(0.5, claim.live_workers / 10))
+            pause_seconds = self._ttl_seconds * max(0.5, claim.live_workers / 10)
+            return jittered(min(pause_seconds, MAX_ASK_SECONDS))
         next_due_seconds = await self._unless_refused("promote", self._promote, None)
         await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)
         await self._run_if_due("remove", self._remove_seconds, self._queue.remove_dead_workers)

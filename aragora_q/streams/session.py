@@ -255,6 +255,7 @@ class RedisLeaseRenewer:
         starting_ms = -1 if starting_seconds is None else round(starting_seconds * 1000)
         for first in range(0, max(1, len(leases)), BATCH_LIMIT):
             batch = leases[first : first + BATCH_LIMIT]
+            is_last = first + BATCH_LIMIT >= len(leases)  # by then, what is still idle is unknown
             state, *replies = await self._connection.run(
                 "renew",
                 [(keys.job(job_id), (job_id, fence)) for job_id, fence in batch],
@@ -267,7 +268,7 @@ class RedisLeaseRenewer:
                 lease_ms=self._lease_ms,
                 running=" ".join(job_id for job_id, _ in leases[:BATCH_LIMIT]),
                 record_ttl_ms=RECORD_TTL_MS,
-                starting_ms=-1 if first else starting_ms,
+                starting_ms=starting_ms if is_last else -1,
             )
             for (job_id, _), reply in zip(batch, replies, strict=False):
                 if reply != b"owned":

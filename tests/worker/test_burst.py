@@ -67,3 +67,24 @@ async def test_burst_leaves_no_due_job_behind(new_harness, worker_pool, others):
         assert await harness.queue.get_status(job_id) in ("completed", "processing")
         await harness.wait_for_end(job_id)
         await harness.queue.pause()
+
+
+async def test_burst_runs_what_another_process_promotes_last(new_harness, worker_pool):
+    """Jobs that another process promotes after the burst found its lanes empty all run in it."""
+    harness = new_harness(**LONG_LEASE)
+    assert (await harness.queue.claim_maintenance("other", 60)).is_granted
+    names = ["a", "b", "c"]
+    for name in names:
+        await harness.enqueue(name, delay_seconds=60)
+    worker = worker_pool.start(harness, succeed, burst=True, max_concurrent=1)
+    own, other = worker._fetcher._queue.promote, harness.other_client()
+
+    async def promote():
+        harness.redis.zadd(harness.keys.delayed, dict.fromkeys(names, 0), xx=True)
+        await other.promote()
+        return await own()
+
+    worker._fetcher._queue.promote = promote
+    await asyncio.wait_for(worker.task, 10)
+    for name in names:
+        assert await harness.queue.get_status(name) is JobStatus.COMPLETED

@@ -10,6 +10,7 @@ from support.wait import wait_until
 from support.workers import wait_until_registered
 
 from aragora_q.contracts import Identity
+from aragora_q.maintenance import MAX_ASK_SECONDS, MaintenanceLoop
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker import liveness
 
@@ -107,3 +108,13 @@ async def test_each_worker_reclaims_at_its_start(new_harness, worker_pool):
     job = await harness.wait_for_end("a", timeout=5)
     assert (job.status, job.crashes) == ("completed", 1)
     assert _maintainer(harness) == "other"
+
+
+async def test_survivors_of_a_large_fleet_ask_soon(new_harness):
+    """However many workers died together, one that is left asks for maintenance within seconds."""
+    harness = new_harness(claim_idle_ms=60_000)
+    assert (await harness.queue.claim_maintenance("dead", 5)).is_granted
+    names = [f"dead{n}" for n in range(3000)]
+    harness.redis.zadd(harness.keys.workers, dict.fromkeys(names, 1))
+    loop = MaintenanceLoop(harness.queue, "survivor", 60)
+    assert await loop._step() <= 1.5 * MAX_ASK_SECONDS
