@@ -118,7 +118,7 @@ class PrimaryClient:
         return self._pool
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start over in another event loop: connections cannot be used outside of their own."""
+        """Start over in another event loop: a connection works only in the one that opened it."""
         if self._loop is not None and not self._loop.is_closed():
             raise RuntimeError(
                 "the queue is in use in another event loop, which is still open: open one queue per event loop"
