@@ -51,6 +51,11 @@ SECRETS = frozenset({"redis_password", "redis_sentinel_password"})
 """Settings that are also read from the file named by `<VARIABLE>_FILE`, and from systemd credentials."""
 
 
+UNREADABLE = "cannot read"
+UNREADABLE_HINT = "check the path, and that this user may read the file"
+NAMES_HINT = "for all settings, see aragora-q.toml or man 5 aragora-q.toml"
+
+
 @dataclass(frozen=True)
 class ResolvedValue:
     """The value of a setting and its origin: `FILE:LINE`, or the name of a variable or credential."""
@@ -121,9 +126,8 @@ def read_sources(fields: Mapping[str, FieldInfo]) -> SettingsSources:
     settings |= _read_secret_files(faults)
     settings |= _read_environment(fields, faults)
     if faults:
-        raise ConfigError(
-            "\n".join(faults), hint="for all settings, see aragora-q.toml or man 5 aragora-q.toml"
-        )
+        is_unreadable = all(fault.startswith(UNREADABLE) for fault in faults)
+        raise ConfigError("\n".join(faults), hint=UNREADABLE_HINT if is_unreadable else NAMES_HINT)
     return SettingsSources(settings, files, ignored)
 
 
@@ -190,7 +194,7 @@ def _read_file(
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except OSError as error:
-        faults.append(f"cannot read {path}: {error.strerror}")
+        faults.append(f"{UNREADABLE} {path}: {error.strerror}")
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         faults.append(f"{path} is not valid TOML: {error}")
@@ -264,7 +268,7 @@ def _read_secret_files(faults: list[str]) -> dict[str, ResolvedValue]:
             try:
                 resolved[name] = ResolvedValue(_read_secret(Path(file)), origin)
             except OSError as error:
-                faults.append(f"cannot read {file} (environment {variable}): {error.strerror}")
+                faults.append(f"{UNREADABLE} {file} (environment {variable}): {error.strerror}")
     return resolved
 
 
