@@ -1,7 +1,7 @@
 """Which process this is, and whether another one on this machine is certainly gone.
 
-The worker signs on with it: a worker that systemd restarts under its old id need not wait for the
-lease of its dead predecessor.
+Used by `registration`: a worker that is restarted under its previous id does not wait for the lease
+of its dead predecessor.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Host and pid, and the scope in which the pid means something: boot and pid namespace."""
+    """Return host and pid, and the scope in which the pid is unique: boot and pid namespace."""
     return {"host": socket.gethostname(), "pid": str(os.getpid()), "scope": _pid_scope()}
 
 
 def is_known_dead(record: Mapping[str, str]) -> bool:
-    """Whether the process that `describe`d itself so is certainly gone. When in doubt, it is not."""
+    """Return True if the process that wrote `record` with `describe` has certainly ended."""
     scope, pid = record.get("scope"), record.get("pid", "")
     is_number = pid.isascii() and pid.isdigit()
     if not scope or scope != _pid_scope() or not is_number or int(pid) == os.getpid():
