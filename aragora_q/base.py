@@ -104,7 +104,7 @@ class Job:
     waited_seconds: float = 0.0
     """Seconds in the lane before this attempt, without delay and backoff."""
     completed_at: float | None = None
-    """When the job ended, in whatever terminal status."""
+    """When the job ended, in any terminal status."""
     due_at: float | None = None
     """When a delayed or retrying job becomes runnable; None if it is."""
     error: str | None = None

@@ -68,7 +68,7 @@ ReportResult = Literal[
 """What became of a report.
 
 `cancelled` and `lost`: refused, the attempt no longer owned the job. `unreported`: the server rejects
-it whatever it says; the job will be reclaimed.
+the report whatever its contents; the job will be reclaimed.
 """
 
 

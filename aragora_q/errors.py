@@ -154,11 +154,21 @@ SERVER_ERRORS = (*TRANSIENT_ERRORS, CommandRefused)
 must not be retried after CommandRefused."""
 
 
+_WORDS = {
+    "a valid dictionary": "a table",  # TOML's word for it
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+}
+"""Phrases in pydantic's messages, and those of docs/reference/settings.md."""
+
+
 def validation_rule(message: str) -> str:
     """Return a validation message of pydantic as a rule, such as `must be greater than 0`."""
     rule = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
     rule = rule.partition(", unable to parse")[0].rstrip(".")
-    rule = rule.replace("a valid dictionary", "a table")  # TOML's word for it
+    for pydantic, ours in _WORDS.items():
+        rule = rule.replace(pydantic, ours)
     return rule[0].lower() + rule[1:]
 
 

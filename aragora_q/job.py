@@ -284,7 +284,7 @@ def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
     low, high = bounds
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidPayload(
-            f"{name}: {value!r:.100} is not a whole number between {low} and {high}"
+            f"{name} is {value!r:.100}, must be a whole number from {low} to {high}"
         )
 
 

@@ -116,7 +116,7 @@ def _section(section: griffe.DocstringSection) -> str:
         return "\n\n".join(blocks) + "\n"
     if section.kind is griffe.DocstringSectionKind.admonition:
         text = section.value.description
-        if text.startswith(">>> "):
+        if section.title == "Example":
             return f"{section.title}:\n\n```python\n{text}\n```\n"
         return f"{section.title}: {text}\n"
     title = section.kind.value.capitalize()

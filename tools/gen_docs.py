@@ -221,7 +221,8 @@ def settings_page() -> str:
         "neither does any part of a `redis_url` that may contain one."),
         "", "## Agents", "",
         ("`[agents]` maps names of agents to models; `ARAGORA_AGENT_<NAME>=model` does the same for one "
-        "agent. The sources are merged. An agent is a model string or a table:"), "",
+        "agent, whose name is NAME in lower case. The sources are merged. An agent is a model string or a "
+        "table:"), "",
         "| Key | Values | Default |", "|---|---|---|",
     ]  # fmt: skip
     for name, field in AgentConfig.model_fields.items():

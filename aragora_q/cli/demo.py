@@ -62,6 +62,10 @@ def demo(
     Starts a private Valkey, enqueues the debate, runs a worker until the debate has ended, and shows
     the result and the queue. The server stops afterwards; its data stays in
     ~/.local/state/aragora-q.
+
+    Default agents, the first that are available: those of your configuration; models whose API key
+    is set, which cost a few cents; a small local model, if the extra `local` is installed;
+    demo agents, which call no model.
     """
     settings = options.load_config(
         config,

@@ -106,7 +106,12 @@ def enqueue(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Enqueue a debate, or many jobs from JSON lines."""
+    """Enqueue a debate, or many jobs from JSON lines.
+
+    A JSON line has the fields of a debate, or any JSON object as `payload`; and, if needed, `id`,
+    `priority`, `delay_seconds` and `max_attempts`. Options apply to lines that lack the field.
+    Without `id`, the id is a hash of the payload, so the same line is not enqueued twice.
+    """
     is_bulk = question == "-" or _is_file_name(question)
     if is_bulk and (wait or job_id is not None):
         raise typer.BadParameter(

@@ -43,7 +43,7 @@ def exporter(
 ) -> None:
     """Serve the queue's metrics: backlog, ages, totals, workers, maintenance.
 
-    One exporter per queue is enough, whatever the number of workers. While Redis does not answer,
+    One exporter per queue is enough for any number of workers. While Redis does not answer,
     /healthz returns 503 and aragora_q_queue_scrape_success is 0. There is no TLS and no
     authentication: bind to loopback or a private network.
     """

@@ -74,7 +74,13 @@ def worker(
             help="Port of /metrics; 0: off. [default: first free port from 9464]",
         ),
     ] = None,
-    burst: Annotated[bool, typer.Option("--burst", help="Exit when the queue is empty.")] = False,
+    burst: Annotated[
+        bool,
+        typer.Option(
+            "--burst",
+            help="Exit when the queue is empty; wait only for jobs due within retry_max_delay.",
+        ),
+    ] = False,
 ) -> None:
     """Run a worker until it receives SIGTERM.
 

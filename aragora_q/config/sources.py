@@ -54,6 +54,11 @@ MAX_SECRET_BYTES = 64 * 1024
 """A longer file is no password: it may be a device without an end."""
 
 
+UNREADABLE = "cannot read"
+UNREADABLE_HINT = "check the path, and that this user may read the file"
+NAMES_HINT = "for all settings, see aragora-q.toml or man 5 aragora-q.toml"
+
+
 @dataclass(frozen=True)
 class ResolvedValue:
     """The value of a setting and its origin: `FILE:LINE`, or the name of a variable or credential."""
@@ -124,9 +129,8 @@ def read_sources(fields: Mapping[str, FieldInfo]) -> SettingsSources:
     settings |= _read_secret_files(faults)
     settings |= _read_environment(fields, faults)
     if faults:
-        raise ConfigError(
-            "\n".join(faults), hint="for all settings, see aragora-q.toml or man 5 aragora-q.toml"
-        )
+        is_unreadable = all(fault.startswith(UNREADABLE) for fault in faults)
+        raise ConfigError("\n".join(faults), hint=UNREADABLE_HINT if is_unreadable else NAMES_HINT)
     return SettingsSources(settings, files, ignored)
 
 
@@ -203,12 +207,12 @@ def _read_file(
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except OSError as error:
-        faults.append(f"cannot read {path}: {error.strerror}")
+        faults.append(f"{UNREADABLE} {path}: {error.strerror}")
         return {}
     except (
         ValueError,
         RecursionError,
-    ) as error:  # also tomllib's for huge numbers and deep nesting
+    ) as error:  # tomllib's, also for huge numbers and deep nesting
         faults.append(f"{path} is not valid TOML: {error}")
         return {}
     resolved = {}
@@ -293,7 +297,9 @@ def _read_secret_files(faults: list[str]) -> dict[str, ResolvedValue]:
             if secret is not None:
                 resolved[name] = ResolvedValue(secret, f"{file.origin} {file.path}")
             elif not file.is_optional:
-                faults.append(f"cannot read {file.path} ({file.origin}): No such file or directory")
+                faults.append(
+                    f"{UNREADABLE} {file.path} ({file.origin}): No such file or directory"
+                )
     return resolved
 
 

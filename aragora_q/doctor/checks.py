@@ -236,11 +236,11 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
     purged_at = stats["last_purge_at"]
     ended = stats["completed"] + stats["failed"] + stats["cancelled"]
     if ended and (purged_at is None or stats["now"] - purged_at > PURGE_HOURS * 3_600_000):
-        when = "never ran" if purged_at is None else f"has not run for {PURGE_HOURS} h"
+        when = "has never run" if purged_at is None else f"has not run for {PURGE_HOURS} h"
         yield Finding(
             "note",
             "purge",
-            f"purge {when}; {ended:,} ended jobs are in Redis",
+            f"purge {when}; {ended:,} ended job{' is' if ended == 1 else 's are'} kept",
             "workers purge every hour; without workers, run aragora-q purge from cron",
         )
 

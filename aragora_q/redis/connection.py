@@ -92,7 +92,7 @@ class Connection:
     def for_other_thread(self, *, timeout_seconds: float) -> Connection:
         """Return a connection to the same server for another event loop, which must close it.
 
-        It shares the options: made again, they would not find a password that was rotated meanwhile.
+        It shares the options, because new ones would not use a password that has been rotated since.
         """
         return Connection(
             self.config, timeout_seconds=timeout_seconds, path=self._path, options=self._options

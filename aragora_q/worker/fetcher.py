@@ -167,7 +167,7 @@ class Fetcher:
     async def _wait_for_work(self) -> FetchResult:
         """Block until there is work, and start the first job if none runs here.
 
-        A running job may block the event loop; meanwhile no start may go unnoticed.
+        If a job runs, it may block the event loop, and a job that was started here would have to wait.
         """
         try:
             return await self._stop.guard(self._wait_or_start_next())

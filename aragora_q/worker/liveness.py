@@ -1,7 +1,7 @@
 """Identify this process, and detect that another process on this host is dead.
 
-Used when a worker registers: one that systemd restarts under the same id need not wait until the lease
-of its dead predecessor expires.
+Used by `registration`: a worker that is restarted under its previous id does not wait for the lease
+of its dead predecessor.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Return host, pid, and the scope in which the pid is unique: boot and pid namespace."""
+    """Return host and pid, and the scope in which the pid is unique: boot and pid namespace."""
     return {"host": socket.gethostname(), "pid": str(os.getpid()), "scope": _pid_scope()}
 
 
 def is_known_dead(record: Mapping[str, str]) -> bool:
-    """Return True if the process that `describe` described is certainly dead; False if in doubt."""
+    """Return True if the process that wrote `record` with `describe` has certainly ended."""
     scope, pid = record.get("scope"), record.get("pid", "")
     is_number = pid.isascii() and pid.isdigit()
     if not scope or scope != _pid_scope() or not is_number or int(pid) == os.getpid():

@@ -58,10 +58,10 @@ def test_a_known_id_changes_nothing(run_cli):
         (["", *AGENTS], 65, "question is empty"),
         (["x"], 65, "--agents"),
         (["x", "--agents", "demo"], 65, "number of agents"),
-        (["x", *AGENTS, "--rounds", "-1"], 65, "rounds: -1"),
+        (["x", *AGENTS, "--rounds", "-1"], 65, "rounds is -1"),
         (["x", *AGENTS, "--consensus", "majorty"], 65, "did you mean 'majority'"),
         (["x", *AGENTS, "--id", "a b"], 65, "job id 'a b'"),
-        (["x", *AGENTS, "--priority", "5000"], 65, "priority: 5000"),
+        (["x", *AGENTS, "--priority", "5000"], 65, "priority is 5000"),
         (
             ["x", *AGENTS, "--delay", "1 hour"],
             2,
@@ -105,12 +105,12 @@ def test_each_line_has_a_result_and_valid_lines_are_enqueued(run_cli):
     assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
     assert (answers[1], answers[7]) == ("a", "b")
     for line, message in {
-        2: "rounds: -1", 3: "invalid JSON", 5: "question is empty", 6: "did you mean 'consensus'",
+        2: "rounds is -1", 3: "invalid JSON", 5: "question is empty", 6: "did you mean 'consensus'",
         8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "unknown field 'rounds'",
         11: "not a JSON object: 7", 12: "job id 7", 13: "invalid unicode", 14: "EOF",
     }.items():  # fmt: skip
         assert message in answers[line], line
-    assert "2 jobs enqueued, 11 refused; the first: line 2: rounds: -1" in ended.err
+    assert "2 jobs enqueued, 11 refused; the first: line 2: rounds is -1" in ended.err
     assert run_cli("status", "b", "--json").object["payload"] == {"any": 1}
 
 

@@ -181,7 +181,7 @@ def test_unknown_commands_and_options_are_2(run_cli):
         (("status",), "Missing argument 'ID", " status"),
         (("status", "--nope", "x"), "--nope", " status"),
         (("list", "--status", "lost"), "'lost' is not one of 'pending'", " list"),
-        (("list", "-n", "many"), "--limit / -n: 'many' must be a valid integer", " list"),
+        (("list", "-n", "many"), "--limit / -n: 'many' must be a whole number", " list"),
         (("tail", "--after", "x"), "--after: 'x' is not an event id", " tail"),
     ):
         ended = run_cli(*args)

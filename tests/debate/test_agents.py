@@ -78,7 +78,7 @@ def test_every_provider_of_the_library_is_known():
             {"model": "openai:m", "base_url": "http://127.0.0.1:1", "api_key_env": "NO_KEY"},
             "NO_KEY",
         ),
-        ("opnai:gpt-6", "unknown agent"),
+        ("opnai:gpt-6", "unknown model 'opnai:gpt-6'"),
     ],
 )
 def test_a_worker_does_not_start_with_an_agent_it_cannot_build(monkeypatch, entry, message):

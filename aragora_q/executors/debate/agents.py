@@ -105,6 +105,9 @@ class AgentRegistry:
         for name in self._config.agents:
             try:
                 config = _resolve(name, self._config)
+            except InvalidPayload as error:
+                raise ConfigError(str(error), hint=error.hint) from None
+            try:
                 if config.model.partition(":")[0] not in ("demo", "local"):
                     self._agents[name] = _build_agent(name, config)
             except (PermanentError, InvalidPayload) as error:
@@ -155,15 +158,20 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     if agent.base_url or (detail and kind.removeprefix("gateway/") in PROVIDERS):
         return agent
     known = [
-        *config.agents, *ALIASES, "demo", *(f"demo:{persona}" for persona in demo.PERSONAS),
+        *ALIASES, "demo", *(f"demo:{persona}" for persona in demo.PERSONAS),
         *(f"local:{model}" for model in model_files.MODELS),
     ]  # fmt: skip
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if name in config.agents:
+        fault = f"agent {name:.100}: unknown model {agent.model!r:.100}"
+    else:
+        fault = f"unknown agent {name!r:.100}"
+        known = [*dict.fromkeys([*config.agents, *known])]
+    matches = difflib.get_close_matches(agent.model, known, n=1, cutoff=0.5)
     if detail and not matches:
         providers = difflib.get_close_matches(kind, PROVIDERS, n=1)
         matches = [f"{provider}:{detail}" for provider in providers]
     raise InvalidPayload(
-        f"unknown agent {name!r:.100}: must be {', '.join(known)} or provider:model",
+        f"{fault}: must be {', '.join(known)} or provider:model",
         hint=f"did you mean {matches[0]!r}?" if matches else "",
     )
 
