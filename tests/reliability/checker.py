@@ -6,9 +6,20 @@ Prints statistics as JSON and every broken promise as a line; exit code 1 if the
 """
 
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+
+LEASE_SECONDS = 2.0
+BEHIND_PROXY = ("w1", "w3")
+SERVER_FAULTS = ("freeze_the_server", "pause_writes", "restart_the_server", "fail_over")
+CLOCK_SECONDS = 0.2
+"""How far times of a fault may be from the server's: a signal is sent before or after it is noted."""
+
+LANE_SHARE = 1 / 8
+MIN_BUSY_STARTS = 200
+"""So many starts while all lanes were busy are needed to judge their shares."""
 
 
 def judge(lines):
@@ -17,7 +28,7 @@ def judge(lines):
     for line in lines:
         by_kind[line["what"]].append(line)
     final = {line["id"]: line for line in by_kind["final"]}
-    accepted = {line["id"]: line for line in by_kind["enqueue"] if line["answer"] == "ok"}
+    accepted = _accepted(lines)
     counters = by_kind["counters"][0] if by_kind["counters"] else {}
     completions = Counter(
         job_id
@@ -28,37 +39,77 @@ def judge(lines):
     completed = [job for job in final.values() if job["status"] == "completed"]
     lost = sorted(set(accepted) - set(final))
     twice = sorted(job_id for job_id, n in completions.items() if n > 1)
-    broken = [f"L: {job_id} was accepted and is gone" for job_id in lost]
-    broken += [f"D: {job_id} was completed {completions[job_id]} times" for job_id in twice]
+    undone = _undone(by_kind)
+    broken = [f"L: {job_id} was accepted and is gone" for job_id in lost if job_id not in undone]
+    broken += [
+        f"D: {job_id} was completed {completions[job_id]} times"
+        for job_id in twice
+        if job_id not in undone
+    ]
     if counters.get("completed", 0) != len(completed):
         broken.append(
             f"D: {counters.get('completed')} completions, {len(completed)} completed jobs"
         )
     broken += _unfinished(final, accepted)
-    broken += _fences(by_kind["run"], final)
+    broken += _fences(by_kind["run"], by_kind["fence"], final, undone)
+    unmatched = list(_crashes_of_live_workers(by_kind))
+    broken += unmatched
+    broken += _starved_lanes(by_kind["busy"])
     broken += [f"Z: {line}" for each in by_kind["problems"] for line in each["found"]]
-    broken += [f"E: {w['id']} is dead or told a traceback: {w}" for w in by_kind["worker"]
+    broken += [f"E: {w['id']} is dead or logged a traceback: {w}" for w in by_kind["worker"]
                if not w["alive"] or w["tracebacks"]]  # fmt: skip
+    broken += [f"the history is incomplete: {each['error']}" for each in by_kind["nemesis failed"]]
     if not by_kind["settled"]:
-        broken.append("R: not everything came to its end after all was healed")
+        broken.append("R: not every job ended after all was healed")
     figures = {
         "seed": by_kind["seed"][0]["seed"] if by_kind["seed"] else None,
         "seconds": by_kind["seed"][0]["seconds"] if by_kind["seed"] else None,
         "accepted": len(accepted),
         "unanswered_enqueues": sum(line["answer"] != "ok" for line in by_kind["enqueue"]),
+        "purged_and_enqueued_again": len(by_kind["purge"]),
         "completed": len(completed),
-        "failed_as_told": sum(job["status"] == "failed" for job in final.values()),
+        "failed_as_asked": sum(job["status"] == "failed" for job in final.values()),
         "lost": len(lost),
         "completed_twice": len(twice),
+        "undone_by_failovers": len(undone),
         "runs": len(by_kind["run"]),
         "refused_reports": counters.get("refused", 0),
         "crashes_counted": counters.get("crashed", 0),
+        "crashes_checked": len(by_kind["crash"]),
+        "crashes_of_live_workers": len(unmatched),
         "released": counters.get("released", 0),
         "redelivered": counters.get("redelivered", 0),
+        "starts_while_all_lanes_were_busy": _busy_starts(by_kind["busy"]),
         "faults": dict(Counter(line["name"] for line in by_kind["fault"])),
         "broken": len(broken),
     }
     return figures, broken
+
+
+def _accepted(lines):
+    """The last acknowledged enqueue of each id, unless the job was purged since."""
+    accepted = {}
+    for line in lines:
+        if line["what"] == "enqueue" and line["answer"] == "ok":
+            accepted[line["id"]] = line
+        elif line["what"] == "purge":
+            accepted.pop(line["id"], None)
+    return accepted
+
+
+def _undone(by_kind):
+    """Ids of jobs something happened to that a failover, as documented, may have undone."""
+    if not by_kind["lost"]:
+        return set()
+    happened = [(line["at"], [line["id"]]) for line in by_kind["enqueue"] if line["answer"] == "ok"]
+    happened += [(line["at"], line["ids"]) for line in by_kind["event"]]
+    happened += [(line["at"], [line["id"]]) for line in by_kind["purge"]]
+    return {
+        job_id
+        for at, ids in happened
+        for job_id in ids
+        if any(window["began"] <= at <= window["at"] for window in by_kind["lost"])
+    }
 
 
 def _unfinished(final, accepted):
@@ -66,20 +117,82 @@ def _unfinished(final, accepted):
     for job_id, job in final.items():
         steps = accepted.get(job_id, {}).get("do", ())
         is_to_fail = ["permanent"] in [step[:1] for step in steps]
-        expected = "failed" if is_to_fail else "completed"
-        if job_id in accepted and job["status"] != expected:
+        expected = {"failed" if is_to_fail else "completed"}
+        if job_id.startswith("replaced-"):
+            expected.add("cancelled")
+        if job_id in accepted and job["status"] not in expected:
             yield f"A: {job_id} is {job['status']}, should be {expected}: {job}"
         if int(job.get("attempts", 0)) > 3:
             yield f"A: {job_id} has {job['attempts']} attempts of 3"
 
 
-def _fences(runs, final):
-    """No fence is used twice; no run has a fence that the job never reached."""
-    seen = Counter((run["id"], run["fence"]) for run in runs)
-    yield from (f"F: fence {key} was held {n} times" for key, n in seen.items() if n > 1)
+def _fences(runs, seen, final, undone):
+    """No fence is used twice, none falls, and no run has a fence that the job never reached."""
+    used = Counter((run["id"], run["fence"]) for run in runs)
+    yield from (f"F: fence {key} was used {n} times" for key, n in used.items() if n > 1)
     for run in runs:
-        if run["id"] in final and run["fence"] > int(final[run["id"]]["fence"]):
-            yield f"F: {run['id']} ran with fence {run['fence']}, but reached {final[run['id']]}"
+        # A job that was enqueued again may have been cancelled before its first start: it has no fence.
+        job_id, reached = run["id"], int(final.get(run["id"], {}).get("fence", 0))
+        if reached and job_id not in undone and run["fence"] > reached:
+            yield f"F: {job_id} ran with fence {run['fence']}, but reached {final[job_id]}"
+    yield from _falling(seen, "id", "fence")
+    yield from _falling([{**run, "of": (run["id"], run["pid"])} for run in runs], "of", "fence")
+
+
+def _falling(lines, key, value):
+    """Fences as they were seen in Redis, and by one worker process, only rise."""
+    highest = {}
+    for line in lines:
+        if line[value] < highest.get(line[key], 0):
+            yield f"F: the fence of {line[key]} fell from {highest[line[key]]} to {line[value]}"
+        highest[line[key]] = max(line[value], highest.get(line[key], 0))
+
+
+def _crashes_of_live_workers(by_kind):
+    """Every counted crash is that of a worker that was killed, frozen or cut off while it had the job.
+
+    Or the server was away twice within two leases: a worker may miss the moment between.
+    """
+    for crash in by_kind["crash"]:
+        outages = [
+            fault
+            for fault in by_kind["fault"]
+            if fault["name"] in SERVER_FAULTS
+            and fault["began"] <= crash["at"]
+            and fault["at"] >= crash["at"] - 2 * LEASE_SECONDS
+        ]
+        if len(outages) > 1:
+            continue
+        worker = (crash["worker"] or "").partition("@")[0]
+        started_at = int((re.search(r"started at (\d+)", crash["error"]) or [0, 0])[1]) / 1000
+        if not any(
+            _may_end(fault, worker)
+            and fault["began"] <= crash["at"]
+            and fault["at"] >= started_at - CLOCK_SECONDS
+            for fault in by_kind["fault"]
+        ):
+            yield f"R: a job of {worker}, which was alive, was taken, or a crash was counted: {crash}"
+
+
+def _may_end(fault, worker):
+    if fault["name"] in ("kill_a_worker", "freeze_a_worker"):
+        return fault["worker"] == worker
+    return fault["name"] == "blackhole" and worker in BEHIND_PROXY
+
+
+def _busy_starts(busy):
+    return {lane: sum(line[lane] for line in busy) for lane in ("high", "normal", "low")}
+
+
+def _starved_lanes(busy):
+    """While jobs wait in every lane, each gets at least half of its least share of the starts."""
+    starts = _busy_starts(busy)
+    total = sum(starts.values())
+    if total < MIN_BUSY_STARTS:
+        return
+    for lane, count in starts.items():
+        if count < total * LANE_SHARE / 2:
+            yield f"S: lane {lane} got {count} of {total} starts"
 
 
 def main():

@@ -1,11 +1,13 @@
 """Workers, a server, and a nemesis that injects random faults into both; writes a history to judge.
 
-    python tests/reliability/nemesis.py --seconds 1800 --seed 7 --history /tmp/history.jsonl
+    python tests/reliability/nemesis.py --seconds 1800 --seed 7 --history /tmp/history.jsonl [--sentinel]
 
 It judges nothing: `checker.py` does, from the history alone. Faults: workers killed, frozen for longer
-than their lease, stopped; connections killed, reset, black-holed, replies dropped after the command was
-executed; the server frozen, killed and restarted on its append-only file, its writes paused, its scripts
-flushed.
+than their lease, stopped politely; connections killed, reset, black-holed, replies dropped after the command
+was executed; the server frozen, killed and restarted on its append-only file, its writes paused, its scripts
+flushed; all lanes flooded at once. With `--sentinel` there are three servers and three Sentinels, no proxy,
+and failovers that lose the last writes. Jobs fail, ask for a retry, ignore cancellations, and block the
+event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id.
 """
 
 import argparse
@@ -22,20 +24,34 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import redis
-from support import invariants, processes, servers
+from support import invariants, processes, servers, topologies
 from support.proxy import Proxy
-from support.queue_harness import connect
+from support.servers import CLIENT_OPTIONS
+from support.wait import wait_until
 from support.worker_processes import WorkerProcess
 
-from aragora_q.base import Job
+from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import TRANSIENT_ERRORS
 from aragora_q.streams.queue import RedisStreamsQueue
 
-WORKERS = 4
-LEASE_MS = 1000
+WORKERS, SLOTS = 4, 6
+LEASE_MS = 2000
 SETTLE_SECONDS = 120
 PREFIX = "aragora:queue:debates:"
+STREAMS = {
+    "high": f"{PREFIX}stream:high",
+    "normal": f"{PREFIX}stream",
+    "low": f"{PREFIX}stream:low",
+}
+PRIORITIES = {"high": 1, "normal": 0, "low": -1}
+GROUP = "aragora-workers"
+FLOOD_JOBS = 150
+BUSY_JOBS = WORKERS * SLOTS
+"""A lane in which more jobs wait is busy: it stays so while events are read."""
+
+FAILOVER_PAUSE_SECONDS = 12.0
+"""Sentinels do not repeat a failover sooner."""
 
 
 class History:
@@ -49,76 +65,169 @@ class History:
         self._file.flush()
 
 
-class Nemesis:
-    def __init__(self, seconds, seed, history, directory):
-        self.seconds, self.random = seconds, random.Random(seed)
-        self.history, self.directory = History(history), Path(directory)
+class OneServer:
+    """A server with an append-only file; every second worker, and the client, reach it through a proxy."""
+
+    settings = {}  # noqa: RUF012
+
+    def __init__(self):
         self.server = servers.Server(
             servers.any_server(), "--appendonly", "yes", "--appendfsync", "always",
             "--enable-debug-command", "yes",
         )  # fmt: skip
-        self.workers = []
-        self.enqueued = 0
-        self.history.add("seed", seed=seed, seconds=seconds)
 
-    async def run(self):
+    async def start(self):
         self.server.start()
         self.proxy = await Proxy(self.server.port).start()
+        self.url = self.proxy.url
+
+    def environment(self, number):
+        return processes.env(REDIS_URL=self.proxy.url if number % 2 else self.server.url)
+
+    def primary(self):
+        return self.server
+
+    async def stop(self):
+        await self.proxy.stop()
+        self.server.stop()
+
+
+class WithSentinels:
+    """A primary, two replicas, three Sentinels; replication is asynchronous, so a failover loses writes."""
+
+    async def start(self):
+        self.topology = await asyncio.to_thread(topologies.Sentinels)
+        self.url, self.settings = self.topology.url, self.topology.settings
+
+    def environment(self, _number):
+        return topologies.environment(self.topology)
+
+    def primary(self):
+        return self.topology.primary()
+
+    async def stop(self):
+        self.topology.stop()
+
+
+class Nemesis:
+    def __init__(self, seconds, seed, history, directory, *, sentinel=False):
+        self.seconds, self.random = seconds, random.Random(seed)
+        self.history, self.directory = History(history), Path(directory)
+        self.deployment = WithSentinels() if sentinel else OneServer()
+        self.workers = []
+        self.enqueued = 0
+        self.next_failover_at = 0.0
+        self.history.add("seed", seed=seed, seconds=seconds, sentinel=sentinel)
+
+    async def run(self):
+        await self.deployment.start()
         try:
-            for n in range(WORKERS):  # half of them behind the proxy
-                self.workers.append(self._worker(n, self.proxy.url if n % 2 else self.server.url))
-            client = asyncio.create_task(self._enqueue())
-            recorder = asyncio.create_task(self._record_events())
+            self.workers = [self._worker(n) for n in range(WORKERS)]
+            background = [
+                asyncio.create_task(work())
+                for work in (self._enqueue, self._replace_jobs, self._record_events)
+            ]
             try:
                 await self._break_things()
-                client.cancel()
-                await asyncio.gather(client, return_exceptions=True)
+                for client in background[:2]:
+                    client.cancel()
+                await asyncio.gather(*background[:2], return_exceptions=True)
                 await self._settle()
                 await asyncio.sleep(0.5)
             finally:
-                client.cancel()
-                recorder.cancel()
-                await asyncio.gather(client, recorder, return_exceptions=True)
+                for task in background:
+                    task.cancel()
+                results = await asyncio.gather(*background, return_exceptions=True)
+            for result in results:
+                if not isinstance(result, asyncio.CancelledError):
+                    self.history.add("nemesis failed", error=repr(result))
             self._conclude()
         finally:
             for worker in self.workers:
                 if worker.is_alive:
                     worker.kill()
-            await self.proxy.stop()
-            self.server.stop()
+            await self.deployment.stop()
 
-    def _worker(self, n, url):
-        environment = processes.env(
-            REDIS_URL=url,
-            RUN_LOG_FILE=str(self.directory / "runs"),
-            ARAGORA_QUEUE_MAX_CRASHES="1000",
-            ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS="0.3",
-            ARAGORA_QUEUE_LOG_LEVEL="warning",
-        )
+    def _worker(self, n):
+        environment = {
+            **self.deployment.environment(n),
+            "RUN_LOG_FILE": str(self.directory / "runs"),
+            "ARAGORA_QUEUE_MAX_CRASHES": "1000",
+            "ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS": "0.3",
+            "ARAGORA_QUEUE_LOG_LEVEL": "warning",
+        }
         return WorkerProcess(
-            self.directory, f"w{n}", environment, lease_ms=LEASE_MS, slots=6
+            self.directory, f"w{n}", environment, lease_ms=LEASE_MS, slots=SLOTS
         ).start()
 
+    def _client(self, **options):
+        return self.deployment.primary().client(**{**CLIENT_OPTIONS, **options})
+
+    def _queue(self):
+        config = QueueConfig(
+            redis_url=self.deployment.url, claim_idle_ms=LEASE_MS, **self.deployment.settings
+        )
+        return RedisStreamsQueue(config)
+
+    async def _repeat(self, call, what, **facts):
+        """The result of a call that is repeated until it is acknowledged."""
+        while True:
+            try:
+                async with asyncio.timeout(3):
+                    return await call()
+            except (*TRANSIENT_ERRORS, TimeoutError) as error:
+                self.history.add(what, answer=type(error).__name__, **facts)
+                await asyncio.sleep(0.1)
+
     async def _enqueue(self):
-        """Enqueue jobs of all kinds, up to 60 a second; each is repeated until it is acknowledged."""
-        queue = RedisStreamsQueue(QueueConfig(redis_url=self.proxy.url, claim_idle_ms=LEASE_MS))
-        queue.connection.failover_seconds = 0
+        """Enqueue jobs of all kinds, up to 60 a second."""
+        queue = self._queue()
         try:
             while True:
-                job = self._any_job()
-                while True:
-                    try:
-                        async with asyncio.timeout(3):
-                            await queue.enqueue(job)
-                        break
-                    except (*TRANSIENT_ERRORS, TimeoutError) as error:
-                        self.history.add("enqueue", id=job.id, answer=type(error).__name__)
-                        await asyncio.sleep(0.1)
-                self.history.add("enqueue", id=job.id, answer="ok", do=job.payload["do"])
-                self.enqueued += 1
+                await self._enqueue_jobs(queue, [self._any_job()])
                 await asyncio.sleep(self.random.uniform(0, 0.03))
         finally:
             await queue.close()
+
+    async def _enqueue_jobs(self, queue, jobs):
+        await self._repeat(lambda: queue.enqueue_many(jobs), "enqueue", id=jobs[0].id)
+        for job in jobs:
+            self.history.add("enqueue", id=job.id, answer="ok", do=job.payload["do"])
+
+    async def _replace_jobs(self):
+        """Cancel jobs, purge them, and enqueue others with the same ids, whose old attempts may still run."""
+        queue, number = self._queue(), 0
+        try:
+            while True:
+                job = self._job("replaced", [["note"], ["swallow", 1.0]], number=number)
+                await self._enqueue_jobs(queue, [job])
+                await asyncio.sleep(self.random.uniform(0, 0.8))
+                await self._repeat(lambda job_id=job.id: queue.cancel(job_id), "cancel", id=job.id)
+                status = await self._repeat(
+                    lambda job_id=job.id: queue.get_status(job_id), "status", id=job.id
+                )
+                if status is not JobStatus.CANCELLED:
+                    number += 1
+                    continue
+                self.history.add("purge", id=job.id)
+                await asyncio.sleep(0.005)
+                await self._repeat(
+                    lambda: queue.purge(JobStatus.CANCELLED, older_than_seconds=0), "purging"
+                )
+        finally:
+            await queue.close()
+
+    def _job(self, kind, steps, number=None, lane="normal", **fields):
+        if number is None:
+            self.enqueued += 1
+            number = self.enqueued
+        return Job(
+            payload={"do": steps},
+            id=f"{kind}-{lane}-{number}",
+            priority=PRIORITIES[lane],
+            max_attempts=3,
+            **fields,
+        )
 
     def _any_job(self):
         steps = [["note"]]
@@ -129,28 +238,47 @@ class Nemesis:
             steps.append(["later", self.random.randint(1, 2)])
         elif roll < 0.28:
             steps.append(["permanent"])
+        if roll > 0.998:
+            steps.append(["block", LEASE_MS / 1000 * 1.5])
+        elif roll > 0.98:
+            steps.append(["swallow", self.random.choice([1.0, 8.0])])
         steps.append(["sleep", self.random.choice([0, 0.01, 0.1, 0.5, 2.0 if roll > 0.95 else 0])])
-        return Job(
-            payload={"do": steps},
-            id=f"n{self.enqueued}",
-            priority=self.random.choice([0, 0, 0, 1, -1]),
+        return self._job(
+            "any",
+            steps,
+            lane=self.random.choice(["normal", "normal", "normal", "high", "low"]),
             delay_seconds=self.random.choice([0, 0, 0, 0.5]),
-            max_attempts=3,
         )
 
     async def _break_things(self):
         faults = [
             self.kill_a_worker, self.freeze_a_worker, self.stop_a_worker, self.kill_connections,
-            self.drop_replies, self.cut_connections, self.blackhole, self.freeze_the_server,
-            self.restart_the_server, self.pause_writes, self.forget_scripts,
+            self.freeze_the_server, self.pause_writes, self.forget_scripts, self.flood_all_lanes,
         ]  # fmt: skip
+        if isinstance(self.deployment, WithSentinels):
+            faults += [self.fail_over] * 3
+        else:
+            faults += [
+                self.drop_replies,
+                self.cut_connections,
+                self.blackhole,
+                self.restart_the_server,
+            ]
         deadline = time.monotonic() + self.seconds
         while time.monotonic() < deadline:
             await asyncio.sleep(self.random.uniform(0.1, 1.0))
             fault = self.random.choice(faults)
-            self.history.add("fault", name=fault.__name__)
+            if fault == self.fail_over and time.monotonic() < self.next_failover_at:
+                continue
+            began = time.time()
             with suppress(redis.RedisError):
-                await fault()
+                worker = await fault()
+                self.history.add(
+                    "fault",
+                    name=fault.__name__,
+                    worker=worker.worker_id if worker else None,
+                    began=round(began, 3),
+                )
 
     def _any_worker(self):
         return self.random.choice(self.workers)
@@ -159,92 +287,184 @@ class Nemesis:
         worker = self._any_worker()
         worker.kill()
         worker.start()
+        return worker
 
     async def freeze_a_worker(self):
         worker = self._any_worker()
         worker.signal(signal.SIGSTOP)
         await asyncio.sleep(LEASE_MS / 1000 * self.random.uniform(1.2, 3))
         worker.signal(signal.SIGCONT)
+        return worker
 
     async def stop_a_worker(self):
         worker = self._any_worker()
         worker.signal(signal.SIGTERM)
         await asyncio.to_thread(worker.process.wait, 40)
         worker.start()
+        return worker
 
     async def kill_connections(self):
-        with self.server.client(socket_timeout=5) as client:
+        with self._client(socket_timeout=5) as client:
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
     async def drop_replies(self):
-        self.proxy.mode, self.proxy.match = "drop_reply", self.random.choice([b"", b"EVALSHA"])
+        self.deployment.proxy.mode, self.deployment.proxy.match = (
+            "drop_reply",
+            self.random.choice([b"", b"EVALSHA"]),
+        )
         await asyncio.sleep(self.random.uniform(0.1, 0.6))
-        self.proxy.mode = "pass"
+        self.deployment.proxy.mode = "pass"
 
     async def cut_connections(self):
-        self.proxy.cut()
+        self.deployment.proxy.cut()
 
     async def blackhole(self):
-        self.proxy.mode = "blackhole"
+        self.deployment.proxy.mode = "blackhole"
         await asyncio.sleep(self.random.uniform(0.2, 1.5))
-        self.proxy.mode = "pass"
-        self.proxy.cut()  # what was swallowed never comes: end the connections that wait for it
+        self.deployment.proxy.mode = "pass"
+        self.deployment.proxy.cut()  # what was swallowed never comes: end the connections that wait for it
 
     async def freeze_the_server(self):
-        self.server.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(self.random.uniform(0.2, 2.5))
-        self.server.process.send_signal(signal.SIGCONT)
+        process = self.deployment.primary().process
+        is_single = isinstance(self.deployment, OneServer)
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(self.random.uniform(0.2, LEASE_MS / 1000 * 1.5 if is_single else 0.5))
+        process.send_signal(signal.SIGCONT)
 
     async def restart_the_server(self):
-        self.server.kill()
+        self.deployment.server.kill()
         await asyncio.sleep(self.random.uniform(0, 1.5))
-        await asyncio.to_thread(self.server.start)
+        await asyncio.to_thread(self.deployment.server.start)
+
+    async def fail_over(self):
+        """Part the replicas from the primary for a moment, then kill it: what it wrote since then is lost."""
+        topology = self.deployment.topology
+        old = topology.primary()
+        replicas = [server for server in topology.servers if server is not old]
+        began = time.time()
+        for replica in replicas:
+            with replica.client() as client:
+                client.config_set("masterauth", "wrong")
+                client.execute_command("CLIENT", "KILL", "TYPE", "master")
+        await asyncio.sleep(self.random.uniform(0.1, 1.0))
+        old.kill()
+        for replica in replicas:
+            with replica.client() as client:
+                client.config_set("masterauth", topologies.PASSWORD)
+
+        def has_new_primary():
+            with suppress(redis.RedisError):
+                primary = topology.primary()
+                if primary is not old:
+                    with primary.client(socket_timeout=1) as client:
+                        return client.info("replication")["role"] == "master"
+            return False
+
+        await wait_until(has_new_primary, 60, "a failover")
+        self.history.add(
+            "lost", began=round(began, 3)
+        )  # what happened between is not what Redis has
+        await asyncio.to_thread(old.start)
+        self.next_failover_at = time.monotonic() + FAILOVER_PAUSE_SECONDS
+
+    async def flood_all_lanes(self):
+        """Keep all lanes busy for a moment."""
+        queue = self._queue()
+        jobs = [
+            self._job("flood", [["note"], ["sleep", 0.03]], lane=lane)
+            for lane in STREAMS
+            for _ in range(FLOOD_JOBS)
+        ]
+        try:
+            await self._enqueue_jobs(queue, jobs)
+        finally:
+            await queue.close()
 
     async def pause_writes(self):
-        with self.server.client(socket_timeout=5) as client:
-            client.execute_command("CLIENT", "PAUSE", self.random.randint(100, 1500), "WRITE")
+        pause_ms = self.random.randint(100, 1500)
+        with self._client(socket_timeout=5) as client:
+            client.execute_command("CLIENT", "PAUSE", pause_ms, "WRITE")
+        await asyncio.sleep(pause_ms / 1000)
 
     async def forget_scripts(self):
-        with self.server.client(socket_timeout=5) as client:
+        with self._client(socket_timeout=5) as client:
             client.script_flush()
 
     async def _record_events(self):
-        """Record all events before their stream is trimmed."""
+        """Record all events before their stream is trimmed, fences as they are used, and busy lanes."""
         after = "0-0"
         while True:
-            with suppress(redis.RedisError, OSError):
+            with suppress(redis.RedisError, OSError, StopIteration):
+                server = await asyncio.to_thread(self.deployment.primary)
                 async with redis.asyncio.Redis(
-                    port=self.server.port, decode_responses=True, socket_timeout=5
+                    **{**CLIENT_OPTIONS, **server.options}, socket_timeout=5
                 ) as client:
-                    while True:
+                    while server is await asyncio.to_thread(self.deployment.primary):
+                        were_busy = await self._are_busy(client)
                         reply = await client.xread({f"{PREFIX}events": after}, count=500, block=200)
                         for _, rows in reply or ():
-                            for event_id, fields in rows:
-                                after = event_id
+                            for after, fields in rows:  # noqa: B007 - where to go on
                                 ids = fields.get("ids", "").split()
                                 self.history.add("event", event=fields["event"], ids=ids)
+                        await self._record_starts(client, reply, were_busy=were_busy)
             await asyncio.sleep(0.1)
+
+    async def _record_starts(self, client, reply, *, were_busy):
+        started = [
+            job_id
+            for _, rows in reply or ()
+            for _, fields in rows
+            if fields["event"] == "started"
+            for job_id in fields.get("ids", "").split()
+        ]
+        if not started:
+            return
+        async with client.pipeline(transaction=False) as pipeline:
+            for job_id in started:
+                pipeline.hget(f"{PREFIX}job:{job_id}", "fence")
+            fences = await pipeline.execute()
+        for job_id, fence in zip(started, fences, strict=True):
+            if fence:
+                self.history.add("fence", id=job_id, fence=int(fence))
+        if were_busy and await self._are_busy(client):
+            lanes = [job_id.split("-")[1] for job_id in started]
+            self.history.add("busy", **{lane: lanes.count(lane) for lane in STREAMS})
+
+    async def _are_busy(self, client):
+        async with client.pipeline(transaction=False) as pipeline:
+            for stream in STREAMS.values():
+                pipeline.xlen(stream)
+                pipeline.xpending(stream, GROUP)
+            replies = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(reply, Exception) for reply in replies):
+            return False
+        return all(
+            length - pending["pending"] > BUSY_JOBS
+            for length, pending in zip(replies[::2], replies[1::2], strict=True)
+        )
 
     async def _settle(self):
         """After the last fault, every accepted job must end."""
         self.history.add("healed")
         deadline = time.monotonic() + SETTLE_SECONDS
-        with self.server.client() as client:
-            while time.monotonic() < deadline:
-                waiting = sum(
-                    client.xlen(f"{PREFIX}{s}") for s in ("stream", "stream:high", "stream:low")
-                )
+        while time.monotonic() < deadline:
+            with suppress(redis.RedisError), self._client() as client:
+                waiting = sum(client.xlen(stream) for stream in STREAMS.values())
                 if not waiting + client.zcard(f"{PREFIX}delayed"):
                     self.history.add("settled")
                     return
-                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)
 
     def _conclude(self):
-        redis_client = connect(self.server.url)
+        redis_client = self._client()
         for key in redis_client.scan_iter(match=f"{PREFIX}job:*", count=1000):
             job_id = key.removeprefix(f"{PREFIX}job:")
             if ":" not in job_id:
                 self.history.add("final", id=job_id, **redis_client.hgetall(key))
+                lines = map(json.loads, redis_client.lrange(f"{key}:history", 0, -1))
+                for line in lines:
+                    if line["cause"] == "crash":
+                        self.history.add("crash", id=job_id, **{**line, "at": line["at"] / 1000})
         counters = {name: int(n) for name, n in redis_client.hgetall(f"{PREFIX}counters").items()}
         self.history.add("counters", **counters)
         self.history.add("problems", found=invariants.problems(redis_client, PREFIX))
@@ -265,11 +485,13 @@ def main():
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--history", required=True)
+    parser.add_argument("--sentinel", action="store_true", help="fail over instead of restarting")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"nemesis: seed {seed}, {args.seconds:g} s, history {args.history}", flush=True)  # noqa: T201
     with tempfile.TemporaryDirectory(prefix="aq-nemesis-") as directory:
-        asyncio.run(Nemesis(args.seconds, seed, args.history, directory).run())
+        nemesis = Nemesis(args.seconds, seed, args.history, directory, sentinel=args.sentinel)
+        asyncio.run(nemesis.run())
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.sessions = {}
         self.handles = []
         self.fences = {}
+        self.purged = []
         self.next_id = self.next_due = 0
 
     def run(self, work):
@@ -106,9 +107,15 @@ class QueueMachine(RuleBasedStateMachine):
         lane=st.sampled_from(LANES),
         max_attempts=st.integers(1, 3),
         delayed=st.booleans(),
+        reuses_id=st.booleans(),
     )
-    def enqueue(self, lane, max_attempts, delayed):
-        job_id, self.next_id = f"j{self.next_id}", self.next_id + 1
+    def enqueue(self, lane, max_attempts, delayed, reuses_id=False):
+        """A new job; or one with the id of a purged job, some attempts of which may still run."""
+        if reuses_id and self.purged:
+            job_id = self.purged.pop()
+            seen["id reused"] += 1
+        else:
+            job_id, self.next_id = f"j{self.next_id}", self.next_id + 1
         job = Job(
             payload={"id": job_id},
             id=job_id,
@@ -244,6 +251,21 @@ class QueueMachine(RuleBasedStateMachine):
     def a_worker_dies_and_comes_back(self, worker):
         self._sign_on(worker)
 
+    @rule(worker=workers)
+    def a_worker_stops_politely_and_comes_back(self, worker):
+        """It hands back all that it runs, whatever the jobs do: no crash is counted, then or later."""
+        session = self.sessions[worker]
+        lease_owner = session.identity.lease_owner
+        leased = [handle.job for handle in self._held() if handle.lease_owner == lease_owner]
+        results = self.run(session.report([Report(job, Released()) for job in leased]))
+        assert results == ["released"] * len(leased)
+        for job in leased:
+            self.model.report(job.id, lease_owner, job.fence, "release")
+        self.recover(worker=worker, keep=False)
+        self.run(session.unregister())
+        self._sign_on(worker)
+        seen["handed back"] += len(leased)
+
     @rule()
     def reclaim(self):
         taken = self.run(self.harness.queue.reclaim())
@@ -283,11 +305,47 @@ class QueueMachine(RuleBasedStateMachine):
                 gone[job_id] = "cancelled" if job and job.status == "cancelled" else "lost"
         assert renewal.lost == gone
 
+    @rule(worker=workers)
+    def renew_while_a_reply_is_under_way(self, worker):
+        """The keeper of a worker that is starting jobs renews also leases that it does not know of."""
+        session = self.sessions[worker]
+        lease_owner = session.identity.lease_owner
+
+        async def renew():
+            renewer = session.lease_renewer()
+            try:
+                return await renewer.renew([], starting_seconds=3600)
+            finally:
+                await renewer.close()
+
+        leased = self.model.held_by(lease_owner)
+        for job in leased[:1]:
+            self.harness.backdate(job.id)
+        assert self.run(renew()).lost == {}
+        seen["renewed unknown"] += len(leased)
+        for job in leased:
+            job.is_silent = False
+
     @precondition(lambda self: self.model.jobs)
     @rule(number=anyone)
     def cancel(self, number):
         job_id = self._pick(sorted(self.model.jobs), number)
         assert self.run(self.harness.queue.cancel(job_id)) == self.model.cancel(job_id)
+
+    @precondition(lambda self: self._held())
+    @rule(number=anyone, worker=workers, outcome=outcomes)
+    def a_running_job_is_replaced_by_another_of_its_id(self, number, worker, outcome):
+        """Cancelled, purged, enqueued again and started: the old attempt can neither renew nor report."""
+        old = self._pick(self._held(), number)
+        self.run(self.harness.queue.cancel(old.job.id))
+        self.model.cancel(old.job.id)
+        self.purge(status="cancelled")
+        self.purged.sort(key=lambda job_id: job_id == old.job.id)
+        self.enqueue(lane="high", max_attempts=3, delayed=False, reuses_id=True)
+        self.start(worker=worker, limit=4, first_lane="high")
+        assert self._report(old, outcome) == "lost"
+        for each in WORKERS:
+            self.renew(worker=each)
 
     @precondition(lambda self: self.model.jobs)
     @rule(number=anyone)
@@ -298,7 +356,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(status=st.sampled_from(["completed", "failed", "cancelled"]))
     def purge(self, status):
         purged = self.run(self.harness.queue.purge(JobStatus(status), older_than_seconds=-1000))
-        assert purged == PurgeResult(self.model.purge(status), has_more=False)
+        gone = self.model.purge(status)
+        assert purged == PurgeResult(len(gone), has_more=False)
+        self.purged += gone
 
     @rule()
     def caretakers_find_nothing_to_do(self):
@@ -361,3 +421,4 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     )
     assert seen["poisoned"] >= 10, seen
     assert seen["aside"] >= 5, seen
+    assert min(seen["id reused"], seen["handed back"], seen["renewed unknown"]) >= 5, seen

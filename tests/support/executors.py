@@ -6,6 +6,7 @@ steps, run in order:
     ["block", seconds]      block the event loop
     ["thread", seconds]     sleep in a thread of asyncio's pool, which cannot be cancelled
     ["stay"]                ignore every cancellation
+    ["swallow", seconds]    sleep, and ignore every cancellation meanwhile
     ["fail", n]             raise RuntimeError in the first n attempts
     ["later", n]            raise RetryLater in the first n starts
     ["permanent"]           raise PermanentError
@@ -74,6 +75,13 @@ async def _stay(job):
             await asyncio.sleep(60)
 
 
+async def _swallow(job, seconds):
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(left)
+
+
 async def _fail(job, times):
     if job.attempts <= times:
         raise RuntimeError(f"attempt {job.attempts} fails as its payload asks")
@@ -112,6 +120,7 @@ _STEPS = {
     "block": _block,
     "thread": _thread,
     "stay": _stay,
+    "swallow": _swallow,
     "fail": _fail,
     "later": _later,
     "permanent": _permanent,

@@ -186,7 +186,7 @@ class Model:
         gone = [job.id for job in self.jobs.values() if job.status == status]
         for job_id in gone:
             del self.jobs[job_id]
-        return len(gone)
+        return gone
 
     def _end(self, job, status):
         self._leave(job)
