@@ -181,7 +181,7 @@ def _ended(stats: Mapping[str, Any]) -> Iterator[str]:
 
 def _maintenance(stats: Mapping[str, Any]) -> Iterator[str]:
     reap, purge = (_format_ago(stats, stats[f"last_{name}_at"]) for name in ("reap", "purge"))
-    yield f"last reap {reap}, last purge {purge} (workers also do both)"
+    yield f"last reap {reap}, last purge {purge} (live workers reclaim and purge, too)"
 
 
 def _workers(stats: Mapping[str, Any]) -> Iterator[str]:

@@ -73,7 +73,10 @@ def translate(error: Exception, address: str) -> AragoraQError:
         )
     if isinstance(error, exceptions.ResponseError):
         return CommandRefused(f"Redis at {address} refused a command: {text}")
-    hint = "is the server running, and is redis_url (REDIS_URL) right?"
+    hint = (
+        "check that the server runs and that redis_url (REDIS_URL) names it;"
+        " REDIS_URL=embedded:// needs no server"
+    )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         hint = "set redis_tls_ca_file to the authority that signed the server's certificate"
     reason = _connection_reason(text) or type(error).__name__

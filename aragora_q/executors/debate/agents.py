@@ -176,6 +176,13 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     )
 
 
+def _default_key_variable(config: AgentConfig) -> str | None:
+    """Return the variable that the provider's client reads its key from, if this module knows it."""
+    provider = config.model.partition(":")[0]
+    providers = {ALIASES[name].partition(":")[0]: variable for name, variable in KEYS.items()}
+    return providers.get(provider)
+
+
 def _build_agent(name: str, config: AgentConfig) -> Agent:
     """Build a model's agent. Slow, because it imports the libraries it needs. Raises PermanentError."""
     if not find_spec("pydantic_ai"):
@@ -184,13 +191,14 @@ def _build_agent(name: str, config: AgentConfig) -> Agent:
         from aragora_q.executors.debate.local import agent as local  # noqa: PLC0415 - an extra
 
         return local.create(name, config)
-    key = None
-    if config.api_key_env is not None:
-        key = os.environ.get(config.api_key_env)
-        if not key:
-            raise PermanentError(
-                f"{config.model}: environment variable {config.api_key_env} is not set"
-            )
+    variable = config.api_key_env
+    if variable is None and not config.base_url:
+        variable = _default_key_variable(config)
+    if variable and not os.environ.get(variable):
+        raise PermanentError(
+            f"{config.model}: environment variable {variable} is not set where the worker runs"
+        )
+    key = os.environ[config.api_key_env] if config.api_key_env else None  # else the client reads it
     from aragora_q.executors.debate import llm  # noqa: PLC0415 - an extra
 
     return llm.ModelAgent(name, config, key)
