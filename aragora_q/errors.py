@@ -172,8 +172,14 @@ def validation_rule(message: str) -> str:
     return rule[0].lower() + rule[1:]
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name closest to `name`, for a "did you mean"; None if none is close."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name closest to `name`; None if none has the similarity `cutoff` (0 to 1)."""
     from difflib import get_close_matches  # noqa: PLC0415 - needed for error messages only
 
-    return next(iter(get_close_matches(name, list(known), n=1)), None)
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a hint that names the known name closest to `name`; empty if none is close."""
+    match = nearest(name, known, cutoff)
+    return f"did you mean {match!r}?" if match else ""

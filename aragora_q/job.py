@@ -6,7 +6,6 @@ payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or m
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -19,7 +18,7 @@ from aragora_q.base import (
     Job,
     new_job_id,
 )
-from aragora_q.errors import InvalidPayload
+from aragora_q.errors import InvalidPayload, did_you_mean
 
 CONSENSUS_MODES = ("majority", "supermajority", "unanimous", "weighted", "judge", "any", "none")
 MAX_QUESTION_CHARS = 20_000
@@ -90,7 +89,7 @@ class DebateJobPayload:
         if self.consensus not in CONSENSUS_MODES:
             raise InvalidPayload(
                 f"consensus is {self.consensus!r:.100}, must be one of {', '.join(CONSENSUS_MODES)}",
-                hint=_did_you_mean(str(self.consensus), CONSENSUS_MODES),
+                hint=did_you_mean(str(self.consensus), CONSENSUS_MODES),
             )
         if self.timeout_seconds is not None and not is_timeout(self.timeout_seconds):
             raise InvalidPayload(
@@ -118,7 +117,7 @@ class DebateJobPayload:
             if name not in self.agents:
                 raise InvalidPayload(
                     f"weights: {name!r:.100} is not one of the agents",
-                    hint=_did_you_mean(str(name), self.agents),
+                    hint=did_you_mean(str(name), self.agents),
                 )
             if not _is_positive_number(weight):
                 raise InvalidPayload(
@@ -137,7 +136,7 @@ class DebateJobPayload:
             if name not in known:
                 raise InvalidPayload(
                     f"unknown field {name!r:.100}; the fields of a debate are {', '.join(known)}",
-                    hint=_did_you_mean(name, known),
+                    hint=did_you_mean(name, known),
                 )
         for name in ("question", "agents"):
             if name not in data:
@@ -300,8 +299,3 @@ def _is_positive_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return 0 < value < math.inf
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else ""

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from aragora_q.config.sources import SettingsSources, did_you_mean, read_sources
+from aragora_q.config.sources import SettingsSources, read_sources, suggestion_for
 from aragora_q.errors import ConfigError, validation_rule
 
 
@@ -61,11 +61,11 @@ class _Explainer:
         """Return the unknown name and its origin, without the value, which may be a secret."""
         *_, name = location
         if len(location) == 1:
-            return f"unknown setting {name!r}{did_you_mean(name, self.fields)}"
+            return f"unknown setting {name!r}{suggestion_for(name, self.fields)}"
         resolved = None if location[0] in self.arguments else self.sources.find(location)
         known = get_args(self.fields["agents"].annotation)[1].model_fields
         origin = resolved.origin if resolved else f"argument {location[0]}"
-        return f"{'.'.join(location)} ({origin}): unknown setting{did_you_mean(name, known)}"
+        return f"{'.'.join(location)} ({origin}): unknown setting{suggestion_for(name, known)}"
 
     def _invalid_value(self, location: Sequence[str], rule: str) -> str:
         """Return setting, value, origin and rule. Values of URLs are omitted: they may hold passwords."""

@@ -224,7 +224,7 @@ def _read_file(
             continue
         origin = f"{path}:{_line_of(name, text)}"
         if name not in fields:
-            faults.append(f"{origin}: unknown setting {name!r}{did_you_mean(name, fields)}")
+            faults.append(f"{origin}: unknown setting {name!r}{suggestion_for(name, fields)}")
         else:
             resolved[name] = ResolvedValue(value, origin)
     return resolved
@@ -258,7 +258,7 @@ def _read_environment(
             resolved[AGENTS + agent] = ResolvedValue(text, origin)
         elif name is None:
             if _is_unknown(variable):
-                faults.append(f"{origin}: unknown variable{did_you_mean(variable, by_variable)}")
+                faults.append(f"{origin}: unknown variable{suggestion_for(variable, by_variable)}")
         elif (text or name in SECRETS) and not text.startswith(KUBERNETES_ADDRESSES):
             resolved[name] = ResolvedValue(text, origin)
     return resolved
@@ -335,7 +335,7 @@ def secret_in_file(name: str) -> str | None:
     return next((secret for secret in reversed(secrets) if secret is not None), None)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def suggestion_for(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'NAME'?` with the nearest known name; empty if none is close."""
-    suggestion = nearest(name, known)
-    return f"; did you mean {suggestion!r}?" if suggestion else ""
+    match = nearest(name, known)
+    return f"; did you mean {match!r}?" if match else ""

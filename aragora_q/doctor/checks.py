@@ -5,7 +5,6 @@ Each check returns findings and changes nothing. Used by `aragora-q doctor`, whi
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import time
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRETS, read_sources
 from aragora_q.doctor.integrity import EXAMPLES, MAX_EXAMPLES, PROBLEMS, IntegrityReport
-from aragora_q.errors import AccessDenied, AragoraQError, UnsupportedServer
+from aragora_q.errors import AccessDenied, AragoraQError, UnsupportedServer, nearest
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
@@ -274,15 +273,13 @@ def _of_environment() -> Iterator[Finding]:
         is_similar = name.startswith(("REDIS_", "ARAGORA_Q_", "ARAGORA_REDIS_"))
         if not is_similar or name in known:
             continue
-        near = difflib.get_close_matches(
-            name.replace("ARAGORA_REDIS_", "REDIS_"), known, n=1, cutoff=0.8
-        )
+        near = nearest(name.replace("ARAGORA_REDIS_", "REDIS_"), known, cutoff=0.8)
         if near or name.startswith("ARAGORA_"):
             yield Finding(
                 "warning",
                 "environment",
                 f"{name} is set, but is not a setting",
-                f"did you mean {near[0]}?" if near else "see aragora-q config show",
+                f"did you mean {near}?" if near else "see aragora-q config show",
             )
 
 

@@ -17,6 +17,7 @@ from redis.retry import Retry
 from aragora_q.config.redis_url import Address, RedisUrl, format_address
 from aragora_q.redis.errors import WRONG_SERVER_ERRORS
 from aragora_q.redis.options import SyncTlsConnection
+from aragora_q.redis.replies import text
 
 DISCOVERY_TIMEOUT_SECONDS = 2.0
 """How long one Sentinel or cluster node may take to answer."""
@@ -99,7 +100,7 @@ class PrimaryDiscovery:
         state = client.execute_command("SENTINEL", "MASTER", self.redis_url.service)
         if not isinstance(state, dict):
             state = dict(zip(state[::2], state[1::2], strict=True))
-        fields = {_text(name): _text(value) for name, value in state.items()}
+        fields = {text(name): text(value) for name, value in state.items()}
         if {"s_down", "o_down", "disconnected"} & set(fields.get("flags", "").split(",")):
             raise FailoverInProgress(
                 f"the primary of {self.redis_url.service!r} is down and no other is elected yet"
@@ -109,7 +110,7 @@ class PrimaryDiscovery:
     def _ask_node(self, client: Any, host: str) -> tuple[int, Address]:
         owner = None
         for first, last, *nodes in client.execute_command("CLUSTER", "SLOTS"):
-            addresses = [(_text(node[0]) or host, int(node[1])) for node in nodes]
+            addresses = [(text(node[0] or "") or host, int(node[1])) for node in nodes]
             others = dict.fromkeys((*addresses, *self._other_nodes))
             self._other_nodes = list(others)[:MAX_OTHER_NODES]
             if int(first) <= self._slot <= int(last):
@@ -155,7 +156,3 @@ def sync_client(address: Address, options: dict[str, Any]) -> Any:
         retry=Retry(NoBackoff(), 0),
     )
     return redis.Redis.from_pool(pool)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")

@@ -8,13 +8,12 @@ extra and which API key an agent needs; `llm.py` and `local/` are imported when 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import os
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
-from aragora_q.errors import ConfigError, InvalidPayload, PermanentError
+from aragora_q.errors import ConfigError, InvalidPayload, PermanentError, did_you_mean, nearest
 from aragora_q.executors.debate import demo
 from aragora_q.executors.debate.local import model_files
 from aragora_q.executors.debate.requests import Agent
@@ -166,13 +165,13 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     else:
         fault = f"unknown agent {name!r:.100}"
         known = [*dict.fromkeys([*config.agents, *known])]
-    matches = difflib.get_close_matches(agent.model, known, n=1, cutoff=0.5)
-    if detail and not matches:
-        providers = difflib.get_close_matches(kind, PROVIDERS, n=1)
-        matches = [f"{provider}:{detail}" for provider in providers]
+    if detail and (provider := nearest(kind, PROVIDERS)):
+        known_like = [*known, f"{provider}:{detail}"]
+    else:
+        known_like = known
     raise InvalidPayload(
         f"{fault}: must be {', '.join(known)} or provider:model",
-        hint=f"did you mean {matches[0]!r}?" if matches else "",
+        hint=did_you_mean(agent.model, known_like, cutoff=0.5),
     )
 
 
