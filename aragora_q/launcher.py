@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
@@ -159,6 +159,7 @@ def _watch_signals(
     reload: Callable[[], QueueConfig] | None,
 ) -> asyncio.Task[None]:
     """First SIGTERM or SIGINT: drain. Second: hand everything back now. SIGHUP: read settings again."""
+    os.register_at_fork(after_in_child=_reset_signals)
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
@@ -187,6 +188,14 @@ def _watch_signals(
                 logger.exception("signal not fully handled", extra={"signal": number.name})
 
     return asyncio.create_task(watch(), name="signals")
+
+
+def _reset_signals() -> None:
+    """In a process that a job forks: a signal to it must not be taken for one to the worker."""
+    with suppress(ValueError):  # forked in a thread, which may not change signal handlers
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> None:

@@ -43,12 +43,14 @@ class Attempt:
         policy: RetryPolicy,
         store: CheckpointStore,
         max_result_bytes: int,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.job = job
         self._executor = executor
         self._policy = policy
         self._store = store
         self._max_result_bytes = max_result_bytes
+        self._is_ending = is_ending
         self._task: asyncio.Task[Any] | None = None
         self._cancel_reason: CancelReason | None = None
 
@@ -63,6 +65,7 @@ class Attempt:
             result = await self._execute()
             return None if self.is_abandoned else self._completed(result)
         except asyncio.CancelledError:
+            self._note_teardown()
             return self._interrupted()
         except KeyboardInterrupt:
             raise
@@ -76,6 +79,14 @@ class Attempt:
             return self._raised(error)
         finally:
             self._task = None
+
+    def _note_teardown(self) -> None:
+        """Take a cancellation without a reason for the end of the worker, if its own task is cancelled, too.
+
+        `asyncio.run` cancels all tasks at once when its main task ends.
+        """
+        if self._cancel_reason is None and self._is_ending():
+            self._cancel_reason = "released"
 
     @property
     def is_abandoned(self) -> bool:

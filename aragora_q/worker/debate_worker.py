@@ -103,6 +103,7 @@ class DebateWorker:
         self._abort = asyncio.Event()
         self._stopped = asyncio.Event()
         self._started_at: float | None = None
+        self._task: asyncio.Task[Any] | None = None
         concurrency = config.concurrency if max_concurrent is None else max_concurrent
         policy = retry_policy or config.retry_policy()
         self._outages = OutageTracker(self.identity.worker_id, self.metrics)
@@ -120,6 +121,7 @@ class DebateWorker:
             config,
             concurrency=concurrency,
             policy=policy,
+            is_ending=self._is_cancelled,
         )
         self._maintenance = MaintenanceLoop(queue, self.identity.worker_id, self._lease_seconds)
         self._fetcher = Fetcher(
@@ -153,6 +155,7 @@ class DebateWorker:
 
         """
         self._started_at = time.monotonic()
+        self._task = asyncio.current_task()
         try:
             with suppress(Stopped):
                 if self._preflight is not None:
@@ -176,6 +179,9 @@ class DebateWorker:
             self._abort.set()
         if self._started_at is not None:
             await self._stopped.wait()
+
+    def _is_cancelled(self) -> bool:
+        return self._task is not None and self._task.cancelling() > 0
 
     def reconfigure(self, config: QueueConfig) -> None:
         """Apply the settings that may change while jobs run; the others stay as they are.

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.contracts import FetchResult, WorkerSession, WorkQueue
-from aragora_q.errors import SERVER_ERRORS
+from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -42,6 +42,9 @@ as a whole; the last one in burst mode."""
 
 PAUSED_SECONDS = 2.0
 """How often a worker looks whether a paused queue was resumed."""
+
+MAX_BATCH = 128
+"""Jobs that one call may start; one after a call that failed, and twice as many after each success."""
 
 UNAVAILABLE_SECONDS = 0.05
 """Delay after a wait for work that failed, times 1 to 4."""
@@ -86,6 +89,7 @@ class Fetcher:
         self._recheck_until = 0.0
         self._is_paused = False
         self._is_empty = False
+        self._max_batch = MAX_BATCH
         self.last_fetch_at = time.monotonic()
         """When Redis last answered a request for jobs, on the monotonic clock."""
 
@@ -145,8 +149,15 @@ class Fetcher:
 
         async def start() -> FetchResult:
             sent_at = time.monotonic()
-            with self._keeper.starting():
-                fetched = await self._session.start(limit, first_lane=_draw_lane())
+            self._keeper.begin_start()
+            try:
+                fetched = await self._session.start(
+                    min(limit, self._max_batch), first_lane=_draw_lane()
+                )
+            except TRANSIENT_ERRORS:
+                self._max_batch = 1  # the reply may be too large for a slow link
+                raise
+            self._max_batch = min(2 * self._max_batch, MAX_BATCH)
             return self._unless_late(fetched, time.monotonic() - sent_at)
 
         fetched = await self._retry("fetch", start)
@@ -156,6 +167,8 @@ class Fetcher:
     def _unless_late(self, fetched: FetchResult, seconds: float) -> FetchResult:
         """Return `fetched`, but without jobs if it took `seconds` to come: the leases may have expired."""
         if not fetched.jobs or seconds < self._lease_seconds / 2:
+            if not self._outages.needs_recovery:
+                self._keeper.end_start()
             return fetched
         logger.warning(
             "reply to a start came late, its jobs are released",
@@ -184,8 +197,8 @@ class Fetcher:
             await self._session.wait_for_work(self.idle_seconds)
             return FetchResult("ok")
         sent_at = time.monotonic()
-        with self._keeper.starting():
-            fetched = await self._session.start_next(self.idle_seconds, first_lane=_draw_lane())
+        self._keeper.begin_start()
+        fetched = await self._session.start_next(self.idle_seconds, first_lane=_draw_lane())
         waited_seconds = time.monotonic() - sent_at - self.idle_seconds
         fetched = self._unless_late(fetched, waited_seconds)
         await self._runner.launch(
@@ -224,12 +237,15 @@ class Fetcher:
         """
         min_idle_seconds = 0 if self._outages.needs_recovery else self._lease_seconds / 2
         self._needs_orphan_check = False
-        if self._outages.needs_recovery:
+        is_full = self._outages.needs_recovery
+        if is_full:
             self._recheck_until = time.monotonic() + 1.5 * self._lease_seconds
         self._outages.recovered()
         released = await self._session.release_orphans(
             self._runner.owns, min_idle_seconds=min_idle_seconds
         )
+        if is_full and not self._outages.needs_recovery:
+            self._keeper.end_start()
         if released:
             logger.info("released orphaned jobs (start reply lost)", extra={"jobs": len(released)})
 

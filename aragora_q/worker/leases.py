@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from aragora_q.backoff import jittered
@@ -79,17 +79,17 @@ class LeaseKeeper:
         """Stop renewing the lease of this job."""
         self._leases.pop(job_id, None)
 
-    @contextmanager
-    def starting(self) -> Iterator[None]:
-        """While the body runs, also renew leases taken since it began that the worker does not know of yet.
+    def begin_start(self) -> None:
+        """Also renew leases taken from now on that the worker does not know of.
 
         A start may have happened in Redis while its reply waits for a blocked event loop.
         """
-        self._start_sent_at = time.monotonic()
-        try:
-            yield
-        finally:
-            self._start_sent_at = None
+        if self._start_sent_at is None:
+            self._start_sent_at = time.monotonic()
+
+    def end_start(self) -> None:
+        """Stop that: the worker knows, or has released, every job that was started for it."""
+        self._start_sent_at = None
 
     async def results(self) -> AsyncIterator[Renewal]:
         """Yield the result of every renewal, without end."""

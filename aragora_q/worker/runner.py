@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,7 @@ class _RunningJob:
 class JobRunner:
     """The jobs a worker runs, at most `concurrency` at once; `len` is how many execute now."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a running job  # noqa: PLR0913 - the parts of a running job
         self,
         session: WorkerSession,
         executor: Executor,
@@ -63,6 +63,7 @@ class JobRunner:
         *,
         concurrency: int,
         policy: RetryPolicy,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.concurrency = concurrency
         self._session = session
@@ -72,6 +73,7 @@ class JobRunner:
         self._log = log
         self._metrics = metrics
         self._policy = policy
+        self._is_ending = is_ending
         self._max_result_bytes = config.max_result_bytes
         self._jobs: dict[str, _RunningJob] = {}
         self._executing: set[_RunningJob] = set()
@@ -128,7 +130,14 @@ class JobRunner:
         create_task = asyncio.get_running_loop().create_task
         for job in jobs:
             running = _RunningJob(
-                Attempt(job, self._executor, self._policy, self._session, self._max_result_bytes)
+                Attempt(
+                    job,
+                    self._executor,
+                    self._policy,
+                    self._session,
+                    self._max_result_bytes,
+                    self._is_ending,
+                )
             )
             if older := self._jobs.get(job.id):
                 self._stop(older, "lost")  # ours again, while its lost attempt still runs

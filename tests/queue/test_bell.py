@@ -130,4 +130,12 @@ async def test_an_empty_start_reads_no_payload(new_harness):
         for name, stats in harness.redis.info("commandstats").items()
     }
     assert calls.pop("xreadgroup") == 3
-    assert set(calls) <= {"evalsha", "time", "hget", "del", "info", "config|resetstat"}
+    assert set(calls) <= {
+        "evalsha",
+        "time",
+        "hget",
+        "hmget",
+        "del",
+        "info",
+        "config|resetstat",
+    }

@@ -48,3 +48,32 @@ async def test_an_entry_that_was_never_started_waits_for_the_callers_lease_only(
     _let_time_pass(harness, 1_000)
     assert decisions(await client.reclaim()) == [("a", "redelivered")]
     assert long
+
+
+async def test_a_short_lease_worker_shortens_no_long_lease(harness):
+    """After an outage of more than half a long lease, its worker has half of it to come back."""
+    long = await harness.worker("long", lease_seconds=60)
+    short = await harness.worker("short", lease_seconds=2)
+    await harness.enqueue("slow")
+    job = await harness.start_one(long)
+    for worker in ("long", "short"):
+        harness.stop_heartbeat(worker, 61)
+    harness.redis.zincrby(harness.keys.workers, 1, "short")  # the newest heartbeat
+    harness.backdate("slow", 61_000)
+    await harness.renew(short)
+    _let_time_pass(harness, 29_000)
+    assert await harness.queue.reclaim() == []
+    assert (await harness.renew(long, job)).lost == {}
+
+
+async def test_a_long_lease_worker_hides_no_outage(harness):
+    """A silence of more than the shortest lease is an outage, though a long lease has hardly aged."""
+    short = await harness.worker("short", lease_seconds=2)
+    await harness.enqueue("quick")
+    job = await harness.start_one(short)
+    await harness.worker("long", lease_seconds=60)
+    harness.stop_heartbeat("short", 4)
+    harness.stop_heartbeat("long", 3)
+    harness.backdate("quick", 4_000)
+    assert await harness.queue.reclaim() == []
+    assert (await harness.renew(short, job)).lost == {}

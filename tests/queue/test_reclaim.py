@@ -1,5 +1,7 @@
 """reclaim.lua: jobs of dead workers run again, or become dead letters after too many crashes."""
 
+import asyncio
+
 from support.queue_harness import decisions
 
 from aragora_q.base import Job, JobStatus
@@ -189,3 +191,17 @@ async def test_dry_run_changes_nothing(harness):
     assert (harness.fields("a"), harness.entries(), harness.counters(), harness.events()) == before
     consumers = harness.redis.xinfo_consumers(harness.keys.stream_normal, GROUP)
     assert [each["name"] for each in consumers] == ["w1"]
+
+
+async def test_live_worker_that_lost_track_of_a_job_is_no_crash(harness):
+    """A lease that a live worker does not renew is handed on uncharged, a bounded number of times."""
+    session = await harness.worker("w1")
+    await harness.enqueue("a", max_attempts=1)
+    for taken in ["redelivered"] * 3 + ["reclaimed"]:
+        await harness.start_one(session)
+        harness.backdate("a")
+        await asyncio.sleep(0.002)
+        await harness.renew(session)  # the heartbeat of a worker that does not know the job
+        assert decisions(await harness.queue.reclaim()) == [("a", taken)]
+    job = await harness.queue.get_job("a")
+    assert (job.attempts, job.crashes) == (0, 1)

@@ -146,8 +146,14 @@ class QueueHarness:
     # -- faults
 
     def backdate(self, job_id, idle_ms=100_000_000):
-        """Make a started job's entry as idle as if its worker had renewed nothing for that long."""
+        """Make a started job's entry as idle as if its worker had died that long ago.
+
+        The worker has sent no heartbeat since it registered.
+        """
         fields = self.fields(job_id)
+        worker = fields["lease_owner"].partition("@")[0]
+        if registered_at := self.redis.hget(self.keys.worker(worker), "registered_at"):
+            self.redis.zadd(self.keys.workers, {worker: registered_at}, xx=True, lt=True)
         stream, entry = self.keys.stream_of(int(fields.get("priority", 0))), fields["entry"]
         self.backdate_entry(stream, entry, idle_ms)
 

@@ -10,6 +10,7 @@
 -- A job whose worker id has registered again with another instance id is taken over at once, even in a
 -- grace period. In a grace period, which starts when all workers were silent, a lease counts as renewed
 -- half its length before it is over.
+-- A job whose live owner does not renew it is redelivered, uncharged.
 -- Entries that a live worker renews are skipped by its record alone: no payload is read.
 
 local is_dry = dry_run == '1'
@@ -52,11 +53,23 @@ local function is_replaced(state)
   return current and current ~= instance_id
 end
 
+-- True if the owner is alive but does not renew the lease: it does not know of it, because a failover lost its
+-- report or it never got the reply to its start. That is not a crash, at most max_crashes times: a job whose report
+-- the server always refuses must end, too.
+local function is_orphaned(state)
+  if (parse_int(state.orphaned) or 0) >= tonumber(max_crashes) then return false end
+  local worker_id, instance_id = string.match(state.lease_owner or '', '^(.*)@(.*)$')
+  local record = worker_id and record_of(worker_id) or {}
+  return record.instance_id == instance_id and record.heartbeat and record.lease_ms and record.registered_at
+    and record.heartbeat > record.registered_at and now - record.heartbeat < record.lease_ms / 2
+end
+
 local function classify(entry)
   local state = entry.state
   if state.status == 'processing' and state.entry == entry.entry_id then
     local lease_ms = state.lease_ms or tonumber(claim_idle_ms)
     if not has_expired(lease_ms, entry.idle) and not is_replaced(state) then return 'leased' end
+    if not is_replaced(state) and is_orphaned(state) then return 'redelivered' end
     return state.crashes + 1 >= tonumber(max_crashes) and 'poisoned' or 'reclaimed'
   end
   if not has_expired(tonumber(claim_idle_ms), entry.idle) then return 'leased' end
@@ -79,6 +92,11 @@ local function claim(entry, decision)
     if entry.state.status then  -- without a hash, the entry is enough
       redis.call('HSET', entry.job, 'entry', added)
       redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
+    end
+    if entry.state.status == 'processing' then
+      redis.call('HSET', entry.job, 'status', 'pending', 'attempts', entry.state.attempts - 1,
+        'orphaned', (parse_int(entry.state.orphaned) or 0) + 1)
+      redis.call('HDEL', entry.job, 'lease_ms', 'lease_owner')
     end
     return
   end
@@ -110,7 +128,8 @@ local function check(row)
   entry.id, entry.payload = job_of(entry.fields or {})
   if entry.id and entry.payload then
     entry.job = job_prefix .. entry.id
-    entry.state = read(entry.job, 'status', 'lease_owner', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at')
+    entry.state = read(entry.job, 'status', 'lease_owner', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at',
+      'orphaned')
     entry.state.crashes = parse_int(entry.state.crashes) or 0
     entry.state.attempts = parse_int(entry.state.attempts) or 1
     entry.state.lease_ms = parse_int(entry.state.lease_ms)

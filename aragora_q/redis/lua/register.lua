@@ -13,10 +13,11 @@ if schema > SCHEMA then return {'newer', schema} end
 redis.call('HSET', control, 'schema', schema)
 
 start_grace_if_silent(tonumber(lease_ms))  -- before this worker's own heartbeat ends the silence
-local current, current_lease_ms = unpack(redis.call('HMGET', worker, 'instance_id', 'lease_ms'))
+local record = read(worker, 'instance_id', 'lease_ms')
+local current = record.instance_id
 if current and current ~= instance_id and current ~= dead_instance_id then
   local heartbeat = redis.call('ZSCORE', workers, worker_id)
-  local left = heartbeat and heartbeat + (parse_int(current_lease_ms) or lease_ms) - now or 0
+  local left = heartbeat and heartbeat + (parse_int(record.lease_ms) or lease_ms) - now or 0
   if left > 0 then return {'taken', left} end
 end
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do create_group(stream) end

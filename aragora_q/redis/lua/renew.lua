@@ -14,7 +14,7 @@
 
 start_grace_if_silent(tonumber(lease_ms))
 local reply, owned = {redis.call('HGET', control, 'paused') and 'paused' or 'ok'}, {}
-if redis.call('HGET', worker, 'instance_id') == instance_id then
+if read(worker, 'instance_id').instance_id == instance_id then
   redis.call('ZADD', workers, now, worker_id)
   redis.call('HSET', worker, 'heartbeat_at', now, 'running', running)
   redis.call('PEXPIRE', worker, record_ttl_ms)

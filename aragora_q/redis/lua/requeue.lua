@@ -33,7 +33,7 @@ for n = 1, items do
   else
     redis.call('ZREM', state.status == 'failed' and failed or cancelled, id)
     redis.call('HDEL', job, 'attempts', 'crashes', 'deferrals', 'deferred_at', 'set_aside',
-      'lease_owner', 'started_at')
+      'lease_owner', 'started_at', 'orphaned', 'set_aside')
     redis.call('HSET', job, 'status', 'pending', 'entry', append(lane_stream(state.priority), id, payload))
     redis.call('UNLINK', job .. ':payload')
     redis.call('PERSIST', job)

@@ -21,7 +21,6 @@ for n = 1, items do
     results[n] = refusal(state.status)
     if results[n] == 'lost' then refused = refused + 1 end
   else
-    drop_entry(lane_stream(state.priority), state.entry)
     redis.call('SET', job .. ':payload', payload)
     local attempts, deferrals = parse_int(state.attempts) or 1, parse_int(state.deferrals) or 0
     local deferred_at = parse_int(state.deferred_at) or now
@@ -30,11 +29,13 @@ for n = 1, items do
     append_history(job, is_deferred and 'deferred' or 'error', state, error_text)
     if not is_deferred and attempts >= (parse_int(state.max_attempts) or math.huge) then
       finish(job, id, 'failed', failed, tonumber(retention_ms))
+      drop_entry(lane_stream(state.priority), state.entry)
       results[n], failed_ids[#failed_ids + 1] = 'failed', id
     else
+      redis.call('ZADD', delayed, now + delay_ms, id)  -- first: if it fails, the job keeps its entry
       redis.call('HSET', job, 'status', 'retrying', 'retried_fence', fence)
       redis.call('HDEL', job, 'entry', 'lease_ms')
-      redis.call('ZADD', delayed, now + delay_ms, id)
+      drop_entry(lane_stream(state.priority), state.entry)
       if is_deferred then
         redis.call('HSET', job, 'attempts', attempts - 1, 'deferrals', deferrals + 1,
           'deferred_at', deferred_at)

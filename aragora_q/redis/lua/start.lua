@@ -14,7 +14,7 @@ local QUARANTINE_MS = 1000
 local MAX_QUARANTINE_MS = 30000
 local MAX_CHUNK = 4  -- entries read at once: so many payloads, at most, are read beyond max_bytes
 
-if redis.call('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered'} end
+if read(worker, 'instance_id').instance_id ~= instance_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
 
 local ORDERS = {
@@ -79,21 +79,25 @@ local function needs_quarantine(crashes)
   return crashes > 0 and crashes + 1 >= tonumber(max_crashes)
 end
 
+local starts_quarantined_job = false
+
 local function runs_quarantined_job()
+  if starts_quarantined_job then return true end
   local id = redis.call('HGET', worker, 'quarantined')
-  local state = id and read(job_prefix .. id, 'status', 'lease_owner') or {}
+  local state = id and read(job_prefix .. id, 'status', 'lease_owner', 'crashes') or {}
   return state.status == 'processing' and state.lease_owner == lease_owner
+    and needs_quarantine(parse_int(state.crashes) or 0)  -- or else it is another job of this id
 end
 
--- Set a job aside, each time for longer, so that many of them do not circulate.
+-- Set a job aside, each time for longer while another one runs, so that many of them do not circulate.
 local function delay_quarantined(entry)
-  local times = redis.call('HINCRBY', entry.job, 'set_aside', 1)
-  drop_entry(entry.stream, entry.entry_id)
+  local times = starts_quarantined_job and 1 or redis.call('HINCRBY', entry.job, 'set_aside', 1)
+  local delay_ms = math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS)
+  redis.call('ZADD', delayed, text(now + delay_ms), entry.id)
   redis.call('SET', entry.job .. ':payload', entry.payload)
   redis.call('HDEL', entry.job, 'entry')
   redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
-  local delay_ms = math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS)
-  redis.call('ZADD', delayed, text(now + delay_ms), entry.id)
+  drop_entry(entry.stream, entry.entry_id)
 end
 
 local reply, started, dead_letters, is_started = {'ok'}, {}, {}, {}
@@ -128,7 +132,10 @@ for _, entry in ipairs(entries) do
       state[8] = priority_of(entry.stream)
       redis.call('HSET', entry.job, 'priority', state[8])
     end
-    if needs_quarantine(crashes) then redis.call('HSET', worker, 'quarantined', entry.id) end
+    if needs_quarantine(crashes) then
+      redis.call('HSET', worker, 'quarantined', entry.id)
+      starts_quarantined_job = true
+    end
     started[#started + 1], is_started[entry.id] = entry.id, true
     reply[#reply + 1] = {entry.id, entry.payload, fence, attempts, state[5], crashes,
       created_at, state[8] or 0, now - added_at}

@@ -13,10 +13,10 @@ local deleted = 0
 for n = 1, items do
   local worker_id, instance_id = item(n)
   local record = worker_prefix .. worker_id
+  local state = read(record, 'instance_id', 'lease_ms')
   local heartbeat = redis.call('ZSCORE', workers, worker_id)
-  local current, lease_ms = unpack(redis.call('HMGET', record, 'instance_id', 'lease_ms'))
-  local is_gone = not heartbeat or now - heartbeat >= silent_leases * (parse_int(lease_ms) or default_lease_ms)
-  if instance_id ~= '' then is_gone = current == instance_id end
+  local is_gone = not heartbeat or now - heartbeat >= silent_leases * (parse_int(state.lease_ms) or default_lease_ms)
+  if instance_id ~= '' then is_gone = state.instance_id == instance_id end
   if is_gone then
     local has_pending = false
     for _, stream in ipairs({stream_high, stream_normal, stream_low}) do

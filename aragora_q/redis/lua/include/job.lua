@@ -142,9 +142,9 @@ end
 -- End a job: set the terminal status, add it to the index by end time, give all its keys a TTL.
 local function finish(job, id, status, index, retention_ms)
   local ttl = retention_ms + BACKSTOP_MS
+  redis.call('ZADD', index, now, id)  -- first: if it fails, nothing has changed
   redis.call('HSET', job, 'status', status)
   redis.call('HDEL', job, 'entry', 'lease_ms')
-  redis.call('ZADD', index, now, id)
   redis.call('PEXPIRE', job, ttl)
   redis.call('PEXPIRE', job .. ':payload', ttl)
   redis.call('PEXPIRE', job .. ':history', ttl)

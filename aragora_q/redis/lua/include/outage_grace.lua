@@ -1,8 +1,10 @@
 -- Shared by register, renew and reclaim: distinguish an outage of the server from the death of a worker.
 
--- If no worker has sent a heartbeat for half a lease, assume that the server, or the whole fleet, was
--- down: reclaim then waits for another half lease, so that returning workers can renew first. The lease
--- is that of the worker with the newest heartbeat, not the caller's.
+local MIN_SILENCE_MS = 100
+
+-- If no worker has sent a heartbeat for half of the shortest lease, assume that the server, or the whole
+-- fleet, was down: reclaim then waits for another half of a job's lease, so that returning workers can
+-- renew first.
 -- At most two grace periods per silence: if no reclaim came when the first one was over, the server may
 -- have gone down again after the silence was noticed.
 -- If the clock was set back, a grace period that starts in the future is cancelled, and a heartbeat in
@@ -16,23 +18,36 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
     if not dry_run then redis.call('HDEL', control, 'grace_until', 'grace_started_at') end
     grace_until, started_at = 0, 0
   end
-  local worker_id, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
+  local _, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
   if not newest then return started_at, grace_until end
   if tonumber(newest) > now and not dry_run then
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. now_text, '+inf', 'LIMIT', 0, 100)) do
       redis.call('ZADD', workers, now, id)
     end
   end
-  local half_lease = (parse_int(redis.call('HGET', worker_prefix .. worker_id, 'lease_ms')) or default_lease_ms) / 2
-  if now - newest <= half_lease then return started_at, grace_until end
+  local silence = now - newest
+  if silence <= MIN_SILENCE_MS then return started_at, grace_until end
+  -- Of the workers that were alive when the silence began: the shortest lease tells that it is one, the longest
+  -- lease that may have aged is given time.
+  local shortest, longest = math.huge, 0
+  local rows = redis.call('ZREVRANGE', workers, 0, 99, 'WITHSCORES')
+  for n = 1, #rows, 2 do
+    local reply = redis.pcall('HGET', worker_prefix .. rows[n], 'lease_ms')
+    local lease = type(reply) == 'string' and parse_int(reply) or default_lease_ms
+    if newest - rows[n + 1] < lease then
+      shortest = math.min(shortest, lease)
+      if silence > lease / 2 then longest = math.max(longest, lease) end
+    end
+  end
+  if silence <= shortest / 2 then return started_at, grace_until end
   if last_seen ~= newest then
     graces = 0
-  elseif graces > 1 or now <= grace_until + half_lease then
+  elseif graces > 1 or now <= grace_until + shortest / 2 then
     return started_at, grace_until
   end
   if not dry_run then
     redis.call('HSET', control, 'last_heartbeat_seen', newest, 'grace_count', graces + 1, 'grace_started_at', now,
-      'grace_until', now + half_lease)
+      'grace_until', now + longest / 2)
   end
-  return now, now + half_lease
+  return now, now + longest / 2
 end
