@@ -45,7 +45,7 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED, JobStatus.CANCELLED}),
     JobStatus.PROCESSING: frozenset(
         {
-            JobStatus.PENDING,  # release
+            JobStatus.PENDING,  # release, redelivery
             JobStatus.RETRYING,  # retry, retry later, reclaim
             JobStatus.COMPLETED,
             JobStatus.FAILED,
@@ -177,8 +177,8 @@ class JobQueue(ABC):
     """Operations of a queue for clients. `RedisStreamsQueue` implements them.
 
     Every method raises RedisUnreachable if Redis does not answer, AccessDenied if it refuses the
-    credentials, and TryAgain if it cannot serve the call now (loading, full, failing over). After `close`
-    every method raises QueueClosed.
+    credentials, TryAgain if it cannot serve the call now (loading, full, failing over), and CommandRefused
+    if it answers with any other error. After `close` every method raises QueueClosed.
 
     A queue may be used in one event loop after the other, but not in two at a time: RuntimeError.
     """
@@ -196,7 +196,7 @@ class JobQueue(ABC):
         Raises:
             InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
                 Not enqueued.
-            QueueFull: `max_backlog` waiting jobs are in the queue. Not enqueued.
+            QueueFull: `max_backlog` waiting and delayed jobs are in the queue. Not enqueued.
             UnsupportedServer: the server cannot provide the setting `durability`. Not enqueued.
             AccessDenied: Redis refused the credentials. Not enqueued.
             TryAgain: Redis cannot serve the call now. Not enqueued; call again later.

@@ -56,7 +56,7 @@ attempt_context: ContextVar[AttemptContext] = ContextVar("attempt_context")
 
 
 def current_attempt() -> AttemptContext:
-    """Return the attempt in whose task the caller runs; outside a worker, one that keeps data in memory.
+    """Return the attempt in whose task the caller runs; outside a worker, a new one that keeps data in memory.
 
     Example:
         async def summarize(job: Job) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Report:
 ReportResult = Literal[
     "completed", "retrying", "failed", "released", "cancelled", "lost", "unreported"
 ]
-"""What became of a report.
+"""The answer of the queue to a report.
 
 `cancelled` and `lost`: refused, the attempt no longer owned the job. `unreported`: the server rejects
 the report whatever its contents; the job will be reclaimed.
@@ -113,9 +113,9 @@ class PromotionResult:
 class ReclaimResult:
     """One entry taken from a dead worker.
 
-    `decision`: reclaimed (runs again), poisoned (failed: too many crashes), redelivered (was never
-    started), malformed (not a job: now a dead letter), dropped (a copy of a job that ended or waits
-    elsewhere).
+    `decision`: reclaimed (runs again), poisoned (failed: too many crashes), redelivered (runs again,
+    uncharged: its worker never started it or does not know of it), malformed (not a job: now a dead
+    letter), dropped (a copy of a job that ended or waits elsewhere).
     """
 
     id: str
@@ -139,6 +139,7 @@ class MaintenanceClaim:
 
     is_granted: bool
     live_workers: int
+    """Registered workers. A dead one counts until it is removed."""
     seconds_since_purge: float | None
     """None: the queue was never purged."""
 
@@ -173,7 +174,7 @@ class CheckpointStore(Protocol):
 
 
 class WorkerSession(CheckpointStore, ABC):
-    """The queue as one registered worker uses it."""
+    """The queue as one registered worker uses it. Methods raise as those of `JobQueue` do."""
 
     identity: Identity
 
@@ -182,6 +183,9 @@ class WorkerSession(CheckpointStore, ABC):
         """Register the worker. Returns 0, or the seconds until another instance's lease on the id ends.
 
         `dead_instance_id` names an instance known to be dead: its lease does not count.
+
+        Raises:
+            UnsupportedServer: the queue's data was written by a newer version. Not registered.
         """
 
     @abstractmethod

@@ -91,7 +91,10 @@ class QueueClosed(AragoraQError):
 
 
 class QueueFull(TryAgain):
-    """The queue has `max_backlog` waiting jobs. Jobs of the call that were enqueued before are in `results`."""
+    """The queue has `max_backlog` waiting and delayed jobs.
+
+    Jobs of the call that were enqueued before are in `results`.
+    """
 
 
 class NotDurable(TryAgain):

@@ -76,7 +76,7 @@ async def _run(
         _end_process(stopped_by)
     if not stopped_by:
         return None
-    # Threads of jobs handed back may sleep on: a new executor, which has none, is joined in their place.
+    # uvloop.run waits for the default executor's threads, and those of released jobs may not end: replace it.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
     return stopped_by[0]
 
@@ -158,7 +158,7 @@ def _watch_signals(
     on_signal: Callable[[signal.Signals], None],
     reload: Callable[[], QueueConfig] | None,
 ) -> asyncio.Task[None]:
-    """First SIGTERM or SIGINT: drain. Second: hand everything back now. SIGHUP: read settings again."""
+    """First SIGTERM or SIGINT: drain. Second: release all jobs now. SIGHUP: read the settings again."""
     os.register_at_fork(after_in_child=_reset_signals)
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -199,7 +199,7 @@ def _reset_signals() -> None:
 
 
 def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> None:
-    """Take up the settings that may change while jobs run. Wrong ones change nothing."""
+    """Apply the settings that may change while jobs run; if one is invalid, change none."""
     sd_notify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
         if reload is not None:
@@ -214,7 +214,7 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
 
 
 async def _notify_systemd(worker: DebateWorker) -> None:
-    """READY when work can begin, STATUS and the watchdog's ping as long as everything moves."""
+    """Send READY once, STATUS periodically, and the watchdog's ping while the worker is healthy."""
     sd_notify.notify("READY=1")
     watchdog_seconds = sd_notify.watchdog_seconds()
     pause_seconds = (

@@ -45,7 +45,7 @@ MIN_TTL_SECONDS, MAX_TTL_SECONDS = 0.5, 5.0
 
 @dataclass
 class ReapReport:
-    """What one reap pass did, or with `dry_run` would do. Not `is_complete`: the time was up first."""
+    """What one reap pass did, or with `dry_run` would do. `is_complete` False: the time was up first."""
 
     promoted: int = 0
     reclaimed: list[ReclaimResult] = field(default_factory=list)
@@ -90,7 +90,10 @@ async def purge_pass(
     older_than_seconds: float | None = None,
     dry_run: bool = False,
 ) -> dict[JobStatus, int]:
-    """Delete ended jobs past retention, or older than asked, in bounded steps. Returns counts by status."""
+    """Delete ended jobs past retention, or older than `older_than_seconds`, in bounded steps.
+
+    Returns counts by status.
+    """
     purged: dict[JobStatus, int] = {}
     for status in sorted(statuses):
         purged[status], has_more = 0, True
@@ -108,9 +111,9 @@ def _is_past(deadline: float | None) -> bool:
 class MaintenanceLoop:
     """Runs the passes for one worker of a queue: at any time, one worker does it for all.
 
-    A worker asks for the right to do maintenance; the one that has it asks again every second at most.
-    The others ask rarely, and the more rarely the more of them there are: a worker that dies is replaced
-    within seconds, and the cost does not grow with the fleet.
+    Workers ask for the right to do maintenance. The one that has it asks again within a second. The others
+    ask rarely, and more rarely the more of them there are, so that the cost does not grow with the fleet. A
+    worker that dies is replaced within 20 seconds.
     """
 
     def __init__(self, queue: WorkQueue, worker_id: str, lease_seconds: float) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 REASONS = {
     "reclaimed": "worker died: retry",
     "poisoned": "too many crashes: fail",
-    "redelivered": "never started: requeue",
+    "redelivered": "not running on its worker: redeliver",
     "dropped": "duplicate entry: drop",
 }
 """The meaning of each decision."""

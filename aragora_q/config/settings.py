@@ -141,7 +141,7 @@ class QueueConfig(BaseSettings):
     max_backlog: int = Field(
         0,
         ge=0,
-        description="Maximum number of waiting jobs; enqueue then exits with 75. 0: no limit.",
+        description="Maximum number of waiting and delayed jobs; enqueue then exits with 75. 0: no limit.",
     )
     durability: Literal["none", "replica", "fsync"] = Field(
         "none",

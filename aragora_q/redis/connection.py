@@ -1,6 +1,6 @@
-"""Run scripts and commands on the server that a `redis_url` names; errors come translated.
+"""Run scripts and commands on the server that a `redis_url` names, and translate its errors.
 
-Three levels: `Connection.run` (scripts, durability, patience during a failover), `PrimaryClient.send`
+Three levels: `Connection.run` (scripts, durability, retries during a failover), `PrimaryClient.send`
 (which server), `ConnectionPool.execute` (bytes). The queue, the tracker and the lease keeper get their
 connections here.
 """
@@ -50,7 +50,7 @@ _CONFIRM: Mapping[str, tuple[Value, ...]] = {
 class Connection:
     """A queue's connection to its server. Nothing is sent before the first command.
 
-    `timeout_seconds` bounds every call; one that blocks in the server may last longer by the time it blocks.
+    `timeout_seconds` bounds every call, not counting the time for which it asks the server to block.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Connection:
             except exceptions.NoScriptError:
                 return await self._client.send(f"EVAL{suffix}", script.text, *operands)
 
-        # A start whose reply was lost has started jobs that must be released first: it is not repeated.
+        # A start is not repeated: if its reply was lost, the jobs that it started must be released first.
         seconds = 0 if name == "start" else self.failover_seconds
         return await self._retry_while_unavailable(call, seconds)
 

@@ -37,7 +37,7 @@ Command = Sequence[Any]
 _CONVERTERS: Mapping[Any, Any] = {
     name: convert
     for name, convert in redis.asyncio.Redis(protocol=2).response_callbacks.items()
-    if name != "XREAD"  # a worker only waits for it; nothing reads the converted reply
+    if name != "XREAD"  # `Connection.read_blocking` converts it itself
 }
 """By command, what turns its reply into the Python value that redis-py's clients return."""
 
@@ -109,7 +109,7 @@ class ConnectionPool:
         try:
             role, *_ = await connection.read_response()
         except exceptions.NoPermissionError:
-            return  # a user from before this check
+            return  # the user's ACL rules predate this check and lack +role
         if role != b"master":
             raise exceptions.ReadOnlyError("READONLY the server has become a replica")
 

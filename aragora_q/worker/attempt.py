@@ -81,7 +81,7 @@ class Attempt:
             self._task = None
 
     def _note_teardown(self) -> None:
-        """Take a cancellation without a reason for the end of the worker, if its own task is cancelled, too.
+        """If a cancellation has no reason and the worker's task is cancelled, too, set the reason: release.
 
         `asyncio.run` cancels all tasks at once when its main task ends.
         """
@@ -94,7 +94,7 @@ class Attempt:
         return self._cancel_reason in ("lost", "cancelled")
 
     def cancel(self, reason: CancelReason) -> None:
-        """Stop the attempt. `released`: its job is handed back uncharged; else nothing is reported.
+        """Stop the attempt. `released`: its job is released, uncharged; otherwise nothing is reported.
 
         The executor gets one CancelledError, however often this is called.
         """

@@ -151,7 +151,8 @@ class DebateWorker:
         """Register, run jobs until stopped, drain, unregister.
 
         Raises:
-            ConfigError: the worker id is in use by a live worker. No job was started.
+            ConfigError: the worker id is in use by a live worker, or the queue's data was written by a newer
+                version. No job was started.
 
         """
         self._started_at = time.monotonic()

@@ -1,7 +1,8 @@
 """Start jobs while there are free slots; block while none are waiting.
 
-One loop per worker. A call that starts jobs is never abandoned halfway: its reply names jobs that this
-worker has to run. Where a reply may be lost all the same, the jobs it named (orphans) are released.
+One loop per worker. A call that starts jobs is abandoned only if it waits for work when the worker stops,
+because its reply names jobs that this worker has to run. If a reply may be lost, the jobs that it would
+have named (orphans) are released.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 LANE_SHARES = {"high": 6, "normal": 1, "low": 1}
-"""Of eight fetches on average, how many read a lane first: the least share of starts of a busy lane."""
+"""Of eight fetches, how many read a lane first, on average. A busy lane gets at least this share of starts."""
 
 IDLE_SECONDS = 5.0
 MAX_IDLE_SECONDS = 30.0
 WORKERS_PER_IDLE_SECOND = 20
 BURST_IDLE_SECONDS = 0.05
-"""How long one wait for work lasts: at least the first, longer in a large fleet, which looks often enough
-as a whole; the last one in burst mode."""
+"""One wait for work lasts IDLE_SECONDS; in a fleet of more than 100 workers longer, because many of them look:
+a second per WORKERS_PER_IDLE_SECOND, up to MAX_IDLE_SECONDS; in burst mode BURST_IDLE_SECONDS."""
 
 PAUSED_SECONDS = 2.0
 """How often a worker looks whether a paused queue was resumed."""

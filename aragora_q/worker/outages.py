@@ -45,7 +45,7 @@ class OutageTracker:
         """True after a failure: a reply may have been lost, and with it the start of jobs."""
 
     def request_recovery(self) -> None:
-        """Ask for a check for orphans: a start may have happened without its reply reaching us."""
+        """Ask for a check for orphans: the reply to a start may be lost."""
         self.needs_recovery = True
 
     def recovered(self) -> None:

@@ -35,7 +35,7 @@ class Registration:
     async def register(
         self, info: Mapping[str, str], sleep: Callable[[float], Awaitable[object]]
     ) -> None:
-        """Register, waiting for at most one lease while another instance holds the id.
+        """Register, waiting for at most one lease while another instance uses the id.
 
         Raises:
             ConfigError: a live worker uses the id.

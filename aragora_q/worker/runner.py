@@ -16,7 +16,7 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.contracts import Outcome, Released, WorkerSession
+from aragora_q.contracts import Lease, Outcome, Released, WorkerSession
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
@@ -28,13 +28,10 @@ from aragora_q.worker.reporter import Reporter
 logger = get_logger(__name__)
 
 CANCEL_TIMEOUT_SECONDS = 5.0
-"""How long cancelled attempts may take to end; the jobs of those that do not are handed back anyway."""
+"""How long cancelled attempts may take to end; the jobs of those that do not are released anyway."""
 
 MAX_UNREPORTED = 1_000
 """How many jobs whose report was refused for good are remembered, so that they are left to reclaim."""
-
-Lease = tuple[str, int]
-"""Job id and fence: what a worker owns."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +48,7 @@ class _RunningJob:
 class JobRunner:
     """The jobs a worker runs, at most `concurrency` at once; `len` is how many execute now."""
 
-    def __init__(  # noqa: PLR0913 - the parts of a running job  # noqa: PLR0913 - the parts of a running job
+    def __init__(  # noqa: PLR0913 - the parts of a running job
         self,
         session: WorkerSession,
         executor: Executor,
@@ -87,7 +84,7 @@ class JobRunner:
         return len(self._executing)
 
     def owns(self, lease: Lease) -> bool:
-        """Return True if this worker knows that it owns the lease. An orphan's it does not know."""
+        """Return True if this worker knows that it owns the lease; False for the lease of an orphan."""
         running = self._jobs.get(lease[0])
         is_known = running is not None and running.lease == lease
         return is_known or lease in self._left_to_reclaim

@@ -17,7 +17,7 @@ class StopSignal(asyncio.Event):
     """Set once, when the worker is to stop. Waits through it end with `Stopped` from then on."""
 
     async def guard(self, awaitable: Awaitable[T]) -> T:
-        """Return the result of something that may be abandoned; raise Stopped once the signal is set."""
+        """Return the result of `awaitable`; once the signal is set, cancel it and raise Stopped."""
         work = asyncio.ensure_future(awaitable)
         stop = asyncio.ensure_future(self.wait())
         try:

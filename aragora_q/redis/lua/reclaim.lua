@@ -8,8 +8,8 @@
 --
 -- A job's lease is the lease_ms in its hash; claim_idle_ms is used only for entries that were never started.
 -- A job whose worker id has registered again with another instance id is taken over at once, even in a
--- grace period. In a grace period, which starts when all workers were silent, a lease counts as renewed
--- half its length before it is over.
+-- grace period. A grace period starts when all workers were silent; a job is taken over when half of its
+-- own lease has passed since then, or the whole period if that is shorter.
 -- A job whose live owner does not renew it is redelivered, uncharged.
 -- Entries that a live worker renews are skipped by its record alone: no payload is read.
 

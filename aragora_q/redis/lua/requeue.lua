@@ -6,7 +6,7 @@
 -- returns: per job: requeued | unknown | malformed (the dead letter of a malformed entry), or the status it has
 --
 -- Attempts, crashes and deferrals start at zero. History, journal and fence are kept, so that finished
--- work is not paid for twice and a late result of the first life is refused. Checkpoints named `life/...`
+-- work is not paid for twice and a late result from before the requeue is refused. Checkpoints named `life/...`
 -- are deleted.
 
 local function delete_life_checkpoints(journal)
@@ -33,7 +33,7 @@ for n = 1, items do
   else
     redis.call('ZREM', state.status == 'failed' and failed or cancelled, id)
     redis.call('HDEL', job, 'attempts', 'crashes', 'deferrals', 'deferred_at', 'set_aside',
-      'lease_owner', 'started_at', 'orphaned', 'set_aside')
+      'lease_owner', 'started_at', 'orphaned')
     redis.call('HSET', job, 'status', 'pending', 'entry', append(lane_stream(state.priority), id, payload))
     redis.call('UNLINK', job .. ':payload')
     redis.call('PERSIST', job)

@@ -12,7 +12,7 @@
 
 local QUARANTINE_MS = 1000
 local MAX_QUARANTINE_MS = 30000
-local MAX_CHUNK = 4  -- entries read at once: so many payloads, at most, are read beyond max_bytes
+local MAX_CHUNK = 4  -- entries read at once, and the most payloads that are read beyond max_bytes
 
 if read(worker, 'instance_id').instance_id ~= instance_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
@@ -35,7 +35,7 @@ local function read_new(stream, max_entries)
   return reply and reply[1][2] or {}
 end
 
--- Read a lane in small chunks: how large a payload is, is known only when it was read.
+-- Read a lane in small chunks, because the size of a payload is known only after it was read.
 local function read_lane(stream)
   local chunk = 1
   while capacity > 0 and bytes_left > 0 do
@@ -86,7 +86,7 @@ local function runs_quarantined_job()
   local id = redis.call('HGET', worker, 'quarantined')
   local state = id and read(job_prefix .. id, 'status', 'lease_owner', 'crashes') or {}
   return state.status == 'processing' and state.lease_owner == lease_owner
-    and needs_quarantine(parse_int(state.crashes) or 0)  -- or else it is another job of this id
+    and needs_quarantine(parse_int(state.crashes) or 0)  -- otherwise it is another job with this id
 end
 
 -- Set a job aside, each time for longer while another one runs, so that many of them do not circulate.

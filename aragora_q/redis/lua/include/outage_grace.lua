@@ -27,8 +27,8 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
   end
   local silence = now - newest
   if silence <= MIN_SILENCE_MS then return started_at, grace_until end
-  -- Of the workers that were alive when the silence began: the shortest lease tells that it is one, the longest
-  -- lease that may have aged is given time.
+  -- Only workers that were alive when the silence began count. Their shortest lease decides whether there is a
+  -- silence; the longest of the leases that have aged by half decides how long the grace period is.
   local shortest, longest = math.huge, 0
   local rows = redis.call('ZREVRANGE', workers, 0, 99, 'WITHSCORES')
   for n = 1, #rows, 2 do
