@@ -16,6 +16,9 @@ from aragora_q.base import Job, JobQueue, JobStatus
 if TYPE_CHECKING:
     from aragora_q.config import QueueConfig
 
+RENEWALS_PER_LEASE = 4
+"""Renewals are this many times more frequent than needed, so that some may fail."""
+
 Lease = tuple[str, int]
 """Job id and fence: together they name one attempt of one job."""
 
@@ -109,6 +112,9 @@ class PromotionResult:
     next_due_seconds: float | None
 
 
+ReclaimDecision = Literal["reclaimed", "poisoned", "redelivered", "malformed", "dropped"]
+
+
 @dataclass(frozen=True, slots=True)
 class ReclaimResult:
     """One entry taken from a dead worker.
@@ -119,7 +125,7 @@ class ReclaimResult:
     """
 
     id: str
-    decision: Literal["reclaimed", "poisoned", "redelivered", "malformed", "dropped"]
+    decision: ReclaimDecision
     worker_id: str
     idle_seconds: float
     crashes: int

@@ -13,6 +13,7 @@ from aragora_q import codec
 from aragora_q.base import Job, JobStatus
 from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
+    RENEWALS_PER_LEASE,
     Completed,
     Failed,
     FetchResult,
@@ -46,8 +47,6 @@ START_BYTES = 32 * 1024 * 1024
 
 RECORD_TTL_MS = 86_400_000
 """How long a dead worker's record is kept for operators."""
-
-RENEWALS_PER_LEASE = 4
 
 
 class RedisWorkerSession(WorkerSession):

@@ -15,13 +15,12 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from aragora_q.backoff import jittered
-from aragora_q.contracts import LeaseRenewer, RenewalResult
+from aragora_q.contracts import RENEWALS_PER_LEASE, LeaseRenewer, RenewalResult
 from aragora_q.errors import AragoraQError
 from aragora_q.observability.logs import get_logger
 
 logger = get_logger(__name__)
 
-RENEWALS_PER_LEASE = 4
 RETRY_SECONDS = 1.0
 
 STOP_SECONDS = 2.0

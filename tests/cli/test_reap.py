@@ -3,12 +3,15 @@
 import contextlib
 import re
 import urllib.request
+from typing import get_args
 
 import pytest
 from support import servers
 from support.queue_harness import PREFIX
 from support.wait import wait_until_sync
 
+from aragora_q.cli import reap
+from aragora_q.contracts import ReclaimDecision
 from aragora_q.maintenance import reap_pass
 
 
@@ -154,3 +157,8 @@ def test_the_exporter_shows_the_times_of_the_last_reap_and_purge(
     times = wait_until_sync(exported, 30, "the times of reap and purge")
     for name in ("reap", "purge"):
         assert times[name] == int(redis_client.hget(f"{PREFIX}counters", f"last_{name}_at")) / 1000
+
+
+def test_every_decision_has_a_reason():
+    """A decision without one would end the command after its work was done."""
+    assert set(reap.REASONS) == set(get_args(ReclaimDecision))

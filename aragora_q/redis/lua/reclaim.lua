@@ -153,6 +153,7 @@ if not is_dry then
   count('redelivered', #claimed.redelivered)
   count('malformed', #claimed.malformed)
   publish_event('reclaimed', claimed.reclaimed)
+  publish_event('redelivered', claimed.redelivered)
   publish_event('failed', claimed.poisoned)
   publish_event('failed', claimed.malformed)
   ring_bell()
