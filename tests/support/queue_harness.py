@@ -151,7 +151,7 @@ class QueueHarness:
         The worker has sent no heartbeat since it registered.
         """
         fields = self.fields(job_id)
-        worker = fields["lease_owner"].partition("@")[0]
+        worker = fields.get("lease_owner", "").partition("@")[0]
         if registered_at := self.redis.hget(self.keys.worker(worker), "registered_at"):
             self.redis.zadd(self.keys.workers, {worker: registered_at}, xx=True, lt=True)
         stream, entry = self.keys.stream_of(int(fields.get("priority", 0))), fields["entry"]

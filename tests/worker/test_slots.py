@@ -41,7 +41,7 @@ async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool):
     await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
     harness.redis.config_resetstat()
     await asyncio.sleep(2)  # the claim is about a span of time
-    assert count_calls(harness, "evalsha") <= 8
+    assert count_calls(harness, "evalsha") <= 12, "two a second of them are the queue's maintenance"
     assert count_calls(harness, "xreadgroup") <= 6
     enqueued_at = time.monotonic()
     await harness.enqueue("a")
