@@ -27,8 +27,9 @@ demo: setup ## Run and show a whole debate on a private embedded server
 test: setup ## Run all tests on every server, topology and container
 	$(BIN)/python -m pytest
 
-test-fast: setup ## Run most tests on one server in three minutes, without Docker or network
-	$(BIN)/python -m pytest -q --backend any -m 'not (slow or container or network)'
+test-fast: setup ## Run the tour, unit, queue and security tests on one server, in three minutes
+	$(BIN)/python -m pytest -q --backend any -m 'not (slow or container or network)' \
+		tests/test_queue.py tests/unit tests/queue tests/security
 
 check: setup ## Lint, types, architecture and unit tests, in under a minute
 	$(BIN)/ruff check .
