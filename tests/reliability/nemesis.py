@@ -58,7 +58,7 @@ class History:
     """Lines of JSON, in the order in which they happened."""
 
     def __init__(self, path):
-        self._file = Path(path).open("a")  # noqa: SIM115 - open as long as we are
+        self._file = Path(path).open("w")  # noqa: SIM115 - open as long as we are
 
     def add(self, what, **facts):
         self._file.write(json.dumps({"at": round(time.time(), 3), "what": what, **facts}) + "\n")
