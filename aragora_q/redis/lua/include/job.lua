@@ -98,12 +98,6 @@ local function owns_lease(state, lease_owner, fence)
   return state.status == 'processing' and state.fence == fence and state.lease_owner == lease_owner
 end
 
--- True if a report without a lease repeats one that was accepted, because the reply was lost: the
--- same attempt, and the job is as that report left it. The reply is then the same again.
-local function is_repeat(state, lease_owner, fence, status)
-  return state.status == status and state.fence == fence and state.lease_owner == lease_owner
-end
-
 -- The reply to an attempt that does not own its job: the job was cancelled, or started elsewhere.
 local function refusal(status)
   return status == 'cancelled' and 'cancelled' or 'lost'
@@ -149,6 +143,16 @@ local function finish(job, id, status, index, retention_ms)
   redis.call('PEXPIRE', job .. ':payload', ttl)
   redis.call('PEXPIRE', job .. ':history', ttl)
   redis.call('PEXPIRE', job .. ':journal', ttl)
+end
+
+-- Fail a job as its attempt `fence` reports. `failed_fence` answers a report that is sent again because its
+-- reply was lost, even after the job was requeued; so do retried_fence and released_fence.
+local function fail_attempt(job, id, fence, payload, state, error_text, retention_ms)
+  redis.call('SET', job .. ':payload', payload)
+  append_history(job, 'error', state, error_text)
+  finish(job, id, 'failed', failed, tonumber(retention_ms))
+  redis.call('HSET', job, 'failed_fence', fence)
+  drop_entry(lane_stream(state.priority), state.entry)
 end
 
 -- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS.
