@@ -144,7 +144,7 @@ class MaintenanceClaim:
     """Whether a worker may do the queue's maintenance now, and what it needs to know for it."""
 
     is_granted: bool
-    live_workers: int
+    registered_workers: int
     """Registered workers. A dead one counts until it is removed."""
     seconds_since_purge: float | None
     """None: the queue was never purged."""

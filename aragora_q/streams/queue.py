@@ -271,11 +271,11 @@ class RedisStreamsQueue(WorkQueue):
         return PromotionResult(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
 
     async def claim_maintenance(self, worker_id: str, ttl_seconds: float) -> MaintenanceClaim:
-        granted, live_workers, since_purge_ms = await self.connection.run(
+        granted, registered_workers, since_purge_ms = await self.connection.run(
             "claim_maintenance", worker_id=worker_id, ttl_ms=round(ttl_seconds * 1000)
         )
         since_purge = since_purge_ms / 1000 if since_purge_ms >= 0 else None
-        return MaintenanceClaim(bool(granted), live_workers, since_purge)
+        return MaintenanceClaim(bool(granted), registered_workers, since_purge)
 
     async def reclaim(
         self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None

@@ -110,7 +110,7 @@ class Fetcher:
         """How long one wait for work lasts."""
         if self._burst:
             return BURST_IDLE_SECONDS
-        scaled = self._maintenance.live_workers / WORKERS_PER_IDLE_SECOND
+        scaled = self._maintenance.registered_workers / WORKERS_PER_IDLE_SECOND
         return min(max(IDLE_SECONDS, scaled), MAX_IDLE_SECONDS)
 
     async def recheck_orphans(self) -> None:

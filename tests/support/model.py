@@ -98,15 +98,14 @@ class Model:
         is_holders = job.lease_owner == lease_owner and job.fence == fence
         if is_holders and job.status == "processing":
             return getattr(self, f"_{outcome}")(job)
-        if outcome == "release" and fence == job.released_fence:
-            return "released"
-        if outcome in ("retry", "later") and fence == job.retried_fence:
-            return "retrying"
-        if outcome in ("fail", "retry", "later") and fence == job.failed_fence:
-            return "failed"
-        if outcome == "complete" and is_holders and job.status == "completed":
-            return "completed"
-        return "cancelled" if job.status == "cancelled" else "lost"
+        repeats = {
+            "released": outcome == "release" and fence == job.released_fence,
+            "retrying": outcome in ("retry", "later") and fence == job.retried_fence,
+            "failed": outcome in ("fail", "retry", "later") and fence == job.failed_fence,
+            "completed": outcome == "complete" and is_holders and job.status == "completed",
+        }
+        refusal = "cancelled" if job.status == "cancelled" else "lost"
+        return next((answer for answer, is_repeat in repeats.items() if is_repeat), refusal)
 
     def _complete(self, job):
         self.completions += 1

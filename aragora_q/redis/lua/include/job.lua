@@ -98,6 +98,11 @@ local function owns_lease(state, lease_owner, fence)
   return state.status == 'processing' and state.fence == fence and state.lease_owner == lease_owner
 end
 
+-- Worker id and instance id of the owner of a job's lease; nil if it has none.
+local function owner_of(state)
+  return string.match(state.lease_owner or '', '^(.*)@(.*)$')
+end
+
 -- The reply to an attempt that does not own its job: the job was cancelled, or started elsewhere.
 local function refusal(status)
   return status == 'cancelled' and 'cancelled' or 'lost'
