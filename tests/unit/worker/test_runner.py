@@ -161,7 +161,7 @@ async def test_job_started_again_while_its_lost_attempt_still_runs(new_parts):
     assert parts.count("lost") == 1
 
 
-async def test_job_of_an_attempt_that_does_not_stop_is_handed_back(new_parts, monkeypatch, caplog):
+async def test_job_of_an_attempt_that_does_not_stop_is_released(new_parts, monkeypatch, caplog):
     """It is reported as released once, and logged; a result that comes later is dropped."""
     monkeypatch.setattr(runner_module, "CANCEL_TIMEOUT_SECONDS", 0.05)
     slow = _Slow()
