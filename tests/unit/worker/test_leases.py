@@ -37,6 +37,8 @@ async def test_a_renewal_that_hung_is_tried_again_at_once(monkeypatch):
     keeper = LeaseKeeper(_Renewer, lease_seconds=400)
     keeper.start()
     try:
-        await wait_until(lambda: len(tries) >= 3, what="three tries, though 60 seconds lie between two")
+        await wait_until(
+            lambda: len(tries) >= 3, what="three tries, though 60 seconds lie between two"
+        )
     finally:
         await keeper.stop()
