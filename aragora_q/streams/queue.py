@@ -88,6 +88,7 @@ class RedisStreamsQueue(WorkQueue):
         self.config = config or get_queue_config()
         self.consumer_name = consumer_name or default_worker_id()
         self.connection = Connection(self.config)
+        self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
         self._durability_is_checked = False
@@ -393,6 +394,7 @@ class RedisStreamsQueue(WorkQueue):
         return deleted
 
     async def close(self) -> None:
+        await asyncio.gather(*(stop() for stop in self.before_close))
         await self.connection.close()
 
 
