@@ -42,10 +42,7 @@ for n = 1, items do
     if results[n] == 'lost' then refused = refused + 1 end
   end
 end
-for stream, list in pairs(entries) do
-  redis.pcall('XACK', stream, GROUP, unpack(list))
-  redis.call('XDEL', stream, unpack(list))
-end
+for stream, list in pairs(entries) do drop_entries(stream, list) end
 if #completed_ids > 0 then redis.call('ZADD', completed, unpack(index_args)) end
 count('completed', #completed_ids)
 count('failed', #failed_ids)

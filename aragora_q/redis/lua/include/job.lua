@@ -85,11 +85,19 @@ local function ring_bell()
   redis.call('RPUSH', bell, unpack(tokens))
 end
 
--- Remove an entry from its lane. Always both commands: statistics and reclaim rely on there being no
+-- Remove entries from their lane. Always both commands: statistics and reclaim rely on there being no
 -- entry that is acknowledged but not deleted, or deleted but still pending.
+-- Redis refuses a call with a value that is not an entry id, from a damaged hash: then each has its own call.
+local function drop_entries(stream, entries)
+  redis.pcall('XACK', stream, GROUP, unpack(entries))
+  local reply = redis.pcall('XDEL', stream, unpack(entries))
+  if type(reply) == 'table' and #entries > 1 then
+    for _, entry in ipairs(entries) do drop_entries(stream, {entry}) end
+  end
+end
+
 local function drop_entry(stream, entry)
-  redis.pcall('XACK', stream, GROUP, entry)
-  redis.call('XDEL', stream, entry)
+  drop_entries(stream, {entry})
 end
 
 -- True if the attempt `fence` of `lease_owner` owns the job's lease. Every request of a worker is
