@@ -15,13 +15,13 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
   local last_seen, graces, grace_until, started_at, last_call_at = unpack(redis.call('HMGET', control,
     'last_heartbeat_seen', 'grace_count', 'grace_until', 'grace_started_at', 'last_grace_check_at'))
   graces, grace_until, started_at = tonumber(graces) or 0, tonumber(grace_until) or 0, tonumber(started_at) or 0
-  if not dry_run then redis.call('HSET', control, 'last_grace_check_at', now_text) end
   if started_at > now then
     if not dry_run then redis.call('HDEL', control, 'grace_until', 'grace_started_at') end
     grace_until, started_at = 0, 0
   end
   local _, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
   if not newest then return started_at, grace_until end
+  if not dry_run then redis.call('HSET', control, 'last_grace_check_at', now_text) end
   if tonumber(newest) > now and not dry_run then
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. now_text, '+inf', 'LIMIT', 0, 100)) do
       redis.call('ZADD', workers, now, id)
