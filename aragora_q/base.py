@@ -247,7 +247,10 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Close the queue's connections. Calls under way raise QueueClosed; they may have taken effect."""
+        """Close the queue's connections, after its workers in this program released their jobs and stopped.
+
+        Other calls under way raise QueueClosed; they may have taken effect.
+        """
 
 
 LANES = ("high", "normal", "low")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -144,7 +144,7 @@ class MaintenanceClaim:
     """Whether a worker may do the queue's maintenance now, and what it needs to know for it."""
 
     is_granted: bool
-    live_workers: int
+    registered_workers: int
     """Registered workers. A dead one counts until it is removed."""
     seconds_since_purge: float | None
     """None: the queue was never purged."""
@@ -239,6 +239,8 @@ class WorkQueue(JobQueue):
     """A queue as workers and maintenance use it."""
 
     config: QueueConfig
+    before_close: set[Callable[[], Awaitable[None]]]
+    """What `close` calls and waits for first: the workers of the queue stop and release their jobs."""
 
     @abstractmethod
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:

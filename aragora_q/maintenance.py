@@ -124,7 +124,7 @@ class MaintenanceLoop:
         self._remove_seconds = min(lease_seconds, MAX_REMOVE_SECONDS)
         self._due: dict[str, float] = {}
         self._logged_at: dict[str, float] = {}
-        self.live_workers = 1
+        self.registered_workers = 1
         """Registered workers of the queue, when it was last asked."""
 
     async def run(self) -> None:
@@ -143,9 +143,9 @@ class MaintenanceLoop:
     async def _step(self) -> float:
         """Run the passes that are due if this worker may; return the seconds until the next step."""
         claim = await self._queue.claim_maintenance(self._worker_id, self._ttl_seconds)
-        self.live_workers = claim.live_workers
+        self.registered_workers = claim.registered_workers
         if not claim.is_granted:
-            pause_seconds = self._ttl_seconds * max(0.5, claim.live_workers / 10)
+            pause_seconds = self._ttl_seconds * max(0.5, claim.registered_workers / 10)
             return jittered(min(pause_seconds, MAX_ASK_SECONDS))
         next_due_seconds = await self._unless_refused("promote", self._promote, None)
         await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)

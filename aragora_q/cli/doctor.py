@@ -121,7 +121,7 @@ async def _check(
     queue = RedisStreamsQueue(settings)
     try:
         findings = [finding async for finding in checks.check_all(queue)]
-        if any(finding.check == "server" for finding in findings):
+        if any(finding.check in checks.ENDS for finding in findings):
             return findings, integrity.IntegrityReport(stopped_at=resume_from)
         report = await _check_cursor(
             integrity.examine(queue.connection, resume_at=resume_from, budget_seconds=max_seconds)

@@ -61,7 +61,7 @@ async def reap(
     from aragora_q.streams.queue import REAPER
 
     if dry_run:
-        report = await reap_pass(queue, REAPER, dry_run=True)
+        report = await reap_pass(queue, REAPER, max_seconds=max_time, dry_run=True)
     else:
         async with queue.single_flight(max_time + LOCK_MARGIN_SECONDS) as is_locked:
             if not is_locked:
@@ -131,7 +131,8 @@ def _print_report(report: ReapReport, *, dry_run: bool) -> None:
         )
     jobs = output.count(len(report.reclaimed), "job")
     if dry_run:
-        output.info(f"would reclaim {jobs}; nothing was changed")
+        least = "" if report.is_complete else "at least "
+        output.info(f"would reclaim {least}{jobs}; nothing was changed")
         return
     output.info(
         f"reclaimed {jobs}, promoted {output.count(report.promoted, 'due job')}, "

@@ -32,6 +32,9 @@ UNIT_DIRECTORIES = (
 UNIT = "aragora-q-worker@.service"
 PURGE_HOURS = 48
 
+ENDS = ("server", "keys")
+"""Checks whose findings end all further checks: of a server that is refused, of keys of another type."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -49,7 +52,7 @@ class Finding:
 async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     """Run all checks except that of the data.
 
-    A finding of the check `server` is the last one: the other checks need a supported server.
+    A finding of one of the checks in ENDS ends the checks: the others would fail.
 
     Raises:
         RedisUnreachable: no server answers.
@@ -64,8 +67,11 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     except UnsupportedServer as error:
         yield Finding("error", "server", str(error), error.hint)
         return
-    for finding in _of_server(queue.config, server, info):
+    keys = [finding async for finding in _of_keys(queue)]
+    for finding in (*_of_server(queue.config, server, info), *keys):
         yield finding
+    if keys:
+        return
     async for finding in _of_sizes(queue):
         yield finding
     async for finding in _of_clock(queue):
@@ -117,6 +123,21 @@ def _of_server(
             f"Redis may take {COMMAND_TIMEOUT_SECONDS:.0f} s: a short stall loses leases",
             "claim_idle_ms = 60000",
         )
+
+
+async def _of_keys(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
+    """Find keys that another program wrote where the queue has its own."""
+    types = queue.connection.keys.types
+    found = await queue.connection.execute_all([("TYPE", key) for key in types])
+    for (key, expected), reply in zip(types.items(), found, strict=True):
+        kind = replies.text(reply)
+        if not isinstance(reply, Exception) and kind not in ("none", expected):
+            yield Finding(
+                "error",
+                "keys",
+                f"{key} is a {kind}, must be a {expected}: commands that use it fail",
+                f"stop what wrote it, then redis-cli RENAME {key} to a name outside the queue",
+            )
 
 
 async def _of_sizes(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:

@@ -255,14 +255,4 @@ def _job_of(name: str) -> str:
 
 
 def _belongs_to_queue(keys: QueueKeys, key: str) -> bool:
-    indexes = (getattr(keys, index) for index in INDEXES)
-    fixed = {
-        *keys.streams,
-        *indexes,
-        keys.counters,
-        keys.control,
-        keys.workers,
-        keys.events,
-        keys.bell,
-    }
-    return key in fixed or key.startswith(keys.worker(""))
+    return key in keys.types or key.startswith(keys.worker(""))

@@ -72,7 +72,8 @@ def translate(error: Exception, address: str) -> AragoraQError:
             hint="raise it there, or lower max_payload_bytes and max_result_bytes",
         )
     if isinstance(error, exceptions.ResponseError):
-        return CommandRefused(f"Redis at {address} refused a command: {text}")
+        hint = "aragora-q doctor names the key" if text.startswith("WRONGTYPE") else ""
+        return CommandRefused(f"Redis at {address} refused a command: {text}", hint=hint)
     hint = (
         "check that the server runs and that redis_url (REDIS_URL) names it;"
         " REDIS_URL=embedded:// needs no server"

@@ -145,6 +145,18 @@ class QueueKeys:
     def bell(self) -> str:
         return f"{self.queue_prefix}bell"
 
+    @property
+    def types(self) -> dict[str, str]:
+        """Redis' type of each key that a queue has once, by key."""
+        sets = (self.delayed, self.completed, self.failed, self.cancelled, self.workers)
+        hashes = (self.counters, self.control)
+        return {
+            **dict.fromkeys((*self.streams, self.events), "stream"),
+            **dict.fromkeys(sets, "zset"),
+            **dict.fromkeys(hashes, "hash"),
+            self.bell: "list",
+        }
+
     @cached_property
     def guard(self) -> tuple[str, ...]:
         """On a cluster, a key that never exists and that every script declares; otherwise empty.

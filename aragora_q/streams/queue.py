@@ -88,6 +88,7 @@ class RedisStreamsQueue(WorkQueue):
         self.config = config or get_queue_config()
         self.consumer_name = consumer_name or default_worker_id()
         self.connection = Connection(self.config)
+        self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
         self._durability_is_checked = False
@@ -271,11 +272,11 @@ class RedisStreamsQueue(WorkQueue):
         return PromotionResult(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
 
     async def claim_maintenance(self, worker_id: str, ttl_seconds: float) -> MaintenanceClaim:
-        granted, live_workers, since_purge_ms = await self.connection.run(
+        granted, registered_workers, since_purge_ms = await self.connection.run(
             "claim_maintenance", worker_id=worker_id, ttl_ms=round(ttl_seconds * 1000)
         )
         since_purge = since_purge_ms / 1000 if since_purge_ms >= 0 else None
-        return MaintenanceClaim(bool(granted), live_workers, since_purge)
+        return MaintenanceClaim(bool(granted), registered_workers, since_purge)
 
     async def reclaim(
         self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None
@@ -393,6 +394,7 @@ class RedisStreamsQueue(WorkQueue):
         return deleted
 
     async def close(self) -> None:
+        await asyncio.gather(*(stop() for stop in self.before_close))
         await self.connection.close()
 
 

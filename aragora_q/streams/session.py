@@ -292,7 +292,7 @@ def _started(row: list[Any], worker_id: str) -> Job:
         fence=int(fence),
         worker_id=worker_id,
         created_at=int(created_ms) / 1000,
-        waited_seconds=int(waited_ms) / 1000,
+        waited_seconds=max(0, int(waited_ms)) / 1000,  # its entry's id may be ahead of the clock
         raw_payload=payload,
     )
 

@@ -94,6 +94,7 @@ class DebateWorker:
         preflight: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config = config or queue.config
+        self._queue = queue
         self._preflight = preflight
         self._lease_seconds = config.claim_idle_ms / 1000
         self.identity = Identity(worker_id or queue.consumer_name)
@@ -157,6 +158,7 @@ class DebateWorker:
         """
         self._started_at = time.monotonic()
         self._task = asyncio.current_task()
+        self._queue.before_close.add(self._stop_before_close)
         try:
             with suppress(Stopped):
                 if self._preflight is not None:
@@ -166,6 +168,7 @@ class DebateWorker:
                 await self._fetcher.register()
                 await self._work()
         finally:
+            self._queue.before_close.discard(self._stop_before_close)
             self._stop.set()
             self._stopped.set()
 
@@ -180,6 +183,11 @@ class DebateWorker:
             self._abort.set()
         if self._started_at is not None:
             await self._stopped.wait()
+
+    async def _stop_before_close(self) -> None:
+        """Stop at once; a worker whose event loop was closed under it has stopped already."""
+        if self._task is not None and not self._task.get_loop().is_closed():
+            await self.stop(immediately=True)
 
     def _is_cancelled(self) -> bool:
         return self._task is not None and self._task.cancelling() > 0

@@ -110,7 +110,7 @@ class Fetcher:
         """How long one wait for work lasts."""
         if self._burst:
             return BURST_IDLE_SECONDS
-        scaled = self._maintenance.live_workers / WORKERS_PER_IDLE_SECOND
+        scaled = self._maintenance.registered_workers / WORKERS_PER_IDLE_SECOND
         return min(max(IDLE_SECONDS, scaled), MAX_IDLE_SECONDS)
 
     async def recheck_orphans(self) -> None:
@@ -128,7 +128,7 @@ class Fetcher:
         if self._registration.is_needed:
             await self.register()
             return False
-        if self._needs_orphan_check or self._outages.needs_recovery:
+        if self._has_duty():
             await self._retry("release orphans", self.release_orphans)
             self._is_empty = False
             return False
@@ -142,7 +142,8 @@ class Fetcher:
         return False
 
     def _has_duty(self) -> bool:
-        return self._registration.is_needed or self._needs_orphan_check
+        needs_orphan_check = self._needs_orphan_check or self._outages.needs_recovery
+        return self._registration.is_needed or needs_orphan_check
 
     async def _start_jobs(self) -> FetchResult:
         half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
@@ -217,8 +218,8 @@ class Fetcher:
         self._is_paused = fetched.state == "paused"
 
     async def _is_burst_over(self, fetched: FetchResult) -> bool:
-        """Return True if no job runs, waits, or falls due within the longest retry delay."""
-        if len(self._runner) or len(self._reporter):
+        """Return True if no job runs, waits, is an orphan, or falls due within the longest retry delay."""
+        if len(self._runner) or len(self._reporter) or self._has_duty():
             return False
         if fetched.state == "paused":
             return True
@@ -228,7 +229,7 @@ class Fetcher:
         if due_seconds is not None and due_seconds <= self._max_retry_delay_seconds:
             return False
         fetched = await self._start_jobs()  # another worker may have promoted a job meanwhile
-        return fetched.state == "empty"
+        return fetched.state == "empty" and not self._has_duty()
 
     async def release_orphans(self) -> None:
         """Release jobs that were started for this worker but whose reply was lost.

@@ -22,6 +22,7 @@ from aragora_q.observability.logs import get_logger
 logger = get_logger(__name__)
 
 RETRY_SECONDS = 1.0
+"""Shortest time between the beginnings of two tries that fail."""
 
 STOP_SECONDS = 2.0
 """How long `stop` waits for a renewal under way; a server that hangs must not delay the end."""
@@ -120,7 +121,7 @@ class LeaseKeeper:
     async def _run(self) -> None:
         renewer: LeaseRenewer | None = None
         while not self._stopping.is_set():
-            wait_seconds = self._interval_seconds
+            wait_seconds, began_at = self._interval_seconds, time.monotonic()
             try:
                 renewer = renewer or self._open_renewer()
                 await self._renew(renewer)
@@ -131,7 +132,9 @@ class LeaseKeeper:
                     logger.exception("lease renewal failed")
                 await _close(renewer)
                 renewer = None
-                wait_seconds = jittered(min(wait_seconds, RETRY_SECONDS))
+                # After a try that hung, at once: when the server resumes, a renewal must be waiting there.
+                tried_seconds = time.monotonic() - began_at
+                wait_seconds = max(0.0, jittered(min(wait_seconds, RETRY_SECONDS)) - tried_seconds)
             self._ping_loop()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_seconds)

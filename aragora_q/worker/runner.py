@@ -75,7 +75,7 @@ class JobRunner:
         self._jobs: dict[str, _RunningJob] = {}
         self._executing: set[_RunningJob] = set()
         self._left_to_reclaim: deque[Lease] = deque(maxlen=MAX_UNREPORTED)
-        self._handing_back: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
         self._slots_changed = asyncio.Event()
         metrics.concurrency.set(concurrency)
         metrics.active.set_function(lambda: len(self._executing))
@@ -202,7 +202,7 @@ class JobRunner:
             running.attempt.cancel("released")
         await self._wait_until_idle(CANCEL_TIMEOUT_SECONDS)
         for running in list(self._executing):
-            self._hand_back(running)
+            self._release(running)
 
     async def _wait_until_idle(
         self, timeout_seconds: float, abort: asyncio.Task[Any] | None = None
@@ -216,18 +216,18 @@ class JobRunner:
             await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
 
-    def _hand_back(self, running: _RunningJob) -> None:
+    def _release(self, running: _RunningJob) -> None:
         """Release the job of an attempt that does not stop; whatever it still returns is dropped."""
         job = running.attempt.job
         if running.attempt.is_abandoned:
             return
         running.attempt.cancel("lost")
         logger.error(
-            "attempt does not stop, its job is handed back",
+            "attempt does not stop, its job is released",
             extra={"job": job.id, "attempt": job.attempts},
         )
         seconds = time.monotonic() - running.started_at
-        self._handing_back.add(asyncio.create_task(self._report(job, Released(), seconds)))
+        self._releases.add(asyncio.create_task(self._report(job, Released(), seconds)))
 
     @property
     def stuck_jobs(self) -> list[str]:

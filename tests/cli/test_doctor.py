@@ -378,3 +378,20 @@ def test_the_text_fits_eighty_columns(run_cli, on_queue, redis_client):
     ended = run_cli("doctor")
     assert max(map(len, ended.lines)) <= 80
     assert "error   data: 1 job: has ended, but is in no index" in ended.out
+
+
+@pytest.mark.parametrize("name", ["stream:low", "events", "bell", "failed", "control"])
+def test_a_key_of_another_type_is_named(run_cli, on_queue, redis_client, name):
+    """The key, its type and the right one: without that, no command can say more than WRONGTYPE."""
+    on_queue(_jobs)
+    key = f"{PREFIX}{name}"
+    redis_client.delete(key)
+    redis_client.setbit(key, 1, 1)
+    ended = run_cli("doctor", "--json")
+    [finding] = _found(ended, "keys")
+    assert finding["severity"] == "error"
+    assert finding["detail"].startswith(f"{key} is a string, must be a ")
+    assert (ended.code, ended.err) == (1, "")
+    refused = run_cli("stats")
+    if refused.code:
+        assert "aragora-q doctor names the key" in refused.err

@@ -10,6 +10,7 @@ from support import servers
 from support.queue_harness import PREFIX
 from support.wait import wait_until_sync
 
+from aragora_q import maintenance
 from aragora_q.cli import reap
 from aragora_q.contracts import ReclaimDecision
 from aragora_q.maintenance import reap_pass
@@ -89,6 +90,22 @@ def test_the_time_limit_bounds_a_pass(on_queue, dead_workers_jobs):
     short, long = on_queue(passes)
     assert (short.reclaimed, short.is_complete) == ([], False)
     assert ([job.id for job in long.reclaimed], long.is_complete) == (["lost"], True)
+
+
+def test_the_time_limit_bounds_a_dry_run(run_cli, dead_workers_jobs, monkeypatch):
+    """It lists what it found until then, and that there may be more; a limit that is long enough lists all."""
+    dead_workers_jobs("lost")
+    limits = []
+
+    async def counting(queue, reclaimer, *, max_seconds=None, **options):
+        limits.append(max_seconds)
+        return await reap_pass(queue, reclaimer, max_seconds=0, **options)
+
+    monkeypatch.setattr(maintenance, "reap_pass", counting)
+    shown = run_cli("reap", "--dry-run", "--max-time", "7")
+    assert limits == [7]
+    assert "would reclaim at least 0 jobs; nothing was changed" in shown.err
+    assert run_cli("reap", "--dry-run", "--json").object["complete"] is False
 
 
 def test_a_second_pass_at_the_same_time_is_skipped(run_cli, redis_client):

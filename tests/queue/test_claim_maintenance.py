@@ -49,10 +49,10 @@ async def test_nothing_in_the_hash_blocks_maintenance(harness, value):
 async def test_it_returns_what_maintenance_needs_to_know(harness):
     """The number of registered workers, and the time since the last purge."""
     claim = await harness.queue.claim_maintenance("w1", 5.0)
-    assert (claim.live_workers, claim.seconds_since_purge) == (0, None)
+    assert (claim.registered_workers, claim.seconds_since_purge) == (0, None)
     for n in range(3):
         await harness.worker(f"w{n}")
     await harness.queue.purge(JobStatus.COMPLETED)
     claim = await harness.queue.claim_maintenance("w2", 5.0)
-    assert (claim.is_granted, claim.live_workers) == (False, 3)
+    assert (claim.is_granted, claim.registered_workers) == (False, 3)
     assert 0 <= claim.seconds_since_purge < 60

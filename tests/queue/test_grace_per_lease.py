@@ -66,6 +66,23 @@ async def test_a_short_lease_worker_shortens_no_long_lease(harness):
     assert (await harness.renew(long, job)).lost == {}
 
 
+async def test_short_outages_that_a_long_lease_worker_did_not_get_through(harness):
+    """Its own silence counts, though a worker with a short lease was heard between them."""
+    long = await harness.worker("long", lease_seconds=60)
+    short = await harness.worker("short", lease_seconds=2)
+    await harness.enqueue("slow")
+    job = await harness.start_one(long)
+    harness.backdate("slow", 61_000)
+    harness.stop_heartbeat("long", 55)
+    await harness.renew(short)
+    harness.stop_heartbeat("short", 3)
+    harness.stop_heartbeat("long", 3)
+    await harness.renew(short)
+    _let_time_pass(harness, 2_000)
+    assert await harness.queue.reclaim() == []
+    assert (await harness.renew(long, job)).lost == {}
+
+
 async def test_a_long_lease_worker_hides_no_outage(harness):
     """A silence of more than the shortest lease is an outage, though a long lease has hardly aged."""
     short = await harness.worker("short", lease_seconds=2)

@@ -40,6 +40,17 @@ async def test_each_delay_is_longer_than_the_one_before(harness):
     assert (await harness.start_one(session)).id == "waits"
 
 
+async def test_a_count_that_is_not_a_number_starts_at_one(harness):
+    """Another program's value in the job's hash stops no worker from starting jobs."""
+    await _suspects(harness, "runs", "waits")
+    harness.redis.hset(harness.keys.job("waits"), "set_aside", "x")
+    session = await harness.worker()
+    await harness.start_one(session)
+    assert await _set_aside(harness, session, "waits") == 1
+    await _promote(harness, "waits")
+    assert await _set_aside(harness, session, "waits") == 2
+
+
 async def test_a_requeued_job_waits_briefly_again(harness):
     """Requeue starts the delays anew, as it does the attempts."""
     await _suspects(harness, "runs", "waits")

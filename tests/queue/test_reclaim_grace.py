@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from support.queue_harness import decisions
 from support.wait import wait_until
 
@@ -72,6 +73,15 @@ async def test_a_new_worker_ends_no_grace(harness):
     assert (await harness.renew(session, job)).lost == {}
 
 
+def _be_away(harness, seconds):
+    """Make all heartbeats, the last call, and the grace it may have started, that much older."""
+    marks = ("last_heartbeat_seen", "last_grace_check_at", "grace_started_at", "grace_until")
+    for mark in marks:
+        harness.redis.hincrby(harness.keys.control, mark, -seconds * 1000)
+    for worker_id in harness.redis.zrange(harness.keys.workers, 0, -1):
+        harness.stop_heartbeat(worker_id, seconds)
+
+
 async def test_an_outage_that_follows_a_silence_has_its_grace(harness):
     """An outage that begins when workers were already silent gets its own grace, once."""
     session = await harness.worker("w1")
@@ -80,10 +90,39 @@ async def test_an_outage_that_follows_a_silence_has_its_grace(harness):
     harness.stop_heartbeat("w1", 40)
     assert await harness.queue.reclaim() == []
     harness.backdate("a")
-    harness.redis.hincrbyfloat(harness.keys.control, "grace_until", -600_000)
+    _be_away(harness, 600)
     assert await harness.queue.reclaim() == []
-    harness.redis.hincrbyfloat(harness.keys.control, "grace_until", -600_000)
+    _be_away(harness, 600)
     assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
+
+
+@pytest.mark.parametrize("seconds", [20, 31, 45, 59])
+async def test_two_outages_in_close_succession(harness, seconds):
+    """A worker that got nothing through between them keeps its job, however long the second one was."""
+    session = await harness.worker("w1", lease_seconds=60)
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    queue = harness.other_client(claim_idle_ms=60_000)
+    harness.stop_heartbeat("w1", 40)
+    assert await queue.reclaim() == []
+    _be_away(harness, seconds)
+    harness.backdate("a", 61_000)
+    assert await queue.reclaim() == []
+    assert (await harness.renew(session, job)).lost == {}
+
+
+async def test_a_silence_that_is_watched_has_one_grace(harness):
+    """While calls come, the server is not away: a fleet that stays silent is dead when the grace ends."""
+    session = await harness.worker("w1", lease_seconds=60)
+    await harness.enqueue("a")
+    await harness.start_one(session)
+    queue = harness.other_client(claim_idle_ms=60_000)
+    harness.stop_heartbeat("w1", 40)
+    for _ in range(3):
+        harness.backdate("a", 61_000)
+        assert await queue.reclaim() == []
+        _be_away(harness, 11)
+    assert decisions(await queue.reclaim()) == [("a", "reclaimed")]
 
 
 async def test_a_clock_set_back_ends_a_grace(harness):

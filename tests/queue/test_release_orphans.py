@@ -36,7 +36,7 @@ async def test_recover_looks_behind_many_known_jobs(harness):
 
 
 async def test_recover_takes_small_steps(harness, monkeypatch):
-    """However many jobs a worker runs, or are to be handed back: at most a hundred in any call."""
+    """However many jobs a worker runs, or are to be released: at most a hundred in any call."""
     session = await harness.worker()
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n:03}") for n in range(300)])
     for _ in range(3):

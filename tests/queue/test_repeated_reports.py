@@ -3,6 +3,7 @@
 import pytest
 
 from aragora_q.contracts import Completed, Failed, Released, Retry
+from aragora_q.redis.keys import MAX_DATA_BYTES
 
 
 async def _moved_on(harness, session, outcome, later):
@@ -53,6 +54,38 @@ async def test_repeated_report_of_a_cancelled_job(harness, outcome):
     await harness.queue.cancel("a")
     assert await harness.report(session, job, outcome) == verdict
     assert await harness.queue.get_status("a") == "cancelled"
+
+
+@pytest.mark.parametrize("again", [None, Completed(b"{}"), Failed("again"), Retry("x", 60)])
+@pytest.mark.parametrize("outcome", [Failed("x"), Retry("x", 60)])
+async def test_repeated_report_of_a_job_that_failed_and_was_requeued(harness, outcome, again):
+    """The report failed the job before its new life, and is answered so, however that goes on."""
+    session = await harness.worker()
+    await harness.enqueue("a", max_attempts=1)
+    job = await harness.start_one(session)
+    assert await harness.report(session, job, outcome) == "failed"
+    assert await harness.queue.requeue(["a"]) == ["requeued"]
+    if again is not None:
+        new = await harness.start_one(session)
+        assert await harness.report(session, new, again) != "lost"
+    fields, counters = harness.fields("a"), harness.counters()
+    answer = await harness.report(session, job, outcome)
+    is_kept = not isinstance(again, Failed | Retry)  # the queue remembers one report of each kind
+    assert answer == ("failed" if is_kept else "lost")
+    assert harness.fields("a") == fields
+    assert counters.get("refused", 0) == 0
+    assert harness.counters().get("refused", 0) == (not is_kept)
+
+
+async def test_repeated_report_of_a_result_too_large_to_keep(harness):
+    """It failed the job, which was requeued since, and is answered as before."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job, result = await harness.start_one(session), Completed(b"x" * (MAX_DATA_BYTES + 1))
+    assert await harness.report(session, job, result) == "failed"
+    assert await harness.queue.requeue(["a"]) == ["requeued"]
+    assert await harness.report(session, job, result) == "failed"
+    assert await harness.report(session, job, Completed(b"{}")) == "lost"
 
 
 async def test_another_report_of_an_attempt_that_was_retried_is_refused(harness):

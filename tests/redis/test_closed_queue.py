@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from support.executors import GatedExecutor
 from support.proxy import Proxy
 from support.wait import wait_until
 
@@ -11,6 +12,7 @@ from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import QueueClosed
 from aragora_q.redis.discovery import FailoverInProgress
 from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.worker.debate_worker import DebateWorker
 
 
 @pytest.fixture
@@ -105,21 +107,42 @@ async def test_close_ends_retries(monkeypatch):
         await asyncio.wait_for(call, 5)
 
 
-async def test_a_worker_whose_queue_is_closed_ends(proxy, redis_client):
-    """The worker ends with the error, and its lease keeper and maintenance end with it."""
-    from support.executors import run
-
-    from aragora_q.worker.debate_worker import DebateWorker
-
-    queue = RedisStreamsQueue(QueueConfig(redis_url=proxy.url, claim_idle_ms=2000))
-    worker = DebateWorker(queue, "w1", executor=run)
-    running = asyncio.create_task(worker.start())
-    await wait_until(lambda: redis_client.exists("aragora:queue:debates:worker:w1"), what="it")
-    await asyncio.sleep(0.3)
+async def test_close_stops_the_workers_of_the_queue(proxy, redis_client):
+    """They release their jobs, uncharged, and end; lease keepers and maintenance end with them."""
+    queue, gated = RedisStreamsQueue(QueueConfig(redis_url=proxy.url)), GatedExecutor()
+    workers = [DebateWorker(queue, name, executor=gated) for name in ("w1", "w2")]
+    running = [asyncio.create_task(worker.start()) for worker in workers]
+    await queue.enqueue(Job({}, id="a"))
+    await wait_until(lambda: gated.entered, what="the job to run")
     await queue.close()
-    with pytest.raises(QueueClosed):
-        await asyncio.wait_for(running, 15)
+    await asyncio.wait_for(asyncio.gather(*running), 1)
+    assert gated.cancelled == ["a"]
+    job = redis_client.hgetall("aragora:queue:debates:job:a")
+    assert (job["status"], job["attempts"], job.get("crashes")) == ("pending", "0", None)
+    assert redis_client.zcard("aragora:queue:debates:workers") == 0
     await wait_until(lambda: len(redis_client.client_list()) == 1, what="all connections to end")
     commands = redis_client.info("stats")["total_commands_processed"]
     await asyncio.sleep(1.5)
     assert redis_client.info("stats")["total_commands_processed"] - commands <= 2
+
+
+async def test_a_worker_of_a_closed_queue_is_refused(queue):
+    """It does not begin, and says why."""
+    await queue.close()
+    with pytest.raises(QueueClosed):
+        await DebateWorker(queue, "w1", executor=GatedExecutor()).start()
+
+
+async def test_a_job_that_closes_its_queue(queue, redis_client):
+    """Its worker stops and releases it; the close ends with the job."""
+    closing = []
+
+    async def executor(job):
+        closing.append(job.id)
+        await queue.close()
+
+    await queue.enqueue(Job({}, id="a"))
+    await asyncio.wait_for(DebateWorker(queue, "w1", executor=executor).start(), 20)
+    assert closing == ["a"]
+    assert redis_client.hget("aragora:queue:debates:job:a", "status") == "pending"
+    await queue.close()

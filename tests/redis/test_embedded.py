@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from support.paths import ROOT
+from support.processes import embedded_processes
 from support.wait import wait_until_sync
 
 from aragora_q.errors import ConfigError
@@ -32,21 +33,9 @@ def directory():
     with tempfile.TemporaryDirectory(prefix="aq-") as name:
         path = Path(name) / "state"
         yield path
-        wait_until_sync(lambda: not servers_of(path), 15, "the server to end with its last user")
-
-
-def servers_of(directory):
-    """Pids of all processes that were started for this directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(directory) in command and command[-5:-1] != b"user":
-                found.append(int(entry.name))
-    return found
+        wait_until_sync(
+            lambda: not embedded_processes(path), 15, "the server to end with its last user"
+        )
 
 
 def user(directory, code="import time; time.sleep(60)"):
@@ -85,7 +74,7 @@ def test_data_survives_the_server(directory):
         assert connection.config_get("appendonly") == {"appendonly": "yes"}
         assert connection.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
     use.release()
-    wait_until_sync(lambda: not servers_of(directory), 15, "the server to end")
+    wait_until_sync(lambda: not embedded_processes(directory), 15, "the server to end")
     use = embedded.open_server(directory)
     with client(use) as connection:
         assert connection.get("kept") == "yes"
@@ -148,7 +137,7 @@ def test_next_command_adopts_within_the_grace(directory, monkeypatch):
 def test_no_orphan_when_all_users_are_killed(directory):
     """kill -9 of every user leaves no process behind."""
     end(user(directory))
-    wait_until_sync(lambda: not servers_of(directory), 15, "the orphan to end")
+    wait_until_sync(lambda: not embedded_processes(directory), 15, "the orphan to end")
 
 
 def test_killed_supervisor_is_replaced(directory):
@@ -156,13 +145,15 @@ def test_killed_supervisor_is_replaced(directory):
     use = embedded.open_server(directory)
     with client(use) as connection:
         server = connection.info("server")["process_id"]
-    [supervisor] = [pid for pid in servers_of(directory) if pid != server]
+    [supervisor] = [pid for pid in embedded_processes(directory) if pid != server]
     os.kill(supervisor, signal.SIGKILL)
-    wait_until_sync(lambda: supervisor not in servers_of(directory), 5, "the supervisor to die")
+    wait_until_sync(
+        lambda: supervisor not in embedded_processes(directory), 5, "the supervisor to die"
+    )
     again = embedded.open_server(directory)
     with client(again) as connection:
         assert connection.info("server")["process_id"] == server
-    assert len(servers_of(directory)) == 2
+    assert len(embedded_processes(directory)) == 2
     use.release()
     again.release()
 
@@ -205,7 +196,7 @@ def test_long_directory_names_work():
         with client(use) as connection:
             assert connection.ping()
         use.release()
-        wait_until_sync(lambda: not servers_of(directory), 15, "the server to end")
+        wait_until_sync(lambda: not embedded_processes(directory), 15, "the server to end")
 
 
 def test_loading_is_waited_for(directory):
@@ -219,7 +210,7 @@ def test_loading_is_waited_for(directory):
         connection.config_set("key-load-delay", "50")
         connection.config_rewrite() if connection.info("server").get("config_file") else None
     use.release()
-    wait_until_sync(lambda: not servers_of(directory), 15, "the server to end")
+    wait_until_sync(lambda: not embedded_processes(directory), 15, "the server to end")
     use = embedded.open_server(directory)
     with client(use) as connection:
         assert connection.dbsize() == 20_000

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from support.paths import ROOT
-from support.processes import is_running, run_command
+from support.processes import embedded_processes, is_running, run_command
 from support.wait import wait_until_sync
 
 from aragora_q.errors import ConfigError, RedisUnreachable
@@ -33,26 +33,12 @@ def parent():
     """A short path; when the test ends, all servers below it must end without being stopped."""
     with tempfile.TemporaryDirectory(prefix="aq-") as name:
         yield Path(name)
-        wait_until_sync(lambda: not processes_of(name), 15, "the servers to end")
+        wait_until_sync(lambda: not embedded_processes(name), 15, "the servers to end")
 
 
 @pytest.fixture
 def directory(parent):
     return parent / "state"
-
-
-def processes_of(directory):
-    """Pids of the servers and supervisors below a directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(directory) in command and (b"valkey" in command):
-                found.append(int(entry.name))
-    return found
 
 
 def process_id(use):
@@ -65,7 +51,7 @@ def client(use):
 
 
 def supervisor_of(directory, server):
-    [supervisor] = [pid for pid in processes_of(directory) if pid != server]
+    [supervisor] = [pid for pid in embedded_processes(directory) if pid != server]
     return supervisor
 
 
@@ -122,9 +108,9 @@ def test_a_frozen_server_is_adopted_not_doubled(directory):
     server = process_id(use)
     os.kill(server, signal.SIGSTOP)
     kill(supervisor_of(directory, server))
-    wait_until_sync(lambda: len(processes_of(directory)) == 2, 10, "the next supervisor")
+    wait_until_sync(lambda: len(embedded_processes(directory)) == 2, 10, "the next supervisor")
     time.sleep(2)
-    assert len(processes_of(directory)) == 2
+    assert len(embedded_processes(directory)) == 2
     os.kill(server, signal.SIGCONT)
     assert wait_until_sync(lambda: value_of(use, "kept"), 10, "the server to answer") == "yes"
     assert process_id(use) == server
@@ -142,7 +128,7 @@ def test_a_server_frozen_at_its_end_does_not_stay(directory, is_adopted):
         embedded.open_server(directory).release()
     os.kill(server, signal.SIGSTOP)
     use.release()
-    wait_until_sync(lambda: not processes_of(directory), 20, "server and supervisor to end")
+    wait_until_sync(lambda: not embedded_processes(directory), 20, "server and supervisor to end")
     use = embedded.open_server(directory)
     assert value_of(use, "kept") == "yes"
     use.release()
@@ -158,8 +144,8 @@ def test_a_server_that_never_answers_is_killed(directory, monkeypatch):
     monkeypatch.setattr(embedded, "_binary", lambda: str(program))
     with pytest.raises(RedisUnreachable, match="does not answer"):
         embedded.open_server(directory)
-    assert len(processes_of(directory)) == 2
-    wait_until_sync(lambda: not processes_of(directory), 15, "server and supervisor to end")
+    assert len(embedded_processes(directory)) == 2
+    wait_until_sync(lambda: not embedded_processes(directory), 15, "server and supervisor to end")
 
 
 def test_a_command_during_the_end_of_a_frozen_server_gets_a_new_one(directory):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support import invariants
 from support.queue_harness import QueueHarness
 
-from aragora_q.base import JOB_ID_PATTERN, JobStatus
+from aragora_q.base import JOB_ID_PATTERN, Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Report
 from aragora_q.errors import InvalidPayload
 from aragora_q.worker.debate_worker import DebateWorker
 
@@ -110,7 +111,7 @@ def _as_text(fields):
 
 fields_of_jobs = st.sampled_from(
     ["status", "fence", "attempts", "max_attempts", "crashes", "priority", "entry", "lease_owner",
-     "created_at", "lease_ms", "started_at"]
+     "created_at", "lease_ms", "started_at", "set_aside", "orphaned", "deferrals", "deferred_at"]
 )  # fmt: skip
 
 
@@ -178,6 +179,48 @@ async def test_keys_of_another_type(redis_url, key):
         assert await harness.queue.get_status("good") == JobStatus.COMPLETED
     finally:
         await harness.close()
+
+
+@pytest.mark.parametrize("value", ["nonsense", ""])
+async def test_a_running_job_with_a_damaged_entry_field(harness, value):
+    """The other jobs of its worker keep their leases, and complete in the same batch of reports."""
+    session = await harness.worker()
+    await harness.queue.enqueue_many([Job({}, id=job_id) for job_id in "abc"])
+    jobs = (await session.start(3)).jobs
+    entry = harness.fields("b")["entry"]
+    if value:
+        harness.redis.hset(harness.keys.job("b"), "entry", value)
+    else:
+        harness.redis.hdel(harness.keys.job("b"), "entry")
+    for row in harness.pending():
+        harness.backdate_entry(harness.keys.stream_normal, row["message_id"])
+    assert (await harness.renew(session, *jobs)).lost == {}
+    aged = [row["message_id"] for row in harness.pending() if row["time_since_delivered"] > 50_000]
+    assert aged == [entry]
+    reports = [Report(job, Completed(b"{}")) for job in jobs]
+    assert await session.report(reports) == ["completed"] * 3
+    assert sorted(harness.redis.zrange(harness.keys.completed, 0, -1)) == ["a", "b", "c"]
+    await harness.queue.reclaim()
+    assert harness.entries() == harness.pending() == []
+
+
+@pytest.mark.parametrize("damage", ["bytes", "type"])
+async def test_damaged_journals(harness, damage):
+    """A byte count that is not a number counts as 0; a journal of another type does not stop a requeue."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    await session.checkpoint(job, "life/started", {"at": 1})
+    journal = harness.keys.journal("a")
+    if damage == "bytes":
+        harness.redis.hset(journal, "bytes", "many")
+        await session.checkpoint(job, "life/other", {"at": 2})
+    else:
+        harness.redis.set(journal, "x")
+    assert await harness.report(session, job, Failed("no use")) == "failed"
+    assert await harness.queue.requeue(["a"]) == ["requeued"]
+    if damage == "bytes":
+        assert harness.redis.hgetall(journal) == {"bytes": "0"}
 
 
 async def test_control_fields_that_are_not_numbers(redis_url):

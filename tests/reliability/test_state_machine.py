@@ -253,7 +253,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def a_worker_stops_politely_and_comes_back(self, worker):
-        """It hands back all that it runs, whatever the jobs do: no crash is counted, then or later."""
+        """It releases all that it runs, whatever the jobs do: no crash is counted, then or later."""
         session = self.sessions[worker]
         lease_owner = session.identity.lease_owner
         leased = [handle.job for handle in self._held() if handle.lease_owner == lease_owner]
@@ -264,7 +264,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.recover(worker=worker, keep=False)
         self.run(session.unregister())
         self._sign_on(worker)
-        seen["handed back"] += len(leased)
+        seen["released at stop"] += len(leased)
 
     @rule()
     def reclaim(self):
@@ -421,4 +421,4 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     )
     assert seen["poisoned"] >= 10, seen
     assert seen["aside"] >= 5, seen
-    assert min(seen["id reused"], seen["handed back"], seen["renewed unknown"]) >= 5, seen
+    assert min(seen["id reused"], seen["released at stop"], seen["renewed unknown"]) >= 5, seen

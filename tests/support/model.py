@@ -23,6 +23,7 @@ class ModelJob:
     """Chosen by the queue: whoever compares takes it over from there."""
     released_fence: int = 0
     retried_fence: int = 0
+    failed_fence: int = 0
     """The last attempts that were released and retried: their reports may be repeated at any time."""
     lease_owner: str | None = None
     is_silent: bool = False
@@ -97,25 +98,26 @@ class Model:
         is_holders = job.lease_owner == lease_owner and job.fence == fence
         if is_holders and job.status == "processing":
             return getattr(self, f"_{outcome}")(job)
-        if outcome == "release" and fence == job.released_fence:
-            return "released"
-        if outcome in ("retry", "later") and fence == job.retried_fence:
-            return "retrying"
-        repeats = {"complete": "completed", "release": None}.get(outcome, "failed")
-        if is_holders and job.status == repeats:
-            return job.status
-        return "cancelled" if job.status == "cancelled" else "lost"
+        repeats = {
+            "released": outcome == "release" and fence == job.released_fence,
+            "retrying": outcome in ("retry", "later") and fence == job.retried_fence,
+            "failed": outcome in ("fail", "retry", "later") and fence == job.failed_fence,
+            "completed": outcome == "complete" and is_holders and job.status == "completed",
+        }
+        refusal = "cancelled" if job.status == "cancelled" else "lost"
+        return next((answer for answer, is_repeat in repeats.items() if is_repeat), refusal)
 
     def _complete(self, job):
         self.completions += 1
         return self._end(job, "completed")
 
     def _fail(self, job):
+        job.failed_fence = job.fence
         return self._end(job, "failed")
 
     def _retry(self, job):
         if job.attempts >= job.max_attempts:
-            return self._end(job, "failed")
+            return self._fail(job)
         self._leave(job)
         job.status, job.due, job.retried_fence = "retrying", 0, job.fence
         return "retrying"

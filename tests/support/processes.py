@@ -35,3 +35,17 @@ def is_running(pid):
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def embedded_processes(directory):
+    """Pids of the embedded servers and their supervisors below a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(directory) in command and b"valkey" in command:
+                found.append(int(entry.name))
+    return found

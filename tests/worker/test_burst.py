@@ -9,7 +9,8 @@ from support.workers import (
     LONG_LEASE,
 )
 
-from aragora_q.base import JobStatus
+from aragora_q.base import Job, JobStatus
+from aragora_q.errors import RedisUnreachable
 
 
 async def test_burst_ends_when_nothing_is_left(new_harness, worker_pool):
@@ -67,6 +68,27 @@ async def test_burst_leaves_no_due_job_behind(new_harness, worker_pool, others):
         assert await harness.queue.get_status(job_id) in ("completed", "processing")
         await harness.wait_for_end(job_id)
         await harness.queue.pause()
+
+
+async def test_burst_runs_jobs_whose_start_got_no_reply(new_harness, worker_pool):
+    """They are released first: a burst does not end while jobs are leased to it that it does not know."""
+    harness, lost = new_harness(**LONG_LEASE), []
+    names = [f"j{n}" for n in range(3)]
+    await harness.queue.enqueue_many([Job(payload={}, id=name) for name in names])
+    worker = worker_pool.start(harness, succeed, burst=True, max_concurrent=10)
+    original = worker._session.start
+
+    async def lossy(limit, **options):
+        fetched = await original(limit, **options)
+        if fetched.jobs and not lost:
+            lost.extend(fetched.jobs)
+            raise RedisUnreachable("the answer was lost")
+        return fetched
+
+    worker._session.start = lossy
+    await asyncio.wait_for(worker.task, 30)
+    assert lost
+    assert [await harness.queue.get_status(name) for name in names] == ["completed"] * 3
 
 
 async def test_burst_runs_what_another_process_promotes_last(new_harness, worker_pool):

@@ -52,15 +52,20 @@ async def test_a_worker_that_stops_hands_maintenance_over(new_harness, worker_po
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Counts the calls of maintenance that any queue of this process makes."""
+    """Counts the calls of maintenance that any queue of this process makes, and changes of the maintainer."""
     counted = Counter()
+    maintainers = [None]
 
     def count(name):
         original = getattr(RedisStreamsQueue, name)
 
         async def method(self, *args, **options):
             counted[name] += 1
-            return await original(self, *args, **options)
+            result = await original(self, *args, **options)
+            if name == "claim_maintenance" and result.is_granted and args[0] != maintainers[-1]:
+                counted["handover"] += 1
+                maintainers.append(args[0])
+            return result
 
         monkeypatch.setattr(RedisStreamsQueue, name, method)
 
@@ -92,7 +97,9 @@ async def test_a_fleet_makes_no_more_passes_than_one_worker(new_harness, worker_
     assert alone["promote"] >= 4
     assert alone["reclaim"] >= 4
     for name in ("promote", "reclaim", "remove_dead_workers", "purge"):
-        assert fleet[name] <= 1.5 * alone[name] + 2, (name, fleet, alone)
+        # A new maintainer begins with every pass; on a busy machine the right may change hands.
+        most = 1.5 * alone[name] + 2 + fleet["handover"]
+        assert fleet[name] <= most, (name, fleet, alone)
     assert fleet["claim_maintenance"] <= alone["claim_maintenance"] + 19 * 8
 
 

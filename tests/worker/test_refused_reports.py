@@ -2,6 +2,9 @@
 
 from collections import Counter
 
+from support.wait import wait_until
+from support.workers import LONG_LEASE, wait_until_registered
+
 from aragora_q.base import JobStatus
 from aragora_q.errors import AragoraQError
 
@@ -26,11 +29,11 @@ async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool
 
 
 async def test_report_refused_every_time_is_a_crash(new_harness, worker_pool):
-    """A job whose every report is refused runs at most twice as often as crashes are permitted.
+    """A job whose every report is refused runs exactly twice as often as crashes are permitted.
 
     Its live worker does not renew it, which is not a crash the first times.
     """
-    harness = new_harness(claim_idle_ms=400, max_crashes=2)
+    harness = new_harness(max_crashes=2, **LONG_LEASE)
     starts = Counter()
 
     async def executor(job):
@@ -46,9 +49,21 @@ async def test_report_refused_every_time_is_a_crash(new_harness, worker_pool):
         return await original(reports)
 
     worker._session.report = refusing
-    for name in ("bad", "good"):
-        await harness.enqueue(name)
-    bad, good = await harness.wait_for_end("bad", "good", timeout=60)
+    await wait_until_registered(harness, worker)
+    record = harness.keys.worker("w1")
+    await wait_until(
+        lambda: len(set(harness.redis.hmget(record, "registered_at", "heartbeat_at"))) == 2
+    )
+    await harness.enqueue("bad")
+    for refused in range(1, 5):
+        await wait_until(
+            lambda count=refused: worker._log.counts["lost"] == count, what="the next refusal"
+        )
+        harness.backdate_entry(harness.keys.stream_normal, harness.fields("bad")["entry"])
+        await harness.queue.reclaim()
+    await harness.enqueue("good")
+    bad, good = await harness.wait_for_end("bad", "good")
     assert (good.status, starts["good"]) == (JobStatus.COMPLETED, 1)
-    assert (bad.status, bad.crashes) == (JobStatus.FAILED, 2)
-    assert starts["bad"] <= 4
+    assert (bad.status, bad.crashes, starts["bad"]) == (JobStatus.FAILED, 2, 4)
+    counters = harness.counters()
+    assert (counters["redelivered"], counters["crashed"]) == (2, 2)

@@ -159,7 +159,7 @@ async def test_start_cancelled_twice_releases(new_harness, worker_pool):
 async def test_job_of_an_attempt_that_does_not_stop_is_released(
     new_harness, worker_pool, monkeypatch, caplog, end
 ):
-    """It is handed back before the worker unregisters, its id is logged, and start() returns."""
+    """It is released before the worker unregisters, its id is logged, and start() returns."""
     monkeypatch.setattr(runner, "CANCEL_TIMEOUT_SECONDS", 0.2)
     harness, finish = new_harness(drain_timeout_seconds=0.1, **LONG_LEASE), asyncio.Event()
     cancellations = []

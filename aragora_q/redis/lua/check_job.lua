@@ -76,7 +76,7 @@ local function is_delivered(stream, entry)
 end
 
 local function has_recent_heartbeat(state)
-  local heartbeat = redis.call('ZSCORE', workers, string.match(state.lease_owner or '', '^(.*)@') or '')
+  local heartbeat = redis.call('ZSCORE', workers, owner_of(state) or '')
   return heartbeat and now - heartbeat < (parse_int(state.lease_ms) or 0)
 end
 

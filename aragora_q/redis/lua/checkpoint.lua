@@ -11,7 +11,7 @@ for n = 1, items do
   local journal = job .. ':journal'
   results[n] = 'lost'
   if owns_lease(read(job, 'status', 'fence', 'lease_owner'), lease_owner, fence) then
-    local stored = tonumber(redis.call('HGET', journal, 'bytes') or 0)
+    local stored = parse_int(redis.call('HGET', journal, 'bytes')) or 0
     local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
     local bytes = stored + #value - replaced + (replaced == 0 and #name or 0)
     if replaced == 0 and redis.call('HLEN', journal) >= max_checkpoints + 2 then  -- also `bytes` and `progress`

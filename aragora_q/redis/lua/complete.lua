@@ -5,14 +5,6 @@
 -- each job: id fence payload result
 -- returns: per job: completed | cancelled | lost | failed (its result is too large to keep)
 
-local function fail(job, id, payload, result)
-  local state = read(job, 'lease_owner', 'entry', 'priority', 'attempts')
-  drop_entry(lane_stream(state.priority), state.entry)
-  redis.call('SET', job .. ':payload', payload)
-  append_history(job, 'error', state, 'result has ' .. #result .. ' bytes, the limit is ' .. MAX_DATA_BYTES)
-  finish(job, id, 'failed', failed, tonumber(retention_ms))
-end
-
 -- Most jobs end here, so this does the same as `finish` and `drop_entry` in fewer commands, per batch.
 local ttl = text(retention_ms + BACKSTOP_MS)
 local results, completed_ids, failed_ids, index_args, entries, refused = {}, {}, {}, {}, {}, 0
@@ -21,7 +13,8 @@ for n = 1, items do
   local state = redis.call('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority')
   local is_own = state[2] == fence and state[3] == lease_owner
   if is_own and state[1] == 'processing' and #result > MAX_DATA_BYTES then
-    fail(job, id, payload, result)
+    fail_attempt(job, id, fence, payload, read(job, 'lease_owner', 'entry', 'priority', 'attempts'),
+      'result has ' .. #result .. ' bytes, the limit is ' .. MAX_DATA_BYTES, retention_ms)
     results[n], failed_ids[#failed_ids + 1] = 'failed', id
   elseif is_own and state[1] == 'processing' then
     redis.call('HSET', job, 'status', 'completed')
@@ -40,17 +33,16 @@ for n = 1, items do
     index_args[#index_args + 1] = id
     completed_ids[#completed_ids + 1] = id
     results[n] = 'completed'
-  elseif is_own and (state[1] == 'completed' or state[1] == 'failed' and #result > MAX_DATA_BYTES) then
-    results[n] = state[1]  -- reported before; the reply was lost
+  elseif is_own and state[1] == 'completed' then
+    results[n] = 'completed'  -- recorded before; the reply was lost
+  elseif #result > MAX_DATA_BYTES and redis.call('HGET', job, 'failed_fence') == fence then
+    results[n] = 'failed'
   else
     results[n] = refusal(state[1])
     if results[n] == 'lost' then refused = refused + 1 end
   end
 end
-for stream, list in pairs(entries) do
-  redis.pcall('XACK', stream, GROUP, unpack(list))
-  redis.call('XDEL', stream, unpack(list))
-end
+for stream, list in pairs(entries) do drop_entries(stream, list) end
 if #completed_ids > 0 then redis.call('ZADD', completed, unpack(index_args)) end
 count('completed', #completed_ids)
 count('failed', #failed_ids)

@@ -8,15 +8,12 @@
 local results, failed_ids, refused = {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, error_text = item(n)
-  local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts')
+  local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts', 'failed_fence')
   if owns_lease(state, lease_owner, fence) then
-    drop_entry(lane_stream(state.priority), state.entry)
-    redis.call('SET', job .. ':payload', payload)
-    append_history(job, 'error', state, error_text)
-    finish(job, id, 'failed', failed, tonumber(retention_ms))
+    fail_attempt(job, id, fence, payload, state, error_text, retention_ms)
     results[n], failed_ids[#failed_ids + 1] = 'failed', id
-  elseif is_repeat(state, lease_owner, fence, 'failed') then
-    results[n] = 'failed'
+  elseif state.failed_fence == fence then
+    results[n] = 'failed'  -- recorded before; the job may have moved on since
   else
     results[n] = refusal(state.status)
     if results[n] == 'lost' then refused = refused + 1 end

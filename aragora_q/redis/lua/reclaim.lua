@@ -48,7 +48,7 @@ local function has_expired(lease_ms, idle)
 end
 
 local function is_replaced(state)
-  local worker_id, instance_id = string.match(state.lease_owner or '', '^(.*)@(.*)$')
+  local worker_id, instance_id = owner_of(state)
   local current = worker_id and record_of(worker_id).instance_id
   return current and current ~= instance_id
 end
@@ -58,7 +58,7 @@ end
 -- the server always refuses must end, too.
 local function is_orphaned(state)
   if (parse_int(state.orphaned) or 0) >= tonumber(max_crashes) then return false end
-  local worker_id, instance_id = string.match(state.lease_owner or '', '^(.*)@(.*)$')
+  local worker_id, instance_id = owner_of(state)
   local record = worker_id and record_of(worker_id) or {}
   return record.instance_id == instance_id and record.heartbeat and record.lease_ms and record.registered_at
     and record.heartbeat > record.registered_at and now - record.heartbeat < record.lease_ms / 2

@@ -33,9 +33,12 @@ for n = 1, items do
     reply[n + 1] = refusal(state.status)
   end
 end
+-- As with drop_entries, a value that is not an entry id must not cost the other leases.
 for stream, entries in pairs(owned) do
   entries[#entries + 1] = 'JUSTID'
-  redis.pcall('XCLAIM', stream, GROUP, worker_id, 0, unpack(entries))
+  if redis.pcall('XCLAIM', stream, GROUP, worker_id, 0, unpack(entries)).err then
+    for n = 1, #entries - 1 do redis.pcall('XCLAIM', stream, GROUP, worker_id, 0, entries[n], 'JUSTID') end
+  end
 end
 
 local earliest = now - starting_ms - lease_ms / 8

@@ -10,13 +10,18 @@
 -- are deleted.
 
 local function delete_life_checkpoints(journal)
-  for _, name in ipairs(redis.call('HKEYS', journal)) do
+  local names = redis.pcall('HKEYS', journal)
+  if names.err then return end  -- a key of another type
+  local freed = 0
+  for _, name in ipairs(names) do
     if string.sub(name, 1, 16) == 'checkpoint:life/' then
-      local bytes = redis.call('HSTRLEN', journal, name) + #name - 11  -- as checkpoint.lua counted it
+      freed = freed + redis.call('HSTRLEN', journal, name) + #name - 11  -- as checkpoint.lua counted it
       redis.call('HDEL', journal, name)
-      redis.call('HINCRBY', journal, 'bytes', string.format('%d', -bytes))
     end
   end
+  if freed == 0 then return end
+  local bytes = parse_int(redis.call('HGET', journal, 'bytes')) or 0
+  redis.call('HSET', journal, 'bytes', text(math.max(0, bytes - freed)))
 end
 
 local results, requeued = {}, {}

@@ -12,26 +12,25 @@ local results, retrying_ids, failed_ids, refused = {}, {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, delay_ms, charged, error_text = item(n)
   local state = read(job, 'status', 'fence', 'lease_owner', 'entry', 'priority', 'attempts', 'max_attempts',
-    'deferrals', 'deferred_at', 'retried_fence')
+    'deferrals', 'deferred_at', 'retried_fence', 'failed_fence')
   if state.retried_fence == fence then
     results[n] = 'retrying'  -- recorded before; the job may have moved on since
-  elseif is_repeat(state, lease_owner, fence, 'retrying') or is_repeat(state, lease_owner, fence, 'failed') then
-    results[n] = state.status
+  elseif state.failed_fence == fence then
+    results[n] = 'failed'
   elseif not owns_lease(state, lease_owner, fence) then
     results[n] = refusal(state.status)
     if results[n] == 'lost' then refused = refused + 1 end
   else
-    redis.call('SET', job .. ':payload', payload)
     local attempts, deferrals = parse_int(state.attempts) or 1, parse_int(state.deferrals) or 0
     local deferred_at = parse_int(state.deferred_at) or now
     local is_deferred = charged == '0' and deferrals < tonumber(max_deferrals)
       and now - deferred_at < tonumber(max_deferral_ms)
-    append_history(job, is_deferred and 'deferred' or 'error', state, error_text)
     if not is_deferred and attempts >= (parse_int(state.max_attempts) or math.huge) then
-      finish(job, id, 'failed', failed, tonumber(retention_ms))
-      drop_entry(lane_stream(state.priority), state.entry)
+      fail_attempt(job, id, fence, payload, state, error_text, retention_ms)
       results[n], failed_ids[#failed_ids + 1] = 'failed', id
     else
+      redis.call('SET', job .. ':payload', payload)
+      append_history(job, is_deferred and 'deferred' or 'error', state, error_text)
       redis.call('ZADD', delayed, now + delay_ms, id)  -- first: if it fails, the job keeps its entry
       redis.call('HSET', job, 'status', 'retrying', 'retried_fence', fence)
       redis.call('HDEL', job, 'entry', 'lease_ms')

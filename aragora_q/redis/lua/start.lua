@@ -49,7 +49,7 @@ local function read_lane(stream)
       if entry.id and entry.payload then
         entry.job = job_prefix .. entry.id
         entry.state = redis.pcall('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
-          'max_attempts', 'crashes', 'created_at', 'priority')
+          'max_attempts', 'crashes', 'created_at', 'priority', 'set_aside')
         bytes_left = bytes_left - #entry.payload
         largest = math.max(largest, #entry.payload)
       end
@@ -91,7 +91,8 @@ end
 
 -- Set a job aside, each time for longer while another one runs, so that many of them do not circulate.
 local function delay_quarantined(entry)
-  local times = starts_quarantined_job and 1 or redis.call('HINCRBY', entry.job, 'set_aside', 1)
+  local times = (parse_int(entry.state[9]) or 0) + 1
+  if starts_quarantined_job then times = 1 else redis.call('HSET', entry.job, 'set_aside', text(times)) end
   local delay_ms = math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS)
   redis.call('ZADD', delayed, text(now + delay_ms), entry.id)
   redis.call('SET', entry.job .. ':payload', entry.payload)

@@ -61,7 +61,7 @@ class _Parts:
 
 @pytest.fixture
 async def new_parts():
-    """Makes runners; after the test their jobs are handed back, so that no failed test hangs."""
+    """Makes runners; after the test their jobs are released, so that no failed test hangs."""
     made = []
 
     def make(executor, **options):
@@ -161,7 +161,7 @@ async def test_job_started_again_while_its_lost_attempt_still_runs(new_parts):
     assert parts.count("lost") == 1
 
 
-async def test_job_of_an_attempt_that_does_not_stop_is_handed_back(new_parts, monkeypatch, caplog):
+async def test_job_of_an_attempt_that_does_not_stop_is_released(new_parts, monkeypatch, caplog):
     """It is reported as released once, and logged; a result that comes later is dropped."""
     monkeypatch.setattr(runner_module, "CANCEL_TIMEOUT_SECONDS", 0.05)
     slow = _Slow()
@@ -174,7 +174,7 @@ async def test_job_of_an_attempt_that_does_not_stop_is_handed_back(new_parts, mo
     assert parts.session.reports == [("a", Released())]
     assert parts.runner.stuck_jobs == ["a"]
     [line] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert (line.msg.event, line.job) == ("attempt does not stop, its job is handed back", "a")
+    assert (line.msg.event, line.job) == ("attempt does not stop, its job is released", "a")
     slow.finish.set()
     await wait_until(lambda: parts.runner.stuck_jobs == [])
     assert (slow.cancellations, parts.count("released"), parts.count("completed")) == (1, 1, 0)

@@ -85,11 +85,19 @@ local function ring_bell()
   redis.call('RPUSH', bell, unpack(tokens))
 end
 
--- Remove an entry from its lane. Always both commands: statistics and reclaim rely on there being no
+-- Remove entries from their lane. Always both commands: statistics and reclaim rely on there being no
 -- entry that is acknowledged but not deleted, or deleted but still pending.
+-- Redis refuses a call with a value that is not an entry id, from a damaged hash: then each has its own call.
+local function drop_entries(stream, entries)
+  redis.pcall('XACK', stream, GROUP, unpack(entries))
+  local reply = redis.pcall('XDEL', stream, unpack(entries))
+  if type(reply) == 'table' and #entries > 1 then
+    for _, entry in ipairs(entries) do drop_entries(stream, {entry}) end
+  end
+end
+
 local function drop_entry(stream, entry)
-  redis.pcall('XACK', stream, GROUP, entry)
-  redis.call('XDEL', stream, entry)
+  drop_entries(stream, {entry})
 end
 
 -- True if the attempt `fence` of `lease_owner` owns the job's lease. Every request of a worker is
@@ -98,10 +106,9 @@ local function owns_lease(state, lease_owner, fence)
   return state.status == 'processing' and state.fence == fence and state.lease_owner == lease_owner
 end
 
--- True if a report without a lease repeats one that was accepted, because the reply was lost: the
--- same attempt, and the job is as that report left it. The reply is then the same again.
-local function is_repeat(state, lease_owner, fence, status)
-  return state.status == status and state.fence == fence and state.lease_owner == lease_owner
+-- Worker id and instance id of the owner of a job's lease; nil if it has none.
+local function owner_of(state)
+  return string.match(state.lease_owner or '', '^(.*)@(.*)$')
 end
 
 -- The reply to an attempt that does not own its job: the job was cancelled, or started elsewhere.
@@ -149,6 +156,16 @@ local function finish(job, id, status, index, retention_ms)
   redis.call('PEXPIRE', job .. ':payload', ttl)
   redis.call('PEXPIRE', job .. ':history', ttl)
   redis.call('PEXPIRE', job .. ':journal', ttl)
+end
+
+-- Fail a job as its attempt `fence` reports. `failed_fence` answers a report that is sent again because its
+-- reply was lost, even after the job was requeued; so do retried_fence and released_fence.
+local function fail_attempt(job, id, fence, payload, state, error_text, retention_ms)
+  redis.call('SET', job .. ':payload', payload)
+  append_history(job, 'error', state, error_text)
+  finish(job, id, 'failed', failed, tonumber(retention_ms))
+  redis.call('HSET', job, 'failed_fence', fence)
+  drop_entry(lane_stream(state.priority), state.entry)
 end
 
 -- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS.

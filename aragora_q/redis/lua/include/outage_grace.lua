@@ -5,14 +5,15 @@ local MIN_SILENCE_MS = 100
 -- If no worker has sent a heartbeat for half of the shortest lease, assume that the server, or the whole
 -- fleet, was down: reclaim then waits for another half of a job's lease, so that returning workers can
 -- renew first.
--- At most two grace periods per silence: if no reclaim came when the first one was over, the server may
+-- At most two grace periods per silence: if no call came for a quarter of the shortest lease, the server may
 -- have gone down again after the silence was noticed.
 -- If the clock was set back, a grace period that starts in the future is cancelled, and a heartbeat in
 -- the future counts as one of now: a live worker sends the next one within a lease.
 -- Returns when the grace period started and when it ends, in ms; with `dry_run` it would, and nothing is
 -- written.
 local function start_grace_if_silent(default_lease_ms, dry_run)
-  local last_seen, graces, grace_until, started_at = unpack(redis.call('HMGET', control, 'last_heartbeat_seen', 'grace_count', 'grace_until', 'grace_started_at'))
+  local last_seen, graces, grace_until, started_at, last_call_at = unpack(redis.call('HMGET', control,
+    'last_heartbeat_seen', 'grace_count', 'grace_until', 'grace_started_at', 'last_grace_check_at'))
   graces, grace_until, started_at = tonumber(graces) or 0, tonumber(grace_until) or 0, tonumber(started_at) or 0
   if started_at > now then
     if not dry_run then redis.call('HDEL', control, 'grace_until', 'grace_started_at') end
@@ -20,6 +21,7 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
   end
   local _, newest = unpack(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES'))
   if not newest then return started_at, grace_until end
+  if not dry_run then redis.call('HSET', control, 'last_grace_check_at', now_text) end
   if tonumber(newest) > now and not dry_run then
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', workers, '(' .. now_text, '+inf', 'LIMIT', 0, 100)) do
       redis.call('ZADD', workers, now, id)
@@ -36,13 +38,13 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
     local lease = type(reply) == 'string' and parse_int(reply) or default_lease_ms
     if newest - rows[n + 1] < lease then
       shortest = math.min(shortest, lease)
-      if silence > lease / 2 then longest = math.max(longest, lease) end
+      if now - rows[n + 1] > lease / 2 then longest = math.max(longest, lease) end
     end
   end
   if silence <= shortest / 2 then return started_at, grace_until end
   if last_seen ~= newest then
     graces = 0
-  elseif graces > 1 or now <= grace_until + shortest / 2 then
+  elseif graces > 1 or now - (tonumber(last_call_at) or 0) <= shortest / 4 then
     return started_at, grace_until
   end
   if not dry_run then

@@ -1,0 +1,44 @@
+"""When the lease keeper tries again after a renewal failed."""
+
+import time
+
+from support.wait import wait_until
+
+from aragora_q.errors import RedisUnreachable
+from aragora_q.worker import leases
+from aragora_q.worker.leases import LeaseKeeper
+
+
+class _Clock:
+    """A monotonic clock that can be put forward."""
+
+    def __init__(self):
+        self.ahead_seconds = 0.0
+
+    def monotonic(self):
+        return time.monotonic() + self.ahead_seconds
+
+
+async def test_a_renewal_that_hung_is_tried_again_at_once(monkeypatch):
+    """It must be waiting when the server resumes: else two pauses that are a moment apart cost a lease."""
+    clock, tries = _Clock(), []
+    monkeypatch.setattr(leases, "time", clock)
+    monkeypatch.setattr(leases, "RETRY_SECONDS", 60.0)
+
+    class _Renewer:
+        async def renew(self, owned, *, starting_seconds=None):
+            tries.append(clock.monotonic())
+            clock.ahead_seconds += leases.RETRY_SECONDS
+            raise RedisUnreachable("no answer")
+
+        async def close(self):
+            pass
+
+    keeper = LeaseKeeper(_Renewer, lease_seconds=400)
+    keeper.start()
+    try:
+        await wait_until(
+            lambda: len(tries) >= 3, what="three tries, though 60 seconds lie between two"
+        )
+    finally:
+        await keeper.stop()
