@@ -60,6 +60,7 @@ def pytest_collection_finish():
 def pytest_runtest_teardown(item):
     """Collect what the test left open, so that its warning fails this test and not a later one."""
     result = yield
+    item.funcargs.clear()
     gc.collect()
     collect_unraisable(item.config)
     return result
@@ -124,7 +125,7 @@ def own_server():
 
 @pytest.fixture
 async def harness(redis_url):
-    """An empty queue with short leases and delays; invariant Z is checked after the test."""
+    """An empty queue with short delays; invariant Z is checked after the test."""
     harness = QueueHarness(redis_url)
     yield harness
     await check_and_close(harness)

@@ -10,8 +10,10 @@ from support.worker_processes import run_burst_worker
 from aragora_q import DebateWorker, JobStatus, RedisStreamsQueue
 
 
-@pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning")  # it leaves its queue open
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore:loop is closed:ResourceWarning",  # the program leaves its queue open
+    "ignore:unclosed:ResourceWarning",
+)
 async def test_jobs_of_a_program_that_just_ends_are_not_charged(harness):
     """asyncio.run cancels all tasks when its main task returns: running jobs are released."""
     for job_id in ("a", "b"):

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from aragora_q.base import JobStatus
 from aragora_q.errors import AragoraQError
 
@@ -25,6 +27,7 @@ async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool
     assert starts.count("big") == 1
 
 
+@pytest.mark.slow
 async def test_report_refused_every_time_is_a_crash(new_harness, worker_pool):
     """A job whose every report is refused runs at most twice as often as crashes are permitted.
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 
+import pytest
 from support.executors import succeed
 from support.wait import wait_until
 from support.workers import (
@@ -34,6 +35,7 @@ async def test_no_more_jobs_at_once_than_slots(new_harness, worker_pool):
     assert harness.redis.zcard(harness.keys.completed) == 20
 
 
+@pytest.mark.slow
 async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool):
     """An idle worker sends a few commands per second at most, and starts a new job at once."""
     harness = new_harness(**LONG_LEASE)
@@ -76,6 +78,7 @@ async def test_high_lane_starves_no_other(new_harness, worker_pool):
     assert order.index("normal") < 200
 
 
+@pytest.mark.slow
 async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
     """A worker on a paused queue logs that once, and goes on soon after the resume."""
     caplog.set_level(logging.INFO)
