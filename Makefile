@@ -1,11 +1,11 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format docs man screenshots bench audit packages bench-packages clean
+.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
 help: ## List the targets
@@ -27,9 +27,13 @@ demo: setup ## Run and show a whole debate on a private embedded server
 test: setup ## Run all tests on every server, topology and container
 	$(BIN)/python -m pytest
 
-test-fast: setup ## Run the tour, unit, queue and security tests on one server, in three minutes
+test-fast: setup ## Run every quick test on one server, in three minutes
 	$(BIN)/python -m pytest -q --backend any -m 'not (slow or container or network)' \
-		tests/test_queue.py tests/unit tests/queue tests/security
+		tests/test_queue.py tests/unit tests/queue tests/security tests/redis tests/worker \
+		tests/cli tests/executors
+
+test-pythons: setup ## Run unit, queue and TLS tests on every other Python that is found
+	@$(BIN)/python -m tools.pythons
 
 check: setup ## Lint, types, architecture and unit tests, in under a minute
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 """Fixtures for all tests: real servers, emptied before every test; queues and workers on them."""
 
+import gc
 import logging
 import os
 
 import pytest
+from _pytest.unraisableexception import collect_unraisable
 from support import backends, processes, servers, topologies
 from support.queue_harness import QueueHarness, check_and_close
 from support.worker_processes import WorkerProcess
@@ -47,6 +49,21 @@ def pytest_collection_modifyitems(items):
             used.add(item.callspec.params.get("backend"))
         for name in used & set(NEEDS):
             item.add_marker(NEEDS[name])
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collections below take milliseconds
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """Collect what the test left open, so that its warning fails this test and not a later one."""
+    result = yield
+    item.funcargs.clear()
+    gc.collect()
+    collect_unraisable(item.config)
+    return result
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -108,7 +125,7 @@ def own_server():
 
 @pytest.fixture
 async def harness(redis_url):
-    """An empty queue with short leases and delays; invariant Z is checked after the test."""
+    """An empty queue with short delays; invariant Z is checked after the test."""
     harness = QueueHarness(redis_url)
     yield harness
     await check_and_close(harness)

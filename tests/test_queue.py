@@ -113,8 +113,9 @@ async def test_retry_later_is_not_charged(harness):
     assert (job.status, job.attempts) == (JobStatus.COMPLETED, 1)
 
 
-async def test_job_of_a_dead_worker_runs_again(harness):
+async def test_job_of_a_dead_worker_runs_again(new_harness):
     """A worker without heartbeats loses its job to a live one; a crash is counted, no attempt is charged."""
+    harness = new_harness(claim_idle_ms=1000)
     await harness.enqueue("j1")
     dead = await harness.worker("dead")
     await harness.start_one(dead)
@@ -142,8 +143,9 @@ async def test_checkpoint_outlives_the_attempt(harness):
     assert job.attempts == 2
 
 
-async def test_cancel_is_immediate_and_final(harness):
+async def test_cancel_is_immediate_and_final(new_harness):
     """A running job is cancelled at once; its executor's later result is ignored."""
+    harness = new_harness(claim_idle_ms=2000)  # the worker learns of it with the next renewal
     was_stopped = asyncio.Event()
 
     async def executor(job):

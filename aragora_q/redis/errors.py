@@ -49,6 +49,10 @@ _DENIED_TEXTS = (
 """Refusals under the word ERR: the user may run the script, but not every command that it calls."""
 
 
+_INCOMPLETE = re.compile("key ?usage|Key Identifier|Basic Constraints|invalid CA", re.IGNORECASE)
+"""What OpenSSL says of certificates without the extensions that Python 3.13 and newer require."""
+
+
 class FailoverUnderway(TryAgain):
     """A replica is taking over, or a slot is being moved: over in seconds."""
 
@@ -80,6 +84,11 @@ def translate(error: Exception, address: str) -> AragoraQError:
     )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         hint = "set redis_tls_ca_file to the authority that signed the server's certificate"
+        if _INCOMPLETE.search(text):
+            hint = (
+                "Python 3.13 and newer require keyUsage and basicConstraints of the authority, and key"
+                " identifiers: make its and the server's certificate again (docs/operations.md, TLS)"
+            )
     reason = _connection_reason(text) or type(error).__name__
     return RedisUnreachable(f"cannot reach Redis at {address}: {reason}", hint=hint)
 

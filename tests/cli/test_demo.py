@@ -8,6 +8,8 @@ import pytest
 from support import processes
 from support.wait import wait_until_sync
 
+pytestmark = pytest.mark.slow
+
 AGENTS = "demo:bold,demo:careful,demo:curious"
 
 

@@ -283,6 +283,7 @@ def test_wait_stops_at_its_time_limit(run_cli):
     assert run_cli("status", "slow", "--json").object["status"] == "pending"
 
 
+@pytest.mark.slow
 def test_missing_confirmation_prints_the_id_and_exits_75(own_server, run_cli, monkeypatch):
     """A replica that does not confirm: the job is enqueued, `durable` is false, exit 75."""
     monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 200))

@@ -105,6 +105,7 @@ def without_database(redis_url):
     return urlsplit(redis_url)._replace(path="/999").geturl()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "args", "code", "message"),
     [

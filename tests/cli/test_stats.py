@@ -153,6 +153,7 @@ def test_the_number_of_commands_does_not_depend_on_the_queue(run_cli, on_queue, 
     assert commands() == small
 
 
+@pytest.mark.slow
 def test_watching_repeats_until_it_is_stopped(start_command):
     """--watch --json writes objects repeatedly; Ctrl-C ends it by the signal."""
     process = start_command("stats", "--watch", "--json")

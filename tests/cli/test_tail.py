@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from support.jobs import numbered_job
 from support.wait import wait_until_sync
 
 from aragora_q.contracts import Completed
 
 
+@pytest.mark.slow
 async def test_tail_shows_transitions_and_progress_and_resumes(harness, start_command):
     """Events as they happen, one JSON line per job; --after resumes after an event."""
     process = start_command("tail", "--after", "0", "--jsonl")

@@ -4,6 +4,8 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
+import pytest
+
 from aragora_q.base import JobStatus
 from aragora_q.cli import waiting
 from aragora_q.contracts import Completed
@@ -72,6 +74,7 @@ async def test_a_job_that_ends_before_the_first_event_is_read_is_noticed(harness
         await asyncio.sleep(0.3)
 
 
+@pytest.mark.slow
 async def test_a_lost_connection_does_not_make_waiting_late(harness):
     """All connections are closed while a job is waited for: its end is noticed at once all the same."""
     session = await harness.worker(lease_seconds=600)

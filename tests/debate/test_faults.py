@@ -9,6 +9,9 @@ from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate.requests import Propose, Review, Vote
 
+# A model keeps its connections for as long as its process runs.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
 APIS = ("openai", "anthropic")
 ANSWERS = {"A": "Yes.", "B": "No."}
 

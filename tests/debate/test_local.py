@@ -26,6 +26,7 @@ def smollm2(monkeypatch):
             pytest.skip(f"no weights of SmolLM2: {reason}")
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # a model keeps its connections
 async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_debate, monkeypatch):
     """Two seats, one round: cut off after the proposals; the next attempt asks only for the rest."""
     from aragora_q.errors import AgentUnavailable

@@ -34,6 +34,8 @@ def pages_for(place):
 
 
 MANUAL = "docs/operations.md"
+NEEDS = {"docs/executors.md": "jq", MANUAL: "openssl"}
+"""Programs that a page's blocks call and that a machine may lack."""
 ASK = "--agents demo:bold,demo:careful --rounds 1"
 SHOWS = {
     "README.md": [
@@ -123,8 +125,8 @@ def run_here(page, place, clone, **variables):
 @pytest.mark.parametrize("page", pages_for(""))
 def test_page_works_here(page, clone, request):
     """In a clone, with only what the page has installed, all commands succeed in order."""
-    if page == "docs/executors.md" and not shutil.which("jq"):
-        pytest.skip("no jq: apt-get install jq")
+    if (program := NEEDS.get(page)) and not shutil.which(program):
+        pytest.skip(f"no {program}: apt-get install {program}")
     write_files(page, clone)
     if any("dist/" in block.text for block in shell(page, "")):
         shutil.copytree(request.getfixturevalue("dist"), clone / "dist")

@@ -78,6 +78,7 @@ def running_pids(pids):
     return pids.read_text().split()
 
 
+@pytest.mark.slow
 def test_cancelled_job_ends_its_program(redis_url, worker_process, program, tmp_path):
     """`cancel` reaches a running program and its children within the worker's next renewal."""
     pids = tmp_path / "pids"

@@ -9,6 +9,8 @@ from support.wait import wait_until, wait_until_sync
 from aragora_q.config.settings import QueueConfig
 from aragora_q.redis.connection import Connection
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cut_off(sentinels):

@@ -19,6 +19,7 @@ def impatient(monkeypatch):
     monkeypatch.setitem(connection._CONFIRM, "fsync", ("WAITAOF", 1, 0, 300))
 
 
+@pytest.mark.slow
 async def test_replica_confirms(shared_server, harness_on):
     """With a replica that answers, an enqueue is durable on Sentinel and on Cluster."""
     for name in ("sentinel", "cluster"):
@@ -55,6 +56,7 @@ async def test_no_replica_answers_in_time(shared_server, harness_on, impatient):
     await wait_until(is_confirmed, 20, "the replicas to catch up")
 
 
+@pytest.mark.slow
 async def test_refused_before_writing(own_server, new_harness):
     """No replica, no append-only file, no WAITAOF: exit code 78, and no key is written."""
     old = own_server("--appendonly", "yes", binary=servers.debian_redis)

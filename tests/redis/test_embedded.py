@@ -66,6 +66,7 @@ def client(use):
     return redis.Redis.from_url(use.url, decode_responses=True)
 
 
+@pytest.mark.slow
 def test_data_survives_the_server(directory):
     """What was written is there when the server has ended and is started again."""
     use = embedded.open_server(directory)
@@ -89,6 +90,7 @@ def test_directory_is_private(directory):
     use.release()
 
 
+@pytest.mark.slow
 def test_simultaneous_starts_share_one_server(directory):
     """Five commands that start at the same instant end up with one server."""
     program = [
@@ -110,6 +112,7 @@ def test_simultaneous_starts_share_one_server(directory):
     assert len(pids) == 1, pids
 
 
+@pytest.mark.slow
 def test_starter_killed_while_another_uses_it(directory):
     """kill -9 of the process that started the server does not end it while another one uses it."""
     starter, other = user(directory), user(directory)
@@ -123,6 +126,7 @@ def test_starter_killed_while_another_uses_it(directory):
     end(other)
 
 
+@pytest.mark.slow
 def test_next_command_adopts_within_the_grace(directory, monkeypatch):
     """A command that comes right after a killed one finds the same server."""
     monkeypatch.setattr(embedded, "GRACE_SECONDS", 2.0)
@@ -134,6 +138,7 @@ def test_next_command_adopts_within_the_grace(directory, monkeypatch):
     use.release()
 
 
+@pytest.mark.slow
 def test_no_orphan_when_all_users_are_killed(directory):
     """kill -9 of every user leaves no process behind."""
     end(user(directory))
@@ -158,6 +163,7 @@ def test_killed_supervisor_is_replaced(directory):
     again.release()
 
 
+@pytest.mark.slow
 def test_killed_server_is_restarted(directory):
     """If the server is killed while in use, it comes back with its data."""
     use = embedded.open_server(directory)
@@ -199,6 +205,7 @@ def test_long_directory_names_work():
         wait_until_sync(lambda: not embedded_processes(directory), 15, "the server to end")
 
 
+@pytest.mark.slow
 def test_loading_is_waited_for(directory):
     """A server that loads its data is waited for."""
     use = embedded.open_server(directory)

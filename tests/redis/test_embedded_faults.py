@@ -101,6 +101,7 @@ def test_an_adopted_server_that_dies_is_started_again(directory):
     again.release()
 
 
+@pytest.mark.slow
 def test_a_frozen_server_is_adopted_not_doubled(directory):
     """A server that does not answer is a server: a second one would write to the same files."""
     use = embedded.open_server(directory)
@@ -117,6 +118,7 @@ def test_a_frozen_server_is_adopted_not_doubled(directory):
     use.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_adopted", [False, True], ids=["started", "adopted"])
 def test_a_server_frozen_at_its_end_does_not_stay(directory, is_adopted):
     """It is killed when it does not end in time, and its supervisor ends, too; no data is lost."""
@@ -134,6 +136,7 @@ def test_a_server_frozen_at_its_end_does_not_stay(directory, is_adopted):
     use.release()
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_killed(directory, monkeypatch):
     """A server that hangs before it listens fails the command, and does not stay."""
     directory.mkdir(mode=0o700)
@@ -148,6 +151,7 @@ def test_a_server_that_never_answers_is_killed(directory, monkeypatch):
     wait_until_sync(lambda: not embedded_processes(directory), 15, "server and supervisor to end")
 
 
+@pytest.mark.slow
 def test_a_command_during_the_end_of_a_frozen_server_gets_a_new_one(directory):
     """It waits until the old one is gone, and then starts its own."""
     use = embedded.open_server(directory)
@@ -160,6 +164,7 @@ def test_a_command_during_the_end_of_a_frozen_server_gets_a_new_one(directory):
     use.release()
 
 
+@pytest.mark.slow
 def test_one_after_the_other_without_a_pause(directory, monkeypatch):
     """Commands that come just when the server ends get a server."""
     monkeypatch.setattr(embedded, "GRACE_SECONDS", 0.0)
@@ -219,6 +224,7 @@ def test_odd_directory_names(parent, name):
     use.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b" * 40, "not-utf8-\udcff"], ids=["long", "bytes"])
 def test_an_odd_directory_serves_the_command_line(parent, name):
     """The whole way: client, worker, and the lease keeper's thread."""

@@ -13,8 +13,11 @@ from aragora_q.errors import RedisUnreachable
 from aragora_q.redis import pool
 from aragora_q.streams.queue import RedisStreamsQueue
 
-# What Python says of connections that a closed event loop has left open.
-pytestmark = pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning")
+# What Python says of connections that a closed event loop has left open. As errors, they would also
+# interrupt uvloop while it closes its handles, and its loop would never end.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:loop is closed:ResourceWarning", "ignore:unclosed:ResourceWarning"
+)
 
 LOOPS = pytest.mark.parametrize(
     "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
@@ -80,6 +83,7 @@ def test_two_event_loops_at_a_time_are_refused(redis_url):
     asyncio.run(use_from_a_thread())
 
 
+@pytest.mark.slow
 async def test_deadlines_survive_a_pool_without_calls(redis_url, redis_client, monkeypatch):
     """The timer stops while no call is under way, and starts again with the next one."""
     queue = RedisStreamsQueue(QueueConfig(redis_url=redis_url))

@@ -14,6 +14,8 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
 from aragora_q.streams.queue import create_redis_queue
 
+pytestmark = pytest.mark.slow
+
 STREAM = "aragora:queue:{debates}:stream"
 
 

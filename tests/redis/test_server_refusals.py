@@ -33,6 +33,7 @@ def test_redis_6_is_refused(own_server):
     refused(run_command("reap", REDIS_URL=server.url), 78, "Redis 6.2", "is not supported", "7.0")
 
 
+@pytest.mark.slow
 def test_wrong_topologies_are_named(shared_server):
     """A Sentinel, a cluster node and a single server used with the wrong URL: 78."""
     sentinels, cluster, single = (
@@ -56,6 +57,7 @@ def test_wrong_topologies_are_named(shared_server):
     refused(done, 78, "unknown command 'SENTINEL'")
 
 
+@pytest.mark.slow
 def test_sentinels_that_know_no_primary(shared_server):
     """An unknown service and unreachable Sentinels are 69, a wrong Sentinel password is 77."""
     sentinels = shared_server("sentinel")
@@ -85,6 +87,7 @@ def test_a_replica_is_not_a_primary(shared_server):
     )
 
 
+@pytest.mark.slow
 def test_tls_is_verified(shared_server, tmp_path):
     """No authority, an untrusted one, another name, no client certificate: refused."""
     tls = shared_server("tls")
@@ -100,6 +103,7 @@ def test_tls_is_verified(shared_server, tmp_path):
     refused(run_command("reap", **missing), 78, "certificates")
 
 
+@pytest.mark.slow
 async def test_a_named_authority_is_the_only_one(shared_server, monkeypatch):
     """With `redis_tls_ca_file`, certificates of the system's authorities are not accepted."""
     tls = shared_server("tls")
@@ -133,6 +137,7 @@ async def test_errors_of_the_library_hide_passwords(shared_server):
     assert "hush" not in f"{unreachable.value} {unreachable.value.__cause__}"
 
 
+@pytest.mark.slow
 async def test_a_rotated_password_is_read_again(
     shared_server, harness_on, worker_process, tmp_path
 ):
@@ -187,6 +192,7 @@ def test_topologies_are_all_contract_tested():
     assert set(SCHEMES.values()) - {"single"} < set(BACKENDS)
 
 
+@pytest.mark.slow
 def test_waiting_for_a_silent_host_is_bounded():
     """A host that drops packets costs a command its connect timeout, then 69."""
     import socket

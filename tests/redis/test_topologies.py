@@ -14,6 +14,7 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed
 
 
+@pytest.mark.slow
 async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on, worker_process):
     """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim on every backend."""
     harness = harness_on(backend, claim_idle_ms=1000)
@@ -77,6 +78,7 @@ async def test_release_renewal_and_blocking_read(backend, harness_on):
     assert await harness.report(session, job, Completed(b"{}")) == "completed"
 
 
+@pytest.mark.slow
 def test_the_command_line_reaches_it(backend):
     """Commands work with only the environment of a topology."""
     environment = topologies.environment(backend)
@@ -105,6 +107,7 @@ async def test_the_lease_keeper_over_tls(shared_server, harness_on):
     await harness.report(session, job, Completed(b"{}"))
 
 
+@pytest.mark.slow
 async def test_tls_on_every_connection(encrypted, harness_on, worker_process):
     """Sentinels, replicas and nodes with TLS only: found, verified and used."""
     assert encrypted.url.startswith("rediss+")

@@ -33,7 +33,7 @@ async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker
 
 
 async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_process):
-    """Row 3: time.sleep for three leases; the renewal thread keeps the job."""
+    """Row 3: time.sleep for longer than a lease; the renewal thread keeps the job."""
     harness = new_harness()
     worker_process(redis_url, "blocked").wait_until_started()
     worker_process(redis_url, "other").wait_until_started()

@@ -13,7 +13,9 @@ from aragora_q.contracts import Identity, Report
 from aragora_q.redis.keys import GROUP
 from aragora_q.streams.queue import RedisStreamsQueue
 
-LEASE_MS = 400
+LEASE_MS = 60_000
+"""Long enough that no lease expires on a busy machine; tests of expiry set a shorter one."""
+
 PREFIX = "aragora:queue:debates:"
 """Key prefix of the default queue on a single server."""
 
@@ -93,7 +95,7 @@ class QueueHarness:
 
     # -- waiting
 
-    async def wait_for_status(self, job_id, *statuses, timeout=20):
+    async def wait_for_status(self, job_id, *statuses, timeout=60):
         """Wait until the job has one of these statuses; return it. Errors are retried until then."""
 
         async def is_reached():
@@ -104,14 +106,14 @@ class QueueHarness:
         await wait_until(is_reached, timeout, f"{job_id} to be {statuses}")
         return await self.queue.get_job(job_id)
 
-    async def wait_for_end(self, *job_ids, timeout=20):
+    async def wait_for_end(self, *job_ids, timeout=60):
         """Wait until all these jobs have ended; return the one job, or a list of them."""
         jobs = [
             await self.wait_for_status(job_id, *TERMINAL, timeout=timeout) for job_id in job_ids
         ]
         return jobs[0] if len(jobs) == 1 else jobs
 
-    async def wait_for_completed(self, count, timeout=45):
+    async def wait_for_completed(self, count, timeout=90):
         """Wait until the queue has completed so many jobs. Errors are retried until then."""
 
         async def are_completed():

@@ -1,11 +1,11 @@
-"""Wait for a condition instead of a fixed time."""
+"""Wait for a condition instead of a fixed time; only a test that fails waits for as long as it may."""
 
 import asyncio
 import inspect
 import time
 
 
-async def wait_until(condition, timeout=10.0, what="the condition"):
+async def wait_until(condition, timeout=30.0, what="the condition"):
     """Return the first true value of `condition` (sync or async); fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -18,7 +18,7 @@ async def wait_until(condition, timeout=10.0, what="the condition"):
         await asyncio.sleep(0.01)
 
 
-def wait_until_sync(condition, timeout=10.0, what="the condition"):
+def wait_until_sync(condition, timeout=30.0, what="the condition"):
     """As `wait_until`, for tests without an event loop."""
     deadline = time.monotonic() + timeout
     while True:

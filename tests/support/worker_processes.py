@@ -7,7 +7,7 @@ from pathlib import Path
 from support import processes
 from support.wait import wait_until_sync
 
-LEASE_MS = 1000
+LEASE_MS = 2000
 
 
 class WorkerProcess:

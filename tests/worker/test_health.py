@@ -1,6 +1,7 @@
 """Statistics and health checks of a worker."""
 
 import asyncio
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -45,7 +46,7 @@ def _get(port, path):
 async def test_health_follows_the_event_loop(new_harness, worker_pool, monkeypatch):
     """200 while all loops move, 503 while the event loop is blocked, 200 again afterwards."""
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
-    harness, seen = new_harness(claim_idle_ms=400), []
+    harness, seen = new_harness(claim_idle_ms=1000), []
     with serving(
         WorkerMetrics("debates").registry,
         "127.0.0.1",
@@ -54,27 +55,27 @@ async def test_health_follows_the_event_loop(new_harness, worker_pool, monkeypat
     ) as port:
 
         async def executor(job):
-            prober = asyncio.get_running_loop().run_in_executor(None, probe)
-            time.sleep(1)
-            await prober
+            prober = threading.Thread(target=probe)
+            prober.start()
+            prober.join()  # blocks the event loop
             return {}
 
         def probe():
-            deadline = time.monotonic() + 0.9
+            deadline = time.monotonic() + 30
             while time.monotonic() < deadline and 503 not in seen:
                 seen.append(_get(port, "/healthz")[0])
                 time.sleep(0.05)
 
         worker = worker_pool.start(harness, executor)
         await wait_until_registered(harness, worker)
-        assert await asyncio.to_thread(_get, port, "/healthz") == (200, b"ok\n")
+
+        async def healthy():
+            return await asyncio.to_thread(_get, port, "/healthz") == (200, b"ok\n")
+
+        await wait_until(healthy, what="health at the start")
         await harness.enqueue("a")
         await harness.wait_for_end("a")
         assert 503 in seen
-
-        async def healthy():
-            return (await asyncio.to_thread(_get, port, "/healthz"))[0] == 200
-
         await wait_until(healthy, what="health to return")
         assert (await asyncio.to_thread(_get, port, "/metrics"))[0] == 200
         assert (await asyncio.to_thread(_get, port, "/else"))[0] == 404
@@ -85,7 +86,6 @@ async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypa
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     harness = new_harness(claim_idle_ms=400)
     worker = worker_pool.start(harness, succeed)
-    await wait_until_registered(harness, worker)
-    assert worker.is_healthy()
+    await wait_until(worker.is_healthy, what="health at the start")
     await worker.keeper.stop()
     await wait_until(lambda: not worker.is_healthy(), what="the worker to own up")

@@ -45,6 +45,7 @@ async def test_worker_goes_on_after(new_harness, worker_pool, fault):
     assert not worker.task.done()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["frozen", "restarted"])
 async def test_outage_longer_than_the_lease_charges_nobody(
     own_server, new_harness, worker_pool, kind
@@ -111,6 +112,7 @@ async def test_full_server_drains(own_server, new_harness, worker_pool):
     harness.redis.config_set("maxmemory", 0)
 
 
+@pytest.mark.slow
 async def test_busy_worker_is_healthy_through_an_outage(
     own_server, new_harness, worker_pool, monkeypatch, caplog
 ):

@@ -10,6 +10,7 @@ from support.wait import wait_until
 from aragora_q.base import JobStatus
 
 
+@pytest.mark.slow
 async def test_sigterm_drains(new_harness, worker_process, redis_url):
     """SIGTERM: the running job ends and is recorded, no other begins, exit 143, nothing left behind."""
     harness = new_harness()
@@ -57,6 +58,7 @@ async def test_jobs_in_threads_do_not_delay_the_exit(new_harness, worker_process
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
+@pytest.mark.slow
 async def test_signal_after_the_end_is_final(new_harness, worker_process, redis_url):
     """A job that ignores cancellation can keep the process, but not against one more signal."""
     harness = new_harness()

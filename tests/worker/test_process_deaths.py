@@ -3,17 +3,20 @@
 import asyncio
 import signal
 
+import pytest
 from support.wait import wait_until, wait_until_sync
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.job import create_debate_job
+
+pytestmark = pytest.mark.slow
 
 
 async def test_killed_worker_is_replaced_by_another(
     new_harness, worker_process, redis_url, tmp_path
 ):
     """kill -9 in mid-job: the job runs once more, elsewhere, completes once, charged one attempt."""
-    harness = new_harness(claim_idle_ms=1000)
+    harness = new_harness(claim_idle_ms=2000)
     notes = tmp_path / "notes"
     both = {name: worker_process(redis_url, name, slots=1, environment={"RUN_LOG_FILE": str(notes)})
             for name in ("p1", "p2")}  # fmt: skip
@@ -48,7 +51,7 @@ async def test_restarted_worker_takes_its_jobs_at_once(new_harness, worker_proce
 
 async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_process, redis_url):
     """SIGSTOP beyond the lease: another worker completes the job, and the old one's result is refused."""
-    harness = new_harness(claim_idle_ms=1000)
+    harness = new_harness(claim_idle_ms=2000)
     frozen = worker_process(redis_url, "p1", slots=1).wait_until_started()
     await harness.enqueue_steps("a", ["block", 1])
     await harness.wait_for_status("a", JobStatus.PROCESSING)
@@ -72,7 +75,7 @@ async def test_frozen_worker_learns_that_it_lost_its_job(new_harness, worker_pro
 
 async def test_killed_in_mid_debate(new_harness, worker_process, redis_url):
     """kill -9 of the worker that runs a debate: it completes once, elsewhere."""
-    harness = new_harness(claim_idle_ms=1000)
+    harness = new_harness(claim_idle_ms=2000)
     both = {name: worker_process(redis_url, name, "--executor", "debate") for name in ("p1", "p2")}
     for worker in both.values():
         worker.wait_until_started()
@@ -98,7 +101,7 @@ async def test_killed_in_mid_debate(new_harness, worker_process, redis_url):
 
 async def test_poison_pill_stops_killing_workers(new_harness, worker_process, redis_url):
     """A job that ends its worker each time becomes a dead letter; other jobs complete."""
-    harness = new_harness(claim_idle_ms=1000)
+    harness = new_harness(claim_idle_ms=2000)
     await harness.queue.enqueue(Job(payload={"do": [["exit"]]}, id="pill"))
     pulse = await harness.worker("pulse")
     for n in range(3):

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 
+import pytest
 from support import processes, servers
 from support.wait import wait_until
 
@@ -41,6 +42,7 @@ def _refused(url, code, *words, args=(), **variables):
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_evicting_server_is_refused(own_server):
     """78: a server that may delete jobs; with the override, jobs run."""
     url = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").url
@@ -65,6 +67,7 @@ def test_old_server_is_refused(own_server):
     _refused(own_server(binary=servers.redis62).url, 78, "Redis 6.2", "is not supported", "7.0")
 
 
+@pytest.mark.slow
 def test_wrong_password_is_refused(own_server):
     """77, with and without a password; the password is never shown."""
     server = own_server("--requirepass", "right")
@@ -112,6 +115,7 @@ async def test_worker_id_in_use_is_refused(new_harness, redis_url):
     await lease_owner.unregister()
 
 
+@pytest.mark.slow
 def test_bad_settings_are_refused(redis_url):
     """78: a busy metrics port, an unknown executor, an unknown variable; 2: a malformed id."""
     with socket.socket() as taken:

@@ -43,6 +43,7 @@ def systemd(tmp_path):
     systemd.close()
 
 
+@pytest.mark.slow
 async def test_systemd_gets_the_state(new_harness, worker_process, redis_url, systemd):
     """READY, STATUS, WATCHDOG while all loops move, none while one is blocked, STOPPING after the signal."""
     harness = new_harness()
@@ -72,6 +73,7 @@ async def test_systemd_gets_the_state(new_harness, worker_process, redis_url, sy
     assert worker.wait_for_exit() == 143
 
 
+@pytest.mark.slow
 async def test_redis_away_at_the_start_is_waited_for(
     own_server, new_harness, worker_process, systemd
 ):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from support.wait import wait_until
 from support.workers import LONG_LEASE, wait_until_registered
 
@@ -28,6 +29,7 @@ async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool
     assert starts.count("big") == 1
 
 
+@pytest.mark.slow
 async def test_report_refused_every_time_is_a_crash(new_harness, worker_pool):
     """A job whose every report is refused runs exactly twice as often as crashes are permitted.
 

@@ -43,6 +43,7 @@ async def test_sighup_with_an_unreadable_password_changes_nothing(worker, passwo
     assert worker.stop() == -signal.SIGTERM
 
 
+@pytest.mark.slow
 async def test_a_worker_survives_a_password_file_that_turns_bad(worker, password):
     """New connections are refused and retried; when the file is right again, the worker goes on."""
     password.write_bytes(b"s\xe9same")

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 
+import pytest
 from support.executors import succeed
 from support.wait import wait_until
 from support.workers import (
@@ -40,6 +41,7 @@ MAINTENANCE = {"claim_maintenance", "promote", "reclaim", "unregister", "purge"}
 """Scripts that one worker of a queue calls for all."""
 
 
+@pytest.mark.slow
 async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool, monkeypatch):
     """In two seconds an idle worker sends a heartbeat and a start at most, and starts a new job at once."""
     harness, scripts, run = new_harness(**LONG_LEASE), Counter(), Connection.run
@@ -92,6 +94,7 @@ async def test_high_lane_starves_no_other(new_harness, worker_pool):
     assert order.index("normal") < 200
 
 
+@pytest.mark.slow
 async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
     """A worker on a paused queue logs that once, and goes on soon after the resume."""
     caplog.set_level(logging.INFO)

@@ -43,6 +43,7 @@ async def _start_beside_a_blocked_loop(harness, worker_pool, block_seconds):
     return fence, dict(runs)["started"]
 
 
+@pytest.mark.slow
 async def test_start_beside_a_blocked_loop_keeps_its_lease(new_harness, worker_pool):
     """A job whose start is read only three leases later is not reclaimed: no crash is charged.
 
@@ -82,6 +83,7 @@ async def late_replies(new_harness, redis_url):
     await proxy.stop()
 
 
+@pytest.mark.slow
 async def test_start_whose_reply_is_late_is_released(late_replies):
     """A slow network delays the reply to a start beyond the lease: the job is released, not reclaimed."""
     proxy, behind, beside, pool = late_replies
@@ -97,6 +99,7 @@ async def test_start_whose_reply_is_late_is_released(late_replies):
     assert all((job.status, job.attempts, job.crashes) == ("completed", 1, 0) for job in jobs)
 
 
+@pytest.mark.slow
 async def test_start_of_an_idle_worker_keeps_its_lease_until_its_reply_comes(late_replies):
     """A worker that waits for work, and hears of its start three leases later, has the job all the time."""
     proxy, behind, beside, pool = late_replies
