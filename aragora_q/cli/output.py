@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -89,6 +90,11 @@ def _is_harmless(char: str) -> bool:
 
 def _escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
+
+
+def without_urls(text: str) -> str:
+    """Return `text` without what follows the scheme of a URL: it may hold a password."""
+    return re.sub(r"://(?:.*@)?\S*", "://…", text, flags=re.DOTALL)
 
 
 def truncate(text: str, max_length: int) -> str:

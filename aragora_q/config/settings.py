@@ -7,6 +7,7 @@ everything else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,13 @@ class AgentConfig(BaseModel):
             raise ValueError(
                 "must not contain user or password: set api_key_env to the name of a variable"
             )
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_variable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("must be the name of a variable, not the key itself")
         return value
 
     @model_validator(mode="before")
