@@ -26,6 +26,10 @@ MAX_WIDTH = 120
 """Width of text on a wide terminal."""
 
 
+MAX_ERROR_CHARS = 4_000
+"""Longest line of an error message: it may contain what a caller passed, such as the name of a file."""
+
+
 class StoppedBySignal(Exception):
     """The command stopped cleanly on signal `number`; the process must exit by this signal."""
 
@@ -66,7 +70,7 @@ note = info  # the name that cli/bench.py uses
 
 def error(text: str, hint: str = "") -> None:
     """Write an error message to stderr, followed by what to do about it."""
-    first, *rest = text.split("\n")
+    first, *rest = [row[:MAX_ERROR_CHARS] for row in text.split("\n")]
     info(f"aragora-q: error: {first}")
     for row in rest:
         info(f"  {row}")

@@ -176,7 +176,7 @@ class QueueConfig(BaseSettings):
         le=7 * 86_400,
         description="Time for running jobs to finish when a worker stops; then they are released.",
     )
-    metrics_host: str = Field("127.0.0.1", description="Address to serve metrics on.")
+    metrics_host: str = Field("127.0.0.1", description="IPv4 or IPv6 address to serve metrics on.")
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
         None,
         description="Port to serve metrics on; 0: off; unset: first free port of 9464 to 9473.",

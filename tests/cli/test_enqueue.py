@@ -92,7 +92,9 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
     (tmp_path / "jobs.txt").write_text(lines(DEBATE))
     ended = run_cli("enqueue", tmp_path / "jobs.txt", *AGENTS)
     assert ended.code == 2
-    assert f"is a file: to enqueue its JSON lines, use aragora-q enqueue - < {tmp_path}" in ended.err
+    assert (
+        f"is a file: to enqueue its JSON lines, use aragora-q enqueue - < {tmp_path}" in ended.err
+    )
     ended = run_cli("enqueue", "Tea", "or", "coffee?", *AGENTS)
     assert ended.code == 2
     assert "hint: put a text with blanks in quotes" in ended.err
@@ -281,9 +283,7 @@ def test_ctrl_c_reports_the_progress(start_command):
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == -signal.SIGINT
     message = process.stderr.read().decode()
-    assert (
-        "stopped after line 1: 1 job enqueued; to enqueue the rest, begin with line 2" in message
-    )
+    assert "stopped after line 1: 1 job enqueued; to enqueue the rest, begin with line 2" in message
     assert "Traceback" not in message
 
 
