@@ -266,7 +266,9 @@ def check_job(job: Job) -> None:
             f"{JOB_ID_PUNCTUATION}, starting with a letter or digit"
         )
     if not isinstance(job.payload, dict):
-        raise InvalidPayload(f"job {job.id}: payload must be a JSON object, got {job.payload!r:.100}")
+        raise InvalidPayload(
+            f"job {job.id}: payload must be a JSON object, got {job.payload!r:.100}"
+        )
     _check_range("priority", job.priority, PRIORITY_RANGE)
     if job.max_attempts is not None:
         _check_range("max_attempts", job.max_attempts, MAX_ATTEMPTS_RANGE)

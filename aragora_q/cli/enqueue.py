@@ -74,7 +74,7 @@ def enqueue(
         bool,
         typer.Option(
             "--id-from-content",
-            help="Without an id, make it from the payload: the same job is enqueued once.",
+            help="Make missing ids from the payload: no job twice.",
         ),
     ] = False,
     priority: Annotated[
@@ -117,9 +117,7 @@ def enqueue(
 
     A JSON line has the fields of a debate, or any JSON object as `payload`; and, if needed, `id`,
     `priority`, `delay_seconds` and `max_attempts`. Options apply to lines that lack the field.
-    Without `id`, a job gets a new one, so the same line enqueued again is another job.
-
-    An id that exists changes nothing, is reported, and is not an error (exit code 0).
+    Without `id`, each line is a new job. An id that exists is reported and changes nothing.
     """
     is_bulk = question == "-" or _is_file_name(question)
     if is_bulk and (wait or job_id is not None):
