@@ -52,7 +52,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = 32
+    request_queue_size = 128
 
     def __init__(self, host: str, port: int, handler: type[MetricsHandler]) -> None:
         found = socket.getaddrinfo(
@@ -91,6 +91,7 @@ class _Server(ThreadingMixIn, TCPServer):
         """End the oldest connections: the threads that serve them get an error, and close them."""
         with self._lock:
             for request in [*self._opened_at][:count]:
+                del self._opened_at[request]
                 with suppress(OSError):
                     request.shutdown(socket.SHUT_RDWR)
 
