@@ -1,5 +1,7 @@
 """`aragora-q list`: jobs by status, newest first, in every output format."""
 
+import re
+
 from support.jobs import enqueue_in_every_state, numbered_job
 
 from aragora_q.contracts import Failed, Retry
