@@ -70,6 +70,8 @@ def other_encoding(head: bytes) -> str:
 def _reason(text: str) -> str:
     if "recursion limit" in text or "serialization depth" in text:
         return "nested too deeply"
+    if "surrogates not allowed" in text:
+        return "contains text that is not UTF-8 (a surrogate)"
     return (
         "contains an integer of more than 4,300 digits" if "number out of range" in text else text
     )
