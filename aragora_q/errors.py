@@ -69,8 +69,9 @@ class JobNotFound(AragoraQError):
 
     def __init__(self, job_id: str, queue: str) -> None:
         super().__init__(
-            f"job {job_id} not found in queue {queue}",
-            hint="check --queue; the job may also have expired (ended more than the retention time ago)",
+            f"job {job_id:.100} not found in queue {queue}",
+            hint="check --queue, and the database number in REDIS_URL; the job may also have expired "
+            "(ended more than the retention time ago)",
         )
 
 

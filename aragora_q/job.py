@@ -259,11 +259,15 @@ PRIORITY_RANGE = (-1_000, 1_000)
 
 
 def check_job(job: Job) -> None:
-    """Raise InvalidPayload if the id, priority, attempts or delay of a job break a rule."""
+    """Raise InvalidPayload if the id, payload, priority, attempts or delay of a job break a rule."""
     if not isinstance(job.id, str) or not JOB_ID_PATTERN.fullmatch(job.id):
         raise InvalidPayload(
             f"invalid job id {job.id!r:.100}: use 1 to {MAX_JOB_ID_CHARS} letters, digits and "
             f"{JOB_ID_PUNCTUATION}, starting with a letter or digit"
+        )
+    if not isinstance(job.payload, dict):
+        raise InvalidPayload(
+            f"job {job.id}: payload must be a JSON object, got {job.payload!r:.100}"
         )
     _check_range("priority", job.priority, PRIORITY_RANGE)
     if job.max_attempts is not None:

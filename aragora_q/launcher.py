@@ -21,6 +21,7 @@ from typing import NoReturn
 import uvloop
 
 from aragora_q import executors
+from aragora_q.config.redis_url import format_address
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.errors import ConfigError, RedisUnreachable, TryAgain
@@ -116,9 +117,8 @@ async def running_worker(
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
         with serving(metrics.registry, config.metrics_host, config.metrics_port, healthy) as port:
             if port is not None:
-                logger.info(
-                    "metrics served", extra={"url": f"http://{config.metrics_host}:{port}/metrics"}
-                )
+                address = format_address((config.metrics_host, port))
+                logger.info("metrics served", extra={"url": f"http://{address}/metrics"})
             worker = DebateWorker(
                 queue,
                 worker_id,

@@ -216,7 +216,8 @@ def settings_page() -> str:
     lines += [
         "", "## Passwords", "",
         (f"{secrets} name files that contain the passwords. Under systemd, the credentials {credentials} "
-        "(`LoadCredential=`) are found automatically. The files are read again for every new connection: a "
+        "(`LoadCredential=`) are found automatically. The files are UTF-8, with or without a byte order "
+        "mark. They are read again for every new connection: a "
         "changed password needs no restart. Passwords never appear in `config show`, errors or log lines; "
         "neither does any part of a `redis_url` that may contain one."),
         "", "## Agents", "",

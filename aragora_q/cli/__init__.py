@@ -133,7 +133,8 @@ def _report_usage_error(error: typer.TyperException) -> None:
         option = match[1].replace("'", "") + ": " if match[1] else ""
         text = option + text[match.end() :]
     path = context.command_path if context else "aragora-q"
-    output.error(text, f"{path} --help")
+    quote = "put a text with blanks in quotes; " if text.startswith("Got unexpected extra") else ""
+    output.error(output.without_urls(text), f"{quote}{path} --help")
 
 
 class LazyGroup(TyperGroup):

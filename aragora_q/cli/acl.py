@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -58,26 +59,30 @@ def acl(
     Nothing is sent to the server.
     """
     from aragora_q.config.redis_url import RedisUrl
+    from aragora_q.config.sources import read_secret
     from aragora_q.errors import ConfigError
     from aragora_q.redis import acl as redis_acl
     from aragora_q.redis.keys import QueueKeys
 
+    if user is not None and not (user.isprintable() and re.fullmatch(r"[^\s\"'\\]+", user)):
+        raise typer.BadParameter(
+            f"{user!r:.100} must have no blanks, quotes or control characters", param_hint="--user"
+        )
     if role not in redis_acl.ROLES:
         raise typer.BadParameter(
-            f"unknown role {role!r}: use {', '.join(redis_acl.ROLES)}", param_hint="ROLE"
+            f"unknown role {role!r:.100}: use {', '.join(redis_acl.ROLES)}", param_hint="ROLE"
         )
     settings = load()
     is_cluster = RedisUrl.parse(settings.redis_url).kind == "cluster"
     keys = QueueKeys(settings.key_prefix, settings.queue, cluster=is_cluster)
     password = ""
     if password_file:
-        try:
-            secret = password_file.read_bytes().rstrip(b"\r\n")
-        except OSError as error:
+        secret = read_secret(password_file, "--password-file")
+        if secret is None:
             raise ConfigError(
-                f"cannot read password file {password_file}: {error.strerror}"
-            ) from None
-        password = f" #{hashlib.sha256(secret).hexdigest()}"
+                f"cannot read {password_file} (--password-file): No such file or directory"
+            )
+        password = f" #{hashlib.sha256(secret.encode()).hexdigest()}"
     rules = redis_acl.rules(role, keys, fsync=settings.durability == "fsync")
     output.line(f"ACL SETUSER {user or f'aragora-q-{role}'} reset on{password} {rules}")
     if not password_file:

@@ -2,8 +2,8 @@
 
 A line is a JSON object with the fields of a debate (`question`, `agents`, …) or, for other executors,
 any `payload`; optionally also `id`, `priority`, `delay_seconds` and `max_attempts` of the job.
-Without `id`, the hash of the payload is the id, so a run that is repeated after an error enqueues no
-job twice. Input that begins like an array, or like an object over several lines, is read as one JSON
+Without `id`, the job gets a new one; on request, the hash of the payload, so that a repeated run enqueues
+no job twice. Input that begins like an array, or like an object over several lines, is read as one JSON
 document. Used by `enqueue`; `requeue` uses the readers.
 """
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from aragora_q import codec
-from aragora_q.base import EnqueueResult, Job
+from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.cli import output
 from aragora_q.errors import AragoraQError, InvalidPayload
 from aragora_q.job import DebateJobPayload
@@ -86,8 +86,15 @@ def is_document(head: bytes) -> bool:
     return first.startswith(b"[") or first == b"{"
 
 
-def create_job(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
-    """Create a job from the fields of a line; `defaults` apply to missing fields. Raises InvalidPayload."""
+def create_job(
+    fields: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    new_id: Callable[[Mapping[str, Any]], str],
+) -> Job:
+    """Create a job from the fields of a line. Raises InvalidPayload.
+
+    `defaults` apply to missing fields; `new_id` makes the id for a payload if the line has none.
+    """
     if not isinstance(fields, dict):
         raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
     job_fields = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
@@ -105,7 +112,7 @@ def create_job(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
     else:
         payload = DebateJobPayload.from_dict({**debate_defaults, **fields}).to_dict()
     job_fields = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | job_fields
-    return Job(payload=payload, id=content_id(payload) if job_id is None else job_id, **job_fields)
+    return Job(payload=payload, id=new_id(payload) if job_id is None else job_id, **job_fields)
 
 
 def content_id(payload: Mapping[str, Any]) -> str:
@@ -124,10 +131,21 @@ class BulkSummary:
     refused: int = 0
     not_durable: int = 0
     first_refusal: str = ""
+    has_new_ids: bool = False
+    """Whether a job got a new id: enqueueing its line again would enqueue a second job."""
+
+    def how_to_continue(self) -> str:
+        """Return how to enqueue the rest after the run has stopped."""
+        if self.has_new_ids:
+            return (
+                f"to enqueue the rest, begin with line {self.last_line + 1:,}: a line without id is "
+                "enqueued again if it is repeated"
+            )
+        return "run the command again to enqueue the rest, no job is enqueued twice"
 
     def text(self) -> str:
-        """Return, for example, `998 jobs enqueued, 2 already existed, 1 refused`."""
-        existing = f", {self.existing:,} already existed" if self.existing else ""
+        """Return, for example, `998 jobs enqueued, 2 already existed: not changed, 1 refused`."""
+        existing = f", {self.existing:,} already existed: not changed" if self.existing else ""
         refused = f", {self.refused:,} refused" if self.refused else ""
         return f"{output.count(self.created, 'job')} enqueued{existing}{refused}"
 
@@ -146,11 +164,13 @@ class BulkEnqueuer:
         queue: RedisStreamsQueue,
         defaults: Mapping[str, Any],
         *,
+        id_from_content: bool,
         quiet: bool,
         summary: BulkSummary,
     ) -> None:
         self._queue = queue
         self._defaults = defaults
+        self._new_id = content_id if id_from_content else self._random_id
         self._quiet = quiet
         self._known_agents: set[str] = set()
         self.summary = summary
@@ -158,9 +178,15 @@ class BulkEnqueuer:
         self._max_bytes = 4 * queue.config.max_payload_bytes + READ_BYTES
 
     async def run(self, stream: BinaryIO, progress: Progress) -> None:
-        """Enqueue all lines. After an error, the same input can be run again."""
+        """Enqueue all lines. Raises InvalidPayload if the input is in another encoding than UTF-8."""
         rest = read_chunks(stream)
-        head = read_head(rest).removeprefix(codecs.BOM_UTF8)  # written by some editors
+        head = read_head(rest)
+        if encoding := codec.other_encoding(head):
+            raise InvalidPayload(
+                f"the input is {encoding}: JSON must be UTF-8",
+                hint=f"convert it: iconv -f {encoding} -t UTF-8",
+            )
+        head = head.removeprefix(codecs.BOM_UTF8)  # written by some editors
         chunks = itertools.chain([head], rest)
         if is_document(head):
             await self._enqueue_document(chunks)
@@ -218,7 +244,7 @@ class BulkEnqueuer:
         for number, line in lines:
             results.append({"line": number})
             try:
-                job = create_job(parse(line), self._defaults)
+                job = create_job(parse(line), self._defaults, self._new_id)
                 item = self._queue.check(job)
                 self._check_agents(job.payload)
             except InvalidPayload as error:
@@ -242,6 +268,10 @@ class BulkEnqueuer:
         self._print(results)
         if failure is not None:
             raise failure
+
+    def _random_id(self, _payload: Mapping[str, Any]) -> str:
+        self.summary.has_new_ids = True
+        return new_job_id()
 
     def _note_enqueued(self, result: dict[str, Any], job_result: EnqueueResult) -> None:
         result |= {"id": job_result.id, "created": job_result.created}
@@ -267,7 +297,7 @@ class BulkEnqueuer:
 
 def _decode(raw: bytes) -> Any:
     try:
-        return codec.decode(raw)
+        return codec.decode(raw.removeprefix(codecs.BOM_UTF8))  # files with it, one after the other
     except ValueError as error:
         raise InvalidPayload(f"invalid JSON: {str(error).replace('at line 1 ', 'at ')}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,17 +58,23 @@ def show(
 
 @config.command(
     epilog="\b\nExamples:\n  aragora-q config check --config new.toml\n\n\b\n"
-    "Exit codes:\n  0 all settings are valid   78 invalid configuration; every error is listed",
+    "Exit codes:\n  0 a worker would start here   78 invalid configuration",
 )
 def check(*, config: ConfigFile = None) -> None:
-    """Check all settings from all sources. To also check the server, run `doctor`."""
-    _, sources = _load(config)
+    """Check all settings from all sources, and build the executor with its agents, as a worker does.
+
+    Every invalid setting is listed. To also check the server, run `doctor`.
+    """
+    from aragora_q.executors import load_executor
+
+    settings, sources = _load(config)
     names = sorted(sources.settings)
     output.line(f"valid: {output.count(len(names), 'setting')} set, all others at their defaults")
     for path in sources.ignored:
         output.info(f"ignored: {path} belongs to another user")
     for name in names:
         output.line(f"  {name:<28}{sources.settings[name].origin}")
+    asyncio.run(load_executor(settings))
 
 
 def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:

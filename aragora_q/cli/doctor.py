@@ -43,7 +43,11 @@ def doctor(
     max_time: Annotated[
         float,
         typer.Option(
-            "--max-time", metavar="SECONDS", min=1, help="Check data for at most this many seconds."
+            "--max-time",
+            metavar="SECONDS",
+            min=1,
+            max=options.MAX_SECONDS,
+            help="Check data for at most this many seconds.",
         ),
     ] = 60.0,
     resume_from: Annotated[

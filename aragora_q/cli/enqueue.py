@@ -70,6 +70,13 @@ def enqueue(
         str | None,
         typer.Option("--id", metavar="ID", help="Job id; an existing job is not changed."),
     ] = None,
+    id_from_content: Annotated[
+        bool,
+        typer.Option(
+            "--id-from-content",
+            help="Make missing ids from the payload: no job twice.",
+        ),
+    ] = False,
     priority: Annotated[
         int | None,
         typer.Option(
@@ -110,12 +117,19 @@ def enqueue(
 
     A JSON line has the fields of a debate, or any JSON object as `payload`; and, if needed, `id`,
     `priority`, `delay_seconds` and `max_attempts`. Options apply to lines that lack the field.
-    Without `id`, the id is a hash of the payload, so the same line is not enqueued twice.
+    Without `id`, each line is a new job. An id that exists is reported and changes nothing.
     """
     is_bulk = question == "-" or _is_file_name(question)
     if is_bulk and (wait or job_id is not None):
         raise typer.BadParameter(
             "--wait and --id require a QUESTION; in JSON lines, each line may have an id"
+        )
+    if job_id is not None and id_from_content:
+        raise typer.BadParameter("--id and --id-from-content exclude each other")
+    if not is_bulk and _is_other_file(question):
+        raise typer.BadParameter(
+            f"{question} is a file: to enqueue its JSON lines, use aragora-q enqueue - < {question}",
+            param_hint="QUESTION",
         )
     if timeout_seconds is not None and not wait:
         raise typer.BadParameter(
@@ -133,8 +147,14 @@ def enqueue(
     given = {name: value for name, value in fields.items() if value is not None}
     settings = load(durability=durability)
     if is_bulk:
-        return _enqueue_lines(settings, question, given, quiet=quiet)
+        return _enqueue_lines(
+            settings, question, given, id_from_content=id_from_content, quiet=quiet
+        )
     job = _create_job(question, job_id, given)
+    if id_from_content:
+        from aragora_q.cli.bulk import content_id
+
+        job.id = content_id(job.payload)
     if settings.executor == "debate":
         from aragora_q.executors.debate import check_agents
 
@@ -146,6 +166,11 @@ def _is_file_name(text: str) -> bool:
     """Return True if the argument is a FILE, not a QUESTION that ends like one."""
     has_suffix = text.endswith((".json", ".jsonl"))
     return has_suffix and (len(text.split()) == 1 or os.path.exists(text))  # noqa: PTH110 - too long for Path
+
+
+def _is_other_file(text: str) -> bool:
+    """Return True if a QUESTION of one word is the name of an existing file, such as jobs.txt."""
+    return len(text.split()) == 1 and "." in text and os.path.isfile(text)  # noqa: PTH113 - too long for Path
 
 
 def _create_job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:
@@ -175,16 +200,19 @@ async def _enqueue(
             if as_json:
                 output.json_line({"id": job.id, "created": result.created, "durable": False})
             raise NotDurable(job.id, settings.durability)
+        text = f"{job.id} enqueued"
+        if not result.created:
+            text = f"{job.id} already exists ({await queue.get_status(job.id)}): not changed"
         if wait:
-            if not quiet:
-                output.info(f"enqueued job {job.id}; waiting until it ends")
+            if not quiet or not result.created:
+                output.info(f"job {text}; waiting until it ends")
             return await _wait(queue, job.id, timeout_seconds, as_json=as_json, quiet=quiet)
     if as_json:
         output.json_line({"id": job.id, "created": result.created})
-    elif quiet:
-        output.line(job.id)
     else:
-        output.line(f"{job.id} {'enqueued' if result.created else 'already exists: not changed'}")
+        output.line(job.id if quiet else text)
+    if (as_json or quiet) and not result.created:
+        output.info(f"job {text}")
     return 0
 
 
@@ -204,7 +232,12 @@ async def _wait(
 
 
 def _enqueue_lines(
-    settings: QueueConfig, source: str, given: dict[str, Any], *, quiet: bool
+    settings: QueueConfig,
+    source: str,
+    given: dict[str, Any],
+    *,
+    id_from_content: bool,
+    quiet: bool,
 ) -> int:
     from aragora_q.cli import bulk
 
@@ -212,7 +245,9 @@ def _enqueue_lines(
 
     async def enqueue_stream(stream: BinaryIO, progress: bulk.Progress) -> None:
         async with options.open_queue(settings) as queue:
-            enqueuer = bulk.BulkEnqueuer(queue, given, quiet=quiet, summary=summary)
+            enqueuer = bulk.BulkEnqueuer(
+                queue, given, id_from_content=id_from_content, quiet=quiet, summary=summary
+            )
             await enqueuer.run(stream, progress)
 
     with _open_source(source) as stream:
@@ -223,8 +258,8 @@ def _enqueue_lines(
             progress.clear()
             if summary.last_line:
                 output.info(
-                    f"stopped after line {summary.last_line:,}: {summary.text()}; run the command "
-                    "again to enqueue the rest, no job is enqueued twice"
+                    f"stopped after line {summary.last_line:,}: {summary.text()}; "
+                    f"{summary.how_to_continue()}"
                 )
             raise
     progress.clear()
@@ -235,10 +270,10 @@ def _enqueue_lines(
         raise TryAgain(
             f"{output.count(summary.not_durable, 'job')} accepted, but not confirmed in time "
             f"(durability {settings.durability})",
-            hint="run the command again, no job is enqueued twice; if this persists, check the "
-            "server's replicas and disk",
+            hint="enqueue these lines again with the ids in the results, no job is enqueued twice; "
+            "if this persists, check the server's replicas and disk",
         )
-    if sys.stderr.isatty() and not quiet:
+    if summary.existing or (sys.stderr.isatty() and not quiet):
         output.info(summary.text())
     return 0
 

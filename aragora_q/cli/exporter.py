@@ -54,10 +54,13 @@ def exporter(
 async def _serve(settings: QueueConfig, host: str, port: int) -> signal.Signals:
     from prometheus_client import CollectorRegistry
 
+    from aragora_q.config.redis_url import format_address
     from aragora_q.observability import queue_metrics, sd_notify
     from aragora_q.observability.http import serving
+    from aragora_q.observability.logs import setup_logging
     from aragora_q.streams.queue import RedisStreamsQueue
 
+    setup_logging(settings.log_level, settings.log_format)
     queue = RedisStreamsQueue(settings)
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[signal.Signals] = loop.create_future()
@@ -80,7 +83,8 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> signal.Signals:
         with serving(
             registry, host, port, lambda: collect().stats is not None, "Redis does not answer"
         ):
-            output.info(f"serving http://{host}:{port}/metrics and /healthz")
+            address = format_address((host, port))
+            output.info(f"serving http://{address}/metrics and /healthz")
             sd_notify.notify("READY=1")
             return await stopped
     finally:

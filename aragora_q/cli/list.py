@@ -69,7 +69,9 @@ async def list_(
         return reader.exit_code
     jobs = _take(limit, reader.jobs(status))
     if not as_json:
-        await _print_table(jobs)
+        if not await _print_table(jobs):
+            where = f"queue {queue.config.queue} at {queue.connection.address}"
+            output.info(f"no jobs found in {where}")
         return reader.exit_code
     async for job in jobs:
         output.json_line(views.job_json(job))
@@ -143,7 +145,8 @@ def _sort_time(job: Job) -> float:
     return job.completed_at or job.started_at or job.created_at or 0.0
 
 
-async def _print_table(jobs: AsyncIterator[Job]) -> None:
+async def _print_table(jobs: AsyncIterator[Job]) -> bool:
+    """Print the jobs; return False if there are none."""
     from aragora_q.cli import views
 
     rows = [
@@ -156,9 +159,9 @@ async def _print_table(jobs: AsyncIterator[Job]) -> None:
         async for job in jobs
     ]
     if not rows:
-        output.info("no jobs found")
-        return
+        return False
     head = ("ID", "STATUS", "UPDATED", "SUMMARY")
     *others, _ = (max(map(len, column)) + 2 for column in zip(head, *rows, strict=True))
     summary_width = max(output.width() - sum(others), 10)
     output.table(head, [(*row[:-1], output.truncate(row[-1], summary_width)) for row in rows])
+    return True

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial, wraps
 from pathlib import Path
@@ -47,9 +47,9 @@ Quiet = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
-def check_ids(ids: list[str]) -> list[str]:
+def check_ids(ids: list[str] | None) -> list[str] | None:
     """Raise typer.BadParameter for an empty job id, such as the output of a command that failed."""
-    if "" in ids:
+    if "" in (ids or ()):
         raise typer.BadParameter("a job id is empty: the command that printed it may have failed")
     return ids
 
@@ -86,6 +86,7 @@ def with_config(command: Command) -> Command:
     def wrapper(
         redis_url: str | None, queue: str | None, config: Path | None, **arguments: Any
     ) -> int | None:
+        _check_texts(arguments)
         load = partial(load_config, config, redis_url=redis_url, queue=queue)
         return command(load, **arguments)
 
@@ -102,6 +103,14 @@ def with_config(command: Command) -> Command:
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # known to inspect
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
+
+
+def _check_texts(arguments: Mapping[str, Any]) -> None:
+    """Raise typer.BadParameter for a text that is not UTF-8. Names of files may be any bytes."""
+    for value in arguments.values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
+                raise typer.BadParameter(f"{text!r:.100} is not UTF-8")
 
 
 def _shared(name: str, option: Any) -> inspect.Parameter:
@@ -122,6 +131,10 @@ def with_queue(command: Callable[..., Awaitable[int | None]]) -> Command:
     return with_config(wrapper)
 
 
+OPTIONS = {"exec_command": "--exec"}
+"""Options that are not named after their setting."""
+
+
 def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
     """Load the configuration; `overrides` that are not None win over all files and variables.
 
@@ -132,10 +145,10 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.config.sources import override_file
 
-    with override_file(file):
-        return QueueConfig(
-            **{name: value for name, value in overrides.items() if value is not None}
-        )
+    given = {name: value for name, value in overrides.items() if value is not None}
+    names = {name: OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in given}
+    with override_file(file, names):
+        return QueueConfig(**given)
 
 
 @asynccontextmanager
@@ -168,20 +181,34 @@ def split_names(values: list[str] | None) -> list[str]:
     return [name.strip() for value in values or [] for name in value.split(",")]
 
 
+MAX_SECONDS = 30 * 86_400
+"""Longest time limit of a command that works on the queue."""
+
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def parse_duration(text: str) -> float:
     """Return the seconds in `90s`, `15m`, `36h` or `7d`. Raises typer.BadParameter."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text)
     if not match:
-        raise typer.BadParameter(f"invalid duration {text!r}: use 90s, 15m, 36h or 7d")
+        raise typer.BadParameter(f"invalid duration {text!r:.100}: use 90s, 15m, 36h or 7d")
     return float(match[1]) * SECONDS_PER_UNIT[match[2]]
 
 
 def parse_address(text: str, param_hint: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`; the host defaults to 127.0.0.1. Raises typer.BadParameter."""
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
-        raise typer.BadParameter(f"{text!r} is not HOST:PORT", param_hint=param_hint)
-    return host.strip("[]") or "127.0.0.1", int(port)
+    """Return host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises typer.BadParameter.
+
+    The host defaults to 127.0.0.1.
+    """
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]*)):([0-9]{1,5})", text)
+    port = int(match[3]) if match else 0
+    host = (match and (match[1] or match[2])) or "127.0.0.1"
+    try:
+        host.encode("idna")  # as it is done to look it up
+    except UnicodeError:
+        port = 0
+    if not 0 < port < 65_536:
+        raise typer.BadParameter(
+            f"{text!r:.100} is not HOST:PORT, nor [IPV6]:PORT", param_hint=param_hint
+        )
+    return host, port

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,6 +24,10 @@ DEFAULT_WIDTH = 78
 
 MAX_WIDTH = 120
 """Width of text on a wide terminal."""
+
+
+MAX_ERROR_CHARS = 4_000
+"""Longest line of an error message: it may contain what a caller passed, such as the name of a file."""
 
 
 class StoppedBySignal(Exception):
@@ -65,7 +70,7 @@ note = info  # the name that cli/bench.py uses
 
 def error(text: str, hint: str = "") -> None:
     """Write an error message to stderr, followed by what to do about it."""
-    first, *rest = text.split("\n")
+    first, *rest = [row[:MAX_ERROR_CHARS] for row in text.split("\n")]
     info(f"aragora-q: error: {first}")
     for row in rest:
         info(f"  {row}")
@@ -89,6 +94,11 @@ def _is_harmless(char: str) -> bool:
 
 def _escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
+
+
+def without_urls(text: str) -> str:
+    """Return `text` without what follows the scheme of a URL: it may hold a password."""
+    return re.sub(r"://(?:.*@)?\S*", "://…", text, flags=re.DOTALL)
 
 
 def truncate(text: str, max_length: int) -> str:

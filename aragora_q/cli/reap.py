@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aragora_q.cli import output
+from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, Quiet, with_queue
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ async def reap(
     max_time: Annotated[
         float,
         typer.Option(
-            "--max-time", metavar="SECONDS", min=1, help="Stop after about this many seconds."
+            "--max-time",
+            metavar="SECONDS",
+            min=1,
+            max=options.MAX_SECONDS,
+            help="Stop after about this many seconds.",
         ),
     ] = 30.0,
     dry_run: Annotated[

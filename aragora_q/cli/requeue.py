@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SOME_REFUSED = 3
 REFUSALS = {
-    "unknown": "not found in this queue, or expired (ended more than the retention time ago)",
+    "unknown": "not found in queue {queue}, or expired (ended more than the retention time ago)",
     "malformed": "dead letter of a malformed entry",
     "completed": "already completed: enqueue it again under another id",
     "invalid": "not a job id",
@@ -61,6 +61,9 @@ async def requeue(
     for batch in [ids] if ids != ["-"] else _stdin_ids(queue.config):
         for job_id, result in zip(batch, await _requeue(queue, batch), strict=True):
             refused += result in REFUSALS
+            if result in REFUSALS:
+                reason = REFUSALS[result].format(queue=queue.config.queue)
+                output.error(f"job {output.truncate(job_id, 64)} was not requeued: {reason}")
             _print_result(job_id, result, as_json=as_json, quiet=quiet)
         sys.stdout.flush()
     return SOME_REFUSED if refused else 0
@@ -76,8 +79,6 @@ async def _requeue(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
 
 
 def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:
-    if result in REFUSALS:
-        output.error(f"job {output.truncate(job_id, 64)} was not requeued: {REFUSALS[result]}")
     if as_json:
         status = "pending" if result == "requeued" else result
         is_known = result not in ("unknown", "invalid", "malformed")
@@ -112,9 +113,9 @@ def _line_id(number: int, line: bytes) -> str:
     """
     from aragora_q import codec
 
-    text = line.strip()
     try:
-        return str(codec.decode(text)["id"]) if text.startswith(b"{") else text.decode()
+        text = codec.text(line).strip()
+        return str(codec.decode(text.encode())["id"]) if text.startswith("{") else text
     except KeyError:
         raise InvalidPayload(f"line {number}: the JSON object has no id") from None
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import output
-from aragora_q.cli.options import AsJson, with_queue
+from aragora_q.cli.options import AsJson, check_ids, with_queue
+from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
+
+MAX_EVENT_NUMBER = 2**64 - 1
+"""Largest number in an id of a Redis stream."""
 
 EPILOG = """\b
 Examples:
@@ -21,15 +26,15 @@ Examples:
 
 \b
 Exit codes:
-  69 Redis unreachable   75 try again   77 access denied
-  78 invalid configuration   130 stopped by Ctrl-C
+  3 a job was not found   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration   130 stopped by Ctrl-C
 """
 
 
 def _check_event_id(value: str | None) -> str | None:
     if value is not None:
-        ms, dash, number = value.partition("-")
-        if not (ms.isdigit() and (number.isdigit() or not dash) and value.isascii()):
+        match = re.fullmatch(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", value)
+        if not match or max(int(match[1]), int(match[2] or 0)) > MAX_EVENT_NUMBER:
             raise typer.BadParameter(
                 f"{value!r:.100} is not an event id, for example 1700000000000-0"
             )
@@ -42,7 +47,9 @@ async def tail(
     *,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", show_default=False, help="Only events of these jobs."),
+        typer.Argument(
+            metavar="ID", show_default=False, callback=check_ids, help="Only events of these jobs."
+        ),
     ] = None,
     after: Annotated[
         str | None,
@@ -58,8 +65,11 @@ async def tail(
     """Follow the events of the queue until Ctrl-C: jobs enqueued, started and ended, and progress.
 
     The server keeps about the last 500 events. To continue without a gap, pass the `event_id` of the
-    last event to --after.
+    last event to --after. Without --after, the jobs must exist.
     """
+    for job_id in ids if ids and after is None else ():  # older events may be of a deleted job
+        if await queue.get_status(job_id) is None:
+            raise JobNotFound(job_id, queue.config.queue)
     if sys.stderr.isatty() and not as_json:
         output.info(f"following queue {queue.config.queue}; press Ctrl-C to stop")
     async for event in queue.events(after):

@@ -13,8 +13,16 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from aragora_q.config.sources import SettingsSources, read_sources, suggestion_for
+from aragora_q.config.sources import (
+    SettingsSources,
+    argument_origin,
+    read_sources,
+    suggestion_for,
+)
 from aragora_q.errors import ConfigError, validation_rule
+
+_MAY_BE_SECRET = re.compile(r"^redis_|^exec_|_url$|key_env$")
+"""Settings whose values may hold a password or a key, also by mistake."""
 
 
 def explain(
@@ -51,7 +59,7 @@ class _Explainer:
         origins = []
         for name in re.findall(r"\w+", rule):
             if name in self.arguments:
-                origins.append(f"{name}: argument")
+                origins.append(f"{name}: {argument_origin(name)}")
             elif name in self.fields:
                 resolved = self.sources.find([name])
                 origins.append(f"{name}: {resolved.origin if resolved else 'default'}")
@@ -64,21 +72,20 @@ class _Explainer:
             return f"unknown setting {name!r}{suggestion_for(name, self.fields)}"
         resolved = None if location[0] in self.arguments else self.sources.find(location)
         known = get_args(self.fields["agents"].annotation)[1].model_fields
-        origin = resolved.origin if resolved else f"argument {location[0]}"
+        origin = resolved.origin if resolved else argument_origin(location[0])
         return f"{'.'.join(location)} ({origin}): unknown setting{suggestion_for(name, known)}"
 
     def _invalid_value(self, location: Sequence[str], rule: str) -> str:
-        """Return setting, value, origin and rule. Values of URLs are omitted: they may hold passwords."""
+        """Return setting, value, origin and rule, without a value that may hold a secret."""
         name = location[0]
         if name in self.arguments:
             value = self.arguments[name] if len(location) == 1 else None
-            origin = f"argument {name}"
+            origin = argument_origin(name)
         elif resolved := self.sources.find(location):
             value, origin = resolved.value, resolved.origin
         else:
             return rule
-        is_url = name.startswith("redis_") or location[-1].endswith("_url")
-        is_shown = not is_url and isinstance(value, str | int | float)
+        is_shown = isinstance(value, str | int | float) and not _MAY_BE_SECRET.search(location[-1])
         text = f" = {_shown(value)}" if is_shown else ""
         return f"{'.'.join(location)}{text} ({origin}): {rule}"
 

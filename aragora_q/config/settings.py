@@ -7,6 +7,7 @@ everything else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,13 @@ class AgentConfig(BaseModel):
             raise ValueError(
                 "must not contain user or password: set api_key_env to the name of a variable"
             )
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_variable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("must be the name of a variable, not the key itself")
         return value
 
     @model_validator(mode="before")
@@ -168,7 +176,7 @@ class QueueConfig(BaseSettings):
         le=7 * 86_400,
         description="Time for running jobs to finish when a worker stops; then they are released.",
     )
-    metrics_host: str = Field("127.0.0.1", description="Address to serve metrics on.")
+    metrics_host: str = Field("127.0.0.1", description="IPv4 or IPv6 address to serve metrics on.")
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
         None,
         description="Port to serve metrics on; 0: off; unset: first free port of 9464 to 9473.",

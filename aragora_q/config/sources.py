@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
+from aragora_q import codec
 from aragora_q.errors import ConfigError, nearest
 
 SYSTEM_DIRECTORY = Path("/etc/aragora-q")
@@ -51,8 +52,8 @@ SECRETS = frozenset({"redis_password", "redis_sentinel_password"})
 """Settings that are also read from the file named by `<VARIABLE>_FILE`, and from systemd credentials."""
 
 MAX_SECRET_BYTES = 64 * 1024
-"""A longer file is no password: it may be a device without an end."""
-
+MAX_FILE_BYTES = 1024 * 1024
+"""A longer file is neither password nor configuration: it may be a device without an end."""
 
 UNREADABLE = "cannot read"
 UNREADABLE_HINT = "check the path, and that this user may read the file"
@@ -68,16 +69,27 @@ class ResolvedValue:
 
 
 _extra_file: ContextVar[Path | None] = ContextVar("extra_file", default=None)
+_options: ContextVar[Mapping[str, str]] = ContextVar("options", default={})  # noqa: B039 - never changed
 
 
 @contextmanager
-def override_file(path: Path | None) -> Iterator[None]:
-    """Within the context, configurations also read `path`, which overrides all other files."""
-    token = _extra_file.set(path)
+def override_file(path: Path | None, options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Within the context, configurations also read `path`, which overrides all other files.
+
+    `options` has the option of the command line from which an argument comes, by setting.
+    """
+    tokens = _extra_file.set(path), _options.set(options or {})
     try:
         yield
     finally:
-        _extra_file.reset(token)
+        _extra_file.reset(tokens[0])
+        _options.reset(tokens[1])
+
+
+def argument_origin(name: str) -> str:
+    """Return the origin of an argument: the option that the user typed, if there is one."""
+    option = _options.get().get(name)
+    return f"option {option}" if option else f"argument {name}"
 
 
 @dataclass(frozen=True)
@@ -204,15 +216,12 @@ def _read_file(
     path: Path, fields: Mapping[str, FieldInfo], faults: list[str]
 ) -> dict[str, ResolvedValue]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = codec.text(_read_bytes(path, MAX_FILE_BYTES))
         values = tomllib.loads(text)
     except OSError as error:
         faults.append(f"{UNREADABLE} {path}: {error.strerror}")
         return {}
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # tomllib's, also for huge numbers and deep nesting
+    except (ValueError, RecursionError) as error:  # also for huge numbers and deep nesting
         faults.append(f"{path} is not valid TOML: {error}")
         return {}
     resolved = {}
@@ -228,6 +237,15 @@ def _read_file(
         else:
             resolved[name] = ResolvedValue(value, origin)
     return resolved
+
+
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Return the contents of a file. Raises OSError, or ValueError if they are too long."""
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"longer than {max_bytes:,} bytes")
+    return data
 
 
 def _line_of(location: str, text: str) -> int:
@@ -290,7 +308,7 @@ def _read_secret_files(faults: list[str]) -> dict[str, ResolvedValue]:
     for name in sorted(SECRETS):
         for file in _secret_files(name):
             try:
-                secret = _read_secret(file)
+                secret = read_secret(file.path, file.origin)
             except ConfigError as error:
                 faults.append(str(error))
                 continue
@@ -303,26 +321,19 @@ def _read_secret_files(faults: list[str]) -> dict[str, ResolvedValue]:
     return resolved
 
 
-def _read_secret(file: _SecretFile) -> str | None:
-    """Return the contents of the file; None if it does not exist.
+def read_secret(path: Path, origin: str) -> str | None:
+    """Return the text of a file with a secret, without its line end; None if it does not exist.
 
     Raises:
-        ConfigError: the file is not a text of usual size, or cannot be read.
+        ConfigError: the file is not a text of usual size, or cannot be read. Names path and origin.
     """
     try:
-        with file.path.open("rb") as opened:
-            data = opened.read(MAX_SECRET_BYTES + 1)
-        if len(data) > MAX_SECRET_BYTES:
-            reason = f"longer than {MAX_SECRET_BYTES} bytes"
-        else:
-            return data.decode().rstrip("\r\n")
+        return codec.text(_read_bytes(path, MAX_SECRET_BYTES)).rstrip("\r\n")
     except FileNotFoundError:
         return None
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except UnicodeDecodeError:
-        reason = "not UTF-8"
-    raise ConfigError(f"cannot read {file.path} ({file.origin}): {reason}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{UNREADABLE} {path} ({origin}): {reason}") from None
 
 
 def secret_in_file(name: str) -> str | None:
@@ -331,7 +342,7 @@ def secret_in_file(name: str) -> str | None:
     Raises:
         ConfigError: the file exists, but cannot be used.
     """
-    secrets = [_read_secret(file) for file in _secret_files(name)]
+    secrets = [read_secret(file.path, file.origin) for file in _secret_files(name)]
     return next((secret for secret in reversed(secrets) if secret is not None), None)
 
 

@@ -68,6 +68,26 @@ def test_check_names_all_that_is_wrong(run_cli, tmp_path):
     assert run_cli("config", "check", "--config", tmp_path / "none.toml").code == 78
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("agents.x = 'opnai:m'", "agent x: unknown model 'opnai:m'"),
+        ("[agents.x]\nmodel = 'openai:m'\napi_key_env = 'NO_SUCH_KEY'", "NO_SUCH_KEY is not set"),
+        ("executor = 'debates'", "executor is 'debates', must be debate, command or"),
+        ("executor = 'no_such_module:factory'", "No module named 'no_such_module'"),
+        ("executor = 'command'", "exec_command"),
+    ],
+)
+def test_check_builds_the_executor(run_cli, tmp_path, text, message):
+    """What would keep a worker from starting here is an error: agents, their keys, the executor."""
+    if "api_key_env" in text:
+        pytest.importorskip("pydantic_ai")
+    (tmp_path / "aragora-q.toml").write_text(text)
+    ended = run_cli("config", "check")
+    assert (ended.code, message in ended.err) == (78, True), ended.err
+    assert "valid: " in ended.out
+
+
 def test_check_reports_an_ignored_file(run_cli, tmp_path, monkeypatch):
     """./aragora-q.toml of another user is ignored, and `config check` reports it."""
     (tmp_path / "aragora-q.toml").write_text("concurrency = 7\n")

@@ -52,9 +52,59 @@ def test_a_known_id_changes_nothing(run_cli):
     assert run_cli("status", "one", "--json").object["payload"]["question"] == "first"
 
 
+@pytest.mark.parametrize("option", ["", "--quiet", "--json"])
+def test_an_enqueue_that_changed_nothing_is_always_reported(run_cli, option):
+    """In text, as a field of JSON, and with --quiet: a line says that the job existed, and its status."""
+    options = [option] if option else []
+    run_cli("enqueue", "first", *AGENTS, "--id", "one")
+    one = run_cli("enqueue", "first", *AGENTS, "--id", "one", *options)
+    assert one.code == 0
+    assert "one already exists (pending): not changed" in one.out + one.err
+    many = run_cli("enqueue", "-", *options, stdin=lines({**DEBATE, "id": "one"}))
+    assert (many.code, many.err) == (0, "0 jobs enqueued, 1 already existed: not changed\n")
+
+
+def test_waiting_for_a_job_that_existed_is_reported(run_cli):
+    """Also with --quiet: its result may be an old one."""
+    args = ("enqueue", "x", *AGENTS, "--id", "one", "--wait", "--timeout", 0.1, "--quiet")
+    assert "already exists" not in run_cli(*args).err
+    assert "job one already exists (pending): not changed; waiting" in run_cli(*args).err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_named(run_cli, encoding):
+    """JSON lines that an editor or a shell saved as UTF-16: one line says so, exit 65."""
+    ended = run_cli("enqueue", "-", stdin=lines(DEBATE).encode(encoding))
+    assert (ended.code, ended.out) == (65, "")
+    name = encoding.upper()[:6]
+    assert f"the input is {name}: JSON must be UTF-8" in ended.err
+    assert f"iconv -f {name} -t UTF-8" in ended.err
+
+
+def test_byte_order_marks_within_the_input_are_accepted(run_cli):
+    """As `cat a.jsonl b.jsonl` makes them from files that begin with one."""
+    line = b"\xef\xbb\xbf" + lines(DEBATE).encode()
+    assert run_cli("enqueue", "-", stdin=2 * line).code == 0
+
+
+def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client):
+    """The name of an existing file is not debated; a question in several arguments needs quotes."""
+    (tmp_path / "jobs.txt").write_text(lines(DEBATE))
+    ended = run_cli("enqueue", tmp_path / "jobs.txt", *AGENTS)
+    assert ended.code == 2
+    assert (
+        f"is a file: to enqueue its JSON lines, use aragora-q enqueue - < {tmp_path}" in ended.err
+    )
+    ended = run_cli("enqueue", "Tea", "or", "coffee?", *AGENTS)
+    assert ended.code == 2
+    assert "hint: put a text with blanks in quotes" in ended.err
+    assert redis_client.dbsize() == 0
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
+        (["x", *AGENTS, "--id", "a", "--id-from-content"], 2, "exclude each other"),
         (["", *AGENTS], 65, "question is empty"),
         (["x"], 65, "--agents"),
         (["x", "--agents", "demo"], 65, "number of agents"),
@@ -127,14 +177,26 @@ def test_too_long_lines_are_refused_and_skipped(run_cli):
     assert "longer than" in errors[3]
 
 
-def test_running_the_same_input_again_enqueues_nothing_twice(run_cli, redis_client):
-    """Lines without an id get one from their content, however they are written."""
+def test_the_same_line_on_another_day_is_another_job(run_cli, redis_client):
+    """A cron job that pipes the same line, or a file with two equal lines: every line is a job."""
+    first = run_cli("enqueue", "-", "-q", stdin=lines(DEBATE, DEBATE))
+    again = run_cli("enqueue", "-", "-q", stdin=lines(DEBATE))
+    assert (first.code, again.code, first.err + again.err) == (0, 0, "")
+    assert len({*first.lines, *again.lines}) == 3
+    assert redis_client.xlen("aragora:queue:debates:stream") == 3
+
+
+def test_ids_from_content_enqueue_nothing_twice(run_cli, redis_client):
+    """With --id-from-content, the id depends on the payload only, however it is written."""
     text = lines(DEBATE, {**DEBATE, "question": "Cake or pie?"})
-    first = run_cli("enqueue", "-", stdin=text)
+    first = run_cli("enqueue", "-", "--id-from-content", stdin=text)
     spelled = (
         '{ "agents":["demo:bold","demo:careful"], "rounds": 3, "question":"Tea or \\u0063offee?"}\n'
     )
-    again = run_cli("enqueue", "-", stdin=text + spelled)
+    again = run_cli("enqueue", "-", "--id-from-content", stdin=text + spelled)
+    assert "0 jobs enqueued, 3 already existed: not changed" in again.err
+    one = run_cli("enqueue", DEBATE["question"], *AGENTS, "--id-from-content", "--json").object
+    assert one == {"id": first.objects[0]["id"], "created": False}
     assert [line["created"] for line in again.objects] == [False] * 3
     assert [line["id"] for line in again.objects[:2]] == [line["id"] for line in first.objects]
     assert again.objects[2]["id"] == first.objects[0]["id"]
@@ -221,9 +283,7 @@ def test_ctrl_c_reports_the_progress(start_command):
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == -signal.SIGINT
     message = process.stderr.read().decode()
-    assert (
-        "stopped after line 1: 1 job enqueued; run the command again to enqueue the rest" in message
-    )
+    assert "stopped after line 1: 1 job enqueued; to enqueue the rest, begin with line 2" in message
     assert "Traceback" not in message
 
 

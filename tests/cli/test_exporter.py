@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -96,7 +97,26 @@ def test_a_taken_port_is_refused(exporter, cli_command):
     assert "--listen" in ended.err
 
 
-@pytest.mark.parametrize("address", ["nowhere", "host:0", "host:99999", ":x"])
+@pytest.mark.parametrize(
+    "address",
+    ["nowhere", "host:0", "host:99999", ":x", "::1", "::1:80", "[::1]", "[::1:80", "[]:80", "h:٣", "a..b:1",
+     "h:" + "9" * 5_000, "x" * 70 + ":1"],
+)  # fmt: skip
 def test_a_malformed_address_is_a_usage_error(run_cli, address):
-    """HOST:PORT, nothing else."""
-    assert run_cli("exporter", "--listen", address).code == 2
+    """HOST:PORT or [IPV6]:PORT, nothing else."""
+    for args in (("exporter", "--listen"), ("healthcheck",)):
+        ended = run_cli(*args, address)
+        assert (ended.code, "is not HOST:PORT, nor [IPV6]:PORT" in ended.err) == (2, True)
+
+
+def test_ipv6_addresses_are_served_and_checked(start_command, cli_command):
+    """In brackets, as in URLs; also the line on stderr can be used as a URL."""
+    port = servers.free_port()
+    try:
+        socket.create_server(("::1", port), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    process = start_command("exporter", "--listen", f"[::1]:{port}")
+    assert f"http://[::1]:{port}/metrics" in process.stderr.readline().decode()
+    ended = cli_command("healthcheck", f"[::1]:{port}")
+    assert (ended.code, ended.out) == (0, "ok\n")

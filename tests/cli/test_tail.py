@@ -36,11 +36,19 @@ async def test_tail_follows_chosen_jobs_only(harness, start_command):
     assert json.loads(process.stdout.readline())["id"] == "j2"
 
 
-def test_tail_refuses_an_invalid_event_id(run_cli):
+@pytest.mark.parametrize("value", ["yesterday", "1-", "-1", "9" * 21, f"{2**64}-0", "1-٣", "1\n"])
+def test_tail_refuses_an_invalid_event_id(run_cli, value):
     """A usage error, found before a connection is opened."""
-    ended = run_cli("tail", "--after", "yesterday")
+    ended = run_cli("tail", f"--after={value}")
     assert ended.code == 2
-    assert "'yesterday' is not an event id, for example" in ended.err
+    assert "is not an event id" in ended.err
+
+
+def test_tail_of_an_unknown_job_ends(run_cli):
+    """A mistyped id is an error as in `status`, not silence."""
+    ended = run_cli("tail", "missing")
+    assert (ended.code, ended.out) == (3, "")
+    assert "job missing not found in queue debates" in ended.err
 
 
 async def test_a_closed_pipe_is_quiet(harness, start_command):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -72,6 +73,18 @@ def test_values_that_are_not_json_are_a_value_error(value):
     """One kind of error for all of them, so that callers can name the job."""
     with pytest.raises(ValueError):
         codec.encode(value)
+
+
+@given(st.binary(max_size=50))
+@example(b"\xff\xfea\0")
+@example(b"\xef\xbb\xbf\xef\xbb\xbfa")
+@example("\ud800".encode(errors="surrogatepass"))
+def test_text_is_utf8_or_refused_without_a_byte_of_it(data):
+    """Bytes of a file are what Python decodes, or a ValueError that is safe to print."""
+    try:
+        assert codec.text(data) == data.decode("utf-8-sig")
+    except ValueError as error:
+        assert re.fullmatch(r"not UTF-8( but UTF-(16|32)| \(line \d+\))", str(error))  # noqa: PT017
 
 
 MALFORMED = {

@@ -51,6 +51,12 @@ def test_whatever_integer_is_accepted_can_be_read_back(digits, sign):
         assert codec.decode(codec.encode(value)) == value
 
 
+@pytest.mark.parametrize("value", ["caf\udce9", {"\ud800": 1}, [["\udfff"]]])
+def test_text_that_no_server_can_keep_is_refused(value):
+    """Text from bytes that are not UTF-8, as arguments and file names give it."""
+    assert refusal(value) == "contains text that is not UTF-8 (a surrogate)"
+
+
 def test_a_message_around_a_stored_value_can_be_encoded():
     """What contains the deepest payload that can be stored is no stored value itself."""
     levels = next(n for n in range(150, 250) if refusal(nested(n + 1)))

@@ -146,6 +146,8 @@ def test_agents_as_one_text_are_refused():
         ("id", "-rf", "invalid job id '-rf': use"),
         ("id", 7, "invalid job id 7: use"),
         ("id", "x" * 65, "xxx': use 1 to 64"),
+        ("payload", [1], "payload must be a JSON object, got [1]"),
+        ("payload", None, "payload must be a JSON object, got None"),
         ("priority", 1001, "priority is 1001, must be a whole number from -1000 to 1000"),
         ("priority", 0.5, "priority is 0.5, must be a whole number"),
         ("priority", "high", "priority is 'high', must be a whole number"),
@@ -160,7 +162,7 @@ def test_agents_as_one_text_are_refused():
     ],
 )
 def test_invalid_job_is_refused(field, value, message):
-    """Id, priority, attempts and delay are checked before anything is sent."""
+    """Id, payload, priority, attempts and delay are checked before anything is sent."""
     job = Job({})
     setattr(job, field, value)
     with pytest.raises(InvalidPayload) as refused:

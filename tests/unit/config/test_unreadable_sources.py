@@ -1,10 +1,12 @@
 """Settings that cannot be read, from every source: one line that names the origin, never a traceback."""
 
 import os
+from pathlib import Path
 
 import pytest
 from support import processes
 
+from aragora_q.cli.options import load_config
 from aragora_q.config import sources as config_sources
 from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.settings import QueueConfig
@@ -48,8 +50,55 @@ def test_a_credential_that_cannot_be_read_is_refused(monkeypatch, tmp_path):
 
 def test_a_password_file_without_end_is_refused(monkeypatch):
     """A file that is no secret, such as a device, is not read to its end."""
-    monkeypatch.setenv("REDIS_PASSWORD_FILE", "/dev/zero")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", "/dev/urandom")
     assert "longer than" in refusal()
+
+
+def test_a_configuration_file_without_end_is_refused():
+    """The same for `--config`."""
+    with override_file(Path("/dev/zero")), pytest.raises(ConfigError, match="longer than"):
+        QueueConfig()
+
+
+def test_a_byte_order_mark_is_not_a_part_of_the_text(monkeypatch, tmp_path):
+    """Editors write one; as a part of a password or a name it could not be seen."""
+    (tmp_path / "password").write_text("secret\n", encoding="utf-8-sig")
+    (tmp_path / "some.toml").write_text("concurrency = 7\n", encoding="utf-8-sig")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "password"))
+    with override_file(tmp_path / "some.toml"):
+        config = QueueConfig()
+    assert (config.redis_password.get_secret_value(), config.concurrency) == ("secret", 7)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_named(monkeypatch, tmp_path, encoding):
+    """Files that an editor saved as UTF-16: the message says so."""
+    (tmp_path / "odd").write_text("concurrency = 7\n", encoding=encoding)
+    rule = f"not UTF-8 but {encoding.upper()[:6]}"
+    with override_file(tmp_path / "odd"):
+        assert refusal() == f"{tmp_path / 'odd'} is not valid TOML: {rule}"
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "odd"))
+    assert refusal() == f"cannot read {tmp_path / 'odd'} (environment REDIS_PASSWORD_FILE): {rule}"
+
+
+def test_a_key_instead_of_the_name_of_its_variable(tmp_path):
+    """An API key that was written into api_key_env is refused, and not repeated."""
+    (tmp_path / "odd.toml").write_text('[agents.a]\nmodel = "m"\napi_key_env = "sk-hush"\n')
+    with override_file(tmp_path / "odd.toml"):
+        message = refusal()
+    assert "agents.a.api_key_env" in message
+    assert "must be the name of a variable, not the key itself" in message
+    assert "hush" not in message
+
+
+def test_an_option_is_the_origin_of_its_value():
+    """The message names what the operator typed, not the parameter."""
+    for setting, option, value in (
+        ("metrics_port", "--metrics-port", 10**6),
+        ("exec_command", "--exec", "\0"),
+    ):
+        with pytest.raises(ConfigError, match=rf"\(option {option}\)"):
+            load_config(None, **{setting: value})
 
 
 @pytest.mark.parametrize(
