@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from contextlib import suppress
 
 import pytest
 from support.wait import wait_until
@@ -27,18 +26,10 @@ async def test_jobs_of_a_program_that_just_ends_are_not_charged(harness):
             running.add(job.id)
             await asyncio.Event().wait()
 
-        async def close_at_the_end(task):
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-            await asyncio.wait([task])
-            await queue.close()
-
         worker = DebateWorker(queue, "w1", executor=executor, max_concurrent=2)
         task = asyncio.create_task(worker.start())
-        closing = asyncio.create_task(close_at_the_end(task))
         await wait_until(lambda: len(running) == 2)
         assert not task.done()
-        assert not closing.done()
 
     await asyncio.to_thread(asyncio.run, main())
     for job_id in ("a", "b"):
