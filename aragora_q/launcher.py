@@ -225,6 +225,8 @@ async def _notify_systemd(worker: DebateWorker) -> None:
         status = f"{stats['active_jobs']}/{stats['max_concurrent']} running"
         if stats["oldest_job_seconds"]:
             status += f", oldest {stats['oldest_job_seconds']:.0f} s"
+        if stats["trouble"]:
+            status += f", cannot run jobs: {stats['trouble']}"
         if stats["redis_error"]:
             status += f", waiting for Redis: {stats['redis_error']}"
         lines = [f"STATUS={status}"]

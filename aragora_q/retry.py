@@ -5,6 +5,7 @@ Used by `attempt.py` to turn an exception into an outcome. Must not know queues.
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 from collections.abc import Iterator
@@ -23,13 +24,47 @@ MAX_DESCRIBED = 5
 """Errors of an exception group that its description names."""
 
 
+MACHINE_LIMITS = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EAGAIN,  # fork: too many processes
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+    }
+)
+"""Errors of the system calls that a process or its machine has no room for."""
+
+MAX_MESSAGE_CHARS = 10_000
+MAX_CAUSES = 10
+
+
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors in an exception group, also in nested ones; of any other error, itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from leaves(member)
-    else:
-        yield error
+    pending = [error]
+    while pending:  # not recursive: a job may nest groups deeper than the stack
+        each = pending.pop()
+        if isinstance(each, BaseExceptionGroup):
+            pending.extend(reversed(each.exceptions))
+        else:
+            yield each
+
+
+def is_machine_limit(error: BaseException) -> bool:
+    """Return True if `error`, or what it was raised from, is a limit of the process or its machine.
+
+    These are open files, processes, threads, memory and disk space.
+    """
+    for each in leaves(error):
+        cause: BaseException | None = each
+        for _ in range(MAX_CAUSES):
+            if isinstance(cause, OSError) and cause.errno in MACHINE_LIMITS:
+                return True
+            if isinstance(cause, RuntimeError) and cause.args == ("can't start new thread",):
+                return True
+            cause = cause.__cause__ if cause is not None else None
+    return False
 
 
 def is_retryable_error(error: BaseException) -> bool:
@@ -65,8 +100,8 @@ def describe(error: BaseException) -> str:
         return "; ".join(texts[:MAX_DESCRIBED] + ([f"and {more} more"] if more > 0 else []))
     name = type(error).__name__
     try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not cost the job its report
+        message = str(error)[:MAX_MESSAGE_CHARS]
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not cost the job its report
         message = "(message cannot be read)"
     text = f"{name}: {message}" if message else name
     return text.encode(errors="backslashreplace").decode()
