@@ -58,7 +58,7 @@ class Fitness:
         if trouble != text or now - logged_at > REPEAT_LOG_SECONDS:
             self._logged = (trouble, now)
             logger.error(
-                "worker cannot run jobs, they are handed back; trying one at a time",
+                "worker cannot run jobs, they are released; trying one at a time",
                 extra={"worker": self._worker_id, "error": trouble},
             )
 
