@@ -37,7 +37,10 @@ MACHINE_LIMITS = frozenset(
 """Errors of the system calls that a process or its machine has no room for."""
 
 MAX_MESSAGE_CHARS = 10_000
-MAX_CAUSES = 10
+"""Length at which the message of an error is cut."""
+
+MAX_CAUSES = 100
+"""Errors that are looked at for a cause."""
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -56,14 +59,19 @@ def is_machine_limit(error: BaseException) -> bool:
 
     These are open files, processes, threads, memory and disk space.
     """
-    for each in leaves(error):
-        cause: BaseException | None = each
-        for _ in range(MAX_CAUSES):
-            if isinstance(cause, OSError) and cause.errno in MACHINE_LIMITS:
-                return True
-            if isinstance(cause, RuntimeError) and cause.args == ("can't start new thread",):
-                return True
-            cause = cause.__cause__ if cause is not None else None
+    pending: list[BaseException] = [error]
+    for _ in range(MAX_CAUSES):
+        if not pending:
+            break
+        each = pending.pop()
+        if isinstance(each, OSError) and each.errno in MACHINE_LIMITS:
+            return True
+        if isinstance(each, RuntimeError) and each.args == ("can't start new thread",):
+            return True
+        if isinstance(each, BaseExceptionGroup):
+            pending.extend(each.exceptions)
+        elif cause := each.__cause__ or each.__context__:  # libraries hide the cause, too
+            pending.append(cause)
     return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 
@@ -175,11 +176,32 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     )
 
 
-def _default_key_variable(config: AgentConfig) -> str | None:
-    """Return the variable that the provider's client reads its key from, if this module knows it."""
+def _key_variable(config: AgentConfig) -> str | None:
+    """Return the variable with the agent's API key: the configured one, or that of its provider's client."""
+    if config.api_key_env or config.base_url:
+        return config.api_key_env
     provider = config.model.partition(":")[0]
-    providers = {ALIASES[name].partition(":")[0]: variable for name, variable in KEYS.items()}
-    return providers.get(provider)
+    needed = {ALIASES[name].partition(":")[0]: variable for name, variable in KEYS.items()}
+    if provider in needed:
+        return needed[provider]
+    usual = f"{provider.replace('-', '_').upper()}_API_KEY"
+    return usual if usual in os.environ else None  # else its client may read another one
+
+
+def _read_key(variable: str, config: AgentConfig) -> str:
+    """Return the API key in `variable`, without blanks around it. Raises PermanentError, without the key."""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise PermanentError(
+            f"{config.model}: environment variable {variable} is not set where the worker runs"
+        )
+    if not re.fullmatch("[!-~]+", key):
+        raise PermanentError(
+            f"{config.model}: the API key in environment variable {variable} contains a blank, a line break "
+            "or a letter outside ASCII, which no HTTP header can hold",
+            hint="copy the key again",
+        )
+    return key
 
 
 def _build_agent(name: str, config: AgentConfig) -> Agent:
@@ -190,14 +212,8 @@ def _build_agent(name: str, config: AgentConfig) -> Agent:
         from aragora_q.executors.debate.local import agent as local  # noqa: PLC0415 - an extra
 
         return local.create(name, config)
-    variable = config.api_key_env
-    if variable is None and not config.base_url:
-        variable = _default_key_variable(config)
-    if variable and not os.environ.get(variable):
-        raise PermanentError(
-            f"{config.model}: environment variable {variable} is not set where the worker runs"
-        )
-    key = os.environ[config.api_key_env] if config.api_key_env else None  # else the client reads it
+    variable = _key_variable(config)
+    key = _read_key(variable, config) if variable else None  # else the client reads it
     from aragora_q.executors.debate import llm  # noqa: PLC0415 - an extra
 
     return llm.ModelAgent(name, config, key)
