@@ -3,10 +3,13 @@
 import errno
 import os
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
 from support.llm_stub import cut, filtered, garbled, html, refusal, send, silence
+from support.processes import env
 from support.scripted_agents import failing, saying
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
@@ -225,3 +228,36 @@ def test_keys_that_the_providers_client_reads_are_checked_too(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-\u2026")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         debate.create(QueueConfig(agents={"ann": {"model": "openai:m"}}))
+
+
+@pytest.mark.parametrize("variable", ["ANTHROPIC_API_KEY", "OPENAI_API_KEY"])
+def test_keys_of_the_built_in_names_are_checked_at_the_start(monkeypatch, variable):
+    """An agent that only jobs name: a key that cannot be sent is found before the first of them."""
+    monkeypatch.setenv(variable, "sk-one two")
+    with pytest.raises(ConfigError, match=variable) as refused:
+        debate.create(QueueConfig())
+    assert "sk-" not in str(refused.value)
+
+
+def test_libraries_of_agents_are_loaded_before_the_first_job(stub):
+    """A debate imports nothing more: an upgrade of the libraries cannot mix two versions."""
+    script = """
+import asyncio, sys
+from support.memory_session import make_attempt
+from aragora_q import codec, launcher
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.executors import debate
+from aragora_q.job import create_debate_job
+agents = dict(a={}, b={})
+executor = debate.create(QueueConfig(agents=agents))
+before = set(sys.modules)
+payload = codec.encode(create_debate_job("Tea?", list(agents), rounds=1).payload)
+job = Job({{}}, id="j", raw_payload=payload, attempts=1)
+print(type(asyncio.run(make_attempt(executor, job=job, max_result_bytes=10**6).run())).__name__)
+print(sorted(name for name in set(sys.modules) - before if not name.startswith("encodings")))
+""".format(stub.agent("openai"), stub.agent("anthropic"))
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["Completed", "[]"], done.stderr

@@ -11,14 +11,23 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
-from aragora_q.errors import ConfigError, InvalidPayload, PermanentError, did_you_mean, nearest
+from aragora_q.errors import (
+    ConfigError,
+    InvalidPayload,
+    PermanentError,
+    WorkerUnable,
+    did_you_mean,
+    nearest,
+)
 from aragora_q.executors.debate import demo
 from aragora_q.executors.debate.local import model_files
 from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
+from aragora_q.retry import describe
 
 logger = get_logger(__name__)
 
@@ -96,10 +105,12 @@ class AgentRegistry:
         self._lock = asyncio.Lock()
 
     def check(self) -> None:
-        """Build the agents of the configuration.
+        """Build the agents of the configuration, and those of ALIASES whose API key is set.
+
+        So their libraries are loaded before the first job, from the same version.
 
         Raises:
-            ConfigError: one of them cannot be built.
+            ConfigError: a configured one cannot be built, or the API key of another cannot be used.
 
         """
         for name in self._config.agents:
@@ -110,13 +121,27 @@ class AgentRegistry:
             try:
                 if config.model.partition(":")[0] not in ("demo", "local"):
                     self._agents[name] = _build_agent(name, config)
-            except (PermanentError, InvalidPayload) as error:
+            except (PermanentError, InvalidPayload, WorkerUnable) as error:
                 raise ConfigError(f"agent {name}: {error}", hint=error.hint) from None
-        if not find_spec("pydantic_ai"):
+        if find_spec("pydantic_ai"):
+            self._build_aliases()
+        else:
             logger.warning(
                 "no LLM support is installed; only demo agents are available",
                 extra={"remedy": LLM_HINT},
             )
+
+    def _build_aliases(self) -> None:
+        for name, variable in KEYS.items():
+            if name in self._config.agents or not os.environ.get(variable, "").strip():
+                continue
+            config = _resolve(name, self._config)
+            try:
+                _read_key(variable, config)
+            except PermanentError as error:
+                raise ConfigError(str(error), hint=error.hint) from None
+            with suppress(PermanentError, WorkerUnable):  # its library is not installed
+                self._agents[name] = _build_agent(name, config)
 
     async def agent(self, name: str, seat: int) -> Agent:
         """Return the agent called `name`. `seat` chooses the persona of agents named just `demo`.
@@ -124,6 +149,7 @@ class AgentRegistry:
         Raises:
             InvalidPayload: the name is unknown.
             PermanentError: the agent cannot be built on this machine (missing extra, key or model).
+            WorkerUnable: the libraries cannot be loaded, for example after an upgrade.
 
         """
         config = _resolve(name, self._config)
@@ -214,6 +240,10 @@ def _build_agent(name: str, config: AgentConfig) -> Agent:
         return local.create(name, config)
     variable = _key_variable(config)
     key = _read_key(variable, config) if variable else None  # else the client reads it
-    from aragora_q.executors.debate import llm  # noqa: PLC0415 - an extra
-
+    try:
+        from aragora_q.executors.debate import llm  # noqa: PLC0415 - an extra
+    except Exception as error:
+        raise WorkerUnable(
+            f"the libraries of {config.model} cannot be loaded: {describe(error)}"
+        ) from error
     return llm.ModelAgent(name, config, key)

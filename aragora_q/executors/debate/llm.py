@@ -7,6 +7,8 @@ that the queue understands.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import pydantic_ai
@@ -34,6 +36,10 @@ from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater, Worke
 from aragora_q.executors.debate.prompts import Prompt, prompt_for
 from aragora_q.executors.debate.requests import AgentRequest, Reply
 from aragora_q.retry import describe, is_machine_limit
+
+for _name in ("anyio._backends._asyncio", "opentelemetry.propagate"):
+    with suppress(ImportError):
+        import_module(_name)  # before the first job, not with the first connection
 
 pydantic_ai.BANNER_ENABLED = False  # it would be printed between the lines of `aragora-q demo`
 
