@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from support.llm_stub import cut, filtered, garbled, html, refusal, send, silence
@@ -261,3 +262,23 @@ print(sorted(name for name in set(sys.modules) - before if not name.startswith("
         [sys.executable, "-c", script], env=env(), capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines() == ["Completed", "[]"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("headers", "by_our_clock", "seconds"),
+    [
+        (("Sat, 28 Nov 2026 06:00:40 GMT", "Sat, 28 Nov 2026 06:00:00 GMT"), 7240, 40),
+        (("Sat, 28 Nov 2026 06:00:40 GMT", "Sat, 28 Nov 2026 06:00:00 GMT"), 0, 40),
+        (("7", "Sat, 28 Nov 2026 06:00:00 GMT"), 7, 7),
+        (("Sat, 28 Nov 2026 06:00:40 GMT", None), 40, 40),
+        (("soon", "now"), None, 30),
+        ((None, None), None, 30),
+    ],
+)
+def test_a_date_to_retry_after_counts_from_the_providers_clock(headers, by_our_clock, seconds):
+    """A worker whose clock is two hours slow does not wait two hours more."""
+    from aragora_q.executors.debate.llm import _retry_after_seconds
+
+    pairs = zip(("retry-after", "date"), headers, strict=True)
+    named = {name: value for name, value in pairs if value}
+    assert _retry_after_seconds(SimpleNamespace(headers=named, retry_after=by_our_clock)) == seconds

@@ -8,6 +8,7 @@ that the queue understands.
 from __future__ import annotations
 
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import Any
 
@@ -127,8 +128,7 @@ class ModelAgent:
         if is_machine_limit(error):
             return WorkerUnable(text)
         if isinstance(error, ModelRateLimitError):
-            delay_seconds = error.retry_after or DEFAULT_RETRY_AFTER_SECONDS
-            return RetryLater(text, delay_seconds=delay_seconds)
+            return RetryLater(text, delay_seconds=_retry_after_seconds(error))
         return AgentUnavailable(text) if _is_transient(error) else PermanentError(text)
 
     def _redact(self, text: str) -> str:
@@ -142,6 +142,16 @@ def _cost_usd(response: ModelResponse) -> float:
         return float(response.cost().total_price)
     except (LookupError, ValueError):
         return 0.0
+
+
+def _retry_after_seconds(error: ModelRateLimitError) -> float:
+    """Return the delay that the provider asks for. A date counts from the provider's own, not by our clock."""
+    headers = getattr(error, "headers", None) or {}
+    seconds = error.retry_after
+    with suppress(KeyError, TypeError, ValueError):  # one of them is missing, or not a date
+        until, now = (parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
+        seconds = max(0.0, (until - now).total_seconds())
+    return seconds or DEFAULT_RETRY_AFTER_SECONDS
 
 
 def _is_transient(error: Exception) -> bool:
