@@ -70,17 +70,18 @@ def _run_despite_jobs(
 ) -> T:
     """Run `task` to its end, also if a job's task or callback raises KeyboardInterrupt or SystemExit.
 
-    An event loop stops for these two, whichever task raised them. While `is_running` is set, signals
-    arrive as events of the loop, so that they can only be a job's; the task that awaits it gets them, too.
+    An event loop stops for these two, whichever task raised them, and with RuntimeError for `loop.stop`.
+    While `is_running` is set, signals arrive as events of the loop, so that all three can only be a job's;
+    the code that awaits the job's task gets the error, too.
     """
     while True:
         try:
             return loop.run_until_complete(task)
-        except (KeyboardInterrupt, SystemExit) as error:
-            if task.done() or not is_running.is_set():
+        except (KeyboardInterrupt, SystemExit, RuntimeError) as error:
+            if task.done() or loop.is_closed() or not is_running.is_set():
                 raise
             logger.error(  # noqa: TRY400 - the job's report has the cause
-                "a job raised an error that stops a program, the worker goes on",
+                "a job tried to stop the event loop, the worker goes on",
                 extra={"error": describe(error)},
             )
 

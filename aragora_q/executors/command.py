@@ -152,6 +152,8 @@ class _CommandRun:
             exit_code = await program.wait(readers)
         finally:
             await program.stop(readers)
+        if exit_code and (fault := startup.interpreter_fault(argv[0], exit_code)):
+            raise WorkerUnable(fault)
         self._raise_for_exit_code(exit_code)
         return _parse_result(result.result())
 

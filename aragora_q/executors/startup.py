@@ -44,6 +44,9 @@ _PERMANENT = frozenset(
 
 MAX_FIRST_LINE_BYTES = 256
 
+ENV_EXIT_CODES = (126, 127)
+"""Exit codes of `env` for a program that it cannot start."""
+
 
 def allow_waiting() -> None:
     """Give SIGCHLD its default action: if the parent had it ignored, no exit status would arrive."""
@@ -57,7 +60,7 @@ def find_fault(argv: list[str], env: Mapping[str, str]) -> str | None:
 
     The program is loaded, but does not run.
     """
-    if fault := _script_fault(argv[0]):
+    if fault := script_fault(argv[0]):
         return f"cannot start {argv[0]}: {fault}"
     trial = [sys.executable, "-I", "-S", "-c", _TRIAL, *argv]
     try:
@@ -71,9 +74,15 @@ def find_fault(argv: list[str], env: Mapping[str, str]) -> str | None:
     return explain(argv[0], OSError(number, os.strerror(number)))
 
 
+def interpreter_fault(path: str, exit_code: int) -> str | None:
+    """Return why `env`, in a script's first line, ended with `exit_code` instead of the script; else None."""
+    fault = script_fault(path) if exit_code in ENV_EXIT_CODES else None
+    return fault and f"cannot start {path}: {fault}"
+
+
 def explain(path: str, error: OSError) -> str:
     """Return why the program at `path` could not be started, in one line."""
-    reason = (_script_fault(path) if Path(path).exists() else None) or _system_fault(path, error)
+    reason = (script_fault(path) if Path(path).exists() else None) or _system_fault(path, error)
     return f"cannot start {path}: {reason}"
 
 
@@ -95,7 +104,7 @@ def _system_fault(path: str, error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _script_fault(path: str) -> str | None:
+def script_fault(path: str) -> str | None:
     """Return what is wrong with a script's first line; None if nothing is, or it is not a script."""
     try:
         with Path(path).open("rb") as file:
@@ -110,8 +119,8 @@ def _script_fault(path: str) -> str | None:
     interpreter, *arguments = text.split() or [""]
     if not os.access(interpreter, os.X_OK):
         return f"its interpreter {interpreter!r} does not exist or is not executable"
-    if Path(interpreter).name == "env" and arguments and not arguments[0].startswith("-"):
-        name = arguments[0]
-        if "=" not in name and shutil.which(name) is None:
+    if Path(interpreter).name == "env":
+        name = next((word for word in arguments if word != "-S" and "=" not in word), "-")
+        if not name.startswith("-") and shutil.which(name) is None:
             return f"its interpreter {name!r} is not on PATH"
     return None

@@ -47,6 +47,7 @@ CANNOT = {
     "no first line": (b"echo {}\n", "neither a script"),
     "missing interpreter": (b"#!/opt/none/python9\n", "'/opt/none/python9' does not exist"),
     "env without it": (b"#!/usr/bin/env python9\n", "'python9' is not on PATH"),
+    "env with options": (b"#!/usr/bin/env -S A=1 python9 -u\n", "'python9' is not on PATH"),
     "another machine": (foreign_elf(), "neither a script"),
     "empty": (b"", "neither a script"),
 }
@@ -61,6 +62,26 @@ def test_a_program_that_cannot_be_started_is_refused(executable, content, reason
     assert str(path) in str(refused.value)
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_an_interpreter_that_goes_away_charges_no_job(executable, tmp_path, monkeypatch, on_loop):
+    """`env` in the first line starts, but finds no interpreter: the script never ran."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    interpreter = executable(b"#!/bin/sh\necho {}\n", "interpreter-of-a-test")
+    path = executable(b"#!/usr/bin/env interpreter-of-a-test\n")
+    executor = command.create(QueueConfig(exec_command=str(path)))
+    assert on_loop(make_attempt(executor).run()) == Completed(b"{}")
+    interpreter.unlink()
+    attempt = make_attempt(executor)
+    assert on_loop(attempt.run()) == Released()
+    assert "'interpreter-of-a-test' is not on PATH" in attempt.trouble
+
+
+def test_exit_code_127_of_a_sound_script_is_the_jobs(run_program):
+    """A command that a script does not find is an error of the script, as before."""
+    outcome, _ = run_program("no-such-command")
+    assert isinstance(outcome, Retry)
+    assert outcome.charged
 
 
 def test_arguments_that_are_too_long_are_refused(executable):

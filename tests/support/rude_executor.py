@@ -51,6 +51,11 @@ async def _in_a_callback():
     await asyncio.sleep(0.1)
 
 
+async def _stop_the_loop():
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.1)
+
+
 def _raise():
     raise KeyboardInterrupt
 
@@ -69,5 +74,6 @@ _WAYS = {
     "exit in a child": _exit_in_a_child,
     "thread": _in_a_thread,
     "callback": _in_a_callback,
+    "stop": _stop_the_loop,
     "ignore signals": _ignore_signals,
 }

@@ -7,7 +7,7 @@ from support.wait import wait_until
 
 from aragora_q.base import JobStatus
 
-WAYS = ["own", "child", "group", "exit", "exit in a child", "thread", "callback"]
+WAYS = ["own", "child", "group", "exit", "exit in a child", "thread", "callback", "stop"]
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def worker(worker_process, redis_url):
 
 
 async def test_no_job_ends_its_worker(new_harness, worker):
-    """Each is charged, retried, and fails in our words; the one that only has a bad callback completes."""
+    """Each is charged, retried, and fails in our words; those that only touch the loop complete."""
     harness = new_harness()
     for n, way in enumerate(WAYS):
         await harness.enqueue_payload(f"j{n}", {"way": way}, max_attempts=2)
@@ -27,7 +27,7 @@ async def test_no_job_ends_its_worker(new_harness, worker):
     await harness.wait_for_status("after", JobStatus.COMPLETED)
     for n, way in enumerate(WAYS):
         job = await harness.queue.get_job(f"j{n}")
-        if way == "callback":
+        if way in ("callback", "stop"):
             assert job.status is JobStatus.COMPLETED
         else:
             assert (job.status, job.attempts, job.crashes) == (JobStatus.FAILED, 2, 0), way
