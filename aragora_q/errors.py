@@ -137,7 +137,7 @@ class CommandFailed(AragoraQError):
 class WorkerUnable(AragoraQError):
     """Raised by an executor when its process or machine cannot run the job, whatever the job is.
 
-    The job is handed back uncharged, for any worker. The worker is unhealthy and backs off until a job runs.
+    The job is released, uncharged, for any worker. The worker is unhealthy and backs off until a job runs.
     """
 
 

@@ -75,7 +75,7 @@ def create(config: QueueConfig) -> Executor:
         RetryLater: exit code 75. The job is retried uncharged, after at least the seconds that the
             program sent as `retry_after`.
         CommandFailed: any other exit code, or a signal. The job is retried until its attempts are used up.
-        WorkerUnable: the program cannot be started. The job is handed back uncharged.
+        WorkerUnable: the program cannot be started. The job is released, uncharged.
         LeaseLost: the job is no longer this attempt's; noticed when progress or a checkpoint is sent.
 
     Raises:

@@ -24,7 +24,7 @@ if not pid:
     try:
         os.execv(sys.argv[1], sys.argv[1:])
     except OSError as error:
-        os._exit(error.errno)
+        os._exit(100 + error.errno)
 status = os.waitpid(pid, 0)[1]
 if os.WIFSTOPPED(status):
     os.kill(pid, 9)
@@ -34,12 +34,10 @@ os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0)
 """
 """Load a program as its tracer, so that the kernel stops it before its first instruction, and kill it.
 
-Exits with the error's number; with 0 if the program can be started, or if tracing is not allowed here.
+Exits with 100 and the error's number; with 0 if the program can be started, or if tracing is not allowed here.
 """
 
-_PERMANENT = frozenset(
-    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.E2BIG, errno.ELIBBAD}
-)
+_PERMANENT = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG, errno.ELIBBAD})
 """What the kernel answers until the program, its arguments or its file system are changed."""
 
 MAX_FIRST_LINE_BYTES = 256
@@ -64,11 +62,16 @@ def find_fault(argv: list[str], env: Mapping[str, str]) -> str | None:
         return f"cannot start {argv[0]}: {fault}"
     trial = [sys.executable, "-I", "-S", "-c", _TRIAL, *argv]
     try:
-        number = subprocess.run(  # noqa: S603 - the operator's program
-            trial, env=env, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ).returncode
+        number = (
+            subprocess.run(  # noqa: S603 - the operator's program
+                trial, env=env, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ).returncode
+            - 100
+        )
     except OSError as error:
         number = error.errno if error.errno == errno.E2BIG else 0
+    if number == errno.EACCES and not os.statvfs(argv[0]).f_flag & os.ST_NOEXEC:
+        return None  # a security module may refuse only the trial
     if number not in _PERMANENT:
         return None
     return explain(argv[0], OSError(number, os.strerror(number)))

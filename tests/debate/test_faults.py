@@ -192,6 +192,19 @@ async def test_an_agent_that_raises_anything_costs_one_seat(
     assert f"dan dropped out (propose): unusable reply: {type(error).__name__}" in result["error"]
 
 
+async def test_an_agent_that_cannot_be_built_costs_one_seat(run_debate, monkeypatch):
+    """Whatever a library raises while it builds a model: the agent is named, the others decide."""
+    from aragora_q.executors.debate import agents
+
+    def broken(name, config):
+        raise LookupError("no such thing")
+
+    monkeypatch.setattr(agents, "_build_agent", broken)
+    names = ["demo:bold", "demo:careful", "demo:curious", "mistral:m"]
+    _, _, result = await run_debate(agents=names, rounds=0, attempts=3)
+    assert "mistral:m dropped out (propose): mistral:m cannot be built" in result["error"]
+
+
 async def test_no_room_for_a_connection_is_the_workers_trouble(new_agent, stub, monkeypatch):
     """Out of open files while an agent is asked: no seat is to blame."""
     agent = new_agent(stub.agent("openai"))

@@ -202,9 +202,11 @@ def test_an_exit_code_that_is_taken_elsewhere_ends_the_attempt(executable, on_lo
     assert "exit code unknown" in outcome.error
 
 
-def test_a_check_that_is_not_allowed_refuses_nothing(executable, monkeypatch):
-    """Where the kernel does not let a process be traced, the first job shows the fault."""
-    monkeypatch.setattr(startup, "_TRIAL", "import os\nos._exit(0)")
+@pytest.mark.parametrize("code", [0, 1, 2, 126, -31], ids=str)
+def test_a_check_that_is_not_possible_refuses_nothing(executable, monkeypatch, code):
+    """Where a process may not be traced, or Python has no ctypes, the first job shows the fault."""
+    end = f"os._exit({code})" if code >= 0 else f"os.kill(os.getpid(), {-code})"
+    monkeypatch.setattr(startup, "_TRIAL", f"import os\n{end}")
     assert startup.find_fault([str(executable(foreign_elf()))], dict(os.environ)) is None
 
 

@@ -16,6 +16,8 @@ from importlib.util import find_spec
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.errors import (
+    AgentUnavailable,
+    AragoraQError,
     ConfigError,
     InvalidPayload,
     PermanentError,
@@ -27,7 +29,7 @@ from aragora_q.executors.debate import demo
 from aragora_q.executors.debate.local import model_files
 from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
-from aragora_q.retry import describe
+from aragora_q.retry import describe, is_machine_limit
 
 logger = get_logger(__name__)
 
@@ -149,6 +151,7 @@ class AgentRegistry:
         Raises:
             InvalidPayload: the name is unknown.
             PermanentError: the agent cannot be built on this machine (missing extra, key or model).
+            AgentUnavailable: it cannot be built for a reason that this module does not know.
             WorkerUnable: the libraries cannot be loaded, for example after an upgrade.
 
         """
@@ -159,7 +162,7 @@ class AgentRegistry:
         async with self._lock:
             agent = self._agents.pop(name, None)
             if agent is None:
-                agent = await asyncio.to_thread(_build_agent, name, config)
+                agent = await _build_in_thread(name, config)
             self._agents[name] = agent  # last: the order is that of use
             self._evict()
         return agent
@@ -228,6 +231,15 @@ def _read_key(variable: str, config: AgentConfig) -> str:
             hint="copy the key again",
         )
     return key
+
+
+async def _build_in_thread(name: str, config: AgentConfig) -> Agent:
+    try:
+        return await asyncio.to_thread(_build_agent, name, config)
+    except Exception as error:
+        if isinstance(error, AragoraQError) or is_machine_limit(error):
+            raise
+        raise AgentUnavailable(f"{config.model} cannot be built: {describe(error)}") from error
 
 
 def _build_agent(name: str, config: AgentConfig) -> Agent:
