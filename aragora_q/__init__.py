@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aragora_q.base import Job, JobQueue, JobStatus
     from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
     from aragora_q.context import Executor, current_attempt
-    from aragora_q.errors import AragoraQError, PermanentError, RetryLater
+    from aragora_q.errors import AragoraQError, PermanentError, RetryLater, WorkerUnable
     from aragora_q.executors import create_default_executor
     from aragora_q.job import DebateJobPayload, DebateResult, create_debate_job
     from aragora_q.retry import RetryPolicy
@@ -49,6 +49,7 @@ _HOMES = {
     "RedisStreamsQueue": "streams",
     "RetryLater": "errors",
     "RetryPolicy": "retry",
+    "WorkerUnable": "errors",
     "create_debate_job": "job",
     "create_default_executor": "executors",
     "create_redis_queue": "streams",
@@ -72,6 +73,7 @@ __all__ = [
     "RedisStreamsQueue",
     "RetryLater",
     "RetryPolicy",
+    "WorkerUnable",
     "__version__",
     "create_debate_job",
     "create_default_executor",

@@ -18,6 +18,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── LeaseLost                 1   the job no longer belongs to this attempt: stop working on it
     ├── AgentUnavailable          1   a debate's agent failed; a retry may help
     ├── CommandFailed             1   the `command` executor's program failed; a retry may help
+    ├── WorkerUnable              1   raised by executors: this worker cannot run jobs at present
     ├── PermanentError            1   raised by executors: do not retry
     └── RetryLater                1   raised by executors: retry after a delay, attempt not charged
 """
@@ -132,6 +133,13 @@ class AgentUnavailable(AragoraQError):
 
 class CommandFailed(AragoraQError):
     """The program was killed by a signal, or its exit code asks for a retry."""
+
+
+class WorkerUnable(AragoraQError):
+    """Raised by an executor when its process or machine cannot run the job, whatever the job is.
+
+    The job is released, uncharged, for any worker. The worker is unhealthy and backs off until a job runs.
+    """
 
 
 class PermanentError(AragoraQError):

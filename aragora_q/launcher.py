@@ -11,12 +11,13 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import uvloop
 
@@ -30,12 +31,18 @@ from aragora_q.observability.http import serving
 from aragora_q.observability.logs import get_logger, setup_logging
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.redis.server import check_eviction, check_server
+from aragora_q.retry import describe
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker.debate_worker import DebateWorker
 
 logger = get_logger(__name__)
 
+T = TypeVar("T")
+
 STATUS_SECONDS = 5.0
+HANDLER_CHECK_SECONDS = 1.0
+"""Interval at which signal handlers that a job replaced are restored."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -52,12 +59,38 @@ def run_worker(
     Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for.
     """
     setup_logging(config.log_level, config.log_format)
-    return uvloop.run(_run(config, worker_id, burst=burst, reload=reload))
+    is_running = threading.Event()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        running = _run(config, worker_id, is_running, burst=burst, reload=reload)
+        return _run_despite_jobs(loop, loop.create_task(running), is_running)
+
+
+def _run_despite_jobs(
+    loop: asyncio.AbstractEventLoop, task: asyncio.Task[T], is_running: threading.Event
+) -> T:
+    """Run `task` to its end, also if a job's task or callback raises KeyboardInterrupt or SystemExit.
+
+    An event loop stops for these two, whichever task raised them, and with RuntimeError for `loop.stop`.
+    While `is_running` is set, signals arrive as events of the loop, so that all three can only be a job's;
+    the code that awaits the job's task gets the error, too.
+    """
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (KeyboardInterrupt, SystemExit, RuntimeError) as error:
+            if task.done() or loop.is_closed() or not is_running.is_set():
+                raise
+            logger.error(  # noqa: TRY400 - the job's report has the cause
+                "a job tried to stop the event loop, the worker goes on",
+                extra={"error": describe(error)},
+            )
 
 
 async def _run(
     config: QueueConfig,
     worker_id: str | None,
+    is_running: threading.Event,
     *,
     burst: bool,
     reload: Callable[[], QueueConfig] | None,
@@ -72,7 +105,11 @@ async def _run(
         on_signal=stopped_by.append,
         reload=reload,
     ) as worker:
-        await worker.start()
+        is_running.set()
+        try:
+            await worker.start()
+        finally:
+            is_running.clear()
     if worker.stuck_jobs:
         _end_process(stopped_by)
     if not stopped_by:
@@ -164,11 +201,17 @@ def _watch_signals(
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, arrived.put_nowait, number)
+    installed = {number: signal.getsignal(number) for number in SIGNALS}
 
     async def watch() -> None:
         stops: set[asyncio.Task[None]] = set()
         while True:
-            number = await arrived.get()
+            try:
+                async with asyncio.timeout(HANDLER_CHECK_SECONDS):
+                    number = await arrived.get()
+            except TimeoutError:
+                _restore_handlers(installed, arrived.put_nowait)
+                continue
             try:
                 if number == signal.SIGHUP:
                     _reload(worker, reload)
@@ -188,6 +231,19 @@ def _watch_signals(
                 logger.exception("signal not fully handled", extra={"signal": number.name})
 
     return asyncio.create_task(watch(), name="signals")
+
+
+def _restore_handlers(
+    installed: Mapping[signal.Signals, object], callback: Callable[[signal.Signals], None]
+) -> None:
+    """Install the worker's signal handlers again where a job replaced them."""
+    for number, handler in installed.items():
+        if signal.getsignal(number) is not handler:
+            logger.error(
+                "a job replaced a signal handler of the worker, restored",
+                extra={"signal": number.name},
+            )
+            asyncio.get_running_loop().add_signal_handler(number, callback, number)
 
 
 def _reset_signals() -> None:
@@ -225,6 +281,8 @@ async def _notify_systemd(worker: DebateWorker) -> None:
         status = f"{stats['active_jobs']}/{stats['max_concurrent']} running"
         if stats["oldest_job_seconds"]:
             status += f", oldest {stats['oldest_job_seconds']:.0f} s"
+        if stats["trouble"]:
+            status += f", cannot run jobs: {stats['trouble']}"
         if stats["redis_error"]:
             status += f", waiting for Redis: {stats['redis_error']}"
         lines = [f"STATUS={status}"]

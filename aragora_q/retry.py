@@ -5,6 +5,7 @@ Used by `attempt.py` to turn an exception into an outcome. Must not know queues.
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 from collections.abc import Iterator
@@ -23,13 +24,55 @@ MAX_DESCRIBED = 5
 """Errors of an exception group that its description names."""
 
 
+MACHINE_LIMITS = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EAGAIN,  # fork: too many processes
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+    }
+)
+"""Errors of the system calls that a process or its machine has no room for."""
+
+MAX_MESSAGE_CHARS = 10_000
+"""Length at which the message of an error is cut."""
+
+MAX_CAUSES = 100
+"""Errors that are looked at for a cause."""
+
+
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors in an exception group, also in nested ones; of any other error, itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from leaves(member)
-    else:
-        yield error
+    pending = [error]
+    while pending:  # not recursive: a job may nest groups deeper than the stack
+        each = pending.pop()
+        if isinstance(each, BaseExceptionGroup):
+            pending.extend(reversed(each.exceptions))
+        else:
+            yield each
+
+
+def is_machine_limit(error: BaseException) -> bool:
+    """Return True if `error`, or what it was raised from, is a limit of the process or its machine.
+
+    These are open files, processes, threads, memory and disk space.
+    """
+    pending: list[BaseException] = [error]
+    for _ in range(MAX_CAUSES):
+        if not pending:
+            break
+        each = pending.pop()
+        if isinstance(each, OSError) and each.errno in MACHINE_LIMITS:
+            return True
+        if isinstance(each, RuntimeError) and each.args == ("can't start new thread",):
+            return True
+        if isinstance(each, BaseExceptionGroup):
+            pending.extend(each.exceptions)
+        elif cause := each.__cause__ or each.__context__:  # libraries hide the cause, too
+            pending.append(cause)
+    return False
 
 
 def is_retryable_error(error: BaseException) -> bool:
@@ -65,8 +108,8 @@ def describe(error: BaseException) -> str:
         return "; ".join(texts[:MAX_DESCRIBED] + ([f"and {more} more"] if more > 0 else []))
     name = type(error).__name__
     try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not cost the job its report
+        message = str(error)[:MAX_MESSAGE_CHARS]
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not cost the job its report
         message = "(message cannot be read)"
     text = f"{name}: {message}" if message else name
     return text.encode(errors="backslashreplace").decode()

@@ -149,11 +149,15 @@ class JobStatusTracker:
         with _reading(job_id):
             return [_object(row, "history") for row in rows]
 
+    async def server_time(self) -> float:
+        """Return the Unix seconds of the server's clock: ages of jobs count by it, not by a client's."""
+        seconds, micros = await self._connection.execute("TIME")
+        return int(seconds) + int(micros) / 1e6
+
     async def queue_stats(self) -> QueueStats:
         """Return the queue's statistics, in four round trips; zeros and empty lists before first use."""
         keys = self._keys
-        server_time = await self._connection.execute("TIME")
-        now_ms = int(server_time[0]) * 1000 + int(server_time[1]) // 1000
+        now_ms = int(await self.server_time() * 1000)
         lanes = dict(zip(LANES, keys.streams, strict=True))
         indexes = {
             name: getattr(keys, name) for name in ("delayed", "completed", "failed", "cancelled")

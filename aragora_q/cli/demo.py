@@ -195,7 +195,7 @@ def _print_result(job: Job, stats: Mapping[str, Any]) -> None:
     if job.result is not None:
         output.lines(views.result_rows(job.result))
     else:
-        output.lines(views.job_lines(job))
+        output.lines(views.job_lines(job, stats["now"] / 1000))
     waiting = sum(stats["waiting"].values())
     output.line(
         f"queue      {waiting} waiting, {stats['running']} running, "

@@ -227,7 +227,7 @@ async def _wait(
     from aragora_q.cli import views, waiting
 
     async for job in waiting.ended_jobs(queue, [job_id], timeout_seconds):
-        views.show_job(job, as_json=as_json, quiet=quiet)
+        await views.show_job(queue, job, as_json=as_json, quiet=quiet)
     return waiting.exit_code([job])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -69,9 +69,7 @@ async def list_(
         return reader.exit_code
     jobs = _take(limit, reader.jobs(status))
     if not as_json:
-        if not await _print_table(jobs):
-            where = f"queue {queue.config.queue} at {queue.connection.address}"
-            output.info(f"no jobs found in {where}")
+        await _print_table(queue, [job async for job in jobs])
         return reader.exit_code
     async for job in jobs:
         output.json_line(views.job_json(job))
@@ -145,23 +143,23 @@ def _sort_time(job: Job) -> float:
     return job.completed_at or job.started_at or job.created_at or 0.0
 
 
-async def _print_table(jobs: AsyncIterator[Job]) -> bool:
-    """Print the jobs; return False if there are none."""
+async def _print_table(queue: RedisStreamsQueue, jobs: Sequence[Job]) -> None:
     from aragora_q.cli import views
 
+    now = await queue.tracker.server_time()  # after the jobs were read: none is younger
     rows = [
         (
             job.id,
             job.status.value,
-            output.ago(_sort_time(job)),
+            output.ago(_sort_time(job), now),
             output.truncate(views.summary(job), output.MAX_WIDTH),  # without the payload
         )
-        async for job in jobs
+        for job in jobs
     ]
     if not rows:
-        return False
+        output.info(f"no jobs found in queue {queue.config.queue} at {queue.connection.address}")
+        return
     head = ("ID", "STATUS", "UPDATED", "SUMMARY")
     *others, _ = (max(map(len, column)) + 2 for column in zip(head, *rows, strict=True))
     summary_width = max(output.width() - sum(others), 10)
     output.table(head, [(*row[:-1], output.truncate(row[-1], summary_width)) for row in rows])
-    return True

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import textwrap
-import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -171,9 +170,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / DAY_SECONDS:.0f} d"
 
 
-def ago(moment: float) -> str:
-    """Format a time, in Unix seconds, relative to now: `3 min ago`, `in 5 h`."""
-    age = time.time() - moment
+def ago(moment: float, now: float) -> str:
+    """Format a time relative to `now`, both in Unix seconds of one clock: `3 min ago`, `in 5 h`."""
+    age = now - moment
     return f"{duration(age)} ago" if age >= 0 else f"in {duration(-age)}"
 
 

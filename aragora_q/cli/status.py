@@ -43,5 +43,5 @@ async def status(queue: RedisStreamsQueue, *, ids: JobIds, as_json: AsJson = Fal
             continue
         if n:
             output.line()
-        output.lines(views.job_lines(job, history))
+        output.lines(views.job_lines(job, await queue.tracker.server_time(), history))
     return exit_code

@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, duration, truncate, wrapped
+
+if TYPE_CHECKING:
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 LABEL_WIDTH = 11
 TEXT_WIDTH = 66
@@ -45,17 +48,17 @@ def job_json(job: Job) -> dict[str, Any]:
     }
 
 
-def job_lines(job: Job, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
-    """Yield the job as lines of text, not yet escaped."""
+def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
+    """Yield the job as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
     yield _row("job", job.id)
-    yield _row("status", _status_text(job))
+    yield _row("status", _status_text(job, now))
     yield from _payload_rows(job.payload)
-    yield _row("enqueued", _format_time(job.created_at))
+    yield _row("enqueued", _format_time(job.created_at, now))
     if job.started_at is not None:
         by = f" by {job.worker_id}" if job.worker_id else ""
-        yield _row("started", _format_time(job.started_at) + by)
+        yield _row("started", _format_time(job.started_at, now) + by)
     if job.completed_at is not None:
-        yield _row("ended", _format_time(job.completed_at))
+        yield _row("ended", _format_time(job.completed_at, now))
     if job.progress and not job.status.is_terminal:
         yield _row("progress", progress_text(job.progress))
     if job.error and (not history or len(job.error) > TEXT_WIDTH):
@@ -123,7 +126,7 @@ def _is_scalar(value: object) -> bool:
     return not isinstance(value, dict | list)
 
 
-def _status_text(job: Job) -> str:
+def _status_text(job: Job, now: float) -> str:
     parts = [job.status.value]
     if job.attempts:
         limit = f" of {job.max_attempts}" if job.max_attempts else ""  # not kept once completed
@@ -131,7 +134,7 @@ def _status_text(job: Job) -> str:
     if job.crashes:
         parts.append(f"{job.crashes} worker crash{'' if job.crashes == 1 else 'es'}")
     if job.due_at is not None:
-        parts.append(f"due {_format_time(job.due_at)}")
+        parts.append(f"due {_format_time(job.due_at, now)}")
     if job.priority:
         parts.append(f"priority {job.priority}")
     return ", ".join(parts)
@@ -168,22 +171,22 @@ def _row(label: str, text: str) -> str:
     return f"{label:<{LABEL_WIDTH}}{text}"
 
 
-def _format_time(seconds: float | None) -> str:
+def _format_time(seconds: float | None, now: float) -> str:
     if seconds is None:
         return "?"
     time = datetime.fromtimestamp(seconds).astimezone()
-    return f"{time:%Y-%m-%d %H:%M:%S} ({ago(seconds)})"
+    return f"{time:%Y-%m-%d %H:%M:%S} ({ago(seconds, now)})"
 
 
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def show_job(job: Job, *, as_json: bool, quiet: bool) -> None:
+async def show_job(queue: RedisStreamsQueue, job: Job, *, as_json: bool, quiet: bool) -> None:
     """Print an ended job as JSON, as its id, or as text."""
     if as_json:
         output.json_line(job_json(job))
     elif quiet:
         output.line(job.id)
     else:
-        output.lines(job_lines(job))
+        output.lines(job_lines(job, await queue.tracker.server_time()))

@@ -35,6 +35,6 @@ async def wait(
 
     ended = []
     async for job in waiting.ended_jobs(queue, ids, timeout_seconds):
-        views.show_job(job, as_json=as_json, quiet=quiet)
+        await views.show_job(queue, job, as_json=as_json, quiet=quiet)
         ended.append(job)
     return waiting.exit_code(ended)

@@ -2,7 +2,8 @@
 
 Built by `load_executor` for `worker --exec CMD`. The program reads the job as JSON from stdin, writes
 its result to stdout and messages to fd 3, and its exit code decides what happens to the job;
-docs/executors.md is the contract. `process_group.py` starts and stops the program.
+docs/executors.md is the contract. `process_group.py` starts and stops the program; `startup.py` says why
+it cannot be started.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from aragora_q.errors import (
     LeaseLost,
     PermanentError,
     RetryLater,
+    WorkerUnable,
 )
+from aragora_q.executors import startup
 from aragora_q.executors.process_group import ProcessGroup, read_lines
 from aragora_q.observability.logs import get_logger
 from aragora_q.rate_limit import RateLimit
@@ -71,18 +74,23 @@ def create(config: QueueConfig) -> Executor:
             `config.max_result_bytes` or MAX_MESSAGE_BYTES allow. The job fails.
         RetryLater: exit code 75. The job is retried uncharged, after at least the seconds that the
             program sent as `retry_after`.
-        CommandFailed, OSError: any other exit code, a signal, or the program cannot be started. The
-            job is retried until its attempts are used up.
+        CommandFailed: any other exit code, or a signal. The job is retried until its attempts are used up.
+        WorkerUnable: the program cannot be started. The job is released, uncharged.
         LeaseLost: the job is no longer this attempt's; noticed when progress or a checkpoint is sent.
 
     Raises:
-        ConfigError: `config.exec_command` is empty, has unbalanced quotes, or is not executable.
+        ConfigError: `config.exec_command` is empty, has unbalanced quotes, or cannot be executed.
 
     """
     argv = _parse_command(config.exec_command)
     allowed = set(config.exec_env_allowlist.replace(",", " ").split())
     excluded = SECRET_ENV - allowed | SYSTEMD_ENV
     env = {name: value for name, value in os.environ.items() if name not in excluded}
+    startup.allow_waiting()
+    if fault := startup.find_fault(argv, env):
+        raise ConfigError(
+            f"exec_command: {fault}", hint="run it by hand on this machine, as the worker's user"
+        )
     log_limit = RateLimit(LOG_LINES_PER_SECOND)
 
     async def run_command(job: Job) -> Mapping[str, Any]:
@@ -102,11 +110,17 @@ def _parse_command(command: str) -> list[str]:
         raise ConfigError(
             "executor is command, but exec_command is empty", hint="set it, or use --exec 'PROGRAM'"
         )
+    try:
+        directory = Path.cwd()
+    except FileNotFoundError:
+        directory = None  # deleted: a relative path leads nowhere
     path = shutil.which(argv[0])
-    if path is None:
+    if path is None or (directory is None and not os.path.isabs(path)):  # noqa: PTH117
         raise ConfigError(
             f"exec_command: {argv[0]!r:.200} not found or not executable",
-            hint=f"searched on PATH; a path with a slash is relative to {Path.cwd()}",
+            hint=f"searched on PATH; a path with a slash is relative to {directory}"
+            if directory
+            else "the current directory was deleted: start the worker in another, or give a full path",
         )
     return [os.path.abspath(path), *argv[1:]]  # noqa: PTH100 - symbolic links keep their names
 
@@ -127,7 +141,7 @@ class _CommandRun:
     ) -> Mapping[str, Any]:
         """Run the program to its end and return its result; see `create` for what it raises."""
         stdin = codec.encode(await self._job_fields(), spare_levels=0)
-        program = await ProcessGroup.start(argv, {**env, **self._job_env()}, stdin)
+        program = await self._start(argv, {**env, **self._job_env()}, stdin)
         result = asyncio.create_task(_read_result(program.stdout, max_result_bytes))
         readers: set[asyncio.Task[Any]] = {
             result,
@@ -138,8 +152,16 @@ class _CommandRun:
             exit_code = await program.wait(readers)
         finally:
             await program.stop(readers)
+        if exit_code and (fault := startup.interpreter_fault(argv[0], exit_code)):
+            raise WorkerUnable(fault)
         self._raise_for_exit_code(exit_code)
         return _parse_result(result.result())
+
+    async def _start(self, argv: list[str], env: Mapping[str, str], stdin: bytes) -> ProcessGroup:
+        try:
+            return await ProcessGroup.start(argv, env, stdin)
+        except OSError as error:
+            raise WorkerUnable(startup.explain(argv[0], error)) from error
 
     async def _job_fields(self) -> dict[str, Any]:
         job = self._job
@@ -165,10 +187,14 @@ class _CommandRun:
             "ARAGORA_JOB_FENCE": str(self._job.fence),
         }
 
-    def _raise_for_exit_code(self, exit_code: int) -> None:
+    def _raise_for_exit_code(self, exit_code: int | None) -> None:
         """Return for exit code 0; raise the error that any other code means."""
         if exit_code == 0:
             return
+        if exit_code is None:
+            raise CommandFailed(
+                "exit code unknown: this process ignores SIGCHLD or took it elsewhere"
+            )
         cause = (
             f"exit code {exit_code}" if exit_code > 0 else f"killed by {_signal_name(-exit_code)}"
         )

@@ -14,7 +14,7 @@ import asyncio
 import fcntl
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -27,19 +27,24 @@ ORPHAN_GRACE_SECONDS = 1.0
 _CHUNK_BYTES = 65_536
 
 
+OPEN_FILES = 4
+"""Open files that a running program takes: three pipes, and the handle through which its end is noticed."""
+
+
 class ProcessGroup:
     """A running program and its children.
 
-    `stdout`, `stderr` and `messages` (fd 3) are its output. `exited` resolves to its exit code, or to
-    the negative signal number if a signal killed it.
+    `stdout`, `stderr` and `messages` (fd 3) are its output. `exited` resolves to its exit code, to the
+    negative signal number if a signal killed it, or to None if another part of this process, such as
+    the kernel with SIGCHLD ignored, took its exit status.
     """
 
-    def __init__(self, pid: int, pipes: Sequence[_Pipe]) -> None:
-        self.stdout, self.stderr, self.messages = (pipe.reader for pipe in pipes)
+    def __init__(self, pid: int) -> None:
+        self.stdout = self.stderr = self.messages = asyncio.StreamReader()
         self._pid = pid
-        self._pipes = pipes
+        self._pipes: list[_Pipe] = []
         self._loop = asyncio.get_running_loop()
-        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self.exited: asyncio.Future[int | None] = self._loop.create_future()
         self._is_reaped = False
         self._is_stopping = False
         try:
@@ -57,23 +62,42 @@ class ProcessGroup:
             OSError: the program cannot be started.
 
         """
-        pipes: list[_Pipe] = []
+        read_fds: list[int] = []
+        try:
+            # Without a turn of the loop: programs that start together must not all hold both ends.
+            group = cls._spawn(argv, env, stdin, read_fds)
+        except BaseException:
+            for fd in read_fds:
+                os.close(fd)
+            raise
+        try:
+            while read_fds:
+                group._pipes.append(await _Pipe.open(read_fds.pop(0)))  # noqa: SLF001 - its own
+        except BaseException:
+            for fd in read_fds:
+                os.close(fd)
+            await group.stop(set())
+            raise
+        group.stdout, group.stderr, group.messages = (pipe.reader for pipe in group._pipes)  # noqa: SLF001
+        return group
+
+    @classmethod
+    def _spawn(
+        cls, argv: list[str], env: Mapping[str, str], stdin: bytes, read_fds: list[int]
+    ) -> ProcessGroup:
+        """Start the program; add the read ends of its stdout, stderr and messages to `read_fds`."""
         with ExitStack() as cleanup:
             child_fds = [_shift_fd(_memfd(stdin))]
             cleanup.callback(os.close, child_fds[0])
-            try:
-                for _ in ("stdout", "stderr", "messages"):
-                    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-                    child_fds.append(_shift_fd(write_fd))
-                    cleanup.callback(os.close, child_fds[-1])
-                    pipes.append(await _Pipe.open(read_fd))
-                return cls(_spawn(argv, env, child_fds), pipes)
-            except BaseException:
-                for pipe in pipes:
-                    pipe.close()
-                raise
+            for _ in ("stdout", "stderr", "messages"):
+                read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+                read_fds.append(read_fd)
+                child_fds.append(_shift_fd(write_fd))
+                cleanup.callback(os.close, child_fds[-1])
+            pid = _spawn(argv, env, child_fds)
+        return cls(pid)  # by now, there is room for one more open file
 
-    async def wait(self, readers: set[asyncio.Task[Any]]) -> int:
+    async def wait(self, readers: set[asyncio.Task[Any]]) -> int | None:
         """Return the exit code after the program ended and all `readers` of its output finished.
 
         If a reader fails, its exception is raised at once; the caller then calls `stop`.
@@ -107,12 +131,18 @@ class ProcessGroup:
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        status = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        if status is not None:
-            is_exit = status.si_code == os.CLD_EXITED
-            self.exited.set_result(status.si_status if is_exit else -status.si_status)
+        self.exited.set_result(self._exit_code())
         if not self._is_stopping:  # while stopping, a child may still be handling SIGTERM
             self._reap()
+
+    def _exit_code(self) -> int | None:
+        try:
+            status = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        if status is None:
+            return None
+        return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
 
     def _reap(self) -> None:
         """Kill remaining children, then reap the program. After reaping, its id may be reused."""
@@ -120,7 +150,8 @@ class ProcessGroup:
             return
         self._signal(signal.SIGKILL)
         self._is_reaped = True
-        os.waitpid(self._pid, 0)
+        with suppress(ChildProcessError):  # taken by another part of this process
+            os.waitpid(self._pid, 0)
         self._loop.call_later(ORPHAN_GRACE_SECONDS, self._close_pipes)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -183,25 +214,28 @@ def _spawn(argv: list[str], env: Mapping[str, str], child_fds: list[int]) -> int
         env,
         file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(child_fds)],
         setsid=True,
-        setsigdef=[
-            signal.SIGPIPE,
-            signal.SIGXFSZ,
-        ],  # Python ignores them; a program expects the default
+        # Python ignores the first two, others may ignore SIGCHLD; a program expects the default
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD],
         setsigmask=[],
     )
 
 
 def _shift_fd(fd: int) -> int:
     """Move `fd` to a number above 3, so that the child's descriptors do not overwrite each other."""
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4)
-    os.close(fd)
-    return moved
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4)
+    finally:
+        os.close(fd)
 
 
 def _memfd(data: bytes) -> int:
     """Return an in-memory file with `data`. Unlike a pipe, it needs no writer and cannot break."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    with os.fdopen(fd, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(fd, 0, os.SEEK_SET)
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd

@@ -4,6 +4,9 @@ A script's header declares its keys, its arguments and, for batches, the fields 
 writes these bindings, the constants of `keys.py` and the included functions on one line, in place of the
 header's first line, so that line numbers in Lua errors stay correct. Used by `connection.py`; must not
 know jobs.
+
+All files are read when this module is imported: a process keeps the scripts that belong to its code,
+whatever an upgrade does to the files later.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pkgutil import get_data
+from importlib.resources import files
 from typing import TypeVar
 
 from aragora_q.redis.keys import LUA_CONSTANTS
@@ -24,8 +27,16 @@ BATCH_LIMIT = 100
 BATCH_BYTES = 4 * 1024 * 1024
 """Approximate maximum of data in a call: a slow link must transfer it before the call times out."""
 
-INCLUDES = ("job", "outage_grace")
-"""The files of `lua/include`. Every script includes the first one implicitly."""
+_FOLDER = files("aragora_q.redis").joinpath("lua")
+_SCRIPTS, _INCLUDES = (
+    {
+        file.name.removesuffix(".lua"): file.read_text(encoding="utf-8")
+        for file in folder.iterdir()
+        if file.name.endswith(".lua")
+    }
+    for folder in (_FOLDER, _FOLDER.joinpath("include"))
+)
+"""The sources of `lua/` and of `lua/include`, by name. Every script includes `job` implicitly."""
 
 Value = str | bytes | int | float
 T = TypeVar("T")
@@ -99,7 +110,7 @@ class Script:
 @cache
 def load(name: str) -> Script:
     """Return the script `lua/<name>.lua`, ready to be sent."""
-    source = _read(f"{name}.lua")
+    source = _SCRIPTS[name]
     keys = _declared(source, "keys")
     args = _declared(source, "args")
     item = re.search(r"^-- each (\w+): (.*)$", source, re.MULTILINE)
@@ -115,19 +126,12 @@ def load(name: str) -> Script:
 
 def body(name: str) -> str:
     """Return the source of `lua/<name>.lua`, without what it includes."""
-    return _read(f"{name}.lua")
+    return _SCRIPTS[name]
 
 
 def included() -> list[str]:
     """Return the sources of the files that scripts include."""
-    return [_read(f"include/{name}.lua") for name in INCLUDES]
-
-
-def _read(path: str) -> str:
-    data = get_data("aragora_q.redis", f"lua/{path}")
-    if data is None:
-        raise FileNotFoundError(f"aragora_q/redis/lua/{path} is missing from the installed package")
-    return data.decode()
+    return list(_INCLUDES.values())
 
 
 def _declared(source: str, label: str) -> tuple[str, ...]:
@@ -160,7 +164,7 @@ def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
     """
     definitions: list[str] = []
     needed = _code(body)
-    sources = [_constants(), *(_code(_read(f"include/{name}.lua")) for name in includes)]
+    sources = [_constants(), *(_code(_INCLUDES[name]) for name in includes)]
     for source in reversed(sources):
         for definition in reversed(re.split(r"^(?=local )", source, flags=re.MULTILINE)):
             name = re.match(r"local (?:function )?(\w+)", definition)

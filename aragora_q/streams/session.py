@@ -280,7 +280,8 @@ class RedisLeaseRenewer:
 
 
 def _started(row: list[Any], worker_id: str) -> Job:
-    job_id, payload, fence, attempts, max_attempts, crashes, created_ms, priority, waited_ms = row
+    job_id, payload, fence, attempts, max_attempts, crashes, created_ms, priority, *times_ms = row
+    waited_ms, started_ms = times_ms
     return Job(
         payload={},  # decoded by the attempt, which reports a malformed one
         id=job_id.decode(),
@@ -292,6 +293,7 @@ def _started(row: list[Any], worker_id: str) -> Job:
         fence=int(fence),
         worker_id=worker_id,
         created_at=int(created_ms) / 1000,
+        started_at=int(started_ms) / 1000,
         waited_seconds=max(0, int(waited_ms)) / 1000,  # its entry's id may be ahead of the clock
         raw_payload=payload,
     )

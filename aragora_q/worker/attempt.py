@@ -14,10 +14,16 @@ from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.context import Executor, attempt_context
 from aragora_q.contracts import CheckpointStore, Completed, Failed, Outcome, Released, Retry
-from aragora_q.errors import TRANSIENT_ERRORS, LeaseLost, PermanentError, RetryLater
+from aragora_q.errors import (
+    TRANSIENT_ERRORS,
+    LeaseLost,
+    PermanentError,
+    RetryLater,
+    WorkerUnable,
+)
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.observability.logs import get_logger
-from aragora_q.retry import RetryPolicy, describe, is_retryable_error, leaves
+from aragora_q.retry import RetryPolicy, describe, is_machine_limit, is_retryable_error, leaves
 
 logger = get_logger(__name__)
 
@@ -53,6 +59,8 @@ class Attempt:
         self._is_ending = is_ending
         self._task: asyncio.Task[Any] | None = None
         self._cancel_reason: CancelReason | None = None
+        self.trouble: str | None = None
+        """Why the attempt could not run, if the worker is to blame: for the next job, too."""
 
     async def run(self) -> Outcome | None:
         """Return the outcome to report; None if the job no longer belongs to this attempt."""
@@ -67,11 +75,11 @@ class Attempt:
         except asyncio.CancelledError:
             self._note_teardown()
             return self._interrupted()
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # noqa: BLE001 - an executor may raise anything; the worker goes on
             if any(isinstance(each, LeaseLost) for each in leaves(error)):
                 return None
+            if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C, or the job's own doing
+                self._note_teardown()
             if (
                 self._cancel_reason is not None
             ):  # raised while it was being cancelled: not the job's fault
@@ -154,7 +162,15 @@ class Attempt:
 
     def _raised(self, error: BaseException) -> Outcome:
         text, errors = describe(error), list(leaves(error))
-        delays = [each.delay_seconds for each in errors if isinstance(each, RetryLater)]
+        if troubles := [str(each) for each in errors if isinstance(each, WorkerUnable)]:
+            self.trouble = troubles[0]
+            return Released()
+        if is_machine_limit(error):  # perhaps the job's own use of it: bounded as RetryLater
+            self.trouble = text
+            return Retry(text, self._backoff_seconds(), charged=False)
+        delays = [
+            getattr(each, "delay_seconds", 0.0) for each in errors if isinstance(each, RetryLater)
+        ]
         if delays:
             delay_seconds = max(map(_bounded_seconds, delays))
             return Retry(text, max(delay_seconds, self._backoff_seconds()), charged=False)

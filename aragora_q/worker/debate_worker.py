@@ -19,6 +19,7 @@ from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
 from aragora_q.worker import liveness
 from aragora_q.worker.fetcher import Fetcher
+from aragora_q.worker.fitness import Fitness
 from aragora_q.worker.job_log import JobLog
 from aragora_q.worker.leases import LeaseKeeper
 from aragora_q.worker.outages import OutageTracker
@@ -54,6 +55,8 @@ class WorkerStats(TypedDict):
     redis_error: str | None
     """Why Redis is unavailable at present; None while it is available."""
     oldest_job_seconds: float | None
+    trouble: str | None
+    """Why the worker cannot run jobs at present; None while it can."""
 
 
 class DebateWorker:
@@ -108,6 +111,7 @@ class DebateWorker:
         concurrency = config.concurrency if max_concurrent is None else max_concurrent
         policy = retry_policy or config.retry_policy()
         self._outages = OutageTracker(self.identity.worker_id, self.metrics)
+        self._fitness = Fitness(self.identity.worker_id)
         self._log = JobLog(self.identity.worker_id, self.metrics)
         self.keeper = LeaseKeeper(self._session.lease_renewer, self._lease_seconds)
         self._reporter = Reporter(self._session, self._outages)
@@ -117,6 +121,7 @@ class DebateWorker:
             executor,
             self._reporter,
             self.keeper,
+            self._fitness,
             self._log,
             self.metrics,
             config,
@@ -134,6 +139,7 @@ class DebateWorker:
             reporter=self._reporter,
             registration=self._registration,
             outages=self._outages,
+            fitness=self._fitness,
             metrics=self.metrics,
             stop=self._stop,
             worker_info={
@@ -217,15 +223,17 @@ class DebateWorker:
             "is_draining": self._stop.is_set(),
             "redis_error": self._outages.last_error,
             "oldest_job_seconds": self._runner.oldest_seconds(),
+            "trouble": self._fitness.trouble,
         }
 
     def is_healthy(self) -> bool:
         """Return True while fetch, event loop and lease keeper make progress, or Redis is unavailable.
 
+        False while the worker cannot run jobs: another process, or another machine, may.
         An outage of Redis is no reason to restart a worker: it would lose its jobs and gain nothing.
         """
         now, limit = time.monotonic(), max(STALL_SECONDS, self._lease_seconds / 2)
-        if self.keeper.loop_lag_seconds > limit:
+        if self.keeper.loop_lag_seconds > limit or self._fitness.trouble is not None:
             return False
         if self._outages.last_error is not None:
             return True

@@ -20,6 +20,7 @@ from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.worker.fitness import Fitness
 from aragora_q.worker.leases import LeaseKeeper
 from aragora_q.worker.outages import OutageTracker
 from aragora_q.worker.registration import Registration
@@ -65,6 +66,7 @@ class Fetcher:
         reporter: Reporter,
         registration: Registration,
         outages: OutageTracker,
+        fitness: Fitness,
         metrics: WorkerMetrics,
         stop: StopSignal,
         worker_info: dict[str, str],
@@ -80,6 +82,7 @@ class Fetcher:
         self._reporter = reporter
         self._registration = registration
         self._outages = outages
+        self._fitness = fitness
         self._metrics = metrics
         self._stop = stop
         self._worker_info = worker_info
@@ -122,6 +125,8 @@ class Fetcher:
     async def _step(self) -> bool:
         """Do what is due next; return True when a burst is over."""
         while not (self._runner.free_slots() or self._has_duty()):
+            if self._burst:
+                self._fitness.raise_if_lasting()
             await self._stop.guard(self._runner.slots_changed())
         if self._stop.is_set():
             raise Stopped

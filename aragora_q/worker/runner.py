@@ -21,6 +21,7 @@ from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
 from aragora_q.worker.attempt import Attempt, CancelReason
+from aragora_q.worker.fitness import Fitness
 from aragora_q.worker.job_log import JobLog
 from aragora_q.worker.leases import LeaseKeeper, LostLease
 from aragora_q.worker.reporter import Reporter
@@ -54,6 +55,7 @@ class JobRunner:
         executor: Executor,
         reporter: Reporter,
         keeper: LeaseKeeper,
+        fitness: Fitness,
         log: JobLog,
         metrics: WorkerMetrics,
         config: QueueConfig,
@@ -67,6 +69,8 @@ class JobRunner:
         self._executor = executor
         self._reporter = reporter
         self._keeper = keeper
+        self._fitness = fitness
+        fitness.on_change = self.wake
         self._log = log
         self._metrics = metrics
         self._policy = policy
@@ -103,7 +107,8 @@ class JobRunner:
         Reports that wait for Redis beyond `concurrency` take slots too, so that they stay bounded.
         """
         backlog = max(0, len(self._reporter) - self.concurrency)
-        return max(0, self.concurrency - len(self._executing) - backlog)
+        free = max(0, self.concurrency - len(self._executing) - backlog)
+        return free if self._fitness.trouble is None else min(free, self._fitness.trial_slots())
 
     def slots_changed(self) -> Coroutine[Any, Any, bool]:
         """Return a wait for the next change: a slot may have become free since this call."""
@@ -125,6 +130,7 @@ class JobRunner:
         if not jobs:
             return
         create_task = asyncio.get_running_loop().create_task
+        self._fitness.started()
         for job in jobs:
             running = _RunningJob(
                 Attempt(
@@ -152,6 +158,8 @@ class JobRunner:
             outcome = await attempt.run()
             seconds = time.monotonic() - running.started_at
             self._metrics.attempt_duration.observe(seconds)
+            if attempt.trouble is not None:
+                self._fitness.failed(attempt.trouble)
             self._free_slot(running)
             if outcome is not None:
                 await self._report(job, outcome, seconds)

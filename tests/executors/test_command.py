@@ -11,7 +11,7 @@ from support.wait import wait_until
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
-from aragora_q.contracts import Failed, Retry
+from aragora_q.contracts import Failed, Released, Retry
 from aragora_q.errors import ConfigError, RedisUnreachable
 from aragora_q.executors import command
 from aragora_q.worker import attempt
@@ -290,15 +290,14 @@ def test_flood_of_progress_is_bounded(run_program):
     assert session.kept == {"a": {}}
 
 
-def test_a_missing_program_is_retried(on_loop, program, tmp_path):
-    """A deploy that replaces the program under a running worker costs a retry, not the job."""
+def test_a_missing_program_is_the_workers_trouble(on_loop, program, tmp_path):
+    """A deploy that replaces the program under a running worker charges no job."""
     config = QueueConfig(exec_command=program("echo '{}'"))
     executor = command.create(config)
     (tmp_path / "program").unlink()
-    outcome = on_loop(make_attempt(executor).run())
-    assert isinstance(outcome, Retry)
-    assert "No such file" in outcome.error
-    assert str(tmp_path / "program") in outcome.error
+    attempt = make_attempt(executor)
+    assert on_loop(attempt.run()) == Released()
+    assert attempt.trouble == f"cannot start {tmp_path / 'program'}: No such file or directory"
 
 
 @pytest.mark.parametrize(

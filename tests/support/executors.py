@@ -12,11 +12,13 @@ steps, run in order:
     ["permanent"]           raise PermanentError
     ["exit"]                end the process at once
     ["eat"]                 allocate memory until the kernel refuses
+    ["watch imports"]       from now on, append the modules that are imported to the file named by IMPORTS_FILE
     ["note"]                append job, fence, attempt and pid to the file named by RUN_LOG_FILE
 """
 
 import asyncio
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -115,6 +117,16 @@ async def _note(job):
         file.write(f"{job.id} {job.fence} {job.attempts} {os.getpid()}\n")
 
 
+async def _watch_imports(job):
+    file = Path(os.environ["IMPORTS_FILE"]).open("a", buffering=1)  # noqa: SIM115 - until the process ends
+
+    def watch(event, args):
+        if event == "import":
+            file.write(f"{args[0]}\n")
+
+    sys.addaudithook(watch)
+
+
 _STEPS = {
     "sleep": _sleep,
     "block": _block,
@@ -126,5 +138,6 @@ _STEPS = {
     "permanent": _permanent,
     "exit": _exit,
     "eat": _eat,
+    "watch imports": _watch_imports,
     "note": _note,
 }

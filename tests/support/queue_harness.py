@@ -62,6 +62,9 @@ class QueueHarness:
         """Enqueue a job that runs these steps of `support.executors`."""
         await self.queue.enqueue(Job(payload={"do": list(steps)}, id=job_id, **fields))
 
+    async def enqueue_payload(self, job_id, payload, **fields):
+        await self.queue.enqueue(Job(payload=payload, id=job_id, **fields))
+
     async def worker(self, worker_id="w1", **options):
         """The session of a registered worker."""
         session = self.queue.session(Identity(worker_id), **options)

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
-from aragora_q.errors import ConfigError, InvalidPayload, PermanentError, did_you_mean, nearest
+from aragora_q.errors import (
+    AgentUnavailable,
+    AragoraQError,
+    ConfigError,
+    InvalidPayload,
+    PermanentError,
+    WorkerUnable,
+    did_you_mean,
+    nearest,
+)
 from aragora_q.executors.debate import demo
 from aragora_q.executors.debate.local import model_files
 from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
+from aragora_q.retry import describe, is_machine_limit
 
 logger = get_logger(__name__)
 
@@ -95,10 +107,12 @@ class AgentRegistry:
         self._lock = asyncio.Lock()
 
     def check(self) -> None:
-        """Build the agents of the configuration.
+        """Build the agents of the configuration, and those of ALIASES whose API key is set.
+
+        So their libraries are loaded before the first job, from the same version.
 
         Raises:
-            ConfigError: one of them cannot be built.
+            ConfigError: a configured one cannot be built, or the API key of another cannot be used.
 
         """
         for name in self._config.agents:
@@ -109,13 +123,27 @@ class AgentRegistry:
             try:
                 if config.model.partition(":")[0] not in ("demo", "local"):
                     self._agents[name] = _build_agent(name, config)
-            except (PermanentError, InvalidPayload) as error:
+            except (PermanentError, InvalidPayload, WorkerUnable) as error:
                 raise ConfigError(f"agent {name}: {error}", hint=error.hint) from None
-        if not find_spec("pydantic_ai"):
+        if find_spec("pydantic_ai"):
+            self._build_aliases()
+        else:
             logger.warning(
                 "no LLM support is installed; only demo agents are available",
                 extra={"remedy": LLM_HINT},
             )
+
+    def _build_aliases(self) -> None:
+        for name, variable in KEYS.items():
+            if name in self._config.agents or not os.environ.get(variable, "").strip():
+                continue
+            config = _resolve(name, self._config)
+            try:
+                _read_key(variable, config)
+            except PermanentError as error:
+                raise ConfigError(str(error), hint=error.hint) from None
+            with suppress(PermanentError, WorkerUnable):  # its library is not installed
+                self._agents[name] = _build_agent(name, config)
 
     async def agent(self, name: str, seat: int) -> Agent:
         """Return the agent called `name`. `seat` chooses the persona of agents named just `demo`.
@@ -123,6 +151,8 @@ class AgentRegistry:
         Raises:
             InvalidPayload: the name is unknown.
             PermanentError: the agent cannot be built on this machine (missing extra, key or model).
+            AgentUnavailable: it cannot be built for a reason that this module does not know.
+            WorkerUnable: the libraries cannot be loaded, for example after an upgrade.
 
         """
         config = _resolve(name, self._config)
@@ -132,7 +162,7 @@ class AgentRegistry:
         async with self._lock:
             agent = self._agents.pop(name, None)
             if agent is None:
-                agent = await asyncio.to_thread(_build_agent, name, config)
+                agent = await _build_in_thread(name, config)
             self._agents[name] = agent  # last: the order is that of use
             self._evict()
         return agent
@@ -175,11 +205,41 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     )
 
 
-def _default_key_variable(config: AgentConfig) -> str | None:
-    """Return the variable that the provider's client reads its key from, if this module knows it."""
+def _key_variable(config: AgentConfig) -> str | None:
+    """Return the variable with the agent's API key: the configured one, or that of its provider's client."""
+    if config.api_key_env or config.base_url:
+        return config.api_key_env
     provider = config.model.partition(":")[0]
-    providers = {ALIASES[name].partition(":")[0]: variable for name, variable in KEYS.items()}
-    return providers.get(provider)
+    needed = {ALIASES[name].partition(":")[0]: variable for name, variable in KEYS.items()}
+    if provider in needed:
+        return needed[provider]
+    usual = f"{provider.replace('-', '_').upper()}_API_KEY"
+    return usual if usual in os.environ else None  # else its client may read another one
+
+
+def _read_key(variable: str, config: AgentConfig) -> str:
+    """Return the API key in `variable`, without blanks around it. Raises PermanentError, without the key."""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise PermanentError(
+            f"{config.model}: environment variable {variable} is not set where the worker runs"
+        )
+    if not re.fullmatch("[!-~]+", key):
+        raise PermanentError(
+            f"{config.model}: the API key in environment variable {variable} contains a blank, a line break "
+            "or a letter outside ASCII, which no HTTP header can hold",
+            hint="copy the key again",
+        )
+    return key
+
+
+async def _build_in_thread(name: str, config: AgentConfig) -> Agent:
+    try:
+        return await asyncio.to_thread(_build_agent, name, config)
+    except Exception as error:
+        if isinstance(error, AragoraQError) or is_machine_limit(error):
+            raise
+        raise AgentUnavailable(f"{config.model} cannot be built: {describe(error)}") from error
 
 
 def _build_agent(name: str, config: AgentConfig) -> Agent:
@@ -190,14 +250,12 @@ def _build_agent(name: str, config: AgentConfig) -> Agent:
         from aragora_q.executors.debate.local import agent as local  # noqa: PLC0415 - an extra
 
         return local.create(name, config)
-    variable = config.api_key_env
-    if variable is None and not config.base_url:
-        variable = _default_key_variable(config)
-    if variable and not os.environ.get(variable):
-        raise PermanentError(
-            f"{config.model}: environment variable {variable} is not set where the worker runs"
-        )
-    key = os.environ[config.api_key_env] if config.api_key_env else None  # else the client reads it
-    from aragora_q.executors.debate import llm  # noqa: PLC0415 - an extra
-
+    variable = _key_variable(config)
+    key = _read_key(variable, config) if variable else None  # else the client reads it
+    try:
+        from aragora_q.executors.debate import llm  # noqa: PLC0415 - an extra
+    except Exception as error:
+        raise WorkerUnable(
+            f"the libraries of {config.model} cannot be loaded: {describe(error)}"
+        ) from error
     return llm.ModelAgent(name, config, key)

@@ -25,27 +25,38 @@ Entry = dict[str, Any]
 class Journal:
     """The finished calls of this and earlier attempts. Its length is their number."""
 
-    def __init__(self, attempt: AttemptContext, version: str) -> None:
+    def __init__(
+        self, attempt: AttemptContext, version: str, attempt_started_at: float | None
+    ) -> None:
         self._attempt = attempt
         self._version = version
+        now = time.time() if attempt_started_at is None else attempt_started_at
+        self._clock_offset = now - time.monotonic()
         self._calls: dict[str, Entry] = {}
         self._dropped: dict[int, Entry] = {}
-        self.started_at = 0.0
-        """Unix seconds at which the first attempt since enqueue or requeue began the debate."""
+        self._started_at = 0.0
 
     async def open(self) -> None:
         """Read what earlier attempts stored; the first attempt stores when the debate began."""
         checkpoints = await self._attempt.checkpoints()
         if STARTED not in checkpoints:
-            checkpoints[STARTED] = {"at": time.time()}
+            checkpoints[STARTED] = {"at": self._now()}
             await self._attempt.checkpoint(STARTED, checkpoints[STARTED])
-        self.started_at = checkpoints[STARTED]["at"]
+        self._started_at = checkpoints[STARTED]["at"]
         for name, entry in checkpoints.items():
             match name.split("/"):
                 case [self._version, "call", call]:
                     self._calls[call] = entry
                 case ["life", self._version, "dropped", seat]:
                     self._dropped[int(seat)] = entry
+
+    def elapsed_seconds(self) -> float:
+        """Return the seconds since the first attempt since enqueue or requeue began the debate."""
+        return self._now() - self._started_at
+
+    def _now(self) -> float:
+        """Return the time of the server's clock, which all attempts share, whatever this machine's says."""
+        return time.monotonic() + self._clock_offset
 
     def __len__(self) -> int:
         return len(self._calls)

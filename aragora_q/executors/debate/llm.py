@@ -7,13 +7,15 @@ that the queue understands.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from importlib import import_module
 from typing import Any
 
 import pydantic_ai
 from pydantic import BaseModel
 from pydantic_ai.exceptions import (
     ContentFilterError,
-    ModelAPIError,
     ModelHTTPError,
     ModelQuotaExceededError,
     ModelRateLimitError,
@@ -31,9 +33,14 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
 from aragora_q.config.settings import AgentConfig
-from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
+from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater, WorkerUnable
 from aragora_q.executors.debate.prompts import Prompt, prompt_for
 from aragora_q.executors.debate.requests import AgentRequest, Reply
+from aragora_q.retry import describe, is_machine_limit
+
+for _name in ("anyio._backends._asyncio", "opentelemetry.propagate"):
+    with suppress(ImportError):
+        import_module(_name)  # before the first job, not with the first connection
 
 pydantic_ai.BANNER_ENABLED = False  # it would be printed between the lines of `aragora-q demo`
 
@@ -63,8 +70,9 @@ class ModelAgent:
         self._max_tokens = config.max_tokens
         try:
             self._model = _build_model(config, key)
-        except (UserError, ImportError, ValueError) as error:
-            raise PermanentError(f"{config.model}: {_first_sentence(error)}") from None
+        except Exception as error:  # noqa: BLE001 - a provider's library may raise anything
+            text = self._redact(_first_sentence(error))
+            raise PermanentError(f"{config.model}: {text}") from None
         self._settings = ModelSettings(
             timeout=config.timeout_seconds,
             request_timeout=config.timeout_seconds * 1.5,
@@ -84,7 +92,7 @@ class ModelAgent:
             if prompt.form is None or not has_replied:
                 raise self._translate(error) from error
             value = None  # it replied, but not in the requested form
-        except (ModelAPIError, UserError, TimeoutError, ConnectionError) as error:
+        except Exception as error:  # a library may stumble over anything that a provider sends
             raise self._translate(error) from error
         return Reply(value, usage.input_tokens, usage.output_tokens, cost_usd)
 
@@ -116,10 +124,11 @@ class ModelAgent:
         return form
 
     def _translate(self, error: Exception) -> Exception:
-        text = self._redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        text = self._redact(" ".join(describe(error).split()))
+        if is_machine_limit(error):
+            return WorkerUnable(text)
         if isinstance(error, ModelRateLimitError):
-            delay_seconds = error.retry_after or DEFAULT_RETRY_AFTER_SECONDS
-            return RetryLater(text, delay_seconds=delay_seconds)
+            return RetryLater(text, delay_seconds=_retry_after_seconds(error))
         return AgentUnavailable(text) if _is_transient(error) else PermanentError(text)
 
     def _redact(self, text: str) -> str:
@@ -133,6 +142,16 @@ def _cost_usd(response: ModelResponse) -> float:
         return float(response.cost().total_price)
     except (LookupError, ValueError):
         return 0.0
+
+
+def _retry_after_seconds(error: ModelRateLimitError) -> float:
+    """Return the delay that the provider asks for. A date counts from the provider's own, not by our clock."""
+    headers = getattr(error, "headers", None) or {}
+    seconds = error.retry_after
+    with suppress(KeyError, TypeError, ValueError):  # one of them is missing, or not a date
+        until, now = (parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
+        seconds = max(0.0, (until - now).total_seconds())
+    return seconds or DEFAULT_RETRY_AFTER_SECONDS
 
 
 def _is_transient(error: Exception) -> bool:
@@ -150,7 +169,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _build_model(config: AgentConfig, key: str | None) -> Model:
-    """Build the model that `config` names. Raises UserError, ImportError or ValueError."""
+    """Build the model that `config` names. Raises UserError, or anything else from a provider's library."""
     provider, _, model_name = config.model.partition(":")
     if config.base_url is None:
         return _infer_model(config.model, key)
@@ -183,4 +202,7 @@ def _infer_model(model: str, key: str | None) -> Model:
 
 def _first_sentence(error: Exception) -> str:
     """Return the error's first sentence; the rest is advice for users of the library's API."""
-    return str(error).partition(". ")[0].partition("\n")[0][:MAX_ERROR_CHARS]
+    text = (
+        str(error) if isinstance(error, UserError | ImportError | ValueError) else describe(error)
+    )
+    return text.partition(". ")[0].partition("\n")[0][:MAX_ERROR_CHARS]

@@ -22,6 +22,7 @@ from aragora_q.executors.debate.prompts import MAX_POINTS_CHARS
 from aragora_q.executors.debate.requests import Agent, AgentRequest
 from aragora_q.job import DebateJobPayload
 from aragora_q.observability.logs import get_logger
+from aragora_q.retry import describe
 
 logger = get_logger(__name__)
 
@@ -134,14 +135,19 @@ class Participants:
         """
         entry = self._journal.get(call)
         if entry is None:
-            reply = await agent.reply(request)
-            entry = {
-                "agent": agent.name,
-                "in": reply.input_tokens,
-                "out": reply.output_tokens,
-                "usd": reply.cost_usd,
-                "value": reply.value and self._to_stored(reply.value, labels),
-            }
+            try:
+                reply = await agent.reply(request)
+                entry = {
+                    "agent": agent.name,
+                    "in": reply.input_tokens,
+                    "out": reply.output_tokens,
+                    "usd": reply.cost_usd,
+                    "value": reply.value and self._to_stored(reply.value, labels),
+                }
+            except AragoraQError:
+                raise
+            except Exception as error:  # whatever it is: of this seat, not of the debate
+                raise AgentUnavailable(f"unusable reply: {describe(error)}") from error
             await self._journal.put(call, entry)
         stored: StoredReply | None = entry["value"]
         return stored

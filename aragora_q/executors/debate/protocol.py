@@ -7,7 +7,6 @@ debate. This module decides what to ask; `participants.py` asks. Must not know m
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,7 +53,8 @@ class Debate:
         self._attempt = attempt
         self._max_result_bytes = max_result_bytes
         text = codec.encode(payload.to_dict()).decode()
-        self._journal = Journal(attempt, stable_hash(text, prompt_version())[:12])
+        version = stable_hash(text, prompt_version())[:12]
+        self._journal = Journal(attempt, version, job.started_at)
         calls = len(payload.agents) * (2 + 2 * payload.rounds)
         max_answer_bytes = min(MAX_ANSWER_BYTES, MAX_BYTES // calls)
         self._participants = Participants(
@@ -84,7 +84,7 @@ class Debate:
         if limit is None:
             return None
         margin = max(limit * TIMEOUT_MARGIN, MIN_TIMEOUT_MARGIN_SECONDS)
-        return limit - margin - self._elapsed_seconds()
+        return limit - margin - self._journal.elapsed_seconds()
 
     async def _debate(self) -> tuple[Decision, dict[int, str]]:
         """Return the decision and the different answers that were voted on."""
@@ -186,7 +186,7 @@ class Debate:
         if self._journal.has_begun("vote"):
             return False
         limit = self._payload.timeout_seconds
-        if limit is not None and self._elapsed_seconds() > limit * LAST_ROUND_START:
+        if limit is not None and self._journal.elapsed_seconds() > limit * LAST_ROUND_START:
             return False
         return self._fits(self._journal.tokens(), self._payload.max_tokens) and self._fits(
             self._journal.cost_usd(), self._payload.max_cost_usd
@@ -216,9 +216,6 @@ class Debate:
         order = sorted(labels, key=lambda label: stable_hash(self._job.id, phase, reader, label))
         return {label: self._answers[labels[label]] for label in order}
 
-    def _elapsed_seconds(self) -> float:
-        return time.time() - self._journal.started_at
-
     def _result(self, decision: Decision, options: Mapping[int, str]) -> DebateResult:
         names = self._payload.agents
         errors = list(self._participants.dropouts)
@@ -233,7 +230,7 @@ class Debate:
             confidence=round(decision.confidence, 4),
             rounds_used=self._rounds_used,
             participants=[names[seat] for seat in self._participants.active],
-            duration_seconds=round(self._elapsed_seconds(), 3),
+            duration_seconds=round(self._journal.elapsed_seconds(), 3),
             token_usage=self._journal.usage(),
             error="; ".join(errors) or None,
             transcript=transcript,

@@ -3,7 +3,7 @@
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell
 -- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane max_attempts max_crashes retention_ms
 -- returns: ok | empty (no job was waiting) | paused | unregistered, then per started job: id, payload, fence,
--- attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane
+-- attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane, started_at
 --
 -- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
 -- have max_bytes, so that the reply stays bounded whatever clients enqueue.
@@ -139,7 +139,7 @@ for _, entry in ipairs(entries) do
     end
     started[#started + 1], is_started[entry.id] = entry.id, true
     reply[#reply + 1] = {entry.id, entry.payload, fence, attempts, state[5], crashes,
-      created_at, state[8] or 0, now - added_at}
+      created_at, state[8] or 0, now - added_at, now}
   end
 end
 count('started', #started)

@@ -93,8 +93,8 @@ def test_missing_operand_is_an_error():
 
 
 def test_unknown_script_is_an_error():
-    """The message has the path of the missing file."""
-    with pytest.raises(FileNotFoundError):
+    """There is no other place where it could be."""
+    with pytest.raises(KeyError):
         scripts.load("nonsense")
 
 

@@ -1,6 +1,7 @@
 """One attempt of one job: its outcome depends on its cause, whatever the executor does."""
 
 import asyncio
+import errno
 import math
 from types import MappingProxyType
 
@@ -11,7 +12,13 @@ from support.memory_session import MemorySession, make_attempt
 
 from aragora_q.context import current_attempt
 from aragora_q.contracts import Completed, Failed, Released, Retry
-from aragora_q.errors import InvalidPayload, LeaseLost, PermanentError, RetryLater
+from aragora_q.errors import (
+    InvalidPayload,
+    LeaseLost,
+    PermanentError,
+    RetryLater,
+    WorkerUnable,
+)
 
 
 def returning(result):
@@ -92,11 +99,88 @@ async def test_error_decides(error, outcome):
     assert await make_attempt(raising(error)).run() == outcome
 
 
-async def test_keyboard_interrupt_is_not_the_jobs():
-    """Ctrl-C in the middle of an executor stops the program, it does not charge the job."""
-    coroutine = make_attempt(raising(KeyboardInterrupt())).run()
-    with pytest.raises(KeyboardInterrupt):
-        coroutine.send(None)
+async def test_keyboard_interrupt_is_the_jobs():
+    """A worker receives Ctrl-C as a signal of its loop: an executor that raises it is at fault."""
+    outcome = await make_attempt(raising(KeyboardInterrupt())).run()
+    assert outcome == Retry("KeyboardInterrupt", 1.0)
+
+
+async def test_second_ctrl_c_releases_the_job():
+    """While the worker's task is cancelled, as `asyncio.run` does at Ctrl-C, the job is not charged."""
+    attempt = make_attempt(raising(KeyboardInterrupt()))
+    attempt._is_ending = lambda: True
+    assert await attempt.run() == Released()
+
+
+class _Mute(Exception):
+    def __str__(self):
+        raise SystemExit(1)
+
+
+class _NoDelay(RetryLater):
+    def __init__(self):
+        pass
+
+
+def nested_groups(error, depth):
+    """An exception in `depth` groups, one in the other."""
+    for _ in range(depth):
+        error = BaseExceptionGroup("", [error])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (_Mute(), "_Mute: (message cannot be read)"),
+        (nested_groups(RuntimeError("x"), 5000), "RuntimeError: x"),
+        (RecursionError("deep"), "RecursionError: deep"),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=["mute", "nested", "recursion", "memory"],
+)
+async def test_errors_that_are_hard_to_describe_are_the_jobs(error, text):
+    """An error that resists being read is an outcome like any other: charged, with a text."""
+    assert await make_attempt(raising(error)).run() == Retry(text, 1.0)
+
+
+async def test_retry_later_without_a_delay():
+    """A subclass that forgets to set the delay gets the backoff."""
+    outcome = await make_attempt(raising(_NoDelay())).run()
+    assert (outcome.delay_seconds, outcome.charged) == (1.0, False)
+
+
+def _wrapped(error):
+    outer = RuntimeError("library")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        BlockingIOError(errno.EAGAIN, "fork"),
+        _wrapped(OSError(errno.ENOSPC, "No space left on device")),
+        ExceptionGroup("", [ValueError("x"), OSError(errno.ENOMEM, "memory")]),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=["files", "processes", "disk behind a library", "memory in a group", "threads"],
+)
+async def test_limits_of_the_machine_are_not_charged(error):
+    """A limit that an executor met is the worker's trouble: the job waits, uncharged and bounded."""
+    attempt = make_attempt(raising(error))
+    outcome = await attempt.run()
+    assert isinstance(outcome, Retry)
+    assert not outcome.charged
+    assert attempt.trouble
+
+
+async def test_an_executor_that_cannot_run_hands_back():
+    """WorkerUnable releases the job for any worker, and the reason is the worker's."""
+    attempt = make_attempt(raising(WorkerUnable("no GPU")))
+    assert await attempt.run() == Released()
+    assert attempt.trouble == "no GPU"
 
 
 @pytest.mark.parametrize(("attempts", "seconds"), [(1, 1.0), (2, 2.0), (3, 4.0), (10, 300.0)])

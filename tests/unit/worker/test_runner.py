@@ -13,6 +13,7 @@ from aragora_q.contracts import Identity, Released
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
 from aragora_q.worker import runner as runner_module
+from aragora_q.worker.fitness import Fitness
 from aragora_q.worker.job_log import JobLog
 from aragora_q.worker.leases import LeaseKeeper, LostLease
 from aragora_q.worker.outages import OutageTracker
@@ -40,11 +41,13 @@ class _Parts:
         config, self.metrics, self.session = QueueConfig(), WorkerMetrics("debates"), _Session()
         self.reporter = Reporter(self.session, OutageTracker("w", self.metrics))
         self.keeper = LeaseKeeper(lambda: None, 30)
+        self.fitness = Fitness("w")
         self.runner = JobRunner(
             self.session,
             executor,
             self.reporter,
             self.keeper,
+            self.fitness,
             JobLog("w", self.metrics),
             self.metrics,
             config,
