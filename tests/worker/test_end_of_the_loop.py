@@ -32,7 +32,8 @@ async def test_jobs_of_a_program_that_just_ends_are_not_charged(harness):
         task = asyncio.create_task(worker.start())
         closing = asyncio.create_task(close_at_the_end(task))
         await wait_until(lambda: len(running) == 2)
-        assert not (task.done() or closing.done())
+        assert not task.done()
+        assert not closing.done()
 
     await asyncio.to_thread(asyncio.run, main())
     for job_id in ("a", "b"):
