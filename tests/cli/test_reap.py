@@ -22,7 +22,7 @@ def dead_workers_jobs(on_queue, redis_client):
 
     def start(*job_ids, crashes=0):
         async def started(harness):
-            worker = await harness.worker("dead-1")
+            worker = await harness.worker("dead-1", lease_seconds=60)  # a grace of 30 seconds
             for job_id in job_ids:
                 await harness.enqueue(job_id)
                 await harness.start_one(worker)
