@@ -26,7 +26,9 @@ def _maintainer(harness):
 async def test_a_killed_worker_is_replaced_within_seconds(new_harness, worker_process, redis_url):
     """kill -9 of the worker that does maintenance: another one promotes and reclaims soon after."""
     harness = new_harness(claim_idle_ms=1000)
-    workers = {f"p{n}": worker_process(redis_url, f"p{n}", slots=1, lease_ms=1000) for n in range(3)}
+    workers = {
+        f"p{n}": worker_process(redis_url, f"p{n}", slots=1, lease_ms=1000) for n in range(3)
+    }
     for worker in workers.values():
         worker.wait_until_started()
     first = await wait_until(lambda: _maintainer(harness), what="a worker to do maintenance")
