@@ -75,7 +75,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@fuzz(12)
+@fuzz(10)
 @given(data=st.data())
 def test_arguments(run_cli, tmp_path, command, data):
     """Every argument and every value of an option, of the commands that end."""
@@ -120,7 +120,7 @@ CONFIG_COMMANDS = [
 ]
 
 
-@fuzz(150)
+@fuzz(80)
 @given(name=st.sampled_from(VARIABLES), value=odd_texts, command=st.sampled_from(CONFIG_COMMANDS))
 def test_variables(run_cli, monkeypatch, name, value, command):
     """Every kind of variable, with any text; a password is in none of the messages."""
@@ -152,7 +152,7 @@ def urls(draw):
     return f"{scheme}{draw(st.sampled_from(['://', ':']))}{login}@{draw(hosts)}{tail}"
 
 
-@fuzz(250)
+@fuzz(100)
 @given(url=urls() | odd_texts, command=st.sampled_from([*CONFIG_COMMANDS, ("acl", "worker")]))
 @example(url=f"redis://:{SECRET}[x@h", command=("config", "check"))
 def test_urls(run_cli, monkeypatch, url, command):
@@ -168,7 +168,7 @@ odd_bytes = st.binary(max_size=20) | st.sampled_from([
 ])  # fmt: skip
 
 
-@fuzz(60)
+@fuzz(30)
 @given(
     before=odd_bytes,
     after=odd_bytes,
@@ -205,7 +205,7 @@ secret_lines = st.sampled_from([
 ])  # fmt: skip
 
 
-@fuzz(150)
+@fuzz(80)
 @given(
     lines=st.lists(st.tuples(toml_names, toml_values), max_size=3),
     secret=st.just("") | secret_lines,
@@ -232,7 +232,7 @@ json_parts = st.sampled_from([
 ])  # fmt: skip
 
 
-@fuzz(100)
+@fuzz(60)
 @given(
     parts=st.lists(json_parts | st.text(max_size=5), max_size=4),
     joint=st.sampled_from(["\n", "\r\n", ",", " ", "\r", "\u2028"]),
