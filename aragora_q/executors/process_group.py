@@ -49,6 +49,10 @@ class ProcessGroup:
         self._is_stopping = False
         try:
             self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:  # it ended, and its exit status was taken
+            self.exited.set_result(None)
+            self._reap()
+            return
         except OSError:  # out of file descriptors: its exit could not be noticed
             self._reap()
             raise

@@ -165,15 +165,16 @@ class Attempt:
         if troubles := [str(each) for each in errors if isinstance(each, WorkerUnable)]:
             self.trouble = troubles[0]
             return Released()
-        if is_machine_limit(error):  # perhaps the job's own use of it: bounded as RetryLater
-            self.trouble = text
-            return Retry(text, self._backoff_seconds(), charged=False)
         delays = [
             getattr(each, "delay_seconds", 0.0) for each in errors if isinstance(each, RetryLater)
         ]
         if delays:
             delay_seconds = max(map(_bounded_seconds, delays))
             return Retry(text, max(delay_seconds, self._backoff_seconds()), charged=False)
+        is_final = any(isinstance(each, PermanentError) for each in errors)
+        if not is_final and is_machine_limit(error):  # perhaps the job's own use: as RetryLater
+            self.trouble = text
+            return Retry(text, self._backoff_seconds(), charged=False)
         return self._retry(text) if is_retryable_error(error) else Failed(text)
 
     def _retry(self, text: str) -> Retry:

@@ -190,9 +190,11 @@ def test_sigchld_of_the_parent_does_not_matter(executable, on_loop, action):
         signal.signal(signal.SIGCHLD, before)
 
 
-def test_an_exit_code_that_is_taken_elsewhere_ends_the_attempt(executable, on_loop):
+@pytest.mark.parametrize("pause", [b"", b"sleep 0.3"], ids=["at once", "later"])
+def test_an_exit_code_that_is_taken_elsewhere_ends_the_attempt(executable, on_loop, pause):
     """Other code of this process that waits for every child costs a retry, not a hanging job."""
-    executor = command.create(QueueConfig(exec_command=str(executable(b"#!/bin/sh\necho {}\n"))))
+    program = executable(b"#!/bin/sh\n%s\necho {}\n" % pause)
+    executor = command.create(QueueConfig(exec_command=str(program)))
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         outcome = on_loop(make_attempt(executor).run())

@@ -176,6 +176,25 @@ async def test_limits_of_the_machine_are_not_charged(error):
     assert attempt.trouble
 
 
+@pytest.mark.parametrize(
+    ("verdict", "outcome"),
+    [
+        (PermanentError("no"), Failed("PermanentError: no")),
+        (
+            RetryLater("later", delay_seconds=9),
+            Retry("RetryLater: later", 9, charged=False),
+        ),
+    ],
+    ids=["permanent", "later"],
+)
+async def test_an_executors_verdict_on_a_limit_counts(verdict, outcome):
+    """An executor that met a limit and decides itself is taken at its word."""
+    verdict.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    attempt = make_attempt(raising(verdict))
+    assert await attempt.run() == outcome
+    assert attempt.trouble is None
+
+
 async def test_an_executor_that_cannot_run_hands_back():
     """WorkerUnable releases the job for any worker, and the reason is the worker's."""
     attempt = make_attempt(raising(WorkerUnable("no GPU")))
