@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from aragora_q import __version__
+from aragora_q import __version__, process
 from aragora_q.cli import output
 from aragora_q.errors import AragoraQError, validation_rule
 
@@ -50,7 +50,7 @@ COMMANDS = {
 }
 """Every command and its line in the output of `--help`, in order."""
 
-WRITE_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+WRITE_ERRORS = (errno.EBADF, errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a standard output that is closed or full."""
 
 CLOSED_PIPE = 141
@@ -68,7 +68,6 @@ def main() -> int:
 
     If a signal stopped the command, the process exits by that signal instead.
     """
-    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # for locales without UTF-8
     try:
@@ -88,26 +87,11 @@ def main() -> int:
     return code
 
 
-def _open_closed_streams() -> None:
-    """Open /dev/null in place of a standard stream that the caller closed (`>&-`).
-
-    Otherwise the next file or socket would get its file descriptor.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - stays open
-
-
 def _run() -> int:
     try:
         code = typer.main.get_command(app)(prog_name="aragora-q", standalone_mode=False)
     except output.StoppedBySignal as stop:
-        # Exit by the signal: shells report 130 or 143, systemd reports a clean exit.
-        sys.stdout.flush()
-        signal.signal(stop.number, signal.SIG_DFL)
-        os.kill(os.getpid(), stop.number)
-        # Reached only by process 1 of a container, which signals do not kill. Do not wait for threads.
-        os._exit(128 + stop.number)
+        process.end_by(stop.number)  # shells report 130 or 143, systemd reports a clean exit
     except SystemExit as stop:  # raised by Typer for a closed pipe
         raise stop.__context__ or stop from None
     except typer.Abort:
@@ -153,8 +137,8 @@ class LazyGroup(TyperGroup):
                 traceback.print_exc()
             output.error(str(error), error.hint)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            raise output.StoppedBySignal(signal.SIGINT) from None
+        except KeyboardInterrupt as stop:
+            raise output.StoppedBySignal(getattr(stop, "number", signal.SIGINT)) from None
 
 
 def _load(name: str) -> Any:
