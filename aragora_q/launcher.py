@@ -59,6 +59,7 @@ def run_worker(
     Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for.
     """
     setup_logging(config.log_level, config.log_format)
+    _ensure_open_files(config)
     return uvloop.run(_run(config, worker_id, burst=burst, reload=reload))
 
 
@@ -69,7 +70,6 @@ async def _run(
     burst: bool,
     reload: Callable[[], QueueConfig] | None,
 ) -> signal.Signals | None:
-    _ensure_open_files(config)
     executor = await executors.load_executor(config)
     stopped_by: list[signal.Signals] = []
     outages: list[str] = []
@@ -122,14 +122,14 @@ def _end_process(stopped_by: Sequence[signal.Signals], code: int) -> NoReturn:
 def _ensure_open_files(config: QueueConfig) -> None:
     """Raise the limit on open files, as far as it may be, to what `concurrency` jobs need.
 
-    Raises ConfigError if that is too little for the programs of the command executor.
+    Raises ConfigError if that is too little for a worker, or for the programs of its jobs.
     """
     needed = OPEN_FILES + OPEN_FILES_PER_JOB * config.concurrency
     soft, hard = (
         sys.maxsize if limit == resource.RLIM_INFINITY else limit
         for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
     )
-    if config.executor == "command" and hard < needed:
+    if hard < (needed if config.executor == "command" else OPEN_FILES):
         raise ConfigError(
             f"concurrency is {config.concurrency}, which needs {needed} open files; "
             f"this process may open {hard}",

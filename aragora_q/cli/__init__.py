@@ -53,6 +53,13 @@ COMMANDS = {
 WRITE_ERRORS = (errno.EBADF, errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a standard output that is closed or full."""
 
+RESOURCE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS)
+"""Errors of a limit on open files, processes, threads or memory."""
+
+RESOURCE_HINT = (
+    "see ulimit -a; systemd's LimitNOFILE=, TasksMax= and MemoryMax=; the limits of the container"
+)
+
 CLOSED_PIPE = 141
 """Exit code of a program whose output pipe was closed: 128 + SIGPIPE."""
 
@@ -73,18 +80,27 @@ def main() -> int:
     try:
         code = _run()
         sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in WRITE_ERRORS:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if _is_resource_error(error):
+            output.error(f"a system limit is reached: {error}", RESOURCE_HINT)
+            return 1
+        if not isinstance(error, OSError) or error.errno not in WRITE_ERRORS:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
         if error.errno == errno.EPIPE:
             return CLOSED_PIPE
         output.error(
             f"cannot write to standard output: {error.strerror}",
-            "the command finished; only its output was lost",
+            "output is lost; a command that works on many jobs stopped there: run it again",
         )
         return 1
     return code
+
+
+def _is_resource_error(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in RESOURCE_ERRORS
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
 def _run() -> int:

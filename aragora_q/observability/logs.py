@@ -128,10 +128,18 @@ class _Writer:
             return
         self._items.put(item)
         if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-                    self._thread.start()
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            thread = self._thread or threading.Thread(target=self._run, name="log", daemon=True)
+            if self._thread is None:
+                try:
+                    thread.start()
+                except RuntimeError:  # at the limit on threads: write it here, and try again later
+                    _write(f"{self._items.get()}\n")
+                else:
+                    self._thread = thread
 
     def flush(self) -> None:
         written = threading.Event()
@@ -146,9 +154,9 @@ class _Writer:
                 while len(items) < LINES_PER_WRITE:
                     items.append(self._items.get_nowait())
             _write("".join(f"{line}\n" for line in items if isinstance(line, str)))
-            with self._lock:
-                dropped, self._dropped = self._dropped, 0
-            if dropped:
+            if self._dropped and self._items.qsize() < MAX_WAITING_LINES // 2:
+                with self._lock:
+                    dropped, self._dropped = self._dropped, 0
                 logger.warning("log lines dropped: stderr was not read", extra={"lines": dropped})
             for item in items:
                 if isinstance(item, threading.Event):
