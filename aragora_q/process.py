@@ -35,6 +35,7 @@ def prepare() -> None:
         signal.signal(number, signal.SIG_DFL)
     if os.getpid() == 1:
         _run_in_child()
+    _forget_current_directory()
     _restore_standard_streams()
 
 
@@ -101,8 +102,20 @@ def child_environment() -> dict[str, str]:
     It finds the modules that this process finds, and none in the current directory.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONINSPECT"}
-    path = os.pathsep.join(directory for directory in sys.path if os.path.isabs(directory))  # noqa: PTH117 - text
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)  # noqa: PTH100 - keeps links
     return {**environment, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def _forget_current_directory() -> None:
+    """Undo an empty entry of PYTHONPATH, such as `$PYTHONPATH:/opt/x` makes: modules there may be anyone's."""
+    path = os.environ.get("PYTHONPATH")
+    if not path or "" not in (entries := path.split(os.pathsep)):
+        return
+    wanted = {os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__)}  # noqa: PTH120 - pathlib is slow
+    with suppress(OSError, ValueError):  # deleted, or not on the path
+        here = os.getcwd()  # noqa: PTH109 - likewise
+        if here not in wanted.union(map(os.path.abspath, filter(None, entries))):
+            sys.path.remove(here)
 
 
 def _run_in_child() -> None:

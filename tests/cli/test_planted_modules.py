@@ -1,5 +1,6 @@
 """No command, and no Python that a command starts, imports modules from the current directory."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_commands_and_the_embedded_server_import_nothing_planted(trap, tmp_path,
             [*command(), *args], env=environment, check=False, capture_output=True, timeout=60
         )
         assert (done.returncode, trap()) == (0, ""), done.stderr.decode()
+
+
+def test_an_empty_entry_of_pythonpath_is_not_the_current_directory(trap, tmp_path, redis_url):
+    """`PYTHONPATH=$PYTHONPATH:/opt/x` with an unset variable: what Python needs at its start is not planted."""
+    for name in ("sitecustomize", "resource", "fcntl"):
+        (tmp_path / "trap" / f"{name}.py").unlink()
+    environment = processes.env(REDIS_URL=redis_url)
+    environment["PYTHONPATH"] = os.pathsep + environment["PYTHONPATH"]
+    done = subprocess.run(
+        [*_script(), "stats"], env=environment, check=False, capture_output=True, timeout=60
+    )
+    assert (done.returncode, trap()) == (0, ""), done.stderr.decode()
 
 
 def test_pip_and_spawned_processes_import_nothing_planted(trap):
