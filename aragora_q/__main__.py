@@ -12,14 +12,11 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import gc
 
-from aragora_q import process
-
 GC_THRESHOLD = 50_000
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    process.prepare()
     # Collecting garbage during imports and at exit takes a quarter of a short command's time.
     gc.set_threshold(GC_THRESHOLD)
     try:
@@ -27,12 +24,14 @@ def main() -> None:
     finally:
         gc.freeze()
     if sys.flags.inspect:  # PYTHONINSPECT: Python would go on with a prompt, and exit with its code
+        from aragora_q import process  # noqa: PLC0415
+
         process.end_with(code)
     sys.exit(code)
 
 
 def _run() -> int:
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:] == ["--version"] and sys.stdout is not None:
         from aragora_q import __version__  # noqa: PLC0415 - imported only when needed
 
         try:
@@ -42,6 +41,9 @@ def _run() -> int:
             pass  # the command line reports it
         else:
             return 0
+    from aragora_q import process  # noqa: PLC0415
+
+    process.prepare()
     from aragora_q import cli  # noqa: PLC0415
 
     return cli.main()

@@ -1,6 +1,6 @@
 """The process of a command: what it inherits from its caller, and how a signal ends it.
 
-`__main__` calls `prepare` before it imports anything else. From then on SIGTERM and SIGINT end the
+`__main__` calls `prepare` before it imports the command line. From then on SIGTERM and SIGINT end the
 process at once; within `interruptible` they raise an exception, so that a command can clean up. The
 launcher replaces both while a worker runs. Imports almost nothing, because it comes first.
 """
