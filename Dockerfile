@@ -20,6 +20,6 @@ EXPOSE 9464
 STOPSIGNAL SIGTERM
 # A worker is unhealthy if it makes no progress. Waiting for Redis is healthy.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["aragora-q", "healthcheck"]
-# Exec form: the worker is process 1 and receives SIGTERM itself.
+# Exec form: the command receives SIGTERM. As process 1 it also reaps orphans; `docker run --init` is not needed.
 ENTRYPOINT ["aragora-q"]
 CMD ["worker"]

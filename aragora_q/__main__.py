@@ -5,8 +5,12 @@ Handles `--version` without importing the command line, because scripts call it 
 
 from __future__ import annotations
 
-import gc
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the current directory, where `python -m` looks first: it may be anyone's
+
+import gc
 
 GC_THRESHOLD = 50_000
 
@@ -16,20 +20,33 @@ def main() -> None:
     # Collecting garbage during imports and at exit takes a quarter of a short command's time.
     gc.set_threshold(GC_THRESHOLD)
     try:
-        _run()
+        code = _run()
     finally:
         gc.freeze()
+    if sys.flags.inspect:  # PYTHONINSPECT: Python would go on with a prompt, and exit with its code
+        from aragora_q import process  # noqa: PLC0415
+
+        process.end_with(code)
+    sys.exit(code)
 
 
-def _run() -> None:
+def _run() -> int:
     if sys.argv[1:] == ["--version"] and sys.stdout is not None:
         from aragora_q import __version__  # noqa: PLC0415 - imported only when needed
 
-        sys.stdout.write(f"aragora-q {__version__}\n")
-        return
+        try:
+            sys.stdout.write(f"aragora-q {__version__}\n")
+            sys.stdout.flush()
+        except OSError:
+            pass  # the command line reports it
+        else:
+            return 0
+    from aragora_q import process  # noqa: PLC0415
+
+    process.prepare()
     from aragora_q import cli  # noqa: PLC0415
 
-    sys.exit(cli.main())
+    return cli.main()
 
 
 if __name__ == "__main__":

@@ -169,8 +169,8 @@ class QueueStats(TypedDict):
     workers: list[dict[str, Any]]
     """At most 100 workers, the oldest heartbeat first, each with `worker_id`, `heartbeat_age_seconds`,
     `is_alive` (its heartbeat is younger than its lease), `jobs_leased` (a number), `running` (job ids as of
-    the last heartbeat), and as text what the worker registered: `instance_id`, `host`, `pid`, `version`,
-    `concurrency`, `metrics_port`, …"""
+    the last heartbeat), `event_loop_lag_seconds` (as of then), and as text what the worker registered:
+    `instance_id`, `host`, `pid`, `version`, `concurrency`, `metrics_port`, …"""
 
 
 class JobQueue(ABC):

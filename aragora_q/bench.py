@@ -35,6 +35,7 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.errors import ConfigError
+from aragora_q.process import child_environment
 from aragora_q.redis.scripts import batched
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -113,6 +114,7 @@ class Testbed:
     """A private server without persistence, pinned to one CPU, and workers, pinned to another."""
 
     def __init__(self, program: str) -> None:
+        os.environ |= child_environment()
         self._cpus = sorted(os.sched_getaffinity(0))
         self._directory = Path(tempfile.mkdtemp(prefix="aragora-q-bench-"))
         self.port = free_port()

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RENEWALS_PER_LEASE = 4
 """Renewals are this many times more frequent than needed, so that some may fail."""
 
+STALL_SECONDS = 10.0
+"""A loop without progress for this long (of a worker with a longer lease: half a lease) has stalled."""
+
 Lease = tuple[str, int]
 """Job id and fence: together they name one attempt of one job."""
 
@@ -154,12 +157,17 @@ class LeaseRenewer(Protocol):
     """The lease keeper's connection to the queue, used in the keeper's thread only."""
 
     async def renew(
-        self, leases: Sequence[Lease], *, starting_seconds: float | None = None
+        self,
+        leases: Sequence[Lease],
+        *,
+        starting_seconds: float | None = None,
+        loop_lag_seconds: float = 0.0,
     ) -> RenewalResult:
         """Send a heartbeat and renew `leases`.
 
         `starting_seconds`: how long ago a start was sent whose reply has not come yet. Jobs started since
         then are not known to the worker; their leases are renewed, too.
+        `loop_lag_seconds`: how long the worker's event loop does not respond, for statistics.
         """
 
     async def close(self) -> None:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import NoReturn, TypeVar
 
 import uvloop
 
-from aragora_q import executors
+from aragora_q import executors, process
 from aragora_q.config.redis_url import format_address
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
@@ -43,7 +44,13 @@ STATUS_SECONDS = 5.0
 HANDLER_CHECK_SECONDS = 1.0
 """Interval at which signal handlers that a job replaced are restored."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+BURST_OUTAGE_SECONDS = 60.0
+"""How long a worker in burst mode waits for Redis, so that those of cron do not pile up."""
+
+OUTAGE_POLL_SECONDS = 0.5
+
+OPEN_FILES, OPEN_FILES_PER_JOB = 64, 8
+"""Of a worker, and of each job: a program that starts needs pipes, and a debate connections."""
 
 
 def run_worker(
@@ -59,6 +66,7 @@ def run_worker(
     Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for.
     """
     setup_logging(config.log_level, config.log_format)
+    _ensure_open_files(config)
     is_running = threading.Event()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
@@ -97,6 +105,7 @@ async def _run(
 ) -> signal.Signals | None:
     executor = await executors.load_executor(config)
     stopped_by: list[signal.Signals] = []
+    outages: list[str] = []
     async with running_worker(
         config,
         executor,
@@ -105,13 +114,21 @@ async def _run(
         on_signal=stopped_by.append,
         reload=reload,
     ) as worker:
+        outage = asyncio.create_task(_stop_after_outage(worker, outages)) if burst else None
         is_running.set()
         try:
             await worker.start()
         finally:
             is_running.clear()
+            if outage is not None:
+                outage.cancel()
     if worker.stuck_jobs:
-        _end_process(stopped_by)
+        _end_process(stopped_by, RedisUnreachable.exit_code if outages else 0)
+    if outages:
+        raise RedisUnreachable(
+            f"Redis unavailable for {BURST_OUTAGE_SECONDS:.0f} s: {outages[0]}",
+            hint="without --burst, a worker waits for it without limit",
+        )
     if not stopped_by:
         return None
     # uvloop.run waits for the default executor's threads, and those of released jobs may not end: replace it.
@@ -119,14 +136,44 @@ async def _run(
     return stopped_by[0]
 
 
-def _end_process(stopped_by: Sequence[signal.Signals]) -> NoReturn:
+async def _stop_after_outage(worker: DebateWorker, outages: list[str]) -> None:
+    """When Redis was unavailable for BURST_OUTAGE_SECONDS, put the error in `outages` and stop the worker."""
+    available_at = time.monotonic()
+    while time.monotonic() - available_at < BURST_OUTAGE_SECONDS:
+        error = worker.get_stats()["redis_error"]
+        if error is None:
+            available_at = time.monotonic()
+        await asyncio.sleep(OUTAGE_POLL_SECONDS)
+    outages.append(error or "")
+    await worker.stop()
+
+
+def _end_process(stopped_by: Sequence[signal.Signals], code: int) -> NoReturn:
     """End the process although attempts still run: the event loop would wait for them forever."""
     logger.warning("ending the process, although attempts still run")
-    sys.stdout.flush()
-    for number in stopped_by:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    os._exit(128 + stopped_by[0] if stopped_by else 0)  # process 1 survives its own signals
+    if stopped_by:
+        process.end_by(stopped_by[0])
+    process.end_with(code)
+
+
+def _ensure_open_files(config: QueueConfig) -> None:
+    """Raise the limit on open files, as far as it may be, to what `concurrency` jobs need.
+
+    Raises ConfigError if that is too little for a worker, or for the programs of its jobs.
+    """
+    needed = OPEN_FILES + OPEN_FILES_PER_JOB * config.concurrency
+    soft, hard = (
+        sys.maxsize if limit == resource.RLIM_INFINITY else limit
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    if hard < (needed if config.executor == "command" else OPEN_FILES):
+        raise ConfigError(
+            f"concurrency is {config.concurrency}, which needs {needed} open files; "
+            f"this process may open {hard}",
+            hint="raise the limit (ulimit -n, LimitNOFILE=, --ulimit nofile=) or lower concurrency",
+        )
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
 
 
 @asynccontextmanager
@@ -166,15 +213,12 @@ async def running_worker(
                 info={"metrics_port": str(port or "")},
                 preflight=preflight,
             )
-            signals = _watch_signals(worker, on_signal, reload)
             watchdog = asyncio.create_task(_notify_systemd(worker))
             try:
-                yield worker
+                with _watch_signals(worker, on_signal, reload):
+                    yield worker
             finally:
-                for task in (signals, watchdog):
-                    task.cancel()
-                for number in SIGNALS:
-                    asyncio.get_running_loop().remove_signal_handler(number)
+                watchdog.cancel()
     finally:
         await queue.close()
 
@@ -190,18 +234,23 @@ async def _check(queue: RedisStreamsQueue) -> None:
         )
 
 
+@contextmanager
 def _watch_signals(
     worker: DebateWorker,
     on_signal: Callable[[signal.Signals], None],
     reload: Callable[[], QueueConfig] | None,
-) -> asyncio.Task[None]:
-    """First SIGTERM or SIGINT: drain. Second: release all jobs now. SIGHUP: read the settings again."""
+) -> Iterator[None]:
+    """First SIGTERM or SIGINT: drain. Second: release all jobs now. SIGHUP: read the settings again.
+
+    Afterwards the previous handlers are in place again.
+    """
     os.register_at_fork(after_in_child=_reset_signals)
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
+    previous = {number: signal.getsignal(number) for number in _signals()}
+    for number in previous:
         loop.add_signal_handler(number, arrived.put_nowait, number)
-    installed = {number: signal.getsignal(number) for number in SIGNALS}
+    installed = {number: signal.getsignal(number) for number in previous}
 
     async def watch() -> None:
         stops: set[asyncio.Task[None]] = set()
@@ -230,7 +279,18 @@ def _watch_signals(
             except Exception:  # the signals to come must be received, whatever went wrong
                 logger.exception("signal not fully handled", extra={"signal": number.name})
 
-    return asyncio.create_task(watch(), name="signals")
+    watching = asyncio.create_task(watch(), name="signals")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
+
+
+def _signals() -> tuple[signal.Signals, ...]:
+    return (*process.stop_signals(), signal.SIGHUP)
 
 
 def _restore_handlers(
@@ -250,7 +310,7 @@ def _reset_signals() -> None:
     """In a process that a job forks: a signal to it must not be taken for one to the worker."""
     with suppress(ValueError):  # forked in a thread, which may not change signal handlers
         signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
+        for number in _signals():
             signal.signal(number, signal.SIG_DFL)
 
 
@@ -260,6 +320,7 @@ def _reload(worker: DebateWorker, reload: Callable[[], QueueConfig] | None) -> N
     try:
         if reload is not None:
             config = reload()
+            _ensure_open_files(config)
             worker.reconfigure(config)
             setup_logging(config.log_level, config.log_format)
             logger.info("settings reloaded", extra={"concurrency": config.concurrency})

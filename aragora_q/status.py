@@ -14,6 +14,7 @@ from typing import Any
 
 from aragora_q import codec
 from aragora_q.base import LANES, Job, JobStatus, QueueStats
+from aragora_q.contracts import STALL_SECONDS
 from aragora_q.errors import InvalidPayload
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
@@ -34,7 +35,7 @@ LOST_PAYLOAD = b"null"
 END_OF_TIME_MS = 253_402_300_800_000
 """The year 10000, beyond the range of `datetime`."""
 
-INTERNAL_WORKER_FIELDS = ("heartbeat_at", "running", "quarantined")
+INTERNAL_WORKER_FIELDS = ("heartbeat_at", "running", "quarantined", "loop_lag_ms")
 """Fields of a worker's hash that statistics leave out or show in another form."""
 
 _ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
@@ -312,10 +313,20 @@ class JobStatusTracker:
                 **{f: value for f, value in record.items() if f not in INTERNAL_WORKER_FIELDS},
                 "is_alive": now_ms - beat
                 < (_parse_int(record.get("lease_ms")) or default_lease_ms),
+                "event_loop_lag_seconds": (_parse_int(record.get("loop_lag_ms")) or 0) / 1000,
                 "running": record.get("running", "").split(),
             }
             for (name, beat), record in zip(last_heartbeats, records, strict=True)
         ]
+
+
+def stalled_workers(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the live workers of `stats` whose event loop did not respond for STALL_SECONDS or longer."""
+    return [
+        worker
+        for worker in stats["workers"]
+        if worker["is_alive"] and worker["event_loop_lag_seconds"] >= STALL_SECONDS
+    ]
 
 
 def _is_past_retention(ttl_ms: int) -> bool:

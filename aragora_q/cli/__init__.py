@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from aragora_q import __version__
+from aragora_q import __version__, process
 from aragora_q.cli import output
 from aragora_q.errors import AragoraQError, validation_rule
 
@@ -50,8 +50,15 @@ COMMANDS = {
 }
 """Every command and its line in the output of `--help`, in order."""
 
-WRITE_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+WRITE_ERRORS = (errno.EBADF, errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a standard output that is closed or full."""
+
+RESOURCE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS)
+"""Errors of a limit on open files, processes, threads or memory."""
+
+RESOURCE_HINT = (
+    "see ulimit -a; systemd's LimitNOFILE=, TasksMax= and MemoryMax=; the limits of the container"
+)
 
 CLOSED_PIPE = 141
 """Exit code of a program whose output pipe was closed: 128 + SIGPIPE."""
@@ -68,46 +75,39 @@ def main() -> int:
 
     If a signal stopped the command, the process exits by that signal instead.
     """
-    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # for locales without UTF-8
     try:
         code = _run()
         sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in WRITE_ERRORS:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if _is_resource_error(error):
+            output.error(f"a system limit is reached: {error}", RESOURCE_HINT)
+            return 1
+        if not isinstance(error, OSError) or error.errno not in WRITE_ERRORS:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
         if error.errno == errno.EPIPE:
             return CLOSED_PIPE
         output.error(
             f"cannot write to standard output: {error.strerror}",
-            "the command finished; only its output was lost",
+            "output is lost; a command that works on many jobs stopped there: run it again",
         )
         return 1
     return code
 
 
-def _open_closed_streams() -> None:
-    """Open /dev/null in place of a standard stream that the caller closed (`>&-`).
-
-    Otherwise the next file or socket would get its file descriptor.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - stays open
+def _is_resource_error(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in RESOURCE_ERRORS
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
 def _run() -> int:
     try:
         code = typer.main.get_command(app)(prog_name="aragora-q", standalone_mode=False)
     except output.StoppedBySignal as stop:
-        # Exit by the signal: shells report 130 or 143, systemd reports a clean exit.
-        sys.stdout.flush()
-        signal.signal(stop.number, signal.SIG_DFL)
-        os.kill(os.getpid(), stop.number)
-        # Reached only by process 1 of a container, which signals do not kill. Do not wait for threads.
-        os._exit(128 + stop.number)
+        process.end_by(stop.number)  # shells report 130 or 143, systemd reports a clean exit
     except SystemExit as stop:  # raised by Typer for a closed pipe
         raise stop.__context__ or stop from None
     except typer.Abort:
@@ -154,8 +154,8 @@ class LazyGroup(TyperGroup):
                 traceback.print_exc()
             output.error(str(error), error.hint)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            raise output.StoppedBySignal(signal.SIGINT) from None
+        except KeyboardInterrupt as stop:
+            raise output.StoppedBySignal(getattr(stop, "number", signal.SIGINT)) from None
 
 
 def _load(name: str) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from statistics import median
 from typing import Annotated
 
 import typer
 
+from aragora_q import process
 from aragora_q.cli import output
 from aragora_q.cli.options import AsJson
 
@@ -46,9 +48,8 @@ def bench(
 
     program = find_server(server)
     output.info(f"measuring on {program}, load average {os.getloadavg()[0]:.1f}")
-    testbed = Testbed(program)
     rows = []
-    try:
+    with process.interruptible(), closing(Testbed(program)) as testbed:
         for result in run(testbed, repeats):
             rows.append(result.cells())
             if as_json:
@@ -65,7 +66,5 @@ def bench(
                 })  # fmt: skip
             else:
                 output.info(f"  {result.title}: {rows[-1][3]}")
-    finally:
-        testbed.close()
     if not as_json:
         output.table(HEAD, rows)

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+import typer
+
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.cli import output
@@ -45,9 +47,13 @@ class Line(NamedTuple):
 
 
 def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the contents of `stream` as soon as they arrive."""
-    while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # buffered streams have it
-        yield chunk
+    """Yield the contents of `stream` as soon as they arrive. Raises typer.BadParameter."""
+    try:
+        while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # buffered streams have it
+            yield chunk
+    except OSError as error:
+        source = "standard input" if stream is sys.stdin.buffer else stream.name
+        raise typer.BadParameter(f"cannot read {source}: {error.strerror}") from None
 
 
 def read_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[list[Line]]:

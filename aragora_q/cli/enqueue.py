@@ -254,7 +254,7 @@ def _enqueue_lines(
         progress = bulk.Progress(stream)
         try:
             options.run(enqueue_stream(stream, progress))
-        except (AragoraQError, KeyboardInterrupt):
+        except (AragoraQError, KeyboardInterrupt, OSError):  # OSError: of its output
             progress.clear()
             if summary.last_line:
                 output.info(

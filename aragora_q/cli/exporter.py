@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aragora_q.cli import output
-from aragora_q.cli.options import LoadConfig, parse_address, with_config
+from aragora_q.cli.options import LoadConfig, parse_address, run, with_config
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -48,10 +47,11 @@ def exporter(
     authentication: bind to loopback or a private network.
     """
     host, port = parse_address(listen, "--listen")
-    raise output.StoppedBySignal(asyncio.run(_serve(load(), host, port)))
+    run(_serve(load(), host, port))
 
 
-async def _serve(settings: QueueConfig, host: str, port: int) -> signal.Signals:
+async def _serve(settings: QueueConfig, host: str, port: int) -> None:
+    """Serve until a signal arrives."""
     from prometheus_client import CollectorRegistry
 
     from aragora_q.config.redis_url import format_address
@@ -63,14 +63,6 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> signal.Signals:
     setup_logging(settings.log_level, settings.log_format)
     queue = RedisStreamsQueue(settings)
     loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def stop(number: signal.Signals) -> None:
-        if not stopped.done():
-            stopped.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
 
     def collect() -> Snapshot:
         """Read the queue's state; called from a thread of the HTTP server."""
@@ -86,7 +78,7 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> signal.Signals:
             address = format_address((host, port))
             output.info(f"serving http://{address}/metrics and /healthz")
             sd_notify.notify("READY=1")
-            return await stopped
+            await asyncio.Event().wait()
     finally:
         await queue.close()
 

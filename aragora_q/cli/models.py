@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from aragora_q import process
 from aragora_q.cli import SETTINGS, output
 from aragora_q.cli.options import Quiet
 
@@ -46,6 +47,7 @@ def pull(
     from aragora_q.executors.debate.local import model_files
 
     log = (lambda _: None) if quiet else output.info
-    path = model_files.find(model) or model_files.fetch(model, log)
+    with process.interruptible():
+        path = model_files.find(model) or model_files.fetch(model, log)
     if not quiet:
         output.line(str(path))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from aragora_q import process
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -164,16 +165,9 @@ async def open_queue(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end. Ctrl-C interrupts it even while it reads standard input."""
-    previous = signal.signal(signal.SIGINT, _interrupt)  # asyncio's own handler waits for the loop
-    try:
+    """Run a coroutine to its end. A stop signal interrupts it even while it reads standard input."""
+    with process.interruptible():  # asyncio's own handler waits for the loop
         return asyncio.run(work)
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def split_names(values: list[str] | None) -> list[str]:

@@ -122,7 +122,7 @@ async def _collect(queue: RedisStreamsQueue) -> dict[str, Any]:
 
 def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
     """Yield what needs an operator's attention, most important first."""
-    waiting, workers = sum(stats["waiting"].values()), stats["workers"]
+    waiting = sum(stats["waiting"].values())
     if stats["paused"]:
         paused = _format_ago(stats, stats["paused_at"])
         yield f"queue paused {paused}, no jobs start: to resume, run aragora-q resume"
@@ -131,11 +131,7 @@ def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
         yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"
     if (waiting or stats["delayed"] or stats["running"]) and not stats["worker_counts"]["alive"]:
         yield "no live worker: jobs will not run until one starts"
-    for worker in workers:
-        if not worker["is_alive"]:
-            age = duration(worker["heartbeat_age_seconds"])
-            leased = count(worker["jobs_leased"], "job")
-            yield f"worker {worker['worker_id']}: no heartbeat for {age}, {leased} leased"
+    yield from _worker_warnings(stats)
     server = stats["server"]
     if server["eviction_policy"] != "noeviction":
         yield f"Redis may evict jobs: maxmemory-policy is {server['eviction_policy']}"
@@ -143,6 +139,19 @@ def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
         yield f"Redis memory is {server['used_bytes'] / server['max_bytes']:.0%} full"
     if failed := stats["throughput"]["failed_15m"]:
         yield f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
+
+
+def _worker_warnings(stats: Mapping[str, Any]) -> Iterator[str]:
+    from aragora_q.status import stalled_workers
+
+    for worker in stats["workers"]:
+        if not worker["is_alive"]:
+            age = duration(worker["heartbeat_age_seconds"])
+            leased = count(worker["jobs_leased"], "job")
+            yield f"worker {worker['worker_id']}: no heartbeat for {age}, {leased} leased"
+    for worker in stalled_workers(stats):
+        lag = duration(worker["event_loop_lag_seconds"])
+        yield f"worker {worker['worker_id']}: its event loop did not respond for {lag}; its jobs stand still"
 
 
 def _render(stats: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ Examples:
 
 \b
 Exit codes:
-  0 the queue is empty (--burst)   77 access denied
+  0 the queue is empty (--burst)
+  69 Redis unavailable for a minute (--burst)   77 access denied
   78 invalid configuration or unsupported server
   130 stopped by Ctrl-C   143 stopped by SIGTERM
 """
@@ -86,7 +87,8 @@ def worker(
 
     SIGTERM or Ctrl-C: start no more jobs, let running jobs finish within the drain timeout, release
     the rest. A second signal releases them immediately. SIGHUP: reload concurrency, retry delays,
-    drain timeout and logging. While Redis is unavailable, the worker keeps retrying.
+    drain timeout and logging. While Redis is unavailable, the worker keeps retrying; with --burst,
+    for one minute.
     """
     if exec_command is not None:
         executor = executor or "command"

@@ -20,6 +20,7 @@ from aragora_q.errors import AccessDenied, AragoraQError, UnsupportedServer, nea
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
+from aragora_q.status import stalled_workers
 from aragora_q.streams.queue import RedisStreamsQueue
 
 Severity = Literal["error", "warning", "note"]
@@ -241,6 +242,14 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
                 f"job{'' if leased == 1 else 's'}",
                 "any live worker, or aragora-q reap, reclaims them",
             )
+    for worker in stalled_workers(stats):
+        yield Finding(
+            "warning",
+            "workers",
+            f"the event loop of worker {worker['worker_id']} did not respond for "
+            f"{worker['event_loop_lag_seconds']:.0f} s: its jobs stand still, and no other worker gets them",
+            "a job blocks it, perhaps in a call that is not async: see the worker's log; restart the worker",
+        )
     versions = {w.get("version", "?") for w in alive}
     if len(versions) > 1:
         yield Finding(

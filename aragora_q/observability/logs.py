@@ -16,8 +16,11 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -29,6 +32,10 @@ _SYSLOG = {
     logging.DEBUG: 7,
 }
 
+
+MAX_WAITING_LINES = 10_000
+LINES_PER_WRITE = 100
+FLUSH_SECONDS = 1.0
 
 logging.getLogger("aragora_q").addHandler(logging.NullHandler())
 
@@ -74,7 +81,8 @@ def setup_logging(level: str, log_format: str) -> None:
     `level` is the minimum level of this package's lines; of other packages, warnings are written. Under
     systemd, lines start with the priority that the journal reads.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    # What a program put in place of stderr, without a file descriptor, has no reader that could stop.
+    handler = StderrHandler() if _stderr_status() else logging.StreamHandler(sys.stderr)
     formatter = JsonFormatter() if log_format == "json" else TextFormatter()
     handler.setFormatter(JournalFormatter(formatter) if _is_journal() else formatter)
     root = logging.getLogger()
@@ -83,13 +91,103 @@ def setup_logging(level: str, log_format: str) -> None:
     logging.getLogger("aragora_q").setLevel(level.upper())
 
 
+class StderrHandler(logging.Handler):
+    """Passes lines to the thread that writes them to stderr.
+
+    A stderr whose reader is stopped, such as a pipe or a terminal, must not stop the event loop. While
+    MAX_WAITING_LINES wait, further lines are dropped; a later line has their number.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format `record` and pass it on."""
+        try:
+            _writer.add(self.format(record))
+        except Exception:  # noqa: BLE001 - as all handlers do
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until the lines so far are written, at most FLUSH_SECONDS."""
+        _writer.flush()
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self._start()
+        os.register_at_fork(after_in_child=self._start)  # a thread is not forked
+
+    def _start(self) -> None:
+        self._items: SimpleQueue[str | threading.Event] = SimpleQueue()
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def add(self, item: str | threading.Event) -> None:
+        if self._items.qsize() >= MAX_WAITING_LINES:
+            with self._lock:
+                self._dropped += 1
+            return
+        self._items.put(item)
+        if self._thread is None:
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            thread = self._thread or threading.Thread(target=self._run, name="log", daemon=True)
+            if self._thread is None:
+                try:
+                    thread.start()
+                except RuntimeError:  # at the limit on threads: write it here, and try again later
+                    _write(f"{self._items.get()}\n")
+                else:
+                    self._thread = thread
+
+    def flush(self) -> None:
+        written = threading.Event()
+        if self._thread is not None:
+            self._items.put(written)
+            written.wait(FLUSH_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            items = [self._items.get()]
+            with suppress(Empty):
+                while len(items) < LINES_PER_WRITE:
+                    items.append(self._items.get_nowait())
+            _write("".join(f"{line}\n" for line in items if isinstance(line, str)))
+            if self._dropped and self._items.qsize() < MAX_WAITING_LINES // 2:
+                with self._lock:
+                    dropped, self._dropped = self._dropped, 0
+                logger.warning("log lines dropped: stderr was not read", extra={"lines": dropped})
+            for item in items:
+                if isinstance(item, threading.Event):
+                    item.set()
+
+
+def _write(text: str) -> None:
+    """Write to stderr, not through its buffer: a thread that waits there would make Python abort at exit."""
+    data = text.encode(errors="backslashreplace")
+    with suppress(OSError, ValueError):  # closed, or full
+        while data:
+            data = data[os.write(sys.stderr.fileno(), data) :]
+
+
+logger = get_logger(__name__)
+_writer = _Writer()
+
+
 def _is_journal() -> bool:
     """Return True if stderr is the journal's socket: see JOURNAL_STREAM in systemd.exec(5)."""
+    status = _stderr_status()
+    return status is not None and (
+        os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    )
+
+
+def _stderr_status() -> os.stat_result | None:
     try:
-        stat = os.fstat(sys.stderr.fileno())
+        return os.fstat(sys.stderr.fileno())
     except (OSError, ValueError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+        return None
 
 
 def _event(record: logging.LogRecord) -> str:

@@ -29,6 +29,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from aragora_q.errors import ConfigError, RedisUnreachable
+from aragora_q.process import child_environment
 
 GRACE_SECONDS = 2.0
 """An unused server keeps running this long, so that the next command of a shell script finds it."""
@@ -265,15 +266,12 @@ def _ensure_supervisor(directory: Path, binary: str) -> None:
         return
     arguments = [str(directory), binary, str(GRACE_SECONDS), str(STOP_SECONDS)]
     subprocess.run(  # noqa: S603 - this interpreter and module
-        [sys.executable, "-P", "-m", "aragora_q.redis.embedded", *arguments],
+        [sys.executable, "-m", "aragora_q.redis.embedded", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),  # noqa: PTH100 - keeps links
-        },
+        env=child_environment(),
         cwd=directory,
         check=False,
     )

@@ -246,7 +246,11 @@ class RedisLeaseRenewer:
         self._lease_ms = lease_ms
 
     async def renew(
-        self, leases: Sequence[Lease], *, starting_seconds: float | None = None
+        self,
+        leases: Sequence[Lease],
+        *,
+        starting_seconds: float | None = None,
+        loop_lag_seconds: float = 0.0,
     ) -> RenewalResult:
         """As `LeaseRenewer.renew`. The heartbeat is sent even when nothing is leased."""
         keys, identity = self._connection.keys, self._identity
@@ -268,6 +272,7 @@ class RedisLeaseRenewer:
                 running=" ".join(job_id for job_id, _ in leases[:BATCH_LIMIT]),
                 record_ttl_ms=RECORD_TTL_MS,
                 starting_ms=starting_ms if is_last else -1,
+                loop_lag_ms=round(loop_lag_seconds * 1000),
             )
             for (job_id, _), reply in zip(batch, replies, strict=False):
                 if reply != b"owned":

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from aragora_q._version import __version__
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.contracts import Identity, WorkQueue
+from aragora_q.contracts import STALL_SECONDS, Identity, WorkQueue
 from aragora_q.errors import AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
@@ -32,9 +32,6 @@ logger = get_logger(__name__)
 
 CLOSE_TIMEOUT_SECONDS = 5.0
 """How long a stopping worker tries to deliver its last reports."""
-
-STALL_SECONDS = 10.0
-"""A loop without progress for this long, or half a lease, has stalled."""
 
 
 class WorkerStats(TypedDict):

@@ -145,6 +145,7 @@ class LeaseKeeper:
         result: RenewalResult = await renewer.renew(
             list(leases.items()),
             starting_seconds=None if sent_at is None else time.monotonic() - sent_at,
+            loop_lag_seconds=self.loop_lag_seconds,
         )
         self.last_answer_at = time.monotonic()
         lost = [LostLease(job_id, leases[job_id], reason) for job_id, reason in result.lost.items()]

@@ -1,12 +1,25 @@
-"""`worker --burst` and jobs that fell due before it began."""
+"""`worker --burst`: jobs that fell due before it began, and Redis away."""
 
 import time
 
 import pytest
+from support import servers
 
-pytestmark = pytest.mark.slow
+from aragora_q import launcher
+from aragora_q.config.settings import QueueConfig
+from aragora_q.errors import RedisUnreachable
 
 
+def test_burst_gives_up_when_redis_stays_away(monkeypatch):
+    """Workers of cron do not pile up: 69, and the reason, after a minute (here 1 s)."""
+    monkeypatch.setattr(launcher, "BURST_OUTAGE_SECONDS", 1.0)
+    url = f"redis://127.0.0.1:{servers.free_port()}"
+    config = QueueConfig(redis_url=url, executor="support.executors:make", metrics_port=0)
+    with pytest.raises(RedisUnreachable, match=r"unavailable for 1 s: .*connection refused"):
+        launcher.run_worker(config, burst=True)
+
+
+@pytest.mark.slow
 def test_burst_runs_what_fell_due_before(run_cli, cli_command):
     """`enqueue --delay 1`, two seconds later a burst: the job has run, every time."""
     for n in range(5):

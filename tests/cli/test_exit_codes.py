@@ -260,11 +260,14 @@ def test_output_that_cannot_be_written_is_an_error(start_command, tmp_path):
         (("stats",), 1, 0),
         (("--version",), 1, 0),
         (("status", "missing"), 2, 3),
-        (("enqueue", "-"), 0, 0),
+        (("enqueue", "-"), 0, 2),
     ],
 )
 def test_closed_standard_streams_change_nothing(start_command, args, closed, code):
-    """`<&-`, `>&-` or `2>&-`, as some supervisors start programs: the same exit code, no traceback."""
+    """`<&-`, `>&-` or `2>&-`, as some supervisors start programs: no traceback, and the same exit code.
+
+    Except for a command that is to read a stdin that is closed.
+    """
     inherit = {"stdin": None, "stdout": None} if closed < 2 else {"stdin": None, "stderr": None}
     process = start_command(*args, **inherit, preexec_fn=lambda: os.close(closed))
     out, err = process.communicate(timeout=20)

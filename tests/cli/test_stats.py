@@ -107,6 +107,29 @@ def test_a_worker_is_alive_for_as_long_as_its_own_lease(run_cli, on_queue, redis
     assert alive(400) == set()
 
 
+def test_a_worker_whose_event_loop_stands_is_named(run_cli, on_queue):
+    """It keeps its leases, so no other worker runs its jobs: stats and doctor say so, with the time."""
+
+    async def a_stalled_worker(harness):
+        for name, lag_seconds in (("slow", 2.0), ("stalled", 34.0)):
+            session = await harness.worker(name, lease_seconds=60)
+            renewer = session.lease_renewer()
+            await renewer.renew([], loop_lag_seconds=lag_seconds)
+            await renewer.close()
+
+    on_queue(a_stalled_worker)
+    seen = run_cli("stats", "--json").object
+    assert {w["worker_id"]: w["event_loop_lag_seconds"] for w in seen["workers"]} == {
+        "slow": 2.0,
+        "stalled": 34.0,
+    }
+    [warning] = [text for text in seen["warnings"] if "event loop" in text]
+    assert warning == (
+        "worker stalled: its event loop did not respond for 34 s; its jobs stand still"
+    )
+    assert "event loop of worker stalled did not respond for 34 s" in run_cli("doctor").out
+
+
 @pytest.mark.parametrize(
     ("key", "field"),
     [("counters", "completed"), ("counters", "last_reap_at"), ("control", "paused"),

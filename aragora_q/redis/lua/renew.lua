@@ -2,7 +2,7 @@
 -- Record a worker's heartbeat and renew the leases it owns.
 -- include: outage_grace
 -- keys: stream_high stream_normal stream_low counters events control workers worker
--- args: job_prefix worker_prefix worker_id lease_owner instance_id lease_ms running record_ttl_ms starting_ms
+-- args: job_prefix worker_prefix worker_id lease_owner instance_id lease_ms running record_ttl_ms starting_ms loop_lag_ms
 -- each job: id fence
 -- returns: ok | paused | unregistered, then per job: owned | lost | cancelled
 --
@@ -16,7 +16,7 @@ start_grace_if_silent(tonumber(lease_ms))
 local reply, owned = {redis.call('HGET', control, 'paused') and 'paused' or 'ok'}, {}
 if read(worker, 'instance_id').instance_id == instance_id then
   redis.call('ZADD', workers, now, worker_id)
-  redis.call('HSET', worker, 'heartbeat_at', now, 'running', running)
+  redis.call('HSET', worker, 'heartbeat_at', now, 'running', running, 'loop_lag_ms', loop_lag_ms)
   redis.call('PEXPIRE', worker, record_ttl_ms)
 else
   reply[1] = 'unregistered'

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -138,3 +139,27 @@ def test_levels(monkeypatch, log_format):
     assert len(lines) == 2
     assert "ours" in lines[0]
     assert "their warning" in lines[1]
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_lines_that_do_not_fit_are_counted(monkeypatch):
+    """While stderr blocks, a bounded number of lines waits; the next line says how many were dropped."""
+    is_open, written = threading.Event(), []
+
+    def write(text):
+        is_open.wait(20)
+        written.extend(text.splitlines())
+
+    monkeypatch.setattr(logs, "MAX_WAITING_LINES", 10)
+    monkeypatch.setattr(logs, "_writer", logs._Writer())
+    monkeypatch.setattr(logs, "_write", write)
+    logs.setup_logging("info", "text")
+    for n in range(200):
+        logging.getLogger("aragora_q.worker").info("line %d", n)
+    is_open.set()
+    logging.getLogger().handlers[0].flush()
+    logging.getLogger().handlers[0].flush()
+    *lines, last = written
+    assert "line 0" in lines[0]
+    assert last.endswith(f"log lines dropped: stderr was not read lines={200 - len(lines)}")
+    assert len(lines) < 200

