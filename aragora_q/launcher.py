@@ -146,7 +146,7 @@ async def _check(queue: RedisStreamsQueue) -> None:
     """Refuse a server that may lose jobs; warn about one that loses them in a crash."""
     facts = await check_server(queue.connection)
     check_eviction(facts, queue.connection, allowed=queue.config.allow_eviction)
-    if not facts.has_aof:
+    if facts.has_aof is False:
         logger.warning(
             "Redis keeps no append-only file: jobs are lost when it crashes",
             extra={"address": queue.connection.address, "remedy": "CONFIG SET appendonly yes"},

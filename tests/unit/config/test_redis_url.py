@@ -25,7 +25,7 @@ from aragora_q.errors import ConfigError
         ("redis://h h", "invalid address"),
         ("redis://[::1", "IPv6 address in brackets"),
         ("redis://::1:6379", "IPv6 address in brackets"),
-        ("redis://u:hush＠h", "percent-encode"),
+        ("redis://u:hush\uff20h", "percent-encode"),
         ("redis://[hush]@h]", "invalid address"),
         ("redis://h?foo", "option 'foo'"),
         ("redis://h?db=", "'' instead of a database number"),
@@ -60,7 +60,9 @@ def test_every_part_of_a_url_is_used():
     assert RedisUrl.parse("embedded://").path == ""
 
 
-@pytest.mark.parametrize("password", ["geheim＠x", "a：b", "a／b", "℀", "[x", "x]", "[x]", "ü"])
+@pytest.mark.parametrize(
+    "password", ["a\uff20x", "a\uff1ab", "a\uff0fb", "\u2100", "[x", "x]", "[x]", "ü"]
+)
 def test_any_sign_of_a_password_is_taken(password):
     """Brackets and full-width signs are part of the password, and never of an error or of `redacted`."""
     from aragora_q.config.redis_url import RedisUrl
