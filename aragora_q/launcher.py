@@ -23,7 +23,7 @@ import uvloop
 from aragora_q import executors
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.errors import ConfigError, RedisUnreachable, TryAgain
+from aragora_q.errors import SERVER_ERRORS, AccessDenied, ConfigError, UnsupportedServer
 from aragora_q.observability import sd_notify
 from aragora_q.observability.http import serving
 from aragora_q.observability.logs import get_logger, setup_logging
@@ -109,7 +109,9 @@ async def running_worker(
         preflight = None
         try:
             await _check(queue)
-        except (RedisUnreachable, TryAgain) as error:
+        except SERVER_ERRORS as error:
+            if isinstance(error, AccessDenied | UnsupportedServer):
+                raise
             preflight = partial(_check, queue)
             sd_notify.notify("READY=1", "STATUS=waiting for Redis")
             logger.warning("Redis unavailable, waiting for it", extra={"error": str(error)})
@@ -230,7 +232,7 @@ async def _notify_systemd(worker: DebateWorker) -> None:
         lines = [f"STATUS={status}"]
         if stats["is_draining"]:
             lines.append(f"EXTEND_TIMEOUT_USEC={int(pause_seconds * 3_000_000)}")
-        if worker.is_healthy():
+        if not worker.has_stalled():  # a restart helps no worker that Redis refuses
             lines.append("WATCHDOG=1")
         sd_notify.notify(*lines)
         await asyncio.sleep(pause_seconds)
