@@ -86,6 +86,18 @@ _CONNECTION_HINTS = {
 }
 """What to do about a failure to connect; the first entry that its text contains counts."""
 
+_UNREACHABLE = (
+    "check that the server runs and that redis_url (REDIS_URL) names it;"
+    " REDIS_URL=embedded:// needs no server"
+)
+
+_CLOSED = ("connection closed", "connection reset", "connection lost", "broken pipe")
+_PLAIN_CLOSED = "a server that expects TLS closes connections, too: then use rediss://"
+_TLS_CLOSED = (
+    "a server that requires a certificate closes connections, too: then set redis_tls_cert_file"
+)
+"""What else closes a connection, by whether it was one with TLS."""
+
 
 class FailoverUnderway(TryAgain):
     """A replica is taking over, or a slot is being moved: over in seconds."""
@@ -127,11 +139,9 @@ def translate(error: Exception, address: str) -> AragoraQError:
     if refusal := _passing(error, server) or _final(error, server, address):
         return refusal
     reason = connection_reason(error)
-    hint = next(
-        (hint for part, hint in _CONNECTION_HINTS.items() if part in reason),
-        "check that the server runs and that redis_url (REDIS_URL) names it;"
-        " REDIS_URL=embedded:// needs no server",
-    )
+    hint = next((hint for part, hint in _CONNECTION_HINTS.items() if part in reason), _UNREACHABLE)
+    if reason.lower().startswith(_CLOSED):
+        hint = f"{hint}; {_TLS_CLOSED if address.startswith('rediss') else _PLAIN_CLOSED}"
     return RedisUnreachable(f"cannot reach {server.name}: {reason}", hint=hint)
 
 

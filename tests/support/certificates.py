@@ -17,17 +17,21 @@ class Certificates:
                 "-days", "2", "-subj", f"/CN={authority}", "-keyout", self[f"{authority}.key"],
                 "-out", self[f"{authority}.crt"],
             )  # fmt: skip
-        for name, names in (("server", "IP:127.0.0.1,DNS:localhost"), ("client", "DNS:client")):
-            Path(self[f"{name}.ext"]).write_text(f"subjectAltName={names}\n")
-            self._openssl(
-                "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                "-subj", f"/CN={name}", "-keyout", self[f"{name}.key"], "-out", self[f"{name}.csr"],
-            )  # fmt: skip
-            self._openssl(
-                "x509", "-req", "-in", self[f"{name}.csr"], "-CA", self["ca.crt"], "-CAkey",
-                self["ca.key"], "-CAcreateserial", "-days", "2", "-extfile", self[f"{name}.ext"],
-                "-out", self[f"{name}.crt"],
-            )  # fmt: skip
+        self.sign("server", "subjectAltName=IP:127.0.0.1,DNS:localhost")
+        self.sign("client", "subjectAltName=DNS:client")
+
+    def sign(self, name, extensions, days=2):
+        """Make the certificate `name`, signed by the authority; a negative number of days: it has expired."""
+        Path(self[f"{name}.ext"]).write_text(f"{extensions}\n")
+        self._openssl(
+            "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-subj", f"/CN={name}", "-keyout", self[f"{name}.key"], "-out", self[f"{name}.csr"],
+        )  # fmt: skip
+        self._openssl(
+            "x509", "-req", "-in", self[f"{name}.csr"], "-CA", self["ca.crt"], "-CAkey",
+            self["ca.key"], "-CAcreateserial", "-days", str(days), "-extfile", self[f"{name}.ext"],
+            "-out", self[f"{name}.crt"],
+        )  # fmt: skip
 
     def __getitem__(self, name):
         return str(self.directory / name)
