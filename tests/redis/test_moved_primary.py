@@ -37,6 +37,8 @@ class _Pair:
 
     def fail_over(self):
         """Swap the roles. The former primary lives on, and keeps its connections."""
+        with self.first.client() as client:
+            wait_until_sync(lambda: client.wait(1, 1000) == 1, 20, "the replica to have all")
         replicate(self.second, None)
         self.lead_to(self.second)
         replicate(self.first, self.second)
