@@ -99,10 +99,12 @@ class TlsConnection(TcpConnection, redis.asyncio.SSLConnection):
             if not handshake.done() and await _speaks_plain_text(connected.family, peer):
                 raise exceptions.ConnectionError(SPEAKS_NO_TLS)
             return await handshake
-        finally:
-            if not handshake.done():
-                handshake.cancel()
-                await asyncio.gather(handshake, return_exceptions=True)
+        except BaseException:
+            handshake.cancel()
+            [outcome] = await asyncio.gather(handshake, return_exceptions=True)
+            if isinstance(outcome, tuple):  # it ended while this call was being cancelled
+                outcome[1].transport.abort()
+            raise
 
 
 async def _speaks_plain_text(family: int, peer: Any) -> bool:
@@ -129,7 +131,7 @@ async def _connect_to_any(addresses: list[Found], host: str) -> socket.socket:
     """
     waiting = list(addresses)
     attempts: dict[asyncio.Task[socket.socket], Found] = {}
-    reasons: list[str] = []
+    reasons: dict[str, list[Found]] = {}
     try:
         while waiting or attempts:
             if waiting:
@@ -144,8 +146,10 @@ async def _connect_to_any(addresses: list[Found], host: str) -> socket.socket:
                 address = attempts.pop(attempt)
                 if (error := attempt.exception()) is None:
                     return attempt.result()
-                reasons.append(f"{_text(error)}{_listed([address], host)}")
-        raise exceptions.ConnectionError(", ".join(reasons))
+                reasons.setdefault(_text(error), []).append(address)
+        raise exceptions.ConnectionError(
+            ", ".join(f"{reason}{_listed(tried, host)}" for reason, tried in reasons.items())
+        )
     finally:
         await _give_up(attempts)
 

@@ -11,7 +11,7 @@ import uvloop
 from support import processes
 from support.executors import succeed
 from support.proxy import Proxy
-from support.servers import free_port
+from support.servers import Server, any_server, free_port
 from support.wait import wait_until, wait_until_sync
 from support.workers import wait_until_registered
 
@@ -93,7 +93,7 @@ def test_an_error_has_the_reason_of_each_address(names, loop):
     with pytest.raises(RedisUnreachable) as error:
         run(loop, _enqueue("redis://dead.test"))
     assert str(error.value).endswith(
-        "redis://dead.test:6379: connection refused (127.0.0.1), connection refused (127.0.0.2)"
+        "redis://dead.test:6379: connection refused (127.0.0.1, 127.0.0.2)"
     )
 
 
@@ -193,6 +193,31 @@ async def test_the_announced_server_is_named(own_server):
         await _enqueue_once(url)
     expected = f"Redis at 127.0.0.9:{dead} (announced by {url}): connection refused"
     assert expected in str(error.value)
+
+
+def test_addresses_of_ipv6(own_server, tmp_path):
+    """A server and a Sentinel at ::1, which announces ::1: the URL and the announced address are used."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError as reason:
+        pytest.skip(f"no IPv6 on this machine: {reason}")
+    server = own_server("--bind", "127.0.0.1", "::1")
+    asyncio.run(_enqueue(f"redis://[::1]:{server.port}"))
+    sentinel = Server(any_server())
+    file = tmp_path / "sentinel.conf"
+    file.write_text(
+        f"port {sentinel.port}\nbind 127.0.0.1 ::1\ndir {tmp_path}\n"
+        f"sentinel monitor queue ::1 {server.port} 1\n"
+    )
+    sentinel._command = [str(any_server()), str(file), "--sentinel"]
+    sentinel.start()
+    try:
+        asyncio.run(_enqueue(f"redis+sentinel://[::1]:{free_port()},[::1]:{sentinel.port}/queue"))
+    finally:
+        sentinel.stop()
+    with server.client() as client:
+        assert client.xlen("aragora:queue:debates:stream") == 1
 
 
 async def _enqueue_once(url):
