@@ -96,8 +96,8 @@ class TlsConnection(TcpConnection, redis.asyncio.SSLConnection):
         )
         try:
             await asyncio.wait([handshake], timeout=PLAIN_CHECK_SECONDS)
-            if not handshake.done() and await _speaks_plain_text(connected.family, peer):
-                raise exceptions.ConnectionError(SPEAKS_NO_TLS)
+            if not handshake.done():
+                await _refuse_plain_text(connected.family, peer)
             return await handshake
         except BaseException:
             handshake.cancel()
@@ -107,8 +107,9 @@ class TlsConnection(TcpConnection, redis.asyncio.SSLConnection):
             raise
 
 
-async def _speaks_plain_text(family: int, peer: Any) -> bool:
-    """Return True if the server answers PING without TLS. No secret is sent."""
+async def _refuse_plain_text(family: int, peer: Any) -> None:
+    """Raise ConnectionError if the server answers PING without TLS. No secret is sent."""
+    first = b""
     asked = socket.socket(family, socket.SOCK_STREAM)
     try:
         asked.setblocking(False)
@@ -116,11 +117,13 @@ async def _speaks_plain_text(family: int, peer: Any) -> bool:
         async with asyncio.timeout(PLAIN_CHECK_SECONDS):
             await loop.sock_connect(asked, peer)
             await loop.sock_sendall(asked, b"PING\r\n")
-            return await loop.sock_recv(asked, 1) in (b"+", b"-")
+            first = await loop.sock_recv(asked, 1)
     except (OSError, TimeoutError):
-        return False
+        pass  # the handshake goes on
     finally:
         asked.close()
+    if first in (b"+", b"-"):
+        raise exceptions.ConnectionError(SPEAKS_NO_TLS)
 
 
 async def _connect_to_any(addresses: list[Found], host: str) -> socket.socket:

@@ -235,19 +235,24 @@ async def test_a_closed_idle_connection_is_no_fault(
     """A server that closes idle connections: no failed renewal, no log line, no error is counted."""
     backend = shared_server(kind)
     harness = new_harness(
-        redis_url=backend.url, client=backend.admin_client(), **backend.settings, claim_idle_ms=4000
+        redis_url=backend.url, client=backend.admin_client(), **backend.settings, claim_idle_ms=6000
     )
     worker = worker_pool.start(harness, succeed)
     await wait_until_registered(harness, worker)
 
     def close_idle():
-        for client in harness.redis.client_list(_type="normal"):
-            if "b" not in client["flags"] and client["cmd"] != "client|list":
-                harness.redis.client_kill_filter(_id=client["id"])
+        idle = [
+            client["id"]
+            for client in harness.redis.client_list(_type="normal")
+            if "b" not in client["flags"] and int(client["idle"]) >= 1
+        ]
+        for number in idle:
+            harness.redis.client_kill_filter(_id=number)
+        return idle
 
-    for _ in range(3):
+    for _ in range(2):
+        await wait_until(close_idle, what="an idle connection")
         answered_at = worker.keeper.last_answer_at
-        close_idle()
         await wait_until(lambda at=answered_at: worker.keeper.last_answer_at > at, 10, "a renewal")
     assert worker.get_stats()["redis_error"] is None
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
