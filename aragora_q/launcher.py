@@ -116,7 +116,13 @@ async def running_worker(
             sd_notify.notify("READY=1", "STATUS=waiting for Redis")
             logger.warning("Redis unavailable, waiting for it", extra={"error": str(error)})
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
-        with serving(metrics.registry, config.metrics_host, config.metrics_port, healthy) as port:
+        with serving(
+            metrics.registry,
+            config.metrics_host,
+            config.metrics_port,
+            healthy,
+            "stalled, or refused by a replica: see the log",
+        ) as port:
             if port is not None:
                 logger.info(
                     "metrics served", extra={"url": f"http://{config.metrics_host}:{port}/metrics"}
