@@ -9,7 +9,8 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── InvalidPayload           65   invalid job data (also a ValueError: never retried)
     ├── JobNotFound               3   no such job, or past the retention time
     ├── RedisUnreachable         69   no server answers at redis_url
-    ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, READONLY, …)
+    ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
+    │   ├── NotPrimary           75   the server is a replica, or has become one
     │   ├── QueueFull            75   `max_backlog` is reached
     │   └── NotDurable           75   accepted, but not confirmed as `durability` requires
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
@@ -83,9 +84,17 @@ class RedisUnreachable(AragoraQError):
 
 
 class TryAgain(AragoraQError):
-    """Redis answers but cannot serve now: OOM, LOADING, READONLY, BUSY, CLUSTERDOWN, MISCONF."""
+    """Redis answers but cannot serve now: OOM, LOADING, BUSY, CLUSTERDOWN, MISCONF."""
 
     exit_code = 75
+
+
+class NotPrimary(TryAgain):
+    """The server that `redis_url` leads to is a replica: READONLY, MASTERDOWN.
+
+    After a failover, the next calls reach the new primary, if `redis_url` names Sentinels or a cluster, or the
+    name or address in it leads there.
+    """
 
 
 class QueueClosed(AragoraQError):

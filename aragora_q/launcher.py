@@ -26,7 +26,7 @@ from aragora_q import executors, process
 from aragora_q.config.redis_url import format_address
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.errors import ConfigError, RedisUnreachable, TryAgain
+from aragora_q.errors import SERVER_ERRORS, AccessDenied, ConfigError, UnsupportedServer
 from aragora_q.observability import sd_notify
 from aragora_q.observability.http import serving
 from aragora_q.observability.logs import get_logger, setup_logging
@@ -194,12 +194,20 @@ async def running_worker(
         preflight = None
         try:
             await _check(queue)
-        except (RedisUnreachable, TryAgain) as error:
+        except SERVER_ERRORS as error:
+            if isinstance(error, AccessDenied | UnsupportedServer):
+                raise
             preflight = partial(_check, queue)
             sd_notify.notify("READY=1", "STATUS=waiting for Redis")
             logger.warning("Redis unavailable, waiting for it", extra={"error": str(error)})
         healthy = lambda: worker is None or worker.is_healthy()  # noqa: E731 - bound before the worker is
-        with serving(metrics.registry, config.metrics_host, config.metrics_port, healthy) as port:
+        with serving(
+            metrics.registry,
+            config.metrics_host,
+            config.metrics_port,
+            healthy,
+            "stalled, or refused by a replica: see the log",
+        ) as port:
             if port is not None:
                 address = format_address((config.metrics_host, port))
                 logger.info("metrics served", extra={"url": f"http://{address}/metrics"})
@@ -227,7 +235,7 @@ async def _check(queue: RedisStreamsQueue) -> None:
     """Refuse a server that may lose jobs; warn about one that loses them in a crash."""
     facts = await check_server(queue.connection)
     check_eviction(facts, queue.connection, allowed=queue.config.allow_eviction)
-    if not facts.has_aof:
+    if facts.has_aof is False:
         logger.warning(
             "Redis keeps no append-only file: jobs are lost when it crashes",
             extra={"address": queue.connection.address, "remedy": "CONFIG SET appendonly yes"},
@@ -349,7 +357,7 @@ async def _notify_systemd(worker: DebateWorker) -> None:
         lines = [f"STATUS={status}"]
         if stats["is_draining"]:
             lines.append(f"EXTEND_TIMEOUT_USEC={int(pause_seconds * 3_000_000)}")
-        if worker.is_healthy():
+        if not worker.has_stalled():  # a restart helps no worker that Redis refuses
             lines.append("WATCHDOG=1")
         sd_notify.notify(*lines)
         await asyncio.sleep(pause_seconds)

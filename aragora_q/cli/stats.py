@@ -133,10 +133,11 @@ def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
         yield "no live worker: jobs will not run until one starts"
     yield from _worker_warnings(stats)
     server = stats["server"]
-    if server["eviction_policy"] != "noeviction":
+    if server["eviction_policy"] not in (None, "noeviction"):
         yield f"Redis may evict jobs: maxmemory-policy is {server['eviction_policy']}"
-    if server["max_bytes"] and server["used_bytes"] > 0.9 * server["max_bytes"]:
-        yield f"Redis memory is {server['used_bytes'] / server['max_bytes']:.0%} full"
+    used_bytes, max_bytes = server["used_bytes"], server["max_bytes"]
+    if used_bytes and max_bytes and used_bytes > 0.9 * max_bytes:
+        yield f"Redis memory is {used_bytes / max_bytes:.0%} full"
     if failed := stats["throughput"]["failed_15m"]:
         yield f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
 

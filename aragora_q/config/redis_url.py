@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import SplitResult, parse_qs, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 Kind = Literal["single", "unix", "sentinel", "cluster", "embedded"]
 
@@ -70,21 +70,17 @@ class RedisUrl:
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
         """Parse a URL. Raises ValueError, whose message has no secrets."""
-        scheme = url.partition("://")[0]
-        if scheme not in SCHEMES or "://" not in url:
+        scheme, separator, rest = url.rstrip().partition("://")
+        if scheme not in SCHEMES or not separator:
             raise ValueError(f"must begin with one of {', '.join(f'{s}://' for s in SCHEMES)}")
-        parts = _split(url)
-        if parts.fragment:
-            raise ValueError("contains '#': percent-encode it in the password (%23)")
-        if "@" in parts.path + parts.query and SCHEMES[scheme] != "unix":
-            raise ValueError(
-                "contains '@' after the host; percent-encode the password (/ %2F, ? %3F, @ %40)"
-            )
-        login, _, hosts = parts.netloc.rpartition("@")
+        kind = SCHEMES[scheme]
+        # Not by urlsplit, whose errors repeat parts of a password and differ between versions of Python.
+        authority, location, query = _split(rest, is_file=kind in ("unix", "embedded"))
+        login, _, hosts = authority.rpartition("@")
         username, _, password = login.partition(":")
-        kind, path = SCHEMES[scheme], _unquote(parts.path)
+        path = _unquote(location)
         segments = [segment for segment in path.split("/") if segment]
-        options = _parse_options(parts.query)
+        options = _parse_options(kind, query)
         has_path = kind in ("unix", "embedded")
         if has_path and hosts:
             raise ValueError(f"must have an absolute path: {scheme}:///path")
@@ -96,21 +92,32 @@ class RedisUrl:
                 raise ValueError("must have the name of a Sentinel service: …host:26379/mymaster")
             service = segments.pop(0)
         database = "" if has_path else "/".join(segments)
+        if database and "db" in options:
+            raise ValueError("contains two databases: one in the path, one in the option db")
         return cls(
             scheme,
-            hosts=() if has_path else _parse_hosts(hosts, DEFAULT_PORTS.get(kind, REDIS_PORT)),
+            hosts=() if has_path else _parse_hosts(kind, hosts),
             path=path if has_path else "",
             service=service,
-            database=_parse_database(kind, options.get("db") or database or "0"),
+            database=_parse_database(kind, options.get("db", database or "0")),
             username=_unquote(username),
             password=_unquote(password),
         )
 
 
-def _split(url: str) -> SplitResult:
-    if any(char < " " for char in url.strip()) or "%00" in url:  # urlsplit drops line breaks
+def _split(rest: str, *, is_file: bool) -> tuple[str, str, str | None]:
+    """Return what follows `://`: user and hosts, path, and the query; None if there is no `?`."""
+    if any(char < " " for char in rest) or "%00" in rest:
         raise ValueError("contains a control character; percent-encode line breaks (%0A)")
-    return urlsplit(url)
+    if "#" in rest:
+        raise ValueError("contains '#': percent-encode it in the password (%23)")
+    location, has_query, query = rest.partition("?")
+    authority, slash, path = location.partition("/")
+    if "@" in query or ("@" in path and not is_file):
+        raise ValueError(
+            "contains '@' after the host; percent-encode the password (/ %2F, ? %3F, @ %40)"
+        )
+    return authority, slash + path, query if has_query else None
 
 
 def _unquote(text: str) -> str:
@@ -126,19 +133,25 @@ def format_address(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _parse_options(query: str) -> dict[str, str]:
-    options = {name: values[-1] for name, values in parse_qs(query).items()}
-    if unknown := sorted(set(options) - {"db"}):
+def _parse_options(kind: Kind, query: str | None) -> dict[str, str]:
+    if query is None:
+        return {}
+    if kind == "embedded":
+        raise ValueError("contains '?': percent-encode it in the path (%3F); there are no options")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if unknown := sorted({name for name, _ in pairs} - {"db"}):
         raise ValueError(
             f"contains the unknown option {unknown[0]!r:.40}: only 'db' is supported; for TLS and "
             "passwords, use the settings redis_tls_* and redis_password"
         )
-    return options
+    if len(pairs) > 1:
+        raise ValueError("contains the option db more than once")
+    return dict(pairs)
 
 
 def _parse_database(kind: Kind, text: str) -> int:
     if not text.isascii() or not text.isdigit():
-        raise ValueError(f"contains the path {text!r:.40} instead of a database number")
+        raise ValueError(f"contains {text!r:.40} instead of a database number")
     if len(text) > MAX_DATABASE_DIGITS:
         raise ValueError(f"contains database {text:.40}: there are no databases with such a number")
     if int(text) and kind in ("cluster", "embedded"):
@@ -146,8 +159,16 @@ def _parse_database(kind: Kind, text: str) -> int:
     return int(text)
 
 
-def _parse_hosts(text: str, default_port: int) -> tuple[Address, ...]:
-    return tuple(_parse_host(host, default_port) for host in text.split(","))
+def _parse_hosts(kind: Kind, text: str) -> tuple[Address, ...]:
+    hosts = text.split(",")
+    if len(hosts) > 1 and kind == "single":
+        raise ValueError(
+            "contains several hosts, but this scheme names one server: use redis+sentinel:// with"
+            " Sentinels, or redis+cluster:// with nodes of a cluster"
+        )
+    if len(hosts) > 1 and not all(hosts):
+        raise ValueError("contains an empty host between commas")
+    return tuple(_parse_host(host, DEFAULT_PORTS.get(kind, REDIS_PORT)) for host in hosts)
 
 
 def _parse_host(text: str, default_port: int) -> Address:
@@ -156,7 +177,11 @@ def _parse_host(text: str, default_port: int) -> Address:
         host, port = parts.hostname or "", parts.port
         host.encode("idna")  # as it is done to look it up
     except ValueError:
+        host, port = "", 0
+    is_named = bool(host) or not text or text.startswith(":")
+    if port == 0 or not is_named or any(char.isspace() for char in host):
         raise ValueError(
-            "contains an invalid address: must be host:port with a port up to 65535"
-        ) from None
+            "contains an invalid address: must be host:port with a port from 1 to 65535, and an IPv6"
+            " address in brackets; percent-encode special characters of user and password"
+        )
     return host or "localhost", port or default_port

@@ -95,6 +95,9 @@ class QueueConfig(BaseSettings):
     redis_password: SecretStr | None = Field(
         None, description="Password; overrides the one in redis_url. Prefer a file or a credential."
     )
+    redis_sentinel_username: str | None = Field(
+        None, description="User name at the Sentinels, if they have ACL users."
+    )
     redis_sentinel_password: SecretStr | None = Field(
         None, description="Password of the Sentinels, if they require one."
     )

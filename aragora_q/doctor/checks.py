@@ -86,7 +86,14 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
 def _of_server(
     config: QueueConfig, server: ServerInfo, info: Mapping[str, Any]
 ) -> Iterator[Finding]:
-    if server.eviction_policy != "noeviction":
+    if server.eviction_policy is None:
+        yield Finding(
+            "note",
+            "eviction",
+            "the server does not report its maxmemory-policy",
+            "check at its provider that it is noeviction: else jobs may be deleted",
+        )
+    if server.may_evict:
         severity: Severity = "warning" if config.allow_eviction else "error"
         yield Finding(
             severity,
@@ -94,7 +101,7 @@ def _of_server(
             f"maxmemory-policy is {server.eviction_policy}: Redis may delete jobs when memory is full",
             "CONFIG SET maxmemory-policy noeviction, and in redis.conf",
         )
-    if not server.has_aof:
+    if server.has_aof is False:
         yield Finding(
             "warning",
             "persistence",
@@ -109,11 +116,11 @@ def _of_server(
                 f"{name} is {info[name]}: Redis cannot write to its disk",
                 "free disk space and check the log of Redis",
             )
-    if server.max_bytes and server.used_bytes > 0.9 * server.max_bytes:
+    if server.used_share > 0.9:
         yield Finding(
             "error",
             "memory",
-            f"{server.used_bytes / server.max_bytes:.0%} of maxmemory is in use",
+            f"{server.used_share:.0%} of maxmemory is in use",
             "purge ended jobs, add workers, or raise maxmemory",
         )
     if config.claim_idle_ms < COMMAND_TIMEOUT_SECONDS * 1000:

@@ -189,9 +189,10 @@ def _of_maintenance(queue: str, stats: QueueStats) -> Iterator[Metric]:
 def _of_server(server: ServerInfo) -> Iterator[Metric]:
     for name, text, value in (
         ("eviction_unsafe", "1 if Redis may delete jobs when its memory is full.",
-         server.eviction_policy != "noeviction"),
+         server.may_evict),
         ("append_only_file", "1 if Redis keeps an append-only file.", server.has_aof),
         ("memory_used_bytes", "Memory used by Redis.", server.used_bytes),
         ("memory_max_bytes", "Memory limit of Redis (maxmemory); 0: no limit.", server.max_bytes),
     ):  # fmt: skip
-        yield GaugeMetricFamily(f"aragora_q_redis_{name}", text, value=value)
+        if value is not None:  # managed servers do not report all of them
+            yield GaugeMetricFamily(f"aragora_q_redis_{name}", text, value=value)

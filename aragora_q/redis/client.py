@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-import redis.asyncio
 from redis import exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from aragora_q.config.redis_url import Address
+from aragora_q.redis.dialing import connector
 from aragora_q.redis.discovery import PrimaryDiscovery
-from aragora_q.redis.options import KEEPALIVE, TlsConnection
+from aragora_q.redis.errors import name_server, says_not_primary
 from aragora_q.redis.pool import Command, ConnectionPool, closed_error
 
 MAX_REDIRECTIONS = 8
@@ -30,11 +26,10 @@ MAX_REDIRECTIONS = 8
 REDISCOVER_ON = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,
+    exceptions.ReadOnlyError,  # by the pool, of a connection that it has just opened
     OSError,
 )
-"""After one of these another server may be the primary."""
+"""After one of these, as after a reply of a server that is not the primary, another one may be."""
 
 
 class PrimaryClient:
@@ -51,33 +46,51 @@ class PrimaryClient:
         self._path = path
         self._address: Address | None = None
         self._pool: ConnectionPool | None = None
+        self._search_number = 0  # the discovery's, when `_pool` was opened
         self._open_pools: WeakSet[ConnectionPool] = WeakSet()  # with those of former primaries
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
-        self._search: asyncio.Future[Address] | None = None
+        self._search: asyncio.Task[Address] | None = None
 
-    async def send(self, *command: Any, block_seconds: float = 0.0) -> Any:
+    async def send(
+        self, *command: Any, block_seconds: float = 0.0, may_repeat: bool = False
+    ) -> Any:
         """Return the reply to one command, which may block in the server for `block_seconds`."""
-        [reply] = await self.send_all([command], block_seconds)
+        [reply] = await self.send_all([command], block_seconds, may_repeat=may_repeat)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    async def send_all(self, commands: Sequence[Command], block_seconds: float = 0.0) -> list[Any]:
-        """Send commands together on one connection; return replies, the server's errors among them."""
+    async def send_all(
+        self, commands: Sequence[Command], block_seconds: float = 0.0, *, may_repeat: bool = False
+    ) -> list[Any]:
+        """Send commands together on one connection; return replies, the server's errors among them.
+
+        `may_repeat` as in `ConnectionPool.execute`. If the server refuses all of them because it is not the
+        primary, they are sent once more on a new connection: a name may lead to another server by now.
+        """
+        has_moved = False
         for _ in range(MAX_REDIRECTIONS):
             pool = await self._current_pool()
+            number, address = self._search_number, self._address
             try:
-                replies = await pool.execute(commands, block_seconds)
-            except REDISCOVER_ON:
-                self._discovery.invalidate()
+                replies = await pool.execute(commands, block_seconds, may_repeat=may_repeat)
+            except REDISCOVER_ON as error:
+                self._discovery.invalidate(number)
+                name_server(error, self._discovery.announced(address))
                 raise
-            if any(isinstance(reply, REDISCOVER_ON) for reply in replies):
-                self._discovery.invalidate()
-            redirection = next(
-                (reply for reply in replies if isinstance(reply, exceptions.AskError)), None
-            )
+            errors = [reply for reply in replies if isinstance(reply, Exception)]
+            if not errors:
+                return replies
+            if any(map(says_not_primary, errors)):
+                self._discovery.invalidate(number)
+                if len(errors) == len(replies) and not has_moved:
+                    has_moved = True
+                    continue
+            redirection = next((e for e in errors if isinstance(e, exceptions.AskError)), None)
             if redirection is None:
+                for refusal in errors:
+                    name_server(refusal, self._discovery.announced(address))
                 return replies
             if not isinstance(redirection, exceptions.MovedError):
                 return await self._send_asking(redirection, commands)
@@ -106,13 +119,15 @@ class PrimaryClient:
             self._move_to(loop)
         if self._path:
             if self._pool is None:
-                self._pool = self._open(None)
+                self._pool = self._open(self._path)
             return self._pool
         address = self._discovery.address or await self._discover()
         if self._is_closed:
             raise closed_error()
-        if self._pool is None or address != self._address:
-            stale, self._pool, self._address = self._pool, self._open(address), address
+        number = self._discovery.search_number
+        if self._pool is None or (address, number) != (self._address, self._search_number):
+            stale, self._pool = self._pool, self._open(address)
+            self._address, self._search_number = address, number
             if stale is not None:
                 await stale.close()
         return self._pool
@@ -130,32 +145,24 @@ class PrimaryClient:
         self._pool = self._search = None
 
     async def _discover(self) -> Address:
-        """Search once for all callers that wait, in a thread that no job of an executor can occupy."""
+        """Search once for all callers that wait."""
         if self._search is None or self._search.done():
-            thread = ThreadPoolExecutor(1, thread_name_prefix="find-primary")
-            self._search = asyncio.wrap_future(thread.submit(self._discovery.discover))
+            self._search = asyncio.create_task(self._discovery.discover(), name="find-primary")
             self._search.add_done_callback(lambda search: search.cancelled() or search.exception())
-            thread.shutdown(wait=False)
-        return await asyncio.shield(self._search)
+        try:
+            return await asyncio.shield(self._search)
+        except asyncio.CancelledError:
+            if self._is_closed and self._search.cancelled():
+                raise closed_error() from None
+            raise
 
-    def _open(self, address: Address | None) -> ConnectionPool:
-        options = {
-            **self._discovery.options,
-            "socket_timeout": None,  # the pool has one deadline for a whole call
-            "retry": Retry(NoBackoff(), 0),
-        }
-        kind: type
-        if address is None:
-            kind = redis.asyncio.UnixDomainSocketConnection
-            options |= {"path": self._path}
-        else:
-            is_tls = self._discovery.redis_url.is_tls
-            kind = TlsConnection if is_tls else redis.asyncio.Connection
-            options |= {"host": address[0], "port": address[1], **KEEPALIVE}
+    def _open(self, server: Address | str) -> ConnectionPool:
         # A replica answers reads. A cluster's redirects them.
         must_be_primary = self._discovery.redis_url.kind == "sentinel"
         pool = ConnectionPool(
-            partial(kind, **options), self._timeout_seconds, must_be_primary=must_be_primary
+            connector(server, self._discovery.options),
+            self._timeout_seconds,
+            must_be_primary=must_be_primary,
         )
         self._open_pools.add(pool)
         return pool
@@ -170,4 +177,5 @@ class PrimaryClient:
         for pool in list(self._open_pools):
             await pool.abort()
         if self._search is not None:
+            self._search.cancel()
             await asyncio.gather(self._search, return_exceptions=True)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from redis import exceptions
 from aragora_q.backoff import Backoff
 from aragora_q.config import QueueConfig
 from aragora_q.config.redis_url import RedisUrl
-from aragora_q.errors import AragoraQError, RedisUnreachable
+from aragora_q.errors import AragoraQError, NotPrimary, RedisUnreachable
 from aragora_q.redis import scripts
 from aragora_q.redis.client import PrimaryClient
 from aragora_q.redis.discovery import PrimaryDiscovery, PrimaryNotFound
@@ -110,11 +111,14 @@ class Connection:
         script, operands = self._bind(name, items, keys, args)
         suffix = "_RO" if script.is_read_only else ""
 
+        # Other scripts are idempotent as well, but their replies differ the second time.
+        send = partial(self._client.send, may_repeat=script.is_read_only or name == "renew")
+
         async def call() -> Any:
             try:
-                return await self._client.send(f"EVALSHA{suffix}", script.sha, *operands)
+                return await send(f"EVALSHA{suffix}", script.sha, *operands)
             except exceptions.NoScriptError:
-                return await self._client.send(f"EVAL{suffix}", script.text, *operands)
+                return await send(f"EVAL{suffix}", script.text, *operands)
 
         # A start is not repeated: if its reply was lost, the jobs that it started must be released first.
         seconds = 0 if name == "start" else self.failover_seconds
@@ -147,16 +151,16 @@ class Connection:
         return reply, isinstance(count, int) and count >= 1
 
     async def execute(self, *command: Value) -> Any:
-        """Run one command and return its reply."""
+        """Run one command and return its reply. It must be one whose second execution changes nothing."""
         return await self._retry_while_unavailable(
-            lambda: self._client.send(*command), self.failover_seconds
+            lambda: self._client.send(*command, may_repeat=True), self.failover_seconds
         )
 
     async def execute_all(self, commands: Iterable[Sequence[Value]]) -> list[Any]:
-        """Run commands in one round trip; the server's errors are in the list of replies."""
+        """Run commands, as for `execute`, in one round trip; the server's errors are among the replies."""
         batch = list(commands)
         return await self._retry_while_unavailable(
-            lambda: self._client.send_all(batch), self.failover_seconds
+            lambda: self._client.send_all(batch, may_repeat=True), self.failover_seconds
         )
 
     async def size_refusal(self, length: int) -> AragoraQError | None:
@@ -175,7 +179,7 @@ class Connection:
         """
         command = _blocking_read(after, timeout_seconds, count)
         reply = await self._retry_while_unavailable(
-            lambda: self._blocking.send(*command, block_seconds=READ_SECONDS),
+            lambda: self._blocking.send(*command, block_seconds=READ_SECONDS, may_repeat=True),
             self.failover_seconds,
         )
         return {
@@ -257,7 +261,7 @@ class Connection:
                 error = translate(cause, self.address)
                 is_alone = self.redis_url.kind not in ("sentinel", "cluster")
                 is_final = is_alone or isinstance(cause, PrimaryNotFound)
-                may_pass = isinstance(error, RedisUnreachable | FailoverUnderway)
+                may_pass = isinstance(error, RedisUnreachable | FailoverUnderway | NotPrimary)
                 pause_seconds = backoff.next_seconds()
                 if is_final or not may_pass or time.monotonic() + pause_seconds > deadline:
                     raise error from cause

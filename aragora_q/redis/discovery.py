@@ -1,22 +1,23 @@
-"""Find the primary that holds a queue, through Sentinels or cluster nodes.
-
-Blocking, with redis-py's synchronous client: `client.py` runs it in a thread.
-"""
+"""Find the primary that holds a queue, through Sentinels or cluster nodes. Used by `client.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.retry import Retry
 
 from aragora_q.config.redis_url import Address, RedisUrl, format_address
-from aragora_q.redis.errors import WRONG_SERVER_ERRORS
-from aragora_q.redis.options import SyncTlsConnection
+from aragora_q.redis.dialing import connector
+from aragora_q.redis.errors import (
+    WRONG_SERVER_ERRORS,
+    Server,
+    connection_reason,
+    is_denial,
+    name_server,
+)
+from aragora_q.redis.pool import ConnectionPool
 from aragora_q.redis.replies import text
 
 DISCOVERY_TIMEOUT_SECONDS = 2.0
@@ -52,18 +53,37 @@ class PrimaryDiscovery:
     any_key: str
     """A key of the queue, for its slot."""
     address: Address | None = None
+    search_number: int = 0
+    """Raised whenever the address is forgotten; connections that were opened before are not used again."""
     _other_nodes: list[Address] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._slot = key_slot(self.any_key.encode())
-        self.invalidate()
+        self._forget()
 
-    def invalidate(self) -> None:
-        """Forget the address: the primary may have moved, or does not answer."""
+    def invalidate(self, search_number: int) -> None:
+        """Forget the address, and give up connections: the primary may have moved, or does not answer.
+
+        Does nothing if that has happened since `search_number`: a call that began before says nothing about
+        the connections that were opened later.
+        """
+        if search_number == self.search_number:
+            self.search_number += 1
+            self._forget()
+
+    def _forget(self) -> None:
         is_fixed = self.redis_url.kind == "single"
         self.address = self.redis_url.hosts[0] if is_fixed else None
 
-    def discover(self) -> Address:
+    def announced(self, address: Address | None) -> Server | None:
+        """Return the name of the server at `address` for errors; None if `redis_url` names it."""
+        if address is None or self.redis_url.kind not in ("sentinel", "cluster"):
+            return None
+        return Server(
+            f"Redis at {format_address(address)} (announced by {self.redis_url.redacted})"
+        )
+
+    async def discover(self) -> Address:
         """Ask nodes in turn until one names the primary, or Sentinels until most of them have.
 
         Of several answers the one with the highest epoch counts, which every failover raises: a Sentinel
@@ -71,23 +91,20 @@ class PrimaryDiscovery:
         if there is no answer.
         """
         is_sentinel = self.redis_url.kind == "sentinel"
-        ask = self._ask_sentinel if is_sentinel else self._ask_node
-        options = self.sentinel_options if is_sentinel else self.options
         needed = len(self.redis_url.hosts) // 2 + 1 if is_sentinel else 1
         answers: list[tuple[int, Address]] = []
         failures: list[str] = []
         failure: Exception | None = None
-        for host, port in dict.fromkeys((*self.redis_url.hosts, *self._other_nodes)):
+        for address in dict.fromkeys((*self.redis_url.hosts, *self._other_nodes)):
             seconds = SECOND_OPINION_SECONDS if answers else DISCOVERY_TIMEOUT_SECONDS
-            timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-            client = sync_client((host, port), {**options, **timeouts})
             try:
-                answers.append(ask(client, host))
+                answers.append(await self._ask(address, seconds))
             except (exceptions.RedisError, OSError) as error:
-                failures.append(f"{format_address((host, port))}: {error}")
+                kind = "Sentinel" if is_sentinel else "cluster node"
+                server = f"the {kind} at {format_address(address)}"
+                name_server(error, Server(server, is_sentinel=is_sentinel))
+                failures.append(f"{format_address(address)}: {connection_reason(error)}")
                 failure = _more_telling(failure, error)
-            finally:
-                client.close()
             if len(answers) == needed:
                 break
         if answers:
@@ -95,21 +112,38 @@ class PrimaryDiscovery:
             return self.address
         raise _not_found_error(failure, "; ".join(failures))
 
-    def _ask_sentinel(self, client: Any, _host: str) -> tuple[int, Address]:
-        """Return the epoch and the primary's address."""
-        state = client.execute_command("SENTINEL", "MASTER", self.redis_url.service)
-        if not isinstance(state, dict):
-            state = dict(zip(state[::2], state[1::2], strict=True))
-        fields = {text(name): text(value) for name, value in state.items()}
+    async def _ask(self, address: Address, seconds: float) -> tuple[int, Address]:
+        """Return the epoch and the primary's address, as one node or Sentinel knows them."""
+        is_sentinel = self.redis_url.kind == "sentinel"
+        options = self.sentinel_options if is_sentinel else self.options
+        connect = connector(address, {**options, "socket_connect_timeout": seconds})
+        pool = ConnectionPool(connect, seconds)
+        question = ("SENTINEL", "MASTER", self.redis_url.service)
+        try:
+            [reply] = await pool.execute([question if is_sentinel else ("CLUSTER", "SLOTS")])
+        finally:
+            await pool.close()
+        if isinstance(reply, Exception):
+            raise reply
+        try:
+            return self._primary_of(reply) if is_sentinel else self._owner_of(reply, address[0])
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise exceptions.InvalidResponse(f"unexpected reply: {reply!r:.100}") from None
+
+    def _primary_of(self, state: Any) -> tuple[int, Address]:
+        """Return epoch and address in a reply to SENTINEL MASTER."""
+        texts = [text(part) for part in state]
+        fields = dict(zip(texts[::2], texts[1::2], strict=True))
         if {"s_down", "o_down", "disconnected"} & set(fields.get("flags", "").split(",")):
             raise FailoverInProgress(
                 f"the primary of {self.redis_url.service!r} is down and no other is elected yet"
             )
         return int(fields.get("config-epoch", 0)), (fields["ip"], int(fields["port"]))
 
-    def _ask_node(self, client: Any, host: str) -> tuple[int, Address]:
+    def _owner_of(self, slots: Any, host: str) -> tuple[int, Address]:
+        """Return the address of the queue's slot in a reply to CLUSTER SLOTS of the node at `host`."""
         owner = None
-        for first, last, *nodes in client.execute_command("CLUSTER", "SLOTS"):
+        for first, last, *nodes in slots:
             addresses = [(text(node[0] or "") or host, int(node[1])) for node in nodes]
             others = dict.fromkeys((*addresses, *self._other_nodes))
             self._other_nodes = list(others)[:MAX_OTHER_NODES]
@@ -129,30 +163,14 @@ class PrimaryDiscovery:
 
 def _more_telling(one: Exception | None, other: Exception) -> Exception:
     """A refusal says more than a failover under way, and that more than no answer."""
-    ranks = (exceptions.AuthenticationError, exceptions.NoPermissionError), FAILOVER_STATES
-    return one if one and any(isinstance(one, kinds) for kinds in ranks) else other
+    return one if one and (is_denial(one) or isinstance(one, FAILOVER_STATES)) else other
 
 
 def _not_found_error(failure: Exception | None, failures: str) -> Exception:
-    denied = exceptions.AuthenticationError | exceptions.NoPermissionError
-    if failure and (isinstance(failure, denied) or str(failure).startswith(WRONG_SERVER_ERRORS)):
+    if failure and (is_denial(failure) or str(failure).startswith(WRONG_SERVER_ERRORS)):
         return failure
     text = f"no server knows where the primary is: {failures}"
     if isinstance(failure, exceptions.ClusterDownError):
         return exceptions.ClusterDownError(text, status_code="CLUSTERDOWN")
     is_failover = isinstance(failure, FailoverInProgress)
     return FailoverInProgress(text) if is_failover else PrimaryNotFound(text)
-
-
-def sync_client(address: Address, options: dict[str, Any]) -> Any:
-    """Return a blocking client of one server."""
-    host, port = address
-    is_tls = any(name.startswith("ssl_") for name in options)
-    pool = redis.ConnectionPool(
-        connection_class=SyncTlsConnection if is_tls else redis.Connection,
-        host=host,
-        port=port,
-        **options,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return redis.Redis.from_pool(pool)

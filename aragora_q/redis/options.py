@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-import redis
-import redis.asyncio
 from redis.credentials import CredentialProvider
 
 from aragora_q.config import QueueConfig
@@ -24,14 +22,7 @@ from aragora_q.errors import AccessDenied, ConfigError
 COMMAND_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-KEEPALIVE = {
-    "socket_keepalive": True,
-    "socket_keepalive_options": {
-        socket.TCP_KEEPIDLE: 15,
-        socket.TCP_KEEPINTVL: 5,
-        socket.TCP_KEEPCNT: 3,
-    },
-}
+KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 """Detects a peer that disappeared within 30 s, also while nothing is being sent."""
 
 
@@ -69,8 +60,11 @@ def sentinel_options(config: QueueConfig, options: Mapping[str, Any]) -> dict[st
     shared = {
         name: value for name, value in options.items() if name not in ("db", "credential_provider")
     }
+    username = config.redis_sentinel_username or ""
     password = _password_source("redis_sentinel_password", config)
-    return {**shared, "credential_provider": Credentials("", password)} if password else shared
+    if not username and not password:
+        return shared
+    return {**shared, "credential_provider": Credentials(username, password or (lambda: ""))}
 
 
 def _password_source(name: str, config: QueueConfig) -> Callable[[], str] | None:
@@ -140,27 +134,3 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
     if cert_file:
         context.load_cert_chain(cert_file, key_file)
     return context
-
-
-class TlsConnection(redis.asyncio.SSLConnection):
-    """TLS on the event loop. Files are read for every connection: they may have been renewed."""
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        files = self.ssl_context
-        files.context = tls_context(files.ca_certs, files.certfile, files.keyfile)
-        return super()._connection_arguments()
-
-
-class SyncTlsConnection(redis.SSLConnection):
-    """TLS for discovery's blocking client.
-
-    redis-py drops a new connection that has something to read; with TLS 1.3 that is a session ticket. A
-    closed connection fails when it is used.
-    """
-
-    def can_read(self, timeout: float = 0) -> bool:  # noqa: ARG002 - the base class's signature
-        return False
-
-    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
-        context = tls_context(self.ca_certs, self.certfile, self.keyfile)
-        return context.wrap_socket(sock, server_hostname=self.host)

@@ -66,10 +66,18 @@ class ConnectionPool:
         self._deadlines: dict[asyncio.Timeout, float] = {}
         self._is_sweeping = False
 
-    async def execute(self, commands: Sequence[Command], block_seconds: float = 0.0) -> list[Any]:
+    async def execute(
+        self,
+        commands: Sequence[Command],
+        block_seconds: float = 0.0,
+        *,
+        may_repeat: bool = False,
+    ) -> list[Any]:
         """Send commands together and return their replies; the server's errors are in the list.
 
         `block_seconds` is how long the commands may block in the server, beyond the pool's time limit.
+        With `may_repeat`, they are sent again on a new connection if an idle one turns out to be closed:
+        servers and proxies close idle connections, and the end of one may arrive after the commands left.
         Raises redis-py's ConnectionError and TimeoutError, and QueueClosed after `abort`; commands may
         have been executed.
         """
@@ -83,14 +91,21 @@ class ConnectionPool:
                 async with asyncio.timeout(None) as deadline:
                     self._watch(deadline, self._timeout_seconds + block_seconds)
                     try:
-                        if not await _is_usable(connection):
+                        is_reused = await _is_usable(connection)
+                        if not is_reused:
                             await self._open(connection)
-                        replies = await _round_trip(connection, commands)
+                        try:
+                            replies = await _round_trip(connection, commands)
+                        except (exceptions.ConnectionError, OSError, RuntimeError):
+                            if not (is_reused and may_repeat):
+                                raise
+                            await self._open(connection)
+                            replies = await _round_trip(connection, commands)
                     finally:
                         self._deadlines.pop(deadline, None)
             except BaseException as error:
                 await connection.disconnect(nowait=True)  # replies still to come have no reader
-                explained = await self._explained(error, commands)
+                explained = await self._explained(error, connection, commands)
                 if explained is error:
                     raise
                 raise explained from error
@@ -113,12 +128,15 @@ class ConnectionPool:
         if role != b"master":
             raise exceptions.ReadOnlyError("READONLY the server has become a replica")
 
-    async def _explained(self, error: BaseException, commands: Sequence[Command]) -> BaseException:
+    async def _explained(
+        self, error: BaseException, connection: Any, commands: Sequence[Command]
+    ) -> BaseException:
         """Return the error to raise for one that ended a call."""
         if self._is_aborted and isinstance(error, Exception):
             return closed_error()
         if isinstance(error, TimeoutError):
-            return exceptions.TimeoutError(f"no answer within {self._timeout_seconds:g} s")
+            awaited = getattr(connection, "awaited", "answer")
+            return exceptions.TimeoutError(f"no {awaited} within {self._timeout_seconds:g} s")
         if isinstance(error, exceptions.ConnectionError | OSError | RuntimeError):
             if refusal := await self.size_refusal(_longest(commands)):
                 return refusal
@@ -209,9 +227,11 @@ async def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]
 
 
 async def _is_usable(connection: Any) -> bool:
-    """Return True if it is connected and has nothing to read: a closed one has its end to read."""
+    """Return True if it is open and has nothing to read: one closed by the server has its end to read."""
     try:
-        return connection.is_connected and not await connection.can_read()
+        if not connection.is_connected or connection._writer.is_closing():  # noqa: SLF001 - after a reset
+            return False
+        return not await connection.can_read()
     except (exceptions.ConnectionError, OSError):
         return False
 
@@ -224,4 +244,7 @@ async def _read_reply(connection: Any, command: str) -> Any:
             raise
         return error
     convert = _CONVERTERS.get(command)
-    return convert(reply) if convert else reply
+    try:
+        return convert(reply) if convert else reply
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return exceptions.InvalidResponse(f"unexpected reply to {command}: {reply!r:.100}")

@@ -5,6 +5,7 @@ Called once, when a queue is opened or a worker starts. Sends only INFO, which e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,42 +16,66 @@ from aragora_q.redis.connection import Connection, Durability
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """The fields of INFO that matter to a queue. Sizes are in bytes."""
+    """The fields of INFO that matter to a queue; None if the server does not say. Sizes are in bytes.
 
-    version: str
+    Managed servers leave fields out, or have words where Redis has numbers.
+    """
+
+    version: str | None
     is_valkey: bool
-    eviction_policy: str
-    has_aof: bool
+    eviction_policy: str | None
+    has_aof: bool | None
     is_cluster: bool
     is_sentinel: bool
-    replicas: int
-    used_bytes: int
+    replicas: int | None
+    used_bytes: int | None
     """Memory in use."""
-    max_bytes: int
+    max_bytes: int | None
     """Memory limit (maxmemory); 0: none."""
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> ServerInfo:
+        has_aof = _number(info, "aof_enabled")
         return cls(
-            version=str(info.get("valkey_version") or info.get("redis_version", "0")),
+            version=_text(info, "valkey_version") or _text(info, "redis_version"),
             is_valkey="valkey_version" in info,
-            eviction_policy=str(info.get("maxmemory_policy", "noeviction")),
-            has_aof=bool(int(info.get("aof_enabled", 0))),
-            is_cluster=bool(int(info.get("cluster_enabled", 0))),
+            eviction_policy=_text(info, "maxmemory_policy"),
+            has_aof=None if has_aof is None else bool(has_aof),
+            is_cluster=bool(_number(info, "cluster_enabled")),
             is_sentinel=info.get("redis_mode", info.get("server_mode")) == "sentinel",
-            replicas=int(info.get("connected_slaves", 0)),
-            used_bytes=int(info.get("used_memory", 0)),
-            max_bytes=int(info.get("maxmemory", 0)),
+            replicas=_number(info, "connected_slaves"),
+            used_bytes=_number(info, "used_memory"),
+            max_bytes=_number(info, "maxmemory"),
         )
 
     @property
     def name(self) -> str:
-        return f"{'Valkey' if self.is_valkey else 'Redis'} {self.version}"
+        return f"{'Valkey' if self.is_valkey else 'Redis'} {self.version or 'of unknown version'}"
 
     @property
-    def release(self) -> tuple[int, ...]:
-        """Major and minor version."""
-        return tuple(int(part) for part in self.version.split(".")[:2])
+    def release(self) -> tuple[int, int] | None:
+        """Major and minor version; None if the version does not begin with numbers."""
+        match = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?", self.version or "", re.ASCII)
+        return (int(match[1]), int(match[2] or 0)) if match else None
+
+    @property
+    def may_evict(self) -> bool:
+        return self.eviction_policy not in (None, "noeviction")
+
+    @property
+    def used_share(self) -> float:
+        """The share of maxmemory in use; 0 if there is no limit, or the server does not say."""
+        return self.used_bytes / self.max_bytes if self.used_bytes and self.max_bytes else 0.0
+
+
+def _number(info: Mapping[str, Any], name: str) -> int | None:
+    value = info.get(name)
+    return value if isinstance(value, int) else None
+
+
+def _text(info: Mapping[str, Any], name: str) -> str | None:
+    value = info.get(name)
+    return str(value) if isinstance(value, str | int | float) and value != "" else None
 
 
 async def check_server(connection: Connection) -> ServerInfo:
@@ -66,7 +91,7 @@ async def check_server(connection: Connection) -> ServerInfo:
             f"the server at {connection.address} is a Sentinel, but redis_url names a Redis server",
             hint=f"use redis+sentinel://{where}/ and the name of the service",
         )
-    if server.release < ((7, 2) if server.is_valkey else (7, 0)):
+    if server.release is not None and server.release < ((7, 2) if server.is_valkey else (7, 0)):
         raise UnsupportedServer(
             f"{server.name} at {connection.address} is not supported: Redis 7.0+ or Valkey 7.2+ is "
             f"required (scripts use the allow-oom flag)",
@@ -81,16 +106,19 @@ async def check_server(connection: Connection) -> ServerInfo:
 
 
 def check_durability(server: ServerInfo, connection: Connection, durability: Durability) -> None:
-    """Raise UnsupportedServer if the server cannot confirm writes as `durability` requires."""
+    """Raise UnsupportedServer if the server cannot confirm writes as `durability` requires.
+
+    Where INFO does not say, WAIT and WAITAOF decide: an enqueue that they do not confirm is reported.
+    """
     problem: tuple[str, str] | None = None
-    if durability == "replica" and not server.replicas:
+    if durability == "replica" and server.replicas == 0:
         problem = "has no replica", "add one, or choose another durability"
-    elif durability == "fsync" and server.release < (7, 2):
+    elif durability == "fsync" and server.release is not None and server.release < (7, 2):
         problem = (
             f"is {server.name}, which has no WAITAOF",
             "upgrade it to 7.2 or later, or choose another durability",
         )
-    elif durability == "fsync" and not server.has_aof:
+    elif durability == "fsync" and server.has_aof is False:
         problem = "keeps no append-only file", "CONFIG SET appendonly yes"
     if problem:
         raise UnsupportedServer(
@@ -101,7 +129,7 @@ def check_durability(server: ServerInfo, connection: Connection, durability: Dur
 
 def check_eviction(server: ServerInfo, connection: Connection, *, allowed: bool) -> None:
     """Raise UnsupportedServer if the server may evict jobs, unless `allowed`."""
-    if server.eviction_policy != "noeviction" and not allowed:
+    if server.may_evict and not allowed:
         raise UnsupportedServer(
             f"Redis at {connection.address} may delete jobs when memory is full "
             f"(maxmemory-policy {server.eviction_policy})",

@@ -107,7 +107,9 @@ class DebateWorker:
         self._task: asyncio.Task[Any] | None = None
         concurrency = config.concurrency if max_concurrent is None else max_concurrent
         policy = retry_policy or config.retry_policy()
-        self._outages = OutageTracker(self.identity.worker_id, self.metrics)
+        self._outages = OutageTracker(
+            self.identity.worker_id, self.metrics, max_refusal_seconds=self._lease_seconds
+        )
         self._fitness = Fitness(self.identity.worker_id)
         self._log = JobLog(self.identity.worker_id, self.metrics)
         self.keeper = LeaseKeeper(self._session.lease_renewer, self._lease_seconds)
@@ -165,8 +167,10 @@ class DebateWorker:
         try:
             with suppress(Stopped):
                 if self._preflight is not None:
-                    await self._outages.retry_until_available(
-                        "check", self._preflight, self._stop.sleep
+                    await self._stop.guard(
+                        self._outages.retry_until_available(
+                            "check", self._preflight, self._stop.sleep
+                        )
                     )
                 await self._fetcher.register()
                 await self._work()
@@ -224,22 +228,31 @@ class DebateWorker:
         }
 
     def is_healthy(self) -> bool:
-        """Return True while fetch, event loop and lease keeper make progress, or Redis is unavailable.
+        """Return True while the worker makes progress, or Redis is unavailable.
 
-        False while the worker cannot run jobs: another process, or another machine, may.
+        False if the worker has stalled, cannot run jobs (another process or machine may), or is refused by
+        a replica for longer than a lease.
+        """
+        cannot_work = self._fitness.trouble is not None or self._outages.is_refused_too_long
+        return not (cannot_work or self.has_stalled())
+
+    def has_stalled(self) -> bool:
+        """Return True if fetch, event loop or lease keeper make no progress although Redis is available.
+
         An outage of Redis is no reason to restart a worker: it would lose its jobs and gain nothing.
         """
         now, limit = time.monotonic(), max(STALL_SECONDS, self._lease_seconds / 2)
-        if self.keeper.loop_lag_seconds > limit or self._fitness.trouble is not None:
-            return False
-        if self._outages.last_error is not None:
+        if self.keeper.loop_lag_seconds > limit:
             return True
+        if self._outages.last_error is not None:
+            return False
         is_fetching = (
             now - self._fetcher.last_fetch_at < limit + self._fetcher.idle_seconds
             or not self._runner.free_slots()
             or self._stop.is_set()
         )
-        return is_fetching and now - self.keeper.last_answer_at < limit + self._lease_seconds
+        is_renewing = now - self.keeper.last_answer_at < limit + self._lease_seconds
+        return not (is_fetching and is_renewing)
 
     @property
     def stuck_jobs(self) -> list[str]:

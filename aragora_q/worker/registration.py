@@ -44,7 +44,7 @@ class Registration:
         retry = self._outages.retry_until_available
         deadline: float | None = None
         while True:
-            other = await retry("register", self._session.registered_instance, sleep)
+            other = await retry("read registration", self._session.registered_instance, sleep)
             is_dead = liveness.is_known_dead(other)
             dead_instance_id = other.get("instance_id", "") if is_dead else ""
             register = partial(self._session.register, info, dead_instance_id=dead_instance_id)

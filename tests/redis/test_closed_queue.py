@@ -95,7 +95,7 @@ async def test_close_ends_retries(monkeypatch):
     queue = RedisStreamsQueue(QueueConfig(redis_url="redis+sentinel://127.0.0.1/debates"))
     queue.connection.failover_seconds = 60.0
 
-    def discover():
+    async def discover():
         raise FailoverInProgress("no primary is elected yet")
 
     monkeypatch.setattr(queue.connection._client._discovery, "discover", discover)

@@ -39,7 +39,7 @@ def _fail_over(sentinels):
 def _discovered_port(topology, *hosts):
     url = f"redis+sentinel://{','.join(f'127.0.0.1:{host.port}' for host in hosts)}/{topology.service}"
     connection = Connection(QueueConfig(redis_url=url, **topology.settings))
-    return connection._client._discovery.discover()[1]
+    return asyncio.run(connection._client._discovery.discover())[1]
 
 
 class _Dead:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support.servers import Unavailable
 
-_NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+_NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
 _AUTHORITY = {"basicConstraints": "critical,CA:true", "keyUsage": "critical,keyCertSign,cRLSign"}
 _LEAF = {
@@ -26,15 +26,18 @@ class Certificates:
         self.directory = Path(directory)
         for authority in ("ca", "untrusted"):
             self._make(authority, _AUTHORITY)
-        self._make("server", {**_LEAF, "subjectAltName": "IP:127.0.0.1,DNS:localhost"}, "ca")
-        self._make("client", {**_LEAF, "subjectAltName": "DNS:client"}, "ca")
+        self.make("server", {"subjectAltName": "IP:127.0.0.1,DNS:localhost"})
+        self.make("client", {"subjectAltName": "DNS:client"})
 
-    def _make(self, name, extensions, signer=None):
-        """Make a key and its certificate, which `signer` signs, or the key itself."""
-        by = ["-CA", self[f"{signer}.crt"], "-CAkey", self[f"{signer}.key"]] if signer else []
+    def make(self, name, extensions, days=2):
+        """Make a key and its certificate, signed by the authority; it has expired if `days` is negative."""
+        by = ["-CA", self["ca.crt"], "-CAkey", self["ca.key"]]
+        self._make(name, {**_LEAF, **extensions}, *by, days=days)
+
+    def _make(self, name, extensions, *by, days=2):
         added = [part for each in extensions.items() for part in ("-addext", "=".join(each))]
         self._openssl(
-            "req", "-x509", *_NEW_KEY, *by, "-subj", f"/CN={name}", *added,
+            "req", "-x509", *_NEW_KEY, *by, "-days", str(days), "-subj", f"/CN={name}", *added,
             "-keyout", self[f"{name}.key"], "-out", self[f"{name}.crt"],
         )  # fmt: skip
 

@@ -334,6 +334,7 @@ def environment(topology, **more):
     """The environment of a process that uses this topology."""
     names = {
         "redis_password": "REDIS_PASSWORD",
+        "redis_sentinel_username": "REDIS_SENTINEL_USERNAME",
         "redis_sentinel_password": "REDIS_SENTINEL_PASSWORD",
         "redis_tls_ca_file": "REDIS_TLS_CA_FILE",
         "redis_tls_cert_file": "REDIS_TLS_CERT_FILE",

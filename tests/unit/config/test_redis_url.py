@@ -12,13 +12,27 @@ from aragora_q.errors import ConfigError
         ("http://h", "must begin with one of"),
         ("localhost:6379", "must begin with one of"),
         ("redis+sentinel://h:1,h:2", "must have the name of a Sentinel service"),
-        ("redis+sentinel://h/s/x", "the path 'x' instead of a database number"),
+        ("redis+sentinel://h/s/x", "'x' instead of a database number"),
         ("redis+cluster://h/3", "only database 0"),
-        ("redis://h:port", "invalid address: must be host:port with a port up to 65535"),
-        ("redis://u:hush@h/zero", "the path 'zero' instead of a database number"),
+        ("redis://h:port", "invalid address: must be host:port with a port from 1 to 65535"),
+        ("redis://u:hush@h/zero", "'zero' instead of a database number"),
         ("rediss://u:hush@h?ssl_cert_reqs=none", "option 'ssl_cert_reqs'"),
         ("unix://", "must have the path of a socket"),
         ("unix://host/path", "absolute path"),
+        ("redis://a:1,b:2", "several hosts"),
+        ("redis+cluster://a,,b", "an empty host"),
+        ("redis://h:0", "port from 1 to 65535"),
+        ("redis://h h", "invalid address"),
+        ("redis://[::1", "IPv6 address in brackets"),
+        ("redis://::1:6379", "IPv6 address in brackets"),
+        ("redis://u:hush\uff20h", "percent-encode"),
+        ("redis://[hush]@h]", "invalid address"),
+        ("redis://h?foo", "option 'foo'"),
+        ("redis://h?db=", "'' instead of a database number"),
+        ("redis://h/1?db=2", "two databases"),
+        ("redis://h?db=1&db=2", "more than once"),
+        ("embedded:///x?y", "percent-encode it in the path (%3F)"),
+        ("unix://:hu?hush@/run/x", "percent-encode the password"),
         ("redis://u:hush#1@h", "percent-encode it in the password (%23)"),
     ],
 )
@@ -44,3 +58,16 @@ def test_every_part_of_a_url_is_used():
     assert RedisUrl.parse("redis+cluster://a,b:7").hosts == (("a", 6379), ("b", 7))
     assert RedisUrl.parse("unix://:pw@/run/r.sock?db=2").path == "/run/r.sock"
     assert RedisUrl.parse("embedded://").path == ""
+
+
+@pytest.mark.parametrize(
+    "password", ["a\uff20x", "a\uff1ab", "a\uff0fb", "\u2100", "[x", "x]", "[x]", "ü"]
+)
+def test_any_sign_of_a_password_is_taken(password):
+    """Brackets and full-width signs are part of the password, and never of an error or of `redacted`."""
+    from aragora_q.config.redis_url import RedisUrl
+
+    parsed = RedisUrl.parse(f"redis+sentinel://:{password}@host,[::1]:2/s")
+    assert parsed.password == password
+    assert parsed.hosts == (("host", 26379), ("::1", 2))
+    assert password not in f"{parsed} {parsed.redacted}"

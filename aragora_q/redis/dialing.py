@@ -1,0 +1,232 @@
+"""Open connections: look names up, try every address of a name, negotiate TLS, say what took too long.
+
+Used by `pool.py` through `connector`. Why not redis-py's own: it waits for the first address of a name until
+its time is over, and the event loops look names up in threads that a process waits for when it exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from aragora_q.config.redis_url import Address
+from aragora_q.redis.errors import SPEAKS_NO_TLS
+from aragora_q.redis.options import KEEPALIVE, tls_context
+
+HEAD_START_SECONDS = 0.25
+"""How long an address has before the next one is tried, too (RFC 8305)."""
+
+PLAIN_CHECK_SECONDS = 1.0
+"""After this long without a TLS handshake, the server is asked whether it speaks plain text."""
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Found = tuple[int, int, int, str, Any]
+"""One address, as `socket.getaddrinfo` returns it."""
+
+
+def connector(server: Address | str, shared: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return a function that makes connections, not yet open, to an address or a unix socket's path."""
+    options: dict[str, Any] = {
+        **shared,
+        "socket_timeout": None,  # a pool has one deadline for a whole call
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if isinstance(server, str):
+        return partial(redis.asyncio.UnixDomainSocketConnection, path=server, **options)
+    is_tls = any(name.startswith("ssl_") for name in options)
+    host, port = server
+    return partial(TlsConnection if is_tls else TcpConnection, host=host, port=port, **options)
+
+
+class TcpConnection(redis.asyncio.Connection):
+    """A connection to the address of a name that answers first. `awaited` is what it waits for."""
+
+    awaited = "answer"
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(self.socket_connect_timeout):
+                self._reader, self._writer = await self._open()
+        except TimeoutError:
+            seconds = self.socket_connect_timeout
+            raise exceptions.ConnectionError(f"no {self.awaited} within {seconds:g} s") from None
+        self.awaited = "answer"
+
+    async def _open(self) -> Streams:
+        self.awaited = f"result of the look-up of the name {self.host!r}"
+        found = await _look_up(self.host, self.port)
+        hosts = _listed(found, self.host)
+        self.awaited = f"connection{hosts}"
+        connected = await _connect_to_any(found, self.host)
+        self.awaited = f"TLS handshake{hosts}"
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEPALIVE.items():
+                connected.setsockopt(socket.IPPROTO_TCP, option, value)
+            return await self._start(connected)
+        except BaseException:
+            connected.close()
+            raise
+
+    async def _start(self, connected: socket.socket) -> Streams:
+        return await asyncio.open_connection(sock=connected)
+
+
+class TlsConnection(TcpConnection, redis.asyncio.SSLConnection):
+    """The same with TLS. Certificates are read for every connection: they may have been renewed."""
+
+    async def _start(self, connected: socket.socket) -> Streams:
+        files, peer = self.ssl_context, connected.getpeername()
+        context = tls_context(files.ca_certs, files.certfile, files.keyfile)
+        handshake = asyncio.ensure_future(
+            asyncio.open_connection(sock=connected, ssl=context, server_hostname=self.host)
+        )
+        try:
+            await asyncio.wait([handshake], timeout=PLAIN_CHECK_SECONDS)
+            if not handshake.done():
+                await _refuse_plain_text(connected.family, peer)
+            return await handshake
+        except BaseException:
+            handshake.cancel()
+            [outcome] = await asyncio.gather(handshake, return_exceptions=True)
+            if isinstance(outcome, tuple):  # it ended while this call was being cancelled
+                outcome[1].transport.abort()
+            raise
+
+
+async def _refuse_plain_text(family: int, peer: Any) -> None:
+    """Raise ConnectionError if the server answers PING without TLS. No secret is sent."""
+    first = b""
+    asked = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        asked.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(PLAIN_CHECK_SECONDS):
+            await loop.sock_connect(asked, peer)
+            await loop.sock_sendall(asked, b"PING\r\n")
+            first = await loop.sock_recv(asked, 1)
+    except (OSError, TimeoutError):
+        pass  # the handshake goes on
+    finally:
+        asked.close()
+    if first in (b"+", b"-"):
+        raise exceptions.ConnectionError(SPEAKS_NO_TLS)
+
+
+async def _connect_to_any(addresses: list[Found], host: str) -> socket.socket:
+    """Return a socket that is connected to the first of these addresses to answer.
+
+    Raises:
+        ConnectionError: none answers; the message has the reason of each.
+    """
+    waiting = list(addresses)
+    attempts: dict[asyncio.Task[socket.socket], Found] = {}
+    reasons: dict[str, list[Found]] = {}
+    try:
+        while waiting or attempts:
+            if waiting:
+                address = waiting.pop(0)
+                attempts[asyncio.create_task(_connect_to(address))] = address
+            ended, _ = await asyncio.wait(
+                attempts,
+                timeout=HEAD_START_SECONDS if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for attempt in ended:
+                address = attempts.pop(attempt)
+                if (error := attempt.exception()) is None:
+                    return attempt.result()
+                reasons.setdefault(_text(error), []).append(address)
+        raise exceptions.ConnectionError(
+            ", ".join(f"{reason}{_listed(tried, host)}" for reason, tried in reasons.items())
+        )
+    finally:
+        await _give_up(attempts)
+
+
+async def _give_up(attempts: Iterable[asyncio.Task[socket.socket]]) -> None:
+    for attempt in attempts:
+        attempt.cancel()
+    for late in await asyncio.gather(*attempts, return_exceptions=True):
+        if isinstance(late, socket.socket):
+            late.close()
+
+
+async def _connect_to(address: Found) -> socket.socket:
+    family, kind, protocol, _, target = address
+    connected = socket.socket(family, kind, protocol)
+    try:
+        connected.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connected, target)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+def _text(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number else str(error)
+
+
+def _listed(addresses: list[Found], host: str) -> str:
+    """Return the addresses in parentheses, unless `host` is the only one."""
+    numbers = [str(target[0]) for *_, target in addresses]
+    return "" if numbers == [host] else f" ({', '.join(numbers)})"
+
+
+_look_ups: dict[tuple[str, int], Future[list[Found]]] = {}
+"""Look-ups under way: one serves all that wait for the same name."""
+
+
+async def _look_up(host: str, port: int) -> list[Found]:
+    """Return the addresses of a name.
+
+    In a daemon thread: a look-up cannot be interrupted, and neither the end of an event loop nor the exit of
+    the process waits for a daemon thread.
+    """
+    with suppress(OSError, UnicodeError):
+        return _addresses(host, port, socket.AI_NUMERICHOST)
+    look_up = _look_ups.get((host, port))
+    if look_up is None:
+        look_up = _look_ups[host, port] = Future()
+        look_up.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel it for others
+        threading.Thread(
+            target=_run_look_up, args=(look_up, host, port), name="look-up", daemon=True
+        ).start()
+    try:
+        return await asyncio.wrap_future(look_up)
+    except (OSError, UnicodeError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise exceptions.ConnectionError(
+            f"the look-up of the name {host!r} failed: {text}"
+        ) from error
+
+
+def _run_look_up(look_up: Future[list[Found]], host: str, port: int) -> None:
+    try:
+        found = _addresses(host, port)
+    except Exception as error:  # noqa: BLE001 - raised to those who wait
+        _look_ups.pop((host, port), None)
+        look_up.set_exception(error)
+    else:
+        _look_ups.pop((host, port), None)
+        look_up.set_result(found)
+
+
+def _addresses(host: str, port: int, flags: int = 0) -> list[Found]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys(found))  # /etc/hosts may have a line twice
