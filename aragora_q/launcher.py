@@ -26,7 +26,13 @@ from aragora_q import executors, process
 from aragora_q.config.redis_url import format_address
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.errors import SERVER_ERRORS, AccessDenied, ConfigError, UnsupportedServer
+from aragora_q.errors import (
+    SERVER_ERRORS,
+    AccessDenied,
+    ConfigError,
+    RedisUnreachable,
+    UnsupportedServer,
+)
 from aragora_q.observability import sd_notify
 from aragora_q.observability.http import serving
 from aragora_q.observability.logs import get_logger, setup_logging

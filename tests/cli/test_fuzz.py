@@ -133,9 +133,11 @@ def test_variables(run_cli, monkeypatch, name, value, command):
 
 
 hosts = st.sampled_from(["", "h", "h:1", "[::1]:2", "[", "]", "h:x", "h:99999", "a..b", "a,b", "x" * 70,
-                         "é", "h:٣", "h:9" + "9" * 5_000])  # fmt: skip
+                         "é", "h:٣", "\uff0fh",
+                         "h\u2100", "h\uff20i", "h:9" + "9" * 5_000])  # fmt: skip
 odd_parts = st.sampled_from(["", ":", "@", "/", "#", "?", "%", "%zz", "%ff", "[", "]", "\\", " ", "\n", "\t",
-                             "\udce9", "é", "::", "//"])  # fmt: skip
+                             "\udce9", "é", "::", "//",
+                             "\uff20", "\uff1a", "\uff0f", "\u2100"])  # fmt: skip
 
 
 @st.composite
@@ -154,6 +156,7 @@ def urls(draw):
 
 @fuzz(100)
 @given(url=urls() | odd_texts, command=st.sampled_from([*CONFIG_COMMANDS, ("acl", "worker")]))
+@example(url=f"redis://:{SECRET}\uff20x@h", command=("config", "check"))
 @example(url=f"redis://:{SECRET}[x@h", command=("config", "check"))
 def test_urls(run_cli, monkeypatch, url, command):
     """Any redis_url, from a variable; no message and no output contains its password."""
@@ -254,7 +257,14 @@ replies = st.sampled_from([
     b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\0\x02\x02\x46", b"SSH-2.0-x\r\n", b"!\r\n", b"\0\r\n",
     b"$99999999999\r\n", b"*9999999999\r\n", b":9999999999999999999999\r\n", b"$x\r\n", b"*2\r\n:1\r\n$1\r\n",
 ])  # fmt: skip
-infos = st.sampled_from([b"", b"# Server", b"redis_version:7.2.4\r\n", b"redis_version:6.2.0\r\n"])
+infos = st.sampled_from([
+    b"", b"redis_version:7.4-rc1\r\n", b"redis_version:unstable\r\n", b"redis_version:\r\n",
+    b"redis_version\r\n",
+    b"redis_version:7.4.0\r\nmaxmemory:x\r\nused_memory:many\r\n", b"redis_version:\xff\r\n", b"# Server",
+    b"redis_version:7.4.0\r\naof_enabled:yes\r\nmaxmemory:-1\r\nmaxmemory_policy:\r\n", b"redis_version:7\r\n",
+    b"redis_version:99999999999999999999.1\r\n", b"valkey_version:x\r\nredis_version:7.2.4\r\n",
+    b"a:b:c\r\n:\r\n",
+])  # fmt: skip
 
 
 class OddServer:

@@ -226,7 +226,7 @@ def test_plain_text_and_tls_are_told_apart(own_server, shared_server):
 @pytest.mark.parametrize(
     ("extensions", "days", "hint"),
     [
-        ({"subjectAltName": "IP:127.0.0.1"}, -1, "renew the server's certificate"),
+        ({"subjectAltName": "IP:127.0.0.1"}, 0, "renew the server's certificate"),
         ({"subjectAltName": "DNS:elsewhere"}, 2, "must contain the host"),
         ({"subjectAltName": "IP:127.0.0.1", "extendedKeyUsage": "clientAuth"}, 2, "serverAuth"),
     ],

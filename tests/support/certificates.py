@@ -30,7 +30,7 @@ class Certificates:
         self.make("client", {"subjectAltName": "DNS:client"})
 
     def make(self, name, extensions, days=2):
-        """Make a key and its certificate, signed by the authority; it has expired if `days` is negative."""
+        """Make a key and its certificate, signed by the authority; it has expired if `days` is 0."""
         by = ["-CA", self["ca.crt"], "-CAkey", self["ca.key"]]
         self._make(name, {**_LEAF, **extensions}, *by, days=days)
 
