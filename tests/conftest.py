@@ -51,17 +51,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(NEEDS[name])
 
 
-def pytest_collection_finish():
-    gc.collect()
-    gc.freeze()  # what is there now stays: the collections below take milliseconds
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item):
     """Collect what the test left open, so that its warning fails this test and not a later one."""
     result = yield
     item.funcargs.clear()
     gc.collect()
+    gc.freeze()  # what is left, mostly modules, is not looked at after every test
     collect_unraisable(item.config)
     return result
 
