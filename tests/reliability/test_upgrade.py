@@ -107,14 +107,15 @@ async def all_in(harness, status, ids):
 
 
 async def test_an_upgrade_under_running_workers(
-    new_harness, worker_process, redis_url, installation
+    new_harness, worker_process, redis_url, installation, tmp_path
 ):
     """Old workers keep their scripts, new ones work next to them: nothing is lost, charged, or crashes."""
     harness = new_harness(claim_idle_ms=3000)
     options = {"environment": installation.environment, "lease_ms": 3000}
     old = worker_process(redis_url, "old", slots=8, **options).wait_until_started()
     ids = [f"j{n}" for n in range(40)]
-    await harness.enqueue_steps("long", ["sleep", 4])
+    may_end = tmp_path / "may-end"
+    await harness.enqueue_steps("long", ["until", str(may_end)])
     for n, job_id in enumerate(ids):
         await harness.enqueue_steps(job_id, ["sleep", 0.2], *([["fail", 1]] if n % 3 == 0 else []))
     await harness.wait_for_status("long", JobStatus.PROCESSING)
@@ -122,6 +123,7 @@ async def test_an_upgrade_under_running_workers(
     new = worker_process(redis_url, "new", **options).wait_until_started()
     await wait_until(lambda: all_in(harness, JobStatus.COMPLETED, ids), 30, "the jobs to end")
     assert old.stop() == -signal.SIGTERM, old.text()
+    may_end.touch()
     job = await harness.wait_for_end("long")
     assert (job.status, job.attempts, job.crashes, job.worker_id) == (
         JobStatus.COMPLETED,

@@ -3,6 +3,7 @@
 `--executor support.executors:make` gives a worker process the second. The payload's `do` is a list of
 steps, run in order:
     ["sleep", seconds]      wait without blocking the event loop
+    ["until", path]         wait until the file exists
     ["block", seconds]      block the event loop
     ["thread", seconds]     sleep in a thread of asyncio's pool, which cannot be cancelled
     ["stay"]                ignore every cancellation
@@ -61,6 +62,11 @@ async def run(job):
 
 async def _sleep(job, seconds):
     await asyncio.sleep(seconds)
+
+
+async def _until(job, path):
+    while not Path(path).exists():
+        await asyncio.sleep(0.05)
 
 
 async def _block(job, seconds):
@@ -129,6 +135,7 @@ async def _watch_imports(job):
 
 _STEPS = {
     "sleep": _sleep,
+    "until": _until,
     "block": _block,
     "thread": _thread,
     "stay": _stay,
