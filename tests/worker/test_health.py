@@ -84,7 +84,7 @@ async def test_health_follows_the_event_loop(new_harness, worker_pool, monkeypat
 async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypatch):
     """If the renewal thread has ended, the worker is unhealthy."""
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
-    harness = new_harness(claim_idle_ms=400)
+    harness = new_harness(claim_idle_ms=2000)
     worker = worker_pool.start(harness, succeed)
     await wait_until(worker.is_healthy, what="health at the start")
     await worker.keeper.stop()
