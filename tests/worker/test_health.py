@@ -86,6 +86,7 @@ async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypa
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     harness = new_harness(claim_idle_ms=400)
     worker = worker_pool.start(harness, succeed)
+    await wait_until_registered(harness, worker)
     await wait_until(worker.is_healthy, what="health at the start")
     await worker.keeper.stop()
     await wait_until(lambda: not worker.is_healthy(), what="the worker to own up")
