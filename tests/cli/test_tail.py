@@ -43,6 +43,7 @@ def test_tail_refuses_an_invalid_event_id(run_cli):
     assert "'yesterday' is not an event id, for example" in ended.err
 
 
+@pytest.mark.slow
 async def test_a_closed_pipe_is_quiet(harness, start_command):
     """`tail | head -1`: the command ends without a message when its reader has closed the pipe."""
     await harness.queue.enqueue_many([numbered_job(1)])

@@ -105,6 +105,7 @@ async def test_close_ends_retries(monkeypatch):
         await asyncio.wait_for(call, 5)
 
 
+@pytest.mark.slow
 async def test_a_worker_whose_queue_is_closed_ends(proxy, redis_client):
     """The worker ends with the error, and its lease keeper and maintenance end with it."""
     from support.executors import run
