@@ -61,6 +61,7 @@ def fish(run_shell, share):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "fish"])
 @pytest.mark.parametrize(
     ("words", "expected"),

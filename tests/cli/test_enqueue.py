@@ -263,6 +263,7 @@ def test_bulk_quiet_prints_ids_only(run_cli):
     assert "1 refused" in ended.err
 
 
+@pytest.mark.slow
 def test_a_slow_producer_is_not_kept_waiting(start_command):
     """A line is enqueued and its result printed as it arrives, while the input stays open."""
     process = start_command("enqueue", "-", stdin=subprocess.PIPE)
@@ -318,6 +319,7 @@ def test_bulk_memory_does_not_grow_with_the_input(start_command, tmp_path):
     assert peak_kib(20_000) < peak_kib(1_000) + 4_096
 
 
+@pytest.mark.slow
 async def test_wait_exits_with_the_outcome(harness, start_command):
     """`--wait` ends when the job does: 0 with the result if it completed, 1 if it failed."""
     from aragora_q.contracts import Completed, Failed

@@ -3,6 +3,8 @@
 import json
 import subprocess
 
+import pytest
+
 LIMIT = {"ARAGORA_QUEUE_MAX_BACKLOG": "5"}
 
 
@@ -48,6 +50,7 @@ def test_quiet_prints_the_ids_that_went_in(run_cli, monkeypatch):
     assert (ended.code, ended.lines) == (75, ["j0", "j1"])
 
 
+@pytest.mark.slow
 def test_an_outage_has_a_result_per_line(own_server, start_command):
     """Lines read when Redis has gone away say that they may not be enqueued."""
     server = own_server()

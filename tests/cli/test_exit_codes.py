@@ -205,6 +205,7 @@ def test_a_timeout_is_124(run_cli):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_waiting_command_ends_by_the_signal(start_command, cli_command, number):
     """130 and 143 in a shell: the process ends by the signal, without output."""
@@ -237,6 +238,7 @@ def test_a_closed_pipe_is_quiet(cli_command, start_command):
     assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_output_that_cannot_be_written_is_an_error(start_command, tmp_path):
     """`> FILE` on a full disk: one line says so, and the exit code is not 0."""
 

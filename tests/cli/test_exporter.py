@@ -37,6 +37,7 @@ def exporter(start_command):
     return start
 
 
+@pytest.mark.slow
 def test_metrics_are_computed_at_scrape(exporter, run_cli):
     """Jobs enqueued after the start are in the next scrape; promtool accepts it."""
     port, process = exporter()

@@ -43,6 +43,7 @@ def test_escaped_text_is_one_harmless_line(text):
     assert "\n" not in safe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 @settings(
     max_examples=20, deadline=None, derandomize=True,

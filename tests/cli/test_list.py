@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from support.jobs import enqueue_in_every_state, numbered_job
 
 from aragora_q.contracts import Failed, Retry
@@ -39,6 +40,7 @@ async def test_list_is_newest_first_and_bounded(harness, run_cli):
     assert len(set(listed[:5]) & set(newest[:200])) == 5
 
 
+@pytest.mark.slow
 async def test_no_backlog_is_too_long_to_list(harness, run_cli):
     """Every waiting job is listed, and a retrying one at the far end of the lane is found."""
     await harness.enqueue("again")

@@ -51,6 +51,7 @@ def test_tail_of_an_unknown_job_ends(run_cli):
     assert "job missing not found in queue debates" in ended.err
 
 
+@pytest.mark.slow
 async def test_a_closed_pipe_is_quiet(harness, start_command):
     """`tail | head -1`: the command ends without a message when its reader has closed the pipe."""
     await harness.queue.enqueue_many([numbered_job(1)])

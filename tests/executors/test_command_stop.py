@@ -68,6 +68,7 @@ def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
         wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
 
 
+@pytest.mark.slow
 def test_timeout_ends_the_program(on_loop, program, tmp_path, monkeypatch):
     """timeout_seconds of a debate holds for programs and their children, and is a charged retry."""
     monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.2)

@@ -13,6 +13,7 @@ from support.worker_processes import run_burst_worker
 from aragora_q.base import JobStatus
 
 
+@pytest.mark.slow
 def test_exec_runs_jobs_with_a_program(redis_url, program):
     """`--exec` alone chooses the command executor; result, error and log are the program's."""
     enqueue_debate(redis_url, "good")
@@ -30,6 +31,7 @@ def test_exec_runs_jobs_with_a_program(redis_url, program):
     assert 'job=bad attempt=1 text="no question"' in line
 
 
+@pytest.mark.slow
 def test_exec_by_environment(redis_url, program):
     """A unit file can choose the program without flags."""
     enqueue_debate(redis_url, "j1")
@@ -91,6 +93,7 @@ def test_cancelled_job_ends_its_program(redis_url, worker_process, program, tmp_
     assert get_job(redis_url, "j1").status == JobStatus.CANCELLED
 
 
+@pytest.mark.slow
 def test_stopped_worker_ends_programs_and_releases_jobs(
     redis_url, worker_process, program, tmp_path
 ):
@@ -107,6 +110,7 @@ def test_stopped_worker_ends_programs_and_releases_jobs(
     assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
 
 
+@pytest.mark.slow
 def test_setpriv_ends_the_program_of_a_killed_worker(redis_url, worker_process, program, tmp_path):
     """The documented remedy holds: a program under setpriv does not outlive a SIGKILLed worker."""
     pids = tmp_path / "pids"
@@ -119,6 +123,7 @@ def test_setpriv_ends_the_program_of_a_killed_worker(redis_url, worker_process, 
     wait_until_sync(lambda: not is_running(pid), what="the end of the program")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
@@ -144,6 +149,7 @@ def test_invalid_executor_prevents_the_start(redis_url, args, code, said):
     assert get_job(redis_url, "j1").status == JobStatus.PENDING
 
 
+@pytest.mark.slow
 def test_factory_of_a_module(redis_url, tmp_path):
     """`package.module:factory` may be async; its executor's errors decide like any other's."""
     package = tmp_path / "mine"
@@ -166,6 +172,7 @@ def test_factory_of_a_module(redis_url, tmp_path):
     assert get_job(redis_url, "bad").error == "ValueError: nothing asked"
 
 
+@pytest.mark.slow
 def test_hostile_program_cannot_forge_a_log_line(redis_url, program):
     """Escape sequences and line breaks of a program's stderr reach the terminal as text only."""
     enqueue_debate(redis_url, "j1")

@@ -107,6 +107,7 @@ async def test_close_ends_retries(monkeypatch):
         await asyncio.wait_for(call, 5)
 
 
+@pytest.mark.slow
 async def test_close_stops_the_workers_of_the_queue(proxy, redis_client):
     """They release their jobs, uncharged, and end; lease keepers and maintenance end with them."""
     queue, gated = RedisStreamsQueue(QueueConfig(redis_url=proxy.url)), GatedExecutor()

@@ -91,6 +91,7 @@ async def test_the_first_enqueue_is_confirmed_once(shared_server, harness_on):
     assert harness.counters()["durable_batches"] == 1
 
 
+@pytest.mark.slow
 async def test_scripts_forgotten_meanwhile(own_server, new_harness):
     """NOSCRIPT during a durable enqueue costs a second call, not the confirmation."""
     server = own_server("--appendonly", "yes", binary=servers.redis82)

@@ -82,6 +82,7 @@ def test_data_survives_the_server(directory):
     use.release()
 
 
+@pytest.mark.slow
 def test_directory_is_private(directory):
     """Other users can neither read the directory nor connect to the socket."""
     use = embedded.open_server(directory)
@@ -183,6 +184,7 @@ def test_killed_server_is_restarted(directory):
     use.release()
 
 
+@pytest.mark.slow
 def test_stale_socket_does_not_confuse(directory):
     """A socket file that a dead server left is not taken for a server."""
     directory.mkdir(mode=0o700)
@@ -194,6 +196,7 @@ def test_stale_socket_does_not_confuse(directory):
     use.release()
 
 
+@pytest.mark.slow
 def test_long_directory_names_work():
     """If the directory's path is too long for a socket, the socket is elsewhere."""
     with tempfile.TemporaryDirectory(prefix="aq-") as name:

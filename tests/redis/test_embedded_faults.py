@@ -74,6 +74,7 @@ def write(use):
         connection.set("kept", "yes")
 
 
+@pytest.mark.slow
 def test_it_comes_back_when_supervisor_and_server_die(directory):
     """While one process uses it, and no other command starts, the server is started again."""
     use = embedded.open_server(directory)
@@ -85,6 +86,7 @@ def test_it_comes_back_when_supervisor_and_server_die(directory):
     use.release()
 
 
+@pytest.mark.slow
 def test_an_adopted_server_that_dies_is_started_again(directory):
     """A server that a new supervisor found running is watched like one that it started."""
     use = embedded.open_server(directory)
@@ -189,6 +191,7 @@ print(redis.Redis(unix_socket_path=use.path).info("server")["process_id"])
 """
 
 
+@pytest.mark.slow
 def test_one_server_whatever_the_environment(parent):
     """A login, cron and a service with other directories for temporary files share the server."""
     directory = parent / ("long" * 30)

@@ -41,6 +41,7 @@ def test_a_queue_outlives_its_event_loop(redis_url, redis_client, loop):
     assert len(redis_client.client_list()) == 1
 
 
+@pytest.mark.slow
 @LOOPS
 def test_calls_in_a_second_event_loop_have_deadlines(redis_url, redis_client, monkeypatch, loop):
     """However the first event loop ended, a server that does not answer costs the timeout, not eternity."""

@@ -75,6 +75,7 @@ def test_sentinels_that_know_no_primary(shared_server):
     )
 
 
+@pytest.mark.slow
 def test_a_replica_is_not_a_primary(shared_server):
     """Row 20: writes to a replica are 75, and the line says what it is."""
     sentinels = shared_server("sentinel")

@@ -88,6 +88,7 @@ def test_the_command_line_reaches_it(backend):
         assert isinstance(json.loads(done.stdout.splitlines()[0]), dict)
 
 
+@pytest.mark.slow
 def test_a_worker_drains_and_unregisters(backend, worker_process):
     """SIGTERM ends a worker by SIGTERM and leaves nothing, on every backend."""
     worker = worker_process(backend).wait_until_started()

@@ -97,6 +97,7 @@ async def _enqueue_unchecked(harness, *fields):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

@@ -96,6 +96,7 @@ def test_errors_hide_secrets(guarded):
         assert_hidden(text)
 
 
+@pytest.mark.slow
 def test_a_worker_hides_secrets(guarded, worker_process):
     """Its log at debug level, its argv, its metrics, its record and its client's name in Redis."""
     port = servers.free_port()

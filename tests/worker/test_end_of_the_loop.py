@@ -37,6 +37,7 @@ async def test_jobs_of_a_program_that_just_ends_are_not_charged(harness):
         assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
+@pytest.mark.slow
 async def test_a_signal_to_a_forked_child_is_not_one_to_the_worker(harness, tmp_path):
     """A job forks a process and terminates it: the child ends, the worker goes on."""
     (tmp_path / "forks.py").write_text(

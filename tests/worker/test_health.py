@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 
+import pytest
 from support.executors import GatedExecutor, succeed
 from support.wait import wait_until
 from support.workers import (
@@ -43,6 +44,7 @@ def _get(port, path):
             return error.code, error.read()
 
 
+@pytest.mark.slow
 async def test_health_follows_the_event_loop(new_harness, worker_pool, monkeypatch):
     """200 while all loops move, 503 while the event loop is blocked, 200 again afterwards."""
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
@@ -86,6 +88,7 @@ async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypa
     monkeypatch.setattr(worker_module, "STALL_SECONDS", 0.3)
     harness = new_harness(claim_idle_ms=2000)
     worker = worker_pool.start(harness, succeed)
+    await wait_until_registered(harness, worker)
     await wait_until(worker.is_healthy, what="health at the start")
     await worker.keeper.stop()
     await wait_until(lambda: not worker.is_healthy(), what="the worker to own up")

@@ -50,6 +50,7 @@ async def _replace(harness):
     await harness.enqueue("a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cause", ["failover", "replaced"])
 async def test_end_of_the_old_attempt_keeps_the_new_lease(new_harness, worker_pool, cause):
     """The lease of the second attempt is renewed until it ends: nothing is reclaimed, no crash is charged."""

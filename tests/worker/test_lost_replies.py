@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 
+import pytest
 from support.executors import GatedExecutor
 from support.wait import wait_until
 from support.workers import (
@@ -64,6 +65,7 @@ async def test_blocked_worker_starts_nothing(new_harness, worker_pool):
     assert seen == ["pending"]
 
 
+@pytest.mark.slow
 async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
     """A check for orphans while all slots are busy does not delay the next start."""
     harness, gated, looks = new_harness(claim_idle_ms=2000), GatedExecutor(), []

@@ -86,7 +86,7 @@ async def _calls_in(calls, seconds):
 
 @pytest.mark.slow
 async def test_a_fleet_makes_no_more_passes_than_one_worker(new_harness, worker_pool, calls):
-    """Twenty idle workers promote and reclaim as often as one; the other nineteen only ask."""
+    """Twenty idle workers promote and reclaim about as often as one; the other nineteen only ask."""
     harness = new_harness(claim_idle_ms=2000)
     workers = [worker_pool.start(harness, succeed, "w0")]
     await wait_until_registered(harness, workers[0])

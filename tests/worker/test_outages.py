@@ -142,6 +142,7 @@ async def test_busy_worker_is_healthy_through_an_outage(
     assert (await harness.wait_for_end("a")).status is JobStatus.COMPLETED
 
 
+@pytest.mark.slow
 async def test_denied_read_does_not_spin(new_harness, worker_pool):
     """If only the blocking read is refused, the worker still starts jobs, at a bounded rate."""
     harness = new_harness(**LONG_LEASE)

@@ -89,6 +89,7 @@ async def test_results_that_cannot_be_kept_fail_the_job(new_harness, worker_pool
     assert rule in job.error
 
 
+@pytest.mark.slow
 async def test_retries_until_it_works(new_harness, worker_pool):
     """A job that fails twice is run a third time, after its backoff, and completes."""
     harness, starts = new_harness(**LONG_LEASE), []
@@ -118,6 +119,7 @@ async def test_timeout_seconds_is_kept(new_harness, worker_pool):
     assert "no result within timeout_seconds (0.05)" in job.error
 
 
+@pytest.mark.slow
 async def test_executor_uses_its_attempt(new_harness, worker_pool):
     """Progress shows while the job runs; a checkpoint reaches the next attempt."""
     harness, go_on = new_harness(**LONG_LEASE), asyncio.Event()

@@ -28,6 +28,7 @@ async def test_sigterm_drains(new_harness, worker_process, redis_url):
     assert "Traceback" not in worker.text()
 
 
+@pytest.mark.slow
 async def test_second_signal_releases(new_harness, worker_process, redis_url):
     """A second signal, even with every slot busy, releases the running jobs at once, uncharged."""
     harness = new_harness()
@@ -42,6 +43,7 @@ async def test_second_signal_releases(new_harness, worker_process, redis_url):
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
+@pytest.mark.slow
 async def test_jobs_in_threads_do_not_delay_the_exit(new_harness, worker_process, redis_url):
     """More jobs than threads, each asleep in one: they are released, and the process ends."""
     harness = new_harness()
@@ -78,6 +80,7 @@ async def test_signal_after_the_end_is_final(new_harness, worker_process, redis_
     assert worker.wait_for_exit() == 143, worker.text()
 
 
+@pytest.mark.slow
 async def test_process_1_waits_for_no_thread(new_harness, worker_process, redis_url):
     """In a container no signal kills process 1: it exits without waiting for threads of jobs."""
     apart = ("unshare", "--pid", "--fork", "--kill-child")
@@ -95,6 +98,7 @@ async def test_process_1_waits_for_no_thread(new_harness, worker_process, redis_
     assert await harness.queue.get_status("a") is JobStatus.PENDING
 
 
+@pytest.mark.slow
 async def test_burst_exits_0(new_harness, worker_process, redis_url):
     """A burst ends by itself when all is done."""
     harness = new_harness()

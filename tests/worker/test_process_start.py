@@ -10,6 +10,7 @@ from support.wait import wait_until
 from aragora_q.contracts import Identity
 
 
+@pytest.mark.slow
 async def test_server_that_comes_up_unsuitable_is_refused(worker_process, own_server):
     """The checks at the start also run if Redis becomes available later."""
     server = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
@@ -62,6 +63,7 @@ def test_evicting_server_is_refused(own_server):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_old_server_is_refused(own_server):
     """78: a server without script flags, version and remedy named."""
     _refused(own_server(binary=servers.redis62).url, 78, "Redis 6.2", "is not supported", "7.0")
@@ -76,6 +78,7 @@ def test_wrong_password_is_refused(own_server):
     _refused(server.url.replace("://", "://:wrong-secret@"), 77, "denies access")
 
 
+@pytest.mark.slow
 async def test_worker_id_in_use_is_refused(new_harness, redis_url):
     """78: a live worker has that id; the message names it, after waiting one lease."""
     harness = new_harness(claim_idle_ms=500)

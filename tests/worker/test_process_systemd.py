@@ -96,6 +96,7 @@ async def test_redis_away_at_the_start_is_waited_for(
     assert waiting.is_alive
 
 
+@pytest.mark.slow
 async def test_sighup_reads_settings_again(
     new_harness, worker_process, redis_url, systemd, tmp_path
 ):

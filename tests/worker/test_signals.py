@@ -31,6 +31,7 @@ def worker(shared_server, worker_process, password):
     return worker
 
 
+@pytest.mark.slow
 async def test_sighup_with_an_unreadable_password_changes_nothing(worker, password):
     """The reload is refused in one line; afterwards the worker still stops on SIGTERM."""
     password.write_bytes(b"s\xe9same")

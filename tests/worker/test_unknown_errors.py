@@ -46,6 +46,7 @@ async def test_a_worker_waits_for_the_end_of_an_unknown_error(
     await harness.wait_for_status("a", JobStatus.COMPLETED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["claim_maintenance", "promote", "reclaim", "unregister"])
 async def test_maintenance_goes_on_after_an_unknown_error(
     new_harness, worker_pool, monkeypatch, caplog, script
