@@ -51,6 +51,7 @@ class PrimaryClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._search: asyncio.Task[Address] | None = None
+        self._verification: asyncio.Task[None] | None = None
 
     async def send(
         self, *command: Any, block_seconds: float = 0.0, may_repeat: bool = False
@@ -124,6 +125,11 @@ class PrimaryClient:
         address = self._discovery.address or await self._discover()
         if self._is_closed:
             raise closed_error()
+        if self._discovery.is_unverified():
+            # Not awaited: a Sentinel that hangs must not delay calls.
+            self._verification = asyncio.create_task(
+                self._discovery.verify(), name="verify-primary"
+            )
         number = self._discovery.search_number
         if self._pool is None or (address, number) != (self._address, self._search_number):
             stale, self._pool = self._pool, self._open(address)
@@ -142,7 +148,7 @@ class PrimaryClient:
         for pool in self._open_pools:
             pool.abandon()
         self._open_pools.clear()
-        self._pool = self._search = None
+        self._pool = self._search = self._verification = None
 
     async def _discover(self) -> Address:
         """Search once for all callers that wait."""
@@ -176,6 +182,7 @@ class PrimaryClient:
             self._move_to(asyncio.get_running_loop())
         for pool in list(self._open_pools):
             await pool.abort()
-        if self._search is not None:
-            self._search.cancel()
-            await asyncio.gather(self._search, return_exceptions=True)
+        tasks = [task for task in (self._search, self._verification) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 from redis import exceptions
@@ -25,6 +29,12 @@ DISCOVERY_TIMEOUT_SECONDS = 2.0
 
 SECOND_OPINION_SECONDS = 0.5
 """The same, once another Sentinel has answered."""
+
+VERIFY_SECONDS = 2.0
+"""How often a client in use asks a Sentinel whether the primary is still the same.
+
+A former primary that was only out of reach takes writes for about 10 s after it comes back, until the
+Sentinels demote it, and then loses them."""
 
 MAX_OTHER_NODES = 32
 """Cluster nodes remembered beyond those that redis_url names."""
@@ -56,9 +66,12 @@ class PrimaryDiscovery:
     search_number: int = 0
     """Raised whenever the address is forgotten; connections that were opened before are not used again."""
     _other_nodes: list[Address] = field(default_factory=list)
+    _epoch: int = 0
+    _verified_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._slot = key_slot(self.any_key.encode())
+        self._sentinels: Iterator[Address] = cycle(self.redis_url.hosts)
         self._forget()
 
     def invalidate(self, search_number: int) -> None:
@@ -108,9 +121,25 @@ class PrimaryDiscovery:
             if len(answers) == needed:
                 break
         if answers:
-            self.address = max(answers, key=lambda answer: answer[0])[1]
+            self._epoch, self.address = max(answers, key=lambda answer: answer[0])
+            self._verified_at = time.monotonic()
             return self.address
         raise _not_found_error(failure, "; ".join(failures))
+
+    def is_unverified(self) -> bool:
+        """Return True if the Sentinels may have made another server the primary unnoticed."""
+        is_sentinel = self.redis_url.kind == "sentinel"
+        return is_sentinel and time.monotonic() - self._verified_at > VERIFY_SECONDS
+
+    async def verify(self) -> None:
+        """Ask one Sentinel, the next one each time; forget the address if there was a failover."""
+        self._verified_at, number = time.monotonic(), self.search_number
+        with suppress(
+            exceptions.RedisError, OSError
+        ):  # errors of the primary itself are what counts
+            epoch, address = await self._ask(next(self._sentinels), SECOND_OPINION_SECONDS)
+            if epoch > self._epoch and address != self.address:
+                self.invalidate(number)
 
     async def _ask(self, address: Address, seconds: float) -> tuple[int, Address]:
         """Return the epoch and the primary's address, as one node or Sentinel knows them."""

@@ -1,6 +1,7 @@
 """A primary dies, a slot moves, a cluster loses its majority: workers and clients recover."""
 
 import asyncio
+import signal
 import time
 
 import pytest
@@ -91,6 +92,32 @@ async def test_sentinel_old_primary_comes_back_as_a_replica(sentinels, harness_o
     await wait_until(lambda: sentinels.primary() is not first, 20, "the failover")
     await harness.queue.enqueue(Job(payload={}, id="after"))
     await harness.wait_for_completed(2)
+
+
+async def test_sentinel_former_primary_that_still_takes_writes_is_left(sentinels, harness_on):
+    """A primary freezes, another is elected, the first wakes up and is demoted 10 s later.
+
+    A client with a connection to it leaves it within seconds: what it wrote there would be lost.
+    """
+    harness = harness_on(sentinels)
+    await harness.queue.enqueue(Job(payload={}, id="before"))
+    first = sentinels.primary()
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        await wait_until(lambda: sentinels.primary() is not first, 20, "the failover")
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+
+    async def reaches_the_new_primary():
+        job_id = await harness.queue.enqueue(Job(payload={}))
+        with sentinels.primary().client() as client:
+            return client.exists(harness.keys.job(job_id))
+
+    with first.client() as client:
+        await wait_until(reaches_the_new_primary, 20, "the client to follow")
+        assert client.role()[0] == "master", (
+            "Sentinels have not demoted it yet: the client looked itself"
+        )
 
 
 async def test_cluster_failover(cluster, harness_on, worker_process, record_property):
