@@ -87,7 +87,7 @@ def create(config: QueueConfig) -> Executor:
     excluded = SECRET_ENV - allowed | SYSTEMD_ENV
     env = {name: value for name, value in os.environ.items() if name not in excluded}
     startup.allow_waiting()
-    if fault := startup.find_fault(argv, env):
+    if fault := startup.find_fault(argv[0]):
         raise ConfigError(
             f"exec_command: {fault}", hint="run it by hand on this machine, as the worker's user"
         )

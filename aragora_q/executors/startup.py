@@ -9,36 +9,15 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-_TRIAL = """
-import ctypes, os, sys
-pid = os.fork()
-if not pid:
-    if ctypes.CDLL(None).ptrace(0, 0, 0, 0):
-        os._exit(0)
-    try:
-        os.execv(sys.argv[1], sys.argv[1:])
-    except OSError as error:
-        os._exit(100 + error.errno)
-status = os.waitpid(pid, 0)[1]
-if os.WIFSTOPPED(status):
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    os._exit(0)
-os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0)
-"""
-"""Load a program as its tracer, so that the kernel stops it before its first instruction, and kill it.
+_OTHER_FORMATS = Path("/proc/sys/fs/binfmt_misc")
+"""Formats of executables that were registered on this machine, such as those of emulators."""
 
-Exits with 100 and the error's number; with 0 if the program can be started, or if tracing is not allowed here.
-"""
-
-_PERMANENT = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG, errno.ELIBBAD})
-"""What the kernel answers until the program, its arguments or its file system are changed."""
+_UNKNOWN_FORMAT = (
+    "neither a script with an interpreter in its first line nor a binary of this machine"
+)
 
 MAX_FIRST_LINE_BYTES = 256
 
@@ -53,28 +32,22 @@ def allow_waiting() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def find_fault(argv: list[str], env: Mapping[str, str]) -> str | None:
-    """Return why `argv` cannot be started with the environment `env`; None if no reason is visible.
+def find_fault(path: str) -> str | None:
+    """Return why the program at `path` cannot be started; None if no reason is visible without a start."""
+    is_noexec = os.statvfs(path).f_flag & os.ST_NOEXEC
+    fault = (
+        "on a file system without exec" if is_noexec else script_fault(path) or _format_fault(path)
+    )
+    return fault and f"cannot start {path}: {fault}"
 
-    The program is loaded, but does not run.
-    """
-    if fault := script_fault(argv[0]):
-        return f"cannot start {argv[0]}: {fault}"
-    trial = [sys.executable, "-I", "-S", "-c", _TRIAL, *argv]
-    try:
-        number = (
-            subprocess.run(  # noqa: S603 - the operator's program
-                trial, env=env, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ).returncode
-            - 100
-        )
-    except OSError as error:
-        number = error.errno if error.errno == errno.E2BIG else 0
-    if number == errno.EACCES and not os.statvfs(argv[0]).f_flag & os.ST_NOEXEC:
-        return None  # a security module may refuse only the trial
-    if number not in _PERMANENT:
+
+def _format_fault(path: str) -> str | None:
+    """Return a fault if the kernel knows no format of executables that begins as this file does."""
+    registered = {entry.name for entry in _OTHER_FORMATS.glob("*")} - {"register", "status"}
+    start = _first_line(path)
+    if start is None or start.startswith((b"#!", b"\x7fELF")) or registered:
         return None
-    return explain(argv[0], OSError(number, os.strerror(number)))
+    return _UNKNOWN_FORMAT
 
 
 def interpreter_fault(path: str, exit_code: int) -> str | None:
@@ -95,7 +68,7 @@ def _system_fault(path: str, error: OSError) -> str:
         case errno.ENOENT if Path(path).exists():
             return "the loader or interpreter that it was built for is not on this machine"
         case errno.ENOEXEC:
-            return "neither a script with an interpreter in its first line nor a binary of this machine"
+            return _UNKNOWN_FORMAT
         case errno.EACCES | errno.EPERM:
             return (
                 f"{error.strerror}: not executable for this user, or on a file system without exec"
@@ -109,12 +82,8 @@ def _system_fault(path: str, error: OSError) -> str:
 
 def script_fault(path: str) -> str | None:
     """Return what is wrong with a script's first line; None if nothing is, or it is not a script."""
-    try:
-        with Path(path).open("rb") as file:
-            line = file.readline(MAX_FIRST_LINE_BYTES)
-    except OSError:  # may be executable, but not readable
-        return None
-    if not line.startswith(b"#!"):
+    line = _first_line(path)
+    if line is None or not line.startswith(b"#!"):
         return None
     text = os.fsdecode(line[2:].rstrip(b"\n"))
     if text.endswith("\r"):
@@ -127,3 +96,12 @@ def script_fault(path: str) -> str | None:
         if not name.startswith("-") and shutil.which(name) is None:
             return f"its interpreter {name!r} is not on PATH"
     return None
+
+
+def _first_line(path: str) -> bytes | None:
+    """Return how a file begins; None if it cannot be read, although it may be executable."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.readline(MAX_FIRST_LINE_BYTES)
+    except OSError:
+        return None
