@@ -32,7 +32,7 @@ from support.worker_processes import WorkerProcess
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
-from aragora_q.errors import TRANSIENT_ERRORS
+from aragora_q.errors import TRANSIENT_ERRORS, JobNotFound
 from aragora_q.streams.queue import RedisStreamsQueue
 
 WORKERS, SLOTS = 4, 6
@@ -49,6 +49,9 @@ GROUP = "aragora-workers"
 FLOOD_JOBS = 150
 BUSY_JOBS = WORKERS * SLOTS
 """A lane in which more jobs wait is busy: it stays so while events are read."""
+
+DOWN_MS = 3000
+"""Longer than a server freezes: no failovers but those that the history records."""
 
 FAILOVER_PAUSE_SECONDS = 12.0
 """Sentinels do not repeat a failover sooner."""
@@ -96,7 +99,7 @@ class WithSentinels:
     """A primary, two replicas, three Sentinels; replication is asynchronous, so a failover loses writes."""
 
     async def start(self):
-        self.topology = await asyncio.to_thread(topologies.Sentinels)
+        self.topology = await asyncio.to_thread(topologies.Sentinels, down_ms=DOWN_MS)
         self.url, self.settings = self.topology.url, self.topology.settings
 
     def environment(self, _number):
@@ -202,7 +205,10 @@ class Nemesis:
                 job = self._job("replaced", [["note"], ["swallow", 1.0]], number=number)
                 await self._enqueue_jobs(queue, [job])
                 await asyncio.sleep(self.random.uniform(0, 0.8))
-                await self._repeat(lambda job_id=job.id: queue.cancel(job_id), "cancel", id=job.id)
+                with suppress(JobNotFound):  # a failover undid its enqueue
+                    await self._repeat(
+                        lambda job_id=job.id: queue.cancel(job_id), "cancel", id=job.id
+                    )
                 status = await self._repeat(
                     lambda job_id=job.id: queue.get_status(job_id), "status", id=job.id
                 )
