@@ -97,7 +97,6 @@ async def _enqueue_unchecked(harness, *fields):
     return result
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -126,7 +125,6 @@ async def test_a_refused_job_is_invalid_data(harness, monkeypatch):
     assert [entry["id"] for _, entry in harness.entries()] == ["good"]
 
 
-@pytest.mark.slow
 async def test_a_result_beyond_all_bounds_fails_its_job(harness):
     """A result larger than the script stores: a dead letter with a clear error, also when repeated."""
     for name in ("huge", "small"):
@@ -201,7 +199,6 @@ def test_a_server_whose_limit_is_below_the_settings(own_server, run, size):
     run(go())
 
 
-@pytest.mark.slow
 async def test_a_long_request_that_is_cut_is_not_a_refusal(own_server):
     """If the server dies during a large request, that is an outage, and may be retried."""
     server = own_server()

@@ -51,7 +51,6 @@ COMMANDS = (["stats"], ["stats", "--json"], ["reap"], ["config", "show"], ["conf
             ["config", "show", "--json"], ["status", "missing"], ["doctor"], ["acl", "worker"])  # fmt: skip
 
 
-@pytest.mark.slow
 def test_successful_commands_hide_secrets(guarded, tmp_path):
     """Password in the URL, in a variable, in a file, in a configuration file: no command shows it."""
     file = tmp_path / "password"
@@ -73,7 +72,6 @@ def test_successful_commands_hide_secrets(guarded, tmp_path):
         assert_hidden(output_of(*command, "--config", str(toml))[1])
 
 
-@pytest.mark.slow
 def test_errors_hide_secrets(guarded):
     """Denied, unreachable, malformed, unsupported, with --debug and its traceback: never the secret."""
     wrong = f"{SECRET}-but-wrong"
@@ -96,7 +94,6 @@ def test_errors_hide_secrets(guarded):
         assert_hidden(text)
 
 
-@pytest.mark.slow
 def test_a_worker_hides_secrets(guarded, worker_process):
     """Its log at debug level, its argv, its metrics, its record and its client's name in Redis."""
     port = servers.free_port()
@@ -130,7 +127,6 @@ def test_a_worker_hides_secrets(guarded, worker_process):
     assert_hidden(worker.text())
 
 
-@pytest.mark.slow
 def test_metrics_listen_on_loopback_only(redis_url, worker_process):
     """By default only this machine can read them."""
     port = servers.free_port()

@@ -26,6 +26,10 @@ SUBSTITUTES = {
     "make check": ("make --dry-run check", "tests/unit and the linters run separately"),
     "make test": ("make --dry-run test", "it runs these tests"),
     "make test-fast": ("make --dry-run test-fast", "make test includes these tests"),
+    "make test-pythons": (
+        "make --dry-run test-pythons",
+        "takes minutes; .ci/run ends with it",
+    ),
     "make audit": (
         "make --dry-run audit",
         "needs the network, and its result changes with each published advisory",
