@@ -411,7 +411,8 @@ class Nemesis:
                         for _, rows in reply or ():
                             for after, fields in rows:  # noqa: B007 - where to go on
                                 ids = fields.get("ids", "").split()
-                                self.history.add("event", event=fields["event"], ids=ids)
+                                at = int(after.partition("-")[0]) / 1000  # not when it was read
+                                self.history.add("event", at=at, event=fields["event"], ids=ids)
                         await self._record_starts(client, reply, were_busy=were_busy)
             await asyncio.sleep(0.1)
 
