@@ -409,7 +409,7 @@ class Nemesis:
                         were_busy = await self._are_busy(client)
                         reply = await client.xread({f"{PREFIX}events": after}, count=500, block=200)
                         for _, rows in reply or ():
-                            for after, fields in rows:  # noqa: B007 - where to go on
+                            for after, fields in rows:
                                 ids = fields.get("ids", "").split()
                                 at = int(after.partition("-")[0]) / 1000  # not when it was read
                                 self.history.add("event", at=at, event=fields["event"], ids=ids)
