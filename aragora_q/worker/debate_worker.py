@@ -353,13 +353,14 @@ class DebateWorker:
                 await self._fetcher.release_orphans()
 
     async def _close(self) -> None:
+        retry = self._outages.retry_until_available
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await self._reporter.flush()
                 self._outages.request_recovery()
-                await self._fetcher.release_orphans()
+                await retry("release orphans", self._fetcher.release_orphans)
                 await self.keeper.stop()
-                await self._session.unregister()
+                await retry("unregister", self._session.unregister)
         except (TimeoutError, AragoraQError):
             logger.error(  # noqa: TRY400 - the cause is known
                 "Redis unavailable at shutdown: unreported jobs will be reclaimed",
