@@ -125,7 +125,8 @@ class PrimaryClient:
         address = self._discovery.address or await self._discover()
         if self._is_closed:
             raise closed_error()
-        if self._discovery.is_unverified():
+        is_verified = self._verification is None or self._verification.done()
+        if is_verified and self._discovery.begin_verification():
             # Not awaited: a Sentinel that hangs must not delay calls.
             self._verification = asyncio.create_task(
                 self._discovery.verify(), name="verify-primary"

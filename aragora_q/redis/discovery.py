@@ -126,14 +126,17 @@ class PrimaryDiscovery:
             return self.address
         raise _not_found_error(failure, "; ".join(failures))
 
-    def is_unverified(self) -> bool:
-        """Return True if the Sentinels may have made another server the primary unnoticed."""
+    def begin_verification(self) -> bool:
+        """Return True if the caller is to `verify`: one call in VERIFY_SECONDS, where there are Sentinels."""
         is_sentinel = self.redis_url.kind == "sentinel"
-        return is_sentinel and time.monotonic() - self._verified_at > VERIFY_SECONDS
+        if not is_sentinel or time.monotonic() - self._verified_at <= VERIFY_SECONDS:
+            return False
+        self._verified_at = time.monotonic()
+        return True
 
     async def verify(self) -> None:
         """Ask one Sentinel, the next one each time; forget the address if there was a failover."""
-        self._verified_at, number = time.monotonic(), self.search_number
+        number = self.search_number
         with suppress(
             exceptions.RedisError, OSError
         ):  # errors of the primary itself are what counts

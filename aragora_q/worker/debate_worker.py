@@ -244,14 +244,20 @@ class DebateWorker:
         now, limit = time.monotonic(), max(STALL_SECONDS, self._lease_seconds / 2)
         if self.keeper.loop_lag_seconds > limit:
             return True
-        if self._outages.last_error is not None:
+        if self._outages.last_error is not None or self._registration.is_id_in_use:
             return False
+        # Each call has its whole time from the moment when it could be made.
+        available_since = self._outages.available_since
+        fetch_due_at = max(
+            self._fetcher.last_fetch_at, self._runner.slot_free_since, available_since
+        )
         is_fetching = (
-            now - self._fetcher.last_fetch_at < limit + self._fetcher.idle_seconds
+            now - fetch_due_at < limit + self._fetcher.idle_seconds
             or not self._runner.free_slots()
             or self._stop.is_set()
         )
-        is_renewing = now - self.keeper.last_answer_at < limit + self._lease_seconds
+        renewed_at = max(self.keeper.last_answer_at, available_since)
+        is_renewing = now - renewed_at < limit + self._lease_seconds
         return not (is_fetching and is_renewing)
 
     @property
@@ -347,13 +353,14 @@ class DebateWorker:
                 await self._fetcher.release_orphans()
 
     async def _close(self) -> None:
+        retry = self._outages.retry_until_available
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await self._reporter.flush()
                 self._outages.request_recovery()
-                await self._fetcher.release_orphans()
+                await retry("release orphans", self._fetcher.release_orphans)
                 await self.keeper.stop()
-                await self._session.unregister()
+                await retry("unregister", self._session.unregister)
         except (TimeoutError, AragoraQError):
             logger.error(  # noqa: TRY400 - the cause is known
                 "Redis unavailable at shutdown: unreported jobs will be reclaimed",

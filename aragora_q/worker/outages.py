@@ -50,6 +50,8 @@ class OutageTracker:
         self._logged: dict[str, str] = {}
         self._lines = RateLimit(1)
         self._logged_at = -REPEAT_LOG_SECONDS
+        self.available_since = -math.inf
+        """When Redis last became available again, on the monotonic clock."""
         self.last_error: str | None = None
         """The latest error of a call that still fails; None while Redis serves all. For any thread."""
         self.needs_recovery = False
@@ -114,6 +116,8 @@ class OutageTracker:
         del self._errors[operation]
         self._refused_since.pop(operation, None)
         self._logged.pop(operation, None)
+        if not self._errors:
+            self.available_since = time.monotonic()
         self.last_error = next(reversed(self._errors.values()), None)
         if self.last_error is None:
             self._is_refusal_logged = False

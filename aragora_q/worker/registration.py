@@ -27,6 +27,8 @@ class Registration:
         self._session = session
         self._outages = outages
         self.is_needed = True
+        self.is_id_in_use = False
+        """True while another instance's lease is waited for."""
 
     def request(self) -> None:
         """Note that Redis has no record of this worker."""
@@ -49,6 +51,7 @@ class Registration:
             dead_instance_id = other.get("instance_id", "") if is_dead else ""
             register = partial(self._session.register, info, dead_instance_id=dead_instance_id)
             lease_left_seconds = await retry("register", register, sleep)
+            self.is_id_in_use = bool(lease_left_seconds)
             if not lease_left_seconds:
                 self.is_needed = False
                 return

@@ -7,6 +7,7 @@ attempts, leases and the reporter, not how jobs are fetched.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -70,7 +71,7 @@ class JobRunner:
         self._reporter = reporter
         self._keeper = keeper
         self._fitness = fitness
-        fitness.on_change = self.wake
+        fitness.on_change = self._note_free_slot
         self._log = log
         self._metrics = metrics
         self._policy = policy
@@ -81,6 +82,8 @@ class JobRunner:
         self._left_to_reclaim: deque[Lease] = deque(maxlen=MAX_UNREPORTED)
         self._releases: set[asyncio.Task[None]] = set()
         self._slots_changed = asyncio.Event()
+        self.slot_free_since = -math.inf
+        """When a slot last became free, on the monotonic clock."""
         metrics.concurrency.set(concurrency)
         metrics.active.set_function(lambda: len(self._executing))
 
@@ -99,7 +102,7 @@ class JobRunner:
         self._policy = config.retry_policy()
         self._max_result_bytes = config.max_result_bytes
         self._metrics.concurrency.set(config.concurrency)
-        self._slots_changed.set()
+        self._note_free_slot()
 
     def free_slots(self) -> int:
         """Return the number of jobs that may start now.
@@ -176,6 +179,10 @@ class JobRunner:
     def _free_slot(self, running: _RunningJob) -> None:
         """Count a slot as free: when the attempt has ended, not when Redis has its outcome."""
         self._executing.discard(running)
+        self._note_free_slot()
+
+    def _note_free_slot(self) -> None:
+        self.slot_free_since = time.monotonic()
         self._slots_changed.set()
 
     def _forget(self, running: _RunningJob) -> None:

@@ -1,6 +1,7 @@
 """Which server counts as the primary when Sentinels disagree."""
 
 import asyncio
+import math
 
 import pytest
 from support import servers, topologies
@@ -81,3 +82,27 @@ async def test_a_reader_follows_a_failover(sentinels, harness_on):
             return any(client["cmd"] == "pttl" for client in primary.client_list())
 
         await wait_until(is_read_from_primary, 30, "the reader to follow")
+
+
+async def test_one_of_many_calls_asks_a_sentinel(sentinels, harness_on):
+    """When the primary is due to be verified, one connection is opened for it, however many calls begin."""
+    harness = harness_on(sentinels)
+    await harness.queue.get_status("a")
+    harness.queue.connection._client._discovery._verified_at = -math.inf
+    before = _connections_received(sentinels)
+    await asyncio.gather(*(harness.queue.get_status(f"j{n}") for n in range(100)))
+    await wait_until(lambda: _connections_received(sentinels) > before, what="the question")
+    assert _connections_received(sentinels) < before + 50
+
+
+def _connections_received(topology):
+    """How many connections the Sentinels have received, those of this function left out."""
+    _connections_received.own += len(topology.sentinels)
+    total = 0
+    for sentinel in topology.sentinels:
+        with sentinel.client() as client:
+            total += client.info("stats")["total_connections_received"]
+    return total - _connections_received.own
+
+
+_connections_received.own = 0

@@ -205,13 +205,14 @@ class Nemesis:
                 job = self._job("replaced", [["note"], ["swallow", 1.0]], number=number)
                 await self._enqueue_jobs(queue, [job])
                 await asyncio.sleep(self.random.uniform(0, 0.8))
-                with suppress(JobNotFound):  # a failover undid its enqueue
+                status = None
+                with suppress(JobNotFound):  # whether a failover explains that, the checker judges
                     await self._repeat(
                         lambda job_id=job.id: queue.cancel(job_id), "cancel", id=job.id
                     )
-                status = await self._repeat(
-                    lambda job_id=job.id: queue.get_status(job_id), "status", id=job.id
-                )
+                    status = await self._repeat(
+                        lambda job_id=job.id: queue.get_status(job_id), "status", id=job.id
+                    )
                 if status is not JobStatus.CANCELLED:
                     number += 1
                     continue

@@ -14,6 +14,7 @@ from support.workers import (
     wait_until_registered,
 )
 
+from aragora_q.errors import RedisUnreachable
 from aragora_q.observability.http import serving
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.worker import debate_worker as worker_module
@@ -92,3 +93,41 @@ async def test_dead_lease_keeper_is_unhealthy(new_harness, worker_pool, monkeypa
     await wait_until(worker.is_healthy, what="health at the start")
     await worker.keeper.stop()
     await wait_until(lambda: not worker.is_healthy(), what="the worker to own up")
+
+
+LONG_AGO = 1000.0
+
+
+async def test_a_slot_that_becomes_free_is_no_stall(new_harness, worker_pool):
+    """All slots were busy for long: the fetch that is due then has the whole time limit to be answered."""
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated, max_concurrent=1)
+    await harness.enqueue("a")
+    await wait_until(lambda: gated.entered)
+    worker._fetcher.last_fetch_at -= LONG_AGO
+    gated.gate.set()
+    while worker.get_stats()["active_jobs"]:
+        await asyncio.sleep(0)
+    assert not worker.has_stalled()
+
+
+async def test_a_worker_whose_id_is_in_use_has_not_stalled(new_harness, worker_pool, caplog):
+    """It waits for the other instance's lease, which may be a long one, and fetches nothing meanwhile."""
+    harness = new_harness(**LONG_LEASE)
+    await harness.worker("w1")
+    worker = worker_pool.start(harness, succeed, "w1")
+    await wait_until(lambda: "id in use" in caplog.text, what="the wait")
+    worker._fetcher.last_fetch_at -= LONG_AGO
+    worker.keeper.last_answer_at -= LONG_AGO
+    assert not worker.has_stalled()
+
+
+async def test_the_end_of_an_outage_is_no_stall(new_harness, worker_pool):
+    """When Redis is available again, the calls that are due then have the whole time limit."""
+    harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
+    worker = worker_pool.start(harness, gated)
+    await wait_until_registered(harness, worker)
+    worker._outages.record_failure("fetch", RedisUnreachable("away"))
+    worker._fetcher.last_fetch_at -= LONG_AGO
+    worker._outages.record_success("fetch")
+    assert not worker.has_stalled()

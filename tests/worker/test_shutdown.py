@@ -237,6 +237,27 @@ async def test_nothing_is_left_after_a_stop(new_harness, worker_pool, end):
     assert (await harness.queue.get_queue_stats())["workers"] == []
 
 
+async def test_stop_tries_until_redis_is_back(own_server, new_harness, worker_pool):
+    """A worker that stops while Redis restarts releases what it never knew of, and unregisters."""
+    server = own_server("--appendonly", "yes", "--appendfsync", "always")
+    harness = new_harness(redis_url=server.url, **LONG_LEASE)
+    await harness.enqueue("a")
+    await harness.start_one(await harness.worker("other"))
+    worker = worker_pool.start(harness, succeed)
+    await wait_until_registered(harness, worker)
+    harness.redis.hset(harness.keys.job("a"), "lease_owner", worker.identity.lease_owner)
+    entry = harness.fields("a")["entry"]
+    harness.redis.xclaim(harness.keys.stream_normal, GROUP, "w1", 0, [entry])
+    server.kill()
+    stopping = asyncio.create_task(worker.stop())
+    await asyncio.wait([stopping], timeout=0.5)
+    await asyncio.to_thread(server.start)
+    await stopping
+    harness.redis.connection_pool.disconnect()
+    assert (harness.fields("a")["status"], harness.fields("a")["attempts"]) == ("pending", "0")
+    assert harness.redis.zscore(harness.keys.workers, "w1") is None
+
+
 async def test_nothing_is_left_after_a_stop_without_redis(
     own_server, new_harness, worker_pool, monkeypatch
 ):
