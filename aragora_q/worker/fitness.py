@@ -28,6 +28,12 @@ REPEAT_LOG_SECONDS = 60.0
 BURST_PATIENCE_SECONDS = 30.0
 """How long a worker in burst mode bears with a trouble."""
 
+MAX_TROUBLES = 3
+"""Troubles of one job, each after a success of another one, that count as the worker's."""
+
+MAX_SUSPECTS = 1_000
+"""Jobs whose troubles are remembered."""
+
 
 class Fitness:
     """The worker's ability to run jobs. `trouble` says why it has none; None while it has."""
@@ -42,9 +48,30 @@ class Fitness:
         self._is_pausing = False
         self._since = self._ended_at = -REPEAT_LOG_SECONDS
         self._logged: tuple[str, float] = ("", 0.0)
+        self._successes = 0
+        self._suspects: dict[str, tuple[int, int]] = {}
+        """By job id, its troubles, and the successes of all jobs when it had the latest one."""
+
+    def succeeded(self, job_id: str) -> None:
+        """Note that a job was completed: what others ran into may be their own doing."""
+        self._successes += 1
+        self._suspects.pop(job_id, None)
+
+    def is_to_blame(self, job_id: str) -> bool:
+        """Note that a job ran into a trouble; return False if it is the only one, again and again.
+
+        Otherwise such a job, which is not charged, would keep worker after worker from all other jobs.
+        """
+        troubles, successes = self._suspects.pop(job_id, (0, -1))
+        if self._successes > successes:
+            troubles += 1
+        self._suspects[job_id] = (troubles, self._successes)
+        if len(self._suspects) > MAX_SUSPECTS:
+            del self._suspects[next(iter(self._suspects))]
+        return troubles <= MAX_TROUBLES
 
     def failed(self, trouble: str) -> None:
-        """Note that an attempt could not run. Those that were started with it count once."""
+        """Note that this worker could not run a job. Those that were started with it count once."""
         now = time.monotonic()
         if self.trouble is None:
             self._since = now
