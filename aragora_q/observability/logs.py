@@ -82,7 +82,11 @@ def setup_logging(level: str, log_format: str) -> None:
     systemd, lines start with the priority that the journal reads.
     """
     # What a program put in place of stderr, without a file descriptor, has no reader that could stop.
-    handler = StderrHandler() if _stderr_status() else logging.StreamHandler(sys.stderr)
+    if _stderr_status():
+        _writer.descriptor = sys.stderr.fileno()
+        handler: logging.Handler = StderrHandler()
+    else:
+        handler = logging.StreamHandler(sys.stderr)
     formatter = JsonFormatter() if log_format == "json" else TextFormatter()
     handler.setFormatter(JournalFormatter(formatter) if _is_journal() else formatter)
     root = logging.getLogger()
@@ -112,6 +116,8 @@ class StderrHandler(logging.Handler):
 
 class _Writer:
     def __init__(self) -> None:
+        self.descriptor = 2
+        """That of stderr when logging was set up: jobs may replace `sys.stderr`."""
         self._start()
         os.register_at_fork(after_in_child=self._start)  # a thread is not forked
 
@@ -137,7 +143,7 @@ class _Writer:
                 try:
                     thread.start()
                 except RuntimeError:  # at the limit on threads: write it here, and try again later
-                    _write(f"{self._items.get()}\n")
+                    self._write(f"{self._items.get()}\n")
                 else:
                     self._thread = thread
 
@@ -153,7 +159,7 @@ class _Writer:
             with suppress(Empty):
                 while len(items) < LINES_PER_WRITE:
                     items.append(self._items.get_nowait())
-            _write("".join(f"{line}\n" for line in items if isinstance(line, str)))
+            self._write("".join(f"{line}\n" for line in items if isinstance(line, str)))
             if self._dropped and self._items.qsize() < MAX_WAITING_LINES // 2:
                 with self._lock:
                     dropped, self._dropped = self._dropped, 0
@@ -162,13 +168,15 @@ class _Writer:
                 if isinstance(item, threading.Event):
                     item.set()
 
-
-def _write(text: str) -> None:
-    """Write to stderr, not through its buffer: a thread that waits there would make Python abort at exit."""
-    data = text.encode(errors="backslashreplace")
-    with suppress(OSError, ValueError):  # closed, or full
-        while data:
-            data = data[os.write(sys.stderr.fileno(), data) :]
+    def _write(self, text: str) -> None:
+        """Write, not through Python's buffer: a thread that waits there would make Python abort at exit."""
+        data = text.encode(errors="backslashreplace")
+        with suppress(OSError):  # closed, or full
+            while data:
+                try:
+                    data = data[os.write(self.descriptor, data) :]
+                except BlockingIOError:  # another process that has the same stream open changed it
+                    os.set_blocking(self.descriptor, True)
 
 
 logger = get_logger(__name__)
