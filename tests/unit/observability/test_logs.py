@@ -145,14 +145,14 @@ def test_levels(monkeypatch, log_format):
 
 @pytest.mark.usefixtures("_logging_restored")
 def test_lines_that_do_not_fit_are_counted(monkeypatch):
-    """While stderr blocks, a bounded number of lines waits; the next line says how many were dropped."""
+    """While stderr blocks, lines of a bounded size wait; the next line says how many were dropped."""
     is_open, written = threading.Event(), []
 
     def write(text):
         is_open.wait(20)
         written.extend(text.splitlines())
 
-    monkeypatch.setattr(logs, "MAX_WAITING_LINES", 10)
+    monkeypatch.setattr(logs, "MAX_WAITING_CHARS", 500)
     monkeypatch.setattr(logs, "_writer", logs._Writer())
     monkeypatch.setattr(logs._writer, "_write", write)
     logs.setup_logging("info", "text")
