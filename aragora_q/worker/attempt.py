@@ -84,7 +84,10 @@ class Attempt:
                 self._cancel_reason is not None
             ):  # raised while it was being cancelled: not the job's fault
                 return self._interrupted()
-            return self._raised(error)
+            try:
+                return self._raised(error)
+            except Exception:  # noqa: BLE001 - the attributes of an error may be anything, too
+                return self._retry(type(error).__name__)
         finally:
             self._task = None
 
