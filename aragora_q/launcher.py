@@ -262,6 +262,9 @@ def _watch_signals(
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in _signals()}
+    loop.add_signal_handler(signal.SIGHUP, arrived.put_nowait, signal.SIGHUP)  # sets the descriptor
+    # To read it is to set it. A signal that arrives meanwhile is lost, so SIGTERM has no handler yet.
+    signal.set_wakeup_fd(wakeup_fd := signal.set_wakeup_fd(-1))
     for number in previous:
         loop.add_signal_handler(number, arrived.put_nowait, number)
     installed = {number: signal.getsignal(number) for number in previous}
@@ -274,6 +277,7 @@ def _watch_signals(
                     number = await arrived.get()
             except TimeoutError:
                 _restore_handlers(installed, arrived.put_nowait)
+                signal.set_wakeup_fd(wakeup_fd)  # without it, no signal reaches the loop
                 continue
             try:
                 if number == signal.SIGHUP:

@@ -129,7 +129,8 @@ def _run_in_child() -> None:
         command = os.fork()
     except OSError as error:
         sys.exit(
-            f"aragora-q: error: cannot start a second process: {error.strerror}\n  hint: see the limits of the container"
+            f"aragora-q: error: cannot start a second process: {error.strerror}\n"
+            "  hint: see the limits of the container"
         )
     if command == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -84,10 +84,7 @@ class Attempt:
                 self._cancel_reason is not None
             ):  # raised while it was being cancelled: not the job's fault
                 return self._interrupted()
-            try:
-                return self._raised(error)
-            except Exception:  # noqa: BLE001 - the attributes of an error may be anything, too
-                return self._retry(type(error).__name__)
+            return self._raised(error)
         finally:
             self._task = None
 
@@ -164,6 +161,12 @@ class Attempt:
         return self._retry("the executor cancelled its own task")
 
     def _raised(self, error: BaseException) -> Outcome:
+        try:
+            return self._outcome_of(error)
+        except Exception:  # noqa: BLE001 - the attributes of an error may be anything, too
+            return self._retry(type(error).__name__)
+
+    def _outcome_of(self, error: BaseException) -> Outcome:
         text, errors = describe(error), list(leaves(error))
         if troubles := [str(each) for each in errors if isinstance(each, WorkerUnable)]:
             self.trouble = troubles[0]

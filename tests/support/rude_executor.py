@@ -63,6 +63,7 @@ def _raise():
 async def _ignore_signals():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
 
 
 _WAYS = {

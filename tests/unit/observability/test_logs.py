@@ -169,16 +169,21 @@ def test_lines_that_do_not_fit_are_counted(monkeypatch):
 
 def _logged(program, **options):
     """Start a Python program that has set up logging."""
-    start = f"import os, sys\nfrom aragora_q.observability import logs\nlogs.setup_logging('info', 'text')\n{program}"
+    start = "import os, sys; from aragora_q.observability import logs; logs.setup_logging('info', 'text')"
     return subprocess.Popen(
-        [sys.executable, "-c", start], env=processes.env(), stderr=subprocess.PIPE, **options
+        [sys.executable, "-c", f"{start}\n{program}"],
+        env=processes.env(),
+        stderr=subprocess.PIPE,
+        **options,
     )
 
 
 @pytest.mark.parametrize("replacement", ["object()", "None", "open(os.devnull, 'w')"])
 def test_lines_are_written_although_a_job_replaced_stderr(replacement):
     """Jobs may redirect `sys.stderr`, to anything: the worker's lines go where they went before."""
-    program = f"sys.stderr = {replacement}\nfor n in '12': logs.logger.info(n); logs._writer.flush()"
+    program = (
+        f"sys.stderr = {replacement}\nfor n in '12': logs.logger.info(n); logs._writer.flush()"
+    )
     _, stderr = _logged(program).communicate(timeout=30)
     assert [line.split()[-1] for line in stderr.decode().splitlines()] == ["1", "2"]
 
