@@ -29,6 +29,7 @@ from aragora_q.context import Executor
 from aragora_q.errors import (
     SERVER_ERRORS,
     AccessDenied,
+    AragoraQError,
     ConfigError,
     RedisUnreachable,
     UnsupportedServer,
@@ -69,7 +70,8 @@ def run_worker(
     """Run a worker until a signal stops it, or, in burst mode, until nothing is left to do.
 
     `reload` reads the configuration again, at SIGHUP. Returns the signal that stopped it, if one did.
-    Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for.
+    Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for. Raises
+    AragoraQError if a job cancels the worker; its jobs are released.
     """
     setup_logging(config.log_level, config.log_format)
     _ensure_open_files(config)
@@ -92,6 +94,11 @@ def _run_despite_jobs(
     while True:
         try:
             return loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            raise AragoraQError(
+                "a job cancelled the worker's tasks",
+                hint="a job may cancel the tasks that it made, not those of asyncio.all_tasks()",
+            ) from None
         except (KeyboardInterrupt, SystemExit, RuntimeError) as error:
             if task.done() or loop.is_closed() or not is_running.is_set():
                 raise
