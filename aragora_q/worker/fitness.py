@@ -57,21 +57,14 @@ class Fitness:
         self._successes += 1
         self._suspects.pop(job_id, None)
 
-    def is_to_blame(self, job_id: str) -> bool:
-        """Note that a job ran into a trouble; return False if it is the only one, again and again.
+    def failed(self, job_id: str, trouble: str) -> bool:
+        """Note that a job could not run, and pause; jobs that were started together count once.
 
-        Otherwise such a job, which is not charged, would keep worker after worker from all other jobs.
+        Returns False, and does not pause, if it is the only job with troubles, again and again: uncharged,
+        it would keep worker after worker from all other jobs.
         """
-        troubles, successes = self._suspects.pop(job_id, (0, -1))
-        if self._successes > successes:
-            troubles += 1
-        self._suspects[job_id] = (troubles, self._successes)
-        if len(self._suspects) > MAX_SUSPECTS:
-            del self._suspects[next(iter(self._suspects))]
-        return troubles <= MAX_TROUBLES
-
-    def failed(self, trouble: str) -> None:
-        """Note that this worker could not run a job. Those that were started with it count once."""
+        if self._count_trouble(job_id) > MAX_TROUBLES:
+            return False
         now = time.monotonic()
         if self.trouble is None:
             self._since = now
@@ -88,6 +81,17 @@ class Fitness:
                 "worker cannot run jobs, they are released; trying one at a time",
                 extra={"worker": self._worker_id, "error": trouble},
             )
+        return True
+
+    def _count_trouble(self, job_id: str) -> int:
+        """Return how many troubles a job has had, counting those between two successes of others as one."""
+        troubles, successes = self._suspects.pop(job_id, (0, -1))
+        if self._successes > successes:
+            troubles += 1
+        self._suspects[job_id] = (troubles, self._successes)
+        if len(self._suspects) > MAX_SUSPECTS:
+            del self._suspects[next(iter(self._suspects))]
+        return troubles
 
     def trial_slots(self) -> int:
         """Return how many jobs may start during a trouble: one, if none is on trial."""

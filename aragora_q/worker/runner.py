@@ -171,10 +171,7 @@ class JobRunner:
         job = attempt.job
         if isinstance(outcome, Completed):
             self._fitness.succeeded(job.id)
-        if attempt.trouble is None:
-            return outcome
-        if self._fitness.is_to_blame(job.id):
-            self._fitness.failed(attempt.trouble)
+        if attempt.trouble is None or self._fitness.failed(job.id, attempt.trouble):
             return outcome
         text = f"{attempt.trouble} (only this job: the worker completes others)"
         return Retry(text, self._policy.delay_seconds(job.attempts - 1))
