@@ -113,11 +113,14 @@ def test_a_stdin_that_does_not_block_is_read_to_its_end(redis_url):
         processes.cli("enqueue", "-", "-q"), env=processes.env(REDIS_URL=redis_url),
         stdin=read_end, stdout=subprocess.PIPE,
     )  # fmt: skip
-    os.close(read_end)
     for n in range(3):
         time.sleep(0.4)
+        os.set_blocking(
+            read_end, False
+        )  # as another process that reads it, too, may do at any time
         os.write(write_end, b'{"id":"slow%d","payload":{}}\n' % n)
     os.close(write_end)
+    os.close(read_end)
     assert process.communicate(timeout=60)[0].split() == [b"slow0", b"slow1", b"slow2"]
     assert process.returncode == 0
 
