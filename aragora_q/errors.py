@@ -148,6 +148,7 @@ class WorkerUnable(AragoraQError):
     """Raised by an executor when its process or machine cannot run the job, whatever the job is.
 
     The job is released, uncharged, for any worker. The worker is unhealthy and backs off until a job runs.
+    If the worker completes other jobs in between, only the first three times: then it is an ordinary error.
     """
 
 

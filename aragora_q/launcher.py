@@ -29,6 +29,7 @@ from aragora_q.context import Executor
 from aragora_q.errors import (
     SERVER_ERRORS,
     AccessDenied,
+    AragoraQError,
     ConfigError,
     RedisUnreachable,
     UnsupportedServer,
@@ -69,7 +70,8 @@ def run_worker(
     """Run a worker until a signal stops it, or, in burst mode, until nothing is left to do.
 
     `reload` reads the configuration again, at SIGHUP. Returns the signal that stopped it, if one did.
-    Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for.
+    Raises ConfigError, UnsupportedServer and AccessDenied; an unreachable Redis is waited for. Raises
+    AragoraQError if a job cancels the worker; its jobs are released.
     """
     setup_logging(config.log_level, config.log_format)
     _ensure_open_files(config)
@@ -92,6 +94,11 @@ def _run_despite_jobs(
     while True:
         try:
             return loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            raise AragoraQError(
+                "a job cancelled the worker's tasks",
+                hint="a job may cancel the tasks that it made, not those of asyncio.all_tasks()",
+            ) from None
         except (KeyboardInterrupt, SystemExit, RuntimeError) as error:
             if task.done() or loop.is_closed() or not is_running.is_set():
                 raise
@@ -262,6 +269,9 @@ def _watch_signals(
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in _signals()}
+    loop.add_signal_handler(signal.SIGHUP, arrived.put_nowait, signal.SIGHUP)  # sets the descriptor
+    # To read it is to set it. A signal that arrives meanwhile is lost, so SIGTERM has no handler yet.
+    signal.set_wakeup_fd(wakeup_fd := signal.set_wakeup_fd(-1))
     for number in previous:
         loop.add_signal_handler(number, arrived.put_nowait, number)
     installed = {number: signal.getsignal(number) for number in previous}
@@ -274,6 +284,7 @@ def _watch_signals(
                     number = await arrived.get()
             except TimeoutError:
                 _restore_handlers(installed, arrived.put_nowait)
+                signal.set_wakeup_fd(wakeup_fd)  # without it, no signal reaches the loop
                 continue
             try:
                 if number == signal.SIGHUP:

@@ -125,7 +125,13 @@ def _run_in_child() -> None:
     passes every signal on, reaps every child, and ends as the command does.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    command = os.fork()
+    try:
+        command = os.fork()
+    except OSError as error:
+        sys.exit(
+            f"aragora-q: error: cannot start a second process: {error.strerror}\n"
+            "  hint: see the limits of the container"
+        )
     if command == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return

@@ -49,11 +49,24 @@ class Line(NamedTuple):
 def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
     """Yield the contents of `stream` as soon as they arrive. Raises typer.BadParameter."""
     try:
-        while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # buffered streams have it
-            yield chunk
+        while (chunk := stream.read1(READ_BYTES)) or not _is_at_end(stream):  # type: ignore[attr-defined] # buffered streams have it
+            if chunk:
+                yield chunk
     except OSError as error:
         source = "standard input" if stream is sys.stdin.buffer else stream.name
         raise typer.BadParameter(f"cannot read {source}: {error.strerror}") from None
+
+
+def _is_at_end(stream: BinaryIO) -> bool:
+    """Return False if nothing was there only because another process made the stream non-blocking; undo it."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return True  # in memory
+    if os.get_blocking(descriptor):
+        return True
+    os.set_blocking(descriptor, True)
+    return False
 
 
 def read_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[list[Line]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from typing import Annotated
 
@@ -90,6 +91,7 @@ def worker(
     drain timeout and logging. While Redis is unavailable, the worker keeps retrying; with --burst,
     for one minute.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the launcher reloads at it
     if exec_command is not None:
         executor = executor or "command"
         if executor != "command":

@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -33,7 +33,7 @@ _SYSLOG = {
 }
 
 
-MAX_WAITING_LINES = 10_000
+MAX_WAITING_CHARS = 4_000_000
 LINES_PER_WRITE = 100
 FLUSH_SECONDS = 1.0
 
@@ -82,7 +82,11 @@ def setup_logging(level: str, log_format: str) -> None:
     systemd, lines start with the priority that the journal reads.
     """
     # What a program put in place of stderr, without a file descriptor, has no reader that could stop.
-    handler = StderrHandler() if _stderr_status() else logging.StreamHandler(sys.stderr)
+    if _stderr_status():
+        _writer.descriptor = sys.stderr.fileno()
+        handler: logging.Handler = StderrHandler()
+    else:
+        handler = logging.StreamHandler(sys.stderr)
     formatter = JsonFormatter() if log_format == "json" else TextFormatter()
     handler.setFormatter(JournalFormatter(formatter) if _is_journal() else formatter)
     root = logging.getLogger()
@@ -94,8 +98,8 @@ def setup_logging(level: str, log_format: str) -> None:
 class StderrHandler(logging.Handler):
     """Passes lines to the thread that writes them to stderr.
 
-    A stderr whose reader is stopped, such as a pipe or a terminal, must not stop the event loop. While
-    MAX_WAITING_LINES wait, further lines are dropped; a later line has their number.
+    A stderr whose reader is stopped, such as a pipe or a terminal, must not stop the event loop. Lines
+    that would exceed MAX_WAITING_CHARS are dropped; a later line has their number.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -112,34 +116,38 @@ class StderrHandler(logging.Handler):
 
 class _Writer:
     def __init__(self) -> None:
+        self.descriptor = 2
+        """That of stderr when logging was set up: jobs may replace `sys.stderr`."""
         self._start()
         os.register_at_fork(after_in_child=self._start)  # a thread is not forked
 
     def _start(self) -> None:
         self._items: SimpleQueue[str | threading.Event] = SimpleQueue()
-        self._dropped = 0
+        self._waiting_chars = self._dropped = 0
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may log while it is held
 
-    def add(self, item: str | threading.Event) -> None:
-        if self._items.qsize() >= MAX_WAITING_LINES:
-            with self._lock:
+    def add(self, line: str) -> None:
+        with self._lock:
+            if self._waiting_chars + len(line) > MAX_WAITING_CHARS:
                 self._dropped += 1
-            return
-        self._items.put(item)
+                return
+            self._waiting_chars += len(line)
+        self._items.put(line)
         if self._thread is None:
             self._start_thread()
 
     def _start_thread(self) -> None:
         with self._lock:
-            thread = self._thread or threading.Thread(target=self._run, name="log", daemon=True)
-            if self._thread is None:
-                try:
-                    thread.start()
-                except RuntimeError:  # at the limit on threads: write it here, and try again later
-                    _write(f"{self._items.get()}\n")
-                else:
-                    self._thread = thread
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # at the limit on threads: write it here, and try again later
+                self._write_lines([self._items.get()])
+            else:
+                self._thread = thread
 
     def flush(self) -> None:
         written = threading.Event()
@@ -153,8 +161,8 @@ class _Writer:
             with suppress(Empty):
                 while len(items) < LINES_PER_WRITE:
                     items.append(self._items.get_nowait())
-            _write("".join(f"{line}\n" for line in items if isinstance(line, str)))
-            if self._dropped and self._items.qsize() < MAX_WAITING_LINES // 2:
+            self._write_lines(items)
+            if self._dropped and self._waiting_chars < MAX_WAITING_CHARS // 2:
                 with self._lock:
                     dropped, self._dropped = self._dropped, 0
                 logger.warning("log lines dropped: stderr was not read", extra={"lines": dropped})
@@ -162,13 +170,21 @@ class _Writer:
                 if isinstance(item, threading.Event):
                     item.set()
 
+    def _write_lines(self, items: Sequence[str | threading.Event]) -> None:
+        lines = [item for item in items if isinstance(item, str)]
+        self._write("".join(f"{line}\n" for line in lines))
+        with self._lock:
+            self._waiting_chars -= sum(map(len, lines))
 
-def _write(text: str) -> None:
-    """Write to stderr, not through its buffer: a thread that waits there would make Python abort at exit."""
-    data = text.encode(errors="backslashreplace")
-    with suppress(OSError, ValueError):  # closed, or full
-        while data:
-            data = data[os.write(sys.stderr.fileno(), data) :]
+    def _write(self, text: str) -> None:
+        """Write, not through Python's buffer: a thread that waits there would make Python abort at exit."""
+        data = text.encode(errors="backslashreplace")
+        with suppress(OSError):  # closed, or full
+            while data:
+                try:
+                    data = data[os.write(self.descriptor, data) :]
+                except BlockingIOError:  # another process that has the same stream open changed it
+                    os.set_blocking(self.descriptor, True)
 
 
 logger = get_logger(__name__)

@@ -191,6 +191,8 @@ def _listed(addresses: list[Found], host: str) -> str:
 _look_ups: dict[tuple[str, int], Future[list[Found]]] = {}
 """Look-ups under way: one serves all that wait for the same name."""
 
+os.register_at_fork(after_in_child=_look_ups.clear)  # their threads are not forked
+
 
 async def _look_up(host: str, port: int) -> list[Found]:
     """Return the addresses of a name.
@@ -200,20 +202,28 @@ async def _look_up(host: str, port: int) -> list[Found]:
     """
     with suppress(OSError, UnicodeError):
         return _addresses(host, port, socket.AI_NUMERICHOST)
-    look_up = _look_ups.get((host, port))
-    if look_up is None:
-        look_up = _look_ups[host, port] = Future()
-        look_up.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel it for others
-        threading.Thread(
-            target=_run_look_up, args=(look_up, host, port), name="look-up", daemon=True
-        ).start()
+    look_up = _look_ups.get((host, port)) or _start_look_up(host, port)
     try:
         return await asyncio.wrap_future(look_up)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, RuntimeError) as error:
         text = getattr(error, "strerror", None) or str(error)
         raise exceptions.ConnectionError(
             f"the look-up of the name {host!r} failed: {text}"
         ) from error
+
+
+def _start_look_up(host: str, port: int) -> Future[list[Found]]:
+    look_up = _look_ups[host, port] = Future()
+    look_up.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel it for others
+    thread = threading.Thread(
+        target=_run_look_up, args=(look_up, host, port), name="look-up", daemon=True
+    )
+    try:
+        thread.start()
+    except RuntimeError as error:  # at the limit on threads
+        del _look_ups[host, port]
+        look_up.set_exception(error)
+    return look_up
 
 
 def _run_look_up(look_up: Future[list[Found]], host: str, port: int) -> None:

@@ -161,6 +161,12 @@ class Attempt:
         return self._retry("the executor cancelled its own task")
 
     def _raised(self, error: BaseException) -> Outcome:
+        try:
+            return self._outcome_of(error)
+        except Exception:  # noqa: BLE001 - the attributes of an error may be anything, too
+            return self._retry(type(error).__name__)
+
+    def _outcome_of(self, error: BaseException) -> Outcome:
         text, errors = describe(error), list(leaves(error))
         if troubles := [str(each) for each in errors if isinstance(each, WorkerUnable)]:
             self.trouble = troubles[0]

@@ -28,6 +28,12 @@ REPEAT_LOG_SECONDS = 60.0
 BURST_PATIENCE_SECONDS = 30.0
 """How long a worker in burst mode bears with a trouble."""
 
+MAX_TROUBLES = 3
+"""Troubles of one job, each after a success of another one, that count as the worker's."""
+
+MAX_SUSPECTS = 1_000
+"""Jobs whose troubles are remembered."""
+
 
 class Fitness:
     """The worker's ability to run jobs. `trouble` says why it has none; None while it has."""
@@ -42,9 +48,23 @@ class Fitness:
         self._is_pausing = False
         self._since = self._ended_at = -REPEAT_LOG_SECONDS
         self._logged: tuple[str, float] = ("", 0.0)
+        self._successes = 0
+        self._suspects: dict[str, tuple[int, int]] = {}
+        """By job id, its troubles, and the successes of all jobs when it had the latest one."""
 
-    def failed(self, trouble: str) -> None:
-        """Note that an attempt could not run. Those that were started with it count once."""
+    def succeeded(self, job_id: str) -> None:
+        """Note that a job was completed: what others ran into may be their own doing."""
+        self._successes += 1
+        self._suspects.pop(job_id, None)
+
+    def failed(self, job_id: str, trouble: str) -> bool:
+        """Note that a job could not run, and pause; jobs that were started together count once.
+
+        Returns False, and does not pause, if it is the only job with troubles, again and again: uncharged,
+        it would keep worker after worker from all other jobs.
+        """
+        if self._count_trouble(job_id) > MAX_TROUBLES:
+            return False
         now = time.monotonic()
         if self.trouble is None:
             self._since = now
@@ -61,6 +81,17 @@ class Fitness:
                 "worker cannot run jobs, they are released; trying one at a time",
                 extra={"worker": self._worker_id, "error": trouble},
             )
+        return True
+
+    def _count_trouble(self, job_id: str) -> int:
+        """Return how many troubles a job has had, counting those between two successes of others as one."""
+        troubles, successes = self._suspects.pop(job_id, (0, -1))
+        if self._successes > successes:
+            troubles += 1
+        self._suspects[job_id] = (troubles, self._successes)
+        if len(self._suspects) > MAX_SUSPECTS:
+            del self._suspects[next(iter(self._suspects))]
+        return troubles
 
     def trial_slots(self) -> int:
         """Return how many jobs may start during a trouble: one, if none is on trial."""

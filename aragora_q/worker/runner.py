@@ -17,7 +17,7 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.contracts import Lease, Outcome, Released, WorkerSession
+from aragora_q.contracts import Completed, Lease, Outcome, Released, Retry, WorkerSession
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
@@ -161,14 +161,23 @@ class JobRunner:
             outcome = await attempt.run()
             seconds = time.monotonic() - running.started_at
             self._metrics.attempt_duration.observe(seconds)
-            if attempt.trouble is not None:
-                self._fitness.failed(attempt.trouble)
+            outcome = self._judged(attempt, outcome)
             self._free_slot(running)
             if outcome is not None:
                 await self._report(job, outcome, seconds)
         finally:
             self._free_slot(running)
             self._forget(running)
+
+    def _judged(self, attempt: Attempt, outcome: Outcome | None) -> Outcome | None:
+        """Return the outcome, charged if a trouble is the job's and not this worker's."""
+        job = attempt.job
+        if isinstance(outcome, Completed):
+            self._fitness.succeeded(job.id)
+        if attempt.trouble is None or self._fitness.failed(job.id, attempt.trouble):
+            return outcome
+        text = f"{attempt.trouble} (only this job: the worker completes others)"
+        return Retry(text, self._policy.delay_seconds(job.attempts - 1))
 
     async def _report(self, job: Job, outcome: Outcome, seconds: float) -> None:
         result = await self._reporter.report(job, outcome)

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -112,11 +113,14 @@ def test_a_stdin_that_does_not_block_is_read_to_its_end(redis_url):
         processes.cli("enqueue", "-", "-q"), env=processes.env(REDIS_URL=redis_url),
         stdin=read_end, stdout=subprocess.PIPE,
     )  # fmt: skip
-    os.close(read_end)
     for n in range(3):
         time.sleep(0.4)
+        os.set_blocking(
+            read_end, False
+        )  # as another process that reads it, too, may do at any time
         os.write(write_end, b'{"id":"slow%d","payload":{}}\n' % n)
     os.close(write_end)
+    os.close(read_end)
     assert process.communicate(timeout=60)[0].split() == [b"slow0", b"slow1", b"slow2"]
     assert process.returncode == 0
 
@@ -162,3 +166,19 @@ def test_a_limit_on_open_files_that_is_too_low_is_refused(run):
         assert "ulimit -n" in err
     assert run(*BURST, "--concurrency", "30", before=limit(30, 1000))[0] == 0
     assert run("status", "j0", "j1", "j2")[0] == 0
+
+
+def test_process_1_that_cannot_fork_says_so():
+    """At the limit on processes of a container: one line and exit code 1, no traceback."""
+    program = (
+        "import os\n"
+        "def refuse(): raise BlockingIOError(11, os.strerror(11))\n"
+        "os.getpid, os.fork = lambda: 1, refuse\n"
+        "from aragora_q.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "stats"], check=False, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"aragora-q: error: cannot start a second process: Resource")
+    assert b"Traceback" not in done.stderr

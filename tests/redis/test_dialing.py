@@ -310,3 +310,21 @@ def test_a_read_is_sent_again_when_an_idle_connection_ends(redis_url, loop):
         await proxy.stop()
 
     run(loop, call())
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_a_look_up_at_the_limit_on_threads_is_not_waited_for(
+    names, redis_url, redis_client, monkeypatch, scheme
+):
+    """It fails at once with this reason, and leaves nothing that the next one waits for."""
+    names["threads.test"] = [address_of(redis_url)]
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", _refuse_thread)
+        with pytest.raises(RedisUnreachable, match="'threads.test' failed: can't start new thread"):
+            asyncio.run(_enqueue(f"{scheme}://threads.test"))
+    asyncio.run(_enqueue("redis://threads.test"))
+    assert redis_client.xlen("aragora:queue:debates:stream") == 1
+
+
+def _refuse_thread(_thread):
+    raise RuntimeError("can't start new thread")

@@ -56,6 +56,12 @@ async def _stop_the_loop():
     await asyncio.sleep(0.1)
 
 
+async def _cancel_all():
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(60)
+
+
 def _raise():
     raise KeyboardInterrupt
 
@@ -63,6 +69,7 @@ def _raise():
 async def _ignore_signals():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
 
 
 _WAYS = {
@@ -75,5 +82,6 @@ _WAYS = {
     "thread": _in_a_thread,
     "callback": _in_a_callback,
     "stop": _stop_the_loop,
+    "cancel all": _cancel_all,
     "ignore signals": _ignore_signals,
 }

@@ -88,3 +88,24 @@ async def test_a_burst_does_not_bear_with_it(new_harness, worker_pool, monkeypat
         await worker.task
     job = await harness.queue.get_job("a")
     assert (job.status, job.attempts) == (JobStatus.PENDING, 0)
+
+
+async def test_a_job_that_fakes_a_trouble_is_charged(new_harness, worker_pool):
+    """A job that meets a trouble while all others complete fails in the end, and the worker is healthy."""
+    harness = new_harness(retry_base_delay=0.01, retry_max_delay=0.01, **LONG_LEASE)
+
+    async def run(job):
+        if job.id == "poison":
+            raise WorkerUnable("no program")
+        return await succeed(job)
+
+    worker = worker_pool.start(harness, run)
+    await harness.enqueue("poison")
+    number = 0
+    while (poison := await harness.queue.get_job("poison")).status != JobStatus.FAILED:
+        number += 1
+        await harness.enqueue(f"sound-{number}")
+        await harness.wait_for_end(f"sound-{number}")
+    assert "only this job" in poison.error
+    assert (poison.attempts, poison.crashes) == (3, 0)
+    await wait_until(worker.is_healthy, what="the worker to be healthy")

@@ -46,3 +46,13 @@ async def test_signal_handlers_of_a_job_do_not_stay(new_harness, worker):
         lambda: "replaced a signal handler" in worker.text(), what="the restored handler"
     )
     assert worker.stop() == -signal.SIGTERM
+
+
+async def test_a_job_that_cancels_the_worker_is_named_as_the_cause(new_harness, worker):
+    """One line and exit code 1, no traceback; the jobs are released."""
+    harness = new_harness()
+    await harness.enqueue_payload("a", {"way": "cancel all"})
+    assert worker.wait_for_exit() == 1
+    assert "error: a job cancelled the worker's tasks" in worker.text()
+    assert "Traceback" not in worker.text()
+    assert await harness.queue.get_status("a") is JobStatus.PENDING

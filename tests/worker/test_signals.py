@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import time
 
 import pytest
 from support.topologies import PASSWORD
@@ -84,3 +86,15 @@ async def test_whatever_a_reload_raises_the_next_signal_is_received(redis_url, e
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(running, 10)
     assert received == [signal.SIGTERM]
+
+
+def test_sighup_before_redis_answers_does_not_end_a_worker(worker_process):
+    """Its default action would: a worker that starts, or waits for Redis, must survive a reload."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        worker = worker_process(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        with connection:
+            worker.signal(signal.SIGHUP)
+            time.sleep(0.3)  # the effect would be immediate
+            assert worker.stop() == -signal.SIGTERM

@@ -4,12 +4,14 @@ import io
 import json
 import logging
 import re
+import subprocess
 import sys
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import processes
 
 from aragora_q.observability import logs
 
@@ -143,16 +145,16 @@ def test_levels(monkeypatch, log_format):
 
 @pytest.mark.usefixtures("_logging_restored")
 def test_lines_that_do_not_fit_are_counted(monkeypatch):
-    """While stderr blocks, a bounded number of lines waits; the next line says how many were dropped."""
+    """While stderr blocks, lines of a bounded size wait; the next line says how many were dropped."""
     is_open, written = threading.Event(), []
 
     def write(text):
         is_open.wait(20)
         written.extend(text.splitlines())
 
-    monkeypatch.setattr(logs, "MAX_WAITING_LINES", 10)
+    monkeypatch.setattr(logs, "MAX_WAITING_CHARS", 500)
     monkeypatch.setattr(logs, "_writer", logs._Writer())
-    monkeypatch.setattr(logs, "_write", write)
+    monkeypatch.setattr(logs._writer, "_write", write)
     logs.setup_logging("info", "text")
     for n in range(200):
         logging.getLogger("aragora_q.worker").info("line %d", n)
@@ -163,3 +165,37 @@ def test_lines_that_do_not_fit_are_counted(monkeypatch):
     assert "line 0" in lines[0]
     assert last.endswith(f"log lines dropped: stderr was not read lines={200 - len(lines)}")
     assert len(lines) < 200
+
+
+def _logged(program, **options):
+    """Start a Python program that has set up logging."""
+    start = "import os, sys; from aragora_q.observability import logs; logs.setup_logging('info', 'text')"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{start}\n{program}"],
+        env=processes.env(),
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("replacement", ["object()", "None", "open(os.devnull, 'w')"])
+def test_lines_are_written_although_a_job_replaced_stderr(replacement):
+    """Jobs may redirect `sys.stderr`, to anything: the worker's lines go where they went before."""
+    program = (
+        f"sys.stderr = {replacement}\nfor n in '12': logs.logger.info(n); logs._writer.flush()"
+    )
+    _, stderr = _logged(program).communicate(timeout=30)
+    assert [line.split()[-1] for line in stderr.decode().splitlines()] == ["1", "2"]
+
+
+def test_no_line_is_lost_when_stderr_becomes_nonblocking():
+    """Another process that shares the pipe may do that at any time; every line arrives whole."""
+    program = (
+        "os.set_blocking(2, False)\n"
+        "for n in range(500): logs.logger.info('x' * 500)\n"
+        "os.write(1, b'.'); sys.stdin.read()"
+    )
+    process = _logged(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.read(1)
+    _, stderr = process.communicate(timeout=30)
+    assert [len(line) for line in stderr.split()[2::3]] == [500] * 500

@@ -195,6 +195,19 @@ async def test_an_executors_verdict_on_a_limit_counts(verdict, outcome):
     assert attempt.trouble is None
 
 
+class _Unreadable(OSError):
+    @property
+    def errno(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("error", [OSError(["x"], "y"), _Unreadable()], ids=["type", "property"])
+async def test_an_error_that_cannot_be_inspected_is_an_ordinary_one(error):
+    """An executor may raise anything; its job has an outcome."""
+    outcome = await make_attempt(raising(error)).run()
+    assert (outcome.error, outcome.charged) == (type(error).__name__, True)
+
+
 async def test_an_executor_that_cannot_run_hands_back():
     """WorkerUnable releases the job for any worker, and the reason is the worker's."""
     attempt = make_attempt(raising(WorkerUnable("no GPU")))
