@@ -238,7 +238,7 @@ async def _is_usable(connection: Any) -> bool:
 
 
 async def _read_reply(connection: Any, command: Command) -> Any:
-    """Return a reply, or the server's error; InvalidResponse for a reply that the command cannot have."""
+    """Return a reply, or the server's error. Raises InvalidResponse for what the command cannot reply."""
     name = command[0]
     try:
         reply = await connection.read_response()
@@ -251,11 +251,9 @@ async def _read_reply(connection: Any, command: Command) -> Any:
     if name == "ZRANGE" and command[-1] == "WITHSCORES":
         name = "ZRANGE WITHSCORES"
     shape, convert = replies.COMMANDS.get(name), _CONVERTERS.get(command[0])
+    if shape is not None:
+        replies.check(reply, shape, command[0])
     try:
-        if shape is not None:
-            replies.check(reply, shape, command[0])
         return convert(reply) if convert else reply
-    except exceptions.InvalidResponse as error:
-        return error
     except replies.MALFORMED:
-        return replies.unexpected(reply, command[0])
+        raise replies.unexpected(reply, command[0]) from None

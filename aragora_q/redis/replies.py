@@ -104,6 +104,7 @@ COMMANDS: Mapping[str, Any] = {
     "ROLE": (bytes, ..., object),
     "SCAN": (bytes, [bytes]),
     "TIME": (bytes, bytes),
+    "TYPE": bytes,
     "XINFO": [_is_described],
     "XLEN": int,
     "XRANGE": _ENTRIES,
