@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from types import UnionType
+from types import FunctionType, UnionType
 from typing import Any, NamedTuple
 
 from redis import exceptions
@@ -30,15 +30,15 @@ def fits(reply: Any, shape: Any, item_count: int = 0) -> bool:
     A shape is a type; words; a list: any number of that element; a tuple: these elements, after `...` any
     number of the last one; a PerItem; or a function that returns True.
     """
+    if isinstance(shape, type | UnionType):
+        return isinstance(reply, shape)
     match shape:
         case PerItem(element):
-            return len(reply) == item_count and fits(reply, [element])
+            return type(reply) is list and len(reply) == item_count and _all_fit(reply, element)
         case list() | tuple():
             return type(reply) is list and _list_fits(reply, shape)
         case frozenset():
             return reply in shape
-        case type() | UnionType():
-            return isinstance(reply, shape)
     return bool(shape(reply))
 
 
@@ -54,8 +54,11 @@ def _list_fits(reply: list[Any], shape: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def _all_fit(reply: list[Any], element: Any) -> bool:
+    """Return True if all elements have the shape `element`. The frequent kinds are fast."""
     if isinstance(element, frozenset):
         return element.issuperset(reply)
+    if isinstance(element, FunctionType):
+        return all(map(element, reply))
     return all(fits(part, element) for part in reply)
 
 
@@ -83,12 +86,12 @@ def _is_described(reply: list[Any]) -> bool:
 
 
 def _is_started(reply: list[Any]) -> bool:
-    """Return True for a job that was started; once per job, so without `fits`."""
-    job_id, payload, *numbers = reply
-    is_text = type(job_id) is type(payload) is bytes
-    return is_text and len(numbers) == 8 and {int, bytes}.issuperset(map(type, numbers))
+    """Return True for a job that was started: id, payload and eight numbers."""
+    is_text = type(reply[0]) is type(reply[1]) is bytes
+    return is_text and len(reply) == 10 and _NUMBERS.issuperset(map(type, reply))
 
 
+_NUMBERS = frozenset((int, bytes))
 _MAYBE = bytes | None
 _ENTRIES = [_is_entry]
 
