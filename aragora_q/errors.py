@@ -15,7 +15,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     │   └── NotDurable           75   accepted, but not confirmed as `durability` requires
     ├── AccessDenied             77   NOAUTH, WRONGPASS, NOPERM
     ├── QueueClosed               1   `close` was called before the call ended
-    ├── CommandRefused            1   the server's error is not one that aragora-q knows
+    ├── CommandRefused           76   the server's error is not one that aragora-q knows
     ├── LeaseLost                 1   the job no longer belongs to this attempt: stop working on it
     ├── AgentUnavailable          1   a debate's agent failed; a retry may help
     ├── CommandFailed             1   the `command` executor's program failed; a retry may help
@@ -130,6 +130,8 @@ class AccessDenied(AragoraQError):
 
 class CommandRefused(AragoraQError):
     """Redis refused a command with an error that aragora-q does not know; the message has it."""
+
+    exit_code = 76
 
 
 class LeaseLost(AragoraQError):

@@ -219,7 +219,7 @@ async def running_worker(
             config.metrics_host,
             config.metrics_port,
             healthy,
-            "stalled, or refused by a replica: see the log",
+            "stalled, unable to run jobs, or refused by a replica: see the log",
         ) as port:
             if port is not None:
                 address = format_address((config.metrics_host, port))

@@ -21,7 +21,7 @@ from aragora_q.backoff import Backoff
 from aragora_q.config import QueueConfig
 from aragora_q.config.redis_url import RedisUrl
 from aragora_q.errors import AragoraQError, NotPrimary, RedisUnreachable
-from aragora_q.redis import scripts
+from aragora_q.redis import replies, scripts
 from aragora_q.redis.client import PrimaryClient
 from aragora_q.redis.discovery import PrimaryDiscovery, PrimaryNotFound
 from aragora_q.redis.errors import FailoverUnderway, translate
@@ -102,7 +102,7 @@ class Connection:
     async def run(
         self,
         name: str,
-        items: Iterable[Item] = (),
+        items: Sequence[Item] = (),
         *,
         keys: Mapping[str, str] | None = None,
         **args: Value,
@@ -116,16 +116,17 @@ class Connection:
 
         async def call() -> Any:
             try:
-                return await send(f"EVALSHA{suffix}", script.sha, *operands)
+                reply = await send(f"EVALSHA{suffix}", script.sha, *operands)
             except exceptions.NoScriptError:
-                return await send(f"EVAL{suffix}", script.text, *operands)
+                reply = await send(f"EVAL{suffix}", script.text, *operands)
+            return _checked(reply, name, items)
 
         # A start is not repeated: if its reply was lost, the jobs that it started must be released first.
         seconds = 0 if name == "start" else self.failover_seconds
         return await self._retry_while_unavailable(call, seconds)
 
     async def run_with_durability(
-        self, name: str, items: Iterable[Item], durability: Durability, **args: Value
+        self, name: str, items: Sequence[Item], durability: Durability, **args: Value
     ) -> tuple[Any, bool]:
         """Run script `name` and wait until a replica, or the primary's disk, has what it wrote.
 
@@ -141,10 +142,11 @@ class Connection:
         commands = [("EVAL", script.text, *operands), write, _CONFIRM[durability]]
 
         async def call() -> list[Any]:
-            replies = await self._client.send_all(commands)
-            if isinstance(replies[0], Exception):
-                raise replies[0]
-            return replies
+            answers = await self._client.send_all(commands)
+            if isinstance(answers[0], Exception):
+                raise answers[0]
+            _checked(answers[0], name, items)
+            return answers
 
         reply, _, confirmed = await self._retry_while_unavailable(call, self.failover_seconds)
         count = confirmed[0] if isinstance(confirmed, list) else confirmed
@@ -211,14 +213,14 @@ class Connection:
         script, operands = self._bind(name, (), keys, args)
         pop = ("BLPOP", key, timeout_seconds)
         with self.translating():
-            replies = await self._blocking.send_all(
+            answers = await self._blocking.send_all(
                 [pop, ("EVALSHA", script.sha, *operands)], timeout_seconds
             )
-            if not isinstance(replies[1], exceptions.NoScriptError):
-                for reply in replies:
-                    if isinstance(reply, Exception):
-                        raise reply
-                return replies[1]
+            if not isinstance(answers[1], exceptions.NoScriptError):
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+                return _checked(answers[1], name, ())
         return await self.run(name, (), keys=keys, **args)
 
     @contextmanager
@@ -266,6 +268,11 @@ class Connection:
                 if is_final or not may_pass or time.monotonic() + pause_seconds > deadline:
                     raise error from cause
             await asyncio.sleep(pause_seconds)
+
+
+def _checked(reply: Any, name: str, items: Sequence[Item]) -> Any:
+    """Return the reply of script `name`. Raises InvalidResponse if the script cannot have sent it."""
+    return replies.check(reply, replies.SCRIPTS[name], f"script {name}", len(items))
 
 
 def _blocking_read(after: Mapping[str, str], timeout_seconds: float, count: int) -> Sequence[Value]:

@@ -191,7 +191,9 @@ def _final(error: Exception, server: Server, address: str) -> AragoraQError | No
             hint="the server or its provider renamed or disabled it (rename-command), or it is a cluster"
             " (redis+cluster://): use Redis 7.0+ or Valkey 7.2+ with all commands",
         )
-    return CommandRefused(f"{server.name} refused a command: {text}")
+    is_key = text.startswith("WRONGTYPE")
+    hint = "another program wrote to a key of the queue: aragora-q doctor names the key"
+    return CommandRefused(f"{server.name} refused a command: {text}", hint=hint if is_key else "")
 
 
 def _denial_hint(error: Exception, server: Server) -> str:

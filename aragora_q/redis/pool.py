@@ -18,6 +18,7 @@ import redis.asyncio
 from redis import exceptions
 
 from aragora_q.errors import QueueClosed
+from aragora_q.redis import replies
 from aragora_q.redis.errors import TOO_LONG
 
 MAX_CONNECTIONS = 64
@@ -120,12 +121,12 @@ class ConnectionPool:
         await connection.connect()
         if not self._must_be_primary:
             return
-        await connection.send_packed_command(hiredis.pack_command(("ROLE",)), check_health=False)
-        try:
-            role, *_ = await connection.read_response()
-        except exceptions.NoPermissionError:
+        [reply] = await _round_trip(connection, [("ROLE",)])
+        if isinstance(reply, exceptions.NoPermissionError):
             return  # the user's ACL rules predate this check and lack +role
-        if role != b"master":
+        if isinstance(reply, Exception):
+            raise reply
+        if reply[0] != b"master":
             raise exceptions.ReadOnlyError("READONLY the server has become a replica")
 
     async def _explained(
@@ -223,7 +224,7 @@ def _longest(commands: Sequence[Command]) -> int:
 async def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
     packed = [hiredis.pack_command((*name.split(), *args)) for name, *args in commands]
     await connection.send_packed_command(packed, check_health=False)
-    return [await _read_reply(connection, command[0]) for command in commands]
+    return [await _read_reply(connection, command) for command in commands]
 
 
 async def _is_usable(connection: Any) -> bool:
@@ -236,15 +237,23 @@ async def _is_usable(connection: Any) -> bool:
         return False
 
 
-async def _read_reply(connection: Any, command: str) -> Any:
+async def _read_reply(connection: Any, command: Command) -> Any:
+    """Return a reply, or the server's error. Raises InvalidResponse for what the command cannot reply."""
+    name = command[0]
     try:
         reply = await connection.read_response()
     except exceptions.ResponseError as error:
         if str(error).startswith("Protocol error"):  # the server is about to close the connection
             raise
         return error
-    convert = _CONVERTERS.get(command)
+    except replies.MALFORMED as error:  # of redis-py, which cannot read the server's error
+        raise exceptions.InvalidResponse(f"unexpected reply to {name}: {error}") from error
+    if name == "ZRANGE" and command[-1] == "WITHSCORES":
+        name = "ZRANGE WITHSCORES"
+    shape, convert = replies.COMMANDS.get(name), _CONVERTERS.get(command[0])
+    if shape is not None:
+        replies.check(reply, shape, command[0])
     try:
         return convert(reply) if convert else reply
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return exceptions.InvalidResponse(f"unexpected reply to {command}: {reply!r:.100}")
+    except replies.MALFORMED:
+        raise replies.unexpected(reply, command[0]) from None

@@ -1,13 +1,170 @@
-"""Read replies of Redis: bytes as text, and field-value pairs in whatever form redis-py returns them.
+"""Which shape a reply has, and how to read it: bytes as text, pairs in whatever form redis-py returns them.
 
-Depending on command and protocol version, redis-py returns pairs as a mapping, as a list of pairs or
-as a flat list. Used wherever raw replies are read.
+What answers may not be Redis, or not answer as Redis does. `pool.py` and `connection.py` refuse replies of
+another shape than the tables here, so that callers need not check. Depending on command and protocol
+version, redis-py returns pairs as a mapping, as a list of pairs or as a flat list.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from types import FunctionType, UnionType
+from typing import Any, NamedTuple
+
+from redis import exceptions
+
+MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+"""What reading a reply of another shape raises."""
+
+
+class PerItem(NamedTuple):
+    """The shape of a list with one element for each item that a script was given."""
+
+    element: Any
+
+
+def fits(reply: Any, shape: Any, item_count: int = 0) -> bool:
+    """Return True if `reply`, as the server sent it, has this shape; raises one of MALFORMED or returns False.
+
+    A shape is a type; words; a list: any number of that element; a tuple: these elements, after `...` any
+    number of the last one; a PerItem; or a function that returns True.
+    """
+    if isinstance(shape, type | UnionType):
+        return isinstance(reply, shape)
+    match shape:
+        case PerItem(element):
+            return type(reply) is list and len(reply) == item_count and _all_fit(reply, element)
+        case list() | tuple():
+            return type(reply) is list and _list_fits(reply, shape)
+        case frozenset():
+            return reply in shape
+    return bool(shape(reply))
+
+
+def _list_fits(reply: list[Any], shape: list[Any] | tuple[Any, ...]) -> bool:
+    if isinstance(shape, list):
+        return _all_fit(reply, shape[0])
+    if ... not in shape:
+        return len(reply) == len(shape) and all(map(fits, reply, shape))
+    *head, _, element = shape
+    count = len(head)
+    is_headed = len(reply) >= count and all(map(fits, reply, head))
+    return is_headed and _all_fit(reply[count:], element)
+
+
+def _all_fit(reply: list[Any], element: Any) -> bool:
+    """Return True if all elements have the shape `element`. The frequent kinds are fast."""
+    if isinstance(element, frozenset):
+        return element.issuperset(reply)
+    if isinstance(element, FunctionType):
+        return all(map(element, reply))
+    return all(fits(part, element) for part in reply)
+
+
+def _words(text: str) -> frozenset[bytes]:
+    return frozenset(text.encode().split())
+
+
+def _is_paired(reply: list[Any]) -> bool:
+    return len(reply) % 2 == 0 and fits(reply, [bytes])
+
+
+def _is_scored(reply: list[Any]) -> bool:
+    return _is_paired(reply) and all(float(score) is not None for score in reply[1::2])
+
+
+def _is_entry(reply: list[Any]) -> bool:
+    entry_id, fields = reply
+    return bool(re.fullmatch(rb"\d+-\d+", entry_id)) and (fields is None or _is_paired(fields))
+
+
+def _is_described(reply: list[Any]) -> bool:
+    """Return True for a group or a consumer."""
+    fields = dict(zip(reply[::2], reply[1::2], strict=True))
+    return isinstance(fields[b"name"], bytes) and isinstance(fields[b"pending"], int)
+
+
+def _is_started(reply: list[Any]) -> bool:
+    """Return True for a job that was started: id, payload and eight numbers."""
+    is_text = type(reply[0]) is type(reply[1]) is bytes
+    return is_text and len(reply) == 10 and _NUMBERS.issuperset(map(type, reply))
+
+
+_NUMBERS = frozenset((int, bytes))
+_MAYBE = bytes | None
+_ENTRIES = [_is_entry]
+
+COMMANDS: Mapping[str, Any] = {
+    "BLPOP": list | None,
+    "GET": _MAYBE,
+    "HGET": _MAYBE,
+    "HGETALL": _is_paired,
+    "HMGET": [_MAYBE],
+    "INFO": bytes,
+    "LRANGE": [bytes],
+    "PTTL": int,
+    "ROLE": (bytes, ..., object),
+    "SCAN": (bytes, [bytes]),
+    "TIME": (bytes, bytes),
+    "TYPE": bytes,
+    "XINFO": [_is_described],
+    "XLEN": int,
+    "XRANGE": _ENTRIES,
+    "XREAD": lambda reply: reply is None or fits(reply, [(bytes, _ENTRIES)]),
+    "XREVRANGE": _ENTRIES,
+    "ZCARD": int,
+    "ZCOUNT": int,
+    "ZRANGE": [bytes],
+    "ZRANGE WITHSCORES": _is_scored,
+    "ZSCAN": (bytes, _is_scored),
+    "ZSCORE": _MAYBE,
+}
+"""The shape of the reply to a command; others are read as they come."""
+
+SCRIPTS: Mapping[str, Any] = {
+    "cancel": PerItem(bytes),
+    "check_job": PerItem(bytes),
+    "check_lane": (bytes, ..., (bytes, bytes)),
+    "checkpoint": PerItem(_words("ok lost full too_many")),
+    "claim_maintenance": (int, int, int),
+    "complete": PerItem(_words("completed cancelled lost failed")),
+    "enqueue": PerItem(_words("created exists full refused")),
+    "fail": PerItem(_words("failed cancelled lost")),
+    "list_lane": (bytes, ..., bytes),
+    "list_leased": (bytes, ..., (bytes, bytes)),
+    "maintenance_lock": _words("ok busy"),
+    "pause": _words("changed unchanged"),
+    "progress": PerItem(_words("ok lost")),
+    "promote": (int, int),
+    "purge": (int, int),
+    "reclaim": (_words("ok in_grace_period"), bytes, ..., (bytes, bytes, bytes, int, int)),
+    "register": (_words("ok taken newer"), ..., int),
+    "release": PerItem(_words("released cancelled lost")),
+    "release_orphans": [bytes],
+    "renew": (_words("ok paused unregistered"), ..., _words("owned lost cancelled")),
+    "requeue": PerItem(bytes),
+    "retry": PerItem(_words("retrying failed cancelled lost")),
+    "start": (_words("ok empty paused unregistered"), ..., _is_started),
+    "unregister": int,
+}
+"""The shape of a script's reply: what its header says under `returns`."""
+
+
+def check(reply: Any, shape: Any, source: str, item_count: int = 0) -> Any:
+    """Return `reply` if it has this shape. Raises InvalidResponse, which names `source`, otherwise."""
+    try:
+        is_readable = fits(reply, shape, item_count)
+    except MALFORMED:
+        is_readable = False
+    if not is_readable:
+        raise unexpected(reply, source)
+    return reply
+
+
+def unexpected(reply: Any, source: str) -> exceptions.InvalidResponse:
+    """Return the error for a reply that cannot be read."""
+    return exceptions.InvalidResponse(f"unexpected reply to {source}: {reply!r:.100}")
 
 
 def text(value: Any) -> str:

@@ -40,9 +40,9 @@ async def test_the_number_of_calls_does_not_depend_on_the_fleet(harness, monkeyp
     client, sent = harness.queue.connection._client, []
     send_all = client.send_all
 
-    async def counted(commands, *args):
+    async def counted(commands, *args, **options):
         sent.append(len(commands))
-        return await send_all(commands, *args)
+        return await send_all(commands, *args, **options)
 
     monkeypatch.setattr(client, "send_all", counted)
     await harness.queue.get_queue_stats()

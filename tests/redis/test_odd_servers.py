@@ -1,9 +1,12 @@
 """Servers that are renamed, restricted, emulated or half configured: one clear line, the right exit code."""
 
 import asyncio
+import re
 import socket
 import ssl
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from support import servers
@@ -13,8 +16,11 @@ from support.processes import run_command
 from support.wait import wait_until, wait_until_sync
 from support.workers import wait_until_registered
 
+from aragora_q import Job, JobStatus, RedisStreamsQueue
 from aragora_q.config.settings import QueueConfig
+from aragora_q.contracts import Completed, Identity, Report
 from aragora_q.errors import CommandRefused, RedisUnreachable, UnsupportedServer
+from aragora_q.redis import keys, replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.errors import translate
 from aragora_q.redis.server import ServerInfo, check_durability, check_eviction, check_server
@@ -39,11 +45,15 @@ def stub():
                 client, _ = listener.accept()
             except OSError:
                 return
-            with client:
-                while greets or client.recv(65_536):
-                    client.sendall(reply)
-                    if greets:
-                        break
+            threading.Thread(target=answer, args=(client, reply, greets), daemon=True).start()
+
+    def answer(client, reply, greets):
+        with client, suppress(ConnectionError):
+            if greets:
+                client.sendall(reply)
+                return
+            while data := client.recv(65_536):
+                client.sendall(reply * len(re.findall(rb"^\*\d+\r$", data, re.MULTILINE)))
 
     yield start
     for listener in listeners:
@@ -95,6 +105,100 @@ async def test_what_info_does_not_say_is_unknown(stub):
         check_durability(server, connection, "fsync")
         check_durability(server, connection, "replica")
         await connection.close()
+
+
+@pytest.fixture
+async def odd_queue(stub):
+    """Opens a queue whose server sends `reply` to every command."""
+    queues = []
+
+    def open_queue(reply):
+        queues.append(RedisStreamsQueue(QueueConfig(redis_url=stub(reply), queue="q")))
+        return queues[-1]
+
+    yield open_queue
+    for queue in queues:
+        await queue.close()
+
+
+async def every_event(queue):
+    async for _ in queue.events():
+        pass
+
+
+async def every_id(queue):
+    return [job_id async for job_id in queue.job_ids(JobStatus.FAILED)]
+
+
+async def locked(queue):
+    async with queue.single_flight(1):
+        pass
+
+
+CALLS = {
+    "enqueue": lambda queue: queue.enqueue(Job({})),
+    "enqueue_many": lambda queue: queue.enqueue_many([Job({}), Job({})]),
+    "cancel": lambda queue: queue.cancel("j"),
+    "requeue": lambda queue: queue.requeue(["j"]),
+    "pause": lambda queue: queue.pause(),
+    "get_job": lambda queue: queue.get_job("j"),
+    "get_status": lambda queue: queue.get_status("j"),
+    "stats": lambda queue: queue.get_queue_stats(),
+    "events": every_event,
+    "recent_ids": lambda queue: queue.recent_ids(5),
+    "job_ids": every_id,
+    "promote": lambda queue: queue.promote(),
+    "reclaim": lambda queue: queue.reclaim(),
+    "purge": lambda queue: queue.purge(JobStatus.FAILED),
+    "single_flight": locked,
+    "remove_dead_workers": lambda queue: queue.remove_dead_workers(),
+    "claim_maintenance": lambda queue: queue.claim_maintenance("w", 1),
+    "register": lambda queue: queue.session(Identity("w", "i")).register({}),
+    "start": lambda queue: queue.session(Identity("w", "i")).start(1),
+    "start_next": lambda queue: queue.session(Identity("w", "i")).start_next(0.01),
+    "report": lambda queue: queue.session(Identity("w", "i")).report(
+        [Report(Job({}, fence=1), Completed(b"{}"))]
+    ),
+    "checkpoints": lambda queue: queue.session(Identity("w", "i")).checkpoints(Job({})),
+}
+
+ODD_REPLIES = {
+    "number": b":1\r\n",
+    "nil": b"$-1\r\n",
+    "nested lists": b"*2\r\n*1\r\n:1\r\n*2\r\n$1\r\na\r\n*0\r\n",
+    "numbers": b"*3\r\n:1\r\n:2\r\n:3\r\n",
+    "nils": b"*3\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "three words": b"*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n",
+    "bytes": b"$3\r\n\xff\xfe\xe9\r\n",
+    "map": b"%1\r\n+a\r\n:1\r\n",
+    "bad MOVED": b"-MOVED x\r\n",
+    "error in Latin-1": b"-caf\xe9 closed\r\n",
+    "empty error": b"-\r\n",
+}
+
+
+@pytest.mark.parametrize("reply", ODD_REPLIES.values(), ids=ODD_REPLIES)
+async def test_every_call_refuses_what_it_cannot_read(odd_queue, reply):
+    """A reply of another type or shape than a call expects is an error of ours, not one of Python's."""
+    queue = odd_queue(reply)
+    for name, call in CALLS.items():
+        if (name, reply) == ("claim_maintenance", ODD_REPLIES["numbers"]):
+            continue  # that is its shape
+        with pytest.raises((RedisUnreachable, CommandRefused)) as error:
+            await call(queue)
+        assert error.value.exit_code in (69, 76), name
+
+
+def test_an_error_without_a_meaning_has_a_code(stub):
+    """An error that aragora-q does not know is not 1, which `wait` has for a job that failed."""
+    done = run_command("wait", "j", REDIS_URL=stub(b"-ERR strange thing\r\n"))
+    refused(done, 76, "refused a command: strange thing")
+
+
+def test_every_script_has_a_shape():
+    """The replies of all scripts are checked."""
+    scripts = {path.stem for path in Path(keys.__file__).parent.joinpath("lua").glob("*.lua")}
+    assert set(replies.SCRIPTS) == scripts
 
 
 @pytest.mark.parametrize(
@@ -224,18 +328,20 @@ def test_plain_text_and_tls_are_told_apart(own_server, shared_server):
 
 
 @pytest.mark.parametrize(
-    ("extensions", "days", "hint"),
+    ("extensions", "has_expired", "hint"),
     [
-        ({"subjectAltName": "IP:127.0.0.1"}, 0, "renew the server's certificate"),
-        ({"subjectAltName": "DNS:elsewhere"}, 2, "must contain the host"),
-        ({"subjectAltName": "IP:127.0.0.1", "extendedKeyUsage": "clientAuth"}, 2, "serverAuth"),
+        ({"subjectAltName": "IP:127.0.0.1"}, True, "renew the server's certificate"),
+        ({"subjectAltName": "DNS:elsewhere"}, False, "must contain the host"),
+        ({"subjectAltName": "IP:127.0.0.1", "extendedKeyUsage": "clientAuth"}, False, "serverAuth"),
     ],
 )
-async def test_a_hint_fits_the_certificate(tmp_path, extensions, days, hint):
+async def test_a_hint_fits_the_certificate(tmp_path, extensions, has_expired, hint):
     """Expired, made for another host, or not for servers: the hint names that, not the authority."""
     try:
         certificates = Certificates(tmp_path)
-        certificates.make("odd", extensions, days)
+        certificates.make("odd", extensions)
+        if has_expired:
+            certificates.expire("odd")
     except servers.Unavailable as reason:
         pytest.skip(str(reason))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
