@@ -13,6 +13,7 @@ _LEAF = {
     "keyUsage": "critical,digitalSignature",
     "extendedKeyUsage": "serverAuth,clientAuth",
 }
+_IDENTIFIERS = {"subjectKeyIdentifier": "hash", "authorityKeyIdentifier": "keyid"}
 
 
 class Certificates:
@@ -32,13 +33,29 @@ class Certificates:
     def make(self, name, extensions, days=2):
         """Make a key and its certificate, signed by the authority; it has expired if `days` is 0."""
         by = ["-CA", self["ca.crt"], "-CAkey", self["ca.key"]]
-        self._make(name, {**_LEAF, **extensions}, *by, days=days)
+        extensions = {**_LEAF, **extensions}
+        if days:
+            self._make(name, extensions, *by)
+        else:
+            self._make_expired(name, {**extensions, **_IDENTIFIERS}, *by)
 
-    def _make(self, name, extensions, *by, days=2):
+    def _make(self, name, extensions, *by):
         added = [part for each in extensions.items() for part in ("-addext", "=".join(each))]
         self._openssl(
-            "req", "-x509", *_NEW_KEY, *by, "-days", str(days), "-subj", f"/CN={name}", *added,
+            "req", "-x509", *_NEW_KEY, *by, "-days", "2", "-subj", f"/CN={name}", *added,
             "-keyout", self[f"{name}.key"], "-out", self[f"{name}.crt"],
+        )  # fmt: skip
+
+    def _make_expired(self, name, extensions, *by):
+        """Not with `req -x509`: newer versions of it refuse such a time."""
+        key, request, conf = (self[f"{name}.{end}"] for end in ("key", "csr", "conf"))
+        Path(conf).write_text("".join(f"{each} = {extensions[each]}\n" for each in extensions))
+        self._openssl(
+            "req", "-new", *_NEW_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request
+        )
+        self._openssl(
+            "x509", "-req", "-in", request, *by, "-CAcreateserial", "-days", "-1",
+            "-extfile", conf, "-out", self[f"{name}.crt"],
         )  # fmt: skip
 
     def __getitem__(self, name):
