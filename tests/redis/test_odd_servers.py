@@ -269,3 +269,34 @@ def test_a_hint_fits_what_newer_pythons_find(text, hint):
     text = f"Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {text}"
     error = translate(exceptions.ConnectionError(f"{text} (_ssl.c:1006)."), "rediss://h")
     assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "hint"),
+    [
+        ("redis://localhost:6379", "Connection refused", "REDIS_URL=embedded://"),
+        ("redis://h:6379", "Connection refused", "check that the server runs"),
+        ("redis+sentinel://h/x", "h:26379: No such master with that name", "check the service"),
+        (
+            "redis+sentinel://h/x",
+            "h:26379: down and no other is elected yet",
+            "wait for the failover",
+        ),
+    ],
+)
+def test_a_hint_fits_the_address(address, text, hint):
+    """Only who has named no server reads of the embedded one; Sentinels without a primary are named."""
+    from redis import exceptions
+
+    error = translate(exceptions.ConnectionError(text), address)
+    assert hint in error.hint
+    assert ("embedded" in error.hint) == ("embedded" in hint)
+
+
+def test_a_missing_right_leads_to_the_roles():
+    """The hint of a denial names the command that prints what a role may do."""
+    from redis import exceptions
+
+    text = "this user has no permissions to run the 'xlen' command"
+    error = translate(exceptions.NoPermissionError(text), "redis://h")
+    assert "`aragora-q acl ROLE`" in error.hint
