@@ -150,8 +150,8 @@ class BulkSummary:
         return "run the command again to enqueue the rest, no job is enqueued twice"
 
     def text(self) -> str:
-        """Return, for example, `998 jobs enqueued, 2 already existed: not changed, 1 refused`."""
-        existing = f", {self.existing:,} already existed: not changed" if self.existing else ""
+        """Return, for example, `998 jobs enqueued, 2 existed (not changed), 1 refused`."""
+        existing = f", {self.existing:,} existed (not changed)" if self.existing else ""
         refused = f", {self.refused:,} refused" if self.refused else ""
         return f"{output.count(self.created, 'job')} enqueued{existing}{refused}"
 

@@ -61,7 +61,7 @@ def test_an_enqueue_that_changed_nothing_is_always_reported(run_cli, option):
     assert one.code == 0
     assert "one already exists (pending): not changed" in one.out + one.err
     many = run_cli("enqueue", "-", *options, stdin=lines({**DEBATE, "id": "one"}))
-    assert (many.code, many.err) == (0, "0 jobs enqueued, 1 already existed: not changed\n")
+    assert (many.code, many.err) == (0, "0 jobs enqueued, 1 existed (not changed)\n")
 
 
 def test_waiting_for_a_job_that_existed_is_reported(run_cli):
@@ -194,7 +194,7 @@ def test_ids_from_content_enqueue_nothing_twice(run_cli, redis_client):
         '{ "agents":["demo:bold","demo:careful"], "rounds": 3, "question":"Tea or \\u0063offee?"}\n'
     )
     again = run_cli("enqueue", "-", "--id-from-content", stdin=text + spelled)
-    assert "0 jobs enqueued, 3 already existed: not changed" in again.err
+    assert "0 jobs enqueued, 3 existed (not changed)" in again.err
     one = run_cli("enqueue", DEBATE["question"], *AGENTS, "--id-from-content", "--json").object
     assert one == {"id": first.objects[0]["id"], "created": False}
     assert [line["created"] for line in again.objects] == [False] * 3
