@@ -299,7 +299,9 @@ def test_an_outage_reports_the_progress(own_server, start_command):
     process.stdin.write(lines({**DEBATE, "question": "Cake?"}).encode())
     process.stdin.close()
     assert process.wait(30) == 69
-    assert "stopped after line 1" in process.stderr.read().decode()
+    message = process.stderr.read().decode()
+    assert "stopped after line 1: 1 job enqueued; line 2 may be in the queue, too" in message
+    assert "begin with line 2: a line without id that is enqueued twice becomes two jobs" in message
 
 
 def test_bulk_memory_does_not_grow_with_the_input(start_command, tmp_path):
