@@ -26,7 +26,7 @@ import typer
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.cli import output
-from aragora_q.errors import AragoraQError, InvalidPayload
+from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ class BulkSummary:
     """Counts of a bulk run."""
 
     last_line: int = 0
+    unanswered_to: int = 0
+    """The last line that was sent and not answered: it may be in the queue. 0: all were answered."""
     created: int = 0
     existing: int = 0
     refused: int = 0
@@ -156,15 +158,17 @@ class BulkSummary:
     def how_to_continue(self) -> str:
         """Return how to enqueue the rest after the run has stopped."""
         if self.has_new_ids:
+            first, last = self.last_line + 1, self.unanswered_to
+            span = f"lines {first} to {last}" if last > first else f"line {first}"
             return (
-                f"to enqueue the rest, begin with line {self.last_line + 1:,}: a line without id is "
-                "enqueued again if it is repeated"
+                f"{f'{span} may be in the queue, too; ' if last else ''}to enqueue the rest, begin with "
+                f"line {first}: a line without id that is enqueued twice becomes two jobs"
             )
         return "run the command again to enqueue the rest, no job is enqueued twice"
 
     def text(self) -> str:
-        """Return, for example, `998 jobs enqueued, 2 already existed: not changed, 1 refused`."""
-        existing = f", {self.existing:,} already existed: not changed" if self.existing else ""
+        """Return, for example, `998 jobs enqueued, 2 existed (not changed), 1 refused`."""
+        existing = f", {self.existing:,} existed (not changed)" if self.existing else ""
         refused = f", {self.refused:,} refused" if self.refused else ""
         return f"{output.count(self.created, 'job')} enqueued{existing}{refused}"
 
@@ -272,10 +276,13 @@ class BulkEnqueuer:
                 valid.append((results[-1], item))
         enqueued: Sequence[EnqueueResult | None] = ()
         failure: AragoraQError | None = None
+        self.summary.unanswered_to = lines[-1][0]
         try:
             enqueued = await self._queue.enqueue_checked([item for _, item in valid])
         except AragoraQError as error:
             enqueued, failure = error.results, error
+        if not isinstance(failure, RedisUnreachable):
+            self.summary.unanswered_to = 0
         for (result, _), job_result in zip(valid, enqueued, strict=True):
             if job_result is None:
                 result["error"] = str(failure)
@@ -302,7 +309,7 @@ class BulkEnqueuer:
 
     def _count_refusal(self, number: int, error: InvalidPayload) -> str:
         text = f"{error} ({error.hint})" if error.hint else str(error)
-        self.summary.first_refusal = self.summary.first_refusal or f"line {number:,}: {text}"
+        self.summary.first_refusal = self.summary.first_refusal or f"line {number}: {text}"
         self.summary.refused += 1
         return text
 

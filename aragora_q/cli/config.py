@@ -58,13 +58,21 @@ def show(
 
 @config.command(
     epilog="\b\nExamples:\n  aragora-q config check --config new.toml\n\n\b\n"
-    "Exit codes:\n  0 a worker would start here   78 invalid configuration",
+    "Exit codes:\n  0 valid; a worker would start here   78 invalid configuration",
 )
-def check(*, config: ConfigFile = None) -> None:
+def check(
+    *,
+    settings_only: Annotated[
+        bool,
+        typer.Option("--settings-only", help="Build no executor: for a host without workers."),
+    ] = False,
+    config: ConfigFile = None,
+) -> None:
     """Check all settings from all sources, and build the executor with its agents, as a worker does.
 
     Every invalid setting is listed. To also check the server, run `doctor`.
     """
+    from aragora_q.errors import ConfigError
     from aragora_q.executors import load_executor
 
     settings, sources = _load(config)
@@ -74,7 +82,16 @@ def check(*, config: ConfigFile = None) -> None:
         output.info(f"ignored: {path} belongs to another user")
     for name in names:
         output.line(f"  {name:<28}{sources.settings[name].origin}")
-    asyncio.run(load_executor(settings))
+    if settings_only:
+        return
+    try:
+        asyncio.run(load_executor(settings))
+    except ConfigError as error:
+        without = "on a host without workers, use --settings-only"
+        raise ConfigError(
+            f"the settings are valid, but a worker would not start here: {error}",
+            hint=f"{error.hint}; {without}" if error.hint else without,
+        ) from error
 
 
 def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:

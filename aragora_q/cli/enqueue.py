@@ -256,9 +256,9 @@ def _enqueue_lines(
             options.run(enqueue_stream(stream, progress))
         except (AragoraQError, KeyboardInterrupt, OSError):  # OSError: of its output
             progress.clear()
-            if summary.last_line:
+            if summary.last_line or summary.unanswered_to:
                 output.info(
-                    f"stopped after line {summary.last_line:,}: {summary.text()}; "
+                    f"stopped after line {summary.last_line}: {summary.text()}; "
                     f"{summary.how_to_continue()}"
                 )
             raise

@@ -32,6 +32,7 @@ SCHEMES: dict[str, Kind] = {
 }
 DEFAULT_PORTS = {"sentinel": 26379}
 REDIS_PORT = 6379
+DEFAULT_REDIS_URL = f"redis://localhost:{REDIS_PORT}"
 MAX_DATABASE_DIGITS = 9
 
 Address = tuple[str, int]

@@ -24,7 +24,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aragora_q.base import QUEUE_NAME_PATTERN
 from aragora_q.config.messages import explain
-from aragora_q.config.redis_url import RedisUrl
+from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl
 from aragora_q.config.sources import LayeredSource
 from aragora_q.retry import RetryPolicy
 
@@ -87,7 +87,7 @@ class QueueConfig(BaseSettings):
     )
 
     redis_url: str = Field(
-        "redis://localhost:6379",
+        DEFAULT_REDIS_URL,
         repr=False,
         description="Redis server: redis://, rediss://, unix://, redis+sentinel://, "
         "redis+cluster://, or embedded:// for a private one.",
@@ -209,6 +209,13 @@ class QueueConfig(BaseSettings):
     @classmethod
     def _is_endpoint(cls, value: str) -> str:
         RedisUrl.parse(value)
+        return value
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if value.startswith("["):
+            raise ValueError("must be an address without brackets and port, such as ::1")
         return value
 
     @field_validator("queue")

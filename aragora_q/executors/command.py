@@ -99,6 +99,14 @@ def create(config: QueueConfig) -> Executor:
     return run_command
 
 
+def _not_runnable(program: str) -> str:
+    if "/" not in program or not os.path.exists(program):  # noqa: PTH110 - the text as it was given
+        return "not found or not executable"
+    if os.path.isdir(program):  # noqa: PTH112
+        return "is a directory"
+    return "is not executable: run chmod +x, or call its interpreter"
+
+
 def _parse_command(command: str) -> list[str]:
     try:
         argv = shlex.split(command)
@@ -117,7 +125,7 @@ def _parse_command(command: str) -> list[str]:
     path = shutil.which(argv[0])
     if path is None or (directory is None and not os.path.isabs(path)):  # noqa: PTH117
         raise ConfigError(
-            f"exec_command: {argv[0]!r:.200} not found or not executable",
+            f"exec_command: {argv[0]!r:.200} {_not_runnable(argv[0])}",
             hint=f"searched on PATH; a path with a slash is relative to {directory}"
             if directory
             else "the current directory was deleted: start the worker in another, or give a full path",

@@ -106,7 +106,7 @@ class PrimaryDiscovery:
         is_sentinel = self.redis_url.kind == "sentinel"
         needed = len(self.redis_url.hosts) // 2 + 1 if is_sentinel else 1
         answers: list[tuple[int, Address]] = []
-        failures: list[str] = []
+        failures: dict[str, list[str]] = {}  # addresses by reason
         failure: Exception | None = None
         for address in dict.fromkeys((*self.redis_url.hosts, *self._other_nodes)):
             seconds = SECOND_OPINION_SECONDS if answers else DISCOVERY_TIMEOUT_SECONDS
@@ -116,7 +116,7 @@ class PrimaryDiscovery:
                 kind = "Sentinel" if is_sentinel else "cluster node"
                 server = f"the {kind} at {format_address(address)}"
                 name_server(error, Server(server, is_sentinel=is_sentinel))
-                failures.append(f"{format_address(address)}: {connection_reason(error)}")
+                failures.setdefault(connection_reason(error), []).append(format_address(address))
                 failure = _more_telling(failure, error)
             if len(answers) == needed:
                 break
@@ -124,7 +124,12 @@ class PrimaryDiscovery:
             self._epoch, self.address = max(answers, key=lambda answer: answer[0])
             self._verified_at = time.monotonic()
             return self.address
-        raise _not_found_error(failure, "; ".join(failures))
+        raise _not_found_error(
+            failure,
+            "; ".join(
+                f"{', '.join(addresses)}: {reason}" for reason, addresses in failures.items()
+            ),
+        )
 
     def begin_verification(self) -> bool:
         """Return True if the caller is to `verify`: one call in VERIFY_SECONDS, where there are Sentinels."""

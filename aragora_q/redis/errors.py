@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from redis import exceptions
 
+from aragora_q.config.redis_url import DEFAULT_REDIS_URL
 from aragora_q.errors import (
     AccessDenied,
     AragoraQError,
@@ -64,6 +65,8 @@ _UNSUPPORTED = re.compile(
 """Parts of errors of servers that lack a command, or forbid it: renamed, disabled by a provider, emulated."""
 
 _CONNECTION_HINTS = {
+    "No such master": "check the service, the last part of redis_url: the Sentinels do not know it",
+    "no other is elected": "wait for the failover; if it does not end, read the logs of the Sentinels",
     "look-up": "check the host in redis_url, and the name servers of this host (/etc/resolv.conf)",
     SPEAKS_NO_TLS: "use redis:// instead of rediss://, or the port where the server speaks TLS",
     SPEAKS_TLS: "use rediss:// instead of redis://",
@@ -85,9 +88,9 @@ _CONNECTION_HINTS = {
 }
 """What to do about a failure to connect; the first entry that its text contains counts."""
 
-_UNREACHABLE = (
-    "check that the server runs and that redis_url (REDIS_URL) names it;"
-    " REDIS_URL=embedded:// needs no server"
+_UNREACHABLE = "check that the server runs and that redis_url (REDIS_URL) names it"
+_UNREACHABLE_DEFAULT = (
+    "start a server there, set REDIS_URL, or use REDIS_URL=embedded:// without one"
 )
 
 _CLOSED = ("connection closed", "connection reset", "connection lost", "broken pipe")
@@ -138,7 +141,8 @@ def translate(error: Exception, address: str) -> AragoraQError:
     if refusal := _passing(error, server) or _final(error, server, address):
         return refusal
     reason = connection_reason(error)
-    hint = next((hint for part, hint in _CONNECTION_HINTS.items() if part in reason), _UNREACHABLE)
+    usual = _UNREACHABLE_DEFAULT if address == DEFAULT_REDIS_URL else _UNREACHABLE
+    hint = next((hint for part, hint in _CONNECTION_HINTS.items() if part in reason), usual)
     if reason.lower().startswith(_CLOSED):
         hint = f"{hint}; {_TLS_CLOSED if address.startswith('rediss') else _PLAIN_CLOSED}"
     return RedisUnreachable(f"cannot reach {server.name}: {reason}", hint=hint)
@@ -204,7 +208,10 @@ def _denial_hint(error: Exception, server: Server) -> str:
             "check redis_sentinel_username and redis_sentinel_password (REDIS_SENTINEL_USERNAME,"
             " REDIS_SENTINEL_PASSWORD), and the user's ACL in the Sentinels"
         )
-    return "check user and password (REDIS_URL, REDIS_PASSWORD) and the user's ACL"
+    return (
+        "check user and password (REDIS_URL, REDIS_PASSWORD) and the user's rights:"
+        " `aragora-q acl ROLE` prints those that a role needs"
+    )
 
 
 def connection_reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from redis.credentials import CredentialProvider
@@ -96,15 +97,40 @@ def _is_from_file(name: str, secret: str) -> bool:
 
 
 def _check_tls(config: QueueConfig) -> None:
-    """Check certificates now: a connection would report them as an unreachable server."""
+    """Check each file now: a connection would report it as an unreachable server, without its name."""
+    names = ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file")
+    files = {name: path for name in names if (path := getattr(config, name))}
+    for name, path in files.items():
+        try:
+            Path(path).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"{name} = {path!r}: cannot be read: {reason}",
+                hint="correct the path, or let this user read the file",
+            ) from None
+    ca_file, *own_files = map(files.get, names)
     try:
-        tls_context(config.redis_tls_ca_file, config.redis_tls_cert_file, config.redis_tls_key_file)
+        named: tuple[str, ...] = names[:1]
+        tls_context(ca_file, None, None)
+        named = names[1:]
+        tls_context(ca_file, *own_files)
     except (OSError, ValueError) as error:
+        used = " and ".join(f"{name} = {files[name]!r}" for name in named if name in files)
         raise ConfigError(
-            f"the certificates for Redis cannot be used: {error}",
-            hint="check redis_tls_ca_file, redis_tls_cert_file and redis_tls_key_file: PEM, readable"
-            " by this user",
+            f"{used}: {_pem_fault(error)}",
+            hint="docs/operations.md, TLS, shows how to make certificates",
         ) from None
+
+
+def _pem_fault(error: Exception) -> str:
+    """Return what is wrong with a certificate or key: OpenSSL says "PEM lib"."""
+    text = str(error)
+    if "MISMATCH" in text:
+        return "the key is not that of the certificate"
+    if "NO_CERTIFICATE" in text:
+        return "holds no certificate in PEM format"
+    return "no certificate and its key in PEM format" if isinstance(error, ssl.SSLError) else text
 
 
 class Credentials(CredentialProvider):
@@ -132,5 +158,10 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
     """
     context = ssl.create_default_context(cafile=ca_file)
     if cert_file:
-        context.load_cert_chain(cert_file, key_file)
+        context.load_cert_chain(cert_file, key_file, _refuse_passphrase)
     return context
+
+
+def _refuse_passphrase() -> str:
+    """Keep OpenSSL from asking for a passphrase at the terminal."""
+    raise ValueError("the key has a passphrase: remove it (openssl pkey -in KEY -out NEW)")

@@ -61,7 +61,7 @@ def test_an_enqueue_that_changed_nothing_is_always_reported(run_cli, option):
     assert one.code == 0
     assert "one already exists (pending): not changed" in one.out + one.err
     many = run_cli("enqueue", "-", *options, stdin=lines({**DEBATE, "id": "one"}))
-    assert (many.code, many.err) == (0, "0 jobs enqueued, 1 already existed: not changed\n")
+    assert (many.code, many.err) == (0, "0 jobs enqueued, 1 existed (not changed)\n")
 
 
 def test_waiting_for_a_job_that_existed_is_reported(run_cli):
@@ -194,7 +194,7 @@ def test_ids_from_content_enqueue_nothing_twice(run_cli, redis_client):
         '{ "agents":["demo:bold","demo:careful"], "rounds": 3, "question":"Tea or \\u0063offee?"}\n'
     )
     again = run_cli("enqueue", "-", "--id-from-content", stdin=text + spelled)
-    assert "0 jobs enqueued, 3 already existed: not changed" in again.err
+    assert "0 jobs enqueued, 3 existed (not changed)" in again.err
     one = run_cli("enqueue", DEBATE["question"], *AGENTS, "--id-from-content", "--json").object
     assert one == {"id": first.objects[0]["id"], "created": False}
     assert [line["created"] for line in again.objects] == [False] * 3
@@ -299,7 +299,9 @@ def test_an_outage_reports_the_progress(own_server, start_command):
     process.stdin.write(lines({**DEBATE, "question": "Cake?"}).encode())
     process.stdin.close()
     assert process.wait(30) == 69
-    assert "stopped after line 1" in process.stderr.read().decode()
+    message = process.stderr.read().decode()
+    assert "stopped after line 1: 1 job enqueued; line 2 may be in the queue, too" in message
+    assert "begin with line 2: a line without id that is enqueued twice becomes two jobs" in message
 
 
 def test_bulk_memory_does_not_grow_with_the_input(start_command, tmp_path):

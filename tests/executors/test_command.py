@@ -307,11 +307,14 @@ def test_a_missing_program_is_the_workers_trouble(on_loop, program, tmp_path):
         ("  ", "exec_command is empty"),
         ("no-such-program --x", "exec_command: 'no-such-program' not found or not executable"),
         ("'unbalanced", "exec_command: No closing quotation"),
-        ("./data", "exec_command: './data' not found or not executable"),
+        ("./none", "exec_command: './none' not found or not executable"),
+        ("./data", "exec_command: './data' is not executable: run chmod"),
+        ("./", "exec_command: './' is a directory"),
     ],
 )
-def test_command_that_cannot_run_is_refused_at_start(tmp_path, line, error):
+def test_command_that_cannot_run_is_refused_at_start(tmp_path, monkeypatch, line, error):
     """The worker does not start with a command that would fail every job; it says why."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data").touch(mode=0o644)
     with pytest.raises(ConfigError, match=error):
         command.create(QueueConfig(exec_command=line))

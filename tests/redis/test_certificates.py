@@ -5,12 +5,16 @@ import subprocess
 import sys
 
 import pytest
+from support.certificates import Certificates
 from support.docs import script, shell
 from support.processes import run_command
 from support.servers import free_port
 
-from aragora_q.errors import RedisUnreachable
+from aragora_q.config import QueueConfig
+from aragora_q.config.redis_url import RedisUrl
+from aragora_q.errors import ConfigError, RedisUnreachable
 from aragora_q.redis.errors import translate
+from aragora_q.redis.options import connection_options
 
 
 @pytest.fixture
@@ -35,6 +39,17 @@ def served_with(own_server, tmp_path):
     return start
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Certificates of one authority, and a key with a passphrase."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl: apt-get install openssl")
+    made = Certificates(tmp_path_factory.mktemp("certificates"))
+    locked = ["-aes256", "-passout", "pass:secret", "-out", made["locked.key"]]
+    subprocess.run(["openssl", "pkey", "-in", made["client.key"], *locked], check=True)
+    return made
+
+
 def manual():
     """The lines of the manual, for a server on this machine."""
     (block,) = (each for each in shell("docs/operations.md", "") if "openssl" in each.text)
@@ -57,6 +72,49 @@ def test_an_authority_without_key_usage_is_explained(served_with):
         assert done.returncode == 69
         assert "CA cert does not include key usage extension" in done.stderr
         assert "make its and the server's certificate again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ca_file", "cert_file", "key_file", "error"),
+    [
+        ("none.crt", None, None, "redis_tls_ca_file = 'none.crt': cannot be read: No such file"),
+        (".", None, None, "redis_tls_ca_file = '.': cannot be read: Is a directory"),
+        ("ca.key", None, None, "redis_tls_ca_file = 'ca.key': holds no certificate"),
+        (
+            "ca.crt",
+            "client.crt",
+            None,
+            "redis_tls_cert_file = 'client.crt': no certificate and its key",
+        ),
+        (
+            None,
+            "client.crt",
+            "none.key",
+            "redis_tls_key_file = 'none.key': cannot be read: No such",
+        ),
+        (
+            "ca.crt",
+            "client.crt",
+            "ca.key",
+            "redis_tls_cert_file = 'client.crt' and redis_tls_key_file = 'ca.key': the key is not that of",
+        ),
+        ("ca.crt", "client.crt", "locked.key", "'locked.key': the key has a passphrase"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(
+    certificates, monkeypatch, ca_file, cert_file, key_file, error
+):
+    """The error names the setting, the file and its fault, and nothing asks for a passphrase."""
+    monkeypatch.chdir(certificates.directory)
+    config = QueueConfig(
+        redis_url="rediss://h",
+        redis_tls_ca_file=ca_file,
+        redis_tls_cert_file=cert_file,
+        redis_tls_key_file=key_file,
+    )
+    with pytest.raises(ConfigError) as caught:
+        connection_options(config, RedisUrl.parse(config.redis_url))
+    assert error in str(caught.value)
 
 
 @pytest.mark.parametrize(

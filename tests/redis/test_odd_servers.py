@@ -328,20 +328,18 @@ def test_plain_text_and_tls_are_told_apart(own_server, shared_server):
 
 
 @pytest.mark.parametrize(
-    ("extensions", "has_expired", "hint"),
+    ("extensions", "days", "hint"),
     [
-        ({"subjectAltName": "IP:127.0.0.1"}, True, "renew the server's certificate"),
-        ({"subjectAltName": "DNS:elsewhere"}, False, "must contain the host"),
-        ({"subjectAltName": "IP:127.0.0.1", "extendedKeyUsage": "clientAuth"}, False, "serverAuth"),
+        ({"subjectAltName": "IP:127.0.0.1"}, 0, "renew the server's certificate"),
+        ({"subjectAltName": "DNS:elsewhere"}, 2, "must contain the host"),
+        ({"subjectAltName": "IP:127.0.0.1", "extendedKeyUsage": "clientAuth"}, 2, "serverAuth"),
     ],
 )
-async def test_a_hint_fits_the_certificate(tmp_path, extensions, has_expired, hint):
+async def test_a_hint_fits_the_certificate(tmp_path, extensions, days, hint):
     """Expired, made for another host, or not for servers: the hint names that, not the authority."""
     try:
         certificates = Certificates(tmp_path)
-        certificates.make("odd", extensions)
-        if has_expired:
-            certificates.expire("odd")
+        certificates.make("odd", extensions, days)
     except servers.Unavailable as reason:
         pytest.skip(str(reason))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -375,3 +373,34 @@ def test_a_hint_fits_what_newer_pythons_find(text, hint):
     text = f"Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {text}"
     error = translate(exceptions.ConnectionError(f"{text} (_ssl.c:1006)."), "rediss://h")
     assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "hint"),
+    [
+        ("redis://localhost:6379", "Connection refused", "REDIS_URL=embedded://"),
+        ("redis://h:6379", "Connection refused", "check that the server runs"),
+        ("redis+sentinel://h/x", "h:26379: No such master with that name", "check the service"),
+        (
+            "redis+sentinel://h/x",
+            "h:26379: down and no other is elected yet",
+            "wait for the failover",
+        ),
+    ],
+)
+def test_a_hint_fits_the_address(address, text, hint):
+    """Only who has named no server reads of the embedded one; Sentinels without a primary are named."""
+    from redis import exceptions
+
+    error = translate(exceptions.ConnectionError(text), address)
+    assert hint in error.hint
+    assert ("embedded" in error.hint) == ("embedded" in hint)
+
+
+def test_a_missing_right_leads_to_the_roles():
+    """The hint of a denial names the command that prints what a role may do."""
+    from redis import exceptions
+
+    text = "this user has no permissions to run the 'xlen' command"
+    error = translate(exceptions.NoPermissionError(text), "redis://h")
+    assert "`aragora-q acl ROLE`" in error.hint

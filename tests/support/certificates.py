@@ -13,22 +13,7 @@ _LEAF = {
     "keyUsage": "critical,digitalSignature",
     "extendedKeyUsage": "serverAuth,clientAuth",
 }
-
-_PAST = """
-[ca]
-default_ca = authority
-[authority]
-certificate = ca.crt
-private_key = ca.key
-database = ca.index
-serial = ca.serial
-new_certs_dir = .
-default_md = sha256
-policy = names
-copy_extensions = copyall
-[names]
-commonName = supplied
-"""
+_IDENTIFIERS = {"subjectKeyIdentifier": "hash", "authorityKeyIdentifier": "keyid"}
 
 
 class Certificates:
@@ -45,20 +30,14 @@ class Certificates:
         self.make("server", {"subjectAltName": "IP:127.0.0.1,DNS:localhost"})
         self.make("client", {"subjectAltName": "DNS:client"})
 
-    def make(self, name, extensions):
-        """Make a key and its certificate, signed by the authority."""
-        self._make(name, {**_LEAF, **extensions}, "-CA", self["ca.crt"], "-CAkey", self["ca.key"])
-
-    def expire(self, name):
-        """Replace a certificate by one that ended in 2020. Only `openssl ca` takes such dates."""
-        for file, text in (("ca.cnf", _PAST), ("ca.index", ""), ("ca.serial", "01")):
-            (self.directory / file).write_text(text)
-        key, request, certificate = (self[f"{name}.{kind}"] for kind in ("key", "csr", "crt"))
-        copying = ["-copy_extensions", "copyall", "-in", certificate]
-        self._openssl("x509", "-x509toreq", *copying, "-signkey", key, "-out", request)
-        dates = ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"]
-        signing = ["-batch", "-notext", "-config", "ca.cnf", "-in", request]
-        self._openssl("ca", *signing, *dates, "-out", certificate)
+    def make(self, name, extensions, days=2):
+        """Make a key and its certificate, signed by the authority; it has expired if `days` is 0."""
+        by = ["-CA", self["ca.crt"], "-CAkey", self["ca.key"]]
+        extensions = {**_LEAF, **extensions}
+        if days:
+            self._make(name, extensions, *by)
+        else:
+            self._make_expired(name, {**extensions, **_IDENTIFIERS}, *by)
 
     def _make(self, name, extensions, *by):
         added = [part for each in extensions.items() for part in ("-addext", "=".join(each))]
@@ -67,12 +46,24 @@ class Certificates:
             "-keyout", self[f"{name}.key"], "-out", self[f"{name}.crt"],
         )  # fmt: skip
 
+    def _make_expired(self, name, extensions, *by):
+        """Not with `req -x509`: newer versions of it refuse such a time."""
+        key, request, conf = (self[f"{name}.{end}"] for end in ("key", "csr", "conf"))
+        Path(conf).write_text("".join(f"{each} = {extensions[each]}\n" for each in extensions))
+        self._openssl(
+            "req", "-new", *_NEW_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request
+        )
+        self._openssl(
+            "x509", "-req", "-in", request, *by, "-CAcreateserial", "-days", "-1",
+            "-extfile", conf, "-out", self[f"{name}.crt"],
+        )  # fmt: skip
+
     def __getitem__(self, name):
         return str(self.directory / name)
 
     def _openssl(self, *args):
         try:
-            subprocess.run(["openssl", *args], check=True, capture_output=True, cwd=self.directory)
+            subprocess.run(["openssl", *args], check=True, capture_output=True)
         except FileNotFoundError:
             raise Unavailable("no openssl: apt-get install openssl") from None
 

@@ -157,6 +157,7 @@ def test_variables_that_kubernetes_injects_are_ignored(files, monkeypatch, varia
         ("retry_max_delay = inf", "retry_max_delay = inf ({}:1): must be a finite number"),
         ("durability = 'disk'", "durability = 'disk' ({}:1): must be 'none', 'replica' or 'fsync'"),
         ("queue = 'No Good'", "queue = 'No Good' ({}:1): must be 1 to 64 of a-z"),
+        ("metrics_host = '[::1]'", "metrics_host = '[::1]' ({}:1): must be an address without brackets"),
         ("key_prefix = 'a{b}:'", "key_prefix = 'a{{b}}:' ({}:1): string should match pattern"),
         ("agents = 3", "agents = 3 ({}:1): must be a table"),
         ("[agents.x]\nbase_url = 'http://h'", "agents.x.model ({}:1): field required"),
