@@ -68,9 +68,11 @@ def test_a_command_that_a_silent_server_keeps_waiting_ends(start, args):
     """The server accepts connections and answers nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         parent, process = start(*args, url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
-        silent.accept()[0].recv(1)
-        process.send_signal(signal.SIGTERM)
-        code, _, err = exit_code(parent)
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(signal.SIGTERM)
+            code, _, err = exit_code(parent)
     assert code == 143
     assert "Traceback" not in err
 
