@@ -115,9 +115,7 @@ def test_a_stdin_that_does_not_block_is_read_to_its_end(redis_url):
     )  # fmt: skip
     for n in range(3):
         time.sleep(0.4)
-        os.set_blocking(
-            read_end, False
-        )  # as another process that reads it, too, may do at any time
+        os.set_blocking(read_end, False)  # as another process that has it may do at any time
         os.write(write_end, b'{"id":"slow%d","payload":{}}\n' % n)
     os.close(write_end)
     os.close(read_end)
@@ -132,13 +130,14 @@ def test_a_stdout_that_does_not_block_gets_everything(run, redis_url):
     )
     run("enqueue", "-", "-q", stdin=lines.encode())
     read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
     process = subprocess.Popen(
         processes.cli("list", "-n", "500", "--jsonl"), env=processes.env(REDIS_URL=redis_url),
         stdout=write_end,
     )  # fmt: skip
+    for _ in range(30):
+        os.set_blocking(write_end, False)  # as another process that has it may do at any time
+        time.sleep(0.05)
     os.close(write_end)
-    time.sleep(1.5)
     with os.fdopen(read_end, "rb") as output:
         assert len(output.readlines()) == 500
     assert process.wait(60) == 0
