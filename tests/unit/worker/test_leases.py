@@ -26,7 +26,7 @@ async def test_a_renewal_that_hung_is_tried_again_at_once(monkeypatch):
     monkeypatch.setattr(leases, "RETRY_SECONDS", 60.0)
 
     class _Renewer:
-        async def renew(self, owned, **_):
+        async def renew(self, owned, **details):
             tries.append(clock.monotonic())
             clock.ahead_seconds += leases.RETRY_SECONDS
             raise RedisUnreachable("no answer")
