@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -201,8 +202,11 @@ class QueueConfig(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_text(cls, value: Any) -> Any:
+    def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
         _check_text(value)
+        is_flag = cls.model_fields[info.field_name or ""].annotation is bool
+        if isinstance(value, bool) and not is_flag:  # to Python, true is the number 1
+            raise ValueError("must not be true or false")
         return value
 
     @field_validator("redis_url")

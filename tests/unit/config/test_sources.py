@@ -358,3 +358,11 @@ def test_a_configuration_does_not_change(files):
     """A configuration is immutable, so that it can be shared."""
     with pytest.raises(Exception, match="frozen"):
         files.config().concurrency = 4
+
+
+@pytest.mark.parametrize("name", ["concurrency", "drain_timeout_seconds", "metrics_port", "queue"])
+def test_true_is_not_a_number(name):
+    """`concurrency = true` is a mistake, not 1."""
+    with pytest.raises(ConfigError, match=f"{name} = True.*must not be true or false"):
+        QueueConfig(**{name: True})
+    assert QueueConfig(allow_eviction=True).allow_eviction
