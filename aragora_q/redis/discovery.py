@@ -155,27 +155,40 @@ class PrimaryDiscovery:
         options = self.sentinel_options if is_sentinel else self.options
         connect = connector(address, {**options, "socket_connect_timeout": seconds})
         pool = ConnectionPool(connect, seconds)
-        question = ("SENTINEL", "MASTER", self.redis_url.service)
+        service = self.redis_url.service
+        questions = [
+            ("SENTINEL", "MASTER", service),
+            ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
+        ]
         try:
-            [reply] = await pool.execute([question if is_sentinel else ("CLUSTER", "SLOTS")])
+            replies = await pool.execute(questions if is_sentinel else [("CLUSTER", "SLOTS")])
         finally:
             await pool.close()
-        if isinstance(reply, Exception):
-            raise reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
         try:
-            return self._primary_of(reply) if is_sentinel else self._owner_of(reply, address[0])
+            if is_sentinel:
+                return self._primary_of(*replies)
+            return self._owner_of(replies[0], address[0])
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise exceptions.InvalidResponse(f"unexpected reply: {reply!r:.100}") from None
+            raise exceptions.InvalidResponse(f"unexpected reply: {replies!r:.100}") from None
 
-    def _primary_of(self, state: Any) -> tuple[int, Address]:
-        """Return epoch and address in a reply to SENTINEL MASTER."""
+    def _primary_of(self, state: Any, address: Any) -> tuple[int, Address]:
+        """Return epoch and address in the replies to SENTINEL MASTER and GET-MASTER-ADDR-BY-NAME.
+
+        In the last part of a failover, the state has the new epoch, but still the former primary.
+        """
         texts = [text(part) for part in state]
         fields = dict(zip(texts[::2], texts[1::2], strict=True))
-        if {"s_down", "o_down", "disconnected"} & set(fields.get("flags", "").split(",")):
+        host, port = map(text, address)
+        is_former = (fields["ip"], fields["port"]) != (host, port)
+        flags = set(fields.get("flags", "").split(","))
+        if not is_former and flags & {"s_down", "o_down", "disconnected"}:
             raise FailoverInProgress(
                 f"the primary of {self.redis_url.service!r} is down and no other is elected yet"
             )
-        return int(fields.get("config-epoch", 0)), (fields["ip"], int(fields["port"]))
+        return int(fields.get("config-epoch", 0)), (host, int(port))
 
     def _owner_of(self, slots: Any, host: str) -> tuple[int, Address]:
         """Return the address of the queue's slot in a reply to CLUSTER SLOTS of the node at `host`."""

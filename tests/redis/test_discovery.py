@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import signal
 
 import pytest
 from support import servers, topologies
@@ -106,3 +107,42 @@ def _connections_received(topology):
 
 
 _connections_received.own = 0
+
+
+def test_a_failover_that_waits_for_a_replica_counts(sentinels):
+    """While replicas are attached to the new primary, Sentinels have its epoch and the former one's state."""
+    former, *replicas = sorted(
+        sentinels.servers, key=lambda server: server is not sentinels.primary()
+    )
+    promoted, frozen = replicas
+    with frozen.client() as client:
+        client.config_set("replica-priority", 0)
+    leader = sentinels.sentinels[0]
+    wait_until_sync(lambda: _priority(sentinels, leader, frozen) == "0", 20, "the priority")
+    frozen.process.send_signal(signal.SIGSTOP)
+    try:
+        with leader.client() as client:
+            client.execute_command("SENTINEL", "FAILOVER", sentinels.service)
+            wait_until_sync(
+                lambda: _named_port(client, sentinels.service) != former.port, 20, "a promotion"
+            )
+        assert _discovered_port(sentinels, leader) == promoted.port
+    finally:
+        frozen.process.send_signal(signal.SIGCONT)
+
+
+def _priority(sentinels, sentinel, replica):
+    with sentinel.client() as client:
+        for state in client.execute_command("SENTINEL", "REPLICAS", sentinels.service):
+            fields = (
+                state
+                if isinstance(state, dict)
+                else dict(zip(state[::2], state[1::2], strict=True))
+            )
+            if fields["port"] == str(replica.port):
+                return fields["slave-priority"]
+    return None
+
+
+def _named_port(client, service):
+    return int(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)[1])
