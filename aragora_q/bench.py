@@ -114,7 +114,6 @@ class Testbed:
     """A private server without persistence, pinned to one CPU, and workers, pinned to another."""
 
     def __init__(self, program: str) -> None:
-        os.environ |= child_environment()
         self._cpus = sorted(os.sched_getaffinity(0))
         self._directory = Path(tempfile.mkdtemp(prefix="aragora-q-bench-"))
         self.port = free_port()
@@ -134,7 +133,9 @@ class Testbed:
 
     def _start(self, *command: str, cpu: int) -> subprocess.Popen[bytes]:
         with (self._directory / "log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - our own programs
+            process = subprocess.Popen(  # noqa: S603 - our own programs
+                command, stdout=log, stderr=log, env=child_environment()
+            )
         os.sched_setaffinity(process.pid, {cpu})
         return process
 
@@ -168,9 +169,17 @@ class Testbed:
 
     def separate_process(self) -> ProcessPoolExecutor:
         """Return an executor of one process, pinned to the workers' CPU."""
-        return ProcessPoolExecutor(
+        pool = ProcessPoolExecutor(
             1, get_context("spawn"), os.sched_setaffinity, (0, self._cpus[-1:])
         )
+        before = dict(os.environ)
+        os.environ |= child_environment()  # a new process inherits it: there is no argument for it
+        try:
+            pool.submit(os.getpid).result()  # starts the process
+        finally:
+            os.environ.clear()
+            os.environ |= before
+        return pool
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[RedisStreamsQueue]:

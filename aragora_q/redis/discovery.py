@@ -160,13 +160,14 @@ class PrimaryDiscovery:
             ("SENTINEL", "MASTER", service),
             ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
         ]
+        replies: list[Any] = []
         try:
-            replies = await pool.execute(questions if is_sentinel else [("CLUSTER", "SLOTS")])
+            for question in questions if is_sentinel else [("CLUSTER", "SLOTS")]:
+                replies += await pool.execute([question])
+                if isinstance(replies[-1], Exception):
+                    raise replies[-1]
         finally:
             await pool.close()
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
         try:
             if is_sentinel:
                 return self._primary_of(*replies)

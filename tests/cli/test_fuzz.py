@@ -14,7 +14,7 @@ from support import processes
 
 SECRET = "pl4nted"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-CODES = {0, 2, 3, 65, 69, 75, 77, 78, 124}
+CODES = {0, 2, 3, 65, 69, 75, 76, 77, 78, 124}
 """1 is for failed jobs and unexpected errors: no input of a user is one."""
 
 

@@ -296,7 +296,8 @@ def sentinel(own_server, tmp_path):
     file.write_text(
         f"port {sentinel.port}\nbind 127.0.0.1\ndir {tmp_path}\n"
         f"sentinel monitor queue 127.0.0.1 {primary.port} 1\n"
-        "user default off\nuser app on >secret -@all +auth +sentinel|master +ping\n"
+        "user default off\nuser app on >secret -@all +auth +ping +sentinel|master"
+        " +sentinel|get-master-addr-by-name\n"
     )
     sentinel._command = [str(servers.any_server()), str(file), "--sentinel"]
     sentinel.options |= {"username": "app", "password": "secret"}

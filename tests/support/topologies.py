@@ -229,8 +229,9 @@ class Sentinels(Topology):
 
     def primary(self):
         """The server that the Sentinels report as primary."""
-        port = int(self.state(self.sentinels[0])["port"])
-        return next(server for server in self.servers if server.port == port)
+        with self.sentinels[0].client() as client:  # its state lags behind in a failover
+            _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+        return next(server for server in self.servers if server.port == int(port))
 
     def admin_client(self):
         return self.primary().client(**CLIENT_OPTIONS)
