@@ -4,10 +4,12 @@ Tests share backends, so they must not stop, freeze or reconfigure one. Tests th
 them with the fixture `own_server` or from `topologies.py`.
 """
 
+import gc
 import os
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,11 +34,19 @@ class DockerRedis(topologies.Topology):
             from testcontainers.core.container import DockerContainer
         except ImportError as error:
             raise Unavailable(f"testcontainers is not installed: {error}") from None
+        reason = ""
         try:
             client = docker.from_env()
             client.ping()
         except Exception as error:
-            raise Unavailable(f"no Docker engine answers: {str(error)[:100]}") from None
+            reason = str(error)[:100]
+        if reason:
+            with (
+                warnings.catch_warnings()
+            ):  # the library leaves its socket to the garbage collector
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
+            raise Unavailable(f"no Docker engine answers: {reason}")
         self.image = _image(client)
         self._container = DockerContainer(self.image).with_exposed_ports(6379)
         self._container.start()
