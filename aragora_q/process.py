@@ -7,13 +7,13 @@ launcher replaces both while a worker runs. Imports almost nothing, because it c
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 CLEAN_UP_SECONDS = 5
 """How long a command that a signal interrupts may take to clean up; then it ends without."""
@@ -66,6 +66,8 @@ def _interrupt(number: int, _frame: object) -> NoReturn:
         signal.signal(each, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, lambda *_: _die(number))
     signal.alarm(CLEAN_UP_SECONDS)
+    # The exception may arise between the call of a coroutine and its await.
+    warnings.simplefilter("ignore", RuntimeWarning)
     raise Interrupted(signal.Signals(number))
 
 
@@ -169,19 +171,3 @@ def _restore_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_WRONLY), True)  # the lowest number is free
             mode = "w" if descriptor else "r"
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - stays open
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(_Output(1, "w", closefd=False)),
-        encoding=sys.stdout.encoding,
-        errors=sys.stdout.errors,
-        line_buffering=sys.stdout.isatty(),
-    )
-
-
-class _Output(io.FileIO):
-    """Standard output that writes everything, also if a process that shares it makes it non-blocking."""
-
-    def write(self, data: Any) -> int:
-        """Write a part of `data` and return its length."""
-        while (written := super().write(data)) is None:
-            os.set_blocking(self.fileno(), True)
-        return written

@@ -79,7 +79,7 @@ def main() -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # for locales without UTF-8
     try:
         code = _run()
-        sys.stdout.flush()
+        output.flush()
     except (OSError, MemoryError, RuntimeError) as error:
         if _is_resource_error(error):
             output.error(f"a system limit is reached: {error}", RESOURCE_HINT)

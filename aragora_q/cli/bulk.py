@@ -222,7 +222,7 @@ class BulkEnqueuer:
         for start in range(0, len(lines), BATCH_LINES):
             batch = lines[start : start + BATCH_LINES]
             await self._enqueue_batch(batch, self._parse)
-        sys.stdout.flush()
+        output.flush()
 
     def _parse(self, raw: bytes | None) -> Any:
         if raw is None:

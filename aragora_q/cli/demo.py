@@ -10,7 +10,6 @@ import asyncio
 import json
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,7 +171,7 @@ class _Screen:
         """Print an event."""
         seconds = f"{time.monotonic() - self._started_at:5.1f} s"
         output.write(f"{output.styled(seconds, '2')}  {output.safe_text(text)}")
-        sys.stdout.flush()
+        output.flush()
 
     def print_progress(self, progress: Mapping[str, Any]) -> None:
         """Print the contribution of an agent, after the phase if that is new."""
@@ -185,7 +184,7 @@ class _Screen:
         agent = f"{progress.get('seat', 0) + 1} {progress.get('agent', '')}"
         row = f"{'':9}{output.truncate(agent, AGENT_WIDTH):<{AGENT_WIDTH}}  "
         output.line(row + output.truncate(str(progress.get("said", "")), output.width() - len(row)))
-        sys.stdout.flush()
+        output.flush()
 
 
 def _print_result(job: Job, stats: Mapping[str, Any]) -> None:

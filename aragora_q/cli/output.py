@@ -29,6 +29,23 @@ MAX_ERROR_CHARS = 4_000
 """Longest line of an error message: it may contain what a caller passed, such as the name of a file."""
 
 
+def _write(text: str) -> None:
+    _make_blocking()
+    sys.stdout.write(text)
+
+
+def flush() -> None:
+    """Write what is buffered for stdout."""
+    _make_blocking()
+    sys.stdout.flush()
+
+
+def _make_blocking() -> None:
+    """Undo what a process that shares stdout may do at any time: Python would drop what does not fit."""
+    with suppress(OSError):  # a test's stream has no descriptor
+        os.set_blocking(sys.stdout.fileno(), True)
+
+
 class StoppedBySignal(Exception):
     """The command stopped cleanly on signal `number`; the process must exit by this signal."""
 
@@ -39,12 +56,12 @@ class StoppedBySignal(Exception):
 
 def line(text: str = "") -> None:
     """Write one line of data, escaped."""
-    sys.stdout.write(f"{safe_text(text)}\n")
+    _write(f"{safe_text(text)}\n")
 
 
 def write(text: str) -> None:
     """Write one line of data that is already escaped and may contain ANSI styles."""
-    sys.stdout.write(f"{text}\n")
+    _write(f"{text}\n")
 
 
 def lines(rows: Iterable[str]) -> None:
@@ -55,7 +72,7 @@ def lines(rows: Iterable[str]) -> None:
 
 def json_line(value: Mapping[str, Any]) -> None:
     """Write one JSON object on one line, as ASCII: no text in it can control a terminal."""
-    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+    _write(json.dumps(value, separators=(",", ":")) + "\n")
 
 
 def info(text: str) -> None:
@@ -131,7 +148,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     columns = [max(len(row[n]) for row in [head, *safe]) for n in range(len(head))]
     for row in [head, *safe]:
         cells = (cell.ljust(column) for cell, column in zip(row, columns, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        _write("  ".join(cells).rstrip() + "\n")
 
 
 def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -65,7 +65,7 @@ async def requeue(
                 reason = REFUSALS[result].format(queue=queue.config.queue)
                 output.error(f"job {output.truncate(job_id, 64)} was not requeued: {reason}")
             _print_result(job_id, result, as_json=as_json, quiet=quiet)
-        sys.stdout.flush()
+        output.flush()
     return SOME_REFUSED if refused else 0
 
 

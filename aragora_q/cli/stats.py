@@ -89,7 +89,7 @@ async def _stats(
                 output.write(clear + _render(stats))
             if not watch:
                 return
-            sys.stdout.flush()
+            output.flush()
             await asyncio.sleep(WATCH_SECONDS)
 
 

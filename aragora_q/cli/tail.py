@@ -80,7 +80,7 @@ async def tail(
                 output.json_line(job_event)
             else:
                 output.line(_line(job_event))
-        sys.stdout.flush()
+        output.flush()
 
 
 def _job_events(event: Mapping[str, str]) -> Iterator[dict[str, Any]]:

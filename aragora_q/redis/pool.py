@@ -221,8 +221,16 @@ def _longest(commands: Sequence[Command]) -> int:
     )
 
 
+def _texts(args: Sequence[Any]) -> list[Any]:
+    """Return arguments with integers as text.
+
+    hiredis crashes if a signal handler raises while it formats one, which is when Python runs handlers.
+    """
+    return [str(arg) if type(arg) is int else arg for arg in args]
+
+
 async def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    packed = [hiredis.pack_command((*name.split(), *args)) for name, *args in commands]
+    packed = [hiredis.pack_command((*name.split(), *_texts(args))) for name, *args in commands]
     await connection.send_packed_command(packed, check_health=False)
     return [await _read_reply(connection, command) for command in commands]
 
