@@ -24,7 +24,7 @@ def main() -> None:
     finally:
         gc.freeze()
     if sys.flags.inspect:  # PYTHONINSPECT: Python would go on with a prompt, and exit with its code
-        from aragora_q import process  # noqa: PLC0415
+        from aragora_q import process  # noqa: PLC0415 - --version does without it
 
         process.end_with(code)
     sys.exit(code)
@@ -41,10 +41,10 @@ def _run() -> int:
             pass  # the command line reports it
         else:
             return 0
-    from aragora_q import process  # noqa: PLC0415
+    from aragora_q import process  # noqa: PLC0415 - --version does without it
 
     process.prepare()
-    from aragora_q import cli  # noqa: PLC0415
+    from aragora_q import cli  # noqa: PLC0415 - its imports must not run before signals end the process
 
     return cli.main()
 

@@ -173,7 +173,7 @@ class Testbed:
             1, get_context("spawn"), os.sched_setaffinity, (0, self._cpus[-1:])
         )
         before = dict(os.environ)
-        os.environ |= child_environment()  # a new process inherits it: there is no argument for it
+        os.environ |= child_environment()  # the pool has no option for the environment
         try:
             pool.submit(os.getpid).result()  # starts the process
         finally:

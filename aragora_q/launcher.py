@@ -144,7 +144,7 @@ async def _run(
         )
     if not stopped_by:
         return None
-    # uvloop.run waits for the default executor's threads, and those of released jobs may not end: replace it.
+    # The runner waits for the default executor's threads, and those of released jobs may not end: replace it.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
     return stopped_by[0]
 

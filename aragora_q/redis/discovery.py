@@ -22,7 +22,7 @@ from aragora_q.redis.errors import (
     name_server,
 )
 from aragora_q.redis.pool import ConnectionPool
-from aragora_q.redis.replies import text
+from aragora_q.redis.replies import MALFORMED, text
 
 DISCOVERY_TIMEOUT_SECONDS = 2.0
 """How long one Sentinel or cluster node may take to answer."""
@@ -172,7 +172,7 @@ class PrimaryDiscovery:
             if is_sentinel:
                 return self._primary_of(*replies)
             return self._owner_of(replies[0], address[0])
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except MALFORMED:
             raise exceptions.InvalidResponse(f"unexpected reply: {replies!r:.100}") from None
 
     def _primary_of(self, state: Any, address: Any) -> tuple[int, Address]:

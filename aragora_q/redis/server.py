@@ -16,7 +16,7 @@ from aragora_q.redis.connection import Connection, Durability
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """The fields of INFO that matter to a queue; None if the server does not say. Sizes are in bytes.
+    """The fields of INFO that matter to a queue; None if the server does not report it. Sizes are in bytes.
 
     Managed servers leave fields out, or have words where Redis has numbers.
     """
@@ -64,7 +64,7 @@ class ServerInfo:
 
     @property
     def used_share(self) -> float:
-        """The share of maxmemory in use; 0 if there is no limit, or the server does not say."""
+        """The share of maxmemory in use; 0 if there is no limit, or the server does not report it."""
         return self.used_bytes / self.max_bytes if self.used_bytes and self.max_bytes else 0.0
 
 
@@ -108,7 +108,7 @@ async def check_server(connection: Connection) -> ServerInfo:
 def check_durability(server: ServerInfo, connection: Connection, durability: Durability) -> None:
     """Raise UnsupportedServer if the server cannot confirm writes as `durability` requires.
 
-    Where INFO does not say, WAIT and WAITAOF decide: an enqueue that they do not confirm is reported.
+    Where INFO does not report it, WAIT and WAITAOF decide: an enqueue that they do not confirm is reported.
     """
     problem: tuple[str, str] | None = None
     if durability == "replica" and server.replicas == 0:

@@ -148,7 +148,7 @@ def urls(draw):
     login = (draw(odd_parts), SECRET, draw(odd_parts))
     login = draw(st.sampled_from(["", ":", "me:"])) + "".join(login)
     if scheme in ("unix", "embedded"):
-        login = login.replace("/", "")  # it would begin the path, which is no secret
+        login = login.replace("/", "")  # it would begin the path, which messages may show
     tail = draw(st.sampled_from(["", "/", "/0", "/x", "/" + "9" * 400, "/s/1", "?db=x", f"#{SECRET}",
                                  f"?password={SECRET}", f"?db=1&x={SECRET}"]))  # fmt: skip
     return f"{scheme}{draw(st.sampled_from(['://', ':']))}{login}@{draw(hosts)}{tail}"

@@ -49,7 +49,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", [_script, _module])
 def test_commands_and_the_embedded_server_import_nothing_planted(trap, tmp_path, command):
-    """Each uses an embedded server, whose supervisor is a Python of its own."""
+    """Each uses an embedded server, whose supervisor is another Python process."""
     environment = processes.env(REDIS_URL=f"embedded://{tmp_path}/server", PYTHONSAFEPATH="")
     for args in COMMANDS:
         done = subprocess.run(

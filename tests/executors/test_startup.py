@@ -205,7 +205,7 @@ def test_an_exit_code_that_is_taken_elsewhere_ends_the_attempt(executable, on_lo
 
 
 def test_a_registered_format_is_left_to_the_kernel(executable, tmp_path, monkeypatch):
-    """An emulator may run what is no binary of this machine."""
+    """An emulator may run a binary of another machine."""
     (tmp_path / "jar").touch()
     monkeypatch.setattr(startup, "_OTHER_FORMATS", tmp_path)
     assert startup.find_fault(str(executable(b"PK\3\4"))) is None

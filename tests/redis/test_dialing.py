@@ -11,7 +11,7 @@ import uvloop
 from support import processes
 from support.executors import succeed
 from support.proxy import Proxy
-from support.servers import Server, any_server, free_port
+from support.servers import Server, any_server, free_port, silent_address
 from support.wait import wait_until, wait_until_sync
 from support.workers import wait_until_registered
 
@@ -47,17 +47,9 @@ def names(monkeypatch):
 
 @pytest.fixture
 def silent():
-    """An address that drops packets, as a host behind a broken route does."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:  # fill the backlog: further SYNs are dropped
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()
-        for filler in fillers:
-            filler.close()
+    """An address that drops packets."""
+    with silent_address() as address:
+        yield address
 
 
 def address_of(url):

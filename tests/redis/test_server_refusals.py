@@ -198,21 +198,7 @@ def test_topologies_are_all_contract_tested():
 @pytest.mark.slow
 def test_waiting_for_a_silent_host_is_bounded():
     """A host that drops packets costs a command its connect timeout, then 69."""
-    import socket
-
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(0)
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:  # fill the backlog: further SYNs are dropped
-            filler.setblocking(False)
-            filler.connect_ex(silent.getsockname())
+    with servers.silent_address() as (host, port):
         started = time.monotonic()
-        refused(
-            run_command("reap", REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}"),
-            69,
-            "cannot reach",
-        )
+        refused(run_command("reap", REDIS_URL=f"redis://{host}:{port}"), 69, "cannot reach")
         assert time.monotonic() - started < 30
-        for filler in fillers:
-            filler.close()

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -25,6 +26,21 @@ CLIENT_OPTIONS = {"decode_responses": True, "encoding_errors": "surrogateescape"
 
 class Unavailable(Exception):
     """This machine cannot run the server; the message says why."""
+
+
+@contextmanager
+def silent_address():
+    """An address that drops packets, as a host behind a broken route does."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:  # fill the backlog: further SYNs are dropped
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+        for filler in fillers:
+            filler.close()
 
 
 def free_port(*, with_bus=False):

@@ -37,6 +37,21 @@ class WorkerPool:
             await queue.close()
 
 
+def lose_first_reply(worker):
+    """Lose the worker's first reply that has started jobs; returns the list of these jobs, empty until then."""
+    original, lost = worker._session.start, []
+
+    async def lossy(limit, **options):
+        fetched = await original(limit, **options)
+        if fetched.jobs and not lost:
+            lost.extend(fetched.jobs)
+            raise RedisUnreachable("the answer was lost")
+        return fetched
+
+    worker._session.start = lossy
+    return lost
+
+
 async def wait_until_registered(harness, worker):
     record = harness.keys.worker(worker.identity.worker_id)
     await wait_until(

@@ -5,12 +5,9 @@ import asyncio
 import pytest
 from support.executors import GatedExecutor, succeed
 from support.wait import wait_until
-from support.workers import (
-    LONG_LEASE,
-)
+from support.workers import LONG_LEASE, lose_first_reply
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.errors import RedisUnreachable
 
 
 async def test_burst_ends_when_nothing_is_left(new_harness, worker_pool):
@@ -72,20 +69,11 @@ async def test_burst_leaves_no_due_job_behind(new_harness, worker_pool, others):
 
 async def test_burst_runs_jobs_whose_start_got_no_reply(new_harness, worker_pool):
     """They are released first: a burst does not end while jobs are leased to it that it does not know."""
-    harness, lost = new_harness(**LONG_LEASE), []
+    harness = new_harness(**LONG_LEASE)
     names = [f"j{n}" for n in range(3)]
     await harness.queue.enqueue_many([Job(payload={}, id=name) for name in names])
     worker = worker_pool.start(harness, succeed, burst=True, max_concurrent=10)
-    original = worker._session.start
-
-    async def lossy(limit, **options):
-        fetched = await original(limit, **options)
-        if fetched.jobs and not lost:
-            lost.extend(fetched.jobs)
-            raise RedisUnreachable("the answer was lost")
-        return fetched
-
-    worker._session.start = lossy
+    lost = lose_first_reply(worker)
     await asyncio.wait_for(worker.task, 30)
     assert lost
     assert [await harness.queue.get_status(name) for name in names] == ["completed"] * 3

@@ -7,12 +7,9 @@ import time
 import pytest
 from support.executors import GatedExecutor
 from support.wait import wait_until
-from support.workers import (
-    LONG_LEASE,
-)
+from support.workers import LONG_LEASE, lose_first_reply
 
 from aragora_q.base import Job
-from aragora_q.errors import RedisUnreachable
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker import fetcher
 
@@ -22,16 +19,7 @@ async def test_start_with_a_lost_reply_is_undone(new_harness, worker_pool):
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     gated.gate.set()
     worker = worker_pool.start(harness, gated)
-    original, lost = worker._session.start, []
-
-    async def lossy(limit, **options):
-        fetched = await original(limit, **options)
-        if fetched.jobs and not lost:
-            lost.extend(fetched.jobs)
-            raise RedisUnreachable("the answer was lost")
-        return fetched
-
-    worker._session.start = lossy
+    lost = lose_first_reply(worker)
     await harness.queue.enqueue_many([Job(payload={}, id=f"j{n}") for n in range(3)])
     jobs = await harness.wait_for_end("j0", "j1", "j2")
     assert lost

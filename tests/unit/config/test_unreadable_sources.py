@@ -49,7 +49,7 @@ def test_a_credential_that_cannot_be_read_is_refused(monkeypatch, tmp_path):
 
 
 def test_a_password_file_without_end_is_refused(monkeypatch):
-    """A file that is no secret, such as a device, is not read to its end."""
+    """A file that cannot be a secret, such as a device, is not read to its end."""
     monkeypatch.setenv("REDIS_PASSWORD_FILE", "/dev/urandom")
     assert "longer than" in refusal()
 

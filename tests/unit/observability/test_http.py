@@ -102,7 +102,7 @@ def test_used_default_ports_are_skipped_and_reported(monkeypatch, caplog):
 
 
 def test_port_0_serves_nothing(caplog):
-    """And this is no reason for a warning."""
+    """It is what the operator asked for: no warning."""
     with serving(CollectorRegistry(), "127.0.0.1", 0, HEALTHY) as port:
         assert (port, caplog.records) == (None, [])
 
