@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, TypeGuard
 
+from aragora_q.answer_form import AnswerForm
 from aragora_q.base import (
     JOB_ID_PATTERN,
     JOB_ID_PUNCTUATION,
@@ -20,13 +21,18 @@ from aragora_q.base import (
 )
 from aragora_q.errors import InvalidPayload, did_you_mean
 
-CONSENSUS_MODES = ("majority", "supermajority", "unanimous", "weighted", "judge", "any", "none")
+CONSENSUS_MODES = (
+    "majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none",
+)  # fmt: skip
+DEBATE_MODES = ("auto", "always", "never")
+RESUME_MODES = ("continue", "strict")
 MAX_QUESTION_CHARS = 20_000
 AGENTS_RANGE = (2, 16)
 ROUNDS_RANGE = (0, 20)
 MAX_AGENT_CHARS = 200
 MAX_TIMEOUT_SECONDS = 30 * 86_400
 MAX_TOKENS_RANGE = (1, 1_000_000_000)
+MAX_ANSWER_WORDS_RANGE = (20, 5_000)
 
 
 @dataclass(frozen=True)
@@ -46,19 +52,34 @@ class DebateJobPayload:
     agents: list[str]
     """2 to 16 names of the configuration's `[agents]` table, or model strings. An agent may occur twice."""
     rounds: int = 3
-    """0 to 20 rounds of criticism and revision; 0: the agents vote on independent answers."""
+    """At most this many rounds of criticism and revision, 0 to 20; 0: independent answers are voted on."""
     consensus: str = "majority"
-    """`majority`, `supermajority`, `unanimous`, `weighted`, `judge`, `any` or `none`."""
+    """`majority`, `supermajority`, `unanimous`, `weighted`, `judge`, `synthesis`, `any` or `none`."""
+    answer_form: str | dict[str, Any] = "text"
+    """`text`, `choice` (of `options`), `number`, `boolean`, or a JSON schema."""
+    options: list[str] = field(default_factory=list)
+    """The options of answer form `choice`: 2 to 50 different texts."""
+    debate: str = "auto"
+    """`auto`: rounds end when answers agree or a round changes none; `always`: all rounds; `never`: none."""
+    escalate: list[str] = field(default_factory=list)
+    """Agents that join only if the others disagree."""
     timeout_seconds: float | None = None
-    """Seconds for the debate, counted from the start of its first attempt. No round begins after 80 %."""
+    """Seconds of running time, over all attempts. No round begins after 80 %; at the end the votes that
+    are there decide."""
     max_tokens: int | None = None
     """Limit of input and output tokens. No round begins that would not fit with the vote after it."""
     max_cost_usd: float | None = None
     """As `max_tokens`, in US dollars; covers only models with a known price."""
     judge: str | None = None
-    """The agent that decides with consensus `judge`; None: the first one."""
+    """The agent that decides with consensus `judge`, or writes the answer with `synthesis`. Required
+    there; none of the agents."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weights of the agents with consensus `weighted`; 1 for an agent that is missing."""
+    max_answer_words: int = 200
+    """Length of an answer that agents are asked for, 20 to 5,000 words."""
+    resume: str = "continue"
+    """If an interrupted debate continues with other models or settings: `continue` keeps finished calls,
+    and the result says so; `strict` starts again."""
     transcript: bool = False
     """True: the result includes all answers."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -98,7 +119,40 @@ class DebateJobPayload:
             )
         if not isinstance(self.metadata, dict):
             raise InvalidPayload(f"metadata must be a JSON object, got {self.metadata!r:.100}")
+        self._validate_rounds()
         self._validate_vote()
+
+    def _validate_rounds(self) -> None:
+        form = AnswerForm.parse(self.answer_form, self.options)
+        if self.consensus == "synthesis" and form.is_closed:
+            raise InvalidPayload("consensus synthesis requires answer_form text")
+        for name, value, known in (
+            ("debate", self.debate, DEBATE_MODES),
+            ("resume", self.resume, RESUME_MODES),
+        ):
+            if value not in known:
+                raise InvalidPayload(
+                    f"{name} is {value!r:.100}, must be one of {', '.join(known)}",
+                    hint=did_you_mean(str(value), known),
+                )
+        _check_range("max_answer_words", self.max_answer_words, MAX_ANSWER_WORDS_RANGE)
+        if not isinstance(self.escalate, list) or not all(map(_is_agent, self.escalate)):
+            raise InvalidPayload(
+                f"escalate must be a list of names of agents, got {self.escalate!r:.200}"
+            )
+        if self.escalate:
+            _check_range(
+                "number of agents with escalate",
+                len(self.agents) + len(self.escalate),
+                AGENTS_RANGE,
+            )
+            if self.max_rounds == 0:
+                raise InvalidPayload("escalate requires at least one round")
+
+    @property
+    def max_rounds(self) -> int:
+        """The number of rounds at most: none if `debate` is `never`."""
+        return 0 if self.debate == "never" else self.rounds
 
     def _validate_vote(self) -> None:
         if self.max_tokens is not None:
@@ -107,14 +161,30 @@ class DebateJobPayload:
             raise InvalidPayload(
                 f"max_cost_usd must be a number above 0, got {self.max_cost_usd!r:.100}"
             )
-        if self.judge is not None and not _is_agent(self.judge):
-            raise InvalidPayload(f"judge must be the name of an agent, got {self.judge!r:.100}")
+        self._validate_judge()
         if not isinstance(self.transcript, bool):
             raise InvalidPayload(f"transcript must be true or false, got {self.transcript!r:.100}")
+        self._validate_weights()
+
+    def _validate_judge(self) -> None:
+        if self.judge is not None and not _is_agent(self.judge):
+            raise InvalidPayload(f"judge must be the name of an agent, got {self.judge!r:.100}")
+        if self.consensus in ("judge", "synthesis"):
+            if self.judge is None:
+                raise InvalidPayload(
+                    f"consensus {self.consensus} requires judge",
+                    hint="name an agent that is none of the agents",
+                )
+            if self.judge in (*self.agents, *self.escalate):
+                raise InvalidPayload(
+                    f"judge {self.judge!r:.100} is one of the agents, and must not judge its own answer"
+                )
+
+    def _validate_weights(self) -> None:
         if not isinstance(self.weights, dict):
             raise InvalidPayload(f"weights must be a JSON object, got {self.weights!r:.100}")
         for name, weight in self.weights.items():
-            if name not in self.agents:
+            if name not in (*self.agents, *self.escalate):
                 raise InvalidPayload(
                     f"weights: {name!r:.100} is not one of the agents",
                     hint=did_you_mean(str(name), self.agents),
@@ -146,17 +216,28 @@ class DebateJobPayload:
         return payload
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the payload as JSON data, without fields that are None, False or empty."""
+        """Return the payload as JSON data: the first four fields, and others that are not at their default."""
+        data = asdict(self)
         return {
-            name: value
-            for name, value in asdict(self).items()
-            if value is not None and value is not False and value != {}
+            each.name: data[each.name]
+            for each in fields(self)
+            if each.name in _ALWAYS_SENT or data[each.name] != _default(each)
         }
+
+
+_ALWAYS_SENT = ("question", "agents", "rounds", "consensus")
+
+
+def _default(each: Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 @dataclass(frozen=True)
 class DebateResult:
     """The result of a debate, as `Job.result` holds it. Read it with `from_dict`.
+
+    `consensus_reached`, `confidence` and `verdict` follow from `votes` and `groups` alone;
+    `docs/debates.md` says how to recount them.
 
     Example:
         >>> from aragora_q import DebateResult
@@ -168,21 +249,62 @@ class DebateResult:
     """The job's id."""
     consensus_reached: bool
     final_answer: str | None
-    """The winning answer; None if there is none."""
+    """The winning answer as text: the verdict, and in text form its reasons; None if there is none."""
     confidence: float
-    """Agreement: the share of seats that voted for the final answer, 0 to 1. Not the probability that it
-    is right."""
+    """Agreement: the share of all seats (in mode `weighted`: of their weight) that voted for the verdict, 0
+    to 1. Seats that dropped out or abstained count. Not the probability that the verdict is right."""
     rounds_used: int
     """Rounds begun."""
     participants: list[str]
     """The agents that were in the debate at its end."""
     duration_seconds: float
+    """Running time over all attempts, without waits between them."""
     token_usage: dict[str, int] = field(default_factory=dict)
     """Tokens and requests over all attempts, in total and by agent."""
     error: str | None = None
-    """The agents that dropped out, and why; None if none did."""
+    """What went wrong: seats that dropped out and why, abstentions, models that changed; None if nothing."""
+    verdict: Any = None
+    """The winning verdict: a text, option, number, boolean or JSON value; None if there is none."""
+    reasons: str | None = None
+    """The reasons of the best-liked answer with that verdict."""
+    decided_by: str | None = None
+    """`votes`, `judge`, or None if nothing was decided."""
+    written_by: str | None = None
+    """The agent that wrote `final_answer` from all answers, with consensus `synthesis`; else None."""
+    ended_by: str | None = None
+    """Why no further round began: `rounds`, `agreement`, `unchanged`, `max_tokens`, `max_cost`, `timeout`."""
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    """The different verdicts: `verdict`, `seats` that hold it at the end, and its `share` of the votes.
+    A tie goes to the verdict with the higher sum of its voters' confidence, then to the earlier one."""
+    votes: list[dict[str, Any]] = field(default_factory=list)
+    """One per seat of the job: `seat`, `agent`, `model`, `group` (an index of `groups`; None: abstained or
+    dropped out), `confidence` (0 to 100 or None), `weight`, `self` (for its own answer), `implied` (known
+    without asking), `reason`."""
+    by_model: dict[str, Any] = field(default_factory=dict)
+    """The vote with one voice per model: `models`, `consensus_reached`, `confidence`, `verdict`."""
+    abstentions: int = 0
+    """Seats in the debate at its end that backed no answer."""
+    first_votes: list[dict[str, Any]] = field(default_factory=list)
+    """The independent answers, before the debate: `seat` and `verdict`."""
+    changed: list[dict[str, Any]] = field(default_factory=list)
+    """Seats that changed their verdict: `seat`, `before` and `after`."""
+    dissent: list[dict[str, Any]] = field(default_factory=list)
+    """Other verdicts that seats hold or voted for: `verdict`, `seats`, `voters`, `reasons`."""
+    flags: list[dict[str, Any]] = field(default_factory=list)
+    """Answers that address the voters or imitate the debate's own marks: `seat`, `phase`, `round`, `why`."""
+    seats: list[dict[str, Any]] = field(default_factory=list)
+    """One per seat, judge included: `seat`, `agent`, `model`, `answered_by` (models that replied),
+    `dropped` (why, or None), `calls`, `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd`
+    (None: unknown), `cut` (replies cut at a limit)."""
+    cost_usd: float | None = None
+    """Price of all calls with a known price; None if no call has one."""
+    unpriced_calls: int = 0
+    """Calls whose price is not known."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """What was asked of whom: `version`, `prompt_version`, `settings`, `price_list`, `started_at` (Unix
+    seconds), `nonce`, `labels`."""
     transcript: list[dict[str, Any]] | None = None
-    """If the payload asked for it: `phase`, `round`, `seat`, `agent` and `said` of every answer."""
+    """If the payload asked for it: `phase`, `round`, `seat`, `agent` and `said` of every reply."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON data, without the transcript if there is none."""
@@ -193,8 +315,11 @@ class DebateResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateResult:
-        """Build a result from JSON data, such as `Job.result`."""
-        return cls(**data)
+        """Build a result from JSON data, such as `Job.result`. Fields that this version does not know are
+        ignored.
+        """
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
 
 
 def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
@@ -203,6 +328,10 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     rounds: int = 3,
     consensus: str = "majority",
     *,
+    answer_form: str | Mapping[str, Any] = "text",
+    options: Sequence[str] | None = None,
+    debate: str = "auto",
+    escalate: Sequence[str] | None = None,
     job_id: str | None = None,
     priority: int = 0,
     max_attempts: int | None = None,
@@ -212,6 +341,8 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     max_cost_usd: float | None = None,
     judge: str | None = None,
     weights: Mapping[str, float] | None = None,
+    max_answer_words: int = 200,
+    resume: str = "continue",
     transcript: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Job:
@@ -232,14 +363,20 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     """
     payload = DebateJobPayload(
         question=question,
-        agents=agents if isinstance(agents, str) else list(agents),  # type: ignore[arg-type] # validate refuses a str
+        agents=_as_list(agents),
         rounds=rounds,
         consensus=consensus,
+        answer_form=dict(answer_form) if isinstance(answer_form, Mapping) else answer_form,
+        options=_as_list(options),
+        debate=debate,
+        escalate=_as_list(escalate),
         timeout_seconds=timeout_seconds,
         max_tokens=max_tokens,
         max_cost_usd=max_cost_usd,
         judge=judge,
         weights=dict(weights or {}),
+        max_answer_words=max_answer_words,
+        resume=resume,
         transcript=transcript,
         metadata=dict(metadata or {}),
     )
@@ -251,6 +388,11 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         max_attempts=max_attempts,
         delay_seconds=delay_seconds,
     )
+
+
+def _as_list(names: Sequence[str] | None) -> list[str]:
+    """Return `names` as a list; a single text as it is, which `validate` refuses."""
+    return names if isinstance(names, str) else list(names or ())  # type: ignore[return-value]
 
 
 MAX_DELAY_SECONDS = 366 * 86_400

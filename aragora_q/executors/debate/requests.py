@@ -1,79 +1,166 @@
 """What a debate asks of an agent, and the agent's reply.
 
-The protocol creates requests. Agents answer them: a language model with the help of `prompts.py`, a
-demo agent by fixed rules. Other seats' answers appear under labels (A, B, C, …), so an agent does not
-learn who wrote which.
+The protocol creates requests. Agents answer them with text: a language model with the help of
+`prompts.py`, a demo agent by fixed rules. `replies.py` judges the text. Answers of the seats appear under
+labels, so an agent does not learn who wrote which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from aragora_q.answer_form import AnswerForm
+from aragora_q.errors import PermanentError
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What all requests of a debate share."""
+
+    question: str
+    form: AnswerForm = field(default_factory=AnswerForm)
+    """The form of the seats' verdicts."""
+    nonce: str = "0"
+    """Part of all tags in prompts; no text of the debate contains it."""
+    max_words: int = 200
+    """Length of an answer that agents are asked for."""
+    max_points_chars: int = 700
+    """Length of a review."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A seat's answer: a verdict in the form of the topic, and the reasons for it."""
+
+    verdict: Any
+    reasons: str = ""
 
 
 @dataclass(frozen=True)
 class Propose:
-    """Answer the question independently. Reply: `text`."""
+    """Answer the question independently. Reply: `answer`, `reasons`."""
 
-    question: str
+    topic: Topic
 
 
 @dataclass(frozen=True)
 class Review:
-    """Review the answers. Reply: `points`, `best` (a label or None), `stop` (no further round is useful)."""
+    """Review the answers, of text form. Reply: `points`, `best` (a label or None), `stop`, `same_as`.
 
-    question: str
-    answers: Mapping[str, str]
+    `stop`: no further round is useful. `same_as`: lists of labels whose answers come to the same.
+    """
+
+    topic: Topic
+    answers: Mapping[str, Answer]
 
 
 @dataclass(frozen=True)
 class Revise:
-    """Keep or change your own answer, labeled `own`, in view of `reviews`. Reply: `text`."""
+    """Keep or change your own answer, labeled `own`, in view of `reviews`.
 
-    question: str
-    answers: Mapping[str, str]
+    Reply: `answer`, `reasons`, `changed`. `changed` is False if the answer comes to the same as before.
+    """
+
+    topic: Topic
+    answers: Mapping[str, Answer]
+    own: str
+    reviews: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Discuss:
+    """Review the answers, of a closed form, and answer again: a round in one call.
+
+    `reviews` are those of the round before. Reply: `points`, `best` (a label or None), `stop`, `answer`,
+    `reasons`.
+    """
+
+    topic: Topic
+    answers: Mapping[str, Answer]
     own: str
     reviews: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Vote:
-    """Choose the best answer. Reply: `choice` (a label), `confidence` (0 to 100)."""
+    """Choose the best answer. Reply: `reason`, `choice` (a label), `confidence` (0 to 100), `same_as`."""
 
-    question: str
-    answers: Mapping[str, str]
+    topic: Topic
+    answers: Mapping[str, Answer]
     as_judge: bool = False
 
 
-AgentRequest = Propose | Review | Revise | Vote
+@dataclass(frozen=True)
+class Synthesize:
+    """Write one answer from all answers and the votes for them. Reply: `text`."""
+
+    topic: Topic
+    answers: Mapping[str, Answer]
+    votes: Mapping[str, int]
+    """Number of votes by label."""
+    winner: str
+    """The label of the answer that won the vote."""
+
+
+AgentRequest = Propose | Review | Revise | Discuss | Vote | Synthesize
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How to ask: what the debate has learned about an agent or from the reply before."""
+
+    prompted: bool = False
+    """Ask for JSON in words, because the provider ignores schemas."""
+    repair: str = ""
+    """Why the reply before was not usable; the request is repeated with this remark after it."""
+    larger: bool = False
+    """Allow a longer reply than usual, because the one before was cut."""
+
+
+PLAIN = Manner()
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An agent's reply as JSON data, and its cost.
+    """What an agent said, and what it cost. The text is not judged yet."""
 
-    `value` is None if the reply was not in the requested form. `cost_usd` follows the provider's
-    price list; it is 0 if the price is not known.
-    """
-
-    value: dict[str, Any] | None
+    text: str
+    """JSON of the form that the request describes, or whatever else was said."""
+    is_cut: bool = False
+    """True: the text ends where a token limit did."""
+    refused: PermanentError | None = None
+    """The model refused, or its provider filtered the reply: the seat drops out, even if there is text."""
+    model: str = ""
+    """The model that answered, as the provider names it."""
     input_tokens: int = 0
     output_tokens: int = 0
-    cost_usd: float = 0.0
+    cached_tokens: int = 0
+    """Those of the input that came from the provider's cache."""
+    cost_usd: float | None = None
+    """None: the price is not known."""
 
 
 class Agent(Protocol):
     """A participant that answers requests."""
 
     name: str
+    model: str
+    """The configured model, such as `anthropic:claude-sonnet-5-5` or `demo:bold`."""
+    settings: str
+    """A digest of everything else that is configured and may change replies, such as the server."""
 
-    async def reply(self, request: AgentRequest) -> Reply:
-        """Answer one request.
+    def digest(self, request: AgentRequest) -> str:
+        """Return a digest of the exact prompt and form that `request` becomes, at PLAIN manner."""
+
+    async def reply(self, request: AgentRequest, manner: Manner = PLAIN) -> Reply:
+        """Answer one request, with one call.
 
         Raises:
             PermanentError: asking again cannot help. The agent drops out of the debate.
-            RetryLater: the provider named a time to wait. The attempt is retried after it, uncharged.
+            RetryLater: the provider is overloaded, or named a time to wait. The attempt is retried after
+                it, uncharged; `delay_seconds` is 0 if the provider named no time.
             AgentUnavailable: a fault that may be temporary. The attempt is retried.
 
         """

@@ -1,0 +1,284 @@
+"""The form of a debate's answers, and when two answers are equal.
+
+An answer of a seat is a *verdict* with reasons. Its form is text, one of several options, a number, a
+boolean, or JSON of a schema; all but text are *closed*: two verdicts are equal exactly when their keys are.
+Two texts with different keys may still mean the same; voters decide that. Used by `job` to check a payload,
+and by the debate. Pure: no I/O, no models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from typing import Any
+
+from aragora_q.errors import InvalidPayload, did_you_mean
+
+KINDS = ("text", "choice", "number", "boolean")
+MAX_TEXT_CHARS = 300
+OPTIONS_RANGE = (2, 50)
+MAX_OPTION_CHARS = 300
+MAX_SCHEMA_CHARS = 10_000
+MAX_NUMBER_CHARS = 50
+UNSUPPORTED_KEYWORDS = frozenset(
+    {"pattern", "patternProperties", "$dynamicRef", "$recursiveRef", "$id", "$schema"}
+)
+"""Patterns may take unlimited time to match; the others may name other documents."""
+
+WORDS = {"true": True, "yes": True, "false": False, "no": False}
+"""What a model may write for a boolean."""
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """What a verdict may be. Build it with `parse`, which checks it."""
+
+    kind: str = "text"
+    """`text`, `choice`, `number`, `boolean` or `schema`."""
+    options: tuple[str, ...] = ()
+    """The options of `choice`."""
+    json_schema: Mapping[str, Any] | None = None
+    """The schema of `schema`."""
+
+    @classmethod
+    def parse(cls, answer_form: object, options: object = None) -> AnswerForm:
+        """Return the form that a payload's fields `answer_form` and `options` describe.
+
+        Raises:
+            InvalidPayload: names the field, its value and the rule.
+        """
+        if isinstance(answer_form, Mapping):
+            if options:
+                raise InvalidPayload("options require answer_form choice, not a JSON schema")
+            return cls("schema", json_schema=_checked_schema(dict(answer_form)))
+        if answer_form not in KINDS:
+            raise InvalidPayload(
+                f"answer_form is {answer_form!r:.100}, must be one of {', '.join(KINDS)} or a JSON schema",
+                hint=did_you_mean(str(answer_form), KINDS),
+            )
+        kind = str(answer_form)
+        if kind == "choice":
+            return cls(kind, _checked_options(options))
+        if options:
+            raise InvalidPayload(f"options require answer_form choice, not {kind}")
+        return cls(kind)
+
+    @property
+    def is_closed(self) -> bool:
+        """True if equal keys are the only way in which two verdicts can agree."""
+        return self.kind != "text"
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of a verdict."""
+        match self.kind:
+            case "choice":
+                return {"type": "string", "enum": list(self.options)}
+            case "number":
+                return {"type": "number"}
+            case "boolean":
+                return {"type": "boolean"}
+            case "schema":
+                return dict(self.json_schema or {})
+            case _:
+                return {"type": "string"}
+
+    def read(self, value: Any) -> Any:
+        """Return the verdict in a model's answer `value`, in the form in which it is stored.
+
+        Numbers as text, booleans as words, and options in another case are accepted.
+
+        Raises:
+            ValueError: `value` has not this form; the message says what it must be.
+        """
+        match self.kind:
+            case "choice":
+                return self._read_choice(value)
+            case "number":
+                return _read_number(value)
+            case "boolean":
+                word = value.strip().casefold() if isinstance(value, str) else value
+                verdict = WORDS.get(word, value) if isinstance(word, str) else word
+                if not isinstance(verdict, bool):
+                    raise ValueError("answer must be true or false")  # noqa: TRY004 - of a model, not a caller
+                return verdict
+            case "schema":
+                return self._read_json(value)
+            case _:
+                if not isinstance(value, str) or not value.strip():
+                    raise ValueError("answer is blank")
+                return value.strip()
+
+    def _read_choice(self, value: Any) -> str:
+        if isinstance(value, str):
+            wanted = value.strip()
+            if wanted in self.options:
+                return wanted
+            near = [each for each in self.options if _fold(each) == _fold(wanted)]
+            if len(near) == 1:
+                return near[0]
+        raise ValueError("answer must be one of the options, word for word")
+
+    def _read_json(self, value: Any) -> Any:
+        error = next(iter(_validator(self.schema).iter_errors(value)), None)
+        if error is not None:
+            raise ValueError(f"answer does not fit its schema: {error.message:.200}")
+        return value
+
+    def key(self, verdict: Any) -> str:
+        """Return a text that is equal for equal verdicts, and only for them.
+
+        Numbers compare by value (1.0 and 1e0 are 1), JSON without regard to the order of keys. Plain prose
+        compares without regard to case, spaces, emphasis and the final period; any other text, such as
+        code, character by character.
+        """
+        if self.kind == "number":
+            return _number_key(verdict)
+        if self.kind in ("schema", "boolean"):
+            return json.dumps(_canonical(verdict), ensure_ascii=False, sort_keys=True)
+        return str(verdict) if self.kind == "choice" else text_key(str(verdict))
+
+    def text(self, verdict: Any) -> str:
+        """Return the verdict as text for people and prompts."""
+        return verdict if isinstance(verdict, str) else json.dumps(verdict, ensure_ascii=False)
+
+
+def text_key(text: str) -> str:
+    """Return the key of a verdict in text form."""
+    exact = unicodedata.normalize("NFC", text.strip())
+    plain = exact.replace("\u2019", "'").replace("\u2018", "'")
+    plain = re.sub(
+        r"^(\*\*|__|\*|_|`|\"|\u201c)(.*?)(\*\*|__|\*|_|`|\"|\u201d)([.]?)$", r"\2\4", plain
+    )
+    # Words and numbers: anything else may be code or a formula, where each character counts.
+    if re.fullmatch(r"[^\W_]+(?:[ ,;'\u2010-\u2014.-]{1,3}[^\W_]+)*[.]?", plain):
+        return " ".join(plain.casefold().split()).removesuffix(".")
+    return exact
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".")
+
+
+def _read_number(value: Any) -> int | float:
+    if isinstance(value, bool):
+        raise ValueError("answer must be a number")  # noqa: TRY004 - of a model, not a caller
+    text = str(value).strip().replace("\u2212", "-") if isinstance(value, str) else repr(value)
+    if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text):
+        text = text.replace(",", "")
+    try:
+        number = Decimal(text) if len(text) <= MAX_NUMBER_CHARS else None
+    except InvalidOperation:
+        number = None
+    if number is None or not number.is_finite() or number.adjusted() > 300:
+        raise ValueError("answer must be a number") from None
+    return (
+        int(number)
+        if number == number.to_integral_value() and number.adjusted() < 15
+        else float(text)
+    )
+
+
+def _number_key(number: Any) -> str:
+    value = Decimal(repr(number))
+    return "0" if value == 0 else format(value.normalize(), "E")
+
+
+def _canonical(value: Any) -> Any:
+    """Return JSON data in which equal numbers are written alike."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _canonical(each) for name, each in value.items()}
+    if isinstance(value, Sequence):
+        return [_canonical(each) for each in value]
+    return {"number": _number_key(value)}
+
+
+def _checked_options(options: object) -> tuple[str, ...]:
+    low, high = OPTIONS_RANGE
+    if not isinstance(options, list | tuple) or not low <= len(options) <= high:
+        raise InvalidPayload(
+            f"options must be a list of {low} to {high} texts, got {options!r:.100}"
+        )
+    for option in options:
+        if not isinstance(option, str) or not 0 < len(option.strip()) <= MAX_OPTION_CHARS:
+            raise InvalidPayload(
+                f"options must be texts of 1 to {MAX_OPTION_CHARS} characters, got {option!r:.100}"
+            )
+    stripped = tuple(option.strip() for option in options)
+    seen: set[str] = set()
+    for option in stripped:
+        if _fold(option) in seen:
+            raise InvalidPayload(f"options: {option!r:.100} occurs twice")
+        seen.add(_fold(option))
+    return stripped
+
+
+def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - needed for schemas only
+    from jsonschema.exceptions import SchemaError  # noqa: PLC0415
+
+    length = len(json.dumps(schema))
+    if length > MAX_SCHEMA_CHARS:
+        raise InvalidPayload(
+            f"answer_form has {length} characters, at most {MAX_SCHEMA_CHARS} are allowed"
+        )
+    if schema.get("type") is None and not {"enum", "const", "anyOf", "oneOf", "allOf"} & set(
+        schema
+    ):
+        raise InvalidPayload(
+            "answer_form: a JSON schema needs a type",
+            hint='for example {"type": "object", "properties": {"city": {"type": "string"}}}',
+        )
+    if found := sorted(_keywords(schema) & UNSUPPORTED_KEYWORDS):
+        raise InvalidPayload(f"answer_form: the keyword {found[0]} is not supported")
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise InvalidPayload(f"answer_form: $ref {reference!r:.100} must begin with #")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise InvalidPayload(f"answer_form is not a JSON schema: {error.message:.200}") from None
+    return schema
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - needed for schemas only
+    from referencing import Registry  # noqa: PLC0415
+
+    return Draft202012Validator(schema, registry=Registry())  # an empty one: nothing is downloaded
+
+
+def _keywords(value: Any) -> set[str]:
+    """Return every name in a schema that may be a keyword: not those of properties."""
+    names: set[str] = set()
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            names.add(name)
+            if name in ("properties", "$defs", "definitions") and isinstance(part, Mapping):
+                parts = list(part.values())
+            elif name in ("enum", "const", "default", "examples"):
+                parts = []
+            else:
+                parts = [part]
+            for each in parts:
+                names |= _keywords(each)
+    elif isinstance(value, list):
+        for each in value:
+            names |= _keywords(each)
+    return names
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [ref for part in value.values() for ref in _references(part)]
+    if isinstance(value, list):
+        return [ref for part in value for ref in _references(part)]
+    return []
