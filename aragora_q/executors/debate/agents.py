@@ -145,6 +145,10 @@ class AgentRegistry:
             with suppress(PermanentError, WorkerUnable):  # its library is not installed
                 self._agents[name] = _build_agent(name, config)
 
+    def resolve(self, names: Iterable[str]) -> None:
+        """Check that every name is one of an agent. Raises InvalidPayload for the first that is not."""
+        check_agents(names, self._config)
+
     async def agent(self, name: str, seat: int) -> Agent:
         """Return the agent called `name`. `seat` chooses the persona of agents named just `demo`.
 

@@ -1,58 +1,81 @@
-"""Turn ballots into a decision: the rules of every consensus mode. Pure functions.
+"""Group answers and turn votes into a decision: the rules of every consensus mode. Pure functions.
 
-Called by the protocol. Answers are identified by numbers. Confidence is agreement: the share of the
-seats (or of their weight) that back an answer, not the probability that it is right.
+Called by the protocol. Answers that mean the same form a group; groups are numbered in the order that
+breaks ties. Confidence is agreement: the share of the seats (or of their weight) that back a group, not
+the probability that it is right.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+
+Claim = Iterable[Iterable[int]]
+"""What one voter says of all answers: lists of answers that mean the same."""
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """One seat's vote. `choice` None is an abstention: it backs no answer but counts as a seat."""
+    """One seat's vote. `group` None backs no answer, but counts as a seat: abstained or dropped out."""
 
-    choice: int | None
+    group: int | None
     confidence: float = 0.0
     weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome of a vote. `winner` is None if no answer got a vote or the mode names no winner."""
+    """The outcome of a vote. `winner` is None if no group got a vote or the mode names no winner."""
 
     consensus_reached: bool = False
     winner: int | None = None
     confidence: float = 0.0
 
 
-def decide(
-    mode: str, ballots: Sequence[Ballot], *, salt: str, judged: Sequence[int | None] = ()
-) -> Decision:
-    """Return the decision of all seats still in the debate.
+def group(answers: Sequence[int], claims: Sequence[Claim], salt: str) -> list[list[int]]:
+    """Return the answers in groups of the same meaning, in the order that breaks ties.
 
-    `judged` holds a judge's choices with the answers in two different orders. If they differ, the
-    judge is ignored and the seats' majority decides. Weights count in mode `weighted` only. Ties are
-    broken by the voters' confidence, then by `salt`; a tie is never a consensus.
+    Two answers may share a group if more than half of `claims` say so. Pairs merge in the order of falling
+    support, two groups only if each answer of one may share a group with each of the other. `salt` orders
+    equal pairs, and the groups.
     """
-    weights = [ballot.weight if mode == "weighted" else 1.0 for ballot in ballots]
-    shares = _shares(ballots, weights)
-    if mode == "judge" and len(judged) == 2 and judged[0] is not None and judged[0] == judged[1]:
-        return Decision(
-            consensus_reached=True, winner=judged[0], confidence=shares.get(judged[0], 0.0)
-        )
-    if mode == "none" or not shares:
+    support: Counter[tuple[int, int]] = Counter()
+    for claim in claims:
+        support.update({pair for each in claim for pair in combinations(sorted(set(each)), 2)})
+    held = {pair: count for pair, count in support.items() if count * 2 > len(claims)}
+    groups = {answer: [answer] for answer in answers}
+    for pair in sorted(held, key=lambda pair: (-held[pair], stable_hash(salt, *pair))):
+        first, second = (groups.get(answer, []) for answer in pair)
+        if first is second or not first or not second:
+            continue
+        if all(tuple(sorted((a, b))) in held for a in first for b in second):
+            first.extend(second)
+            groups.update(dict.fromkeys(second, first))
+    unique = {id(members): sorted(members) for members in groups.values()}
+    return sorted(unique.values(), key=lambda members: stable_hash(salt, "tie", members[0]))
+
+
+def decide(mode: str, ballots: Sequence[Ballot], *, judged: int | None = None) -> Decision:
+    """Return the decision of all seats of a job, those that dropped out included.
+
+    `judged` is the group that a judge chose with the answers in two different orders; None if there is
+    none: then the majority decides. A judge's choice is a consensus only if the majority voted for it.
+    A tie goes to the group with the higher sum of its voters' confidence, then to the one with the lower
+    number, and is not a consensus except in mode `any`.
+    """
+    found = shares(ballots)
+    if mode == "judge" and judged is not None:
+        share = found.get(judged, 0.0)
+        return Decision(_suffices(mode, share), judged, share)
+    if mode == "none" or not found:
         return Decision()
-    first, *others = _ranked(ballots, shares, salt)
-    share = shares[first]
-    is_tied = any(shares[other] == share for other in others)
-    return Decision(
-        consensus_reached=not is_tied and _suffices(mode, share), winner=first, confidence=share
-    )
+    first, *others = _ranked(ballots, found)
+    share = found[first]
+    is_tied = mode != "any" and any(found[other] == share for other in others)
+    return Decision(not is_tied and _suffices(mode, share), first, share)
 
 
 def _suffices(mode: str, share: float) -> bool:
@@ -67,22 +90,22 @@ def _suffices(mode: str, share: float) -> bool:
             return share > 1 / 2 + 1e-9
 
 
-def _shares(ballots: Sequence[Ballot], weights: Sequence[float]) -> dict[int, float]:
-    """Return each answer's share of the total weight, abstentions included in the total."""
-    total = sum(weights)
-    shares: dict[int, float] = defaultdict(float)
-    for ballot, weight in zip(ballots, weights, strict=True):
-        if ballot.choice is not None and total > 0:
-            shares[ballot.choice] += weight / total
-    return {choice: round(share, 9) for choice, share in shares.items()}
+def shares(ballots: Sequence[Ballot]) -> dict[int, float]:
+    """Return each group's share of the total weight, seats that back none included in the total."""
+    total = sum(ballot.weight for ballot in ballots)
+    found: dict[int, float] = defaultdict(float)
+    for ballot in ballots:
+        if ballot.group is not None:
+            found[ballot.group] += ballot.weight / total
+    return {number: round(share, 9) for number, share in found.items()}
 
 
-def _ranked(ballots: Sequence[Ballot], shares: Mapping[int, float], salt: str) -> list[int]:
-    def rank(choice: int) -> tuple[float, float, str]:
-        confidence = sum(ballot.confidence for ballot in ballots if ballot.choice == choice)
-        return -shares[choice], -confidence, stable_hash(salt, choice)
+def _ranked(ballots: Sequence[Ballot], found: Mapping[int, float]) -> list[int]:
+    def rank(number: int) -> tuple[float, float, int]:
+        confidence = sum(ballot.confidence for ballot in ballots if ballot.group == number)
+        return -found[number], -confidence, number
 
-    return sorted(shares, key=rank)
+    return sorted(found, key=rank)
 
 
 def stable_hash(*parts: object) -> str:

@@ -1,13 +1,17 @@
-"""The journal of a debate: every finished call, stored with the job, so that no call is paid twice.
+"""The journal of a debate: every finished call and every decision, stored with the job.
 
-Stored as checkpoints of the attempt: fenced, limited in size, deleted with the job's data. Keys contain a
-digest of the payload and the prompts (`version`), so that calls made with other prompts are ignored.
-Used by the protocol and the participants.
+So no call is paid for twice, and a resumed debate is the same debate. Stored as checkpoints of the
+attempt: fenced, limited in size, deleted with the job's data. An entry counts where the digest of its
+exact prompt matches, so calls made with other prompts are never mixed in. Used by the protocol and the
+participants.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aragora_q.context import AttemptContext
@@ -15,89 +19,155 @@ from aragora_q.context import AttemptContext
 MAX_BYTES = 3_000_000
 """Maximum size of all texts of a debate; well below the limit of a job's checkpoints."""
 
-STARTED = "life/started"
-"""When the debate began. A requeue deletes `life/…`: the clock restarts and dropped seats return."""
+RETURNED = -1
+"""Instead of a step, in the note of a seat that dropped out and came back."""
 
 Entry = dict[str, Any]
-"""A finished call: `agent`; `in` and `out`, tokens; `usd`, its price; `value`, its reply (None: unusable)."""
+"""A call: `agent`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `phase`, `round`,
+`seat`, `step` (ordinal of the phase), `in`, `out` and `cached` (tokens), `usd` (None: unknown), `seconds`,
+`running` (running seconds of the debate at its end), `life`; `value`, the reply with seats instead of
+labels (None: `unusable` or `refused` says why); `limited` (cut by the agent's token limit), `prose` (no JSON).
+"""
 
 
 class Journal:
-    """The finished calls of this and earlier attempts. Its length is their number."""
+    """The calls and decisions of this and earlier attempts. Its length is the number of calls.
 
-    def __init__(
-        self, attempt: AttemptContext, version: str, attempt_started_at: float | None
-    ) -> None:
+    A *life* is the time between enqueue, or requeue, and the end of a job. A requeue deletes checkpoints
+    named `life/…`: the clock restarts, and unusable replies are asked for again.
+    """
+
+    def __init__(self, attempt: AttemptContext, attempt_started_at: float | None) -> None:
         self._attempt = attempt
-        self._version = version
         now = time.time() if attempt_started_at is None else attempt_started_at
         self._clock_offset = now - time.monotonic()
-        self._calls: dict[str, Entry] = {}
-        self._dropped: dict[int, Entry] = {}
-        self._started_at = 0.0
+        self._began = time.monotonic()
+        self._earlier_seconds: float | None = None
+        self._entries: dict[str, list[Entry]] = defaultdict(list)
+        self._notes: dict[str, Entry] = {}
 
-    async def open(self) -> None:
-        """Read what earlier attempts stored; the first attempt stores when the debate began."""
-        checkpoints = await self._attempt.checkpoints()
-        if STARTED not in checkpoints:
-            checkpoints[STARTED] = {"at": self._now()}
-            await self._attempt.checkpoint(STARTED, checkpoints[STARTED])
-        self._started_at = checkpoints[STARTED]["at"]
-        for name, entry in checkpoints.items():
-            match name.split("/"):
-                case [self._version, "call", call]:
-                    self._calls[call] = entry
-                case ["life", self._version, "dropped", seat]:
-                    self._dropped[int(seat)] = entry
+    async def open(self, begin: Callable[[], Mapping[str, Any]]) -> None:
+        """Read what earlier attempts stored. If it is the first one, store what `begin` returns."""
+        found = await self._attempt.checkpoints()
+        self._entries.clear()
+        for name in sorted(found, key=_number_of_try):
+            kind, _, rest = name.partition("/")
+            if kind == "call":
+                self._entries[rest.rpartition(".")[0]].append(found[name])
+        self._notes = {name: note for name, note in found.items() if not name.startswith("call/")}
+        if "begun" not in self._notes:
+            await self.note("begun", {"at": self.now(), **begin()})
+        if "life/begun" not in self._notes:
+            await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})
+        if self._earlier_seconds is None:
+            running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
+            self._earlier_seconds = max(running, default=0.0)
 
-    def elapsed_seconds(self) -> float:
-        """Return the seconds since the first attempt since enqueue or requeue began the debate."""
-        return self._now() - self._started_at
+    @property
+    def begun(self) -> Entry:
+        """What was stored when the debate began: `at`, `nonce`, `version`, `prompt_version`."""
+        return self._notes["begun"]
 
-    def _now(self) -> float:
-        """Return the time of the server's clock, which all attempts share, whatever this machine's says."""
+    @property
+    def life(self) -> str:
+        """The id of this life."""
+        return str(self._notes["life/begun"]["id"])
+
+    def running_seconds(self) -> float:
+        """Return the running time of the debate in this life: of all attempts, without waits between them.
+
+        What an attempt did after its last finished call is not known, and not counted, if it crashed.
+        """
+        return (self._earlier_seconds or 0.0) + time.monotonic() - self._began
+
+    def now(self) -> float:
+        """Return the time of the server's clock, which all attempts share, in Unix seconds."""
         return time.monotonic() + self._clock_offset
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return sum(map(len, self._entries.values()))
 
-    def get(self, call: str) -> Entry | None:
-        """Return the finished call of that name, or None."""
-        return self._calls.get(call)
+    def entries(self) -> Iterator[Entry]:
+        """Yield every call, also those whose replies are not used."""
+        for entries in self._entries.values():
+            yield from entries
+
+    def tries(self, call: str, prompt: str) -> list[Entry]:
+        """Return the replies to that exact prompt, oldest first; unusable ones of this life only."""
+        return [
+            entry
+            for entry in self._entries[call]
+            if entry["prompt"] == prompt
+            and (entry["value"] is not None or entry["life"] == self.life)
+        ]
 
     def has_begun(self, phase_prefix: str) -> bool:
         """Return True if a call is finished whose phase begins with `phase_prefix`."""
-        return any(call.startswith(phase_prefix) for call in self._calls)
+        return any(
+            entries and call.startswith(phase_prefix) for call, entries in self._entries.items()
+        )
+
+    def has_passed(self, step: int) -> bool:
+        """Return True if a call of a later phase is finished."""
+        return any(entry["step"] > step for entry in self.entries())
 
     async def put(self, call: str, entry: Entry) -> None:
         """Store a finished call."""
-        self._calls[call] = entry
-        await self._attempt.checkpoint(f"{self._version}/call/{call}", entry)
+        entry = {**entry, "running": round(self.running_seconds(), 3), "life": self.life}
+        number = len(self._entries[call])
+        self._entries[call].append(entry)
+        await self._attempt.checkpoint(f"call/{call}.{number}", entry)
 
-    async def drop(self, seat: int, phase: str, reason: str) -> None:
+    def find_note(self, name: str) -> Entry | None:
+        """Return what was stored under that name, or None."""
+        return self._notes.get(name)
+
+    async def note(self, name: str, value: Entry) -> None:
+        """Store a decision before it takes effect. One named `life/…` ends with this life."""
+        self._notes[name] = value
+        await self._attempt.checkpoint(name, value)
+
+    async def drop(self, seat: int, phase: str, step: int, reason: str) -> None:
         """Store that a seat dropped out of the debate."""
-        self._dropped[seat] = {"phase": phase, "why": reason}
-        await self._attempt.checkpoint(f"life/{self._version}/dropped/{seat}", self._dropped[seat])
+        note = {"phase": phase, "step": step, "why": reason, "life": self.life}
+        await self.note(f"dropped/{seat}", note)
 
-    def dropped_in(self, phase: str) -> dict[int, str]:
-        """Return the seats that dropped out in that phase of an earlier attempt, and the reasons."""
-        return {n: entry["why"] for n, entry in self._dropped.items() if entry["phase"] == phase}
+    async def dropped_in(self, step: int) -> dict[int, str]:
+        """Return the seats that dropped out in that phase earlier and stay out, and the reasons.
+
+        After a requeue, those return that dropped out in the phase where the debate ended. The others
+        missed phases, and must not judge what they did not see.
+        """
+        dropped = {}
+        for name, note in list(self._notes.items()):
+            if not name.startswith("dropped/") or note["step"] != step:
+                continue
+            if note["life"] == self.life or self.has_passed(step):
+                dropped[int(name.removeprefix("dropped/"))] = str(note["why"])
+            else:
+                await self.note(name, {**note, "step": RETURNED})
+        return dropped
 
     def tokens(self) -> int:
-        """Return the tokens of all finished calls, input and output."""
-        return sum(entry["in"] + entry["out"] for entry in self._calls.values())
+        """Return the tokens of all calls, input and output."""
+        return sum(entry["in"] + entry["out"] for entry in self.entries())
 
     def cost_usd(self) -> float:
-        """Return the price of all finished calls; those without a known price count as 0."""
-        return float(sum(entry["usd"] for entry in self._calls.values()))
+        """Return the price of all calls with a known price."""
+        return float(sum(entry["usd"] or 0.0 for entry in self.entries()))
 
     def usage(self) -> dict[str, int]:
         """Return `input_tokens`, `output_tokens`, `requests`, and the same per agent as `<agent>.<name>`."""
         usage = {"input_tokens": 0, "output_tokens": 0, "requests": 0}
-        for entry in self._calls.values():
+        for entry in self.entries():
             counts = {"input_tokens": entry["in"], "output_tokens": entry["out"], "requests": 1}
             for name, count in counts.items():
                 agent_name = f"{entry['agent']}.{name}"
                 usage[name] += count
                 usage[agent_name] = usage.get(agent_name, 0) + count
         return usage
+
+
+def _number_of_try(name: str) -> tuple[str, int]:
+    call, _, number = name.rpartition(".")
+    return call, int(number) if number.isdigit() else 0

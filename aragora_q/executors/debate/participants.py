@@ -1,4 +1,4 @@
-"""The participants of one debate: ask all seats, store their replies, drop seats that fail.
+"""The participants of one debate: ask seats, judge and store their replies, drop seats that fail.
 
 Used by the protocol, which decides what to ask. Every call goes through `ask`: a call that an earlier
 attempt finished is read from the journal and costs nothing. Knows agents and the journal; must not
@@ -16,28 +16,32 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
 from aragora_q.errors import AgentUnavailable, AragoraQError, LeaseLost, PermanentError, RetryLater
+from aragora_q.executors.debate import replies
 from aragora_q.executors.debate.agents import AgentRegistry
-from aragora_q.executors.debate.journal import Journal
-from aragora_q.executors.debate.prompts import MAX_POINTS_CHARS
-from aragora_q.executors.debate.requests import Agent, AgentRequest
-from aragora_q.job import DebateJobPayload
+from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.replies import Unusable, Value
+from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import describe
 
 logger = get_logger(__name__)
 
-MAX_SUMMARY_BYTES = 280
-"""Maximum size of a reply in a progress report."""
+MAX_SUMMARY_CHARS = 280
+"""Maximum length of a reply in a progress report."""
 
-StoredReply = dict[str, Any]
-"""A reply as the journal stores it: seats instead of labels, texts cut to their maximum size."""
+FIRST_OVERLOAD_DELAY_SECONDS = 5.0
+MAX_OVERLOAD_DELAY_SECONDS = 60.0
+"""Delays after an overload for which the provider names none; they double."""
+
+MAX_OVERLOAD_SECONDS = 1_800.0
+"""How long one call waits for an overloaded provider before its seat drops out."""
 
 AgentFault = PermanentError | RetryLater | AgentUnavailable
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A step of the debate in which every seat is asked once. `round` is 0 outside the rounds."""
+    """A step of the debate in which seats are asked once. `round` is 0 outside the rounds."""
 
     name: str
     round: int = 0
@@ -45,179 +49,314 @@ class Phase:
     def __str__(self) -> str:
         return f"r{self.round}.{self.name}" if self.round else self.name
 
+    @property
+    def title(self) -> str:
+        """The phase for people."""
+        return f"round {self.round}, {self.name}" if self.round else self.name
+
 
 class Participants:
-    """The seats of a debate. `active` holds the numbers of those that have not dropped out."""
+    """The seats of a debate. `active` holds the numbers of those that have joined and not dropped out."""
 
     def __init__(
         self,
         job: Job,
-        payload: DebateJobPayload,
+        names: Sequence[str],
         registry: AgentRegistry,
         attempt: AttemptContext,
         journal: Journal,
-        max_answer_bytes: int,
+        *,
+        rounds: int,
+        is_strict: bool,
+        is_closing: bool,
     ) -> None:
-        self.names = payload.agents
-        self.active = list(range(len(self.names)))
-        self.dropouts: list[str] = []
-        """Which seats dropped out and why, for the result's `error`."""
+        self.names = names
+        """The agents by seat; the last one may be a judge's, which is not a seat."""
+        self.active: list[int] = []
+        self.dropped: dict[int, str] = {}
+        """Which seats dropped out, and why."""
+        self.abstained: dict[int, str] = {}
+        """Why the last reply of a seat was unusable."""
         self.transcript: list[dict[str, Any]] = []
-        self._quorum = max(2, (len(self.names) + 1) // 2)
+        self.models: dict[int, list[str]] = {}
+        """The configured models whose replies are used, by seat."""
+        self.is_incomplete = False
+        """True: a reply is missing, and there is no time to ask for it."""
         self._job = job
-        self._rounds = payload.rounds
+        self._rounds = rounds
         self._registry = registry
         self._attempt = attempt
         self._journal = journal
-        self._max_answer_bytes = max_answer_bytes
+        self._is_strict = is_strict
+        self._is_closing = is_closing
+        self._step = 0
+
+    def join(self, seats: Sequence[int]) -> None:
+        """Add seats to the debate."""
+        self.active = sorted({*self.active, *seats})
+        self._quorum = max(2, (len(self.active) + 1) // 2)
 
     async def ask_all(
-        self, phase: Phase, requests: Mapping[int, AgentRequest], labels: Mapping[str, int]
-    ) -> dict[int, StoredReply | None]:
-        """Ask all active seats and return the replies of those that did not drop out, by seat.
+        self,
+        phase: Phase,
+        requests: Mapping[int, AgentRequest],
+        labels: Mapping[int, Mapping[str, int]],
+    ) -> dict[int, Value | None]:
+        """Ask the seats in `requests` and return the replies of those that did not drop out, by seat.
 
-        `labels` maps the labels in `requests` to seats. All seats finish before faults are handled,
-        so that no paid reply is lost because another seat failed.
+        None means that a reply was unusable, also after one repair; `abstained` says why. `labels` maps the
+        labels in each seat's request to seats. All seats finish before faults are handled, so that no paid
+        reply is lost because another seat failed.
 
         Raises:
             PermanentError: too few seats are left.
-            RetryLater, AgentUnavailable: a fault that may be temporary. On the last attempt, only if
-                too few seats are left.
+            RetryLater, AgentUnavailable: a fault that may be temporary; of the latter, on the last attempt,
+                only if too few seats are left.
 
         """
+        self._step += 1
         started_at, calls_before = time.monotonic(), len(self._journal)
-        dropped = self._journal.dropped_in(str(phase))
-        seats = [seat for seat in self.active if seat not in dropped]
-        replies, faults = await self._gather(phase, seats, requests, labels)
+        dropped = await self._journal.dropped_in(self._step)
+        seats = [seat for seat in requests if seat in self.active and seat not in dropped]
+        found, faults = await self._gather(phase, seats, requests, labels)
         for seat, reason in dropped.items():
             self._drop(seat, phase, reason)
         await self._handle_faults(phase, faults)
-        self._record(phase, replies)
+        self._record(phase, found)
         if len(self._journal) > calls_before:
             self._log_phase(phase, time.monotonic() - started_at)
-        return replies
+        return found
+
+    async def require(self, phase: Phase, found: Mapping[int, object]) -> None:
+        """Drop the active seats that are missing in `found`. Raises PermanentError if too few are left."""
+        missing = {
+            seat: PermanentError(f"no usable answer: {self.abstained.get(seat, 'no reply')}")
+            for seat in self.active
+            if seat not in found
+        }
+        await self._handle_faults(phase, missing)
+
+    async def ask_one(
+        self,
+        phase: Phase,
+        seat: int,
+        request: AgentRequest,
+        labels: Mapping[str, int],
+        part: str = "",
+    ) -> Value | None:
+        """Ask one agent that is not a seat, in a separate phase. Raises as `ask_all`."""
+        try:
+            value = await self.ask(phase, seat, request, labels, part)
+        except RetryLater as error:
+            delay = await self._overload_delay(f"{phase}{part}.{seat}", error)
+            if delay is None:
+                raise PermanentError(str(error)) from error
+            raise RetryLater(f"{self.names[seat]}: {error}", delay_seconds=delay) from error
+        self._record(phase, {seat: value})
+        return value
+
+    def next_step(self) -> None:
+        """Begin a phase that asks with `ask_one`."""
+        self._step += 1
 
     async def _gather(
         self,
         phase: Phase,
         seats: Sequence[int],
         requests: Mapping[int, AgentRequest],
-        labels: Mapping[str, int],
-    ) -> tuple[dict[int, StoredReply | None], dict[int, BaseException]]:
+        labels: Mapping[int, Mapping[str, int]],
+    ) -> tuple[dict[int, Value | None], dict[int, BaseException]]:
         """Ask `seats` at the same time; return replies and faults by seat."""
         finished: list[int] = []
 
-        async def ask(seat: int) -> StoredReply | None:
+        async def ask(seat: int) -> Value | None:
             calls_before = len(self._journal)
-            agent = await self._registry.agent(self.names[seat], seat)
-            reply = await self.ask(f"{phase}.{seat}", agent, requests[seat], labels)
+            value = await self.ask(phase, seat, requests[seat], labels.get(seat, {}))
             finished.append(seat)
             if len(self._journal) > calls_before:
-                await self._report_progress(phase, len(finished), seat, reply)
-            return reply
+                await self._report_progress(phase, len(finished), seat, value)
+            return value
 
-        replies: dict[int, StoredReply | None] = {}
+        found: dict[int, Value | None] = {}
         faults: dict[int, BaseException] = {}
         outcomes = await asyncio.gather(*map(ask, seats), return_exceptions=True)
         for seat, outcome in zip(seats, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 faults[seat] = outcome
             else:
-                replies[seat] = outcome
-        return replies, faults
+                found[seat] = outcome
+        return found, faults
 
     async def ask(
-        self, call: str, agent: Agent, request: AgentRequest, labels: Mapping[str, int]
-    ) -> StoredReply | None:
-        """Return an agent's reply to one request, from the journal if it is there.
+        self,
+        phase: Phase,
+        seat: int,
+        request: AgentRequest,
+        labels: Mapping[str, int],
+        part: str = "",
+    ) -> Value | None:
+        """Return an agent's reply to one request, from the journal if it is there; None: unusable.
 
-        None means that the reply was not in the requested form. Raises as `Agent.reply`.
+        A reply that was cut by the agent's token limit is asked for once more with a larger one; an
+        unusable one, once more with the reason. `part` tells several requests of one seat apart. Raises as
+        `Agent.reply`.
         """
-        entry = self._journal.get(call)
-        if entry is None:
-            try:
-                reply = await agent.reply(request)
-                entry = {
-                    "agent": agent.name,
-                    "in": reply.input_tokens,
-                    "out": reply.output_tokens,
-                    "usd": reply.cost_usd,
-                    "value": reply.value and self._to_stored(reply.value, labels),
-                }
-            except AragoraQError:
-                raise
-            except Exception as error:  # whatever it is: of this seat, not of the debate
-                raise AgentUnavailable(f"unusable reply: {describe(error)}") from error
+        agent = await self._registry.agent(self.names[seat], seat)
+        call, prompt = f"{phase}{part}.{seat}", agent.digest(request)
+        tries = [
+            entry
+            for entry in self._journal.tries(call, prompt)
+            if not self._is_strict
+            or (entry["model"], entry["settings"]) == (agent.model, agent.settings)
+        ]
+        while (manner := self._next_manner(tries, agent)) is not None:
+            if self._is_closing:
+                self.is_incomplete = True
+                break
+            entry = await self._call(agent, request, manner, labels)
+            where = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
+            entry = {**entry, "prompt": prompt, **where}
             await self._journal.put(call, entry)
-        stored: StoredReply | None = entry["value"]
-        return stored
+            tries.append(entry)
+        return self._best(tries, seat)
 
-    def _to_stored(self, value: Mapping[str, Any], labels: Mapping[str, int]) -> StoredReply:
-        stored = dict(value)
-        for name in ("best", "choice"):
-            if stored.get(name) is not None:
-                stored[name] = labels[stored[name]]
-        if "text" in stored:
-            stored["text"] = _cut(stored["text"], self._max_answer_bytes)
-        if "points" in stored:
-            stored["points"] = _cut(stored["points"], MAX_POINTS_CHARS)
-        return stored
+    def _next_manner(self, tries: Sequence[Entry], agent: Agent) -> Manner | None:
+        """Return how to ask next; None if the last reply is final."""
+        is_prompted = self._ignores_schemas(agent)
+        if not tries:
+            return Manner(prompted=is_prompted)
+        last = tries[-1]
+        if "refused" in last:
+            return None
+        if last.get("limited") and not any(entry.get("larger") for entry in tries):
+            return Manner(prompted=is_prompted, larger=True)
+        if last["value"] is None and not any(entry.get("repair") for entry in tries):
+            is_larger = bool(last.get("larger"))
+            return Manner(prompted=is_prompted, larger=is_larger, repair=last["unusable"])
+        return None
+
+    def _ignores_schemas(self, agent: Agent) -> bool:
+        """Return True if the agent replied with prose where JSON was asked for, in an earlier phase."""
+        return any(
+            entry.get("prose") and entry["step"] < self._step
+            for entry in self._journal.entries()
+            if entry["agent"] == agent.name and entry["settings"] == agent.settings
+        )
+
+    async def _call(
+        self, agent: Agent, request: AgentRequest, manner: Manner, labels: Mapping[str, int]
+    ) -> Entry:
+        started_at = time.monotonic()
+        try:
+            reply = await agent.reply(request, manner)
+            judged = _judged(request, reply, manner, labels)
+        except AragoraQError:
+            raise
+        except Exception as error:  # whatever it is: of this seat, not of the debate
+            raise AgentUnavailable(f"unusable reply: {describe(error)}") from error
+        entry = {
+            "agent": agent.name,
+            "model": agent.model,
+            "answered_by": reply.model or agent.model,
+            "settings": agent.settings,
+            "in": reply.input_tokens,
+            "out": reply.output_tokens,
+            "cached": reply.cached_tokens,
+            "usd": reply.cost_usd,
+            "seconds": round(time.monotonic() - started_at, 3),
+            "larger": manner.larger,
+            "repair": bool(manner.repair),
+            "limited": reply.is_cut,
+            **judged,
+        }
+        return {name: value for name, value in entry.items() if value is not False}
+
+    def _best(self, tries: Sequence[Entry], seat: int) -> Value | None:
+        """Return the last usable reply; raise PermanentError if the last one was refused."""
+        if tries and "refused" in tries[-1]:
+            raise PermanentError(tries[-1]["refused"])
+        for entry in reversed(tries):
+            if entry["value"] is not None:
+                models = self.models.setdefault(seat, [])
+                if entry["model"] not in models:
+                    models.append(entry["model"])
+                self.abstained.pop(seat, None)
+                value: Value = entry["value"]
+                return value
+        self.abstained[seat] = tries[-1]["unusable"] if tries else "no time was left to ask"
+        return None
 
     async def _handle_faults(self, phase: Phase, faults: Mapping[int, BaseException]) -> None:
         """Drop the seats with a permanent fault, or raise if the attempt must end.
 
-        Transient faults end the attempt so that it is retried; on the last attempt, their seats are
-        dropped, too, if enough others are left.
+        Overloads end the attempt, uncharged, as long as they may last. Other transient faults end it so
+        that it is retried; on the last attempt, their seats are dropped, too, if enough others are left.
         """
         for error in faults.values():
             if not isinstance(error, AgentFault):
                 raise error
-        transient = {
-            seat: error for seat, error in faults.items() if not isinstance(error, PermanentError)
-        }
+        overloads = {n: error for n, error in faults.items() if isinstance(error, RetryLater)}
+        if delays := [
+            delay
+            for seat, error in overloads.items()
+            if (delay := await self._overload_delay(f"{phase}.{seat}", error)) is not None
+        ]:
+            raise RetryLater(self._reasons(faults), delay_seconds=max(delays))
+        transient = [error for error in faults.values() if isinstance(error, AgentUnavailable)]
         remaining = len(self.active) - len(faults)
         if transient and (not self._attempt.is_last_attempt or remaining < self._quorum):
-            raise self._retry_error(transient)
-        if remaining < self._quorum:
+            raise AgentUnavailable(self._reasons(faults))
+        if remaining < self._quorum and faults:
             reasons = "; ".join(filter(None, [self._reasons(faults), *self.dropouts]))
             raise PermanentError(
-                f"{remaining} of {len(self.names)} agents are left, but a debate needs "
+                f"{remaining} of {len(self.active) + len(self.dropped)} agents are left, but a debate needs "
                 f"{self._quorum}: {reasons}"
             )
         for seat, error in faults.items():
-            await self._journal.drop(seat, str(phase), _reason(error))
-            self._drop(seat, phase, _reason(error))
+            await self.drop(seat, phase, _reason(error))
 
-    def _retry_error(self, faults: Mapping[int, BaseException]) -> AragoraQError:
-        """Return one error for all transient faults: RetryLater with the longest delay, if one has a delay."""
-        delays = [error.delay_seconds for error in faults.values() if isinstance(error, RetryLater)]
-        if delays:
-            return RetryLater(self._reasons(faults), delay_seconds=max(delays))
-        return AgentUnavailable(self._reasons(faults))
+    async def _overload_delay(self, call: str, error: RetryLater) -> float | None:
+        """Return how long to wait for an overloaded provider; None if this call has waited long enough."""
+        name = f"life/overload/{call}"
+        state = self._journal.find_note(name) or {"since": self._journal.now(), "count": 0}
+        if self._journal.now() - state["since"] > MAX_OVERLOAD_SECONDS:
+            return None
+        await self._journal.note(name, {**state, "count": state["count"] + 1})
+        doubled = FIRST_OVERLOAD_DELAY_SECONDS * 2 ** min(state["count"], 10)
+        return error.delay_seconds or min(doubled, MAX_OVERLOAD_DELAY_SECONDS)
 
     def _reasons(self, faults: Mapping[int, BaseException]) -> str:
         return "; ".join(f"{self.names[seat]}: {_reason(error)}" for seat, error in faults.items())
 
+    @property
+    def dropouts(self) -> list[str]:
+        """Which seats dropped out and why, as texts."""
+        return [f"{self.names[seat]} dropped out ({why})" for seat, why in self.dropped.items()]
+
+    async def drop(self, seat: int, phase: Phase, reason: str) -> None:
+        """Remove a seat from the debate for good."""
+        await self._journal.drop(seat, str(phase), self._step, reason)
+        self._drop(seat, phase, reason)
+
     def _drop(self, seat: int, phase: Phase, reason: str) -> None:
         self.active.remove(seat)
-        where = f"round {phase.round}, {phase.name}" if phase.round else phase.name
-        self.dropouts.append(f"{self.names[seat]} dropped out ({where}): {reason}")
+        self.dropped[seat] = f"{phase.title}: {reason}"
         logger.warning("agent dropped out", extra={**self._log_fields(phase), "reason": reason})
 
-    def _record(self, phase: Phase, replies: Mapping[int, StoredReply | None]) -> None:
+    def _record(self, phase: Phase, found: Mapping[int, Value | None]) -> None:
         self.transcript += [
             {
                 "phase": phase.name,
                 "round": phase.round,
                 "seat": seat,
                 "agent": self.names[seat],
-                "said": reply,
+                "said": value,
             }
-            for seat, reply in replies.items()
+            for seat, value in found.items()
         ]
 
     async def _report_progress(
-        self, phase: Phase, finished: int, seat: int, reply: StoredReply | None
+        self, phase: Phase, finished: int, seat: int, value: Value | None
     ) -> None:
         """Report progress. If it cannot be sent, it is dropped and the debate goes on."""
         progress = {
@@ -230,7 +369,7 @@ class Participants:
             "tokens": self._journal.tokens(),
             "agent": self.names[seat],
             "seat": seat,
-            "said": _summarize(reply),
+            "said": _summarize(value),
         }
         try:
             await self._attempt.report_progress(progress)
@@ -247,23 +386,44 @@ class Participants:
         return {"job": self._job.id, "attempt": self._job.attempts, "phase": str(phase)}
 
 
+def _judged(
+    request: AgentRequest, reply: Reply, manner: Manner, labels: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return the part of a journal entry that says what became of the reply."""
+    if reply.refused is not None:
+        return {"value": None, "refused": _reason(reply.refused)}
+    is_prose = not reply.is_cut and not manner.prompted and not replies.is_object(reply)
+    try:
+        value = replies.read(request, reply)
+    except Unusable as error:
+        return {"value": None, "unusable": str(error), "prose": is_prose}
+    return {"value": _with_seats(value, labels), "prose": is_prose}
+
+
+def _with_seats(value: Value, labels: Mapping[str, int]) -> Value:
+    """Return a reply with seats instead of labels."""
+    stored = dict(value)
+    for name in ("best", "choice"):
+        if stored.get(name) is not None:
+            stored[name] = labels[stored[name]]
+    if "same_as" in stored:
+        stored["same_as"] = [[labels[label] for label in each] for each in stored["same_as"]]
+    return stored
+
+
 def _reason(error: BaseException) -> str:
     """Return the error's message, with its hint if it has one."""
     hint = getattr(error, "hint", "")
     return f"{error} ({hint})" if hint else str(error)
 
 
-def _cut(text: str, max_bytes: int) -> str:
-    return text.encode(errors="replace")[:max_bytes].decode(errors="ignore")
-
-
-def _summarize(reply: StoredReply | None) -> str:
+def _summarize(value: Value | None) -> str:
     """Return a reply as one short text."""
-    match reply:
+    match value:
         case None:
-            return "(abstains: the reply was not in the requested form)"
+            return "(abstains: the reply was not usable)"
         case {"choice": choice}:
             return f"votes for the answer of seat {choice + 1}"
-        case {"text": text} | {"points": text}:
-            return _cut(str(text), MAX_SUMMARY_BYTES)
+        case {"answer": text} | {"text": text} | {"points": text}:
+            return str(text)[:MAX_SUMMARY_CHARS]
     return ""

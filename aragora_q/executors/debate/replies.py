@@ -13,6 +13,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from aragora_q.answer_form import MAX_TEXT_CHARS
+from aragora_q.executors.debate.labels import contains
 from aragora_q.executors.debate.requests import (
     AgentRequest,
     Discuss,
@@ -26,9 +27,6 @@ from aragora_q.executors.debate.requests import (
 )
 
 MAX_REASON_CHARS = 300
-CHARS_PER_WORD = 40
-"""Characters kept per word that was asked for: an answer is cut only far beyond its length."""
-
 MAX_OBJECT_STARTS = 50
 """Braces in a reply that are tried as the beginning of its JSON object."""
 
@@ -50,7 +48,7 @@ def read(request: AgentRequest, reply: Reply) -> Value:
     text = reply.text.encode(errors="replace").decode().strip()  # a model may send half a character
     if not text:
         raise Unusable("the reply was blank")
-    if request.topic.nonce in text:
+    if contains(text, request.topic.nonce):
         raise Unusable("the reply contained the marks of this conversation")
     value = _READERS[type(request)](request, text, reply)
     if reply.is_cut:
@@ -58,9 +56,9 @@ def read(request: AgentRequest, reply: Reply) -> Value:
     return value
 
 
-def max_answer_chars(topic: Topic) -> int:
-    """Return the length at which reasons are cut."""
-    return topic.max_words * CHARS_PER_WORD
+def is_object(reply: Reply) -> bool:
+    """Return True if the reply has a JSON object, whatever is in it."""
+    return _object(reply.text, reply) is not None
 
 
 def _propose(request: Propose, text: str, reply: Reply) -> Value:
@@ -109,7 +107,7 @@ def _synthesize(request: Synthesize, text: str, reply: Reply) -> Value:
     said = data.get("text") if data else text
     if not isinstance(said, str) or not said.strip():
         raise Unusable("text is missing")
-    said, is_cut = _shortened(said.strip(), max_answer_chars(request.topic))
+    said, is_cut = _shortened(said.strip(), request.topic.max_answer_chars)
     return {"text": said, **({"cut": True} if is_cut else {})}
 
 
@@ -130,11 +128,11 @@ def _answer(topic: Topic, data: Mapping[str, Any]) -> Value:
         raise Unusable(str(error)) from None
     reasons = data.get("reasons")
     reasons, is_cut = _shortened(
-        reasons.strip() if isinstance(reasons, str) else "", max_answer_chars(topic)
+        reasons.strip() if isinstance(reasons, str) else "", topic.max_answer_chars
     )
     if not topic.form.is_closed and len(verdict) > MAX_TEXT_CHARS:
         # The conclusion went on: nothing of it is lost, the reasons begin with it.
-        reasons, was_cut = _shortened(f"{verdict}\n\n{reasons}".strip(), max_answer_chars(topic))
+        reasons, was_cut = _shortened(f"{verdict}\n\n{reasons}".strip(), topic.max_answer_chars)
         verdict, is_cut = _shortened(verdict, MAX_TEXT_CHARS)[0].rstrip(), is_cut or was_cut
     return {"answer": verdict, "reasons": reasons, **({"cut": True} if is_cut else {})}
 

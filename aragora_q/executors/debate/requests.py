@@ -26,8 +26,10 @@ class Topic:
     """Part of all tags in prompts; no text of the debate contains it."""
     max_words: int = 200
     """Length of an answer that agents are asked for."""
+    max_answer_chars: int = 8_000
+    """Length at which the reasons of an answer are cut."""
     max_points_chars: int = 700
-    """Length of a review."""
+    """Length at which a review is cut."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,381 @@
+"""The result of a debate: what was decided, by whom, and everything needed to count it again.
+
+Written by the protocol. Its votes, groups and seats follow from the journal and the participants; the
+rules of the vote are in `consensus.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from aragora_q import codec
+from aragora_q.answer_form import AnswerForm
+from aragora_q.executors.debate.consensus import Ballot, Decision, decide, shares
+from aragora_q.executors.debate.flags import flags
+from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.participants import Participants
+from aragora_q.executors.debate.replies import Value
+from aragora_q.executors.debate.requests import Answer
+from aragora_q.job import DebateJobPayload, DebateResult
+
+SHORTENED_CHARS = (2_000, 200, 0)
+"""Lengths to which the reasons of other answers are shortened, in turn, if a result is too large."""
+
+
+@dataclass(frozen=True)
+class SeatVote:
+    """A seat's vote for an option: an answer, by the first seat that gave it."""
+
+    option: int
+    confidence: int | None = None
+    reason: str = ""
+    is_implied: bool = False
+
+
+class Outcome:
+    """The outcome of one debate, in the making: `count`, then perhaps `judged` or `written`, then `result`."""
+
+    def __init__(  # noqa: PLR0913 - a debate's parts
+        self,
+        job_id: str,
+        payload: DebateJobPayload,
+        form: AnswerForm,
+        nonce: str,
+        journal: Journal,
+        seats: Participants,
+        *,
+        first: Mapping[int, Answer],
+        answers: Mapping[int, Answer],
+        rounds_used: int,
+        ended_by: str,
+        labels: Mapping[str, int],
+    ) -> None:
+        self._job_id = job_id
+        self._payload = payload
+        self._form = form
+        self._nonce = nonce
+        self._journal = journal
+        self._seats = seats
+        self._first = first
+        self._answers = answers
+        self._rounds_used = rounds_used
+        self._ended_by = ended_by
+        self._labels = labels
+        self._joined = sorted({*seats.active, *seats.dropped})
+        self._groups: list[list[int]] = []
+        self._votes: Mapping[int, SeatVote] = {}
+        self._text: str | None = None
+        self._is_judged = False
+        self.decision = Decision()
+
+    def count(self, groups: list[list[int]], votes: Mapping[int, SeatVote]) -> None:
+        """Take over groups of seats whose answers are the same, and the votes; decide by them."""
+        self._groups, self._votes = groups, votes
+        self.decision = decide(self._payload.consensus, self._ballots())
+
+    def judged(self, chosen: int | None) -> None:
+        """Take over the group that the judge chose; None: it chose none, and the votes decide."""
+        self._is_judged = chosen is not None
+        self.decision = decide(self._payload.consensus, self._ballots(), judged=chosen)
+
+    def written(self, value: Value | None) -> None:
+        """Take over the answer that the chair wrote; None: it failed, and the best-liked answer stays."""
+        self._text = value["text"] if value else None
+
+    def _ballots(self) -> list[Ballot]:
+        return [
+            Ballot(
+                self._group_of(vote.option) if vote else None,
+                (vote.confidence if vote else None) or 0,
+                self._weight(seat),
+            )
+            for seat in self._joined
+            for vote in [self._votes.get(seat)]
+        ]
+
+    def _weight(self, seat: int) -> float:
+        """Return the weight of a seat's vote: 1 except in mode `weighted`."""
+        if self._payload.consensus != "weighted":
+            return 1.0
+        return self._payload.weights.get(self._seats.names[seat], 1.0)
+
+    def _group_of(self, seat: int) -> int:
+        return next(n for n, members in enumerate(self._groups) if seat in members)
+
+    def votes_for(self, option: int) -> int:
+        """Return the number of votes for an option."""
+        return sum(vote.option == option for vote in self._votes.values())
+
+    def best_option(self) -> int | None:
+        """Return the best-liked option of the winning group."""
+        winner = self.decision.winner
+        return None if winner is None else self._best_of(winner)
+
+    def _best_of(self, number: int) -> int:
+        def liking(seat: int) -> tuple[int, int, int]:
+            votes = [vote for vote in self._votes.values() if vote.option == seat]
+            return len(votes), sum(vote.confidence or 0 for vote in votes), -seat
+
+        return max(self._groups[number], key=liking)
+
+    def reasons_not_to_vote(self) -> str:
+        """Return why each seat without a vote has none."""
+        reasons = [*self._seats.dropouts, *self._abstentions()]
+        return "; ".join(reasons) or "no time was left"
+
+    def _abstentions(self) -> list[str]:
+        return [
+            f"{self._seats.names[seat]} abstained ({self._seats.abstained.get(seat, 'no vote')})"
+            for seat in self._seats.active
+            if seat not in self._votes
+        ]
+
+    def result(self, max_bytes: int) -> DebateResult:
+        """Return the result, shortened to `max_bytes` of JSON: what is left out is said in `error`."""
+        result = self._whole()
+        for shortened in self._shorter(result):
+            if len(codec.encode(result.to_dict())) <= max_bytes * 0.95:
+                break
+            result = shortened
+        return result
+
+    @staticmethod
+    def _shorter(result: DebateResult) -> Any:
+        if result.transcript:
+            result = replace(
+                result,
+                transcript=None,
+                error=_joined(result.error, "transcript left out: too large"),
+            )
+            yield result
+        for length in SHORTENED_CHARS:
+            dissent = [{**each, "reasons": each["reasons"][:length]} for each in result.dissent]
+            note = f"reasons of other answers cut at {length} characters: too large"
+            yield replace(result, dissent=dissent, error=_joined(result.error, note))
+
+    def _whole(self) -> DebateResult:
+        names, entries = self._seats.names, list(self._journal.entries())
+        best = self.best_option()
+        answer = None if best is None else self._answers[best]
+        has_vote = self._payload.consensus != "none"
+        seats = self._seat_rows(entries)
+        priced = [entry["usd"] for entry in entries if entry["usd"] is not None]
+        return DebateResult(
+            debate_id=self._job_id,
+            consensus_reached=self.decision.consensus_reached,
+            final_answer=self._final_answer(answer),
+            confidence=round(self.decision.confidence, 4),
+            rounds_used=self._rounds_used,
+            participants=[names[seat] for seat in self._seats.active],
+            duration_seconds=round(self._journal.running_seconds(), 3),
+            token_usage=self._journal.usage(),
+            error="; ".join(self._problems(seats)) or None,
+            verdict=None if answer is None else answer.verdict,
+            reasons=None if answer is None else answer.reasons,
+            decided_by=None if answer is None else "judge" if self._is_judged else "votes",
+            written_by=names[-1] if self._text is not None else None,
+            ended_by=self._ended_by,
+            groups=self._group_rows(),
+            votes=self._vote_rows() if has_vote else [],
+            by_model=self._by_model() if has_vote else {},
+            abstentions=len(self._abstentions()) if has_vote else 0,
+            first_votes=[{"seat": n, "verdict": each.verdict} for n, each in self._first.items()],
+            changed=self._changed(),
+            dissent=self._dissent(),
+            flags=self._flags(),
+            seats=seats,
+            cost_usd=round(sum(priced), 6) if priced else None,
+            unpriced_calls=len(entries) - len(priced),
+            record=self._record(),
+            transcript=self._seats.transcript if self._payload.transcript else None,
+        )
+
+    def _final_answer(self, answer: Answer | None) -> str | None:
+        """Return the winning answer as text; in mode `none` all answers with their agents' names."""
+        if self._payload.consensus == "none":
+            return "\n\n".join(
+                f"{self._seats.names[seat]}: {self._as_text(each)}"
+                for seat, each in self._answers.items()
+            )
+        if answer is None or self._text is not None:
+            return self._text
+        return self._as_text(answer)
+
+    def _as_text(self, answer: Answer) -> str:
+        verdict = self._form.text(answer.verdict)
+        return (
+            verdict
+            if self._form.is_closed or not answer.reasons
+            else f"{verdict}\n\n{answer.reasons}"
+        )
+
+    def _problems(self, seats: Sequence[Mapping[str, Any]]) -> list[str]:
+        names, problems = self._seats.names, self._seats.dropouts
+        if self._payload.consensus != "none":
+            problems += self._abstentions()
+        outsider = len(names) - 1
+        if self._payload.judge and outsider in self._seats.abstained:
+            problems.append(
+                f"{names[outsider]}, the judge, failed ({self._seats.abstained[outsider]}): the votes decide"
+            )
+        for row in seats:
+            if row["cut"]:
+                problems.append(f"{row['agent']}: {row['cut']} of its replies were cut at a limit")
+            if len(models := self._seats.models.get(row["seat"], [])) > 1:
+                problems.append(
+                    f"{row['agent']}: continued with another model ({', '.join(models)})"
+                )
+        return problems
+
+    def _seat_rows(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        rows = []
+        has_judge = self._payload.judge is not None
+        for seat in [*self._joined, *([len(self._seats.names) - 1] if has_judge else [])]:
+            own = [entry for entry in entries if entry["seat"] == seat]
+            priced = [entry["usd"] for entry in own if entry["usd"] is not None]
+            rows.append(
+                {
+                    "seat": seat,
+                    "agent": self._seats.names[seat],
+                    "model": own[-1]["model"] if own else None,
+                    "answered_by": sorted({entry["answered_by"] for entry in own}),
+                    "dropped": self._seats.dropped.get(seat),
+                    "calls": len(own),
+                    "input_tokens": sum(entry["in"] for entry in own),
+                    "output_tokens": sum(entry["out"] for entry in own),
+                    "cached_tokens": sum(entry["cached"] for entry in own),
+                    "cost_usd": round(sum(priced), 6) if priced else None,
+                    "cut": sum(bool((entry["value"] or {}).get("cut")) for entry in own),
+                }
+            )
+        return rows
+
+    def _group_rows(self) -> list[dict[str, Any]]:
+        found = shares(self._ballots())
+        return [
+            {
+                "verdict": self._answers[self._best_of(number)].verdict,
+                "seats": [seat for seat in members if seat in self._seats.active],
+                "share": found.get(number, 0.0),
+            }
+            for number, members in enumerate(self._groups)
+        ]
+
+    def _vote_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for seat in self._joined:
+            vote = self._votes.get(seat)
+            rows.append(
+                {
+                    "seat": seat,
+                    "agent": self._seats.names[seat],
+                    "model": self._model_of(seat),
+                    "group": None if vote is None else self._group_of(vote.option),
+                    "confidence": None if vote is None else vote.confidence,
+                    "weight": self._weight(seat),
+                    "self": vote is not None and self._is_own(seat, vote),
+                    "implied": vote is not None and vote.is_implied,
+                    "reason": "" if vote is None else vote.reason,
+                }
+            )
+        return rows
+
+    def _is_own(self, seat: int, vote: SeatVote) -> bool:
+        if seat not in self._answers:
+            return False
+        own, chosen = self._answers[seat], self._answers[vote.option]
+        return self._form.key(own.verdict) == self._form.key(chosen.verdict)
+
+    def _model_of(self, seat: int) -> str | None:
+        models = self._seats.models.get(seat)
+        return models[-1] if models else None
+
+    def _by_model(self) -> dict[str, Any]:
+        """Return the decision if each model had one voice, shared by its seats."""
+        models = [self._model_of(seat) or self._seats.names[seat] for seat in self._joined]
+        ballots = [
+            replace(ballot, weight=1 / models.count(model))
+            for ballot, model in zip(self._ballots(), models, strict=True)
+        ]
+        mode = self._payload.consensus
+        decision = decide(
+            "weighted" if mode in ("majority", "judge", "synthesis") else mode, ballots
+        )
+        winner = decision.winner
+        return {
+            "models": len(set(models)),
+            "consensus_reached": decision.consensus_reached,
+            "confidence": round(decision.confidence, 4),
+            "verdict": None if winner is None else self._answers[self._best_of(winner)].verdict,
+        }
+
+    def _changed(self) -> list[dict[str, Any]]:
+        return [
+            {"seat": seat, "before": first.verdict, "after": self._answers[seat].verdict}
+            for seat, first in self._first.items()
+            if seat in self._answers
+            and self._form.key(first.verdict) != self._form.key(self._answers[seat].verdict)
+        ]
+
+    def _dissent(self) -> list[dict[str, Any]]:
+        rows = []
+        for number, members in enumerate(self._groups):
+            if number != self.decision.winner:
+                answer = self._answers[self._best_of(number)]
+                voters = [
+                    n for n, vote in self._votes.items() if self._group_of(vote.option) == number
+                ]
+                rows.append(
+                    {
+                        "verdict": answer.verdict,
+                        "seats": [seat for seat in members if seat in self._seats.active],
+                        "voters": voters,
+                        "reasons": answer.reasons,
+                    }
+                )
+        return rows
+
+    def _flags(self) -> list[dict[str, Any]]:
+        rows = []
+        for said in self._seats.transcript:
+            value = said["said"] or {}
+            text = "\n".join(
+                str(value[name]) for name in ("answer", "reasons", "points") if name in value
+            )
+            rows += [
+                {"seat": said["seat"], "phase": said["phase"], "round": said["round"], "why": why}
+                for why in flags(text)
+            ]
+        return rows
+
+    def _record(self) -> dict[str, Any]:
+        begun = self._journal.begun
+        settings = self._payload.to_dict()
+        for name in ("question", "metadata"):
+            settings.pop(name, None)
+        return {
+            "version": begun["version"],
+            "prompt_version": begun["prompt_version"],
+            "settings": settings,
+            "price_list": _price_list(),
+            "started_at": round(begun["at"], 3),
+            "nonce": self._nonce,
+            "labels": dict(self._labels),
+        }
+
+
+def _joined(*texts: str | None) -> str:
+    return "; ".join(filter(None, texts))
+
+
+@cache
+def _price_list() -> str | None:
+    """Return the price list that costs are computed with; None if none is installed."""
+    try:
+        return f"genai-prices {version('genai-prices')}"
+    except PackageNotFoundError:
+        return None
