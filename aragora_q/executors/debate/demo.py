@@ -7,11 +7,29 @@ follow different rules, so that a debate has a majority and a minority. No netwo
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from aragora_q.executors.debate.requests import AgentRequest, Propose, Reply, Review, Revise, Vote
+from aragora_q.answer_form import AnswerForm
+from aragora_q.errors import PermanentError
+from aragora_q.executors.debate.consensus import stable_hash
+from aragora_q.executors.debate.requests import (
+    PLAIN,
+    AgentRequest,
+    Answer,
+    Discuss,
+    Manner,
+    Propose,
+    Reply,
+    Review,
+    Revise,
+    Synthesize,
+    Topic,
+    Vote,
+)
 
 LABEL = "[demo]"
 DISCLAIMER = "(Computed from the words of the question; no model was called.)"
@@ -28,69 +46,215 @@ _STOP_WORDS = (
 )
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
+MAX_SCHEMA_DEPTH = 8
+MAX_ITEMS = 3
+MAX_STRING_CHARS = 1_000
+
 
 class DemoAgent:
     """An agent with a persona: `bold` says yes, `careful` says no, `curious` suggests a trial.
 
-    In a revision, `careful` joins an answer that suggests a trial; the others keep theirs.
+    In a round, `careful` joins the answer of `curious`; the others keep theirs.
     """
+
+    settings = ""
 
     def __init__(self, name: str, persona: str) -> None:
         self.name = name
+        self.model = f"demo:{persona}"
         self._persona = persona
 
-    async def reply(self, request: AgentRequest) -> Reply:
-        """Compute the reply; its token counts are counts of words."""
+    def digest(self, request: AgentRequest) -> str:
+        """Return a digest of `request`, which is all that a reply depends on."""
+        return stable_hash(repr(request))
+
+    async def reply(self, request: AgentRequest, manner: Manner = PLAIN) -> Reply:  # noqa: ARG002
+        """Compute the reply; its token counts are counts of words.
+
+        Raises:
+            PermanentError: the answer's JSON schema is not a simple one.
+
+        """
         await asyncio.sleep(PAUSE_SECONDS)
-        value: dict[str, Any]
+        text = json.dumps(self._value(request), ensure_ascii=False)
+        input_words, output_words = (len(part.split()) for part in (str(request), text))
+        return Reply(
+            text,
+            model=self.model,
+            input_tokens=input_words,
+            output_tokens=output_words,
+            cost_usd=0.0,
+        )
+
+    def _value(self, request: AgentRequest) -> dict[str, Any]:
+        topic = request.topic
         match request:
-            case Propose(question):
-                value = {"text": _answer(self._persona, question)}
-            case Review(question, answers):
-                stop = len(set(answers.values())) == 1
-                best = self._best(question, answers)
-                value = {"points": _points(answers), "best": best, "stop": stop}
-            case Revise(_, answers, own, _):
-                value = {"text": self._revised(answers, own)}
-            case Vote(question, answers):
-                value = {"choice": self._best(question, answers), "confidence": 60}
-        input_words, output_words = (len(str(part).split()) for part in (request, value))
-        return Reply(value, input_words, output_words)
+            case Propose():
+                return _said(_answer(self._persona, topic))
+            case Review(_, answers):
+                return {**self._review(topic, answers), "same_as": _same(topic.form, answers)}
+            case Revise(_, answers, own):
+                revised = self._revised(topic, answers, own)
+                return {**_said(revised), "changed": revised.verdict != answers[own].verdict}
+            case Discuss(_, answers, own):
+                revised = self._revised(topic, answers, own)
+                return {**self._review(topic, answers), **_said(revised)}
+            case Vote(_, answers):
+                return {
+                    "reason": f"{LABEL} The persona {self._persona} prefers it.",
+                    "choice": self._best(topic, answers),
+                    "confidence": 60,
+                    "same_as": _same(topic.form, answers),
+                }
+            case Synthesize(_, answers, votes, winner):
+                text = topic.form.text(answers[winner].verdict)
+                share = f"{votes.get(winner, 0)} of {sum(votes.values())} votes"
+                return {"text": f"{text} This answer won {share}. {DISCLAIMER}"}
 
-    def _best(self, question: str, answers: Mapping[str, str]) -> str:
-        """Return the label of the best answer: `bold` prefers its own, the others the suggestion of a trial."""
-        preferred = _answer("bold" if self._persona == "bold" else "curious", question)
-        matches = [label for label, text in sorted(answers.items()) if text == preferred]
-        return matches[0] if matches else min(answers)
+    def _review(self, topic: Topic, answers: Mapping[str, Answer]) -> dict[str, Any]:
+        keys = {topic.form.key(answer.verdict) for answer in answers.values()}
+        best = self._best(topic, answers)
+        return {"points": _points(topic.form, answers), "best": best, "stop": len(keys) == 1}
 
-    def _revised(self, answers: Mapping[str, str], own: str) -> str:
-        trials = [text for text in answers.values() if TRIAL in text]
-        return trials[0] if trials and self._persona == "careful" else answers[own]
+    def _best(self, topic: Topic, answers: Mapping[str, Answer]) -> str:
+        """Return the label of the best answer: `bold` prefers its own, the others that of `curious`."""
+        preferred = _answer("bold" if self._persona == "bold" else "curious", topic)
+        texts = {label: topic.form.text(each.verdict) for label, each in answers.items()}
+        matches = [label for label, each in answers.items() if each.verdict == preferred.verdict]
+        return matches[0] if matches else min(answers, key=lambda label: texts[label])
+
+    def _revised(self, topic: Topic, answers: Mapping[str, Answer], own: str) -> Answer:
+        curious = _answer("curious", topic)
+        joins = self._persona == "careful" and any(
+            each.verdict == curious.verdict for each in answers.values()
+        )
+        return curious if joins else answers[own]
 
 
-def _answer(persona: str, question: str) -> str:
+def _said(answer: Answer) -> dict[str, Any]:
+    return {"answer": answer.verdict, "reasons": answer.reasons}
+
+
+def _answer(persona: str, topic: Topic) -> Answer:
+    """Return the answer of `persona`. Raises PermanentError."""
+    question, form = topic.question, topic.form
+    words = question.split()
+    by_persona: Mapping[str, Any]
+    match form.kind:
+        case "choice":
+            first, last, shortest = form.options[0], form.options[-1], min(form.options, key=len)
+            by_persona = {"bold": first, "careful": last, "curious": shortest}
+        case "number":
+            by_persona = {"bold": len(words), "careful": len(question), "curious": len(set(words))}
+        case "boolean":
+            by_persona = {"bold": True, "careful": False, "curious": len(words) % 2 == 0}
+        case "schema":
+            by_persona = dict.fromkeys(PERSONAS, _instance(form))
+        case _:
+            by_persona, reasons = _text_answers(question)
+            return Answer(f"{LABEL} {by_persona[persona]}", f"{reasons[persona]}{DISCLAIMER}")
+    return Answer(by_persona[persona], f"{LABEL} {DISCLAIMER}")
+
+
+def _text_answers(question: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return verdicts and reasons by persona."""
     if sides := _sides(question):
-        answers = {
+        verdicts = {
             "bold": f"Choose the first: {sides[0]}.",
             "careful": f"Choose the second: {sides[1]}.",
             "curious": f"Try both {TRIAL}, starting with the shorter name: {min(sides, key=len)}.",
         }
-    else:
-        topic = ", ".join(_topic(question)) or "nothing in particular"
-        answers = {
-            "bold": f"Yes. The question names {topic}, which is enough to start.",
-            "careful": f"No. The question names {topic}, but no cost and no deadline.",
-            "curious": f"Try it {TRIAL} first, and measure: {topic}.",
-        }
-    return f"{LABEL} {answers[persona]} {DISCLAIMER}"
+        return verdicts, dict.fromkeys(PERSONAS, "")
+    topic = ", ".join(_topic(question)) or "nothing in particular"
+    verdicts = {"bold": "Yes.", "careful": "No.", "curious": f"Try it {TRIAL} first."}
+    reasons = {
+        "bold": f"The question names {topic}, which is enough to start. ",
+        "careful": f"The question names {topic}, but no cost and no deadline. ",
+        "curious": f"Measure: {topic}. ",
+    }
+    return verdicts, reasons
 
 
-def _points(answers: Mapping[str, str]) -> str:
+def _points(form: AnswerForm, answers: Mapping[str, Answer]) -> str:
+    if form.is_closed:
+        return f"{LABEL} {DISCLAIMER}"
     points = (
-        f"{label} {'suggests' if TRIAL in text else 'lacks'} a trial"
-        for label, text in sorted(answers.items())
+        f"{label} {'suggests' if TRIAL in form.text(answer.verdict) else 'lacks'} a trial"
+        for label, answer in sorted(answers.items())
     )
     return f"{LABEL} {'; '.join(points)}."
+
+
+def _same(form: AnswerForm, answers: Mapping[str, Answer]) -> list[list[str]]:
+    """Return the lists of labels of equal verdicts."""
+    by_key: dict[str, list[str]] = {}
+    for label, answer in answers.items():
+        by_key.setdefault(form.key(answer.verdict), []).append(label)
+    return [labels for labels in by_key.values() if len(labels) > 1]
+
+
+def _instance(form: AnswerForm) -> Any:
+    """Return a small value that fits the schema of `form`. Raises PermanentError if none is found."""
+    try:
+        return form.read(_smallest(form.schema, MAX_SCHEMA_DEPTH))
+    except (ValueError, TypeError, LookupError):
+        raise PermanentError(
+            "demo agents find no value for the JSON schema in answer_form",
+            hint="use an agent with a model, or a schema of types, required properties and enum",
+        ) from None
+
+
+def _smallest(schema: Any, depth: int) -> Any:
+    """Return a value for a simple schema: its first choice, required properties, least numbers and lengths.
+
+    Raises:
+        ValueError: the schema is nested deeper than `depth`.
+
+    """
+    if depth == 0:
+        raise ValueError("nested too deep")
+    match schema:
+        case {"const": value} | {"enum": [value, *_]}:
+            return value
+        case {"anyOf": [first, *_]} | {"oneOf": [first, *_]}:
+            return _smallest(first, depth - 1)
+        case {"type": [first, *_]}:
+            return _smallest({**schema, "type": first}, depth - 1)
+        case {"type": str(kind)} if kind in _BY_TYPE:
+            return _BY_TYPE[kind](schema, depth - 1)
+    return None
+
+
+def _object(schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    properties = schema.get("properties", {})
+    return {name: _smallest(properties.get(name, {}), depth) for name in schema.get("required", ())}
+
+
+def _array(schema: Mapping[str, Any], depth: int) -> list[Any]:
+    length = min(schema.get("minItems", 0), MAX_ITEMS)
+    return [_smallest(schema.get("items", {}), depth) for _ in range(length)]
+
+
+def _string(schema: Mapping[str, Any], _: int) -> str:
+    length = min(schema.get("minLength", 0), MAX_STRING_CHARS)
+    return LABEL.ljust(length, ".")[: schema.get("maxLength", MAX_STRING_CHARS)]
+
+
+def _number(schema: Mapping[str, Any], _: int) -> Any:
+    if "exclusiveMinimum" in schema:
+        return math.floor(schema["exclusiveMinimum"]) + 1
+    return math.ceil(schema["minimum"]) if "minimum" in schema else min(0, schema.get("maximum", 0))
+
+
+_BY_TYPE: Mapping[str, Callable[[Mapping[str, Any], int], Any]] = {
+    "object": _object,
+    "array": _array,
+    "string": _string,
+    "number": _number,
+    "integer": _number,
+    "boolean": lambda _schema, _depth: True,
+    "null": lambda _schema, _depth: None,
+}
 
 
 def _sides(question: str) -> list[str]:
