@@ -110,7 +110,8 @@ class Job:
     error: str | None = None
     """The last error."""
     result: dict[str, Any] | None = None
-    """What the executor returned; None until the job has completed."""
+    """What the executor returned; None until the job has completed. Of a failed job: the partial result that
+    the executor gave with its PermanentError, if any."""
     progress: dict[str, Any] | None = None
     """What the executor last reported with `report_progress`."""
     raw_payload: bytes = b""

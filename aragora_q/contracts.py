@@ -47,9 +47,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The executor raised a permanent error: the job becomes a dead letter."""
+    """The executor raised a permanent error: the job becomes a dead letter.
+
+    `result` is its JSON-encoded partial result, if it has one.
+    """
 
     error: str
+    result: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ Raised by every module. The command line prints the message and then `hint`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aragora_q.base import EnqueueResult
@@ -155,7 +155,17 @@ class WorkerUnable(AragoraQError):
 
 
 class PermanentError(AragoraQError):
-    """Raised by an executor when a retry cannot help: the job fails at once."""
+    """Raised by an executor when a retry cannot help: the job fails at once.
+
+    `partial_result`, a JSON object, is what the job has to show nevertheless: it becomes the `result` of the
+    failed job. If it is not JSON or larger than `max_result_bytes`, it is left out, and the job's error says so.
+    """
+
+    def __init__(
+        self, message: str, *, partial_result: Mapping[str, Any] | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.partial_result = partial_result
 
 
 class RetryLater(AragoraQError):

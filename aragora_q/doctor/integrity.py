@@ -59,6 +59,7 @@ PROBLEMS = {
             "remove it from the index",
         ),
         Problem("expires-while-live", "is live, but its data has a TTL", "remove the TTL"),
+        Problem("stale-result", "is live, but has a result of an earlier run", "delete it"),
         Problem("payload-twice", "has its payload twice", "keep the one in the stream"),
         Problem(
             "unlisted",

@@ -31,6 +31,7 @@ from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
 from aragora_q.redis.connection import Connection, Item
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
+from aragora_q.status import decode_checkpoints
 
 MAX_DEFERRALS = 50
 MAX_DEFERRAL_SECONDS = 6 * 3600
@@ -221,11 +222,7 @@ class RedisWorkerSession(WorkerSession):
 
     async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
         journal = await self._connection.execute("HGETALL", self._keys.journal(job.id))
-        return {
-            name.decode().partition(":")[2]: codec.decode(value)
-            for name, value in journal.items()
-            if name.startswith(b"checkpoint:")
-        }
+        return decode_checkpoints(job.id, journal)
 
     async def unregister(self) -> None:
         await self._connection.run(
@@ -318,7 +315,7 @@ def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
         case Retry(error, delay_seconds, charged):
             delay_ms = max(0, round(delay_seconds * 1000))
             return "retry", (payload, delay_ms, int(charged), error[:MAX_ERROR_CHARS])
-        case Failed(error):
-            return "fail", (payload, error[:MAX_ERROR_CHARS])
+        case Failed(error, result):
+            return "fail", (payload, error[:MAX_ERROR_CHARS], result or b"")
         case Released():
             return "release", (payload,)

@@ -7,10 +7,11 @@ or other jobs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
+from aragora_q.backoff import jittered
 from aragora_q.base import Job
 from aragora_q.context import Executor, attempt_context
 from aragora_q.contracts import CheckpointStore, Completed, Failed, Outcome, Released, Retry
@@ -23,7 +24,14 @@ from aragora_q.errors import (
 )
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.observability.logs import get_logger
-from aragora_q.retry import RetryPolicy, describe, is_machine_limit, is_retryable_error, leaves
+from aragora_q.retry import (
+    JITTER,
+    RetryPolicy,
+    describe,
+    is_machine_limit,
+    is_retryable_error,
+    leaves,
+)
 
 logger = get_logger(__name__)
 
@@ -71,7 +79,7 @@ class Attempt:
         try:
             self._decode()
             result = await self._execute()
-            return None if self.is_abandoned else self._completed(result)
+            return None if self.is_abandoned else Completed(self._encode(result))
         except asyncio.CancelledError:
             self._note_teardown()
             return self._interrupted()
@@ -140,18 +148,19 @@ class Attempt:
                 ) from None
             raise
 
-    def _completed(self, result: object) -> Outcome:
+    def _encode(self, result: object) -> bytes:
+        """Return a result, whole or partial, as JSON. Raises PermanentError if it cannot be kept."""
         if not isinstance(result, Mapping):
-            raise PermanentError(f"executor returned {type(result).__name__}, not a JSON object")
+            raise PermanentError(f"result is a {type(result).__name__}, not a JSON object")
         try:
             encoded = codec.encode(dict(result))
         except ValueError as error:
-            raise PermanentError(f"executor's result is not JSON: {error}") from None
+            raise PermanentError(f"result is not JSON: {error}") from None
         if len(encoded) > self._max_result_bytes:
             raise PermanentError(
                 f"result has {len(encoded)} bytes, max_result_bytes is {self._max_result_bytes}"
             )
-        return Completed(encoded)
+        return encoded
 
     def _interrupted(self) -> Outcome | None:
         if self.is_abandoned:
@@ -175,13 +184,25 @@ class Attempt:
             getattr(each, "delay_seconds", 0.0) for each in errors if isinstance(each, RetryLater)
         ]
         if delays:
-            delay_seconds = max(map(_bounded_seconds, delays))
+            delay_seconds = jittered(max(map(_bounded_seconds, delays)), 1, 1 + JITTER)
             return Retry(text, max(delay_seconds, self._backoff_seconds()), charged=False)
         is_final = any(isinstance(each, PermanentError) for each in errors)
         if not is_final and is_machine_limit(error):  # perhaps the job's own use: as RetryLater
             self.trouble = text
             return Retry(text, self._backoff_seconds(), charged=False)
-        return self._retry(text) if is_retryable_error(error) else Failed(text)
+        return self._retry(text) if is_retryable_error(error) else self._failed(text, errors)
+
+    def _failed(self, text: str, errors: Sequence[BaseException]) -> Failed:
+        """Return the failure with the partial result that an error carries, if it can be kept."""
+        results = (getattr(each, "partial_result", None) for each in errors)
+        partial = next((result for result in results if result is not None), None)
+        if partial is None:
+            return Failed(text)
+        try:
+            return Failed(text, self._encode(partial))
+        except Exception as error:  # noqa: BLE001 - reading an executor's mapping may raise anything
+            reason = str(error) if isinstance(error, PermanentError) else describe(error)
+            return Failed(f"partial result left out ({reason}); {text}")  # first, as errors are cut
 
     def _retry(self, text: str) -> Retry:
         return Retry(text, self._backoff_seconds())

@@ -85,9 +85,15 @@ class Reporter:
                 return [result for pending in batch for result in await self._send([pending])]
             [pending] = batch
             fields = {"job": pending.report.job.id, "error": str(error)}
-            if not isinstance(pending.report.outcome, Failed):
+            outcome, refused = pending.report.outcome, f"report refused: {error}"
+            if not isinstance(outcome, Failed):
                 logger.error("report refused, failing the job", extra=fields)  # noqa: TRY400 - no traceback: the cause is in the line
-                pending.report = Report(pending.report.job, Failed(f"report refused: {error}"))
+                pending.report = Report(pending.report.job, Failed(refused))
+                return await self._send(batch)
+            if outcome.result is not None:
+                logger.error("report refused, leaving out the partial result", extra=fields)  # noqa: TRY400
+                text = f"partial result left out ({refused}); {outcome.error}"
+                pending.report = Report(pending.report.job, Failed(text))
                 return await self._send(batch)
             logger.error("report refused, job left to reclaim", extra=fields)  # noqa: TRY400
             return ["unreported"]

@@ -91,6 +91,7 @@ BREAKS = {
     "expires-while-live": lambda redis_client: redis_client.expire(
         f"{PREFIX}job:delayed:payload", 1000
     ),
+    "stale-result": lambda redis_client: redis_client.set(f"{PREFIX}job:waits:result", "{}"),
     "payload-twice": lambda redis_client: redis_client.set(f"{PREFIX}job:waits:payload", "{}"),
     "unlisted": lambda redis_client: redis_client.zrem(f"{PREFIX}completed", "ended"),
     "listed-twice": lambda redis_client: redis_client.zadd(f"{PREFIX}failed", {"ended": 1}),

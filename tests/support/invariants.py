@@ -100,6 +100,8 @@ def _problems_of_job(job_id, fields, parts, places):
             yield f"{status} but keeps {fields}"
         if status == "completed" and (job_id, "result") not in parts:
             yield "completed without result"
+        if status == "failed" and (job_id, "payload") not in parts:
+            yield "failed without payload"
     elif status not in LIVE:
         yield f"has status {status}"
     elif where == "delayed":
@@ -109,6 +111,8 @@ def _problems_of_job(job_id, fields, parts, places):
         yield from _problems_of_entry(job_id, fields, parts, *place[0][1:])
     else:
         yield f"{status} but in {where}"
+    if status not in ("completed", "failed") and (job_id, "result") in parts:
+        yield f"{status} with a result"
     if int(fields.get("attempts", 0)) > int(fields.get("max_attempts", 1 << 30)):
         yield f"has more attempts than allowed: {fields}"
 

@@ -129,6 +129,10 @@ local function check_live(job, id, state, parts)
   for _, index in pairs(indexes) do
     if redis.call('ZSCORE', index, id) and add_problem('listed-as-ended') then redis.call('ZREM', index, id) end
   end
+  if parts.result then
+    if add_problem('stale-result') then redis.call('UNLINK', parts.result) end
+    parts.result = nil
+  end
   local expires = redis.call('PTTL', job) >= 0
   for _, key in pairs(parts) do expires = expires or redis.call('PTTL', key) >= 0 end
   if expires and add_problem('expires-while-live') then

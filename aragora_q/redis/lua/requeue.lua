@@ -7,7 +7,7 @@
 --
 -- Attempts, crashes and deferrals start at zero. History, journal and fence are kept, so that finished
 -- work is not paid for twice and a late result from before the requeue is refused. Checkpoints named `life/...`
--- are deleted.
+-- and a partial result are deleted.
 
 local function delete_life_checkpoints(journal)
   local names = redis.pcall('HKEYS', journal)
@@ -40,7 +40,7 @@ for n = 1, items do
     redis.call('HDEL', job, 'attempts', 'crashes', 'deferrals', 'deferred_at', 'set_aside',
       'lease_owner', 'started_at', 'orphaned')
     redis.call('HSET', job, 'status', 'pending', 'entry', append(lane_stream(state.priority), id, payload))
-    redis.call('UNLINK', job .. ':payload')
+    redis.call('UNLINK', job .. ':payload', job .. ':result')
     redis.call('PERSIST', job)
     redis.call('PERSIST', job .. ':history')
     redis.call('PERSIST', job .. ':journal')

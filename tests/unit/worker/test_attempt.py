@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import pytest
@@ -181,8 +182,8 @@ async def test_limits_of_the_machine_are_not_charged(error):
     [
         (PermanentError("no"), Failed("PermanentError: no")),
         (
-            RetryLater("later", delay_seconds=9),
-            Retry("RetryLater: later", 9, charged=False),
+            RetryLater("later", delay_seconds=0),
+            Retry("RetryLater: later", 1.0, charged=False),
         ),
     ],
     ids=["permanent", "later"],
@@ -193,6 +194,70 @@ async def test_an_executors_verdict_on_a_limit_counts(verdict, outcome):
     attempt = make_attempt(raising(verdict))
     assert await attempt.run() == outcome
     assert attempt.trouble is None
+
+
+class _Failure(PermanentError):
+    """Forgets to initialize its base class."""
+
+    def __init__(self, message):
+        Exception.__init__(self, message)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (
+            PermanentError("no vote", partial_result=MappingProxyType({"answers": ["a"]})),
+            Failed("PermanentError: no vote", b'{"answers":["a"]}'),
+        ),
+        (PermanentError("no", partial_result={}), Failed("PermanentError: no", b"{}")),
+        (_Failure("no"), Failed("_Failure: no")),
+        (
+            ExceptionGroup("", [ValueError("a"), PermanentError("b", partial_result={"n": 1})]),
+            Failed("ValueError: a; PermanentError: b", b'{"n":1}'),
+        ),
+        (
+            ExceptionGroup("", [OSError("a"), PermanentError("b", partial_result={"n": 1})]),
+            Retry("OSError: a; PermanentError: b", 1.0),
+        ),
+    ],
+    ids=["result", "empty result", "none", "group", "group that is retried"],
+)
+async def test_a_failure_may_carry_a_partial_result(error, outcome):
+    """What a permanent error brings is encoded once; a job that is retried has no result."""
+    assert await make_attempt(raising(error)).run() == outcome
+
+
+class _Hostile(Mapping):
+    def __getitem__(self, name):
+        raise OSError("no such field")
+
+    def __iter__(self):
+        return iter("a")
+
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("partial", "reason"),
+    [
+        ({"a": math.nan}, "result is not JSON: "),
+        ({"a": object()}, "result is not JSON: "),
+        (["a"], "result is a list, not a JSON object"),
+        ({"a": "x" * 93}, "result has 101 bytes, max_result_bytes is 100"),
+        (_Hostile(), "OSError: no such field"),
+    ],
+    ids=["nan", "object", "list", "oversize", "hostile"],
+)
+async def test_a_partial_result_that_cannot_be_kept_is_left_out(partial, reason):
+    """The job fails as it would without it; its error begins with why, so that cutting it keeps that."""
+    error = PermanentError("no vote", partial_result=partial)
+    outcome = await make_attempt(raising(error), max_result_bytes=100).run()
+    assert isinstance(outcome, Failed)
+    assert outcome.result is None
+    assert outcome.error.startswith(f"partial result left out ({reason}")
+    assert outcome.error.endswith("; PermanentError: no vote")
 
 
 class _Unreadable(OSError):
@@ -222,23 +287,35 @@ async def test_backoff_counts_from_the_first_failure(attempts, seconds):
     assert outcome.delay_seconds == seconds
 
 
-@pytest.mark.parametrize(
-    ("asked", "seconds"),
-    [
-        (40.5, 40.5),
-        (0, 1.0),
-        (-5, 1.0),
-        (math.nan, 1.0),
-        (math.inf, 6 * 3600.0),
-        (10**400, 6 * 3600.0),
-        ("soon", 1.0),
-        (None, 1.0),
-    ],
-)
-async def test_retry_later_is_uncharged_and_bounded(asked, seconds):
-    """The provider's delay is used between the normal backoff and six hours; invalid values are ignored."""
+@pytest.mark.parametrize("asked", [0, -5, math.nan, "soon", None])
+async def test_retry_later_without_a_usable_delay_is_the_backoff(asked):
+    """No delay, and what is not a number of seconds, leave the normal backoff; nothing is charged."""
     outcome = await make_attempt(raising(RetryLater("busy", delay_seconds=asked))).run()
-    assert outcome == Retry("RetryLater: busy", seconds, charged=False)
+    assert outcome == Retry("RetryLater: busy", 1.0, charged=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [(40.5, 40.5), (math.inf, 6 * 3600.0), (10**400, 6 * 3600.0)]
+)
+async def test_retry_later_waits_as_asked_or_up_to_a_fifth_longer(asked, seconds):
+    """Jobs that a provider sends back for the same time do not return together, and none returns early.
+
+    Six hours is the most that a provider can ask for.
+    """
+    error = RetryLater("busy", delay_seconds=asked)
+    outcomes = [await make_attempt(raising(error)).run() for _ in range(50)]
+    delays = [outcome.delay_seconds for outcome in outcomes]
+    assert {outcome.charged for outcome in outcomes} == {False}
+    assert seconds <= min(delays) < max(delays) <= 1.2 * seconds
+    assert len(set(delays)) > 40
+    assert max(delays) - min(delays) > 0.1 * seconds
+
+
+async def test_retry_later_never_waits_less_than_the_backoff():
+    """A provider that asks for less than the backoff gets the backoff."""
+    error = RetryLater("busy", delay_seconds=0.5)
+    outcome = await make_attempt(raising(error), attempts=3).run()
+    assert outcome == Retry("RetryLater: busy", 4.0, charged=False)
 
 
 @pytest.mark.parametrize("result", [None, [], "text", 7, b"bytes"])
@@ -246,7 +323,7 @@ async def test_result_must_be_an_object(result):
     """The error of an executor that returns something else shows what it returned."""
     outcome = await make_attempt(returning(result)).run()
     kind = type(result).__name__
-    assert outcome == Failed(f"PermanentError: executor returned {kind}, not a JSON object")
+    assert outcome == Failed(f"PermanentError: result is a {kind}, not a JSON object")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +333,7 @@ async def test_result_must_be_json(result):
     """A value that JSON cannot express fails the job with the reason, not the worker."""
     outcome = await make_attempt(returning(result)).run()
     assert isinstance(outcome, Failed)
-    assert outcome.error.startswith("PermanentError: executor's result is not JSON: ")
+    assert outcome.error.startswith("PermanentError: result is not JSON: ")
 
 
 async def test_result_is_bounded():
