@@ -150,6 +150,12 @@ class DebateJobPayload:
                 raise InvalidPayload("escalate requires at least one round")
 
     @property
+    def all_agents(self) -> list[str]:
+        """All names of agents that may be asked: `agents`, `escalate`, and the judge as the last one."""
+        judge = [self.judge] if self.judge and self.consensus in ("judge", "synthesis") else []
+        return [*self.agents, *self.escalate, *judge]
+
+    @property
     def max_rounds(self) -> int:
         """The number of rounds at most: none if `debate` is `never`."""
         return 0 if self.debate == "never" else self.rounds

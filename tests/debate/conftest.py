@@ -52,7 +52,11 @@ def seat_scripted_agents(monkeypatch):
         async def agent(self, name, seat):
             return made[name]
 
+        def resolve(self, names):
+            assert set(names) <= set(made)
+
         monkeypatch.setattr(agents.AgentRegistry, "agent", agent)
+        monkeypatch.setattr(agents.AgentRegistry, "resolve", resolve)
         return made
 
     return seat
@@ -62,14 +66,16 @@ def seat_scripted_agents(monkeypatch):
 def run_debate():
     """Runs a debate as one attempt of a job; returns outcome, session, and the result if it completed."""
 
-    async def run(*, agents=(), session=None, job=None, settings=None, **fields):
+    async def run(
+        *, agents=(), session=None, job=None, settings=None, question="Tea or coffee?", **fields
+    ):
         session = session or MemorySession()
         config = QueueConfig(**(settings or {}))
         job_fields = {
             name: fields.pop(name) for name in ("attempts", "max_attempts") if name in fields
         }
         if job is None:
-            payload = create_debate_job("Tea or coffee?", agents, job_id="job", **fields).payload
+            payload = create_debate_job(question, agents, job_id="job", **fields).payload
             job = Job({}, id="job", raw_payload=wire.encode(payload))
         job.attempts = job_fields.get("attempts", 1)
         job.max_attempts = job_fields.get("max_attempts", 3)

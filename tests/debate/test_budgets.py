@@ -1,26 +1,68 @@
 """Limits of time, tokens and cost lead to the vote, or end the debate."""
 
+import asyncio
+import json
 from dataclasses import replace
 
+import pytest
+from support.memory_session import result_of
 from support.scripted_agents import THREE, failing, saying
 
-from aragora_q.contracts import Failed
-from aragora_q.errors import AgentUnavailable, PermanentError
-from aragora_q.executors.debate.requests import Propose, Vote
+from aragora_q.contracts import Completed, Failed
+from aragora_q.errors import AgentUnavailable
+from aragora_q.executors.debate.requests import Discuss, Review, Revise, Vote
 
 
 async def test_a_spent_budget_goes_to_the_vote(seat_scripted_agents, run_debate):
-    """Calls of 15 tokens: a round and a vote cost 135, so 200 allow one round, 100 none."""
-    for budget, rounds in ((100, 0), (200, 1), (10_000, 4)):
+    """Calls of 15 tokens: the round and the vote after it are expected to take at most 285."""
+    for budget, rounds, ended_by in (
+        (300, 0, "max_tokens"), (380, 1, "max_tokens"), (10_000, 4, "rounds"),
+    ):  # fmt: skip
         seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
-        _, _, result = await run_debate(agents=THREE, rounds=4, max_tokens=budget)
-        assert result["rounds_used"] == rounds
+        _, _, result = await run_debate(agents=THREE, rounds=4, max_tokens=budget, debate="always")
+        assert (result["rounds_used"], result["ended_by"]) == (rounds, ended_by)
         used = result["token_usage"]["input_tokens"] + result["token_usage"]["output_tokens"]
         assert used <= budget
 
 
+@pytest.mark.parametrize("seats", [3, 8, 16])
+@pytest.mark.parametrize("form", [{}, {"answer_form": "number"}], ids=["text", "number"])
+async def test_a_round_that_would_exceed_the_budget_does_not_begin(
+    seat_scripted_agents, run_debate, seats, form
+):
+    """Prompts grow with the number of seats: what a round takes is estimated from all answers, not from an
+    average. Tokens are characters / 4 of real prompts.
+    """
+    from aragora_q.executors.debate.prompts import prompt_for
+
+    def counted(n):
+        def reply(task):
+            answer = replace(saying(n if form else f"{n}")(task))
+            prompt = prompt_for(task)
+            text = json.loads(answer.text)
+            if "reasons" in text:
+                text["reasons"] = "because " * 130
+            return replace(
+                answer, text=json.dumps(text), output_tokens=260,
+                input_tokens=(len(prompt.instructions) + len(prompt.text)) // 4,
+            )  # fmt: skip
+
+        return reply
+
+    names = [f"s{n}" for n in range(seats)]
+    for budget in (seats * 2_500, seats * seats * 1_500):
+        seat_scripted_agents(**{name: counted(n) for n, name in enumerate(names)})
+        _, _, result = await run_debate(
+            agents=names, rounds=20, max_tokens=budget, debate="always", **form
+        )
+        used = result["token_usage"]["input_tokens"] + result["token_usage"]["output_tokens"]
+        vote_alone = seats * (seats * 280 + 700)  # always takes place
+        assert result["ended_by"] == "max_tokens"
+        assert used <= max(budget, vote_alone + seats * 700)
+
+
 async def test_a_cost_budget_counts_what_calls_cost(seat_scripted_agents, run_debate):
-    """Calls of a cent: a round and a vote cost 9, so 13 cents allow one round after the proposals."""
+    """Calls of a cent: a budget of 29 cents allows one round after the proposals."""
 
     def at_a_cent(text):
         def reply(task):
@@ -29,70 +71,132 @@ async def test_a_cost_budget_counts_what_calls_cost(seat_scripted_agents, run_de
         return reply
 
     seat_scripted_agents(ann=at_a_cent("a"), bob=at_a_cent("b"), cyd=at_a_cent("c"))
-    _, _, result = await run_debate(agents=THREE, rounds=4, max_cost_usd=0.13)
+    _, _, result = await run_debate(agents=THREE, rounds=4, max_cost_usd=0.29, debate="always")
     assert (result["rounds_used"], result["token_usage"]["requests"]) == (1, 12)
+    assert (result["ended_by"], result["cost_usd"], result["unpriced_calls"]) == (
+        "max_cost",
+        0.12,
+        0,
+    )
+
+
+def in_the_past(session, seconds):
+    """Makes the debate in the session's journal have run for so many seconds."""
+    for name, entry in session.kept.items():
+        if name.startswith("call/"):
+            entry["running"] += seconds
+
+
+async def stopped_before_the_vote(seat_scripted_agents, run_debate, seconds, **fields):
+    """A session whose debate was interrupted at the vote, after it had run for so many seconds."""
+    seat_scripted_agents(
+        ann=saying("a"), bob=failing(AgentUnavailable("down"), (Vote, Review)), cyd=saying("c")
+    )
+    _, session, _ = await run_debate(agents=THREE, **fields)
+    in_the_past(session, seconds)
+    return session
 
 
 async def test_at_four_fifths_of_the_time_the_debate_goes_to_the_vote(
     seat_scripted_agents, run_debate
 ):
-    """Time is counted from the start of the first attempt: later attempts get no new time."""
+    """Running time of all attempts counts; time between them does not."""
+    fields = {"rounds": 4, "timeout_seconds": 100, "debate": "always"}
+    session = await stopped_before_the_vote(seat_scripted_agents, run_debate, 85, **fields)
+    session.kept = {n: each for n, each in session.kept.items() if "r1." not in n}
+    session.kept["begun"]["at"] -= 1_000_000
     seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
-    _, session, _ = await run_debate(agents=THREE, rounds=0)  # another journal, of that start
-    session.kept = {"life/started": {"at": session.kept["life/started"]["at"] - 85}}
-    _, _, result = await run_debate(
-        agents=THREE, rounds=4, timeout_seconds=100, session=session, attempts=2
-    )
-    assert result["rounds_used"] == 0
-    session.kept = {"life/started": {"at": session.kept["life/started"]["at"] - 20}}
-    outcome, _, _ = await run_debate(
-        agents=THREE, rounds=4, timeout_seconds=100, session=session, attempts=2
-    )
-    assert isinstance(outcome, Failed)
-    assert "no decision within timeout_seconds (100" in outcome.error
-
-
-async def test_a_debate_out_of_time_fails_permanently(run_debate, monkeypatch):
-    """It is not retried: the next attempt would have no time left, either."""
-    import asyncio
-
-    from aragora_q.executors.debate import demo
-
-    async def hang(self, task):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(demo.DemoAgent, "reply", hang)
-    outcome, _, _ = await run_debate(agents=["demo"] * 2, timeout_seconds=0.5)
-    assert isinstance(outcome, Failed)
-    assert "no decision within timeout_seconds (0.5)" in outcome.error
+    _, _, result = await run_debate(agents=THREE, session=session, attempts=2, **fields)
+    assert (result["rounds_used"], result["ended_by"]) == (0, "timeout")
+    assert 85 <= result["duration_seconds"] < 95
 
 
 async def test_a_round_that_was_begun_goes_on_whatever_the_clock_says(
     seat_scripted_agents, run_debate
 ):
     """Otherwise a resumed debate could vote on other answers than the ballots in the journal."""
-    seat_scripted_agents(
-        ann=saying("a"), bob=failing(AgentUnavailable("529"), Vote), cyd=saying("c")
-    )
-    _, session, _ = await run_debate(agents=THREE, rounds=1, timeout_seconds=100)
-    session.kept["life/started"]["at"] -= 85
-    agents = seat_scripted_agents(ann=saying("x"), bob=saying("b"), cyd=saying("x"))
-    _, _, result = await run_debate(agents=THREE, rounds=1, timeout_seconds=100, session=session)
-    assert [[type(task) for task in agent.asked] for agent in agents.values()] == [[], [Vote], []]
-    assert result["rounds_used"] == 1
+    fields = {"rounds": 1, "timeout_seconds": 100}
+    session = await stopped_before_the_vote(seat_scripted_agents, run_debate, 85, **fields)
+    agents = seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
+    _, _, result = await run_debate(agents=THREE, session=session, **fields)
+    assert [type(task) for task in agents["bob"].asked] == [Review, Revise, Vote]
+    assert result["ended_by"] == "unchanged"
 
 
-async def test_a_requeue_resets_the_clock_and_the_dropped_seats(seat_scripted_agents, run_debate):
-    """After the causes are fixed, all seats take part again, and paid calls are not repeated."""
-    seat_scripted_agents(
-        ann=saying("a"), bob=saying("b"), cyd=failing(PermanentError("no key"), Propose)
+class Waiting:
+    """Replies of a real agent, except for requests of a type: those never come."""
+
+    def __init__(self, reply, on):
+        self._reply = reply
+        self._on = on
+
+    async def reply(self, request, manner=None):
+        if isinstance(request, self._on):
+            await asyncio.Event().wait()
+        return self._reply(request)
+
+
+def wait_forever(agent, reply, on):
+    agent.reply = Waiting(reply, on).reply
+
+
+async def test_when_time_is_up_the_ballots_that_are_there_decide(seat_scripted_agents, run_debate):
+    """One ballot of three is missing: it is an abstention, and what was paid for is not lost."""
+    agents = seat_scripted_agents(
+        ann=saying("tea"), bob=saying("milk"), cyd=saying("rum", choice="tea")
     )
-    _, session, first = await run_debate(agents=THREE, rounds=0, timeout_seconds=100)
-    assert first["participants"] == ["ann", "bob"]
-    session.kept["life/started"]["at"] -= 1000
-    lasting = {n: kept for n, kept in session.kept.items() if not n.startswith("life/")}
-    session.kept = lasting  # as requeue.lua leaves it
-    agents = seat_scripted_agents(ann=saying("x"), bob=saying("y"), cyd=saying("c"))
-    _, _, second = await run_debate(agents=THREE, rounds=0, timeout_seconds=100, session=session)
-    assert second["participants"] == ["ann", "bob", "cyd"]
-    assert [type(task) for task in agents["ann"].asked] == []
+    wait_forever(agents["bob"], saying("milk"), Vote)
+    outcome, session, result = await run_debate(agents=THREE, rounds=1, timeout_seconds=0.5)
+    assert isinstance(outcome, Completed)
+    assert (result["verdict"], result["confidence"]) == ("tea", 0.6667)
+    assert (result["abstentions"], result["consensus_reached"]) == (1, True)
+    assert "bob abstained (no time was left to ask)" in result["error"]
+    again = seat_scripted_agents(**{name: saying("x") for name in THREE})
+    _, _, resumed = await run_debate(agents=THREE, rounds=1, timeout_seconds=0.5, session=session)
+    assert not any(agent.asked for agent in again.values())
+    for each in (result, resumed):
+        del each["duration_seconds"]
+    assert resumed == result
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "verdict"),
+    [
+        (Discuss, {"answer_form": "number"}, 1),  # verdicts are votes
+        (Revise, {}, 1),  # reviews name the best answer
+    ],
+)
+async def test_when_time_is_up_in_a_round_the_last_complete_step_decides(
+    seat_scripted_agents, run_debate, kind, fields, verdict
+):
+    """Closed forms by the verdicts, text by the reviews: as implied votes."""
+    made = {"ann": saying(1, best=1), "bob": saying(2, best=1), "cyd": saying(1, best=1)}
+    if not fields:
+        made = {"ann": saying("1"), "bob": saying("2", best="1"), "cyd": saying("3", best="1")}
+    agents = seat_scripted_agents(**made)
+    wait_forever(agents["bob"], made["bob"], kind)
+    _, _, result = await run_debate(agents=THREE, rounds=3, timeout_seconds=0.5, **fields)
+    assert (str(result["verdict"]), result["ended_by"]) == (str(verdict), "timeout")
+    assert result["consensus_reached"]
+    assert all(vote["implied"] for vote in result["votes"])
+
+
+async def test_without_any_vote_a_debate_out_of_time_fails_with_its_answers(
+    seat_scripted_agents, run_debate
+):
+    """It is not retried: the next attempt would have no time left, either. After a requeue it goes on."""
+    agents = seat_scripted_agents(**{name: saying(name) for name in THREE})
+    for name, agent in agents.items():
+        wait_forever(agent, saying(name), Vote)
+    fields = {"rounds": 0, "timeout_seconds": 0.4}
+    outcome, session, _ = await run_debate(agents=THREE, **fields)
+    assert isinstance(outcome, Failed)
+    assert "no seat could vote: ann abstained (no time was left to ask)" in outcome.error
+    partial = result_of(outcome)
+    assert partial["ended_by"] == "rounds"
+    assert sorted(row["verdict"] for row in partial["dissent"]) == THREE
+    session.requeue()
+    agents = seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+    _, _, result = await run_debate(agents=THREE, session=session, **fields)
+    assert [type(task) for task in agents["cyd"].asked] == [Vote]
+    assert result["verdict"] == "ann"

@@ -1,8 +1,10 @@
-"""What ballots decide: every mode, abstentions, ties, judges, weights."""
+"""What ballots decide: every mode, abstentions, ties, judges, weights; and which answers are one."""
+
+import itertools
 
 import pytest
 
-from aragora_q.executors.debate.consensus import Ballot, decide
+from aragora_q.executors.debate.consensus import Ballot, decide, group
 
 
 def ballots(*choices):
@@ -14,7 +16,7 @@ def ballots(*choices):
     ("mode", "choices", "reached", "winner", "confidence"),
     [
         ("majority", (0, 0, 1), True, 0, 2 / 3),
-        ("majority", (0, 0, 1, 1), False, None, 1 / 2),  # a tie has a winner but no consensus
+        ("majority", (0, 0, 1, 1), False, 0, 1 / 2),  # a tie has a winner but no consensus
         ("majority", (0, 0, 1, 2), False, 0, 1 / 2),  # half is not a majority
         ("majority", (0, 0, None), True, 0, 2 / 3),
         ("majority", (0, None, None), False, 0, 1 / 3),  # abstentions count as seats
@@ -25,52 +27,84 @@ def ballots(*choices):
         ("unanimous", (1, 1, None), False, 1, 2 / 3),
         ("unanimous", (1, 1, 0), False, 1, 2 / 3),
         ("any", (0, 0, 1, 2), True, 0, 1 / 2),
+        ("any", (0, 1), True, 0, 1 / 2),  # one vote suffices, also in a tie
         ("any", (None, 2, None), True, 2, 1 / 3),
         ("any", (None, None), False, None, 0),
         ("none", (0, 0, 0), False, None, 0),
+        ("synthesis", (0, 0, 1), True, 0, 2 / 3),
     ],
 )
 def test_a_mode_reaches_consensus_only_where_the_votes_show_it(
     mode, choices, reached, winner, confidence
 ):
-    """Each mode's threshold on the share of all seats still in, abstentions included."""
-    decision = decide(mode, ballots(*choices), salt="job")
-    assert decision.consensus_reached is reached
-    if winner is not None:
-        assert decision.winner == winner
+    """Each mode's threshold on the share of all seats, abstentions included."""
+    decision = decide(mode, ballots(*choices))
+    assert (decision.consensus_reached, decision.winner) == (reached, winner)
     assert decision.confidence == pytest.approx(confidence)
 
 
-def test_a_tie_goes_to_the_surer_voters_and_is_no_consensus():
-    """Two to two: the answer with the higher confidence is named, without consensus."""
-    votes = [Ballot(0, 60), Ballot(0, 60), Ballot(1, 90), Ballot(1, 70)]
-    for mode in ("majority", "any"):
-        decision = decide(mode, votes, salt="job")
-        assert (decision.winner, decision.consensus_reached) == (1, False)
+def test_a_tie_goes_to_the_surer_voters_then_to_the_first_group():
+    """Two to two: the higher sum of confidence wins, without consensus; equal sums: the lower number."""
+    decision = decide("majority", [Ballot(0, 60), Ballot(0, 60), Ballot(1, 90), Ballot(1, 70)])
+    assert (decision.winner, decision.consensus_reached) == (1, False)
+    assert decide("majority", ballots(1, 0)).winner == 0
 
 
-def test_a_full_tie_is_broken_the_same_way_every_time_but_not_always_by_number():
-    """Equal votes and confidence: the job's id decides, so that a resumed debate decides alike."""
-    winners = [decide("majority", ballots(0, 1), salt=f"job-{n}").winner for n in range(20)]
-    assert winners == [decide("majority", ballots(0, 1), salt=f"job-{n}").winner for n in range(20)]
-    assert set(winners) == {0, 1}
+def test_weights_count():
+    """One seat of weight 3 outvotes two of weight 1."""
+    decision = decide("weighted", [Ballot(0, 50, weight=3), Ballot(1, 50), Ballot(1, 50)])
+    assert (decision.winner, decision.consensus_reached) == (0, True)
+    assert decision.confidence == pytest.approx(3 / 5)
 
 
-def test_weights_count_in_weighted_mode_only():
-    """One seat of weight 3 outvotes two of weight 1, where weights were asked for."""
-    votes = [Ballot(0, 50, weight=3), Ballot(1, 50), Ballot(1, 50)]
-    weighted = decide("weighted", votes, salt="job")
-    assert (weighted.winner, weighted.consensus_reached) == (0, True)
-    assert weighted.confidence == pytest.approx(3 / 5)
-    assert decide("majority", votes, salt="job").winner == 1
-
-
-def test_a_judge_decides_only_if_the_order_of_answers_does_not():
-    """The same choice in both orders is a ruling; its confidence is the seats' share of votes."""
-    votes = ballots(0, 0, 1)
-    ruled = decide("judge", votes, salt="job", judged=[1, 1])
-    assert (ruled.winner, ruled.consensus_reached) == (1, True)
+def test_a_judge_picks_the_answer_but_only_votes_make_a_consensus():
+    """The judge's choice wins; consensus and confidence are those of the votes for it."""
+    ruled = decide("judge", ballots(0, 0, 1), judged=1)
+    assert (ruled.winner, ruled.consensus_reached) == (1, False)
     assert ruled.confidence == pytest.approx(1 / 3)
-    for judged in ([0, 1], [None, None], [1, None], []):
-        by_seats = decide("judge", votes, salt="job", judged=judged)
-        assert (by_seats.winner, by_seats.confidence) == (0, pytest.approx(2 / 3))
+    assert decide("judge", ballots(0, 0, 1), judged=0).consensus_reached
+    assert decide("judge", ballots(0, 0, 1)).winner == 0  # no ruling: the votes decide
+
+
+def same(*groups):
+    """What a voter says: lists of answers that mean the same."""
+    return [list(group) for group in groups]
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ([same("abc"), same("abc"), same("ab")], [{"a", "b", "c"}]),
+        ([same("ab"), same(), same()], [{"a"}, {"b"}, {"c"}]),  # one of three is not more than half
+        ([same("ab"), same("ab"), same("c")], [{"a", "b"}, {"c"}]),
+        ([same("ab"), same("bc")], [{"a"}, {"b"}, {"c"}]),  # each pair has half
+        ([same("ab", "bc")] * 3, None),  # a chain: a and c were never called the same
+        ([], [{"a"}, {"b"}, {"c"}]),
+    ],
+)
+def test_answers_are_one_where_most_voters_say_so_of_every_pair(claims, expected):
+    """More than half for each pair of a group; a chain of pairs is not a group."""
+    numbers = {"a": 0, "b": 1, "c": 2}
+    found = group(
+        [0, 1, 2], [[[numbers[n] for n in each] for each in claim] for claim in claims], "s"
+    )
+    if expected is None:
+        assert sorted(map(len, found)) == [1, 2]
+    else:
+        wanted = [{numbers[n] for n in each} for each in expected]
+        assert sorted(map(set, found), key=sorted) == sorted(wanted, key=sorted)
+
+
+def test_groups_do_not_depend_on_the_order_of_answers_and_voters():
+    """The same claims give the same groups, in the same order, however they are listed."""
+    claims = [same([0, 1], [2, 3]), same([0, 1, 2]), same([1, 2], [0, 3]), same([0, 1], [1, 2])]
+    expected = group([0, 1, 2, 3], claims, "salt")
+    for order in itertools.permutations(range(4)):
+        assert group(list(order), [claims[n] for n in order], "salt") == expected
+    assert sorted(itertools.chain(*expected)) == [0, 1, 2, 3]
+
+
+def test_the_order_of_groups_is_not_that_of_seats():
+    """Ties go to another seat's answer in another debate."""
+    firsts = {group([0, 1], [], f"nonce-{n}")[0][0] for n in range(20)}
+    assert firsts == {0, 1}

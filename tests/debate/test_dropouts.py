@@ -1,7 +1,7 @@
 """Agents that fail during a debate: who is dropped, what is retried, when the debate fails."""
 
 import pytest
-from support.scripted_agents import THREE, failing, saying
+from support.scripted_agents import THREE, failing, said, saying
 
 from aragora_q.contracts import Completed, Failed, Retry
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
@@ -11,13 +11,16 @@ from aragora_q.executors.debate.requests import Propose, Review, Revise, Vote
 async def test_one_dead_provider_drops_its_agent_only(seat_scripted_agents, run_debate):
     """A permanent error drops one seat; the others finish, and the result names the seat and the reason."""
     seat_scripted_agents(
-        ann=saying("tea"), bob=failing(PermanentError("no such model"), Review), cyd=saying("tea!")
+        ann=saying("tea"),
+        bob=failing(PermanentError("no such model"), Review),
+        cyd=saying("milk", choice="tea"),
     )
     outcome, _, result = await run_debate(agents=THREE, rounds=1)
     assert isinstance(outcome, Completed)
     assert result["participants"] == ["ann", "cyd"]
-    assert result["error"] == "bob dropped out (round 1, review): no such model"
-    assert (result["confidence"], result["consensus_reached"]) == (1.0, True)
+    assert result["error"] == "bob dropped out (round 1, review: no such model)"
+    assert (result["confidence"], result["consensus_reached"]) == (0.6667, True)
+    assert result["seats"][1]["dropped"] == "round 1, review: no such model"
 
 
 async def test_a_debate_without_quorum_fails_and_names_the_causes(seat_scripted_agents, run_debate):
@@ -60,7 +63,8 @@ async def test_a_rate_limit_postpones_and_keeps_what_was_paid(seat_scripted_agen
     )
     outcome, session, _ = await run_debate(agents=THREE, rounds=1)
     assert isinstance(outcome, Retry)
-    assert (outcome.charged, outcome.delay_seconds) == (False, 7)
+    assert not outcome.charged
+    assert 7 <= outcome.delay_seconds <= 7 * 1.2
     agents |= seat_scripted_agents(
         ann=saying("tea"), bob=saying("rum"), cyd=saying("milk", choice="tea")
     )
@@ -80,20 +84,16 @@ async def test_a_transient_fault_is_a_charged_retry(seat_scripted_agents, run_de
     assert outcome.charged
 
 
-@pytest.mark.parametrize(
-    "error", [AgentUnavailable("still down"), RetryLater("still limited", delay_seconds=9)]
-)
-async def test_the_last_attempt_finishes_without_failing_seats(
-    seat_scripted_agents, run_debate, error
-):
+async def test_the_last_attempt_finishes_without_failing_seats(seat_scripted_agents, run_debate):
     """A result of two seats that says so is better than none."""
+    error = AgentUnavailable("still down")
     seat_scripted_agents(
         ann=saying("tea"), bob=failing(error, Revise), cyd=saying("milk", choice="tea")
     )
     outcome, session, result = await run_debate(agents=THREE, rounds=1, attempts=3)
     assert isinstance(outcome, Completed)
     assert result["participants"] == ["ann", "cyd"]
-    assert result["error"] == f"bob dropped out (round 1, revise): {error}"
+    assert result["error"] == f"bob dropped out (round 1, revise: {error})"
     again = seat_scripted_agents(ann=saying("x"), bob=saying("x"), cyd=saying("x"))
     _, _, resumed = await run_debate(agents=THREE, rounds=1, attempts=1, session=session)
     assert not any(agent.asked for agent in again.values())  # the drop-out is journalled, too
@@ -109,3 +109,90 @@ async def test_no_quorum_for_transient_reasons_stays_retryable(seat_scripted_age
     outcome, _, _ = await run_debate(agents=THREE, attempts=3)
     assert isinstance(outcome, Retry)
     assert not outcome.charged
+
+
+async def test_an_overload_waits_with_growing_delays_and_drops_the_seat_only_after_its_bound(
+    seat_scripted_agents, run_debate, monkeypatch
+):
+    """5, 10, 20, 40, 60, 60 … seconds, uncharged, also on the last attempt; after 30 minutes the seat drops."""
+    from aragora_q.executors.debate.journal import Journal
+
+    clock = [0.0]
+    monkeypatch.setattr(Journal, "now", lambda self: clock[0])
+    session, delays = None, []
+    for _ in range(200):
+        seat_scripted_agents(
+            ann=saying("tea"),
+            bob=failing(RetryLater("529 overloaded", delay_seconds=0), Vote),
+            cyd=saying("milk", choice="tea"),
+        )
+        outcome, session, result = await run_debate(
+            agents=THREE, rounds=0, attempts=3, session=session
+        )
+        if result is not None:
+            break
+        assert not outcome.charged
+        delays.append(session.kept["life/overload/vote.1"]["count"])
+        clock[0] += outcome.delay_seconds
+    assert delays == list(range(1, len(delays) + 1))
+    assert 1_800 < clock[0] < 1_900
+    assert len(delays) < 50  # so many delays the queue allows for one job
+    assert result["error"] == "bob dropped out (vote: 529 overloaded)"
+    assert result["confidence"] == 0.6667
+
+
+async def test_a_requeued_seat_does_not_vote_on_what_it_did_not_see(
+    seat_scripted_agents, run_debate
+):
+    """cyd drops at the proposals; the debate fails at the vote. After a requeue cyd stays out, the paid
+    ballots stand, and only the missing ones are asked for.
+    """
+    seat_scripted_agents(
+        ann=saying("tea"),
+        bob=failing(PermanentError("401"), Vote),
+        cyd=failing(PermanentError("401"), Propose),
+    )
+    outcome, session, _ = await run_debate(agents=THREE, rounds=0)
+    assert isinstance(outcome, Failed)  # one of two votes is left
+    session.requeue()
+    agents = seat_scripted_agents(
+        ann=saying("x"), bob=saying("milk", choice="tea"), cyd=saying("y")
+    )
+    _, _, result = await run_debate(agents=THREE, rounds=0, session=session)
+    assert [len(agent.asked) for agent in agents.values()] == [0, 1, 0]
+    assert result["participants"] == ["ann", "bob"]
+    assert "cyd dropped out (propose: 401)" in result["error"]
+
+
+async def test_a_requeued_seat_returns_to_the_phase_in_which_the_debate_ended(
+    seat_scripted_agents, run_debate
+):
+    """Too few seats at the proposals: after a requeue all are asked again, and stay in, also when it resumes."""
+    gone = failing(PermanentError("401"), Propose)
+    seat_scripted_agents(ann=saying("tea"), bob=gone, cyd=gone)
+    outcome, session, _ = await run_debate(agents=THREE, rounds=0)
+    assert isinstance(outcome, Failed)
+    session.requeue()
+    seat_scripted_agents(
+        ann=saying("tea"),
+        bob=saying("tea"),
+        cyd=failing(AgentUnavailable("down"), Vote, saying("x")),
+    )
+    outcome, _, _ = await run_debate(agents=THREE, rounds=0, session=session)
+    assert isinstance(outcome, Retry)
+    seat_scripted_agents(**{name: saying("tea") for name in THREE})
+    _, _, result = await run_debate(agents=THREE, rounds=0, session=session, attempts=2)
+    assert (result["participants"], result["error"]) == (THREE, None)
+
+
+async def test_a_refusal_drops_the_seat_even_if_there_is_text(seat_scripted_agents, run_debate):
+    """What a model says while it refuses is not an answer; the tokens count."""
+    refusal = said("I cannot help with that.", refused=PermanentError("refused by the model"))
+    agents = seat_scripted_agents(ann=saying("tea"), bob=lambda _: refusal, cyd=saying("tea"))
+    _, session, result = await run_debate(agents=THREE)
+    assert len(agents["bob"].asked) == 1
+    assert result["error"] == "bob dropped out (propose: refused by the model)"
+    assert (result["confidence"], result["token_usage"]["requests"]) == (0.6667, 3)
+    again = seat_scripted_agents(**{name: saying("x") for name in THREE})
+    await run_debate(agents=THREE, session=session)
+    assert not any(agent.asked for agent in again.values())

@@ -9,6 +9,7 @@ import pytest
 from support.forked_workers import Workers
 from support.memory_session import MemorySession
 from support.processes import cli, env, is_running
+from support.scripted_agents import saying
 from support.wait import wait_until_sync
 
 from aragora_q.base import JobStatus
@@ -60,8 +61,9 @@ def queue_settings(redis_url, stub, debate):
 async def enqueue(settings, debate):
     queue = RedisStreamsQueue(QueueConfig(**settings))
     job = create_debate_job(
-        "Tea or coffee?", list(settings["agents"]), ROUNDS, job_id=f"d{debate}", timeout_seconds=600
-    )
+        "Tea or coffee?", list(settings["agents"]), ROUNDS, job_id=f"d{debate}", timeout_seconds=600,
+        debate="always",
+    )  # fmt: skip
     await queue.enqueue(job)
     return queue
 
@@ -69,7 +71,7 @@ async def enqueue(settings, debate):
 def journalled(queue, redis_client, debate):
     """Names of the calls that are in the debate's journal."""
     fields = redis_client.hkeys(queue.connection.keys.journal(f"d{debate}"))
-    return {field for field in fields if "/call/" in field}
+    return {field for field in fields if field.startswith("checkpoint:call/")}
 
 
 @pytest.mark.timeout(240)
@@ -127,36 +129,38 @@ async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
     run_debate, stop_at, monkeypatch
 ):
     """After a deploy, a cancel or a lost lease at any call, the next attempt makes only the missing calls."""
-    from aragora_q.executors.debate import demo
+    from aragora_q.executors.debate import demo, labels
 
+    monkeypatch.setattr(labels, "draw_nonce", lambda *material: "c0ffee11")
     calls = []
     reply = demo.DemoAgent.reply
 
-    async def counted(self, task):
+    async def counted(self, task, manner):
         calls.append((self.name, task))
         if len(calls) == stop_at:
             await asyncio.Event().wait()
-        return await reply(self, task)
+        return await reply(self, task, manner)
 
     monkeypatch.setattr(demo.DemoAgent, "reply", counted)
     agents = [f"demo:{persona}" for persona in demo.PERSONAS]
     session = MemorySession()
-    running = asyncio.create_task(run_debate(agents=agents, session=session))
+    fields = {"agents": agents, "debate": "always"}
+    running = asyncio.create_task(run_debate(session=session, **fields))
     while len(calls) < stop_at or running.done():
         await asyncio.sleep(0)
     for _ in range(20):
         await asyncio.sleep(0)  # the others of the phase finish
     running.cancel()
     await running
-    finished = [name for name in session.kept if "/call/" in name]
+    finished = [name for name in session.kept if name.startswith("call/")]
     before = len(calls)
-    outcome, _, result = await run_debate(agents=agents, session=session)
+    outcome, _, result = await run_debate(session=session, **fields)
     assert isinstance(outcome, Completed)
     assert len(calls) - before == CALLS - len(finished)
     assert result["token_usage"]["requests"] == CALLS
-    uninterrupted = (await run_debate(agents=agents))[2]
+    uninterrupted = (await run_debate(**fields))[2]
     for each in (result, uninterrupted):
-        del each["duration_seconds"]
+        del each["duration_seconds"], each["record"]["started_at"]
     assert result == uninterrupted
 
 
@@ -167,7 +171,7 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
     nor is charged.
     """
     from aragora_q.errors import RedisUnreachable
-    from aragora_q.executors.debate.requests import Propose, Reply
+    from aragora_q.executors.debate.requests import Propose
     from aragora_q.worker import attempt
 
     monkeypatch.setattr(attempt, "CHECKPOINT_RETRY_SECONDS", 0.01)
@@ -176,14 +180,14 @@ async def test_an_outage_of_redis_loses_no_call_that_was_paid(
     def reply(task):
         if isinstance(task, Propose):  # the server goes away while the agent thinks
             session.refuse_with += [RedisUnreachable("away")] * 3
-            return Reply({"text": "tea"}, 10, 5)
+            return saying("tea")(task)
         raise AssertionError("all answers are the same: nothing more to ask")
 
     seat_scripted_agents(ann=reply, bob=reply)
     outcome, _, result = await run_debate(agents=["ann", "bob"], session=session)
     assert isinstance(outcome, Completed)
     assert result["token_usage"]["requests"] == 2
-    assert len([name for name in session.kept if "/call/" in name]) == 2
+    assert len([name for name in session.kept if name.startswith("call/")]) == 2
     warnings = [record for record in caplog.records if "checkpoint not saved" in record.message]
     assert 1 <= len(warnings) <= 2, "once a checkpoint"
     assert warnings[0].error == "away"

@@ -3,7 +3,7 @@
 import json
 
 from aragora_q.base import Job
-from aragora_q.contracts import CheckpointStore, Completed
+from aragora_q.contracts import CheckpointStore, Completed, Failed
 from aragora_q.retry import RetryPolicy
 from aragora_q.worker.attempt import Attempt
 
@@ -28,6 +28,10 @@ class MemorySession(CheckpointStore):
         self._maybe_refuse()
         self.kept[name] = value
 
+    def requeue(self):
+        """As `requeue` does: checkpoints named `life/…` are deleted."""
+        self.kept = {name: each for name, each in self.kept.items() if not name.startswith("life/")}
+
     async def checkpoints(self, job):
         self._maybe_refuse()
         return dict(self.kept)
@@ -43,6 +47,6 @@ def make_attempt(
 
 
 def result_of(outcome):
-    """The decoded result of an attempt that completed."""
-    assert isinstance(outcome, Completed), outcome
+    """The decoded result of an attempt that completed, or its partial result if it failed."""
+    assert isinstance(outcome, Completed | Failed), outcome
     return json.loads(outcome.result)

@@ -14,6 +14,7 @@ from itertools import count as count_from
 from aragora_q.executors.debate.consensus import stable_hash
 
 NONCE_BYTES = 4
+NOT_ALPHANUMERIC = bytes(code for code in range(128) if not chr(code).isalnum())
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 """Letters of labels: consonants, so that labels are not words."""
 FIRST_LETTERS = "FGHJKLMNPQRSTVWXZ"
@@ -33,8 +34,9 @@ def draw_nonce(*material: str) -> str:
 
 def contains(text: str, nonce: str) -> bool:
     """Return True if `text` contains `nonce`, in any case, or with other characters between its own."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return nonce in "".join(filter(str.isalnum, plain))
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    bare = plain.casefold().encode("ascii", "ignore").translate(None, NOT_ALPHANUMERIC)
+    return nonce.encode() in bare
 
 
 def labels(nonce: str, scope: str, count: int, material: str) -> list[str]:

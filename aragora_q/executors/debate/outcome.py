@@ -13,13 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.answer_form import AnswerForm
+from aragora_q.executors.debate.answers import Answers
 from aragora_q.executors.debate.consensus import Ballot, Decision, decide, shares
 from aragora_q.executors.debate.flags import flags
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.participants import Participants
 from aragora_q.executors.debate.replies import Value
-from aragora_q.executors.debate.requests import Answer
+from aragora_q.executors.debate.requests import Answer, Topic
 from aragora_q.job import DebateJobPayload, DebateResult
 
 SHORTENED_CHARS = (2_000, 200, 0)
@@ -39,38 +39,30 @@ class SeatVote:
 class Outcome:
     """The outcome of one debate, in the making: `count`, then perhaps `judged` or `written`, then `result`."""
 
-    def __init__(  # noqa: PLR0913 - a debate's parts
+    def __init__(
         self,
         job_id: str,
         payload: DebateJobPayload,
-        form: AnswerForm,
-        nonce: str,
+        topic: Topic,
         journal: Journal,
         seats: Participants,
-        *,
-        first: Mapping[int, Answer],
-        answers: Mapping[int, Answer],
-        rounds_used: int,
-        ended_by: str,
-        labels: Mapping[str, int],
+        answers: Answers,
     ) -> None:
+        self.rounds_used = 0
+        self.ended_by = "rounds"
+        self.decision = Decision()
         self._job_id = job_id
         self._payload = payload
-        self._form = form
-        self._nonce = nonce
+        self._form = topic.form
         self._journal = journal
         self._seats = seats
-        self._first = first
-        self._answers = answers
-        self._rounds_used = rounds_used
-        self._ended_by = ended_by
-        self._labels = labels
+        self._source = answers
+        self._answers = answers.by_seat
         self._joined = sorted({*seats.active, *seats.dropped})
         self._groups: list[list[int]] = []
         self._votes: Mapping[int, SeatVote] = {}
         self._text: str | None = None
         self._is_judged = False
-        self.decision = Decision()
 
     def count(self, groups: list[list[int]], votes: Mapping[int, SeatVote]) -> None:
         """Take over groups of seats whose answers are the same, and the votes; decide by them."""
@@ -105,10 +97,6 @@ class Outcome:
 
     def _group_of(self, seat: int) -> int:
         return next(n for n, members in enumerate(self._groups) if seat in members)
-
-    def votes_for(self, option: int) -> int:
-        """Return the number of votes for an option."""
-        return sum(vote.option == option for vote in self._votes.values())
 
     def best_option(self) -> int | None:
         """Return the best-liked option of the winning group."""
@@ -169,7 +157,7 @@ class Outcome:
             consensus_reached=self.decision.consensus_reached,
             final_answer=self._final_answer(answer),
             confidence=round(self.decision.confidence, 4),
-            rounds_used=self._rounds_used,
+            rounds_used=self.rounds_used,
             participants=[names[seat] for seat in self._seats.active],
             duration_seconds=round(self._journal.running_seconds(), 3),
             token_usage=self._journal.usage(),
@@ -178,12 +166,14 @@ class Outcome:
             reasons=None if answer is None else answer.reasons,
             decided_by=None if answer is None else "judge" if self._is_judged else "votes",
             written_by=names[-1] if self._text is not None else None,
-            ended_by=self._ended_by,
+            ended_by=self.ended_by,
             groups=self._group_rows(),
             votes=self._vote_rows() if has_vote else [],
             by_model=self._by_model() if has_vote else {},
             abstentions=len(self._abstentions()) if has_vote else 0,
-            first_votes=[{"seat": n, "verdict": each.verdict} for n, each in self._first.items()],
+            first_votes=[
+                {"seat": n, "verdict": each.verdict} for n, each in self._source.first.items()
+            ],
             changed=self._changed(),
             dissent=self._dissent(),
             flags=self._flags(),
@@ -217,11 +207,9 @@ class Outcome:
         names, problems = self._seats.names, self._seats.dropouts
         if self._payload.consensus != "none":
             problems += self._abstentions()
-        outsider = len(names) - 1
-        if self._payload.judge and outsider in self._seats.abstained:
-            problems.append(
-                f"{names[outsider]}, the judge, failed ({self._seats.abstained[outsider]}): the votes decide"
-            )
+        outsider = len(self._payload.agents) + len(self._payload.escalate)
+        if why := self._seats.abstained.get(outsider):
+            problems.append(f"{names[outsider]} did not decide, so the votes do ({why})")
         for row in seats:
             if row["cut"]:
                 problems.append(f"{row['agent']}: {row['cut']} of its replies were cut at a limit")
@@ -233,8 +221,10 @@ class Outcome:
 
     def _seat_rows(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         rows = []
-        has_judge = self._payload.judge is not None
-        for seat in [*self._joined, *([len(self._seats.names) - 1] if has_judge else [])]:
+        outsiders = range(
+            len(self._payload.agents) + len(self._payload.escalate), len(self._seats.names)
+        )
+        for seat in (*self._joined, *outsiders):
             own = [entry for entry in entries if entry["seat"] == seat]
             priced = [entry["usd"] for entry in own if entry["usd"] is not None]
             rows.append(
@@ -249,7 +239,11 @@ class Outcome:
                     "output_tokens": sum(entry["out"] for entry in own),
                     "cached_tokens": sum(entry["cached"] for entry in own),
                     "cost_usd": round(sum(priced), 6) if priced else None,
-                    "cut": sum(bool((entry["value"] or {}).get("cut")) for entry in own),
+                    "cut": sum(
+                        bool((said["said"] or {}).get("cut"))
+                        for said in self._seats.transcript
+                        if said["seat"] == seat
+                    ),
                 }
             )
         return rows
@@ -316,7 +310,7 @@ class Outcome:
     def _changed(self) -> list[dict[str, Any]]:
         return [
             {"seat": seat, "before": first.verdict, "after": self._answers[seat].verdict}
-            for seat, first in self._first.items()
+            for seat, first in self._source.first.items()
             if seat in self._answers
             and self._form.key(first.verdict) != self._form.key(self._answers[seat].verdict)
         ]
@@ -363,8 +357,8 @@ class Outcome:
             "settings": settings,
             "price_list": _price_list(),
             "started_at": round(begun["at"], 3),
-            "nonce": self._nonce,
-            "labels": dict(self._labels),
+            "nonce": begun["nonce"],
+            "labels": dict(self._source.labels),
         }
 
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from aragora_q.base import Job
@@ -100,7 +101,7 @@ class Participants:
         self,
         phase: Phase,
         requests: Mapping[int, AgentRequest],
-        labels: Mapping[int, Mapping[str, int]],
+        labels: Mapping[int, Mapping[str, int]] = MappingProxyType({}),
     ) -> dict[int, Value | None]:
         """Ask the seats in `requests` and return the replies of those that did not drop out, by seat.
 
@@ -154,6 +155,11 @@ class Participants:
             raise RetryLater(f"{self.names[seat]}: {error}", delay_seconds=delay) from error
         self._record(phase, {seat: value})
         return value
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """True if the job fails when this attempt does."""
+        return self._attempt.is_last_attempt
 
     def next_step(self) -> None:
         """Begin a phase that asks with `ask_one`."""

@@ -192,7 +192,7 @@ def _confidence(value: Any) -> int | None:
         return None
     if 0 < value <= 1:
         value *= 100
-    return round(min(100.0, max(0.0, value)))
+    return round(min(100.0, max(0.0, float(value))))
 
 
 def _required(data: Value | None) -> Value:

@@ -1,0 +1,143 @@
+"""The vote of a debate: ballots, or what is known without them; then a judge or a chair if there is one.
+
+Used by the protocol, after the rounds. Must not know models, prompts or Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aragora_q.errors import AgentUnavailable, PermanentError
+from aragora_q.executors.debate.answers import Answers, Claims
+from aragora_q.executors.debate.outcome import Outcome, SeatVote
+from aragora_q.executors.debate.participants import Participants, Phase
+from aragora_q.executors.debate.replies import Value
+from aragora_q.executors.debate.requests import Answer, Synthesize, Topic, Vote
+from aragora_q.job import DebateJobPayload
+
+Votes = dict[int, SeatVote]
+
+
+class Election:
+    """The vote on the answers of a debate. `reviews` are those of the current answers, if there are any."""
+
+    def __init__(
+        self,
+        payload: DebateJobPayload,
+        topic: Topic,
+        seats: Participants,
+        answers: Answers,
+        reviews: Mapping[int, Value],
+    ) -> None:
+        self._payload = payload
+        self._topic = topic
+        self._seats = seats
+        self._answers = answers
+        self._reviews = reviews
+        self._options = answers.options()
+        self._outsider = len(payload.agents) + len(payload.escalate)
+
+    async def hold(self, outcome: Outcome) -> None:
+        """Vote and put the decision into `outcome`. Without a vote, its decision has no winner."""
+        votes, claims = await self._votes()
+        groups = self._answers.groups(claims)
+        outcome.count(groups, votes)
+        if self._payload.consensus == "judge" and len(groups) > 1:
+            outcome.judged(await self._judge(groups))
+        best = outcome.best_option()
+        if self._payload.consensus == "synthesis" and best is not None and len(self._options) > 1:
+            outcome.written(await self._synthesize(best, votes))
+
+    async def _votes(self) -> tuple[Votes, Claims]:
+        """Return the votes by seat, and what the voters say about equal answers.
+
+        A vote that is known is not asked for: verdicts of a closed form are votes; all options may be one;
+        and reviews count as votes, if they ended the rounds, or if time was up before the vote.
+        """
+        if self._topic.form.is_closed or len(self._options) <= 1:
+            return self._own_votes(), []
+        if self._reviews:
+            return self._votes_by_reviews()
+        found = {
+            seat: value for seat, value in (await self._ballots()).items() if value is not None
+        }
+        votes = {
+            seat: SeatVote(value["choice"], value["confidence"], value["reason"])
+            for seat, value in found.items()
+        }
+        return votes, self._answers.claims(value["same_as"] for value in found.values())
+
+    def _own_votes(self) -> Votes:
+        return self._implied({seat: seat for seat in self._answers.by_seat})
+
+    def _votes_by_reviews(self) -> tuple[Votes, Claims]:
+        claims = self._answers.claims(review["same_as"] for review in self._reviews.values())
+        if len(self._answers.groups(claims)) == 1:
+            return self._own_votes(), claims
+        return self._implied(
+            {seat: review["best"] for seat, review in self._reviews.items()}
+        ), claims
+
+    def _implied(self, chosen: Mapping[int, int | None]) -> Votes:
+        options = {seat: self._answers.option_of(choice) for seat, choice in chosen.items()}
+        return {
+            seat: SeatVote(option, is_implied=True)
+            for seat, option in options.items()
+            if option is not None
+        }
+
+    async def _ballots(self) -> dict[int, Value | None]:
+        phase, requests, names = Phase("vote"), {}, {}
+        for seat in self._seats.active:
+            names[seat] = self._answers.draw_labels(f"vote.{seat}", self._options)
+            shown = self._answers.labeled(names[seat], str(phase), seat)
+            requests[seat] = Vote(self._topic, shown)
+        return await self._seats.ask_all(phase, requests, names)
+
+    async def _judge(self, groups: Sequence[Sequence[int]]) -> int | None:
+        """Return the group that the judge picks with the answers in one order and in the reverse order.
+
+        None if the two differ or the judge failed: permanently, or in any way on the last attempt.
+        """
+        phase = Phase("judge")
+        names = self._answers.draw_labels("judge", self._options)
+        shown = self._answers.labeled(names, str(phase), self._outsider)
+        self._seats.next_step()
+        picked: set[int] = set()
+        for n, answers in enumerate((shown, dict(reversed(shown.items())))):
+            request = Vote(self._topic, answers, as_judge=True)
+            value = await self._ask_outsider(phase, request, names, f".{n}")
+            if value is None:
+                return None
+            picked.add(next(n for n, seats in enumerate(groups) if value["choice"] in seats))
+        if len(picked) > 1:
+            self._seats.abstained[self._outsider] = (
+                "its choice depended on the order of the answers"
+            )
+            return None
+        return picked.pop()
+
+    async def _synthesize(self, best: int, votes: Votes) -> Value | None:
+        phase = Phase("synthesize")
+        names = self._answers.draw_labels("judge", self._options)
+        shown: dict[str, Answer] = self._answers.labeled(names, str(phase), self._outsider)
+        counts = {
+            label: sum(vote.option == names[label] for vote in votes.values()) for label in shown
+        }
+        winner = next(label for label, seat in names.items() if seat == best)
+        self._seats.next_step()
+        return await self._ask_outsider(
+            phase, Synthesize(self._topic, shown, counts, winner), names
+        )
+
+    async def _ask_outsider(
+        self, phase: Phase, request: Vote | Synthesize, names: Mapping[str, int], part: str = ""
+    ) -> Value | None:
+        """Ask the judge; None if it failed: permanently, or on the last attempt for any reason but overload."""
+        try:
+            return await self._seats.ask_one(phase, self._outsider, request, names, part)
+        except (PermanentError, AgentUnavailable) as error:
+            if not (isinstance(error, PermanentError) or self._seats.is_last_attempt):
+                raise
+            self._seats.abstained[self._outsider] = str(error)
+            return None
