@@ -6,13 +6,14 @@ The only place that decides what counts as an answer, a review or a ballot. Used
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from pydantic_core import from_json
 
 from aragora_q.answer_form import MAX_TEXT_CHARS
+from aragora_q.executors.debate.labels import contains
 from aragora_q.executors.debate.requests import (
     AgentRequest,
     Discuss,
@@ -50,9 +51,9 @@ def read(request: AgentRequest, reply: Reply) -> Value:
     text = reply.text.encode(errors="replace").decode().strip()  # a model may send half a character
     if not text:
         raise Unusable("the reply was blank")
-    if request.topic.nonce in text:
-        raise Unusable("the reply contained the marks of this conversation")
     value = _READERS[type(request)](request, text, reply)
+    if contains("".join(_texts(value)), request.topic.nonce):
+        raise Unusable("the reply contained the marks of this conversation")
     if reply.is_cut:
         value["cut"] = True
     return value
@@ -64,16 +65,11 @@ def max_answer_chars(topic: Topic) -> int:
 
 
 def _propose(request: Propose, text: str, reply: Reply) -> Value:
-    data = _object(text, reply)
-    if data is None or "answer" not in data:
-        data = _from_prose(request.topic, text)
-    return _answer(request.topic, data)
+    return _answer(request.topic, _answer_data(request.topic, text, reply))
 
 
 def _revise(request: Revise, text: str, reply: Reply) -> Value:
-    data = _object(text, reply)
-    if data is None or "answer" not in data:
-        data = _from_prose(request.topic, text)
+    data = _answer_data(request.topic, text, reply)
     return {**_answer(request.topic, data), "changed": data.get("changed") is not False}
 
 
@@ -137,6 +133,15 @@ def _answer(topic: Topic, data: Mapping[str, Any]) -> Value:
         reasons, was_cut = _shortened(f"{verdict}\n\n{reasons}".strip(), max_answer_chars(topic))
         verdict, is_cut = _shortened(verdict, MAX_TEXT_CHARS)[0].rstrip(), is_cut or was_cut
     return {"answer": verdict, "reasons": reasons, **({"cut": True} if is_cut else {})}
+
+
+def _answer_data(topic: Topic, text: str, reply: Reply) -> Value:
+    data = _object(text, reply) or {}
+    if "answer" in data:
+        return data
+    if reply.is_cut and isinstance(data.get("reasons"), str):
+        text = data["reasons"]  # they come first, and the answer is what was cut off
+    return _from_prose(topic, text)
 
 
 def _from_prose(topic: Topic, text: str) -> Value:
@@ -223,6 +228,19 @@ def _object(text: str, reply: Reply) -> Value | None:
         if isinstance(value, dict):
             return value
     return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in JSON data, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield name
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def _shortened(text: str, max_chars: int) -> tuple[str, bool]:
