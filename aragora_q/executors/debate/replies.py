@@ -6,7 +6,7 @@ The only place that decides what counts as an answer, a review or a ballot. Used
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -48,9 +48,9 @@ def read(request: AgentRequest, reply: Reply) -> Value:
     text = reply.text.encode(errors="replace").decode().strip()  # a model may send half a character
     if not text:
         raise Unusable("the reply was blank")
-    if contains(text, request.topic.nonce):
-        raise Unusable("the reply contained the marks of this conversation")
     value = _READERS[type(request)](request, text, reply)
+    if contains("".join(_texts(value)), request.topic.nonce):
+        raise Unusable("the reply contained the marks of this conversation")
     if reply.is_cut:
         value["cut"] = True
     return value
@@ -62,16 +62,11 @@ def is_object(reply: Reply) -> bool:
 
 
 def _propose(request: Propose, text: str, reply: Reply) -> Value:
-    data = _object(text, reply)
-    if data is None or "answer" not in data:
-        data = _from_prose(request.topic, text)
-    return _answer(request.topic, data)
+    return _answer(request.topic, _answer_data(request.topic, text, reply))
 
 
 def _revise(request: Revise, text: str, reply: Reply) -> Value:
-    data = _object(text, reply)
-    if data is None or "answer" not in data:
-        data = _from_prose(request.topic, text)
+    data = _answer_data(request.topic, text, reply)
     return {**_answer(request.topic, data), "changed": data.get("changed") is not False}
 
 
@@ -135,6 +130,15 @@ def _answer(topic: Topic, data: Mapping[str, Any]) -> Value:
         reasons, was_cut = _shortened(f"{verdict}\n\n{reasons}".strip(), topic.max_answer_chars)
         verdict, is_cut = _shortened(verdict, MAX_TEXT_CHARS)[0].rstrip(), is_cut or was_cut
     return {"answer": verdict, "reasons": reasons, **({"cut": True} if is_cut else {})}
+
+
+def _answer_data(topic: Topic, text: str, reply: Reply) -> Value:
+    data = _object(text, reply) or {}
+    if "answer" in data:
+        return data
+    if reply.is_cut and isinstance(data.get("reasons"), str):
+        text = data["reasons"]  # they come first, and the answer is what was cut off
+    return _from_prose(topic, text)
 
 
 def _from_prose(topic: Topic, text: str) -> Value:
@@ -221,6 +225,19 @@ def _object(text: str, reply: Reply) -> Value | None:
         if isinstance(value, dict):
             return value
     return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in JSON data, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield name
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def _shortened(text: str, max_chars: int) -> tuple[str, bool]:
