@@ -158,7 +158,7 @@ class PermanentError(AragoraQError):
     """Raised by an executor when a retry cannot help: the job fails at once.
 
     `partial_result`, a JSON object, is what the job has to show nevertheless: it becomes the `result` of the
-    failed job. If it is not JSON or larger than `max_result_bytes`, it is left out, and the job's error says so.
+    failed job. If it is not JSON, or larger than `max_result_bytes`, it is left out, and the error says so.
     """
 
     def __init__(
@@ -171,8 +171,9 @@ class PermanentError(AragoraQError):
 class RetryLater(AragoraQError):
     """Raised by an executor when a provider asks to retry later.
 
-    The job waits at least `delay_seconds`. The attempt is not charged, at most 50 times and for at
-    most 6 hours per job.
+    The job waits `delay_seconds`, or up to 20 % longer, so that jobs with the same delay do not all return at
+    once, and never less than the backoff. The attempt is not charged, at most 50 times and for at most 6 hours
+    per job.
     """
 
     def __init__(self, message: str, *, delay_seconds: float) -> None:

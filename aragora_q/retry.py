@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aragora_q.errors import AragoraQError, PermanentError
 
 JITTER = 0.2
-"""Delays vary by up to this share, up or down."""
+"""Delays vary by up to this share, up or down; those that a provider asked for, up only."""
 
 NEVER_RETRIED: tuple[type[BaseException], ...] = (ValueError, TypeError, KeyError)
 ALWAYS_RETRIED: tuple[type[BaseException], ...] = (AragoraQError, ConnectionError, TimeoutError)
@@ -119,7 +119,8 @@ def describe(error: BaseException) -> str:
 class RetryPolicy:
     """Exponential backoff: `base_delay_seconds * exponential_base ** n`, with jitter, up to a maximum.
 
-    `n` is 0 after the first failure. Jitter varies a delay by up to 20 %, but never beyond the maximum.
+    `n` is 0 after the first failure. Jitter varies a delay by up to 20 %, but never beyond the maximum; a delay
+    that a provider asked for only becomes longer.
     A worker takes the delays from its policy. How often a job is attempted is fixed when it is
     enqueued: by `Job.max_attempts`, or else by the queue's setting `retry_max_attempts`.
 
@@ -156,6 +157,13 @@ class RetryPolicy:
                 f"exponential_base is {self.exponential_base}, must be at least 1 and finite"
             )
 
+    def spread_seconds(self, asked_seconds: float) -> float:
+        """Return a delay that a provider asked for, made longer by the jitter, never shorter.
+
+        Otherwise all jobs that it sends back for the same time would return in the same second.
+        """
+        return asked_seconds * _factor(1, 1 + JITTER) if self.jitter else asked_seconds
+
     def delay_seconds(self, attempt: int) -> float:
         """Return the seconds to wait after failure number `attempt`, counted from 0."""
         try:
@@ -163,5 +171,9 @@ class RetryPolicy:
         except OverflowError:
             delay = self.max_delay_seconds
         if self.jitter:
-            delay *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, not for security
+            delay *= _factor(1 - JITTER, 1 + JITTER)
         return min(delay, self.max_delay_seconds)
+
+
+def _factor(low: float, high: float) -> float:
+    return random.uniform(low, high)  # noqa: S311 - spreads load, not for security

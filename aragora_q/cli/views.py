@@ -3,7 +3,8 @@
 The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence`, `priority`,
 `worker_id`; times in Unix ms or null: `created_at`, `started_at`, `completed_at` (of completed,
 failed and cancelled jobs), `due_at` (of delayed and retrying jobs); `error` (the last one),
-`progress`, `payload`, `result` (null until completed). `status` adds `history`: errors and other
+`progress`, `payload`, `result` (null until completed; of a failed job, its partial result or null).
+`status` adds `history`: errors and other
 incidents, oldest first, each with `at`, `cause`, `attempt`, `worker`, `error`.
 """
 
@@ -66,6 +67,8 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
     for n, event in enumerate(history):
         yield _row("history" if n == 0 else "", _history_text(event))
     if job.result is not None:
+        if job.status is JobStatus.FAILED:
+            yield _row("partial", "the job failed before its result was complete")
         yield from result_rows(job.result)
 
 

@@ -11,7 +11,8 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `completed`, `failed`, `cancelled` | zset | job id by end time, ms                                   |
 | `job:<id>`                 | hash   | the small fields of a job, every value at most 64 bytes       |
 | `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
-| `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON; of a failed one: its partial result, if any |
+| `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON; of a  |
+|                            |        | failed job: its partial result, if it has one                 |
 | `job:<id>:history`         | list   | errors, crashes and deferrals, one JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |

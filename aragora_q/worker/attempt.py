@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
-from aragora_q.backoff import jittered
 from aragora_q.base import Job
 from aragora_q.context import Executor, attempt_context
 from aragora_q.contracts import CheckpointStore, Completed, Failed, Outcome, Released, Retry
@@ -24,14 +23,7 @@ from aragora_q.errors import (
 )
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.observability.logs import get_logger
-from aragora_q.retry import (
-    JITTER,
-    RetryPolicy,
-    describe,
-    is_machine_limit,
-    is_retryable_error,
-    leaves,
-)
+from aragora_q.retry import RetryPolicy, describe, is_machine_limit, is_retryable_error, leaves
 
 logger = get_logger(__name__)
 
@@ -184,8 +176,8 @@ class Attempt:
             getattr(each, "delay_seconds", 0.0) for each in errors if isinstance(each, RetryLater)
         ]
         if delays:
-            delay_seconds = jittered(max(map(_bounded_seconds, delays)), 1, 1 + JITTER)
-            return Retry(text, max(delay_seconds, self._backoff_seconds()), charged=False)
+            asked_seconds = self._policy.spread_seconds(max(map(_bounded_seconds, delays)))
+            return Retry(text, max(asked_seconds, self._backoff_seconds()), charged=False)
         is_final = any(isinstance(each, PermanentError) for each in errors)
         if not is_final and is_machine_limit(error):  # perhaps the job's own use: as RetryLater
             self.trouble = text

@@ -3,7 +3,7 @@
 import json
 import re
 
-from aragora_q.contracts import Failed
+from aragora_q.contracts import Completed, Failed
 
 
 async def test_an_error_is_shown_in_full(harness, run_cli):
@@ -30,3 +30,29 @@ async def test_times_of_another_day_have_a_date(harness, run_cli):
     harness.redis.lset(key, 0, json.dumps({**event, "at": event["at"] - 2 * 86_400_000}))
     older = " ".join(run_cli("status", "bad").lines[-1].split())
     assert re.fullmatch(r"history \d{4}-\d\d-\d\d \d\d:\d\d:\d\d attempt 1 .*: no", older)
+
+
+async def test_a_failed_job_shows_its_partial_result(harness, run_cli):
+    """`status`, `wait` and `list` have it as `result`; the text says that it is partial; `wait` ends with 1."""
+    session = await harness.worker()
+    for job_id, outcome in (
+        ("partly", Failed("no vote", b'{"answers":["tea"]}')),
+        ("bad", Failed("no vote")),
+        ("done", Completed(b'{"answers":["tea"]}')),
+    ):
+        await harness.enqueue(job_id)
+        await harness.report(session, await harness.start_one(session), outcome)
+    for command in (("status", "partly"), ("wait", "partly")):
+        code = int(command[0] == "wait")
+        shown = run_cli(*command)
+        assert shown.code == code
+        assert "partial the job failed before its result was complete" in _joined(shown)
+        assert 'result {"answers": ["tea"]}' in _joined(shown)
+        assert run_cli(*command, "--json").object["result"] == {"answers": ["tea"]}
+    assert "partial" not in run_cli("status", "bad").out + run_cli("status", "done").out
+    listed = {job["id"]: job["result"] for job in run_cli("list", "--json").objects}
+    assert listed == {"partly": {"answers": ["tea"]}, "bad": None, "done": {"answers": ["tea"]}}
+
+
+def _joined(shown):
+    return " ".join(shown.out.split())

@@ -3,7 +3,8 @@
 import pytest
 
 from aragora_q.contracts import Completed, Released, Retry
-from aragora_q.errors import PermanentError
+from aragora_q.errors import InvalidPayload, PermanentError
+from aragora_q.redis.keys import BACKSTOP_MS
 
 
 async def test_names_of_checkpoints_count(harness):
@@ -42,3 +43,48 @@ async def test_progress_and_checkpoints(harness):
     assert await session.checkpoints(job) == {"round-1": {"said": "y"}}
     assert await harness.report(session, job, Completed(b"{}")) == "completed"
     assert harness.redis.pttl(harness.keys.journal("a")) > 0
+
+
+async def test_a_jobs_checkpoints_are_read_without_a_session(harness):
+    """The tracker returns what the executor saved, and nothing else of the journal, also after the end."""
+    session, tracker = await harness.worker(), harness.queue.tracker
+    await harness.enqueue("a")
+    assert await tracker.checkpoints("a") == {}
+    job = await harness.start_one(session)
+    await session.report_progress(job, {"round": 1})
+    saved = {"call/r1.review.0.1": {"value": "é"}, "life/begun": {"at": 1}, "": {}}
+    for name, value in saved.items():
+        await session.checkpoint(job, name, value)
+    assert await tracker.checkpoints("a") == await session.checkpoints(job) == saved
+    await harness.report(session, job, Completed(b"{}"))
+    assert await tracker.checkpoints("a") == saved
+
+
+async def test_unknown_jobs_have_no_checkpoints(harness):
+    """Neither has a job past its retention, nor one of which only a journal is left."""
+    session, tracker = await harness.worker(), harness.queue.tracker
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    await session.checkpoint(job, "x", {"n": 1})
+    await harness.report(session, job, Completed(b"{}"))
+    harness.redis.pexpire(harness.keys.job("a"), BACKSTOP_MS - 1000)
+    assert await tracker.checkpoints("a") == {}
+    harness.redis.delete(harness.keys.job("a"), harness.keys.result("a"))
+    harness.redis.zrem(harness.keys.completed, "a")
+    assert await tracker.checkpoints("a") == {}
+    assert await tracker.checkpoints("unknown") == {}
+    harness.redis.delete(harness.keys.journal("a"))
+
+
+@pytest.mark.parametrize("value", ["{", "[1]", b"\xff"], ids=["cut", "list", "bytes"])
+async def test_a_damaged_checkpoint_is_refused(harness, value):
+    """Like other damaged data: one error that names the job, for readers and for the next attempt."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    await session.checkpoint(job, "x", {"n": 1})
+    harness.redis.hset(harness.keys.journal("a"), "checkpoint:y", value)
+    for reading in (harness.queue.tracker.checkpoints("a"), session.checkpoints(job)):
+        with pytest.raises(InvalidPayload, match="data of job a in Redis is corrupted: "):
+            await reading
+    await harness.report(session, job, Completed(b"{}"))

@@ -113,7 +113,7 @@ def _undone(by_kind):
 
 
 def _unfinished(final, accepted):
-    """Every accepted job has one outcome, and it is the one that its steps lead to."""
+    """Every accepted job has one outcome, and it is the one that its steps lead to; so is a partial result."""
     for job_id, job in final.items():
         steps = accepted.get(job_id, {}).get("do", ())
         is_to_fail = ["permanent"] in [step[:1] for step in steps]
@@ -122,6 +122,9 @@ def _unfinished(final, accepted):
             expected.add("cancelled")
         if job_id in accepted and job["status"] not in expected:
             yield f"A: {job_id} is {job['status']}, should be {expected}: {job}"
+        partial = next((step[1] for step in steps if step[0] == "permanent" and step[1:]), None)
+        if job_id in accepted and job["status"] == "failed" and job.get("result") != partial:
+            yield f"A: {job_id} has the result {job.get('result')}, should have {partial}"
         if int(job.get("attempts", 0)) > 3:
             yield f"A: {job_id} has {job['attempts']} attempts of 3"
 

@@ -244,7 +244,7 @@ class Nemesis:
         elif roll < 0.25:
             steps.append(["later", self.random.randint(1, 2)])
         elif roll < 0.28:
-            steps.append(["permanent"])
+            steps.append(self.random.choice([["permanent"], ["permanent", {"roll": roll}]]))
         if roll > 0.998:
             steps.append(["block", LEASE_MS / 1000 * 1.5])
         elif roll > 0.98:
@@ -468,7 +468,10 @@ class Nemesis:
         for key in redis_client.scan_iter(match=f"{PREFIX}job:*", count=1000):
             job_id = key.removeprefix(f"{PREFIX}job:")
             if ":" not in job_id:
-                self.history.add("final", id=job_id, **redis_client.hgetall(key))
+                fields = redis_client.hgetall(key)
+                if fields.get("status") == "failed":
+                    fields["result"] = json.loads(redis_client.get(f"{key}:result") or "null")
+                self.history.add("final", id=job_id, **fields)
                 lines = map(json.loads, redis_client.lrange(f"{key}:history", 0, -1))
                 for line in lines:
                     if line["cause"] == "crash":

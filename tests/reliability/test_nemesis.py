@@ -42,9 +42,11 @@ def _history(path, *lines):
 
 
 CRASH = {"worker": "w1@1", "at": 9.0, "error": "worker w1 died, started at 5000"}
+PARTLY = {"what": "final", "id": "p", "status": "failed", "fence": "1", "result": {"n": 1}}
 GOOD = (
     {"what": "seed", "seed": 1, "seconds": 1},
     {"what": "enqueue", "id": "a", "answer": "ok", "do": []},
+    {"what": "enqueue", "id": "p", "answer": "ok", "do": [["permanent", {"n": 1}]]},
     {"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 1},
     {"what": "event", "event": "completed", "ids": ["a"]},
     {"what": "fence", "id": "a", "fence": 1},
@@ -54,6 +56,7 @@ GOOD = (
     {"what": "busy", "high": 750, "normal": 130, "low": 120},
     {"what": "settled"},
     {"what": "final", "id": "a", "status": "completed", "fence": "1", "attempts": "1"},
+    PARTLY,
     {"what": "counters", "completed": 1},
     {"what": "problems", "found": []},
 )
@@ -72,6 +75,8 @@ def test_the_checker_accepts_a_good_history(tmp_path):
         ({"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 2}, "F: fence"),
         ({"what": "run", "id": "a", "fence": 2, "attempt": 1, "pid": 2}, "F: a ran"),
         ({"what": "final", "id": "c", "status": "completed", "fence": "1"}, "D: 1 completions"),
+        ({**PARTLY, "result": None}, "A: p has the result None, should have {'n': 1}"),
+        ({**PARTLY, "result": {"n": 2}}, "A: p has the result {'n': 2}"),
         ({"what": "problems", "found": ["odd"]}, "Z: odd"),
         ({"what": "worker", "id": "w", "alive": False, "tracebacks": 0}, "E: w"),
         ({"what": "fence", "id": "a", "fence": 0}, "F: the fence of a fell"),

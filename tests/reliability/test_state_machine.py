@@ -37,8 +37,12 @@ OUTCOMES = {
     "retry": Retry("told to", 9000.0),
     "later": Retry("told to", 9000.0, charged=False),
     "fail": Failed("told to"),
+    "fail_partly": Failed("told to", b'{"partial":true}'),
     "release": Released(),
 }
+
+RESULTS = {"whole": '"done":true}', "partial": '{"partial":true}'}
+"""How the key of a result ends."""
 
 outcomes = st.sampled_from(sorted(OUTCOMES))
 workers = st.sampled_from(WORKERS)
@@ -351,11 +355,26 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(number=anyone)
     def requeue(self, number):
         job_id = self._pick(sorted(self.model.jobs), number)
+        seen["requeued with a partial result"] += self.model.jobs[job_id].result == "partial"
         assert self.run(self.harness.queue.requeue([job_id])) == [self.model.requeue(job_id)]
+
+    @precondition(lambda self: self._held())
+    @rule(number=anyone)
+    def partial_results_end_with_their_jobs(self, number):
+        """A job fails with one and is requeued; another one, if there is any, is purged."""
+        first = self._pick(self._held(), number)
+        assert self._report(first, "fail_partly") == "failed"
+        self.requeue(number=sorted(self.model.jobs).index(first.job.id))
+        for other in self._held()[:1]:
+            assert self._report(other, "fail_partly") == "failed"
+            self.purge(status="failed")
 
     @rule(status=st.sampled_from(["completed", "failed", "cancelled"]))
     def purge(self, status):
         purged = self.run(self.harness.queue.purge(JobStatus(status), older_than_seconds=-1000))
+        seen["purged with a partial result"] += sum(
+            job.result == "partial" for job in self.model.jobs.values() if job.status == status
+        )
         gone = self.model.purge(status)
         assert purged == PurgeResult(len(gone), has_more=False)
         self.purged += gone
@@ -396,6 +415,14 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.harness.counters().get("completed", 0) == self.model.completions
 
     @invariant()
+    def results_agree(self):
+        jobs = list(self.model.jobs.values())
+        stored = self.harness.redis.mget([self.harness.keys.result(job.id) for job in jobs] or "-")
+        for job, result in zip(jobs, stored, strict=bool(jobs)):
+            assert (result or "").endswith(RESULTS.get(job.result, "")), (job, result)
+            assert (result is None) == (job.result is None), (job, result)
+
+    @invariant()
     def statistics_agree(self):
         stats = self.run(self.harness.queue.get_queue_stats())
         live = [job for job in self.model.jobs.values() if job.status in LIVE]
@@ -421,4 +448,6 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     )
     assert seen["poisoned"] >= 10, seen
     assert seen["aside"] >= 5, seen
+    assert seen["requeued with a partial result"] >= 5, seen
+    assert seen["purged with a partial result"] >= 5, seen
     assert min(seen["id reused"], seen["released at stop"], seen["renewed unknown"]) >= 5, seen

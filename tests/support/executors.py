@@ -10,7 +10,7 @@ steps, run in order:
     ["swallow", seconds]    sleep, and ignore every cancellation meanwhile
     ["fail", n]             raise RuntimeError in the first n attempts
     ["later", n]            raise RetryLater in the first n starts
-    ["permanent"]           raise PermanentError
+    ["permanent", partial]  raise PermanentError, with a partial result if there is one
     ["exit"]                end the process at once
     ["eat"]                 allocate memory until the kernel refuses
     ["watch imports"]       from now on, append the modules that are imported to the file named by IMPORTS_FILE
@@ -103,8 +103,8 @@ async def _later(job, times):
         raise RetryLater("retry later, as the payload asks", delay_seconds=0.05)
 
 
-async def _permanent(job):
-    raise PermanentError("fails permanently, as the payload asks")
+async def _permanent(job, partial=None):
+    raise PermanentError("fails permanently, as the payload asks", partial_result=partial)
 
 
 async def _exit(job):

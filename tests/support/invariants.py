@@ -100,8 +100,6 @@ def _problems_of_job(job_id, fields, parts, places):
             yield f"{status} but keeps {fields}"
         if status == "completed" and (job_id, "result") not in parts:
             yield "completed without result"
-        if status == "failed" and (job_id, "payload") not in parts:
-            yield "failed without payload"
     elif status not in LIVE:
         yield f"has status {status}"
     elif where == "delayed":

@@ -38,11 +38,18 @@ class MemorySession(CheckpointStore):
 
 
 def make_attempt(
-    executor, *, session=None, job=None, payload=b"{}", max_result_bytes=1000, **job_fields
+    executor,
+    *,
+    session=None,
+    job=None,
+    payload=b"{}",
+    max_result_bytes=1000,
+    jitter=False,
+    **job_fields,
 ):
-    """An attempt of a job as a worker would start it, with delays of exactly 1, 2, 4 … seconds."""
+    """An attempt as a worker would start it; without `jitter`, with delays of exactly 1, 2, 4 … seconds."""
     job = job or Job({}, raw_payload=payload, **{"attempts": 1, "max_attempts": 3, **job_fields})
-    policy = RetryPolicy(jitter=False)
+    policy = RetryPolicy(jitter=jitter)
     return Attempt(job, executor, policy, session or MemorySession(), max_result_bytes)
 
 

@@ -30,6 +30,8 @@ class ModelJob:
     """Its entry is pending and has been silent for longer than any lease."""
     is_delivered: bool = False
     """Its entry is pending for a worker."""
+    result: str | None = None
+    """What its outcome left: `whole`, `partial` or nothing."""
     due: int | None = None
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
 
@@ -101,7 +103,8 @@ class Model:
         repeats = {
             "released": outcome == "release" and fence == job.released_fence,
             "retrying": outcome in ("retry", "later") and fence == job.retried_fence,
-            "failed": outcome in ("fail", "retry", "later") and fence == job.failed_fence,
+            "failed": outcome in ("fail", "fail_partly", "retry", "later")
+            and fence == job.failed_fence,
             "completed": outcome == "complete" and is_holders and job.status == "completed",
         }
         refusal = "cancelled" if job.status == "cancelled" else "lost"
@@ -109,11 +112,16 @@ class Model:
 
     def _complete(self, job):
         self.completions += 1
+        job.result = "whole"
         return self._end(job, "completed")
 
     def _fail(self, job):
         job.failed_fence = job.fence
         return self._end(job, "failed")
+
+    def _fail_partly(self, job):
+        job.result = "partial"
+        return self._fail(job)
 
     def _retry(self, job):
         if job.attempts >= job.max_attempts:
@@ -182,6 +190,7 @@ class Model:
             return job.status
         self._append(job)
         job.status, job.lease_owner, job.attempts, job.crashes = "pending", None, 0, 0
+        job.result = None
         return "requeued"
 
     def purge(self, status):

@@ -89,6 +89,22 @@ async def test_results_that_cannot_be_kept_fail_the_job(new_harness, worker_pool
     assert rule in job.error
 
 
+async def test_a_failed_job_keeps_its_partial_result(new_harness, worker_pool):
+    """What an executor gives with a PermanentError is the result of the failed job, within the same bound."""
+    harness = new_harness(max_result_bytes=1000, **LONG_LEASE)
+
+    async def executor(job):
+        raise PermanentError("no vote", partial_result={"answers": "x" * job.payload["n"]})
+
+    worker_pool.start(harness, executor)
+    await harness.queue.enqueue_many([Job({"n": n}, id=f"j{n}") for n in (1, 2000)])
+    kept, large = await harness.wait_for_end("j1", "j2000")
+    assert (kept.status, kept.result) == (JobStatus.FAILED, {"answers": "x"})
+    assert kept.error == "PermanentError: no vote"
+    assert (large.status, large.result) == (JobStatus.FAILED, None)
+    assert "max_result_bytes is 1000); PermanentError: no vote" in large.error
+
+
 @pytest.mark.slow
 async def test_retries_until_it_works(new_harness, worker_pool):
     """A job that fails twice is run a third time, after its backoff, and completes."""

@@ -7,7 +7,7 @@ from support.wait import wait_until
 from support.workers import LONG_LEASE, wait_until_registered
 
 from aragora_q.base import JobStatus
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, PermanentError
 
 
 async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool):
@@ -27,6 +27,24 @@ async def test_refused_report_fails_the_job(own_server, new_harness, worker_pool
     assert big.status is JobStatus.FAILED
     assert "report refused" in big.error
     assert starts.count("big") == 1
+
+
+async def test_a_refused_partial_result_does_not_cost_the_failure(
+    own_server, new_harness, worker_pool
+):
+    """A failure whose partial result the server refuses is recorded without it; its error has both causes."""
+    server = own_server("--proto-max-bulk-len", "1mb")
+    harness = new_harness(redis_url=server.url, claim_idle_ms=1000, max_result_bytes=2_000_000)
+
+    async def executor(job):
+        raise PermanentError("no vote", partial_result={"x": "y" * 1_500_000})
+
+    worker_pool.start(harness, executor)
+    await harness.enqueue("big")
+    big = await harness.wait_for_end("big")
+    assert (big.status, big.result, big.attempts) == (JobStatus.FAILED, None, 1)
+    assert big.error.startswith("partial result left out (report refused: ")
+    assert big.error.endswith("; PermanentError: no vote")
 
 
 @pytest.mark.slow
