@@ -224,13 +224,13 @@ def settings_page() -> str:
         ("`[agents]` maps names of agents to models; `ARAGORA_AGENT_<NAME>=model` does the same for one "
         "agent, whose name is NAME in lower case. The sources are merged. An agent is a model string or a "
         "table:"), "",
-        "| Key | Values | Default |", "|---|---|---|",
+        "| Key | Values | Default | Meaning |", "|---|---|---|---|",
     ]  # fmt: skip
     for name, field in AgentConfig.model_fields.items():
         shown = (
             "" if field.is_required() or field.default is None else f"`{toml_value(field.default)}`"
         )
-        lines.append(f"| `{name}` | {kind(field)} | {shown} |")
+        lines.append(f"| `{name}` | {kind(field)} | {shown} | {field.description} |")
     plain = re.sub(r"^# ?", "", EXAMPLE_AGENTS, flags=re.MULTILINE)
     return "\n".join([*lines, "", "```toml", plain.rstrip(), "```"]) + "\n"
 

@@ -35,25 +35,58 @@ MAX_DATA_BYTES = 64 * 1024 * 1024
 
 
 class AgentConfig(BaseModel):
-    """An agent of the `[agents]` table: a model, and how to reach it if it needs more than a name.
+    """An agent of the `[agents]` table: a model, how to reach it, and how to ask it.
 
-    `model` is `provider:model` as in pydantic-ai. `base_url` is a server with an OpenAI-compatible API
-    (for `anthropic:` models: an Anthropic-compatible one). `api_key_env` is the name of the variable
-    that holds the API key. `timeout_seconds` limits one call, `max_tokens` the output of one call,
-    including thinking.
+    Settings that are None are not sent: the provider's default applies.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: str
-    base_url: str | None = None
-    api_key_env: str | None = None
-    timeout_seconds: float = Field(120.0, gt=0, le=3600)
-    max_tokens: int = Field(8_000, ge=1)
+    model: str = Field(
+        min_length=1,
+        description="`provider:model`, as in pydantic-ai. With base_url, the name of the model is enough.",
+    )
+    base_url: str | None = Field(
+        None,
+        description="Address of the server. The prefix of model names the protocol: `openai:` is Responses, "
+        "`openai-chat:` chat completions, `anthropic:` Messages; without a prefix, chat completions.",
+    )
+    api_key_env: str | None = Field(None, description="Variable that holds the API key.")
+    effort: Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="How much the model thinks."
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="Randomness of the answers.")
+    seed: int | None = Field(None, description="Seed, for providers that take one.")
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = Field(
+        None, description="Service tier of the provider."
+    )
+    structured: Literal["auto", "native", "tool", "prompted"] = Field(
+        "auto",
+        description="How the form of replies is enforced: JSON schema, tool call, or words. `auto`: the "
+        "first of these that the model supports.",
+    )
+    stream: bool = Field(
+        True, description="Receive replies as a stream, where the provider has one."
+    )
+    store: bool = Field(False, description="Let OpenAI store the replies.")
+    timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        description="Maximum silence during a call; without stream, maximum duration of a call.",
+    )
+    call_timeout_seconds: float = Field(
+        900.0, gt=0, le=86_400, description="Maximum duration of a call."
+    )
+    max_tokens: int = Field(
+        8_000, ge=1, description="Maximum output of a call, including thinking, in tokens."
+    )
 
     @field_validator("base_url")
     @classmethod
-    def _holds_no_password(cls, value: str | None) -> str | None:
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]", value):
+            raise ValueError("must begin with http:// or https://")
         if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
             raise ValueError(
                 "must not contain user or password: set api_key_env to the name of a variable"

@@ -1,18 +1,36 @@
-"""Twelve faults of a provider, in two protocols, and what the queue does about each."""
+"""What a provider may do in three protocols, streamed and not, and what the queue does about each."""
 
 import errno
+import json
 import os
 import socket
 import subprocess
 import sys
 from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
-from support.llm_stub import cut, filtered, garbled, html, refusal, send, silence
+from support import llm_stub
+from support.llm_stub import (
+    APIS,
+    REPLIES,
+    api_of,
+    cut,
+    cut_stream,
+    ending,
+    garbled,
+    html,
+    refusal,
+    refusal_in_stream,
+    say,
+    send,
+    send_events,
+    silence,
+    silence_in_stream,
+)
 from support.processes import env
 from support.scripted_agents import failing, saying
 
+from aragora_q.answer_form import AnswerForm
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.errors import (
     AgentUnavailable,
@@ -22,41 +40,85 @@ from aragora_q.errors import (
     WorkerUnable,
 )
 from aragora_q.executors import debate
-from aragora_q.executors.debate.requests import Propose, Review, Vote
+from aragora_q.executors.debate import replies
+from aragora_q.executors.debate.requests import Answer, Manner, Propose, Topic, Vote
 
 # A model keeps its connections for as long as its process runs.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
-APIS = ("openai", "anthropic")
-ANSWERS = {"A": "Yes.", "B": "No."}
+TOPIC = Topic("Tea or coffee?")
+PROPOSE = Propose(TOPIC)
+VOTE = Vote(TOPIC, {"KRTS": Answer("Tea."), "LPMN": Answer("Coffee.")})
+KEY = "sk-secret-of-the-stub"
+STREAMED = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+EACH_API = pytest.mark.parametrize("api", APIS)
 
 FAULTS = {
-    "rate-limit": (
+    "rate limit": (
         lambda api: refusal(429, api, "rate_limit_error", "slow down", Retry_After="7"),
-        RetryLater,
+        RetryLater(" ", delay_seconds=7),
+    ),
+    "rate limit, no delay": (
+        lambda api: refusal(429, api, "rate_limit_error", "slow down"),
+        RetryLater(" ", delay_seconds=0),
+    ),
+    "delay of zero": (
+        lambda api: refusal(429, api, "rate_limit_error", "slow down", Retry_After="0"),
+        RetryLater(" ", delay_seconds=0),
+    ),
+    "delay in ms": (
+        lambda api: refusal(429, api, "rate_limit_error", "slow", retry_after_ms="1500"),
+        RetryLater(" ", delay_seconds=1.5),
+    ),
+    "overloaded": (
+        lambda api: refusal(529, api, "overloaded_error", "busy", Retry_After="45"),
+        RetryLater(" ", delay_seconds=45),
+    ),
+    "unavailable": (
+        lambda api: refusal(503, api, "api_error", "maintenance"),
+        RetryLater(" ", delay_seconds=0),
+    ),
+    "500 with a delay": (
+        lambda api: refusal(500, api, "api_error", "oops", Retry_After="3"),
+        RetryLater(" ", delay_seconds=3),
     ),
     "quota": (
         lambda api: (
-            refusal(429, api, "insufficient_quota", "You exceeded your current quota")
-            if api == "openai"
-            else refusal(402, api, "billing_error", "Your credit balance is too low")
+            refusal(400, api, "invalid_request_error", "Your credit balance is too low")
+            if api == "anthropic"
+            else refusal(429, api, "insufficient_quota", "You exceeded your current quota")
         ),
         PermanentError,
     ),
-    "400": (lambda api: refusal(400, api, "invalid_request_error", "bad"), PermanentError),
+    "402": (lambda api: refusal(402, api, "billing_error", "pay first"), PermanentError),
     "401": (lambda api: refusal(401, api, "authentication_error", "bad key"), PermanentError),
+    "403": (lambda api: refusal(403, api, "permission_error", "not for you"), PermanentError),
     "404": (lambda api: refusal(404, api, "not_found_error", "no such model"), PermanentError),
-    "filter": (filtered, PermanentError),
+    "405": (lambda api: refusal(405, api, "api_error", "no such method"), PermanentError),
+    "413": (lambda api: refusal(413, api, "request_too_large", "too large"), PermanentError),
+    "context": (
+        lambda api: (
+            refusal(400, api, "invalid_request_error", "prompt is too long: 9 tokens")
+            if api == "anthropic"
+            else refusal(400, api, "context_length_exceeded", "maximum context length is 8")
+        ),
+        PermanentError,
+    ),
+    "302": (lambda api: redirect, PermanentError),
     "500": (
         lambda api: refusal(500, api, "api_error", "invalid state, not found"),
         AgentUnavailable,
     ),
-    "overloaded": (lambda api: refusal(529, api, "overloaded_error", "busy"), AgentUnavailable),
-    "timeout": (lambda api: silence, AgentUnavailable),
+    "408": (lambda api: refusal(408, api, "api_error", "too slow"), AgentUnavailable),
+    "silence": (lambda api: silence, AgentUnavailable),
     "refused": (None, AgentUnavailable),
     "cut": (lambda api: cut, AgentUnavailable),
     "html": (lambda api: html, AgentUnavailable),
 }
+
+
+def redirect(handler):
+    send(handler, 302, b"", Location="http://127.0.0.1:9/elsewhere")
 
 
 @pytest.fixture
@@ -64,74 +126,300 @@ def new_agent():
     """A model agent for an entry of `[agents]`."""
     from aragora_q.executors.debate.llm import ModelAgent
 
-    return lambda entry: ModelAgent("tested", AgentConfig(**entry), "sk-secret-of-the-stub")
+    return lambda entry, key=KEY: ModelAgent("tested", AgentConfig(**entry), key)
 
 
-@pytest.mark.parametrize("api", APIS)
+@EACH_API
+@STREAMED
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, fault):
-    """Rate limit: retry later; quota, 4xx, filter: fail; all others: retry. One request each."""
+async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, stream, fault):
+    """Overload: retry later; quota, 3xx, 4xx: fail; all others: retry. One request each."""
     make, expected = FAULTS[fault]
     stub = new_stub(fault=lambda number, model: make(api))
-    entry = stub.agent(api, timeout_seconds=0.5 if fault == "timeout" else 20)
+    entry = stub.agent(api, timeout_seconds=0.3 if fault == "silence" else 20, stream=stream)
     if make is None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             entry["base_url"] = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    with pytest.raises(expected) as caught:
-        await new_agent(entry).reply(Propose("Tea or coffee?"))
+    kind = expected if isinstance(expected, type) else type(expected)
+    with pytest.raises(kind) as caught:
+        await new_agent(entry).reply(PROPOSE)
     assert len(stub.asked) == (0 if make is None else 1)
-    if expected is RetryLater:
-        assert caught.value.delay_seconds == 7
+    if kind is RetryLater:
+        assert caught.value.delay_seconds == expected.delay_seconds
 
 
-@pytest.mark.parametrize("api", APIS)
-async def test_a_ballot_in_no_form_is_an_abstention(new_stub, new_agent, api):
-    """A ballot that is not JSON is kept as an unusable reply, with the tokens it used."""
+@EACH_API
+async def test_a_rejected_request_is_asked_once_more_without_a_schema(new_stub, new_agent, api):
+    """A provider may not take the form: the same question, with the form in words, before the seat is lost."""
+    stub = new_stub(
+        fault=lambda number, model: refusal(400, api, "invalid_request_error", "bad request")
+    )
+    with pytest.raises(PermanentError, match="bad request"):
+        await new_agent(stub.agent(api)).reply(PROPOSE)
+    assert len(stub.asked) == 2
+
+
+@EACH_API
+@pytest.mark.parametrize("structured", ["native", "tool"])
+async def test_a_schema_that_a_provider_rejects_is_put_in_words(
+    new_stub, new_agent, api, structured
+):
+    """A closed answer form has any schema: the seat is kept, and later calls ask in words at once."""
+    unusual = AnswerForm.parse({"type": "object", "properties": {"n": {"not": {"type": "null"}}}})
+    rejected = refusal(400, api, "invalid_request_error", "schema: keyword not is not permitted")
+
+    def fault(number, model):
+        form, _ = llm_stub._form_of(stub.asked[number - 1]["body"], api)
+        return rejected if form and "answer" in form["properties"] else None
+
+    stub = new_stub(fault=fault)
+    agent = new_agent(stub.agent(api, structured=structured))
+    request = Propose(Topic("Tea or coffee?", unusual))
+    for calls in (2, 3):
+        reply = await agent.reply(request)
+        assert set(json.loads(reply.text)) == {"answer", "reasons"}
+        assert len(stub.asked) == calls
+    assert (await agent.reply(VOTE)).text
+    assert len(stub.asked) == 4
+    assert llm_stub._form_of(stub.asked[-1]["body"], api)[0] is not None
+
+
+@EACH_API
+async def test_a_provider_that_cannot_stream_is_asked_for_whole_replies(new_stub, new_agent, api):
+    """It says so in a rejection: the next request, and all later ones, are not streamed."""
+    rejected = refusal(400, api, "invalid_request_error", "You must be verified to stream this model")
+    stub = new_stub(
+        fault=lambda number, model: rejected if stub.asked[number - 1]["body"].get("stream") else None
+    )
+    agent = new_agent(stub.agent(api))
+    for calls in (2, 3):
+        assert (await agent.reply(PROPOSE)).text
+        assert len(stub.asked) == calls
+
+
+IN_STREAM = {
+    "overloaded_error": RetryLater,
+    "rate_limit_error": RetryLater,
+    "api_error": AgentUnavailable,
+    "server_error": AgentUnavailable,
+}
+
+
+@EACH_API
+@pytest.mark.parametrize("kind", IN_STREAM)
+async def test_an_error_in_a_stream_is_that_error(new_stub, new_agent, api, kind):
+    """An overload after the first events is the same as one before them."""
+    stub = new_stub(fault=lambda number, model: refusal_in_stream(api, kind, "busy now"))
+    with pytest.raises(IN_STREAM[kind], match="busy now"):
+        await new_agent(stub.agent(api)).reply(PROPOSE)
+
+
+@EACH_API
+@pytest.mark.parametrize("fault", [cut_stream, silence_in_stream], ids=["cut", "silent"])
+async def test_a_stream_that_stops_is_no_reply(new_stub, new_agent, api, fault):
+    """The beginning of an answer is not taken for the answer; its end is not waited for without limit."""
+    stub = new_stub(fault=lambda number, model: fault)
+    with pytest.raises(AgentUnavailable):
+        await new_agent(stub.agent(api, timeout_seconds=0.3)).reply(PROPOSE)
+
+
+@EACH_API
+async def test_a_model_that_speaks_is_not_cut_off(new_stub, new_agent, api):
+    """`timeout_seconds` limits silence in a stream, `call_timeout_seconds` the whole call."""
+
+    def slow(handler):
+        say(handler, llm_stub.reply_to(handler), pieces=6, pause_seconds=0.1)
+
+    stub = new_stub(fault=lambda number, model: slow)
+    agent = new_agent(stub.agent(api, timeout_seconds=0.5))
+    assert (await agent.reply(PROPOSE)).output_tokens == 10
+    hasty = new_agent(stub.agent(api, timeout_seconds=0.5, call_timeout_seconds=0.3))
+    with pytest.raises(AgentUnavailable, match=r"no complete reply within 0\.3 s"):
+        await hasty.reply(PROPOSE)
+
+
+@EACH_API
+@STREAMED
+async def test_the_end_of_a_reply_is_judged(new_stub, new_agent, api, stream):
+    """Cut by a token limit: says so, with its text. Filtered or refused: the seat is out, even with text."""
+    for kind in ("cut", "filtered", "refused"):
+        stub = new_stub(fault=lambda number, model, kind=kind: ending(kind))
+        reply = await new_agent(stub.agent(api, stream=stream)).reply(PROPOSE)
+        assert reply.is_cut == (kind == "cut")
+        assert isinstance(reply.refused, PermanentError) == (kind != "cut")
+        assert (reply.input_tokens, reply.output_tokens) == (30, 10)
+        if kind == "cut":
+            assert reply.text == "Tea is the better of the"
+
+
+@EACH_API
+@STREAMED
+@pytest.mark.parametrize("structured", ["native", "tool", "prompted"])
+async def test_replies_come_in_the_form_asked_for(stub, new_agent, api, stream, structured):
+    """A proposal and a ballot, by schema, by tool call and by words: with tokens and the model's name."""
+    agent = new_agent(stub.agent(api, stream=stream, structured=structured))
+    for request in (PROPOSE, VOTE):
+        reply = await agent.reply(request)
+        assert replies.read(request, reply)
+        assert (reply.input_tokens, reply.output_tokens, reply.cached_tokens) == (30, 10, 20)
+        assert (reply.model, reply.is_cut, reply.refused) == ("m", False, None)
+    assert [bool(call["body"].get("stream")) for call in stub.asked] == [stream] * 2
+    assert all(call["headers"]["Host"] == stub.address[7:] for call in stub.asked)
+
+
+@EACH_API
+@STREAMED
+async def test_a_reply_in_no_form_is_kept_as_it_is(new_stub, new_agent, api, stream):
+    """Prose instead of JSON is the text of the reply, with the tokens it used; others judge it."""
     stub = new_stub(fault=lambda number, model: garbled)
-    reply = await new_agent(stub.agent(api)).reply(Vote("Tea?", ANSWERS))
-    assert reply.value is None
+    reply = await new_agent(stub.agent(api, stream=stream)).reply(VOTE)
+    assert reply.text == "I think A is best, really."
     assert (reply.input_tokens, reply.output_tokens) == (30, 10)
 
 
-@pytest.mark.parametrize("api", APIS)
-async def test_html_instead_of_a_ballot_is_no_abstention(new_stub, new_agent, api):
-    """A proxy's error page is not the agent's answer: the call is retried."""
-    stub = new_stub(fault=lambda number, model: html)
-    with pytest.raises(AgentUnavailable):
-        await new_agent(stub.agent(api)).reply(Vote("Tea?", ANSWERS))
+@EACH_API
+@STREAMED
+async def test_a_reply_without_usage_is_a_reply(new_stub, new_agent, api, stream):
+    """Servers that count no tokens: zero of them, and no price."""
+
+    def uncounted(handler):
+        reply = REPLIES[api_of(handler)]("gpt-5", "Tea.")
+        del reply["usage"]
+        say(handler, reply)
+
+    stub = new_stub(fault=lambda number, model: uncounted)
+    reply = await new_agent(stub.agent(api, stream=stream)).reply(PROPOSE)
+    assert reply.text == "Tea."
+    assert (reply.input_tokens, reply.output_tokens, reply.cost_usd) == (0, 0, None)
 
 
-@pytest.mark.parametrize("api", APIS)
-async def test_replies_come_in_the_form_asked_for(stub, new_agent, api):
-    """Text for a proposal, the fields of a review and of a ballot: by schema, on both protocols."""
-    agent = new_agent(stub.agent(api))
-    assert (await agent.reply(Propose("Tea?"))).value == {"text": "The answer of m."}
-    review = (await agent.reply(Review("Tea?", ANSWERS))).value
-    assert review == {"points": "Nothing is wrong.", "best": "A", "stop": False}
-    assert (await agent.reply(Vote("Tea?", ANSWERS))).value == {"choice": "A", "confidence": 70}
+@EACH_API
+async def test_a_request_may_be_asked_in_another_manner(stub, new_agent, api):
+    """In words, with a remark after it, and with room for more: what came before stays the same."""
+    agent = new_agent(stub.agent(api, max_tokens=100))
+    await agent.reply(PROPOSE)
+    await agent.reply(PROPOSE, Manner(prompted=True))
+    await agent.reply(PROPOSE, Manner(repair="points are missing"))
+    await agent.reply(PROPOSE, Manner(larger=True))
+    plain, prompted, repaired, larger = (call["body"] for call in stub.asked)
+    [question] = [text for text in llm_stub._strings(plain) if "Tea or coffee?" in text]
+    for body, remark in ((prompted, "JSON schema"), (repaired, "points are missing")):
+        [text] = [text for text in llm_stub._strings(body) if "Tea or coffee?" in text]
+        assert text.startswith(question)
+        assert remark in text[len(question) :]
+    assert llm_stub._form_of(plain, api)[0] == llm_stub._form_of(repaired, api)[0]
+    assert llm_stub._form_of(prompted, api)[0] is None
+    [limit] = [name for name in plain if plain[name] == 100]
+    assert larger[limit] == 400
 
 
-@pytest.mark.parametrize(
-    ("api", "model"), [("openai", "gpt-5"), ("anthropic", "claude-sonnet-4-5")]
-)
-async def test_a_call_costs_what_the_price_list_says(stub, new_agent, api, model):
-    """Known models have a price, unknown ones none."""
-    known = new_agent(stub.agent(api, model))
-    unknown = new_agent(stub.agent(api, "sold-by-no-provider"))
-    assert (await unknown.reply(Propose("Tea?"))).cost_usd == 0
-    assert (await known.reply(Propose("Tea?"))).cost_usd > 0
+@EACH_API
+async def test_settings_of_an_agent_are_sent(stub, new_agent, api):
+    """Effort, temperature, seed and tier, as far as the protocol has them; replies are not stored."""
+    await new_agent(stub.agent(api)).reply(PROPOSE)
+    set_ = {"temperature": 0.5, "seed": 7, "service_tier": "auto"}
+    with pytest.warns(UserWarning, match="seed") if api != "openai-chat" else suppress():
+        await new_agent(stub.agent(api, **set_, stream=False)).reply(PROPOSE)
+    plain, asked = (call["body"] for call in stub.asked)
+    assert asked["temperature"] == 0.5
+    assert not {"temperature", "seed", "service_tier"} & set(plain)
+    if api == "openai-chat":
+        assert (asked["seed"], asked["service_tier"]) == (7, "auto")
+    if api == "openai":
+        assert plain["store"] is False
+        await new_agent(stub.agent(api, store=True)).reply(PROPOSE)
+        assert stub.asked[-1]["body"]["store"] is True
 
 
-@pytest.mark.parametrize("api", APIS)
-async def test_an_error_does_not_contain_the_key(new_stub, new_agent, api):
-    """A provider may quote the key that it refuses; the job's error does not."""
-    quoted = "Incorrect API key provided: sk-secret-of-the-stub"
+async def test_settings_have_a_digest(stub, new_agent):
+    """Whatever may change replies changes it; the key does not, and is not part of it."""
+    changes = {
+        "effort": "low", "temperature": 0.1, "seed": 1, "service_tier": "flex", "structured": "tool",
+        "stream": False, "store": True, "timeout_seconds": 9, "call_timeout_seconds": 9, "max_tokens": 9,
+    }  # fmt: skip
+    plain = new_agent(stub.agent("openai")).settings
+    digests = {new_agent(stub.agent("openai", **{name: changes[name]})).settings for name in changes}
+    assert len(digests | {plain}) == len(changes) + 1
+    assert new_agent(stub.agent("openai", api_key_env="OTHER"), "sk-other").settings == plain
+    elsewhere = {**stub.agent("openai"), "base_url": "http://127.0.0.1:1/v1"}
+    assert new_agent(elsewhere).settings != plain
+
+
+async def test_a_digest_of_a_request_is_that_of_its_prompt(stub, new_agent):
+    """Equal for equal prompts; another question, form or nonce is another digest."""
+    agent = new_agent(stub.agent("openai"))
+    others = [
+        Propose(Topic("Tea or milk?")),
+        Propose(Topic("Tea or coffee?", AnswerForm("boolean"))),
+        Propose(Topic("Tea or coffee?", nonce="xyz")),
+        VOTE,
+    ]
+    digests = {agent.digest(request) for request in (PROPOSE, *others)}
+    assert len(digests) == 5
+    assert new_agent(stub.agent("anthropic")).digest(PROPOSE) in digests
+
+
+def test_a_call_costs_what_the_price_list_says_if_the_provider_is_known():
+    """Known models at the provider's own address have a price; any other address or model has none."""
+    from pydantic_ai.messages import ModelResponse
+    from pydantic_ai.usage import RequestUsage
+
+    from aragora_q.executors.debate.llm.models import price_usd
+
+    usage = RequestUsage(input_tokens=1000, output_tokens=1000)
+    known = ModelResponse([], usage=usage, model_name="gpt-5")
+    assert price_usd(known, "https://api.openai.com/v1/") > 0
+    assert price_usd(known, "http://127.0.0.1:8080/v1") is None
+    claude = ModelResponse([], usage=usage, model_name="claude-sonnet-4-5")
+    assert price_usd(claude, "https://api.anthropic.com") > 0
+    unknown = ModelResponse([], usage=usage, model_name="sold-by-no-provider")
+    assert price_usd(unknown, "https://api.openai.com/v1/") is None
+
+
+@EACH_API
+async def test_a_call_at_another_address_has_no_known_price(stub, new_agent, api):
+    """A proxy with the model's name may have other prices."""
+    assert (await new_agent(stub.agent(api, "gpt-5")).reply(PROPOSE)).cost_usd is None
+
+
+@EACH_API
+@pytest.mark.parametrize("source", ["configured", "environment", "another", "unknown"])
+async def test_an_error_does_not_contain_a_key(new_stub, monkeypatch, api, source):
+    """A provider may quote the key that it refuses, wherever it came from; the job's error does not."""
+    from aragora_q.executors.debate.llm import ModelAgent
+
+    secret = {"another": "0123-opaque-secret", "unknown": "sk-proj-0123456789abcdef"}.get(source, KEY)
+    quoted = f"Incorrect API key provided: {secret}; sent Authorization: Bearer {secret}"
     stub = new_stub(fault=lambda number, model: refusal(401, api, "authentication_error", quoted))
+    entry = stub.agent(api)
+    prefix = "ANTHROPIC" if api == "anthropic" else "OPENAI"
+    if source == "environment":  # the client of the provider reads both
+        monkeypatch.setenv(f"{prefix}_API_KEY", secret)
+        monkeypatch.setenv(f"{prefix}_BASE_URL", entry["base_url"])
+        entry = {"model": entry["model"]}
+    if source == "another":
+        monkeypatch.setenv("GROQ_API_KEY", secret)
+    key = None if source == "environment" else secret if source == "configured" else "sk-fine-key"
+    agent = ModelAgent("tested", AgentConfig(**entry), key)
     with pytest.raises(PermanentError) as caught:
-        await new_agent(stub.agent(api)).reply(Propose("Tea?"))
-    assert "sk-secret" not in str(caught.value)
+        await agent.reply(PROPOSE)
+    assert secret not in str(caught.value)
     assert "Incorrect API key" in str(caught.value)
+
+
+def test_an_error_at_build_time_does_not_contain_a_key(monkeypatch):
+    """Whatever a library raises while it builds a model."""
+    from aragora_q.executors.debate.llm import ModelAgent, models
+
+    def broken(config, key):
+        raise ValueError(f"cannot use {key} or Bearer abcdefghijkl")
+
+    monkeypatch.setattr(models, "build", broken)
+    with pytest.raises(PermanentError) as caught:
+        ModelAgent("tested", AgentConfig(model="openai:m"), "0123-opaque")
+    assert "opaque" not in str(caught.value)
+    assert "abcdefghijkl" not in str(caught.value)
 
 
 ODD_REPLIES = {
@@ -150,11 +438,29 @@ ODD_REPLIES = {
     "null content": {"type": "message", "role": "assistant", "content": None},
     "block is text": {"type": "message", "content": ["x"], "usage": {}},
     "block of no type": {"type": "message", "content": [{}], "usage": None},
+    "null output": {"object": "response", "output": None, "status": "completed"},
+    "item is text": {"object": "response", "output": ["x"], "status": "completed"},
+    "failed": {"object": "response", "output": [], "status": "failed", "error": "x"},
     "huge number": {"choices": [], "created": 10**400},
 }
+ODD_EVENTS = [
+    ["[DONE]"],
+    ["null"],
+    ["{"],
+    [{"choices": None}, "[DONE]"],
+    [{"choices": [{"delta": None, "finish_reason": "stop"}]}, "[DONE]"],
+    [{"choices": [{"index": 0, "delta": "x"}]}, "[DONE]"],
+    [{"type": "message_start"}, {"type": "message_stop"}],
+    [{"type": "content_block_delta", "index": 3, "delta": {"text": "x"}}],
+    [{"type": "response.completed", "response": None}],
+    [{"type": "response.completed"}],
+    [{"type": "error"}],
+    [{"error": "busy"}],
+    [],
+]
 
 
-@pytest.mark.parametrize("api", APIS)
+@EACH_API
 @pytest.mark.parametrize("odd", ODD_REPLIES)
 async def test_a_reply_that_a_library_stumbles_over_is_a_fault_of_the_agent(
     new_stub, new_agent, api, odd
@@ -164,16 +470,24 @@ async def test_a_reply_that_a_library_stumbles_over_is_a_fault_of_the_agent(
         fault=lambda number, model: lambda handler: send(handler, 200, ODD_REPLIES[odd])
     )
     with suppress(AgentUnavailable, PermanentError, RetryLater):
-        reply = await new_agent(stub.agent(api)).reply(Propose("Tea?"))
-        assert reply.value is None or isinstance(reply.value["text"], str)
+        assert isinstance((await new_agent(stub.agent(api)).reply(PROPOSE)).text, str)
+
+
+@EACH_API
+@pytest.mark.parametrize("odd", ODD_EVENTS, ids=str)
+async def test_odd_events_are_a_fault_of_the_agent(new_stub, new_agent, api, odd):
+    """A stream of anything: a reply, or a fault in our words; nothing else escapes."""
+    stub = new_stub(fault=lambda number, model: lambda handler: send_events(handler, odd))
+    with suppress(AgentUnavailable, PermanentError, RetryLater):
+        assert isinstance((await new_agent(stub.agent(api)).reply(PROPOSE)).text, str)
 
 
 async def test_one_broken_provider_costs_one_seat(new_stub, run_debate):
     """Its agent is named and drops out in the last attempt; the other seats decide."""
     good = new_stub()
     bad = new_stub(fault=lambda number, model: lambda handler: send(handler, 200, {"choices": []}))
-    agents = {f"ok{n}": good.agent("openai", f"m{n}") for n in range(3)} | {
-        "bad": bad.agent("openai")
+    agents = {f"ok{n}": good.agent("openai-chat", f"m{n}") for n in range(3)} | {
+        "bad": bad.agent("openai-chat")
     }
     names = {"agents": list(agents), "rounds": 0, "settings": {"agents": agents}}
     outcome, session, _ = await run_debate(**names)
@@ -217,7 +531,7 @@ async def test_no_room_for_a_connection_is_the_workers_trouble(new_agent, stub, 
 
     monkeypatch.setattr("anyio.connect_tcp", no_room)
     with pytest.raises(WorkerUnable):
-        await agent.reply(Propose("Tea?"))
+        await agent.reply(PROPOSE)
 
 
 @pytest.mark.parametrize("key", ["sk-\xe9", "sk a", "sk-\n-b", "sk-\x00"], ids=ascii)
@@ -238,6 +552,8 @@ async def test_blanks_around_a_key_do_not_matter(monkeypatch, stub, run_debate, 
     agents = {"ann": stub.agent(api), "bob": stub.agent(api, "n")}
     _, _, result = await run_debate(agents=list(agents), rounds=0, settings={"agents": agents})
     assert result["participants"] == ["ann", "bob"]
+    keys = {call["headers"].get("x-api-key") or call["headers"]["Authorization"] for call in stub.asked}
+    assert {name.removeprefix("Bearer ") for name in keys} == {"sk-good"}
 
 
 def test_keys_that_the_providers_client_reads_are_checked_too(monkeypatch):
@@ -266,14 +582,14 @@ from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.executors import debate
 from aragora_q.job import create_debate_job
-agents = dict(a={}, b={})
+agents = dict(a={}, b={}, c={})
 executor = debate.create(QueueConfig(agents=agents))
 before = set(sys.modules)
 payload = codec.encode(create_debate_job("Tea?", list(agents), rounds=1).payload)
 job = Job({{}}, id="j", raw_payload=payload, attempts=1)
 print(type(asyncio.run(make_attempt(executor, job=job, max_result_bytes=10**6).run())).__name__)
 print(sorted(name for name in set(sys.modules) - before if not name.startswith("encodings")))
-""".format(stub.agent("openai"), stub.agent("anthropic"))
+""".format(*map(stub.agent, APIS))
     done = subprocess.run(
         [sys.executable, "-c", script], env=env(), capture_output=True, text=True, check=False
     )
@@ -281,20 +597,25 @@ print(sorted(name for name in set(sys.modules) - before if not name.startswith("
 
 
 @pytest.mark.parametrize(
-    ("headers", "by_our_clock", "seconds"),
+    ("headers", "seconds"),
     [
-        (("Sat, 28 Nov 2026 06:00:40 GMT", "Sat, 28 Nov 2026 06:00:00 GMT"), 7240, 40),
-        (("Sat, 28 Nov 2026 06:00:40 GMT", "Sat, 28 Nov 2026 06:00:00 GMT"), 0, 40),
-        (("7", "Sat, 28 Nov 2026 06:00:00 GMT"), 7, 7),
-        (("Sat, 28 Nov 2026 06:00:40 GMT", None), 40, 40),
-        (("soon", "now"), None, 30),
-        ((None, None), None, 30),
+        (("Sat, 28 Nov 2026 06:00:40 GMT", "Sat, 28 Nov 2026 06:00:00 GMT"), 40),
+        (("Sat, 28 Nov 2026 06:00:00 GMT", "Sat, 28 Nov 2026 06:00:40 GMT"), 0),
+        (("7", "Sat, 28 Nov 2026 06:00:00 GMT"), 7),
+        (("soon", "now"), 0),
     ],
 )
-def test_a_date_to_retry_after_counts_from_the_providers_clock(headers, by_our_clock, seconds):
+@EACH_API
+async def test_a_date_to_retry_after_counts_from_the_providers_clock(
+    new_stub, new_agent, api, headers, seconds
+):
     """A worker whose clock is two hours slow does not wait two hours more."""
-    from aragora_q.executors.debate.llm import _retry_after_seconds
 
-    pairs = zip(("retry-after", "date"), headers, strict=True)
-    named = {name: value for name, value in pairs if value}
-    assert _retry_after_seconds(SimpleNamespace(headers=named, retry_after=by_our_clock)) == seconds
+    def dated(handler):
+        handler.date_time_string = lambda timestamp=None: headers[1]
+        refusal(429, api, "rate_limit_error", "slow down", Retry_After=headers[0])(handler)
+
+    stub = new_stub(fault=lambda number, model: dated)
+    with pytest.raises(RetryLater) as caught:
+        await new_agent(stub.agent(api)).reply(PROPOSE)
+    assert caught.value.delay_seconds == seconds

@@ -1,22 +1,36 @@
-"""A provider of language models on loopback: protocols of OpenAI and Anthropic, with faults on demand.
+"""A provider of language models on loopback: chat completions, Responses and Messages, with faults on demand.
 
-It answers what is requested: JSON by the schema, a tool call, or text that differs by model.
+It answers what is requested: JSON by the schema, a tool call, or text that differs by model; as a stream if
+that is requested.
 """
 
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+APIS = ("openai-chat", "openai", "anthropic")
+"""Prefixes of models: chat completions, Responses, Messages."""
+
 ANSWER = "The answer of {model}."
+PIECES = 3
+"""Number of events in which a text is streamed."""
 
 
 class Stub:
-    """A provider; `fault(number, model)` returns what goes wrong with a call, or None. Calls count from 1."""
+    """A provider; `fault(number, model)` returns what goes wrong with a call, or None. Calls count from 1.
 
-    def __init__(self, fault=lambda number, model: None, delay_seconds=0.0):
+    With `ignores_schemas`, the form of replies must be asked for in words.
+    """
+
+    def __init__(
+        self, fault=lambda number, model: None, delay_seconds=0.0, ignores_schemas=False, pieces=PIECES
+    ):
         self.fault = fault
         self.delay_seconds = delay_seconds
+        self.ignores_schemas = ignores_schemas
+        self.pieces = pieces
         self.asked = []
         self.answered = []
         self._lock = threading.Lock()
@@ -35,7 +49,7 @@ class Stub:
 
     def agent(self, api, model="m", **settings):
         """An entry of `[agents]` for this provider."""
-        base_url = self.address + ("/v1" if api == "openai" else "")
+        base_url = self.address + ("" if api == "anthropic" else "/v1")
         return {
             "model": f"{api}:{model}",
             "base_url": base_url,
@@ -43,9 +57,12 @@ class Stub:
             **settings,
         }
 
-    def _note(self, body):
+    def _note(self, handler, body):
         with self._lock:
-            self.asked.append({"model": body["model"], "body": body})
+            self.asked.append({
+                "model": body["model"], "body": body, "path": handler.path,
+                "headers": dict(handler.headers),
+            })  # fmt: skip
             return len(self.asked)
 
     def _handler(stub):  # noqa: N805 - `self` is the handler's inside
@@ -53,18 +70,15 @@ class Stub:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                number = stub._note(body)
-                fault = stub.fault(number, body["model"])
+                self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                number = stub._note(self, self.body)
+                fault = stub.fault(number, self.body["model"])
                 if fault is not None:
                     fault(self)
                     return
                 time.sleep(stub.delay_seconds)
-                reply = (
-                    openai_reply(body) if "chat/completions" in self.path else anthropic_reply(body)
-                )
                 try:
-                    send(self, 200, reply)
+                    say(self, reply_to(self, stub.ignores_schemas), pieces=stub.pieces)
                 except OSError:  # the client is gone: it was killed
                     return
                 with stub._lock:
@@ -87,66 +101,266 @@ def send(handler, status, reply, content_type="application/json", **headers):
     handler.wfile.write(data)
 
 
-def filled(schema):
-    """A value that is valid for the JSON schema."""
-    value = {}
-    for name, rule in schema["properties"].items():
-        if "enum" in rule:
-            value[name] = rule["enum"][0]
-        elif "const" in rule:
-            value[name] = rule["const"]
-        else:
-            value[name] = {"string": "Nothing is wrong.", "integer": 70, "boolean": False}[
-                rule["type"]
-            ]
-    return value
+def send_events(handler, events, pause_seconds=0.0):
+    """A stream of events; `events` are their data. It ends with the connection."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    for event in events:
+        data = event if isinstance(event, str) else json.dumps(event)
+        name = f"event: {event['type']}\n" if isinstance(event, dict) and "type" in event else ""
+        handler.wfile.write(f"{name}data: {data}\n\n".encode())
+        handler.wfile.flush()
+        time.sleep(pause_seconds)
+    handler.close_connection = True
 
 
-def openai_reply(body, content=None, finish="stop"):
-    if content is None and (form := body.get("response_format")):
-        content = json.dumps(filled(form["json_schema"]["schema"]))
-    message = {"role": "assistant", "content": content or ANSWER.format(model=body["model"])}
-    if content is None and (tools := body.get("tools")):
-        function = {
-            "name": tools[0]["function"]["name"],
-            "arguments": json.dumps(filled(tools[0]["function"]["parameters"])),
-        }
-        message = {
-            "role": "assistant",
+def say(handler, reply, pieces=PIECES, pause_seconds=0.0):
+    """Send a reply as it was requested: at once, or as a stream of events."""
+    if handler.body.get("stream"):
+        send_events(handler, events_of(reply, pieces), pause_seconds)
+    else:
+        send(handler, 200, reply)
+
+
+def api_of(handler):
+    """The prefix of models that speak the protocol of a request."""
+    for api, path in (("openai-chat", "/chat/completions"), ("openai", "/responses")):
+        if handler.path.endswith(path):
+            return api
+    return "anthropic"
+
+
+def reply_to(handler, ignores_schemas=False):
+    """The reply that a request asks for."""
+    body, api = handler.body, api_of(handler)
+    schema, tool = (None, None) if ignores_schemas else _form_of(body, api)
+    text = ANSWER.format(model=body["model"])
+    asked = json.loads(json.dumps(body).replace('\\\\"', '\\"'))
+    if schema is None and (words := _schema_in_words(body)):
+        schema = words
+    if schema is not None:
+        text = json.dumps(filled(schema, json.dumps(asked)))
+    return REPLIES[api](body["model"], text, tool=tool)
+
+
+def _form_of(body, api):
+    """The schema of a request, and the name of the tool if it is one."""
+    if tools := body.get("tools"):
+        tool = tools[0].get("function", tools[0])
+        return tool.get("parameters") or tool.get("input_schema"), tool["name"]
+    match api:
+        case "openai-chat":
+            return body.get("response_format", {}).get("json_schema", {}).get("schema"), None
+        case "openai":
+            return body.get("text", {}).get("format", {}).get("schema"), None
+        case _:
+            return body.get("output_config", {}).get("format", {}).get("schema"), None
+
+
+def _schema_in_words(body):
+    said = _strings(body)
+    for text in said:
+        if match := re.search(r"JSON schema:\n(\{.*\})", text):
+            return json.loads(match[1])
+    return None
+
+
+def _strings(value):
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for part in parts for text in _strings(part)]
+
+
+def filled(schema, asked=""):
+    """A value that is valid for the JSON schema. Labels are those in the text `asked`."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "const" in schema:
+        return schema["const"]
+    match schema.get("type"):
+        case "object":
+            labels = re.findall(r'label=\\*"([A-Z]+)', asked)
+            value = {name: filled(rule, asked) for name, rule in schema["properties"].items()}
+            return value | {
+                name: min(labels) for name in ("best", "choice") if labels and name in value
+            }
+        case "array":
+            return []
+        case "integer":
+            return 70
+        case "number":
+            return 7
+        case "boolean":
+            return False
+        case _:
+            return "Nothing is wrong."
+
+
+def chat_reply(model, text, *, finish=None, tool=None, **message):
+    said = {"role": "assistant", "content": text, "refusal": None, **message}
+    if tool:
+        function = {"name": tool, "arguments": text}
+        said |= {
             "content": None,
             "tool_calls": [{"id": "t1", "type": "function", "function": function}],
         }
-        finish = "tool_calls"
+    finish = finish or ("tool_calls" if tool else "stop")
     return {
         "id": "c1",
         "object": "chat.completion",
         "created": 1,
-        "model": body["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        "usage": {"prompt_tokens": 30, "completion_tokens": 10, "total_tokens": 40},
-    }
+        "model": model,
+        "choices": [{"index": 0, "message": said, "finish_reason": finish, "logprobs": None}],
+        "usage": {
+            "prompt_tokens": 30, "completion_tokens": 10, "total_tokens": 40,
+            "prompt_tokens_details": {"cached_tokens": 20},
+        },
+    }  # fmt: skip
 
 
-def anthropic_reply(body, content=None, stop="end_turn"):
-    if content is None:
-        text = ANSWER.format(model=body["model"])
-        if form := body.get("output_config", {}).get("format"):
-            text = json.dumps(filled(form["schema"]))
-        content = [{"type": "text", "text": text}]
-        if tools := body.get("tools"):
-            tool = tools[0]
-            call = {"name": tool["name"], "input": filled(tool["input_schema"])}
-            content, stop = [{"type": "tool_use", "id": "t1", **call}], "tool_use"
+def response_reply(model, text, *, finish="completed", reason=None, tool=None, refusal=None):
+    content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    if refusal:
+        content = {"type": "refusal", "refusal": refusal}
+    item = {
+        "type": "message", "id": "i1", "role": "assistant", "status": finish, "content": [content]
+    }  # fmt: skip
+    if tool:
+        item = {
+            "type": "function_call", "id": "i1", "call_id": "t1", "name": tool, "arguments": text,
+            "status": "completed",
+        }  # fmt: skip
+    return {
+        "id": "r1",
+        "object": "response",
+        "created_at": 1,
+        "model": model,
+        "status": finish,
+        "error": None,
+        "incomplete_details": {"reason": reason} if reason else None,
+        "instructions": None,
+        "metadata": {},
+        "output": [item] if text or refusal else [],
+        "parallel_tool_calls": True,
+        "temperature": 1.0,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
+        "usage": {
+            "input_tokens": 30, "output_tokens": 10, "total_tokens": 40,
+            "input_tokens_details": {"cached_tokens": 20},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        },
+    }  # fmt: skip
+
+
+def message_reply(model, text, *, finish=None, tool=None):
+    content = [{"type": "text", "text": text}] if text else []
+    if tool:
+        content = [{"type": "tool_use", "id": "t1", "name": tool, "input": json.loads(text)}]
     return {
         "id": "m1",
         "type": "message",
         "role": "assistant",
-        "model": body["model"],
+        "model": model,
         "content": content,
-        "stop_reason": stop,
+        "stop_reason": finish or ("tool_use" if tool else "end_turn"),
         "stop_sequence": None,
-        "usage": {"input_tokens": 30, "output_tokens": 10},
-    }
+        "usage": {
+            "input_tokens": 10, "output_tokens": 10, "cache_read_input_tokens": 20,
+            "cache_creation_input_tokens": 0,
+        },
+    }  # fmt: skip
+
+
+REPLIES = {"openai-chat": chat_reply, "openai": response_reply, "anthropic": message_reply}
+
+
+def _pieces(text, count):
+    size = max(1, -(-len(text) // count))
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def events_of(reply, pieces=PIECES):
+    """The events in which a reply is streamed."""
+    if reply.get("object") == "chat.completion":
+        return _chat_events(reply, pieces)
+    return (_response_events if reply.get("object") == "response" else _message_events)(
+        reply, pieces
+    )
+
+
+def _chat_events(reply, pieces):
+    shared = {name: value for name, value in reply.items() if name not in ("choices", "usage")}
+    shared["object"] = "chat.completion.chunk"
+    [choice] = reply["choices"]
+    message = choice["message"]
+    deltas = [{"role": "assistant", "content": ""}]
+    for name in ("content", "refusal"):
+        deltas += [{name: piece} for piece in _pieces(message.get(name) or "", pieces)]
+    for index, call in enumerate(message.get("tool_calls") or []):
+        function = call["function"]
+        start = {**call, "index": index, "function": {**function, "arguments": ""}}
+        deltas.append({"tool_calls": [start]})
+        for piece in _pieces(function["arguments"], pieces):
+            deltas.append(
+                {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+            )
+    events = [
+        {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        for delta in deltas
+    ]
+    last = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    events.append({**shared, "choices": [last]})
+    if "usage" in reply:
+        events.append({**shared, "choices": [], "usage": reply["usage"]})
+    return [*events, "[DONE]"]
+
+
+def _response_events(reply, pieces):
+    begun = {**reply, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+    events = [("response.created", {"response": begun}), ("response.in_progress", {"response": begun})]
+    for index, item in enumerate(reply["output"]):
+        place = {"item_id": item["id"], "output_index": index}
+        events.append(("response.output_item.added", {"output_index": index, "item": item}))
+        if item["type"] == "message":
+            text = item["content"][0].get("text") or ""
+            events += [
+                ("response.output_text.delta", {**place, "content_index": 0, "delta": piece})
+                for piece in _pieces(text, pieces)
+            ]
+        events.append(("response.output_item.done", {"output_index": index, "item": item}))
+    events.append((f"response.{reply['status']}", {"response": reply}))
+    return [
+        {"type": kind, "sequence_number": number, **data}
+        for number, (kind, data) in enumerate(events)
+    ]
+
+
+def _message_events(reply, pieces):
+    usage = {**(reply.get("usage") or {}), "output_tokens": 1}
+    begun = {**reply, "content": [], "stop_reason": None, "usage": usage}
+    events = [("message_start", {"message": begun}), ("ping", {})]
+    for index, block in enumerate(reply["content"]):
+        is_tool = block["type"] == "tool_use"
+        empty = {**block, **({"input": {}} if is_tool else {"text": ""})}
+        events.append(("content_block_start", {"index": index, "content_block": empty}))
+        for piece in _pieces(json.dumps(block["input"]) if is_tool else block["text"], pieces):
+            delta = (
+                {"type": "input_json_delta", "partial_json": piece}
+                if is_tool
+                else {"type": "text_delta", "text": piece}
+            )
+            events.append(("content_block_delta", {"index": index, "delta": delta}))
+        events.append(("content_block_stop", {"index": index}))
+    last = {"delta": {"stop_reason": reply["stop_reason"], "stop_sequence": None}}
+    if "usage" in reply:
+        last["usage"] = {"output_tokens": reply["usage"]["output_tokens"]}
+    events += [("message_delta", last), ("message_stop", {})]
+    return [{"type": kind, **data} for kind, data in events]
 
 
 # Faults, in each provider's format.
@@ -157,6 +371,21 @@ def refusal(status, api, kind, message, **headers):
     error = {"type": kind, "message": message, "code": kind}
     body = {"type": "error", "error": error} if api == "anthropic" else {"error": error}
     return lambda handler: send(handler, status, body, **headers)
+
+
+def refusal_in_stream(api, kind, message):
+    """An error in the provider's format, after the beginning of a stream."""
+    error = {"type": kind, "message": message, "code": kind}
+    event = {
+        "openai-chat": {"error": error},
+        "openai": {"type": "error", "sequence_number": 2, "param": None, "message": message, "code": kind},
+        "anthropic": {"type": "error", "error": error},
+    }[api]
+
+    def fault(handler):
+        send_events(handler, [*events_of(REPLIES[api]("m", "Tea."))[:3], event])
+
+    return fault
 
 
 def cut(handler):
@@ -171,6 +400,12 @@ def cut(handler):
     handler.close_connection = True
 
 
+def cut_stream(handler):
+    """The stream ends in the middle of the reply, without an error."""
+    events = events_of(REPLIES[api_of(handler)]("m", "Tea is the better of the two."))
+    send_events(handler, events[:4])
+
+
 def html(handler):
     """An HTML page instead of JSON."""
     send(handler, 200, b"<html><body>Please log in</body></html>", "text/html")
@@ -182,20 +417,35 @@ def silence(handler):
     handler.close_connection = True
 
 
-def filtered(api):
-    """The content filter refused the answer."""
-    if api == "openai":
-        reply = openai_reply({"model": "m"}, content="", finish="content_filter")
-        reply["choices"][0]["message"]["content"] = None
-    else:
-        reply = anthropic_reply({"model": "m"}, content=[], stop="refusal")
-    return lambda handler: send(handler, 200, reply)
+def silence_in_stream(handler):
+    """A stream that begins and then is silent."""
+    events = events_of(REPLIES[api_of(handler)]("m", "Tea."))
+    send_events(handler, events[:2])
+    handler.wfile.flush()
+    time.sleep(3)
+
+
+def saying(text, **fields):
+    """The model says `text`; `fields` are those of REPLIES."""
+    return lambda handler: say(handler, REPLIES[api_of(handler)](handler.body["model"], text, **fields))
+
+
+def ending(kind, text="Tea is the better of the"):
+    """A reply that ends as `kind` says, in each provider's words: `cut`, `filtered` or `refused`."""
+    fields = {
+        ("openai-chat", "cut"): {"finish": "length"},
+        ("openai-chat", "filtered"): {"finish": "content_filter"},
+        ("openai-chat", "refused"): {"refusal": "I cannot help with that."},
+        ("openai", "cut"): {"finish": "incomplete", "reason": "max_output_tokens"},
+        ("openai", "filtered"): {"finish": "incomplete", "reason": "content_filter"},
+        ("openai", "refused"): {"refusal": "I cannot help with that."},
+        ("anthropic", "cut"): {"finish": "max_tokens"},
+        ("anthropic", "filtered"): {"finish": "refusal"},
+        ("anthropic", "refused"): {"finish": "refusal"},
+    }
+    return lambda handler: saying(text, **fields[api_of(handler), kind])(handler)
 
 
 def garbled(handler):
     """Text instead of the requested JSON."""
-    if "chat/completions" in handler.path:
-        send(handler, 200, openai_reply({"model": "m"}, content="I think A is best, really."))
-    else:
-        text = [{"type": "text", "text": "I think A is best, really."}]
-        send(handler, 200, anthropic_reply({"model": "m"}, content=text))
+    saying("I think A is best, really.")(handler)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -25,8 +24,9 @@ from aragora_q.errors import (
     did_you_mean,
     nearest,
 )
-from aragora_q.executors.debate import demo
+from aragora_q.executors.debate import demo, keys
 from aragora_q.executors.debate.local import model_files
+from aragora_q.executors.debate.providers import ADDRESSABLE, PROVIDERS, split_model
 from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import describe, is_machine_limit
@@ -39,18 +39,8 @@ ALIASES = {
 }
 """Names that work without configuration; `[agents]` and ARAGORA_AGENT_<NAME> override them."""
 
-KEYS = {"claude": "ANTHROPIC_API_KEY", "gpt": "OPENAI_API_KEY"}
+KEYS = {name: keys.VARIABLES[model.partition(":")[0]] for name, model in ALIASES.items()}
 """Where the providers of the built-in names find their API keys."""
-
-_PROVIDER_NAMES = (
-    "alibaba anthropic azure azure-responses bedrock bedrock-mantle cerebras cohere crusoe "
-    "deepseek fireworks github github-copilot google google-cloud groq heroku huggingface "
-    "litellm meta mistral moonshotai nebius ollama openai openai-chat openai-chatgpt "
-    "openai-codex openai-responses openrouter ovhcloud sambanova snowflake together vercel "
-    "vllm xai zai"
-)
-PROVIDERS = frozenset(_PROVIDER_NAMES.split())
-"""Providers of model strings, as pydantic-ai names them; kept here to check names without it."""
 
 LLM_HINT = "pip install 'aragora-q[llm]'"
 
@@ -139,7 +129,7 @@ class AgentRegistry:
                 continue
             config = _resolve(name, self._config)
             try:
-                _read_key(variable, config)
+                keys.read(variable, config)
             except PermanentError as error:
                 raise ConfigError(str(error), hint=error.hint) from None
             with suppress(PermanentError, WorkerUnable):  # its library is not installed
@@ -188,7 +178,14 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
         return agent
     if kind == "local" and detail in model_files.MODELS:
         return agent
-    if agent.base_url or (detail and kind.removeprefix("gateway/") in PROVIDERS):
+    provider, model = split_model(agent.model)
+    if agent.base_url and provider not in (None, *ADDRESSABLE):
+        raise InvalidPayload(
+            f"agent {name:.100}: models of {provider} cannot be at a base_url",
+            hint="for a server with an OpenAI-compatible API, model is openai-chat:NAME, openai-responses:NAME, "
+            "or NAME alone",
+        )
+    if model and (agent.base_url or provider):
         return agent
     known = [
         *ALIASES, "demo", *(f"demo:{persona}" for persona in demo.PERSONAS),
@@ -209,41 +206,14 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     )
 
 
-def _key_variable(config: AgentConfig) -> str | None:
-    """Return the variable with the agent's API key: the configured one, or that of its provider's client."""
-    if config.api_key_env or config.base_url:
-        return config.api_key_env
-    provider = config.model.partition(":")[0]
-    needed = {ALIASES[name].partition(":")[0]: variable for name, variable in KEYS.items()}
-    if provider in needed:
-        return needed[provider]
-    usual = f"{provider.replace('-', '_').upper()}_API_KEY"
-    return usual if usual in os.environ else None  # else its client may read another one
-
-
-def _read_key(variable: str, config: AgentConfig) -> str:
-    """Return the API key in `variable`, without blanks around it. Raises PermanentError, without the key."""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise PermanentError(
-            f"{config.model}: environment variable {variable} is not set where the worker runs"
-        )
-    if not re.fullmatch("[!-~]+", key):
-        raise PermanentError(
-            f"{config.model}: the API key in environment variable {variable} contains a blank, a line break "
-            "or a letter outside ASCII, which no HTTP header can hold",
-            hint="copy the key again",
-        )
-    return key
-
-
 async def _build_in_thread(name: str, config: AgentConfig) -> Agent:
     try:
         return await asyncio.to_thread(_build_agent, name, config)
     except Exception as error:
         if isinstance(error, AragoraQError) or is_machine_limit(error):
             raise
-        raise AgentUnavailable(f"{config.model} cannot be built: {describe(error)}") from error
+        reason = keys.mask(describe(error))
+        raise AgentUnavailable(f"{config.model} cannot be built: {reason}") from error
 
 
 def _build_agent(name: str, config: AgentConfig) -> Agent:
@@ -254,12 +224,12 @@ def _build_agent(name: str, config: AgentConfig) -> Agent:
         from aragora_q.executors.debate.local import agent as local  # noqa: PLC0415 - an extra
 
         return local.create(name, config)
-    variable = _key_variable(config)
-    key = _read_key(variable, config) if variable else None  # else the client reads it
+    variable = keys.variable_of(config)
+    key = keys.read(variable, config) if variable else None  # else the client reads it
     try:
         from aragora_q.executors.debate import llm  # noqa: PLC0415 - an extra
     except Exception as error:
         raise WorkerUnable(
-            f"the libraries of {config.model} cannot be loaded: {describe(error)}"
+            f"the libraries of {config.model} cannot be loaded: {keys.mask(describe(error))}"
         ) from error
     return llm.ModelAgent(name, config, key)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aragora_q.config.settings import AgentConfig
 from aragora_q.executors.debate.llm import ModelAgent
-from aragora_q.executors.debate.local import prompts, server
+from aragora_q.executors.debate.local import model_files, prompts, server
 from aragora_q.executors.debate.prompts import Prompt
-from aragora_q.executors.debate.requests import AgentRequest, Review
+from aragora_q.executors.debate.requests import AgentRequest
 
 
 class LocalAgent(ModelAgent):
-    """A small model on this machine. It reviews in plain text: no best answer, never a wish to stop."""
+    """A small model on this machine. It gets prompts that are made for it, and costs nothing."""
+
+    is_free = True
 
     def prompt_for(self, request: AgentRequest) -> Prompt:
         return prompts.prompt_for(request)
 
-    def to_value(self, request: AgentRequest, output: Any) -> dict[str, Any]:
-        value = super().to_value(request, output)
-        if isinstance(request, Review):
-            return {"points": value["text"], "best": None, "stop": False}
-        return value
+    def served_by(self) -> str:
+        """Return the digest of the model's file: the server's address differs in every process."""
+        return model_files.MODELS[self._config.model].sha256
 
 
 def create(name: str, config: AgentConfig) -> LocalAgent:
@@ -31,5 +29,8 @@ def create(name: str, config: AgentConfig) -> LocalAgent:
         PermanentError: the extra `local` is not installed, or the model is not on this machine.
 
     """
-    address, key = server.connect(config.model.partition(":")[2])
-    return LocalAgent(name, address, key)
+    model = config.model.partition(":")[2]
+    address, key = server.connect(model, config)
+    agent = LocalAgent(name, address, key)
+    agent.model = config.model
+    return agent

@@ -28,6 +28,7 @@ REPEAT_PENALTY = 1.1
 """Without it, small models repeat one sentence until the token limit."""
 
 TIMEOUT_SECONDS = 300.0
+"""Maximum silence: a small machine may read a long prompt for minutes before it says a word."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ _services: dict[str, Service] = {}
 _starting = threading.Lock()
 
 
-def connect(model: str) -> tuple[AgentConfig, str]:
-    """Return the address and API key of `model`'s server; start it on first use.
+def connect(model: str, config: AgentConfig) -> tuple[AgentConfig, str]:
+    """Return `config` with the address of `model`'s server, and its API key; start it on first use.
 
-    The server runs until the process ends.
+    Limits that `config` does not set are those of a small model. The server runs until the process ends.
 
     Raises:
         PermanentError: the extra `local` is not installed, or the model is not on this machine.
@@ -55,13 +56,10 @@ def connect(model: str) -> tuple[AgentConfig, str]:
         if model not in _services:
             _services[model] = _start(model)
     service = _services[model]
-    address = AgentConfig(
-        model=model,
-        base_url=f"{service.server.listening_address}/v1",
-        timeout_seconds=TIMEOUT_SECONDS,
-        max_tokens=MAX_TOKENS,
-    )
-    return address, service.key
+    limits = {"timeout_seconds": TIMEOUT_SECONDS, "max_tokens": MAX_TOKENS}
+    address = {"model": model, "base_url": f"{service.server.listening_address}/v1"}
+    unset = {name: value for name, value in limits.items() if name not in config.model_fields_set}
+    return config.model_copy(update={**unset, **address}), service.key
 
 
 def _start(model: str) -> Service:

@@ -1,0 +1,285 @@
+"""Ask a language model, with one call per request, and judge what came back.
+
+Built by the agent registry. The library's retries are off, because the queue retries. The text of a reply
+is not judged here: `replies.py` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import pydantic_ai
+from pydantic_ai.exceptions import (
+    ModelContextWindowExceededError,
+    ModelRequestRejectedError,
+    UserError,
+)
+from pydantic_ai.messages import (
+    InstructionPart,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+)
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.tools import ToolDefinition
+
+from aragora_q.config.settings import AgentConfig
+from aragora_q.errors import AgentUnavailable, AragoraQError, PermanentError
+from aragora_q.executors.debate import prompts
+from aragora_q.executors.debate.consensus import stable_hash
+from aragora_q.executors.debate.llm import faults, models
+from aragora_q.executors.debate.prompts import Form, Prompt
+from aragora_q.executors.debate.requests import PLAIN, AgentRequest, Manner, Reply
+from aragora_q.observability.logs import get_logger
+
+for _name in ("anyio._backends._asyncio", "opentelemetry.propagate"):
+    with suppress(ImportError):
+        import_module(_name)  # before the first job, not with the first connection
+
+pydantic_ai.BANNER_ENABLED = False  # it would be printed between the lines of `aragora-q demo`
+
+logger = get_logger(__name__)
+
+LARGER = 4
+"""Factor of the output limit for a reply that was cut."""
+
+MAX_OUTPUT_TOKENS = 64_000
+"""Output limit that LARGER does not exceed, unless `max_tokens` does."""
+
+PROMPTED = "Answer only with JSON, without any other text. It must be valid against this JSON schema:\n{schema}"
+REPAIR = "Your reply to this could not be used: {why}. Answer again, only with JSON of this form."
+
+REFUSALS = re.compile(
+    "filter|guardrail|safety|moderat|refus|block|sensitive|prohibit|recitation", re.IGNORECASE
+)
+CUTS = re.compile("length|max_|token", re.IGNORECASE)
+"""Words in finish reasons that the library does not know."""
+
+SCHEMA_WORDS = re.compile(
+    "schema|response_format|output_config|text.format|structured|tool|grammar", re.IGNORECASE
+)
+STREAM_WORDS = re.compile("stream", re.IGNORECASE)
+
+MAX_KNOWN_FORMS = 200
+"""Number of forms whose parameters an agent keeps; schemas of jobs make more."""
+
+
+class Way(NamedTuple):
+    """How a request is sent."""
+
+    streams: bool
+    structure: str
+    """How the form is enforced: `native` (JSON schema), `tool`, or `prompted` (in words)."""
+
+
+class ModelAgent:
+    """A language model as a participant. Raises PermanentError if it cannot be built from `config`."""
+
+    is_free = False
+    """True: calls cost nothing."""
+
+    def __init__(self, name: str, config: AgentConfig, key: str | None) -> None:
+        self.name = name
+        self.model = config.model
+        self._config = config
+        self._key = key
+        try:
+            self._model, self._collects = models.build(config, key)
+        except Exception as error:  # noqa: BLE001 - a provider's library may raise anything
+            raise PermanentError(f"{config.model}: {faults.first_sentence(error, [key])}") from None
+        self._key = key or models.key_of(self._model)
+        settings = config.model_dump(mode="json", exclude={"model", "base_url", "api_key_env"})
+        self.settings = stable_hash(_text_of({**settings, "served by": self.served_by()}))
+        self._streams = config.stream
+        self._structure = models.best_structure(self._model, config)
+        self._prompted_forms: set[str] = set()
+        self._parameters: dict[tuple[str, str], ModelRequestParameters] = {}
+
+    def digest(self, request: AgentRequest) -> str:
+        """Return a digest of the exact prompt and form of `request`."""
+        prompt = self.prompt_for(request)
+        form = (prompt.form.name, _text_of(prompt.form.schema)) if prompt.form else ()
+        return stable_hash(prompt.instructions, prompt.text, *form)
+
+    async def reply(self, request: AgentRequest, manner: Manner = PLAIN) -> Reply:
+        """Send the request to the model once; raises as `Agent.reply`.
+
+        A request that the provider rejects because of its form, or because it is streamed, is sent again
+        without that, now and in future.
+        """
+        prompt = self.prompt_for(request)
+        try:
+            way = self.way(prompt.form, manner)
+            return self._judged(await self._ask(prompt, manner, way))
+        except AragoraQError:
+            raise
+        except Exception as error:  # a library may stumble over anything that a provider sends
+            raise faults.translate(error, [self._key]) from error
+
+    def prompt_for(self, request: AgentRequest) -> Prompt:
+        """Return the prompt for `request`."""
+        return prompts.prompt_for(request)
+
+    def way(self, form: Form | None, manner: Manner = PLAIN) -> Way:
+        """Return how a request of `form` is sent."""
+        is_prompted = manner.prompted or (form and _text_of(form.schema) in self._prompted_forms)
+        return Way(self._streams, "prompted" if is_prompted else self._structure)
+
+    def served_by(self) -> str:
+        """Return what serves the model, for the digest of the settings."""
+        return str(self._model.base_url)
+
+    async def _ask(self, prompt: Prompt, manner: Manner, way: Way) -> ModelResponse:
+        try:
+            return await self._call(prompt, manner, way)
+        except (ModelRequestRejectedError, UserError) as error:
+            other = _other_way(way, error) if prompt.form else None
+            if other is None:
+                raise
+            response = await self._ask(prompt, manner, other)
+            self._learn(prompt.form, other, error)
+            return response
+
+    def _learn(self, form: Form | None, way: Way, error: Exception) -> None:
+        """Keep to a way that worked after `error`."""
+        self._streams = self._streams and way.streams
+        if form and way.structure == "prompted":
+            self._prompted_forms.add(_text_of(form.schema))
+        logger.warning(
+            "a provider rejected how it was asked; it is now asked in another way",
+            extra={
+                "agent": self.name, "streamed": way.streams, "structured": way.structure,
+                "reason": faults.message(error, [self._key]),
+            },
+        )  # fmt: skip
+
+    async def _call(self, prompt: Prompt, manner: Manner, way: Way) -> ModelResponse:
+        config = self._config
+        text = _with_remarks(prompt, manner, way)
+        messages: list[ModelMessage] = [
+            ModelRequest.user_text_prompt(text, instructions=prompt.instructions or None)
+        ]
+        parameters = self._parameters_of(prompt.form, way)
+        if prompt.instructions:
+            part = InstructionPart(content=prompt.instructions)
+            parameters = replace(parameters, instruction_parts=[part])
+        settings = models.settings(self._model, config, streams=way.streams and self._collects)
+        if manner.larger:
+            settings["max_tokens"] = max(
+                config.max_tokens, min(config.max_tokens * LARGER, MAX_OUTPUT_TOKENS)
+            )
+        limit = config.call_timeout_seconds
+        if not way.streams:
+            limit = min(limit, config.timeout_seconds)
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                if not way.streams or self._collects:
+                    return await self._model.request(messages, settings, parameters)
+                async with self._model.request_stream(messages, settings, parameters) as stream:
+                    async for _ in stream:
+                        pass
+                return stream.get()
+        except TimeoutError:
+            if deadline.expired():
+                raise AgentUnavailable(f"no complete reply within {limit:g} s") from None
+            raise
+
+    def _parameters_of(self, form: Form | None, way: Way) -> ModelRequestParameters:
+        if form is None or way.structure == "prompted":
+            return PLAIN_TEXT
+        key = (way.structure, _text_of(form.schema))
+        if key not in self._parameters:
+            if len(self._parameters) >= MAX_KNOWN_FORMS:
+                self._parameters.clear()
+            self._parameters[key] = _parameters(form, way.structure)
+        return self._parameters[key]
+
+    def _judged(self, response: ModelResponse) -> Reply:
+        reason = _finish_reason(response)
+        if reason == "error" or (reason is None and response.state != "complete"):
+            raise AgentUnavailable(f"the reply is not complete: {response.state}")
+        usage = response.usage
+        return Reply(
+            text=_said(response),
+            is_cut=reason == "length",
+            refused=self._refusal(response) if reason == "content_filter" else None,
+            model=response.model_name or "",
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cache_read_tokens,
+            cost_usd=0.0 if self.is_free else models.price_usd(response, self._model.base_url),
+        )
+
+    def _refusal(self, response: ModelResponse) -> PermanentError:
+        said = str((response.provider_details or {}).get("refusal") or "")
+        text = f"the model refused to answer, or its provider filtered the reply: {said}".rstrip(
+            ": "
+        )
+        return PermanentError(faults.masked(text, [self._key]))
+
+
+PLAIN_TEXT = ModelRequestParameters()
+
+
+def _parameters(form: Form, structure: str) -> ModelRequestParameters:
+    schema = dict(form.schema)
+    if structure == "native":
+        output = OutputObjectDefinition(json_schema=schema, name=form.name)
+        return ModelRequestParameters(output_mode="native", output_object=output)
+    tool = ToolDefinition(
+        name=form.name, parameters_json_schema=schema, description="Give your reply.", kind="output"
+    )
+    return ModelRequestParameters(output_mode="tool", output_tools=[tool], allow_text_output=False)
+
+
+def _with_remarks(prompt: Prompt, manner: Manner, way: Way) -> str:
+    """Return the text of `prompt`, with the form in words and the reason of a repair after it if needed."""
+    parts = [prompt.text]
+    if prompt.form and (way.structure == "prompted" or manner.repair):
+        parts.append(PROMPTED.format(schema=_text_of(prompt.form.schema)))
+    if manner.repair:
+        parts.append(REPAIR.format(why=manner.repair.rstrip(".")))
+    return "\n\n".join(parts)
+
+
+def _other_way(way: Way, error: Exception) -> Way | None:
+    """Return how to ask instead if `error` may be due to how was asked; else None. Rejected calls cost nothing."""
+    text = str(error)
+    if way.streams and STREAM_WORDS.search(text):
+        return way._replace(streams=False)
+    if way.structure == "prompted" or isinstance(error, ModelContextWindowExceededError):
+        return None
+    may_be_form = faults.status_code(error) in (None, 400, 422) or SCHEMA_WORDS.search(text)
+    return way._replace(structure="prompted") if may_be_form else None
+
+
+def _finish_reason(response: ModelResponse) -> str | None:
+    """Return why the reply ended: `stop`, `length`, `content_filter`, `tool_call`, `error`; None if unknown."""
+    if response.finish_reason is not None:
+        return response.finish_reason
+    named = str((response.provider_details or {}).get("finish_reason") or "")
+    if REFUSALS.search(named):
+        return "content_filter"
+    return "length" if CUTS.search(named) else None
+
+
+def _said(response: ModelResponse) -> str:
+    """Return the text of a response, or the arguments of the tool call that it is."""
+    calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+    if calls:
+        arguments = calls[0].args
+        return arguments if isinstance(arguments, str) else _text_of(arguments or {})
+    return "".join(part.content for part in response.parts if isinstance(part, TextPart))
+
+
+def _text_of(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

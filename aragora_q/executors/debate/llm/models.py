@@ -1,0 +1,144 @@
+"""Build the model that an agent's configuration names, with the HTTP client that collects streamed replies."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+
+import httpx2
+from genai_prices import calc_price
+from pydantic_ai.messages import ModelResponse
+from pydantic_ai.models import Model, infer_model
+from pydantic_ai.providers import Provider, infer_provider_class
+from pydantic_ai.providers.gateway import gateway_provider
+from pydantic_ai.settings import ModelSettings
+
+from aragora_q.config.settings import AgentConfig
+from aragora_q.executors.debate.llm.streaming import CONNECT_SECONDS, Client
+from aragora_q.executors.debate.providers import split_model
+
+OWN_STREAMS = frozenset({"openai-codex", "openai-chatgpt", "github-copilot"})
+"""Providers whose models stream in a way of their own."""
+
+
+def build(config: AgentConfig, key: str | None) -> tuple[Model, bool]:
+    """Return the model of `config`, and whether its HTTP client collects streamed replies.
+
+    Raises whatever the libraries raise: UserError, ImportError, ValueError, errors of a provider's client.
+    """
+    provider_name, model_name = split_model(config.model)
+    if provider_name is None:
+        from pydantic_ai.models.openai import OpenAIChatModel  # noqa: PLC0415 - an extra
+
+        return OpenAIChatModel(model_name, provider=_compatible(config, key)), True
+    collects = False
+
+    def provider_of(name: str) -> Provider[Any]:
+        nonlocal collects
+        if config.base_url is not None and name.startswith("openai"):
+            collects = True
+            return _compatible(config, key)
+        made, collects = _provider(name, config, key)
+        return made
+
+    return infer_model(f"{provider_name}:{model_name}", provider_of), collects
+
+
+def _compatible(config: AgentConfig, key: str | None) -> Provider[Any]:
+    """Return a server that speaks a protocol of OpenAI. Without `key`, none is sent, whatever is in the environment."""
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415 - an extra
+
+    return OpenAICompatibleProvider(
+        "openai-compatible",
+        base_url=config.base_url or "",
+        api_key=key or "none",
+        http_client=Client(),
+    )
+
+
+def _provider(name: str, config: AgentConfig, key: str | None) -> tuple[Provider[Any], bool]:
+    """Return a provider, and whether it uses our HTTP client. Without `key`, its SDK finds one."""
+    if name.startswith("gateway/"):
+        return gateway_provider(name.removeprefix("gateway/"), api_key=key), False
+    known = inspect.signature(kind := infer_provider_class(name)).parameters
+    options = {"api_key": key, "base_url": config.base_url}
+    make = partial(kind, **{name: value for name, value in options.items() if value is not None})
+    provider = make()
+    if name in OWN_STREAMS or "http_client" not in known or not _is_known_client(provider.client):
+        return provider, False
+    return make(http_client=Client()), True  # type: ignore[call-arg] # see the signature
+
+
+def _is_known_client(client: object) -> bool:
+    """Return True for clients of OpenAI and Anthropic, and those derived from them: they take our HTTP client."""
+    return any(
+        (base.__module__.partition(".")[0], base.__name__)
+        in (("openai", "AsyncOpenAI"), ("anthropic", "AsyncAnthropic"))
+        for base in type(client).__mro__
+    )
+
+
+def key_of(model: Model) -> str | None:
+    """Return the API key that a model's client uses, wherever it found it."""
+    key = getattr(getattr(model, "client", None), "api_key", None)
+    return key if isinstance(key, str) else None
+
+
+def best_structure(model: Model, config: AgentConfig) -> str:
+    """Return how replies of a form are enforced: as configured, or as the model's profile allows."""
+    if config.structured != "auto":
+        return config.structured
+    if model.profile.get("supports_json_schema_output"):
+        return "native"
+    return "tool" if model.profile.get("supports_tools", True) else "prompted"
+
+
+def settings(model: Model, config: AgentConfig, *, streams: bool) -> ModelSettings:
+    """Return the settings of one call. With `streams`, they ask for a stream that our HTTP client collects."""
+    made: Any = {"max_retries": 0, "max_tokens": config.max_tokens}  # also settings of one provider
+    optional = {
+        "temperature": config.temperature,
+        "seed": config.seed,
+        "service_tier": config.service_tier,
+        "thinking": False if config.effort == "off" else config.effort,
+    }
+    made |= {name: value for name, value in optional.items() if value is not None}
+    is_client_ours = streams or not config.stream
+    made["timeout"] = (
+        httpx2.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, config.timeout_seconds))
+        if is_client_ours
+        else config.timeout_seconds
+    )
+    is_chat = _is_a(model, "OpenAIChatModel")
+    if _is_a(model, "OpenAIResponsesModel") or config.store:
+        made["openai_store"] = config.store
+    if streams:
+        options = {"stream_options": {"include_usage": True}} if is_chat else {}
+        made["extra_body"] = {"stream": True, **options}
+    return cast(ModelSettings, made)
+
+
+def price_usd(response: ModelResponse, base_url: str | None) -> float | None:
+    """Return the price of a call by the provider's price list; None if model or provider are not in it.
+
+    The provider is known by its address: at any other one, prices may differ.
+    """
+    usage = response.usage
+    if not (base_url and response.model_name and (usage.input_tokens or usage.output_tokens)):
+        return None
+    with suppress(LookupError, ValueError, TypeError):
+        price = calc_price(
+            usage,
+            response.model_name,
+            provider_api_url=base_url,
+            genai_request_timestamp=response.timestamp,
+            price_context=response.provider_details,
+        )
+        return float(price.total_price)
+    return None
+
+
+def _is_a(model: Model, name: str) -> bool:
+    return any(base.__name__ == name for base in type(model).__mro__)
