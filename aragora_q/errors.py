@@ -194,6 +194,7 @@ _WORDS = {
     "a valid integer": "a whole number",
     "a valid number": "a number",
     "a valid string": "text",
+    "a valid tuple": "a list",
 }
 """Phrases in pydantic's messages, and those of docs/reference/settings.md."""
 

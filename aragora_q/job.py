@@ -99,7 +99,7 @@ class DebateJobPayload:
             raise InvalidPayload(
                 f"question has {len(self.question)} characters, at most {MAX_QUESTION_CHARS} are allowed"
             )
-        if not isinstance(self.agents, list) or not all(_is_agent(name) for name in self.agents):
+        if not isinstance(self.agents, list) or not all(is_agent(name) for name in self.agents):
             raise InvalidPayload(
                 f"agents must be a list of names of 1 to {MAX_AGENT_CHARS} characters, got {self.agents!r:.200}"
             )
@@ -136,7 +136,7 @@ class DebateJobPayload:
                     hint=did_you_mean(str(value), known),
                 )
         _check_range("max_answer_words", self.max_answer_words, MAX_ANSWER_WORDS_RANGE)
-        if not isinstance(self.escalate, list) or not all(map(_is_agent, self.escalate)):
+        if not isinstance(self.escalate, list) or not all(map(is_agent, self.escalate)):
             raise InvalidPayload(
                 f"escalate must be a list of names of agents, got {self.escalate!r:.200}"
             )
@@ -173,7 +173,7 @@ class DebateJobPayload:
         self._validate_weights()
 
     def _validate_judge(self) -> None:
-        if self.judge is not None and not _is_agent(self.judge):
+        if self.judge is not None and not is_agent(self.judge):
             raise InvalidPayload(f"judge must be the name of an agent, got {self.judge!r:.100}")
         if self.consensus in ("judge", "synthesis"):
             if self.judge is None:
@@ -439,7 +439,8 @@ def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
         )
 
 
-def _is_agent(name: object) -> bool:
+def is_agent(name: object) -> bool:
+    """Return True if `name` may be the name of an agent. Whether there is one, the executor knows."""
     return isinstance(name, str) and 0 < len(name.strip()) <= MAX_AGENT_CHARS
 
 

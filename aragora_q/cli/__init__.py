@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from aragora_q import __version__, process
 from aragora_q.cli import output
+from aragora_q.cli.options import ConfigFile, QueueName, RedisUrl
 from aragora_q.errors import AragoraQError, validation_rule
 
 COMMANDS = {
@@ -137,13 +138,28 @@ def _report_usage_error(error: typer.TyperException) -> None:
     output.error(output.without_urls(text), f"{quote}{path} --help")
 
 
+SHARED = ("_redis_url", "_queue", "_config")
+"""Parameters of the group whose options are those of the command."""
+
+
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are called; for `--help` it has stubs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the command named by the first of `args`."""
+        """Return the command named by the first of `args`, and its arguments.
+
+        Options before the command become its first arguments: one that is repeated after it wins.
+        """
         name, stub, rest = super().resolve_command(ctx, args)
-        return name, _load(name) if name else stub, rest
+        if not name:
+            return name, stub, rest
+        command = _load(name)
+        given = {
+            parameter.opts[0]: ctx.params[parameter.name]
+            for parameter in self.params
+            if parameter.name in SHARED and ctx.params.get(parameter.name) is not None
+        }
+        return name, command, _passed_on(given, ctx, name, command, rest)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; turn errors into a message and an exit code."""
@@ -156,6 +172,23 @@ class LazyGroup(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stop:
             raise output.StoppedBySignal(getattr(stop, "number", signal.SIGINT)) from None
+
+
+def _passed_on(
+    given: dict[str, Any], ctx: Any, name: str, command: Any, args: list[str]
+) -> list[str]:
+    """Return the arguments of a command, or of the subcommand that they name, with options before them."""
+    subcommands = getattr(command, "commands", None)
+    if subcommands is not None:
+        first, *rest = args or [""]
+        if first not in subcommands:
+            return args  # help, or an error
+        path = f"{name} {first}"
+        return [first, *_passed_on(given, ctx, path, subcommands[first], rest)]
+    known = {option for parameter in command.params for option in parameter.opts}
+    if not known.issuperset(given) and not ctx.resilient_parsing:  # which completes a command line
+        ctx.fail(f"{name} takes no {next(option for option in given if option not in known)}")
+    return [*(f"{option}={value}" for option, value in given.items() if option in known), *args]
 
 
 def _load(name: str) -> Any:
@@ -192,6 +225,9 @@ def _globals(
     _debug: Annotated[
         bool, typer.Option("--debug", help="Print a traceback with every error.")
     ] = False,
+    _redis_url: RedisUrl = None,
+    _queue: QueueName = None,
+    _config: ConfigFile = None,
 ) -> None:
     """A job queue on Redis Streams for multi-agent LLM debates."""
 

@@ -30,6 +30,7 @@ from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.streams.queue import EnqueueItem, RedisStreamsQueue
 
 READ_BYTES = 65_536
@@ -37,6 +38,13 @@ BATCH_LINES = 100
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts")
 PROGRESS_SECONDS = 0.2
+AGENTS_HINT = (
+    "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
+    '["claude", "gpt", "claude"] in aragora-q.toml'
+)
+SEAT_FIELDS = ("agents", "escalate", "judge")
+MAX_KNOWN_SEATS = 1_000
+"""Combinations of agents that are remembered as checked."""
 
 
 class Line(NamedTuple):
@@ -129,9 +137,31 @@ def create_job(
                 f"{', '.join(JOB_FIELDS)}"
             )
     else:
-        payload = DebateJobPayload.from_dict({**debate_defaults, **fields}).to_dict()
+        fields = {**debate_defaults, **fields}
+        if "agents" not in fields:
+            raise InvalidPayload(
+                "agents are missing: neither the job nor setting default_agents names them",
+                hint=AGENTS_HINT,
+            )
+        payload = DebateJobPayload.from_dict(fields).to_dict()
     job_fields = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | job_fields
     return Job(payload=payload, id=new_id(payload) if job_id is None else job_id, **job_fields)
+
+
+def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
+    """Check the names of a debate. Return a warning if all agents have the same model; else nothing.
+
+    Raises:
+        InvalidPayload: a name does not resolve.
+    """
+    agents = payload.get("agents")
+    if config.executor != "debate" or "question" not in payload or not isinstance(agents, list):
+        return ""
+    from aragora_q.executors import debate
+
+    debate.check_payload_agents(payload, config)
+    model = debate.only_model(agents, config)
+    return f"all agents are {model}, and share its errors: agreement means little" if model else ""
 
 
 def content_id(payload: Mapping[str, Any]) -> str:
@@ -152,6 +182,9 @@ class BulkSummary:
     refused: int = 0
     not_durable: int = 0
     first_refusal: str = ""
+    warnings: int = 0
+    """Debates whose agents all have the same model."""
+    first_warning: str = ""
     has_new_ids: bool = False
     """Whether a job got a new id: enqueueing its line again would enqueue a second job."""
 
@@ -165,6 +198,12 @@ class BulkSummary:
                 f"line {first}: a line without id that is enqueued twice becomes two jobs"
             )
         return "run the command again to enqueue the rest, no job is enqueued twice"
+
+    def warning(self) -> str:
+        """Return, for example, `2 debates of one model; the first, line 1: …`."""
+        return (
+            f"{output.count(self.warnings, 'debate')} of one model; the first, {self.first_warning}"
+        )
 
     def text(self) -> str:
         """Return, for example, `998 jobs enqueued, 2 existed (not changed), 1 refused`."""
@@ -195,7 +234,7 @@ class BulkEnqueuer:
         self._defaults = defaults
         self._new_id = content_id if id_from_content else self._random_id
         self._quiet = quiet
-        self._known_agents: set[str] = set()
+        self._warnings: dict[str, str] = {}
         self.summary = summary
         # Escapes may make the JSON of a valid payload longer than the limit, but not by this much.
         self._max_bytes = 4 * queue.config.max_payload_bytes + READ_BYTES
@@ -246,18 +285,16 @@ class BulkEnqueuer:
             batch = items[start : start + BATCH_LINES]
             await self._enqueue_batch(list(enumerate(batch, start + 1)), lambda item: item)
 
-    def _check_agents(self, payload: Mapping[str, Any]) -> None:
-        """Raise InvalidPayload for a debate with an unknown agent. Each name is checked once."""
-        agents = payload.get("agents")
-        if not isinstance(agents, list) or "question" not in payload:
-            return  # not a debate
-        if self._queue.config.executor != "debate":
-            return
-        from aragora_q.executors.debate import check_agents
-
-        unchecked = set(map(str, agents)) - self._known_agents
-        check_agents(unchecked, self._queue.config)
-        self._known_agents |= unchecked
+    def _check_seats(self, number: int, payload: Mapping[str, Any]) -> None:
+        """Raise InvalidPayload for a debate with an unknown agent. Each combination is checked once."""
+        seats = json.dumps(["question" in payload, *map(payload.get, SEAT_FIELDS)])
+        if seats not in self._warnings:
+            if len(self._warnings) >= MAX_KNOWN_SEATS:
+                self._warnings.clear()
+            self._warnings[seats] = check_seats(payload, self._queue.config)
+        if warning := self._warnings[seats]:
+            self.summary.warnings += 1
+            self.summary.first_warning = self.summary.first_warning or f"line {number}: {warning}"
 
     async def _enqueue_batch(
         self, lines: Sequence[tuple[int, Any]], parse: Callable[[Any], Any]
@@ -269,7 +306,7 @@ class BulkEnqueuer:
             try:
                 job = create_job(parse(line), self._defaults, self._new_id)
                 item = self._queue.check(job)
-                self._check_agents(job.payload)
+                self._check_seats(number, job.payload)
             except InvalidPayload as error:
                 results[-1]["error"] = self._count_refusal(number, error)
             else:

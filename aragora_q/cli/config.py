@@ -82,6 +82,8 @@ def check(
         output.info(f"ignored: {path} belongs to another user")
     for name in names:
         output.line(f"  {name:<28}{sources.settings[name].origin}")
+    if settings.default_agents and settings.executor == "debate":
+        options.check_default_agents(settings, lambda name: sources.settings[name].origin)
     if settings_only:
         return
     try:
@@ -170,6 +172,8 @@ def toml_value(value: Any) -> str:
     """Return the TOML of a setting's value."""
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{name} = {toml_value(item)}' for name, item in value.items())} }}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, str | bool):
         return json.dumps(value, ensure_ascii=False)
     return f"{value:_}" if isinstance(value, int) else str(value)

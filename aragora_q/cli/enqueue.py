@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from aragora_q.base import new_job_id
 from aragora_q.cli import options, output
 from aragora_q.cli.options import Agents, AsJson, LoadConfig, Quiet, Timeout, with_config
-from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
+from aragora_q.errors import AragoraQError, NotDurable, TryAgain
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
@@ -24,6 +25,7 @@ SOME_REFUSED = 3
 EPILOG = """\b
 Examples:
   id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,claude -q)
+  aragora-q enqueue "Which is better?" -a claude,gpt,claude --options tea,coffee
   aragora-q enqueue - < jobs.jsonl > results.jsonl
 
 \b
@@ -55,7 +57,90 @@ def enqueue(
         typer.Option(
             "--consensus",
             metavar="MODE",
-            help="majority (default), supermajority, unanimous, weighted, judge, any or none.",
+            help="majority (default), supermajority, unanimous, weighted, judge, synthesis, any or none.",
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", metavar="NAME", help="Agent that decides (judge) or writes (synthesis)."
+        ),
+    ] = None,
+    weights: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--weight",
+            metavar="NAME=NUMBER",
+            parser=options.parse_weight,
+            help="Weight of an agent with --consensus weighted; repeatable. [default: 1]",
+        ),
+    ] = None,
+    answer_form: Annotated[
+        Any,
+        typer.Option(
+            "--answer-form",
+            metavar="FORM",
+            parser=options.parse_answer_form,
+            help="text (default), choice, number, boolean, or a JSON schema: {…} or @FILE.",
+        ),
+    ] = None,
+    choices: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--options",
+            metavar="A,B,…",
+            parser=options.parse_texts,
+            help="Options of answer form choice, which this implies; repeatable, or a JSON list.",
+        ),
+    ] = None,
+    debate: Annotated[
+        str | None,
+        typer.Option(
+            "--debate",
+            metavar="MODE",
+            help="Rounds: auto (default) while they change answers, always, or never.",
+        ),
+    ] = None,
+    escalate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--escalate", metavar="A,B,…", help="Agents that join only if the others disagree."
+        ),
+    ] = None,
+    max_answer_words: Annotated[
+        int | None,
+        typer.Option(
+            "--max-answer-words", metavar="N", help="Length of answers asked for. [default: 200]"
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens", metavar="N", help="Limit of tokens, input and output. [default: none]"
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option("--max-cost", metavar="USD", help="Limit of the cost. [default: none]"),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="MODE",
+            help="If models changed after an interruption: continue (default), or strict: start again.",
+        ),
+    ] = None,
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Include all answers in the result.")
+    ] = False,
+    metadata: Annotated[
+        Any,
+        typer.Option(
+            "--metadata",
+            metavar="JSON",
+            parser=options.parse_object,
+            help="Data to keep with the job: a JSON object, or @FILE.",
         ),
     ] = None,
     job_timeout: Annotated[
@@ -120,17 +205,9 @@ def enqueue(
     Without `id`, each line is a new job. An id that exists is reported and changes nothing.
     """
     is_bulk = question == "-" or _is_file_name(question)
-    if is_bulk and (wait or job_id is not None):
-        raise typer.BadParameter(
-            "--wait and --id require a QUESTION; in JSON lines, each line may have an id"
-        )
+    _check_source(question, is_bulk=is_bulk, is_single=wait or job_id is not None)
     if job_id is not None and id_from_content:
         raise typer.BadParameter("--id and --id-from-content exclude each other")
-    if not is_bulk and _is_other_file(question):
-        raise typer.BadParameter(
-            f"{question} is a file: to enqueue its JSON lines, use aragora-q enqueue - < {question}",
-            param_hint="QUESTION",
-        )
     if timeout_seconds is not None and not wait:
         raise typer.BadParameter(
             "--timeout requires --wait; to limit the debate, use --job-timeout"
@@ -139,6 +216,18 @@ def enqueue(
         "agents": options.split_names(agents) or None,
         "rounds": rounds,
         "consensus": consensus,
+        "judge": judge,
+        "weights": _by_name(weights or []) or None,
+        "answer_form": "choice" if choices and answer_form is None else answer_form,
+        "options": [text for each in choices or [] for text in each] or None,
+        "debate": debate,
+        "escalate": options.split_names(escalate) or None,
+        "max_answer_words": max_answer_words,
+        "max_tokens": max_tokens,
+        "max_cost_usd": max_cost,
+        "resume": resume,
+        "transcript": transcript or None,
+        "metadata": metadata,
         "timeout_seconds": job_timeout,
         "priority": priority,
         "delay_seconds": delay,
@@ -146,20 +235,33 @@ def enqueue(
     }
     given = {name: value for name, value in fields.items() if value is not None}
     settings = load(durability=durability)
+    if "agents" not in given and settings.default_agents:
+        given["agents"] = _default_agents(settings, load)
     if is_bulk:
         return _enqueue_lines(
             settings, question, given, id_from_content=id_from_content, quiet=quiet
         )
-    job = _create_job(question, job_id, given)
-    if id_from_content:
-        from aragora_q.cli.bulk import content_id
+    from aragora_q.cli import bulk
 
-        job.id = content_id(job.payload)
-    if settings.executor == "debate":
-        from aragora_q.executors.debate import check_agents
-
-        check_agents(job.payload["agents"], settings)
+    new_id = bulk.content_id if id_from_content else lambda _: new_job_id()
+    job = bulk.create_job({"question": question, "id": job_id}, given, new_id)
+    warning = bulk.check_seats(job.payload, settings)
+    if warning and not quiet:
+        output.info(f"warning: {warning}")
     return options.run(_enqueue(settings, job, wait, timeout_seconds, as_json=as_json, quiet=quiet))
+
+
+def _check_source(question: str, *, is_bulk: bool, is_single: bool) -> None:
+    """Raise typer.BadParameter if JSON lines have options of a QUESTION, or the QUESTION is a file."""
+    if is_bulk and is_single:
+        raise typer.BadParameter(
+            "--wait and --id require a QUESTION; in JSON lines, each line may have an id"
+        )
+    if not is_bulk and _is_other_file(question):
+        raise typer.BadParameter(
+            f"{question} is a file: to enqueue its JSON lines, use aragora-q enqueue - < {question}",
+            param_hint="QUESTION",
+        )
 
 
 def _is_file_name(text: str) -> bool:
@@ -173,15 +275,17 @@ def _is_other_file(text: str) -> bool:
     return len(text.split()) == 1 and "." in text and os.path.isfile(text)  # noqa: PTH113 - too long for Path
 
 
-def _create_job(question: str, job_id: str | None, given: dict[str, Any]) -> Job:
-    from aragora_q.job import create_debate_job
+def _by_name(weights: list[tuple[str, float]]) -> dict[str, float]:
+    by_name = dict(weights)
+    if len(by_name) < len(weights):
+        raise typer.BadParameter("an agent has two weights", param_hint="--weight")
+    return by_name
 
-    if "agents" not in given:
-        raise InvalidPayload(
-            "--agents is required",
-            hint="for example --agents claude,gpt,claude, or names from your [agents] table",
-        )
-    return create_debate_job(question, job_id=job_id, **given)
+
+def _default_agents(settings: QueueConfig, load: LoadConfig) -> list[str]:
+    if settings.executor == "debate":
+        options.check_default_agents(settings, load.origin)
+    return list(settings.default_agents)
 
 
 async def _enqueue(
@@ -263,6 +367,8 @@ def _enqueue_lines(
                 )
             raise
     progress.clear()
+    if summary.warnings and not quiet:
+        output.info(f"warning: {summary.warning()}")
     if summary.refused:
         output.error(f"{summary.text()}; the first: {summary.first_refusal}")
         return SOME_REFUSED

@@ -1,23 +1,25 @@
-"""Options that several commands share, and the decorators that add them: `with_config`, `with_queue`.
+"""Options that several commands share, the decorators that add them, and parsers of values.
 
-Used by all commands. Imports of the configuration and of Redis happen when a command runs, so that
-`--help` stays fast.
+Used by all commands, and by the group, which accepts RedisUrl, QueueName and ConfigFile before the
+command. Imports of asyncio, the configuration and Redis happen when a command runs, so that `--help`
+stays fast.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
-from functools import partial, wraps
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from aragora_q import process
+from aragora_q.errors import ConfigError, InvalidPayload
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Command = Callable[..., int | None]
-LoadConfig = Callable[..., "QueueConfig"]
 
 RedisUrl = Annotated[
     str | None,
@@ -76,11 +77,31 @@ Timeout = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class LoadConfig:
+    """Loads the configuration that the options of a command select."""
+
+    file: Path | None
+    redis_url: str | None
+    queue: str | None
+
+    def __call__(self, **overrides: Any) -> QueueConfig:
+        """Load it; see `load_config`."""
+        return load_config(self.file, redis_url=self.redis_url, queue=self.queue, **overrides)
+
+    def origin(self, setting: str) -> str:
+        """Return the origin of a setting that a file or a variable sets."""
+        from aragora_q.config.settings import QueueConfig
+        from aragora_q.config.sources import override_file, read_sources
+
+        with override_file(self.file):
+            return read_sources(QueueConfig.model_fields).settings[setting].origin
+
+
 def with_config(command: Command) -> Command:
     """Add the options --redis-url, --queue and --config to `command`.
 
-    Its first parameter receives a function that loads the configuration. Keyword arguments of that
-    function override files and environment, unless they are None.
+    Its first parameter receives the `LoadConfig` of their values.
     """
 
     @wraps(command)
@@ -88,8 +109,7 @@ def with_config(command: Command) -> Command:
         redis_url: str | None, queue: str | None, config: Path | None, **arguments: Any
     ) -> int | None:
         _check_texts(arguments)
-        load = partial(load_config, config, redis_url=redis_url, queue=queue)
-        return command(load, **arguments)
+        return command(LoadConfig(config, redis_url, queue), **arguments)
 
     # Typer derives options from signature and annotations. The first parameter is not an option; the
     # name in its annotation is imported for type checkers only.
@@ -152,6 +172,21 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
         return QueueConfig(**given)
 
 
+def check_default_agents(config: QueueConfig, origin: Callable[[str], str]) -> None:
+    """Check that the names of setting `default_agents` resolve; `origin` returns where a setting is from.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    from aragora_q.executors.debate import check_agents
+
+    try:
+        check_agents(config.default_agents, config)
+    except InvalidPayload as error:
+        fault = f"default_agents ({origin('default_agents')}): {error}"
+        raise ConfigError(fault, hint=error.hint) from None
+
+
 @asynccontextmanager
 async def open_queue(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
     """Connect to the server, check it, and yield the configured queue."""
@@ -166,6 +201,8 @@ async def open_queue(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end. A stop signal interrupts it even while it reads standard input."""
+    import asyncio
+
     with process.interruptible():  # asyncio's own handler waits for the loop
         return asyncio.run(work)
 
@@ -173,6 +210,65 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def split_names(values: list[str] | None) -> list[str]:
     """Return the names in the values of an option that takes comma-separated names and can be repeated."""
     return [name.strip() for value in values or [] for name in value.split(",")]
+
+
+def parse_weight(text: str) -> tuple[str, float]:
+    """Return name and number of `NAME=NUMBER`. Raises typer.BadParameter."""
+    name, equals, number = text.rpartition("=")  # names may contain it
+    with suppress(ValueError):
+        if equals and name.strip():
+            return name.strip(), float(number)
+    raise typer.BadParameter(f"{text!r:.100} is not NAME=NUMBER")
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that `text` is, or that the file named by `@FILE` contains.
+
+    Raises:
+        typer.BadParameter: it is not one, or the file cannot be read.
+    """
+    value = _decode(_read(Path(text[1:])) if text.startswith("@") else text)
+    if not isinstance(value, dict):
+        raise typer.BadParameter("must be a JSON object, or @FILE with one")
+    return value
+
+
+def parse_answer_form(text: str) -> str | dict[str, Any]:
+    """Return the name of an answer form as it is, and a schema as JSON. Raises typer.BadParameter."""
+    return parse_object(text) if text.lstrip().startswith(("{", "@")) else text
+
+
+def parse_texts(text: str) -> list[Any]:
+    """Return texts separated by commas, or the items of a JSON list. Raises typer.BadParameter."""
+    return _decode(text) if text.lstrip().startswith("[") else split_names([text])
+
+
+MAX_JSON_BYTES = 1024 * 1024
+"""A longer file is not a schema: it may be a device without an end."""
+
+
+def _read(file: Path) -> str:
+    from aragora_q import codec
+
+    try:
+        with file.open("rb") as stream:
+            text = codec.text(stream.read(MAX_JSON_BYTES + 1))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise typer.BadParameter(f"cannot read {file}: {reason}") from None
+    if len(text) > MAX_JSON_BYTES:
+        raise typer.BadParameter(f"cannot read {file}: longer than {MAX_JSON_BYTES:,} bytes")
+    return text
+
+
+def _decode(text: str) -> Any:
+    from aragora_q import codec
+
+    try:
+        return codec.decode(text.encode())
+    except ValueError as error:
+        reason = str(error).replace("at line 1 ", "at ")
+        raise typer.BadParameter(f"{text!r:.100} is not JSON: {reason}") from None
 
 
 MAX_SECONDS = 30 * 86_400

@@ -27,6 +27,7 @@ from aragora_q.base import QUEUE_NAME_PATTERN
 from aragora_q.config.messages import explain
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl
 from aragora_q.config.sources import LayeredSource
+from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
 from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
@@ -222,6 +223,10 @@ class QueueConfig(BaseSettings):
         "info", description="Minimum log level."
     )
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
+    default_agents: tuple[str, ...] = Field(
+        (),
+        description="Agents of debates that name none: 2 to 16; in the variable separated by commas.",
+    )
     agents: dict[str, AgentConfig] = Field(
         default_factory=dict,
         description="Agents by name; also ARAGORA_AGENT_<NAME>=model.",
@@ -240,6 +245,23 @@ class QueueConfig(BaseSettings):
         is_flag = cls.model_fields[info.field_name or ""].annotation is bool
         if isinstance(value, bool) and not is_flag:  # to Python, true is the number 1
             raise ValueError("must not be true or false")
+        return value
+
+    @field_validator("default_agents", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("default_agents")
+    @classmethod
+    def _is_debate(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        low, high = AGENTS_RANGE
+        if value and not low <= len(value) <= high:
+            raise ValueError(f"must be {low} to {high} agents")
+        for name in value:
+            _check_text(name)
+            if not is_agent(name):
+                raise ValueError(f"must be names of 1 to {MAX_AGENT_CHARS} characters")
         return value
 
     @field_validator("redis_url")

@@ -14,11 +14,36 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor, current_attempt
-from aragora_q.executors.debate.agents import AgentRegistry, check_agents, choose_agents
-from aragora_q.executors.debate.protocol import Debate
+from aragora_q.executors.debate.agents import (
+    AgentRegistry,
+    check_agents,
+    choose_agents,
+    only_model,
+)
 from aragora_q.job import DebateJobPayload
 
-__all__ = ["check_agents", "choose_agents", "create"]
+__all__ = ["check_agents", "check_payload_agents", "choose_agents", "create", "only_model"]
+
+
+def check_payload_agents(payload: Mapping[str, Any], config: QueueConfig) -> None:
+    """Check that every name in the JSON of a debate resolves: agents, those of `escalate`, and the judge.
+
+    A payload that is not a debate passes.
+
+    Raises:
+        InvalidPayload: a name is unknown; the hint suggests the nearest known name.
+
+    """
+    agents = payload.get("agents")
+    if "question" not in payload or not isinstance(agents, list):
+        return
+    escalate, judge = payload.get("escalate"), payload.get("judge")
+    names = [
+        *agents,
+        *(escalate if isinstance(escalate, list) else []),
+        *([judge] if judge else []),
+    ]
+    check_agents(dict.fromkeys(map(str, names)), config)
 
 
 def create(config: QueueConfig) -> Executor:
@@ -38,11 +63,16 @@ def create(config: QueueConfig) -> Executor:
         ConfigError: a configured agent cannot be built (unknown provider, missing key or extra).
 
     """
+    from aragora_q.executors.debate.protocol import (  # noqa: PLC0415 - names are checked without it
+        Debate,
+    )
+
     registry = AgentRegistry(config)
     registry.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
+        check_payload_agents(job.payload, config)
         debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes)
         return (await debate.run()).to_dict()
 

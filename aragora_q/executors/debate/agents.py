@@ -61,6 +61,20 @@ def check_agents(names: Iterable[str], config: QueueConfig) -> None:
         _resolve(name, config)
 
 
+def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
+    """Return the model of all these agents; None if they have several, or are demo agents.
+
+    Raises:
+        InvalidPayload: a name is unknown.
+
+    """
+    agents = [_resolve(name, config) for name in names]
+    models = {(agent.model, agent.base_url) for agent in agents}
+    if len(models) != 1 or agents[0].model.partition(":")[0] == "demo":
+        return None
+    return agents[0].model
+
+
 def choose_agents(
     config: QueueConfig, log: Callable[[str], None] | None = None
 ) -> tuple[list[str], str]:
