@@ -150,6 +150,20 @@ class JobStatusTracker:
         with _reading(job_id):
             return [_object(row, "history") for row in rows]
 
+    async def checkpoints(self, job_id: str) -> dict[str, dict[str, Any]]:
+        """Return a job's checkpoints so far, by name; empty if the job is unknown or past retention.
+
+        Raises:
+            InvalidPayload: a checkpoint of the job in Redis is corrupted.
+        """
+        job = self._keys.job(job_id)
+        status, ttl_ms, journal = await self._read(
+            ("HGET", job, "status"), ("PTTL", job), ("HGETALL", self._keys.journal(job_id))
+        )
+        if status is None or _is_past_retention(ttl_ms):
+            return {}
+        return decode_checkpoints(job_id, journal)
+
     async def server_time(self) -> float:
         """Return the Unix seconds of the server's clock: ages of jobs count by it, not by a client's."""
         seconds, micros = await self._connection.execute("TIME")
@@ -372,6 +386,20 @@ def decode_payload(raw: bytes) -> dict[str, Any]:
     if isinstance(payload, dict):
         return payload
     return {"malformed": raw.decode(errors="backslashreplace")}
+
+
+def decode_checkpoints(job_id: str, journal: Any) -> dict[str, dict[str, Any]]:
+    """Return the checkpoints in the reply to HGETALL of a job's journal, by name.
+
+    Raises:
+        InvalidPayload: a checkpoint is not a JSON object.
+    """
+    with _reading(job_id):
+        return {
+            name.removeprefix(b"checkpoint:").decode(): _object(value, replies.text(name))
+            for name, value in replies.pairs(journal)
+            if name.startswith(b"checkpoint:")
+        }
 
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence`, `priority`,
 `worker_id`; times in Unix ms or null: `created_at`, `started_at`, `completed_at` (of completed,
 failed and cancelled jobs), `due_at` (of delayed and retrying jobs); `error` (the last one),
-`progress`, `payload`, `result` (null until completed). `status` adds `history`: errors and other
+`progress`, `payload`, `result` (null until completed; of a failed job, its partial result or null).
+`status` adds `history`: errors and other
 incidents, oldest first, each with `at`, `cause`, `attempt`, `worker`, `error`.
 """
 
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
-from aragora_q.cli.output import ago, count, duration, truncate, wrapped
+from aragora_q.cli.output import ago, count, truncate, wrapped
+from aragora_q.report import has_outcome, is_debate, outcome
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -66,7 +68,11 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
     for n, event in enumerate(history):
         yield _row("history" if n == 0 else "", _history_text(event))
     if job.result is not None:
-        yield from result_rows(job.result)
+        if job.status is JobStatus.FAILED:
+            yield _row("partial", "the job failed before its result was complete")
+        yield from result_rows(job)
+    if is_debate(job) and job.attempts:
+        yield _row("details", f"aragora-q show {job.id}")
 
 
 def summary(job: Job) -> str:
@@ -80,25 +86,13 @@ def summary(job: Job) -> str:
     return text
 
 
-def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a result: of a debate as text, of other jobs as JSON."""
-    if "final_answer" not in result or "confidence" not in result:
-        yield from _rows("result", json.dumps(result, ensure_ascii=False))
+def result_rows(job: Job) -> Iterator[str]:
+    """Yield the lines of a job's result: of a debate as text, of other jobs as JSON."""
+    if not has_outcome(job):
+        yield from _rows("result", json.dumps(job.result, ensure_ascii=False))
         return
-    yield from _rows("answer", str(result["final_answer"] or "none"))
-    consensus = "consensus" if result.get("consensus_reached") else "no consensus"
-    rounds, seconds = result.get("rounds_used"), result.get("duration_seconds")
-    agreement = f"{consensus}, agreement {float(result['confidence']):.0%}"
-    yield _row("outcome", f"{agreement}, {count(rounds or 0, 'round')}, {duration(seconds or 0.0)}")
-    usage = result.get("token_usage") or {}
-    if usage.get("requests"):
-        yield _row("usage", f"{count(usage['requests'], 'request')}, {_tokens(usage)}")
-    if result.get("error"):
-        yield _row("problem", truncate(str(result["error"]), TEXT_WIDTH))
-
-
-def _tokens(usage: Mapping[str, Any]) -> str:
-    return f"{usage.get('input_tokens', 0):,} tokens in, {usage.get('output_tokens', 0):,} out"
+    for label, text in outcome(job):
+        yield from _rows(label, text)
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:
