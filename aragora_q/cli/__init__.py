@@ -30,6 +30,7 @@ COMMANDS = {
     "enqueue": "Enqueue a debate, or many jobs from JSON lines.",
     "worker": "Run a worker until it receives SIGTERM.",
     "status": "Show jobs in full.",
+    "show": "Render a debate: verdict, votes, dissent, rounds, cost.",
     "wait": "Wait until jobs have ended, and show their results.",
     "list": "List jobs, newest first.",
     "tail": "Follow the events of the queue.",

@@ -192,7 +192,7 @@ def _print_result(job: Job, stats: Mapping[str, Any]) -> None:
 
     output.line()
     if job.result is not None:
-        output.lines(views.result_rows(job.result))
+        output.lines(views.result_rows(job))
     else:
         output.lines(views.job_lines(job, stats["now"] / 1000))
     waiting = sum(stats["waiting"].values())
@@ -214,7 +214,7 @@ def _print_next_steps(settings: QueueConfig, job: Job, agents: list[str]) -> Non
         f"  {command}"
         for command in (
             f"export REDIS_URL={url} ARAGORA_QUEUE_NAME={QUEUE}",
-            f"aragora-q status {job.id}",
+            f"aragora-q show {job.id}",
             f'aragora-q enqueue "Tea or coffee?" -a {names}',
             "aragora-q worker --burst",
             "aragora-q stats",

@@ -1,6 +1,6 @@
 """Write data to stdout and messages to stderr, with control characters in job texts escaped.
 
-Used by all commands. Does not depend on the queue.
+Used by all commands. Does not depend on the queue. The formats of `formats` are exported here, too.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import re
 import shutil
 import signal
 import sys
-import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-DAY_SECONDS = 86_400
+from aragora_q import formats
+from aragora_q.formats import ago, columns, count, duration, padded, safe_text, truncate
+
+__all__ = ["ago", "count", "duration", "safe_text", "truncate"]  # to import from here, too
+
 DEFAULT_WIDTH = 78
 """Width of text where stdout is not a terminal."""
 
@@ -71,8 +73,13 @@ def lines(rows: Iterable[str]) -> None:
 
 
 def json_line(value: Mapping[str, Any]) -> None:
-    """Write one JSON object on one line, as ASCII: no text in it can control a terminal."""
-    _write(json.dumps(value, separators=(",", ":")) + "\n")
+    """Write one JSON object on one line."""
+    _write(f"{json_text(value)}\n")
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """Return JSON on one line, as ASCII: no text in it can control a terminal."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def info(text: str) -> None:
@@ -94,49 +101,21 @@ def error(text: str, hint: str = "") -> None:
         info(f"  hint: {hint}")
 
 
-def safe_text(text: str) -> str:
-    """Return `text` with characters escaped that could control a terminal or hide text.
-
-    These are control characters (and so escape sequences), and bidirectional and invisible formatting.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if _is_harmless(char) else _escaped(char) for char in text)
-
-
-def _is_harmless(char: str) -> bool:
-    return char.isprintable() or unicodedata.category(char) == "Zs"
-
-
-def _escaped(char: str) -> str:
-    return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
-
-
 def without_urls(text: str) -> str:
     """Return `text` without what follows the scheme of a URL: it may hold a password."""
     return re.sub(r"://(?:.*@)?\S*", "://…", text, flags=re.DOTALL)
 
 
-def truncate(text: str, max_length: int) -> str:
-    """Return `text`, escaped, on one line of at most `max_length` characters."""
-    text = safe_text(" ".join(text.split()))
-    return text if len(text) <= max_length else text[: max_length - 1] + "…"
-
-
-def width() -> int:
-    """Return the maximum width of text, in columns."""
+def width(limit: int = MAX_WIDTH) -> int:
+    """Return the maximum width of text, in columns; on a terminal, its width up to `limit`."""
     if not sys.stdout.isatty():
         return DEFAULT_WIDTH
-    return min(max(shutil.get_terminal_size().columns - 2, 40), MAX_WIDTH)
+    return min(max(shutil.get_terminal_size().columns - 2, 40), limit)
 
 
 def wrapped(text: str, indent: int = 0) -> list[str]:
     """Return `text`, escaped, as one or more lines that fit next to an indent of `indent` columns."""
-    return [
-        part
-        for row in text.splitlines() or [""]
-        for part in textwrap.wrap(safe_text(row), width() - indent, break_on_hyphens=False) or [""]
-    ]
+    return formats.wrapped(text, width() - indent)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -145,9 +124,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         _rich_table(head, safe)
         return
-    columns = [max(len(row[n]) for row in [head, *safe]) for n in range(len(head))]
+    widths = [max(columns(row[n]) for row in [head, *safe]) for n in range(len(head))]
     for row in [head, *safe]:
-        cells = (cell.ljust(column) for cell, column in zip(row, columns, strict=True))
+        cells = map(padded, row, widths)
         _write("  ".join(cells).rstrip() + "\n")
 
 
@@ -175,24 +154,3 @@ def has_colors() -> bool:
     """Return True if stdout is a terminal and NO_COLOR (no-color.org) is not set."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return terminal and not os.environ.get("NO_COLOR")
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for limit, unit, name in ((120, 1, "s"), (7_200, 60, "min"), (2 * DAY_SECONDS, 3_600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / DAY_SECONDS:.0f} d"
-
-
-def ago(moment: float, now: float) -> str:
-    """Format a time relative to `now`, both in Unix seconds of one clock: `3 min ago`, `in 5 h`."""
-    age = now - moment
-    return f"{duration(age)} ago" if age >= 0 else f"in {duration(-age)}"
-
-
-def count(number: int, singular: str) -> str:
-    """Format a count: `1 job`, `1,024 jobs`."""
-    return f"{number:,} {singular}{'' if number == 1 else 's'}"

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
-from aragora_q.cli.output import ago, count, duration, truncate, wrapped
+from aragora_q.cli.output import ago, count, truncate, wrapped
+from aragora_q.report import has_outcome, is_debate, outcome
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -69,7 +70,9 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
     if job.result is not None:
         if job.status is JobStatus.FAILED:
             yield _row("partial", "the job failed before its result was complete")
-        yield from result_rows(job.result)
+        yield from result_rows(job)
+    if is_debate(job) and job.attempts:
+        yield _row("details", f"aragora-q show {job.id}")
 
 
 def summary(job: Job) -> str:
@@ -83,25 +86,13 @@ def summary(job: Job) -> str:
     return text
 
 
-def result_rows(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a result: of a debate as text, of other jobs as JSON."""
-    if "final_answer" not in result or "confidence" not in result:
-        yield from _rows("result", json.dumps(result, ensure_ascii=False))
+def result_rows(job: Job) -> Iterator[str]:
+    """Yield the lines of a job's result: of a debate as text, of other jobs as JSON."""
+    if not has_outcome(job):
+        yield from _rows("result", json.dumps(job.result, ensure_ascii=False))
         return
-    yield from _rows("answer", str(result["final_answer"] or "none"))
-    consensus = "consensus" if result.get("consensus_reached") else "no consensus"
-    rounds, seconds = result.get("rounds_used"), result.get("duration_seconds")
-    agreement = f"{consensus}, agreement {float(result['confidence']):.0%}"
-    yield _row("outcome", f"{agreement}, {count(rounds or 0, 'round')}, {duration(seconds or 0.0)}")
-    usage = result.get("token_usage") or {}
-    if usage.get("requests"):
-        yield _row("usage", f"{count(usage['requests'], 'request')}, {_tokens(usage)}")
-    if result.get("error"):
-        yield _row("problem", truncate(str(result["error"]), TEXT_WIDTH))
-
-
-def _tokens(usage: Mapping[str, Any]) -> str:
-    return f"{usage.get('input_tokens', 0):,} tokens in, {usage.get('output_tokens', 0):,} out"
+    for label, text in outcome(job):
+        yield from _rows(label, text)
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:

@@ -6,9 +6,6 @@ the metrics of a single worker are in `worker_metrics.py`.
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +22,8 @@ from prometheus_client.registry import Collector
 
 from aragora_q._version import __version__
 from aragora_q.base import QueueStats
-from aragora_q.errors import AragoraQError, ConfigError
+from aragora_q.errors import AragoraQError
+from aragora_q.output_file import write_file
 from aragora_q.redis.server import ServerInfo, check_server
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -102,33 +100,7 @@ def write(snapshot: Snapshot, path: Path) -> None:
     """
     registry = CollectorRegistry()
     registry.register(QueueCollector(lambda: snapshot))
-    text = generate_latest(registry)
-    if str(path) == "-":
-        sys.stdout.write(text.decode())
-        return
-    try:
-        path = path.resolve()
-        # Replacing a device would break it for every program.
-        if path.exists() and not path.is_file():
-            raise ConfigError(
-                f"cannot write {path}: not a regular file", hint="use - for standard output"
-            )
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)  # the collector runs as another user
-                os.replace(file.name, path)  # noqa: PTH105 - atomic
-            except OSError:
-                os.unlink(file.name)  # noqa: PTH108 - leave no partial file on a full disk
-                raise
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}",
-            hint="check that the directory exists and is writable",
-        ) from None
+    write_file(path, generate_latest(registry), mode=0o644)  # the collector runs as another user
 
 
 def _gauge(name: str, text: str, queue: str, value: float) -> Metric:

@@ -72,7 +72,6 @@ def create(config: QueueConfig) -> Executor:
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        check_payload_agents(job.payload, config)
         debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes)
         return (await debate.run()).to_dict()
 

@@ -1,0 +1,23 @@
+"""The report of a debate, for a person: `read_calls`, `build_report`, then `render` of a layout.
+
+The layouts are the modules `plain`, `markdown` and `page`. Used by `aragora-q show`; `status` and `wait` use
+`outcome`. Pure: a job and its journal go in, text comes out. Must not know queues, Redis, files, or how
+debates run.
+"""
+
+from __future__ import annotations
+
+from aragora_q.report.calls import Calls, read_calls
+from aragora_q.report.content import build_report, has_outcome, is_debate, outcome, rounds_json
+from aragora_q.report.document import Report
+
+__all__ = [
+    "Calls",
+    "Report",
+    "build_report",
+    "has_outcome",
+    "is_debate",
+    "outcome",
+    "read_calls",
+    "rounds_json",
+]

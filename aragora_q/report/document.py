@@ -1,0 +1,91 @@
+"""The parts of a report: sections of facts, tables and speeches, without any layout.
+
+Built by `content`, laid out by `plain`, `markdown` and `page`. Each text may hold anything that a client or
+a model wrote; the layouts escape it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Tone(StrEnum):
+    """How a notice is meant."""
+
+    GOOD = "good"
+    CAUTION = "caution"
+    BAD = "bad"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A short statement that stands out."""
+
+    text: str
+    tone: Tone = Tone.PLAIN
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values."""
+
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. `detail` is a longer text about it."""
+
+    cells: Sequence[str]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. The columns named in `numbers` hold numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Row]
+    numbers: frozenset[str] = frozenset()
+    detail: str = ""
+    """The name of the rows' details."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What someone said: what it comes to, and all of it. `notes` are ours."""
+
+    lead: str = ""
+    body: str = ""
+    title: str = ""
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Speeches:
+    """Speeches that are compared: side by side where there is room."""
+
+    items: Sequence[Speech]
+
+
+Block = Notice | Facts | Table | Speech | Speeches
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report with a heading."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report. `intro` stands before the first heading."""
+
+    title: str
+    intro: Sequence[Block]
+    sections: Sequence[Section]

@@ -1,0 +1,177 @@
+"""Lay a report out as text for a terminal, or for a file of plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from aragora_q.formats import columns, padded, wrapped
+from aragora_q.report.document import (
+    Block,
+    Facts,
+    Notice,
+    Report,
+    Section,
+    Speech,
+    Speeches,
+    Table,
+    Tone,
+)
+
+PROSE_WIDTH = 96
+"""Longer lines are hard to read. Tables and columns use the whole width."""
+
+SPEECH_WIDTH = 36
+"""Minimum width of one of several columns of text."""
+
+GAP = 3
+MIN_COLUMN = 6
+INDENT = 2
+
+BOLD, DIM = "1", "2"
+COLORS = {Tone.GOOD: "32", Tone.CAUTION: "33", Tone.BAD: "31", Tone.PLAIN: ""}
+
+Line = list[tuple[str, str]]
+"""Escaped texts with their ANSI styles."""
+
+
+def render(report: Report, width: int = 78, *, has_colors: bool = False) -> str:
+    """Return a report as lines of at most `width` columns, with ANSI styles if `has_colors`."""
+    return "".join(f"{_styled(line, has_colors)}\n" for line in _report(report, width))
+
+
+def _styled(line: Line, has_colors: bool) -> str:  # noqa: FBT001 - private
+    while line and not line[-1][0].strip():
+        line = line[:-1]
+    if line:
+        text, style = line[-1]
+        line = [*line[:-1], (text.rstrip(), style)]
+    return "".join(
+        f"\033[{style}m{text}\033[0m" if style and has_colors else text for text, style in line
+    )
+
+
+def _report(report: Report, width: int) -> Iterator[Line]:
+    yield from _texts(report.title, min(width, PROSE_WIDTH), BOLD)
+    for block in report.intro:
+        yield []
+        yield from _block(block, width)
+    for section in report.sections:
+        yield []
+        yield from _section(section, width)
+
+
+def _section(section: Section, width: int) -> Iterator[Line]:
+    yield []
+    yield from _texts(section.title, width, BOLD)
+    yield [("─" * min(columns(section.title), width), DIM)]
+    for n, block in enumerate(section.blocks):
+        if n:
+            yield []
+        yield from _block(block, width)
+
+
+def _block(block: Block, width: int) -> Iterator[Line]:
+    match block:
+        case Notice():
+            yield from _texts(block.text, min(width, PROSE_WIDTH), COLORS[block.tone])
+        case Facts():
+            yield from _facts(block, min(width, PROSE_WIDTH))
+        case Table():
+            yield from _table(block, width)
+        case Speech():
+            yield from _speech(block, min(width, PROSE_WIDTH))
+        case Speeches():
+            yield from _speeches(block, width)
+
+
+def _texts(text: str, width: int, style: str = "") -> Iterator[Line]:
+    for row in wrapped(text, width):
+        yield [(row, style)]
+
+
+def _facts(facts: Facts, width: int) -> Iterator[Line]:
+    name_width = min(max(columns(name) for name, _ in facts.rows), width // 3) + 2
+    for name, value in facts.rows:
+        names = wrapped(name, name_width - 2)
+        values = wrapped(value, width - name_width)
+        for n in range(max(len(names), len(values))):
+            first = names[n] if n < len(names) else ""
+            yield [(padded(first, name_width), DIM), (values[n] if n < len(values) else "", "")]
+
+
+def _speech(speech: Speech, width: int) -> Iterator[Line]:
+    if speech.title:
+        yield from _texts(speech.title, width, BOLD)
+    for note in speech.notes:
+        yield from _texts(note, width, DIM)
+    if speech.lead:
+        yield from _texts(speech.lead, width, BOLD if not speech.title else "")
+    if speech.lead and speech.body:
+        yield []
+    if speech.body:
+        yield from _texts(speech.body, width)
+
+
+def _speeches(speeches: Speeches, width: int) -> Iterator[Line]:
+    """Yield speeches in columns, as many as fit; one after another if only one fits."""
+    at_once = max(1, min(len(speeches.items), (width + GAP) // (SPEECH_WIDTH + GAP)))
+    rows = -(-len(speeches.items) // at_once)
+    at_once = -(-len(speeches.items) // rows) if rows else 1  # 4 in two rows, not 3 and 1
+    column = min((width + GAP) // at_once - GAP, PROSE_WIDTH)
+    for start in range(0, len(speeches.items), at_once):
+        if start:
+            yield []
+        parts = [list(_speech(each, column)) for each in speeches.items[start : start + at_once]]
+        for n in range(max(map(len, parts))):
+            yield _side_by_side([part[n] if n < len(part) else [] for part in parts], column)
+
+
+def _side_by_side(cells: Sequence[Line], column: int) -> Line:
+    line: Line = []
+    for n, cell in enumerate(cells):
+        line += cell
+        if n < len(cells) - 1:
+            used = sum(columns(text) for text, _ in cell)
+            line.append((" " * (column - used + GAP), ""))
+    return line
+
+
+def _table(table: Table, width: int) -> Iterator[Line]:
+    shown = [
+        n
+        for n in range(len(table.head))
+        if any(n < len(row.cells) and row.cells[n] for row in table.rows)
+    ]
+    head = [table.head[n] for n in shown]
+    rows = [[row.cells[n] for n in shown] for row in table.rows]
+    widths = _column_widths([head, *rows], width)
+    are_numbers = [name in table.numbers for name in head]
+    yield from _row(head, widths, are_numbers, DIM)
+    for cells, row in zip(rows, table.rows, strict=True):
+        yield from _row(cells, widths, are_numbers)
+        if row.detail:
+            for text in wrapped(row.detail, min(width, PROSE_WIDTH) - INDENT - widths[0]):
+                yield [(" " * (widths[0] + INDENT) + text, DIM)]
+
+
+def _row(
+    cells: Sequence[str], widths: Sequence[int], are_numbers: Sequence[bool], style: str = ""
+) -> Iterator[Line]:
+    parts = [wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    for n in range(max(map(len, parts))):
+        texts = []
+        for part, width, is_number in zip(parts, widths, are_numbers, strict=True):
+            text = part[n] if n < len(part) else ""
+            texts.append(" " * (width - columns(text)) + text if is_number else padded(text, width))
+        yield [("  ".join(texts), style)]
+
+
+def _column_widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return the widths of a table's columns: the widest are made narrower until all fit."""
+    widths = [
+        max(2, *(columns(line) for row in rows for line in wrapped(row[n], width)))
+        for n in range(len(rows[0]))
+    ]
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > MIN_COLUMN:
+        widths[widths.index(max(widths))] -= 1
+    return widths
