@@ -8,6 +8,7 @@ import pytest
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import ConfigError, InvalidPayload
 from aragora_q.executors import debate
+from aragora_q.executors.debate import labels
 from aragora_q.executors.debate import agents
 from aragora_q.job import create_debate_job
 
@@ -158,8 +159,9 @@ def test_without_the_extra_nothing_of_it_is_imported():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True, timeout=60)
 
 
-async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so():
+async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so(monkeypatch):
     """The same question gives the same debate; each answer has its label and disclaimer."""
+    monkeypatch.setattr(labels, "draw_nonce", lambda *material: "c0ffee11")
     executor = debate.create(QueueConfig())
     results = []
     for question in ("Should we use tabs or spaces?", "Should we use tabs or spaces?", "Why?"):

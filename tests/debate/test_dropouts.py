@@ -18,7 +18,7 @@ async def test_one_dead_provider_drops_its_agent_only(seat_scripted_agents, run_
     outcome, _, result = await run_debate(agents=THREE, rounds=1)
     assert isinstance(outcome, Completed)
     assert result["participants"] == ["ann", "cyd"]
-    assert result["error"] == "bob dropped out (round 1, review: no such model)"
+    assert result["error"] == "bob dropped out (round 1, review): no such model"
     assert (result["confidence"], result["consensus_reached"]) == (0.6667, True)
     assert result["seats"][1]["dropped"] == "round 1, review: no such model"
 
@@ -93,7 +93,7 @@ async def test_the_last_attempt_finishes_without_failing_seats(seat_scripted_age
     outcome, session, result = await run_debate(agents=THREE, rounds=1, attempts=3)
     assert isinstance(outcome, Completed)
     assert result["participants"] == ["ann", "cyd"]
-    assert result["error"] == f"bob dropped out (round 1, revise: {error})"
+    assert result["error"] == f"bob dropped out (round 1, revise): {error}"
     again = seat_scripted_agents(ann=saying("x"), bob=saying("x"), cyd=saying("x"))
     _, _, resumed = await run_debate(agents=THREE, rounds=1, attempts=1, session=session)
     assert not any(agent.asked for agent in again.values())  # the drop-out is journalled, too
@@ -114,7 +114,7 @@ async def test_no_quorum_for_transient_reasons_stays_retryable(seat_scripted_age
 async def test_an_overload_waits_with_growing_delays_and_drops_the_seat_only_after_its_bound(
     seat_scripted_agents, run_debate, monkeypatch
 ):
-    """5, 10, 20, 40, 60, 60 … seconds, uncharged, also on the last attempt; after 30 minutes the seat drops."""
+    """5, 10, 20, 40, 60, 60 … seconds, uncharged, also on the last attempt; then the seat drops."""
     from aragora_q.executors.debate.journal import Journal
 
     clock = [0.0]
@@ -137,7 +137,7 @@ async def test_an_overload_waits_with_growing_delays_and_drops_the_seat_only_aft
     assert delays == list(range(1, len(delays) + 1))
     assert 1_800 < clock[0] < 1_900
     assert len(delays) < 50  # so many delays the queue allows for one job
-    assert result["error"] == "bob dropped out (vote: 529 overloaded)"
+    assert result["error"] == "bob dropped out (vote): 529 overloaded"
     assert result["confidence"] == 0.6667
 
 
@@ -161,13 +161,13 @@ async def test_a_requeued_seat_does_not_vote_on_what_it_did_not_see(
     _, _, result = await run_debate(agents=THREE, rounds=0, session=session)
     assert [len(agent.asked) for agent in agents.values()] == [0, 1, 0]
     assert result["participants"] == ["ann", "bob"]
-    assert "cyd dropped out (propose: 401)" in result["error"]
+    assert "cyd dropped out (propose): 401" in result["error"]
 
 
 async def test_a_requeued_seat_returns_to_the_phase_in_which_the_debate_ended(
     seat_scripted_agents, run_debate
 ):
-    """Too few seats at the proposals: after a requeue all are asked again, and stay in, also when it resumes."""
+    """Too few seats at the proposals: after a requeue all are asked again, and stay in if it resumes."""
     gone = failing(PermanentError("401"), Propose)
     seat_scripted_agents(ann=saying("tea"), bob=gone, cyd=gone)
     outcome, session, _ = await run_debate(agents=THREE, rounds=0)
@@ -191,7 +191,7 @@ async def test_a_refusal_drops_the_seat_even_if_there_is_text(seat_scripted_agen
     agents = seat_scripted_agents(ann=saying("tea"), bob=lambda _: refusal, cyd=saying("tea"))
     _, session, result = await run_debate(agents=THREE)
     assert len(agents["bob"].asked) == 1
-    assert result["error"] == "bob dropped out (propose: refused by the model)"
+    assert result["error"] == "bob dropped out (propose): refused by the model"
     assert (result["confidence"], result["token_usage"]["requests"]) == (0.6667, 3)
     again = seat_scripted_agents(**{name: saying("x") for name in THREE})
     await run_debate(agents=THREE, session=session)

@@ -188,9 +188,13 @@ async def test_a_schema_that_a_provider_rejects_is_put_in_words(
 @EACH_API
 async def test_a_provider_that_cannot_stream_is_asked_for_whole_replies(new_stub, new_agent, api):
     """It says so in a rejection: the next request, and all later ones, are not streamed."""
-    rejected = refusal(400, api, "invalid_request_error", "You must be verified to stream this model")
+    rejected = refusal(
+        400, api, "invalid_request_error", "You must be verified to stream this model"
+    )
     stub = new_stub(
-        fault=lambda number, model: rejected if stub.asked[number - 1]["body"].get("stream") else None
+        fault=lambda number, model: (
+            rejected if stub.asked[number - 1]["body"].get("stream") else None
+        )
     )
     agent = new_agent(stub.agent(api))
     for calls in (2, 3):
@@ -339,7 +343,9 @@ async def test_settings_have_a_digest(stub, new_agent):
         "stream": False, "store": True, "timeout_seconds": 9, "call_timeout_seconds": 9, "max_tokens": 9,
     }  # fmt: skip
     plain = new_agent(stub.agent("openai")).settings
-    digests = {new_agent(stub.agent("openai", **{name: changes[name]})).settings for name in changes}
+    digests = {
+        new_agent(stub.agent("openai", **{name: changes[name]})).settings for name in changes
+    }
     assert len(digests | {plain}) == len(changes) + 1
     assert new_agent(stub.agent("openai", api_key_env="OTHER"), "sk-other").settings == plain
     elsewhere = {**stub.agent("openai"), "base_url": "http://127.0.0.1:1/v1"}
@@ -389,7 +395,9 @@ async def test_an_error_does_not_contain_a_key(new_stub, monkeypatch, api, sourc
     """A provider may quote the key that it refuses, wherever it came from; the job's error does not."""
     from aragora_q.executors.debate.llm import ModelAgent
 
-    secret = {"another": "0123-opaque-secret", "unknown": "sk-proj-0123456789abcdef"}.get(source, KEY)
+    secret = {"another": "0123-opaque-secret", "unknown": "sk-proj-0123456789abcdef"}.get(
+        source, KEY
+    )
     quoted = f"Incorrect API key provided: {secret}; sent Authorization: Bearer {secret}"
     stub = new_stub(fault=lambda number, model: refusal(401, api, "authentication_error", quoted))
     entry = stub.agent(api)
@@ -552,7 +560,9 @@ async def test_blanks_around_a_key_do_not_matter(monkeypatch, stub, run_debate, 
     agents = {"ann": stub.agent(api), "bob": stub.agent(api, "n")}
     _, _, result = await run_debate(agents=list(agents), rounds=0, settings={"agents": agents})
     assert result["participants"] == ["ann", "bob"]
-    keys = {call["headers"].get("x-api-key") or call["headers"]["Authorization"] for call in stub.asked}
+    keys = {
+        call["headers"].get("x-api-key") or call["headers"]["Authorization"] for call in stub.asked
+    }
     assert {name.removeprefix("Bearer ") for name in keys} == {"sk-good"}
 
 

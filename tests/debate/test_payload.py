@@ -52,7 +52,9 @@ def test_a_bad_field_is_refused_by_name_value_and_rule(fields, message, hint):
 @pytest.mark.parametrize("mode", CONSENSUS_MODES)
 async def test_every_mode_runs_to_a_result(run_debate, mode):
     """All modes that a job may name are modes that the executor knows."""
-    _, _, result = await run_debate(agents=["demo"] * 3, rounds=1, consensus=mode)
+    _, _, result = await run_debate(
+        agents=["demo"] * 3, rounds=1, consensus=mode, judge="demo:bold"
+    )
     assert DebateResult.from_dict(result).debate_id == "job"
 
 

@@ -322,7 +322,7 @@ async def test_an_answer_with_the_marks_of_the_debate_is_not_usable(
     assert calls(agents)["bob"] == ["Propose", "Propose"]
     assert result["participants"] == ["ann", "cyd"]
     assert (
-        "bob dropped out (propose: no usable answer: the reply contained the marks"
+        "bob dropped out (propose): no usable answer: the reply contained the marks"
         in result["error"]
     )
 

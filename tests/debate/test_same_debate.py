@@ -152,7 +152,7 @@ def recount(result):
         if vote["group"] is not None:
             weights[vote["group"]] += Fraction(vote["weight"])
             certainty[vote["group"]] += vote["confidence"] or 0
-    if mode == "none" or not weights and result["decided_by"] != "judge":
+    if mode == "none" or result["decided_by"] is None:
         return False, None, 0.0
     ranked = sorted(range(len(groups)), key=lambda n: (-weights[n], -certainty[n], n))
     if result["decided_by"] == "judge":
@@ -172,7 +172,7 @@ def recount(result):
 
 async def test_anyone_can_count_a_result_again(debate_of):
     """Consensus, verdict, confidence, shares, abstentions and sums follow from votes, groups and seats."""
-    seen = Counter()
+    seen: Counter = Counter()
     for seed in range(400):
         outcome, result, _ = await debate_of(seed)
         if result is None:

@@ -25,7 +25,11 @@ class Stub:
     """
 
     def __init__(
-        self, fault=lambda number, model: None, delay_seconds=0.0, ignores_schemas=False, pieces=PIECES
+        self,
+        fault=lambda number, model: None,
+        delay_seconds=0.0,
+        ignores_schemas=False,
+        pieces=PIECES,
     ):
         self.fault = fault
         self.delay_seconds = delay_seconds
@@ -306,9 +310,7 @@ def _chat_events(reply, pieces):
         start = {**call, "index": index, "function": {**function, "arguments": ""}}
         deltas.append({"tool_calls": [start]})
         for piece in _pieces(function["arguments"], pieces):
-            deltas.append(
-                {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
-            )
+            deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     events = [
         {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
         for delta in deltas
@@ -321,8 +323,17 @@ def _chat_events(reply, pieces):
 
 
 def _response_events(reply, pieces):
-    begun = {**reply, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
-    events = [("response.created", {"response": begun}), ("response.in_progress", {"response": begun})]
+    begun = {
+        **reply,
+        "status": "in_progress",
+        "output": [],
+        "usage": None,
+        "incomplete_details": None,
+    }
+    events = [
+        ("response.created", {"response": begun}),
+        ("response.in_progress", {"response": begun}),
+    ]
     for index, item in enumerate(reply["output"]):
         place = {"item_id": item["id"], "output_index": index}
         events.append(("response.output_item.added", {"output_index": index, "item": item}))
@@ -378,7 +389,13 @@ def refusal_in_stream(api, kind, message):
     error = {"type": kind, "message": message, "code": kind}
     event = {
         "openai-chat": {"error": error},
-        "openai": {"type": "error", "sequence_number": 2, "param": None, "message": message, "code": kind},
+        "openai": {
+            "type": "error",
+            "sequence_number": 2,
+            "param": None,
+            "message": message,
+            "code": kind,
+        },
         "anthropic": {"type": "error", "error": error},
     }[api]
 
@@ -427,7 +444,9 @@ def silence_in_stream(handler):
 
 def saying(text, **fields):
     """The model says `text`; `fields` are those of REPLIES."""
-    return lambda handler: say(handler, REPLIES[api_of(handler)](handler.body["model"], text, **fields))
+    return lambda handler: say(
+        handler, REPLIES[api_of(handler)](handler.body["model"], text, **fields)
+    )
 
 
 def ending(kind, text="Tea is the better of the"):

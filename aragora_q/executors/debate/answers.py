@@ -88,7 +88,7 @@ class Answers:
         return dict(zip(made, owners, strict=True))
 
     def draw_round_labels(self, seats: Iterable[int]) -> dict[str, int]:
-        """Return `seats` by the labels of the rounds: the same for all readers, so that reviews can use them."""
+        """Return `seats` by the labels of the rounds: all readers see the same, so that reviews can use them."""
         names = self.draw_labels("rounds", seats)
         self.labels.update(names)
         return names

@@ -75,7 +75,7 @@ class Participants:
         """The agents by seat; the last one may be a judge's, which is not a seat."""
         self.active: list[int] = []
         self.dropped: dict[int, str] = {}
-        """Which seats dropped out, and why."""
+        """Where and why seats dropped out, such as `round 1, review: no such model`."""
         self.abstained: dict[int, str] = {}
         """Why the last reply of a seat was unusable."""
         self.transcript: list[dict[str, Any]] = []
@@ -337,7 +337,11 @@ class Participants:
     @property
     def dropouts(self) -> list[str]:
         """Which seats dropped out and why, as texts."""
-        return [f"{self.names[seat]} dropped out ({why})" for seat, why in self.dropped.items()]
+        texts = []
+        for seat, dropped in self.dropped.items():
+            where, _, why = dropped.partition(": ")
+            texts.append(f"{self.names[seat]} dropped out ({where}): {why}")
+        return texts
 
     async def drop(self, seat: int, phase: Phase, reason: str) -> None:
         """Remove a seat from the debate for good."""

@@ -187,9 +187,7 @@ class Events:
         kind = str(self._events[0].get("type", ""))
         if kind.startswith("response."):
             return _response(self._events)
-        return _message(self._events) if kind else _completion(
-            self._events, is_done=self.has_ended
-        )
+        return _message(self._events) if kind else _completion(self._events, is_done=self.has_ended)
 
 
 def _response(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
