@@ -255,7 +255,7 @@ class Participants:
         started_at = time.monotonic()
         try:
             reply = await agent.reply(request, manner)
-            judged = _judged(request, reply, manner, labels)
+            judged = _judged(request, reply, labels)
         except AragoraQError:
             raise
         except Exception as error:  # whatever it is: of this seat, not of the debate
@@ -396,13 +396,11 @@ class Participants:
         return {"job": self._job.id, "attempt": self._job.attempts, "phase": str(phase)}
 
 
-def _judged(
-    request: AgentRequest, reply: Reply, manner: Manner, labels: Mapping[str, int]
-) -> dict[str, Any]:
+def _judged(request: AgentRequest, reply: Reply, labels: Mapping[str, int]) -> dict[str, Any]:
     """Return the part of a journal entry that says what became of the reply."""
     if reply.refused is not None:
         return {"value": None, "refused": _reason(reply.refused)}
-    is_prose = not reply.is_cut and not manner.prompted and not replies.is_object(reply)
+    is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(reply)
     try:
         value = replies.read(request, reply)
     except Unusable as error:

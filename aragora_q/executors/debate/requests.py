@@ -132,6 +132,8 @@ class Reply:
     """JSON of the form that the request describes, or whatever else was said."""
     is_cut: bool = False
     """True: the text ends where a token limit did."""
+    is_form_enforced: bool = True
+    """False: the form was not enforced by the provider, but asked for in words, or not at all."""
     refused: PermanentError | None = None
     """The model refused, or its provider filtered the reply: the seat drops out, even if there is text."""
     model: str = ""

@@ -118,8 +118,9 @@ class ModelAgent:
         """
         prompt = self.prompt_for(request)
         try:
-            way = self.way(prompt.form, manner)
-            return self._judged(await self._ask(prompt, manner, way))
+            reply = self._judged(await self._ask(prompt, manner, self.way(prompt.form, manner)))
+            is_in_words = self.way(prompt.form, manner).structure == "prompted"
+            return replace(reply, is_form_enforced=prompt.form is not None and not is_in_words)
         except AragoraQError:
             raise
         except Exception as error:  # a library may stumble over anything that a provider sends
