@@ -64,7 +64,10 @@ EXAMPLE_AGENTS = """\
 
 def generated() -> dict[Path, str]:
     """Return every generated file and its content."""
-    from tools import api_reference  # noqa: PLC0415 - griffe is not there when packages are built
+    from tools import (  # noqa: PLC0415 - griffe is not there when packages are built
+        api_reference,
+        debate_figures,
+    )
 
     reference = TOP / "docs/reference"
     return {
@@ -73,6 +76,7 @@ def generated() -> dict[Path, str]:
         reference / "cli.md": commands_page(),
         reference / "settings.md": settings_page(),
         TOP / "deploy/redis/users.acl": users(),
+        TOP / "docs/debates.md": debate_figures.page((TOP / "docs/debates.md").read_text()),
     }
 
 

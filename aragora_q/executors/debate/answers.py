@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from aragora_q.executors.debate import consensus, labels
-from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Topic
 
@@ -81,11 +80,15 @@ class Answers:
             for options in consensus.group(list(self.options()), claims, self._topic.nonce)
         ]
 
-    def draw_labels(self, scope: str, seats: Iterable[int]) -> dict[str, int]:
-        """Return `seats` by labels. Each voter has its own: a bias for a label must not look like a vote."""
-        owners = sorted(seats, key=lambda seat: stable_hash(self._topic.nonce, scope, seat))
-        made = labels.labels(self._topic.nonce, scope, len(owners), self._material())
-        return dict(zip(made, owners, strict=True))
+    def draw_labels(self, scope: str, seats: Iterable[int], reader: int = 0) -> dict[str, int]:
+        """Return `seats` by labels. Each reader of a vote has its own: a bias for a label is not a vote.
+
+        Over all readers, each answer has the alphabetically first label equally often, and so on.
+        """
+        owners = sorted(seats)
+        made = labels.labels(self._topic.nonce, f"{scope}.{reader}", len(owners), self._material())
+        ranks = labels.order(self._topic.nonce, f"{scope} labels", reader, len(owners))
+        return {label: owners[rank] for label, rank in zip(sorted(made), ranks, strict=True)}
 
     def draw_round_labels(self, seats: Iterable[int]) -> dict[str, int]:
         """Return `seats` by the labels of the rounds: all readers see the same, so that reviews can use them."""

@@ -55,11 +55,15 @@ def labels(nonce: str, scope: str, count: int, material: str) -> list[str]:
 def order(nonce: str, phase: str, reader: int, count: int) -> list[int]:
     """Return the order in which `reader` sees `count` answers in `phase`.
 
-    The orders of `count` readers are a Latin square: each answer stands at each place once.
+    The orders of `count` readers are a Latin square: each answer stands at each place once. If the
+    answers are the readers' own and their number is odd, each place has the reader's own answer once,
+    too; else, on average over all debates.
     """
-    base = sorted(range(count), key=lambda answer: stable_hash(nonce, phase, answer))
-    start = reader % max(1, count)
-    return base[start:] + base[:start]
+    if not count:
+        return []
+    drawn = sorted(range(count), key=lambda answer: stable_hash(nonce, phase, answer))
+    shift = drawn[reader % count] + drawn[0]
+    return sorted(range(count), key=lambda answer: (drawn[answer] + shift) % count)
 
 
 def _candidates(first: str, nonce: str, scope: str) -> Iterator[str]:

@@ -89,7 +89,7 @@ class Election:
     async def _ballots(self) -> dict[int, Value | None]:
         phase, requests, names = Phase("vote"), {}, {}
         for seat in self._seats.active:
-            names[seat] = self._answers.draw_labels(f"vote.{seat}", self._options)
+            names[seat] = self._answers.draw_labels("vote", self._options, seat)
             shown = self._answers.labeled(names[seat], str(phase), seat)
             requests[seat] = Vote(self._topic, shown)
         return await self._seats.ask_all(phase, requests, names)
