@@ -110,8 +110,8 @@ class AnswerForm:
             case "schema":
                 return self._read_json(value)
             case _:
-                if not isinstance(value, str) or not value.strip():
-                    raise ValueError("answer is blank")
+                if not isinstance(value, str) or is_blank(value):
+                    raise ValueError("answer must be text")
                 return value.strip()
 
     def _read_choice(self, value: Any) -> str:
@@ -159,6 +159,11 @@ def text_key(text: str) -> str:
     if re.fullmatch(r"[^\W_]+(?:[ ,;'\u2010-\u2014.-]{1,3}[^\W_]+)*[.]?", plain):
         return " ".join(plain.casefold().split()).removesuffix(".")
     return exact
+
+
+def is_blank(text: str) -> bool:
+    """Return True if nothing of `text` is visible: only spaces, control and zero-width characters."""
+    return not any(char.isprintable() and not char.isspace() for char in text)
 
 
 def _fold(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, TypeGuard
 
-from aragora_q.answer_form import AnswerForm
+from aragora_q.answer_form import AnswerForm, is_blank
 from aragora_q.base import (
     JOB_ID_PATTERN,
     JOB_ID_PUNCTUATION,
@@ -91,7 +91,7 @@ class DebateJobPayload:
         Raises:
             InvalidPayload: names the field, its value and the rule.
         """
-        if not isinstance(self.question, str) or not self.question.strip():
+        if not isinstance(self.question, str) or is_blank(self.question):
             raise InvalidPayload(
                 "question is empty", hint="pass the question that the agents debate"
             )

@@ -24,7 +24,6 @@ from aragora_q.executors.debate.requests import (
     AgentRequest,
     Discuss,
     Manner,
-    Propose,
     Reply,
     Review,
     Revise,
@@ -153,7 +152,7 @@ def bias_table() -> list[str]:
     first: Choose = lambda request: next(iter(request.answers))  # type: ignore[union-attr]  # noqa: E731
     lowest: Choose = lambda request: min(request.answers)  # type: ignore[union-attr]  # noqa: E731
     rows = [
-        "| three voters that always vote for … | votes for seat 1, 2, 3 | own answer | debates with a consensus |",
+        "| three voters that always vote for … | votes for seat 1, 2, 3 | own answer | ends in a consensus |",
         "|---|---|---|---|",
     ]
     verdicts = ("use one", "take two", "try three")

@@ -91,7 +91,7 @@ class Answers:
         return {label: owners[rank] for label, rank in zip(sorted(made), ranks, strict=True)}
 
     def draw_round_labels(self, seats: Iterable[int]) -> dict[str, int]:
-        """Return `seats` by the labels of the rounds: all readers see the same, so that reviews can use them."""
+        """Return `seats` by the labels of the rounds, which all readers see, so that reviews can use them."""
         names = self.draw_labels("rounds", seats)
         self.labels.update(names)
         return names

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from aragora_q.answer_form import MAX_TEXT_CHARS
+from aragora_q.answer_form import MAX_TEXT_CHARS, is_blank
 from aragora_q.executors.debate.labels import contains
 from aragora_q.executors.debate.requests import (
     AgentRequest,
@@ -46,7 +46,7 @@ def read(request: AgentRequest, reply: Reply) -> Value:
 
     """
     text = reply.text.encode(errors="replace").decode().strip()  # a model may send half a character
-    if not text:
+    if is_blank(text):
         raise Unusable("the reply was blank")
     value = _READERS[type(request)](request, text, reply)
     if contains("".join(_texts(value)), request.topic.nonce):
@@ -100,7 +100,7 @@ def _vote(request: Vote, text: str, reply: Reply) -> Value:
 def _synthesize(request: Synthesize, text: str, reply: Reply) -> Value:
     data = _object(text, reply)
     said = data.get("text") if data else text
-    if not isinstance(said, str) or not said.strip():
+    if not isinstance(said, str) or is_blank(said):
         raise Unusable("text is missing")
     said, is_cut = _shortened(said.strip(), request.topic.max_answer_chars)
     return {"text": said, **({"cut": True} if is_cut else {})}
@@ -196,7 +196,7 @@ def _confidence(value: Any) -> int | None:
         return None
     if 0 < value <= 1:
         value *= 100
-    return round(min(100.0, max(0.0, float(value))))
+    return round(min(100, max(0, value)))
 
 
 def _required(data: Value | None) -> Value:
