@@ -43,14 +43,17 @@ async def test_a_partial_result_is_kept_as_long_as_its_job(harness):
 
 
 async def test_a_failure_without_a_result_stores_none(harness):
-    """A job without a partial result has no key for one."""
+    """A job without a partial result takes no key for one."""
     await _failed(harness, Failed("no"))
-    assert not harness.redis.exists(harness.keys.result("a"))
+    key = harness.keys.job("a")
+    stored = set(harness.redis.scan_iter(match=f"{key}*"))
+    assert stored == {key, f"{key}:payload", f"{key}:history"}
     assert (await harness.queue.get_job("a")).result is None
 
 
-async def test_a_partial_result_that_is_too_large_is_left_out(harness):
+async def test_a_partial_result_that_is_too_large_is_left_out(new_harness):
     """The job fails nevertheless; its error says what is missing, however long it is."""
+    harness = new_harness()
     large = Failed("x" * 9_000, b"x" * (MAX_DATA_BYTES + 1))
     await _failed(harness, large)
     known = await harness.queue.get_job("a")
@@ -59,8 +62,9 @@ async def test_a_partial_result_that_is_too_large_is_left_out(harness):
     assert known.error.endswith("; " + "x" * MAX_ERROR_CHARS)
 
 
-async def test_large_partial_results_go_by_batches(harness):
+async def test_large_partial_results_go_by_batches(new_harness):
     """Many of them in one report are sent in calls of bounded size, and all are kept."""
+    harness = new_harness()
     session = await harness.worker()
     await harness.queue.enqueue_many([Job({}, id=f"j{n}") for n in range(12)])
     jobs = (await session.start(12)).jobs
