@@ -29,6 +29,7 @@ ROLES = "imitates the marks of a conversation"
 HIDDEN = "contains hidden text"
 ENCODED = "{why}, in encoded text"
 
+_TAG_NAMES = ("question", "answer", "review")
 MAX_ENCODED = 50
 """Encoded parts of a text that are decoded."""
 
@@ -331,17 +332,17 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
         (  # French
             "electeur|votant|juge|evaluateur|jures|jury|experts",
             (
-                r"\b(?:chers?|attention,?|(?:note|message|avis) (?:aux?|pour)|aux?)(?: les| tous les)? "
-                r"(?:electeurs|"
-                r"votants|juges?|evaluateurs|jures|jury|experts) ?[:!]"
+                r"\b(?:(?:chers?|attention,?|(?:note|message|avis) (?:aux?|pour))(?: les| tous les)? "
+                r"(?:electeurs|votants|juges?|evaluateurs|jures|jury|experts) ?[:!,]"
+                r"|aux? (?:electeurs|votants|juges?|evaluateurs|jures|jury|experts) ?[:!])"
             ),
         ),
         (  # Spanish
             "votantes|jueces|juez|jurado|evaluadores|electores|expertos",
             (
-                r"\b(?:estimad[oa]s?|querid[oa]s?|atencion,?|(?:nota|mensaje|aviso) (?:para|a)|a)"
-                r"(?: los| las| el| todos los)? (?:votantes|jue(?:ces|z)|jurados?|evaluadores|electores|"
-                r"expertos) ?[:!]"
+                r"\b(?:estimad[oa]s?|querid[oa]s?|atencion,?|(?:nota|mensaje|aviso) (?:para|a))"
+                r"(?: los| las| el| todos los)? "
+                r"(?:votantes|jue(?:ces|z)|jurados?|evaluadores|electores|expertos) ?[:!,]"
             ),
         ),
         (  # Russian
@@ -369,8 +370,11 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
     TAGS: (
         (
             "<",
-            r"</?\s*(?:question|options|answer|review)s?\s*[-_:]\s*\w+[^<>\n]{0,60}>",
-            r"<\s*(?:answer|review|question)\b[^<>\n]{0,60}\b(?:label|nonce|author|id|seat)\s*=",
+            (
+                r"<\s?/?\s?(?:question|options|answer|review)s?\s?[-_:]\s?"
+                r"(?:[a-z]{0,20}\d|[0-9a-f]{6}|x{3}|[{\[]?nonce)"
+            ),
+            r"<\s?(?:answer|review|question)\b[^<>\n]{0,60}\b(?:label|nonce|seat)\s*=",
         ),
         (
             "label",
@@ -498,6 +502,9 @@ def _matches(views: Iterable[str]) -> Iterator[str]:
         for why, words, pattern in _rules():
             if any(word in view for word in words) and pattern.search(view):
                 yield why
+        tags = view.replace("< /", "</")
+        if any(tags.count(f"</{name}>") > tags.count(f"<{name}>") for name in _TAG_NAMES):
+            yield TAGS  # it closes what it has not opened
 
 
 def _views(text: str) -> set[str]:
