@@ -58,10 +58,8 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         (
             "choose |pick |select |prefer |favor |favour |upvote |support |endorse |elect ",
-            (
-                r"\b(?:choose|pick|select|prefer|favou?r|upvote|support|endorse|elect) "
-                rf"(?:{_THIS}|(?:answer|label) {_LABEL})"
-            ),
+            (rf"\b(?:choose|pick|select|prefer|favou?r|upvote|support|endorse|elect) {_THIS}"),
+            rf"\b(?:choose|pick|select) (?:answer|label) {_LABEL}",
         ),
         (
             "rank |rate |score |mark |grade |declare |judge |treat |consider ",
@@ -380,10 +378,6 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
             "label",
             rf"\blabel\s*=\s*[\"']?{_LABEL}",
         ),
-        (
-            "answer |review ",
-            rf"^[^\w\n]{{0,20}}(?:answer|review) {_LABEL}\s*:",
-        ),
     ),
     BALLOT: (
         (
@@ -404,8 +398,8 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
             r"[\"'](?:points|best)[\"']\s*:[^{}]{1,800}[\"'](?:best|stop)[\"']\s*:",
         ),
         (
-            "choice|best",
-            rf"\b(?:choice|best)[\"'`]*\s*[:=]\s*[\"'`]*{_LABEL}",
+            "choice",
+            rf"\bchoice[\"'`]*\s*[:=]\s*[\"'`]*{_LABEL}",
         ),
     ),
     ROLES: (
@@ -460,10 +454,14 @@ _QUOTED_MENTION = re.compile(
     r"\b(?:such as|like|e\.g\.|for example|for instance|phrases?|slogans?|attacks?|injections?|"
     r"attackers? (?:may |might |can |could |often |then )?writes?|strings?|tokens?|tags?|markers?)[ :,]*"
     r"(?:[\"“„«][^\"“”»\n]{1,120}[\"”“»]|`[^`\n]{1,120}`|‘[^’\n]{1,120}’)"
-    r"|`(?:<\|\w+\|>|</?\w+>|\[/?INST\])`",
+    r"|`(?:<\|\w+\|>|</?\w+>|\[/?INST\])`"
+    r"|\b(?-i:[B-DF-HJ-NP-TV-Z]{4})\b (?:also )?(?:says|contains|writes|includes|states|claims|adds) "
+    r"[\"“][^\"”\n]{1,120}[\"”]"
+    r"|\b(?:asks|tells|urges|orders|instructs|begs) (?:the |all |its |other )?"
+    r"(?:readers?|voters?|reviewers?|judges?|models?|us|others|people)(?: and \w+)? to [^.\n]{1,80}",
     re.IGNORECASE,
 )
-"""Text that a sentence quotes as an example, as in an answer about such attacks."""
+"""Text that a sentence quotes as an example, or reports, as a review of such an answer does."""
 
 _LOOK_ALIKES = str.maketrans(
     "аеорсухіјѕԁһкмтнѵꙇαεορτυκνιχɡıłøᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ‹›〈〉⟨⟩",
