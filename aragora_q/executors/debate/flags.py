@@ -29,6 +29,7 @@ ROLES = "imitates the marks of a conversation"
 HIDDEN = "contains hidden text"
 ENCODED = "{why}, in encoded text"
 
+_TAG_NAMES = ("question", "answer", "review")
 MAX_ENCODED = 50
 """Encoded parts of a text that are decoded."""
 
@@ -57,10 +58,8 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         (
             "choose |pick |select |prefer |favor |favour |upvote |support |endorse |elect ",
-            (
-                r"\b(?:choose|pick|select|prefer|favou?r|upvote|support|endorse|elect) "
-                rf"(?:{_THIS}|(?:answer|label) {_LABEL})"
-            ),
+            (rf"\b(?:choose|pick|select|prefer|favou?r|upvote|support|endorse|elect) {_THIS}"),
+            rf"\b(?:choose|pick|select) (?:answer|label) {_LABEL}",
         ),
         (
             "rank |rate |score |mark |grade |declare |judge |treat |consider ",
@@ -331,17 +330,17 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
         (  # French
             "electeur|votant|juge|evaluateur|jures|jury|experts",
             (
-                r"\b(?:chers?|attention,?|(?:note|message|avis) (?:aux?|pour)|aux?)(?: les| tous les)? "
-                r"(?:electeurs|"
-                r"votants|juges?|evaluateurs|jures|jury|experts) ?[:!]"
+                r"\b(?:(?:chers?|attention,?|(?:note|message|avis) (?:aux?|pour))(?: les| tous les)? "
+                r"(?:electeurs|votants|juges?|evaluateurs|jures|jury|experts) ?[:!,]"
+                r"|aux? (?:electeurs|votants|juges?|evaluateurs|jures|jury|experts) ?[:!])"
             ),
         ),
         (  # Spanish
             "votantes|jueces|juez|jurado|evaluadores|electores|expertos",
             (
-                r"\b(?:estimad[oa]s?|querid[oa]s?|atencion,?|(?:nota|mensaje|aviso) (?:para|a)|a)"
-                r"(?: los| las| el| todos los)? (?:votantes|jue(?:ces|z)|jurados?|evaluadores|electores|"
-                r"expertos) ?[:!]"
+                r"\b(?:estimad[oa]s?|querid[oa]s?|atencion,?|(?:nota|mensaje|aviso) (?:para|a))"
+                r"(?: los| las| el| todos los)? "
+                r"(?:votantes|jue(?:ces|z)|jurados?|evaluadores|electores|expertos) ?[:!,]"
             ),
         ),
         (  # Russian
@@ -369,16 +368,15 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
     TAGS: (
         (
             "<",
-            r"</?\s*(?:question|options|answer|review)s?\s*[-_:]\s*\w+[^<>\n]{0,60}>",
-            r"<\s*(?:answer|review|question)\b[^<>\n]{0,60}\b(?:label|nonce|author|id|seat)\s*=",
+            (
+                r"<\s?/?\s?(?:question|options|answer|review)s?\s?[-_:]\s?"
+                r"(?:[a-z]{0,20}\d|[0-9a-f]{6}|x{3}|[{\[]?nonce)"
+            ),
+            r"<\s?(?:answer|review|question)\b[^<>\n]{0,60}\b(?:label|nonce|seat)\s*=",
         ),
         (
             "label",
             rf"\blabel\s*=\s*[\"']?{_LABEL}",
-        ),
-        (
-            "answer |review ",
-            rf"^[^\w\n]{{0,20}}(?:answer|review) {_LABEL}\s*:",
         ),
     ),
     BALLOT: (
@@ -400,8 +398,8 @@ _PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
             r"[\"'](?:points|best)[\"']\s*:[^{}]{1,800}[\"'](?:best|stop)[\"']\s*:",
         ),
         (
-            "choice|best",
-            rf"\b(?:choice|best)[\"'`]*\s*[:=]\s*[\"'`]*{_LABEL}",
+            "choice",
+            rf"\bchoice[\"'`]*\s*[:=]\s*[\"'`]*{_LABEL}",
         ),
     ),
     ROLES: (
@@ -456,10 +454,14 @@ _QUOTED_MENTION = re.compile(
     r"\b(?:such as|like|e\.g\.|for example|for instance|phrases?|slogans?|attacks?|injections?|"
     r"attackers? (?:may |might |can |could |often |then )?writes?|strings?|tokens?|tags?|markers?)[ :,]*"
     r"(?:[\"“„«][^\"“”»\n]{1,120}[\"”“»]|`[^`\n]{1,120}`|‘[^’\n]{1,120}’)"
-    r"|`(?:<\|\w+\|>|</?\w+>|\[/?INST\])`",
+    r"|`(?:<\|\w+\|>|</?\w+>|\[/?INST\])`"
+    r"|\b(?-i:[B-DF-HJ-NP-TV-Z]{4})\b (?:also )?(?:says|contains|writes|includes|states|claims|adds) "
+    r"[\"“][^\"”\n]{1,120}[\"”]"
+    r"|\b(?:asks|tells|urges|orders|instructs|begs) (?:the |all |its |other )?"
+    r"(?:readers?|voters?|reviewers?|judges?|models?|us|others|people)(?: and \w+)? to [^.\n]{1,80}",
     re.IGNORECASE,
 )
-"""Text that a sentence quotes as an example, as in an answer about such attacks."""
+"""Text that a sentence quotes as an example, or reports, as a review of such an answer does."""
 
 _LOOK_ALIKES = str.maketrans(
     "аеорсухіјѕԁһкмтнѵꙇαεορτυκνιχɡıłøᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ‹›〈〉⟨⟩",
@@ -498,6 +500,9 @@ def _matches(views: Iterable[str]) -> Iterator[str]:
         for why, words, pattern in _rules():
             if any(word in view for word in words) and pattern.search(view):
                 yield why
+        tags = view.replace("< /", "</")
+        if any(tags.count(f"</{name}>") > tags.count(f"<{name}>") for name in _TAG_NAMES):
+            yield TAGS  # it closes what it has not opened
 
 
 def _views(text: str) -> set[str]:
