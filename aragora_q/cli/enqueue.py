@@ -128,7 +128,7 @@ def enqueue(
         typer.Option(
             "--resume",
             metavar="MODE",
-            help="If models changed meanwhile: continue (default), strict.",
+            help="If models have changed: continue (default), strict.",
         ),
     ] = None,
     transcript: Annotated[
@@ -188,7 +188,7 @@ def enqueue(
         typer.Option(
             "--durability",
             metavar="LEVEL",
-            help="Confirm by none (default), replica or fsync.",
+            help="Confirmed by: none (default), replica or fsync.",
         ),
     ] = None,
     wait: Annotated[
