@@ -102,7 +102,7 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
 def test_a_bad_field_is_refused_by_name_value_and_rule(fields, message, hint):
     """As a ValueError, so that an executor that meets one fails the job permanently."""
     with pytest.raises(InvalidPayload) as caught:
-        DebateJobPayload.from_dict({**GOOD, **wrong})
+        DebateJobPayload.from_dict({**GOOD, **fields})
     assert message in str(caught.value)
     assert hint in caught.value.hint
     assert len(str(caught.value)) < 500
