@@ -9,9 +9,10 @@ and by the debate. Pure: no I/O, no models.
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
@@ -25,10 +26,20 @@ OPTIONS_RANGE = (2, 50)
 MAX_OPTION_CHARS = 300
 MAX_SCHEMA_CHARS = 10_000
 MAX_NUMBER_CHARS = 50
-UNSUPPORTED_KEYWORDS = frozenset(
-    {"pattern", "patternProperties", "$dynamicRef", "$recursiveRef", "$id", "$schema"}
-)
-"""Patterns may take unlimited time to match; the others may name other documents."""
+UNSUPPORTED_KEYWORDS = frozenset({
+    "pattern", "patternProperties",  # may take unlimited time to match
+    "uniqueItems", "unevaluatedItems", "unevaluatedProperties",  # more than proportional time
+    "$dynamicRef", "$recursiveRef", "$id", "$schema",  # may name other documents
+})  # fmt: skip
+MAX_SUBSCHEMAS = 200
+"""Most schemas within a schema, counted again wherever a $ref names them."""
+MAX_NESTING = 40
+"""Most levels of nesting of a schema, with those that a $ref names, and of a verdict."""
+MAX_JSON_CHARS = 4_000
+"""Longest verdict of a JSON schema. With the limits of the schema it bounds the time of a check."""
+
+_SCHEMAS_BY_NAME = ("properties", "$defs", "definitions", "dependentSchemas")
+_DATA = ("enum", "const", "default", "examples", "required", "dependentRequired")
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 """What a model may write for a boolean."""
@@ -125,6 +136,11 @@ class AnswerForm:
         raise ValueError("answer must be one of the options, word for word")
 
     def _read_json(self, value: Any) -> Any:
+        fault = _json_fault(value)
+        if not fault and len(json.dumps(value, ensure_ascii=False)) > MAX_JSON_CHARS:
+            fault = f"has more than {MAX_JSON_CHARS:,} characters"
+        if fault:
+            raise ValueError(f"answer {fault}")
         error = next(iter(_validator(self.schema).iter_errors(value)), None)
         if error is not None:
             raise ValueError(f"answer does not fit its schema: {error.message:.200}")
@@ -151,7 +167,7 @@ class AnswerForm:
 def text_key(text: str) -> str:
     """Return the key of a verdict in text form."""
     exact = unicodedata.normalize("NFC", text.strip())
-    plain = exact.replace("\u2019", "'").replace("\u2018", "'")
+    plain = exact.replace("\u2019", "'").replace("\u2018", "'").replace("\u00a0", " ")
     plain = re.sub(
         r"^(\*\*|__|\*|_|`|\"|\u201c)(.*?)(\*\*|__|\*|_|`|\"|\u201d)([.]?)$", r"\2\4", plain
     )
@@ -173,7 +189,9 @@ def _fold(text: str) -> str:
 def _read_number(value: Any) -> int | float:
     if isinstance(value, bool):
         raise ValueError("answer must be a number")  # noqa: TRY004 - of a model, not a caller
-    text = str(value).strip().replace("\u2212", "-") if isinstance(value, str) else repr(value)
+    if isinstance(value, int) and abs(value) >= 10**MAX_NUMBER_CHARS:
+        raise ValueError("answer must be a number")
+    text = value.strip().replace("\u2212", "-") if isinstance(value, str) else repr(value)
     if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text):
         text = text.replace(",", "")
     try:
@@ -190,8 +208,12 @@ def _read_number(value: Any) -> int | float:
 
 
 def _number_key(number: Any) -> str:
-    value = Decimal(repr(number))
-    return "0" if value == 0 else format(value.normalize(), "E")
+    sign, digits, exponent = Decimal(repr(number)).as_tuple()
+    text = "".join(map(str, digits)).lstrip("0")
+    shortest = text.rstrip("0")  # not `normalize`, which rounds to 28 digits
+    if not shortest:
+        return "0"
+    return f"{'-' * sign}{shortest}E{int(exponent) + len(text) - len(shortest)}"
 
 
 def _canonical(value: Any) -> Any:
@@ -229,11 +251,17 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - needed for schemas only
     from jsonschema.exceptions import SchemaError  # noqa: PLC0415
 
+    if fault := _json_fault(schema):
+        raise InvalidPayload(f"answer_form {fault}")
     length = len(json.dumps(schema))
     if length > MAX_SCHEMA_CHARS:
         raise InvalidPayload(
             f"answer_form has {length} characters, at most {MAX_SCHEMA_CHARS} are allowed"
         )
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise InvalidPayload(f"answer_form is not a JSON schema: {error.message:.200}") from None
     if schema.get("type") is None and not {"enum", "const", "anyOf", "oneOf", "allOf"} & set(
         schema
     ):
@@ -241,16 +269,87 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
             "answer_form: a JSON schema needs a type",
             hint='for example {"type": "object", "properties": {"city": {"type": "string"}}}',
         )
-    if found := sorted(_keywords(schema) & UNSUPPORTED_KEYWORDS):
-        raise InvalidPayload(f"answer_form: the keyword {found[0]} is not supported")
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise InvalidPayload(f"answer_form: $ref {reference!r:.100} must begin with #")
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidPayload(f"answer_form is not a JSON schema: {error.message:.200}") from None
+    found = {name for _, each in _subschemas(schema) for name in each} & UNSUPPORTED_KEYWORDS
+    if found:
+        raise InvalidPayload(f"answer_form: the keyword {min(found)} is not supported")
+    _check_size(schema)
     return schema
+
+
+def _json_fault(value: Any, levels: int = MAX_NESTING) -> str:
+    """Return why `value` is not JSON that can be compared; an empty string if it is."""
+    if levels == 0:
+        return f"has more than {MAX_NESTING} levels of nesting"
+    parts: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            return "has a name that is not text"
+        parts = value.values()
+    elif isinstance(value, list):
+        parts = value
+    elif isinstance(value, float) and not math.isfinite(value):
+        return "contains a number that is not finite"
+    elif isinstance(value, int) and abs(value) >= 10**MAX_NUMBER_CHARS:
+        return "contains a huge number"
+    elif value is not None and not isinstance(value, str | int | float):
+        return f"contains a {type(value).__name__}, which is not JSON"
+    return next((fault for part in parts if (fault := _json_fault(part, levels - 1))), "")
+
+
+def _subschemas(value: Any, depth: int = 1) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield a schema and those within it, each with its depth. Names of properties are not keywords."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _subschemas(each, depth + 1)
+    elif isinstance(value, Mapping):
+        yield depth, value
+        for name, part in value.items():
+            if name in _SCHEMAS_BY_NAME and isinstance(part, Mapping):
+                yield from _subschemas([*part.values()], depth + 1)
+            elif name not in _DATA:
+                yield from _subschemas(part, depth + 1)
+
+
+def _check_size(schema: Mapping[str, Any]) -> None:
+    """Raise InvalidPayload if checking a verdict might not end, or take long.
+
+    A reference that leads back to itself never ends; references that name each other multiply.
+    """
+    definitions = {
+        f"#/{group}/{name}": part
+        for group in ("$defs", "definitions")
+        for name, part in schema.get(group, {}).items()
+        if re.fullmatch(r"[A-Za-z0-9_.-]+", name)  # others are escaped in a $ref
+    }
+    sizes: dict[str, tuple[int, int] | None] = {}
+
+    def size(part: Any) -> tuple[int, int]:
+        """Return the number of schemas in `part`, and its depth."""
+        count = deepest = 0
+        for depth, each in _subschemas(part):
+            below = 0
+            if (reference := each.get("$ref")) is not None:
+                if reference not in definitions:
+                    raise InvalidPayload(
+                        f"answer_form: $ref is {reference!r:.100}, must be #/$defs/NAME with a NAME of $defs"
+                    )
+                if reference not in sizes:
+                    sizes[reference] = None
+                    sizes[reference] = size(definitions[reference])
+                if (known := sizes[reference]) is None:
+                    raise InvalidPayload(
+                        f"answer_form: $ref {reference!r:.100} leads back to itself"
+                    )
+                count, below = count + known[0], known[1]
+            count, deepest = count + 1, max(deepest, depth + below)
+        return count, deepest
+
+    total, depth = size(schema)
+    if total > MAX_SUBSCHEMAS or depth > MAX_NESTING:
+        raise InvalidPayload(
+            f"answer_form contains {total} schemas in {depth} levels, references included: at most "
+            f"{MAX_SUBSCHEMAS} in {MAX_NESTING} are allowed"
+        )
 
 
 def _validator(schema: Mapping[str, Any]) -> Any:
@@ -258,32 +357,3 @@ def _validator(schema: Mapping[str, Any]) -> Any:
     from referencing import Registry  # noqa: PLC0415
 
     return Draft202012Validator(schema, registry=Registry())  # an empty one: nothing is downloaded
-
-
-def _keywords(value: Any) -> set[str]:
-    """Return every name in a schema that may be a keyword: not those of properties."""
-    names: set[str] = set()
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            names.add(name)
-            if name in ("properties", "$defs", "definitions") and isinstance(part, Mapping):
-                parts = list(part.values())
-            elif name in ("enum", "const", "default", "examples"):
-                parts = []
-            else:
-                parts = [part]
-            for each in parts:
-                names |= _keywords(each)
-    elif isinstance(value, list):
-        for each in value:
-            names |= _keywords(each)
-    return names
-
-
-def _references(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
-        return own + [ref for part in value.values() for ref in _references(part)]
-    if isinstance(value, list):
-        return [ref for part in value for ref in _references(part)]
-    return []

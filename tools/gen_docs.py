@@ -35,6 +35,7 @@ SECTIONS = {
     "max_job_ttl_days": "Limits and durability",
     "concurrency": "Workers",
     "metrics_host": "Metrics and logs",
+    "default_agents": "Debates",
     "agents": "Agents",
 }
 """Headings by the setting that each precedes."""
@@ -112,12 +113,11 @@ def fields() -> dict[str, FieldInfo]:
 def kind(field: FieldInfo) -> str:
     """Return a setting's type and range for readers."""
     name = str(field.annotation)
-    if "SecretStr" in name:
-        return "text"
+    for part, text in (("SecretStr", "text"), ("AgentConfig", "table"), ("tuple", "list of texts")):
+        if part in name:
+            return text
     if "Literal" in name:
         return " or ".join(f"`{choice}`" for choice in get_args(field.annotation))
-    if "AgentConfig" in name:
-        return "table"
     if field.annotation is bool:
         return "`true` or `false`"
     limits = _limits(field)
@@ -254,7 +254,7 @@ def commands() -> dict[str, Any]:
 
 def help_of(name: str, command: Any) -> str:
     """Return what `aragora-q NAME --help` prints, 80 columns wide."""
-    context = typer.Context(command, info_name=f"aragora-q {name}", terminal_width=COLUMNS)
+    context = typer.Context(command, info_name=f"aragora-q {name}".strip(), terminal_width=COLUMNS)
     context.help_option_names = ["-h", "--help"]
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
@@ -265,8 +265,9 @@ def commands_page() -> str:
         "# Commands", "",
         ("Written by `make docs` from the output of `--help`. Data goes to stdout, messages to stderr. See "
         "also: [JSON output](cli-json.md), [exit codes](exit-codes.md), [settings](settings.md)."),
-        "", ("Options before the command: `--version`; `--debug`, which prints a traceback with every error; "
-        "`--install-completion` and `--show-completion` for bash, zsh and fish."),
+        "", ("`--redis-url`, `--queue` and `--config` may stand before or after the command; after it they "
+        "win. A command that does not take one refuses it. The other options below stand before the command."),
+        "", "```text", help_of("", typer.main.get_command(cli.app)), "```",
     ]  # fmt: skip
     for name, command in commands().items():
         lines += ["", f"## {name}", "", "```text", help_of(name, command), "```"]
@@ -293,14 +294,23 @@ def _head(name: str, section: int, purpose: str) -> list[str]:
             f"{roff(name)} \\- {roff(purpose)}"]  # fmt: skip
 
 
+def _options() -> str:
+    """Return the options before the command, as `aragora-q --help` prints them."""
+    text = help_of("", typer.main.get_command(cli.app))
+    return text.partition("Options:\n")[2].partition("\n\nCommands:")[0]
+
+
 def command_manual() -> str:
     """Return the man page aragora-q(1)."""
     lines = [
         *_head("aragora-q", 1, "a job queue on Redis Streams for multi-agent LLM debates"),
-        ".SH SYNOPSIS", roff("aragora-q [--version] [--debug] COMMAND [OPTIONS]"),
+        ".SH SYNOPSIS", roff("aragora-q [OPTIONS] COMMAND [ARGS]..."),
         ".SH DESCRIPTION",
         roff("Clients enqueue debates; workers run each of them to exactly one recorded outcome. Commands "
              "print data to stdout and messages to stderr. Commands that print data have the option --json."),
+        ".SH OPTIONS", ".nf", roff(_options()), ".fi",
+        roff("The options --redis-url, --queue and --config may stand before or after the command; after it "
+             "they win."),
         ".SH COMMANDS",
     ]  # fmt: skip
     for name, command in commands().items():

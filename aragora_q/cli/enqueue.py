@@ -25,7 +25,7 @@ SOME_REFUSED = 3
 EPILOG = """\b
 Examples:
   id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,claude -q)
-  aragora-q enqueue "Which is better?" -a claude,gpt,claude --options tea,coffee
+  aragora-q enqueue "Which is better?" --options tea,coffee --wait
   aragora-q enqueue - < jobs.jsonl > results.jsonl
 
 \b
@@ -45,7 +45,7 @@ def enqueue(
         typer.Argument(
             metavar="QUESTION|FILE|-",
             show_default=False,
-            help="Question, or JSON lines: a file *.json or *.jsonl, or - for stdin.",
+            help="Question; or JSON lines: *.json, *.jsonl, - (stdin).",
         ),
     ],
     agents: Agents = None,
@@ -72,7 +72,7 @@ def enqueue(
             "--weight",
             metavar="NAME=NUMBER",
             parser=options.parse_weight,
-            help="Weight of an agent with --consensus weighted; repeatable. [default: 1]",
+            help="For --consensus weighted; repeatable. [default: 1]",
         ),
     ] = None,
     answer_form: Annotated[
@@ -81,7 +81,7 @@ def enqueue(
             "--answer-form",
             metavar="FORM",
             parser=options.parse_answer_form,
-            help="text (default), choice, number, boolean, or a JSON schema: {…} or @FILE.",
+            help="text, choice, number, boolean, JSON schema, or @FILE.",
         ),
     ] = None,
     choices: Annotated[
@@ -90,7 +90,7 @@ def enqueue(
             "--options",
             metavar="A,B,…",
             parser=options.parse_texts,
-            help="Options of answer form choice, which this implies; repeatable, or a JSON list.",
+            help="For form choice, which this implies; or a JSON list.",
         ),
     ] = None,
     debate: Annotated[
@@ -98,7 +98,7 @@ def enqueue(
         typer.Option(
             "--debate",
             metavar="MODE",
-            help="Rounds: auto (default) while they change answers, always, or never.",
+            help="Rounds: auto (default: if they help), always, never.",
         ),
     ] = None,
     escalate: Annotated[
@@ -128,7 +128,7 @@ def enqueue(
         typer.Option(
             "--resume",
             metavar="MODE",
-            help="If models changed after an interruption: continue (default), or strict: start again.",
+            help="If models have changed: continue (default), strict.",
         ),
     ] = None,
     transcript: Annotated[
@@ -188,7 +188,7 @@ def enqueue(
         typer.Option(
             "--durability",
             metavar="LEVEL",
-            help="Confirmation to wait for: none (default), replica or fsync.",
+            help="Confirmed by: none (default), replica or fsync.",
         ),
     ] = None,
     wait: Annotated[
@@ -200,9 +200,10 @@ def enqueue(
 ) -> int:
     """Enqueue a debate, or many jobs from JSON lines.
 
-    A JSON line has the fields of a debate, or any JSON object as `payload`; and, if needed, `id`,
-    `priority`, `delay_seconds` and `max_attempts`. Options apply to lines that lack the field.
-    Without `id`, each line is a new job. An id that exists is reported and changes nothing.
+    Without --agents, those of setting `default_agents` debate. A JSON line has the fields of a debate,
+    or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds` and
+    `max_attempts`. Options apply to lines that lack the field. Without `id`, each line is a new job.
+    An id that exists is reported and changes nothing.
     """
     is_bulk = question == "-" or _is_file_name(question)
     _check_source(question, is_bulk=is_bulk, is_single=wait or job_id is not None)

@@ -20,7 +20,8 @@ def secrets(monkeypatch):
 def test_the_output_is_a_valid_configuration_file(run_cli, monkeypatch, tmp_path):
     """The output, used as a configuration file, gives the same configuration."""
     (tmp_path / "aragora-q.toml").write_text(
-        "concurrency = 7\n[agents]\nx = 'p:m'\n[agents.y]\nmodel = 'p:n'\nbase_url = 'http://h'\n"
+        "concurrency = 7\ndefault_agents = ['x', 'y']\n"
+        "[agents]\nx = 'p:m'\n[agents.y]\nmodel = 'p:n'\nbase_url = 'http://h'\n"
     )
     monkeypatch.setenv("ARAGORA_QUEUE_EXEC_COMMAND", 'say "ä"\t\x1b')
     shown = run_cli("config", "show").out
@@ -88,6 +89,19 @@ def test_check_builds_the_executor(run_cli, tmp_path, text, message):
     assert "the settings are valid, but a worker would not start here" in ended.err
     only = run_cli("config", "check", "--settings-only")
     assert (only.code, only.err) == (0, ""), "a host that only enqueues needs no keys and programs"
+
+
+def test_check_resolves_the_default_agents(run_cli, tmp_path):
+    """Also on a host that only enqueues: 78, with the origin of the setting."""
+    path = tmp_path / "aragora-q.toml"
+    path.write_text("\ndefault_agents = ['mine', 'cluade']\nagents.mine = 'demo'\n")
+    for args in (("check",), ("check", "--settings-only")):
+        ended = run_cli("config", *args)
+        assert ended.code == 78
+        assert "default_agents (aragora-q.toml:2): unknown agent 'cluade'" in ended.err
+        assert "did you mean 'claude'?" in ended.err
+    path.write_text("default_agents = ['mine', 'cluade']\nexecutor = 'command'\n")
+    assert run_cli("config", "check", "--settings-only").code == 0, "names of another executor"
 
 
 def test_check_reports_an_ignored_file(run_cli, tmp_path, monkeypatch):

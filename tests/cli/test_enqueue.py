@@ -1,6 +1,7 @@
 """enqueue: a debate from arguments, any number of jobs from JSON lines."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 from support.wait import wait_until, wait_until_sync
 
+from aragora_q.job import DebateJobPayload
 from aragora_q.redis import connection
 
 DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
@@ -33,6 +35,198 @@ def test_arguments_become_the_debate(run_cli):
     }  # fmt: skip
     assert (job["priority"], job["max_attempts"]) == (5, 7)
     assert 3590 < (job["due_at"] - job["created_at"]) / 1000 <= 3600
+
+
+def test_every_field_of_a_payload_has_an_option(run_cli, tmp_path):
+    """Whatever a program can ask of a debate, an operator can, too; without the option, the field is absent."""
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    fields = {
+        "question": "Tea?", "agents": ["demo:bold", "demo:careful"], "rounds": 1, "consensus": "judge",
+        "judge": "demo:curious", "weights": {"demo:bold": 2.5, "demo": 1.0}, "answer_form": schema,
+        "debate": "always", "escalate": ["demo"], "max_answer_words": 50, "max_tokens": 9_000,
+        "max_cost_usd": 0.5, "resume": "strict", "transcript": True, "metadata": {"a": [1]},
+        "timeout_seconds": 9.0, "options": ["a", "b"],
+    }  # fmt: skip
+    assert set(fields) == {field.name for field in dataclasses.fields(DebateJobPayload)}
+    args = (
+        "enqueue", "Tea?", *AGENTS, "--rounds", 1, "--consensus", "judge", "--judge", "demo:curious",
+        "--weight", "demo:bold=2.5", "--weight", "demo=1", "--debate", "always", "--escalate", "demo",
+        "--max-answer-words",
+        50, "--max-tokens", 9_000, "--max-cost", 0.5, "--resume", "strict", "--transcript", "--metadata",
+        '{"a": [1]}', "--job-timeout", 9, "--id",
+    )  # fmt: skip
+    for job_id, form in (("inline", json.dumps(schema)), ("file", "@schema.json")):
+        assert run_cli(*args, job_id, "--answer-form", form).code == 0
+    del fields["options"]
+    for job_id in ("inline", "file"):
+        assert run_cli("status", job_id, "--json").object["payload"] == fields
+    assert run_cli("enqueue", "x", *AGENTS, "--id", "plain").code == 0
+    plain = run_cli("status", "plain", "--json").object["payload"]
+    assert set(plain) == {"question", "agents", "rounds", "consensus"}
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [
+        (["--options", "tea, coffee,"], None),
+        (["--options", "tea, coffee"], ["tea", "coffee"]),
+        (["--options", "tea", "--options", "coffee"], ["tea", "coffee"]),
+        (["--options", '["tea, green", "a=b"]'], ["tea, green", "a=b"]),
+        (["--options", ' ["tea"]', "--options", "coffee"], ["tea", "coffee"]),
+        (["--options", "tea,coffee", "--answer-form", "choice"], ["tea", "coffee"]),
+    ],
+)
+def test_options_imply_a_choice(run_cli, args, options):
+    """Separated by commas, repeated, or a JSON list for texts with commas."""
+    ended = run_cli("enqueue", "Which?", *AGENTS, "--id", "one", *args)
+    if options is None:
+        assert (ended.code, "options must be texts of 1 to 300" in ended.err) == (65, True)
+        return
+    payload = run_cli("status", "one", "--json").object["payload"]
+    assert (payload["answer_form"], payload["options"]) == ("choice", options)
+
+
+def test_a_weight_is_split_at_its_last_equals_sign(run_cli, monkeypatch, tmp_path):
+    """Names of agents may contain colons and equals signs."""
+    (tmp_path / "aragora-q.toml").write_text('agents = { "a=b:c" = "demo", "d" = "demo" }\n')
+    args = ("--agents", "a=b:c,d", "--weight", "a=b:c=2", "--weight", " d =0.5", "--id", "one")
+    assert run_cli("enqueue", "x", *args).code == 0
+    payload = run_cli("status", "one", "--json").object["payload"]
+    assert payload["weights"] == {"a=b:c": 2.0, "d": 0.5}
+
+
+def test_options_apply_to_lines_that_lack_the_field(run_cli):
+    """A conflict of a line with an option is an error of that line; all other lines are enqueued."""
+    text = lines(
+        {"id": "bare", "question": "Which?"},
+        {"id": "own", "question": "Which?", "options": ["x", "y"], "debate": "never", "agents": ["demo"] * 3},
+        {"question": "How many?", "answer_form": "number"},
+        {"question": "Which?", "agents": ["demo:curious", "demo"]},
+        {"question": "Which?", "agents": ["demo:nope", "demo"]},
+        {"id": "other", "payload": {"any": 1}},
+    )  # fmt: skip
+    ended = run_cli(
+        "enqueue", "-", *AGENTS, "--options", "a,b", "--debate", "always", "--weight", "demo:bold=2",
+        "--consensus", "judge", "--judge", "demo:curious", stdin=text,
+    )  # fmt: skip
+    errors = [line.get("error", "") for line in ended.objects]
+    assert ended.code == 3
+    assert "weights: 'demo:bold' is not one of the agents" in errors[1]
+    assert "options require answer_form choice, not number" in errors[2]
+    assert "judge 'demo:curious' is one of the agents" in errors[3]
+    assert "weights" in errors[4]
+    assert errors[0] == errors[5] == ""
+    payload = run_cli("status", "bare", "--json").object["payload"]
+    assert (payload["options"], payload["debate"]) == (["a", "b"], "always")
+    assert run_cli("status", "other", "--json").object["payload"] == {"any": 1}
+    again = run_cli("enqueue", "-", *AGENTS, "--options", "a,b", stdin=text)
+    assert again.objects[1]["created"]
+    payload = run_cli("status", "own", "--json").object["payload"]
+    assert (payload["options"], payload["debate"]) == (["x", "y"], "never")
+
+
+@pytest.mark.parametrize("source", ["file", "variable"])
+def test_default_agents_make_a_question_enough(run_cli, monkeypatch, tmp_path, source):
+    """`aragora-q enqueue "QUESTION"`, and lines without agents; named agents override the setting."""
+    if source == "file":
+        (tmp_path / "aragora-q.toml").write_text('default_agents = ["demo:bold", "demo"]\n')
+    else:
+        monkeypatch.setenv("ARAGORA_QUEUE_DEFAULT_AGENTS", "demo:bold, demo")
+    assert run_cli("enqueue", "Tea?", "--id", "one").code == 0
+    text = lines({"question": "Tea?", "id": "two"}, {**DEBATE, "id": "three"}, {"payload": {}})
+    assert run_cli("enqueue", "-", stdin=text).code == 0
+    assert run_cli("enqueue", "Tea?", *AGENTS, "--id", "four").code == 0
+    payloads = [
+        run_cli("status", name, "--json").object["payload"]["agents"]
+        for name in ("one", "two", "three", "four")
+    ]
+    assert payloads == [["demo:bold", "demo"]] * 2 + [DEBATE["agents"]] * 2
+
+
+def test_default_agents_that_do_not_resolve_are_a_setting_s_fault(run_cli, tmp_path):
+    """78 with the origin of the setting, of --config, too; a debate that names its agents is enqueued."""
+    (tmp_path / "new.toml").write_text('\ndefault_agents = ["cluade", "demo"]\n')
+    for args in (["Tea?"], ["-"]):
+        ended = run_cli("enqueue", *args, "--config", "new.toml", stdin=lines({"question": "x"}))
+        assert (ended.code, ended.out) == (78, "")
+        assert "default_agents (new.toml:2): unknown agent 'cluade'" in ended.err
+        assert "did you mean 'claude'?" in ended.err
+    assert run_cli("enqueue", "Tea?", *AGENTS, "--config", "new.toml").code == 0
+    (tmp_path / "new.toml").write_text('default_agents = ["demo"]\n')
+    ended = run_cli("enqueue", "Tea?", *AGENTS, "--config", "new.toml")
+    assert ended.code == 78
+    assert "default_agents (new.toml:1): must be 2 to 16 agents" in ended.err
+
+
+def test_without_any_agents_the_error_says_where_they_come_from(run_cli):
+    """The job is invalid (65), or a line of the input (3): the option and the setting are named."""
+    ended = run_cli("enqueue", "Tea?")
+    assert ended.code == 65
+    assert "agents are missing: neither the job nor setting default_agents names them" in ended.err
+    assert "--agents claude,gpt,claude" in ended.err
+    ended = run_cli("enqueue", "-", stdin=lines({"question": "Tea?"}, DEBATE))
+    assert (ended.code, ended.objects[1]["created"]) == (3, True)
+    assert "default_agents = [" in ended.objects[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (["--agents", "demo,demo", "--escalate", "demo,cluade"], "cluade"),
+        (["--agents", "demo,demo", "--judge", "cluade", "--consensus", "judge"], "cluade"),
+        (["--agents", "demo,demo", "--judge", "cluade"], "cluade"),
+    ],
+)
+def test_every_name_resolves_before_a_job_exists(run_cli, redis_client, args, name):
+    """Of agents, of those that join later, and of the judge; in JSON lines, too."""
+    ended = run_cli("enqueue", "Tea?", *args)
+    assert (ended.code, f"unknown agent {name!r}" in ended.err) == (65, True)
+    ended = run_cli("enqueue", "-", *args, stdin=lines({"question": "Tea?"}))
+    assert (ended.code, f"unknown agent {name!r}" in ended.object["error"]) == (3, True)
+    assert redis_client.dbsize() == 0
+
+
+def test_names_are_checked_for_debates_only(run_cli, monkeypatch):
+    """A payload that is no debate may have any `agents`, also after and before a debate with them."""
+    names = {"agents": ["demo", "cluade"]}
+    text = lines({"payload": names}, {"question": "Tea?", **names}, {"payload": names})
+    ended = run_cli("enqueue", "-", stdin=text)
+    assert [line.get("created") for line in ended.objects] == [True, None, True]
+    monkeypatch.setenv("ARAGORA_QUEUE_EXECUTOR", "command")
+    monkeypatch.setenv("ARAGORA_QUEUE_DEFAULT_AGENTS", "cluade,claude")
+    assert run_cli("enqueue", "Tea?").code == 0
+    assert run_cli("enqueue", "-", stdin=text).code == 0
+
+
+@pytest.mark.parametrize(
+    ("agents", "model"),
+    [
+        ("claude,claude,claude", "anthropic:claude-sonnet-5-5"),
+        ("claude,anthropic:claude-sonnet-5-5", "anthropic:claude-sonnet-5-5"),
+        ("mine,openai:gpt-6", "openai:gpt-6"),
+        ("claude,gpt", None),
+        ("claude,claude,demo", None),
+        ("demo,demo", None),
+        ("demo:bold,demo:bold", None),
+        ("mine,proxied", None),
+    ],
+)
+def test_agents_of_one_model_are_warned_of(run_cli, tmp_path, agents, model):
+    """Different names of one model count as one; one line on stderr, which --quiet omits."""
+    (tmp_path / "aragora-q.toml").write_text(
+        '[agents]\nmine = "openai:gpt-6"\n'
+        '[agents.proxied]\nmodel = "openai:gpt-6"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    )
+    ended = run_cli("enqueue", "Tea?", "--agents", agents)
+    warning = f"warning: all agents are {model}, and share its errors: agreement means little\n"
+    assert (ended.code, ended.err) == (0, warning if model else "")
+    assert run_cli("enqueue", "Tea?", "--agents", agents, "--quiet").err == ""
+    text = lines(DEBATE, *[{"question": "Tea?", "agents": agents.split(",")}] * 2)
+    ended = run_cli("enqueue", "-", stdin=text)
+    many = warning.replace("all", "2 debates of one model; the first, line 2: all", 1)
+    assert (ended.code, ended.err) == (0, many if model else "")
+    assert run_cli("enqueue", "-", "--quiet", stdin=text).err == ""
 
 
 def test_quiet_prints_only_the_id(cli_command, redis_client):
@@ -107,6 +301,61 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
         (["x", *AGENTS, "--id", "a", "--id-from-content"], 2, "exclude each other"),
         (["", *AGENTS], 65, "question is empty"),
         (["x"], 65, "--agents"),
+        (["x", *AGENTS, "--weight", "demo:bold"], 2, "--weight: 'demo:bold' is not NAME=NUMBER"),
+        (["x", *AGENTS, "--weight", "=2"], 2, "--weight: '=2' is not NAME=NUMBER"),
+        (["x", *AGENTS, "--weight", "demo=two"], 2, "--weight: 'demo=two' is not NAME=NUMBER"),
+        (
+            ["x", *AGENTS, "--weight", "demo=1", "--weight", "demo=2"],
+            2,
+            "--weight: an agent has two weights",
+        ),
+        (["x", *AGENTS, "--weight", "dmeo=1"], 65, "weights: 'dmeo' is not one of the agents"),
+        (
+            ["x", *AGENTS, "--weight", "demo:bold=nan"],
+            65,
+            "weights: demo:bold must have a number above 0",
+        ),
+        (["x", *AGENTS, "--answer-form", "nmber"], 65, "did you mean 'number'"),
+        (["x", *AGENTS, "--answer-form", ""], 65, "answer_form is ''"),
+        (["x", *AGENTS, "--answer-form", "{bad"], 2, "--answer-form: '{bad' is not JSON"),
+        (["x", *AGENTS, "--answer-form", "{}"], 65, "a JSON schema needs a type"),
+        (
+            ["x", *AGENTS, "--answer-form", "@no-such-file"],
+            2,
+            "--answer-form: cannot read no-such-file: No such file",
+        ),
+        (
+            ["x", *AGENTS, "--answer-form", "@/dev/zero"],
+            2,
+            "--answer-form: cannot read /dev/zero: ",
+        ),
+        (["x", *AGENTS, "--answer-form", "choice"], 65, "options must be a list of 2 to 50"),
+        (["x", *AGENTS, "--options", "a"], 65, "options must be a list of 2 to 50"),
+        (["x", *AGENTS, "--options", "[]"], 65, "options must be a list of 2 to 50"),
+        (["x", *AGENTS, "--options", "[a]"], 2, "--options: '[a]' is not JSON"),
+        (
+            ["x", *AGENTS, "--options", "a,b", "--answer-form", "number"],
+            65,
+            "options require answer_form choice",
+        ),
+        (["x", *AGENTS, "--metadata", "[]"], 2, "--metadata: must be a JSON object"),
+        (["x", *AGENTS, "--metadata", "x"], 2, "--metadata: 'x' is not JSON"),
+        (["x", *AGENTS, "--debate", "alwys"], 65, "did you mean 'always'"),
+        (["x", *AGENTS, "--resume", "no"], 65, "resume is 'no', must be one of continue, strict"),
+        (["x", *AGENTS, "--consensus", "judge"], 65, "consensus judge requires judge"),
+        (
+            ["x", *AGENTS, "--consensus", "judge", "--judge", "demo:bold"],
+            65,
+            "is one of the agents",
+        ),
+        (["x", *AGENTS, "--max-tokens", "0"], 65, "max_tokens is 0"),
+        (["x", *AGENTS, "--max-cost", "0"], 65, "max_cost_usd must be a number above 0"),
+        (["x", *AGENTS, "--max-answer-words", "1"], 65, "max_answer_words is 1"),
+        (
+            ["x", *AGENTS, "--debate", "never", "--escalate", "demo"],
+            65,
+            "escalate requires at least one round",
+        ),
         (["x", "--agents", "demo"], 65, "number of agents"),
         (["x", *AGENTS, "--rounds", "-1"], 65, "rounds is -1"),
         (["x", *AGENTS, "--consensus", "majorty"], 65, "did you mean 'majority'"),

@@ -44,7 +44,13 @@ ODD_TEXTS = [
     "nan", "9" * 30, "9" * 5_000, "٣", "²", "true", "null", "[]", "{}", "\ufeff1", "\udce9", "é", "😀",
     "\x1b[2J", "\r\n", "\u202e", "a" * 70, "x" * 100_000, "a b", "'", '"', "\\", "%", "%00", "{0}",
     "$(id)", "../..", "/dev/null", "/dev/zero", "/", "1:2", "::1", "[::1]:1", "x.json",
-    "9999999999d", "1.5h", "18446744073709551616-0",
+    "9999999999d", "1.5h", "18446744073709551616-0", "a=1", "demo=1", "demo=1_0", "demo=nan", "=", "a=b=2",
+    ",", "a,b",
+    '["a", "b"]', '["a", 1]', '["\\ud800", "b"]', "[" * 300, '{"type": "number"}',
+    '{"type": "object", "$ref": "#"}',
+    '{"type": "number", "minimum": 1e999}', '{"a":' * 300, '{"type": "string", "pattern": "(a+)+$"}', "@",
+    "@/", "@.",
+    "@/dev/zero", "@/dev/null", "@x\n", '{"\u202e": 1}', "a\udce9,b", "boolean", "strict", "never",
 ]  # fmt: skip
 odd_texts = st.sampled_from(ODD_TEXTS) | st.text(max_size=12)
 arguments = odd_texts.filter(lambda text: "\0" not in text)
@@ -53,7 +59,11 @@ agents = ("--agents", "demo,demo")
 COMMANDS = {
     ("enqueue", "Tea?", *agents): (
         "--agents", "--rounds", "--consensus", "--job-timeout", "--id", "--priority", "--delay",
-        "--max-attempts", "--durability", "--queue",
+        "--max-attempts", "--durability", "--queue", "--judge", "--weight", "--answer-form", "--options",
+        "--debate", "--escalate", "--max-answer-words", "--max-tokens", "--max-cost", "--resume", "--metadata",
+    ),
+    ("--queue=side", "enqueue", "Tea?", *agents): (
+        "--answer-form", "--options", "--weight", "--metadata",
     ),
     ("enqueue", *agents): ("",),
     ("status",): ("", "--queue"),
@@ -68,7 +78,7 @@ COMMANDS = {
     ("acl",): ("",),
     ("acl", "worker"): ("--user", "--password-file"),
     ("config", "check"): ("--config",),
-    (): ("", "--"),
+    (): ("", "--", "--queue", "--config"),
     ("doctor",): ("--max-time", "--queue"),
     ("models", "pull"): ("",),
 }  # fmt: skip
@@ -110,7 +120,8 @@ VARIABLES = [
     "ARAGORA_QUEUE_CLAIM_IDLE_MS", "ARAGORA_QUEUE_MAX_JOB_TTL_DAYS", "ARAGORA_QUEUE_METRICS_PORT",
     "ARAGORA_QUEUE_METRICS_HOST", "ARAGORA_QUEUE_EXEC_COMMAND", "ARAGORA_QUEUE_EXECUTOR",
     "ARAGORA_QUEUE_ALLOW_EVICTION", "ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS", "ARAGORA_QUEUE_AGENTS",
-    "ARAGORA_QUEUE_LOG_LEVEL", "ARAGORA_AGENT_X", "ARAGORA_AGENT_", "XDG_CONFIG_HOME", "HOME",
+    "ARAGORA_QUEUE_DEFAULT_AGENTS", "ARAGORA_QUEUE_LOG_LEVEL", "ARAGORA_AGENT_X", "ARAGORA_AGENT_",
+    "XDG_CONFIG_HOME", "HOME",
     "COLUMNS", "NO_COLOR", "TERM",
 ]  # fmt: skip
 CONFIG_COMMANDS = [
@@ -196,11 +207,13 @@ toml_names = st.sampled_from([
     "concurrency", "redis_url", "redis_password", "queue", "agents", "agents.x", "agents.x.model",
     "metrics_port", "agents.x.api_key", "agents.x.api_key_env", "agents.x.base_url", "max_job_ttl_days",
     "retry_max_delay",
-    "log_level", "unknown", "[agents]\nx", "[agents.x]\nmax_tokens", '"a b"', "'\u202e'", '"\\n"', "é",
+    "log_level", "default_agents", "unknown", "[agents]\nx", "[agents.x]\nmax_tokens", '"a b"', "'\u202e'",
+    '"\\n"', "é",
     "exec_command", "", ".", "[", "#", "executor", "redis_tls_ca_file", "allow_eviction",
 ])  # fmt: skip
 secret_lines = st.sampled_from([
-    f'redis_password = "{SECRET}"', f'redis_url = "redis://:{SECRET}@h"', f'redis_url = "redis://:{SECRET}@h:x"',
+    f'redis_password = "{SECRET}"', f'redis_url = "redis://:{SECRET}@h"',
+    f'redis_url = "redis://:{SECRET}@h:x"',
     f'redis_password = ["{SECRET}"]', f'redis_url = {{a = "{SECRET}"}}', f'[agents.y]\napi_key = "{SECRET}"',
     f'[agents.y]\nmodel = "m"\napi_key_env = "sk-{SECRET}"', f'agents.y = {{api_key = "{SECRET}"}}',
     f'[agents.y]\nmodel = "m"\nbase_url = "http://me:{SECRET}@h"', f'exec_command = "x {SECRET}\\u0000"',
@@ -230,6 +243,10 @@ json_parts = st.sampled_from([
     '{"payload":{},"delay_seconds":NaN}', '{"payload":{},"delay_seconds":1e308}', '{"payload":{},"x":1}',
     '{"payload":{},"max_attempts":true}', '{"payload":{"a":1},"payload":2}', '{"id":"a"}', '{"id":["a"]}',
     '{"question":1,"agents":2}', '{"question":"x","agents":["demo","demo"],"weights":{"demo":1e999}}',
+    '{"question":"x","agents":["demo","demo"],"answer_form":{"type":"object","$ref":"#"}}',
+    '{"question":"x","agents":["demo","demo"],"answer_form":["text"],"options":{"a":1}}',
+    '{"question":"x","agents":["demo","demo"],"escalate":{"a":1},"judge":["demo"]}',
+    '{"payload":{"question":"x","agents":["demo",{}],"escalate":3,"judge":{}}}',
     '{"question":"x","agents":["demo",{}]}', '{"question":"x","agents":["demo","demo"],"rounds":1e2}', "a",
     "\u202e",
 ])  # fmt: skip

@@ -1,5 +1,7 @@
 """What a debate may ask for: every refusal names field, value and rule."""
 
+from dataclasses import fields
+
 import pytest
 
 from aragora_q.contracts import Failed
@@ -37,6 +39,64 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"transcript": "yes"}, "transcript must be true or false", ""),
         ({"metadata": []}, "metadata must be a JSON object", ""),
         ({"qestion": "x"}, "unknown field 'qestion'", "question"),
+        ({"answer_form": "numbr"}, "answer_form is 'numbr', must be one of text, choice", "number"),
+        ({"answer_form": ["text"]}, "answer_form is ['text'], must be", ""),
+        ({"answer_form": None}, "answer_form is None, must be", ""),
+        ({"answer_form": {}}, "answer_form: a JSON schema needs a type", "properties"),
+        ({"answer_form": {"$ref": "#"}}, "answer_form: a JSON schema needs a type", ""),
+        ({"answer_form": {"type": "object", "$ref": "#"}}, "$ref is '#', must be #/$defs/NAME", ""),
+        (
+            {"answer_form": {"type": "object", "$ref": "https://h"}},
+            "$ref is 'https://h', must be",
+            "",
+        ),
+        (
+            {"answer_form": {"type": "string", "pattern": "a"}},
+            "keyword pattern is not supported",
+            "",
+        ),
+        ({"answer_form": {"type": "number", "minimum": float("nan")}}, "not finite", ""),
+        ({"answer_form": {"enum": ["x" * 20] * 1_000}}, "at most 10000 are allowed", ""),
+        ({"options": ["a", "b"]}, "options require answer_form choice, not text", ""),
+        ({"options": "ab", "answer_form": "choice"}, "options must be a list of 2 to 50 texts", ""),
+        ({"options": {"a": 1, "b": 2}, "answer_form": "choice"}, "options must be a list", ""),
+        ({"options": ["a", "A"], "answer_form": "choice"}, "options: 'A' occurs twice", ""),
+        ({"answer_form": "choice"}, "options must be a list of 2 to 50 texts, got []", ""),
+        ({"debate": "alway"}, "debate is 'alway', must be one of auto, always, never", "always"),
+        ({"debate": True}, "debate is True, must be one of", ""),
+        ({"resume": "strickt"}, "resume is 'strickt', must be one of continue, strict", "strict"),
+        ({"resume": None}, "resume is None, must be", ""),
+        ({"escalate": "demo"}, "escalate must be a list of names of agents, got 'demo'", ""),
+        ({"escalate": [1]}, "escalate must be a list of names of agents", ""),
+        ({"escalate": {"demo": 1}}, "escalate must be a list of names of agents", ""),
+        ({"escalate": ["demo"] * 15}, "number of agents with escalate is 17", ""),
+        ({"escalate": ["demo"], "debate": "never"}, "escalate requires at least one round", ""),
+        ({"escalate": ["demo"], "rounds": 0}, "escalate requires at least one round", ""),
+        (
+            {"max_answer_words": 19},
+            "max_answer_words is 19, must be a whole number from 20 to 5000",
+            "",
+        ),
+        ({"max_answer_words": True}, "max_answer_words is True", ""),
+        ({"max_answer_words": "200"}, "max_answer_words is '200'", ""),
+        ({"max_answer_words": None}, "max_answer_words is None", ""),
+        ({"consensus": "judge"}, "consensus judge requires judge", "none of the agents"),
+        ({"consensus": "synthesis"}, "consensus synthesis requires judge", "none of the agents"),
+        ({"consensus": "judge", "judge": "demo"}, "judge 'demo' is one of the agents", ""),
+        (
+            {"consensus": "synthesis", "judge": "mine", "escalate": ["mine"]},
+            "judge 'mine' is one of the agents",
+            "",
+        ),
+        (
+            {"consensus": "synthesis", "judge": "mine", "answer_form": "number"},
+            "consensus synthesis requires answer_form text",
+            "",
+        ),
+        ({"weights": {"demo": True}}, "weights: demo must have a number above 0, got True", ""),
+        ({"weights": []}, "weights must be a JSON object", ""),
+        ({"max_cost_usd": float("nan")}, "max_cost_usd must be a number above 0, got nan", ""),
+        ({"max_tokens": 1e9}, "max_tokens is 1000000000.0, must be a whole number", ""),
     ],
 )
 def test_a_bad_field_is_refused_by_name_value_and_rule(fields, message, hint):
@@ -58,12 +118,36 @@ async def test_every_mode_runs_to_a_result(run_debate, mode):
     assert DebateResult.from_dict(result).debate_id == "job"
 
 
+@pytest.mark.parametrize("field", [each.name for each in fields(DebateJobPayload)])
+@pytest.mark.parametrize("value", [
+    None, True, 0, -1, 1e400, float("nan"), 10**400, "", "x", "\0", [], [[]], [None], {}, {"": None},
+    ["demo"] * 2, {"demo": {}}, b"x", (), {1},
+], ids=repr)  # fmt: skip
+def test_any_value_is_accepted_or_refused_by_name(field, value):
+    """Whatever a client sends in a field: a valid payload, or InvalidPayload; nothing else is raised."""
+    try:
+        payload = DebateJobPayload.from_dict({**GOOD, field: value})
+    except InvalidPayload as error:
+        fault = str(error)
+    else:
+        fault = ""
+        assert DebateJobPayload.from_dict(payload.to_dict()) == payload
+    assert len(fault) < 500
+
+
 def test_a_payload_comes_back_as_it_went_in():
     """Empty fields are omitted; zero rounds are not empty."""
     job = create_debate_job(
-        "Tea?", ["demo", "mine"], 0, "weighted", weights={"mine": 2.5}, transcript=True,
+        "Tea?", ["demo", "mine"], 1, "weighted", weights={"mine": 2.5}, transcript=True,
         max_tokens=100, max_cost_usd=0.5, judge="mine", timeout_seconds=9, metadata={"a": 1},
+        answer_form="choice", options=["a", "b"], debate="always", escalate=["other"], resume="strict",
+        max_answer_words=50,
     )  # fmt: skip
+    assert set(job.payload) == {each.name for each in fields(DebateJobPayload)}
+    assert DebateJobPayload.from_dict(job.payload).to_dict() == job.payload
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    job = create_debate_job("Where?", ["demo", "mine"], 0, answer_form=schema)
+    assert job.payload["answer_form"] == schema
     assert DebateJobPayload.from_dict(job.payload).to_dict() == job.payload
     assert job.payload["rounds"] == 0
     small = create_debate_job("Tea?", ["demo", "demo"]).payload
@@ -75,11 +159,13 @@ async def test_a_job_with_a_bad_payload_is_a_dead_letter_that_says_why(run_debat
     from aragora_q import codec as wire
     from aragora_q.base import Job
 
-    for fields, message in (
+    for wrong, message in (
         ({"agents": ["demo", "nemo"]}, "unknown agent 'nemo'"),
+        ({"escalate": ["nemo"]}, "unknown agent 'nemo'"),
+        ({"consensus": "judge", "judge": "nemo"}, "unknown agent 'nemo'"),
         ({"rounds": -1}, "rounds is -1"),
     ):
-        job = Job({}, id="job", raw_payload=wire.encode({**GOOD, **fields}))
+        job = Job({}, id="job", raw_payload=wire.encode({**GOOD, **wrong}))
         outcome, _, _ = await run_debate(job=job)
         assert isinstance(outcome, Failed)
         assert message in outcome.error

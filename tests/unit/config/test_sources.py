@@ -103,6 +103,7 @@ def test_every_source_wins_over_the_earlier_ones(files, monkeypatch):
         ("ARAGORA_QUEUE_NAME", "other", "queue", "other"),
         ("ARAGORA_QUEUE_ALLOW_EVICTION", "true", "allow_eviction", True),
         ("ARAGORA_QUEUE_METRICS_PORT", "0", "metrics_port", 0),
+        ("ARAGORA_QUEUE_DEFAULT_AGENTS", "a:b=c, d", "default_agents", ("a:b=c", "d")),
     ],
 )
 def test_variables_set_what_they_are_documented_to_set(
@@ -165,6 +166,11 @@ def test_variables_that_kubernetes_injects_are_ignored(files, monkeypatch, varia
          "agents.x.timeout_seconds = -1 ({}:3): must be greater than 0"),
         ("redis_tls_key_file = 'k'",
          "redis_tls_key_file is set without redis_tls_cert_file (redis_tls_key_file: {}:1"),
+        ("default_agents = ['x']", "default_agents ({}:1): must be 2 to 16 agents"),
+        ("default_agents = 3", "default_agents = 3 ({}:1): must be a list"),
+        ("default_agents = ['a', 3]", "default_agents.1 ({}:1): must be text"),
+        ("default_agents = ['a', ' ']", "default_agents ({}:1): must be names of 1 to 200 characters"),
+        ("default_agents = 'a'", "default_agents = 'a' ({}:1): must be 2 to 16 agents"),
         ("a = [", "is not valid TOML"),
         ("concurrency = 3\nconcurrency = 4", "is not valid TOML"),
     ],
