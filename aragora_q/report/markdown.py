@@ -33,7 +33,7 @@ SPECIAL = str.maketrans(
         "@": "@<!-- -->",  # a mention notifies people, however it is escaped
     }
 )
-LINK = re.compile(r"\b(www)(?=\.)|\b(https?|ftp|mailto|xmpp)(?=:)", re.IGNORECASE)
+LINK = re.compile(r"www(?=\.)|(https?|ftp|mailto|xmpp)(?=:)", re.IGNORECASE)
 """What GitHub makes a link without any markup."""
 
 LINE_START = re.compile(r"^( *)([-+](?=[-+\s]|$)|\d+(?=[.)](?:\s|$)))")
@@ -85,7 +85,8 @@ def _speech(speech: Speech) -> Iterator[str]:
     said = [f"**{_inline(speech.lead)}**"] if speech.lead else []
     if speech.body:
         said.append(_fenced(speech.body) if CODE.search(speech.body) else _prose(speech.body))
-    yield _quoted("\n\n".join(said))
+    if said:
+        yield _quoted("\n\n".join(said))
 
 
 def _quoted(text: str) -> str:
