@@ -119,9 +119,12 @@ def _rendered(form: Format, job: Job, calls: Calls, *, is_file: bool) -> str:
 
 
 def _document(job: Job, calls: Calls) -> dict[str, Any]:
-    from aragora_q import report
     from aragora_q.cli import views
 
     described = views.job_json(job)
     result = described.pop("result")
-    return {"job": described, "result": result, "rounds": report.rounds_json(calls.phases)}
+    return {
+        "job": described,
+        "result": result,
+        "rounds": [phase.to_dict() for phase in calls.phases],
+    }

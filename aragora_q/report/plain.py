@@ -137,13 +137,8 @@ def _side_by_side(cells: Sequence[Line], column: int) -> Line:
 
 
 def _table(table: Table, width: int) -> Iterator[Line]:
-    shown = [
-        n
-        for n in range(len(table.head))
-        if any(n < len(row.cells) and row.cells[n] for row in table.rows)
-    ]
-    head = [table.head[n] for n in shown]
-    rows = [[row.cells[n] for n in shown] for row in table.rows]
+    head = [table.head[n] for n in table.shown]
+    rows = [[row.cells[n] for n in table.shown] for row in table.rows]
     if len(head) * (MIN_COLUMN + 2) > width + 2:
         yield from _narrow_table(table, head, rows, width)
         return

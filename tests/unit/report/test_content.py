@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from support.sample_debates import SAMPLES, call, job, journal
 
 from aragora_q.base import JobStatus
-from aragora_q.report import build_report, has_outcome, is_debate, outcome, plain, read_calls
+from aragora_q.report import (
+    build_report,
+    has_outcome,
+    is_debate,
+    markdown,
+    outcome_of,
+    page,
+    plain,
+    read_calls,
+)
 from aragora_q.report.document import Notice, Speeches, Table
 
 
@@ -97,7 +106,7 @@ def test_a_running_debate_shows_what_is_there():
     assert titles(made, entries)[1] == "Independent answers"
     assert "Verdict" not in titles(made, entries)
     assert table(report_of(made, entries), "Seats")[-1] == [
-        "", "total", "", "15", "21,600", "3,150", "10,240", "$0.0465",
+        "total", "", "", "15", "21,600", "3,150", "10,240", "$0.0465",
     ]  # fmt: skip
 
 
@@ -152,7 +161,7 @@ def test_a_synthesis_names_its_author():
     text = shown(made, entries | {name: entry})
     assert "written by zoe from all answers Canberra, since 1908." in text
     assert "Chair, zoe Canberra, since 1908." in text
-    assert dict(outcome(made))["answer"] == "Canberra, since 1908."
+    assert dict(outcome_of(made))["answer"] == "Canberra, since 1908."
 
 
 def test_a_phase_this_version_does_not_know_is_shown():
@@ -205,10 +214,12 @@ def test_no_data_of_a_worker_or_client_breaks_a_report(result, entry, payload, s
     made.payload |= payload
     made.status = status
     name = next(iter(entries))
-    plain.render(report_of(made, {**entries, name: {**entries[name], **entry}}))
+    report = report_of(made, {**entries, name: {**entries[name], **entry}})
+    for layout in (plain, markdown, page):
+        layout.render(report)
     assert is_debate(made)
     assert has_outcome(made)
-    json.dumps(outcome(made))
+    json.dumps(outcome_of(made))
 
 
 def test_sixteen_seats_and_twenty_rounds():
