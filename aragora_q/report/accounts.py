@@ -29,7 +29,7 @@ def _seat_table(debate: Debate) -> Table:
             [
                 debate.seat(seat, text(each.get("agent"))),
                 debate.agent(seat, text(each.get("agent"))),
-                text(each.get("model")),
+                debate.model(each),
                 *(f"{whole(each.get(name)):,}" for name in numbers),
                 _cost(each),
             ],
@@ -68,13 +68,16 @@ def _record(debate: Debate) -> Facts:
 
 
 def _cost(seat: Mapping[str, Any]) -> str:
+    if not whole(seat.get("calls")):
+        return ""
     cost = number_or_none(seat.get("cost_usd"))
     return "unknown" if cost is None else dollars(cost)
 
 
 def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
     answered = texts(seat.get("answered_by") or [])
-    if answered and answered != [text(seat.get("model")).partition(":")[2]]:
+    model = text(seat.get("model"))
+    if answered and answered not in ([model], [model.partition(":")[2]]):
         yield f"answered by {', '.join(answered)}"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"

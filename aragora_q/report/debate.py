@@ -5,12 +5,12 @@ A result may come from another program: every field is read as JSON of unknown f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.formats import count
-from aragora_q.report.calls import Calls
+from aragora_q.report.calls import Call, Calls
 from aragora_q.report.loose import mapping, mappings, number_or_none, text, texts, whole, wholes
 
 
@@ -54,39 +54,33 @@ class Debate:
         labels = mapping(mapping(self.result.get("record")).get("labels"))
         return "; ".join(
             f"{label} is {self.full_name(seat)}"
-            for label, seat in labels.items()
+            for label, seat in sorted(labels.items(), key=lambda each: whole(each[1]))
             if isinstance(seat, int)
         )
 
     def _seats_of_calls(self) -> list[dict[str, Any]]:
         """Return the seats as a result has them, counted from the calls."""
-        seats: dict[int, dict[str, Any]] = {}
-        for call in sorted(self.calls.all(), key=lambda call: call.seat):
-            if not call.model:  # a transcript does not count tokens
-                continue
-            seat = seats.setdefault(
-                call.seat,
-                {
-                    "seat": call.seat,
-                    "agent": call.agent,
-                    "model": call.model,
-                    "answered_by": [],
-                    "dropped": self.calls.dropped.get(call.seat),
-                    "calls": 0,
-                    "input_tokens": 0,
-                    "output_tokens": 0,
-                    "cached_tokens": 0,
-                    "cost_usd": None,
-                },
-            )
-            seat["calls"] += 1
-            for name in ("input_tokens", "output_tokens", "cached_tokens"):
-                seat[name] += getattr(call, name)
-            if call.cost_usd is not None:
-                seat["cost_usd"] = (seat["cost_usd"] or 0.0) + call.cost_usd
-            if call.answered_by and call.answered_by not in seat["answered_by"]:
-                seat["answered_by"].append(call.answered_by)
-        return list(seats.values())
+        calls = [call for call in self.calls.all() if call.model]  # a transcript counts no tokens
+        seats = {call.seat for call in calls} | set(self.calls.dropped)
+        return [
+            self._seat_of_calls(seat, [call for call in calls if call.seat == seat])
+            for seat in sorted(seats)
+        ]
+
+    def _seat_of_calls(self, seat: int, calls: Sequence[Call]) -> dict[str, Any]:
+        known = [call.cost_usd for call in calls if call.cost_usd is not None]
+        return {
+            "seat": seat,
+            "agent": calls[-1].agent if calls else self.agent(seat),
+            "model": calls[-1].model if calls else "",
+            "answered_by": list(dict.fromkeys(call.answered_by for call in calls)),
+            "dropped": self.calls.dropped.get(seat),
+            "calls": len(calls),
+            "input_tokens": sum(call.input_tokens for call in calls),
+            "output_tokens": sum(call.output_tokens for call in calls),
+            "cached_tokens": sum(call.cached_tokens for call in calls),
+            "cost_usd": sum(known) if known else None,
+        }
 
     def _is_judge(self, seat: int, agent: str = "") -> bool:
         return bool(self.judge) and (agent == self.judge or seat >= len(self.names))
@@ -105,6 +99,11 @@ class Debate:
             return self.judge
         return self.names[seat] if 0 <= seat < len(self.names) else ""
 
+    def model(self, seat: Mapping[str, Any]) -> str:
+        """Return the model in a row of votes or seats; blank if the agent is named after it."""
+        model = text(seat.get("model"))
+        return "" if model == text(seat.get("agent")) else model
+
     def full_name(self, seat: int, agent: str = "") -> str:
         """Return number and agent of a seat: `seat 1, claude`."""
         number, name = self.seat(seat, agent), self.agent(seat, agent)
@@ -113,7 +112,7 @@ class Debate:
 
     def numbers(self, seats: object) -> str:
         """Return seats as text: `1, 3 and 4`."""
-        *others, last = [self.seat(seat) for seat in wholes(seats)] or [""]
+        *others, last = [self.seat(seat) for seat in sorted(wholes(seats))] or [""]
         return f"{', '.join(others)} and {last}" if others else last
 
     def seat_list(self, seats: object) -> str:

@@ -41,7 +41,8 @@ def sections(debate: Debate) -> Iterator[Section]:
     """Yield the sections that a result has; none without a result."""
     if not debate.result:
         return
-    yield Section("Verdict", [_verdict(debate), *_answers(debate), _facts(debate)])
+    title = "Answers" if debate.mode == "none" else "Verdict"
+    yield Section(title, [_verdict(debate), *_answers(debate), Facts(_decision(debate))])
     if votes := _votes(debate):
         yield Section("Votes", votes)
     if dissent := list(_dissent(debate)):
@@ -91,9 +92,10 @@ def _verdict(debate: Debate) -> Block:
     verdict, answer = debate.result.get("verdict"), text(debate.result.get("final_answer"))
     author = text(debate.result.get("written_by"))
     if author:
-        return Speech(body=answer, notes=[f"written by {author} from all answers"])
+        written = f"the text is written by {author} from all answers"
+        return Speech(lead=text(verdict), body=answer, notes=[written])
     if verdict is None:
-        return Speech(lead="No verdict.", body=answer)
+        return Speech(lead="" if debate.mode == "none" else "No verdict.", body=answer)
     return Speech(lead=text(verdict), body=text(debate.result.get("reasons")))
 
 
@@ -102,24 +104,19 @@ def _answers(debate: Debate) -> Iterator[Block]:
         return
     rows = [
         Row([text(each.get("verdict")), debate.numbers(each.get("seats")), _share(each)])
-        for each in debate.groups
+        for each in sorted(debate.groups, key=lambda each: _place_of(debate, each))
     ]
     if rows:
         yield Table(("Answer", "Seats", "Votes"), rows, frozenset({"Votes"}))
 
 
-def _facts(debate: Debate) -> Facts:
-    verdict = text(debate.result.get("verdict")) if debate.result.get("written_by") else ""
-    return Facts([*([("verdict", verdict)] if verdict else []), *_decision(debate)])
-
-
 def _decision(debate: Debate) -> list[tuple[str, str]]:
     result = debate.result
-    is_reached = result.get("consensus_reached") is True
+    reached = "reached" if result.get("consensus_reached") is True else "not reached"
     ended_by = text(result.get("ended_by"))
     meaning = f": {ENDINGS[ended_by]}" if ended_by in ENDINGS else ""
     rows = [
-        ("consensus", f"{'reached' if is_reached else 'not reached'} ({debate.mode})"),
+        ("consensus", "" if debate.mode == "none" else f"{reached} ({debate.mode})"),
         ("agreement", debate.agreement()),
         ("decided by", text(result.get("decided_by"))),
         ("written by", text(result.get("written_by"))),
@@ -157,7 +154,7 @@ def _votes(debate: Debate) -> list[Block]:
             [
                 debate.seat(seat),
                 debate.agent(seat, text(vote.get("agent"))),
-                text(vote.get("model")),
+                debate.model(vote),
                 _choice(debate, vote),
                 text(vote.get("confidence")),
                 ", ".join(_vote_notes(debate, vote)),
@@ -240,6 +237,12 @@ def _changes(debate: Debate) -> Table | None:
         before = _short(text(each.get("verdict")))
         rows.append(Row([debate.seat(seat), debate.agent(seat), before, after]))
     return Table(("Seat", "Agent", "Before", "After"), rows) if rows else None
+
+
+def _place_of(debate: Debate, group: Mapping[str, Any]) -> tuple[bool, float]:
+    """Return where a group stands in the list: the verdict first, then the one with the most votes."""
+    is_verdict = group.get("verdict") == debate.result.get("verdict")
+    return not is_verdict, -(number_or_none(group.get("share")) or 0.0)
 
 
 def _share(group: Mapping[str, Any]) -> str:

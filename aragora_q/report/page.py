@@ -61,11 +61,11 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 section > .lead { font-size: 1.3rem; line-height: 1.35; }
 ul { list-style: none; margin: .25rem 0; padding: 0; color: var(--soft); font-size: .9rem;
   overflow-wrap: anywhere; }
-@media (max-width: 48rem) { td:not(.number) { min-width: 5.5rem; } }
+@media screen and (max-width: 48rem) { td:not(.number) { min-width: 5.5rem; } }
 @media (max-width: 26rem) { dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin-bottom: .5rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } h2 { break-after: avoid; }
-  article, tr { break-inside: avoid; } .grid { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+  article, tr { break-inside: avoid; } .grid { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); } }
 """
 
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()

@@ -37,12 +37,17 @@ def sections(debate: Debate) -> Iterator[Section]:
             legend = []
         yield Section(title, blocks)
     if not debate.calls.phases:
-        why = "No replies yet."
-        if debate.calls.problem:
-            why = "No replies can be shown."
-        elif debate.job.status.is_terminal:
-            why = "No replies are kept: the job has no journal, and its result no transcript."
-        yield Section("Rounds", [Notice(why)])
+        yield Section("Rounds", [Notice(_why_none(debate))])
+
+
+def _why_none(debate: Debate) -> str:
+    if debate.calls.problem:
+        return "No replies can be shown."
+    if not debate.job.status.is_terminal:
+        return "No replies yet."
+    if debate.calls.is_kept or not debate.job.attempts:
+        return "There was no reply."
+    return "No replies are kept: the job has no journal, and its result no transcript."
 
 
 def _speeches(debate: Debate, phase: Phase) -> Iterator[Speech]:
@@ -55,8 +60,10 @@ def _speeches(debate: Debate, phase: Phase) -> Iterator[Speech]:
         notes = [f"a reply was not used: {fault}" for fault in faults]
         if not usable:
             yield Speech(title=_speaker(debate, calls[-1]), lead="No answer.", notes=notes)
-        for call in usable if phase.name == "judge" else usable[-1:]:
-            yield _speech(debate, call, notes)
+        orders = usable if phase.name == "judge" else usable[-1:]
+        for n, call in enumerate(orders, start=1):
+            order = [f"answers in order {n} of {len(orders)}"] if len(orders) > 1 else []
+            yield _speech(debate, call, [*order, *notes])
 
 
 def _speech(debate: Debate, call: Call, faults: Sequence[str]) -> Speech:

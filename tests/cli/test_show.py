@@ -218,3 +218,27 @@ async def test_status_of_abstentions_and_of_other_jobs(store, harness, run_cli):
     shown = run_cli("status", "other").out
     assert '"confidence": "y"' in shown
     assert "aragora-q show" not in shown
+
+
+def test_a_real_debate(run_cli, cli_command):
+    """What a worker leaves of a debate of demo agents is shown in every format."""
+    agents = "demo:bold,demo:careful,demo:curious"
+    run_cli("enqueue", "Tea or coffee?", "--agents", agents, "--id", "tea", "--quiet")
+    assert cli_command("worker", "--burst").code == 0
+    shown = {
+        form: run_cli("show", "tea", "--format", form) for form in ("text", "md", "html", "json")
+    }
+    assert {each.code for each in shown.values()} == {0}
+    for form in ("text", "md", "html"):
+        for part in (
+            "Verdict",
+            "Votes",
+            "Independent answers",
+            "Round 1: reviews",
+            "Seats",
+            "demo:bold",
+        ):
+            assert part in shown[form].out, (form, part)
+    result, rounds = shown["json"].object["result"], shown["json"].object["rounds"]
+    assert [reply["seat"] for reply in rounds[0]["replies"]] == [0, 1, 2]
+    assert result["verdict"] in shown["text"].out.replace("\n", " ")

@@ -134,6 +134,7 @@ def test_the_transcript_replaces_a_journal_that_is_gone():
 
     assert rounds(read_calls({}, said)) == rounds(calls)
     assert "No replies are kept" in shown(made, {})
+    assert "No replies are kept" not in shown(made, {"begun": {}})
 
 
 def test_both_orders_of_the_judge_are_shown():
@@ -149,6 +150,7 @@ def test_both_orders_of_the_judge_are_shown():
     assert "No consensus (judge)" in text
     assert "decided by the judge, zoe" in text
     assert text.count("Judge, zoe") == 2
+    assert "answers in order 2 of 2" in text
     assert "for the answer of seat 2, bob" in text
 
 
@@ -159,7 +161,7 @@ def test_a_synthesis_names_its_author():
     made.result |= {"written_by": "zoe", "final_answer": "Canberra, since 1908."}
     name, entry = call("synthesize", 3, {"text": "Canberra, since 1908."}, step=4, agent="zoe")
     text = shown(made, entries | {name: entry})
-    assert "written by zoe from all answers Canberra, since 1908." in text
+    assert "the text is written by zoe from all answers Canberra Canberra, since 1908." in text
     assert "Chair, zoe Canberra, since 1908." in text
     assert dict(outcome_of(made))["answer"] == "Canberra, since 1908."
 
@@ -236,3 +238,34 @@ def test_sixteen_seats_and_twenty_rounds():
     made = job("Tea?", names, JobStatus.PROCESSING, rounds=20)
     text = plain.render(report_of(made, journal(*calls)), 120)
     assert text.count("Seat 16, agent-15") == 41
+
+
+def test_without_a_vote_there_is_no_verdict():
+    """Mode none: all answers, and no consensus that was or was not reached."""
+    made, entries = SAMPLES["agreeing"]()
+    made.payload["consensus"] = "none"
+    made.result |= {"verdict": None, "final_answer": "ann: Canberra", "votes": [], "groups": []}
+    text = shown(made, entries)
+    assert titles(made, entries)[0] == "Answers"
+    assert "No vote was held: consensus mode none." in text
+    assert "reached" not in text
+    assert "No verdict" not in text
+
+
+def test_a_seat_that_dropped_out_before_its_first_reply_is_listed():
+    """Without a result, the journal says who dropped out and why."""
+    made = job("Tea?", ["ann", "bob"], JobStatus.FAILED, error="PermanentError: no agent is left")
+    text = shown(made, journal(**{"dropped/1": {"phase": "propose", "why": "no key"}}))
+    assert "dropped out: no key" in text
+    assert "There was no reply." in text
+
+
+def test_the_winner_is_first_among_the_answers():
+    """Then the others by their votes."""
+    made, entries = SAMPLES["disagreeing"]()
+    made.result["groups"].reverse()
+    report = report_of(made, entries)
+    assert [row[0] for row in table(report, "Verdict")] == [
+        "Start with a modular monolith",
+        "Start with two or three services",
+    ]
