@@ -141,7 +141,9 @@ def count(number: int, singular: str) -> str:
 
 
 def dollars(usd: float) -> str:
-    """Format a price: `$12.40`, `$0.0123`."""
+    """Format a price: `$12.40`, `$0.0123`, `$0`."""
+    if usd == 0:
+        return "$0"
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
 
 

@@ -1,4 +1,7 @@
-"""Draw docs/demo.svg: a run of `aragora-q demo` in a terminal of 80 columns. For `make screenshots`."""
+"""Draw docs/demo.svg, a run of `aragora-q demo`, and docs/show.svg, the beginning of what `show` prints of it.
+
+In a terminal of 80 columns. For `make screenshots`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import io
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -18,16 +22,25 @@ from rich.text import Text
 
 COLUMNS, ROWS = 80, 60
 COMMAND = "aragora-q demo"
-PICTURE = Path(__file__).parents[1] / "docs/demo.svg"
+DOCS = Path(__file__).parents[1] / "docs"
+SHOWN_ROWS = 76
+"""Rows of the report that are drawn: the outcome and the first answers."""
+
+SERVER = {"REDIS_URL": "embedded://", "ARAGORA_QUEUE_NAME": "demo"}
+"""Where the demo leaves its debate."""
+
 FONT_FACE = re.compile(r"@font-face\s*{[^}]*}")
 """rich's pictures download a font; without it, the reader's monospace font is used."""
 
 
-def record(arguments: list[str]) -> str:
-    """Return what a command writes to a terminal."""
+def record(command: str) -> str:
+    """Return what an `aragora-q` command writes to a terminal."""
+    arguments = [sys.executable, "-m", "aragora_q", *shlex.split(command)[1:]]
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    process = subprocess.Popen(arguments, stdin=child, stdout=child, stderr=child, close_fds=True)
+    process = subprocess.Popen(
+        arguments, stdin=child, stdout=child, stderr=child, close_fds=True, env=os.environ | SERVER
+    )
     os.close(child)
     written = io.BytesIO()
     while True:
@@ -39,18 +52,21 @@ def record(arguments: list[str]) -> str:
             break
         written.write(part)
     if process.wait() != 0:
-        sys.exit(f"{COMMAND} failed: {written.getvalue().decode()}")
+        sys.exit(f"{command} failed: {written.getvalue().decode()}")
     return written.getvalue().decode().replace("\r\n", "\n")
 
 
-def draw(text: str) -> str:
-    """Return an SVG picture of a terminal that shows `text`."""
+def draw(command: str, text: str) -> str:
+    """Return an SVG picture of a terminal that shows a command and what it wrote."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(f"\033[1m$ {COMMAND}\033[0m\n{text.rstrip()}"))
+    console.print(Text.from_ansi(f"\033[1m$ {command}\033[0m\n{text.rstrip()}"))
     picture = FONT_FACE.sub("", console.export_svg(title="aragora-q"))
     return picture.replace("<svg ", '<svg xml:space="preserve" ', 1)  # keeps the indentation
 
 
 if __name__ == "__main__":
-    command = [sys.executable, "-m", "aragora_q", *COMMAND.split()[1:], *sys.argv[1:]]
-    PICTURE.write_text(draw(record(command)), encoding="utf-8")
+    demo = record(shlex.join([*COMMAND.split(), *sys.argv[1:]]))
+    (DOCS / "demo.svg").write_text(draw(COMMAND, demo), encoding="utf-8")
+    show = re.search(r"aragora-q show \w+", demo)[0]  # the demo suggests it
+    report = "".join(record(show).splitlines(keepends=True)[:SHOWN_ROWS])
+    (DOCS / "show.svg").write_text(draw(show, report), encoding="utf-8")

@@ -24,11 +24,11 @@ EPILOG = """\b
 Examples:
   aragora-q show 5c1d0e9a | less
   aragora-q show 5c1d0e9a -o debate.html
-  aragora-q show 5c1d0e9a --format json | jq '.rounds[0].replies[].value.answer'
+  aragora-q show 5c1d0e9a -f json | jq '.rounds[0].replies[].value'
 
 \b
 Exit codes:
-  0 ok   3 job not found   65 not a debate, or data of the job in Redis is corrupted
+  0 ok   3 job not found   65 not a debate, or corrupted data in Redis
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration, or the file cannot be written
 """
@@ -119,9 +119,12 @@ def _rendered(form: Format, job: Job, calls: Calls, *, is_file: bool) -> str:
 
 
 def _document(job: Job, calls: Calls) -> dict[str, Any]:
-    from aragora_q import report
     from aragora_q.cli import views
 
     described = views.job_json(job)
     result = described.pop("result")
-    return {"job": described, "result": result, "rounds": report.rounds_json(calls.phases)}
+    return {
+        "job": described,
+        "result": result,
+        "rounds": [phase.to_dict() for phase in calls.phases],
+    }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
-from aragora_q.report import has_outcome, is_debate, outcome
+from aragora_q.report import has_outcome, is_debate, outcome_of
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -91,7 +91,7 @@ def result_rows(job: Job) -> Iterator[str]:
     if not has_outcome(job):
         yield from _rows("result", json.dumps(job.result, ensure_ascii=False))
         return
-    for label, text in outcome(job):
+    for label, text in outcome_of(job):
         yield from _rows(label, text)
 
 

@@ -1,15 +1,16 @@
 """The report of a debate, for a person: `read_calls`, `build_report`, then `render` of a layout.
 
 The layouts are the modules `plain`, `markdown` and `page`. Used by `aragora-q show`; `status` and `wait` use
-`outcome`. Pure: a job and its journal go in, text comes out. Must not know queues, Redis, files, or how
+`outcome_of`. Pure: a job and its journal go in, text comes out. Must not know queues, Redis, files, or how
 debates run.
 """
 
 from __future__ import annotations
 
 from aragora_q.report.calls import Calls, read_calls
-from aragora_q.report.content import build_report, has_outcome, is_debate, outcome, rounds_json
+from aragora_q.report.content import build_report
 from aragora_q.report.document import Report
+from aragora_q.report.outcome import has_outcome, is_debate, outcome_of
 
 __all__ = [
     "Calls",
@@ -17,7 +18,6 @@ __all__ = [
     "build_report",
     "has_outcome",
     "is_debate",
-    "outcome",
+    "outcome_of",
     "read_calls",
-    "rounds_json",
 ]

@@ -82,6 +82,8 @@ class Calls:
     phases: Sequence[Phase] = ()
     dropped: Mapping[int, str] = field(default_factory=dict)
     """Why seats dropped out, by seat, as far as the journal knows."""
+    is_kept: bool = False
+    """True if the job has a journal."""
     problem: str = ""
     """What of the journal cannot be read."""
 
@@ -110,7 +112,7 @@ def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
     problem = f"{unreadable} of the calls in the job's journal cannot be read" if unreadable else ""
     if journal is None:
         problem = "the job's journal cannot be read"
-    return Calls(_phases(found), dropped, problem)
+    return Calls(_phases(found), dropped, bool(journal), problem)
 
 
 def _from_journal(name: str, entry: object) -> Call | None:

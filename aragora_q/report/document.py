@@ -6,9 +6,13 @@ a model wrote; the layouts escape it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+CODE = re.compile(r"^(```|~~~|    |\t)", re.MULTILINE)
+"""What a text with code has, as models write it."""
 
 
 class Tone(StrEnum):
@@ -53,6 +57,12 @@ class Table:
     detail: str = ""
     """The name of the rows' details."""
 
+    @property
+    def shown(self) -> list[int]:
+        """The indexes of the columns to show: the first, and each that is not blank in every row."""
+        indexes = range(len(self.head))
+        return [n for n in indexes if n == 0 or any(row.cells[n] for row in self.rows)]
+
 
 @dataclass(frozen=True)
 class Speech:
@@ -62,6 +72,11 @@ class Speech:
     body: str = ""
     title: str = ""
     notes: Sequence[str] = ()
+
+    @property
+    def has_code(self) -> bool:
+        """True if columns and blanks of the body matter."""
+        return bool(CODE.search(self.body))
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,12 @@ SPECIAL = str.maketrans(
         "@": "@<!-- -->",  # a mention notifies people, however it is escaped
     }
 )
-LINK = re.compile(r"\b(www)(?=\.)|\b(https?|ftp|mailto|xmpp)(?=:)", re.IGNORECASE)
+LINK = re.compile(r"www(?=\.)|(https?|ftp|mailto|xmpp)(?=:)", re.IGNORECASE)
 """What GitHub makes a link without any markup."""
 
 LINE_START = re.compile(r"^( *)([-+](?=[-+\s]|$)|\d+(?=[.)](?:\s|$)))")
 """What begins a list or a rule, or makes the line before it a heading."""
 
-CODE = re.compile(r"^(```|~~~|    |\t)", re.MULTILINE)
 ALERTS = {Tone.CAUTION: "> [!WARNING]", Tone.BAD: "> [!CAUTION]"}
 
 
@@ -84,8 +83,9 @@ def _speech(speech: Speech) -> Iterator[str]:
         yield "<br>\n".join(_inline(note) for note in speech.notes)
     said = [f"**{_inline(speech.lead)}**"] if speech.lead else []
     if speech.body:
-        said.append(_fenced(speech.body) if CODE.search(speech.body) else _prose(speech.body))
-    yield _quoted("\n\n".join(said))
+        said.append(_fenced(speech.body) if speech.has_code else _prose(speech.body))
+    if said:
+        yield _quoted("\n\n".join(said))
 
 
 def _quoted(text: str) -> str:
@@ -94,13 +94,15 @@ def _quoted(text: str) -> str:
 
 def _table(table: Table) -> str:
     has_details = any(row.detail for row in table.rows)
-    head = [*table.head, *([table.detail] if has_details else [])]
-    rows = [[*row.cells, *([row.detail] if has_details else [])] for row in table.rows]
-    shown = [n for n in range(len(head)) if any(row[n] for row in rows)]
-    rules = ["--:" if head[n] in table.numbers else "---" for n in shown]
-    lines = [[_inline(head[n]) for n in shown], rules]
-    lines += [[_inline(row[n]) for n in shown] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    lines = [[table.head[n] for n in table.shown]]
+    lines += [[row.cells[n] for n in table.shown] for row in table.rows]
+    if has_details:
+        lines[0].append(table.detail)
+        for cells, row in zip(lines[1:], table.rows, strict=True):
+            cells.append(row.detail)
+    rules = ["--:" if name in table.numbers else "---" for name in lines[0]]
+    escaped = [[_inline(cell) for cell in cells] for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (escaped[0], rules, *escaped[1:]))
 
 
 def _inline(text: str) -> str:

@@ -57,14 +57,15 @@ td { max-width: 26rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .75rem; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
 .lead { font-weight: 600; }
+.code { font: .875rem/1.5 ui-monospace, "SF Mono", Consolas, "DejaVu Sans Mono", monospace; }
 section > .lead { font-size: 1.3rem; line-height: 1.35; }
 ul { list-style: none; margin: .25rem 0; padding: 0; color: var(--soft); font-size: .9rem;
   overflow-wrap: anywhere; }
-@media (max-width: 48rem) { td:not(.number) { min-width: 7rem; } }
+@media screen and (max-width: 48rem) { td:not(.number) { min-width: 5.5rem; } }
 @media (max-width: 26rem) { dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin-bottom: .5rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } h2 { break-after: avoid; }
-  article, tr { break-inside: avoid; } .grid { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+  article, tr { break-inside: avoid; } .grid { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); } }
 """
 
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -134,22 +135,22 @@ def _speech(speech: Speech) -> Iterator[str]:
     if speech.lead:
         yield f'<p class="lead" dir="auto">{_text(speech.lead)}</p>'
     if speech.body:
-        yield f'<p dir="auto">{_text(speech.body)}</p>'
+        code = ' class="code"' if speech.has_code else ""
+        yield f'<p{code} dir="auto">{_text(speech.body)}</p>'
 
 
 def _table(table: Table, title: str) -> Iterator[str]:
-    shown = [n for n in range(len(table.head)) if any(row.cells[n] for row in table.rows)]
     # A wide table scrolls, also by keyboard.
     yield f'<div class="wide" role="region" aria-label="{_text(title)}" tabindex="0"><table>'
-    cells = (f'<th scope="col"{_number(table, n)}>{_text(table.head[n])}</th>' for n in shown)
+    cells = (f'<th scope="col"{_number(table, n)}>{_text(table.head[n])}</th>' for n in table.shown)
     yield f"<thead><tr>{''.join(cells)}</tr></thead>\n<tbody>"
     for row in table.rows:
-        yield from _row(table, row, shown)
+        yield from _row(table, row)
     yield "</tbody></table></div>"
 
 
-def _row(table: Table, row: Row, shown: list[int]) -> Iterator[str]:
-    first, *others = shown
+def _row(table: Table, row: Row) -> Iterator[str]:
+    first, *others = table.shown
     cells = "".join(f'<td{_number(table, n)} dir="auto">{_text(row.cells[n])}</td>' for n in others)
     yield f'<tr class="first"><th scope="row">{_text(row.cells[first])}</th>{cells}</tr>'
     if row.detail:

@@ -137,13 +137,11 @@ def _side_by_side(cells: Sequence[Line], column: int) -> Line:
 
 
 def _table(table: Table, width: int) -> Iterator[Line]:
-    shown = [
-        n
-        for n in range(len(table.head))
-        if any(n < len(row.cells) and row.cells[n] for row in table.rows)
-    ]
-    head = [table.head[n] for n in shown]
-    rows = [[row.cells[n] for n in shown] for row in table.rows]
+    head = [table.head[n] for n in table.shown]
+    rows = [[row.cells[n] for n in table.shown] for row in table.rows]
+    if len(head) * (MIN_COLUMN + 2) > width + 2:
+        yield from _narrow_table(table, head, rows, width)
+        return
     widths = _column_widths([head, *rows], width)
     are_numbers = [name in table.numbers for name in head]
     yield from _row(head, widths, are_numbers, DIM)
@@ -152,6 +150,16 @@ def _table(table: Table, width: int) -> Iterator[Line]:
         if row.detail:
             for text in wrapped(row.detail, min(width, PROSE_WIDTH) - INDENT - widths[0]):
                 yield [(" " * (widths[0] + INDENT) + text, DIM)]
+
+
+def _narrow_table(
+    table: Table, head: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> Iterator[Line]:
+    for n, (cells, row) in enumerate(zip(rows, table.rows, strict=True)):
+        if n:
+            yield []
+        named = [*zip(head, cells, strict=True), (table.detail, row.detail)]
+        yield from _facts(Facts([each for each in named if each[1]]), width)
 
 
 def _row(

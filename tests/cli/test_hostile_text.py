@@ -51,7 +51,7 @@ def test_escaped_text_is_one_harmless_line(text):
 )  # fmt: skip
 @given(question=texts, error=texts)
 def test_no_command_lets_a_job_control_the_terminal(run_cli, redis_url, terminal, question, error):
-    """Question, agents, error and progress of a failed job, shown by list, status, wait and stats."""
+    """Question, agents, error and progress of a failed job, shown by list, status, show, wait and stats."""
     keys = QueueKeys("aragora:queue:", "debates")
     payload = {"question": question, "agents": [question, error]}
     with redis.Redis.from_url(redis_url) as redis_client:
@@ -66,7 +66,7 @@ def test_no_command_lets_a_job_control_the_terminal(run_cli, redis_url, terminal
         redis_client.hset(keys.journal("j"), "progress", json.dumps({"phase": error}))
         redis_client.zadd(keys.failed, {"j": 1})
         redis_client.xadd(keys.events, {"event": "failed", "ids": "j", "data": error})
-    for arguments in (["list"], ["status", "j"], ["wait", "j"], ["stats"]):
+    for arguments in (["list"], ["status", "j"], ["show", "j"], ["wait", "j"], ["stats"]):
         ended = run_cli(*arguments, terminal=terminal)
         styles = ("\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m")
         shown = ended.out + ended.err

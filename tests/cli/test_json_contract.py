@@ -5,6 +5,7 @@ import re
 
 import pytest
 from support.paths import ROOT
+from support.sample_debates import SAMPLES
 
 from aragora_q.contracts import Completed, Failed
 
@@ -27,9 +28,10 @@ def _documented():
 def _names_of_parts(heading, name):
     """Names in the row of a field, and in the rows of its parts (`name[].part`)."""
     section = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    if parts := re.findall(rf"`{name}\[\]\.(\w+)`", section):
+        return set(parts)
     row = re.search(rf"^\| `{name}` .*$", section, re.MULTILINE)[0].partition("|")[2]
-    parts = re.findall(rf"`{name}\[\]\.(\w+)`", section)
-    return set(parts or re.findall(r"`(\w+)`", row.partition("|")[2]))
+    return set(re.findall(r"`(\w+)`", row.partition("|")[2]))
 
 
 DOCUMENTED = _documented()
@@ -66,6 +68,27 @@ def test_status(run_cli, jobs):
     assert {name for event in shown["history"] for name in event} <= {
         "at", "cause", "attempt", "worker", "error",
     }  # fmt: skip
+
+
+def test_show(run_cli, on_queue):
+    """A debate: the job without its result, the result, and each phase with its calls."""
+
+    async def run(harness):
+        made, entries = SAMPLES["agreeing"]()
+        await harness.enqueue_payload("debate", made.payload)
+        worker = await harness.worker("w1")
+        job = await harness.start_one(worker)
+        for entry in entries.items():
+            await worker.checkpoint(job, *entry)
+
+    on_queue(run)
+    shown = run_cli("show", "debate", "--format", "json").object
+    assert set(shown) == set(DOCUMENTED["show"])
+    assert set(shown["job"]) == JOB - {"result"}
+    for phase in shown["rounds"]:
+        assert set(phase) == _names_of_parts("show", "rounds")
+        for reply in phase["replies"]:
+            assert set(reply) == _names_of_parts("show", "replies")
 
 
 def test_enqueue(run_cli):

@@ -1,0 +1,94 @@
+"""The sections on what a debate cost, and its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aragora_q.formats import count, dollars
+from aragora_q.report.debate import Debate
+from aragora_q.report.document import Facts, Row, Section, Table
+from aragora_q.report.loose import mapping, number_or_none, text, texts, whole
+
+
+def sections(debate: Debate) -> Iterator[Section]:
+    """Yield seats and record."""
+    if debate.seats:
+        yield Section("Seats", [_seat_table(debate)])
+    yield Section("Record", [_record(debate)])
+
+
+def _seat_table(debate: Debate) -> Table:
+    numbers = ["calls", "input_tokens", "output_tokens", "cached_tokens"]
+    head = ["Seat", "Agent", "Model", "Calls", "Tokens in", "Out", "Cached"]
+    if not any(whole(each.get("cached_tokens")) for each in debate.seats):
+        del numbers[3], head[6]
+    rows = [
+        Row(
+            [
+                debate.seat(seat, text(each.get("agent"))),
+                debate.agent(seat, text(each.get("agent"))),
+                debate.model(each),
+                *(f"{whole(each.get(name)):,}" for name in numbers),
+                _cost(each),
+            ],
+            "; ".join(_seat_notes(each)),
+        )
+        for each in debate.seats
+        for seat in [whole(each.get("seat"))]
+    ]
+    sums = [f"{sum(whole(each.get(name)) for each in debate.seats):,}" for name in numbers]
+    total = number_or_none(debate.result.get("cost_usd"))
+    if not debate.result:
+        known = [number_or_none(each.get("cost_usd")) for each in debate.seats]
+        total = sum(filter(None, known)) if any(each is not None for each in known) else None
+    rows.append(Row(["total", "", "", *sums, "unknown" if total is None else dollars(total)]))
+    head.append("Cost")
+    return Table(head, rows, frozenset(head[3:]), "Notes")
+
+
+def _record(debate: Debate) -> Facts:
+    job, record = debate.job, dict(mapping(debate.result.get("record")))
+    started = number_or_none(record.pop("started_at", None))
+    record.pop("labels", None)
+    rows = [
+        ("job", job.id),
+        ("status", job.status.value),
+        ("attempts", str(job.attempts)),
+        ("worker", job.worker_id or ""),
+        ("enqueued", _time(job.created_at)),
+        ("debate began", _time(started)),
+        ("attempt began", _time(job.started_at)),
+        ("ended", _time(job.completed_at)),
+        ("labels in reviews", debate.labels()),
+        *((name.replace("_", " "), text(value)) for name, value in record.items()),
+    ]
+    return Facts([row for row in rows if row[1]])
+
+
+def _cost(seat: Mapping[str, Any]) -> str:
+    if not whole(seat.get("calls")):
+        return ""
+    cost = number_or_none(seat.get("cost_usd"))
+    return "unknown" if cost is None else dollars(cost)
+
+
+def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
+    answered = texts(seat.get("answered_by") or [])
+    model = text(seat.get("model"))
+    if answered and answered not in ([model], [model.partition(":")[2]]):
+        yield f"answered by {', '.join(answered)}"
+    if dropped := text(seat.get("dropped")):
+        yield f"dropped out: {dropped}"
+    if cut := whole(seat.get("cut")):
+        yield f"{count(cut, 'reply').replace('replys', 'replies')} cut at a limit"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return text(seconds)

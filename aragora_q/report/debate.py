@@ -1,0 +1,127 @@
+"""What is known about a debate: its job, its result and its calls, each perhaps incomplete.
+
+A result may come from another program: every field is read as JSON of unknown form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aragora_q.base import Job
+from aragora_q.formats import count
+from aragora_q.report.calls import Call, Calls
+from aragora_q.report.loose import mapping, mappings, number_or_none, text, texts, whole, wholes
+
+
+class Debate:
+    """A debate: its job, its result and its calls, and the names of its seats."""
+
+    def __init__(self, job: Job, calls: Calls) -> None:
+        self.job = job
+        self.payload = job.payload
+        self.result = mapping(job.result)
+        self.calls = calls
+        self.mode = text(job.payload.get("consensus")) or "majority"
+        self.judge = text(job.payload.get("judge"))
+        self.names = texts(job.payload.get("agents")) + texts(job.payload.get("escalate") or [])
+        self.groups = mappings(self.result.get("groups"))
+        self.seats = mappings(self.result.get("seats")) or self._seats_of_calls()
+        self.dropped = {whole(each.get("seat")): text(each.get("dropped")) for each in self.seats}
+
+    def max_rounds(self) -> int:
+        """Return the number of rounds at most."""
+        if self.payload.get("debate") == "never":
+            return 0
+        rounds = self.payload.get("rounds")
+        return 3 if rounds is None else whole(rounds)
+
+    def agreement(self) -> str:
+        """Return the share of the seats behind the verdict as text; blank if there was no vote."""
+        share = number_or_none(self.result.get("confidence"))
+        if share is None or self.mode == "none":
+            return ""
+        if self.mode == "weighted":
+            return f"{share:.0%} of the weight"
+        votes = mappings(self.result.get("votes"))
+        verdict = self.result.get("verdict")
+        winning = {n for n, each in enumerate(self.groups) if each.get("verdict") == verdict}
+        voters = sum(group_of(each) in winning for each in votes)
+        return f"{share:.0%}" + (f", {voters} of {count(len(votes), 'seat')}" if votes else "")
+
+    def labels(self) -> str:
+        """Return whose answers the reviews mean by their labels."""
+        labels = mapping(mapping(self.result.get("record")).get("labels"))
+        return "; ".join(
+            f"{label} is {self.full_name(seat)}"
+            for label, seat in sorted(labels.items(), key=lambda each: whole(each[1]))
+            if isinstance(seat, int)
+        )
+
+    def _seats_of_calls(self) -> list[dict[str, Any]]:
+        """Return the seats as a result has them, counted from the calls."""
+        calls = [call for call in self.calls.all() if call.model]  # a transcript counts no tokens
+        seats = {call.seat for call in calls} | set(self.calls.dropped)
+        return [
+            self._seat_of_calls(seat, [call for call in calls if call.seat == seat])
+            for seat in sorted(seats)
+        ]
+
+    def _seat_of_calls(self, seat: int, calls: Sequence[Call]) -> dict[str, Any]:
+        known = [call.cost_usd for call in calls if call.cost_usd is not None]
+        return {
+            "seat": seat,
+            "agent": calls[-1].agent if calls else self.agent(seat),
+            "model": calls[-1].model if calls else "",
+            "answered_by": list(dict.fromkeys(call.answered_by for call in calls)),
+            "dropped": self.calls.dropped.get(seat),
+            "calls": len(calls),
+            "input_tokens": sum(call.input_tokens for call in calls),
+            "output_tokens": sum(call.output_tokens for call in calls),
+            "cached_tokens": sum(call.cached_tokens for call in calls),
+            "cost_usd": sum(known) if known else None,
+        }
+
+    def _is_judge(self, seat: int, agent: str = "") -> bool:
+        return bool(self.judge) and (agent == self.judge or seat >= len(self.names))
+
+    def seat(self, seat: int, agent: str = "") -> str:
+        """Return a seat's number for people, who count from 1."""
+        if self._is_judge(seat, agent):
+            return "chair" if self.mode == "synthesis" else "judge"
+        return str(seat + 1)
+
+    def agent(self, seat: int, agent: str = "") -> str:
+        """Return the name of a seat's agent; blank if unknown."""
+        if agent:
+            return agent
+        if self._is_judge(seat):
+            return self.judge
+        return self.names[seat] if 0 <= seat < len(self.names) else ""
+
+    def model(self, seat: Mapping[str, Any]) -> str:
+        """Return the model in a row of votes or seats; blank if the agent is named after it."""
+        model = text(seat.get("model"))
+        return "" if model == text(seat.get("agent")) else model
+
+    def full_name(self, seat: int, agent: str = "") -> str:
+        """Return number and agent of a seat: `seat 1, claude`."""
+        number, name = self.seat(seat, agent), self.agent(seat, agent)
+        place = f"seat {number}" if number.isdecimal() else number
+        return f"{place}, {name}" if name else place
+
+    def numbers(self, seats: object) -> str:
+        """Return seats as text: `1, 3 and 4`."""
+        *others, last = [self.seat(seat) for seat in sorted(wholes(seats))] or [""]
+        return f"{', '.join(others)} and {last}" if others else last
+
+    def seat_list(self, seats: object) -> str:
+        """Return seats as text: `seats 1, 3 and 4`."""
+        numbers = self.numbers(seats)
+        return numbers and f"{'seats' if ' ' in numbers else 'seat'} {numbers}"
+
+
+def group_of(vote: Mapping[str, Any]) -> int | None:
+    """Return the index of the group that a vote is for; None if it is for none."""
+    group = vote.get("group")
+    return group if isinstance(group, int) and not isinstance(group, bool) else None

@@ -1,0 +1,271 @@
+"""What a report says, and in which order."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.sample_debates import SAMPLES, call, job, journal
+
+from aragora_q.base import JobStatus
+from aragora_q.report import (
+    build_report,
+    has_outcome,
+    is_debate,
+    markdown,
+    outcome_of,
+    page,
+    plain,
+    read_calls,
+)
+from aragora_q.report.document import Notice, Speeches, Table
+
+
+def report_of(made, entries):
+    transcript = (made.result or {}).get("transcript")
+    return build_report(made, read_calls(entries, transcript))
+
+
+def shown(made, entries):
+    """The report as text in one line."""
+    return " ".join(plain.render(report_of(made, entries), 200).split())
+
+
+def titles(made, entries):
+    return [section.title for section in report_of(made, entries).sections]
+
+
+def table(report, title):
+    [found] = [section for section in report.sections if section.title == title]
+    [rows] = [block.rows for block in found.blocks if isinstance(block, Table)]
+    return [list(row.cells) for row in rows]
+
+
+def test_the_verdict_comes_first():
+    """Verdict, votes, dissent and changed minds, then the rounds in their order, then accounts."""
+    assert titles(*SAMPLES["disagreeing"]()) == [
+        "Question",
+        "Verdict",
+        "Votes",
+        "Dissent",
+        "Before and after the debate",
+        "Independent answers",
+        "Round 1: reviews",
+        "Round 1: revised answers",
+        "Round 2: reviews",
+        "Round 2: revised answers",
+        "Seats",
+        "Record",
+    ]
+
+
+def test_votes_of_every_seat():
+    """Seats count from 1; an abstention is shown as one."""
+    report = report_of(*SAMPLES["disagreeing"]())
+    rows = table(report, "Votes")
+    assert rows[0] == [
+        "1",
+        "ann",
+        "openai:ann-large",
+        "Start with a modular monolith",
+        "80",
+        "own answer",
+    ]
+    assert rows[4][3:5] == ["abstained", ""]
+    assert report.intro[0] == Notice(
+        "No consensus (majority), agreement 40%, 2 of 5 seats.", "caution"
+    )
+
+
+def test_who_dropped_out_and_why():
+    """In the votes, among the problems in full, and with the seat; a flag is shown where the answer is."""
+    made, entries = SAMPLES["dropped"]()
+    text = shown(made, entries)
+    assert table(report_of(made, entries), "Votes")[2][3] == "dropped out"
+    assert made.result["error"] in text
+    assert "dropped out: the provider refused the request" in text
+    assert text.count("addresses the voters") == 2
+    assert "a reply was not used: the reply was not a JSON object" in text
+    assert "price of 1 call not known" in text
+
+
+def test_a_failed_debate_shows_its_answers_and_why_no_ballot_counted():
+    """The error first; the partial result and the rounds are there."""
+    made, entries = SAMPLES["failed"]()
+    text = shown(made, entries)
+    assert text.index(made.error) < text.index("The result is partial")
+    assert text.count("a ballot was not used: choice must be one of KQTR, BXLM") == 3
+    assert "It was chosen in 1908" in text
+
+
+def test_a_running_debate_shows_what_is_there():
+    """Where it is, the rounds so far and what they cost; no verdict."""
+    made, entries = SAMPLES["running"]()
+    text = shown(made, entries)
+    assert "Running: round 2 of 3, review, 1 of 5 agents done." in text
+    assert titles(made, entries)[1] == "Independent answers"
+    assert "Verdict" not in titles(made, entries)
+    assert table(report_of(made, entries), "Seats")[-1] == [
+        "total", "", "", "15", "21,600", "3,150", "10,240", "$0.0465",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", ["pending", "retrying", "cancelled", "failed", "processing"])
+def test_a_debate_without_replies(status):
+    """Every status can be shown before the first call has finished."""
+    made = job("Tea?", ["ann", "bob"], JobStatus(status), error="AgentUnavailable: no answer")
+    text = shown(made, {})
+    assert ("No replies yet." in text) == (status not in ("cancelled", "failed"))
+    assert ("AgentUnavailable" in text) == (status in ("failed", "retrying"))
+
+
+def test_the_transcript_replaces_a_journal_that_is_gone():
+    """Both give the same rounds."""
+    made, entries = SAMPLES["agreeing"]()
+    calls = read_calls(entries, None)
+    said = [
+        {"phase": each.phase, "round": each.round, "seat": each.seat, "agent": each.agent, "said": each.value}
+        for each in calls.all()
+    ]  # fmt: skip
+
+    def rounds(found):
+        sections = build_report(made, found).sections
+        return [each for each in sections if any(isinstance(b, Speeches) for b in each.blocks)]
+
+    assert rounds(read_calls({}, said)) == rounds(calls)
+    assert "No replies are kept" in shown(made, {})
+    assert "No replies are kept" not in shown(made, {"begun": {}})
+
+
+def test_both_orders_of_the_judge_are_shown():
+    """The judge is asked twice and is named; a consensus is not claimed for it."""
+    made, entries = SAMPLES["agreeing"]()
+    made.payload |= {"consensus": "judge", "judge": "zoe"}
+    made.result |= {"decided_by": "judge", "consensus_reached": False}
+    entries |= dict(
+        call("judge", 3, {"choice": n, "reason": f"order {n}", "confidence": 70},
+             step=4, attempt=n, agent="zoe") for n in range(2)
+    )  # fmt: skip
+    text = shown(made, entries)
+    assert "No consensus (judge)" in text
+    assert "decided by the judge, zoe" in text
+    assert text.count("Judge, zoe") == 2
+    assert "answers in order 2 of 2" in text
+    assert "for the answer of seat 2, bob" in text
+
+
+def test_a_synthesis_names_its_author():
+    """The text is the chair's; the verdict is that of the votes."""
+    made, entries = SAMPLES["agreeing"]()
+    made.payload |= {"consensus": "synthesis", "judge": "zoe"}
+    made.result |= {"written_by": "zoe", "final_answer": "Canberra, since 1908."}
+    name, entry = call("synthesize", 3, {"text": "Canberra, since 1908."}, step=4, agent="zoe")
+    text = shown(made, entries | {name: entry})
+    assert "the text is written by zoe from all answers Canberra Canberra, since 1908." in text
+    assert "Chair, zoe Canberra, since 1908." in text
+    assert dict(outcome_of(made))["answer"] == "Canberra, since 1908."
+
+
+def test_a_phase_this_version_does_not_know_is_shown():
+    """Another version's calls are listed under the phase's name."""
+    made, entries = SAMPLES["agreeing"]()
+    name, entry = call("reflect", 0, {"answer": "Canberra", "reasons": "Still."}, step=9)
+    assert "Reflect" in titles(made, entries | {name: entry})
+
+
+def test_damaged_entries_are_counted():
+    """The rest is shown."""
+    made, entries = SAMPLES["agreeing"]()
+    entries |= {"call/propose": {}, "call/propose.x.0": {"seat": 0}, "call/vote.0.0": [1]}
+    assert "Not complete: 3 of the calls in the job's journal cannot be read." in shown(
+        made, entries
+    )
+    text = " ".join(plain.render(build_report(made, read_calls(None, None)), 200).split())
+    assert "Not complete: the job's journal cannot be read." in text
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats(allow_nan=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+RESULT_FIELDS = sorted(SAMPLES["dropped"]()[0].result)
+ENTRY_FIELDS = sorted(call("propose", 0, None, step=0)[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(RESULT_FIELDS), values | st.lists(st.dictionaries(
+        st.sampled_from(["seat", "group", "verdict", "seats", "share", "agent", "labels"]), values
+    ), max_size=3)),
+    st.dictionaries(st.sampled_from(ENTRY_FIELDS), values),
+    st.dictionaries(st.sampled_from(["consensus", "rounds", "judge", "options", "answer_form"]), values),
+    st.sampled_from(list(JobStatus)),
+)  # fmt: skip
+def test_no_data_of_a_worker_or_client_breaks_a_report(result, entry, payload, status):
+    """Whatever JSON the fields hold, there is a report, and an outcome for `status`."""
+    made, entries = SAMPLES["dropped"]()
+    made.result |= result
+    made.payload |= payload
+    made.status = status
+    name = next(iter(entries))
+    report = report_of(made, {**entries, name: {**entries[name], **entry}})
+    for layout in (plain, markdown, page):
+        layout.render(report)
+    assert is_debate(made)
+    assert has_outcome(made)
+    json.dumps(outcome_of(made))
+
+
+def test_sixteen_seats_and_twenty_rounds():
+    """The largest debate that a payload allows is rendered, every call of it."""
+    names = [f"agent-{n}" for n in range(16)]
+    said = {"answer": "A" * 300, "reasons": "because " * 50, "changed": True}
+    calls = [call("propose", n, said, step=0, agent=names[n]) for n in range(16)]
+    for number in range(1, 21):
+        for phase, value in (("review", {"points": "so " * 100, "best": 3}), ("revise", said)):
+            step = 2 * number + (phase == "revise")
+            calls += [
+                call(phase, n, value, step=step, number=number, agent=names[n]) for n in range(16)
+            ]
+    made = job("Tea?", names, JobStatus.PROCESSING, rounds=20)
+    text = plain.render(report_of(made, journal(*calls)), 120)
+    assert text.count("Seat 16, agent-15") == 41
+
+
+def test_without_a_vote_there_is_no_verdict():
+    """Mode none: all answers, and no consensus that was or was not reached."""
+    made, entries = SAMPLES["agreeing"]()
+    made.payload["consensus"] = "none"
+    made.result |= {"verdict": None, "final_answer": "ann: Canberra", "votes": [], "groups": []}
+    text = shown(made, entries)
+    assert titles(made, entries)[0] == "Answers"
+    assert "No vote was held: consensus mode none." in text
+    assert "reached" not in text
+    assert "No verdict" not in text
+
+
+def test_a_seat_that_dropped_out_before_its_first_reply_is_listed():
+    """Without a result, the journal says who dropped out and why."""
+    made = job("Tea?", ["ann", "bob"], JobStatus.FAILED, error="PermanentError: no agent is left")
+    text = shown(made, journal(**{"dropped/1": {"phase": "propose", "why": "no key"}}))
+    assert "dropped out: no key" in text
+    assert "There was no reply." in text
+
+
+def test_the_winner_is_first_among_the_answers():
+    """Then the others by their votes."""
+    made, entries = SAMPLES["disagreeing"]()
+    made.result["groups"].reverse()
+    report = report_of(made, entries)
+    assert [row[0] for row in table(report, "Verdict")] == [
+        "Start with a modular monolith",
+        "Start with two or three services",
+    ]
