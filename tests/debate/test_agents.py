@@ -8,8 +8,8 @@ import pytest
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import ConfigError, InvalidPayload
 from aragora_q.executors import debate
-from aragora_q.executors.debate import labels
-from aragora_q.executors.debate import agents
+from aragora_q.executors.debate import agents, providers
+from aragora_q.executors.debate.requests import Propose, Topic
 from aragora_q.job import create_debate_job
 
 
@@ -56,18 +56,23 @@ async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
 
 
 def test_every_provider_of_the_library_is_known():
-    """The accepted provider names are those that pydantic-ai accepts."""
+    """The accepted provider names are those that pydantic-ai accepts, also with a base_url."""
+    from inspect import signature
+
     from pydantic_ai.providers import infer_provider_class
 
-    unknown = []
-    for provider in agents.PROVIDERS:
+    unknown, addressable = [], set()
+    for provider in providers.PROVIDERS:
         try:
-            infer_provider_class(provider)
+            if "base_url" in signature(infer_provider_class(provider)).parameters:
+                addressable.add(provider)
         except ImportError:  # known, its SDK is just not installed
-            pass
+            if provider in providers.ADDRESSABLE:
+                addressable.add(provider)
         except ValueError:
             unknown.append(provider)
     assert unknown == []
+    assert addressable == providers.ADDRESSABLE
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,14 @@ def test_every_provider_of_the_library_is_known():
         (
             {"model": "openai:m", "base_url": "http://127.0.0.1:1", "api_key_env": "NO_KEY"},
             "NO_KEY",
+        ),
+        (
+            {"model": "deepseek:m", "base_url": "http://127.0.0.1:1"},
+            "models of deepseek cannot be at a base_url",
+        ),
+        (
+            {"model": "gateway/openai:m", "base_url": "http://127.0.0.1:1"},
+            "models of gateway/openai cannot be at a base_url",
         ),
         ("opnai:gpt-6", "unknown model 'opnai:gpt-6'"),
     ],
@@ -100,13 +113,79 @@ def test_the_environment_names_agents(monkeypatch):
     debate.create(config)
 
 
-def test_a_built_in_name_can_be_configured_as_a_model(monkeypatch):
-    """`claude` as the model of `[agents]` or ARAGORA_AGENT_<NAME> is the model of the built-in name."""
+async def test_a_built_in_name_can_be_configured_as_a_model(monkeypatch):
+    """`claude` as a model is that of the built-in name, also for the agent `claude` with other settings."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
-    monkeypatch.setenv("ARAGORA_AGENT_YOURS", "claude")
-    config = QueueConfig(agents={"mine": "claude"})
-    debate.check_agents(["mine", "yours"], config)
-    debate.create(config)
+    monkeypatch.setenv("ARAGORA_AGENT_MINE", "claude")
+    config = QueueConfig()
+    debate.check_agents(["mine", "claude"], config)
+    assert (await agents.AgentRegistry(config).agent("mine", 0)).model == agents.ALIASES["claude"]
+    entry = {"model": "claude", "max_tokens": 500}
+    registry = agents.AgentRegistry(QueueConfig(agents={"mine": "claude", "claude": entry}))
+    registry.check()
+    mine, claude = [await registry.agent(name, 0) for name in ("mine", "claude")]
+    assert mine.model == claude.model == agents.ALIASES["claude"]
+    assert mine.settings != claude.settings
+
+
+PROTOCOLS = {
+    "openai:m": "/v1/responses",
+    "openai-responses:m": "/v1/responses",
+    "openai-chat:m": "/v1/chat/completions",
+    "anthropic:m": "/v1/messages",
+    "m": "/v1/chat/completions",
+    "claude": "/v1/chat/completions",
+    "llama3:8b": "/v1/chat/completions",
+    "vllm:m": "/v1/chat/completions",
+    "ollama:m": "/v1/chat/completions",
+}
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # a model keeps its connections
+@pytest.mark.parametrize("model", PROTOCOLS)
+async def test_the_prefix_of_a_model_is_its_protocol_at_any_address(stub, model):
+    """A `base_url` does not change it; a name without a known prefix is a model of chat completions."""
+    entry = stub.agent("anthropic" if model.startswith("anthropic") else "openai")
+    registry = agents.AgentRegistry(QueueConfig(agents={"mine": {**entry, "model": model}}))
+    registry.check()
+    agent = await registry.agent("mine", 0)
+    assert (await agent.reply(Propose(Topic("Tea or coffee?")))).text
+    [call] = stub.asked
+    assert call["path"].partition("?")[0] == PROTOCOLS[model]
+    assert call["model"] == (model if model in ("claude", "llama3:8b") else "m")
+    assert call["body"]["stream"] is True
+
+
+def test_all_names_of_a_debate_are_resolved_before_the_first_call():
+    """The first unknown one is named, also the judge's."""
+    registry = agents.AgentRegistry(QueueConfig())
+    registry.resolve(["claude", "demo"])
+    with pytest.raises(InvalidPayload, match="unknown agent 'jugde'"):
+        registry.resolve(["claude", "jugde", "other"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("effort", "huge", "must be 'off', 'minimal'"),
+        ("temperature", 3, "must be less than or equal to 2"),
+        ("temperature", float("nan"), "must be a finite number"),
+        ("seed", "x", "must be a whole number"),
+        ("service_tier", "best", "must be 'auto', 'default'"),
+        ("structured", "xml", "must be 'auto', 'native', 'tool' or 'prompted'"),
+        ("stream", "perhaps", "must be"),
+        ("call_timeout_seconds", 0, "must be greater than 0"),
+        ("max_tokens", 0, "must be greater than or equal to 1"),
+        ("base_url", "localhost:8080", "must begin with http:// or https://"),
+        ("model", "", "at least 1 character"),
+    ],
+)
+def test_settings_of_an_agent_are_checked(name, value, rule):
+    """Each wrong value is named with its rule, exit code 78."""
+    with pytest.raises(ConfigError, match=rule) as refused:
+        QueueConfig(agents={"ann": {"model": "openai:m", name: value}})
+    assert f"agents.ann.{name}" in str(refused.value)
+    assert refused.value.exit_code == 78
 
 
 @pytest.fixture
@@ -159,23 +238,24 @@ def test_without_the_extra_nothing_of_it_is_imported():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True, timeout=60)
 
 
-async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so(monkeypatch):
+async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so():
     """The same question gives the same debate; each answer has its label and disclaimer."""
-    monkeypatch.setattr(labels, "draw_nonce", lambda *material: "c0ffee11")
     executor = debate.create(QueueConfig())
     results = []
     for question in ("Should we use tabs or spaces?", "Should we use tabs or spaces?", "Why?"):
         job = create_debate_job(question, ["demo"] * 3, transcript=True, job_id="same")
         results.append(await executor(job))
     first, second, third = (
-        {name: value for name, value in each.items() if name not in ("duration_seconds", "record")}
+        {name: each[name] for name in ("final_answer", "groups", "token_usage")}
+        | {"proposed": [row["said"] for row in each["transcript"] if row["phase"] == "propose"]}
         for each in results
     )
     assert first == second
     assert first["final_answer"] != third["final_answer"]
-    proposals = [row["said"]["answer"] for row in first["transcript"][:3]]
-    assert len(set(proposals)) == 3
-    for text in proposals:
-        assert text.startswith("[demo] ")
-        assert text.endswith("(Computed from the words of the question; no model was called.)")
-    assert "tabs" in proposals[0]
+    verdicts = [said["answer"] for said in first["proposed"]]
+    assert len(set(verdicts)) == 3
+    assert all(verdict.startswith("[demo] ") for verdict in verdicts)
+    assert "tabs" in verdicts[0]
+    for said in first["proposed"]:
+        disclaimer = "(Computed from the words of the question; no model was called.)"
+        assert said["reasons"].endswith(disclaimer)

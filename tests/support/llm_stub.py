@@ -65,7 +65,7 @@ class Stub:
         with self._lock:
             self.asked.append({
                 "model": body["model"], "body": body, "path": handler.path,
-                "headers": dict(handler.headers),
+                "headers": {name.lower(): value for name, value in handler.headers.items()},
             })  # fmt: skip
             return len(self.asked)
 
@@ -139,17 +139,16 @@ def api_of(handler):
 def reply_to(handler, ignores_schemas=False):
     """The reply that a request asks for."""
     body, api = handler.body, api_of(handler)
-    schema, tool = (None, None) if ignores_schemas else _form_of(body, api)
+    schema, tool = (None, None) if ignores_schemas else form_of(body, api)
     text = ANSWER.format(model=body["model"])
-    asked = json.loads(json.dumps(body).replace('\\\\"', '\\"'))
-    if schema is None and (words := _schema_in_words(body)):
-        schema = words
+    if schema is None:
+        schema = schema_in_words(body)
     if schema is not None:
-        text = json.dumps(filled(schema, json.dumps(asked)))
+        text = json.dumps(filled(schema, "".join(strings(body))))
     return REPLIES[api](body["model"], text, tool=tool)
 
 
-def _form_of(body, api):
+def form_of(body, api):
     """The schema of a request, and the name of the tool if it is one."""
     if tools := body.get("tools"):
         tool = tools[0].get("function", tools[0])
@@ -163,44 +162,34 @@ def _form_of(body, api):
             return body.get("output_config", {}).get("format", {}).get("schema"), None
 
 
-def _schema_in_words(body):
-    said = _strings(body)
+def schema_in_words(body):
+    said = strings(body)
     for text in said:
         if match := re.search(r"JSON schema:\n(\{.*\})", text):
             return json.loads(match[1])
     return None
 
 
-def _strings(value):
+def strings(value):
     if isinstance(value, str):
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [text for part in parts for text in _strings(part)]
+    return [text for part in parts for text in strings(part)]
+
+
+VALUES = {"array": [], "integer": 70, "number": 7, "boolean": False}
 
 
 def filled(schema, asked=""):
     """A value that is valid for the JSON schema. Labels are those in the text `asked`."""
     if "enum" in schema:
         return schema["enum"][0]
-    if "const" in schema:
-        return schema["const"]
-    match schema.get("type"):
-        case "object":
-            labels = re.findall(r'label=\\*"([A-Z]+)', asked)
-            value = {name: filled(rule, asked) for name, rule in schema["properties"].items()}
-            return value | {
-                name: min(labels) for name in ("best", "choice") if labels and name in value
-            }
-        case "array":
-            return []
-        case "integer":
-            return 70
-        case "number":
-            return 7
-        case "boolean":
-            return False
-        case _:
-            return "Nothing is wrong."
+    if schema.get("type") != "object":
+        return VALUES.get(schema.get("type"), "Nothing is wrong.")
+    value = {name: filled(rule, asked) for name, rule in schema["properties"].items()}
+    labels = re.findall(r'label="([A-Z]+)"', asked)
+    named = {name for name in ("best", "choice") if labels and name in value}
+    return value | dict.fromkeys(named, min(labels, default=""))
 
 
 def chat_reply(model, text, *, finish=None, tool=None, **message):
@@ -352,8 +341,9 @@ def _response_events(reply, pieces):
 
 
 def _message_events(reply, pieces):
-    usage = {**(reply.get("usage") or {}), "output_tokens": 1}
-    begun = {**reply, "content": [], "stop_reason": None, "usage": usage}
+    begun = {**reply, "content": [], "stop_reason": None}
+    if "usage" in reply:
+        begun["usage"] = {**reply["usage"], "output_tokens": 1}
     events = [("message_start", {"message": begun}), ("ping", {})]
     for index, block in enumerate(reply["content"]):
         is_tool = block["type"] == "tool_use"

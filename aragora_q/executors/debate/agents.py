@@ -196,8 +196,8 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     if agent.base_url and provider not in (None, *ADDRESSABLE):
         raise InvalidPayload(
             f"agent {name:.100}: models of {provider} cannot be at a base_url",
-            hint="for a server with an OpenAI-compatible API, model is openai-chat:NAME, openai-responses:NAME, "
-            "or NAME alone",
+            hint="for a server with an OpenAI-compatible API, the model is openai-chat:NAME, "
+            "openai-responses:NAME, or NAME alone",
         )
     if model and (agent.base_url or provider):
         return agent

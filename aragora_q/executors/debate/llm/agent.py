@@ -15,11 +15,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import pydantic_ai
-from pydantic_ai.exceptions import (
-    ModelContextWindowExceededError,
-    ModelRequestRejectedError,
-    UserError,
-)
+from pydantic_ai.exceptions import ModelContextWindowExceededError, ModelRequestRejectedError
 from pydantic_ai.messages import (
     InstructionPart,
     ModelMessage,
@@ -29,8 +25,6 @@ from pydantic_ai.messages import (
     ToolCallPart,
 )
 from pydantic_ai.models import ModelRequestParameters
-from pydantic_ai.output import OutputObjectDefinition
-from pydantic_ai.tools import ToolDefinition
 
 from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import AgentUnavailable, AragoraQError, PermanentError
@@ -58,27 +52,36 @@ MAX_OUTPUT_TOKENS = 64_000
 PROMPTED = "Answer only with JSON, without any other text. It must be valid against this JSON schema:\n{schema}"
 REPAIR = "Your reply to this could not be used: {why}. Answer again, only with JSON of this form."
 
-REFUSALS = re.compile(
-    "filter|guardrail|safety|moderat|refus|block|sensitive|prohibit|recitation", re.IGNORECASE
-)
-CUTS = re.compile("length|max_|token", re.IGNORECASE)
-"""Words in finish reasons that the library does not know."""
-
-SCHEMA_WORDS = re.compile(
-    "schema|response_format|output_config|text.format|structured|tool|grammar", re.IGNORECASE
-)
-STREAM_WORDS = re.compile("stream", re.IGNORECASE)
-
 MAX_KNOWN_FORMS = 200
 """Number of forms whose parameters an agent keeps; schemas of jobs make more."""
+
+
+REFUSAL_WORDS = re.compile(
+    "(?i)filter|guardrail|safety|moderat|refus|block|sensitive|prohibit|recitation"
+)
+CUT_WORDS = re.compile("(?i)length|max_|token")
+"""Words in finish reasons that the library does not know."""
+
+SCHEMA_WORDS = re.compile("(?i)schema|format|output_config|structured|tool|grammar")
+STREAM_WORDS = re.compile("(?i)stream")
+"""Words of a provider that rejects a form, or a stream."""
 
 
 class Way(NamedTuple):
     """How a request is sent."""
 
     streams: bool
-    structure: str
-    """How the form is enforced: `native` (JSON schema), `tool`, or `prompted` (in words)."""
+    parameters: ModelRequestParameters
+    """How the form is enforced; PLAIN_TEXT: in words."""
+
+    @property
+    def structured(self) -> str:
+        """`native` (JSON schema), `tool`, or `prompted` (in words)."""
+        mode = self.parameters.output_mode
+        return "prompted" if mode == "text" else mode
+
+
+PLAIN_TEXT = ModelRequestParameters()
 
 
 class ModelAgent:
@@ -100,9 +103,8 @@ class ModelAgent:
         settings = config.model_dump(mode="json", exclude={"model", "base_url", "api_key_env"})
         self.settings = stable_hash(_text_of({**settings, "served by": self.served_by()}))
         self._streams = config.stream
-        self._structure = models.best_structure(self._model, config)
-        self._prompted_forms: set[str] = set()
-        self._parameters: dict[tuple[str, str], ModelRequestParameters] = {}
+        self._structured = models.best_structure(self._model, config)
+        self._parameters: dict[str, ModelRequestParameters] = {}
 
     def digest(self, request: AgentRequest) -> str:
         """Return a digest of the exact prompt and form of `request`."""
@@ -132,8 +134,14 @@ class ModelAgent:
 
     def way(self, form: Form | None, manner: Manner = PLAIN) -> Way:
         """Return how a request of `form` is sent."""
-        is_prompted = manner.prompted or (form and _text_of(form.schema) in self._prompted_forms)
-        return Way(self._streams, "prompted" if is_prompted else self._structure)
+        if form is None or manner.prompted or self._structured == "prompted":
+            return Way(self._streams, PLAIN_TEXT)
+        key = _text_of(form.schema)
+        if key not in self._parameters:
+            if len(self._parameters) >= MAX_KNOWN_FORMS:
+                self._parameters.clear()
+            self._parameters[key] = models.parameters_of(self._model, form, self._structured)
+        return Way(self._streams, self._parameters[key])
 
     def served_by(self) -> str:
         """Return what serves the model, for the digest of the settings."""
@@ -142,8 +150,8 @@ class ModelAgent:
     async def _ask(self, prompt: Prompt, manner: Manner, way: Way) -> ModelResponse:
         try:
             return await self._call(prompt, manner, way)
-        except (ModelRequestRejectedError, UserError) as error:
-            other = _other_way(way, error) if prompt.form else None
+        except ModelRequestRejectedError as error:
+            other = _other_way(way, error)
             if other is None:
                 raise
             response = await self._ask(prompt, manner, other)
@@ -153,12 +161,12 @@ class ModelAgent:
     def _learn(self, form: Form | None, way: Way, error: Exception) -> None:
         """Keep to a way that worked after `error`."""
         self._streams = self._streams and way.streams
-        if form and way.structure == "prompted":
-            self._prompted_forms.add(_text_of(form.schema))
+        if form:
+            self._parameters[_text_of(form.schema)] = way.parameters
         logger.warning(
             "a provider rejected how it was asked; it is now asked in another way",
             extra={
-                "agent": self.name, "streamed": way.streams, "structured": way.structure,
+                "agent": self.name, "streamed": way.streams, "structured": way.structured,
                 "reason": faults.message(error, [self._key]),
             },
         )  # fmt: skip
@@ -169,7 +177,7 @@ class ModelAgent:
         messages: list[ModelMessage] = [
             ModelRequest.user_text_prompt(text, instructions=prompt.instructions or None)
         ]
-        parameters = self._parameters_of(prompt.form, way)
+        parameters = way.parameters
         if prompt.instructions:
             part = InstructionPart(content=prompt.instructions)
             parameters = replace(parameters, instruction_parts=[part])
@@ -193,16 +201,6 @@ class ModelAgent:
             if deadline.expired():
                 raise AgentUnavailable(f"no complete reply within {limit:g} s") from None
             raise
-
-    def _parameters_of(self, form: Form | None, way: Way) -> ModelRequestParameters:
-        if form is None or way.structure == "prompted":
-            return PLAIN_TEXT
-        key = (way.structure, _text_of(form.schema))
-        if key not in self._parameters:
-            if len(self._parameters) >= MAX_KNOWN_FORMS:
-                self._parameters.clear()
-            self._parameters[key] = _parameters(form, way.structure)
-        return self._parameters[key]
 
     def _judged(self, response: ModelResponse) -> Reply:
         reason = _finish_reason(response)
@@ -228,24 +226,10 @@ class ModelAgent:
         return PermanentError(faults.masked(text, [self._key]))
 
 
-PLAIN_TEXT = ModelRequestParameters()
-
-
-def _parameters(form: Form, structure: str) -> ModelRequestParameters:
-    schema = dict(form.schema)
-    if structure == "native":
-        output = OutputObjectDefinition(json_schema=schema, name=form.name)
-        return ModelRequestParameters(output_mode="native", output_object=output)
-    tool = ToolDefinition(
-        name=form.name, parameters_json_schema=schema, description="Give your reply.", kind="output"
-    )
-    return ModelRequestParameters(output_mode="tool", output_tools=[tool], allow_text_output=False)
-
-
 def _with_remarks(prompt: Prompt, manner: Manner, way: Way) -> str:
     """Return the text of `prompt`, with the form in words and the reason of a repair after it if needed."""
     parts = [prompt.text]
-    if prompt.form and (way.structure == "prompted" or manner.repair):
+    if prompt.form and (way.structured == "prompted" or manner.repair):
         parts.append(PROMPTED.format(schema=_text_of(prompt.form.schema)))
     if manner.repair:
         parts.append(REPAIR.format(why=manner.repair.rstrip(".")))
@@ -253,14 +237,14 @@ def _with_remarks(prompt: Prompt, manner: Manner, way: Way) -> str:
 
 
 def _other_way(way: Way, error: Exception) -> Way | None:
-    """Return how to ask instead if `error` may be due to how was asked; else None. Rejected calls cost nothing."""
+    """Return how to ask instead if `error` may be due to the way; else None. Rejected calls cost nothing."""
     text = str(error)
     if way.streams and STREAM_WORDS.search(text):
         return way._replace(streams=False)
-    if way.structure == "prompted" or isinstance(error, ModelContextWindowExceededError):
+    if way.structured == "prompted" or isinstance(error, ModelContextWindowExceededError):
         return None
-    may_be_form = faults.status_code(error) in (None, 400, 422) or SCHEMA_WORDS.search(text)
-    return way._replace(structure="prompted") if may_be_form else None
+    may_be_form = faults.status_code(error) in (400, 422) or SCHEMA_WORDS.search(text)
+    return way._replace(parameters=PLAIN_TEXT) if may_be_form else None
 
 
 def _finish_reason(response: ModelResponse) -> str | None:
@@ -268,9 +252,9 @@ def _finish_reason(response: ModelResponse) -> str | None:
     if response.finish_reason is not None:
         return response.finish_reason
     named = str((response.provider_details or {}).get("finish_reason") or "")
-    if REFUSALS.search(named):
+    if REFUSAL_WORDS.search(named):
         return "content_filter"
-    return "length" if CUTS.search(named) else None
+    return "length" if CUT_WORDS.search(named) else None
 
 
 def _said(response: ModelResponse) -> str:

@@ -10,14 +10,21 @@ from typing import Any, cast
 import httpx2
 from genai_prices import calc_price
 from pydantic_ai.messages import ModelResponse
-from pydantic_ai.models import Model, infer_model
+from pydantic_ai.models import Model, ModelRequestParameters, infer_model
+from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.providers import Provider, infer_provider_class
 from pydantic_ai.providers.gateway import gateway_provider
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
 
 from aragora_q.config.settings import AgentConfig
 from aragora_q.executors.debate.llm.streaming import CONNECT_SECONDS, Client
+from aragora_q.executors.debate.prompts import Form
 from aragora_q.executors.debate.providers import split_model
+from aragora_q.observability.logs import get_logger
+from aragora_q.retry import describe
+
+logger = get_logger(__name__)
 
 OWN_STREAMS = frozenset({"openai-codex", "openai-chatgpt", "github-copilot"})
 """Providers whose models stream in a way of their own."""
@@ -47,7 +54,7 @@ def build(config: AgentConfig, key: str | None) -> tuple[Model, bool]:
 
 
 def _compatible(config: AgentConfig, key: str | None) -> Provider[Any]:
-    """Return a server that speaks a protocol of OpenAI. Without `key`, none is sent, whatever is in the environment."""
+    """Return a server that speaks a protocol of OpenAI. It gets `key`, never one from the environment."""
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415 - an extra
 
     return OpenAICompatibleProvider(
@@ -72,7 +79,7 @@ def _provider(name: str, config: AgentConfig, key: str | None) -> tuple[Provider
 
 
 def _is_known_client(client: object) -> bool:
-    """Return True for clients of OpenAI and Anthropic, and those derived from them: they take our HTTP client."""
+    """Return True for clients of OpenAI and Anthropic and those derived from them: they take our Client."""
     return any(
         (base.__module__.partition(".")[0], base.__name__)
         in (("openai", "AsyncOpenAI"), ("anthropic", "AsyncAnthropic"))
@@ -93,6 +100,33 @@ def best_structure(model: Model, config: AgentConfig) -> str:
     if model.profile.get("supports_json_schema_output"):
         return "native"
     return "tool" if model.profile.get("supports_tools", True) else "prompted"
+
+
+def parameters_of(model: Model, form: Form, structured: str) -> ModelRequestParameters:
+    """Return the parameters that enforce `form`; plain ones if the library does not take its schema."""
+    schema = dict(form.schema)
+    if structured == "native":
+        output = OutputObjectDefinition(json_schema=schema, name=form.name)
+        made = ModelRequestParameters(output_mode="native", output_object=output)
+    else:
+        tool = ToolDefinition(
+            name=form.name,
+            parameters_json_schema=schema,
+            description="Give your reply.",
+            kind="output",
+        )
+        made = ModelRequestParameters(
+            output_mode="tool", output_tools=[tool], allow_text_output=False
+        )
+    try:
+        model.prepare_request(None, made)
+    except Exception as error:  # noqa: BLE001 - a library may stumble over any schema
+        extra = {"form": form.name, "reason": describe(error)}
+        logger.warning(
+            "a library does not take a schema; its form is asked for in words", extra=extra
+        )
+        return ModelRequestParameters()
+    return made
 
 
 def settings(model: Model, config: AgentConfig, *, streams: bool) -> ModelSettings:
