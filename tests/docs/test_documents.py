@@ -39,7 +39,7 @@ NEEDS = {"docs/executors.md": "jq", MANUAL: "openssl"}
 ASK = "--agents demo:bold,demo:careful --rounds 1"
 SHOWS = {
     "README.md": [
-        r"^outcome +consensus, agreement 67%, 2 rounds",
+        r"^agreement +67%, 2 of 3 seats",
         r"^completed +1\b",
     ],
     "docs/executors.md": [r"6 words", r"TEA OR COFFEE\?"],
