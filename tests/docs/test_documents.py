@@ -39,7 +39,8 @@ NEEDS = {"docs/executors.md": "jq", MANUAL: "openssl"}
 ASK = "--agents demo:bold,demo:careful --rounds 1"
 SHOWS = {
     "README.md": [
-        r"^outcome +consensus, agreement 67%, 2 rounds",
+        r"^agreement +\d+%, \d of 3 seats$",
+        r"^Independent answers$",
         r"^completed +1\b",
     ],
     "docs/executors.md": [r"6 words", r"TEA OR COFFEE\?"],
