@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
+from aragora_q.loose import whole
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -103,8 +104,8 @@ def progress_text(progress: Mapping[str, Any]) -> str:
         return truncate(", ".join(scalars), TEXT_WIDTH)
     parts = [
         debate_phase(progress),
-        f"{progress.get('agents_done', 0)} of {count(progress.get('agents', 0), 'agent')} done",
-        f"{count(progress['tokens'], 'token')} so far" if progress.get("tokens") else "",
+        f"{whole(progress.get('agents_done'))} of {count(whole(progress.get('agents')), 'agent')} done",
+        f"{count(whole(progress['tokens']), 'token')} so far" if progress.get("tokens") else "",
     ]
     return ", ".join(filter(None, parts))
 
