@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
-from aragora_q.report import has_outcome, is_debate, outcome_of
+from aragora_q.loose import whole
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -71,7 +71,7 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
         if job.status is JobStatus.FAILED:
             yield _row("partial", "the job failed before its result was complete")
         yield from result_rows(job)
-    if is_debate(job) and job.attempts:
+    if "question" in job.payload and job.attempts:
         yield _row("details", f"aragora-q show {job.id}")
 
 
@@ -88,6 +88,8 @@ def summary(job: Job) -> str:
 
 def result_rows(job: Job) -> Iterator[str]:
     """Yield the lines of a job's result: of a debate as text, of other jobs as JSON."""
+    from aragora_q.report import has_outcome, outcome_of
+
     if not has_outcome(job):
         yield from _rows("result", json.dumps(job.result, ensure_ascii=False))
         return
@@ -102,8 +104,8 @@ def progress_text(progress: Mapping[str, Any]) -> str:
         return truncate(", ".join(scalars), TEXT_WIDTH)
     parts = [
         debate_phase(progress),
-        f"{progress.get('agents_done', 0)} of {count(progress.get('agents', 0), 'agent')} done",
-        f"{count(progress['tokens'], 'token')} so far" if progress.get("tokens") else "",
+        f"{whole(progress.get('agents_done'))} of {count(whole(progress.get('agents')), 'agent')} done",
+        f"{count(whole(progress['tokens']), 'token')} so far" if progress.get("tokens") else "",
     ]
     return ", ".join(filter(None, parts))
 

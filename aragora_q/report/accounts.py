@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aragora_q.formats import count, dollars
+from aragora_q.loose import mapping, number_or_none, text, texts, whole
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Row, Section, Table
-from aragora_q.report.loose import mapping, number_or_none, text, texts, whole
 
 
 def sections(debate: Debate) -> Iterator[Section]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aragora_q.report.loose import is_number, mapping_or_none, mappings, number_or_none, text, whole
+from aragora_q.loose import is_number, mapping_or_none, mappings, number_or_none, text, whole
 
 CALL = "call/"
 """Begins the name of a checkpoint that holds a call: `call/<phase>.<seat>.<try>`."""

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.formats import count
+from aragora_q.loose import mapping, text, texts, whole
 from aragora_q.report import accounts, outcome, rounds
 from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Notice, Report, Section, Speech, Tone
-from aragora_q.report.loose import mapping, text, texts, whole
 
 MAX_TITLE_CHARS = 150
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.formats import count
+from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole, wholes
 from aragora_q.report.calls import Call, Calls
-from aragora_q.report.loose import mapping, mappings, number_or_none, text, texts, whole, wholes
 
 
 class Debate:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.formats import count, duration, price
+from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole
 from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate, group_of
 from aragora_q.report.document import (
@@ -20,7 +21,6 @@ from aragora_q.report.document import (
     Table,
     Tone,
 )
-from aragora_q.report.loose import mapping, mappings, number_or_none, text, texts, whole
 
 MAX_CELL_CHARS = 80
 """Verdicts are shortened in tables; the list of answers has them in full."""

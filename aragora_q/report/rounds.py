@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from aragora_q.loose import mappings, text, whole, wholes
 from aragora_q.report.calls import Call, Phase
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Block, Notice, Section, Speech, Speeches
-from aragora_q.report.loose import mappings, text, whole, wholes
 
 TITLES = {
     "propose": "Independent answers",

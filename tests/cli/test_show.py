@@ -207,6 +207,24 @@ async def test_status_and_wait_say_what_was_decided(store, run_cli):
             assert part in shown
 
 
+async def test_progress_of_any_form(harness, run_cli):
+    """Progress that another executor reports with a field `phase` is shown, whatever its other fields hold."""
+    session = await harness.worker()
+    await harness.enqueue_payload(ID, {"question": "Tea?", "agents": ["a", "b"]})
+    progress = {
+        "phase": [1],
+        "agents": "x",
+        "agents_done": None,
+        "tokens": {},
+        "round": {},
+        "rounds": [],
+    }
+    await session.report_progress(await harness.start_one(session), {**progress, "tokens": "many"})
+    for command in ("status", "show"):
+        assert run_cli(command, ID).code == 0
+    assert run_cli("list").code == 0
+
+
 async def test_status_of_abstentions_and_of_other_jobs(store, harness, run_cli):
     """Abstentions are counted; a result of another executor is JSON, and has no hint."""
     await store("disagreeing")

@@ -40,6 +40,7 @@ ASK = "--agents demo:bold,demo:careful --rounds 1"
 SHOWS = {
     "README.md": [
         r"^agreement +67%, 2 of 3 seats",
+        r"^Independent answers$",
         r"^completed +1\b",
     ],
     "docs/executors.md": [r"6 words", r"TEA OR COFFEE\?"],
