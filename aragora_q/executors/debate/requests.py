@@ -26,8 +26,10 @@ class Topic:
     """Part of all tags in prompts; no text of the debate contains it."""
     max_words: int = 200
     """Length of an answer that agents are asked for."""
+    max_answer_chars: int = 8_000
+    """Length at which the reasons of an answer are cut."""
     max_points_chars: int = 700
-    """Length of a review."""
+    """Length at which a review is cut."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class Reply:
     """JSON of the form that the request describes, or whatever else was said."""
     is_cut: bool = False
     """True: the text ends where a token limit did."""
+    is_form_enforced: bool = True
+    """False: the form was not enforced by the provider, but asked for in words, or not at all."""
     refused: PermanentError | None = None
     """The model refused, or its provider filtered the reply: the seat drops out, even if there is text."""
     model: str = ""
