@@ -55,7 +55,10 @@ async def check_agents(config: QueueConfig) -> list[Checkup]:
     """Ask each agent of the configuration and of `default_agents`, all at once."""
     names = list(dict.fromkeys([*config.agents, *config.default_agents]))
     registry = AgentRegistry(config)
-    return list(await asyncio.gather(*(_check(registry, name) for name in names)))
+    try:
+        return list(await asyncio.gather(*(_check(registry, name) for name in names)))
+    finally:
+        await registry.close()
 
 
 async def _check(registry: AgentRegistry, name: str) -> Checkup:

@@ -128,6 +128,10 @@ class ModelAgent:
         except Exception as error:  # a library may stumble over anything that a provider sends
             raise faults.translate(error, [self._key]) from error
 
+    async def close(self) -> None:
+        """Close the connections to the provider."""
+        await models.close(self._model)
+
     def prompt_for(self, request: AgentRequest) -> Prompt:
         """Return the prompt for `request`."""
         return prompts.prompt_for(request)
