@@ -1,4 +1,4 @@
-"""Measurements: those of `aragora-q bench`, then memory, a deep backlog, cold starts and fleets.
+"""Measurements: those of `aragora-q bench`, then memory, a deep backlog, cold starts, fleets, model calls.
 
 Called by `benchmarks/run.py`. Every measurement leaves the server of the testbed empty.
 """
@@ -23,6 +23,7 @@ from aragora_q.base import Job
 from aragora_q.bench import CONCURRENCY, Result, Testbed, new_jobs
 from aragora_q.redis.scripts import batched
 from aragora_q.streams.queue import RedisStreamsQueue
+from benchmarks import models
 
 ENQUEUE_BATCH = 10_000
 SETTLE_SECONDS = 0.5
@@ -57,6 +58,7 @@ class Sizes:
     fleet_settle_seconds: float = 3.0
     fleet_divisor: int = 1
     """Fleets have this many times fewer workers than their measurements say."""
+    model_calls: int = 50
 
 
 FULL = Sizes(repeats=7, deep_backlog=1_000_000)
@@ -71,6 +73,7 @@ def run(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     yield from cold_starts(testbed, sizes.starts)
     yield from idle_fleets(testbed, sizes)
     yield from long_jobs(testbed, sizes)
+    yield from models.calls(sizes.repeats, sizes.model_calls)
 
 
 def memory(testbed: Testbed, count: int) -> Iterator[Result]:

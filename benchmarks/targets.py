@@ -52,4 +52,8 @@ TARGETS = {
     "fleet_idle": Target(5, 2.5, lower_is_better=True),
     "long_jobs_small": Target(2, 1, lower_is_better=True),
     "long_jobs_large": Target(2, 1, lower_is_better=True),
+    "call_cpu": Target(3, 2, lower_is_better=True),
+    "call_client": Target(6, 4, lower_is_better=True),
+    "event_cpu": Target(50, 25, lower_is_better=True),
+    "event_client": Target(2, 1.2, lower_is_better=True),
 }

@@ -13,6 +13,7 @@ from aragora_q.cli.options import AsJson, LoadConfig, Yes, with_config
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.doctor.agents import Checkup
     from aragora_q.doctor.checks import Finding
     from aragora_q.doctor.integrity import IntegrityReport
 
@@ -22,6 +23,7 @@ INDENT = 8
 EPILOG = """\b
 Examples:
   aragora-q doctor
+  aragora-q doctor --agents
   aragora-q doctor --repair
 
 \b
@@ -40,6 +42,13 @@ def doctor(
         bool, typer.Option("--repair", help="Repair the data after showing the plan and asking.")
     ] = False,
     yes: Yes = False,
+    agents: Annotated[
+        bool,
+        typer.Option(
+            "--agents",
+            help="Also ask each configured agent, and those of default_agents, for one ballot.",
+        ),
+    ] = False,
     max_time: Annotated[
         float,
         typer.Option(
@@ -65,6 +74,8 @@ def doctor(
     """
     settings = load()
     findings, report = options.run(_check(settings, resume_from, max_time))
+    checkups = _ask_agents(settings) if agents else None
+    findings += [checkup.finding() for checkup in checkups or ()]
     if not as_json:
         _print_findings(findings, report)
     repairable = [finding for finding in findings if finding.remedy.startswith("--repair")]
@@ -75,7 +86,7 @@ def doctor(
         if not as_json:
             _print_findings(repaired, report)
     if as_json:
-        output.json_line(_as_json(findings, report))
+        output.json_line(_as_json(findings, report, checkups))
     return int(any(finding.severity != "note" for finding in findings))
 
 
@@ -89,16 +100,19 @@ def _confirm(kinds: int, *, yes: bool) -> None:
     typer.confirm(f"Repair {output.count(kinds, 'kind')} of problem?", abort=True, err=True)
 
 
-def _as_json(findings: list[Finding], report: IntegrityReport) -> dict[str, Any]:
+def _as_json(
+    findings: list[Finding], report: IntegrityReport, checkups: list[Checkup] | None
+) -> dict[str, Any]:
     """Return the JSON of a check.
 
     `findings` (each `severity` error, warning or note, `check`, `detail`, `remedy`), `jobs_checked`,
-    `resume_from` (null, or the cursor for --resume-from).
+    `resume_from` (null, or the cursor for --resume-from), `agents` (null, or one object per agent asked).
     """
     return {
         "findings": [vars(finding) for finding in findings],
         "jobs_checked": report.jobs,
         "resume_from": report.stopped_at or None,
+        "agents": None if checkups is None else [vars(checkup) for checkup in checkups],
     }
 
 
@@ -133,6 +147,12 @@ async def _check(
     finally:
         await queue.close()
     return [*findings, *checks.of_data(report, repaired=False)], report
+
+
+def _ask_agents(settings: QueueConfig) -> list[Checkup]:
+    from aragora_q.doctor import agents
+
+    return options.run(agents.check_agents(settings))
 
 
 async def _repair(

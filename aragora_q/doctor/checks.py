@@ -16,7 +16,14 @@ from typing import Any, Literal
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRETS, read_sources
 from aragora_q.doctor.integrity import EXAMPLES, MAX_EXAMPLES, PROBLEMS, IntegrityReport
-from aragora_q.errors import AccessDenied, AragoraQError, UnsupportedServer, nearest
+from aragora_q.errors import (
+    AccessDenied,
+    AragoraQError,
+    InvalidPayload,
+    UnsupportedServer,
+    nearest,
+)
+from aragora_q.executors.debate.agents import only_model
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
@@ -59,7 +66,12 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         RedisUnreachable: no server answers.
         AccessDenied: the server refused the credentials.
     """
-    for finding in (*_of_settings(queue.config), *_of_environment(), *_of_unit(queue.config)):
+    for finding in (
+        *_of_settings(queue.config),
+        *_of_agents(queue.config),
+        *_of_environment(),
+        *_of_unit(queue.config),
+    ):
         yield finding
     info = await queue.connection.execute("INFO")
     server = ServerInfo.from_info(info)
@@ -301,6 +313,25 @@ def _of_settings(config: QueueConfig) -> Iterator[Finding]:
                 f"the API key of agent {name} ({agent.api_key_env}) is not set on this host",
                 "set it on the hosts that run workers",
             )
+
+
+def _of_agents(config: QueueConfig) -> Iterator[Finding]:
+    names = config.default_agents or tuple(config.agents)
+    if config.executor != "debate" or not names:
+        return
+    try:
+        model = only_model(names, config)
+    except InvalidPayload as error:
+        yield Finding("error", "agents", str(error), error.hint)
+        return
+    if model is not None:
+        which = "default_agents" if config.default_agents else "the configured agents"
+        yield Finding(
+            "warning",
+            "agents",
+            f"{which} are one model, {model}: it will agree with itself, also where it is wrong",
+            "configure agents of several models",
+        )
 
 
 def _of_environment() -> Iterator[Finding]:

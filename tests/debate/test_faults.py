@@ -125,11 +125,19 @@ def redirect(handler):
 
 
 @pytest.fixture
-def new_agent():
-    """A model agent for an entry of `[agents]`."""
+async def new_agent():
+    """Builds model agents for entries of `[agents]`."""
     from aragora_q.executors.debate.llm import ModelAgent
 
-    return lambda entry, key=KEY: ModelAgent("tested", AgentConfig(**entry), key)
+    built = []
+
+    def build(entry, key=KEY):
+        built.append(ModelAgent("tested", AgentConfig(**entry), key))
+        return built[-1]
+
+    yield build
+    for agent in built:
+        await agent.close()
 
 
 @EACH_API

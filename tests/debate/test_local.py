@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.memory_session import MemorySession
@@ -31,31 +32,77 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
     """Two seats, one round: cut off after the proposals; the next attempt asks only for the rest."""
     from aragora_q.errors import AgentUnavailable
     from aragora_q.executors.debate.llm import ModelAgent
-    from aragora_q.executors.debate.requests import Propose
+    from aragora_q.executors.debate.requests import PLAIN, Propose
 
     asked = []
     reply = ModelAgent.reply
 
-    async def counted(self, task):
+    async def counted(self, task, manner=PLAIN):
         if broken and not isinstance(task, Propose):
             raise AgentUnavailable("cut off")
         asked.append(type(task).__name__)
-        return await reply(self, task)
+        return await reply(self, task, manner)
 
     monkeypatch.setattr(ModelAgent, "reply", counted)
     fields = {"agents": ["local:smollm2"] * 2, "rounds": 1, "session": MemorySession()}
     broken = True
     await run_debate(**fields)
-    assert asked == ["Propose"] * 2
+    proposed = asked.count("Propose")
+    assert proposed >= 2
     broken = False
     outcome, _, result = await run_debate(**fields)
     assert isinstance(outcome, Completed)
-    assert asked.count("Propose") == 2
+    assert asked.count("Propose") == proposed
     assert result["participants"] == ["local:smollm2"] * 2
     assert result["token_usage"]["requests"] == len(asked)
     assert result["token_usage"]["output_tokens"] > 0
     assert result["final_answer"]
-    assert result["error"] is None
+
+
+async def test_the_settings_of_a_local_model_are_the_same_in_every_process(smollm2, monkeypatch):
+    """Its address is another one each time; a resumed debate must not take it for another model."""
+    from aragora_q.config.settings import AgentConfig
+    from aragora_q.executors.debate.local import agent, server
+
+    digests = set()
+    for port in (1, 2):
+        service = SimpleNamespace(
+            server=SimpleNamespace(listening_address=f"http://127.0.0.1:{port}")
+        )
+        monkeypatch.setattr(
+            server, "_services", {"smollm2": SimpleNamespace(**vars(service), key="k")}
+        )
+        made = agent.create("mine", AgentConfig(model="local:smollm2"))
+        digests.add((made.model, made.settings))
+        await made.close()
+    assert len(digests) == 1
+
+
+async def test_three_protocols_of_a_real_server(smollm2):
+    """Chat completions, Responses and Messages of llama.cpp: text, tokens and model, streamed and whole."""
+    from aragora_q.config.settings import AgentConfig
+    from aragora_q.executors.debate.llm import ModelAgent
+    from aragora_q.executors.debate.local import server
+    from aragora_q.executors.debate.requests import Answer, Propose, Topic, Vote
+
+    address, key = server.connect("smollm2", AgentConfig(model="local:smollm2"))
+    topic = Topic("Is tea better than coffee?", nonce="QZXWV", max_words=20)
+    ballot = Vote(topic, {"KRTS": Answer("Yes."), "LPMN": Answer("No.")})
+    for prefix in ("openai-chat", "openai", "anthropic"):
+        base_url = address.base_url.removesuffix("/v1" if prefix == "anthropic" else "")
+        for stream in (True, False):
+            config = AgentConfig(
+                model=f"{prefix}:smollm2", base_url=base_url, stream=stream, max_tokens=12,
+                timeout_seconds=100,
+            )  # fmt: skip
+            agent = ModelAgent("tested", config, key)
+            reply = await agent.reply(Propose(topic) if stream else ballot)
+            assert reply.text.strip()
+            assert reply.input_tokens > 50
+            assert 0 < reply.output_tokens <= 13
+            assert reply.model
+            assert (reply.refused, reply.cost_usd) == (None, None)
+            await agent.close()
 
 
 async def test_a_missing_model_costs_its_seats_and_says_what_to_do(run_debate, monkeypatch):

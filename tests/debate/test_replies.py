@@ -160,8 +160,7 @@ def test_any_reply_is_a_value_or_unusable(request, said, is_cut):
     """Whatever a model sends: JSON data that the journal can hold, or a reason; nothing else is raised."""
     try:
         value = read(request, said, is_cut=is_cut)
-    except Unusable as error:
-        assert str(error)
+    except Unusable:
         return
     json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     assert "c0ffee11" not in str(value)

@@ -175,6 +175,12 @@ class AgentRegistry:
             self._evict()
         return agent
 
+    async def close(self) -> None:
+        """Close the connections of all agents."""
+        for agent in self._agents.values():
+            if (close := getattr(agent, "close", None)) is not None:
+                await close()
+
     def _evict(self) -> None:
         """Drop the least recently used models beyond MAX_CACHED_MODELS; configured ones stay."""
         evictable = [name for name in self._agents if name not in self._config.agents]

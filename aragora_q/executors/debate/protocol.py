@@ -28,12 +28,14 @@ from aragora_q.executors.debate.requests import Discuss, Propose, Review, Revise
 from aragora_q.executors.debate.vote import Election
 from aragora_q.job import DebateJobPayload, DebateResult
 
-LAST_ROUND_START = 0.8
-"""Share of `timeout_seconds` after which no new round starts."""
+ROUNDS_SHARE = 0.8
+"""Share of `timeout_seconds` after which rounds end; the rest is for the vote."""
 
 DECISION_SHARE = 0.05
-MIN_DECISION_SECONDS = 0.1
-"""Part of `timeout_seconds` that is kept to decide with the votes that are there."""
+MIN_DECISION_SECONDS = 0.3
+"""Part of `timeout_seconds` that is kept to decide with the votes that are there, before the worker's own
+limit. At most half of it.
+"""
 
 CHARS_PER_WORD = 40
 """Characters kept per word that was asked for: an answer is cut only far beyond its length."""
@@ -101,7 +103,7 @@ class Debate:
         limit = self._payload.timeout_seconds
         if limit is None:
             return None
-        kept = max(limit * DECISION_SHARE, MIN_DECISION_SECONDS)
+        kept = min(max(limit * DECISION_SHARE, MIN_DECISION_SECONDS), limit / 2)
         return limit - kept - self._journal.running_seconds()
 
     async def _debate(self, topic: Topic, *, is_closing: bool) -> DebateResult:
@@ -125,7 +127,11 @@ class Debate:
         outcome = Outcome(self._job.id, payload, topic, self._journal, seats, rounds.answers)
         outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
         if payload.consensus != "none":
-            await Election(payload, topic, seats, rounds.answers, rounds.reviews).hold(outcome)
+            is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
+            election = Election(
+                payload, topic, seats, rounds.answers, rounds.reviews, are_decisive=is_settled
+            )
+            await election.hold(outcome)
             if outcome.decision.winner is None:
                 raise PermanentError(
                     f"no seat could vote: {outcome.reasons_not_to_vote()}",
@@ -158,7 +164,7 @@ class Rounds:
         await self._propose(range(len(self._payload.agents)))
         hold_round = self._discuss if self._topic.form.is_closed else self._review_and_revise
         for number in range(1, self._payload.max_rounds + 1):
-            reason = self._reason_to_end() or await self._limit_reached(number)
+            reason = self._reason_to_end() or await self._limit_reached(self._first_phase(number))
             if reason is None:
                 self.used = number
                 reason = await hold_round(number)
@@ -166,6 +172,9 @@ class Rounds:
                 self.ended_by = reason
                 return
         self.ended_by = self._reason_to_end() or "rounds"
+
+    def _first_phase(self, number: int) -> Phase:
+        return Phase("discuss" if self._topic.form.is_closed else "review", number)
 
     def _reason_to_end(self) -> str | None:
         if self._seats.is_incomplete:
@@ -191,7 +200,7 @@ class Rounds:
 
     async def _review_and_revise(self, number: int) -> str | None:
         """Hold a round in text form; return why it is the last one, if it is."""
-        names, phase = self._draw_labels(), Phase("review", number)
+        names, phase = self._draw_labels(), self._first_phase(number)
         requests = {
             seat: Review(self._topic, self.answers.labeled(names, str(phase), seat))
             for seat in self._seats.active
@@ -222,13 +231,14 @@ class Rounds:
         if self._seats.is_incomplete:
             return "timeout"  # with the answers that were reviewed
         has_moved = self._update(found)
-        self.reviews = {}
+        if has_moved:
+            self.reviews = {}
         return None if has_moved or not self._is_auto else "unchanged"
 
     async def _discuss(self, number: int) -> str | None:
         """Hold a round in a closed form; return why it is the last one, if it is."""
         await self._escalate(number)
-        names, phase = self._draw_labels(), Phase("discuss", number)
+        names, phase = self._draw_labels(), self._first_phase(number)
         requests = {
             seat: Discuss(
                 self._topic,
@@ -276,28 +286,29 @@ class Rounds:
         wants_to_stop = all(review["stop"] for review in reviews)
         return is_complete and wants_to_stop and len(best) == 1 and None not in best
 
-    async def _limit_reached(self, number: int) -> str | None:
-        """Return which limit forbids another round and the vote; None if none does.
+    async def _limit_reached(self, phase: Phase) -> str | None:
+        """Return which limit forbids a phase and the vote after it; None if none does.
 
-        A round that has begun continues. The decision is kept: after a requeue, too, the vote follows.
+        A phase that has begun continues. The decision is kept: after a requeue, too, the vote follows.
         """
-        if self._journal.has_begun(f"r{number}."):
+        if self._journal.has_begun(f"{phase}."):
             return None
-        name = f"decision/before_round_{number}"
+        name = f"decision/before_{phase}"
         if note := self._journal.find_note(name):
             return str(note["ended_by"])
-        if limit := self._limit_ahead(number):
+        if limit := self._limit_ahead(phase):
             await self._journal.note(name, {"ended_by": limit})
         return limit
 
-    def _limit_ahead(self, number: int) -> str | None:
-        payload, tokens, cost = self._payload, self._journal.tokens(), self._journal.cost_usd()
+    def _limit_ahead(self, phase: Phase) -> str | None:
+        payload = self._payload
         limit = payload.timeout_seconds
-        if limit is not None and self._journal.running_seconds() > limit * LAST_ROUND_START:
+        if limit is not None and self._journal.running_seconds() > limit * ROUNDS_SHARE:
             return "timeout"
-        if payload.max_tokens is None and payload.max_cost_usd is None:
-            return None
-        ahead = self._expected_tokens(number)
+        if phase.name == "revise" or (payload.max_tokens is None and payload.max_cost_usd is None):
+            return None  # the round was found to fit as a whole
+        tokens, cost = self._journal.tokens(), self._journal.cost_usd()
+        ahead = self._expected_tokens(phase.round)
         if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
             return "max_tokens"
         expected_cost = cost + cost / max(tokens, 1) * ahead

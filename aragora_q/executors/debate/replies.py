@@ -194,9 +194,8 @@ def _confidence(value: Any) -> int | None:
         value = float(match[0]) if match else None
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    if 0 < value <= 1:
-        value *= 100
-    return round(min(100, max(0, value)))
+    percent: float = value * 100 if 0 < value <= 1 else value
+    return round(min(100, max(0, percent)))
 
 
 def _required(data: Value | None) -> Value:

@@ -19,7 +19,10 @@ Votes = dict[int, SeatVote]
 
 
 class Election:
-    """The vote on the answers of a debate. `reviews` are those of the current answers, if there are any."""
+    """The vote on the answers of a debate.
+
+    `reviews` are those of the current answers, if there are any; `are_decisive`: they ended the rounds.
+    """
 
     def __init__(
         self,
@@ -28,12 +31,15 @@ class Election:
         seats: Participants,
         answers: Answers,
         reviews: Mapping[int, Value],
+        *,
+        are_decisive: bool,
     ) -> None:
         self._payload = payload
         self._topic = topic
         self._seats = seats
         self._answers = answers
         self._reviews = reviews
+        self._are_decisive = are_decisive
         self._options = answers.options()
         self._outsider = len(payload.agents) + len(payload.escalate)
 
@@ -52,15 +58,17 @@ class Election:
         """Return the votes by seat, and what the voters say about equal answers.
 
         A vote that is known is not asked for: verdicts of a closed form are votes; all options may be one;
-        and reviews count as votes, if they ended the rounds, or if time was up before the vote.
+        and reviews that ended the rounds are votes. Reviews count, too, if time was up before any vote.
         """
         if self._topic.form.is_closed or len(self._options) <= 1:
             return self._own_votes(), []
-        if self._reviews:
+        if self._are_decisive:
             return self._votes_by_reviews()
         found = {
             seat: value for seat, value in (await self._ballots()).items() if value is not None
         }
+        if self._seats.is_incomplete and not found:
+            return self._votes_by_reviews()
         votes = {
             seat: SeatVote(value["choice"], value["confidence"], value["reason"])
             for seat, value in found.items()

@@ -120,20 +120,27 @@ class ModelAgent:
         """
         prompt = self.prompt_for(request)
         try:
-            reply = self._judged(await self._ask(prompt, manner, self.way(prompt.form, manner)))
-            is_in_words = self.way(prompt.form, manner).structure == "prompted"
-            return replace(reply, is_form_enforced=prompt.form is not None and not is_in_words)
+            response, way = await self._ask(prompt, manner, self._way(prompt.form, manner))
+            is_enforced = prompt.form is not None and way.structured != "prompted"
+            return replace(self._judged(response), is_form_enforced=is_enforced)
         except AragoraQError:
             raise
         except Exception as error:  # a library may stumble over anything that a provider sends
             raise faults.translate(error, [self._key]) from error
 
+    async def close(self) -> None:
+        """Close the connections to the provider."""
+        await models.close(self._model)
+
     def prompt_for(self, request: AgentRequest) -> Prompt:
         """Return the prompt for `request`."""
         return prompts.prompt_for(request)
 
-    def way(self, form: Form | None, manner: Manner = PLAIN) -> Way:
-        """Return how a request of `form` is sent."""
+    def way_of(self, request: AgentRequest, manner: Manner = PLAIN) -> Way:
+        """Return how `request` is sent, after what earlier replies taught."""
+        return self._way(self.prompt_for(request).form, manner)
+
+    def _way(self, form: Form | None, manner: Manner) -> Way:
         if form is None or manner.prompted or self._structured == "prompted":
             return Way(self._streams, PLAIN_TEXT)
         key = _text_of(form.schema)
@@ -147,16 +154,17 @@ class ModelAgent:
         """Return what serves the model, for the digest of the settings."""
         return str(self._model.base_url)
 
-    async def _ask(self, prompt: Prompt, manner: Manner, way: Way) -> ModelResponse:
+    async def _ask(self, prompt: Prompt, manner: Manner, way: Way) -> tuple[ModelResponse, Way]:
+        """Return the response, and the way in which the request was sent at last."""
         try:
-            return await self._call(prompt, manner, way)
+            return await self._call(prompt, manner, way), way
         except ModelRequestRejectedError as error:
             other = _other_way(way, error)
             if other is None:
                 raise
-            response = await self._ask(prompt, manner, other)
-            self._learn(prompt.form, other, error)
-            return response
+            response, used = await self._ask(prompt, manner, other)
+            self._learn(prompt.form, used, error)
+            return response, used
 
     def _learn(self, form: Form | None, way: Way, error: Exception) -> None:
         """Keep to a way that worked after `error`."""

@@ -87,6 +87,13 @@ def _is_known_client(client: object) -> bool:
     )
 
 
+async def close(model: Model) -> None:
+    """Close the connections of a model's client."""
+    closing = getattr(getattr(model, "client", None), "close", None)
+    if inspect.isawaitable(done := closing() if closing else None):
+        await done
+
+
 def key_of(model: Model) -> str | None:
     """Return the API key that a model's client uses, wherever it found it."""
     key = getattr(getattr(model, "client", None), "api_key", None)
