@@ -147,6 +147,7 @@ def test_a_reply_of_the_form_can_be_read(request_):
     values = {
         "answer": verdict.get(request_.topic.form.kind, "tea"), "confidence": 80, "stop": True,
         "same_as": [["KXTV", "MPRS"]], "changed": True, "choice": "KXTV", "best": "KXTV",
+        "points": "This answer does not say what tea costs.",
     }  # fmt: skip
     for prompt in (prompt_for(request_), local_prompts.prompt_for(request_)):
         text = "Tea is better. It is warm."
