@@ -14,6 +14,7 @@ from itertools import count as count_from
 from aragora_q.executors.debate.consensus import stable_hash
 
 NONCE_BYTES = 4
+NOT_ALPHANUMERIC = bytes(code for code in range(128) if not chr(code).isalnum())
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 """Letters of labels: consonants, so that labels are not words."""
 FIRST_LETTERS = "FGHJKLMNPQRSTVWXZ"
@@ -33,8 +34,9 @@ def draw_nonce(*material: str) -> str:
 
 def contains(text: str, nonce: str) -> bool:
     """Return True if `text` contains `nonce`, in any case, or with other characters between its own."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return nonce in "".join(filter(str.isalnum, plain))
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    bare = plain.casefold().encode("ascii", "ignore").translate(None, NOT_ALPHANUMERIC)
+    return nonce.encode() in bare
 
 
 def labels(nonce: str, scope: str, count: int, material: str) -> list[str]:
@@ -53,11 +55,16 @@ def labels(nonce: str, scope: str, count: int, material: str) -> list[str]:
 def order(nonce: str, phase: str, reader: int, count: int) -> list[int]:
     """Return the order in which `reader` sees `count` answers in `phase`.
 
-    The orders of `count` readers are a Latin square: each answer stands at each place once.
+    The orders of `count` readers are a Latin square: each answer stands at each place once. If the
+    answers are the readers' own and their number is odd, each place has the reader's own answer once,
+    too; else, on average over all debates.
     """
-    base = sorted(range(count), key=lambda answer: stable_hash(nonce, phase, answer))
-    start = reader % max(1, count)
-    return base[start:] + base[:start]
+    if not count:
+        return []
+    drawn = sorted(range(count), key=lambda answer: stable_hash(nonce, phase, answer))
+    # Drawn separately, so that no seat sees its own answer at the same place in all debates.
+    shift = drawn[reader % count] + int(stable_hash(nonce, phase, "shift"), 16)
+    return sorted(range(count), key=lambda answer: (drawn[answer] + shift) % count)
 
 
 def _candidates(first: str, nonce: str, scope: str) -> Iterator[str]:
