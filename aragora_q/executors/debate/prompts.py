@@ -166,38 +166,17 @@ def form_of(request: AgentRequest) -> Form:
 
 def object_form(name: str, properties: dict[str, dict[str, Any]]) -> Form:
     """Return the form of an object with `properties`, all required. `answer` is a verdict's own schema."""
-    answer = _moved(properties.get("answer", {}))
-    definitions = {key: answer.pop(key) for key in ("$defs", "definitions") if key in answer}
-    if answer:
-        properties = {**properties, "answer": answer}
     schema = {
         "type": "object",
         "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
-        **definitions,
     }
+    if "$defs" in properties.get("answer", {}):
+        answer = dict(properties["answer"])
+        schema["$defs"] = answer.pop("$defs")  # references begin at the top of the form
+        schema["properties"] = {**properties, "answer": answer}
     return Form(name, schema)
-
-
-def _moved(schema: Any) -> Any:
-    """Return a copy of a verdict's schema whose references are right where it is a part of a form.
-
-    Its definitions move to the form, because providers look for them only there.
-    """
-    if isinstance(schema, list):
-        return [_moved(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {name: _moved(each) for name, each in schema.items()}
-    ref = schema.get("$ref")
-    if ref == "#" or (
-        isinstance(ref, str)
-        and ref.startswith("#/")
-        and not ref.startswith(("#/$defs/", "#/definitions/"))
-    ):
-        moved["$ref"] = f"#/properties/answer{ref[1:]}"
-    return moved
 
 
 def _reply(topic: Topic, form: Form) -> str:

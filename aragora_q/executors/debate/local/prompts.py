@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from aragora_q.executors.debate.prompts import TEXT, Prompt, object_form
+from aragora_q.executors.debate.prompts import Prompt, object_form
 from aragora_q.executors.debate.requests import (
     AgentRequest,
     Answer,
@@ -29,6 +30,12 @@ CLOSED = {
     "schema": "Answer with JSON.",
 }
 
+SENTENCE: dict[str, Any] = {
+    "type": "string",
+    "pattern": "^This answer [a-z][A-Za-z0-9 ,'-]{15,200}[.]$",
+}
+"""Of a text without a pattern, a small model writes fragments of JSON and code instead."""
+
 
 def prompt_for(request: AgentRequest) -> Prompt:
     """Return the prompt for `request`.
@@ -43,7 +50,9 @@ def prompt_for(request: AgentRequest) -> Prompt:
             return _answer(topic, (), PROPOSE)
         case Review(_, answers):
             lines = [_line("Someone answered", topic, each) for each in answers.values()][:1]
-            return Prompt("", _text(topic, lines, REVIEW), object_form("review", {"points": TEXT}))
+            return Prompt(
+                "", _text(topic, lines, REVIEW), object_form("review", {"points": SENTENCE})
+            )
         case Revise(_, answers, own) | Discuss(_, answers, own):
             others = [each for label, each in answers.items() if label != own][:1]
             lines = [_line("One answer", topic, answers[own])]
