@@ -437,17 +437,19 @@ def _unaccented(text: str) -> str:
 
 
 @cache
-def _rules() -> list[tuple[str, list[str], re.Pattern[str]]]:
-    """Return the phrases, compiled: not at import, because most processes never need them."""
-    return [
-        (
-            why,
-            _unaccented(words).split("|"),
-            re.compile("|".join(map(_unaccented, patterns)), re.MULTILINE),
-        )
-        for why, phrases in _PHRASES.items()
-        for words, *patterns in phrases
-    ]
+def _rules(*, is_ascii: bool) -> list[tuple[str, list[str], re.Pattern[str]]]:
+    """Return the phrases, compiled: not at import, because most processes never need them.
+
+    With `is_ascii`, only those that a text of ASCII may contain.
+    """
+    rules = []
+    for why, phrases in _PHRASES.items():
+        for words, *patterns in phrases:
+            found = [word for word in _unaccented(words).split("|") if word.isascii() or not is_ascii]
+            if found:
+                pattern = re.compile("|".join(map(_unaccented, patterns)), re.MULTILINE)
+                rules.append((why, found, pattern))
+    return rules
 
 
 _QUOTED_MENTION = re.compile(
@@ -497,7 +499,7 @@ def flags(text: str) -> list[str]:
 
 def _matches(views: Iterable[str]) -> Iterator[str]:
     for view in views:
-        for why, words, pattern in _rules():
+        for why, words, pattern in _rules(is_ascii=view.isascii()):
             if any(word in view for word in words) and pattern.search(view):
                 yield why
         tags = view.replace("< /", "</")
