@@ -54,10 +54,23 @@ SOURCES = (
 
 EXAMPLE_AGENTS = """\
 # [agents]
-# claude = "anthropic:claude-sonnet-4-5"
+# claude = "anthropic:claude-sonnet-5-5"
+#
+# [agents.thinker]
+# model = "openai:gpt-6.1-terra"
+# effort = "high"             # off, minimal, low, medium, high, xhigh or max
+# temperature = 1.0
+# seed = 7
+# service_tier = "flex"       # auto, default, flex or priority
+# structured = "auto"         # auto, native (JSON schema), tool or prompted (in words)
+# stream = true
+# store = false               # let OpenAI store the replies
+# timeout_seconds = 120       # of silence
+# call_timeout_seconds = 900  # of a whole call
+# max_tokens = 8_000          # including thinking
 #
 # [agents.local]
-# model = "openai:name-of-the-model"
+# model = "openai-chat:name-of-the-model"
 # base_url = "http://127.0.0.1:8080/v1"
 # api_key_env = "LOCAL_KEY"
 """

@@ -40,7 +40,7 @@ from aragora_q.errors import (
     WorkerUnable,
 )
 from aragora_q.executors import debate
-from aragora_q.executors.debate import replies
+from aragora_q.executors.debate import keys, replies
 from aragora_q.executors.debate.requests import Answer, Manner, Propose, Topic, Vote
 
 # A model keeps its connections for as long as its process runs.
@@ -524,7 +524,7 @@ async def test_one_broken_provider_costs_one_seat(new_stub, run_debate):
     assert outcome.error.startswith("AgentUnavailable: bad: ")
     _, _, result = await run_debate(**names, session=session, attempts=3)
     assert result["participants"] == ["ok0", "ok1", "ok2"]
-    assert "bad dropped out (propose: " in result["error"]
+    assert "bad dropped out (propose): " in result["error"]
 
 
 @pytest.mark.parametrize("error", [IndexError("list"), RecursionError(), MemoryError()], ids=repr)
@@ -536,7 +536,7 @@ async def test_an_agent_that_raises_anything_costs_one_seat(
         ann=saying("tea"), bob=saying("tea"), cyd=saying("tea"), dan=failing(error, Propose)
     )
     _, _, result = await run_debate(agents=list(seats), rounds=0, attempts=3)
-    assert f"dan dropped out (propose: unusable reply: {type(error).__name__}" in result["error"]
+    assert f"dan dropped out (propose): unusable reply: {type(error).__name__}" in result["error"]
 
 
 async def test_an_agent_that_cannot_be_built_costs_one_seat(run_debate, monkeypatch):
@@ -549,7 +549,7 @@ async def test_an_agent_that_cannot_be_built_costs_one_seat(run_debate, monkeypa
     monkeypatch.setattr(agents, "_build_agent", broken)
     names = ["demo:bold", "demo:careful", "demo:curious", "mistral:m"]
     _, _, result = await run_debate(agents=names, rounds=0, attempts=3)
-    assert "mistral:m dropped out (propose: mistral:m cannot be built" in result["error"]
+    assert "mistral:m dropped out (propose): mistral:m cannot be built" in result["error"]
 
 
 async def test_no_room_for_a_connection_is_the_workers_trouble(new_agent, stub, monkeypatch):
@@ -582,10 +582,10 @@ async def test_blanks_around_a_key_do_not_matter(monkeypatch, stub, run_debate, 
     agents = {"ann": stub.agent(api), "bob": stub.agent(api, "n")}
     _, _, result = await run_debate(agents=list(agents), rounds=0, settings={"agents": agents})
     assert result["participants"] == ["ann", "bob"]
-    keys = {
+    sent = {
         call["headers"].get("x-api-key") or call["headers"]["authorization"] for call in stub.asked
     }
-    assert {name.removeprefix("Bearer ") for name in keys} == {"sk-good"}
+    assert {name.removeprefix("Bearer ") for name in sent} == {"sk-good"}
 
 
 def test_keys_that_the_providers_client_reads_are_checked_too(monkeypatch):
@@ -651,3 +651,20 @@ async def test_a_date_to_retry_after_counts_from_the_providers_clock(
     with pytest.raises(RetryLater) as caught:
         await new_agent(stub.agent(api)).reply(PROPOSE)
     assert caught.value.delay_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("skepticism about sk-proj-0123456789", "skepticism about ***"),
+        ("Authorization: Bearer abc.def/ghi=", "Authorization: Bearer ***"),
+        ("GET https://x.example/v1?key=AB12&alt=sse", "GET https://x.example/v1?key=***&alt=sse"),
+        ("https://user:word@x.example/v1", "https://***@x.example/v1"),
+        ("AIzaSyA0123456789 is not valid", "*** is not valid"),
+        ("gsk_0123456789abc, hf_0123456789abc", "***, ***"),
+        ("model gpt-6.1-terra: risk-averse tokens", "model gpt-6.1-terra: risk-averse tokens"),
+    ],
+)
+def test_what_looks_like_a_key_is_masked(text, masked):
+    """Forms of keys that providers use, in messages of any kind; ordinary words stay."""
+    assert keys.mask(text) == masked

@@ -9,7 +9,7 @@ import pytest
 
 import aragora_q
 from aragora_q import errors
-from aragora_q.config.settings import QueueConfig
+from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.config.sources import override_file
 from tools import gen_docs
 
@@ -27,13 +27,22 @@ def test_the_sample_changes_nothing():
 
 def test_the_sample_states_the_defaults(tmp_path):
     """Uncommenting every line that has a value changes no setting."""
-    plain = re.sub(r"^# (\w+ = .+)$", r"\1", gen_docs.sample(), flags=re.MULTILINE)
-    plain = re.sub(r"^(claude|model|base_url|api_key_env) = .*$", "", plain, flags=re.MULTILINE)
+    settings = gen_docs.sample().partition("# [agents]")[0]
+    plain = re.sub(r"^# (\w+ = .+)$", r"\1", settings, flags=re.MULTILINE)
     (tmp_path / "all.toml").write_text(plain)
     assert len(tomllib.loads(plain)) > 15
     defaults = QueueConfig()
     with override_file(tmp_path / "all.toml"):
         assert QueueConfig() == defaults
+
+
+def test_the_sample_names_every_setting_of_an_agent():
+    """Uncommented, its agents are valid, and every key of the table occurs."""
+    agents = "# [agents]" + gen_docs.sample().partition("# [agents]")[2]
+    table = tomllib.loads(re.sub(r"^# ?", "", agents, flags=re.MULTILINE))["agents"]
+    config = QueueConfig(agents=table)
+    used = {name for agent in config.agents.values() for name in agent.model_fields_set}
+    assert used == set(AgentConfig.model_fields)
 
 
 def test_the_sample_names_every_setting():

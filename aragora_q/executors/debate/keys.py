@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from aragora_q.config.settings import AgentConfig
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.providers import split_model
 
-VARIABLES = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
+VARIABLES = {
+    "anthropic": "ANTHROPIC_API_KEY",
+    **dict.fromkeys(("openai", "openai-chat", "openai-responses"), "OPENAI_API_KEY"),
+}
 """Where the providers of the built-in names find their API keys."""
 
 MASK = "***"
 MIN_SECRET_CHARS = 6
-"""Shorter values of variables are not masked: they are no keys, and words of messages contain them."""
+"""Shorter values are not masked: they are no keys, and words of messages contain them."""
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRETS = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|r8|pplx|nvapi|AIza|ya29|eyJ)[-_.A-Za-z0-9*\u2026]{8,}"  # forms of keys
-    r"|(?<=bearer )[^\s'\",;]+|(?<=bearer: )[^\s'\",;]+"
-    r"|(?<=key=)[^\s&'\"]+|(?<=token=)[^\s&'\"]+|(?<=://)[^/\s@]+(?=@)",
-    re.IGNORECASE,
+    r"\b(?:(?:sk|pk|rk|gsk|xai|hf|r8|pplx|nvapi)[-_]|AIza|ya29\.|eyJ)[-_.A-Za-z0-9*\u2026]{8,}"  # forms of keys
+    r"|(?i:(?<=bearer )|(?<=bearer: )|(?<=key=)|(?<=token=)|(?<=api-key: ))[^\s'\",;&]+"
+    r"|(?<=://)[^/\s@]+(?=@)"
 )
 
 
@@ -55,10 +58,11 @@ def read(variable: str, config: AgentConfig) -> str:
 
 def mask(text: str, known: Iterable[str | None] = ()) -> str:
     """Return `text` without keys: those in `known`, those in the environment, and what looks like one."""
-    environment = (value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name))
-    secrets = {key for key in known if key} | {
-        value for value in environment if len(value) >= MIN_SECRET_CHARS
+    environment = [value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    secrets = {
+        secret for secret in (*known, *environment) if secret and len(secret) >= MIN_SECRET_CHARS
     }
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+    written = {form for secret in secrets for form in (secret, repr(secret)[1:-1], quote(secret))}
+    for form in sorted(written, key=len, reverse=True):
+        text = text.replace(form, MASK)
     return _SECRETS.sub(MASK, text)

@@ -27,7 +27,7 @@ from aragora_q.retry import describe
 logger = get_logger(__name__)
 
 OWN_STREAMS = frozenset({"openai-codex", "openai-chatgpt", "github-copilot"})
-"""Providers whose models stream in a way of their own."""
+"""Providers whose models stream differently."""
 
 
 def build(config: AgentConfig, key: str | None) -> tuple[Model, bool]:
