@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from itertools import permutations
 from typing import Any
 
@@ -254,15 +255,20 @@ TABLES = {
 }
 
 
+@cache
+def _measured(name: str) -> str:
+    return "\n".join(TABLES[name]())
+
+
 def page(text: str) -> str:
     """Return docs/debates.md with its tables measured again."""
-    for name, measure in TABLES.items():
+    for name in TABLES:
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, found, rest = text.partition(begin)
         _, has_end, after = rest.partition(end)
         if not (found and has_end):
             raise SystemExit(f"docs/debates.md: no lines {begin.strip()} and {end}")
-        rows = "\n".join(measure())
+        rows = _measured(name)
         text = f"{before}{begin}\n{rows}\n\n{end}{after}"
     return text
 

@@ -144,7 +144,10 @@ def reply_to(handler, ignores_schemas=False):
     if schema is None:
         schema = schema_in_words(body)
     if schema is not None:
-        text = json.dumps(filled(schema, "".join(strings(body))))
+        value = filled(schema, "".join(strings(body)))
+        if isinstance(value.get("answer"), str):
+            value["answer"] = text  # each model's own
+        text = json.dumps(value)
     return REPLIES[api](body["model"], text, tool=tool)
 
 

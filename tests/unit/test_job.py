@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aragora_q import codec
+from aragora_q.answer_form import is_blank
 from aragora_q.base import Job
 from aragora_q.errors import InvalidPayload
 from aragora_q.job import (
@@ -52,7 +53,7 @@ def test_defaults_are_as_specified():
 
 payloads = st.fixed_dictionaries(
     {
-        "question": st.text(min_size=1, max_size=50).filter(str.strip),
+        "question": st.text(min_size=1, max_size=50).filter(lambda text: not is_blank(text)),
         "agents": st.lists(st.sampled_from(["claude", "gpt", "demo:a"]), min_size=2, max_size=16),
     },
     optional={
@@ -61,7 +62,8 @@ payloads = st.fixed_dictionaries(
         "timeout_seconds": st.integers(1, 10_000) | st.floats(0.1, 1e6),
         "metadata": st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5)),
     },
-)
+).map(lambda data: data | ({"judge": "eve"} if data.get("consensus") in JUDGED else {}))
+JUDGED = ("judge", "synthesis")
 
 
 @given(payloads)

@@ -445,7 +445,9 @@ def _rules(*, is_ascii: bool) -> list[tuple[str, list[str], re.Pattern[str]]]:
     rules = []
     for why, phrases in _PHRASES.items():
         for words, *patterns in phrases:
-            found = [word for word in _unaccented(words).split("|") if word.isascii() or not is_ascii]
+            found = [
+                word for word in _unaccented(words).split("|") if word.isascii() or not is_ascii
+            ]
             if found:
                 pattern = re.compile("|".join(map(_unaccented, patterns)), re.MULTILINE)
                 rules.append((why, found, pattern))
