@@ -70,7 +70,7 @@ class Client(httpx2.AsyncClient):
         """Send a request as the base class does, and collect the response if it is a stream of events."""
         response = await super().send(request, stream=True, **options)
         try:
-            if response.is_success and _is_of_events(response):
+            if not stream and response.is_success and _is_of_events(response):
                 return _complete(response, await _collect(response))
             if not stream:
                 await response.aread()
