@@ -246,10 +246,8 @@ async def test_demo_agents_answer_from_the_words_of_the_question_and_say_so():
         job = create_debate_job(question, ["demo"] * 3, transcript=True, job_id="same")
         results.append(await executor(job))
     first, second, third = (
-        {
-            "final_answer": each["final_answer"],
-            "proposed": [row["said"] for row in each["transcript"] if row["phase"] == "propose"],
-        }
+        {name: each[name] for name in ("final_answer", "dissent", "token_usage")}
+        | {"proposed": [row["said"] for row in each["transcript"] if row["phase"] == "propose"]}
         for each in results
     )
     assert first == second
