@@ -189,7 +189,7 @@ class ModelAgent:
         if prompt.instructions:
             part = InstructionPart(content=prompt.instructions)
             parameters = replace(parameters, instruction_parts=[part])
-        settings = models.settings(self._model, config, streams=way.streams and self._collects)
+        settings = models.settings(config, self._model, is_ours=self._collects, streams=way.streams)
         if manner.larger:
             settings["max_tokens"] = max(
                 config.max_tokens, min(config.max_tokens * LARGER, MAX_OUTPUT_TOKENS)

@@ -31,10 +31,19 @@ OWN_STREAMS = frozenset({"openai-codex", "openai-chatgpt", "github-copilot"})
 
 
 def build(config: AgentConfig, key: str | None) -> tuple[Model, bool]:
-    """Return the model of `config`, and whether its HTTP client collects streamed replies.
+    """Return the model of `config`, and whether its HTTP client is ours, which collects streamed replies.
 
     Raises whatever the libraries raise: UserError, ImportError, ValueError, errors of a provider's client.
     """
+    model, is_ours = _build(config, key)
+    if is_ours:
+        model.client.max_retries = (
+            0  # as a setting of calls, it would copy the client for each of them
+        )
+    return model, is_ours
+
+
+def _build(config: AgentConfig, key: str | None) -> tuple[Any, bool]:
     provider_name, model_name = split_model(config.model)
     if provider_name is None:
         from pydantic_ai.models.openai import OpenAIChatModel  # noqa: PLC0415 - an extra
@@ -136,9 +145,12 @@ def parameters_of(model: Model, form: Form, structured: str) -> ModelRequestPara
     return made
 
 
-def settings(model: Model, config: AgentConfig, *, streams: bool) -> ModelSettings:
-    """Return the settings of one call. With `streams`, they ask for a stream that our HTTP client collects."""
-    made: Any = {"max_retries": 0, "max_tokens": config.max_tokens}  # also settings of one provider
+def settings(config: AgentConfig, model: Model, *, is_ours: bool, streams: bool) -> ModelSettings:
+    """Return the settings of one call.
+
+    `is_ours`: the model has our HTTP client, which collects the stream that the settings then ask for.
+    """
+    made: Any = {"max_tokens": config.max_tokens}  # also settings of one provider
     optional = {
         "temperature": config.temperature,
         "seed": config.seed,
@@ -146,18 +158,19 @@ def settings(model: Model, config: AgentConfig, *, streams: bool) -> ModelSettin
         "thinking": False if config.effort == "off" else config.effort,
     }
     made |= {name: value for name, value in optional.items() if value is not None}
-    is_client_ours = streams or not config.stream
-    made["timeout"] = (
-        httpx2.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, config.timeout_seconds))
-        if is_client_ours
-        else config.timeout_seconds
-    )
-    is_chat = _is_a(model, "OpenAIChatModel")
+    if is_ours:
+        seconds = config.timeout_seconds
+        made["timeout"] = httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+    else:
+        made |= {"timeout": config.timeout_seconds, "max_retries": 0}
     if _is_a(model, "OpenAIResponsesModel") or config.store:
         made["openai_store"] = config.store
-    if streams:
-        options = {"stream_options": {"include_usage": True}} if is_chat else {}
-        made["extra_body"] = {"stream": True, **options}
+    if is_ours and streams:
+        options = {"stream_options": {"include_usage": True}}
+        made["extra_body"] = {
+            "stream": True,
+            **(options if _is_a(model, "OpenAIChatModel") else {}),
+        }
     return cast(ModelSettings, made)
 
 
