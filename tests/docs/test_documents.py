@@ -89,7 +89,7 @@ def test_commands_and_options_exist(page):
     for text in [*(block.text for block in blocks(page)), *spans(page)]:
         for words in filter(None, calls(text, "aragora-q")):
             name = next((n for n in (" ".join(words[:2]), words[0]) if n in commands), None)
-            if words[0] == "[OPTIONS]":  # the usage of aragora-q itself
+            if words[0] in {"[OPTIONS]", "COMMAND"}:  # the usage of aragora-q itself
                 continue
             assert name or words[0] in {"--version", "--help"}, f"{page}: aragora-q {words}"
             known = {o for each in commands[name].params for o in each.opts} if name else set(words)
