@@ -7,7 +7,7 @@ payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, TypeGuard
 
@@ -147,7 +147,9 @@ class DebateJobPayload:
                 AGENTS_RANGE,
             )
             if self.max_rounds == 0:
-                raise InvalidPayload("escalate requires at least one round")
+                raise InvalidPayload(
+                    "escalate requires a round: rounds must be above 0, and debate not never"
+                )
 
     @property
     def all_agents(self) -> list[str]:
@@ -178,13 +180,17 @@ class DebateJobPayload:
         if self.consensus in ("judge", "synthesis"):
             if self.judge is None:
                 raise InvalidPayload(
-                    f"consensus {self.consensus} requires judge",
+                    f"consensus {self.consensus} requires a judge",
                     hint="name an agent that is none of the agents",
                 )
             if self.judge in (*self.agents, *self.escalate):
                 raise InvalidPayload(
                     f"judge {self.judge!r:.100} is one of the agents, and must not judge its own answer"
                 )
+        elif self.judge is not None:
+            raise InvalidPayload(
+                f"judge requires consensus judge or synthesis, not {self.consensus}"
+            )
 
     def _validate_weights(self) -> None:
         if not isinstance(self.weights, dict):
@@ -199,6 +205,8 @@ class DebateJobPayload:
                 raise InvalidPayload(
                     f"weights: {name} must have a number above 0, got {weight!r:.100}"
                 )
+        if self.weights and self.consensus != "weighted":
+            raise InvalidPayload(f"weights require consensus weighted, not {self.consensus}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateJobPayload:
@@ -372,7 +380,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         agents=_as_list(agents),
         rounds=rounds,
         consensus=consensus,
-        answer_form=dict(answer_form) if isinstance(answer_form, Mapping) else answer_form,
+        answer_form=_as_dict(answer_form),
         options=_as_list(options),
         debate=debate,
         escalate=_as_list(escalate),
@@ -380,11 +388,11 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         max_tokens=max_tokens,
         max_cost_usd=max_cost_usd,
         judge=judge,
-        weights=dict(weights or {}),
+        weights=_as_dict(weights or {}),
         max_answer_words=max_answer_words,
         resume=resume,
         transcript=transcript,
-        metadata=dict(metadata or {}),
+        metadata=_as_dict(metadata or {}),
     )
     payload.validate()
     return Job(
@@ -396,9 +404,15 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     )
 
 
-def _as_list(names: Sequence[str] | None) -> list[str]:
-    """Return `names` as a list; a single text as it is, which `validate` refuses."""
-    return names if isinstance(names, str) else list(names or ())  # type: ignore[return-value]
+def _as_list(names: Any) -> Any:
+    """Return texts as a list; a single text, or anything else, as it is, which `validate` refuses."""
+    is_list = isinstance(names, Iterable) and not isinstance(names, str | Mapping)
+    return [] if names is None else list(names) if is_list else names
+
+
+def _as_dict(data: Any) -> Any:
+    """Return a mapping as a dict; anything else as it is, for `validate` to judge."""
+    return dict(data) if isinstance(data, Mapping) else data
 
 
 MAX_DELAY_SECONDS = 366 * 86_400
