@@ -150,7 +150,7 @@ async def _check(
 
 
 def _ask_agents(settings: QueueConfig, findings: list[Finding]) -> list[Checkup]:
-    """Ask the agents, and add what came of it to `findings`."""
+    """Ask the agents, and add a finding for each to `findings`."""
     from aragora_q.doctor import agents
 
     checkups = options.run(agents.check_agents(settings))

@@ -52,8 +52,9 @@ def test_every_field_of_a_payload_has_an_option(run_cli, tmp_path):
     assert {*fields, "weights"} == {field.name for field in dataclasses.fields(DebateJobPayload)}
     args = (
         "enqueue", "Tea?", *AGENTS, "--rounds", 1, "--consensus", "judge", "--judge", "demo:curious",
-        "--debate", "always", "--escalate", "demo", "--max-answer-words", 50, "--max-tokens", 9_000, "--max-cost", 0.5, "--resume", "strict", "--transcript", "--metadata",
-        '{"a": [1]}', "--job-timeout", 9, "--id",
+        "--debate", "always", "--escalate", "demo", "--max-answer-words", 50, "--max-tokens", 9_000,
+        "--max-cost", 0.5, "--resume", "strict", "--transcript", "--metadata", '{"a": [1]}',
+        "--job-timeout", 9, "--id",
     )  # fmt: skip
     for job_id, form in (("inline", json.dumps(schema)), ("file", "@schema.json")):
         assert run_cli(*args, job_id, "--answer-form", form).code == 0
