@@ -58,7 +58,7 @@ class DebateJobPayload:
     answer_form: str | dict[str, Any] = "text"
     """`text`, `choice` (of `options`), `number`, `boolean`, or a JSON schema."""
     options: list[str] = field(default_factory=list)
-    """The options of answer form `choice`: 2 to 50 different texts."""
+    """The options of answer form `choice`: 2 to 50 different texts. Refused with another form."""
     debate: str = "auto"
     """`auto`: rounds end when answers agree or a round changes none; `always`: all rounds; `never`: none."""
     escalate: list[str] = field(default_factory=list)
@@ -72,9 +72,9 @@ class DebateJobPayload:
     """As `max_tokens`, in US dollars; covers only models with a known price."""
     judge: str | None = None
     """The agent that decides with consensus `judge`, or writes the answer with `synthesis`. Required
-    there; none of the agents."""
+    there, and refused elsewhere; none of the agents."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Weights of the agents with consensus `weighted`; 1 for an agent that is missing."""
+    """Weights of the agents with consensus `weighted`, refused elsewhere; 1 for an agent that is missing."""
     max_answer_words: int = 200
     """Length of an answer that agents are asked for, 20 to 5,000 words."""
     resume: str = "continue"

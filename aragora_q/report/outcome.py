@@ -95,9 +95,10 @@ def outcome_of(job: Job) -> list[tuple[str, str]]:
 
 
 def _problem(debate: Debate) -> str:
-    """Return what went wrong; blank if the job's error says it already."""
-    problem = text(debate.result.get("error"))
-    return "" if problem in (debate.job.error or "") else problem
+    """Return what went wrong, without what a failed job's error says already."""
+    said = debate.job.error or ""
+    problems = text(debate.result.get("error")).split("; ")
+    return "; ".join(each for each in problems if each not in said)
 
 
 def _verdict(debate: Debate) -> Block:
