@@ -50,9 +50,10 @@ class DebateJobPayload:
     question: str
     """At most 20,000 characters."""
     agents: list[str]
-    """2 to 16 names of the configuration's `[agents]` table, or model strings. An agent may occur twice."""
+    """2 to 16 names of the configuration's `[agents]` table, or model strings. A name may occur several
+    times: each is a separate seat."""
     rounds: int = 3
-    """At most this many rounds of criticism and revision, 0 to 20; 0: independent answers are voted on."""
+    """At most this many rounds of review and revision, 0 to 20; 0: independent answers are voted on."""
     consensus: str = "majority"
     """`majority`, `supermajority`, `unanimous`, `weighted`, `judge`, `synthesis`, `any` or `none`."""
     answer_form: str | dict[str, Any] = "text"
@@ -79,9 +80,9 @@ class DebateJobPayload:
     """Length of an answer that agents are asked for, 20 to 5,000 words."""
     resume: str = "continue"
     """If an interrupted debate continues with other models or settings: `continue` keeps finished calls,
-    and the result says so; `strict` starts again."""
+    and the result says so; `strict` asks the changed seats again."""
     transcript: bool = False
-    """True: the result includes all answers."""
+    """True: the result includes every reply."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON data of the client, kept with the job and not used."""
 
@@ -291,7 +292,7 @@ class DebateResult:
     """The different verdicts: `verdict`, `seats` that hold it at the end, and its `share` of the votes.
     A tie goes to the verdict with the higher sum of its voters' confidence, then to the earlier one."""
     votes: list[dict[str, Any]] = field(default_factory=list)
-    """One per seat of the job: `seat`, `agent`, `model`, `group` (an index of `groups`; None: abstained or
+    """One per seat that joined: `seat`, `agent`, `model`, `group` (an index of `groups`; None: abstained or
     dropped out), `confidence` (0 to 100 or None), `weight`, `self` (for its own answer), `implied` (known
     without asking), `reason`."""
     by_model: dict[str, Any] = field(default_factory=dict)
