@@ -7,7 +7,7 @@ payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, TypeGuard
 
@@ -407,7 +407,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
 
 def _as_list(names: Any) -> Any:
     """Return texts as a list; a single text, or anything else, as it is, which `validate` refuses."""
-    is_list = isinstance(names, Iterable) and not isinstance(names, str | Mapping)
+    is_list = hasattr(names, "__iter__") and not isinstance(names, str | Mapping)
     return [] if names is None else list(names) if is_list else names
 
 
