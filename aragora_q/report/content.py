@@ -83,6 +83,14 @@ def _position(debate: Debate) -> str:
     return f": {shown}" if shown else ""
 
 
+def _escalated(debate: Debate) -> str:
+    names = texts(debate.payload.get("escalate") or [])
+    numbers = range(len(debate.names) - len(names), len(debate.names))
+    has_joined = any(whole(each.get("seat")) in numbers for each in debate.seats)
+    is_needless = bool(names and debate.result) and not has_joined
+    return ", ".join(names) + (" (not needed)" if is_needless else "")
+
+
 def _limits(debate: Debate) -> Iterator[str]:
     if tokens := whole(debate.payload.get("max_tokens")):
         yield count(tokens, "token")
@@ -100,7 +108,7 @@ def _terms(debate: Debate) -> Facts:
     rows = [
         ("job", debate.job.id),
         ("agents", ", ".join(texts(debate.payload.get("agents")))),
-        ("joining on disagreement", ", ".join(texts(debate.payload.get("escalate") or []))),
+        ("joining on disagreement", _escalated(debate)),
         ("judge", debate.judge),
         ("consensus mode", debate.mode),
         ("rounds", debate.rounds_at_most() if debate.max_rounds() else "none"),

@@ -109,6 +109,15 @@ def test_what_was_asked_for_is_shown():
     assert "ended by" in dict(outcome_of(made))
 
 
+def test_agents_that_were_not_needed():
+    """A reader sees whether those that join on disagreement did."""
+    made, entries = SAMPLES["agreeing"]()
+    made.payload["escalate"] = ["dan"]
+    assert "joining on disagreement dan (not needed)" in shown(made, entries)
+    made.result["seats"].append({"seat": 3, "agent": "dan"})
+    assert "joining on disagreement dan consensus mode" in shown(made, entries)
+
+
 def test_without_a_vote_the_outcome_is_all_answers():
     """Consensus mode none has no verdict to report, but answers."""
     made, _ = SAMPLES["agreeing"]()
