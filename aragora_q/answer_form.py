@@ -74,6 +74,11 @@ class AnswerForm:
             )
         kind = str(answer_form)
         if kind == "choice":
+            if options is None or options == []:
+                low, high = OPTIONS_RANGE
+                raise InvalidPayload(
+                    "answer_form choice requires options", hint=f"list {low} to {high} texts"
+                )
             return cls(kind, _checked_options(options))
         if options:
             raise InvalidPayload(f"options require answer_form choice, not {kind}")
@@ -261,7 +266,9 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise InvalidPayload(f"answer_form is not a JSON schema: {error.message:.200}") from None
+        raise InvalidPayload(
+            f"answer_form is not a JSON schema: {error.json_path:.100}: {error.message:.200}"
+        ) from None
     if schema.get("type") is None and not {"enum", "const", "anyOf", "oneOf", "allOf"} & set(
         schema
     ):

@@ -50,15 +50,16 @@ class DebateJobPayload:
     question: str
     """At most 20,000 characters."""
     agents: list[str]
-    """2 to 16 names of the configuration's `[agents]` table, or model strings. An agent may occur twice."""
+    """2 to 16 names of the configuration's `[agents]` table, or model strings. A name may occur several
+    times: each is a separate seat."""
     rounds: int = 3
-    """At most this many rounds of criticism and revision, 0 to 20; 0: independent answers are voted on."""
+    """At most this many rounds of review and revision, 0 to 20; 0: independent answers are voted on."""
     consensus: str = "majority"
     """`majority`, `supermajority`, `unanimous`, `weighted`, `judge`, `synthesis`, `any` or `none`."""
     answer_form: str | dict[str, Any] = "text"
     """`text`, `choice` (of `options`), `number`, `boolean`, or a JSON schema."""
     options: list[str] = field(default_factory=list)
-    """The options of answer form `choice`: 2 to 50 different texts."""
+    """The options of answer form `choice`: 2 to 50 different texts. Refused with another form."""
     debate: str = "auto"
     """`auto`: rounds end when answers agree or a round changes none; `always`: all rounds; `never`: none."""
     escalate: list[str] = field(default_factory=list)
@@ -72,16 +73,16 @@ class DebateJobPayload:
     """As `max_tokens`, in US dollars; covers only models with a known price."""
     judge: str | None = None
     """The agent that decides with consensus `judge`, or writes the answer with `synthesis`. Required
-    there; none of the agents."""
+    there, and refused elsewhere; none of the agents."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Weights of the agents with consensus `weighted`; 1 for an agent that is missing."""
+    """Weights of the agents with consensus `weighted`, refused elsewhere; 1 for an agent that is missing."""
     max_answer_words: int = 200
     """Length of an answer that agents are asked for, 20 to 5,000 words."""
     resume: str = "continue"
     """If an interrupted debate continues with other models or settings: `continue` keeps finished calls,
-    and the result says so; `strict` starts again."""
+    and the result says so; `strict` asks the changed seats again."""
     transcript: bool = False
-    """True: the result includes all answers."""
+    """True: the result includes every reply."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON data of the client, kept with the job and not used."""
 
@@ -147,7 +148,9 @@ class DebateJobPayload:
                 AGENTS_RANGE,
             )
             if self.max_rounds == 0:
-                raise InvalidPayload("escalate requires at least one round")
+                raise InvalidPayload(
+                    "escalate requires a round: rounds must be above 0, and debate not never"
+                )
 
     @property
     def all_agents(self) -> list[str]:
@@ -178,13 +181,17 @@ class DebateJobPayload:
         if self.consensus in ("judge", "synthesis"):
             if self.judge is None:
                 raise InvalidPayload(
-                    f"consensus {self.consensus} requires judge",
+                    f"consensus {self.consensus} requires a judge",
                     hint="name an agent that is none of the agents",
                 )
             if self.judge in (*self.agents, *self.escalate):
                 raise InvalidPayload(
                     f"judge {self.judge!r:.100} is one of the agents, and must not judge its own answer"
                 )
+        elif self.judge is not None:
+            raise InvalidPayload(
+                f"judge requires consensus judge or synthesis, not {self.consensus}"
+            )
 
     def _validate_weights(self) -> None:
         if not isinstance(self.weights, dict):
@@ -199,6 +206,8 @@ class DebateJobPayload:
                 raise InvalidPayload(
                     f"weights: {name} must have a number above 0, got {weight!r:.100}"
                 )
+        if self.weights and self.consensus != "weighted":
+            raise InvalidPayload(f"weights require consensus weighted, not {self.consensus}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DebateJobPayload:
@@ -283,7 +292,7 @@ class DebateResult:
     """The different verdicts: `verdict`, `seats` that hold it at the end, and its `share` of the votes.
     A tie goes to the verdict with the higher sum of its voters' confidence, then to the earlier one."""
     votes: list[dict[str, Any]] = field(default_factory=list)
-    """One per seat of the job: `seat`, `agent`, `model`, `group` (an index of `groups`; None: abstained or
+    """One per seat that joined: `seat`, `agent`, `model`, `group` (an index of `groups`; None: abstained or
     dropped out), `confidence` (0 to 100 or None), `weight`, `self` (for its own answer), `implied` (known
     without asking), `reason`."""
     by_model: dict[str, Any] = field(default_factory=dict)
@@ -372,7 +381,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         agents=_as_list(agents),
         rounds=rounds,
         consensus=consensus,
-        answer_form=dict(answer_form) if isinstance(answer_form, Mapping) else answer_form,
+        answer_form=_as_dict(answer_form),
         options=_as_list(options),
         debate=debate,
         escalate=_as_list(escalate),
@@ -380,11 +389,11 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         max_tokens=max_tokens,
         max_cost_usd=max_cost_usd,
         judge=judge,
-        weights=dict(weights or {}),
+        weights=_as_dict(weights or {}),
         max_answer_words=max_answer_words,
         resume=resume,
         transcript=transcript,
-        metadata=dict(metadata or {}),
+        metadata=_as_dict(metadata or {}),
     )
     payload.validate()
     return Job(
@@ -396,9 +405,15 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     )
 
 
-def _as_list(names: Sequence[str] | None) -> list[str]:
-    """Return `names` as a list; a single text as it is, which `validate` refuses."""
-    return names if isinstance(names, str) else list(names or ())  # type: ignore[return-value]
+def _as_list(names: Any) -> Any:
+    """Return texts as a list; a single text, or anything else, as it is, which `validate` refuses."""
+    is_list = hasattr(names, "__iter__") and not isinstance(names, str | Mapping)
+    return [] if names is None else list(names) if is_list else names
+
+
+def _as_dict(data: Any) -> Any:
+    """Return a mapping as a dict; anything else as it is, for `validate` to judge."""
+    return dict(data) if isinstance(data, Mapping) else data
 
 
 MAX_DELAY_SECONDS = 366 * 86_400

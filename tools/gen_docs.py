@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 import typer
@@ -130,7 +131,12 @@ def kind(field: FieldInfo) -> str:
         if part in name:
             return text
     if "Literal" in name:
-        return " or ".join(f"`{choice}`" for choice in get_args(field.annotation))
+        parts = get_args(field.annotation)  # values, or a Literal and None
+        values = [
+            each for part in parts if part is not NoneType for each in get_args(part) or [part]
+        ]
+        *others, last = (f"`{value}`" for value in values)
+        return f"{', '.join(others)} or {last}"
     if field.annotation is bool:
         return "`true` or `false`"
     limits = _limits(field)

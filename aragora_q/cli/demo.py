@@ -51,7 +51,7 @@ def demo(
     ] = QUESTION,
     agents: Agents = None,
     rounds: Annotated[
-        int, typer.Option("--rounds", metavar="N", help="Rounds of critique and revision.")
+        int, typer.Option("--rounds", metavar="N", help="Rounds of review and revision at most.")
     ] = ROUNDS,
     redis_url: RedisUrl = None,
     config: ConfigFile = None,

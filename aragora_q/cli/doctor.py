@@ -74,8 +74,7 @@ def doctor(
     """
     settings = load()
     findings, report = options.run(_check(settings, resume_from, max_time))
-    checkups = _ask_agents(settings) if agents else None
-    findings += [checkup.finding() for checkup in checkups or ()]
+    checkups = _ask_agents(settings, findings) if agents else None
     if not as_json:
         _print_findings(findings, report)
     repairable = [finding for finding in findings if finding.remedy.startswith("--repair")]
@@ -121,7 +120,8 @@ def _print_findings(findings: list[Finding], report: IntegrityReport) -> None:
         severity = output.styled(f"{finding.severity:<{INDENT}}", STYLES[finding.severity])
         first, *rest = output.wrapped(f"{finding.check}: {finding.detail}", INDENT)
         output.write(severity + first)
-        for row in (*rest, *output.wrapped(finding.remedy, INDENT)):
+        remedy = output.wrapped(finding.remedy, INDENT) if finding.remedy else []
+        for row in (*rest, *remedy):
             output.write(f"{'':{INDENT}}{row}")
     if not findings:
         output.line("no problems found")
@@ -149,10 +149,13 @@ async def _check(
     return [*findings, *checks.of_data(report, repaired=False)], report
 
 
-def _ask_agents(settings: QueueConfig) -> list[Checkup]:
+def _ask_agents(settings: QueueConfig, findings: list[Finding]) -> list[Checkup]:
+    """Ask the agents, and add a finding for each to `findings`."""
     from aragora_q.doctor import agents
 
-    return options.run(agents.check_agents(settings))
+    checkups = options.run(agents.check_agents(settings))
+    findings += [checkup.finding() for checkup in checkups] or [agents.none_to_ask()]
+    return checkups
 
 
 async def _repair(

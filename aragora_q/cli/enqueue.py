@@ -50,7 +50,8 @@ def enqueue(
     ],
     agents: Agents = None,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", metavar="N", help="Rounds, 0 to 20. [default: 3]")
+        int | None,
+        typer.Option("--rounds", metavar="N", help="Rounds at most, 0 to 20. [default: 3]"),
     ] = None,
     consensus: Annotated[
         str | None,
@@ -72,7 +73,7 @@ def enqueue(
             "--weight",
             metavar="NAME=NUMBER",
             parser=options.parse_weight,
-            help="For --consensus weighted; repeatable. [default: 1]",
+            help="Weight, with mode weighted; repeatable. [default: 1]",
         ),
     ] = None,
     answer_form: Annotated[
@@ -90,7 +91,7 @@ def enqueue(
             "--options",
             metavar="A,B,…",
             parser=options.parse_texts,
-            help="For form choice, which this implies; or a JSON list.",
+            help="The possible answers (form choice); or a JSON list.",
         ),
     ] = None,
     debate: Annotated[
@@ -104,7 +105,7 @@ def enqueue(
     escalate: Annotated[
         list[str] | None,
         typer.Option(
-            "--escalate", metavar="A,B,…", help="Agents that join only if the others disagree."
+            "--escalate", metavar="A,B,…", help="Agents that join if the others disagree."
         ),
     ] = None,
     max_answer_words: Annotated[
@@ -116,12 +117,14 @@ def enqueue(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            "--max-tokens", metavar="N", help="Limit of tokens, input and output. [default: none]"
+            "--max-tokens", metavar="N", help="Begin no round beyond N tokens. [default: none]"
         ),
     ] = None,
     max_cost: Annotated[
         float | None,
-        typer.Option("--max-cost", metavar="USD", help="Limit of the cost. [default: none]"),
+        typer.Option(
+            "--max-cost", metavar="USD", help="Begin no round beyond this cost. [default: none]"
+        ),
     ] = None,
     resume: Annotated[
         str | None,
@@ -132,7 +135,7 @@ def enqueue(
         ),
     ] = None,
     transcript: Annotated[
-        bool, typer.Option("--transcript", help="Include all answers in the result.")
+        bool, typer.Option("--transcript", help="Include every reply in the result.")
     ] = False,
     metadata: Annotated[
         Any,
@@ -180,7 +183,7 @@ def enqueue(
     max_attempts: Annotated[
         int | None,
         typer.Option(
-            "--max-attempts", metavar="N", help="Attempts before the job fails; as configured: 3."
+            "--max-attempts", metavar="N", help="Attempts before failure. [default: as configured]"
         ),
     ] = None,
     durability: Annotated[

@@ -69,7 +69,8 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
         yield _row("history" if n == 0 else "", _history_text(event))
     if job.result is not None:
         if job.status is JobStatus.FAILED:
-            yield _row("partial", "the job failed before its result was complete")
+            why = "the job failed before its result was complete"
+            yield from _rows("partial", f"{why}; to continue: aragora-q requeue {job.id}")
         yield from result_rows(job)
     if "question" in job.payload and job.attempts:
         yield _row("details", f"aragora-q show {job.id}")

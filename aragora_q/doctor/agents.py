@@ -12,6 +12,7 @@ from aragora_q.errors import AragoraQError, PermanentError
 from aragora_q.executors.debate import replies
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.requests import PLAIN, Agent, Answer, Manner, Reply, Topic, Vote
+from aragora_q.formats import dollars
 
 BALLOT = Vote(
     Topic("What is 2 + 2?", nonce="QXZWV"), {"KRTS": Answer("4"), "LPMN": Answer("5")}
@@ -31,7 +32,7 @@ class Checkup:
     streamed: bool = False
     input_tokens: int = 0
     output_tokens: int = 0
-    usd: float | None = None
+    cost_usd: float | None = None
     seconds: float = 0.0
     error: str = ""
     hint: str = ""
@@ -41,40 +42,65 @@ class Checkup:
         if self.error:
             return Finding("error", f"agent {self.agent}", self.error, self.hint)
         form = f"{self.structured} form, " if self.structured else ""
-        price = "price unknown" if self.usd is None else f"${self.usd:.6f}"
+        price = "price unknown" if self.cost_usd is None else dollars(self.cost_usd)
         return Finding(
             "note",
             f"agent {self.agent}",
             f"{self.answered_by} answered in {self.seconds:.1f} s: {form}"
             f"{'streamed' if self.streamed else 'not streamed'}, "
-            f"{self.input_tokens} + {self.output_tokens} tokens, {price}",
+            f"{self.input_tokens} tokens in, {self.output_tokens} out, {price}",
         )
 
 
 async def check_agents(config: QueueConfig) -> list[Checkup]:
     """Ask each agent of the configuration and of `default_agents`, all at once."""
-    names = list(dict.fromkeys([*config.agents, *config.default_agents]))
+    checkups = [Checkup(name) for name in dict.fromkeys([*config.agents, *config.default_agents])]
     registry = AgentRegistry(config)
     try:
-        return list(await asyncio.gather(*(_check(registry, name) for name in names)))
+        # All are built before the first is asked: loading a client is not the provider's time.
+        agents = [await _build(registry, checkup) for checkup in checkups]
+        await asyncio.gather(
+            *(
+                _ask(agent, checkup)
+                for agent, checkup in zip(agents, checkups, strict=True)
+                if agent
+            )
+        )
     finally:
         await registry.close()
+    return checkups
 
 
-async def _check(registry: AgentRegistry, name: str) -> Checkup:
-    checkup = Checkup(name)
-    began = time.monotonic()
+def none_to_ask() -> Finding:
+    """Return what to say where no agent is configured."""
+    return Finding(
+        "warning",
+        "agents",
+        "none is configured, so that none was asked",
+        'name some in aragora-q.toml, for example default_agents = ["claude", "gpt", "claude"]',
+    )
+
+
+async def _build(registry: AgentRegistry, checkup: Checkup) -> Agent | None:
     try:
-        agent = await registry.agent(name, 0)
-        checkup.model = agent.model
-        await _ask(agent, checkup)
+        agent = await registry.agent(checkup.agent, 0)
     except AragoraQError as error:
-        checkup.error, checkup.hint = f"{checkup.model or name}: {error}", error.hint
-    checkup.seconds = round(time.monotonic() - began, 3)
-    return checkup
+        checkup.error, checkup.hint = str(error), error.hint
+        return None
+    checkup.model = agent.model
+    return agent
 
 
 async def _ask(agent: Agent, checkup: Checkup) -> None:
+    began = time.monotonic()
+    try:
+        await _ask_for_ballot(agent, checkup)
+    except AragoraQError as error:
+        checkup.error, checkup.hint = f"{agent.model}: {error}", error.hint
+    checkup.seconds = round(time.monotonic() - began, 3)
+
+
+async def _ask_for_ballot(agent: Agent, checkup: Checkup) -> None:
     """Ask for a ballot; if it cannot be read, once more in words. Raises as `Agent.reply`."""
     why = ""
     for manner in (PLAIN, Manner(prompted=True)):
@@ -97,7 +123,8 @@ def _count(checkup: Checkup, agent: Agent, reply: Reply, manner: Manner) -> None
     checkup.answered_by = reply.model or agent.model
     checkup.input_tokens += reply.input_tokens
     checkup.output_tokens += reply.output_tokens
-    checkup.usd = reply.cost_usd
+    if reply.cost_usd is not None:
+        checkup.cost_usd = (checkup.cost_usd or 0.0) + reply.cost_usd
     if (way_of := getattr(agent, "way_of", None)) is not None:  # of models only
         way = way_of(BALLOT, manner)
         checkup.structured, checkup.streamed = way.structured, way.streams

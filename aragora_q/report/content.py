@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.formats import count
-from aragora_q.loose import mapping, text, texts, whole
+from aragora_q.formats import count, dollars, duration
+from aragora_q.loose import mapping, number_or_none, text, texts, whole
 from aragora_q.report import accounts, outcome, rounds
 from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate
@@ -41,7 +41,10 @@ def _notices(debate: Debate) -> Iterator[Notice]:
     elif status is JobStatus.FAILED:
         yield Notice(f"Failed: {debate.job.error or 'the reason is not known'}", Tone.BAD)
         if debate.result:
-            yield Notice("The result is partial: what was there when the job failed.")
+            yield Notice(
+                "The result is partial: what was there when the job failed. "
+                f"To continue: aragora-q requeue {debate.job.id}"
+            )
     elif status is JobStatus.CANCELLED:
         yield Notice("Cancelled.", Tone.CAUTION)
     else:
@@ -60,6 +63,8 @@ def _verdict_notice(debate: Debate) -> Notice:
     found = f"{'Consensus' if is_reached else 'No consensus'} ({debate.mode})"
     if agreement := debate.agreement():
         found += f", agreement {agreement}"
+    if debate.ties():
+        found += "; a tie"
     if debate.result.get("decided_by") == "judge":
         found += f"; decided by the judge, {debate.judge}"
     return Notice(f"{found}.", Tone.GOOD if is_reached else Tone.CAUTION)
@@ -78,6 +83,23 @@ def _position(debate: Debate) -> str:
     return f": {shown}" if shown else ""
 
 
+def _escalated(debate: Debate) -> str:
+    names = texts(debate.payload.get("escalate") or [])
+    numbers = range(len(debate.names) - len(names), len(debate.names))
+    has_joined = any(whole(each.get("seat")) in numbers for each in debate.seats)
+    is_needless = bool(names and debate.result) and not has_joined
+    return ", ".join(names) + (" (not needed)" if is_needless else "")
+
+
+def _limits(debate: Debate) -> Iterator[str]:
+    if tokens := whole(debate.payload.get("max_tokens")):
+        yield count(tokens, "token")
+    if cost := number_or_none(debate.payload.get("max_cost_usd")):
+        yield dollars(cost)
+    if seconds := number_or_none(debate.payload.get("timeout_seconds")):
+        yield duration(seconds)
+
+
 def _terms(debate: Debate) -> Facts:
     """What was asked, and how."""
     form = debate.payload.get("answer_form") or "text"
@@ -86,10 +108,11 @@ def _terms(debate: Debate) -> Facts:
     rows = [
         ("job", debate.job.id),
         ("agents", ", ".join(texts(debate.payload.get("agents")))),
-        ("joining on disagreement", ", ".join(texts(debate.payload.get("escalate") or []))),
+        ("joining on disagreement", _escalated(debate)),
         ("judge", debate.judge),
         ("consensus mode", debate.mode),
-        ("rounds", f"at most {debate.max_rounds()}"),
+        ("rounds", debate.rounds_at_most() if debate.max_rounds() else "none"),
+        ("limits", ", ".join(_limits(debate))),
         ("answer form", named),
         ("options", "; ".join(options)),
     ]

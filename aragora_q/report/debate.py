@@ -36,6 +36,25 @@ class Debate:
         rounds = self.payload.get("rounds")
         return 3 if rounds is None else whole(rounds)
 
+    def rounds_at_most(self) -> str:
+        """Return the number of rounds as text: `at most 3`, or `3` if all must be held."""
+        rounds = self.max_rounds()
+        return str(rounds) if self.payload.get("debate") == "always" else f"at most {rounds}"
+
+    def is_verdict(self, group: Mapping[str, Any]) -> bool:
+        """Return True if a group has the verdict; 1 is not true."""
+        found, verdict = group.get("verdict"), self.result.get("verdict")
+        return found == verdict and isinstance(found, bool) == isinstance(verdict, bool)
+
+    def ties(self) -> int:
+        """Return how many other answers have as many votes as the verdict, if the votes decided."""
+        shares = [
+            number_or_none(each.get("share")) for each in self.groups if self.is_verdict(each)
+        ]
+        if self.result.get("decided_by") != "votes" or len(shares) != 1:
+            return 0
+        return sum(number_or_none(each.get("share")) == shares[0] for each in self.groups) - 1
+
     def agreement(self) -> str:
         """Return the share of the seats behind the verdict as text; blank if there was no vote."""
         share = number_or_none(self.result.get("confidence"))
@@ -44,8 +63,7 @@ class Debate:
         if self.mode == "weighted":
             return f"{share:.0%} of the weight"
         votes = mappings(self.result.get("votes"))
-        verdict = self.result.get("verdict")
-        winning = {n for n, each in enumerate(self.groups) if each.get("verdict") == verdict}
+        winning = {n for n, each in enumerate(self.groups) if self.is_verdict(each)}
         voters = sum(group_of(each) in winning for each in votes)
         return f"{share:.0%}" + (f", {voters} of {count(len(votes), 'seat')}" if votes else "")
 
@@ -88,7 +106,7 @@ class Debate:
     def seat(self, seat: int, agent: str = "") -> str:
         """Return a seat's number for people, who count from 1."""
         if self._is_judge(seat, agent):
-            return "chair" if self.mode == "synthesis" else "judge"
+            return "judge"
         return str(seat + 1)
 
     def agent(self, seat: int, agent: str = "") -> str:

@@ -37,6 +37,9 @@ ENDINGS = {
 """What `ended_by` means."""
 
 
+TIES = "the voters' confidence decided, or else chance"
+
+
 def sections(debate: Debate) -> Iterator[Section]:
     """Yield the sections that a result has; none without a result."""
     if not debate.result:
@@ -46,7 +49,8 @@ def sections(debate: Debate) -> Iterator[Section]:
     if votes := _votes(debate):
         yield Section("Votes", votes)
     if dissent := list(_dissent(debate)):
-        yield Section("Dissent", [Speeches(dissent)])
+        has_verdict = debate.result.get("verdict") is not None
+        yield Section("Dissent" if has_verdict else "Answers", [Speeches(dissent)])
     if changes := _changes(debate):
         yield Section("Before and after the debate", [changes])
     if flags := mappings(debate.result.get("flags")):
@@ -57,7 +61,7 @@ def sections(debate: Debate) -> Iterator[Section]:
             for each in flags
         ]
         yield Section("Flags", [Table(("Seat", "Where", "Why"), rows)])
-    if problem := text(debate.result.get("error")):
+    if problem := _problem(debate):
         yield Section("Problems", [Notice(problem, Tone.CAUTION)])
 
 
@@ -78,14 +82,23 @@ def outcome_of(job: Job) -> list[tuple[str, str]]:
     debate = Debate(job, Calls())
     verdict, author = debate.result.get("verdict"), text(debate.result.get("written_by"))
     reasons = text(debate.result.get("reasons"))
+    final_answer, has_vote = text(debate.result.get("final_answer")), debate.mode != "none"
     rows = [
-        ("verdict", "none" if verdict is None else text(verdict)),
+        ("answers", "" if has_vote else final_answer),
+        ("verdict", "none" if verdict is None and has_vote else text(verdict)),
         ("reasons", "" if author else reasons),
-        ("answer", text(debate.result.get("final_answer")) if author else ""),
+        ("answer", final_answer if author else ""),
         *_decision(debate),
-        ("problem", text(debate.result.get("error"))),
+        ("problem", _problem(debate)),
     ]
     return [row for row in rows if row[1]]
+
+
+def _problem(debate: Debate) -> str:
+    """Return what went wrong, without what a failed job's error says already."""
+    said = debate.job.error or ""
+    problems = text(debate.result.get("error")).split("; ")
+    return "; ".join(each for each in problems if each not in said)
 
 
 def _verdict(debate: Debate) -> Block:
@@ -115,13 +128,17 @@ def _decision(debate: Debate) -> list[tuple[str, str]]:
     reached = "reached" if result.get("consensus_reached") is True else "not reached"
     ended_by = text(result.get("ended_by"))
     meaning = f": {ENDINGS[ended_by]}" if ended_by in ENDINGS else ""
+    if ended_by == "rounds" and not debate.max_rounds():
+        ended_by = meaning = ""  # there was none to end
+    used = whole(result.get("rounds_used"))
+    tie = f"; a tie with {count(ties, 'other answer')}: {TIES}" if (ties := debate.ties()) else ""
     rows = [
         ("consensus", "" if debate.mode == "none" else f"{reached} ({debate.mode})"),
         ("agreement", debate.agreement()),
-        ("decided by", text(result.get("decided_by"))),
+        ("decided by", f"{text(result.get('decided_by'))}{tie}"),
         ("written by", text(result.get("written_by"))),
         ("abstained", _abstained(debate)),
-        ("rounds", f"{whole(result.get('rounds_used'))} of at most {debate.max_rounds()}"),
+        ("rounds", f"{used} of {debate.rounds_at_most()}" if debate.max_rounds() else "none"),
         ("ended by", f"{ended_by}{meaning}"),
         ("time", duration(number_or_none(result.get("duration_seconds")) or 0.0)),
         ("usage", _usage(debate)),
@@ -168,7 +185,10 @@ def _votes(debate: Debate) -> list[Block]:
         return []
     head = ("Seat", "Agent", "Model", "Vote", "Confidence", "Notes")
     table = Table(head, rows, frozenset({"Confidence"}), "Reason")
-    return [table, *_by_model(debate)]
+    facts = [*_by_model(debate)]
+    if any(vote.get("implied") is True for vote in mappings(debate.result.get("votes"))):
+        facts.append(("implied", "not asked for: the seat's own verdict or review says it"))
+    return [table, Facts(facts)] if facts else [table]
 
 
 def _choice(debate: Debate, vote: Mapping[str, Any]) -> str:
@@ -184,7 +204,7 @@ def _vote_notes(debate: Debate, vote: Mapping[str, Any]) -> Iterator[str]:
     if vote.get("implied") is True:
         yield "implied"
     if debate.mode == "weighted":
-        yield f"weight {text(vote.get('weight'))}"
+        yield f"weight {number_or_none(vote.get('weight')) or 0:g}"
 
 
 def _vote_faults(debate: Debate, seat: int) -> str:
@@ -192,10 +212,10 @@ def _vote_faults(debate: Debate, seat: int) -> str:
     faults = [
         call.fault for call in debate.calls.all() if (call.phase, call.seat) == ("vote", seat)
     ]
-    return "; ".join(f"a ballot was not used: {fault}" for fault in faults if fault)
+    return "; ".join(f"a ballot was not used: {fault}" for fault in dict.fromkeys(faults) if fault)
 
 
-def _by_model(debate: Debate) -> Iterator[Facts]:
+def _by_model(debate: Debate) -> Iterator[tuple[str, str]]:
     found = mapping(debate.result.get("by_model"))
     models = found.get("models")
     number = len(models) if isinstance(models, list | Mapping) else whole(models)
@@ -209,7 +229,7 @@ def _by_model(debate: Debate) -> Iterator[Facts]:
         "" if share is None else f"agreement {share:.0%}",
         _short(text(found.get("verdict"))),
     ]
-    yield Facts([("one vote per model", ", ".join(filter(None, parts)))])
+    yield "one vote per model", ", ".join(filter(None, parts))
 
 
 def _dissent(debate: Debate) -> Iterator[Speech]:
@@ -241,8 +261,7 @@ def _changes(debate: Debate) -> Table | None:
 
 def _place_of(debate: Debate, group: Mapping[str, Any]) -> tuple[bool, float]:
     """Return where a group stands in the list: the verdict first, then the one with the most votes."""
-    is_verdict = group.get("verdict") == debate.result.get("verdict")
-    return not is_verdict, -(number_or_none(group.get("share")) or 0.0)
+    return not debate.is_verdict(group), -(number_or_none(group.get("share")) or 0.0)
 
 
 def _share(group: Mapping[str, Any]) -> str:

@@ -59,14 +59,26 @@ def test_each_agent_says_which_model_answered_and_how(run_cli, configure, new_st
     assert (found["ann"]["answered_by"], found["ann"]["structured"]) == ("m1", "native")
     assert (found["bob"]["structured"], found["bob"]["output_tokens"]) == ("prompted", 20)
     assert found["ann"]["streamed"]
-    assert (found["ann"]["usd"], found["demo:bold"]["usd"]) == (None, 0)
+    assert (found["ann"]["cost_usd"], found["demo:bold"]["cost_usd"]) == (None, 0)
     assert "401" in found["cyd"]["error"]
     assert KEY not in ended.out
     printed = run_cli("doctor", "--agents").out
     assert "agent ann: m1 answered in" in printed
     assert "price unknown" in printed
     assert "error   agent cyd: anthropic:m3: " in printed
+    assert all(line.strip() for line in printed.splitlines())
     assert run_cli("doctor", "--json").object["agents"] is None
+
+
+def test_without_agents_there_is_nothing_to_ask(run_cli, configure):
+    """`--agents` then says so, and how to name some; a name without a key is named once."""
+    configure({})
+    ended = run_cli("doctor", "--agents")
+    assert ended.code == 1
+    assert "warning agents: none is configured" in ended.out
+    assert "default_agents" in ended.out
+    configure({}, 'default_agents = ["claude", "demo"]')
+    assert "agent claude: anthropic:" in " ".join(run_cli("doctor", "--agents").out.split())
 
 
 def test_agents_of_one_model_are_a_warning(run_cli, configure, new_stub):

@@ -46,7 +46,10 @@ async def test_a_failed_job_shows_its_partial_result(harness, run_cli):
         code = int(command[0] == "wait")
         shown = run_cli(*command)
         assert shown.code == code
-        assert "partial the job failed before its result was complete" in _joined(shown)
+        assert "partial the job failed before its result was complete; to continue: " in _joined(
+            shown
+        )
+        assert "aragora-q requeue partly" in _joined(shown)
         assert 'result {"answers": ["tea"]}' in _joined(shown)
         assert run_cli(*command, "--json").object["result"] == {"answers": ["tea"]}
     assert "partial" not in run_cli("status", "bad").out + run_cli("status", "done").out

@@ -61,7 +61,12 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"options": "ab", "answer_form": "choice"}, "options must be a list of 2 to 50 texts", ""),
         ({"options": {"a": 1, "b": 2}, "answer_form": "choice"}, "options must be a list", ""),
         ({"options": ["a", "A"], "answer_form": "choice"}, "options: 'A' occurs twice", ""),
-        ({"answer_form": "choice"}, "options must be a list of 2 to 50 texts, got []", ""),
+        ({"answer_form": "choice"}, "answer_form choice requires options", "2 to 50 texts"),
+        (
+            {"answer_form": {"type": "object", "properties": {"s": {"type": "strin"}}}},
+            "answer_form is not a JSON schema: $.properties.s.type: 'strin' is not valid",
+            "",
+        ),
         ({"debate": "alway"}, "debate is 'alway', must be one of auto, always, never", "always"),
         ({"debate": True}, "debate is True, must be one of", ""),
         ({"resume": "strickt"}, "resume is 'strickt', must be one of continue, strict", "strict"),
@@ -70,8 +75,8 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"escalate": [1]}, "escalate must be a list of names of agents", ""),
         ({"escalate": {"demo": 1}}, "escalate must be a list of names of agents", ""),
         ({"escalate": ["demo"] * 15}, "number of agents with escalate is 17", ""),
-        ({"escalate": ["demo"], "debate": "never"}, "escalate requires at least one round", ""),
-        ({"escalate": ["demo"], "rounds": 0}, "escalate requires at least one round", ""),
+        ({"escalate": ["demo"], "debate": "never"}, "escalate requires a round", ""),
+        ({"escalate": ["demo"], "rounds": 0}, "escalate requires a round", ""),
         (
             {"max_answer_words": 19},
             "max_answer_words is 19, must be a whole number from 20 to 5000",
@@ -80,8 +85,8 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"max_answer_words": True}, "max_answer_words is True", ""),
         ({"max_answer_words": "200"}, "max_answer_words is '200'", ""),
         ({"max_answer_words": None}, "max_answer_words is None", ""),
-        ({"consensus": "judge"}, "consensus judge requires judge", "none of the agents"),
-        ({"consensus": "synthesis"}, "consensus synthesis requires judge", "none of the agents"),
+        ({"consensus": "judge"}, "consensus judge requires a judge", "none of the agents"),
+        ({"consensus": "synthesis"}, "consensus synthesis requires a judge", "none of the agents"),
         ({"consensus": "judge", "judge": "demo"}, "judge 'demo' is one of the agents", ""),
         (
             {"consensus": "synthesis", "judge": "mine", "escalate": ["mine"]},
@@ -95,6 +100,8 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ),
         ({"weights": {"demo": True}}, "weights: demo must have a number above 0, got True", ""),
         ({"weights": []}, "weights must be a JSON object", ""),
+        ({"weights": {"demo": 2}}, "weights require consensus weighted, not majority", ""),
+        ({"judge": "mine"}, "judge requires consensus judge or synthesis, not majority", ""),
         ({"max_cost_usd": float("nan")}, "max_cost_usd must be a number above 0, got nan", ""),
         ({"max_tokens": 1e9}, "max_tokens is 1000000000.0, must be a whole number", ""),
     ],
@@ -112,9 +119,8 @@ def test_a_bad_field_is_refused_by_name_value_and_rule(fields, message, hint):
 @pytest.mark.parametrize("mode", CONSENSUS_MODES)
 async def test_every_mode_runs_to_a_result(run_debate, mode):
     """All modes that a job may name are modes that the executor knows."""
-    _, _, result = await run_debate(
-        agents=["demo"] * 3, rounds=1, consensus=mode, judge="demo:bold"
-    )
+    judge = {"judge": "demo:bold"} if mode in ("judge", "synthesis") else {}
+    _, _, result = await run_debate(agents=["demo"] * 3, rounds=1, consensus=mode, **judge)
     assert DebateResult.from_dict(result).debate_id == "job"
 
 
@@ -139,11 +145,13 @@ def test_a_payload_comes_back_as_it_went_in():
     """Empty fields are omitted; zero rounds are not empty."""
     job = create_debate_job(
         "Tea?", ["demo", "mine"], 1, "weighted", weights={"mine": 2.5}, transcript=True,
-        max_tokens=100, max_cost_usd=0.5, judge="mine", timeout_seconds=9, metadata={"a": 1},
+        max_tokens=100, max_cost_usd=0.5, timeout_seconds=9, metadata={"a": 1},
         answer_form="choice", options=["a", "b"], debate="always", escalate=["other"], resume="strict",
         max_answer_words=50,
     )  # fmt: skip
-    assert set(job.payload) == {each.name for each in fields(DebateJobPayload)}
+    assert set(job.payload) == {each.name for each in fields(DebateJobPayload)} - {"judge"}
+    judged = create_debate_job("Tea?", ["demo", "mine"], 1, "judge", judge="other").payload
+    assert DebateJobPayload.from_dict(judged).to_dict() == judged
     assert DebateJobPayload.from_dict(job.payload).to_dict() == job.payload
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
     job = create_debate_job("Where?", ["demo", "mine"], 0, answer_form=schema)
@@ -152,6 +160,14 @@ def test_a_payload_comes_back_as_it_went_in():
     assert job.payload["rounds"] == 0
     small = create_debate_job("Tea?", ["demo", "demo"]).payload
     assert set(small) == {"question", "agents", "rounds", "consensus"}
+
+
+@pytest.mark.parametrize("name", ["metadata", "weights", "answer_form", "options", "escalate"])
+def test_an_argument_of_another_type_is_an_invalid_payload(name):
+    """Also from Python: the rule is in the message, not in a TypeError of the interpreter."""
+    for value in ([1], 7):
+        with pytest.raises(InvalidPayload, match=name):
+            create_debate_job("Tea?", ["demo", "demo"], **{name: value})
 
 
 async def test_a_job_with_a_bad_payload_is_a_dead_letter_that_says_why(run_debate):

@@ -121,8 +121,12 @@ def test_a_reply_cut_by_a_limit_is_read_as_far_as_it_goes():
     """The verdict is there, the reasons are not complete: marked as cut."""
     value = read(Propose(TEXT), '{"answer": "9.9", "reasons": "It is larger bec', is_cut=True)
     assert value == {"answer": "9.9", "reasons": "It is larger bec", "cut": True}
-    with pytest.raises(Unusable):
-        read(Propose(NUMBER), '{"reasons": "It is larger bec', is_cut=True)
+    for request, text in (
+        (Propose(NUMBER), '{"reasons": "It is larger bec'),
+        (Vote(TEXT, ANSWERS), "KQ"),
+    ):
+        with pytest.raises(Unusable, match="the token limit cut the reply"):
+            read(request, text, is_cut=True)
 
 
 def test_what_voters_call_the_same():

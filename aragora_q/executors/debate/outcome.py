@@ -212,7 +212,8 @@ class Outcome:
             problems.append(f"{names[outsider]} did not decide, so the votes do ({why})")
         for row in seats:
             if row["cut"]:
-                problems.append(f"{row['agent']}: {row['cut']} of its replies were cut at a limit")
+                replies = "a reply was" if row["cut"] == 1 else f"{row['cut']} replies were"
+                problems.append(f"{row['agent']}: {replies} cut at a limit")
             if len(models := self._seats.models.get(row["seat"], [])) > 1:
                 problems.append(
                     f"{row['agent']}: continued with another model ({', '.join(models)})"

@@ -48,7 +48,12 @@ def read(request: AgentRequest, reply: Reply) -> Value:
     text = reply.text.encode(errors="replace").decode().strip()  # a model may send half a character
     if is_blank(text):
         raise Unusable("the reply was blank")
-    value = _READERS[type(request)](request, text, reply)
+    try:
+        value = _READERS[type(request)](request, text, reply)
+    except Unusable:
+        if reply.is_cut:
+            raise Unusable("the token limit cut the reply before its end") from None
+        raise
     if contains("".join(_texts(value)), request.topic.nonce):
         raise Unusable("the reply contained the marks of this conversation")
     if reply.is_cut:

@@ -73,8 +73,59 @@ def test_votes_of_every_seat():
     ]
     assert rows[4][3:5] == ["abstained", ""]
     assert report.intro[0] == Notice(
-        "No consensus (majority), agreement 40%, 2 of 5 seats.", "caution"
+        "No consensus (majority), agreement 40%, 2 of 5 seats; a tie.", "caution"
     )
+
+
+def test_a_tie_is_named():
+    """The verdict of a tie says how it was chosen; a judge's verdict is not one of a tie."""
+    made, entries = SAMPLES["disagreeing"]()
+    decided = "decided by votes; a tie with 1 other answer: the voters' confidence decided, or else"
+    assert decided in shown(made, entries)
+    made.result["decided_by"] = "judge"
+    assert "tie" not in dict(outcome_of(made))["decided by"]
+    made, entries = SAMPLES["agreeing"]()
+    assert "a tie" not in shown(made, entries)
+
+
+def test_what_was_asked_for_is_shown():
+    """Rounds by mode, and limits; without rounds, there is nothing that ended them."""
+    made, entries = SAMPLES["agreeing"]()
+    assert "rounds at most 3" in shown(made, entries)
+    made.payload |= {
+        "debate": "always",
+        "max_tokens": 9_000,
+        "max_cost_usd": 0.5,
+        "timeout_seconds": 90,
+    }
+    text = shown(made, entries)
+    assert "rounds 3 limits 9,000 tokens, $0.50, 90 s" in text
+    assert "rounds 1 of 3" in text
+    made.payload["debate"] = "never"
+    made.result["ended_by"] = "rounds"
+    assert dict(outcome_of(made))["rounds"] == "none"
+    assert "ended by" not in dict(outcome_of(made))
+    made.result["ended_by"] = "timeout"
+    assert "ended by" in dict(outcome_of(made))
+
+
+def test_agents_that_were_not_needed():
+    """A reader sees whether those that join on disagreement did."""
+    made, entries = SAMPLES["agreeing"]()
+    made.payload["escalate"] = ["dan"]
+    assert "joining on disagreement dan (not needed)" in shown(made, entries)
+    made.result["seats"].append({"seat": 3, "agent": "dan"})
+    assert "joining on disagreement dan consensus mode" in shown(made, entries)
+
+
+def test_without_a_vote_the_outcome_is_all_answers():
+    """Consensus mode none has no verdict to report, but answers."""
+    made, _ = SAMPLES["agreeing"]()
+    made.payload["consensus"] = "none"
+    made.result |= {"verdict": None, "final_answer": "ann: Canberra", "decided_by": None}
+    found = dict(outcome_of(made))
+    assert found["answers"] == "ann: Canberra"
+    assert "verdict" not in found
 
 
 def test_who_dropped_out_and_why():
@@ -94,7 +145,10 @@ def test_a_failed_debate_shows_its_answers_and_why_no_ballot_counted():
     made, entries = SAMPLES["failed"]()
     text = shown(made, entries)
     assert text.index(made.error) < text.index("The result is partial")
+    assert "To continue: aragora-q requeue 5c1d0e9a" in text
     assert text.count("a ballot was not used: choice must be one of KQTR, BXLM") == 3
+    assert "Dissent" not in titles(made, entries)  # from no verdict
+    assert "Problems" not in titles(made, entries)  # the error says it
     assert "It was chosen in 1908" in text
 
 
@@ -155,14 +209,14 @@ def test_both_orders_of_the_judge_are_shown():
 
 
 def test_a_synthesis_names_its_author():
-    """The text is the chair's; the verdict is that of the votes."""
+    """The text is the judge's; the verdict is that of the votes."""
     made, entries = SAMPLES["agreeing"]()
     made.payload |= {"consensus": "synthesis", "judge": "zoe"}
     made.result |= {"written_by": "zoe", "final_answer": "Canberra, since 1908."}
     name, entry = call("synthesize", 3, {"text": "Canberra, since 1908."}, step=4, agent="zoe")
     text = shown(made, entries | {name: entry})
     assert "the text is written by zoe from all answers Canberra Canberra, since 1908." in text
-    assert "Chair, zoe Canberra, since 1908." in text
+    assert "Judge, zoe Canberra, since 1908." in text
     assert dict(outcome_of(made))["answer"] == "Canberra, since 1908."
 
 
