@@ -87,6 +87,19 @@ async def test_a_debate_in_which_no_seat_could_vote_fails_with_its_answers(
     assert (result["verdict"], result["consensus_reached"]) == ("ann", True)
 
 
+async def test_a_requeued_debate_continues_at_the_vote(seat_scripted_agents, run_debate):
+    """Prose instead of reviews and ballots: reviews stay abstentions, as paid revisions followed them."""
+    fields = {"agents": THREE, "rounds": 1, "debate": "always"}
+    seat_scripted_agents(**{name: mute_on((Review, Vote), verdict=name) for name in THREE})
+    outcome, session, _ = await run_debate(**fields)
+    assert isinstance(outcome, Failed)
+    session.requeue()
+    agents = seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+    _, _, result = await run_debate(**fields, session=session)
+    assert {type(task) for agent in agents.values() for task in agent.asked} == {Vote}
+    assert (result["verdict"], result["consensus_reached"]) == ("ann", True)
+
+
 async def test_the_vote_is_among_different_answers_only(seat_scripted_agents, run_debate):
     """Two seats with equal answers do not split the vote; the answer is listed once."""
     agents = seat_scripted_agents(
