@@ -80,6 +80,15 @@ async def test_a_cost_budget_counts_what_calls_cost(seat_scripted_agents, run_de
     )
 
 
+async def test_a_cost_budget_says_which_calls_it_did_not_limit(seat_scripted_agents, run_debate):
+    """The price of a call may not be known: the result says that the limit does not hold."""
+    seat_scripted_agents(**{name: saying(name) for name in THREE})
+    _, _, result = await run_debate(agents=THREE, rounds=0, max_cost_usd=0.000001)
+    assert result["error"] == "max_cost_usd did not limit 6 calls: their price is not known"
+    _, _, result = await run_debate(agents=THREE, rounds=0)
+    assert result["error"] is None
+
+
 def in_the_past(session, seconds):
     """Makes the debate in the session's journal have run for so many seconds."""
     for name, entry in session.kept.items():

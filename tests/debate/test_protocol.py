@@ -378,6 +378,18 @@ async def test_a_cut_reply_is_asked_for_once_more_with_a_larger_limit(
         assert ("cut at a limit" in (result["error"] or "")) == bool(replies_cut)
 
 
+async def test_a_seat_whose_replies_end_before_they_begin_is_asked_twice(
+    seat_scripted_agents, run_debate
+):
+    """Cut within hidden thinking, also at the larger limit: a third try would end in the same way."""
+    agents = seat_scripted_agents(
+        ann=lambda task: said("", is_cut=True), bob=saying("tea"), cyd=saying("tea")
+    )
+    _, _, result = await run_debate(agents=THREE, rounds=0)
+    assert [manner.larger for manner in agents["ann"].manners] == [False, True]
+    assert "ann dropped out (propose): no usable answer: the reply was blank" in result["error"]
+
+
 async def test_blank_answers_are_not_a_consensus(seat_scripted_agents, run_debate):
     """Three seats that say nothing: no answer, no consensus, and an error that says so."""
     seat_scripted_agents(**{name: lambda _: said(" \n") for name in THREE})

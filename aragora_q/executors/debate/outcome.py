@@ -210,6 +210,9 @@ class Outcome:
         outsider = len(self._payload.agents) + len(self._payload.escalate)
         if why := self._seats.abstained.get(outsider):
             problems.append(f"{names[outsider]} did not decide, so the votes do ({why})")
+        unpriced = sum(entry["usd"] is None for entry in self._journal.entries())
+        if unpriced and self._payload.max_cost_usd is not None:
+            problems.append(f"max_cost_usd did not limit {unpriced} calls: their price is not known")
         for row in seats:
             if row["cut"]:
                 problems.append(f"{row['agent']}: {row['cut']} of its replies were cut at a limit")

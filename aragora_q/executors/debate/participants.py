@@ -204,7 +204,7 @@ class Participants:
         """Return an agent's reply to one request, from the journal if it is there; None: unusable.
 
         A reply that was cut by the agent's token limit is asked for once more with a larger one; an
-        unusable one, once more with the reason. `part` tells several requests of one seat apart. Raises as
+        unusable one that was not cut, once more with the reason. `part` tells several requests of one seat apart. Raises as
         `Agent.reply`.
         """
         agent = await self._registry.agent(self.names[seat], seat)
@@ -236,7 +236,8 @@ class Participants:
             return None
         if last.get("limited") and not any(entry.get("larger") for entry in tries):
             return Manner(prompted=is_prompted, larger=True)
-        if last["value"] is None and not any(entry.get("repair") for entry in tries):
+        was_repaired = any(entry.get("repair") for entry in tries)
+        if last["value"] is None and not (was_repaired or last.get("limited")):
             is_larger = bool(last.get("larger"))
             return Manner(prompted=is_prompted, larger=is_larger, repair=last["unusable"])
         return None
