@@ -97,7 +97,8 @@ def _count(checkup: Checkup, agent: Agent, reply: Reply, manner: Manner) -> None
     checkup.answered_by = reply.model or agent.model
     checkup.input_tokens += reply.input_tokens
     checkup.output_tokens += reply.output_tokens
-    checkup.usd = reply.cost_usd
+    if reply.cost_usd is not None:
+        checkup.usd = (checkup.usd or 0.0) + reply.cost_usd
     if (way_of := getattr(agent, "way_of", None)) is not None:  # of models only
         way = way_of(BALLOT, manner)
         checkup.structured, checkup.streamed = way.structured, way.streams

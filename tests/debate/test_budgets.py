@@ -80,13 +80,25 @@ async def test_a_cost_budget_counts_what_calls_cost(seat_scripted_agents, run_de
     )
 
 
-async def test_a_cost_budget_says_which_calls_it_did_not_limit(seat_scripted_agents, run_debate):
-    """The price of a call may not be known: the result says that the limit does not hold."""
-    seat_scripted_agents(**{name: saying(name) for name in THREE})
-    _, _, result = await run_debate(agents=THREE, rounds=0, max_cost_usd=0.000001)
-    assert result["error"] == "max_cost_usd did not limit 6 calls: their price is not known"
-    _, _, result = await run_debate(agents=THREE, rounds=0)
-    assert result["error"] is None
+@pytest.mark.parametrize(
+    ("name", "limit", "tokens"), [("max_cost_usd", 0.000001, (10, 5)), ("max_tokens", 1, (0, 0))]
+)
+async def test_a_budget_says_which_calls_it_did_not_limit(
+    seat_scripted_agents, run_debate, name, limit, tokens
+):
+    """Price or tokens of a call may not be known: the result says that the limit does not hold."""
+    for given, error in (
+        ({}, None),
+        ({name: limit}, f"{name} did not limit 6 calls: what they took is not known"),
+    ):
+        seat_scripted_agents(**{
+            each: lambda task, each=each: replace(
+                saying(each)(task), input_tokens=tokens[0], output_tokens=tokens[1]
+            )
+            for each in THREE
+        })  # fmt: skip
+        _, _, result = await run_debate(agents=THREE, rounds=0, **given)
+        assert result["error"] == error
 
 
 def in_the_past(session, seconds):

@@ -81,6 +81,8 @@ class Participants:
         self.transcript: list[dict[str, Any]] = []
         self.models: dict[int, list[str]] = {}
         """The configured models whose replies are used, by seat."""
+        self.settings: dict[int, set[str]] = {}
+        """The digests of the settings with which these replies were made."""
         self.is_incomplete = False
         """True: a reply is missing, and there is no time to ask for it."""
         self._job = job
@@ -204,8 +206,8 @@ class Participants:
         """Return an agent's reply to one request, from the journal if it is there; None: unusable.
 
         A reply that was cut by the agent's token limit is asked for once more with a larger one; an
-        unusable one that was not cut, once more with the reason. `part` tells several requests of one seat apart. Raises as
-        `Agent.reply`.
+        unusable one that was not cut, once more with the reason. `part` tells several requests of one seat
+        apart. Raises as `Agent.reply`.
         """
         agent = await self._registry.agent(self.names[seat], seat)
         call, prompt = f"{phase}{part}.{seat}", agent.digest(request)
@@ -285,6 +287,7 @@ class Participants:
         for entry in reversed(tries):
             if entry["value"] is not None:
                 models = self.models.setdefault(seat, [])
+                self.settings.setdefault(seat, set()).add(entry["settings"])
                 if entry["model"] not in models:
                     models.append(entry["model"])
                 self.abstained.pop(seat, None)
