@@ -32,7 +32,9 @@ MAX_SUMMARY_CHARS = 280
 
 FIRST_OVERLOAD_DELAY_SECONDS = 5.0
 MAX_OVERLOAD_DELAY_SECONDS = 60.0
-"""Delays after an overload for which the provider names none; they double."""
+"""Delays after an overload: the first one if the provider names none. They double up to the other one,
+because the queue allows a job only so many of them.
+"""
 
 MAX_OVERLOAD_SECONDS = 1_800.0
 """How long one call waits for an overloaded provider before its seat drops out."""
@@ -332,8 +334,8 @@ class Participants:
         if self._journal.now() - state["since"] > MAX_OVERLOAD_SECONDS:
             return None
         await self._journal.note(name, {**state, "count": state["count"] + 1})
-        doubled = FIRST_OVERLOAD_DELAY_SECONDS * 2 ** min(state["count"], 10)
-        return error.delay_seconds or min(doubled, MAX_OVERLOAD_DELAY_SECONDS)
+        delay = error.delay_seconds or FIRST_OVERLOAD_DELAY_SECONDS
+        return max(delay, min(delay * 2 ** min(state["count"], 10), MAX_OVERLOAD_DELAY_SECONDS))
 
     def _reasons(self, faults: Mapping[int, BaseException]) -> str:
         return "; ".join(f"{self.names[seat]}: {_reason(error)}" for seat, error in faults.items())
