@@ -305,8 +305,8 @@ class Rounds:
         limit = payload.timeout_seconds
         if limit is not None and self._journal.running_seconds() > limit * ROUNDS_SHARE:
             return "timeout"
-        if phase.name == "revise" or (payload.max_tokens is None and payload.max_cost_usd is None):
-            return None  # the round was found to fit as a whole
+        if payload.max_tokens is None and payload.max_cost_usd is None:
+            return None
         tokens, cost = self._journal.tokens(), self._journal.cost_usd()
         ahead = self._expected_tokens(phase.round)
         if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
@@ -319,11 +319,15 @@ class Rounds:
     def _expected_tokens(self, number: int) -> int:
         """Return the tokens of a round and the vote after it, from what the calls so far took.
 
-        A prompt holds what the proposals' prompts held, all answers, and in a revision all reviews.
+        A prompt holds what the proposals' prompts held, all answers, and in a revision all reviews. Agents
+        that may join in this round are counted.
         """
         entries = list(self._journal.entries())
         proposals = [entry for entry in entries if entry["phase"] == "propose"]
-        seats, count = len(self._seats.active), max(len(proposals), 1)
+        joining = len(self._payload.escalate) if number == 1 else 0
+        if self.answers.have_one_verdict():
+            joining = 0
+        seats, count = len(self._seats.active) + joining, max(len(proposals), 1)
         prompt: int = sum(entry["in"] for entry in proposals) // count
         answers: int = sum(entry["out"] for entry in proposals) * seats // count
         longest: int = max((entry["out"] for entry in entries), default=0)
@@ -333,6 +337,7 @@ class Rounds:
             calls = seats * (with_answers if number == 1 else with_reviews)
         else:
             calls = seats * (2 * with_answers + with_reviews)
+        calls += joining * (prompt + longest)
         return calls + {"judge": 2, "synthesis": 1}.get(self._payload.consensus, 0) * with_answers
 
 
