@@ -87,6 +87,24 @@ async def test_a_debate_in_which_no_seat_could_vote_fails_with_its_answers(
     assert (result["verdict"], result["consensus_reached"]) == ("ann", True)
 
 
+async def test_a_debate_whose_voters_drop_out_fails_with_its_answers(
+    seat_scripted_agents, run_debate
+):
+    """All are refused or rejected at the vote: what was paid for is in the partial result."""
+    seat_scripted_agents(
+        ann=failing(PermanentError("404"), Vote, then=saying("ann")),
+        bob=failing(PermanentError("401"), Vote, then=saying("bob")),
+        cyd=saying("cyd"),
+    )
+    outcome, _, _ = await run_debate(agents=THREE, rounds=0)
+    assert outcome.error == (
+        "PermanentError: 1 of 3 agents are left, but a debate needs 2: ann: 404; bob: 401"
+    )
+    partial = result_of(outcome)
+    assert sorted(row["verdict"] for row in partial["dissent"]) == ["ann", "bob", "cyd"]
+    assert (partial["verdict"], partial["token_usage"]["requests"]) == (None, 4)
+
+
 async def test_a_requeued_debate_continues_at_the_vote(seat_scripted_agents, run_debate):
     """Prose instead of reviews and ballots: reviews stay abstentions, as paid revisions followed them."""
     fields = {"agents": THREE, "rounds": 1, "debate": "always"}

@@ -335,7 +335,8 @@ class Participants:
             return None
         await self._journal.note(name, {**state, "count": state["count"] + 1})
         delay = error.delay_seconds or FIRST_OVERLOAD_DELAY_SECONDS
-        return max(delay, min(delay * 2 ** min(state["count"], 10), MAX_OVERLOAD_DELAY_SECONDS))
+        doublings: int = min(state["count"], 10)
+        return max(delay, min(delay * 2.0**doublings, MAX_OVERLOAD_DELAY_SECONDS))
 
     def _reasons(self, faults: Mapping[int, BaseException]) -> str:
         return "; ".join(f"{self.names[seat]}: {_reason(error)}" for seat, error in faults.items())

@@ -71,8 +71,8 @@ class Debate:
 
         Raises:
             InvalidPayload: an agent or the judge is unknown. Found before the first call.
-            PermanentError: too few agents are left, or no seat could vote; then it has the answers as its
-                partial result, and a requeued job continues at the vote.
+            PermanentError: too few agents are left, or no seat could vote. If there are answers, they are its
+                partial result, and a requeued job continues where the debate ended.
             RetryLater, AgentUnavailable: an agent's fault may be temporary; finished calls are kept.
 
         """
@@ -123,9 +123,19 @@ class Debate:
             is_closing=is_closing,
         )
         rounds = Rounds(payload, topic, self._journal, seats)
+        try:
+            return await self._decided(topic, seats, rounds)
+        except PermanentError as error:
+            if rounds.answers.by_seat:
+                outcome = self._outcome(topic, seats, rounds)
+                outcome.count(rounds.answers.groups([]), {})
+                error.partial_result = outcome.result(self._max_result_bytes).to_dict()
+            raise
+
+    async def _decided(self, topic: Topic, seats: Participants, rounds: Rounds) -> DebateResult:
+        payload = self._payload
         await rounds.hold()
-        outcome = Outcome(self._job.id, payload, topic, self._journal, seats, rounds.answers)
-        outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
+        outcome = self._outcome(topic, seats, rounds)
         if payload.consensus != "none":
             is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
             election = Election(
@@ -136,9 +146,13 @@ class Debate:
                 raise PermanentError(
                     f"no seat could vote: {outcome.reasons_not_to_vote()}",
                     hint="requeue continues at the vote",
-                    partial_result=outcome.result(self._max_result_bytes).to_dict(),
                 )
         return outcome.result(self._max_result_bytes)
+
+    def _outcome(self, topic: Topic, seats: Participants, rounds: Rounds) -> Outcome:
+        outcome = Outcome(self._job.id, self._payload, topic, self._journal, seats, rounds.answers)
+        outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
+        return outcome
 
 
 class Rounds:
