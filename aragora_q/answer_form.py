@@ -174,11 +174,11 @@ def text_key(text: str) -> str:
     exact = unicodedata.normalize("NFC", text.strip())
     plain = exact.replace("\u2019", "'").replace("\u2018", "'").replace("\u00a0", " ")
     plain = re.sub(
-        r"^(\*\*|__|\*|_|`|\"|\u201c)(.*?)(\*\*|__|\*|_|`|\"|\u201d)([.]?)$", r"\2\4", plain
+        r"^(\*\*|__|\*|_|`|\"|\u201c)(.*?)(\*\*|__|\*|_|`|\"|\u201d)([.\u3002]?)$", r"\2\4", plain
     )
     # Words and numbers: anything else may be code or a formula, where each character counts.
-    if re.fullmatch(r"[^\W_]+(?:[ ,;'\u2010-\u2014.-]{1,3}[^\W_]+)*[.]?", plain):
-        return " ".join(plain.casefold().split()).removesuffix(".")
+    if re.fullmatch(r"[^\W_]+(?:[ ,;'\u2010-\u2014.-]{1,3}[^\W_]+)*[.\u3002]?", plain):
+        return " ".join(plain.casefold().split()).rstrip(".\u3002")
     return exact
 
 

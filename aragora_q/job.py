@@ -70,7 +70,7 @@ class DebateJobPayload:
     max_tokens: int | None = None
     """Limit of input and output tokens. No round begins that would not fit with the vote after it."""
     max_cost_usd: float | None = None
-    """As `max_tokens`, in US dollars; covers only models with a known price."""
+    """As `max_tokens`, in US dollars; calls with unknown price are not limited, and the result says so."""
     judge: str | None = None
     """The agent that decides with consensus `judge`, or writes the answer with `synthesis`. Required
     there, and refused elsewhere; none of the agents."""

@@ -78,8 +78,8 @@ def get_logger(name: str) -> EventLogger:
 def setup_logging(level: str, log_format: str) -> None:
     """Write this package's log lines to stderr, as `log_format` (text or json).
 
-    `level` is the minimum level of this package's lines; of other packages, warnings are written. Under
-    systemd, lines start with the priority that the journal reads.
+    `level` is the minimum level of this package's lines; of other packages, warnings are written, those
+    of module `warnings` too. Under systemd, lines start with the priority that the journal reads.
     """
     # What a program put in place of stderr, without a file descriptor, has no reader that could stop.
     if _stderr_status():
@@ -93,6 +93,7 @@ def setup_logging(level: str, log_format: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("aragora_q").setLevel(level.upper())
+    logging.captureWarnings(capture=True)
 
 
 class StderrHandler(logging.Handler):

@@ -25,13 +25,13 @@ async def test_a_spent_budget_goes_to_the_vote(seat_scripted_agents, run_debate)
         assert used <= budget
 
 
-@pytest.mark.parametrize("seats", [3, 8, 16])
+@pytest.mark.parametrize(("seats", "joining"), [(3, 0), (8, 0), (16, 0), (16, 13)])
 @pytest.mark.parametrize("form", [{}, {"answer_form": "number"}], ids=["text", "number"])
 async def test_a_round_that_would_exceed_the_budget_does_not_begin(
-    seat_scripted_agents, run_debate, seats, form
+    seat_scripted_agents, run_debate, seats, joining, form
 ):
     """Prompts grow with the number of seats: what a round takes is estimated from all answers, not from an
-    average. Tokens are characters / 4 of real prompts.
+    average, and for those that join in it, too. Tokens are characters / 4 of real prompts.
     """
     from aragora_q.executors.debate.prompts import prompt_for
 
@@ -53,8 +53,9 @@ async def test_a_round_that_would_exceed_the_budget_does_not_begin(
     for budget in (seats * 2_500, seats * seats * 1_500):
         seat_scripted_agents(**{name: counted(n) for n, name in enumerate(names)})
         _, _, result = await run_debate(
-            agents=names, rounds=20, max_tokens=budget, debate="always", **form
-        )
+            agents=names[joining:], escalate=names[:joining], rounds=20, max_tokens=budget,
+            debate="always", **form,
+        )  # fmt: skip
         used = result["token_usage"]["input_tokens"] + result["token_usage"]["output_tokens"]
         vote_alone = seats * (seats * 280 + 700)  # always takes place
         assert result["ended_by"] == "max_tokens"
@@ -78,6 +79,27 @@ async def test_a_cost_budget_counts_what_calls_cost(seat_scripted_agents, run_de
         0.12,
         0,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "tokens"), [("max_cost_usd", 0.000001, (10, 5)), ("max_tokens", 1, (0, 0))]
+)
+async def test_a_budget_says_which_calls_it_did_not_limit(
+    seat_scripted_agents, run_debate, name, limit, tokens
+):
+    """Price or tokens of a call may not be known: the result says that the limit does not hold."""
+    for given, error in (
+        ({}, None),
+        ({name: limit}, f"{name} did not limit 6 calls: what they took is not known"),
+    ):
+        seat_scripted_agents(**{
+            each: lambda task, each=each: replace(
+                saying(each)(task), input_tokens=tokens[0], output_tokens=tokens[1]
+            )
+            for each in THREE
+        })  # fmt: skip
+        _, _, result = await run_debate(agents=THREE, rounds=0, **given)
+        assert result["error"] == error
 
 
 def in_the_past(session, seconds):

@@ -32,6 +32,15 @@ async def test_a_resume_with_another_model_says_so(seat_scripted_agents, run_deb
     assert result["votes"][1]["model"] == "other:haiku"
 
 
+async def test_a_resume_with_other_settings_says_so(seat_scripted_agents, run_debate):
+    """The same model at another server, or with other settings, may answer differently."""
+    session = await interrupted_at_the_vote(seat_scripted_agents, run_debate)
+    agents = seat_scripted_agents(**{name: saying("good") for name in THREE})
+    agents["bob"].settings = "other"
+    _, _, result = await run_debate(agents=THREE, rounds=0, session=session, attempts=2)
+    assert result["error"] == "bob: continued with other settings"
+
+
 @pytest.mark.parametrize("change", [{"model": "other:haiku"}, {"settings": "other"}])
 async def test_a_strict_resume_asks_again_what_another_model_answered(
     seat_scripted_agents, run_debate, change

@@ -378,6 +378,25 @@ async def test_a_cut_reply_is_asked_for_once_more_with_a_larger_limit(
         assert ("cut at a limit" in (result["error"] or "")) == bool(replies_cut)
 
 
+async def test_a_seat_whose_replies_end_before_they_begin_is_asked_twice(
+    seat_scripted_agents, run_debate
+):
+    """Cut within hidden thinking, also at the larger limit: a third try would end in the same way.
+
+    What the tries cost is counted.
+    """
+    agents = seat_scripted_agents(
+        ann=lambda task: said("", is_cut=True, cost_usd=0.25), bob=saying("tea"), cyd=saying("tea")
+    )
+    _, _, result = await run_debate(agents=THREE, rounds=0)
+    assert [manner.larger for manner in agents["ann"].manners] == [False, True]
+    assert "ann dropped out (propose): no usable answer: the reply was blank" in result["error"]
+    row = result["seats"][0]
+    counted = [row[name] for name in ("calls", "input_tokens", "output_tokens", "cost_usd")]
+    assert counted == [2, 20, 10, 0.5]
+    assert (result["token_usage"]["input_tokens"], result["cost_usd"]) == (40, 0.5)
+
+
 async def test_blank_answers_are_not_a_consensus(seat_scripted_agents, run_debate):
     """Three seats that say nothing: no answer, no consensus, and an error that says so."""
     seat_scripted_agents(**{name: lambda _: said(" \n") for name in THREE})

@@ -88,9 +88,11 @@ def test_json_is_found_in_what_surrounds_it(text):
 @pytest.mark.parametrize(
     "request_", REQUESTS, ids=[f"{type(each).__name__}-{each.topic.form.kind}" for each in REQUESTS]
 )
-@pytest.mark.parametrize("text", ["", " \n\t", "\u200b \u00a0"])
+@pytest.mark.parametrize("text", [
+    "", " \n\t", "\u200b \u00a0", "null", "[ ]", '""', "```json\n```", "```\nnull\n```",
+])  # fmt: skip
 def test_a_blank_reply_is_unusable(request_, text):
-    """Whatever was asked for; also if the blanks are not ASCII, or have no width."""
+    """Whatever was asked for; also if the blanks are not ASCII or have no width, and for empty JSON."""
     with pytest.raises(Unusable, match="blank"):
         read(request_, text)
 

@@ -87,6 +87,37 @@ async def test_a_debate_in_which_no_seat_could_vote_fails_with_its_answers(
     assert (result["verdict"], result["consensus_reached"]) == ("ann", True)
 
 
+async def test_a_debate_whose_voters_drop_out_fails_with_its_answers(
+    seat_scripted_agents, run_debate
+):
+    """All are refused or rejected at the vote: what was paid for is in the partial result."""
+    seat_scripted_agents(
+        ann=failing(PermanentError("404"), Vote, then=saying("ann")),
+        bob=failing(PermanentError("401"), Vote, then=saying("bob")),
+        cyd=saying("cyd"),
+    )
+    outcome, _, _ = await run_debate(agents=THREE, rounds=0)
+    assert outcome.error == (
+        "PermanentError: 1 of 3 agents are left, but a debate needs 2: ann: 404; bob: 401"
+    )
+    partial = result_of(outcome)
+    assert sorted(row["verdict"] for row in partial["dissent"]) == ["ann", "bob", "cyd"]
+    assert (partial["verdict"], partial["token_usage"]["requests"]) == (None, 4)
+
+
+async def test_a_requeued_debate_continues_at_the_vote(seat_scripted_agents, run_debate):
+    """Prose instead of reviews and ballots: reviews stay abstentions, as paid revisions followed them."""
+    fields = {"agents": THREE, "rounds": 1, "debate": "always"}
+    seat_scripted_agents(**{name: mute_on((Review, Vote), verdict=name) for name in THREE})
+    outcome, session, _ = await run_debate(**fields)
+    assert isinstance(outcome, Failed)
+    session.requeue()
+    agents = seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+    _, _, result = await run_debate(**fields, session=session)
+    assert {type(task) for agent in agents.values() for task in agent.asked} == {Vote}
+    assert (result["verdict"], result["consensus_reached"]) == ("ann", True)
+
+
 async def test_the_vote_is_among_different_answers_only(seat_scripted_agents, run_debate):
     """Two seats with equal answers do not split the vote; the answer is listed once."""
     agents = seat_scripted_agents(

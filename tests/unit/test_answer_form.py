@@ -232,7 +232,7 @@ def test_large_integers_in_json_are_not_rounded():
         ("Don't", "Don\u2019t"), ("Caf\u00e9", "Cafe\u0301"), ("**Canberra**", "Canberra"),
         ("_Canberra_.", "canberra"),
         ("`Canberra`", "Canberra"), ("\u201cTea\u201d", "tea"), ("Tea  and\u00a0coffee.", "tea and coffee"),
-        (" Tea ", "tea"),
+        (" Tea ", "tea"), ("\u6771\u4eac\u3002", "\u6771\u4eac"),
     ],
 )  # fmt: skip
 def test_prose_that_differs_in_typography_is_equal(first, second):

@@ -34,7 +34,8 @@ class Journal:
     """The calls and decisions of this and earlier attempts. Its length is the number of calls.
 
     A *life* is the time between enqueue, or requeue, and the end of a job. A requeue deletes checkpoints
-    named `life/…`: the clock restarts, and unusable replies are asked for again.
+    named `life/…`: the clock restarts, and unusable replies of the phase where the debate ended are asked
+    for again.
     """
 
     def __init__(self, attempt: AttemptContext, attempt_started_at: float | None) -> None:
@@ -93,12 +94,20 @@ class Journal:
             yield from entries
 
     def tries(self, call: str, prompt: str) -> list[Entry]:
-        """Return the replies to that exact prompt, oldest first; unusable ones of this life only."""
+        """Return the replies to that exact prompt, oldest first.
+
+        Unusable ones of an earlier life count only if a later phase followed: it was asked with the
+        usable ones, and must not be asked again.
+        """
         return [
             entry
             for entry in self._entries[call]
             if entry["prompt"] == prompt
-            and (entry["value"] is not None or entry["life"] == self.life)
+            and (
+                entry["value"] is not None
+                or entry["life"] == self.life
+                or self.has_passed(entry["step"])
+            )
         ]
 
     def has_begun(self, phase_prefix: str) -> bool:

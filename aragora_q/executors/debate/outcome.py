@@ -210,6 +210,12 @@ class Outcome:
         outsider = len(self._payload.agents) + len(self._payload.escalate)
         if why := self._seats.abstained.get(outsider):
             problems.append(f"{names[outsider]} did not decide, so the votes do ({why})")
+        for limit, what, is_unknown in (
+            (self._payload.max_tokens, "max_tokens", lambda entry: not entry["in"] + entry["out"]),
+            (self._payload.max_cost_usd, "max_cost_usd", lambda entry: entry["usd"] is None),
+        ):
+            if limit is not None and (count := sum(map(is_unknown, self._journal.entries()))):
+                problems.append(f"{what} did not limit {count} calls: what they took is not known")
         for row in seats:
             if row["cut"]:
                 replies = "a reply was" if row["cut"] == 1 else f"{row['cut']} replies were"
@@ -218,6 +224,8 @@ class Outcome:
                 problems.append(
                     f"{row['agent']}: continued with another model ({', '.join(models)})"
                 )
+            elif len(self._seats.settings.get(row["seat"], ())) > 1:
+                problems.append(f"{row['agent']}: continued with other settings")
         return problems
 
     def _seat_rows(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -32,7 +32,9 @@ MAX_SUMMARY_CHARS = 280
 
 FIRST_OVERLOAD_DELAY_SECONDS = 5.0
 MAX_OVERLOAD_DELAY_SECONDS = 60.0
-"""Delays after an overload for which the provider names none; they double."""
+"""Delays after an overload: the first one if the provider names none. They double up to the other one,
+because the queue allows a job only so many of them.
+"""
 
 MAX_OVERLOAD_SECONDS = 1_800.0
 """How long one call waits for an overloaded provider before its seat drops out."""
@@ -81,6 +83,8 @@ class Participants:
         self.transcript: list[dict[str, Any]] = []
         self.models: dict[int, list[str]] = {}
         """The configured models whose replies are used, by seat."""
+        self.settings: dict[int, set[str]] = {}
+        """The digests of the settings with which these replies were made."""
         self.is_incomplete = False
         """True: a reply is missing, and there is no time to ask for it."""
         self._job = job
@@ -204,8 +208,8 @@ class Participants:
         """Return an agent's reply to one request, from the journal if it is there; None: unusable.
 
         A reply that was cut by the agent's token limit is asked for once more with a larger one; an
-        unusable one, once more with the reason. `part` tells several requests of one seat apart. Raises as
-        `Agent.reply`.
+        unusable one that was not cut, once more with the reason. `part` tells several requests of one seat
+        apart. Raises as `Agent.reply`.
         """
         agent = await self._registry.agent(self.names[seat], seat)
         call, prompt = f"{phase}{part}.{seat}", agent.digest(request)
@@ -236,7 +240,8 @@ class Participants:
             return None
         if last.get("limited") and not any(entry.get("larger") for entry in tries):
             return Manner(prompted=is_prompted, larger=True)
-        if last["value"] is None and not any(entry.get("repair") for entry in tries):
+        was_repaired = any(entry.get("repair") for entry in tries)
+        if last["value"] is None and not (was_repaired or last.get("limited")):
             is_larger = bool(last.get("larger"))
             return Manner(prompted=is_prompted, larger=is_larger, repair=last["unusable"])
         return None
@@ -284,6 +289,7 @@ class Participants:
         for entry in reversed(tries):
             if entry["value"] is not None:
                 models = self.models.setdefault(seat, [])
+                self.settings.setdefault(seat, set()).add(entry["settings"])
                 if entry["model"] not in models:
                     models.append(entry["model"])
                 self.abstained.pop(seat, None)
@@ -328,8 +334,9 @@ class Participants:
         if self._journal.now() - state["since"] > MAX_OVERLOAD_SECONDS:
             return None
         await self._journal.note(name, {**state, "count": state["count"] + 1})
-        doubled = FIRST_OVERLOAD_DELAY_SECONDS * 2 ** min(state["count"], 10)
-        return error.delay_seconds or min(doubled, MAX_OVERLOAD_DELAY_SECONDS)
+        delay = error.delay_seconds or FIRST_OVERLOAD_DELAY_SECONDS
+        doublings: int = min(state["count"], 10)
+        return max(delay, min(delay * 2.0**doublings, MAX_OVERLOAD_DELAY_SECONDS))
 
     def _reasons(self, faults: Mapping[int, BaseException]) -> str:
         return "; ".join(f"{self.names[seat]}: {_reason(error)}" for seat, error in faults.items())

@@ -71,8 +71,8 @@ class Debate:
 
         Raises:
             InvalidPayload: an agent or the judge is unknown. Found before the first call.
-            PermanentError: too few agents are left, or no seat could vote; then it has the answers as its
-                partial result, and a requeued job continues at the vote.
+            PermanentError: too few agents are left, or no seat could vote. If there are answers, they are its
+                partial result, and a requeued job continues where the debate ended.
             RetryLater, AgentUnavailable: an agent's fault may be temporary; finished calls are kept.
 
         """
@@ -123,9 +123,19 @@ class Debate:
             is_closing=is_closing,
         )
         rounds = Rounds(payload, topic, self._journal, seats)
+        try:
+            return await self._decided(topic, seats, rounds)
+        except PermanentError as error:
+            if rounds.answers.by_seat:
+                outcome = self._outcome(topic, seats, rounds)
+                outcome.count(rounds.answers.groups([]), {})
+                error.partial_result = outcome.result(self._max_result_bytes).to_dict()
+            raise
+
+    async def _decided(self, topic: Topic, seats: Participants, rounds: Rounds) -> DebateResult:
+        payload = self._payload
         await rounds.hold()
-        outcome = Outcome(self._job.id, payload, topic, self._journal, seats, rounds.answers)
-        outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
+        outcome = self._outcome(topic, seats, rounds)
         if payload.consensus != "none":
             is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
             election = Election(
@@ -136,9 +146,13 @@ class Debate:
                 raise PermanentError(
                     f"no seat could vote: {outcome.reasons_not_to_vote()}",
                     hint="requeue continues at the vote",
-                    partial_result=outcome.result(self._max_result_bytes).to_dict(),
                 )
         return outcome.result(self._max_result_bytes)
+
+    def _outcome(self, topic: Topic, seats: Participants, rounds: Rounds) -> Outcome:
+        outcome = Outcome(self._job.id, self._payload, topic, self._journal, seats, rounds.answers)
+        outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
+        return outcome
 
 
 class Rounds:
@@ -305,8 +319,8 @@ class Rounds:
         limit = payload.timeout_seconds
         if limit is not None and self._journal.running_seconds() > limit * ROUNDS_SHARE:
             return "timeout"
-        if phase.name == "revise" or (payload.max_tokens is None and payload.max_cost_usd is None):
-            return None  # the round was found to fit as a whole
+        if payload.max_tokens is None and payload.max_cost_usd is None:
+            return None
         tokens, cost = self._journal.tokens(), self._journal.cost_usd()
         ahead = self._expected_tokens(phase.round)
         if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
@@ -319,11 +333,15 @@ class Rounds:
     def _expected_tokens(self, number: int) -> int:
         """Return the tokens of a round and the vote after it, from what the calls so far took.
 
-        A prompt holds what the proposals' prompts held, all answers, and in a revision all reviews.
+        A prompt holds what the proposals' prompts held, all answers, and in a revision all reviews. Agents
+        that may join in this round are counted.
         """
         entries = list(self._journal.entries())
         proposals = [entry for entry in entries if entry["phase"] == "propose"]
-        seats, count = len(self._seats.active), max(len(proposals), 1)
+        joining = len(self._payload.escalate) if number == 1 else 0
+        if self.answers.have_one_verdict():
+            joining = 0
+        seats, count = len(self._seats.active) + joining, max(len(proposals), 1)
         prompt: int = sum(entry["in"] for entry in proposals) // count
         answers: int = sum(entry["out"] for entry in proposals) * seats // count
         longest: int = max((entry["out"] for entry in entries), default=0)
@@ -333,6 +351,7 @@ class Rounds:
             calls = seats * (with_answers if number == 1 else with_reviews)
         else:
             calls = seats * (2 * with_answers + with_reviews)
+        calls += joining * (prompt + longest)
         return calls + {"judge": 2, "synthesis": 1}.get(self._payload.consensus, 0) * with_answers
 
 

@@ -30,6 +30,9 @@ MAX_REASON_CHARS = 300
 MAX_OBJECT_STARTS = 50
 """Braces in a reply that are tried as the beginning of its JSON object."""
 
+NOTHING = re.compile(r"(?:\s|```\w*|null|\[\s*\]|\"\")*")
+"""A reply without content: an empty code block, or an empty JSON value."""
+
 Value = dict[str, Any]
 """A reply as JSON data, in the form that its request describes, and `cut` if it is not complete."""
 
@@ -46,7 +49,7 @@ def read(request: AgentRequest, reply: Reply) -> Value:
 
     """
     text = reply.text.encode(errors="replace").decode().strip()  # a model may send half a character
-    if is_blank(text):
+    if is_blank(text) or NOTHING.fullmatch(text):
         raise Unusable("the reply was blank")
     try:
         value = _READERS[type(request)](request, text, reply)

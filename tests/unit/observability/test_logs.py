@@ -125,6 +125,7 @@ def _logging_restored():
     kept = root.handlers[:], root.level, ours.level
     yield
     root.handlers[:], root.level, ours.level = kept
+    logging.captureWarnings(capture=False)
 
 
 @pytest.mark.usefixtures("_logging_restored")
@@ -176,6 +177,14 @@ def _logged(program, **options):
         stderr=subprocess.PIPE,
         **options,
     )
+
+
+def test_a_warning_of_a_library_is_one_line():
+    """A model's library warns of settings that it ignores: the lines stay readable for programs."""
+    program = "import warnings; warnings.warn('temperature is ignored')"
+    _, stderr = _logged(program).communicate(timeout=30)
+    [line] = stderr.decode().splitlines()
+    assert re.fullmatch(r"\S+Z WARNING .*UserWarning: temperature is ignored.*", line)
 
 
 @pytest.mark.parametrize("replacement", ["object()", "None", "open(os.devnull, 'w')"])
