@@ -156,7 +156,7 @@ class AnswerForm:
         if self.kind == "number":
             return _number_key(verdict)
         if self.kind in ("schema", "boolean"):
-            return json.dumps(_canonical(verdict), ensure_ascii=False, sort_keys=True)
+            return _canonical(verdict)
         return str(verdict) if self.kind == "choice" else text_key(str(verdict))
 
     def text(self, verdict: Any) -> str:
@@ -216,15 +216,16 @@ def _number_key(number: Any) -> str:
     return f"{'-' * sign}{shortest}E{int(exponent) + len(text) - len(shortest)}"
 
 
-def _canonical(value: Any) -> Any:
-    """Return JSON data in which equal numbers are written alike."""
+def _canonical(value: Any) -> str:
+    """Return JSON in which equal numbers are written alike, and names are sorted."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
-        return value
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
-        return {name: _canonical(each) for name, each in value.items()}
+        parts = (f"{json.dumps(name)}:{_canonical(value[name])}" for name in sorted(value))
+        return "{" + ",".join(parts) + "}"
     if isinstance(value, Sequence):
-        return [_canonical(each) for each in value]
-    return {"number": _number_key(value)}
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    return _number_key(value)
 
 
 def _checked_options(options: object) -> tuple[str, ...]:

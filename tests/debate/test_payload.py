@@ -94,6 +94,7 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
             "",
         ),
         ({"weights": {"demo": True}}, "weights: demo must have a number above 0, got True", ""),
+        ({"weights": {"demo": 10**400}}, "weights: demo must have a number above 0, got 1000", ""),
         ({"weights": []}, "weights must be a JSON object", ""),
         ({"max_cost_usd": float("nan")}, "max_cost_usd must be a number above 0, got nan", ""),
         ({"max_tokens": 1e9}, "max_tokens is 1000000000.0, must be a whole number", ""),

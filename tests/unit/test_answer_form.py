@@ -322,3 +322,15 @@ def test_an_unknown_form_is_named(kind):
         InvalidPayload, match="must be one of text, choice, number, boolean or a JSON schema"
     ):
         AnswerForm.parse(kind)
+
+
+def test_an_object_that_looks_like_a_number_does_not_equal_it():
+    """Keys of JSON are equal for equal values only, whatever the names and texts in them."""
+    form = AnswerForm.parse({"enum": [1, True, "1", None, [1], {"1": 1}]})
+    values = [
+        1, True, "1", "1E0", "true", None, "null", [], [1], ["1"], [[1], 1], {}, {"number": "1E0"},
+        {"": "1E0"}, {"1": 1}, {"1": "1"}, {"1": True}, {'1":1,"2': 1}, {"1": 1, "2": 1}, ["1,1"], [1, 1],
+    ]  # fmt: skip
+    assert len({form.key(value) for value in values}) == len(values)
+    assert form.key(1) == form.key(1.0)
+    assert form.key({"a": 1, "b": 2.0}) == form.key({"b": 2, "a": 1.0})

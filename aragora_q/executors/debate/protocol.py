@@ -86,7 +86,6 @@ class Debate:
             except TimeoutError:
                 if not deadline.expired():
                     raise
-            await self._journal.open(self._begin)  # a call may have been stored as time ran out
             await self._journal.note("life/time_up", {"at": self._journal.now()})
         return await self._debate(topic, is_closing=True)
 
@@ -138,7 +137,12 @@ class Debate:
                     hint="requeue continues at the vote",
                     partial_result=outcome.result(self._max_result_bytes).to_dict(),
                 )
-        return outcome.result(self._max_result_bytes)
+        result = outcome.result(self._max_result_bytes)
+        if result.final_answer is None:
+            raise PermanentError(
+                "no seat has answered in the time", partial_result=result.to_dict()
+            )
+        return result
 
 
 class Rounds:
@@ -177,8 +181,8 @@ class Rounds:
         return Phase("discuss" if self._topic.form.is_closed else "review", number)
 
     def _reason_to_end(self) -> str | None:
-        if self._seats.is_incomplete:
-            return "timeout"
+        if self._seats.incomplete:
+            return self._seats.incomplete
         return "agreement" if self._is_auto and self.answers.have_one_verdict() else None
 
     async def _propose(self, seats: Sequence[int]) -> None:
@@ -189,7 +193,7 @@ class Rounds:
         ).items():
             if value is not None:
                 self.answers.propose(seat, value)
-        if not self._seats.is_incomplete:
+        if not self._seats.incomplete:
             await self._seats.require(phase, self.answers.by_seat)
 
     async def _escalate(self, number: int) -> None:
@@ -206,8 +210,8 @@ class Rounds:
             for seat in self._seats.active
         }
         self.reviews = await self._ask(phase, requests, names)
-        if self._seats.is_incomplete:
-            return "timeout"
+        if self._seats.incomplete:
+            return self._seats.incomplete
         if self._is_auto and self._is_settled_by_reviews():
             return "agreement"
         reviewers = list(self.answers.by_seat)
@@ -228,8 +232,8 @@ class Rounds:
             for seat in reviewers
         }
         found = await self._ask(phase, requests, names)
-        if self._seats.is_incomplete:
-            return "timeout"  # with the answers that were reviewed
+        if self._seats.incomplete:
+            return self._seats.incomplete  # with the answers that were reviewed
         has_moved = self._update(found)
         if has_moved:
             self.reviews = {}
@@ -276,37 +280,48 @@ class Rounds:
         return [each["points"] for n, each in self.reviews.items() if n != seat and each["points"]]
 
     def _is_settled_by_reviews(self) -> bool:
-        """Return True if the reviewers take all answers for the same, or all prefer one and want to stop."""
+        """Return True if the reviewers take all answers for the same, or all prefer one and want to stop.
+
+        They are the votes then, so none may be missing.
+        """
         reviews = self.reviews.values()
+        if len(reviews) < len(self._seats.active):
+            return False
         claims = self.answers.claims(review["same_as"] for review in reviews)
         if len(self.answers.groups(claims)) == 1:
             return True
         best = {self.answers.option_of(review["best"]) for review in reviews}
-        is_complete = len(reviews) == len(self._seats.active)
         wants_to_stop = all(review["stop"] for review in reviews)
-        return is_complete and wants_to_stop and len(best) == 1 and None not in best
+        return wants_to_stop and len(best) == 1 and None not in best
 
     async def _limit_reached(self, phase: Phase) -> str | None:
         """Return which limit forbids a phase and the vote after it; None if none does.
 
-        A phase that has begun continues. The decision is kept: after a requeue, too, the vote follows.
+        The decision is kept: a round that has begun continues, and after a requeue, too, the vote follows.
         """
-        if self._journal.has_begun(f"{phase}."):
+        if not self._has_limits:
             return None
         name = f"decision/before_{phase}"
-        if note := self._journal.find_note(name):
-            return str(note["ended_by"])
-        if limit := self._limit_ahead(phase):
-            await self._journal.note(name, {"ended_by": limit})
+        note = self._journal.find_note(name)
+        if note is None:
+            note = {"ended_by": self._limit_ahead(phase)}
+            await self._journal.note(name, note)
+        limit: str | None = note["ended_by"]
         return limit
+
+    @property
+    def _has_limits(self) -> bool:
+        payload = self._payload
+        limits = (payload.timeout_seconds, payload.max_tokens, payload.max_cost_usd)
+        return any(limit is not None for limit in limits)
 
     def _limit_ahead(self, phase: Phase) -> str | None:
         payload = self._payload
         limit = payload.timeout_seconds
         if limit is not None and self._journal.running_seconds() > limit * ROUNDS_SHARE:
             return "timeout"
-        if phase.name == "revise" or (payload.max_tokens is None and payload.max_cost_usd is None):
-            return None  # the round was found to fit as a whole
+        if payload.max_tokens is None and payload.max_cost_usd is None:
+            return None
         tokens, cost = self._journal.tokens(), self._journal.cost_usd()
         ahead = self._expected_tokens(phase.round)
         if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
