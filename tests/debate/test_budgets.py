@@ -306,3 +306,20 @@ async def test_a_round_that_began_with_an_escalation_goes_on_after_a_kill(
     _, _, result = await run_debate(session=MemorySession(killed.kept), **fields)
     assert (result["rounds_used"], result["verdict"]) == (1, 2)
     assert sum(row["calls"] for row in result["seats"]) == result["token_usage"]["requests"] == 6
+
+
+async def test_the_time_of_attempts_that_failed_counts(seat_scripted_agents, run_debate):
+    """An agent that fails after a while, attempt for attempt, does not stretch the time limit."""
+    session = MemorySession()
+    for attempts in (1, 2):
+        made = seat_scripted_agents(ann=saying("tea"), bob=saying("tea"))
+
+        async def fail(request, manner=None):
+            await asyncio.sleep(0.1)
+            raise AgentUnavailable("no reply")
+
+        made["bob"].reply = fail
+        await run_debate(agents=["ann", "bob"], session=session, attempts=attempts)
+    seat_scripted_agents(ann=saying("tea"), bob=saying("tea"))
+    _, _, result = await run_debate(agents=["ann", "bob"], session=session, attempts=3)
+    assert result["duration_seconds"] >= 0.2

@@ -282,24 +282,16 @@ async def test_a_debate_whose_journal_is_full_decides_with_what_it_has(
 def damaged(kept):
     """Journals as another version, or a bug, might leave them: one field changed at a time."""
     for name, entry in kept.items():
+        if name.startswith("call/") and not name.endswith(".0.0"):
+            continue  # one seat is enough
         for field in entry:
-            for value in ("GONE", None, [], "x", -1, {}, {"x": 1}):
-                if type(value) is type(entry[field]) and value != {"x": 1}:
-                    continue
-                changed = {**entry, field: value}
-                if value == "GONE":
-                    del changed[field]
-                yield f"{name} {field} {value!r}", {**kept, name: changed}
-    for name in (
-        "call/",
-        "call/vote",
-        "call/vote.0.x",
-        "call/x.y.z",
-        "dropped/x",
-        "decision/",
-        "life/",
-        "",
-    ):
+            yield f"{name} {field}", {**kept, name: {n: v for n, v in entry.items() if n != field}}
+            yield f"{name} {field}", {**kept, name: {**entry, field: {"x": 1}}}
+        for field in entry.get("value", ()):
+            if field != "answer":
+                changed = {**entry, "value": {**entry["value"], field: {"x": 1}}}
+                yield f"{name} value {field}", {**kept, name: changed}
+    for name in ("call/", "call/vote", "call/x.y.z", "dropped/x", "decision/", "life/", ""):
         yield f"new {name!r}", {**kept, name: {"x": 1}}
 
 

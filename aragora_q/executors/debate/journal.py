@@ -40,20 +40,24 @@ _CALL = {
     **dict.fromkeys(("seconds", "running"), _NUMBER),
     "usd": (*_NUMBER, type(None)),
 }
-_BALLOT = ("reason", "choice", "confidence", "same_as")
-_VALUES = {
-    "propose": ("answer", "reasons"),
-    "review": ("points", "best", "stop", "same_as"),
-    "revise": ("answer", "reasons", "changed"),
-    "discuss": ("points", "best", "stop", "answer", "reasons"),
+_OPTIONAL_INT = (int, type(None))
+_ANSWER = {"answer": object, "reasons": str}
+_REVIEW = {"points": str, "best": _OPTIONAL_INT, "stop": bool}
+_BALLOT = {"reason": str, "choice": int, "confidence": _OPTIONAL_INT, "same_as": list}
+_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "propose": _ANSWER,
+    "review": {**_REVIEW, "same_as": list},
+    "revise": {**_ANSWER, "changed": bool},
+    "discuss": {**_REVIEW, **_ANSWER},
     "vote": _BALLOT,
     "judge": _BALLOT,
-    "synthesize": ("text",),
+    "synthesize": {"text": str},
 }
 _NOTES: Mapping[str, Mapping[str, Any]] = {
     "begun": {"at": _NUMBER, "nonce": str, "version": str, "prompt_version": str},
     "life/begun": {"id": str, "at": _NUMBER},
     "life/time_up": {},
+    "life/running": {"seconds": _NUMBER},
     "life/overloads": {"count": int, "calls": dict},
     "decision": {"ended_by": (str, type(None))},
     "dropped": {"phase": str, "step": int, "why": str, "life": str},
@@ -106,7 +110,8 @@ class Journal:
         if "life/begun" not in self._notes:
             await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})
         running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
-        self._earlier_seconds = max(running, default=0.0)
+        ended = self._notes.get("life/running", {"seconds": 0.0})
+        self._earlier_seconds = max(ended["seconds"], *running, 0.0)
 
     @property
     def begun(self) -> Entry:
@@ -121,9 +126,13 @@ class Journal:
     def running_seconds(self) -> float:
         """Return the running time of the debate in this life: of all attempts, without waits between them.
 
-        What an attempt did after its last finished call is not known, and not counted, if it crashed.
+        What an attempt did after its last finished call is not known, and not counted, if its worker ended.
         """
         return self._earlier_seconds + time.monotonic() - self._began
+
+    async def note_running(self) -> None:
+        """Store the running time at the end of an attempt."""
+        await self.note("life/running", {"seconds": round(self.running_seconds(), 3)})
 
     def now(self) -> float:
         """Return the time of the server's clock, which all attempts share, in Unix seconds."""
@@ -240,7 +249,7 @@ def _is_call(entry: Entry) -> bool:
         return False
     value, needed = entry.get("value"), _VALUES.get(entry["phase"])
     if isinstance(value, dict):
-        return needed is not None and all(name in value for name in needed)
+        return needed is not None and _has(value, needed)
     return value is None and any(isinstance(entry.get(why), str) for why in ("unusable", "refused"))
 
 

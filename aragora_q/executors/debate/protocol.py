@@ -15,7 +15,7 @@ from aragora_q._version import __version__
 from aragora_q.answer_form import AnswerForm
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
-from aragora_q.errors import PermanentError
+from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate import labels
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel
@@ -83,6 +83,9 @@ class Debate:
             try:
                 async with asyncio.timeout(self._remaining_seconds()) as deadline:
                     return await self._debate(topic, is_closing=False)
+            except (RetryLater, AgentUnavailable):
+                await self._journal.note_running()  # this attempt's time counts, too
+                raise
             except TimeoutError:
                 if not deadline.expired():
                     raise
