@@ -8,6 +8,7 @@ know what a phase is for.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ logger = get_logger(__name__)
 
 MAX_SUMMARY_CHARS = 280
 """Maximum length of a reply in a progress report."""
+
+MAX_TOKENS = 1_000_000_000
+"""No call has more; a provider that says so does not count tokens."""
 
 MAX_REASON_CHARS = 1_000
 """Maximum length of the reason why a seat dropped out."""
@@ -268,12 +272,12 @@ class Participants:
         entry = {
             "agent": agent.name,
             "model": agent.model,
-            "answered_by": (reply.model or agent.model)[:MAX_AGENT_CHARS],
+            "answered_by": _text(reply.model or agent.model, MAX_AGENT_CHARS),
             "settings": agent.settings,
-            "in": reply.input_tokens,
-            "out": reply.output_tokens,
-            "cached": reply.cached_tokens,
-            "usd": reply.cost_usd,
+            "in": _count(reply.input_tokens),
+            "out": _count(reply.output_tokens),
+            "cached": _count(reply.cached_tokens),
+            "usd": _price(reply.cost_usd),
             "seconds": round(time.monotonic() - started_at, 3),
             "larger": manner.larger,
             "repair": bool(manner.repair),
@@ -435,7 +439,22 @@ def _with_seats(value: Value, labels: Mapping[str, int]) -> Value:
 def _reason(error: BaseException) -> str:
     """Return the error's message, with its hint if it has one."""
     hint = getattr(error, "hint", "")
-    return f"{error} ({hint})"[:MAX_REASON_CHARS] if hint else str(error)[:MAX_REASON_CHARS]
+    return _text(f"{error} ({hint})" if hint else str(error), MAX_REASON_CHARS)
+
+
+def _text(said: str, max_chars: int) -> str:
+    """Return what a provider said as text that JSON can hold, cut at `max_chars`."""
+    return said[:max_chars].encode(errors="backslashreplace").decode()
+
+
+def _count(tokens: object) -> int:
+    """Return tokens as a provider counts them; 0 if that is not a count."""
+    is_count = isinstance(tokens, int | float) and 0 <= tokens < MAX_TOKENS
+    return int(tokens) if is_count else 0  # type: ignore[call-overload]
+
+
+def _price(usd: float | None) -> float | None:
+    return usd if usd is not None and 0 <= usd < math.inf else None
 
 
 def _summarize(value: Value | None) -> str:
