@@ -137,6 +137,8 @@ class AnswerForm:
 
     def _read_json(self, value: Any) -> Any:
         fault = _json_fault(value)
+        if isinstance(value, str) and is_blank(value):
+            fault = "is blank"
         if not fault and len(json.dumps(value, ensure_ascii=False)) > MAX_JSON_CHARS:
             fault = f"has more than {MAX_JSON_CHARS:,} characters"
         if fault:
@@ -183,7 +185,14 @@ def is_blank(text: str) -> bool:
 
 
 def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".")
+    """Return what texts have in common that look alike: not case, width, invisible marks, final period."""
+    plain = "".join(
+        unicodedata.normalize("NFKC", char) if unicodedata.east_asian_width(char) in "FH" else char
+        for char in unicodedata.normalize("NFC", text)
+        if unicodedata.category(char) != "Cf"
+    )
+    folded = " ".join(plain.casefold().split())
+    return folded.rstrip(".") or folded
 
 
 def _read_number(value: Any) -> int | float:
@@ -235,7 +244,11 @@ def _checked_options(options: object) -> tuple[str, ...]:
             f"options must be a list of {low} to {high} texts, got {options!r:.100}"
         )
     for option in options:
-        if not isinstance(option, str) or not 0 < len(option.strip()) <= MAX_OPTION_CHARS:
+        if (
+            not isinstance(option, str)
+            or is_blank(option)
+            or len(option.strip()) > MAX_OPTION_CHARS
+        ):
             raise InvalidPayload(
                 f"options must be texts of 1 to {MAX_OPTION_CHARS} characters, got {option!r:.100}"
             )
