@@ -226,23 +226,28 @@ async def test_reviews_that_came_in_time_are_the_votes_of_their_writers_only(
     assert [vote["group"] for vote in result["votes"]] == [0, None, None]
 
 
-async def test_replies_that_could_not_be_stored_in_time_still_count(
-    seat_scripted_agents, run_debate, monkeypatch
+async def test_a_reply_that_was_being_stored_as_time_ran_out_counts_and_is_kept(
+    seat_scripted_agents, run_debate
 ):
-    """Redis is away when time is nearly up: the debate decides with what it has in memory."""
+    """What was paid for is in the result and in the journal, and the debate resumes as it was decided."""
 
     class Slow(MemorySession):
         async def checkpoint(self, job, name, value):
-            if name.startswith("call/vote"):
+            if name.startswith("call/vote") and name not in asked:
+                asked.append(name)
                 await asyncio.sleep(60)
             await super().checkpoint(job, name, value)
 
+    asked = []
     seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
-    outcome, _, result = await run_debate(
-        agents=THREE, rounds=0, timeout_seconds=0.5, session=Slow()
-    )
-    assert isinstance(outcome, Completed)
-    assert (result["verdict"], result["confidence"]) == ("ann", 1.0)
+    fields = {"agents": THREE, "rounds": 0, "timeout_seconds": 0.7, "session": Slow()}
+    for _ in range(2):
+        outcome, session, result = await run_debate(**fields)
+        assert isinstance(outcome, Completed)
+        assert (result["verdict"], result["confidence"]) == ("ann", 1.0)
+        assert result["token_usage"]["requests"] == 6
+    assert len(asked) == 3
+    assert set(asked) <= set(session.kept)
 
 
 @pytest.mark.parametrize("usd", [1e-8, 4e-7])

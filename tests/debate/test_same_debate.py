@@ -79,7 +79,7 @@ def shape(seed):
     if mode in ("judge", "synthesis"):
         fields["judge"] = "judge"
     if mode == "weighted":
-        fields["weights"] = {name: chance.choice((0.5, 1, 3)) for name in seats}
+        fields["weights"] = {name: chance.choice((0.1, 0.2, 0.3, 1e-300, 1e300)) for name in seats}
     if chance.random() < 0.3:
         fields["max_tokens"] = chance.choice((100, 400, 800))
     if fields["rounds"] and chance.random() < 0.4 and len(seats) < 5:
@@ -242,11 +242,11 @@ def recount(result):
         result["votes"],
         result["groups"],
     )
-    total = sum(Fraction(vote["weight"]) for vote in votes)
+    total = sum(Fraction(str(vote["weight"])) for vote in votes)
     weights, certainty = Counter(), Counter()
     for vote in votes:
         if vote["group"] is not None:
-            weights[vote["group"]] += Fraction(vote["weight"])
+            weights[vote["group"]] += Fraction(str(vote["weight"]))
             certainty[vote["group"]] += vote["confidence"] or 0
     if mode == "none" or result["decided_by"] is None:
         return False, None, 0.0

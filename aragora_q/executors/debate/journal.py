@@ -83,6 +83,7 @@ class Journal:
         self._entries: dict[str, list[Entry]] = defaultdict(list)
         self._next_try: dict[str, int] = defaultdict(int)
         self._notes: dict[str, Entry] = {}
+        self._unsaved: dict[str, Entry] = {}
         self._count = self._tokens = self._last_step = 0
         self._first_prose: dict[tuple[str, str], int] = {}
 
@@ -183,11 +184,18 @@ class Journal:
     async def _store(self, name: str, value: Entry) -> None:
         if self.is_full:
             return
+        self._unsaved[name] = value
         try:
             await self._attempt.checkpoint(name, value)
         except PermanentError as error:
             self.is_full = True
             logger.warning("the debate's journal is full", extra={"reason": str(error)})
+        self._unsaved.pop(name, None)
+
+    async def save(self) -> None:
+        """Store what was not stored because the debate was cancelled meanwhile."""
+        for name, value in list(self._unsaved.items()):
+            await self._store(name, value)
 
     def find_note(self, name: str) -> Entry | None:
         """Return what was stored under that name, or None."""

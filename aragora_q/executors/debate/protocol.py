@@ -89,6 +89,7 @@ class Debate:
             except TimeoutError:
                 if not deadline.expired():
                     raise
+            await self._journal.save()  # replies that were being stored as time ran out
             await self._journal.note("life/time_up", {"at": self._journal.now()})
         return await self._debate(topic, is_closing=True)
 
