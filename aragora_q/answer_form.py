@@ -142,6 +142,8 @@ class AnswerForm:
 
     def _read_json(self, value: Any) -> Any:
         fault = _json_fault(value)
+        if isinstance(value, str) and is_blank(value):
+            fault = "is blank"
         if not fault and len(json.dumps(value, ensure_ascii=False)) > MAX_JSON_CHARS:
             fault = f"has more than {MAX_JSON_CHARS:,} characters"
         if fault:
@@ -161,7 +163,7 @@ class AnswerForm:
         if self.kind == "number":
             return _number_key(verdict)
         if self.kind in ("schema", "boolean"):
-            return json.dumps(_canonical(verdict), ensure_ascii=False, sort_keys=True)
+            return _canonical(verdict)
         return str(verdict) if self.kind == "choice" else text_key(str(verdict))
 
     def text(self, verdict: Any) -> str:
@@ -188,7 +190,14 @@ def is_blank(text: str) -> bool:
 
 
 def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".")
+    """Return what texts have in common that look alike: not case, width, invisible marks, final period."""
+    plain = "".join(
+        unicodedata.normalize("NFKC", char) if unicodedata.east_asian_width(char) in "FH" else char
+        for char in unicodedata.normalize("NFC", text)
+        if unicodedata.category(char) != "Cf"
+    )
+    folded = " ".join(plain.casefold().split())
+    return folded.rstrip(".") or folded
 
 
 def _read_number(value: Any) -> int | float:
@@ -221,15 +230,16 @@ def _number_key(number: Any) -> str:
     return f"{'-' * sign}{shortest}E{int(exponent) + len(text) - len(shortest)}"
 
 
-def _canonical(value: Any) -> Any:
-    """Return JSON data in which equal numbers are written alike."""
+def _canonical(value: Any) -> str:
+    """Return JSON in which equal numbers are written alike, and names are sorted."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
-        return value
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
-        return {name: _canonical(each) for name, each in value.items()}
+        parts = (f"{json.dumps(name)}:{_canonical(value[name])}" for name in sorted(value))
+        return "{" + ",".join(parts) + "}"
     if isinstance(value, Sequence):
-        return [_canonical(each) for each in value]
-    return {"number": _number_key(value)}
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    return _number_key(value)
 
 
 def _checked_options(options: object) -> tuple[str, ...]:
@@ -239,7 +249,11 @@ def _checked_options(options: object) -> tuple[str, ...]:
             f"options must be a list of {low} to {high} texts, got {options!r:.100}"
         )
     for option in options:
-        if not isinstance(option, str) or not 0 < len(option.strip()) <= MAX_OPTION_CHARS:
+        if (
+            not isinstance(option, str)
+            or is_blank(option)
+            or len(option.strip()) > MAX_OPTION_CHARS
+        ):
             raise InvalidPayload(
                 f"options must be texts of 1 to {MAX_OPTION_CHARS} characters, got {option!r:.100}"
             )

@@ -6,7 +6,7 @@ payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or m
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, TypeGuard
@@ -287,7 +287,8 @@ class DebateResult:
     written_by: str | None = None
     """The agent that wrote `final_answer` from all answers, with consensus `synthesis`; else None."""
     ended_by: str | None = None
-    """Why no further round began: `rounds`, `agreement`, `unchanged`, `max_tokens`, `max_cost`, `timeout`."""
+    """Why no further round began: `rounds`, `agreement`, `unchanged`, `max_tokens`, `max_cost`, `timeout`,
+    `journal_full`."""
     groups: list[dict[str, Any]] = field(default_factory=list)
     """The different verdicts: `verdict`, `seats` that hold it at the end, and its `share` of the votes.
     A tie goes to the verdict with the higher sum of its voters' confidence, then to the earlier one."""
@@ -466,4 +467,4 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _is_positive_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return 0 < value < math.inf
+    return 0 < value <= sys.float_info.max

@@ -33,6 +33,7 @@ ENDINGS = {
     "max_tokens": "max_tokens did not allow another round",
     "max_cost": "max_cost_usd did not allow another round",
     "timeout": "timeout_seconds did not allow another round",
+    "journal_full": "the job had no room for more replies",
 }
 """What `ended_by` means."""
 

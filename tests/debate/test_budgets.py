@@ -5,12 +5,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from support.memory_session import result_of
-from support.scripted_agents import THREE, failing, saying
+from support.memory_session import MemorySession, result_of
+from support.scripted_agents import THREE, failing, said, saying
 
 from aragora_q.contracts import Completed, Failed
-from aragora_q.errors import AgentUnavailable
-from aragora_q.executors.debate.requests import Discuss, Review, Revise, Vote
+from aragora_q.errors import AgentUnavailable, LeaseLost
+from aragora_q.executors.debate.requests import Discuss, Propose, Review, Revise, Vote
 
 
 async def test_a_spent_budget_goes_to_the_vote(seat_scripted_agents, run_debate):
@@ -222,3 +222,131 @@ async def test_without_any_vote_a_debate_out_of_time_fails_with_its_answers(
     _, _, result = await run_debate(agents=THREE, session=session, **fields)
     assert [type(task) for task in agents["cyd"].asked] == [Vote]
     assert result["verdict"] == "ann"
+
+
+async def test_mode_none_without_an_answer_in_time_fails(seat_scripted_agents, run_debate):
+    """A completed debate has an answer."""
+    agents = seat_scripted_agents(ann=saying("tea"), bob=saying("milk"))
+    for agent in agents.values():
+        wait_forever(agent, saying("x"), Propose)
+    outcome, _, _ = await run_debate(agents=["ann", "bob"], consensus="none", timeout_seconds=0.1)
+    assert isinstance(outcome, Failed)
+    assert "no seat has answered" in outcome.error
+
+
+async def test_reviews_that_came_in_time_are_the_votes_of_their_writers_only(
+    seat_scripted_agents, run_debate
+):
+    """One of three says that all answers come to the same, then time is up: no unanimous vote."""
+    agents = seat_scripted_agents(
+        ann=saying("a", same=("a", "b", "c")), bob=saying("b"), cyd=saying("c")
+    )
+    for name in ("bob", "cyd"):
+        wait_forever(agents[name], saying(name[0]), Review)
+    _, _, result = await run_debate(agents=THREE, consensus="unanimous", timeout_seconds=0.5)
+    assert (result["consensus_reached"], result["confidence"]) == (False, 0.3333)
+    assert [vote["group"] for vote in result["votes"]] == [0, None, None]
+
+
+async def test_a_reply_that_was_being_stored_as_time_ran_out_counts_and_is_kept(
+    seat_scripted_agents, run_debate
+):
+    """What was paid for is in the result and in the journal, and the debate resumes as it was decided."""
+
+    class Slow(MemorySession):
+        async def checkpoint(self, job, name, value):
+            if name.startswith("call/vote") and name not in asked:
+                asked.append(name)
+                await asyncio.sleep(60)
+            await super().checkpoint(job, name, value)
+
+    asked = []
+    seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+    fields = {"agents": THREE, "rounds": 0, "timeout_seconds": 0.7, "session": Slow()}
+    for _ in range(2):
+        outcome, session, result = await run_debate(**fields)
+        assert isinstance(outcome, Completed)
+        assert (result["verdict"], result["confidence"]) == ("ann", 1.0)
+        assert result["token_usage"]["requests"] == 6
+    assert len(asked) == 3
+    assert set(asked) <= set(session.kept)
+
+
+@pytest.mark.parametrize("usd", [1e-8, 4e-7])
+async def test_costs_of_seats_add_up_however_small(seat_scripted_agents, run_debate, usd):
+    """Small prices are not rounded to nothing: the total is the sum of the seats."""
+
+    def cheap(task):
+        return replace(saying("tea")(task), cost_usd=usd)
+
+    seat_scripted_agents(ann=cheap, bob=cheap)
+    _, _, result = await run_debate(agents=["ann", "bob"])
+    assert result["cost_usd"] == pytest.approx(2 * usd, rel=1e-6)
+    assert sum(row["cost_usd"] for row in result["seats"]) == pytest.approx(2 * usd, rel=1e-6)
+
+
+@pytest.mark.parametrize("max_bytes", [12_000, 6_000, 4_500])
+async def test_a_result_that_is_too_large_is_shortened_not_lost(
+    seat_scripted_agents, run_debate, max_bytes
+):
+    """A paid debate does not fail because its texts are long; the error says what was left out."""
+
+    def long(verdict):
+        def reply(task):
+            value = json.loads(saying(verdict, choice="a")(task).text)
+            return said({**value, "reasons": "\x01é" * 400, "reason": "\x01é" * 150})
+
+        return reply
+
+    seat_scripted_agents(ann=long("a"), bob=long("b"), cyd=long("c"))
+    outcome, _, _ = await run_debate(
+        agents=THREE, rounds=0, settings={"max_result_bytes": max_bytes}
+    )
+    assert isinstance(outcome, Completed)
+    assert len(outcome.result) <= max_bytes
+    result = result_of(outcome)
+    assert result["verdict"] == "a"
+    assert "too large" in result["error"]
+    assert [vote["group"] for vote in result["votes"]] == [result["votes"][0]["group"]] * 3
+
+
+async def test_a_round_that_began_with_an_escalation_goes_on_after_a_kill(
+    seat_scripted_agents, run_debate
+):
+    """The tokens of the agent that joined must not undo the decision to hold the round: its paid answer
+    counts.
+    """
+
+    class KilledInTheRound(MemorySession):
+        async def checkpoint(self, job, name, value):
+            if name.startswith("call/r1.discuss"):
+                raise LeaseLost("killed")
+            await super().checkpoint(job, name, value)
+
+    fields = {
+        "agents": ["ann", "bob"], "escalate": ["cyd"], "answer_form": "number", "rounds": 1,
+        "max_tokens": 85,
+    }  # fmt: skip
+    seat_scripted_agents(ann=saying(1), bob=saying(2), cyd=saying(2))
+    _, killed, _ = await run_debate(session=KilledInTheRound(), **fields)
+    assert "call/propose.2.0" in killed.kept
+    _, _, result = await run_debate(session=MemorySession(killed.kept), **fields)
+    assert (result["rounds_used"], result["verdict"]) == (1, 2)
+    assert sum(row["calls"] for row in result["seats"]) == result["token_usage"]["requests"] == 6
+
+
+async def test_the_time_of_attempts_that_failed_counts(seat_scripted_agents, run_debate):
+    """An agent that fails after a while, attempt for attempt, does not stretch the time limit."""
+    session = MemorySession()
+    for attempts in (1, 2):
+        made = seat_scripted_agents(ann=saying("tea"), bob=saying("tea"))
+
+        async def fail(request, manner=None):
+            await asyncio.sleep(0.1)
+            raise AgentUnavailable("no reply")
+
+        made["bob"].reply = fail
+        await run_debate(agents=["ann", "bob"], session=session, attempts=attempts)
+    seat_scripted_agents(ann=saying("tea"), bob=saying("tea"))
+    _, _, result = await run_debate(agents=["ann", "bob"], session=session, attempts=3)
+    assert result["duration_seconds"] >= 0.2

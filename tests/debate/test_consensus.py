@@ -108,3 +108,20 @@ def test_the_order_of_groups_is_not_that_of_seats():
     """Ties go to another seat's answer in another debate."""
     firsts = {group([0, 1], [], f"nonce-{n}")[0][0] for n in range(20)}
     assert firsts == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("mode", "weights", "expected"),
+    [
+        ("weighted", [(0, 1e300), (1, 1e300), (0, 1e-300)], (True, 0)),
+        ("weighted", [(0, 1.7e308), (0, 1.7e308), (1, 1)], (True, 0)),
+        ("weighted", [(0, 0.1), (0, 0.2), (1, 0.3)], (False, 0)),
+        ("weighted", [(0, 1), (1, 1 + 1e-15)], (True, 1)),
+        ("any", [(0, 1e-300), (None, 1)], (True, 0)),
+    ],
+)
+def test_weights_of_any_size_are_counted_exactly(mode, weights, expected):
+    """Sums are those of the weights as they are written: none is rounded away, none overflows."""
+    decision = decide(mode, [Ballot(group, 50, weight) for group, weight in weights])
+    assert (decision.consensus_reached, decision.winner) == expected
+    assert 0 <= decision.confidence <= 1

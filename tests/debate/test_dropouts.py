@@ -1,11 +1,13 @@
 """Agents that fail during a debate: who is dropped, what is retried, when the debate fails."""
 
 import pytest
+from support.memory_session import MemorySession
 from support.scripted_agents import THREE, failing, said, saying
 
 from aragora_q.contracts import Completed, Failed, Retry
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate.requests import Propose, Review, Revise, Vote
+from aragora_q.streams.session import MAX_DEFERRALS
 
 
 async def test_one_dead_provider_drops_its_agent_only(seat_scripted_agents, run_debate):
@@ -137,7 +139,7 @@ async def test_an_overload_waits_with_growing_delays_and_drops_the_seat_only_aft
             break
         assert not outcome.charged
         assert outcome.delay_seconds >= named
-        delays.append(session.kept["life/overload/vote.1"]["count"])
+        delays.append(session.kept["life/overloads"]["count"])
         clock[0] += outcome.delay_seconds
     assert delays == list(range(1, len(delays) + 1))
     assert 1_800 < clock[0] < 1_950
@@ -201,3 +203,34 @@ async def test_a_refusal_drops_the_seat_even_if_there_is_text(seat_scripted_agen
     again = seat_scripted_agents(**{name: saying("x") for name in THREE})
     await run_debate(agents=THREE, session=session)
     assert not any(agent.asked for agent in again.values())
+
+
+async def test_a_provider_that_always_asks_for_a_second_costs_its_seat_not_the_debate(
+    seat_scripted_agents, run_debate
+):
+    """Fewer delays than a job may have uncharged, of 1, 2, 4 … 60 seconds: then the seat drops out."""
+    session, delays, result = MemorySession(), [], None
+    while result is None:
+        seat_scripted_agents(
+            ann=saying("tea"),
+            bob=failing(RetryLater("429", delay_seconds=1), Propose),
+            cyd=saying("tea"),
+        )
+        outcome, _, result = await run_debate(agents=THREE, attempts=3, session=session)
+        if result is None:
+            assert not outcome.charged
+            delays.append(session.kept["life/overloads"]["count"])
+    assert len(delays) < MAX_DEFERRALS
+    assert result["error"] == "bob dropped out (propose): 429"
+
+
+async def test_a_drop_of_an_earlier_course_does_not_break_a_debate(
+    seat_scripted_agents, run_debate
+):
+    """Notes of seats that never joined now, such as escalated ones before an upgrade, do not matter."""
+    note = {"phase": "propose", "step": 1, "why": "401", "life": "x"}
+    session = MemorySession({"dropped/2": note, "life/begun": {"id": "x", "at": 0.0}})
+    seat_scripted_agents(ann=saying("tea"), bob=saying("tea"), cyd=saying("tea"))
+    outcome, _, result = await run_debate(agents=["ann", "bob"], escalate=["cyd"], session=session)
+    assert isinstance(outcome, Completed)
+    assert result["participants"] == ["ann", "bob"]

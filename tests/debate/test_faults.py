@@ -28,10 +28,11 @@ from support.llm_stub import (
     silence_in_stream,
 )
 from support.processes import env
-from support.scripted_agents import failing, saying
+from support.scripted_agents import failing, said, saying
 
 from aragora_q.answer_form import AnswerForm
 from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.contracts import Completed
 from aragora_q.errors import (
     AgentUnavailable,
     ConfigError,
@@ -668,3 +669,32 @@ async def test_a_date_to_retry_after_counts_from_the_providers_clock(
 def test_what_looks_like_a_key_is_masked(text, masked):
     """Forms of keys that providers use, in messages of any kind; ordinary words stay."""
     assert keys.mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"model": "half a character: \ud800"},
+        {"refused": PermanentError("half a character: \ud800")},
+        {"tokens": (1.5, 10**40)},
+        {"tokens": (None, "12")},
+        {"tokens": (-5, float("nan"))},
+        {"cost_usd": float("nan")},
+        {"cost_usd": float("inf")},
+    ],
+    ids=repr,
+)
+async def test_odd_facts_about_a_reply_cost_no_debate(seat_scripted_agents, run_debate, odd):
+    """Whatever a provider says about its reply, the debate completes, and the journal keeps the reply."""
+
+    def reply(task):
+        return said({"answer": "tea"}, **odd)
+
+    fields = {"agents": ["ann", "bob", "cyd"]}
+    for expected in (1, 0):  # asked at first, and after an interruption
+        made = seat_scripted_agents(ann=saying("tea"), bob=reply, cyd=saying("tea"))
+        outcome, session, result = await run_debate(**fields)
+        assert isinstance(outcome, Completed)
+        assert result["seats"][1]["input_tokens"] in (0, 1, 10)
+        assert len(made["bob"].asked) == expected
+        fields["session"] = session

@@ -99,6 +99,7 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
             "",
         ),
         ({"weights": {"demo": True}}, "weights: demo must have a number above 0, got True", ""),
+        ({"weights": {"demo": 10**400}}, "weights: demo must have a number above 0, got 1000", ""),
         ({"weights": []}, "weights must be a JSON object", ""),
         ({"weights": {"demo": 2}}, "weights require consensus weighted, not majority", ""),
         ({"judge": "mine"}, "judge requires consensus judge or synthesis, not majority", ""),

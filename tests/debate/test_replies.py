@@ -172,3 +172,9 @@ def test_any_reply_is_a_value_or_unusable(request, said, is_cut):
     assert "c0ffee11" not in str(value)
     if "choice" in value:
         assert value["choice"] in ANSWERS
+
+
+def test_a_ballot_does_not_grow_with_what_it_repeats():
+    """The lists of equal answers are at most as many as the answers."""
+    ballot = {"choice": "KQTX", "same_as": [["KQTX", "ZRWN"]] * 10_000}
+    assert len(read(Vote(TEXT, ANSWERS), ballot)["same_as"]) == len(ANSWERS)

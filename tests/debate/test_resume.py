@@ -1,20 +1,23 @@
 """An interrupted debate resumes where it was: no finished call is paid for twice."""
 
 import asyncio
+import copy
+import json
 import os
 import threading
 from collections import Counter
 
 import pytest
 from support.forked_workers import Workers
-from support.memory_session import MemorySession
+from support.memory_session import MemorySession, result_of
 from support.processes import cli, env, is_running
-from support.scripted_agents import saying
+from support.scripted_agents import THREE, saying
 from support.wait import wait_until_sync
 
 from aragora_q.base import JobStatus
 from aragora_q.config.settings import QueueConfig
 from aragora_q.contracts import Completed
+from aragora_q.errors import PermanentError
 from aragora_q.job import create_debate_job
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -237,3 +240,82 @@ def test_a_released_debate_goes_on_in_the_next_worker(new_stub, redis_url, redis
     text = (tmp_path / "log").read_text()
     assert "debate phase done" in text
     assert "sk-secret" not in text
+
+
+class Small(MemorySession):
+    """Has room for so many bytes, as a job's journal in Redis has for 4 MiB."""
+
+    def __init__(self, max_bytes):
+        super().__init__()
+        self.max_bytes = max_bytes
+
+    async def checkpoint(self, job, name, value):
+        kept = {**self.kept, name: value}
+        if len(json.dumps(kept)) > self.max_bytes:
+            raise PermanentError(f"checkpoints exceed {self.max_bytes} bytes with {name!r}")
+        await super().checkpoint(job, name, value)
+
+
+@pytest.mark.parametrize("max_bytes", range(1_000, 9_000, 500))
+async def test_a_debate_whose_journal_is_full_decides_with_what_it_has(
+    seat_scripted_agents, run_debate, max_bytes
+):
+    """What was paid for is not lost: the replies under way count, nothing else is asked, and the result or
+    the failed job with its answers says why. An agent is not blamed.
+    """
+    agents = seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+    outcome, _, _ = await run_debate(
+        agents=THREE, rounds=2, debate="always", session=Small(max_bytes)
+    )
+    result = result_of(outcome)
+    asked = sum(len(agent.asked) for agent in agents.values())
+    assert result["token_usage"]["requests"] == asked
+    assert "dropped" not in (result["error"] or "")
+    assert [row["verdict"] for row in result["first_votes"]] == THREE[:asked]
+    if asked == 18:
+        assert isinstance(outcome, Completed)
+    else:
+        assert result["ended_by"] == "journal_full" or asked >= 15
+        assert "journal was full, so no more replies were asked for" in result["error"]
+
+
+def damaged(kept):
+    """Journals as another version, or a bug, might leave them: one field changed at a time."""
+    for name, entry in kept.items():
+        if name.startswith("call/") and not name.endswith(".0.0"):
+            continue  # one seat is enough
+        for field in entry:
+            yield f"{name} {field}", {**kept, name: {n: v for n, v in entry.items() if n != field}}
+            yield f"{name} {field}", {**kept, name: {**entry, field: {"x": 1}}}
+        for field in entry.get("value", ()):
+            if field != "answer":
+                changed = {**entry, "value": {**entry["value"], field: {"x": 1}}}
+                yield f"{name} value {field}", {**kept, name: changed}
+    for name in ("call/", "call/vote", "call/x.y.z", "dropped/x", "decision/", "life/", ""):
+        yield f"new {name!r}", {**kept, name: {"x": 1}}
+
+
+async def test_a_damaged_journal_is_asked_again_where_it_is_damaged(
+    seat_scripted_agents, run_debate
+):
+    """Whatever a journal holds, the debate completes; good entries stay and are not asked for again."""
+
+    def agents():
+        return seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+
+    fields = {"agents": THREE, "rounds": 1, "debate": "always", "timeout_seconds": 1000}
+    agents()
+    _, whole, _ = await run_debate(**fields)
+    calls = sum(name.startswith("call/") for name in whole.kept)
+    for what, kept in damaged(whole.kept):
+        made, session = agents(), MemorySession(copy.deepcopy(kept))
+        outcome, _, result = await run_debate(session=session, **fields)
+        assert isinstance(outcome, Completed), (what, outcome)
+        asked = sum(len(agent.asked) for agent in made.values())
+        if not what.startswith("begun"):  # with another nonce, all prompts are others
+            assert asked <= 1 + 3 * what.startswith("call/"), what
+        assert result["token_usage"]["requests"] <= calls + asked
+        assert result["verdict"] == "ann"
+        assert all(
+            session.kept[name] == each for name, each in kept.items() if name.startswith("call/")
+        )

@@ -7,17 +7,25 @@ move, ballots are unusable, seats drop out.
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from support.memory_session import MemorySession, result_of
-from support.scripted_agents import said
+from support.scripted_agents import ScriptedAgent, said
 
-from aragora_q.contracts import Completed, Failed
-from aragora_q.errors import LeaseLost, PermanentError
-from aragora_q.executors.debate import labels
+from aragora_q.contracts import Completed, Failed, Retry
+from aragora_q.errors import AgentUnavailable, LeaseLost, PermanentError, RetryLater
+from aragora_q.executors.debate import agents, labels
 from aragora_q.executors.debate.consensus import stable_hash
-from aragora_q.executors.debate.requests import Discuss, Propose, Review, Revise, Synthesize
+from aragora_q.executors.debate.requests import (
+    PLAIN,
+    Discuss,
+    Propose,
+    Review,
+    Revise,
+    Synthesize,
+)
 
 NAMES = ["ann", "bob", "cyd", "dan", "eve", "fay"]
 MODES = ("majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none")
@@ -71,7 +79,7 @@ def shape(seed):
     if mode in ("judge", "synthesis"):
         fields["judge"] = "judge"
     if mode == "weighted":
-        fields["weights"] = {name: chance.choice((0.5, 1, 3)) for name in seats}
+        fields["weights"] = {name: chance.choice((0.1, 0.2, 0.3, 1e-300, 1e300)) for name in seats}
     if chance.random() < 0.3:
         fields["max_tokens"] = chance.choice((100, 400, 800))
     if fields["rounds"] and chance.random() < 0.4 and len(seats) < 5:
@@ -141,6 +149,92 @@ async def test_a_debate_killed_anywhere_and_resumed_is_the_same(debate_of, seed)
         assert len(second) <= len(asked) - stored + faults
 
 
+class Faulty(ScriptedAgent):
+    """As `by_hash`, with every kind of fault: overloads, agents that are down, refusals, cut replies, prose
+    until asked in words. `paid` lists the calls that were answered.
+    """
+
+    def __init__(self, name, seed, paid, overloads):
+        super().__init__(name, by_hash(f"{seed}{name}"))
+        self._speaks_prose = random.Random(f"{seed}{name}").random() < 0.2
+        self._paid = paid
+        self._overloads = overloads
+
+    async def reply(self, request, manner=PLAIN):
+        call = self.name, repr(request), repr(manner)
+        chance = random.Random(stable_hash(*call))
+        fault = chance.random()
+        if fault < 0.05 and self._overloads[call] < 2:
+            self._overloads[call] += 1
+            raise RetryLater("busy", delay_seconds=chance.choice((0, 7)))
+        if 0.05 < fault < 0.06:
+            raise AgentUnavailable("down")
+        reply = await super().reply(request, manner)
+        self._paid.append(call)
+        if 0.06 < fault < 0.07:
+            return replace(reply, refused=PermanentError("refused"))
+        if 0.07 < fault < 0.12:
+            return replace(reply, text=reply.text[: chance.randint(1, 60)], is_cut=True)
+        if self._speaks_prose and not (manner.prompted or manner.repair):
+            return replace(reply, text="I would say 2. Because.")
+        return reply
+
+
+@pytest.fixture
+def end_of(run_debate, monkeypatch):
+    """Runs attempts of a debate with faults until it ends. `kills`: checkpoints until each kill.
+
+    Returns outcome, result if there is one, the calls that were paid, and the session.
+    """
+    monkeypatch.setattr(labels, "draw_nonce", lambda *material: "c0ffee11")
+
+    async def run(seed, kills=()):
+        paid, overloads, kills = [], Counter(), [*kills, 1_000_000]
+        made = {name: Faulty(name, seed, paid, overloads) for name in (*NAMES, "judge")}
+
+        async def agent(self, name, seat):
+            return made[name]
+
+        monkeypatch.setattr(agents.AgentRegistry, "agent", agent)
+        monkeypatch.setattr(agents.AgentRegistry, "resolve", lambda self, names: None)
+        session, attempts = Killed(kills.pop(0)), 1
+        for _ in range(100):
+            outcome, _, _ = await run_debate(session=session, attempts=attempts, **shape(seed))
+            if outcome is None:
+                session.after = kills.pop(0)
+            elif isinstance(outcome, Retry) and not (outcome.charged and attempts == 3):
+                attempts += outcome.charged
+            else:
+                has_result = isinstance(outcome, Completed | Failed) and outcome.result
+                return outcome, result_of(outcome) if has_result else None, paid, session
+        raise AssertionError("the debate does not end")
+
+    return run
+
+
+@pytest.mark.parametrize("seed", range(24, 40))
+async def test_a_debate_with_every_kind_of_fault_is_the_same_after_kills(end_of, seed):
+    """Retries, drops, repairs, switches of form and budgets happen again as they did; no stored call is paid
+    twice; and what was paid is in the result.
+    """
+    outcome, result, paid, whole = await end_of(seed)
+    assert len(paid) == len(set(paid)) == sum(name.startswith("call/") for name in whole.kept)
+    chance = random.Random(seed)
+    for _ in range(8):
+        kills = [chance.randint(1, len(whole.kept)), *(chance.randint(1, 6) for _ in range(3))]
+        again, result_again, paid_again, session = await end_of(seed, kills)
+        assert type(again) is type(outcome)
+        assert set(paid_again) == set(paid)
+        assert {name for name in session.kept if name.startswith("call/")} == {
+            name for name in whole.kept if name.startswith("call/")
+        }
+        if result is None:
+            assert again.error == outcome.error
+        else:
+            assert same(result_again) == same(result)
+            assert sum(row["calls"] for row in result_again["seats"]) == len(paid)
+
+
 def recount(result):
     """Consensus, verdict and confidence, from the JSON alone, by the rules of the documentation."""
     mode, votes, groups = (
@@ -148,11 +242,11 @@ def recount(result):
         result["votes"],
         result["groups"],
     )
-    total = sum(Fraction(vote["weight"]) for vote in votes)
+    total = sum(Fraction(str(vote["weight"])) for vote in votes)
     weights, certainty = Counter(), Counter()
     for vote in votes:
         if vote["group"] is not None:
-            weights[vote["group"]] += Fraction(vote["weight"])
+            weights[vote["group"]] += Fraction(str(vote["weight"]))
             certainty[vote["group"]] += vote["confidence"] or 0
     if mode == "none" or result["decided_by"] is None:
         return False, None, 0.0

@@ -255,3 +255,16 @@ async def test_confidence_counts_all_seats_of_the_job(seat_scripted_agents, run_
     _, _, result = await run_debate(agents=names, **fields)
     assert (result["verdict"], result["consensus_reached"], result["confidence"]) == (7, False, 0.5)
     assert len(result["votes"]) == 8
+
+
+async def test_one_review_of_three_is_no_consensus(seat_scripted_agents, run_debate):
+    """Two seats cannot review; the third says that all answers come to the same: it speaks for itself only,
+    and the debate goes on.
+    """
+    everything = ("a", "b", "c")
+    agents = seat_scripted_agents(
+        ann=saying("a", same=everything), bob=mute_on(Review, "b"), cyd=mute_on(Review, "c")
+    )
+    _, _, result = await run_debate(agents=THREE, rounds=1, consensus="unanimous")
+    assert result["ended_by"] == "unchanged"
+    assert any(isinstance(task, Vote) for task in agents["bob"].asked)

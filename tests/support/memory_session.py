@@ -2,6 +2,7 @@
 
 import json
 
+from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.contracts import CheckpointStore, Completed, Failed
 from aragora_q.retry import RetryPolicy
@@ -26,6 +27,7 @@ class MemorySession(CheckpointStore):
 
     async def checkpoint(self, job, name, value):
         self._maybe_refuse()
+        codec.encode(value)  # raises if Redis could not keep it
         self.kept[name] = value
 
     def requeue(self):

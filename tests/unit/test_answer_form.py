@@ -322,3 +322,50 @@ def test_an_unknown_form_is_named(kind):
         InvalidPayload, match="must be one of text, choice, number, boolean or a JSON schema"
     ):
         AnswerForm.parse(kind)
+
+
+def test_an_object_that_looks_like_a_number_does_not_equal_it():
+    """Keys of JSON are equal for equal values only, whatever the names and texts in them."""
+    form = AnswerForm.parse({"enum": [1, True, "1", None, [1], {"1": 1}]})
+    values = [
+        1, True, "1", "1E0", "true", None, "null", [], [1], ["1"], [[1], 1], {}, {"number": "1E0"},
+        {"": "1E0"}, {"1": 1}, {"1": "1"}, {"1": True}, {'1":1,"2': 1}, {"1": 1, "2": 1}, ["1,1"], [1, 1],
+    ]  # fmt: skip
+    assert len({form.key(value) for value in values}) == len(values)
+    assert form.key(1) == form.key(1.0)
+    assert form.key({"a": 1, "b": 2.0}) == form.key({"b": 2, "a": 1.0})
+
+
+@pytest.mark.parametrize(
+    "second", ["tea", "TEA.", "T\u200fea", "\u202eTea", "\uff34ea", "Te\u200ba", " Tea "]
+)
+def test_options_that_look_alike_are_the_same(second):
+    """Case, width, invisible marks and the final period do not make another option, nor another reply."""
+    with pytest.raises(InvalidPayload, match="occurs twice"):
+        AnswerForm.parse("choice", ["Tea", second])
+    assert AnswerForm.parse("choice", ["Tea", "Milk"]).read(second) == "Tea"
+    assert AnswerForm.parse("choice", [second, "Milk"]).read("Tea") == second.strip()
+
+
+def test_options_that_differ_in_what_is_seen_are_different():
+    """Powers, fractions and signs count."""
+    options = ["x²", "x2", "½", "1/2", "...", "?", "C", "C++", "-1", "1"]
+    form = AnswerForm.parse("choice", options)
+    assert [form.read(each) for each in options] == options
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u200b", "\n"])
+@pytest.mark.parametrize(
+    "form", [("choice", ("...", "?")), ({"type": "string"}, None), ("text", None)], ids=repr
+)
+def test_a_blank_is_no_verdict(form, blank):
+    """In no form that takes texts."""
+    with pytest.raises(ValueError, match="answer"):
+        AnswerForm.parse(*form).read(blank)
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\u202e\u200f", "\x00"])
+def test_an_invisible_option_is_refused(blank):
+    """No reader could choose it."""
+    with pytest.raises(InvalidPayload, match="options must be texts"):
+        AnswerForm.parse("choice", ["tea", blank])

@@ -26,42 +26,38 @@ class Answers:
         self.labels: dict[str, int] = {}
         """The labels of the rounds, by which reviews name answers."""
         self._topic = topic
+        self._keys: dict[int, str] = {}
 
     def propose(self, seat: int, value: Value) -> None:
         """Add the independent answer of a seat."""
         self.by_seat[seat] = self.first[seat] = Answer(value["answer"], value["reasons"])
+        self._keys[seat] = self._topic.form.key(value["answer"])
 
     def update(self, seat: int, value: Value) -> bool:
         """Replace a seat's answer; return True if its verdict is another one than before."""
-        before, verdict = self.by_seat[seat].verdict, value["answer"]
-        self.by_seat[seat] = Answer(verdict, value["reasons"])
-        return value.get("changed") is not False and self.key(before) != self.key(verdict)
+        before = self._keys[seat]
+        self.by_seat[seat] = Answer(value["answer"], value["reasons"])
+        self._keys[seat] = self._topic.form.key(value["answer"])
+        return value.get("changed") is not False and self._keys[seat] != before
 
     def keep(self, seats: Iterable[int]) -> None:
         """Remove the answers of all other seats."""
         self.by_seat = {seat: self.by_seat[seat] for seat in seats if seat in self.by_seat}
 
-    def key(self, verdict: object) -> str:
-        """Return what equal verdicts have in common."""
-        return self._topic.form.key(verdict)
-
     def have_one_verdict(self) -> bool:
         """Return True if all verdicts are equal."""
-        return len({self.key(answer.verdict) for answer in self.by_seat.values()}) == 1
+        return len({self._keys[seat] for seat in self.by_seat}) == 1
 
     def options(self) -> dict[int, Answer]:
         """Return the different answers, each under the first seat that gave it."""
-        options: dict[str, int] = {}
-        for seat, answer in sorted(self.by_seat.items()):
-            options.setdefault(self.key(answer.verdict), seat)
-        return {seat: self.by_seat[seat] for seat in options.values()}
+        return {seat: self.by_seat[seat] for seat in sorted({*map(self._first, self.by_seat)})}
 
     def option_of(self, seat: int | None) -> int | None:
         """Return the option that holds the answer of `seat`; None if it has no answer."""
-        if seat is None or seat not in self.by_seat:
-            return None
-        key = self.key(self.by_seat[seat].verdict)
-        return next(n for n, each in self.options().items() if self.key(each.verdict) == key)
+        return None if seat is None or seat not in self.by_seat else self._first(seat)
+
+    def _first(self, seat: int) -> int:
+        return min(each for each in self.by_seat if self._keys[each] == self._keys[seat])
 
     def claims(self, found: Iterable[list[list[int]]]) -> Claims:
         """Return what voters say about equal answers, in options instead of seats."""

@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import combinations
 
 Claim = Iterable[Iterable[int]]
@@ -23,7 +24,7 @@ class Ballot:
 
     group: int | None
     confidence: float = 0.0
-    weight: float = 1.0
+    weight: float | Fraction = 1
 
 
 @dataclass(frozen=True)
@@ -68,40 +69,44 @@ def decide(mode: str, ballots: Sequence[Ballot], *, judged: int | None = None) -
     """
     found = shares(ballots)
     if mode == "judge" and judged is not None:
-        share = found.get(judged, 0.0)
-        return Decision(_suffices(mode, share), judged, share)
+        share = found.get(judged, Fraction(0))
+        return Decision(_suffices(mode, share), judged, float(share))
     if mode == "none" or not found:
         return Decision()
     first, *others = _ranked(ballots, found)
     share = found[first]
     is_tied = mode != "any" and any(found[other] == share for other in others)
-    return Decision(not is_tied and _suffices(mode, share), first, share)
+    return Decision(not is_tied and _suffices(mode, share), first, float(share))
 
 
-def _suffices(mode: str, share: float) -> bool:
+def _suffices(mode: str, share: Fraction) -> bool:
     match mode:
         case "unanimous":
-            return share >= 1 - 1e-9
+            return share == 1
         case "supermajority":
-            return share >= 2 / 3 - 1e-9
+            return share >= Fraction(2, 3)
         case "any":
             return share > 0
         case _:
-            return share > 1 / 2 + 1e-9
+            return share > Fraction(1, 2)
 
 
-def shares(ballots: Sequence[Ballot]) -> dict[int, float]:
-    """Return each group's share of the total weight, seats that back none included in the total."""
-    total = sum(ballot.weight for ballot in ballots)
-    found: dict[int, float] = defaultdict(float)
+def shares(ballots: Sequence[Ballot]) -> dict[int, Fraction]:
+    """Return each group's share of the total weight, seats that back none included in the total.
+
+    Weights count as they are written: 0.1 and 0.2 together are 0.3.
+    """
+    total, found = Fraction(0), defaultdict[int, Fraction](Fraction)
     for ballot in ballots:
+        weight = Fraction(str(ballot.weight))
+        total += weight
         if ballot.group is not None:
-            found[ballot.group] += ballot.weight / total
-    return {number: round(share, 9) for number, share in found.items()}
+            found[ballot.group] += weight
+    return {number: weight / total for number, weight in found.items()}
 
 
-def _ranked(ballots: Sequence[Ballot], found: Mapping[int, float]) -> list[int]:
-    def rank(number: int) -> tuple[float, float, int]:
+def _ranked(ballots: Sequence[Ballot], found: Mapping[int, Fraction]) -> list[int]:
+    def rank(number: int) -> tuple[Fraction, float, int]:
         confidence = sum(ballot.confidence for ballot in ballots if ballot.group == number)
         return -found[number], -confidence, number
 

@@ -437,21 +437,22 @@ def _unaccented(text: str) -> str:
 
 
 @cache
-def _rules(*, is_ascii: bool) -> list[tuple[str, list[str], re.Pattern[str]]]:
-    """Return the phrases, compiled: not at import, because most processes never need them.
+def _rules(*, is_ascii: bool) -> tuple[list[str], list[tuple[str, set[str], re.Pattern[str]]]]:
+    """Return the words, and the phrases, compiled: not at import, because most processes never need them.
 
     With `is_ascii`, only those that a text of ASCII may contain.
     """
-    rules = []
+    rules: list[tuple[str, set[str], re.Pattern[str]]] = []
     for why, phrases in _PHRASES.items():
         for words, *patterns in phrases:
-            found = [
+            found = {
                 word for word in _unaccented(words).split("|") if word.isascii() or not is_ascii
-            ]
+            }
+            found = {word for word in found if not any(w in word for w in found - {word})}
             if found:
                 pattern = re.compile("|".join(map(_unaccented, patterns)), re.MULTILINE)
                 rules.append((why, found, pattern))
-    return rules
+    return sorted(set().union(*(words for _, words, _ in rules))), rules
 
 
 _QUOTED_MENTION = re.compile(
@@ -501,8 +502,10 @@ def flags(text: str) -> list[str]:
 
 def _matches(views: Iterable[str]) -> Iterator[str]:
     for view in views:
-        for why, words, pattern in _rules(is_ascii=view.isascii()):
-            if any(word in view for word in words) and pattern.search(view):
+        words, rules = _rules(is_ascii=view.isascii())
+        present = {word for word in words if word in view}
+        for why, needed, pattern in rules if present else ():
+            if not needed.isdisjoint(present) and pattern.search(view):
                 yield why
         tags = view.replace("< /", "</")
         if any(tags.count(f"</{name}>") > tags.count(f"<{name}>") for name in _TAG_NAMES):
@@ -513,7 +516,8 @@ def _views(text: str) -> set[str]:
     """Return `text` as a reader might see it: by line, as one line without markup, in plain letters."""
     by_line = _plain(text)
     flat = " ".join(re.sub(r"[*~`|#>\"]+", " ", by_line).split())
-    joined = _plain(re.sub(r"(?<=\b\w)[ ._-](?=\w\b)", "", text))
+    spelled = re.sub(r"(?<=\b\w)[ ._-](?=\w\b)", "", text)
+    joined = by_line if spelled == text else _plain(spelled)
     views = {by_line, flat, joined, _LEET_WORD.sub(lambda word: word[0].translate(_LEET), flat)}
     if not by_line.isascii():
         views |= {by_line.translate(_LOOK_ALIKES), flat.translate(_LOOK_ALIKES)}
@@ -523,7 +527,7 @@ def _views(text: str) -> set[str]:
 def _plain(text: str) -> str:
     """Return `text` in lower case, without accents and invisible characters, with plain spaces."""
     visible = text if text.isascii() else _unaccented(text.translate(_BLANKS))
-    return re.sub(r"[^\S\n]+", " ", visible.casefold())
+    return re.sub(r"[^\S\n]{2,}|[^\S\n ]", " ", visible.casefold())
 
 
 def _decoded(text: str) -> Iterator[str]:

@@ -15,6 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aragora_q.context import AttemptContext
+from aragora_q.errors import PermanentError
+from aragora_q.observability.logs import get_logger
+
+logger = get_logger(__name__)
 
 MAX_BYTES = 3_000_000
 """Maximum size of all texts of a debate; well below the limit of a job's checkpoints."""
@@ -29,6 +33,37 @@ Entry = dict[str, Any]
 labels (None: `unusable` or `refused` says why); `limited` (cut by the agent's token limit), `prose` (no JSON).
 """
 
+_NUMBER = (int, float)
+_CALL = {
+    **dict.fromkeys(("agent", "model", "answered_by", "settings", "prompt", "phase", "life"), str),
+    **dict.fromkeys(("round", "seat", "step", "in", "out", "cached"), int),
+    **dict.fromkeys(("seconds", "running"), _NUMBER),
+    "usd": (*_NUMBER, type(None)),
+}
+_OPTIONAL_INT = (int, type(None))
+_ANSWER = {"answer": object, "reasons": str}
+_REVIEW = {"points": str, "best": _OPTIONAL_INT, "stop": bool}
+_BALLOT = {"reason": str, "choice": int, "confidence": _OPTIONAL_INT, "same_as": list}
+_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "propose": _ANSWER,
+    "review": {**_REVIEW, "same_as": list},
+    "revise": {**_ANSWER, "changed": bool},
+    "discuss": {**_REVIEW, **_ANSWER},
+    "vote": _BALLOT,
+    "judge": _BALLOT,
+    "synthesize": {"text": str},
+}
+_NOTES: Mapping[str, Mapping[str, Any]] = {
+    "begun": {"at": _NUMBER, "nonce": str, "version": str, "prompt_version": str},
+    "life/begun": {"id": str, "at": _NUMBER},
+    "life/time_up": {},
+    "life/running": {"seconds": _NUMBER},
+    "life/overloads": {"count": int, "calls": dict},
+    "decision": {"ended_by": (str, type(None))},
+    "dropped": {"phase": str, "step": int, "why": str, "life": str},
+}
+"""What calls and notes hold. Others, such as those of another version, do not count."""
+
 
 class Journal:
     """The calls and decisions of this and earlier attempts. Its length is the number of calls.
@@ -39,30 +74,46 @@ class Journal:
     """
 
     def __init__(self, attempt: AttemptContext, attempt_started_at: float | None) -> None:
+        self.is_full = False
+        """True: what is new is in memory only, because the job has no room for more checkpoints."""
         self._attempt = attempt
         now = time.time() if attempt_started_at is None else attempt_started_at
         self._clock_offset = now - time.monotonic()
         self._began = time.monotonic()
-        self._earlier_seconds: float | None = None
+        self._earlier_seconds = 0.0
         self._entries: dict[str, list[Entry]] = defaultdict(list)
+        self._next_try: dict[str, int] = defaultdict(int)
         self._notes: dict[str, Entry] = {}
+        self._unsaved: dict[str, Entry] = {}
+        self._count = self._tokens = self._last_step = 0
+        self._first_prose: dict[tuple[str, str], int] = {}
 
     async def open(self, begin: Callable[[], Mapping[str, Any]]) -> None:
         """Read what earlier attempts stored. If it is the first one, store what `begin` returns."""
         found = await self._attempt.checkpoints()
-        self._entries.clear()
+        ignored = []
         for name in sorted(found, key=_number_of_try):
-            kind, _, rest = name.partition("/")
-            if kind == "call":
-                self._entries[rest.rpartition(".")[0]].append(found[name])
-        self._notes = {name: note for name, note in found.items() if not name.startswith("call/")}
+            call, number = _number_of_try(name)
+            if name.startswith("call/"):
+                call = call.removeprefix("call/")
+                self._next_try[call] = number + 1
+                if _is_call(found[name]):
+                    self._add(call, found[name])
+                else:
+                    ignored.append(name)
+            elif _is_note(name, found[name]):
+                self._notes[name] = found[name]
+            else:
+                ignored.append(name)
+        if ignored:
+            logger.warning("checkpoints of another form ignored", extra={"names": ignored[:10]})
         if "begun" not in self._notes:
             await self.note("begun", {"at": self.now(), **begin()})
         if "life/begun" not in self._notes:
             await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})
-        if self._earlier_seconds is None:
-            running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
-            self._earlier_seconds = max(running, default=0.0)
+        running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
+        ended = self._notes.get("life/running", {"seconds": 0.0})
+        self._earlier_seconds = max(ended["seconds"], *running, 0.0)
 
     @property
     def begun(self) -> Entry:
@@ -77,16 +128,20 @@ class Journal:
     def running_seconds(self) -> float:
         """Return the running time of the debate in this life: of all attempts, without waits between them.
 
-        What an attempt did after its last finished call is not known, and not counted, if it crashed.
+        What an attempt did after its last finished call is not known, and not counted, if its worker ended.
         """
-        return (self._earlier_seconds or 0.0) + time.monotonic() - self._began
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    async def note_running(self) -> None:
+        """Store the running time at the end of an attempt."""
+        await self.note("life/running", {"seconds": round(self.running_seconds(), 3)})
 
     def now(self) -> float:
         """Return the time of the server's clock, which all attempts share, in Unix seconds."""
         return time.monotonic() + self._clock_offset
 
     def __len__(self) -> int:
-        return sum(map(len, self._entries.values()))
+        return self._count
 
     def entries(self) -> Iterator[Entry]:
         """Yield every call, also those whose replies are not used."""
@@ -110,22 +165,46 @@ class Journal:
             )
         ]
 
-    def has_begun(self, phase_prefix: str) -> bool:
-        """Return True if a call is finished whose phase begins with `phase_prefix`."""
-        return any(
-            entries and call.startswith(phase_prefix) for call, entries in self._entries.items()
-        )
-
     def has_passed(self, step: int) -> bool:
         """Return True if a call of a later phase is finished."""
-        return any(entry["step"] > step for entry in self.entries())
+        return self._last_step > step
+
+    def first_prose(self, agent: str, settings: str) -> int | None:
+        """Return the step in which the agent first replied with prose instead of JSON; None if in none."""
+        return self._first_prose.get((agent, settings))
 
     async def put(self, call: str, entry: Entry) -> None:
-        """Store a finished call."""
+        """Store a finished call. It counts, also if there is no room for it."""
         entry = {**entry, "running": round(self.running_seconds(), 3), "life": self.life}
-        number = len(self._entries[call])
+        number = self._next_try[call]
+        self._next_try[call] += 1
+        self._add(call, entry)
+        await self._store(f"call/{call}.{number}", entry)
+
+    def _add(self, call: str, entry: Entry) -> None:
         self._entries[call].append(entry)
-        await self._attempt.checkpoint(f"call/{call}.{number}", entry)
+        self._count += 1
+        self._tokens += entry["in"] + entry["out"]
+        self._last_step = max(self._last_step, entry["step"])
+        if entry.get("prose"):
+            key = entry["agent"], entry["settings"]
+            self._first_prose[key] = min(entry["step"], self._first_prose.get(key, entry["step"]))
+
+    async def _store(self, name: str, value: Entry) -> None:
+        if self.is_full:
+            return
+        self._unsaved[name] = value
+        try:
+            await self._attempt.checkpoint(name, value)
+        except PermanentError as error:
+            self.is_full = True
+            logger.warning("the debate's journal is full", extra={"reason": str(error)})
+        self._unsaved.pop(name, None)
+
+    async def save(self) -> None:
+        """Store what was not stored because the debate was cancelled meanwhile."""
+        for name, value in list(self._unsaved.items()):
+            await self._store(name, value)
 
     def find_note(self, name: str) -> Entry | None:
         """Return what was stored under that name, or None."""
@@ -134,7 +213,7 @@ class Journal:
     async def note(self, name: str, value: Entry) -> None:
         """Store a decision before it takes effect. One named `life/…` ends with this life."""
         self._notes[name] = value
-        await self._attempt.checkpoint(name, value)
+        await self._store(name, value)
 
     async def drop(self, seat: int, phase: str, step: int, reason: str) -> None:
         """Store that a seat dropped out of the debate."""
@@ -159,7 +238,7 @@ class Journal:
 
     def tokens(self) -> int:
         """Return the tokens of all calls, input and output."""
-        return sum(entry["in"] + entry["out"] for entry in self.entries())
+        return self._tokens
 
     def cost_usd(self) -> float:
         """Return the price of all calls with a known price."""
@@ -179,4 +258,25 @@ class Journal:
 
 def _number_of_try(name: str) -> tuple[str, int]:
     call, _, number = name.rpartition(".")
-    return call, int(number) if number.isdigit() else 0
+    return call, int(number) if number.isdecimal() else 0
+
+
+def _is_call(entry: Entry) -> bool:
+    if not _has(entry, _CALL):
+        return False
+    value, needed = entry.get("value"), _VALUES.get(entry["phase"])
+    if isinstance(value, dict):
+        return needed is not None and _has(value, needed)
+    return value is None and any(isinstance(entry.get(why), str) for why in ("unusable", "refused"))
+
+
+def _is_note(name: str, note: Entry) -> bool:
+    kind, _, rest = name.partition("/")
+    fields = _NOTES.get(name, _NOTES.get(kind))
+    return fields is not None and (kind != "dropped" or rest.isdecimal()) and _has(note, fields)
+
+
+def _has(value: Entry, fields: Mapping[str, Any]) -> bool:
+    return all(
+        name in value and isinstance(value[name], expected) for name, expected in fields.items()
+    )

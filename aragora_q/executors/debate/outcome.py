@@ -6,8 +6,9 @@ rules of the vote are in `consensus.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -21,6 +22,12 @@ from aragora_q.executors.debate.participants import Participants
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Topic
 from aragora_q.job import DebateJobPayload, DebateResult
+
+MAX_BYTES_OF_CHAR = 6
+"""A control character takes this many in JSON."""
+
+COST_DIGITS = 9
+"""Digits after the decimal point of US dollars: one token may cost 1e-8."""
 
 SHORTENED_CHARS = (2_000, 200, 0)
 """Lengths to which the reasons of other answers are shortened, in turn, if a result is too large."""
@@ -125,14 +132,14 @@ class Outcome:
     def result(self, max_bytes: int) -> DebateResult:
         """Return the result, shortened to `max_bytes` of JSON: what is left out is said in `error`."""
         result = self._whole()
-        for shortened in self._shorter(result):
+        for shortened in self._shorter(result, max_bytes):
             if len(codec.encode(result.to_dict())) <= max_bytes * 0.95:
                 break
             result = shortened
         return result
 
     @staticmethod
-    def _shorter(result: DebateResult) -> Any:
+    def _shorter(result: DebateResult, max_bytes: int) -> Iterator[DebateResult]:
         if result.transcript:
             result = replace(
                 result,
@@ -143,7 +150,21 @@ class Outcome:
         for length in SHORTENED_CHARS:
             dissent = [{**each, "reasons": each["reasons"][:length]} for each in result.dissent]
             note = f"reasons of other answers cut at {length} characters: too large"
-            yield replace(result, dissent=dissent, error=_joined(result.error, note))
+            shorter = replace(result, dissent=dissent, error=_joined(result.error, note))
+            yield shorter
+        votes = [{**each, "reason": ""} for each in result.votes]
+        note = "all other reasons, and flags, left out: too large"
+        result = replace(
+            shorter, reasons=None, votes=votes, flags=[], error=_joined(result.error, note)
+        )
+        yield result
+        room = max_bytes // MAX_BYTES_OF_CHAR // 2
+        note = f"texts cut at {room} characters: too large"
+        yield replace(
+            result,
+            final_answer=(result.final_answer or "")[:room] or None,
+            error=_joined((result.error or "")[:room], note),
+        )
 
     def _whole(self) -> DebateResult:
         names, entries = self._seats.names, list(self._journal.entries())
@@ -151,7 +172,7 @@ class Outcome:
         answer = None if best is None else self._answers[best]
         has_vote = self._payload.consensus != "none"
         seats = self._seat_rows(entries)
-        priced = [entry["usd"] for entry in entries if entry["usd"] is not None]
+        costs = [row["cost_usd"] for row in seats if row["cost_usd"] is not None]
         return DebateResult(
             debate_id=self._job_id,
             consensus_reached=self.decision.consensus_reached,
@@ -178,8 +199,8 @@ class Outcome:
             dissent=self._dissent(),
             flags=self._flags(),
             seats=seats,
-            cost_usd=round(sum(priced), 6) if priced else None,
-            unpriced_calls=len(entries) - len(priced),
+            cost_usd=round(sum(costs), COST_DIGITS) if costs else None,
+            unpriced_calls=sum(entry["usd"] is None for entry in entries),
             record=self._record(),
             transcript=self._seats.transcript if self._payload.transcript else None,
         )
@@ -187,9 +208,12 @@ class Outcome:
     def _final_answer(self, answer: Answer | None) -> str | None:
         """Return the winning answer as text; in mode `none` all answers with their agents' names."""
         if self._payload.consensus == "none":
-            return "\n\n".join(
-                f"{self._seats.names[seat]}: {self._as_text(each)}"
-                for seat, each in self._answers.items()
+            return (
+                "\n\n".join(
+                    f"{self._seats.names[seat]}: {self._as_text(each)}"
+                    for seat, each in self._answers.items()
+                )
+                or None
             )
         if answer is None or self._text is not None:
             return self._text
@@ -207,6 +231,8 @@ class Outcome:
         names, problems = self._seats.names, self._seats.dropouts
         if self._payload.consensus != "none":
             problems += self._abstentions()
+        if self._seats.incomplete == "journal_full":
+            problems.append("the job's journal was full, so no more replies were asked for")
         outsider = len(self._payload.agents) + len(self._payload.escalate)
         if why := self._seats.abstained.get(outsider):
             problems.append(f"{names[outsider]} did not decide, so the votes do ({why})")
@@ -233,7 +259,7 @@ class Outcome:
         outsiders = range(
             len(self._payload.agents) + len(self._payload.escalate), len(self._seats.names)
         )
-        for seat in (*self._joined, *outsiders):
+        for seat in sorted({*self._joined, *outsiders, *(entry["seat"] for entry in entries)}):
             own = [entry for entry in entries if entry["seat"] == seat]
             priced = [entry["usd"] for entry in own if entry["usd"] is not None]
             rows.append(
@@ -247,7 +273,7 @@ class Outcome:
                     "input_tokens": sum(entry["in"] for entry in own),
                     "output_tokens": sum(entry["out"] for entry in own),
                     "cached_tokens": sum(entry["cached"] for entry in own),
-                    "cost_usd": round(sum(priced), 6) if priced else None,
+                    "cost_usd": round(sum(priced), COST_DIGITS) if priced else None,
                     "cut": sum(
                         bool((said["said"] or {}).get("cut"))
                         for said in self._seats.transcript
@@ -263,7 +289,7 @@ class Outcome:
             {
                 "verdict": self._answers[self._best_of(number)].verdict,
                 "seats": [seat for seat in members if seat in self._seats.active],
-                "share": found.get(number, 0.0),
+                "share": round(float(found.get(number, 0)), 9),
             }
             for number, members in enumerate(self._groups)
         ]
@@ -301,7 +327,7 @@ class Outcome:
         """Return the decision if each model had one voice, shared by its seats."""
         models = [self._model_of(seat) or self._seats.names[seat] for seat in self._joined]
         ballots = [
-            replace(ballot, weight=1 / models.count(model))
+            replace(ballot, weight=Fraction(1, models.count(model)))
             for ballot, model in zip(self._ballots(), models, strict=True)
         ]
         mode = self._payload.consensus

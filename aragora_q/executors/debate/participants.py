@@ -8,6 +8,7 @@ know what a phase is for.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.replies import Unusable, Value
 from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
+from aragora_q.job import MAX_AGENT_CHARS
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import describe
 
@@ -30,14 +32,21 @@ logger = get_logger(__name__)
 MAX_SUMMARY_CHARS = 280
 """Maximum length of a reply in a progress report."""
 
+MAX_TOKENS = 1_000_000_000
+"""No call has more; a provider that says so does not count tokens."""
+
+MAX_REASON_CHARS = 1_000
+"""Maximum length of the reason why a seat dropped out."""
+
 FIRST_OVERLOAD_DELAY_SECONDS = 5.0
 MAX_OVERLOAD_DELAY_SECONDS = 60.0
-"""Delays after an overload: the first one if the provider names none. They double up to the other one,
-because the queue allows a job only so many of them.
-"""
+"""Delays after an overload for which the provider names none. They double, as do those that it names."""
 
 MAX_OVERLOAD_SECONDS = 1_800.0
-"""How long one call waits for an overloaded provider before its seat drops out."""
+MAX_OVERLOADS = 40
+"""How long one call waits for an overloaded provider before its seat drops out, and how often a debate
+does: less often than a job may be retried uncharged.
+"""
 
 AgentFault = PermanentError | RetryLater | AgentUnavailable
 
@@ -85,8 +94,8 @@ class Participants:
         """The configured models whose replies are used, by seat."""
         self.settings: dict[int, set[str]] = {}
         """The digests of the settings with which these replies were made."""
-        self.is_incomplete = False
-        """True: a reply is missing, and there is no time to ask for it."""
+        self.incomplete = ""
+        """Why a reply is missing that was not asked for: `timeout` or `journal_full`; blank if none is."""
         self._job = job
         self._rounds = rounds
         self._registry = registry
@@ -125,7 +134,8 @@ class Participants:
         seats = [seat for seat in requests if seat in self.active and seat not in dropped]
         found, faults = await self._gather(phase, seats, requests, labels)
         for seat, reason in dropped.items():
-            self._drop(seat, phase, reason)
+            if seat in self.active:  # else it was dropped when the debate took another course
+                self._drop(seat, phase, reason)
         await self._handle_faults(phase, faults)
         self._record(phase, found)
         if len(self._journal) > calls_before:
@@ -153,7 +163,7 @@ class Participants:
         try:
             value = await self.ask(phase, seat, request, labels, part)
         except RetryLater as error:
-            delay = await self._overload_delay(f"{phase}{part}.{seat}", error)
+            delay = await self._overload_delay({f"{phase}{part}.{seat}": error})
             if delay is None:
                 raise PermanentError(str(error)) from error
             raise RetryLater(f"{self.names[seat]}: {error}", delay_seconds=delay) from error
@@ -220,8 +230,8 @@ class Participants:
             or (entry["model"], entry["settings"]) == (agent.model, agent.settings)
         ]
         while (manner := self._next_manner(tries, agent)) is not None:
-            if self._is_closing:
-                self.is_incomplete = True
+            if self._is_closing or self._journal.is_full:
+                self.incomplete = "journal_full" if self._journal.is_full else "timeout"
                 break
             entry = await self._call(agent, request, manner, labels)
             where = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
@@ -248,11 +258,8 @@ class Participants:
 
     def _ignores_schemas(self, agent: Agent) -> bool:
         """Return True if the agent replied with prose where JSON was asked for, in an earlier phase."""
-        return any(
-            entry.get("prose") and entry["step"] < self._step
-            for entry in self._journal.entries()
-            if entry["agent"] == agent.name and entry["settings"] == agent.settings
-        )
+        step = self._journal.first_prose(agent.name, agent.settings)
+        return step is not None and step < self._step
 
     async def _call(
         self, agent: Agent, request: AgentRequest, manner: Manner, labels: Mapping[str, int]
@@ -268,12 +275,12 @@ class Participants:
         entry = {
             "agent": agent.name,
             "model": agent.model,
-            "answered_by": reply.model or agent.model,
+            "answered_by": _text(reply.model or agent.model, MAX_AGENT_CHARS),
             "settings": agent.settings,
-            "in": reply.input_tokens,
-            "out": reply.output_tokens,
-            "cached": reply.cached_tokens,
-            "usd": reply.cost_usd,
+            "in": _count(reply.input_tokens),
+            "out": _count(reply.output_tokens),
+            "cached": _count(reply.cached_tokens),
+            "usd": _price(reply.cost_usd),
             "seconds": round(time.monotonic() - started_at, 3),
             "larger": manner.larger,
             "repair": bool(manner.repair),
@@ -295,7 +302,8 @@ class Participants:
                 self.abstained.pop(seat, None)
                 value: Value = entry["value"]
                 return value
-        self.abstained[seat] = tries[-1]["unusable"] if tries else "no time was left to ask"
+        left = "room in its journal" if self._journal.is_full else "time"
+        self.abstained[seat] = tries[-1]["unusable"] if tries else f"no {left} was left to ask"
         return None
 
     async def _handle_faults(self, phase: Phase, faults: Mapping[int, BaseException]) -> None:
@@ -307,13 +315,12 @@ class Participants:
         for error in faults.values():
             if not isinstance(error, AgentFault):
                 raise error
-        overloads = {n: error for n, error in faults.items() if isinstance(error, RetryLater)}
-        if delays := [
-            delay
-            for seat, error in overloads.items()
-            if (delay := await self._overload_delay(f"{phase}.{seat}", error)) is not None
-        ]:
-            raise RetryLater(self._reasons(faults), delay_seconds=max(delays))
+        delay = await self._overload_delay({
+            f"{phase}.{seat}": error
+            for seat, error in faults.items() if isinstance(error, RetryLater)
+        })  # fmt: skip
+        if delay is not None:
+            raise RetryLater(self._reasons(faults), delay_seconds=delay)
         transient = [error for error in faults.values() if isinstance(error, AgentUnavailable)]
         remaining = len(self.active) - len(faults)
         if transient and (not self._attempt.is_last_attempt or remaining < self._quorum):
@@ -327,16 +334,23 @@ class Participants:
         for seat, error in faults.items():
             await self.drop(seat, phase, _reason(error))
 
-    async def _overload_delay(self, call: str, error: RetryLater) -> float | None:
-        """Return how long to wait for an overloaded provider; None if this call has waited long enough."""
-        name = f"life/overload/{call}"
-        state = self._journal.find_note(name) or {"since": self._journal.now(), "count": 0}
-        if self._journal.now() - state["since"] > MAX_OVERLOAD_SECONDS:
+    async def _overload_delay(self, overloads: Mapping[str, RetryLater]) -> float | None:
+        """Return how long to wait for overloaded providers, by call; None if they had long enough."""
+        note = self._journal.find_note("life/overloads") or {"count": 0, "calls": {}}
+        if note["count"] >= MAX_OVERLOADS:
             return None
-        await self._journal.note(name, {**state, "count": state["count"] + 1})
-        delay = error.delay_seconds or FIRST_OVERLOAD_DELAY_SECONDS
-        doublings: int = min(state["count"], 10)
-        return max(delay, min(delay * 2.0**doublings, MAX_OVERLOAD_DELAY_SECONDS))
+        now, calls = self._journal.now(), dict(note["calls"])
+        delays: list[float] = []
+        for call, error in overloads.items():
+            since, count = calls.get(call, (now, 0))
+            if now - since <= MAX_OVERLOAD_SECONDS:
+                calls[call] = since, count + 1
+                first = error.delay_seconds or FIRST_OVERLOAD_DELAY_SECONDS
+                delays.append(max(first, min(first * 2.0**count, MAX_OVERLOAD_DELAY_SECONDS)))
+        if not delays:
+            return None
+        await self._journal.note("life/overloads", {"count": note["count"] + 1, "calls": calls})
+        return max(delays)
 
     def _reasons(self, faults: Mapping[int, BaseException]) -> str:
         return "; ".join(f"{self.names[seat]}: {_reason(error)}" for seat, error in faults.items())
@@ -429,7 +443,22 @@ def _with_seats(value: Value, labels: Mapping[str, int]) -> Value:
 def _reason(error: BaseException) -> str:
     """Return the error's message, with its hint if it has one."""
     hint = getattr(error, "hint", "")
-    return f"{error} ({hint})" if hint else str(error)
+    return _text(f"{error} ({hint})" if hint else str(error), MAX_REASON_CHARS)
+
+
+def _text(said: str, max_chars: int) -> str:
+    """Return what a provider said as text that JSON can hold, cut at `max_chars`."""
+    return said[:max_chars].encode(errors="backslashreplace").decode()
+
+
+def _count(tokens: object) -> int:
+    """Return tokens as a provider counts them; 0 if that is not a count."""
+    is_count = isinstance(tokens, int | float) and 0 <= tokens < MAX_TOKENS
+    return int(tokens) if is_count else 0  # type: ignore[call-overload]
+
+
+def _price(usd: float | None) -> float | None:
+    return usd if usd is not None and 0 <= usd < math.inf else None
 
 
 def _summarize(value: Value | None) -> str:

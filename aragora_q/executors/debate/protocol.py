@@ -15,7 +15,7 @@ from aragora_q._version import __version__
 from aragora_q.answer_form import AnswerForm
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
-from aragora_q.errors import PermanentError
+from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate import labels
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel
@@ -83,10 +83,13 @@ class Debate:
             try:
                 async with asyncio.timeout(self._remaining_seconds()) as deadline:
                     return await self._debate(topic, is_closing=False)
+            except (RetryLater, AgentUnavailable):
+                await self._journal.note_running()  # this attempt's time counts, too
+                raise
             except TimeoutError:
                 if not deadline.expired():
                     raise
-            await self._journal.open(self._begin)  # a call may have been stored as time ran out
+            await self._journal.save()  # replies that were being stored as time ran out
             await self._journal.note("life/time_up", {"at": self._journal.now()})
         return await self._debate(topic, is_closing=True)
 
@@ -147,7 +150,12 @@ class Debate:
                     f"no seat could vote: {outcome.reasons_not_to_vote()}",
                     hint="requeue continues at the vote",
                 )
-        return outcome.result(self._max_result_bytes)
+        result = outcome.result(self._max_result_bytes)
+        if result.final_answer is None:
+            raise PermanentError(
+                "no seat has answered in the time", partial_result=result.to_dict()
+            )
+        return result
 
     def _outcome(self, topic: Topic, seats: Participants, rounds: Rounds) -> Outcome:
         outcome = Outcome(self._job.id, self._payload, topic, self._journal, seats, rounds.answers)
@@ -191,8 +199,8 @@ class Rounds:
         return Phase("discuss" if self._topic.form.is_closed else "review", number)
 
     def _reason_to_end(self) -> str | None:
-        if self._seats.is_incomplete:
-            return "timeout"
+        if self._seats.incomplete:
+            return self._seats.incomplete
         return "agreement" if self._is_auto and self.answers.have_one_verdict() else None
 
     async def _propose(self, seats: Sequence[int]) -> None:
@@ -203,7 +211,7 @@ class Rounds:
         ).items():
             if value is not None:
                 self.answers.propose(seat, value)
-        if not self._seats.is_incomplete:
+        if not self._seats.incomplete:
             await self._seats.require(phase, self.answers.by_seat)
 
     async def _escalate(self, number: int) -> None:
@@ -220,8 +228,8 @@ class Rounds:
             for seat in self._seats.active
         }
         self.reviews = await self._ask(phase, requests, names)
-        if self._seats.is_incomplete:
-            return "timeout"
+        if self._seats.incomplete:
+            return self._seats.incomplete
         if self._is_auto and self._is_settled_by_reviews():
             return "agreement"
         reviewers = list(self.answers.by_seat)
@@ -242,8 +250,8 @@ class Rounds:
             for seat in reviewers
         }
         found = await self._ask(phase, requests, names)
-        if self._seats.is_incomplete:
-            return "timeout"  # with the answers that were reviewed
+        if self._seats.incomplete:
+            return self._seats.incomplete  # with the answers that were reviewed
         has_moved = self._update(found)
         if has_moved:
             self.reviews = {}
@@ -290,29 +298,40 @@ class Rounds:
         return [each["points"] for n, each in self.reviews.items() if n != seat and each["points"]]
 
     def _is_settled_by_reviews(self) -> bool:
-        """Return True if the reviewers take all answers for the same, or all prefer one and want to stop."""
+        """Return True if the reviewers take all answers for the same, or all prefer one and want to stop.
+
+        They are the votes then, so none may be missing.
+        """
         reviews = self.reviews.values()
+        if len(reviews) < len(self._seats.active):
+            return False
         claims = self.answers.claims(review["same_as"] for review in reviews)
         if len(self.answers.groups(claims)) == 1:
             return True
         best = {self.answers.option_of(review["best"]) for review in reviews}
-        is_complete = len(reviews) == len(self._seats.active)
         wants_to_stop = all(review["stop"] for review in reviews)
-        return is_complete and wants_to_stop and len(best) == 1 and None not in best
+        return wants_to_stop and len(best) == 1 and None not in best
 
     async def _limit_reached(self, phase: Phase) -> str | None:
         """Return which limit forbids a phase and the vote after it; None if none does.
 
-        A phase that has begun continues. The decision is kept: after a requeue, too, the vote follows.
+        The decision is kept: a round that has begun continues, and after a requeue, too, the vote follows.
         """
-        if self._journal.has_begun(f"{phase}."):
+        if not self._has_limits:
             return None
         name = f"decision/before_{phase}"
-        if note := self._journal.find_note(name):
-            return str(note["ended_by"])
-        if limit := self._limit_ahead(phase):
-            await self._journal.note(name, {"ended_by": limit})
+        note = self._journal.find_note(name)
+        if note is None:
+            note = {"ended_by": self._limit_ahead(phase)}
+            await self._journal.note(name, note)
+        limit: str | None = note["ended_by"]
         return limit
+
+    @property
+    def _has_limits(self) -> bool:
+        payload = self._payload
+        limits = (payload.timeout_seconds, payload.max_tokens, payload.max_cost_usd)
+        return any(limit is not None for limit in limits)
 
     def _limit_ahead(self, phase: Phase) -> str | None:
         payload = self._payload
@@ -322,7 +341,7 @@ class Rounds:
         if payload.max_tokens is None and payload.max_cost_usd is None:
             return None
         tokens, cost = self._journal.tokens(), self._journal.cost_usd()
-        ahead = self._expected_tokens(phase.round)
+        ahead = self._expected_tokens(phase)
         if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
             return "max_tokens"
         expected_cost = cost + cost / max(tokens, 1) * ahead
@@ -330,15 +349,15 @@ class Rounds:
             return "max_cost"
         return None
 
-    def _expected_tokens(self, number: int) -> int:
-        """Return the tokens of a round and the vote after it, from what the calls so far took.
+    def _expected_tokens(self, phase: Phase) -> int:
+        """Return the tokens of a round from `phase` on and of the vote after it, from what calls so far took.
 
         A prompt holds what the proposals' prompts held, all answers, and in a revision all reviews. Agents
         that may join in this round are counted.
         """
         entries = list(self._journal.entries())
         proposals = [entry for entry in entries if entry["phase"] == "propose"]
-        joining = len(self._payload.escalate) if number == 1 else 0
+        joining = len(self._payload.escalate) if phase.round == 1 else 0
         if self.answers.have_one_verdict():
             joining = 0
         seats, count = len(self._seats.active) + joining, max(len(proposals), 1)
@@ -348,9 +367,11 @@ class Rounds:
         with_answers = prompt + answers + longest
         with_reviews = with_answers + seats * longest
         if self._topic.form.is_closed:
-            calls = seats * (with_answers if number == 1 else with_reviews)
+            calls = seats * (with_answers if phase.round == 1 else with_reviews)
         else:
-            calls = seats * (2 * with_answers + with_reviews)
+            calls = seats * (with_reviews + with_answers)
+            if phase.name == "review":
+                calls += len(self._seats.active) * with_answers
         calls += joining * (prompt + longest)
         return calls + {"judge": 2, "synthesis": 1}.get(self._payload.consensus, 0) * with_answers
 

@@ -182,7 +182,7 @@ def _same_as(data: Mapping[str, Any], answers: Mapping[str, Any]) -> list[list[s
         for each in lists
         if isinstance(each, list)
     ]
-    return [each for each in found if len(each) > 1]
+    return [each for each in found if len(each) > 1][: len(answers)]
 
 
 def _label(value: Any, answers: Mapping[str, Any]) -> str | None:

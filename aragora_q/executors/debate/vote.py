@@ -67,7 +67,7 @@ class Election:
         found = {
             seat: value for seat, value in (await self._ballots()).items() if value is not None
         }
-        if self._seats.is_incomplete and not found:
+        if self._seats.incomplete and not found:
             return self._votes_by_reviews()
         votes = {
             seat: SeatVote(value["choice"], value["confidence"], value["reason"])
@@ -81,7 +81,7 @@ class Election:
     def _votes_by_reviews(self) -> tuple[Votes, Claims]:
         claims = self._answers.claims(review["same_as"] for review in self._reviews.values())
         if len(self._answers.groups(claims)) == 1:
-            return self._own_votes(), claims
+            return self._implied({seat: seat for seat in self._reviews}), claims
         return self._implied(
             {seat: review["best"] for seat, review in self._reviews.items()}
         ), claims
