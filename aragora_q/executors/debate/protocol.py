@@ -71,8 +71,8 @@ class Debate:
 
         Raises:
             InvalidPayload: an agent or the judge is unknown. Found before the first call.
-            PermanentError: too few agents are left, or no seat could vote; then it has the answers as its
-                partial result, and a requeued job continues at the vote.
+            PermanentError: too few agents are left, or no seat could vote. It has the answers and what they
+                cost as its partial result, and a requeued job continues where it ended.
             RetryLater, AgentUnavailable: an agent's fault may be temporary; finished calls are kept.
 
         """
@@ -126,27 +126,36 @@ class Debate:
             is_closing=is_closing,
         )
         rounds = Rounds(payload, topic, self._journal, seats)
-        await rounds.hold()
-        outcome = Outcome(self._job.id, payload, topic, self._journal, seats, rounds.answers)
-        outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
-        if payload.consensus != "none":
-            is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
-            election = Election(
-                payload, topic, seats, rounds.answers, rounds.reviews, are_decisive=is_settled
-            )
-            await election.hold(outcome)
-            if outcome.decision.winner is None:
-                raise PermanentError(
-                    f"no seat could vote: {outcome.reasons_not_to_vote()}",
-                    hint="requeue continues at the vote",
-                    partial_result=outcome.result(self._max_result_bytes).to_dict(),
+        try:
+            await rounds.hold()
+            outcome = self._outcome(topic, seats, rounds)
+            if payload.consensus != "none":
+                is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
+                election = Election(
+                    payload, topic, seats, rounds.answers, rounds.reviews, are_decisive=is_settled
                 )
+                await election.hold(outcome)
+        except PermanentError as error:  # too few agents are left
+            outcome = self._outcome(topic, seats, rounds)
+            outcome.count(rounds.answers.groups([]), {})
+            raise self._failure(str(error), outcome, error.hint) from error
+        if payload.consensus != "none" and outcome.decision.winner is None:
+            why = f"no seat could vote: {outcome.reasons_not_to_vote()}"
+            raise self._failure(why, outcome, "requeue continues at the vote")
         result = outcome.result(self._max_result_bytes)
         if result.final_answer is None:
-            raise PermanentError(
-                "no seat has answered in the time", partial_result=result.to_dict()
-            )
+            raise self._failure("no seat has answered in the time", outcome)
         return result
+
+    def _outcome(self, topic: Topic, seats: Participants, rounds: Rounds) -> Outcome:
+        outcome = Outcome(self._job.id, self._payload, topic, self._journal, seats, rounds.answers)
+        outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
+        return outcome
+
+    def _failure(self, why: str, outcome: Outcome, hint: str = "") -> PermanentError:
+        """Return the error of a debate without a decision, with its answers and what they cost."""
+        partial = outcome.result(self._max_result_bytes).to_dict() if len(self._journal) else None
+        return PermanentError(why, hint=hint, partial_result=partial)
 
 
 class Rounds:
