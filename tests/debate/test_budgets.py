@@ -325,7 +325,7 @@ async def test_a_round_that_began_with_an_escalation_goes_on_after_a_kill(
 
     fields = {
         "agents": ["ann", "bob"], "escalate": ["cyd"], "answer_form": "number", "rounds": 1,
-        "max_tokens": 85,
+        "max_tokens": 150,
     }  # fmt: skip
     seat_scripted_agents(ann=saying(1), bob=saying(2), cyd=saying(2))
     _, killed, _ = await run_debate(session=KilledInTheRound(), **fields)

@@ -1,7 +1,7 @@
 """Agents that fail during a debate: who is dropped, what is retried, when the debate fails."""
 
 import pytest
-from support.memory_session import MemorySession
+from support.memory_session import MemorySession, result_of
 from support.scripted_agents import THREE, failing, said, saying
 
 from aragora_q.contracts import Completed, Failed, Retry
@@ -234,3 +234,20 @@ async def test_a_drop_of_an_earlier_course_does_not_break_a_debate(
     outcome, _, result = await run_debate(agents=["ann", "bob"], escalate=["cyd"], session=session)
     assert isinstance(outcome, Completed)
     assert result["participants"] == ["ann", "bob"]
+
+
+async def test_a_debate_that_loses_its_quorum_fails_with_its_answers(
+    seat_scripted_agents, run_debate
+):
+    """What was paid for, and what it cost, is in the failed job's partial result."""
+    gone = failing(PermanentError("401"), Vote, saying("milk"))
+    seat_scripted_agents(ann=saying("tea"), bob=gone, cyd=gone)
+    outcome, _, _ = await run_debate(agents=THREE, rounds=0)
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("PermanentError: 1 of 3 agents are left")
+    partial = result_of(outcome)
+    assert sorted(row["verdict"] for row in partial["dissent"]) == ["milk", "tea"]
+    assert (partial["verdict"], partial["consensus_reached"], partial["decided_by"]) == (
+        None, False, None,
+    )  # fmt: skip
+    assert partial["token_usage"]["requests"] == sum(row["calls"] for row in partial["seats"]) == 4

@@ -236,12 +236,7 @@ class Outcome:
         outsider = len(self._payload.agents) + len(self._payload.escalate)
         if why := self._seats.abstained.get(outsider):
             problems.append(f"{names[outsider]} did not decide, so the votes do ({why})")
-        for limit, what, is_unknown in (
-            (self._payload.max_tokens, "max_tokens", lambda entry: not entry["in"] + entry["out"]),
-            (self._payload.max_cost_usd, "max_cost_usd", lambda entry: entry["usd"] is None),
-        ):
-            if limit is not None and (count := sum(map(is_unknown, self._journal.entries()))):
-                problems.append(f"{what} did not limit {count} calls: what they took is not known")
+        problems += self._unlimited_calls()
         for row in seats:
             if row["cut"]:
                 replies = "a reply was" if row["cut"] == 1 else f"{row['cut']} replies were"
@@ -253,6 +248,15 @@ class Outcome:
             elif len(self._seats.settings.get(row["seat"], ())) > 1:
                 problems.append(f"{row['agent']}: continued with other settings")
         return problems
+
+    def _unlimited_calls(self) -> Iterator[str]:
+        """Yield which limits did not cover all calls."""
+        for limit, name, is_unknown in (
+            (self._payload.max_tokens, "max_tokens", lambda entry: not entry["in"] + entry["out"]),
+            (self._payload.max_cost_usd, "max_cost_usd", lambda entry: entry["usd"] is None),
+        ):
+            if limit is not None and (count := sum(map(is_unknown, self._journal.entries()))):
+                yield f"{name} did not limit {count} calls: what they took is not known"
 
     def _seat_rows(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         rows = []
@@ -369,15 +373,17 @@ class Outcome:
         return rows
 
     def _flags(self) -> list[dict[str, Any]]:
-        rows = []
+        rows, known = [], {}
         for said in self._seats.transcript:
             value = said["said"] or {}
             text = "\n".join(
                 str(value[name]) for name in ("answer", "reasons", "points") if name in value
             )
+            if text not in known:  # answers are often kept for several rounds
+                known[text] = flags(text)
             rows += [
                 {"seat": said["seat"], "phase": said["phase"], "round": said["round"], "why": why}
-                for why in flags(text)
+                for why in known[text]
             ]
         return rows
 

@@ -71,8 +71,8 @@ class Debate:
 
         Raises:
             InvalidPayload: an agent or the judge is unknown. Found before the first call.
-            PermanentError: too few agents are left, or no seat could vote. If there are answers, they are its
-                partial result, and a requeued job continues where the debate ended.
+            PermanentError: too few agents are left, or no seat could vote. It has the answers and what they
+                cost as its partial result, and a requeued job continues where the debate ended.
             RetryLater, AgentUnavailable: an agent's fault may be temporary; finished calls are kept.
 
         """
@@ -127,34 +127,37 @@ class Debate:
         )
         rounds = Rounds(payload, topic, self._journal, seats)
         try:
-            return await self._decided(topic, seats, rounds)
+            await rounds.hold()
+            outcome = self._outcome(topic, seats, rounds)
+            if payload.consensus != "none":
+                await self._vote(topic, seats, rounds, outcome)
+            return await self._result(outcome)
         except PermanentError as error:
-            if rounds.answers.by_seat:
+            if len(self._journal):
                 outcome = self._outcome(topic, seats, rounds)
                 outcome.count(rounds.answers.groups([]), {})
                 error.partial_result = outcome.result(self._max_result_bytes).to_dict()
             raise
 
-    async def _decided(self, topic: Topic, seats: Participants, rounds: Rounds) -> DebateResult:
-        payload = self._payload
-        await rounds.hold()
-        outcome = self._outcome(topic, seats, rounds)
-        if payload.consensus != "none":
-            is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
-            election = Election(
-                payload, topic, seats, rounds.answers, rounds.reviews, are_decisive=is_settled
-            )
-            await election.hold(outcome)
-            if outcome.decision.winner is None:
-                raise PermanentError(
-                    f"no seat could vote: {outcome.reasons_not_to_vote()}",
-                    hint="requeue continues at the vote",
-                )
-        result = outcome.result(self._max_result_bytes)
-        if result.final_answer is None:
+    async def _vote(
+        self, topic: Topic, seats: Participants, rounds: Rounds, outcome: Outcome
+    ) -> None:
+        is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
+        election = Election(
+            self._payload, topic, seats, rounds.answers, rounds.reviews, are_decisive=is_settled
+        )
+        await election.hold(outcome)
+        if outcome.decision.winner is None:
             raise PermanentError(
-                "no seat has answered in the time", partial_result=result.to_dict()
+                f"no seat could vote: {outcome.reasons_not_to_vote()}",
+                hint="requeue continues at the vote",
             )
+
+    async def _result(self, outcome: Outcome) -> DebateResult:
+        # In a thread: it looks for flags in every text of the debate.
+        result = await asyncio.to_thread(outcome.result, self._max_result_bytes)
+        if result.final_answer is None:
+            raise PermanentError("no seat has answered in the time")
         return result
 
     def _outcome(self, topic: Topic, seats: Participants, rounds: Rounds) -> Outcome:
