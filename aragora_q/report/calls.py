@@ -37,11 +37,19 @@ class Call:
     """None: the reply could not be used."""
     fault: str = ""
     """Why the reply could not be used, or was refused."""
+    said: str = ""
+    """How a reply that could not be used begins."""
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     cost_usd: float | None = None
     seconds: float | None = None
+
+    @property
+    def why_not_used(self) -> str:
+        """Why the reply could not be used, and how it begins, on one line."""
+        said = " ".join(self.said.split())
+        return (self.fault or "not usable") + (f"; it began: {said}" if said else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call as JSON data; phase and round are those of its phase."""
@@ -53,6 +61,7 @@ class Call:
             "try": self.attempt,
             "value": self.value,
             "fault": self.fault or None,
+            "said": self.said or None,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
@@ -136,6 +145,7 @@ def _from_journal(name: str, entry: object) -> Call | None:
         answered_by=text(entry.get("answered_by")),
         value=mapping_or_none(entry.get("value")),
         fault=text(entry.get("refused")) or text(entry.get("unusable")),
+        said=text(entry.get("said")),
         input_tokens=whole(entry.get("in")),
         output_tokens=whole(entry.get("out")),
         cached_tokens=whole(entry.get("cached")),

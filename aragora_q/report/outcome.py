@@ -211,9 +211,11 @@ def _vote_notes(debate: Debate, vote: Mapping[str, Any]) -> Iterator[str]:
 def _vote_faults(debate: Debate, seat: int) -> str:
     """Return why a seat's ballots were not used."""
     faults = [
-        call.fault for call in debate.calls.all() if (call.phase, call.seat) == ("vote", seat)
+        call.why_not_used
+        for call in debate.calls.all()
+        if (call.phase, call.seat) == ("vote", seat) and call.value is None
     ]
-    return "; ".join(f"a ballot was not used: {fault}" for fault in dict.fromkeys(faults) if fault)
+    return "; ".join(f"a ballot was not used: {fault}" for fault in dict.fromkeys(faults))
 
 
 def _by_model(debate: Debate) -> Iterator[tuple[str, str]]:

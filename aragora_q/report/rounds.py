@@ -56,8 +56,9 @@ def _speeches(debate: Debate, phase: Phase) -> Iterator[Speech]:
         by_seat.setdefault(call.seat, []).append(call)
     for calls in by_seat.values():
         usable = [call for call in calls if call.value is not None]
-        faults = [call.fault or "not usable" for call in calls if call.value is None]
-        notes = [f"a reply was not used: {fault}" for fault in faults]
+        notes = [
+            f"a reply was not used: {call.why_not_used}" for call in calls if call.value is None
+        ]
         if not usable:
             yield Speech(title=_speaker(debate, calls[-1]), lead="No answer.", notes=notes)
         orders = usable if phase.name == "judge" else usable[-1:]

@@ -146,11 +146,9 @@ async def test_json(store, run_cli):
         ("review", 1),
     ]
     first, again, _ = shown["rounds"][1]["replies"]
-    assert (first["try"], first["value"], first["fault"]) == (
-        0,
-        None,
-        "the reply was not a JSON object",
-    )
+    assert (first["try"], first["value"]) == (0, None)
+    assert first["fault"] == "the reply was not a JSON object"
+    assert (first["said"], again["said"]) == ("All of them\nname the date.", None)
     assert (again["seat"], again["try"], again["value"]["stop"]) == (0, 1, True)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from support.scripted_agents import THREE, failing, saying
+from support.scripted_agents import THREE, failing, said, saying
 
 from aragora_q.contracts import Completed, Failed
 from aragora_q.errors import AgentUnavailable, InvalidPayload
@@ -82,6 +82,26 @@ async def test_the_model_that_a_provider_chose_is_recorded(seat_scripted_agents,
     assert {"version", "prompt_version", "nonce", "started_at", "price_list"} <= set(
         result["record"]
     )
+
+
+async def test_the_beginning_of_a_reply_that_was_not_used_is_recorded(
+    seat_scripted_agents, run_debate, monkeypatch
+):
+    """So an operator can see what the model said; at most 300 characters, keys masked."""
+    monkeypatch.setenv("STUB_KEY", "opaque-0123")
+
+    def rambling(task):
+        text = f" \ud800 I will not vote. opaque-0123 {'x' * 9_000}"
+        return said(text) if isinstance(task, Vote) else saying("tea")(task)
+
+    seat_scripted_agents(ann=rambling, bob=saying("milk"), cyd=saying("milk"))
+    _, session, _ = await run_debate(agents=THREE, rounds=0)
+    for call in ("call/vote.0.0", "call/vote.0.1"):
+        entry = session.kept[call]
+        assert entry["unusable"] == "the reply was not a JSON object"
+        assert entry["said"].startswith("\\ud800 I will not vote. *** xxx")
+        assert len(entry["said"]) <= 310
+    assert "said" not in session.kept["call/vote.1.0"]
 
 
 @pytest.mark.parametrize(

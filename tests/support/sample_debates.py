@@ -238,8 +238,9 @@ def dropped():
     """One seat dropped out, one answer addresses the voters, one call has no price."""
     made, entries = agreeing()
     name, review = call(
-        "review", 0, None, step=1, number=1, unusable="the reply was not a JSON object"
-    )
+        "review", 0, None, step=1, number=1, unusable="the reply was not a JSON object",
+        said="All of them\nname the date.",
+    )  # fmt: skip
     again = call("review", 0, review["value"] or {"points": "All name the date.", "best": 1, "stop": True},
                  step=1, number=1, attempt=1)  # fmt: skip
     entries = {each: entry for each, entry in entries.items() if not each.endswith("review.2.0")}

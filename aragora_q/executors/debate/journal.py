@@ -30,7 +30,7 @@ Entry = dict[str, Any]
 """A call: `agent`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `phase`, `round`,
 `seat`, `step` (ordinal of the phase), `in`, `out` and `cached` (tokens), `usd` (None: unknown), `seconds`,
 `running` (running seconds of the debate at its end), `life`; `value`, the reply with seats instead of
-labels (None: `unusable` or `refused` says why); `limited` (cut by the agent's token limit), `prose` (no JSON).
+labels (None: `unusable` or `refused` says why, and `said` is how it began); `limited` (cut by the agent's token limit), `prose` (no JSON).
 """
 
 _NUMBER = (int, float)

@@ -18,7 +18,7 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
 from aragora_q.errors import AgentUnavailable, AragoraQError, LeaseLost, PermanentError, RetryLater
-from aragora_q.executors.debate import replies
+from aragora_q.executors.debate import keys, replies
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.replies import Unusable, Value
@@ -31,6 +31,9 @@ logger = get_logger(__name__)
 
 MAX_SUMMARY_CHARS = 280
 """Maximum length of a reply in a progress report."""
+
+MAX_SAID_CHARS = 300
+"""Length at which the text of a reply that was not used is cut."""
 
 MAX_TOKENS = 1_000_000_000
 """No call has more; a provider that says so does not count tokens."""
@@ -420,13 +423,19 @@ class Participants:
 def _judged(request: AgentRequest, reply: Reply, labels: Mapping[str, int]) -> dict[str, Any]:
     """Return the part of a journal entry that says what became of the reply."""
     if reply.refused is not None:
-        return {"value": None, "refused": _reason(reply.refused)}
+        return {"value": None, "refused": _reason(reply.refused), **_said(reply)}
     is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(reply)
     try:
         value = replies.read(request, reply)
     except Unusable as error:
-        return {"value": None, "unusable": str(error), "prose": is_prose}
+        return {"value": None, "unusable": str(error), "prose": is_prose, **_said(reply)}
     return {"value": _with_seats(value, labels), "prose": is_prose}
+
+
+def _said(reply: Reply) -> dict[str, str]:
+    """Return how a reply that is not used begins, without keys, which a gateway may repeat."""
+    said = _text(keys.mask(reply.text.strip()), MAX_SAID_CHARS)
+    return {"said": said} if said else {}
 
 
 def _with_seats(value: Value, labels: Mapping[str, int]) -> Value:

@@ -62,7 +62,7 @@ def poisoned(text):
     entries = dict([
         call("propose", 0, {"answer": text, "reasons": text}, step=0, agent=text),
         call("review", 0, {"points": text, "best": 1}, step=1, number=1, agent=text),
-        call("vote", 1, None, step=2, agent=text, unusable=text),
+        call("vote", 1, None, step=2, agent=text, unusable=text, said=text),
         call("discuss", 0, {"points": text, "answer": text, "reasons": text}, step=3, number=2),
     ])  # fmt: skip
     return made, entries
