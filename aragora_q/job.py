@@ -309,9 +309,10 @@ class DebateResult:
     flags: list[dict[str, Any]] = field(default_factory=list)
     """Answers that address the voters or imitate the debate's own marks: `seat`, `phase`, `round`, `why`."""
     seats: list[dict[str, Any]] = field(default_factory=list)
-    """One per seat, judge included: `seat`, `agent`, `model`, `answered_by` (models that replied),
-    `dropped` (why, or None), `calls`, `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd`
-    (None: unknown), `cut` (replies cut at a limit)."""
+    """One per seat, judge included: `seat`, `agent`, `model`, `settings` (of the agent, those that are not at
+    their default; without address and key), `answered_by` (models that replied), `dropped` (why, or None),
+    `calls`, `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None: unknown), `cut` (replies cut
+    at a limit)."""
     cost_usd: float | None = None
     """Price of all calls with a known price; None if no call has one."""
     unpriced_calls: int = 0

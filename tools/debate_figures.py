@@ -53,6 +53,7 @@ class Scripted:
         self, verdict: str, moves_to: str | None = None, votes: Choose | None = None
     ) -> None:
         self.name = self.model = self.settings = "scripted"
+        self.own_settings: Mapping[str, Any] = {}
         self.verdict = verdict
         self._moves_to = moves_to or verdict
         self._votes = votes

@@ -79,6 +79,8 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
     model = text(seat.get("model"))
     if answered and answered not in ([model], [model.partition(":")[2]]):
         yield f"answered by {', '.join(answered)}"
+    for name, value in mapping(seat.get("settings")).items():
+        yield f"{name} {text(value)}"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):

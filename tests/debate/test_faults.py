@@ -371,6 +371,8 @@ async def test_settings_have_a_digest(stub, new_agent):
     }
     assert len(digests | {plain}) == len(changes) + 1
     assert new_agent(stub.agent("openai", api_key_env="OTHER"), "sk-other").settings == plain
+    changed = new_agent(stub.agent("openai", **changes, api_key_env="OTHER"), "sk-other")
+    assert changed.own_settings == changes  # neither model, address nor key
     elsewhere = {**stub.agent("openai"), "base_url": "http://127.0.0.1:1/v1"}
     assert new_agent(elsewhere).settings != plain
 

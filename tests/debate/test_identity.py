@@ -67,16 +67,18 @@ async def test_the_model_that_a_provider_chose_is_recorded(seat_scripted_agents,
     def substituted(task):
         return replace(saying("tea")(task), model="haiku-20260101", cached_tokens=4, cost_usd=0.5)
 
-    seat_scripted_agents(ann=substituted, bob=saying("tea"))
+    agents = seat_scripted_agents(ann=substituted, bob=saying("tea"))
+    agents["ann"].own_settings = {"effort": "low"}
     _, session, result = await run_debate(agents=["ann", "bob"])
     entry = session.kept["call/propose.0.0"]
     assert (entry["model"], entry["answered_by"]) == ("scripted:ann", "haiku-20260101")
     assert (entry["settings"], len(entry["prompt"])) == ("scripted", 64)
     assert result["seats"][0] == {
-        "seat": 0, "agent": "ann", "model": "scripted:ann", "answered_by": ["haiku-20260101"],
-        "dropped": None, "calls": 1, "input_tokens": 10, "output_tokens": 5, "cached_tokens": 4,
-        "cost_usd": 0.5, "cut": 0,
+        "seat": 0, "agent": "ann", "model": "scripted:ann", "settings": {"effort": "low"},
+        "answered_by": ["haiku-20260101"], "dropped": None, "calls": 1,
+        "input_tokens": 10, "output_tokens": 5, "cached_tokens": 4, "cost_usd": 0.5, "cut": 0,
     }  # fmt: skip
+    assert result["seats"][1]["settings"] == {}
     assert (result["cost_usd"], result["unpriced_calls"]) == (0.5, 1)
     assert result["record"]["settings"]["agents"] == ["ann", "bob"]
     assert {"version", "prompt_version", "nonce", "started_at", "price_list"} <= set(

@@ -108,6 +108,7 @@ def result(verdict, groups, votes, **fields):
                 "seat": seat,
                 "agent": names[seat % 5],
                 "model": f"openai:{names[seat % 5]}-large",
+                "settings": {"effort": "high", "seed": 7} if seat == 1 else {},
                 "answered_by": [f"{names[seat % 5]}-large-2026-09"],
                 "dropped": None,
                 "calls": 4,

@@ -25,6 +25,7 @@ class ScriptedAgent:
         self.name = name
         self.model = model or f"scripted:{name}"
         self.settings = settings
+        self.own_settings = {}
         self.asked = []
         self.manners = []
         self._reply = reply

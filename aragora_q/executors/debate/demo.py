@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aragora_q.answer_form import AnswerForm
@@ -58,6 +59,7 @@ class DemoAgent:
     """
 
     settings = ""
+    own_settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, name: str, persona: str) -> None:
         self.name = name

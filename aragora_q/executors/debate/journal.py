@@ -27,10 +27,11 @@ RETURNED = -1
 """Instead of a step, in the note of a seat that dropped out and came back."""
 
 Entry = dict[str, Any]
-"""A call: `agent`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `phase`, `round`,
-`seat`, `step` (ordinal of the phase), `in`, `out` and `cached` (tokens), `usd` (None: unknown), `seconds`,
-`running` (running seconds of the debate at its end), `life`; `value`, the reply with seats instead of
-labels (None: `unusable` or `refused` says why, and `said` is how it began); `limited` (cut by the agent's token limit), `prose` (no JSON).
+"""A call: `agent`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `own_settings`
+(those that are not at their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `out`
+and `cached` (tokens), `usd` (None: unknown), `seconds`, `running` (running seconds of the debate at its
+end), `life`; `value`, the reply with seats instead of labels (None: `unusable` or `refused` says why, `said`
+how it began); `limited` (cut by the agent's token limit), `prose` (no JSON).
 """
 
 _NUMBER = (int, float)

@@ -271,6 +271,7 @@ class Outcome:
                     "seat": seat,
                     "agent": self._seats.names[seat],
                     "model": own[-1]["model"] if own else None,
+                    "settings": own[-1].get("own_settings", {}) if own else {},
                     "answered_by": sorted({entry["answered_by"] for entry in own}),
                     "dropped": self._seats.dropped.get(seat),
                     "calls": len(own),

@@ -280,6 +280,7 @@ class Participants:
             "model": agent.model,
             "answered_by": _text(reply.model or agent.model, MAX_AGENT_CHARS),
             "settings": agent.settings,
+            "own_settings": dict(agent.own_settings) or False,
             "in": _count(reply.input_tokens),
             "out": _count(reply.output_tokens),
             "cached": _count(reply.cached_tokens),

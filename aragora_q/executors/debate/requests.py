@@ -154,6 +154,8 @@ class Agent(Protocol):
     """The configured model, such as `anthropic:claude-sonnet-5-5` or `demo:bold`."""
     settings: str
     """A digest of everything else that is configured and may change replies, such as the server."""
+    own_settings: Mapping[str, Any]
+    """Settings that are not at their default, such as `effort`; never an address or a key."""
 
     def digest(self, request: AgentRequest) -> str:
         """Return a digest of the exact prompt and form that `request` becomes, at PLAIN manner."""

@@ -139,6 +139,7 @@ def test_who_dropped_out_and_why():
     note = "a reply was not used: the reply was not a JSON object; it began: All of them name the date."
     assert note in text
     assert "price of 1 call not known" in text
+    assert "effort high; seed 7" in text
 
 
 def test_a_failed_debate_shows_its_answers_and_why_no_ballot_counted():

@@ -57,7 +57,13 @@ def poisoned(text):
     found["record"]["labels"] = {text: 0}
     for vote, seat in zip(found["votes"], found["seats"], strict=True):
         vote |= {"agent": text, "model": text, "reason": text}
-        seat |= {"agent": text, "model": text, "dropped": text, "answered_by": [text]}
+        seat |= {
+            "agent": text,
+            "model": text,
+            "settings": {text: text},
+            "dropped": text,
+            "answered_by": [text],
+        }
     made = job(text, [text, text], result=found, answer_form="choice", options=[text], judge=text)
     entries = dict([
         call("propose", 0, {"answer": text, "reasons": text}, step=0, agent=text),

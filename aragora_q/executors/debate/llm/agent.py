@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -100,8 +101,12 @@ class ModelAgent:
         except Exception as error:  # noqa: BLE001 - a provider's library may raise anything
             raise PermanentError(f"{config.model}: {faults.first_sentence(error, [key])}") from None
         self._key = key or models.key_of(self._model)
-        settings = config.model_dump(mode="json", exclude={"model", "base_url", "api_key_env"})
+        unnamed = {"model", "base_url", "api_key_env"}
+        settings = config.model_dump(mode="json", exclude=unnamed)
         self.settings = stable_hash(_text_of({**settings, "served by": self.served_by()}))
+        self.own_settings: Mapping[str, Any] = config.model_dump(
+            mode="json", exclude=unnamed, exclude_defaults=True
+        )
         self._streams = config.stream
         self._structured = models.best_structure(self._model, config)
         self._parameters: dict[str, ModelRequestParameters] = {}
