@@ -174,6 +174,12 @@ def test_any_reply_is_a_value_or_unusable(request, said, is_cut):
         assert value["choice"] in ANSWERS
 
 
+def test_a_long_reason_of_a_ballot_is_cut_and_says_so():
+    """It was asked for in one line; the vote counts."""
+    value = read(Vote(TEXT, ANSWERS), {"choice": "KQTX", "reason": "x" * 301})
+    assert (value["choice"], value["reason"]) == ("KQTX", f"{'x' * 299}…")
+
+
 def test_a_ballot_does_not_grow_with_what_it_repeats():
     """The lists of equal answers are at most as many as the answers."""
     ballot = {"choice": "KQTX", "same_as": [["KQTX", "ZRWN"]] * 10_000}

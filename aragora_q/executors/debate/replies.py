@@ -27,6 +27,8 @@ from aragora_q.executors.debate.requests import (
 )
 
 MAX_REASON_CHARS = 300
+"""Length at which the reason of a ballot is cut, with an ellipsis as its last character."""
+
 MAX_OBJECT_STARTS = 50
 """Braces in a reply that are tried as the beginning of its JSON object."""
 
@@ -96,9 +98,9 @@ def _vote(request: Vote, text: str, reply: Reply) -> Value:
     choice = _label(data.get("choice"), request.answers)
     if choice is None:
         raise Unusable(f"choice must be one of {', '.join(request.answers)}")
-    reason, _ = _shortened(str(data.get("reason") or ""), MAX_REASON_CHARS)
+    reason, is_cut = _shortened(str(data.get("reason") or ""), MAX_REASON_CHARS)
     return {
-        "reason": reason,
+        "reason": f"{reason[:-1]}…" if is_cut else reason,
         "choice": choice,
         "confidence": _confidence(data.get("confidence")),
         "same_as": _same_as(data, request.answers),
