@@ -46,7 +46,8 @@ def doctor(
         bool,
         typer.Option(
             "--agents",
-            help="Also ask each configured agent, and those of default_agents, for one ballot.",
+            help="Also ask each configured agent, and those of default_agents, for one ballot: a "
+            "paid call.",
         ),
     ] = False,
     max_time: Annotated[

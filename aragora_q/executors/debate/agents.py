@@ -2,7 +2,7 @@
 
 A name is looked up in this order: `[agents]` of the configuration, `demo` and `demo:<persona>`,
 `local:<model>`, the built-in names in ALIASES, a model string `provider:model`. This module knows which
-extra and which API key an agent needs; `llm.py` and `local/` are imported when an agent is built.
+extra and which API key an agent needs; `llm/` and `local/` are imported when an agent is built.
 """
 
 from __future__ import annotations
