@@ -49,7 +49,7 @@ class Call:
     def why_not_used(self) -> str:
         """Why the reply could not be used, and how it begins, on one line."""
         said = " ".join(self.said.split())
-        return (self.fault or "not usable") + (f"; it began: {said}" if said else "")
+        return (self.fault or "not usable") + (f"; it began “{said}”" if said else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call as JSON data; phase and round are those of its phase."""

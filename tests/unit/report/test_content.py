@@ -136,7 +136,7 @@ def test_who_dropped_out_and_why():
     assert made.result["error"] in text
     assert "dropped out: the provider refused the request" in text
     assert text.count("addresses the voters") == 2
-    note = "a reply was not used: the reply was not a JSON object; it began: All of them name the date."
+    note = "a reply was not used: the reply was not a JSON object; it began “All of them name the date.”"
     assert note in text
     assert "price of 1 call not known" in text
     assert "effort high; seed 7" in text
