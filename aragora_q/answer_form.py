@@ -270,6 +270,7 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - needed for schemas only
     from jsonschema.exceptions import SchemaError  # noqa: PLC0415
 
+    schema = {name: part for name, part in schema.items() if name != "$schema"}  # generators add it
     if fault := _json_fault(schema):
         raise InvalidPayload(f"answer_form {fault}")
     length = len(json.dumps(schema))

@@ -215,7 +215,7 @@ def choice_table() -> list[str]:
                 outcomes["right"] += 1
             elif result["confidence"] == 1:
                 outcomes["wrong"] += 1
-        cells = [f"{outcomes[kind]} %" for kind in ("right", "wrong", "fails")]
+        cells = [f"{outcomes[kind]}%" for kind in ("right", "wrong", "fails")]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return rows
 

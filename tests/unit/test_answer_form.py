@@ -95,6 +95,18 @@ def test_a_hostile_schema_is_refused_at_once(schema, message):
     assert time.monotonic() - started_at < 10
 
 
+def test_the_name_of_the_dialect_at_the_top_is_ignored():
+    """Generators of schemas write it; it is not sent to models, which reject what they do not know."""
+    form = AnswerForm.parse(
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "null"}
+    )
+    assert form.schema == {"type": "null"}
+    with pytest.raises(InvalidPayload, match="keyword .schema is not supported"):
+        AnswerForm.parse(
+            {"type": "array", "items": {"$schema": "http://127.0.0.1/", "type": "null"}}
+        )
+
+
 @pytest.mark.parametrize(
     ("schema", "good", "bad"),
     [
