@@ -51,8 +51,8 @@ CHAIN = {f"a{n}": {"items": to(f"a{n + 1}")} for n in range(60)} | {"a60": {}}
     ("schema", "message"),
     [
         ({}, "a JSON schema needs a type"),
-        ({"type": "txt"}, "is not a JSON schema: 'txt'"),
-        ({"type": "object", "properties": 3}, "is not a JSON schema: 3"),
+        ({"type": "txt"}, "is not a JSON schema: $.type: 'txt'"),
+        ({"type": "object", "properties": 3}, "is not a JSON schema: $.properties: 3"),
         ({"type": "object", "$ref": "#"}, "$ref is '#', must be #/$defs/NAME"),
         ({"type": "object", "$ref": "#/$defs/none"}, "$ref is '#/$defs/none', must be"),
         ({"type": "object", "$ref": "#/title", "title": "x"}, "$ref is '#/title', must be"),
@@ -278,7 +278,7 @@ def test_a_key_of_text_is_stable(text, other):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (None, "options must be a list of 2 to 50 texts, got None"),
+        (None, "answer_form choice requires options"),
         ("ab", "options must be a list of 2 to 50 texts, got 'ab'"),
         (["a"], "options must be a list of 2 to 50"),
         ([str(n) for n in range(51)], "options must be a list of 2 to 50"),
