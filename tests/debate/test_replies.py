@@ -89,12 +89,18 @@ def test_json_is_found_in_what_surrounds_it(text):
     "request_", REQUESTS, ids=[f"{type(each).__name__}-{each.topic.form.kind}" for each in REQUESTS]
 )
 @pytest.mark.parametrize("text", [
-    "", " \n\t", "\u200b \u00a0", "null", "[ ]", '""', "```json\n```", "```\nnull\n```",
+    "", " \n\t", "\u200b \u00a0", "null", "[ ]", "{ }", '""', "```json\n```", "```\nnull\n```",
 ])  # fmt: skip
 def test_a_blank_reply_is_unusable(request_, text):
     """Whatever was asked for; also if the blanks are not ASCII or have no width, and for empty JSON."""
     with pytest.raises(Unusable, match="blank"):
         read(request_, text)
+
+
+def test_a_reply_of_blocks_without_content_is_judged_at_once():
+    """No reply keeps the worker busy: the time to see whether it is blank grows with its length."""
+    text = "```null" * 10_000 + "!"
+    assert read(Synthesize(TEXT, ANSWERS, {"KQTX": 2}, "KQTX"), text)["text"].startswith("```null")
 
 
 @pytest.mark.parametrize("answer", ["", "  ", "\u200b", None, 7, ["tea"]])

@@ -30,8 +30,10 @@ MAX_REASON_CHARS = 300
 MAX_OBJECT_STARTS = 50
 """Braces in a reply that are tried as the beginning of its JSON object."""
 
-NOTHING = re.compile(r"(?:\s|```\w*|null|\[\s*\]|\"\")*")
-"""A reply without content: an empty code block, or an empty JSON value."""
+NOTHING = re.compile(r"(?:\s|```\w*+|null|\{\s*+\}|\[\s*+\]|\"\")*+")
+"""A reply without content: an empty code block, or an empty JSON value. It never backtracks: a reply could
+make that take forever.
+"""
 
 Value = dict[str, Any]
 """A reply as JSON data, in the form that its request describes, and `cut` if it is not complete."""
