@@ -251,3 +251,17 @@ async def test_a_debate_that_loses_its_quorum_fails_with_its_answers(
         None, False, None,
     )  # fmt: skip
     assert partial["token_usage"]["requests"] == sum(row["calls"] for row in partial["seats"]) == 4
+
+
+@pytest.mark.parametrize("error", [PermanentError("401"), AgentUnavailable("down")])
+async def test_an_answer_is_kept_if_all_other_seats_fail_to_answer(
+    seat_scripted_agents, run_debate, error
+):
+    """Also if their faults may be temporary and no attempt is left: the partial result has the answer."""
+    gone = failing(error, Propose)
+    seat_scripted_agents(ann=saying("tea"), bob=gone, cyd=gone)
+    outcome, _, _ = await run_debate(agents=THREE, rounds=0, attempts=3)
+    assert isinstance(outcome, Failed)
+    partial = result_of(outcome)
+    assert [row["verdict"] for row in partial["first_votes"]] == ["tea"]
+    assert [row["verdict"] for row in partial["dissent"]] == ["tea"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -115,17 +115,18 @@ class Participants:
         phase: Phase,
         requests: Mapping[int, AgentRequest],
         labels: Mapping[int, Mapping[str, int]] = MappingProxyType({}),
+        take: Callable[[int, Value], object] = lambda seat, value: None,
     ) -> dict[int, Value | None]:
         """Ask the seats in `requests` and return the replies of those that did not drop out, by seat.
 
         None means that a reply was unusable, also after one repair; `abstained` says why. `labels` maps the
-        labels in each seat's request to seats. All seats finish before faults are handled, so that no paid
-        reply is lost because another seat failed.
+        labels in each seat's request to seats. All seats finish, and `take` gets their usable replies, before
+        faults are handled, so that no paid reply is lost because another seat failed.
 
         Raises:
             PermanentError: too few seats are left.
-            RetryLater, AgentUnavailable: a fault that may be temporary; of the latter, on the last attempt,
-                only if too few seats are left.
+            RetryLater: providers are overloaded.
+            AgentUnavailable: another fault that may be temporary; not on the last attempt.
 
         """
         self._step += 1
@@ -136,8 +137,11 @@ class Participants:
         for seat, reason in dropped.items():
             if seat in self.active:  # else it was dropped when the debate took another course
                 self._drop(seat, phase, reason)
-        await self._handle_faults(phase, faults)
         self._record(phase, found)
+        for seat, value in found.items():
+            if value is not None:
+                take(seat, value)
+        await self._handle_faults(phase, faults)
         if len(self._journal) > calls_before:
             self._log_phase(phase, time.monotonic() - started_at)
         return found
@@ -321,10 +325,10 @@ class Participants:
         })  # fmt: skip
         if delay is not None:
             raise RetryLater(self._reasons(faults), delay_seconds=delay)
-        transient = [error for error in faults.values() if isinstance(error, AgentUnavailable)]
-        remaining = len(self.active) - len(faults)
-        if transient and (not self._attempt.is_last_attempt or remaining < self._quorum):
+        is_transient = any(isinstance(error, AgentUnavailable) for error in faults.values())
+        if is_transient and not self.is_last_attempt:
             raise AgentUnavailable(self._reasons(faults))
+        remaining = len(self.active) - len(faults)
         if remaining < self._quorum and faults:
             reasons = "; ".join(filter(None, [self._reasons(faults), *self.dropouts]))
             raise PermanentError(
