@@ -1,5 +1,7 @@
 """Agents that fail during a debate: who is dropped, what is retried, when the debate fails."""
 
+from dataclasses import replace
+
 import pytest
 from support.memory_session import MemorySession, result_of
 from support.scripted_agents import THREE, failing, said, saying
@@ -265,3 +267,28 @@ async def test_an_answer_is_kept_if_all_other_seats_fail_to_answer(
     partial = result_of(outcome)
     assert [row["verdict"] for row in partial["first_votes"]] == ["tea"]
     assert [row["verdict"] for row in partial["dissent"]] == ["tea"]
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(PermanentError("400"), 1), (AgentUnavailable("no reply"), 3)]
+)
+async def test_a_cut_answer_counts_if_it_cannot_be_asked_for_once_more(
+    seat_scripted_agents, run_debate, error, attempts
+):
+    """A model may not take a larger limit; its seat stays, and a resumed debate does not ask again."""
+
+    def cut_once(task):
+        if isinstance(task, Propose) and agents["ann"].manners[-1].larger:
+            raise error
+        return replace(saying("tea")(task), is_cut=isinstance(task, Propose))
+
+    agents = seat_scripted_agents(ann=cut_once, bob=saying("tea"), cyd=saying("milk"))
+    outcome, session, result = await run_debate(agents=THREE, rounds=0, attempts=attempts)
+    assert isinstance(outcome, Completed)
+    assert result["participants"] == THREE
+    assert result["error"] == "ann: a reply was cut at a limit"
+    session.requeue()
+    again = seat_scripted_agents(ann=saying("x"), bob=saying("x"), cyd=saying("x"))
+    _, _, resumed = await run_debate(agents=THREE, rounds=0, session=session)
+    assert not any(agent.asked for agent in again.values())
+    assert resumed["votes"] == result["votes"]

@@ -115,7 +115,7 @@ class Participants:
         phase: Phase,
         requests: Mapping[int, AgentRequest],
         labels: Mapping[int, Mapping[str, int]] = MappingProxyType({}),
-        take: Callable[[int, Value], object] = lambda seat, value: None,
+        take: Callable[[int, Value], object] = lambda _seat, _value: None,
     ) -> dict[int, Value | None]:
         """Ask the seats in `requests` and return the replies of those that did not drop out, by seat.
 
@@ -222,8 +222,8 @@ class Participants:
         """Return an agent's reply to one request, from the journal if it is there; None: unusable.
 
         A reply that was cut by the agent's token limit is asked for once more with a larger one; an
-        unusable one that was not cut, once more with the reason. `part` tells several requests of one seat
-        apart. Raises as `Agent.reply`.
+        unusable one that was not cut, once more with the reason. If that fails, the replies so far count.
+        `part` tells several requests of one seat apart. Raises as `Agent.reply`.
         """
         agent = await self._registry.agent(self.names[seat], seat)
         call, prompt = f"{phase}{part}.{seat}", agent.digest(request)
@@ -237,7 +237,16 @@ class Participants:
             if self._is_closing or self._journal.is_full:
                 self.incomplete = "journal_full" if self._journal.is_full else "timeout"
                 break
-            entry = await self._call(agent, request, manner, labels)
+            if tries and self._journal.has_given_up(call):
+                break
+            try:
+                entry = await self._call(agent, request, manner, labels)
+            except (PermanentError, AgentUnavailable) as error:
+                is_final = isinstance(error, PermanentError) or self.is_last_attempt
+                if not (tries and is_final):
+                    raise
+                await self._journal.give_up(call, _reason(error))
+                break
             where = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
             entry = {**entry, "prompt": prompt, **where}
             await self._journal.put(call, entry)
