@@ -434,7 +434,7 @@ def _judged(request: AgentRequest, reply: Reply, labels: Mapping[str, int]) -> d
     """Return the part of a journal entry that says what became of the reply."""
     if reply.refused is not None:
         return {"value": None, "refused": _reason(reply.refused)}
-    is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(reply)
+    is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(request, reply)
     try:
         value = replies.read(request, reply)
     except Unusable as error:
