@@ -150,7 +150,7 @@ class Debate:
         if outcome.decision.winner is None:
             raise PermanentError(
                 f"no seat could vote: {outcome.reasons_not_to_vote()}",
-                hint="requeue continues at the vote",
+                hint="requeue continues where the debate ended",
             )
 
     async def _result(self, outcome: Outcome) -> DebateResult:
