@@ -174,10 +174,9 @@ class Participants:
         self._record(phase, {seat: value})
         return value
 
-    @property
-    def is_last_attempt(self) -> bool:
-        """True if the job fails when this attempt does."""
-        return self._attempt.is_last_attempt
+    def is_final(self, error: PermanentError | AgentUnavailable) -> bool:
+        """Return True if the call is not made again: the fault is permanent, or no attempt is left."""
+        return isinstance(error, PermanentError) or self._attempt.is_last_attempt
 
     def next_step(self) -> None:
         """Begin a phase that asks with `ask_one`."""
@@ -242,8 +241,7 @@ class Participants:
             try:
                 entry = await self._call(agent, request, manner, labels)
             except (PermanentError, AgentUnavailable) as error:
-                is_final = isinstance(error, PermanentError) or self.is_last_attempt
-                if not (tries and is_final):
+                if not (tries and self.is_final(error)):
                     raise
                 await self._journal.give_up(call, _reason(error))
                 break
@@ -335,7 +333,7 @@ class Participants:
         if delay is not None:
             raise RetryLater(self._reasons(faults), delay_seconds=delay)
         is_transient = any(isinstance(error, AgentUnavailable) for error in faults.values())
-        if is_transient and not self.is_last_attempt:
+        if is_transient and not self._attempt.is_last_attempt:
             raise AgentUnavailable(self._reasons(faults))
         remaining = len(self.active) - len(faults)
         if remaining < self._quorum and faults:
@@ -345,7 +343,9 @@ class Participants:
                 f"{self._quorum}: {reasons}"
             )
         for seat, error in faults.items():
-            await self.drop(seat, phase, _reason(error))
+            reason = _reason(error)
+            await self._journal.drop(seat, str(phase), self._step, reason)
+            self._drop(seat, phase, reason)
 
     async def _overload_delay(self, overloads: Mapping[str, RetryLater]) -> float | None:
         """Return how long to wait for overloaded providers, by call; None if they had long enough."""
@@ -376,11 +376,6 @@ class Participants:
             where, _, why = dropped.partition(": ")
             texts.append(f"{self.names[seat]} dropped out ({where}): {why}")
         return texts
-
-    async def drop(self, seat: int, phase: Phase, reason: str) -> None:
-        """Remove a seat from the debate for good."""
-        await self._journal.drop(seat, str(phase), self._step, reason)
-        self._drop(seat, phase, reason)
 
     def _drop(self, seat: int, phase: Phase, reason: str) -> None:
         self.active.remove(seat)
