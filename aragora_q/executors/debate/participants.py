@@ -233,10 +233,10 @@ class Participants:
             or (entry["model"], entry["settings"]) == (agent.model, agent.settings)
         ]
         while (manner := self._next_manner(tries, agent)) is not None:
+            if tries and self._journal.has_given_up(call):
+                break
             if self._is_closing or self._journal.is_full:
                 self.incomplete = "journal_full" if self._journal.is_full else "timeout"
-                break
-            if tries and self._journal.has_given_up(call):
                 break
             try:
                 entry = await self._call(agent, request, manner, labels)
