@@ -295,3 +295,14 @@ async def test_a_cut_answer_counts_if_it_cannot_be_asked_for_once_more(
         for name in ("votes", "first_votes", "ended_by"):
             assert resumed[name] == result[name]
     assert not any(agent.asked for agent in again.values())
+
+
+async def test_a_resumed_debate_has_the_same_transcript_without_a_seat_that_gave_no_answer(
+    seat_scripted_agents, run_debate
+):
+    """Its replies were unusable, so it dropped out and is not asked again."""
+    seat_scripted_agents(ann=lambda task: said(""), bob=saying("tea"), cyd=saying("tea"))
+    _, session, result = await run_debate(agents=THREE, rounds=0, transcript=True)
+    _, _, resumed = await run_debate(agents=THREE, rounds=0, transcript=True, session=session)
+    assert resumed["transcript"] == result["transcript"]
+    assert [row["agent"] for row in result["transcript"]] == ["bob", "cyd"]

@@ -379,6 +379,10 @@ class Participants:
 
     def _drop(self, seat: int, phase: Phase, reason: str) -> None:
         self.active.remove(seat)
+        silent = {"phase": phase.name, "round": phase.round, "seat": seat, "said": None}
+        self.transcript = [  # a resumed debate does not ask the seat in this phase
+            row for row in self.transcript if not silent.items() <= row.items()
+        ]
         self.dropped[seat] = f"{phase.title}: {reason}"
         logger.warning("agent dropped out", extra={**self._log_fields(phase), "reason": reason})
 
