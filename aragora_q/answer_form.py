@@ -214,11 +214,8 @@ def _read_number(value: Any) -> int | float:
         number = None
     if number is None or not number.is_finite() or number.adjusted() > 300:
         raise ValueError("answer must be a number") from None
-    return (
-        int(number)
-        if number == number.to_integral_value() and number.adjusted() < 15
-        else float(text)
-    )
+    is_whole = number == number.to_integral_value()
+    return int(number) if is_whole and number.adjusted() < MAX_NUMBER_CHARS else float(text)
 
 
 def _number_key(number: Any) -> str:

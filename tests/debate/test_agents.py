@@ -39,6 +39,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, nearest):
     assert nearest in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["", " ", "openai:\0", {}, None, "\ud800"])
+def test_any_name_in_a_payload_is_that_of_an_agent_or_refused(name):
+    """A payload as JSON is enqueued unchecked, so its names may be anything."""
+    with pytest.raises(InvalidPayload, match="unknown agent"):
+        debate.check_payload_agents({"question": "Tea?", "agents": [name]}, QueueConfig())
+
+
 async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
     """Models that only jobs name are cached up to a limit, configured ones always."""
     built = []

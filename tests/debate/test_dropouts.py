@@ -1,5 +1,7 @@
 """Agents that fail during a debate: who is dropped, what is retried, when the debate fails."""
 
+from dataclasses import replace
+
 import pytest
 from support.memory_session import MemorySession, result_of
 from support.scripted_agents import THREE, failing, said, saying
@@ -55,6 +57,19 @@ async def test_the_quorum_is_half_and_at_least_two(
     seat_scripted_agents(**replies)
     outcome, _, _ = await run_debate(agents=names, rounds=0)
     assert isinstance(outcome, Completed if completes else Failed)
+
+
+async def test_agents_that_join_later_and_fail_do_not_end_the_debate(
+    seat_scripted_agents, run_debate
+):
+    """Three of `escalate` fail: the two that disagreed go on, and their seats count as dropped."""
+    gone = failing(PermanentError("gone"), Propose)
+    seat_scripted_agents(ann=saying(1), bob=saying(2, revised=1), eve=gone, fay=gone, gil=gone)
+    _, _, result = await run_debate(
+        agents=["ann", "bob"], escalate=["eve", "fay", "gil"], answer_form="number", rounds=1
+    )
+    assert (result["verdict"], result["participants"]) == (1, ["ann", "bob"])
+    assert (result["confidence"], result["consensus_reached"]) == (0.4, False)
 
 
 async def test_a_rate_limit_postpones_and_keeps_what_was_paid(seat_scripted_agents, run_debate):
@@ -251,3 +266,56 @@ async def test_a_debate_that_loses_its_quorum_fails_with_its_answers(
         None, False, None,
     )  # fmt: skip
     assert partial["token_usage"]["requests"] == sum(row["calls"] for row in partial["seats"]) == 4
+
+
+@pytest.mark.parametrize("error", [PermanentError("401"), AgentUnavailable("down")])
+async def test_an_answer_is_kept_if_all_other_seats_fail_to_answer(
+    seat_scripted_agents, run_debate, error
+):
+    """Also if their faults may be temporary and no attempt is left: the partial result has the answer."""
+    gone = failing(error, Propose)
+    seat_scripted_agents(ann=saying("tea"), bob=gone, cyd=gone)
+    outcome, _, _ = await run_debate(agents=THREE, rounds=0, attempts=3)
+    assert isinstance(outcome, Failed)
+    partial = result_of(outcome)
+    assert [row["verdict"] for row in partial["first_votes"]] == ["tea"]
+    assert [row["verdict"] for row in partial["dissent"]] == ["tea"]
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(PermanentError("400"), 1), (AgentUnavailable("no reply"), 3)]
+)
+async def test_a_cut_answer_counts_if_it_cannot_be_asked_for_once_more(
+    seat_scripted_agents, run_debate, error, attempts
+):
+    """A model may not take a larger limit; its seat stays, and a resumed debate does not ask again."""
+
+    def cut_once(task):
+        if isinstance(task, Propose) and agents["ann"].manners[-1].larger:
+            raise error
+        return replace(saying("tea")(task), is_cut=isinstance(task, Propose))
+
+    agents = seat_scripted_agents(ann=cut_once, bob=saying("tea"), cyd=saying("milk"))
+    outcome, session, result = await run_debate(agents=THREE, rounds=0, attempts=attempts)
+    assert isinstance(outcome, Completed)
+    assert result["participants"] == THREE
+    assert result["error"] == "ann: a reply was cut at a limit"
+    again = seat_scripted_agents(ann=saying("x"), bob=saying("x"), cyd=saying("x"))
+    for note in ({}, {"life/time_up": {"at": 0.0}}):  # time may be up meanwhile
+        session.requeue()
+        session.kept |= note
+        _, _, resumed = await run_debate(agents=THREE, rounds=0, session=session)
+        for name in ("votes", "first_votes", "ended_by"):
+            assert resumed[name] == result[name]
+    assert not any(agent.asked for agent in again.values())
+
+
+async def test_a_resumed_debate_has_the_same_transcript_without_a_seat_that_gave_no_answer(
+    seat_scripted_agents, run_debate
+):
+    """Its replies were unusable, so it dropped out and is not asked again."""
+    seat_scripted_agents(ann=lambda task: said(""), bob=saying("tea"), cyd=saying("tea"))
+    _, session, result = await run_debate(agents=THREE, rounds=0, transcript=True)
+    _, _, resumed = await run_debate(agents=THREE, rounds=0, transcript=True, session=session)
+    assert resumed["transcript"] == result["transcript"]
+    assert [row["agent"] for row in result["transcript"]] == ["bob", "cyd"]

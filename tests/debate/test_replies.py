@@ -23,6 +23,7 @@ from aragora_q.executors.debate.requests import (
 
 TEXT = Topic("Tea?", nonce="c0ffee11")
 NUMBER = Topic("How many?", AnswerForm("number"), nonce="c0ffee11")
+CHOICE = Topic("Where?", AnswerForm("choice", ("Mars", "Mars or Venus")), nonce="c0ffee11")
 ANSWERS = {"KQTX": Answer("tea", "because"), "ZRWN": Answer("milk", "so"), "FGHJ": Answer("rum")}
 NUMBERS = {"KQTX": Answer(1), "ZRWN": Answer(2)}
 REQUESTS = [
@@ -89,12 +90,18 @@ def test_json_is_found_in_what_surrounds_it(text):
     "request_", REQUESTS, ids=[f"{type(each).__name__}-{each.topic.form.kind}" for each in REQUESTS]
 )
 @pytest.mark.parametrize("text", [
-    "", " \n\t", "\u200b \u00a0", "null", "[ ]", '""', "```json\n```", "```\nnull\n```",
+    "", " \n\t", "\u200b \u00a0", "null", "[ ]", "{ }", '""', "```json\n```", "```\nnull\n```",
 ])  # fmt: skip
 def test_a_blank_reply_is_unusable(request_, text):
     """Whatever was asked for; also if the blanks are not ASCII or have no width, and for empty JSON."""
     with pytest.raises(Unusable, match="blank"):
         read(request_, text)
+
+
+def test_a_reply_of_blocks_without_content_is_judged_at_once():
+    """No reply keeps the worker busy: the time to see whether it is blank grows with its length."""
+    text = "```null" * 10_000 + "!"
+    assert read(Synthesize(TEXT, ANSWERS, {"KQTX": 2}, "KQTX"), text)["text"].startswith("```null")
 
 
 @pytest.mark.parametrize("answer", ["", "  ", "\u200b", None, 7, ["tea"]])
@@ -120,11 +127,15 @@ def test_a_long_verdict_goes_on_in_the_reasons():
 
 
 def test_a_reply_cut_by_a_limit_is_read_as_far_as_it_goes():
-    """The verdict is there, the reasons are not complete: marked as cut."""
+    """The verdict is there, the reasons are not complete: marked as cut. Half a number is another one."""
+    value = read(Propose(NUMBER), '{"answer": 12, "reasons": "It is larger bec', is_cut=True)
+    assert value == {"answer": 12, "reasons": "It is larger bec", "cut": True}
     value = read(Propose(TEXT), '{"answer": "9.9", "reasons": "It is larger bec', is_cut=True)
     assert value == {"answer": "9.9", "reasons": "It is larger bec", "cut": True}
     for request, text in (
         (Propose(NUMBER), '{"reasons": "It is larger bec'),
+        (Propose(NUMBER), '{"reasons": "Many.", "answer": 12'),
+        (Propose(CHOICE), '{"reasons": "Warm.", "answer": "Mars'),
         (Vote(TEXT, ANSWERS), "KQ"),
     ):
         with pytest.raises(Unusable, match="the token limit cut the reply"):

@@ -174,15 +174,24 @@ async def test_a_judge_that_depends_on_the_order_does_not_decide(seat_scripted_a
     )
 
 
-async def test_a_dead_judge_leaves_the_decision_to_the_agents(seat_scripted_agents, run_debate):
-    """The result says so."""
+@pytest.mark.parametrize(
+    ("mode", "problem"),
+    [
+        ("judge", "eve did not decide, so the votes do (no such model)"),
+        ("synthesis", "eve did not write, so the best-liked answer stays (no such model)"),
+    ],
+)
+async def test_a_dead_judge_leaves_the_decision_to_the_agents(
+    seat_scripted_agents, run_debate, mode, problem
+):
+    """The result says so, also of a chair."""
     seat_scripted_agents(
         ann=saying("tea"), bob=saying("milk", choice="tea"),
-        eve=failing(PermanentError("no such model"), Vote),
+        eve=failing(PermanentError("no such model"), Vote | Synthesize),
     )  # fmt: skip
-    _, _, result = await run_debate(agents=["ann", "bob"], rounds=0, consensus="judge", judge="eve")
+    _, _, result = await run_debate(agents=["ann", "bob"], rounds=0, consensus=mode, judge="eve")
     assert (result["verdict"], result["confidence"]) == ("tea", 1.0)
-    assert result["error"] == "eve did not decide, so the votes do (no such model)"
+    assert result["error"] == problem
 
 
 async def test_a_judge_is_not_asked_about_one_answer(seat_scripted_agents, run_debate):

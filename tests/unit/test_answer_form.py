@@ -231,10 +231,14 @@ def test_what_is_a_number(value, verdict):
         form.read(value)
 
 
-def test_large_integers_in_json_are_not_rounded():
+@pytest.mark.parametrize("form", [AnswerForm("number"), AnswerForm.parse({"type": "integer"})])
+def test_large_integers_are_not_rounded(form):
     """Two verdicts that differ in the thirtieth digit differ."""
-    form = AnswerForm.parse({"type": "integer"})
-    assert form.key(10**29) != form.key(10**29 + 1)
+    first, second = form.read(10**29), form.read(10**29 + 1)
+    assert form.key(first) != form.key(second)
+    if form.kind == "number":
+        assert form.read(str(10**29 + 1)) == second
+        assert form.key(form.read("1e29")) == form.key(first)
     assert form.key(10**29) == form.key(1e29 if int(1e29) == 10**29 else 10**29)
 
 

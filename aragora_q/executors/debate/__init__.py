@@ -53,7 +53,8 @@ def create(config: QueueConfig) -> Executor:
     `DebateResult.to_dict()`. Every finished call is stored as a checkpoint, so another attempt resumes
     the debate without repeating it. The executor raises:
         InvalidPayload: the payload is not valid, or names an unknown agent. The job fails.
-        PermanentError: too few agents are left, or `timeout_seconds` passed. The job fails.
+        PermanentError: too few agents are left, or none could vote. The job fails, with its answers as its
+            partial result.
         RetryLater: a provider asked to wait. The job is retried after that, uncharged.
         AgentUnavailable: an agent failed in a way that may be temporary. The job is retried; on its
             last attempt, such agents drop out instead, if enough others are left.

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
 
+from pydantic import ValidationError
+
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.errors import (
     AgentUnavailable,
@@ -40,7 +42,7 @@ ALIASES = {
 """Names that work without configuration; `[agents]` and ARAGORA_AGENT_<NAME> override them."""
 
 KEYS = {name: keys.VARIABLES[model.partition(":")[0]] for name, model in ALIASES.items()}
-"""Where the providers of the built-in names find their API keys."""
+"""The variable with the API key of each of these names."""
 
 LLM_HINT = "pip install 'aragora-q[llm]'"
 
@@ -190,7 +192,10 @@ class AgentRegistry:
 
 def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     """Return what `name` stands for. Raises InvalidPayload."""
-    agent = config.agents.get(name) or AgentConfig(model=name)
+    try:
+        agent = config.agents.get(name) or AgentConfig(model=name)
+    except ValidationError:  # an empty name, or one with a null character
+        raise InvalidPayload(f"unknown agent {name!r:.100}: this cannot be a model") from None
     if agent.model in ALIASES and not agent.base_url:
         agent = agent.model_copy(update={"model": ALIASES[agent.model]})
     kind, colon, detail = agent.model.partition(":")

@@ -61,6 +61,7 @@ _NOTES: Mapping[str, Mapping[str, Any]] = {
     "life/running": {"seconds": _NUMBER},
     "life/overloads": {"count": int, "calls": dict},
     "decision": {"ended_by": (str, type(None))},
+    "given_up": {"why": str},
     "dropped": {"phase": str, "step": int, "why": str, "life": str},
 }
 """What calls and notes hold. Others, such as those of another version, do not count."""
@@ -173,6 +174,17 @@ class Journal:
     def first_prose(self, agent: str, settings: str) -> int | None:
         """Return the step in which the agent first replied with prose instead of JSON; None if in none."""
         return self._first_prose.get((agent, settings))
+
+    async def give_up(self, call: str, reason: str) -> None:
+        """Store that another try of a call failed, so that its replies so far count."""
+        await self.note(self._given_up(call), {"why": reason})
+
+    def has_given_up(self, call: str) -> bool:
+        """Return True if another try of a call failed, and none has finished since."""
+        return self._given_up(call) in self._notes
+
+    def _given_up(self, call: str) -> str:
+        return f"given_up/{call}.{self._next_try[call]}"
 
     async def put(self, call: str, entry: Entry) -> None:
         """Store a finished call. It counts, also if there is no room for it."""

@@ -15,7 +15,7 @@ VARIABLES = {
     "anthropic": "ANTHROPIC_API_KEY",
     **dict.fromkeys(("openai", "openai-chat", "openai-responses"), "OPENAI_API_KEY"),
 }
-"""Where the providers of the built-in names find their API keys."""
+"""Where these providers' clients find their API keys."""
 
 MASK = "***"
 MIN_SECRET_CHARS = 6

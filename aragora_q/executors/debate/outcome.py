@@ -235,7 +235,11 @@ class Outcome:
             problems.append("the job's journal was full, so no more replies were asked for")
         outsider = len(self._payload.agents) + len(self._payload.escalate)
         if why := self._seats.abstained.get(outsider):
-            problems.append(f"{names[outsider]} did not decide, so the votes do ({why})")
+            is_chair = self._payload.consensus == "synthesis"
+            effect = (
+                "write, so the best-liked answer stays" if is_chair else "decide, so the votes do"
+            )
+            problems.append(f"{names[outsider]} did not {effect} ({why})")
         problems += self._unlimited_calls()
         for row in seats:
             if row["cut"]:

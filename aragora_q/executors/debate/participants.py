@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -106,29 +106,32 @@ class Participants:
         self._journal = journal
         self._is_strict = is_strict
         self._is_closing = is_closing
+        self._quorum = 0
         self._step = 0
 
     def join(self, seats: Sequence[int]) -> None:
-        """Add seats to the debate."""
+        """Add seats to the debate. Those that join later do not raise its quorum: it could do without them."""
+        if not self._quorum:
+            self._quorum = max(2, (len(seats) + 1) // 2)
         self.active = sorted({*self.active, *seats})
-        self._quorum = max(2, (len(self.active) + 1) // 2)
 
     async def ask_all(
         self,
         phase: Phase,
         requests: Mapping[int, AgentRequest],
         labels: Mapping[int, Mapping[str, int]] = MappingProxyType({}),
+        take: Callable[[int, Value], object] = lambda _seat, _value: None,
     ) -> dict[int, Value | None]:
         """Ask the seats in `requests` and return the replies of those that did not drop out, by seat.
 
         None means that a reply was unusable, also after one repair; `abstained` says why. `labels` maps the
-        labels in each seat's request to seats. All seats finish before faults are handled, so that no paid
-        reply is lost because another seat failed.
+        labels in each seat's request to seats. All seats finish, and `take` gets their usable replies, before
+        faults are handled, so that no paid reply is lost because another seat failed.
 
         Raises:
             PermanentError: too few seats are left.
-            RetryLater, AgentUnavailable: a fault that may be temporary; of the latter, on the last attempt,
-                only if too few seats are left.
+            RetryLater: providers are overloaded.
+            AgentUnavailable: another fault that may be temporary; not on the last attempt.
 
         """
         self._step += 1
@@ -139,8 +142,11 @@ class Participants:
         for seat, reason in dropped.items():
             if seat in self.active:  # else it was dropped when the debate took another course
                 self._drop(seat, phase, reason)
-        await self._handle_faults(phase, faults)
         self._record(phase, found)
+        for seat, value in found.items():
+            if value is not None:
+                take(seat, value)
+        await self._handle_faults(phase, faults)
         if len(self._journal) > calls_before:
             self._log_phase(phase, time.monotonic() - started_at)
         return found
@@ -173,10 +179,9 @@ class Participants:
         self._record(phase, {seat: value})
         return value
 
-    @property
-    def is_last_attempt(self) -> bool:
-        """True if the job fails when this attempt does."""
-        return self._attempt.is_last_attempt
+    def is_final(self, error: PermanentError | AgentUnavailable) -> bool:
+        """Return True if the call is not made again: the fault is permanent, or no attempt is left."""
+        return isinstance(error, PermanentError) or self._attempt.is_last_attempt
 
     def next_step(self) -> None:
         """Begin a phase that asks with `ask_one`."""
@@ -221,8 +226,8 @@ class Participants:
         """Return an agent's reply to one request, from the journal if it is there; None: unusable.
 
         A reply that was cut by the agent's token limit is asked for once more with a larger one; an
-        unusable one that was not cut, once more with the reason. `part` tells several requests of one seat
-        apart. Raises as `Agent.reply`.
+        unusable one that was not cut, once more with the reason. If that fails, the replies so far count.
+        `part` tells several requests of one seat apart. Raises as `Agent.reply`.
         """
         agent = await self._registry.agent(self.names[seat], seat)
         call, prompt = f"{phase}{part}.{seat}", agent.digest(request)
@@ -233,10 +238,18 @@ class Participants:
             or (entry["model"], entry["settings"]) == (agent.model, agent.settings)
         ]
         while (manner := self._next_manner(tries, agent)) is not None:
+            if tries and self._journal.has_given_up(call):
+                break
             if self._is_closing or self._journal.is_full:
                 self.incomplete = "journal_full" if self._journal.is_full else "timeout"
                 break
-            entry = await self._call(agent, request, manner, labels)
+            try:
+                entry = await self._call(agent, request, manner, labels)
+            except (PermanentError, AgentUnavailable) as error:
+                if not (tries and self.is_final(error)):
+                    raise
+                await self._journal.give_up(call, _reason(error))
+                break
             where = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
             entry = {**entry, "prompt": prompt, **where}
             await self._journal.put(call, entry)
@@ -325,10 +338,10 @@ class Participants:
         })  # fmt: skip
         if delay is not None:
             raise RetryLater(self._reasons(faults), delay_seconds=delay)
-        transient = [error for error in faults.values() if isinstance(error, AgentUnavailable)]
-        remaining = len(self.active) - len(faults)
-        if transient and (not self._attempt.is_last_attempt or remaining < self._quorum):
+        is_transient = any(isinstance(error, AgentUnavailable) for error in faults.values())
+        if is_transient and not self._attempt.is_last_attempt:
             raise AgentUnavailable(self._reasons(faults))
+        remaining = len(self.active) - len(faults)
         if remaining < self._quorum and faults:
             reasons = "; ".join(filter(None, [self._reasons(faults), *self.dropouts]))
             raise PermanentError(
@@ -336,7 +349,9 @@ class Participants:
                 f"{self._quorum}: {reasons}"
             )
         for seat, error in faults.items():
-            await self.drop(seat, phase, _reason(error))
+            reason = _reason(error)
+            await self._journal.drop(seat, str(phase), self._step, reason)
+            self._drop(seat, phase, reason)
 
     async def _overload_delay(self, overloads: Mapping[str, RetryLater]) -> float | None:
         """Return how long to wait for overloaded providers, by call; None if they had long enough."""
@@ -368,13 +383,12 @@ class Participants:
             texts.append(f"{self.names[seat]} dropped out ({where}): {why}")
         return texts
 
-    async def drop(self, seat: int, phase: Phase, reason: str) -> None:
-        """Remove a seat from the debate for good."""
-        await self._journal.drop(seat, str(phase), self._step, reason)
-        self._drop(seat, phase, reason)
-
     def _drop(self, seat: int, phase: Phase, reason: str) -> None:
         self.active.remove(seat)
+        silent = {"phase": phase.name, "round": phase.round, "seat": seat, "said": None}
+        self.transcript = [  # a resumed debate does not ask the seat in this phase
+            row for row in self.transcript if not silent.items() <= row.items()
+        ]
         self.dropped[seat] = f"{phase.title}: {reason}"
         logger.warning("agent dropped out", extra={**self._log_fields(phase), "reason": reason})
 
@@ -425,7 +439,7 @@ def _judged(request: AgentRequest, reply: Reply, labels: Mapping[str, int]) -> d
     """Return the part of a journal entry that says what became of the reply."""
     if reply.refused is not None:
         return {"value": None, "refused": _reason(reply.refused), **_said(reply)}
-    is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(reply)
+    is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(request, reply)
     try:
         value = replies.read(request, reply)
     except Unusable as error:

@@ -1,8 +1,8 @@
 """Turn a request into a prompt for a language model: instructions, text, and the form of the reply.
 
-Pure functions. A prompt holds instructions, the question, the latest answers, this round's reviews, and
-then the task, so that a debate's prompts begin alike. It never holds the whole debate, so its size does
-not depend on the number of rounds. Text of the question and of agents is not changed: it stands in tags
+Pure functions. A prompt holds instructions, the question, the latest answers and reviews, and then the
+task, so that a debate's prompts begin alike. It never holds the whole debate, so its size does not
+depend on the number of rounds. Text of the question and of agents is not changed: it stands in tags
 with the debate's nonce, which it does not contain, and the instructions tell the model not to follow
 instructions in it. The task describes the reply's fields, for a provider that does not enforce the form.
 """

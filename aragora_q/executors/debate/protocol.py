@@ -136,7 +136,7 @@ class Debate:
             if len(self._journal):
                 outcome = self._outcome(topic, seats, rounds)
                 outcome.count(rounds.answers.groups([]), {})
-                error.partial_result = outcome.result(self._max_result_bytes).to_dict()
+                error.partial_result = (await self._write(outcome)).to_dict()
             raise
 
     async def _vote(
@@ -150,15 +150,18 @@ class Debate:
         if outcome.decision.winner is None:
             raise PermanentError(
                 f"no seat could vote: {outcome.reasons_not_to_vote()}",
-                hint="requeue continues at the vote",
+                hint="requeue continues where the debate ended",
             )
 
     async def _result(self, outcome: Outcome) -> DebateResult:
-        # In a thread: it looks for flags in every text of the debate.
-        result = await asyncio.to_thread(outcome.result, self._max_result_bytes)
+        result = await self._write(outcome)
         if result.final_answer is None:
             raise PermanentError("no seat has answered in the time")
         return result
+
+    async def _write(self, outcome: Outcome) -> DebateResult:
+        # In a thread: it looks for flags in every text of the debate.
+        return await asyncio.to_thread(outcome.result, self._max_result_bytes)
 
     def _outcome(self, topic: Topic, seats: Participants, rounds: Rounds) -> Outcome:
         outcome = Outcome(self._job.id, self._payload, topic, self._journal, seats, rounds.answers)
@@ -209,11 +212,7 @@ class Rounds:
     async def _propose(self, seats: Sequence[int]) -> None:
         self._seats.join(seats)
         phase, request = Phase("propose"), Propose(self._topic)
-        for seat, value in (
-            await self._seats.ask_all(phase, dict.fromkeys(seats, request))
-        ).items():
-            if value is not None:
-                self.answers.propose(seat, value)
+        await self._seats.ask_all(phase, dict.fromkeys(seats, request), take=self.answers.propose)
         if not self._seats.incomplete:
             await self._seats.require(phase, self.answers.by_seat)
 

@@ -32,8 +32,10 @@ MAX_REASON_CHARS = 300
 MAX_OBJECT_STARTS = 50
 """Braces in a reply that are tried as the beginning of its JSON object."""
 
-NOTHING = re.compile(r"(?:\s|```\w*|null|\[\s*\]|\"\")*")
-"""A reply without content: an empty code block, or an empty JSON value."""
+NOTHING = re.compile(r"(?:\s|```\w*+|null|\{\s*+\}|\[\s*+\]|\"\")*+")
+"""A reply without content: an empty code block, or an empty JSON value. It never backtracks: a reply could
+make that take forever.
+"""
 
 Value = dict[str, Any]
 """A reply as JSON data, in the form that its request describes, and `cut` if it is not complete."""
@@ -66,9 +68,9 @@ def read(request: AgentRequest, reply: Reply) -> Value:
     return value
 
 
-def is_object(reply: Reply) -> bool:
+def is_object(request: AgentRequest, reply: Reply) -> bool:
     """Return True if the reply has a JSON object, whatever is in it."""
-    return _object(reply.text, reply) is not None
+    return _object(request.topic, reply.text, reply) is not None
 
 
 def _propose(request: Propose, text: str, reply: Reply) -> Value:
@@ -81,12 +83,12 @@ def _revise(request: Revise, text: str, reply: Reply) -> Value:
 
 
 def _discuss(request: Discuss, text: str, reply: Reply) -> Value:
-    data = _required(_object(text, reply))
+    data = _required(_object(request.topic, text, reply))
     return {**_review_of(request, data), **_answer(request.topic, data)}
 
 
 def _review(request: Review, text: str, reply: Reply) -> Value:
-    data = _required(_object(text, reply))
+    data = _required(_object(request.topic, text, reply))
     value = _review_of(request, data)
     if not value["points"] and value["best"] is None:
         raise Unusable("points and best are missing")
@@ -94,7 +96,7 @@ def _review(request: Review, text: str, reply: Reply) -> Value:
 
 
 def _vote(request: Vote, text: str, reply: Reply) -> Value:
-    data = _required(_object(text, reply))
+    data = _required(_object(request.topic, text, reply))
     choice = _label(data.get("choice"), request.answers)
     if choice is None:
         raise Unusable(f"choice must be one of {', '.join(request.answers)}")
@@ -108,7 +110,7 @@ def _vote(request: Vote, text: str, reply: Reply) -> Value:
 
 
 def _synthesize(request: Synthesize, text: str, reply: Reply) -> Value:
-    data = _object(text, reply)
+    data = _object(request.topic, text, reply)
     said = data.get("text") if data else text
     if not isinstance(said, str) or is_blank(said):
         raise Unusable("text is missing")
@@ -143,7 +145,7 @@ def _answer(topic: Topic, data: Mapping[str, Any]) -> Value:
 
 
 def _answer_data(topic: Topic, text: str, reply: Reply) -> Value:
-    data = _object(text, reply) or {}
+    data = _object(topic, text, reply) or {}
     if "answer" in data:
         return data
     if reply.is_cut and isinstance(data.get("reasons"), str):
@@ -214,10 +216,11 @@ def _required(data: Value | None) -> Value:
     return data
 
 
-def _object(text: str, reply: Reply) -> Value | None:
+def _object(topic: Topic, text: str, reply: Reply) -> Value | None:
     """Return the JSON object in `text`, also from a code block or with words around it; else None.
 
-    Of an object that was cut by a limit, what is there.
+    Of an object that was cut by a limit, what is there; but no verdict of a closed form at its end, as 12
+    may be the beginning of 1200.
     """
     for match in islice(re.finditer(r"\{", text), MAX_OBJECT_STARTS):
         candidate = text[match.start() :]
@@ -231,6 +234,8 @@ def _object(text: str, reply: Reply) -> Value | None:
                 value = from_json(candidate, allow_partial="trailing-strings")
             except ValueError:
                 continue
+            if topic.form.is_closed and value and [*value][-1] == "answer":
+                del value["answer"]
         if isinstance(value, dict):
             return value
     return None

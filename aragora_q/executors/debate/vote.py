@@ -112,9 +112,9 @@ class Election:
         shown = self._answers.labeled(names, str(phase), self._outsider)
         self._seats.next_step()
         picked: set[int] = set()
-        for n, answers in enumerate((shown, dict(reversed(shown.items())))):
+        for part, answers in ((".0", shown), (".1", dict(reversed(shown.items())))):
             request = Vote(self._topic, answers, as_judge=True)
-            value = await self._ask_outsider(phase, request, names, f".{n}")
+            value = await self._ask_outsider(phase, request, names, part)
             if value is None:
                 return None
             picked.add(next(n for n, seats in enumerate(groups) if value["choice"] in seats))
@@ -145,7 +145,7 @@ class Election:
         try:
             return await self._seats.ask_one(phase, self._outsider, request, names, part)
         except (PermanentError, AgentUnavailable) as error:
-            if not (isinstance(error, PermanentError) or self._seats.is_last_attempt):
+            if not self._seats.is_final(error):
                 raise
             self._seats.abstained[self._outsider] = str(error)
             return None
