@@ -135,9 +135,9 @@ def ago(moment: float, now: float) -> str:
     return f"{duration(age)} ago" if age >= 0 else f"in {duration(-age)}"
 
 
-def count(number: int, singular: str) -> str:
-    """Format a count: `1 job`, `1,024 jobs`."""
-    return f"{number:,} {singular}{'' if number == 1 else 's'}"
+def count(number: int, singular: str, plural: str = "") -> str:
+    """Format a count: `1 job`, `1,024 jobs`. `plural` is needed if it is not made with an s."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def dollars(usd: float) -> str:

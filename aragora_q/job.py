@@ -144,7 +144,7 @@ class DebateJobPayload:
         if self.escalate:
             _check_range(
                 "number of agents with escalate",
-                len(self.agents) + len(self.escalate),
+                self.max_seats,
                 AGENTS_RANGE,
             )
             if self.max_rounds == 0:
@@ -155,8 +155,12 @@ class DebateJobPayload:
     @property
     def all_agents(self) -> list[str]:
         """All names of agents that may be asked: `agents`, `escalate`, and the judge as the last one."""
-        judge = [self.judge] if self.judge and self.consensus in ("judge", "synthesis") else []
-        return [*self.agents, *self.escalate, *judge]
+        return [*self.agents, *self.escalate, *([self.judge] if self.judge else [])]
+
+    @property
+    def max_seats(self) -> int:
+        """The number of seats if those of `escalate` join; a judge is not a seat."""
+        return len(self.agents) + len(self.escalate)
 
     @property
     def max_rounds(self) -> int:

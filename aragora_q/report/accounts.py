@@ -84,7 +84,7 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):
-        yield f"{count(cut, 'reply').replace('replys', 'replies')} cut at a limit"
+        yield f"{count(cut, 'reply', 'replies')} cut at a limit"
 
 
 def _time(seconds: float | None) -> str:

@@ -93,10 +93,8 @@ class Answers:
         return names
 
     def _material(self) -> str:
-        texts = [self._topic.question]
-        for answer in self.by_seat.values():
-            texts += [self._topic.form.text(answer.verdict), answer.reasons]
-        return "\n".join(texts)
+        texts = (answer.text(self._topic.form) for answer in self.by_seat.values())
+        return "\n".join([self._topic.question, *texts])
 
     def labeled(self, names: SeatsByLabel, phase: str, reader: int) -> dict[str, Answer]:
         """Return the answers by label. Over all readers, each answer is equally often at each place."""
@@ -104,3 +102,8 @@ class Answers:
         places = labels.order(self._topic.nonce, phase, reader, len(present))
         ordered = [present[place] for place in places]
         return {label: self.by_seat[seat] for seat, label in ordered}
+
+
+def label_of(seat: int, names: SeatsByLabel) -> str:
+    """Return the label of a seat's answer."""
+    return next(label for label, owner in names.items() if owner == seat)

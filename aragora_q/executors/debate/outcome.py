@@ -186,7 +186,7 @@ class Outcome:
             verdict=None if answer is None else answer.verdict,
             reasons=None if answer is None else answer.reasons,
             decided_by=None if answer is None else "judge" if self._is_judged else "votes",
-            written_by=names[-1] if self._text is not None else None,
+            written_by=self._payload.judge if self._text is not None else None,
             ended_by=self.ended_by,
             groups=self._group_rows(),
             votes=self._vote_rows() if has_vote else [],
@@ -220,12 +220,8 @@ class Outcome:
         return self._as_text(answer)
 
     def _as_text(self, answer: Answer) -> str:
-        verdict = self._form.text(answer.verdict)
-        return (
-            verdict
-            if self._form.is_closed or not answer.reasons
-            else f"{verdict}\n\n{answer.reasons}"
-        )
+        is_closed = self._form.is_closed
+        return self._form.text(answer.verdict) if is_closed else answer.text(self._form)
 
     def _problems(self, seats: Sequence[Mapping[str, Any]]) -> list[str]:
         names, problems = self._seats.names, self._seats.dropouts
@@ -233,7 +229,7 @@ class Outcome:
             problems += self._abstentions()
         if self._seats.incomplete == "journal_full":
             problems.append("the job's journal was full, so no more replies were asked for")
-        outsider = len(self._payload.agents) + len(self._payload.escalate)
+        outsider = self._payload.max_seats
         if why := self._seats.abstained.get(outsider):
             is_chair = self._payload.consensus == "synthesis"
             effect = (
@@ -264,9 +260,7 @@ class Outcome:
 
     def _seat_rows(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         rows = []
-        outsiders = range(
-            len(self._payload.agents) + len(self._payload.escalate), len(self._seats.names)
-        )
+        outsiders = range(self._payload.max_seats, len(self._seats.names))
         for seat in sorted({*self._joined, *outsiders, *(entry["seat"] for entry in entries)}):
             own = [entry for entry in entries if entry["seat"] == seat]
             priced = [entry["usd"] for entry in own if entry["usd"] is not None]
@@ -315,18 +309,12 @@ class Outcome:
                     "group": None if vote is None else self._group_of(vote.option),
                     "confidence": None if vote is None else vote.confidence,
                     "weight": self._weight(seat),
-                    "self": vote is not None and self._is_own(seat, vote),
+                    "self": vote is not None and vote.option == self._source.option_of(seat),
                     "implied": vote is not None and vote.is_implied,
                     "reason": "" if vote is None else vote.reason,
                 }
             )
         return rows
-
-    def _is_own(self, seat: int, vote: SeatVote) -> bool:
-        if seat not in self._answers:
-            return False
-        own, chosen = self._answers[seat], self._answers[vote.option]
-        return self._form.key(own.verdict) == self._form.key(chosen.verdict)
 
     def _model_of(self, seat: int) -> str | None:
         models = self._seats.models.get(seat)
@@ -339,10 +327,7 @@ class Outcome:
             replace(ballot, weight=Fraction(1, models.count(model)))
             for ballot, model in zip(self._ballots(), models, strict=True)
         ]
-        mode = self._payload.consensus
-        decision = decide(
-            "weighted" if mode in ("majority", "judge", "synthesis") else mode, ballots
-        )
+        decision = decide(self._payload.consensus, ballots)
         winner = decision.winner
         return {
             "models": len(set(models)),

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.answer_form import MAX_TEXT_CHARS, AnswerForm
+from aragora_q.answer_form import MAX_TEXT_CHARS
 from aragora_q.executors.debate.requests import (
     AgentRequest,
     Answer,
@@ -197,7 +197,7 @@ def _material(topic: Topic, answers: Mapping[str, Answer], reviews: Sequence[str
     if topic.form.options:
         parts.append(_tagged("options", nonce, "\n".join(topic.form.options)))
     parts += [
-        _tagged("answer", nonce, _whole(topic.form, answer), f' label="{label}"')
+        _tagged("answer", nonce, answer.text(topic.form), f' label="{label}"')
         for label, answer in answers.items()
     ]
     return [*parts, *(_tagged("review", nonce, text) for text in reviews)]
@@ -205,8 +205,3 @@ def _material(topic: Topic, answers: Mapping[str, Answer], reviews: Sequence[str
 
 def _tagged(name: str, nonce: str, text: str, attributes: str = "") -> str:
     return f"<{name}-{nonce}{attributes}>\n{text}\n</{name}-{nonce}>"
-
-
-def _whole(form: AnswerForm, answer: Answer) -> str:
-    verdict = form.text(answer.verdict)
-    return f"{verdict}\n\n{answer.reasons}" if answer.reasons else verdict

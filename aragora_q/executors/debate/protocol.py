@@ -8,7 +8,7 @@ is the same debate. This module decides what to ask next and when to stop; `part
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aragora_q._version import __version__
@@ -18,7 +18,7 @@ from aragora_q.context import AttemptContext
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate import labels
 from aragora_q.executors.debate.agents import AgentRegistry
-from aragora_q.executors.debate.answers import Answers, SeatsByLabel
+from aragora_q.executors.debate.answers import Answers, SeatsByLabel, label_of
 from aragora_q.executors.debate.journal import MAX_BYTES, Journal
 from aragora_q.executors.debate.outcome import Outcome
 from aragora_q.executors.debate.participants import Participants, Phase
@@ -29,7 +29,7 @@ from aragora_q.executors.debate.vote import Election
 from aragora_q.job import DebateJobPayload, DebateResult
 
 ROUNDS_SHARE = 0.8
-"""Share of `timeout_seconds` after which rounds end; the rest is for the vote."""
+"""Share of `timeout_seconds` after which no round begins."""
 
 DECISION_SHARE = 0.05
 MIN_DECISION_SECONDS = 0.3
@@ -219,8 +219,7 @@ class Rounds:
     async def _escalate(self, number: int) -> None:
         """Let further agents join, once, if the first ones disagree."""
         if number == 1 and self._payload.escalate and not self.answers.have_one_verdict():
-            first = len(self._payload.agents)
-            await self._propose(range(first, first + len(self._payload.escalate)))
+            await self._propose(range(len(self._payload.agents), self._payload.max_seats))
 
     async def _review_and_revise(self, number: int) -> str | None:
         """Hold a round in text form; return why it is the last one, if it is."""
@@ -242,16 +241,7 @@ class Rounds:
         self, number: int, reviewers: Sequence[int], names: SeatsByLabel
     ) -> str | None:
         phase = Phase("revise", number)
-        requests = {
-            seat: Revise(
-                self._topic,
-                self.answers.labeled(names, str(phase), seat),
-                _label_of(seat, names),
-                self._points_by_others(seat),
-            )
-            for seat in reviewers
-        }
-        found = await self._ask(phase, requests, names)
+        found = await self._ask(phase, self._requests(Revise, phase, reviewers, names), names)
         if self._seats.incomplete:
             return self._seats.incomplete  # with the answers that were reviewed
         has_moved = self._update(found)
@@ -263,20 +253,30 @@ class Rounds:
         """Hold a round in a closed form; return why it is the last one, if it is."""
         await self._escalate(number)
         names, phase = self._draw_labels(), self._first_phase(number)
-        requests = {
-            seat: Discuss(
-                self._topic,
-                self.answers.labeled(names, str(phase), seat),
-                _label_of(seat, names),
-                self._points_by_others(seat),
-            )
-            for seat in self.answers.by_seat
-        }
+        requests = self._requests(Discuss, phase, self.answers.by_seat, names)
         self.reviews = await self._ask(phase, requests, names)
         has_moved = self._update(self.reviews)
         if reason := self._reason_to_end():
             return reason
         return None if has_moved or not self._is_auto else "unchanged"
+
+    def _requests(
+        self,
+        kind: type[Revise | Discuss],
+        phase: Phase,
+        seats: Iterable[int],
+        names: SeatsByLabel,
+    ) -> dict[int, Revise | Discuss]:
+        """Return a request to answer again for each of `seats`, with the reviews by others."""
+        return {
+            seat: kind(
+                self._topic,
+                self.answers.labeled(names, str(phase), seat),
+                label_of(seat, names),
+                self._points_by_others(seat),
+            )
+            for seat in seats
+        }
 
     async def _ask(
         self, phase: Phase, requests: Mapping[int, Review | Revise | Discuss], names: SeatsByLabel
@@ -292,9 +292,7 @@ class Rounds:
         return any(moved)
 
     def _draw_labels(self) -> dict[str, int]:
-        return self.answers.draw_round_labels(
-            range(len(self._payload.agents + self._payload.escalate))
-        )
+        return self.answers.draw_round_labels(range(self._payload.max_seats))
 
     def _points_by_others(self, seat: int) -> list[str]:
         return [each["points"] for n, each in self.reviews.items() if n != seat and each["points"]]
@@ -343,7 +341,7 @@ class Rounds:
         if payload.max_tokens is None and payload.max_cost_usd is None:
             return None
         tokens, cost = self._journal.tokens(), self._journal.cost_usd()
-        ahead = self._expected_tokens(phase)
+        ahead = self._expected_tokens(phase.round)
         if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
             return "max_tokens"
         expected_cost = cost + cost / max(tokens, 1) * ahead
@@ -351,15 +349,15 @@ class Rounds:
             return "max_cost"
         return None
 
-    def _expected_tokens(self, phase: Phase) -> int:
-        """Return the tokens of a round from `phase` on and of the vote after it, from what calls so far took.
+    def _expected_tokens(self, number: int) -> int:
+        """Return the tokens of a round and of the vote after it, from what the calls so far took.
 
         A prompt holds what the proposals' prompts held, all answers, and in a revision all reviews. Agents
         that may join in this round are counted.
         """
         entries = list(self._journal.entries())
         proposals = [entry for entry in entries if entry["phase"] == "propose"]
-        joining = len(self._payload.escalate) if phase.round == 1 else 0
+        joining = len(self._payload.escalate) if number == 1 else 0
         if self.answers.have_one_verdict():
             joining = 0
         seats, count = len(self._seats.active) + joining, max(len(proposals), 1)
@@ -369,18 +367,17 @@ class Rounds:
         with_answers = prompt + answers + longest
         with_reviews = with_answers + seats * longest
         if self._topic.form.is_closed:
-            calls = seats * (with_answers if phase.round == 1 else with_reviews)
+            calls = seats * (with_answers if number == 1 else with_reviews)
         else:
-            calls = seats * (with_reviews + with_answers)
-            if phase.name == "review":
-                calls += len(self._seats.active) * with_answers
+            reviewers = seats - joining
+            calls = reviewers * with_answers + seats * (with_reviews + with_answers)
         calls += joining * (prompt + longest)
         return calls + {"judge": 2, "synthesis": 1}.get(self._payload.consensus, 0) * with_answers
 
 
 def _topic(payload: DebateJobPayload, nonce: str) -> Topic:
     """Return what all requests share. The journal has room for all answers at the length allowed here."""
-    seats = len(payload.agents) + len(payload.escalate)
+    seats = payload.max_seats
     reviews = seats * payload.max_rounds
     room = MAX_BYTES // MAX_BYTES_PER_CHAR
     points = max(POINTS_CHARS, POINTS_CHARS_PER_ANSWER * (seats - 1))
@@ -394,7 +391,3 @@ def _topic(payload: DebateJobPayload, nonce: str) -> Topic:
         ),
         max_points_chars=min(points, room // 3 // max(reviews, 1)),
     )
-
-
-def _label_of(seat: int, names: SeatsByLabel) -> str:
-    return next(label for label, owner in names.items() if owner == seat)

@@ -39,6 +39,11 @@ class Answer:
     verdict: Any
     reasons: str = ""
 
+    def text(self, form: AnswerForm) -> str:
+        """Return the verdict and the reasons as one text."""
+        verdict = form.text(self.verdict)
+        return f"{verdict}\n\n{self.reasons}" if self.reasons else verdict
+
 
 @dataclass(frozen=True)
 class Propose:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aragora_q.errors import AgentUnavailable, PermanentError
-from aragora_q.executors.debate.answers import Answers, Claims
+from aragora_q.executors.debate.answers import Answers, Claims, label_of
 from aragora_q.executors.debate.outcome import Outcome, SeatVote
 from aragora_q.executors.debate.participants import Participants, Phase
 from aragora_q.executors.debate.replies import Value
@@ -41,7 +41,7 @@ class Election:
         self._reviews = reviews
         self._are_decisive = are_decisive
         self._options = answers.options()
-        self._outsider = len(payload.agents) + len(payload.escalate)
+        self._outsider = payload.max_seats
 
     async def hold(self, outcome: Outcome) -> None:
         """Vote and put the decision into `outcome`. Without a vote, its decision has no winner."""
@@ -132,7 +132,7 @@ class Election:
         counts = {
             label: sum(vote.option == names[label] for vote in votes.values()) for label in shown
         }
-        winner = next(label for label, seat in names.items() if seat == best)
+        winner = label_of(best, names)
         self._seats.next_step()
         return await self._ask_outsider(
             phase, Synthesize(self._topic, shown, counts, winner), names
