@@ -121,7 +121,7 @@ class AnswerForm:
                 word = value.strip().casefold() if isinstance(value, str) else value
                 verdict = WORDS.get(word, value) if isinstance(word, str) else word
                 if not isinstance(verdict, bool):
-                    raise ValueError("answer must be true or false")  # noqa: TRY004 - of a model, not a caller
+                    raise ValueError("answer must be true or false")  # noqa: TRY004 - `read` promises ValueError
                 return verdict
             case "schema":
                 return self._read_json(value)
@@ -202,7 +202,7 @@ def _fold(text: str) -> str:
 
 def _read_number(value: Any) -> int | float:
     if isinstance(value, bool):
-        raise ValueError("answer must be a number")  # noqa: TRY004 - of a model, not a caller
+        raise ValueError("answer must be a number")  # noqa: TRY004 - `read` promises ValueError
     if isinstance(value, int) and abs(value) >= 10**MAX_NUMBER_CHARS:
         raise ValueError("answer must be a number")
     text = value.strip().replace("\u2212", "-") if isinstance(value, str) else repr(value)
@@ -264,8 +264,10 @@ def _checked_options(options: object) -> tuple[str, ...]:
 
 
 def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    from jsonschema import Draft202012Validator  # noqa: PLC0415 - needed for schemas only
-    from jsonschema.exceptions import SchemaError  # noqa: PLC0415
+    from jsonschema import (  # noqa: PLC0415 - slow to import, and only schemas need it
+        Draft202012Validator,
+        SchemaError,
+    )
 
     schema = {name: part for name, part in schema.items() if name != "$schema"}  # generators add it
     if fault := _json_fault(schema):
@@ -372,7 +374,7 @@ def _check_size(schema: Mapping[str, Any]) -> None:
 
 
 def _validator(schema: Mapping[str, Any]) -> Any:
-    from jsonschema import Draft202012Validator  # noqa: PLC0415 - needed for schemas only
-    from referencing import Registry  # noqa: PLC0415
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - slow to import, and only schemas need it
+    from referencing import Registry  # noqa: PLC0415 - likewise
 
     return Draft202012Validator(schema, registry=Registry())  # an empty one: nothing is downloaded

@@ -1,6 +1,6 @@
 """CPU time of a model call in our process, against a hand-written HTTP client on the same provider.
 
-Called by `measurements.py`. The provider is a process of its own on loopback that answers at once.
+Called by `measurements.py`. The provider is a separate process on loopback that answers at once.
 `python -m benchmarks.models` is that provider: it prints its port.
 """
 

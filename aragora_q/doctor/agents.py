@@ -28,7 +28,7 @@ class Checkup:
     answered_by: str = ""
     """The model that answered, as the provider names it."""
     structured: str | None = None
-    """How the form was enforced: `native`, `tool` or `prompted`; None for agents that are no models."""
+    """How the form was enforced: `native`, `tool` or `prompted`; None for agents that are not models."""
     streamed: bool = False
     input_tokens: int = 0
     output_tokens: int = 0

@@ -190,7 +190,7 @@ def test_every_name_resolves_before_a_job_exists(run_cli, redis_client, args, na
 
 
 def test_names_are_checked_for_debates_only(run_cli, monkeypatch):
-    """A payload that is no debate may have any `agents`, also after and before a debate with them."""
+    """A payload that is not a debate may have any `agents`, before and after a debate that has them."""
     names = {"agents": ["demo", "cluade"]}
     text = lines({"payload": names}, {"question": "Tea?", **names}, {"payload": names})
     ended = run_cli("enqueue", "-", stdin=text)

@@ -93,7 +93,7 @@ def test_an_argument_is_never_taken_for_an_option(run_cli):
 
 
 def test_help_shows_no_password(run_cli):
-    """A URL before the command is no default in the command's help."""
+    """A URL before the command is not shown as a default in the command's help."""
     assert "hush" not in run_cli("--redis-url", "redis://:hush@h", "stats", "--help").out
 
 

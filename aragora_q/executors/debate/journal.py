@@ -187,7 +187,7 @@ class Journal:
         return f"given_up/{call}.{self._next_try[call]}"
 
     async def put(self, call: str, entry: Entry) -> None:
-        """Store a finished call. It counts, also if there is no room for it."""
+        """Store a finished call. It counts even if the journal has no room for it."""
         entry = {**entry, "running": round(self.running_seconds(), 3), "life": self.life}
         number = self._next_try[call]
         self._next_try[call] += 1

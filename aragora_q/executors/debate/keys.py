@@ -19,7 +19,7 @@ VARIABLES = {
 
 MASK = "***"
 MIN_SECRET_CHARS = 6
-"""Shorter values are not masked: they are no keys, and words of messages contain them."""
+"""Shorter values are not masked: they are not keys, and ordinary words contain them."""
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRETS = re.compile(

@@ -124,7 +124,7 @@ class Participants:
     ) -> dict[int, Value | None]:
         """Ask the seats in `requests` and return the replies of those that did not drop out, by seat.
 
-        None means that a reply was unusable, also after one repair; `abstained` says why. `labels` maps the
+        None means that a reply was unusable, even after one repair; `abstained` says why. `labels` maps the
         labels in each seat's request to seats. All seats finish, and `take` gets their usable replies, before
         faults are handled, so that no paid reply is lost because another seat failed.
 

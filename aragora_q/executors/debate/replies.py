@@ -200,7 +200,7 @@ def _label(value: Any, answers: Mapping[str, Any]) -> str | None:
 
 
 def _confidence(value: Any) -> int | None:
-    """Return a confidence from 0 to 100. 0.8 and "80 %" are 80; what is no number is None."""
+    """Return a confidence from 0 to 100. 0.8 and "80 %" are 80; anything that is not a number is None."""
     if isinstance(value, str):
         match = re.search(r"\d+(\.\d+)?", value)
         value = float(match[0]) if match else None

@@ -92,7 +92,7 @@ def status_code(error: BaseException) -> int | None:
         return error.status_code
     code = getattr(
         error.__cause__, "status_code", None
-    )  # a redirect is no HTTP error to the library
+    )  # the library does not raise an HTTP error for a redirect
     return code if isinstance(code, int) else None
 
 
