@@ -1,9 +1,10 @@
 """The debate executor: several agents answer a question, review, revise and vote.
 
 Built by `create_default_executor`. `protocol.py` runs a debate and its rounds; `vote.py` holds the vote;
-`participants.py` asks agents, and `replies.py` judges what they say; `journal.py` lets an interrupted
-debate resume; `consensus.py` has the rules of decision, and `outcome.py` writes the result. `agents.py`
-resolves agent names; `prompts.py` and `labels.py` make what models see.
+`participants.py` asks agents, `replies.py` judges what they say, and `entries.py` makes it an entry of
+`journal.py`, which lets an interrupted debate resume; `consensus.py` has the rules of decision, and
+`outcome.py` writes the result. `agents.py` resolves agent names; `prompts.py` and `labels.py` make what
+models see.
 """
 
 from __future__ import annotations

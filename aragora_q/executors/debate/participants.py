@@ -8,7 +8,6 @@ know what a phase is for.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
 from aragora_q.errors import AgentUnavailable, AragoraQError, LeaseLost, PermanentError, RetryLater
-from aragora_q.executors.debate import keys, replies
 from aragora_q.executors.debate.agents import AgentRegistry
+from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.journal import Entry, Journal
-from aragora_q.executors.debate.replies import Unusable, Value
-from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
-from aragora_q.job import MAX_AGENT_CHARS
+from aragora_q.executors.debate.replies import Value
+from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import describe
 
@@ -31,15 +29,6 @@ logger = get_logger(__name__)
 
 MAX_SUMMARY_CHARS = 280
 """Maximum length of a reply in a progress report."""
-
-MAX_SAID_CHARS = 300
-"""Length at which the text of a reply that was not used is cut."""
-
-MAX_TOKENS = 1_000_000_000
-"""No call has more; a provider that says so does not count tokens."""
-
-MAX_REASON_CHARS = 1_000
-"""Maximum length of the reason why a seat dropped out."""
 
 FIRST_OVERLOAD_DELAY_SECONDS = 5.0
 MAX_OVERLOAD_DELAY_SECONDS = 60.0
@@ -248,7 +237,7 @@ class Participants:
             except (PermanentError, AgentUnavailable) as error:
                 if not (tries and self.is_final(error)):
                     raise
-                await self._journal.give_up(call, _reason(error))
+                await self._journal.give_up(call, reason_of(error))
                 break
             where = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
             entry = {**entry, "prompt": prompt, **where}
@@ -283,28 +272,12 @@ class Participants:
         started_at = time.monotonic()
         try:
             reply = await agent.reply(request, manner)
-            judged = _judged(request, reply, labels)
+            entry = entry_of(agent, request, manner, reply, labels)
         except AragoraQError:
             raise
         except Exception as error:  # whatever it is: of this seat, not of the debate
             raise AgentUnavailable(f"unusable reply: {describe(error)}") from error
-        entry = {
-            "agent": agent.name,
-            "model": agent.model,
-            "answered_by": _text(reply.model or agent.model, MAX_AGENT_CHARS),
-            "settings": agent.settings,
-            "own_settings": dict(agent.own_settings) or False,
-            "in": _count(reply.input_tokens),
-            "out": _count(reply.output_tokens),
-            "cached": _count(reply.cached_tokens),
-            "usd": _price(reply.cost_usd),
-            "seconds": round(time.monotonic() - started_at, 3),
-            "larger": manner.larger,
-            "repair": bool(manner.repair),
-            "limited": reply.is_cut,
-            **judged,
-        }
-        return {name: value for name, value in entry.items() if value is not False}
+        return {**entry, "seconds": round(time.monotonic() - started_at, 3)}
 
     def _best(self, tries: Sequence[Entry], seat: int) -> Value | None:
         """Return the last usable reply; raise PermanentError if the last one was refused."""
@@ -349,7 +322,7 @@ class Participants:
                 f"{self._quorum}: {reasons}"
             )
         for seat, error in faults.items():
-            reason = _reason(error)
+            reason = reason_of(error)
             await self._journal.drop(seat, str(phase), self._step, reason)
             self._drop(seat, phase, reason)
 
@@ -372,7 +345,9 @@ class Participants:
         return max(delays)
 
     def _reasons(self, faults: Mapping[int, BaseException]) -> str:
-        return "; ".join(f"{self.names[seat]}: {_reason(error)}" for seat, error in faults.items())
+        return "; ".join(
+            f"{self.names[seat]}: {reason_of(error)}" for seat, error in faults.items()
+        )
 
     @property
     def dropouts(self) -> list[str]:
@@ -433,56 +408,6 @@ class Participants:
 
     def _log_fields(self, phase: Phase) -> dict[str, Any]:
         return {"job": self._job.id, "attempt": self._job.attempts, "phase": str(phase)}
-
-
-def _judged(request: AgentRequest, reply: Reply, labels: Mapping[str, int]) -> dict[str, Any]:
-    """Return the part of a journal entry that says what became of the reply."""
-    if reply.refused is not None:
-        return {"value": None, "refused": _reason(reply.refused), **_said(reply)}
-    is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(request, reply)
-    try:
-        value = replies.read(request, reply)
-    except Unusable as error:
-        return {"value": None, "unusable": str(error), "prose": is_prose, **_said(reply)}
-    return {"value": _with_seats(value, labels), "prose": is_prose}
-
-
-def _said(reply: Reply) -> dict[str, str]:
-    """Return how a reply that is not used begins, without keys, which a gateway may repeat."""
-    said = _text(keys.mask(reply.text.strip()), MAX_SAID_CHARS)
-    return {"said": said} if said else {}
-
-
-def _with_seats(value: Value, labels: Mapping[str, int]) -> Value:
-    """Return a reply with seats instead of labels."""
-    stored = dict(value)
-    for name in ("best", "choice"):
-        if stored.get(name) is not None:
-            stored[name] = labels[stored[name]]
-    if "same_as" in stored:
-        stored["same_as"] = [[labels[label] for label in each] for each in stored["same_as"]]
-    return stored
-
-
-def _reason(error: BaseException) -> str:
-    """Return the error's message, with its hint if it has one."""
-    hint = getattr(error, "hint", "")
-    return _text(f"{error} ({hint})" if hint else str(error), MAX_REASON_CHARS)
-
-
-def _text(said: str, max_chars: int) -> str:
-    """Return what a provider said as text that JSON can hold, cut at `max_chars`."""
-    return said[:max_chars].encode(errors="backslashreplace").decode()
-
-
-def _count(tokens: object) -> int:
-    """Return tokens as a provider counts them; 0 if that is not a count."""
-    is_count = isinstance(tokens, int | float) and 0 <= tokens < MAX_TOKENS
-    return int(tokens) if is_count else 0  # type: ignore[call-overload]
-
-
-def _price(usd: float | None) -> float | None:
-    return usd if usd is not None and 0 <= usd < math.inf else None
 
 
 def _summarize(value: Value | None) -> str:

@@ -1,0 +1,100 @@
+"""Turn a reply into an entry of the journal: judged, with seats instead of labels, and with bounded facts.
+
+Used by the participants. Whatever a provider says about its reply, the entry can be stored and added up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aragora_q.executors.debate import keys, replies
+from aragora_q.executors.debate.journal import Entry
+from aragora_q.executors.debate.replies import Unusable, Value
+from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
+from aragora_q.job import MAX_AGENT_CHARS
+
+MAX_SAID_CHARS = 300
+"""Length at which the text of a reply that was not used is cut."""
+
+MAX_TOKENS = 1_000_000_000
+"""No call has more; a provider that says so does not count tokens."""
+
+MAX_REASON_CHARS = 1_000
+"""Maximum length of the reason why a seat dropped out."""
+
+
+def entry_of(
+    agent: Agent, request: AgentRequest, manner: Manner, reply: Reply, labels: Mapping[str, int]
+) -> Entry:
+    """Return the part of a journal entry that follows from a reply: not where and when it was asked for.
+
+    `labels` maps the labels in the request to seats.
+    """
+    entry = {
+        "agent": agent.name,
+        "model": agent.model,
+        "answered_by": _text(reply.model or agent.model, MAX_AGENT_CHARS),
+        "settings": agent.settings,
+        "own_settings": dict(agent.own_settings) or False,
+        "in": _count(reply.input_tokens),
+        "out": _count(reply.output_tokens),
+        "cached": _count(reply.cached_tokens),
+        "usd": _price(reply.cost_usd),
+        "larger": manner.larger,
+        "repair": bool(manner.repair),
+        "limited": reply.is_cut,
+        **_judged(request, reply, labels),
+    }
+    return {name: value for name, value in entry.items() if value is not False}
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the error's message, with its hint if it has one."""
+    hint = getattr(error, "hint", "")
+    return _text(f"{error} ({hint})" if hint else str(error), MAX_REASON_CHARS)
+
+
+def _judged(request: AgentRequest, reply: Reply, labels: Mapping[str, int]) -> dict[str, Any]:
+    """Return the part of a journal entry that says what became of the reply."""
+    if reply.refused is not None:
+        return {"value": None, "refused": reason_of(reply.refused), **_said(reply)}
+    is_prose = reply.is_form_enforced and not reply.is_cut and not replies.is_object(request, reply)
+    try:
+        value = replies.read(request, reply)
+    except Unusable as error:
+        return {"value": None, "unusable": str(error), "prose": is_prose, **_said(reply)}
+    return {"value": _with_seats(value, labels), "prose": is_prose}
+
+
+def _said(reply: Reply) -> dict[str, str]:
+    """Return how a reply that is not used begins, without keys, which a gateway may repeat."""
+    said = _text(keys.mask(reply.text.strip()), MAX_SAID_CHARS)
+    return {"said": said} if said else {}
+
+
+def _with_seats(value: Value, labels: Mapping[str, int]) -> Value:
+    """Return a reply with seats instead of labels."""
+    stored = dict(value)
+    for name in ("best", "choice"):
+        if stored.get(name) is not None:
+            stored[name] = labels[stored[name]]
+    if "same_as" in stored:
+        stored["same_as"] = [[labels[label] for label in each] for each in stored["same_as"]]
+    return stored
+
+
+def _text(said: str, max_chars: int) -> str:
+    """Return what a provider said as text that JSON can hold, cut at `max_chars`."""
+    return said[:max_chars].encode(errors="backslashreplace").decode()
+
+
+def _count(tokens: object) -> int:
+    """Return tokens as a provider counts them; 0 if that is not a count."""
+    is_count = isinstance(tokens, int | float) and 0 <= tokens < MAX_TOKENS
+    return int(tokens) if is_count else 0  # type: ignore[call-overload]
+
+
+def _price(usd: float | None) -> float | None:
+    return usd if usd is not None and 0 <= usd < math.inf else None
