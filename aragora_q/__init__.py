@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 from aragora_q._version import __version__
 
 if TYPE_CHECKING:
-    from aragora_q.base import Job, JobQueue, JobStatus
+    from aragora_q.base import Group, Job, JobQueue, JobStatus
     from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
     from aragora_q.context import Executor, current_attempt
     from aragora_q.errors import AragoraQError, PermanentError, RetryLater, WorkerUnable
     from aragora_q.executors import create_default_executor
     from aragora_q.job import DebateJobPayload, DebateResult, create_debate_job
+    from aragora_q.labels import JobFilter
     from aragora_q.retry import RetryPolicy
     from aragora_q.status import JobStatusTracker
     from aragora_q.streams import RedisStreamsQueue, create_redis_queue
@@ -40,7 +41,9 @@ _HOMES = {
     "DebateResult": "job",
     "DebateWorker": "worker",
     "Executor": "context",
+    "Group": "base",
     "Job": "base",
+    "JobFilter": "labels",
     "JobQueue": "base",
     "JobStatus": "base",
     "JobStatusTracker": "status",
@@ -64,7 +67,9 @@ __all__ = [
     "DebateResult",
     "DebateWorker",
     "Executor",
+    "Group",
     "Job",
+    "JobFilter",
     "JobQueue",
     "JobStatus",
     "JobStatusTracker",

@@ -40,6 +40,7 @@ class JobStatus(StrEnum):
 
 
 TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+LIVE = frozenset(JobStatus) - TERMINAL
 
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED, JobStatus.CANCELLED}),
@@ -67,7 +68,7 @@ def new_job_id() -> str:
 
 @dataclass(slots=True)
 class Job:
-    """One unit of work. A client sets the first five fields; the queue sets the others.
+    """One unit of work. A client sets the first eight fields; the queue sets the others.
 
     Times are Unix seconds of the server's clock.
 
@@ -88,6 +89,12 @@ class Job:
     """Charged starts before the job fails, including the first; None: `retry_max_attempts` of the queue."""
     delay_seconds: float = 0.0
     """Seconds from the enqueue until the job may start, at most 366 days."""
+    group: str | None = None
+    """The group whose counts include the job: 1 to 48 letters, digits and `._@=+-`."""
+    tenant: str | None = None
+    """For whom the job runs: 1 to 48 letters, digits and `._@=+-:/`."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """At most eight values by name. A name has up to 24 letters, digits and `._-`; a value is as `tenant`."""
 
     status: JobStatus = JobStatus.PENDING
     attempts: int = 0
@@ -116,6 +123,38 @@ class Job:
     """What the executor last reported with `report_progress`."""
     raw_payload: bytes = b""
     """The payload as Redis holds it, so that a malformed one is kept byte for byte. `enqueue` ignores it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of jobs and its outcome. Times are Unix seconds of the server's clock.
+
+    A group exists from its first job until its last one is purged. It is open until it is sealed; a sealed
+    group has ended when none of its jobs is live. A requeue of one of its jobs reopens it.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+    """Jobs by status; also `purged`: jobs that were in the group and are deleted."""
+    created_at: float
+    sealed_at: float | None = None
+    ended_at: float | None = None
+    cancelled_at: float | None = None
+    """When the group was cancelled as a whole."""
+    then_id: str | None = None
+    """The job that is enqueued when the group has ended."""
+    then_status: str | None = None
+    """`waiting`, `enqueued`, `cancelled` (with the group) or `lost` (another program deleted it)."""
+
+    @property
+    def total(self) -> int:
+        """Jobs that were ever in the group."""
+        return sum(self.counts.values())
+
+    @property
+    def live(self) -> int:
+        """Jobs that have not ended."""
+        return sum(count for status, count in self.counts.items() if status in LIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +236,7 @@ class JobQueue(ABC):
         Raises:
             InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
                 Not enqueued.
+            GroupSealed: the job's group takes no more jobs. Not enqueued.
             QueueFull: `max_backlog` waiting and delayed jobs are in the queue. Not enqueued.
             UnsupportedServer: the server cannot provide the setting `durability`. Not enqueued.
             AccessDenied: Redis refused the credentials. Not enqueued.
@@ -208,6 +248,9 @@ class JobQueue(ABC):
     @abstractmethod
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
         """Add many jobs in few round trips; return a result per job, in the same order.
+
+        Jobs that are refused one by one, because their group is sealed, do not keep the others out; an error
+        is raised at the end.
 
         Raises:
             AragoraQError: as `enqueue`, but not NotDurable, which `EnqueueResult.durable` reports instead.

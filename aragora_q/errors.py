@@ -7,7 +7,9 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── ConfigError              78   a setting, file or variable is invalid
     │   └── UnsupportedServer    78   the Redis server is too old or configured unsafely
     ├── InvalidPayload           65   invalid job data (also a ValueError: never retried)
+    │   └── GroupSealed          65   the group takes no more jobs
     ├── JobNotFound               3   no such job, or past the retention time
+    ├── GroupNotFound             3   no such group, or all its jobs were purged
     ├── RedisUnreachable         69   no server answers at redis_url
     ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
     │   ├── NotPrimary           75   the server is a replica, or has become one
@@ -62,6 +64,22 @@ class InvalidPayload(AragoraQError, ValueError):
     """Job data is invalid. Also a ValueError, so an attempt that raises it is not retried."""
 
     exit_code = 65
+
+
+class GroupSealed(InvalidPayload):
+    """The group was sealed: it takes no more jobs."""
+
+
+class GroupNotFound(AragoraQError):
+    """No job of the group is in the queue: it never had one, or the last one was purged."""
+
+    exit_code = 3
+
+    def __init__(self, group: str, queue: str) -> None:
+        super().__init__(
+            f"group {group:.100} not found in queue {queue}",
+            hint="check --queue; a group exists from its first job until its last one is purged",
+        )
 
 
 class JobNotFound(AragoraQError):

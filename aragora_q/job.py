@@ -20,6 +20,7 @@ from aragora_q.base import (
     new_job_id,
 )
 from aragora_q.errors import InvalidPayload, did_you_mean
+from aragora_q.labels import check_labels
 
 CONSENSUS_MODES = (
     "majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none",
@@ -357,6 +358,9 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     priority: int = 0,
     max_attempts: int | None = None,
     delay_seconds: float = 0.0,
+    group: str | None = None,
+    tenant: str | None = None,
+    tags: Mapping[str, str] | None = None,
     timeout_seconds: float | None = None,
     max_tokens: int | None = None,
     max_cost_usd: float | None = None,
@@ -369,9 +373,9 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
 ) -> Job:
     """Return a job that debates `question`. Nothing is sent; pass the job to `JobQueue.enqueue`.
 
-    The fields of the debate are those of `DebateJobPayload`. `job_id`, `priority`, `max_attempts` and
-    `delay_seconds` are those of `Job`; `enqueue` checks them. With the same `job_id`, enqueueing again
-    changes nothing: the first job is kept.
+    The fields of the debate are those of `DebateJobPayload`. `job_id`, `priority`, `max_attempts`,
+    `delay_seconds`, `group`, `tenant` and `tags` are those of `Job`; `enqueue` checks them. With the same
+    `job_id`, enqueueing again changes nothing: the first job is kept.
 
     Raises:
         InvalidPayload: a field of the debate breaks a rule.
@@ -408,6 +412,9 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         priority=priority,
         max_attempts=max_attempts,
         delay_seconds=delay_seconds,
+        group=group,
+        tenant=tenant,
+        tags=_as_dict(tags or {}),
     )
 
 
@@ -439,6 +446,7 @@ def check_job(job: Job) -> None:
             f"job {job.id}: payload must be a JSON object, got {job.payload!r:.100}"
         )
     _check_range("priority", job.priority, PRIORITY_RANGE)
+    check_labels(job.group, job.tenant, job.tags)
     if job.max_attempts is not None:
         _check_range("max_attempts", job.max_attempts, MAX_ATTEMPTS_RANGE)
     if not _is_number(job.delay_seconds) or not 0 <= job.delay_seconds <= MAX_DELAY_SECONDS:

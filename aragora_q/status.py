@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.base import LANES, Job, JobStatus, QueueStats
+from aragora_q.base import LANES, Group, Job, JobStatus, QueueStats
 from aragora_q.contracts import STALL_SECONDS
 from aragora_q.errors import InvalidPayload
+from aragora_q.labels import decode_labels
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import BACKSTOP_MS, GROUP
@@ -109,7 +110,7 @@ class JobStatusTracker:
     async def _read_job(self, job_id: str) -> Job | None:
         """Read a job in two calls. If it moves between them, `raw_payload` stays empty."""
         keys = self._keys
-        raw, ttl_ms, payload, result, history, progress, due_ms, *ended = await self._read(
+        raw, ttl_ms, payload, result, history, progress, due_ms, labels, *ended = await self._read(
             ("HGETALL", keys.job(job_id)),
             ("PTTL", keys.job(job_id)),
             ("GET", keys.payload(job_id)),
@@ -117,13 +118,14 @@ class JobStatusTracker:
             ("LRANGE", keys.history(job_id), -1, -1),
             ("HGET", keys.journal(job_id), "progress"),
             ("ZSCORE", keys.delayed, job_id),
+            ("HGET", keys.labels, job_id),
             *(("ZSCORE", index, job_id) for index in (keys.completed, keys.failed, keys.cancelled)),
         )
         fields = replies.text_map(raw)
         if "status" not in fields or _is_past_retention(ttl_ms):
             return None
         with _reading(job_id):
-            job = _job_from_fields(job_id, fields)
+            job = _job_from_fields(job_id, fields, labels)
         if not job.status.is_terminal:
             result = None  # the job has ended since its hash was read
         if result is not None:
@@ -140,6 +142,41 @@ class JobStatusTracker:
         job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
         job.due_at = float(due_ms) / 1000 if due_ms is not None else None
         return job
+
+    async def labels(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return `group`, `tenant` and `tags` of many jobs by id, without those that a job does not have."""
+        found = (
+            await self._connection.execute("HMGET", self._keys.labels, *job_ids) if job_ids else ()
+        )
+        return {job_id: decode_labels(raw) for job_id, raw in zip(job_ids, found, strict=True)}
+
+    async def get_group(self, name: str) -> Group | None:
+        """Return a group; None if it has no job.
+
+        Raises:
+            InvalidPayload: the group's data in Redis is corrupted.
+        """
+        [group] = await self._groups([name])
+        return group
+
+    async def groups(self, limit: int = 100) -> list[Group]:
+        """Return the newest groups, by their first job, at most `limit`.
+
+        Raises:
+            InvalidPayload: the data of a group in Redis is corrupted.
+        """
+        newest = await self._connection.execute("ZRANGE", self._keys.groups, 0, limit - 1, "REV")
+        names = [replies.text(name) for name in newest]
+        return [group for group in await self._groups(names) if group is not None]
+
+    async def _groups(self, names: Sequence[str]) -> list[Group | None]:
+        rows = await self._read(*(("HGETALL", self._keys.group(name)) for name in names))
+        found: list[Group | None] = []
+        for name, row in zip(names, rows, strict=True):
+            fields = replies.text_map(row)
+            with _reading(name, "group"):
+                found.append(_group_from_fields(name, fields) if "created_at" in fields else None)
+        return found
 
     async def history(self, job_id: str) -> list[dict[str, Any]]:
         """Return a job's errors, crashes and deferrals, oldest first.
@@ -352,18 +389,18 @@ def _is_past_retention(ttl_ms: int) -> bool:
 
 
 @contextmanager
-def _reading(job_id: str) -> Iterator[None]:
+def _reading(name: str, kind: str = "job") -> Iterator[None]:
     """Raise InvalidPayload for a ValueError, which corrupted data causes."""
     try:
         yield
     except ValueError as error:
         raise InvalidPayload(
-            f"data of job {job_id} in Redis is corrupted: {error}",
+            f"data of {kind} {name} in Redis is corrupted: {error}",
             hint="another program may have written to this key; run aragora-q doctor --repair",
         ) from None
 
 
-def _job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
+def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | None) -> Job:
     lease_owner = fields.get("lease_owner", "")
     return Job(
         payload={},
@@ -377,6 +414,21 @@ def _job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
         worker_id=lease_owner.partition("@")[0] or None,
         created_at=_seconds(fields.get("created_at") or fields.get("entry", "").partition("-")[0]),
         started_at=_seconds(fields.get("started_at")),
+        **decode_labels(labels),
+    )
+
+
+def _group_from_fields(name: str, fields: Mapping[str, str]) -> Group:
+    counts = {status: int(fields.get(status, 0)) for status in (*JobStatus, "purged")}
+    return Group(
+        name=name,
+        counts={str(status): count for status, count in counts.items()},
+        created_at=int(fields["created_at"]) / 1000,
+        sealed_at=_seconds(fields.get("sealed_at")),
+        ended_at=_seconds(fields.get("ended_at")),
+        cancelled_at=_seconds(fields.get("cancelled_at")),
+        then_id=fields.get("then_id"),
+        then_status=fields.get("then"),
     )
 
 

@@ -31,12 +31,12 @@ from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
-    from aragora_q.streams.queue import EnqueueItem, RedisStreamsQueue
+    from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome, RedisStreamsQueue
 
 READ_BYTES = 65_536
 BATCH_LINES = 100
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
-JOB_FIELDS = ("priority", "delay_seconds", "max_attempts")
+JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags")
 PROGRESS_SECONDS = 0.2
 AGENTS_HINT = (
     "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
@@ -311,7 +311,7 @@ class BulkEnqueuer:
                 results[-1]["error"] = self._count_refusal(number, error)
             else:
                 valid.append((results[-1], item))
-        enqueued: Sequence[EnqueueResult | None] = ()
+        enqueued: Sequence[EnqueueOutcome | None] = ()
         failure: AragoraQError | None = None
         self.summary.unanswered_to = lines[-1][0]
         try:
@@ -320,11 +320,8 @@ class BulkEnqueuer:
             enqueued, failure = error.results, error
         if not isinstance(failure, RedisUnreachable):
             self.summary.unanswered_to = 0
-        for (result, _), job_result in zip(valid, enqueued, strict=True):
-            if job_result is None:
-                result["error"] = str(failure)
-            else:
-                self._note_enqueued(result, job_result)
+        for (result, _), outcome in zip(valid, enqueued, strict=True):
+            self._note_outcome(result, outcome, failure)
         undecided = (line for (line, _), done in zip(valid, enqueued, strict=True) if done is None)
         first = next(undecided, None)
         self.summary.last_line = first["line"] - 1 if first else lines[-1][0]
@@ -335,6 +332,19 @@ class BulkEnqueuer:
     def _random_id(self, _payload: Mapping[str, Any]) -> str:
         self.summary.has_new_ids = True
         return new_job_id()
+
+    def _note_outcome(
+        self,
+        result: dict[str, Any],
+        outcome: EnqueueOutcome | None,
+        failure: AragoraQError | None,
+    ) -> None:
+        if outcome is None:
+            result["error"] = str(failure)
+        elif isinstance(outcome, InvalidPayload):
+            result["error"] = self._count_refusal(result["line"], outcome)
+        else:
+            self._note_enqueued(result, outcome)
 
     def _note_enqueued(self, result: dict[str, Any], job_result: EnqueueResult) -> None:
         result |= {"id": job_result.id, "created": job_result.created}

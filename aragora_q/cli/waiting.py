@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from aragora_q.base import TERMINAL, Job, JobStatus
+from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.errors import AragoraQError, JobNotFound
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ FOLLOW_RETRY_SECONDS = 0.5
 """Pause after an error before the events are followed again."""
 
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
-LIVE = frozenset(JobStatus) - TERMINAL
 
 
 class WaitTimedOut(AragoraQError):

@@ -48,7 +48,8 @@ ROLES = {
     "purge": Role(("purge",)),
     "stats": Role((), READ),
     "operator": Role(
-        ("cancel", "pause", "requeue", "purge", "maintenance_lock", "check_job", "check_lane", *MAINTENANCE),
+        ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "maintenance_lock", "check_job",
+         "check_lane", *MAINTENANCE),
         (*READ, "scan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

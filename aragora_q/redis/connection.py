@@ -73,7 +73,7 @@ class Connection:
             name: getattr(self.keys, name)
             for name in (
                 "stream_high", "stream_normal", "stream_low", "delayed", "completed", "failed",
-                "cancelled", "counters", "control", "workers", "events", "bell",
+                "cancelled", "counters", "control", "workers", "events", "bell", "labels", "groups",
             )
         }  # fmt: skip
         self._embedded: Any = None

@@ -15,6 +15,11 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 |                            |        | failed job: its partial result, if it has one                 |
 | `job:<id>:history`         | list   | errors, crashes and deferrals, one JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
+| `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> …` of each job with labels, by id |
+| `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label       |
+| `groups`                   | zset   | group name by time of its first job, ms                       |
+| `group:<g>`                | hash   | counts of a group's jobs by status, its seal, its end, its `then` |
+| `group:<g>:then`           | string | payload of the job to enqueue when the group has ended        |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
 | `control`                  | hash   | paused, schema, maintainer, reclaim_cursor, grace_started_at … |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
@@ -55,6 +60,9 @@ MAX_BELL = 100
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Largest payload or result that scripts accept, whatever a client's settings allow."""
 
+MAX_LABELS_BYTES = 2_048
+"""Longest text of a job's labels that scripts accept."""
+
 LUA_CONSTANTS: dict[str, str | int] = {
     "GROUP": GROUP,
     "SCHEMA": SCHEMA,
@@ -64,6 +72,7 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "MAX_HISTORY": MAX_HISTORY,
     "MAX_HISTORY_BYTES": MAX_HISTORY_BYTES,
     "MAX_DATA_BYTES": MAX_DATA_BYTES,
+    "MAX_LABELS_BYTES": MAX_LABELS_BYTES,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
 }
@@ -146,11 +155,26 @@ class QueueKeys:
     def bell(self) -> str:
         return f"{self.queue_prefix}bell"
 
+    @cached_property
+    def labels(self) -> str:
+        return f"{self.queue_prefix}labels"
+
+    @cached_property
+    def groups(self) -> str:
+        return f"{self.queue_prefix}groups"
+
     @property
     def types(self) -> dict[str, str]:
         """Redis' type of each key that a queue has once, by key."""
-        sets = (self.delayed, self.completed, self.failed, self.cancelled, self.workers)
-        hashes = (self.counters, self.control)
+        sets = (
+            self.delayed,
+            self.completed,
+            self.failed,
+            self.cancelled,
+            self.workers,
+            self.groups,
+        )
+        hashes = (self.counters, self.control, self.labels)
         return {
             **dict.fromkeys((*self.streams, self.events), "stream"),
             **dict.fromkeys(sets, "zset"),
@@ -186,6 +210,15 @@ class QueueKeys:
 
     def journal(self, job_id: str) -> str:
         return f"{self.job_prefix}{job_id}:journal"
+
+    def group(self, name: str) -> str:
+        return f"{self.queue_prefix}group:{name}"
+
+    def group_then(self, name: str) -> str:
+        return f"{self.queue_prefix}group:{name}:then"
+
+    def members(self, label: str) -> str:
+        return f"{self.queue_prefix}members:{label}"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.queue_prefix}worker:{worker_id}"

@@ -86,9 +86,9 @@ def _is_described(reply: list[Any]) -> bool:
 
 
 def _is_started(reply: list[Any]) -> bool:
-    """Return True for a job that was started: id, payload and eight numbers."""
+    """Return True for a job that was started: id, payload, eight numbers and labels."""
     is_text = type(reply[0]) is type(reply[1]) is bytes
-    return is_text and len(reply) == 10 and _NUMBERS.issuperset(map(type, reply))
+    return is_text and len(reply) == 11 and _NUMBERS.issuperset(map(type, reply))
 
 
 _NUMBERS = frozenset((int, bytes))
@@ -124,12 +124,13 @@ COMMANDS: Mapping[str, Any] = {
 
 SCRIPTS: Mapping[str, Any] = {
     "cancel": PerItem(bytes),
+    "cancel_group": _words("marked unknown"),
     "check_job": PerItem(bytes),
     "check_lane": (bytes, ..., (bytes, bytes)),
     "checkpoint": PerItem(_words("ok lost full too_many")),
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),
-    "enqueue": PerItem(_words("created exists full refused")),
+    "enqueue": PerItem(_words("created exists full sealed refused")),
     "fail": PerItem(_words("failed cancelled lost")),
     "list_lane": (bytes, ..., bytes),
     "list_leased": (bytes, ..., (bytes, bytes)),
@@ -145,6 +146,7 @@ SCRIPTS: Mapping[str, Any] = {
     "renew": (_words("ok paused unregistered"), ..., _words("owned lost cancelled")),
     "requeue": PerItem(bytes),
     "retry": PerItem(_words("retrying failed cancelled lost")),
+    "seal": _words("sealed was-sealed other-then taken refused unknown"),
     "start": (_words("ok empty paused unregistered"), ..., _is_started),
     "unregister": int,
 }

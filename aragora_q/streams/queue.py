@@ -28,8 +28,17 @@ from aragora_q.contracts import (
     WorkerSession,
     WorkQueue,
 )
-from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, NotDurable, QueueFull
+from aragora_q.errors import (
+    AragoraQError,
+    GroupNotFound,
+    GroupSealed,
+    InvalidPayload,
+    JobNotFound,
+    NotDurable,
+    QueueFull,
+)
 from aragora_q.job import check_job
+from aragora_q.labels import decode_labels, encode_labels
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.redis.server import check_durability, check_server
@@ -52,10 +61,14 @@ class EnqueueFields(NamedTuple):
     priority: int
     delay_ms: int
     max_attempts: int
+    labels: str
 
 
 EnqueueItem = tuple[str, EnqueueFields]
 """One item of an `enqueue.lua` call: the key of the job's hash, and the job's fields."""
+
+EnqueueOutcome = EnqueueResult | InvalidPayload
+"""Of one job: that it is in the queue, or why it was refused."""
 
 
 class RedisStreamsQueue(WorkQueue):
@@ -95,23 +108,32 @@ class RedisStreamsQueue(WorkQueue):
         self._keys = self.connection.keys
 
     async def enqueue(self, job: Job) -> str:
-        [result] = await self._enqueue_batch([self.check(job)])
+        [result] = await self.enqueue_many([job])
         if not result.durable:
             raise NotDurable(job.id, self.config.durability)
         return job.id
 
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
-        return await self._enqueue_batches(map(self.check, jobs), len(jobs))
+        outcomes = await self._enqueue_batches(map(self.check, jobs), len(jobs))
+        results = [None if isinstance(outcome, InvalidPayload) else outcome for outcome in outcomes]
+        for outcome in outcomes:
+            if isinstance(outcome, InvalidPayload):
+                outcome.results = results
+                raise outcome
+        return cast("list[EnqueueResult]", results)
 
-    async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueResult]:
-        """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice."""
+    async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
+        """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
+
+        The error of a job that was refused, as one of a sealed group, is returned in its place.
+        """
         return await self._enqueue_batches(items, len(items))
 
     async def _enqueue_batches(
         self, items: Iterable[EnqueueItem], count: int
-    ) -> list[EnqueueResult]:
-        results: list[EnqueueResult] = []
-        sending: asyncio.Task[list[EnqueueResult]] | None = None
+    ) -> list[EnqueueOutcome]:
+        results: list[EnqueueOutcome] = []
+        sending: asyncio.Task[list[EnqueueOutcome]] | None = None
         try:
             try:
                 for batch in batched(items, weigh=_payload_bytes):
@@ -124,12 +146,13 @@ class RedisStreamsQueue(WorkQueue):
                 if sending is not None:
                     results += await sending
         except AragoraQError as error:
-            known = [*results, *error.results]
+            done = [*results, *error.results]
+            known = [None if isinstance(outcome, InvalidPayload) else outcome for outcome in done]
             error.results = [*known, *[None] * (count - len(known))]
             raise
         return results
 
-    async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueResult]:
+    async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
         if self.config.durability != "none" and not self._durability_is_checked:
             server = await check_server(self.connection)
             check_durability(server, self.connection, self.config.durability)
@@ -137,30 +160,23 @@ class RedisStreamsQueue(WorkQueue):
         statuses, durable = await self.connection.run_with_durability(
             "enqueue", items, self.config.durability, max_backlog=self.config.max_backlog
         )
-        results = [
+        outcomes = [
             EnqueueResult(fields.id, created=status == b"created", durable=durable)
             if status in (b"created", b"exists")
-            else None
+            else _refusal(fields, status)
             for (_, fields), status in zip(items, statuses, strict=True)
         ]
-        if None in results:
-            error = self._refusal(items, statuses)
-            error.results = results
-            raise error
-        return cast("list[EnqueueResult]", results)
-
-    def _refusal(self, items: Sequence[EnqueueItem], statuses: Sequence[bytes]) -> AragoraQError:
-        """Return the error for a batch of which not all went in."""
         if b"full" in statuses:
-            return QueueFull(
+            error = QueueFull(
                 f"queue {self.config.queue} has reached its limit of {self.config.max_backlog} waiting "
                 f"jobs; {statuses.count(b'full')} of {len(statuses)} were not enqueued",
                 hint="add workers, wait, or raise max_backlog",
             )
-        _, fields = items[statuses.index(b"refused")]
-        return InvalidPayload(
-            f"job {fields.id}: refused by the server's script: id, payload or a number is out of bounds"
-        )
+            error.results = [
+                outcome if isinstance(outcome, EnqueueResult) else None for outcome in outcomes
+            ]
+            raise error
+        return outcomes
 
     def check(self, job: Job) -> EnqueueItem:
         """Return `job` as `enqueue` would send it now; nothing is sent.
@@ -179,7 +195,7 @@ class RedisStreamsQueue(WorkQueue):
         delay_ms = round(job.delay_seconds * 1000) if job.delay_seconds else 0
         max_attempts = job.max_attempts or self.config.retry_max_attempts
         return self._keys.job(job.id), EnqueueFields(
-            job.id, payload, job.priority, delay_ms, max_attempts
+            job.id, payload, job.priority, delay_ms, max_attempts, encode_labels(job)
         )
 
     async def get_status(self, job_id: str) -> JobStatus | None:
@@ -213,6 +229,58 @@ class RedisStreamsQueue(WorkQueue):
             items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
             results += [status.decode() for status in await self.connection.run("requeue", items)]
         return results
+
+    async def cancel_many(self, job_ids: Sequence[str]) -> list[str]:
+        """Cancel live jobs, in few round trips.
+
+        Returns one result per job: `cancelled`, `unknown` (or past retention), or the status that it had
+        already: `completed`, `failed`, `was-cancelled`.
+        """
+        results: list[str] = []
+        for batch in batched(job_ids):
+            items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
+            statuses = await self.connection.run(
+                "cancel", items, retention_ms=self.config.retention_ms
+            )
+            results += [status.decode() for status in statuses]
+        return results
+
+    async def seal_group(self, group: str, then: Job | None = None) -> bool:
+        """Seal a group: it takes no more jobs, and ends when its last job has ended.
+
+        `then` is enqueued when the group has ended, however its jobs ended; once, even if jobs are requeued
+        or purged later. If all jobs have ended already, it is enqueued now. Returns False if the group was
+        sealed before, with the same `then`.
+
+        Raises:
+            GroupNotFound: the group has no job.
+            GroupSealed: the group was sealed before, with another `then` or without.
+            InvalidPayload: `then` breaks a rule, has a group, or its id is taken. Not sealed.
+        """
+        stored = EnqueueFields("", b"", 0, 0, 0, "")
+        if then is not None:
+            if then.group is not None:
+                raise InvalidPayload(
+                    f"job {then.id}: the job that follows a group cannot be in a group"
+                )
+            _, stored = self.check(then)
+        result = await self.connection.run(
+            "seal",
+            group=group,
+            retention_ms=self.config.retention_ms,
+            **{f"then_{name}": value for name, value in stored._asdict().items()},
+        )
+        if result == b"unknown":
+            raise GroupNotFound(group, self.config.queue)
+        if result == b"other-then":
+            raise GroupSealed(f"group {group} was sealed before, without this job to follow it")
+        if result == b"taken":
+            raise InvalidPayload(
+                f"job {stored.id} exists: the job that follows a group needs a new id"
+            )
+        if result == b"refused":
+            raise _refusal(stored, b"refused")
+        return bool(result == b"sealed")
 
     async def recent_ids(self, limit: int) -> list[str]:
         """Return ids of jobs of any status, newest first: among them the `limit` newest ones."""
@@ -446,6 +514,19 @@ def default_worker_id() -> str:
 def _payload_bytes(item: EnqueueItem) -> int:
     _, fields = item
     return len(fields.payload)
+
+
+def _refusal(fields: EnqueueFields, status: bytes) -> InvalidPayload:
+    """Return the error of a job that the server's script refused."""
+    if status == b"sealed":
+        group = decode_labels(fields.labels.encode())["group"]
+        return GroupSealed(
+            f"job {fields.id}: group {group} is sealed: it takes no more jobs",
+            hint="enqueue it in another group",
+        )
+    return InvalidPayload(
+        f"job {fields.id}: refused by the server's script: id, payload or a number is out of bounds"
+    )
 
 
 def _encode_payload(job: Job) -> bytes:

@@ -28,6 +28,7 @@ from aragora_q.contracts import (
     WorkerSession,
 )
 from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
+from aragora_q.labels import decode_labels
 from aragora_q.redis.connection import Connection, Item
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
@@ -282,8 +283,8 @@ class RedisLeaseRenewer:
 
 
 def _started(row: list[Any], worker_id: str) -> Job:
-    job_id, payload, fence, attempts, max_attempts, crashes, created_ms, priority, *times_ms = row
-    waited_ms, started_ms = times_ms
+    job_id, payload, fence, attempts, max_attempts, crashes, created_ms, priority, *rest = row
+    waited_ms, started_ms, labels = rest
     return Job(
         payload={},  # decoded by the attempt, which reports a malformed one
         id=job_id.decode(),
@@ -298,6 +299,7 @@ def _started(row: list[Any], worker_id: str) -> Job:
         started_at=int(started_ms) / 1000,
         waited_seconds=max(0, int(waited_ms)) / 1000,  # its entry's id may be ahead of the clock
         raw_payload=payload,
+        **decode_labels(labels),
     )
 
 

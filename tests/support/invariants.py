@@ -12,7 +12,10 @@ GROUP = "aragora-workers"
 TERMINAL = ("completed", "failed", "cancelled")
 LIVE = ("pending", "processing", "retrying")
 PARTS = ("payload", "result", "history", "journal")
-SINGLE_KEYS = {*LANES, *TERMINAL, "delayed", "counters", "control", "workers", "events", "bell"}
+SINGLE_KEYS = {
+    *LANES, *TERMINAL, "delayed", "counters", "control", "workers", "events", "bell", "labels", "groups",
+}  # fmt: skip
+KEYS_BY_NAME = ("worker", "group", "members")
 COMPACT_BYTES = 64
 
 
@@ -33,7 +36,12 @@ def problems(client, prefix):
         ]
         found += _problems_of_ttl(client, prefix, job_id, fields, parts)
     found += [f"{part} of {job_id}: no such job" for job_id, part in parts if job_id not in jobs]
-    return [*found, *_problems_of_counters(client, prefix)]
+    found += _problems_of_labels(client, prefix, jobs)
+    return [
+        *found,
+        *_problems_of_groups(client, prefix, jobs),
+        *_problems_of_counters(client, prefix),
+    ]
 
 
 def _read_jobs(client, prefix):
@@ -47,7 +55,7 @@ def _read_jobs(client, prefix):
                 parts.add((job_id, part))
             else:
                 jobs[name] = client.hgetall(key)
-        elif kind != "worker" and key.removeprefix(prefix) not in SINGLE_KEYS:
+        elif kind not in KEYS_BY_NAME and key.removeprefix(prefix) not in SINGLE_KEYS:
             unknown.append(f"unknown key {key}")
     return jobs, parts, unknown
 
@@ -134,6 +142,46 @@ def _problems_of_ttl(client, prefix, job_id, fields, parts):
         has_ttl = client.pttl(key) >= 0
         if has_ttl != (fields.get("status") in TERMINAL):
             yield f"{key}: {fields.get('status')} and {'has' if has_ttl else 'has no'} TTL"
+
+
+def _problems_of_labels(client, prefix, jobs):
+    """Every label of a job has the job in its index, and every index holds only such jobs."""
+    labels = {job_id: text.split() for job_id, text in client.hgetall(f"{prefix}labels").items()}
+    labeled = {(label, job_id) for job_id in labels for label in labels[job_id]}
+    listed = set()
+    for key in client.scan_iter(match=f"{prefix}members:*", count=1000):
+        label = key.removeprefix(f"{prefix}members:")
+        listed |= {(label, job_id) for job_id in client.zrange(key, 0, -1)}
+    yield from (f"{job_id} has {label}, but is not listed" for label, job_id in labeled - listed)
+    yield from (
+        f"{job_id} is listed at {label}, but has it not" for label, job_id in listed - labeled
+    )
+    yield from (f"labels of {job_id}: no such job" for job_id in labels.keys() - jobs.keys())
+
+
+def _problems_of_groups(client, prefix, jobs):
+    """The counts of a group are those of its members; a group that has ended says so, with a TTL."""
+    names = client.zrange(f"{prefix}groups", 0, -1)
+    keys = set(client.scan_iter(match=f"{prefix}group:*", count=1000))
+    for key in keys - {f"{prefix}group:{name}{part}" for name in names for part in ("", ":then")}:
+        yield f"{key}: no such group"
+    for name in names:
+        key = f"{prefix}group:{name}"
+        fields = client.hgetall(key)
+        members = client.zrange(f"{prefix}members:group:{name}", 0, -1)
+        counted = Counter(jobs.get(job_id, {}).get("status") for job_id in members)
+        for status in (*LIVE, *TERMINAL):
+            if int(fields.get(status, 0)) != counted[status]:
+                yield f"group {name} counts {fields}, but its members are {counted}"
+                break
+        has_ended = "sealed_at" in fields and not any(counted[status] for status in LIVE)
+        if has_ended != ("ended_at" in fields) or has_ended != (client.pttl(key) >= 0):
+            yield f"group {name}: {fields} with TTL {client.pttl(key)}, but its members are {counted}"
+        if not members:
+            yield f"group {name} has no member"
+        is_waiting = fields.get("then") == "waiting"
+        if is_waiting != bool(client.exists(f"{key}:then")) or (is_waiting and has_ended):
+            yield f"group {name}: its `then` is {fields.get('then')}"
 
 
 def _problems_of_counters(client, prefix):

@@ -30,6 +30,7 @@ def test_documented_tree_matches_the_classes():
 
 
 ARGUMENTS = {
+    "GroupNotFound": {"queue": "debates"},
     "JobNotFound": {"queue": "debates"},
     "RetryLater": {"delay_seconds": 1},
     "NotDurable": {"durability": "fsync"},

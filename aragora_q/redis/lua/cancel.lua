@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Cancel live jobs, whatever their status; the worker of a running job learns of it at its next renewal.
--- keys: stream_high stream_normal stream_low delayed cancelled counters events
+-- include: groups
+-- keys: stream_high stream_normal stream_low delayed cancelled counters events bell labels groups
 -- args: retention_ms
 -- each job: id
 -- returns: per job: cancelled | unknown, or the terminal status it already had
@@ -26,10 +27,11 @@ for n = 1, items do
     else
       redis.call('ZREM', delayed, id)
     end
-    finish(job, id, 'cancelled', cancelled, tonumber(retention_ms))
+    finish(job, id, state.status, 'cancelled', cancelled, tonumber(retention_ms))
     results[n], cancelled_ids[#cancelled_ids + 1] = 'cancelled', id
   end
 end
 count('cancelled', #cancelled_ids)
 publish_event('cancelled', cancelled_ids)
+finish_call(retention_ms)
 return results

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Check that the keys of each job agree, and repair what can be repaired without loss.
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers bell
+-- include: groups
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers bell counters events labels groups
 -- args: retention_ms repair
 -- each job: id
 -- returns: per job: codes of its problems (see doctor/integrity.py), separated by spaces
@@ -81,6 +82,7 @@ local function has_recent_heartbeat(state)
 end
 
 local function requeue_entry(job, id, stream, state, payload)
+  if state.status == 'processing' then moved(id, 'processing', 'retrying') end
   drop_entry(stream, state.entry)
   redis.call('HSET', job, 'status', state.status == 'processing' and 'retrying' or state.status,
     'entry', append(stream, id, payload or ''))
@@ -112,6 +114,7 @@ local function check_location(job, id, state, parts)
     if not parts.payload then add_problem('entry-lost')
     elseif not has_recent_heartbeat(state) and add_problem('not-queued') then
       redis.call('HSET', job, 'status', 'retrying')
+      moved(id, 'processing', 'retrying')
       redis.call('HDEL', job, 'entry', 'lease_ms', 'lease_owner')
       redis.call('ZADD', delayed, now, id)
     end
@@ -175,5 +178,5 @@ for n = 1, items do
   end
   reply[n] = table.concat(problems, ' ')
 end
-ring_bell()
+finish_call(retention_ms)
 return reply

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Complete jobs: record their results and remove them from their lane.
--- keys: stream_high stream_normal stream_low completed failed counters events
+-- include: groups
+-- keys: stream_high stream_normal stream_low completed failed counters events delayed bell labels groups
 -- args: lease_owner retention_ms
 -- each job: id fence payload result
 -- returns: per job: completed | cancelled | lost | failed (its result is too large to keep)
@@ -18,6 +19,7 @@ for n = 1, items do
     results[n], failed_ids[#failed_ids + 1] = 'failed', id
   elseif is_own and state[1] == 'processing' then
     redis.call('HSET', job, 'status', 'completed')
+    moved(id, 'processing', 'completed')
     redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts')  -- keeps the hash in a small size class
     redis.call('PEXPIRE', job, ttl)
     -- Split at the last newline: a result has none, unlike a payload of another program.
@@ -49,4 +51,5 @@ count('failed', #failed_ids)
 count('refused', refused)
 publish_event('completed', completed_ids)
 publish_event('failed', failed_ids)
+finish_call(retention_ms)
 return results

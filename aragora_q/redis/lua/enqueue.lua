@@ -1,9 +1,11 @@
 #!lua
 -- Add new jobs to their lanes, or to the delayed index; an id that exists changes nothing.
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell
+-- include: groups
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell labels groups
 -- args: max_backlog
--- each job: id payload priority delay_ms max_attempts
--- returns: per job: created | exists | full | refused (too large, or not numbers: not sent by this client)
+-- each job: id payload priority delay_ms max_attempts labels
+-- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
+-- numbers: not sent by this client)
 
 local capacity = math.huge
 if tonumber(max_backlog) > 0 then
@@ -14,41 +16,63 @@ if tonumber(max_backlog) > 0 then
   end
 end
 
--- A job past retention is unknown to readers: its keys are deleted, so that its id can be used again.
-local function exists(job, id)
-  if redis.call('EXISTS', job) == 0 then return false end
-  if not is_past_retention(job) then return true end
-  redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
-  for _, index in ipairs({completed, failed, cancelled}) do redis.call('ZREM', index, id) end
+-- A job past retention is unknown to readers: what is left of it is deleted, so that its id can be used again.
+local function exists(job, id, known_labels)
+  local is_present = redis.call('EXISTS', job) == 1
+  if is_present and not is_past_retention(job) then return true end
+  if not (is_present or known_labels) then return false end
+  local last_status
+  for status, index in pairs({completed = completed, failed = failed, cancelled = cancelled}) do
+    if redis.call('ZREM', index, id) == 1 then last_status = status end
+  end
+  delete_job(job, id, last_status, known_labels)
   return false
 end
 
-local results, created = {}, {}
+local is_sealed = {}  -- of the groups in this call
+
+local function is_in_sealed_group(job_labels)
+  local name = string.match(job_labels, '^group:(%S+)')
+  if name and is_sealed[name] == nil then
+    is_sealed[name] = redis.call('HEXISTS', group_key(name), 'sealed_at') == 1
+  end
+  return name and is_sealed[name]
+end
+
+local ids, results, created, is_created, labeled = {}, {}, {}, {}, {}
 for n = 1, items do
-  local job, id, payload, priority, delay_ms, max_attempts = item(n)
-  if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS
+  local _, id = item(n)
+  ids[n] = id
+end
+local known_labels = labels_of(ids)
+for n = 1, items do
+  local job, id, payload, priority, delay_ms, max_attempts, job_labels = item(n)
+  if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
-  elseif exists(job, id) then
+  elseif is_created[id] or exists(job, id, known_labels[n]) then
     results[n] = 'exists'
   elseif #created >= capacity then
     results[n] = 'full'
+  elseif is_in_sealed_group(job_labels) then
+    results[n] = 'sealed'
   else
-    if delay_ms == '0' then
-      local entry = append(lane_stream(priority), id, payload)  -- its id is the time of creation, too
-      redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'entry', entry)
-    else
-      local at = now_ms()
-      redis.call('SET', job .. ':payload', payload)
-      redis.call('ZADD', delayed, text(at + delay_ms), id)
-      redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'created_at', text(at))
+    if job_labels ~= '' then
+      labeled[#labeled + 1] = id
+      labeled[#labeled + 1] = job_labels
     end
-    if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
-    created[#created + 1] = id
+    created[#created + 1], is_created[id] = id, true
     results[n] = 'created'
+  end
+end
+label_jobs(labeled)
+for n = 1, items do
+  if results[n] == 'created' then
+    local job, id, payload, priority, delay_ms, max_attempts = item(n)
+    create_job(job, id, payload, priority, delay_ms, max_attempts)
   end
 end
 count('enqueued', #created)
 publish_event('enqueued', created)
-ring_bell()
+finish_call()
 return results

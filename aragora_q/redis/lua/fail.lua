@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Fail jobs whose error is permanent: they become dead letters with payload and error.
--- keys: stream_high stream_normal stream_low failed counters events
+-- include: groups
+-- keys: stream_high stream_normal stream_low failed counters events delayed bell labels groups
 -- args: lease_owner retention_ms
 -- each job: id fence payload error result
 -- returns: per job: failed | cancelled | lost
@@ -31,4 +32,5 @@ end
 count('failed', #failed_ids)
 count('refused', refused)
 publish_event('failed', failed_ids)
+finish_call(retention_ms)
 return results

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Move due jobs from the delayed index to the tail of their lane; a retrying job stays RETRYING until it starts.
--- keys: stream_high stream_normal stream_low delayed failed counters events bell
+-- include: groups
+-- keys: stream_high stream_normal stream_low delayed failed counters events bell labels groups
 -- args: job_prefix retention_ms limit
 -- returns: number of jobs moved, ms until the next job is due (-1: no job is delayed)
 
@@ -18,7 +19,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0
     promoted[#promoted + 1] = id
   elseif state.status then
     append_history(job, 'malformed', state, 'payload is missing: it was deleted by another program')
-    finish(job, id, 'failed', failed, tonumber(retention_ms))
+    finish(job, id, state.status, 'failed', failed, tonumber(retention_ms))
     failed_ids[#failed_ids + 1] = id
   end
 end
@@ -28,5 +29,5 @@ publish_event('promoted', promoted)
 publish_event('failed', failed_ids)
 
 local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-ring_bell()
+finish_call(retention_ms)
 return {#promoted, next_due and math.max(0, next_due - now) or -1}

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Delete jobs that ended before a cutoff, with all their keys.
--- keys: index counters
+-- include: groups
+-- keys: index stream_high stream_normal stream_low delayed counters events bell labels groups
 -- args: job_prefix status older_than_ms limit dry_run
 -- returns: number of jobs deleted (with dry_run: that would be), 1 if more are left
 --
@@ -10,14 +11,14 @@
 local cutoff = now - older_than_ms
 local ids = redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. cutoff, 'LIMIT', 0, limit)
 if dry_run == '1' then return {redis.call('ZCOUNT', index, '-inf', '(' .. cutoff), 0} end
-for _, id in ipairs(ids) do
+local job_labels = labels_of(ids)
+for n, id in ipairs(ids) do
   local job = job_prefix .. id
   local current = redis.call('HGET', job, 'status')
-  if not current or current == status then
-    redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
-  end
+  if not current or current == status then delete_job(job, id, status, job_labels[n]) end
   redis.call('ZREM', index, id)
 end
 count('purged', #ids)
 if #ids < tonumber(limit) then redis.call('HSET', counters, 'last_purge_at', now) end
+finish_call()
 return {#ids, #ids == tonumber(limit) and 1 or 0}

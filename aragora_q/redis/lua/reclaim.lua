@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take over the jobs of dead workers in one lane, and entries that were delivered but never started.
--- include: outage_grace
--- keys: stream stream_high stream_normal stream_low failed counters events control workers bell
+-- include: outage_grace groups
+-- keys: stream stream_high stream_normal stream_low failed counters events control workers bell delayed labels groups
 -- args: job_prefix worker_prefix reclaimer claim_idle_ms max_crashes retention_ms limit cursor dry_run
 -- returns: ok | in_grace_period, the next cursor (empty: this was the last page), then per entry taken
 -- over: id, decision (reclaimed | poisoned | redelivered | malformed | dropped), worker, idle ms, crashes
@@ -97,6 +97,7 @@ local function claim(entry, decision)
       redis.call('HSET', entry.job, 'status', 'pending', 'attempts', entry.state.attempts - 1,
         'orphaned', (parse_int(entry.state.orphaned) or 0) + 1)
       redis.call('HDEL', entry.job, 'lease_ms', 'lease_owner')
+      moved(entry.id, 'processing', 'pending')
     end
     return
   end
@@ -106,10 +107,11 @@ local function claim(entry, decision)
   redis.call('HDEL', entry.job, 'lease_owner')  -- otherwise its late report would look like a repeated one
   if decision == 'poisoned' then
     redis.call('SET', entry.job .. ':payload', entry.payload)
-    finish(entry.job, entry.id, 'failed', failed, tonumber(retention_ms))
+    finish(entry.job, entry.id, 'processing', 'failed', failed, tonumber(retention_ms))
   else
     redis.call('HSET', entry.job, 'status', 'retrying', 'entry', append(stream, entry.id, entry.payload))
     redis.call('HDEL', entry.job, 'lease_ms')
+    moved(entry.id, 'processing', 'retrying')
   end
 end
 
@@ -156,6 +158,6 @@ if not is_dry then
   publish_event('redelivered', claimed.redelivered)
   publish_event('failed', claimed.poisoned)
   publish_event('failed', claimed.malformed)
-  ring_bell()
+  finish_call(retention_ms)
 end
 return reply

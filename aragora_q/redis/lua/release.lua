@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Return unfinished jobs to the tail of their lane without charging the attempt.
--- keys: stream_high stream_normal stream_low counters events bell
+-- include: groups
+-- keys: stream_high stream_normal stream_low counters events bell delayed labels groups
 -- args: lease_owner
 -- each job: id fence payload
 -- returns: per job: released | cancelled | lost
@@ -15,6 +16,7 @@ for n = 1, items do
     redis.call('HSET', job, 'status', 'pending', 'attempts', (parse_int(state.attempts) or 1) - 1,
       'released_fence', fence, 'entry', append(stream, id, payload))
     redis.call('HDEL', job, 'lease_ms')
+    moved(id, 'processing', 'pending')
     results[n], released[#released + 1] = 'released', id
   elseif state.released_fence == fence then
     results[n] = 'released'  -- recorded before; the job may have moved on since
@@ -24,5 +26,5 @@ for n = 1, items do
 end
 count('released', #released)
 publish_event('released', released)
-ring_bell()
+finish_call()
 return results

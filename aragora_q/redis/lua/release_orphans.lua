@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Release jobs that a worker has leased without knowing it, because the reply to a start was lost.
--- keys: stream_high stream_normal stream_low counters events bell
+-- include: groups
+-- keys: stream_high stream_normal stream_low counters events bell delayed labels groups
 -- args: lease_owner
 -- each job: id fence
 -- returns: ids of the released jobs
@@ -19,11 +20,12 @@ for n = 1, items do
       redis.call('HSET', job, 'status', 'pending', 'attempts', (parse_int(state.attempts) or 1) - 1,
         'entry', append(stream, id, payload))
       redis.call('HDEL', job, 'lease_ms', 'lease_owner')
+      moved(id, 'processing', 'pending')
       released[#released + 1] = id
     end
   end
 end
 count('released', #released)
 publish_event('released', released)
-ring_bell()
+finish_call()
 return released

@@ -1,6 +1,7 @@
 #!lua
 -- Return failed and cancelled jobs to PENDING at the tail of their lane, with their attempts reset.
--- keys: stream_high stream_normal stream_low failed cancelled counters events bell
+-- include: groups
+-- keys: stream_high stream_normal stream_low failed cancelled counters events bell delayed labels groups
 -- args:
 -- each job: id
 -- returns: per job: requeued | unknown | malformed (the dead letter of a malformed entry), or the status it has
@@ -41,6 +42,7 @@ for n = 1, items do
       'lease_owner', 'started_at', 'orphaned')
     redis.call('HSET', job, 'status', 'pending', 'entry', append(lane_stream(state.priority), id, payload))
     redis.call('UNLINK', job .. ':payload', job .. ':result')
+    moved(id, state.status, 'pending')
     redis.call('PERSIST', job)
     redis.call('PERSIST', job .. ':history')
     redis.call('PERSIST', job .. ':journal')
@@ -50,5 +52,5 @@ for n = 1, items do
 end
 count('requeued', #requeued)
 publish_event('requeued', requeued)
-ring_bell()
+finish_call()
 return results

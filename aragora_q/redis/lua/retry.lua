@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Move jobs whose attempt raised to the delayed index; a job whose attempts are used up fails.
--- keys: stream_high stream_normal stream_low delayed failed counters events
+-- include: groups
+-- keys: stream_high stream_normal stream_low delayed failed counters events bell labels groups
 -- args: lease_owner retention_ms max_deferrals max_deferral_ms
 -- each job: id fence payload delay_ms charged error
 -- returns: per job: retrying | failed | cancelled | lost
@@ -33,6 +34,7 @@ for n = 1, items do
       append_history(job, is_deferred and 'deferred' or 'error', state, error_text)
       redis.call('ZADD', delayed, now + delay_ms, id)  -- first: if it fails, the job keeps its entry
       redis.call('HSET', job, 'status', 'retrying', 'retried_fence', fence)
+      moved(id, 'processing', 'retrying')
       redis.call('HDEL', job, 'entry', 'lease_ms')
       drop_entry(lane_stream(state.priority), state.entry)
       if is_deferred then
@@ -49,4 +51,5 @@ count('failed', #failed_ids)
 count('refused', refused)
 publish_event('retrying', retrying_ids)
 publish_event('failed', failed_ids)
+finish_call(retention_ms)
 return results

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- Start up to `limit` waiting jobs: PROCESSING, fence and attempts raised, lease begun.
--- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell
+-- include: groups
+-- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell labels groups
 -- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane max_attempts max_crashes retention_ms
 -- returns: ok | empty (no job was waiting) | paused | unregistered, then per started job: id, payload, fence,
--- attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane, started_at
+-- attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane, started_at, labels
 --
 -- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
 -- have max_bytes, so that the reply stays bounded whatever clients enqueue.
@@ -139,8 +140,13 @@ for _, entry in ipairs(entries) do
     end
     started[#started + 1], is_started[entry.id] = entry.id, true
     reply[#reply + 1] = {entry.id, entry.payload, fence, attempts, state[5], crashes,
-      created_at, state[8] or 0, now - added_at, now}
+      created_at, state[8] or 0, now - added_at, now, '', from = status or 'pending'}
   end
+end
+for n, job_labels in ipairs(labels_of(started)) do
+  local row = reply[n + 1]
+  moved(started[n], row.from, 'processing', job_labels)
+  row[11] = job_labels or ''
 end
 count('started', #started)
 count('malformed', #dead_letters)
@@ -150,4 +156,5 @@ if #entries == 0 then
   redis.call('DEL', bell)  -- nothing waits, so its tokens are stale: the next job rings again
   reply[1] = 'empty'
 end
+finish_call(retention_ms)
 return reply

@@ -23,6 +23,8 @@ FIXED = (
     "workers",
     "events",
     "bell",
+    "labels",
+    "groups",
 )
 OF_A_JOB = ("job", "payload", "result", "history", "journal")
 
@@ -31,11 +33,14 @@ worker_ids = st.from_regex(WORKER_ID_PATTERN, fullmatch=True)
 queue_names = st.from_regex(QUEUE_NAME_PATTERN, fullmatch=True)
 
 
-def all_keys(keys, job_id, worker_id):
+def all_keys(keys, job_id, worker_id, group="g", label="tag:k=v"):
     return [
         *(getattr(keys, name) for name in FIXED),
         *(getattr(keys, name)(job_id) for name in OF_A_JOB),
         keys.worker(worker_id),
+        keys.group(group),
+        keys.group_then(group),
+        keys.members(label),
     ]
 
 
@@ -57,7 +62,7 @@ def test_documented_table_is_complete():
         for name in re.findall(r"`([^`]+)`", row)
     }
     keys = QueueKeys("", "q", cluster=True)
-    made = [*all_keys(keys, "<id>", "<id>"), *keys.guard]
+    made = [*all_keys(keys, "<id>", "<id>", "<g>", "<label>"), *keys.guard]
     assert documented == {key.removeprefix("{q}:") for key in made}
 
 

@@ -64,9 +64,17 @@ local function create_group(stream)
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
 
+local moves = {}  -- what `moved` was told in this call
+
+-- Note that a job's status changes; `from` is nil for a new job. Every change of a status is noted, so that
+-- `finish_call` counts it in the job's group. `job_labels` are the job's labels (false: none), if known.
+local function moved(id, from, to, job_labels)
+  moves[#moves + 1] = {id = id, from = from, to = to, labels = job_labels}
+end
+
 local appended = 0  -- jobs that this call made runnable
 
--- Append a job to its lane; returns the entry id. Call ring_bell once at the end.
+-- Append a job to its lane; returns the entry id.
 local function append(stream, id, payload)
   appended = appended + 1
   local entry = redis.call('XADD', stream, 'NOMKSTREAM', '*', 'id', id, 'payload', payload)
@@ -146,8 +154,10 @@ local function append_history(job, cause, state, text)
   redis.call('LTRIM', job .. ':history', -MAX_HISTORY, -1)
 end
 
--- End a job: set the terminal status, add it to the index by end time, give all its keys a TTL.
-local function finish(job, id, status, index, retention_ms)
+-- End a job whose status was `from`: set the terminal status, add it to the index by end time, give all its keys
+-- a TTL.
+local function finish(job, id, from, status, index, retention_ms)
+  moved(id, from or 'pending', status)
   local ttl = retention_ms + BACKSTOP_MS
   redis.call('ZADD', index, now, id)  -- first: if it fails, nothing has changed
   redis.call('HSET', job, 'status', status)
@@ -163,7 +173,7 @@ end
 local function fail_attempt(job, id, fence, payload, state, error_text, retention_ms)
   redis.call('SET', job .. ':payload', payload)
   append_history(job, 'error', state, error_text)
-  finish(job, id, 'failed', failed, tonumber(retention_ms))
+  finish(job, id, 'processing', 'failed', failed, tonumber(retention_ms))
   redis.call('HSET', job, 'failed_fence', fence)
   drop_entry(lane_stream(state.priority), state.entry)
 end
@@ -183,7 +193,7 @@ local function dead_letter(stream, entry_id, fields, job_prefix, retention_ms)
   redis.call('SET', job .. ':payload', cjson.encode(fields))
   append_history(job, 'malformed', {}, 'stream entry ' .. entry_id ..
     ' is not a job: it needs the fields id (a valid job id) and payload')
-  finish(job, id, 'failed', failed, tonumber(retention_ms))
+  finish(job, id, nil, 'failed', failed, tonumber(retention_ms))
   drop_entry(stream, entry_id)
   return id
 end

@@ -1,0 +1,118 @@
+"""The labels of jobs: group, tenant and tags, as one text; and filters over jobs.
+
+A label is `group:<name>`, `tenant:<name>` or `tag:<name>=<value>`. Redis keeps a job's labels as one text,
+separated by spaces, the group first. Used by the queue, the status tracker and the command line. Must not
+know Redis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.errors import InvalidPayload
+
+MAX_TAGS = 8
+MAX_NAME_CHARS = 48
+MAX_TAG_NAME_CHARS = 24
+
+_RULES = {
+    "group": (
+        re.compile(rf"[A-Za-z0-9][A-Za-z0-9._@=+-]{{0,{MAX_NAME_CHARS - 1}}}"),
+        f"1 to {MAX_NAME_CHARS} letters, digits and ._@=+-",
+    ),
+    "tenant": (
+        re.compile(rf"[A-Za-z0-9][A-Za-z0-9._@=+:/-]{{0,{MAX_NAME_CHARS - 1}}}"),
+        f"1 to {MAX_NAME_CHARS} letters, digits and ._@=+-:/",
+    ),
+    "tag name": (
+        re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_TAG_NAME_CHARS - 1}}}"),
+        f"1 to {MAX_TAG_NAME_CHARS} letters, digits and ._-",
+    ),
+}
+_RULES["tag value"] = _RULES["tenant"]
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a command is about: those that match everything that is given. Empty: all jobs.
+
+    The time of a job is the end of one that has ended, otherwise the latest start, or else the enqueue: what
+    `list` shows.
+
+    Example:
+        >>> from aragora_q import JobFilter, JobStatus
+        >>> JobFilter(group="nightly", statuses=frozenset({JobStatus.FAILED})).labels
+        ('group:nightly',)
+    """
+
+    statuses: frozenset[JobStatus] = frozenset()
+    """Any of these; empty: any status."""
+    group: str | None = None
+    tenant: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """All of these."""
+    since: float | None = None
+    """Not before this time, in Unix seconds of the server's clock."""
+    until: float | None = None
+    """Before this time."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that a job must have."""
+        return tuple(_labels(self.group, self.tenant, self.tags))
+
+    def check(self) -> None:
+        """Raise InvalidPayload if a name breaks a rule: no job can have it."""
+        check_labels(self.group, self.tenant, self.tags)
+
+
+def encode_labels(job: Job) -> str:
+    """Return the labels of a job as Redis keeps them; empty if it has none."""
+    return " ".join(_labels(job.group, job.tenant, job.tags))
+
+
+def decode_labels(raw: bytes | None) -> dict[str, Any]:
+    """Return `group`, `tenant` and `tags` of labels as Redis keeps them; without None and empty ones."""
+    fields: dict[str, Any] = {}
+    for label in (raw or b"").decode(errors="replace").split():
+        kind, _, name = label.partition(":")
+        if kind == "tag":
+            tag, _, value = name.partition("=")
+            fields.setdefault("tags", {})[tag] = value
+        elif kind in ("group", "tenant"):
+            fields[kind] = name
+    return fields
+
+
+def check_labels(group: Any, tenant: Any, tags: Any) -> None:
+    """Raise InvalidPayload if a group, a tenant or tags break a rule."""
+    if group is not None:
+        _check("group", group)
+    if tenant is not None:
+        _check("tenant", tenant)
+    if not isinstance(tags, Mapping):
+        raise InvalidPayload(f'tags must be an object such as {{"env": "prod"}}, got {tags!r:.100}')
+    if len(tags) > MAX_TAGS:
+        raise InvalidPayload(f"{len(tags)} tags: a job has at most {MAX_TAGS}")
+    for name, value in tags.items():
+        _check("tag name", name)
+        _check("tag value", value, f" of tag {name}")
+
+
+def _check(kind: str, name: Any, of: str = "") -> None:
+    pattern, rule = _RULES[kind]
+    if not isinstance(name, str) or not pattern.fullmatch(name):
+        what = f"{kind.removeprefix('tag ')}{of}" if of else kind
+        raise InvalidPayload(
+            f"invalid {what} {name!r:.100}: use {rule}, starting with a letter or digit"
+        )
+
+
+def _labels(group: str | None, tenant: str | None, tags: Mapping[str, str]) -> list[str]:
+    labels = [] if group is None else [f"group:{group}"]
+    labels += [] if tenant is None else [f"tenant:{tenant}"]
+    return labels + [f"tag:{name}={tags[name]}" for name in sorted(tags)]
