@@ -64,7 +64,7 @@ local function create_group(stream)
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
 
-local moves = {}  -- what `moved` was told in this call
+local moves = {}  -- the moves noted in this call
 
 -- Note that a job's status changes; `from` is nil for a new job. Every change of a status is noted, so that
 -- `finish_call` counts it in the job's group. `job_labels` are the job's labels (false: none), if known.
