@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.errors import AragoraQError
@@ -46,20 +46,26 @@ async def recent_ids(connection: Connection, limit: int) -> list[str]:
 async def job_ids(connection: Connection, status: JobStatus) -> AsyncIterator[str]:
     """Iterate over the ids of jobs that have `status`, or had it a moment ago."""
     is_filtered = status in (JobStatus.PENDING, JobStatus.RETRYING)  # both wait in the same places
-    for source in _sources(connection, status):
+    for source in sources(connection, status):
         async for page in source:
             for job_id in await _with_status(connection, page, status) if is_filtered else page:
                 yield job_id
 
 
-def _sources(connection: Connection, status: JobStatus) -> list[AsyncIterator[list[str]]]:
-    """Return where jobs of a status are found, as pages of ids."""
+def sources(
+    connection: Connection, status: JobStatus, *, since: float | None = None
+) -> list[AsyncIterator[list[str]]]:
+    """Return where jobs of a status are found, as pages of ids.
+
+    Lanes are read back to the Unix time `since`: earlier entries are of jobs that did not change since.
+    """
     keys = connection.keys
     if status in TERMINAL:
         return [_members(connection, getattr(keys, status.value))]
     if status is JobStatus.PROCESSING:
         return [_delivered(connection, stream) for stream in keys.streams]
-    lanes = [_lane(connection, stream) for stream in keys.streams]
+    oldest_ms = 0.0 if since is None else since * 1000
+    lanes = [_lane(connection, stream, oldest_ms=oldest_ms) for stream in keys.streams]
     return [_members(connection, keys.delayed), *lanes]
 
 
@@ -100,32 +106,43 @@ async def _members(connection: Connection, index: str) -> AsyncIterator[list[str
         yield [member for member, _ in pairs]
 
 
-def _lane(
-    connection: Connection, stream: str, newest: str = "+", page: int = PAGE
+async def _lane(
+    connection: Connection,
+    stream: str,
+    newest: str = "+",
+    page: int = PAGE,
+    oldest_ms: float = 0.0,
 ) -> AsyncIterator[list[str]]:
     """Iterate over the job ids in a lane's entries from `newest` on, newest first, in pages."""
-    return _lane_pages(connection, stream, newest, page, delivered_only=False)
-
-
-def _delivered(connection: Connection, stream: str) -> AsyncIterator[list[str]]:
-    """Iterate over the job ids in a lane's pending entries, those delivered to a worker, in pages."""
-    return _lane_pages(connection, stream, "-", PAGE, delivered_only=True)
-
-
-async def _lane_pages(
-    connection: Connection, stream: str, cursor: str, page: int, *, delivered_only: bool
-) -> AsyncIterator[list[str]]:
+    cursor = newest
     while cursor:
-        next_cursor, *ids = await connection.run(
-            "list_lane",
-            keys={"stream": stream},
-            delivered_only=int(delivered_only),
-            cursor=cursor,
-            limit=min(page, PAGE),
-            max_bytes=PAGE_BYTES,
-        )
-        yield [job_id.decode() for job_id in ids]
-        cursor = next_cursor.decode()
+        cursor, ids = await _lane_page(connection, stream, cursor, page, delivered_only=False)
+        yield ids
+        if cursor and float(cursor[1:].partition("-")[0]) < oldest_ms:
+            return
+
+
+async def _delivered(connection: Connection, stream: str) -> AsyncIterator[list[str]]:
+    """Iterate over the job ids in a lane's pending entries, those delivered to a worker, in pages."""
+    cursor = "-"
+    while cursor:
+        cursor, ids = await _lane_page(connection, stream, cursor, PAGE, delivered_only=True)
+        yield ids
+
+
+async def _lane_page(
+    connection: Connection, stream: str, cursor: str, page: int, *, delivered_only: bool
+) -> tuple[str, list[str]]:
+    """Return the next page's cursor (empty: this was the last), and the job ids of this page."""
+    next_cursor, *ids = await connection.run(
+        "list_lane",
+        keys={"stream": stream},
+        delivered_only=int(delivered_only),
+        cursor=cursor,
+        limit=min(page, PAGE),
+        max_bytes=PAGE_BYTES,
+    )
+    return next_cursor.decode(), [job_id.decode() for job_id in ids]
 
 
 async def _last_delivered(connection: Connection, stream: str) -> str:
@@ -153,13 +170,19 @@ async def _live_times(connection: Connection, ids: Sequence[str]) -> dict[str, f
             ("HMGET", connection.keys.job(job_id), "started_at", "created_at", "entry")
             for job_id in page
         )
-        times |= {job_id: _time(row) for job_id, row in zip(page, rows, strict=True)}
+        times |= {
+            job_id: math.inf if isinstance(row, Exception) else time_of(row)
+            for job_id, row in zip(page, rows, strict=True)
+        }
     return times
 
 
-def _time(row: Any) -> float:
-    values = [] if isinstance(row, Exception) else [value for value in row if value]
-    first: bytes = values[0].partition(b"-")[0] if values else b""
+def time_of(values: Sequence[bytes | None]) -> float:
+    """Return the first of some times that is there, in ms; infinity if it is missing or corrupted.
+
+    A time is Unix ms, or a stream entry's id.
+    """
+    first = next((value for value in values if value), b"").partition(b"-")[0]
     return float(first) if first.isdigit() else math.inf
 
 

@@ -17,7 +17,14 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple, cast
 
 from aragora_q import codec
-from aragora_q.base import WORKER_ID_PATTERN, EnqueueResult, Job, JobStatus, QueueStats
+from aragora_q.base import (
+    LIVE,
+    WORKER_ID_PATTERN,
+    EnqueueResult,
+    Job,
+    JobStatus,
+    QueueStats,
+)
 from aragora_q.config.settings import QueueConfig, get_queue_config
 from aragora_q.contracts import (
     Identity,
@@ -38,12 +45,12 @@ from aragora_q.errors import (
     QueueFull,
 )
 from aragora_q.job import check_job
-from aragora_q.labels import decode_labels, encode_labels
+from aragora_q.labels import JobFilter, decode_labels, encode_labels
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
-from aragora_q.streams import listing
+from aragora_q.streams import finding, listing
 from aragora_q.streams.session import RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
@@ -281,6 +288,72 @@ class RedisStreamsQueue(WorkQueue):
         if result == b"refused":
             raise _refusal(stored, b"refused")
         return bool(result == b"sealed")
+
+    async def purge_many(self, job_ids: Sequence[str]) -> list[str]:
+        """Delete jobs that have ended, in few round trips.
+
+        Returns one result per job: `purged`, `unknown`, or the status of a job that has not ended.
+        """
+        results: list[str] = []
+        for batch in batched(job_ids):
+            items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
+            results += [
+                status.decode() for status in await self.connection.run("purge_jobs", items)
+            ]
+        return results
+
+    async def cancel_group(self, group: str) -> int:
+        """Cancel a group: it takes no more jobs, its live jobs and the job that follows it are cancelled.
+
+        Returns the number of jobs cancelled. If the call fails, call it again.
+
+        Raises:
+            GroupNotFound: the group has no job.
+        """
+        result = await self.connection.run(
+            "cancel_group", group=group, retention_ms=self.config.retention_ms
+        )
+        if result == b"unknown":
+            raise GroupNotFound(group, self.config.queue)
+        cancelled = 0
+        async for page in self.find(JobFilter(group=group, statuses=LIVE)):
+            cancelled += (await self.cancel_many(page)).count("cancelled")
+        return cancelled
+
+    def find(self, wanted: JobFilter, *, with_expired: bool = False) -> AsyncIterator[list[str]]:
+        """Iterate over the ids of all jobs that match a filter, in pages and in any order.
+
+        The jobs of a page may be cancelled, requeued or purged before the next page is read. `with_expired`
+        includes ended jobs past retention that were not purged yet.
+
+        Raises:
+            InvalidPayload: a name in the filter breaks a rule.
+        """
+        wanted.check()
+        return finding.pages(self.connection, wanted, with_expired=with_expired)
+
+    async def find_newest(self, wanted: JobFilter, limit: int) -> list[str]:
+        """Return the ids of the newest jobs that match a filter, newest first, at most `limit`.
+
+        The time of a job is that of its end, or of its latest start, or of its enqueue. If the filter has a
+        group, a tenant or tags, it is the time of the enqueue.
+
+        Raises:
+            InvalidPayload: a name in the filter breaks a rule.
+        """
+        wanted.check()
+        if wanted == JobFilter():
+            return (await listing.recent_ids(self.connection, limit))[:limit]
+        return await finding.newest(self.connection, wanted, limit)
+
+    async def count(self, wanted: JobFilter, *, with_expired: bool = False) -> int:
+        """Return the number of jobs that match a filter.
+
+        Raises:
+            InvalidPayload: a name in the filter breaks a rule.
+        """
+        wanted.check()
+        return await finding.count(self.connection, wanted, with_expired=with_expired)
 
     async def recent_ids(self, limit: int) -> list[str]:
         """Return ids of jobs of any status, newest first: among them the `limit` newest ones."""

@@ -1,0 +1,138 @@
+"""Filters: every combination finds exactly the jobs that match, whatever index answers it."""
+
+import itertools
+
+import pytest
+
+from aragora_q.base import LIVE, TERMINAL, Job, JobStatus
+from aragora_q.contracts import Completed, Failed, Retry
+from aragora_q.errors import InvalidPayload
+from aragora_q.labels import JobFilter
+
+STATUSES = {
+    "any": frozenset(),
+    "failed": frozenset({JobStatus.FAILED}),
+    "processing": frozenset({JobStatus.PROCESSING}),
+    "waiting": frozenset({JobStatus.PENDING, JobStatus.RETRYING}),
+    "live": LIVE,
+    "ended": TERMINAL,
+    "mixed": frozenset({JobStatus.COMPLETED, JobStatus.PENDING}),
+}
+LABELS = {
+    "no labels": {},
+    "group": {"group": "g"},
+    "tenant": {"tenant": "acme"},
+    "tag": {"tags": {"env": "prod"}},
+    "all labels": {"group": "g", "tenant": "acme", "tags": {"env": "prod", "model": "a:b/c"}},
+    "unknown": {"group": "nothing"},
+}
+
+
+@pytest.fixture
+async def jobs(harness):
+    """Jobs with all combinations of labels in every status; their times are 1 ms apart or more."""
+    session = await harness.worker()
+    kinds = [
+        {name: value for given in chosen for name, value in given.items()}
+        for size in range(3)
+        for chosen in itertools.combinations(
+            [{"group": "g"}, {"tenant": "acme"}, {"tags": {"env": "prod"}}], size
+        )
+    ] + [LABELS["all labels"]]
+    for step in (
+        "completed",
+        "failed",
+        "retrying",
+        "processing",
+        "cancelled",
+        "pending",
+        "delayed",
+    ):
+        for n, labels in enumerate(kinds):
+            delay = 60 if step == "delayed" else 0
+            await harness.enqueue(f"{step}{n}", **labels, delay_seconds=delay, priority=n % 3 - 1)
+        if step in ("pending", "delayed"):
+            continue
+        if step == "cancelled":
+            await harness.queue.cancel_many([f"cancelled{n}" for n in range(len(kinds))])
+            continue
+        for job in (await session.start(len(kinds))).jobs:
+            outcome = {
+                "completed": Completed(b"{}"), "failed": Failed("no"), "retrying": Retry("no", 60),
+            }.get(step)  # fmt: skip
+            if outcome:
+                await harness.report(session, job, outcome)
+    ids = [f"{step}{n}" for step in ("completed", "failed", "retrying", "processing", "cancelled",
+                                     "pending", "delayed") for n in range(len(kinds))]  # fmt: skip
+    return [await harness.queue.get_job(job_id) for job_id in ids]
+
+
+def time_of(job):
+    return job.completed_at or job.started_at or job.created_at
+
+
+def matches(job, wanted):
+    """What the filter says, computed from the job alone."""
+    return (
+        (not wanted.statuses or job.status in wanted.statuses)
+        and wanted.group in (None, job.group)
+        and wanted.tenant in (None, job.tenant)
+        and wanted.tags.items() <= job.tags.items()
+        and (wanted.since is None or time_of(job) >= wanted.since)
+        and (wanted.until is None or time_of(job) < wanted.until)
+    )
+
+
+async def test_a_filter_finds_exactly_what_matches(harness, jobs):
+    """Ids, counts and the newest of each filter are those computed from the jobs one by one."""
+    times = sorted(map(time_of, jobs))
+    spans = [(None, None), (times[20], None), (None, times[20]), (times[10], times[30])]
+    for (_, statuses), (_, labels), (since, until) in itertools.product(
+        STATUSES.items(), LABELS.items(), spans
+    ):
+        wanted = JobFilter(statuses=statuses, **labels, since=since, until=until)
+        expected = {job.id for job in jobs if matches(job, wanted)}
+        found = [job_id async for page in harness.queue.find(wanted) for job_id in page]
+        assert sorted(found) == sorted(expected), wanted
+        assert await harness.queue.count(wanted) == len(expected), wanted
+        newest = await harness.queue.find_newest(wanted, 1000)
+        assert sorted(newest) == sorted(expected), wanted
+
+
+async def test_with_labels_the_newest_are_those_enqueued_last(harness, jobs):
+    """Whatever index answers: with labels by time of enqueue, without by the time that `list` shows."""
+    created = {job.id: job.created_at for job in jobs}
+    updated = {job.id: time_of(job) for job in jobs}
+    for statuses, limit in itertools.product(STATUSES.values(), (1, 5, 1000)):
+        for labels in ({"tags": {"env": "prod"}}, {}):
+            wanted = JobFilter(statuses=statuses, **labels)
+            newest = await harness.queue.find_newest(wanted, limit)
+            times = [(created if labels else updated)[job_id] for job_id in newest]
+            assert times == sorted(times, reverse=True), wanted
+            assert len(newest) == min(limit, sum(matches(job, wanted) for job in jobs))
+
+
+async def test_pages_are_complete_while_their_jobs_are_changed(harness):
+    """Jobs with the same time are in one page; cancelling a page loses none of the next."""
+    for batch in range(12):
+        await harness.queue.enqueue_many(
+            [Job({}, id=f"{batch}-{n}", group="g") for n in range(100)]
+        )
+    wanted, pages = JobFilter(group="g", statuses=LIVE), 0
+    async for page in harness.queue.find(wanted):
+        pages += 1
+        assert set(await harness.queue.cancel_many(page)) == {"cancelled"}
+    assert pages > 1
+    group = await harness.queue.tracker.get_group("g")
+    assert group.counts["cancelled"] == 1200
+    ended = JobFilter(group="g", statuses=frozenset({JobStatus.CANCELLED}))
+    async for page in harness.queue.find(ended):
+        assert set(await harness.queue.purge_many(page)) == {"purged"}
+    assert await harness.queue.tracker.get_group("g") is None
+
+
+async def test_a_filter_with_an_impossible_name_is_refused(harness):
+    """A name that no job can have is an error, not an empty answer."""
+    for wanted in (JobFilter(group="a b"), JobFilter(tenant=""), JobFilter(tags={"a=b": "c"})):
+        with pytest.raises(InvalidPayload, match="invalid"):
+            await harness.queue.count(wanted)
