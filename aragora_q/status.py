@@ -6,6 +6,7 @@ without the right to run scripts can read.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ STATUSES_AT_ONCE = 500
 MAX_WORKERS = 100
 """Workers that statistics list, at most."""
 
+JOBS_AT_ONCE = 50
+"""Jobs with payload and result in one round trip."""
+
 READS = 3
 """Reads of a job before its payload counts as deleted."""
 
@@ -39,6 +43,7 @@ END_OF_TIME_MS = 253_402_300_800_000
 INTERNAL_WORKER_FIELDS = ("heartbeat_at", "running", "quarantined", "loop_lag_ms")
 """Fields of a worker's hash that statistics leave out or show in another form."""
 
+_ENTRY = re.compile(r"\d{1,19}-\d{1,19}", re.ASCII)
 _ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
 
 Command = tuple[str | int, ...]
@@ -98,50 +103,70 @@ class JobStatusTracker:
         Raises:
             InvalidPayload: the job's data in Redis is corrupted.
         """
-        for _ in range(READS):
-            job = await self._read_job(job_id)
-            if job is None or job.raw_payload:
-                return job
-        if job is not None:
-            job.raw_payload = LOST_PAYLOAD
-            job.payload = decode_payload(LOST_PAYLOAD)
+        [job] = await self.get_jobs([job_id])
+        if isinstance(job, InvalidPayload):
+            raise job
         return job
 
-    async def _read_job(self, job_id: str) -> Job | None:
-        """Read a job in two calls. If it moves between them, `raw_payload` stays empty."""
+    async def get_jobs(self, job_ids: Sequence[str]) -> list[Job | InvalidPayload | None]:
+        """Return many jobs as `get_job` does, in the order of their ids, in two round trips per JOBS_AT_ONCE.
+
+        The error of a job whose data is corrupted is returned in its place.
+        """
+        found: dict[str, Job | InvalidPayload | None] = {}
+        for start in range(0, len(job_ids), JOBS_AT_ONCE):
+            unread = list(dict.fromkeys(job_ids[start : start + JOBS_AT_ONCE]))
+            for _ in range(READS):
+                found |= await self._read_jobs(unread)
+                unread = [job_id for job_id in unread if _has_moved(found[job_id])]
+                if not unread:
+                    break
+            for job_id in unread:
+                job = found[job_id]
+                assert isinstance(job, Job)  # noqa: S101 - for the type checker: it has moved
+                job.raw_payload = LOST_PAYLOAD
+                job.payload = decode_payload(LOST_PAYLOAD)
+        return [found[job_id] for job_id in job_ids]
+
+    async def _read_jobs(self, job_ids: Sequence[str]) -> dict[str, Job | InvalidPayload | None]:
+        """Read jobs in two calls. If a job moves between them, its `raw_payload` stays empty."""
         keys = self._keys
-        raw, ttl_ms, payload, result, history, progress, due_ms, labels, *ended = await self._read(
-            ("HGETALL", keys.job(job_id)),
-            ("PTTL", keys.job(job_id)),
-            ("GET", keys.payload(job_id)),
-            ("GET", keys.result(job_id)),
-            ("LRANGE", keys.history(job_id), -1, -1),
-            ("HGET", keys.journal(job_id), "progress"),
-            ("ZSCORE", keys.delayed, job_id),
-            ("HGET", keys.labels, job_id),
-            *(("ZSCORE", index, job_id) for index in (keys.completed, keys.failed, keys.cancelled)),
-        )
-        fields = replies.text_map(raw)
-        if "status" not in fields or _is_past_retention(ttl_ms):
-            return None
-        with _reading(job_id):
-            job = _job_from_fields(job_id, fields, labels)
-        if not job.status.is_terminal:
-            result = None  # the job has ended since its hash was read
-        if result is not None:
-            kept, _, result = result.rpartition(b"\n")  # nothing is kept there of a failed job
-            payload = kept if payload is None else payload
-        elif payload is None and "entry" in fields:
-            payload = await self._payload_in_stream(job.priority, fields["entry"])
-        job.raw_payload = payload or b""
-        job.payload = decode_payload(job.raw_payload) if payload else {}
-        with _reading(job_id):
-            job.result = None if result is None else _object(result, "result")
-            job.error = _object(history[0], "history").get("error") if history else None
-            job.progress = _object(progress, "progress") if progress else None
-        job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
-        job.due_at = float(due_ms) / 1000 if due_ms is not None else None
-        return job
+        commands = [
+            (
+                ("HGETALL", keys.job(job_id)),
+                ("PTTL", keys.job(job_id)),
+                ("GET", keys.payload(job_id)),
+                ("GET", keys.result(job_id)),
+                ("LRANGE", keys.history(job_id), -1, -1),
+                ("HGET", keys.journal(job_id), "progress"),
+                ("ZSCORE", keys.delayed, job_id),
+                ("HGET", keys.labels, job_id),
+                *(("ZSCORE", index, job_id) for index in (keys.completed, keys.failed, keys.cancelled)),
+            )
+            for job_id in job_ids
+        ]  # fmt: skip
+        replies_left = iter(await self._read(*itertools.chain.from_iterable(commands)))
+        found: dict[str, Job | InvalidPayload | None] = {}
+        in_streams: dict[str, Command] = {}
+        for job_id, own in zip(job_ids, commands, strict=True):
+            try:
+                with _reading(job_id):
+                    job, entry = _job_from_replies(
+                        job_id, list(itertools.islice(replies_left, len(own)))
+                    )
+            except InvalidPayload as error:
+                found[job_id] = error
+                continue
+            found[job_id] = job
+            if job is not None and entry:
+                in_streams[job_id] = ("XRANGE", keys.stream_of(job.priority), entry, entry)
+        rows = await self._read(*in_streams.values()) if in_streams else ()
+        for job_id, row in zip(in_streams, rows, strict=True):
+            waiting = found[job_id]
+            payload = dict(replies.pairs(row[0][1])).get(b"payload") if row else None
+            if isinstance(waiting, Job) and payload:
+                waiting.raw_payload, waiting.payload = payload, decode_payload(payload)
+        return found
 
     async def labels(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return `group`, `tenant` and `tags` of many jobs by id, without those that a job does not have."""
@@ -322,13 +347,6 @@ class JobStatusTracker:
         """Run many reads in one round trip; return each reply under its command's name."""
         return dict(zip(commands, await self._read(*commands.values()), strict=True))
 
-    async def _payload_in_stream(self, priority: int, entry: str) -> bytes | None:
-        rows = await self._connection.execute(
-            "XRANGE", self._keys.stream_of(priority), entry, entry
-        )
-        fields = dict(replies.pairs(rows[0][1])) if rows else {}
-        return fields.get(b"payload")
-
     async def _oldest_waiting(
         self, groups: Mapping[str, Mapping[str, Any]], now_ms: int
     ) -> float | None:
@@ -398,6 +416,39 @@ def _reading(name: str, kind: str = "job") -> Iterator[None]:
             f"data of {kind} {name} in Redis is corrupted: {error}",
             hint="another program may have written to this key; run aragora-q doctor --repair",
         ) from None
+
+
+def _has_moved(job: Job | InvalidPayload | None) -> bool:
+    """Return True if a job's payload was not where it had been a moment ago."""
+    return isinstance(job, Job) and not job.raw_payload
+
+
+def _job_from_replies(job_id: str, row: Sequence[Any]) -> tuple[Job | None, str]:
+    """Return a job, and the id of the stream entry that has its payload; empty if it was read.
+
+    Raises ValueError if the data is corrupted.
+    """
+    raw, ttl_ms, payload, result, history, progress, due_ms, labels, *ended = row
+    fields = replies.text_map(raw)
+    if "status" not in fields or _is_past_retention(ttl_ms):
+        return None, ""
+    job = _job_from_fields(job_id, fields, labels)
+    if not job.status.is_terminal:
+        result = None  # the job has ended since its hash was read
+    if result is not None:
+        kept, _, result = result.rpartition(b"\n")  # nothing is kept there of a failed job
+        payload = kept if payload is None else payload
+    job.raw_payload = payload or b""
+    job.payload = decode_payload(job.raw_payload) if payload else {}
+    job.result = None if result is None else _object(result, "result")
+    job.error = _object(history[0], "history").get("error") if history else None
+    job.progress = _object(progress, "progress") if progress else None
+    job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
+    job.due_at = float(due_ms) / 1000 if due_ms is not None else None
+    entry = "" if payload is not None or result is not None else fields.get("entry", "")
+    if entry and not _ENTRY.fullmatch(entry):
+        raise ValueError(f"entry {entry!r:.100} is not the id of a stream entry")
+    return job, entry
 
 
 def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | None) -> Job:

@@ -1,11 +1,14 @@
-"""`aragora-q cancel ID...`: cancel jobs in any status."""
+"""`aragora-q cancel ID...`: cancel jobs in any status, by id or by filter."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aragora_q.base import LIVE
 from aragora_q.cli import output
-from aragora_q.cli.options import AsJson, JobIds, Quiet, with_queue
+from aragora_q.cli.filters import GivenFilter, with_filter
+from aragora_q.cli.options import AsJson, Quiet, Yes, with_queue
+from aragora_q.cli.selection import DryRun, Ids, Selection
 from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:
@@ -14,41 +17,65 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   aragora-q cancel "$id"
+  aragora-q cancel --group nightly --status pending --dry-run
+  aragora-q cancel --tenant acme --tag env=test --yes
 
 \b
 Exit codes:
-  0 every job has ended   3 a job was not found   69 Redis unreachable
-  75 try again   77 access denied   78 invalid configuration
+  0 every job has ended   1 not confirmed   2 usage, or --yes is required
+  3 a job was not found   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration
 """
 
 
+@with_filter("cancel", LIVE)
 @with_queue
 async def cancel(
     queue: RedisStreamsQueue,
     *,
-    ids: JobIds,
+    ids: Ids = None,
+    given: GivenFilter,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Cancel jobs, pending or running.
+    """Cancel jobs, pending or running: by id, or all that match a filter.
 
     The worker of a running job stops it within a quarter of the lease; a result that arrives later is
-    discarded. A job that has already ended does not change, and this is not an error.
+    discarded. A job that has already ended does not change, and this is not an error: an interrupted run can
+    be repeated. To cancel a group with what follows it: aragora-q group cancel.
     """
-    # JSON: `id`, `cancelled` (false: it had already ended), `status`.
+    # JSON: `id`, `cancelled` (false: it had already ended), `status`; with --dry-run `dry_run`, `jobs`.
+    selection = Selection(
+        "cancel", LIVE, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
+    )
     exit_code = 0
-    for job_id in ids:
-        try:
-            cancelled = await queue.cancel(job_id)
-        except JobNotFound as error:
-            output.error(str(error), error.hint)
-            exit_code = error.exit_code
-            continue
-        status = await queue.get_status(job_id)
-        if as_json:
-            output.json_line({"id": job_id, "cancelled": cancelled, "status": status})
-        elif quiet:
-            output.line(job_id)
-        else:
-            output.line(f"{job_id} {'cancelled' if cancelled else f'had already ended: {status}'}")
+
+    async def work(job_ids: list[str]) -> int:
+        nonlocal exit_code
+        results = await queue.cancel_many(job_ids)
+        for job_id, result in zip(job_ids, results, strict=True):
+            if result != "unknown":
+                if selection.prints_each:
+                    _print_result(job_id, result, as_json=as_json, quiet=quiet)
+            elif ids:
+                error = JobNotFound(job_id, queue.config.queue)
+                output.error(str(error), error.hint)
+                exit_code = error.exit_code
+        return results.count("cancelled")
+
+    cancelled = await selection.run(queue, work, until_none_is_left=True)
+    if not (selection.prints_each or dry_run):
+        output.info(f"cancelled {output.count(cancelled, 'job')}")
     return exit_code
+
+
+def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:
+    cancelled, status = result == "cancelled", result.removeprefix("was-")
+    if as_json:
+        output.json_line({"id": job_id, "cancelled": cancelled, "status": status})
+    elif quiet:
+        output.line(job_id)
+    else:
+        output.line(f"{job_id} {'cancelled' if cancelled else f'had already ended: {status}'}")

@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import output
+from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, Quiet, with_queue
 from aragora_q.errors import InvalidPayload
 
 if TYPE_CHECKING:
+    from aragora_q.labels import JobFilter
     from aragora_q.streams.queue import RedisStreamsQueue
 
-T = TypeVar("T")
-
-JOB_BATCH = 10
+PAGE = 50
 """Jobs to read at the same time."""
-
-STATUS_BATCH = 500
-"""Statuses to read at the same time."""
 
 EPILOG = """\b
 Examples:
   aragora-q list --status failed
+  aragora-q list --group nightly --since 2h
   aragora-q list -s failed -n 999 --jsonl | grep 429 | aragora-q requeue -
 
 \b
 Exit codes:
-  0 ok   65 data of some jobs in Redis is corrupted; all others are listed
+  0 ok   2 usage   65 data of some jobs in Redis is corrupted; all others are
+  listed
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """
 
 
+@with_filter("list")
 @with_queue
 async def list_(
     queue: RedisStreamsQueue,
     *,
-    status: Annotated[
-        JobStatus | None,
-        typer.Option(
-            "--status",
-            "-s",
-            metavar="STATUS",
-            help="Only pending, processing, retrying, completed, failed or cancelled jobs.",
-        ),
-    ] = None,
+    given: GivenFilter,
     limit: Annotated[
         int, typer.Option("--limit", "-n", metavar="N", min=1, help="Maximum number of jobs.")
     ] = 20,
@@ -58,85 +50,56 @@ async def list_(
 ) -> int:
     """List jobs, newest first.
 
-    Ended jobs are sorted by the time they ended, others by the time they were enqueued.
+    With --group, --tenant or --tag, jobs are sorted by the time they were enqueued. Otherwise, ended jobs are
+    sorted by the time they ended, others by the time they were started, or else enqueued.
     """
     from aragora_q.cli import views
 
-    reader = _Reader(queue, limit)
+    wanted = await given.resolve(queue)
+    job_ids = await queue.find_newest(wanted, limit + 1)  # one more, to know if that is all
+    has_more, job_ids = len(job_ids) > limit, job_ids[:limit]
+    reader = _Reader(queue, wanted)
     if quiet:
-        async for job_id in _take(limit, reader.ids(status)):
+        async for job_id in reader.ids(job_ids):
             output.line(job_id)
         return reader.exit_code
-    jobs = _take(limit, reader.jobs(status))
-    if not as_json:
-        await _print_table(queue, [job async for job in jobs])
+    if as_json:
+        async for job in reader.jobs(job_ids):
+            output.json_line(views.job_json(job))
         return reader.exit_code
-    async for job in jobs:
-        output.json_line(views.job_json(job))
+    await _print_table(queue, [job async for job in reader.jobs(job_ids)])
+    if has_more and sys.stderr.isatty():
+        output.info(f"there are more than these {output.count(limit, 'job')}: --limit {limit * 5}")
     return reader.exit_code
 
 
 class _Reader:
-    """Reads jobs in batches. Reports corrupted ones, skips them, and sets the exit code."""
+    """Reads jobs in pages. Reports corrupted ones, skips them, and sets the exit code."""
 
-    def __init__(self, queue: RedisStreamsQueue, limit: int) -> None:
+    def __init__(self, queue: RedisStreamsQueue, wanted: JobFilter) -> None:
         self._queue = queue
-        self._limit = limit
+        self._statuses = wanted.statuses or frozenset(JobStatus)
         self.exit_code = 0
 
-    async def ids(self, status: JobStatus | None) -> AsyncIterator[str]:
-        """Yield the ids of jobs that have `status` now; None: of the newest jobs of any status."""
-        async for batch in self._batches(status, STATUS_BATCH):
-            statuses = await self._queue.tracker.get_statuses(batch)
-            for job_id in batch:
-                found = statuses[job_id]
-                if found not in (None, *JobStatus):
-                    await self._job(job_id)  # reports that it is corrupted
-                elif found and (status is None or found == status):
-                    yield job_id
+    async def ids(self, job_ids: Sequence[str]) -> AsyncIterator[str]:
+        """As `jobs`, but only ids, for which nothing but statuses is read."""
+        statuses = await self._queue.tracker.get_statuses(job_ids)
+        for job_id, status in statuses.items():
+            if status in self._statuses:
+                yield job_id
+            elif status not in (None, *JobStatus):
+                async for job in self.jobs([job_id]):  # reports that it is corrupted
+                    yield job.id
 
-    async def jobs(self, status: JobStatus | None) -> AsyncIterator[Job]:
-        """Yield the jobs that have `status` now; None: the newest jobs of any status."""
-        async for batch in self._batches(status, JOB_BATCH):
-            for job in await self._read(batch):
-                if status is None or job.status is status:
+    async def jobs(self, job_ids: Sequence[str]) -> AsyncIterator[Job]:
+        """Yield the jobs, without those that have another status by now."""
+        for start in range(0, len(job_ids), PAGE):
+            for job in await self._queue.tracker.get_jobs(job_ids[start : start + PAGE]):
+                if isinstance(job, InvalidPayload):
+                    output.error(str(job), job.hint)
+                    self.exit_code = job.exit_code
+                elif job is not None and job.status in self._statuses:
                     yield job
-
-    async def _batches(self, status: JobStatus | None, size: int) -> AsyncIterator[list[str]]:
-        """Yield the ids of candidates, no more at a time than are to be shown."""
-        size = min(size, self._limit)
-        if status is None:
-            newest = await self._queue.recent_ids(self._limit)
-            for start in range(0, len(newest), size):
-                yield newest[start : start + size]
-            return
-        batch: list[str] = []
-        async for job_id in self._queue.job_ids(status):
-            batch.append(job_id)
-            if len(batch) == size:
-                yield batch
-                batch = []
-        yield batch
-
-    async def _read(self, job_ids: list[str]) -> list[Job]:
-        jobs = await asyncio.gather(*(self._job(job_id) for job_id in job_ids))
-        return [job for job in jobs if job is not None]
-
-    async def _job(self, job_id: str) -> Job | None:
-        try:
-            return await self._queue.get_job(job_id)
-        except InvalidPayload as error:
-            output.error(str(error), error.hint)
-            self.exit_code = error.exit_code
-            return None
-
-
-async def _take(limit: int, items: AsyncIterator[T]) -> AsyncIterator[T]:
-    async for item in items:
-        yield item
-        limit -= 1
-        if not limit:
-            return
 
 
 def _sort_time(job: Job) -> float:

@@ -60,6 +60,10 @@ JobIds = Annotated[
     list[str],
     typer.Argument(metavar="ID", show_default=False, callback=check_ids, help="Job ids."),
 ]
+OptionalJobIds = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID", show_default=False, callback=check_ids, help="Job ids."),
+]
 Agents = Annotated[
     list[str] | None,
     typer.Option(
@@ -219,6 +223,24 @@ def parse_weight(text: str) -> tuple[str, float]:
         if equals and name.strip():
             return name.strip(), float(number)
     raise typer.BadParameter(f"{text!r:.100} is not NAME=NUMBER")
+
+
+def parse_tag(text: str) -> tuple[str, str]:
+    """Return name and value of the tag `K=V`. Raises typer.BadParameter."""
+    name, _, value = text.partition("=")
+    if name and value:
+        return name, value
+    raise typer.BadParameter(f"{text!r:.100} is not K=V, such as env=prod")
+
+
+def by_name(pairs: list[tuple[str, T]] | None, option: str) -> dict[str, T]:
+    """Return the values of a repeated option by name. Raises typer.BadParameter if a name is given twice."""
+    values: dict[str, T] = {}
+    for name, value in pairs or ():
+        if name in values:
+            raise typer.BadParameter(f"{name!r:.100} is given twice", param_hint=option)
+        values[name] = value
+    return values
 
 
 def parse_object(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from aragora_q import formats
 from aragora_q.formats import ago, columns, count, duration, padded, safe_text, truncate
@@ -142,6 +142,44 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(grid)
+
+
+class ProgressBar:
+    """A bar on stderr if it is a terminal, with the time that has passed; nothing is left of it at the end.
+
+    With `is_shown` False, there is none: results that scroll over the same screen would break it.
+    """
+
+    def __init__(self, total: int, *, is_shown: bool = True) -> None:
+        self._bar: Any = None
+        if not is_shown or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+        )
+        console = Console(file=sys.stderr, highlight=False)
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int, text: str, total: int | None = None) -> None:
+        """Show that `done` of `total` (None: as before) are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=safe_text(text), total=total)
 
 
 def styled(text: str, style: str) -> str:

@@ -1,15 +1,18 @@
-"""`aragora-q purge`: delete the data of ended jobs, from cron or by hand."""
+"""`aragora-q purge`: delete the data of ended jobs, from cron or by hand, by age or by filter."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.cli import options, output
+from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, LoadConfig, Quiet, Yes, with_config
+from aragora_q.cli.selection import confirm
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -18,6 +21,7 @@ EPILOG = """\b
 Examples:
   30 3 * * *  aragora-q purge --quiet
   aragora-q purge --older-than 36h --status completed
+  aragora-q purge --group nightly --dry-run
 
 \b
 Exit codes:
@@ -27,6 +31,7 @@ Exit codes:
 """
 
 
+@with_filter("purge", TERMINAL)
 @with_config
 def purge(
     load: LoadConfig,
@@ -37,15 +42,10 @@ def purge(
             "--older-than",
             metavar="AGE",
             parser=options.parse_duration,
-            help="Minimum age: 90s, 15m, 36h, 7d. [default: retention time]",
+            help="Minimum age: 90s, 15m, 36h, 7d. [default: retention time; with a filter, any age]",
         ),
     ] = None,
-    status: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--status", metavar="STATUS", help="Only completed, failed or cancelled jobs."
-        ),
-    ] = None,
+    given: GivenFilter,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count the jobs, delete nothing.")
     ] = False,
@@ -53,13 +53,37 @@ def purge(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Delete jobs that ended longer ago than the retention time.
+    """Delete jobs that ended longer ago than the retention time, or all ended jobs that match a filter.
 
-    Jobs that have not ended are never deleted. To delete jobs younger than the retention time, purge
-    asks for confirmation, or requires --yes where stdin is not a terminal.
+    Jobs that have not ended are never deleted. With --group, --tenant, --tag, --since or --until, all jobs
+    that match are deleted, whatever their age. This, and deleting jobs younger than the retention time, asks
+    for confirmation, or requires --yes where stdin is not a terminal.
     """
-    statuses = _parse_statuses(status)
     settings = load()
+    if given.has_more_than_statuses:
+        purged = options.run(
+            _purge_matching(settings, given, older_than, dry_run=dry_run, asks=not yes)
+        )
+    else:
+        purged = _purge_old(
+            settings, given.statuses or TERMINAL, older_than, dry_run=dry_run, yes=yes
+        )
+    if as_json:
+        # JSON: `dry_run`, `purged` (number of jobs by status).
+        output.json_line({"dry_run": dry_run, "purged": purged})
+    elif not quiet:
+        counts = ", ".join(f"{number:,} {name}" for name, number in purged.items())
+        output.info(f"{'would delete' if dry_run else 'deleted'}: {counts}")
+
+
+def _purge_old(
+    settings: QueueConfig,
+    statuses: frozenset[JobStatus],
+    older_than: float | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+) -> dict[str, int]:
     must_ask = (
         older_than is not None
         and older_than * 1000 < settings.retention_ms
@@ -79,23 +103,44 @@ def purge(
             f"Delete {jobs}, possibly some younger than {retention}?", abort=True, err=True
         )
         purged = options.run(_purge(settings, statuses, older_than, dry_run=False))
-    if as_json:
-        # JSON: `dry_run`, `purged` (number of jobs by status).
-        output.json_line({"dry_run": dry_run, "purged": purged})
-    elif not quiet:
-        counts = ", ".join(f"{number:,} {name}" for name, number in purged.items())
-        output.info(f"{'would delete' if dry_run else 'deleted'}: {counts}")
+    return purged
 
 
-def _parse_statuses(names: list[str] | None) -> frozenset[JobStatus]:
-    if not names:
-        return TERMINAL
-    for name in names:
-        if name not in TERMINAL:
-            raise typer.BadParameter(
-                f"invalid status {name!r}: use {', '.join(sorted(TERMINAL))}", param_hint="--status"
-            )
-    return frozenset(map(JobStatus, names))
+async def _purge_matching(
+    settings: QueueConfig,
+    given: GivenFilter,
+    older_than: float | None,
+    *,
+    dry_run: bool,
+    asks: bool,
+) -> dict[str, int]:
+    """Delete all ended jobs that match; return counts by status."""
+    async with options.open_queue(settings) as queue:
+        wanted = await given.resolve(queue, TERMINAL)
+        if older_than is not None:
+            newest = await queue.tracker.server_time() - older_than
+            wanted = replace(wanted, until=min(wanted.until or newest, newest))
+        by_status = {
+            status.value: replace(wanted, statuses=frozenset({status}))
+            for status in sorted(wanted.statuses)
+        }
+        counts: dict[str, int] = {}
+        if dry_run or asks or sys.stderr.isatty():
+            for name, part in by_status.items():
+                counts[name] = await queue.count(part, with_expired=True)
+        if dry_run:
+            return counts
+        total = sum(counts.values())
+        if asks:
+            confirm("delete", total, given.in_words(wanted), settings.queue)
+        purged = dict.fromkeys(by_status, 0)
+        with output.ProgressBar(total) as bar:
+            for name, part in by_status.items():
+                async for page in queue.find(part, with_expired=True):
+                    purged[name] += (await queue.purge_many(page)).count("purged")
+                    done = sum(purged.values())
+                    bar.show(done, f"{done:,} of {output.count(max(done, total), 'job')}")
+    return purged
 
 
 async def _purge(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import Group, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
 from aragora_q.loose import whole
@@ -74,6 +74,33 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
         yield from result_rows(job)
     if "question" in job.payload and job.attempts:
         yield _row("details", f"aragora-q show {job.id}")
+
+
+def group_json(group: Group) -> dict[str, Any]:
+    """Return a group as JSON: `counts` by status, times in Unix ms or null, `then` or null."""
+    return {
+        "name": group.name,
+        "counts": dict(group.counts),
+        "total": group.total,
+        "live": group.live,
+        "created_at": _ms(group.created_at),
+        "sealed_at": _ms(group.sealed_at),
+        "ended_at": _ms(group.ended_at),
+        "cancelled_at": _ms(group.cancelled_at),
+        "then": {"id": group.then_id, "status": group.then_status} if group.then_id else None,
+    }
+
+
+def group_lines(group: Group, now: float) -> Iterator[str]:
+    """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
+    yield _row("group", group.name)
+    yield from _rows("jobs", f"{group.total:,}: {counts_text(group.counts)}")
+    yield _row("created", _format_time(group.created_at, now))
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return counts by status, without those that are 0, for example `2 pending, 1 failed`."""
+    return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
 
 
 def summary(job: Job) -> str:

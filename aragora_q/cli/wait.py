@@ -1,10 +1,12 @@
-"""`aragora-q wait ID...`: wait until jobs have ended."""
+"""`aragora-q wait ID...`: wait until jobs, or a group, have ended."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aragora_q.cli.options import AsJson, JobIds, Quiet, Timeout, with_queue
+from aragora_q.cli import output
+from aragora_q.cli.filters import GivenFilter, with_filter
+from aragora_q.cli.options import AsJson, OptionalJobIds, Quiet, Timeout, with_queue
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -12,29 +14,54 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   aragora-q wait "$id" --timeout 600 --json | jq -r .result.final_answer
+  aragora-q wait --group nightly
+  aragora-q wait --tenant acme --status processing
 
 \b
 Exit codes:
-  0 all jobs completed   1 a job failed or was cancelled   3 job not found
-  69 Redis unreachable   75 try again   77 access denied
-  78 invalid configuration   124 timeout
+  0 all jobs completed   1 a job failed or was cancelled   2 usage
+  3 job or group not found   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration   124 timeout
 """
 
 
+@with_filter("wait")
 @with_queue
 async def wait(
     queue: RedisStreamsQueue,
     *,
-    ids: JobIds,
+    ids: OptionalJobIds = None,
+    given: GivenFilter,
     timeout_seconds: Timeout = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Wait until jobs have ended, and show each job when it ends."""
+    """Wait until jobs have ended, and show each job when it ends.
+
+    With a filter, these are the jobs that match now. With --group alone, the group is waited for, until none
+    of its jobs is live, and shown; its purged jobs do not count.
+    """
+    # JSON: a job; with --group alone, the group.
     from aragora_q.cli import views, waiting
 
-    ended = []
-    async for job in waiting.ended_jobs(queue, ids, timeout_seconds):
+    if given == GivenFilter(group=given.group) and given.group:
+        group = await waiting.ended_group(queue, given.group, timeout_seconds, quiet=quiet)
+        if as_json:
+            output.json_line(views.group_json(group))
+        elif quiet:
+            output.line(group.name)
+        else:
+            output.lines(views.group_lines(group, await queue.tracker.server_time()))
+        return waiting.group_exit_code(group)
+    found = ids
+    if not found:
+        wanted = await given.resolve(queue)
+        found = [job_id async for page in queue.find(wanted) for job_id in page]
+        if not found and not quiet:
+            output.info("no job matches")
+    exit_code = 0
+    jobs = waiting.ended_jobs(queue, found, timeout_seconds, may_be_purged=not ids)
+    async for job in jobs:
         await views.show_job(queue, job, as_json=as_json, quiet=quiet)
-        ended.append(job)
-    return waiting.exit_code(ended)
+        exit_code = max(exit_code, waiting.exit_code([job]))
+    return exit_code

@@ -1,4 +1,4 @@
-"""Wait until jobs have ended: wakes up on the queue's events and polls in case an event is missed.
+"""Wait until jobs, or a group, have ended: wakes up on the queue's events and polls in case an event is missed.
 
 Shared by `wait` and `enqueue --wait`.
 """
@@ -6,14 +6,16 @@ Shared by `wait` and `enqueue --wait`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from aragora_q.base import LIVE, Job, JobStatus
-from aragora_q.errors import AragoraQError, JobNotFound
+from aragora_q.base import LIVE, Group, Job, JobStatus
+from aragora_q.cli import output
+from aragora_q.errors import AragoraQError, GroupNotFound, InvalidPayload, JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -23,6 +25,18 @@ POLL_SECONDS = 3.0
 
 FOLLOW_RETRY_SECONDS = 0.5
 """Pause after an error before the events are followed again."""
+
+LOOK_AT_ONCE = 500
+"""Jobs whose status is read in one round trip."""
+
+READ_AT_ONCE = 50
+"""Ended jobs that are read at the same time."""
+
+GROUP_PAUSE_SECONDS = 0.1
+"""Shortest time between two looks at a group: many jobs may end every second."""
+
+MAX_NAMED = 20
+"""Jobs that the message of a timeout names."""
 
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
 
@@ -34,53 +48,145 @@ class WaitTimedOut(AragoraQError):
 
 
 async def ended_jobs(
-    queue: RedisStreamsQueue, job_ids: Iterable[str], timeout_seconds: float | None
+    queue: RedisStreamsQueue,
+    job_ids: Iterable[str],
+    timeout_seconds: float | None,
+    *,
+    may_be_purged: bool = False,
 ) -> AsyncIterator[Job]:
-    """Yield the jobs in the order in which they end. Raises JobNotFound and WaitTimedOut."""
+    """Yield the jobs in the order in which they end.
+
+    Raises WaitTimedOut, and JobNotFound for a job that is unknown, unless it `may_be_purged`.
+    """
     pending = dict.fromkeys(job_ids)
-    deadline = time.monotonic() + (math.inf if timeout_seconds is None else timeout_seconds)
-    woken = asyncio.Event()
-    # Before the first look, so that what ends after it is among the events.
-    newest = await queue.newest_event_id()
-    follow = asyncio.create_task(_wake(queue, newest, pending, woken))
-    try:
+    async with _Follower(queue, timeout_seconds) as follower:
         while True:
-            woken.clear()
-            for job in await _ended(queue, list(pending)):
-                del pending[job.id]
-                yield job
+            looked_at = [job_id for job_id in pending if follower.concerns(job_id)]
+            follower.clear()
+            for start in range(0, len(looked_at), LOOK_AT_ONCE):
+                batch = looked_at[start : start + LOOK_AT_ONCE]
+                async for job_id, job in _ended(queue, batch):
+                    del pending[job_id]
+                    if job is not None:
+                        yield job
+                    elif not may_be_purged:
+                        raise JobNotFound(job_id, queue.config.queue)
             if not pending:
                 return
-            pause = min(POLL_SECONDS, deadline - time.monotonic())
-            if pause <= 0:
+            if not await follower.wait():
+                ids = " ".join(itertools.islice(pending, MAX_NAMED))
+                rest = len(pending) - MAX_NAMED
                 raise WaitTimedOut(
-                    f"timeout: not ended after {timeout_seconds:g} s: {' '.join(pending)}"
+                    f"timeout: not ended after {timeout_seconds:g} s: {ids}"
+                    f"{f' and {rest:,} more' if rest > 0 else ''}"
                 )
-            with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), pause)
-    finally:
-        follow.cancel()
-        await asyncio.gather(follow, return_exceptions=True)
 
 
-async def _wake(
-    queue: RedisStreamsQueue, after: str, pending: Container[str], woken: asyncio.Event
-) -> None:
-    """Set `woken` when one of the jobs ends. Errors of Redis surface in the next poll, which is then due."""
-    while True:
-        with suppress(AragoraQError):
-            async for event in queue.events(after):
-                after = event["id"]
-                ids = event.get("ids", "").split() if event.get("event") in ENDINGS else ()
-                if any(job_id in pending for job_id in ids):
-                    woken.set()
-        woken.set()
-        await asyncio.sleep(FOLLOW_RETRY_SECONDS)
+async def ended_group(
+    queue: RedisStreamsQueue, name: str, timeout_seconds: float | None, *, quiet: bool
+) -> Group:
+    """Return a group when none of its jobs is live, or as it was before its last job was purged.
+
+    Shows its progress on a terminal. Raises GroupNotFound and WaitTimedOut.
+    """
+    group: Group | None = None
+    async with _Follower(queue, timeout_seconds) as follower:
+        with output.ProgressBar(0, is_shown=not quiet) as bar:
+            while True:
+                follower.clear()
+                found = await queue.tracker.get_group(name)
+                if found is None and group is None:
+                    raise GroupNotFound(name, queue.config.queue)
+                if found is None and group is not None:
+                    return group
+                if group is None and found is not None and found.sealed_at is None and not quiet:
+                    output.info(
+                        f"group {name} is not sealed: jobs that are enqueued after the others have ended "
+                        "are not waited for"
+                    )
+                group = found
+                assert group is not None  # noqa: S101 - for the type checker
+                counts = group.counts
+                running = f"{counts['processing']:,} running"
+                done = f"{counts['completed']:,} completed, {counts['failed']:,} failed"
+                bar.show(group.total - group.live, f"{done}, {running}", group.total)
+                if not group.live:
+                    return group
+                if not await follower.wait():
+                    raise WaitTimedOut(
+                        f"timeout: after {timeout_seconds:g} s, "
+                        f"{output.count(group.live, 'job')} of group {name} had not ended"
+                    )
+                await asyncio.sleep(GROUP_PAUSE_SECONDS)
 
 
-async def _ended(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> list[Job]:
+class _Follower:
+    """Follows the queue's events, so that a wait ends soon after its jobs. Errors surface in the next look."""
+
+    def __init__(self, queue: RedisStreamsQueue, timeout_seconds: float | None) -> None:
+        self._queue = queue
+        self._deadline = time.monotonic() + (
+            math.inf if timeout_seconds is None else timeout_seconds
+        )
+        self._woken = asyncio.Event()
+        self._ended: set[str] | None = None  # since the last look; None: any job may have
+
+    async def __aenter__(self) -> Self:
+        # Before the first look, so that what ends after it is among the events.
+        newest = await self._queue.newest_event_id()
+        self._task = asyncio.create_task(self._follow(newest))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def concerns(self, job_id: str) -> bool:
+        """Return True if the job may have ended since the last `clear`."""
+        return self._ended is None or job_id in self._ended
+
+    def clear(self) -> None:
+        """Forget what happened so far, because it is looked at now."""
+        self._woken.clear()
+        self._ended = set()
+
+    async def wait(self) -> bool:
+        """Wait until a job ends, or until the next poll is due; return False if the time is up."""
+        pause = min(POLL_SECONDS, self._deadline - time.monotonic())
+        if pause <= 0:
+            return False
+        try:
+            await asyncio.wait_for(self._woken.wait(), pause)
+        except TimeoutError:
+            self._ended = None
+        return True
+
+    async def _follow(self, after: str) -> None:
+        while True:
+            with suppress(AragoraQError):
+                async for event in self._queue.events(after):
+                    after = event["id"]
+                    if event.get("event") in ENDINGS:
+                        if self._ended is not None:
+                            self._ended.update(event.get("ids", "").split())
+                        self._woken.set()
+            self._ended = None
+            self._woken.set()
+            await asyncio.sleep(FOLLOW_RETRY_SECONDS)
+
+
+async def _ended(
+    queue: RedisStreamsQueue, job_ids: Sequence[str]
+) -> AsyncIterator[tuple[str, Job | None]]:
+    """Yield those jobs that have ended; None for one that is unknown."""
     statuses = await queue.tracker.get_statuses(job_ids)
-    return [await require_job(queue, job_id) for job_id in job_ids if statuses[job_id] not in LIVE]
+    ended = [job_id for job_id in job_ids if statuses[job_id] not in LIVE]
+    for start in range(0, len(ended), READ_AT_ONCE):
+        batch = ended[start : start + READ_AT_ONCE]
+        for job_id, job in zip(batch, await queue.tracker.get_jobs(batch), strict=True):
+            if isinstance(job, InvalidPayload):
+                raise job
+            yield job_id, job
 
 
 async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
@@ -94,3 +200,8 @@ async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
 def exit_code(jobs: Iterable[Job]) -> int:
     """Return 0 if all jobs completed, 1 if one failed or was cancelled."""
     return int(any(job.status is not JobStatus.COMPLETED for job in jobs))
+
+
+def group_exit_code(group: Group) -> int:
+    """Return 0 if all jobs completed, 1 if one failed or was cancelled. Purged ones do not count."""
+    return int(group.counts["failed"] + group.counts["cancelled"] > 0)

@@ -19,9 +19,9 @@ CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 READ = (
     "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time",
     "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
-    "zcount", "zrange", "zrangebyscore", "zrevrange", "zscore",
+    "zcount", "zmscore", "zrange", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
-"""Needed by the commands that read: status, list (with the script list_lane), wait, tail, stats, exporter."""
+"""Needed by the commands that read: status, list (with scripts that find jobs), wait, tail, stats, exporter."""
 
 CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
@@ -45,11 +45,11 @@ ROLES = {
         ("blpop", "hgetall", "xinfo|consumers", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
-    "purge": Role(("purge",)),
+    "purge": Role(("purge", "purge_jobs"), READ),
     "stats": Role((), READ),
     "operator": Role(
-        ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "maintenance_lock", "check_job",
-         "check_lane", *MAINTENANCE),
+        ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "purge_jobs", "maintenance_lock",
+         "check_job", "check_lane", *MAINTENANCE),
         (*READ, "scan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

@@ -1,24 +1,31 @@
 """Find jobs by a filter: through the index of a label or of a status, page by page; never SCAN.
 
-Called by the queue. A filter is answered from the smallest index that holds all its jobs, and the other
-conditions are checked for each of its members: by the server (`find.lua`), or here for live jobs, which are
-in lanes. Reads only, and transfers no payload. A job may have changed since it was found.
+Called by the queue. A filter is answered from the smallest index that holds all its jobs, and the server
+checks the other conditions for each of its members: `find.lua`, or `find_live.lua` for live jobs, which are in
+the lanes and the delayed index. Reads only, and transfers no payload. A job may have changed since it was
+found.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aragora_q.base import LIVE, TERMINAL, JobStatus
 from aragora_q.labels import JobFilter
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
-from aragora_q.streams import listing
 
 SCAN_MEMBERS = 5_000
 """Members of an index that the server reads for a page, at most: 5 ms."""
+
+SCAN_ENTRIES = 2_000
+"""Entries of lanes that the server reads for a page, at most."""
+
+SCAN_BYTES = 4 * 1024 * 1024
+"""Payloads that the server reads for a page of lanes, about: the ids are next to them."""
 
 PAGE = 500
 """Jobs in a page, about."""
@@ -28,7 +35,7 @@ LANES = "live"
 
 
 class Found(NamedTuple):
-    """A job that matches: `ms` is the time of its enqueue if labels were wanted, else of its end or start."""
+    """A job that matches: `ms` is the time of its enqueue if labels were wanted, else of its last change."""
 
     id: str
     ms: float
@@ -52,30 +59,23 @@ async def newest(connection: Connection, wanted: JobFilter, limit: int) -> list[
 
     With labels, newest by the time of enqueue; otherwise by the end, or the start or enqueue of live jobs.
     """
-    found = [
-        job
-        for part in _parts(wanted)
-        async for jobs in _walk(connection, part, limit=limit)
-        for job in jobs
-    ]
-    found.sort(key=lambda job: job.ms, reverse=True)
-    return [job.id for job in found[:limit]]
+
+    async def newest_of(part: JobFilter) -> list[Found]:
+        return [job async for jobs in _walk(connection, part, limit=limit) for job in jobs]
+
+    parts = await asyncio.gather(*map(newest_of, _parts(wanted)))
+    found = sorted((job for jobs in parts for job in jobs), key=lambda job: job.ms, reverse=True)
+    return list(dict.fromkeys(job.id for job in found))[:limit]  # one may have moved meanwhile
 
 
 async def count(connection: Connection, wanted: JobFilter, *, with_expired: bool = False) -> int:
     """Return the number of matching jobs."""
-    total = 0
-    for part in _parts(wanted):
-        source, cursor = "", None
-        while cursor != "":
-            source, cursor, number, _ = await _find(
-                connection, part, source, cursor or "", with_expired=with_expired, count_only=True
-            )
-            total += number
-        if source == LANES:
-            async for jobs in _walk_lanes(connection, part, None):
-                total += len(jobs)
-    return total
+    steps = [
+        step
+        for part in _parts(wanted)
+        async for step in _steps(connection, part, with_expired=with_expired, count_only=True)
+    ]
+    return sum(step.number for step in steps)
 
 
 def _parts(wanted: JobFilter) -> list[JobFilter]:
@@ -99,95 +99,63 @@ async def _walk(
     with_expired: bool = False,
 ) -> AsyncIterator[list[Found]]:
     """Iterate over the matching jobs of a part, in pages; with a `limit`, at least over its newest ones."""
-    source, cursor, total = "", None, 0
-    while cursor != "":
-        source, cursor, number, jobs = await _find(
-            connection, part, source, cursor or "", with_expired=with_expired,
-            limit=limit or PAGE, is_ordered=limit is not None,
-        )  # fmt: skip
-        total += number
-        yield jobs
-        is_in_order = not part.labels or source in part.labels
-        if limit is not None and is_in_order and total >= limit:
+    total = 0
+    async for step in _steps(connection, part, with_expired=with_expired, limit=limit):
+        yield step.jobs
+        total += step.number
+        is_in_order = not part.labels or step.source in part.labels
+        if limit is not None and is_in_order and step.source != LANES and total >= limit:
             return
-    if source == LANES:
-        async for jobs in _walk_lanes(connection, part, None if part.labels else limit):
-            yield jobs
 
 
-async def _find(
+class _Step(NamedTuple):
+    """What one call of a script found, and in which index."""
+
+    source: str
+    number: int
+    jobs: list[Found]
+
+
+async def _steps(
     connection: Connection,
     part: JobFilter,
-    source: str,
-    cursor: str,
     *,
     with_expired: bool,
-    limit: int = PAGE,
-    is_ordered: bool = False,
+    limit: int | None = None,
     count_only: bool = False,
-) -> tuple[str, str, int, list[Found]]:
-    """Run one step of `find.lua`: the index it reads, the next cursor, the number of jobs, the jobs."""
-    source_read, next_cursor, number, *rows = await connection.run(
-        "find",
-        wanted_labels=" ".join(part.labels),
-        statuses=" ".join(sorted(part.statuses)),
-        since_ms=_ms(part.since),
-        until_ms=_ms(part.until),
-        with_expired=int(with_expired),
-        ordered=int(is_ordered),
-        source=source,
-        cursor=cursor,
-        scan_limit=SCAN_MEMBERS,
-        limit=SCAN_MEMBERS if count_only else min(limit, PAGE),
-        count_only=int(count_only),
-    )
-    jobs = [Found(job_id.decode(), float(ms)) for job_id, ms in replies.pairs(rows)]
-    return source_read.decode(), next_cursor.decode(), number, jobs
+) -> AsyncIterator[_Step]:
+    """Run the script of the index that answers a part, one page at a time, until its end."""
+    args: dict[str, Any] = {
+        "wanted_labels": " ".join(part.labels),
+        "statuses": " ".join(sorted(part.statuses)),
+        "since_ms": _ms(part.since),
+        "until_ms": _ms(part.until),
+        "ordered": int(limit is not None),
+        "count_only": int(count_only),
+    }
+    wanted = SCAN_MEMBERS if count_only else limit or PAGE
+    is_live = not part.labels and LIVE.issuperset(part.statuses)
+    source, cursor = LANES if is_live else "", None
+    while source != LANES and cursor != "":
+        answer, next_cursor, number, *rows = await connection.run(
+            "find", **args, with_expired=int(with_expired), source=source, cursor=cursor or "",
+            scan_limit=SCAN_MEMBERS, limit=wanted if count_only else min(wanted, PAGE),
+        )  # fmt: skip
+        source, cursor = answer.decode(), next_cursor.decode()
+        if source != LANES:
+            yield _Step(source, number, _found(rows))
+    cursor = None if source == LANES else ""
+    while cursor != "":
+        next_cursor, number, *rows = await connection.run(
+            "find_live", **args, cursor=cursor or "", scan_limit=SCAN_ENTRIES, max_bytes=SCAN_BYTES,
+            limit=wanted,
+        )  # fmt: skip
+        cursor = next_cursor.decode()
+        yield _Step(source, number, _found(rows))
 
 
-async def _walk_lanes(
-    connection: Connection, part: JobFilter, limit: int | None
-) -> AsyncIterator[list[Found]]:
-    """Iterate over the matching live jobs, in pages, `limit` of each place that has jobs of a status."""
-    for status in sorted(part.statuses):
-        for ids_by_page in listing.sources(connection, status, since=part.since):
-            total = 0
-            async for ids in ids_by_page:
-                jobs = await _matching(connection, part, status, ids)
-                total += len(jobs)
-                yield jobs
-                if limit is not None and total >= limit:
-                    break
-
-
-async def _matching(
-    connection: Connection, part: JobFilter, status: JobStatus, ids: Sequence[str]
-) -> list[Found]:
-    """Return those jobs of a page that have `status`, the wanted labels and a time in the range."""
-    if not ids:
-        return []
-    keys = connection.keys
-    labels, *rows = await connection.execute_all(
-        [
-            ("HMGET", keys.labels, *ids),
-            *(("HMGET", keys.job(job_id), "status", "started_at", "created_at", "entry") for job_id in ids),
-        ]
-    )  # fmt: skip
-    has_labels = not isinstance(labels, Exception)
-    found = []
-    for n, (job_id, row) in enumerate(zip(ids, rows, strict=True)):
-        if isinstance(row, Exception) or row[0] != status.value.encode():
-            continue
-        own = set(replies.text(labels[n] or b"").split()) if has_labels else set()
-        enqueued, updated = listing.time_of(row[2:]), listing.time_of(row[1:])
-        if own.issuperset(part.labels) and _is_in_range(updated, part):
-            found.append(Found(job_id, enqueued if part.labels else updated))
-    return found
-
-
-def _is_in_range(ms: float, part: JobFilter) -> bool:
-    is_late_enough = part.since is None or ms >= part.since * 1000
-    return is_late_enough and (part.until is None or ms < part.until * 1000)
+def _found(rows: Sequence[bytes]) -> list[Found]:
+    return [Found(job_id.decode(), float(ms)) for job_id, ms in replies.pairs(rows)]
 
 
 def _ms(seconds: float | None) -> str | int:

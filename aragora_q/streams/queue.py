@@ -50,7 +50,7 @@ from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
-from aragora_q.streams import finding, listing
+from aragora_q.streams import finding
 from aragora_q.streams.session import RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
@@ -342,8 +342,6 @@ class RedisStreamsQueue(WorkQueue):
             InvalidPayload: a name in the filter breaks a rule.
         """
         wanted.check()
-        if wanted == JobFilter():
-            return (await listing.recent_ids(self.connection, limit))[:limit]
         return await finding.newest(self.connection, wanted, limit)
 
     async def count(self, wanted: JobFilter, *, with_expired: bool = False) -> int:
@@ -354,14 +352,6 @@ class RedisStreamsQueue(WorkQueue):
         """
         wanted.check()
         return await finding.count(self.connection, wanted, with_expired=with_expired)
-
-    async def recent_ids(self, limit: int) -> list[str]:
-        """Return ids of jobs of any status, newest first: among them the `limit` newest ones."""
-        return await listing.recent_ids(self.connection, limit)
-
-    def job_ids(self, status: JobStatus) -> AsyncIterator[str]:
-        """Iterate over the ids of jobs that have `status`, newest first within each lane and index."""
-        return listing.job_ids(self.connection, status)
 
     async def pause(self, *, paused: bool = True) -> bool:
         """Stop starting jobs until `pause(paused=False)`; running jobs continue.

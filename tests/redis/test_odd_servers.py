@@ -16,7 +16,8 @@ from support.processes import run_command
 from support.wait import wait_until, wait_until_sync
 from support.workers import wait_until_registered
 
-from aragora_q import Job, JobStatus, RedisStreamsQueue
+from aragora_q import Job, JobFilter, JobStatus, RedisStreamsQueue
+from aragora_q.base import LIVE
 from aragora_q.config.settings import QueueConfig
 from aragora_q.contracts import Completed, Identity, Report
 from aragora_q.errors import CommandRefused, RedisUnreachable, UnsupportedServer
@@ -127,7 +128,7 @@ async def every_event(queue):
 
 
 async def every_id(queue):
-    return [job_id async for job_id in queue.job_ids(JobStatus.FAILED)]
+    return [page async for page in queue.find(JobFilter(group="g"))]
 
 
 async def locked(queue):
@@ -145,8 +146,9 @@ CALLS = {
     "get_status": lambda queue: queue.get_status("j"),
     "stats": lambda queue: queue.get_queue_stats(),
     "events": every_event,
-    "recent_ids": lambda queue: queue.recent_ids(5),
-    "job_ids": every_id,
+    "find": every_id,
+    "find_newest": lambda queue: queue.find_newest(JobFilter(), 5),
+    "count": lambda queue: queue.count(JobFilter(statuses=LIVE)),
     "promote": lambda queue: queue.promote(),
     "reclaim": lambda queue: queue.reclaim(),
     "purge": lambda queue: queue.purge(JobStatus.FAILED),

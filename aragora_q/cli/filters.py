@@ -1,0 +1,261 @@
+"""The options that choose jobs by a filter: the same for list, cancel, requeue, purge and wait.
+
+`with_filter` adds them to a command. It checks them, and how they go with ids, --yes and --dry-run, before
+anything is sent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+
+import typer
+
+from aragora_q.base import JobStatus
+from aragora_q.cli.options import Command, by_name, parse_duration, parse_tag
+from aragora_q.errors import InvalidPayload
+from aragora_q.labels import JobFilter, check_labels
+
+if TYPE_CHECKING:
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+
+T = TypeVar("T")
+
+
+class Moment(NamedTuple):
+    """A time in Unix seconds, or so many seconds before now."""
+
+    seconds: float
+    is_age: bool
+
+    def at(self, now: float) -> float:
+        """Return it in Unix seconds."""
+        return now - self.seconds if self.is_age else self.seconds
+
+
+def parse_moment(text: str) -> Moment:
+    """Return the moment that a duration, a date or a time means. Raises typer.BadParameter."""
+    try:
+        return Moment(parse_duration(text), is_age=True)
+    except typer.BadParameter:
+        pass
+    try:
+        return Moment(datetime.fromisoformat(text).timestamp(), is_age=False)
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(
+            f"invalid time {text!r:.100}: use a time before now such as 90s, 15m, 36h or 7d, "
+            "or a date such as 2026-11-28 or 2026-11-28T02:00"
+        ) from None
+
+
+def _parse_group(text: str) -> str:
+    return _checked(text, text, None, {})
+
+
+def _parse_tenant(text: str) -> str:
+    return _checked(text, None, text, {})
+
+
+def _parse_tag(text: str) -> tuple[str, str]:
+    tag = parse_tag(text)
+    return _checked(tag, None, None, dict([tag]))
+
+
+def _checked(value: T, *labels: Any) -> T:
+    try:
+        check_labels(*labels)
+    except InvalidPayload as error:
+        raise typer.BadParameter(str(error)) from None
+    return value
+
+
+@dataclass(frozen=True)
+class GivenFilter:
+    """The filter options of a command, as they were given."""
+
+    group: str | None = None
+    tenant: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    statuses: frozenset[JobStatus] = frozenset()
+    since: Moment | None = None
+    until: Moment | None = None
+
+    @property
+    def has_more_than_statuses(self) -> bool:
+        """True if an option other than --status was given."""
+        return bool(self.group or self.tenant or self.tags or self.since or self.until)
+
+    @property
+    def is_given(self) -> bool:
+        """True if any of the options was given."""
+        return bool(self.statuses) or self.has_more_than_statuses
+
+    async def resolve(
+        self, queue: RedisStreamsQueue, statuses: frozenset[JobStatus] = frozenset()
+    ) -> JobFilter:
+        """Return the filter by the clock of the server; `statuses` are those if none was given.
+
+        Raises:
+            typer.BadParameter: `since` is not before `until`.
+        """
+        times = (self.since, self.until)
+        now = await queue.tracker.server_time() if any(times) else 0.0
+        since, until = (None if time is None else time.at(now) for time in times)
+        if since is not None and until is not None and since >= until:
+            raise typer.BadParameter(
+                "it is not after --since: no job matches", param_hint="--until"
+            )
+        return JobFilter(
+            statuses=self.statuses or statuses,
+            group=self.group,
+            tenant=self.tenant,
+            tags=self.tags,
+            since=since,
+            until=until,
+        )
+
+    def in_words(self, wanted: JobFilter) -> str:
+        """Return, for example, `of group nightly, status pending`, with the times of `wanted`."""
+        parts = [f"group {self.group}"] if self.group else []
+        parts += [f"tenant {self.tenant}"] if self.tenant else []
+        parts += [f"tag {name}={value}" for name, value in self.tags.items()]
+        parts += [f"status {_any_of(self.statuses)}"] if self.statuses else []
+        times = [
+            f"{name} {datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+            for name, seconds in (("since", wanted.since), ("until", wanted.until))
+            if seconds is not None
+        ]
+        return f"{'of ' if parts else ''}{', '.join([*parts, *times])}"
+
+
+def _any_of(statuses: frozenset[JobStatus]) -> str:
+    *others, last = sorted(status.value for status in statuses)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+Group = Annotated[
+    str | None,
+    typer.Option("--group", metavar="NAME", parser=_parse_group, help="Only jobs of this group."),
+]
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant", metavar="NAME", parser=_parse_tenant, help="Only jobs of this tenant."
+    ),
+]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag", metavar="K=V", parser=_parse_tag, help="Only jobs with this tag; repeatable."
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        parser=parse_moment,
+        help="Only jobs that ended, or else started, or else were enqueued, since: 2h, 7d, 2026-11-28, "
+        "2026-11-28T02:00 (local time).",
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="TIME", parser=parse_moment, help="Only jobs before: as --since."
+    ),
+]
+
+
+def with_filter(
+    verb: str, statuses: frozenset[JobStatus] = frozenset(), *, of: str = "Only jobs in"
+) -> Callable[[Command], Command]:
+    """Add the filter options to a command, which receives them as `given`.
+
+    `statuses` are those that --status may have, with empty ones any; `of` begins its help. Applied outside of
+    `with_queue` and `with_config`. Checks, as far as the command has such parameters:
+
+    - `ids` and a filter exclude each other, and one of them is required;
+    - `dry_run` needs a filter instead of ids;
+    - with a filter, `yes` is required where stdin is not a terminal.
+    """
+    allowed = statuses or frozenset(JobStatus)
+    status_option = Annotated[
+        list[JobStatus] | None,
+        typer.Option(
+            "--status",
+            "-s",
+            metavar="STATUS",
+            help=f"{of} this status: {_any_of(allowed)}; repeatable.",
+        ),
+    ]
+    added = {
+        "group": Group,
+        "tenant": Tenant,
+        "tag": Tags,
+        "status": status_option,
+        "since": Since,
+        "until": Until,
+    }
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def wrapper(
+            group: str | None,
+            tenant: str | None,
+            tag: list[tuple[str, str]] | None,
+            status: list[JobStatus] | None,
+            since: Moment | None,
+            until: Moment | None,
+            **arguments: Any,
+        ) -> int | None:
+            wanted = frozenset(status or ())
+            if not wanted <= allowed:
+                raise typer.BadParameter(
+                    f"{verb} takes only jobs whose status is {_any_of(allowed)}, not "
+                    f"{_any_of(wanted - allowed)}",
+                    param_hint="--status",
+                )
+            given = GivenFilter(group, tenant, by_name(tag, "--tag"), wanted, since, until)
+            _check_together(verb, given, arguments)
+            return command(given=given, **arguments)
+
+        own = inspect.signature(command).parameters
+        parameters = [parameter for name, parameter in own.items() if name != "given"]
+        n_first = (
+            [parameter.name for parameter in parameters].index("ids") + 1 if "ids" in own else 0
+        )
+        parameters[n_first:n_first] = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in added.items()
+        ]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # known to inspect
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _check_together(verb: str, given: GivenFilter, arguments: Mapping[str, Any]) -> None:
+    """Raise typer.BadParameter for options that do not go together; see `with_filter`."""
+    ids = arguments.get("ids")
+    if ids and given.is_given:
+        raise typer.BadParameter("give job ids or a filter, not both", param_hint="ID")
+    if "ids" in arguments and not ids and not given.is_given:
+        raise typer.BadParameter("give job ids, or a filter such as --group", param_hint="ID")
+    if ids and arguments.get("dry_run"):
+        raise typer.BadParameter(
+            "it counts the jobs that a filter matches, not ids", param_hint="--dry-run"
+        )
+    asks = "yes" in arguments and given.has_more_than_statuses | ("ids" in arguments and not ids)
+    if asks and not (arguments["yes"] or arguments["dry_run"] or sys.stdin.isatty()):
+        raise typer.BadParameter(
+            f"this would {verb} all jobs that match: add --yes to confirm, or --dry-run to count them",
+            param_hint="--yes",
+        )

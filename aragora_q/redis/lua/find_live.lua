@@ -1,0 +1,147 @@
+#!lua flags=no-writes,allow-oom
+-- List one page of the live jobs that match a filter: of the delayed index, and of the lanes, newest first each.
+-- keys: stream_high stream_normal stream_low delayed labels
+-- args: wanted_labels statuses since_ms until_ms ordered cursor scan_limit max_bytes limit count_only
+-- returns: the next page's cursor (empty: this was the last), number of jobs, then per job: id, ms (of its enqueue
+-- if labels are wanted, otherwise of its latest start, or else of its enqueue)
+--
+-- `wanted_labels` and `statuses` are separated by spaces; so are the parts of the cursor, one per place. A job with an invalid
+-- status matches any, so that reading it raises an error. Payloads are read, one at a time, but not returned. A page
+-- ends after `limit` jobs, `scan_limit` jobs or entries read, or `max_bytes` of payloads. With `ordered`, at most
+-- `limit` jobs are returned: the newest that the page found. It takes that many from each place before it ends; with
+-- labels, all.
+
+local CHUNK = 100
+local ORDERED_DELAYED = 1000
+local DELAYED = 'delayed'
+local KNOWN = {pending = true, processing = true, retrying = true, completed = true, failed = true, cancelled = true}
+
+local job_prefix = string.sub(labels, 1, -#'labels' - 1) .. 'job:'
+local is_wanted, waiting = {}, false
+for status in string.gmatch(statuses, '%S+') do
+  is_wanted[status] = true
+  waiting = waiting or status ~= 'processing'
+end
+local has_label = wanted_labels ~= ''
+local from, to = tonumber(since_ms), tonumber(until_ms)  -- nil: without bound
+
+-- The places to read: `max` and `min` bound the ids of a lane's entries. Entries that only waiting jobs can have
+-- are read back to `since_ms`: what was added before and waits did not change since.
+local places = {}
+if waiting then places[1] = {stream = DELAYED, max = '+inf'} end
+for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
+  if not is_wanted.processing then
+    places[#places + 1] = {stream = stream, max = '+', min = '-', oldest_ms = from}
+  elseif waiting and ordered == '0' then
+    places[#places + 1] = {stream = stream, max = '+', min = '-'}
+  else
+    local last_delivered = group_info(stream)['last-delivered-id'] or '0-0'
+    if waiting then
+      places[#places + 1] = {stream = stream, max = '+', min = '(' .. last_delivered, oldest_ms = from}
+    end
+    places[#places + 1] = {stream = stream, max = last_delivered, min = '-'}
+  end
+end
+local n_place = 0
+for position, matched in string.gmatch(cursor, '(%S+)/(%d+)') do
+  n_place = n_place + 1
+  if places[n_place] then places[n_place].max, places[n_place].matched = position, tonumber(matched) end
+end
+
+local function has_wanted_labels(own)
+  for label in string.gmatch(wanted_labels, '%S+') do
+    if not (own and string.find(' ' .. own .. ' ', ' ' .. label .. ' ', 1, true)) then return false end
+  end
+  return true
+end
+
+local found, scanned, bytes_left = {}, 0, tonumber(max_bytes)
+
+-- Add the jobs that match to the jobs found; returns how many.
+local function add_matching(ids)
+  local before = #found
+  for _, id in ipairs(ids) do
+    local state = (not has_label or has_wanted_labels(redis.call('HGET', labels, id)))
+      and read(job_prefix .. id, 'status', 'started_at', 'created_at', 'entry') or {}
+    if state.status and (is_wanted[state.status] or not KNOWN[state.status]) then
+      local enqueued = parse_int(state.created_at) or tonumber(string.match(state.entry or '', '^%d+')) or now
+      local updated = parse_int(state.started_at) or enqueued
+      if not (from and updated < from) and not (to and updated >= to) then
+        found[#found + 1] = {id, has_label and enqueued or updated, #found}
+      end
+    end
+  end
+  return #found - before
+end
+
+local function is_over() return scanned >= tonumber(scan_limit) or bytes_left <= 0 end
+
+-- Up to CHUNK ids of a lane, from the place's position on; moves it.
+local function next_in_lane(place)
+  local ids = {}
+  for _ = 1, CHUNK do
+    local row = redis.call('XREVRANGE', place.stream, place.max, place.min, 'COUNT', 1)[1]
+    if not row or place.oldest_ms and entry_ms(row[1]) < place.oldest_ms then
+      place.max = 'end'
+      return ids
+    end
+    local id, payload = job_of(row[2] or {})
+    ids[#ids + 1] = id
+    place.max = '(' .. row[1]
+    scanned, bytes_left = scanned + 1, bytes_left - #(payload or '')
+    if is_over() then break end
+  end
+  return ids
+end
+
+-- At least CHUNK ids of the delayed index, with all that have the last due time; moves the place's position.
+local function next_delayed(place)
+  local ids, last = {}, nil
+  while true do
+    local rows = redis.call('ZRANGE', delayed, place.max, '-inf', 'BYSCORE', 'REV', 'LIMIT', #ids, CHUNK, 'WITHSCORES')
+    for n = 1, #rows, 2 do
+      if #ids >= CHUNK and rows[n + 1] ~= last then
+        place.max = '(' .. last
+        return ids
+      end
+      ids[#ids + 1], last = rows[n], rows[n + 1]
+      scanned = scanned + 1
+    end
+    if #rows == 0 then
+      place.max = 'end'
+      return ids
+    end
+  end
+end
+
+for _, place in ipairs(places) do
+  while place.max ~= 'end' and not is_over() do
+    local ids = place.stream == DELAYED and next_delayed(place) or next_in_lane(place)
+    place.matched = (place.matched or 0) + add_matching(ids)
+    -- By enqueue, or among jobs with another due time, the newest may be anywhere.
+    local enough = has_label and math.huge or place.stream == DELAYED and math.max(limit, ORDERED_DELAYED) or tonumber(limit)
+    if ordered == '1' and place.matched >= enough then
+      place.max = 'end'
+    elseif ordered == '0' and #found >= tonumber(limit) then
+      break
+    end
+  end
+end
+
+local positions, is_last = {}, true
+for n, place in ipairs(places) do
+  positions[n] = place.max .. '/' .. text(place.matched or 0)
+  is_last = is_last and place.max == 'end'
+end
+local reply, number = {is_last and '' or table.concat(positions, ' '), #found}, #found
+if ordered == '1' then
+  table.sort(found, function(a, b) return a[2] > b[2] or a[2] == b[2] and a[3] < b[3] end)
+  number = math.min(number, tonumber(limit))
+end
+if count_only == '0' then
+  for n = 1, number do
+    reply[#reply + 1] = found[n][1]
+    reply[#reply + 1] = text(found[n][2])
+  end
+end
+return reply
