@@ -172,6 +172,17 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
         return QueueConfig(**given)
 
 
+def default_agents(load: LoadConfig, config: QueueConfig) -> list[str]:
+    """Return the agents of debates that name none, checked if a debate would be asked of them.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    if config.default_agents and config.executor == "debate":
+        check_default_agents(config, load.origin)
+    return list(config.default_agents)
+
+
 def check_default_agents(config: QueueConfig, origin: Callable[[str], str]) -> None:
     """Check that the names of setting `default_agents` resolve; `origin` returns where a setting is from.
 
@@ -219,6 +230,24 @@ def parse_weight(text: str) -> tuple[str, float]:
         if equals and name.strip():
             return name.strip(), float(number)
     raise typer.BadParameter(f"{text!r:.100} is not NAME=NUMBER")
+
+
+def parse_tag(text: str) -> tuple[str, str]:
+    """Return name and value of the tag `K=V`. Raises typer.BadParameter."""
+    name, _, value = text.partition("=")
+    if name and value:
+        return name, value
+    raise typer.BadParameter(f"{text!r:.100} is not K=V, such as env=prod")
+
+
+def by_name(pairs: list[tuple[str, T]] | None, option: str) -> dict[str, T]:
+    """Return the values of a repeated option by name. Raises typer.BadParameter if a name is given twice."""
+    values: dict[str, T] = {}
+    for name, value in pairs or ():
+        if name in values:
+            raise typer.BadParameter(f"{name!r:.100} is given twice", param_hint=option)
+        values[name] = value
+    return values
 
 
 def parse_object(text: str) -> dict[str, Any]:
