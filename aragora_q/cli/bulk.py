@@ -159,17 +159,15 @@ def read_object(stream: BinaryIO, max_bytes: int) -> dict[str, Any]:
     for chunk in chunks:
         text += chunk
         if len(text) > max_bytes:
-            raise InvalidPayload(f"the input is longer than {max_bytes:,} bytes")
+            raise InvalidPayload(f"longer than {max_bytes:,} bytes")
     if not text.strip():
-        raise InvalidPayload("the input is empty: it must be one JSON object")
+        raise InvalidPayload("must be one JSON object, is empty")
     lines = [line for line in text.split(b"\n") if line.strip()]
     if len(lines) > 1 and _is_json(lines[0]):
-        raise InvalidPayload(
-            f"the input must be one JSON object: it has {len(lines)} lines of JSON"
-        )
+        raise InvalidPayload(f"must be one JSON object, has {len(lines)} lines of JSON")
     value = _decode(text)
     if not isinstance(value, dict):
-        raise InvalidPayload(f"the input must be one JSON object, got {json.dumps(value):.60}")
+        raise InvalidPayload(f"must be one JSON object, got {json.dumps(value):.60}")
     return value
 
 
