@@ -242,7 +242,7 @@ def cancel(
     found = options.run(_read_group(settings, name))
     scope, number = _scope(found), found.live
     if must_ask:
-        typer.confirm(f"Cancel {scope}?", abort=True, err=True)
+        typer.confirm(f"Cancel {scope}, in queue {settings.queue}?", abort=True, err=True)
     if not dry_run:
         number, found = options.run(_cancel(settings, name))
     if as_json:

@@ -283,7 +283,7 @@ def test_cancel_asks_with_the_count_on_a_terminal(
     os.close(keyboard)
     os.close(terminal)
     assert process.returncode == code
-    assert "Cancel 2 live jobs of group nightly?" in err.decode() + out.decode()
+    assert "Cancel 2 live jobs of group nightly, in queue debates?" in err.decode() + out.decode()
     shown = run_cli("group", "show", "nightly", "--json").object
     assert shown["counts"]["cancelled"] == cancelled
     assert (shown["cancelled_at"] is None) == (cancelled == 0)
