@@ -1,7 +1,7 @@
 """The command line: the list of commands, and how errors and signals become exit codes.
 
-A command is a module of this package. It defines a function of its name, or a Typer app for `config`
-and `models` (with an underscore appended if the name is a Python builtin), and EPILOG, the examples
+A command is a module of this package. It defines a function of its name, or a Typer app for `config`,
+`group` and `models` (with an underscore appended if the name is a Python builtin), and EPILOG, the examples
 and exit codes at the end of its help. The module is imported when the command is called; `--help`
 reads only COMMANDS. Commands never import each other; they share `options`, `output`, `bulk`, `views`
 and `waiting`. Called by `__main__`.
@@ -35,6 +35,7 @@ COMMANDS = {
     "list": "List jobs, newest first.",
     "tail": "Follow the events of the queue.",
     "cancel": "Cancel jobs, pending or running.",
+    "group": "List, show, seal and cancel groups of jobs.",
     "requeue": "Run failed or cancelled jobs again.",
     "pause": "Stop starting jobs; running jobs continue.",
     "resume": "Start jobs of a paused queue again.",

@@ -1,10 +1,10 @@
 """Enqueue many jobs from JSON lines, in batches and constant memory, with one result per line.
 
 A line is a JSON object with the fields of a debate (`question`, `agents`, …) or, for other executors,
-any `payload`; optionally also `id`, `priority`, `delay_seconds` and `max_attempts` of the job.
-Without `id`, the job gets a new one; on request, the hash of the payload, so that a repeated run enqueues
-no job twice. Input that begins like an array, or like an object over several lines, is read as one JSON
-document. Used by `enqueue`; `requeue` uses the readers.
+any `payload`; optionally also `id`, and JOB_FIELDS of the job. Without `id`, the job gets a new one; on
+request, the hash of payload and group, so that a repeated run enqueues no job twice. Input that begins like
+an array, or like an object over several lines, is read as one JSON document. Used by `enqueue`; `requeue`
+and `group seal` use the readers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import typer
@@ -42,6 +44,8 @@ AGENTS_HINT = (
     "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
     '["claude", "gpt", "claude"] in aragora-q.toml'
 )
+NewId = Callable[[Mapping[str, Any], Any], str]
+"""Makes a job id for a payload and a group; the group may be None, or not yet checked."""
 SEAT_FIELDS = ("agents", "escalate", "judge")
 MAX_KNOWN_SEATS = 1_000
 """Combinations of agents that are remembered as checked."""
@@ -52,6 +56,20 @@ class Line(NamedTuple):
 
     number: int
     text: bytes | None
+
+
+@contextmanager
+def open_source(source: str) -> Iterator[BinaryIO]:
+    """Open a file; `-` is standard input. Raises typer.BadParameter."""
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = Path(source).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {source}: {error.strerror}") from None
+    with stream:
+        yield stream
 
 
 def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
@@ -97,14 +115,31 @@ def read_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[list[Line]]:
         yield [Line(number + 1, None if is_too_long else rest)]
 
 
+def max_line_bytes(config: QueueConfig) -> int:
+    """Return the length of the longest line that is read.
+
+    Escapes may make the JSON of a valid payload longer than the limit, but not by this much.
+    """
+    return 4 * config.max_payload_bytes + READ_BYTES
+
+
 def read_head(chunks: Iterator[bytes]) -> bytes:
-    """Read the first line of the input, or the beginning of a long one."""
+    """Read the first line of the input, or the beginning of a long one, without a byte order mark.
+
+    Raises:
+        InvalidPayload: the input is in another encoding than UTF-8.
+    """
     head = b""
     for chunk in chunks:
         head += chunk
         if b"\n" in head.lstrip() or len(head) >= READ_BYTES:
             break
-    return head
+    if encoding := codec.other_encoding(head):
+        raise InvalidPayload(
+            f"the input is {encoding}: JSON must be UTF-8",
+            hint=f"convert it: iconv -f {encoding} -t UTF-8",
+        )
+    return head.removeprefix(codecs.BOM_UTF8)  # written by some editors
 
 
 def is_document(head: bytes) -> bool:
@@ -113,14 +148,37 @@ def is_document(head: bytes) -> bool:
     return first.startswith(b"[") or first == b"{"
 
 
+def read_object(stream: BinaryIO, max_bytes: int) -> dict[str, Any]:
+    """Read input that is one JSON object, on one line or many.
+
+    Raises:
+        InvalidPayload: it is anything else, or longer than `max_bytes`.
+    """
+    chunks = read_chunks(stream)
+    text = read_head(chunks)
+    for chunk in chunks:
+        text += chunk
+        if len(text) > max_bytes:
+            raise InvalidPayload(f"longer than {max_bytes:,} bytes")
+    if not text.strip():
+        raise InvalidPayload("must be one JSON object, is empty")
+    lines = [line for line in text.split(b"\n") if line.strip()]
+    if len(lines) > 1 and _is_json(lines[0]):
+        raise InvalidPayload(f"must be one JSON object, has {len(lines)} lines of JSON")
+    value = _decode(text)
+    if not isinstance(value, dict):
+        raise InvalidPayload(f"must be one JSON object, got {json.dumps(value):.60}")
+    return value
+
+
 def create_job(
     fields: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    new_id: Callable[[Mapping[str, Any]], str],
+    new_id: NewId,
 ) -> Job:
     """Create a job from the fields of a line. Raises InvalidPayload.
 
-    `defaults` apply to missing fields; `new_id` makes the id for a payload if the line has none.
+    `defaults` apply to missing fields, and to missing tags; `new_id` makes the id if the line has none.
     """
     if not isinstance(fields, dict):
         raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
@@ -144,8 +202,12 @@ def create_job(
                 hint=AGENTS_HINT,
             )
         payload = DebateJobPayload.from_dict(fields).to_dict()
+    if isinstance(job_fields.get("tags"), dict):
+        job_fields["tags"] = {**defaults.get("tags", {}), **job_fields["tags"]}
     job_fields = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | job_fields
-    return Job(payload=payload, id=new_id(payload) if job_id is None else job_id, **job_fields)
+    if job_id is None:
+        job_id = new_id(payload, job_fields.get("group"))
+    return Job(payload=payload, id=job_id, **job_fields)
 
 
 def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
@@ -164,9 +226,13 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     return f"all agents are {model}, and share its errors: agreement means little" if model else ""
 
 
-def content_id(payload: Mapping[str, Any]) -> str:
-    """Return a job id derived from the payload; the order of keys and white space do not matter."""
-    canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"))
+def content_id(payload: Mapping[str, Any], group: Any) -> str:
+    """Return a job id derived from the payload and, if there is one, the group.
+
+    The order of keys and white space do not matter.
+    """
+    content = payload if group is None else [group, payload]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
@@ -236,19 +302,12 @@ class BulkEnqueuer:
         self._quiet = quiet
         self._warnings: dict[str, str] = {}
         self.summary = summary
-        # Escapes may make the JSON of a valid payload longer than the limit, but not by this much.
-        self._max_bytes = 4 * queue.config.max_payload_bytes + READ_BYTES
+        self._max_bytes = max_line_bytes(queue.config)
 
     async def run(self, stream: BinaryIO, progress: Progress) -> None:
         """Enqueue all lines. Raises InvalidPayload if the input is in another encoding than UTF-8."""
         rest = read_chunks(stream)
         head = read_head(rest)
-        if encoding := codec.other_encoding(head):
-            raise InvalidPayload(
-                f"the input is {encoding}: JSON must be UTF-8",
-                hint=f"convert it: iconv -f {encoding} -t UTF-8",
-            )
-        head = head.removeprefix(codecs.BOM_UTF8)  # written by some editors
         chunks = itertools.chain([head], rest)
         if is_document(head):
             await self._enqueue_document(chunks)
@@ -329,7 +388,7 @@ class BulkEnqueuer:
         if failure is not None:
             raise failure
 
-    def _random_id(self, _payload: Mapping[str, Any]) -> str:
+    def _random_id(self, _payload: Mapping[str, Any], _group: Any) -> str:
         self.summary.has_new_ids = True
         return new_job_id()
 
@@ -373,6 +432,14 @@ def _decode(raw: bytes) -> Any:
         return codec.decode(raw.removeprefix(codecs.BOM_UTF8))  # files with it, one after the other
     except ValueError as error:
         raise InvalidPayload(f"invalid JSON: {str(error).replace('at line 1 ', 'at ')}") from None
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        codec.decode(raw)
+    except ValueError:
+        return False
+    return True
 
 
 class Progress:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
@@ -162,7 +159,7 @@ def enqueue(
         bool,
         typer.Option(
             "--id-from-content",
-            help="Make missing ids from the payload: no job twice.",
+            help="Make missing ids from payload and group: no job twice.",
         ),
     ] = False,
     priority: Annotated[
@@ -186,6 +183,22 @@ def enqueue(
             "--max-attempts", metavar="N", help="Attempts before failure. [default: as configured]"
         ),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", metavar="G", help="Group whose counts include the job."),
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", metavar="T", help="For whom the job runs.")
+    ] = None,
+    tags: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--tag",
+            metavar="K=V",
+            parser=options.parse_tag,
+            help="Tag to find the job by; repeatable, at most 8.",
+        ),
+    ] = None,
     durability: Annotated[
         str | None,
         typer.Option(
@@ -204,9 +217,10 @@ def enqueue(
     """Enqueue a debate, or many jobs from JSON lines.
 
     Without --agents, those of setting `default_agents` debate. A JSON line has the fields of a debate,
-    or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds` and
-    `max_attempts`. Options apply to lines that lack the field. Without `id`, each line is a new job.
-    An id that exists is reported and changes nothing.
+    or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
+    `max_attempts`, `group`, `tenant` and `tags` (an object). Options apply to lines that lack the
+    field, and --tag to lines that lack the tag. Without `id`, each line is a new job. An id that
+    exists is reported and changes nothing.
     """
     is_bulk = question == "-" or _is_file_name(question)
     _check_source(question, is_bulk=is_bulk, is_single=wait or job_id is not None)
@@ -221,7 +235,7 @@ def enqueue(
         "rounds": rounds,
         "consensus": consensus,
         "judge": judge,
-        "weights": _by_name(weights or []) or None,
+        "weights": options.by_name(weights, "--weight") or None,
         "answer_form": "choice" if choices and answer_form is None else answer_form,
         "options": [text for each in choices or [] for text in each] or None,
         "debate": debate,
@@ -236,18 +250,21 @@ def enqueue(
         "priority": priority,
         "delay_seconds": delay,
         "max_attempts": max_attempts,
+        "group": group,
+        "tenant": tenant,
+        "tags": options.by_name(tags, "--tag") or None,
     }
     given = {name: value for name, value in fields.items() if value is not None}
     settings = load(durability=durability)
-    if "agents" not in given and settings.default_agents:
-        given["agents"] = _default_agents(settings, load)
+    if "agents" not in given and (default_agents := options.default_agents(load, settings)):
+        given["agents"] = default_agents
     if is_bulk:
         return _enqueue_lines(
             settings, question, given, id_from_content=id_from_content, quiet=quiet
         )
     from aragora_q.cli import bulk
 
-    new_id = bulk.content_id if id_from_content else lambda _: new_job_id()
+    new_id = bulk.content_id if id_from_content else lambda *_: new_job_id()
     job = bulk.create_job({"question": question, "id": job_id}, given, new_id)
     warning = bulk.check_seats(job.payload, settings)
     if warning and not quiet:
@@ -277,19 +294,6 @@ def _is_file_name(text: str) -> bool:
 def _is_other_file(text: str) -> bool:
     """Return True if a QUESTION of one word is the name of an existing file, such as jobs.txt."""
     return len(text.split()) == 1 and "." in text and os.path.isfile(text)  # noqa: PTH113 - too long for Path
-
-
-def _by_name(weights: list[tuple[str, float]]) -> dict[str, float]:
-    by_name = dict(weights)
-    if len(by_name) < len(weights):
-        raise typer.BadParameter("an agent has two weights", param_hint="--weight")
-    return by_name
-
-
-def _default_agents(settings: QueueConfig, load: LoadConfig) -> list[str]:
-    if settings.executor == "debate":
-        options.check_default_agents(settings, load.origin)
-    return list(settings.default_agents)
 
 
 async def _enqueue(
@@ -358,7 +362,7 @@ def _enqueue_lines(
             )
             await enqueuer.run(stream, progress)
 
-    with _open_source(source) as stream:
+    with bulk.open_source(source) as stream:
         progress = bulk.Progress(stream)
         try:
             options.run(enqueue_stream(stream, progress))
@@ -386,16 +390,3 @@ def _enqueue_lines(
     if summary.existing or (sys.stderr.isatty() and not quiet):
         output.info(summary.text())
     return 0
-
-
-@contextmanager
-def _open_source(source: str) -> Iterator[BinaryIO]:
-    if source == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = Path(source).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {source}: {error.strerror}") from None
-    with stream:
-        yield stream

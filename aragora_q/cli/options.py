@@ -176,6 +176,17 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
         return QueueConfig(**given)
 
 
+def default_agents(load: LoadConfig, config: QueueConfig) -> list[str]:
+    """Return the agents of debates that name none, checked if a debate would be asked of them.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    if config.default_agents and config.executor == "debate":
+        check_default_agents(config, load.origin)
+    return list(config.default_agents)
+
+
 def check_default_agents(config: QueueConfig, origin: Callable[[str], str]) -> None:
     """Check that the names of setting `default_agents` resolve; `origin` returns where a setting is from.
 

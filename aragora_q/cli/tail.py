@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,10 +72,11 @@ async def tail(
             raise JobNotFound(job_id, queue.config.queue)
     if sys.stderr.isatty() and not as_json:
         output.info(f"following queue {queue.config.queue}; press Ctrl-C to stop")
-    async for event in queue.events(after):
-        for job_event in _job_events(event):
-            if ids and job_event["id"] not in ids:
-                continue
+    async for batch in queue.event_batches(after):
+        pairs = [(event, of_job) for event in batch for of_job in _job_ids(event, ids)]
+        labels = await queue.tracker.labels([*{of_job for _, of_job in pairs if of_job}])
+        for event, of_job in pairs:
+            job_event = _job_event(event, of_job, labels.get(of_job or "", {}))
             if as_json:
                 output.json_line(job_event)
             else:
@@ -83,22 +84,31 @@ async def tail(
         output.flush()
 
 
-def _job_events(event: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield one object per job of an event; for an event of the queue itself, one without `id`.
+def _job_ids(event: Mapping[str, str], wanted: Container[str] | None) -> Sequence[str | None]:
+    """Return the jobs of an event that are wanted; None for an event of the queue itself."""
+    job_ids: list[str | None] = [*event.get("ids", "").split()]
+    return [job_id for job_id in job_ids or [None] if not wanted or job_id in wanted]
 
-    JSON: `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `progress`; the last
-    three are null where they do not apply.
+
+def _job_event(
+    event: Mapping[str, str], job_id: str | None, labels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return an event of one job, or of the queue itself, as JSON.
+
+    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `progress`; `group`, `tenant` and
+    `tags` as of now. Null where they do not apply; `tags` is an object.
     """
-    ids: list[str | None] = [*event.get("ids", "").split()]
-    for job_id in ids or [None]:
-        yield {
-            "event_id": event["id"],
-            "at": int(event["id"].partition("-")[0]),
-            "event": event["event"],
-            "id": job_id,
-            "worker_id": event.get("worker"),
-            "progress": json.loads(event["data"]) if "data" in event else None,
-        }
+    return {
+        "event_id": event["id"],
+        "at": int(event["id"].partition("-")[0]),
+        "event": event["event"],
+        "id": job_id,
+        "worker_id": event.get("worker"),
+        "progress": json.loads(event["data"]) if "data" in event else None,
+        "group": labels.get("group"),
+        "tenant": labels.get("tenant"),
+        "tags": labels.get("tags", {}),
+    }
 
 
 def _line(event: Mapping[str, Any]) -> str:
@@ -107,6 +117,8 @@ def _line(event: Mapping[str, Any]) -> str:
     parts = [views.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
     if event["worker_id"]:
         parts.append(f"by {event['worker_id']}")
+    parts += [f"{name} {event[name]}" for name in ("group", "tenant") if event[name]]
+    parts.append(views.tags_text(event["tags"]))
     if event["progress"] is not None:
         parts.append(views.progress_text(event["progress"]))
     return "  ".join(filter(None, parts)).rstrip()

@@ -1,10 +1,10 @@
-"""Format jobs: as a JSON object for programs, as lines of text for people.
+"""Format jobs and groups: as a JSON object for programs, as lines of text for people.
 
 The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence`, `priority`,
-`worker_id`; times in Unix ms or null: `created_at`, `started_at`, `completed_at` (of completed,
-failed and cancelled jobs), `due_at` (of delayed and retrying jobs); `error` (the last one),
-`progress`, `payload`, `result` (null until completed; of a failed job, its partial result or null).
-`status` adds `history`: errors and other
+`group`, `tenant` (null if none), `tags` (an object), `worker_id`; times in Unix ms or null: `created_at`,
+`started_at`, `completed_at` (of completed, failed and cancelled jobs), `due_at` (of delayed and retrying
+jobs); `error` (the last one), `progress`, `payload`, `result` (null until completed; of a failed job, its
+partial result or null). `status` adds `history`: errors and other
 incidents, oldest first, each with `at`, `cause`, `attempt`, `worker`, `error`.
 """
 
@@ -38,6 +38,9 @@ def job_json(job: Job) -> dict[str, Any]:
         "crashes": job.crashes,
         "fence": job.fence,
         "priority": job.priority,
+        "group": job.group,
+        "tenant": job.tenant,
+        "tags": dict(job.tags),
         "worker_id": job.worker_id,
         "created_at": _ms(job.created_at),
         "started_at": _ms(job.started_at),
@@ -54,6 +57,7 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
     """Yield the job as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
     yield _row("job", job.id)
     yield _row("status", _status_text(job, now))
+    yield from _label_rows(job)
     yield from _payload_rows(job.payload)
     yield _row("enqueued", _format_time(job.created_at, now))
     if job.started_at is not None:
@@ -94,13 +98,41 @@ def group_json(group: Group) -> dict[str, Any]:
 def group_lines(group: Group, now: float) -> Iterator[str]:
     """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
     yield _row("group", group.name)
+    yield _row("state", group_state(group))
     yield from _rows("jobs", f"{group.total:,}: {counts_text(group.counts)}")
     yield _row("created", _format_time(group.created_at, now))
+    for label, time in (
+        ("sealed", group.sealed_at),
+        ("cancelled", group.cancelled_at),
+        ("ended", group.ended_at),
+    ):
+        if time is not None:
+            yield _row(label, _format_time(time, now))
+    if group.then_id:
+        yield _row("then", f"{group.then_id}, {group.then_status}")
+    if group.cancelled_at is not None and group.live:
+        yield _row("to finish", f"aragora-q group cancel {group.name}")
+    if group.counts[JobStatus.FAILED]:
+        yield _row("failed", f"aragora-q list --group {group.name} --status failed")
+
+
+def group_state(group: Group) -> str:
+    """Return `open`, `sealed`, `ended` or `cancelled`."""
+    if group.cancelled_at is not None:
+        return "cancelled"
+    if group.ended_at is not None:
+        return "ended"
+    return "open" if group.sealed_at is None else "sealed"
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
     """Return counts by status, without those that are 0, for example `2 pending, 1 failed`."""
     return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
+
+
+def tags_text(tags: Mapping[str, str]) -> str:
+    """Return, for example, `env=prod team=search`."""
+    return " ".join(f"{name}={value}" for name, value in tags.items())
 
 
 def summary(job: Job) -> str:
@@ -162,6 +194,15 @@ def _status_text(job: Job, now: float) -> str:
     if job.priority:
         parts.append(f"priority {job.priority}")
     return ", ".join(parts)
+
+
+def _label_rows(job: Job) -> Iterator[str]:
+    if job.group is not None:
+        yield _row("group", job.group)
+    if job.tenant is not None:
+        yield _row("tenant", job.tenant)
+    if job.tags:
+        yield from _rows("tags", tags_text(job.tags))
 
 
 def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:

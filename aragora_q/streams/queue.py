@@ -367,15 +367,21 @@ class RedisStreamsQueue(WorkQueue):
         Without `after`, starts with the next event. Only the latest events are kept: a reader that
         resumes too late misses some.
         """
+        async for batch in self.event_batches(after):
+            for event in batch:
+                yield event
+
+    async def event_batches(self, after: str | None = None) -> AsyncIterator[list[dict[str, str]]]:
+        """Iterate over the same events as `events`, as they arrive: those of one reply together."""
         key = self._keys.events
         after = after or await self.newest_event_id()
         while True:
             reply = await self.connection.read_blocking(
                 {key: after}, float("inf"), count=BATCH_LIMIT
             )
-            for entry_id, fields in reply.get(key, ()):
-                after = entry_id
-                yield {"id": entry_id, **fields}
+            if batch := [{"id": entry_id, **fields} for entry_id, fields in reply.get(key, ())]:
+                after = batch[-1]["id"]
+                yield batch
 
     async def newest_event_id(self) -> str:
         """Return the id of the latest event, after which `events` misses nothing that happens from now on."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -309,7 +310,7 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
         (
             ["x", *AGENTS, "--weight", "demo=1", "--weight", "demo=2"],
             2,
-            "--weight: an agent has two weights",
+            "--weight: 'demo' is given twice",
         ),
         (["x", *AGENTS, "--weight", "dmeo=1"], 65, "weights: 'dmeo' is not one of the agents"),
         (
@@ -369,6 +370,21 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
             "invalid duration '1 hour': use 90s, 15m, 36h or 7d",
         ),
         (["x", *AGENTS, "--rounds", "two"], 2, "--rounds"),
+        (["x", *AGENTS, "--tag", "env"], 2, "--tag: 'env' is not K=V"),
+        (["x", *AGENTS, "--tag", "=prod"], 2, "--tag: '=prod' is not K=V"),
+        (["x", *AGENTS, "--tag", "env="], 2, "--tag: 'env=' is not K=V"),
+        (["x", *AGENTS, "--tag", "a=1", "--tag", "a=1"], 2, "--tag: 'a' is given twice"),
+        (["x", *AGENTS, "--tag", "a b=1"], 65, "invalid tag name 'a b': use 1 to 24 letters"),
+        (["x", *AGENTS, "--tag", "a=b c"], 65, "invalid value of tag a 'b c': use 1 to 48 letters"),
+        (["x", *AGENTS, "--group", "a/b"], 65, "invalid group 'a/b': use 1 to 48 letters"),
+        (["x", *AGENTS, "--group", ""], 65, "invalid group ''"),
+        (["x", *AGENTS, "--tenant", "a\nb"], 65, "invalid tenant 'a\\nb': use 1 to 48 letters"),
+        (["x", *AGENTS, "--tenant", "x" * 49], 65, "invalid tenant 'xxx"),
+        (
+            ["x", *AGENTS, *(f"--tag=t{n}=1" for n in range(9))],
+            65,
+            "9 tags: a job has at most 8",
+        ),
         (["x", *AGENTS, "--timeout", "5"], 2, "--timeout requires --wait"),
         (["-", "--wait"], 2, "--wait and --id require a QUESTION"),
         (["missing.jsonl"], 2, "cannot read missing.jsonl"),
@@ -452,6 +468,76 @@ def test_ids_from_content_enqueue_nothing_twice(run_cli, redis_client):
     assert [line["id"] for line in again.objects[:2]] == [line["id"] for line in first.objects]
     assert again.objects[2]["id"] == first.objects[0]["id"]
     assert redis_client.xlen("aragora:queue:debates:stream") == 2
+
+
+def labels_of(shown):
+    return shown["group"], shown["tenant"], shown["tags"]
+
+
+def test_labels_of_one_job(run_cli):
+    """Group, tenant and tags of the options; null and empty without them."""
+    args = ("--group", "nightly", "--tenant", "acme/eu", "--tag", "env=prod", "--tag", "run=a=b:1")
+    assert run_cli("enqueue", "x", *AGENTS, *args, "--id", "one").code == 0
+    assert run_cli("enqueue", "x", *AGENTS, "--id", "bare").code == 0
+    one, bare = run_cli("status", "one", "bare", "--json").objects
+    assert labels_of(one) == ("nightly", "acme/eu", {"env": "prod", "run": "a=b:1"})
+    assert labels_of(bare) == (None, None, {})
+
+
+def test_labels_of_lines(run_cli):
+    """A line wins over the options, tag by tag; bad ones are refused, the others go in."""
+    text = lines(
+        {"id": "a", "payload": {}},
+        {"id": "b", "payload": {}, "group": "g2", "tenant": "t2", "tags": {"env": "dev", "n": "1"}},
+        {"id": "c", "payload": {}, "group": None, "tenant": None, "tags": {}},
+        {**DEBATE, "id": "d", "tags": {"env": "dev"}},
+        {"payload": {}, "group": 7},
+        {"payload": {}, "group": ["g"]},
+        {"payload": {}, "tenant": "a b"},
+        {"payload": {}, "tags": ["env=prod"]},
+        {"payload": {}, "tags": None},
+        {"payload": {}, "tags": {"n": 1}},
+        {"payload": {}, "tags": {f"t{n}": "1" for n in range(7)}},
+        {"payload": {}, "tags": {f"t{n}": "1" for n in range(6)}, "id": "e"},
+    )  # fmt: skip
+    args = ("--group", "g1", "--tenant", "t1", "--tag", "env=prod", "--tag", "team=x")
+    ended = run_cli("enqueue", "-", *args, stdin=text)
+    assert (ended.code, [line["id"] for line in ended.objects if "id" in line]) == (3, [*"abcde"])
+    for line, message in {
+        5: "invalid group 7", 6: "invalid group ['g']", 7: "invalid tenant 'a b'",
+        8: "tags must be an object such as", 9: "tags must be an object", 10: "invalid value of tag n 1",
+        11: "9 tags: a job has at most 8",
+    }.items():  # fmt: skip
+        assert message in ended.objects[line - 1]["error"]
+    shown = [labels_of(job) for job in run_cli("status", *"abcd", "--json").objects]
+    assert shown == [
+        ("g1", "t1", {"env": "prod", "team": "x"}),
+        ("g2", "t2", {"env": "dev", "n": "1", "team": "x"}),
+        (None, None, {"env": "prod", "team": "x"}),
+        ("g1", "t1", {"env": "dev", "team": "x"}),
+    ]
+
+
+def test_ids_from_content_are_those_of_a_group(run_cli):
+    """The same questions in two groups are two sets of jobs; without a group, ids stay as they are."""
+    args = ("enqueue", "-", "--id-from-content")
+    text = lines(DEBATE, {**DEBATE, "group": "c"})
+    first, again, other, bare = (
+        run_cli(*args, *group, stdin=text).objects
+        for group in (("--group", "a"), ("--group", "a"), ("--group", "b"), ())
+    )
+    assert [line["created"] for line in again] == [False, False]
+    assert [line["created"] for line in other] == [True, False]
+    one = run_cli("enqueue", DEBATE["question"], *AGENTS, "--id-from-content", "--json").object
+    assert one == {"id": bare[0]["id"], "created": False}
+    content = {**DEBATE, "rounds": 3, "consensus": "majority"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert bare[0]["id"] == hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    assert len({first[0]["id"], other[0]["id"], bare[0]["id"], bare[1]["id"]}) == 4
+    named = run_cli(
+        "enqueue", DEBATE["question"], *AGENTS, "--id-from-content", "--group", "a", "--json"
+    )
+    assert named.object == {"id": first[0]["id"], "created": False}
 
 
 @pytest.mark.parametrize("text", [json.dumps([{"question": "A?"}, {"question": ""}]),

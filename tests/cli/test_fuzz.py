@@ -61,6 +61,7 @@ COMMANDS = {
         "--agents", "--rounds", "--consensus", "--job-timeout", "--id", "--priority", "--delay",
         "--max-attempts", "--durability", "--queue", "--judge", "--weight", "--answer-form", "--options",
         "--debate", "--escalate", "--max-answer-words", "--max-tokens", "--max-cost", "--resume", "--metadata",
+        "--group", "--tenant", "--tag",
     ),
     ("--queue=side", "enqueue", "Tea?", *agents): (
         "--answer-form", "--options", "--weight", "--metadata",
@@ -81,6 +82,12 @@ COMMANDS = {
     (): ("", "--", "--queue", "--config"),
     ("doctor",): ("--max-time", "--queue"),
     ("models", "pull"): ("",),
+    ("group",): ("",),
+    ("group", "list"): ("--limit", "--queue"),
+    ("group", "show"): ("",),
+    ("group", "seal"): ("",),
+    ("group", "seal", "g"): ("--then",),
+    ("group", "cancel", "--yes"): ("",),
 }  # fmt: skip
 
 

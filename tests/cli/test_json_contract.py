@@ -123,6 +123,21 @@ def test_commands(run_cli, jobs, heading, args):
                 assert set(item) <= _names_of_parts(heading, name), name
 
 
+def test_groups(run_cli):
+    """A group, in the output of show, list, seal and cancel."""
+    line = json.dumps({"payload": {}})
+    run_cli("enqueue", "-", "--group", "nightly", stdin=line)
+    sealed = run_cli("group", "seal", "nightly", "--then", "-", "--json", stdin=line).object
+    shown = run_cli("group", "show", "nightly", "--json").object
+    assert set(sealed) == set(DOCUMENTED["group"])
+    assert set(shown) == set(sealed) - {"sealed"}
+    assert set(shown["counts"]) == _names_of_parts("group", "counts")
+    assert set(shown["then"]) | {shown["then"]["status"]} <= _names_of_parts("group", "then")
+    assert run_cli("group", "list", "--json").object == shown
+    cancelled = run_cli("group", "cancel", "nightly", "--yes", "--json").object
+    assert set(cancelled) == set(DOCUMENTED["group cancel"])
+
+
 def test_workers_of_stats(run_cli, on_queue):
     """A registered worker has every documented field."""
     on_queue(lambda harness: harness.worker("w1"))

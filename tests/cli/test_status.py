@@ -57,5 +57,20 @@ async def test_a_failed_job_shows_its_partial_result(harness, run_cli):
     assert listed == {"partly": {"answers": ["tea"]}, "bad": None, "done": {"answers": ["tea"]}}
 
 
+async def test_labels_are_shown_if_there_are_any(harness, run_cli):
+    """One row for each of group, tenant and tags."""
+    await harness.enqueue("all", group="nightly", tenant="acme", tags={"b": "2", "a": "1"})
+    await harness.enqueue("some", tags={f"name-{n}": "x" * 48 for n in range(8)})
+    await harness.enqueue("none")
+    shown = run_cli("status", "all")
+    assert shown.lines[2:5] == ["group      nightly", "tenant     acme", "tags       a=1 b=2"]
+    shown = run_cli("status", "some")
+    assert " ".join(f"name-{n}={'x' * 48}" for n in range(8)) in _joined(shown)
+    assert max(map(len, shown.lines)) <= 80
+    assert not {"group", "tenant"} & {line.split()[0] for line in shown.lines}
+    shown = run_cli("status", "none").out
+    assert "tags" not in shown
+
+
 def _joined(shown):
     return " ".join(shown.out.split())

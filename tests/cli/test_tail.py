@@ -36,6 +36,39 @@ async def test_tail_follows_chosen_jobs_only(harness, start_command):
     assert json.loads(process.stdout.readline())["id"] == "j2"
 
 
+async def test_events_show_the_labels_of_their_jobs(harness, start_command):
+    """In JSON and in text; null of jobs without them, of deleted jobs and of events of the queue."""
+    queue = harness.queue
+    await harness.enqueue("all", group="nightly", tenant="acme", tags={"b": "2", "a": "1"})
+    await harness.enqueue("gone", group="nightly")
+    await harness.enqueue("none")
+    await queue.cancel("gone")
+    assert await queue.purge_many(["gone"]) == ["purged"]
+    await queue.pause()
+    process = start_command("tail", "--after", "0", "--json")
+    seen = [json.loads(process.stdout.readline()) for _ in range(5)]
+    assert [(event["id"], event["group"], event["tenant"], event["tags"]) for event in seen] == [
+        ("all", "nightly", "acme", {"a": "1", "b": "2"}),
+        ("gone", None, None, {}),
+        ("none", None, None, {}),
+        ("gone", None, None, {}),
+        (None, None, None, {}),
+    ]
+    text = start_command("tail", "--after", "0").stdout.readline().decode()
+    assert text.endswith("  enqueued    all  group nightly  tenant acme  a=1 b=2\n")
+
+
+async def test_labels_are_read_once_per_batch_of_events(harness, start_command):
+    """As many jobs as the server keeps events of take a few reads, not one each."""
+    for n in range(100):
+        await harness.enqueue(f"j{n}", group="nightly")
+    harness.redis.config_resetstat()
+    process = start_command("tail", "--after", "0", "--json")
+    seen = [json.loads(process.stdout.readline()) for _ in range(100)]
+    assert {event["group"] for event in seen} == {"nightly"}
+    assert harness.redis.info("commandstats")["cmdstat_hmget"]["calls"] <= 3
+
+
 @pytest.mark.parametrize("value", ["yesterday", "1-", "-1", "9" * 21, f"{2**64}-0", "1-٣", "1\n"])
 def test_tail_refuses_an_invalid_event_id(run_cli, value):
     """A usage error, found before a connection is opened."""

@@ -44,7 +44,19 @@ SHOWS = {
         r"^completed +1\b",
     ],
     "docs/executors.md": [r"6 words", r"TEA OR COFFEE\?"],
-    "docs/python.md": [r"^completed \[demo\]", r'"words": 6\b', r"^3 passed"],
+    "docs/groups.md": [
+        r"^would cancel: 1 job$|^jobs +3: 3 pending",
+        r"^jobs +3: 3 completed",
+        r"^then +survey\.then, enqueued",
+        r"^job +nightly-.*\.then$",
+    ],
+    "docs/python.md": [
+        r"^completed \[demo\]",
+        r'"words": 6\b',
+        r"^3 passed",
+        r"^1 of 3 about food, 2 live, then waiting$",
+        r"^jobs +3: 2 completed, 1 cancelled",
+    ],
 }
 """What the blocks of a page print."""
 

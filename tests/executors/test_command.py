@@ -28,12 +28,15 @@ def test_program_gets_the_job_and_answers_with_the_result(run_program):
         fence=7,
         crashes=1,
         priority=5,
+        group="nightly",
+        tags={"env": "prod"},
     )
     job = result_of(outcome)
     assert job["id"] == "j1"
     assert job["payload"] == {"question": "café?"}
     assert (job["attempt"], job["max_attempts"], job["is_last_attempt"]) == (2, 3, False)
     assert (job["fence"], job["crashes"], job["priority"]) == (7, 1, 5)
+    assert (job["group"], job["tenant"], job["tags"]) == ("nightly", None, {"env": "prod"})
     assert job["checkpoints"] == {"round-1": {"kept": True}}
 
 
