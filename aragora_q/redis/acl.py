@@ -19,7 +19,7 @@ CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 READ = (
     "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time",
     "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
-    "zcount", "zrange", "zrangebyscore", "zrevrange", "zscore",
+    "zcount", "zmscore", "zrange", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
 """Needed by the commands that read: status, list (with the script list_lane), wait, tail, stats, exporter."""
 
@@ -38,7 +38,7 @@ class Role(NamedTuple):
 
 
 ROLES = {
-    "producer": Role(("enqueue",), (*READ, *CONFIRM)),
+    "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM)),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "progress", "checkpoint", "purge", *MAINTENANCE),
@@ -49,8 +49,8 @@ ROLES = {
     "stats": Role((), READ),
     "operator": Role(
         ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "maintenance_lock", "check_job",
-         "check_lane", *MAINTENANCE),
-        (*READ, "scan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
+         "check_lane", "check_members", "check_group", *MAINTENANCE),
+        (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
 
