@@ -102,12 +102,19 @@ local function ring_bell()
   redis.call('RPUSH', bell, unpack(tokens))
 end
 
+-- The reply to redis.pcall. Raises what is no sign of damaged data, such as missing rights.
+local function tolerate_damage(reply)
+  if type(reply) ~= 'table' or not reply.err or string.find(reply.err, 'stream ID', 1, true)
+    or string.find(reply.err, 'WRONGTYPE', 1, true) then return reply end
+  error(reply)
+end
+
 -- Remove entries from their lane. Always both commands: statistics and reclaim rely on there being no
 -- entry that is acknowledged but not deleted, or deleted but still pending.
 -- Redis refuses a call with a value that is not an entry id, from a damaged hash: then each has its own call.
 local function drop_entries(stream, entries)
-  redis.pcall('XACK', stream, GROUP, unpack(entries))
-  local reply = redis.pcall('XDEL', stream, unpack(entries))
+  tolerate_damage(redis.pcall('XACK', stream, GROUP, unpack(entries)))
+  local reply = tolerate_damage(redis.pcall('XDEL', stream, unpack(entries)))
   if type(reply) == 'table' and #entries > 1 then
     for _, entry in ipairs(entries) do drop_entries(stream, {entry}) end
   end
