@@ -70,8 +70,8 @@ def doctor(
 ) -> int:
     """Check the server, the settings, the workers and the data.
 
-    Each finding comes with details and a remedy. --repair changes one job at a time, atomically, and
-    deletes nothing that may still be needed.
+    Each finding comes with details and a remedy. --repair changes one job or group at a time,
+    atomically, and deletes nothing that may still be needed.
     """
     settings = load()
     findings, report = options.run(_check(settings, resume_from, max_time))

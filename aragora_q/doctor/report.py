@@ -146,6 +146,12 @@ PROBLEMS = {
             "create it with the counts of its jobs; it is not sealed any more",
             of="group",
         ),
+        Problem(
+            "group-invalid-numbers",
+            "has fields that are not numbers: it cannot be shown",
+            "set times to now, and the number of purged jobs to 0",
+            of="group",
+        ),
         Problem("group-unlisted", "is not in the list of groups", "list it", of="group"),
         Problem(
             "group-counts",

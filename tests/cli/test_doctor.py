@@ -183,6 +183,9 @@ BREAKS_OF_GROUPS = {
     "group-wrong-type": _break_group_type,
     "group-without-jobs": _break_group_without_jobs,
     "group-lost": lambda redis_client: redis_client.delete(f"{PREFIX}group:open"),
+    "group-invalid-numbers": lambda redis_client: redis_client.hset(
+        f"{PREFIX}group:over", mapping={"ended_at": "x", "purged": "y"}
+    ),
     "group-unlisted": lambda redis_client: redis_client.zrem(f"{PREFIX}groups", "open"),
     "group-counts": lambda redis_client: redis_client.hset(
         f"{PREFIX}group:open", mapping={"pending": 7, "failed": "x"}
@@ -488,6 +491,29 @@ class TestGroups:
             return await integrity.examine(harness.queue.connection, repair=True)
 
         assert dict(on_queue(check).problems) == {"group-lost": {"g"}}
+        invariants.check(redis_client, PREFIX)
+
+    def test_a_resumed_walk_meets_every_group(self, on_queue, redis_client):
+        """Interrupted after each step, it finds and repairs all groups."""
+        names = {f"g-{n}" for n in range(300)}
+
+        async def walk(harness):
+            jobs = [Job(payload={}, id=f"job-of-{name}", group=name) for name in names]
+            await harness.queue.enqueue_many(jobs)
+            for name in names:
+                redis_client.hset(f"{PREFIX}group:{name}", "pending", 7)
+            cursor, steps, found = "", 0, set()
+            while steps == 0 or cursor:
+                report = await integrity.examine(
+                    harness.queue.connection, repair=True, resume_at=cursor, budget_seconds=0
+                )
+                cursor, steps = report.stopped_at, steps + 1
+                found |= report.problems.pop("group-counts", set())
+                assert not report.problems
+            return steps, found
+
+        steps, found = on_queue(walk)
+        assert (steps > 5, found) == (True, names)
         invariants.check(redis_client, PREFIX)
 
     def test_a_queue_without_labels_costs_nothing_more(self, on_queue, monkeypatch):

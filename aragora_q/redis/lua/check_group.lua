@@ -6,8 +6,8 @@
 -- returns: more | changed | done, then with `more`: the progress, otherwise: codes of problems (see
 -- doctor/report.py), separated by spaces
 --
--- The group is not judged while a job has no status: a job that is lost is a problem of its own, and the job may
--- still run. A call counts at most `limit` jobs. After `more`, the next call continues with the `progress` that was returned,
+-- The group is not judged while one of its jobs has no status: that is another problem, and the job may still run.
+-- A call counts at most `limit` jobs. After `more`, the next call continues with the `progress` that was returned,
 -- at first empty. If the group has changed since the first call, nothing is judged: `changed`, begin again. A
 -- group that fits into one call is always judged.
 
@@ -97,6 +97,16 @@ if not state.created_at then
   set_counts()
   return reply('changed')
 end
+
+-- Fields that must be numbers and are not: readers refuse the group.
+local numbers, valid = {'created_at', 'sealed_at', 'ended_at', 'cancelled_at', 'purged'}, {}
+for n, value in ipairs(redis.call('HMGET', key, unpack(numbers))) do
+  if value and not parse_int(value) then
+    valid[#valid + 1] = numbers[n]
+    valid[#valid + 1] = numbers[n] == 'purged' and '0' or now_text
+  end
+end
+if #valid > 0 and add_problem('group-invalid-numbers') then redis.call('HSET', key, unpack(valid)) end
 if not redis.call('ZSCORE', groups, group) and add_problem('group-unlisted') then
   redis.call('ZADD', groups, text(parse_int(state.created_at) or now), group)
 end
