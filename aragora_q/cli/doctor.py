@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.doctor.agents import Checkup
     from aragora_q.doctor.checks import Finding
-    from aragora_q.doctor.integrity import IntegrityReport
+    from aragora_q.doctor.report import IntegrityReport
 
 STYLES = {"error": "31", "warning": "33", "note": "2"}
 INDENT = 8
@@ -70,8 +70,8 @@ def doctor(
 ) -> int:
     """Check the server, the settings, the workers and the data.
 
-    Each finding comes with details and a remedy. --repair changes one job at a time, atomically, and
-    deletes nothing that may still be needed.
+    Each finding comes with details and a remedy. --repair changes one job or group at a time,
+    atomically, and deletes nothing that may still be needed.
     """
     settings = load()
     findings, report = options.run(_check(settings, resume_from, max_time))
@@ -135,13 +135,14 @@ async def _check(
     settings: QueueConfig, resume_from: str, max_seconds: float
 ) -> tuple[list[Finding], IntegrityReport]:
     from aragora_q.doctor import checks, integrity
+    from aragora_q.doctor.report import IntegrityReport
     from aragora_q.streams.queue import RedisStreamsQueue
 
     queue = RedisStreamsQueue(settings)
     try:
         findings = [finding async for finding in checks.check_all(queue)]
         if any(finding.check in checks.ENDS for finding in findings):
-            return findings, integrity.IntegrityReport(stopped_at=resume_from)
+            return findings, IntegrityReport(stopped_at=resume_from)
         report = await _check_cursor(
             integrity.examine(queue.connection, resume_at=resume_from, budget_seconds=max_seconds)
         )

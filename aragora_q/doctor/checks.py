@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRETS, read_sources
-from aragora_q.doctor.integrity import EXAMPLES, MAX_EXAMPLES, PROBLEMS, IntegrityReport
+from aragora_q.doctor.report import EXAMPLES, MAX_EXAMPLES, PROBLEMS, IntegrityReport
 from aragora_q.errors import (
     AccessDenied,
     AragoraQError,
@@ -382,17 +382,23 @@ def _seconds(text: str) -> float | None:
 
 def of_data(report: IntegrityReport, *, repaired: bool) -> Iterator[Finding]:
     """Return the problems of a report as findings. A problem that has been repaired is a note."""
-    for code, job_ids in report.problems.items():
+    for code, names in report.problems.items():
         problem = PROBLEMS[code]
-        some = ", ".join(sorted(job_ids)[:EXAMPLES])
-        more = len(job_ids) - EXAMPLES
-        detail = f"{_jobs(len(job_ids))} {problem.message} ({some}{f' and {more:,} more' if more > 0 else ''})"
+        detail = f"{_number(names, problem.of)} {problem.message} ({_examples(names)})"
         if not problem.repairable:
             yield Finding("error", "data", detail, problem.repair)
         elif repaired:
             yield Finding("note", "data", detail, f"repaired: {problem.repair}")
         else:
             yield Finding("error", "data", detail, f"--repair would {problem.repair}")
+    if report.busy_groups:
+        yield Finding(
+            "note",
+            "data",
+            f"{_number(report.busy_groups, 'group')} changed while its jobs were counted "
+            f"({_examples(report.busy_groups)})",
+            "run doctor again when fewer of its jobs start and end",
+        )
     if report.foreign_keys:
         some = ", ".join(sorted(report.foreign_keys)[:EXAMPLES])
         yield Finding(
@@ -403,6 +409,11 @@ def of_data(report: IntegrityReport, *, repaired: bool) -> Iterator[Finding]:
         )
 
 
-def _jobs(number: int) -> str:
-    at_least = "at least " if number == MAX_EXAMPLES else ""
-    return f"{at_least}{number:,} job{'' if number == 1 else 's'}:"
+def _examples(names: Collection[str]) -> str:
+    more = len(names) - EXAMPLES
+    return ", ".join(sorted(names)[:EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _number(names: Collection[str], of: str) -> str:
+    at_least = "at least " if len(names) == MAX_EXAMPLES else ""
+    return f"{at_least}{len(names):,} {of}{'' if len(names) == 1 else 's'}:"

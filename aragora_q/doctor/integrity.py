@@ -1,155 +1,28 @@
-"""Check that a queue's keys are consistent: jobs, streams, indexes, TTLs.
+"""Check that a queue's keys are consistent: jobs, streams, indexes, labels, groups, TTLs.
 
 Walks through the keys in bounded steps, may stop at a deadline, and can be resumed. Each job is checked,
-and repaired, by one atomic script. Used by `aragora-q doctor`.
+and repaired, by one atomic script. Groups come last, when the states of their jobs have been repaired.
+Used by `aragora-q doctor`.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 
+from aragora_q.doctor.groups import check_group, check_label
+from aragora_q.doctor.report import IntegrityReport
+from aragora_q.labels import decode_labels
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import QueueKeys
 from aragora_q.redis.scripts import BATCH_LIMIT
 
-
-@dataclass(frozen=True)
-class Problem:
-    """A kind of inconsistency. `code` is what `check_job.lua` and `check_lane.lua` return.
-
-    `message` completes "a job …". `repair` is what `--repair` does or, if the problem is not
-    `repairable`, what an operator can do.
-    """
-
-    code: str
-    message: str
-    repair: str
-    repairable: bool = True
-
-
-PROBLEMS = {
-    problem.code: problem
-    for problem in (
-        Problem("not-queued", "waits, but is in no lane: it would never run", "make it due now"),
-        Problem(
-            "delivered-without-owner",
-            "was delivered, but is not pending: it would never run",
-            "move it to the tail of its lane",
-        ),
-        Problem(
-            "orphaned-entry",
-            "has an entry that was delivered, but is not pending",
-            "move it to the tail of its lane",
-        ),
-        Problem("duplicate-entry", "has a second entry that is never read again", "delete it"),
-        Problem(
-            "other-lane",
-            "waits in a lane that does not match its priority",
-            "set the priority to match the lane",
-        ),
-        Problem("delayed-without-hash", "is delayed, but its hash is missing", "create its hash"),
-        Problem("waits-twice", "is in a lane and also delayed", "keep it in its lane"),
-        Problem(
-            "listed-as-ended",
-            "is live, but in an index of ended jobs: purge would delete it",
-            "remove it from the index",
-        ),
-        Problem("expires-while-live", "is live, but its data has a TTL", "remove the TTL"),
-        Problem("stale-result", "is live, but has a result of an earlier run", "delete it"),
-        Problem("payload-twice", "has its payload twice", "keep the one in the stream"),
-        Problem(
-            "unlisted",
-            "has ended, but is in no index: purge would never delete it",
-            "add it to its index",
-        ),
-        Problem(
-            "listed-twice", "has ended, but is also in another index", "keep it in its own index"
-        ),
-        Problem("keeps-lease", "has ended, but still has a lease", "remove the lease"),
-        Problem("never-expires", "has ended, but its data has no TTL", "set the TTL"),
-        Problem(
-            "listed-without-data",
-            "is in an index, but its data is missing",
-            "remove it from the index",
-        ),
-        Problem(
-            "delayed-without-data",
-            "is delayed, but its data is missing",
-            "remove it from the delayed jobs",
-        ),
-        Problem(
-            "parts-without-hash",
-            "has data without a TTL, but no hash",
-            "let the data expire after the retention time",
-        ),
-        Problem(
-            "invalid-numbers",
-            "has fields that are not numbers: it cannot be shown",
-            "remove these fields",
-        ),
-        Problem(
-            "payload-lost",
-            "waits, but its payload was deleted",
-            "cancel it and enqueue it again",
-            repairable=False,
-        ),
-        Problem(
-            "entry-lost",
-            "is running, but its stream entry was deleted",
-            "let its worker finish; if the worker is gone, cancel it and enqueue it again",
-            repairable=False,
-        ),
-        Problem(
-            "result-lost",
-            "is completed, but its result was deleted",
-            "the result cannot be restored",
-            repairable=False,
-        ),
-        Problem(
-            "wrong-type",
-            "has a key of another type where its hash should be",
-            "delete that key",
-            repairable=False,
-        ),
-        Problem(
-            "unknown-status",
-            "has an unknown status",
-            "check whether a newer version wrote it",
-            repairable=False,
-        ),
-    )
-}
-"""Every kind of problem, by code."""
-
 INDEXES = ("delayed", "completed", "failed", "cancelled")
 LANES = ("stream_high", "stream_normal", "stream_low")
-PHASES = (*LANES, *INDEXES, "keys")
+PHASES = (*LANES, *INDEXES, "keys", "labels", "groups")
 PARTS = ("payload", "result", "history", "journal")
-EXAMPLES = 5
-MAX_EXAMPLES = 10_000
-"""Job ids remembered of each problem; if there are more, the report says "at least"."""
-
-
-@dataclass
-class IntegrityReport:
-    """The result of a walk. `stopped_at` is the cursor to resume from if time ran out, otherwise empty."""
-
-    jobs: int = 0
-    """Job hashes seen."""
-    problems: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Job ids by problem code. A set, because a walk may see a job more than once."""
-    foreign_keys: list[str] = field(default_factory=list)
-    """Keys under the queue's prefix that do not belong to the queue."""
-    stopped_at: str = ""
-
-    def add(self, code: str, job_id: str) -> None:
-        """Add a problem of a job."""
-        if len(self.problems[code]) < MAX_EXAMPLES:
-            self.problems[code].add(job_id)
 
 
 class UnknownCursor(ValueError):
@@ -180,17 +53,38 @@ async def examine(
     for phase in PHASES[PHASES.index(first) :]:
         cursor = first_cursor if phase == first else "0"
         while True:
-            if phase in LANES:
-                cursor = await _check_lane(connection, phase, cursor, report, repair=repair)
-            else:
-                cursor, job_ids = await _next_jobs(connection, phase, cursor, report)
-                await _check_jobs(connection, job_ids, report, repair=repair)
+            cursor = await _check_page(connection, phase, cursor, report, repair=repair)
             if cursor == "0":
                 break
             if time.monotonic() > deadline:
                 report.stopped_at = f"{phase}:{cursor}"
                 return report
     return report
+
+
+async def _check_page(
+    connection: Connection, phase: str, cursor: str, report: IntegrityReport, *, repair: bool
+) -> str:
+    """Check what the next page of a phase names; return the next cursor, "0" after the last page."""
+    if phase in LANES:
+        return await _check_lane(connection, phase, cursor, report, repair=repair)
+    next_cursor, page = await _next_page(connection, phase, cursor)
+    if phase == "keys":
+        found = _sort_keys(connection.keys, list(page), report)
+    elif phase == "labels":
+        found = await _sort_labels(connection, page, report)
+    elif phase == "groups":
+        found = _Found(groups=list(page))
+    else:
+        found = _Found(job_ids=list(page))
+    if phase != "groups":
+        found.groups = await _unlisted(connection, found.groups)
+    await _check_jobs(connection, found.job_ids, report, repair=repair)
+    for label in found.labels:
+        await check_label(connection, label, report, repair=repair)
+    for group in found.groups:
+        await check_group(connection, group, report, repair=repair)
+    return next_cursor
 
 
 async def _check_lane(
@@ -210,28 +104,76 @@ async def _check_lane(
     return replies.text(cursor)
 
 
-async def _next_jobs(
-    connection: Connection, phase: str, cursor: str, report: IntegrityReport
-) -> tuple[str, list[str]]:
-    """Return the next cursor, and the ids of jobs to check."""
+@dataclass
+class _Found:
+    """What a page names."""
+
+    job_ids: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+
+
+async def _next_page(
+    connection: Connection, phase: str, cursor: str
+) -> tuple[str, dict[str, bytes]]:
+    """Return the next cursor, and a page of keys, job ids or names of groups; labels by job id."""
     keys = connection.keys
-    if phase != "keys":
-        next_cursor, members = await connection.execute(
-            "ZSCAN", getattr(keys, phase), cursor, "COUNT", BATCH_LIMIT
+    if phase == "keys":
+        next_cursor, names = await connection.execute(
+            "SCAN", cursor, "MATCH", keys.pattern, "COUNT", 10 * BATCH_LIMIT
         )
-        return replies.text(next_cursor), [member for member, _ in replies.scored(members)]
-    next_cursor, names = await connection.execute(
-        "SCAN", cursor, "MATCH", keys.pattern, "COUNT", 10 * BATCH_LIMIT
+        return replies.text(next_cursor), {replies.text(name): b"" for name in names}
+    command = "HSCAN" if phase == "labels" else "ZSCAN"
+    next_cursor, members = await connection.execute(
+        command, getattr(keys, phase), cursor, "COUNT", BATCH_LIMIT
     )
-    job_ids = []
-    for key in map(replies.text, names):
-        if key.startswith(keys.job_prefix):
-            name = key.removeprefix(keys.job_prefix)
+    found = {replies.text(name): value for name, value in replies.pairs(members)}
+    return replies.text(next_cursor), found
+
+
+def _sort_keys(keys: QueueKeys, names: list[str], report: IntegrityReport) -> _Found:
+    """Return what keys name, without repetition; count jobs and note keys that are not the queue's."""
+    job_ids, labels, groups = [], [], []
+    for key in names:
+        kind, _, name = key.removeprefix(keys.queue_prefix).partition(":")
+        group, _, part = name.partition(":")
+        if key in keys.types or (kind == "worker" and name):
+            continue
+        if kind == "job" and name:
             job_ids.append(_job_of(name))
             report.jobs += job_ids[-1] == name
-        elif not _belongs_to_queue(keys, key):
+        elif kind == "members" and name:
+            labels.append(name)
+        elif kind == "group" and group and part in ("", "then"):
+            groups.append(group)
+        else:
             report.foreign_keys.append(key)
-    return replies.text(next_cursor), list(dict.fromkeys(job_ids))
+    return _Found(*(list(dict.fromkeys(found)) for found in (job_ids, labels, groups)))
+
+
+async def _sort_labels(
+    connection: Connection, labels: dict[str, bytes], report: IntegrityReport
+) -> _Found:
+    """Return the labeled jobs that have no hash, so that the walk of the keys did not meet them; all groups."""
+    exist = await connection.execute_all(
+        ("EXISTS", connection.keys.job(job_id)) for job_id in labels
+    )
+    waiting = report.problems.get("entry-without-hash", ())
+    missing = [
+        job_id
+        for job_id, exists in zip(labels, exist, strict=True)
+        if exists == 0 and job_id not in waiting
+    ]
+    groups = {decode_labels(text).get("group"): None for text in labels.values()}
+    return _Found(job_ids=missing, groups=[group for group in groups if group])
+
+
+async def _unlisted(connection: Connection, groups: list[str]) -> list[str]:
+    """Return the groups that the walk of the groups would not meet."""
+    if not groups:
+        return []
+    scores = await connection.execute("ZMSCORE", connection.keys.groups, *groups)
+    return [group for group, score in zip(groups, scores, strict=True) if score is None]
 
 
 async def _check_jobs(
@@ -253,7 +195,3 @@ async def _check_jobs(
 def _job_of(name: str) -> str:
     job_id, _, part = name.rpartition(":")
     return job_id if part in PARTS and job_id else name
-
-
-def _belongs_to_queue(keys: QueueKeys, key: str) -> bool:
-    return key in keys.types or key.startswith(keys.worker(""))

@@ -38,7 +38,7 @@ class Role(NamedTuple):
 
 
 ROLES = {
-    "producer": Role(("enqueue",), (*READ, *CONFIRM)),
+    "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM)),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "progress", "checkpoint", "purge", *MAINTENANCE),
@@ -49,8 +49,8 @@ ROLES = {
     "stats": Role((), READ),
     "operator": Role(
         ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "purge_jobs", "maintenance_lock",
-         "check_job", "check_lane", *MAINTENANCE),
-        (*READ, "scan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
+         "check_job", "check_lane", "check_members", "check_group", *MAINTENANCE),
+        (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
 

@@ -101,6 +101,7 @@ COMMANDS: Mapping[str, Any] = {
     "HGET": _MAYBE,
     "HGETALL": _is_paired,
     "HMGET": [_MAYBE],
+    "HSCAN": (bytes, _is_paired),
     "INFO": bytes,
     "LRANGE": [bytes],
     "PTTL": int,
@@ -125,8 +126,10 @@ COMMANDS: Mapping[str, Any] = {
 SCRIPTS: Mapping[str, Any] = {
     "cancel": PerItem(bytes),
     "cancel_group": _words("marked unknown"),
+    "check_group": (_words("more changed done"), bytes),
     "check_job": PerItem(bytes),
     "check_lane": (bytes, ..., (bytes, bytes)),
+    "check_members": (bytes, ..., bytes),
     "checkpoint": PerItem(_words("ok lost full too_many")),
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),

@@ -7,8 +7,10 @@ import pytest
 from support import invariants, servers
 from support.queue_harness import PREFIX, QueueHarness
 
+from aragora_q.base import Job
 from aragora_q.contracts import Completed
-from aragora_q.doctor import checks, integrity
+from aragora_q.doctor import checks, groups, integrity
+from aragora_q.doctor.report import PROBLEMS
 
 
 async def _jobs(harness):
@@ -114,17 +116,107 @@ BREAKS = {
 }
 
 
+async def _groups(harness):
+    """An open group, an ended one, and one that is sealed and followed by a job; all with a tenant."""
+    await harness.enqueue("done", group="followed", tenant="t")
+    await harness.enqueue("last", group="over", tenant="t")
+    worker = await harness.worker("w1")
+    for job in (await worker.start(2)).jobs:
+        assert await harness.report(worker, job, Completed(b"{}")) == "completed"
+    await harness.queue.seal_group("over")
+    await harness.enqueue("waits", priority=-1, group="followed", tenant="t", tags={"k": "v"})
+    await harness.queue.seal_group("followed", Job(payload={}, id="after"))
+    await harness.enqueue("open-1", group="open", tenant="t")
+
+
+def _break_label_type(redis_client):
+    redis_client.delete(f"{PREFIX}members:tenant:t")
+    redis_client.set(f"{PREFIX}members:tenant:t", "a string")
+
+
+def _break_group_type(redis_client):
+    redis_client.delete(f"{PREFIX}group:open")
+    redis_client.rpush(f"{PREFIX}group:open", "a list")
+
+
+def _break_group_without_jobs(redis_client):
+    redis_client.zadd(f"{PREFIX}groups", {"empty": 1})
+    redis_client.hset(f"{PREFIX}group:empty", "created_at", 1)
+    redis_client.set(f"{PREFIX}group:empty:then", "{}")
+
+
+def _break_group_not_ended(redis_client):
+    redis_client.hdel(f"{PREFIX}group:over", "ended_at")
+    redis_client.persist(f"{PREFIX}group:over")
+
+
+def _break_group_ended(redis_client):
+    redis_client.hset(f"{PREFIX}group:open", "ended_at", 1)
+    redis_client.expire(f"{PREFIX}group:open", 1000)
+
+
+def _break_then_waits(redis_client):
+    for suffix in (
+        "then",
+        "then_id",
+        "then_priority",
+        "then_delay_ms",
+        "then_max_attempts",
+        "then_labels",
+    ):
+        value = redis_client.hget(f"{PREFIX}group:followed", suffix)
+        redis_client.hset(f"{PREFIX}group:over", suffix, value)
+    redis_client.hset(f"{PREFIX}group:over", "then_id", "late")
+    redis_client.set(f"{PREFIX}group:over:then", "{}")
+
+
+BREAKS_OF_GROUPS = {
+    "entry-without-hash": lambda redis_client: redis_client.delete(f"{PREFIX}job:waits"),
+    "unlisted-label": lambda redis_client: redis_client.zrem(f"{PREFIX}members:tag:k=v", "waits"),
+    "stray-member": lambda redis_client: redis_client.zadd(
+        f"{PREFIX}members:tag:k=v", {"done": 1, "missing": 2}
+    ),
+    "labels-without-job": lambda redis_client: redis_client.hset(
+        f"{PREFIX}labels", "missing", "tenant:t tag:k=v"
+    ),
+    "label-wrong-type": _break_label_type,
+    "group-wrong-type": _break_group_type,
+    "group-without-jobs": _break_group_without_jobs,
+    "group-lost": lambda redis_client: redis_client.delete(f"{PREFIX}group:open"),
+    "group-invalid-numbers": lambda redis_client: redis_client.hset(
+        f"{PREFIX}group:over", mapping={"ended_at": "x", "purged": "y"}
+    ),
+    "group-unlisted": lambda redis_client: redis_client.zrem(f"{PREFIX}groups", "open"),
+    "group-counts": lambda redis_client: redis_client.hset(
+        f"{PREFIX}group:open", mapping={"pending": 7, "failed": "x"}
+    ),
+    "group-not-ended": _break_group_not_ended,
+    "group-ended": _break_group_ended,
+    "group-expires": lambda redis_client: redis_client.expire(f"{PREFIX}group:open", 1000),
+    "group-never-expires": lambda redis_client: redis_client.persist(f"{PREFIX}group:over"),
+    "then-waits": _break_then_waits,
+    "then-left": lambda redis_client: redis_client.set(f"{PREFIX}group:open:then", "{}"),
+    "then-lost": lambda redis_client: redis_client.delete(f"{PREFIX}group:followed:then"),
+}
+
+CASES = {
+    **{code: (_jobs, damage) for code, damage in BREAKS.items()},
+    **{code: (_groups, damage) for code, damage in BREAKS_OF_GROUPS.items()},
+}
+
+
 def test_every_problem_has_a_case_here():
-    """The list of problems and the cases below are the same."""
-    assert set(BREAKS) == set(integrity.PROBLEMS)
+    """The list of problems and the cases here are the same."""
+    assert set(CASES) == set(PROBLEMS)
 
 
-@pytest.mark.parametrize("code", BREAKS)
+@pytest.mark.parametrize("code", CASES)
 def test_each_problem_is_found_and_repaired_if_possible(run_cli, on_queue, redis_client, code):
     """Reported with job and remedy, exit 1; --repair ends the report of those that are repairable."""
-    on_queue(_jobs)
-    BREAKS[code](redis_client)
-    problem = integrity.PROBLEMS[code]
+    prepare, damage = CASES[code]
+    on_queue(prepare)
+    damage(redis_client)
+    problem = PROBLEMS[code]
     checked = run_cli("doctor", "--json")
     assert checked.code == 1
     [found] = _found(checked)
@@ -266,6 +358,183 @@ def test_a_check_that_ran_out_of_time_can_be_resumed(redis_url, redis_client):
     assert (jobs, foreign_keys) == (30, 3000)
 
 
+class TestGroups:
+    """Repairs of groups: none is ended early, and what follows one is enqueued once."""
+
+    def test_groups_of_jobs_in_every_state_are_consistent(self, run_cli, on_queue):
+        """Open, sealed and ended groups give no finding; none of their keys is foreign."""
+        on_queue(_groups)
+        assert _found(run_cli("doctor", "--json")) == []
+
+    def test_a_lost_job_does_not_hold_up_its_group(self, run_cli, on_queue, redis_client):
+        """The last live job was deleted with its entry: its labels go, the group ends, `then` is enqueued."""
+        on_queue(_groups)
+        redis_client.delete(f"{PREFIX}job:waits", f"{PREFIX}stream:low")
+        [found] = _found(run_cli("doctor", "--json"))
+        assert PROBLEMS["labels-without-job"].message in found["detail"]
+        run_cli("doctor", "--repair", "--yes")
+        assert redis_client.hget(f"{PREFIX}group:followed", "then") == "enqueued"
+        assert redis_client.hget(f"{PREFIX}job:after", "status") == "pending"
+        assert _found(run_cli("doctor", "--repair", "--yes", "--json")) == []
+        invariants.check(redis_client, PREFIX)
+
+    def test_a_job_whose_hash_was_lost_still_runs_in_its_group(
+        self, run_cli, on_queue, redis_client
+    ):
+        """Its entry is enough: it keeps its labels, and `then` waits until it has ended."""
+
+        async def run_all(harness):
+            worker = await harness.worker("w2")
+            jobs = (await worker.start(10)).jobs
+            for job in jobs:
+                assert await harness.report(worker, job, Completed(b"{}")) == "completed"
+            return {job.id for job in jobs}
+
+        on_queue(_groups)
+        redis_client.delete(f"{PREFIX}job:waits")
+        run_cli("doctor", "--repair", "--yes")
+        assert redis_client.hget(f"{PREFIX}group:followed", "then") == "waiting"
+        assert on_queue(run_all) == {"waits", "open-1"}
+        assert redis_client.hget(f"{PREFIX}group:followed", "then") == "enqueued"
+        assert _found(run_cli("doctor", "--json")) == []
+        invariants.check(redis_client, PREFIX)
+
+    def test_expired_jobs_leave_their_group_as_if_purged(self, run_cli, on_queue, redis_client):
+        """A job whose keys expired before a purge is one finding; its group counts it as purged."""
+        on_queue(_groups)
+        redis_client.delete(f"{PREFIX}job:done", f"{PREFIX}job:done:result")
+        [found] = _found(run_cli("doctor", "--json"))
+        assert PROBLEMS["listed-without-data"].message in found["detail"]
+        [found] = _found(run_cli("doctor", "--repair", "--yes", "--json"))
+        counts = redis_client.hmget(f"{PREFIX}group:followed", "pending", "completed", "purged")
+        assert counts == ["1", "0", "1"]
+        invariants.check(redis_client, PREFIX)
+
+    def test_a_job_at_another_group_is_removed_before_the_group_is_counted(
+        self, run_cli, on_queue, redis_client
+    ):
+        """The counts of a group that lists a job of another group were right, and stay so."""
+        on_queue(_groups)
+        redis_client.zadd(f"{PREFIX}members:group:open", {"waits": 1})
+        [found] = _found(run_cli("doctor", "--repair", "--yes", "--json"))
+        assert PROBLEMS["stray-member"].message in found["detail"]
+        assert redis_client.hget(f"{PREFIX}group:open", "pending") == "1"
+        invariants.check(redis_client, PREFIX)
+
+    def test_all_keys_of_a_group_are_made_from_its_jobs(self, run_cli, on_queue, redis_client):
+        """A job's labels are enough: lists, group and counts return, in one repair."""
+        on_queue(_groups)
+        redis_client.delete(f"{PREFIX}groups", f"{PREFIX}group:open", f"{PREFIX}members:group:open")
+        run_cli("doctor", "--repair", "--yes")
+        assert redis_client.hget(f"{PREFIX}group:open", "pending") == "1"
+        assert _found(run_cli("doctor", "--json")) == []
+        invariants.check(redis_client, PREFIX)
+
+    @pytest.mark.parametrize("field", ["then_id", "then_priority", "then_delay_ms", "then_labels"])
+    def test_a_damaged_job_that_follows_a_group_is_lost(
+        self, run_cli, on_queue, redis_client, field
+    ):
+        """It is reported, and the group ends without it."""
+        on_queue(_groups)
+        redis_client.hdel(f"{PREFIX}group:followed", field)
+        [found] = _found(run_cli("doctor", "--repair", "--yes", "--json"))
+        assert (found["severity"], found["remedy"]) == ("error", PROBLEMS["then-lost"].repair)
+        assert run_cli("cancel", "waits").code == 0
+        assert redis_client.hget(f"{PREFIX}group:followed", "then") == "lost"
+        assert redis_client.hexists(f"{PREFIX}group:followed", "ended_at")
+        assert _found(run_cli("doctor", "--json")) == [found]
+        invariants.check(redis_client, PREFIX)
+
+    @pytest.mark.parametrize("changes", [1, 100])
+    def test_a_group_that_changes_while_it_is_counted_is_not_judged(
+        self, on_queue, redis_client, monkeypatch, changes
+    ):
+        """It is counted again, in pages; if it changes each time, it is busy: not a problem."""
+        monkeypatch.setattr(groups, "PAGE", 2)
+
+        async def check(harness):
+            for n in range(5):
+                await harness.enqueue(f"job-{n}", group="g")
+            redis_client.hset(f"{PREFIX}group:g", "failed", 9)
+            run, pages = harness.queue.connection.run, 0
+
+            async def run_and_change(name, *args, **options):
+                nonlocal pages
+                reply = await run(name, *args, **options)
+                if name == "check_group" and reply[0] == b"more" and pages < changes:
+                    pages += 1
+                    await harness.enqueue(f"new-{pages}", group="g")
+                return reply
+
+            monkeypatch.setattr(harness.queue.connection, "run", run_and_change)
+            return await integrity.examine(harness.queue.connection, repair=True)
+
+        report = on_queue(check)
+        if changes == 1:
+            assert (dict(report.problems), report.busy_groups) == ({"group-counts": {"g"}}, set())
+            assert redis_client.hmget(f"{PREFIX}group:g", "pending", "failed") == ["6", "0"]
+            invariants.check(redis_client, PREFIX)
+        else:
+            assert (dict(report.problems), report.busy_groups) == ({}, {"g"})
+            [finding] = checks.of_data(report, repaired=True)
+            assert (finding.severity, "1 group: changed while" in finding.detail) == ("note", True)
+            assert redis_client.hget(f"{PREFIX}group:g", "failed") == "9"
+
+    def test_a_lost_group_of_many_pages_is_counted_again(self, on_queue, redis_client, monkeypatch):
+        """Nothing counts a group whose hash is missing: it is created first, then counted."""
+        monkeypatch.setattr(groups, "PAGE", 2)
+
+        async def check(harness):
+            for n in range(5):
+                await harness.enqueue(f"job-{n}", group="g")
+            redis_client.delete(f"{PREFIX}group:g", f"{PREFIX}groups")
+            return await integrity.examine(harness.queue.connection, repair=True)
+
+        assert dict(on_queue(check).problems) == {"group-lost": {"g"}}
+        invariants.check(redis_client, PREFIX)
+
+    def test_a_resumed_walk_meets_every_group(self, on_queue, redis_client):
+        """Interrupted after each step, it finds and repairs all groups."""
+        names = {f"g-{n}" for n in range(300)}
+
+        async def walk(harness):
+            jobs = [Job(payload={}, id=f"job-of-{name}", group=name) for name in names]
+            await harness.queue.enqueue_many(jobs)
+            for name in names:
+                redis_client.hset(f"{PREFIX}group:{name}", "pending", 7)
+            cursor, steps, found = "", 0, set()
+            while steps == 0 or cursor:
+                report = await integrity.examine(
+                    harness.queue.connection, repair=True, resume_at=cursor, budget_seconds=0
+                )
+                cursor, steps = report.stopped_at, steps + 1
+                found |= report.problems.pop("group-counts", set())
+                assert not report.problems
+            return steps, found
+
+        steps, found = on_queue(walk)
+        assert (steps > 5, found) == (True, names)
+        invariants.check(redis_client, PREFIX)
+
+    def test_a_queue_without_labels_costs_nothing_more(self, on_queue, monkeypatch):
+        """Only lanes and jobs are checked where no job has a label."""
+        names = set()
+
+        async def check(harness):
+            await _jobs(harness)
+            run = harness.queue.connection.run
+
+            async def note(name, *args, **options):
+                names.add(name)
+                return await run(name, *args, **options)
+
+            monkeypatch.setattr(harness.queue.connection, "run", note)
+            await integrity.examine(harness.queue.connection)
+
+        on_queue(check)
+        assert names == {"check_lane", "check_job"}
+
+
 def test_an_unknown_cursor_is_a_usage_error(run_cli):
     """Only a cursor that an earlier check printed is accepted."""
     ended = run_cli("doctor", "--resume-from", "nowhere:x")
@@ -355,7 +624,7 @@ class TestSurroundings:
         details = [finding["detail"] for finding in found]
         assert details == [
             f"user limited cannot be a {role}: not allowed to run xadd, zadd"
-            for role in ("producer", "worker", "reaper")
+            for role in ("producer", "worker", "reaper", "purge")
         ]
 
     def test_an_unsupported_server_is_the_only_finding(self, run_cli, own_server):
@@ -381,7 +650,9 @@ def test_the_text_fits_eighty_columns(run_cli, on_queue, redis_client):
     assert "error   data: 1 job: has ended, but is in no index" in ended.out
 
 
-@pytest.mark.parametrize("name", ["stream:low", "events", "bell", "failed", "control"])
+@pytest.mark.parametrize(
+    "name", ["stream:low", "events", "bell", "failed", "control", "labels", "groups"]
+)
 def test_a_key_of_another_type_is_named(run_cli, on_queue, redis_client, name):
     """The key, its type and the right one: without that, no command can say more than WRONGTYPE."""
     on_queue(_jobs)

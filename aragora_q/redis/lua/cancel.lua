@@ -21,9 +21,9 @@ for n = 1, items do
     if state.entry then
       local stream = lane_stream(state.priority)
       local _, payload = job_of(fields_of(stream, state.entry) or {})
+      drop_entry(stream, state.entry)
       if payload then redis.call('SET', job .. ':payload', payload) end
       redis.call('HSETNX', job, 'created_at', entry_ms(state.entry))
-      drop_entry(stream, state.entry)
     else
       redis.call('ZREM', delayed, id)
     end

@@ -4,10 +4,10 @@
 -- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers bell counters events labels groups
 -- args: retention_ms repair
 -- each job: id
--- returns: per job: codes of its problems (see doctor/integrity.py), separated by spaces
+-- returns: per job: codes of its problems (see doctor/report.py), separated by spaces
 --
 -- One call sees a consistent state, so no problem is a transition in progress. With `repair` 1, every
--- problem that `integrity.PROBLEMS` calls repairable is repaired in the same call.
+-- problem that `report.PROBLEMS` calls repairable is repaired in the same call.
 
 local ttl = tonumber(retention_ms) + BACKSTOP_MS
 local indexes = {completed = completed, failed = failed, cancelled = cancelled}
@@ -40,18 +40,43 @@ local function expire_all(job, parts)
   for _, key in pairs(parts) do redis.call('PEXPIRE', key, ttl) end
 end
 
-local function check_missing_hash(job, id, parts)
+-- The labels of a job that is gone go with its last place. If it is not known what its group counted it as,
+-- check_group counts again.
+local function check_missing_hash(job, id, parts, job_labels)
+  local is_listed, last_status = false, nil
   if redis.call('ZSCORE', delayed, id) then
     if parts.payload then
       if add_problem('delayed-without-hash') then redis.call('HSET', job, 'status', 'pending', 'created_at', now) end
       return
     end
+    is_listed = true
     if add_problem('delayed-without-data') then redis.call('ZREM', delayed, id) end
   end
-  for _, index in pairs(indexes) do
-    if redis.call('ZSCORE', index, id) and add_problem('listed-without-data') then redis.call('ZREM', index, id) end
+  for status, index in pairs(indexes) do
+    if redis.call('ZSCORE', index, id) then
+      is_listed, last_status = true, status
+      if add_problem('listed-without-data') then redis.call('ZREM', index, id) end
+    end
   end
   if has_part_without_ttl(parts) and add_problem('parts-without-hash') then expire_all(job, parts) end
+  if not job_labels or redis.call('EXISTS', job) == 1 then return end
+  local is_gone = not is_listed and not next(parts)
+  if is_gone and add_problem('labels-without-job') or is_listed and repair == '1' then
+    unlabel(id, job_labels)
+    moved(id, last_status, 'purged', job_labels)
+  end
+end
+
+local function check_labels(job, id, job_labels)
+  local missing = {}
+  for label in string.gmatch(job_labels, '%S+') do
+    if not redis.pcall('ZSCORE', members_key(label), id) then missing[#missing + 1] = label end
+  end
+  if #missing > 0 and add_problem('unlisted-label') then
+    local state = read(job, 'created_at', 'entry')
+    local at = parse_int(state.created_at) or state.entry and entry_ms(state.entry) or now
+    for _, label in ipairs(missing) do redis.call('ZADD', members_key(label), text(at), id) end
+  end
 end
 
 local function check_terminal(job, id, state, parts)
@@ -64,16 +89,6 @@ local function check_terminal(job, id, state, parts)
   if (state.entry or state.lease_ms) and add_problem('keeps-lease') then redis.call('HDEL', job, 'entry', 'lease_ms') end
   if state.status == 'completed' and not parts.result then add_problem('result-lost') end
   if (redis.call('PTTL', job) < 0 or has_part_without_ttl(parts)) and add_problem('never-expires') then expire_all(job, parts) end
-end
-
--- True if the group has delivered `entry`, so that no read returns it again.
-local function is_delivered(stream, entry)
-  local last = group_info(stream)['last-delivered-id']
-  if not last then return false end
-  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
-  local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
-  ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
-  return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
 
 local function has_recent_heartbeat(state)
@@ -107,7 +122,7 @@ local function check_location(job, id, state, parts)
     if due and add_problem('waits-twice') then redis.call('ZREM', delayed, id) end
     if parts.payload and add_problem('payload-twice') then redis.call('DEL', parts.payload) end
     local pending = redis.pcall('XPENDING', stream, GROUP, state.entry, state.entry, 1)
-    if not pending.err and #pending == 0 and is_delivered(stream, state.entry) and not has_recent_heartbeat(state) then
+    if not pending.err and #pending == 0 and is_delivered(state.entry, group_info(stream)['last-delivered-id']) and not has_recent_heartbeat(state) then
       if add_problem('delivered-without-owner') then requeue_entry(job, id, stream, state, payload) end
     end
   elseif state.status == 'processing' then
@@ -155,7 +170,12 @@ local function check_numbers(job)
   if #invalid > 0 and add_problem('invalid-numbers') then redis.call('HDEL', job, unpack(invalid)) end
 end
 
-local reply = {}
+local ids, reply = {}, {}
+for n = 1, items do
+  local _, id = item(n)
+  ids[n] = id
+end
+local known_labels = labels_of(ids)
 for n = 1, items do
   local job, id = item(n)
   problems = {}
@@ -167,7 +187,7 @@ for n = 1, items do
     local parts = parts_of(job)
     if kind == 'hash' then check_numbers(job) end
     if not state.status then
-      check_missing_hash(job, id, parts)
+      check_missing_hash(job, id, parts, known_labels[n])
     elseif indexes[state.status] then
       check_terminal(job, id, state, parts)
     elseif state.status == 'pending' or state.status == 'processing' or state.status == 'retrying' then
@@ -175,6 +195,7 @@ for n = 1, items do
     else
       add_problem('unknown-status')
     end
+    if known_labels[n] and redis.call('EXISTS', job) == 1 then check_labels(job, id, known_labels[n]) end
   end
   reply[n] = table.concat(problems, ' ')
 end

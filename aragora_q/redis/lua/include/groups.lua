@@ -70,20 +70,30 @@ local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
 end
 
+-- The job that was stored when the group was sealed; nil if another program deleted or changed it.
+local function read_then(key)
+  local job = read(key, 'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels')
+  local payload = redis.pcall('GET', key .. ':then')
+  if type(payload) ~= 'string' or not (job.then_id and job.then_labels and parse_int(job.then_priority)
+    and parse_int(job.then_delay_ms) and parse_int(job.then_max_attempts)) then return nil end
+  job.payload = payload
+  return job
+end
+
 -- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
 local function enqueue_then(key)
-  local id, priority, delay_ms, max_attempts, job_labels = unpack(redis.call('HMGET', key,
-    'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels'))
-  local payload = redis.call('GET', key .. ':then')
-  if not payload then
-    redis.call('HSET', key, 'then', 'lost')  -- another program deleted it
+  local job = read_then(key)
+  redis.call('DEL', key .. ':then')
+  if not job then
+    redis.call('HSET', key, 'then', 'lost')
     return
   end
+  local id = job.then_id
   if redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 then id = id .. '.' .. now_text end
-  if job_labels ~= '' then label_jobs({id, job_labels}) end
-  create_job(queue_prefix .. 'job:' .. id, id, payload, priority, delay_ms, max_attempts)
+  if job.then_labels ~= '' then label_jobs({id, job.then_labels}) end
+  create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
+    job.then_max_attempts)
   redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
-  redis.call('DEL', key .. ':then')
   count('enqueued', 1)
   publish_event('enqueued', {id})
 end
@@ -100,7 +110,13 @@ end
 local function count_in_group(name, delta, retention_ms)
   local key = group_key(name)
   local state = redis.pcall('HMGET', key, 'created_at', 'sealed_at', 'ended_at', 'then', 'moves', unpack(COUNTED))
-  if state.err or not state[1] then return end  -- deleted by another program
+  if state.err then return end  -- a key of another type
+  if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
+    redis.call('UNLINK', key, key .. ':then')
+    redis.call('ZREM', groups, name)
+    return
+  end
+  if not state[1] then return end  -- it expired before its jobs were purged, or another program deleted it
   local fields, live = {'moves', text((parse_int(state[5]) or 0) + 1)}, 0
   for n, status in ipairs(COUNTED) do
     local total = parse_int(state[5 + n]) or 0
@@ -112,10 +128,7 @@ local function count_in_group(name, delta, retention_ms)
     if n <= 3 then live = live + total end
   end
   redis.call('HSET', key, unpack(fields))
-  if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
-    redis.call('UNLINK', key, key .. ':then')
-    redis.call('ZREM', groups, name)
-  elseif live > 0 and state[3] then
+  if live > 0 and state[3] then
     redis.call('HDEL', key, 'ended_at')
     redis.call('PERSIST', key)
   elseif live <= 0 and state[2] and not state[3] then

@@ -60,6 +60,15 @@ local function group_info(stream)
   return {}
 end
 
+-- True if no read returns `entry` again, because the group has delivered entries up to `last_delivered`.
+local function is_delivered(entry, last_delivered)
+  if not last_delivered then return false end
+  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
+  local last_ms, last_seq = string.match(last_delivered, '^(%d+)-(%d+)$')
+  ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
+  return ms < last_ms or (ms == last_ms and seq <= last_seq)
+end
+
 local function create_group(stream)
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
@@ -93,12 +102,19 @@ local function ring_bell()
   redis.call('RPUSH', bell, unpack(tokens))
 end
 
+-- The reply to redis.pcall. Raises what is no sign of damaged data, such as missing rights.
+local function tolerate_damage(reply)
+  if type(reply) ~= 'table' or not reply.err or string.find(reply.err, 'stream ID', 1, true)
+    or string.find(reply.err, 'WRONGTYPE', 1, true) then return reply end
+  error(reply)
+end
+
 -- Remove entries from their lane. Always both commands: statistics and reclaim rely on there being no
 -- entry that is acknowledged but not deleted, or deleted but still pending.
 -- Redis refuses a call with a value that is not an entry id, from a damaged hash: then each has its own call.
 local function drop_entries(stream, entries)
-  redis.pcall('XACK', stream, GROUP, unpack(entries))
-  local reply = redis.pcall('XDEL', stream, unpack(entries))
+  tolerate_damage(redis.pcall('XACK', stream, GROUP, unpack(entries)))
+  local reply = tolerate_damage(redis.pcall('XDEL', stream, unpack(entries)))
   if type(reply) == 'table' and #entries > 1 then
     for _, entry in ipairs(entries) do drop_entries(stream, {entry}) end
   end

@@ -1,0 +1,43 @@
+"""Groups whose keys another program changed, or that expired: their jobs still run, end and are purged."""
+
+import pytest
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import Completed
+
+
+async def _run(harness):
+    session = await harness.worker()
+    for job in (await session.start(10)).jobs:
+        assert await harness.report(session, job, Completed(b"{}")) == "completed"
+
+
+@pytest.mark.parametrize("damage", ["no id", "no number", "no payload", "other type"])
+async def test_a_job_that_cannot_follow_a_group_does_not_hold_up_its_end(harness, damage):
+    """The last job completes and the group ends, whatever was done to the stored job: it is lost."""
+    await harness.enqueue("job", group="g")
+    await harness.queue.seal_group("g", Job(payload={}, id="after"))
+    group = harness.keys.group("g")
+    if damage == "no id":
+        harness.redis.hdel(group, "then_id")
+    elif damage == "no number":
+        harness.redis.hset(group, "then_delay_ms", "soon")
+    else:
+        harness.redis.delete(f"{group}:then")
+    if damage == "other type":
+        harness.redis.rpush(f"{group}:then", "x")
+    await _run(harness)
+    fields = harness.redis.hgetall(group)
+    assert (fields["then"], "ended_at" in fields, fields["completed"]) == ("lost", True, "1")
+    assert not harness.redis.exists(f"{group}:then", harness.keys.job("after"))
+
+
+async def test_a_group_that_expired_goes_with_its_last_job(harness):
+    """A group that expired before its jobs were purged does not stay in the list of groups."""
+    for job_id in ("a", "b"):
+        await harness.enqueue(job_id, group="g")
+    await harness.queue.seal_group("g")
+    await _run(harness)
+    harness.redis.delete(harness.keys.group("g"))
+    await harness.queue.purge(JobStatus.COMPLETED, older_than_seconds=-1)
+    assert harness.redis.zcard(harness.keys.groups) == 0
