@@ -9,51 +9,11 @@ local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
 local function group_key(name) return queue_prefix .. 'group:' .. name end
 local function members_key(label) return queue_prefix .. 'members:' .. label end
 
-local COUNTED = {'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
-
 -- The labels of jobs, in their order; false or nil for a job without labels.
 local function labels_of(ids)
-  local values = #ids > 0 and redis.pcall('HMGET', labels, unpack(ids)) or {}
+  if #ids == 0 or #ids > 1 and redis.call('EXISTS', labels) == 0 then return {} end
+  local values = redis.pcall('HMGET', labels, unpack(ids))
   return values.err and {} or values  -- a key of another type
-end
-
--- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on.
-local function label_jobs(rows)
-  if #rows == 0 then return end
-  redis.call('HSET', labels, unpack(rows))
-  local added = {}
-  for n = 1, #rows, 2 do
-    for label in string.gmatch(rows[n + 1], '%S+') do
-      local scored = added[label]
-      if not scored then
-        scored = {}
-        added[label] = scored
-        local name = string.match(label, '^group:(.*)')
-        if name and redis.call('HSETNX', group_key(name), 'created_at', now_text) == 1 then
-          redis.call('ZADD', groups, now_text, name)
-        end
-      end
-      scored[#scored + 1] = now_text
-      scored[#scored + 1] = rows[n]
-    end
-    moved(rows[n], nil, 'pending', rows[n + 1])
-  end
-  for label, scored in pairs(added) do redis.call('ZADD', members_key(label), unpack(scored)) end
-end
-
--- Take a deleted job out of the indexes of its labels.
-local function unlabel(id, job_labels)
-  for label in string.gmatch(job_labels, '%S+') do redis.pcall('ZREM', members_key(label), id) end
-  redis.call('HDEL', labels, id)
-end
-
--- Delete a job that ended as `status`, with all its keys, but not its place in the index of ended jobs.
-local function delete_job(job, id, status, job_labels)
-  redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
-  if job_labels then
-    unlabel(id, job_labels)
-    moved(id, status, 'purged', job_labels)
-  end
 end
 
 -- Create a job in its lane, or in the delayed index.
@@ -70,83 +30,162 @@ local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
 end
 
--- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
-local function enqueue_then(key)
-  local id, priority, delay_ms, max_attempts, job_labels = unpack(redis.call('HMGET', key,
-    'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels'))
-  local payload = redis.call('GET', key .. ':then')
-  if not payload then
-    redis.call('HSET', key, 'then', 'lost')  -- another program deleted it
-    return
+local deleted = {}  -- jobs with labels that this call deleted: an id, its labels, and so on
+
+-- Delete a job that ended as `status`, with all its keys, but not its place in the index of ended jobs.
+local function delete_job(job, id, status, job_labels)
+  redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
+  if job_labels then
+    deleted[#deleted + 1] = id
+    deleted[#deleted + 1] = job_labels
+    moved(id, status, 'purged', job_labels)
   end
-  if redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 then id = id .. '.' .. now_text end
-  if job_labels ~= '' then label_jobs({id, job_labels}) end
-  create_job(queue_prefix .. 'job:' .. id, id, payload, priority, delay_ms, max_attempts)
-  redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
-  redis.call('DEL', key .. ':then')
-  count('enqueued', 1)
-  publish_event('enqueued', {id})
 end
 
--- End a group: it is sealed and none of its jobs is live.
-local function end_group(key, then_status, retention_ms)
-  redis.call('HSET', key, 'ended_at', now_text)
-  redis.call('PEXPIRE', key, text(retention_ms + BACKSTOP_MS))
-  if then_status == 'waiting' then enqueue_then(key) end
-end
+-- Create the functions that change labels and groups. Most calls have only jobs without labels, and a call pays for
+-- each function that it creates: so these are created when they are needed.
+local function create_labeler()
+  local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
+    'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
+  local states = {}
 
--- Apply changes of a group's counts: end it if it is sealed and its last job has ended, reopen it if a job runs
--- again, delete it with its last member.
-local function count_in_group(name, delta, retention_ms)
-  local key = group_key(name)
-  local state = redis.pcall('HMGET', key, 'created_at', 'sealed_at', 'ended_at', 'then', 'moves', unpack(COUNTED))
-  if state.err or not state[1] then return end  -- deleted by another program
-  local fields, live = {'moves', text((parse_int(state[5]) or 0) + 1)}, 0
-  for n, status in ipairs(COUNTED) do
-    local total = parse_int(state[5 + n]) or 0
-    if delta[status] then
-      total = total + delta[status]
-      fields[#fields + 1] = status
-      fields[#fields + 1] = text(total)
+  -- Change the members of each label of jobs: `rows` are an id, its labels, and so on. With `score`, it stands
+  -- before each id.
+  local function change_members(run, command, rows, score)
+    local ids_of = {}  -- by labels: most jobs of a call have the same
+    for n = 1, #rows, 2 do
+      local ids = ids_of[rows[n + 1]] or {}
+      ids_of[rows[n + 1]] = ids
+      if score then ids[#ids + 1] = score end
+      ids[#ids + 1] = rows[n]
     end
-    if n <= 3 then live = live + total end
-  end
-  redis.call('HSET', key, unpack(fields))
-  if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
-    redis.call('UNLINK', key, key .. ':then')
-    redis.call('ZREM', groups, name)
-  elseif live > 0 and state[3] then
-    redis.call('HDEL', key, 'ended_at')
-    redis.call('PERSIST', key)
-  elseif live <= 0 and state[2] and not state[3] then
-    end_group(key, state[4], retention_ms)
-  end
-end
-
--- Count the moves of this call in the groups of the jobs, and wake workers. Every script that calls `moved` or
--- `append` calls this last; only a script that ends jobs needs `retention_ms`.
-local function finish_call(retention_ms)
-  if #moves > 0 then
-    local unknown = {}
-    for _, move in ipairs(moves) do
-      if move.labels == nil then unknown[#unknown + 1] = move.id end
+    for job_labels, ids in pairs(ids_of) do
+      for label in string.gmatch(job_labels, '%S+') do run(command, members_key(label), unpack(ids)) end
     end
-    local found, next_found, deltas = labels_of(unknown), 0, {}
-    for _, move in ipairs(moves) do
-      local job_labels = move.labels
-      if job_labels == nil then
-        next_found = next_found + 1
-        job_labels = found[next_found]
+  end
+
+  -- Take the deleted jobs out of the indexes of their labels.
+  local function unlabel_deleted()
+    if #deleted == 0 then return end
+    change_members(redis.pcall, 'ZREM', deleted)
+    local ids = {}
+    for n = 1, #deleted, 2 do ids[#ids + 1] = deleted[n] end
+    redis.call('HDEL', labels, unpack(ids))
+    deleted = {}
+  end
+
+  -- Give new jobs their labels: `rows` are an id, its labels, and so on.
+  local function label(rows)
+    unlabel_deleted()
+    redis.call('HSET', labels, unpack(rows))
+    change_members(redis.call, 'ZADD', rows, text(now_ms()))
+    for n = 1, #rows, 2 do moved(rows[n], nil, 'pending', rows[n + 1]) end
+  end
+
+  -- What a group's hash holds, in the order of STATE; an error if it is a key of another type.
+  local function group_state(name)
+    states[name] = states[name] or redis.pcall('HMGET', group_key(name), unpack(STATE))
+    return states[name]
+  end
+
+  -- True if the group of a job with these labels takes no more jobs.
+  local function is_sealed(job_labels)
+    local name = string.match(job_labels, '^group:(%S+)')
+    local state = name and group_state(name) or {}
+    if state.err then error(state) end
+    return state[2]
+  end
+
+  -- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
+  local function enqueue_then(key)
+    local id, priority, delay_ms, max_attempts, job_labels = unpack(redis.call('HMGET', key,
+      'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels'))
+    local payload = redis.call('GET', key .. ':then')
+    if not payload then
+      redis.call('HSET', key, 'then', 'lost')  -- another program deleted it
+      return
+    end
+    if redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 then id = id .. '.' .. text(now_ms()) end
+    create_job(queue_prefix .. 'job:' .. id, id, payload, priority, delay_ms, max_attempts)
+    if job_labels ~= '' then label({id, job_labels}) end
+    redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
+    redis.call('DEL', key .. ':then')
+    count('enqueued', 1)
+    publish_event('enqueued', {id})
+  end
+
+  -- Apply changes of a group's counts: create it with its first job, end it if it is sealed and its last job has
+  -- ended, reopen it if a job runs again, delete it with its last member.
+  local function update_group(name, delta, retention_ms)
+    local key, state = group_key(name), group_state(name)
+    if state.err or not (state[1] or delta.has_new) then return end  -- deleted by another program
+    local fields, live = {'moves', text((parse_int(state[5]) or 0) + 1)}, 0
+    if not state[1] then
+      local at = text(now_ms())
+      redis.call('ZADD', groups, at, name)
+      fields[3], fields[4] = 'created_at', at
+    end
+    for n = 6, #STATE do
+      local change = delta[STATE[n]]
+      if change or n <= 8 then
+        local total = (parse_int(state[n]) or 0) + (change or 0)
+        if n <= 8 then live = live + total end  -- pending, processing, retrying
+        if change then
+          fields[#fields + 1] = STATE[n]
+          fields[#fields + 1] = text(total)
+        end
       end
-      local group = job_labels and string.match(job_labels, '^group:(%S+)')
+    end
+    redis.call('HSET', key, unpack(fields))
+    if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
+      redis.call('UNLINK', key, key .. ':then')
+      redis.call('ZREM', groups, name)
+    elseif live > 0 and state[3] then
+      redis.call('HDEL', key, 'ended_at')
+      redis.call('PERSIST', key)
+    elseif live <= 0 and state[2] and not state[3] then
+      redis.call('HSET', key, 'ended_at', text(now_ms()))
+      redis.call('PEXPIRE', key, text(retention_ms + BACKSTOP_MS))
+      if state[4] == 'waiting' then enqueue_then(key) end
+    end
+  end
+
+  -- Count moves in the groups of their jobs: `rows` are labels, status before and after, and so on.
+  local function count_moves(rows, retention_ms)
+    unlabel_deleted()
+    local deltas = {}
+    for n = 1, #rows, 3 do
+      local group, from, to = string.match(rows[n], '^group:(%S+)'), rows[n + 1], rows[n + 2]
       if group then
         local delta = deltas[group] or {}
         deltas[group] = delta
-        if move.from then delta[move.from] = (delta[move.from] or 0) - 1 end
-        delta[move.to] = (delta[move.to] or 0) + 1
+        if from then delta[from] = (delta[from] or 0) - 1 else delta.has_new = true end
+        delta[to] = (delta[to] or 0) + 1
       end
     end
-    for group, delta in pairs(deltas) do count_in_group(group, delta, retention_ms) end
+    for group, delta in pairs(deltas) do update_group(group, delta, retention_ms) end
   end
+
+  return {label = label, is_sealed = is_sealed, update_group = update_group, count_moves = count_moves}
+end
+
+local labeler
+
+local function get_labeler()
+  labeler = labeler or create_labeler()
+  return labeler
+end
+
+-- Note what this call changed in labels and groups, and wake workers. Every script that calls `moved` or `append`
+-- calls this last; only a script that ends jobs needs `retention_ms`.
+local function finish_call(retention_ms)
+  if #moves > 0 then
+    local ids = {}
+    for n = 1, #moves, 3 do ids[#ids + 1] = moves[n] end
+    for n, job_labels in ipairs(labels_of(ids)) do
+      if job_labels then moved(ids[n], moves[3 * n - 1], moves[3 * n], job_labels) end
+    end
+  end
+  if #labeled_moves > 0 then get_labeler().count_moves(labeled_moves, retention_ms) end
   ring_bell()
 end
