@@ -78,7 +78,9 @@ def encode_labels(job: Job) -> str:
 def decode_labels(raw: bytes | None) -> dict[str, Any]:
     """Return `group`, `tenant` and `tags` of labels as Redis keeps them; without None and empty ones."""
     fields: dict[str, Any] = {}
-    for label in (raw or b"").decode(errors="replace").split():
+    if not raw:
+        return fields
+    for label in raw.decode(errors="replace").split():
         kind, _, name = label.partition(":")
         if kind == "tag":
             tag, _, value = name.partition("=")

@@ -140,10 +140,7 @@ def _declared(source: str, label: str) -> tuple[str, ...]:
 
 
 def _binding(names: tuple[str, ...], table: str) -> str:
-    if not names:
-        return ""
-    slots = ",".join(f"{table}[{n}]" for n in range(1, len(names) + 1))
-    return f"local {','.join(names)}={slots}"
+    return f"local {','.join(names)}=unpack({table},1,{len(names)})" if names else ""
 
 
 def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> str:
@@ -159,26 +156,30 @@ def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> 
 def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
     """Return the constants and included functions that `body` uses, each on one line, in their order.
 
-    Redis creates every function of a script again in each call: unused ones would make a single
-    enqueue a fifth slower.
+    Redis creates every function of a script again in each call, and a function costs more for each name
+    from outside that it uses: unused ones would make a single enqueue a fifth slower. So included
+    functions contain the values of constants, not their names.
     """
     definitions: list[str] = []
     needed = _code(body)
-    sources = [_constants(), *(_code(_INCLUDES[name]) for name in includes)]
-    for source in reversed(sources):
+    constants = {
+        name: f"'{value}'" if isinstance(value, str) else str(value)
+        for name, value in LUA_CONSTANTS.items()
+    }
+    bound = [f"local {name}={constants[name]}" for name in constants if _uses(needed, name)]
+    any_constant = re.compile(rf"\b(?:{'|'.join(constants)})\b")
+    for source in reversed([_code(_INCLUDES[name]) for name in includes]):
         for definition in reversed(re.split(r"^(?=local )", source, flags=re.MULTILINE)):
             name = re.match(r"local (?:function )?(\w+)", definition)
-            if name and re.search(rf"\b{name[1]}\b", needed):
-                definitions.append(" ".join(definition.split()))
+            if name and _uses(needed, name[1]):
+                line = any_constant.sub(lambda found: constants[found[0]], definition)
+                definitions.append(" ".join(line.split()))
                 needed += definition
-    return definitions[::-1]
+    return bound + definitions[::-1]
 
 
-def _constants() -> str:
-    return "".join(
-        f"local {name} = '{value}'\n" if isinstance(value, str) else f"local {name} = {value}\n"
-        for name, value in LUA_CONSTANTS.items()
-    )
+def _uses(code: str, name: str) -> bool:
+    return re.search(rf"\b{name}\b", code) is not None
 
 
 def _code(source: str) -> str:

@@ -115,7 +115,9 @@ class RedisStreamsQueue(WorkQueue):
         self._keys = self.connection.keys
 
     async def enqueue(self, job: Job) -> str:
-        [result] = await self.enqueue_many([job])
+        [result] = await self._enqueue_batch([self.check(job)])
+        if isinstance(result, InvalidPayload):
+            raise result
         if not result.durable:
             raise NotDurable(job.id, self.config.durability)
         return job.id

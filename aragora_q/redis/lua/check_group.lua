@@ -68,9 +68,9 @@ end
 if size == 0 then
   local is_listed = redis.call('ZSCORE', groups, group)
   if (is_listed or redis.call('EXISTS', key, then_key) > 0) and add_problem('group-without-jobs') then
-    redis.call('UNLINK', key, then_key)
-    redis.call('ZREM', groups, group)
+    get_groups().delete_group(group)
   end
+  finish_call(retention_ms)
   return reply('done')
 end
 
@@ -114,7 +114,7 @@ if known < size then return reply('done') end
 if #fields > 0 and add_problem('group-counts') then set_counts() end
 
 local then_status = state['then']
-if then_status == 'lost' or then_status == 'waiting' and not read_then(key) then
+if then_status == 'lost' or then_status == 'waiting' and not get_groups().read_then(key) then
   add_problem('then-lost')
 elseif then_status ~= 'waiting' and redis.call('EXISTS', then_key) == 1 and add_problem('then-left') then
   redis.call('UNLINK', then_key)
@@ -122,14 +122,14 @@ end
 
 local has_ended = state.sealed_at and live == 0 or false
 if has_ended and not state.ended_at then
-  if add_problem('group-not-ended') then end_group(key, then_status, retention_ms) end
+  if add_problem('group-not-ended') then get_groups().end_group(key, then_status, retention_ms) end
 elseif state.ended_at and not has_ended then
   if add_problem('group-ended') then
     redis.call('HDEL', key, 'ended_at')
     redis.call('PERSIST', key)
   end
 else
-  if has_ended and then_status == 'waiting' and add_problem('then-waits') then enqueue_then(key) end
+  if has_ended and then_status == 'waiting' and add_problem('then-waits') then get_groups().enqueue_then(key) end
   local has_ttl = redis.call('PTTL', key) >= 0
   if has_ended and not has_ttl and add_problem('group-never-expires') then
     redis.call('PEXPIRE', key, text(retention_ms + BACKSTOP_MS))

@@ -62,7 +62,7 @@ local function check_missing_hash(job, id, parts, job_labels)
   if not job_labels or redis.call('EXISTS', job) == 1 then return end
   local is_gone = not is_listed and not next(parts)
   if is_gone and add_problem('labels-without-job') or is_listed and repair == '1' then
-    unlabel(id, job_labels)
+    get_groups().unlabel({id, job_labels})
     moved(id, last_status, 'purged', job_labels)
   end
 end

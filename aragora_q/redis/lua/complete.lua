@@ -8,7 +8,7 @@
 
 -- Most jobs end here, so this does the same as `finish` and `drop_entry` in fewer commands, per batch.
 local ttl = text(retention_ms + BACKSTOP_MS)
-local results, completed_ids, failed_ids, index_args, entries, refused = {}, {}, {}, {}, {}, 0
+local results, completed_ids, failed_ids, index_args, parts, entries, refused = {}, {}, {}, {}, {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, result = item(n)
   local state = redis.call('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority')
@@ -24,10 +24,8 @@ for n = 1, items do
     redis.call('PEXPIRE', job, ttl)
     -- Split at the last newline: a result has none, unlike a payload of another program.
     redis.call('SET', job .. ':result', payload .. '\n' .. result, 'PX', ttl)
-    if redis.call('EXISTS', job .. ':journal', job .. ':history') > 0 then
-      redis.call('PEXPIRE', job .. ':journal', ttl)
-      redis.call('PEXPIRE', job .. ':history', ttl)
-    end
+    parts[#parts + 1] = job .. ':journal'
+    parts[#parts + 1] = job .. ':history'
     local stream = lane_stream(state[5])
     entries[stream] = entries[stream] or {}
     table.insert(entries[stream], state[4])
@@ -45,7 +43,12 @@ for n = 1, items do
   end
 end
 for stream, list in pairs(entries) do drop_entries(stream, list) end
-if #completed_ids > 0 then redis.call('ZADD', completed, unpack(index_args)) end
+if #completed_ids > 0 then
+  redis.call('ZADD', completed, unpack(index_args))
+  if redis.call('EXISTS', unpack(parts)) > 0 then  -- most jobs have neither
+    for _, part in ipairs(parts) do redis.call('PEXPIRE', part, ttl) end
+  end
+end
 count('completed', #completed_ids)
 count('failed', #failed_ids)
 count('refused', refused)

@@ -16,35 +16,30 @@ if tonumber(max_backlog) > 0 then
   end
 end
 
+local known_labels = {}  -- of earlier jobs with these ids, which may have outlived their keys
+if items == 1 or redis.call('EXISTS', labels) == 1 then
+  local ids = {}
+  for n = 1, items do
+    local _, id = item(n)
+    ids[n] = id
+  end
+  known_labels = labels_of(ids)
+end
+
 -- A job past retention is unknown to readers: what is left of it is deleted, so that its id can be used again.
-local function exists(job, id, known_labels)
+local function exists(job, id, job_labels)
   local is_present = redis.call('EXISTS', job) == 1
   if is_present and not is_past_retention(job) then return true end
-  if not (is_present or known_labels) then return false end
+  if not (is_present or job_labels) then return false end
   local last_status
   for status, index in pairs({completed = completed, failed = failed, cancelled = cancelled}) do
     if redis.call('ZREM', index, id) == 1 then last_status = status end
   end
-  delete_job(job, id, last_status, known_labels)
+  delete_job(job, id, last_status, job_labels)
   return false
 end
 
-local is_sealed = {}  -- of the groups in this call
-
-local function is_in_sealed_group(job_labels)
-  local name = string.match(job_labels, '^group:(%S+)')
-  if name and is_sealed[name] == nil then
-    is_sealed[name] = redis.call('HEXISTS', group_key(name), 'sealed_at') == 1
-  end
-  return name and is_sealed[name]
-end
-
-local ids, results, created, is_created, labeled = {}, {}, {}, {}, {}
-for n = 1, items do
-  local _, id = item(n)
-  ids[n] = id
-end
-local known_labels = labels_of(ids)
+local results, created, is_created, labeled = {}, {}, {}, {}
 for n = 1, items do
   local job, id, payload, priority, delay_ms, max_attempts, job_labels = item(n)
   if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
@@ -54,7 +49,7 @@ for n = 1, items do
     results[n] = 'exists'
   elseif #created >= capacity then
     results[n] = 'full'
-  elseif is_in_sealed_group(job_labels) then
+  elseif job_labels ~= '' and get_groups().is_sealed(job_labels) then
     results[n] = 'sealed'
   else
     if job_labels ~= '' then
@@ -65,12 +60,9 @@ for n = 1, items do
     results[n] = 'created'
   end
 end
-label_jobs(labeled)
+if #labeled > 0 then get_groups().label(labeled) end
 for n = 1, items do
-  if results[n] == 'created' then
-    local job, id, payload, priority, delay_ms, max_attempts = item(n)
-    create_job(job, id, payload, priority, delay_ms, max_attempts)
-  end
+  if results[n] == 'created' then create_job(item(n)) end
 end
 count('enqueued', #created)
 publish_event('enqueued', created)

@@ -10,7 +10,7 @@
 -- An empty `then_id` means no job. A group that has no live job ends at once.
 
 local key = group_key(group)
-local state = read(key, 'created_at', 'sealed_at', 'then_digest', 'pending', 'processing', 'retrying')
+local state = read(key, 'created_at', 'sealed_at', 'then_digest')
 local digest = then_id ~= '' and redis.sha1hex(table.concat(
   {then_id, then_payload, then_priority, then_delay_ms, then_max_attempts, then_labels}, ' ')) or ''
 if not state.created_at then return 'unknown' end
@@ -20,17 +20,13 @@ end
 if #then_payload > MAX_DATA_BYTES or #then_id > MAX_JOB_ID_CHARS or #then_labels > MAX_LABELS_BYTES then
   return 'refused'
 end
-local then_status
 if digest ~= '' then
-  if redis.call('EXISTS', queue_prefix .. 'job:' .. then_id) == 1 then return 'taken' end
-  then_status = 'waiting'
+  if get_groups().is_taken(then_id) then return 'taken' end
   redis.call('SET', key .. ':then', then_payload)
-  redis.call('HSET', key, 'then', then_status, 'then_id', then_id, 'then_priority', then_priority, 'then_delay_ms',
+  redis.call('HSET', key, 'then', 'waiting', 'then_id', then_id, 'then_priority', then_priority, 'then_delay_ms',
     then_delay_ms, 'then_max_attempts', then_max_attempts, 'then_labels', then_labels, 'then_digest', digest)
 end
 redis.call('HSET', key, 'sealed_at', now_text)
-local live = 0
-for _, status in ipairs({'pending', 'processing', 'retrying'}) do live = live + (parse_int(state[status]) or 0) end
-if live <= 0 then end_group(key, then_status, retention_ms) end
+get_groups().update_group(group, {}, retention_ms)  -- ends it if no job is live
 finish_call(retention_ms)
 return 'sealed'

@@ -102,7 +102,7 @@ local function delay_quarantined(entry)
   drop_entry(entry.stream, entry.entry_id)
 end
 
-local reply, started, dead_letters, is_started = {'ok'}, {}, {}, {}
+local reply, started, status_before, dead_letters, is_started = {'ok'}, {}, {}, {}, {}
 for _, entry in ipairs(entries) do
   local state = entry.state
   if state and state.err then            -- a key of another type where the hash should be: start without it
@@ -139,14 +139,16 @@ for _, entry in ipairs(entries) do
       starts_quarantined_job = true
     end
     started[#started + 1], is_started[entry.id] = entry.id, true
+    status_before[#started] = status or 'pending'
     reply[#reply + 1] = {entry.id, entry.payload, fence, attempts, state[5], crashes,
-      created_at, state[8] or 0, now - added_at, now, '', from = status or 'pending'}
+      created_at, state[8] or 0, now - added_at, now, ''}
   end
 end
 for n, job_labels in ipairs(labels_of(started)) do
-  local row = reply[n + 1]
-  moved(started[n], row.from, 'processing', job_labels)
-  row[11] = job_labels or ''
+  if job_labels then
+    moved(started[n], status_before[n], 'processing', job_labels)
+    reply[n + 1][11] = job_labels
+  end
 end
 count('started', #started)
 count('malformed', #dead_letters)

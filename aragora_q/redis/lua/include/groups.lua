@@ -9,51 +9,11 @@ local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
 local function group_key(name) return queue_prefix .. 'group:' .. name end
 local function members_key(label) return queue_prefix .. 'members:' .. label end
 
-local COUNTED = {'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
-
 -- The labels of jobs, in their order; false or nil for a job without labels.
 local function labels_of(ids)
-  local values = #ids > 0 and redis.pcall('HMGET', labels, unpack(ids)) or {}
+  if #ids == 0 or #ids > 1 and redis.call('EXISTS', labels) == 0 then return {} end
+  local values = redis.pcall('HMGET', labels, unpack(ids))
   return values.err and {} or values  -- a key of another type
-end
-
--- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on.
-local function label_jobs(rows)
-  if #rows == 0 then return end
-  redis.call('HSET', labels, unpack(rows))
-  local added = {}
-  for n = 1, #rows, 2 do
-    for label in string.gmatch(rows[n + 1], '%S+') do
-      local scored = added[label]
-      if not scored then
-        scored = {}
-        added[label] = scored
-        local name = string.match(label, '^group:(.*)')
-        if name and redis.call('HSETNX', group_key(name), 'created_at', now_text) == 1 then
-          redis.call('ZADD', groups, now_text, name)
-        end
-      end
-      scored[#scored + 1] = now_text
-      scored[#scored + 1] = rows[n]
-    end
-    moved(rows[n], nil, 'pending', rows[n + 1])
-  end
-  for label, scored in pairs(added) do redis.call('ZADD', members_key(label), unpack(scored)) end
-end
-
--- Take a deleted job out of the indexes of its labels.
-local function unlabel(id, job_labels)
-  for label in string.gmatch(job_labels, '%S+') do redis.pcall('ZREM', members_key(label), id) end
-  redis.call('HDEL', labels, id)
-end
-
--- Delete a job that ended as `status`, with all its keys, but not its place in the index of ended jobs.
-local function delete_job(job, id, status, job_labels)
-  redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
-  if job_labels then
-    unlabel(id, job_labels)
-    moved(id, status, 'purged', job_labels)
-  end
 end
 
 -- Create a job in its lane, or in the delayed index.
@@ -70,96 +30,211 @@ local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
 end
 
--- The job that was stored when the group was sealed; nil if another program deleted or changed it.
-local function read_then(key)
-  local job = read(key, 'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels')
-  local payload = redis.pcall('GET', key .. ':then')
-  if type(payload) ~= 'string' or not (job.then_id and job.then_labels and parse_int(job.then_priority)
-    and parse_int(job.then_delay_ms) and parse_int(job.then_max_attempts)) then return nil end
-  job.payload = payload
-  return job
-end
+local deleted = {}  -- jobs with labels that this call deleted: an id, its labels, and so on
 
--- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
-local function enqueue_then(key)
-  local job = read_then(key)
-  redis.call('DEL', key .. ':then')
-  if not job then
-    redis.call('HSET', key, 'then', 'lost')
-    return
+-- Delete a job that ended as `status`, with all its keys, but not its place in the index of ended jobs.
+local function delete_job(job, id, status, job_labels)
+  redis.call('UNLINK', job, job .. ':payload', job .. ':result', job .. ':history', job .. ':journal')
+  if job_labels then
+    deleted[#deleted + 1] = id
+    deleted[#deleted + 1] = job_labels
+    moved(id, status, 'purged', job_labels)
   end
-  local id = job.then_id
-  if redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 then id = id .. '.' .. now_text end
-  if job.then_labels ~= '' then label_jobs({id, job.then_labels}) end
-  create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
-    job.then_max_attempts)
-  redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
-  count('enqueued', 1)
-  publish_event('enqueued', {id})
 end
 
--- End a group: it is sealed and none of its jobs is live.
-local function end_group(key, then_status, retention_ms)
-  redis.call('HSET', key, 'ended_at', now_text)
-  redis.call('PEXPIRE', key, text(retention_ms + BACKSTOP_MS))
-  if then_status == 'waiting' then enqueue_then(key) end
-end
+-- The functions that change labels and groups. Most calls have only jobs without labels, and a call pays for each
+-- function that it creates: so these are created when a call needs them, by `get_groups`.
+local function create_groups()
+  local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
+    'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
+  local FIRST_COUNT, LAST_LIVE = 6, 8
+  local states = {}
 
--- Apply changes of a group's counts: end it if it is sealed and its last job has ended, reopen it if a job runs
--- again, delete it with its last member.
-local function count_in_group(name, delta, retention_ms)
-  local key = group_key(name)
-  local state = redis.pcall('HMGET', key, 'created_at', 'sealed_at', 'ended_at', 'then', 'moves', unpack(COUNTED))
-  if state.err then return end  -- a key of another type
-  if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
-    redis.call('UNLINK', key, key .. ':then')
-    redis.call('ZREM', groups, name)
-    return
-  end
-  if not state[1] then return end  -- it expired before its jobs were purged, or another program deleted it
-  local fields, live = {'moves', text((parse_int(state[5]) or 0) + 1)}, 0
-  for n, status in ipairs(COUNTED) do
-    local total = parse_int(state[5 + n]) or 0
-    if delta[status] then
-      total = total + delta[status]
-      fields[#fields + 1] = status
-      fields[#fields + 1] = text(total)
+  -- Change the members of each label of jobs: `rows` are an id, its labels, and so on. With `score`, it stands
+  -- before each id. Returns the error if a key has another type.
+  local function change_members(command, rows, score)
+    local ids_of, failure = {}, nil  -- by labels: most jobs of a call have the same
+    for n = 1, #rows, 2 do
+      local ids = ids_of[rows[n + 1]] or {}
+      ids_of[rows[n + 1]] = ids
+      if score then ids[#ids + 1] = score end
+      ids[#ids + 1] = rows[n]
     end
-    if n <= 3 then live = live + total end
-  end
-  redis.call('HSET', key, unpack(fields))
-  if live > 0 and state[3] then
-    redis.call('HDEL', key, 'ended_at')
-    redis.call('PERSIST', key)
-  elseif live <= 0 and state[2] and not state[3] then
-    end_group(key, state[4], retention_ms)
-  end
-end
-
--- Count the moves of this call in the groups of the jobs, and wake workers. Every script that calls `moved` or
--- `append` calls this last; only a script that ends jobs needs `retention_ms`.
-local function finish_call(retention_ms)
-  if #moves > 0 then
-    local unknown = {}
-    for _, move in ipairs(moves) do
-      if move.labels == nil then unknown[#unknown + 1] = move.id end
-    end
-    local found, next_found, deltas = labels_of(unknown), 0, {}
-    for _, move in ipairs(moves) do
-      local job_labels = move.labels
-      if job_labels == nil then
-        next_found = next_found + 1
-        job_labels = found[next_found]
+    for job_labels, ids in pairs(ids_of) do
+      for label in string.gmatch(job_labels, '%S+') do
+        local reply = redis.pcall(command, members_key(label), unpack(ids))
+        if type(reply) == 'table' then failure = reply end
       end
-      local group = job_labels and string.match(job_labels, '^group:(%S+)')
+    end
+    return failure
+  end
+
+  -- Take jobs out of `labels` and out of the members of their labels.
+  local function unlabel(rows)
+    change_members('ZREM', rows)
+    local ids = {}
+    for n = 1, #rows, 2 do ids[#ids + 1] = rows[n] end
+    redis.pcall('HDEL', labels, unpack(ids))
+  end
+
+  local function unlabel_deleted()
+    if #deleted > 0 then unlabel(deleted) end
+    deleted = {}
+  end
+
+  -- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on. Where a key has
+  -- another type, this raises an error and leaves nothing.
+  local function label(rows)
+    unlabel_deleted()
+    redis.call('HSET', labels, unpack(rows))
+    local failure = change_members('ZADD', rows, now_text)
+    if failure then
+      unlabel(rows)
+      error(failure)
+    end
+    for n = 1, #rows, 2 do moved(rows[n], nil, 'pending', rows[n + 1]) end
+  end
+
+  -- What a group's hash holds, in the order of STATE; an error if it is a key of another type.
+  local function group_state(name)
+    states[name] = states[name] or redis.pcall('HMGET', group_key(name), unpack(STATE))
+    return states[name]
+  end
+
+  -- True if the group of a job with these labels takes no more jobs.
+  local function is_sealed(job_labels)
+    local name = string.match(job_labels, '^group:(%S+)')
+    local state = name and group_state(name) or {}
+    if state.err then error(state) end
+    return state[2]
+  end
+
+  -- True if a job has this id, or had it and is not deleted yet.
+  local function is_taken(id)
+    return redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 or labels_of({id})[1]
+  end
+
+  -- The job that was stored when the group was sealed; nil if another program deleted or changed it.
+  local function read_then(key)
+    local job = read(key, 'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels')
+    local payload = redis.pcall('GET', key .. ':then')
+    if type(payload) ~= 'string' or not (job.then_id and job.then_labels and parse_int(job.then_priority)
+      and parse_int(job.then_delay_ms) and parse_int(job.then_max_attempts)) then return nil end
+    job.payload = payload
+    return job
+  end
+
+  -- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
+  local function enqueue_then(key)
+    local job = read_then(key)
+    redis.call('DEL', key .. ':then')
+    if not job then
+      redis.call('HSET', key, 'then', 'lost')
+      return
+    end
+    local id, suffix = job.then_id, now
+    while is_taken(id) do
+      id = string.sub(job.then_id, 1, MAX_JOB_ID_CHARS - 1 - #now_text) .. '.' .. text(suffix)
+      suffix = suffix + 1
+    end
+    if job.then_labels ~= '' then pcall(label, {id, job.then_labels}) end  -- the job matters more than its labels
+    create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
+      job.then_max_attempts)
+    redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
+    count('enqueued', 1)
+    publish_event('enqueued', {id})
+  end
+
+  -- End a group: it is sealed, and none of its jobs is live.
+  local function end_group(key, then_status, retention_ms)
+    redis.call('HSET', key, 'ended_at', now_text)
+    redis.call('PEXPIRE', key, text(retention_ms + BACKSTOP_MS))
+    if then_status == 'waiting' then enqueue_then(key) end
+  end
+
+  -- Delete a group that has no jobs. A job that still waits for its end is enqueued: nothing else would.
+  local function delete_group(name)
+    local key = group_key(name)
+    if read(key, 'then')['then'] == 'waiting' then enqueue_then(key) end
+    redis.call('UNLINK', key, key .. ':then')
+    redis.pcall('ZREM', groups, name)
+  end
+
+  -- Apply changes of a group's counts: create it with its first job, end it if it is sealed and its last job has
+  -- ended, reopen it if a job runs again, delete it with its last member.
+  local function update_group(name, delta, retention_ms)
+    local key, state = group_key(name), group_state(name)
+    if state.err then return end  -- a key of another type
+    if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
+      delete_group(name)
+      return
+    end
+    if not (state[1] or delta.has_new) then return end  -- expired before its jobs, or deleted by another program
+    local fields, live = {'moves', text((parse_int(state[5]) or 0) + 1)}, 0
+    if not state[1] then
+      redis.pcall('ZADD', groups, now_text, name)
+      fields[3], fields[4] = 'created_at', now_text
+    end
+    for n = FIRST_COUNT, #STATE do
+      local change = delta[STATE[n]]
+      if change or n <= LAST_LIVE then
+        local total = math.max(0, (parse_int(state[n]) or 0) + (change or 0))  -- jobs of an expired group: not counted
+        if n <= LAST_LIVE then live = live + total end
+        if change then
+          fields[#fields + 1] = STATE[n]
+          fields[#fields + 1] = text(total)
+        end
+      end
+    end
+    redis.call('HSET', key, unpack(fields))
+    if live > 0 and state[3] then
+      redis.call('HDEL', key, 'ended_at')
+      redis.call('PERSIST', key)
+    elseif live == 0 and state[2] and not state[3] and retention_ms then
+      end_group(key, state[4], retention_ms)
+    end
+  end
+
+  -- Count moves in the groups of their jobs: `rows` are labels, status before and after, and so on.
+  local function count_moves(rows, retention_ms)
+    unlabel_deleted()
+    local deltas = {}
+    for n = 1, #rows, 3 do
+      local group, from, to = string.match(rows[n], '^group:(%S+)'), rows[n + 1], rows[n + 2]
       if group then
         local delta = deltas[group] or {}
         deltas[group] = delta
-        if move.from then delta[move.from] = (delta[move.from] or 0) - 1 end
-        delta[move.to] = (delta[move.to] or 0) + 1
+        if from then delta[from] = (delta[from] or 0) - 1 else delta.has_new = true end
+        delta[to] = (delta[to] or 0) + 1
       end
     end
-    for group, delta in pairs(deltas) do count_in_group(group, delta, retention_ms) end
+    for group, delta in pairs(deltas) do update_group(group, delta, retention_ms) end
   end
+
+  return {
+    label = label, unlabel = unlabel, is_sealed = is_sealed, is_taken = is_taken, read_then = read_then,
+    enqueue_then = enqueue_then, end_group = end_group, delete_group = delete_group, update_group = update_group,
+    count_moves = count_moves,
+  }
+end
+
+local group_functions
+
+local function get_groups()
+  group_functions = group_functions or create_groups()
+  return group_functions
+end
+
+-- Note what this call changed in labels and groups, and wake workers. Every script that calls `moved` or `append`
+-- calls this last; only a script that ends jobs needs `retention_ms`.
+local function finish_call(retention_ms)
+  if #moves > 0 then
+    local ids = {}
+    for n = 1, #moves, 3 do ids[#ids + 1] = moves[n] end
+    for n, job_labels in ipairs(labels_of(ids)) do
+      if job_labels then moved(ids[n], moves[3 * n - 1], moves[3 * n], job_labels) end
+    end
+  end
+  if #labeled_moves > 0 then get_groups().count_moves(labeled_moves, retention_ms) end
   ring_bell()
 end

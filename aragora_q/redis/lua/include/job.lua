@@ -73,12 +73,16 @@ local function create_group(stream)
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
 
-local moves = {}  -- the moves noted in this call
+local moves = {}          -- of this call: a job's id, its status before and after, and so on
+local labeled_moves = {}  -- the same with the job's labels, where they are known, instead of its id
 
 -- Note that a job's status changes; `from` is nil for a new job. Every change of a status is noted, so that
 -- `finish_call` counts it in the job's group. `job_labels` are the job's labels (false: none), if known.
 local function moved(id, from, to, job_labels)
-  moves[#moves + 1] = {id = id, from = from, to = to, labels = job_labels}
+  if job_labels == false then return end
+  local list = job_labels and labeled_moves or moves
+  local n = #list
+  list[n + 1], list[n + 2], list[n + 3] = job_labels or id, from or false, to
 end
 
 local appended = 0  -- jobs that this call made runnable
