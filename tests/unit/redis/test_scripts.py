@@ -157,7 +157,7 @@ def test_includes_note_every_change_of_a_status():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_moves_jobs_counts_them_last(name):
-    """A script that changes a status ends with `finish_call`, and has the keys for it; no other script calls it."""
+    """A script that changes a status ends with `finish_call`, and has the keys for it; no other does."""
     text = code(source(name)).rstrip()
     moves_jobs = bool(re.search(MOVERS, text))
     assert ("finish_call(" in text) == moves_jobs
