@@ -22,7 +22,7 @@ if #then_payload > MAX_DATA_BYTES or #then_id > MAX_JOB_ID_CHARS or #then_labels
 end
 local then_status
 if digest ~= '' then
-  if redis.call('EXISTS', queue_prefix .. 'job:' .. then_id) == 1 then return 'taken' end
+  if is_taken(then_id) then return 'taken' end
   then_status = 'waiting'
   redis.call('SET', key .. ':then', then_payload)
   redis.call('HSET', key, 'then', then_status, 'then_id', then_id, 'then_priority', then_priority, 'then_delay_ms',

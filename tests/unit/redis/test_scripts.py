@@ -111,3 +111,70 @@ def test_batches_stay_within_luas_stack(name):
     """`unpack` of a full batch's operands stays below Lua's limit of 8,000 values on the stack."""
     script = scripts.load(name)
     assert scripts.BATCH_LIMIT * max(1, len(script.item_fields)) < 7_000
+
+
+STATUS_WRITE = r"'HSET(?:NX)?',[^)]*?'status',"
+MOVERS = r"\b(?:moved|finish|fail_attempt|dead_letter|delete_job|create_job|label_jobs|end_group)\("
+RESTORED = {"check_job": 1, "check_lane": 1}
+"""Writes that restore the hash of a live job, which its group counts already."""
+
+KEYS_OF_GROUPS = {
+    "stream_high", "stream_normal", "stream_low", "delayed", "counters", "events", "bell", "labels", "groups",
+}  # fmt: skip
+
+
+def code(text):
+    return re.sub(r"--.*", "", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_change_of_a_status_is_noted(name):
+    """Next to each write of a status, `moved` is called: otherwise the counts of groups would be wrong."""
+    lines = code(source(name)).split("\n")
+    text = "\n".join(lines)
+    unnoted = 0
+    for match in re.finditer(STATUS_WRITE, text):
+        line = text.count("\n", 0, match.start())
+        unnoted += "moved(" not in "\n".join(lines[max(0, line - 2) : line + 5])
+    if name == "start":  # it notes all starts at once, with the labels that it reads for its reply
+        unnoted -= "moved(started[n], row.from, 'processing', job_labels)" in text
+    assert unnoted == RESTORED.get(name, 0)
+
+
+def test_includes_note_every_change_of_a_status():
+    """Their only writers are `finish`, which notes it, and `create_job`, whose callers label the job."""
+    writers = {}
+    for text in scripts.included():
+        for function in re.split(r"^(?=local )", code(text), flags=re.MULTILINE):
+            if re.search(STATUS_WRITE, function):
+                writers[re.match(r"local function (\w+)", function)[1]] = function
+    assert set(writers) == {"finish", "create_job"}
+    assert "moved(" in writers["finish"]
+    callers = [name for name in NAMES if "create_job(" in code(source(name))]
+    assert callers == ["enqueue"]
+    assert "label_jobs(" in source("enqueue")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_moves_jobs_counts_them_last(name):
+    """A script that changes a status ends with `finish_call`, has the keys for it, and no other script has."""
+    text = code(source(name)).rstrip()
+    includes_groups = bool(re.search(r"^-- include:.*\bgroups\b", source(name), re.MULTILINE))
+    assert bool(re.search(MOVERS, text)) == includes_groups
+    assert text.count("finish_call(") == includes_groups
+    if includes_groups:
+        assert re.search(r"\n *finish_call\((?:retention_ms)?\)\n(?:end\n)?return [^\n]*$", text)
+        assert set(scripts.load(name).keys) >= KEYS_OF_GROUPS
+    elif "append(" in text:
+        assert re.search(r"\nring_bell\(\)\nreturn [^\n]*$", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_ends_jobs_says_how_long_they_are_kept(name):
+    """A script that can end a job passes `retention_ms`, without which no group ends."""
+    text = code(source(name))
+    ends = re.search(
+        r"\b(?:finish|fail_attempt|dead_letter|end_group)\(|'status', '(?:comp|fail|canc)", text
+    )
+    if ends:
+        assert "finish_call(retention_ms)" in text

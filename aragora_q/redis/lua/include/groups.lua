@@ -17,28 +17,33 @@ local function labels_of(ids)
   return values.err and {} or values  -- a key of another type
 end
 
--- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on.
+-- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on. If a key of another
+-- type is where an index should be, this fails before anything is written.
 local function label_jobs(rows)
   if #rows == 0 then return end
-  redis.call('HSET', labels, unpack(rows))
   local added = {}
+  redis.call('ZCARD', groups)
   for n = 1, #rows, 2 do
     for label in string.gmatch(rows[n + 1], '%S+') do
       local scored = added[label]
       if not scored then
         scored = {}
         added[label] = scored
-        local name = string.match(label, '^group:(.*)')
-        if name and redis.call('HSETNX', group_key(name), 'created_at', now_text) == 1 then
-          redis.call('ZADD', groups, now_text, name)
-        end
+        redis.call('ZCARD', members_key(label))
       end
       scored[#scored + 1] = now_text
       scored[#scored + 1] = rows[n]
     end
     moved(rows[n], nil, 'pending', rows[n + 1])
   end
-  for label, scored in pairs(added) do redis.call('ZADD', members_key(label), unpack(scored)) end
+  redis.call('HSET', labels, unpack(rows))
+  for label, scored in pairs(added) do
+    redis.call('ZADD', members_key(label), unpack(scored))
+    local name = string.match(label, '^group:(.*)')
+    if name and redis.call('HSETNX', group_key(name), 'created_at', now_text) == 1 then
+      redis.call('ZADD', groups, now_text, name)
+    end
+  end
 end
 
 -- Take a deleted job out of the indexes of its labels.
@@ -70,20 +75,30 @@ local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
 end
 
+-- True if a job has this id, or had it and is not deleted yet.
+local function is_taken(id)
+  return redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 or labels_of({id})[1]
+end
+
 -- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
 local function enqueue_then(key)
-  local id, priority, delay_ms, max_attempts, job_labels = unpack(redis.call('HMGET', key,
+  local wanted_id, priority, delay_ms, max_attempts, job_labels = unpack(redis.call('HMGET', key,
     'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels'))
-  local payload = redis.call('GET', key .. ':then')
-  if not payload then
-    redis.call('HSET', key, 'then', 'lost')  -- another program deleted it
+  local payload = redis.pcall('GET', key .. ':then')
+  redis.call('DEL', key .. ':then')
+  if not (type(payload) == 'string' and wanted_id and job_labels and parse_int(priority) and parse_int(delay_ms)
+    and parse_int(max_attempts)) then
+    redis.call('HSET', key, 'then', 'lost')  -- another program deleted or changed it
     return
   end
-  if redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 then id = id .. '.' .. now_text end
-  if job_labels ~= '' then label_jobs({id, job_labels}) end
+  local id, suffix = wanted_id, now
+  while is_taken(id) do
+    id = string.sub(wanted_id, 1, MAX_JOB_ID_CHARS - 1 - #now_text) .. '.' .. text(suffix)
+    suffix = suffix + 1
+  end
+  if job_labels ~= '' then pcall(label_jobs, {id, job_labels}) end  -- the job matters more than its labels
   create_job(queue_prefix .. 'job:' .. id, id, payload, priority, delay_ms, max_attempts)
   redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
-  redis.call('DEL', key .. ':then')
   count('enqueued', 1)
   publish_event('enqueued', {id})
 end
@@ -99,26 +114,28 @@ end
 -- again, delete it with its last member.
 local function count_in_group(name, delta, retention_ms)
   local key = group_key(name)
+  if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
+    redis.call('UNLINK', key, key .. ':then')
+    redis.pcall('ZREM', groups, name)
+    return
+  end
   local state = redis.pcall('HMGET', key, 'created_at', 'sealed_at', 'ended_at', 'then', 'moves', unpack(COUNTED))
-  if state.err or not state[1] then return end  -- deleted by another program
+  if state.err or not state[1] then return end  -- expired, or deleted by another program
   local fields, live = {'moves', text((parse_int(state[5]) or 0) + 1)}, 0
   for n, status in ipairs(COUNTED) do
     local total = parse_int(state[5 + n]) or 0
     if delta[status] then
-      total = total + delta[status]
+      total = math.max(0, total + delta[status])  -- jobs of an expired group of this name were never counted here
       fields[#fields + 1] = status
       fields[#fields + 1] = text(total)
     end
     if n <= 3 then live = live + total end
   end
   redis.call('HSET', key, unpack(fields))
-  if delta.purged and redis.call('EXISTS', members_key('group:' .. name)) == 0 then
-    redis.call('UNLINK', key, key .. ':then')
-    redis.call('ZREM', groups, name)
-  elseif live > 0 and state[3] then
+  if live > 0 and state[3] then
     redis.call('HDEL', key, 'ended_at')
     redis.call('PERSIST', key)
-  elseif live <= 0 and state[2] and not state[3] then
+  elseif live == 0 and state[2] and not state[3] and retention_ms then
     end_group(key, state[4], retention_ms)
   end
 end
