@@ -20,17 +20,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support import invariants
-from support.model import LANES, LIVE, Model
+from support.model import LANES, LIVE, Model, Then
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed, Failed, Identity, PurgeResult, Released, Report, Retry
-from aragora_q.errors import JobNotFound
+from aragora_q.errors import GroupSealed, JobNotFound
 
 pytestmark = pytest.mark.slow
 
 WORKERS = ("w1", "w2")
 PRIORITIES = {"high": 3, "normal": 0, "low": -3}
+GROUPS = ("g0", "g1", "g2")
+LANE_OF_THEN = dict(zip(GROUPS, LANES, strict=True))
+"""One lane each: of two groups that end in one call, the queue may enqueue either `then` first."""
+
 LEASE_MS = 60_000
 OUTCOMES = {
     "complete": Completed(b'{"done":true}'),
@@ -46,6 +50,7 @@ RESULTS = {"whole": '"done":true}', "partial": '{"partial":true}'}
 
 outcomes = st.sampled_from(sorted(OUTCOMES))
 workers = st.sampled_from(WORKERS)
+groups = st.sampled_from(GROUPS)
 anyone = st.integers(0, 1000)
 
 seen = Counter()
@@ -76,7 +81,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.handles = []
         self.fences = {}
         self.purged = []
-        self.next_id = self.next_due = 0
+        self.next_id = self.next_due = self.next_then = 0
 
     def run(self, work):
         return self.loop.run_until_complete(work)
@@ -84,16 +89,18 @@ class QueueMachine(RuleBasedStateMachine):
     def teardown(self):
         self.run(self.harness.close())
         self.loop.close()
+        seen["then enqueued"] += self.model.thens
 
-    @initialize(worker=workers, is_doomed=st.booleans())
-    def sign_on(self, worker, is_doomed):
+    @initialize(worker=workers, is_doomed=st.booleans(), group=groups)
+    def sign_on(self, worker, is_doomed, group):
         for each in WORKERS:
             self._sign_on(each)
         for lane in LANES:
-            self.enqueue(lane=lane, max_attempts=3, delayed=False)
+            self.enqueue(lane=lane, max_attempts=3, delayed=False, group=group)
         for each in WORKERS:
             self.start(worker=each, limit=2, first_lane="high")
         if is_doomed:  # else what is rare would be left to luck
+            self.seal(group=group, has_then=True, delayed=False)
             self.a_job_kills_every_worker_that_starts_it(number=0, worker=worker)
 
     def _sign_on(self, worker):
@@ -112,9 +119,10 @@ class QueueMachine(RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         delayed=st.booleans(),
         reuses_id=st.booleans(),
+        group=st.sampled_from((None, *GROUPS)),
     )
-    def enqueue(self, lane, max_attempts, delayed, reuses_id=False):
-        """A new job; or one with the id of a purged job, some attempts of which may still run."""
+    def enqueue(self, lane, max_attempts, delayed, reuses_id=False, group=None):
+        """A new job, perhaps in a group; perhaps with the id of a purged job, attempts of which may still run."""
         if reuses_id and self.purged:
             job_id = self.purged.pop()
             seen["id reused"] += 1
@@ -126,10 +134,84 @@ class QueueMachine(RuleBasedStateMachine):
             priority=PRIORITIES[lane],
             max_attempts=max_attempts,
             delay_seconds=9000.0 if delayed else 0.0,
+            group=group,
+            tenant="t" if group else None,
+            tags={"lane": lane} if delayed else {},
         )
+        if not self.model.takes_jobs(group):
+            with pytest.raises(GroupSealed):
+                self.run(self.harness.queue.enqueue(job))
+            self.purged.append(job_id)
+            return
         [answer] = self.run(self.harness.queue.enqueue_many([job]))
         assert answer.created
-        self.model.enqueue(job_id, lane, max_attempts, delayed=delayed)
+        self.model.enqueue(job_id, lane, max_attempts, delayed=delayed, group=group)
+
+    def _seal(self, group, then):
+        job = then and Job(
+            payload={"then": group},
+            id=then.id,
+            priority=PRIORITIES[then.lane],
+            max_attempts=then.max_attempts,
+            delay_seconds=9000.0 if then.delayed else 0.0,
+            tenant="t",
+        )
+        before = self.model.thens
+        answer = self.model.seal(group, then)
+        if answer is None:
+            with pytest.raises(GroupSealed):
+                self.run(self.harness.queue.seal_group(group, job))
+        else:
+            assert self.run(self.harness.queue.seal_group(group, job)) == answer
+        seen["then enqueued by seal"] += self.model.thens - before
+
+    @precondition(lambda self: self.model.groups)
+    @rule(group=groups, has_then=st.booleans(), delayed=st.booleans())
+    def seal(self, group, has_then, delayed):
+        """Once, and again: with what it was sealed with, and with another `then`."""
+        if group not in self.model.groups:
+            return
+        self.next_then += 1
+        then = Then(f"then{self.next_then}", LANE_OF_THEN[group], 2, delayed) if has_then else None
+        self._seal(group, then)
+        self._seal(group, self.model.groups[group].then)
+
+    @precondition(lambda self: self.model.groups)
+    @rule(group=groups, is_whole=st.booleans())
+    def cancel_a_group(self, group, is_whole):
+        """As a whole, with `then`; or its jobs, after which `then` is enqueued."""
+        if group not in self.model.groups:
+            return
+        if is_whole:
+            retention_ms = self.harness.config.retention_ms
+            marking = self.harness.queue.connection.run(
+                "cancel_group", group=group, retention_ms=retention_ms
+            )
+            assert self.run(marking) == b"marked"
+            self.model.cancel_group(group)
+            seen["then cancelled"] += self.model.groups[group].then_status == "cancelled"
+        else:
+            self.model.cancel_members(group)
+        members = self.harness.redis.zrange(self.harness.keys.members(f"group:{group}"), 0, -1)
+        self.run(self.harness.queue.cancel_many(members))
+
+    @precondition(lambda self: self.model.groups)
+    @rule(group=groups, is_sealed_first=st.booleans())
+    def a_group_ends_reopens_and_ends_again(self, group, is_sealed_first):
+        """Its jobs are cancelled, requeued and cancelled: `then` is enqueued by the first end only."""
+        if group not in self.model.groups:
+            return
+        if is_sealed_first:
+            self.seal(group=group, has_then=True, delayed=False)
+        self.cancel_a_group(group=group, is_whole=False)
+        self.seal(group=group, has_then=True, delayed=False)
+        thens = self.model.thens
+        for job in self.model.members(group):
+            assert self.run(self.harness.queue.requeue([job.id])) == [self.model.requeue(job.id)]
+        self.groups_agree()
+        seen["group reopened"] += not self.model.has_ended(group)
+        self.cancel_a_group(group=group, is_whole=False)
+        assert self.model.thens == thens
 
     @precondition(lambda self: self.model.jobs)
     @rule(number=anyone)
@@ -173,8 +255,8 @@ class QueueMachine(RuleBasedStateMachine):
             if job.due == 0 and job.id not in waited:  # it stands aside, in truth for a second
                 self.harness.redis.zadd(self.harness.keys.delayed, {job.id: 9e15})
                 seen["aside"] += 1
-        got = [(job.id, job.attempts, job.crashes) for job in fetched.jobs]
-        assert got == [(job.id, job.attempts, job.crashes) for job in expected]
+        got = [(job.id, job.attempts, job.crashes, job.group) for job in fetched.jobs]
+        assert got == [(job.id, job.attempts, job.crashes, job.group) for job in expected]
         for job, known in zip(fetched.jobs, expected, strict=True):
             known.fence = job.fence
             assert job.fence > self.fences.get(job.id, 0), "fences only rise"
@@ -415,6 +497,18 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.harness.counters().get("completed", 0) == self.model.completions
 
     @invariant()
+    def groups_agree(self):
+        """Also: `then` is enqueued as often as the model says, for it counts among the jobs enqueued."""
+        names = self.harness.redis.zrange(self.harness.keys.groups, 0, -1)
+        assert set(names) == set(self.model.groups)
+        for name, group in self.model.groups.items():
+            found = self.harness.redis.hgetall(self.harness.keys.group(name))
+            shown = ("sealed_at" in found, "ended_at" in found, found.get("then"))
+            assert shown == (group.is_sealed, self.model.has_ended(name), group.then_status)
+            assert int(found.get("purged", 0)) == group.purged
+        assert self.harness.counters().get("enqueued", 0) == self.model.enqueued
+
+    @invariant()
     def results_agree(self):
         jobs = list(self.model.jobs.values())
         stored = self.harness.redis.mget([self.harness.keys.result(job.id) for job in jobs] or "-")
@@ -433,7 +527,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 RARE_EVENTS = (
     "id reused", "released at stop", "renewed unknown", "requeued with a partial result",
-    "purged with a partial result",
+    "purged with a partial result", "then enqueued by seal", "then cancelled", "group reopened",
 )  # fmt: skip
 
 
@@ -444,7 +538,7 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(
-            max_examples=72,
+            max_examples=60,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,
@@ -454,6 +548,7 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     )
     assert seen["poisoned"] >= 10, seen
     assert seen["aside"] >= 5, seen
+    assert seen["then enqueued"] >= 10, seen
     # Hypothesis leaves rules out of a history, and draws from the constants of all loaded code: which rare
     # events occur changes with the code. Each has its own test in tests/queue.
     assert sum(seen[event] > 0 for event in RARE_EVENTS) >= 2, seen

@@ -34,6 +34,7 @@ class ModelJob:
     """What its outcome left: `whole`, `partial` or nothing."""
     due: int | None = None
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
+    group: str | None = None
 
     @property
     def needs_quarantine(self):
@@ -42,8 +43,31 @@ class ModelJob:
 
 
 @dataclass
+class ModelGroup:
+    is_sealed: bool = False
+    then: "Then | None" = None
+    then_status: str | None = None
+    purged: int = 0
+
+
+@dataclass(frozen=True)
+class Then:
+    """The job that follows a group."""
+
+    id: str
+    lane: str
+    max_attempts: int
+    delayed: bool
+
+
+@dataclass
 class Model:
     jobs: dict = field(default_factory=dict)
+    groups: dict = field(default_factory=dict)
+    """Groups by name, while they have a member."""
+    enqueued: int = 0
+    """Jobs that were ever enqueued, and how many of them followed a group."""
+    thens: int = 0
     lanes: dict = field(default_factory=lambda: {lane: [] for lane in LANES})
     boots: dict = field(default_factory=dict)
     """Holder that is signed on, by worker id."""
@@ -62,8 +86,21 @@ class Model:
             if job.status == "processing" and job.lease_owner == lease_owner
         ]  # fmt: skip
 
-    def enqueue(self, job_id, lane, max_attempts, *, delayed):
-        job = self.jobs[job_id] = ModelJob(job_id, lane, max_attempts)
+    def members(self, group):
+        return [job for job in self.jobs.values() if job.group == group]
+
+    def has_ended(self, group):
+        is_live = any(job.status in LIVE for job in self.members(group))
+        return self.groups[group].is_sealed and not is_live
+
+    def takes_jobs(self, group):
+        return group not in self.groups or not self.groups[group].is_sealed
+
+    def enqueue(self, job_id, lane, max_attempts, *, delayed, group=None):
+        job = self.jobs[job_id] = ModelJob(job_id, lane, max_attempts, group=group)
+        self.enqueued += 1
+        if group:
+            self.groups.setdefault(group, ModelGroup())
         if delayed:
             job.due = 0
         else:
@@ -99,7 +136,9 @@ class Model:
             return "lost"
         is_holders = job.lease_owner == lease_owner and job.fence == fence
         if is_holders and job.status == "processing":
-            return getattr(self, f"_{outcome}")(job)
+            answer = getattr(self, f"_{outcome}")(job)
+            self._settle()
+            return answer
         repeats = {
             "released": outcome == "release" and fence == job.released_fence,
             "retrying": outcome in ("retry", "later") and fence == job.retried_fence,
@@ -175,6 +214,7 @@ class Model:
                     self._requeue(job)
                     job.status = "retrying"
                     taken.append((job.id, "reclaimed"))
+            self._settle()
         return taken
 
     def cancel(self, job_id):
@@ -182,7 +222,31 @@ class Model:
         if job.status not in LIVE:
             return False
         self._end(job, "cancelled")
+        self._settle()
         return True
+
+    def seal(self, group, then):
+        """The queue's answer: True, False (sealed before), or None (refused)."""
+        found = self.groups[group]
+        if found.is_sealed:
+            return False if then in (None, found.then) else None
+        found.is_sealed, found.then = True, then
+        found.then_status = "waiting" if then else None
+        self._settle()
+        return True
+
+    def cancel_group(self, group):
+        found = self.groups[group]
+        found.is_sealed = True
+        if found.then_status == "waiting":
+            found.then_status = "cancelled"
+        self.cancel_members(group)
+
+    def cancel_members(self, group):
+        for job in self.members(group):
+            if job.status in LIVE:
+                self._end(job, "cancelled")
+        self._settle()
 
     def requeue(self, job_id):
         job = self.jobs[job_id]
@@ -196,8 +260,22 @@ class Model:
     def purge(self, status):
         gone = [job.id for job in self.jobs.values() if job.status == status]
         for job_id in gone:
-            del self.jobs[job_id]
+            job = self.jobs.pop(job_id)
+            if job.group:
+                self.groups[job.group].purged += 1
+        self._settle()
         return gone
+
+    def _settle(self):
+        """Sealed groups without a live job end: `then` is enqueued. Groups without a member are no more."""
+        for name, group in list(self.groups.items()):
+            if not self.members(name):
+                del self.groups[name]
+            elif group.then_status == "waiting" and self.has_ended(name):
+                group.then_status = "enqueued"
+                self.thens += 1
+                then = group.then
+                self.enqueue(then.id, then.lane, then.max_attempts, delayed=then.delayed)
 
     def _end(self, job, status):
         self._leave(job)
