@@ -37,7 +37,11 @@ def judge(lines):
         for job_id in line["ids"]
     )
     completed = [job for job in final.values() if job["status"] == "completed"]
-    lost = sorted(set(accepted) - set(final))
+    members, stopped = _members(accepted), {line["group"] for line in by_kind["cancel group"]}
+    purged = {
+        job_id for group in stopped for job_id in members[group]
+    }  # perhaps: they were cancelled
+    lost = sorted(set(accepted) - set(final) - purged)
     twice = sorted(job_id for job_id, n in completions.items() if n > 1)
     undone = _undone(by_kind)
     broken = [f"L: {job_id} was accepted and is gone" for job_id in lost if job_id not in undone]
@@ -50,7 +54,8 @@ def judge(lines):
         broken.append(
             f"D: {counters.get('completed')} completions, {len(completed)} completed jobs"
         )
-    broken += _unfinished(final, accepted)
+    broken += _unfinished(final, accepted, purged)
+    broken += _groups(by_kind, members, final, undone)
     broken += _fences(by_kind["run"], by_kind["fence"], final, undone)
     unmatched = list(_crashes_of_live_workers(by_kind))
     broken += unmatched
@@ -67,6 +72,9 @@ def judge(lines):
         "accepted": len(accepted),
         "unanswered_enqueues": sum(line["answer"] != "ok" for line in by_kind["enqueue"]),
         "purged_and_enqueued_again": len(by_kind["purge"]),
+        "groups": len(by_kind["group"]),
+        "sealed_groups": len(by_kind["seal"]),
+        "jobs_that_followed_a_group": sum(job_id.startswith("then-") for job_id in final),
         "completed": len(completed),
         "failed_as_asked": sum(job["status"] == "failed" for job in final.values()),
         "lost": len(lost),
@@ -112,13 +120,77 @@ def _undone(by_kind):
     }
 
 
-def _unfinished(final, accepted):
+def _members(accepted):
+    """Ids of the jobs of each group."""
+    members = defaultdict(set)
+    for job_id, line in accepted.items():
+        members[line.get("group")].add(job_id)
+    return members
+
+
+def _groups(by_kind, members, final, undone):
+    """A sealed group ends, and its `then` is enqueued once, after the last of its jobs has ended.
+
+    That its counts are those of its members is invariant Z.
+    """
+    windows = by_kind["lost"]
+    unsure = {group for group, ids in members.items() if ids & undone}
+    unsure |= {
+        line["group"]
+        for line in (*by_kind["seal"], *by_kind["cancel group"])
+        if any(window["began"] <= line["at"] <= window["at"] for window in windows)
+    }
+    found = {line["group"]: line for line in by_kind["group"]}
+    sealed = {line["group"]: line["then"] for line in by_kind["seal"]}
+    fates = {line["group"]: line["fate"] for line in by_kind["cancel group"]}
+    requeued = {line["group"] for line in by_kind["requeue"]}
+    events = [(line["event"], set(line["ids"])) for line in by_kind["event"]]
+    for line in by_kind["late"]:
+        if line["group"] not in unsure:
+            yield f"G: {line['id']} was accepted by {line['group']}, which is sealed"
+    for group, then_id in sealed.items():
+        enqueued = [
+            n for n, (event, ids) in enumerate(events) if event == "enqueued" and then_id in ids
+        ]
+        if any(job_id.startswith(f"{then_id}.") for job_id in final):
+            yield f"G: {then_id} was enqueued again under another id"
+        if len(enqueued) > 1 and then_id not in undone:
+            yield f"G: {then_id} was enqueued {len(enqueued)} times"
+        if group in unsure:
+            continue
+        status = final.get(then_id, {}).get("status")
+        if fates.get(group) != "cancel" and status != "completed":
+            yield f"G: {group} was sealed, but {then_id}, which follows it, is {status}"
+        if group not in requeued and enqueued:
+            early = [
+                ids & members[group] for _, ids in events[enqueued[0] :] if ids & members[group]
+            ]
+            if early:
+                yield f"G: {then_id} was enqueued before the end of {early[0]}"
+        if group not in found and group not in fates:
+            yield f"G: {group} is gone"
+    thens = {}
+    for group, fields in found.items():
+        state = fields.get("then")
+        if "sealed_at" in fields and "ended_at" not in fields:
+            yield f"G: {group} was sealed, but has not ended: {fields}"
+        if state not in (None, "enqueued", "cancelled"):
+            yield f"G: the job that follows {group} is {state}"
+        if state == "cancelled" and fates.get(group) != "cancel":
+            yield f"G: the job that follows {group} was cancelled"
+        thens[fields.get("then_id")] = state
+    for job_id in final:
+        if job_id.startswith("then-") and thens.get(job_id, "enqueued") != "enqueued":
+            yield f"G: {job_id} was enqueued, but its group says {thens[job_id]}"
+
+
+def _unfinished(final, accepted, cancelled):
     """Every accepted job has one outcome, and it is the one that its steps lead to; so is a partial result."""
     for job_id, job in final.items():
         steps = accepted.get(job_id, {}).get("do", ())
         is_to_fail = ["permanent"] in [step[:1] for step in steps]
         expected = {"failed" if is_to_fail else "completed"}
-        if job_id.startswith("replaced-"):
+        if job_id.startswith("replaced-") or job_id in cancelled:
             expected.add("cancelled")
         if job_id in accepted and job["status"] not in expected:
             yield f"A: {job_id} is {job['status']}, should be {expected}: {job}"

@@ -7,7 +7,8 @@ than their lease, stopped politely; connections killed, reset, black-holed, repl
 was executed; the server frozen, killed and restarted on its append-only file, its writes paused, its scripts
 flushed; all lanes flooded at once. With `--sentinel` there are three servers and three Sentinels, no proxy,
 and failovers that lose the last writes. Jobs fail, ask for a retry, ignore cancellations, and block the
-event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id.
+event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
+in groups, most of which are sealed with a job that follows them, some cancelled or requeued.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from support.worker_processes import WorkerProcess
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
-from aragora_q.errors import TRANSIENT_ERRORS, JobNotFound
+from aragora_q.errors import TRANSIENT_ERRORS, GroupNotFound, GroupSealed, JobNotFound
 from aragora_q.streams.queue import RedisStreamsQueue
 
 WORKERS, SLOTS = 4, 6
@@ -128,13 +129,15 @@ class Nemesis:
             self.workers = [self._worker(n) for n in range(WORKERS)]
             background = [
                 asyncio.create_task(work())
-                for work in (self._enqueue, self._replace_jobs, self._record_events)
-            ]
+                for work in (
+                    self._enqueue, self._replace_jobs, self._run_groups, self._record_events,
+                )
+            ]  # fmt: skip
             try:
                 await self._break_things()
-                for client in background[:2]:
+                for client in background[:-1]:
                     client.cancel()
-                await asyncio.gather(*background[:2], return_exceptions=True)
+                await asyncio.gather(*background[:-1], return_exceptions=True)
                 await self._settle()
                 await asyncio.sleep(0.5)
             finally:
@@ -195,7 +198,9 @@ class Nemesis:
     async def _enqueue_jobs(self, queue, jobs):
         await self._repeat(lambda: queue.enqueue_many(jobs), "enqueue", id=jobs[0].id)
         for job in jobs:
-            self.history.add("enqueue", id=job.id, answer="ok", do=job.payload["do"])
+            self.history.add(
+                "enqueue", id=job.id, answer="ok", do=job.payload["do"], group=job.group
+            )
 
     async def _replace_jobs(self):
         """Cancel jobs, purge them, and enqueue others with the same ids, whose old attempts may still run."""
@@ -224,6 +229,51 @@ class Nemesis:
         finally:
             await queue.close()
 
+    async def _run_groups(self):
+        """Enqueue groups of jobs; seal most of them with a job that follows; cancel and requeue some."""
+        queue, number = self._queue(), 0
+        try:
+            while True:
+                number += 1
+                then = self._job("then", [["note"]], number=number)
+                await self._run_group(queue, f"many{number}", then)
+                await asyncio.sleep(self.random.uniform(0, 0.3))
+        finally:
+            await queue.close()
+
+    async def _run_group(self, queue, group, then):
+        jobs = [self._any_job("many", group=group) for _ in range(self.random.randint(1, 9))]
+        ids = [job.id for job in jobs]
+        await self._enqueue_jobs(queue, jobs)
+        await asyncio.sleep(self.random.uniform(0, 0.6))
+        fate = self.random.choice(["open", "seal", "seal", "seal", "requeue", "end", "cancel"])
+        if fate == "open":
+            return
+        try:
+            await self._repeat(lambda: queue.seal_group(group, then), "sealing")
+        except GroupNotFound:  # whether a failover explains that, the checker judges
+            return
+        self.history.add("seal", group=group, then=then.id)
+        late = self._job("late", [["note"]], group=group)
+        with suppress(GroupSealed):
+            await self._repeat(lambda: queue.enqueue(late), "enqueue", id=late.id)
+            self.history.add("late", id=late.id, group=group)
+        if fate in ("end", "cancel"):
+            self.history.add("cancel group", group=group, fate=fate)
+        if fate == "cancel":
+            await self._repeat(
+                lambda: queue.connection.run(
+                    "cancel_group", group=group, retention_ms=queue.config.retention_ms
+                ),
+                "cancelling",
+            )
+        if fate in ("end", "cancel"):
+            await self._repeat(lambda: queue.cancel_many(ids), "cancelling")
+        if fate in ("end", "requeue"):
+            await asyncio.sleep(self.random.uniform(0, 0.6))
+            self.history.add("requeue", group=group)
+            await self._repeat(lambda: queue.requeue(ids), "requeuing")
+
     def _job(self, kind, steps, number=None, lane="normal", **fields):
         if number is None:
             self.enqueued += 1
@@ -236,7 +286,7 @@ class Nemesis:
             **fields,
         )
 
-    def _any_job(self):
+    def _any_job(self, kind="any", **fields):
         steps = [["note"]]
         roll = self.random.random()
         if roll < 0.15:
@@ -251,10 +301,11 @@ class Nemesis:
             steps.append(["swallow", self.random.choice([1.0, 8.0])])
         steps.append(["sleep", self.random.choice([0, 0.01, 0.1, 0.5, 2.0 if roll > 0.95 else 0])])
         return self._job(
-            "any",
+            kind,
             steps,
             lane=self.random.choice(["normal", "normal", "normal", "high", "low"]),
             delay_seconds=self.random.choice([0, 0, 0, 0.5]),
+            **fields,
         )
 
     async def _break_things(self):
@@ -476,6 +527,9 @@ class Nemesis:
                 for line in lines:
                     if line["cause"] == "crash":
                         self.history.add("crash", id=job_id, **{**line, "at": line["at"] / 1000})
+        for group in redis_client.zrange(f"{PREFIX}groups", 0, -1):
+            fields = redis_client.hgetall(f"{PREFIX}group:{group}")
+            self.history.add("group", group=group, **fields)
         counters = {name: int(n) for name, n in redis_client.hgetall(f"{PREFIX}counters").items()}
         self.history.add("counters", **counters)
         self.history.add("problems", found=invariants.problems(redis_client, PREFIX))

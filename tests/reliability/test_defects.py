@@ -154,10 +154,12 @@ async def test_queues_do_not_mix(new_harness, worker_pool):
         new_harness(claim_idle_ms=60_000),
         new_harness(claim_idle_ms=60_000, queue="mail"),
     )
-    await debates.enqueue("a")
-    await mail.enqueue("a")
+    await debates.enqueue("a", group="g")
+    await mail.enqueue("a", group="g")
     worker_pool.start(mail, _done, "postman")
     assert (await mail.wait_for_end("a")).worker_id == "postman"
+    for harness, ended in ((debates, 0), (mail, 1)):
+        assert (await harness.queue.tracker.get_group("g")).counts["completed"] == ended
     assert await debates.queue.get_status("a") is JobStatus.PENDING
     assert (await debates.queue.get_queue_stats())["workers"] == []
 
@@ -210,15 +212,16 @@ async def test_waiting_jobs_never_expire(new_harness):
 
 
 async def test_every_key_has_the_configured_prefix(new_harness, worker_pool):
-    """Stream, status, indexes, workers, events: all lie under key_prefix and queue name."""
+    """Stream, status, indexes, labels, groups, workers, events: all lie under key_prefix and queue name."""
     harness = new_harness(key_prefix="elsewhere:", queue="q1", claim_idle_ms=60_000)
-    await harness.enqueue("a")
+    await harness.enqueue("a", group="g", tenant="t", tags={"k": "v"})
+    await harness.queue.seal_group("g", Job({}, id="then", tenant="t"))
     await harness.enqueue("b", delay_seconds=3600)
     await worker_pool.start(
         harness, _done, burst=True, retry_policy=harness.config.retry_policy()
     ).task
     keys = harness.redis.keys("*")
-    assert len(keys) >= 8
+    assert len(keys) >= 12
     assert not [key for key in keys if not key.startswith("elsewhere:q1:")]
 
 

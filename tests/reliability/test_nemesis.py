@@ -22,7 +22,8 @@ def _run(*command, timeout):
 @pytest.mark.parametrize("deployment", [(), ("--sentinel",)], ids=["one server", "Sentinels"])
 def test_nothing_is_lost_or_done_twice(request, tmp_path, deployment):
     """Rows 1-3, 5-8, 11, 12: with all faults, every accepted job has exactly one outcome, no live worker
-    loses a job, and no lane starves. Only the last writes before a failover may be undone.
+    loses a job, no lane starves, and the job that follows a sealed group is enqueued once. Only the last
+    writes before a failover may be undone.
     """
     seconds = request.config.getoption("--nemesis-seconds")
     history = tmp_path / "history.jsonl"
@@ -43,6 +44,23 @@ def _history(path, *lines):
 
 CRASH = {"worker": "w1@1", "at": 9.0, "error": "worker w1 died, started at 5000"}
 PARTLY = {"what": "final", "id": "p", "status": "failed", "fence": "1", "result": {"n": 1}}
+SEALED = {"created_at": "1", "sealed_at": "2", "ended_at": "3"}
+GROUPS = (
+    *({"what": "enqueue", "id": job_id, "answer": "ok", "do": [], "group": group}
+      for job_id, group in (("m1", "g"), ("m2", "g"), ("c1", "whole"), ("o1", "open"))),
+    {"what": "seal", "at": 7.0, "group": "g", "then": "then-1"},
+    {"what": "seal", "at": 7.0, "group": "whole", "then": "then-2"},
+    {"what": "cancel group", "at": 7.5, "group": "whole", "fate": "cancel"},
+    {"what": "event", "event": "failed", "ids": ["m1"]},
+    {"what": "event", "event": "completed", "ids": ["x", "m2"]},
+    {"what": "event", "event": "enqueued", "ids": ["then-1"]},
+    {"what": "event", "event": "completed", "ids": ["then-1", "o1"]},
+    *({"what": "final", "id": job_id, "status": "completed", "fence": "1"}
+      for job_id in ("m1", "m2", "o1", "then-1")),
+    {"what": "group", "group": "g", **SEALED, "then": "enqueued", "then_id": "then-1"},
+    {"what": "group", "group": "whole", **SEALED, "then": "cancelled", "then_id": "then-2"},
+    {"what": "group", "group": "open", "created_at": "1"},
+)  # fmt: skip
 GOOD = (
     {"what": "seed", "seed": 1, "seconds": 1},
     {"what": "enqueue", "id": "a", "answer": "ok", "do": []},
@@ -57,7 +75,8 @@ GOOD = (
     {"what": "settled"},
     {"what": "final", "id": "a", "status": "completed", "fence": "1", "attempts": "1"},
     PARTLY,
-    {"what": "counters", "completed": 1},
+    *GROUPS,
+    {"what": "counters", "completed": 5},
     {"what": "problems", "found": []},
 )
 
@@ -74,7 +93,7 @@ def test_the_checker_accepts_a_good_history(tmp_path):
         ({"what": "event", "event": "completed", "ids": ["a"]}, "D: a"),
         ({"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 2}, "F: fence"),
         ({"what": "run", "id": "a", "fence": 2, "attempt": 1, "pid": 2}, "F: a ran"),
-        ({"what": "final", "id": "c", "status": "completed", "fence": "1"}, "D: 1 completions"),
+        ({"what": "final", "id": "c", "status": "completed", "fence": "1"}, "D: 5 completions"),
         ({**PARTLY, "result": None}, "A: p has the result None, should have {'n': 1}"),
         ({**PARTLY, "result": {"n": 2}}, "A: p has the result {'n': 2}"),
         ({"what": "problems", "found": ["odd"]}, "Z: odd"),
@@ -82,6 +101,44 @@ def test_the_checker_accepts_a_good_history(tmp_path):
         ({"what": "fence", "id": "a", "fence": 0}, "F: the fence of a fell"),
         ({"what": "crash", "id": "a", **CRASH, "worker": "w2@1"}, "R: a job of w2"),
         ({"what": "crash", "id": "a", **CRASH, "at": 3.0}, "R: a job of w1"),
+        ({"what": "late", "id": "l", "group": "g"}, "G: l was accepted by g"),
+        (
+            {"what": "event", "event": "enqueued", "ids": ["then-1"]},
+            "G: then-1 was enqueued 2 times",
+        ),
+        (
+            {"what": "event", "event": "started", "ids": ["m1"]},
+            "G: then-1 was enqueued before the end of",
+        ),
+        (
+            {"what": "final", "id": "then-1.7", "status": "completed", "fence": "1"},
+            "G: then-1 was enqueued again under another id",
+        ),
+        (
+            {"what": "final", "id": "then-1", "status": "failed", "fence": "1"},
+            "G: g was sealed, but then-1, which follows it, is failed",
+        ),
+        (
+            {"what": "final", "id": "then-2", "status": "completed", "fence": "1"},
+            "G: then-2 was enqueued, but its group says cancelled",
+        ),
+        (
+            {"what": "seal", "at": 7.0, "group": "open", "then": "then-3"},
+            "G: open was sealed, but then-3, which follows it, is None",
+        ),
+        ({"what": "seal", "at": 7.0, "group": "lost", "then": "then-1"}, "G: lost is gone"),
+        (
+            {"what": "group", "group": "g", "created_at": "1", "sealed_at": "2", "then": "waiting"},
+            "G: g was sealed, but has not ended",
+        ),
+        (
+            {"what": "group", "group": "g", **SEALED, "then": "cancelled"},
+            "G: the job that follows g was cancelled",
+        ),
+        (
+            {"what": "group", "group": "g", **SEALED, "then": "lost"},
+            "G: the job that follows g is lost",
+        ),
         ({"what": "busy", "high": 9000, "normal": 900, "low": 10}, "S: lane low got 130"),
     ],
 )

@@ -8,7 +8,7 @@ import asyncio
 import time
 
 import pytest
-from support import servers
+from support import invariants, servers
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
@@ -31,9 +31,18 @@ async def _enqueue_for(server, durability, seconds):
             await harness.queue.enqueue(job)
             accepted.append(job.id)
             n += 1
+            if n % 10 == 0:
+                await _run_group(harness.queue, f"g{number}-{n}")
 
     await asyncio.gather(*(client(n, harness) for n, harness in enumerate(harnesses)))
     return harnesses, accepted
+
+
+async def _run_group(queue, name):
+    """A group of one job, its end, and the job that follows it."""
+    await queue.enqueue(Job(payload={}, id=f"only-{name}", group=name))
+    await queue.seal_group(name, Job(payload={}, id=f"then-{name}"))
+    await queue.cancel(f"only-{name}")
 
 
 def _cut_power(server):
@@ -51,7 +60,10 @@ def _cut_power(server):
      ("everysec", "fsync", False)],
 )  # fmt: skip
 async def test_power_cut(preloaded_server, record_property, appendfsync, durability, may_lose):
-    """`fsync`, or a server that always syncs, loses nothing; otherwise what was not synced is lost."""
+    """`fsync`, or a server that always syncs, loses nothing; otherwise what was not synced is lost.
+
+    Wherever it cuts: what is left agrees, and a group that has ended is followed by its job.
+    """
     server = preloaded_server(
         "power_loss", servers.redis82, "--appendonly", "yes", "--appendfsync", appendfsync,
         "--aof-load-truncated", "yes",
@@ -64,6 +76,10 @@ async def test_power_cut(preloaded_server, record_property, appendfsync, durabil
     harness = QueueHarness(server.url)
     statuses = await asyncio.gather(*(harness.queue.get_status(job_id) for job_id in accepted))
     entries = {fields["id"] for _, fields in harness.entries()}
+    invariants.check(harness.redis, harness.keys.queue_prefix)
+    groups = await harness.queue.tracker.groups(1000)
+    followed = {group.then_id for group in groups if group.then_status == "enqueued"}
+    assert followed == {job_id for job_id in entries if job_id.startswith("then-")}
     await harness.close()
     kept = {job_id for job_id, status in zip(accepted, statuses, strict=True) if status}
     record_property("accepted", len(accepted))

@@ -54,17 +54,18 @@ def test_a_server_that_evicts_is_refused(own_server, worker_process):
 
 
 async def test_a_full_server(own_server, new_harness, worker_process):
-    """Row 16: at maxmemory an enqueue is 75 and workers drain what is there."""
+    """Row 16: at maxmemory an enqueue is 75 and workers drain what is there, also what follows a group."""
     server = own_server()
     harness = new_harness(redis_url=server.url)
     for n in range(20):
-        await harness.enqueue_steps(f"j{n}", ["sleep", 0.01])
+        await harness.enqueue_steps(f"j{n}", ["sleep", 0.01], group="g", tenant="t")
+    await harness.queue.seal_group("g", Job({}, id="then", tenant="t"))
     harness.redis.config_set("maxmemory", "1mb")
     done = run_command("enqueue", "Full?", "--agents", "claude,gpt", url=server.url)
     assert done.returncode == 75, done.stderr
     assert "OOM" in done.stderr
     worker_process(server.url)
-    await wait_until(lambda: harness.redis.zcard(harness.keys.completed) == 20, 30, "the drain")
+    await wait_until(lambda: harness.redis.zcard(harness.keys.completed) == 21, 30, "the drain")
     assert harness.entries() == []
 
 

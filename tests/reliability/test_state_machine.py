@@ -122,7 +122,7 @@ class QueueMachine(RuleBasedStateMachine):
         group=st.sampled_from((None, *GROUPS)),
     )
     def enqueue(self, lane, max_attempts, delayed, reuses_id=False, group=None):
-        """A new job, perhaps in a group; perhaps with the id of a purged job, attempts of which may still run."""
+        """A new job; perhaps in a group; perhaps with the id of a purged job, whose attempts may still run."""
         if reuses_id and self.purged:
             job_id = self.purged.pop()
             seen["id reused"] += 1
