@@ -111,7 +111,7 @@ def group_lines(group: Group, now: float) -> Iterator[str]:
     if group.then_id:
         yield _row("then", f"{group.then_id}, {group.then_status}")
     if group.cancelled_at is not None and group.live:
-        yield _row("to finish", f"aragora-q group cancel {group.name}")
+        yield _row("live jobs", f"to cancel them: aragora-q group cancel {group.name}")
     if group.counts[JobStatus.FAILED]:
         yield _row("failed", f"aragora-q list --group {group.name} --status failed")
 

@@ -114,6 +114,25 @@ def test_worker(as_role, run_cli, cli_command, server):
     assert _refused(admin) == []
 
 
+def test_groups(as_role, run_cli, cli_command, server):
+    """A producer fills a group, an operator seals it, a worker ends it and so enqueues what follows."""
+    _, admin = server
+    as_role("producer")
+    text = '{"payload": {}, "tenant": "t", "tags": {"a": "b"}}\n' * 2
+    _assert_ok(*(run_cli("enqueue", "-", "--group", name, stdin=text) for name in ("a", "b")))
+    _assert_ok(run_cli("group", "show", "a"), run_cli("group", "list"))
+    as_role("operator")
+    _assert_ok(run_cli("group", "seal", "a", "--then", "-", stdin='{"payload": {}}'))
+    _assert_ok(run_cli("group", "cancel", "b", "--yes"), run_cli("group", "show", "b"))
+    _assert_ok(run_cli("group", "seal", "b"))
+    as_role("stats")
+    _assert_ok(run_cli("group", "list"), run_cli("group", "show", "a"))
+    as_role("worker")
+    _assert_ok(cli_command("worker", "--burst", "--exec", "echo {}", "--metrics-port", "0"))
+    assert admin.hget("aragora:queue:debates:job:a.then", "status") == "completed"
+    assert _refused(admin) == []
+
+
 def test_maintenance_and_read_only_roles(as_role, run_cli, server):
     """Reaper, purge, stats and operator: each role can run all of its commands."""
     _, admin = server

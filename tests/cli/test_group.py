@@ -265,9 +265,9 @@ async def test_an_interrupted_cancel_is_finished_by_another(harness, run_cli):
     )
     shown = run_cli("group", "show", "nightly")
     assert "state      cancelled" in shown.lines
-    assert "to finish  aragora-q group cancel nightly" in shown.lines
+    assert "live jobs  to cancel them: aragora-q group cancel nightly" in shown.lines
     assert run_cli("group", "cancel", "nightly", "--yes").out == "nightly cancelled: 3 jobs\n"
-    assert "to finish" not in run_cli("group", "show", "nightly").out
+    assert "live jobs" not in run_cli("group", "show", "nightly").out
 
 
 @pytest.mark.parametrize(("answer", "code", "cancelled"), [("y\n", 0, 2), ("n\n", 1, 0)])
