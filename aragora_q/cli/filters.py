@@ -135,7 +135,7 @@ class GivenFilter:
 
 
 def _any_of(statuses: frozenset[JobStatus]) -> str:
-    *others, last = sorted(status.value for status in statuses)
+    *others, last = (status.value for status in JobStatus if status in statuses)
     return f"{', '.join(others)} or {last}" if others else last
 
 

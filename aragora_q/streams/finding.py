@@ -21,7 +21,7 @@ from aragora_q.redis.connection import Connection
 SCAN_MEMBERS = 5_000
 """Members of an index that the server reads for a page, at most: 5 ms."""
 
-SCAN_ENTRIES = 2_000
+SCAN_ENTRIES = 1_000
 """Entries of lanes that the server reads for a page, at most."""
 
 SCAN_BYTES = 4 * 1024 * 1024

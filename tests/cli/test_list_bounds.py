@@ -4,10 +4,11 @@ import asyncio
 import json
 
 import pytest
-from support.jobs import numbered_job
+from support.jobs import enqueue_in_every_state, numbered_job
 
 from aragora_q.base import Job
 from aragora_q.contracts import Failed, Retry
+from aragora_q.errors import InvalidPayload
 
 PAYLOAD_BYTES = 200_000
 SLACK_BYTES = 50_000
@@ -83,6 +84,74 @@ async def test_no_reply_grows_with_payloads(harness, run_cli, sent_bytes, status
     listed = run_cli("list", "-s", status, "-q", "-n", 1000)
     assert sorted(listed.lines) == sorted(f"j{n}" for n in range(JOBS))
     assert sent_bytes() < SLACK_BYTES
+
+
+async def test_a_page_of_50_is_two_round_trips(harness):
+    """Jobs in every state are read together, as each alone; a corrupted one is an error in its place."""
+    await enqueue_in_every_state(harness)
+    await harness.queue.enqueue_many([numbered_job(n) for n in range(40)])
+    await harness.enqueue("bad")
+    harness.redis.hset(harness.keys.job("bad"), "attempts", "abc")
+    ids = [
+        "completed",
+        "missing",
+        "failed",
+        "retrying",
+        "bad",
+        "cancelled",
+        "processing",
+        "delayed",
+    ]
+    ids += [f"j{n}" for n in range(40)]
+    connection, calls = harness.queue.connection, []
+    execute_all = connection.execute_all
+
+    async def counted(commands):
+        calls.append(1)
+        return await execute_all(commands)
+
+    connection.execute_all = counted
+    jobs = await harness.queue.tracker.get_jobs(ids)
+    assert len(calls) == 2
+    for job_id, job in zip(ids, jobs, strict=True):
+        if job_id == "bad":
+            assert isinstance(job, InvalidPayload)
+        else:
+            assert job == await harness.queue.get_job(job_id)
+    assert jobs[1] is None
+
+
+async def test_a_job_that_moves_while_it_is_read_keeps_its_payload(harness, monkeypatch):
+    """It ends between the two reads of a page: it is read again, the others are not."""
+    await harness.enqueue("moves")
+    await harness.enqueue("stays")
+    connection, calls = harness.queue.connection, []
+    execute_all = connection.execute_all
+
+    async def cancelled_after_the_first(commands):
+        replies = await execute_all(commands)
+        if not calls:
+            await harness.queue.cancel("moves")
+        calls.append(len(replies))
+        return replies
+
+    monkeypatch.setattr(connection, "execute_all", cancelled_after_the_first)
+    jobs = await harness.queue.tracker.get_jobs(["moves", "stays"])
+    assert [job.payload for job in jobs] == [{"n": 1}, {"n": 1}]
+    assert [job.status for job in jobs] == ["cancelled", "pending"]
+    assert calls[2] * 2 == calls[0]
+
+
+async def test_running_jobs_are_found_before_a_long_backlog(harness, run_cli):
+    """Running jobs, newest first, whether a backlog waits behind them or their lane begins after them."""
+    await harness.queue.enqueue_many([numbered_job(n) for n in range(300)])
+    session = await harness.worker(lease_seconds=600)
+    started = [job.id for job in (await session.start(10)).jobs]
+    assert run_cli("list", "-s", "processing", "-n", 3, "-q").lines == started[:-4:-1]
+    assert len(run_cli("list", "-s", "processing", "-s", "pending", "-n", 500, "-q").lines) == 300
+    await harness.queue.cancel_many(started)
+    assert run_cli("list", "-s", "processing", "-q").lines == []
+    assert len(run_cli("list", "-s", "pending", "-n", 500, "-q").lines) == 290
 
 
 async def test_newest_of_all_are_the_newest(harness, run_cli):

@@ -6,12 +6,14 @@
 -- if labels are wanted, otherwise of its latest start, or else of its enqueue)
 --
 -- `wanted_labels` and `statuses` are separated by spaces; so are the parts of the cursor, one per place. A job with an invalid
--- status matches any, so that reading it raises an error. Payloads are read, one at a time, but not returned. A page
+-- status matches any, so that reading it raises an error. Payloads are read, few at a time, but not returned. A page
 -- ends after `limit` jobs, `scan_limit` jobs or entries read, or `max_bytes` of payloads. With `ordered`, at most
 -- `limit` jobs are returned: the newest that the page found. It takes that many from each place before it ends; with
 -- labels, all.
 
 local CHUNK = 100
+local MAX_ROWS = 16
+local MAX_ROW_BYTES = 16384
 local ORDERED_DELAYED = 1000
 local DELAYED = 'delayed'
 local KNOWN = {pending = true, processing = true, retrying = true, completed = true, failed = true, cancelled = true}
@@ -76,20 +78,44 @@ end
 
 local function is_over() return scanned >= tonumber(scan_limit) or bytes_left <= 0 end
 
--- Up to CHUNK ids of a lane, from the place's position on; moves it.
+-- True if nothing in a lane is left to read. Redis would walk the whole lane to find no entry before the first.
+local function is_at_start(place, first)
+  local id = string.match(place.max, '^%(?(%d+%-%d+)$')
+  if not first or not id then return not first end
+  local ms, seq = string.match(id, '(%d+)-(%d+)')
+  local first_ms, first_seq = string.match(first, '(%d+)-(%d+)')
+  ms, seq, first_ms, first_seq = tonumber(ms), tonumber(seq), tonumber(first_ms), tonumber(first_seq)
+  return ms < first_ms or ms == first_ms and (seq < first_seq or id == first and id ~= place.max)
+end
+
+-- Up to CHUNK ids of a lane, from the place's position on; moves it. Reads more entries at once if they are small:
+-- one by one, Redis would find each from the end of its block.
 local function next_in_lane(place)
   local ids = {}
-  for _ = 1, CHUNK do
-    local row = redis.call('XREVRANGE', place.stream, place.max, place.min, 'COUNT', 1)[1]
-    if not row or place.oldest_ms and entry_ms(row[1]) < place.oldest_ms then
+  local first = redis.call('XRANGE', place.stream, '-', '+', 'COUNT', 1)[1]
+  while #ids < CHUNK and not is_over() do
+    if is_at_start(place, first and first[1]) then
       place.max = 'end'
-      return ids
+      break
     end
-    local id, payload = job_of(row[2] or {})
-    ids[#ids + 1] = id
-    place.max = '(' .. row[1]
-    scanned, bytes_left = scanned + 1, bytes_left - #(payload or '')
-    if is_over() then break end
+    local count = place.rows or 1
+    local rows, bytes = redis.call('XREVRANGE', place.stream, place.max, place.min, 'COUNT', count), 0
+    for _, row in ipairs(rows) do
+      if place.oldest_ms and entry_ms(row[1]) < place.oldest_ms then
+        place.max = 'end'
+        return ids
+      end
+      local id, payload = job_of(row[2] or {})
+      ids[#ids + 1] = id
+      place.max = '(' .. row[1]
+      scanned, bytes = scanned + 1, bytes + #(payload or '')
+    end
+    if #rows < count then
+      place.max = 'end'
+      break
+    end
+    bytes_left = bytes_left - bytes
+    place.rows = bytes > MAX_ROW_BYTES and 1 or math.min(count * 2, MAX_ROWS)
   end
   return ids
 end

@@ -1,0 +1,233 @@
+"""Filters mean the same for all commands; what they would change is counted and confirmed first."""
+
+import asyncio
+import os
+import pty
+import re
+import subprocess
+
+import pytest
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.cli import filters
+from aragora_q.contracts import Completed, Failed
+from aragora_q.labels import JobFilter
+from aragora_q.streams.queue import RedisStreamsQueue
+
+COMMANDS = ("list", "cancel", "requeue", "purge", "wait")
+CHANGES = {"cancel": "waits", "requeue": "bad", "purge": "done"}
+
+
+@pytest.fixture
+async def jobs(harness):
+    """`done` completed, `bad` failed, `waits` waits, with the same labels; `other` waits without labels."""
+    labels = {"group": "g", "tenant": "acme", "tags": {"env": "prod"}}
+    worker = await harness.worker("w1")
+    for job_id in ("done", "bad"):
+        await harness.enqueue(job_id, **labels)
+    done, bad = (await worker.start(2)).jobs
+    await harness.report(worker, done, Completed(b"{}"))
+    await harness.report(worker, bad, Failed("no"))
+    await harness.enqueue("waits", **labels)
+    await harness.enqueue("other")
+    return ["done", "bad", "waits"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--group", "g"),
+        ("--tenant", "acme"),
+        ("--tag", "env=prod"),
+        ("--group", "g", "--tag", "env=prod", "--since", "1h"),
+    ],
+)
+async def test_one_filter_for_all(harness, run_cli, jobs, given):
+    """Each option finds the same jobs in every command, within the statuses that the command takes."""
+    assert sorted(run_cli("list", *given, "-q").lines) == sorted(jobs)
+    for command, job_id in CHANGES.items():
+        counted = run_cli(command, *given, "--dry-run", "--json").object
+        number = 2 if command == "purge" else 1
+        total = counted["jobs"] if "jobs" in counted else sum(counted["purged"].values())
+        assert (counted["dry_run"], total) == (True, number), job_id
+    assert run_cli("wait", *given, "--status", "completed", "-q").lines == ["done"]
+    assert sorted(run_cli("list", *given, "-q").lines) == sorted(jobs)
+
+
+async def test_since_and_until_are_times_of_the_server(harness, run_cli, jobs):
+    """Durations before now, and dates; nothing matches before the jobs, everything since."""
+    assert len(run_cli("list", "--since", "1h", "-q").lines) == 4
+    assert run_cli("list", "--until", "1h", "-q").lines == []
+    assert (
+        len(run_cli("list", "--since", "2020-01-01", "--until", "2099-01-01T02:00Z", "-q").lines)
+        == 4
+    )
+    assert len(run_cli("list", "-s", "failed", "-s", "completed", "-q").lines) == 2
+
+
+def test_times_with_and_without_an_offset():
+    """An offset counts; without one, a time is local."""
+    at = filters.parse_moment("2026-11-28T02:00:00+02:00").at(0)
+    assert at == filters.parse_moment("2026-11-28T00:00Z").at(5) == 1_795_824_000
+    assert filters.parse_moment("36h").at(200_000) == 200_000 - 36 * 3600
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--group", "a b"], "--group: invalid group 'a b': use 1 to 48 letters"),
+        (["--tenant", ""], "--tenant: invalid tenant ''"),
+        (["--tag", "env"], "--tag: 'env' is not K=V"),
+        (["--tag", "a=1", "--tag", "a=2"], "--tag: 'a' is given twice"),
+        (["--status", "lost"], "'lost' is not one of"),
+        (
+            ["--since", "yesterday"],
+            "--since: invalid time 'yesterday': use a time before now such as",
+        ),
+        (["--until", "2026-13-01"], "--until: invalid time '2026-13-01'"),
+        (["--since", "1h", "--until", "2h", "--dry-run"], "--until: it is not after --since"),
+    ],
+)
+def test_wrong_values_are_usage_errors(run_cli, command, given, message):
+    """One line with the option, exit 2, in every command."""
+    if command in ("list", "wait"):
+        given = [each for each in given if each != "--dry-run"]
+    ended = run_cli(command, *given)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert ended.err.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["cancel"], "ID: give job ids, or a filter such as --group"),
+        (["requeue"], "ID: give job ids, or a filter such as --group"),
+        (["wait"], "ID: give job ids, or a filter such as --group"),
+        (["cancel", "a", "--group", "g"], "ID: give job ids or a filter, not both"),
+        (["wait", "a", "--since", "1h"], "ID: give job ids or a filter, not both"),
+        (["cancel", "a", "--dry-run"], "--dry-run: it counts the jobs that a filter matches"),
+        (["cancel", "--group", "g"], "--yes: this would cancel all jobs that match: add --yes"),
+        (["requeue", "--status", "failed"], "--yes: this would requeue all jobs that match"),
+        (["purge", "--tenant", "acme"], "--yes: this would purge all jobs that match"),
+        (
+            ["cancel", "-s", "failed", "-y"],
+            "--status: cancel takes only jobs whose status is pending,",
+        ),
+        (
+            ["requeue", "-s", "pending", "-y"],
+            "--status: requeue takes only jobs whose status is failed or",
+        ),
+        (
+            ["purge", "-s", "pending", "-y"],
+            "--status: purge takes only jobs whose status is completed,",
+        ),
+    ],
+)
+def test_what_does_not_go_together(run_cli, monkeypatch, args, message):
+    """Exit 2 and one line, before anything is sent."""
+    ended = run_cli(*args, "--redis-url", "redis://127.0.0.1:1")
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+
+
+async def test_cancel_requeue_and_purge_what_matches(harness, run_cli, jobs):
+    """With --yes they change the jobs that match, and no others; a second run changes nothing."""
+    ended = run_cli("cancel", "--group", "g", "--yes")
+    assert (ended.code, ended.out, ended.err) == (0, "", "cancelled 1 job\n")
+    assert run_cli("cancel", "--group", "g", "--yes").err == "cancelled 0 jobs\n"
+    assert await harness.queue.get_status("other") == "pending"
+    assert sorted(run_cli("requeue", "--tag", "env=prod", "-y", "--json").ids) == ["bad", "waits"]
+    assert run_cli("requeue", "--tag", "env=prod", "-y").err == "requeued 0 jobs\n"
+    assert sorted(run_cli("cancel", "--tenant", "acme", "-y", "-q").lines) == ["bad", "waits"]
+    purged = run_cli("purge", "--group", "g", "--status", "cancelled", "--yes", "--json").object
+    assert purged == {"dry_run": False, "purged": {"cancelled": 2}}
+    assert run_cli("purge", "--group", "g", "--older-than", "1h", "-y").err == (
+        "deleted: 0 cancelled, 0 completed, 0 failed\n"
+    )
+    assert (
+        run_cli("purge", "--group", "g", "-y").err
+        == "deleted: 0 cancelled, 1 completed, 0 failed\n"
+    )
+    assert run_cli("list", "-q").lines == ["other"]
+
+
+async def test_many_jobs_are_cancelled_in_pages(harness, run_cli):
+    """More than a page of them: one line per job, each once."""
+    for start in range(0, 1200, 100):
+        await harness.queue.enqueue_many(
+            [Job({}, id=f"j{n}", group="big") for n in range(start, start + 100)]
+        )
+    ids = run_cli("cancel", "--group", "big", "--yes", "--quiet").lines
+    assert sorted(ids) == sorted(f"j{n}" for n in range(1200))
+    counts = (await harness.queue.tracker.get_group("big")).counts
+    assert counts["cancelled"] == 1200
+
+
+async def test_what_moves_meanwhile_is_cancelled_too(harness, run_cli, monkeypatch):
+    """A job that a page misses, because it is promoted or started just then, is found by the next pass."""
+    await harness.enqueue("a", group="g")
+    await harness.enqueue("b", group="g")
+    find, passes = RedisStreamsQueue.find, []
+
+    async def find_one_less(self, wanted, **options):
+        passes.append(1)
+        async for page in find(self, wanted, **options):
+            yield page[:1]
+
+    monkeypatch.setattr(RedisStreamsQueue, "find", find_one_less)
+    assert run_cli("cancel", "--group", "g", "--yes").err == "cancelled 2 jobs\n"
+    assert len(passes) == 3
+
+
+def _answer(start_command, answer, *args):
+    """Run a command whose stdin is a terminal at which `answer` is typed; return its exit code and stderr."""
+    terminal, stdin = pty.openpty()
+    try:
+        process = start_command(*args, stdin=stdin, stderr=subprocess.PIPE)
+        os.write(terminal, f"{answer}\n".encode())
+        _, err = process.communicate(timeout=60)
+        return process.returncode, err.decode()
+    finally:
+        os.close(terminal)
+        os.close(stdin)
+
+
+async def test_a_terminal_is_asked_with_the_count(harness, start_command, jobs):
+    """The question has the count, the filter in words and the queue; only yes changes anything."""
+    args = ("cancel", "--group", "g", "--status", "pending")
+    code, err = await asyncio.to_thread(_answer, start_command, "n", *args)
+    assert (code, "Cancel 1 job of group g, status pending, in queue debates? [y/N]" in err) == (
+        1,
+        True,
+    )
+    assert "nothing was changed" in err
+    assert await harness.queue.get_status("waits") == "pending"
+    code, err = await asyncio.to_thread(_answer, start_command, "y", *args)
+    assert (code, "cancelled 1 job" in err) == (0, True)
+    assert await harness.queue.get_status("waits") == "cancelled"
+
+
+def test_filters_in_words():
+    """Only what was given, in the order of the options."""
+    given = filters.GivenFilter(
+        "nightly", "acme", {"env": "prod"}, frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
+    )
+    text = given.in_words(JobFilter(since=0.0))
+    assert re.fullmatch(
+        r"of group nightly, tenant acme, tag env=prod, status failed or cancelled, "
+        r"since (1970-01-01|1969-12-31) \d\d:\d\d:\d\d",
+        text,
+    )
+    assert filters.GivenFilter().in_words(JobFilter(until=0.0)).startswith("until 19")
+
+
+async def test_list_says_that_there_are_more(harness, run_cli, jobs):
+    """On a terminal, on stderr, if --limit cut the list; never with --json or --quiet."""
+    cut = run_cli("list", "-n", 2, terminal=True)
+    assert "there are more than these 2 jobs: --limit 10" in cut.err
+    assert run_cli("list", "-n", 4, terminal=True).err == ""
+    assert run_cli("list", "-n", 2).err == ""
+    for form in ("--json", "--quiet"):
+        assert run_cli("list", "-n", 2, form, terminal=True).err == ""
