@@ -11,7 +11,9 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed, Failed, Released, Report, Retry
 
 LABELS = {"group": "g", "tenant": "t", "tags": {"env": "prod", "team": "research"}}
-OUTCOMES = {"release": Released(), "retry": Retry("no", 0), "fail": Failed("no"), "complete": Completed(b"{}")}  # fmt: skip
+OUTCOMES = {
+    "release": Released(), "retry": Retry("no", 0), "fail": Failed("no"), "complete": Completed(b"{}"),
+}  # fmt: skip
 SURPLUS = {
     "enqueue": 8,  # the group read, the clock, labels, four indexes, counts
     "purge": 8,  # four indexes, labels; the group read, counted, looked for members

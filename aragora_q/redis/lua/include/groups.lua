@@ -47,7 +47,7 @@ end
 local function create_labeler()
   local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
     'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
-  local states = {}
+  local states, sealed = {}, {}
 
   -- Change the members of each label of jobs: `rows` are an id, its labels, and so on. With `score`, it stands
   -- before each id.
@@ -90,10 +90,13 @@ local function create_labeler()
 
   -- True if the group of a job with these labels takes no more jobs.
   local function is_sealed(job_labels)
-    local name = string.match(job_labels, '^group:(%S+)')
-    local state = name and group_state(name) or {}
-    if state.err then error(state) end
-    return state[2]
+    if sealed[job_labels] == nil then
+      local name = string.match(job_labels, '^group:(%S+)')
+      local state = name and group_state(name) or {}
+      if state.err then error(state) end
+      sealed[job_labels] = state[2] and true or false
+    end
+    return sealed[job_labels]
   end
 
   -- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
@@ -153,9 +156,12 @@ local function create_labeler()
   -- Count moves in the groups of their jobs: `rows` are labels, status before and after, and so on.
   local function count_moves(rows, retention_ms)
     unlabel_deleted()
-    local deltas = {}
+    local deltas, group, group_labels = {}, nil, nil
     for n = 1, #rows, 3 do
-      local group, from, to = string.match(rows[n], '^group:(%S+)'), rows[n + 1], rows[n + 2]
+      local job_labels, from, to = rows[n], rows[n + 1], rows[n + 2]
+      if job_labels ~= group_labels then
+        group, group_labels = string.match(job_labels, '^group:(%S+)'), job_labels
+      end
       if group then
         local delta = deltas[group] or {}
         deltas[group] = delta
