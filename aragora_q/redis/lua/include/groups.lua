@@ -48,7 +48,7 @@ local function create_groups()
   local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
     'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
   local FIRST_COUNT, LAST_LIVE = 6, 8
-  local states = {}
+  local states, group_names = {}, {}
 
   -- Change the members of each label of jobs: `rows` are an id, its labels, and so on. With `score`, it stands
   -- before each id. Returns the error if a key has another type.
@@ -95,6 +95,16 @@ local function create_groups()
     for n = 1, #rows, 2 do moved(rows[n], nil, 'pending', rows[n + 1]) end
   end
 
+  -- The group in labels; false if they have none.
+  local function group_of(job_labels)
+    local name = group_names[job_labels]
+    if name == nil then
+      name = string.match(job_labels, '^group:(%S+)') or false
+      group_names[job_labels] = name
+    end
+    return name
+  end
+
   -- What a group's hash holds, in the order of STATE; an error if it is a key of another type.
   local function group_state(name)
     states[name] = states[name] or redis.pcall('HMGET', group_key(name), unpack(STATE))
@@ -103,7 +113,7 @@ local function create_groups()
 
   -- True if the group of a job with these labels takes no more jobs.
   local function is_sealed(job_labels)
-    local name = string.match(job_labels, '^group:(%S+)')
+    local name = group_of(job_labels)
     local state = name and group_state(name) or {}
     if state.err then error(state) end
     return state[2]
@@ -200,7 +210,7 @@ local function create_groups()
     unlabel_deleted()
     local deltas = {}
     for n = 1, #rows, 3 do
-      local group, from, to = string.match(rows[n], '^group:(%S+)'), rows[n + 1], rows[n + 2]
+      local group, from, to = group_of(rows[n]), rows[n + 1], rows[n + 2]
       if group then
         local delta = deltas[group] or {}
         deltas[group] = delta
