@@ -125,7 +125,7 @@ COMMANDS: Mapping[str, Any] = {
 
 SCRIPTS: Mapping[str, Any] = {
     "cancel": PerItem(bytes),
-    "cancel_group": _words("marked unknown"),
+    "cancel_group": _words("marked ended unknown"),
     "check_group": (_words("more changed done"), bytes),
     "check_job": PerItem(bytes),
     "check_lane": (bytes, ..., (bytes, bytes)),

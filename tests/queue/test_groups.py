@@ -389,7 +389,7 @@ async def test_a_group_that_is_cancelled_cancels_then(harness):
     assert None not in (group.cancelled_at, group.ended_at)
     await harness.queue.requeue(["a"])
     await harness.queue.cancel("a")
-    assert await _cancel_group(harness) == b"marked"
+    assert await _cancel_group(harness) == b"ended"
     assert _enqueued(harness) == 0
     with pytest.raises(GroupSealed):
         await harness.enqueue("late", group="g")

@@ -1,15 +1,16 @@
 #!lua flags=allow-oom
 -- Mark a group as cancelled: it takes no more jobs, and its `then` is not enqueued. Its live jobs are cancelled
--- afterwards, in batches.
+-- afterwards, in batches. A group that has ended stays as it is.
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed counters events bell labels groups
 -- args: group retention_ms
--- returns: marked | unknown
+-- returns: marked | ended | unknown
 
 local key = group_key(group)
-local state = read(key, 'created_at', 'sealed_at', 'then')
+local state = read(key, 'created_at', 'sealed_at', 'ended_at', 'cancelled_at', 'then')
 if not state.created_at then return 'unknown' end
-redis.call('HSET', key, 'cancelled_at', now_text, 'sealed_at', state.sealed_at or now_text)
+if state.ended_at then return 'ended' end
+redis.call('HSET', key, 'cancelled_at', state.cancelled_at or now_text, 'sealed_at', state.sealed_at or now_text)
 if state['then'] == 'waiting' then
   redis.call('HSET', key, 'then', 'cancelled')
   redis.call('DEL', key .. ':then')
