@@ -1,4 +1,4 @@
-"""The queue on Redis Streams: clients, a worker's session, listing."""
+"""The queue on Redis Streams: clients, a worker's session, filters."""
 
 from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
 

@@ -27,6 +27,9 @@ SCAN_ENTRIES = 1_000
 SCAN_BYTES = 4 * 1024 * 1024
 """Payloads that the server reads for a page of lanes, about: the ids are next to them."""
 
+LANE_PAGES = 5
+"""Pages of lanes that are tried first if entries before `since` need not be read."""
+
 PAGE = 500
 """Jobs in a page, about."""
 
@@ -81,7 +84,8 @@ async def count(connection: Connection, wanted: JobFilter, *, with_expired: bool
 def _parts(wanted: JobFilter) -> list[JobFilter]:
     """Split a filter into filters that one index answers each; no job matches two of them."""
     statuses = wanted.statuses or frozenset(JobStatus)
-    if wanted.labels and not (statuses <= TERMINAL or statuses <= LIVE):
+    is_mixed = not (statuses <= TERMINAL or statuses <= LIVE)
+    if wanted.labels and is_mixed and wanted.since is None:
         return [wanted]  # the index of a label has jobs of every status
     parts = [
         replace(wanted, statuses=frozenset({status})) for status in sorted(statuses & TERMINAL)
@@ -114,6 +118,7 @@ class _Step(NamedTuple):
     source: str
     number: int
     jobs: list[Found]
+    is_last: bool
 
 
 async def _steps(
@@ -132,26 +137,46 @@ async def _steps(
         "until_ms": _ms(part.until),
         "ordered": int(limit is not None),
         "count_only": int(count_only),
+        "limit": SCAN_MEMBERS if count_only else limit or PAGE,
     }
-    wanted = SCAN_MEMBERS if count_only else limit or PAGE
-    is_live = not part.labels and LIVE.issuperset(part.statuses)
-    source, cursor = LANES if is_live else "", None
+    is_live = bool(part.statuses) and LIVE.issuperset(part.statuses)
+    if is_live and part.labels and part.since is not None:
+        steps = [step async for step in _lane_steps(connection, args, LANE_PAGES)]
+        if steps[-1].is_last:
+            for step in steps:
+                yield step
+            return
+    source, cursor = LANES if is_live and not part.labels else "", None
     while source != LANES and cursor != "":
         answer, next_cursor, number, *rows = await connection.run(
-            "find", **args, with_expired=int(with_expired), source=source, cursor=cursor or "",
-            scan_limit=SCAN_MEMBERS, limit=wanted if count_only else min(wanted, PAGE),
-        )  # fmt: skip
+            "find",
+            **{**args, "limit": args["limit"] if count_only else min(args["limit"], PAGE)},
+            with_expired=int(with_expired),
+            source=source,
+            cursor=cursor or "",
+            scan_limit=SCAN_MEMBERS,
+        )
         source, cursor = answer.decode(), next_cursor.decode()
         if source != LANES:
-            yield _Step(source, number, _found(rows))
-    cursor = None if source == LANES else ""
-    while cursor != "":
+            yield _Step(source, number, _found(rows), is_last=not cursor)
+    if source == LANES:
+        async for step in _lane_steps(connection, args):
+            yield step
+
+
+async def _lane_steps(
+    connection: Connection, args: dict[str, Any], pages: int | None = None
+) -> AsyncIterator[_Step]:
+    """Read live jobs from the lanes and the delayed index, at most so many pages."""
+    cursor, is_last = "", False
+    while not is_last and pages != 0:
         next_cursor, number, *rows = await connection.run(
-            "find_live", **args, cursor=cursor or "", scan_limit=SCAN_ENTRIES, max_bytes=SCAN_BYTES,
-            limit=wanted,
-        )  # fmt: skip
+            "find_live", **args, cursor=cursor, scan_limit=SCAN_ENTRIES, max_bytes=SCAN_BYTES
+        )
         cursor = next_cursor.decode()
-        yield _Step(source, number, _found(rows))
+        is_last = not cursor
+        pages = None if pages is None else pages - 1
+        yield _Step(LANES, number, _found(rows), is_last=is_last)
 
 
 def _found(rows: Sequence[bytes]) -> list[Found]:

@@ -101,7 +101,8 @@ async def test_a_filter_finds_exactly_what_matches(harness, jobs):
 
 async def test_with_labels_the_newest_are_those_enqueued_last(harness, jobs):
     """Whatever index answers: with labels by time of enqueue, without by the time that `list` shows."""
-    created = {job.id: job.created_at for job in jobs}
+    label = harness.keys.members("tag:env=prod")
+    created = dict(harness.redis.zrange(label, 0, -1, withscores=True))
     updated = {job.id: time_of(job) for job in jobs}
     for statuses, limit in itertools.product(STATUSES.values(), (1, 5, 1000)):
         for labels in ({"tags": {"env": "prod"}}, {}):

@@ -29,6 +29,8 @@ local any_status = next(is_wanted) == nil
 local ended_index = only_status and TERMINAL[only_status]
 local from = since_ms == '' and '-inf' or since_ms
 local to = until_ms == '' and '+inf' or '(' .. until_ms
+-- No job's time is before its enqueue, but for a ms within a call.
+local to_enqueued = until_ms == '' and '+inf' or '(' .. text(until_ms + 1000)
 
 local function count_live()
   local running_only = only_status == 'processing'
@@ -127,7 +129,7 @@ local function is_full() return scanned >= tonumber(scan_limit) or found >= tonu
 
 -- Members from `offset` on; of a full page, only those that have the last score.
 local function next_members(offset)
-  local max = cursor ~= '' and '(' .. cursor or by_end and to or '+inf'
+  local max = cursor ~= '' and '(' .. cursor or by_end and to or to_enqueued
   local rows = redis.call('ZRANGE', index, max, by_end and from or '-inf', 'BYSCORE', 'REV', 'LIMIT', offset,
     CHUNK, 'WITHSCORES')
   local ids, scores = {}, {}

@@ -18,7 +18,9 @@ local ORDERED_DELAYED = 1000
 local DELAYED = 'delayed'
 local KNOWN = {pending = true, processing = true, retrying = true, completed = true, failed = true, cancelled = true}
 
-local job_prefix = string.sub(labels, 1, -#'labels' - 1) .. 'job:'
+local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
+local job_prefix = queue_prefix .. 'job:'
+local first_label = string.match(wanted_labels, '%S+')
 local is_wanted, waiting = {}, false
 for status in string.gmatch(statuses, '%S+') do
   is_wanted[status] = true
@@ -34,8 +36,6 @@ if waiting then places[1] = {stream = DELAYED, max = '+inf'} end
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
   if not is_wanted.processing then
     places[#places + 1] = {stream = stream, max = '+', min = '-', oldest_ms = from}
-  elseif waiting and ordered == '0' then
-    places[#places + 1] = {stream = stream, max = '+', min = '-'}
   else
     local last_delivered = group_info(stream)['last-delivered-id'] or '0-0'
     if waiting then
@@ -47,7 +47,9 @@ end
 local n_place = 0
 for position, matched in string.gmatch(cursor, '(%S+)/(%d+)') do
   n_place = n_place + 1
-  if places[n_place] then places[n_place].max, places[n_place].matched = position, tonumber(matched) end
+  if places[n_place] and position ~= 'new' then
+    places[n_place].max, places[n_place].matched = position, tonumber(matched)
+  end
 end
 
 local function has_wanted_labels(own)
@@ -69,7 +71,8 @@ local function add_matching(ids)
       local enqueued = parse_int(state.created_at) or tonumber(string.match(state.entry or '', '^%d+')) or now
       local updated = parse_int(state.started_at) or enqueued
       if not (from and updated < from) and not (to and updated >= to) then
-        found[#found + 1] = {id, has_label and enqueued or updated, #found}
+        local labelled = has_label and redis.call('ZSCORE', queue_prefix .. 'members:' .. first_label, id)
+        found[#found + 1] = {id, tonumber(labelled or nil) or updated, #found}
       end
     end
   end
@@ -142,6 +145,7 @@ end
 
 for _, place in ipairs(places) do
   while place.max ~= 'end' and not is_over() do
+    place.is_begun = true
     local ids = place.stream == DELAYED and next_delayed(place) or next_in_lane(place)
     place.matched = (place.matched or 0) + add_matching(ids)
     -- By enqueue, or among jobs with another due time, the newest may be anywhere.
@@ -156,7 +160,8 @@ end
 
 local positions, is_last = {}, true
 for n, place in ipairs(places) do
-  positions[n] = place.max .. '/' .. text(place.matched or 0)
+  -- One that was not begun begins where the lane's last delivered entry is then.
+  positions[n] = ((place.matched or place.is_begun) and place.max or 'new') .. '/' .. text(place.matched or 0)
   is_last = is_last and place.max == 'end'
 end
 local reply, number = {is_last and '' or table.concat(positions, ' '), #found}, #found
