@@ -21,9 +21,9 @@ import uvloop
 from aragora_q import bench
 from aragora_q.base import Job
 from aragora_q.bench import CONCURRENCY, Result, Testbed, new_jobs
-from aragora_q.redis.scripts import batched
+from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.streams.queue import RedisStreamsQueue
-from benchmarks import models
+from benchmarks import labels, models
 
 ENQUEUE_BATCH = 10_000
 SETTLE_SECONDS = 0.5
@@ -58,6 +58,9 @@ class Sizes:
     fleet_settle_seconds: float = 3.0
     fleet_divisor: int = 1
     """Fleets have this many times fewer workers than their measurements say."""
+    label_windows: int = 15
+    label_jobs: int = 1_000
+    large_group: int = 100_000
     model_calls: int = 50
 
 
@@ -73,26 +76,38 @@ def run(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     yield from cold_starts(testbed, sizes.starts)
     yield from idle_fleets(testbed, sizes)
     yield from long_jobs(testbed, sizes)
+    yield from label_costs(testbed, sizes)
     yield from models.calls(sizes.repeats, sizes.model_calls)
 
 
 def memory(testbed: Testbed, count: int) -> Iterator[Result]:
     """Measure the server's memory per job, without the stream of events, whose length is capped."""
+    for name, title, kind in (
+        ("", "", "bare"),
+        ("grouped_", ", with a group", "grouped"),
+        ("labeled_", ", with group, tenant and two tags", "small"),
+    ):
+        for state, used in _memory(testbed, count, labels.KINDS[kind]):
+            yield Result(
+                f"{name}{state}_bytes", f"Redis memory per {state} job{title}", "B", [used]
+            )
+
+
+def _memory(
+    testbed: Testbed, count: int, job_labels: dict[str, Any]
+) -> Iterator[tuple[str, float]]:
+    """Yield a state and the bytes of a job in it."""
     events = with_queue(testbed, _keys).events
 
     def used_bytes() -> int:
         used = testbed.client.info("memory")["used_memory"]
         return int(used) - int(testbed.client.memory_usage(events, samples=0) or 0)
 
-    def per_job(state: str) -> Result:
-        title = f"Redis memory per {state} job"
-        return Result(f"{state}_bytes", title, "B", [(used_bytes() - empty_bytes) / count])
-
     empty_bytes = used_bytes()
-    _enqueue(testbed, new_jobs(count))
-    yield per_job("waiting")
+    _enqueue(testbed, [Job(payload=bench.PAYLOAD, **job_labels) for _ in range(count)])
+    yield "waiting", (used_bytes() - empty_bytes) / count
     testbed.run_all_jobs()
-    yield per_job("finished")
+    yield "finished", (used_bytes() - empty_bytes) / count
     testbed.client.flushall()
 
 
@@ -292,6 +307,17 @@ def long_jobs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
             loads = with_queue(testbed, measure)
         title = f"Redis CPU, {count:,} running jobs of {size // 1000} KB"
         yield Result(name, title, "%", [mean(loads)])  # renewals come in bursts
+
+
+def label_costs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Measure what labels and a large group cost the server, in single calls and in batches."""
+    for calls, size in (("single", 1), ("batch", BATCH_LIMIT)):
+        jobs = max(size, sizes.label_jobs * size // BATCH_LIMIT)
+        with testbed.pinned():
+            samples = uvloop.run(
+                labels.measure(testbed, sizes.label_windows, jobs, size, sizes.large_group)
+            )
+        yield from labels.results(samples, calls)
 
 
 @contextmanager
