@@ -4,6 +4,7 @@ import pytest
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed
+from aragora_q.doctor import integrity
 
 
 async def _run(harness):
@@ -41,3 +42,28 @@ async def test_a_group_that_expired_goes_with_its_last_job(harness):
     harness.redis.delete(harness.keys.group("g"))
     await harness.queue.purge(JobStatus.COMPLETED, older_than_seconds=-1)
     assert harness.redis.zcard(harness.keys.groups) == 0
+
+
+async def test_doctor_repairs_labels_and_groups_in_one_walk(harness):
+    """On every kind of server: several faults at once are found, repaired together, and then gone."""
+    for job_id in ("a", "b"):
+        await harness.enqueue(job_id, group="g", tenant="t", tags={"k": "v"})
+    await harness.enqueue("c", group="other")
+    keys, redis = harness.keys, harness.redis
+    redis.delete(keys.group("other"), keys.job("a"))
+    redis.zrem(keys.members("tag:k=v"), "b")
+    redis.hset(keys.labels, "missing", "tenant:t")
+    redis.zadd(keys.members("tenant:t"), {"stray": 1})
+    redis.hset(keys.group("g"), "pending", 9)
+
+    repaired = await integrity.examine(harness.queue.connection, repair=True)
+    assert dict(repaired.problems) == {
+        "entry-without-hash": {"a"},
+        "unlisted-label": {"b"},
+        "stray-member": {"stray"},
+        "labels-without-job": {"missing"},
+        "group-counts": {"g"},
+        "group-lost": {"other"},
+    }
+    checked = await integrity.examine(harness.queue.connection)
+    assert (dict(checked.problems), checked.foreign_keys) == ({}, [])
