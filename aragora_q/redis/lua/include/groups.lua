@@ -42,9 +42,12 @@ local function delete_job(job, id, status, job_labels)
   end
 end
 
--- Create the functions that change labels and groups. Most calls have only jobs without labels, and a call pays for
--- each function that it creates: so these are created when they are needed.
-local function create_labeler()
+local labeler
+
+-- The functions that change labels and groups. Most calls have only jobs without labels, and a call pays for each
+-- function that it creates: so these are created when they are needed.
+local function get_labeler()
+  if labeler then return labeler end
   local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
     'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
   local states, sealed = {}, {}
@@ -172,13 +175,7 @@ local function create_labeler()
     for group, delta in pairs(deltas) do update_group(group, delta, retention_ms) end
   end
 
-  return {label = label, is_sealed = is_sealed, update_group = update_group, count_moves = count_moves}
-end
-
-local labeler
-
-local function get_labeler()
-  labeler = labeler or create_labeler()
+  labeler = {label = label, is_sealed = is_sealed, update_group = update_group, count_moves = count_moves}
   return labeler
 end
 
