@@ -77,7 +77,7 @@ local function get_labeler()
     deleted = {}
   end
 
-  -- Give new jobs their labels: `rows` are an id, its labels, and so on.
+  -- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on.
   local function label(rows)
     unlabel_deleted()
     redis.call('HSET', labels, unpack(rows))
@@ -112,8 +112,8 @@ local function get_labeler()
       return
     end
     if redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 then id = id .. '.' .. text(now_ms()) end
-    create_job(queue_prefix .. 'job:' .. id, id, payload, priority, delay_ms, max_attempts)
     if job_labels ~= '' then label({id, job_labels}) end
+    create_job(queue_prefix .. 'job:' .. id, id, payload, priority, delay_ms, max_attempts)
     redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
     redis.call('DEL', key .. ':then')
     count('enqueued', 1)
