@@ -39,13 +39,15 @@ local function exists(job, id, job_labels)
   return false
 end
 
-local results, created, is_created, labeled = {}, {}, {}, {}
+-- Jobs get their labels before they are created, so that a failure in between leaves no job without them. From the
+-- first job with labels on, jobs are therefore created after the loop.
+local results, created, labeled, uncreated, is_uncreated = {}, {}, {}, {}, {}
 for n = 1, items do
   local job, id, payload, priority, delay_ms, max_attempts, job_labels = item(n)
   if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
-  elseif is_created[id] or exists(job, id, known_labels[n]) then
+  elseif is_uncreated[id] or exists(job, id, known_labels[n]) then
     results[n] = 'exists'
   elseif #created >= capacity then
     results[n] = 'full'
@@ -56,14 +58,17 @@ for n = 1, items do
       labeled[#labeled + 1] = id
       labeled[#labeled + 1] = job_labels
     end
-    created[#created + 1], is_created[id] = id, true
+    if #labeled == 0 then
+      create_job(job, id, payload, priority, delay_ms, max_attempts)
+    else
+      uncreated[#uncreated + 1], is_uncreated[id] = n, true
+    end
+    created[#created + 1] = id
     results[n] = 'created'
   end
 end
 if #labeled > 0 then get_groups().label(labeled) end
-for n = 1, items do
-  if results[n] == 'created' then create_job(item(n)) end
-end
+for _, n in ipairs(uncreated) do create_job(item(n)) end
 count('enqueued', #created)
 publish_event('enqueued', created)
 finish_call()

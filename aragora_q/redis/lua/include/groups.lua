@@ -42,9 +42,12 @@ local function delete_job(job, id, status, job_labels)
   end
 end
 
+local group_functions
+
 -- The functions that change labels and groups. Most calls have only jobs without labels, and a call pays for each
--- function that it creates: so these are created when a call needs them, by `get_groups`.
-local function create_groups()
+-- function that it creates: so these are created when a call needs them.
+local function get_groups()
+  if group_functions then return group_functions end
   local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
     'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
   local FIRST_COUNT, LAST_LIVE = 6, 8
@@ -214,24 +217,19 @@ local function create_groups()
       if group then
         local delta = deltas[group] or {}
         deltas[group] = delta
-        if from then delta[from] = (delta[from] or 0) - 1 else delta.has_new = true end
+        if from then delta[from] = (delta[from] or 0) - 1 end
+        delta.has_new = delta.has_new or not from and to == 'pending'
         delta[to] = (delta[to] or 0) + 1
       end
     end
     for group, delta in pairs(deltas) do update_group(group, delta, retention_ms) end
   end
 
-  return {
+  group_functions = {
     label = label, unlabel = unlabel, is_sealed = is_sealed, is_taken = is_taken, read_then = read_then,
     enqueue_then = enqueue_then, end_group = end_group, delete_group = delete_group, update_group = update_group,
     count_moves = count_moves,
   }
-end
-
-local group_functions
-
-local function get_groups()
-  group_functions = group_functions or create_groups()
   return group_functions
 end
 
