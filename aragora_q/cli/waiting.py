@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -61,8 +61,7 @@ async def ended_jobs(
     pending = dict.fromkeys(job_ids)
     async with _Follower(queue, timeout_seconds) as follower:
         while True:
-            looked_at = [job_id for job_id in pending if follower.concerns(job_id)]
-            follower.clear()
+            looked_at = follower.take(pending)
             for start in range(0, len(looked_at), LOOK_AT_ONCE):
                 batch = looked_at[start : start + LOOK_AT_ONCE]
                 async for job_id, job in _ended(queue, batch):
@@ -93,7 +92,7 @@ async def ended_group(
     async with _Follower(queue, timeout_seconds) as follower:
         with output.ProgressBar(0, is_shown=not quiet) as bar:
             while True:
-                follower.clear()
+                follower.take(())
                 found = await queue.tracker.get_group(name)
                 if found is None and group is None:
                     raise GroupNotFound(name, queue.config.queue)
@@ -107,9 +106,12 @@ async def ended_group(
                 group = found
                 assert group is not None  # noqa: S101 - for the type checker
                 counts = group.counts
-                running = f"{counts['processing']:,} running"
-                done = f"{counts['completed']:,} completed, {counts['failed']:,} failed"
-                bar.show(group.total - group.live, f"{done}, {running}", group.total)
+                cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
+                text = (
+                    f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
+                    f"{counts['processing']:,} running"
+                )
+                bar.show(group.total - group.live, text, group.total)
                 if not group.live:
                     return group
                 if not await follower.wait():
@@ -129,7 +131,8 @@ class _Follower:
             math.inf if timeout_seconds is None else timeout_seconds
         )
         self._woken = asyncio.Event()
-        self._ended: set[str] | None = None  # since the last look; None: any job may have
+        self._ended: dict[str, None] | None = None  # since the last look; None: any job may have
+        self._poll_at = 0.0
 
     async def __aenter__(self) -> Self:
         # Before the first look, so that what ends after it is among the events.
@@ -141,24 +144,26 @@ class _Follower:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def concerns(self, job_id: str) -> bool:
-        """Return True if the job may have ended since the last `clear`."""
-        return self._ended is None or job_id in self._ended
-
-    def clear(self) -> None:
-        """Forget what happened so far, because it is looked at now."""
+    def take(self, pending: Collection[str]) -> list[str]:
+        """Return those jobs that may have ended since the last call, because they are looked at now."""
+        ended, self._ended = self._ended, {}
         self._woken.clear()
-        self._ended = set()
+        now = time.monotonic()
+        if ended is None or now >= self._poll_at:
+            self._poll_at = now + POLL_SECONDS
+            return list(pending)
+        return [job_id for job_id in ended if job_id in pending]
 
     async def wait(self) -> bool:
         """Wait until a job ends, or until the next poll is due; return False if the time is up."""
-        pause = min(POLL_SECONDS, self._deadline - time.monotonic())
-        if pause <= 0:
+        now = time.monotonic()
+        if now >= self._deadline:
             return False
-        try:
+        pause = max(0.0, min(self._poll_at, self._deadline) - now)
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), pause)
-        except TimeoutError:
-            self._ended = None
+        if time.monotonic() >= self._deadline:
+            self._poll_at = 0.0  # a last look at all
         return True
 
     async def _follow(self, after: str) -> None:
@@ -168,7 +173,7 @@ class _Follower:
                     after = event["id"]
                     if event.get("event") in ENDINGS:
                         if self._ended is not None:
-                            self._ended.update(event.get("ids", "").split())
+                            self._ended |= dict.fromkeys(event.get("ids", "").split())
                         self._woken.set()
             self._ended = None
             self._woken.set()

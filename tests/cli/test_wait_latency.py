@@ -74,6 +74,34 @@ async def test_a_job_that_ends_before_the_first_event_is_read_is_noticed(harness
         await asyncio.sleep(0.3)
 
 
+async def test_a_missed_event_delays_until_the_next_poll(harness, monkeypatch):
+    """On a queue where other jobs end all the time, a job whose event is lost is noticed by polling."""
+    session = await harness.worker(lease_seconds=600)
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    events = harness.queue.events
+
+    async def others(after):
+        async for event in events(after):
+            yield {**event, "ids": "other"}
+
+    async def end_others():
+        for n in range(10_000):
+            await harness.enqueue(f"other{n}")
+            await harness.queue.cancel(f"other{n}")
+            await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(harness.queue, "events", others)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.5)
+    busy = asyncio.create_task(end_others())
+    waiter = asyncio.create_task(_ended(harness, "a"))
+    await asyncio.sleep(0.2)
+    await _complete(harness, session, job)
+    [ended] = await asyncio.wait_for(waiter, 20)
+    busy.cancel()
+    assert ended.status is JobStatus.COMPLETED
+
+
 @pytest.mark.slow
 async def test_a_lost_connection_does_not_make_waiting_late(harness):
     """All connections are closed while a job is waited for: its end is noticed at once all the same."""

@@ -86,6 +86,12 @@ def matches(job, wanted):
 async def test_a_filter_finds_exactly_what_matches(harness, jobs):
     """Ids, counts and the newest of each filter are those computed from the jobs one by one."""
     times = sorted(map(time_of, jobs))
+    updated = {job.id: time_of(job) for job in jobs}
+    created = {
+        job_id: ms
+        for label in ("group:g", "tenant:acme", "tag:env=prod")
+        for job_id, ms in harness.redis.zrange(harness.keys.members(label), 0, -1, withscores=True)
+    }
     spans = [(None, None), (times[20], None), (None, times[20]), (times[10], times[30])]
     for (_, statuses), (_, labels), (since, until) in itertools.product(
         STATUSES.items(), LABELS.items(), spans
@@ -97,6 +103,12 @@ async def test_a_filter_finds_exactly_what_matches(harness, jobs):
         assert await harness.queue.count(wanted) == len(expected), wanted
         newest = await harness.queue.find_newest(wanted, 1000)
         assert sorted(newest) == sorted(expected), wanted
+        few = await harness.queue.find_newest(wanted, 5)
+        assert len(few) == min(5, len(expected)), wanted
+        if labels:
+            assert [created[job_id] for job_id in few] == [created[job_id] for job_id in newest[:5]]
+        else:
+            assert [updated[job_id] for job_id in few] == [updated[job_id] for job_id in newest[:5]]
 
 
 async def test_with_labels_the_newest_are_those_enqueued_last(harness, jobs):

@@ -5,11 +5,11 @@
 -- returns: the next page's cursor (empty: this was the last), number of jobs, then per job: id, ms (of its enqueue
 -- if labels are wanted, otherwise of its latest start, or else of its enqueue)
 --
--- `wanted_labels` and `statuses` are separated by spaces; so are the parts of the cursor, one per place. A job with an invalid
--- status matches any, so that reading it raises an error. Payloads are read, few at a time, but not returned. A page
--- ends after `limit` jobs, `scan_limit` jobs or entries read, or `max_bytes` of payloads. With `ordered`, at most
--- `limit` jobs are returned: the newest that the page found. It takes that many from each place before it ends; with
--- labels, all.
+-- `wanted_labels` and `statuses` are separated by spaces; so are the parts of the cursor, one per place. A job with
+-- an invalid status matches any, so that reading it raises an error. Payloads are read, few at a time, but not
+-- returned. A page ends after `limit` jobs, `scan_limit` jobs or entries read, or `max_bytes` of payloads. With
+-- `ordered`, at most `limit` jobs are returned: the newest that the page found. It takes that many from each place
+-- before it ends; with labels, all.
 
 local CHUNK = 100
 local MAX_ROWS = 16
@@ -63,11 +63,13 @@ local found, scanned, bytes_left = {}, 0, tonumber(max_bytes)
 
 -- Add the jobs that match to the jobs found; returns how many.
 local function add_matching(ids)
-  local before = #found
+  local before, needs_time = #found, from or to or ordered == '1'
   for _, id in ipairs(ids) do
-    local state = (not has_label or has_wanted_labels(redis.call('HGET', labels, id)))
-      and read(job_prefix .. id, 'status', 'started_at', 'created_at', 'entry') or {}
-    if state.status and (is_wanted[state.status] or not KNOWN[state.status]) then
+    local job = job_prefix .. id
+    local has_labels = not has_label or has_wanted_labels(redis.call('HGET', labels, id))
+    local status = has_labels and redis.pcall('HGET', job, 'status')
+    if type(status) == 'string' and (is_wanted[status] or not KNOWN[status]) then
+      local state = needs_time and read(job, 'started_at', 'created_at', 'entry') or {}
       local enqueued = parse_int(state.created_at) or tonumber(string.match(state.entry or '', '^%d+')) or now
       local updated = parse_int(state.started_at) or enqueued
       if not (from and updated < from) and not (to and updated >= to) then
@@ -149,7 +151,8 @@ for _, place in ipairs(places) do
     local ids = place.stream == DELAYED and next_delayed(place) or next_in_lane(place)
     place.matched = (place.matched or 0) + add_matching(ids)
     -- By enqueue, or among jobs with another due time, the newest may be anywhere.
-    local enough = has_label and math.huge or place.stream == DELAYED and math.max(limit, ORDERED_DELAYED) or tonumber(limit)
+    local enough = has_label and math.huge or tonumber(limit)
+    if place.stream == DELAYED then enough = math.max(enough, ORDERED_DELAYED) end
     if ordered == '1' and place.matched >= enough then
       place.max = 'end'
     elseif ordered == '0' and #found >= tonumber(limit) then
