@@ -375,7 +375,7 @@ async def test_then_whose_id_was_taken_gets_another_one(harness, then_id):
 
 
 async def test_then_never_replaces_a_job(harness):
-    """Neither one whose keys have expired but that is still labeled, nor one with the second choice of id."""
+    """Not even one whose keys have expired, but that no purge has deleted yet."""
     await harness.enqueue("a", group="g")
     await harness.queue.seal_group("g", Job({"n": 2}, id="then", tenant="new"))
     await harness.enqueue("then", group="old")
@@ -387,6 +387,23 @@ async def test_then_never_replaces_a_job(harness):
     assert (job.raw_payload, job.tenant) == (b'{"n":2}', "new")
     assert job.id.startswith("then.")
     await _purge(harness)
+
+
+async def test_then_gets_an_id_that_is_free(new_harness):
+    """Whatever ids are taken: the first free one after them is used."""
+    harness = new_harness()
+    await harness.enqueue("a", group="g")
+    await harness.queue.seal_group("g", THEN)
+    now_ms = int(await harness.queue.tracker.server_time() * 1000)
+    taken = [harness.keys.job(f"then.{ms}") for ms in range(now_ms, now_ms + 3000)]
+    taken.append(harness.keys.job("then"))
+    harness.redis.mset(dict.fromkeys(taken, "x"))
+    await harness.queue.cancel("a")
+    then_id = (await harness.queue.tracker.get_group("g")).then_id
+    assert then_id.startswith("then.")
+    assert harness.keys.job(then_id) not in taken
+    harness.redis.delete(*taken)
+    assert (await harness.start_one(await harness.worker())).id == then_id
 
 
 async def test_a_group_that_is_cancelled_cancels_then(harness):
