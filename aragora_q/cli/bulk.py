@@ -4,7 +4,7 @@ A line is a JSON object with the fields of a debate (`question`, `agents`, …) 
 any `payload`; optionally also `id`, `priority`, `delay_seconds` and `max_attempts` of the job.
 Without `id`, the job gets a new one; on request, the hash of the payload, so that a repeated run enqueues
 no job twice. Input that begins like an array, or like an object over several lines, is read as one JSON
-document. Used by `enqueue`; `selection` uses the readers.
+document. Used by `enqueue`; `requeue` uses the readers.
 """
 
 from __future__ import annotations
