@@ -114,7 +114,8 @@ if known < size then return reply('done') end
 if #fields > 0 and add_problem('group-counts') then set_counts() end
 
 local then_status = state['then']
-if then_status == 'lost' or then_status == 'waiting' and not get_groups().read_then(key) then
+local is_waiting = then_status == 'waiting' and get_groups().read_then(key) ~= nil
+if then_status == 'lost' or then_status == 'waiting' and not is_waiting then
   add_problem('then-lost')
 elseif then_status ~= 'waiting' and redis.call('EXISTS', then_key) == 1 and add_problem('then-left') then
   redis.call('UNLINK', then_key)
@@ -129,7 +130,7 @@ elseif state.ended_at and not has_ended then
     redis.call('PERSIST', key)
   end
 else
-  if has_ended and then_status == 'waiting' and add_problem('then-waits') then get_groups().enqueue_then(key) end
+  if has_ended and is_waiting and add_problem('then-waits') then get_groups().enqueue_then(key) end
   local has_ttl = redis.call('PTTL', key) >= 0
   if has_ended and not has_ttl and add_problem('group-never-expires') then
     redis.call('PEXPIRE', key, text(retention_ms + BACKSTOP_MS))

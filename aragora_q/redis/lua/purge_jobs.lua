@@ -7,6 +7,16 @@
 -- returns: per job: purged | unknown, or the status of a job that has not ended
 
 local indexes = {completed = completed, failed = failed, cancelled = cancelled}
+
+-- The status of a job; of one whose keys have expired, that of the index that still lists it.
+local function status_of(job, id)
+  local status = read(job, 'status').status
+  if status then return status end
+  for ended, index in pairs(indexes) do
+    if redis.call('ZSCORE', index, id) then return ended end
+  end
+end
+
 local ids, results, purged = {}, {}, 0
 for n = 1, items do
   local _, id = item(n)
@@ -15,7 +25,7 @@ end
 local job_labels = labels_of(ids)
 for n = 1, items do
   local job, id = item(n)
-  local status = read(job, 'status').status
+  local status = status_of(job, id)
   if status and not indexes[status] then
     results[n] = status
   elseif not status then
