@@ -48,8 +48,8 @@ def start(request, redis_url):
 
 def exit_code(parent):
     """The exit code as a shell reports it, and the output."""
-    out, err = parent.communicate(timeout=20)
-    code = parent.returncode
+    code = parent.wait(timeout=20)  # before `communicate` ends its input
+    out, err = parent.communicate()
     return code if code >= 0 else 128 - code, out.decode(), err.decode()
 
 
