@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from aragora_q.base import LIVE
 from aragora_q.cli import output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, Quiet, Yes, with_queue
-from aragora_q.cli.selection import DryRun, Ids, Selection
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.selection import Ids, Selection
 from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -94,24 +94,17 @@ async def ended_group(
             while True:
                 follower.take(())
                 found = await queue.tracker.get_group(name)
-                if found is None and group is None:
-                    raise GroupNotFound(name, queue.config.queue)
-                if found is None and group is not None:
+                if found is None:
+                    if group is None:
+                        raise GroupNotFound(name, queue.config.queue)
                     return group
-                if group is None and found is not None and found.sealed_at is None and not quiet:
+                if group is None and found.sealed_at is None and not quiet:
                     output.info(
                         f"group {name} is not sealed: jobs that are enqueued after the others have ended "
                         "are not waited for"
                     )
                 group = found
-                assert group is not None  # noqa: S101 - for the type checker
-                counts = group.counts
-                cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
-                text = (
-                    f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
-                    f"{counts['processing']:,} running"
-                )
-                bar.show(group.total - group.live, text, group.total)
+                bar.show(group.total - group.live, _progress_text(group.counts), group.total)
                 if not group.live:
                     return group
                 if not await follower.wait():
@@ -120,6 +113,14 @@ async def ended_group(
                         f"{output.count(group.live, 'job')} of group {name} had not ended"
                     )
                 await asyncio.sleep(GROUP_PAUSE_SECONDS)
+
+
+def _progress_text(counts: Mapping[str, int]) -> str:
+    cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
+    return (
+        f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
+        f"{counts['processing']:,} running"
+    )
 
 
 class _Follower:
