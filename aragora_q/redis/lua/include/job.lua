@@ -204,6 +204,15 @@ local function is_past_retention(job)
   return ttl ~= -1 and ttl < BACKSTOP_MS
 end
 
+-- The status of a job; of one whose keys have expired, that of the index that still lists it.
+local function status_of(job, id)
+  local status = read(job, 'status').status
+  if status then return status end
+  for ended, index in pairs({completed = completed, failed = failed, cancelled = cancelled}) do
+    if redis.call('ZSCORE', index, id) then return ended end
+  end
+end
+
 -- Move a malformed entry to the dead letters; its fields become the payload, so that no data is lost.
 local function dead_letter(stream, entry_id, fields, job_prefix, retention_ms)
   local lane = stream == stream_high and 'high-' or stream == stream_low and 'low-' or ''
