@@ -44,7 +44,7 @@ async def cancel(
 
     The worker of a running job stops it within a quarter of the lease; a result that arrives later is
     discarded. A job that has already ended does not change, and this is not an error: an interrupted run can
-    be repeated. To cancel a group with what follows it: aragora-q group cancel.
+    be repeated. `group cancel` cancels a group with what follows it.
     """
     # JSON: `id`, `cancelled` (false: it had already ended), `status`; with --dry-run `dry_run`, `jobs`.
     selection = Selection(
