@@ -6,9 +6,10 @@
 -- returns: the index that is read (`live`: read the lanes instead), the next page's cursor (empty: this was the
 -- last), number of jobs, then per job: id, ms (of its enqueue if labels are wanted, otherwise of its end)
 --
--- Of the filter, see `filter.lua`. With an empty `source`, the smallest of the indexes that hold all matching jobs is chosen: that of a
--- wanted label, of the one terminal status, or, if only live jobs are wanted, the lanes. With `ordered`, an index
--- that is not in the order of enqueue is chosen only if it has at most COLLECT_LIMIT members.
+-- `include/filter.lua` describes the filter. With an empty `source`, the smallest of the indexes that hold all
+-- matching jobs is chosen: that of a wanted label, of the one terminal status, or, if only live jobs are wanted, the
+-- lanes. With `ordered`, an index that is not in the order of enqueue is chosen only if it has at most COLLECT_LIMIT
+-- members.
 --
 -- A page ends after `scan_limit` members or `limit` jobs, but never between members with the same score.
 
@@ -18,10 +19,8 @@ local TERMINAL = {completed = completed, failed = failed, cancelled = cancelled}
 
 local any_status, only_status = statuses == '', string.match(statuses, '^%S+$')
 local ended_index = only_status and TERMINAL[only_status]
-local has_live, has_terminal = false, false
-for status in pairs(is_wanted) do
-  if TERMINAL[status] then has_terminal = true else has_live = true end
-end
+local is_live_only = not any_status
+for status in pairs(TERMINAL) do is_live_only = is_live_only and not is_wanted[status] end
 local from = since_ms == '' and '-inf' or since_ms
 local to = until_ms == '' and '+inf' or '(' .. until_ms
 -- No job's time is before its enqueue, but for a ms within a call.
@@ -45,7 +44,7 @@ local function choose_source()
   local other, size
   if ended_index then
     other, size = only_status, redis.call('ZCOUNT', ended_index, from, to)
-  elseif has_live and not has_terminal then
+  elseif is_live_only then
     other, size = 'live', count_live()
   end
   if other and (not chosen or size < smallest and (ordered == '0' or size <= COLLECT_LIMIT)) then chosen = other end

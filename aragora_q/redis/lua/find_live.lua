@@ -6,8 +6,8 @@
 -- returns: the next page's cursor (empty: this was the last), number of jobs, then per job: id, ms (of its enqueue
 -- if labels are wanted, otherwise of its latest start, or else of its enqueue)
 --
--- Of the filter, see `filter.lua`. The parts of the cursor, one per place, are separated by spaces. A job with an
--- invalid status matches any, so that reading it raises an error. Payloads are read, few at a time, but not
+-- `include/filter.lua` describes the filter. The parts of the cursor, one per place, are separated by spaces. A job
+-- with an invalid status matches any, so that reading it raises an error. Payloads are read, few at a time, but not
 -- returned. A page ends after `limit` jobs, `scan_limit` jobs or entries read, or `max_bytes` of payloads. With
 -- `ordered`, at most `limit` jobs are returned: the newest that the page found. It takes that many from each place
 -- before it ends; with labels, all.
@@ -71,10 +71,7 @@ local function is_over() return scanned >= tonumber(scan_limit) or bytes_left <=
 local function is_at_start(place, first)
   local id = string.match(place.max, '^%(?(%d+%-%d+)$')
   if not first or not id then return not first end
-  local ms, seq = string.match(id, '(%d+)-(%d+)')
-  local first_ms, first_seq = string.match(first, '(%d+)-(%d+)')
-  ms, seq, first_ms, first_seq = tonumber(ms), tonumber(seq), tonumber(first_ms), tonumber(first_seq)
-  return ms < first_ms or ms == first_ms and (seq < first_seq or id == first and id ~= place.max)
+  return place.max == '(' .. first or not is_up_to(first, id)
 end
 
 -- Up to CHUNK ids of a lane, from the place's position on; moves it. Reads more entries at once if they are small:

@@ -60,11 +60,12 @@ local function group_info(stream)
   return {}
 end
 
--- True if no read returns `entry` again, because the group has delivered entries up to `last_delivered`.
-local function is_delivered(entry, last_delivered)
-  if not last_delivered then return false end
+-- True if the id `entry` is not after `last`; false without `last`. No read returns an entry that is not after the
+-- last one that the group has delivered.
+local function is_up_to(entry, last)
+  if not last then return false end
   local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
-  local last_ms, last_seq = string.match(last_delivered, '^(%d+)-(%d+)$')
+  local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
   ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
   return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
