@@ -109,7 +109,9 @@ def check_labels(group: Any, tenant: Any, tags: Any) -> None:
 
 def _check(kind: str, name: Any, of: str = "") -> None:
     pattern, rule = _RULES[kind]
-    if not isinstance(name, str) or not pattern.fullmatch(name):
+    if not isinstance(name, str):
+        raise InvalidPayload(f"{kind}{of} must be text, got {name!r:.100}")
+    if not pattern.fullmatch(name):
         raise InvalidPayload(
             f"invalid {kind} {name!r:.100}{of}: use {rule}, starting with a letter or digit"
         )

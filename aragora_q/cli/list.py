@@ -29,7 +29,7 @@ Examples:
 
 \b
 Exit codes:
-  0 ok   2 usage   65 not a name, or data of some jobs in Redis is corrupted;
+  0 ok   2 usage   65 bad name, or data of some jobs in Redis is corrupted;
   all others are listed
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration

@@ -25,7 +25,7 @@ Examples:
 
 \b
 Exit codes:
-  0 ok   1 not confirmed   2 usage, or --yes is required   65 not a name
+  0 ok   1 not confirmed   2 usage, or --yes is required   65 bad name
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """

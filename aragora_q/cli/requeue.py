@@ -29,7 +29,8 @@ Examples:
 \b
 Exit codes:
   0 every job is pending or running   1 not confirmed
-  2 usage, or --yes is required   3 some jobs were refused   65 not a name
+  2 usage, or --yes is required   3 some jobs were refused
+  65 bad name, or a line of stdin without id
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """

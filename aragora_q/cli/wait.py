@@ -20,7 +20,7 @@ Examples:
 \b
 Exit codes:
   0 all jobs completed   1 a job failed or was cancelled   2 usage
-  3 job or group not found   65 not a name   69 Redis unreachable
+  3 job or group not found   65 bad name   69 Redis unreachable
   75 try again   77 access denied   78 invalid configuration   124 timeout
 """
 

@@ -94,16 +94,17 @@ async def ended_group(
             while True:
                 follower.take(())
                 found = await queue.tracker.get_group(name)
-                if found is None:
-                    if group is None:
-                        raise GroupNotFound(name, queue.config.queue)
+                if found is None and group is None:
+                    raise GroupNotFound(name, queue.config.queue)
+                if found is None and group is not None:
                     return group
-                if group is None and found.sealed_at is None and not quiet:
+                if group is None and found is not None and found.sealed_at is None and not quiet:
                     output.info(
                         f"group {name} is not sealed: jobs that are enqueued after the others have ended "
                         "are not waited for"
                     )
                 group = found
+                assert group is not None  # noqa: S101 - for the type checker
                 bar.show(group.total - group.live, _progress_text(group.counts), group.total)
                 if not group.live:
                     return group
@@ -113,14 +114,6 @@ async def ended_group(
                         f"{output.count(group.live, 'job')} of group {name} had not ended"
                     )
                 await asyncio.sleep(GROUP_PAUSE_SECONDS)
-
-
-def _progress_text(counts: Mapping[str, int]) -> str:
-    cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
-    return (
-        f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
-        f"{counts['processing']:,} running"
-    )
 
 
 class _Follower:
@@ -211,3 +204,11 @@ def exit_code(jobs: Iterable[Job]) -> int:
 def group_exit_code(group: Group) -> int:
     """Return 0 if all jobs completed, 1 if one failed or was cancelled. Purged ones do not count."""
     return int(group.counts["failed"] + group.counts["cancelled"] > 0)
+
+
+def _progress_text(counts: Mapping[str, int]) -> str:
+    cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
+    return (
+        f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
+        f"{counts['processing']:,} running"
+    )

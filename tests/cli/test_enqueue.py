@@ -504,8 +504,9 @@ def test_labels_of_lines(run_cli):
     ended = run_cli("enqueue", "-", *args, stdin=text)
     assert (ended.code, [line["id"] for line in ended.objects if "id" in line]) == (3, [*"abcde"])
     for line, message in {
-        5: "invalid group 7", 6: "invalid group ['g']", 7: "invalid tenant 'a b'",
-        8: "tags must be an object such as", 9: "tags must be an object", 10: "invalid value 1 of tag n",
+        5: "group must be text, got 7", 6: "group must be text, got ['g']", 7: "invalid tenant 'a b'",
+        8: "tags must be an object such as", 9: "tags must be an object",
+        10: "value of tag n must be text, got 1",
         11: "9 tags: a job has at most 8",
     }.items():  # fmt: skip
         assert message in ended.objects[line - 1]["error"]

@@ -21,10 +21,10 @@ local any_status, only_status = statuses == '', string.match(statuses, '^%S+$')
 local ended_index = only_status and TERMINAL[only_status]
 local is_live_only = not any_status
 for status in pairs(TERMINAL) do is_live_only = is_live_only and not is_wanted[status] end
-local from = since_ms == '' and '-inf' or since_ms
-local to = until_ms == '' and '+inf' or '(' .. until_ms
+local lowest = since_ms == '' and '-inf' or since_ms
+local highest = until_ms == '' and '+inf' or '(' .. until_ms
 -- No job's time is before its enqueue, but for a ms within a call.
-local to_enqueued = until_ms == '' and '+inf' or '(' .. text(until_ms + 1000)
+local highest_enqueued = until_ms == '' and '+inf' or '(' .. text(until_ms + 1000)
 
 local function count_live()
   local running_only = only_status == 'processing'
@@ -43,7 +43,7 @@ local function choose_source()
   end
   local other, size
   if ended_index then
-    other, size = only_status, redis.call('ZCOUNT', ended_index, from, to)
+    other, size = only_status, redis.call('ZCOUNT', ended_index, lowest, highest)
   elseif is_live_only then
     other, size = 'live', count_live()
   end
@@ -72,7 +72,7 @@ local function matches(id)
   local state = read(job_prefix .. id, 'status', 'started_at', 'created_at', 'entry')
   if not state.status or not (any_status or is_wanted[state.status]) then return false end
   if TERMINAL[state.status] and with_expired == '0' and is_past_retention(job_prefix .. id) then return false end
-  if not (begin_ms or end_ms) then return true end
+  if not (from or to) then return true end
   local ended = TERMINAL[state.status] and redis.call('ZSCORE', TERMINAL[state.status], id)
   local ms = tonumber(ended or nil) or updated_ms(state)
   return ms ~= nil and is_in_range(ms)
@@ -107,8 +107,8 @@ local function is_full() return scanned >= tonumber(scan_limit) or found >= tonu
 
 -- Members from `offset` on; of a full page, only those that have the last score.
 local function next_members(offset)
-  local max = cursor ~= '' and '(' .. cursor or by_end and to or to_enqueued
-  local rows = redis.call('ZRANGE', index, max, by_end and from or '-inf', 'BYSCORE', 'REV', 'LIMIT', offset,
+  local max = cursor ~= '' and '(' .. cursor or by_end and highest or highest_enqueued
+  local rows = redis.call('ZRANGE', index, max, by_end and lowest or '-inf', 'BYSCORE', 'REV', 'LIMIT', offset,
     CHUNK, 'WITHSCORES')
   local ids, scores = {}, {}
   for n = 1, #rows, 2 do

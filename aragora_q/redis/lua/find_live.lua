@@ -27,11 +27,11 @@ local places = {}
 if waiting then places[1] = {stream = DELAYED, max = '+inf'} end
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
   if not is_wanted.processing then
-    places[#places + 1] = {stream = stream, max = '+', min = '-', oldest_ms = begin_ms}
+    places[#places + 1] = {stream = stream, max = '+', min = '-', oldest_ms = from}
   else
     local last_delivered = group_info(stream)['last-delivered-id'] or '0-0'
     if waiting then
-      places[#places + 1] = {stream = stream, max = '+', min = '(' .. last_delivered, oldest_ms = begin_ms}
+      places[#places + 1] = {stream = stream, max = '+', min = '(' .. last_delivered, oldest_ms = from}
     end
     places[#places + 1] = {stream = stream, max = last_delivered, min = '-'}
   end
@@ -48,7 +48,7 @@ local found, scanned, bytes_left = {}, 0, tonumber(max_bytes)
 
 -- Add the jobs that match to the jobs found; returns how many.
 local function add_matching(ids)
-  local before, needs_time = #found, begin_ms or end_ms or ordered == '1'
+  local before, needs_time = #found, from or to or ordered == '1'
   for _, id in ipairs(ids) do
     local job = job_prefix .. id
     local has_labels = not first_label or has_wanted_labels(redis.call('HGET', labels, id))

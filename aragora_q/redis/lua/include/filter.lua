@@ -3,7 +3,7 @@
 
 local job_prefix = queue_prefix .. 'job:'
 local first_label = string.match(wanted_labels, '%S+')
-local begin_ms, end_ms = tonumber(since_ms), tonumber(until_ms)  -- nil: without bound
+local from, to = tonumber(since_ms), tonumber(until_ms)  -- nil: without bound
 
 local is_wanted = {}  -- by status
 for status in string.gmatch(statuses, '%S+') do is_wanted[status] = true end
@@ -17,7 +17,7 @@ local function has_wanted_labels(job_labels)
 end
 
 local function is_in_range(ms)
-  return not (begin_ms and ms < begin_ms or end_ms and ms >= end_ms)
+  return not (from and ms < from or to and ms >= to)
 end
 
 -- The latest start of a job that has not ended, or else its enqueue; nil if its hash does not say.

@@ -199,7 +199,7 @@ local function fail_attempt(job, id, fence, payload, state, error_text, retentio
   drop_entry(lane_stream(state.priority), state.entry)
 end
 
--- True if readers no longer see an ended job: its keys outlive its retention by BACKSTOP_MS, or have expired, too.
+-- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS, or are gone.
 local function is_past_retention(job)
   local ttl = redis.call('PTTL', job)
   return ttl ~= -1 and ttl < BACKSTOP_MS
