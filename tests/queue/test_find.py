@@ -146,6 +146,13 @@ async def test_pages_are_complete_while_their_jobs_are_changed(harness):
     assert await harness.queue.tracker.get_group("g") is None
 
 
+async def test_a_filter_with_an_impossible_name_is_refused(harness):
+    """A name that no job can have is an error, not an empty answer."""
+    for wanted in (JobFilter(group="a b"), JobFilter(tenant=""), JobFilter(tags={"a=b": "c"})):
+        with pytest.raises(InvalidPayload, match="invalid"):
+            await harness.queue.count(wanted)
+
+
 async def test_jobs_past_retention_are_found_only_to_purge_them(harness):
     """What readers do not show is not counted either, whether its keys have expired already or not."""
     job_ids = ["kept", "past", "gone"]
@@ -162,10 +169,3 @@ async def test_jobs_past_retention_are_found_only_to_purge_them(harness):
         wanted = JobFilter(statuses=cancelled, **labels)
         assert await harness.queue.count(wanted, with_expired=True) == 3, wanted
     assert await harness.queue.purge_many(job_ids) == ["purged"] * 3
-
-
-async def test_a_filter_with_an_impossible_name_is_refused(harness):
-    """A name that no job can have is an error, not an empty answer."""
-    for wanted in (JobFilter(group="a b"), JobFilter(tenant=""), JobFilter(tags={"a=b": "c"})):
-        with pytest.raises(InvalidPayload, match="invalid"):
-            await harness.queue.count(wanted)

@@ -154,6 +154,15 @@ local function read(job, ...)
   return state
 end
 
+-- The status of a job; of one whose keys have expired, that of the index that still lists it.
+local function status_of(job, id)
+  local status = read(job, 'status').status
+  if status then return status end
+  for ended, index in pairs({completed = completed, failed = failed, cancelled = cancelled}) do
+    if redis.call('ZSCORE', index, id) then return ended end
+  end
+end
+
 -- A whole number as this product writes it; nil for anything else.
 local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
@@ -203,15 +212,6 @@ end
 local function is_past_retention(job)
   local ttl = redis.call('PTTL', job)
   return ttl ~= -1 and ttl < BACKSTOP_MS
-end
-
--- The status of a job; of one whose keys have expired, that of the index that still lists it.
-local function status_of(job, id)
-  local status = read(job, 'status').status
-  if status then return status end
-  for ended, index in pairs({completed = completed, failed = failed, cancelled = cancelled}) do
-    if redis.call('ZSCORE', index, id) then return ended end
-  end
 end
 
 -- Move a malformed entry to the dead letters; its fields become the payload, so that no data is lost.
