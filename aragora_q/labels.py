@@ -33,7 +33,7 @@ _RULES = {
         f"1 to {MAX_TAG_NAME_CHARS} letters, digits and ._-",
     ),
 }
-_RULES["tag value"] = _RULES["tenant"]
+_RULES["value"] = _RULES["tenant"]
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,16 @@ def check_labels(group: Any, tenant: Any, tags: Any) -> None:
         raise InvalidPayload(f"{len(tags)} tags: a job has at most {MAX_TAGS}")
     for name, value in tags.items():
         _check("tag name", name)
-        _check("tag value", value, f" of tag {name}")
+        _check("value", value, f" of tag {name}")
 
 
 def _check(kind: str, name: Any, of: str = "") -> None:
     pattern, rule = _RULES[kind]
-    if not isinstance(name, str) or not pattern.fullmatch(name):
-        what = f"{kind.removeprefix('tag ')}{of}" if of else kind
+    if not isinstance(name, str):
+        raise InvalidPayload(f"{kind}{of} must be text, got {name!r:.100}")
+    if not pattern.fullmatch(name):
         raise InvalidPayload(
-            f"invalid {what} {name!r:.100}: use {rule}, starting with a letter or digit"
+            f"invalid {kind} {name!r:.100}{of}: use {rule}, starting with a letter or digit"
         )
 
 

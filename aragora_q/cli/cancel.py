@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from aragora_q.base import LIVE
 from aragora_q.cli import output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, Quiet, Yes, with_queue
-from aragora_q.cli.selection import DryRun, Ids, Selection
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.selection import Ids, Selection
 from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ Examples:
 \b
 Exit codes:
   0 every job has ended   1 not confirmed   2 usage, or --yes is required
-  3 a job was not found   69 Redis unreachable   75 try again
-  77 access denied   78 invalid configuration
+  3 a job was not found   65 bad name, or a line of stdin without id
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration
 """
 
 

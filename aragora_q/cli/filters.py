@@ -12,20 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from aragora_q.base import JobStatus
 from aragora_q.cli.options import Command, by_name, parse_duration, parse_tag
-from aragora_q.errors import InvalidPayload
 from aragora_q.labels import JobFilter, check_labels
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
-
-
-T = TypeVar("T")
 
 
 class Moment(NamedTuple):
@@ -52,27 +48,6 @@ def parse_moment(text: str) -> Moment:
             f"invalid time {text!r:.100}: use a time before now such as 90s, 15m, 36h or 7d, "
             "or a date such as 2026-11-28 or 2026-11-28T02:00"
         ) from None
-
-
-def _parse_group(text: str) -> str:
-    return _checked(text, text, None, {})
-
-
-def _parse_tenant(text: str) -> str:
-    return _checked(text, None, text, {})
-
-
-def _parse_tag(text: str) -> tuple[str, str]:
-    tag = parse_tag(text)
-    return _checked(tag, None, None, dict([tag]))
-
-
-def _checked(value: T, *labels: Any) -> T:
-    try:
-        check_labels(*labels)
-    except InvalidPayload as error:
-        raise typer.BadParameter(str(error)) from None
-    return value
 
 
 @dataclass(frozen=True)
@@ -140,19 +115,15 @@ def _any_of(statuses: frozenset[JobStatus]) -> str:
 
 
 Group = Annotated[
-    str | None,
-    typer.Option("--group", metavar="NAME", parser=_parse_group, help="Only jobs of this group."),
+    str | None, typer.Option("--group", metavar="NAME", help="Only jobs of this group.")
 ]
 Tenant = Annotated[
-    str | None,
-    typer.Option(
-        "--tenant", metavar="NAME", parser=_parse_tenant, help="Only jobs of this tenant."
-    ),
+    str | None, typer.Option("--tenant", metavar="NAME", help="Only jobs of this tenant.")
 ]
 Tags = Annotated[
     list[str] | None,
     typer.Option(
-        "--tag", metavar="K=V", parser=_parse_tag, help="Only jobs with this tag; repeatable."
+        "--tag", metavar="K=V", parser=parse_tag, help="Only jobs with this tag; repeatable."
     ),
 ]
 Since = Annotated[
@@ -222,7 +193,9 @@ def with_filter(
                     f"{_any_of(wanted - allowed)}",
                     param_hint="--status",
                 )
-            given = GivenFilter(group, tenant, by_name(tag, "--tag"), wanted, since, until)
+            tags = by_name(tag, "--tag")
+            check_labels(group, tenant, tags)
+            given = GivenFilter(group, tenant, tags, wanted, since, until)
             _check_together(verb, given, arguments)
             return command(given=given, **arguments)
 

@@ -9,7 +9,7 @@ import typer
 
 from aragora_q.base import Group, Job, JobStatus
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import AsJson, LoadConfig, Quiet, Yes, with_config, with_queue
+from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Yes, with_config, with_queue
 from aragora_q.errors import GroupNotFound, InvalidPayload
 
 if TYPE_CHECKING:
@@ -219,9 +219,7 @@ def cancel(
     load: LoadConfig,
     *,
     name: Name,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count the jobs, change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -251,6 +249,8 @@ def cancel(
         output.json_line({"name": name, "dry_run": dry_run, "cancelled": number, "then": follower})
     elif dry_run and not quiet:
         output.line(f"would cancel {scope}")
+    elif not quiet and found.cancelled_at is None:
+        output.line(f"{name} has ended: not changed")
     elif not quiet:
         output.line(f"{name} cancelled: {output.count(number, 'job')}{_follower_text(found)}")
 

@@ -29,8 +29,8 @@ Examples:
 
 \b
 Exit codes:
-  0 ok   2 usage   65 data of some jobs in Redis is corrupted; all others are
-  listed
+  0 ok   2 usage   65 bad name, or data of some jobs in Redis is corrupted;
+  all others are listed
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """
@@ -115,6 +115,7 @@ async def _print_table(queue: RedisStreamsQueue, jobs: Sequence[Job]) -> None:
             job.id,
             job.status.value,
             output.ago(_sort_time(job), now),
+            views.labels_text(job),
             output.truncate(views.summary(job), output.MAX_WIDTH),  # without the payload
         )
         for job in jobs
@@ -122,7 +123,22 @@ async def _print_table(queue: RedisStreamsQueue, jobs: Sequence[Job]) -> None:
     if not rows:
         output.info(f"no jobs found in queue {queue.config.queue} at {queue.connection.address}")
         return
-    head = ("ID", "STATUS", "UPDATED", "SUMMARY")
-    *others, _ = (max(map(len, column)) + 2 for column in zip(head, *rows, strict=True))
-    summary_width = max(output.width() - sum(others), 10)
-    output.table(head, [(*row[:-1], output.truncate(row[-1], summary_width)) for row in rows])
+    output.table(*_fitted(("ID", "STATUS", "UPDATED", "LABELS", "SUMMARY"), rows))
+
+
+def _fitted(
+    head: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return a table whose last two columns share the rest of a line; without labels, only its last one."""
+    widths = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
+    *others, labels_width, summary_width = widths
+    has_labels = any(row[-2] for row in rows)
+    rest = max(output.width() - sum(others), 20 if has_labels else 10)
+    labels_width = min(labels_width, max(rest - summary_width, rest // 2)) if has_labels else 0
+
+    def fit(row: Sequence[str]) -> Sequence[str]:
+        *first, labels, summary = row
+        middle = [output.truncate(labels, labels_width - 2)] if has_labels else []
+        return (*first, *middle, output.truncate(summary, rest - labels_width))
+
+    return fit(head), [fit(row) for row in rows]

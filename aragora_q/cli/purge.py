@@ -11,7 +11,7 @@ import typer
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, LoadConfig, Quiet, Yes, with_config
+from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Yes, with_config
 from aragora_q.cli.selection import confirm
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Examples:
 
 \b
 Exit codes:
-  0 ok   1 not confirmed   2 usage, or --yes is required
+  0 ok   1 not confirmed   2 usage, or --yes is required   65 bad name
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """
@@ -46,9 +46,7 @@ def purge(
         ),
     ] = None,
     given: GivenFilter,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count the jobs, delete nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from aragora_q.base import JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, Quiet, Yes, with_queue
-from aragora_q.cli.selection import DryRun, Ids, Selection
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.selection import Ids, Selection
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -30,6 +30,7 @@ Examples:
 Exit codes:
   0 every job is pending or running   1 not confirmed
   2 usage, or --yes is required   3 some jobs were refused
+  65 bad name, or a line of stdin without id
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """

@@ -28,9 +28,6 @@ Ids = Annotated[
         help="Job ids; or - to read ids, or the JSON lines of `list`, from stdin.",
     ),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only count the jobs that match, change nothing.")
-]
 
 
 @dataclass(frozen=True)

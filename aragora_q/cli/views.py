@@ -135,6 +135,13 @@ def tags_text(tags: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in tags.items())
 
 
+def labels_text(job: Job) -> str:
+    """Return, for example, `group:nightly tenant:acme env=prod`."""
+    names = [f"group:{job.group}"] if job.group is not None else []
+    names += [f"tenant:{job.tenant}"] if job.tenant is not None else []
+    return " ".join(filter(None, [*names, tags_text(job.tags)]))
+
+
 def summary(job: Job) -> str:
     """Return one line about a job: its error, its progress, or its question."""
     if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):

@@ -20,8 +20,8 @@ Examples:
 \b
 Exit codes:
   0 all jobs completed   1 a job failed or was cancelled   2 usage
-  3 job or group not found   69 Redis unreachable   75 try again
-  77 access denied   78 invalid configuration   124 timeout
+  3 job or group not found   65 bad name   69 Redis unreachable
+  75 try again   77 access denied   78 invalid configuration   124 timeout
 """
 
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -105,13 +105,7 @@ async def ended_group(
                     )
                 group = found
                 assert group is not None  # noqa: S101 - for the type checker
-                counts = group.counts
-                cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
-                text = (
-                    f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
-                    f"{counts['processing']:,} running"
-                )
-                bar.show(group.total - group.live, text, group.total)
+                bar.show(group.total - group.live, _progress_text(group.counts), group.total)
                 if not group.live:
                     return group
                 if not await follower.wait():
@@ -210,3 +204,11 @@ def exit_code(jobs: Iterable[Job]) -> int:
 def group_exit_code(group: Group) -> int:
     """Return 0 if all jobs completed, 1 if one failed or was cancelled. Purged ones do not count."""
     return int(group.counts["failed"] + group.counts["cancelled"] > 0)
+
+
+def _progress_text(counts: Mapping[str, int]) -> str:
+    cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
+    return (
+        f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
+        f"{counts['processing']:,} running"
+    )

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from aragora_q import codec
 from aragora_q.base import (
@@ -233,11 +233,7 @@ class RedisStreamsQueue(WorkQueue):
         letter of a malformed entry, which has nothing to run), or the status of a job that has neither
         failed nor been cancelled. Finished work and history are kept.
         """
-        results: list[str] = []
-        for batch in batched(job_ids):
-            items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
-            results += [status.decode() for status in await self.connection.run("requeue", items)]
-        return results
+        return await self._run_for_each("requeue", job_ids)
 
     async def cancel_many(self, job_ids: Sequence[str]) -> list[str]:
         """Cancel live jobs, in few round trips.
@@ -245,14 +241,7 @@ class RedisStreamsQueue(WorkQueue):
         Returns one result per job: `cancelled`, `unknown` (or past retention), or the status that it had
         already: `completed`, `failed`, `was-cancelled`.
         """
-        results: list[str] = []
-        for batch in batched(job_ids):
-            items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
-            statuses = await self.connection.run(
-                "cancel", items, retention_ms=self.config.retention_ms
-            )
-            results += [status.decode() for status in statuses]
-        return results
+        return await self._run_for_each("cancel", job_ids, retention_ms=self.config.retention_ms)
 
     async def seal_group(self, group: str, then: Job | None = None) -> bool:
         """Seal a group: it takes no more jobs, and ends when its last job has ended.
@@ -296,12 +285,17 @@ class RedisStreamsQueue(WorkQueue):
 
         Returns one result per job: `purged`, `unknown`, or the status of a job that has not ended.
         """
+        return await self._run_for_each("purge_jobs", job_ids)
+
+    async def _run_for_each(
+        self, script: str, job_ids: Sequence[str], **operands: Any
+    ) -> list[str]:
+        """Run a script that takes jobs by id, batch by batch; return its result for each."""
         results: list[str] = []
         for batch in batched(job_ids):
             items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
-            results += [
-                status.decode() for status in await self.connection.run("purge_jobs", items)
-            ]
+            replies = await self.connection.run(script, items, **operands)
+            results += [status.decode() for status in replies]
         return results
 
     async def cancel_group(self, group: str) -> int:

@@ -375,7 +375,7 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
         (["x", *AGENTS, "--tag", "env="], 2, "--tag: 'env=' is not K=V"),
         (["x", *AGENTS, "--tag", "a=1", "--tag", "a=1"], 2, "--tag: 'a' is given twice"),
         (["x", *AGENTS, "--tag", "a b=1"], 65, "invalid tag name 'a b': use 1 to 24 letters"),
-        (["x", *AGENTS, "--tag", "a=b c"], 65, "invalid value of tag a 'b c': use 1 to 48 letters"),
+        (["x", *AGENTS, "--tag", "a=b c"], 65, "invalid value 'b c' of tag a: use 1 to 48 letters"),
         (["x", *AGENTS, "--group", "a/b"], 65, "invalid group 'a/b': use 1 to 48 letters"),
         (["x", *AGENTS, "--group", ""], 65, "invalid group ''"),
         (["x", *AGENTS, "--tenant", "a\nb"], 65, "invalid tenant 'a\\nb': use 1 to 48 letters"),
@@ -504,8 +504,9 @@ def test_labels_of_lines(run_cli):
     ended = run_cli("enqueue", "-", *args, stdin=text)
     assert (ended.code, [line["id"] for line in ended.objects if "id" in line]) == (3, [*"abcde"])
     for line, message in {
-        5: "invalid group 7", 6: "invalid group ['g']", 7: "invalid tenant 'a b'",
-        8: "tags must be an object such as", 9: "tags must be an object", 10: "invalid value of tag n 1",
+        5: "group must be text, got 7", 6: "group must be text, got ['g']", 7: "invalid tenant 'a b'",
+        8: "tags must be an object such as", 9: "tags must be an object",
+        10: "value of tag n must be text, got 1",
         11: "9 tags: a job has at most 8",
     }.items():  # fmt: skip
         assert message in ended.objects[line - 1]["error"]

@@ -76,8 +76,6 @@ def test_times_with_and_without_an_offset():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--group", "a b"], "--group: invalid group 'a b': use 1 to 48 letters"),
-        (["--tenant", ""], "--tenant: invalid tenant ''"),
         (["--tag", "env"], "--tag: 'env' is not K=V"),
         (["--tag", "a=1", "--tag", "a=2"], "--tag: 'a' is given twice"),
         (["--status", "lost"], "'lost' is not one of"),
@@ -97,6 +95,25 @@ def test_wrong_values_are_usage_errors(run_cli, command, given, message):
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
     assert ended.err.count("error:") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--group", "a b"], "invalid group 'a b': use 1 to 48 letters"),
+        (["--tenant", ""], "invalid tenant '': use 1 to 48 letters"),
+        (["--tag", "a b=c"], "invalid tag name 'a b': use 1 to 24 letters"),
+        (["--tag", "a=b c"], "invalid value 'b c' of tag a: use 1 to 48 letters"),
+        ([f"--tag=t{n}=1" for n in range(9)], "9 tags: a job has at most 8"),
+    ],
+)
+def test_labels_that_no_job_can_have(run_cli, command, given, message):
+    """One line, exit 65 as from `enqueue`, before anything is sent."""
+    ended = run_cli(command, *given, "--redis-url", "redis://127.0.0.1:1")
+    assert (ended.code, ended.out) == (65, "")
+    assert ended.err.startswith(f"aragora-q: error: {message}")
+    assert ended.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

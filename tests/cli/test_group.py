@@ -256,6 +256,16 @@ def test_cancel_marks_an_open_group(run_cli, fill):
     assert "state      cancelled" in run_cli("group", "show", "nightly").lines
 
 
+def test_cancel_of_a_group_that_has_ended(run_cli, fill):
+    """It stays as it is, and the command says so."""
+    fill(count=1)
+    run_cli("cancel", "--group", "nightly", "--yes")
+    run_cli("group", "seal", "nightly")
+    ended = run_cli("group", "cancel", "nightly", "--yes")
+    assert (ended.code, ended.out) == (0, "nightly has ended: not changed\n")
+    assert "state      ended" in run_cli("group", "show", "nightly").lines
+
+
 async def test_an_interrupted_cancel_is_finished_by_another(harness, run_cli):
     """The mark is there, jobs are still live: `show` says how to finish."""
     for n in range(3):

@@ -5,6 +5,7 @@ import re
 import pytest
 from support.jobs import enqueue_in_every_state, numbered_job
 
+from aragora_q.base import Job
 from aragora_q.contracts import Failed, Retry
 
 STATES = {
@@ -60,6 +61,19 @@ async def test_list_reads_in_80_columns(harness, run_cli):
     assert len(ended.lines) == 9
     assert max(map(len, ended.lines)) <= 80
     assert "no use" in next(line for line in ended.lines if line.startswith("failed"))
+
+
+async def test_list_shows_labels(harness, run_cli):
+    """In a column next to the summary, within 80 columns, if a job has any."""
+    await harness.enqueue("bare")
+    assert "LABELS" not in run_cli("list").out
+    await harness.enqueue("short", group="g", tenant="acme", tags={"b": "2", "a": "1"})
+    head, short, bare = run_cli("list").lines
+    assert head.split() == ["ID", "STATUS", "UPDATED", "LABELS", "SUMMARY"]
+    assert "group:g tenant:acme a=1 b=2" in short
+    assert bare.startswith("bare")
+    await harness.queue.enqueue(Job({"question": "why " * 100}, tags={"env": "prod" * 12}))
+    assert max(map(len, run_cli("list").lines)) <= 80
 
 
 def _question(job_id, question):

@@ -8,6 +8,7 @@ from aragora_q.base import LIVE, TERMINAL, Job, JobStatus
 from aragora_q.contracts import Completed, Failed, Retry
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import JobFilter
+from aragora_q.redis.keys import BACKSTOP_MS
 
 STATUSES = {
     "any": frozenset(),
@@ -150,3 +151,21 @@ async def test_a_filter_with_an_impossible_name_is_refused(harness):
     for wanted in (JobFilter(group="a b"), JobFilter(tenant=""), JobFilter(tags={"a=b": "c"})):
         with pytest.raises(InvalidPayload, match="invalid"):
             await harness.queue.count(wanted)
+
+
+async def test_jobs_past_retention_are_found_only_to_purge_them(harness):
+    """What readers do not show is not counted either, whether its keys have expired already or not."""
+    job_ids = ["kept", "past", "gone"]
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in job_ids])
+    await harness.queue.cancel_many(job_ids)
+    harness.redis.pexpire(harness.keys.job("past"), BACKSTOP_MS - 1000)
+    harness.redis.delete(harness.keys.job("gone"), harness.keys.payload("gone"))
+    cancelled = frozenset({JobStatus.CANCELLED})
+    for labels in ({}, {"group": "g"}):
+        for statuses in (cancelled, TERMINAL, frozenset()):
+            wanted = JobFilter(statuses=statuses, **labels)
+            assert await harness.queue.find_newest(wanted, 10) == ["kept"], wanted
+            assert await harness.queue.count(wanted) == 1, wanted
+        wanted = JobFilter(statuses=cancelled, **labels)
+        assert await harness.queue.count(wanted, with_expired=True) == 3, wanted
+    assert await harness.queue.purge_many(job_ids) == ["purged"] * 3

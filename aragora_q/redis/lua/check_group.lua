@@ -13,7 +13,6 @@
 
 local STATUSES = {'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled'}
 local LIVE = 3  -- the first ones
-local indexes = {completed = completed, failed = failed, cancelled = cancelled}
 
 local key, members = group_key(group), members_key('group:' .. group)
 local then_key = key .. ':then'
@@ -40,15 +39,6 @@ if type(size) == 'table' then return reply('done') end  -- a key of another type
 local state = read(key, 'created_at', 'sealed_at', 'ended_at', 'then', 'moves', unpack(STATUSES))
 local version = text(parse_int(state.moves) or 0) .. '/' .. text(size)
 
--- A job that has expired, but was not purged, still counts as what it ended as.
-local function status_of(id)
-  local status = read(queue_prefix .. 'job:' .. id, 'status').status
-  if status then return status end
-  for ended, index in pairs(indexes) do
-    if redis.call('ZSCORE', index, id) then return ended end
-  end
-end
-
 local words = {}
 for word in string.gmatch(progress, '%S+') do words[#words + 1] = word end
 if words[1] and words[1] ~= version then return reply('changed') end
@@ -56,7 +46,7 @@ local first, counted = tonumber(words[2] or 0), {}
 local after = first + tonumber(limit)
 for n, status in ipairs(STATUSES) do counted[status] = tonumber(words[2 + n] or 0) end
 for _, id in ipairs(redis.call('ZRANGE', members, text(first), text(after - 1))) do
-  local status = status_of(id)
+  local status = status_of(queue_prefix .. 'job:' .. id, id)
   if counted[status] then counted[status] = counted[status] + 1 end
 end
 if after < size then

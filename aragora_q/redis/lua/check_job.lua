@@ -122,7 +122,7 @@ local function check_location(job, id, state, parts)
     if due and add_problem('waits-twice') then redis.call('ZREM', delayed, id) end
     if parts.payload and add_problem('payload-twice') then redis.call('DEL', parts.payload) end
     local pending = redis.pcall('XPENDING', stream, GROUP, state.entry, state.entry, 1)
-    if not pending.err and #pending == 0 and is_delivered(state.entry, group_info(stream)['last-delivered-id']) and not has_recent_heartbeat(state) then
+    if not pending.err and #pending == 0 and is_up_to(state.entry, group_info(stream)['last-delivered-id']) and not has_recent_heartbeat(state) then
       if add_problem('delivered-without-owner') then requeue_entry(job, id, stream, state, payload) end
     end
   elseif state.status == 'processing' then

@@ -50,7 +50,7 @@ local function create_hash(entry, id)
 end
 
 local function is_left(entry)
-  return is_delivered(entry, delivered) and #redis.call('XPENDING', stream, GROUP, entry, entry, 1) == 0
+  return is_up_to(entry, delivered) and #redis.call('XPENDING', stream, GROUP, entry, entry, 1) == 0
 end
 
 local reply, rows, ids = {'0'}, redis.call('XRANGE', stream, '(' .. after, last, 'COUNT', limit), {}

@@ -1,14 +1,15 @@
 #!lua flags=no-writes,allow-oom
 -- List one page of the jobs that match a filter, newest first within one index.
+-- include: groups filter
 -- keys: stream_high stream_normal stream_low delayed completed failed cancelled labels
 -- args: wanted_labels statuses since_ms until_ms with_expired ordered source cursor scan_limit limit count_only
 -- returns: the index that is read (`live`: read the lanes instead), the next page's cursor (empty: this was the
 -- last), number of jobs, then per job: id, ms (of its enqueue if labels are wanted, otherwise of its end)
 --
--- `wanted_labels` and `statuses` are separated by spaces, and empty if any will do; so are `since_ms` and
--- `until_ms`. With an empty `source`, the smallest of the indexes that hold all matching jobs is chosen: that of a
--- wanted label, of the one terminal status, or, if only live jobs are wanted, the lanes. With `ordered`, an index
--- that is not in the order of enqueue is chosen only if it has at most COLLECT_LIMIT members.
+-- `include/filter.lua` describes the filter. With an empty `source`, the smallest of the indexes that hold all
+-- matching jobs is chosen: that of a wanted label, of the one terminal status, or, if only live jobs are wanted, the
+-- lanes. With `ordered`, an index that is not in the order of enqueue is chosen only if it has at most COLLECT_LIMIT
+-- members.
 --
 -- A page ends after `scan_limit` members or `limit` jobs, but never between members with the same score.
 
@@ -16,21 +17,14 @@ local CHUNK = 500
 local COLLECT_LIMIT = 5000
 local TERMINAL = {completed = completed, failed = failed, cancelled = cancelled}
 
-local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
-local job_prefix = queue_prefix .. 'job:'
-
-local is_wanted, only_status, has_live, has_terminal = {}, nil, false, false
-for status in string.gmatch(statuses, '%S+') do
-  only_status = next(is_wanted) == nil and status or nil
-  is_wanted[status] = true
-  if TERMINAL[status] then has_terminal = true else has_live = true end
-end
-local any_status = next(is_wanted) == nil
+local any_status, only_status = statuses == '', string.match(statuses, '^%S+$')
 local ended_index = only_status and TERMINAL[only_status]
-local from = since_ms == '' and '-inf' or since_ms
-local to = until_ms == '' and '+inf' or '(' .. until_ms
+local is_live_only = not any_status
+for status in pairs(TERMINAL) do is_live_only = is_live_only and not is_wanted[status] end
+local lowest = since_ms == '' and '-inf' or since_ms
+local highest = until_ms == '' and '+inf' or '(' .. until_ms
 -- No job's time is before its enqueue, but for a ms within a call.
-local to_enqueued = until_ms == '' and '+inf' or '(' .. text(until_ms + 1000)
+local highest_enqueued = until_ms == '' and '+inf' or '(' .. text(until_ms + 1000)
 
 local function count_live()
   local running_only = only_status == 'processing'
@@ -44,13 +38,13 @@ end
 local function choose_source()
   local chosen, smallest
   for label in string.gmatch(wanted_labels, '%S+') do
-    local size = redis.call('ZCARD', queue_prefix .. 'members:' .. label)
+    local size = redis.call('ZCARD', members_key(label))
     if not chosen or size < smallest then chosen, smallest = label, size end
   end
   local other, size
   if ended_index then
-    other, size = only_status, redis.call('ZCOUNT', ended_index, from, to)
-  elseif has_live and not has_terminal then
+    other, size = only_status, redis.call('ZCOUNT', ended_index, lowest, highest)
+  elseif is_live_only then
     other, size = 'live', count_live()
   end
   if other and (not chosen or size < smallest and (ordered == '0' or size <= COLLECT_LIMIT)) then chosen = other end
@@ -61,31 +55,16 @@ if source == '' then source = choose_source() end
 if source == 'live' then return {'live', '', 0} end
 
 local by_end = TERMINAL[source]
-local index = by_end or queue_prefix .. 'members:' .. source
-local other_labels = {}
-for label in string.gmatch(wanted_labels, '%S+') do
-  if label ~= source then other_labels[#other_labels + 1] = ' ' .. label .. ' ' end
-end
-
-local function has_labels(text)
-  for _, label in ipairs(other_labels) do
-    if not (text and string.find(' ' .. text .. ' ', label, 1, true)) then return false end
-  end
-  return true
-end
+local index = by_end or members_key(source)
 
 -- The ids that have the wanted labels, in their order.
 local function with_labels(ids)
-  if #other_labels == 0 then return ids end
+  if not first_label or wanted_labels == source then return ids end
   local found = {}
-  for n, text in ipairs(redis.call('HMGET', labels, unpack(ids))) do
-    if has_labels(text) then found[#found + 1] = ids[n] end
+  for n, job_labels in ipairs(redis.call('HMGET', labels, unpack(ids))) do
+    if has_wanted_labels(job_labels) then found[#found + 1] = ids[n] end
   end
   return found
-end
-
-local function is_in_range(ms)
-  return (since_ms == '' or ms >= tonumber(since_ms)) and (until_ms == '' or ms < tonumber(until_ms))
 end
 
 -- True if the job has a wanted status and its time is in the range: of its end, or else its start or its enqueue.
@@ -93,10 +72,9 @@ local function matches(id)
   local state = read(job_prefix .. id, 'status', 'started_at', 'created_at', 'entry')
   if not state.status or not (any_status or is_wanted[state.status]) then return false end
   if TERMINAL[state.status] and with_expired == '0' and is_past_retention(job_prefix .. id) then return false end
-  if since_ms == '' and until_ms == '' then return true end
+  if not (from or to) then return true end
   local ended = TERMINAL[state.status] and redis.call('ZSCORE', TERMINAL[state.status], id)
-  local ms = tonumber(ended or nil) or parse_int(state.started_at) or parse_int(state.created_at)
-    or tonumber(string.match(state.entry or '', '^%d+'))
+  local ms = tonumber(ended or nil) or updated_ms(state)
   return ms ~= nil and is_in_range(ms)
 end
 
@@ -129,8 +107,8 @@ local function is_full() return scanned >= tonumber(scan_limit) or found >= tonu
 
 -- Members from `offset` on; of a full page, only those that have the last score.
 local function next_members(offset)
-  local max = cursor ~= '' and '(' .. cursor or by_end and to or to_enqueued
-  local rows = redis.call('ZRANGE', index, max, by_end and from or '-inf', 'BYSCORE', 'REV', 'LIMIT', offset,
+  local max = cursor ~= '' and '(' .. cursor or by_end and highest or highest_enqueued
+  local rows = redis.call('ZRANGE', index, max, by_end and lowest or '-inf', 'BYSCORE', 'REV', 'LIMIT', offset,
     CHUNK, 'WITHSCORES')
   local ids, scores = {}, {}
   for n = 1, #rows, 2 do
@@ -147,8 +125,7 @@ while true do
     local selected = matching(ids)
     found = found + #selected
     if count_only == '0' and #selected > 0 then
-      local times = by_end and wanted_labels ~= ''
-        and redis.call('ZMSCORE', queue_prefix .. 'members:' .. string.match(wanted_labels, '%S+'), unpack(selected))
+      local times = by_end and first_label and redis.call('ZMSCORE', members_key(first_label), unpack(selected))
       for n, id in ipairs(selected) do
         reply[#reply + 1] = id
         reply[#reply + 1] = times and times[n] or scores[id]

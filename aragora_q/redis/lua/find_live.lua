@@ -1,12 +1,13 @@
 #!lua flags=no-writes,allow-oom
 -- List one page of the live jobs that match a filter: of the delayed index, and of the lanes, newest first each.
+-- include: groups filter
 -- keys: stream_high stream_normal stream_low delayed labels
 -- args: wanted_labels statuses since_ms until_ms ordered cursor scan_limit max_bytes limit count_only
 -- returns: the next page's cursor (empty: this was the last), number of jobs, then per job: id, ms (of its enqueue
 -- if labels are wanted, otherwise of its latest start, or else of its enqueue)
 --
--- `wanted_labels` and `statuses` are separated by spaces; so are the parts of the cursor, one per place. A job with
--- an invalid status matches any, so that reading it raises an error. Payloads are read, few at a time, but not
+-- `include/filter.lua` describes the filter. The parts of the cursor, one per place, are separated by spaces. A job
+-- with an invalid status matches any, so that reading it raises an error. Payloads are read, few at a time, but not
 -- returned. A page ends after `limit` jobs, `scan_limit` jobs or entries read, or `max_bytes` of payloads. With
 -- `ordered`, at most `limit` jobs are returned: the newest that the page found. It takes that many from each place
 -- before it ends; with labels, all.
@@ -18,16 +19,7 @@ local ORDERED_DELAYED = 1000
 local DELAYED = 'delayed'
 local KNOWN = {pending = true, processing = true, retrying = true, completed = true, failed = true, cancelled = true}
 
-local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
-local job_prefix = queue_prefix .. 'job:'
-local first_label = string.match(wanted_labels, '%S+')
-local is_wanted, waiting = {}, false
-for status in string.gmatch(statuses, '%S+') do
-  is_wanted[status] = true
-  waiting = waiting or status ~= 'processing'
-end
-local has_label = wanted_labels ~= ''
-local from, to = tonumber(since_ms), tonumber(until_ms)  -- nil: without bound
+local waiting = is_wanted.pending or is_wanted.retrying
 
 -- The places to read: `max` and `min` bound the ids of a lane's entries. Entries that only waiting jobs can have
 -- are read back to `since_ms`: what was added before and waits did not change since.
@@ -52,13 +44,6 @@ for position, matched in string.gmatch(cursor, '(%S+)/(%d+)') do
   end
 end
 
-local function has_wanted_labels(own)
-  for label in string.gmatch(wanted_labels, '%S+') do
-    if not (own and string.find(' ' .. own .. ' ', ' ' .. label .. ' ', 1, true)) then return false end
-  end
-  return true
-end
-
 local found, scanned, bytes_left = {}, 0, tonumber(max_bytes)
 
 -- Add the jobs that match to the jobs found; returns how many.
@@ -66,15 +51,14 @@ local function add_matching(ids)
   local before, needs_time = #found, from or to or ordered == '1'
   for _, id in ipairs(ids) do
     local job = job_prefix .. id
-    local has_labels = not has_label or has_wanted_labels(redis.call('HGET', labels, id))
+    local has_labels = not first_label or has_wanted_labels(redis.call('HGET', labels, id))
     local status = has_labels and redis.pcall('HGET', job, 'status')
     if type(status) == 'string' and (is_wanted[status] or not KNOWN[status]) then
       local state = needs_time and read(job, 'started_at', 'created_at', 'entry') or {}
-      local enqueued = parse_int(state.created_at) or tonumber(string.match(state.entry or '', '^%d+')) or now
-      local updated = parse_int(state.started_at) or enqueued
-      if not (from and updated < from) and not (to and updated >= to) then
-        local labelled = has_label and redis.call('ZSCORE', queue_prefix .. 'members:' .. first_label, id)
-        found[#found + 1] = {id, tonumber(labelled or nil) or updated, #found}
+      local updated = updated_ms(state) or now
+      if is_in_range(updated) then
+        local labeled = first_label and redis.call('ZSCORE', members_key(first_label), id)
+        found[#found + 1] = {id, tonumber(labeled or nil) or updated, #found}
       end
     end
   end
@@ -87,10 +71,7 @@ local function is_over() return scanned >= tonumber(scan_limit) or bytes_left <=
 local function is_at_start(place, first)
   local id = string.match(place.max, '^%(?(%d+%-%d+)$')
   if not first or not id then return not first end
-  local ms, seq = string.match(id, '(%d+)-(%d+)')
-  local first_ms, first_seq = string.match(first, '(%d+)-(%d+)')
-  ms, seq, first_ms, first_seq = tonumber(ms), tonumber(seq), tonumber(first_ms), tonumber(first_seq)
-  return ms < first_ms or ms == first_ms and (seq < first_seq or id == first and id ~= place.max)
+  return place.max == '(' .. first or not is_up_to(first, id)
 end
 
 -- Up to CHUNK ids of a lane, from the place's position on; moves it. Reads more entries at once if they are small:
@@ -147,11 +128,10 @@ end
 
 for _, place in ipairs(places) do
   while place.max ~= 'end' and not is_over() do
-    place.is_begun = true
     local ids = place.stream == DELAYED and next_delayed(place) or next_in_lane(place)
     place.matched = (place.matched or 0) + add_matching(ids)
     -- By enqueue, or among jobs with another due time, the newest may be anywhere.
-    local enough = has_label and math.huge or tonumber(limit)
+    local enough = first_label and math.huge or tonumber(limit)
     if place.stream == DELAYED then enough = math.max(enough, ORDERED_DELAYED) end
     if ordered == '1' and place.matched >= enough then
       place.max = 'end'
@@ -164,7 +144,7 @@ end
 local positions, is_last = {}, true
 for n, place in ipairs(places) do
   -- One that was not begun begins where the lane's last delivered entry is then.
-  positions[n] = ((place.matched or place.is_begun) and place.max or 'new') .. '/' .. text(place.matched or 0)
+  positions[n] = (place.matched and place.max or 'new') .. '/' .. text(place.matched or 0)
   is_last = is_last and place.max == 'end'
 end
 local reply, number = {is_last and '' or table.concat(positions, ' '), #found}, #found

@@ -8,15 +8,6 @@
 
 local indexes = {completed = completed, failed = failed, cancelled = cancelled}
 
--- The status of a job; of one whose keys have expired, that of the index that still lists it.
-local function status_of(job, id)
-  local status = read(job, 'status').status
-  if status then return status end
-  for ended, index in pairs(indexes) do
-    if redis.call('ZSCORE', index, id) then return ended end
-  end
-end
-
 local ids, results, purged = {}, {}, 0
 for n = 1, items do
   local _, id = item(n)

@@ -60,11 +60,12 @@ local function group_info(stream)
   return {}
 end
 
--- True if no read returns `entry` again, because the group has delivered entries up to `last_delivered`.
-local function is_delivered(entry, last_delivered)
-  if not last_delivered then return false end
+-- True if the id `entry` is not after `last`; false without `last`. No read returns an entry that is not after the
+-- last one that the group has delivered.
+local function is_up_to(entry, last)
+  if not last then return false end
   local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
-  local last_ms, last_seq = string.match(last_delivered, '^(%d+)-(%d+)$')
+  local last_ms, last_seq = string.match(last, '^(%d+)-(%d+)$')
   ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
   return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
@@ -153,6 +154,15 @@ local function read(job, ...)
   return state
 end
 
+-- The status of a job; of one whose keys have expired, that of the index that still lists it.
+local function status_of(job, id)
+  local status = read(job, 'status').status
+  if status then return status end
+  for ended, index in pairs({completed = completed, failed = failed, cancelled = cancelled}) do
+    if redis.call('ZSCORE', index, id) then return ended end
+  end
+end
+
 -- A whole number as this product writes it; nil for anything else.
 local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
@@ -198,10 +208,10 @@ local function fail_attempt(job, id, fence, payload, state, error_text, retentio
   drop_entry(lane_stream(state.priority), state.entry)
 end
 
--- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS.
+-- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS, or are gone.
 local function is_past_retention(job)
   local ttl = redis.call('PTTL', job)
-  return ttl >= 0 and ttl < BACKSTOP_MS
+  return ttl ~= -1 and ttl < BACKSTOP_MS
 end
 
 -- Move a malformed entry to the dead letters; its fields become the payload, so that no data is lost.

@@ -1,0 +1,26 @@
+-- Shared by the scripts that find jobs by a filter: `wanted_labels` and `statuses` are separated by spaces, and empty
+-- if any will do; so are `since_ms` and `until_ms`.
+
+local job_prefix = queue_prefix .. 'job:'
+local first_label = string.match(wanted_labels, '%S+')
+local from, to = tonumber(since_ms), tonumber(until_ms)  -- nil: without bound
+
+local is_wanted = {}  -- by status
+for status in string.gmatch(statuses, '%S+') do is_wanted[status] = true end
+
+-- True if these labels of a job have all that are wanted.
+local function has_wanted_labels(job_labels)
+  for label in string.gmatch(wanted_labels, '%S+') do
+    if not string.find(' ' .. (job_labels or '') .. ' ', ' ' .. label .. ' ', 1, true) then return false end
+  end
+  return true
+end
+
+local function is_in_range(ms)
+  return not (from and ms < from or to and ms >= to)
+end
+
+-- The latest start of a job that has not ended, or else its enqueue; nil if its hash does not say.
+local function updated_ms(state)
+  return parse_int(state.started_at) or parse_int(state.created_at) or state.entry and entry_ms(state.entry)
+end
