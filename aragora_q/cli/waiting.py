@@ -96,8 +96,8 @@ async def ended_group(
                 found = await queue.tracker.get_group(name)
                 if found is None and group is None:
                     raise GroupNotFound(name, queue.config.queue)
-                if found is None and group is not None:
-                    return group
+                if group is not None and (found is None or found.created_at != group.created_at):
+                    return group  # deleted; a new one may have its name
                 if group is None and found is not None and found.sealed_at is None and not quiet:
                     output.info(
                         f"group {name} is not sealed: jobs that are enqueued after the others have ended "

@@ -317,16 +317,21 @@ class RedisStreamsQueue(WorkQueue):
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
-        cancelled = 0
-        async for page in self.find(JobFilter(group=group, statuses=LIVE)):
-            cancelled += (await self.cancel_many(page)).count("cancelled")
-        return cancelled
+        total = 0
+        while True:
+            cancelled = 0
+            async for page in self.find(JobFilter(group=group, statuses=LIVE)):
+                cancelled += (await self.cancel_many(page)).count("cancelled")
+            total += cancelled
+            if not cancelled:  # otherwise a job that moved meanwhile may have been missed
+                return total
 
     def find(self, wanted: JobFilter, *, with_expired: bool = False) -> AsyncIterator[list[str]]:
         """Iterate over the ids of all jobs that match a filter, in pages and in any order.
 
-        The jobs of a page may be cancelled, requeued or purged before the next page is read. `with_expired`
-        includes ended jobs past retention that were not purged yet.
+        The jobs of a page may be cancelled, requeued or purged before the next page is read. A live job that is
+        retried, promoted or released meanwhile may be missed or found twice; one that starts or ends is found.
+        `with_expired` includes ended jobs past retention that were not purged yet.
 
         Raises:
             InvalidPayload: a name in the filter breaks a rule.

@@ -198,10 +198,10 @@ local function fail_attempt(job, id, fence, payload, state, error_text, retentio
   drop_entry(lane_stream(state.priority), state.entry)
 end
 
--- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS.
+-- True if readers no longer see a job: its keys outlive its retention by BACKSTOP_MS, or are gone.
 local function is_past_retention(job)
   local ttl = redis.call('PTTL', job)
-  return ttl >= 0 and ttl < BACKSTOP_MS
+  return ttl ~= -1 and ttl < BACKSTOP_MS
 end
 
 -- Move a malformed entry to the dead letters; its fields become the payload, so that no data is lost.
