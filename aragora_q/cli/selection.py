@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,7 +64,7 @@ class Selection:
 
         A filter is confirmed first, with its count; with `dry_run`, the count is printed and that is all. A
         live job may move while jobs are found, and be missed: `until_none_is_left` repeats until nothing is
-        changed.
+        changed. With --status, jobs that started or were enqueued after the first time are not meant.
 
         Raises:
             typer.Abort: not confirmed.
@@ -82,6 +82,7 @@ class Selection:
             return 0
         if not self.yes:
             confirm(self.verb, total, self.given.in_words(wanted), queue.config.queue)
+        began = await queue.tracker.server_time()
         seen = changed = 0
         with output.ProgressBar(total, is_shown=shows_bar) as bar:
             while True:
@@ -93,6 +94,8 @@ class Selection:
                     bar.show(seen, f"{seen:,} of {output.count(max(seen, total), 'job')}")
                 if changed == changed_before or not until_none_is_left:
                     return changed
+                if wanted.statuses != self.statuses:
+                    wanted = replace(wanted, until=min(wanted.until or began, began))
 
     async def _run_ids(
         self, queue: RedisStreamsQueue, work: Callable[[list[str]], Awaitable[int]]

@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.cli import filters
+from aragora_q.cli.selection import Selection
 from aragora_q.contracts import Completed, Failed
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -179,6 +180,27 @@ async def test_what_moves_meanwhile_is_cancelled_too(harness, run_cli, monkeypat
     monkeypatch.setattr(RedisStreamsQueue, "find", find_one_less)
     assert run_cli("cancel", "--group", "g", "--yes").err == "cancelled 2 jobs\n"
     assert len(passes) == 3
+
+
+async def test_what_takes_the_place_of_a_cancelled_job_is_not_cancelled(harness):
+    """A job that starts because one was cancelled is none of those that ran: it continues."""
+    for job_id in "abc":
+        await harness.enqueue(job_id)
+    worker = await harness.worker()
+    await worker.start(1)
+    given = filters.GivenFilter(statuses=frozenset({JobStatus.PROCESSING}))
+    selection = Selection(
+        "cancel", LIVE, None, given, dry_run=False, yes=True, as_json=False, quiet=True
+    )
+
+    async def cancel_and_start(page):
+        cancelled = (await harness.queue.cancel_many(page)).count("cancelled")
+        await asyncio.sleep(0.005)  # times are whole ms
+        await worker.start(1)
+        return cancelled
+
+    changed = await selection.run(harness.queue, cancel_and_start, until_none_is_left=True)
+    assert (changed, await harness.queue.get_status("b")) == (1, "processing")
 
 
 def _answer(start_command, answer, *args):
