@@ -75,10 +75,7 @@ class Selection:
         shows_bar = sys.stderr.isatty() and not (sys.stdout.isatty() and self.prints_each)
         total = await queue.count(wanted) if self.dry_run or not self.yes or shows_bar else 0
         if self.dry_run:
-            if self.as_json:
-                output.json_line({"dry_run": True, "jobs": total})
-            elif not self.quiet:
-                output.info(f"would {self.verb}: {output.count(total, 'job')}")
+            self._print_count(total)
             return 0
         if not self.yes:
             confirm(self.verb, total, self.given.in_words(wanted), queue.config.queue)
@@ -96,6 +93,12 @@ class Selection:
                     return changed
                 if wanted.statuses != self.statuses:
                     wanted = replace(wanted, until=min(wanted.until or began, began))
+
+    def _print_count(self, total: int) -> None:
+        if self.as_json:
+            output.json_line({"dry_run": True, "jobs": total})
+        elif not self.quiet:
+            output.info(f"would {self.verb}: {output.count(total, 'job')}")
 
     async def _run_ids(
         self, queue: RedisStreamsQueue, work: Callable[[list[str]], Awaitable[int]]
