@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -243,6 +244,23 @@ def test_filters_in_words():
         text,
     )
     assert filters.GivenFilter().in_words(JobFilter(until=0.0)).startswith("until 19")
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "Etc/GMT+12", "Etc/GMT-14"])
+@pytest.mark.parametrize(
+    "text", ["999999999d", "0001-01-02", "0001-01-01T00:00+23:59", "9999-12-31T23:59-23:59"]
+)
+def test_any_time_can_be_shown(monkeypatch, text, timezone):
+    """A filter with a time that no calendar has, in any time zone, is shown before it is confirmed."""
+    monkeypatch.setenv("TZ", timezone)
+    time.tzset()
+    try:
+        since = filters.parse_moment(text).at(1_795_874_265.0)
+        shown = filters.GivenFilter().in_words(JobFilter(since=since))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert re.fullmatch(r"since (1970|1969|999\d)-\d\d-\d\d [\d:]{8}", shown)
 
 
 async def test_list_says_that_there_are_more(harness, run_cli, jobs):
