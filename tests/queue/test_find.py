@@ -193,6 +193,14 @@ async def test_a_job_whose_keys_have_expired_matches_nothing(harness):
     await harness.queue.purge(JobStatus.CANCELLED, older_than_seconds=-1000)
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1e300, 10**400])
+async def test_a_filter_with_a_number_that_is_no_time_is_refused(harness, seconds):
+    """Neither an empty answer nor another error."""
+    for wanted in (JobFilter(since=seconds), JobFilter(until=seconds)):
+        with pytest.raises(InvalidPayload, match="use Unix seconds"):
+            await harness.queue.count(wanted)
+
+
 async def test_a_filter_with_an_impossible_name_is_refused(harness):
     """A name that no job can have is an error, not an empty answer."""
     for wanted in (JobFilter(group="a b"), JobFilter(tenant=""), JobFilter(tags={"a=b": "c"})):
