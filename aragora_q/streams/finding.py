@@ -188,7 +188,7 @@ async def _lane_steps(
 
 
 def _found(rows: Sequence[bytes]) -> list[Found]:
-    return [Found(job_id.decode(), float(ms)) for job_id, ms in replies.pairs(rows)]
+    return [Found(replies.text(job_id), float(ms)) for job_id, ms in replies.pairs(rows)]
 
 
 def _ms(seconds: float | None) -> str | int:

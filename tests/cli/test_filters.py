@@ -263,6 +263,22 @@ def test_any_time_can_be_shown(monkeypatch, text, timezone):
     assert re.fullmatch(r"since (1970|1969|999\d)-\d\d-\d\d [\d:]{8}", shown)
 
 
+async def test_ids_of_another_program_stop_no_filter(harness, run_cli, jobs):
+    """Ids that are not text, in the indexes and with a status: all other jobs are listed and changed."""
+    for n, index in enumerate((harness.keys.completed, harness.keys.failed, harness.keys.delayed)):
+        job_id = b"\xff%d" % n
+        harness.redis.zadd(index, {job_id: time.time() * 1000})
+        status = index.rpartition(":")[2].replace("delayed", "pending")
+        harness.redis.hset(harness.keys.job("").encode() + job_id, "status", status)
+    assert sorted(run_cli("list", "-q").lines) == sorted([*jobs, "other"])
+    assert run_cli("requeue", "--since", "1h", "--yes").err.endswith("requeued 1 job\n")
+    assert run_cli("cancel", "--since", "1h", "--yes").err == "cancelled 3 jobs\n"
+    assert run_cli("wait", "--since", "1h", "-q", "--timeout", 9).code == 1
+    purged = run_cli("purge", "--since", "1h", "--yes").err
+    assert purged == "deleted: 3 cancelled, 1 completed, 0 failed\n"
+    harness.redis.flushdb()
+
+
 async def test_list_says_that_there_are_more(harness, run_cli, jobs):
     """On a terminal, on stderr, if --limit cut the list; never with --json or --quiet."""
     cut = run_cli("list", "-n", 2, terminal=True)
