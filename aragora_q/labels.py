@@ -18,6 +18,7 @@ from aragora_q.errors import InvalidPayload
 MAX_TAGS = 8
 MAX_NAME_CHARS = 48
 MAX_TAG_NAME_CHARS = 24
+MAX_SECONDS = 1e12
 
 _RULES = {
     "group": (
@@ -66,8 +67,11 @@ class JobFilter:
         return tuple(_labels(self.group, self.tenant, self.tags))
 
     def check(self) -> None:
-        """Raise InvalidPayload if a name breaks a rule: no job can have it."""
+        """Raise InvalidPayload if a name breaks a rule, so that no job can have it, or a time is no time."""
         check_labels(self.group, self.tenant, self.tags)
+        for name, seconds in (("since", self.since), ("until", self.until)):
+            if seconds is not None and not -MAX_SECONDS < seconds < MAX_SECONDS:
+                raise InvalidPayload(f"invalid {name} {seconds!r:.100}: use Unix seconds")
 
 
 def encode_labels(job: Job) -> str:

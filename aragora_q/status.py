@@ -182,25 +182,33 @@ class JobStatusTracker:
             InvalidPayload: the group's data in Redis is corrupted.
         """
         [group] = await self._groups([name])
+        if isinstance(group, InvalidPayload):
+            raise group
         return group
 
-    async def groups(self, limit: int = 100) -> list[Group]:
+    async def groups(self, limit: int = 100) -> list[Group | InvalidPayload]:
         """Return the newest groups, by their first job, at most `limit`.
 
-        Raises:
-            InvalidPayload: the data of a group in Redis is corrupted.
+        The error of a group whose data is corrupted is returned in its place.
         """
         newest = await self._connection.execute("ZRANGE", self._keys.groups, 0, limit - 1, "REV")
         names = [replies.text(name) for name in newest]
         return [group for group in await self._groups(names) if group is not None]
 
-    async def _groups(self, names: Sequence[str]) -> list[Group | None]:
-        rows = await self._read(*(("HGETALL", self._keys.group(name)) for name in names))
-        found: list[Group | None] = []
+    async def _groups(self, names: Sequence[str]) -> list[Group | InvalidPayload | None]:
+        rows = await self._connection.execute_all(
+            ("HGETALL", self._keys.group(name)) for name in names
+        )
+        found: list[Group | InvalidPayload | None] = []
         for name, row in zip(names, rows, strict=True):
-            fields = replies.text_map(row)
-            with _reading(name, "group"):
-                found.append(_group_from_fields(name, fields) if "created_at" in fields else None)
+            if isinstance(row, Exception) and "WRONGTYPE" not in str(row):
+                with self._connection.translating():
+                    raise row
+            try:
+                with _reading(name, "group"):
+                    found.append(_group_from_reply(name, row))
+            except InvalidPayload as error:
+                found.append(error)
         return found
 
     async def history(self, job_id: str) -> list[dict[str, Any]]:
@@ -469,7 +477,13 @@ def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | Non
     )
 
 
-def _group_from_fields(name: str, fields: Mapping[str, str]) -> Group:
+def _group_from_reply(name: str, reply: Any) -> Group | None:
+    """Return a group; None if it has no job. Raises ValueError if the data is corrupted."""
+    if isinstance(reply, Exception):
+        raise ValueError("its key has another type")  # noqa: TRY004 - a bad value, like bad numbers
+    fields = replies.text_map(reply)
+    if "created_at" not in fields:
+        return None
     counts = {status: int(fields.get(status, 0)) for status in (*JobStatus, "purged")}
     return Group(
         name=name,

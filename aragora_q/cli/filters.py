@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 
+END_OF_YEAR_9998 = 253_370_764_800.0
+
+
 class Moment(NamedTuple):
     """A time in Unix seconds, or so many seconds before now."""
 
@@ -31,8 +34,9 @@ class Moment(NamedTuple):
     is_age: bool
 
     def at(self, now: float) -> float:
-        """Return it in Unix seconds."""
-        return now - self.seconds if self.is_age else self.seconds
+        """Return it in Unix seconds, within the years 1970 to 9998: `datetime` can show it anywhere."""
+        seconds = now - self.seconds if self.is_age else self.seconds
+        return min(max(seconds, 0.0), END_OF_YEAR_9998)
 
 
 def parse_moment(text: str) -> Moment:

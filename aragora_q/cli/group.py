@@ -50,7 +50,7 @@ Name = Annotated[
 @group.command(
     "list",
     epilog="\b\nExamples:\n  aragora-q group list --jsonl | jq -r 'select(.live > 0) | .name'\n\n\b\n"
-    f"Exit codes:\n  0 ok   65 data of a group in Redis is corrupted\n  {CODES}",
+    f"Exit codes:\n  0 ok   65 data of some groups in Redis is corrupted; all others are\n  listed\n  {CODES}",
 )
 @with_queue
 async def list_(
@@ -64,26 +64,33 @@ async def list_(
     ] = 20,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only names.")] = False,
-) -> None:
+) -> int:
     """List groups, newest first: by the time of their first job."""
     from aragora_q.cli import views
 
-    found = await queue.tracker.groups(limit)
+    exit_code, found = 0, []
+    for each in await queue.tracker.groups(limit):
+        if isinstance(each, Group):
+            found.append(each)
+        else:
+            output.error(str(each), each.hint)
+            exit_code = each.exit_code
     if as_json or quiet:
         for each in found:
             if as_json:
                 output.json_line(views.group_json(each))
             else:
                 output.line(each.name)
-        return
+        return exit_code
     if not found:
         output.info(f"no groups found in queue {queue.config.queue} at {queue.connection.address}")
-        return
+        return exit_code
     now = await queue.tracker.server_time()
     output.table(
         ("GROUP", "STATE", "CREATED", "JOBS", "LIVE", "COMPLETED", "FAILED", "CANCELLED"),
         [_row(each, now) for each in found],
     )
+    return exit_code
 
 
 def _row(found: Group, now: float) -> tuple[str, ...]:

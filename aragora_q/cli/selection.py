@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,7 +61,7 @@ class Selection:
 
         A filter is confirmed first, with its count; with `dry_run`, the count is printed and that is all. A
         live job may move while jobs are found, and be missed: `until_none_is_left` repeats until nothing is
-        changed.
+        changed. With --status, jobs that started or were enqueued after the first time are not meant.
 
         Raises:
             typer.Abort: not confirmed.
@@ -72,13 +72,11 @@ class Selection:
         shows_bar = sys.stderr.isatty() and not (sys.stdout.isatty() and self.prints_each)
         total = await queue.count(wanted) if self.dry_run or not self.yes or shows_bar else 0
         if self.dry_run:
-            if self.as_json:
-                output.json_line({"dry_run": True, "jobs": total})
-            elif not self.quiet:
-                output.info(f"would {self.verb}: {output.count(total, 'job')}")
+            self._print_count(total)
             return 0
         if not self.yes:
             confirm(self.verb, total, self.given.in_words(wanted), queue.config.queue)
+        began = await queue.tracker.server_time()
         seen = changed = 0
         with output.ProgressBar(total, is_shown=shows_bar) as bar:
             while True:
@@ -90,6 +88,14 @@ class Selection:
                     bar.show(seen, f"{seen:,} of {output.count(max(seen, total), 'job')}")
                 if changed == changed_before or not until_none_is_left:
                     return changed
+                if wanted.statuses != self.statuses:
+                    wanted = replace(wanted, until=min(wanted.until or began, began))
+
+    def _print_count(self, total: int) -> None:
+        if self.as_json:
+            output.json_line({"dry_run": True, "jobs": total})
+        elif not self.quiet:
+            output.info(f"would {self.verb}: {output.count(total, 'job')}")
 
     async def _run_ids(
         self, queue: RedisStreamsQueue, work: Callable[[list[str]], Awaitable[int]]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from aragora_q.base import LIVE, Group, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.errors import AragoraQError, GroupNotFound, InvalidPayload, JobNotFound
+from aragora_q.labels import JobFilter
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -94,10 +95,10 @@ async def ended_group(
             while True:
                 follower.take(())
                 found = await queue.tracker.get_group(name)
-                if found is None and group is None:
+                if found is None and (group is None or await _has_jobs(queue, name)):
                     raise GroupNotFound(name, queue.config.queue)
-                if found is None and group is not None:
-                    return group
+                if group is not None and (found is None or found.created_at != group.created_at):
+                    return group  # deleted; a new one may have its name
                 if group is None and found is not None and found.sealed_at is None and not quiet:
                     output.info(
                         f"group {name} is not sealed: jobs that are enqueued after the others have ended "
@@ -114,6 +115,11 @@ async def ended_group(
                         f"{output.count(group.live, 'job')} of group {name} had not ended"
                     )
                 await asyncio.sleep(GROUP_PAUSE_SECONDS)
+
+
+async def _has_jobs(queue: RedisStreamsQueue, group: str) -> bool:
+    """Return True if a group has jobs: without its hash, which another program deleted, they may run."""
+    return bool(await queue.find_newest(JobFilter(group=group), 1))
 
 
 class _Follower:

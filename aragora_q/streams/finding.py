@@ -89,17 +89,18 @@ async def count(connection: Connection, wanted: JobFilter, *, with_expired: bool
 
 
 def _parts(wanted: JobFilter) -> list[JobFilter]:
-    """Split a filter into filters that one index answers each; no job matches two of them."""
+    """Split a filter into filters that one index answers each; no job matches two of them at a time.
+
+    A job may move while they are read: live ones come first, so that a job that ends is found in one of them;
+    failed ones before cancelled ones, so that a job that was requeued and fails again is found once.
+    """
     statuses = wanted.statuses or frozenset(JobStatus)
     is_mixed = not (statuses <= TERMINAL or statuses <= LIVE)
     if wanted.labels and is_mixed and wanted.since is None:
         return [wanted]  # the index of a label has jobs of every status
-    parts = [
-        replace(wanted, statuses=frozenset({status})) for status in sorted(statuses & TERMINAL)
-    ]
-    if statuses & LIVE:
-        parts.append(replace(wanted, statuses=statuses & LIVE))
-    return parts
+    parts = [replace(wanted, statuses=statuses & LIVE)] if statuses & LIVE else []
+    ended = sorted(statuses & TERMINAL, reverse=True)
+    return parts + [replace(wanted, statuses=frozenset({status})) for status in ended]
 
 
 async def _walk(
@@ -187,7 +188,7 @@ async def _lane_steps(
 
 
 def _found(rows: Sequence[bytes]) -> list[Found]:
-    return [Found(job_id.decode(), float(ms)) for job_id, ms in replies.pairs(rows)]
+    return [Found(replies.text(job_id), float(ms)) for job_id, ms in replies.pairs(rows)]
 
 
 def _ms(seconds: float | None) -> str | int:

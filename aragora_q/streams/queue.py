@@ -123,8 +123,12 @@ class RedisStreamsQueue(WorkQueue):
         return job.id
 
     async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
-        outcomes = await self._enqueue_batches(map(self.check, jobs), len(jobs))
-        results = [None if isinstance(outcome, InvalidPayload) else outcome for outcome in outcomes]
+        try:
+            outcomes = await self._enqueue_batches(map(self.check, jobs), len(jobs))
+        except AragoraQError as error:
+            error.results = _without_refusals(error.results)
+            raise
+        results = _without_refusals(outcomes)
         for outcome in outcomes:
             if isinstance(outcome, InvalidPayload):
                 outcome.results = results
@@ -134,7 +138,8 @@ class RedisStreamsQueue(WorkQueue):
     async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
 
-        The error of a job that was refused, as one of a sealed group, is returned in its place.
+        The error of a job that was refused, as one of a sealed group, is returned in its place; so it is in the
+        `results` of an error that ends the call.
         """
         return await self._enqueue_batches(items, len(items))
 
@@ -155,9 +160,8 @@ class RedisStreamsQueue(WorkQueue):
                 if sending is not None:
                     results += await sending
         except AragoraQError as error:
-            done = [*results, *error.results]
-            known = [None if isinstance(outcome, InvalidPayload) else outcome for outcome in done]
-            error.results = [*known, *[None] * (count - len(known))]
+            done = cast("list[EnqueueResult | None]", [*results, *error.results])
+            error.results = [*done, *[None] * (count - len(done))]
             raise
         return results
 
@@ -181,9 +185,13 @@ class RedisStreamsQueue(WorkQueue):
                 f"jobs; {statuses.count(b'full')} of {len(statuses)} were not enqueued",
                 hint="add workers, wait, or raise max_backlog",
             )
-            error.results = [
-                outcome if isinstance(outcome, EnqueueResult) else None for outcome in outcomes
-            ]
+            error.results = cast(
+                "list[EnqueueResult | None]",
+                [
+                    None if status == b"full" else outcome
+                    for status, outcome in zip(statuses, outcomes, strict=True)
+                ],
+            )
             raise error
         return outcomes
 
@@ -311,16 +319,21 @@ class RedisStreamsQueue(WorkQueue):
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
-        cancelled = 0
-        async for page in self.find(JobFilter(group=group, statuses=LIVE)):
-            cancelled += (await self.cancel_many(page)).count("cancelled")
-        return cancelled
+        total = 0
+        while True:
+            cancelled = 0
+            async for page in self.find(JobFilter(group=group, statuses=LIVE)):
+                cancelled += (await self.cancel_many(page)).count("cancelled")
+            total += cancelled
+            if not cancelled:  # otherwise a job that moved meanwhile may have been missed
+                return total
 
     def find(self, wanted: JobFilter, *, with_expired: bool = False) -> AsyncIterator[list[str]]:
         """Iterate over the ids of all jobs that match a filter, in pages and in any order.
 
-        The jobs of a page may be cancelled, requeued or purged before the next page is read. `with_expired`
-        includes ended jobs past retention that were not purged yet.
+        The jobs of a page may be cancelled, requeued or purged before the next page is read. A live job that is
+        retried, promoted or released meanwhile may be missed or found twice; one that starts or ends is found.
+        `with_expired` includes ended jobs past retention that were not purged yet.
 
         Raises:
             InvalidPayload: a name in the filter breaks a rule.
@@ -579,6 +592,10 @@ def default_worker_id() -> str:
 def _payload_bytes(item: EnqueueItem) -> int:
     _, fields = item
     return len(fields.payload)
+
+
+def _without_refusals(outcomes: Sequence[EnqueueOutcome | None]) -> list[EnqueueResult | None]:
+    return [None if isinstance(outcome, InvalidPayload) else outcome for outcome in outcomes]
 
 
 def _refusal(fields: EnqueueFields, status: bytes) -> InvalidPayload:

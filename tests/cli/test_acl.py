@@ -130,6 +130,19 @@ def test_groups(as_role, run_cli, cli_command, server):
     assert _refused(admin) == []
 
 
+@pytest.mark.parametrize("role", ["producer", "purge"])
+def test_who_may_not_cancel_jobs_cannot_cancel_a_group(as_role, run_cli, server, role):
+    """A refused `group cancel` changes nothing: the group is not marked, and its `then` is kept."""
+    as_role("producer")
+    _assert_ok(run_cli("enqueue", "-", "--group", "g", stdin='{"payload": {}}'))
+    _assert_ok(run_cli("group", "seal", "g", "--then", "-", stdin='{"payload": {}}'))
+    as_role(role)
+    assert run_cli("group", "cancel", "g", "--yes").code == 77
+    as_role("stats")
+    shown = run_cli("group", "show", "g", "--json").object
+    assert (shown["cancelled_at"], shown["then"]["status"]) == (None, "waiting")
+
+
 def test_maintenance_and_read_only_roles(as_role, run_cli, server):
     """Reaper, purge, stats and operator: each role can run all of its commands."""
     _, admin = server

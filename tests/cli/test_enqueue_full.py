@@ -43,6 +43,21 @@ def test_invalid_lines_keep_their_own_error(run_cli, monkeypatch):
     assert all("limit of 1" in error for error in errors[4:])
 
 
+def test_a_line_that_the_server_refuses_is_not_one_to_continue_with(run_cli, monkeypatch):
+    """A job of a sealed group keeps its error; the run continues after the last line that went in."""
+    monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "2")
+    run_cli("enqueue", "-", "--group", "g", stdin=_lines(1))
+    run_cli("group", "seal", "g")
+    late, bare = '{"payload": {}, "group": "g"}\n', '{"payload": {}}\n'
+    ended = run_cli("enqueue", "-", stdin=late + bare + bare)
+    assert ended.code == 75
+    assert ["group g is sealed" in line.get("error", "") for line in ended.objects] == [
+        True, False, False,
+    ]  # fmt: skip
+    assert "stopped after line 2: 1 job enqueued, 1 refused" in ended.err
+    assert "begin with line 3" in ended.err
+
+
 def test_quiet_prints_the_ids_that_went_in(run_cli, monkeypatch):
     """With --quiet, exactly the ids of jobs that are in the queue."""
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "2")

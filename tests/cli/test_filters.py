@@ -5,11 +5,13 @@ import os
 import pty
 import re
 import subprocess
+import time
 
 import pytest
 
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.cli import filters
+from aragora_q.cli.selection import Selection
 from aragora_q.contracts import Completed, Failed
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -198,6 +200,27 @@ async def test_what_moves_meanwhile_is_cancelled_too(harness, run_cli, monkeypat
     assert len(passes) == 3
 
 
+async def test_what_takes_the_place_of_a_cancelled_job_is_not_cancelled(harness):
+    """A job that starts because one was cancelled is none of those that ran: it continues."""
+    for job_id in "abc":
+        await harness.enqueue(job_id)
+    worker = await harness.worker()
+    await worker.start(1)
+    given = filters.GivenFilter(statuses=frozenset({JobStatus.PROCESSING}))
+    selection = Selection(
+        "cancel", LIVE, None, given, dry_run=False, yes=True, as_json=False, quiet=True
+    )
+
+    async def cancel_and_start(page):
+        cancelled = (await harness.queue.cancel_many(page)).count("cancelled")
+        await asyncio.sleep(0.005)  # times are whole ms
+        await worker.start(1)
+        return cancelled
+
+    changed = await selection.run(harness.queue, cancel_and_start, until_none_is_left=True)
+    assert (changed, await harness.queue.get_status("b")) == (1, "processing")
+
+
 def _answer(start_command, answer, *args):
     """Run a command whose stdin is a terminal at which `answer` is typed; return its exit code and stderr."""
     terminal, stdin = pty.openpty()
@@ -238,6 +261,39 @@ def test_filters_in_words():
         text,
     )
     assert filters.GivenFilter().in_words(JobFilter(until=0.0)).startswith("until 19")
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "Etc/GMT+12", "Etc/GMT-14"])
+@pytest.mark.parametrize(
+    "text", ["999999999d", "0001-01-02", "0001-01-01T00:00+23:59", "9999-12-31T23:59-23:59"]
+)
+def test_any_time_can_be_shown(monkeypatch, text, timezone):
+    """A filter with a time that no calendar has, in any time zone, is shown before it is confirmed."""
+    monkeypatch.setenv("TZ", timezone)
+    time.tzset()
+    try:
+        since = filters.parse_moment(text).at(1_795_874_265.0)
+        shown = filters.GivenFilter().in_words(JobFilter(since=since))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert re.fullmatch(r"since (1970|1969|999\d)-\d\d-\d\d [\d:]{8}", shown)
+
+
+async def test_ids_of_another_program_stop_no_filter(harness, run_cli, jobs):
+    """Ids that are not text, in the indexes and with a status: all other jobs are listed and changed."""
+    for n, index in enumerate((harness.keys.completed, harness.keys.failed, harness.keys.delayed)):
+        job_id = b"\xff%d" % n
+        harness.redis.zadd(index, {job_id: time.time() * 1000})
+        status = index.rpartition(":")[2].replace("delayed", "pending")
+        harness.redis.hset(harness.keys.job("").encode() + job_id, "status", status)
+    assert sorted(run_cli("list", "-q").lines) == sorted([*jobs, "other"])
+    assert run_cli("requeue", "--since", "1h", "--yes").err.endswith("requeued 1 job\n")
+    assert run_cli("cancel", "--since", "1h", "--yes").err == "cancelled 3 jobs\n"
+    assert run_cli("wait", "--since", "1h", "-q", "--timeout", 9).code == 1
+    purged = run_cli("purge", "--since", "1h", "--yes").err
+    assert purged == "deleted: 3 cancelled, 1 completed, 0 failed\n"
+    harness.redis.flushdb()
 
 
 async def test_list_says_that_there_are_more(harness, run_cli, jobs):

@@ -6,6 +6,7 @@ import pty
 import time
 
 import pytest
+from support.queue_harness import PREFIX
 
 from aragora_q.contracts import Completed, Failed
 
@@ -82,6 +83,22 @@ def test_list(run_cli, fill):
     assert [line.split()[0] for line in shown.lines[1:]] == ["g2", "g1", "g0"]
     assert run_cli("group", "list", "-q", "-n", 2).lines == ["g2", "g1"]
     assert [each["total"] for each in run_cli("group", "list", "--jsonl").objects] == [3, 2, 1]
+
+
+def test_list_goes_on_after_a_corrupted_group(run_cli, fill, redis_client):
+    """It is named with an error, and the exit code says so; all others are listed."""
+    for name in ("old", "type", "number", "new"):
+        fill(name)
+    redis_client.delete(f"{PREFIX}group:type")
+    redis_client.set(f"{PREFIX}group:type", "x")
+    redis_client.hset(f"{PREFIX}group:number", "failed", "many")
+    for options in ((), ("-q",)):
+        shown = run_cli("group", "list", *options)
+        assert shown.code == 65
+        assert [line.split()[0] for line in shown.lines if "GROUP" not in line] == ["new", "old"]
+        for name in ("type", "number"):
+            assert f"data of group {name} in Redis is corrupted: " in shown.err
+    assert run_cli("group", "show", "type").code == 65
 
 
 def test_seal(run_cli, fill, outcomes):

@@ -7,6 +7,7 @@ from support.jobs import numbered_job
 
 from aragora_q.base import Job
 from aragora_q.contracts import Completed, Failed
+from aragora_q.errors import GroupNotFound
 
 
 async def test_waiting_for_many_jobs_takes_few_connections(harness, run_cli):
@@ -70,8 +71,12 @@ async def test_a_group_that_fails_or_is_not_there(harness, run_cli, group):
     assert (missing.code, "group none not found in queue debates" in missing.err) == (3, True)
 
 
-async def test_a_group_that_is_purged_meanwhile_has_ended(harness, run_cli, group):
-    """Its last job is purged between two looks: the wait ends by the outcomes seen last."""
+@pytest.mark.parametrize("is_name_used_again", [False, True])
+async def test_a_group_that_is_purged_meanwhile_has_ended(harness, group, is_name_used_again):
+    """Its last job is purged between two looks: the wait ends by the outcomes seen last.
+
+    It does not wait for a new group that has the name by then.
+    """
     from aragora_q.cli import waiting
 
     await group(Completed(b"{}"))
@@ -83,12 +88,31 @@ async def test_a_group_that_is_purged_meanwhile_has_ended(harness, run_cli, grou
         if not looks:
             await harness.queue.cancel("waits")
             assert await harness.queue.purge_many(["runs", "waits"]) == ["purged", "purged"]
+            if is_name_used_again:
+                await harness.enqueue("next", group="g")
         looks.append(found)
         return found
 
     tracker.get_group = get_then_purge
     ended = await waiting.ended_group(harness.queue, "g", 30, quiet=True)
-    assert (len(looks), looks[-1], waiting.group_exit_code(ended)) == (2, None, 0)
+    assert (len(looks), looks[-1] is not None) == (2, is_name_used_again)
+    assert (ended, waiting.group_exit_code(ended)) == (looks[0], 0)
+
+
+async def test_a_group_that_is_lost_meanwhile_is_no_success(harness, group):
+    """Another program deleted its hash: its jobs may still run and fail, so it is not found."""
+    from aragora_q.cli import waiting
+
+    get_group = harness.queue.tracker.get_group
+
+    async def get_then_delete(name):
+        found = await get_group(name)
+        harness.redis.delete(harness.keys.group("g"))
+        return found
+
+    harness.queue.tracker.get_group = get_then_delete
+    with pytest.raises(GroupNotFound):
+        await waiting.ended_group(harness.queue, "g", 30, quiet=True)
 
 
 async def test_a_filter_waits_for_what_matches_now(harness, run_cli, group):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from aragora_q.base import LIVE, TERMINAL, Job, JobStatus
-from aragora_q.contracts import Completed, Failed, Retry
+from aragora_q.contracts import Completed, Failed, Report, Retry
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import JobFilter
 from aragora_q.redis.keys import BACKSTOP_MS
@@ -144,6 +144,62 @@ async def test_pages_are_complete_while_their_jobs_are_changed(harness):
     async for page in harness.queue.find(ended):
         assert set(await harness.queue.purge_many(page)) == {"purged"}
     assert await harness.queue.tracker.get_group("g") is None
+
+
+async def test_jobs_that_start_or_end_between_pages_are_found(new_harness):
+    """A job that matches all the time is found, although it starts after one page and ends after another."""
+    harness = new_harness()
+    ids = [f"j{n}" for n in range(1100)]
+    await harness.queue.enqueue_many([Job({}, id=job_id) for job_id in ids])
+    session = await harness.worker()
+    await session.start(100)
+    for wanted in (JobFilter(statuses=LIVE), JobFilter(since=1)):
+        found, started = [], []
+        async for page in harness.queue.find(wanted):
+            found += page
+            await session.report([Report(job, Failed("x")) for job in started[:1]])
+            started = [job for _ in range(2) for job in (await session.start(100)).jobs]
+        assert found
+        assert set(ids) - set(found) == set()
+        ids = ids[500:]
+
+
+async def test_a_job_that_is_requeued_and_fails_again_is_found_once(harness):
+    """A requeue by filter runs each job once more, even if one fails before the last page."""
+    for job_id in ("failed", "cancelled"):
+        await harness.enqueue(job_id)
+    await harness.queue.cancel("cancelled")
+    session, found = await harness.worker(), []
+    await harness.report(session, await harness.start_one(session), Failed("x"))
+    wanted = JobFilter(statuses=frozenset({JobStatus.FAILED, JobStatus.CANCELLED}))
+    async for page in harness.queue.find(wanted):
+        found += page
+        assert set(await harness.queue.requeue(page)) == {"requeued"}
+        await harness.report(session, await harness.start_one(session), Failed("x"))
+    assert sorted(found) == ["cancelled", "failed"]
+
+
+async def test_a_job_whose_keys_have_expired_matches_nothing(harness):
+    """It is unknown to readers, so no filter finds or counts it, although an index still lists it."""
+    await harness.enqueue("a", group="g")
+    await harness.queue.cancel("a")
+    harness.redis.delete(harness.keys.job("a"), harness.keys.payload("a"))
+    for statuses in (frozenset(), TERMINAL, frozenset({JobStatus.CANCELLED})):
+        for group in (None, "g"):
+            wanted = JobFilter(statuses=statuses, group=group)
+            assert await harness.queue.count(wanted) == 0, wanted
+            assert await harness.queue.find_newest(wanted, 9) == [], wanted
+    wanted = JobFilter(statuses=TERMINAL, group="g")
+    assert await harness.queue.count(wanted, with_expired=True) == 1  # for the purge
+    await harness.queue.purge(JobStatus.CANCELLED, older_than_seconds=-1000)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1e300, 10**400])
+async def test_a_filter_with_a_number_that_is_no_time_is_refused(harness, seconds):
+    """Neither an empty answer nor another error."""
+    for wanted in (JobFilter(since=seconds), JobFilter(until=seconds)):
+        with pytest.raises(InvalidPayload, match="use Unix seconds"):
+            await harness.queue.count(wanted)
 
 
 async def test_a_filter_with_an_impossible_name_is_refused(harness):

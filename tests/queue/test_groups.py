@@ -430,6 +430,29 @@ async def test_a_group_that_is_cancelled_cancels_then(harness):
         await harness.queue.seal_group("g", Job({}, id="other"))
 
 
+async def test_jobs_that_move_are_cancelled_with_their_group(new_harness):
+    """A running job that is retried while the group is being cancelled is cancelled, too."""
+    harness = new_harness()
+    await harness.queue.enqueue_many([Job({}, id=f"j{n}", group="g") for n in range(700)])
+    gone = [Job({}, id=f"gone{n}", group="g") for n in range(800)]
+    await harness.queue.enqueue_many(gone)
+    await harness.queue.cancel_many([job.id for job in gone])  # the lanes are the smaller index
+    session = await harness.worker()
+    running = [job for _ in range(7) for job in (await session.start(100)).jobs]
+    cancel_many, pages = harness.queue.cancel_many, []
+
+    async def retry_and_cancel(page):
+        pages.append(page)
+        if len(pages) == 1:
+            await session.report([Report(job, Retry("x", 60)) for job in running[:100]])
+        return await cancel_many(page)
+
+    harness.queue.cancel_many = retry_and_cancel
+    assert await harness.queue.cancel_group("g") == 700
+    assert await _counts(harness) == {"cancelled": 1500}
+    assert len(pages) > 2
+
+
 async def test_cancel_of_an_open_and_of_an_ended_group(harness):
     """An open group ends by it; one that has ended keeps the `then` that it had; an unknown one is unknown."""
     await harness.enqueue("a", group="open")
@@ -537,6 +560,27 @@ async def test_an_id_past_retention_changes_its_group(harness):
     assert await harness.queue.tracker.get_group("gone") is None
     labels = await harness.queue.tracker.labels(["a", "only"])
     assert labels == {"a": {"group": "new", "tags": {"k": "w"}}, "only": {}}
+
+
+async def test_an_id_past_retention_is_free_for_then(harness):
+    """Readers do not know the old job: `then` takes its id, even if it was in the group that is sealed."""
+    for group in (None, "other", "g"):
+        await harness.enqueue("then", group=group)
+        await harness.enqueue("b", group="g")
+        await harness.queue.cancel_many(["then", "b"])
+        for key in harness.redis.scan_iter(match=f"{harness.keys.job('then')}*"):
+            harness.redis.pexpire(key, BACKSTOP_MS - 1000)
+        assert await harness.queue.get_status("then") is None
+        assert await harness.queue.seal_group("g", THEN)
+        found = await harness.queue.tracker.get_group("g")
+        assert (found.then_id, found.then_status) == ("then", "enqueued")
+        assert (found.live, found.counts["cancelled"]) == (0, 1)
+        assert (
+            await harness.start_one(await harness.worker(f"of-{group}"))
+        ).raw_payload == b'{"n":2}'
+        assert await harness.queue.tracker.get_group("other") is None
+        await harness.queue.cancel("then")
+        await _purge(harness)
 
 
 async def test_then_that_another_program_damaged_is_lost(harness):

@@ -10,6 +10,7 @@ local key = group_key(group)
 local state = read(key, 'created_at', 'sealed_at', 'ended_at', 'cancelled_at', 'then')
 if not state.created_at then return 'unknown' end
 if state.ended_at then return 'ended' end
+drop_entry(stream_normal, '0-0')  -- no such entry: raises an error if the user may not cancel jobs
 redis.call('HSET', key, 'cancelled_at', state.cancelled_at or now_text, 'sealed_at', state.sealed_at or now_text)
 if state['then'] == 'waiting' then
   redis.call('HSET', key, 'then', 'cancelled')

@@ -26,19 +26,6 @@ if items == 1 or redis.call('EXISTS', labels) == 1 then
   known_labels = labels_of(ids)
 end
 
--- A job past retention is unknown to readers: what is left of it is deleted, so that its id can be used again.
-local function exists(job, id, job_labels)
-  local is_present = redis.call('EXISTS', job) == 1
-  if is_present and not is_past_retention(job) then return true end
-  if not (is_present or job_labels) then return false end
-  local last_status
-  for status, index in pairs({completed = completed, failed = failed, cancelled = cancelled}) do
-    if redis.call('ZREM', index, id) == 1 then last_status = status end
-  end
-  delete_job(job, id, last_status, job_labels)
-  return false
-end
-
 -- Jobs get their labels before they are created, so that a failure in between leaves no job without them. From the
 -- first job with labels on, jobs are therefore created after the loop.
 local results, created, labeled, uncreated, is_uncreated = {}, {}, {}, {}, {}

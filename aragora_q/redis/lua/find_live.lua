@@ -24,7 +24,7 @@ local waiting = is_wanted.pending or is_wanted.retrying
 -- The places to read: `max` and `min` bound the ids of a lane's entries. Entries that only waiting jobs can have
 -- are read back to `since_ms`: what was added before and waits did not change since.
 local places = {}
-if waiting then places[1] = {stream = DELAYED, max = '+inf'} end
+if waiting then places[1] = {stream = DELAYED, max = '+inf', min = '-inf'} end
 for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
   if not is_wanted.processing then
     places[#places + 1] = {stream = stream, max = '+', min = '-', oldest_ms = from}
@@ -36,11 +36,12 @@ for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
     places[#places + 1] = {stream = stream, max = last_delivered, min = '-'}
   end
 end
+-- The first page sets the bounds: a job that starts between two pages does not move to another place.
 local n_place = 0
-for position, matched in string.gmatch(cursor, '(%S+)/(%d+)') do
+for max, min, matched in string.gmatch(cursor, '(%S+)/(%S+)/(%d+)') do
   n_place = n_place + 1
-  if places[n_place] and position ~= 'new' then
-    places[n_place].max, places[n_place].matched = position, tonumber(matched)
+  if places[n_place] then
+    places[n_place].max, places[n_place].min, places[n_place].matched = max, min, tonumber(matched)
   end
 end
 
@@ -110,7 +111,7 @@ end
 local function next_delayed(place)
   local ids, last = {}, nil
   while true do
-    local rows = redis.call('ZRANGE', delayed, place.max, '-inf', 'BYSCORE', 'REV', 'LIMIT', #ids, CHUNK, 'WITHSCORES')
+    local rows = redis.call('ZRANGE', delayed, place.max, place.min, 'BYSCORE', 'REV', 'LIMIT', #ids, CHUNK, 'WITHSCORES')
     for n = 1, #rows, 2 do
       if #ids >= CHUNK and rows[n + 1] ~= last then
         place.max = '(' .. last
@@ -143,8 +144,7 @@ end
 
 local positions, is_last = {}, true
 for n, place in ipairs(places) do
-  -- One that was not begun begins where the lane's last delivered entry is then.
-  positions[n] = (place.matched and place.max or 'new') .. '/' .. text(place.matched or 0)
+  positions[n] = place.max .. '/' .. place.min .. '/' .. text(place.matched or 0)
   is_last = is_last and place.max == 'end'
 end
 local reply, number = {is_last and '' or table.concat(positions, ' '), #found}, #found

@@ -2,7 +2,7 @@
 -- Seal a group: it takes no more jobs, and ends when its last job has ended. Optionally store one job, `then`,
 -- which the script that ends the group enqueues.
 -- include: groups
--- keys: stream_high stream_normal stream_low delayed counters events bell labels groups
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell labels groups
 -- args: group retention_ms then_id then_payload then_priority then_delay_ms then_max_attempts then_labels
 -- returns: sealed | was-sealed (with the same `then`) | other-then (it is sealed with another `then`, or without)
 -- | taken (a job has the id of `then`) | refused (too large) | unknown
@@ -21,7 +21,7 @@ if #then_payload > MAX_DATA_BYTES or #then_id > MAX_JOB_ID_CHARS or #then_labels
   return 'refused'
 end
 if digest ~= '' then
-  if get_groups().is_taken(then_id) then return 'taken' end
+  if exists(queue_prefix .. 'job:' .. then_id, then_id, labels_of({then_id})[1]) then return 'taken' end
   redis.call('SET', key .. ':then', then_payload)
   redis.call('HSET', key, 'then', 'waiting', 'then_id', then_id, 'then_priority', then_priority, 'then_delay_ms',
     then_delay_ms, 'then_max_attempts', then_max_attempts, 'then_labels', then_labels, 'then_digest', digest)

@@ -42,6 +42,20 @@ local function delete_job(job, id, status, job_labels)
   end
 end
 
+-- True if a job has this id. A job past retention is unknown to readers: what is left of it is deleted, so that
+-- its id can be used again.
+local function exists(job, id, job_labels)
+  local is_present = redis.call('EXISTS', job) == 1
+  if is_present and not is_past_retention(job) then return true end
+  if not (is_present or job_labels) then return false end
+  local last_status
+  for _, status in ipairs({'completed', 'failed', 'cancelled'}) do
+    if redis.call('ZREM', queue_prefix .. status, id) == 1 then last_status = status end
+  end
+  delete_job(job, id, last_status, job_labels)
+  return false
+end
+
 local group_functions
 
 -- The functions that change labels and groups. Most calls have only jobs without labels, and a call pays for each
@@ -124,6 +138,7 @@ local function get_groups()
 
   -- True if a job has this id, or had it and is not deleted yet.
   local function is_taken(id)
+    unlabel_deleted()
     return redis.call('EXISTS', queue_prefix .. 'job:' .. id) == 1 or labels_of({id})[1]
   end
 
@@ -200,6 +215,7 @@ local function get_groups()
       end
     end
     redis.call('HSET', key, unpack(fields))
+    states[name] = nil  -- read again if this call changes the group twice
     if live > 0 and state[3] then
       redis.call('HDEL', key, 'ended_at')
       redis.call('PERSIST', key)
