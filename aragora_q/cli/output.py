@@ -164,7 +164,8 @@ class ProgressBar:
             TimeElapsedColumn(),
         )
         console = Console(file=sys.stderr, highlight=False)
-        self._bar = Progress(*columns, console=console, transient=True)
+        # Rich would write what is for stdout, which may be a file, to its console.
+        self._bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
         self._task = self._bar.add_task("", total=total)
 
     def __enter__(self) -> Self:

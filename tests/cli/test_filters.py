@@ -209,6 +209,22 @@ async def test_a_terminal_is_asked_with_the_count(harness, start_command, jobs):
     assert await harness.queue.get_status("waits") == "cancelled"
 
 
+async def test_a_progress_bar_leaves_the_results_on_stdout(harness, start_command, jobs):
+    """With stdout in a pipe or file and stderr at a terminal, each result is on stdout, none at the terminal."""
+    screen, terminal = pty.openpty()
+    try:
+        process = start_command("cancel", "--group", "g", "--yes", "--json", stderr=terminal)
+        out, _ = await asyncio.to_thread(process.communicate, timeout=60)
+        os.set_blocking(screen, False)
+        shown = os.read(screen, 65_536)
+    finally:
+        os.close(screen)
+        os.close(terminal)
+    assert out == b'{"id":"waits","cancelled":true,"status":"cancelled"}\n'
+    assert b"1 of 1 job" in shown
+    assert b"cancelled" not in shown
+
+
 def test_filters_in_words():
     """Only what was given, in the order of the options."""
     given = filters.GivenFilter(
