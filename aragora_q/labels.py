@@ -8,7 +8,7 @@ know Redis.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ _RULES = {
         f"1 to {MAX_TAG_NAME_CHARS} letters, digits and ._-",
     ),
 }
-_RULES["tag value"] = _RULES["tenant"]
+_RULES["value"] = _RULES["tenant"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,17 @@ class JobFilter:
         return tuple(_labels(self.group, self.tenant, self.tags))
 
     def check(self) -> None:
-        """Raise InvalidPayload if a name breaks a rule: no job can have it."""
+        """Raise InvalidPayload if a name breaks a rule, or a value has the wrong type: no job can match."""
         check_labels(self.group, self.tenant, self.tags)
+        if not isinstance(self.statuses, Set) or not self.statuses <= frozenset(JobStatus):
+            raise InvalidPayload(
+                f"statuses of a filter must be a set of JobStatus, got {self.statuses!r:.100}"
+            )
+        for name, time in (("since", self.since), ("until", self.until)):
+            if not isinstance(time, int | float | None):
+                raise InvalidPayload(
+                    f"{name} of a filter must be a time in Unix seconds, got {time!r:.100}"
+                )
 
 
 def encode_labels(job: Job) -> str:
@@ -104,15 +113,16 @@ def check_labels(group: Any, tenant: Any, tags: Any) -> None:
         raise InvalidPayload(f"{len(tags)} tags: a job has at most {MAX_TAGS}")
     for name, value in tags.items():
         _check("tag name", name)
-        _check("tag value", value, f" of tag {name}")
+        _check("value", value, f" of tag {name}")
 
 
 def _check(kind: str, name: Any, of: str = "") -> None:
     pattern, rule = _RULES[kind]
-    if not isinstance(name, str) or not pattern.fullmatch(name):
-        what = f"{kind.removeprefix('tag ')}{of}" if of else kind
+    if not isinstance(name, str):
+        raise InvalidPayload(f"{kind}{of} must be text, got {name!r:.100}")
+    if not pattern.fullmatch(name):
         raise InvalidPayload(
-            f"invalid {what} {name!r:.100}: use {rule}, starting with a letter or digit"
+            f"invalid {kind} {name!r:.100}{of}: use {rule}, starting with a letter or digit"
         )
 
 

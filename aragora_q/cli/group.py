@@ -107,7 +107,7 @@ async def show(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the name.")] = False,
 ) -> None:
-    """Show a group: its jobs by status, its state, and the job that follows it."""
+    """Show a group: its jobs by status, its state, and what follows."""
     from aragora_q.cli import views
 
     found = await _require_group(queue, name)
@@ -148,7 +148,7 @@ def seal(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Seal a group: it takes no more jobs, and ends when its last job has ended.
+    """Seal a group: it takes no more jobs, and ends with its last one.
 
     FILE has the fields of a line of `enqueue`, without `group`; its `id` is G.then if it has none.
     The job is enqueued once, however the jobs of the group ended; at once if all have ended. To seal a
@@ -164,12 +164,16 @@ def _read_follower(
 ) -> Job:
     """Read the job that follows a group, and check it as `enqueue` does."""
     from aragora_q.cli import bulk
+    from aragora_q.job import check_job
 
     defaults = {"agents": agents} if (agents := options.default_agents(load, settings)) else {}
     with bulk.open_source(source) as stream:
         try:
             fields = bulk.read_object(stream, bulk.max_line_bytes(settings))
+            if fields.get("group") is not None:
+                raise InvalidPayload("field group: a job that follows a group cannot be in a group")
             job = bulk.create_job(fields, defaults, lambda *_: f"{name}.then")
+            check_job(job)
             warning = bulk.check_seats(job.payload, settings)
         except InvalidPayload as error:
             place = "standard input" if source == "-" else source
@@ -226,7 +230,7 @@ def cancel(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cancel a group as a whole: its live jobs, and the job that would follow it.
+    """Cancel a group as a whole: its live jobs, and what would follow.
 
     It takes no more jobs. The command asks for confirmation, or requires --yes where stdin is not a
     terminal. If it is interrupted, run it again.
@@ -237,7 +241,7 @@ def cancel(
     must_ask = not yes and not dry_run
     if must_ask and not sys.stdin.isatty():
         raise typer.BadParameter(
-            "this cancels a whole group: add --yes to confirm; --dry-run counts its jobs"
+            "this would cancel the whole group: add --yes to confirm, or --dry-run to count its jobs"
         )
     found = options.run(_read_group(settings, name))
     scope, number = _scope(found), found.live

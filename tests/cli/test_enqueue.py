@@ -375,7 +375,7 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
         (["x", *AGENTS, "--tag", "env="], 2, "--tag: 'env=' is not K=V"),
         (["x", *AGENTS, "--tag", "a=1", "--tag", "a=1"], 2, "--tag: 'a' is given twice"),
         (["x", *AGENTS, "--tag", "a b=1"], 65, "invalid tag name 'a b': use 1 to 24 letters"),
-        (["x", *AGENTS, "--tag", "a=b c"], 65, "invalid value of tag a 'b c': use 1 to 48 letters"),
+        (["x", *AGENTS, "--tag", "a=b c"], 65, "invalid value 'b c' of tag a: use 1 to 48 letters"),
         (["x", *AGENTS, "--group", "a/b"], 65, "invalid group 'a/b': use 1 to 48 letters"),
         (["x", *AGENTS, "--group", ""], 65, "invalid group ''"),
         (["x", *AGENTS, "--tenant", "a\nb"], 65, "invalid tenant 'a\\nb': use 1 to 48 letters"),
@@ -415,19 +415,21 @@ def test_each_line_has_a_result_and_valid_lines_are_enqueued(run_cli):
         {"payload": {}, "rounds": 1},
         "7",
         {**DEBATE, "id": 7},
+        {**DEBATE, "tag": {"env": "prod"}},
+        {"payload": {}, "grup": "g"},
     ).encode() + b'{"question": "\xff"}\n{"question": "unfinished'  # fmt: skip
     ended = run_cli("enqueue", "-", stdin=text)
     assert ended.code == 3
     answers = {line["line"]: line.get("error", line.get("id")) for line in ended.objects}
-    assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
     assert (answers[1], answers[7]) == ("a", "b")
     for line, message in {
         2: "rounds is -1", 3: "invalid JSON", 5: "question is empty", 6: "did you mean 'consensus'",
         8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "unknown field 'rounds'",
-        11: "not a JSON object: 7", 12: "job id 7", 13: "invalid unicode", 14: "EOF",
+        11: "not a JSON object: 7", 12: "job id 7", 13: "did you mean 'tags'", 14: "did you mean 'group'", 15: "invalid unicode", 16: "EOF",
     }.items():  # fmt: skip
         assert message in answers[line], line
-    assert "2 jobs enqueued, 11 refused; the first: line 2: rounds is -1" in ended.err
+    assert "2 jobs enqueued, 13 refused; the first: line 2: rounds is -1" in ended.err
     assert run_cli("status", "b", "--json").object["payload"] == {"any": 1}
 
 
@@ -504,8 +506,8 @@ def test_labels_of_lines(run_cli):
     ended = run_cli("enqueue", "-", *args, stdin=text)
     assert (ended.code, [line["id"] for line in ended.objects if "id" in line]) == (3, [*"abcde"])
     for line, message in {
-        5: "invalid group 7", 6: "invalid group ['g']", 7: "invalid tenant 'a b'",
-        8: "tags must be an object such as", 9: "tags must be an object", 10: "invalid value of tag n 1",
+        5: "group must be text, got 7", 6: "group must be text, got ['g']", 7: "invalid tenant 'a b'",
+        8: "tags must be an object such as", 9: "tags must be an object", 10: "value of tag n must be text, got 1",
         11: "9 tags: a job has at most 8",
     }.items():  # fmt: skip
         assert message in ended.objects[line - 1]["error"]

@@ -86,13 +86,12 @@ def test_times_with_and_without_an_offset():
             "--since: invalid time 'yesterday': use a time before now such as",
         ),
         (["--until", "2026-13-01"], "--until: invalid time '2026-13-01'"),
-        (["--since", "1h", "--until", "2h", "--dry-run"], "--until: it is not after --since"),
+        (["--since", "1h", "--until", "2h"], "--until: it is not after --since"),
+        (["--since", "2099-01-01", "--until", "1h"], "--until: it is not after --since"),
     ],
 )
 def test_wrong_values_are_usage_errors(run_cli, command, given, message):
     """One line with the option, exit 2, in every command."""
-    if command in ("list", "wait"):
-        given = [each for each in given if each != "--dry-run"]
     ended = run_cli(command, *given)
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
@@ -108,9 +107,9 @@ def test_wrong_values_are_usage_errors(run_cli, command, given, message):
         (["cancel", "a", "--group", "g"], "ID: give job ids or a filter, not both"),
         (["wait", "a", "--since", "1h"], "ID: give job ids or a filter, not both"),
         (["cancel", "a", "--dry-run"], "--dry-run: it counts the jobs that a filter matches"),
-        (["cancel", "--group", "g"], "--yes: this would cancel all jobs that match: add --yes"),
-        (["requeue", "--status", "failed"], "--yes: this would requeue all jobs that match"),
-        (["purge", "--tenant", "acme"], "--yes: this would purge all jobs that match"),
+        (["cancel", "--group", "g"], "error: this would cancel all jobs that match: add --yes"),
+        (["requeue", "--status", "failed"], "error: this would requeue all jobs that match"),
+        (["purge", "--tenant", "acme"], "error: this would purge all jobs that match"),
         (
             ["cancel", "-s", "failed", "-y"],
             "--status: cancel takes only jobs whose status is pending,",

@@ -1,6 +1,7 @@
 """Filters: every combination finds exactly the jobs that match, whatever index answers it."""
 
 import itertools
+import re
 
 import pytest
 
@@ -150,3 +151,19 @@ async def test_a_filter_with_an_impossible_name_is_refused(harness):
     for wanted in (JobFilter(group="a b"), JobFilter(tenant=""), JobFilter(tags={"a=b": "c"})):
         with pytest.raises(InvalidPayload, match="invalid"):
             await harness.queue.count(wanted)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"statuses": "failed"}, "statuses of a filter must be a set of JobStatus, got 'failed'"),
+        ({"statuses": [JobStatus.FAILED]}, "statuses of a filter must be a set"),
+        ({"statuses": {"faild"}}, "statuses of a filter must be a set of JobStatus"),
+        ({"since": "1h"}, "since of a filter must be a time in Unix seconds, got '1h'"),
+        ({"until": "now"}, "until of a filter must be a time in Unix seconds"),
+    ],
+)
+def test_a_filter_with_a_value_of_another_type_is_refused(wrong, message):
+    """A status that does not exist, or a time that is not a number, is an error, not an empty answer."""
+    with pytest.raises(InvalidPayload, match=re.escape(message)):
+        JobFilter(**wrong).check()
