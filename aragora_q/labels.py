@@ -8,7 +8,8 @@ know Redis.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +69,7 @@ class JobFilter:
     def check(self) -> None:
         """Raise InvalidPayload if a name breaks a rule, or a value has the wrong type: no job can match."""
         check_labels(self.group, self.tenant, self.tags)
-        if not isinstance(self.statuses, Set) or not self.statuses <= frozenset(JobStatus):
+        if not isinstance(self.statuses, AbstractSet) or not self.statuses <= frozenset(JobStatus):
             raise InvalidPayload(
                 f"statuses of a filter must be a set of JobStatus, got {self.statuses!r:.100}"
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,7 +69,8 @@ async def list_(
     """List groups, newest first: by the time of their first job."""
     from aragora_q.cli import views
 
-    found = await queue.tracker.groups(limit)
+    found = await queue.tracker.groups(limit + 1)  # one more, to know if that is all
+    has_more, found = len(found) > limit, found[:limit]
     if as_json or quiet:
         for each in found:
             if as_json:
@@ -84,15 +86,15 @@ async def list_(
         ("GROUP", "STATE", "CREATED", "JOBS", "LIVE", "COMPLETED", "FAILED", "CANCELLED"),
         [_row(each, now) for each in found],
     )
+    if has_more and sys.stderr.isatty():
+        output.info(f"there are more groups: --limit {min(limit * 5, MAX_GROUPS)}")
 
 
 def _row(found: Group, now: float) -> tuple[str, ...]:
-    from aragora_q.cli import views
-
     ended = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
     numbers = (found.total, found.live, *(found.counts[status] for status in ended))
     created = output.ago(found.created_at, now)
-    return (found.name, views.group_state(found), created, *(f"{number:,}" for number in numbers))
+    return (found.name, found.state, created, *(f"{number:,}" for number in numbers))
 
 
 @group.command(
@@ -164,22 +166,29 @@ def _read_follower(
 ) -> Job:
     """Read the job that follows a group, and check it as `enqueue` does."""
     from aragora_q.cli import bulk
-    from aragora_q.job import check_job
 
     defaults = {"agents": agents} if (agents := options.default_agents(load, settings)) else {}
     with bulk.open_source(source) as stream:
         try:
             fields = bulk.read_object(stream, bulk.max_line_bytes(settings))
-            if fields.get("group") is not None:
-                raise InvalidPayload("field group: a job that follows a group cannot be in a group")
-            job = bulk.create_job(fields, defaults, lambda *_: f"{name}.then")
-            check_job(job)
+            job = _follower(name, fields, defaults)
             warning = bulk.check_seats(job.payload, settings)
         except InvalidPayload as error:
             place = "standard input" if source == "-" else source
             raise InvalidPayload(f"{place}: {error}", hint=error.hint) from None
     if warning and not quiet:
         output.info(f"warning: {warning}")
+    return job
+
+
+def _follower(name: str, fields: dict[str, Any], defaults: Mapping[str, Any]) -> Job:
+    from aragora_q.cli import bulk
+    from aragora_q.job import check_job
+
+    if fields.get("group") is not None:
+        raise InvalidPayload("field group: a job that follows a group cannot be in a group")
+    job = bulk.create_job(fields, defaults, lambda *_: f"{name}.then")
+    check_job(job)
     return job
 
 

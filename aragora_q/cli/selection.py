@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,10 @@ class Selection:
         if not self.yes:
             confirm(self.verb, total, self.given.in_words(wanted), queue.config.queue)
         seen = changed = 0
-        with output.ProgressBar(total, is_shown=shows_bar) as bar:
+        with (
+            says_where_it_stopped(lambda: changed),
+            output.ProgressBar(total, is_shown=shows_bar) as bar,
+        ):
             while True:
                 changed_before = changed
                 async for page in queue.find(wanted):
@@ -102,6 +106,17 @@ class Selection:
             changed += await work(batch)
             output.flush()
         return changed
+
+
+@contextmanager
+def says_where_it_stopped(changed: Callable[[], int]) -> Iterator[None]:
+    """Say what to do if an error or a signal ends the block early. A last page may not be in `changed`."""
+    try:
+        yield
+    except BaseException:
+        done = output.count(changed(), "job")
+        output.info(f"stopped after at least {done}; run the command again for the rest")
+        raise
 
 
 def confirm(verb: str, total: int, which: str, queue: str) -> None:

@@ -426,7 +426,8 @@ def test_each_line_has_a_result_and_valid_lines_are_enqueued(run_cli):
     for line, message in {
         2: "rounds is -1", 3: "invalid JSON", 5: "question is empty", 6: "did you mean 'consensus'",
         8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "unknown field 'rounds'",
-        11: "not a JSON object: 7", 12: "job id 7", 13: "did you mean 'tags'", 14: "did you mean 'group'", 15: "invalid unicode", 16: "EOF",
+        11: "not a JSON object: 7", 12: "job id 7", 13: "did you mean 'tags'", 14: "did you mean 'group'",
+        15: "invalid unicode", 16: "EOF",
     }.items():  # fmt: skip
         assert message in answers[line], line
     assert "2 jobs enqueued, 13 refused; the first: line 2: rounds is -1" in ended.err
@@ -507,7 +508,8 @@ def test_labels_of_lines(run_cli):
     assert (ended.code, [line["id"] for line in ended.objects if "id" in line]) == (3, [*"abcde"])
     for line, message in {
         5: "group must be text, got 7", 6: "group must be text, got ['g']", 7: "invalid tenant 'a b'",
-        8: "tags must be an object such as", 9: "tags must be an object", 10: "value of tag n must be text, got 1",
+        8: "tags must be an object such as", 9: "tags must be an object",
+        10: "value of tag n must be text, got 1",
         11: "9 tags: a job has at most 8",
     }.items():  # fmt: skip
         assert message in ended.objects[line - 1]["error"]

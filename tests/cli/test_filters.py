@@ -11,6 +11,7 @@ import pytest
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli import filters
 from aragora_q.contracts import Completed, Failed
+from aragora_q.errors import TryAgain
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -180,6 +181,26 @@ async def test_what_moves_meanwhile_is_cancelled_too(harness, run_cli, monkeypat
     assert len(passes) == 3
 
 
+@pytest.mark.parametrize("command", CHANGES)
+async def test_a_command_that_stops_early_says_so(harness, run_cli, jobs, monkeypatch, command):
+    """An error in the middle: how many jobs were changed, and that the command can be run again."""
+    find = RedisStreamsQueue.find
+
+    async def find_and_fail(self, wanted, **options):
+        async for page in find(self, wanted, **options):
+            yield page
+            raise TryAgain("the server is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStreamsQueue, "find", find_and_fail)
+        ended = run_cli(command, "--group", "g", "--yes")
+    assert (ended.code, ended.err.splitlines()[0]) == (
+        75,
+        "stopped after at least 1 job; run the command again for the rest",
+    )
+    assert run_cli(command, "--group", "g", "--yes").code == 0
+
+
 def _answer(start_command, answer, *args):
     """Run a command whose stdin is a terminal at which `answer` is typed; return its exit code and stderr."""
     terminal, stdin = pty.openpty()
@@ -201,7 +222,9 @@ async def test_a_terminal_is_asked_with_the_count(harness, start_command, jobs):
         1,
         True,
     )
-    assert "nothing was changed" in err
+    assert err.endswith("aborted: nothing was changed\n")
+    _, err = await asyncio.to_thread(_answer, start_command, "\x04", *args)
+    assert err.endswith("\naborted: nothing was changed\n")
     assert await harness.queue.get_status("waits") == "pending"
     code, err = await asyncio.to_thread(_answer, start_command, "y", *args)
     assert (code, "cancelled 1 job" in err) == (0, True)
@@ -209,7 +232,7 @@ async def test_a_terminal_is_asked_with_the_count(harness, start_command, jobs):
 
 
 async def test_a_progress_bar_leaves_the_results_on_stdout(harness, start_command, jobs):
-    """With stdout in a pipe or file and stderr at a terminal, each result is on stdout, none at the terminal."""
+    """With stdout in a pipe or file and stderr at a terminal, each result is on stdout only."""
     screen, terminal = pty.openpty()
     try:
         process = start_command("cancel", "--group", "g", "--yes", "--json", stderr=terminal)
@@ -241,7 +264,7 @@ def test_filters_in_words():
 async def test_list_says_that_there_are_more(harness, run_cli, jobs):
     """On a terminal, on stderr, if --limit cut the list; never with --json or --quiet."""
     cut = run_cli("list", "-n", 2, terminal=True)
-    assert "there are more than these 2 jobs: --limit 10" in cut.err
+    assert "there are more jobs: --limit 10" in cut.err
     assert run_cli("list", "-n", 4, terminal=True).err == ""
     assert run_cli("list", "-n", 2).err == ""
     for form in ("--json", "--quiet"):

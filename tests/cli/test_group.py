@@ -322,6 +322,19 @@ def test_without_a_command_the_help(run_cli):
     assert run_cli("group", "list", "--limit", 0).code == 2
 
 
+def test_list_says_that_there_are_more(run_cli, fill, monkeypatch):
+    """On a terminal, on stderr, if --limit cut the list; a narrow terminal breaks no name."""
+    monkeypatch.setenv("COLUMNS", "40")
+    fill("a-group-with-a-long-name")
+    fill("b")
+    cut = run_cli("group", "list", "-n", 1, terminal=True)
+    assert cut.err == "there are more groups: --limit 5\n"
+    whole = run_cli("group", "list", "-n", 2, terminal=True)
+    assert (whole.err, len(whole.lines)) == ("", 3)
+    assert "a-group-with-a-long-name  open" in whole.out
+    assert run_cli("group", "list", "-n", 1).err == ""
+
+
 def test_shared_options(run_cli, fill):
     """Another queue has other groups."""
     fill()
