@@ -46,11 +46,11 @@ class JobFilter:
 
     Example:
         >>> from aragora_q import JobFilter, JobStatus
-        >>> JobFilter(group="nightly", statuses=frozenset({JobStatus.FAILED})).labels
+        >>> JobFilter(group="nightly", statuses={JobStatus.FAILED}).labels
         ('group:nightly',)
     """
 
-    statuses: frozenset[JobStatus] = frozenset()
+    statuses: AbstractSet[JobStatus] = frozenset()
     """Any of these; empty: any status."""
     group: str | None = None
     tenant: str | None = None

@@ -23,8 +23,9 @@ Examples:
 \b
 Exit codes:
   0 every job has ended   1 not confirmed   2 usage, or --yes is required
-  3 a job was not found   69 Redis unreachable   75 try again
-  77 access denied   78 invalid configuration
+  3 a job was not found   65 stdin has a line without id
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration
 """
 
 

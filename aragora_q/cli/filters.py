@@ -240,7 +240,7 @@ def _check_together(verb: str, given: GivenFilter, arguments: Mapping[str, Any])
     """Raise typer.BadParameter for options that do not go together; see `with_filter`."""
     now = time.time()
     if given.since and given.until and given.since.at(now) >= given.until.at(now):
-        raise typer.BadParameter("it is not after --since: no job matches", param_hint="--until")
+        raise typer.BadParameter("it is not after --since: no jobs match", param_hint="--until")
     ids = arguments.get("ids")
     if ids and given.is_given:
         raise typer.BadParameter("give job ids or a filter, not both", param_hint="ID")

@@ -30,6 +30,7 @@ Examples:
 Exit codes:
   0 every job is pending or running   1 not confirmed
   2 usage, or --yes is required   3 some jobs were refused
+  65 stdin has a line without id
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """

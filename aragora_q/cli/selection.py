@@ -1,4 +1,7 @@
-"""The jobs that `cancel` and `requeue` work on: ids, ids from stdin, or all that match a filter, in batches."""
+"""The jobs that `cancel` and `requeue` work on: ids, ids from stdin, or all that match a filter, in batches.
+
+`wait` takes ids from stdin, too.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ class Selection:
         self, queue: RedisStreamsQueue, work: Callable[[list[str]], Awaitable[int]]
     ) -> int:
         changed = 0
-        for batch in [self.ids or []] if self.ids != ["-"] else _stdin_ids(queue.config):
+        for batch in [self.ids or []] if self.ids != ["-"] else stdin_ids(queue.config):
             changed += await work(batch)
             output.flush()
         return changed
@@ -127,7 +130,8 @@ def confirm(verb: str, total: int, which: str, queue: str) -> None:
     typer.confirm(f"{verb.capitalize()} {jobs} {which}, in queue {queue}?", abort=True, err=True)
 
 
-def _stdin_ids(settings: QueueConfig) -> Iterator[list[str]]:
+def stdin_ids(settings: QueueConfig) -> Iterator[list[str]]:
+    """Yield the ids on stdin, as they arrive. Raises InvalidPayload for a line without one."""
     from aragora_q.cli import bulk
 
     max_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + bulk.READ_BYTES
