@@ -190,6 +190,7 @@ def test_a_then_that_is_no_job_is_refused(run_cli, fill, text, message):
     ended = run_cli("group", "seal", "nightly", "--then", "-", stdin=text)
     assert (ended.code, ended.out) == (65, "")
     assert message in ended.err.splitlines()[0]
+    assert ("give it an id that no job has" in ended.err) == ("exists" in message)
     assert run_cli("group", "show", "nightly", "--json").object["sealed_at"] is None
 
 
