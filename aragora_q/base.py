@@ -147,6 +147,15 @@ class Group:
     """`waiting`, `enqueued`, `cancelled` (with the group) or `lost` (another program deleted it)."""
 
     @property
+    def state(self) -> str:
+        """`open`, `sealed`, `ended` or `cancelled` (as a whole)."""
+        if self.cancelled_at is not None:
+            return "cancelled"
+        if self.ended_at is not None:
+            return "ended"
+        return "open" if self.sealed_at is None else "sealed"
+
+    @property
     def total(self) -> int:
         """Jobs that were ever in the group."""
         return sum(self.counts.values())

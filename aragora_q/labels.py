@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,11 +47,11 @@ class JobFilter:
 
     Example:
         >>> from aragora_q import JobFilter, JobStatus
-        >>> JobFilter(group="nightly", statuses=frozenset({JobStatus.FAILED})).labels
+        >>> JobFilter(group="nightly", statuses={JobStatus.FAILED}).labels
         ('group:nightly',)
     """
 
-    statuses: frozenset[JobStatus] = frozenset()
+    statuses: AbstractSet[JobStatus] = frozenset()
     """Any of these; empty: any status."""
     group: str | None = None
     tenant: str | None = None
@@ -67,11 +68,18 @@ class JobFilter:
         return tuple(_labels(self.group, self.tenant, self.tags))
 
     def check(self) -> None:
-        """Raise InvalidPayload if a name breaks a rule, so that no job can have it, or a time is no time."""
+        """Raise InvalidPayload if a value breaks a rule or has the wrong type: no job can match."""
         check_labels(self.group, self.tenant, self.tags)
-        for name, seconds in (("since", self.since), ("until", self.until)):
-            if seconds is not None and not -MAX_SECONDS < seconds < MAX_SECONDS:
-                raise InvalidPayload(f"invalid {name} {seconds!r:.100}: use Unix seconds")
+        if not isinstance(self.statuses, AbstractSet) or not self.statuses <= frozenset(JobStatus):
+            raise InvalidPayload(
+                f"statuses of a filter must be a set of JobStatus, got {self.statuses!r:.100}"
+            )
+        for name, time in (("since", self.since), ("until", self.until)):
+            is_number = isinstance(time, int | float) and -MAX_SECONDS < time < MAX_SECONDS
+            if time is not None and not is_number:
+                raise InvalidPayload(
+                    f"{name} of a filter must be a time in Unix seconds, got {time!r:.100}"
+                )
 
 
 def encode_labels(job: Job) -> str:

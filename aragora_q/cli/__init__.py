@@ -113,7 +113,9 @@ def _run() -> int:
         process.end_by(stop.number)  # shells report 130 or 143, systemd reports a clean exit
     except SystemExit as stop:  # raised by Typer for a closed pipe
         raise stop.__context__ or stop from None
-    except typer.Abort:
+    except typer.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt | EOFError):
+            output.info("")  # ends the line of the question
         output.info("aborted: nothing was changed")
         return 1
     except typer.TyperException as error:

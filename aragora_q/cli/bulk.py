@@ -28,7 +28,7 @@ import typer
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.cli import output
-from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable
+from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable, did_you_mean
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ READ_BYTES = 65_536
 BATCH_LINES = 100
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags")
+LINE_FIELDS = (*DebateJobPayload.__dataclass_fields__, "payload", "id", *JOB_FIELDS)
 PROGRESS_SECONDS = 0.2
 AGENTS_HINT = (
     "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
@@ -182,6 +183,11 @@ def create_job(
     """
     if not isinstance(fields, dict):
         raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
+    if unknown := next((name for name in fields if name not in LINE_FIELDS), None):
+        raise InvalidPayload(
+            f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(LINE_FIELDS)}",
+            hint=did_you_mean(unknown, LINE_FIELDS),
+        )
     job_fields = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
     job_id = fields.pop("id", None)
     debate_defaults = {name: value for name, value in defaults.items() if name not in JOB_FIELDS}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -78,18 +79,10 @@ class GivenFilter:
     async def resolve(
         self, queue: RedisStreamsQueue, statuses: frozenset[JobStatus] = frozenset()
     ) -> JobFilter:
-        """Return the filter by the clock of the server; `statuses` are those if none was given.
-
-        Raises:
-            typer.BadParameter: `since` is not before `until`.
-        """
+        """Return the filter by the clock of the server; `statuses` are those if none was given."""
         times = (self.since, self.until)
         now = await queue.tracker.server_time() if any(times) else 0.0
-        since, until = (None if time is None else time.at(now) for time in times)
-        if since is not None and until is not None and since >= until:
-            raise typer.BadParameter(
-                "it is not after --since: no job matches", param_hint="--until"
-            )
+        since, until = (None if each is None else each.at(now) for each in times)
         return JobFilter(
             statuses=self.statuses or statuses,
             group=self.group,
@@ -156,6 +149,7 @@ def with_filter(
     `statuses` are those that --status may have, with empty ones any; `of` begins its help. Applied outside of
     `with_queue` and `with_config`. Checks, as far as the command has such parameters:
 
+    - `since` is before `until`;
     - `ids` and a filter exclude each other, and one of them is required;
     - `dry_run` needs a filter instead of ids;
     - with a filter, `yes` is required where stdin is not a terminal.
@@ -221,6 +215,9 @@ def with_filter(
 
 def _check_together(verb: str, given: GivenFilter, arguments: Mapping[str, Any]) -> None:
     """Raise typer.BadParameter for options that do not go together; see `with_filter`."""
+    now = time.time()
+    if given.since and given.until and given.since.at(now) >= given.until.at(now):
+        raise typer.BadParameter("it is not after --since: no jobs match", param_hint="--until")
     ids = arguments.get("ids")
     if ids and given.is_given:
         raise typer.BadParameter("give job ids or a filter, not both", param_hint="ID")
@@ -233,6 +230,5 @@ def _check_together(verb: str, given: GivenFilter, arguments: Mapping[str, Any])
     asks = "yes" in arguments and given.has_more_than_statuses | ("ids" in arguments and not ids)
     if asks and not (arguments["yes"] or arguments["dry_run"] or sys.stdin.isatty()):
         raise typer.BadParameter(
-            f"this would {verb} all jobs that match: add --yes to confirm, or --dry-run to count them",
-            param_hint="--yes",
+            f"this would {verb} all jobs that match: add --yes to confirm, or --dry-run to count them"
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,8 +69,10 @@ async def list_(
     """List groups, newest first: by the time of their first job."""
     from aragora_q.cli import views
 
+    groups = await queue.tracker.groups(limit + 1)  # one more, to know if that is all
+    has_more = len(groups) > limit
     exit_code, found = 0, []
-    for each in await queue.tracker.groups(limit):
+    for each in groups[:limit]:
         if isinstance(each, Group):
             found.append(each)
         else:
@@ -90,16 +93,16 @@ async def list_(
         ("GROUP", "STATE", "CREATED", "JOBS", "LIVE", "COMPLETED", "FAILED", "CANCELLED"),
         [_row(each, now) for each in found],
     )
+    if has_more and sys.stderr.isatty():
+        output.info(f"there are more groups: --limit {min(limit * 5, MAX_GROUPS)}")
     return exit_code
 
 
 def _row(found: Group, now: float) -> tuple[str, ...]:
-    from aragora_q.cli import views
-
     ended = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
     numbers = (found.total, found.live, *(found.counts[status] for status in ended))
     created = output.ago(found.created_at, now)
-    return (found.name, views.group_state(found), created, *(f"{number:,}" for number in numbers))
+    return (found.name, found.state, created, *(f"{number:,}" for number in numbers))
 
 
 @group.command(
@@ -114,7 +117,7 @@ async def show(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the name.")] = False,
 ) -> None:
-    """Show a group: its jobs by status, its state, and the job that follows it."""
+    """Show a group: its jobs by status, its state, and what follows."""
     from aragora_q.cli import views
 
     found = await _require_group(queue, name)
@@ -155,7 +158,7 @@ def seal(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Seal a group: it takes no more jobs, and ends when its last job has ended.
+    """Seal a group: it takes no more jobs, and ends with its last one.
 
     FILE has the fields of a line of `enqueue`, without `group`; its `id` is G.then if it has none.
     The job is enqueued once, however the jobs of the group ended; at once if all have ended. To seal a
@@ -176,13 +179,24 @@ def _read_follower(
     with bulk.open_source(source) as stream:
         try:
             fields = bulk.read_object(stream, bulk.max_line_bytes(settings))
-            job = bulk.create_job(fields, defaults, lambda *_: f"{name}.then")
+            job = _follower(name, fields, defaults)
             warning = bulk.check_seats(job.payload, settings)
         except InvalidPayload as error:
             place = "standard input" if source == "-" else source
             raise InvalidPayload(f"{place}: {error}", hint=error.hint) from None
     if warning and not quiet:
         output.info(f"warning: {warning}")
+    return job
+
+
+def _follower(name: str, fields: dict[str, Any], defaults: Mapping[str, Any]) -> Job:
+    from aragora_q.cli import bulk
+    from aragora_q.job import check_job
+
+    if fields.get("group") is not None:
+        raise InvalidPayload("field group: a job that follows a group cannot be in a group")
+    job = bulk.create_job(fields, defaults, lambda *_: f"{name}.then")
+    check_job(job)
     return job
 
 
@@ -231,7 +245,7 @@ def cancel(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cancel a group as a whole: its live jobs, and the job that would follow it.
+    """Cancel a group as a whole: its live jobs, and what would follow.
 
     It takes no more jobs. The command asks for confirmation, or requires --yes where stdin is not a
     terminal. If it is interrupted, run it again.
@@ -242,7 +256,7 @@ def cancel(
     must_ask = not yes and not dry_run
     if must_ask and not sys.stdin.isatty():
         raise typer.BadParameter(
-            "this cancels a whole group: add --yes to confirm; --dry-run counts its jobs"
+            "this would cancel the whole group: add --yes to confirm, or --dry-run to count its jobs"
         )
     found = options.run(_read_group(settings, name))
     scope, number = _scope(found), found.live

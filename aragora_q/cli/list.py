@@ -67,9 +67,14 @@ async def list_(
         async for job in reader.jobs(job_ids):
             output.json_line(views.job_json(job))
         return reader.exit_code
-    await _print_table(queue, [job async for job in reader.jobs(job_ids)])
+    jobs = [job async for job in reader.jobs(job_ids)]
+    if jobs:
+        await _print_table(queue, jobs)
+    else:
+        found = "match" if given.is_given else "found"
+        output.info(f"no jobs {found} in queue {queue.config.queue} at {queue.connection.address}")
     if has_more and sys.stderr.isatty():
-        output.info(f"there are more than these {output.count(limit, 'job')}: --limit {limit * 5}")
+        output.info(f"there are more jobs: --limit {limit * 5}")
     return reader.exit_code
 
 
@@ -120,9 +125,6 @@ async def _print_table(queue: RedisStreamsQueue, jobs: Sequence[Job]) -> None:
         )
         for job in jobs
     ]
-    if not rows:
-        output.info(f"no jobs found in queue {queue.config.queue} at {queue.connection.address}")
-        return
     output.table(*_fitted(("ID", "STATUS", "UPDATED", "LABELS", "SUMMARY"), rows))
 
 

@@ -61,10 +61,6 @@ JobIds = Annotated[
     list[str],
     typer.Argument(metavar="ID", show_default=False, callback=check_ids, help="Job ids."),
 ]
-OptionalJobIds = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="ID", show_default=False, callback=check_ids, help="Job ids."),
-]
 Agents = Annotated[
     list[str] | None,
     typer.Option(

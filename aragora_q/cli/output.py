@@ -119,29 +119,13 @@ def wrapped(text: str, indent: int = 0) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table: formatted by rich on a terminal, otherwise as plain aligned text."""
-    safe = [[safe_text(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _rich_table(head, safe)
-        return
-    widths = [max(columns(row[n]) for row in [head, *safe]) for n in range(len(head))]
-    for row in [head, *safe]:
-        cells = map(padded, row, widths)
-        _write("  ".join(cells).rstrip() + "\n")
-
-
-def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    style = "bold" if has_colors() else ""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=style)
-    for name in head:
-        grid.add_column(name, overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(grid)
+    """Write a table as aligned text. No cell is broken: the terminal continues a row that is too wide."""
+    cells = [head, *([safe_text(cell) for cell in row] for row in rows)]
+    widths = [max(map(columns, column)) for column in zip(*cells, strict=True)]
+    first, *others = ("  ".join(map(padded, row, widths)).rstrip() for row in cells)
+    write(styled(first, "1"))
+    for text in others:
+        write(text)
 
 
 class ProgressBar:
@@ -164,7 +148,8 @@ class ProgressBar:
             TimeElapsedColumn(),
         )
         console = Console(file=sys.stderr, highlight=False)
-        self._bar = Progress(*columns, console=console, transient=True)
+        # Rich would write what is for stdout, which may be a file, to its console.
+        self._bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
         self._task = self._bar.add_task("", total=total)
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Yes, with_config
-from aragora_q.cli.selection import confirm
+from aragora_q.cli.selection import confirm, says_where_it_stopped
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -132,7 +132,10 @@ async def _purge_matching(
         if asks:
             confirm("delete", total, given.in_words(wanted), settings.queue)
         purged = dict.fromkeys(by_status, 0)
-        with output.ProgressBar(total) as bar:
+        with (
+            says_where_it_stopped(lambda: sum(purged.values())),
+            output.ProgressBar(total) as bar,
+        ):
             for name, part in by_status.items():
                 async for page in queue.find(part, with_expired=True):
                     purged[name] += (await queue.purge_many(page)).count("purged")

@@ -1,9 +1,13 @@
-"""The jobs that `cancel` and `requeue` work on: ids, ids from stdin, or all that match a filter, in batches."""
+"""The jobs that `cancel` and `requeue` work on: ids, ids from stdin, or all that match a filter, in batches.
+
+`wait` takes ids from stdin, too.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,7 +82,10 @@ class Selection:
             confirm(self.verb, total, self.given.in_words(wanted), queue.config.queue)
         began = await queue.tracker.server_time()
         seen = changed = 0
-        with output.ProgressBar(total, is_shown=shows_bar) as bar:
+        with (
+            says_where_it_stopped(lambda: changed),
+            output.ProgressBar(total, is_shown=shows_bar) as bar,
+        ):
             while True:
                 changed_before = changed
                 async for page in queue.find(wanted):
@@ -101,10 +108,21 @@ class Selection:
         self, queue: RedisStreamsQueue, work: Callable[[list[str]], Awaitable[int]]
     ) -> int:
         changed = 0
-        for batch in [self.ids or []] if self.ids != ["-"] else _stdin_ids(queue.config):
+        for batch in [self.ids or []] if self.ids != ["-"] else stdin_ids(queue.config):
             changed += await work(batch)
             output.flush()
         return changed
+
+
+@contextmanager
+def says_where_it_stopped(changed: Callable[[], int]) -> Iterator[None]:
+    """Say what to do if an error or a signal ends the block early. A last page may not be in `changed`."""
+    try:
+        yield
+    except BaseException:
+        done = output.count(changed(), "job")
+        output.info(f"stopped after at least {done}; run the command again for the rest")
+        raise
 
 
 def confirm(verb: str, total: int, which: str, queue: str) -> None:
@@ -115,7 +133,8 @@ def confirm(verb: str, total: int, which: str, queue: str) -> None:
     typer.confirm(f"{verb.capitalize()} {jobs} {which}, in queue {queue}?", abort=True, err=True)
 
 
-def _stdin_ids(settings: QueueConfig) -> Iterator[list[str]]:
+def stdin_ids(settings: QueueConfig) -> Iterator[list[str]]:
+    """Yield the ids on stdin, as they arrive. Raises InvalidPayload for a line without one."""
     from aragora_q.cli import bulk
 
     max_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + bulk.READ_BYTES

@@ -81,9 +81,10 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
 
 
 def group_json(group: Group) -> dict[str, Any]:
-    """Return a group as JSON: `counts` by status, times in Unix ms or null, `then` or null."""
+    """Return a group as JSON: `state`, `counts` by status, times in Unix ms or null, `then` or null."""
     return {
         "name": group.name,
+        "state": group.state,
         "counts": dict(group.counts),
         "total": group.total,
         "live": group.live,
@@ -98,7 +99,7 @@ def group_json(group: Group) -> dict[str, Any]:
 def group_lines(group: Group, now: float) -> Iterator[str]:
     """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
     yield _row("group", group.name)
-    yield _row("state", group_state(group))
+    yield _row("state", group.state)
     yield from _rows("jobs", f"{group.total:,}: {counts_text(group.counts)}")
     yield _row("created", _format_time(group.created_at, now))
     for label, time in (
@@ -114,15 +115,6 @@ def group_lines(group: Group, now: float) -> Iterator[str]:
         yield _row("live jobs", f"to cancel them: aragora-q group cancel {group.name}")
     if group.counts[JobStatus.FAILED]:
         yield _row("failed", f"aragora-q list --group {group.name} --status failed")
-
-
-def group_state(group: Group) -> str:
-    """Return `open`, `sealed`, `ended` or `cancelled`."""
-    if group.cancelled_at is not None:
-        return "cancelled"
-    if group.ended_at is not None:
-        return "ended"
-    return "open" if group.sealed_at is None else "sealed"
 
 
 def counts_text(counts: Mapping[str, int]) -> str:

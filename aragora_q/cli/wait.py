@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from aragora_q.cli import output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, OptionalJobIds, Quiet, Timeout, with_queue
+from aragora_q.cli.options import AsJson, Quiet, Timeout, with_queue
+from aragora_q.cli.selection import Ids, stdin_ids
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -15,13 +16,15 @@ EPILOG = """\b
 Examples:
   aragora-q wait "$id" --timeout 600 --json | jq -r .result.final_answer
   aragora-q wait --group nightly
+  aragora-q enqueue questions.jsonl -q | aragora-q wait - -q
   aragora-q wait --tenant acme --status processing
 
 \b
 Exit codes:
   0 all jobs completed   1 a job failed or was cancelled   2 usage
-  3 job or group not found   65 bad name   69 Redis unreachable
-  75 try again   77 access denied   78 invalid configuration   124 timeout
+  3 job or group not found   65 bad name, or a line of stdin without id
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration   124 timeout
 """
 
 
@@ -30,7 +33,7 @@ Exit codes:
 async def wait(
     queue: RedisStreamsQueue,
     *,
-    ids: OptionalJobIds = None,
+    ids: Ids = None,
     given: GivenFilter,
     timeout_seconds: Timeout = None,
     as_json: AsJson = False,
@@ -54,13 +57,17 @@ async def wait(
             output.lines(views.group_lines(group, await queue.tracker.server_time()))
         return waiting.group_exit_code(group)
     found = ids
-    if not found:
+    if ids == ["-"]:
+        found = [job_id for batch in stdin_ids(queue.config) for job_id in batch]
+    elif not ids:
         wanted = await given.resolve(queue)
         found = [job_id async for page in queue.find(wanted) for job_id in page]
         if not found and not quiet:
-            output.info("no job matches")
+            output.info(
+                f"no jobs match in queue {queue.config.queue} at {queue.connection.address}"
+            )
     exit_code = 0
-    jobs = waiting.ended_jobs(queue, found, timeout_seconds, may_be_purged=not ids)
+    jobs = waiting.ended_jobs(queue, found or [], timeout_seconds, may_be_purged=not ids)
     async for job in jobs:
         await views.show_job(queue, job, as_json=as_json, quiet=quiet)
         exit_code = max(exit_code, waiting.exit_code([job]))

@@ -282,7 +282,8 @@ class RedisStreamsQueue(WorkQueue):
             raise GroupSealed(f"group {group} was sealed before, without this job to follow it")
         if result == b"taken":
             raise InvalidPayload(
-                f"job {stored.id} exists: the job that follows a group needs a new id"
+                f"job {stored.id} exists: the job that follows a group needs a new id",
+                hint="give it an id that no job has",
             )
         if result == b"refused":
             raise _refusal(stored, b"refused")

@@ -415,19 +415,22 @@ def test_each_line_has_a_result_and_valid_lines_are_enqueued(run_cli):
         {"payload": {}, "rounds": 1},
         "7",
         {**DEBATE, "id": 7},
+        {**DEBATE, "tag": {"env": "prod"}},
+        {"payload": {}, "grup": "g"},
     ).encode() + b'{"question": "\xff"}\n{"question": "unfinished'  # fmt: skip
     ended = run_cli("enqueue", "-", stdin=text)
     assert ended.code == 3
     answers = {line["line"]: line.get("error", line.get("id")) for line in ended.objects}
-    assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
     assert (answers[1], answers[7]) == ("a", "b")
     for line, message in {
         2: "rounds is -1", 3: "invalid JSON", 5: "question is empty", 6: "did you mean 'consensus'",
         8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "unknown field 'rounds'",
-        11: "not a JSON object: 7", 12: "job id 7", 13: "invalid unicode", 14: "EOF",
+        11: "not a JSON object: 7", 12: "job id 7", 13: "did you mean 'tags'", 14: "did you mean 'group'",
+        15: "invalid unicode", 16: "EOF",
     }.items():  # fmt: skip
         assert message in answers[line], line
-    assert "2 jobs enqueued, 11 refused; the first: line 2: rounds is -1" in ended.err
+    assert "2 jobs enqueued, 13 refused; the first: line 2: rounds is -1" in ended.err
     assert run_cli("status", "b", "--json").object["payload"] == {"any": 1}
 
 

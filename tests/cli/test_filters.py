@@ -13,6 +13,7 @@ from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.cli import filters
 from aragora_q.cli.selection import Selection
 from aragora_q.contracts import Completed, Failed
+from aragora_q.errors import TryAgain
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -86,13 +87,12 @@ def test_times_with_and_without_an_offset():
             "--since: invalid time 'yesterday': use a time before now such as",
         ),
         (["--until", "2026-13-01"], "--until: invalid time '2026-13-01'"),
-        (["--since", "1h", "--until", "2h", "--dry-run"], "--until: it is not after --since"),
+        (["--since", "1h", "--until", "2h"], "--until: it is not after --since"),
+        (["--since", "2099-01-01", "--until", "1h"], "--until: it is not after --since"),
     ],
 )
 def test_wrong_values_are_usage_errors(run_cli, command, given, message):
     """One line with the option, exit 2, in every command."""
-    if command in ("list", "wait"):
-        given = [each for each in given if each != "--dry-run"]
     ended = run_cli(command, *given)
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
@@ -127,9 +127,9 @@ def test_labels_that_no_job_can_have(run_cli, command, given, message):
         (["cancel", "a", "--group", "g"], "ID: give job ids or a filter, not both"),
         (["wait", "a", "--since", "1h"], "ID: give job ids or a filter, not both"),
         (["cancel", "a", "--dry-run"], "--dry-run: it counts the jobs that a filter matches"),
-        (["cancel", "--group", "g"], "--yes: this would cancel all jobs that match: add --yes"),
-        (["requeue", "--status", "failed"], "--yes: this would requeue all jobs that match"),
-        (["purge", "--tenant", "acme"], "--yes: this would purge all jobs that match"),
+        (["cancel", "--group", "g"], "error: this would cancel all jobs that match: add --yes"),
+        (["requeue", "--status", "failed"], "error: this would requeue all jobs that match"),
+        (["purge", "--tenant", "acme"], "error: this would purge all jobs that match"),
         (
             ["cancel", "-s", "failed", "-y"],
             "--status: cancel takes only jobs whose status is pending,",
@@ -221,6 +221,26 @@ async def test_what_takes_the_place_of_a_cancelled_job_is_not_cancelled(harness)
     assert (changed, await harness.queue.get_status("b")) == (1, "processing")
 
 
+@pytest.mark.parametrize("command", CHANGES)
+async def test_a_command_that_stops_early_says_so(harness, run_cli, jobs, monkeypatch, command):
+    """An error in the middle: how many jobs were changed, and that the command can be run again."""
+    find = RedisStreamsQueue.find
+
+    async def find_and_fail(self, wanted, **options):
+        async for page in find(self, wanted, **options):
+            yield page
+            raise TryAgain("the server is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStreamsQueue, "find", find_and_fail)
+        ended = run_cli(command, "--group", "g", "--yes")
+    assert (ended.code, ended.err.splitlines()[0]) == (
+        75,
+        "stopped after at least 1 job; run the command again for the rest",
+    )
+    assert run_cli(command, "--group", "g", "--yes").code == 0
+
+
 def _answer(start_command, answer, *args):
     """Run a command whose stdin is a terminal at which `answer` is typed; return its exit code and stderr."""
     terminal, stdin = pty.openpty()
@@ -242,11 +262,29 @@ async def test_a_terminal_is_asked_with_the_count(harness, start_command, jobs):
         1,
         True,
     )
-    assert "nothing was changed" in err
+    assert err.endswith("aborted: nothing was changed\n")
+    _, err = await asyncio.to_thread(_answer, start_command, "\x04", *args)
+    assert err.endswith("\naborted: nothing was changed\n")
     assert await harness.queue.get_status("waits") == "pending"
     code, err = await asyncio.to_thread(_answer, start_command, "y", *args)
     assert (code, "cancelled 1 job" in err) == (0, True)
     assert await harness.queue.get_status("waits") == "cancelled"
+
+
+async def test_a_progress_bar_leaves_the_results_on_stdout(harness, start_command, jobs):
+    """With stdout in a pipe or file and stderr at a terminal, each result is on stdout only."""
+    screen, terminal = pty.openpty()
+    try:
+        process = start_command("cancel", "--group", "g", "--yes", "--json", stderr=terminal)
+        out, _ = await asyncio.to_thread(process.communicate, timeout=60)
+        os.set_blocking(screen, False)
+        shown = os.read(screen, 65_536)
+    finally:
+        os.close(screen)
+        os.close(terminal)
+    assert out == b'{"id":"waits","cancelled":true,"status":"cancelled"}\n'
+    assert b"1 of 1 job" in shown
+    assert b"cancelled" not in shown
 
 
 def test_filters_in_words():
@@ -299,7 +337,7 @@ async def test_ids_of_another_program_stop_no_filter(harness, run_cli, jobs):
 async def test_list_says_that_there_are_more(harness, run_cli, jobs):
     """On a terminal, on stderr, if --limit cut the list; never with --json or --quiet."""
     cut = run_cli("list", "-n", 2, terminal=True)
-    assert "there are more than these 2 jobs: --limit 10" in cut.err
+    assert "there are more jobs: --limit 10" in cut.err
     assert run_cli("list", "-n", 4, terminal=True).err == ""
     assert run_cli("list", "-n", 2).err == ""
     for form in ("--json", "--quiet"):

@@ -188,14 +188,14 @@ def test_then_of_an_ended_group_is_enqueued_at_once(run_cli, fill, outcomes):
         ('{"question": \n "x",}', "invalid JSON"),
         (b"\xff", "invalid JSON"),
         (lines(FOLLOWER).encode("utf-16"), "the input is UTF-16: JSON must be UTF-8"),
-        (lines(FOLLOWER | {"group": "g"}), "cannot be in a group"),
+        (lines(FOLLOWER | {"group": "g"}), "standard input: field group: a job that follows a group"),
         (lines(FOLLOWER | {"agents": ["cluade", "demo"]}), "unknown agent 'cluade'"),
         (lines({"question": "x"}), "agents are missing"),
         (lines({"payload": 1}), "payload is not a JSON object"),
         (lines({"payload": {}, "rounds": 1}), "unknown field 'rounds'"),
         (lines(FOLLOWER | {"priority": 5_000}), "priority is 5000"),
-        (lines(FOLLOWER | {"tags": {"a b": "c"}}), "invalid tag name 'a b'"),
-        (lines(FOLLOWER | {"id": "a b"}), "invalid job id 'a b'"),
+        (lines(FOLLOWER | {"tags": {"a b": "c"}}), "standard input: invalid tag name 'a b'"),
+        (lines(FOLLOWER | {"id": "a b"}), "standard input: invalid job id 'a b'"),
         (lines(FOLLOWER | {"id": "nightly-0"}), "job nightly-0 exists"),
         (lines({"payload": {"x": "x" * 300_000}}), "max_payload_bytes is 262144"),
         (lines({"payload": {"x": "x" * 3_000_000}}), "longer than 1,114,112 bytes"),
@@ -207,6 +207,7 @@ def test_a_then_that_is_no_job_is_refused(run_cli, fill, text, message):
     ended = run_cli("group", "seal", "nightly", "--then", "-", stdin=text)
     assert (ended.code, ended.out) == (65, "")
     assert message in ended.err.splitlines()[0]
+    assert ("give it an id that no job has" in ended.err) == ("exists" in message)
     assert run_cli("group", "show", "nightly", "--json").object["sealed_at"] is None
 
 
@@ -347,6 +348,19 @@ def test_without_a_command_the_help(run_cli):
     assert (shown.code, "seal" in shown.err) == (2, True)
     assert "No such command 'x'" in run_cli("group", "x").err
     assert run_cli("group", "list", "--limit", 0).code == 2
+
+
+def test_list_says_that_there_are_more(run_cli, fill, monkeypatch):
+    """On a terminal, on stderr, if --limit cut the list; a narrow terminal breaks no name."""
+    monkeypatch.setenv("COLUMNS", "40")
+    fill("a-group-with-a-long-name")
+    fill("b")
+    cut = run_cli("group", "list", "-n", 1, terminal=True)
+    assert cut.err == "there are more groups: --limit 5\n"
+    whole = run_cli("group", "list", "-n", 2, terminal=True)
+    assert (whole.err, len(whole.lines)) == ("", 3)
+    assert "a-group-with-a-long-name  open" in whole.out
+    assert run_cli("group", "list", "-n", 1).err == ""
 
 
 def test_shared_options(run_cli, fill):

@@ -86,4 +86,5 @@ def test_an_empty_list_is_not_an_error(run_cli):
     """Nothing on stdout, exit 0."""
     ended = run_cli("list", "--status", "failed")
     assert (ended.code, ended.out) == (0, "")
-    assert re.fullmatch(r"no jobs found in queue debates at redis://127.0.0.1:\d+\n", ended.err)
+    assert re.fullmatch(r"no jobs match in queue debates at redis://127.0.0.1:\d+\n", ended.err)
+    assert run_cli("list").err.startswith("no jobs found in queue debates at ")

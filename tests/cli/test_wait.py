@@ -122,4 +122,17 @@ async def test_a_filter_waits_for_what_matches_now(harness, run_cli, group):
     await group(Completed(b"{}"))
     assert run_cli("wait", "--group", "g", "--status", "completed", "-q").lines == ["runs"]
     nothing = run_cli("wait", "--tenant", "nothing")
-    assert (nothing.code, nothing.err) == (0, "no job matches\n")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert nothing.err.startswith("no jobs match in queue debates at redis://")
+
+
+async def test_ids_from_stdin(run_cli, group):
+    """Ids, or JSON lines with an id; a line without one is an error, and no line is no error."""
+    await group(Completed(b"{}"))
+    assert run_cli("wait", "-", "-q", stdin='runs\n{"id": "runs", "created": true}\n').lines == [
+        "runs"
+    ]
+    assert run_cli("wait", "-", stdin="missing\n").code == 3
+    assert run_cli("wait", "-", stdin="{}\n").code == 65
+    nothing = run_cli("wait", "-", stdin="")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "")

@@ -1,6 +1,7 @@
 """Filters: every combination finds exactly the jobs that match, whatever index answers it."""
 
 import itertools
+import re
 
 import pytest
 
@@ -198,7 +199,7 @@ async def test_a_job_whose_keys_have_expired_matches_nothing(harness):
 async def test_a_filter_with_a_number_that_is_no_time_is_refused(harness, seconds):
     """Neither an empty answer nor another error."""
     for wanted in (JobFilter(since=seconds), JobFilter(until=seconds)):
-        with pytest.raises(InvalidPayload, match="use Unix seconds"):
+        with pytest.raises(InvalidPayload, match="must be a time in Unix seconds"):
             await harness.queue.count(wanted)
 
 
@@ -225,3 +226,19 @@ async def test_jobs_past_retention_are_found_only_to_purge_them(harness):
         wanted = JobFilter(statuses=cancelled, **labels)
         assert await harness.queue.count(wanted, with_expired=True) == 3, wanted
     assert await harness.queue.purge_many(job_ids) == ["purged"] * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"statuses": "failed"}, "statuses of a filter must be a set of JobStatus, got 'failed'"),
+        ({"statuses": [JobStatus.FAILED]}, "statuses of a filter must be a set"),
+        ({"statuses": {"faild"}}, "statuses of a filter must be a set of JobStatus"),
+        ({"since": "1h"}, "since of a filter must be a time in Unix seconds, got '1h'"),
+        ({"until": "now"}, "until of a filter must be a time in Unix seconds"),
+    ],
+)
+def test_a_filter_with_a_value_of_another_type_is_refused(wrong, message):
+    """A status that does not exist, or a time that is not a number, is an error, not an empty answer."""
+    with pytest.raises(InvalidPayload, match=re.escape(message)):
+        JobFilter(**wrong).check()
