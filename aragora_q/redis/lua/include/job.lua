@@ -107,11 +107,13 @@ local function ring_bell()
   redis.call('RPUSH', bell, unpack(tokens))
 end
 
--- The reply to redis.pcall. Raises what is no sign of damaged data, such as missing rights.
+-- The reply to redis.pcall. Raises what is no sign of damaged data, such as missing rights: an entry that is no
+-- entry id or missing, or a key of another type.
 local function tolerate_damage(reply)
-  if type(reply) ~= 'table' or not reply.err or string.find(reply.err, 'stream ID', 1, true)
-    or string.find(reply.err, 'WRONGTYPE', 1, true) then return reply end
-  error(reply)
+  local failure = type(reply) == 'table' and reply.err
+  if failure and not (string.find(failure, 'stream ID', 1, true) or string.find(failure, 'WRONGTYPE', 1, true)
+    or string.find(failure, 'must be strings or integers', 1, true)) then error(reply) end
+  return reply
 end
 
 -- Remove entries from their lane. Always both commands: statistics and reclaim rely on there being no
