@@ -72,6 +72,12 @@ async def _life(harness, session, count, labels):
 
 
 @pytest.fixture
+def harness(new_harness):
+    """A queue on one server: it counts the commands of all its clients."""
+    return new_harness(claim_idle_ms=60_000)
+
+
+@pytest.fixture
 async def session(harness):
     """A worker's session; the scripts are loaded, and the queue has two jobs with labels."""
     session = await harness.worker()

@@ -118,7 +118,9 @@ def test_a_rare_function_contains_what_only_it_uses():
     prelude = scripts.load("complete").text.split("\n")[1]
     rare = re.search(r"local function fail_oversized\(.*? end local function count\(", prelude)[0]
     for name in ("fail_attempt", "append_history", "drop_entry"):
-        assert rare.count(f"local function {name}(") == prelude.count(f"local function {name}(") == 1
+        assert (
+            rare.count(f"local function {name}(") == prelude.count(f"local function {name}(") == 1
+        )
     prelude = scripts.load("enqueue").text.split("\n")[1]
     assert prelude.count("local function moved(") > 1
     assert prelude.count("local moves = {}") == 1
@@ -126,7 +128,9 @@ def test_a_rare_function_contains_what_only_it_uses():
 
 
 STATUS_WRITE = r"'HSET(?:NX)?',[^)]*?'status',"
-MOVERS = r"\b(?:moved|finish|fail_attempt|fail_oversized|dead_letter|delete_job|create_job|get_groups)\("
+MOVERS = (
+    r"\b(?:moved|finish|fail_attempt|fail_oversized|dead_letter|delete_job|create_job|get_groups)\("
+)
 RESTORED = {"check_job": 1, "check_lane": 2}
 """Writes that restore the hash of a live job, which its group counts already."""
 
