@@ -163,6 +163,15 @@ class _Definition:
     homes: set[str] = field(default_factory=set)
     """The rare functions that it belongs in; `{""}`: the script itself; empty: it is not needed."""
 
+    @property
+    def is_function(self) -> bool:
+        return self.line.startswith("local function")
+
+    @property
+    def changes(self) -> bool:
+        """True for a variable that begins empty, and so is there to be changed."""
+        return re.fullmatch(r"local \w+( = (\{\}|0))?", self.line) is not None
+
     @cached_property
     def words(self) -> set[str]:
         return set(_WORD.findall(self.line))
@@ -174,7 +183,8 @@ def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
     Redis creates every function of a script again in each call, and a function costs more for each name
     from outside that it uses: unused ones would make a single enqueue a fifth slower. So included
     functions contain the values of constants, not their names; and what only functions marked `-- rare`
-    use is defined in them, because few calls run them.
+    use is defined in them, because few calls run them. A variable that changes stays outside, or it would
+    begin again with each of their calls; so does one that several of them use, for example the time.
     """
     constants = {
         name: f"'{value}'" if isinstance(value, str) else str(value)
@@ -188,8 +198,8 @@ def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
         for user in available[n + 1 :]:
             if user.homes and definition.name in user.words:
                 homes |= {user.name} if user.is_rare else user.homes
-        is_shared = len(homes) > 1 and not definition.line.startswith("local function")
-        definition.homes = {""} if "" in homes or is_shared else homes
+        stays = definition.changes or (len(homes) > 1 and not definition.is_function)
+        definition.homes = {""} if "" in homes or (homes and stays) else homes
     for n, definition in enumerate(available):
         if definition.is_rare:
             inner = [d.line for d in available[:n] if definition.name in d.homes]
