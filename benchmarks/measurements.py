@@ -312,7 +312,7 @@ def long_jobs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
 def label_costs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     """Measure what labels and a large group cost the server, in single calls and in batches."""
     for calls, size in (("single", 1), ("batch", BATCH_LIMIT)):
-        jobs = max(size, sizes.label_jobs * size // BATCH_LIMIT)
+        jobs = max(size, sizes.label_jobs if size > 1 else sizes.label_jobs // 10)
         with testbed.pinned():
             samples = uvloop.run(
                 labels.measure(testbed, sizes.label_windows, jobs, size, sizes.large_group)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import TypeVar
@@ -153,33 +153,72 @@ def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> 
     )
 
 
+@dataclass
+class _Definition:
+    """A function or variable of an include, on one line."""
+
+    name: str
+    line: str
+    is_rare: bool
+    homes: set[str] = field(default_factory=set)
+    """The rare functions that it belongs in; `{""}`: the script itself; empty: it is not needed."""
+
+    @property
+    def is_function(self) -> bool:
+        return self.line.startswith("local function")
+
+    @property
+    def changes(self) -> bool:
+        """True for a variable that begins empty, and so is there to be changed."""
+        return re.fullmatch(r"local \w+( = (\{\}|0))?", self.line) is not None
+
+    @cached_property
+    def words(self) -> set[str]:
+        return set(_WORD.findall(self.line))
+
+
 def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
     """Return the constants and included functions that `body` uses, each on one line, in their order.
 
     Redis creates every function of a script again in each call, and a function costs more for each name
     from outside that it uses: unused ones would make a single enqueue a fifth slower. So included
-    functions contain the values of constants, not their names.
+    functions contain the values of constants, not their names; and what only functions marked `-- rare`
+    use is defined in them, because few calls run them. A variable that changes stays outside, or it would
+    begin again with each of their calls; so does one that several of them use, for example the time.
     """
-    definitions: list[str] = []
-    needed = _code(body)
     constants = {
         name: f"'{value}'" if isinstance(value, str) else str(value)
         for name, value in LUA_CONSTANTS.items()
     }
-    bound = [f"local {name}={constants[name]}" for name in constants if _uses(needed, name)]
+    words = set(_WORD.findall(_code(body)))
+    bound = [f"local {name}={constants[name]}" for name in constants if name in words]
+    available = [d for name in includes for d in _split(_INCLUDES[name], constants)]
+    for n, definition in reversed(list(enumerate(available))):
+        homes = {""} if definition.name in words else set()
+        for user in available[n + 1 :]:
+            if user.homes and definition.name in user.words:
+                homes |= {user.name} if user.is_rare else user.homes
+        stays = definition.changes or (len(homes) > 1 and not definition.is_function)
+        definition.homes = {""} if "" in homes or (homes and stays) else homes
+    for n, definition in enumerate(available):
+        if definition.is_rare:
+            inner = [d.line for d in available[:n] if definition.name in d.homes]
+            head, end, rest = definition.line.partition(")")
+            definition.line = " ".join([head + end, *inner, rest])
+    return bound + [d.line for d in available if "" in d.homes]
+
+
+def _split(source: str, constants: Mapping[str, str]) -> Iterator[_Definition]:
+    """Yield the definitions of an include, with the values of constants for their names."""
     any_constant = re.compile(rf"\b(?:{'|'.join(constants)})\b")
-    for source in reversed([_code(_INCLUDES[name]) for name in includes]):
-        for definition in reversed(re.split(r"^(?=local )", source, flags=re.MULTILINE)):
-            name = re.match(r"local (?:function )?(\w+)", definition)
-            if name and _uses(needed, name[1]):
-                line = any_constant.sub(lambda found: constants[found[0]], definition)
-                definitions.append(" ".join(line.split()))
-                needed += definition
-    return bound + definitions[::-1]
+    for text in re.split(r"^(?=local )", source, flags=re.MULTILINE)[1:]:
+        name = _WORD.findall(text)[2 if text.startswith("local function") else 1]
+        code = any_constant.sub(lambda found: constants[found[0]], _code(text))
+        is_rare = text.partition("\n")[0].endswith("-- rare")
+        yield _Definition(name, " ".join(code.split()), is_rare)
 
 
-def _uses(code: str, name: str) -> bool:
-    return re.search(rf"\b{name}\b", code) is not None
+_WORD = re.compile(r"\w+")
 
 
 def _code(source: str) -> str:

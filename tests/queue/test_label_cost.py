@@ -18,9 +18,11 @@ OUTCOMES = {
     "complete": Completed(b"{}"),
 }
 SURPLUS = {
-    "enqueue": 7,  # the group read, labels, four indexes, counts
+    "enqueue": 8,  # the time, the group read, labels, four indexes, counts
     "purge": 8,  # four indexes, labels; the group read, counted, looked for members
     "promote": 0,  # changes no status
+    "release": 3,  # the time, the group read and counted
+    "requeue": 3,
 }
 OTHER_SURPLUS = 2  # the group read and counted
 """Commands that a call needs for jobs with a group, a tenant and two tags beyond those of other jobs."""
@@ -70,6 +72,12 @@ async def _life(harness, session, count, labels):
 
 
 @pytest.fixture
+def harness(new_harness):
+    """A queue on one server: it counts the commands of all its clients."""
+    return new_harness(claim_idle_ms=60_000)
+
+
+@pytest.fixture
 async def session(harness):
     """A worker's session; the scripts are loaded, and the queue has two jobs with labels."""
     session = await harness.worker()
@@ -94,3 +102,13 @@ async def test_labels_cost_a_fixed_number_of_commands_per_call(harness, session,
     labeled = await _life(harness, session, count, LABELS)
     surplus = {name: labeled[name] - bare[name] for name in bare}
     assert surplus == {name: SURPLUS.get(name, OTHER_SURPLUS) for name in bare}
+
+
+async def test_a_queue_without_labels_costs_no_more_commands(harness):
+    """An enqueue and a complete see in a command that they need anyway that no job has labels."""
+    session = await harness.worker()
+    await _life(harness, session, 1, {})  # loads the scripts
+    _, enqueue = await _commands(harness, harness.queue.enqueue_many([Job({})]))
+    reports = [Report(job, Completed(b"{}")) for job in (await session.start(1)).jobs]
+    _, complete = await _commands(harness, session.report(reports))
+    assert (enqueue, complete) == (7, 12)

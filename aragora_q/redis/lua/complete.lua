@@ -14,12 +14,10 @@ for n = 1, items do
   local state = redis.call('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority')
   local is_own = state[2] == fence and state[3] == lease_owner
   if is_own and state[1] == 'processing' and #result > MAX_DATA_BYTES then
-    fail_attempt(job, id, fence, payload, read(job, 'lease_owner', 'entry', 'priority', 'attempts'),
-      'result has ' .. #result .. ' bytes, the limit is ' .. MAX_DATA_BYTES, retention_ms)
+    fail_oversized(job, id, fence, payload, #result, retention_ms)
     results[n], failed_ids[#failed_ids + 1] = 'failed', id
   elseif is_own and state[1] == 'processing' then
     redis.call('HSET', job, 'status', 'completed')
-    moved(id, 'processing', 'completed')
     redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts')  -- keeps the hash in a small size class
     redis.call('PEXPIRE', job, ttl)
     -- Split at the last newline: a result has none, unlike a payload of another program.
@@ -45,8 +43,11 @@ end
 for stream, list in pairs(entries) do drop_entries(stream, list) end
 if #completed_ids > 0 then
   redis.call('ZADD', completed, unpack(index_args))
-  if redis.call('EXISTS', unpack(parts)) > 0 then  -- most jobs have neither
-    for _, part in ipairs(parts) do redis.call('PEXPIRE', part, ttl) end
+  if redis.call('EXISTS', labels, unpack(parts)) > 0 then  -- most jobs have no journal, no history and no labels
+    for _, id in ipairs(completed_ids) do moved(id, 'processing', 'completed') end
+    if redis.call('EXISTS', unpack(parts)) > 0 then
+      for _, part in ipairs(parts) do redis.call('PEXPIRE', part, ttl) end
+    end
   end
 end
 count('completed', #completed_ids)

@@ -16,25 +16,31 @@ if tonumber(max_backlog) > 0 then
   end
 end
 
-local known_labels = {}  -- of earlier jobs with these ids, which may have outlived their keys
-if items == 1 or redis.call('EXISTS', labels) == 1 then
-  local ids = {}
-  for n = 1, items do
-    local _, id = item(n)
-    ids[n] = id
+local known_labels  -- of earlier jobs with the ids of this call: labels may outlive the other keys
+
+local function exists(n, job, id)
+  local found
+  if known_labels then
+    found = redis.call('EXISTS', job)
+  else
+    found, known_labels = redis.call('EXISTS', job, labels, labels), {}  -- 1 for the job, 2 if any job has labels
+    if found >= 2 then
+      for m = 1, items do known_labels[m] = select(2, item(m)) end
+      known_labels = labels_of(known_labels)
+    end
   end
-  known_labels = labels_of(ids)
+  return not is_free(job, id, found % 2 == 1, known_labels[n])
 end
 
 -- Jobs get their labels before they are created, so that a failure in between leaves no job without them. From the
 -- first job with labels on, jobs are therefore created after the loop.
-local results, created, labeled, uncreated, is_uncreated = {}, {}, {}, {}, {}
+local results, created, labeled, uncreated = {}, {}, {}, {}
 for n = 1, items do
   local job, id, payload, priority, delay_ms, max_attempts, job_labels = item(n)
   if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
-  elseif is_uncreated[id] or exists(job, id, known_labels[n]) then
+  elseif uncreated[id] or exists(n, job, id) then
     results[n] = 'exists'
   elseif #created >= capacity then
     results[n] = 'full'
@@ -48,7 +54,7 @@ for n = 1, items do
     if #labeled == 0 then
       create_job(job, id, payload, priority, delay_ms, max_attempts)
     else
-      uncreated[#uncreated + 1], is_uncreated[id] = n, true
+      uncreated[#uncreated + 1], uncreated[id] = n, true
     end
     created[#created + 1] = id
     results[n] = 'created'

@@ -21,7 +21,8 @@ if #then_payload > MAX_DATA_BYTES or #then_id > MAX_JOB_ID_CHARS or #then_labels
   return 'refused'
 end
 if digest ~= '' then
-  if exists(queue_prefix .. 'job:' .. then_id, then_id, labels_of({then_id})[1]) then return 'taken' end
+  local then_job = queue_prefix .. 'job:' .. then_id
+  if not is_free(then_job, then_id, redis.call('EXISTS', then_job) == 1, labels_of({then_id})[1]) then return 'taken' end
   redis.call('SET', key .. ':then', then_payload)
   redis.call('HSET', key, 'then', 'waiting', 'then_id', then_id, 'then_priority', then_priority, 'then_delay_ms',
     then_delay_ms, 'then_max_attempts', then_max_attempts, 'then_labels', then_labels, 'then_digest', digest)

@@ -15,14 +15,12 @@ local QUARANTINE_MS = 1000
 local MAX_QUARANTINE_MS = 30000
 local MAX_CHUNK = 4  -- entries read at once, and the most payloads that are read beyond max_bytes
 
-if read(worker, 'instance_id').instance_id ~= instance_id then return {'unregistered'} end
+if redis.pcall('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered'} end
 if redis.call('HGET', control, 'paused') then return {'paused'} end
 
-local ORDERS = {
-  high = {stream_high, stream_normal, stream_low},
-  normal = {stream_normal, stream_high, stream_low},
-  low = {stream_low, stream_normal, stream_high},
-}
+local order = first_lane == 'high' and {stream_high, stream_normal, stream_low}
+  or first_lane == 'low' and {stream_low, stream_normal, stream_high}
+  or {stream_normal, stream_high, stream_low}
 
 local entries, capacity, bytes_left = {}, tonumber(limit), tonumber(max_bytes)
 
@@ -62,7 +60,7 @@ local function read_lane(stream)
   end
 end
 
-for _, stream in ipairs(ORDERS[first_lane]) do
+for _, stream in ipairs(order) do
   local failure = read_lane(stream)
   if failure then return failure end
 end

@@ -42,26 +42,25 @@ local function delete_job(job, id, status, job_labels)
   end
 end
 
--- True if a job has this id. A job past retention is unknown to readers: what is left of it is deleted, so that
--- its id can be used again.
-local function exists(job, id, job_labels)
-  local is_present = redis.call('EXISTS', job) == 1
-  if is_present and not is_past_retention(job) then return true end
-  if not (is_present or job_labels) then return false end
+-- Delete what is left of a job past retention, whatever it ended as.
+local function delete_leftovers(job, id, job_labels)  -- rare
   local last_status
   for _, status in ipairs({'completed', 'failed', 'cancelled'}) do
     if redis.call('ZREM', queue_prefix .. status, id) == 1 then last_status = status end
   end
   delete_job(job, id, last_status, job_labels)
-  return false
 end
 
-local group_functions
+-- True if no job has this id. A job past retention is unknown to readers: what is left of it is deleted, so that
+-- its id can be used again.
+local function is_free(job, id, is_present, job_labels)
+  if is_present and not is_past_retention(job) then return false end
+  if is_present or job_labels then delete_leftovers(job, id, job_labels) end
+  return true
+end
 
--- The functions that change labels and groups. Most calls have only jobs without labels, and a call pays for each
--- function that it creates: so these are created when a call needs them.
-local function get_groups()
-  if group_functions then return group_functions end
+-- Create the functions that change labels and groups. Most calls have only jobs without labels and need none.
+local function create_groups()  -- rare
   local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
     'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
   local FIRST_COUNT, LAST_LIVE = 6, 8
@@ -241,24 +240,33 @@ local function get_groups()
     for group, delta in pairs(deltas) do update_group(group, delta, retention_ms) end
   end
 
-  group_functions = {
+  return {
     label = label, unlabel = unlabel, is_sealed = is_sealed, is_taken = is_taken, read_then = read_then,
     enqueue_then = enqueue_then, end_group = end_group, delete_group = delete_group, update_group = update_group,
     count_moves = count_moves,
   }
+end
+
+local group_functions
+
+local function get_groups()
+  group_functions = group_functions or create_groups()
   return group_functions
+end
+
+-- Count what moved in groups, once the labels of all jobs that moved are known.
+local function count_in_groups(retention_ms)  -- rare
+  local ids = {}
+  for n = 1, #moves, 3 do ids[#ids + 1] = moves[n] end
+  for n, job_labels in ipairs(labels_of(ids)) do
+    if job_labels then moved(ids[n], moves[3 * n - 1], moves[3 * n], job_labels) end
+  end
+  if #labeled_moves > 0 then get_groups().count_moves(labeled_moves, retention_ms) end
 end
 
 -- Note what this call changed in labels and groups, and wake workers. Every script that calls `moved` or `append`
 -- calls this last; only a script that ends jobs needs `retention_ms`.
 local function finish_call(retention_ms)
-  if #moves > 0 then
-    local ids = {}
-    for n = 1, #moves, 3 do ids[#ids + 1] = moves[n] end
-    for n, job_labels in ipairs(labels_of(ids)) do
-      if job_labels then moved(ids[n], moves[3 * n - 1], moves[3 * n], job_labels) end
-    end
-  end
-  if #labeled_moves > 0 then get_groups().count_moves(labeled_moves, retention_ms) end
-  ring_bell()
+  if #moves > 0 or #labeled_moves > 0 then count_in_groups(retention_ms) end
+  if appended > 0 then ring_bell() end
 end

@@ -217,7 +217,7 @@ local function is_past_retention(job)
 end
 
 -- Move a malformed entry to the dead letters; its fields become the payload, so that no data is lost.
-local function dead_letter(stream, entry_id, fields, job_prefix, retention_ms)
+local function dead_letter(stream, entry_id, fields, job_prefix, retention_ms)  -- rare
   local lane = stream == stream_high and 'high-' or stream == stream_low and 'low-' or ''
   local id = 'malformed-' .. lane .. entry_id
   local job = job_prefix .. id
@@ -228,6 +228,12 @@ local function dead_letter(stream, entry_id, fields, job_prefix, retention_ms)
   finish(job, id, nil, 'failed', failed, tonumber(retention_ms))
   drop_entry(stream, entry_id)
   return id
+end
+
+-- Fail a job whose result is too large to keep.
+local function fail_oversized(job, id, fence, payload, result_bytes, retention_ms)  -- rare
+  fail_attempt(job, id, fence, payload, read(job, 'lease_owner', 'entry', 'priority', 'attempts'),
+    'result has ' .. result_bytes .. ' bytes, the limit is ' .. MAX_DATA_BYTES, retention_ms)
 end
 
 local function count(name, by)
