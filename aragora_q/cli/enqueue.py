@@ -185,7 +185,7 @@ def enqueue(
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option("--group", metavar="G", help="Group whose counts include the job."),
+        typer.Option("--group", metavar="G", help="Group of the job; see `group --help`."),
     ] = None,
     tenant: Annotated[
         str | None, typer.Option("--tenant", metavar="T", help="For whom the job runs.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,7 +69,7 @@ async def list_(
         return reader.exit_code
     jobs = [job async for job in reader.jobs(job_ids)]
     if jobs:
-        await _print_table(queue, jobs)
+        await _print_table(queue, jobs, wanted.labels)
     else:
         found = "match" if given.is_given else "found"
         output.info(f"no jobs {found} in queue {queue.config.queue} at {queue.connection.address}")
@@ -111,7 +111,9 @@ def _sort_time(job: Job) -> float:
     return job.completed_at or job.started_at or job.created_at or 0.0
 
 
-async def _print_table(queue: RedisStreamsQueue, jobs: Sequence[Job]) -> None:
+async def _print_table(
+    queue: RedisStreamsQueue, jobs: Sequence[Job], labels_of_all: Collection[str]
+) -> None:
     from aragora_q.cli import views
 
     now = await queue.tracker.server_time()  # after the jobs were read: none is younger
@@ -120,7 +122,7 @@ async def _print_table(queue: RedisStreamsQueue, jobs: Sequence[Job]) -> None:
             job.id,
             job.status.value,
             output.ago(_sort_time(job), now),
-            views.labels_text(job),
+            views.labels_text(job, known=labels_of_all),
             output.truncate(views.summary(job), output.MAX_WIDTH),  # without the payload
         )
         for job in jobs

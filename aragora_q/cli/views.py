@@ -11,13 +11,14 @@ incidents, oldest first, each with `at`, `cause`, `attempt`, `worker`, `error`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Group, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
+from aragora_q.labels import encode_labels
 from aragora_q.loose import whole
 
 if TYPE_CHECKING:
@@ -127,11 +128,10 @@ def tags_text(tags: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in tags.items())
 
 
-def labels_text(job: Job) -> str:
-    """Return, for example, `group:nightly tenant:acme env=prod`."""
-    names = [f"group:{job.group}"] if job.group is not None else []
-    names += [f"tenant:{job.tenant}"] if job.tenant is not None else []
-    return " ".join(filter(None, [*names, tags_text(job.tags)]))
+def labels_text(job: Job, known: Collection[str]) -> str:
+    """Return, for example, `group:nightly tenant:acme env=prod`, without labels that are `known`."""
+    labels = encode_labels(job).split()
+    return " ".join(label.removeprefix("tag:") for label in labels if label not in known)
 
 
 def summary(job: Job) -> str:

@@ -76,6 +76,16 @@ async def test_list_shows_labels(harness, run_cli):
     assert max(map(len, run_cli("list").lines)) <= 80
 
 
+async def test_list_leaves_out_labels_of_the_filter(harness, run_cli):
+    """Each row has them: only the others are shown, and no column if there are none. JSON has all."""
+    await harness.enqueue("job", group="g", tenant="acme", tags={"a": "1", "b": "2"})
+    assert "  tenant:acme b=2  " in run_cli("list", "--group", "g", "--tag", "a=1").lines[1]
+    every_one = ("--group", "g", "--tenant", "acme", "--tag", "a=1", "--tag", "b=2")
+    assert "LABELS" not in run_cli("list", *every_one).out
+    job = run_cli("list", *every_one, "--json").object
+    assert (job["group"], job["tenant"], job["tags"]) == ("g", "acme", {"a": "1", "b": "2"})
+
+
 def _question(job_id, question):
     from aragora_q.job import create_debate_job
 
