@@ -204,6 +204,31 @@ async def test_a_running_job_with_a_damaged_entry_field(harness, value):
     assert harness.entries() == harness.pending() == []
 
 
+async def test_a_key_of_another_type_costs_no_other_job_of_a_batch(harness):
+    """Requeue, completion and purge of the others take effect whole, and their group counts them."""
+    session = await harness.worker()
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in "abc"])
+    await harness.queue.cancel_many(["a", "b", "c"])
+    payload = harness.keys.payload("b")
+    harness.redis.delete(payload)
+    harness.redis.rpush(payload, "x")
+    assert await harness.queue.requeue(["a", "b", "c"]) == ["requeued", "malformed", "requeued"]
+    await harness.enqueue("d", group="g")
+    jobs = (await session.start(3)).jobs
+    harness.redis.delete(harness.keys.job("c"))
+    harness.redis.set(harness.keys.job("c"), "x")
+    reports = [Report(job, Completed(b"{}")) for job in jobs]
+    assert await session.report(reports) == ["completed", "lost", "completed"]
+    group = await harness.queue.tracker.get_group("g")
+    assert group.counts["completed"] == 2
+    harness.redis.delete(harness.keys.job("a"))
+    harness.redis.set(harness.keys.job("a"), "x")
+    purged = await harness.queue.purge(JobStatus.COMPLETED, older_than_seconds=-1)
+    assert (purged.deleted, harness.redis.zcard(harness.keys.completed)) == (2, 0)
+    assert not harness.redis.exists(harness.keys.job("a"), harness.keys.job("d"))
+    harness.redis.flushdb()
+
+
 @pytest.mark.parametrize("damage", ["bytes", "type"])
 async def test_damaged_journals(harness, damage):
     """A byte count that is not a number counts as 0; a journal of another type does not stop a requeue."""
