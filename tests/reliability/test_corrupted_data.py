@@ -204,6 +204,19 @@ async def test_a_running_job_with_a_damaged_entry_field(harness, value):
     assert harness.entries() == harness.pending() == []
 
 
+@pytest.mark.parametrize("value", ["nonsense", "", "1-x"])
+async def test_jobs_are_cancelled_with_one_whose_entry_field_is_damaged(harness, value):
+    """All of them are, and their group counts them; a worker that reads the left entry drops it."""
+    job_ids = ["a", "b", "c"]
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in job_ids])
+    harness.redis.hset(harness.keys.job("b"), "entry", value)
+    assert await harness.queue.cancel_many(job_ids) == ["cancelled"] * 3
+    assert (await harness.queue.tracker.get_group("g")).counts["cancelled"] == 3
+    session = await harness.worker()
+    await session.start(3)
+    assert harness.entries() == []
+
+
 async def test_a_key_of_another_type_costs_no_other_job_of_a_batch(harness):
     """Requeue, completion and purge of the others take effect whole, and their group counts them."""
     session = await harness.worker()
