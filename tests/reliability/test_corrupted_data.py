@@ -11,7 +11,7 @@ from support import invariants
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import JOB_ID_PATTERN, Job, JobStatus
-from aragora_q.contracts import Completed, Failed, Report
+from aragora_q.contracts import Completed, Failed, Released, Report, Retry
 from aragora_q.errors import InvalidPayload
 from aragora_q.worker.debate_worker import DebateWorker
 
@@ -202,6 +202,28 @@ async def test_a_running_job_with_a_damaged_entry_field(harness, value):
     assert sorted(harness.redis.zrange(harness.keys.completed, 0, -1)) == ["a", "b", "c"]
     await harness.queue.reclaim()
     assert harness.entries() == harness.pending() == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answer", "status"),
+    [
+        (Retry("x", 60), "retrying", "retrying"),
+        (Failed("x"), "failed", "failed"),
+        (Released(), "released", "pending"),
+    ],
+)
+async def test_reports_with_one_of_a_job_without_its_entry_field(harness, outcome, answer, status):
+    """All of them are recorded, and counted in the group; the entry that is left is dropped."""
+    session = await harness.worker()
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in "abc"])
+    jobs = (await session.start(3)).jobs
+    entry = harness.fields("b")["entry"]
+    harness.redis.hdel(harness.keys.job("b"), "entry")
+    assert await session.report([Report(job, outcome) for job in jobs]) == [answer] * 3
+    assert (await harness.queue.tracker.get_group("g")).counts[status] == 3
+    harness.backdate_entry(harness.keys.stream_normal, entry)
+    await harness.queue.reclaim()
+    assert harness.pending() == []
 
 
 @pytest.mark.parametrize("value", ["nonsense", "", "1-x"])
