@@ -223,8 +223,7 @@ async def test_jobs_past_retention_are_found_only_to_purge_them(harness):
             wanted = JobFilter(statuses=statuses, **labels)
             assert await harness.queue.find_newest(wanted, 10) == ["kept"], wanted
             assert await harness.queue.count(wanted) == 1, wanted
-        wanted = JobFilter(statuses=cancelled, **labels)
-        assert await harness.queue.count(wanted, with_expired=True) == 3, wanted
+            assert await harness.queue.count(wanted, with_expired=True) == 3, wanted
     assert await harness.queue.purge_many(job_ids) == ["purged"] * 3
 
 

@@ -5,6 +5,7 @@ import pytest
 from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed
 from aragora_q.doctor import integrity
+from aragora_q.errors import AragoraQError
 
 
 async def _run(harness):
@@ -31,6 +32,23 @@ async def test_a_job_that_cannot_follow_a_group_does_not_hold_up_its_end(harness
     fields = harness.redis.hgetall(group)
     assert (fields["then"], "ended_at" in fields, fields["completed"]) == ("lost", True, "1")
     assert not harness.redis.exists(f"{group}:then", harness.keys.job("after"))
+
+
+async def test_then_is_kept_until_it_is_enqueued(harness):
+    """If its lane is a key of another type when the group ends, `doctor --repair` enqueues it later."""
+    await harness.enqueue("job", group="g")
+    await harness.queue.seal_group("g", Job({"n": 2}, id="after", priority=1))
+    session = await harness.worker()
+    job = await harness.start_one(session)
+    harness.redis.delete(harness.keys.stream_high)
+    harness.redis.set(harness.keys.stream_high, "of another program")
+    with pytest.raises(AragoraQError, match="WRONGTYPE"):
+        await harness.report(session, job, Completed(b"{}"))
+    harness.redis.delete(harness.keys.stream_high)
+    repaired = await integrity.examine(harness.queue.connection, repair=True)
+    assert repaired.problems["then-waits"] == {"g"}
+    started = await harness.start_one(session)
+    assert (started.id, started.raw_payload) == ("after", b'{"n":2}')
 
 
 async def test_a_group_that_expired_goes_with_its_last_job(harness):

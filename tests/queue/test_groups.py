@@ -562,6 +562,19 @@ async def test_an_id_past_retention_changes_its_group(harness):
     assert labels == {"a": {"group": "new", "tags": {"k": "w"}}, "only": {}}
 
 
+async def test_an_id_past_retention_is_deleted_once(harness):
+    """An id that is twice in a call, and refused both times, leaves its old group once."""
+    for job_id, group in (("a", "old"), ("b", "old"), ("c", "sealed")):
+        await harness.enqueue(job_id, group=group)
+    await harness.queue.seal_group("sealed")
+    await harness.queue.cancel("a")
+    for key in harness.redis.scan_iter(match=f"{harness.keys.job('a')}*"):
+        harness.redis.pexpire(key, BACKSTOP_MS - 1000)
+    with pytest.raises(GroupSealed):
+        await harness.queue.enqueue_many([Job({}, id="a", group="sealed")] * 2)
+    assert await _counts(harness, "old") == {"pending": 1, "purged": 1}
+
+
 async def test_an_id_past_retention_is_free_for_then(harness):
     """Readers do not know the old job: `then` takes its id, even if it was in the group that is sealed."""
     for group in (None, "other", "g"):

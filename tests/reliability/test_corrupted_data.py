@@ -11,7 +11,7 @@ from support import invariants
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import JOB_ID_PATTERN, Job, JobStatus
-from aragora_q.contracts import Completed, Failed, Report
+from aragora_q.contracts import Completed, Failed, Released, Report, Retry
 from aragora_q.errors import InvalidPayload
 from aragora_q.worker.debate_worker import DebateWorker
 
@@ -202,6 +202,66 @@ async def test_a_running_job_with_a_damaged_entry_field(harness, value):
     assert sorted(harness.redis.zrange(harness.keys.completed, 0, -1)) == ["a", "b", "c"]
     await harness.queue.reclaim()
     assert harness.entries() == harness.pending() == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answer", "status"),
+    [
+        (Retry("x", 60), "retrying", "retrying"),
+        (Failed("x"), "failed", "failed"),
+        (Released(), "released", "pending"),
+    ],
+)
+async def test_reports_with_one_of_a_job_without_its_entry_field(harness, outcome, answer, status):
+    """All of them are recorded, and counted in the group; the entry that is left is dropped."""
+    session = await harness.worker()
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in "abc"])
+    jobs = (await session.start(3)).jobs
+    entry = harness.fields("b")["entry"]
+    harness.redis.hdel(harness.keys.job("b"), "entry")
+    assert await session.report([Report(job, outcome) for job in jobs]) == [answer] * 3
+    assert (await harness.queue.tracker.get_group("g")).counts[status] == 3
+    harness.backdate_entry(harness.keys.stream_normal, entry)
+    await harness.queue.reclaim()
+    assert harness.pending() == []
+
+
+@pytest.mark.parametrize("value", ["nonsense", "", "1-x"])
+async def test_jobs_are_cancelled_with_one_whose_entry_field_is_damaged(harness, value):
+    """All of them are, and their group counts them; a worker that reads the left entry drops it."""
+    job_ids = ["a", "b", "c"]
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in job_ids])
+    harness.redis.hset(harness.keys.job("b"), "entry", value)
+    assert await harness.queue.cancel_many(job_ids) == ["cancelled"] * 3
+    assert (await harness.queue.tracker.get_group("g")).counts["cancelled"] == 3
+    session = await harness.worker()
+    await session.start(3)
+    assert harness.entries() == []
+
+
+async def test_a_key_of_another_type_costs_no_other_job_of_a_batch(harness):
+    """Requeue, completion and purge of the others take effect whole, and their group counts them."""
+    session = await harness.worker()
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in "abc"])
+    await harness.queue.cancel_many(["a", "b", "c"])
+    payload = harness.keys.payload("b")
+    harness.redis.delete(payload)
+    harness.redis.rpush(payload, "x")
+    assert await harness.queue.requeue(["a", "b", "c"]) == ["requeued", "malformed", "requeued"]
+    await harness.enqueue("d", group="g")
+    jobs = (await session.start(3)).jobs
+    harness.redis.delete(harness.keys.job("c"))
+    harness.redis.set(harness.keys.job("c"), "x")
+    reports = [Report(job, Completed(b"{}")) for job in jobs]
+    assert await session.report(reports) == ["completed", "lost", "completed"]
+    group = await harness.queue.tracker.get_group("g")
+    assert group.counts["completed"] == 2
+    harness.redis.delete(harness.keys.job("a"))
+    harness.redis.set(harness.keys.job("a"), "x")
+    purged = await harness.queue.purge(JobStatus.COMPLETED, older_than_seconds=-1)
+    assert (purged.deleted, harness.redis.zcard(harness.keys.completed)) == (2, 0)
+    assert not harness.redis.exists(harness.keys.job("a"), harness.keys.job("d"))
+    harness.redis.flushdb()
 
 
 @pytest.mark.parametrize("damage", ["bytes", "type"])

@@ -23,7 +23,7 @@ for n = 1, items do
       local _, payload = job_of(fields_of(stream, state.entry) or {})
       drop_entry(stream, state.entry)
       if payload then redis.call('SET', job .. ':payload', payload) end
-      redis.call('HSETNX', job, 'created_at', entry_ms(state.entry))
+      redis.call('HSETNX', job, 'created_at', text(entry_ms(state.entry) or now))  -- `entry` may be damaged
     else
       redis.call('ZREM', delayed, id)
     end

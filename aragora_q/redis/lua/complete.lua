@@ -11,7 +11,7 @@ local ttl = text(retention_ms + BACKSTOP_MS)
 local results, completed_ids, failed_ids, index_args, parts, entries, refused = {}, {}, {}, {}, {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, result = item(n)
-  local state = redis.call('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority')
+  local state = tolerate_damage(redis.pcall('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority'))
   local is_own = state[2] == fence and state[3] == lease_owner
   if is_own and state[1] == 'processing' and #result > MAX_DATA_BYTES then
     fail_oversized(job, id, fence, payload, #result, retention_ms)
@@ -33,7 +33,7 @@ for n = 1, items do
     results[n] = 'completed'
   elseif is_own and state[1] == 'completed' then
     results[n] = 'completed'  -- recorded before; the reply was lost
-  elseif #result > MAX_DATA_BYTES and redis.call('HGET', job, 'failed_fence') == fence then
+  elseif #result > MAX_DATA_BYTES and redis.pcall('HGET', job, 'failed_fence') == fence then
     results[n] = 'failed'
   else
     results[n] = refusal(state[1])

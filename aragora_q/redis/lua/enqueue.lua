@@ -16,20 +16,23 @@ if tonumber(max_backlog) > 0 then
   end
 end
 
-local known_labels  -- of earlier jobs with the ids of this call: labels may outlive the other keys
+local known_labels  -- of earlier jobs with the ids of this call, by id: labels may outlive the other keys
 
-local function exists(n, job, id)
+local function exists(job, id)
   local found
   if known_labels then
     found = redis.call('EXISTS', job)
   else
     found, known_labels = redis.call('EXISTS', job, labels, labels), {}  -- 1 for the job, 2 if any job has labels
     if found >= 2 then
-      for m = 1, items do known_labels[m] = select(2, item(m)) end
-      known_labels = labels_of(known_labels)
+      local ids = {}
+      for n = 1, items do ids[n] = select(2, item(n)) end
+      for n, job_labels in ipairs(labels_of(ids)) do known_labels[ids[n]] = job_labels end
     end
   end
-  return not is_free(job, id, found % 2 == 1, known_labels[n])
+  local job_labels = known_labels[id]
+  known_labels[id] = nil  -- the job exists, or `is_free` deletes it: once
+  return not is_free(job, id, found % 2 == 1, job_labels)
 end
 
 -- Jobs get their labels before they are created, so that a failure in between leaves no job without them. From the
@@ -40,7 +43,7 @@ for n = 1, items do
   if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
-  elseif uncreated[id] or exists(n, job, id) then
+  elseif uncreated[id] or exists(job, id) then
     results[n] = 'exists'
   elseif #created >= capacity then
     results[n] = 'full'

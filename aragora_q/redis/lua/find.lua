@@ -70,10 +70,11 @@ end
 -- True if the job has a wanted status and its time is in the range: of its end, or else its start or its enqueue.
 local function matches(id)
   local state = read(job_prefix .. id, 'status', 'started_at', 'created_at', 'entry')
-  if not state.status or not (any_status or is_wanted[state.status]) then return false end
-  if TERMINAL[state.status] and with_expired == '0' and is_past_retention(job_prefix .. id) then return false end
+  local status = state.status or with_expired == '1' and status_of(job_prefix .. id, id)
+  if not status or not (any_status or is_wanted[status]) then return false end
+  if TERMINAL[status] and with_expired == '0' and is_past_retention(job_prefix .. id) then return false end
   if not (from or to) then return true end
-  local ended = TERMINAL[state.status] and redis.call('ZSCORE', TERMINAL[state.status], id)
+  local ended = TERMINAL[status] and redis.call('ZSCORE', TERMINAL[status], id)
   local ms = tonumber(ended or nil) or updated_ms(state)
   return ms ~= nil and is_in_range(ms)
 end

@@ -14,8 +14,8 @@ if dry_run == '1' then return {redis.call('ZCOUNT', index, '-inf', '(' .. cutoff
 local job_labels = labels_of(ids)
 for n, id in ipairs(ids) do
   local job = job_prefix .. id
-  local current = redis.call('HGET', job, 'status')
-  if not current or current == status then delete_job(job, id, status, job_labels[n]) end
+  local current = tolerate_damage(redis.pcall('HGET', job, 'status'))
+  if type(current) ~= 'string' or current == status then delete_job(job, id, status, job_labels[n]) end
   redis.call('ZREM', index, id)
 end
 count('purged', #ids)

@@ -29,12 +29,12 @@ local results, requeued = {}, {}
 for n = 1, items do
   local job, id = item(n)
   local state = read(job, 'status', 'priority', 'max_attempts')
-  local payload = redis.call('GET', job .. ':payload')
+  local payload = tolerate_damage(redis.pcall('GET', job .. ':payload'))
   if not state.status or is_past_retention(job) then
     results[n] = 'unknown'
   elseif state.status ~= 'failed' and state.status ~= 'cancelled' then
     results[n] = state.status
-  elseif not payload or state.max_attempts == '0' then
+  elseif type(payload) ~= 'string' or state.max_attempts == '0' then  -- missing, or a key of another type
     results[n] = 'malformed'
   else
     redis.call('ZREM', state.status == 'failed' and failed or cancelled, id)

@@ -154,9 +154,9 @@ local function create_groups()  -- rare
   -- Enqueue the job that was stored when the group was sealed. If its id is taken, it gets another one.
   local function enqueue_then(key)
     local job = read_then(key)
-    redis.call('DEL', key .. ':then')
     if not job then
       redis.call('HSET', key, 'then', 'lost')
+      redis.call('DEL', key .. ':then')
       return
     end
     local id, suffix = job.then_id, now
@@ -168,6 +168,7 @@ local function create_groups()  -- rare
     create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
       job.then_max_attempts)
     redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
+    redis.call('DEL', key .. ':then')  -- last: if the job cannot be created, it waits, and `doctor` finds it
     count('enqueued', 1)
     publish_event('enqueued', {id})
   end

@@ -127,8 +127,9 @@ local function drop_entries(stream, entries)
   end
 end
 
+-- The same for one entry; nil, from a damaged hash, drops none.
 local function drop_entry(stream, entry)
-  drop_entries(stream, {entry})
+  if entry then drop_entries(stream, {entry}) end
 end
 
 -- True if the attempt `fence` of `lease_owner` owns the job's lease. Every request of a worker is
