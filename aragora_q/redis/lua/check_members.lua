@@ -12,7 +12,7 @@ if page.err then return {'wrong-type'} end
 local ids, reply = {}, {page[1]}
 for n = 1, #page[2], 2 do ids[#ids + 1] = page[2][n] end
 for n, job_labels in ipairs(labels_of(ids)) do
-  if not string.find(' ' .. (job_labels or '') .. ' ', ' ' .. label .. ' ', 1, true) then
+  if not has_label(job_labels, label) then
     reply[#reply + 1] = ids[n]
     if repair == '1' then redis.call('ZREM', members, ids[n]) end
   end
