@@ -584,7 +584,7 @@ async def test_an_id_past_retention_is_free_for_then(harness):
 
 
 async def test_then_that_another_program_damaged_is_lost(harness):
-    """Without its payload, or with fields that are no job's, `then` is lost; the last job completes."""
+    """Without its payload, or with fields that are no job's, it is lost; the job completes, the group ends."""
     damages = [
         lambda key: harness.redis.delete(f"{key}:then"),
         lambda key: (harness.redis.delete(f"{key}:then"), harness.redis.lpush(f"{key}:then", "x")),
@@ -599,7 +599,10 @@ async def test_then_that_another_program_damaged_is_lost(harness):
         damage(harness.keys.group(f"g{n}"))
         job = await harness.start_one(session)
         assert await harness.report(session, job, Completed(b"{}")) == "completed"
-        assert (await harness.queue.tracker.get_group(f"g{n}")).then_status == "lost"
+        group = await harness.queue.tracker.get_group(f"g{n}")
+        assert (group.then_status, group.ended_at is None) == ("lost", False)
+        assert await _counts(harness, f"g{n}") == {"completed": 1}
+        assert not harness.redis.exists(f"{harness.keys.group(f'g{n}')}:then")
         await _purge(harness)
     assert await harness.queue.get_status("then") is None
 
