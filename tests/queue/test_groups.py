@@ -138,15 +138,6 @@ async def _purge(harness):
         await harness.queue.purge(status, older_than_seconds=-1000)
 
 
-async def _cancel_group(harness, name="g"):
-    mark = await harness.queue.connection.run(
-        "cancel_group", group=name, retention_ms=harness.config.retention_ms
-    )
-    members = harness.redis.zrange(harness.keys.members(f"group:{name}"), 0, -1)
-    await harness.queue.cancel_many(members)
-    return mark
-
-
 THEN = Job({"n": 2}, id="then")
 
 
@@ -413,7 +404,7 @@ async def test_a_group_that_is_cancelled_cancels_then(harness):
     for job_id in "ab":
         await harness.enqueue(job_id, group="g")
     await harness.queue.seal_group("g", THEN)
-    assert await _cancel_group(harness) == b"marked"
+    assert await harness.queue.cancel_group("g") == 2
     group = await harness.queue.tracker.get_group("g")
     assert (group.then_status, await _counts(harness)) == (
         "cancelled",
@@ -422,7 +413,7 @@ async def test_a_group_that_is_cancelled_cancels_then(harness):
     assert None not in (group.cancelled_at, group.ended_at)
     await harness.queue.requeue(["a"])
     await harness.queue.cancel("a")
-    assert await _cancel_group(harness) == b"ended"
+    assert await harness.queue.cancel_group("g") == 0
     assert _enqueued(harness) == 0
     with pytest.raises(GroupSealed):
         await harness.enqueue("late", group="g")
@@ -457,15 +448,17 @@ async def test_cancel_of_an_open_and_of_an_ended_group(harness):
     """An open group ends by it; one that has ended keeps the `then` that it had; an unknown one is unknown."""
     await harness.enqueue("a", group="open")
     await harness.queue.cancel("a")
-    assert await _cancel_group(harness, "open") == b"marked"
+    assert await harness.queue.cancel_group("open") == 0
     assert (await harness.queue.tracker.get_group("open")).ended_at is not None
     await harness.enqueue("b", group="ended")
     await harness.queue.seal_group("ended", THEN)
     await harness.queue.cancel("b")
-    await _cancel_group(harness, "ended")
-    assert (await harness.queue.tracker.get_group("ended")).then_status == "enqueued"
+    assert await harness.queue.cancel_group("ended") == 0
+    group = await harness.queue.tracker.get_group("ended")
+    assert (group.then_status, group.cancelled_at) == ("enqueued", None)
     assert await harness.queue.get_status("then") == "pending"
-    assert await _cancel_group(harness, "unknown") == b"unknown"
+    with pytest.raises(GroupNotFound):
+        await harness.queue.cancel_group("unknown")
 
 
 async def test_a_group_goes_with_its_last_member(harness):
