@@ -207,6 +207,6 @@ async def test_jobs_past_retention_are_found_only_to_purge_them(harness):
     ],
 )
 def test_a_filter_with_an_impossible_value_is_refused(wrong, message):
-    """A status that does not exist, or a time that is no time, is an error, not an empty answer."""
+    """A status that does not exist, or an impossible time, is an error, not an empty answer."""
     with pytest.raises(InvalidPayload, match=re.escape(message)):
         JobFilter(**wrong).check()

@@ -167,7 +167,7 @@ async def test_a_result_too_large_to_keep_is_counted(new_harness):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_the_last_end_enqueues_then_once(harness, ending):
-    """A sealed group ends with its last job, however it ends; `then` is enqueued, once and for all."""
+    """A sealed group ends with its last job, however it ends; `then` is enqueued, once."""
     fields, end, status = ENDINGS[ending]
     await harness.enqueue("a", group="g", **fields)
     await harness.enqueue("b", group="g", delay_seconds=60)
@@ -271,7 +271,7 @@ async def test_a_sealed_group_refuses_jobs(harness):
     assert await _counts(harness, "open") == {"pending": 80}
     assert harness.redis.zcard(harness.keys.members("tenant:t")) == 160
     assert await harness.queue.get_status("j0") is None
-    await harness.enqueue("a", group="sealed")  # it is in the queue: again is no error
+    await harness.enqueue("a", group="sealed")  # it is in the queue: again is not an error
     with pytest.raises(GroupSealed):
         await harness.enqueue("late", group="sealed")
 
