@@ -58,12 +58,12 @@ T = TypeVar("T")
 
 
 def results(samples: dict[str, list[Costs]], calls: str) -> Iterator[Result]:
-    """Yield what a whole life, the enqueue and the dearest other transition cost, as ratios."""
+    """Yield what a whole life, the enqueue and the costliest other transition cost, as ratios."""
     others = [step for step in samples["bare"][0] if step != "enqueue"]
     for name, ours, floor in (("labels", "small", "bare"), ("group", "large", "small")):
         pairs = list(zip(samples[ours], samples[floor], strict=True))
-        dearest = max(others, key=lambda step: median(a[step] / b[step] for a, b in pairs))
-        for part, steps in (("life", LIFE), ("enqueue", ("enqueue",)), ("other", (dearest,))):
+        costliest = max(others, key=lambda step: median(a[step] / b[step] for a, b in pairs))
+        for part, steps in (("life", LIFE), ("enqueue", ("enqueue",)), ("other", (costliest,))):
             of = "with / without labels" if name == "labels" else "group of 100,000 / 10"
             yield Result(
                 f"{name}_{calls}_{part}",

@@ -340,7 +340,7 @@ async def _wait(
 
     async for job in waiting.ended_jobs(queue, [job_id], timeout_seconds):
         await views.show_job(queue, job, as_json=as_json, quiet=quiet)
-    return waiting.exit_code([job])
+    return waiting.exit_code(job)
 
 
 def _enqueue_lines(

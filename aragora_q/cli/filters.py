@@ -142,12 +142,12 @@ Until = Annotated[
 
 
 def with_filter(
-    verb: str, statuses: frozenset[JobStatus] = frozenset(), *, of: str = "Only jobs in"
+    verb: str, statuses: frozenset[JobStatus] = frozenset()
 ) -> Callable[[Command], Command]:
-    """Add the filter options to a command, which receives them as `given`.
+    """Replace the parameter `given` of a command, a GivenFilter, by the filter options.
 
-    `statuses` are those that --status may have, with empty ones any; `of` begins its help. Applied outside of
-    `with_queue` and `with_config`. Checks, as far as the command has such parameters:
+    `statuses` are those that --status may have, with empty ones any. Applied outside of `with_queue` and
+    `with_config`. Checks, as far as the command has such parameters:
 
     - `since` is before `until`;
     - `ids` and a filter exclude each other, and one of them is required;
@@ -161,7 +161,7 @@ def with_filter(
             "--status",
             "-s",
             metavar="STATUS",
-            help=f"{of} this status: {_any_of(allowed)}; repeatable.",
+            help=f"Only jobs in this status: {_any_of(allowed)}; repeatable.",
         ),
     ]
     added = {
@@ -197,12 +197,9 @@ def with_filter(
             _check_together(verb, given, arguments)
             return command(given=given, **arguments)
 
-        own = inspect.signature(command).parameters
-        parameters = [parameter for name, parameter in own.items() if name != "given"]
-        n_first = (
-            [parameter.name for parameter in parameters].index("ids") + 1 if "ids" in own else 0
-        )
-        parameters[n_first:n_first] = [
+        parameters = list(inspect.signature(command).parameters.values())
+        place = [parameter.name for parameter in parameters].index("given")
+        parameters[place : place + 1] = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
             for name, option in added.items()
         ]
@@ -227,7 +224,8 @@ def _check_together(verb: str, given: GivenFilter, arguments: Mapping[str, Any])
         raise typer.BadParameter(
             "it counts the jobs that a filter matches, not ids", param_hint="--dry-run"
         )
-    asks = "yes" in arguments and given.has_more_than_statuses | ("ids" in arguments and not ids)
+    works_on_filter = given.has_more_than_statuses or ("ids" in arguments and not ids)
+    asks = works_on_filter and "yes" in arguments
     if asks and not (arguments["yes"] or arguments["dry_run"] or sys.stdin.isatty()):
         raise typer.BadParameter(
             f"this would {verb} all jobs that match: add --yes to confirm, or --dry-run to count them"

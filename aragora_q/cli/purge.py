@@ -36,6 +36,7 @@ Exit codes:
 def purge(
     load: LoadConfig,
     *,
+    given: GivenFilter,
     older_than: Annotated[
         float | None,
         typer.Option(
@@ -45,7 +46,6 @@ def purge(
             help="Minimum age: 90s, 15m, 36h, 7d. [default: retention time; with a filter, any age]",
         ),
     ] = None,
-    given: GivenFilter,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,

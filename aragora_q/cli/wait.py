@@ -70,5 +70,5 @@ async def wait(
     jobs = waiting.ended_jobs(queue, found or [], timeout_seconds, may_be_purged=not ids)
     async for job in jobs:
         await views.show_job(queue, job, as_json=as_json, quiet=quiet)
-        exit_code = max(exit_code, waiting.exit_code([job]))
+        exit_code = max(exit_code, waiting.exit_code(job))
     return exit_code

@@ -202,9 +202,9 @@ async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
     return job
 
 
-def exit_code(jobs: Iterable[Job]) -> int:
-    """Return 0 if all jobs completed, 1 if one failed or was cancelled."""
-    return int(any(job.status is not JobStatus.COMPLETED for job in jobs))
+def exit_code(job: Job) -> int:
+    """Return 0 if the job completed, 1 if it failed or was cancelled."""
+    return int(job.status is not JobStatus.COMPLETED)
 
 
 def group_exit_code(group: Group) -> int:

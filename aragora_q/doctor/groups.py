@@ -25,12 +25,12 @@ async def check_label(
         reply = await connection.run(
             "check_members", label=label, cursor=cursor, limit=PAGE, repair=int(repair)
         )
-        cursor, *job_ids = map(replies.text, reply)
+        cursor, *problems = map(replies.text, reply)
         if cursor == "wrong-type":
             report.add("label-wrong-type", label)
             return
-        for job_id in job_ids:
-            report.add("stray-member", job_id)
+        for job_id, code in replies.pairs(problems):
+            report.add(code, job_id)
         if cursor == "0":
             return
 

@@ -124,6 +124,12 @@ PROBLEMS = {
             "is listed at a label that it does not have",
             "remove it from that list",
         ),
+        Problem(
+            "labels-lost",
+            "is listed at a label, but all its labels were deleted",
+            "cancel it and enqueue it again",
+            repairable=False,
+        ),
         Problem("labels-without-job", "has labels, but does not exist", "remove its labels"),
         Problem(
             "label-wrong-type",

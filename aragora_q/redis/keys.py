@@ -214,9 +214,6 @@ class QueueKeys:
     def group(self, name: str) -> str:
         return f"{self.queue_prefix}group:{name}"
 
-    def group_then(self, name: str) -> str:
-        return f"{self.queue_prefix}group:{name}:then"
-
     def members(self, label: str) -> str:
         return f"{self.queue_prefix}members:{label}"
 

@@ -38,6 +38,8 @@ _SCRIPTS, _INCLUDES = (
 )
 """The sources of `lua/` and of `lua/include`, by name. Every script includes `job` implicitly."""
 
+_WORD = re.compile(r"\w+")
+
 Value = str | bytes | int | float
 T = TypeVar("T")
 
@@ -216,9 +218,6 @@ def _split(source: str, constants: Mapping[str, str]) -> Iterator[_Definition]:
         code = any_constant.sub(lambda found: constants[found[0]], _code(text))
         is_rare = text.partition("\n")[0].endswith("-- rare")
         yield _Definition(name, " ".join(code.split()), is_rare)
-
-
-_WORD = re.compile(r"\w+")
 
 
 def _code(source: str) -> str:

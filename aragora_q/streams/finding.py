@@ -62,8 +62,7 @@ async def newest(connection: Connection, wanted: JobFilter, limit: int) -> list[
 
     With labels, newest by the time of enqueue; otherwise by the end, or the start or enqueue of live jobs.
     """
-    is_live = bool(wanted.statuses) and wanted.statuses <= LIVE
-    if wanted.labels and wanted.since is not None and limit <= PAGE and not is_live:
+    if wanted.labels and wanted.since is not None and limit <= PAGE and not _is_live_only(wanted):
         async for step in _steps(connection, wanted, with_expired=False, limit=limit):
             is_in_order = step.source in wanted.labels
             if is_in_order and (step.is_last or step.number >= limit):
@@ -101,6 +100,10 @@ def _parts(wanted: JobFilter) -> list[JobFilter]:
     parts = [replace(wanted, statuses=statuses & LIVE)] if statuses & LIVE else []
     ended = sorted(statuses & TERMINAL, reverse=True)
     return parts + [replace(wanted, statuses=frozenset({status})) for status in ended]
+
+
+def _is_live_only(wanted: JobFilter) -> bool:
+    return bool(wanted.statuses) and wanted.statuses <= LIVE
 
 
 async def _walk(
@@ -147,14 +150,14 @@ async def _steps(
         "count_only": int(count_only),
         "limit": SCAN_MEMBERS if count_only else limit or PAGE,
     }
-    is_live = bool(part.statuses) and LIVE.issuperset(part.statuses)
-    if is_live and part.labels and part.since is not None:
+    is_live_only = _is_live_only(part)
+    if is_live_only and part.labels and part.since is not None:
         steps = [step async for step in _lane_steps(connection, args, LANE_PAGES)]
         if steps[-1].is_last:
             for step in steps:
                 yield step
             return
-    source, cursor = LANES if is_live and not part.labels else "", None
+    source, cursor = LANES if is_live_only and not part.labels else "", None
     while source != LANES and cursor != "":
         answer, next_cursor, number, *rows = await connection.run(
             "find",

@@ -225,14 +225,10 @@ class RedisStreamsQueue(WorkQueue):
         return await self.tracker.queue_stats()
 
     async def cancel(self, job_id: str) -> bool:
-        [status] = await self.connection.run(
-            "cancel",
-            [(self._keys.job(job_id), (job_id,))],
-            retention_ms=self.config.retention_ms,
-        )
-        if status == b"unknown":
+        [result] = await self.cancel_many([job_id])
+        if result == "unknown":
             raise JobNotFound(job_id, self.config.queue)
-        return bool(status == b"cancelled")
+        return result == "cancelled"
 
     async def requeue(self, job_ids: Sequence[str]) -> list[str]:
         """Return failed and cancelled jobs to the queue with their attempts reset.

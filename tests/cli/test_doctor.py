@@ -179,6 +179,7 @@ BREAKS_OF_GROUPS = {
     "labels-without-job": lambda redis_client: redis_client.hset(
         f"{PREFIX}labels", "missing", "tenant:t tag:k=v"
     ),
+    "labels-lost": lambda redis_client: redis_client.delete(f"{PREFIX}labels"),
     "label-wrong-type": _break_label_type,
     "group-wrong-type": _break_group_type,
     "group-without-jobs": _break_group_without_jobs,

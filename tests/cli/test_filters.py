@@ -144,7 +144,7 @@ def test_labels_that_no_job_can_have(run_cli, command, given, message):
         ),
     ],
 )
-def test_what_does_not_go_together(run_cli, monkeypatch, args, message):
+def test_what_does_not_go_together(run_cli, args, message):
     """Exit 2 and one line, before anything is sent."""
     ended = run_cli(*args, "--redis-url", "redis://127.0.0.1:1")
     assert (ended.code, ended.out) == (2, "")

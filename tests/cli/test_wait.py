@@ -99,7 +99,7 @@ async def test_a_group_that_is_purged_meanwhile_has_ended(harness, group, is_nam
     assert (ended, waiting.group_exit_code(ended)) == (looks[0], 0)
 
 
-async def test_a_group_that_is_lost_meanwhile_is_no_success(harness, group):
+async def test_a_group_that_is_lost_meanwhile_is_not_a_success(harness, group):
     """Another program deleted its hash: its jobs may still run and fail, so it is not found."""
     from aragora_q.cli import waiting
 
@@ -127,7 +127,7 @@ async def test_a_filter_waits_for_what_matches_now(harness, run_cli, group):
 
 
 async def test_ids_from_stdin(run_cli, group):
-    """Ids, or JSON lines with an id; a line without one is an error, and no line is no error."""
+    """Ids, or JSON lines with an id; a line without one is an error, empty input is not."""
     await group(Completed(b"{}"))
     assert run_cli("wait", "-", "-q", stdin='runs\n{"id": "runs", "created": true}\n').lines == [
         "runs"

@@ -138,15 +138,6 @@ async def _purge(harness):
         await harness.queue.purge(status, older_than_seconds=-1000)
 
 
-async def _cancel_group(harness, name="g"):
-    mark = await harness.queue.connection.run(
-        "cancel_group", group=name, retention_ms=harness.config.retention_ms
-    )
-    members = harness.redis.zrange(harness.keys.members(f"group:{name}"), 0, -1)
-    await harness.queue.cancel_many(members)
-    return mark
-
-
 THEN = Job({"n": 2}, id="then")
 
 
@@ -176,7 +167,7 @@ async def test_a_result_too_large_to_keep_is_counted(new_harness):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_the_last_end_enqueues_then_once(harness, ending):
-    """A sealed group ends with its last job, however it ends; `then` is enqueued, once and for all."""
+    """A sealed group ends with its last job, however it ends; `then` is enqueued, once."""
     fields, end, status = ENDINGS[ending]
     await harness.enqueue("a", group="g", **fields)
     await harness.enqueue("b", group="g", delay_seconds=60)
@@ -280,7 +271,7 @@ async def test_a_sealed_group_refuses_jobs(harness):
     assert await _counts(harness, "open") == {"pending": 80}
     assert harness.redis.zcard(harness.keys.members("tenant:t")) == 160
     assert await harness.queue.get_status("j0") is None
-    await harness.enqueue("a", group="sealed")  # it is in the queue: again is no error
+    await harness.enqueue("a", group="sealed")  # it is in the queue: again is not an error
     with pytest.raises(GroupSealed):
         await harness.enqueue("late", group="sealed")
 
@@ -413,7 +404,7 @@ async def test_a_group_that_is_cancelled_cancels_then(harness):
     for job_id in "ab":
         await harness.enqueue(job_id, group="g")
     await harness.queue.seal_group("g", THEN)
-    assert await _cancel_group(harness) == b"marked"
+    assert await harness.queue.cancel_group("g") == 2
     group = await harness.queue.tracker.get_group("g")
     assert (group.then_status, await _counts(harness)) == (
         "cancelled",
@@ -422,7 +413,7 @@ async def test_a_group_that_is_cancelled_cancels_then(harness):
     assert None not in (group.cancelled_at, group.ended_at)
     await harness.queue.requeue(["a"])
     await harness.queue.cancel("a")
-    assert await _cancel_group(harness) == b"ended"
+    assert await harness.queue.cancel_group("g") == 0
     assert _enqueued(harness) == 0
     with pytest.raises(GroupSealed):
         await harness.enqueue("late", group="g")
@@ -457,15 +448,17 @@ async def test_cancel_of_an_open_and_of_an_ended_group(harness):
     """An open group ends by it; one that has ended keeps the `then` that it had; an unknown one is unknown."""
     await harness.enqueue("a", group="open")
     await harness.queue.cancel("a")
-    assert await _cancel_group(harness, "open") == b"marked"
+    assert await harness.queue.cancel_group("open") == 0
     assert (await harness.queue.tracker.get_group("open")).ended_at is not None
     await harness.enqueue("b", group="ended")
     await harness.queue.seal_group("ended", THEN)
     await harness.queue.cancel("b")
-    await _cancel_group(harness, "ended")
-    assert (await harness.queue.tracker.get_group("ended")).then_status == "enqueued"
+    assert await harness.queue.cancel_group("ended") == 0
+    group = await harness.queue.tracker.get_group("ended")
+    assert (group.then_status, group.cancelled_at) == ("enqueued", None)
     assert await harness.queue.get_status("then") == "pending"
-    assert await _cancel_group(harness, "unknown") == b"unknown"
+    with pytest.raises(GroupNotFound):
+        await harness.queue.cancel_group("unknown")
 
 
 async def test_a_group_goes_with_its_last_member(harness):
@@ -597,7 +590,7 @@ async def test_an_id_past_retention_is_free_for_then(harness):
 
 
 async def test_then_that_another_program_damaged_is_lost(harness):
-    """Without its payload, or with fields that are no job's, `then` is lost; the last job completes."""
+    """Without its payload, or with fields that are no job's, it is lost; the job completes, the group ends."""
     damages = [
         lambda key: harness.redis.delete(f"{key}:then"),
         lambda key: (harness.redis.delete(f"{key}:then"), harness.redis.lpush(f"{key}:then", "x")),
@@ -612,7 +605,10 @@ async def test_then_that_another_program_damaged_is_lost(harness):
         damage(harness.keys.group(f"g{n}"))
         job = await harness.start_one(session)
         assert await harness.report(session, job, Completed(b"{}")) == "completed"
-        assert (await harness.queue.tracker.get_group(f"g{n}")).then_status == "lost"
+        group = await harness.queue.tracker.get_group(f"g{n}")
+        assert (group.then_status, group.ended_at is None) == ("lost", False)
+        assert await _counts(harness, f"g{n}") == {"completed": 1}
+        assert not harness.redis.exists(f"{harness.keys.group(f'g{n}')}:then")
         await _purge(harness)
     assert await harness.queue.get_status("then") is None
 

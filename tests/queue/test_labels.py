@@ -68,10 +68,20 @@ async def test_members_are_listed_by_time_of_enqueue(harness):
     ]
 
 
+async def test_jobs_with_and_without_labels_keep_their_order(harness):
+    """One call's jobs are in the lane in the order of the call, whichever of them have labels."""
+    kinds = [{}, {"group": "g"}, {}, {"tenant": "t"}, {"tags": {"a": "1"}}, {}]
+    jobs = [Job({}, id=f"job-{n}", **labels) for n, labels in enumerate(kinds)]
+    await harness.queue.enqueue_many(jobs)
+    assert [fields["id"] for _, fields in harness.entries()] == [job.id for job in jobs]
+
+
 async def test_enqueue_again_changes_no_label(harness):
     """A job that exists keeps its labels, or that it has none; a copy in the same call counts once."""
-    twice = Job({}, id="a", group="g", tags={"k": "v"})
-    await harness.queue.enqueue_many([twice, twice])
+    job = Job({}, id="a", group="g", tags={"k": "v"})
+    results = await harness.queue.enqueue_many([job, job, Job({}, id="a")])
+    assert [result.created for result in results] == [True, False, False]
+    assert (await harness.queue.tracker.get_group("g")).counts["pending"] == 1
     await harness.enqueue("bare")
     await harness.enqueue("a", group="other", tenant="t")
     await harness.enqueue("bare", group="other")

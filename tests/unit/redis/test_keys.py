@@ -39,7 +39,7 @@ def all_keys(keys, job_id, worker_id, group="g", label="tag:k=v"):
         *(getattr(keys, name)(job_id) for name in OF_A_JOB),
         keys.worker(worker_id),
         keys.group(group),
-        keys.group_then(group),
+        f"{keys.group(group)}:then",
         keys.members(label),
     ]
 

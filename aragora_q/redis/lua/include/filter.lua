@@ -11,7 +11,7 @@ for status in string.gmatch(statuses, '%S+') do is_wanted[status] = true end
 -- True if these labels of a job have all that are wanted.
 local function has_wanted_labels(job_labels)
   for label in string.gmatch(wanted_labels, '%S+') do
-    if not string.find(' ' .. (job_labels or '') .. ' ', ' ' .. label .. ' ', 1, true) then return false end
+    if not has_label(job_labels, label) then return false end
   end
   return true
 end

@@ -16,6 +16,11 @@ local function labels_of(ids)
   return values.err and {} or values  -- a key of another type
 end
 
+-- True if a label is among these labels of a job.
+local function has_label(job_labels, label)
+  return string.find(' ' .. (job_labels or '') .. ' ', ' ' .. label .. ' ', 1, true) ~= nil
+end
+
 -- Create a job in its lane, or in the delayed index.
 local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if delay_ms == '0' then

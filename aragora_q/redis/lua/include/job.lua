@@ -107,8 +107,8 @@ local function ring_bell()
   redis.call('RPUSH', bell, unpack(tokens))
 end
 
--- The reply to redis.pcall. Raises what is no sign of damaged data, such as missing rights: an entry that is no
--- entry id or missing, or a key of another type.
+-- The reply to redis.pcall. Raises every error, such as missing rights, but those that damaged data causes: an entry
+-- id that is invalid or missing, a key of another type.
 local function tolerate_damage(reply)
   local failure = type(reply) == 'table' and reply.err
   if failure and not (string.find(failure, 'stream ID', 1, true) or string.find(failure, 'WRONGTYPE', 1, true)
