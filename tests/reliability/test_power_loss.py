@@ -77,7 +77,7 @@ async def test_power_cut(preloaded_server, record_property, appendfsync, durabil
     statuses = await asyncio.gather(*(harness.queue.get_status(job_id) for job_id in accepted))
     entries = {fields["id"] for _, fields in harness.entries()}
     invariants.check(harness.redis, harness.keys.queue_prefix)
-    groups = await harness.queue.tracker.groups(1000)
+    groups = await harness.queue.tracker.groups(100_000)
     followed = {group.then_id for group in groups if group.then_status == "enqueued"}
     assert followed == {job_id for job_id in entries if job_id.startswith("then-")}
     await harness.close()
