@@ -64,7 +64,7 @@ class ServerInfo:
 
     @property
     def used_share(self) -> float:
-        """The share of maxmemory in use; 0 if there is no limit or the server does not report it."""
+        """Fraction of `maxmemory` in use; 0 without a limit, or if the server does not report it."""
         return self.used_bytes / self.max_bytes if self.used_bytes and self.max_bytes else 0.0
 
 

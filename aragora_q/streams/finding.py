@@ -33,7 +33,7 @@ LANE_PAGES = 5
 PAGE = 500
 """Jobs in a page, about."""
 
-LANES = "live"
+LIVE_JOBS = "live"
 """What `find.lua` answers if the lanes are to be read."""
 
 
@@ -119,7 +119,7 @@ async def _walk(
         yield step.jobs
         total += step.number
         is_in_order = not part.labels or step.source in part.labels
-        if limit is not None and is_in_order and step.source != LANES and total >= limit:
+        if limit is not None and is_in_order and step.source != LIVE_JOBS and total >= limit:
             return
 
 
@@ -157,8 +157,8 @@ async def _steps(
             for step in steps:
                 yield step
             return
-    source, cursor = LANES if is_live_only and not part.labels else "", None
-    while source != LANES and cursor != "":
+    source, cursor = LIVE_JOBS if is_live_only and not part.labels else "", None
+    while source != LIVE_JOBS and cursor != "":
         answer, next_cursor, number, *rows = await connection.run(
             "find",
             **{**args, "limit": args["limit"] if count_only else min(args["limit"], PAGE)},
@@ -168,9 +168,9 @@ async def _steps(
             scan_limit=SCAN_MEMBERS,
         )
         source, cursor = answer.decode(), next_cursor.decode()
-        if source != LANES:
+        if source != LIVE_JOBS:
             yield _Step(source, number, _found(rows), is_last=not cursor)
-    if source == LANES:
+    if source == LIVE_JOBS:
         async for step in _lane_steps(connection, args):
             yield step
 
@@ -187,7 +187,7 @@ async def _lane_steps(
         cursor = next_cursor.decode()
         is_last = not cursor
         pages = None if pages is None else pages - 1
-        yield _Step(LANES, number, _found(rows), is_last=is_last)
+        yield _Step(LIVE_JOBS, number, _found(rows), is_last=is_last)
 
 
 def _found(rows: Sequence[bytes]) -> list[Found]:

@@ -170,12 +170,7 @@ local function check_numbers(job)
   if #invalid > 0 and add_problem('invalid-numbers') then redis.call('HDEL', job, unpack(invalid)) end
 end
 
-local ids, reply = {}, {}
-for n = 1, items do
-  local _, id = item(n)
-  ids[n] = id
-end
-local known_labels = labels_of(ids)
+local reply, known_labels = {}, labels_of_items()
 for n = 1, items do
   local job, id = item(n)
   problems = {}

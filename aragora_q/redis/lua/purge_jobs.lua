@@ -8,12 +8,7 @@
 
 local indexes = {completed = completed, failed = failed, cancelled = cancelled}
 
-local ids, results, purged = {}, {}, 0
-for n = 1, items do
-  local _, id = item(n)
-  ids[n] = id
-end
-local job_labels = labels_of(ids)
+local results, purged, job_labels = {}, 0, labels_of_items()
 for n = 1, items do
   local job, id = item(n)
   local status = status_of(job, id)

@@ -21,6 +21,13 @@ local function has_label(job_labels, label)
   return string.find(' ' .. (job_labels or '') .. ' ', ' ' .. label .. ' ', 1, true) ~= nil
 end
 
+-- The same for the jobs of this call, whose items begin with an id.
+local function labels_of_items()
+  local ids = {}
+  for n = 1, items do ids[n] = select(2, item(n)) end
+  return labels_of(ids)
+end
+
 -- Create a job in its lane, or in the delayed index.
 local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if delay_ms == '0' then
