@@ -1,12 +1,128 @@
-"""What a running executor may use: progress, checkpoints, the attempt it belongs to."""
+"""What a running executor may use: progress, checkpoints, paid calls, the attempt it belongs to."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from aragora_q.base import Job
+
+
+CallOutcome = Literal[
+    "ok",
+    "unusable",
+    "refused",
+    "cut",
+    "rate_limited",
+    "overloaded",
+    "unavailable",
+    "timeout",
+    "rejected",
+    "credit_exhausted",
+    "not_sent",
+]
+"""What became of a call. `ok` to `cut`: the provider replied. `rate_limited`: 429; `overloaded`: 503 or 529;
+`unavailable`: another fault that may pass; `rejected`: one that cannot; `not_sent`: nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A paid call before it is sent: who asks whom, and what it can take at most."""
+
+    id: str
+    """From `AttemptContext.call_id`: names this one request, also when it is settled again later."""
+    agent: str
+    provider: str
+    account: str
+    """What shares the provider's limits: a provider, its address and an API key; without the key itself."""
+    model: str
+    max_input_tokens: int
+    max_output_tokens: int
+    max_cost_usd: float | None
+    """The price of these tokens; None: unknown, which a budget in US dollars refuses."""
+    timeout_seconds: float = 900.0
+    """After this time the call is over, whatever became of it."""
+    job_max_tokens: int | None = None
+    job_max_cost_usd: float | None = None
+    """What all calls of the job, of all its attempts, may take together."""
+    quote_usd: float | None = None
+    """What the job is expected to need to end, this call included, if it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of a call, and what it took."""
+
+    outcome: CallOutcome
+    model: str = ""
+    """The model that answered, as the provider names it."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    """Those of the input that came from the provider's cache."""
+    cost_usd: float | None = None
+    """None: unknown."""
+    seconds: float = 0.0
+    retry_after_seconds: float | None = None
+    """How long the provider asked to wait."""
+
+
+class WaitClock:
+    """The time that an attempt spends waiting at gates, which no time limit of the job counts."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._since = 0.0
+        self._ended_seconds = 0.0
+        self._timeouts: dict[asyncio.Timeout, float] = {}
+        """Time limits that are running, and the seconds that each had left when the wait began."""
+
+    @property
+    def seconds(self) -> float:
+        """How long calls have waited so far; several at the same time count once."""
+        return self._ended_seconds + (time.monotonic() - self._since if self._waiting else 0.0)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Stop the clocks of all time limits meanwhile."""
+        self._waiting += 1
+        if self._waiting == 1:
+            self._since = time.monotonic()
+            for timeout in self._timeouts:
+                self._stop(timeout)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._ended_seconds += time.monotonic() - self._since
+                for timeout, left in self._timeouts.items():
+                    if not timeout.expired():
+                        timeout.reschedule(asyncio.get_running_loop().time() + left)
+
+    def _stop(self, timeout: asyncio.Timeout) -> None:
+        when = timeout.when()
+        if when is not None and not timeout.expired():
+            self._timeouts[timeout] = when - asyncio.get_running_loop().time()
+            timeout.reschedule(None)
+
+    @asynccontextmanager
+    async def timeout(self, seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
+        """As `asyncio.timeout`, but waits at gates do not count."""
+        async with asyncio.timeout(seconds) as timeout:
+            if seconds is not None:
+                self._timeouts[timeout] = seconds
+                if self._waiting:
+                    self._stop(timeout)
+            try:
+                yield timeout
+            finally:
+                self._timeouts.pop(timeout, None)
 
 
 class AttemptContext(Protocol):
@@ -15,6 +131,9 @@ class AttemptContext(Protocol):
     All writes are fenced: they raise LeaseLost when the job no longer belongs to this attempt. While
     Redis is unavailable, checkpoints wait for it; progress raises RedisUnreachable, which may be ignored.
     """
+
+    waits: WaitClock
+    """How long calls have waited at gates."""
 
     @property
     def is_last_attempt(self) -> bool:
@@ -33,6 +152,26 @@ class AttemptContext(Protocol):
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
         """Return all checkpoints of the job so far, by name."""
 
+    def call_id(self, key: str) -> str:
+        """Return the id of a paid call, from a key that is unique within the job, of at most 100 characters."""
+
+    async def acquire(self, call: Call) -> None:
+        """Wait until a call may be sent, and reserve what it can cost. Each call is settled afterwards.
+
+        Raises:
+            GateClosed: the provider takes no calls for longer than it is worth waiting here.
+            HoldJob: a budget has no room, or the provider takes no calls until someone acts.
+            JobLimitReached: the job's own limits leave no room for the call.
+            PermanentError: a budget that fails jobs has no room, or a budget can never have room.
+        """
+
+    async def settle(self, call: Call, settlement: Settlement) -> None:
+        """Book what a call took, and end its reservation. Settling again changes nothing.
+
+        A call whose outcome will never be known is not settled: its reservation counts as spent when its
+        time is over.
+        """
+
 
 class DetachedAttempt:
     """Used where no worker runs the executor, as in tests: keeps checkpoints in memory."""
@@ -40,6 +179,7 @@ class DetachedAttempt:
     is_last_attempt = False
 
     def __init__(self) -> None:
+        self.waits = WaitClock()
         self._kept: dict[str, dict[str, Any]] = {}
 
     async def report_progress(self, progress: Mapping[str, Any]) -> None:
@@ -50,6 +190,15 @@ class DetachedAttempt:
 
     async def checkpoints(self) -> dict[str, dict[str, Any]]:
         return dict(self._kept)
+
+    def call_id(self, key: str) -> str:
+        return key
+
+    async def acquire(self, call: Call) -> None:
+        """Grant the call: a detached attempt has no gates."""
+
+    async def settle(self, call: Call, settlement: Settlement) -> None:
+        """Do nothing: a detached attempt has no books."""
 
 
 attempt_context: ContextVar[AttemptContext] = ContextVar("attempt_context")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aragora_q.base import Job, JobQueue, JobStatus
 
+from aragora_q.context import Call, Settlement
+
 if TYPE_CHECKING:
     from aragora_q.config import QueueConfig
 
@@ -155,6 +157,77 @@ class MaintenanceClaim:
     """Registered workers. A dead one counts until it is removed."""
     seconds_since_purge: float | None
     """None: the queue was never purged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The call may be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitTurn:
+    """Ask again after `seconds`: the account's limits, or reservations of other calls, leave no room yet."""
+
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The account takes no calls for `seconds`; None: until someone acts."""
+
+    seconds: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class OverBudget:
+    """The call does not fit a budget, or the job's own limit."""
+
+    budget: str
+    """The name of a budget with the value of its scope, such as `day/tenant:acme`; or `max_tokens` or
+    `max_cost_usd` of the job."""
+    on_full: Literal["hold", "fail", "job"]
+    """`job`: one of the job's own limits."""
+    seconds: float | None
+    """Seconds until the budget's window turns; None: it does not turn."""
+    why: str
+    can_ever_fit: bool = True
+
+
+GateAnswer = Granted | WaitTurn | Closed | OverBudget
+
+
+class Gates(Protocol):
+    """The gates to providers and budgets that all workers of a prefix share."""
+
+    async def acquire(self, job: Job, call: Call) -> GateAnswer:
+        """Ask to send a call, once. Asking again for a call that was granted is answered the same."""
+
+    async def settle(self, job: Job, call: Call, settlement: Settlement) -> None:
+        """Book a call. Settling again changes nothing."""
+
+    def closed_agents(self) -> Mapping[str, float]:
+        """Return the agents whose accounts are known to take no calls now, and for how many seconds."""
+
+    async def refresh(self) -> None:
+        """Read the state of the accounts that this process has used, and send what it declares."""
+
+    def permit_renewer(self) -> PermitRenewer:
+        """Return a renewer for another thread, which must close it."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class PermitRenewer(Protocol):
+    """The lease keeper's connection to the gates, used in the keeper's thread only."""
+
+    async def renew(self) -> None:
+        """Renew the permits of all calls of this process that are under way."""
+
+    async def close(self) -> None:
+        """Close the connection."""
 
 
 class LeaseRenewer(Protocol):

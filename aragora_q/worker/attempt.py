@@ -12,8 +12,16 @@ from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
 from aragora_q.base import Job
-from aragora_q.context import Executor, attempt_context
-from aragora_q.contracts import CheckpointStore, Completed, Failed, Outcome, Released, Retry
+from aragora_q.context import Call, Executor, Settlement, WaitClock, attempt_context
+from aragora_q.contracts import (
+    CheckpointStore,
+    Completed,
+    Failed,
+    Gates,
+    Outcome,
+    Released,
+    Retry,
+)
 from aragora_q.errors import (
     TRANSIENT_ERRORS,
     LeaseLost,
@@ -24,6 +32,7 @@ from aragora_q.errors import (
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import RetryPolicy, describe, is_machine_limit, is_retryable_error, leaves
+from aragora_q.worker.paid_calls import PaidCalls
 
 logger = get_logger(__name__)
 
@@ -50,8 +59,11 @@ class Attempt:
         store: CheckpointStore,
         max_result_bytes: int,
         is_ending: Callable[[], bool] = lambda: False,
+        gates: Gates | None = None,
     ) -> None:
         self.job = job
+        self.waits = WaitClock()
+        self._calls = PaidCalls(gates, job, self.waits)
         self._executor = executor
         self._policy = policy
         self._store = store
@@ -131,7 +143,7 @@ class Attempt:
                 f"{MAX_TIMEOUT_SECONDS}"
             )
         try:
-            async with asyncio.timeout(timeout_seconds) as deadline:
+            async with self.waits.timeout(timeout_seconds) as deadline:
                 return await self._executor(self.job)
         except TimeoutError:
             if deadline.expired():
@@ -207,6 +219,15 @@ class Attempt:
     @property
     def is_last_attempt(self) -> bool:
         return self.job.max_attempts is not None and self.job.attempts >= self.job.max_attempts
+
+    def call_id(self, key: str) -> str:
+        return self._calls.id_of(key)
+
+    async def acquire(self, call: Call) -> None:
+        await self._calls.acquire(call)
+
+    async def settle(self, call: Call, settlement: Settlement) -> None:
+        await self._calls.settle(call, settlement)
 
     async def report_progress(self, progress: Mapping[str, Any]) -> None:
         await self._store.report_progress(self.job, progress)

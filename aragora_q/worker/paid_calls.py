@@ -1,0 +1,120 @@
+"""Paid calls of one attempt: wait for the gates to grant each, and book it afterwards.
+
+Used by the attempt, on behalf of its executor. Knows the contract of the gates, not Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from aragora_q.backoff import jittered
+from aragora_q.base import Job
+from aragora_q.context import Call, Settlement, WaitClock
+from aragora_q.contracts import Closed, GateAnswer, Gates, Granted, OverBudget, WaitTurn
+from aragora_q.errors import (
+    TRANSIENT_ERRORS,
+    GateClosed,
+    HoldJob,
+    JobLimitReached,
+    PermanentError,
+)
+from aragora_q.observability.logs import get_logger
+
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+
+MAX_WAIT_SECONDS = 60.0
+"""How long one call waits for its turn; then the job makes room for others."""
+
+MAX_CLOSED_SECONDS = 2.0
+"""A gate that opens within this time is waited for."""
+
+HOLD_CLOSED_SECONDS = 6 * 3600.0
+"""A job whose provider is closed for longer is held, so that an operator sees it."""
+
+RETRY_SECONDS = 0.5
+
+
+class PaidCalls:
+    """The paid calls of `job`. Without `gates`, every call is granted and nothing is booked."""
+
+    def __init__(self, gates: Gates | None, job: Job, waits: WaitClock) -> None:
+        self._gates = gates
+        self._job = job
+        self._waits = waits
+
+    def id_of(self, key: str) -> str:
+        """Return the id of a call, unique among all attempts of the job."""
+        return f"{self._job.id}/{self._job.fence}/{key}"
+
+    async def acquire(self, call: Call) -> None:
+        """As `AttemptContext.acquire`."""
+        if self._gates is None:
+            return
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
+        answer = await self._ask(call)
+        if not isinstance(answer, Granted):
+            with self._waits.waiting():
+                while not isinstance(answer, Granted):
+                    await asyncio.sleep(_seconds_to_wait(answer, deadline - time.monotonic()))
+                    answer = await self._ask(call)
+
+    async def settle(self, call: Call, settlement: Settlement) -> None:
+        """As `AttemptContext.settle`."""
+        gates = self._gates
+        if gates is not None:
+            await self._until_available(lambda: gates.settle(self._job, call, settlement))
+
+    async def _ask(self, call: Call) -> GateAnswer:
+        gates = self._gates
+        assert gates is not None  # noqa: S101 - for the type checker
+        return await self._until_available(lambda: gates.acquire(self._job, call))
+
+    async def _until_available(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of `send`, repeated as long as Redis is unavailable."""
+        is_logged = False
+        while True:
+            try:
+                return await send()
+            except TRANSIENT_ERRORS as error:
+                if not is_logged:
+                    fields = {
+                        "job": self._job.id,
+                        "attempt": self._job.attempts,
+                        "error": str(error),
+                    }
+                    logger.warning("gates not reached, retrying", extra=fields)
+                    is_logged = True
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+def _seconds_to_wait(answer: GateAnswer, seconds_left: float) -> float:
+    """Return how long to wait before the call asks again; raise if it is not worth waiting."""
+    match answer:
+        case WaitTurn(seconds, why):
+            if seconds > seconds_left:
+                raise GateClosed(why, delay_seconds=seconds)
+            return jittered(seconds)
+        case Closed(seconds, why):
+            if seconds is None or seconds > HOLD_CLOSED_SECONDS:
+                raise HoldJob(
+                    why, cause="provider", by=why.partition(":")[0], until_seconds=seconds
+                )
+            if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
+                raise GateClosed(why, delay_seconds=seconds)
+            return jittered(seconds)
+        case OverBudget():
+            raise _refused(answer)
+    return 0.0
+
+
+def _refused(answer: OverBudget) -> HoldJob | JobLimitReached | PermanentError:
+    if answer.on_full == "job":
+        return JobLimitReached(answer.why, limit=answer.budget)
+    if answer.on_full == "fail" or not answer.can_ever_fit:
+        return PermanentError(answer.why)
+    return HoldJob(answer.why, cause="budget", by=answer.budget)
