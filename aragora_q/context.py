@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 
 from aragora_q.base import Job
 
-
 CallOutcome = Literal[
     "ok",
     "unusable",

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aragora_q.base import Job, JobQueue, JobStatus
-
 from aragora_q.context import Call, Settlement
 
 if TYPE_CHECKING:
