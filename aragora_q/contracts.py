@@ -330,6 +330,10 @@ class WorkQueue(JobQueue):
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
         """Return the queue as the worker `identity` uses it; nothing is sent yet."""
 
+    def gates(self, worker_id: str) -> Gates | None:  # noqa: ARG002 - for queues that have gates
+        """Return the gates to providers and budgets for a worker, which it must close; None: no gates."""
+        return None
+
     @abstractmethod
     async def claim_maintenance(self, worker_id: str, ttl_seconds: float) -> MaintenanceClaim:
         """Ask to be the one worker that does maintenance for the next `ttl_seconds`."""

@@ -33,7 +33,9 @@ KUBERNETES = re.compile(r"_SERVICE_|_PORT$|_PORT_")
 KUBERNETES_ADDRESSES = ("tcp://", "udp://", "sctp://")
 """Prefixes of values that Kubernetes sets for names that are also settings, such as METRICS_PORT."""
 
-AGENTS = "agents."
+TABLES = ("agents", "prices", "budgets", "providers")
+"""Settings that are tables of named values; each value may come from another source. They have no variable, but
+ARAGORA_AGENT_<NAME>."""
 
 ENVIRONMENT_NAMES = {
     "redis_url": "REDIS_URL",
@@ -97,7 +99,8 @@ def argument_origin(name: str) -> str:
 class SettingsSources:
     """The settings in files and environment, and the files that were read.
 
-    Each agent is one value under `agents.<name>`, so different sources can define different agents.
+    Each agent is one value under `agents.<name>`, so different sources can define different agents; so are the
+    entries of the other TABLES.
     """
 
     settings: dict[str, ResolvedValue]
@@ -109,15 +112,16 @@ class SettingsSources:
         """Return the values as arguments of `QueueConfig`."""
         values: dict[str, Any] = {}
         for name, setting in self.settings.items():
-            if name.startswith(AGENTS):
-                values.setdefault("agents", {})[name.removeprefix(AGENTS)] = setting.value
+            table, _, entry = name.partition(".")
+            if table in TABLES and entry:
+                values.setdefault(table, {})[entry] = setting.value
             else:
                 values[name] = setting.value
         return values
 
     def find(self, location: Sequence[str]) -> ResolvedValue | None:
         """Return the value at a location such as `agents`, `claude`, `model`; None if it is not set."""
-        depth = 2 if location[0] == "agents" else 1
+        depth = 2 if location[0] in TABLES else 1
         setting = self.settings.get(".".join(location[:depth]))
         if setting is None:
             return None
@@ -227,9 +231,9 @@ def _read_file(
         return {}
     resolved = {}
     for name, value in values.items():
-        if name == "agents" and isinstance(value, dict):
-            for agent, settings in value.items():
-                location = AGENTS + agent
+        if name in TABLES and name in fields and isinstance(value, dict):
+            for entry, settings in value.items():
+                location = f"{name}.{entry}"
                 resolved[location] = ResolvedValue(settings, f"{path}:{_line_of(location, text)}")
             continue
         origin = f"{path}:{_line_of(name, text)}"
@@ -268,13 +272,13 @@ def _line_of(location: str, text: str) -> int:
 def _read_environment(
     fields: Mapping[str, FieldInfo], faults: list[str]
 ) -> dict[str, ResolvedValue]:
-    by_variable = {environment_name(name): name for name in fields if name != "agents"}
+    by_variable = {environment_name(name): name for name in fields if name not in TABLES}
     resolved = {}
     for variable, text in sorted(os.environ.items()):
         name, origin = by_variable.get(variable), f"environment {variable}"
         if variable.startswith(AGENT_PREFIX):
             agent = variable.removeprefix(AGENT_PREFIX).lower().replace("_", "-")
-            resolved[AGENTS + agent] = ResolvedValue(text, origin)
+            resolved[f"agents.{agent}"] = ResolvedValue(text, origin)
         elif name is None:
             if _is_unknown(variable):
                 faults.append(f"{origin}: unknown variable{suggestion_for(variable, by_variable)}")

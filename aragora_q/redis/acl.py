@@ -27,6 +27,7 @@ CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
 EVAL = ("eval", "evalsha")
+GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_states")
 MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "unregister")
 
 
@@ -41,7 +42,7 @@ ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM)),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "progress", "checkpoint", "purge", *MAINTENANCE),
+         "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
         ("blpop", "hgetall", "xinfo|consumers", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
@@ -49,7 +50,8 @@ ROLES = {
     "stats": Role((), READ),
     "operator": Role(
         ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "purge_jobs", "maintenance_lock",
-         "check_job", "check_lane", "check_members", "check_group", *MAINTENANCE),
+         "check_job", "check_lane", "check_members", "check_group", "gate_override", "gate_states", "gate_room",
+         *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

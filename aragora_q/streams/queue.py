@@ -44,6 +44,7 @@ from aragora_q.errors import (
     NotDurable,
     QueueFull,
 )
+from aragora_q.gates.client import RedisGates
 from aragora_q.job import check_job
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
@@ -393,6 +394,9 @@ class RedisStreamsQueue(WorkQueue):
         """Return the id of the latest event, after which `events` misses nothing that happens from now on."""
         newest = await self.connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
         return newest[0][0].decode() if newest else "0-0"
+
+    def gates(self, worker_id: str) -> RedisGates:
+        return RedisGates(self.connection.for_gates(), self.config, worker_id)
 
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
         if not WORKER_ID_PATTERN.fullmatch(identity.worker_id):
