@@ -72,7 +72,7 @@ class Connection:
         self._named_keys = {
             name: getattr(self.keys, name)
             for name in (
-                "stream_high", "stream_normal", "stream_low", "delayed", "completed", "failed",
+                "stream_high", "stream_normal", "stream_low", "delayed", "held", "completed", "failed",
                 "cancelled", "counters", "control", "workers", "events", "bell", "labels", "groups",
             )
         }  # fmt: skip
