@@ -315,6 +315,10 @@ class WorkQueue(JobQueue):
         """
 
     @abstractmethod
+    async def count_held(self) -> int:
+        """Return the number of held jobs."""
+
+    @abstractmethod
     async def list_held(
         self, causes: Collection[HoldCause], after: str = "", *, limit: int = 100
     ) -> HeldPage:

@@ -23,7 +23,10 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── CommandFailed             1   the `command` executor's program failed; a retry may help
     ├── WorkerUnable              1   raised by executors: this worker cannot run jobs at present
     ├── PermanentError            1   raised by executors: do not retry
+    ├── HoldJob                   1   raised by executors: hold the job until it is freed
+    ├── JobLimitReached           1   the job's own limit of tokens or cost leaves no room for a call
     └── RetryLater                1   raised by executors: retry after a delay, attempt not charged
+        └── GateClosed            1   a provider takes no calls now: as RetryLater, without bounds
 """
 
 from __future__ import annotations
@@ -197,6 +200,45 @@ class RetryLater(AragoraQError):
     def __init__(self, message: str, *, delay_seconds: float) -> None:
         super().__init__(message)
         self.delay_seconds = delay_seconds
+
+
+class GateClosed(RetryLater):
+    """A provider takes no calls now: the job waits `delay_seconds`, which counts toward no limit.
+
+    Raised by `AttemptContext.acquire`; an executor lets it pass.
+    """
+
+
+class HoldJob(AragoraQError):
+    """Raised by an executor to hold its job: it is not started again until it is released from the hold.
+
+    The attempt is not charged. `cause` is `executor`; `acquire` raises it with `budget` or `provider`, and the
+    job is freed when that has room again. `by` names what is in the way, in at most 64 bytes; `usd` is what the
+    job needs to go on; `until_seconds` is the time after which it is freed in any case, None: unlimited.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: str = "executor",
+        by: str = "",
+        until_seconds: float | None = None,
+        usd: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.by = by
+        self.until_seconds = until_seconds
+        self.usd = usd
+
+
+class JobLimitReached(AragoraQError):
+    """A call does not fit what is left of the job's own `limit`: `max_tokens` or `max_cost_usd`. Not sent."""
+
+    def __init__(self, message: str, *, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 TRANSIENT_ERRORS = (RedisUnreachable, TryAgain, AccessDenied)

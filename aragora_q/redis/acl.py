@@ -42,7 +42,7 @@ ROLES = {
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "suspend", "progress", "checkpoint", "purge", *MAINTENANCE),
-        ("blpop", "hgetall", "xinfo|consumers", "zrange"),
+        ("blpop", "hgetall", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),

@@ -286,6 +286,9 @@ class RedisStreamsQueue(WorkQueue):
     ) -> list[str]:
         return await self._run_for_each("unhold", job_ids, causes=" ".join(causes))
 
+    async def count_held(self) -> int:
+        return int(await self.connection.execute("ZCARD", self._keys.held))
+
     async def list_held(
         self, causes: Collection[HoldCause], after: str = "", *, limit: int = BATCH_LIMIT
     ) -> HeldPage:

@@ -153,7 +153,11 @@ local function check(row)
   end
   local decision = classify(entry)
   if decision == 'leased' then return end
-  if not is_dry then decision = claim(entry, decision) end
+  if not is_dry then
+    decision = claim(entry, decision)
+  elseif entry.state.hold_asked and (decision == 'reclaimed' or decision == 'redelivered') then
+    decision = 'held'
+  end
   table.insert(claimed[decision], entry.id or entry.entry_id)
   reply[#reply + 1] = {entry.id or entry.entry_id, decision, entry.owner, entry.idle, entry.state.crashes or 0}
 end
