@@ -42,6 +42,7 @@ COMMANDS = {
     "pause": "Stop starting jobs; running jobs continue.",
     "resume": "Start jobs of a paused queue again.",
     "stats": "Show backlog, workers and throughput.",
+    "spend": "Show what paid calls cost, by day, agent, model, tenant.",
     "reap": "Reclaim jobs of dead workers (for cron).",
     "purge": "Delete expired jobs (for cron).",
     "exporter": "Serve the queue's metrics to Prometheus.",

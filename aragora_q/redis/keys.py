@@ -276,7 +276,9 @@ class GateKeys:
     | `call:<id>`                | string | JSON: record of a call, for a day after its last change       |
     | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
     | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
-    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, model |
+    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, provider and model |
+    | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |
+    | `group:<queue>/<group>`    | string | the same of a group, until 400 days after its last call       |
     """
 
     prefix: str
@@ -314,3 +316,9 @@ class GateKeys:
     def spend(self, day: str) -> str:
         """The spending of a day, `YYYY-MM-DD` in UTC."""
         return f"{self.gates_prefix}spend:{day}"
+
+    def spend_of_queue(self, day: str, queue: str) -> str:
+        return f"{self.spend(day)}:{queue}"
+
+    def spend_of_group(self, queue: str, group: str) -> str:
+        return f"{self.gates_prefix}group:{queue}/{group}"
