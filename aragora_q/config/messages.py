@@ -71,7 +71,7 @@ class _Explainer:
         if len(location) == 1:
             return f"unknown setting {name!r}{suggestion_for(name, self.fields)}"
         resolved = None if location[0] in self.arguments else self.sources.find(location)
-        known = get_args(self.fields["agents"].annotation)[1].model_fields
+        known = get_args(self.fields[location[0]].annotation)[1].model_fields
         origin = resolved.origin if resolved else argument_origin(location[0])
         return f"{'.'.join(location)} ({origin}): unknown setting{suggestion_for(name, known)}"
 

@@ -34,6 +34,8 @@ KUBERNETES_ADDRESSES = ("tcp://", "udp://", "sctp://")
 """Prefixes of values that Kubernetes sets for names that are also settings, such as METRICS_PORT."""
 
 AGENTS = "agents."
+TABLES = ("agents", "prices")
+"""Settings that are tables of named entries. Each entry is one value, `<table>.<name>`."""
 
 ENVIRONMENT_NAMES = {
     "redis_url": "REDIS_URL",
@@ -97,7 +99,8 @@ def argument_origin(name: str) -> str:
 class SettingsSources:
     """The settings in files and environment, and the files that were read.
 
-    Each agent is one value under `agents.<name>`, so different sources can define different agents.
+    Each entry of TABLES is one value, such as `agents.<name>`, so different sources can define different
+    agents.
     """
 
     settings: dict[str, ResolvedValue]
@@ -109,15 +112,16 @@ class SettingsSources:
         """Return the values as arguments of `QueueConfig`."""
         values: dict[str, Any] = {}
         for name, setting in self.settings.items():
-            if name.startswith(AGENTS):
-                values.setdefault("agents", {})[name.removeprefix(AGENTS)] = setting.value
+            table, dot, entry = name.partition(".")
+            if dot:
+                values.setdefault(table, {})[entry] = setting.value
             else:
                 values[name] = setting.value
         return values
 
     def find(self, location: Sequence[str]) -> ResolvedValue | None:
         """Return the value at a location such as `agents`, `claude`, `model`; None if it is not set."""
-        depth = 2 if location[0] == "agents" else 1
+        depth = 2 if location[0] in TABLES else 1
         setting = self.settings.get(".".join(location[:depth]))
         if setting is None:
             return None
@@ -227,9 +231,9 @@ def _read_file(
         return {}
     resolved = {}
     for name, value in values.items():
-        if name == "agents" and isinstance(value, dict):
-            for agent, settings in value.items():
-                location = AGENTS + agent
+        if name in TABLES and isinstance(value, dict):
+            for entry, settings in value.items():
+                location = f"{name}.{entry}"
                 resolved[location] = ResolvedValue(settings, f"{path}:{_line_of(location, text)}")
             continue
         origin = f"{path}:{_line_of(name, text)}"
@@ -268,7 +272,7 @@ def _line_of(location: str, text: str) -> int:
 def _read_environment(
     fields: Mapping[str, FieldInfo], faults: list[str]
 ) -> dict[str, ResolvedValue]:
-    by_variable = {environment_name(name): name for name in fields if name != "agents"}
+    by_variable = {environment_name(name): name for name in fields if name not in TABLES}
     resolved = {}
     for variable, text in sorted(os.environ.items()):
         name, origin = by_variable.get(variable), f"environment {variable}"
