@@ -32,6 +32,15 @@ from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
 MAX_USD_PER_MILLION = 100_000.0
+MAX_BUDGET_USD = 100_000_000.0
+MAX_NAMED = 100
+"""Maximum number of budgets, and of providers with limits."""
+
+SCOPES = ("all", "queue", "tenant", "group", "provider", "agent")
+SCOPE_VALUE = re.compile(r"[!-~]{1,200}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,47}")
+"""Name of a budget."""
+
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Upper limit of max_payload_bytes and max_result_bytes; the scripts accept no more."""
 
@@ -151,6 +160,59 @@ class PriceConfig(BaseModel):
             rule = "must be a table with input_usd_per_million and output_usd_per_million"
             raise ValueError(rule)  # noqa: TRY004 - pydantic collects these
         return value
+
+
+class BudgetConfig(BaseModel):
+    """A budget of the `[budgets]` table: what all calls in its scope may cost in a window of time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    limit_usd: float = Field(
+        gt=0, le=MAX_BUDGET_USD, description="Limit of each window, in US dollars."
+    )
+    window: Literal["hour", "day", "month", "total"] = Field(
+        description="Time after which spending counts from zero again, in UTC; `total`: never."
+    )
+    scope: str = Field(
+        "all",
+        description="Calls that count: `all`, or those of a `queue`, `tenant`, `group`, `provider` or `agent`. "
+        "`tenant:acme`: of this one; `tenant`: each tenant has this budget.",
+    )
+    on_full: Literal["hold", "fail", "warn"] = Field(
+        "hold",
+        description="What becomes of a job whose next call does not fit: it is held until there is room, it "
+        "fails, or it goes on and the metrics show it.",
+    )
+
+    @field_validator("scope")
+    @classmethod
+    def _is_scope(cls, value: str) -> str:
+        kind, colon, name = value.partition(":")
+        if kind not in SCOPES or (colon and (kind == "all" or not SCOPE_VALUE.fullmatch(name))):
+            kinds = ", ".join(SCOPES[1:])
+            raise ValueError(
+                f"must be all, or one of {kinds}, alone or with a value, as in tenant:acme"
+            )
+        return value
+
+
+class ProviderConfig(BaseModel):
+    """Limits of a provider in the `[providers]` table, for each of its accounts. Unset: no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_concurrent: int | None = Field(
+        None, ge=1, le=100_000, description="Maximum number of calls under way, of all workers."
+    )
+    requests_per_minute: float | None = Field(
+        None, gt=0, le=10_000_000, description="Maximum number of calls per minute."
+    )
+    tokens_per_minute: float | None = Field(
+        None, gt=0, le=100_000_000_000, description="Maximum number of tokens per minute."
+    )
+    adaptive: bool = Field(
+        True, description="Send fewer calls at once after a rate limit, and slowly more again."
+    )
 
 
 class QueueConfig(BaseSettings):
@@ -280,6 +342,14 @@ class QueueConfig(BaseSettings):
         description="Prices by agent or model; they replace those of the built-in list.",
     )
 
+    budgets: dict[str, BudgetConfig] = Field(
+        default_factory=dict, description="Budgets by name, for the calls of all workers."
+    )
+    providers: dict[str, ProviderConfig] = Field(
+        default_factory=dict,
+        description="Limits by provider, or by account as `aragora-q providers` shows them.",
+    )
+
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
@@ -332,6 +402,29 @@ class QueueConfig(BaseSettings):
             raise ValueError(
                 "must be 1 to 64 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
             )
+        return value
+
+    @field_validator("queue")
+    @classmethod
+    def _is_not_reserved(cls, value: str) -> str:
+        if value == "gates":
+            raise ValueError("must not be gates: keys of budgets and providers have this name")
+        return value
+
+    @field_validator("budgets", "providers")
+    @classmethod
+    def _are_named(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if len(value) > MAX_NAMED:
+            raise ValueError(f"must be at most {MAX_NAMED}")
+        pattern = NAME if info.field_name == "budgets" else SCOPE_VALUE
+        for name in value:
+            if not pattern.fullmatch(name):
+                rule = (
+                    "1 to 48 letters, digits and ._@-"
+                    if pattern is NAME
+                    else "1 to 200 characters without blanks"
+                )
+                raise ValueError(f"must have names of {rule}, got {name!r:.100}")
         return value
 
     @model_validator(mode="after")

@@ -33,9 +33,9 @@ KUBERNETES = re.compile(r"_SERVICE_|_PORT$|_PORT_")
 KUBERNETES_ADDRESSES = ("tcp://", "udp://", "sctp://")
 """Prefixes of values that Kubernetes sets for names that are also settings, such as METRICS_PORT."""
 
-AGENTS = "agents."
-TABLES = ("agents", "prices")
-"""Settings that are tables of named entries. Each entry is one value, `<table>.<name>`."""
+TABLES = ("agents", "prices", "budgets", "providers")
+"""Settings that are tables of named values; each value may come from another source. They have no variable, but
+ARAGORA_AGENT_<NAME>."""
 
 ENVIRONMENT_NAMES = {
     "redis_url": "REDIS_URL",
@@ -99,8 +99,8 @@ def argument_origin(name: str) -> str:
 class SettingsSources:
     """The settings in files and environment, and the files that were read.
 
-    Each entry of TABLES is one value, such as `agents.<name>`, so different sources can define different
-    agents.
+    Each agent is one value under `agents.<name>`, so different sources can define different agents; so are the
+    entries of the other TABLES.
     """
 
     settings: dict[str, ResolvedValue]
@@ -112,8 +112,8 @@ class SettingsSources:
         """Return the values as arguments of `QueueConfig`."""
         values: dict[str, Any] = {}
         for name, setting in self.settings.items():
-            table, dot, entry = name.partition(".")
-            if dot:
+            table, _, entry = name.partition(".")
+            if table in TABLES and entry:
                 values.setdefault(table, {})[entry] = setting.value
             else:
                 values[name] = setting.value
@@ -231,7 +231,7 @@ def _read_file(
         return {}
     resolved = {}
     for name, value in values.items():
-        if name in TABLES and isinstance(value, dict):
+        if name in TABLES and name in fields and isinstance(value, dict):
             for entry, settings in value.items():
                 location = f"{name}.{entry}"
                 resolved[location] = ResolvedValue(settings, f"{path}:{_line_of(location, text)}")
@@ -278,7 +278,7 @@ def _read_environment(
         name, origin = by_variable.get(variable), f"environment {variable}"
         if variable.startswith(AGENT_PREFIX):
             agent = variable.removeprefix(AGENT_PREFIX).lower().replace("_", "-")
-            resolved[AGENTS + agent] = ResolvedValue(text, origin)
+            resolved[f"agents.{agent}"] = ResolvedValue(text, origin)
         elif name is None:
             if _is_unknown(variable):
                 faults.append(f"{origin}: unknown variable{suggestion_for(variable, by_variable)}")

@@ -27,7 +27,8 @@ CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
 EVAL = ("eval", "evalsha")
-MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "unregister")
+GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_states")
+MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister")
 
 
 class Role(NamedTuple):
@@ -41,15 +42,16 @@ ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM)),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "progress", "checkpoint", "purge", *MAINTENANCE),
-        ("blpop", "hgetall", "xinfo|consumers", "zrange"),
+         "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
+        ("blpop", "hgetall", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
     "stats": Role((), READ),
     "operator": Role(
-        ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "purge_jobs", "maintenance_lock",
-         "check_job", "check_lane", "check_members", "check_group", *MAINTENANCE),
+        ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
+         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
+         "gate_states", "gate_room", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

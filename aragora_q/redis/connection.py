@@ -25,7 +25,7 @@ from aragora_q.redis import replies, scripts
 from aragora_q.redis.client import PrimaryClient
 from aragora_q.redis.discovery import PrimaryDiscovery, PrimaryNotFound
 from aragora_q.redis.errors import FailoverUnderway, translate
-from aragora_q.redis.keys import QueueKeys
+from aragora_q.redis.keys import GateKeys, QueueKeys
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS, connection_options, sentinel_options
 from aragora_q.redis.scripts import Value
 
@@ -61,21 +61,20 @@ class Connection:
         timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
         path: str | None = None,
         options: tuple[dict[str, Any], dict[str, Any]] | None = None,
+        to_gates: bool = False,
     ) -> None:
         self.redis_url = RedisUrl.parse(config.redis_url)
         self.address = self.redis_url.redacted
         self.is_cluster = self.redis_url.kind == "cluster"
         self.keys = QueueKeys(config.key_prefix, config.queue, cluster=self.is_cluster)
+        keys: QueueKeys | GateKeys = self.keys
+        if to_gates:
+            keys = GateKeys(config.key_prefix, cluster=self.is_cluster)
         self.failover_seconds = 0.0
         """How long calls are retried, without a log line, while another server may be taking over."""
         self.config = config
-        self._named_keys = {
-            name: getattr(self.keys, name)
-            for name in (
-                "stream_high", "stream_normal", "stream_low", "delayed", "completed", "failed",
-                "cancelled", "counters", "control", "workers", "events", "bell", "labels", "groups",
-            )
-        }  # fmt: skip
+        self._to_gates = to_gates
+        self._named_keys, self._guard = keys.named, keys.guard
         self._embedded: Any = None
         self._path = self.redis_url.path if path is None else path
         if self.redis_url.kind == "embedded" and path is None:
@@ -85,7 +84,7 @@ class Connection:
             server_options = connection_options(config, self.redis_url)
             options = server_options, sentinel_options(config, server_options)
         self._options = options
-        discovery = PrimaryDiscovery(self.redis_url, *options, self.keys.control)
+        discovery = PrimaryDiscovery(self.redis_url, *options, keys.anchor)
         self._client = PrimaryClient(discovery, timeout_seconds=timeout_seconds, path=self._path)
         # Calls that block must not occupy the connections of those that do not.
         self._blocking = PrimaryClient(discovery, timeout_seconds=timeout_seconds, path=self._path)
@@ -96,8 +95,19 @@ class Connection:
         It shares the options, because new ones would not use a password that has been rotated since.
         """
         return Connection(
-            self.config, timeout_seconds=timeout_seconds, path=self._path, options=self._options
+            self.config,
+            timeout_seconds=timeout_seconds,
+            path=self._path,
+            options=self._options,
+            to_gates=self._to_gates,
         )
+
+    def for_gates(self) -> Connection:
+        """Return a connection to the gates that belong to this queue; its owner must close it.
+
+        On a cluster, they may be on another node.
+        """
+        return Connection(self.config, path=self._path, options=self._options, to_gates=True)
 
     async def run(
         self,
@@ -111,8 +121,7 @@ class Connection:
         script, operands = self._bind(name, items, keys, args)
         suffix = "_RO" if script.is_read_only else ""
 
-        # Other scripts are idempotent as well, but their replies differ the second time.
-        send = partial(self._client.send, may_repeat=script.is_read_only or name == "renew")
+        send = partial(self._client.send, may_repeat=script.is_repeatable)
 
         async def call() -> Any:
             try:
@@ -251,7 +260,7 @@ class Connection:
     ) -> tuple[scripts.Script, list[Any]]:
         script = scripts.load(name)
         named = {**self._named_keys, **keys} if keys else self._named_keys
-        return script, script.operands(named, args, items, self.keys.guard)
+        return script, script.operands(named, args, items, self._guard)
 
     async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Return the result of `call`, retried for `seconds` while a failover may be under way."""

@@ -8,12 +8,13 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 |----------------------------|--------|---------------------------------------------------------------|
 | `stream`, `stream:high`, `stream:low` | stream | runnable and running jobs of a lane: `id`, `payload` |
 | `delayed`                  | zset   | job id by due time, ms                                        |
+| `held`                     | zset   | job id by the time it was held, ms                            |
 | `completed`, `failed`, `cancelled` | zset | job id by end time, ms                                   |
 | `job:<id>`                 | hash   | the small fields of a job, every value at most 64 bytes       |
 | `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
 | `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON; of a  |
 |                            |        | failed job: its partial result, if it has one                 |
-| `job:<id>:history`         | list   | errors, crashes and deferrals, one JSON object each, the last 20 |
+| `job:<id>:history`         | list   | errors, crashes, deferrals, holds: a JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> …` of each job with labels, by id |
 | `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label       |
@@ -63,6 +64,18 @@ MAX_DATA_BYTES = 64 * 1024 * 1024
 MAX_LABELS_BYTES = 2_048
 """Longest text of a job's labels that scripts accept."""
 
+MAX_SPEND_ROWS = 10_000
+"""Rows of a day's spending; what would be another one is added to the row `other`."""
+
+SPEND_DAYS = 400
+"""How long a day's spending is kept."""
+
+CALL_TTL_MS = 86_400_000
+"""How long the record of a call is kept after its last change."""
+
+GATES = "gates"
+"""The name in the keys of the gates, which no queue may have."""
+
 LUA_CONSTANTS: dict[str, str | int] = {
     "GROUP": GROUP,
     "SCHEMA": SCHEMA,
@@ -73,6 +86,9 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "MAX_HISTORY_BYTES": MAX_HISTORY_BYTES,
     "MAX_DATA_BYTES": MAX_DATA_BYTES,
     "MAX_LABELS_BYTES": MAX_LABELS_BYTES,
+    "MAX_SPEND_ROWS": MAX_SPEND_ROWS,
+    "SPEND_MS": SPEND_DAYS * 86_400_000,
+    "CALL_TTL_MS": CALL_TTL_MS,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
 }
@@ -124,6 +140,10 @@ class QueueKeys:
         return f"{self.queue_prefix}delayed"
 
     @cached_property
+    def held(self) -> str:
+        return f"{self.queue_prefix}held"
+
+    @cached_property
     def completed(self) -> str:
         return f"{self.queue_prefix}completed"
 
@@ -168,6 +188,7 @@ class QueueKeys:
         """Redis' type of each key that a queue has once, by key."""
         sets = (
             self.delayed,
+            self.held,
             self.completed,
             self.failed,
             self.cancelled,
@@ -219,3 +240,85 @@ class QueueKeys:
 
     def worker(self, worker_id: str) -> str:
         return f"{self.queue_prefix}worker:{worker_id}"
+
+    @property
+    def anchor(self) -> str:
+        """The key whose slot all keys share."""
+        return self.control
+
+    @cached_property
+    def named(self) -> dict[str, str]:
+        """The keys that every script of a queue may use, by name."""
+        names = (
+            "stream_high", "stream_normal", "stream_low", "delayed", "held", "completed", "failed",
+            "cancelled", "counters", "control", "workers", "events", "bell", "labels", "groups",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class GateKeys:
+    """The keys of the gates to providers and budgets, which all queues of a prefix share.
+
+    All share a slot (`aragora:queue:{gates}:policy`).
+
+    | key                        | type   | holds                                                         |
+    |----------------------------|--------|---------------------------------------------------------------|
+    | `policy`                   | string | JSON: the budgets, provider limits and pauses that apply now  |
+    | `declared`                 | hash   | JSON: what each worker's configuration says of them           |
+    | `declarers`                | zset   | workers by the time until which their declaration counts, ms  |
+    | `overrides`                | hash   | JSON: budgets and pauses that operators set                   |
+    | `accounts`                 | zset   | accounts of providers by last use, ms                         |
+    | `account:<a>`              | hash   | state of an account's gate: until, why, limit, faults, probe … |
+    | `permits:<a>`              | zset   | calls under way by the end of their lease, ms                 |
+    | `waiters:<a>`, `waiters:<a>:seen` | zset | waiting calls by arrival; by when their turn ends |
+    | `reservations`             | zset   | calls that are not settled by the end of their time limit, ms |
+    | `call:<id>`                | string | JSON: record of a call, for a day after its last change       |
+    | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
+    | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
+    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, provider and model |
+    | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |
+    | `group:<queue>/<group>`    | string | the same of a group, until 400 days after its last call       |
+    """
+
+    prefix: str
+    cluster: bool = False
+
+    @cached_property
+    def gates_prefix(self) -> str:
+        """Prefix of all keys of the gates, colon included."""
+        return f"{self.prefix}{{{GATES}}}:"
+
+    @cached_property
+    def pattern(self) -> str:
+        """Glob pattern that matches the keys of the gates and no others."""
+        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.gates_prefix) + "*"
+
+    @property
+    def anchor(self) -> str:
+        """The key whose slot all keys share."""
+        return self.named["policy"]
+
+    @cached_property
+    def named(self) -> dict[str, str]:
+        """The keys that every script of the gates may use, by name."""
+        names = ("policy", "declared", "declarers", "overrides", "accounts", "reservations")
+        return {name: f"{self.gates_prefix}{name}" for name in names}
+
+    @cached_property
+    def guard(self) -> tuple[str, ...]:
+        """As `QueueKeys.guard`."""
+        return (f"{self.gates_prefix}guard",) if self.cluster else ()
+
+    def account(self, account: str) -> str:
+        return f"{self.gates_prefix}account:{account}"
+
+    def spend(self, day: str) -> str:
+        """The spending of a day, `YYYY-MM-DD` in UTC."""
+        return f"{self.gates_prefix}spend:{day}"
+
+    def spend_of_queue(self, day: str, queue: str) -> str:
+        return f"{self.spend(day)}:{queue}"
+
+    def spend_of_group(self, queue: str, group: str) -> str:
+        return f"{self.gates_prefix}group:{queue}/{group}"

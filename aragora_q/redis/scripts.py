@@ -73,6 +73,8 @@ class Script:
     keys: tuple[str, ...]
     args: tuple[str, ...]
     item_fields: tuple[str, ...]
+    is_repeatable: bool
+    """True: sent a second time, it does and answers the same. Others are idempotent, but answer differently."""
 
     @cached_property
     def sha(self) -> str:
@@ -123,7 +125,8 @@ def load(name: str) -> Script:
     shebang, _, body = source.split("\n", 2)
     prelude += _definitions(body, ("job", *_declared(source, "include")))
     text = f"{shebang}\n{' '.join(filter(None, prelude))}\n{body}"
-    return Script(name, text, keys, args, item_fields)
+    is_repeatable = "no-writes" in shebang or "\n-- repeatable" in source
+    return Script(name, text, keys, args, item_fields, is_repeatable)
 
 
 def body(name: str) -> str:

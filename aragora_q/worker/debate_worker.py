@@ -12,7 +12,7 @@ from aragora_q._version import __version__
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import STALL_SECONDS, Identity, WorkQueue
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import SERVER_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -32,6 +32,10 @@ logger = get_logger(__name__)
 
 CLOSE_TIMEOUT_SECONDS = 5.0
 """How long a stopping worker tries to deliver its last reports."""
+
+
+GATES_REFRESH_SECONDS = 5.0
+"""How often a worker declares its budgets and limits, and reads which providers take no calls."""
 
 
 class WorkerStats(TypedDict):
@@ -112,7 +116,12 @@ class DebateWorker:
         )
         self._fitness = Fitness(self.identity.worker_id)
         self._log = JobLog(self.identity.worker_id, self.metrics)
-        self.keeper = LeaseKeeper(self._session.lease_renewer, self._lease_seconds)
+        self._gates = queue.gates(self.identity.worker_id)
+        self.keeper = LeaseKeeper(
+            self._session.lease_renewer,
+            self._lease_seconds,
+            self._gates.permit_renewer if self._gates else None,
+        )
         self._reporter = Reporter(self._session, self._outages)
         self._registration = Registration(self._session, self._outages)
         self._runner = JobRunner(
@@ -127,6 +136,7 @@ class DebateWorker:
             concurrency=concurrency,
             policy=policy,
             is_ending=self._is_cancelled,
+            gates=self._gates,
         )
         self._maintenance = MaintenanceLoop(queue, self.identity.worker_id, self._lease_seconds)
         self._fetcher = Fetcher(
@@ -271,6 +281,7 @@ class DebateWorker:
             extra={"worker": self.identity.worker_id, "concurrency": self._runner.concurrency},
         )
         self.keeper.start()
+        await self._refresh_gates()
         fetch = asyncio.create_task(self._fetcher.run(), name="fetch")
         background = [
             asyncio.create_task(self._reporter.run(), name="report"),
@@ -279,6 +290,9 @@ class DebateWorker:
             asyncio.create_task(
                 run_periodically(self._lease_seconds / 2, self._fetcher.recheck_orphans),
                 name="orphan-check",
+            ),
+            asyncio.create_task(
+                run_periodically(GATES_REFRESH_SECONDS, self._refresh_gates), name="gates"
             ),
         ]
         try:
@@ -325,6 +339,12 @@ class DebateWorker:
         if is_cancelled:
             raise asyncio.CancelledError
 
+    async def _refresh_gates(self) -> None:
+        """Declare budgets and limits, and read which providers take no calls now."""
+        if self._gates is not None:
+            with suppress(*SERVER_ERRORS):
+                await self._gates.refresh()
+
     async def _apply_renewals(self) -> None:
         async for renewal in self.keeper.results():
             if renewal.error is not None:
@@ -369,6 +389,8 @@ class DebateWorker:
         finally:
             self._reporter.give_up()
             await self.keeper.stop()
+            if self._gates is not None:
+                await self._gates.close()
         stats = self.get_stats()
         logger.info(
             "worker stopped",

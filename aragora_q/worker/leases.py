@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from aragora_q.backoff import jittered
-from aragora_q.contracts import RENEWALS_PER_LEASE, LeaseRenewer, RenewalResult
+from aragora_q.contracts import RENEWALS_PER_LEASE, LeaseRenewer, PermitRenewer, RenewalResult
 from aragora_q.errors import AragoraQError
 from aragora_q.observability.logs import get_logger
 
@@ -47,11 +47,18 @@ class Renewal(NamedTuple):
 class LeaseKeeper:
     """Sends the worker's heartbeat and renews its leases every quarter lease.
 
-    `open_renewer` is called in the keeper's thread.
+    `open_renewer` and `open_permit_renewer` are called in the keeper's thread.
     """
 
-    def __init__(self, open_renewer: Callable[[], LeaseRenewer], lease_seconds: float) -> None:
+    def __init__(
+        self,
+        open_renewer: Callable[[], LeaseRenewer],
+        lease_seconds: float,
+        open_permit_renewer: Callable[[], PermitRenewer] | None = None,
+    ) -> None:
         self._open_renewer = open_renewer
+        self._open_permit_renewer = open_permit_renewer
+        self._permit_renewer: PermitRenewer | None = None
         self._interval_seconds = lease_seconds / RENEWALS_PER_LEASE
         self._leases: dict[str, int] = {}
         self._results: asyncio.Queue[Renewal] = asyncio.Queue()
@@ -135,10 +142,12 @@ class LeaseKeeper:
                 # After a try that hung, at once: when the server resumes, a renewal must be waiting there.
                 tried_seconds = time.monotonic() - began_at
                 wait_seconds = max(0.0, jittered(min(wait_seconds, RETRY_SECONDS)) - tried_seconds)
+            await self._renew_permits()
             self._ping_loop()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_seconds)
         await _close(renewer)
+        await _close(self._permit_renewer)
 
     async def _renew(self, renewer: LeaseRenewer) -> None:
         leases, sent_at = dict(self._leases), self._start_sent_at
@@ -150,6 +159,18 @@ class LeaseKeeper:
         self.last_answer_at = time.monotonic()
         lost = [LostLease(job_id, leases[job_id], reason) for job_id, reason in result.lost.items()]
         self._call(self._results.put_nowait, Renewal(result.state, lost))
+
+    async def _renew_permits(self) -> None:
+        """Renew the permits of paid calls. A failure costs no lease of a job: the gates may be elsewhere."""
+        if self._open_permit_renewer is None:
+            return
+        try:
+            self._permit_renewer = self._permit_renewer or self._open_permit_renewer()
+            await self._permit_renewer.renew()
+        except Exception as error:  # noqa: BLE001 - whatever it is: leases must be renewed
+            logger.debug("permits not renewed", extra={"error": str(error)})
+            await _close(self._permit_renewer)
+            self._permit_renewer = None
 
     def _ping_loop(self) -> None:
         if self._pinged_at is None:
@@ -167,7 +188,7 @@ class LeaseKeeper:
                 self._loop.call_soon_threadsafe(function, *args)
 
 
-async def _close(renewer: LeaseRenewer | None) -> None:
+async def _close(renewer: LeaseRenewer | PermitRenewer | None) -> None:
     if renewer is not None:
         with suppress(Exception):  # it may be what failed; the thread must go on
             await renewer.close()

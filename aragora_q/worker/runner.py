@@ -17,7 +17,15 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.contracts import Completed, Lease, Outcome, Released, Retry, WorkerSession
+from aragora_q.contracts import (
+    Completed,
+    Gates,
+    Lease,
+    Outcome,
+    Released,
+    Retry,
+    WorkerSession,
+)
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
@@ -64,6 +72,7 @@ class JobRunner:
         concurrency: int,
         policy: RetryPolicy,
         is_ending: Callable[[], bool] = lambda: False,
+        gates: Gates | None = None,
     ) -> None:
         self.concurrency = concurrency
         self._session = session
@@ -76,6 +85,7 @@ class JobRunner:
         self._metrics = metrics
         self._policy = policy
         self._is_ending = is_ending
+        self._gates = gates
         self._max_result_bytes = config.max_result_bytes
         self._jobs: dict[str, _RunningJob] = {}
         self._executing: set[_RunningJob] = set()
@@ -143,6 +153,7 @@ class JobRunner:
                     self._session,
                     self._max_result_bytes,
                     self._is_ending,
+                    self._gates,
                 )
             )
             if older := self._jobs.get(job.id):

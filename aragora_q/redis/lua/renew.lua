@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Record a worker's heartbeat and renew the leases it owns.
 -- include: outage_grace
+-- repeatable
 -- keys: stream_high stream_normal stream_low counters events control workers worker
 -- args: job_prefix worker_prefix worker_id lease_owner instance_id lease_ms running record_ttl_ms starting_ms loop_lag_ms
 -- each job: id fence

@@ -1,0 +1,257 @@
+"""The gates as one process uses them: ask to send a call, book it, keep the permits of calls under way.
+
+Implements `contracts.Gates`. Nothing here decides: the scripts do, on the server's clock. This module keeps
+what their answers say of accounts, so that workers do not start jobs that would only be sent back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aragora_q.base import Job
+from aragora_q.config import QueueConfig
+from aragora_q.context import Call, Settlement
+from aragora_q.contracts import (
+    RENEWALS_PER_LEASE,
+    Closed,
+    GateAnswer,
+    Granted,
+    OverBudget,
+    PermitRenewer,
+    WaitTurn,
+)
+from aragora_q.errors import SERVER_ERRORS
+from aragora_q.gates.policy import MICROS, declaration, micro_usd
+from aragora_q.redis.connection import Connection
+from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
+from aragora_q.redis.scripts import BATCH_LIMIT, batched
+
+CLOSED_FOREVER = -1
+UNKNOWN_UNTIL_SECONDS = 60.0
+"""How long an account that is closed without end is taken for closed, before its state is read again."""
+
+MAX_KNOWN_AGENTS = 1_000
+
+REASONS = {
+    "rate_limited": "the provider's rate limit",
+    "overloaded": "the provider is overloaded",
+    "outage": "calls failed five times in a row",
+    "credit": "the provider's credit is used up",
+    "paused": "paused by an operator",
+    "probe": "another call tries whether the provider answers again",
+    "concurrency": "as many calls as allowed are under way",
+    "rate": "the rate of calls or tokens is used up",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What an answer said of an account: closed until a time of the monotonic clock."""
+
+    closed_until: float
+    is_endless: bool = False
+
+
+class RedisGates:
+    """The gates of a prefix, over one connection, which `close` closes."""
+
+    def __init__(self, connection: Connection, config: QueueConfig, worker_id: str) -> None:
+        self._connection = connection
+        self._config = config
+        self._worker_id = worker_id
+        self._lease_ms = config.claim_idle_ms
+        self._declaration, self._digest = b"", ""
+        self.reconfigure(config)
+        self._under_way: dict[str, str] = {}
+        """The account of each call that was granted and is not settled, by id; read by the keeper's thread."""
+        self._accounts: dict[str, str] = {}
+        """The account of each agent, as of its latest call."""
+        self._known: dict[str, _Known] = {}
+        self._has_declared = False
+
+    async def acquire(self, job: Job, call: Call) -> GateAnswer:
+        self._note_agent(call)
+        usd = micro_usd(call.max_cost_usd)
+        job_usd, job_tokens = _job_limits(call)
+        word, *details = await self._connection.run(
+            "gate_acquire",
+            digest=self._digest,
+            call_id=self._id(call),
+            account=call.account,
+            provider=call.provider,
+            agent=call.agent,
+            model=call.model,
+            queue=self._config.queue,
+            tenant=job.tenant or "",
+            group=job.group or "",
+            job=job.id,
+            usd="" if usd is None else usd,
+            tokens=call.max_input_tokens + call.max_output_tokens,
+            timeout_ms=round(call.timeout_seconds * 1000),
+            lease_ms=self._lease_ms,
+            job_usd=job_usd,
+            job_tokens=job_tokens,
+        )
+        if word == b"undeclared":
+            await self._declare(self._declaration)
+            return await self.acquire(job, call)
+        if word == b"granted":
+            self._under_way[self._id(call)] = call.account
+            self._known.pop(call.account, None)
+            return Granted()
+        if word == b"wait":
+            ms, why = details
+            text = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
+            return WaitTurn(ms / 1000, f"{call.account}: {text}")
+        if word == b"closed":
+            return self._closed(call.account, *details)
+        return _over_budget(*details)
+
+    async def settle(self, job: Job, call: Call, settlement: Settlement) -> None:
+        usd = micro_usd(settlement.cost_usd)
+        retry_after = settlement.retry_after_seconds
+        fields = (
+            self._id(call),
+            call.account,
+            call.provider,
+            call.agent,
+            call.model,
+            self._config.queue,
+            job.tenant or "",
+            job.group or "",
+            job.id,
+            settlement.outcome,
+            "" if usd is None else usd,
+            settlement.input_tokens,
+            settlement.output_tokens,
+            settlement.cached_tokens,
+            "" if retry_after is None else round(retry_after * 1000),
+            *_job_limits(call),
+        )
+        await self._connection.run("gate_settle", [(None, fields)])
+        self._under_way.pop(self._id(call), None)
+
+    def closed_agents(self) -> Mapping[str, float]:
+        if not self._known:
+            return {}
+        now = time.monotonic()
+        left = {account: known.closed_until - now for account, known in self._known.items()}
+        return {
+            agent: left[account]
+            for agent, account in self._accounts.items()
+            if left.get(account, 0.0) > 0
+        }
+
+    async def refresh(self) -> None:
+        if self._declaration or self._has_declared:
+            await self._declare(self._declaration)
+            self._has_declared = bool(self._declaration)
+        accounts = sorted(set(self._accounts.values()))
+        for batch in batched(accounts):
+            replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
+            for account, (ms, why, *_) in zip(batch, replies, strict=True):
+                self._known.pop(account, None)
+                if ms:
+                    self._closed(account, ms, why)
+
+    def reconfigure(self, config: QueueConfig) -> None:
+        """Declare what `config` says from the next `refresh` on."""
+        self._declaration = declaration(config)
+        sha1 = hashlib.sha1(self._declaration, usedforsecurity=False)
+        self._digest = sha1.hexdigest() if self._declaration else ""
+
+    def permit_renewer(self) -> PermitRenewer:
+        timeout_seconds = min(COMMAND_TIMEOUT_SECONDS, self._lease_ms / 1000 / RENEWALS_PER_LEASE)
+        connection = self._connection.for_other_thread(timeout_seconds=timeout_seconds)
+        return RedisPermitRenewer(connection, self._under_way, self._lease_ms)
+
+    async def close(self) -> None:
+        if self._has_declared:
+            with suppress(*SERVER_ERRORS):  # then the declaration ends by itself
+                await self._declare(b"")
+        await self._connection.close()
+
+    async def _declare(self, text: bytes) -> None:
+        await self._connection.run(
+            "gate_declare",
+            worker_id=self._worker_id,
+            declaration=text,
+            ttl_ms=3 * self._lease_ms,
+        )
+
+    def _id(self, call: Call) -> str:
+        return f"{self._config.queue}/{call.id}"
+
+    def _note_agent(self, call: Call) -> None:
+        if len(self._accounts) >= MAX_KNOWN_AGENTS:
+            self._accounts.clear()
+        self._accounts[call.agent] = call.account
+
+    def _closed(self, account: str, ms: int, why: bytes) -> Closed:
+        seconds = None if ms == CLOSED_FOREVER else ms / 1000
+        known_seconds = UNKNOWN_UNTIL_SECONDS if seconds is None else seconds
+        self._known[account] = _Known(time.monotonic() + known_seconds, is_endless=seconds is None)
+        reason = REASONS.get(why.decode(), why.decode())
+        return Closed(seconds, f"{account}: {reason}")
+
+
+class RedisPermitRenewer:
+    """Renews permits over a connection of the lease keeper's thread."""
+
+    def __init__(self, connection: Connection, under_way: dict[str, str], lease_ms: int) -> None:
+        self._connection = connection
+        self._under_way = under_way
+        self._lease_ms = lease_ms
+
+    async def renew(self) -> None:
+        """As `PermitRenewer.renew`. Sends nothing if no call is under way."""
+        calls = list(self._under_way.copy().items())
+        for first in range(0, len(calls), BATCH_LIMIT):
+            batch = calls[first : first + BATCH_LIMIT]
+            await self._connection.run(
+                "gate_renew", [(None, call) for call in batch], lease_ms=self._lease_ms
+            )
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+
+def _job_limits(call: Call) -> tuple[int | str, int | str]:
+    usd, tokens = micro_usd(call.job_max_cost_usd), call.job_max_tokens
+    return "" if usd is None else usd, "" if tokens is None else tokens
+
+
+def _over_budget(
+    budget: bytes,
+    on_full: bytes,
+    turns_ms: int,
+    why: bytes,
+    limit: int,
+    spent: int,
+    reserved: int,
+    needed: int,
+) -> OverBudget:
+    name = budget.decode()
+    if name == "max_tokens":
+        text = f"max_tokens is {limit}, used {spent}, reserved {reserved}, and a call may need {needed}"
+    elif why == b"unpriced":
+        text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
+    else:
+        amounts = [f"${micros / MICROS:.4f}" for micros in (limit, spent, reserved, needed)]
+        text = (
+            f"{name}: {{}} of a limit, {{}} spent, {{}} reserved, and a call may cost {{}}".format(
+                *amounts
+            )
+        )
+    return OverBudget(
+        budget=name,
+        on_full=on_full.decode(),  # type: ignore[arg-type]
+        seconds=turns_ms / 1000 if turns_ms >= 0 else None,
+        why=text if name.startswith("max_") else f"budget {text}",
+        can_ever_fit=why == b"full",
+    )

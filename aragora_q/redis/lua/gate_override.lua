@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- Set a budget or pause a provider for all workers, over what they declare; or end that.
+-- include: gates policy
+-- repeatable
+-- keys: policy declared overrides accounts
+-- args: kind name value
+-- returns: set | reset | unchanged
+--
+-- `kind` is budget or pause; `value` is JSON, or empty to end it. A pause gets the time in `at`. The end of a pause
+-- also opens the accounts that have the name, or whose provider has it, whatever closed them.
+
+local field = kind .. ':' .. name
+local result = 'unchanged'
+if value ~= '' then
+  local override = cjson.decode(value)
+  if kind == 'pause' then override.at = (decode(redis.call('HGET', overrides, field) or '') or {}).at or now end
+  redis.call('HSET', overrides, field, cjson.encode(override))
+  result = 'set'
+elseif redis.call('HDEL', overrides, field) == 1 then
+  result = 'reset'
+end
+if kind == 'pause' and value == '' then
+  for _, account in ipairs(redis.call('ZRANGE', accounts, 0, -1)) do
+    local key = gate_key('account', account)
+    if account == name or read(key, 'provider').provider == name then
+      if redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'closed_at', 'faults') > 0 then
+        result = 'reset'
+      end
+    end
+  end
+end
+compile_policy()
+return result

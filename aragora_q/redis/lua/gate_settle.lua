@@ -1,0 +1,147 @@
+#!lua flags=allow-oom
+-- Book what calls took, end their reservations, and learn from them how their accounts are.
+-- include: gates
+-- repeatable
+-- keys: policy accounts reservations
+-- args:
+-- each call: call_id account provider agent model queue tenant group job outcome usd input_tokens output_tokens cached_tokens retry_after_ms job_usd job_tokens
+-- returns: per call: settled | repeated | late (it had been estimated) | unknown (booked without a reservation)
+--
+-- `usd` is empty if the price is not known; then a call that may have been billed counts with its reservation, as
+-- estimated. `retry_after_ms` is empty if the provider named no time.
+
+local NOT_BILLED = {rate_limited = true, overloaded = true, rejected = true, credit_exhausted = true, not_sent = true}
+local REPLIED = {ok = true, unusable = true, refused = true, cut = true}
+local BREAKER_FAULTS = 5
+local COOLDOWN_MS, OUTAGE_MS, MAX_PAUSE_MS = 5000, 5000, 300000
+local SHRINK_MS = 15000
+
+-- Close an account: the pause doubles each time that a probe fails. Nothing returns in the same moment.
+local function close(key, state, why, pause_ms, named_ms)
+  local pauses = parse_int(state.pauses) or 0
+  local ms = named_ms or math.min(pause_ms * 2 ^ pauses, MAX_PAUSE_MS)
+  local opens_at = now + math.floor(ms * (1 + (now % 97) / 970)) + 1
+  redis.call('HSET', key, 'until', text(math.max(opens_at, parse_int(state['until']) or 0)), 'why', why,
+    'closed_at', now_text)
+  redis.call('HDEL', key, 'probe', 'probe_until')
+end
+
+-- Learn from the outcome of a call that was granted at `granted_at`.
+local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
+  local key = gate_key('account', account)
+  local state = read(key, 'until', 'why', 'probe', 'faults', 'pauses', 'limit', 'clean', 'shrunk_at', 'closed_at')
+  local closed_until, is_probe = parse_int(state['until']), state.probe == id
+  if closed_until == -1 then return end  -- until someone acts
+  if REPLIED[outcome] then
+    redis.call('HDEL', key, 'faults')
+    if closed_until and (is_probe or (closed_until <= now and granted_at > (parse_int(state.closed_at) or 0))) then
+      redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'closed_at')
+    end
+    local limit = parse_int(state.limit)
+    if limit then
+      local clean = (parse_int(state.clean) or 0) + 1
+      if clean >= limit then
+        redis.call('HSET', key, 'limit', text(limit + math.max(1, math.floor(limit / 20))), 'clean', '0')
+      else
+        redis.call('HSET', key, 'clean', text(clean))
+      end
+    end
+  elseif outcome == 'credit_exhausted' then
+    redis.call('HSET', key, 'until', '-1', 'why', 'credit', 'closed_at', now_text)
+  elseif outcome == 'rate_limited' or outcome == 'overloaded' then
+    if is_probe then redis.call('HINCRBY', key, 'pauses', 1) end
+    close(key, state, outcome, COOLDOWN_MS, parse_int(retry_after_ms))
+    local limits = read_policy().providers[account] or read_policy().providers[provider] or {}
+    if outcome == 'rate_limited' and limits.adaptive ~= false
+      and now - (parse_int(state.shrunk_at) or 0) >= SHRINK_MS then
+      local limit = parse_int(state.limit) or redis.call('ZCARD', gate_key('permits', account)) + 1
+      redis.call('HSET', key, 'limit', text(math.max(1, math.floor(limit * 0.8))), 'clean', '0', 'shrunk_at', now_text)
+    end
+  elseif outcome == 'unavailable' or outcome == 'timeout' then
+    local faults = redis.call('HINCRBY', key, 'faults', 1)
+    if is_probe or faults >= BREAKER_FAULTS and not (closed_until and closed_until > now) then
+      close(key, state, 'outage', OUTAGE_MS, parse_int(retry_after_ms))
+      redis.call('HINCRBY', key, 'pauses', 1)
+    end
+  elseif is_probe then  -- not sent, or rejected: it says nothing of the account, and another call is the probe
+    redis.call('HDEL', key, 'probe', 'probe_until')
+  end
+end
+
+local results = {}
+for n = 1, items do
+  local id, account, provider, agent, model, queue, tenant, group, job, outcome, usd, input_tokens, output_tokens,
+    cached_tokens, retry_after_ms, job_usd, job_tokens = item(n)
+  local record = read_record(id)
+  local known = parse_int(usd)
+  if not known and NOT_BILLED[outcome] then known = 0 end
+  if record and record.state == 'settled' then
+    results[n] = 'repeated'
+  elseif not record and outcome == 'not_sent' then
+    results[n] = 'unknown'
+  else
+    local taken = input_tokens + output_tokens
+    local changes = {
+      calls = outcome == 'not_sent' and 0 or 1, faults = (REPLIED[outcome] or outcome == 'not_sent') and 0 or 1,
+      input_tokens = tonumber(input_tokens), output_tokens = tonumber(output_tokens), cached_tokens = tonumber(cached_tokens),
+      usd = known or 0, unpriced_calls = known and 0 or 1,
+    }
+    if not record then
+      record = {
+        account = account, usd = false, tokens = 0, counters = {}, at = now, expires_at = now, day = day_text(now),
+        row = cjson.encode({queue, tenant, group, agent, provider, model}),
+        job = (job_usd ~= '' or job_tokens ~= '') and gate_key('job', queue .. '/' .. job) or false,
+      }
+      local attributes = {queue = queue, tenant = tenant, group = group, provider = provider, agent = agent}
+      for _, budget in ipairs(budgets_for(read_policy(), attributes)) do
+        table.insert(record.counters, budget.key)
+        if known then add(budget.key, 'overrun', known) end
+        keep_counter(budget.key, budget.window_end)
+      end
+      change_counters(record, 'spent', known or 0)
+      if record.job then
+        add(record.job, 'spent_tokens', taken)
+        redis.call('PEXPIRE', record.job, text(SPEND_MS))
+      end
+      add_to_row(record.day, record.row, changes)
+      results[n] = 'unknown'
+    elseif record.state == 'estimated' then
+      if known then
+        change_counters(record, 'spent', known - (record.usd or 0))
+        change_counters(record, 'estimated', -(record.usd or 0))
+        changes.usd, changes.estimated = known - (record.usd or 0), -(record.usd or 0)
+        changes.unpriced_calls = record.usd and 0 or -1
+      else
+        changes.unpriced_calls = 0
+      end
+      if record.job then add(record.job, 'spent_tokens', taken - record.tokens) end
+      changes.calls = changes.calls - 1
+      add_to_row(record.day, record.row, changes)
+      results[n] = 'late'
+    else
+      release_call(id, record)
+      local booked = known or record.usd or 0
+      change_counters(record, 'spent', booked)
+      if not known and record.usd then
+        change_counters(record, 'estimated', booked)
+        changes.usd, changes.estimated, changes.unpriced_calls = booked, booked, 0
+      elseif known and known > (record.usd or 0) then
+        for _, key in ipairs(record.counters) do add(key, 'overrun', known - (record.usd or 0)) end
+      end
+      if record.job then add(record.job, 'spent_tokens', known and taken or math.max(taken, record.tokens)) end
+      if outcome ~= 'not_sent' then add_to_row(record.day, record.row, changes) end
+      local limits = read_policy().providers
+      limits = limits[account] or limits[provider] or {}
+      local tokens_at = limits.tokens_per_minute and redis.call('HGET', gate_key('account', account), 'tokens_at')
+      if tokens_at then
+        redis.call('HSET', gate_key('account', account), 'tokens_at',
+          tokens_at - math.max(0, record.tokens - taken) * 60000 / limits.tokens_per_minute)
+      end
+      results[n] = 'settled'
+    end
+    learn(account, provider, id, outcome, retry_after_ms, record.at)
+    record.state = 'settled'
+    write_record(id, record)
+  end
+end
+return results

@@ -1,0 +1,187 @@
+-- Shared by the scripts of the gates: what applies, windows, counters, records of calls, bookings.
+--
+-- Money is in whole micro-dollars. The record of a call is JSON: `state` (granted | settled | estimated), `account`,
+-- `usd` (reserved; false: unknown), `tokens` (reserved), `counters` (keys of the budgets' windows), `job`, `row`,
+-- `day`, `expires_at`, `at`.
+
+local gates_prefix = string.sub(policy, 1, -#'policy' - 1)
+
+local function gate_key(kind, name) return gates_prefix .. kind .. ':' .. name end
+
+-- JSON that this product wrote; nil for anything else.
+local function decode(json)
+  local is_json, value = pcall(cjson.decode, json)
+  return is_json and type(value) == 'table' and value or nil
+end
+
+-- The policy that applies now: lists of `budgets`, and `providers` and `paused` by name.
+local function read_policy()
+  local json = redis.pcall('GET', policy)
+  return type(json) == 'string' and decode(json) or {budgets = {}, providers = {}, paused = {}}
+end
+
+-- Days since 1970 of the first day of a month; `month` may be 13. Proleptic Gregorian calendar.
+local function days_of_month(year, month)
+  if month > 12 then year, month = year + 1, month - 12 end
+  local y = month <= 2 and year - 1 or year
+  local era = math.floor(y / 400)
+  local year_of_era = y - era * 400
+  local day_of_year = math.floor((153 * (month + (month > 2 and -3 or 9)) + 2) / 5)
+  return era * 146097 + year_of_era * 365 + math.floor(year_of_era / 4) - math.floor(year_of_era / 100)
+    + day_of_year - 719468
+end
+
+-- Year, month and day of a time in ms, UTC.
+local function date_of(ms)
+  local days = math.floor(ms / 86400000) + 719468
+  local era = math.floor(days / 146097)
+  local day_of_era = days - era * 146097
+  local year_of_era = math.floor((day_of_era - math.floor(day_of_era / 1460) + math.floor(day_of_era / 36524)
+    - math.floor(day_of_era / 146096)) / 365)
+  local day_of_year = day_of_era - (365 * year_of_era + math.floor(year_of_era / 4) - math.floor(year_of_era / 100))
+  local shifted = math.floor((5 * day_of_year + 2) / 153)
+  local day = day_of_year - math.floor((153 * shifted + 2) / 5) + 1
+  local month = shifted < 10 and shifted + 3 or shifted - 9
+  return year_of_era + era * 400 + (month <= 2 and 1 or 0), month, day
+end
+
+local function day_text(ms)
+  return string.format('%04d-%02d-%02d', date_of(ms))
+end
+
+-- The window of a kind (hour | day | month | total) that a time is in: its name, and its end (nil: none).
+local function window_of(kind, ms)
+  if kind == 'total' then return 'total', nil end
+  local year, month, day = date_of(ms)
+  if kind == 'month' then
+    return string.format('%04d-%02d', year, month), days_of_month(year, month + 1) * 86400000
+  end
+  local date = string.format('%04d-%02d-%02d', year, month, day)
+  if kind == 'day' then return date, (math.floor(ms / 86400000) + 1) * 86400000 end
+  local hour = math.floor(ms / 3600000)
+  return string.format('%sT%02d', date, hour % 24), (hour + 1) * 3600000
+end
+
+-- The budgets that apply to a call with these attributes, as lists of `name`, `key` (of the counter of its window),
+-- `limit`, `on_full`, `window_end` and `value` of the scope.
+local function budgets_for(rules, attributes)
+  local found, windows = {}, {}
+  for _, budget in ipairs(rules.budgets or {}) do
+    local value = budget.kind == 'all' and 'all' or attributes[budget.kind]
+    if value and value ~= '' and (budget.value == '' or budget.value == value) then
+      local window = windows[budget.window]
+      if not window then
+        window = {window_of(budget.window, now)}
+        windows[budget.window] = window
+      end
+      local ref = budget.kind == 'all' and budget.name or budget.name .. '/' .. budget.kind .. ':' .. value
+      found[#found + 1] = {
+        ref = ref, limit = budget.limit, on_full = budget.on_full, window_end = window[2],
+        key = gate_key('spent', ref .. ':' .. window[1]),
+      }
+    end
+  end
+  return found
+end
+
+-- Spent and reserved micro-dollars of a counter.
+local function amounts(key)
+  local values = redis.call('HMGET', key, 'spent', 'reserved')
+  return tonumber(values[1] or 0), tonumber(values[2] or 0)
+end
+
+-- Keep a counter for two days after its window, because a call may be settled late; one without an end, as long as
+-- a day's spending.
+local function keep_counter(key, window_end)
+  redis.call('PEXPIRE', key, text(window_end and window_end - now + 2 * 86400000 or SPEND_MS))
+end
+
+local function add(key, field, by)
+  if by ~= 0 then redis.call('HINCRBY', key, field, text(by)) end
+end
+
+-- Numbers of a row of spending, in this order.
+local ROW = {'calls', 'faults', 'input_tokens', 'output_tokens', 'cached_tokens', 'usd', 'unpriced_calls', 'estimated'}
+
+-- Numbers of a row of spending, with `changes` added; `stored` may be nil.
+local function sums(stored, changes)
+  local values, n = {}, 0
+  for number in string.gmatch(stored or '', '%S+') do
+    n = n + 1
+    values[n] = tonumber(number)
+  end
+  for i, name in ipairs(ROW) do values[i] = text((values[i] or 0) + (changes[name] or 0)) end
+  return table.concat(values, ' ')
+end
+
+local function add_to_sum(key, changes)
+  redis.call('SET', key, sums(redis.call('GET', key), changes), 'PX', text(SPEND_MS))
+end
+
+-- Add to the row of a day's spending, and to the sums of its queue in that day and of its group. `row` names queue,
+-- tenant, group, agent, provider and model, as JSON.
+local function add_to_row(day, row, changes)
+  local names = cjson.decode(row)
+  add_to_sum(gate_key('spend', day .. ':' .. names[1]), changes)
+  if names[3] ~= '' then add_to_sum(gate_key('group', names[1] .. '/' .. names[3]), changes) end
+  local key = gate_key('spend', day)
+  local stored = redis.call('HGET', key, row)
+  if not stored and redis.call('HLEN', key) >= MAX_SPEND_ROWS then
+    row = 'other'
+    stored = redis.call('HGET', key, row)
+  end
+  redis.call('HSET', key, row, sums(stored, changes))
+  if not stored then redis.call('PEXPIRE', key, text(SPEND_MS)) end
+end
+
+-- Write the record of a call; it is kept for a day, and at least until its time limit is over.
+local function write_record(id, record)
+  local ttl = CALL_TTL_MS + math.max(0, record.expires_at - now)
+  redis.call('SET', gate_key('call', id), cjson.encode(record), 'PX', text(ttl))
+end
+
+local function read_record(id)
+  local json = redis.pcall('GET', gate_key('call', id))
+  return type(json) == 'string' and decode(json) or nil
+end
+
+-- Change the counters of a call: each budget's window, and the job's.
+local function change_counters(record, field, by)
+  for _, key in ipairs(record.counters) do add(key, field, by) end
+  if record.job then add(record.job, field, by) end
+end
+
+-- End what a call holds: its reservation and its permit.
+local function release_call(id, record)
+  change_counters(record, 'reserved', -(record.usd or 0))
+  if record.job then add(record.job, 'reserved_tokens', -record.tokens) end
+  redis.call('ZREM', gate_key('permits', record.account), id)
+  redis.call('ZREM', reservations, id)
+end
+
+-- Book the reservation of a call as spent, because what it took is not known.
+local function estimate(id, record)
+  release_call(id, record)
+  change_counters(record, 'spent', record.usd or 0)
+  change_counters(record, 'estimated', record.usd or 0)
+  if record.job then add(record.job, 'spent_tokens', record.tokens) end
+  add_to_row(record.day, record.row, {
+    calls = 1, usd = record.usd or 0, estimated = record.usd or 0, unpriced_calls = record.usd and 0 or 1,
+  })
+  record.state = 'estimated'
+  write_record(id, record)
+end
+
+-- Estimate calls whose time is over without a settlement, at most `limit`; returns how many.
+local function estimate_overdue(limit)
+  local ids = redis.call('ZRANGEBYSCORE', reservations, '-inf', now_text, 'LIMIT', 0, limit)
+  for _, id in ipairs(ids) do
+    local record = read_record(id)
+    if record and record.state == 'granted' then
+      estimate(id, record)
+    else
+      redis.call('ZREM', reservations, id)
+    end
+  end
+  return #ids
+end

@@ -1,0 +1,50 @@
+-- Shared by the scripts that change what applies: what workers declare, and what operators set over it.
+
+-- Compute the policy: of the declarations of live workers, the lowest limits count; an override replaces them.
+local function compile_policy()
+  local budgets, providers, paused, digests = {}, {}, {}, {}
+  local rows = redis.call('HGETALL', declared)
+  for n = 2, #rows, 2 do
+    local declaration = decode(rows[n]) or {}
+    digests[redis.sha1hex(rows[n])] = true
+    for name, budget in pairs(declaration.budgets or {}) do
+      if not budgets[name] or budget.limit < budgets[name].limit then budgets[name] = budget end
+    end
+    for name, limits in pairs(declaration.providers or {}) do
+      local lowest = providers[name] or {}
+      for _, field in ipairs({'max_concurrent', 'requests_per_minute', 'tokens_per_minute'}) do
+        if limits[field] then lowest[field] = math.min(limits[field], lowest[field] or math.huge) end
+      end
+      if limits.adaptive == false then lowest.adaptive = false end
+      providers[name] = lowest
+    end
+  end
+  rows = redis.call('HGETALL', overrides)
+  for n = 1, #rows, 2 do
+    local kind, name = string.match(rows[n], '^(%w+):(.*)$')
+    local value = decode(rows[n + 1])
+    if kind == 'budget' and value then budgets[name] = value end
+    if kind == 'pause' and value then paused[name] = value end
+  end
+  local list = {}
+  for name, budget in pairs(budgets) do
+    budget.name = name
+    list[#list + 1] = budget
+  end
+  table.sort(list, function(a, b) return a.name < b.name end)
+  if #rows == 0 and not next(digests) then
+    redis.call('DEL', policy)
+  else
+    redis.call('SET', policy, cjson.encode({budgets = list, providers = providers, paused = paused, digests = digests}))
+  end
+end
+
+-- Forget what workers declared that have not declared it again in time; returns how many.
+local function forget_silent()
+  local silent = redis.call('ZRANGEBYSCORE', declarers, '-inf', now_text, 'LIMIT', 0, 100)
+  for _, worker_id in ipairs(silent) do
+    redis.call('HDEL', declared, worker_id)
+    redis.call('ZREM', declarers, worker_id)
+  end
+  return #silent
+end
