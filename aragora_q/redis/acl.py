@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from aragora_q.redis import scripts
-from aragora_q.redis.keys import QueueKeys
+from aragora_q.redis.keys import GateKeys, QueueKeys
 
 CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 """Needed to open a queue, on one server, on a cluster or behind Sentinels."""
 
 READ = (
-    "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time",
+    "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hlen", "hmget", "lrange", "pttl", "time",
     "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
     "zcount", "zmscore", "zrange", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
@@ -32,34 +32,38 @@ MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "unregister")
 
 
 class Role(NamedTuple):
-    """The scripts that a role runs, and the commands that it sends without a script."""
+    """The scripts that a role runs, the commands that it sends without a script, its use of the gates' keys."""
 
     scripts: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    gates: Literal["none", "sums", "read", "write"] = "none"
+    """`sums`: reads what its queue and the groups of its queue spent, and no more."""
 
 
 ROLES = {
-    "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM)),
+    "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM), "sums"),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
         ("blpop", "hgetall", "xinfo|consumers", "zrange"),
+        "write",
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
-    "stats": Role((), READ),
+    "stats": Role((), READ, "read"),
     "operator": Role(
         ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "purge_jobs", "maintenance_lock",
          "check_job", "check_lane", "check_members", "check_group", "gate_override", "gate_states", "gate_room",
          *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
+        "write",
     ),
 }  # fmt: skip
 
 
 def commands(role: str, *, fsync: bool = False) -> list[str]:
     """Return all commands that `role` needs, as ACL rules name them. `fsync` adds WAITAOF."""
-    names, direct = ROLES[role]
+    names, direct, _ = ROLES[role]
     needed = {*CONNECT, *direct}
     for name in names:
         needed |= {*EVAL, *_called_by(name)}
@@ -71,9 +75,34 @@ def commands(role: str, *, fsync: bool = False) -> list[str]:
 def rules(role: str, keys: QueueKeys, *, fsync: bool = False) -> str:
     """Return the rules for ACL SETUSER that let a user be `role` on one queue, without a password."""
     reads_only = not ROLES[role].scripts
-    pattern = f"{'%R~' if reads_only else '~'}{keys.pattern}"
+    patterns = [f"{'%R~' if reads_only else '~'}{keys.pattern}", *_gate_patterns(role, keys)]
     allowed = " ".join(f"+{command}" for command in commands(role, fsync=fsync))
-    return f"{pattern} -@all {allowed}"
+    return f"{' '.join(patterns)} -@all {allowed}"
+
+
+def uses(role: str, keys: QueueKeys) -> list[tuple[str, ...]]:
+    """Return commands that show, when they are tried, whether a user may use the gates' keys as `role` does."""
+    gates = GateKeys(keys.prefix, cluster=keys.cluster)
+    match ROLES[role].gates:
+        case "none":
+            return []
+        case "sums":
+            return [("GET", gates.spend_of_group(keys.queue, "g"))]
+        case "read":
+            return [("GET", gates.anchor)]
+    return [("SET", gates.anchor, "")]
+
+
+def _gate_patterns(role: str, keys: QueueKeys) -> list[str]:
+    gates = GateKeys(keys.prefix, cluster=keys.cluster)
+    match ROLES[role].gates:
+        case "none":
+            return []
+        case "sums":
+            return [f"%R~{pattern}" for pattern in gates.patterns_of_sums(keys.queue)]
+        case "read":
+            return [f"%R~{gates.pattern}"]
+    return [f"~{gates.pattern}"]
 
 
 @cache

@@ -111,7 +111,7 @@ class QueueKeys:
     @cached_property
     def pattern(self) -> str:
         """Glob pattern that matches the keys of this queue and no others."""
-        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.queue_prefix) + "*"
+        return f"{_literal(self.queue_prefix)}*"
 
     @cached_property
     def stream_high(self) -> str:
@@ -286,7 +286,12 @@ class GateKeys:
     @cached_property
     def pattern(self) -> str:
         """Glob pattern that matches the keys of the gates and no others."""
-        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.gates_prefix) + "*"
+        return f"{_literal(self.gates_prefix)}*"
+
+    def patterns_of_sums(self, queue: str) -> tuple[str, str]:
+        """Glob patterns that match what a queue spent in a day, and what its groups spent."""
+        prefix = _literal(self.gates_prefix)
+        return f"{prefix}spend:*:{queue}", f"{prefix}group:{queue}/*"
 
     @property
     def anchor(self) -> str:
@@ -316,3 +321,8 @@ class GateKeys:
 
     def spend_of_group(self, queue: str, group: str) -> str:
         return f"{self.gates_prefix}group:{queue}/{group}"
+
+
+def _literal(prefix: str) -> str:
+    """Return a glob pattern that matches this text only."""
+    return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix)
