@@ -216,7 +216,7 @@ async def _of_rights(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     for role in acl.ROLES:
         missing = [command for command in acl.commands(role) if not allowed[command]]
         may = [f"to run {', '.join(missing)}"] if missing else []
-        for use in acl.uses(role, queue.connection.keys):
+        for use in acl.uses_of_gates(role, queue.connection.keys):
             if not await _may_use(queue, user, use):
                 may.append(f"to {use[0]} {use[1]}")
         if may and role != "operator":

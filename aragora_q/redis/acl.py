@@ -28,35 +28,36 @@ CONFIRM = ("wait", "hincrby")
 
 EVAL = ("eval", "evalsha")
 GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_states")
-MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "unregister")
+MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister")
+
+
+GatesUse = Literal["none", "sums", "read", "write"]
+"""How keys of the gates are used. `sums`: only what a queue and its groups spent is read."""
 
 
 class Role(NamedTuple):
-    """The scripts that a role runs, the commands that it sends without a script, its use of the gates' keys."""
+    """The scripts that a role runs, and the commands that it sends without a script, also to the gates."""
 
     scripts: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
-    gates: Literal["none", "sums", "read", "write"] = "none"
-    """`sums`: reads what its queue and the groups of its queue spent, and no more."""
+    reads_of_gates: GatesUse = "none"
 
 
 ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM), "sums"),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
-        ("blpop", "hgetall", "xinfo|consumers", "zrange"),
-        "write",
+         "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
+        ("blpop", "hgetall", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
     "stats": Role((), READ, "read"),
     "operator": Role(
-        ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "purge_jobs", "maintenance_lock",
-         "check_job", "check_lane", "check_members", "check_group", "gate_override", "gate_states", "gate_room",
-         *MAINTENANCE),
+        ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
+         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
+         "gate_states", "gate_room", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
-        "write",
     ),
 }  # fmt: skip
 
@@ -75,34 +76,37 @@ def commands(role: str, *, fsync: bool = False) -> list[str]:
 def rules(role: str, keys: QueueKeys, *, fsync: bool = False) -> str:
     """Return the rules for ACL SETUSER that let a user be `role` on one queue, without a password."""
     reads_only = not ROLES[role].scripts
-    patterns = [f"{'%R~' if reads_only else '~'}{keys.pattern}", *_gate_patterns(role, keys)]
+    patterns = [f"{'%R~' if reads_only else '~'}{keys.pattern}"]
+    gates = GateKeys(keys.prefix, cluster=keys.cluster)
+    match _use_of_gates(role):
+        case "sums":
+            patterns += [f"%R~{pattern}" for pattern in gates.patterns_of_sums(keys.queue)]
+        case "read":
+            patterns.append(f"%R~{gates.pattern}")
+        case "write":
+            patterns.append(f"~{gates.pattern}")
     allowed = " ".join(f"+{command}" for command in commands(role, fsync=fsync))
     return f"{' '.join(patterns)} -@all {allowed}"
 
 
-def uses(role: str, keys: QueueKeys) -> list[tuple[str, ...]]:
+def uses_of_gates(role: str, keys: QueueKeys) -> list[tuple[str, ...]]:
     """Return commands that show, when they are tried, whether a user may use the gates' keys as `role` does."""
     gates = GateKeys(keys.prefix, cluster=keys.cluster)
-    match ROLES[role].gates:
-        case "none":
-            return []
-        case "sums":
-            return [("GET", gates.spend_of_group(keys.queue, "g"))]
-        case "read":
-            return [("GET", gates.anchor)]
-    return [("SET", gates.anchor, "")]
+    uses: dict[GatesUse, list[tuple[str, ...]]] = {
+        "none": [],
+        "sums": [("GET", gates.spend_of_group(keys.queue, "g"))],
+        "read": [("GET", gates.anchor)],
+        "write": [("SET", gates.anchor, "")],
+    }
+    return uses[_use_of_gates(role)]
 
 
-def _gate_patterns(role: str, keys: QueueKeys) -> list[str]:
-    gates = GateKeys(keys.prefix, cluster=keys.cluster)
-    match ROLES[role].gates:
-        case "none":
-            return []
-        case "sums":
-            return [f"%R~{pattern}" for pattern in gates.patterns_of_sums(keys.queue)]
-        case "read":
-            return [f"%R~{gates.pattern}"]
-    return [f"~{gates.pattern}"]
+def _use_of_gates(role: str) -> GatesUse:
+    names, _, reads = ROLES[role]
+    own = [scripts.load(name) for name in names if name.startswith("gate_")]
+    if any(not script.is_read_only for script in own):
+        return "write"
+    return "read" if own else reads
 
 
 @cache
