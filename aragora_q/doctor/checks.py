@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -216,9 +216,11 @@ async def _of_rights(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     for role in acl.ROLES:
         missing = [command for command in acl.commands(role) if not allowed[command]]
         may = [f"to run {', '.join(missing)}"] if missing else []
-        for use in acl.uses_of_gates(role, queue.connection.keys):
-            if not await _may_use(queue, user, use):
-                may.append(f"to {use[0]} {use[1]}")
+        may += [
+            f"to {command} {key}"
+            for command, key, *values in acl.uses_of_gates(role, queue.connection.keys)
+            if not await _may_use(queue, user, command, key, *values)
+        ]
         if may and role != "operator":
             yield Finding(
                 "note",
@@ -228,7 +230,7 @@ async def _of_rights(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
             )
 
 
-async def _may_use(queue: RedisStreamsQueue, user: str, use: Sequence[str]) -> bool:
+async def _may_use(queue: RedisStreamsQueue, user: str, *use: str) -> bool:
     """Return False if the user may run a command, but not on its key."""
     reply = await queue.connection.execute("ACL", "DRYRUN", user, *use)
     return "no permissions to access" not in replies.text(reply)

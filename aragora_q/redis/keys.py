@@ -276,7 +276,7 @@ class GateKeys:
     | `call:<id>`                | string | JSON: record of a call, for a day after its last change       |
     | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
     | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
-    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, provider and model |
+    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent … |
     | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |
     | `group:<queue>/<group>`    | string | the same of a group, until 400 days after its last call       |
     """

@@ -7,7 +7,6 @@ from support.paths import ROOT
 
 from aragora_q.redis.acl import ROLES
 
-
 GATE_KEYS = {
     "producer": "~aragora:queue:debates:* %R~aragora:queue:{gates}:spend:*:debates "
     "%R~aragora:queue:{gates}:group:debates/*",
