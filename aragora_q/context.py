@@ -29,6 +29,10 @@ CallOutcome = Literal[
 `unavailable`: another fault that may pass; `rejected`: one that cannot; `not_sent`: nothing was sent."""
 
 
+NOT_BILLED = frozenset(("rate_limited", "overloaded", "rejected", "credit_exhausted", "not_sent"))
+"""Outcomes of calls that cost nothing. What another call cost is unknown, unless its provider says it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A paid call before it is sent: who asks whom, and what it can take at most."""

@@ -242,8 +242,8 @@ class Gates(Protocol):
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
         """Ask to send a call, once. Asking again for a call that was granted is answered the same."""
 
-    async def settle(self, job: Job, call: Call, settlement: Settlement) -> None:
-        """Book a call. Settling again changes nothing."""
+    async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
+        """Book a call. Returns False if it had been settled before: then nothing changes."""
 
     def closed_agents(self) -> Mapping[str, float]:
         """Return the agents whose accounts are known to take no calls now, and for how many seconds."""

@@ -235,7 +235,13 @@ def _print_table(by: Sequence[str], report: Report) -> None:
 
 
 def _cells(spent: Spent) -> tuple[str, ...]:
-    numbers = (spent.calls, spent.faults, spent.input_tokens, spent.cached_tokens, spent.output_tokens)
+    numbers = (
+        spent.calls,
+        spent.faults,
+        spent.input_tokens,
+        spent.cached_tokens,
+        spent.output_tokens,
+    )
     usd = "unknown" if spent.usd is None else dollars(spent.usd)
     estimated = dollars(spent.estimated_micro_usd / 1_000_000)
     return (*(f"{number:,}" for number in numbers), usd, estimated, f"{spent.unpriced_calls:,}")

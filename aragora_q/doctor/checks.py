@@ -215,13 +215,25 @@ async def _of_rights(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         return
     for role in acl.ROLES:
         missing = [command for command in acl.commands(role) if not allowed[command]]
-        if missing and role != "operator":
+        may = [f"to run {', '.join(missing)}"] if missing else []
+        may += [
+            f"to {command} {key}"
+            for command, key, *values in acl.uses_of_gates(role, queue.connection.keys)
+            if not await _may_use(queue, user, command, key, *values)
+        ]
+        if may and role != "operator":
             yield Finding(
                 "note",
                 "rights",
-                f"user {user} cannot be a {role}: not allowed to run {', '.join(missing)}",
+                f"user {user} cannot be a {role}: not allowed {', nor '.join(may)}",
                 f"aragora-q acl {role} prints the rights it needs",
             )
+
+
+async def _may_use(queue: RedisStreamsQueue, user: str, *use: str) -> bool:
+    """Return False if the user may run a command, but not on its key."""
+    reply = await queue.connection.execute("ACL", "DRYRUN", user, *use)
+    return "no permissions to access" not in replies.text(reply)
 
 
 async def _is_allowed(queue: RedisStreamsQueue, user: str, command: str) -> bool:

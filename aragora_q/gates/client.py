@@ -111,7 +111,7 @@ class RedisGates:
             return self._closed(call.account, *details)
         return _over_budget(*details)
 
-    async def settle(self, job: Job, call: Call, settlement: Settlement) -> None:
+    async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         usd = micro_usd(settlement.cost_usd)
         retry_after = settlement.retry_after_seconds
         fields = (
@@ -132,8 +132,9 @@ class RedisGates:
             "" if retry_after is None else round(retry_after * 1000),
             *_job_limits(call),
         )
-        await self._connection.run("gate_settle", [(None, fields)])
+        [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
+        return result != b"repeated"
 
     def closed_agents(self) -> Mapping[str, float]:
         if not self._known:

@@ -112,7 +112,7 @@ class QueueKeys:
     @cached_property
     def pattern(self) -> str:
         """Glob pattern that matches the keys of this queue and no others."""
-        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.queue_prefix) + "*"
+        return f"{_literal(self.queue_prefix)}*"
 
     @cached_property
     def stream_high(self) -> str:
@@ -276,7 +276,7 @@ class GateKeys:
     | `call:<id>`                | string | JSON: record of a call, for a day after its last change       |
     | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
     | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
-    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, provider and model |
+    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent … |
     | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |
     | `group:<queue>/<group>`    | string | the same of a group, until 400 days after its last call       |
     """
@@ -292,7 +292,12 @@ class GateKeys:
     @cached_property
     def pattern(self) -> str:
         """Glob pattern that matches the keys of the gates and no others."""
-        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.gates_prefix) + "*"
+        return f"{_literal(self.gates_prefix)}*"
+
+    def patterns_of_sums(self, queue: str) -> tuple[str, str]:
+        """Glob patterns that match what a queue spent in a day, and what its groups spent."""
+        prefix = _literal(self.gates_prefix)
+        return f"{prefix}spend:*:{queue}", f"{prefix}group:{queue}/*"
 
     @property
     def anchor(self) -> str:
@@ -322,3 +327,8 @@ class GateKeys:
 
     def spend_of_group(self, queue: str, group: str) -> str:
         return f"{self.gates_prefix}group:{queue}/{group}"
+
+
+def _literal(prefix: str) -> str:
+    """Return a glob pattern that matches this text only."""
+    return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix)

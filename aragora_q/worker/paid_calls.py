@@ -22,6 +22,7 @@ from aragora_q.errors import (
     PermanentError,
 )
 from aragora_q.observability.logs import get_logger
+from aragora_q.observability.worker_metrics import CallMetrics
 
 logger = get_logger(__name__)
 
@@ -40,12 +41,15 @@ RETRY_SECONDS = 0.5
 
 
 class PaidCalls:
-    """The paid calls of `job`. Without `gates`, every call is granted and nothing is booked."""
+    """The paid calls of `job`. Without `gates`, every call is granted and nothing is booked or counted."""
 
-    def __init__(self, gates: Gates | None, job: Job, waits: WaitClock) -> None:
+    def __init__(
+        self, gates: Gates | None, job: Job, waits: WaitClock, metrics: CallMetrics | None = None
+    ) -> None:
         self._gates = gates
         self._job = job
         self._waits = waits
+        self._metrics = metrics
 
     def id_of(self, key: str) -> str:
         """Return the id of a call, unique among all attempts of the job."""
@@ -55,19 +59,25 @@ class PaidCalls:
         """As `AttemptContext.acquire`."""
         if self._gates is None:
             return
-        deadline = time.monotonic() + MAX_WAIT_SECONDS
+        asked_at = time.monotonic()
+        deadline = asked_at + MAX_WAIT_SECONDS
         answer = await self._ask(call)
         if not isinstance(answer, Granted):
             with self._waits.waiting():
                 while not isinstance(answer, Granted):
                     await asyncio.sleep(_seconds_to_wait(answer, deadline - time.monotonic()))
                     answer = await self._ask(call)
+        if self._metrics is not None:
+            self._metrics.granted(call, time.monotonic() - asked_at)
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """As `AttemptContext.settle`."""
         gates = self._gates
-        if gates is not None:
-            await self._until_available(lambda: gates.settle(self._job, call, settlement))
+        if gates is None:
+            return
+        is_new = await self._until_available(lambda: gates.settle(self._job, call, settlement))
+        if is_new and self._metrics is not None:
+            self._metrics.settled(call, settlement)
 
     async def _ask(self, call: Call) -> GateAnswer:
         gates = self._gates

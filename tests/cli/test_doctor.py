@@ -680,6 +680,26 @@ class TestSurroundings:
             for role in ("producer", "worker", "reaper", "purge")
         ]
 
+    def test_missing_rights_on_keys_of_the_gates_are_listed(
+        self, run_cli, own_server, monkeypatch
+    ):
+        """A user of before the gates, who may run every command: it cannot be a worker, and why."""
+        server = own_server()
+        with server.client() as client:
+            client.execute_command(
+                "ACL", "SETUSER", "old", "on", ">pw", "~aragora:queue:debates:*", "+@all"
+            )
+        monkeypatch.setenv("REDIS_URL", f"redis://old:pw@127.0.0.1:{server.port}")
+        details = [each["detail"] for each in _found(run_cli("doctor", "--json"), "rights")]
+        assert details == [
+            f"user old cannot be a {role}: not allowed to {use} aragora:queue:{{gates}}:{key}"
+            for role, use, key in (
+                ("producer", "GET", "group:debates/g"),
+                ("worker", "SET", "policy"),
+                ("stats", "GET", "policy"),
+            )
+        ]
+
     def test_an_unsupported_server_is_the_only_finding(self, run_cli, own_server):
         """A server too old for the scripts is reported with the remedy; its data is not checked."""
         server = own_server(binary=servers.redis62)

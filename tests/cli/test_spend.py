@@ -142,9 +142,7 @@ def test_amounts_are_exact(run_cli, redis_client):
 def test_csv_has_no_formulas(run_cli, redis_client, text):
     """Models come from jobs: a spreadsheet must not run them, nor a terminal."""
     hostile = f"{text}\x1b]52;c;eA==\x07\n"
-    redis_client.hset(
-        KEYS.spend(str(TODAY)), mapping=row("q", "", "", "a", "p", hostile, usd=5)
-    )
+    redis_client.hset(KEYS.spend(str(TODAY)), mapping=row("q", "", "", "a", "p", hostile, usd=5))
     ended = run_cli("spend", "--by", "model", "--csv")
     [shown] = csv.DictReader(io.StringIO(ended.out))
     assert shown["model"].startswith("'")
