@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
@@ -24,11 +25,11 @@ from aragora_q.contracts import (
     PermitRenewer,
     WaitTurn,
 )
-from aragora_q.errors import SERVER_ERRORS
+from aragora_q.errors import SERVER_ERRORS, PermanentError
 from aragora_q.gates.policy import MICROS, declaration, micro_usd
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
-from aragora_q.redis.scripts import BATCH_LIMIT, batched
+from aragora_q.redis.scripts import batched
 
 CLOSED_FOREVER = -1
 UNKNOWN_UNTIL_SECONDS = 60.0
@@ -56,6 +57,13 @@ class _Known:
     is_endless: bool = False
 
 
+class _UnderWay(NamedTuple):
+    """A call that may be under way: its account, and when its time is over, on the monotonic clock."""
+
+    account: str
+    ends_at: float
+
+
 class RedisGates:
     """The gates of a prefix, over one connection, which `close` closes."""
 
@@ -66,8 +74,8 @@ class RedisGates:
         self._lease_ms = config.claim_idle_ms
         self._declaration, self._digest = b"", ""
         self.reconfigure(config)
-        self._under_way: dict[str, str] = {}
-        """The account of each call that was granted and is not settled, by id; read by the keeper's thread."""
+        self._under_way: dict[str, _UnderWay] = {}
+        """Calls that were granted and are not settled, by id; read by the keeper's thread."""
         self._accounts: dict[str, str] = {}
         """The account of each agent, as of its latest call."""
         self._known: dict[str, _Known] = {}
@@ -99,8 +107,13 @@ class RedisGates:
         if word == b"undeclared":
             await self._declare(self._declaration)
             return await self.acquire(job, call)
+        if word == b"used":
+            raise PermanentError(
+                f"call {call.id} was settled before: another call needs another id"
+            )
         if word == b"granted":
-            self._under_way[self._id(call)] = call.account
+            ends_at = time.monotonic() + call.timeout_seconds
+            self._under_way[self._id(call)] = _UnderWay(call.account, ends_at)
             self._known.pop(call.account, None)
             return Granted()
         if word == b"wait":
@@ -112,7 +125,7 @@ class RedisGates:
         return _over_budget(*details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
-        usd = micro_usd(settlement.cost_usd)
+        usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
         retry_after = settlement.retry_after_seconds
         fields = (
             self._id(call),
@@ -131,6 +144,8 @@ class RedisGates:
             settlement.cached_tokens,
             "" if retry_after is None else round(retry_after * 1000),
             *_job_limits(call),
+            "" if max_usd is None else max_usd,
+            call.max_input_tokens + call.max_output_tokens,
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
@@ -148,9 +163,8 @@ class RedisGates:
         }
 
     async def refresh(self) -> None:
-        if self._declaration or self._has_declared:
+        if self._declaration or self._has_declared or self._accounts:  # also to book overdue calls
             await self._declare(self._declaration)
-            self._has_declared = bool(self._declaration)
         accounts = sorted(set(self._accounts.values()))
         for batch in batched(accounts):
             replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
@@ -183,6 +197,7 @@ class RedisGates:
             declaration=text,
             ttl_ms=3 * self._lease_ms,
         )
+        self._has_declared = bool(text)
 
     def _id(self, call: Call) -> str:
         return f"{self._config.queue}/{call.id}"
@@ -203,16 +218,23 @@ class RedisGates:
 class RedisPermitRenewer:
     """Renews permits over a connection of the lease keeper's thread."""
 
-    def __init__(self, connection: Connection, under_way: dict[str, str], lease_ms: int) -> None:
+    def __init__(
+        self, connection: Connection, under_way: dict[str, _UnderWay], lease_ms: int
+    ) -> None:
         self._connection = connection
         self._under_way = under_way
         self._lease_ms = lease_ms
 
     async def renew(self) -> None:
         """As `PermitRenewer.renew`. Sends nothing if no call is under way."""
-        calls = list(self._under_way.copy().items())
-        for first in range(0, len(calls), BATCH_LIMIT):
-            batch = calls[first : first + BATCH_LIMIT]
+        now = time.monotonic()
+        calls = []
+        for call_id, call in self._under_way.copy().items():
+            if call.ends_at > now:
+                calls.append((call_id, call.account))
+            else:  # never settled: its task was cancelled
+                self._under_way.pop(call_id, None)
+        for batch in batched(calls):
             await self._connection.run(
                 "gate_renew", [(None, call) for call in batch], lease_ms=self._lease_ms
             )

@@ -112,6 +112,7 @@ class Connection:
     async def run(
         self,
         name: str,
+        /,
         items: Sequence[Item] = (),
         *,
         keys: Mapping[str, str] | None = None,

@@ -73,6 +73,9 @@ SPEND_DAYS = 400
 CALL_TTL_MS = 86_400_000
 """How long the record of a call is kept after its last change."""
 
+COUNTER_MS = 172_800_000
+"""How long the counter of a budget is kept after its window: calls of the window are settled late."""
+
 GATES = "gates"
 """The name in the keys of the gates, which no queue may have."""
 
@@ -89,6 +92,7 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "MAX_SPEND_ROWS": MAX_SPEND_ROWS,
     "SPEND_MS": SPEND_DAYS * 86_400_000,
     "CALL_TTL_MS": CALL_TTL_MS,
+    "COUNTER_MS": COUNTER_MS,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
 }

@@ -17,5 +17,5 @@ else
   if is_changed then redis.call('HSET', declared, worker_id, declaration) end
   redis.call('ZADD', declarers, text(now + ttl_ms), worker_id)
 end
-if is_changed then compile_policy() end
+if is_changed or select(2, read_policy()) then compile_policy() end
 return estimate_overdue(100)

@@ -14,10 +14,23 @@ local function decode(json)
   return is_json and type(value) == 'table' and value or nil
 end
 
--- The policy that applies now: lists of `budgets`, and `providers` and `paused` by name.
+local policy_read = {}  -- in this call: the policy, and whether it is damaged
+
+-- The policy that applies now: lists of `budgets`, and `providers`, `paused` and `digests` by name. And true if it is
+-- missing, or another program wrote to it, although something was declared or set: `gate_declare` computes it.
 local function read_policy()
-  local json = redis.pcall('GET', policy)
-  return type(json) == 'string' and decode(json) or {budgets = {}, providers = {}, paused = {}}
+  if not policy_read[1] then
+    local json = redis.pcall('GET', policy)
+    local rules = type(json) == 'string' and decode(json) or {}
+    local is_whole = true
+    for _, name in ipairs({'budgets', 'providers', 'paused', 'digests'}) do
+      is_whole = is_whole and type(rules[name]) == 'table'
+    end
+    if not is_whole then rules = {budgets = {}, providers = {}, paused = {}, digests = {}} end
+    local is_none = not json and redis.call('EXISTS', gates_prefix .. 'declared', gates_prefix .. 'overrides') == 0
+    policy_read[1], policy_read[2] = rules, not (is_whole or is_none)
+  end
+  return policy_read[1], policy_read[2]
 end
 
 -- Days since 1970 of the first day of a month; `month` may be 13. Proleptic Gregorian calendar.
@@ -84,20 +97,30 @@ local function budgets_for(rules, attributes)
   return found
 end
 
--- Spent and reserved micro-dollars of a counter.
-local function amounts(key)
-  local values = redis.call('HMGET', key, 'spent', 'reserved')
-  return tonumber(values[1] or 0), tonumber(values[2] or 0)
+-- Fields of a counter, as numbers. Raises an error if another program wrote to it: nothing is granted then, until the
+-- key is deleted.
+local function numbers(key, ...)
+  local values = redis.pcall('HMGET', key, ...)
+  local is_damaged = values.err ~= nil
+  for n = 1, #values do
+    values[n] = tonumber(values[n] or 0)
+    is_damaged = is_damaged or not values[n]
+  end
+  if is_damaged then error(redis.error_reply('WRONGTYPE another program wrote to ' .. key .. ': delete it')) end
+  return unpack(values)
 end
 
--- Keep a counter for two days after its window, because a call may be settled late; one without an end, as long as
+-- Spent and reserved micro-dollars of a counter.
+local function amounts(key) return numbers(key, 'spent', 'reserved') end
+
+-- Keep a counter for some time after its window, because a call may be settled late; one without an end, as long as
 -- a day's spending.
 local function keep_counter(key, window_end)
-  redis.call('PEXPIRE', key, text(window_end and window_end - now + 2 * 86400000 or SPEND_MS))
+  redis.call('PEXPIRE', key, text(window_end and window_end - now + COUNTER_MS or SPEND_MS))
 end
 
 local function add(key, field, by)
-  if by ~= 0 then redis.call('HINCRBY', key, field, text(by)) end
+  if by ~= 0 then tolerate_damage(redis.pcall('HINCRBY', key, field, text(by))) end
 end
 
 -- Numbers of a row of spending, in this order.
@@ -115,7 +138,9 @@ local function sums(stored, changes)
 end
 
 local function add_to_sum(key, changes)
-  redis.call('SET', key, sums(redis.call('GET', key), changes), 'PX', text(SPEND_MS))
+  local stored = redis.pcall('GET', key)
+  if type(stored) == 'table' then stored = nil end  -- a key of another type: replaced
+  redis.call('SET', key, sums(stored, changes), 'PX', text(SPEND_MS))
 end
 
 -- Add to the row of a day's spending, and to the sums of its queue in that day and of its group. `row` names queue,
@@ -125,7 +150,11 @@ local function add_to_row(day, row, changes)
   add_to_sum(gate_key('spend', day .. ':' .. names[1]), changes)
   if names[3] ~= '' then add_to_sum(gate_key('group', names[1] .. '/' .. names[3]), changes) end
   local key = gate_key('spend', day)
-  local stored = redis.call('HGET', key, row)
+  local stored = redis.pcall('HGET', key, row)
+  if type(stored) == 'table' then  -- a key of another type: replace it
+    redis.call('UNLINK', key)
+    stored = false
+  end
   if not stored and redis.call('HLEN', key) >= MAX_SPEND_ROWS then
     row = 'other'
     stored = redis.call('HGET', key, row)
@@ -134,15 +163,27 @@ local function add_to_row(day, row, changes)
   if not stored then redis.call('PEXPIRE', key, text(SPEND_MS)) end
 end
 
--- Write the record of a call; it is kept for a day, and at least until its time limit is over.
+-- Write the record of a call. It is kept for a day after its last change; until the call is booked it stays, however
+-- long no script runs that books it.
 local function write_record(id, record)
-  local ttl = CALL_TTL_MS + math.max(0, record.expires_at - now)
+  local ttl = record.state == 'granted' and SPEND_MS or CALL_TTL_MS + math.max(0, record.expires_at - now)
   redis.call('SET', gate_key('call', id), cjson.encode(record), 'PX', text(ttl))
 end
 
+-- The record of a call, without counters that are gone with their windows; nil if there is none.
 local function read_record(id)
   local json = redis.pcall('GET', gate_key('call', id))
-  return type(json) == 'string' and decode(json) or nil
+  local record = type(json) == 'string' and decode(json) or {}
+  if type(record.counters) ~= 'table' then return nil end
+  if now - record.at > COUNTER_MS then
+    local counters = record.counters
+    record.counters = {}
+    for _, key in ipairs(counters) do
+      if redis.call('EXISTS', key) == 1 then table.insert(record.counters, key) end
+    end
+    record.job = record.job and redis.call('EXISTS', record.job) == 1 and record.job
+  end
+  return record
 end
 
 -- Change the counters of a call: each budget's window, and the job's.
@@ -155,12 +196,12 @@ end
 local function release_call(id, record)
   change_counters(record, 'reserved', -(record.usd or 0))
   if record.job then add(record.job, 'reserved_tokens', -record.tokens) end
-  redis.call('ZREM', gate_key('permits', record.account), id)
-  redis.call('ZREM', reservations, id)
+  tolerate_damage(redis.pcall('ZREM', gate_key('permits', record.account), id))
+  tolerate_damage(redis.pcall('ZREM', reservations, id))
 end
 
 -- Book the reservation of a call as spent, because what it took is not known.
-local function estimate(id, record)
+local function estimate(id, record)  -- rare
   release_call(id, record)
   change_counters(record, 'spent', record.usd or 0)
   change_counters(record, 'estimated', record.usd or 0)

@@ -3,12 +3,15 @@
 -- Compute the policy: of the declarations of live workers, the lowest limits count; an override replaces them.
 local function compile_policy()
   local budgets, providers, paused, digests = {}, {}, {}, {}
+  local ranks, strict = {}, {}
   local rows = redis.call('HGETALL', declared)
   for n = 2, #rows, 2 do
     local declaration = decode(rows[n]) or {}
     digests[redis.sha1hex(rows[n])] = true
     for name, budget in pairs(declaration.budgets or {}) do
-      if not budgets[name] or budget.limit < budgets[name].limit then budgets[name] = budget end
+      local rank = string.format('%016d %s', budget.limit, rows[n])  -- of equal limits, always the same one
+      if not ranks[name] or rank < ranks[name] then budgets[name], ranks[name] = budget, rank end
+      if budget.on_full ~= 'warn' then strict[name] = strict[name] == 'fail' and 'fail' or budget.on_full end
     end
     for name, limits in pairs(declaration.providers or {}) do
       local lowest = providers[name] or {}
@@ -19,6 +22,7 @@ local function compile_policy()
       providers[name] = lowest
     end
   end
+  for name, on_full in pairs(strict) do budgets[name].on_full = on_full end  -- a budget warns only if all say so
   rows = redis.call('HGETALL', overrides)
   for n = 1, #rows, 2 do
     local kind, name = string.match(rows[n], '^(%w+):(.*)$')
