@@ -149,7 +149,7 @@ class RedisGates:
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
-        return result != b"repeated"
+        return bool(result != b"repeated")
 
     def closed_agents(self) -> Mapping[str, float]:
         if not self._known:

@@ -128,6 +128,8 @@ class Gates:
         """Rows of all days together, by (queue, tenant, group, agent, provider, model)."""
         rows = {}
         for key in self.keys_of("spend:"):
+            if self.redis.type(key) != "hash":  # the sum of a queue
+                continue
             for name, text in self.redis.hgetall(key).items():
                 row = tuple(json.loads(name)) if name != "other" else name
                 values = dict(zip(ROW, map(int, text.split()), strict=True))
