@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from aragora_q.config import QueueConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import (
     RENEWALS_PER_LEASE,
+    BudgetRoom,
     Closed,
     GateAnswer,
     Granted,
@@ -158,6 +159,25 @@ class RedisGates:
                 if ms:
                     self._closed(account, ms, why)
 
+    async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
+        rooms: list[BudgetRoom] = []
+        for batch in batched(budgets):
+            replies = await self._connection.run("gate_room", [(None, (each,)) for each in batch])
+            rooms += [
+                BudgetRoom(limit / MICROS, spent / MICROS, reserved / MICROS)
+                if limit >= 0
+                else BudgetRoom(None)
+                for limit, spent, reserved, _ in replies
+            ]
+        return rooms
+
+    async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
+        free: list[int | None] = []
+        for batch in batched(accounts):
+            replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
+            free += [_free_calls(*reply) for reply in replies]
+        return free
+
     def reconfigure(self, config: QueueConfig) -> None:
         """Declare what `config` says from the next `refresh` on."""
         self._declaration = declaration(config)
@@ -226,6 +246,17 @@ def _job_limits(call: Call) -> tuple[int | str, int | str]:
     return "" if usd is None else usd, "" if tokens is None else tokens
 
 
+def _free_calls(
+    ms: int, why: bytes, _provider: bytes, limit: int, under_way: int, waiting: int, *_: int
+) -> int | None:
+    """Return how many more calls an account takes; one that is open is never full for good."""
+    if ms:
+        return 0
+    if why:  # it was closed, and the next call is the one that tries it
+        return 1
+    return None if limit < 0 else max(1, limit - under_way - waiting)
+
+
 def _over_budget(
     budget: bytes,
     on_full: bytes,
@@ -254,4 +285,5 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
+        usd=needed / MICROS,
     )

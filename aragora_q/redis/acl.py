@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from aragora_q.redis import scripts
-from aragora_q.redis.keys import QueueKeys
+from aragora_q.redis.keys import GateKeys, QueueKeys
 
 CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 """Needed to open a queue, on one server, on a cluster or behind Sentinels."""
@@ -19,7 +19,7 @@ CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 READ = (
     "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time",
     "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
-    "zcount", "zmscore", "zrange", "zrangebyscore", "zrevrange", "zscore",
+    "zcount", "zmscore", "zrange", "zrangebylex", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
 """Needed by the commands that read: status, list (with scripts that find jobs), wait, tail, stats, exporter."""
 
@@ -27,8 +27,10 @@ CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
 EVAL = ("eval", "evalsha")
-GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_states")
-MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister")
+GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare")
+MAINTENANCE = (
+    "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
+)  # fmt: skip
 
 
 class Role(NamedTuple):
@@ -43,7 +45,7 @@ ROLES = {
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
-        ("blpop", "hgetall", "xinfo|consumers", "zcard", "zrange"),
+        ("blpop", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
@@ -51,7 +53,7 @@ ROLES = {
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
          "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
-         "gate_states", "gate_room", *MAINTENANCE),
+         "gate_counters", "gate_check", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
@@ -69,9 +71,14 @@ def commands(role: str, *, fsync: bool = False) -> list[str]:
 
 
 def rules(role: str, keys: QueueKeys, *, fsync: bool = False) -> str:
-    """Return the rules for ACL SETUSER that let a user be `role` on one queue, without a password."""
-    reads_only = not ROLES[role].scripts
-    pattern = f"{'%R~' if reads_only else '~'}{keys.pattern}"
+    """Return the rules for ACL SETUSER that let a user be `role` on one queue, without a password.
+
+    The gates belong to all queues of the prefix: only roles that pass calls or set limits write there.
+    """
+    names = ROLES[role].scripts
+    writes_gates = any(n.startswith("gate_") and not scripts.load(n).is_read_only for n in names)
+    gates = GateKeys(keys.prefix, keys.cluster).pattern
+    pattern = f"{'~' if names else '%R~'}{keys.pattern} {'~' if writes_gates else '%R~'}{gates}"
     allowed = " ".join(f"+{command}" for command in commands(role, fsync=fsync))
     return f"{pattern} -@all {allowed}"
 

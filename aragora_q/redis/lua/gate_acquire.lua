@@ -146,6 +146,6 @@ if job_key then
   add(job_key, 'reserved_tokens', tokens)
   redis.call('PEXPIRE', job_key, text(SPEND_MS))
 end
-for _, budget in ipairs(budgets) do keep_counter(budget.key, budget.window_end) end
+for _, budget in ipairs(budgets) do keep_counter(budget) end
 write_record(call_id, record)
 return {'granted'}

@@ -17,5 +17,6 @@ else
   if is_changed then redis.call('HSET', declared, worker_id, declaration) end
   redis.call('ZADD', declarers, text(now + ttl_ms), worker_id)
 end
-if is_changed then compile_policy() end
+-- Another program may have deleted what applies: the worker would declare without end.
+if is_changed or declaration ~= '' and not (read_policy().digests or {})[redis.sha1hex(declaration)] then compile_policy() end
 return estimate_overdue(100)

@@ -96,7 +96,7 @@ for n = 1, items do
       for _, budget in ipairs(budgets_for(read_policy(), attributes)) do
         table.insert(record.counters, budget.key)
         if known then add(budget.key, 'overrun', known) end
-        keep_counter(budget.key, budget.window_end)
+        keep_counter(budget)
       end
       change_counters(record, 'spent', known or 0)
       if record.job then
