@@ -232,7 +232,7 @@ class OverBudget:
     why: str
     can_ever_fit: bool = True
     usd: float | None = None
-    """What the call may cost at most."""
+    """What the job needs to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +242,8 @@ class BudgetRoom:
     limit_usd: float | None
     spent_usd: float = 0.0
     reserved_usd: float = 0.0
+    turns: bool = False
+    """True if spending counts from zero again some time."""
 
 
 GateAnswer = Granted | WaitTurn | Closed | OverBudget

@@ -42,8 +42,8 @@ MAX_ASK_SECONDS = 15.0
 MAX_UNHOLD_SECONDS = 5.0
 """Longest time between two passes that free held jobs; every quarter lease, if that is less."""
 
-MAX_HELD_PAGES = 50
-"""Pages of held jobs that a pass reads at most."""
+MAX_HELD_PAGES, HELD_PAGE = 50, 100
+"""Pages of held jobs that a pass reads at most, and the jobs of a page."""
 
 MAX_FREED, MAX_FREED_OF_ONE = 1_000, 100
 """Freed jobs that have not started, at most; and of those that one budget or account had held."""
@@ -159,8 +159,8 @@ class HeldJobs:
     """Frees jobs that budgets and providers hold, once there is room for them, in the order of their holds.
 
     A budget frees jobs that need no more than half of what is left of it, so that those that run find room.
-    A job that needs more is passed over until nothing is spent in a window; then it is freed if it comes
-    first. An account frees as many as it takes calls. A pass looks at a bounded number of jobs, the next
+    A job that needs more is passed over until nothing is spent in a window (or, without windows, nothing
+    is reserved); then it is freed if it comes first, and there is room for it. An account frees as many as it takes calls. A pass looks at a bounded number of jobs, the next
     pass goes on there; what was freed and has not started counts as used.
     """
 
@@ -184,7 +184,7 @@ class HeldJobs:
         is_first, unheld, rooms = not self._after, 0, dict[tuple[str, str], _Room]()
         must_restart = False
         for _ in range(MAX_HELD_PAGES):
-            page = await self._queue.list_held(AUTOMATIC_CAUSES, self._after)
+            page = await self._queue.list_held(AUTOMATIC_CAUSES, self._after, limit=HELD_PAGE)
             must_restart |= await self._add_rooms(rooms, page.jobs, is_first=is_first)
             chosen = [
                 job for job in page.jobs if (job.cause, job.by) in rooms and self._take(rooms, job)
@@ -247,6 +247,8 @@ class HeldJobs:
             room.usd = left_usd / 2
             if used.spent_usd or used.reserved_usd or freed:
                 self._unused.discard(by)
+                if not (used.turns or used.reserved_usd or freed):
+                    room.first_usd = left_usd
                 continue
             room.first_usd = used.limit_usd
             if (

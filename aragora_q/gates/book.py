@@ -104,7 +104,7 @@ class Book:
         return next((each for each in await self.budgets() if each.name == name), None)
 
     async def spending(self, name: str) -> tuple[int | None, AsyncIterator[Spending]]:
-        """Return when a budget's window ends, in Unix ms (None: never), and what was spent, by value of its scope.
+        """Return when a budget's window ends, in Unix ms (None: never), and spending by value of its scope.
 
         If the scope is each value of its kind, those without spending are left out.
         """

@@ -110,7 +110,7 @@ class RedisGates:
             return WaitTurn(ms / 1000, f"{call.account}: {text}")
         if word == b"closed":
             return self._closed(call.account, *details)
-        return _over_budget(*details)
+        return _over_budget(call, *details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> None:
         usd = micro_usd(settlement.cost_usd)
@@ -164,10 +164,10 @@ class RedisGates:
         for batch in batched(budgets):
             replies = await self._connection.run("gate_room", [(None, (each,)) for each in batch])
             rooms += [
-                BudgetRoom(limit / MICROS, spent / MICROS, reserved / MICROS)
+                BudgetRoom(limit / MICROS, spent / MICROS, reserved / MICROS, turns=turns_ms >= 0)
                 if limit >= 0
                 else BudgetRoom(None)
-                for limit, spent, reserved, _ in replies
+                for limit, spent, reserved, turns_ms in replies
             ]
         return rooms
 
@@ -193,6 +193,7 @@ class RedisGates:
         if self._has_declared:
             with suppress(*SERVER_ERRORS):  # then the declaration ends by itself
                 await self._declare(b"")
+            self._has_declared = False
         await self._connection.close()
 
     async def _declare(self, text: bytes) -> None:
@@ -258,6 +259,7 @@ def _free_calls(
 
 
 def _over_budget(
+    call: Call,
     budget: bytes,
     on_full: bytes,
     turns_ms: int,
@@ -285,5 +287,6 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
-        usd=needed / MICROS,
+        # A job that needs more than the limit can go on for the time of a window.
+        usd=max(needed, min(micro_usd(call.quote_usd) or 0, limit)) / MICROS,
     )
