@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from aragora_q.config import QueueConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import (
     RENEWALS_PER_LEASE,
+    BudgetRoom,
     Closed,
     GateAnswer,
     Granted,
@@ -122,7 +123,7 @@ class RedisGates:
             return WaitTurn(ms / 1000, f"{call.account}: {text}")
         if word == b"closed":
             return self._closed(call.account, *details)
-        return _over_budget(*details)
+        return _over_budget(call, *details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
@@ -173,6 +174,25 @@ class RedisGates:
                 if ms:
                     self._closed(account, ms, why)
 
+    async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
+        rooms: list[BudgetRoom] = []
+        for batch in batched(budgets):
+            replies = await self._connection.run("gate_room", [(None, (each,)) for each in batch])
+            rooms += [
+                BudgetRoom(limit / MICROS, spent / MICROS, reserved / MICROS, turns=turns_ms >= 0)
+                if limit >= 0
+                else BudgetRoom(None)
+                for limit, spent, reserved, turns_ms in replies
+            ]
+        return rooms
+
+    async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
+        free: list[int | None] = []
+        for batch in batched(accounts):
+            replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
+            free += [_free_calls(*reply) for reply in replies]
+        return free
+
     def reconfigure(self, config: QueueConfig) -> None:
         """Declare what `config` says from the next `refresh` on."""
         self._declaration = declaration(config)
@@ -188,6 +208,7 @@ class RedisGates:
         if self._has_declared:
             with suppress(*SERVER_ERRORS):  # then the declaration ends by itself
                 await self._declare(b"")
+            self._has_declared = False
         await self._connection.close()
 
     async def _declare(self, text: bytes) -> None:
@@ -249,7 +270,19 @@ def _job_limits(call: Call) -> tuple[int | str, int | str]:
     return "" if usd is None else usd, "" if tokens is None else tokens
 
 
+def _free_calls(
+    ms: int, why: bytes, _provider: bytes, limit: int, under_way: int, waiting: int, *_: int
+) -> int | None:
+    """Return how many more calls an account takes; one that is open is never full for good."""
+    if ms:
+        return 0
+    if why:  # it was closed, and the next call is the one that tries it
+        return 1
+    return None if limit < 0 else max(1, limit - under_way - waiting)
+
+
 def _over_budget(
+    call: Call,
     budget: bytes,
     on_full: bytes,
     turns_ms: int,
@@ -277,4 +310,6 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
+        # A job that needs more than the limit can go on for the time of a window.
+        usd=max(needed, min(micro_usd(call.quote_usd) or 0, limit)) / MICROS,
     )

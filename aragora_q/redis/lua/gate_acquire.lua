@@ -153,6 +153,6 @@ if job_key then
   add(job_key, 'reserved_tokens', tokens)
   redis.call('PEXPIRE', job_key, text(SPEND_MS))
 end
-for _, budget in ipairs(fresh) do keep_counter(budget.key, budget.window_end) end  -- others have their time to live
+for _, budget in ipairs(fresh) do keep_counter(budget) end  -- others have their time to live
 write_record(call_id, record)
 return {'granted'}

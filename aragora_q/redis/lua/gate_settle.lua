@@ -121,7 +121,7 @@ for n = 1, items do
       add(record.job, 'spent_tokens', taken - before.tokens)
       redis.call('PEXPIRE', record.job, text(SPEND_MS))
     end
-    for _, budget in ipairs(budgets) do keep_counter(budget.key, budget.window_end) end
+    for _, budget in ipairs(budgets) do keep_counter(budget) end
     if is_sent or state == 'estimated' then
       add_to_row(record.day, record.row, {
         calls = (is_sent and 1 or 0) - before.calls, faults = (REPLIED[outcome] or not is_sent) and 0 or 1,

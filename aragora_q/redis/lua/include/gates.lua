@@ -75,8 +75,8 @@ local function window_of(kind, ms)
   return string.format('%sT%02d', date, hour % 24), (hour + 1) * 3600000
 end
 
--- The budgets that apply to a call with these attributes, as lists of `name`, `key` (of the counter of its window),
--- `limit`, `on_full`, `window_end` and `value` of the scope.
+-- The budgets that apply to a call with these attributes, as lists of `key` (of the counter of its window),
+-- `limit`, `on_full`, `window`, `window_end`, and `ref`: the name, and the value of the scope if it has one.
 local function budgets_for(rules, attributes)
   local found, windows = {}, {}
   for _, budget in ipairs(rules.budgets or {}) do
@@ -89,7 +89,7 @@ local function budgets_for(rules, attributes)
       end
       local ref = budget.kind == 'all' and budget.name or budget.name .. '/' .. budget.kind .. ':' .. value
       found[#found + 1] = {
-        ref = ref, limit = budget.limit, on_full = budget.on_full, window_end = window[2],
+        ref = ref, limit = budget.limit, on_full = budget.on_full, window = window[1], window_end = window[2],
         key = gate_key('spent', ref .. ':' .. window[1]),
       }
     end
@@ -113,10 +113,21 @@ end
 -- Spent and reserved micro-dollars of a counter.
 local function amounts(key) return numbers(key, 'spent', 'reserved') end
 
+-- Name, kind and value of the scope that a `ref` names; kind and value are nil if the budget is for all calls.
+local function parts_of(ref)
+  local name, kind, value = string.match(ref, '^([^/]+)/(%w+):(.*)$')
+  return name or ref, kind, value
+end
+
 -- Keep a counter for some time after its window, because a call may be settled late; one without an end, as long as
--- a day's spending.
-local function keep_counter(key, window_end)
-  redis.call('PEXPIRE', key, text(window_end and window_end - now + COUNTER_MS or SPEND_MS))
+-- a day's spending. A counter that exists is listed under its window.
+local function keep_counter(budget)
+  local ttl = text(budget.window_end and budget.window_end - now + COUNTER_MS or SPEND_MS)
+  if redis.call('PEXPIRE', budget.key, ttl) == 1 then
+    local listed = gate_key('window', budget.window)
+    redis.call('ZADD', listed, 0, budget.ref)
+    redis.call('PEXPIRE', listed, ttl)
+  end
 end
 
 local function add(key, field, by)
