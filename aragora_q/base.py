@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 
 class JobStatus(StrEnum):
     """The state of a job; prints as its value.
 
     A delayed job is PENDING. A RETRYING job has been started before: it waits for its backoff to end,
-    or in its lane. COMPLETED, FAILED and CANCELLED are terminal.
+    or in its lane. A HELD job does not start until it is freed. COMPLETED, FAILED and CANCELLED are terminal.
 
     Example:
         >>> from aragora_q import JobStatus
@@ -29,6 +29,7 @@ class JobStatus(StrEnum):
     PENDING = "pending"
     PROCESSING = "processing"
     RETRYING = "retrying"
+    HELD = "held"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -43,22 +44,54 @@ TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED
 LIVE = frozenset(JobStatus) - TERMINAL
 
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.PENDING: frozenset(
+        {JobStatus.PROCESSING, JobStatus.HELD, JobStatus.FAILED, JobStatus.CANCELLED}
+    ),
     JobStatus.PROCESSING: frozenset(
         {
             JobStatus.PENDING,  # release, redelivery
             JobStatus.RETRYING,  # retry, retry later, reclaim
+            JobStatus.HELD,  # its executor holds it; or any of these, if a hold was asked meanwhile
             JobStatus.COMPLETED,
             JobStatus.FAILED,
             JobStatus.CANCELLED,
         }
     ),
-    JobStatus.RETRYING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.RETRYING: frozenset(
+        {JobStatus.PROCESSING, JobStatus.HELD, JobStatus.FAILED, JobStatus.CANCELLED}
+    ),
+    JobStatus.HELD: frozenset({JobStatus.PENDING, JobStatus.RETRYING, JobStatus.CANCELLED}),
     JobStatus.COMPLETED: frozenset(),
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
 }
 """The state machine. PENDING and RETRYING reach FAILED if a job's data turns out to be malformed."""
+
+
+HoldCause = Literal["person", "budget", "provider", "executor", "approval"]
+"""Who or what holds a job: an operator, a budget without room, a provider that takes no calls, the job's
+executor, or a price that an operator must approve."""
+
+HOLD_CAUSES: tuple[HoldCause, ...] = get_args(HoldCause)
+
+AUTOMATIC_CAUSES: frozenset[HoldCause] = frozenset({"budget", "provider"})
+"""Holds that end without an operator, when what was in the way is gone."""
+
+MAX_HOLD_BY_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a job is held. Times are Unix seconds of the server's clock."""
+
+    cause: HoldCause
+    by: str
+    """The operator as user@host, or the budget or provider in the way; may be empty."""
+    reason: str
+    since: float
+    """When the job was held, before automatic releases; of a running job: when the hold was asked."""
+    until: float | None = None
+    """When the hold ends in any case; None: not before it is freed."""
 
 
 def new_job_id() -> str:
@@ -113,7 +146,9 @@ class Job:
     completed_at: float | None = None
     """When the job ended, in any terminal status."""
     due_at: float | None = None
-    """When a delayed or retrying job becomes runnable; None if it is."""
+    """When a delayed or retrying job becomes runnable, or would without its hold; None if it is."""
+    hold: Hold | None = None
+    """Why the job is held; of a running job: why it will be, unless this attempt ends it."""
     error: str | None = None
     """The last error."""
     result: dict[str, Any] | None = None
@@ -192,6 +227,8 @@ class QueueStats(TypedDict):
     running: int
     delayed: int
     """Jobs that wait for their due time or their backoff."""
+    held: int
+    """Jobs that do not start until they are freed."""
     next_due_seconds: float | None
     """Seconds until the next delayed job is due; None if no job is delayed."""
     completed: int
@@ -289,6 +326,25 @@ class JobQueue(ABC):
         """Cancel a job in any live state, immediately; return False if it had already ended.
 
         A worker that is running the job stops it within a quarter of its lease.
+
+        Raises:
+            JobNotFound: the job is unknown or past retention.
+        """
+
+    @abstractmethod
+    async def hold(self, job_id: str, *, reason: str = "", by: str = "") -> bool:
+        """Hold a live job: it does not start until `unhold`; return False if it had already ended.
+
+        A running job goes on: it is held when its attempt ends, unless that completes or fails it.
+        `reason` and `by`, who holds it, are shown to operators; `by` is cut at 64 bytes.
+
+        Raises:
+            JobNotFound: the job is unknown or past retention.
+        """
+
+    @abstractmethod
+    async def unhold(self, job_id: str) -> bool:
+        """Return a held job to where it came from; return False if it was not held.
 
         Raises:
             JobNotFound: the job is unknown or past retention.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from aragora_q.base import Job, JobQueue, JobStatus
+from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
 from aragora_q.context import Call, Settlement
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ class Completed:
 class Retry:
     """The executor raised a retryable error. The queue fails the job when its attempts are used up.
 
-    `charged` False is *retry later*: the attempt is given back, within the bounds of `RetryLater`.
+    `charged` False is *retry later*: the attempt is given back, within the bounds of `RetryLater`;
+    with `is_gated`, without bounds.
     """
 
     error: str
     delay_seconds: float
     charged: bool = True
+    is_gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,22 @@ class Released:
     """The worker hands the job back unfinished; nothing is charged."""
 
 
-Outcome = Completed | Retry | Failed | Released
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The job must not go on before it is freed; nothing is charged.
+
+    `by` names the budget or the provider in the way, `usd` is what the job needs to go on.
+    """
+
+    cause: HoldCause
+    reason: str
+    by: str = ""
+    until_seconds: float | None = None
+    """The hold ends after this time in any case; None: only when the job is freed."""
+    usd: float | None = None
+
+
+Outcome = Completed | Retry | Failed | Released | Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +91,11 @@ class Report:
 
 
 ReportResult = Literal[
-    "completed", "retrying", "failed", "released", "cancelled", "lost", "unreported"
+    "completed", "retrying", "failed", "released", "held", "cancelled", "lost", "unreported"
 ]
 """The answer of the queue to a report.
 
+`held`: the job waits until it is freed; also for a retry or a release, if a hold was asked meanwhile.
 `cancelled` and `lost`: refused, the attempt no longer owned the job. `unreported`: the server rejects
 the report whatever its contents; the job will be reclaimed.
 """
@@ -120,7 +138,28 @@ class PromotionResult:
     next_due_seconds: float | None
 
 
-ReclaimDecision = Literal["reclaimed", "poisoned", "redelivered", "malformed", "dropped"]
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """A job that may be freed automatically. Times are Unix seconds of the server's clock."""
+
+    id: str
+    cause: HoldCause
+    by: str
+    usd: float | None
+    """What the job needs to go on, if that is known."""
+    held_at: float
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPage:
+    """Held jobs in the order in which they were held. `after`: where the next page begins; empty: nowhere."""
+
+    jobs: list[HeldJob]
+    after: str
+
+
+ReclaimDecision = Literal["reclaimed", "poisoned", "redelivered", "held", "malformed", "dropped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +167,8 @@ class ReclaimResult:
     """One entry taken from a dead worker.
 
     `decision`: reclaimed (runs again), poisoned (failed: too many crashes), redelivered (runs again,
-    uncharged: its worker never started it or does not know of it), malformed (not a job: now a dead
-    letter), dropped (a copy of a job that ended or waits elsewhere).
+    uncharged: its worker never started it or does not know of it), held (as either of these, but a hold was
+    asked), malformed (not a job: now a dead letter), dropped (a copy of a job that ended or waits elsewhere).
     """
 
     id: str
@@ -349,6 +388,30 @@ class WorkQueue(JobQueue):
         """Reclaim the jobs of dead workers: one pass over what is pending, in bounded steps.
 
         No further step starts after `deadline`, a time of `time.monotonic()`; the first one always does.
+        """
+
+    @abstractmethod
+    async def count_held(self) -> int:
+        """Return the number of held jobs."""
+
+    @abstractmethod
+    async def list_held(
+        self, causes: Collection[HoldCause], after: str = "", *, limit: int = 100
+    ) -> HeldPage:
+        """List jobs that are held for one of `causes`, or longer than they should be: one bounded step.
+
+        `after` is that of the page before; a page may be empty without being the last.
+        """
+
+    @abstractmethod
+    async def unhold_many(
+        self, job_ids: Sequence[str], causes: Collection[HoldCause] = HOLD_CAUSES
+    ) -> list[str]:
+        """Return held jobs to where they came from, in few round trips.
+
+        Returns one result per job: `unheld`, `not-held`, `unknown` (or past retention), the status of a job
+        that has ended, or the cause of a hold that is not one of `causes`. A job that is held for longer than
+        its hold's time is freed in any case, unless a person holds it.
         """
 
     @abstractmethod

@@ -23,7 +23,10 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── CommandFailed             1   the `command` executor's program failed; a retry may help
     ├── WorkerUnable              1   raised by executors: this worker cannot run jobs at present
     ├── PermanentError            1   raised by executors: do not retry
+    ├── HoldJob                   1   raised by executors: hold the job until it is freed
+    ├── JobLimitReached           1   the job's own limit of tokens or cost leaves no room for a call
     └── RetryLater                1   raised by executors: retry after a delay, attempt not charged
+        └── GateClosed            1   a provider takes no calls now: as RetryLater, without bounds
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.base import LANES, Group, Job, JobStatus, QueueStats
+from aragora_q.base import HOLD_CAUSES, LANES, Group, Hold, Job, JobStatus, QueueStats
 from aragora_q.contracts import STALL_SECONDS
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import decode_labels
@@ -137,7 +137,7 @@ class JobStatusTracker:
                 ("PTTL", keys.job(job_id)),
                 ("GET", keys.payload(job_id)),
                 ("GET", keys.result(job_id)),
-                ("LRANGE", keys.history(job_id), -1, -1),
+                ("LRANGE", keys.history(job_id), 0, -1),
                 ("HGET", keys.journal(job_id), "progress"),
                 ("ZSCORE", keys.delayed, job_id),
                 ("HGET", keys.labels, job_id),
@@ -248,7 +248,8 @@ class JobStatusTracker:
         now_ms = int(await self.server_time() * 1000)
         lanes = dict(zip(LANES, keys.streams, strict=True))
         indexes = {
-            name: getattr(keys, name) for name in ("delayed", "completed", "failed", "cancelled")
+            name: getattr(keys, name)
+            for name in ("delayed", "held", "completed", "failed", "cancelled")
         }
         recent: dict[str, Command] = {
             f"{name}_{minutes}m": ("ZCOUNT", indexes[name], f"({now_ms - minutes * 60_000}", "+inf")
@@ -300,6 +301,7 @@ class JobStatusTracker:
             "waiting": {lane: reply["length", lane] - pending[lane] for lane in LANES},
             "running": sum(pending.values()),
             "delayed": reply["size", "delayed"],
+            "held": reply["size", "held"],
             "next_due_seconds": max(0.0, next_due[0][1] - now_ms) / 1000 if next_due else None,
             "completed": reply["size", "completed"],
             "failed": reply["size", "failed"],
@@ -449,10 +451,11 @@ def _job_from_replies(job_id: str, row: Sequence[Any]) -> tuple[Job | None, str]
     job.raw_payload = payload or b""
     job.payload = decode_payload(job.raw_payload) if payload else {}
     job.result = None if result is None else _object(result, "result")
-    job.error = _object(history[0], "history").get("error") if history else None
+    job.error = _last(history, "error")
+    job.hold = _hold_from_fields(fields, history)
     job.progress = _object(progress, "progress") if progress else None
     job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
-    job.due_at = float(due_ms) / 1000 if due_ms is not None else None
+    job.due_at = float(due_ms) / 1000 if due_ms is not None else _seconds(fields.get("held_due"))
     entry = "" if payload is not None or result is not None else fields.get("entry", "")
     if entry and not _ENTRY.fullmatch(entry):
         raise ValueError(f"entry {entry!r:.100} is not the id of a stream entry")
@@ -475,6 +478,27 @@ def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | Non
         started_at=_seconds(fields.get("started_at")),
         **decode_labels(labels),
     )
+
+
+def _hold_from_fields(fields: Mapping[str, str], history: Sequence[bytes]) -> Hold | None:
+    """Return why a job is held, or will be; None if nothing holds it. The reason is in the history."""
+    since = fields.get("held_at") if fields["status"] == "held" else fields.get("hold_asked")
+    if since is None and fields["status"] != "held":
+        return None
+    cause = fields.get("hold_cause")
+    return Hold(
+        cause=cause if cause in HOLD_CAUSES else "person",
+        by=fields.get("hold_by", ""),
+        reason=_last(history, "reason") or "",
+        since=_seconds(since) or 0.0,
+        until=_seconds(fields.get("hold_until")),
+    )
+
+
+def _last(history: Sequence[bytes], name: str) -> Any:
+    """Return the latest value in a job's history: errors and the reasons of holds are lines of their own."""
+    lines = (_object(line, "history") for line in reversed(history))
+    return next((line[name] for line in lines if name in line), None)
 
 
 def _group_from_reply(name: str, reply: Any) -> Group | None:

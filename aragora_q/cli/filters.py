@@ -1,4 +1,4 @@
-"""The options that choose jobs by a filter: the same for list, cancel, requeue, purge and wait.
+"""The options that choose jobs by a filter: the same for list, cancel, hold, unhold, requeue, purge and wait.
 
 `with_filter` adds them to a command. It checks them, and how they go with ids, --yes and --dry-run, before
 anything is sent.
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -40,14 +40,18 @@ class Moment(NamedTuple):
         return min(max(seconds, 0.0), END_OF_YEAR_9998)
 
 
-def parse_moment(text: str) -> Moment:
-    """Return the moment that a duration, a date or a time means. Raises typer.BadParameter."""
+def parse_moment(text: str, zone: tzinfo | None = None) -> Moment:
+    """Return the moment that a duration, a date or a time means. Raises typer.BadParameter.
+
+    A time that names no zone is in `zone`; None: local time.
+    """
     try:
         return Moment(parse_duration(text), is_age=True)
     except typer.BadParameter:
         pass
     try:
-        return Moment(datetime.fromisoformat(text).timestamp(), is_age=False)
+        time = datetime.fromisoformat(text)
+        return Moment(time.replace(tzinfo=time.tzinfo or zone).timestamp(), is_age=False)
     except (ValueError, OverflowError, OSError):
         raise typer.BadParameter(
             f"invalid time {text!r:.100}: use a time before now such as 90s, 15m, 36h or 7d, "

@@ -19,7 +19,7 @@ from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import QueueKeys
 from aragora_q.redis.scripts import BATCH_LIMIT
 
-INDEXES = ("delayed", "completed", "failed", "cancelled")
+INDEXES = ("delayed", "held", "completed", "failed", "cancelled")
 LANES = ("stream_high", "stream_normal", "stream_low")
 PHASES = (*LANES, *INDEXES, "keys", "labels", "groups")
 PARTS = ("payload", "result", "history", "journal")

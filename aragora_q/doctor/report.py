@@ -43,6 +43,18 @@ PROBLEMS = {
         ),
         Problem("delayed-without-hash", "is delayed, but its hash is missing", "create its hash"),
         Problem("waits-twice", "is in a lane and also delayed", "keep it in its lane"),
+        Problem("held-without-hash", "is held, but its hash is missing", "create its hash"),
+        Problem(
+            "held-unlisted",
+            "is held, but is not in the index of held jobs: nothing would free it",
+            "add it to the index",
+        ),
+        Problem("held-in-lane", "is held, but also waits", "take it out of its lane"),
+        Problem(
+            "listed-as-held",
+            "is not held, but in the index of held jobs",
+            "remove it from the index",
+        ),
         Problem(
             "listed-as-ended",
             "is live, but in an index of ended jobs: purge would delete it",

@@ -29,7 +29,7 @@ from aragora_q.streams.queue import RedisStreamsQueue
 
 TRANSITIONS = (
     "enqueued", "started", "completed", "retried", "deferred", "failed", "released", "promoted",
-    "reclaimed", "redelivered", "crashed", "cancelled", "requeued", "refused", "malformed",
+    "held", "unheld", "reclaimed", "redelivered", "crashed", "cancelled", "requeued", "refused", "malformed",
     "purged",
 )  # fmt: skip
 """Every counter of the queue. A counter that Redis does not have is exported as 0, so that alerts notice
@@ -121,13 +121,14 @@ def _of_backlog(queue: str, stats: QueueStats) -> Iterator[Metric]:
         "waiting": sum(stats["waiting"].values()),
         "running": stats["running"],
         "delayed": stats["delayed"],
+        "held": stats["held"],
         "completed": stats["completed"],
         "failed": stats["failed"],
         "cancelled": stats["cancelled"],
     }
     yield _by(
         "queue_jobs",
-        "Jobs by state: waiting in a lane, running, delayed until due, or ended.",
+        "Jobs by state: waiting in a lane, running, delayed until due, held, or ended.",
         queue,
         "state",
         jobs,

@@ -14,7 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from aragora_q._version import __version__
 
-OUTCOMES = ("completed", "retrying", "failed", "released", "lost", "cancelled")
+OUTCOMES = ("completed", "retrying", "failed", "released", "held", "lost", "cancelled")
 _DURATION_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _LATENCY_BUCKETS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 

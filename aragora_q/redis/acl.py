@@ -28,7 +28,7 @@ CONFIRM = ("wait", "hincrby")
 
 EVAL = ("eval", "evalsha")
 GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_states")
-MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "unregister")
+MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister")
 
 
 class Role(NamedTuple):
@@ -42,16 +42,16 @@ ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM)),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
-        ("blpop", "hgetall", "xinfo|consumers", "zrange"),
+         "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
+        ("blpop", "hgetall", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
     "stats": Role((), READ),
     "operator": Role(
-        ("cancel", "cancel_group", "pause", "requeue", "seal", "purge", "purge_jobs", "maintenance_lock",
-         "check_job", "check_lane", "check_members", "check_group", "gate_override", "gate_states", "gate_room",
-         *MAINTENANCE),
+        ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
+         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
+         "gate_states", "gate_room", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

@@ -8,12 +8,13 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 |----------------------------|--------|---------------------------------------------------------------|
 | `stream`, `stream:high`, `stream:low` | stream | runnable and running jobs of a lane: `id`, `payload` |
 | `delayed`                  | zset   | job id by due time, ms                                        |
+| `held`                     | zset   | job id by the time it was held, ms                            |
 | `completed`, `failed`, `cancelled` | zset | job id by end time, ms                                   |
 | `job:<id>`                 | hash   | the small fields of a job, every value at most 64 bytes       |
 | `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
 | `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON; of a  |
 |                            |        | failed job: its partial result, if it has one                 |
-| `job:<id>:history`         | list   | errors, crashes and deferrals, one JSON object each, the last 20 |
+| `job:<id>:history`         | list   | errors, crashes, deferrals, holds: a JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> …` of each job with labels, by id |
 | `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label       |
@@ -139,6 +140,10 @@ class QueueKeys:
         return f"{self.queue_prefix}delayed"
 
     @cached_property
+    def held(self) -> str:
+        return f"{self.queue_prefix}held"
+
+    @cached_property
     def completed(self) -> str:
         return f"{self.queue_prefix}completed"
 
@@ -183,6 +188,7 @@ class QueueKeys:
         """Redis' type of each key that a queue has once, by key."""
         sets = (
             self.delayed,
+            self.held,
             self.completed,
             self.failed,
             self.cancelled,
@@ -244,7 +250,7 @@ class QueueKeys:
     def named(self) -> dict[str, str]:
         """The keys that every script of a queue may use, by name."""
         names = (
-            "stream_high", "stream_normal", "stream_low", "delayed", "completed", "failed",
+            "stream_high", "stream_normal", "stream_low", "delayed", "held", "completed", "failed",
             "cancelled", "counters", "control", "workers", "events", "bell", "labels", "groups",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
@@ -270,7 +276,9 @@ class GateKeys:
     | `call:<id>`                | string | JSON: record of a call, for a day after its last change       |
     | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
     | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
-    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, model |
+    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, provider and model |
+    | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |
+    | `group:<queue>/<group>`    | string | the same of a group, until 400 days after its last call       |
     """
 
     prefix: str
@@ -308,3 +316,9 @@ class GateKeys:
     def spend(self, day: str) -> str:
         """The spending of a day, `YYYY-MM-DD` in UTC."""
         return f"{self.gates_prefix}spend:{day}"
+
+    def spend_of_queue(self, day: str, queue: str) -> str:
+        return f"{self.spend(day)}:{queue}"
+
+    def spend_of_group(self, queue: str, group: str) -> str:
+        return f"{self.gates_prefix}group:{queue}/{group}"

@@ -12,21 +12,25 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
 
 from aragora_q import codec
 from aragora_q.base import (
+    HOLD_CAUSES,
     LIVE,
     WORKER_ID_PATTERN,
     EnqueueResult,
+    HoldCause,
     Job,
     JobStatus,
     QueueStats,
 )
 from aragora_q.config.settings import QueueConfig, get_queue_config
 from aragora_q.contracts import (
+    HeldJob,
+    HeldPage,
     Identity,
     MaintenanceClaim,
     PromotionResult,
@@ -47,12 +51,13 @@ from aragora_q.errors import (
 from aragora_q.gates.client import RedisGates
 from aragora_q.job import check_job
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
+from aragora_q.redis import replies
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
-from aragora_q.streams.session import RedisWorkerSession
+from aragora_q.streams.session import MAX_ERROR_CHARS, MICRO_USD, RedisWorkerSession, hold_by
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
@@ -247,6 +252,55 @@ class RedisStreamsQueue(WorkQueue):
         already: `completed`, `failed`, `was-cancelled`.
         """
         return await self._run_for_each("cancel", job_ids, retention_ms=self.config.retention_ms)
+
+    async def hold(self, job_id: str, *, reason: str = "", by: str = "") -> bool:
+        [result] = await self.hold_many([job_id], reason=reason, by=by)
+        if result == "unknown":
+            raise JobNotFound(job_id, self.config.queue)
+        return result in ("held", "asked", "was-held", "was-asked")
+
+    async def hold_many(
+        self, job_ids: Sequence[str], *, reason: str = "", by: str = ""
+    ) -> list[str]:
+        """Hold live jobs as `hold` does, in few round trips.
+
+        Returns one result per job: `held`, `asked` (it is running: held when its attempt ends), `was-held`,
+        `was-asked`, `unknown` (or past retention), or the status of a job that has ended.
+        """
+        return await self._run_for_each(
+            "hold",
+            job_ids,
+            cause="person",
+            by=hold_by(by),
+            reason=reason[:MAX_ERROR_CHARS].encode(errors="replace"),
+            until_ms="",
+        )
+
+    async def unhold(self, job_id: str) -> bool:
+        [result] = await self.unhold_many([job_id])
+        if result == "unknown":
+            raise JobNotFound(job_id, self.config.queue)
+        return result == "unheld"
+
+    async def unhold_many(
+        self, job_ids: Sequence[str], causes: Collection[HoldCause] = HOLD_CAUSES
+    ) -> list[str]:
+        return await self._run_for_each("unhold", job_ids, causes=" ".join(causes))
+
+    async def count_held(self) -> int:
+        return int(await self.connection.execute("ZCARD", self._keys.held))
+
+    async def list_held(
+        self, causes: Collection[HoldCause], after: str = "", *, limit: int = BATCH_LIMIT
+    ) -> HeldPage:
+        next_after, *rows = await self.connection.run(
+            "list_held",
+            job_prefix=self._keys.job_prefix,
+            causes=" ".join(causes),
+            after=after,
+            limit=limit,
+        )
+        return HeldPage([_held_job(row) for row in rows], replies.text(next_after))
 
     async def seal_group(self, group: str, then: Job | None = None) -> bool:
         """Seal a group: it takes no more jobs, and ends when its last job has ended.
@@ -588,6 +642,18 @@ def default_worker_id() -> str:
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname()
     )
     return f"{host[:30].strip('._-') or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def _held_job(row: Sequence[bytes]) -> HeldJob:
+    job_id, cause, by, micro_usd, held_at_ms, until_ms = map(replies.text, row)
+    return HeldJob(
+        job_id,
+        cast("HoldCause", cause),
+        by,
+        int(micro_usd) / MICRO_USD if micro_usd else None,
+        float(held_at_ms) / 1000,
+        int(until_ms) / 1000 if until_ms else None,
+    )
 
 
 def _payload_bytes(item: EnqueueItem) -> int:

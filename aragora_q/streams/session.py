@@ -6,17 +6,19 @@ id and instance id) and the fence; the scripts refuse callers that do not own th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import MAX_HOLD_BY_BYTES, Job, JobStatus
 from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
     RENEWALS_PER_LEASE,
     Completed,
     Failed,
     FetchResult,
+    Held,
     Identity,
     Lease,
     LeaseRenewer,
@@ -46,6 +48,9 @@ MAX_CHECKPOINTS = 10_000
 
 START_BYTES = 32 * 1024 * 1024
 """A call starts no further jobs once their payloads have this size: they come in one reply."""
+
+MICRO_USD = 1_000_000
+"""Redis keeps amounts of money as whole millionths of a US dollar."""
 
 RECORD_TTL_MS = 86_400_000
 """How long a dead worker's record is kept for operators."""
@@ -139,7 +144,7 @@ class RedisWorkerSession(WorkerSession):
 
     async def _report_batch(self, script: str, items: list[Item]) -> list[Any]:
         args: dict[str, Any] = {"lease_owner": self.identity.lease_owner}
-        if script != "release":
+        if script in ("complete", "retry", "fail"):
             args["retention_ms"] = self._config.retention_ms
         if script == "retry":
             args["max_deferrals"] = MAX_DEFERRALS
@@ -303,6 +308,11 @@ def _started(row: list[Any], worker_id: str) -> Job:
     )
 
 
+def hold_by(name: str) -> bytes:
+    """Return who or what holds a job as a job's hash keeps it: at most MAX_HOLD_BY_BYTES of UTF-8."""
+    return name.encode(errors="replace")[:MAX_HOLD_BY_BYTES].decode(errors="ignore").encode()
+
+
 def _report_bytes(placed: tuple[int, Item]) -> int:
     _, (_, fields) = placed
     return sum(len(value) for value in fields if isinstance(value, bytes))
@@ -314,10 +324,16 @@ def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
     match report.outcome:
         case Completed(result):
             return "complete", (payload, result)
-        case Retry(error, delay_seconds, charged):
+        case Retry(error, delay_seconds, charged, is_gated):
             delay_ms = max(0, round(delay_seconds * 1000))
-            return "retry", (payload, delay_ms, int(charged), error[:MAX_ERROR_CHARS])
+            charge = "gate" if is_gated else int(charged)
+            return "retry", (payload, delay_ms, charge, error[:MAX_ERROR_CHARS])
         case Failed(error, result):
             return "fail", (payload, error[:MAX_ERROR_CHARS], result or b"")
         case Released():
             return "release", (payload,)
+        case Held(cause, reason, by, until_seconds, usd):
+            until_ms = "" if until_seconds is None else max(0, round(until_seconds * 1000))
+            micro_usd = "" if usd is None else math.ceil(usd * MICRO_USD)
+            fields = cause, hold_by(by), reason[:MAX_ERROR_CHARS], until_ms, micro_usd
+            return "suspend", (payload, *fields)

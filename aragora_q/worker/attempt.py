@@ -11,19 +11,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
-from aragora_q.base import Job
+from aragora_q.base import HOLD_CAUSES, HoldCause, Job
 from aragora_q.context import Call, Executor, Settlement, WaitClock, attempt_context
 from aragora_q.contracts import (
     CheckpointStore,
     Completed,
     Failed,
     Gates,
+    Held,
     Outcome,
     Released,
     Retry,
 )
 from aragora_q.errors import (
     TRANSIENT_ERRORS,
+    GateClosed,
+    HoldJob,
     LeaseLost,
     PermanentError,
     RetryLater,
@@ -42,6 +45,8 @@ CancelReason = Literal["released", "lost", "cancelled"]
 """Why an attempt is stopped: the worker stops, the lease is lost, or the job was cancelled."""
 
 MAX_RETRY_LATER_SECONDS = 6 * 3600.0
+MAX_HOLD_SECONDS = 366 * 86400.0
+MAX_USD = 1e9
 CHECKPOINT_RETRY_SECONDS = 0.5
 
 
@@ -184,12 +189,17 @@ class Attempt:
         if troubles := [str(each) for each in errors if isinstance(each, WorkerUnable)]:
             self.trouble = troubles[0]
             return Released()
-        delays = [
-            getattr(each, "delay_seconds", 0.0) for each in errors if isinstance(each, RetryLater)
-        ]
+        if holds := [each for each in errors if isinstance(each, HoldJob)]:
+            return _held(holds[0])
+        delays = [each for each in errors if isinstance(each, RetryLater)]
         if delays:
-            asked_seconds = self._policy.spread_seconds(max(map(_bounded_seconds, delays)))
-            return Retry(text, max(asked_seconds, self._backoff_seconds()), charged=False)
+            asked = (getattr(each, "delay_seconds", 0.0) for each in delays)
+            seconds = self._policy.spread_seconds(
+                max(_bounded(each, MAX_RETRY_LATER_SECONDS) for each in asked)
+            )
+            is_gated = all(isinstance(each, GateClosed) for each in delays)
+            seconds = max(seconds, self._backoff_seconds())
+            return Retry(text, seconds, charged=False, is_gated=is_gated)
         is_final = any(isinstance(each, PermanentError) for each in errors)
         if not is_final and is_machine_limit(error):  # perhaps the job's own use: as RetryLater
             self.trouble = text
@@ -255,8 +265,20 @@ class Attempt:
                 await asyncio.sleep(CHECKPOINT_RETRY_SECONDS)
 
 
-def _bounded_seconds(delay: object) -> float:
-    """Return a provider's delay if it is a number of seconds, at most MAX_RETRY_LATER_SECONDS; else 0."""
-    if not isinstance(delay, int | float) or not delay > 0:  # NaN is not above 0 either
+def _held(error: HoldJob) -> Held:
+    """Return the hold that an executor asks for. Only operators hold as a person, whatever the error says."""
+    cause: HoldCause = next((each for each in HOLD_CAUSES[1:] if each == error.cause), "executor")
+    return Held(
+        cause,
+        describe(error).removeprefix(f"{type(error).__name__}: "),
+        error.by if isinstance(error.by, str) else "",
+        None if error.until_seconds is None else _bounded(error.until_seconds, MAX_HOLD_SECONDS),
+        None if error.usd is None else _bounded(error.usd, MAX_USD),
+    )
+
+
+def _bounded(value: object, maximum: float) -> float:
+    """Return a number that an executor gave, at most `maximum`; 0 if it is not a number above 0."""
+    if not isinstance(value, int | float) or not value > 0:  # NaN is not above 0 either
         return 0.0
-    return min(delay, MAX_RETRY_LATER_SECONDS)
+    return min(value, maximum)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.contracts import FetchResult, WorkerSession, WorkQueue
-from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS
+from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -107,6 +107,7 @@ class Fetcher:
             is_over = False
             while not is_over:
                 is_over = await self._step()
+            await self._note_held()
 
     @property
     def idle_seconds(self) -> float:
@@ -235,6 +236,12 @@ class Fetcher:
             return False
         fetched = await self._start_jobs()  # another worker may have promoted a job meanwhile
         return fetched.state == "empty" and not self._has_duty()
+
+    async def _note_held(self) -> None:
+        """Log how many jobs a burst leaves, because they are held."""
+        with suppress(AragoraQError):  # not worth waiting for
+            if held := await self._queue.count_held():
+                logger.warning("burst is over, held jobs were not run", extra={"jobs": held})
 
     async def release_orphans(self) -> None:
         """Release jobs that were started for this worker but whose reply was lost.

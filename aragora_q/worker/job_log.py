@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from aragora_q.base import Job
-from aragora_q.contracts import Outcome, ReportResult
+from aragora_q.contracts import Held, Outcome, ReportResult
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.rate_limit import RateLimit
@@ -59,6 +59,8 @@ class JobLog:
         fields = {**self._fields(job), "seconds": seconds}
         if error := getattr(outcome, "error", None):
             fields["error"] = error
+        if isinstance(outcome, Held):
+            fields |= {"cause": outcome.cause, "reason": outcome.reason}
         if suppressed := lines.pop_suppressed():
             fields["lines_suppressed"] = suppressed
         logger.log(logging.INFO if is_expected else logging.WARNING, "job %s", status, extra=fields)

@@ -10,10 +10,11 @@ from collections import Counter
 LANES = {"stream:high": 1, "stream": 0, "stream:low": -1}
 GROUP = "aragora-workers"
 TERMINAL = ("completed", "failed", "cancelled")
-LIVE = ("pending", "processing", "retrying")
+LIVE = ("pending", "processing", "retrying", "held")
 PARTS = ("payload", "result", "history", "journal")
 SINGLE_KEYS = {
-    *LANES, *TERMINAL, "delayed", "counters", "control", "workers", "events", "bell", "labels", "groups",
+    *LANES, *TERMINAL, "delayed", "held", "counters", "control", "workers", "events", "bell", "labels",
+    "groups",
 }  # fmt: skip
 KEYS_BY_NAME = ("worker", "group", "members")
 COMPACT_BYTES = 64
@@ -76,7 +77,7 @@ def _read_places(client, prefix, jobs):
                 found.append(f"{lane}: entry {entry} is in the wrong lane")
             place = ("stream", pending.get(entry), bool(fields.get("payload")))
             places.setdefault(fields["id"], []).append(place)
-    for index in ("delayed", *TERMINAL):
+    for index in ("delayed", "held", *TERMINAL):
         for job_id in client.zrange(prefix + index, 0, -1):
             places.setdefault(job_id, []).append((index,))
             if job_id not in jobs:
@@ -110,6 +111,13 @@ def _problems_of_job(job_id, fields, parts, places):
             yield "completed without result"
     elif status not in LIVE:
         yield f"has status {status}"
+    elif (where == "held") != (status == "held"):
+        yield f"{status} but in {where}"
+    elif where == "held":
+        if {"entry", "lease_ms", "hold_asked"} & set(fields) or (job_id, "payload") not in parts:
+            yield f"held, but {fields} with parts {parts}"
+        if not {"held_from", "held_at", "hold_cause", "hold_by"} <= set(fields):
+            yield f"held, but only {fields}"
     elif where == "delayed":
         if status == "processing" or "entry" in fields or (job_id, "payload") not in parts:
             yield f"delayed, but {fields} with parts {parts}"
@@ -117,6 +125,13 @@ def _problems_of_job(job_id, fields, parts, places):
         yield from _problems_of_entry(job_id, fields, parts, *place[0][1:])
     else:
         yield f"{status} but in {where}"
+    left = {name for name in fields if name.startswith(("held_", "hold_"))} - {"held_at"}
+    if status != "held" and "hold_asked" not in fields and left:
+        yield f"{status} but keeps {left}"
+    if "hold_asked" in fields and status != "processing":
+        yield f"{status} but a hold is asked"
+    if status in TERMINAL and "held_at" in fields:
+        yield f"{status} but keeps its place among the held jobs"
     if status not in ("completed", "failed") and (job_id, "result") in parts:
         yield f"{status} with a result"
     if int(fields.get("attempts", 0)) > int(fields.get("max_attempts", 1 << 30)):

@@ -30,7 +30,10 @@ def test_documented_tree_matches_the_classes():
 
 
 ARGUMENTS = {
+    "GateClosed": {"delay_seconds": 1},
     "GroupNotFound": {"queue": "debates"},
+    "HoldJob": {"cause": "executor"},
+    "JobLimitReached": {"limit": "max_tokens"},
     "JobNotFound": {"queue": "debates"},
     "RetryLater": {"delay_seconds": 1},
     "NotDurable": {"durability": "fsync"},

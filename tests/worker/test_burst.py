@@ -8,6 +8,7 @@ from support.wait import wait_until
 from support.workers import LONG_LEASE, lose_first_reply
 
 from aragora_q.base import Job, JobStatus
+from aragora_q.errors import HoldJob
 
 
 async def test_burst_ends_when_nothing_is_left(new_harness, worker_pool):
@@ -29,6 +30,27 @@ async def test_burst_ends_when_nothing_is_left(new_harness, worker_pool):
     assert await harness.queue.get_status("soon") is JobStatus.COMPLETED
     assert await harness.queue.get_status("tomorrow") is JobStatus.PENDING
     assert worker.get_stats()["jobs_processed"] == 2
+
+
+async def test_burst_says_how_many_jobs_are_held(new_harness, worker_pool, caplog):
+    """A burst ends although jobs are held, before it or by their own executor, and counts them."""
+    harness = new_harness(**LONG_LEASE)
+    await harness.enqueue("person")
+    await harness.queue.hold("person")
+    await harness.enqueue("executor")
+
+    async def executor(job):
+        raise HoldJob("ask first", cause="approval", by="policy")
+
+    worker = worker_pool.start(harness, executor, burst=True)
+    await worker.task
+    [line] = [each for each in caplog.records if "burst is over" in each.getMessage()]
+    assert (line.levelname, line.jobs) == ("WARNING", 2)
+    job = await harness.queue.get_job("executor")
+    assert (job.status, job.attempts, job.hold.by) == (JobStatus.HELD, 0, "policy")
+    assert worker.get_stats()["jobs_failed"] == 0
+    [line] = [each for each in caplog.records if each.getMessage().startswith("job held")]
+    assert (line.cause, line.reason) == ("approval", "ask first")
 
 
 async def test_burst_ends_on_a_paused_queue(new_harness, worker_pool):

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Cancel live jobs, whatever their status; the worker of a running job learns of it at its next renewal.
 -- include: groups
--- keys: stream_high stream_normal stream_low delayed cancelled counters events bell labels groups
+-- keys: stream_high stream_normal stream_low delayed held cancelled counters events bell labels groups
 -- args: retention_ms
 -- each job: id
 -- returns: per job: cancelled | unknown, or the terminal status it already had
@@ -25,7 +25,7 @@ for n = 1, items do
       if payload then redis.call('SET', job .. ':payload', payload) end
       redis.call('HSETNX', job, 'created_at', text(entry_ms(state.entry) or now))  -- `entry` may be damaged
     else
-      redis.call('ZREM', delayed, id)
+      redis.call('ZREM', state.status == 'held' and held or delayed, id)
     end
     finish(job, id, state.status, 'cancelled', cancelled, tonumber(retention_ms))
     results[n], cancelled_ids[#cancelled_ids + 1] = 'cancelled', id

@@ -11,8 +11,8 @@
 -- at first empty. If the group has changed since the first call, nothing is judged: `changed`, begin again. A
 -- group that fits into one call is always judged.
 
-local STATUSES = {'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled'}
-local LIVE = 3  -- the first ones
+local STATUSES = {'pending', 'processing', 'retrying', 'held', 'completed', 'failed', 'cancelled'}
+local LIVE = 4  -- the first ones
 
 local key, members = group_key(group), members_key('group:' .. group)
 local then_key = key .. ':then'

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Check that the keys of each job agree, and repair what can be repaired without loss.
 -- include: groups
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled workers bell counters events labels groups
+-- keys: stream_high stream_normal stream_low delayed held completed failed cancelled workers bell counters events labels groups
 -- args: retention_ms repair
 -- each job: id
 -- returns: per job: codes of its problems (see doctor/report.py), separated by spaces
@@ -11,6 +11,7 @@
 
 local ttl = tonumber(retention_ms) + BACKSTOP_MS
 local indexes = {completed = completed, failed = failed, cancelled = cancelled}
+local LIVE = {pending = true, processing = true, retrying = true, held = true}
 local problems
 
 -- Record a problem; returns true if it is to be repaired.
@@ -52,6 +53,17 @@ local function check_missing_hash(job, id, parts, job_labels)
     is_listed = true
     if add_problem('delayed-without-data') then redis.call('ZREM', delayed, id) end
   end
+  local held_at = redis.call('ZSCORE', held, id)
+  if held_at then
+    if parts.payload then
+      if add_problem('held-without-hash') then
+        redis.call('HSET', job, 'status', 'held', 'created_at', now, 'held_at', held_at, 'hold_cause', 'person')
+      end
+      return
+    end
+    is_listed = true
+    if add_problem('listed-without-data') then redis.call('ZREM', held, id) end
+  end
   for status, index in pairs(indexes) do
     if redis.call('ZSCORE', index, id) then
       is_listed, last_status = true, status
@@ -85,7 +97,9 @@ local function check_terminal(job, id, state, parts)
     if status == state.status and not listed and add_problem('unlisted') then redis.call('ZADD', index, now, id) end
     if status ~= state.status and listed and add_problem('listed-twice') then redis.call('ZREM', index, id) end
   end
-  if redis.call('ZSCORE', delayed, id) and add_problem('listed-twice') then redis.call('ZREM', delayed, id) end
+  for _, index in ipairs({delayed, held}) do
+    if redis.call('ZSCORE', index, id) and add_problem('listed-twice') then redis.call('ZREM', index, id) end
+  end
   if (state.entry or state.lease_ms) and add_problem('keeps-lease') then redis.call('HDEL', job, 'entry', 'lease_ms') end
   if state.status == 'completed' and not parts.result then add_problem('result-lost') end
   if (redis.call('PTTL', job) < 0 or has_part_without_ttl(parts)) and add_problem('never-expires') then expire_all(job, parts) end
@@ -143,6 +157,21 @@ local function check_location(job, id, state, parts)
   end
 end
 
+local function check_held(job, id, state, parts)
+  local stream, payload = lane_of(id, state)
+  if (stream or redis.call('ZSCORE', delayed, id)) and add_problem('held-in-lane') then
+    if payload then redis.call('SET', job .. ':payload', payload, 'NX') end
+    if stream then drop_entry(stream, state.entry) end
+    redis.call('HDEL', job, 'entry', 'lease_ms')
+    redis.call('ZREM', delayed, id)
+  elseif not (parts.payload or payload) then
+    add_problem('payload-lost')
+  end
+  if not redis.call('ZSCORE', held, id) and add_problem('held-unlisted') then
+    redis.call('ZADD', held, text(parse_int(state.held_at) or now), id)
+  end
+end
+
 local function check_live(job, id, state, parts)
   for _, index in pairs(indexes) do
     if redis.call('ZSCORE', index, id) and add_problem('listed-as-ended') then redis.call('ZREM', index, id) end
@@ -157,12 +186,18 @@ local function check_live(job, id, state, parts)
     redis.call('PERSIST', job)
     for _, key in pairs(parts) do redis.call('PERSIST', key) end
   end
-  check_location(job, id, state, parts)
+  if state.status == 'held' then
+    check_held(job, id, state, parts)
+  else
+    if redis.call('ZSCORE', held, id) and add_problem('listed-as-held') then redis.call('ZREM', held, id) end
+    check_location(job, id, state, parts)
+  end
 end
 
 -- Fields that must be numbers and are not: readers refuse the job, scripts treat the fields as missing.
 local function check_numbers(job)
-  local names = {'attempts', 'crashes', 'max_attempts', 'fence', 'priority', 'lease_ms', 'created_at', 'started_at'}
+  local names = {'attempts', 'crashes', 'max_attempts', 'fence', 'priority', 'lease_ms', 'created_at', 'started_at',
+    'held_at', 'held_due', 'hold_asked', 'hold_until', 'hold_usd'}
   local invalid = {}
   for n, value in ipairs(redis.call('HMGET', job, unpack(names))) do
     if value and not parse_int(value) then invalid[#invalid + 1] = names[n] end
@@ -178,14 +213,14 @@ for n = 1, items do
   if kind ~= 'hash' and kind ~= 'none' then
     add_problem('wrong-type')
   else
-    local state = read(job, 'status', 'entry', 'priority', 'lease_ms', 'lease_owner')
+    local state = read(job, 'status', 'entry', 'priority', 'lease_ms', 'lease_owner', 'held_at')
     local parts = parts_of(job)
     if kind == 'hash' then check_numbers(job) end
     if not state.status then
       check_missing_hash(job, id, parts, known_labels[n])
     elseif indexes[state.status] then
       check_terminal(job, id, state, parts)
-    elseif state.status == 'pending' or state.status == 'processing' or state.status == 'retrying' then
+    elseif LIVE[state.status] then
       check_live(job, id, state, parts)
     else
       add_problem('unknown-status')

@@ -46,7 +46,10 @@ if #completed_ids > 0 then
   if redis.call('EXISTS', labels, unpack(parts)) > 0 then  -- most jobs have no journal, no history and no labels
     for _, id in ipairs(completed_ids) do moved(id, 'processing', 'completed') end
     if redis.call('EXISTS', unpack(parts)) > 0 then
-      for _, part in ipairs(parts) do redis.call('PEXPIRE', part, ttl) end
+      for n, part in ipairs(parts) do
+        local is_present = redis.call('PEXPIRE', part, ttl) == 1
+        if is_present and n % 2 == 0 then clear_hold(string.sub(part, 1, -#':history' - 1)) end
+      end
     end
   end
 end

@@ -1,7 +1,7 @@
 #!lua flags=no-writes,allow-oom
 -- List one page of the jobs that match a filter, newest first within one index.
 -- include: groups filter
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled labels
+-- keys: stream_high stream_normal stream_low delayed held completed failed cancelled labels
 -- args: wanted_labels statuses since_ms until_ms with_expired ordered source cursor scan_limit limit count_only
 -- returns: the index that is read (`live`: read the lanes instead), the next page's cursor (empty: this was the
 -- last), number of jobs, then per job: id, ms (of its enqueue if labels are wanted, otherwise of its end)
@@ -27,8 +27,10 @@ local highest = until_ms == '' and '+inf' or '(' .. until_ms
 local highest_enqueued = until_ms == '' and '+inf' or '(' .. text(until_ms + 1000)
 
 local function count_live()
+  if only_status == 'held' then return redis.call('ZCARD', held) end
   local running_only = only_status == 'processing'
   local total = running_only and 0 or redis.call('ZCARD', delayed)
+  if is_wanted.held then total = total + redis.call('ZCARD', held) end
   for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
     total = total + (running_only and (group_info(stream).pending or 0) or redis.call('XLEN', stream))
   end

@@ -1,7 +1,8 @@
 #!lua flags=no-writes,allow-oom
--- List one page of the live jobs that match a filter: of the delayed index, and of the lanes, newest first each.
+-- List one page of the live jobs that match a filter: of the held and the delayed index, and of the lanes, newest first
+-- each.
 -- include: groups filter
--- keys: stream_high stream_normal stream_low delayed labels
+-- keys: stream_high stream_normal stream_low delayed held labels
 -- args: wanted_labels statuses since_ms until_ms ordered cursor scan_limit max_bytes limit count_only
 -- returns: the next page's cursor (empty: this was the last), number of jobs, then per job: id, ms (of its enqueue
 -- if labels are wanted, otherwise of its latest start, or else of its enqueue)
@@ -15,17 +16,18 @@
 local CHUNK = 100
 local MAX_ROWS = 16
 local MAX_ROW_BYTES = 16384
-local ORDERED_DELAYED = 1000
-local DELAYED = 'delayed'
-local KNOWN = {pending = true, processing = true, retrying = true, completed = true, failed = true, cancelled = true}
+local ORDERED_INDEX = 1000
+local KNOWN = {pending = true, processing = true, retrying = true, held = true, completed = true, failed = true,
+  cancelled = true}
 
 local waiting = is_wanted.pending or is_wanted.retrying
 
 -- The places to read: `max` and `min` bound the ids of a lane's entries. Entries that only waiting jobs can have
 -- are read back to `since_ms`: what was added before and waits did not change since.
 local places = {}
-if waiting then places[1] = {stream = DELAYED, max = '+inf', min = '-inf'} end
-for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
+if is_wanted.held then places[1] = {index = held, max = '+inf', min = '-inf'} end
+if waiting then places[#places + 1] = {index = delayed, max = '+inf', min = '-inf'} end
+for _, stream in ipairs((waiting or is_wanted.processing) and {stream_high, stream_normal, stream_low} or {}) do
   if not is_wanted.processing then
     places[#places + 1] = {stream = stream, max = '+', min = '-', oldest_ms = from}
   else
@@ -107,11 +109,11 @@ local function next_in_lane(place)
   return ids
 end
 
--- At least CHUNK ids of the delayed index, with all that have the last due time; moves the place's position.
-local function next_delayed(place)
+-- At least CHUNK ids of an index, with all that have the last time; moves the place's position.
+local function next_in_index(place)
   local ids, last = {}, nil
   while true do
-    local rows = redis.call('ZRANGE', delayed, place.max, place.min, 'BYSCORE', 'REV', 'LIMIT', #ids, CHUNK, 'WITHSCORES')
+    local rows = redis.call('ZRANGE', place.index, place.max, place.min, 'BYSCORE', 'REV', 'LIMIT', #ids, CHUNK, 'WITHSCORES')
     for n = 1, #rows, 2 do
       if #ids >= CHUNK and rows[n + 1] ~= last then
         place.max = '(' .. last
@@ -129,11 +131,11 @@ end
 
 for _, place in ipairs(places) do
   while place.max ~= 'end' and not is_over() do
-    local ids = place.stream == DELAYED and next_delayed(place) or next_in_lane(place)
+    local ids = place.index and next_in_index(place) or next_in_lane(place)
     place.matched = (place.matched or 0) + add_matching(ids)
     -- By enqueue, or among jobs with another due time, the newest may be anywhere.
     local enough = first_label and math.huge or tonumber(limit)
-    if place.stream == DELAYED then enough = math.max(enough, ORDERED_DELAYED) end
+    if place.index then enough = math.max(enough, ORDERED_INDEX) end
     if ordered == '1' and place.matched >= enough then
       place.max = 'end'
     elseif ordered == '0' and #found >= tonumber(limit) then

@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- Take over the jobs of dead workers in one lane, and entries that were delivered but never started.
--- include: outage_grace groups
--- keys: stream stream_high stream_normal stream_low failed counters events control workers bell delayed labels groups
+-- include: outage_grace groups holds
+-- keys: stream stream_high stream_normal stream_low held failed counters events control workers bell delayed labels groups
 -- args: job_prefix worker_prefix reclaimer claim_idle_ms max_crashes retention_ms limit cursor dry_run
 -- returns: ok | in_grace_period, the next cursor (empty: this was the last page), then per entry taken
--- over: id, decision (reclaimed | poisoned | redelivered | malformed | dropped), worker, idle ms, crashes
+-- over: id, decision (reclaimed | poisoned | redelivered | held | malformed | dropped), worker, idle ms, crashes
 --
 -- A job's lease is the lease_ms in its hash; claim_idle_ms is used only for entries that were never started.
 -- A job whose worker id has registered again with another instance id is taken over at once, even in a
 -- grace period. A grace period starts when all workers were silent; a job is taken over when half of its
 -- own lease has passed since then, or the whole period if that is shorter.
 -- A job whose live owner does not renew it is redelivered, uncharged.
+-- A job whose hold was asked is held instead of being reclaimed or redelivered.
 -- Entries that a live worker renews are skipped by its record alone: no payload is read.
 
 local is_dry = dry_run == '1'
@@ -78,15 +79,24 @@ local function classify(entry)
   return 'dropped'  -- deleted meanwhile, or a copy of a job that ended or waits elsewhere
 end
 
+local crashed = 0
+
+-- Take an entry over; returns the decision, `held` if a hold was asked.
 local function claim(entry, decision)
   -- A script is atomic, so the claim needs no minimum idle time.
   redis.call('XCLAIM', stream, GROUP, reclaimer, 0, entry.entry_id, 'JUSTID')
   if decision == 'malformed' then
     entry.id = dead_letter(stream, entry.entry_id, entry.fields, job_prefix, retention_ms)
-    return
+    return decision
   end
   drop_entry(stream, entry.entry_id)
-  if decision == 'dropped' then return end
+  if decision == 'dropped' then return decision end
+  if decision == 'redelivered' and entry.state.hold_asked then
+    enter_asked_hold(entry.job, entry.id, entry.payload, 'pending')
+    redis.call('HSET', entry.job, 'attempts', entry.state.attempts - 1)
+    redis.call('HDEL', entry.job, 'lease_owner')
+    return 'held'
+  end
   if decision == 'redelivered' then
     local added = append(stream, entry.id, entry.payload)
     if entry.state.status then  -- without a hash, the entry is enough
@@ -99,8 +109,9 @@ local function claim(entry, decision)
       redis.call('HDEL', entry.job, 'lease_ms', 'lease_owner')
       moved(entry.id, 'processing', 'pending')
     end
-    return
+    return decision
   end
+  crashed = crashed + 1
   append_history(entry.job, 'crash', entry.state, 'worker ' .. entry.owner .. ' died or lost its lease: silent for '
     .. entry.idle .. ' ms, started at ' .. (entry.state.started_at or '?'))
   redis.call('HSET', entry.job, 'crashes', entry.state.crashes + 1, 'attempts', entry.state.attempts - 1)
@@ -108,15 +119,19 @@ local function claim(entry, decision)
   if decision == 'poisoned' then
     redis.call('SET', entry.job .. ':payload', entry.payload)
     finish(entry.job, entry.id, 'processing', 'failed', failed, tonumber(retention_ms))
+  elseif entry.state.hold_asked then
+    enter_asked_hold(entry.job, entry.id, entry.payload, 'retrying')
+    return 'held'
   else
     redis.call('HSET', entry.job, 'status', 'retrying', 'entry', append(stream, entry.id, entry.payload))
     redis.call('HDEL', entry.job, 'lease_ms')
     moved(entry.id, 'processing', 'retrying')
   end
+  return decision
 end
 
 local reply = {grace_until > now and 'in_grace_period' or 'ok', ''}
-local claimed = {reclaimed = {}, poisoned = {}, redelivered = {}, malformed = {}, dropped = {}}
+local claimed = {reclaimed = {}, poisoned = {}, redelivered = {}, held = {}, malformed = {}, dropped = {}}
 
 local function check(row)
   local entry = {entry_id = row[1], owner = row[2], idle = row[3], state = {}}
@@ -131,14 +146,18 @@ local function check(row)
   if entry.id and entry.payload then
     entry.job = job_prefix .. entry.id
     entry.state = read(entry.job, 'status', 'lease_owner', 'entry', 'lease_ms', 'attempts', 'crashes', 'started_at',
-      'orphaned')
+      'orphaned', 'hold_asked')
     entry.state.crashes = parse_int(entry.state.crashes) or 0
     entry.state.attempts = parse_int(entry.state.attempts) or 1
     entry.state.lease_ms = parse_int(entry.state.lease_ms)
   end
   local decision = classify(entry)
   if decision == 'leased' then return end
-  if not is_dry then claim(entry, decision) end
+  if not is_dry then
+    decision = claim(entry, decision)
+  elseif entry.state.hold_asked and (decision == 'reclaimed' or decision == 'redelivered') then
+    decision = 'held'
+  end
   table.insert(claimed[decision], entry.id or entry.entry_id)
   reply[#reply + 1] = {entry.id or entry.entry_id, decision, entry.owner, entry.idle, entry.state.crashes or 0}
 end
@@ -149,13 +168,15 @@ for _, row in ipairs(pending) do
 end
 if #pending < tonumber(limit) then reply[2] = '' end
 if not is_dry then
-  count('crashed', #claimed.reclaimed + #claimed.poisoned)
+  count('crashed', crashed)
   count('reclaimed', #claimed.reclaimed)
   count('failed', #claimed.poisoned)
   count('redelivered', #claimed.redelivered)
+  count('held', #claimed.held)
   count('malformed', #claimed.malformed)
   publish_event('reclaimed', claimed.reclaimed)
   publish_event('redelivered', claimed.redelivered)
+  publish_event('held', claimed.held)
   publish_event('failed', claimed.poisoned)
   publish_event('failed', claimed.malformed)
   finish_call(retention_ms)

@@ -65,7 +65,7 @@ for _, stream in ipairs(order) do
   if failure then return failure end
 end
 
--- True if an entry is a copy: its job has ended, or waits in another entry.
+-- True if an entry is a copy: its job has ended, or waits in another entry, or is delayed.
 local function is_copy(state, entry_id)
   local other = state[2]
   return state[1] and state[1] ~= 'processing' and other ~= entry_id
@@ -110,7 +110,8 @@ for _, entry in ipairs(entries) do
   local status, crashes = state and state[1], state and parse_int(state[6]) or 0
   if not state then
     dead_letters[#dead_letters + 1] = dead_letter(entry.stream, entry.entry_id, entry.fields, job_prefix, retention_ms)
-  elseif is_started[entry.id] or is_copy(state, entry.entry_id) then
+  elseif status == 'held' or is_started[entry.id] or is_copy(state, entry.entry_id) then
+    if status == 'held' then redis.call('SET', entry.job .. ':payload', entry.payload, 'NX') end
     drop_entry(entry.stream, entry.entry_id)
   elseif status == 'processing' then     -- a running job's entry stays pending: renewed, or reclaimed
   elseif needs_quarantine(crashes) and runs_quarantined_job() then

@@ -15,6 +15,7 @@ FIXED = (
     "stream_normal",
     "stream_low",
     "delayed",
+    "held",
     "completed",
     "failed",
     "cancelled",

@@ -129,9 +129,10 @@ def test_a_rare_function_contains_what_only_it_uses():
 
 STATUS_WRITE = r"'HSET(?:NX)?',[^)]*?'status',"
 MOVERS = (
-    r"\b(?:moved|finish|fail_attempt|fail_oversized|dead_letter|delete_job|create_job|get_groups)\("
+    r"\b(?:moved|finish|fail_attempt|fail_oversized|dead_letter|delete_job|create_job|enter_held|enter_asked_hold|"
+    r"get_groups)\("
 )
-RESTORED = {"check_job": 1, "check_lane": 2}
+RESTORED = {"check_job": 2, "check_lane": 2}
 """Writes that restore the hash of a live job, which its group counts already."""
 
 NOTED_AT_ONCE = {
@@ -163,14 +164,14 @@ def test_every_change_of_a_status_is_noted(name):
 
 
 def test_includes_note_every_change_of_a_status():
-    """Their only writers are `finish`, which notes it, and `create_job`, whose callers label the job."""
+    """Their only writers are `finish` and `enter_held`, which note it, and `create_job`: its caller labels."""
     writers = {}
     for text in scripts.included():
         for function in re.split(r"^(?=local )", code(text), flags=re.MULTILINE):
             if re.search(STATUS_WRITE, function):
                 writers[re.match(r"local function (\w+)", function)[1]] = function
-    assert set(writers) == {"finish", "create_job"}
-    assert "moved(" in writers["finish"]
+    assert set(writers) == {"finish", "enter_held", "create_job"}
+    assert all("moved(" in writers[name] for name in ("finish", "enter_held"))
     callers = [name for name in NAMES if "create_job(" in code(source(name))]
     assert callers == ["enqueue"]
     assert "get_groups().label(" in source("enqueue")

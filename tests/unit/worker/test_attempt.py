@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from support.memory_session import MemorySession, make_attempt
 
 from aragora_q.context import current_attempt
-from aragora_q.contracts import Completed, Failed, Released, Retry
+from aragora_q.contracts import Completed, Failed, Held, Released, Retry
 from aragora_q.errors import (
+    GateClosed,
+    HoldJob,
     InvalidPayload,
     LeaseLost,
     PermanentError,
@@ -306,6 +308,40 @@ async def test_retry_later_is_uncharged_and_bounded(asked, seconds):
     """The provider's delay is used between the normal backoff and six hours; invalid values are ignored."""
     outcome = await make_attempt(raising(RetryLater("busy", delay_seconds=asked))).run()
     assert outcome == Retry("RetryLater: busy", seconds, charged=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (HoldJob("ask first"), Held("executor", "ask first")),
+        (
+            HoldJob("full", cause="budget", by="day/all", until_seconds=60, usd=0.25),
+            Held("budget", "full", "day/all", 60, 0.25),
+        ),
+        (HoldJob("x", cause="person"), Held("executor", "x")),
+        (HoldJob("x", cause=[], by=7), Held("executor", "x")),
+        (HoldJob("", until_seconds=math.nan, usd=-1), Held("executor", "HoldJob", "", 0.0, 0.0)),
+        (
+            HoldJob("x", until_seconds=math.inf, usd=10**400),
+            Held("executor", "x", "", 366 * 86400.0, 1e9),
+        ),
+    ],
+)
+async def test_an_executor_holds_its_job(error, outcome):
+    """Whatever else was raised with it; what the error says is bounded, and an executor is not a person."""
+    assert await make_attempt(raising(error)).run() == outcome
+    others = [RetryLater("busy", delay_seconds=9), error, ValueError("x")]
+    assert await make_attempt(raising(ExceptionGroup("all", others))).run() == outcome
+
+
+async def test_a_closed_gate_is_not_a_deferral():
+    """A job that only gates put off is retried without bounds; with another reason, the bounds count."""
+    shut = GateClosed("shut", delay_seconds=9)
+    outcome = await make_attempt(raising(shut)).run()
+    assert outcome == Retry("GateClosed: shut", 9, charged=False, is_gated=True)
+    both = ExceptionGroup("all", [shut, RetryLater("busy", delay_seconds=5)])
+    outcome = await make_attempt(raising(both)).run()
+    assert (outcome.delay_seconds, outcome.charged, outcome.is_gated) == (9, False, False)
 
 
 async def test_retry_later_waits_as_asked_or_up_to_a_fifth_longer():

@@ -103,21 +103,34 @@ end
 -- Numbers of a row of spending, in this order.
 local ROW = {'calls', 'faults', 'input_tokens', 'output_tokens', 'cached_tokens', 'usd', 'unpriced_calls', 'estimated'}
 
--- Add to the row of a day's spending. `row` names queue, tenant, group, agent, provider and model, as JSON.
-local function add_to_row(day, row, changes)
-  local key = gate_key('spend', day)
-  local stored = redis.call('HGET', key, row)
-  if not stored and redis.call('HLEN', key) >= MAX_SPEND_ROWS then
-    row = 'other'
-    stored = redis.call('HGET', key, row)
-  end
+-- Numbers of a row of spending, with `changes` added; `stored` may be nil.
+local function sums(stored, changes)
   local values, n = {}, 0
   for number in string.gmatch(stored or '', '%S+') do
     n = n + 1
     values[n] = tonumber(number)
   end
   for i, name in ipairs(ROW) do values[i] = text((values[i] or 0) + (changes[name] or 0)) end
-  redis.call('HSET', key, row, table.concat(values, ' '))
+  return table.concat(values, ' ')
+end
+
+local function add_to_sum(key, changes)
+  redis.call('SET', key, sums(redis.call('GET', key), changes), 'PX', text(SPEND_MS))
+end
+
+-- Add to the row of a day's spending, and to the sums of its queue in that day and of its group. `row` names queue,
+-- tenant, group, agent, provider and model, as JSON.
+local function add_to_row(day, row, changes)
+  local names = cjson.decode(row)
+  add_to_sum(gate_key('spend', day .. ':' .. names[1]), changes)
+  if names[3] ~= '' then add_to_sum(gate_key('group', names[1] .. '/' .. names[3]), changes) end
+  local key = gate_key('spend', day)
+  local stored = redis.call('HGET', key, row)
+  if not stored and redis.call('HLEN', key) >= MAX_SPEND_ROWS then
+    row = 'other'
+    stored = redis.call('HGET', key, row)
+  end
+  redis.call('HSET', key, row, sums(stored, changes))
   if not stored then redis.call('PEXPIRE', key, text(SPEND_MS)) end
 end
 

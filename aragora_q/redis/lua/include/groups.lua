@@ -74,8 +74,8 @@ end
 -- Create the functions that change labels and groups. Most calls have only jobs without labels and need none.
 local function create_groups()  -- rare
   local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
-    'pending', 'processing', 'retrying', 'completed', 'failed', 'cancelled', 'purged'}
-  local FIRST_COUNT, LAST_LIVE = 6, 8
+    'pending', 'processing', 'retrying', 'held', 'completed', 'failed', 'cancelled', 'purged'}
+  local FIRST_COUNT, LAST_LIVE = 6, 9
   local states, group_names = {}, {}
 
   -- Change the members of each label of jobs: `rows` are an id, its labels, and so on. With `score`, it stands

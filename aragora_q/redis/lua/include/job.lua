@@ -171,20 +171,27 @@ local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
--- Append a line to a job's history. The error text is cut at MAX_HISTORY_BYTES, never inside a character.
-local function append_history(job, cause, state, text)
+-- Append a line to a job's history: an error, or, with `by`, the reason of a hold. The text is cut at
+-- MAX_HISTORY_BYTES, never inside a character.
+local function append_history(job, cause, state, text, by)
   if #text > MAX_HISTORY_BYTES then
     text = string.gsub(string.sub(text, 1, MAX_HISTORY_BYTES), '[\192-\255][\128-\191]*$', '')
   end
   local line = cjson.encode({
     at = now, cause = cause, attempt = parse_int(tostring(state.attempts or 0)),
-    worker = state.lease_owner, error = text,
+    worker = state.lease_owner, by = by, [by and 'reason' or 'error'] = text,
   })
   if type(redis.pcall('RPUSH', job .. ':history', line)) == 'table' then  -- a key of another type: replace it
     redis.call('UNLINK', job .. ':history')
     redis.call('RPUSH', job .. ':history', line)
   end
   redis.call('LTRIM', job .. ':history', -MAX_HISTORY, -1)
+end
+
+-- Delete what is known of a job's hold. Every hold has a line in the history: without a history there is none.
+local function clear_hold(job)  -- rare
+  redis.call('HDEL', job, 'held_from', 'held_due', 'held_at', 'hold_asked', 'hold_cause', 'hold_by', 'hold_until',
+    'hold_usd')
 end
 
 -- End a job whose status was `from`: set the terminal status, add it to the index by end time, give all its keys
@@ -197,12 +204,12 @@ local function finish(job, id, from, status, index, retention_ms)
   redis.call('HDEL', job, 'entry', 'lease_ms')
   redis.call('PEXPIRE', job, ttl)
   redis.call('PEXPIRE', job .. ':payload', ttl)
-  redis.call('PEXPIRE', job .. ':history', ttl)
+  if redis.call('PEXPIRE', job .. ':history', ttl) == 1 then clear_hold(job) end
   redis.call('PEXPIRE', job .. ':journal', ttl)
 end
 
 -- Fail a job as its attempt `fence` reports. `failed_fence` answers a report that is sent again because its
--- reply was lost, even after the job was requeued; so do retried_fence and released_fence.
+-- reply was lost, even after the job was requeued; so do retried_fence, released_fence and suspended_fence.
 local function fail_attempt(job, id, fence, payload, state, error_text, retention_ms)
   redis.call('SET', job .. ':payload', payload)
   append_history(job, 'error', state, error_text)
