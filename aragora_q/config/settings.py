@@ -31,6 +31,7 @@ from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
 from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
+MAX_USD_PER_MILLION = 100_000.0
 MAX_BUDGET_USD = 100_000_000.0
 MAX_NAMED = 100
 """Maximum number of budgets, and of providers with limits."""
@@ -62,6 +63,11 @@ class AgentConfig(BaseModel):
         "`openai-chat:` chat completions, `anthropic:` Messages; without a prefix, chat completions.",
     )
     api_key_env: str | None = Field(None, description="Variable that holds the API key.")
+    provider: str | None = Field(
+        None,
+        description="Name of the provider whose limits apply. Default: the host of base_url, else the "
+        "prefix of the model.",
+    )
     effort: Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="How much the model thinks."
     )
@@ -110,12 +116,50 @@ class AgentConfig(BaseModel):
             raise ValueError("must be the name of a variable, not the key itself")
         return value
 
+    @field_validator("provider")
+    @classmethod
+    def _is_provider(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", value):
+            raise ValueError(
+                "must be 1 to 40 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
+            )
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _from_model_string(cls, value: Any) -> Any:
         for text in value.values() if isinstance(value, Mapping) else [value]:
             _check_text(text)
         return {"model": value} if isinstance(value, str) else value
+
+
+class PriceConfig(BaseModel):
+    """What a model costs, in the `[prices]` table, in US dollars per million tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    input_usd_per_million: float = Field(
+        ge=0, le=MAX_USD_PER_MILLION, description="Price of input, in USD per million tokens."
+    )
+    output_usd_per_million: float = Field(
+        ge=0,
+        le=MAX_USD_PER_MILLION,
+        description="Price of output, thinking included, in USD per million tokens.",
+    )
+    cached_input_usd_per_million: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_USD_PER_MILLION,
+        description="Price of input from the provider's cache. Default: that of other input.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_table(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            rule = "must be a table with input_usd_per_million and output_usd_per_million"
+            raise ValueError(rule)  # noqa: TRY004 - pydantic collects these
+        return value
 
 
 class BudgetConfig(BaseModel):
@@ -292,6 +336,10 @@ class QueueConfig(BaseSettings):
     agents: dict[str, AgentConfig] = Field(
         default_factory=dict,
         description="Agents by name; also ARAGORA_AGENT_<NAME>=model.",
+    )
+    prices: dict[str, PriceConfig] = Field(
+        default_factory=dict,
+        description="Prices by agent or model; they replace those of the built-in list.",
     )
 
     budgets: dict[str, BudgetConfig] = Field(

@@ -36,7 +36,9 @@ def counting(agents, *, chars=1_040, thinks=False, spoiled=0.0, chance=None):
     for agent in agents.values():
         agent.max_output_tokens, agent.larger_output_tokens = 8_000, 32_000
         agent.price = Price(3.0, 15.0, 3.0, "test")
-        agent.reply = Counted(agent.reply, agent, chars, thinks, spoiled, chance or random.Random(1))
+        agent.reply = Counted(
+            agent.reply, agent, chars, thinks, spoiled, chance or random.Random(1)
+        )
     return agents
 
 
@@ -201,7 +203,9 @@ async def test_a_call_that_the_gates_refuse_ends_the_debate_with_what_it_has(
             raise JobLimitReached("spent", limit=limit)
 
     monkeypatch.setattr(PaidCalls, "acquire", refuse)
-    counting(seat_scripted_agents(ann=saying("a"), bob=saying("b", best="a"), cyd=saying("c", best="a")))
+    counting(
+        seat_scripted_agents(ann=saying("a"), bob=saying("b", best="a"), cyd=saying("c", best="a"))
+    )
     session = MemorySession()
     amount = {"max_tokens": 1_000_000, "max_cost_usd": 100}[limit]
     _, _, result = await run_debate(agents=THREE, rounds=3, session=session, **{limit: amount})
@@ -320,7 +324,7 @@ class Waiting:
         self._reply = reply
         self._on = on
 
-    async def reply(self, request, manner=None):
+    async def reply(self, request, manner=None, max_output_tokens=None):
         if isinstance(request, self._on):
             await asyncio.Event().wait()
         return self._reply(request)
@@ -509,7 +513,7 @@ async def test_the_time_of_attempts_that_failed_counts(seat_scripted_agents, run
     for attempts in (1, 2):
         made = seat_scripted_agents(ann=saying("tea"), bob=saying("tea"))
 
-        async def fail(request, manner=None):
+        async def fail(request, manner=None, max_output_tokens=None):
             await asyncio.sleep(0.1)
             raise AgentUnavailable("no reply")
 

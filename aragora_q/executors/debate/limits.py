@@ -25,7 +25,7 @@ ROUNDS_SHARE = 0.8
 
 WHOLE = (None,)
 SHOWN_BYTES = (None, 4_000, 2_000, 1_000, 500, 250, quote.SHORTEST_BYTES)
-"""Sizes to which answers are cut, in turn, where voters see them, if a vote on the whole answers does not fit."""
+"""Sizes to which answers are cut, in turn, where voters see them, until the vote fits."""
 
 
 class Plan(NamedTuple):
@@ -35,9 +35,7 @@ class Plan(NamedTuple):
     then: Sequence[Planned]
 
     @classmethod
-    def of(
-        cls, phase: object, requests: Iterable[Planned], then: Sequence[Planned] = ()
-    ) -> Plan:
+    def of(cls, phase: object, requests: Iterable[Planned], then: Sequence[Planned] = ()) -> Plan:
         """Return the plan of `phase`, as the names of its calls spell it."""
         return cls({f"{phase}{each.part}.{each.seat}": each for each in requests}, then)
 
@@ -59,9 +57,7 @@ class Limits:
     `terms` are those of the agents by seat, the judge's last.
     """
 
-    def __init__(
-        self, payload: DebateJobPayload, terms: Sequence[Terms], journal: Journal
-    ) -> None:
+    def __init__(self, payload: DebateJobPayload, terms: Sequence[Terms], journal: Journal) -> None:
         self._timeout_seconds = payload.timeout_seconds
         self._max_tokens = payload.max_tokens
         self._max_micros = None
@@ -132,7 +128,9 @@ class Limits:
         for size in sizes:
             planned = plan(size)
             calls, then = self._calls(planned)
-            exceeded, output = self._share([*calls.values(), *then], max(longest, MIN_OUTPUT_TOKENS))
+            exceeded, output = self._share(
+                [*calls.values(), *then], max(longest, MIN_OUTPUT_TOKENS)
+            )
             if exceeded is None:
                 return Room(None, output, size)
         if is_optional:
@@ -158,7 +156,9 @@ class Limits:
         return dict(zip(todo, calls, strict=True)), quote.calls(plan.then, self._terms)
 
     def _share(self, calls: Sequence[Call], least: int) -> tuple[str | None, int | None]:
-        """Return the largest output limit with which `calls` fit, at least `least`; else the limit they exceed."""
+        """Return the limit that `calls` exceed with the output limit `least`; or None, and the largest with
+        which they fit (None: the agents' own).
+        """
         if self._exceeded(calls, None) is None:
             return None, None
         if (limit := self._exceeded(calls, least)) is not None:
@@ -207,7 +207,7 @@ class Limits:
         self._reserved = {name: call.at(output) for name, call in calls.items()}
 
     def take(self, name: str, seat: int, request: AgentRequest, manner: Manner) -> None:
-        """Reserve the call `name`. The first one was reserved with its phase; a further one has to fit the rest.
+        """Reserve the call `name`. A phase reserves its first calls; a further one has to fit what they leave.
 
         Raises:
             JobLimitReached: it does not fit, or the phase did not.
@@ -224,7 +224,9 @@ class Limits:
             self._reserved[name] = need
         if limit is not None:
             field = {"max_cost": "max_cost_usd"}.get(limit, limit)
-            raise JobLimitReached(f"what is left of {field} is too little for the call", limit=field)
+            raise JobLimitReached(
+                f"what is left of {field} is too little for the call", limit=field
+            )
 
     def end(self, name: str) -> None:
         """Free what is reserved for a call that has ended: what it took is in the journal."""

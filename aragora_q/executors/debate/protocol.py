@@ -14,11 +14,12 @@ from typing import Any
 from aragora_q._version import __version__
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
-from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
+from aragora_q.errors import AgentUnavailable, HoldJob, PermanentError, RetryLater
 from aragora_q.executors.debate import labels, quote
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel, label_of
-from aragora_q.executors.debate.journal import Journal
+from aragora_q.executors.debate.calls import CallBook
+from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.limits import Limits, Plan
 from aragora_q.executors.debate.outcome import Outcome
 from aragora_q.executors.debate.participants import Participants, Phase
@@ -34,7 +35,6 @@ MIN_DECISION_SECONDS = 0.3
 """Part of `timeout_seconds` that is kept to decide with the votes that are there, before the worker's own
 limit. At most half of it.
 """
-
 
 
 class Debate:
@@ -55,6 +55,16 @@ class Debate:
         self._max_result_bytes = max_result_bytes
         self._journal = Journal(attempt, job.started_at)
         self._terms: Sequence[Terms] = ()
+        if payload.has_budget:
+            self._terms = quote.terms_of(payload.all_agents, registry.config)
+        self._limits = Limits(payload, self._terms, self._journal)
+        self._calls = CallBook(
+            attempt,
+            self._journal,
+            self._limits,
+            max_tokens=payload.max_tokens,
+            max_cost_usd=payload.max_cost_usd,
+        )
 
     async def run(self) -> DebateResult:
         """Run the debate, or resume it where an earlier attempt stopped, and return its result.
@@ -67,20 +77,20 @@ class Debate:
             PermanentError: too few agents are left, or no seat could vote. It has the answers and what they
                 cost as its partial result, and a requeued job continues where the debate ended.
             RetryLater, AgentUnavailable: an agent's fault may be temporary; finished calls are kept.
+            HoldJob: a budget has no room, or a provider takes no calls until someone acts.
 
         """
         self._registry.resolve(self._payload.all_agents)
-        if self._payload.has_budget:
-            self._terms = quote.terms_of(self._payload.all_agents, self._registry.config)
         await self._journal.open(self._begin)
-        if self._payload.has_budget and not len(self._journal):
+        await self._calls.settle_again()
+        if self._payload.has_budget and not any(self._journal.ledger()):
             quote.check_budget(self._payload, self._terms)
         topic = Topic.of(self._payload, self._journal.begun["nonce"])
         if not self._journal.find_note("life/time_up"):
             try:
                 async with self._attempt.waits.timeout(self._remaining_seconds()) as deadline:
                     return await self._debate(topic, is_closing=False)
-            except (RetryLater, AgentUnavailable):
+            except (RetryLater, AgentUnavailable, HoldJob):
                 await self._journal.note_running()  # this attempt's time counts, too
                 raise
             except TimeoutError:
@@ -112,27 +122,26 @@ class Debate:
         With `is_closing`, nothing else is asked: it decides with what is there.
         """
         payload = self._payload
-        limits = Limits(payload, self._terms, self._journal)
         seats = Participants(
             self._job,
             payload.all_agents,
             self._registry,
             self._attempt,
             self._journal,
-            limits,
+            self._calls,
             rounds=payload.max_rounds,
             is_strict=payload.resume == "strict",
             is_closing=is_closing,
         )
-        rounds = Rounds(payload, topic, seats, limits)
+        rounds = Rounds(payload, topic, seats, self._limits)
         try:
             await rounds.hold()
             outcome = self._outcome(topic, seats, rounds)
             if payload.consensus != "none":
-                await self._vote(topic, seats, rounds, outcome, limits)
+                await self._vote(topic, seats, rounds, outcome)
             return await self._result(outcome)
         except PermanentError as error:
-            if len(self._journal):
+            if any(_has_taken(entry) for entry in self._journal.ledger()):
                 outcome = self._outcome(topic, seats, rounds)
                 outcome.count(rounds.answers.groups([]), {})
                 error.partial_result = (await self._write(outcome)).to_dict()
@@ -144,7 +153,6 @@ class Debate:
         seats: Participants,
         rounds: Rounds,
         outcome: Outcome,
-        limits: Limits,
     ) -> None:
         is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
         election = Election(
@@ -153,7 +161,7 @@ class Debate:
             seats,
             rounds.answers,
             rounds.reviews,
-            limits,
+            self._limits,
             are_decisive=is_settled,
         )
         await election.hold(outcome)
@@ -356,14 +364,10 @@ class Rounds:
 
         The decision is kept: a phase that has begun continues, and after a requeue, too, the vote follows.
         """
-        room = await self._limits.reserve(
-            name, plan, is_optional=True, begins_round=begins_round
-        )
+        room = await self._limits.reserve(name, plan, is_optional=True, begins_round=begins_round)
         return room.ended_by
 
-    def _plan_of_proposals(
-        self, joining: Sequence[int], answering: Sequence[int] = ()
-    ) -> Plan:
+    def _plan_of_proposals(self, joining: Sequence[int], answering: Sequence[int] = ()) -> Plan:
         """Return what proposals take. After those that join in a round, `answering` answer again, too."""
         propose = Propose(self._topic)
         seats = [*self._seats.active, *joining]
@@ -403,9 +407,7 @@ class Rounds:
 
     def _decision(self, seats: Sequence[int]) -> list[Planned]:
         """Return what a vote of `seats` takes."""
-        return list(
-            quote.decision_requests(self._payload, self._topic, seats, self._sized(seats))
-        )
+        return list(quote.decision_requests(self._payload, self._topic, seats, self._sized(seats)))
 
     def _sized(self, seats: Iterable[int]) -> list[Answer]:
         """Return the answers of `seats`, or others of the size that they are expected to have."""
@@ -416,3 +418,8 @@ class Rounds:
 
         longest = max([least, *known.values()], key=size)
         return [max(least, known.get(seat, longest), key=size) for seat in seats]
+
+
+def _has_taken(entry: Entry) -> bool:
+    """Return True if a call brought a reply, or may have cost something."""
+    return "why" not in entry or entry["usd"] != 0 or bool(entry["in"])

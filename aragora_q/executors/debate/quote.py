@@ -224,7 +224,10 @@ def highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
         *decision_requests(payload, topic, seats, answers),
     ]
     lines = []
-    for requests, times in ((others, 1), (in_rounds if payload.max_rounds else (), payload.max_rounds)):
+    for requests, times in (
+        (others, 1),
+        (in_rounds if payload.max_rounds else (), payload.max_rounds),
+    ):
         first = calls(requests, terms)
         again = calls(requests, terms, MAX_REMARK, larger=True)
         for each, one, more in zip(requests, first, again, strict=True):
