@@ -158,7 +158,7 @@ def _problems_of_entry(job_id, fields, parts, consumer, has_payload):
     if not has_payload or (job_id, "payload") in parts:
         yield "in a stream, but its payload is not there alone"
     if status == "processing" and fields.get("lease_owner", "").partition("@")[0] != consumer:
-        yield f"held by {fields.get('lease_owner')} but pending for {consumer}"
+        yield f"leased by {fields.get('lease_owner')} but pending for {consumer}"
     if status == "processing" and not {"lease_ms", "fence", "started_at"} <= set(fields):
         yield f"processing without {fields}"
     if status != "processing" and "lease_ms" in fields:
