@@ -132,9 +132,9 @@ class RedisGates:
             "" if retry_after is None else round(retry_after * 1000),
             *_job_limits(call),
         )
-        [result] = await self._connection.run("gate_settle", [(None, fields)])
+        results: list[bytes] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
-        return result != b"repeated"
+        return results != [b"repeated"]
 
     def closed_agents(self) -> Mapping[str, float]:
         if not self._known:
