@@ -231,6 +231,19 @@ class OverBudget:
     """Seconds until the budget's window turns; None: it does not turn."""
     why: str
     can_ever_fit: bool = True
+    usd: float | None = None
+    """What the job needs to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRoom:
+    """What is used of a budget in its current window. `limit_usd` None: it holds no job now."""
+
+    limit_usd: float | None
+    spent_usd: float = 0.0
+    reserved_usd: float = 0.0
+    turns: bool = False
+    """True if spending counts from zero again some time."""
 
 
 GateAnswer = Granted | WaitTurn | Closed | OverBudget
@@ -250,6 +263,12 @@ class Gates(Protocol):
 
     async def refresh(self) -> None:
         """Read the state of the accounts that this process has used, and send what it declares."""
+
+    async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
+        """Return what is used of each budget, by its name in `OverBudget` or in the hold of a job."""
+
+    async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
+        """Return how many more calls each account takes now; 0: it is closed, None: no limit is known."""
 
     def permit_renewer(self) -> PermitRenewer:
         """Return a renewer for another thread, which must close it."""
@@ -402,6 +421,10 @@ class WorkQueue(JobQueue):
 
         `after` is that of the page before; a page may be empty without being the last.
         """
+
+    @abstractmethod
+    async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
+        """Return the status of each job; None if it is unknown, or past retention."""
 
     @abstractmethod
     async def unhold_many(

@@ -280,7 +280,7 @@ class DebateResult:
     duration_seconds: float
     """Running time over all attempts, without waits between them."""
     token_usage: dict[str, int] = field(default_factory=dict)
-    """Tokens and requests over all attempts, in total and by agent."""
+    """Tokens and calls over all attempts, in total and by agent, also of calls that brought no reply."""
     error: str | None = None
     """What went wrong: seats that dropped out and why, abstentions, models that changed; None if nothing."""
     verdict: Any = None
@@ -316,12 +316,12 @@ class DebateResult:
     seats: list[dict[str, Any]] = field(default_factory=list)
     """One per seat, judge included: `seat`, `agent`, `model`, `settings` (of the agent, those that are not at
     their default; without address and key), `answered_by` (models that replied), `dropped` (why, or None),
-    `calls`, `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None: unknown), `cut` (replies cut
-    at a limit)."""
+    `calls` (without a reply, too), `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None:
+    unknown), `unpriced_calls`, `cut` (replies cut at a limit)."""
     cost_usd: float | None = None
     """Price of all calls with a known price; None if no call has one."""
     unpriced_calls: int = 0
-    """Calls whose price is not known."""
+    """Calls whose price is not known, such as those that were cut off."""
     record: dict[str, Any] = field(default_factory=dict)
     """What was asked of whom: `version`, `prompt_version`, `settings`, `price_list`, `started_at` (Unix
     seconds), `nonce`, `labels`."""

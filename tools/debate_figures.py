@@ -18,6 +18,7 @@ from aragora_q.base import Job
 from aragora_q.context import DetachedAttempt
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash
+from aragora_q.executors.debate.prices import FREE
 from aragora_q.executors.debate.prompts import prompt_for
 from aragora_q.executors.debate.protocol import Debate
 from aragora_q.executors.debate.requests import (
@@ -54,6 +55,10 @@ class Scripted:
     ) -> None:
         self.name = self.model = self.settings = "scripted"
         self.own_settings: Mapping[str, Any] = {}
+        self.provider = self.account = "scripted"
+        self.price = FREE
+        self.max_output_tokens = self.larger_output_tokens = 1_000
+        self.call_timeout_seconds = 900.0
         self.verdict = verdict
         self._moves_to = moves_to or verdict
         self._votes = votes
@@ -61,7 +66,15 @@ class Scripted:
     def digest(self, request: AgentRequest) -> str:
         return stable_hash(repr(request))
 
-    async def reply(self, request: AgentRequest, manner: Manner = PLAIN) -> Reply:  # noqa: ARG002
+    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:  # noqa: ARG002
+        return len(prompt_for(request).text) // CHARS_PER_TOKEN
+
+    async def reply(
+        self,
+        request: AgentRequest,
+        manner: Manner = PLAIN,  # noqa: ARG002
+        max_output_tokens: int | None = None,  # noqa: ARG002
+    ) -> Reply:
         value: dict[str, Any] = {"answer": self.verdict, "reasons": REASONS}
         if isinstance(request, Revise | Discuss):
             value |= {"answer": self._moves_to, "changed": self._moves_to != self.verdict}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -107,7 +108,7 @@ def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:
 def _as_json(settings: QueueConfig, sources: SettingsSources) -> dict[str, Any]:
     """By setting: `value`, `origin`, `default`. The value of a secret that is set is `"hidden"`.
 
-    Each agent has a separate entry, `agents.NAME`.
+    Each agent has a separate entry, `agents.NAME`; so has each entry of the other tables.
     """
     return {
         entry.name: {
@@ -127,7 +128,7 @@ def _as_toml(
         if name == "redis_url" and value != settings.redis_url:
             yield "# redis_url: user and password are omitted"
         text = "# " if is_comment else ""
-        text += f"{name} = {'' if value is None else toml_value(value)}".rstrip()
+        text += f"{_toml_key(name)} = {'' if value is None else toml_value(value)}".rstrip()
         origin = f"# {_origin(name, sources)}"
         if not with_origin:
             yield text
@@ -138,6 +139,12 @@ def _as_toml(
             yield text
 
 
+def _toml_key(name: str) -> str:
+    """Return the name of a setting as a key of TOML: the name of a model contains a colon."""
+    table, dot, entry = name.partition(".")
+    return f"{table}.{json.dumps(entry)}" if dot and not re.fullmatch("[\\w-]+", entry) else name
+
+
 class _Entry(NamedTuple):
     name: str
     value: Any
@@ -145,27 +152,36 @@ class _Entry(NamedTuple):
 
 
 def _entries(settings: QueueConfig) -> Iterator[_Entry]:
-    """Yield all settings with secrets hidden, and last each agent."""
+    """Yield all settings with secrets hidden, and last each entry of the tables."""
     from pydantic import SecretStr
 
     from aragora_q.config.redis_url import RedisUrl
+    from aragora_q.config.sources import TABLES
 
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if name == "agents":
+        if name in TABLES:
             continue
         if isinstance(value, SecretStr):
             value = HIDDEN
         if name == "redis_url":
             value = RedisUrl.parse(value).redacted
         yield _Entry(name, value, field.default)
-    for name, agent in settings.agents.items():
-        yield _Entry(f"agents.{name}", agent.model_dump(exclude_unset=True), None)
+    for table in TABLES:
+        for name, entry in getattr(settings, table).items():
+            yield _Entry(f"{table}.{name}", entry.model_dump(exclude_unset=True), None)
 
 
 def _origin(name: str, sources: SettingsSources) -> str:
     setting = sources.settings.get(name)
     return setting.origin if setting else DEFAULT
+
+
+def _toml_key(name: str) -> str:
+    """Return the TOML of a setting's name, or of `TABLE.NAME`."""
+    table, dot, entry = name.partition(".")
+    is_bare = re.fullmatch(r"[A-Za-z0-9_-]*", entry)
+    return name if is_bare else f"{table}{dot}{json.dumps(entry, ensure_ascii=False)}"
 
 
 def toml_value(value: Any) -> str:

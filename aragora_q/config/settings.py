@@ -8,10 +8,10 @@ everything else.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aragora_q.base import QUEUE_NAME_PATTERN
@@ -31,7 +32,8 @@ from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
 from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
-MAX_BUDGET_USD = 100_000_000.0
+MAX_USD_PER_MILLION = 100_000.0
+MIN_BUDGET_USD, MAX_BUDGET_USD = 0.000_001, 100_000_000
 MAX_NAMED = 100
 """Maximum number of budgets, and of providers with limits."""
 
@@ -44,13 +46,22 @@ MAX_DATA_BYTES = 64 * 1024 * 1024
 """Upper limit of max_payload_bytes and max_result_bytes; the scripts accept no more."""
 
 
-class AgentConfig(BaseModel):
+class TableConfig(BaseModel):
+    """An entry of one of the tables of named values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
+        return _plain(value, cls.model_fields[info.field_name or ""])
+
+
+class AgentConfig(TableConfig):
     """An agent of the `[agents]` table: a model, how to reach it, and how to ask it.
 
     Settings that are None are not sent: the provider's default applies.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field(
         min_length=1,
@@ -62,6 +73,11 @@ class AgentConfig(BaseModel):
         "`openai-chat:` chat completions, `anthropic:` Messages; without a prefix, chat completions.",
     )
     api_key_env: str | None = Field(None, description="Variable that holds the API key.")
+    provider: str | None = Field(
+        None,
+        description="Name of the provider whose limits apply. Default: the host of base_url, else the "
+        "prefix of the model.",
+    )
     effort: Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="How much the model thinks."
     )
@@ -110,21 +126,55 @@ class AgentConfig(BaseModel):
             raise ValueError("must be the name of a variable, not the key itself")
         return value
 
+    @field_validator("provider")
+    @classmethod
+    def _is_provider(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", value):
+            raise ValueError(
+                "must be 1 to 40 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
+            )
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _from_model_string(cls, value: Any) -> Any:
-        for text in value.values() if isinstance(value, Mapping) else [value]:
-            _check_text(text)
         return {"model": value} if isinstance(value, str) else value
 
 
-class BudgetConfig(BaseModel):
+class PriceConfig(BaseModel):
+    """What a model costs, in the `[prices]` table, in US dollars per million tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    input_usd_per_million: float = Field(
+        ge=0, le=MAX_USD_PER_MILLION, description="Price of input, in USD per million tokens."
+    )
+    output_usd_per_million: float = Field(
+        ge=0,
+        le=MAX_USD_PER_MILLION,
+        description="Price of output, thinking included, in USD per million tokens.",
+    )
+    cached_input_usd_per_million: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_USD_PER_MILLION,
+        description="Price of input from the provider's cache. Default: that of other input.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_table(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            rule = "must be a table with input_usd_per_million and output_usd_per_million"
+            raise ValueError(rule)  # noqa: TRY004 - pydantic collects these
+        return value
+
+
+class BudgetConfig(TableConfig):
     """A budget of the `[budgets]` table: what all calls in its scope may cost in a window of time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     limit_usd: float = Field(
-        gt=0, le=MAX_BUDGET_USD, description="Limit of each window, in US dollars."
+        ge=MIN_BUDGET_USD, le=MAX_BUDGET_USD, description="Limit of each window, in US dollars."
     )
     window: Literal["hour", "day", "month", "total"] = Field(
         description="Time after which spending counts from zero again, in UTC; `total`: never."
@@ -152,10 +202,8 @@ class BudgetConfig(BaseModel):
         return value
 
 
-class ProviderConfig(BaseModel):
+class ProviderConfig(TableConfig):
     """Limits of a provider in the `[providers]` table, for each of its accounts. Unset: no limit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_concurrent: int | None = Field(
         None, ge=1, le=100_000, description="Maximum number of calls under way, of all workers."
@@ -169,6 +217,21 @@ class ProviderConfig(BaseModel):
     adaptive: bool = Field(
         True, description="Send fewer calls at once after a rate limit, and slowly more again."
     )
+
+
+def check_budget_name(name: str) -> str:
+    """Return `name` if a budget may have it. Raises ValueError."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            "a name must be 1 to 48 letters, digits and ._@-, and begin with a letter or digit"
+        )
+    return name
+
+
+def _check_provider(name: str) -> str:
+    if not SCOPE_VALUE.fullmatch(name):
+        raise ValueError("a name must be 1 to 200 ASCII characters without blanks")
+    return name
 
 
 class QueueConfig(BaseSettings):
@@ -293,11 +356,15 @@ class QueueConfig(BaseSettings):
         default_factory=dict,
         description="Agents by name; also ARAGORA_AGENT_<NAME>=model.",
     )
+    prices: dict[str, PriceConfig] = Field(
+        default_factory=dict,
+        description="Prices by agent or model; they replace those of the built-in list.",
+    )
 
-    budgets: dict[str, BudgetConfig] = Field(
+    budgets: dict[Annotated[str, AfterValidator(check_budget_name)], BudgetConfig] = Field(
         default_factory=dict, description="Budgets by name, for the calls of all workers."
     )
-    providers: dict[str, ProviderConfig] = Field(
+    providers: dict[Annotated[str, AfterValidator(_check_provider)], ProviderConfig] = Field(
         default_factory=dict,
         description="Limits by provider, or by account as `aragora-q providers` shows them.",
     )
@@ -311,11 +378,7 @@ class QueueConfig(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
-        _check_text(value)
-        is_flag = cls.model_fields[info.field_name or ""].annotation is bool
-        if isinstance(value, bool) and not is_flag:  # to Python, true is the number 1
-            raise ValueError("must not be true or false")
-        return value
+        return _plain(value, cls.model_fields[info.field_name or ""])
 
     @field_validator("default_agents", mode="before")
     @classmethod
@@ -365,18 +428,9 @@ class QueueConfig(BaseSettings):
 
     @field_validator("budgets", "providers")
     @classmethod
-    def _are_named(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _are_few(cls, value: dict[str, Any]) -> dict[str, Any]:
         if len(value) > MAX_NAMED:
-            raise ValueError(f"must be at most {MAX_NAMED}")
-        pattern = NAME if info.field_name == "budgets" else SCOPE_VALUE
-        for name in value:
-            if not pattern.fullmatch(name):
-                rule = (
-                    "1 to 48 letters, digits and ._@-"
-                    if pattern is NAME
-                    else "1 to 200 characters without blanks"
-                )
-                raise ValueError(f"must have names of {rule}, got {name!r:.100}")
+            raise ValueError(f"must be at most {MAX_NAMED}, got {len(value)}")
         return value
 
     @model_validator(mode="after")
@@ -417,6 +471,14 @@ class QueueConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Replace the sources of pydantic-settings, except arguments, with one that tracks origins."""
         return (init_settings, LayeredSource(settings_cls))
+
+
+def _plain(value: Any, field: FieldInfo) -> Any:
+    """Return the value of a setting if its kind may be right. Raises ValueError."""
+    _check_text(value)
+    if isinstance(value, bool) and field.annotation is not bool:  # to Python, true is the number 1
+        raise ValueError("must not be true or false")
+    return value
 
 
 def _check_text(value: Any) -> None:

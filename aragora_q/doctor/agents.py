@@ -11,6 +11,7 @@ from aragora_q.doctor.checks import Finding
 from aragora_q.errors import AragoraQError, PermanentError
 from aragora_q.executors.debate import replies
 from aragora_q.executors.debate.agents import AgentRegistry
+from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.requests import PLAIN, Agent, Answer, Manner, Reply, Topic, Vote
 from aragora_q.formats import dollars
 
@@ -101,10 +102,10 @@ async def _ask(agent: Agent, checkup: Checkup) -> None:
 
 
 async def _ask_for_ballot(agent: Agent, checkup: Checkup) -> None:
-    """Ask for a ballot; if it cannot be read, once more in words. Raises as `Agent.reply`."""
+    """Ask for a ballot; if it cannot be read, once more in words. Raises the errors of `CallFault`."""
     why = ""
     for manner in (PLAIN, Manner(prompted=True)):
-        reply = await agent.reply(BALLOT, manner)
+        reply = await ask(agent, BALLOT, manner)
         _count(checkup, agent, reply, manner)
         if reply.refused is not None:
             raise reply.refused

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import (
     RENEWALS_PER_LEASE,
+    BudgetRoom,
     Closed,
     GateAnswer,
     Granted,
@@ -24,11 +26,11 @@ from aragora_q.contracts import (
     PermitRenewer,
     WaitTurn,
 )
-from aragora_q.errors import SERVER_ERRORS
+from aragora_q.errors import SERVER_ERRORS, PermanentError
 from aragora_q.gates.policy import MICROS, declaration, micro_usd
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
-from aragora_q.redis.scripts import BATCH_LIMIT, batched
+from aragora_q.redis.scripts import batched
 
 CLOSED_FOREVER = -1
 UNKNOWN_UNTIL_SECONDS = 60.0
@@ -56,6 +58,13 @@ class _Known:
     is_endless: bool = False
 
 
+class _UnderWay(NamedTuple):
+    """A call that may be under way: its account, and when its time is over, on the monotonic clock."""
+
+    account: str
+    ends_at: float
+
+
 class RedisGates:
     """The gates of a prefix, over one connection, which `close` closes."""
 
@@ -66,8 +75,8 @@ class RedisGates:
         self._lease_ms = config.claim_idle_ms
         self._declaration, self._digest = b"", ""
         self.reconfigure(config)
-        self._under_way: dict[str, str] = {}
-        """The account of each call that was granted and is not settled, by id; read by the keeper's thread."""
+        self._under_way: dict[str, _UnderWay] = {}
+        """Calls that were granted and are not settled, by id; read by the keeper's thread."""
         self._accounts: dict[str, str] = {}
         """The account of each agent, as of its latest call."""
         self._known: dict[str, _Known] = {}
@@ -99,8 +108,13 @@ class RedisGates:
         if word == b"undeclared":
             await self._declare(self._declaration)
             return await self.acquire(job, call)
+        if word == b"used":
+            raise PermanentError(
+                f"call {call.id} was settled before: another call needs another id"
+            )
         if word == b"granted":
-            self._under_way[self._id(call)] = call.account
+            ends_at = time.monotonic() + call.timeout_seconds
+            self._under_way[self._id(call)] = _UnderWay(call.account, ends_at)
             self._known.pop(call.account, None)
             return Granted()
         if word == b"wait":
@@ -109,10 +123,10 @@ class RedisGates:
             return WaitTurn(ms / 1000, f"{call.account}: {text}")
         if word == b"closed":
             return self._closed(call.account, *details)
-        return _over_budget(*details)
+        return _over_budget(call, *details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
-        usd = micro_usd(settlement.cost_usd)
+        usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
         retry_after = settlement.retry_after_seconds
         fields = (
             self._id(call),
@@ -131,10 +145,12 @@ class RedisGates:
             settlement.cached_tokens,
             "" if retry_after is None else round(retry_after * 1000),
             *_job_limits(call),
+            "" if max_usd is None else max_usd,
+            call.max_input_tokens + call.max_output_tokens,
         )
-        results: list[bytes] = await self._connection.run("gate_settle", [(None, fields)])
+        [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
-        return results != [b"repeated"]
+        return bool(result != b"repeated")
 
     def closed_agents(self) -> Mapping[str, float]:
         if not self._known:
@@ -148,9 +164,8 @@ class RedisGates:
         }
 
     async def refresh(self) -> None:
-        if self._declaration or self._has_declared:
+        if self._declaration or self._has_declared or self._accounts:  # also to book overdue calls
             await self._declare(self._declaration)
-            self._has_declared = bool(self._declaration)
         accounts = sorted(set(self._accounts.values()))
         for batch in batched(accounts):
             replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
@@ -158,6 +173,25 @@ class RedisGates:
                 self._known.pop(account, None)
                 if ms:
                     self._closed(account, ms, why)
+
+    async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
+        rooms: list[BudgetRoom] = []
+        for batch in batched(budgets):
+            replies = await self._connection.run("gate_room", [(None, (each,)) for each in batch])
+            rooms += [
+                BudgetRoom(limit / MICROS, spent / MICROS, reserved / MICROS, turns=turns_ms >= 0)
+                if limit >= 0
+                else BudgetRoom(None)
+                for limit, spent, reserved, turns_ms in replies
+            ]
+        return rooms
+
+    async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
+        free: list[int | None] = []
+        for batch in batched(accounts):
+            replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
+            free += [_free_calls(*reply) for reply in replies]
+        return free
 
     def reconfigure(self, config: QueueConfig) -> None:
         """Declare what `config` says from the next `refresh` on."""
@@ -174,6 +208,7 @@ class RedisGates:
         if self._has_declared:
             with suppress(*SERVER_ERRORS):  # then the declaration ends by itself
                 await self._declare(b"")
+            self._has_declared = False
         await self._connection.close()
 
     async def _declare(self, text: bytes) -> None:
@@ -183,6 +218,7 @@ class RedisGates:
             declaration=text,
             ttl_ms=3 * self._lease_ms,
         )
+        self._has_declared = bool(text)
 
     def _id(self, call: Call) -> str:
         return f"{self._config.queue}/{call.id}"
@@ -203,16 +239,23 @@ class RedisGates:
 class RedisPermitRenewer:
     """Renews permits over a connection of the lease keeper's thread."""
 
-    def __init__(self, connection: Connection, under_way: dict[str, str], lease_ms: int) -> None:
+    def __init__(
+        self, connection: Connection, under_way: dict[str, _UnderWay], lease_ms: int
+    ) -> None:
         self._connection = connection
         self._under_way = under_way
         self._lease_ms = lease_ms
 
     async def renew(self) -> None:
         """As `PermitRenewer.renew`. Sends nothing if no call is under way."""
-        calls = list(self._under_way.copy().items())
-        for first in range(0, len(calls), BATCH_LIMIT):
-            batch = calls[first : first + BATCH_LIMIT]
+        now = time.monotonic()
+        calls = []
+        for call_id, call in self._under_way.copy().items():
+            if call.ends_at > now:
+                calls.append((call_id, call.account))
+            else:  # never settled: its task was cancelled
+                self._under_way.pop(call_id, None)
+        for batch in batched(calls):
             await self._connection.run(
                 "gate_renew", [(None, call) for call in batch], lease_ms=self._lease_ms
             )
@@ -227,7 +270,19 @@ def _job_limits(call: Call) -> tuple[int | str, int | str]:
     return "" if usd is None else usd, "" if tokens is None else tokens
 
 
+def _free_calls(
+    ms: int, why: bytes, _provider: bytes, limit: int, under_way: int, waiting: int, *_: int
+) -> int | None:
+    """Return how many more calls an account takes; one that is open is never full for good."""
+    if ms:
+        return 0
+    if why:  # it was closed, and the next call is the one that tries it
+        return 1
+    return None if limit < 0 else max(1, limit - under_way - waiting)
+
+
 def _over_budget(
+    call: Call,
     budget: bytes,
     on_full: bytes,
     turns_ms: int,
@@ -255,4 +310,6 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
+        # A job that needs more than the limit can go on for the time of a window.
+        usd=max(needed, min(micro_usd(call.quote_usd) or 0, limit)) / MICROS,
     )

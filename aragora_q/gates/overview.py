@@ -8,7 +8,6 @@ from aragora_q.gates.client import REASONS
 from aragora_q.gates.spending import Spending, Spent
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
-from aragora_q.redis.keys import GateKeys
 from aragora_q.redis.scripts import BATCH_LIMIT
 
 MAX_ACCOUNTS = BATCH_LIMIT
@@ -60,8 +59,7 @@ async def read_overview(connection: Connection) -> Overview:
 
 async def _accounts(connection: Connection) -> list[AccountState]:
     """Return the accounts used last, sorted by name."""
-    keys = GateKeys(connection.config.key_prefix, cluster=connection.is_cluster)
-    latest = await connection.execute("ZRANGE", keys.named["accounts"], 0, MAX_ACCOUNTS - 1, "REV")
+    latest = await connection.execute("ZRANGE", connection.gate_keys.named["accounts"], 0, MAX_ACCOUNTS - 1, "REV")
     names = sorted(map(replies.text, latest))
     if not names:
         return []

@@ -19,7 +19,7 @@ CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 READ = (
     "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hlen", "hmget", "lrange", "pttl", "time",
     "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
-    "zcount", "zmscore", "zrange", "zrangebyscore", "zrevrange", "zscore",
+    "zcount", "zmscore", "zrange", "zrangebylex", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
 """Needed by the commands that read: status, list (with scripts that find jobs), wait, tail, stats, exporter."""
 
@@ -27,8 +27,10 @@ CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
 EVAL = ("eval", "evalsha")
-GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_states")
-MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister")
+GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare")
+MAINTENANCE = (
+    "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
+)  # fmt: skip
 
 
 GatesUse = Literal["none", "sums", "read", "write"]
@@ -48,7 +50,7 @@ ROLES = {
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
-        ("blpop", "hgetall", "xinfo|consumers", "zcard", "zrange"),
+        ("blpop", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
@@ -56,7 +58,7 @@ ROLES = {
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
          "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
-         "gate_states", "gate_room", *MAINTENANCE),
+         "gate_counters", "gate_check", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

@@ -138,7 +138,9 @@ class DebateWorker:
             is_ending=self._is_cancelled,
             gates=self._gates,
         )
-        self._maintenance = MaintenanceLoop(queue, self.identity.worker_id, self._lease_seconds)
+        self._maintenance = MaintenanceLoop(
+            queue, self.identity.worker_id, self._lease_seconds, self._gates
+        )
         self._fetcher = Fetcher(
             queue,
             self._maintenance,

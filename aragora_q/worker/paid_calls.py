@@ -127,4 +127,4 @@ def _refused(answer: OverBudget) -> HoldJob | JobLimitReached | PermanentError:
         return JobLimitReached(answer.why, limit=answer.budget)
     if answer.on_full == "fail" or not answer.can_ever_fit:
         return PermanentError(answer.why)
-    return HoldJob(answer.why, cause="budget", by=answer.budget)
+    return HoldJob(answer.why, cause="budget", by=answer.budget, usd=answer.usd)

@@ -9,6 +9,7 @@ from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import ConfigError, InvalidPayload
 from aragora_q.executors import debate
 from aragora_q.executors.debate import agents, providers
+from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.requests import Propose, Topic
 from aragora_q.job import create_debate_job
 
@@ -49,7 +50,7 @@ def test_any_name_in_a_payload_is_that_of_an_agent_or_refused(name):
 async def test_jobs_cannot_fill_a_worker_with_models(monkeypatch):
     """Models that only jobs name are cached up to a limit, configured ones always."""
     built = []
-    monkeypatch.setattr(agents, "_build_agent", lambda name, _: built.append(name) or object())
+    monkeypatch.setattr(agents, "_build_agent", lambda name, *_: built.append(name) or object())
     registry = agents.AgentRegistry(QueueConfig(agents={"mine": "openai:gpt-6"}))
     mine = await registry.agent("mine", 0)
     for n in range(agents.MAX_CACHED_MODELS + 5):
@@ -156,7 +157,7 @@ async def test_the_prefix_of_a_model_is_its_protocol_at_any_address(stub, model)
     registry = agents.AgentRegistry(QueueConfig(agents={"mine": {**entry, "model": model}}))
     registry.check()
     agent = await registry.agent("mine", 0)
-    assert (await agent.reply(Propose(Topic("Tea or coffee?")))).text
+    assert (await ask(agent, Propose(Topic("Tea or coffee?")))).text
     [call] = stub.asked
     assert call["path"].partition("?")[0] == PROTOCOLS[model]
     assert call["model"] == (model if model in ("claude", "llama3:8b") else "m")

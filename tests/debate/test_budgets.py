@@ -152,7 +152,7 @@ class Waiting:
         self._reply = reply
         self._on = on
 
-    async def reply(self, request, manner=None):
+    async def reply(self, request, manner=None, max_output_tokens=None):
         if isinstance(request, self._on):
             await asyncio.Event().wait()
         return self._reply(request)
@@ -341,7 +341,7 @@ async def test_the_time_of_attempts_that_failed_counts(seat_scripted_agents, run
     for attempts in (1, 2):
         made = seat_scripted_agents(ann=saying("tea"), bob=saying("tea"))
 
-        async def fail(request, manner=None):
+        async def fail(request, manner=None, max_output_tokens=None):
             await asyncio.sleep(0.1)
             raise AgentUnavailable("no reply")
 

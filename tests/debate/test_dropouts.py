@@ -88,7 +88,7 @@ async def test_a_rate_limit_postpones_and_keeps_what_was_paid(seat_scripted_agen
     _, _, result = await run_debate(agents=THREE, rounds=1, session=session)
     assert [type(task) for task in agents["ann"].asked] == [Revise, Vote]
     assert [type(task) for task in agents["bob"].asked] == [Review, Revise, Vote]
-    assert result["token_usage"]["requests"] == 12
+    assert result["token_usage"]["requests"] == 12 + 1
 
 
 async def test_a_transient_fault_is_a_charged_retry(seat_scripted_agents, run_debate):
@@ -265,7 +265,7 @@ async def test_a_debate_that_loses_its_quorum_fails_with_its_answers(
     assert (partial["verdict"], partial["consensus_reached"], partial["decided_by"]) == (
         None, False, None,
     )  # fmt: skip
-    assert partial["token_usage"]["requests"] == sum(row["calls"] for row in partial["seats"]) == 4
+    assert partial["token_usage"]["requests"] == sum(row["calls"] for row in partial["seats"]) == 4 + 2
 
 
 @pytest.mark.parametrize("error", [PermanentError("401"), AgentUnavailable("down")])

@@ -36,12 +36,14 @@ from aragora_q.contracts import Completed
 from aragora_q.errors import (
     AgentUnavailable,
     ConfigError,
+    HoldJob,
     PermanentError,
     RetryLater,
     WorkerUnable,
 )
 from aragora_q.executors import debate
 from aragora_q.executors.debate import keys, replies
+from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.requests import Answer, Manner, Propose, Topic, Vote
 
 # A model keeps its connections for as long as its process runs.
@@ -92,9 +94,9 @@ FAULTS = {
             if api == "anthropic"
             else refusal(429, api, "insufficient_quota", "You exceeded your current quota")
         ),
-        PermanentError,
+        HoldJob,
     ),
-    "402": (lambda api: refusal(402, api, "billing_error", "pay first"), PermanentError),
+    "402": (lambda api: refusal(402, api, "billing_error", "pay first"), HoldJob),
     "401": (lambda api: refusal(401, api, "authentication_error", "bad key"), PermanentError),
     "403": (lambda api: refusal(403, api, "permission_error", "not for you"), PermanentError),
     "404": (lambda api: refusal(404, api, "not_found_error", "no such model"), PermanentError),
@@ -155,7 +157,7 @@ async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, s
             entry["base_url"] = f"http://127.0.0.1:{unused.getsockname()[1]}"
     kind = expected if isinstance(expected, type) else type(expected)
     with pytest.raises(kind) as caught:
-        await new_agent(entry).reply(PROPOSE)
+        await ask(new_agent(entry), PROPOSE)
     assert len(stub.asked) == (0 if make is None else 1)
     if kind is RetryLater:
         assert caught.value.delay_seconds == expected.delay_seconds
@@ -168,7 +170,7 @@ async def test_a_rejected_request_is_asked_once_more_without_a_schema(new_stub, 
         fault=lambda number, model: refusal(400, api, "invalid_request_error", "bad request")
     )
     with pytest.raises(PermanentError, match="bad request"):
-        await new_agent(stub.agent(api)).reply(PROPOSE)
+        await ask(new_agent(stub.agent(api)), PROPOSE)
     assert len(stub.asked) == 2
 
 
@@ -189,10 +191,10 @@ async def test_a_schema_that_a_provider_rejects_is_put_in_words(
     agent = new_agent(stub.agent(api, MODELS[api], structured=structured))
     request = Propose(Topic("Tea or coffee?", unusual))
     for calls in (2, 3):
-        reply = await agent.reply(request)
+        reply = await ask(agent, request)
         assert set(json.loads(reply.text)) == {"answer", "reasons"}
         assert len(stub.asked) == calls
-    assert (await agent.reply(VOTE)).text
+    assert (await ask(agent, VOTE)).text
     assert len(stub.asked) == 4
     assert llm_stub.form_of(stub.asked[-1]["body"], api)[0] is not None
 
@@ -201,7 +203,7 @@ async def test_a_schema_that_a_library_does_not_take_is_put_in_words(stub, new_a
     """The clients of providers rewrite schemas, and fail at some: no request is lost for it."""
     form = AnswerForm.parse({"type": "object", "properties": {"n": {"not": {"type": "null"}}}})
     for api in APIS:
-        reply = await new_agent(stub.agent(api)).reply(Propose(Topic("Tea or coffee?", form)))
+        reply = await ask(new_agent(stub.agent(api)), Propose(Topic("Tea or coffee?", form)))
         assert set(json.loads(reply.text)) == {"answer", "reasons"}
     assert len(stub.asked) == len(APIS)
 
@@ -219,7 +221,7 @@ async def test_a_provider_that_cannot_stream_is_asked_for_whole_replies(new_stub
     )
     agent = new_agent(stub.agent(api))
     for calls in (2, 3):
-        assert (await agent.reply(PROPOSE)).text
+        assert (await ask(agent, PROPOSE)).text
         assert len(stub.asked) == calls
 
 
@@ -237,7 +239,7 @@ async def test_an_error_in_a_stream_is_that_error(new_stub, new_agent, api, kind
     """An overload after the first events is the same as one before them."""
     stub = new_stub(fault=lambda number, model: refusal_in_stream(api, kind, "busy now"))
     with pytest.raises(IN_STREAM[kind], match="busy now"):
-        await new_agent(stub.agent(api)).reply(PROPOSE)
+        await ask(new_agent(stub.agent(api)), PROPOSE)
 
 
 @EACH_API
@@ -246,7 +248,7 @@ async def test_a_stream_that_stops_is_no_reply(new_stub, new_agent, api, fault):
     """The beginning of an answer is not taken for the answer; its end is not waited for without limit."""
     stub = new_stub(fault=lambda number, model: fault)
     with pytest.raises(AgentUnavailable):
-        await new_agent(stub.agent(api, timeout_seconds=0.3)).reply(PROPOSE)
+        await ask(new_agent(stub.agent(api, timeout_seconds=0.3)), PROPOSE)
 
 
 @EACH_API
@@ -258,10 +260,10 @@ async def test_a_model_that_speaks_is_not_cut_off(new_stub, new_agent, api):
 
     stub = new_stub(fault=lambda number, model: slow)
     agent = new_agent(stub.agent(api, timeout_seconds=0.5))
-    assert (await agent.reply(PROPOSE)).output_tokens == 10
+    assert (await ask(agent, PROPOSE)).output_tokens == 10
     hasty = new_agent(stub.agent(api, timeout_seconds=0.5, call_timeout_seconds=0.3))
     with pytest.raises(AgentUnavailable, match=r"no complete reply within 0\.3 s"):
-        await hasty.reply(PROPOSE)
+        await ask(hasty, PROPOSE)
 
 
 @EACH_API
@@ -270,7 +272,7 @@ async def test_the_end_of_a_reply_is_judged(new_stub, new_agent, api, stream):
     """Cut by a token limit: says so, with its text. Filtered or refused: the seat is out, even with text."""
     for kind in ("cut", "filtered", "refused"):
         stub = new_stub(fault=lambda number, model, kind=kind: ending(kind))
-        reply = await new_agent(stub.agent(api, stream=stream)).reply(PROPOSE)
+        reply = await ask(new_agent(stub.agent(api, stream=stream)), PROPOSE)
         assert reply.is_cut == (kind == "cut")
         assert isinstance(reply.refused, PermanentError) == (kind != "cut")
         assert (reply.input_tokens, reply.output_tokens) == (30, 10)
@@ -285,7 +287,7 @@ async def test_replies_come_in_the_form_asked_for(stub, new_agent, api, stream, 
     """A proposal and a ballot, by schema, by tool call and by words: with tokens and the model's name."""
     agent = new_agent(stub.agent(api, MODELS[api], stream=stream, structured=structured))
     for request in (PROPOSE, VOTE):
-        reply = await agent.reply(request)
+        reply = await ask(agent, request)
         assert replies.read(request, reply)
         assert (reply.input_tokens, reply.output_tokens, reply.cached_tokens) == (30, 10, 20)
         assert (reply.model, reply.is_cut, reply.refused) == (MODELS[api], False, None)
@@ -301,7 +303,7 @@ async def test_replies_come_in_the_form_asked_for(stub, new_agent, api, stream, 
 async def test_a_reply_in_no_form_is_kept_as_it_is(new_stub, new_agent, api, stream):
     """Prose instead of JSON is the text of the reply, with the tokens it used; others judge it."""
     stub = new_stub(fault=lambda number, model: garbled)
-    reply = await new_agent(stub.agent(api, stream=stream)).reply(VOTE)
+    reply = await ask(new_agent(stub.agent(api, stream=stream)), VOTE)
     assert reply.text == "I think A is best, really."
     assert (reply.input_tokens, reply.output_tokens) == (30, 10)
 
@@ -317,7 +319,7 @@ async def test_a_reply_without_usage_is_a_reply(new_stub, new_agent, api, stream
         say(handler, reply)
 
     stub = new_stub(fault=lambda number, model: uncounted)
-    reply = await new_agent(stub.agent(api, stream=stream)).reply(PROPOSE)
+    reply = await ask(new_agent(stub.agent(api, stream=stream)), PROPOSE)
     assert reply.text == "Tea."
     assert (reply.input_tokens, reply.output_tokens, reply.cost_usd) == (0, 0, None)
 
@@ -326,10 +328,10 @@ async def test_a_reply_without_usage_is_a_reply(new_stub, new_agent, api, stream
 async def test_a_request_may_be_asked_in_another_manner(stub, new_agent, api):
     """In words, with a remark after it, and with room for more: what came before stays the same."""
     agent = new_agent(stub.agent(api, max_tokens=100))
-    await agent.reply(PROPOSE)
-    await agent.reply(PROPOSE, Manner(prompted=True))
-    await agent.reply(PROPOSE, Manner(repair="points are missing"))
-    await agent.reply(PROPOSE, Manner(larger=True))
+    await ask(agent, PROPOSE)
+    await ask(agent, PROPOSE, Manner(prompted=True))
+    await ask(agent, PROPOSE, Manner(repair="points are missing"))
+    await ask(agent, PROPOSE, Manner(larger=True))
     plain, prompted, repaired, larger = (call["body"] for call in stub.asked)
     [question] = [text for text in llm_stub.strings(plain) if "Tea or coffee?" in text]
     for body, remark in ((prompted, "JSON schema"), (repaired, "points are missing")):
@@ -345,9 +347,9 @@ async def test_a_request_may_be_asked_in_another_manner(stub, new_agent, api):
 @EACH_API
 async def test_settings_of_an_agent_are_sent(stub, new_agent, api):
     """Effort, temperature, seed and tier, as far as the protocol has them; replies are not stored."""
-    await new_agent(stub.agent(api)).reply(PROPOSE)
+    await ask(new_agent(stub.agent(api)), PROPOSE)
     set_ = {"temperature": 0.5, "seed": 7, "service_tier": "auto"}
-    await new_agent(stub.agent(api, **set_)).reply(PROPOSE)
+    await ask(new_agent(stub.agent(api, **set_)), PROPOSE)
     plain, asked = (call["body"] for call in stub.asked)
     assert asked["temperature"] == 0.5
     assert not {"temperature", "seed", "service_tier"} & set(plain)
@@ -355,7 +357,7 @@ async def test_settings_of_an_agent_are_sent(stub, new_agent, api):
         assert (asked["seed"], asked["service_tier"]) == (7, "auto")
     if api == "openai":
         assert plain["store"] is False
-        await new_agent(stub.agent(api, store=True)).reply(PROPOSE)
+        await ask(new_agent(stub.agent(api, store=True)), PROPOSE)
         assert stub.asked[-1]["body"]["store"] is True
 
 
@@ -391,27 +393,10 @@ async def test_a_digest_of_a_request_is_that_of_its_prompt(stub, new_agent):
     assert new_agent(stub.agent("anthropic")).digest(PROPOSE) in digests
 
 
-def test_a_call_costs_what_the_price_list_says_if_the_provider_is_known():
-    """Known models at the provider's own address have a price; any other address or model has none."""
-    from pydantic_ai.messages import ModelResponse
-    from pydantic_ai.usage import RequestUsage
-
-    from aragora_q.executors.debate.llm.models import price_usd
-
-    usage = RequestUsage(input_tokens=1000, output_tokens=1000)
-    known = ModelResponse([], usage=usage, model_name="gpt-5")
-    assert price_usd(known, "https://api.openai.com/v1/") > 0
-    assert price_usd(known, "http://127.0.0.1:8080/v1") is None
-    claude = ModelResponse([], usage=usage, model_name="claude-sonnet-4-5")
-    assert price_usd(claude, "https://api.anthropic.com") > 0
-    unknown = ModelResponse([], usage=usage, model_name="sold-by-no-provider")
-    assert price_usd(unknown, "https://api.openai.com/v1/") is None
-
-
 @EACH_API
 async def test_a_call_at_another_address_has_no_known_price(stub, new_agent, api):
     """A proxy with the model's name may have other prices."""
-    assert (await new_agent(stub.agent(api, "gpt-5")).reply(PROPOSE)).cost_usd is None
+    assert (await ask(new_agent(stub.agent(api, "gpt-5")), PROPOSE)).cost_usd is None
 
 
 @EACH_API
@@ -436,7 +421,7 @@ async def test_an_error_does_not_contain_a_key(new_stub, monkeypatch, api, sourc
     key = None if source == "environment" else secret if source == "configured" else "sk-fine-key"
     agent = ModelAgent("tested", AgentConfig(**entry), key)
     with pytest.raises(PermanentError) as caught:
-        await agent.reply(PROPOSE)
+        await ask(agent, PROPOSE)
     assert secret not in str(caught.value)
     assert "Incorrect API key" in str(caught.value)
 
@@ -503,7 +488,7 @@ async def test_a_reply_that_a_library_stumbles_over_is_a_fault_of_the_agent(
         fault=lambda number, model: lambda handler: send(handler, 200, ODD_REPLIES[odd])
     )
     with suppress(AgentUnavailable, PermanentError, RetryLater):
-        assert isinstance((await new_agent(stub.agent(api)).reply(PROPOSE)).text, str)
+        assert isinstance((await ask(new_agent(stub.agent(api)), PROPOSE)).text, str)
 
 
 @EACH_API
@@ -512,7 +497,7 @@ async def test_odd_events_are_a_fault_of_the_agent(new_stub, new_agent, api, odd
     """A stream of anything: a reply, or a fault in our words; nothing else escapes."""
     stub = new_stub(fault=lambda number, model: lambda handler: send_events(handler, odd))
     with suppress(AgentUnavailable, PermanentError, RetryLater):
-        assert isinstance((await new_agent(stub.agent(api)).reply(PROPOSE)).text, str)
+        assert isinstance((await ask(new_agent(stub.agent(api)), PROPOSE)).text, str)
 
 
 async def test_one_broken_provider_costs_one_seat(new_stub, run_debate):
@@ -564,7 +549,7 @@ async def test_no_room_for_a_connection_is_the_workers_trouble(new_agent, stub, 
 
     monkeypatch.setattr("anyio.connect_tcp", no_room)
     with pytest.raises(WorkerUnable):
-        await agent.reply(PROPOSE)
+        await ask(agent, PROPOSE)
 
 
 @pytest.mark.parametrize("key", ["sk-\xe9", "sk a", "sk-\n-b", "sk-\x00"], ids=ascii)
@@ -652,7 +637,7 @@ async def test_a_date_to_retry_after_counts_from_the_providers_clock(
 
     stub = new_stub(fault=lambda number, model: dated)
     with pytest.raises(RetryLater) as caught:
-        await new_agent(stub.agent(api)).reply(PROPOSE)
+        await ask(new_agent(stub.agent(api)), PROPOSE)
     assert caught.value.delay_seconds == seconds
 
 

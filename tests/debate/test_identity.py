@@ -57,8 +57,8 @@ async def test_a_strict_resume_asks_again_what_another_model_answered(
     assert [type(task) for task in agents["bob"].asked] == [Propose, Vote]
     assert result["error"] is None
     assert (
-        result["token_usage"]["requests"] == 3 + 2 + 2
-    )  # proposals, ballots of ann and cyd, bob again
+        result["token_usage"]["requests"] == 3 + 2 + 1 + 2
+    )  # proposals, ballots of ann and cyd, bob's fault, bob again
 
 
 async def test_the_model_that_a_provider_chose_is_recorded(seat_scripted_agents, run_debate):
@@ -76,7 +76,8 @@ async def test_the_model_that_a_provider_chose_is_recorded(seat_scripted_agents,
     assert result["seats"][0] == {
         "seat": 0, "agent": "ann", "model": "scripted:ann", "settings": {"effort": "low"},
         "answered_by": ["haiku-20260101"], "dropped": None, "calls": 1,
-        "input_tokens": 10, "output_tokens": 5, "cached_tokens": 4, "cost_usd": 0.5, "cut": 0,
+        "input_tokens": 10, "output_tokens": 5, "cached_tokens": 4, "cost_usd": 0.5,
+        "unpriced_calls": 0, "cut": 0,
     }  # fmt: skip
     assert result["seats"][1]["settings"] == {}
     assert (result["cost_usd"], result["unpriced_calls"]) == (0.5, 1)

@@ -9,6 +9,7 @@ from support.memory_session import MemorySession
 
 from aragora_q.contracts import Completed
 from aragora_q.errors import ConfigError
+from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.local import model_files as weights
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -37,10 +38,10 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
     asked = []
     reply = ModelAgent.reply
 
-    async def counted(self, task, manner=PLAIN):
+    async def counted(self, task, manner=PLAIN, max_output_tokens=None):
+        asked.append(type(task).__name__)
         if broken and not isinstance(task, Propose):
             raise AgentUnavailable("cut off")
-        asked.append(type(task).__name__)
         return await reply(self, task, manner)
 
     monkeypatch.setattr(ModelAgent, "reply", counted)
@@ -61,7 +62,7 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
 
 async def test_the_settings_of_a_local_model_are_the_same_in_every_process(smollm2, monkeypatch):
     """Its address is another one each time; a resumed debate must not take it for another model."""
-    from aragora_q.config.settings import AgentConfig
+    from aragora_q.config.settings import AgentConfig, QueueConfig
     from aragora_q.executors.debate.local import agent, server
 
     digests = set()
@@ -72,7 +73,7 @@ async def test_the_settings_of_a_local_model_are_the_same_in_every_process(smoll
         monkeypatch.setattr(
             server, "_services", {"smollm2": SimpleNamespace(**vars(service), key="k")}
         )
-        made = agent.create("mine", AgentConfig(model="local:smollm2"))
+        made = agent.create("mine", AgentConfig(model="local:smollm2"), QueueConfig())
         digests.add((made.model, made.settings))
         await made.close()
     assert len(digests) == 1
@@ -96,7 +97,7 @@ async def test_three_protocols_of_a_real_server(smollm2):
                 timeout_seconds=100,
             )  # fmt: skip
             agent = ModelAgent("tested", config, key)
-            reply = await agent.reply(Propose(topic) if stream else ballot)
+            reply = await ask(agent, Propose(topic) if stream else ballot)
             assert reply.text.strip()
             assert reply.input_tokens > 50
             assert 0 < reply.output_tokens <= 13

@@ -306,7 +306,7 @@ async def test_another_wording_never_mixes_with_an_old_journal(
         monkeypatch.undo()
         prompt_version.cache_clear()
     assert [len(agent.asked) for agent in agents.values()] == [2, 2, 2]
-    assert (result["verdict"], result["token_usage"]["requests"]) == ("x", 5 + 6)
+    assert (result["verdict"], result["token_usage"]["requests"]) == ("x", 5 + 1 + 6)
 
 
 async def test_an_answer_with_the_marks_of_the_debate_is_not_usable(

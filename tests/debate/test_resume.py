@@ -138,7 +138,7 @@ async def test_an_attempt_that_is_cut_off_leaves_its_finished_calls(
     calls = []
     reply = demo.DemoAgent.reply
 
-    async def counted(self, task, manner):
+    async def counted(self, task, manner, max_output_tokens=None):
         calls.append((self.name, task))
         if len(calls) == stop_at:
             await asyncio.Event().wait()

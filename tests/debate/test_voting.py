@@ -102,7 +102,7 @@ async def test_a_debate_whose_voters_drop_out_fails_with_its_answers(
     )
     partial = result_of(outcome)
     assert sorted(row["verdict"] for row in partial["dissent"]) == ["ann", "bob", "cyd"]
-    assert (partial["verdict"], partial["token_usage"]["requests"]) == (None, 4)
+    assert (partial["verdict"], partial["token_usage"]["requests"]) == (None, 4 + 2)
 
 
 async def test_a_requeued_debate_continues_at_the_vote(seat_scripted_agents, run_debate):

@@ -9,6 +9,7 @@ from support.llm_stub import APIS
 
 from aragora_q.answer_form import AnswerForm
 from aragora_q.config.settings import AgentConfig
+from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.requests import (
     PLAIN,
     Answer,
@@ -104,7 +105,7 @@ async def test_requests_are_valid(stub, api):
         agent = ModelAgent("tested", AgentConfig(**entry), os.environ["STUB_KEY"])
         for form, verdict in FORMS:
             for number, request in enumerate(requests_of(form, verdict)):
-                await agent.reply(request, MANNERS[number % len(MANNERS)])
+                await ask(agent, request, MANNERS[number % len(MANNERS)])
         await agent.close()
     checkers = {kind: TypeAdapter(type_of(api, {"stream": kind})) for kind in (False, True)}
     for call in stub.asked:

@@ -8,7 +8,8 @@ was executed; the server frozen, killed and restarted on its append-only file, i
 flushed; all lanes flooded at once. With `--sentinel` there are three servers and three Sentinels, no proxy,
 and failovers that lose the last writes. Jobs fail, ask for a retry, ignore cancellations, and block the
 event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
-in groups, most of which are sealed with a job that follows them, some cancelled or requeued.
+in groups, most of which are sealed with a job that follows them, some cancelled or requeued. On one server jobs also
+make paid calls, under budgets of which one is set and reset all the time, to a provider that bills (`support.paying`).
 """
 
 import argparse
@@ -31,9 +32,11 @@ from support.servers import CLIENT_OPTIONS
 from support.wait import wait_until
 from support.worker_processes import WorkerProcess
 
+from aragora_q import codec
 from aragora_q.base import Job, JobStatus
-from aragora_q.config.settings import QueueConfig
+from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.errors import TRANSIENT_ERRORS, GroupNotFound, GroupSealed, JobNotFound
+from aragora_q.gates.policy import MICROS, budget_rule
 from aragora_q.streams.queue import RedisStreamsQueue
 
 WORKERS, SLOTS = 4, 6
@@ -45,6 +48,22 @@ STREAMS = {
     "normal": f"{PREFIX}stream",
     "low": f"{PREFIX}stream:low",
 }
+GATES = "aragora:queue:{gates}:"
+MONEY = f"{GATES}spent:money:total"
+DECLARED_USD = 1.0
+"""The limit of the budget `money` while it is not set."""
+
+BUDGETS = f"""
+[budgets.money]
+limit_usd = {DECLARED_USD}
+window = "total"
+
+[budgets.agents]
+limit_usd = 1000
+window = "month"
+scope = "agent"
+on_full = "fail"
+"""
 PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 GROUP = "aragora-workers"
 FLOOD_JOBS = 150
@@ -73,6 +92,8 @@ class OneServer:
     """A server with an append-only file; every second worker, and the client, reach it through a proxy."""
 
     settings = {}  # noqa: RUF012
+    has_money = True
+    """Nothing is lost here, so what is booked is exact."""
 
     def __init__(self):
         self.server = servers.Server(
@@ -98,6 +119,8 @@ class OneServer:
 
 class WithSentinels:
     """A primary, two replicas, three Sentinels; replication is asynchronous, so a failover loses writes."""
+
+    has_money = False
 
     async def start(self):
         self.topology = await asyncio.to_thread(topologies.Sentinels, down_ms=DOWN_MS)
@@ -127,12 +150,11 @@ class Nemesis:
         await self.deployment.start()
         try:
             self.workers = [self._worker(n) for n in range(WORKERS)]
-            background = [
-                asyncio.create_task(work())
-                for work in (
-                    self._enqueue, self._replace_jobs, self._run_groups, self._record_events,
-                )
-            ]  # fmt: skip
+            works = [self._enqueue, self._replace_jobs, self._run_groups]
+            if self.deployment.has_money:
+                works.append(self._change_money)
+            works.append(self._record_events)
+            background = [asyncio.create_task(work()) for work in works]
             try:
                 await self._break_things()
                 for client in background[:-1]:
@@ -158,12 +180,21 @@ class Nemesis:
         environment = {
             **self.deployment.environment(n),
             "RUN_LOG_FILE": str(self.directory / "runs"),
+            "BILLS_FILE": str(self.directory / "bills"),
             "ARAGORA_QUEUE_MAX_CRASHES": "1000",
             "ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS": "0.3",
             "ARAGORA_QUEUE_LOG_LEVEL": "warning",
         }
+        budgets = self.directory / "budgets.toml"
+        budgets.write_text(BUDGETS)
         return WorkerProcess(
-            self.directory, f"w{n}", environment, lease_ms=LEASE_MS, slots=SLOTS
+            self.directory,
+            f"w{n}",
+            environment,
+            "--config",
+            str(budgets),
+            lease_ms=LEASE_MS,
+            slots=SLOTS,
         ).start()
 
     def _client(self, **options):
@@ -295,6 +326,8 @@ class Nemesis:
             steps.append(["later", self.random.randint(1, 2)])
         elif roll < 0.28:
             steps.append(self.random.choice([["permanent"], ["permanent", {"roll": roll}]]))
+        if self.deployment.has_money and self.random.random() < 0.5:
+            steps.append(["pay", self.random.randint(1, 4)])
         if roll > 0.998:
             steps.append(["block", LEASE_MS / 1000 * 1.5])
         elif roll > 0.98:
@@ -337,6 +370,40 @@ class Nemesis:
                     worker=worker.worker_id if worker else None,
                     began=round(began, 3),
                 )
+
+    async def _change_money(self):
+        """Set the budget `money` a little above or below what is spent, reset it, and look what is spent."""
+        queue = self._queue()
+        gates = queue.connection.for_gates()
+        try:
+            while True:
+                spent, _, _ = await self._money(gates)
+                await self._set_budget(gates, spent / MICROS + self.random.uniform(-0.5, 6.0))
+                for _ in range(self.random.randint(1, 20)):
+                    await self._money(gates)
+                    await asyncio.sleep(0.05)
+        finally:
+            await gates.close()
+            await queue.close()
+
+    async def _money(self, gates):
+        """Spent, reserved and overrun of the budget, which are noted."""
+        fields = ("spent", "reserved", "overrun")
+        values = await self._repeat(lambda: gates.execute("HMGET", MONEY, *fields), "looking")
+        amounts = [int(value or 0) for value in values]
+        self.history.add("money", **dict(zip(fields, amounts, strict=True)))
+        return amounts
+
+    async def _set_budget(self, gates, usd):
+        is_reset = usd <= 0 or self.random.random() < 0.1
+        usd = DECLARED_USD if is_reset else usd
+        value = b""
+        if not is_reset:
+            value = codec.encode(budget_rule(BudgetConfig(limit_usd=usd, window="total")))
+        self.history.add("limit", micros=round(usd * MICROS))  # perhaps from now on
+        await self._repeat(
+            lambda: gates.run("gate_override", kind="budget", name="money", value=value), "setting"
+        )
 
     def _any_worker(self):
         return self.random.choice(self.workers)
@@ -509,7 +576,10 @@ class Nemesis:
         while time.monotonic() < deadline:
             with suppress(redis.RedisError), self._client() as client:
                 waiting = sum(client.xlen(stream) for stream in STREAMS.values())
-                if not waiting + client.zcard(f"{PREFIX}delayed"):
+                calls = client.zcard(
+                    f"{GATES}reservations"
+                )  # workers book those that nobody settles
+                if not waiting + client.zcard(f"{PREFIX}delayed") + calls:
                     self.history.add("settled")
                     return
             await asyncio.sleep(0.1)
@@ -533,6 +603,8 @@ class Nemesis:
         counters = {name: int(n) for name, n in redis_client.hgetall(f"{PREFIX}counters").items()}
         self.history.add("counters", **counters)
         self.history.add("problems", found=invariants.problems(redis_client, PREFIX))
+        if self.deployment.has_money:
+            self._conclude_money(redis_client)
         for line in (self.directory / "runs").read_text().splitlines():
             job_id, fence, attempt, pid = line.split()
             self.history.add("run", id=job_id, fence=int(fence), attempt=int(attempt), pid=int(pid))
@@ -543,6 +615,30 @@ class Nemesis:
                 tail=worker.text()[-4000:] if "Traceback" in worker.text() else "",
             )  # fmt: skip
         redis_client.close()
+
+    def _conclude_money(self, redis_client):
+        for line in (self.directory / "bills").read_text().splitlines():
+            call_id, most, billed, is_known = line.split()
+            self.history.add("bill", id=f"debates/{call_id}", most=int(most), billed=int(billed),
+                             known=is_known == "1")  # fmt: skip
+        for key in redis_client.scan_iter(match=f"{GATES}call:*", count=1000):
+            record = json.loads(redis_client.get(key))
+            self.history.add(
+                "call",
+                id=key.removeprefix(f"{GATES}call:"),
+                state=record["state"],
+                usd=record["usd"],
+            )
+        for key in redis_client.scan_iter(match=f"{GATES}spent:*", count=1000):
+            counters = {name: int(n) for name, n in redis_client.hgetall(key).items()}
+            self.history.add("counter", budget=key.removeprefix(f"{GATES}spent:"), **counters)
+        rows = [
+            list(map(int, row.split()))
+            for key in redis_client.scan_iter(match=f"{GATES}spend:*", count=1000)
+            for row in redis_client.hvals(key)
+        ]
+        calls, *_, usd, _, estimated = map(sum, zip(*rows, strict=True))
+        self.history.add("ledger", calls=calls, usd=usd, estimated=estimated)
 
 
 def main():

@@ -14,6 +14,7 @@ steps, run in order:
     ["exit"]                end the process at once
     ["eat"]                 allocate memory until the kernel refuses
     ["watch imports"]       from now on, append the modules that are imported to the file named by IMPORTS_FILE
+    ["pay", n]              make n paid calls through the gates, as `support.paying` says
     ["note"]                append job, fence, attempt and pid to the file named by RUN_LOG_FILE
 """
 
@@ -23,6 +24,8 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from support.paying import pay
 
 from aragora_q.context import current_attempt
 from aragora_q.errors import PermanentError, RetryLater
@@ -147,4 +150,5 @@ _STEPS = {
     "eat": _eat,
     "watch imports": _watch_imports,
     "note": _note,
+    "pay": pay,
 }

@@ -26,6 +26,10 @@ class ScriptedAgent:
         self.model = model or f"scripted:{name}"
         self.settings = settings
         self.own_settings = {}
+        self.provider = self.account = "scripted"
+        self.price = None
+        self.max_output_tokens, self.larger_output_tokens = 1_000, 4_000
+        self.call_timeout_seconds = 900.0
         self.asked = []
         self.manners = []
         self._reply = reply
@@ -33,7 +37,10 @@ class ScriptedAgent:
     def digest(self, request):
         return stable_hash(repr(request))
 
-    async def reply(self, request, manner=PLAIN):
+    def max_input_tokens(self, request, manner=PLAIN):
+        return len(repr(request)) // 2
+
+    async def reply(self, request, manner=PLAIN, max_output_tokens=None):
         self.asked.append(request)
         self.manners.append(manner)
         reply = self._reply(request)

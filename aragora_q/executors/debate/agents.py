@@ -28,18 +28,13 @@ from aragora_q.errors import (
 )
 from aragora_q.executors.debate import demo, keys
 from aragora_q.executors.debate.local import model_files
-from aragora_q.executors.debate.providers import ADDRESSABLE, PROVIDERS, split_model
+from aragora_q.executors.debate.prices import Price, price_of
+from aragora_q.executors.debate.providers import ADDRESSABLE, ALIASES, PROVIDERS, split_model
 from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import describe, is_machine_limit
 
 logger = get_logger(__name__)
-
-ALIASES = {
-    "claude": "anthropic:claude-sonnet-5-5",
-    "gpt": "openai:gpt-6.1-terra",
-}
-"""Names that work without configuration; `[agents]` and ARAGORA_AGENT_<NAME> override them."""
 
 KEYS = {name: keys.VARIABLES[model.partition(":")[0]] for name, model in ALIASES.items()}
 """The variable with the API key of each of these names."""
@@ -75,6 +70,24 @@ def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
     if len(models) != 1 or agents[0].model.partition(":")[0] == "demo":
         return None
     return agents[0].model
+
+
+def agent_price(name: str, config: QueueConfig) -> Price | None:
+    """Return the price of an agent's model; None: unknown. Raises InvalidPayload if the name is unknown."""
+    return price_of(_resolve(name, config), config, name=name)
+
+
+def check_prices(config: QueueConfig) -> None:
+    """Raise ConfigError for a price of something that is neither an agent nor a model."""
+    models = {agent.model for agent in config.agents.values()}
+    for name in config.prices:
+        try:
+            if name not in models:
+                _resolve(name, config)
+        except InvalidPayload as error:
+            raise ConfigError(
+                f"prices.{name:.100}: a price without a model: {error}", hint=error.hint
+            ) from None
 
 
 def choose_agents(
@@ -121,6 +134,7 @@ class AgentRegistry:
             ConfigError: a configured one cannot be built, or the API key of another cannot be used.
 
         """
+        check_prices(self._config)
         for name in self._config.agents:
             try:
                 config = _resolve(name, self._config)
@@ -128,7 +142,7 @@ class AgentRegistry:
                 raise ConfigError(str(error), hint=error.hint) from None
             try:
                 if config.model.partition(":")[0] not in ("demo", "local"):
-                    self._agents[name] = _build_agent(name, config)
+                    self._agents[name] = _build_agent(name, config, self._config)
             except (PermanentError, InvalidPayload, WorkerUnable) as error:
                 raise ConfigError(f"agent {name}: {error}", hint=error.hint) from None
         if find_spec("pydantic_ai"):
@@ -149,7 +163,7 @@ class AgentRegistry:
             except PermanentError as error:
                 raise ConfigError(str(error), hint=error.hint) from None
             with suppress(PermanentError, WorkerUnable):  # its library is not installed
-                self._agents[name] = _build_agent(name, config)
+                self._agents[name] = _build_agent(name, config, self._config)
 
     def resolve(self, names: Iterable[str]) -> None:
         """Check that every name is one of an agent. Raises InvalidPayload for the first that is not."""
@@ -168,11 +182,12 @@ class AgentRegistry:
         config = _resolve(name, self._config)
         kind, _, detail = config.model.partition(":")
         if kind == "demo":
-            return demo.DemoAgent(name, detail or demo.PERSONAS[seat % len(demo.PERSONAS)])
+            persona = detail or demo.PERSONAS[seat % len(demo.PERSONAS)]
+            return demo.DemoAgent(name, persona, agent_price(name, self._config))
         async with self._lock:
             agent = self._agents.pop(name, None)
             if agent is None:
-                agent = await _build_in_thread(name, config)
+                agent = await _build_in_thread(name, config, self._config)
             self._agents[name] = agent  # last: the order is that of use
             self._evict()
         return agent
@@ -231,9 +246,9 @@ def _resolve(name: str, config: QueueConfig) -> AgentConfig:
     )
 
 
-async def _build_in_thread(name: str, config: AgentConfig) -> Agent:
+async def _build_in_thread(name: str, config: AgentConfig, settings: QueueConfig) -> Agent:
     try:
-        return await asyncio.to_thread(_build_agent, name, config)
+        return await asyncio.to_thread(_build_agent, name, config, settings)
     except Exception as error:
         if isinstance(error, AragoraQError) or is_machine_limit(error):
             raise
@@ -241,14 +256,14 @@ async def _build_in_thread(name: str, config: AgentConfig) -> Agent:
         raise AgentUnavailable(f"{config.model} cannot be built: {reason}") from error
 
 
-def _build_agent(name: str, config: AgentConfig) -> Agent:
+def _build_agent(name: str, config: AgentConfig, settings: QueueConfig) -> Agent:
     """Build a model's agent. Slow, because it imports the libraries it needs. Raises PermanentError."""
     if not find_spec("pydantic_ai"):
         raise PermanentError(f"{config.model} needs an extra that is not installed", hint=LLM_HINT)
     if config.model.startswith("local:"):
         from aragora_q.executors.debate.local import agent as local  # noqa: PLC0415 - an extra
 
-        return local.create(name, config)
+        return local.create(name, config, settings)
     variable = keys.variable_of(config)
     key = keys.read(variable, config) if variable else None  # else the client reads it
     try:
@@ -257,4 +272,4 @@ def _build_agent(name: str, config: AgentConfig) -> Agent:
         raise WorkerUnable(
             f"the libraries of {config.model} cannot be loaded: {keys.mask(describe(error))}"
         ) from error
-    return llm.ModelAgent(name, config, key)
+    return llm.ModelAgent(name, config, key, settings)

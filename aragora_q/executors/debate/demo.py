@@ -17,6 +17,7 @@ from typing import Any
 from aragora_q.answer_form import AnswerForm
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash
+from aragora_q.executors.debate.prices import FREE, Price
 from aragora_q.executors.debate.requests import (
     PLAIN,
     AgentRequest,
@@ -50,6 +51,7 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 MAX_SCHEMA_DEPTH = 8
 MAX_ITEMS = 3
 MAX_STRING_CHARS = 1_000
+MAX_OUTPUT_WORDS = 500
 
 
 class DemoAgent:
@@ -60,9 +62,13 @@ class DemoAgent:
 
     settings = ""
     own_settings: Mapping[str, Any] = MappingProxyType({})
+    provider = account = "demo"
+    max_output_tokens = larger_output_tokens = MAX_OUTPUT_WORDS
+    call_timeout_seconds = 900.0
 
-    def __init__(self, name: str, persona: str) -> None:
+    def __init__(self, name: str, persona: str, price: Price | None = FREE) -> None:
         self.name = name
+        self.price = price
         self.model = f"demo:{persona}"
         self._persona = persona
 
@@ -70,7 +76,15 @@ class DemoAgent:
         """Return a digest of `request`, which is all that a reply depends on."""
         return stable_hash(repr(request))
 
-    async def reply(self, request: AgentRequest, manner: Manner = PLAIN) -> Reply:  # noqa: ARG002
+    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:  # noqa: ARG002
+        return len(str(request).split())
+
+    async def reply(
+        self,
+        request: AgentRequest,
+        manner: Manner = PLAIN,  # noqa: ARG002
+        max_output_tokens: int | None = None,  # noqa: ARG002
+    ) -> Reply:
         """Compute the reply; its token counts are counts of words.
 
         Raises:
@@ -85,7 +99,7 @@ class DemoAgent:
             model=self.model,
             input_tokens=input_words,
             output_tokens=output_words,
-            cost_usd=0.0,
+            cost_usd=self.price.cost_usd(input_words, output_words) if self.price else None,
         )
 
     def _value(self, request: AgentRequest) -> dict[str, Any]:

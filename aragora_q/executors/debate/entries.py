@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from aragora_q.context import CallOutcome
 from aragora_q.executors.debate import keys, replies
 from aragora_q.executors.debate.journal import Entry
 from aragora_q.executors.debate.replies import Unusable, Value
-from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
+from aragora_q.executors.debate.requests import Agent, AgentRequest, CallFault, Manner, Reply
 from aragora_q.job import MAX_AGENT_CHARS
 
 MAX_SAID_CHARS = 300
@@ -32,22 +33,57 @@ def entry_of(
 
     `labels` maps the labels in the request to seats.
     """
+    judged = _judged(request, reply, labels)
     entry = {
-        "agent": agent.name,
-        "model": agent.model,
-        "answered_by": _text(reply.model or agent.model, MAX_AGENT_CHARS),
+        **_asked(agent),
+        **_taken(reply.model or agent.model, reply),
         "settings": agent.settings,
         "own_settings": dict(agent.own_settings) or False,
-        "in": _count(reply.input_tokens),
-        "out": _count(reply.output_tokens),
-        "cached": _count(reply.cached_tokens),
-        "usd": _price(reply.cost_usd),
         "larger": manner.larger,
         "repair": bool(manner.repair),
         "limited": reply.is_cut,
-        **_judged(request, reply, labels),
+        "outcome": _outcome(reply, judged),
+        **judged,
     }
     return {name: value for name, value in entry.items() if value is not False}
+
+
+def fault_entry_of(agent: Agent, fault: CallFault) -> Entry:
+    """Return the part of a journal entry that follows from a fault, as `entry_of`."""
+    return {
+        **_asked(agent),
+        **_taken(fault.model, fault),
+        "outcome": fault.outcome,
+        "why": _text(str(fault.error), MAX_SAID_CHARS),
+    }
+
+
+def _asked(agent: Agent) -> dict[str, str]:
+    return {
+        "agent": agent.name,
+        "model": agent.model,
+        "provider": agent.provider,
+        "account": agent.account,
+    }
+
+
+def _taken(model: str, call: Reply | CallFault) -> dict[str, Any]:
+    """Return what a call took, as far as it is known."""
+    return {
+        "answered_by": _text(model, MAX_AGENT_CHARS),
+        "in": _count(call.input_tokens),
+        "out": _count(call.output_tokens),
+        "cached": _count(call.cached_tokens),
+        "usd": _price(call.cost_usd),
+    }
+
+
+def _outcome(reply: Reply, judged: Mapping[str, Any]) -> CallOutcome:
+    if "refused" in judged:
+        return "refused"
+    if reply.is_cut:
+        return "cut"
+    return "unusable" if "unusable" in judged else "ok"
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""The journal of a debate: every finished call and every decision, stored with the job.
+"""The journal of a debate: every call and every decision, stored with the job.
 
-So no call is paid for twice, and a resumed debate is the same debate. Stored as checkpoints of the
+So no reply is paid for twice, and a resumed debate is the same debate. Stored as checkpoints of the
 attempt: fenced, limited in size, deleted with the job's data. An entry counts where the digest of its
 exact prompt matches, so calls made with other prompts are never mixed in. Used by the protocol and the
 participants.
@@ -27,19 +27,31 @@ RETURNED = -1
 """Instead of a step, in the note of a seat that dropped out and came back."""
 
 Entry = dict[str, Any]
-"""A call: `agent`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `own_settings`
-(those that are not at their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `out`
-and `cached` (tokens), `usd` (None: unknown), `seconds`, `running` (running seconds of the debate at its
-end), `life`; `value`, the reply with seats instead of labels (None: `unusable` or `refused` says why, `said`
-how it began); `limited` (cut by the agent's token limit), `prose` (no JSON).
+"""A call that brought a reply, `call/<call>.<try>`: `id` (of the call, for the gates), `agent`, `provider`,
+`account`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `own_settings` (those that
+are not at their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `out` and `cached`
+(tokens), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end, Unix seconds), `seconds`,
+`running` (running seconds of the debate at its end), `life`; `value`, the reply with seats instead of labels
+(None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by a token limit), `clipped`
+(by one below the agent's), `prose` (no JSON).
+
+A call that brought none, `fault/<call>.<n>`: the same up to `seconds`, without `settings` and `prompt`, and
+`why`. It counts for what it took, and changes nothing else.
 """
 
 _NUMBER = (int, float)
-_CALL = {
-    **dict.fromkeys(("agent", "model", "answered_by", "settings", "prompt", "phase", "life"), str),
+_FAULT = {
+    **dict.fromkeys(
+        ("id", "agent", "provider", "account", "model", "answered_by", "outcome", "phase"), str
+    ),
     **dict.fromkeys(("round", "seat", "step", "in", "out", "cached"), int),
-    **dict.fromkeys(("seconds", "running"), _NUMBER),
+    **dict.fromkeys(("at", "seconds"), _NUMBER),
     "usd": (*_NUMBER, type(None)),
+}
+_CALL = {
+    **_FAULT,
+    **dict.fromkeys(("settings", "prompt", "life"), str),
+    "running": _NUMBER,
 }
 _OPTIONAL_INT = (int, type(None))
 _ANSWER = {"answer": object, "reasons": str}
@@ -68,7 +80,7 @@ _NOTES: Mapping[str, Mapping[str, Any]] = {
 
 
 class Journal:
-    """The calls and decisions of this and earlier attempts. Its length is the number of calls.
+    """The calls and decisions of this and earlier attempts. Its length is the number of calls with a reply.
 
     A *life* is the time between enqueue, or requeue, and the end of a job. A requeue deletes checkpoints
     named `life/…`: the clock restarts, and unusable replies of the phase where the debate ended are asked
@@ -85,28 +97,22 @@ class Journal:
         self._earlier_seconds = 0.0
         self._entries: dict[str, list[Entry]] = defaultdict(list)
         self._next_try: dict[str, int] = defaultdict(int)
+        self._faults: dict[str, list[Entry]] = defaultdict(list)
+        self._next_fault: dict[str, int] = defaultdict(int)
+        self._next_request: dict[str, int] = defaultdict(int)
         self._notes: dict[str, Entry] = {}
         self._unsaved: dict[str, Entry] = {}
         self._count = self._tokens = self._last_step = 0
+        self._cost_usd: float | None = None
+        self._unpriced_calls = 0
         self._first_prose: dict[tuple[str, str], int] = {}
 
     async def open(self, begin: Callable[[], Mapping[str, Any]]) -> None:
         """Read what earlier attempts stored. If it is the first one, store what `begin` returns."""
         found = await self._attempt.checkpoints()
-        ignored = []
-        for name in sorted(found, key=_number_of_try):
-            call, number = _number_of_try(name)
-            if name.startswith("call/"):
-                call = call.removeprefix("call/")
-                self._next_try[call] = number + 1
-                if _is_call(found[name]):
-                    self._add(call, found[name])
-                else:
-                    ignored.append(name)
-            elif _is_note(name, found[name]):
-                self._notes[name] = found[name]
-            else:
-                ignored.append(name)
+        ignored = [
+            name for name in sorted(found, key=_number_of_try) if not self._read(name, found[name])
+        ]
         if ignored:
             logger.warning("checkpoints of another form ignored", extra={"names": ignored[:10]})
         if "begun" not in self._notes:
@@ -116,6 +122,23 @@ class Journal:
         running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
         ended = self._notes.get("life/running", {"seconds": 0.0})
         self._earlier_seconds = max(ended["seconds"], *running, 0.0)
+
+    def _read(self, name: str, value: Entry) -> bool:
+        """Take over a checkpoint. Return False if it is not one of the forms that are stored here."""
+        kind, _, rest = name.partition("/")
+        if kind not in ("call", "fault"):
+            is_known = _is_note(name, value)
+            if is_known:
+                self._notes[name] = value
+            return is_known
+        call, number = _number_of_try(rest)
+        self._next_request[call] += 1
+        is_reply = kind == "call"
+        (self._next_try if is_reply else self._next_fault)[call] = number + 1
+        is_known = _is_call(value) if is_reply else _has(value, _FAULT)
+        if is_known:
+            (self._add if is_reply else self._add_fault)(call, value)
+        return is_known
 
     @property
     def begun(self) -> Entry:
@@ -128,11 +151,13 @@ class Journal:
         return str(self._notes["life/begun"]["id"])
 
     def running_seconds(self) -> float:
-        """Return the running time of the debate in this life: of all attempts, without waits between them.
+        """Return the running time of the debate in this life: of all attempts, without waits between them or
+        at gates.
 
         What an attempt did after its last finished call is not known, and not counted, if its worker ended.
         """
-        return self._earlier_seconds + time.monotonic() - self._began
+        waited = self._attempt.waits.seconds
+        return self._earlier_seconds + time.monotonic() - self._began - waited
 
     async def note_running(self) -> None:
         """Store the running time at the end of an attempt."""
@@ -146,9 +171,15 @@ class Journal:
         return self._count
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every call, also those whose replies are not used."""
+        """Yield every call that brought a reply, also one that is not used."""
         for entries in self._entries.values():
             yield from entries
+
+    def ledger(self) -> Iterator[Entry]:
+        """Yield every call."""
+        yield from self.entries()
+        for faults in self._faults.values():
+            yield from faults
 
     def tries(self, call: str, prompt: str) -> list[Entry]:
         """Return the replies to that exact prompt, oldest first.
@@ -186,18 +217,43 @@ class Journal:
     def _given_up(self, call: str) -> str:
         return f"given_up/{call}.{self._next_try[call]}"
 
-    async def put(self, call: str, entry: Entry) -> None:
-        """Store a finished call. It counts even if the journal has no room for it."""
+    def next_request(self, call: str) -> str:
+        """Return a key for the next request of a call, unique within the attempt."""
+        number = self._next_request[call]
+        self._next_request[call] += 1
+        return f"{call}.{number}"
+
+    async def put(self, call: str, entry: Entry) -> Entry:
+        """Store and return a call that brought a reply. It counts even if the journal has no room for it."""
         entry = {**entry, "running": round(self.running_seconds(), 3), "life": self.life}
         number = self._next_try[call]
         self._next_try[call] += 1
         self._add(call, entry)
         await self._store(f"call/{call}.{number}", entry)
+        return entry
+
+    async def put_fault(self, call: str, entry: Entry) -> None:
+        """Store a call that brought no reply, for what it took."""
+        number = self._next_fault[call]
+        self._next_fault[call] += 1
+        self._add_fault(call, entry)
+        await self._store(f"fault/{call}.{number}", entry)
+
+    def _add_fault(self, call: str, entry: Entry) -> None:
+        self._faults[call].append(entry)
+        self._book(entry)
+
+    def _book(self, entry: Entry) -> None:
+        self._tokens += entry["in"] + entry["out"]
+        if entry["usd"] is None:
+            self._unpriced_calls += 1
+        else:
+            self._cost_usd = (self._cost_usd or 0.0) + entry["usd"]
 
     def _add(self, call: str, entry: Entry) -> None:
         self._entries[call].append(entry)
         self._count += 1
-        self._tokens += entry["in"] + entry["out"]
+        self._book(entry)
         self._last_step = max(self._last_step, entry["step"])
         if entry.get("prose"):
             key = entry["agent"], entry["settings"]
@@ -253,14 +309,18 @@ class Journal:
         """Return the tokens of all calls, input and output."""
         return self._tokens
 
-    def cost_usd(self) -> float:
-        """Return the price of all calls with a known price."""
-        return float(sum(entry["usd"] or 0.0 for entry in self.entries()))
+    def cost_usd(self) -> float | None:
+        """Return the price of all calls with a known price; None if no call has one."""
+        return self._cost_usd
+
+    def unpriced_calls(self) -> int:
+        """Return the number of calls whose price is not known."""
+        return self._unpriced_calls
 
     def usage(self) -> dict[str, int]:
         """Return `input_tokens`, `output_tokens`, `requests`, and the same per agent as `<agent>.<name>`."""
         usage = {"input_tokens": 0, "output_tokens": 0, "requests": 0}
-        for entry in self.entries():
+        for entry in self.ledger():
             counts = {"input_tokens": entry["in"], "output_tokens": entry["out"], "requests": 1}
             for name, count in counts.items():
                 agent_name = f"{entry['agent']}.{name}"

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aragora_q import codec
@@ -19,6 +17,7 @@ from aragora_q.executors.debate.consensus import Ballot, Decision, decide, share
 from aragora_q.executors.debate.flags import flags
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.participants import Participants
+from aragora_q.executors.debate.prices import price_list
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Topic
 from aragora_q.job import DebateJobPayload, DebateResult
@@ -167,12 +166,11 @@ class Outcome:
         )
 
     def _whole(self) -> DebateResult:
-        names, entries = self._seats.names, list(self._journal.entries())
+        names = self._seats.names
         best = self.best_option()
         answer = None if best is None else self._answers[best]
         has_vote = self._payload.consensus != "none"
-        seats = self._seat_rows(entries)
-        costs = [row["cost_usd"] for row in seats if row["cost_usd"] is not None]
+        seats, cost_usd = self._seat_rows(), self._journal.cost_usd()
         return DebateResult(
             debate_id=self._job_id,
             consensus_reached=self.decision.consensus_reached,
@@ -199,8 +197,8 @@ class Outcome:
             dissent=self._dissent(),
             flags=self._flags(),
             seats=seats,
-            cost_usd=round(sum(costs), COST_DIGITS) if costs else None,
-            unpriced_calls=sum(entry["usd"] is None for entry in entries),
+            cost_usd=None if cost_usd is None else round(cost_usd, COST_DIGITS),
+            unpriced_calls=self._journal.unpriced_calls(),
             record=self._record(),
             transcript=self._seats.transcript if self._payload.transcript else None,
         )
@@ -252,31 +250,34 @@ class Outcome:
     def _unlimited_calls(self) -> Iterator[str]:
         """Yield which limits did not cover all calls."""
         for limit, name, is_unknown in (
-            (self._payload.max_tokens, "max_tokens", lambda entry: not entry["in"] + entry["out"]),
+            (self._payload.max_tokens, "max_tokens", _has_no_counts),
             (self._payload.max_cost_usd, "max_cost_usd", lambda entry: entry["usd"] is None),
         ):
-            if limit is not None and (count := sum(map(is_unknown, self._journal.entries()))):
+            if limit is not None and (count := sum(map(is_unknown, self._journal.ledger()))):
                 yield f"{name} did not limit {count} calls: what they took is not known"
 
-    def _seat_rows(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        rows = []
+    def _seat_rows(self) -> list[dict[str, Any]]:
+        rows, entries = [], list(self._journal.ledger())
         outsiders = range(self._payload.max_seats, len(self._seats.names))
         for seat in sorted({*self._joined, *outsiders, *(entry["seat"] for entry in entries)}):
             own = [entry for entry in entries if entry["seat"] == seat]
+            replies = [entry for entry in own if "settings" in entry]
+            last = (replies or own or [{}])[-1]
             priced = [entry["usd"] for entry in own if entry["usd"] is not None]
             rows.append(
                 {
                     "seat": seat,
                     "agent": self._seats.names[seat],
-                    "model": own[-1]["model"] if own else None,
-                    "settings": own[-1].get("own_settings", {}) if own else {},
-                    "answered_by": sorted({entry["answered_by"] for entry in own}),
+                    "model": last.get("model"),
+                    "settings": last.get("own_settings", {}),
+                    "answered_by": sorted({entry["answered_by"] for entry in replies}),
                     "dropped": self._seats.dropped.get(seat),
                     "calls": len(own),
                     "input_tokens": sum(entry["in"] for entry in own),
                     "output_tokens": sum(entry["out"] for entry in own),
                     "cached_tokens": sum(entry["cached"] for entry in own),
                     "cost_usd": round(sum(priced), COST_DIGITS) if priced else None,
+                    "unpriced_calls": len(own) - len(priced),
                     "cut": sum(
                         bool((said["said"] or {}).get("cut"))
                         for said in self._seats.transcript
@@ -386,7 +387,7 @@ class Outcome:
             "version": begun["version"],
             "prompt_version": begun["prompt_version"],
             "settings": settings,
-            "price_list": _price_list(),
+            "price_list": price_list(),
             "started_at": round(begun["at"], 3),
             "nonce": begun["nonce"],
             "labels": dict(self._source.labels),
@@ -397,10 +398,7 @@ def _joined(*texts: str | None) -> str:
     return "; ".join(filter(None, texts))
 
 
-@cache
-def _price_list() -> str | None:
-    """Return the price list that costs are computed with; None if none is installed."""
-    try:
-        return f"genai-prices {version('genai-prices')}"
-    except PackageNotFoundError:
-        return None
+def _has_no_counts(entry: Entry) -> bool:
+    """Return True if a call took tokens that its provider did not count."""
+    is_refused = "settings" not in entry and entry["usd"] == 0
+    return not (entry["in"] + entry["out"] or is_refused)

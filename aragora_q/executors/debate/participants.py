@@ -1,8 +1,8 @@
 """The participants of one debate: ask seats, judge and store their replies, drop seats that fail.
 
-Used by the protocol, which decides what to ask. Every call goes through `ask`: a call that an earlier
-attempt finished is read from the journal and costs nothing. Knows agents and the journal; must not
-know what a phase is for.
+Used by the protocol, which decides what to ask. Everything goes through `ask`: a reply that an earlier
+attempt received is read from the journal and costs nothing; other calls are made by `calls.py`. Knows
+agents and the journal; must not know what a phase is for.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
-from aragora_q.errors import AgentUnavailable, AragoraQError, LeaseLost, PermanentError, RetryLater
+from aragora_q.errors import (
+    AgentUnavailable,
+    AragoraQError,
+    GateClosed,
+    JobLimitReached,
+    LeaseLost,
+    PermanentError,
+    RetryLater,
+)
 from aragora_q.executors.debate.agents import AgentRegistry
+from aragora_q.executors.debate.calls import CallBook
 from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.replies import Value
-from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner
+from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
 from aragora_q.observability.logs import get_logger
-from aragora_q.retry import describe
 
 logger = get_logger(__name__)
 
@@ -69,6 +77,7 @@ class Participants:
         registry: AgentRegistry,
         attempt: AttemptContext,
         journal: Journal,
+        calls: CallBook,
         *,
         rounds: int,
         is_strict: bool,
@@ -87,12 +96,15 @@ class Participants:
         self.settings: dict[int, set[str]] = {}
         """The digests of the settings with which these replies were made."""
         self.incomplete = ""
-        """Why a reply is missing that was not asked for: `timeout` or `journal_full`; blank if none is."""
+        """Why a reply is missing that was not asked for: `timeout`, `journal_full`, `max_tokens` or
+        `max_cost`; blank if none is.
+        """
         self._job = job
         self._rounds = rounds
         self._registry = registry
         self._attempt = attempt
         self._journal = journal
+        self._calls = calls
         self._is_strict = is_strict
         self._is_closing = is_closing
         self._quorum = 0
@@ -119,7 +131,8 @@ class Participants:
 
         Raises:
             PermanentError: too few seats are left.
-            RetryLater: providers are overloaded.
+            RetryLater: providers are overloaded, or a gate is closed.
+            HoldJob: a budget has no room, or a provider takes no calls until someone acts.
             AgentUnavailable: another fault that may be temporary; not on the last attempt.
 
         """
@@ -160,6 +173,8 @@ class Participants:
         """Ask one agent that is not a seat, in a separate phase. Raises as `ask_all`."""
         try:
             value = await self.ask(phase, seat, request, labels, part)
+        except GateClosed:
+            raise
         except RetryLater as error:
             delay = await self._overload_delay({f"{phase}{part}.{seat}": error})
             if delay is None:
@@ -232,16 +247,21 @@ class Participants:
             if self._is_closing or self._journal.is_full:
                 self.incomplete = "journal_full" if self._journal.is_full else "timeout"
                 break
+            place = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
+
+            def read(manner: Manner, reply: Reply) -> Entry:
+                return {**entry_of(agent, request, manner, reply, labels), "prompt": prompt}
+
             try:
-                entry = await self._call(agent, request, manner, labels)
+                entry = await self._calls.ask(agent, call, request, manner, read, place)
+            except JobLimitReached as error:
+                self.incomplete = error.limit.removesuffix("_usd")
+                break
             except (PermanentError, AgentUnavailable) as error:
                 if not (tries and self.is_final(error)):
                     raise
                 await self._journal.give_up(call, reason_of(error))
                 break
-            where = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
-            entry = {**entry, "prompt": prompt, **where}
-            await self._journal.put(call, entry)
             tries.append(entry)
         return self._best(tries, seat)
 
@@ -251,9 +271,10 @@ class Participants:
         if not tries:
             return Manner(prompted=is_prompted)
         last = tries[-1]
-        if "refused" in last:
+        if "refused" in last or last.get("clipped"):
             return None
-        if last.get("limited") and not any(entry.get("larger") for entry in tries):
+        can_be_larger = agent.larger_output_tokens > agent.max_output_tokens
+        if last.get("limited") and can_be_larger and not any(map(_is_larger, tries)):
             return Manner(prompted=is_prompted, larger=True)
         was_repaired = any(entry.get("repair") for entry in tries)
         if last["value"] is None and not (was_repaired or last.get("limited")):
@@ -265,19 +286,6 @@ class Participants:
         """Return True if the agent replied with prose where JSON was asked for, in an earlier phase."""
         step = self._journal.first_prose(agent.name, agent.settings)
         return step is not None and step < self._step
-
-    async def _call(
-        self, agent: Agent, request: AgentRequest, manner: Manner, labels: Mapping[str, int]
-    ) -> Entry:
-        started_at = time.monotonic()
-        try:
-            reply = await agent.reply(request, manner)
-            entry = entry_of(agent, request, manner, reply, labels)
-        except AragoraQError:
-            raise
-        except Exception as error:  # whatever it is: of this seat, not of the debate
-            raise AgentUnavailable(f"unusable reply: {describe(error)}") from error
-        return {**entry, "seconds": round(time.monotonic() - started_at, 3)}
 
     def _best(self, tries: Sequence[Entry], seat: int) -> Value | None:
         """Return the last usable reply; raise PermanentError if the last one was refused."""
@@ -292,7 +300,11 @@ class Participants:
                 self.abstained.pop(seat, None)
                 value: Value = entry["value"]
                 return value
-        left = "room in its journal" if self._journal.is_full else "time"
+        left = {
+            "journal_full": "room in its journal",
+            "max_tokens": "room in max_tokens",
+            "max_cost": "room in max_cost_usd",
+        }.get(self.incomplete, "time")
         self.abstained[seat] = tries[-1]["unusable"] if tries else f"no {left} was left to ask"
         return None
 
@@ -305,6 +317,9 @@ class Participants:
         for error in faults.values():
             if not isinstance(error, AgentFault):
                 raise error
+        closed = [error for error in faults.values() if isinstance(error, GateClosed)]
+        if closed:  # waiting for a gate is not limited here
+            raise max(closed, key=lambda error: error.delay_seconds)
         delay = await self._overload_delay({
             f"{phase}.{seat}": error
             for seat, error in faults.items() if isinstance(error, RetryLater)
@@ -391,6 +406,8 @@ class Participants:
             "agents": len(self.active),
             "calls": len(self._journal),
             "tokens": self._journal.tokens(),
+            "cost_usd": self._journal.cost_usd(),
+            "unpriced_calls": self._journal.unpriced_calls(),
             "agent": self.names[seat],
             "seat": seat,
             "said": _summarize(value),
@@ -408,6 +425,10 @@ class Participants:
 
     def _log_fields(self, phase: Phase) -> dict[str, Any]:
         return {"job": self._job.id, "attempt": self._job.attempts, "phase": str(phase)}
+
+
+def _is_larger(entry: Entry) -> bool:
+    return bool(entry.get("larger"))
 
 
 def _summarize(value: Value | None) -> str:

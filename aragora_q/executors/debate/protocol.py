@@ -15,11 +15,12 @@ from aragora_q._version import __version__
 from aragora_q.answer_form import AnswerForm
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
-from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
+from aragora_q.errors import AgentUnavailable, HoldJob, PermanentError, RetryLater
 from aragora_q.executors.debate import labels
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel, label_of
-from aragora_q.executors.debate.journal import MAX_BYTES, Journal
+from aragora_q.executors.debate.calls import CallBook
+from aragora_q.executors.debate.journal import MAX_BYTES, Entry, Journal
 from aragora_q.executors.debate.outcome import Outcome
 from aragora_q.executors.debate.participants import Participants, Phase
 from aragora_q.executors.debate.prompt_version import prompt_version
@@ -62,6 +63,12 @@ class Debate:
         self._attempt = attempt
         self._max_result_bytes = max_result_bytes
         self._journal = Journal(attempt, job.started_at)
+        self._calls = CallBook(
+            attempt,
+            self._journal,
+            max_tokens=payload.max_tokens,
+            max_cost_usd=payload.max_cost_usd,
+        )
         self._names = [*payload.agents, *payload.escalate]
 
     async def run(self) -> DebateResult:
@@ -74,16 +81,18 @@ class Debate:
             PermanentError: too few agents are left, or no seat could vote. It has the answers and what they
                 cost as its partial result, and a requeued job continues where the debate ended.
             RetryLater, AgentUnavailable: an agent's fault may be temporary; finished calls are kept.
+            HoldJob: a budget has no room, or a provider takes no calls until someone acts.
 
         """
         self._registry.resolve(self._payload.all_agents)
         await self._journal.open(self._begin)
+        await self._calls.settle_again()
         topic = _topic(self._payload, self._journal.begun["nonce"])
         if not self._journal.find_note("life/time_up"):
             try:
-                async with asyncio.timeout(self._remaining_seconds()) as deadline:
+                async with self._attempt.waits.timeout(self._remaining_seconds()) as deadline:
                     return await self._debate(topic, is_closing=False)
-            except (RetryLater, AgentUnavailable):
+            except (RetryLater, AgentUnavailable, HoldJob):
                 await self._journal.note_running()  # this attempt's time counts, too
                 raise
             except TimeoutError:
@@ -121,6 +130,7 @@ class Debate:
             self._registry,
             self._attempt,
             self._journal,
+            self._calls,
             rounds=payload.max_rounds,
             is_strict=payload.resume == "strict",
             is_closing=is_closing,
@@ -133,7 +143,7 @@ class Debate:
                 await self._vote(topic, seats, rounds, outcome)
             return await self._result(outcome)
         except PermanentError as error:
-            if len(self._journal):
+            if any(_has_taken(entry) for entry in self._journal.ledger()):
                 outcome = self._outcome(topic, seats, rounds)
                 outcome.count(rounds.answers.groups([]), {})
                 error.partial_result = (await self._write(outcome)).to_dict()
@@ -340,7 +350,7 @@ class Rounds:
             return "timeout"
         if payload.max_tokens is None and payload.max_cost_usd is None:
             return None
-        tokens, cost = self._journal.tokens(), self._journal.cost_usd()
+        tokens, cost = self._journal.tokens(), self._journal.cost_usd() or 0.0
         ahead = self._expected_tokens(phase.round)
         if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
             return "max_tokens"
@@ -373,6 +383,11 @@ class Rounds:
             calls = reviewers * with_answers + seats * (with_reviews + with_answers)
         calls += joining * (prompt + longest)
         return calls + {"judge": 2, "synthesis": 1}.get(self._payload.consensus, 0) * with_answers
+
+
+def _has_taken(entry: Entry) -> bool:
+    """Return True if a call brought a reply, or may have cost something."""
+    return "why" not in entry or entry["usd"] != 0 or bool(entry["in"])
 
 
 def _topic(payload: DebateJobPayload, nonce: str) -> Topic:

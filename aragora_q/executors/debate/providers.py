@@ -5,6 +5,17 @@ Kept here so that names can be checked without pydantic-ai; a test compares them
 
 from __future__ import annotations
 
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from aragora_q.config.settings import AgentConfig
+
+ALIASES = {
+    "claude": "anthropic:claude-sonnet-5-5",
+    "gpt": "openai:gpt-6.1-terra",
+}
+"""Names that work without configuration; `[agents]` and ARAGORA_AGENT_<NAME> override them."""
+
 _PROVIDER_NAMES = (
     "alibaba anthropic azure azure-responses bedrock bedrock-mantle cerebras cohere crusoe "
     "deepseek fireworks github github-copilot google google-cloud groq heroku huggingface "
@@ -29,3 +40,24 @@ def split_model(model: str) -> tuple[str | None, str]:
     if colon and provider.removeprefix("gateway/") in PROVIDERS:
         return provider, name
     return None, model
+
+
+def provider_of(config: AgentConfig) -> str:
+    """Return whose limits apply to an agent: as configured, else the host of its address or its model's prefix.
+
+    One provider may speak several protocols, so `openai-chat` is `openai`.
+    """
+    if config.provider:
+        return config.provider
+    if config.base_url:
+        return urlsplit(config.base_url).hostname or "unknown"
+    kind = config.model.partition(":")[0]
+    if kind.startswith("gateway/"):
+        return "gateway"
+    return "openai" if kind in ("openai-chat", "openai-responses") else kind
+
+
+def account_of(provider: str, address: str, key: str | None) -> str:
+    """Return a printable name of what shares a provider's limits; the key cannot be found from it."""
+    digest = sha256(f"{address} {key or ''}".encode(errors="replace")).hexdigest()
+    return f"{provider}@{digest[:8]}"

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aragora_q.answer_form import AnswerForm
-from aragora_q.errors import PermanentError
+from aragora_q.context import CallOutcome
+from aragora_q.errors import AragoraQError, PermanentError
+
+if TYPE_CHECKING:
+    from aragora_q.executors.debate.prices import Price
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ class Manner:
     """Why the reply before was not usable; the request is repeated with this remark after it."""
     larger: bool = False
     """Allow a longer reply than usual, because the one before was cut."""
+    other_way: Any = None
+    """How to send the request instead, from the `CallFault` of the one before."""
 
 
 PLAIN = Manner()
@@ -151,6 +157,36 @@ class Reply:
     """None: the price is not known."""
 
 
+class CallFault(Exception):
+    """A request that brought no reply: what that means for the debate, and what it took."""
+
+    def __init__(
+        self,
+        error: AragoraQError,
+        outcome: CallOutcome,
+        *,
+        model: str = "",
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cached_tokens: int = 0,
+        cost_usd: float | None = None,
+        retry_after_seconds: float | None = None,
+        other_way: Any = None,
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.outcome = outcome
+        self.model = model
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+        self.cached_tokens = cached_tokens
+        self.cost_usd = cost_usd
+        """None: unknown, as when a reply was cut off; 0: the provider refused the request."""
+        self.retry_after_seconds = retry_after_seconds
+        self.other_way = other_way
+        """For `Manner.other_way` if the provider may take the request in another way; None: `error` counts."""
+
+
 class Agent(Protocol):
     """A participant that answers requests."""
 
@@ -161,17 +197,40 @@ class Agent(Protocol):
     """A digest of everything else that is configured and may change replies, such as the server."""
     own_settings: Mapping[str, Any]
     """Settings that are not at their default, such as `effort`; never an address or a key."""
+    provider: str
+    account: str
+    """What shares the provider's limits: a provider, its address and an API key; without the key itself."""
+    price: Price | None
+    """None: unknown."""
+    max_output_tokens: int
+    """The limit of a reply, thinking included."""
+    larger_output_tokens: int
+    """The limit in a larger manner; the same if there is no larger one."""
+    call_timeout_seconds: float
+
+    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:
+        """Return how many tokens of input `request` can become, the form included."""
 
     def digest(self, request: AgentRequest) -> str:
         """Return a digest of the exact prompt and form that `request` becomes, at PLAIN manner."""
 
-    async def reply(self, request: AgentRequest, manner: Manner = PLAIN) -> Reply:
-        """Answer one request, with one call.
+    async def reply(
+        self,
+        request: AgentRequest,
+        manner: Manner = PLAIN,
+        max_output_tokens: int | None = None,
+    ) -> Reply:
+        """Answer one request, with exactly one request to the provider.
+
+        `max_output_tokens` lowers the limit of the reply.
 
         Raises:
-            PermanentError: asking again cannot help. The agent drops out of the debate.
-            RetryLater: the provider is overloaded, or named a time to wait. The attempt is retried after
-                it, uncharged; `delay_seconds` is 0 if the provider named no time.
-            AgentUnavailable: a fault that may be temporary. The attempt is retried.
+            CallFault: there is no reply. Its `error` is one of these:
+                PermanentError: asking again cannot help. The agent drops out of the debate.
+                RetryLater: the provider is overloaded, or named a time to wait. The attempt is retried
+                    after it, uncharged; `delay_seconds` is 0 if the provider named no time.
+                HoldJob: the provider's account has no credit. The job is held.
+                AgentUnavailable: a fault that may be temporary. The attempt is retried.
+                WorkerUnable: this process cannot send. The job is released.
 
         """

@@ -4,12 +4,14 @@
 -- repeatable
 -- keys: policy accounts reservations
 -- args: digest call_id account provider agent model queue tenant group job usd tokens timeout_ms lease_ms job_usd job_tokens
--- returns: undeclared (what the worker declared does not apply: it declares it again) | granted | wait, ms, why | closed, ms (-1: until someone acts), why
+-- returns: undeclared (what the worker declared does not apply: it declares it again) | granted | used (it was settled:
+-- another call needs another id) | wait, ms, why | closed, ms (-1: until someone acts), why
 -- | over, budget, on_full (hold | fail | job), ms until its window turns (-1: it does not), why
 -- (full | never | unpriced), limit, spent, reserved, needed
 --
 -- `usd` is the highest price of the call in micro-dollars (empty: unknown), `tokens` the most that it takes; `job_usd`
--- and `job_tokens` are the job's own limits (empty: none). Asked again with the same id, a granted call is granted.
+-- and `job_tokens` are the job's own limits (empty: none). Asked again with the same id, a granted call is granted, also
+-- if it was estimated meanwhile.
 -- Calls that wait are served in the order in which they first asked.
 
 local PROBE_MS = 30000
@@ -19,14 +21,19 @@ local BURST_MS = 1000         -- of a rate: what an idle account may send at onc
 local SEEN_MS = 5000          -- a waiting call that does not ask again within this time lost its turn
 
 local record = read_record(call_id)
-if record then return {'granted'} end
+if record then
+  if record.state == 'granted' then
+    tolerate_damage(redis.pcall('ZADD', gate_key('permits', account), text(now + lease_ms), call_id))
+  end
+  return {record.state == 'settled' and 'used' or 'granted'}
+end
 estimate_overdue(10)
 
 local account_key, permits = gate_key('account', account), gate_key('permits', account)
 local waiters = gate_key('waiters', account)
 local seen = waiters .. ':seen'
-local rules = read_policy()
-if digest ~= '' and not (rules.digests or {})[digest] then return {'undeclared'} end
+local rules, is_damaged = read_policy()
+if is_damaged or digest ~= '' and not rules.digests[digest] then return {'undeclared'} end
 local limits = rules.providers[account] or rules.providers[provider] or {}
 local state = read(account_key, 'until', 'why', 'probe', 'probe_until', 'limit', 'requests_at', 'tokens_at')
 usd, tokens = parse_int(usd), tonumber(tokens)
@@ -52,10 +59,11 @@ if closed_until and closed_until > now then return refuse('closed', closed_until
 
 -- 2. A budget has no room, not even without the reservations of other calls.
 local budgets = budgets_for(rules, {queue = queue, tenant = tenant, group = group, provider = provider, agent = agent})
-local counters, blocked = {}, nil
+local counters, fresh, blocked = {}, {}, nil
 for _, budget in ipairs(budgets) do
   counters[#counters + 1] = budget.key
   local spent, reserved = amounts(budget.key)
+  if spent == 0 and reserved == 0 or not budget.window_end then fresh[#fresh + 1] = budget end
   local holds = budget.on_full ~= 'warn'
   local turns_ms = budget.window_end and budget.window_end - now or -1
   if holds and not usd then
@@ -71,8 +79,7 @@ end
 local job_key
 if job_usd ~= '' or job_tokens ~= '' then
   job_key = gate_key('job', queue .. '/' .. job)
-  local values = redis.call('HMGET', job_key, 'spent', 'reserved', 'spent_tokens', 'reserved_tokens')
-  for n = 1, 4 do values[n] = tonumber(values[n] or 0) end
+  local values = {numbers(job_key, 'spent', 'reserved', 'spent_tokens', 'reserved_tokens')}
   local max_usd, max_tokens = parse_int(job_usd), parse_int(job_tokens)
   if max_usd and not usd then
     return refuse('over', 'max_cost_usd', 'job', -1, 'unpriced', max_usd, values[1], values[2], 0)
@@ -146,6 +153,6 @@ if job_key then
   add(job_key, 'reserved_tokens', tokens)
   redis.call('PEXPIRE', job_key, text(SPEND_MS))
 end
-for _, budget in ipairs(budgets) do keep_counter(budget.key, budget.window_end) end
+for _, budget in ipairs(fresh) do keep_counter(budget) end  -- others have their time to live
 write_record(call_id, record)
 return {'granted'}

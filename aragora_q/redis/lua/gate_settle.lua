@@ -4,11 +4,11 @@
 -- repeatable
 -- keys: policy accounts reservations
 -- args:
--- each call: call_id account provider agent model queue tenant group job outcome usd input_tokens output_tokens cached_tokens retry_after_ms job_usd job_tokens
+-- each call: call_id account provider agent model queue tenant group job outcome usd input_tokens output_tokens cached_tokens retry_after_ms job_usd job_tokens max_usd max_tokens
 -- returns: per call: settled | repeated | late (it had been estimated) | unknown (booked without a reservation)
 --
 -- `usd` is empty if the price is not known; then a call that may have been billed counts with its reservation, as
--- estimated. `retry_after_ms` is empty if the provider named no time.
+-- estimated; without a record of that, with `max_usd`. An acquire that arrives after the settlement gets no grant. `retry_after_ms` is empty if the provider named no time.
 
 local NOT_BILLED = {rate_limited = true, overloaded = true, rejected = true, credit_exhausted = true, not_sent = true}
 local REPLIED = {ok = true, unusable = true, refused = true, cut = true}
@@ -68,68 +68,71 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
   end
 end
 
+-- What is booked of a call with this record, by name: nothing before its settlement, but for an estimate.
+local function booked_of(record)
+  if not record or record.state ~= 'estimated' then
+    return {calls = 0, usd = 0, estimated = 0, unpriced_calls = 0, tokens = 0}
+  end
+  local usd = record.usd or 0
+  return {calls = 1, usd = usd, estimated = usd, unpriced_calls = record.usd and 0 or 1, tokens = record.tokens}
+end
+
+-- The record of a call that none is known of: of today's windows, with nothing reserved.
+local function new_record(account, provider, agent, model, queue, tenant, group, job, has_job_limits)
+  local record = {
+    account = account, usd = false, tokens = 0, counters = {}, at = now, expires_at = now, day = day_text(now),
+    row = cjson.encode({queue, tenant, group, agent, provider, model}),
+    job = has_job_limits and gate_key('job', queue .. '/' .. job) or false,
+  }
+  local budgets = budgets_for(read_policy(),
+    {queue = queue, tenant = tenant, group = group, provider = provider, agent = agent})
+  for n, budget in ipairs(budgets) do record.counters[n] = budget.key end
+  return record, budgets
+end
+
+local RESULTS = {granted = 'settled', settled = 'repeated', estimated = 'late'}
+
 local results = {}
 for n = 1, items do
   local id, account, provider, agent, model, queue, tenant, group, job, outcome, usd, input_tokens, output_tokens,
-    cached_tokens, retry_after_ms, job_usd, job_tokens = item(n)
+    cached_tokens, retry_after_ms, job_usd, job_tokens, max_usd, max_tokens = item(n)
   local record = read_record(id)
-  local known = parse_int(usd)
-  if not known and NOT_BILLED[outcome] then known = 0 end
-  if record and record.state == 'settled' then
-    results[n] = 'repeated'
-  elseif not record and outcome == 'not_sent' then
-    results[n] = 'unknown'
-  else
-    local taken = input_tokens + output_tokens
-    local changes = {
-      calls = outcome == 'not_sent' and 0 or 1, faults = (REPLIED[outcome] or outcome == 'not_sent') and 0 or 1,
-      input_tokens = tonumber(input_tokens), output_tokens = tonumber(output_tokens), cached_tokens = tonumber(cached_tokens),
-      usd = known or 0, unpriced_calls = known and 0 or 1,
-    }
+  local state = record and record.state
+  results[n] = RESULTS[state] or 'unknown'
+  if state ~= 'settled' then
+    local before, budgets = booked_of(record), {}
     if not record then
-      record = {
-        account = account, usd = false, tokens = 0, counters = {}, at = now, expires_at = now, day = day_text(now),
-        row = cjson.encode({queue, tenant, group, agent, provider, model}),
-        job = (job_usd ~= '' or job_tokens ~= '') and gate_key('job', queue .. '/' .. job) or false,
-      }
-      local attributes = {queue = queue, tenant = tenant, group = group, provider = provider, agent = agent}
-      for _, budget in ipairs(budgets_for(read_policy(), attributes)) do
-        table.insert(record.counters, budget.key)
-        if known then add(budget.key, 'overrun', known) end
-        keep_counter(budget.key, budget.window_end)
-      end
-      change_counters(record, 'spent', known or 0)
-      if record.job then
-        add(record.job, 'spent_tokens', taken)
-        redis.call('PEXPIRE', record.job, text(SPEND_MS))
-      end
-      add_to_row(record.day, record.row, changes)
-      results[n] = 'unknown'
-    elseif record.state == 'estimated' then
-      if known then
-        change_counters(record, 'spent', known - (record.usd or 0))
-        change_counters(record, 'estimated', -(record.usd or 0))
-        changes.usd, changes.estimated = known - (record.usd or 0), -(record.usd or 0)
-        changes.unpriced_calls = record.usd and 0 or -1
-      else
-        changes.unpriced_calls = 0
-      end
-      if record.job then add(record.job, 'spent_tokens', taken - record.tokens) end
-      changes.calls = changes.calls - 1
-      add_to_row(record.day, record.row, changes)
-      results[n] = 'late'
-    else
-      release_call(id, record)
-      local booked = known or record.usd or 0
-      change_counters(record, 'spent', booked)
-      if not known and record.usd then
-        change_counters(record, 'estimated', booked)
-        changes.usd, changes.estimated, changes.unpriced_calls = booked, booked, 0
-      elseif known and known > (record.usd or 0) then
-        for _, key in ipairs(record.counters) do add(key, 'overrun', known - (record.usd or 0)) end
-      end
-      if record.job then add(record.job, 'spent_tokens', known and taken or math.max(taken, record.tokens)) end
-      if outcome ~= 'not_sent' then add_to_row(record.day, record.row, changes) end
+      record, budgets = new_record(account, provider, agent, model, queue, tenant, group, job,
+        job_usd ~= '' or job_tokens ~= '')
+    end
+    if state == 'granted' then release_call(id, record) end
+    local reserved, tokens = record.usd or nil, record.tokens
+    if not state then reserved, tokens = parse_int(max_usd), tonumber(max_tokens) end
+    local is_sent = outcome ~= 'not_sent'
+    local known = is_sent and parse_int(usd) or NOT_BILLED[outcome] and 0 or nil
+    local taken = input_tokens + output_tokens
+    if not known then taken = math.max(taken, tokens) end
+    local booked = known or reserved or 0
+    local estimated = known and 0 or booked
+    change_counters(record, 'spent', booked - before.usd)
+    change_counters(record, 'estimated', estimated - before.estimated)
+    if known and known > (record.usd or 0) then change_counters(record, 'overrun', known - (record.usd or 0)) end
+    if record.job then
+      add(record.job, 'spent_tokens', taken - before.tokens)
+      redis.call('PEXPIRE', record.job, text(SPEND_MS))
+    end
+    for _, budget in ipairs(budgets) do keep_counter(budget) end
+    if is_sent or state == 'estimated' then
+      add_to_row(record.day, record.row, {
+        calls = (is_sent and 1 or 0) - before.calls, faults = (REPLIED[outcome] or not is_sent) and 0 or 1,
+        input_tokens = tonumber(input_tokens), output_tokens = tonumber(output_tokens),
+        cached_tokens = tonumber(cached_tokens), usd = booked - before.usd, estimated = estimated - before.estimated,
+        unpriced_calls = (known or reserved) and -before.unpriced_calls or 1 - before.unpriced_calls,
+      })
+    end
+    record.state = 'settled'
+    write_record(id, record)  -- before anything else may fail
+    if state == 'granted' then
       local limits = read_policy().providers
       limits = limits[account] or limits[provider] or {}
       local tokens_at = limits.tokens_per_minute and redis.call('HGET', gate_key('account', account), 'tokens_at')
@@ -137,11 +140,8 @@ for n = 1, items do
         redis.call('HSET', gate_key('account', account), 'tokens_at',
           tokens_at - math.max(0, record.tokens - taken) * 60000 / limits.tokens_per_minute)
       end
-      results[n] = 'settled'
     end
     learn(account, provider, id, outcome, retry_after_ms, record.at)
-    record.state = 'settled'
-    write_record(id, record)
   end
 end
 return results

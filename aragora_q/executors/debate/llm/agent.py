@@ -1,4 +1,4 @@
-"""Ask a language model, with one call per request, and judge what came back.
+"""Ask a language model, with one request to its provider at a time, and judge what came back.
 
 Built by the agent registry. The library's retries are off, because the queue retries. The text of a reply
 is not judged here: `replies.py` does.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -27,13 +27,16 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import ModelRequestParameters
 
-from aragora_q.config.settings import AgentConfig
-from aragora_q.errors import AgentUnavailable, AragoraQError, PermanentError
+from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.errors import AgentUnavailable, PermanentError
 from aragora_q.executors.debate import prompts
 from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.llm import faults, models
+from aragora_q.executors.debate.llm.streaming import Events, received
+from aragora_q.executors.debate.prices import Price, price_of
 from aragora_q.executors.debate.prompts import Form, Prompt
-from aragora_q.executors.debate.requests import PLAIN, AgentRequest, Manner, Reply
+from aragora_q.executors.debate.providers import account_of, provider_of
+from aragora_q.executors.debate.requests import PLAIN, AgentRequest, CallFault, Manner, Reply
 from aragora_q.observability.logs import get_logger
 
 for _name in ("anyio._backends._asyncio", "opentelemetry.propagate"):
@@ -46,6 +49,13 @@ logger = get_logger(__name__)
 
 LARGER = 4
 """Factor of the output limit for a reply that was cut."""
+
+FRAME_TOKENS = 50
+TOOL_FRAME_TOKENS = 400
+"""Input that a provider adds to a prompt, and to one with a tool."""
+
+BYTES_PER_TOKEN = 2
+"""A lower bound: a token of an ordinary text has about four."""
 
 MAX_OUTPUT_TOKENS = 64_000
 """Output limit that LARGER does not exceed, unless `max_tokens` does."""
@@ -85,13 +95,26 @@ class Way(NamedTuple):
 PLAIN_TEXT = ModelRequestParameters()
 
 
+class OtherWay(NamedTuple):
+    """How to send a request instead, after a provider rejected it for `reason`."""
+
+    way: Way
+    reason: str
+
+
 class ModelAgent:
-    """A language model as a participant. Raises PermanentError if it cannot be built from `config`."""
+    """A language model as a participant. Raises PermanentError if it cannot be built from `config`.
 
-    is_free = False
-    """True: calls cost nothing."""
+    `settings` has the prices of the configuration.
+    """
 
-    def __init__(self, name: str, config: AgentConfig, key: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: AgentConfig,
+        key: str | None,
+        settings: QueueConfig | None = None,
+    ) -> None:
         self.name = name
         self.model = config.model
         self._config = config
@@ -101,9 +124,18 @@ class ModelAgent:
         except Exception as error:  # noqa: BLE001 - a provider's library may raise anything
             raise PermanentError(f"{config.model}: {faults.first_sentence(error, [key])}") from None
         self._key = key or models.key_of(self._model)
-        unnamed = {"model", "base_url", "api_key_env"}
-        settings = config.model_dump(mode="json", exclude=unnamed)
-        self.settings = stable_hash(_text_of({**settings, "served by": self.served_by()}))
+        address = str(self._model.base_url)
+        self.provider = provider_of(config)
+        self.account = account_of(self.provider, address, self._key)
+        self.price: Price | None = price_of(config, settings, name=name, address=address)
+        self.max_output_tokens = config.max_tokens
+        self.larger_output_tokens = max(
+            config.max_tokens, min(config.max_tokens * LARGER, MAX_OUTPUT_TOKENS)
+        )
+        self.call_timeout_seconds = config.call_timeout_seconds
+        unnamed = {"model", "base_url", "api_key_env", "provider"}
+        configured = config.model_dump(mode="json", exclude=unnamed)
+        self.settings = stable_hash(_text_of({**configured, "served by": self.served_by()}))
         self.own_settings: Mapping[str, Any] = config.model_dump(
             mode="json", exclude=unnamed, exclude_defaults=True
         )
@@ -117,21 +149,44 @@ class ModelAgent:
         form = (prompt.form.name, _text_of(prompt.form.schema)) if prompt.form else ()
         return stable_hash(prompt.instructions, prompt.text, *form)
 
-    async def reply(self, request: AgentRequest, manner: Manner = PLAIN) -> Reply:
+    async def reply(
+        self,
+        request: AgentRequest,
+        manner: Manner = PLAIN,
+        max_output_tokens: int | None = None,
+    ) -> Reply:
         """Send the request to the model once; raises as `Agent.reply`.
 
-        A request that the provider rejects because of its form, or because it is streamed, is sent again
-        without that, now and in future.
+        If the provider may have rejected the form of the request, or the stream, the fault has another way;
+        once that works, it is used for all requests.
         """
         prompt = self.prompt_for(request)
+        way = self._way(prompt.form, manner)
+        limit = self.larger_output_tokens if manner.larger else self.max_output_tokens
+        if max_output_tokens is not None:
+            limit = min(limit, max_output_tokens)
+        streams: list[Events] = []
+        token = received.set(streams)
         try:
-            response, way = await self._ask(prompt, manner, self._way(prompt.form, manner))
+            response = await self._call(prompt, manner, way, limit)
+            if manner.other_way is not None:
+                self._learn(prompt.form, manner.other_way)
             is_enforced = prompt.form is not None and way.structured != "prompted"
             return replace(self._judged(response), is_form_enforced=is_enforced)
-        except AragoraQError:
+        except CallFault:
             raise
         except Exception as error:  # a library may stumble over anything that a provider sends
-            raise faults.translate(error, [self._key]) from error
+            raise self._fault(error, way, streams) from error
+        finally:
+            received.reset(token)
+
+    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:
+        prompt = self.prompt_for(request)
+        way = self._way(prompt.form, manner)
+        form = _text_of(prompt.form.schema) if prompt.form and way.structured != "prompted" else ""
+        text = f"{prompt.instructions}{_with_remarks(prompt, manner, way)}{form}"
+        frame = TOOL_FRAME_TOKENS if way.structured == "tool" else FRAME_TOKENS
+        return len(text.encode(errors="replace")) // BYTES_PER_TOKEN + frame
 
     async def close(self) -> None:
         """Close the connections to the provider."""
@@ -146,6 +201,9 @@ class ModelAgent:
         return self._way(self.prompt_for(request).form, manner)
 
     def _way(self, form: Form | None, manner: Manner) -> Way:
+        if manner.other_way is not None:
+            way: Way = manner.other_way.way
+            return way
         if form is None or manner.prompted or self._structured == "prompted":
             return Way(self._streams, PLAIN_TEXT)
         key = _text_of(form.schema)
@@ -159,20 +217,23 @@ class ModelAgent:
         """Return what serves the model, for the digest of the settings."""
         return str(self._model.base_url)
 
-    async def _ask(self, prompt: Prompt, manner: Manner, way: Way) -> tuple[ModelResponse, Way]:
-        """Return the response, and the way in which the request was sent at last."""
-        try:
-            return await self._call(prompt, manner, way), way
-        except ModelRequestRejectedError as error:
-            other = _other_way(way, error)
-            if other is None:
-                raise
-            response, used = await self._ask(prompt, manner, other)
-            self._learn(prompt.form, used, error)
-            return response, used
+    def _fault(self, error: Exception, way: Way, streams: Sequence[Events]) -> CallFault:
+        """Return the fault of an error, with what the reply took as far as it came."""
+        fault = faults.fault_of(error, self.account, [self._key], has_begun=_has_begun(streams))
+        if streams:
+            fault.model = streams[-1].model()
+            for name, tokens in streams[-1].usage().items():
+                setattr(fault, name, tokens)
+        if self.price is not None and self.price.is_free:
+            fault.cost_usd = 0.0
+        other = _other_way(way, error)
+        if other is not None:
+            fault.other_way = OtherWay(other, faults.message(error, [self._key]))
+        return fault
 
-    def _learn(self, form: Form | None, way: Way, error: Exception) -> None:
-        """Keep to a way that worked after `error`."""
+    def _learn(self, form: Form | None, other: OtherWay) -> None:
+        """Keep to a way that worked."""
+        way = other.way
         self._streams = self._streams and way.streams
         if form:
             self._parameters[_text_of(form.schema)] = way.parameters
@@ -180,11 +241,13 @@ class ModelAgent:
             "a provider rejected how it was asked; it is now asked in another way",
             extra={
                 "agent": self.name, "streamed": way.streams, "structured": way.structured,
-                "reason": faults.message(error, [self._key]),
+                "reason": other.reason,
             },
         )  # fmt: skip
 
-    async def _call(self, prompt: Prompt, manner: Manner, way: Way) -> ModelResponse:
+    async def _call(
+        self, prompt: Prompt, manner: Manner, way: Way, max_output_tokens: int
+    ) -> ModelResponse:
         config = self._config
         text = _with_remarks(prompt, manner, way)
         messages: list[ModelMessage] = [
@@ -195,10 +258,7 @@ class ModelAgent:
             part = InstructionPart(content=prompt.instructions)
             parameters = replace(parameters, instruction_parts=[part])
         settings = models.settings(config, self._model, is_ours=self._collects, streams=way.streams)
-        if manner.larger:
-            settings["max_tokens"] = max(
-                config.max_tokens, min(config.max_tokens * LARGER, MAX_OUTPUT_TOKENS)
-            )
+        settings["max_tokens"] = max_output_tokens
         limit = config.call_timeout_seconds
         if not way.streams:
             limit = min(limit, config.timeout_seconds)
@@ -212,14 +272,22 @@ class ModelAgent:
                 return stream.get()
         except TimeoutError:
             if deadline.expired():
-                raise AgentUnavailable(f"no complete reply within {limit:g} s") from None
+                raise TimeoutError(f"no complete reply within {limit:g} s") from None
             raise
 
     def _judged(self, response: ModelResponse) -> Reply:
         reason = _finish_reason(response)
+        usage, cost_usd = response.usage, self._cost(response)
         if reason == "error" or (reason is None and response.state != "complete"):
-            raise AgentUnavailable(f"the reply is not complete: {response.state}")
-        usage = response.usage
+            raise CallFault(
+                AgentUnavailable(f"the reply is not complete: {response.state}"),
+                "unavailable",
+                model=response.model_name or "",
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cache_read_tokens,
+                cost_usd=cost_usd,
+            )
         return Reply(
             text=_said(response),
             is_cut=reason == "length",
@@ -228,7 +296,20 @@ class ModelAgent:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cache_read_tokens,
-            cost_usd=0.0 if self.is_free else models.price_usd(response, self._model.base_url),
+            cost_usd=cost_usd,
+        )
+
+    def _cost(self, response: ModelResponse) -> float | None:
+        """Return the price of a response; None if it has no token counts, or no price is known."""
+        usage, price = response.usage, self.price
+        if price is None:
+            return None
+        if price.is_free:
+            return 0.0
+        if not (usage.input_tokens or usage.output_tokens):
+            return None
+        return price.reply_usd(
+            usage, response.model_name or "", response.timestamp, response.provider_details
         )
 
     def _refusal(self, response: ModelResponse) -> PermanentError:
@@ -237,6 +318,10 @@ class ModelAgent:
             ": "
         )
         return PermanentError(faults.masked(text, [self._key]))
+
+
+def _has_begun(streams: Sequence[Events]) -> bool:
+    return any(events.has_begun for events in streams)
 
 
 def _with_remarks(prompt: Prompt, manner: Manner, way: Way) -> str:
@@ -251,6 +336,8 @@ def _with_remarks(prompt: Prompt, manner: Manner, way: Way) -> str:
 
 def _other_way(way: Way, error: Exception) -> Way | None:
     """Return how to ask instead if `error` may be due to the way; else None. Rejected calls cost nothing."""
+    if not isinstance(error, ModelRequestRejectedError):
+        return None
     text = str(error)
     if way.streams and STREAM_WORDS.search(text):
         return way._replace(streams=False)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
 import httpx2
-from genai_prices import calc_price
-from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, infer_model
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.providers import Provider, infer_provider_class
@@ -172,26 +169,6 @@ def settings(config: AgentConfig, model: Model, *, is_ours: bool, streams: bool)
             **(options if _is_a(model, "OpenAIChatModel") else {}),
         }
     return cast(ModelSettings, made)
-
-
-def price_usd(response: ModelResponse, base_url: str | None) -> float | None:
-    """Return the price of a call by the provider's price list; None if model or provider are not in it.
-
-    The provider is known by its address: at any other one, prices may differ.
-    """
-    usage = response.usage
-    if not (base_url and response.model_name and (usage.input_tokens or usage.output_tokens)):
-        return None
-    with suppress(LookupError, ValueError, TypeError):
-        price = calc_price(
-            usage,
-            response.model_name,
-            provider_api_url=base_url,
-            genai_request_timestamp=response.timestamp,
-            price_context=response.provider_details,
-        )
-        return float(price.total_price)
-    return None
 
 
 def _is_a(model: Model, name: str) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -58,6 +59,10 @@ BODY_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
 
+received: ContextVar[list[Events]] = ContextVar("received")
+"""The streams that began within a call, so that what a broken one said about tokens is not lost."""
+
+
 class Client(httpx2.AsyncClient):
     """An HTTP client whose responses are complete: a stream of events becomes the reply that it adds up to."""
 
@@ -71,7 +76,10 @@ class Client(httpx2.AsyncClient):
         response = await super().send(request, stream=True, **options)
         try:
             if not stream and response.is_success and _is_of_events(response):
-                return _complete(response, await _collect(response))
+                events = Events()
+                received.get([]).append(events)
+                await _collect(response, events)
+                return _complete(response, events)
             if not stream:
                 await response.aread()
                 return _counted(response)
@@ -91,13 +99,12 @@ def _is_of_events(response: httpx2.Response) -> bool:
     return response.headers.get("content-type", "").lower().startswith("text/event-stream")
 
 
-async def _collect(response: httpx2.Response) -> Events:
+async def _collect(response: httpx2.Response, events: Events) -> None:
     """Read the events up to the last one, and the end of the response if it comes soon.
 
     Raises:
         httpx2.TransportError: the connection was cut, or nothing came for too long, before the last event.
     """
-    events = Events()
     try:
         async with asyncio.timeout(None) as drain:
             async for chunk in response.aiter_bytes():
@@ -108,7 +115,6 @@ async def _collect(response: httpx2.Response) -> Events:
             raise
     await response.aclose()
     events.feed(b"\n\n")  # the last line may have no end
-    return events
 
 
 def _complete(response: httpx2.Response, events: Events) -> httpx2.Response:
@@ -188,6 +194,30 @@ class Events:
         self.has_ended = self.has_ended or self.error is not None
         self._events.append(event)
 
+    @property
+    def has_begun(self) -> bool:
+        """True if part of a reply came, not only an error."""
+        return len(self._events) > (self.error is not None)
+
+    def usage(self) -> dict[str, int]:
+        """Return the token counts so far: `input_tokens`, `output_tokens` and `cached_tokens`."""
+        found = _merged([each for event in self._events for each in _usages(event)])
+        details = found.get("input_tokens_details") or found.get("prompt_tokens_details") or {}
+        cached = found.get("cache_read_input_tokens") or 0
+        written = found.get("cache_creation_input_tokens") or 0
+        return {
+            "input_tokens": (found.get("input_tokens") or found.get("prompt_tokens") or 0)
+            + cached
+            + written,
+            "output_tokens": found.get("output_tokens") or found.get("completion_tokens") or 0,
+            "cached_tokens": cached or details.get("cached_tokens") or 0,
+        }
+
+    def model(self) -> str:
+        """Return the model that answers, as far as an event has named it; else a blank text."""
+        named = [part.get("model") for event in self._events for part in _parts(event)]
+        return next((name for name in named if isinstance(name, str)), "")
+
     def reply(self) -> dict[str, Any] | None:
         """Return the reply that the events add up to; None if it is not complete."""
         if not self._events:
@@ -196,6 +226,19 @@ class Events:
         if kind.startswith("response."):
             return _response(self._events)
         return _message(self._events) if kind else _completion(self._events, is_done=self.has_ended)
+
+
+def _parts(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the parts of an event that describe the reply as a whole."""
+    yield from (
+        part
+        for part in (event, event.get("message"), event.get("response"))
+        if isinstance(part, dict)
+    )
+
+
+def _usages(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield from (part["usage"] for part in _parts(event) if isinstance(part.get("usage"), dict))
 
 
 def _response(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

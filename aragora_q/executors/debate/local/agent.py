@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from aragora_q.config.settings import AgentConfig
+from socket import gethostname
+
+from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.executors.debate.llm import ModelAgent
 from aragora_q.executors.debate.local import model_files, prompts, server
+from aragora_q.executors.debate.prices import price_of
 from aragora_q.executors.debate.prompts import Prompt
+from aragora_q.executors.debate.providers import account_of, provider_of
 from aragora_q.executors.debate.requests import AgentRequest
 
 
 class LocalAgent(ModelAgent):
     """A small model on this machine. It gets prompts that are made for it, and costs nothing."""
-
-    is_free = True
 
     def prompt_for(self, request: AgentRequest) -> Prompt:
         return prompts.prompt_for(request)
@@ -22,7 +24,7 @@ class LocalAgent(ModelAgent):
         return model_files.MODELS[self._config.model].sha256
 
 
-def create(name: str, config: AgentConfig) -> LocalAgent:
+def create(name: str, config: AgentConfig, settings: QueueConfig) -> LocalAgent:
     """Build the agent `name` for `config.model`, which is `local:<model>`; start its server if needed.
 
     Raises:
@@ -33,4 +35,9 @@ def create(name: str, config: AgentConfig) -> LocalAgent:
     address, key = server.connect(model, config)
     agent = LocalAgent(name, address, key)
     agent.model = config.model
+    agent.price = price_of(config, settings, name=name)
+    agent.provider = provider_of(config)
+    agent.account = account_of(
+        agent.provider, gethostname(), None
+    )  # each machine has its own server
     return agent

@@ -1,0 +1,261 @@
+"""The calls of one debate: each is granted, sent, written to the journal and settled, here and nowhere else.
+
+Used by the participants. A call is one request to a provider; asking a seat once may take several, if the
+provider rejects how it was asked. Knows agents, the journal and the hooks of the attempt; must not know
+what a phase is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from aragora_q.context import AttemptContext, Call, Settlement
+from aragora_q.errors import (
+    AgentUnavailable,
+    AragoraQError,
+    PermanentError,
+    RetryLater,
+    WorkerUnable,
+)
+from aragora_q.executors.debate.entries import fault_entry_of
+from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.requests import PLAIN, Agent, AgentRequest, CallFault, Manner, Reply
+from aragora_q.retry import describe
+
+T = TypeVar("T")
+
+SETTLE_SECONDS = 2.0
+"""How long an attempt that is being cancelled waits for a settlement, which the next attempt repeats."""
+
+SETTLE_AGAIN_SECONDS = 12 * 3600.0
+"""Age up to which calls of earlier attempts are settled again: shorter than their records are kept."""
+
+NOT_SENT = Settlement("not_sent", cost_usd=0.0)
+
+ReadReply = Callable[[Manner, Reply], Entry]
+"""Makes a reply an entry of the journal."""
+
+
+class CallBook:
+    """Sends the calls of one attempt, and books them. `max_tokens` and `max_cost_usd` are the job's limits."""
+
+    def __init__(
+        self,
+        attempt: AttemptContext,
+        journal: Journal,
+        *,
+        max_tokens: int | None = None,
+        max_cost_usd: float | None = None,
+    ) -> None:
+        self.max_output_tokens: int | None = None
+        """A limit of each reply below that of its agent; None: the agent's counts."""
+        self._attempt = attempt
+        self._journal = journal
+        self._max_tokens = max_tokens
+        self._max_cost_usd = max_cost_usd
+
+    async def ask(
+        self,
+        agent: Agent,
+        name: str,
+        request: AgentRequest,
+        manner: Manner,
+        read: ReadReply,
+        place: Mapping[str, Any],
+    ) -> Entry:
+        """Ask an agent, and return the entry that `read` makes of its reply, which is in the journal then.
+
+        `name` is that of the entry; `place` says where in the debate the call belongs.
+
+        Raises:
+            LeaseLost: the reply is settled, but not kept.
+            Others as `AttemptContext.acquire`, and the errors of `CallFault`.
+
+        """
+
+        async def send(manner: Manner) -> Entry:
+            return await self._send(agent, name, request, manner, read, place)
+
+        return await in_any_way(send, manner)
+
+    async def settle_again(self) -> None:
+        """Settle the recent calls in the journal: whether earlier attempts did is not known."""
+        since = self._journal.now() - SETTLE_AGAIN_SECONDS
+        for entry in list(self._journal.ledger()):
+            if entry["at"] >= since:
+                await self._attempt.settle(_call_of(entry), _settlement_of(entry))
+
+    async def _send(
+        self,
+        agent: Agent,
+        name: str,
+        request: AgentRequest,
+        manner: Manner,
+        read: ReadReply,
+        place: Mapping[str, Any],
+    ) -> Entry:
+        limit = agent.larger_output_tokens if manner.larger else agent.max_output_tokens
+        clip = self.max_output_tokens
+        if clip is not None and clip >= limit:
+            clip = None
+        call = self._call(agent, name, request, manner, clip or limit)
+        await self._acquire(call)
+        started_at = time.monotonic()
+        entry, fault = await _request(agent, request, manner, clip, read)
+        if fault is not None and isinstance(fault.error, WorkerUnable):
+            await self._settle(call, NOT_SENT)
+            raise fault
+        entry |= {
+            **place,
+            "id": call.id,
+            "seconds": round(time.monotonic() - started_at, 3),
+            "at": round(self._journal.now(), 3),
+        }
+        settlement = _settlement_of(entry)
+        try:
+            if fault is None:
+                entry = await self._journal.put(name, entry)
+            else:
+                settlement = replace(settlement, retry_after_seconds=fault.retry_after_seconds)
+                await self._journal.put_fault(name, entry)
+        finally:
+            await self._settle(call, settlement)
+        if fault is not None:
+            raise fault
+        return entry
+
+    def _call(
+        self, agent: Agent, name: str, request: AgentRequest, manner: Manner, max_output_tokens: int
+    ) -> Call:
+        max_input_tokens = agent.max_input_tokens(request, manner)
+        worst_usd = None
+        if agent.price is not None:
+            worst_usd = agent.price.worst_usd(max_input_tokens, max_output_tokens)
+        return Call(
+            id=self._attempt.call_id(self._journal.next_request(name)),
+            agent=agent.name,
+            provider=agent.provider,
+            account=agent.account,
+            model=agent.model,
+            max_input_tokens=max_input_tokens,
+            max_output_tokens=max_output_tokens,
+            max_cost_usd=worst_usd,
+            timeout_seconds=agent.call_timeout_seconds,
+            job_max_tokens=self._max_tokens,
+            job_max_cost_usd=self._max_cost_usd,
+        )
+
+    async def _acquire(self, call: Call) -> None:
+        try:
+            await self._attempt.acquire(call)
+        except asyncio.CancelledError:  # it may have been granted
+            await self._settle(call, NOT_SENT)
+            raise
+
+    async def _settle(self, call: Call, settlement: Settlement) -> None:
+        """Settle a call; while the attempt is being cancelled, not at any price."""
+        task = asyncio.current_task()
+        is_cancelled = task is not None and task.cancelling() > 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS if is_cancelled else None):
+                await self._attempt.settle(call, settlement)
+
+
+async def in_any_way(send: Callable[[Manner], Awaitable[T]], manner: Manner) -> T:
+    """Send a request, again if its provider may take it in another way; raise the error of the last fault."""
+    while True:
+        try:
+            return await send(manner)
+        except CallFault as fault:
+            if fault.other_way is None:
+                raise fault.error from fault
+            manner = replace(manner, other_way=fault.other_way)
+
+
+async def ask(agent: Agent, request: AgentRequest, manner: Manner = PLAIN) -> Reply:
+    """Ask an agent outside a debate: nothing is booked. Raises the errors of `CallFault`."""
+
+    async def send(manner: Manner) -> Reply:
+        return await agent.reply(request, manner)
+
+    return await in_any_way(send, manner)
+
+
+async def _request(
+    agent: Agent, request: AgentRequest, manner: Manner, clip: int | None, read: ReadReply
+) -> tuple[Entry, CallFault | None]:
+    """Send a request, and return the entry of its reply or its fault, and the fault."""
+    try:
+        reply = await agent.reply(request, manner, clip)
+    except Exception as error:  # noqa: BLE001 - whatever it is: of this seat, not of the debate
+        fault = _fault_of(error, agent)
+        return fault_entry_of(agent, fault), fault
+    try:
+        entry = read(manner, reply)
+    except Exception as error:  # noqa: BLE001 - it was paid for, whatever is wrong with it
+        fault = _unreadable(reply, error)
+        return fault_entry_of(agent, fault), fault
+    return (entry if clip is None or not reply.is_cut else {**entry, "clipped": True}), None
+
+
+def _fault_of(error: Exception, agent: Agent) -> CallFault:
+    """Return the fault of an error that an agent raised."""
+    if isinstance(error, CallFault):
+        return error
+    cost_usd = 0.0 if agent.price is not None and agent.price.is_free else None
+    match error:
+        case PermanentError():
+            return CallFault(error, "rejected", cost_usd=0.0)
+        case RetryLater():
+            delay = error.delay_seconds or None
+            return CallFault(error, "rate_limited", cost_usd=0.0, retry_after_seconds=delay)
+        case AragoraQError():
+            return CallFault(error, "unavailable", cost_usd=cost_usd)
+    unusable = AgentUnavailable(f"unusable reply: {describe(error)}")
+    unusable.__cause__ = error
+    return CallFault(unusable, "unavailable", cost_usd=cost_usd)
+
+
+def _unreadable(reply: Reply, error: Exception) -> CallFault:
+    unusable = AgentUnavailable(f"unusable reply: {describe(error)}")
+    unusable.__cause__ = error
+    return CallFault(
+        unusable,
+        "unusable",
+        model=reply.model,
+        input_tokens=reply.input_tokens,
+        output_tokens=reply.output_tokens,
+        cached_tokens=reply.cached_tokens,
+        cost_usd=reply.cost_usd,
+    )
+
+
+def _call_of(entry: Entry) -> Call:
+    """Return a call that was sent earlier: what it took is the most that it can take."""
+    return Call(
+        id=entry["id"],
+        agent=entry["agent"],
+        provider=entry["provider"],
+        account=entry["account"],
+        model=entry["model"],
+        max_input_tokens=entry["in"],
+        max_output_tokens=entry["out"],
+        max_cost_usd=entry["usd"],
+    )
+
+
+def _settlement_of(entry: Entry) -> Settlement:
+    return Settlement(
+        entry["outcome"],
+        model=entry["answered_by"],
+        input_tokens=entry["in"],
+        output_tokens=entry["out"],
+        cached_tokens=entry["cached"],
+        cost_usd=entry["usd"],
+        seconds=entry["seconds"],
+    )
