@@ -7,12 +7,13 @@ import time
 
 import pytest
 from prometheus_client import generate_latest
+from support.paid_calls import call as paid_call
 from support.workers import (
     LONG_LEASE,
 )
 
 from aragora_q.base import Job
-from aragora_q.context import Call, Settlement, current_attempt
+from aragora_q.context import Settlement, current_attempt
 from aragora_q.errors import ConfigError
 from aragora_q.observability.http import DEFAULT_PORTS, serving
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -82,7 +83,7 @@ async def test_paid_calls_are_counted_once(new_harness, worker_pool):
 
     async def executor(job):
         attempt = current_attempt()
-        call = Call(attempt.call_id("a"), "gpt", "openai", "openai@1", "openai:gpt", 100, 100, 1.0)
+        call = paid_call(attempt.call_id("a"), provider="openai", model="openai:gpt")
         await attempt.acquire(call)
         for _ in range(2):
             await attempt.settle(call, Settlement("ok", "gpt-6", 100, 20, 10, 0.25))

@@ -8,8 +8,9 @@ from typing import get_args
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from support.paid_calls import call
 
-from aragora_q.context import NOT_BILLED, Call, CallOutcome, Settlement
+from aragora_q.context import NOT_BILLED, CallOutcome, Settlement
 from aragora_q.observability.worker_metrics import MAX_MODELS, OUTCOMES, WorkerMetrics
 from aragora_q.redis import scripts
 
@@ -17,8 +18,7 @@ FOREIGN = ("process_", "python_")
 IDENTITIES = {"job", "job_id", "worker", "worker_id", "id", "pid", "host"}
 
 
-def call(provider="openai", model="openai:gpt", max_cost_usd=1.0):
-    return Call("j/1/a", "gpt", provider, "openai@1", model, 100, 100, max_cost_usd)
+GPT = {"provider": "openai", "model": "openai:gpt"}
 
 
 def samples(metrics, name):
@@ -43,9 +43,9 @@ def text():
     metrics.redis_errors("RedisUnreachable").inc()
     metrics.attempt_duration.observe(1.0)
     metrics.queue_latency.observe(0.1)
-    metrics.calls.granted(call(), 0.1)
+    metrics.calls.granted(call(**GPT), 0.1)
     for outcome in get_args(CallOutcome):
-        metrics.calls.settled(call(), Settlement(outcome, cost_usd=0.1))
+        metrics.calls.settled(call(**GPT), Settlement(outcome, cost_usd=0.1))
     return generate_latest(metrics.registry).decode()
 
 
@@ -101,11 +101,13 @@ def test_promtool_accepts_them(text):
 def test_calls_are_counted_as_they_are_booked():
     """Prices, tokens and outcomes; an unknown price is the reserved one, or counted as unpriced; never 0."""
     metrics = WorkerMetrics("debates")
-    metrics.calls.settled(call(), Settlement("ok", "", 100, 20, 10, 0.25))
-    metrics.calls.settled(call(), Settlement("timeout"))
-    metrics.calls.settled(call(), Settlement("rate_limited"))
-    metrics.calls.settled(call(), Settlement("not_sent"))
-    metrics.calls.settled(call(max_cost_usd=None, model="x:y"), Settlement("timeout"))
+    metrics.calls.settled(call(**GPT), Settlement("ok", "", 100, 20, 10, 0.25))
+    metrics.calls.settled(call(**GPT), Settlement("timeout"))
+    metrics.calls.settled(call(**GPT), Settlement("rate_limited"))
+    metrics.calls.settled(call(**GPT), Settlement("not_sent"))
+    metrics.calls.settled(
+        call(provider="openai", model="x:y", max_cost_usd=None), Settlement("timeout")
+    )
     gpt, other = ("openai:gpt", "openai"), ("x:y", "openai")
     assert samples(metrics, "spend_usd_total") == {gpt: 1.25}
     assert samples(metrics, "unpriced_calls_total") == {other: 1}
@@ -119,7 +121,7 @@ def test_calls_are_counted_as_they_are_booked():
 def test_money_exists_before_the_first_call_is_booked():
     """An alert on an increase notices the first call without a price."""
     metrics = WorkerMetrics("debates")
-    metrics.calls.granted(call(), 0.0)
+    metrics.calls.granted(call(**GPT), 0.0)
     assert samples(metrics, "unpriced_calls_total") == {("openai:gpt", "openai"): 0}
     assert samples(metrics, "spend_usd_total") == {("openai:gpt", "openai"): 0}
 
@@ -132,7 +134,7 @@ def test_models_that_jobs_name_do_not_grow_the_scrape_without_end():
     metrics.calls.settled(call(model="m0"), Settlement("ok", cost_usd=1.0))
     spent = samples(metrics, "spend_usd_total")
     assert len(spent) == MAX_MODELS + 1
-    assert (spent["other", "other"], spent["m0", "openai"]) == (50, 2)
+    assert (spent["other", "other"], spent["m0", "anthropic"]) == (50, 2)
 
 
 def test_scripts_and_metrics_agree_on_what_is_not_billed():
