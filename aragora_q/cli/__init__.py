@@ -35,6 +35,8 @@ COMMANDS = {
     "list": "List jobs, newest first.",
     "tail": "Follow the events of the queue.",
     "cancel": "Cancel jobs, pending or running.",
+    "hold": "Keep jobs from starting until they are unheld.",
+    "unhold": "Let held jobs run.",
     "group": "List, show, seal and cancel groups of jobs.",
     "requeue": "Run failed or cancelled jobs again.",
     "pause": "Stop starting jobs; running jobs continue.",

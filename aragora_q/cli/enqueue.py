@@ -338,7 +338,7 @@ async def _wait(
 ) -> int:
     from aragora_q.cli import views, waiting
 
-    async for job in waiting.ended_jobs(queue, [job_id], timeout_seconds):
+    async for job in waiting.ended_jobs(queue, [job_id], timeout_seconds, quiet=quiet):
         await views.show_job(queue, job, as_json=as_json, quiet=quiet)
     return waiting.exit_code(job)
 

@@ -1,4 +1,4 @@
-"""The options that choose jobs by a filter: the same for list, cancel, requeue, purge and wait.
+"""The options that choose jobs by a filter: the same for list, cancel, hold, unhold, requeue, purge and wait.
 
 `with_filter` adds them to a command. It checks them, and how they go with ids, --yes and --dry-run, before
 anything is sent.

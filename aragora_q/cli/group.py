@@ -90,7 +90,7 @@ async def list_(
         return exit_code
     now = await queue.tracker.server_time()
     output.table(
-        ("GROUP", "STATE", "CREATED", "JOBS", "LIVE", "COMPLETED", "FAILED", "CANCELLED"),
+        ("GROUP", "STATE", "CREATED", "JOBS", "LIVE", "HELD", "COMPLETED", "FAILED", "CANCELLED"),
         [_row(each, now) for each in found],
     )
     if has_more and sys.stderr.isatty():
@@ -99,8 +99,8 @@ async def list_(
 
 
 def _row(found: Group, now: float) -> tuple[str, ...]:
-    ended = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
-    numbers = (found.total, found.live, *(found.counts[status] for status in ended))
+    counted = (JobStatus.HELD, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+    numbers = (found.total, found.live, *(found.counts[status] for status in counted))
     created = output.ago(found.created_at, now)
     return (found.name, found.state, created, *(f"{number:,}" for number in numbers))
 

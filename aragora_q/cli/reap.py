@@ -17,6 +17,7 @@ REASONS = {
     "reclaimed": "worker died: retry",
     "poisoned": "too many crashes: fail",
     "redelivered": "not running on its worker: redeliver",
+    "held": "worker died, a hold was asked: hold",
     "malformed": "not a job: dead letter",
     "dropped": "duplicate entry: drop",
 }

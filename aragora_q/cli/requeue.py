@@ -19,6 +19,7 @@ REFUSALS = {
     "unknown": "not found in queue {queue}, or expired (ended more than the retention time ago)",
     "malformed": "dead letter of a malformed entry",
     "completed": "already completed: enqueue it again under another id",
+    "held": "it is held: to let it run, use aragora-q unhold",
     "invalid": "not a job id",
 }
 EPILOG = """\b
@@ -28,7 +29,7 @@ Examples:
 
 \b
 Exit codes:
-  0 every job is pending or running   1 not confirmed
+  0 every job waits or runs   1 not confirmed
   2 usage, or --yes is required   3 some jobs were refused
   65 bad name, or a line of stdin without id
   69 Redis unreachable   75 try again   77 access denied

@@ -1,4 +1,4 @@
-"""The jobs that `cancel` and `requeue` work on: ids, ids from stdin, or all that match a filter, in batches.
+"""The jobs that `cancel` and others work on: ids, ids from stdin, or all that match a filter, in batches.
 
 `wait` takes ids from stdin, too.
 """

@@ -3,9 +3,10 @@
 The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence`, `priority`,
 `group`, `tenant` (null if none), `tags` (an object), `worker_id`; times in Unix ms or null: `created_at`,
 `started_at`, `completed_at` (of completed, failed and cancelled jobs), `due_at` (of delayed and retrying
-jobs); `error` (the last one), `progress`, `payload`, `result` (null until completed; of a failed job, its
-partial result or null). `status` adds `history`: errors and other
-incidents, oldest first, each with `at`, `cause`, `attempt`, `worker`, `error`.
+jobs, also while they are held); `hold` (null, or an object with `cause`, `by`, `reason`, `since`, `until`);
+`error` (the last one), `progress`, `payload`, `result` (null until completed; of a failed job, its partial
+result or null). `status` adds `history`: errors and other incidents, oldest first, each with `at`, `cause`,
+`attempt`, `worker`, and `error`, or, of a hold, `by` and `reason`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from aragora_q.base import Group, Job, JobStatus
+from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
 from aragora_q.labels import encode_labels
@@ -47,6 +48,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "started_at": _ms(job.started_at),
         "completed_at": _ms(job.completed_at),
         "due_at": _ms(job.due_at),
+        "hold": _hold_json(job.hold),
         "error": job.error,
         "progress": job.progress,
         "payload": job.payload,
@@ -58,6 +60,7 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
     """Yield the job as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
     yield _row("job", job.id)
     yield _row("status", _status_text(job, now))
+    yield from _hold_rows(job, now)
     yield from _label_rows(job)
     yield from _payload_rows(job.payload)
     yield _row("enqueued", _format_time(job.created_at, now))
@@ -114,6 +117,8 @@ def group_lines(group: Group, now: float) -> Iterator[str]:
         yield _row("then", f"{group.then_id}, {group.then_status}")
     if group.cancelled_at is not None and group.live:
         yield _row("live jobs", f"to cancel them: aragora-q group cancel {group.name}")
+    if group.counts[JobStatus.HELD]:
+        yield _row("held", f"aragora-q list --group {group.name} --status held")
     if group.counts[JobStatus.FAILED]:
         yield _row("failed", f"aragora-q list --group {group.name} --status failed")
 
@@ -135,7 +140,9 @@ def labels_text(job: Job, known: Collection[str]) -> str:
 
 
 def summary(job: Job) -> str:
-    """Return one line about a job: its error, its progress, or its question."""
+    """Return one line about a job: its hold, its error, its progress, or its question."""
+    if job.hold is not None:
+        return f"{'held' if job.status is JobStatus.HELD else 'to be held'}: {hold_text(job.hold)}"
     if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):
         return job.error
     question = job.payload.get("question")
@@ -143,6 +150,12 @@ def summary(job: Job) -> str:
     if job.progress and job.status is JobStatus.PROCESSING:
         return f"{progress_text(job.progress)}: {text}"
     return text
+
+
+def hold_text(hold: Hold) -> str:
+    """Return why a job is held, for example `person ann@desk: prices changed`."""
+    who = " ".join(filter(None, (hold.cause, hold.by)))
+    return f"{who}: {hold.reason}" if hold.reason else who
 
 
 def result_rows(job: Job) -> Iterator[str]:
@@ -195,6 +208,33 @@ def _status_text(job: Job, now: float) -> str:
     return ", ".join(parts)
 
 
+def _hold_rows(job: Job, now: float) -> Iterator[str]:
+    hold, is_held = job.hold, job.status is JobStatus.HELD
+    if hold is None:
+        return
+    by = f" {hold.by}" if hold.by else ""
+    since = f"{'since' if is_held else 'asked'} {_format_time(hold.since, now)}"
+    yield from _rows("held" if is_held else "to be held", f"by {hold.cause}{by}, {since}")
+    if hold.until is not None:
+        yield _row("until", _format_time(hold.until, now))
+    if hold.reason:
+        yield from _rows("reason", hold.reason)
+    if is_held:
+        yield _row("to free it", f"aragora-q unhold {job.id}")
+
+
+def _hold_json(hold: Hold | None) -> dict[str, Any] | None:
+    if hold is None:
+        return None
+    return {
+        "cause": hold.cause,
+        "by": hold.by,
+        "reason": hold.reason,
+        "since": _ms(hold.since),
+        "until": _ms(hold.until),
+    }
+
+
 def _label_rows(job: Job) -> Iterator[str]:
     if job.group is not None:
         yield _row("group", job.group)
@@ -216,8 +256,10 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
 
 def _history_text(event: Mapping[str, Any]) -> str:
     cause, attempt = event.get("cause", "?"), event.get("attempt", "?")
-    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}: "
-    return prefix + truncate(str(event.get("error", "")), TEXT_WIDTH - len(prefix))
+    by = f" by {event['by']}" if event.get("by") else ""
+    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}: "
+    text = str(event.get("error", event.get("reason", "")))
+    return prefix + truncate(text, max(TEXT_WIDTH - len(prefix), 10))
 
 
 def clock(ms: int) -> str:

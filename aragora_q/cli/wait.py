@@ -42,7 +42,8 @@ async def wait(
     """Wait until jobs have ended, and show each job when it ends.
 
     With a filter, these are the jobs that match now. With --group alone, the group is waited for, until none
-    of its jobs is live, and shown; its purged jobs do not count.
+    of its jobs is live, and shown; its purged jobs do not count. If a job is held, the command says so once,
+    and waits on.
     """
     # JSON: a job; with --group alone, the group.
     from aragora_q.cli import views, waiting
@@ -67,7 +68,9 @@ async def wait(
                 f"no jobs match in queue {queue.config.queue} at {queue.connection.address}"
             )
     exit_code = 0
-    jobs = waiting.ended_jobs(queue, found or [], timeout_seconds, may_be_purged=not ids)
+    jobs = waiting.ended_jobs(
+        queue, found or [], timeout_seconds, may_be_purged=not ids, quiet=quiet
+    )
     async for job in jobs:
         await views.show_job(queue, job, as_json=as_json, quiet=quiet)
         exit_code = max(exit_code, waiting.exit_code(job))

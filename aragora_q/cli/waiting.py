@@ -40,6 +40,7 @@ MAX_NAMED = 20
 """Jobs that the message of a timeout names."""
 
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
+"""Events after which a job has ended."""
 
 
 class WaitTimedOut(AragoraQError):
@@ -54,18 +55,24 @@ async def ended_jobs(
     timeout_seconds: float | None,
     *,
     may_be_purged: bool = False,
+    quiet: bool = False,
 ) -> AsyncIterator[Job]:
-    """Yield the jobs in the order in which they end.
+    """Yield the jobs in the order in which they end. Says once if one of them is held, unless `quiet`.
 
     Raises WaitTimedOut, and JobNotFound for a job that is unknown, unless it `may_be_purged`.
     """
     pending = dict.fromkeys(job_ids)
+    says_held = not quiet
     async with _Follower(queue, timeout_seconds) as follower:
         while True:
             looked_at = follower.take(pending)
             for start in range(0, len(looked_at), LOOK_AT_ONCE):
                 batch = looked_at[start : start + LOOK_AT_ONCE]
-                async for job_id, job in _ended(queue, batch):
+                statuses = await queue.tracker.get_statuses(batch)
+                if says_held and (held := [each for each in batch if statuses[each] == "held"]):
+                    await _say_held(queue, held)
+                    says_held = False
+                async for job_id, job in _ended(queue, batch, statuses):
                     del pending[job_id]
                     if job is not None:
                         yield job
@@ -90,6 +97,7 @@ async def ended_group(
     Shows its progress on a terminal. Raises GroupNotFound and WaitTimedOut.
     """
     group: Group | None = None
+    says_held = False
     async with _Follower(queue, timeout_seconds) as follower:
         with output.ProgressBar(0, is_shown=not quiet) as bar:
             while True:
@@ -106,6 +114,11 @@ async def ended_group(
                     )
                 group = found
                 assert group is not None  # noqa: S101 - for the type checker
+                if group.counts["held"] and not quiet:
+                    if not says_held:
+                        jobs = output.count(group.counts["held"], "job")
+                        output.info(f"group {name}: {jobs} held; waiting goes on")
+                    says_held = True
                 bar.show(group.total - group.live, _progress_text(group.counts), group.total)
                 if not group.live:
                     return group
@@ -171,7 +184,7 @@ class _Follower:
             with suppress(AragoraQError):
                 async for event in self._queue.events(after):
                     after = event["id"]
-                    if event.get("event") in ENDINGS:
+                    if event.get("event") in ENDINGS | {"held"}:
                         if self._ended is not None:
                             self._ended |= dict.fromkeys(event.get("ids", "").split())
                         self._woken.set()
@@ -180,11 +193,19 @@ class _Follower:
             await asyncio.sleep(FOLLOW_RETRY_SECONDS)
 
 
+async def _say_held(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> None:
+    from aragora_q.cli import views
+
+    [job] = await queue.tracker.get_jobs(job_ids[:1])
+    why = f" by {views.hold_text(job.hold)}" if isinstance(job, Job) and job.hold else ""
+    more = f", and {output.count(len(job_ids) - 1, 'more job')}" if len(job_ids) > 1 else ""
+    output.info(f"job {job_ids[0]} is held{why}{more}; waiting goes on")
+
+
 async def _ended(
-    queue: RedisStreamsQueue, job_ids: Sequence[str]
+    queue: RedisStreamsQueue, job_ids: Sequence[str], statuses: Mapping[str, str | None]
 ) -> AsyncIterator[tuple[str, Job | None]]:
     """Yield those jobs that have ended; None for one that is unknown."""
-    statuses = await queue.tracker.get_statuses(job_ids)
     ended = [job_id for job_id in job_ids if statuses[job_id] not in LIVE]
     for start in range(0, len(ended), READ_AT_ONCE):
         batch = ended[start : start + READ_AT_ONCE]
@@ -214,7 +235,8 @@ def group_exit_code(group: Group) -> int:
 
 def _progress_text(counts: Mapping[str, int]) -> str:
     cancelled = f", {counts['cancelled']:,} cancelled" if counts["cancelled"] else ""
+    held = f", {counts['held']:,} held" if counts["held"] else ""
     return (
         f"{counts['completed']:,} completed, {counts['failed']:,} failed{cancelled}, "
-        f"{counts['processing']:,} running"
+        f"{counts['processing']:,} running{held}"
     )

@@ -19,7 +19,7 @@ Examples:
 
 \b
 Exit codes:
-  0 the queue is empty (--burst)
+  0 nothing is left to run (--burst)
   69 Redis unavailable for a minute (--burst)   77 access denied
   78 invalid configuration or unsupported server
   130 stopped by Ctrl-C   143 stopped by SIGTERM
@@ -80,7 +80,7 @@ def worker(
         bool,
         typer.Option(
             "--burst",
-            help="Exit when the queue is empty; wait only for jobs due within retry_max_delay.",
+            help="Exit when nothing is left to run: held jobs stay, jobs due after retry_max_delay, too.",
         ),
     ] = False,
 ) -> None:

@@ -257,7 +257,7 @@ class RedisStreamsQueue(WorkQueue):
         [result] = await self.hold_many([job_id], reason=reason, by=by)
         if result == "unknown":
             raise JobNotFound(job_id, self.config.queue)
-        return result in ("held", "asked", "was-held")
+        return result in ("held", "asked", "was-held", "was-asked")
 
     async def hold_many(
         self, job_ids: Sequence[str], *, reason: str = "", by: str = ""
@@ -265,7 +265,7 @@ class RedisStreamsQueue(WorkQueue):
         """Hold live jobs as `hold` does, in few round trips.
 
         Returns one result per job: `held`, `asked` (it is running: held when its attempt ends), `was-held`,
-        `unknown` (or past retention), or the status of a job that has ended.
+        `was-asked`, `unknown` (or past retention), or the status of a job that has ended.
         """
         return await self._run_for_each(
             "hold",

@@ -72,6 +72,8 @@ COMMANDS = {
     ("wait", "x"): ("--timeout",),
     ("list",): ("--status", "--limit", "--queue"),
     ("cancel",): ("",),
+    ("hold", "x"): ("", "--reason"),
+    ("unhold",): ("",),
     ("requeue",): ("",),
     ("reap",): ("--max-time", "--queue"),
     ("purge",): ("--older-than", "--status"),

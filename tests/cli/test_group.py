@@ -58,7 +58,7 @@ def test_show(run_cli, fill, outcomes):
     assert shown.lines[-1] == "failed     aragora-q list --group nightly --status failed"
     group = run_cli("group", "show", "nightly", "--json").object
     assert group["counts"] == {
-        "pending": 1, "processing": 0, "retrying": 0, "completed": 1, "failed": 1, "cancelled": 0,
+        "pending": 1, "processing": 0, "retrying": 0, "held": 0, "completed": 1, "failed": 1, "cancelled": 0,
         "purged": 0,
     }  # fmt: skip
     assert (group["name"], group["total"], group["live"], group["then"]) == ("nightly", 3, 1, None)
@@ -78,7 +78,7 @@ def test_list(run_cli, fill):
     run_cli("enqueue", "Tea?", *AGENTS)
     shown = run_cli("group", "list")
     assert shown.lines[0].split() == [
-        "GROUP", "STATE", "CREATED", "JOBS", "LIVE", "COMPLETED", "FAILED", "CANCELLED",
+        "GROUP", "STATE", "CREATED", "JOBS", "LIVE", "HELD", "COMPLETED", "FAILED", "CANCELLED",
     ]  # fmt: skip
     assert [line.split()[0] for line in shown.lines[1:]] == ["g2", "g1", "g0"]
     assert run_cli("group", "list", "-q", "-n", 2).lines == ["g2", "g1"]

@@ -72,6 +72,14 @@ def test_status(run_cli, jobs):
     }  # fmt: skip
 
 
+def test_a_held_job(run_cli, jobs):
+    """What holds it, and the line of its history."""
+    run_cli("hold", "waits", "--reason", "look first")
+    shown = run_cli("status", "waits", "--json").object
+    assert set(shown["hold"]) == _names_of_parts("A job", "hold")
+    assert set(shown["history"][-1]) == {"at", "cause", "attempt", "by", "reason"}
+
+
 def test_show(run_cli, on_queue):
     """A debate: the job without its result, the result, and each phase with its calls."""
 
@@ -108,6 +116,8 @@ def test_enqueue(run_cli):
     ("heading", "args"),
     [
         ("cancel", ("cancel", "waits")),
+        ("hold", ("hold", "waits")),
+        ("unhold", ("unhold", "waits")),
         ("requeue", ("requeue", "bad")),
         ("purge", ("purge",)),
         ("stats", ("stats",)),
@@ -141,8 +151,8 @@ def test_groups(run_cli):
 
 
 def test_a_dry_run_of_a_filter(run_cli, jobs):
-    """cancel and requeue print one object with the number of jobs."""
-    for command in ("cancel", "requeue"):
+    """The commands that change jobs print one object with the number of jobs."""
+    for command in ("cancel", "hold", "unhold", "requeue"):
         counted = run_cli(command, "--since", "1h", "--dry-run", "--json").object
         assert set(counted) == COUNTED["cancel"]
 

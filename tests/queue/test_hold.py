@@ -113,7 +113,10 @@ async def test_a_hold_asked_of_a_running_job(harness, name):
     session = await harness.worker()
     await harness.enqueue("a")
     job = await harness.start_one(session)
-    assert await harness.queue.hold_many(["a", "a"], reason="wait", by="ann") == ["asked", "asked"]
+    assert await harness.queue.hold_many(["a", "a"], reason="wait", by="ann") == [
+        "asked",
+        "was-asked",
+    ]
     running = await harness.queue.get_job("a")
     assert (running.status, running.hold.reason) == (JobStatus.PROCESSING, "wait")
     assert (await harness.renew(session, job)).lost == {}

@@ -5,7 +5,7 @@
 -- keys: stream_high stream_normal stream_low delayed held counters events bell labels groups
 -- args: cause by reason until_ms
 -- each job: id
--- returns: per job: held | asked (it is running) | was-held | unknown, or the terminal status it has
+-- returns: per job: held | asked (it is running) | was-held | was-asked | unknown, or the terminal status it has
 --
 -- `until_ms` is a duration, empty for none. A person who holds a job that was held automatically takes the hold over.
 
@@ -36,11 +36,11 @@ for n = 1, items do
     hold_waiting(job, id, state)
     results[n], held_ids[#held_ids + 1] = 'held', id
   elseif status == 'processing' then
+    results[n] = state.hold_asked and 'was-asked' or 'asked'
     if not state.hold_asked then
       redis.call('HSET', job, 'hold_asked', now_text)
       write_hold(job, state, cause, by, reason, until_ms, '')
     end
-    results[n] = 'asked'
   elseif status ~= 'held' then
     results[n] = status
   elseif cause == 'person' and state.hold_cause ~= 'person' then
