@@ -24,6 +24,7 @@ from aragora_q.errors import (
 )
 from aragora_q.executors.debate.entries import fault_entry_of
 from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.limits import Limits
 from aragora_q.executors.debate.requests import PLAIN, Agent, AgentRequest, CallFault, Manner, Reply
 from aragora_q.retry import describe
 
@@ -52,14 +53,14 @@ class CallBook:
         self,
         attempt: AttemptContext,
         journal: Journal,
+        limits: Limits,
         *,
         max_tokens: int | None = None,
         max_cost_usd: float | None = None,
     ) -> None:
-        self.max_output_tokens: int | None = None
-        """A limit of each reply below that of its agent; None: the agent's counts."""
         self._attempt = attempt
         self._journal = journal
+        self._limits = limits
         self._max_tokens = max_tokens
         self._max_cost_usd = max_cost_usd
 
@@ -86,7 +87,11 @@ class CallBook:
         async def send(manner: Manner) -> Entry:
             return await self._send(agent, name, request, manner, read, place)
 
-        return await in_any_way(send, manner)
+        self._limits.take(name, place["seat"], request, manner)
+        try:
+            return await in_any_way(send, manner)
+        finally:
+            self._limits.end(name)
 
     async def settle_again(self) -> None:
         """Settle the recent calls in the journal: whether earlier attempts did is not known."""
@@ -110,7 +115,7 @@ class CallBook:
         place: Mapping[str, Any],
     ) -> Entry:
         limit = agent.larger_output_tokens if manner.larger else agent.max_output_tokens
-        clip = self.max_output_tokens
+        clip = self._limits.max_output_tokens
         if clip is not None and clip >= limit:
             clip = None
         call = self._call(agent, name, request, manner, clip or limit)

@@ -247,14 +247,7 @@ class Participants:
             if not self._is_strict
             or (entry["model"], entry["settings"]) == (agent.model, agent.settings)
         ]
-        while (manner := self._next_manner(tries, agent)) is not None:
-            if tries and self._journal.has_given_up(call):
-                break
-            if self._is_closing or self._journal.is_full:
-                self.incomplete = "journal_full" if self._journal.is_full else "timeout"
-                if self._journal.is_full:
-                    self.why_incomplete = "no room in its journal was left to ask"
-                break
+        while (manner := self._next_manner(tries, agent)) and self._may_ask(call, tries):
             place = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
 
             def read(manner: Manner, reply: Reply) -> Entry:
@@ -263,7 +256,9 @@ class Participants:
             try:
                 entry = await self._calls.ask(agent, call, request, manner, read, place)
             except JobLimitReached as error:
-                self.incomplete, self.why_incomplete = error.limit.removesuffix("_usd"), str(error)
+                limit = error.limit.removesuffix("_usd")  # as `ended_by` says it
+                await self._journal.give_up(call, str(error), limit)
+                self._miss(tries, limit, str(error))
                 break
             except (PermanentError, AgentUnavailable) as error:
                 if not (tries and self.is_final(error)):
@@ -272,6 +267,26 @@ class Participants:
                 break
             tries.append(entry)
         return self._best(tries, seat)
+
+    def _may_ask(self, call: str, tries: Sequence[Entry]) -> bool:
+        """Return False if a call is not made, or not made again, whatever its replies so far are."""
+        given_up = self._journal.given_up(call)
+        if given_up and (tries or given_up["limit"]):
+            self._miss(tries, given_up["limit"], given_up["why"])
+            return False
+        if self._journal.is_full:
+            self.incomplete = "journal_full"
+            self.why_incomplete = "no room in its journal was left to ask"
+        elif self._is_closing:
+            self.incomplete = "timeout"
+        else:
+            return True
+        return False
+
+    def _miss(self, tries: Sequence[Entry], limit: str | None, why: str) -> None:
+        """Remember that a reply is missing because of the job's `limit`, if it is."""
+        if limit and not tries:
+            self.incomplete, self.why_incomplete = limit, why
 
     def _next_manner(self, tries: Sequence[Entry], agent: Agent) -> Manner | None:
         """Return how to ask next; None if the last reply is final."""
