@@ -29,6 +29,13 @@ CallOutcome = Literal[
 `unavailable`: another fault that may pass; `rejected`: one that cannot; `not_sent`: nothing was sent."""
 
 
+NOT_BILLED = frozenset(("rate_limited", "overloaded", "rejected", "credit_exhausted", "not_sent"))
+"""Outcomes of calls that cost nothing. What another call cost is unknown, unless its provider says it."""
+
+MAX_CALL_USD, MAX_CALL_TOKENS = 100_000_000.0, 1_000_000_000_000
+MAX_CALL_SECONDS = 7 * 86_400
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A paid call before it is sent: who asks whom, and what it can take at most."""
@@ -52,6 +59,16 @@ class Call:
     quote_usd: float | None = None
     """What the job is expected to need to end, this call included, if it is known."""
 
+    def __post_init__(self) -> None:
+        _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "quote_usd", most=MAX_CALL_USD)
+        _check_amounts(
+            self, "max_input_tokens", "max_output_tokens", "job_max_tokens", most=MAX_CALL_TOKENS
+        )
+        if not 0 < self.timeout_seconds <= MAX_CALL_SECONDS:
+            raise ValueError(
+                f"timeout_seconds is {self.timeout_seconds!r}, must be above 0, at most {MAX_CALL_SECONDS}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
@@ -69,6 +86,20 @@ class Settlement:
     seconds: float = 0.0
     retry_after_seconds: float | None = None
     """How long the provider asked to wait."""
+
+    def __post_init__(self) -> None:
+        _check_amounts(self, "cost_usd", most=MAX_CALL_USD)
+        _check_amounts(self, "input_tokens", "output_tokens", "cached_tokens", most=MAX_CALL_TOKENS)
+
+
+def _check_amounts(of: object, *names: str, most: float) -> None:
+    """Raise ValueError unless sums can hold these amounts: a negative one would make room in budgets."""
+    for name in names:
+        value = getattr(of, name)
+        is_whole = isinstance(most, float) or isinstance(value, int)
+        if value is not None and not (is_whole and 0 <= value <= most):  # NaN is in no range
+            kind = "a number" if isinstance(most, float) else "a whole number"
+            raise ValueError(f"{name} is {value!r:.100}, must be {kind} from 0 to {most:,}")
 
 
 class WaitClock:

@@ -9,6 +9,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
@@ -22,6 +23,9 @@ RENEWALS_PER_LEASE = 4
 
 STALL_SECONDS = 10.0
 """A loop without progress for this long (of a worker with a longer lease: half a lease) has stalled."""
+
+HOLD_CLOSED_SECONDS = 6 * 3600.0
+"""A job whose provider takes no calls for longer is held, so that an operator sees it."""
 
 Lease = tuple[str, int]
 """Job id and fence: together they name one attempt of one job."""
@@ -120,6 +124,8 @@ class FetchResult:
 
     state: Literal["ok", "empty", "paused", "unregistered"]
     jobs: list[Job] = field(default_factory=list)
+    put_off: int = 0
+    """Jobs that were delayed instead, because they need an agent whose provider takes no calls now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +237,19 @@ class OverBudget:
     """Seconds until the budget's window turns; None: it does not turn."""
     why: str
     can_ever_fit: bool = True
+    usd: float | None = None
+    """What the job needs to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRoom:
+    """What is used of a budget in its current window. `limit_usd` None: it holds no job now."""
+
+    limit_usd: float | None
+    spent_usd: float = 0.0
+    reserved_usd: float = 0.0
+    turns: bool = False
+    """True if spending counts from zero again some time."""
 
 
 GateAnswer = Granted | WaitTurn | Closed | OverBudget
@@ -242,14 +261,26 @@ class Gates(Protocol):
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
         """Ask to send a call, once. Asking again for a call that was granted is answered the same."""
 
-    async def settle(self, job: Job, call: Call, settlement: Settlement) -> None:
-        """Book a call. Settling again changes nothing."""
+    async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
+        """Book a call. Returns False if it had been settled before: then nothing changes."""
+
+    async def wait(self, call: Call, seconds: float) -> None:
+        """Wait before a call asks again: for `seconds`, or until a call of its account was settled here."""
 
     def closed_agents(self) -> Mapping[str, float]:
-        """Return the agents whose accounts are known to take no calls now, and for how many seconds."""
+        """Return the agents whose accounts are known to take no calls now, and for how many seconds.
+
+        Without those whose jobs are held: their accounts are closed for longer than HOLD_CLOSED_SECONDS.
+        """
 
     async def refresh(self) -> None:
         """Read the state of the accounts that this process has used, and send what it declares."""
+
+    async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
+        """Return what is used of each budget, by its name in `OverBudget` or in the hold of a job."""
+
+    async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
+        """Return how many more calls each account takes now; 0: it is closed, None: no limit is known."""
 
     def permit_renewer(self) -> PermitRenewer:
         """Return a renewer for another thread, which must close it."""
@@ -322,8 +353,17 @@ class WorkerSession(CheckpointStore, ABC):
         """Return the record of the instance registered under this worker id; empty if there is none."""
 
     @abstractmethod
-    async def start(self, limit: int, *, first_lane: str = "high") -> FetchResult:
-        """Start up to `limit` waiting jobs, those of `first_lane` (high, normal or low) first."""
+    async def start(
+        self,
+        limit: int,
+        *,
+        first_lane: str = "high",
+        closed_agents: Mapping[str, float] = MappingProxyType({}),
+    ) -> FetchResult:
+        """Start up to `limit` waiting jobs, those of `first_lane` (high, normal or low) first.
+
+        Jobs that name one of `closed_agents` are put off for as many seconds as it has there.
+        """
 
     @abstractmethod
     async def wait_for_work(self, timeout_seconds: float) -> None:
@@ -402,6 +442,10 @@ class WorkQueue(JobQueue):
 
         `after` is that of the page before; a page may be empty without being the last.
         """
+
+    @abstractmethod
+    async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
+        """Return the status of each job; None if it is unknown, or past retention."""
 
     @abstractmethod
     async def unhold_many(

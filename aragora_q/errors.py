@@ -10,6 +10,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     │   └── GroupSealed          65   the group takes no more jobs
     ├── JobNotFound               3   no such job, or past the retention time
     ├── GroupNotFound             3   no such group, or all its jobs were purged
+    ├── BudgetNotFound            3   no such budget
     ├── RedisUnreachable         69   no server answers at redis_url
     ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
     │   ├── NotPrimary           75   the server is a replica, or has become one
@@ -83,6 +84,12 @@ class GroupNotFound(AragoraQError):
             f"group {group:.100} not found in queue {queue}",
             hint="check --queue; a group exists from its first job until its last one is purged",
         )
+
+
+class BudgetNotFound(AragoraQError):
+    """No worker declares a budget of this name, and none was set."""
+
+    exit_code = 3
 
 
 class JobNotFound(AragoraQError):
@@ -250,6 +257,7 @@ must not be retried after CommandRefused."""
 
 
 _WORDS = {
+    "a valid boolean": "true or false",
     "a valid dictionary": "a table",  # TOML's word for it
     "a valid integer": "a whole number",
     "a valid number": "a number",
@@ -262,7 +270,7 @@ _WORDS = {
 def validation_rule(message: str) -> str:
     """Return a validation message of pydantic as a rule, such as `must be greater than 0`."""
     rule = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
-    rule = rule.partition(", unable to parse")[0].rstrip(".")
+    rule = rule.partition(", unable to")[0].partition(" or instance of")[0].rstrip(".")
     for pydantic, ours in _WORDS.items():
         rule = rule.replace(pydantic, ours)
     return rule[0].lower() + rule[1:]

@@ -496,7 +496,7 @@ def _hold_from_fields(fields: Mapping[str, str], history: Sequence[bytes]) -> Ho
 
 
 def _last(history: Sequence[bytes], name: str) -> Any:
-    """Return the latest value in a job's history: errors and the reasons of holds are lines of their own."""
+    """Return the latest value in a job's history: errors and the reasons of holds are separate lines."""
     lines = (_object(line, "history") for line in reversed(history))
     return next((line[name] for line in lines if name in line), None)
 

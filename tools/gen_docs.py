@@ -17,11 +17,12 @@ from types import NoneType
 from typing import Any, get_args
 
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from aragora_q import cli
 from aragora_q.cli.config import toml_value
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import SECRETS, environment_name
 from aragora_q.redis.acl import ROLES, rules
 from aragora_q.redis.keys import QueueKeys
@@ -38,6 +39,7 @@ SECTIONS = {
     "metrics_host": "Metrics and logs",
     "default_agents": "Debates",
     "agents": "Agents",
+    "budgets": "Budgets and providers",
 }
 """Headings by the setting that each precedes."""
 
@@ -53,7 +55,8 @@ SOURCES = (
 )
 """Sources of settings; a later source overrides earlier ones."""
 
-EXAMPLE_AGENTS = """\
+EXAMPLES = {
+    "agents": """\
 # [agents]
 # claude = "anthropic:claude-sonnet-5-5"
 #
@@ -74,7 +77,37 @@ EXAMPLE_AGENTS = """\
 # model = "openai-chat:name-of-the-model"
 # base_url = "http://127.0.0.1:8080/v1"
 # api_key_env = "LOCAL_KEY"
-"""
+""",
+    "budgets": """\
+# [budgets.month]
+# limit_usd = 400
+# window = "month"            # hour, day, month or total; in UTC
+#
+# [budgets.tenants]           # each tenant has this budget
+# limit_usd = 5
+# window = "day"
+# scope = "tenant"            # all, or queue, tenant, group, provider or agent; or one of them: tenant:acme
+# on_full = "hold"            # or fail, warn
+""",
+    "providers": """\
+# [providers.openai]
+# max_concurrent = 50
+# requests_per_minute = 500
+# tokens_per_minute = 200_000
+# adaptive = true
+""",
+}
+"""Entries of the settings that are tables."""
+
+ABOUT = {
+    "agents": "`[agents]` maps names of agents to models; `ARAGORA_AGENT_<NAME>=model` does the same for one "
+    "agent, whose name is NAME in lower case. The sources are merged. An agent is a model string or a "
+    "table:",
+    "budgets": "`[budgets.NAME]` limits what all workers spend. Of the limits that workers have, the lowest "
+    "counts; `aragora-q budget set` replaces them. See [Money](../money.md).",
+    "providers": "`[providers.NAME]` limits the calls of all workers to each account of a provider; NAME may "
+    "be an account, too, as `aragora-q providers` shows it.",
+}
 
 
 def generated() -> dict[Path, str]:
@@ -127,7 +160,7 @@ def fields() -> dict[str, FieldInfo]:
 def kind(field: FieldInfo) -> str:
     """Return a setting's type and range for readers."""
     name = str(field.annotation)
-    for part, text in (("SecretStr", "text"), ("AgentConfig", "table"), ("tuple", "list of texts")):
+    for part, text in (("SecretStr", "text"), ("dict", "table"), ("tuple", "list of texts")):
         if part in name:
             return text
     if "Literal" in name:
@@ -156,7 +189,10 @@ def _limits(field: FieldInfo) -> str:
         for attribute, sign in (("ge", "from"), ("gt", "above"), ("le", "to"))
         if getattr(limit, attribute, None) is not None
     }
-    return "".join(f" {sign} {found[sign]:,}" for sign in ("from", "above", "to") if sign in found)
+    texts = {
+        sign: f"{limit:f}" if 0 < limit < 0.001 else f"{limit:,}" for sign, limit in found.items()
+    }
+    return "".join(f" {sign} {texts[sign]}" for sign in ("from", "above", "to") if sign in texts)
 
 
 def default(field: FieldInfo) -> str:
@@ -180,7 +216,7 @@ def sample() -> str:
     for name, field in fields().items():
         if name in SECTIONS:
             lines += ["", "", f"# -- {SECTIONS[name]} " + "-" * (72 - len(SECTIONS[name]))]
-        variable = "" if name == "agents" else f" [{environment_name(name)}]"
+        variable = "" if name in EXAMPLES else f" [{environment_name(name)}]"
         rule = f" ({kind(field).replace('`', '')}){variable}"
         lines += [
             "",
@@ -188,8 +224,8 @@ def sample() -> str:
                 f"{field.description}{rule}", 98, initial_indent="# ", subsequent_indent="# "
             ),
         ]
-        if name == "agents":
-            lines += EXAMPLE_AGENTS.splitlines()
+        if name in EXAMPLES:
+            lines += EXAMPLES[name].splitlines()
         else:
             lines.append(f"# {name} = {default(field)}".rstrip())
     return "\n".join(lines) + "\n"
@@ -219,21 +255,20 @@ def settings_page() -> str:
         ),
     ]
     for name, field in fields().items():
-        if name in SECTIONS and name != "agents":
+        if name in EXAMPLES:
+            continue
+        if name in SECTIONS:
             lines += ["", f"## {SECTIONS[name]}", "", "| Setting | Variable | Values | Default | Meaning |",
                       "|---|---|---|---|---|"]  # fmt: skip
-        if name != "agents":
-            shown = f"`{default(field)}`" if default(field) else ""
-            cells = (
-                f"`{name}`",
-                f"`{environment_name(name)}`",
-                kind(field),
-                shown,
-                field.description,
-            )
-            lines.append(
-                f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
-            )
+        shown = f"`{default(field)}`" if default(field) else ""
+        cells = (
+            f"`{name}`",
+            f"`{environment_name(name)}`",
+            kind(field),
+            shown,
+            field.description,
+        )
+        lines.append(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |")
     secrets = " and ".join(f"`{environment_name(name)}_FILE`" for name in sorted(SECRETS))
     credentials = " and ".join(f"`{name.replace('_', '-')}`" for name in sorted(SECRETS))
     lines += [
@@ -243,19 +278,27 @@ def settings_page() -> str:
         "mark. They are read again for every new connection: a "
         "changed password needs no restart. Passwords never appear in `config show`, errors or log lines; "
         "neither does any part of a `redis_url` that may contain one."),
-        "", "## Agents", "",
-        ("`[agents]` maps names of agents to models; `ARAGORA_AGENT_<NAME>=model` does the same for one "
-        "agent, whose name is NAME in lower case. The sources are merged. An agent is a model string or a "
-        "table:"), "",
-        "| Key | Values | Default | Meaning |", "|---|---|---|---|",
     ]  # fmt: skip
-    for name, field in AgentConfig.model_fields.items():
-        shown = (
-            "" if field.is_required() or field.default is None else f"`{toml_value(field.default)}`"
-        )
-        lines.append(f"| `{name}` | {kind(field)} | {shown} | {field.description} |")
-    plain = re.sub(r"^# ?", "", EXAMPLE_AGENTS, flags=re.MULTILINE)
-    return "\n".join([*lines, "", "```toml", plain.rstrip(), "```"]) + "\n"
+    for table, example in EXAMPLES.items():
+        lines += ["", f"## {table.capitalize()}", "", ABOUT[table], "",
+                  "| Key | Values | Default | Meaning |", "|---|---|---|---|"]  # fmt: skip
+        for name, field in entry_of(table).model_fields.items():
+            has_none = field.is_required() or field.default is None
+            shown = "" if has_none else f"`{toml_value(field.default)}`"
+            lines.append(f"| `{name}` | {kind(field)} | {shown} | {field.description} |")
+        lines += ["", "```toml", plain(example).rstrip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def entry_of(table: str) -> type[BaseModel]:
+    """Return the model of the entries of a setting that is a table."""
+    model: type[BaseModel] = get_args(QueueConfig.model_fields[table].annotation)[1]
+    return model
+
+
+def plain(example: str) -> str:
+    """Return the entries of a table without the signs of comments."""
+    return re.sub(r"^# ?", "", example, flags=re.MULTILINE)
 
 
 def commands() -> dict[str, Any]:
@@ -363,12 +406,13 @@ def settings_manual() -> str:
         if name in SECTIONS:
             lines.append(f".SH {roff(SECTIONS[name].upper())}")
         about = f"{kind(field).replace('`', '')}; default: {default(field) or 'none'}"
-        variable = "ARAGORA_AGENT_<NAME>" if name == "agents" else environment_name(name)
-        lines += [".TP", f"\\fB{roff(name)}\\fR", roff(field.description or ""), ".br", roff(about), ".br",
-                  roff(f"variable: {variable}")]  # fmt: skip
+        lines += [".TP", f"\\fB{roff(name)}\\fR", roff(field.description or ""), ".br", roff(about)]
+        if name == "agents" or name not in EXAMPLES:
+            variable = "ARAGORA_AGENT_<NAME>" if name == "agents" else environment_name(name)
+            lines += [".br", roff(f"variable: {variable}")]
     lines += [".SH EXAMPLES", ".nf",
               roff('redis_url = "redis://redis.example.com:6379"\nconcurrency = 5\n\n'
-                   + re.sub(r"^# ?", "", EXAMPLE_AGENTS, flags=re.MULTILINE)), ".fi",
+                   + "\n".join(map(plain, EXAMPLES.values()))), ".fi",
               ".SH SEE ALSO", roff("aragora-q(1)")]  # fmt: skip
     return "\n".join(lines) + "\n"
 

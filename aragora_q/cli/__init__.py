@@ -1,10 +1,10 @@
 """The command line: the list of commands, and how errors and signals become exit codes.
 
-A command is a module of this package. It defines a function of its name, or a Typer app for `config`,
-`group` and `models` (with an underscore appended if the name is a Python builtin), and EPILOG, the examples
-and exit codes at the end of its help. The module is imported when the command is called; `--help`
-reads only COMMANDS. Commands never import each other; they share `options`, `output`, `filters`,
-`selection`, `bulk`, `views` and `waiting`. Called by `__main__`.
+A command is a module of this package. It defines a function of its name, or a Typer app for
+`budget`, `config`, `group` and `models` (with an underscore appended if the name is a Python builtin),
+and EPILOG, the examples and exit codes at the end of its help. The module is imported when the command
+is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
+`output`, `filters`, `selection`, `bulk`, `views` and `waiting`. Called by `__main__`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ COMMANDS = {
     "requeue": "Run failed or cancelled jobs again.",
     "pause": "Stop starting jobs; running jobs continue.",
     "resume": "Start jobs of a paused queue again.",
+    "budget": "List, show, set and reset budgets.",
     "stats": "Show backlog, workers and throughput.",
     "spend": "Show what paid calls cost, by day, agent, model, tenant.",
     "reap": "Reclaim jobs of dead workers (for cron).",

@@ -108,7 +108,7 @@ def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:
 def _as_json(settings: QueueConfig, sources: SettingsSources) -> dict[str, Any]:
     """By setting: `value`, `origin`, `default`. The value of a secret that is set is `"hidden"`.
 
-    Each agent and each price has a separate entry, such as `agents.NAME`.
+    Each agent has a separate entry, `agents.NAME`; so has each entry of the other tables.
     """
     return {
         entry.name: {
@@ -139,12 +139,6 @@ def _as_toml(
             yield text
 
 
-def _toml_key(name: str) -> str:
-    """Return the name of a setting as a key of TOML: the name of a model contains a colon."""
-    table, dot, entry = name.partition(".")
-    return f"{table}.{json.dumps(entry)}" if dot and not re.fullmatch("[\\w-]+", entry) else name
-
-
 class _Entry(NamedTuple):
     name: str
     value: Any
@@ -152,7 +146,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(settings: QueueConfig) -> Iterator[_Entry]:
-    """Yield all settings with secrets hidden, and last each agent and each price."""
+    """Yield all settings with secrets hidden, and last each entry of the tables."""
     from pydantic import SecretStr
 
     from aragora_q.config.redis_url import RedisUrl
@@ -175,6 +169,13 @@ def _entries(settings: QueueConfig) -> Iterator[_Entry]:
 def _origin(name: str, sources: SettingsSources) -> str:
     setting = sources.settings.get(name)
     return setting.origin if setting else DEFAULT
+
+
+def _toml_key(name: str) -> str:
+    """Return the TOML of a setting's name, or of `TABLE.NAME`."""
+    table, dot, entry = name.partition(".")
+    is_bare = re.fullmatch(r"[A-Za-z0-9_-]*", entry)
+    return name if is_bare else f"{table}{dot}{json.dumps(entry, ensure_ascii=False)}"
 
 
 def toml_value(value: Any) -> str:

@@ -13,6 +13,7 @@ from aragora_q.cli.options import LoadConfig, parse_address, run, with_config
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.observability.queue_metrics import Snapshot
+    from aragora_q.redis.connection import Connection
     from aragora_q.streams.queue import RedisStreamsQueue
 
 SCRAPE_SECONDS = 8.0
@@ -40,7 +41,7 @@ def exporter(
         ),
     ] = "127.0.0.1:9474",
 ) -> None:
-    """Serve the queue's metrics: backlog, ages, totals, workers, maintenance.
+    """Serve the queue's metrics: backlog, ages, totals, workers, maintenance, money and providers.
 
     One exporter per queue is enough for any number of workers. While Redis does not answer,
     /healthz returns 503 and aragora_q_queue_scrape_success is 0. There is no TLS and no
@@ -62,11 +63,12 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
 
     setup_logging(settings.log_level, settings.log_format)
     queue = RedisStreamsQueue(settings)
+    gates = queue.connection.for_gates()
     loop = asyncio.get_running_loop()
 
     def collect() -> Snapshot:
         """Read the queue's state; called from a thread of the HTTP server."""
-        snapshot = asyncio.run_coroutine_threadsafe(_snapshot(queue), loop)
+        snapshot = asyncio.run_coroutine_threadsafe(_snapshot(queue, gates), loop)
         return snapshot.result(SCRAPE_SECONDS + 2)
 
     registry = CollectorRegistry()
@@ -80,15 +82,16 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
             sd_notify.notify("READY=1")
             await asyncio.Event().wait()
     finally:
+        await gates.close()
         await queue.close()
 
 
-async def _snapshot(queue: RedisStreamsQueue) -> Snapshot:
+async def _snapshot(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
     """Return the queue's state; without statistics if Redis does not answer in time."""
     from aragora_q.observability import queue_metrics
 
     try:
         async with asyncio.timeout(SCRAPE_SECONDS):
-            return await queue_metrics.snapshot_or_nothing(queue)
+            return await queue_metrics.snapshot_or_nothing(queue, gates)
     except TimeoutError:
         return queue_metrics.Snapshot(queue.config.queue, seconds=SCRAPE_SECONDS)

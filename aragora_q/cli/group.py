@@ -117,16 +117,11 @@ async def show(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the name.")] = False,
 ) -> None:
-    """Show a group: its jobs by status, its state, and what follows."""
+    """Show a group: its jobs by status, its state, what it spent, and what follows."""
     from aragora_q.cli import views
 
     found = await _require_group(queue, name)
-    if as_json:
-        output.json_line(views.group_json(found))
-    elif quiet:
-        output.line(name)
-    else:
-        output.lines(views.group_lines(found, await queue.tracker.server_time()))
+    await views.show_group(queue, found, as_json=as_json, quiet=quiet)
 
 
 async def _require_group(queue: RedisStreamsQueue, name: str) -> Group:

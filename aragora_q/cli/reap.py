@@ -57,7 +57,7 @@ async def reap(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Reclaim jobs of dead workers, promote due jobs, remove expired workers.
+    """Reclaim jobs of dead workers, promote due jobs, free held jobs, remove expired workers.
 
     Workers do this themselves; run it from cron for times when no worker is alive. Only one pass runs
     at a time: a second one does nothing and exits with 0.
@@ -96,7 +96,7 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
     """Return the JSON of a pass; a skipped one has only `skipped`.
 
     `skipped` (true: another pass is running), `dry_run`, `reclaimed` (each `id`, `decision`, `reason`,
-    `worker_id`, `idle_seconds`, `crashes`), `promoted`, `consumers_deleted`, `complete` (false: the
+    `worker_id`, `idle_seconds`, `crashes`), `promoted`, `unheld`, `consumers_deleted`, `complete` (false: the
     time limit was reached), `grace_until` (Unix ms or null: no job is reclaimed before).
     """
     return {
@@ -114,6 +114,7 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
             for job in report.reclaimed
         ],
         "promoted": report.promoted,
+        "unheld": report.unheld,
         "consumers_deleted": report.consumers_deleted,
         "complete": report.is_complete,
     }
@@ -141,6 +142,7 @@ def _print_report(report: ReapReport, *, dry_run: bool) -> None:
         return
     output.info(
         f"reclaimed {jobs}, promoted {output.count(report.promoted, 'due job')}, "
+        f"freed {output.count(report.unheld, 'held job')}, "
         f"removed {output.count(report.consumers_deleted, 'expired worker')}"
     )
     if not report.is_complete:

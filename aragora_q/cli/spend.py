@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -120,7 +120,8 @@ def spend(
         "agent": agent, "provider": provider, "model": model,
     }  # fmt: skip
     only = {name: value for name, value in given.items() if value is not None}
-    return options.run(_spend(load, by or [], since, until, only, as_json=as_json, as_csv=as_csv))
+    times = cast("tuple[Moment | None, Moment | None]", (since, until))  # by their parser
+    return options.run(_spend(load, by or [], *times, only, as_json=as_json, as_csv=as_csv))
 
 
 async def _spend(
@@ -235,7 +236,13 @@ def _print_table(by: Sequence[str], report: Report) -> None:
 
 
 def _cells(spent: Spent) -> tuple[str, ...]:
-    numbers = (spent.calls, spent.faults, spent.input_tokens, spent.cached_tokens, spent.output_tokens)
+    numbers = (
+        spent.calls,
+        spent.faults,
+        spent.input_tokens,
+        spent.cached_tokens,
+        spent.output_tokens,
+    )
     usd = "unknown" if spent.usd is None else dollars(spent.usd)
     estimated = dollars(spent.estimated_micro_usd / 1_000_000)
     return (*(f"{number:,}" for number in numbers), usd, estimated, f"{spent.unpriced_calls:,}")

@@ -2,7 +2,8 @@
 
 The JSON has all fields of `get_queue_stats()`, and `queue`, `server` (`name`, `address`,
 `eviction_policy`, `has_aof`, `used_bytes`, `max_bytes`), `running_jobs` (`id`, `worker_id`,
-`started_at`), `warnings` (text for operators). Times are Unix ms, or null for never.
+`started_at`), `spent_today`, `closed_providers`, `warnings` (text for operators). Times are Unix ms, or null
+for never.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from aragora_q.cli.output import count, duration, styled
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.redis.connection import Connection
     from aragora_q.streams.queue import RedisStreamsQueue
 
 WATCH_SECONDS = 2.0
 MAX_WORKERS = 20
 """Workers listed for people; the JSON has up to 100."""
+
+MAX_CLOSED = 5
+"""Closed providers among the warnings."""
 
 MINUTES = (1, 5, 15)
 CLEAR_SCREEN = "\033[H\033[2J"
@@ -74,14 +79,14 @@ def stats(
 async def _stats(
     settings: QueueConfig, prometheus: Path | None, *, watch: bool, as_json: bool
 ) -> None:
-    async with options.open_queue(settings) as queue:
+    async with options.open_queue(settings) as queue, options.open_gates(queue) as gates:
         if prometheus:
             from aragora_q.observability import queue_metrics
 
-            queue_metrics.write(await queue_metrics.snapshot(queue), prometheus)
+            queue_metrics.write(await queue_metrics.snapshot(queue, gates), prometheus)
             return
         while True:
-            stats = await _collect(queue)
+            stats = await _collect(queue, gates)
             if as_json:
                 output.json_line(stats)
             else:
@@ -93,7 +98,7 @@ async def _stats(
             await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _collect(queue: RedisStreamsQueue) -> dict[str, Any]:
+async def _collect(queue: RedisStreamsQueue, gates: Connection) -> dict[str, Any]:
     """Return the JSON that the module's docstring describes."""
     from aragora_q.redis.server import check_server
 
@@ -117,7 +122,35 @@ async def _collect(queue: RedisStreamsQueue) -> dict[str, Any]:
             for job_id, started_at in sorted(started.items(), key=lambda item: item[1])
         ],
     }
-    return {**stats, "warnings": list(_warnings(stats))}
+    money, trouble = await _read_gates(gates)
+    stats |= money
+    return {**stats, "warnings": [*_warnings(stats), *trouble]}
+
+
+async def _read_gates(gates: Connection) -> tuple[dict[str, Any], list[str]]:
+    """Return what the JSON has of the gates, and a warning if they cannot be read: all else is shown."""
+    from aragora_q.errors import AragoraQError
+    from aragora_q.gates.overview import read_overview
+
+    try:
+        overview = await read_overview(gates)
+    except (AragoraQError, ValueError) as error:
+        return (
+            {"spent_today": None, "closed_providers": None},
+            [f"spending and providers cannot be read: {error}"],
+        )
+    closed = [
+        {
+            "account": each.account,
+            "provider": each.provider,
+            "closed_by": each.closed_by,
+            "reason": each.reason,
+            "seconds": each.seconds,
+        }
+        for each in overview.accounts
+        if each.closed_by
+    ]
+    return {"spent_today": overview.spent_today.as_json(), "closed_providers": closed}, []
 
 
 def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
@@ -138,6 +171,13 @@ def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
     used_bytes, max_bytes = server["used_bytes"], server["max_bytes"]
     if used_bytes and max_bytes and used_bytes > 0.9 * max_bytes:
         yield f"Redis memory is {used_bytes / max_bytes:.0%} full"
+    closed = stats["closed_providers"] or ()
+    for each in closed[:MAX_CLOSED]:
+        seconds = each["seconds"]
+        until = "until an operator acts" if seconds is None else f"for {duration(seconds)}"
+        yield f"provider {each['account']} takes no calls {until}: {each['reason']}"
+    if (more := len(closed) - MAX_CLOSED) > 0:
+        yield f"{count(more, 'more provider')} {'takes' if more == 1 else 'take'} no calls"
     if failed := stats["throughput"]["failed_15m"]:
         yield f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
 
@@ -182,12 +222,17 @@ def _backlog(stats: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ended(stats: Mapping[str, Any]) -> Iterator[str]:
+    from aragora_q.cli import views
+
     throughput = stats["throughput"]
     yield _format_row("", "kept", "".join(f"{f'{minutes} min':>9}" for minutes in MINUTES))
     for name in ("completed", "failed"):
         recent = "".join(f"{throughput[f'{name}_{minutes}m']:>9,}" for minutes in MINUTES)
         yield _format_row(name, stats[name], recent)
     yield _format_row("cancelled", stats["cancelled"])
+    if (spent := stats["spent_today"]) and spent["calls"]:
+        yield ""
+        yield _format_row("spent", views.usd_text(spent), f"today (UTC): {views.spent_text(spent)}")
 
 
 def _maintenance(stats: Mapping[str, Any]) -> Iterator[str]:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
+from aragora_q.errors import AragoraQError
+from aragora_q.formats import dollars, price
 from aragora_q.labels import encode_labels
-from aragora_q.loose import whole
+from aragora_q.loose import number_or_none, whole
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -100,11 +102,18 @@ def group_json(group: Group) -> dict[str, Any]:
     }
 
 
-def group_lines(group: Group, now: float) -> Iterator[str]:
-    """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
+def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds.
+
+    `spent` is the JSON of its spending; None: it cannot be read.
+    """
     yield _row("group", group.name)
     yield _row("state", group.state)
     yield from _rows("jobs", f"{group.total:,}: {counts_text(group.counts)}")
+    if spent is None:
+        yield _row("spent", "cannot be read")
+    elif spent["calls"]:
+        yield _row("spent", f"{usd_text(spent)}: {spent_text(spent)}")
     yield _row("created", _format_time(group.created_at, now))
     for label, time in (
         ("sealed", group.sealed_at),
@@ -121,6 +130,46 @@ def group_lines(group: Group, now: float) -> Iterator[str]:
         yield _row("held", f"aragora-q list --group {group.name} --status held")
     if group.counts[JobStatus.FAILED]:
         yield _row("failed", f"aragora-q list --group {group.name} --status failed")
+
+
+async def show_group(queue: RedisStreamsQueue, group: Group, *, as_json: bool, quiet: bool) -> None:
+    """Print a group, with what it spent, as JSON; as its name; or as text."""
+    if quiet and not as_json:
+        output.line(group.name)
+        return
+    spent = await _spent_by_group(queue, group.name)
+    if as_json:
+        output.json_line({**group_json(group), "spent": spent})
+        return
+    output.lines(group_lines(group, await queue.tracker.server_time(), spent))
+
+
+async def _spent_by_group(queue: RedisStreamsQueue, name: str) -> dict[str, Any] | None:
+    """Return what a group spent, as JSON; None if it cannot be read: all else is shown."""
+    from aragora_q.cli.options import open_gates
+    from aragora_q.gates.spending import Spending
+
+    try:
+        async with open_gates(queue) as gates:
+            return (await Spending(gates).of_group(queue.config.queue, name)).as_json()
+    except (AragoraQError, ValueError):
+        return None
+
+
+def usd_text(spent: Mapping[str, Any]) -> str:
+    """Return the US dollars of the JSON of spending."""
+    return "unknown" if spent["usd"] is None else dollars(spent["usd"])
+
+
+def spent_text(spent: Mapping[str, Any]) -> str:
+    """Return the calls of the JSON of spending, for example `3 calls, $1.20 estimated, 1 without a price`."""
+    parts = [
+        count(spent["calls"], "call"),
+        count(spent["faults"], "fault") if spent["faults"] else "",
+        f"{dollars(spent['estimated_usd'])} estimated" if spent["estimated_usd"] else "",
+        f"{spent['unpriced_calls']:,} without a price" if spent["unpriced_calls"] else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
@@ -178,6 +227,7 @@ def progress_text(progress: Mapping[str, Any]) -> str:
         debate_phase(progress),
         f"{whole(progress.get('agents_done'))} of {count(whole(progress.get('agents')), 'agent')} done",
         f"{count(whole(progress['tokens']), 'token')} so far" if progress.get("tokens") else "",
+        price(number_or_none(progress.get("cost_usd")), whole(progress.get("unpriced_calls"))),
     ]
     return ", ".join(filter(None, parts))
 

@@ -50,12 +50,7 @@ async def wait(
 
     if given == GivenFilter(group=given.group) and given.group:
         group = await waiting.ended_group(queue, given.group, timeout_seconds, quiet=quiet)
-        if as_json:
-            output.json_line(views.group_json(group))
-        elif quiet:
-            output.line(group.name)
-        else:
-            output.lines(views.group_lines(group, await queue.tracker.server_time()))
+        await views.show_group(queue, group, as_json=as_json, quiet=quiet)
         return waiting.group_exit_code(group)
     found = ids
     if ids == ["-"]:

@@ -78,13 +78,15 @@ class _Explainer:
     def _invalid_value(self, location: Sequence[str], rule: str) -> str:
         """Return setting, value, origin and rule, without a value that may hold a secret."""
         name = location[0]
+        if location[-1] == "[key]":  # of a table: the rule is about the name of an entry
+            location = location[:-1]
         if name in self.arguments:
             value = self.arguments[name] if len(location) == 1 else None
             origin = argument_origin(name)
         elif resolved := self.sources.find(location):
             value, origin = resolved.value, resolved.origin
-        else:
-            return rule
+        else:  # a rule of a whole table, whose entries may come from several sources
+            return f"{name}: {rule}"
         is_shown = isinstance(value, str | int | float) and not _MAY_BE_SECRET.search(location[-1])
         text = f" = {_shown(value)}" if is_shown else ""
         return f"{'.'.join(location)}{text} ({origin}): {rule}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aragora_q.base import QUEUE_NAME_PATTERN
@@ -32,7 +34,7 @@ from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
 MAX_USD_PER_MILLION = 100_000.0
-MAX_BUDGET_USD = 100_000_000.0
+MIN_BUDGET_USD, MAX_BUDGET_USD = 0.000_001, 100_000_000
 MAX_NAMED = 100
 """Maximum number of budgets, and of providers with limits."""
 
@@ -45,13 +47,22 @@ MAX_DATA_BYTES = 64 * 1024 * 1024
 """Upper limit of max_payload_bytes and max_result_bytes; the scripts accept no more."""
 
 
-class AgentConfig(BaseModel):
+class TableConfig(BaseModel):
+    """An entry of one of the tables of named values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
+        return _plain(value, cls.model_fields[info.field_name or ""])
+
+
+class AgentConfig(TableConfig):
     """An agent of the `[agents]` table: a model, how to reach it, and how to ask it.
 
     Settings that are None are not sent: the provider's default applies.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field(
         min_length=1,
@@ -128,8 +139,6 @@ class AgentConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_model_string(cls, value: Any) -> Any:
-        for text in value.values() if isinstance(value, Mapping) else [value]:
-            _check_text(text)
         return {"model": value} if isinstance(value, str) else value
 
 
@@ -162,13 +171,11 @@ class PriceConfig(BaseModel):
         return value
 
 
-class BudgetConfig(BaseModel):
+class BudgetConfig(TableConfig):
     """A budget of the `[budgets]` table: what all calls in its scope may cost in a window of time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     limit_usd: float = Field(
-        gt=0, le=MAX_BUDGET_USD, description="Limit of each window, in US dollars."
+        ge=MIN_BUDGET_USD, le=MAX_BUDGET_USD, description="Limit of each window, in US dollars."
     )
     window: Literal["hour", "day", "month", "total"] = Field(
         description="Time after which spending counts from zero again, in UTC; `total`: never."
@@ -196,10 +203,8 @@ class BudgetConfig(BaseModel):
         return value
 
 
-class ProviderConfig(BaseModel):
+class ProviderConfig(TableConfig):
     """Limits of a provider in the `[providers]` table, for each of its accounts. Unset: no limit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_concurrent: int | None = Field(
         None, ge=1, le=100_000, description="Maximum number of calls under way, of all workers."
@@ -213,6 +218,21 @@ class ProviderConfig(BaseModel):
     adaptive: bool = Field(
         True, description="Send fewer calls at once after a rate limit, and slowly more again."
     )
+
+
+def check_budget_name(name: str) -> str:
+    """Return `name` if a budget may have it. Raises ValueError."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            "a name must be 1 to 48 letters, digits and ._@-, and begin with a letter or digit"
+        )
+    return name
+
+
+def _check_provider(name: str) -> str:
+    if not SCOPE_VALUE.fullmatch(name):
+        raise ValueError("a name must be 1 to 200 ASCII characters without blanks")
+    return name
 
 
 class QueueConfig(BaseSettings):
@@ -342,10 +362,10 @@ class QueueConfig(BaseSettings):
         description="Prices by agent or model; they replace those of the built-in list.",
     )
 
-    budgets: dict[str, BudgetConfig] = Field(
+    budgets: dict[Annotated[str, AfterValidator(check_budget_name)], BudgetConfig] = Field(
         default_factory=dict, description="Budgets by name, for the calls of all workers."
     )
-    providers: dict[str, ProviderConfig] = Field(
+    providers: dict[Annotated[str, AfterValidator(_check_provider)], ProviderConfig] = Field(
         default_factory=dict,
         description="Limits by provider, or by account as `aragora-q providers` shows them.",
     )
@@ -359,11 +379,7 @@ class QueueConfig(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
-        _check_text(value)
-        is_flag = cls.model_fields[info.field_name or ""].annotation is bool
-        if isinstance(value, bool) and not is_flag:  # to Python, true is the number 1
-            raise ValueError("must not be true or false")
-        return value
+        return _plain(value, cls.model_fields[info.field_name or ""])
 
     @field_validator("default_agents", mode="before")
     @classmethod
@@ -413,18 +429,9 @@ class QueueConfig(BaseSettings):
 
     @field_validator("budgets", "providers")
     @classmethod
-    def _are_named(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _are_few(cls, value: dict[str, Any]) -> dict[str, Any]:
         if len(value) > MAX_NAMED:
-            raise ValueError(f"must be at most {MAX_NAMED}")
-        pattern = NAME if info.field_name == "budgets" else SCOPE_VALUE
-        for name in value:
-            if not pattern.fullmatch(name):
-                rule = (
-                    "1 to 48 letters, digits and ._@-"
-                    if pattern is NAME
-                    else "1 to 200 characters without blanks"
-                )
-                raise ValueError(f"must have names of {rule}, got {name!r:.100}")
+            raise ValueError(f"must be at most {MAX_NAMED}, got {len(value)}")
         return value
 
     @model_validator(mode="after")
@@ -465,6 +472,14 @@ class QueueConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Replace the sources of pydantic-settings, except arguments, with one that tracks origins."""
         return (init_settings, LayeredSource(settings_cls))
+
+
+def _plain(value: Any, field: FieldInfo) -> Any:
+    """Return the value of a setting if its kind may be right. Raises ValueError."""
+    _check_text(value)
+    if isinstance(value, bool) and field.annotation is not bool:  # to Python, true is the number 1
+        raise ValueError("must not be true or false")
+    return value
 
 
 def _check_text(value: Any) -> None:

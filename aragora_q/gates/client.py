@@ -6,17 +6,21 @@ what their answers say of accounts, so that workers do not start jobs that would
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import (
+    HOLD_CLOSED_SECONDS,
     RENEWALS_PER_LEASE,
+    BudgetRoom,
     Closed,
     GateAnswer,
     Granted,
@@ -24,15 +28,15 @@ from aragora_q.contracts import (
     PermitRenewer,
     WaitTurn,
 )
-from aragora_q.errors import SERVER_ERRORS
+from aragora_q.errors import SERVER_ERRORS, PermanentError
 from aragora_q.gates.policy import MICROS, declaration, micro_usd
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
-from aragora_q.redis.scripts import BATCH_LIMIT, batched
+from aragora_q.redis.scripts import batched
 
 CLOSED_FOREVER = -1
-UNKNOWN_UNTIL_SECONDS = 60.0
-"""How long an account that is closed without end is taken for closed, before its state is read again."""
+MAX_RETRY_AFTER_SECONDS = 30 * 86400.0
+"""Longest time that a provider may name."""
 
 MAX_KNOWN_AGENTS = 1_000
 
@@ -48,12 +52,11 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What an answer said of an account: closed until a time of the monotonic clock."""
+class _UnderWay(NamedTuple):
+    """A call that may be under way: its account, and when its time is over, on the monotonic clock."""
 
-    closed_until: float
-    is_endless: bool = False
+    account: str
+    ends_at: float
 
 
 class RedisGates:
@@ -66,12 +69,17 @@ class RedisGates:
         self._lease_ms = config.claim_idle_ms
         self._declaration, self._digest = b"", ""
         self.reconfigure(config)
-        self._under_way: dict[str, str] = {}
-        """The account of each call that was granted and is not settled, by id; read by the keeper's thread."""
+        self._under_way: dict[str, _UnderWay] = {}
+        """Calls that were granted and are not settled, by id; read by the keeper's thread."""
         self._accounts: dict[str, str] = {}
         """The account of each agent, as of its latest call."""
-        self._known: dict[str, _Known] = {}
+        self._closed_until: dict[str, float] = {}
+        """Of accounts that take no calls, as of the latest answer: until when, on the monotonic clock."""
         self._has_declared = False
+        self._sleeping: dict[str, dict[str, asyncio.Event]] = {}
+        """Calls that wait for their turn, in order, by account and id; each sleeps until its event is set."""
+        self._probed: set[str] = set()
+        """Accounts of which calls wait for the outcome of a probe."""
 
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
         self._note_agent(call)
@@ -99,21 +107,27 @@ class RedisGates:
         if word == b"undeclared":
             await self._declare(self._declaration)
             return await self.acquire(job, call)
+        if word == b"used":
+            raise PermanentError(
+                f"call {call.id} was settled before: another call needs another id"
+            )
         if word == b"granted":
-            self._under_way[self._id(call)] = call.account
-            self._known.pop(call.account, None)
+            ends_at = time.monotonic() + call.timeout_seconds
+            self._under_way[self._id(call)] = _UnderWay(call.account, ends_at)
+            self._closed_until.pop(call.account, None)
             return Granted()
         if word == b"wait":
             ms, why = details
+            if why == b"probe":
+                self._probed.add(call.account)
             text = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
             return WaitTurn(ms / 1000, f"{call.account}: {text}")
         if word == b"closed":
             return self._closed(call.account, *details)
-        return _over_budget(*details)
+        return _over_budget(call, *details)
 
-    async def settle(self, job: Job, call: Call, settlement: Settlement) -> None:
-        usd = micro_usd(settlement.cost_usd)
-        retry_after = settlement.retry_after_seconds
+    async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
+        usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
         fields = (
             self._id(call),
             call.account,
@@ -129,34 +143,79 @@ class RedisGates:
             settlement.input_tokens,
             settlement.output_tokens,
             settlement.cached_tokens,
-            "" if retry_after is None else round(retry_after * 1000),
+            _named_ms(settlement.retry_after_seconds),
             *_job_limits(call),
+            "" if max_usd is None else max_usd,
+            call.max_input_tokens + call.max_output_tokens,
         )
-        await self._connection.run("gate_settle", [(None, fields)])
+        [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
+        self._wake(call.account)
+        return bool(result != b"repeated")
+
+    async def wait(self, call: Call, seconds: float) -> None:
+        sleeping = self._sleeping.setdefault(call.account, {})
+        sleeping[call.id] = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await sleeping[call.id].wait()
+        except TimeoutError:
+            pass
+        finally:
+            del sleeping[call.id]
+            if not sleeping:
+                self._sleeping.pop(call.account, None)
+
+    def _wake(self, account: str) -> None:
+        """Wake the call that has waited longest, as a place is free; if they waited for a probe, all."""
+        is_probed = account in self._probed
+        self._probed.discard(account)
+        for event in self._sleeping.get(account, {}).values():
+            if not event.is_set():
+                event.set()
+                if not is_probed:
+                    return
 
     def closed_agents(self) -> Mapping[str, float]:
-        if not self._known:
+        if not self._closed_until:
             return {}
         now = time.monotonic()
-        left = {account: known.closed_until - now for account, known in self._known.items()}
+        left = {account: until - now for account, until in self._closed_until.items()}
         return {
             agent: left[account]
             for agent, account in self._accounts.items()
-            if left.get(account, 0.0) > 0
+            if 0 < left.get(account, 0.0) <= HOLD_CLOSED_SECONDS
         }
 
     async def refresh(self) -> None:
-        if self._declaration or self._has_declared:
+        if self._declaration or self._has_declared or self._accounts:  # also to book overdue calls
             await self._declare(self._declaration)
-            self._has_declared = bool(self._declaration)
         accounts = sorted(set(self._accounts.values()))
         for batch in batched(accounts):
             replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
             for account, (ms, why, *_) in zip(batch, replies, strict=True):
-                self._known.pop(account, None)
+                self._closed_until.pop(account, None)
                 if ms:
                     self._closed(account, ms, why)
+
+    async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
+        rooms: list[BudgetRoom] = []
+        for batch in batched(budgets):
+            replies = await self._connection.run("gate_room", [(None, (each,)) for each in batch])
+            rooms += [
+                BudgetRoom(limit / MICROS, spent / MICROS, reserved / MICROS, turns=turns_ms >= 0)
+                if limit >= 0
+                else BudgetRoom(None)
+                for limit, spent, reserved, turns_ms in replies
+            ]
+        return rooms
+
+    async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
+        free: list[int | None] = []
+        for batch in batched(accounts):
+            replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
+            free += [_free_calls(*reply) for reply in replies]
+        return free
 
     def reconfigure(self, config: QueueConfig) -> None:
         """Declare what `config` says from the next `refresh` on."""
@@ -173,6 +232,7 @@ class RedisGates:
         if self._has_declared:
             with suppress(*SERVER_ERRORS):  # then the declaration ends by itself
                 await self._declare(b"")
+            self._has_declared = False
         await self._connection.close()
 
     async def _declare(self, text: bytes) -> None:
@@ -182,6 +242,7 @@ class RedisGates:
             declaration=text,
             ttl_ms=3 * self._lease_ms,
         )
+        self._has_declared = bool(text)
 
     def _id(self, call: Call) -> str:
         return f"{self._config.queue}/{call.id}"
@@ -193,8 +254,7 @@ class RedisGates:
 
     def _closed(self, account: str, ms: int, why: bytes) -> Closed:
         seconds = None if ms == CLOSED_FOREVER else ms / 1000
-        known_seconds = UNKNOWN_UNTIL_SECONDS if seconds is None else seconds
-        self._known[account] = _Known(time.monotonic() + known_seconds, is_endless=seconds is None)
+        self._closed_until[account] = time.monotonic() + (math.inf if seconds is None else seconds)
         reason = REASONS.get(why.decode(), why.decode())
         return Closed(seconds, f"{account}: {reason}")
 
@@ -202,16 +262,23 @@ class RedisGates:
 class RedisPermitRenewer:
     """Renews permits over a connection of the lease keeper's thread."""
 
-    def __init__(self, connection: Connection, under_way: dict[str, str], lease_ms: int) -> None:
+    def __init__(
+        self, connection: Connection, under_way: dict[str, _UnderWay], lease_ms: int
+    ) -> None:
         self._connection = connection
         self._under_way = under_way
         self._lease_ms = lease_ms
 
     async def renew(self) -> None:
         """As `PermitRenewer.renew`. Sends nothing if no call is under way."""
-        calls = list(self._under_way.copy().items())
-        for first in range(0, len(calls), BATCH_LIMIT):
-            batch = calls[first : first + BATCH_LIMIT]
+        now = time.monotonic()
+        calls = []
+        for call_id, call in self._under_way.copy().items():
+            if call.ends_at > now:
+                calls.append((call_id, call.account))
+            else:  # never settled: its task was cancelled
+                self._under_way.pop(call_id, None)
+        for batch in batched(calls):
             await self._connection.run(
                 "gate_renew", [(None, call) for call in batch], lease_ms=self._lease_ms
             )
@@ -226,7 +293,26 @@ def _job_limits(call: Call) -> tuple[int | str, int | str]:
     return "" if usd is None else usd, "" if tokens is None else tokens
 
 
+def _free_calls(
+    ms: int, why: bytes, _provider: bytes, limit: int, under_way: int, waiting: int, *_: int
+) -> int | None:
+    """Return how many more calls an account takes; one that is open is never full for good."""
+    if ms:
+        return 0
+    if why:  # it was closed, and the next call is the one that tries it
+        return 1
+    return None if limit < 0 else max(1, limit - under_way - waiting)
+
+
+def _named_ms(seconds: float | None) -> int | str:
+    """Return how long a provider asked to wait, in ms; empty if it named no time, or none that can be."""
+    if seconds is None or not seconds >= 0:  # NaN is not
+        return ""
+    return round(min(seconds, MAX_RETRY_AFTER_SECONDS) * 1000)
+
+
 def _over_budget(
+    call: Call,
     budget: bytes,
     on_full: bytes,
     turns_ms: int,
@@ -254,4 +340,6 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
+        # A job that needs more than the limit can go on for the time of a window.
+        usd=max(needed, min(micro_usd(call.quote_usd) or 0, limit)) / MICROS,
     )

@@ -14,7 +14,7 @@ from aragora_q import codec
 from aragora_q.gates.policy import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
-from aragora_q.redis.keys import MAX_SPEND_ROWS, SPEND_DAYS, GateKeys
+from aragora_q.redis.keys import MAX_SPEND_ROWS, SPEND_DAYS
 
 NAMES = ("queue", "tenant", "group", "agent", "provider", "model")
 """What a row of spending names, in the order of `gates.lua`."""
@@ -105,7 +105,7 @@ class Spending:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._keys = GateKeys(connection.config.key_prefix, cluster=connection.is_cluster)
+        self._keys = connection.gate_keys
 
     async def now(self) -> datetime:
         """Return the time of the server of the gates, in UTC."""

@@ -7,7 +7,7 @@ the metrics of a single worker are in `worker_metrics.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,11 @@ from prometheus_client.registry import Collector
 from aragora_q._version import __version__
 from aragora_q.base import QueueStats
 from aragora_q.errors import AragoraQError
+from aragora_q.gates.overview import AccountState, Overview, read_overview
+from aragora_q.gates.policy import MICROS
+from aragora_q.gates.spending import Spent
 from aragora_q.output_file import write_file
+from aragora_q.redis.connection import Connection
 from aragora_q.redis.server import ServerInfo, check_server
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -36,31 +40,43 @@ TRANSITIONS = (
 its first increase.
 """
 
+CLOSED_BY = ("rate_limited", "overloaded", "outage", "credit", "paused")
+"""Why a gate may be closed, as `gate_states` says it. Each is exported for every account, as 0 or 1."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The result of one scrape. `stats` and `server` are None if Redis did not answer."""
+    """The result of one scrape. What did not answer is None: `stats` and `server`, or the gates."""
 
     queue: str
     stats: QueueStats | None = None
     server: ServerInfo | None = None
     seconds: float = 0.0
     """Time that Redis took to answer."""
+    gates: Overview | None = None
 
 
-async def snapshot(queue: RedisStreamsQueue) -> Snapshot:
-    """Read statistics of the queue and its server. Raises RedisUnreachable, AccessDenied or TryAgain."""
+async def snapshot(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
+    """Read statistics of the queue, its server and the gates.
+
+    Raises:
+        RedisUnreachable, AccessDenied, TryAgain: Redis does not answer for the queue.
+    """
     started_at = time.monotonic()
     server = await check_server(queue.connection)
     stats = await queue.get_queue_stats()
-    return Snapshot(queue.config.queue, stats, server, time.monotonic() - started_at)
+    try:
+        overview = await read_overview(gates)
+    except (AragoraQError, ValueError):  # on a cluster, they may be on another node
+        overview = None
+    return Snapshot(queue.config.queue, stats, server, time.monotonic() - started_at, overview)
 
 
-async def snapshot_or_nothing(queue: RedisStreamsQueue) -> Snapshot:
+async def snapshot_or_nothing(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
     """As `snapshot`, but return an empty snapshot if Redis does not answer; a metric shows the outage."""
     started_at = time.monotonic()
     try:
-        return await snapshot(queue)
+        return await snapshot(queue, gates)
     except AragoraQError:
         return Snapshot(queue.config.queue, seconds=time.monotonic() - started_at)
 
@@ -81,6 +97,11 @@ class QueueCollector(Collector):
             yield from _of_backlog(snapshot.queue, snapshot.stats)
             yield from _of_maintenance(snapshot.queue, snapshot.stats)
             yield from _of_server(snapshot.server)
+            yield _gauge("gates_scrape_success", "1 if the gates answered this scrape.",
+                         snapshot.queue, snapshot.gates is not None)  # fmt: skip
+        if snapshot.gates is not None:
+            yield from _of_spending(snapshot.queue, snapshot.gates.spent_today)
+            yield from _of_providers(snapshot.gates.accounts)
         yield _gauge("queue_scrape_success", "1 if Redis answered this scrape.", snapshot.queue,
                      snapshot.stats is not None)  # fmt: skip
         yield _gauge("queue_scrape_duration_seconds", "Time that Redis took to answer this scrape.",
@@ -157,6 +178,47 @@ def _of_maintenance(queue: str, stats: QueueStats) -> Iterator[Metric]:
         yield _gauge(f"queue_last_{name}_timestamp_seconds",
                      f"Unix time of the last successful {name} pass; 0: never.",
                      queue, (last_at or 0) / 1000)  # fmt: skip
+
+
+def _of_spending(queue: str, spent: Spent) -> Iterator[Metric]:
+    for name, text, value in (
+        ("spent_today_usd", "US dollars that jobs of the queue spent since midnight UTC.",
+         spent.micro_usd / MICROS),
+        ("spent_today_estimated_usd", "The part of them that is estimated.",
+         spent.estimated_micro_usd / MICROS),
+        ("unpriced_calls_today", "Calls without a known price since midnight UTC.",
+         spent.unpriced_calls),
+    ):  # fmt: skip
+        yield _gauge(f"queue_{name}", text, queue, value)
+
+
+def _of_providers(accounts: Sequence[AccountState]) -> Iterator[Metric]:
+    """Yield the gates of accounts. They have no label `queue`: all queues of the prefix share them."""
+    labels = ("account", "provider")
+    closed = GaugeMetricFamily(
+        "aragora_q_provider_closed",
+        "1 if the account takes no calls for this reason.",
+        labels=(*labels, "why"),
+    )
+    calls = GaugeMetricFamily(
+        "aragora_q_provider_calls",
+        "Calls of all workers that are under way, or wait for their turn.",
+        labels=(*labels, "state"),
+    )
+    limit = GaugeMetricFamily(
+        "aragora_q_provider_limit",
+        "Maximum number of calls under way that rate limits have left; absent: no limit.",
+        labels=labels,
+    )
+    for each in accounts:
+        names = (each.account, each.provider)
+        for why in CLOSED_BY:
+            closed.add_metric((*names, why), float(each.closed_by == why))
+        calls.add_metric((*names, "under_way"), each.under_way)
+        calls.add_metric((*names, "waiting"), each.waiting)
+        if each.limit is not None:
+            limit.add_metric(names, each.limit)
+    yield from (closed, calls, limit)
 
 
 def _of_server(server: ServerInfo) -> Iterator[Metric]:

@@ -1,22 +1,88 @@
 """Every metric of a worker, in one table.
 
 The worker updates `WorkerMetrics`; the launcher serves them. Names follow the Prometheus conventions:
-prefix `aragora_q_`, counters end in `_total`, times in `_seconds`. Job and worker ids are never labels.
+prefix `aragora_q_`, counters end in `_total`, times in `_seconds`. Job and worker ids are never labels. The
+values of labels are bounded, also of those that come from jobs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from aragora_q._version import __version__
+from aragora_q.context import NOT_BILLED, Call, Settlement
 
 OUTCOMES = ("completed", "retrying", "failed", "released", "held", "lost", "cancelled")
 _DURATION_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _LATENCY_BUCKETS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+_WAIT_BUCKETS = (0.005, 0.05, 0.5, 1, 2, 5, 15, 30, 60)
+
+MAX_MODELS = 100
+"""Pairs of provider and model that are labels; others are counted as `other`: models come from jobs."""
+
+OTHER = ("other", "other")
+
+
+class CallMetrics:
+    """The paid calls of a worker, by provider and configured model."""
+
+    def __init__(self, metric: Callable[..., Any]) -> None:
+        by = ("provider", "model")
+        self._usd = metric(
+            Counter, "spend_usd", "US dollars of settled calls, as far as they are known.", *by
+        )
+        self._unpriced = metric(Counter, "unpriced_calls", "Calls without a known price.", *by)
+        self._calls = metric(Counter, "calls", "Settled calls, by outcome.", *by, "outcome")
+        self._tokens = metric(
+            Counter,
+            "tokens",
+            "Tokens of settled calls: input, output, and cached, a part of the input.",
+            *by,
+            "direction",
+        )
+        self._waits = metric(
+            Histogram,
+            "gate_wait_seconds",
+            "Time that a call waited at the gates until it was granted.",
+            buckets=_WAIT_BUCKETS,
+        )
+        self._known: set[tuple[str, str]] = set()
+
+    def granted(self, call: Call, wait_seconds: float) -> None:
+        """A call may be sent, after it waited."""
+        self._waits.observe(wait_seconds)
+        labels = self._labels(call)
+        for each in (self._usd, self._unpriced):  # so that alerts notice the first increase
+            each(*labels)
+
+    def settled(self, call: Call, settlement: Settlement) -> None:
+        """A call was booked. Its price is that of the gates: the reserved one where it is not known."""
+        if settlement.outcome == "not_sent":
+            return
+        labels, usd = self._labels(call), settlement.cost_usd
+        self._calls(*labels, settlement.outcome).inc()
+        for direction in ("input", "output", "cached"):
+            tokens = getattr(settlement, f"{direction}_tokens")
+            self._tokens(*labels, direction).inc(max(0, tokens))
+        if usd is None:
+            usd = 0.0 if settlement.outcome in NOT_BILLED else call.max_cost_usd
+        if usd is None:
+            self._unpriced(*labels).inc()
+        else:
+            self._usd(*labels).inc(max(0.0, usd))
+
+    def _labels(self, call: Call) -> tuple[str, str]:
+        labels = (call.provider, call.model)
+        if labels not in self._known:
+            if len(self._known) >= MAX_MODELS:
+                return OTHER
+            self._known.add(labels)
+        return labels
 
 
 class WorkerMetrics:
@@ -30,10 +96,11 @@ class WorkerMetrics:
             made = kind(
                 f"aragora_q_{name}", text, ("queue", *labels), registry=self.registry, **options
             )
-            return made if labels else made.labels(queue)
+            return partial(made.labels, queue) if labels else made.labels(queue)
 
+        self.calls = CallMetrics(metric)
         attempts = metric(Counter, "attempts", "Attempts that ended, by outcome.", "outcome")
-        self.attempts = {outcome: attempts.labels(queue, outcome) for outcome in OUTCOMES}
+        self.attempts = {outcome: attempts(outcome) for outcome in OUTCOMES}
         self.attempt_duration = metric(
             Histogram,
             "attempt_duration_seconds",
@@ -51,8 +118,9 @@ class WorkerMetrics:
             Gauge, "concurrency", "Maximum number of jobs that this worker runs at once."
         )
         self.leases_lost = metric(Counter, "leases_lost", "Running jobs whose lease was lost.")
-        errors = metric(Counter, "redis_errors", "Failed calls to Redis, by kind of error.", "kind")
-        self.redis_errors: Callable[[str], Any] = lambda kind: errors.labels(queue, kind)
+        self.redis_errors: Callable[[str], Any] = metric(
+            Counter, "redis_errors", "Failed calls to Redis, by kind of error.", "kind"
+        )
         self.loop_lag = metric(
             Gauge, "event_loop_lag_seconds", "Latest measured delay of the event loop."
         )

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from aragora_q.redis import scripts
-from aragora_q.redis.keys import QueueKeys
+from aragora_q.redis.keys import GateKeys, QueueKeys
 
 CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 """Needed to open a queue, on one server, on a cluster or behind Sentinels."""
 
 READ = (
-    "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hmget", "lrange", "pttl", "time",
+    "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hlen", "hmget", "lrange", "pttl", "time",
     "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
-    "zcount", "zmscore", "zrange", "zrangebyscore", "zrevrange", "zscore",
+    "zcount", "zmscore", "zrange", "zrangebylex", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
 """Needed by the commands that read: status, list (with scripts that find jobs), wait, tail, stats, exporter."""
 
@@ -27,31 +27,38 @@ CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
 EVAL = ("eval", "evalsha")
-GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_states")
-MAINTENANCE = ("claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister")
+GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare")
+MAINTENANCE = (
+    "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
+)  # fmt: skip
+
+
+GatesUse = Literal["none", "sums", "read", "write"]
+"""How keys of the gates are used. `sums`: only what a queue and its groups spent is read."""
 
 
 class Role(NamedTuple):
-    """The scripts that a role runs, and the commands that it sends without a script."""
+    """The scripts that a role runs, and the commands that it sends without a script, also to the gates."""
 
     scripts: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    reads_of_gates: GatesUse = "none"
 
 
 ROLES = {
-    "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM)),
+    "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM), "sums"),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
-        ("blpop", "hgetall", "xinfo|consumers", "zcard", "zrange"),
+        ("blpop", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
-    "stats": Role((), READ),
+    "stats": Role((), READ, "read"),
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
          "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
-         "gate_states", "gate_room", *MAINTENANCE),
+         "gate_counters", "gate_check", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
@@ -59,7 +66,7 @@ ROLES = {
 
 def commands(role: str, *, fsync: bool = False) -> list[str]:
     """Return all commands that `role` needs, as ACL rules name them. `fsync` adds WAITAOF."""
-    names, direct = ROLES[role]
+    names, direct, _ = ROLES[role]
     needed = {*CONNECT, *direct}
     for name in names:
         needed |= {*EVAL, *_called_by(name)}
@@ -71,9 +78,37 @@ def commands(role: str, *, fsync: bool = False) -> list[str]:
 def rules(role: str, keys: QueueKeys, *, fsync: bool = False) -> str:
     """Return the rules for ACL SETUSER that let a user be `role` on one queue, without a password."""
     reads_only = not ROLES[role].scripts
-    pattern = f"{'%R~' if reads_only else '~'}{keys.pattern}"
+    patterns = [f"{'%R~' if reads_only else '~'}{keys.pattern}"]
+    gates = GateKeys(keys.prefix, cluster=keys.cluster)
+    match _use_of_gates(role):
+        case "sums":
+            patterns += [f"%R~{pattern}" for pattern in gates.patterns_of_sums(keys.queue)]
+        case "read":
+            patterns.append(f"%R~{gates.pattern}")
+        case "write":
+            patterns.append(f"~{gates.pattern}")
     allowed = " ".join(f"+{command}" for command in commands(role, fsync=fsync))
-    return f"{pattern} -@all {allowed}"
+    return f"{' '.join(patterns)} -@all {allowed}"
+
+
+def uses_of_gates(role: str, keys: QueueKeys) -> list[tuple[str, ...]]:
+    """Return commands that show, when they are tried, whether a user may use the gates' keys as `role` does."""
+    gates = GateKeys(keys.prefix, cluster=keys.cluster)
+    uses: dict[GatesUse, list[tuple[str, ...]]] = {
+        "none": [],
+        "sums": [("GET", gates.spend_of_group(keys.queue, "g"))],
+        "read": [("GET", gates.anchor)],
+        "write": [("SET", gates.anchor, "")],
+    }
+    return uses[_use_of_gates(role)]
+
+
+def _use_of_gates(role: str) -> GatesUse:
+    names, _, reads = ROLES[role]
+    own = [scripts.load(name) for name in names if name.startswith("gate_")]
+    if any(not script.is_read_only for script in own):
+        return "write"
+    return "read" if own else reads
 
 
 @cache

@@ -35,7 +35,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from aragora_q.base import JOB_ID_PUNCTUATION, LANES, MAX_JOB_ID_CHARS, lane_of
+from aragora_q.base import (
+    JOB_ID_PUNCTUATION,
+    LANES,
+    MAX_HOLD_BY_BYTES,
+    MAX_JOB_ID_CHARS,
+    lane_of,
+)
 
 GROUP = "aragora-workers"
 """The consumer group of every lane."""
@@ -73,6 +79,9 @@ SPEND_DAYS = 400
 CALL_TTL_MS = 86_400_000
 """How long the record of a call is kept after its last change."""
 
+COUNTER_MS = 172_800_000
+"""How long the counter of a budget is kept after its window: calls of the window are settled late."""
+
 GATES = "gates"
 """The name in the keys of the gates, which no queue may have."""
 
@@ -89,7 +98,9 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "MAX_SPEND_ROWS": MAX_SPEND_ROWS,
     "SPEND_MS": SPEND_DAYS * 86_400_000,
     "CALL_TTL_MS": CALL_TTL_MS,
+    "COUNTER_MS": COUNTER_MS,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
+    "MAX_HOLD_BY_BYTES": MAX_HOLD_BY_BYTES,
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
 }
 """Names that every script may use; `scripts.load` defines those that it does use."""
@@ -112,7 +123,7 @@ class QueueKeys:
     @cached_property
     def pattern(self) -> str:
         """Glob pattern that matches the keys of this queue and no others."""
-        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.queue_prefix) + "*"
+        return f"{_literal(self.queue_prefix)}*"
 
     @cached_property
     def stream_high(self) -> str:
@@ -276,7 +287,8 @@ class GateKeys:
     | `call:<id>`                | string | JSON: record of a call, for a day after its last change       |
     | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
     | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
-    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent, provider and model |
+    | `window:<window>`          | zset   | which budgets and values have a counter in a window           |
+    | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent … |
     | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |
     | `group:<queue>/<group>`    | string | the same of a group, until 400 days after its last call       |
     """
@@ -292,7 +304,27 @@ class GateKeys:
     @cached_property
     def pattern(self) -> str:
         """Glob pattern that matches the keys of the gates and no others."""
-        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.gates_prefix) + "*"
+        return f"{_literal(self.gates_prefix)}*"
+
+    def patterns_of_sums(self, queue: str) -> tuple[str, str]:
+        """Glob patterns that match what a queue spent in a day, and what its groups spent."""
+        prefix = _literal(self.gates_prefix)
+        return f"{prefix}spend:*:{queue}", f"{prefix}group:{queue}/*"
+
+    KINDS = frozenset(("account", "permits", "waiters", "call", "spent", "job", "window", "spend"))
+    """First parts of the keys of which there are many."""
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Redis' type of each key that there is once, by key."""
+        zsets = ("declarers", "accounts", "reservations")
+        kinds = {
+            "policy": "string",
+            "declared": "hash",
+            "overrides": "hash",
+            **dict.fromkeys(zsets, "zset"),
+        }
+        return {self.named[name]: kind for name, kind in kinds.items()}
 
     @property
     def anchor(self) -> str:
@@ -322,3 +354,8 @@ class GateKeys:
 
     def spend_of_group(self, queue: str, group: str) -> str:
         return f"{self.gates_prefix}group:{queue}/{group}"
+
+
+def _literal(prefix: str) -> str:
+    """Return a glob pattern that matches this text only."""
+    return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix)

@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
 
@@ -298,6 +298,9 @@ class RedisStreamsQueue(WorkQueue):
         self, job_ids: Sequence[str], causes: Collection[HoldCause] = HOLD_CAUSES
     ) -> list[str]:
         return await self._run_for_each("unhold", job_ids, causes=" ".join(causes))
+
+    async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
+        return await self.tracker.get_statuses(job_ids)
 
     async def count_held(self) -> int:
         return int(await self.connection.execute("ZCARD", self._keys.held))

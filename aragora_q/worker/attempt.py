@@ -34,6 +34,7 @@ from aragora_q.errors import (
 )
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.observability.logs import get_logger
+from aragora_q.observability.worker_metrics import CallMetrics
 from aragora_q.retry import RetryPolicy, describe, is_machine_limit, is_retryable_error, leaves
 from aragora_q.worker.paid_calls import PaidCalls
 
@@ -65,10 +66,11 @@ class Attempt:
         max_result_bytes: int,
         is_ending: Callable[[], bool] = lambda: False,
         gates: Gates | None = None,
+        call_metrics: CallMetrics | None = None,
     ) -> None:
         self.job = job
         self.waits = WaitClock()
-        self._calls = PaidCalls(gates, job, self.waits)
+        self._calls = PaidCalls(gates, job, self.waits, call_metrics)
         self._executor = executor
         self._policy = policy
         self._store = store

@@ -154,6 +154,7 @@ class JobRunner:
                     self._max_result_bytes,
                     self._is_ending,
                     self._gates,
+                    self._metrics.calls,
                 )
             )
             if older := self._jobs.get(job.id):

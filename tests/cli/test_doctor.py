@@ -200,9 +200,30 @@ BREAKS_OF_GROUPS = {
     "then-lost": lambda redis_client: redis_client.delete(f"{PREFIX}group:followed:then"),
 }
 
+
+async def _holds(harness):
+    """One job that waits, one that is held."""
+    await harness.enqueue("waits")
+    await harness.enqueue("held")
+    await harness.queue.hold("held", reason="look first")
+
+
+def _break_held_in_lane(redis_client):
+    entry = redis_client.xadd(f"{PREFIX}stream", {"id": "held", "payload": "{}"})
+    redis_client.hset(f"{PREFIX}job:held", "entry", entry)
+
+
+BREAKS_OF_HOLDS = {
+    "held-without-hash": lambda redis_client: redis_client.delete(f"{PREFIX}job:held"),
+    "held-unlisted": lambda redis_client: redis_client.zrem(f"{PREFIX}held", "held"),
+    "held-in-lane": _break_held_in_lane,
+    "listed-as-held": lambda redis_client: redis_client.zadd(f"{PREFIX}held", {"waits": 1}),
+}
+
 CASES = {
     **{code: (_jobs, damage) for code, damage in BREAKS.items()},
     **{code: (_groups, damage) for code, damage in BREAKS_OF_GROUPS.items()},
+    **{code: (_holds, damage) for code, damage in BREAKS_OF_HOLDS.items()},
 }
 
 
@@ -322,6 +343,37 @@ def test_repaired_jobs_run(run_cli, on_queue, redis_client):
     redis_client.zadd(f"{PREFIX}delayed", {"delayed": 1})
     assert len(_found(run_cli("doctor", "--repair", "--yes", "--json"))) == 2
     assert on_queue(run_all) == {"waits": "completed", "delayed": "completed"}
+
+
+@pytest.mark.parametrize("code", BREAKS_OF_HOLDS)
+def test_a_repaired_hold_holds(run_cli, on_queue, redis_client, code):
+    """Only the job that waits starts; the held one runs with its payload when it is freed."""
+
+    async def start(harness):
+        worker = await harness.worker()
+        first = [job.id for job in (await worker.start(5)).jobs]
+        assert await harness.queue.unhold("held")
+        return first, (await harness.start_one(worker)).raw_payload
+
+    on_queue(_holds)
+    BREAKS_OF_HOLDS[code](redis_client)
+    run_cli("doctor", "--repair", "--yes")
+    assert on_queue(start) == (["waits"], b'{"n":1}')
+
+
+def test_what_is_left_of_a_held_job_goes(run_cli, on_queue, redis_client):
+    """A job in the index of held jobs whose data is gone is removed from it; so is one that has ended."""
+    on_queue(_jobs)
+    redis_client.zadd(f"{PREFIX}held", {"missing": 1, "ended": 1})
+    found = {
+        finding["detail"].partition(": ")[2] for finding in _found(run_cli("doctor", "--json"))
+    }
+    assert {detail.partition(":")[0].partition(" (")[0] for detail in found} == {
+        PROBLEMS["listed-without-data"].message.partition(":")[0],
+        PROBLEMS["listed-twice"].message.partition(":")[0],
+    }
+    run_cli("doctor", "--repair", "--yes")
+    assert redis_client.exists(f"{PREFIX}held") == 0
 
 
 def test_repair_asks_first(run_cli, on_queue, redis_client):
@@ -626,6 +678,26 @@ class TestSurroundings:
         assert details == [
             f"user limited cannot be a {role}: not allowed to run xadd, zadd"
             for role in ("producer", "worker", "reaper", "purge")
+        ]
+
+    def test_missing_rights_on_keys_of_the_gates_are_listed(
+        self, run_cli, own_server, monkeypatch
+    ):
+        """A user of before the gates, who may run every command: it cannot be a worker, and why."""
+        server = own_server()
+        with server.client() as client:
+            client.execute_command(
+                "ACL", "SETUSER", "old", "on", ">pw", "~aragora:queue:debates:*", "+@all"
+            )
+        monkeypatch.setenv("REDIS_URL", f"redis://old:pw@127.0.0.1:{server.port}")
+        details = [each["detail"] for each in _found(run_cli("doctor", "--json"), "rights")]
+        assert details == [
+            f"user old cannot be a {role}: not allowed to {use} aragora:queue:{{gates}}:{key}"
+            for role, use, key in (
+                ("producer", "GET", "group:debates/g"),
+                ("worker", "SET", "policy"),
+                ("stats", "GET", "policy"),
+            )
         ]
 
     def test_an_unsupported_server_is_the_only_finding(self, run_cli, own_server):

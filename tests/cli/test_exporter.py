@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 from support import servers
+from support.paid_calls import book, ok
 from support.wait import wait_until_sync
 
 
@@ -60,12 +61,15 @@ def test_metrics_are_computed_at_scrape(exporter, run_cli):
     assert process.wait(30) == -signal.SIGTERM
 
 
-def test_no_job_and_no_worker_is_a_label(exporter, run_cli):
-    """The only labels are queue, state, lane, transition and version."""
+def test_no_job_and_no_worker_is_a_label(exporter, run_cli, on_queue):
+    """The only labels are queue, state, lane, transition, version, and the names of accounts."""
     port, _ = exporter()
     assert run_cli("enqueue", "What?", "--agents", "demo:bold,demo:careful").code == 0
+    on_queue(lambda harness: book(harness.queue, ({}, {}, ok(0.5))))
     labels = set(re.findall(r'[{,](\w+)="', _get(port, "/metrics")[1]))
-    assert labels == {"queue", "state", "lane", "transition", "version"}
+    assert labels == {
+        "queue", "state", "lane", "transition", "version", "account", "provider", "why",
+    }  # fmt: skip
 
 
 def test_it_survives_an_outage_and_reports_it(exporter, own_server):

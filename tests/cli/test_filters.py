@@ -17,8 +17,8 @@ from aragora_q.errors import TryAgain
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
 
-COMMANDS = ("list", "cancel", "requeue", "purge", "wait")
-CHANGES = {"cancel": "waits", "requeue": "bad", "purge": "done"}
+COMMANDS = ("list", "cancel", "hold", "unhold", "requeue", "purge", "wait")
+CHANGES = {"cancel": "waits", "hold": "waits", "requeue": "bad", "purge": "done"}
 
 
 @pytest.fixture

@@ -72,10 +72,16 @@ COMMANDS = {
     ("wait", "x"): ("--timeout",),
     ("list",): ("--status", "--limit", "--queue"),
     ("cancel",): ("",),
+    ("hold", "x"): ("", "--reason"),
+    ("unhold",): ("",),
     ("requeue",): ("",),
     ("reap",): ("--max-time", "--queue"),
     ("purge",): ("--older-than", "--status"),
     ("stats",): ("--queue", "--config"),
+    ("spend",): (
+        "", "--by", "--since", "--until", "--tenant", "--group", "--agent", "--provider", "--model",
+        "--queue",
+    ),
     ("acl",): ("",),
     ("acl", "worker"): ("--user", "--password-file"),
     ("config", "check"): ("--config",),
@@ -106,7 +112,7 @@ def test_arguments(run_cli, tmp_path, command, data):
 @pytest.mark.parametrize(
     "args",
     [
-        ("stats",), ("status", "--quiet"), ("list", "--limit"), ("enqueue", "x", "--rounds"),
+        ("stats",), ("status", "--quiet"), ("list", "--limit"), ("enqueue", "x", "--rounds"), ("spend", "--by"),
         ("purge", "--older-than"), ("acl",), ("worker",), ("worker", "--metrics-port"), (),
         ("exporter", "--listen"), ("tail", "--after"), ("models", "pull"), ("worker", "--worker-id"),
         ("enqueue", "x", "--redis-pasword"), ("healthcheck",),
@@ -346,7 +352,7 @@ def odd_server():
     info=infos.map(lambda text: b"$%d\r\n%s\r\n" % (len(text), text)) | replies,
     reply=replies,
     command=st.sampled_from(
-        [("stats",), ("status", "x"), ("list",), ("reap",), ("enqueue", "x", *agents)]
+        [("stats",), ("status", "x"), ("list",), ("reap",), ("spend",), ("enqueue", "x", *agents)]
     ),
 )
 def test_replies(run_cli, odd_server, info, reply, command):

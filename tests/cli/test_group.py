@@ -6,6 +6,7 @@ import pty
 import time
 
 import pytest
+from support.paid_calls import book, ok
 from support.queue_harness import PREFIX
 
 from aragora_q.contracts import Completed, Failed
@@ -58,13 +59,33 @@ def test_show(run_cli, fill, outcomes):
     assert shown.lines[-1] == "failed     aragora-q list --group nightly --status failed"
     group = run_cli("group", "show", "nightly", "--json").object
     assert group["counts"] == {
-        "pending": 1, "processing": 0, "retrying": 0, "completed": 1, "failed": 1, "cancelled": 0,
+        "pending": 1, "processing": 0, "retrying": 0, "held": 0, "completed": 1, "failed": 1, "cancelled": 0,
         "purged": 0,
     }  # fmt: skip
     assert (group["name"], group["total"], group["live"], group["then"]) == ("nightly", 3, 1, None)
     assert time.time() * 1000 - 60_000 < group["created_at"] <= time.time() * 1000 + 60_000
     assert [group[f"{name}_at"] for name in ("sealed", "ended", "cancelled")] == [None] * 3
     assert run_cli("group", "show", "nightly", "--quiet").lines == ["nightly"]
+
+
+def test_what_a_group_spent(run_cli, fill, on_queue):
+    """`show` and `wait` print what its own jobs spent; without calls there is no line."""
+    fill(count=1)
+    assert not any(line.startswith("spent") for line in run_cli("group", "show", "nightly").lines)
+    ours, others = {"group": "nightly"}, {"group": "other"}
+    on_queue(
+        lambda harness: book(
+            harness.queue, (ours, {}, ok(0.25)), (others, {}, ok(0.5)), ({}, {}, ok(0.5)),
+            (ours, {"max_cost_usd": None}, ok(None)),
+        )
+    )  # fmt: skip
+    spent = run_cli("group", "show", "nightly", "--json").object["spent"]
+    assert (spent["calls"], spent["usd"], spent["unpriced_calls"]) == (2, 0.25, 1)
+    shown = run_cli("group", "show", "nightly")
+    assert "spent      $0.25: 2 calls, 1 without a price" in shown.lines
+    run_cli("group", "cancel", "nightly", "--yes")
+    waited = run_cli("wait", "--group", "nightly", "--json", "--timeout", "20")
+    assert waited.object["spent"] == spent
 
 
 def test_list(run_cli, fill):
@@ -78,7 +99,7 @@ def test_list(run_cli, fill):
     run_cli("enqueue", "Tea?", *AGENTS)
     shown = run_cli("group", "list")
     assert shown.lines[0].split() == [
-        "GROUP", "STATE", "CREATED", "JOBS", "LIVE", "COMPLETED", "FAILED", "CANCELLED",
+        "GROUP", "STATE", "CREATED", "JOBS", "LIVE", "HELD", "COMPLETED", "FAILED", "CANCELLED",
     ]  # fmt: skip
     assert [line.split()[0] for line in shown.lines[1:]] == ["g2", "g1", "g0"]
     assert run_cli("group", "list", "-q", "-n", 2).lines == ["g2", "g1"]

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from support.paid_calls import book, ok
 from support.paths import ROOT
 from support.sample_debates import SAMPLES
 
@@ -36,6 +37,17 @@ def _names_of_parts(heading, name):
 
 DOCUMENTED = _documented()
 JOB = {*DOCUMENTED["A job"]} - {"history"}
+SPENT = {*DOCUMENTED["spend"]} - {
+    "day",
+    "queue",
+    "tenant",
+    "group",
+    "agent",
+    "provider",
+    "model",
+    "is_other",
+}
+"""Numbers of what was spent."""
 COUNTED = {"cancel": {"dry_run", "jobs"}}
 """Fields of what is printed with --dry-run instead."""
 
@@ -70,6 +82,14 @@ def test_status(run_cli, jobs):
     assert {name for event in shown["history"] for name in event} <= {
         "at", "cause", "attempt", "worker", "error",
     }  # fmt: skip
+
+
+def test_a_held_job(run_cli, jobs):
+    """What holds it, and the line of its history."""
+    run_cli("hold", "waits", "--reason", "look first")
+    shown = run_cli("status", "waits", "--json").object
+    assert set(shown["hold"]) == _names_of_parts("A job", "hold")
+    assert set(shown["history"][-1]) == {"at", "cause", "attempt", "by", "reason"}
 
 
 def test_show(run_cli, on_queue):
@@ -108,6 +128,8 @@ def test_enqueue(run_cli):
     ("heading", "args"),
     [
         ("cancel", ("cancel", "waits")),
+        ("hold", ("hold", "waits")),
+        ("unhold", ("unhold", "waits")),
         ("requeue", ("requeue", "bad")),
         ("purge", ("purge",)),
         ("stats", ("stats",)),
@@ -121,7 +143,7 @@ def test_commands(run_cli, jobs, heading, args):
     assert set(printed) == set(DOCUMENTED[heading]) - COUNTED.get(heading, set())
     for name, value in printed.items():
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, dict) and name not in ("groups", "counters"):
+            if isinstance(item, dict) and name not in ("groups", "counters", "spent_today"):
                 assert set(item) <= _names_of_parts(heading, name), name
 
 
@@ -131,8 +153,9 @@ def test_groups(run_cli):
     run_cli("enqueue", "-", "--group", "nightly", stdin=line)
     sealed = run_cli("group", "seal", "nightly", "--then", "-", "--json", stdin=line).object
     shown = run_cli("group", "show", "nightly", "--json").object
-    assert set(sealed) == set(DOCUMENTED["group"])
-    assert set(shown) == set(sealed) - {"sealed"}
+    assert set(sealed) == set(DOCUMENTED["group"]) - {"spent"}
+    assert set(shown) == set(DOCUMENTED["group"]) - {"sealed"}
+    assert set(shown.pop("spent")) == SPENT
     assert set(shown["counts"]) == _names_of_parts("group", "counts")
     assert set(shown["then"]) | {shown["then"]["status"]} <= _names_of_parts("group", "then")
     assert run_cli("group", "list", "--json").object == shown
@@ -140,9 +163,30 @@ def test_groups(run_cli):
     assert set(cancelled) == set(DOCUMENTED["group cancel"])
 
 
+def test_spend(run_cli, on_queue):
+    """Rows by every name, and by day only."""
+    on_queue(lambda harness: book(harness.queue, ({}, {}, ok(0.5))))
+    names = ("day", "queue", "tenant", "group", "agent", "provider", "model")
+    assert set(run_cli("spend", "--by", ",".join(names), "--json").object) == set(
+        DOCUMENTED["spend"]
+    )
+    assert set(run_cli("spend", "--json").object) == {"day", "is_other"} | SPENT
+
+
+def test_money_of_stats(run_cli, on_queue):
+    """What was spent today, and a provider that takes no calls."""
+    refused = {"outcome": "rate_limited", "retry_after_seconds": 60.0}
+    on_queue(lambda harness: book(harness.queue, ({}, {}, refused)))
+    stats = run_cli("stats", "--json").object
+    assert set(stats["spent_today"]) == SPENT
+    [closed] = stats["closed_providers"]
+    described = _names_of_parts("stats", "closed_providers")
+    assert set(closed) | {closed["closed_by"]} <= described
+
+
 def test_a_dry_run_of_a_filter(run_cli, jobs):
-    """cancel and requeue print one object with the number of jobs."""
-    for command in ("cancel", "requeue"):
+    """The commands that change jobs print one object with the number of jobs."""
+    for command in ("cancel", "hold", "unhold", "requeue"):
         counted = run_cli(command, "--since", "1h", "--dry-run", "--json").object
         assert set(counted) == COUNTED["cancel"]
 

@@ -6,9 +6,9 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from support import paid_calls
+from support.paid_calls import ok
 
-from aragora_q.base import Job
-from aragora_q.context import Call, Settlement
 from aragora_q.redis.keys import GateKeys
 
 KEYS = GateKeys("aragora:queue:")
@@ -22,43 +22,13 @@ def row(*names, calls=1, usd=0, unpriced=0, estimated=0):
 
 @pytest.fixture
 def book(on_queue):
-    """Books calls through the gates: (fields of the job, fields of the call, of its settlement)."""
-
-    def run(*calls):
-        async def send(harness):
-            gates = harness.queue.gates("w1")
-            for number, (labels, call, settlement) in enumerate(calls):
-                job = Job(payload={}, id=f"j{number}", **labels)
-                asked = Call(
-                    **{
-                        "id": f"j{number}/1/a",
-                        "agent": "claude",
-                        "provider": "anthropic",
-                        "account": "anthropic@0a1b2c3d",
-                        "model": "anthropic:opus",
-                        "max_input_tokens": 100,
-                        "max_output_tokens": 100,
-                        "max_cost_usd": 1.0,
-                        **call,
-                    }
-                )
-                await gates.acquire(job, asked)
-                if settlement is not None:
-                    await gates.settle(job, asked, Settlement(**settlement))
-            await gates.close()
-
-        on_queue(send)
-
-    return run
-
-
-def _ok(usd, **fields):
-    return {"outcome": "ok", "input_tokens": 100, "output_tokens": 20, "cost_usd": usd, **fields}
+    """As `paid_calls.book`, on the queue."""
+    return lambda *calls: on_queue(lambda harness: paid_calls.book(harness.queue, *calls))
 
 
 def test_by_day_with_a_total(run_cli, book, redis_client):
     """Without options: the last seven days, one row each, the oldest first, and their sum."""
-    book(({}, {}, _ok(0.25)), ({}, {}, _ok(0.5)))
+    book(({}, {}, ok(0.25)), ({}, {}, ok(0.5)))
     redis_client.hset(
         KEYS.spend(str(TODAY - timedelta(days=6))),
         mapping=row("debates", "", "", "gpt", "openai", "openai:gpt", usd=1_000_001),
@@ -80,7 +50,7 @@ def test_by_any_names_and_filters(run_cli, book):
     """--by is repeatable and takes lists; filters are exact; the most expensive row comes first."""
     acme, other = {"tenant": "acme", "group": "g1"}, {"tenant": "other"}
     gpt = {"agent": "gpt", "model": "openai:gpt", "provider": "openai", "account": "openai@1"}
-    book((acme, {}, _ok(0.1)), (acme, gpt, _ok(0.2)), (other, gpt, _ok(0.4)), ({}, {}, _ok(0.05)))
+    book((acme, {}, ok(0.1)), (acme, gpt, ok(0.2)), (other, gpt, ok(0.4)), ({}, {}, ok(0.05)))
     by_tenant = run_cli("spend", "--by", "tenant", "--json").objects
     assert [(each["tenant"], each["usd"]) for each in by_tenant] == [
         ("other", 0.4),
@@ -104,7 +74,7 @@ def test_unknown_is_not_zero(run_cli, book):
     """A call without a price is counted as unpriced; where no call has one, the sum is not known."""
     free = {"agent": "demo", "provider": "demo", "model": "demo", "account": "demo"}
     new = {"agent": "new", "model": "new:model", "max_cost_usd": None}
-    book(({}, new, _ok(None)), ({}, {}, _ok(0.25)), ({}, free, _ok(0.0)))
+    book(({}, new, ok(None)), ({}, {}, ok(0.25)), ({}, free, ok(0.0)))
     unpriced, priced, demo = run_cli("spend", "--by", "agent", "--json").objects
     rows = {each["agent"]: each for each in (unpriced, priced, demo)}
     assert (rows["new"]["usd"], rows["new"]["unpriced_calls"]) == (None, 1)
@@ -121,7 +91,7 @@ def test_unknown_is_not_zero(run_cli, book):
 
 def test_what_is_estimated_is_shown_as_such(run_cli, book):
     """A call whose price is not known after it was sent counts with its reservation."""
-    book(({}, {}, {"outcome": "timeout"}), ({}, {}, _ok(0.5)))
+    book(({}, {}, {"outcome": "timeout"}), ({}, {}, ok(0.5)))
     shown = run_cli("spend", "--json").object
     assert (shown["usd"], shown["estimated_usd"], shown["faults"]) == (1.5, 1.0, 1)
 
@@ -142,9 +112,7 @@ def test_amounts_are_exact(run_cli, redis_client):
 def test_csv_has_no_formulas(run_cli, redis_client, text):
     """Models come from jobs: a spreadsheet must not run them, nor a terminal."""
     hostile = f"{text}\x1b]52;c;eA==\x07\n"
-    redis_client.hset(
-        KEYS.spend(str(TODAY)), mapping=row("q", "", "", "a", "p", hostile, usd=5)
-    )
+    redis_client.hset(KEYS.spend(str(TODAY)), mapping=row("q", "", "", "a", "p", hostile, usd=5))
     ended = run_cli("spend", "--by", "model", "--csv")
     [shown] = csv.DictReader(io.StringIO(ended.out))
     assert shown["model"].startswith("'")

@@ -9,6 +9,7 @@ import stat
 import subprocess
 
 import pytest
+from support.paid_calls import book, ok
 from support.queue_harness import PREFIX
 
 from aragora_q.contracts import Completed, Failed
@@ -176,6 +177,63 @@ def test_the_number_of_commands_does_not_depend_on_the_queue(run_cli, on_queue, 
     assert commands() == small
 
 
+async def _spend_and_be_refused(harness):
+    refused = {"outcome": "rate_limited", "retry_after_seconds": 600.0}
+    new = {"account": "new@1", "provider": "new", "model": "new:m", "max_cost_usd": None}
+    used_up = {"account": "other@2", "provider": "other"}
+    await book(
+        harness.queue,
+        ({}, {}, ok(0.25)),
+        ({}, {}, {"outcome": "timeout"}),
+        ({}, new, ok(None)),
+        ({}, {}, refused),
+        ({}, used_up, {"outcome": "credit_exhausted"}),
+    )
+
+
+def test_money_and_closed_providers(run_cli, on_queue):
+    """What the queue spent today, what of it is not known, and which providers take no calls, and why."""
+    on_queue(_spend_and_be_refused)
+    seen = run_cli("stats", "--json").object
+    spent = seen["spent_today"]
+    assert (spent["calls"], spent["faults"], spent["usd"]) == (5, 3, 1.25)
+    assert (spent["estimated_usd"], spent["unpriced_calls"]) == (1.0, 1)
+    assert [(each["account"], each["closed_by"]) for each in seen["closed_providers"]] == [
+        ("anthropic@0a1b2c3d", "rate_limited"),
+        ("other@2", "credit"),
+    ]
+    assert 590 < seen["closed_providers"][0]["seconds"] < 670
+    limited, used_up, *_ = [text for text in seen["warnings"] if text.startswith("provider ")]
+    assert limited.endswith(": the provider's rate limit")
+    assert used_up == (
+        "provider other@2 takes no calls until an operator acts: the provider's credit is used up"
+    )
+    [row] = [line for line in run_cli("stats").lines if line.startswith("spent ")]
+    assert row.split(maxsplit=2)[1:] == [
+        "$1.25",
+        "today (UTC): 5 calls, 3 faults, $1.00 estimated, 1 without a price",
+    ]
+    assert run_cli("stats", "--queue", "another", "--json").object["spent_today"]["calls"] == 0
+
+
+def test_without_rights_on_the_gates_all_else_is_shown(run_cli, own_server, monkeypatch):
+    """What cannot be read is null and a warning, never 0; to Prometheus it is absent."""
+    server = own_server()
+    with server.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "old", "on", ">pw", "~aragora:queue:debates:*", "+@all"
+        )
+    url = ("--redis-url", f"redis://old:pw@127.0.0.1:{server.port}")
+    seen = run_cli("stats", "--json", *url).object
+    assert (seen["spent_today"], seen["closed_providers"], seen["running"]) == (None, None, 0)
+    assert any(
+        text.startswith("spending and providers cannot be read") for text in seen["warnings"]
+    )
+    metrics = run_cli("stats", "--prometheus", "-", *url).out
+    assert 'aragora_q_gates_scrape_success{queue="debates"} 0.0' in metrics
+    assert "aragora_q_queue_spent_today_usd" not in metrics
+
+
 @pytest.mark.slow
 def test_watching_repeats_until_it_is_stopped(start_command):
     """--watch --json writes objects repeatedly; Ctrl-C ends it by the signal."""
@@ -202,12 +260,30 @@ class TestPrometheus:
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert [file.name for file in tmp_path.iterdir() if "prom" in file.name] == ["queue.prom"]
 
+    def test_money_and_providers(self, run_cli, on_queue):
+        """Today's spending, and of each account whether and why it is closed, and its calls."""
+        on_queue(_spend_and_be_refused)
+        text = run_cli("stats", "--prometheus", "-").out
+        account = 'account="anthropic@0a1b2c3d",provider="anthropic"'
+        for sample in (
+            'queue_spent_today_usd{queue="debates"} 1.25',
+            'queue_spent_today_estimated_usd{queue="debates"} 1.0',
+            'queue_unpriced_calls_today{queue="debates"} 1.0',
+            f'provider_closed{{{account},why="rate_limited"}} 1.0',
+            f'provider_closed{{{account},why="credit"}} 0.0',
+            'provider_closed{account="new@1",provider="new",why="outage"} 0.0',
+            f'provider_calls{{{account},state="under_way"}} 0.0',
+            'gates_scrape_success{queue="debates"} 1.0',
+        ):
+            assert f"aragora_q_{sample}" in text
+
     def test_promtool_accepts_it(self, run_cli, on_queue):
         """promtool accepts names, types and help texts."""
         promtool = shutil.which("promtool")
         if promtool is None:
             pytest.skip("no promtool: apt-get install prometheus")
         on_queue(_a_busy_queue)
+        on_queue(_spend_and_be_refused)
         text = run_cli("stats", "--prometheus", "-").out
         ended = subprocess.run(
             [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False

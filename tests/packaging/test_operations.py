@@ -7,6 +7,15 @@ from support.paths import ROOT
 
 from aragora_q.redis.acl import ROLES
 
+GATE_KEYS = {
+    "producer": "~aragora:queue:debates:* %R~aragora:queue:{gates}:spend:*:debates "
+    "%R~aragora:queue:{gates}:group:debates/*",
+    "worker": "~aragora:queue:debates:* ~aragora:queue:{gates}:*",
+    "stats": "%R~aragora:queue:debates:* %R~aragora:queue:{gates}:*",
+    "operator": "~aragora:queue:debates:* ~aragora:queue:{gates}:*",
+}
+"""The keys of roles that use those of the gates."""
+
 
 def test_redis_accepts_the_example_file(own_server):
     """The example is a valid configuration with an append-only file and without eviction."""
@@ -25,11 +34,8 @@ def test_redis_accepts_the_example_users(own_server):
         for user in users:
             rules = client.acl_getuser(user)
             assert rules["passwords"] == []
-            assert rules["keys"] == [
-                "%R~aragora:queue:debates:*"
-                if user.endswith("stats")
-                else "~aragora:queue:debates:*"
-            ]
+            role = user.removeprefix("aragora-q-")
+            assert rules["keys"] == GATE_KEYS.get(role, "~aragora:queue:debates:*").split()
             assert "nopass" not in rules["flags"]
 
 

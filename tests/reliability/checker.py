@@ -17,6 +17,9 @@ SERVER_FAULTS = ("freeze_the_server", "pause_writes", "restart_the_server", "fai
 CLOCK_SECONDS = 0.2
 """How far times of a fault may be from the server's: a signal is sent before or after it is noted."""
 
+DECLARED_MICROS = 1_000_000
+"""The limit of the budget before it is set."""
+
 LANE_SHARE = 1 / 8
 MIN_BUSY_STARTS = 200
 """So many starts while all lanes were busy are needed to judge their shares."""
@@ -56,10 +59,12 @@ def judge(lines):
         )
     broken += _unfinished(final, accepted, purged)
     broken += _groups(by_kind, members, final, undone)
+    broken += _holds(by_kind["event"], undone)
     broken += _fences(by_kind["run"], by_kind["fence"], final, undone)
     unmatched = list(_crashes_of_live_workers(by_kind))
     broken += unmatched
     broken += _starved_lanes(by_kind["busy"])
+    broken += _money(lines, by_kind)
     broken += [f"Z: {line}" for each in by_kind["problems"] for line in each["found"]]
     broken += [f"E: {w['id']} is dead or logged a traceback: {w}" for w in by_kind["worker"]
                if not w["alive"] or w["tracebacks"]]  # fmt: skip
@@ -87,6 +92,8 @@ def judge(lines):
         "crashes_of_live_workers": len(unmatched),
         "released": counters.get("released", 0),
         "redelivered": counters.get("redelivered", 0),
+        "money": _sums(by_kind),
+        "held": counters.get("held", 0),
         "starts_while_all_lanes_were_busy": _busy_starts(by_kind["busy"]),
         "faults": dict(Counter(line["name"] for line in by_kind["fault"])),
         "broken": len(broken),
@@ -201,6 +208,21 @@ def _unfinished(final, accepted, cancelled):
             yield f"A: {job_id} has {job['attempts']} attempts of 3"
 
 
+def _holds(events, undone):
+    """A held job does nothing until it is freed or cancelled."""
+    held = set()
+    for line in events:
+        ids = set(line["ids"])
+        if line["event"] in ("unheld", "cancelled", "enqueued", "requeued"):
+            held -= ids
+        elif line["event"] != "held":
+            yield from (
+                f"H: {job_id} is held, but {line['event']}" for job_id in (held & ids) - undone
+            )
+        else:
+            held |= ids
+
+
 def _fences(runs, seen, final, undone):
     """No fence is used twice, none falls, and no run has a fence that the job never reached."""
     used = Counter((run["id"], run["fence"]) for run in runs)
@@ -253,6 +275,63 @@ def _may_end(fault, worker):
     if fault["name"] in ("kill_a_worker", "freeze_a_worker"):
         return fault["worker"] == worker
     return fault["name"] == "blackhole" and worker in BEHIND_PROXY
+
+
+def _money(lines, by_kind):
+    """No grant brought a budget above any limit that it had, and what is booked is what was billed.
+
+    Exactly, for calls that were settled with their price; at least, for all. Only one server has money: it loses
+    nothing.
+    """
+    highest = 0
+    for line in lines:
+        if line["what"] == "limit":
+            highest = max(highest, line["micros"])
+        if line["what"] == "money" and line["spent"] + line["reserved"] - line["overrun"] > max(
+            highest, DECLARED_MICROS
+        ):
+            yield f"M: granted above a limit of {highest}: {line}"
+    if not by_kind["ledger"]:
+        return
+    sums, calls = _sums(by_kind), {line["id"]: line for line in by_kind["call"]}
+    yield from (f"M: {bill['id']} was billed without a grant" for bill in by_kind["bill"]
+                if bill["id"] not in calls)  # fmt: skip
+    yield from (f"M: {call_id} was billed {n} times" for call_id, n in
+                Counter(bill["id"] for bill in by_kind["bill"]).items() if n > 1)  # fmt: skip
+    yield from (f"M: {call['id']} was neither settled nor estimated" for call in by_kind["call"]
+                if call["state"] == "granted")  # fmt: skip
+    if sums["billed"] > sums["spent"]:
+        yield f"M: billed is more than settled and estimated: {sums}"
+    if sums["settled"] != sums["billed_for_settled"]:
+        yield f"M: settled calls were billed otherwise: {sums}"
+    if sums["reserved"] or not sums["spent"] == sums["spent_of_agents"] == sums["ledger"]:
+        yield f"M: sums of budgets and ledger differ: {sums}"
+
+
+def _sums(by_kind):
+    """Sums in whole micro-dollars, and numbers of calls."""
+    counters = {line["budget"]: line for line in by_kind["counter"]}
+    money = counters.get("money:total", {})
+    states = {line["id"]: line["state"] for line in by_kind["call"]}
+    [ledger] = by_kind["ledger"] or [{}]
+    settled = [
+        bill["billed"] for bill in by_kind["bill"]
+        if bill["known"] and states.get(bill["id"]) == "settled"
+    ]  # fmt: skip
+    return {
+        "calls": len(states),
+        "estimated_calls": sum(state == "estimated" for state in states.values()),
+        "billed": sum(bill["billed"] for bill in by_kind["bill"]),
+        "spent": money.get("spent", 0),
+        "settled": money.get("spent", 0) - money.get("estimated", 0),
+        "billed_for_settled": sum(settled),
+        "reserved": sum(line.get("reserved", 0) for line in by_kind["counter"]),
+        "spent_of_agents": sum(
+            line.get("spent", 0) for name, line in counters.items() if name.startswith("agents/")
+        ),
+        "ledger": ledger.get("usd", 0),
+        "overrun": money.get("overrun", 0),
+    }
 
 
 def _busy_starts(busy):

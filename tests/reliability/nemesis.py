@@ -8,7 +8,9 @@ was executed; the server frozen, killed and restarted on its append-only file, i
 flushed; all lanes flooded at once. With `--sentinel` there are three servers and three Sentinels, no proxy,
 and failovers that lose the last writes. Jobs fail, ask for a retry, ignore cancellations, and block the
 event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
-in groups, most of which are sealed with a job that follows them, some cancelled or requeued.
+in groups, most of which are sealed with a job that follows them, some cancelled or requeued. Some are held for
+a moment, by a person in any state, or by their executors. On one server jobs also make paid calls, under budgets of
+which one is set and reset all the time, to a provider that bills (`support.paying`).
 """
 
 import argparse
@@ -19,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,9 +34,11 @@ from support.servers import CLIENT_OPTIONS
 from support.wait import wait_until
 from support.worker_processes import WorkerProcess
 
+from aragora_q import codec
 from aragora_q.base import Job, JobStatus
-from aragora_q.config.settings import QueueConfig
+from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.errors import TRANSIENT_ERRORS, GroupNotFound, GroupSealed, JobNotFound
+from aragora_q.gates.policy import MICROS, budget_rule
 from aragora_q.streams.queue import RedisStreamsQueue
 
 WORKERS, SLOTS = 4, 6
@@ -45,6 +50,22 @@ STREAMS = {
     "normal": f"{PREFIX}stream",
     "low": f"{PREFIX}stream:low",
 }
+GATES = "aragora:queue:{gates}:"
+MONEY = f"{GATES}spent:money:total"
+DECLARED_USD = 1.0
+"""The limit of the budget `money` while it is not set."""
+
+BUDGETS = f"""
+[budgets.money]
+limit_usd = {DECLARED_USD}
+window = "total"
+
+[budgets.agents]
+limit_usd = 1000
+window = "month"
+scope = "agent"
+on_full = "fail"
+"""
 PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 GROUP = "aragora-workers"
 FLOOD_JOBS = 150
@@ -73,6 +94,8 @@ class OneServer:
     """A server with an append-only file; every second worker, and the client, reach it through a proxy."""
 
     settings = {}  # noqa: RUF012
+    has_money = True
+    """Nothing is lost here, so what is booked is exact."""
 
     def __init__(self):
         self.server = servers.Server(
@@ -99,6 +122,8 @@ class OneServer:
 class WithSentinels:
     """A primary, two replicas, three Sentinels; replication is asynchronous, so a failover loses writes."""
 
+    has_money = False
+
     async def start(self):
         self.topology = await asyncio.to_thread(topologies.Sentinels, down_ms=DOWN_MS)
         self.url, self.settings = self.topology.url, self.topology.settings
@@ -120,6 +145,8 @@ class Nemesis:
         self.deployment = WithSentinels() if sentinel else OneServer()
         self.workers = []
         self.enqueued = 0
+        self.recent = deque(maxlen=60)
+        """Ids of the jobs that were enqueued last."""
         self.next_failover_at = 0.0
         self.history.add("seed", seed=seed, seconds=seconds, sentinel=sentinel)
 
@@ -127,12 +154,11 @@ class Nemesis:
         await self.deployment.start()
         try:
             self.workers = [self._worker(n) for n in range(WORKERS)]
-            background = [
-                asyncio.create_task(work())
-                for work in (
-                    self._enqueue, self._replace_jobs, self._run_groups, self._record_events,
-                )
-            ]  # fmt: skip
+            works = [self._enqueue, self._replace_jobs, self._run_groups, self._hold_jobs]
+            if self.deployment.has_money:
+                works.append(self._change_money)
+            works.append(self._record_events)
+            background = [asyncio.create_task(work()) for work in works]
             try:
                 await self._break_things()
                 for client in background[:-1]:
@@ -158,12 +184,21 @@ class Nemesis:
         environment = {
             **self.deployment.environment(n),
             "RUN_LOG_FILE": str(self.directory / "runs"),
+            "BILLS_FILE": str(self.directory / "bills"),
             "ARAGORA_QUEUE_MAX_CRASHES": "1000",
             "ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS": "0.3",
             "ARAGORA_QUEUE_LOG_LEVEL": "warning",
         }
+        budgets = self.directory / "budgets.toml"
+        budgets.write_text(BUDGETS)
         return WorkerProcess(
-            self.directory, f"w{n}", environment, lease_ms=LEASE_MS, slots=SLOTS
+            self.directory,
+            f"w{n}",
+            environment,
+            "--config",
+            str(budgets),
+            lease_ms=LEASE_MS,
+            slots=SLOTS,
         ).start()
 
     def _client(self, **options):
@@ -198,6 +233,7 @@ class Nemesis:
     async def _enqueue_jobs(self, queue, jobs):
         await self._repeat(lambda: queue.enqueue_many(jobs), "enqueue", id=jobs[0].id)
         for job in jobs:
+            self.recent.append(job.id)
             self.history.add(
                 "enqueue", id=job.id, answer="ok", do=job.payload["do"], group=job.group
             )
@@ -226,6 +262,22 @@ class Nemesis:
                 await self._repeat(
                     lambda: queue.purge(JobStatus.CANCELLED, older_than_seconds=0), "purging"
                 )
+        finally:
+            await queue.close()
+
+    async def _hold_jobs(self):
+        """Hold some jobs that were enqueued lately, free them a moment later, and those that executors held."""
+        queue = self._queue()
+        try:
+            while True:
+                await asyncio.sleep(self.random.uniform(0, 0.5))
+                ids = self.random.sample(list(self.recent), min(len(self.recent), 5))
+                await self._repeat(lambda ids=ids: queue.hold_many(ids, reason="nemesis"), "hold")
+                await asyncio.sleep(self.random.uniform(0, 1.0))
+                await self._repeat(lambda ids=ids: queue.unhold_many(ids), "unhold")
+                page = await self._repeat(lambda: queue.list_held(("budget",)), "list held")
+                budget = [job.id for job in page.jobs]
+                await self._repeat(lambda ids=budget: queue.unhold_many(ids, ("budget",)), "unhold")
         finally:
             await queue.close()
 
@@ -293,8 +345,12 @@ class Nemesis:
             steps.append(["fail", self.random.randint(1, 2)])
         elif roll < 0.25:
             steps.append(["later", self.random.randint(1, 2)])
-        elif roll < 0.28:
+        elif roll < 0.27:
+            steps.append(["hold", 1])
+        elif roll < 0.3:
             steps.append(self.random.choice([["permanent"], ["permanent", {"roll": roll}]]))
+        if self.deployment.has_money and self.random.random() < 0.5:
+            steps.append(["pay", self.random.randint(1, 4)])
         if roll > 0.998:
             steps.append(["block", LEASE_MS / 1000 * 1.5])
         elif roll > 0.98:
@@ -337,6 +393,40 @@ class Nemesis:
                     worker=worker.worker_id if worker else None,
                     began=round(began, 3),
                 )
+
+    async def _change_money(self):
+        """Set the budget `money` a little above or below what is spent, reset it, and look what is spent."""
+        queue = self._queue()
+        gates = queue.connection.for_gates()
+        try:
+            while True:
+                spent, _, _ = await self._money(gates)
+                await self._set_budget(gates, spent / MICROS + self.random.uniform(-0.5, 6.0))
+                for _ in range(self.random.randint(1, 20)):
+                    await self._money(gates)
+                    await asyncio.sleep(0.05)
+        finally:
+            await gates.close()
+            await queue.close()
+
+    async def _money(self, gates):
+        """Spent, reserved and overrun of the budget, which are noted."""
+        fields = ("spent", "reserved", "overrun")
+        values = await self._repeat(lambda: gates.execute("HMGET", MONEY, *fields), "looking")
+        amounts = [int(value or 0) for value in values]
+        self.history.add("money", **dict(zip(fields, amounts, strict=True)))
+        return amounts
+
+    async def _set_budget(self, gates, usd):
+        is_reset = usd <= 0 or self.random.random() < 0.1
+        usd = DECLARED_USD if is_reset else usd
+        value = b""
+        if not is_reset:
+            value = codec.encode(budget_rule(BudgetConfig(limit_usd=usd, window="total")))
+        self.history.add("limit", micros=round(usd * MICROS))  # perhaps from now on
+        await self._repeat(
+            lambda: gates.run("gate_override", kind="budget", name="money", value=value), "setting"
+        )
 
     def _any_worker(self):
         return self.random.choice(self.workers)
@@ -503,16 +593,23 @@ class Nemesis:
         )
 
     async def _settle(self):
-        """After the last fault, every accepted job must end."""
+        """After the last fault, every accepted job must end, when all that are held were freed."""
         self.history.add("healed")
         deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            with suppress(redis.RedisError), self._client() as client:
-                waiting = sum(client.xlen(stream) for stream in STREAMS.values())
-                if not waiting + client.zcard(f"{PREFIX}delayed"):
-                    self.history.add("settled")
-                    return
-            await asyncio.sleep(0.1)
+        queue = self._queue()
+        try:
+            while time.monotonic() < deadline:
+                with suppress(redis.RedisError), self._client() as client:
+                    held = client.zrange(f"{PREFIX}held", 0, -1)
+                    await self._repeat(lambda ids=held: queue.unhold_many(ids), "unhold")
+                    waiting = sum(client.xlen(stream) for stream in STREAMS.values())
+                    calls = client.zcard(f"{GATES}reservations")  # workers book what is not settled
+                    if not waiting + len(held) + client.zcard(f"{PREFIX}delayed") + calls:
+                        self.history.add("settled")
+                        return
+                await asyncio.sleep(0.1)
+        finally:
+            await queue.close()
 
     def _conclude(self):
         redis_client = self._client()
@@ -533,6 +630,8 @@ class Nemesis:
         counters = {name: int(n) for name, n in redis_client.hgetall(f"{PREFIX}counters").items()}
         self.history.add("counters", **counters)
         self.history.add("problems", found=invariants.problems(redis_client, PREFIX))
+        if self.deployment.has_money:
+            self._conclude_money(redis_client)
         for line in (self.directory / "runs").read_text().splitlines():
             job_id, fence, attempt, pid = line.split()
             self.history.add("run", id=job_id, fence=int(fence), attempt=int(attempt), pid=int(pid))
@@ -543,6 +642,30 @@ class Nemesis:
                 tail=worker.text()[-4000:] if "Traceback" in worker.text() else "",
             )  # fmt: skip
         redis_client.close()
+
+    def _conclude_money(self, redis_client):
+        for line in (self.directory / "bills").read_text().splitlines():
+            call_id, most, billed, is_known = line.split()
+            self.history.add("bill", id=f"debates/{call_id}", most=int(most), billed=int(billed),
+                             known=is_known == "1")  # fmt: skip
+        for key in redis_client.scan_iter(match=f"{GATES}call:*", count=1000):
+            record = json.loads(redis_client.get(key))
+            self.history.add(
+                "call",
+                id=key.removeprefix(f"{GATES}call:"),
+                state=record["state"],
+                usd=record["usd"],
+            )
+        for key in redis_client.scan_iter(match=f"{GATES}spent:*", count=1000):
+            counters = {name: int(n) for name, n in redis_client.hgetall(key).items()}
+            self.history.add("counter", budget=key.removeprefix(f"{GATES}spent:"), **counters)
+        rows = [
+            list(map(int, row.split()))
+            for key in redis_client.scan_iter(match=f"{GATES}spend:*", count=1000)
+            for row in redis_client.hvals(key)
+        ]
+        calls, *_, usd, _, estimated = map(sum, zip(*rows, strict=True))
+        self.history.add("ledger", calls=calls, usd=usd, estimated=estimated)
 
 
 def main():

@@ -9,7 +9,7 @@ import pytest
 
 import aragora_q
 from aragora_q import errors
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import override_file
 from tools import gen_docs
 
@@ -36,13 +36,14 @@ def test_the_sample_states_the_defaults(tmp_path):
         assert QueueConfig() == defaults
 
 
-def test_the_sample_names_every_setting_of_an_agent():
-    """Uncommented, its agents are valid, and every key of the table occurs."""
-    agents = "# [agents]" + gen_docs.sample().partition("# [agents]")[2]
-    table = tomllib.loads(re.sub(r"^# ?", "", agents, flags=re.MULTILINE))["agents"]
-    config = QueueConfig(agents=table)
-    used = {name for agent in config.agents.values() for name in agent.model_fields_set}
-    assert used == set(AgentConfig.model_fields)
+@pytest.mark.parametrize("table", gen_docs.EXAMPLES)
+def test_the_sample_names_every_setting_of_a_table(table):
+    """Uncommented, its entries are valid, and every key of the table occurs."""
+    example = gen_docs.EXAMPLES[table]
+    assert example in gen_docs.sample()
+    config = QueueConfig(**tomllib.loads(gen_docs.plain(example)))
+    used = {name for entry in getattr(config, table).values() for name in entry.model_fields_set}
+    assert used == set(gen_docs.entry_of(table).model_fields)
 
 
 def test_the_sample_names_every_setting():

@@ -7,11 +7,13 @@ import time
 
 import pytest
 from prometheus_client import generate_latest
+from support.paid_calls import call as paid_call
 from support.workers import (
     LONG_LEASE,
 )
 
 from aragora_q.base import Job
+from aragora_q.context import Settlement, current_attempt
 from aragora_q.errors import ConfigError
 from aragora_q.observability.http import DEFAULT_PORTS, serving
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -73,6 +75,34 @@ async def test_metrics_count_what_happened(new_harness, worker_pool):
         check=False,
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+async def test_paid_calls_are_counted_once(new_harness, worker_pool):
+    """Calls, tokens, dollars and waits of an executor that knows no metrics; a repeated settlement is not."""
+    harness = new_harness(**LONG_LEASE)
+
+    async def executor(job):
+        attempt = current_attempt()
+        call = paid_call(attempt.call_id("a"), provider="openai", model="openai:gpt")
+        await attempt.acquire(call)
+        for _ in range(2):
+            await attempt.settle(call, Settlement("ok", "gpt-6", 100, 20, 10, 0.25))
+        return {}
+
+    worker = worker_pool.start(harness, executor)
+    await harness.enqueue("paid")
+    await harness.wait_for_end("paid")
+    await worker.stop()
+    ok = 'outcome="ok",'
+    by = 'model="openai:gpt",{}provider="openai",queue="debates"'
+    for sample, value in {
+        f"aragora_q_calls_total{{{by.format(ok)}}}": 1,
+        f"aragora_q_spend_usd_total{{{by.format('')}}}": 0.25,
+        f"aragora_q_unpriced_calls_total{{{by.format('')}}}": 0,
+        f'aragora_q_tokens_total{{direction="output",{by.format("")}}}': 20,
+        'aragora_q_gate_wait_seconds_count{queue="debates"}': 1,
+    }.items():
+        assert _value(worker.metrics, sample) == value, sample
 
 
 def test_metrics_ports():

@@ -42,6 +42,10 @@ ReadReply = Callable[[Manner, Reply], Entry]
 """Makes a reply an entry of the journal."""
 
 
+class BudgetSpent(PermanentError):
+    """A budget that fails jobs has no room: the job fails, whatever its other seats could do."""
+
+
 class CallBook:
     """Sends the calls of one attempt, and books them. `max_tokens` and `max_cost_usd` are the job's limits."""
 
@@ -75,6 +79,7 @@ class CallBook:
 
         Raises:
             LeaseLost: the reply is settled, but not kept.
+            BudgetSpent: a budget that fails jobs has no room.
             Others as `AttemptContext.acquire`, and the errors of `CallFault`.
 
         """
@@ -93,7 +98,12 @@ class CallBook:
         since = self._journal.now() - SETTLE_AGAIN_SECONDS
         for entry in list(self._journal.ledger()):
             if entry["at"] >= since:
-                await self._attempt.settle(_call_of(entry), _settlement_of(entry))
+                call = replace(
+                    _call_of(entry),
+                    job_max_tokens=self._max_tokens,
+                    job_max_cost_usd=self._max_cost_usd,
+                )
+                await self._attempt.settle(call, _settlement_of(entry))
 
     async def _send(
         self,
@@ -161,6 +171,8 @@ class CallBook:
         except asyncio.CancelledError:  # it may have been granted
             await self._settle(call, NOT_SENT)
             raise
+        except PermanentError as error:
+            raise BudgetSpent(str(error), hint=error.hint) from error
 
     async def _settle(self, call: Call, settlement: Settlement) -> None:
         """Settle a call; while the attempt is being cancelled, not at any price."""

@@ -139,7 +139,7 @@ class Debate:
             outcome = self._outcome(topic, seats, rounds)
             if payload.consensus != "none":
                 await self._vote(topic, seats, rounds, outcome)
-            return await self._result(outcome)
+            return await self._result(outcome, seats.why_incomplete)
         except PermanentError as error:
             if any(_has_taken(entry) for entry in self._journal.ledger()):
                 outcome = self._outcome(topic, seats, rounds)
@@ -171,10 +171,10 @@ class Debate:
                 hint="requeue continues where the debate ended",
             )
 
-    async def _result(self, outcome: Outcome) -> DebateResult:
+    async def _result(self, outcome: Outcome, why: str) -> DebateResult:
         result = await self._write(outcome)
         if result.final_answer is None:
-            raise PermanentError("no seat has answered in the time")
+            raise PermanentError(f"no seat has answered: {why}")
         return result
 
     async def _write(self, outcome: Outcome) -> DebateResult:

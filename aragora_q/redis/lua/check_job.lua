@@ -57,7 +57,8 @@ local function check_missing_hash(job, id, parts, job_labels)
   if held_at then
     if parts.payload then
       if add_problem('held-without-hash') then
-        redis.call('HSET', job, 'status', 'held', 'created_at', now, 'held_at', held_at, 'hold_cause', 'person')
+        redis.call('HSET', job, 'status', 'held', 'created_at', now, 'held_from', 'pending', 'held_at', held_at,
+          'hold_cause', 'person', 'hold_by', '')
       end
       return
     end

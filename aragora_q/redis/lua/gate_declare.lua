@@ -17,5 +17,8 @@ else
   if is_changed then redis.call('HSET', declared, worker_id, declaration) end
   redis.call('ZADD', declarers, text(now + ttl_ms), worker_id)
 end
-if is_changed then compile_policy() end
+-- Another program may have deleted or damaged what applies: the worker would declare without end.
+local rules, is_damaged = read_policy()
+local is_missing = declaration ~= '' and not (rules.digests or {})[redis.sha1hex(declaration)]
+if is_changed or is_damaged or is_missing then compile_policy() end
 return estimate_overdue(100)

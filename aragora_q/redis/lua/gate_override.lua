@@ -6,14 +6,16 @@
 -- args: kind name value
 -- returns: set | reset | unchanged
 --
--- `kind` is budget or pause; `value` is JSON, or empty to end it. A pause gets the time in `at`. The end of a pause
--- also opens the accounts that have the name, or whose provider has it, whatever closed them.
+-- `kind` is budget or pause; `value` is JSON, or empty to end it: for a budget, with its `rule`. It gets the time in
+-- `at`; of a pause that is set again, the time of the first. The end of a pause also opens the accounts that have the
+-- name, or whose provider has it, whatever closed them.
 
 local field = kind .. ':' .. name
 local result = 'unchanged'
 if value ~= '' then
   local override = cjson.decode(value)
-  if kind == 'pause' then override.at = (decode(redis.call('HGET', overrides, field) or '') or {}).at or now end
+  local earlier = kind == 'pause' and decode(redis.call('HGET', overrides, field) or '') or {}
+  override.at = earlier.at or now
   redis.call('HSET', overrides, field, cjson.encode(override))
   result = 'set'
 elseif redis.call('HDEL', overrides, field) == 1 then
@@ -23,7 +25,8 @@ if kind == 'pause' and value == '' then
   for _, account in ipairs(redis.call('ZRANGE', accounts, 0, -1)) do
     local key = gate_key('account', account)
     if account == name or read(key, 'provider').provider == name then
-      if redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'closed_at', 'faults') > 0 then
+      if redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'faults') > 0 then
+        redis.call('HSET', key, 'closed_at', now_text)  -- what calls from before report does not close it again
         result = 'reset'
       end
     end

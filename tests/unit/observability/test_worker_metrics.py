@@ -3,15 +3,35 @@
 import re
 import shutil
 import subprocess
+from typing import get_args
 
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from support.paid_calls import call
 
-from aragora_q.observability.worker_metrics import OUTCOMES, WorkerMetrics
+from aragora_q.context import NOT_BILLED, CallOutcome, Settlement
+from aragora_q.observability.worker_metrics import MAX_MODELS, OUTCOMES, WorkerMetrics
+from aragora_q.redis import scripts
 
 FOREIGN = ("process_", "python_")
 IDENTITIES = {"job", "job_id", "worker", "worker_id", "id", "pid", "host"}
+
+
+GPT = {"provider": "openai", "model": "openai:gpt"}
+
+
+def samples(metrics, name):
+    """Values of a metric by its labels other than the queue, in alphabetical order of their names."""
+    text = generate_latest(metrics.registry).decode()
+    return {
+        tuple(value for label, value in sorted(sample.labels.items()) if label != "queue"): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == f"aragora_q_{name}"
+    }
 
 
 @pytest.fixture
@@ -23,6 +43,9 @@ def text():
     metrics.redis_errors("RedisUnreachable").inc()
     metrics.attempt_duration.observe(1.0)
     metrics.queue_latency.observe(0.1)
+    metrics.calls.granted(call(**GPT), 0.1)
+    for outcome in get_args(CallOutcome):
+        metrics.calls.settled(call(**GPT), Settlement(outcome, cost_usd=0.1))
     return generate_latest(metrics.registry).decode()
 
 
@@ -73,3 +96,50 @@ def test_promtool_accepts_them(text):
     )
     ours = [line for line in checked.stderr.splitlines() if not line.startswith(FOREIGN)]
     assert not ours
+
+
+def test_calls_are_counted_as_they_are_booked():
+    """Prices, tokens and outcomes; an unknown price is the reserved one, or counted as unpriced; never 0."""
+    metrics = WorkerMetrics("debates")
+    metrics.calls.settled(call(**GPT), Settlement("ok", "", 100, 20, 10, 0.25))
+    metrics.calls.settled(call(**GPT), Settlement("timeout"))
+    metrics.calls.settled(call(**GPT), Settlement("rate_limited"))
+    metrics.calls.settled(call(**GPT), Settlement("not_sent"))
+    metrics.calls.settled(
+        call(provider="openai", model="x:y", max_cost_usd=None), Settlement("timeout")
+    )
+    gpt, other = ("openai:gpt", "openai"), ("x:y", "openai")
+    assert samples(metrics, "spend_usd_total") == {gpt: 1.25}
+    assert samples(metrics, "unpriced_calls_total") == {other: 1}
+    assert samples(metrics, "calls_total") == {
+        ("openai:gpt", outcome, "openai"): 1 for outcome in ("ok", "timeout", "rate_limited")
+    } | {("x:y", "timeout", "openai"): 1}
+    assert samples(metrics, "tokens_total")["cached", "openai:gpt", "openai"] == 10
+    assert samples(metrics, "tokens_total")["input", "openai:gpt", "openai"] == 100
+
+
+def test_money_exists_before_the_first_call_is_booked():
+    """An alert on an increase notices the first call without a price."""
+    metrics = WorkerMetrics("debates")
+    metrics.calls.granted(call(**GPT), 0.0)
+    assert samples(metrics, "unpriced_calls_total") == {("openai:gpt", "openai"): 0}
+    assert samples(metrics, "spend_usd_total") == {("openai:gpt", "openai"): 0}
+
+
+def test_models_that_jobs_name_do_not_grow_the_scrape_without_end():
+    """After MAX_MODELS pairs of provider and model, others are one; known ones go on."""
+    metrics = WorkerMetrics("debates")
+    for number in range(MAX_MODELS + 50):
+        metrics.calls.settled(call(model=f"m{number}"), Settlement("ok", cost_usd=1.0))
+    metrics.calls.settled(call(model="m0"), Settlement("ok", cost_usd=1.0))
+    spent = samples(metrics, "spend_usd_total")
+    assert len(spent) == MAX_MODELS + 1
+    assert (spent["other", "other"], spent["m0", "anthropic"]) == (50, 2)
+
+
+def test_scripts_and_metrics_agree_on_what_is_not_billed():
+    """Both count the same outcomes as free of charge."""
+    [table] = re.findall(
+        r"^local NOT_BILLED = \{(.*)\}$", scripts.body("gate_settle"), re.MULTILINE
+    )
+    assert set(re.findall(r"(\w+) = true", table)) == NOT_BILLED

@@ -14,10 +14,36 @@ local function decode(json)
   return is_json and type(value) == 'table' and value or nil
 end
 
--- The policy that applies now: lists of `budgets`, and `providers` and `paused` by name.
+local policy_read = {}  -- in this call: the policy, and whether it is damaged
+
+-- The policy that applies now: lists of `budgets`, and `providers`, `paused` and `digests` by name. And true if it is
+-- missing, or another program wrote to it, although something was declared or set: `gate_declare` computes it.
 local function read_policy()
-  local json = redis.pcall('GET', policy)
-  return type(json) == 'string' and decode(json) or {budgets = {}, providers = {}, paused = {}}
+  if not policy_read[1] then
+    local json = redis.pcall('GET', policy)
+    local rules = type(json) == 'string' and decode(json) or {}
+    local is_whole = true
+    for _, name in ipairs({'budgets', 'providers', 'paused', 'digests'}) do
+      is_whole = is_whole and type(rules[name]) == 'table'
+    end
+    if not is_whole then rules = {budgets = {}, providers = {}, paused = {}, digests = {}} end
+    local is_none = not json and redis.call('EXISTS', gates_prefix .. 'declared', gates_prefix .. 'overrides') == 0
+    policy_read[1], policy_read[2] = rules, not (is_whole or is_none)
+  end
+  return policy_read[1], policy_read[2]
+end
+
+-- For how many ms an account takes no calls, and why. 0: it may take some, -1: none until someone acts. `state` has
+-- its `until` and `why`.
+local function closed_for(rules, account, provider, state)
+  local pause = rules.paused[account] or rules.paused[provider]
+  if pause then
+    local left = 900000 - (now - pause.at)  -- then its jobs are held, so that they are seen
+    return left <= 0 and -1 or math.min(30000, left), 'paused'  -- in steps: the pause may end at any time
+  end
+  local closed_until = parse_int(state['until']) or 0
+  if closed_until == -1 then return -1, state.why or 'closed' end
+  return math.max(0, closed_until - now), state.why or 'closed'
 end
 
 -- Days since 1970 of the first day of a month; `month` may be 13. Proleptic Gregorian calendar.
@@ -62,8 +88,8 @@ local function window_of(kind, ms)
   return string.format('%sT%02d', date, hour % 24), (hour + 1) * 3600000
 end
 
--- The budgets that apply to a call with these attributes, as lists of `name`, `key` (of the counter of its window),
--- `limit`, `on_full`, `window_end` and `value` of the scope.
+-- The budgets that apply to a call with these attributes, as lists of `key` (of the counter of its window),
+-- `limit`, `on_full`, `window`, `window_end`, and `ref`: the name, and the value of the scope if it has one.
 local function budgets_for(rules, attributes)
   local found, windows = {}, {}
   for _, budget in ipairs(rules.budgets or {}) do
@@ -76,7 +102,7 @@ local function budgets_for(rules, attributes)
       end
       local ref = budget.kind == 'all' and budget.name or budget.name .. '/' .. budget.kind .. ':' .. value
       found[#found + 1] = {
-        ref = ref, limit = budget.limit, on_full = budget.on_full, window_end = window[2],
+        ref = ref, limit = budget.limit, on_full = budget.on_full, window = window[1], window_end = window[2],
         key = gate_key('spent', ref .. ':' .. window[1]),
       }
     end
@@ -84,20 +110,41 @@ local function budgets_for(rules, attributes)
   return found
 end
 
--- Spent and reserved micro-dollars of a counter.
-local function amounts(key)
-  local values = redis.call('HMGET', key, 'spent', 'reserved')
-  return tonumber(values[1] or 0), tonumber(values[2] or 0)
+-- Fields of a counter, as numbers. Raises an error if another program wrote to it: nothing is granted then, until the
+-- key is deleted.
+local function numbers(key, ...)
+  local values = redis.pcall('HMGET', key, ...)
+  local is_damaged = values.err ~= nil
+  for n = 1, #values do
+    values[n] = tonumber(values[n] or 0)
+    is_damaged = is_damaged or not values[n]
+  end
+  if is_damaged then error(redis.error_reply('WRONGTYPE another program wrote to ' .. key .. ': delete it')) end
+  return unpack(values)
 end
 
--- Keep a counter for two days after its window, because a call may be settled late; one without an end, as long as
--- a day's spending.
-local function keep_counter(key, window_end)
-  redis.call('PEXPIRE', key, text(window_end and window_end - now + 2 * 86400000 or SPEND_MS))
+-- Spent and reserved micro-dollars of a counter.
+local function amounts(key) return numbers(key, 'spent', 'reserved') end
+
+-- Name, kind and value of the scope that a `ref` names; kind and value are nil if the budget is for all calls.
+local function parts_of(ref)
+  local name, kind, value = string.match(ref, '^([^/]+)/(%w+):(.*)$')
+  return name or ref, kind, value
+end
+
+-- Keep a counter for some time after its window, because a call may be settled late; one without an end, as long as
+-- a day's spending. A counter that exists is listed under its window.
+local function keep_counter(budget)
+  local ttl = text(budget.window_end and budget.window_end - now + COUNTER_MS or SPEND_MS)
+  if redis.call('PEXPIRE', budget.key, ttl) == 1 then
+    local listed = gate_key('window', budget.window)
+    redis.call('ZADD', listed, 0, budget.ref)
+    redis.call('PEXPIRE', listed, ttl)
+  end
 end
 
 local function add(key, field, by)
-  if by ~= 0 then redis.call('HINCRBY', key, field, text(by)) end
+  if by ~= 0 then tolerate_damage(redis.pcall('HINCRBY', key, field, text(by))) end
 end
 
 -- Numbers of a row of spending, in this order.
@@ -115,7 +162,9 @@ local function sums(stored, changes)
 end
 
 local function add_to_sum(key, changes)
-  redis.call('SET', key, sums(redis.call('GET', key), changes), 'PX', text(SPEND_MS))
+  local stored = redis.pcall('GET', key)
+  if type(stored) == 'table' then stored = nil end  -- a key of another type: replaced
+  redis.call('SET', key, sums(stored, changes), 'PX', text(SPEND_MS))
 end
 
 -- Add to the row of a day's spending, and to the sums of its queue in that day and of its group. `row` names queue,
@@ -125,7 +174,11 @@ local function add_to_row(day, row, changes)
   add_to_sum(gate_key('spend', day .. ':' .. names[1]), changes)
   if names[3] ~= '' then add_to_sum(gate_key('group', names[1] .. '/' .. names[3]), changes) end
   local key = gate_key('spend', day)
-  local stored = redis.call('HGET', key, row)
+  local stored = redis.pcall('HGET', key, row)
+  if type(stored) == 'table' then  -- a key of another type: replace it
+    redis.call('UNLINK', key)
+    stored = false
+  end
   if not stored and redis.call('HLEN', key) >= MAX_SPEND_ROWS then
     row = 'other'
     stored = redis.call('HGET', key, row)
@@ -134,15 +187,27 @@ local function add_to_row(day, row, changes)
   if not stored then redis.call('PEXPIRE', key, text(SPEND_MS)) end
 end
 
--- Write the record of a call; it is kept for a day, and at least until its time limit is over.
+-- Write the record of a call. It is kept for a day after its last change; until the call is booked it stays, however
+-- long no script runs that books it.
 local function write_record(id, record)
-  local ttl = CALL_TTL_MS + math.max(0, record.expires_at - now)
+  local ttl = record.state == 'granted' and SPEND_MS or CALL_TTL_MS + math.max(0, record.expires_at - now)
   redis.call('SET', gate_key('call', id), cjson.encode(record), 'PX', text(ttl))
 end
 
+-- The record of a call, without counters that are gone with their windows; nil if there is none.
 local function read_record(id)
   local json = redis.pcall('GET', gate_key('call', id))
-  return type(json) == 'string' and decode(json) or nil
+  local record = type(json) == 'string' and decode(json) or {}
+  if type(record.counters) ~= 'table' then return nil end
+  if now - record.at > COUNTER_MS then
+    local counters = record.counters
+    record.counters = {}
+    for _, key in ipairs(counters) do
+      if redis.call('EXISTS', key) == 1 then table.insert(record.counters, key) end
+    end
+    record.job = record.job and redis.call('EXISTS', record.job) == 1 and record.job
+  end
+  return record
 end
 
 -- Change the counters of a call: each budget's window, and the job's.
@@ -155,12 +220,12 @@ end
 local function release_call(id, record)
   change_counters(record, 'reserved', -(record.usd or 0))
   if record.job then add(record.job, 'reserved_tokens', -record.tokens) end
-  redis.call('ZREM', gate_key('permits', record.account), id)
-  redis.call('ZREM', reservations, id)
+  tolerate_damage(redis.pcall('ZREM', gate_key('permits', record.account), id))
+  tolerate_damage(redis.pcall('ZREM', reservations, id))
 end
 
 -- Book the reservation of a call as spent, because what it took is not known.
-local function estimate(id, record)
+local function estimate(id, record)  -- rare
   release_call(id, record)
   change_counters(record, 'spent', record.usd or 0)
   change_counters(record, 'estimated', record.usd or 0)

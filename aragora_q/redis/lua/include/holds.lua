@@ -13,7 +13,7 @@ local function write_hold(job, state, cause, by, reason, until_ms, usd)
 end
 
 -- Hold a job that is in no lane and whose payload is in `:payload`: its status was `from`, and will be `back_to`.
--- Whoever calls this has written the hold.
+-- The caller writes why: see `write_hold`.
 local function enter_held(job, id, from, back_to, due, held_at)
   redis.call('ZADD', held, held_at, id)
   redis.call('HSET', job, 'status', 'held', 'held_from', back_to, 'held_at', held_at)

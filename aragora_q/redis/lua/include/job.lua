@@ -108,11 +108,12 @@ local function ring_bell()
 end
 
 -- The reply to redis.pcall. Raises every error, such as missing rights, but those that damaged data causes: an entry
--- id that is invalid or missing, a key of another type.
+-- id that is invalid or missing, a key of another type, a number that is none or too large.
 local function tolerate_damage(reply)
   local failure = type(reply) == 'table' and reply.err
   if failure and not (string.find(failure, 'stream ID', 1, true) or string.find(failure, 'WRONGTYPE', 1, true)
-    or string.find(failure, 'must be strings or integers', 1, true)) then error(reply) end
+    or string.find(failure, 'must be strings or integers', 1, true) or string.find(failure, 'not an integer', 1, true)
+    or string.find(failure, 'overflow', 1, true)) then error(reply) end
   return reply
 end
 

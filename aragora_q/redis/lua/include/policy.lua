@@ -1,14 +1,30 @@
 -- Shared by the scripts that change what applies: what workers declare, and what operators set over it.
 
+-- What a declaration or an override says of a budget, if it is complete: another program may have written it.
+local function rule_of(rule)
+  if type(rule) ~= 'table' or type(rule.limit) ~= 'number' then return end
+  for _, field in ipairs({'kind', 'value', 'window', 'on_full'}) do
+    if type(rule[field]) ~= 'string' then return end
+  end
+  return rule
+end
+
 -- Compute the policy: of the declarations of live workers, the lowest limits count; an override replaces them.
 local function compile_policy()
-  local budgets, providers, paused, digests = {}, {}, {}, {}
+  local budgets, providers, paused, digests, texts = {}, {}, {}, {}, {}
+  local ranks, strict = {}, {}
   local rows = redis.call('HGETALL', declared)
-  for n = 2, #rows, 2 do
-    local declaration = decode(rows[n]) or {}
-    digests[redis.sha1hex(rows[n])] = true
+  for n = 2, #rows, 2 do texts[rows[n]] = true end  -- most workers declare the same
+  for json in pairs(texts) do
+    local declaration = decode(json) or {}
+    digests[redis.sha1hex(json)] = true
     for name, budget in pairs(declaration.budgets or {}) do
-      if not budgets[name] or budget.limit < budgets[name].limit then budgets[name] = budget end
+      budget = rule_of(budget)
+      if budget then
+        local rank = string.format('%016d %s', budget.limit, json)  -- of equal limits, always the same one
+        if not ranks[name] or rank < ranks[name] then budgets[name], ranks[name] = budget, rank end
+        if budget.on_full ~= 'warn' then strict[name] = strict[name] == 'fail' and 'fail' or budget.on_full end
+      end
     end
     for name, limits in pairs(declaration.providers or {}) do
       local lowest = providers[name] or {}
@@ -19,11 +35,12 @@ local function compile_policy()
       providers[name] = lowest
     end
   end
+  for name, on_full in pairs(strict) do budgets[name].on_full = on_full end  -- a budget warns only if all say so
   rows = redis.call('HGETALL', overrides)
   for n = 1, #rows, 2 do
     local kind, name = string.match(rows[n], '^(%w+):(.*)$')
     local value = decode(rows[n + 1])
-    if kind == 'budget' and value then budgets[name] = value end
+    if kind == 'budget' and value then budgets[name] = rule_of(value.rule) or budgets[name] end
     if kind == 'pause' and value then paused[name] = value end
   end
   local list = {}

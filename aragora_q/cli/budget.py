@@ -1,0 +1,305 @@
+"""`aragora-q budget`: list, show, set and reset the budgets of all workers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from aragora_q.cli import SETTINGS, options, output
+from aragora_q.cli.options import AsJson, LoadConfig, with_config, with_queue
+from aragora_q.errors import BudgetNotFound, did_you_mean
+from aragora_q.formats import dollars
+
+if TYPE_CHECKING:
+    from aragora_q.config.settings import BudgetConfig
+    from aragora_q.gates.book import Book, Budget, Spending
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
+"""Exit codes of every command of the group."""
+
+MAX_LISTED = 10
+"""Values of a scope that `list` shows; `show` has all."""
+
+MAX_REASON_CHARS = 500
+
+budget = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
+
+
+@budget.callback()
+def _budget() -> None:
+    """List, show, set and reset budgets: what all workers may spend in a window of time.
+
+    Budgets are declared in the configuration of workers; the lowest limit counts. `set` replaces it for
+    all workers at once, until `reset`.
+    """
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Name of a budget.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names.")]
+
+
+@budget.command(
+    "list",
+    epilog="\b\nExamples:\n  aragora-q budget list\n  aragora-q budget list --jsonl | jq -r .name\n\n\b\n"
+    f"Exit codes:\n  0 ok   {CODES}",
+)
+@with_queue
+async def list_(queue: RedisStreamsQueue, *, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List the budgets that apply, with what was spent in the current window."""
+    async with _open_book(queue) as book:
+        budgets = await book.budgets()
+        if quiet:
+            output.lines(each.name for each in budgets)
+            return
+        if as_json:
+            for each in budgets:
+                output.json_line(await _as_json(book, each))
+            return
+        rows = [row for each in budgets for row in await _rows(book, each, MAX_LISTED)]
+    if not budgets:
+        output.info(
+            f"no budgets apply at {queue.connection.address}: live workers declare them, and `budget set`"
+        )
+        return
+    _print_table(rows)
+
+
+@budget.command(
+    epilog="\b\nExamples:\n  aragora-q budget show tenants --json | jq .spending\n\n\b\n"
+    f"Exit codes:\n  0 ok   3 no such budget\n  {CODES}",
+)
+@with_queue
+async def show(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False) -> None:
+    """Show a budget: its limit, who set it, and all that was spent in the current window."""
+    async with _open_book(queue) as book:
+        found = await book.budget(name) or _raise_unknown(name, await book.budgets())
+        if as_json:
+            output.json_line(await _as_json(book, found))
+            return
+        _print_table(await _rows(book, found, None))
+        output.line()
+        output.line(f"when full: {found.on_full}")
+        if found.override is not None:
+            by = f"set by {found.override.by}" if found.override.by else "set"
+            reason = f": {found.override.reason}" if found.override.reason else ""
+            now = await queue.tracker.server_time()
+            output.line(f"{by}, {output.ago(found.override.at / 1000, now)}{reason}")
+        if found.declared_by:
+            workers = ", ".join(found.declared_by)
+            output.line(f"declared by {output.truncate(workers, 200)}")
+
+
+@budget.command(
+    "set",
+    epilog="\b\nExamples:\n  aragora-q budget set month 500 --reason 'launch week'\n"
+    "  aragora-q budget set tenants 5/day --scope tenant\n\n\b\n"
+    f"Exit codes:\n  0 ok   2 usage: not an amount, window or scope\n  {CODES}",
+)
+@with_config
+def set_(
+    load: LoadConfig,
+    *,
+    name: Name,
+    amount: Annotated[
+        str,
+        typer.Argument(
+            metavar="AMOUNT",
+            show_default=False,
+            help="US dollars: 50, or 50/hour, /day, /month, /total.",
+        ),
+    ],
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            "--scope",
+            metavar="S",
+            help="all, or queue, tenant, group, provider, agent; or one of them: tenant:acme.",
+        ),
+    ] = None,
+    on_full: Annotated[
+        str | None,
+        typer.Option("--on-full", metavar="ACTION", help="hold, fail or warn."),
+    ] = None,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why, for other operators.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Set a budget for all workers, at once, until `budget reset`.
+
+    What is not given stays as it is; a new budget needs a window, and is for all calls and holds if
+    not said otherwise. A lower limit stops calls from now on; a higher one frees held jobs within
+    seconds.
+    """
+    given = {**_parse_amount(amount), "scope": scope, "on_full": on_full}
+    given = {key: value for key, value in given.items() if value is not None}
+    if len(reason) > MAX_REASON_CHARS:
+        raise typer.BadParameter(
+            f"must have at most {MAX_REASON_CHARS} characters", param_hint="--reason"
+        )
+    _check(name, {"window": "total", **given})
+    options.run(_set(load, name, given, reason, as_json=as_json))
+
+
+async def _set(
+    load: LoadConfig, name: str, given: dict[str, Any], reason: str, *, as_json: bool
+) -> None:
+    async with options.open_queue(load()) as queue, _open_book(queue) as book:
+        before = await book.budget(name)
+        if before is not None:
+            given = {**before.config().model_dump(), **given}
+        elif "window" not in given:
+            raise typer.BadParameter(
+                f"{name:.100} is a new budget: give its window, such as 50/day", param_hint="AMOUNT"
+            )
+        wanted = _check(name, given)
+        await book.set_budget(name, wanted, by=options.operator(), reason=reason)
+        found = await book.budget(name) or _raise_unknown(name, [])
+        if as_json:
+            output.json_line(await _as_json(book, found))
+        else:
+            was = f" (was {_limit(before)})" if before is not None else ""
+            output.line(
+                f"{name} set to {_limit(found)}, scope {found.scope}, when full: {found.on_full}{was}"
+            )
+
+
+@budget.command(
+    epilog="\b\nExamples:\n  aragora-q budget reset month\n\n\b\n"
+    f"Exit codes:\n  0 ok   3 no such budget\n  {CODES}",
+)
+@with_queue
+async def reset(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False) -> None:
+    """Let what workers declare apply again. What was spent stays."""
+    async with _open_book(queue) as book:
+        before = await book.budget(name) or _raise_unknown(name, await book.budgets())
+        is_reset = await book.reset_budget(name)
+        found = await book.budget(name)
+        if as_json:
+            # JSON: `name`, `reset` (false: nothing was set), `budget` (as of show; null: none applies now).
+            after = None if found is None else await _as_json(book, found)
+            output.json_line({"name": name, "reset": is_reset, "budget": after})
+            return
+    applies = f"{_limit(found)} applies" if found is not None else "no budget of this name applies"
+    if is_reset:
+        output.line(f"{name} reset (was {_limit(before)}): {applies}")
+    else:
+        output.line(f"{name} was not set: {applies}")
+
+
+@asynccontextmanager
+async def _open_book(queue: RedisStreamsQueue) -> AsyncIterator[Book]:
+    from aragora_q.gates.book import Book
+
+    connection = queue.connection.for_gates()
+    try:
+        yield Book(connection)
+    finally:
+        await connection.close()
+
+
+def _raise_unknown(name: str, budgets: list[Budget]) -> NoReturn:
+    hint = did_you_mean(name, [each.name for each in budgets])
+    raise BudgetNotFound(
+        f"no budget {name:.100}", hint=hint or "aragora-q budget list shows those that apply"
+    )
+
+
+def _parse_amount(text: str) -> dict[str, Any]:
+    """Return limit and window of `50`, `$50` or `50/day`. Raises typer.BadParameter."""
+    match = re.fullmatch(r"\$?([0-9]{1,12}(?:\.[0-9]{1,6})?)(?:/([a-z]+))?", text)
+    if not match:
+        raise typer.BadParameter(
+            f"{text!r:.100} is not US dollars, such as 50, 0.25 or 50/day", param_hint="AMOUNT"
+        )
+    return {"limit_usd": float(match[1]), "window": match[2]}
+
+
+def _check(name: str, given: dict[str, Any]) -> BudgetConfig:
+    """Return the budget, checked by the rules of the configuration. Raises typer.BadParameter."""
+    from pydantic import ValidationError
+
+    from aragora_q.config.settings import BudgetConfig, check_budget_name
+    from aragora_q.errors import validation_rule
+
+    try:
+        check_budget_name(name)
+        return BudgetConfig(**given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = {"scope": "--scope", "on_full": "--on-full"}.get(str(fault["loc"][0]), "AMOUNT")
+        text = f"{fault['input']!r:.100} {validation_rule(fault['msg'])}"
+        raise typer.BadParameter(text, param_hint=option) from None
+    except ValueError as error:
+        raise typer.BadParameter(f"{name!r:.100}: {error}", param_hint="NAME") from None
+
+
+def _limit(found: Budget) -> str:
+    return f"{dollars(found.limit_usd)}/{found.window}"
+
+
+async def _rows(book: Book, found: Budget, max_values: int | None) -> list[tuple[str, ...]]:
+    """Return the rows of a budget's table: one per value of its scope, at most `max_values`."""
+    ends_at, spendings = await book.spending(found.name)
+    origin = "set" if found.override else output.count(len(found.declared_by), "worker")
+    ends = "" if ends_at is None else _utc(ends_at)
+    rows: list[tuple[str, ...]] = []
+    async for each in spendings:
+        if len(rows) == max_values:
+            rows.append((found.name, "…", *[""] * 6))
+            break
+        rows.append((found.name, each.scope, _limit(found), *_amounts(found, each), ends, origin))
+    return rows or [(found.name, found.scope, _limit(found), *["$0"] * 2, "0%", ends, origin)]
+
+
+def _amounts(found: Budget, spent: Spending) -> tuple[str, ...]:
+    share = (spent.spent_usd + spent.reserved_usd) / found.limit_usd
+    return dollars(spent.spent_usd), dollars(spent.reserved_usd), f"{share:.0%}"
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    output.table(
+        ("BUDGET", "SCOPE", "LIMIT", "SPENT", "RESERVED", "USED", "TURNS (UTC)", "ORIGIN"), rows
+    )
+
+
+def _utc(ms: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+async def _as_json(book: Book, found: Budget) -> dict[str, Any]:
+    """Return the JSON of a budget.
+
+    `name`, `scope`, `window`, `limit_usd`, `on_full`, `override` (null: it is what workers declare; else `by`,
+    `at`, Unix ms, and `reason`), `declared_by` (worker ids), `window_ends_at` (Unix ms; null: it does not end),
+    `spending` (each `scope`, `spent_usd`, `reserved_usd`, `estimated_usd`, `overrun_usd`).
+    """
+    ends_at, spendings = await book.spending(found.name)
+    override = found.override
+    return {
+        "name": found.name,
+        "scope": found.scope,
+        "window": found.window,
+        "limit_usd": found.limit_usd,
+        "on_full": found.on_full,
+        "override": override and {"by": override.by, "at": override.at, "reason": override.reason},
+        "declared_by": list(found.declared_by),
+        "window_ends_at": ends_at,
+        "spending": [
+            {
+                "scope": each.scope,
+                "spent_usd": each.spent_usd,
+                "reserved_usd": each.reserved_usd,
+                "estimated_usd": each.estimated_usd,
+                "overrun_usd": each.overrun_usd,
+            }
+            async for each in spendings
+        ],
+    }

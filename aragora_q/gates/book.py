@@ -1,0 +1,192 @@
+"""Budgets as operators see and set them: limits, who set them, and what was spent in the current windows.
+
+Used by the command line and the doctor, over a connection to the gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aragora_q import codec
+from aragora_q.config.settings import BudgetConfig
+from aragora_q.gates.policy import MICROS, budget_rule
+from aragora_q.redis import replies
+from aragora_q.redis.connection import Connection
+
+PAGE = 100
+"""Values of a scope that one call reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What an operator set. `at` is in Unix ms of the server's clock."""
+
+    by: str
+    at: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A budget that applies now."""
+
+    name: str
+    scope: str
+    window: str
+    limit_usd: float
+    on_full: str
+    override: Override | None
+    """Who set it at run time; None: it is what workers declare."""
+    declared_by: tuple[str, ...]
+    """The workers whose configuration has a budget of this name."""
+
+    def config(self) -> BudgetConfig:
+        """Return it as a configuration would have it."""
+        return BudgetConfig.model_validate({
+            "limit_usd": self.limit_usd, "window": self.window, "scope": self.scope, "on_full": self.on_full,
+        })  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What was spent from a budget in its current window, for one value of its scope."""
+
+    scope: str
+    spent_usd: float
+    """Booked, including what was estimated."""
+    reserved_usd: float
+    """What calls under way may cost at most."""
+    estimated_usd: float
+    """Of what was spent: booked at the highest price, because the true one is not known."""
+    overrun_usd: float
+    """Of what was spent: beyond what had been reserved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What the configuration of some workers says."""
+
+    workers: tuple[str, ...]
+    budgets: Mapping[str, Any]
+    providers: Mapping[str, Any]
+    prices: str
+    """A digest."""
+
+
+class Book:
+    """Reads and sets the budgets of a prefix."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._keys = connection.gate_keys
+
+    async def budgets(self) -> list[Budget]:
+        """Return the budgets that apply now, by name."""
+        policy, overrides = await self._connection.execute_all([
+            ("GET", self._keys.named["policy"]),
+            ("HGETALL", self._keys.named["overrides"]),
+        ])  # fmt: skip
+        for reply in (policy, overrides):
+            if isinstance(reply, Exception):
+                raise reply
+        fields = {replies.text(name): text for name, text in replies.pairs(overrides)}
+        declarations = await self.declarations()
+        rules = _object(policy).get("budgets")
+        return [
+            _budget(rule, _object(fields.get(f"budget:{rule['name']}")), declarations)
+            for rule in (rules if isinstance(rules, list) else [])
+        ]
+
+    async def budget(self, name: str) -> Budget | None:
+        """Return the budget of a name; None if there is none."""
+        return next((each for each in await self.budgets() if each.name == name), None)
+
+    async def spending(self, name: str) -> tuple[int | None, AsyncIterator[Spending]]:
+        """Return when a budget's window ends, in Unix ms (None: never), and spending by value of its scope.
+
+        If the scope is each value of its kind, those without spending are left out.
+        """
+        page = await self._page(name, "")
+
+        async def spendings() -> AsyncIterator[Spending]:
+            _, after, *rows = page
+            while True:
+                for ref, *micros in rows:
+                    _, _, scope = replies.text(ref).partition("/")
+                    yield Spending(scope or "all", *(number / MICROS for number in micros))
+                if not after:
+                    return
+                _, after, *rows = await self._page(name, replies.text(after))
+
+        return (page[0] if page[0] >= 0 else None), spendings()
+
+    async def _page(self, name: str, after: str) -> list[Any]:
+        page: list[Any] = await self._connection.run(
+            "gate_counters", name=name, after=after, limit=PAGE
+        )
+        return page
+
+    async def declarations(self) -> list[Declaration]:
+        """Return what workers declare; those that declare the same are one entry."""
+        reply = await self._connection.execute("HGETALL", self._keys.named["declared"])
+        workers: dict[bytes, list[str]] = {}
+        for worker, text in replies.pairs(reply):
+            workers.setdefault(text, []).append(replies.text(worker))
+        return [
+            Declaration(
+                tuple(sorted(names)),
+                _object(value.get("budgets")),
+                _object(value.get("providers")),
+                str(value.get("prices", "")),
+            )
+            for names, value in ((names, _object(text)) for text, names in workers.items())
+        ]
+
+    async def set_budget(
+        self, name: str, budget: BudgetConfig, *, by: str, reason: str = ""
+    ) -> None:
+        """Set a budget for all workers, over what they declare, until it is reset."""
+        value = {"rule": budget_rule(budget), "by": by, "reason": reason}
+        await self._override(name, codec.encode(value))
+
+    async def reset_budget(self, name: str) -> bool:
+        """Let what workers declare apply again. Returns False if nothing was set."""
+        return await self._override(name, b"") == b"reset"
+
+    async def _override(self, name: str, value: bytes) -> bytes:
+        result: bytes = await self._connection.run(
+            "gate_override", kind="budget", name=name, value=value
+        )
+        return result
+
+
+def _budget(
+    rule: Mapping[str, Any], override: Mapping[str, Any], declarations: list[Declaration]
+) -> Budget:
+    value = f":{rule['value']}" if rule["value"] else ""
+    return Budget(
+        name=rule["name"],
+        scope=rule["kind"] + value,
+        window=rule["window"],
+        limit_usd=rule["limit"] / MICROS,
+        on_full=rule["on_full"],
+        override=Override(
+            str(override.get("by", "")), int(override.get("at", 0)), str(override.get("reason", ""))
+        )
+        if override
+        else None,
+        declared_by=tuple(
+            sorted(w for each in declarations if rule["name"] in each.budgets for w in each.workers)
+        ),
+    )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return a JSON object, or an empty one for anything else that a key may hold."""
+    try:
+        decoded = codec.decode(value) if isinstance(value, bytes) else value
+    except ValueError:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}

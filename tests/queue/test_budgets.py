@@ -1,0 +1,320 @@
+"""Budgets: what applies of what workers declare and operators set, and how held jobs are freed."""
+
+import json
+import secrets
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from aragora_q import maintenance
+from aragora_q.base import Job
+from aragora_q.config.settings import BudgetConfig
+from aragora_q.context import Call, Settlement
+from aragora_q.contracts import Granted, Held, OverBudget
+from aragora_q.gates.book import Book
+from aragora_q.maintenance import HeldJobs
+
+DAY = {"limit_usd": 10.0, "window": "day"}
+ACCOUNT = "stub@00000000"
+
+
+@pytest.fixture
+async def gates(harness):
+    """The gates of a worker without budgets of its own."""
+    made = harness.queue.gates("w1")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def book(harness):
+    """The book of the gates."""
+    connection = harness.queue.connection.for_gates()
+    yield Book(connection)
+    await connection.close()
+
+
+@pytest.fixture
+async def declare(harness):
+    """Declares budgets and providers as a worker with this configuration does; returns its gates."""
+    made = []
+
+    async def as_worker(worker_id, **settings):
+        made.append(harness.other_client(**settings).gates(worker_id))
+        await made[-1].refresh()
+        return made[-1]
+
+    yield as_worker
+    for each in made:
+        await each.close()
+
+
+def _call(usd=1.0, **fields):
+    """A call that costs `usd` at most."""
+    values = {
+        "id": secrets.token_hex(4), "agent": "a", "provider": "stub", "account": ACCOUNT, "model": "m",
+        "max_input_tokens": 10, "max_output_tokens": 10, "max_cost_usd": usd, **fields,
+    }  # fmt: skip
+    return Call(**values)
+
+
+async def _spend(gates, usd, **labels):
+    """Make a call that costs `usd`."""
+    job, call = Job({}, **labels), _call(usd)
+    assert await gates.acquire(job, call) == Granted()
+    await gates.settle(job, call, Settlement("ok", cost_usd=usd))
+
+
+async def _applying(book):
+    return {each.name: (each.limit_usd, each.scope) for each in await book.budgets()}
+
+
+async def _spending(book, name):
+    _, spendings = await book.spending(name)
+    return {each.scope: (each.spent_usd, each.reserved_usd) async for each in spendings}
+
+
+async def test_the_lowest_declared_limit_counts(book, declare):
+    """Of live workers; what a worker declared ends with it, and the book names who declares."""
+    first = await declare("w1", budgets={"day": DAY})
+    second = await declare("w2", budgets={"day": {**DAY, "limit_usd": 4}, "other": DAY})
+    assert await _applying(book) == {"day": (4, "all"), "other": (10, "all")}
+    assert (await book.budget("day")).declared_by == ("w1", "w2")
+    await second.close()
+    assert await _applying(book) == {"day": (10, "all")}
+    await first.close()
+    assert await _applying(book) == {}
+
+
+async def test_an_override_replaces_what_workers_declare(book, declare, gates):
+    """At once, in both directions, with who set it, when and why, until it is reset."""
+    await declare("w1", budgets={"day": DAY})
+    await _spend(gates, 3)
+    lower = BudgetConfig(**{**DAY, "limit_usd": 2})
+    await book.set_budget("day", lower, by="me@here", reason="careful")
+    found = await book.budget("day")
+    assert (found.limit_usd, found.override.by, found.override.reason) == (2, "me@here", "careful")
+    assert abs(found.override.at - datetime.now(UTC).timestamp() * 1000) < 60_000
+    refused = await gates.acquire(Job({}), _call(0.1))
+    assert isinstance(refused, OverBudget)
+    assert "$2.0000 of a limit, $3.0000 spent" in refused.why
+    assert await book.reset_budget("day")
+    assert not await book.reset_budget("day")
+    assert await gates.acquire(Job({}), _call(0.1)) == Granted()
+    assert (await book.budget("day")).override is None
+
+
+async def test_each_value_of_a_scope_has_its_own_budget(book, declare, gates, monkeypatch):
+    """The book lists those with spending, in pages, and nothing of other budgets."""
+    monkeypatch.setattr("aragora_q.gates.book.PAGE", 5)
+    await declare(
+        "w1", budgets={"t": {**DAY, "scope": "tenant"}, "t2": {**DAY, "scope": "tenant:b"}}
+    )
+    for n in range(0, 28, 2):
+        await _spend(gates, 0.5, tenant=f"t{n:03}")
+    await _spend(gates, 1, tenant="b")
+    await gates.acquire(Job({}, tenant="b"), _call(2))
+    await _spend(gates, 1)
+    found = await _spending(book, "t")
+    assert len(found) == 15
+    assert list(found) == sorted(found)
+    assert (found["tenant:t000"], found["tenant:b"]) == ((0.5, 0), (1, 2))
+    assert await _spending(book, "t2") == {"tenant:b": (1, 2)}
+    assert await _spending(book, "none") == {}
+
+
+@pytest.mark.parametrize("window", ["hour", "day", "month", "total"])
+async def test_a_window_ends_where_utc_says(book, window):
+    """The book shows the end of the current window."""
+    await book.set_budget("x", BudgetConfig(limit_usd=1, window=window), by="me")
+    ends_at, _ = await book.spending("x")
+    now = datetime.now(UTC)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    day = hour.replace(hour=0)
+    ends = {
+        "hour": hour + timedelta(hours=1),
+        "day": day + timedelta(days=1),
+        "month": (day.replace(day=1) + timedelta(days=32)).replace(day=1),
+        "total": None,
+    }
+    assert ends_at == (ends[window] and ends[window].timestamp() * 1000)
+
+
+async def test_a_lost_policy_is_made_again(harness, book, declare):
+    """Another program deletes or damages what applies: workers declare it again, without end or error."""
+    gates = await declare("w1", budgets={"day": DAY})
+    for damage in (b"", b"x", b"[]", b"{}"):
+        harness.redis.set(harness.queue.connection.gate_keys.named["policy"], damage)
+        assert await gates.acquire(Job({}), _call()) == Granted()
+        assert await _applying(book) == {"day": (10, "all")}
+
+
+async def test_damaged_overrides_and_declarations_do_not_count(harness, book, declare):
+    """What is not a budget is left out; the others apply."""
+    keys = harness.queue.connection.gate_keys.named
+    for n, text in enumerate(("", "x", "[]", "{}", '{"rule":3}', '{"rule":{"limit":1}}')):
+        harness.redis.hset(keys["overrides"], f"budget:b{n}", text)
+        harness.redis.hset(keys["declared"], f"d{n}", json.dumps({"budgets": {"x": n, "y": {}}}))
+    await declare("w1", budgets={"b0": DAY})
+    assert await _applying(book) == {"b0": (10, "all")}
+
+
+# -- held jobs
+
+
+async def _hold(harness, *needs, by="day", cause="budget", until=None, prefix="j"):
+    """Hold jobs that need these amounts, in this order; return their ids."""
+    session = await harness.worker(f"holder-{prefix}")
+    ids = []
+    for usd in needs:
+        ids.append(f"{prefix}{len(ids):03}")
+        await harness.enqueue(ids[-1])
+        job = await harness.start_one(session)
+        outcome = Held(cause, "full", by, until_seconds=until, usd=usd)
+        assert await harness.report(session, job, outcome) == "held"
+        harness.redis.zadd(harness.keys.held, {ids[-1]: len(ids)})
+        harness.redis.hset(harness.keys.job(ids[-1]), "held_at", len(ids))
+    return ids
+
+
+async def _free(harness, gates, held=None):
+    """Run one pass; return the ids of the jobs that are not held after it."""
+    await (held or HeldJobs(harness.queue, gates)).unhold_pass()
+    everything = sorted(
+        key.removeprefix(harness.keys.job_prefix)
+        for key in harness.redis.scan_iter(f"{harness.keys.job_prefix}j*", count=1000)
+        if key.count(":") == harness.keys.job_prefix.count(":")
+    )
+    return [each for each in everything if await harness.queue.get_status(each) != "held"]
+
+
+async def test_jobs_are_freed_that_fit_in_half_of_what_is_left(harness, book, gates):
+    """In the order of their holds; a larger one is passed over, and none is freed while nothing is left."""
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _spend(gates, 10)
+    await _hold(harness, 1, 4, 1.5, 1)
+    assert await _free(harness, gates) == []
+    await book.set_budget("day", BudgetConfig(limit_usd=15, window="day"), by="me")
+    assert await _free(harness, gates) == ["j000", "j002"]
+
+
+async def test_a_large_job_comes_first_in_a_new_window(harness, book, gates):
+    """Where nothing is spent, the first job is freed if it fits the limit; the next one must fit half of it."""
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _hold(harness, 11, 9, 8, 1)
+    assert await _free(harness, gates) == ["j001"]
+
+
+async def test_without_windows_a_large_job_waits_for_the_calls_under_way(harness, book, gates):
+    """The first job may have all that is left when nothing is reserved, since no window will turn."""
+    await book.set_budget("day", BudgetConfig(limit_usd=10, window="total"), by="me")
+    await _spend(gates, 4)
+    call = _call(1)
+    await gates.acquire(Job({}), call)
+    await _hold(harness, 7, 5, 5)
+    assert await _free(harness, gates) == []
+    await gates.settle(Job({}), call, Settlement("not_sent"))
+    assert await _free(harness, gates) == ["j001"]
+
+
+async def test_freed_jobs_count_until_they_start(harness, book, gates):
+    """Passes do not free more while what they freed still waits; when it has started, the books decide."""
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _hold(harness, *[1] * 12)
+    held = HeldJobs(harness.queue, gates)
+    assert len(await _free(harness, gates, held)) == 5
+    assert len(await _free(harness, gates, held)) == 7  # half of what is left
+    for _ in range(3):
+        await held.unhold_pass()
+    waiting = len(await _free(harness, gates, held))
+    assert waiting == 9
+    session = await harness.worker("runner")
+    started = (await session.start(9)).jobs
+    assert len(started) == 9
+    assert len(await _free(harness, gates, held)) == 12
+
+
+async def test_a_job_refused_again_keeps_its_place(harness, book, gates):
+    """It is freed before those that were held after it."""
+    await book.set_budget("day", BudgetConfig(limit_usd=1, window="day"), by="me")
+    await _hold(harness, 0.5, 0.5)
+    assert await _free(harness, gates) == ["j000"]
+    session = await harness.worker("w2")
+    job = await harness.start_one(session)
+    await harness.report(session, job, Held("budget", "full", "day", usd=0.5))
+    assert await _free(harness, gates) == ["j000"]
+
+
+async def test_budgets_do_not_starve_each_other(harness, book, gates, monkeypatch):
+    """A pass looks at a bounded number of jobs, and the next one goes on there."""
+    monkeypatch.setattr(maintenance, "MAX_HELD_PAGES", 1)
+    monkeypatch.setattr(maintenance, "HELD_PAGE", 10)
+    for name in ("day", "full"):
+        await book.set_budget(name, BudgetConfig(**DAY), by="me")
+    await book.set_budget("full", BudgetConfig(limit_usd=0.001, window="day"), by="me")
+    await _hold(harness, *[1] * 12, by="full")
+    await _hold(harness, 1, 1, by="day", prefix="jz")
+    harness.redis.zadd(harness.keys.held, {"jz000": 1000, "jz001": 1001})
+    held = HeldJobs(harness.queue, gates)
+    assert await _free(harness, gates, held) == []
+    assert not held.is_at_end
+    passes = 0
+    while "jz000" not in await _free(
+        harness, gates, held
+    ):  # an unused budget is looked at in order
+        passes += 1
+    assert passes <= 4
+
+
+async def test_jobs_of_a_budget_that_is_gone_are_freed(harness, book, gates):
+    """Also those of a budget that only warns now."""
+    await book.set_budget("warns", BudgetConfig(**DAY, on_full="warn"), by="me")
+    await _hold(harness, 5, None, by="gone")
+    await _hold(harness, 500, by="warns", prefix="jw")
+    assert await _free(harness, gates) == ["j000", "j001", "jw000"]
+
+
+async def test_names_of_budgets_that_are_cut_are_found(harness, book, gates):
+    """A job keeps 64 bytes of what holds it; the longest names are longer."""
+    name, tenant = "b" * 48, "t" * 48
+    await book.set_budget(name, BudgetConfig(**DAY, scope="tenant"), by="me")
+    await _spend(gates, 10, tenant=tenant)
+    await _hold(harness, 1, by=f"{name}/tenant:{tenant}")
+    assert harness.fields("j000")["hold_by"] == f"{name}/tenant:{tenant}"[:64]
+    assert await _free(harness, gates) == []
+    await book.set_budget(name, BudgetConfig(**DAY, scope=f"tenant:{tenant}"), by="me")
+    assert await _free(harness, gates) == []
+    await book.set_budget(name, BudgetConfig(**DAY, scope="tenant:other"), by="me")
+    assert await _free(harness, gates) == ["j000"]
+
+
+async def test_a_hold_ends_when_its_time_is_over(harness, book, gates):
+    """Whatever its budget says; not before."""
+    await book.set_budget("day", BudgetConfig(limit_usd=0.01, window="day"), by="me")
+    await _hold(harness, 1, 1, until=3600)
+    harness.redis.hset(harness.keys.job("j001"), "hold_until", 1)
+    assert await _free(harness, gates) == ["j001"]
+
+
+async def test_jobs_of_a_provider_are_freed_when_it_is_open(harness, gates):
+    """While it is closed none; where nothing has shown that it works again, one; else what it takes."""
+    call = _call(0)
+    await gates.acquire(Job({}), call)
+    await gates.settle(Job({}), call, Settlement("credit_exhausted"))
+    await _hold(harness, None, None, None, cause="provider", by=ACCOUNT)
+    held = HeldJobs(harness.queue, gates)
+    assert await _free(harness, gates, held) == []
+    account = harness.queue.connection.gate_keys.account(ACCOUNT)
+    harness.redis.hset(account, "until", 1)
+    assert await _free(harness, gates, held) == ["j000"]
+    assert await _free(harness, gates, held) == ["j000"]  # it has not started yet
+    harness.redis.hdel(account, "until", "why")
+    assert await _free(harness, gates, held) == ["j000", "j001", "j002"]
+
+
+async def test_the_hold_of_a_person_is_not_freed(harness, gates):
+    """Nor that of an executor."""
+    await harness.enqueue("j0")
+    await harness.queue.hold("j0")
+    await _hold(harness, 1, cause="executor", prefix="je")
+    assert await _free(harness, gates) == []
