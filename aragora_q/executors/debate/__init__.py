@@ -106,16 +106,17 @@ def create(config: QueueConfig) -> Executor:
         ConfigError: a configured agent cannot be built (unknown provider, missing key or extra).
 
     """
-    from aragora_q.executors.debate.protocol import (  # noqa: PLC0415 - names are checked without it
-        Debate,
-    )
+    # Names are checked without these.
+    from aragora_q.executors.debate import quote  # noqa: PLC0415
+    from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415
 
     registry = AgentRegistry(config)
     registry.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes)
+        terms = quote.terms_of(payload.all_agents, config) if payload.has_budget else ()
+        debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes, terms)
         return (await debate.run()).to_dict()
 
     return run_debate
