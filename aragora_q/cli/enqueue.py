@@ -129,7 +129,7 @@ def enqueue(
         typer.Option(
             "--approve-above",
             metavar="USD",
-            help="Hold the job until `unhold` if it can cost more, or has no known price.",
+            help="Hold what can cost more, until `unhold`.",
         ),
     ] = None,
     resume: Annotated[
@@ -229,7 +229,7 @@ def enqueue(
     or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
     `max_attempts`, `group`, `tenant`, `tags` (an object) and `approve_above_usd`. Options apply to lines
     that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a new job. An id
-    that exists is reported and changes nothing.
+    that exists changes nothing.
     """
     from aragora_q.cli import bulk
 
