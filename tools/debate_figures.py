@@ -15,6 +15,7 @@ from itertools import permutations
 from typing import Any
 
 from aragora_q.base import Job
+from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.context import DetachedAttempt
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash
@@ -101,6 +102,10 @@ class Scripted:
 
 class Registry:
     """Agents by seat."""
+
+    config = QueueConfig(
+        agents={"scripted": AgentConfig(model="openai-chat:scripted", max_tokens=1_000)}
+    )
 
     def __init__(self, agents: Iterable[Scripted]) -> None:
         self._agents = list(agents)

@@ -18,6 +18,7 @@ from aragora_q.context import Executor, current_attempt
 from aragora_q.executors.debate.agents import (
     AgentRegistry,
     check_agents,
+    check_prices,
     choose_agents,
     only_model,
 )
@@ -44,8 +45,10 @@ def check_payload_agents(payload: Mapping[str, Any], config: QueueConfig) -> Non
 
     Raises:
         InvalidPayload: a name is unknown; the hint suggests the nearest known name.
+        ConfigError: the configuration has a price of something that is not a model.
 
     """
+    check_prices(config)
     agents = payload.get("agents")
     if "question" not in payload or not isinstance(agents, list):
         return

@@ -60,7 +60,7 @@ NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
 
 received: ContextVar[list[Events]] = ContextVar("received")
-"""The streams that began within a call, so that what a broken one said about tokens is not lost."""
+"""The replies that began within a call, so that what a broken or failed one says about tokens is not lost."""
 
 
 class Client(httpx2.AsyncClient):
@@ -129,6 +129,8 @@ def _counted(response: httpx2.Response) -> httpx2.Response:
     """Return a reply of Messages with token counts, without which the client of this protocol fails."""
     with suppress(ValueError):
         reply = from_json(response.content)
+        if response.is_success and isinstance(reply, dict):
+            received.get([]).append(Events.whole(reply))
         is_message = isinstance(reply, dict) and reply.get("type") == "message"
         if is_message and not isinstance(reply.get("usage"), dict):
             return _with_body(response, {**reply, "usage": NO_USAGE}, response.status_code)
@@ -166,6 +168,14 @@ class Events:
         self._rest = b""
         self._data: list[bytes] = []
         self._events: list[dict[str, Any]] = []
+
+    @classmethod
+    def whole(cls, reply: dict[str, Any]) -> Events:
+        """Return a reply that came at once, as its only event."""
+        events = cls()
+        events._events.append(reply)
+        events.has_ended = True
+        return events
 
     def feed(self, data: bytes) -> bool:
         """Read `data`, which may end anywhere. Return `has_ended`."""
