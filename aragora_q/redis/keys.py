@@ -300,7 +300,9 @@ class GateKeys:
         """Glob pattern that matches the keys of the gates and no others."""
         return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.gates_prefix) + "*"
 
-    KINDS = frozenset(("account", "permits", "waiters", "call", "spent", "job", "window", "spend"))
+    KINDS = frozenset(
+        ("account", "permits", "waiters", "call", "spent", "job", "window", "spend", "group")
+    )
     """First parts of the keys of which there are many."""
 
     @property
