@@ -24,7 +24,7 @@ def budget_rule(budget: BudgetConfig) -> dict[str, Any]:
         "kind": kind,
         "value": value,
         "window": budget.window,
-        "limit": math.floor(budget.limit_usd * MICROS),
+        "limit": math.floor(round(budget.limit_usd * MICROS, 3)),
         "on_full": budget.on_full,
     }
 
