@@ -184,6 +184,20 @@ def test_money_of_stats(run_cli, on_queue):
     assert set(closed) | {closed["closed_by"]} <= described
 
 
+def test_budgets(run_cli):
+    """A budget, in the output of set, show, list and reset."""
+    made = run_cli("budget", "set", "day", "5/day", "--json").object
+    assert set(made) == set(DOCUMENTED["budget"])
+    for name in ("override", "spending"):
+        [part] = made[name] if name == "spending" else [made[name]]
+        assert set(part) == _names_of_parts("budget", name) - {name}
+    assert run_cli("budget", "show", "day", "--json").object == made
+    assert run_cli("budget", "list", "--json").object == made
+    assert set(run_cli("budget", "reset", "day", "--json").object) == set(
+        DOCUMENTED["budget reset"]
+    )
+
+
 def test_a_dry_run_of_a_filter(run_cli, jobs):
     """The commands that change jobs print one object with the number of jobs."""
     for command in ("cancel", "hold", "unhold", "requeue"):

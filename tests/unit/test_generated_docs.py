@@ -49,7 +49,7 @@ def test_the_sample_names_every_setting_of_a_table(table):
 def test_the_sample_names_every_setting():
     """Each setting has a line, with or without a value."""
     for name in QueueConfig.model_fields:
-        assert re.search(rf"^# {name} =|^# \[{name}\]", gen_docs.sample(), re.MULTILINE), name
+        assert re.search(rf"^# {name} =|^# \[{name}[].]", gen_docs.sample(), re.MULTILINE), name
 
 
 def test_every_exit_code_is_documented():
