@@ -105,7 +105,8 @@ class LimitedProvider:
             body = json.dumps({"tokens": TOKENS if status == 200 else 0}).encode()
             header = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
             writer.write(
-                f"HTTP/1.1 {status} -\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
+                f"HTTP/1.1 {status} -\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
             )
             await writer.drain()
         writer.close()

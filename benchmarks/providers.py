@@ -45,9 +45,7 @@ class Case:
     @property
     def capacity(self) -> float:
         """Requests per second that the provider takes."""
-        return min(
-            self.limits.requests_per_second, self.limits.at_once / self.limits.reply_seconds
-        )
+        return min(self.limits.requests_per_second, self.limits.at_once / self.limits.reply_seconds)
 
 
 def cases(sizes: list[int]) -> list[Case]:
@@ -109,12 +107,17 @@ async def measure(case: Case, testbed: Testbed) -> str:
             await asyncio.sleep(0.5)
             if time.monotonic() < provider.shut_until:
                 stats = testbed.client.info("commandstats")
-                calls = sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
+                calls = sum(
+                    stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]
+                    for name in ("evalsha", "eval")
+                )
     finally:
         for process in workers:
             process.kill()
             process.wait()
-    counters = {k: int(v) for k, v in testbed.client.hgetall(queue.connection.keys.counters).items()}
+    counters = {
+        k: int(v) for k, v in testbed.client.hgetall(queue.connection.keys.counters).items()
+    }
     await queue.close()
     provider.close()
     return line(case, provider, counters, calls)
@@ -130,7 +133,10 @@ def line(case: Case, provider: LimitedProvider, counters: dict, calls: int) -> s
     ideal = len(useful) / case.capacity
     seconds = Counter(int(at - opened) for at in useful)
     mean = len(useful) / max(1.0, drain)
-    returned = counters.get(b"put_off", counters.get("put_off", 0)), counters.get(b"retried", counters.get("retried", 0))
+    returned = (
+        counters.get(b"put_off", counters.get("put_off", 0)),
+        counters.get(b"retried", counters.get("retried", 0)),
+    )
     if os.environ.get("DETAIL"):
         print("useful by second", sorted(seconds.items()))
         print("refused at", [round(at - opened, 1) for at in later])

@@ -113,6 +113,7 @@ class Connection:
         self,
         name: str,
         items: Sequence[Item] = (),
+        /,
         *,
         keys: Mapping[str, str] | None = None,
         **args: Value,
