@@ -10,6 +10,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     │   └── GroupSealed          65   the group takes no more jobs
     ├── JobNotFound               3   no such job, or past the retention time
     ├── GroupNotFound             3   no such group, or all its jobs were purged
+    ├── ProviderNotFound          3   no calls to such a provider are known
     ├── RedisUnreachable         69   no server answers at redis_url
     ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
     │   ├── NotPrimary           75   the server is a replica, or has become one
@@ -83,6 +84,12 @@ class GroupNotFound(AragoraQError):
             f"group {group:.100} not found in queue {queue}",
             hint="check --queue; a group exists from its first job until its last one is purged",
         )
+
+
+class ProviderNotFound(AragoraQError):
+    """No calls to a provider or account of this name are known."""
+
+    exit_code = 3
 
 
 class JobNotFound(AragoraQError):

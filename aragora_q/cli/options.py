@@ -301,6 +301,19 @@ def _decode(text: str) -> Any:
         raise typer.BadParameter(f"{text!r:.100} is not JSON: {reason}") from None
 
 
+def operator() -> str:
+    """Return who runs the command, as user@host."""
+    import getpass
+    import os
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry in the password database
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
 MAX_SECONDS = 30 * 86_400
 """Longest time limit of a command that works on the queue."""
 

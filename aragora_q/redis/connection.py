@@ -67,9 +67,8 @@ class Connection:
         self.address = self.redis_url.redacted
         self.is_cluster = self.redis_url.kind == "cluster"
         self.keys = QueueKeys(config.key_prefix, config.queue, cluster=self.is_cluster)
-        keys: QueueKeys | GateKeys = self.keys
-        if to_gates:
-            keys = GateKeys(config.key_prefix, cluster=self.is_cluster)
+        self.gate_keys = GateKeys(config.key_prefix, cluster=self.is_cluster)
+        keys: QueueKeys | GateKeys = self.gate_keys if to_gates else self.keys
         self.failover_seconds = 0.0
         """How long calls are retried, without a log line, while another server may be taking over."""
         self.config = config
@@ -112,8 +111,8 @@ class Connection:
     async def run(
         self,
         name: str,
-        items: Sequence[Item] = (),
         /,
+        items: Sequence[Item] = (),
         *,
         keys: Mapping[str, str] | None = None,
         **args: Value,
