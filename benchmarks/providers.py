@@ -1,11 +1,11 @@
 """Measure what a provider that is shut for 20 s costs a fleet: `python -m benchmarks.providers [JOBS …]`.
 
-Two worker processes of 20 slots run jobs of three agents of one account. The provider has a published limit, is
-shut when they start, and refuses with 429 and `Retry-After` meanwhile. Reported for each number of jobs: refused
-requests that were sent later than one round trip after the first refusal, per useful one; the time of the drain
-against the provider's capacity; the busiest second against the mean; how often a job was put off or sent back;
-scripts per second while the provider is shut. `CASE` selects cases by a part of their title; with `DETAIL`, useful
-requests by second and the times of refusals are printed.
+Two worker processes of 20 slots run jobs of three agents of one account. The provider has a published limit,
+is shut when they start, and refuses with 429 and `Retry-After` meanwhile. Reported for each number of jobs:
+refused requests that were sent later than one round trip after the first refusal, per useful one; the time of
+the drain against the provider's capacity; the busiest second against the mean; how often a job was put off or
+sent back; scripts per second while the provider is shut. `CASE` selects cases by a part of their title; with
+`DETAIL`, useful requests by second and the times of refusals are printed.
 
 A large backlog is not drained to its end: DRAIN_SECONDS after the opening are measured.
 """
@@ -142,9 +142,9 @@ def line(case: Case, provider: LimitedProvider, counters: Mapping[str, int], cal
         f"{case.jobs:6} jobs, {case.title:33} refused {len(provider.refused) - len(later):3} at first, "
         f"{len(later):2} later ({len(later) / len(useful):.3f} of the useful); first useful "
         f"{useful[0] - opened:4.1f} s after the opening, then {drain:5.1f} s for {len(useful)} "
-        f"({drain / ideal:.2f} of the least); busiest second {max(seconds.values()) / mean:.2f} x mean; per job put "
-        f"off {counters.get('put_off', 0) / case.jobs:.2f}, sent back {counters.get('retried', 0) / case.jobs:.2f}; "
-        f"{calls / SHUT_SECONDS:.0f} scripts/s while shut"
+        f"({drain / ideal:.2f} of the least); busiest second {max(seconds.values()) / mean:.2f} x mean; "
+        f"per job put off {counters.get('put_off', 0) / case.jobs:.2f}, sent back "
+        f"{counters.get('retried', 0) / case.jobs:.2f}; {calls / SHUT_SECONDS:.0f} scripts/s while shut"
     )
 
 

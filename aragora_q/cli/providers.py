@@ -195,7 +195,8 @@ def _as_json(account: Account, pause: Pause | None, now: float) -> dict[str, Any
 def _unused_as_json(pause: Pause) -> dict[str, Any]:
     return {
         "account": None, "provider": pause.name, "state": "paused", "why": "paused by an operator",
-        "until": None, "limit": None, "under_way": 0, "waiting": 0, "faults": 0, "agents": [], "pause": _pause_json(pause),
+        "until": None, "limit": None, "under_way": 0, "waiting": 0, "faults": 0, "agents": [],
+        "pause": _pause_json(pause),
     }  # fmt: skip
 
 

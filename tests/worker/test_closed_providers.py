@@ -4,13 +4,13 @@ import asyncio
 import time
 
 import pytest
-from benchmarks.limited_provider import LimitedProvider, Limits, caller
 from support.executors import succeed
 from support.wait import wait_until
 from support.workers import LONG_LEASE, count_calls
 
 from aragora_q.base import JobStatus
 from aragora_q.redis.keys import GateKeys
+from benchmarks.limited_provider import LimitedProvider, Limits, caller
 
 ACCOUNT = "stub@1"
 
@@ -41,7 +41,7 @@ async def open_gate(harness, worker):
 
 
 async def test_a_backlog_of_a_closed_provider_is_not_churned(new_harness, worker_pool, provider):
-    """One refusal stops all calls; each job is put off once; another provider's job runs; later all complete."""
+    """One refusal stops all calls; jobs are put off once; those of others run; later all complete."""
     harness = new_harness(**LONG_LEASE)
     ids = [f"j{n}" for n in range(150)]
     await enqueue(harness, *ids)
