@@ -1,4 +1,4 @@
-"""Workers and a provider that takes no calls: its jobs are put off, those of others run, and nothing is churned."""
+"""Workers and a closed provider: its jobs are put off, those of others run, and nothing is churned."""
 
 import asyncio
 import time
