@@ -147,6 +147,17 @@ def test_commands(run_cli, jobs, heading, args):
                 assert set(item) <= _names_of_parts(heading, name), name
 
 
+def test_providers(run_cli):
+    """A provider that is paused, and what pause and resume print."""
+    paused = run_cli("providers", "pause", "stub", "--json").object
+    assert set(paused) == set(DOCUMENTED["providers pause"])
+    [row] = run_cli("providers", "list", "--json").objects
+    assert set(row) == set(DOCUMENTED["providers list"])
+    assert set(row["pause"]) == _names_of_parts("providers list", "pause")
+    resumed = run_cli("providers", "resume", "stub", "--json").object
+    assert set(resumed) == set(paused)
+
+
 def test_groups(run_cli):
     """A group, in the output of show, list, seal and cancel."""
     line = json.dumps({"payload": {}})

@@ -49,11 +49,11 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
   if REPLIED[outcome] then
     if is_old then return end
     if state.faults then redis.call('HDEL', key, 'faults') end
+    local limit, ramp, clean = parse_int(state.limit), parse_int(state.ramp), redis.call('HINCRBY', key, 'clean', 1)
     if closed_until and not is_closed then
       redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses')
-    end
-    local limit, ramp, clean = parse_int(state.limit), parse_int(state.ramp), redis.call('HINCRBY', key, 'clean', 1)
-    if ramp and not is_closed then
+      if ramp then redis.call('HSET', key, 'ramp', text(redis.call('ZCARD', gate_key('permits', account)) + FIRST_CALLS)) end
+    elseif ramp then
       if ramp < (limit or MAX_RAMP) then
         redis.call('HINCRBY', key, 'ramp', 1)
       else
