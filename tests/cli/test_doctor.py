@@ -696,6 +696,7 @@ class TestSurroundings:
             for role, use, key in (
                 ("producer", "GET", "group:debates/g"),
                 ("worker", "SET", "policy"),
+                ("reaper", "GET", "policy"),
                 ("stats", "GET", "policy"),
             )
         ]
