@@ -25,7 +25,7 @@ demo: setup ## Run and show a whole debate on a private embedded server
 	@$(BIN)/aragora-q demo
 
 test: setup ## Run all tests on every server, topology and container
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-fast: setup ## Run every quick test on one server, in three minutes
 	$(BIN)/python -m pytest -q --backend any -m 'not (slow or container or network)' \

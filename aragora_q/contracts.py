@@ -9,6 +9,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
@@ -22,6 +23,9 @@ RENEWALS_PER_LEASE = 4
 
 STALL_SECONDS = 10.0
 """A loop without progress for this long (of a worker with a longer lease: half a lease) has stalled."""
+
+HOLD_CLOSED_SECONDS = 6 * 3600.0
+"""A job whose provider takes no calls for longer is held, so that an operator sees it."""
 
 Lease = tuple[str, int]
 """Job id and fence: together they name one attempt of one job."""
@@ -120,6 +124,8 @@ class FetchResult:
 
     state: Literal["ok", "empty", "paused", "unregistered"]
     jobs: list[Job] = field(default_factory=list)
+    put_off: int = 0
+    """Jobs that were delayed instead, because they need an agent whose provider takes no calls now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +264,14 @@ class Gates(Protocol):
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         """Book a call. Returns False if it had been settled before: then nothing changes."""
 
+    async def wait(self, call: Call, seconds: float) -> None:
+        """Wait before a call asks again: for `seconds`, or until a call of its account was settled here."""
+
     def closed_agents(self) -> Mapping[str, float]:
-        """Return the agents whose accounts are known to take no calls now, and for how many seconds."""
+        """Return the agents whose accounts are known to take no calls now, and for how many seconds.
+
+        Without those whose jobs are held: their accounts are closed for longer than HOLD_CLOSED_SECONDS.
+        """
 
     async def refresh(self) -> None:
         """Read the state of the accounts that this process has used, and send what it declares."""
@@ -341,8 +353,17 @@ class WorkerSession(CheckpointStore, ABC):
         """Return the record of the instance registered under this worker id; empty if there is none."""
 
     @abstractmethod
-    async def start(self, limit: int, *, first_lane: str = "high") -> FetchResult:
-        """Start up to `limit` waiting jobs, those of `first_lane` (high, normal or low) first."""
+    async def start(
+        self,
+        limit: int,
+        *,
+        first_lane: str = "high",
+        closed_agents: Mapping[str, float] = MappingProxyType({}),
+    ) -> FetchResult:
+        """Start up to `limit` waiting jobs, those of `first_lane` (high, normal or low) first.
+
+        Jobs that name one of `closed_agents` are put off for as many seconds as it has there.
+        """
 
     @abstractmethod
     async def wait_for_work(self, timeout_seconds: float) -> None:

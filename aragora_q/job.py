@@ -168,6 +168,11 @@ class DebateJobPayload:
         """The number of rounds at most: none if `debate` is `never`."""
         return 0 if self.debate == "never" else self.rounds
 
+    @property
+    def has_budget(self) -> bool:
+        """True if tokens or cost are limited."""
+        return self.max_tokens is not None or self.max_cost_usd is not None
+
     def _validate_vote(self) -> None:
         if self.max_tokens is not None:
             _check_range("max_tokens", self.max_tokens, MAX_TOKENS_RANGE)

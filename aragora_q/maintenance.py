@@ -159,9 +159,10 @@ class HeldJobs:
     """Frees jobs that budgets and providers hold, once there is room for them, in the order of their holds.
 
     A budget frees jobs that need no more than half of what is left of it, so that those that run find room.
-    A job that needs more is passed over until nothing is spent in a window (or, without windows, nothing
-    is reserved); then it is freed if it comes first, and there is room for it. An account frees as many as it takes calls. A pass looks at a bounded number of jobs, the next
-    pass goes on there; what was freed and has not started counts as used.
+    A job that needs more is passed over until nothing is spent in a window (or, without windows, nothing is
+    reserved); then it is freed if it comes first, and there is room for it. An account frees as many as it
+    takes calls. A pass looks at a bounded number of jobs, the next pass goes on there; what was freed and has
+    not started counts as used.
     """
 
     def __init__(self, queue: WorkQueue, gates: Gates | None) -> None:

@@ -7,6 +7,7 @@ import os
 import pytest
 from _pytest.unraisableexception import collect_unraisable
 from support import backends, processes, servers, topologies
+from support.docs import SUBSTITUTES
 from support.queue_harness import QueueHarness, check_and_close
 from support.worker_processes import WorkerProcess
 from support.workers import WorkerPool
@@ -62,8 +63,44 @@ def pytest_runtest_teardown(item):
     return result
 
 
+IMAGES = ("tests/docs/", "tests/packaging/")
+"""Folders that share the packages, images and containers of support/images.py."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`: each file runs in one process, and all that need images in the same, to build them once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "images" if nodeid.startswith(IMAGES) else nodeid.partition("::")[0]
+
+    return Files(config, log)
+
+
+def pytest_sessionfinish(session):
+    """Report the backends of a process of `-n` to the one that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["backends"] = _pool.used()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _used.append(getattr(node, "workeroutput", {}).get("backends", {}))
+
+
+_used = []
+
+
 def pytest_terminal_summary(terminalreporter):
-    for line in _pool.summary():
+    reports = (report for kind in terminalreporter.stats.values() for report in kind)
+    if any(getattr(report, "nodeid", "").startswith("tests/docs/") for report in reports):
+        for line, (substitute, reason) in SUBSTITUTES.items():
+            terminalreporter.write_line(
+                f"not run as printed: {line}: {reason}; instead: {substitute}"
+            )
+    for line in backends.summary([_pool.used(), *_used]):
         terminalreporter.write_line(line)
 
 

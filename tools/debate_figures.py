@@ -15,6 +15,7 @@ from itertools import permutations
 from typing import Any
 
 from aragora_q.base import Job
+from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.context import DetachedAttempt
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash
@@ -100,6 +101,10 @@ class Scripted:
 
 class Registry:
     """Agents by seat."""
+
+    config = QueueConfig(
+        agents={"scripted": AgentConfig(model="openai-chat:scripted", max_tokens=1_000)}
+    )
 
     def __init__(self, agents: Iterable[Scripted]) -> None:
         self._agents = list(agents)
@@ -245,9 +250,9 @@ def budget_table() -> list[str]:
         "|---|---|---|---|---|",
     ]
     for seats, budgets in (
-        (3, (5_000, 15_000, 60_000)),
-        (8, (40_000, 120_000)),
-        (16, (150_000, 400_000)),
+        (3, (8_000, 15_000, 60_000)),
+        (8, (60_000, 120_000)),
+        (16, (240_000, 400_000)),
     ):
         for budget in budgets:
             result = hold(opinions(seats, "hold"), debate="always", rounds=3, max_tokens=budget)

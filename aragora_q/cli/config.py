@@ -139,12 +139,6 @@ def _as_toml(
             yield text
 
 
-def _toml_key(name: str) -> str:
-    """Return the name of a setting as a key of TOML: the name of a model contains a colon."""
-    table, dot, entry = name.partition(".")
-    return f"{table}.{json.dumps(entry)}" if dot and not re.fullmatch("[\\w-]+", entry) else name
-
-
 class _Entry(NamedTuple):
     name: str
     value: Any

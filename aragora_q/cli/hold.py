@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aragora_q.base import LIVE
-from aragora_q.cli import output
+from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
@@ -79,7 +79,7 @@ async def hold(
     selection = Selection(
         "hold", LIVE, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
-    exit_code, by = 0, _operator()
+    exit_code, by = 0, options.operator()
 
     async def work(job_ids: list[str]) -> int:
         nonlocal exit_code
@@ -98,19 +98,6 @@ async def hold(
     if not (selection.prints_each or dry_run):
         output.info(f"held {output.count(held, 'job')}; running ones when their attempts end")
     return exit_code
-
-
-def _operator() -> str:
-    """Return who runs the command, as user@host."""
-    import getpass
-    import os
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without an entry in the password database
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:

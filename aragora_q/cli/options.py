@@ -315,13 +315,12 @@ def _decode(text: str) -> Any:
 def operator() -> str:
     """Return who runs the command, as user@host."""
     import getpass
+    import os
     import socket
 
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in containers
-        import os
-
+    except (KeyError, OSError):  # a user without an entry in the password database
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 

@@ -127,4 +127,7 @@ def _document(job: Job, calls: Calls) -> dict[str, Any]:
         "job": described,
         "result": result,
         "rounds": [phase.to_dict() for phase in calls.phases],
+        "faults": [
+            {"phase": call.phase, "round": call.round, **call.to_dict()} for call in calls.faults
+        ],
     }

@@ -20,9 +20,9 @@ from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
 from aragora_q.errors import AragoraQError
-from aragora_q.formats import dollars
+from aragora_q.formats import dollars, price
 from aragora_q.labels import encode_labels
-from aragora_q.loose import whole
+from aragora_q.loose import number_or_none, whole
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -227,6 +227,7 @@ def progress_text(progress: Mapping[str, Any]) -> str:
         debate_phase(progress),
         f"{whole(progress.get('agents_done'))} of {count(whole(progress.get('agents')), 'agent')} done",
         f"{count(whole(progress['tokens']), 'token')} so far" if progress.get("tokens") else "",
+        price(number_or_none(progress.get("cost_usd")), whole(progress.get("unpriced_calls"))),
     ]
     return ", ".join(filter(None, parts))
 

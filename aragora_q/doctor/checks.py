@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRETS, read_sources
+from aragora_q.doctor.gates import MAX_CALLS, differences
 from aragora_q.doctor.report import EXAMPLES, MAX_EXAMPLES, PROBLEMS, IntegrityReport
 from aragora_q.errors import (
     AccessDenied,
@@ -24,6 +25,7 @@ from aragora_q.errors import (
     nearest,
 )
 from aragora_q.executors.debate.agents import only_model
+from aragora_q.gates.book import Book
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
@@ -66,12 +68,7 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         RedisUnreachable: no server answers.
         AccessDenied: the server refused the credentials.
     """
-    for finding in (
-        *_of_settings(queue.config),
-        *_of_agents(queue.config),
-        *_of_environment(),
-        *_of_unit(queue.config),
-    ):
+    for finding in _of_host(queue.config):
         yield finding
     info = await queue.connection.execute("INFO")
     server = ServerInfo.from_info(info)
@@ -91,8 +88,15 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         yield finding
     async for finding in _of_rights(queue):
         yield finding
-    for finding in _of_fleet(await queue.get_queue_stats()):
+    for finding in (*_of_fleet(await queue.get_queue_stats()), *await _of_gates(queue)):
         yield finding
+
+
+def _of_host(config: QueueConfig) -> Iterator[Finding]:
+    yield from _of_settings(config)
+    yield from _of_agents(config)
+    yield from _of_environment()
+    yield from _of_unit(config)
 
 
 def _of_server(
@@ -147,8 +151,17 @@ def _of_server(
 
 async def _of_keys(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     """Find keys that another program wrote where the queue has its own."""
-    types = queue.connection.keys.types
-    found = await queue.connection.execute_all([("TYPE", key) for key in types])
+    gates = queue.connection.for_gates()
+    types = {**queue.connection.keys.types, **gates.gate_keys.types}
+    try:
+        found = [
+            *await queue.connection.execute_all(
+                [("TYPE", key) for key in queue.connection.keys.types]
+            ),
+            *await gates.execute_all([("TYPE", key) for key in gates.gate_keys.types]),
+        ]
+    finally:
+        await gates.close()
     for (key, expected), reply in zip(types.items(), found, strict=True):
         kind = replies.text(reply)
         if not isinstance(reply, Exception) and kind not in ("none", expected):
@@ -305,6 +318,17 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
+async def _of_gates(queue: RedisStreamsQueue) -> list[Finding]:
+    """Find budgets, limits of providers and prices that live workers declare differently."""
+    connection = queue.connection.for_gates()
+    try:
+        declarations = await Book(connection).declarations()
+    finally:
+        await connection.close()
+    remedy = "give all workers the same configuration; until then, the lowest limit counts"
+    return [Finding("warning", "gates", text, remedy) for text in differences(declarations)]
+
+
 def _of_settings(config: QueueConfig) -> Iterator[Finding]:
     layers = read_sources(type(config).model_fields)
     for path in layers.files:
@@ -411,12 +435,19 @@ def of_data(report: IntegrityReport, *, repaired: bool) -> Iterator[Finding]:
             f"({_examples(report.busy_groups)})",
             "run doctor again when fewer of its jobs start and end",
         )
+    if report.uncompared_counters:
+        yield Finding(
+            "note",
+            "data",
+            f"more than {MAX_CALLS:,} calls are under way: their reservations were not checked",
+            "run doctor again when fewer calls are under way",
+        )
     if report.foreign_keys:
         some = ", ".join(sorted(report.foreign_keys)[:EXAMPLES])
         yield Finding(
             "note",
             "data",
-            f"{len(report.foreign_keys)} keys under the queue's prefix do not belong to it: {some}",
+            f"{len(report.foreign_keys)} keys under the prefix of the queue or the gates do not belong there: {some}",
             "delete them if no other program needs them",
         )
 

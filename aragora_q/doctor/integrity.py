@@ -1,4 +1,4 @@
-"""Check that a queue's keys are consistent: jobs, streams, indexes, labels, groups, TTLs.
+"""Check that keys are consistent: jobs, streams, indexes, labels, groups, TTLs, and the counters of the gates.
 
 Walks through the keys in bounded steps, may stop at a deadline, and can be resumed. Each job is checked,
 and repaired, by one atomic script. Groups come last, when the states of their jobs have been repaired.
@@ -11,6 +11,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
+from aragora_q.doctor import gates
 from aragora_q.doctor.groups import check_group, check_label
 from aragora_q.doctor.report import IntegrityReport
 from aragora_q.labels import decode_labels
@@ -21,7 +22,7 @@ from aragora_q.redis.scripts import BATCH_LIMIT
 
 INDEXES = ("delayed", "held", "completed", "failed", "cancelled")
 LANES = ("stream_high", "stream_normal", "stream_low")
-PHASES = (*LANES, *INDEXES, "keys", "labels", "groups")
+PHASES = (*LANES, *INDEXES, "keys", "labels", "groups", "gates")
 PARTS = ("payload", "result", "history", "journal")
 
 
@@ -66,6 +67,8 @@ async def _check_page(
     connection: Connection, phase: str, cursor: str, report: IntegrityReport, *, repair: bool
 ) -> str:
     """Check what the next page of a phase names; return the next cursor, "0" after the last page."""
+    if phase == "gates":
+        return await _check_gates(connection, cursor, report, repair=repair)
     if phase in LANES:
         return await _check_lane(connection, phase, cursor, report, repair=repair)
     next_cursor, page = await _next_page(connection, phase, cursor)
@@ -85,6 +88,16 @@ async def _check_page(
     for group in found.groups:
         await check_group(connection, group, report, repair=repair)
     return next_cursor
+
+
+async def _check_gates(
+    connection: Connection, cursor: str, report: IntegrityReport, *, repair: bool
+) -> str:
+    gates_connection = connection.for_gates()
+    try:
+        return await gates.check_page(gates_connection, cursor, report, repair=repair)
+    finally:
+        await gates_connection.close()
 
 
 async def _check_lane(

@@ -205,6 +205,29 @@ PROBLEMS = {
             repairable=False,
             of="group",
         ),
+        Problem(
+            "counter-wrong-type",
+            "is not a hash: calls that count there fail",
+            "delete that key; what was spent is counted from zero",
+            repairable=False,
+            of="counter",
+        ),
+        Problem(
+            "counter-invalid-numbers",
+            "has fields that are not amounts",
+            "remove these fields",
+            of="counter",
+        ),
+        Problem(
+            "counter-reserved",
+            "reserves other amounts than the calls under way need: a budget may stay full",
+            "set what is reserved to what these calls need",
+            of="counter",
+        ),
+        Problem(
+            "counter-unlisted", "is not listed: budget does not show it", "list it", of="counter"
+        ),
+        Problem("counter-never-expires", "has no TTL", "set the TTL", of="counter"),
     )
 }
 """Every kind of problem, by code."""
@@ -224,8 +247,10 @@ class IntegrityReport:
     """What has a problem, by its code: ids of jobs, names of groups, or labels. A walk may see them twice."""
     busy_groups: set[str] = field(default_factory=set)
     """Groups that changed each time that their jobs were counted: not judged."""
+    uncompared_counters: int = 0
+    """Counters whose reservations were not compared with calls, because too many calls are under way."""
     foreign_keys: list[str] = field(default_factory=list)
-    """Keys under the queue's prefix that do not belong to the queue."""
+    """Keys under the prefix of the queue, or of the gates, that do not belong to it."""
     stopped_at: str = ""
 
     def add(self, code: str, name: str) -> None:

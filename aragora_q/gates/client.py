@@ -6,17 +6,19 @@ what their answers say of accounts, so that workers do not start jobs that would
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import (
+    HOLD_CLOSED_SECONDS,
     RENEWALS_PER_LEASE,
     BudgetRoom,
     Closed,
@@ -33,8 +35,8 @@ from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import batched
 
 CLOSED_FOREVER = -1
-UNKNOWN_UNTIL_SECONDS = 60.0
-"""How long an account that is closed without end is taken for closed, before its state is read again."""
+MAX_RETRY_AFTER_SECONDS = 30 * 86400.0
+"""Longest time that a provider may name."""
 
 MAX_KNOWN_AGENTS = 1_000
 
@@ -48,14 +50,6 @@ REASONS = {
     "concurrency": "as many calls as allowed are under way",
     "rate": "the rate of calls or tokens is used up",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What an answer said of an account: closed until a time of the monotonic clock."""
-
-    closed_until: float
-    is_endless: bool = False
 
 
 class _UnderWay(NamedTuple):
@@ -79,8 +73,13 @@ class RedisGates:
         """Calls that were granted and are not settled, by id; read by the keeper's thread."""
         self._accounts: dict[str, str] = {}
         """The account of each agent, as of its latest call."""
-        self._known: dict[str, _Known] = {}
+        self._closed_until: dict[str, float] = {}
+        """Of accounts that take no calls, as of the latest answer: until when, on the monotonic clock."""
         self._has_declared = False
+        self._sleeping: dict[str, dict[str, asyncio.Event]] = {}
+        """Calls that wait for their turn, in order, by account and id; each sleeps until its event is set."""
+        self._probed: set[str] = set()
+        """Accounts of which calls wait for the outcome of a probe."""
 
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
         self._note_agent(call)
@@ -115,10 +114,12 @@ class RedisGates:
         if word == b"granted":
             ends_at = time.monotonic() + call.timeout_seconds
             self._under_way[self._id(call)] = _UnderWay(call.account, ends_at)
-            self._known.pop(call.account, None)
+            self._closed_until.pop(call.account, None)
             return Granted()
         if word == b"wait":
             ms, why = details
+            if why == b"probe":
+                self._probed.add(call.account)
             text = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
             return WaitTurn(ms / 1000, f"{call.account}: {text}")
         if word == b"closed":
@@ -127,7 +128,6 @@ class RedisGates:
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
-        retry_after = settlement.retry_after_seconds
         fields = (
             self._id(call),
             call.account,
@@ -143,24 +143,48 @@ class RedisGates:
             settlement.input_tokens,
             settlement.output_tokens,
             settlement.cached_tokens,
-            "" if retry_after is None else round(retry_after * 1000),
+            _named_ms(settlement.retry_after_seconds),
             *_job_limits(call),
             "" if max_usd is None else max_usd,
             call.max_input_tokens + call.max_output_tokens,
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
+        self._wake(call.account)
         return bool(result != b"repeated")
 
+    async def wait(self, call: Call, seconds: float) -> None:
+        sleeping = self._sleeping.setdefault(call.account, {})
+        sleeping[call.id] = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await sleeping[call.id].wait()
+        except TimeoutError:
+            pass
+        finally:
+            del sleeping[call.id]
+            if not sleeping:
+                self._sleeping.pop(call.account, None)
+
+    def _wake(self, account: str) -> None:
+        """Wake the call that has waited longest, as a place is free; if they waited for a probe, all."""
+        is_probed = account in self._probed
+        self._probed.discard(account)
+        for event in self._sleeping.get(account, {}).values():
+            if not event.is_set():
+                event.set()
+                if not is_probed:
+                    return
+
     def closed_agents(self) -> Mapping[str, float]:
-        if not self._known:
+        if not self._closed_until:
             return {}
         now = time.monotonic()
-        left = {account: known.closed_until - now for account, known in self._known.items()}
+        left = {account: until - now for account, until in self._closed_until.items()}
         return {
             agent: left[account]
             for agent, account in self._accounts.items()
-            if left.get(account, 0.0) > 0
+            if 0 < left.get(account, 0.0) <= HOLD_CLOSED_SECONDS
         }
 
     async def refresh(self) -> None:
@@ -170,7 +194,7 @@ class RedisGates:
         for batch in batched(accounts):
             replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
             for account, (ms, why, *_) in zip(batch, replies, strict=True):
-                self._known.pop(account, None)
+                self._closed_until.pop(account, None)
                 if ms:
                     self._closed(account, ms, why)
 
@@ -230,8 +254,7 @@ class RedisGates:
 
     def _closed(self, account: str, ms: int, why: bytes) -> Closed:
         seconds = None if ms == CLOSED_FOREVER else ms / 1000
-        known_seconds = UNKNOWN_UNTIL_SECONDS if seconds is None else seconds
-        self._known[account] = _Known(time.monotonic() + known_seconds, is_endless=seconds is None)
+        self._closed_until[account] = time.monotonic() + (math.inf if seconds is None else seconds)
         reason = REASONS.get(why.decode(), why.decode())
         return Closed(seconds, f"{account}: {reason}")
 
@@ -279,6 +302,13 @@ def _free_calls(
     if why:  # it was closed, and the next call is the one that tries it
         return 1
     return None if limit < 0 else max(1, limit - under_way - waiting)
+
+
+def _named_ms(seconds: float | None) -> int | str:
+    """Return how long a provider asked to wait, in ms; empty if it named no time, or none that can be."""
+    if seconds is None or not seconds >= 0:  # NaN is not
+        return ""
+    return round(min(seconds, MAX_RETRY_AFTER_SECONDS) * 1000)
 
 
 def _over_budget(

@@ -163,7 +163,7 @@ SCRIPTS: Mapping[str, Any] = {
     "requeue": PerItem(bytes),
     "retry": PerItem(_words("retrying held failed cancelled lost")),
     "seal": _words("sealed was-sealed other-then taken refused unknown"),
-    "start": (_words("ok empty paused unregistered"), ..., _is_started),
+    "start": (_words("ok empty paused unregistered"), int, ..., _is_started),
     "suspend": PerItem(_words("held cancelled lost")),
     "unhold": PerItem(bytes),
     "unregister": int,

@@ -39,11 +39,7 @@ def _seat_table(debate: Debate) -> Table:
         for seat in [whole(each.get("seat"))]
     ]
     sums = [f"{sum(whole(each.get(name)) for each in debate.seats):,}" for name in numbers]
-    total = number_or_none(debate.result.get("cost_usd"))
-    if not debate.result:
-        known = [number_or_none(each.get("cost_usd")) for each in debate.seats]
-        total = sum(filter(None, known)) if any(each is not None for each in known) else None
-    rows.append(Row(["total", "", "", *sums, "unknown" if total is None else dollars(total)]))
+    rows.append(Row(["total", "", "", *sums, _price(debate.cost(), debate.unpriced_calls())]))
     head.append("Cost")
     return Table(head, rows, frozenset(head[3:]), "Notes")
 
@@ -70,8 +66,14 @@ def _record(debate: Debate) -> Facts:
 def _cost(seat: Mapping[str, Any]) -> str:
     if not whole(seat.get("calls")):
         return ""
-    cost = number_or_none(seat.get("cost_usd"))
-    return "unknown" if cost is None else dollars(cost)
+    return _price(number_or_none(seat.get("cost_usd")), whole(seat.get("unpriced_calls")))
+
+
+def _price(cost_usd: float | None, unpriced_calls: int) -> str:
+    """Return a price for a cell, and how many calls it does not cover."""
+    if cost_usd is None:
+        return "unknown"
+    return dollars(cost_usd) + (f" + {unpriced_calls} unknown" if unpriced_calls else "")
 
 
 def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:

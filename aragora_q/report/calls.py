@@ -11,8 +11,8 @@ from typing import Any
 
 from aragora_q.loose import is_number, mapping_or_none, mappings, number_or_none, text, whole
 
-CALL = "call/"
-"""Begins the name of a checkpoint that holds a call: `call/<phase>.<seat>.<try>`."""
+CALL, FAULT = "call/", "fault/"
+"""Begin the name of a checkpoint that holds a call, `call/<phase>.<seat>.<try>`: with a reply, and without."""
 
 PHASES = ("propose", "review", "revise", "discuss", "vote", "judge", "synthesize")
 """The kinds of phases, in the order in which they occur within a round or after the rounds."""
@@ -20,7 +20,7 @@ PHASES = ("propose", "review", "revise", "discuss", "vote", "judge", "synthesize
 
 @dataclass(frozen=True)
 class Call:
-    """One request to a seat and its reply."""
+    """One request to a seat, and its reply if there was one."""
 
     phase: str
     round: int
@@ -36,7 +36,7 @@ class Call:
     value: Mapping[str, Any] | None
     """None: the reply could not be used."""
     fault: str = ""
-    """Why the reply could not be used, or was refused."""
+    """Why the reply could not be used, or was refused, or did not come."""
     said: str = ""
     """How a reply that could not be used begins."""
     input_tokens: int = 0
@@ -44,6 +44,7 @@ class Call:
     cached_tokens: int = 0
     cost_usd: float | None = None
     seconds: float | None = None
+    outcome: str = ""
 
     @property
     def why_not_used(self) -> str:
@@ -67,6 +68,7 @@ class Call:
             "cached_tokens": self.cached_tokens,
             "cost_usd": self.cost_usd,
             "seconds": self.seconds,
+            "outcome": self.outcome or None,
         }
 
 
@@ -86,9 +88,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Calls:
-    """All that is known of a debate's calls."""
+    """All that is known of a debate's calls. Those of `phases` brought a reply, `faults` none."""
 
     phases: Sequence[Phase] = ()
+    faults: Sequence[Call] = ()
     dropped: Mapping[int, str] = field(default_factory=dict)
     """Why seats dropped out, by seat, as far as the journal knows."""
     is_kept: bool = False
@@ -100,6 +103,7 @@ class Calls:
         """Yield every call."""
         for phase in self.phases:
             yield from phase.calls
+        yield from self.faults
 
 
 def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
@@ -107,12 +111,15 @@ def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
 
     `journal` is None if it cannot be read.
     """
-    found, dropped, unreadable = [], {}, 0
+    found: list[Call] = []
+    faults: list[Call] = []
+    dropped, unreadable = {}, 0
     for name, entry in (journal or {}).items():
         kind, _, rest = name.removeprefix("life/").partition("/")
-        if name.startswith(CALL):
+        if name.startswith((CALL, FAULT)):
             call = _from_journal(rest, entry)
-            found += [call] if call else []
+            if call is not None:
+                (found if name.startswith(CALL) else faults).append(call)
             unreadable += call is None
         elif kind == "dropped" and isinstance(entry, Mapping) and rest.isdecimal():
             dropped[int(rest)] = text(entry.get("why")) or "dropped out"
@@ -121,7 +128,8 @@ def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
     problem = f"{unreadable} of the calls in the job's journal cannot be read" if unreadable else ""
     if journal is None:
         problem = "the job's journal cannot be read"
-    return Calls(_phases(found), dropped, bool(journal), problem)
+    faults.sort(key=lambda call: (call.step, call.seat, call.attempt))
+    return Calls(_phases(found), faults, dropped, bool(journal), problem)
 
 
 def _from_journal(name: str, entry: object) -> Call | None:
@@ -144,13 +152,14 @@ def _from_journal(name: str, entry: object) -> Call | None:
         model=text(entry.get("model")),
         answered_by=text(entry.get("answered_by")),
         value=mapping_or_none(entry.get("value")),
-        fault=text(entry.get("refused")) or text(entry.get("unusable")),
+        fault=text(entry.get("refused")) or text(entry.get("unusable")) or text(entry.get("why")),
         said=text(entry.get("said")),
         input_tokens=whole(entry.get("in")),
         output_tokens=whole(entry.get("out")),
         cached_tokens=whole(entry.get("cached")),
         cost_usd=number_or_none(entry.get("usd")),
         seconds=number_or_none(entry.get("seconds")),
+        outcome=text(entry.get("outcome")),
     )
 
 

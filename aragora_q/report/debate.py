@@ -91,14 +91,27 @@ class Debate:
             "seat": seat,
             "agent": calls[-1].agent if calls else self.agent(seat),
             "model": calls[-1].model if calls else "",
-            "answered_by": list(dict.fromkeys(call.answered_by for call in calls)),
+            "answered_by": list(filter(None, dict.fromkeys(call.answered_by for call in calls))),
             "dropped": self.calls.dropped.get(seat),
             "calls": len(calls),
             "input_tokens": sum(call.input_tokens for call in calls),
             "output_tokens": sum(call.output_tokens for call in calls),
             "cached_tokens": sum(call.cached_tokens for call in calls),
             "cost_usd": sum(known) if known else None,
+            "unpriced_calls": len(calls) - len(known),
         }
+
+    def cost(self) -> float | None:
+        """Return the price of all calls with a known price; None if no call has one."""
+        if self.result:
+            return number_or_none(self.result.get("cost_usd"))
+        known = [number_or_none(each.get("cost_usd")) for each in self.seats]
+        return sum(filter(None, known)) if any(each is not None for each in known) else None
+
+    def unpriced_calls(self) -> int:
+        """Return the number of calls without a known price."""
+        parts = [self.result] if self.result else self.seats
+        return sum(whole(each.get("unpriced_calls")) for each in parts)
 
     def _is_judge(self, seat: int, agent: str = "") -> bool:
         return bool(self.judge) and (agent == self.judge or seat >= len(self.names))

@@ -90,6 +90,7 @@ def outcome_of(job: Job) -> list[tuple[str, str]]:
         ("reasons", "" if author else reasons),
         ("answer", final_answer if author else ""),
         *_decision(debate),
+        ("seats", "\n".join(_seats(debate))),
         ("problem", _problem(debate)),
     ]
     return [row for row in rows if row[1]]
@@ -164,6 +165,16 @@ def _usage(debate: Debate) -> str:
     tokens = f"{whole(usage.get('input_tokens')):,} tokens in"
     calls = count(whole(usage.get("requests")), "call")
     return f"{calls}, {tokens}, {whole(usage.get('output_tokens')):,} out"
+
+
+def _seats(debate: Debate) -> Iterator[str]:
+    """Yield what each seat took."""
+    for each in debate.seats:
+        seat = whole(each.get("seat"))
+        tokens = [f"{whole(each.get(f'{kind}put_tokens')):,} {kind}" for kind in ("in", "out")]
+        cost = price(number_or_none(each.get("cost_usd")), whole(each.get("unpriced_calls")))
+        parts = [count(whole(each.get("calls")), "call"), *tokens, cost]
+        yield f"{debate.full_name(seat, text(each.get('agent')))}: {', '.join(filter(None, parts))}"
 
 
 def _votes(debate: Debate) -> list[Block]:

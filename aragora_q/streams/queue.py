@@ -75,6 +75,8 @@ class EnqueueFields(NamedTuple):
     delay_ms: int
     max_attempts: int
     labels: str
+    hold: bytes = b""
+    """Why the job is held until someone approves it; empty: it is not."""
 
 
 EnqueueItem = tuple[str, EnqueueFields]
@@ -201,8 +203,10 @@ class RedisStreamsQueue(WorkQueue):
             raise error
         return outcomes
 
-    def check(self, job: Job) -> EnqueueItem:
+    def check(self, job: Job, *, hold: str = "") -> EnqueueItem:
         """Return `job` as `enqueue` would send it now; nothing is sent.
+
+        `hold` is why it is to be held, from the start, until someone approves it with `unhold`.
 
         Raises:
             InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
@@ -218,7 +222,13 @@ class RedisStreamsQueue(WorkQueue):
         delay_ms = round(job.delay_seconds * 1000) if job.delay_seconds else 0
         max_attempts = job.max_attempts or self.config.retry_max_attempts
         return self._keys.job(job.id), EnqueueFields(
-            job.id, payload, job.priority, delay_ms, max_attempts, encode_labels(job)
+            job.id,
+            payload,
+            job.priority,
+            delay_ms,
+            max_attempts,
+            encode_labels(job),
+            hold[:MAX_ERROR_CHARS].encode(errors="replace"),
         )
 
     async def get_status(self, job_id: str) -> JobStatus | None:
@@ -328,7 +338,7 @@ class RedisStreamsQueue(WorkQueue):
             "seal",
             group=group,
             retention_ms=self.config.retention_ms,
-            **{f"then_{name}": value for name, value in stored._asdict().items()},
+            **{f"then_{name}": value for name, value in stored._asdict().items() if name != "hold"},
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from aragora_q import codec
@@ -93,20 +94,30 @@ class RedisWorkerSession(WorkerSession):
         record = await self._connection.execute("HGETALL", self._worker_key["worker"])
         return {name.decode(): value.decode() for name, value in record.items()}
 
-    async def start(self, limit: int, *, first_lane: str = "high") -> FetchResult:
-        args = self._start_args(limit, first_lane)
+    async def start(
+        self,
+        limit: int,
+        *,
+        first_lane: str = "high",
+        closed_agents: Mapping[str, float] = MappingProxyType({}),
+    ) -> FetchResult:
+        args = self._start_args(limit, first_lane, closed_agents)
         return self._fetched(await self._connection.run("start", (), keys=self._worker_key, **args))
 
     async def start_next(self, timeout_seconds: float, *, first_lane: str = "high") -> FetchResult:
-        args = self._start_args(1, first_lane)
+        args = self._start_args(1, first_lane, {})
         return self._fetched(
             await self._connection.run_after_pop(
                 self._keys.bell, timeout_seconds, "start", keys=self._worker_key, **args
             )
         )
 
-    def _start_args(self, limit: int, first_lane: str) -> dict[str, Value]:
+    def _start_args(
+        self, limit: int, first_lane: str, closed_agents: Mapping[str, float]
+    ) -> dict[str, Value]:
+        closed_ms = {name: max(1, round(each * 1000)) for name, each in closed_agents.items()}
         return {
+            "closed": codec.encode(closed_ms) if closed_ms else b"",
             "job_prefix": self._keys.job_prefix,
             "worker_id": self.identity.worker_id,
             "lease_owner": self.identity.lease_owner,
@@ -121,9 +132,9 @@ class RedisWorkerSession(WorkerSession):
         }
 
     def _fetched(self, reply: list[Any]) -> FetchResult:
-        state, *rows = reply
+        state, put_off, *rows = reply
         worker_id = self.identity.worker_id
-        return FetchResult(state.decode(), [_started(row, worker_id) for row in rows])
+        return FetchResult(state.decode(), [_started(row, worker_id) for row in rows], put_off)
 
     async def wait_for_work(self, timeout_seconds: float) -> None:
         await self._connection.pop_blocking(self._keys.bell, timeout_seconds)

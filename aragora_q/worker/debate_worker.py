@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, TypedDict
 
 from aragora_q._version import __version__
+from aragora_q.backoff import jittered
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import STALL_SECONDS, Identity, WorkQueue
@@ -34,8 +35,9 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 """How long a stopping worker tries to deliver its last reports."""
 
 
-GATES_REFRESH_SECONDS = 5.0
-"""How often a worker declares its budgets and limits, and reads which providers take no calls."""
+GATES_REFRESH_SECONDS, CLOSED_REFRESH_SECONDS = 5.0, 1.0
+"""How often a worker declares its budgets and limits, and reads which providers take no calls; while one takes
+none, CLOSED_REFRESH_SECONDS."""
 
 
 class WorkerStats(TypedDict):
@@ -162,6 +164,7 @@ class DebateWorker:
             lease_seconds=self._lease_seconds,
             max_retry_delay_seconds=policy.max_delay_seconds,
             burst=burst,
+            gates=self._gates,
         )
         self.metrics.loop_lag.set_function(lambda: self.keeper.loop_lag_seconds)
 
@@ -293,9 +296,7 @@ class DebateWorker:
                 run_periodically(self._lease_seconds / 2, self._fetcher.recheck_orphans),
                 name="orphan-check",
             ),
-            asyncio.create_task(
-                run_periodically(GATES_REFRESH_SECONDS, self._refresh_gates), name="gates"
-            ),
+            asyncio.create_task(self._follow_gates(), name="gates"),
         ]
         try:
             await asyncio.wait([fetch, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -340,6 +341,13 @@ class DebateWorker:
         task.result()
         if is_cancelled:
             raise asyncio.CancelledError
+
+    async def _follow_gates(self) -> None:
+        while True:
+            is_closed = self._gates is not None and self._gates.closed_agents()
+            seconds = CLOSED_REFRESH_SECONDS if is_closed else GATES_REFRESH_SECONDS
+            await asyncio.sleep(jittered(seconds, 0.8, 1.2))
+            await self._refresh_gates()
 
     async def _refresh_gates(self) -> None:
         """Declare budgets and limits, and read which providers take no calls now."""

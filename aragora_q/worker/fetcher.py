@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from aragora_q.backoff import jittered
-from aragora_q.contracts import FetchResult, WorkerSession, WorkQueue
+from aragora_q.contracts import FetchResult, Gates, WorkerSession, WorkQueue
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
@@ -45,6 +45,9 @@ a second per WORKERS_PER_IDLE_SECOND, up to MAX_IDLE_SECONDS; in burst mode BURS
 PAUSED_SECONDS = 2.0
 """How often a worker looks whether a paused queue was resumed."""
 
+CLOSED_SECONDS = 1.0
+"""How long a worker waits at most, after it put all jobs off that it could have started."""
+
 MAX_BATCH = 128
 """Jobs that one call may start; one after a call that failed, and twice as many after each success."""
 
@@ -73,6 +76,7 @@ class Fetcher:
         lease_seconds: float,
         max_retry_delay_seconds: float,
         burst: bool,
+        gates: Gates | None = None,
     ) -> None:
         self._queue = queue
         self._maintenance = maintenance
@@ -89,6 +93,7 @@ class Fetcher:
         self._lease_seconds = lease_seconds
         self._max_retry_delay_seconds = max_retry_delay_seconds
         self._burst = burst
+        self._gates = gates
         self._needs_orphan_check = False
         self._recheck_until = 0.0
         self._is_paused = False
@@ -145,7 +150,14 @@ class Fetcher:
             return True
         if fetched.state == "paused":  # resuming wakes no one
             await self._stop.sleep(min(PAUSED_SECONDS, self.idle_seconds))
+        if fetched.put_off and not fetched.jobs:
+            opens_seconds = min(self._closed_agents().values(), default=0.0)
+            await self._stop.sleep(min(CLOSED_SECONDS, opens_seconds))
         return False
+
+    def _closed_agents(self) -> Mapping[str, float]:
+        """Return the agents whose jobs would be started in vain, and for how many seconds."""
+        return self._gates.closed_agents() if self._gates is not None else {}
 
     def _has_duty(self) -> bool:
         needs_orphan_check = self._needs_orphan_check or self._outages.needs_recovery
@@ -160,7 +172,9 @@ class Fetcher:
             self._keeper.begin_start()
             try:
                 fetched = await self._session.start(
-                    min(limit, self._max_batch), first_lane=_draw_lane()
+                    min(limit, self._max_batch),
+                    first_lane=_draw_lane(),
+                    closed_agents=self._closed_agents(),
                 )
             except TRANSIENT_ERRORS:
                 self._max_batch = 1  # the reply may be too large for a slow link
@@ -188,7 +202,8 @@ class Fetcher:
     async def _wait_for_work(self) -> FetchResult:
         """Block until there is work, and start the first job if none runs here.
 
-        If a job runs, it may block the event loop, and a job that was started here would have to wait.
+        If a job runs, it may block the event loop, and a job that was started here would have to wait. If a
+        provider takes no calls, it may have changed by then.
         """
         try:
             return await self._stop.guard(self._wait_or_start_next())
@@ -201,7 +216,7 @@ class Fetcher:
             return FetchResult("ok")
 
     async def _wait_or_start_next(self) -> FetchResult:
-        if len(self._runner):
+        if len(self._runner) or self._closed_agents():
             await self._session.wait_for_work(self.idle_seconds)
             return FetchResult("ok")
         sent_at = time.monotonic()

@@ -8,13 +8,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.base import Job
 from aragora_q.context import Call, Settlement, WaitClock
-from aragora_q.contracts import Closed, GateAnswer, Gates, Granted, OverBudget, WaitTurn
+from aragora_q.contracts import (
+    HOLD_CLOSED_SECONDS,
+    Closed,
+    GateAnswer,
+    Gates,
+    Granted,
+    OverBudget,
+    WaitTurn,
+)
 from aragora_q.errors import (
+    SERVER_ERRORS,
     TRANSIENT_ERRORS,
     GateClosed,
     HoldJob,
@@ -31,11 +41,11 @@ T = TypeVar("T")
 MAX_WAIT_SECONDS = 60.0
 """How long one call waits for its turn; then the job makes room for others."""
 
+MAX_SLEEP_SECONDS = 5.0
+"""How often a call that waits asks at least, so that it keeps its place in line."""
+
 MAX_CLOSED_SECONDS = 2.0
 """A gate that opens within this time is waited for."""
-
-HOLD_CLOSED_SECONDS = 6 * 3600.0
-"""A job whose provider is closed for longer is held, so that an operator sees it."""
 
 RETRY_SECONDS = 0.5
 
@@ -59,16 +69,35 @@ class PaidCalls:
         """As `AttemptContext.acquire`."""
         if self._gates is None:
             return
+        gates, answer = self._gates, None
         asked_at = time.monotonic()
         deadline = asked_at + MAX_WAIT_SECONDS
-        answer = await self._ask(call)
-        if not isinstance(answer, Granted):
+        try:
+            answer = await self._ask(call)
+            if isinstance(answer, Granted):
+                self._note_grant(call, asked_at)
+                return
             with self._waits.waiting():
                 while not isinstance(answer, Granted):
-                    await asyncio.sleep(_seconds_to_wait(answer, deadline - time.monotonic()))
+                    seconds = _seconds_to_wait(answer, deadline - time.monotonic())
+                    await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
                     answer = await self._ask(call)
+            self._note_grant(call, asked_at)
+        except BaseException as error:
+            if isinstance(answer, WaitTurn) or not isinstance(error, Exception):
+                await self._give_up(call)
+            raise
+
+    def _note_grant(self, call: Call, asked_at: float) -> None:
         if self._metrics is not None:
             self._metrics.granted(call, time.monotonic() - asked_at)
+
+    async def _give_up(self, call: Call) -> None:
+        """Free what a call may have that is not sent: its place in line, or a grant whose reply is lost."""
+        gates = self._gates
+        assert gates is not None  # noqa: S101 - for the type checker
+        with suppress(*SERVER_ERRORS, asyncio.CancelledError):
+            await gates.settle(self._job, call, Settlement("not_sent"))
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """As `AttemptContext.settle`."""

@@ -44,10 +44,20 @@ def _no_delays(monkeypatch):
 @pytest.fixture
 def seat_scripted_agents(monkeypatch):
     """Replaces the agents: `seat_scripted_agents(name=function of a request, …)`; returns them by name."""
-    from aragora_q.executors.debate import agents
+    from aragora_q.executors.debate import agents, quote
 
     def seat(**replies):
         made = {name: ScriptedAgent(name, reply) for name, reply in replies.items()}
+
+        def terms_of(names, config):
+            return [
+                quote.Terms(
+                    max_output_tokens=made[name].max_output_tokens,
+                    larger_output_tokens=made[name].larger_output_tokens,
+                    price=made[name].price,
+                )
+                for name in names
+            ]
 
         async def agent(self, name, seat):
             return made[name]
@@ -57,6 +67,7 @@ def seat_scripted_agents(monkeypatch):
 
         monkeypatch.setattr(agents.AgentRegistry, "agent", agent)
         monkeypatch.setattr(agents.AgentRegistry, "resolve", resolve)
+        monkeypatch.setattr(quote, "terms_of", terms_of)
         return made
 
     return seat

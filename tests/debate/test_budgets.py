@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,95 +11,265 @@ from support.memory_session import MemorySession, result_of
 from support.scripted_agents import THREE, failing, said, saying
 
 from aragora_q.contracts import Completed, Failed
-from aragora_q.errors import AgentUnavailable, LeaseLost
-from aragora_q.executors.debate.requests import Discuss, Propose, Review, Revise, Vote
+from aragora_q.errors import AgentUnavailable, JobLimitReached, LeaseLost
+from aragora_q.executors.debate import quote
+from aragora_q.executors.debate.prices import Price
+from aragora_q.executors.debate.prompts import prompt_for
+from aragora_q.executors.debate.requests import (
+    PLAIN,
+    CallFault,
+    Discuss,
+    Propose,
+    Review,
+    Revise,
+    Vote,
+)
+from aragora_q.job import DebateJobPayload
+from aragora_q.worker.paid_calls import PaidCalls
 
 
-async def test_a_spent_budget_goes_to_the_vote(seat_scripted_agents, run_debate):
-    """Calls of 15 tokens: the round and the vote after it are expected to take at most 285."""
-    for budget, rounds, ended_by in (
-        (300, 0, "max_tokens"), (380, 1, "max_tokens"), (10_000, 4, "rounds"),
-    ):  # fmt: skip
-        seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c"))
-        _, _, result = await run_debate(agents=THREE, rounds=4, max_tokens=budget, debate="always")
-        assert (result["rounds_used"], result["ended_by"]) == (rounds, ended_by)
-        used = result["token_usage"]["input_tokens"] + result["token_usage"]["output_tokens"]
-        assert used <= budget
+def counting(agents, *, chars=1_040, thinks=False, spoiled=0.0, chance=None):
+    """Make agents count as providers do: tokens are bytes / 4 of real prompts, and output ends at its limit.
 
-
-@pytest.mark.parametrize(("seats", "joining"), [(3, 0), (8, 0), (16, 0), (16, 13)])
-@pytest.mark.parametrize("form", [{}, {"answer_form": "number"}], ids=["text", "number"])
-async def test_a_round_that_would_exceed_the_budget_does_not_begin(
-    seat_scripted_agents, run_debate, seats, joining, form
-):
-    """Prompts grow with the number of seats: what a round takes is estimated from all answers, not from an
-    average, and for those that join in it, too. Tokens are characters / 4 of real prompts.
+    `thinks`: all of the limit is used. `spoiled`: share of replies that are unusable.
     """
-    from aragora_q.executors.debate.prompts import prompt_for
+    for agent in agents.values():
+        agent.max_output_tokens, agent.larger_output_tokens = 8_000, 32_000
+        agent.price = Price(3.0, 15.0, 3.0, "test")
+        agent.reply = Counted(
+            agent.reply, agent, chars, thinks, spoiled, chance or random.Random(1)
+        )
+    return agents
 
-    def counted(n):
-        def reply(task):
-            answer = replace(saying(n if form else f"{n}")(task))
-            prompt = prompt_for(task)
-            text = json.loads(answer.text)
-            if "reasons" in text:
-                text["reasons"] = "because " * 130
-            return replace(
-                answer, text=json.dumps(text), output_tokens=260,
-                input_tokens=(len(prompt.instructions) + len(prompt.text)) // 4,
-            )  # fmt: skip
 
-        return reply
+class Counted:
+    """The replies of an agent, with the tokens of its prompts and texts."""
 
-    names = [f"s{n}" for n in range(seats)]
-    for budget in (seats * 2_500, seats * seats * 1_500):
-        seat_scripted_agents(**{name: counted(n) for n, name in enumerate(names)})
-        _, _, result = await run_debate(
-            agents=names[joining:], escalate=names[:joining], rounds=20, max_tokens=budget,
-            debate="always", **form,
+    def __init__(self, *parts):
+        self._reply, self._agent, self._chars, self._thinks, self._spoiled, self._chance = parts
+        self.limits = []
+
+    async def __call__(self, request, manner=PLAIN, max_output_tokens=None):
+        agent = self._agent
+        limit = agent.larger_output_tokens if manner.larger else agent.max_output_tokens
+        limit = min(limit, max_output_tokens or limit)
+        self.limits.append(limit)
+        reply = await self._reply(request, manner)
+        value = json.loads(reply.text)
+        if "reasons" in value:
+            value["reasons"] = "because " * (self._chars // 8)
+        text = "no" if self._chance.random() < self._spoiled else json.dumps(value)
+        prompt = prompt_for(request)
+        asked = [prompt.instructions, prompt.text, json.dumps(prompt.form.schema), manner.repair]
+        output = limit if self._thinks else min(limit, len(text) // 4)
+        tokens = sum(len(part.encode()) for part in asked) // 4, output
+        return replace(
+            reply, text=text[: output * 4], is_cut=len(text) > output * 4, input_tokens=tokens[0],
+            output_tokens=tokens[1], cost_usd=agent.price.cost_usd(*tokens),
         )  # fmt: skip
-        used = result["token_usage"]["input_tokens"] + result["token_usage"]["output_tokens"]
-        vote_alone = seats * (seats * 280 + 700)  # always takes place
-        assert result["ended_by"] == "max_tokens"
-        assert used <= max(budget, vote_alone + seats * 700)
 
 
-async def test_a_cost_budget_counts_what_calls_cost(seat_scripted_agents, run_debate):
-    """Calls of a cent: a budget of 29 cents allows one round after the proposals."""
+def least_of(names, **fields):
+    """What a debate of these agents needs at least."""
+    payload = DebateJobPayload("Tea or coffee?", names, **fields)
+    return quote.floor(payload, quote.terms_of(payload.all_agents, None))
 
-    def at_a_cent(text):
-        def reply(task):
-            return replace(saying(text)(task), cost_usd=0.01)
 
-        return reply
+def tokens_of(result):
+    return result["token_usage"]["input_tokens"] + result["token_usage"]["output_tokens"]
 
-    seat_scripted_agents(ann=at_a_cent("a"), bob=at_a_cent("b"), cyd=at_a_cent("c"))
-    _, _, result = await run_debate(agents=THREE, rounds=4, max_cost_usd=0.29, debate="always")
-    assert (result["rounds_used"], result["token_usage"]["requests"]) == (1, 12)
-    assert (result["ended_by"], result["cost_usd"], result["unpriced_calls"]) == (
-        "max_cost",
-        0.12,
-        0,
+
+MODES = [
+    {}, {"debate": "always"}, {"answer_form": "number"}, {"consensus": "judge", "judge": "judge"},
+    {"consensus": "synthesis", "judge": "judge"}, {"answer_form": "number", "consensus": "judge", "judge": "judge"},
+    {"consensus": "none"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_no_limit_is_exceeded_and_a_sufficient_one_gives_a_result(
+    seat_scripted_agents, run_debate, seed
+):
+    """Whatever the seats, rounds, forms, and the behavior of models: those that think use all that they may,
+    others are cut, or reply with something unusable, and are asked again.
+    """
+    chance = random.Random(seed)
+    seats = chance.choice((2, 3, 3, 5, 8, 16) if seed % 8 == 0 else (2, 3, 4))
+    names = [f"s{n}" for n in range(seats)]
+    fields = {**chance.choice(MODES), "rounds": chance.choice((0, 1, 3)), "debate": "always"}
+    joining = chance.choice((0, 0, 1)) if fields["rounds"] and seats > 2 else 0
+    if joining:
+        fields["escalate"] = names[:joining]
+    verdicts = chance.choice((seats, 2))
+    is_number = fields.get("answer_form") == "number"
+    agents = seat_scripted_agents(
+        **{
+            name: saying(n % verdicts if is_number else f"verdict {n % verdicts}")
+            for n, name in enumerate([*names, "judge"])
+        }
     )
+    spoiled = chance.choice((0, 0, 0.3))
+    counting(
+        agents, chars=chance.choice((80, 1_040, 9_000)) if not is_number else 80,
+        thinks=chance.random() < 0.3, spoiled=spoiled, chance=chance,
+    )  # fmt: skip
+    least = least_of(names[joining:], **fields)
+    for factor in (1.0, 1.1, 2.5, 6.0, 40.0):
+        limits = {"max_tokens": int(least.amount.tokens * factor)}
+        if chance.random() < 0.5:
+            limits = {"max_cost_usd": least.usd * factor}
+        outcome, _, result = await run_debate(agents=names[joining:], **fields, **limits)
+        if not spoiled:
+            assert isinstance(outcome, Completed), outcome
+        taken = result or result_of(outcome)
+        assert tokens_of(taken) <= limits.get("max_tokens", math.inf), (factor, limits)
+        assert taken["cost_usd"] <= limits.get("max_cost_usd", math.inf), (factor, limits)
 
 
 @pytest.mark.parametrize(
-    ("name", "limit", "tokens"), [("max_cost_usd", 0.000001, (10, 5)), ("max_tokens", 1, (0, 0))]
-)
-async def test_a_budget_says_which_calls_it_did_not_limit(
-    seat_scripted_agents, run_debate, name, limit, tokens
+    ("seats", "max_tokens", "is_enough"),
+    [
+        (3, 5_000, False), (3, 10_000, True), (3, 40_000, True), (8, 20_000, False), (8, 25_000, True),
+        (8, 120_000, True),
+        (16, 500, False), (16, 40_000, False), (16, 150_000, True), (16, 400_000, True),
+    ],
+)  # fmt: skip
+async def test_answers_of_200_words_under_usual_limits(
+    seat_scripted_agents, run_debate, seats, max_tokens, is_enough
 ):
-    """Price or tokens of a call may not be known: the result says that the limit does not hold."""
+    """The limit ends the debate, which says so; one that is too small for any result is refused."""
+    names = [f"s{n}" for n in range(seats)]
+    counting(seat_scripted_agents(**{name: saying(f"verdict {name}") for name in names}))
+    outcome, session, result = await run_debate(
+        agents=names, rounds=20, debate="always", max_tokens=max_tokens
+    )
+    if is_enough:
+        assert result["ended_by"] == "max_tokens"
+        assert tokens_of(result) <= max_tokens
+    else:
+        least = least_of(names, rounds=20).amount.tokens
+        assert outcome.error == (
+            f"InvalidPayload: max_tokens is {max_tokens}, but this debate needs at least {least} tokens"
+        )
+        assert not session.kept.keys() - {"begun", "life/begun"}
+
+
+async def test_a_limit_lets_rounds_begin_that_fit(seat_scripted_agents, run_debate):
+    """More budget, more rounds; each phase has the output limit that its share allows."""
+    rounds, limits = [], []
+    for max_tokens in (12_000, 30_000, 60_000, 500_000):
+        agents = counting(seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c")))
+        _, _, result = await run_debate(
+            agents=THREE, rounds=3, debate="always", max_tokens=max_tokens
+        )
+        rounds.append(result["rounds_used"])
+        limits.append(agents["ann"].reply.limits[0])
+        assert tokens_of(result) <= max_tokens
+    assert rounds == sorted(rounds)
+    assert (rounds[0], rounds[-1]) == (0, 3)
+    assert limits == sorted(limits)
+    assert (limits[0] < 2_000, limits[-1]) == (True, 8_000)
+
+
+async def test_a_vote_on_long_answers_shows_less_of_them_rather_than_exceed_the_limit(
+    seat_scripted_agents, run_debate
+):
+    """The result says how much the voters saw. The answer itself is whole."""
+    counting(seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c")), chars=3_000)
+    _, _, result = await run_debate(agents=THREE, rounds=0, max_tokens=12_000)
+    assert tokens_of(result) <= 12_000
+    assert "voters saw at most 500 bytes of each answer" in result["error"]
+    assert len(result["final_answer"]) > 2_900
+
+
+async def test_a_reply_that_a_limit_cut_is_not_asked_for_again(seat_scripted_agents, run_debate):
+    """It is kept and marked as cut. Cut by the agent's own limit, it is asked for with a larger one."""
+    for max_tokens, calls in ((9_000, 4), (900_000, 6)):
+        agents = counting(seat_scripted_agents(ann=saying("a"), bob=saying("b")), chars=38_000)
+        _, _, result = await run_debate(agents=["ann", "bob"], rounds=0, max_tokens=max_tokens)
+        assert result["token_usage"]["requests"] == calls
+        assert [row["cut"] for row in result["seats"]] == [1, 1]
+        assert [request for agent in agents.values() for request in agent.asked]
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_cost_usd"])
+async def test_a_call_that_the_gates_refuse_ends_the_debate_with_what_it_has(
+    seat_scripted_agents, run_debate, monkeypatch, limit
+):
+    """Another attempt may have spent, too. The refusal is remembered: the resumed debate is the same."""
+
+    async def refuse(self, call):
+        if "revise" in call.id:
+            raise JobLimitReached("spent", limit=limit)
+
+    monkeypatch.setattr(PaidCalls, "acquire", refuse)
+    counting(
+        seat_scripted_agents(ann=saying("a"), bob=saying("b", best="a"), cyd=saying("c", best="a"))
+    )
+    session = MemorySession()
+    amount = {"max_tokens": 1_000_000, "max_cost_usd": 100}[limit]
+    _, _, result = await run_debate(agents=THREE, rounds=3, session=session, **{limit: amount})
+    assert (result["rounds_used"], result["ended_by"]) == (1, limit.removesuffix("_usd"))
+    assert result["verdict"] in ("a", "b", "c")
+    assert {note["limit"] for n, note in session.kept.items() if n.startswith("given_up/")} == {
+        limit.removesuffix("_usd")
+    }
+    monkeypatch.undo()
+    again = counting(seat_scripted_agents(**{name: saying("x") for name in THREE}))
+    _, _, resumed = await run_debate(
+        agents=THREE, rounds=3, session=MemorySession(session.kept), **{limit: amount}
+    )
+    assert not any(agent.asked for agent in again.values())
+    for each in (result, resumed):
+        del each["duration_seconds"]
+    assert resumed == result
+
+
+async def test_what_failed_calls_took_counts(seat_scripted_agents, run_debate):
+    """Faults that were billed leave less for the calls that are made instead, and the vote still takes place."""
+
+    def fail(agent):
+        async def reply(request, manner=PLAIN, max_output_tokens=None):
+            fault = AgentUnavailable("the connection was cut")
+            raise CallFault(
+                fault, "unavailable", input_tokens=300, output_tokens=max_output_tokens or 8_000,
+                cost_usd=0.0,
+            )  # fmt: skip
+
+        agent.reply = reply
+
+    session = MemorySession()
+    limit = 14_000
+    for attempts in (1, 2):
+        agents = counting(seat_scripted_agents(**{name: saying(name) for name in THREE}))
+        fail(agents["bob"])
+        await run_debate(
+            agents=THREE, rounds=2, max_tokens=limit, session=session, attempts=attempts
+        )
+    counting(seat_scripted_agents(**{name: saying(name) for name in THREE}))
+    outcome, _, result = await run_debate(
+        agents=THREE, rounds=2, max_tokens=limit, session=session, attempts=3
+    )
+    assert tokens_of(result or result_of(outcome)) <= limit
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "unknown"),
+    [("max_cost_usd", 10.0, {"cost_usd": None}), ("max_tokens", 100_000, {"input_tokens": 0, "output_tokens": 0})],
+)  # fmt: skip
+async def test_a_limit_says_which_calls_it_did_not_limit(
+    seat_scripted_agents, run_debate, name, limit, unknown
+):
+    """Price or tokens of a reply may not be known: the result says that the limit does not hold."""
     for given, error in (
         ({}, None),
         ({name: limit}, f"{name} did not limit 6 calls: what they took is not known"),
     ):
-        seat_scripted_agents(**{
-            each: lambda task, each=each: replace(
-                saying(each)(task), input_tokens=tokens[0], output_tokens=tokens[1]
-            )
-            for each in THREE
+        agents = seat_scripted_agents(**{
+            each: lambda task, each=each: replace(saying(each)(task), **unknown) for each in THREE
         })  # fmt: skip
+        for agent in agents.values():
+            agent.price = Price(1.0, 1.0, 1.0, "test")
         _, _, result = await run_debate(agents=THREE, rounds=0, **given)
         assert result["error"] == error
 
@@ -325,7 +497,7 @@ async def test_a_round_that_began_with_an_escalation_goes_on_after_a_kill(
 
     fields = {
         "agents": ["ann", "bob"], "escalate": ["cyd"], "answer_form": "number", "rounds": 1,
-        "max_tokens": 150,
+        "max_tokens": 15_000,
     }  # fmt: skip
     seat_scripted_agents(ann=saying(1), bob=saying(2), cyd=saying(2))
     _, killed, _ = await run_debate(session=KilledInTheRound(), **fields)

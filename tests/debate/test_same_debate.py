@@ -16,7 +16,7 @@ from support.scripted_agents import ScriptedAgent, said
 
 from aragora_q.contracts import Completed, Failed, Retry
 from aragora_q.errors import AgentUnavailable, LeaseLost, PermanentError, RetryLater
-from aragora_q.executors.debate import agents, labels
+from aragora_q.executors.debate import agents, labels, quote
 from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.requests import (
     PLAIN,
@@ -26,6 +26,7 @@ from aragora_q.executors.debate.requests import (
     Revise,
     Synthesize,
 )
+from aragora_q.job import DebateJobPayload
 
 NAMES = ["ann", "bob", "cyd", "dan", "eve", "fay"]
 MODES = ("majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none")
@@ -80,10 +81,12 @@ def shape(seed):
         fields["judge"] = "judge"
     if mode == "weighted":
         fields["weights"] = {name: chance.choice((0.1, 0.2, 0.3, 1e-300, 1e300)) for name in seats}
-    if chance.random() < 0.3:
-        fields["max_tokens"] = chance.choice((100, 400, 800))
     if fields["rounds"] and chance.random() < 0.4 and len(seats) < 5:
         fields["escalate"] = ["fay"]
+    if chance.random() < 0.3:
+        payload = DebateJobPayload("Tea or coffee?", **fields)
+        least = quote.floor(payload, [quote.Terms()] * len(payload.all_agents)).amount.tokens
+        fields["max_tokens"] = int(least * chance.choice((1, 1.5, 3)))
     return fields
 
 
@@ -204,6 +207,7 @@ def end_of(run_debate, monkeypatch):
 
         monkeypatch.setattr(agents.AgentRegistry, "agent", agent)
         monkeypatch.setattr(agents.AgentRegistry, "resolve", lambda self, names: None)
+        monkeypatch.setattr(quote, "terms_of", lambda names, _: [quote.Terms()] * len(names))
         session, attempts = Killed(kills.pop(0)), 1
         for _ in range(100):
             outcome, _, _ = await run_debate(session=session, attempts=attempts, **shape(seed))

@@ -107,7 +107,9 @@ async def test_an_override_replaces_what_workers_declare(book, declare, gates):
 async def test_each_value_of_a_scope_has_its_own_budget(book, declare, gates, monkeypatch):
     """The book lists those with spending, in pages, and nothing of other budgets."""
     monkeypatch.setattr("aragora_q.gates.book.PAGE", 5)
-    await declare("w1", budgets={"t": {**DAY, "scope": "tenant"}, "t2": {**DAY, "scope": "tenant:b"}})
+    await declare(
+        "w1", budgets={"t": {**DAY, "scope": "tenant"}, "t2": {**DAY, "scope": "tenant:b"}}
+    )
     for n in range(0, 28, 2):
         await _spend(gates, 0.5, tenant=f"t{n:03}")
     await _spend(gates, 1, tenant="b")
@@ -257,7 +259,9 @@ async def test_budgets_do_not_starve_each_other(harness, book, gates, monkeypatc
     assert await _free(harness, gates, held) == []
     assert not held.is_at_end
     passes = 0
-    while "jz000" not in await _free(harness, gates, held):  # an unused budget is looked at in order
+    while "jz000" not in await _free(
+        harness, gates, held
+    ):  # an unused budget is looked at in order
         passes += 1
     assert passes <= 4
 

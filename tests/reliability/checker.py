@@ -59,6 +59,7 @@ def judge(lines):
         )
     broken += _unfinished(final, accepted, purged)
     broken += _groups(by_kind, members, final, undone)
+    broken += _holds(by_kind["event"], undone)
     broken += _fences(by_kind["run"], by_kind["fence"], final, undone)
     unmatched = list(_crashes_of_live_workers(by_kind))
     broken += unmatched
@@ -92,6 +93,7 @@ def judge(lines):
         "released": counters.get("released", 0),
         "redelivered": counters.get("redelivered", 0),
         "money": _sums(by_kind),
+        "held": counters.get("held", 0),
         "starts_while_all_lanes_were_busy": _busy_starts(by_kind["busy"]),
         "faults": dict(Counter(line["name"] for line in by_kind["fault"])),
         "broken": len(broken),
@@ -204,6 +206,21 @@ def _unfinished(final, accepted, cancelled):
             yield f"A: {job_id} has the result {job.get('result')}, should have {partial}"
         if int(job.get("attempts", 0)) > 3:
             yield f"A: {job_id} has {job['attempts']} attempts of 3"
+
+
+def _holds(events, undone):
+    """A held job does nothing until it is freed or cancelled."""
+    held = set()
+    for line in events:
+        ids = set(line["ids"])
+        if line["event"] in ("unheld", "cancelled", "enqueued", "requeued"):
+            held -= ids
+        elif line["event"] != "held":
+            yield from (
+                f"H: {job_id} is held, but {line['event']}" for job_id in (held & ids) - undone
+            )
+        else:
+            held |= ids
 
 
 def _fences(runs, seen, final, undone):

@@ -8,8 +8,9 @@ was executed; the server frozen, killed and restarted on its append-only file, i
 flushed; all lanes flooded at once. With `--sentinel` there are three servers and three Sentinels, no proxy,
 and failovers that lose the last writes. Jobs fail, ask for a retry, ignore cancellations, and block the
 event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
-in groups, most of which are sealed with a job that follows them, some cancelled or requeued. On one server jobs also
-make paid calls, under budgets of which one is set and reset all the time, to a provider that bills (`support.paying`).
+in groups, most of which are sealed with a job that follows them, some cancelled or requeued. Some are held for
+a moment, by a person in any state, or by their executors. On one server jobs also make paid calls, under budgets of
+which one is set and reset all the time, to a provider that bills (`support.paying`).
 """
 
 import argparse
@@ -20,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -143,6 +145,8 @@ class Nemesis:
         self.deployment = WithSentinels() if sentinel else OneServer()
         self.workers = []
         self.enqueued = 0
+        self.recent = deque(maxlen=60)
+        """Ids of the jobs that were enqueued last."""
         self.next_failover_at = 0.0
         self.history.add("seed", seed=seed, seconds=seconds, sentinel=sentinel)
 
@@ -150,7 +154,7 @@ class Nemesis:
         await self.deployment.start()
         try:
             self.workers = [self._worker(n) for n in range(WORKERS)]
-            works = [self._enqueue, self._replace_jobs, self._run_groups]
+            works = [self._enqueue, self._replace_jobs, self._run_groups, self._hold_jobs]
             if self.deployment.has_money:
                 works.append(self._change_money)
             works.append(self._record_events)
@@ -229,6 +233,7 @@ class Nemesis:
     async def _enqueue_jobs(self, queue, jobs):
         await self._repeat(lambda: queue.enqueue_many(jobs), "enqueue", id=jobs[0].id)
         for job in jobs:
+            self.recent.append(job.id)
             self.history.add(
                 "enqueue", id=job.id, answer="ok", do=job.payload["do"], group=job.group
             )
@@ -257,6 +262,22 @@ class Nemesis:
                 await self._repeat(
                     lambda: queue.purge(JobStatus.CANCELLED, older_than_seconds=0), "purging"
                 )
+        finally:
+            await queue.close()
+
+    async def _hold_jobs(self):
+        """Hold some jobs that were enqueued lately, free them a moment later, and those that executors held."""
+        queue = self._queue()
+        try:
+            while True:
+                await asyncio.sleep(self.random.uniform(0, 0.5))
+                ids = self.random.sample(list(self.recent), min(len(self.recent), 5))
+                await self._repeat(lambda ids=ids: queue.hold_many(ids, reason="nemesis"), "hold")
+                await asyncio.sleep(self.random.uniform(0, 1.0))
+                await self._repeat(lambda ids=ids: queue.unhold_many(ids), "unhold")
+                page = await self._repeat(lambda: queue.list_held(("budget",)), "list held")
+                budget = [job.id for job in page.jobs]
+                await self._repeat(lambda ids=budget: queue.unhold_many(ids, ("budget",)), "unhold")
         finally:
             await queue.close()
 
@@ -324,7 +345,9 @@ class Nemesis:
             steps.append(["fail", self.random.randint(1, 2)])
         elif roll < 0.25:
             steps.append(["later", self.random.randint(1, 2)])
-        elif roll < 0.28:
+        elif roll < 0.27:
+            steps.append(["hold", 1])
+        elif roll < 0.3:
             steps.append(self.random.choice([["permanent"], ["permanent", {"roll": roll}]]))
         if self.deployment.has_money and self.random.random() < 0.5:
             steps.append(["pay", self.random.randint(1, 4)])
@@ -570,19 +593,23 @@ class Nemesis:
         )
 
     async def _settle(self):
-        """After the last fault, every accepted job must end."""
+        """After the last fault, every accepted job must end, when all that are held were freed."""
         self.history.add("healed")
         deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            with suppress(redis.RedisError), self._client() as client:
-                waiting = sum(client.xlen(stream) for stream in STREAMS.values())
-                calls = client.zcard(
-                    f"{GATES}reservations"
-                )  # workers book those that nobody settles
-                if not waiting + client.zcard(f"{PREFIX}delayed") + calls:
-                    self.history.add("settled")
-                    return
-            await asyncio.sleep(0.1)
+        queue = self._queue()
+        try:
+            while time.monotonic() < deadline:
+                with suppress(redis.RedisError), self._client() as client:
+                    held = client.zrange(f"{PREFIX}held", 0, -1)
+                    await self._repeat(lambda ids=held: queue.unhold_many(ids), "unhold")
+                    waiting = sum(client.xlen(stream) for stream in STREAMS.values())
+                    calls = client.zcard(f"{GATES}reservations")  # workers book what is not settled
+                    if not waiting + len(held) + client.zcard(f"{PREFIX}delayed") + calls:
+                        self.history.add("settled")
+                        return
+                await asyncio.sleep(0.1)
+        finally:
+            await queue.close()
 
     def _conclude(self):
         redis_client = self._client()

@@ -66,7 +66,7 @@ GOOD = (
     {"what": "enqueue", "id": "a", "answer": "ok", "do": []},
     {"what": "enqueue", "id": "p", "answer": "ok", "do": [["permanent", {"n": 1}]]},
     {"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 1},
-    {"what": "event", "event": "completed", "ids": ["a"]},
+    *({"what": "event", "event": event, "ids": ["a"]} for event in ("held", "unheld", "completed")),
     {"what": "fence", "id": "a", "fence": 1},
     {"what": "fault", "name": "kill_a_worker", "worker": "w1", "began": 6.0, "at": 6.1},
     {"what": "fault", "name": "stop_a_worker", "worker": "w2", "began": 6.0, "at": 6.1},
@@ -76,6 +76,7 @@ GOOD = (
     {"what": "final", "id": "a", "status": "completed", "fence": "1", "attempts": "1"},
     PARTLY,
     *GROUPS,
+    {"what": "event", "event": "held", "ids": ["h"]},
     {"what": "counters", "completed": 5},
     {"what": "problems", "found": []},
 )
@@ -139,6 +140,7 @@ def test_the_checker_accepts_a_good_history(tmp_path):
             {"what": "group", "group": "g", **SEALED, "then": "lost"},
             "G: the job that follows g is lost",
         ),
+        ({"what": "event", "event": "started", "ids": ["h"]}, "H: h is held, but started"),
         ({"what": "busy", "high": 9000, "normal": 900, "low": 10}, "S: lane low got 130"),
     ],
 )

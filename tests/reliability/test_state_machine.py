@@ -20,11 +20,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support import invariants
-from support.model import LANES, LIVE, Model, Then
+from support.model import AUTOMATIC, LANES, LIVE, Model, Then
 from support.queue_harness import QueueHarness
 
-from aragora_q.base import Job, JobStatus
-from aragora_q.contracts import Completed, Failed, Identity, PurgeResult, Released, Report, Retry
+from aragora_q.base import HOLD_CAUSES, Job, JobStatus
+from aragora_q.contracts import (
+    Completed,
+    Failed,
+    Held,
+    Identity,
+    PurgeResult,
+    Released,
+    Report,
+    Retry,
+)
 from aragora_q.errors import GroupSealed, JobNotFound
 
 pytestmark = pytest.mark.slow
@@ -40,6 +49,8 @@ OUTCOMES = {
     "complete": Completed(b'{"done":true}'),
     "retry": Retry("told to", 9000.0),
     "later": Retry("told to", 9000.0, charged=False),
+    "gated": Retry("told to", 9000.0, charged=False, is_gated=True),
+    "suspend": Held("budget", "told to"),
     "fail": Failed("told to"),
     "fail_partly": Failed("told to", b'{"partial":true}'),
     "release": Released(),
@@ -102,6 +113,12 @@ class QueueMachine(RuleBasedStateMachine):
         if is_doomed:  # else what is rare would be left to luck
             self.seal(group=group, has_then=True, delayed=False)
             self.a_job_kills_every_worker_that_starts_it(number=0, worker=worker)
+        else:
+            self._report(self._leased()[0], "suspend")
+            self.what_may_be_freed_is_freed()
+            self.hold(number=0)
+            self.hold(number=1)
+            self.unhold(number=0)
 
     def _sign_on(self, worker):
         session = self.harness.queue.session(Identity(worker))
@@ -253,7 +270,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert fetched.state == state
         for job in self.model.jobs.values():
             if job.due == 0 and job.id not in waited:  # it stands aside, in truth for a second
-                self.harness.redis.zadd(self.harness.keys.delayed, {job.id: 9e15})
+                self.harness.redis.zadd(self.harness.keys.delayed, {job.id: 9e13})
                 seen["aside"] += 1
         got = [(job.id, job.attempts, job.crashes, job.group) for job in fetched.jobs]
         assert got == [(job.id, job.attempts, job.crashes, job.group) for job in expected]
@@ -263,17 +280,17 @@ class QueueMachine(RuleBasedStateMachine):
             self.fences[job.id] = job.fence
             self.handles.append(Handle(job, session.identity.lease_owner, worker))
 
-    def _held(self):
+    def _leased(self):
         return [
             handle for handle in self.handles
             if (job := self.model.jobs.get(handle.job.id)) and job.status == "processing"
             and (job.lease_owner, job.fence) == (handle.lease_owner, handle.job.fence)
         ]  # fmt: skip
 
-    @precondition(lambda self: self._held())
+    @precondition(lambda self: self._leased())
     @rule(number=anyone, outcome=outcomes)
-    def report_of_the_holder(self, number, outcome):
-        self._report(self._pick(self._held(), number), outcome)
+    def report_of_the_owner(self, number, outcome):
+        self._report(self._pick(self._leased(), number), outcome)
 
     @precondition(lambda self: self.handles)
     @rule(number=anyone, outcome=outcomes)
@@ -281,11 +298,11 @@ class QueueMachine(RuleBasedStateMachine):
         """A report from any earlier attempt: current, lost, or already reported."""
         self._report(self._pick(self.handles, number), outcome)
 
-    @precondition(lambda self: self._held())
+    @precondition(lambda self: self._leased())
     @rule(number=anyone, outcome=outcomes)
     def report_whose_answer_is_lost(self, number, outcome):
         """Reported twice: the second result equals the first, and nothing happens twice."""
-        handle = self._pick(self._held(), number)
+        handle = self._pick(self._leased(), number)
         assert self._report(handle, outcome) == self._report(handle, outcome)
 
     def _report(self, handle, outcome):
@@ -312,21 +329,21 @@ class QueueMachine(RuleBasedStateMachine):
         self.harness.backdate(job.id)
         job.is_silent = True
 
-    @precondition(lambda self: self._held())
+    @precondition(lambda self: self._leased())
     @rule(number=anyone)
     def a_worker_dies_over_a_job(self, number):
-        job_id = self._pick(self._held(), number).job.id
+        job_id = self._pick(self._leased(), number).job.id
         self.harness.backdate(job_id)
         self.model.jobs[job_id].is_silent = True
         self.reclaim()
 
-    @precondition(lambda self: self._held())
+    @precondition(lambda self: self._leased())
     @rule(number=anyone, worker=workers)
     def a_job_kills_every_worker_that_starts_it(self, number, worker):
         """Until it is a dead letter or delayed; all jobs that run beside it crash with it."""
-        job = self.model.jobs[self._pick(self._held(), number).job.id]
+        job = self.model.jobs[self._pick(self._leased(), number).job.id]
         while job.status == "processing":
-            for each in self.model.held_by(job.lease_owner):
+            for each in self.model.leased_by(job.lease_owner):
                 self.harness.backdate(each.id)
                 each.is_silent = True
             self.reclaim()
@@ -342,11 +359,12 @@ class QueueMachine(RuleBasedStateMachine):
         """It releases all that it runs, whatever the jobs do: no crash is counted, then or later."""
         session = self.sessions[worker]
         lease_owner = session.identity.lease_owner
-        leased = [handle.job for handle in self._held() if handle.lease_owner == lease_owner]
+        leased = [handle.job for handle in self._leased() if handle.lease_owner == lease_owner]
         results = self.run(session.report([Report(job, Released()) for job in leased]))
-        assert results == ["released"] * len(leased)
-        for job in leased:
-            self.model.report(job.id, lease_owner, job.fence, "release")
+        assert results == [
+            self.model.report(job.id, lease_owner, job.fence, "release") for job in leased
+        ]
+        assert set(results) <= {"released", "held"}
         self.recover(worker=worker, keep=False)
         self.run(session.unregister())
         self._sign_on(worker)
@@ -362,8 +380,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=workers, keep=st.booleans())
     def recover(self, worker, keep):
         session = self.sessions[worker]
-        held = self.model.held_by(session.identity.lease_owner)
-        known = [job.id for job in held[::2]] if keep else []
+        leased = self.model.leased_by(session.identity.lease_owner)
+        known = [job.id for job in leased[::2]] if keep else []
         returned = self.run(
             session.release_orphans(lambda lease: lease[0] in known, min_idle_seconds=0)
         )
@@ -404,7 +422,7 @@ class QueueMachine(RuleBasedStateMachine):
             finally:
                 await renewer.close()
 
-        leased = self.model.held_by(lease_owner)
+        leased = self.model.leased_by(lease_owner)
         for job in leased[:1]:
             self.harness.backdate(job.id)
         assert self.run(renew()).lost == {}
@@ -418,11 +436,61 @@ class QueueMachine(RuleBasedStateMachine):
         job_id = self._pick(sorted(self.model.jobs), number)
         assert self.run(self.harness.queue.cancel(job_id)) == self.model.cancel(job_id)
 
-    @precondition(lambda self: self._held())
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=anyone)
+    def hold(self, number):
+        """A person holds a job, in any state; a running one is held when its attempt ends."""
+        job_id = self._pick(sorted(self.model.jobs), number)
+        answer = self.model.hold(job_id)
+        assert self.run(self.harness.queue.hold_many([job_id])) == [answer]
+        seen[answer] += 1
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=anyone)
+    def unhold(self, number):
+        job_id = self._pick(sorted(self.model.jobs), number)
+        answer = self.model.unhold(job_id, HOLD_CAUSES)
+        assert self.run(self.harness.queue.unhold_many([job_id])) == [answer]
+        seen[answer] += 1
+
+    @precondition(lambda self: self._leased())
+    @rule(number=anyone, outcome=outcomes)
+    def an_attempt_ends_after_a_hold_was_asked(self, number, outcome):
+        handle = self._pick(self._leased(), number)
+        self.hold(number=sorted(self.model.jobs).index(handle.job.id))
+        self._report(handle, outcome)
+
+    @precondition(lambda self: self._leased())
+    @rule(number=anyone)
+    def a_worker_dies_after_a_hold_was_asked(self, number):
+        job_id = self._pick(self._leased(), number).job.id
+        self.hold(number=sorted(self.model.jobs).index(job_id))
+        self.a_worker_dies_over_a_job(number=number)
+
+    @rule()
+    def what_may_be_freed_is_freed(self):
+        """All jobs that only a machine holds, and no others, are listed and freed."""
+        causes = tuple(AUTOMATIC)
+        page = self.run(self.harness.queue.list_held(causes))
+        found = [job.id for job in page.jobs]
+        assert (set(found), page.after) == (
+            {
+                job.id
+                for job in self.model.jobs.values()
+                if job.status == "held" and job.hold in AUTOMATIC
+            },
+            "",
+        )
+        answers = [self.model.unhold(job_id, AUTOMATIC) for job_id in found]
+        assert self.run(self.harness.queue.unhold_many(found, causes)) == answers
+        assert set(answers) <= {"unheld"}
+        seen["freed"] += len(found)
+
+    @precondition(lambda self: self._leased())
     @rule(number=anyone, worker=workers, outcome=outcomes)
     def a_running_job_is_replaced_by_another_of_its_id(self, number, worker, outcome):
         """Cancelled, purged, enqueued again and started: the old attempt can neither renew nor report."""
-        old = self._pick(self._held(), number)
+        old = self._pick(self._leased(), number)
         self.run(self.harness.queue.cancel(old.job.id))
         self.model.cancel(old.job.id)
         self.purge(status="cancelled")
@@ -440,14 +508,14 @@ class QueueMachine(RuleBasedStateMachine):
         seen["requeued with a partial result"] += self.model.jobs[job_id].result == "partial"
         assert self.run(self.harness.queue.requeue([job_id])) == [self.model.requeue(job_id)]
 
-    @precondition(lambda self: self._held())
+    @precondition(lambda self: self._leased())
     @rule(number=anyone)
     def partial_results_end_with_their_jobs(self, number):
         """A job fails with one and is requeued; another one, if there is any, is purged."""
-        first = self._pick(self._held(), number)
+        first = self._pick(self._leased(), number)
         assert self._report(first, "fail_partly") == "failed"
         self.requeue(number=sorted(self.model.jobs).index(first.job.id))
-        for other in self._held()[:1]:
+        for other in self._leased()[:1]:
             assert self._report(other, "fail_partly") == "failed"
             self.purge(status="failed")
 
@@ -491,6 +559,7 @@ class QueueMachine(RuleBasedStateMachine):
                 job.status, job.attempts, job.crashes, job.fence,
             ), job  # fmt: skip
             assert job.attempts <= job.max_attempts
+            assert found.get("hold_cause") == job.hold, job
         for lane in LANES:
             entries = [fields["id"] for _, fields in self.harness.entries(PRIORITIES[lane])]
             assert entries == self.model.lanes[lane]
@@ -523,6 +592,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats["stream_length"] == sum(len(lane) for lane in self.model.lanes.values())
         assert stats["pending_count"] == sum(job.is_delivered for job in live)
         assert stats["delayed"] == sum(job.due is not None for job in live)
+        assert stats["held"] == sum(job.status == "held" for job in live)
 
 
 RARE_EVENTS = (
@@ -549,6 +619,7 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     assert seen["poisoned"] >= 10, seen
     assert seen["aside"] >= 5, seen
     assert seen["then enqueued"] >= 10, seen
+    assert min(seen["held"], seen["asked"], seen["unheld"], seen["freed"]) >= 5, seen
     # Hypothesis leaves rules out of a history, and draws from the constants of all loaded code: which rare
     # events occur changes with the code. Each has its own test in tests/queue.
     assert sum(seen[event] > 0 for event in RARE_EVENTS) >= 2, seen

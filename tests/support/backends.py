@@ -148,19 +148,29 @@ class Pool:
         self._tests[name] += 1
         return self.running[name]
 
-    def summary(self):
-        """Lines for the end of a run: which backends ran how many tests, and which were skipped and why."""
-        for name in BACKENDS:
-            if name in self.running:
-                yield f"backend {name:9} {self._versions[name]:13} {self._tests[name]:5} tests"
-            elif name in self.skipped:
-                yield f"backend {name:9} skipped: {self.skipped[name]}"
+    def used(self):
+        """By name of each backend that was asked for: what it is or why it was skipped, and its tests."""
+        skipped = {name: f"skipped: {reason}" for name, reason in self.skipped.items()}
+        return {
+            name: (text, self._tests[name]) for name, text in (self._versions | skipped).items()
+        }
 
     def stop(self):
         with ExitStack() as stops:  # one that fails to stop must not keep the others running
             for backend in self.running.values():
                 stops.callback(backend.stop)
         self.running.clear()
+
+
+def summary(used):
+    """Lines for the end of a run: which backends ran how many tests, and which were skipped and why.
+
+    `used` has what each process used.
+    """
+    for name in BACKENDS:
+        if found := [each[name] for each in used if name in each]:
+            tests = sum(tests for _, tests in found)
+            yield f"backend {name:9} {found[0][0]:13}" + (f" {tests:5} tests" if tests else "")
 
 
 def _version(backend):

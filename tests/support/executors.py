@@ -10,6 +10,7 @@ steps, run in order:
     ["swallow", seconds]    sleep, and ignore every cancellation meanwhile
     ["fail", n]             raise RuntimeError in the first n attempts
     ["later", n]            raise RetryLater in the first n starts
+    ["hold", n]             raise HoldJob, for a budget, in the first n starts
     ["permanent", partial]  raise PermanentError, with a partial result if there is one
     ["exit"]                end the process at once
     ["eat"]                 allocate memory until the kernel refuses
@@ -28,7 +29,7 @@ from pathlib import Path
 from support.paying import pay
 
 from aragora_q.context import current_attempt
-from aragora_q.errors import PermanentError, RetryLater
+from aragora_q.errors import HoldJob, PermanentError, RetryLater
 
 
 async def succeed(job):
@@ -98,12 +99,23 @@ async def _fail(job, times):
         raise RuntimeError(f"attempt {job.attempts} fails as its payload asks")
 
 
-async def _later(job, times):
+async def _is_done(name, times):
+    """Whether this step was done in so many earlier starts; else it is now."""
     attempt = current_attempt()
-    done = (await attempt.checkpoints()).get("later", {}).get("times", 0)
+    done = (await attempt.checkpoints()).get(name, {}).get("times", 0)
     if done < times:
-        await attempt.checkpoint("later", {"times": done + 1})
+        await attempt.checkpoint(name, {"times": done + 1})
+    return done >= times
+
+
+async def _later(job, times):
+    if not await _is_done("later", times):
         raise RetryLater("retry later, as the payload asks", delay_seconds=0.05)
+
+
+async def _hold(job, times):
+    if not await _is_done("hold", times):
+        raise HoldJob("held, as the payload asks", cause="budget", by="day/all", usd=0.1)
 
 
 async def _permanent(job, partial=None):
@@ -145,6 +157,7 @@ _STEPS = {
     "swallow": _swallow,
     "fail": _fail,
     "later": _later,
+    "hold": _hold,
     "permanent": _permanent,
     "exit": _exit,
     "eat": _eat,

@@ -89,7 +89,7 @@ class Gates:
     async def override(self, kind, name, value=None):
         """Set a budget or a pause for all workers; end that without a value."""
         if kind == "budget" and value:
-            value = budget_rule(BudgetConfig(**value))
+            value = {"rule": budget_rule(BudgetConfig(**value))}
         text = json.dumps(value) if value is not None else ""
         return await self.client._connection.run("gate_override", kind=kind, name=name, value=text)
 

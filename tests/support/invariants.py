@@ -29,13 +29,14 @@ def check(client, prefix):
 def problems(client, prefix):
     """Every disagreement, one line each."""
     jobs, parts, unknown = _read_jobs(client, prefix)
+    ttls = _ask(client, "pttl", [key for job_id in jobs for key in _keys_of(prefix, job_id, parts)])
     places, found = _read_places(client, prefix, jobs)
     found += unknown
     for job_id, fields in jobs.items():
         found += [
             f"job {job_id}: {line}" for line in _problems_of_job(job_id, fields, parts, places)
         ]
-        found += _problems_of_ttl(client, prefix, job_id, fields, parts)
+        found += _problems_of_ttl(ttls, prefix, job_id, fields, parts)
     found += [f"{part} of {job_id}: no such job" for job_id, part in parts if job_id not in jobs]
     found += _problems_of_labels(client, prefix, jobs)
     return [
@@ -47,7 +48,7 @@ def problems(client, prefix):
 
 def _read_jobs(client, prefix):
     """Hashes by job id, the other keys of jobs, and keys that no queue has."""
-    jobs, parts, unknown = {}, set(), []
+    keys, parts, unknown = {}, set(), []
     for key in client.scan_iter(match=f"{prefix}*", count=1000):
         kind, _, name = key.removeprefix(prefix).partition(":")
         if kind == "job":
@@ -55,10 +56,24 @@ def _read_jobs(client, prefix):
             if part in PARTS and job_id:
                 parts.add((job_id, part))
             else:
-                jobs[name] = client.hgetall(key)
+                keys[name] = key
         elif kind not in KEYS_BY_NAME and key.removeprefix(prefix) not in SINGLE_KEYS:
             unknown.append(f"unknown key {key}")
-    return jobs, parts, unknown
+    hashes = _ask(client, "hgetall", keys.values())
+    return {job_id: hashes[key] for job_id, key in keys.items()}, parts, unknown
+
+
+def _ask(client, command, keys):
+    """The reply of a command for each key, in one round trip."""
+    with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            getattr(pipeline, command)(key)
+        return dict(zip(keys, pipeline.execute(), strict=True))
+
+
+def _keys_of(prefix, job_id, parts):
+    key = f"{prefix}job:{job_id}"
+    return [key, *(f"{key}:{part}" for part in PARTS if (job_id, part) in parts)]
 
 
 def _read_places(client, prefix, jobs):
@@ -143,18 +158,16 @@ def _problems_of_entry(job_id, fields, parts, consumer, has_payload):
     if not has_payload or (job_id, "payload") in parts:
         yield "in a stream, but its payload is not there alone"
     if status == "processing" and fields.get("lease_owner", "").partition("@")[0] != consumer:
-        yield f"held by {fields.get('lease_owner')} but pending for {consumer}"
+        yield f"leased by {fields.get('lease_owner')} but pending for {consumer}"
     if status == "processing" and not {"lease_ms", "fence", "started_at"} <= set(fields):
         yield f"processing without {fields}"
     if status != "processing" and "lease_ms" in fields:
         yield f"{status} but has a lease"
 
 
-def _problems_of_ttl(client, prefix, job_id, fields, parts):
-    keys = [f"{prefix}job:{job_id}"]
-    keys += [f"{prefix}job:{job_id}:{part}" for part in PARTS if (job_id, part) in parts]
-    for key in keys:
-        has_ttl = client.pttl(key) >= 0
+def _problems_of_ttl(ttls, prefix, job_id, fields, parts):
+    for key in _keys_of(prefix, job_id, parts):
+        has_ttl = ttls[key] >= 0
         if has_ttl != (fields.get("status") in TERMINAL):
             yield f"{key}: {fields.get('status')} and {'has' if has_ttl else 'has no'} TTL"
 

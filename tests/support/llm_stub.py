@@ -18,6 +18,12 @@ PIECES = 3
 """Number of events in which a text is streamed."""
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # many workers call at the same time
+    daemon_threads = True
+    block_on_close = False
+
+
 class Stub:
     """A provider; `fault(number, model)` returns what goes wrong with a call, or None. Calls count from 1.
 
@@ -38,9 +44,7 @@ class Stub:
         self.asked = []
         self.answered = []
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), daemon=True
         )

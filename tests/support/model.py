@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 LANES = ("high", "normal", "low")
 ORDERS = {"high": LANES, "normal": ("normal", "high", "low"), "low": LANES[::-1]}
 MAX_CRASHES = 3
-LIVE = {"pending", "processing", "retrying"}
+RETRIES = ("retry", "later", "gated")
+LIVE = {"pending", "processing", "retrying", "held"}
+AUTOMATIC = {"budget", "provider"}
 
 
 @dataclass
@@ -24,7 +26,8 @@ class ModelJob:
     released_fence: int = 0
     retried_fence: int = 0
     failed_fence: int = 0
-    """The last attempts that were released and retried: their reports may be repeated at any time."""
+    suspended_fence: int = 0
+    """The last attempts that were released, retried and so on: their reports may be repeated at any time."""
     lease_owner: str | None = None
     is_silent: bool = False
     """Its entry is pending and has been silent for longer than any lease."""
@@ -35,6 +38,11 @@ class ModelJob:
     due: int | None = None
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
     group: str | None = None
+    hold: str | None = None
+    """What holds the job; of a running one: what will, when its attempt ends."""
+    back_to: str = ""
+    held_due: int | None = None
+    """Status and due time to which a held job returns."""
 
     @property
     def needs_quarantine(self):
@@ -70,7 +78,7 @@ class Model:
     thens: int = 0
     lanes: dict = field(default_factory=lambda: {lane: [] for lane in LANES})
     boots: dict = field(default_factory=dict)
-    """Holder that is signed on, by worker id."""
+    """Owner that is signed on, by worker id."""
     is_paused: bool = False
     completions: int = 0
 
@@ -80,7 +88,7 @@ class Model:
             if not job.is_delivered
         ]  # fmt: skip
 
-    def held_by(self, lease_owner):
+    def leased_by(self, lease_owner):
         return [
             job for lane in LANES for job in map(self.jobs.get, self.lanes[lane])
             if job.status == "processing" and job.lease_owner == lease_owner
@@ -119,7 +127,7 @@ class Model:
         started = []
         for job in found:
             if job.needs_quarantine and any(
-                other.needs_quarantine for other in self.held_by(lease_owner)
+                other.needs_quarantine for other in self.leased_by(lease_owner)
             ):
                 self._leave(job)
                 job.due = 0
@@ -134,17 +142,17 @@ class Model:
         job = self.jobs.get(job_id)
         if job is None:
             return "lost"
-        is_holders = job.lease_owner == lease_owner and job.fence == fence
-        if is_holders and job.status == "processing":
+        is_owners = job.lease_owner == lease_owner and job.fence == fence
+        if is_owners and job.status == "processing":
             answer = getattr(self, f"_{outcome}")(job)
             self._settle()
             return answer
         repeats = {
             "released": outcome == "release" and fence == job.released_fence,
-            "retrying": outcome in ("retry", "later") and fence == job.retried_fence,
-            "failed": outcome in ("fail", "fail_partly", "retry", "later")
-            and fence == job.failed_fence,
-            "completed": outcome == "complete" and is_holders and job.status == "completed",
+            "retrying": outcome in RETRIES and fence == job.retried_fence,
+            "failed": outcome in ("fail", "fail_partly", *RETRIES) and fence == job.failed_fence,
+            "held": outcome in ("release", "suspend", *RETRIES) and fence == job.suspended_fence,
+            "completed": outcome == "complete" and is_owners and job.status == "completed",
         }
         refusal = "cancelled" if job.status == "cancelled" else "lost"
         return next((answer for answer, is_repeat in repeats.items() if is_repeat), refusal)
@@ -165,28 +173,83 @@ class Model:
     def _retry(self, job):
         if job.attempts >= job.max_attempts:
             return self._fail(job)
-        self._leave(job)
-        job.status, job.due, job.retried_fence = "retrying", 0, job.fence
-        return "retrying"
+        return self._back_off(job)
 
     def _later(self, job):
         job.attempts -= 1
+        return self._back_off(job)
+
+    def _gated(self, job):
+        return self._later(job)
+
+    def _back_off(self, job):
+        if job.hold:
+            return self._suspend_as(job, "retrying", 0)
         self._leave(job)
         job.status, job.due, job.retried_fence = "retrying", 0, job.fence
         return "retrying"
 
+    def _suspend(self, job):
+        job.attempts -= 1
+        job.hold = job.hold or "budget"
+        return self._suspend_as(job, "retrying", None)
+
+    def _suspend_as(self, job, back_to, due):
+        self._enter_hold(job, back_to, due)
+        job.suspended_fence = job.fence
+        return "held"
+
+    def _enter_hold(self, job, back_to, due):
+        self._leave(job)
+        job.status, job.back_to, job.held_due = "held", back_to, due
+
+    def hold(self, job_id):
+        """The queue's answer to a person."""
+        job = self.jobs[job_id]
+        if job.status not in LIVE:
+            return job.status
+        if job.status in ("processing", "held") and job.hold == "person":
+            return "was-asked" if job.status == "processing" else "was-held"
+        job.hold = "person"
+        if job.status == "processing":
+            return "asked"
+        if job.status != "held":
+            self._enter_hold(job, job.status, job.due)
+        return "held"
+
+    def unhold(self, job_id, causes):
+        job = self.jobs[job_id]
+        if job.hold is None:
+            return "not-held" if job.status in LIVE else job.status
+        if job.hold not in causes:
+            return job.hold
+        job.hold = None
+        if job.status == "held":
+            job.status = job.back_to
+            if job.held_due == 0:
+                job.due = 0
+            else:
+                self._append(job)
+        return "unheld"
+
     def _release(self, job):
         job.attempts -= 1
+        if job.hold:
+            return self._suspend_as(job, "pending", None)
         self._requeue(job)
         job.status, job.released_fence = "pending", job.fence
         return "released"
 
     def recover(self, lease_owner, known):
-        returned = [job for job in self.held_by(lease_owner) if job.id not in known]
+        returned = [job for job in self.leased_by(lease_owner) if job.id not in known]
         for job in returned:
             job.attempts -= 1
-            self._requeue(job)
-            job.status, job.lease_owner = "pending", None
+            job.lease_owner = None
+            if job.hold:
+                self._enter_hold(job, "pending", None)
+            else:
+                self._requeue(job)
+                job.status = "pending"
         return [job.id for job in returned]
 
     def reclaim(self):
@@ -210,6 +273,9 @@ class Model:
                 if job.crashes >= MAX_CRASHES:
                     self._end(job, "failed")
                     taken.append((job.id, "poisoned"))
+                elif job.hold:
+                    self._enter_hold(job, "retrying", None)
+                    taken.append((job.id, "held"))
                 else:
                     self._requeue(job)
                     job.status = "retrying"
@@ -279,7 +345,7 @@ class Model:
 
     def _end(self, job, status):
         self._leave(job)
-        job.status = status
+        job.status, job.hold = status, None
         return status
 
     def _leave(self, job):

@@ -72,6 +72,11 @@ def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
     return agents[0].model
 
 
+def config_of(name: str, config: QueueConfig) -> AgentConfig:
+    """Return the configuration of an agent. Raises InvalidPayload if the name is unknown."""
+    return _resolve(name, config)
+
+
 def agent_price(name: str, config: QueueConfig) -> Price | None:
     """Return the price of an agent's model; None: unknown. Raises InvalidPayload if the name is unknown."""
     return price_of(_resolve(name, config), config, name=name)
@@ -121,7 +126,7 @@ class AgentRegistry:
     """The agents of one worker. Models are built when a debate first uses them, and cached."""
 
     def __init__(self, config: QueueConfig) -> None:
-        self._config = config
+        self.config = self._config = config
         self._agents: dict[str, Agent] = {}
         self._lock = asyncio.Lock()
 

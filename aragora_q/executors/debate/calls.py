@@ -24,6 +24,7 @@ from aragora_q.errors import (
 )
 from aragora_q.executors.debate.entries import fault_entry_of
 from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.limits import Limits
 from aragora_q.executors.debate.requests import PLAIN, Agent, AgentRequest, CallFault, Manner, Reply
 from aragora_q.retry import describe
 
@@ -41,6 +42,10 @@ ReadReply = Callable[[Manner, Reply], Entry]
 """Makes a reply an entry of the journal."""
 
 
+class BudgetSpent(PermanentError):
+    """A budget that fails jobs has no room: the job fails, whatever its other seats could do."""
+
+
 class CallBook:
     """Sends the calls of one attempt, and books them. `max_tokens` and `max_cost_usd` are the job's limits."""
 
@@ -48,14 +53,14 @@ class CallBook:
         self,
         attempt: AttemptContext,
         journal: Journal,
+        limits: Limits,
         *,
         max_tokens: int | None = None,
         max_cost_usd: float | None = None,
     ) -> None:
-        self.max_output_tokens: int | None = None
-        """A limit of each reply below that of its agent; None: the agent's counts."""
         self._attempt = attempt
         self._journal = journal
+        self._limits = limits
         self._max_tokens = max_tokens
         self._max_cost_usd = max_cost_usd
 
@@ -74,6 +79,7 @@ class CallBook:
 
         Raises:
             LeaseLost: the reply is settled, but not kept.
+            BudgetSpent: a budget that fails jobs has no room.
             Others as `AttemptContext.acquire`, and the errors of `CallFault`.
 
         """
@@ -81,14 +87,23 @@ class CallBook:
         async def send(manner: Manner) -> Entry:
             return await self._send(agent, name, request, manner, read, place)
 
-        return await in_any_way(send, manner)
+        self._limits.take(name, place["seat"], request, manner)
+        try:
+            return await in_any_way(send, manner)
+        finally:
+            self._limits.end(name)
 
     async def settle_again(self) -> None:
         """Settle the recent calls in the journal: whether earlier attempts did is not known."""
         since = self._journal.now() - SETTLE_AGAIN_SECONDS
         for entry in list(self._journal.ledger()):
             if entry["at"] >= since:
-                await self._attempt.settle(_call_of(entry), _settlement_of(entry))
+                call = replace(
+                    _call_of(entry),
+                    job_max_tokens=self._max_tokens,
+                    job_max_cost_usd=self._max_cost_usd,
+                )
+                await self._attempt.settle(call, _settlement_of(entry))
 
     async def _send(
         self,
@@ -100,7 +115,7 @@ class CallBook:
         place: Mapping[str, Any],
     ) -> Entry:
         limit = agent.larger_output_tokens if manner.larger else agent.max_output_tokens
-        clip = self.max_output_tokens
+        clip = self._limits.max_output_tokens
         if clip is not None and clip >= limit:
             clip = None
         call = self._call(agent, name, request, manner, clip or limit)
@@ -156,6 +171,8 @@ class CallBook:
         except asyncio.CancelledError:  # it may have been granted
             await self._settle(call, NOT_SENT)
             raise
+        except PermanentError as error:
+            raise BudgetSpent(str(error), hint=error.hint) from error
 
     async def _settle(self, call: Call, settlement: Settlement) -> None:
         """Settle a call; while the attempt is being cancelled, not at any price."""

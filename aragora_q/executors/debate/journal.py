@@ -72,8 +72,12 @@ _NOTES: Mapping[str, Mapping[str, Any]] = {
     "life/time_up": {},
     "life/running": {"seconds": _NUMBER},
     "life/overloads": {"count": int, "calls": dict},
-    "decision": {"ended_by": (str, type(None))},
-    "given_up": {"why": str},
+    "decision": {
+        "ended_by": (str, type(None)),
+        "max_output": (int, type(None)),
+        "shown": (int, type(None)),
+    },
+    "given_up": {"why": str, "limit": (str, type(None))},
     "dropped": {"phase": str, "step": int, "why": str, "life": str},
 }
 """What calls and notes hold. Others, such as those of another version, do not count."""
@@ -206,13 +210,17 @@ class Journal:
         """Return the step in which the agent first replied with prose instead of JSON; None if in none."""
         return self._first_prose.get((agent, settings))
 
-    async def give_up(self, call: str, reason: str) -> None:
-        """Store that another try of a call failed, so that its replies so far count."""
-        await self.note(self._given_up(call), {"why": reason})
+    def has_tries(self, call: str) -> bool:
+        """Return True if a call brought a reply."""
+        return bool(self._entries.get(call))
 
-    def has_given_up(self, call: str) -> bool:
-        """Return True if another try of a call failed, and none has finished since."""
-        return self._given_up(call) in self._notes
+    async def give_up(self, call: str, reason: str, limit: str | None = None) -> None:
+        """Store that a call, or another try of it, failed or was forbidden by the job's `limit`."""
+        await self.note(self._given_up(call), {"why": reason, "limit": limit})
+
+    def given_up(self, call: str) -> Entry | None:
+        """Return why a call is not tried again, as `why` and `limit`; None if it may be."""
+        return self.find_note(self._given_up(call))
 
     def _given_up(self, call: str) -> str:
         return f"given_up/{call}.{self._next_try[call]}"

@@ -56,6 +56,8 @@ class Outcome:
     ) -> None:
         self.rounds_used = 0
         self.ended_by = "rounds"
+        self.shown_bytes: int | None = None
+        """Size to which answers were cut where voters saw them; None: they were whole."""
         self.decision = Decision()
         self._job_id = job_id
         self._payload = payload
@@ -234,6 +236,11 @@ class Outcome:
                 "write, so the best-liked answer stays" if is_chair else "decide, so the votes do"
             )
             problems.append(f"{names[outsider]} did not {effect} ({why})")
+        if self.shown_bytes is not None:
+            problems.append(
+                f"voters saw at most {self.shown_bytes:,} bytes of each answer, so that the vote fit the job's "
+                "limits"
+            )
         problems += self._unlimited_calls()
         for row in seats:
             if row["cut"]:

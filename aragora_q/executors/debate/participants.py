@@ -26,7 +26,7 @@ from aragora_q.errors import (
     RetryLater,
 )
 from aragora_q.executors.debate.agents import AgentRegistry
-from aragora_q.executors.debate.calls import CallBook
+from aragora_q.executors.debate.calls import BudgetSpent, CallBook
 from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.replies import Value
@@ -99,6 +99,7 @@ class Participants:
         """Why a reply is missing that was not asked for: `timeout`, `journal_full`, `max_tokens` or
         `max_cost`; blank if none is.
         """
+        self.why_incomplete = "no time was left to ask"
         self._job = job
         self._rounds = rounds
         self._registry = registry
@@ -130,7 +131,7 @@ class Participants:
         faults are handled, so that no paid reply is lost because another seat failed.
 
         Raises:
-            PermanentError: too few seats are left.
+            PermanentError: too few seats are left, or a budget that fails jobs has no room.
             RetryLater: providers are overloaded, or a gate is closed.
             HoldJob: a budget has no room, or a provider takes no calls until someone acts.
             AgentUnavailable: another fault that may be temporary; not on the last attempt.
@@ -184,7 +185,12 @@ class Participants:
         return value
 
     def is_final(self, error: PermanentError | AgentUnavailable) -> bool:
-        """Return True if the call is not made again: the fault is permanent, or no attempt is left."""
+        """Return True if the call is not made again: the fault is permanent, or no attempt is left.
+
+        A budget that is spent is not a fault of the call: it ends the job.
+        """
+        if isinstance(error, BudgetSpent):
+            return False
         return isinstance(error, PermanentError) or self._attempt.is_last_attempt
 
     def next_step(self) -> None:
@@ -241,12 +247,7 @@ class Participants:
             if not self._is_strict
             or (entry["model"], entry["settings"]) == (agent.model, agent.settings)
         ]
-        while (manner := self._next_manner(tries, agent)) is not None:
-            if tries and self._journal.has_given_up(call):
-                break
-            if self._is_closing or self._journal.is_full:
-                self.incomplete = "journal_full" if self._journal.is_full else "timeout"
-                break
+        while (manner := self._next_manner(tries, agent)) and self._may_ask(call, tries):
             place = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
 
             def read(manner: Manner, reply: Reply) -> Entry:
@@ -255,7 +256,9 @@ class Participants:
             try:
                 entry = await self._calls.ask(agent, call, request, manner, read, place)
             except JobLimitReached as error:
-                self.incomplete = error.limit.removesuffix("_usd")
+                limit = error.limit.removesuffix("_usd")  # as `ended_by` says it
+                await self._journal.give_up(call, str(error), limit)
+                self._miss(tries, limit, str(error))
                 break
             except (PermanentError, AgentUnavailable) as error:
                 if not (tries and self.is_final(error)):
@@ -264,6 +267,26 @@ class Participants:
                 break
             tries.append(entry)
         return self._best(tries, seat)
+
+    def _may_ask(self, call: str, tries: Sequence[Entry]) -> bool:
+        """Return False if a call is not made, or not made again, whatever its replies so far are."""
+        given_up = self._journal.given_up(call)
+        if given_up and (tries or given_up["limit"]):
+            self._miss(tries, given_up["limit"], given_up["why"])
+            return False
+        if self._journal.is_full:
+            self.incomplete = "journal_full"
+            self.why_incomplete = "no room in its journal was left to ask"
+        elif self._is_closing:
+            self.incomplete = "timeout"
+        else:
+            return True
+        return False
+
+    def _miss(self, tries: Sequence[Entry], limit: str | None, why: str) -> None:
+        """Remember that a reply is missing because of the job's `limit`, if it is."""
+        if limit and not tries:
+            self.incomplete, self.why_incomplete = limit, why
 
     def _next_manner(self, tries: Sequence[Entry], agent: Agent) -> Manner | None:
         """Return how to ask next; None if the last reply is final."""
@@ -300,12 +323,7 @@ class Participants:
                 self.abstained.pop(seat, None)
                 value: Value = entry["value"]
                 return value
-        left = {
-            "journal_full": "room in its journal",
-            "max_tokens": "room in max_tokens",
-            "max_cost": "room in max_cost_usd",
-        }.get(self.incomplete, "time")
-        self.abstained[seat] = tries[-1]["unusable"] if tries else f"no {left} was left to ask"
+        self.abstained[seat] = tries[-1]["unusable"] if tries else self.why_incomplete
         return None
 
     async def _handle_faults(self, phase: Phase, faults: Mapping[int, BaseException]) -> None:
@@ -315,7 +333,7 @@ class Participants:
         that it is retried; on the last attempt, their seats are dropped, too, if enough others are left.
         """
         for error in faults.values():
-            if not isinstance(error, AgentFault):
+            if not isinstance(error, AgentFault) or isinstance(error, BudgetSpent):
                 raise error
         closed = [error for error in faults.values() if isinstance(error, GateClosed)]
         if closed:  # waiting for a gate is not limited here

@@ -9,6 +9,7 @@ instructions in it. The task describes the reply's fields, for a provider that d
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,14 @@ ANSWERS = {
 CHARS_PER_WORD = 7
 """To ask for a number of words where the limit is in characters."""
 
+BYTES_PER_TOKEN = 2
+"""Fewer than tokens have, in any language and with any tokenizer."""
+FRAME_TOKENS = 120
+TOOL_FRAME_TOKENS = 470
+"""What is added to a prompt, and to one whose form is a tool: names of roles, words around a form."""
+REMARK_TOKENS = 100
+"""The words around a remark."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -140,6 +149,17 @@ def prompt_for(request: AgentRequest) -> Prompt:
     parts.append(f"{task} {_reply(topic, form)}")
     instructions = INSTRUCTIONS.format(role=role, nonce=topic.nonce)
     return Prompt(instructions, "\n\n".join(parts), form)
+
+
+def max_input_tokens(prompt: Prompt, remark: str = "", *, is_tool: bool = True) -> int:
+    """Return more tokens than `prompt` has for any model. With a remark after it, its form is repeated."""
+    form = json.dumps(prompt.form.schema, ensure_ascii=False) if prompt.form else ""
+    texts = [prompt.instructions, prompt.text, form]
+    if remark:
+        texts += [form, remark]
+    frame = TOOL_FRAME_TOKENS if is_tool and form else FRAME_TOKENS
+    size = sum(len(text.encode(errors="replace")) for text in texts)
+    return size // BYTES_PER_TOKEN + frame + (REMARK_TOKENS if remark else 0)
 
 
 def form_of(request: AgentRequest) -> Form:

@@ -8,42 +8,33 @@ is the same debate. This module decides what to ask next and when to stop; `part
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aragora_q._version import __version__
-from aragora_q.answer_form import AnswerForm
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
 from aragora_q.errors import AgentUnavailable, HoldJob, PermanentError, RetryLater
-from aragora_q.executors.debate import labels
+from aragora_q.executors.debate import labels, quote
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel, label_of
 from aragora_q.executors.debate.calls import CallBook
-from aragora_q.executors.debate.journal import MAX_BYTES, Entry, Journal
+from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.limits import Limits, Plan
 from aragora_q.executors.debate.outcome import Outcome
 from aragora_q.executors.debate.participants import Participants, Phase
 from aragora_q.executors.debate.prompt_version import prompt_version
+from aragora_q.executors.debate.quote import Planned, Terms
 from aragora_q.executors.debate.replies import Value
-from aragora_q.executors.debate.requests import Discuss, Propose, Review, Revise, Topic
+from aragora_q.executors.debate.requests import Answer, Discuss, Propose, Review, Revise, Topic
 from aragora_q.executors.debate.vote import Election
 from aragora_q.job import DebateJobPayload, DebateResult
-
-ROUNDS_SHARE = 0.8
-"""Share of `timeout_seconds` after which no round begins."""
 
 DECISION_SHARE = 0.05
 MIN_DECISION_SECONDS = 0.3
 """Part of `timeout_seconds` that is kept to decide with the votes that are there, before the worker's own
 limit. At most half of it.
 """
-
-CHARS_PER_WORD = 40
-"""Characters kept per word that was asked for: an answer is cut only far beyond its length."""
-
-MAX_BYTES_PER_CHAR = 4
-POINTS_CHARS = 700
-POINTS_CHARS_PER_ANSWER = 250
 
 
 class Debate:
@@ -63,13 +54,17 @@ class Debate:
         self._attempt = attempt
         self._max_result_bytes = max_result_bytes
         self._journal = Journal(attempt, job.started_at)
+        self._terms: Sequence[Terms] = ()
+        if payload.has_budget:
+            self._terms = quote.terms_of(payload.all_agents, registry.config)
+        self._limits = Limits(payload, self._terms, self._journal)
         self._calls = CallBook(
             attempt,
             self._journal,
+            self._limits,
             max_tokens=payload.max_tokens,
             max_cost_usd=payload.max_cost_usd,
         )
-        self._names = [*payload.agents, *payload.escalate]
 
     async def run(self) -> DebateResult:
         """Run the debate, or resume it where an earlier attempt stopped, and return its result.
@@ -77,7 +72,8 @@ class Debate:
         When `timeout_seconds` is nearly up, the debate decides with the replies that are there.
 
         Raises:
-            InvalidPayload: an agent or the judge is unknown. Found before the first call.
+            InvalidPayload: an agent or the judge is unknown, or a limit is below what any debate needs.
+                Found before the first call.
             PermanentError: too few agents are left, or no seat could vote. It has the answers and what they
                 cost as its partial result, and a requeued job continues where the debate ended.
             RetryLater, AgentUnavailable: an agent's fault may be temporary; finished calls are kept.
@@ -87,7 +83,9 @@ class Debate:
         self._registry.resolve(self._payload.all_agents)
         await self._journal.open(self._begin)
         await self._calls.settle_again()
-        topic = _topic(self._payload, self._journal.begun["nonce"])
+        if self._payload.has_budget and not any(self._journal.ledger()):
+            quote.check_budget(self._payload, self._terms)
+        topic = Topic.of(self._payload, self._journal.begun["nonce"])
         if not self._journal.find_note("life/time_up"):
             try:
                 async with self._attempt.waits.timeout(self._remaining_seconds()) as deadline:
@@ -135,13 +133,13 @@ class Debate:
             is_strict=payload.resume == "strict",
             is_closing=is_closing,
         )
-        rounds = Rounds(payload, topic, self._journal, seats)
+        rounds = Rounds(payload, topic, seats, self._limits)
         try:
             await rounds.hold()
             outcome = self._outcome(topic, seats, rounds)
             if payload.consensus != "none":
                 await self._vote(topic, seats, rounds, outcome)
-            return await self._result(outcome)
+            return await self._result(outcome, seats.why_incomplete)
         except PermanentError as error:
             if any(_has_taken(entry) for entry in self._journal.ledger()):
                 outcome = self._outcome(topic, seats, rounds)
@@ -150,11 +148,21 @@ class Debate:
             raise
 
     async def _vote(
-        self, topic: Topic, seats: Participants, rounds: Rounds, outcome: Outcome
+        self,
+        topic: Topic,
+        seats: Participants,
+        rounds: Rounds,
+        outcome: Outcome,
     ) -> None:
         is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
         election = Election(
-            self._payload, topic, seats, rounds.answers, rounds.reviews, are_decisive=is_settled
+            self._payload,
+            topic,
+            seats,
+            rounds.answers,
+            rounds.reviews,
+            self._limits,
+            are_decisive=is_settled,
         )
         await election.hold(outcome)
         if outcome.decision.winner is None:
@@ -163,10 +171,10 @@ class Debate:
                 hint="requeue continues where the debate ended",
             )
 
-    async def _result(self, outcome: Outcome) -> DebateResult:
+    async def _result(self, outcome: Outcome, why: str) -> DebateResult:
         result = await self._write(outcome)
         if result.final_answer is None:
-            raise PermanentError("no seat has answered in the time")
+            raise PermanentError(f"no seat has answered: {why}")
         return result
 
     async def _write(self, outcome: Outcome) -> DebateResult:
@@ -183,7 +191,7 @@ class Rounds:
     """Proposals and rounds: what the seats answer before the vote."""
 
     def __init__(
-        self, payload: DebateJobPayload, topic: Topic, journal: Journal, seats: Participants
+        self, payload: DebateJobPayload, topic: Topic, seats: Participants, limits: Limits
     ) -> None:
         self.answers = Answers(topic)
         self.reviews: dict[int, Value] = {}
@@ -193,26 +201,21 @@ class Rounds:
         """Why there was no further round."""
         self._payload = payload
         self._topic = topic
-        self._journal = journal
         self._seats = seats
+        self._limits = limits
         self._is_auto = payload.debate == "auto"
 
     async def hold(self) -> None:
         """Ask for proposals, then hold the rounds that the payload and its limits allow."""
-        await self._propose(range(len(self._payload.agents)))
+        seats = range(len(self._payload.agents))
+        await self._limits.reserve("propose", lambda _: self._plan_of_proposals(seats))
+        await self._propose(seats)
         hold_round = self._discuss if self._topic.form.is_closed else self._review_and_revise
         for number in range(1, self._payload.max_rounds + 1):
-            reason = self._reason_to_end() or await self._limit_reached(self._first_phase(number))
-            if reason is None:
-                self.used = number
-                reason = await hold_round(number)
-            if reason is not None:
+            if reason := self._reason_to_end() or await hold_round(number):
                 self.ended_by = reason
                 return
         self.ended_by = self._reason_to_end() or "rounds"
-
-    def _first_phase(self, number: int) -> Phase:
-        return Phase("discuss" if self._topic.form.is_closed else "review", number)
 
     def _reason_to_end(self) -> str | None:
         if self._seats.incomplete:
@@ -226,14 +229,21 @@ class Rounds:
         if not self._seats.incomplete:
             await self._seats.require(phase, self.answers.by_seat)
 
-    async def _escalate(self, number: int) -> None:
-        """Let further agents join, once, if the first ones disagree."""
-        if number == 1 and self._payload.escalate and not self.answers.have_one_verdict():
-            await self._propose(range(len(self._payload.agents), self._payload.max_seats))
+    def _joining(self, number: int) -> Sequence[int]:
+        """Return the seats that join in a round: further agents, once, if the first ones disagree."""
+        if number == 1 and not self.answers.have_one_verdict():
+            return range(len(self._payload.agents), self._payload.max_seats)
+        return ()
 
     async def _review_and_revise(self, number: int) -> str | None:
         """Hold a round in text form; return why it is the last one, if it is."""
-        names, phase = self._draw_labels(), self._first_phase(number)
+        phase = Phase("review", number)
+        if reason := await self._limit_before(
+            str(phase), lambda _: self._plan_of_reviews(phase), begins_round=True
+        ):
+            return reason
+        self.used = number
+        names = self._draw_labels()
         requests = {
             seat: Review(self._topic, self.answers.labeled(names, str(phase), seat))
             for seat in self._seats.active
@@ -244,13 +254,21 @@ class Rounds:
         if self._is_auto and self._is_settled_by_reviews():
             return "agreement"
         reviewers = list(self.answers.by_seat)
-        await self._escalate(number)
-        return await self._revise(number, reviewers, names)
+        if joining := self._joining(number):
+            if reason := await self._limit_before(
+                "escalation", lambda _: self._plan_of_proposals(joining, reviewers)
+            ):
+                return reason
+            await self._propose(joining)
+        return await self._revise(Phase("revise", number), reviewers, names)
 
     async def _revise(
-        self, number: int, reviewers: Sequence[int], names: SeatsByLabel
+        self, phase: Phase, reviewers: Sequence[int], names: SeatsByLabel
     ) -> str | None:
-        phase = Phase("revise", number)
+        if reason := await self._limit_before(
+            str(phase), lambda _: self._plan_of_answers(phase, reviewers)
+        ):
+            return reason
         found = await self._ask(phase, self._requests(Revise, phase, reviewers, names), names)
         if self._seats.incomplete:
             return self._seats.incomplete  # with the answers that were reviewed
@@ -261,8 +279,25 @@ class Rounds:
 
     async def _discuss(self, number: int) -> str | None:
         """Hold a round in a closed form; return why it is the last one, if it is."""
-        await self._escalate(number)
-        names, phase = self._draw_labels(), self._first_phase(number)
+        phase = Phase("discuss", number)
+        joining = self._joining(number)
+        if joining:
+            if reason := await self._limit_before(
+                "escalation",
+                lambda _: self._plan_of_proposals(joining, self._seats.active),
+                begins_round=True,
+            ):
+                return reason
+            self.used = number
+            await self._propose(joining)
+        if reason := await self._limit_before(
+            str(phase),
+            lambda _: self._plan_of_answers(phase, self._seats.active),
+            begins_round=not joining,
+        ):
+            return reason
+        self.used = number
+        names = self._draw_labels()
         requests = self._requests(Discuss, phase, self.answers.by_seat, names)
         self.reviews = await self._ask(phase, requests, names)
         has_moved = self._update(self.reviews)
@@ -322,87 +357,69 @@ class Rounds:
         wants_to_stop = all(review["stop"] for review in reviews)
         return wants_to_stop and len(best) == 1 and None not in best
 
-    async def _limit_reached(self, phase: Phase) -> str | None:
+    async def _limit_before(
+        self, name: str, plan: Callable[[int | None], Plan], *, begins_round: bool = False
+    ) -> str | None:
         """Return which limit forbids a phase and the vote after it; None if none does.
 
-        The decision is kept: a round that has begun continues, and after a requeue, too, the vote follows.
+        The decision is kept: a phase that has begun continues, and after a requeue, too, the vote follows.
         """
-        if not self._has_limits:
-            return None
-        name = f"decision/before_{phase}"
-        note = self._journal.find_note(name)
-        if note is None:
-            note = {"ended_by": self._limit_ahead(phase)}
-            await self._journal.note(name, note)
-        limit: str | None = note["ended_by"]
-        return limit
+        room = await self._limits.reserve(name, plan, is_optional=True, begins_round=begins_round)
+        return room.ended_by
 
-    @property
-    def _has_limits(self) -> bool:
-        payload = self._payload
-        limits = (payload.timeout_seconds, payload.max_tokens, payload.max_cost_usd)
-        return any(limit is not None for limit in limits)
+    def _plan_of_proposals(self, joining: Sequence[int], answering: Sequence[int] = ()) -> Plan:
+        """Return what proposals take. After those that join in a round, `answering` answer again, too."""
+        propose = Propose(self._topic)
+        seats = [*self._seats.active, *joining]
+        then = []
+        if answering:
+            again = [*answering, *joining] if self._topic.form.is_closed else answering
+            then = self._answers_again(again, self._sized(seats))
+        return Plan.of(
+            "propose",
+            [Planned("propose", seat, propose) for seat in joining],
+            [*then, *self._decision(seats)],
+        )
 
-    def _limit_ahead(self, phase: Phase) -> str | None:
-        payload = self._payload
-        limit = payload.timeout_seconds
-        if limit is not None and self._journal.running_seconds() > limit * ROUNDS_SHARE:
-            return "timeout"
-        if payload.max_tokens is None and payload.max_cost_usd is None:
-            return None
-        tokens, cost = self._journal.tokens(), self._journal.cost_usd() or 0.0
-        ahead = self._expected_tokens(phase.round)
-        if payload.max_tokens is not None and tokens + ahead > payload.max_tokens:
-            return "max_tokens"
-        expected_cost = cost + cost / max(tokens, 1) * ahead
-        if payload.max_cost_usd is not None and expected_cost > payload.max_cost_usd:
-            return "max_cost"
-        return None
+    def _plan_of_reviews(self, phase: Phase) -> Plan:
+        """Return what reviews take, and the rest of a round that begins with them."""
+        reviewers, joining = self._seats.active, self._joining(phase.round)
+        review = Review(self._topic, quote.labeled(self._sized(reviewers)))
+        rest = self._plan_of_proposals(joining, reviewers)
+        return Plan.of(
+            phase,
+            [Planned(phase.name, seat, review) for seat in reviewers],
+            [*rest.calls.values(), *rest.then],
+        )
 
-    def _expected_tokens(self, number: int) -> int:
-        """Return the tokens of a round and of the vote after it, from what the calls so far took.
+    def _plan_of_answers(self, phase: Phase, seats: Sequence[int]) -> Plan:
+        """Return what new answers of `seats` take."""
+        answers = self._sized(self._seats.active)
+        return Plan.of(
+            phase, self._answers_again(seats, answers), self._decision(self._seats.active)
+        )
 
-        A prompt holds what the proposals' prompts held, all answers, and in a revision all reviews. Agents
-        that may join in this round are counted.
-        """
-        entries = list(self._journal.entries())
-        proposals = [entry for entry in entries if entry["phase"] == "propose"]
-        joining = len(self._payload.escalate) if number == 1 else 0
-        if self.answers.have_one_verdict():
-            joining = 0
-        seats, count = len(self._seats.active) + joining, max(len(proposals), 1)
-        prompt: int = sum(entry["in"] for entry in proposals) // count
-        answers: int = sum(entry["out"] for entry in proposals) * seats // count
-        longest: int = max((entry["out"] for entry in entries), default=0)
-        with_answers = prompt + answers + longest
-        with_reviews = with_answers + seats * longest
-        if self._topic.form.is_closed:
-            calls = seats * (with_answers if number == 1 else with_reviews)
-        else:
-            reviewers = seats - joining
-            calls = reviewers * with_answers + seats * (with_reviews + with_answers)
-        calls += joining * (prompt + longest)
-        return calls + {"judge": 2, "synthesis": 1}.get(self._payload.consensus, 0) * with_answers
+    def _answers_again(self, seats: Sequence[int], answers: Sequence[Answer]) -> list[Planned]:
+        points = [each["points"] for each in self.reviews.values()]
+        if not points and not self._topic.form.is_closed:
+            points = ["x" * self._topic.max_points_chars] * len(seats)
+        return list(quote.answers_again(self._topic, seats, answers, points))
+
+    def _decision(self, seats: Sequence[int]) -> list[Planned]:
+        """Return what a vote of `seats` takes."""
+        return list(quote.decision_requests(self._payload, self._topic, seats, self._sized(seats)))
+
+    def _sized(self, seats: Iterable[int]) -> list[Answer]:
+        """Return the answers of `seats`, or others of the size that they are expected to have."""
+        least, known = quote.smallest_answer(self._topic), self.answers.by_seat
+
+        def size(answer: Answer) -> int:
+            return len(answer.text(self._topic.form).encode(errors="replace"))
+
+        longest = max([least, *known.values()], key=size)
+        return [max(least, known.get(seat, longest), key=size) for seat in seats]
 
 
 def _has_taken(entry: Entry) -> bool:
     """Return True if a call brought a reply, or may have cost something."""
     return "why" not in entry or entry["usd"] != 0 or bool(entry["in"])
-
-
-def _topic(payload: DebateJobPayload, nonce: str) -> Topic:
-    """Return what all requests share. The journal has room for all answers at the length allowed here."""
-    seats = payload.max_seats
-    reviews = seats * payload.max_rounds
-    room = MAX_BYTES // MAX_BYTES_PER_CHAR
-    points = max(POINTS_CHARS, POINTS_CHARS_PER_ANSWER * (seats - 1))
-    return Topic(
-        payload.question,
-        AnswerForm.parse(payload.answer_form, payload.options),
-        nonce,
-        payload.max_answer_words,
-        max_answer_chars=min(
-            payload.max_answer_words * CHARS_PER_WORD, room * 2 // 3 // (seats + reviews)
-        ),
-        max_points_chars=min(points, room // 3 // max(reviews, 1)),
-    )

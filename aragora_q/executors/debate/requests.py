@@ -14,9 +14,28 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aragora_q.answer_form import AnswerForm
 from aragora_q.context import CallOutcome
 from aragora_q.errors import AragoraQError, PermanentError
+from aragora_q.executors.debate.journal import MAX_BYTES
+from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
     from aragora_q.executors.debate.prices import Price
+
+CHARS_PER_WORD = 40
+"""Characters kept per word that was asked for: an answer is cut only far beyond its length."""
+
+MAX_BYTES_PER_CHAR = 4
+POINTS_CHARS = 700
+POINTS_CHARS_PER_ANSWER = 250
+
+LARGER = 4
+"""Factor of an agent's output limit for a reply that was cut."""
+MAX_LARGER_TOKENS = 64_000
+"""Output limit that LARGER does not exceed, unless the agent's does."""
+
+
+def larger_output(max_tokens: int) -> int:
+    """Return the output limit for a reply that was cut at `max_tokens`."""
+    return max(max_tokens, min(max_tokens * LARGER, MAX_LARGER_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,24 @@ class Topic:
     """Length at which the reasons of an answer are cut."""
     max_points_chars: int = 700
     """Length at which a review is cut."""
+
+    @classmethod
+    def of(cls, payload: DebateJobPayload, nonce: str) -> Topic:
+        """Return the topic of a debate. Its journal has room for all answers at the length allowed here."""
+        seats = payload.max_seats
+        reviews = seats * payload.max_rounds
+        room = MAX_BYTES // MAX_BYTES_PER_CHAR
+        points = max(POINTS_CHARS, POINTS_CHARS_PER_ANSWER * (seats - 1))
+        return cls(
+            payload.question,
+            AnswerForm.parse(payload.answer_form, payload.options),
+            nonce,
+            payload.max_answer_words,
+            max_answer_chars=min(
+                payload.max_answer_words * CHARS_PER_WORD, room * 2 // 3 // (seats + reviews)
+            ),
+            max_points_chars=min(points, room // 3 // max(reviews, 1)),
+        )
 
 
 @dataclass(frozen=True)

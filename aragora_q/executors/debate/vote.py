@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aragora_q.errors import AgentUnavailable, PermanentError
-from aragora_q.executors.debate.answers import Answers, Claims, label_of
+from aragora_q.executors.debate import quote
+from aragora_q.executors.debate.answers import Answers, Claims, SeatsByLabel, label_of
+from aragora_q.executors.debate.limits import SHOWN_BYTES, Limits, Plan
 from aragora_q.executors.debate.outcome import Outcome, SeatVote
 from aragora_q.executors.debate.participants import Participants, Phase
 from aragora_q.executors.debate.replies import Value
@@ -31,6 +33,7 @@ class Election:
         seats: Participants,
         answers: Answers,
         reviews: Mapping[int, Value],
+        limits: Limits,
         *,
         are_decisive: bool,
     ) -> None:
@@ -39,9 +42,12 @@ class Election:
         self._seats = seats
         self._answers = answers
         self._reviews = reviews
+        self._limits = limits
         self._are_decisive = are_decisive
         self._options = answers.options()
         self._outsider = payload.max_seats
+
+        self._shown_bytes: int | None = None
 
     async def hold(self, outcome: Outcome) -> None:
         """Vote and put the decision into `outcome`. Without a vote, its decision has no winner."""
@@ -53,6 +59,7 @@ class Election:
         best = outcome.best_option()
         if self._payload.consensus == "synthesis" and best is not None and len(self._options) > 1:
             outcome.written(await self._synthesize(best, votes))
+        outcome.shown_bytes = self._shown_bytes
 
     async def _votes(self) -> tuple[Votes, Claims]:
         """Return the votes by seat, and what the voters say about equal answers.
@@ -96,9 +103,10 @@ class Election:
 
     async def _ballots(self) -> dict[int, Value | None]:
         phase, requests, names = Phase("vote"), {}, {}
+        size = await self._reserve(phase)
         for seat in self._seats.active:
             names[seat] = self._answers.draw_labels("vote", self._options, seat)
-            shown = self._answers.labeled(names[seat], str(phase), seat)
+            shown = self._shown(names[seat], phase, seat, size)
             requests[seat] = Vote(self._topic, shown)
         return await self._seats.ask_all(phase, requests, names)
 
@@ -109,7 +117,8 @@ class Election:
         """
         phase = Phase("judge")
         names = self._answers.draw_labels("judge", self._options)
-        shown = self._answers.labeled(names, str(phase), self._outsider)
+        size = await self._reserve(phase)
+        shown = self._shown(names, phase, self._outsider, size)
         self._seats.next_step()
         picked: set[int] = set()
         for part, answers in ((".0", shown), (".1", dict(reversed(shown.items())))):
@@ -128,7 +137,8 @@ class Election:
     async def _synthesize(self, best: int, votes: Votes) -> Value | None:
         phase = Phase("synthesize")
         names = self._answers.draw_labels("judge", self._options)
-        shown: dict[str, Answer] = self._answers.labeled(names, str(phase), self._outsider)
+        size = await self._reserve(phase)
+        shown = self._shown(names, phase, self._outsider, size)
         counts = {
             label: sum(vote.option == names[label] for vote in votes.values()) for label in shown
         }
@@ -137,6 +147,32 @@ class Election:
         return await self._ask_outsider(
             phase, Synthesize(self._topic, shown, counts, winner), names
         )
+
+    async def _reserve(self, phase: Phase) -> int | None:
+        """Reserve a phase of the vote; return the size to which answers are cut in it, None: they are whole."""
+        room = await self._limits.reserve(
+            str(phase), lambda size: self._plan(phase, size), sizes=SHOWN_BYTES
+        )
+        self._shown_bytes = room.shown_bytes or self._shown_bytes
+        return room.shown_bytes
+
+    def _plan(self, phase: Phase, size: int | None) -> Plan:
+        """Return what a phase of the vote takes, and those after it, if answers are shown in `size` bytes."""
+        answers = [self._sized(answer, size) for answer in self._options.values()]
+        seats = self._seats.active
+        planned = [*quote.decision_requests(self._payload, self._topic, seats, answers)]
+        now = [each for each in planned if each.phase == phase.name]
+        then = [each for each in planned if each.seat == self._outsider and each not in now]
+        return Plan.of(phase, now, then)
+
+    def _shown(
+        self, names: SeatsByLabel, phase: Phase, reader: int, size: int | None
+    ) -> dict[str, Answer]:
+        shown = self._answers.labeled(names, str(phase), reader)
+        return {label: self._sized(answer, size) for label, answer in shown.items()}
+
+    def _sized(self, answer: Answer, size: int | None) -> Answer:
+        return answer if size is None else quote.shortened(answer, self._topic, size)
 
     async def _ask_outsider(
         self, phase: Phase, request: Vote | Synthesize, names: Mapping[str, int], part: str = ""

@@ -1,11 +1,13 @@
 #!lua
--- Add new jobs to their lanes, or to the delayed index; an id that exists changes nothing.
--- include: groups
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell labels groups
+-- Add new jobs to their lanes, or to the delayed index, or hold them; an id that exists changes nothing.
+-- include: groups holds
+-- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups
 -- args: max_backlog
--- each job: id payload priority delay_ms max_attempts labels
+-- each job: id payload priority delay_ms max_attempts labels hold
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
 -- numbers: not sent by this client)
+--
+-- `hold`, if it is not empty, is why the job waits for an approval; it is held at once.
 
 local capacity = math.huge
 if tonumber(max_backlog) > 0 then
@@ -35,17 +37,32 @@ local function exists(job, id)
   return not is_free(job, id, found % 2 == 1, job_labels)
 end
 
+local held_ids, waiting = {}, 0
+
+local function create(job, id, payload, priority, delay_ms, max_attempts, _, hold)
+  if hold == '' then
+    create_job(job, id, payload, priority, delay_ms, max_attempts)
+    return
+  end
+  redis.call('SET', job .. ':payload', payload)
+  redis.call('HSET', job, 'max_attempts', max_attempts, 'created_at', now_text)
+  if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
+  write_hold(job, {}, 'approval', 'enqueue', hold, '', '')
+  enter_held(job, id, 'pending', 'pending', delay_ms ~= '0' and now + delay_ms, now_text)
+  held_ids[#held_ids + 1] = id
+end
+
 -- Jobs get their labels before they are created, so that a failure in between leaves no job without them. From the
 -- first job with labels on, jobs are therefore created after the loop.
 local results, created, labeled, uncreated = {}, {}, {}, {}
 for n = 1, items do
-  local job, id, payload, priority, delay_ms, max_attempts, job_labels = item(n)
+  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold = item(n)
   if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
   elseif uncreated[id] or exists(job, id) then
     results[n] = 'exists'
-  elseif #created >= capacity then
+  elseif hold == '' and waiting >= capacity then
     results[n] = 'full'
   elseif job_labels ~= '' and get_groups().is_sealed(job_labels) then
     results[n] = 'sealed'
@@ -55,17 +72,20 @@ for n = 1, items do
       labeled[#labeled + 1] = job_labels
     end
     if #labeled == 0 then
-      create_job(job, id, payload, priority, delay_ms, max_attempts)
+      create(item(n))
     else
       uncreated[#uncreated + 1], uncreated[id] = n, true
     end
     created[#created + 1] = id
+    if hold == '' then waiting = waiting + 1 end
     results[n] = 'created'
   end
 end
 if #labeled > 0 then get_groups().label(labeled) end
-for _, n in ipairs(uncreated) do create_job(item(n)) end
+for _, n in ipairs(uncreated) do create(item(n)) end
 count('enqueued', #created)
+count('held', #held_ids)
 publish_event('enqueued', created)
+publish_event('held', held_ids)
 finish_call()
 return results

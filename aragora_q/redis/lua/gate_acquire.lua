@@ -16,9 +16,11 @@
 
 local PROBE_MS = 30000
 local MIN_WAIT_MS, MAX_WAIT_MS = 50, 1000
-local PAUSE_STEP_MS, HOLD_PAUSED_MS = 30000, 900000
-local BURST_MS = 1000         -- of a rate: what an idle account may send at once
-local SEEN_MS = 5000          -- a waiting call that does not ask again within this time lost its turn
+local MAX_IN_LINE_MS = 60000   -- a call that has to wait longer does not stay in line: its job makes room for others
+local ASK_MS = 5000            -- how often a call in line asks at least
+local BURST_MS = 250           -- of a rate: what an idle account may send at once, and how late a call may come to its turn
+local MAX_AGENTS = 50
+local SEEN_MS = 5000           -- a waiting call that does not ask again within this time lost its turn
 
 local record = read_record(call_id)
 if record then
@@ -35,7 +37,9 @@ local seen = waiters .. ':seen'
 local rules, is_damaged = read_policy()
 if is_damaged or digest ~= '' and not rules.digests[digest] then return {'undeclared'} end
 local limits = rules.providers[account] or rules.providers[provider] or {}
-local state = read(account_key, 'until', 'why', 'probe', 'probe_until', 'limit', 'requests_at', 'tokens_at')
+local agent_field = 'agent:' .. agent
+local state = read(account_key, 'until', 'why', 'provider', 'probe', 'probe_until', 'limit', 'ramp', 'requests_at',
+  'tokens_at', agent_field)
 usd, tokens = parse_int(usd), tonumber(tokens)
 
 local function forget_waiting()
@@ -48,14 +52,8 @@ local function refuse(...)
 end
 
 -- 1. The account is closed.
-local pause = rules.paused[account] or rules.paused[provider]
-if pause then
-  local paused_ms = now - pause.at
-  return refuse('closed', paused_ms >= HOLD_PAUSED_MS and -1 or math.min(PAUSE_STEP_MS, HOLD_PAUSED_MS - paused_ms), 'paused')
-end
-local closed_until = parse_int(state['until'])
-if closed_until == -1 then return refuse('closed', -1, state.why or 'closed') end
-if closed_until and closed_until > now then return refuse('closed', closed_until - now, state.why or 'closed') end
+local closed_ms, why = closed_for(rules, account, provider, state)
+if closed_ms ~= 0 then return refuse('closed', closed_ms, why) end
 
 -- 2. A budget has no room, not even without the reservations of other calls.
 local budgets = budgets_for(rules, {queue = queue, tenant = tenant, group = group, provider = provider, agent = agent})
@@ -92,9 +90,10 @@ end
 
 -- 3. The call has to wait for its turn.
 local function wait(ms, why)
-  ms = math.floor(math.max(MIN_WAIT_MS, math.min(ms, 60000)))
+  ms = math.floor(math.max(MIN_WAIT_MS, ms))
+  if ms > MAX_IN_LINE_MS then return refuse('wait', ms, why) end
   redis.call('ZADD', waiters, 'NX', now_text, call_id)
-  redis.call('ZADD', seen, text(now + ms + SEEN_MS), call_id)
+  redis.call('ZADD', seen, text(now + math.min(ms, ASK_MS) + SEEN_MS), call_id)
   redis.call('PEXPIRE', waiters, 300000)
   redis.call('PEXPIRE', seen, 300000)
   return {'wait', ms, why}
@@ -107,12 +106,13 @@ end
 if blocked then return refuse('wait', MAX_WAIT_MS, blocked) end  -- not in line: others may have room
 local ahead = redis.call('ZRANK', waiters, call_id) or redis.call('ZCARD', waiters)
 
-local is_probe = closed_until ~= nil   -- the gate was closed, and nothing has shown that it is open again
+local is_probe = state['until'] ~= nil   -- the gate was closed, and nothing has shown that it is open again
 if is_probe and state.probe and state.probe ~= call_id and (parse_int(state.probe_until) or 0) > now then
-  return wait(MAX_WAIT_MS / 2, 'probe')
+  return wait(math.min(4 * MIN_WAIT_MS + 10 * ahead, MAX_WAIT_MS), 'probe')
 end
 redis.call('ZREMRANGEBYSCORE', permits, '-inf', now_text)
-local most = math.min(limits.max_concurrent or math.huge, parse_int(state.limit) or math.huge)
+local most = math.min(limits.max_concurrent or math.huge, parse_int(state.limit) or math.huge,
+  parse_int(state.ramp) or math.huge)
 local free = most - redis.call('ZCARD', permits)
 if free - ahead < 1 then
   return wait(math.min(MIN_WAIT_MS * (2 + math.max(0, ahead - free)), MAX_WAIT_MS), 'concurrency')
@@ -128,7 +128,7 @@ local requests_at, tokens_at = tonumber(state.requests_at), tonumber(state.token
 local interval = limits.requests_per_minute and 60000 / limits.requests_per_minute
 local wait_ms = math.max(
   rate_wait(limits.requests_per_minute, requests_at, ahead),
-  rate_wait(limits.tokens_per_minute, tokens_at, 0))
+  rate_wait(limits.tokens_per_minute, tokens_at, ahead * tokens))  -- as if those ahead took as many
 if wait_ms > 0 then return wait(wait_ms, 'rate') end
 
 -- 4. Granted: reserve everything.
@@ -139,7 +139,10 @@ end
 if is_probe then redis.call('HSET', account_key, 'probe', call_id, 'probe_until', text(now + PROBE_MS)) end
 forget_waiting()
 redis.call('ZADD', accounts, now_text, account)
-redis.call('HSET', account_key, 'provider', provider)
+if state.provider ~= provider then redis.call('HSET', account_key, 'provider', provider) end
+if not state[agent_field] and redis.call('HLEN', account_key) < MAX_AGENTS then
+  redis.call('HSET', account_key, agent_field, now_text)
+end
 redis.call('ZADD', permits, text(now + lease_ms), call_id)
 redis.call('PEXPIRE', permits, text(CALL_TTL_MS))
 redis.call('ZADD', reservations, text(now + timeout_ms), call_id)

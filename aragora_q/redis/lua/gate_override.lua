@@ -25,7 +25,8 @@ if kind == 'pause' and value == '' then
   for _, account in ipairs(redis.call('ZRANGE', accounts, 0, -1)) do
     local key = gate_key('account', account)
     if account == name or read(key, 'provider').provider == name then
-      if redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'closed_at', 'faults') > 0 then
+      if redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'faults') > 0 then
+        redis.call('HSET', key, 'closed_at', now_text)  -- what calls from before report does not close it again
         result = 'reset'
       end
     end

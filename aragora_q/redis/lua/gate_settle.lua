@@ -14,54 +14,85 @@ local NOT_BILLED = {rate_limited = true, overloaded = true, rejected = true, cre
 local REPLIED = {ok = true, unusable = true, refused = true, cut = true}
 local BREAKER_FAULTS = 5
 local COOLDOWN_MS, OUTAGE_MS, MAX_PAUSE_MS = 5000, 5000, 300000
+local MIN_NAMED_MS, MAX_NAMED_MS = 1000, 30 * 86400000  -- a provider that names no time at all is not asked all the time
 local SHRINK_MS = 15000
+local CEILING_MS = 60000      -- for so long the limit stays below the number of calls at which the provider refused one
+local FIRST_CALLS = 2         -- at once, after the probe, if no limit is configured; each answer allows one more
+local MAX_RAMP = 1000
+local MAX_JITTER_MS = 500
+local BREAKS = {rate_limited = true, overloaded = true, unavailable = true, timeout = true, credit_exhausted = true}
 
--- Close an account: the pause doubles each time that a probe fails. Nothing returns in the same moment.
+-- Close an account for the time that the provider names, or for a pause that doubles each time that a probe fails; plus
+-- jitter. A time that has been set before is only made longer.
 local function close(key, state, why, pause_ms, named_ms)
-  local pauses = parse_int(state.pauses) or 0
-  local ms = named_ms or math.min(pause_ms * 2 ^ pauses, MAX_PAUSE_MS)
-  local opens_at = now + math.floor(ms * (1 + (now % 97) / 970)) + 1
+  local ms = named_ms and math.min(math.max(named_ms, MIN_NAMED_MS), MAX_NAMED_MS)
+    or math.min(pause_ms * 2 ^ math.min(parse_int(state.pauses) or 0, 10), MAX_PAUSE_MS)
+  local opens_at = now + math.floor(ms + math.min(ms / 10, MAX_JITTER_MS) * (now % 97) / 97) + 1
   redis.call('HSET', key, 'until', text(math.max(opens_at, parse_int(state['until']) or 0)), 'why', why,
     'closed_at', now_text)
-  redis.call('HDEL', key, 'probe', 'probe_until')
+  redis.call('HDEL', key, 'probe', 'probe_until', 'clean')
 end
 
 -- Learn from the outcome of a call that was granted at `granted_at`.
 local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
   local key = gate_key('account', account)
-  local state = read(key, 'until', 'why', 'probe', 'faults', 'pauses', 'limit', 'clean', 'shrunk_at', 'closed_at')
+  local state = read(key, 'until', 'why', 'probe', 'faults', 'pauses', 'limit', 'ramp', 'clean', 'shrunk_at', 'refused',
+    'refused_at', 'closed_at')
   local closed_until, is_probe = parse_int(state['until']), state.probe == id
   if closed_until == -1 then return end  -- until someone acts
+  local is_closed = closed_until and closed_until > now
+  -- A call from before the latest closure says nothing of what came afterwards: it opens nothing, and closes nothing
+  -- that has opened since.
+  local is_old = granted_at <= (parse_int(state.closed_at) or -1)
+  if BREAKS[outcome] and is_old and not is_closed then return end
+  if is_probe and BREAKS[outcome] then state.pauses = text(redis.call('HINCRBY', key, 'pauses', 1)) end
   if REPLIED[outcome] then
-    redis.call('HDEL', key, 'faults')
-    if closed_until and (is_probe or (closed_until <= now and granted_at > (parse_int(state.closed_at) or 0))) then
-      redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'closed_at')
+    if is_old then return end
+    if state.faults then redis.call('HDEL', key, 'faults') end
+    if closed_until and not is_closed then
+      redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses')
     end
-    local limit = parse_int(state.limit)
-    if limit then
-      local clean = (parse_int(state.clean) or 0) + 1
-      if clean >= limit then
-        redis.call('HSET', key, 'limit', text(limit + math.max(1, math.floor(limit / 20))), 'clean', '0')
+    local limit, ramp, clean = parse_int(state.limit), parse_int(state.ramp), redis.call('HINCRBY', key, 'clean', 1)
+    if ramp and not is_closed then
+      if ramp < (limit or MAX_RAMP) then
+        redis.call('HINCRBY', key, 'ramp', 1)
       else
-        redis.call('HSET', key, 'clean', text(clean))
+        redis.call('HDEL', key, 'ramp')
+      end
+    elseif limit and clean > limit then
+      local ceiling = now - (parse_int(state.refused_at) or 0) < CEILING_MS and parse_int(state.refused) or math.huge
+      local larger = math.min(limit + math.max(1, math.floor(limit / 20)), ceiling - 1)
+      if larger > limit and redis.call('ZCARD', gate_key('permits', account)) + 1 >= limit * 0.75 then
+        redis.call('HSET', key, 'limit', text(larger), 'clean', '1')
       end
     end
   elseif outcome == 'credit_exhausted' then
     redis.call('HSET', key, 'until', '-1', 'why', 'credit', 'closed_at', now_text)
+    redis.call('HDEL', key, 'probe', 'probe_until')
   elseif outcome == 'rate_limited' or outcome == 'overloaded' then
-    if is_probe then redis.call('HINCRBY', key, 'pauses', 1) end
     close(key, state, outcome, COOLDOWN_MS, parse_int(retry_after_ms))
-    local limits = read_policy().providers[account] or read_policy().providers[provider] or {}
-    if outcome == 'rate_limited' and limits.adaptive ~= false
-      and now - (parse_int(state.shrunk_at) or 0) >= SHRINK_MS then
-      local limit = parse_int(state.limit) or redis.call('ZCARD', gate_key('permits', account)) + 1
-      redis.call('HSET', key, 'limit', text(math.max(1, math.floor(limit * 0.8))), 'clean', '0', 'shrunk_at', now_text)
+    local limits = read_policy().providers
+    limits = limits[account] or limits[provider] or {}
+    if outcome == 'rate_limited' and limits.adaptive ~= false and not is_probe and not is_closed then
+      local under_way = redis.call('ZCARD', gate_key('permits', account)) + 1
+      -- A provider that has not answered since it was closed may refuse everything, however few calls there are.
+      if (parse_int(state.clean) or 0) > 0 then
+        local limit = math.min(parse_int(state.limit) or under_way, math.max(1, under_way - 1))
+        if now - (parse_int(state.shrunk_at) or 0) >= SHRINK_MS then
+          limit = math.max(1, math.floor(math.min(parse_int(state.limit) or under_way, under_way) * 0.8))
+          redis.call('HSET', key, 'shrunk_at', now_text)
+        end
+        redis.call('HSET', key, 'limit', text(limit))
+      end
+      redis.call('HSET', key, 'refused', text(under_way), 'refused_at', now_text)
+      if not (limits.max_concurrent or limits.requests_per_minute) then
+        redis.call('HSET', key, 'ramp', text(FIRST_CALLS))
+      end
     end
   elseif outcome == 'unavailable' or outcome == 'timeout' then
     local faults = redis.call('HINCRBY', key, 'faults', 1)
-    if is_probe or faults >= BREAKER_FAULTS and not (closed_until and closed_until > now) then
+    if is_probe or faults >= BREAKER_FAULTS and not is_closed then
       close(key, state, 'outage', OUTAGE_MS, parse_int(retry_after_ms))
-      redis.call('HINCRBY', key, 'pauses', 1)
     end
   elseif is_probe then  -- not sent, or rejected: it says nothing of the account, and another call is the probe
     redis.call('HDEL', key, 'probe', 'probe_until')
@@ -101,6 +132,10 @@ for n = 1, items do
   results[n] = RESULTS[state] or 'unknown'
   if state ~= 'settled' then
     local before, budgets = booked_of(record), {}
+    if not record and outcome == 'not_sent' then  -- it was not granted: it leaves the line, if it waits
+      redis.call('ZREM', gate_key('waiters', account), id)
+      redis.call('ZREM', gate_key('waiters', account) .. ':seen', id)
+    end
     if not record then
       record, budgets = new_record(account, provider, agent, model, queue, tenant, group, job,
         job_usd ~= '' or job_tokens ~= '')
@@ -138,7 +173,7 @@ for n = 1, items do
       local tokens_at = limits.tokens_per_minute and redis.call('HGET', gate_key('account', account), 'tokens_at')
       if tokens_at then
         redis.call('HSET', gate_key('account', account), 'tokens_at',
-          tokens_at - math.max(0, record.tokens - taken) * 60000 / limits.tokens_per_minute)
+          tokens_at + (taken - record.tokens) * 60000 / limits.tokens_per_minute)
       end
     end
     learn(account, provider, id, outcome, retry_after_ms, record.at)

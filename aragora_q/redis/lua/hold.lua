@@ -13,8 +13,8 @@ local results, held_ids = {}, {}
 
 -- Hold a job in its lane, in the delayed index, or, if its data is damaged, in neither.
 local function hold_waiting(job, id, state)
-  local due = parse_int(redis.call('ZSCORE', delayed, id))
-  enter_held(job, id, state.status, state.status, due, now_text)
+  local due = redis.call('ZSCORE', delayed, id)
+  enter_held(job, id, state.status, state.status, parse_int(due), now_text)
   if state.entry then
     local stream = lane_stream(state.priority)
     local _, payload = job_of(fields_of(stream, state.entry) or {})

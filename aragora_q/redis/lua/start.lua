@@ -2,27 +2,52 @@
 -- Start up to `limit` waiting jobs: PROCESSING, fence and attempts raised, lease begun.
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell labels groups
--- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane max_attempts max_crashes retention_ms
--- returns: ok | empty (no job was waiting) | paused | unregistered, then per started job: id, payload, fence,
+-- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane closed max_attempts max_crashes retention_ms
+-- returns: ok | empty (no job was waiting) | paused | unregistered, number of jobs that were put off, then per started job: id, payload, fence,
 -- attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane, started_at, labels
 --
 -- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
 -- have max_bytes, so that the reply stays bounded whatever clients enqueue.
+-- `closed` is JSON: ms for which the provider of an agent takes no calls, by the agent's name; empty: all providers
+-- take calls. Jobs whose payload names such an agent are put off, uncharged: delayed until the provider may take calls,
+-- and from then on one every RETURN_MS.
 -- Touches undeclared keys: those of the jobs found in entries. They share the slot of the declared ones;
 -- while a cluster migrates the slot, the guard key (keys.py) keeps every script from beginning.
 
 local QUARANTINE_MS = 1000
 local MAX_QUARANTINE_MS = 30000
 local MAX_CHUNK = 4  -- entries read at once, and the most payloads that are read beyond max_bytes
+local MAX_PUT_OFF = 100
+local MAX_PUT_OFF_MS = 300000   -- an operator may open the provider before its time
+local RETURN_MS, MAX_RETURN_MS = 5, 60000
+local MAX_SEARCHED_BYTES = 1048576  -- a job with a larger payload is started: its calls wait, or put it off
 
-if redis.pcall('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered'} end
-if redis.call('HGET', control, 'paused') then return {'paused'} end
+if redis.pcall('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered', 0} end
+if redis.call('HGET', control, 'paused') then return {'paused', 0} end
 
 local order = first_lane == 'high' and {stream_high, stream_normal, stream_low}
   or first_lane == 'low' and {stream_low, stream_normal, stream_high}
   or {stream_normal, stream_high, stream_low}
 
 local entries, capacity, bytes_left = {}, tonumber(limit), tonumber(max_bytes)
+local closed_ms = closed ~= '' and cjson.decode(closed) or {}
+local put_off = 0
+
+-- The longest time in ms for which an agent that a payload names is closed; nil: none is.
+local function closed_for(payload)
+  local names_one = false
+  for name in pairs(closed_ms) do names_one = names_one or string.find(payload, name, 1, true) ~= nil end
+  if not names_one or #payload > MAX_SEARCHED_BYTES then return nil end
+  local is_json, job = pcall(cjson.decode, payload)
+  if not is_json or type(job) ~= 'table' then return nil end
+  local longest = closed_ms[job.judge]
+  for _, names in ipairs({job.agents or false, job.escalate or false}) do
+    for _, name in ipairs(type(names) == 'table' and names or {}) do
+      if closed_ms[name] then longest = math.max(longest or 0, closed_ms[name]) end
+    end
+  end
+  return longest
+end
 
 local function read_new(stream, max_entries)
   local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker_id, 'COUNT', max_entries, 'STREAMS', stream, '>')
@@ -37,7 +62,7 @@ end
 -- Read a lane in small chunks, because the size of a payload is known only after it was read.
 local function read_lane(stream)
   local chunk = 1
-  while capacity > 0 and bytes_left > 0 do
+  while capacity > 0 and bytes_left > 0 and put_off < MAX_PUT_OFF do
     local wanted = math.min(chunk, capacity)
     local rows = read_new(stream, wanted)
     if rows.err then return rows end
@@ -51,10 +76,11 @@ local function read_lane(stream)
           'max_attempts', 'crashes', 'created_at', 'priority', 'set_aside')
         bytes_left = bytes_left - #entry.payload
         largest = math.max(largest, #entry.payload)
+        entry.closed_ms = closed ~= '' and closed_for(entry.payload)
       end
+      if entry.closed_ms then put_off = put_off + 1 else capacity = capacity - 1 end
       entries[#entries + 1] = entry
     end
-    capacity = capacity - #rows
     if #rows < wanted then return end
     chunk = math.max(1, math.min(MAX_CHUNK, math.floor(bytes_left / largest)))
   end
@@ -88,19 +114,38 @@ local function runs_quarantined_job()
     and needs_quarantine(parse_int(state.crashes) or 0)  -- otherwise it is another job with this id
 end
 
+-- Move an entry that was read to the delayed index; its job's status does not change.
+local function delay(entry, due)
+  redis.call('ZADD', delayed, text(due), entry.id)
+  redis.call('SET', entry.job .. ':payload', entry.payload)
+  redis.call('HDEL', entry.job, 'entry')
+  redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
+  if not entry.state[1] then  -- without a hash
+    redis.call('HSET', entry.job, 'status', 'pending', 'priority', priority_of(entry.stream))
+  end
+  drop_entry(entry.stream, entry.entry_id)
+end
+
+local last_return = {}  -- of the jobs that were put off, by the time at which the provider may take calls
+
+-- Put a job off. Those that wait for the same time return one after the other, also those of several calls.
+local function put_off_job(entry)
+  local opens_at = now + math.floor(math.min(entry.closed_ms, MAX_PUT_OFF_MS))
+  local due = last_return[opens_at]
+  due = due and due + RETURN_MS
+    or opens_at + RETURN_MS * redis.call('ZCOUNT', delayed, text(opens_at), text(opens_at + MAX_RETURN_MS))
+  last_return[opens_at] = math.min(due, opens_at + MAX_RETURN_MS)
+  delay(entry, last_return[opens_at])
+end
+
 -- Set a job aside, each time for longer while another one runs, so that many of them do not circulate.
 local function delay_quarantined(entry)
   local times = (parse_int(entry.state[9]) or 0) + 1
   if starts_quarantined_job then times = 1 else redis.call('HSET', entry.job, 'set_aside', text(times)) end
-  local delay_ms = math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS)
-  redis.call('ZADD', delayed, text(now + delay_ms), entry.id)
-  redis.call('SET', entry.job .. ':payload', entry.payload)
-  redis.call('HDEL', entry.job, 'entry')
-  redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
-  drop_entry(entry.stream, entry.entry_id)
+  delay(entry, now + math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS))
 end
 
-local reply, started, status_before, dead_letters, is_started = {'ok'}, {}, {}, {}, {}
+local reply, started, status_before, dead_letters, is_started = {'ok', 0}, {}, {}, {}, {}
 for _, entry in ipairs(entries) do
   local state = entry.state
   if state and state.err then            -- a key of another type where the hash should be: start without it
@@ -114,6 +159,9 @@ for _, entry in ipairs(entries) do
     if status == 'held' then redis.call('SET', entry.job .. ':payload', entry.payload, 'NX') end
     drop_entry(entry.stream, entry.entry_id)
   elseif status == 'processing' then     -- a running job's entry stays pending: renewed, or reclaimed
+  elseif entry.closed_ms then
+    put_off_job(entry)
+    reply[2] = reply[2] + 1
   elseif needs_quarantine(crashes) and runs_quarantined_job() then
     delay_quarantined(entry)
   else
@@ -146,10 +194,11 @@ end
 for n, job_labels in ipairs(labels_of(started)) do
   if job_labels then
     moved(started[n], status_before[n], 'processing', job_labels)
-    reply[n + 1][11] = job_labels
+    reply[n + 2][11] = job_labels
   end
 end
 count('started', #started)
+count('put_off', reply[2])
 count('malformed', #dead_letters)
 publish_event('started', started, 'worker', worker_id)
 publish_event('failed', dead_letters)

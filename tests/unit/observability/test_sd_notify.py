@@ -51,7 +51,7 @@ def test_without_systemd_nothing_happens(monkeypatch, address):
     ("usec", "pid", "seconds"),
     [
         ("30000000", None, 30.0),
-        ("1500000", str(os.getpid()), 1.5),
+        pytest.param("1500000", str(os.getpid()), 1.5, id="own"),
         ("30000000", "1", None),
         (None, None, None),
         ("", None, None),

@@ -132,7 +132,7 @@ MOVERS = (
     r"\b(?:moved|finish|fail_attempt|fail_oversized|dead_letter|delete_job|create_job|enter_held|enter_asked_hold|"
     r"get_groups)\("
 )
-RESTORED = {"check_job": 2, "check_lane": 2}
+RESTORED = {"check_job": 2, "check_lane": 2, "start": 1}
 """Writes that restore the hash of a live job, which its group counts already."""
 
 NOTED_AT_ONCE = {

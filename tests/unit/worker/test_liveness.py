@@ -46,7 +46,7 @@ def test_a_running_process_is_not_dead(child):
         {"pid": "12x"},
         {"pid": "²"},
         {"pid": "9" * 30},
-        {"pid": str(os.getpid())},
+        pytest.param({"pid": str(os.getpid())}, id="own"),
         {"pid": "1"},
     ],
     ids=str,

@@ -36,7 +36,14 @@ from aragora_q.executors.debate.llm.streaming import Events, received
 from aragora_q.executors.debate.prices import Price, price_of
 from aragora_q.executors.debate.prompts import Form, Prompt
 from aragora_q.executors.debate.providers import account_of, provider_of
-from aragora_q.executors.debate.requests import PLAIN, AgentRequest, CallFault, Manner, Reply
+from aragora_q.executors.debate.requests import (
+    PLAIN,
+    AgentRequest,
+    CallFault,
+    Manner,
+    Reply,
+    larger_output,
+)
 from aragora_q.observability.logs import get_logger
 
 for _name in ("anyio._backends._asyncio", "opentelemetry.propagate"):
@@ -46,19 +53,6 @@ for _name in ("anyio._backends._asyncio", "opentelemetry.propagate"):
 pydantic_ai.BANNER_ENABLED = False  # it would be printed between the lines of `aragora-q demo`
 
 logger = get_logger(__name__)
-
-LARGER = 4
-"""Factor of the output limit for a reply that was cut."""
-
-FRAME_TOKENS = 50
-TOOL_FRAME_TOKENS = 400
-"""Input that a provider adds to a prompt, and to one with a tool."""
-
-BYTES_PER_TOKEN = 2
-"""A lower bound: a token of an ordinary text has about four."""
-
-MAX_OUTPUT_TOKENS = 64_000
-"""Output limit that LARGER does not exceed, unless `max_tokens` does."""
 
 PROMPTED = "Answer only with JSON, without any other text. It must be valid against this JSON schema:\n{schema}"
 REPAIR = "Your reply to this could not be used: {why}. Answer again, only with JSON of this form."
@@ -129,9 +123,7 @@ class ModelAgent:
         self.account = account_of(self.provider, address, self._key)
         self.price: Price | None = price_of(config, settings, name=name, address=address)
         self.max_output_tokens = config.max_tokens
-        self.larger_output_tokens = max(
-            config.max_tokens, min(config.max_tokens * LARGER, MAX_OUTPUT_TOKENS)
-        )
+        self.larger_output_tokens = larger_output(config.max_tokens)
         self.call_timeout_seconds = config.call_timeout_seconds
         unnamed = {"model", "base_url", "api_key_env", "provider"}
         configured = config.model_dump(mode="json", exclude=unnamed)
@@ -183,10 +175,8 @@ class ModelAgent:
     def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:
         prompt = self.prompt_for(request)
         way = self._way(prompt.form, manner)
-        form = _text_of(prompt.form.schema) if prompt.form and way.structured != "prompted" else ""
-        text = f"{prompt.instructions}{_with_remarks(prompt, manner, way)}{form}"
-        frame = TOOL_FRAME_TOKENS if way.structured == "tool" else FRAME_TOKENS
-        return len(text.encode(errors="replace")) // BYTES_PER_TOKEN + frame
+        is_tool = way.structured == "tool"
+        return prompts.max_input_tokens(prompt, manner.repair, is_tool=is_tool)
 
     async def close(self) -> None:
         """Close the connections to the provider."""

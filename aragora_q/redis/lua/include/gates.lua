@@ -33,6 +33,19 @@ local function read_policy()
   return policy_read[1], policy_read[2]
 end
 
+-- For how many ms an account takes no calls, and why. 0: it may take some, -1: none until someone acts. `state` has
+-- its `until` and `why`.
+local function closed_for(rules, account, provider, state)
+  local pause = rules.paused[account] or rules.paused[provider]
+  if pause then
+    local left = 900000 - (now - pause.at)  -- then its jobs are held, so that they are seen
+    return left <= 0 and -1 or math.min(30000, left), 'paused'  -- in steps: the pause may end at any time
+  end
+  local closed_until = parse_int(state['until']) or 0
+  if closed_until == -1 then return -1, state.why or 'closed' end
+  return math.max(0, closed_until - now), state.why or 'closed'
+end
+
 -- Days since 1970 of the first day of a month; `month` may be 13. Proleptic Gregorian calendar.
 local function days_of_month(year, month)
   if month > 12 then year, month = year + 1, month - 12 end
