@@ -796,6 +796,7 @@ class TestSurroundings:
             for role, use, key in (
                 ("producer", "GET", "group:debates/g"),
                 ("worker", "SET", "policy"),
+                ("reaper", "GET", "policy"),
                 ("stats", "GET", "policy"),
             )
         ]
