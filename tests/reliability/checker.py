@@ -263,8 +263,7 @@ def _may_end(fault, worker):
 def _money(lines, by_kind):
     """No grant brought a budget above any limit that it had, and what is booked is what was billed.
 
-    Exactly, for calls that were settled with their price; at least, for all. Only one server has money: it loses
-    nothing.
+    Exactly, for calls that were settled with their price; at least, for all.
     """
     highest = 0
     for line in lines:

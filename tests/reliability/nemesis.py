@@ -8,8 +8,8 @@ was executed; the server frozen, killed and restarted on its append-only file, i
 flushed; all lanes flooded at once. With `--sentinel` there are three servers and three Sentinels, no proxy,
 and failovers that lose the last writes. Jobs fail, ask for a retry, ignore cancellations, and block the
 event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
-in groups, most of which are sealed with a job that follows them, some cancelled or requeued. On one server jobs also
-make paid calls, under budgets of which one is set and reset all the time, to a provider that bills (`support.paying`).
+in groups, most of which are sealed with a job that follows them, some cancelled or requeued. On one server jobs
+also make paid calls to a provider that bills (`support.paying`), under a budget that is set and reset.
 """
 
 import argparse
