@@ -295,7 +295,7 @@ def _sums(by_kind):
     counters = {line["budget"]: line for line in by_kind["counter"]}
     money = counters.get("money:total", {})
     states = {line["id"]: line["state"] for line in by_kind["call"]}
-    [ledger] = by_kind["ledger"] or [{}]
+    ledger = (by_kind["ledger"] or [{}])[-1]
     settled = [
         bill["billed"] for bill in by_kind["bill"]
         if bill["known"] and states.get(bill["id"]) == "settled"

@@ -141,7 +141,6 @@ forget_waiting()
 redis.call('ZADD', accounts, now_text, account)
 redis.call('HSET', account_key, 'provider', provider)
 redis.call('ZADD', permits, text(now + lease_ms), call_id)
-redis.call('PEXPIRE', permits, text(CALL_TTL_MS))
 redis.call('ZADD', reservations, text(now + timeout_ms), call_id)
 record = {
   state = 'granted', account = account, usd = usd or false, tokens = tokens, counters = counters, job = job_key or false,
