@@ -780,9 +780,7 @@ class TestSurroundings:
             for role in ("producer", "worker", "reaper", "purge")
         ]
 
-    def test_missing_rights_on_keys_of_the_gates_are_listed(
-        self, run_cli, own_server, monkeypatch
-    ):
+    def test_missing_rights_on_keys_of_the_gates_are_listed(self, run_cli, own_server, monkeypatch):
         """A user of before the gates, who may run every command: it cannot be a worker, and why."""
         server = own_server()
         with server.client() as client:

@@ -144,7 +144,6 @@ if not state[agent_field] and redis.call('HLEN', account_key) < MAX_AGENTS then
   redis.call('HSET', account_key, agent_field, now_text)
 end
 redis.call('ZADD', permits, text(now + lease_ms), call_id)
-redis.call('PEXPIRE', permits, text(CALL_TTL_MS))
 redis.call('ZADD', reservations, text(now + timeout_ms), call_id)
 record = {
   state = 'granted', account = account, usd = usd or false, tokens = tokens, counters = counters, job = job_key or false,
