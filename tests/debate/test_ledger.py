@@ -16,6 +16,7 @@ from support.llm_stub import (
     refusal_in_stream,
     reply_to,
     say,
+    send_events,
 )
 from support.memory_session import MemorySession, result_of
 from support.scripted_agents import THREE, failing, saying
@@ -33,7 +34,7 @@ from aragora_q.contracts import (
 )
 from aragora_q.errors import AgentUnavailable, LeaseLost, PermanentError, RetryLater, WorkerUnable
 from aragora_q.executors.debate.prices import Price
-from aragora_q.executors.debate.requests import CallFault, Propose, Review, Vote
+from aragora_q.executors.debate.requests import CallFault, Propose, Review, Topic, Vote
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
@@ -508,3 +509,25 @@ async def test_people_see_what_each_seat_took(seat_scripted_agents, run_debate):
         "seat 2, bob: 2 calls, 17 in, 5 out, $0.50, price of 1 call not known",
         "seat 3, cyd: 2 calls, 0 in, 0 out, $0",
     ]
+
+
+@pytest.mark.parametrize("usage", ["many", None, 7, {"input_tokens": "x", "prompt_tokens": -5}])
+@STREAMED
+async def test_odd_token_counts_of_a_broken_reply_are_none(new_stub, stream, usage):
+    """Whatever a provider says it took: the fault is the reply's, and its price is unknown."""
+    from aragora_q.config.settings import AgentConfig, QueueConfig
+    from aragora_q.executors.debate.llm import ModelAgent
+
+    def odd(handler):
+        reply = {**reply_to(handler), "choices": [], "usage": usage}
+        handler.bill = lambda usage: None
+        say(handler, reply) if not stream else send_events(handler, [reply])
+
+    stub = new_stub(fault=lambda number, model: odd)
+    settings = QueueConfig(prices={"tested": PRICE}, agents={"tested": "demo"})
+    config = AgentConfig(**stub.agent("openai-chat", stream=stream))
+    agent = ModelAgent("tested", config, "sk-test", settings)
+    with pytest.raises(CallFault) as caught:
+        await agent.reply(Propose(Topic("Tea?")))
+    assert (caught.value.input_tokens, caught.value.cost_usd) == (0, None)
+    await agent.close()
