@@ -1,8 +1,8 @@
 """A provider of language models on loopback with a published limit, which bills; and an executor that calls it.
 
-The provider refuses requests beyond its rate or its number of requests at once with 429, and all of them while it is
-shut. It notes every request, so that what was refused and billed can be compared with what the gates let pass. Used by
-`providers.py` and by tests.
+The provider refuses requests beyond its rate or its number of requests at once with 429, and all of them while
+it is shut. It notes every request, so that what was refused and billed can be compared with what the gates let
+pass. Used by `providers.py` and by tests.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ class LimitedProvider:
             body = json.dumps({"tokens": TOKENS if status == 200 else 0}).encode()
             header = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
             writer.write(
-                f"HTTP/1.1 {status} -\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
+                f"HTTP/1.1 {status} -\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
             )
             await writer.drain()
         writer.close()
@@ -148,8 +149,8 @@ OUTCOMES = {200: "ok", 402: "credit_exhausted", 429: "rate_limited", 503: "overl
 def caller(address: str, rounds: int = 1) -> Executor:
     """Return an executor whose jobs ask the provider once for each of their agents, in each of some rounds.
 
-    The agents ask at the same time. A refused call is sent again as soon as the gates grant it; what was answered
-    is kept for later attempts.
+    The agents ask at the same time. A refused call is sent again as soon as the gates grant it; what was
+    answered is kept for later attempts.
     """
 
     async def execute(job: Job) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from aragora_q._version import __version__
 from aragora_q.base import QueueStats
 from aragora_q.errors import AragoraQError
-from aragora_q.gates.overview import AccountState, Overview, read_overview
+from aragora_q.gates.overview import AccountState, BudgetState, Overview, read_overview
 from aragora_q.gates.policy import MICROS
 from aragora_q.gates.spending import Spent
 from aragora_q.output_file import write_file
@@ -66,7 +66,7 @@ async def snapshot(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
     server = await check_server(queue.connection)
     stats = await queue.get_queue_stats()
     try:
-        overview = await read_overview(gates)
+        overview = await read_overview(gates, with_budgets=True)
     except (AragoraQError, ValueError):  # on a cluster, they may be on another node
         overview = None
     return Snapshot(queue.config.queue, stats, server, time.monotonic() - started_at, overview)
@@ -102,6 +102,7 @@ class QueueCollector(Collector):
         if snapshot.gates is not None:
             yield from _of_spending(snapshot.queue, snapshot.gates.spent_today)
             yield from _of_providers(snapshot.gates.accounts)
+            yield from _of_budgets(snapshot.gates.budgets)
         yield _gauge("queue_scrape_success", "1 if Redis answered this scrape.", snapshot.queue,
                      snapshot.stats is not None)  # fmt: skip
         yield _gauge("queue_scrape_duration_seconds", "Time that Redis took to answer this scrape.",
@@ -219,6 +220,32 @@ def _of_providers(accounts: Sequence[AccountState]) -> Iterator[Metric]:
         if each.limit is not None:
             limit.add_metric(names, each.limit)
     yield from (closed, calls, limit)
+
+
+def _of_budgets(budgets: Sequence[BudgetState]) -> Iterator[Metric]:
+    """Yield budgets by the values of their scopes. They have no label `queue`, as providers."""
+    labels = ("budget", "scope", "window")
+    limit, spent, reserved, estimated, overrun, left = families = [
+        GaugeMetricFamily(f"aragora_q_budget_{name}", text, labels=labels)
+        for name, text in (
+            ("limit_usd", "Limit of the budget in each window."),
+            ("spent_usd", "Spent in the current window, including what is estimated."),
+            ("reserved_usd", "Reserved for calls under way."),
+            ("estimated_usd", "Spent at the highest price, because the true one is not known."),
+            ("overrun_usd", "Spent beyond what had been reserved."),
+            ("window_left_seconds", "Time until the window ends; absent: it does not."),
+        )
+    ]
+    for each in budgets:
+        names = (each.budget.name, each.spending.scope, each.budget.window)
+        limit.add_metric(names, each.budget.limit_usd)
+        spent.add_metric(names, each.spending.spent_usd)
+        reserved.add_metric(names, each.spending.reserved_usd)
+        estimated.add_metric(names, each.spending.estimated_usd)
+        overrun.add_metric(names, each.spending.overrun_usd)
+        if each.seconds_left is not None:
+            left.add_metric(names, each.seconds_left)
+    yield from families
 
 
 def _of_server(server: ServerInfo) -> Iterator[Metric]:

@@ -26,7 +26,7 @@ READ = (
 CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
-EVAL = ("eval", "evalsha")
+EVAL, EVAL_RO = ("eval", "evalsha"), ("eval_ro", "evalsha_ro")
 GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare")
 MAINTENANCE = (
     "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
@@ -69,7 +69,8 @@ def commands(role: str, *, fsync: bool = False) -> list[str]:
     names, direct, _ = ROLES[role]
     needed = {*CONNECT, *direct}
     for name in names:
-        needed |= {*EVAL, *_called_by(name)}
+        run = EVAL_RO if scripts.load(name).is_read_only else EVAL
+        needed |= {*run, *_called_by(name)}
     if fsync and "wait" in needed:
         needed.add("waitaof")
     return sorted(needed)

@@ -5,9 +5,14 @@ import shlex
 import sys
 
 import pytest
+from support import paid_calls
 
-from aragora_q.base import JobStatus
-from aragora_q.redis.acl import ROLES
+from aragora_q.base import Job, JobStatus
+from aragora_q.config.settings import BudgetConfig, QueueConfig
+from aragora_q.gates.book import Book
+from aragora_q.redis.acl import ROLES, rules
+from aragora_q.redis.keys import QueueKeys
+from aragora_q.streams.queue import RedisStreamsQueue
 
 PASSWORD = "correct horse"
 DANGEROUS = (
@@ -170,6 +175,100 @@ def test_maintenance_and_read_only_roles(as_role, run_cli, server):
     assert _refused(admin) == []
 
 
+BUDGET = BudgetConfig(limit_usd=9, window="day", scope="tenant")
+
+
+async def _set_budget(url):
+    queue = RedisStreamsQueue(QueueConfig(redis_url=url, redis_password=PASSWORD))
+    gates = queue.connection.for_gates()
+    await Book(gates).set_budget("each", BUDGET, by="me")
+    await gates.close()
+    await queue.close()
+
+
+async def _pay(url):
+    """Book calls as the process of a worker does: declared budgets, permits, a refusal, overdue calls."""
+    config = QueueConfig(redis_url=url, redis_password=PASSWORD, budgets={"each": BUDGET})
+    queue = RedisStreamsQueue(config)
+    job = {"group": "g", "tenant": "t"}
+    refused = {"outcome": "rate_limited", "retry_after_seconds": 60.0}
+    await paid_calls.book(queue, (job, {}, paid_calls.ok(0.5)), ({}, {}, refused))
+    gates = queue.gates("w1")
+    await gates.acquire(Job(payload={}, id="open"), paid_calls.call("open/1/a", account="x@1"))
+    renewer = gates.permit_renewer()
+    await renewer.renew()
+    await gates.refresh()
+    await renewer.close()
+    await gates.close()
+    await queue.close()
+
+
+async def test_roles_use_the_gates(as_role, run_cli, server):
+    """A worker books calls, an operator sets budgets, others read; a producer reads sums of groups only."""
+    running, admin = server
+    as_role("producer")
+    _assert_ok(run_cli("enqueue", "-", "--group", "g", stdin='{"payload": {}}'))
+    as_role("operator")
+    await _set_budget(f"redis://aragora-q-operator@127.0.0.1:{running.port}")
+    as_role("worker")
+    await _pay(f"redis://aragora-q-worker@127.0.0.1:{running.port}")
+    as_role("producer")
+    assert run_cli("group", "show", "g", "--json").object["spent"]["usd"] == 0.5
+    assert _refused(admin) == []
+    assert run_cli("spend").code == 77
+    assert all("{gates}:spend:" in refused for refused in _refused(admin))
+    admin.acl_log_reset()
+    as_role("stats")
+    assert run_cli("spend", "--json").object["calls"] == 2
+    stats = run_cli("stats", "--json").object
+    assert [each["closed_by"] for each in stats["closed_providers"]] == ["rate_limited"]
+    assert "aragora_q_budget_spent_usd{" in run_cli("stats", "--prometheus", "-").out
+    as_role("reaper")
+    _assert_ok(run_cli("reap"))
+    as_role("operator")
+    _assert_ok(run_cli("spend"), run_cli("stats"), run_cli("group", "show", "g"))
+    assert _refused(admin) == []
+
+
+@pytest.fixture
+def cluster_as_role(shared_server):
+    """Returns the URL of a cluster for the user of a role; no command of the users was denied in the end."""
+    cluster = shared_server("cluster")
+    keys = QueueKeys("aragora:queue:", "debates", cluster=True)
+    for node in cluster.nodes:
+        with node.client() as admin:
+            admin.acl_log_reset()
+            for role in ROLES:
+                admin.execute_command(
+                    "ACL", "SETUSER", f"aragora-q-{role}", "reset", "on", f">{PASSWORD}",
+                    *rules(role, keys).split(),
+                )  # fmt: skip
+    yield lambda role: cluster.url.replace("://", f"://aragora-q-{role}@")
+    refused = []
+    for node in cluster.nodes:
+        with node.client() as admin:
+            refused += _refused(admin)
+            admin.execute_command("ACL", "DELUSER", *(f"aragora-q-{role}" for role in ROLES))
+    assert refused == []
+
+
+async def test_roles_use_the_gates_of_a_cluster(cluster_as_role, run_cli, monkeypatch):
+    """The gates have their own slot there, perhaps on another node than the queue."""
+    monkeypatch.setenv("REDIS_PASSWORD", PASSWORD)
+
+    def as_role(role, *args, **options):
+        monkeypatch.setenv("REDIS_URL", cluster_as_role(role))
+        return run_cli(*args, **options)
+
+    _assert_ok(as_role("producer", "enqueue", "-", "--group", "g", stdin='{"payload": {}}'))
+    await _set_budget(cluster_as_role("operator"))
+    await _pay(cluster_as_role("worker"))
+    assert as_role("producer", "group", "show", "g", "--json").object["spent"]["usd"] == 0.5
+    assert as_role("stats", "spend", "--json").object["calls"] == 2
+    assert "aragora_q_budget_spent_usd{" in as_role("stats", "stats", "--prometheus", "-").out
+    _assert_ok(as_role("reaper", "reap"), as_role("operator", "stats"))
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_may_do_what_is_dangerous(as_role, server, role):
     """No role may flush, configure, monitor, create users, or touch other keys (ACL DRYRUN)."""
@@ -188,6 +287,12 @@ def test_no_role_may_do_what_is_dangerous(as_role, server, role):
         ("producer", ("XACK", "{}stream", "aragora-workers", "1-1")),
         ("stats", ("EVAL", "return 1", "0")),
         ("stats", ("HSET", "{}job:x", "status", "completed")),
+        ("stats", ("SET", "aragora:queue:{{gates}}:policy", "")),
+        ("producer", ("GET", "aragora:queue:{{gates}}:policy")),
+        ("producer", ("HGETALL", "aragora:queue:{{gates}}:spend:2026-11-28")),
+        ("producer", ("GET", "aragora:queue:{{gates}}:group:debate/x")),
+        ("purge", ("GET", "aragora:queue:{{gates}}:policy")),
+        ("reaper", ("SET", "aragora:queue:{{gates}}:policy", "")),
         ("purge", ("XREADGROUP", "GROUP", "aragora-workers", "w", "STREAMS", "{}stream", ">")),
         ("worker", ("XTRIM", "{}stream", "MAXLEN", "0")),
         ("worker", ("GET", "aragora:queue:other:job:x")),

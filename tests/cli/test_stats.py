@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,7 +13,10 @@ import pytest
 from support.paid_calls import book, ok
 from support.queue_harness import PREFIX
 
+from aragora_q.config.settings import BudgetConfig
 from aragora_q.contracts import Completed, Failed
+from aragora_q.gates import overview
+from aragora_q.gates.book import Book
 
 
 async def _a_busy_queue(harness):
@@ -276,6 +280,40 @@ class TestPrometheus:
             'gates_scrape_success{queue="debates"} 1.0',
         ):
             assert f"aragora_q_{sample}" in text
+
+    def test_budgets_by_the_values_of_their_scopes(self, run_cli, on_queue, monkeypatch):
+        """Limit, spent, reserved, estimated and time left; at most PAGE values of a budget."""
+        monkeypatch.setattr(overview, "PAGE", 3)
+
+        async def spend(harness):
+            gates = harness.queue.connection.for_gates()
+            books = Book(gates)
+            limits = {"limit_usd": 100, "window": "day"}
+            await books.set_budget("each", BudgetConfig(**limits, scope="tenant"), by="me")
+            await books.set_budget("all", BudgetConfig(limit_usd=5, window="total"), by="me")
+            await gates.close()
+            await book(
+                harness.queue,
+                ({"tenant": "t0"}, {}, None),
+                *(({"tenant": f"t{n}", "id": f"t{n}"}, {}, ok(0.5)) for n in range(5)),
+                ({"tenant": "t0"}, {"agent": "x"}, {"outcome": "timeout"}),
+            )
+
+        on_queue(spend)
+        text = run_cli("stats", "--prometheus", "-").out
+        every = 'budget="all",scope="all",window="total"'
+        for sample in (
+            f"limit_usd{{{every}}} 5.0",
+            f"spent_usd{{{every}}} 3.5",
+            f"reserved_usd{{{every}}} 1.0",
+            f"estimated_usd{{{every}}} 1.0",
+            'spent_usd{budget="each",scope="tenant:t1",window="day"} 0.5',
+        ):
+            assert f"aragora_q_budget_{sample}" in text
+        assert text.count("aragora_q_budget_limit_usd{") == 4
+        assert "window_left_seconds{" + every not in text
+        [left] = re.findall(r'budget_window_left_seconds{.*"tenant:t1".*} (.*)', text)
+        assert 0 <= float(left) <= 86_400
 
     def test_promtool_accepts_it(self, run_cli, on_queue):
         """promtool accepts names, types and help texts."""

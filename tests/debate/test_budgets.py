@@ -80,9 +80,9 @@ def tokens_of(result):
 
 
 MODES = [
-    {}, {"debate": "always"}, {"answer_form": "number"}, {"consensus": "judge", "judge": "judge"},
-    {"consensus": "synthesis", "judge": "judge"}, {"answer_form": "number", "consensus": "judge", "judge": "judge"},
-    {"consensus": "none"},
+    {}, {"debate": "always"}, {"answer_form": "number"}, {"consensus": "none"},
+    {"consensus": "judge", "judge": "judge"}, {"consensus": "synthesis", "judge": "judge"},
+    {"answer_form": "number", "consensus": "judge", "judge": "judge"},
 ]  # fmt: skip
 
 
@@ -226,7 +226,7 @@ async def test_a_call_that_the_gates_refuse_ends_the_debate_with_what_it_has(
 
 
 async def test_what_failed_calls_took_counts(seat_scripted_agents, run_debate):
-    """Faults that were billed leave less for the calls that are made instead, and the vote still takes place."""
+    """Faults that were billed leave less for the calls that are made instead."""
 
     def fail(agent):
         async def reply(request, manner=PLAIN, max_output_tokens=None):
@@ -255,8 +255,11 @@ async def test_what_failed_calls_took_counts(seat_scripted_agents, run_debate):
 
 @pytest.mark.parametrize(
     ("name", "limit", "unknown"),
-    [("max_cost_usd", 10.0, {"cost_usd": None}), ("max_tokens", 100_000, {"input_tokens": 0, "output_tokens": 0})],
-)  # fmt: skip
+    [
+        ("max_cost_usd", 10.0, {"cost_usd": None}),
+        ("max_tokens", 100_000, {"input_tokens": 0, "output_tokens": 0}),
+    ],
+)
 async def test_a_limit_says_which_calls_it_did_not_limit(
     seat_scripted_agents, run_debate, name, limit, unknown
 ):

@@ -49,11 +49,11 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
   if REPLIED[outcome] then
     if is_old then return end
     if state.faults then redis.call('HDEL', key, 'faults') end
+    local limit, ramp, clean = parse_int(state.limit), parse_int(state.ramp), redis.call('HINCRBY', key, 'clean', 1)
     if closed_until and not is_closed then
       redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses')
-    end
-    local limit, ramp, clean = parse_int(state.limit), parse_int(state.ramp), redis.call('HINCRBY', key, 'clean', 1)
-    if ramp and not is_closed then
+      if ramp then redis.call('HSET', key, 'ramp', text(redis.call('ZCARD', gate_key('permits', account)) + FIRST_CALLS)) end
+    elseif ramp then
       if ramp < (limit or MAX_RAMP) then
         redis.call('HINCRBY', key, 'ramp', 1)
       else
@@ -168,12 +168,15 @@ for n = 1, items do
     record.state = 'settled'
     write_record(id, record)  -- before anything else may fail
     if state == 'granted' then
-      local limits = read_policy().providers
-      limits = limits[account] or limits[provider] or {}
-      local tokens_at = limits.tokens_per_minute and redis.call('HGET', gate_key('account', account), 'tokens_at')
-      if tokens_at then
-        redis.call('HSET', gate_key('account', account), 'tokens_at',
-          tokens_at + (taken - record.tokens) * 60000 / limits.tokens_per_minute)
+      local unused = record.tokens - taken
+      local tokens_at = unused ~= 0 and tonumber(read(gate_key('account', account), 'tokens_at').tokens_at)
+      if tokens_at and tokens_at > now then  -- else the account is idle, and the unused tokens are worked off
+        local limits = read_policy().providers
+        limits = limits[account] or limits[provider] or {}
+        if limits.tokens_per_minute then
+          redis.call('HSET', gate_key('account', account), 'tokens_at',
+            tokens_at - unused * 60000 / limits.tokens_per_minute)
+        end
       end
     end
     learn(account, provider, id, outcome, retry_after_ms, record.at)
