@@ -136,10 +136,10 @@ async def test_one_probe_goes_first(fleet):
     await fleet.grant("probe")  # asked again, because the reply was lost
     await fleet.settle("probe", "ok")
     await fleet.grant("2", gates=fleet.two)
-    await fleet.grant("3")
-    assert isinstance(await fleet.ask("4"), WaitTurn), "each answer allows one more"
+    await fleet.grant("3", "4", "5")
+    assert isinstance(await fleet.ask("6"), WaitTurn), "each answer allows one more"
     await fleet.settle("2", "ok")
-    await fleet.grant("4", "5")
+    await fleet.grant("6", "7")
 
 
 async def test_a_probe_without_an_answer_is_exclusive_for_30_seconds(fleet):
