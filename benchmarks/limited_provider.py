@@ -101,7 +101,7 @@ class LimitedProvider:
             if status == 200:
                 self._under_way += 1
                 try:
-                    await asyncio.sleep(self.limits.reply_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - as models do
+                    await asyncio.sleep(self.limits.reply_seconds * random.uniform(0.5, 1.5))
                 finally:
                     self._under_way -= 1
             body = json.dumps({"tokens": TOKENS if status == 200 else 0}).encode()

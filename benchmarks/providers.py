@@ -38,8 +38,8 @@ REPLY_SECONDS = 0.5
 """How long the provider needs for a reply."""
 
 ROUND_TRIP_SECONDS = 1.0
-"""How long after the first refusal requests may arrive that were granted before it was settled: processes that have
-just started send hundreds of requests at once, on a machine that they share with the provider and Redis."""
+"""How long after the first refusal requests may arrive that were granted before it was settled: processes that
+have just started send hundreds at once, on a machine that they share with the provider and Redis."""
 
 
 @dataclass(frozen=True)
