@@ -117,8 +117,12 @@ async def purge_pass(
 
 
 async def _unhold_all(queue: WorkQueue, reclaimer: str, deadline: float | None) -> int:
+    if not await queue.count_held():
+        return 0
     gates = queue.gates(reclaimer)
     try:
+        if gates is not None:
+            await gates.refresh()  # without workers, budgets are those of this process
         held = HeldJobs(queue, gates)
         unheld = await held.unhold_pass()
         while not (held.is_at_end or _is_past(deadline)):
