@@ -56,6 +56,7 @@ local counters, blocked = {}, nil
 for _, budget in ipairs(budgets) do
   counters[#counters + 1] = budget.key
   local spent, reserved = amounts(budget.key)
+  budget.is_kept = budget.window_end and spent + reserved > 0  -- its time to live does not change
   local holds = budget.on_full ~= 'warn'
   local turns_ms = budget.window_end and budget.window_end - now or -1
   if holds and not usd then
@@ -146,6 +147,8 @@ if job_key then
   add(job_key, 'reserved_tokens', tokens)
   redis.call('PEXPIRE', job_key, text(SPEND_MS))
 end
-for _, budget in ipairs(budgets) do keep_counter(budget) end
+for _, budget in ipairs(budgets) do
+  if not budget.is_kept then keep_counter(budget) end
+end
 write_record(call_id, record)
 return {'granted'}
