@@ -171,7 +171,8 @@ for n = 1, items do
     record.state = 'settled'
     write_record(id, record)  -- before anything else may fail
     if state == 'granted' then
-      local unused = record.tokens - taken
+      local said = input_tokens + output_tokens  -- of a call whose price is not known, too
+      local unused = said > 0 and record.tokens - said or record.tokens - taken
       local tokens_at = unused ~= 0 and tonumber(read(gate_key('account', account), 'tokens_at').tokens_at)
       if tokens_at and tokens_at > now then  -- else the account is idle, and the unused tokens are worked off
         local limits = read_policy().providers
