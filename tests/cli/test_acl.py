@@ -116,6 +116,22 @@ def test_worker(as_role, run_cli, cli_command, server):
     assert _refused(admin) == []
 
 
+def test_budgets(as_role, run_cli, server):
+    """An operator sets a budget, statistics show it; who only reads or enqueues cannot change it."""
+    _, admin = server
+    as_role("operator")
+    _assert_ok(run_cli("budget", "set", "day", "5/day", "--scope", "tenant"))
+    run_cli("doctor", "--repair", "--yes")
+    as_role("stats")
+    _assert_ok(run_cli("budget", "list"), run_cli("budget", "show", "day"))
+    as_role("reaper")
+    _assert_ok(run_cli("reap"))
+    assert _refused(admin) == []
+    for role in ("stats", "producer"):
+        as_role(role)
+        assert run_cli("budget", "set", "day", "6").code == 77
+
+
 def test_groups(as_role, run_cli, cli_command, server):
     """A producer seals a group, a worker ends it and so enqueues what follows; an operator cancels one."""
     _, admin = server

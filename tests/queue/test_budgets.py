@@ -20,7 +20,7 @@ ACCOUNT = "stub@00000000"
 
 @pytest.fixture
 async def gates(harness):
-    """The gates of a worker without budgets of its own."""
+    """The gates of a worker that declares nothing."""
     made = harness.queue.gates("w1")
     yield made
     await made.close()

@@ -51,7 +51,7 @@ async def test_held_jobs_run_when_the_budget_is_raised(new_harness, worker_pool)
 
 
 async def test_reap_frees_held_jobs(new_harness, worker_pool):
-    """While no worker is alive, budgets are those of its own configuration."""
+    """While no worker is alive, budgets are those of its configuration."""
     harness = new_harness(budgets={"day": {**DAY, "limit_usd": 0.4}})
     await harness.enqueue("first")
     await harness.enqueue("second")
