@@ -510,6 +510,20 @@ async def test_a_round_that_began_with_an_escalation_goes_on_after_a_kill(
     assert sum(row["calls"] for row in result["seats"]) == result["token_usage"]["requests"] == 6
 
 
+async def test_waits_at_gates_do_not_count(seat_scripted_agents, run_debate, monkeypatch):
+    """A debate that waits longer than its time limit has all of its time left to run."""
+
+    async def wait(self, call):
+        with self._waits.waiting():
+            await asyncio.sleep(0.35)
+
+    monkeypatch.setattr(PaidCalls, "acquire", wait)
+    seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+    _, _, result = await run_debate(agents=THREE, rounds=0, timeout_seconds=0.6)
+    assert (result["verdict"], result["confidence"], result["ended_by"]) == ("ann", 1.0, "rounds")
+    assert result["duration_seconds"] < 0.35
+
+
 async def test_the_time_of_attempts_that_failed_counts(seat_scripted_agents, run_debate):
     """An agent that fails after a while, attempt for attempt, does not stretch the time limit."""
     session = MemorySession()

@@ -418,14 +418,10 @@ async def test_a_clipped_reply_is_kept_and_not_asked_for_again(
     new_stub, run_debate, api, monkeypatch
 ):
     """The limit is the job's: a longer reply would not fit it."""
-    from aragora_q.executors.debate import calls
+    from aragora_q.executors.debate.limits import Limits
 
-    monkeypatch.setattr(
-        calls.CallBook,
-        "max_output_tokens",
-        property(lambda book: 77, lambda book, value: None),
-        raising=False,
-    )
+    clip = property(lambda _: 77, lambda _limits, _value: None)
+    monkeypatch.setattr(Limits, "max_output_tokens", clip, raising=False)
     stub = new_stub(fault=lambda number, model: ending("cut") if number == 1 else None)
     names = ["a", "b"]
     gates = Recorder()
