@@ -192,6 +192,18 @@ async def test_a_reply_that_a_limit_cut_is_not_asked_for_again(seat_scripted_age
         assert [request for agent in agents.values() for request in agent.asked]
 
 
+async def test_a_repeated_call_leaves_what_the_vote_needs(seat_scripted_agents, run_debate):
+    """Proposals that the agents' own limits cut are asked for again only if the vote still fits."""
+    agents = counting(seat_scripted_agents(ann=saying("a"), bob=saying("b")), chars=4_000)
+    for agent in agents.values():
+        agent.max_output_tokens, agent.larger_output_tokens = 300, 1_200
+    least = least_of(["ann", "bob"])
+    limit = least.amount.tokens + least.calls * (300 - quote.MIN_OUTPUT_TOKENS)
+    _, _, result = await run_debate(agents=["ann", "bob"], rounds=0, max_tokens=limit)
+    assert (result["abstentions"], result["token_usage"]["requests"]) == (0, 4)
+    assert [row["cut"] for row in result["seats"]] == [1, 1]
+
+
 @pytest.mark.parametrize("limit", ["max_tokens", "max_cost_usd"])
 async def test_a_call_that_the_gates_refuse_ends_the_debate_with_what_it_has(
     seat_scripted_agents, run_debate, monkeypatch, limit
