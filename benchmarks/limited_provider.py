@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ class Limits:
     requests_per_second: float = math.inf
     at_once: float = math.inf
     reply_seconds: float = 0.0
+    """On average: between half and one and a half of it."""
     retry_after_seconds: float | None = None
     """What a shut provider asks for; None: the time until it opens."""
 
@@ -99,7 +101,7 @@ class LimitedProvider:
             if status == 200:
                 self._under_way += 1
                 try:
-                    await asyncio.sleep(self.limits.reply_seconds)
+                    await asyncio.sleep(self.limits.reply_seconds * random.uniform(0.5, 1.5))
                 finally:
                     self._under_way -= 1
             body = json.dumps({"tokens": TOKENS if status == 200 else 0}).encode()

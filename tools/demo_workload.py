@@ -16,7 +16,7 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
-from aragora_q.context import Executor
+from aragora_q.context import Call, Executor, Settlement, current_attempt
 from aragora_q.errors import PermanentError
 from aragora_q.streams.queue import RedisStreamsQueue
 from tools.monitored_stack import MonitoredStack
@@ -53,34 +53,79 @@ PHASES = (
 )
 
 
+BUDGET = ("budget", "set", "day", "2/day")
+PRICES = {"large": 0.011, "small": 0.002}
+"""US dollars of a call, by model."""
+
+
 def executor() -> Executor:
-    """Return an executor whose duration and outcome are in the payload."""
+    """Return an executor whose duration and outcome are in the payload. A job makes one paid call."""
     failed_once: set[str] = set()
 
     async def execute(job: Job) -> Mapping[str, Any]:
+        outcome = job.payload["outcome"]
+        if outcome == "retried" and job.id in failed_once:
+            outcome = "completed"
+        attempt, call = current_attempt(), _call(job)
+        await attempt.acquire(call)
         await asyncio.sleep(job.payload["seconds"])
-        if job.payload["outcome"] == "failed":
+        if outcome == "failed":
+            await attempt.settle(call, Settlement("rejected"))
             raise PermanentError("the question cannot be answered")
-        if job.payload["outcome"] == "retried" and job.id not in failed_once:
+        if outcome == "retried":
             failed_once.add(job.id)
+            await attempt.settle(call, Settlement("unavailable", cost_usd=0.0))
             raise ConnectionError("the model's server closed the connection")
+        price = PRICES[job.payload["model"]]
+        await attempt.settle(call, Settlement("ok", "", 900, 250, 300, price))
         return {"answered": True}
 
     return execute
+
+
+def _call(job: Job) -> Call:
+    model = job.payload["model"]
+    return Call(
+        id=current_attempt().call_id("answer"),
+        agent=model,
+        provider="acme",
+        account="acme@7d793037",
+        model=f"acme:{model}",
+        max_input_tokens=1_000,
+        max_output_tokens=500,
+        max_cost_usd=2 * PRICES[model],
+    )
 
 
 def _job(rng: random.Random, phase: Phase) -> Job:
     share, failing = rng.random(), phase.failing
     outcome = "failed" if share < failing else "retried" if share < 5 * failing else "completed"
     return Job(
-        payload={"seconds": min(rng.lognormvariate(0.5, 0.6), 12.0), "outcome": outcome},
+        payload={
+            "seconds": min(rng.lognormvariate(0.5, 0.6), 12.0),
+            "outcome": outcome,
+            "model": rng.choices(("large", "small"), (1, 2))[0],
+        },
         priority=rng.choices((1, 0, -1), (2, 6, 2))[0],
         delay_seconds=rng.choice((0, 0, 0, 0, 0, 0, 5, 12)),
     )
 
 
+async def run_briefly(stack: MonitoredStack) -> None:
+    """Run three jobs under the budget."""
+    await asyncio.to_thread(stack.call, *BUDGET)
+    queue = RedisStreamsQueue(QueueConfig(redis_url=stack.redis_url))
+    payload = {"seconds": 0.1, "outcome": "completed", "model": "large"}
+    try:
+        ids = [await queue.enqueue(Job(payload=payload)) for _ in range(3)]
+    finally:
+        await queue.close()
+    await asyncio.to_thread(stack.call, "wait", *ids)
+
+
 async def run(stack: MonitoredStack) -> None:
     """Run every phase."""
+    await asyncio.to_thread(stack.call, *BUDGET)
     queue = RedisStreamsQueue(QueueConfig(redis_url=stack.redis_url, claim_idle_ms=LEASE_MS))
     rng = random.Random(SEED)  # noqa: S311 - not for cryptography
     try:

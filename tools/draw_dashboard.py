@@ -59,6 +59,10 @@ def format_value(value: float, unit: str) -> str:
         return f"{_plain(value * 1000)} ms"
     if unit == "s":
         return f"{_plain(value)} s"
+    if unit == "currencyUSD":
+        return f"${_plain(value)}"
+    if unit == "percentunit":
+        return f"{_plain(value * 100)}%"
     if unit == "bytes":
         power = min(int(math.log(value, 1024)), 3) if value >= 1 else 0
         return f"{_plain(value / 1024**power)} {('B', 'KiB', 'MiB', 'GiB')[power]}"
@@ -185,6 +189,8 @@ class Drawing:
             tops.append(top)
         axes.set(xlim=(times[0], times[-1]), ylim=(0, _top(tops) * 1.08 or 1))
         _dress(axes, unit)
+        if not series:  # nothing was measured yet
+            return
         axes.legend(
             loc="upper left",
             bbox_to_anchor=(-40 / (width - 56), -16 / (height - 48 - 14 * legend_rows)),

@@ -38,6 +38,9 @@ CLOSED_FOREVER = -1
 MAX_RETRY_AFTER_SECONDS = 30 * 86400.0
 """Longest time that a provider may name."""
 
+WAKE = 3
+"""How many calls in line ask when one is settled in their process."""
+
 MAX_KNOWN_AGENTS = 1_000
 
 REASONS = {
@@ -165,14 +168,16 @@ class RedisGates:
             self._line.pop(call.account, None)
 
     def _wake(self, account: str) -> None:
-        """Wake the call that has waited longest, as a place is free; if they waited for a probe, all."""
-        is_probed = account in self._probed
+        """Wake the calls that have waited longest; if they waited for a probe, all.
+
+        More than one: calls settled elsewhere may have left places that only these may take.
+        """
+        count = math.inf if account in self._probed else WAKE
         self._probed.discard(account)
         for event in self._line.get(account, {}).values():
-            if not event.is_set():
+            if count and not event.is_set():
                 event.set()
-                if not is_probed:
-                    return
+                count -= 1
 
     def closed_agents(self) -> Mapping[str, float]:
         if not self._closed_until:

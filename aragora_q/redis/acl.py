@@ -52,13 +52,13 @@ ROLES = {
          "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
         ("blpop", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
     ),
-    "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
+    "reaper": Role(("maintenance_lock", "gate_declare", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
     "stats": Role((), READ, "read"),
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
-         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
-         "gate_counters", "gate_check", *MAINTENANCE),
+         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_declare",
+         "gate_override", "gate_counters", "gate_check", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

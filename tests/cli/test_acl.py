@@ -170,6 +170,7 @@ def test_maintenance_and_read_only_roles(as_role, run_cli, server):
     _assert_ok(
         run_cli("requeue", "job-0"), run_cli("pause"), run_cli("resume"), run_cli("cancel", "job-1")
     )
+    _assert_ok(run_cli("hold", "job-2"), run_cli("list", "-s", "held"), run_cli("unhold", "job-2"))
     _assert_ok(run_cli("purge", "--older-than", "1s", "--yes"))
     assert "may not check its own rights" not in run_cli("doctor").out
     assert _refused(admin) == []

@@ -16,7 +16,7 @@ from support.llm_stub import (
     refusal_in_stream,
     reply_to,
     say,
-    silence_in_stream,
+    send_events,
 )
 from support.memory_session import MemorySession, result_of
 from support.scripted_agents import THREE, failing, saying
@@ -34,7 +34,7 @@ from aragora_q.contracts import (
 )
 from aragora_q.errors import AgentUnavailable, LeaseLost, PermanentError, RetryLater, WorkerUnable
 from aragora_q.executors.debate.prices import Price
-from aragora_q.executors.debate.requests import CallFault, Propose, Review, Vote
+from aragora_q.executors.debate.requests import CallFault, Propose, Review, Topic, Vote
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
@@ -106,7 +106,6 @@ def matrix(api):
         (html, "unavailable"),
         (cut_stream, "unavailable"),
         (refusal_in_stream(api, "overloaded_error", "busy"), "overloaded"),
-        (silence_in_stream, "timeout"),
         (larger, "ok"),
     ]
 
@@ -125,10 +124,7 @@ async def test_the_books_are_the_bill(new_stub, run_debate, api, stream):
     stub, gates, session = new_stub(fault=fault), Recorder(), MemorySession()
     model = f"{api}:m"
     settings = {
-        "agents": {
-            name: stub.agent(api, stream=stream, timeout_seconds=0.3, structured="prompted")
-            for name in THREE
-        },
+        "agents": {name: stub.agent(api, stream=stream, structured="prompted") for name in THREE},
         "prices": {model: PRICE},
     }
     for _ in range(20):
@@ -418,10 +414,14 @@ async def test_a_clipped_reply_is_kept_and_not_asked_for_again(
     new_stub, run_debate, api, monkeypatch
 ):
     """The limit is the job's: a longer reply would not fit it."""
-    from aragora_q.executors.debate.limits import Limits
+    from aragora_q.executors.debate import limits
 
-    clip = property(lambda _: 77, lambda _limits, _value: None)
-    monkeypatch.setattr(Limits, "max_output_tokens", clip, raising=False)
+    monkeypatch.setattr(
+        limits.Limits,
+        "max_output_tokens",
+        property(lambda book: 77, lambda book, value: None),
+        raising=False,
+    )
     stub = new_stub(fault=lambda number, model: ending("cut") if number == 1 else None)
     names = ["a", "b"]
     gates = Recorder()
@@ -473,3 +473,61 @@ async def test_a_debate_in_which_every_call_failed_has_what_it_took(
     outcome, _, _ = await run_debate(agents=["ann", "bob"])
     assert isinstance(outcome, Failed)
     assert result_of(outcome)["cost_usd"] == 0.5
+
+
+async def test_people_see_what_each_seat_took(seat_scripted_agents, run_debate):
+    """Of an ended debate and of one that runs: calls without a reply count, and unknown is not 0."""
+    from aragora_q.base import Job, JobStatus
+    from aragora_q.cli.views import progress_text
+    from aragora_q.report import build_report, outcome_of, plain, read_calls
+
+    def at(usd):
+        return lambda task: replace(saying("tea")(task), cost_usd=usd)
+
+    unknown = CallFault(AgentUnavailable("cut"), "unavailable", input_tokens=7)
+    refused = CallFault(PermanentError("404"), "rejected", cost_usd=0.0)
+    seat_scripted_agents(ann=at(0.25), bob=failing(unknown, Propose), cyd=failing(refused, Propose))
+    agents = {"agents": THREE, "question": "Tea?"}
+    _, session, _ = await run_debate(**agents, rounds=0)
+    running = Job(dict(agents), id="job", status=JobStatus.RETRYING)
+    shown = plain.render(build_report(running, read_calls(session.kept, None)), 100)
+    seats = [line.split() for line in shown.splitlines() if line.startswith(("1 ", "2 ", "total "))]
+    assert [row[-1] for row in seats] == ["$0.25", "unknown", "unknown"]
+    assert seats[-1][:3] == ["total", "3", "17"]
+    assert "$0.25 + 1 unknown" in shown
+    assert progress_text(session.progress[-1]).endswith(
+        ("$0.25", "$0.25, price of 1 call not known")
+    )
+
+    seat_scripted_agents(ann=at(0.25), bob=at(0.5), cyd=failing(refused, Propose))
+    _, _, result = await run_debate(**agents, rounds=0, session=session, attempts=2)
+    job = Job(dict(agents), id="job", status=JobStatus.COMPLETED, result=result)
+    rows = dict(outcome_of(job))
+    assert rows["cost"] == "$0.75, price of 1 call not known"
+    assert rows["seats"].splitlines() == [
+        "seat 1, ann: 1 call, 10 in, 5 out, $0.25",
+        "seat 2, bob: 2 calls, 17 in, 5 out, $0.50, price of 1 call not known",
+        "seat 3, cyd: 2 calls, 0 in, 0 out, $0",
+    ]
+
+
+@pytest.mark.parametrize("usage", ["many", None, 7, {"input_tokens": "x", "prompt_tokens": -5}])
+@STREAMED
+async def test_odd_token_counts_of_a_broken_reply_are_none(new_stub, stream, usage):
+    """Whatever a provider says it took: the fault is the reply's, and its price is unknown."""
+    from aragora_q.config.settings import AgentConfig, QueueConfig
+    from aragora_q.executors.debate.llm import ModelAgent
+
+    def odd(handler):
+        reply = {**reply_to(handler), "choices": [], "usage": usage}
+        handler.bill = lambda usage: None
+        say(handler, reply) if not stream else send_events(handler, [reply])
+
+    stub = new_stub(fault=lambda number, model: odd)
+    settings = QueueConfig(prices={"tested": PRICE}, agents={"tested": "demo"})
+    config = AgentConfig(**stub.agent("openai-chat", stream=stream))
+    agent = ModelAgent("tested", config, "sk-test", settings)
+    with pytest.raises(CallFault) as caught:
+        await agent.reply(Propose(Topic("Tea?")))
+    assert (caught.value.input_tokens, caught.value.cost_usd) == (0, None)
+    await agent.close()

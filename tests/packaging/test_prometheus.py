@@ -2,6 +2,7 @@
 worker and exporter.
 """
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import yaml
 from support.paths import ROOT
 from support.wait import wait_until_sync
 
-from tools import draw_dashboard
+from tools import demo_workload, draw_dashboard
 from tools.monitored_stack import DASHBOARD, RULES, monitored_stack
 
 ALERTS = [
@@ -68,14 +69,10 @@ def whole():
     """Prometheus, a worker and an exporter; a few jobs have run."""
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server: apt-get install redis-server")
-    with monitored_stack("--exec", "cat") as running:
+    with monitored_stack("--executor", "tools.demo_workload:executor") as running:
         running.call("reap", "--quiet")
         running.call("purge", "--quiet")
-        for question in ("One?", "Two?", "Three?"):
-            running.call(
-                "enqueue", question, "--agents", "demo:bold,demo:careful", "--wait",
-                "--timeout", "30",
-            )  # fmt: skip
+        asyncio.run(demo_workload.run_briefly(running))
         yield running
 
 

@@ -136,10 +136,10 @@ async def test_one_probe_goes_first(fleet):
     await fleet.grant("probe")  # asked again, because the reply was lost
     await fleet.settle("probe", "ok")
     await fleet.grant("2", gates=fleet.two)
-    await fleet.grant("3")
-    assert isinstance(await fleet.ask("4"), WaitTurn), "each answer allows one more"
+    await fleet.grant("3", "4", "5")
+    assert isinstance(await fleet.ask("6"), WaitTurn), "each answer allows one more"
     await fleet.settle("2", "ok")
-    await fleet.grant("4", "5")
+    await fleet.grant("6", "7")
 
 
 async def test_a_probe_without_an_answer_is_exclusive_for_30_seconds(fleet):
@@ -304,9 +304,9 @@ async def test_tokens_per_minute_are_corrected_when_a_call_is_settled(fleet):
     await fleet.settle("1", "ok", tokens=1_000, reserved=30_000)
     assert (await fleet.ask("2", tokens=100)).seconds <= 1
     fleet.redis.hset(fleet.account, "tokens_at", 0)
-    await fleet.grant("2", tokens=100)
-    await fleet.settle("2", "ok", tokens=20_100, reserved=100)
-    assert 15 < (await fleet.ask("3")).seconds <= 20.1
+    await fleet.grant("2", tokens=5_000)
+    await fleet.settle("2", "ok", tokens=25_000, reserved=5_000)
+    assert 15 < (await fleet.ask("3")).seconds <= 25
 
 
 async def test_a_call_that_has_to_wait_for_more_than_a_minute_does_not_stay_in_line(fleet):

@@ -661,7 +661,7 @@ class Nemesis:
             self.history.add("counter", budget=key.removeprefix(f"{GATES}spent:"), **counters)
         rows = [
             list(map(int, row.split()))
-            for key in redis_client.scan_iter(match=f"{GATES}spend:*", count=1000)
+            for key in redis_client.scan_iter(match=f"{GATES}spend:????-??-??", count=1000)
             for row in redis_client.hvals(key)
         ]
         calls, *_, usd, _, estimated = map(sum, zip(*rows, strict=True))

@@ -298,10 +298,14 @@ class MoneyMachine(RuleBasedStateMachine):
         self._settle(paid, share, outcome, worker)
 
     @precondition(_any("settled"))
-    @rule(number=st.integers(0, 1000), share=st.sampled_from((0.3, None)))
-    def settle_again(self, number, share):
+    @rule(
+        number=st.integers(0, 1000),
+        share=st.sampled_from((0.3, None)),
+        outcome=st.sampled_from(("ok", "rejected", "not_sent")),
+    )
+    def settle_again(self, number, share, outcome):
         """The reply was lost, or the job was resumed: another result changes nothing either."""
-        self._settle(self._pick(number, "settled"), share, "ok", "w2")
+        self._settle(self._pick(number, "settled"), share, outcome, "w2")
 
     @precondition(_any("granted"))
     @rule(number=st.integers(0, 1000), share=st.sampled_from((0.3, 1.0, None)))

@@ -15,8 +15,8 @@ from aragora_q.errors import GateClosed, HoldJob, JobLimitReached, LeaseLost, Pe
 from aragora_q.gates.policy import MICROS
 
 REFUSALS = (GateClosed, HoldJob, JobLimitReached, PermanentError)
-CALL_SECONDS = 12.0
-"""Longer than a worker is frozen; what was not settled then is estimated."""
+CALL_SECONDS = 4.0
+"""Shorter than some workers are frozen: they settle late what was estimated meanwhile."""
 
 PROVIDER = "acme"
 RATE_LIMITED, UNKNOWN, OVERRUN = 0.01, 0.1, 0.1

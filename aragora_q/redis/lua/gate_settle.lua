@@ -16,8 +16,8 @@ local BREAKER_FAULTS = 5
 local COOLDOWN_MS, OUTAGE_MS, MAX_PAUSE_MS = 5000, 5000, 300000
 local MIN_NAMED_MS, MAX_NAMED_MS = 1000, 30 * 86400000  -- a provider that names no time at all is not asked all the time
 local SHRINK_MS = 15000
-local CEILING_MS = 60000      -- for so long the limit stays below the number of calls at which the provider refused one
-local FIRST_CALLS = 2         -- at once, after the probe, if no limit is configured; each answer allows one more
+local CEILING_MS = 60000      -- time for which the limit stays below the number of calls at which the provider refused one
+local FIRST_CALLS = 4         -- at once, after the probe, if no limit is known; each answer allows one more
 local MAX_RAMP = 1000
 local MAX_JITTER_MS = 500
 local BREAKS = {rate_limited = true, overloaded = true, unavailable = true, timeout = true, credit_exhausted = true}
@@ -76,16 +76,19 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
     if outcome == 'rate_limited' and limits.adaptive ~= false and not is_probe and not is_closed then
       local under_way = redis.call('ZCARD', gate_key('permits', account)) + 1
       -- A provider that has not answered since it was closed may refuse everything, however few calls there are.
+      local limit = parse_int(state.limit)
       if (parse_int(state.clean) or 0) > 0 then
-        local limit = math.min(parse_int(state.limit) or under_way, math.max(1, under_way - 1))
-        if now - (parse_int(state.shrunk_at) or 0) >= SHRINK_MS then
-          limit = math.max(1, math.floor(math.min(parse_int(state.limit) or under_way, under_way) * 0.8))
+        limit = math.min(limit or under_way, under_way)
+        if now - (parse_int(state.shrunk_at) or 0) < SHRINK_MS then
+          limit = math.max(1, math.min(limit, under_way - 1))
+        else
+          limit = math.max(1, math.floor(limit * 0.8))
           redis.call('HSET', key, 'shrunk_at', now_text)
         end
         redis.call('HSET', key, 'limit', text(limit))
       end
       redis.call('HSET', key, 'refused', text(under_way), 'refused_at', now_text)
-      if not (limits.max_concurrent or limits.requests_per_minute) then
+      if not (limit or limits.max_concurrent or limits.requests_per_minute) then
         redis.call('HSET', key, 'ramp', text(FIRST_CALLS))
       end
     end

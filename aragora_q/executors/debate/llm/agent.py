@@ -302,9 +302,11 @@ class ModelAgent:
             return 0.0
         if not (usage.input_tokens or usage.output_tokens):
             return None
-        return price.reply_usd(
-            usage, response.model_name or "", response.timestamp, response.provider_details
-        )
+        with suppress(LookupError, ValueError, TypeError, ArithmeticError):  # odd token counts
+            return price.reply_usd(
+                usage, response.model_name or "", response.timestamp, response.provider_details
+            )
+        return None
 
     def _refusal(self, response: ModelResponse) -> PermanentError:
         said = str((response.provider_details or {}).get("refusal") or "")

@@ -213,14 +213,15 @@ class Events:
         """Return the token counts so far: `input_tokens`, `output_tokens` and `cached_tokens`."""
         found = _merged([each for event in self._events for each in _usages(event)])
         details = found.get("input_tokens_details") or found.get("prompt_tokens_details") or {}
-        cached = found.get("cache_read_input_tokens") or 0
-        written = found.get("cache_creation_input_tokens") or 0
+        read = _count(found.get("cache_read_input_tokens"))
+        written = _count(found.get("cache_creation_input_tokens"))
+        taken = _count(found.get("input_tokens")) or _count(found.get("prompt_tokens"))
+        output = _count(found.get("output_tokens")) or _count(found.get("completion_tokens"))
+        cached = read or _count(details.get("cached_tokens") if isinstance(details, dict) else 0)
         return {
-            "input_tokens": (found.get("input_tokens") or found.get("prompt_tokens") or 0)
-            + cached
-            + written,
-            "output_tokens": found.get("output_tokens") or found.get("completion_tokens") or 0,
-            "cached_tokens": cached or details.get("cached_tokens") or 0,
+            "input_tokens": taken + read + written,
+            "output_tokens": output,
+            "cached_tokens": cached,
         }
 
     def model(self) -> str:
@@ -245,6 +246,10 @@ def _parts(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for part in (event, event.get("message"), event.get("response"))
         if isinstance(part, dict)
     )
+
+
+def _count(tokens: object) -> int:
+    return tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
 def _usages(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
