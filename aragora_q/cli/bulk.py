@@ -235,12 +235,17 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     return f"all agents are {model}, and share its errors: agreement means little" if model else ""
 
 
-def check_budget(payload: Mapping[str, Any], config: QueueConfig) -> None:
-    """Raise InvalidPayload if a debate's limit of tokens or cost is below what any such debate needs."""
-    if _is_debate(payload, config):
-        from aragora_q.executors import debate
+def check_budget(job: Job, config: QueueConfig) -> None:
+    """Raise InvalidPayload if a debate needs more than its own limits, or a budget's, ever have room for."""
+    if not _is_debate(job.payload, config):
+        return
+    from aragora_q.executors import debate
 
-        debate.check_payload_budget(payload, config)
+    debate.check_payload_budget(job.payload, config)
+    if config.budgets:
+        from aragora_q.gates.policy import Need, check_floor
+
+        check_floor(config, job, [Need(*each) for each in debate.least_costs(job.payload, config)])
 
 
 def approval_above(
@@ -427,7 +432,7 @@ class BulkEnqueuer:
         job = create_job(line, self._defaults, self._new_id)
         item = self._queue.check(job)
         self._check_seats(number, job.payload)
-        check_budget(job.payload, self._queue.config)
+        check_budget(job, self._queue.config)
         approval = approval_above(approve_above, job.payload, self._queue.config)
         if approval is not None:
             approvals[number] = approval

@@ -284,7 +284,7 @@ def enqueue(
     warning = bulk.check_seats(job.payload, settings)
     if warning and not quiet:
         output.info(f"warning: {warning}")
-    bulk.check_budget(job.payload, settings)
+    bulk.check_budget(job, settings)
     approval = bulk.approval_above(approve_above, job.payload, settings)
     return options.run(
         _enqueue(settings, job, approval, wait, timeout_seconds, as_json=as_json, quiet=quiet)

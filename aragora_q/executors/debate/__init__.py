@@ -20,8 +20,10 @@ from aragora_q.executors.debate.agents import (
     check_agents,
     check_prices,
     choose_agents,
+    config_of,
     only_model,
 )
+from aragora_q.executors.debate.providers import provider_of
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = [
     "check_payload_budget",
     "choose_agents",
     "create",
+    "least_costs",
     "only_model",
 ]
 
@@ -74,6 +77,31 @@ def check_payload_budget(payload: Mapping[str, Any], config: QueueConfig) -> Non
 
     debate = DebateJobPayload.from_dict(payload)
     quote.check_budget(debate, quote.terms_of(debate.all_agents, config))
+
+
+def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[str, str, float]]:
+    """Return what the JSON of a debate costs at least, as agent, provider and US dollars of each seat.
+
+    Agents without a known price are left out: the worker may know it.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+
+    """
+    from aragora_q.executors.debate import quote  # noqa: PLC0415 - only where a budget applies
+
+    debate = DebateJobPayload.from_dict(payload)
+    names = debate.all_agents
+    least = quote.floor(debate, quote.terms_of(names, config))
+    return [
+        (
+            names[line.seat],
+            provider_of(config_of(names[line.seat], config)),
+            line.amount.micros / quote.MICROS,
+        )
+        for line in least.lines
+        if line.amount.micros is not None
+    ]
 
 
 def approval_above(
