@@ -65,7 +65,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")
 @providers.command(
     "list",
     epilog="\b\nExamples:\n  aragora-q providers list\n"
-    "  aragora-q providers list --json | jq 'select(.state != \"open\") | .why'\n\n\b\n"
+    "  aragora-q providers list --jsonl | jq -c 'select(.state != \"open\")'\n\n\b\n"
     f"Exit codes:\n  0 ok   {CODES}",
 )
 @with_queue
