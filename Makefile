@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages clean
+.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages bench-providers clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,6 +67,9 @@ packages: setup ## Build wheel, sdist, one-file program, .deb, SBOMs and checksu
 	@if command -v dpkg-deb >/dev/null; then PIP="$(BIN)/python -m pip" deploy/debian/build dist >/dev/null; fi
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/python/build dist >/dev/null
 	@$(BIN)/python -m tools.sbom dist $(IMAGE)
+
+bench-providers: setup ## Measure what a provider that takes no calls for 20 s costs a fleet
+	$(BIN)/python -m benchmarks.providers
 
 bench-packages: packages ## Measure size and start time of the packages; write benchmarks/PACKAGES.md
 	$(BIN)/python -m benchmarks.packages

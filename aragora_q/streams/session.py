@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -52,6 +53,9 @@ START_BYTES = 32 * 1024 * 1024
 
 MICRO_USD = 1_000_000
 """Redis keeps amounts of money as whole millionths of a US dollar."""
+
+MAX_CLOSED_AGENTS = 20
+"""Names that a start looks for in payloads, at most. Jobs of others are put off by their first call."""
 
 RECORD_TTL_MS = 86_400_000
 """How long a dead worker's record is kept for operators."""
@@ -115,7 +119,8 @@ class RedisWorkerSession(WorkerSession):
     def _start_args(
         self, limit: int, first_lane: str, closed_agents: Mapping[str, float]
     ) -> dict[str, Value]:
-        closed_ms = {name: max(1, round(each * 1000)) for name, each in closed_agents.items()}
+        closed = islice(closed_agents.items(), MAX_CLOSED_AGENTS)
+        closed_ms = {name: max(1, round(seconds * 1000)) for name, seconds in closed}
         return {
             "closed": codec.encode(closed_ms) if closed_ms else b"",
             "job_prefix": self._keys.job_prefix,

@@ -20,7 +20,7 @@ local MAX_CHUNK = 4  -- entries read at once, and the most payloads that are rea
 local MAX_PUT_OFF = 100
 local MAX_PUT_OFF_MS = 300000   -- an operator may open the provider before its time
 local RETURN_MS, MAX_RETURN_MS = 5, 60000
-local MAX_SEARCHED_BYTES = 1048576  -- a job with a larger payload is started: its calls wait, or put it off
+local MAX_SEARCHED_BYTES = 262144  -- a job with a larger payload is started: its calls wait, or put it off
 
 if redis.pcall('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered', 0} end
 if redis.call('HGET', control, 'paused') then return {'paused', 0} end

@@ -1,0 +1,83 @@
+"""Calls that wait at the gates: how long, what their jobs do instead, and what they leave behind."""
+
+import asyncio
+
+import pytest
+
+from aragora_q.base import Job
+from aragora_q.context import Call, WaitClock
+from aragora_q.contracts import Closed, Granted, WaitTurn
+from aragora_q.errors import GateClosed, HoldJob
+from aragora_q.worker.paid_calls import PaidCalls
+
+CALL = Call("c", "one", "stub", "stub@1", "m", 0, 10, None)
+JOB = Job({}, id="j", fence=1)
+
+
+class Gates:
+    """Gates that give these answers, the last one again and again; `settled` lists outcomes."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.settled = []
+        self.waiting = asyncio.Event()
+
+    async def acquire(self, job, call):
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    async def wait(self, call, seconds):
+        self.waiting.set()
+        await asyncio.sleep(min(seconds, 0.01) if len(self.answers) > 1 else seconds)
+
+    async def settle(self, job, call, settlement):
+        self.settled.append(settlement.outcome)
+
+
+def calls(gates):
+    return PaidCalls(gates, JOB, WaitClock())
+
+
+async def test_a_call_asks_until_it_is_granted():
+    """It has nothing to free afterwards."""
+    gates = Gates(WaitTurn(0.1, "full"), Closed(0.1, "shut"), WaitTurn(0.1, "full"), Granted())
+    await calls(gates).acquire(CALL)
+    assert gates.settled == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [(Closed(20, "shut"), 20), (Closed(3600, "shut"), 300), (WaitTurn(90, "full"), 90)],
+)
+async def test_a_job_makes_room_for_others(answer, seconds):
+    """Its delay is the provider's time, at most five minutes: an operator may open the gate earlier."""
+    with pytest.raises(GateClosed) as raised:
+        await calls(Gates(answer)).acquire(CALL)
+    assert raised.value.delay_seconds == seconds
+
+
+@pytest.mark.parametrize("seconds", [None, 7 * 3600])
+async def test_a_job_is_held_if_its_provider_is_closed_for_long(seconds):
+    """The account is named as what is in the way."""
+    with pytest.raises(HoldJob) as raised:
+        await calls(Gates(Closed(seconds, "stub@1: credit"))).acquire(CALL)
+    assert (raised.value.cause, raised.value.by) == ("provider", "stub@1")
+    assert raised.value.until_seconds == seconds
+
+
+async def test_a_call_that_is_cancelled_frees_its_place():
+    """Once, whether it was in line or granted by an answer that did not arrive."""
+    gates = Gates(WaitTurn(50, "full"))
+    task = asyncio.create_task(calls(gates).acquire(CALL))
+    await gates.waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gates.settled == ["not_sent"]
+
+
+async def test_a_call_that_waited_too_long_frees_its_place():
+    """It was in line when it gave up."""
+    gates = Gates(WaitTurn(0.1, "full"), WaitTurn(90, "full"))
+    with pytest.raises(GateClosed):
+        await calls(gates).acquire(CALL)
+    assert gates.settled == ["not_sent"]
