@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from aragora_q._version import __version__
 
 if TYPE_CHECKING:
-    from aragora_q.base import Group, Job, JobQueue, JobStatus
+    from aragora_q.base import Group, Hold, Job, JobQueue, JobStatus
     from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
     from aragora_q.context import Executor, current_attempt
-    from aragora_q.errors import AragoraQError, PermanentError, RetryLater, WorkerUnable
+    from aragora_q.errors import AragoraQError, HoldJob, PermanentError, RetryLater, WorkerUnable
     from aragora_q.executors import create_default_executor
     from aragora_q.job import DebateJobPayload, DebateResult, create_debate_job
     from aragora_q.labels import JobFilter
@@ -42,6 +42,8 @@ _HOMES = {
     "DebateWorker": "worker",
     "Executor": "context",
     "Group": "base",
+    "Hold": "base",
+    "HoldJob": "errors",
     "Job": "base",
     "JobFilter": "labels",
     "JobQueue": "base",
@@ -68,6 +70,8 @@ __all__ = [
     "DebateWorker",
     "Executor",
     "Group",
+    "Hold",
+    "HoldJob",
     "Job",
     "JobFilter",
     "JobQueue",

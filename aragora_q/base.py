@@ -93,6 +93,12 @@ class Hold:
     until: float | None = None
     """When the hold ends in any case; None: not before it is freed."""
 
+    @property
+    def text(self) -> str:
+        """Who or what holds the job and why, for example `person ann@desk: prices changed`."""
+        who = " ".join(filter(None, (self.cause, self.by)))
+        return f"{who}: {self.reason}" if self.reason else who
+
 
 def new_job_id() -> str:
     """Return a random job id: 32 hex digits. Without dashes, a job's key uses less memory in Redis."""

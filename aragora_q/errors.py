@@ -11,6 +11,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── JobNotFound               3   no such job, or past the retention time
     ├── GroupNotFound             3   no such group, or all its jobs were purged
     ├── BudgetNotFound            3   no such budget
+    ├── ProviderNotFound          3   no calls to such a provider are known
     ├── RedisUnreachable         69   no server answers at redis_url
     ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
     │   ├── NotPrimary           75   the server is a replica, or has become one
@@ -88,6 +89,12 @@ class GroupNotFound(AragoraQError):
 
 class BudgetNotFound(AragoraQError):
     """No worker declares a budget of this name, and none was set."""
+
+    exit_code = 3
+
+
+class ProviderNotFound(AragoraQError):
+    """No calls to a provider or account of this name are known."""
 
     exit_code = 3
 

@@ -69,9 +69,10 @@ class DebateJobPayload:
     """Seconds of running time, over all attempts. No round begins after 80 %; at the end the votes that
     are there decide."""
     max_tokens: int | None = None
-    """Limit of input and output tokens. No round begins that would not fit with the vote after it."""
+    """Limit of the tokens of all calls, input and output. A phase that does not fit, with the vote after
+    it, does not begin."""
     max_cost_usd: float | None = None
-    """As `max_tokens`, in US dollars; calls with unknown price are not limited, and the result says so."""
+    """As `max_tokens`, in US dollars. Refused if the price of an agent is not known."""
     judge: str | None = None
     """The agent that decides with consensus `judge`, or writes the answer with `synthesis`. Required
     there, and refused elsewhere; none of the agents."""

@@ -117,8 +117,12 @@ async def purge_pass(
 
 
 async def _unhold_all(queue: WorkQueue, reclaimer: str, deadline: float | None) -> int:
+    if not await queue.count_held():
+        return 0
     gates = queue.gates(reclaimer)
     try:
+        if gates is not None:
+            await gates.refresh()  # without workers, budgets are those of this process
         held = HeldJobs(queue, gates)
         unheld = await held.unhold_pass()
         while not (held.is_at_end or _is_past(deadline)):
@@ -169,15 +173,14 @@ class HeldJobs:
         self._queue = queue
         self._gates = gates
         self._after = ""
+        self.is_at_end = False
+        """True if passes have seen all held jobs."""
         self._freed: dict[str, dict[str, float]] = {}
         """What the freed jobs that still wait need, by what had held them."""
+        self._waiting = 0
+        """The number of these jobs."""
         self._unused: set[str] = set()
         """Budgets of which nothing was used when a pass last saw them."""
-
-    @property
-    def is_at_end(self) -> bool:
-        """True if the last pass has seen the last held job."""
-        return not self._after
 
     async def unhold_pass(self) -> int:
         """Free jobs; returns how many."""
@@ -187,10 +190,9 @@ class HeldJobs:
         for _ in range(MAX_HELD_PAGES):
             page = await self._queue.list_held(AUTOMATIC_CAUSES, self._after, limit=HELD_PAGE)
             must_restart |= await self._add_rooms(rooms, page.jobs, is_first=is_first)
-            chosen = [
-                job for job in page.jobs if (job.cause, job.by) in rooms and self._take(rooms, job)
-            ]
-            overdue = [job for job in page.jobs if job.until is not None and job not in chosen]
+            chosen = [job for job in page.jobs if self._take(rooms.get((job.cause, job.by)), job)]
+            freed = {job.id for job in chosen}
+            overdue = [job for job in page.jobs if job.until is not None and job.id not in freed]
             unheld += await self._unhold(chosen, AUTOMATIC_CAUSES)
             unheld += await self._unhold(overdue, ())
             self._after = page.after
@@ -198,13 +200,14 @@ class HeldJobs:
                 break
         if must_restart:
             self._after = ""
+        self.is_at_end = not (self._after or must_restart)
         return unheld
 
-    def _take(self, rooms: dict[tuple[str, str], _Room], job: HeldJob) -> bool:
-        waiting = sum(map(len, self._freed.values()))
-        if waiting >= MAX_FREED or not rooms[job.cause, job.by].take(job.usd):
+    def _take(self, room: _Room | None, job: HeldJob) -> bool:
+        if room is None or self._waiting >= MAX_FREED or not room.take(job.usd):
             return False
         self._freed.setdefault(job.by, {})[job.id] = job.usd or 0.0
+        self._waiting += 1
         return True
 
     async def _unhold(self, jobs: list[HeldJob], causes: Collection[HoldCause]) -> int:
@@ -222,6 +225,7 @@ class HeldJobs:
             for by, freed in self._freed.items()
         }
         self._freed = {by: freed for by, freed in remaining.items() if freed}
+        self._waiting = sum(map(len, self._freed.values()))
 
     async def _add_rooms(
         self, rooms: dict[tuple[str, str], _Room], jobs: list[HeldJob], *, is_first: bool

@@ -1,8 +1,8 @@
 """A provider of language models on loopback with a published limit, which bills; and an executor that calls it.
 
-The provider refuses requests beyond its rate or its number of requests at once with 429, and all of them while it is
-shut. It notes every request, so that what was refused and billed can be compared with what the gates let pass. Used by
-`providers.py` and by tests.
+The provider refuses requests beyond its rate or its number of requests at once with 429, and all of them while
+it is shut. It notes every request, so that what was refused and billed can be compared with what the gates let
+pass. Used by `providers.py` and by tests.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ class Limits:
     requests_per_second: float = math.inf
     at_once: float = math.inf
     reply_seconds: float = 0.0
+    """On average: between half and one and a half of it."""
     retry_after_seconds: float | None = None
     """What a shut provider asks for; None: the time until it opens."""
 
@@ -99,13 +101,14 @@ class LimitedProvider:
             if status == 200:
                 self._under_way += 1
                 try:
-                    await asyncio.sleep(self.limits.reply_seconds)
+                    await asyncio.sleep(self.limits.reply_seconds * random.uniform(0.5, 1.5))
                 finally:
                     self._under_way -= 1
             body = json.dumps({"tokens": TOKENS if status == 200 else 0}).encode()
             header = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
             writer.write(
-                f"HTTP/1.1 {status} -\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
+                f"HTTP/1.1 {status} -\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
             )
             await writer.drain()
         writer.close()
@@ -148,8 +151,8 @@ OUTCOMES = {200: "ok", 402: "credit_exhausted", 429: "rate_limited", 503: "overl
 def caller(address: str, rounds: int = 1) -> Executor:
     """Return an executor whose jobs ask the provider once for each of their agents, in each of some rounds.
 
-    The agents ask at the same time. A refused call is sent again as soon as the gates grant it; what was answered
-    is kept for later attempts.
+    The agents ask at the same time. A refused call is sent again as soon as the gates grant it; what was
+    answered is kept for later attempts.
     """
 
     async def execute(job: Job) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from aragora_q.base import Job
 from aragora_q.bench import CONCURRENCY, Result, Testbed, new_jobs
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.streams.queue import RedisStreamsQueue
-from benchmarks import labels, models
+from benchmarks import gates, labels, models
 
 ENQUEUE_BATCH = 10_000
 SETTLE_SECONDS = 0.5
@@ -61,6 +61,7 @@ class Sizes:
     label_windows: int = 15
     label_jobs: int = 1_000
     large_group: int = 100_000
+    gate_calls: int = 5_000
     model_calls: int = 50
 
 
@@ -77,6 +78,7 @@ def run(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     yield from idle_fleets(testbed, sizes)
     yield from long_jobs(testbed, sizes)
     yield from label_costs(testbed, sizes)
+    yield from gate_costs(testbed, sizes)
     yield from models.calls(sizes.repeats, sizes.model_calls)
 
 
@@ -318,6 +320,13 @@ def label_costs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
                 labels.measure(testbed, sizes.label_windows, jobs, size, sizes.large_group)
             )
         yield from labels.results(samples, calls)
+
+
+def gate_costs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
+    """Measure what a paid call costs the server and the worker."""
+    with testbed.pinned():
+        costs = uvloop.run(gates.measure(testbed, sizes.label_windows, sizes.gate_calls))
+    yield from gates.results(costs)
 
 
 @contextmanager

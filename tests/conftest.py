@@ -27,6 +27,9 @@ def pytest_addoption(parser):
         "--nemesis-seconds", type=float, default=20, help="how long the nemesis injects faults"
     )
     parser.addoption("--nemesis-seed", type=int, default=None, help="repeat this seed's choices")
+    parser.addoption(
+        "--money-examples", type=int, default=30, help="how many histories of paid calls are tried"
+    )
 
 
 _pool = backends.Pool()

@@ -22,6 +22,7 @@ from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.prices import FREE
 from aragora_q.executors.debate.prompts import prompt_for
 from aragora_q.executors.debate.protocol import Debate
+from aragora_q.executors.debate.quote import Terms
 from aragora_q.executors.debate.requests import (
     PLAIN,
     AgentRequest,
@@ -58,7 +59,7 @@ class Scripted:
         self.own_settings: Mapping[str, Any] = {}
         self.provider = self.account = "scripted"
         self.price = FREE
-        self.max_output_tokens = self.larger_output_tokens = 1_000
+        self.max_output_tokens, self.larger_output_tokens = 8_000, 32_000
         self.call_timeout_seconds = 900.0
         self.verdict = verdict
         self._moves_to = moves_to or verdict
@@ -132,7 +133,10 @@ def hold(
         await attempt.checkpoint("begun", begun)
         try:
             job = Job({}, id="figures")
-            return (await Debate(job, payload, registry, attempt, 1 << 20).run()).to_dict()
+            debate = Debate(
+                job, payload, registry, attempt, 1 << 20, [Terms(price=FREE)] * len(agents)
+            )
+            return (await debate.run()).to_dict()
         except PermanentError:
             return None
 
@@ -250,9 +254,9 @@ def budget_table() -> list[str]:
         "|---|---|---|---|---|",
     ]
     for seats, budgets in (
-        (3, (8_000, 15_000, 60_000)),
-        (8, (60_000, 120_000)),
-        (16, (240_000, 400_000)),
+        (3, (10_000, 30_000, 60_000, 200_000)),
+        (8, (40_000, 120_000, 400_000)),
+        (16, (150_000, 1_000_000)),
     ):
         for budget in budgets:
             result = hold(opinions(seats, "hold"), debate="always", rounds=3, max_tokens=budget)

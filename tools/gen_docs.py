@@ -77,6 +77,13 @@ EXAMPLES = {
 # model = "openai-chat:name-of-the-model"
 # base_url = "http://127.0.0.1:8080/v1"
 # api_key_env = "LOCAL_KEY"
+# provider = "my-server"      # whose limits apply; default: the host
+""",
+    "prices": """\
+# [prices."openai-chat:name-of-the-model"]  # or the name of an agent
+# input_usd_per_million = 0.20
+# output_usd_per_million = 0.80
+# cached_input_usd_per_million = 0.05        # default: as other input
 """,
     "budgets": """\
 # [budgets.month]
@@ -103,6 +110,8 @@ ABOUT = {
     "agents": "`[agents]` maps names of agents to models; `ARAGORA_AGENT_<NAME>=model` does the same for one "
     "agent, whose name is NAME in lower case. The sources are merged. An agent is a model string or a "
     "table:",
+    "prices": "`[prices.NAME]` is the price of an agent, or of a model as agents name it, in US dollars. It "
+    "replaces the price of the built-in list; see [Cost](../debates.md#cost).",
     "budgets": "`[budgets.NAME]` limits what all workers spend. Of the limits that workers have, the lowest "
     "counts; `aragora-q budget set` replaces them. See [Money](../money.md).",
     "providers": "`[providers.NAME]` limits the calls of all workers to each account of a provider; NAME may "

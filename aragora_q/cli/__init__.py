@@ -1,9 +1,9 @@
 """The command line: the list of commands, and how errors and signals become exit codes.
 
 A command is a module of this package. It defines a function of its name, or a Typer app for
-`budget`, `config`, `group` and `models` (with an underscore appended if the name is a Python builtin),
-and EPILOG, the examples and exit codes at the end of its help. The module is imported when the command
-is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
+`budget`, `config`, `group`, `models` and `providers` (with an underscore appended if the name is a Python
+builtin), and EPILOG, the examples and exit codes at the end of its help. The module is imported when the
+command is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
 `output`, `filters`, `selection`, `bulk`, `views` and `waiting`. Called by `__main__`.
 """
 
@@ -42,6 +42,7 @@ COMMANDS = {
     "pause": "Stop starting jobs; running jobs continue.",
     "resume": "Start jobs of a paused queue again.",
     "budget": "List, show, set and reset budgets.",
+    "providers": "List, pause and resume providers of models.",
     "stats": "Show backlog, workers and throughput.",
     "spend": "Show what paid calls cost, by day, agent, model, tenant.",
     "reap": "Reclaim jobs of dead workers (for cron).",

@@ -19,8 +19,8 @@ Roles:
   reaper     reap
   purge      purge
   stats      stats, spend, exporter, status, list, wait, tail
-  operator   cancel, requeue, pause, resume, reap, purge, doctor, and all
-             commands that only read
+  operator   cancel, hold, unhold, requeue, pause, resume, reap, purge,
+             doctor, and all commands that only read
 
 \b
 Examples:

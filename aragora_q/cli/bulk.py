@@ -13,6 +13,7 @@ import codecs
 import hashlib
 import itertools
 import json
+import math
 import os
 import stat
 import sys
@@ -33,6 +34,7 @@ from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.executors.debate.quote import Approval
     from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome, RedisStreamsQueue
 
 READ_BYTES = 65_536
@@ -40,6 +42,8 @@ BATCH_LINES = 100
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags")
 LINE_FIELDS = (*DebateJobPayload.__dataclass_fields__, "payload", "id", *JOB_FIELDS)
+APPROVE_ABOVE = "approve_above_usd"
+"""A field of a line that is not one of the job: what it may cost without an approval."""
 PROGRESS_SECONDS = 0.2
 AGENTS_HINT = (
     "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
@@ -222,14 +226,60 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     Raises:
         InvalidPayload: a name does not resolve.
     """
-    agents = payload.get("agents")
-    if config.executor != "debate" or "question" not in payload or not isinstance(agents, list):
+    if not _is_debate(payload, config):
         return ""
     from aragora_q.executors import debate
 
     debate.check_payload_agents(payload, config)
-    model = debate.only_model(agents, config)
+    model = debate.only_model(payload["agents"], config)
     return f"all agents are {model}, and share its errors: agreement means little" if model else ""
+
+
+def check_budget(payload: Mapping[str, Any], config: QueueConfig) -> None:
+    """Raise InvalidPayload if a debate's limit of tokens or cost is below what any such debate needs."""
+    if _is_debate(payload, config):
+        from aragora_q.executors import debate
+
+        debate.check_payload_budget(payload, config)
+
+
+def approval_above(
+    max_usd: float | None, payload: Mapping[str, Any], config: QueueConfig
+) -> Approval | None:
+    """Return why a job needs an approval: it may cost more than `max_usd`; None if it needs none."""
+    if max_usd is None:
+        return None
+    from aragora_q.executors.debate import approval_above, quote
+
+    if not _is_debate(payload, config):
+        return quote.Approval("cannot be priced: it is not a debate", None)
+    return approval_above(max_usd, payload, config)
+
+
+def take_approve_above(fields: Any, default: float | None = None) -> float | None:
+    """Remove `approve_above_usd` from the fields of a line, and return it, or `default`.
+
+    Raises:
+        InvalidPayload: it is not an amount.
+    """
+    value = fields.pop(APPROVE_ABOVE, None) if isinstance(fields, dict) else None
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise InvalidPayload(
+            f"{APPROVE_ABOVE} must be a number of US dollars, 0 or more, got {value!r:.100}"
+        )
+    return float(value)
+
+
+def held_fields(result: EnqueueResult, approval: Approval | None) -> dict[str, Any]:
+    """Return the fields that say that a new job waits for an approval, if it does."""
+    return {"held": True, "quote_usd": approval.usd} if approval and result.created else {}
+
+
+def _is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
+    is_payload = "question" in payload and isinstance(payload.get("agents"), list)
+    return config.executor == "debate" and is_payload
 
 
 def content_id(payload: Mapping[str, Any], group: Any) -> str:
@@ -254,6 +304,9 @@ class BulkSummary:
     refused: int = 0
     not_durable: int = 0
     first_refusal: str = ""
+    held: int = 0
+    """Jobs that wait for an approval."""
+    first_held: str = ""
     warnings: int = 0
     """Debates whose agents all have the same model."""
     first_warning: str = ""
@@ -276,6 +329,11 @@ class BulkSummary:
         return (
             f"{output.count(self.warnings, 'debate')} of one model; the first, {self.first_warning}"
         )
+
+    def approvals(self) -> str:
+        """Return, for example, `2 jobs are held until approved; the first, line 1: may cost …`."""
+        jobs = "1 job is" if self.held == 1 else f"{self.held:,} jobs are"
+        return f"{jobs} held until approved with unhold; the first, {self.first_held}"
 
     def text(self) -> str:
         """Return, for example, `998 jobs enqueued, 2 existed (not changed), 1 refused`."""
@@ -301,8 +359,10 @@ class BulkEnqueuer:
         id_from_content: bool,
         quiet: bool,
         summary: BulkSummary,
+        approve_above: float | None = None,
     ) -> None:
         self._queue = queue
+        self._approve_above = approve_above
         self._defaults = defaults
         self._new_id = content_id if id_from_content else self._random_id
         self._quiet = quiet
@@ -361,21 +421,31 @@ class BulkEnqueuer:
             self.summary.warnings += 1
             self.summary.first_warning = self.summary.first_warning or f"line {number}: {warning}"
 
+    def _checked(self, number: int, line: Any, approvals: dict[int, Approval]) -> EnqueueItem:
+        """Return the job of a line, and put the approval that it needs into `approvals`."""
+        approve_above = take_approve_above(line, self._approve_above)
+        job = create_job(line, self._defaults, self._new_id)
+        item = self._queue.check(job)
+        self._check_seats(number, job.payload)
+        check_budget(job.payload, self._queue.config)
+        approval = approval_above(approve_above, job.payload, self._queue.config)
+        if approval is not None:
+            approvals[number] = approval
+            item = self._queue.check(job, hold=approval.reason)
+        return item
+
     async def _enqueue_batch(
         self, lines: Sequence[tuple[int, Any]], parse: Callable[[Any], Any]
     ) -> None:
         results: list[dict[str, Any]] = []
         valid: list[tuple[dict[str, Any], EnqueueItem]] = []
+        approvals: dict[int, Approval] = {}
         for number, line in lines:
             results.append({"line": number})
             try:
-                job = create_job(parse(line), self._defaults, self._new_id)
-                item = self._queue.check(job)
-                self._check_seats(number, job.payload)
+                valid.append((results[-1], self._checked(number, parse(line), approvals)))
             except InvalidPayload as error:
                 results[-1]["error"] = self._count_refusal(number, error)
-            else:
-                valid.append((results[-1], item))
         enqueued: Sequence[EnqueueOutcome | None] = ()
         failure: AragoraQError | None = None
         self.summary.unanswered_to = lines[-1][0]
@@ -386,7 +456,7 @@ class BulkEnqueuer:
         if not isinstance(failure, RedisUnreachable):
             self.summary.unanswered_to = 0
         for (result, _), outcome in zip(valid, enqueued, strict=True):
-            self._note_outcome(result, outcome, failure)
+            self._note_outcome(result, outcome, failure, approvals.get(result["line"]))
         undecided = (line for (line, _), done in zip(valid, enqueued, strict=True) if done is None)
         first = next(undecided, None)
         self.summary.last_line = first["line"] - 1 if first else lines[-1][0]
@@ -403,16 +473,24 @@ class BulkEnqueuer:
         result: dict[str, Any],
         outcome: EnqueueOutcome | None,
         failure: AragoraQError | None,
+        approval: Approval | None,
     ) -> None:
         if outcome is None:
             result["error"] = str(failure)
         elif isinstance(outcome, InvalidPayload):
             result["error"] = self._count_refusal(result["line"], outcome)
         else:
-            self._note_enqueued(result, outcome)
+            self._note_enqueued(result, outcome, approval)
 
-    def _note_enqueued(self, result: dict[str, Any], job_result: EnqueueResult) -> None:
+    def _note_enqueued(
+        self, result: dict[str, Any], job_result: EnqueueResult, approval: Approval | None
+    ) -> None:
         result |= {"id": job_result.id, "created": job_result.created}
+        result |= held_fields(job_result, approval)
+        if approval is not None and job_result.created:
+            self.summary.held += 1
+            line = f"line {result['line']}: {job_result.id} {approval.reason}"
+            self.summary.first_held = self.summary.first_held or line
         self.summary.created += job_result.created
         self.summary.existing += not job_result.created
         if not job_result.durable:

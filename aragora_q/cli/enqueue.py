@@ -16,6 +16,7 @@ from aragora_q.errors import AragoraQError, NotDurable, TryAgain
 if TYPE_CHECKING:
     from aragora_q.base import Job
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.executors.debate.quote import Approval
     from aragora_q.streams.queue import RedisStreamsQueue
 
 SOME_REFUSED = 3
@@ -114,13 +115,21 @@ def enqueue(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            "--max-tokens", metavar="N", help="Begin no round beyond N tokens. [default: none]"
+            "--max-tokens", metavar="N", help="Most tokens of all calls. [default: no limit]"
         ),
     ] = None,
     max_cost: Annotated[
         float | None,
         typer.Option(
-            "--max-cost", metavar="USD", help="Begin no round beyond this cost. [default: none]"
+            "--max-cost", metavar="USD", help="Most that all calls may cost. [default: no limit]"
+        ),
+    ] = None,
+    approve_above: Annotated[
+        float | None,
+        typer.Option(
+            "--approve-above",
+            metavar="USD",
+            help="Hold what can cost more, until `unhold`.",
         ),
     ] = None,
     resume: Annotated[
@@ -218,10 +227,13 @@ def enqueue(
 
     Without --agents, those of setting `default_agents` debate. A JSON line has the fields of a debate,
     or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
-    `max_attempts`, `group`, `tenant` and `tags` (an object). Options apply to lines that lack the
-    field, and --tag to lines that lack the tag. Without `id`, each line is a new job. An id that
-    exists is reported and changes nothing.
+    `max_attempts`, `group`, `tenant`, `tags` (an object) and `approve_above_usd`. Options apply to lines
+    that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a new job. An id
+    that exists changes nothing.
     """
+    from aragora_q.cli import bulk
+
+    approve_above = bulk.take_approve_above({bulk.APPROVE_ABOVE: approve_above})
     is_bulk = question == "-" or _is_file_name(question)
     _check_source(question, is_bulk=is_bulk, is_single=wait or job_id is not None)
     if job_id is not None and id_from_content:
@@ -260,16 +272,23 @@ def enqueue(
         given["agents"] = default_agents
     if is_bulk:
         return _enqueue_lines(
-            settings, question, given, id_from_content=id_from_content, quiet=quiet
+            settings,
+            question,
+            given,
+            approve_above=approve_above,
+            id_from_content=id_from_content,
+            quiet=quiet,
         )
-    from aragora_q.cli import bulk
-
     new_id = bulk.content_id if id_from_content else lambda *_: new_job_id()
     job = bulk.create_job({"question": question, "id": job_id}, given, new_id)
     warning = bulk.check_seats(job.payload, settings)
     if warning and not quiet:
         output.info(f"warning: {warning}")
-    return options.run(_enqueue(settings, job, wait, timeout_seconds, as_json=as_json, quiet=quiet))
+    bulk.check_budget(job.payload, settings)
+    approval = bulk.approval_above(approve_above, job.payload, settings)
+    return options.run(
+        _enqueue(settings, job, approval, wait, timeout_seconds, as_json=as_json, quiet=quiet)
+    )
 
 
 def _check_source(question: str, *, is_bulk: bool, is_single: bool) -> None:
@@ -299,28 +318,38 @@ def _is_other_file(text: str) -> bool:
 async def _enqueue(
     settings: QueueConfig,
     job: Job,
+    approval: Approval | None,
     wait: bool,
     timeout_seconds: float | None,
     *,
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """JSON: `id`, `created` (false: the id already existed, nothing changed); with --wait, the job."""
+    """JSON: `id`, `created` (false: the id already existed, nothing changed); with --wait, the job.
+
+    A job that waits for an approval has `held` (true) and `quote_usd` (null: unknown), too.
+    """
+    from aragora_q.cli import bulk
+
     async with options.open_queue(settings) as queue:
-        [result] = await queue.enqueue_many([job])
+        [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
+        fields = {"id": job.id, "created": result.created, **bulk.held_fields(result, approval)}
         if not result.durable:
             if as_json:
-                output.json_line({"id": job.id, "created": result.created, "durable": False})
+                output.json_line({**fields, "durable": False})
             raise NotDurable(job.id, settings.durability)
         text = f"{job.id} enqueued"
         if not result.created:
             text = f"{job.id} already exists ({await queue.get_status(job.id)}): not changed"
+        elif approval is not None:
+            text = f"{job.id} enqueued and held"
+            output.info(f"job {job.id} {approval.reason}; to approve it: aragora-q unhold {job.id}")
         if wait:
             if not quiet or not result.created:
                 output.info(f"job {text}; waiting until it ends")
             return await _wait(queue, job.id, timeout_seconds, as_json=as_json, quiet=quiet)
     if as_json:
-        output.json_line({"id": job.id, "created": result.created})
+        output.json_line(fields)
     else:
         output.line(job.id if quiet else text)
     if (as_json or quiet) and not result.created:
@@ -348,6 +377,7 @@ def _enqueue_lines(
     source: str,
     given: dict[str, Any],
     *,
+    approve_above: float | None,
     id_from_content: bool,
     quiet: bool,
 ) -> int:
@@ -358,7 +388,12 @@ def _enqueue_lines(
     async def enqueue_stream(stream: BinaryIO, progress: bulk.Progress) -> None:
         async with options.open_queue(settings) as queue:
             enqueuer = bulk.BulkEnqueuer(
-                queue, given, id_from_content=id_from_content, quiet=quiet, summary=summary
+                queue,
+                given,
+                id_from_content=id_from_content,
+                quiet=quiet,
+                summary=summary,
+                approve_above=approve_above,
             )
             await enqueuer.run(stream, progress)
 
@@ -377,6 +412,8 @@ def _enqueue_lines(
     progress.clear()
     if summary.warnings and not quiet:
         output.info(f"warning: {summary.warning()}")
+    if summary.held:
+        output.info(summary.approvals())
     if summary.refused:
         output.error(f"{summary.text()}; the first: {summary.first_refusal}")
         return SOME_REFUSED

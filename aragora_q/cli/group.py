@@ -176,6 +176,7 @@ def _read_follower(
             fields = bulk.read_object(stream, bulk.max_line_bytes(settings))
             job = _follower(name, fields, defaults)
             warning = bulk.check_seats(job.payload, settings)
+            bulk.check_budget(job.payload, settings)
         except InvalidPayload as error:
             place = "standard input" if source == "-" else source
             raise InvalidPayload(f"{place}: {error}", hint=error.hint) from None

@@ -71,7 +71,7 @@ async def unhold(
                 exit_code = error.exit_code
         return results.count("unheld")
 
-    unheld = await selection.run(queue, work, until_none_is_left=True)
+    unheld = await selection.run(queue, work)  # once: a budget may hold jobs again at once
     if not (ids or dry_run or given.statuses):  # holds that were asked of running jobs
         wanted = replace(await given.resolve(queue), statuses=HELD_OR_ASKED - HELD)
         async for page in queue.find(wanted):

@@ -191,7 +191,7 @@ def labels_text(job: Job, known: Collection[str]) -> str:
 def summary(job: Job) -> str:
     """Return one line about a job: its hold, its error, its progress, or its question."""
     if job.hold is not None:
-        return f"{'held' if job.status is JobStatus.HELD else 'to be held'}: {hold_text(job.hold)}"
+        return f"{'held' if job.status is JobStatus.HELD else 'to be held'}: {job.hold.text}"
     if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):
         return job.error
     question = job.payload.get("question")
@@ -199,12 +199,6 @@ def summary(job: Job) -> str:
     if job.progress and job.status is JobStatus.PROCESSING:
         return f"{progress_text(job.progress)}: {text}"
     return text
-
-
-def hold_text(hold: Hold) -> str:
-    """Return why a job is held, for example `person ann@desk: prices changed`."""
-    who = " ".join(filter(None, (hold.cause, hold.by)))
-    return f"{who}: {hold.reason}" if hold.reason else who
 
 
 def result_rows(job: Job) -> Iterator[str]:

@@ -194,10 +194,8 @@ class _Follower:
 
 
 async def _say_held(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> None:
-    from aragora_q.cli import views
-
     [job] = await queue.tracker.get_jobs(job_ids[:1])
-    why = f" by {views.hold_text(job.hold)}" if isinstance(job, Job) and job.hold else ""
+    why = f" by {job.hold.text}" if isinstance(job, Job) and job.hold else ""
     more = f", and {output.count(len(job_ids) - 1, 'more job')}" if len(job_ids) > 1 else ""
     output.info(f"job {job_ids[0]} is held{why}{more}; waiting goes on")
 

@@ -447,7 +447,8 @@ def of_data(report: IntegrityReport, *, repaired: bool) -> Iterator[Finding]:
         yield Finding(
             "note",
             "data",
-            f"{len(report.foreign_keys)} keys under the prefix of the queue or the gates do not belong there: {some}",
+            f"{len(report.foreign_keys)} keys under the queue's or the gates' prefix do not belong there: "
+            f"{some}",
             "delete them if no other program needs them",
         )
 

@@ -5,13 +5,14 @@ Used by `checks.py` and by the walk in `integrity.py`. Counters are compared by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from aragora_q.doctor.report import IntegrityReport
-from aragora_q.gates.book import Declaration
+from aragora_q.gates.book import Book, Declaration
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
+from aragora_q.redis.keys import GateKeys
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 
 MAX_CALLS = 2_000
@@ -61,14 +62,14 @@ async def check_page(
     next_cursor, names = await connection.execute(
         "SCAN", cursor, "MATCH", keys.pattern, "COUNT", 10 * BATCH_LIMIT
     )
-    counters = []
-    for key in map(replies.text, names):
-        kind, _, name = key.removeprefix(keys.gates_prefix).partition(":")
-        if kind in ("spent", "job") and name:
-            counters.append(key)
-        elif key not in keys.types and not (kind in keys.KINDS and name):
-            report.foreign_keys.append(key)
-    for batch in batched(counters):
+    if cursor == "0" and await Book(connection).is_policy_lost():
+        report.add("policy-lost", "policy")
+        if repair:
+            await connection.run("gate_check", max_calls=0, repair=1)
+    next_cursor, names = await connection.execute(
+        "SCAN", cursor, "MATCH", connection.gate_keys.pattern, "COUNT", 10 * BATCH_LIMIT
+    )
+    for batch in batched(_counters(connection.gate_keys, map(replies.text, names), report)):
         results = await connection.run(
             "gate_check",
             [(None, (key,)) for key in batch],
@@ -80,5 +81,15 @@ async def check_page(
                 if code == "busy":
                     report.uncompared_counters += 1
                 else:
-                    report.add(code, key.removeprefix(keys.gates_prefix))
+                    report.add(code, key.removeprefix(connection.gate_keys.gates_prefix))
     return replies.text(next_cursor)
+
+
+def _counters(keys: GateKeys, names: Iterable[str], report: IntegrityReport) -> Iterator[str]:
+    """Yield the keys of counters; note keys that do not belong to the gates."""
+    for key in names:
+        kind, _, name = key.removeprefix(keys.gates_prefix).partition(":")
+        if kind in ("spent", "job") and name:
+            yield key
+        elif key not in keys.types and not (kind in keys.KINDS and name):
+            report.foreign_keys.append(key)

@@ -206,6 +206,12 @@ PROBLEMS = {
             of="group",
         ),
         Problem(
+            "policy-lost",
+            "is missing: budgets, limits of providers and pauses do not apply",
+            "make it again",
+            of="key",
+        ),
+        Problem(
             "counter-wrong-type",
             "is not a hash: calls that count there fail",
             "delete that key; what was spent is counted from zero",

@@ -84,13 +84,8 @@ class Book:
 
     async def budgets(self) -> list[Budget]:
         """Return the budgets that apply now, by name."""
-        policy, overrides = await self._connection.execute_all([
-            ("GET", self._keys.named["policy"]),
-            ("HGETALL", self._keys.named["overrides"]),
-        ])  # fmt: skip
-        for reply in (policy, overrides):
-            if isinstance(reply, Exception):
-                raise reply
+        policy = await self._connection.execute("GET", self._keys.named["policy"])
+        overrides = await self._connection.execute("HGETALL", self._keys.named["overrides"])
         fields = {replies.text(name): text for name, text in replies.pairs(overrides)}
         declarations = await self.declarations()
         rules = _object(policy).get("budgets")
@@ -98,6 +93,14 @@ class Book:
             _budget(rule, _object(fields.get(f"budget:{rule['name']}")), declarations)
             for rule in (rules if isinstance(rules, list) else [])
         ]
+
+    async def is_policy_lost(self) -> bool:
+        """Return True if nothing applies, although workers declare something or operators have set it."""
+        names = ("policy", "declared", "overrides")
+        exists = [
+            await self._connection.execute("EXISTS", self._keys.named[name]) for name in names
+        ]
+        return not exists[0] and any(exists)
 
     async def budget(self, name: str) -> Budget | None:
         """Return the budget of a name; None if there is none."""

@@ -38,6 +38,9 @@ CLOSED_FOREVER = -1
 MAX_RETRY_AFTER_SECONDS = 30 * 86400.0
 """Longest time that a provider may name."""
 
+WAKE = 3
+"""How many calls in line ask when one is settled in their process."""
+
 MAX_KNOWN_AGENTS = 1_000
 
 REASONS = {
@@ -76,8 +79,8 @@ class RedisGates:
         self._closed_until: dict[str, float] = {}
         """Of accounts that take no calls, as of the latest answer: until when, on the monotonic clock."""
         self._has_declared = False
-        self._sleeping: dict[str, dict[str, asyncio.Event]] = {}
-        """Calls that wait for their turn, in order, by account and id; each sleeps until its event is set."""
+        self._line: dict[str, dict[str, asyncio.Event]] = {}
+        """Calls that wait for their turn, by account and id, in the order in which they first asked."""
         self._probed: set[str] = set()
         """Accounts of which calls wait for the outcome of a probe."""
 
@@ -111,17 +114,14 @@ class RedisGates:
             raise PermanentError(
                 f"call {call.id} was settled before: another call needs another id"
             )
+        if word == b"wait":
+            return self._waiting(call, *details)
+        self._leave_line(call)
         if word == b"granted":
             ends_at = time.monotonic() + call.timeout_seconds
             self._under_way[self._id(call)] = _UnderWay(call.account, ends_at)
             self._closed_until.pop(call.account, None)
             return Granted()
-        if word == b"wait":
-            ms, why = details
-            if why == b"probe":
-                self._probed.add(call.account)
-            text = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
-            return WaitTurn(ms / 1000, f"{call.account}: {text}")
         if word == b"closed":
             return self._closed(call.account, *details)
         return _over_budget(call, *details)
@@ -150,31 +150,34 @@ class RedisGates:
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
+        self._leave_line(call)
         self._wake(call.account)
         return bool(result != b"repeated")
 
     async def wait(self, call: Call, seconds: float) -> None:
-        sleeping = self._sleeping.setdefault(call.account, {})
-        sleeping[call.id] = asyncio.Event()
-        try:
+        is_due = asyncio.Event()
+        self._line.setdefault(call.account, {})[call.id] = is_due
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await sleeping[call.id].wait()
-        except TimeoutError:
-            pass
-        finally:
-            del sleeping[call.id]
-            if not sleeping:
-                self._sleeping.pop(call.account, None)
+                await is_due.wait()
+
+    def _leave_line(self, call: Call) -> None:
+        line = self._line.get(call.account, {})
+        line.pop(call.id, None)
+        if not line:
+            self._line.pop(call.account, None)
 
     def _wake(self, account: str) -> None:
-        """Wake the call that has waited longest, as a place is free; if they waited for a probe, all."""
-        is_probed = account in self._probed
+        """Wake the calls that have waited longest; if they waited for a probe, all.
+
+        More than one: calls settled elsewhere may have left places that only these may take.
+        """
+        count = math.inf if account in self._probed else WAKE
         self._probed.discard(account)
-        for event in self._sleeping.get(account, {}).values():
-            if not event.is_set():
+        for event in self._line.get(account, {}).values():
+            if count and not event.is_set():
                 event.set()
-                if not is_probed:
-                    return
+                count -= 1
 
     def closed_agents(self) -> Mapping[str, float]:
         if not self._closed_until:
@@ -251,6 +254,12 @@ class RedisGates:
         if len(self._accounts) >= MAX_KNOWN_AGENTS:
             self._accounts.clear()
         self._accounts[call.agent] = call.account
+
+    def _waiting(self, call: Call, ms: int, why: bytes) -> WaitTurn:
+        if why == b"probe":
+            self._probed.add(call.account)
+        reason = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
+        return WaitTurn(ms / 1000, f"{call.account}: {reason}")
 
     def _closed(self, account: str, ms: int, why: bytes) -> Closed:
         seconds = None if ms == CLOSED_FOREVER else ms / 1000

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from aragora_q import codec
+from aragora_q.base import Job
 from aragora_q.config.settings import BudgetConfig, QueueConfig
+from aragora_q.errors import InvalidPayload
+from aragora_q.formats import dollars
 
 MICROS = 1_000_000
 
@@ -43,3 +47,36 @@ def declaration(config: QueueConfig) -> bytes:
         },
         "prices": hashlib.sha256(codec.encode(named)).hexdigest()[:8],
     })  # fmt: skip
+
+
+class Need(NamedTuple):
+    """What calls of one agent cost at least."""
+
+    agent: str
+    provider: str
+    usd: float
+
+
+def check_floor(config: QueueConfig, job: Job, needs: Sequence[Need]) -> None:
+    """Check that a job can be done within each window of the budgets of `config` that apply to it.
+
+    Raises:
+        InvalidPayload: it needs more than the limit of one that holds or fails.
+    """
+    of_job = {"all": "all", "queue": config.queue, "tenant": job.tenant, "group": job.group}
+    for name, budget in sorted(config.budgets.items()):
+        if budget.on_full == "warn":
+            continue
+        kind, _, value = budget.scope.partition(":")
+        sums: dict[str | None, float] = {}
+        for need in needs:
+            counts_for = {**of_job, "provider": need.provider, "agent": need.agent}[kind]
+            sums[counts_for] = sums.get(counts_for, 0.0) + need.usd
+        for counts_for, usd in sums.items():
+            applies = counts_for is not None and value in ("", counts_for)
+            if applies and usd > budget.limit_usd:
+                raise InvalidPayload(
+                    f"job {job.id}: needs at least {dollars(usd)}, more than budgets.{name}.limit_usd, "
+                    f"{dollars(budget.limit_usd)} (scope {budget.scope})",
+                    hint="ask fewer agents or cheaper ones, or raise the budget",
+                )

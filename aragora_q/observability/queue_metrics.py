@@ -34,7 +34,7 @@ from aragora_q.streams.queue import RedisStreamsQueue
 TRANSITIONS = (
     "enqueued", "started", "completed", "retried", "deferred", "failed", "released", "promoted",
     "held", "unheld", "reclaimed", "redelivered", "crashed", "cancelled", "requeued", "refused", "malformed",
-    "purged",
+    "put_off", "purged",
 )  # fmt: skip
 """Every counter of the queue. A counter that Redis does not have is exported as 0, so that alerts notice
 its first increase.

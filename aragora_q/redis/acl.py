@@ -26,8 +26,7 @@ READ = (
 CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
-EVAL = ("eval", "evalsha")
-EVAL_RO = ("eval_ro", "evalsha_ro")
+EVAL, EVAL_RO = ("eval", "evalsha"), ("eval_ro", "evalsha_ro")
 GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare")
 MAINTENANCE = (
     "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
@@ -53,13 +52,13 @@ ROLES = {
          "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
         ("blpop", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
     ),
-    "reaper": Role(("maintenance_lock", *MAINTENANCE), READ),
+    "reaper": Role(("maintenance_lock", "gate_declare", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
     "stats": Role((), READ, "read"),
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
-         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_override",
-         "gate_counters", "gate_check", *MAINTENANCE),
+         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_declare",
+         "gate_override", "gate_counters", "gate_check", *MAINTENANCE),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
@@ -70,7 +69,8 @@ def commands(role: str, *, fsync: bool = False) -> list[str]:
     names, direct, _ = ROLES[role]
     needed = {*CONNECT, *direct}
     for name in names:
-        needed |= {*(EVAL_RO if scripts.load(name).is_read_only else EVAL), *_called_by(name)}
+        run = EVAL_RO if scripts.load(name).is_read_only else EVAL
+        needed |= {*run, *_called_by(name)}
     if fsync and "wait" in needed:
         needed.add("waitaof")
     return sorted(needed)

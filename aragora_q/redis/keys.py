@@ -311,7 +311,9 @@ class GateKeys:
         prefix = _literal(self.gates_prefix)
         return f"{prefix}spend:*:{queue}", f"{prefix}group:{queue}/*"
 
-    KINDS = frozenset(("account", "permits", "waiters", "call", "spent", "job", "window", "spend"))
+    KINDS = frozenset(
+        ("account", "permits", "waiters", "call", "spent", "job", "window", "spend", "group")
+    )
     """First parts of the keys of which there are many."""
 
     @property

@@ -50,6 +50,9 @@ def _notices(debate: Debate) -> Iterator[Notice]:
     else:
         name = "Running" if status is JobStatus.PROCESSING else status.value.capitalize()
         yield Notice(f"{name}{_position(debate)}.")
+        if debate.job.hold:
+            held = "Held" if status is JobStatus.HELD else "To be held"
+            yield Notice(f"{held} by {debate.job.hold.text}", Tone.CAUTION)
         if status is JobStatus.RETRYING and debate.job.error:
             yield Notice(f"Last error: {debate.job.error}", Tone.CAUTION)
     if debate.calls.problem:

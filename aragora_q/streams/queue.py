@@ -130,9 +130,11 @@ class RedisStreamsQueue(WorkQueue):
             raise NotDurable(job.id, self.config.durability)
         return job.id
 
-    async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
+    async def enqueue_many(self, jobs: Sequence[Job], *, hold: str = "") -> list[EnqueueResult]:
+        """As `JobQueue.enqueue_many`. With `hold`, the reason, jobs are held until someone approves them."""
         try:
-            outcomes = await self._enqueue_batches(map(self.check, jobs), len(jobs))
+            items = (self.check(job, hold=hold) for job in jobs)
+            outcomes = await self._enqueue_batches(items, len(jobs))
         except AragoraQError as error:
             error.results = _without_refusals(error.results)
             raise

@@ -58,7 +58,6 @@ class LeaseKeeper:
     ) -> None:
         self._open_renewer = open_renewer
         self._open_permit_renewer = open_permit_renewer
-        self._permit_renewer: PermitRenewer | None = None
         self._interval_seconds = lease_seconds / RENEWALS_PER_LEASE
         self._leases: dict[str, int] = {}
         self._results: asyncio.Queue[Renewal] = asyncio.Queue()
@@ -126,6 +125,15 @@ class LeaseKeeper:
         self._call(self._has_ended.set)
 
     async def _run(self) -> None:
+        permits = asyncio.create_task(self._keep_permits(), name="permits")
+        try:
+            await self._keep_leases()
+        finally:
+            permits.cancel()
+            with suppress(asyncio.CancelledError):
+                await permits
+
+    async def _keep_leases(self) -> None:
         renewer: LeaseRenewer | None = None
         while not self._stopping.is_set():
             wait_seconds, began_at = self._interval_seconds, time.monotonic()
@@ -142,12 +150,10 @@ class LeaseKeeper:
                 # After a try that hung, at once: when the server resumes, a renewal must be waiting there.
                 tried_seconds = time.monotonic() - began_at
                 wait_seconds = max(0.0, jittered(min(wait_seconds, RETRY_SECONDS)) - tried_seconds)
-            await self._renew_permits()
             self._ping_loop()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_seconds)
         await _close(renewer)
-        await _close(self._permit_renewer)
 
     async def _renew(self, renewer: LeaseRenewer) -> None:
         leases, sent_at = dict(self._leases), self._start_sent_at
@@ -160,17 +166,23 @@ class LeaseKeeper:
         lost = [LostLease(job_id, leases[job_id], reason) for job_id, reason in result.lost.items()]
         self._call(self._results.put_nowait, Renewal(result.state, lost))
 
-    async def _renew_permits(self) -> None:
-        """Renew the permits of paid calls. A failure costs no lease of a job: the gates may be elsewhere."""
+    async def _keep_permits(self) -> None:
+        """Renew the permits of paid calls. Leases do not wait for that: the gates may be on another server."""
         if self._open_permit_renewer is None:
             return
+        renewer: PermitRenewer | None = None
         try:
-            self._permit_renewer = self._permit_renewer or self._open_permit_renewer()
-            await self._permit_renewer.renew()
-        except Exception as error:  # noqa: BLE001 - whatever it is: leases must be renewed
-            logger.debug("permits not renewed", extra={"error": str(error)})
-            await _close(self._permit_renewer)
-            self._permit_renewer = None
+            while True:
+                try:
+                    renewer = renewer or self._open_permit_renewer()
+                    await renewer.renew()
+                except Exception as error:  # noqa: BLE001 - whatever it is: the next one may succeed
+                    logger.debug("permits not renewed", extra={"error": str(error)})
+                    await _close(renewer)
+                    renewer = None
+                await asyncio.sleep(self._interval_seconds)
+        finally:
+            await _close(renewer)
 
     def _ping_loop(self) -> None:
         if self._pinged_at is None:

@@ -20,7 +20,7 @@ TINY = {bench.drain: 200, bench.bulk: 200, bench.single: 20, bench.latency: 5}
 SIZES = measurements.Sizes(
     repeats=1, measurements=TINY, memory=200, shallow_backlog=100, deep_backlog=400, windows=2, starts=1,
     fleet_windows=1, fleet_settle_seconds=0.2, fleet_divisor=100, label_windows=1, label_jobs=100,
-    large_group=200, model_calls=1,
+    large_group=200, gate_calls=20, model_calls=1,
 )  # fmt: skip
 
 

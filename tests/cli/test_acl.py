@@ -116,6 +116,22 @@ def test_worker(as_role, run_cli, cli_command, server):
     assert _refused(admin) == []
 
 
+def test_budgets(as_role, run_cli, server):
+    """An operator sets a budget, statistics show it; who only reads or enqueues cannot change it."""
+    _, admin = server
+    as_role("operator")
+    _assert_ok(run_cli("budget", "set", "day", "5/day", "--scope", "tenant"))
+    run_cli("doctor", "--repair", "--yes")
+    as_role("stats")
+    _assert_ok(run_cli("budget", "list"), run_cli("budget", "show", "day"))
+    as_role("reaper")
+    _assert_ok(run_cli("reap"))
+    assert _refused(admin) == []
+    for role in ("stats", "producer"):
+        as_role(role)
+        assert run_cli("budget", "set", "day", "6").code == 77
+
+
 def test_groups(as_role, run_cli, cli_command, server):
     """A producer seals a group, a worker ends it and so enqueues what follows; an operator cancels one."""
     _, admin = server
@@ -170,6 +186,7 @@ def test_maintenance_and_read_only_roles(as_role, run_cli, server):
     _assert_ok(
         run_cli("requeue", "job-0"), run_cli("pause"), run_cli("resume"), run_cli("cancel", "job-1")
     )
+    _assert_ok(run_cli("hold", "job-2"), run_cli("list", "-s", "held"), run_cli("unhold", "job-2"))
     _assert_ok(run_cli("purge", "--older-than", "1s", "--yes"))
     assert "may not check its own rights" not in run_cli("doctor").out
     assert _refused(admin) == []

@@ -111,3 +111,26 @@ def test_check_reports_an_ignored_file(run_cli, tmp_path, monkeypatch):
     ended = run_cli("config", "check")
     assert (ended.code, "7" in ended.out) == (0, False)
     assert "ignored: aragora-q.toml belongs to another user" in ended.err
+
+
+def test_entries_of_tables_are_shown(run_cli, tmp_path):
+    """Each with its origin; the output is TOML, whatever the names."""
+    path = tmp_path / "money.toml"
+    path.write_text(
+        "[budgets.day]\nlimit_usd = 5\nwindow = 'day'\n"
+        "[budgets.'v1.5']\nlimit_usd = 2\nwindow = 'month'\nscope = 'tenant:acme'\n"
+        "[providers.openai]\nmax_concurrent = 3\n"
+    )
+    shown = run_cli("config", "show", "--config", path)
+    tables = tomllib.loads(shown.out)
+    assert tables["budgets"] == {
+        "day": {"limit_usd": 5.0, "window": "day"},
+        "v1.5": {"limit_usd": 2.0, "window": "month", "scope": "tenant:acme"},
+    }
+    assert tables["providers"] == {"openai": {"max_concurrent": 3}}
+    origins = run_cli("config", "show", "--config", path, "--json").object
+    assert origins["budgets.v1.5"]["origin"] == f"{path}:4"
+    assert (
+        f"providers.openai            {path}:8"
+        in run_cli("config", "check", "--settings-only", "--config", path).out
+    )

@@ -8,7 +8,8 @@ from support import invariants, servers
 from support.queue_harness import PREFIX, QueueHarness
 
 from aragora_q.base import Job
-from aragora_q.contracts import Completed
+from aragora_q.context import Call, Settlement
+from aragora_q.contracts import Completed, Granted
 from aragora_q.doctor import checks, groups, integrity
 from aragora_q.doctor.report import PROBLEMS
 
@@ -220,10 +221,53 @@ BREAKS_OF_HOLDS = {
     "listed-as-held": lambda redis_client: redis_client.zadd(f"{PREFIX}held", {"waits": 1}),
 }
 
+GATES = "aragora:queue:{gates}:"
+
+
+async def _calls(harness):
+    """One call under way, and one that has ended, both in the budget of a tenant."""
+    budget = {"limit_usd": 5, "window": "day", "scope": "tenant"}
+    gates = harness.other_client(budgets={"t": budget}).gates("w1")
+    await gates.refresh()
+    job = Job({}, tenant="acme")
+    for name in ("runs", "ended"):
+        call = Call(name, "a", "stub", "stub@0", "m", 10, 10, 0.5, job_max_cost_usd=2.0)
+        assert await gates.acquire(job, call) == Granted()
+    await gates.settle(job, call, Settlement("ok", cost_usd=0.25))
+    await gates._connection.close()  # not as a worker closes it, which would end the declaration
+
+
+def _counter(redis_client, kind="spent"):
+    [key] = redis_client.scan_iter(f"{GATES}{kind}:*")
+    return key
+
+
+def _break_counter_type(redis_client):
+    key = _counter(redis_client)
+    redis_client.delete(key)
+    redis_client.set(key, "x")
+
+
+BREAKS_OF_GATES = {
+    "policy-lost": lambda redis_client: redis_client.delete(f"{GATES}policy"),
+    "counter-wrong-type": _break_counter_type,
+    "counter-invalid-numbers": lambda redis_client: redis_client.hset(
+        _counter(redis_client), "spent", "much"
+    ),
+    "counter-reserved": lambda redis_client: redis_client.hincrby(
+        _counter(redis_client, "job"), "reserved_tokens", 7
+    ),
+    "counter-unlisted": lambda redis_client: redis_client.delete(
+        *redis_client.scan_iter(f"{GATES}window:*")
+    ),
+    "counter-never-expires": lambda redis_client: redis_client.persist(_counter(redis_client)),
+}
+
 CASES = {
     **{code: (_jobs, damage) for code, damage in BREAKS.items()},
     **{code: (_groups, damage) for code, damage in BREAKS_OF_GROUPS.items()},
     **{code: (_holds, damage) for code, damage in BREAKS_OF_HOLDS.items()},
+    **{code: (_calls, damage) for code, damage in BREAKS_OF_GATES.items()},
 }
 
 
@@ -251,6 +295,62 @@ def test_each_problem_is_found_and_repaired_if_possible(run_cli, on_queue, redis
     assert _found(run_cli("doctor", "--json")) == ([] if problem.repairable else [found])
     if problem.repairable and code != "parts-without-hash":
         invariants.check(redis_client, PREFIX)
+
+
+def test_reservations_without_calls_are_freed(run_cli, on_queue, redis_client):
+    """A reservation that no call holds would keep a budget full: it ends; those of calls under way stay."""
+    on_queue(_calls)
+    assert _found(run_cli("doctor", "--json")) == []
+    redis_client.hincrby(_counter(redis_client), "reserved", 4_000_000)
+    [found] = _found(run_cli("doctor", "--json"))
+    assert "1 counter: reserves other amounts" in found["detail"]
+    run_cli("doctor", "--repair", "--yes", "--json")
+    counter = redis_client.hgetall(_counter(redis_client))
+    assert (counter["spent"], counter["reserved"]) == ("250000", "500000")
+
+
+def test_too_many_calls_under_way_are_not_compared(run_cli, on_queue, redis_client, monkeypatch):
+    """One note says so; nothing is changed."""
+    monkeypatch.setattr("aragora_q.doctor.gates.MAX_CALLS", 0)
+    on_queue(_calls)
+    redis_client.hincrby(_counter(redis_client), "reserved", 1)
+    [found] = _found(run_cli("doctor", "--repair", "--yes", "--json"))
+    assert (found["severity"], "calls are under way" in found["detail"]) == ("note", True)
+    assert redis_client.hget(_counter(redis_client), "reserved") == "500001"
+
+
+def test_a_lost_policy_is_made_again(run_cli, on_queue, redis_client):
+    """Budgets that operators set apply again after a repair, without any worker."""
+    on_queue(_calls)
+    run_cli("budget", "set", "day", "5/day")
+    redis_client.delete(f"{GATES}policy")
+    assert run_cli("doctor", "--repair", "--yes", "--json").code == 1
+    assert run_cli("budget", "list", "-q").lines == ["day", "t"]
+
+
+def test_different_declarations_are_found(run_cli, on_queue):
+    """Budgets and limits of providers that workers declare differently are named, with the workers."""
+
+    async def declare(harness):
+        for n, usd in enumerate((5, 5, 7)):
+            config = {
+                "t": {"limit_usd": usd, "window": "day"},
+                f"own{n}": {"limit_usd": 1, "window": "day"},
+            }
+            limits = {"stub": {"max_concurrent": 3 + n // 2}}
+            gates = harness.other_client(budgets=config, providers=limits).gates(f"w{n}")
+            await gates.refresh()
+            await gates._connection.close()
+
+    on_queue(declare)
+    budget, provider = _found(run_cli("doctor", "--json"), "gates")
+    assert budget["severity"] == provider["severity"] == "warning"
+    assert budget["detail"].startswith(
+        "workers declare different budgets.t: kind all, limit 5000000"
+    )
+    assert "(w0, w1); kind all" in budget["detail"]
+    assert budget["detail"].endswith("(w2)")
+    assert "providers.stub" in provider["detail"]
 
 
 @pytest.mark.parametrize("job_id", ["waits", "delayed", "runs", "ended"])
@@ -680,9 +780,7 @@ class TestSurroundings:
             for role in ("producer", "worker", "reaper", "purge")
         ]
 
-    def test_missing_rights_on_keys_of_the_gates_are_listed(
-        self, run_cli, own_server, monkeypatch
-    ):
+    def test_missing_rights_on_keys_of_the_gates_are_listed(self, run_cli, own_server, monkeypatch):
         """A user of before the gates, who may run every command: it cannot be a worker, and why."""
         server = own_server()
         with server.client() as client:
@@ -725,12 +823,16 @@ def test_the_text_fits_eighty_columns(run_cli, on_queue, redis_client):
 
 
 @pytest.mark.parametrize(
-    "name", ["stream:low", "events", "bell", "failed", "control", "labels", "groups"]
+    "name",
+    [
+        *("stream:low", "events", "bell", "failed", "control", "labels", "groups"),
+        *(f"{GATES}{name}" for name in ("declared", "overrides", "reservations")),
+    ],
 )
 def test_a_key_of_another_type_is_named(run_cli, on_queue, redis_client, name):
     """The key, its type and the right one: without that, no command can say more than WRONGTYPE."""
     on_queue(_jobs)
-    key = f"{PREFIX}{name}"
+    key = name if name.startswith(GATES) else f"{PREFIX}{name}"
     redis_client.delete(key)
     redis_client.setbit(key, 1, 1)
     ended = run_cli("doctor", "--json")

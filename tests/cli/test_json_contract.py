@@ -147,6 +147,17 @@ def test_commands(run_cli, jobs, heading, args):
                 assert set(item) <= _names_of_parts(heading, name), name
 
 
+def test_providers(run_cli):
+    """A provider that is paused, and what pause and resume print."""
+    paused = run_cli("providers", "pause", "stub", "--json").object
+    assert set(paused) == set(DOCUMENTED["providers pause"])
+    [row] = run_cli("providers", "list", "--json").objects
+    assert set(row) == set(DOCUMENTED["providers list"])
+    assert set(row["pause"]) == _names_of_parts("providers list", "pause")
+    resumed = run_cli("providers", "resume", "stub", "--json").object
+    assert set(resumed) == set(paused)
+
+
 def test_groups(run_cli):
     """A group, in the output of show, list, seal and cancel."""
     line = json.dumps({"payload": {}})
@@ -182,6 +193,20 @@ def test_money_of_stats(run_cli, on_queue):
     [closed] = stats["closed_providers"]
     described = _names_of_parts("stats", "closed_providers")
     assert set(closed) | {closed["closed_by"]} <= described
+
+
+def test_budgets(run_cli):
+    """A budget, in the output of set, show, list and reset."""
+    made = run_cli("budget", "set", "day", "5/day", "--json").object
+    assert set(made) == set(DOCUMENTED["budget"])
+    for name in ("override", "spending"):
+        [part] = made[name] if name == "spending" else [made[name]]
+        assert set(part) == _names_of_parts("budget", name) - {name}
+    assert run_cli("budget", "show", "day", "--json").object == made
+    assert run_cli("budget", "list", "--json").object == made
+    assert set(run_cli("budget", "reset", "day", "--json").object) == set(
+        DOCUMENTED["budget reset"]
+    )
 
 
 def test_a_dry_run_of_a_filter(run_cli, jobs):

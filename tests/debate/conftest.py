@@ -78,7 +78,14 @@ def run_debate():
     """Runs a debate as one attempt of a job; returns outcome, session, and the result if it completed."""
 
     async def run(
-        *, agents=(), session=None, job=None, settings=None, question="Tea or coffee?", **fields
+        *,
+        agents=(),
+        session=None,
+        job=None,
+        settings=None,
+        question="Tea or coffee?",
+        gates=None,
+        **fields,
     ):
         session = session or MemorySession()
         config = QueueConfig(**(settings or {}))
@@ -91,7 +98,11 @@ def run_debate():
         job.attempts = job_fields.get("attempts", 1)
         job.max_attempts = job_fields.get("max_attempts", 3)
         attempt = make_attempt(
-            debate.create(config), session=session, job=job, max_result_bytes=1_000_000
+            debate.create(config),
+            session=session,
+            job=job,
+            max_result_bytes=1_000_000,
+            gates=gates,
         )
         outcome = await attempt.run()
         result = wire.decode(outcome.result) if isinstance(outcome, Completed) else None

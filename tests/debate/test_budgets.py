@@ -80,9 +80,9 @@ def tokens_of(result):
 
 
 MODES = [
-    {}, {"debate": "always"}, {"answer_form": "number"}, {"consensus": "judge", "judge": "judge"},
-    {"consensus": "synthesis", "judge": "judge"}, {"answer_form": "number", "consensus": "judge", "judge": "judge"},
-    {"consensus": "none"},
+    {}, {"debate": "always"}, {"answer_form": "number"}, {"consensus": "none"},
+    {"consensus": "judge", "judge": "judge"}, {"consensus": "synthesis", "judge": "judge"},
+    {"answer_form": "number", "consensus": "judge", "judge": "judge"},
 ]  # fmt: skip
 
 
@@ -192,6 +192,18 @@ async def test_a_reply_that_a_limit_cut_is_not_asked_for_again(seat_scripted_age
         assert [request for agent in agents.values() for request in agent.asked]
 
 
+async def test_a_repeated_call_leaves_what_the_vote_needs(seat_scripted_agents, run_debate):
+    """Proposals that the agents' own limits cut are asked for again only if the vote still fits."""
+    agents = counting(seat_scripted_agents(ann=saying("a"), bob=saying("b")), chars=4_000)
+    for agent in agents.values():
+        agent.max_output_tokens, agent.larger_output_tokens = 300, 1_200
+    least = least_of(["ann", "bob"])
+    limit = least.amount.tokens + least.calls * (300 - quote.MIN_OUTPUT_TOKENS)
+    _, _, result = await run_debate(agents=["ann", "bob"], rounds=0, max_tokens=limit)
+    assert (result["abstentions"], result["token_usage"]["requests"]) == (0, 4)
+    assert [row["cut"] for row in result["seats"]] == [1, 1]
+
+
 @pytest.mark.parametrize("limit", ["max_tokens", "max_cost_usd"])
 async def test_a_call_that_the_gates_refuse_ends_the_debate_with_what_it_has(
     seat_scripted_agents, run_debate, monkeypatch, limit
@@ -226,7 +238,7 @@ async def test_a_call_that_the_gates_refuse_ends_the_debate_with_what_it_has(
 
 
 async def test_what_failed_calls_took_counts(seat_scripted_agents, run_debate):
-    """Faults that were billed leave less for the calls that are made instead, and the vote still takes place."""
+    """Faults that were billed leave less for the calls that are made instead."""
 
     def fail(agent):
         async def reply(request, manner=PLAIN, max_output_tokens=None):
@@ -255,8 +267,11 @@ async def test_what_failed_calls_took_counts(seat_scripted_agents, run_debate):
 
 @pytest.mark.parametrize(
     ("name", "limit", "unknown"),
-    [("max_cost_usd", 10.0, {"cost_usd": None}), ("max_tokens", 100_000, {"input_tokens": 0, "output_tokens": 0})],
-)  # fmt: skip
+    [
+        ("max_cost_usd", 10.0, {"cost_usd": None}),
+        ("max_tokens", 100_000, {"input_tokens": 0, "output_tokens": 0}),
+    ],
+)
 async def test_a_limit_says_which_calls_it_did_not_limit(
     seat_scripted_agents, run_debate, name, limit, unknown
 ):
@@ -505,6 +520,20 @@ async def test_a_round_that_began_with_an_escalation_goes_on_after_a_kill(
     _, _, result = await run_debate(session=MemorySession(killed.kept), **fields)
     assert (result["rounds_used"], result["verdict"]) == (1, 2)
     assert sum(row["calls"] for row in result["seats"]) == result["token_usage"]["requests"] == 6
+
+
+async def test_waits_at_gates_do_not_count(seat_scripted_agents, run_debate, monkeypatch):
+    """A debate that waits longer than its time limit has all of its time left to run."""
+
+    async def wait(self, call):
+        with self._waits.waiting():
+            await asyncio.sleep(0.35)
+
+    monkeypatch.setattr(PaidCalls, "acquire", wait)
+    seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
+    _, _, result = await run_debate(agents=THREE, rounds=0, timeout_seconds=0.6)
+    assert (result["verdict"], result["confidence"], result["ended_by"]) == ("ann", 1.0, "rounds")
+    assert result["duration_seconds"] < 0.35
 
 
 async def test_the_time_of_attempts_that_failed_counts(seat_scripted_agents, run_debate):

@@ -265,7 +265,9 @@ async def test_a_debate_that_loses_its_quorum_fails_with_its_answers(
     assert (partial["verdict"], partial["consensus_reached"], partial["decided_by"]) == (
         None, False, None,
     )  # fmt: skip
-    assert partial["token_usage"]["requests"] == sum(row["calls"] for row in partial["seats"]) == 4 + 2
+    assert (
+        partial["token_usage"]["requests"] == sum(row["calls"] for row in partial["seats"]) == 4 + 2
+    )
 
 
 @pytest.mark.parametrize("error", [PermanentError("401"), AgentUnavailable("down")])

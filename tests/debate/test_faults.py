@@ -44,7 +44,14 @@ from aragora_q.errors import (
 from aragora_q.executors import debate
 from aragora_q.executors.debate import keys, replies
 from aragora_q.executors.debate.calls import ask
-from aragora_q.executors.debate.requests import Answer, Manner, Propose, Topic, Vote
+from aragora_q.executors.debate.requests import (
+    Answer,
+    CallFault,
+    Manner,
+    Propose,
+    Topic,
+    Vote,
+)
 
 # A model keeps its connections for as long as its process runs.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -161,6 +168,122 @@ async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, s
     assert len(stub.asked) == (0 if make is None else 1)
     if kind is RetryLater:
         assert caught.value.delay_seconds == expected.delay_seconds
+
+
+OUTCOMES = {
+    "rate limit": "rate_limited", "overloaded": "overloaded", "unavailable": "overloaded",
+    "500": "unavailable", "500 with a delay": "unavailable", "408": "unavailable",
+    "quota": "credit_exhausted", "402": "credit_exhausted", "401": "rejected", "404": "rejected",
+    "302": "rejected", "context": "rejected", "silence": "timeout", "refused": "unavailable",
+    "cut": "unavailable", "html": "unavailable",
+}  # fmt: skip
+UNKNOWN_COST = ("silence", "cut", "html")
+
+
+@EACH_API
+@pytest.mark.parametrize("name", OUTCOMES)
+async def test_the_gates_learn_what_became_of_a_call(new_stub, new_agent, api, name):
+    """Its outcome, the delay that the provider named, and what it took: a refusal costs nothing, a reply that
+    broke off an unknown amount.
+    """
+    fault, meaning = FAULTS[name]
+    stub = new_stub(fault=lambda number, model: fault(api))
+    if fault is None:
+        stub.close()
+    with pytest.raises(CallFault) as caught:
+        await new_agent(stub.agent(api, timeout_seconds=0.3)).reply(PROPOSE)
+    found = caught.value
+    assert (found.outcome, found.cost_usd) == (
+        OUTCOMES[name], None if name in UNKNOWN_COST else 0.0
+    )  # fmt: skip
+    delay = meaning.delay_seconds if isinstance(meaning, RetryLater) else 0
+    assert (found.retry_after_seconds or 0) == delay
+    assert isinstance(found.error, meaning if isinstance(meaning, type) else type(meaning))
+
+
+RESETS = {
+    "requests are spent": ({
+        "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m12s",
+        "x-ratelimit-remaining-tokens": "900", "x-ratelimit-reset-tokens": "8m0s",
+    }, 372),
+    "tokens are short": ({
+        "x-ratelimit-remaining-requests": "10", "x-ratelimit-reset-requests": "250ms",
+        "x-ratelimit-remaining-tokens": "900", "x-ratelimit-reset-tokens": "1.5s",
+    }, 1.5),
+    "dates": ({
+        "date": "Sat, 28 Nov 2026 16:00:00 GMT",
+        "anthropic-ratelimit-requests-remaining": "0",
+        "anthropic-ratelimit-requests-reset": "2026-11-28T16:00:42Z",
+        "anthropic-ratelimit-input-tokens-remaining": "9000",
+        "anthropic-ratelimit-input-tokens-reset": "2026-11-28T16:09:00Z",
+    }, 42),
+    "Unix seconds": ({"date": "Sat, 28 Nov 2026 16:00:00 GMT", "x-ratelimit-reset": "1795881660"}, 60),
+    "Unix ms": ({"date": "Sat, 28 Nov 2026 16:00:00 GMT", "X-RateLimit-Reset": "1795881660000"}, 60),
+    "seconds": ({"x-ratelimit-reset": "7"}, 7),
+    "a named delay": ({"retry-after": "3", "x-ratelimit-reset-requests": "6m0s"}, 3),
+    "a named date": ({
+        "date": "Sat, 28 Nov 2026 16:00:00 GMT", "retry-after": "Sat, 28 Nov 2026 16:00:09 GMT"
+    }, 9),
+    "nothing": ({}, None),
+    "nonsense": ({"x-ratelimit-reset-requests": "soon", "x-ratelimit-reset": "nan"}, None),
+}  # fmt: skip
+MESSAGES = {
+    "Rate limit reached for m: Limit 3, Used 3. Please try again in 6m12s. Visit x for more.": 372,
+    "Please try again in 250ms.": 0.25,
+    "Quota exceeded. Please retry in 36.5s.": 36.5,
+    "Too many requests, retry after 20 seconds": 20,
+    "Please wait 3 minutes.": 180,
+    "Slow down.": None,
+}
+
+
+def limited(status, message, headers):
+    """An error as the library raises it."""
+    from pydantic_ai.exceptions import ModelHTTPError, ModelRateLimitError
+
+    return ModelHTTPError.for_category(
+        ModelRateLimitError if status == 429 else None, status_code=status, model_name="m",
+        body={"error": {"message": message}}, headers=headers,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESETS)
+def test_the_time_at_which_a_limit_is_reset_is_a_delay(name):
+    """Of the limit that is used up, if the provider says which; by its own clock."""
+    from aragora_q.executors.debate.llm import faults
+
+    headers, seconds = RESETS[name]
+    assert faults.retry_after_seconds(limited(429, "slow down", headers)) == seconds
+    if name not in ("a named delay", "a named date"):  # these limits are not why it failed
+        assert faults.retry_after_seconds(limited(500, "oops", headers)) is None
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_delay_in_words_is_a_delay(message):
+    """Some providers say it in the message only."""
+    from aragora_q.executors.debate.llm import faults
+
+    assert faults.retry_after_seconds(limited(429, message, {})) == MESSAGES[message]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "outcome"),
+    [
+        (402, "Payment Required", "credit_exhausted"),
+        (403, "Your account balance is insufficient", "credit_exhausted"),
+        (429, "You exceeded your current quota, please check your plan", "credit_exhausted"),
+        (429, "You exceeded your current quota. Please retry in 36s.", "rate_limited"),
+        (400, "Your credit balance is too low", "credit_exhausted"),
+        (400, "the question has no credit to its author", "rejected"),
+        (529, "busy", "overloaded"),
+        (503, "busy", "overloaded"),
+    ],
+)
+def test_credit_that_is_used_up_is_not_a_rate_limit(status, message, outcome):
+    """Waiting does not help then; a quota that is back in seconds is a rate limit."""
+    from aragora_q.executors.debate.llm import faults
+
+    assert faults.outcome_of(limited(status, message, {})) == outcome
 
 
 @EACH_API

@@ -20,7 +20,7 @@ ACCOUNT = "stub@00000000"
 
 @pytest.fixture
 async def gates(harness):
-    """The gates of a worker without budgets of its own."""
+    """The gates of a worker that declares nothing."""
     made = harness.queue.gates("w1")
     yield made
     await made.close()
@@ -264,6 +264,19 @@ async def test_budgets_do_not_starve_each_other(harness, book, gates, monkeypatc
     ):  # an unused budget is looked at in order
         passes += 1
     assert passes <= 4
+
+
+async def test_reap_sees_all_held_jobs(harness, book, monkeypatch):
+    """Also one on a later page whose budget nothing has used, which is looked at in order."""
+    monkeypatch.setattr(maintenance, "MAX_HELD_PAGES", 1)
+    monkeypatch.setattr(maintenance, "HELD_PAGE", 2)
+    await book.set_budget("full", BudgetConfig(limit_usd=0.001, window="day"), by="me")
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _hold(harness, 1, 1, 1, by="full")
+    await _hold(harness, 1, prefix="jz")
+    harness.redis.zadd(harness.keys.held, {"jz000": 1000})
+    assert (await maintenance.reap_pass(harness.queue, "reaper")).unheld == 1
+    assert await harness.queue.get_status("jz000") == "retrying"
 
 
 async def test_jobs_of_a_budget_that_is_gone_are_freed(harness, book, gates):

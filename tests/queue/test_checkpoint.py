@@ -19,7 +19,7 @@ async def test_names_of_checkpoints_count(harness):
         await session.checkpoint(job, f"{megabyte}{n}", {})
     with pytest.raises(PermanentError, match="exceed"):
         await session.checkpoint(job, f"{megabyte}4", {})
-    for n in range(100):  # the same name again costs only what changed
+    for n in range(10):  # the same name again costs only what changed
         await session.checkpoint(job, f"{megabyte}0", {"n": n})
     assert len(await session.checkpoints(job)) == 4
     assert await harness.report(session, job, Released()) == "released"

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support.gates import ACCOUNT, Gates, micros, new_call
+from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
 from aragora_q.context import Settlement
@@ -523,3 +524,26 @@ async def test_windows_are_those_of_the_calendar(new_gates):
             f"{time:{name}} {int(end.timestamp()) * 1000}" for name, end in windows.items()
         ]
     assert got == expected
+
+
+async def test_a_call_costs_the_same_with_a_thousand_under_way(redis_url):
+    """Acquire and settle in two budgets are at most 44 commands, however many calls are in flight."""
+    budgets = {"all": {**TOTAL, "limit_usd": 1e6}, "each": {**TOTAL, "scope": "agent"}}
+    gates = Gates(QueueHarness(redis_url), budgets)
+    try:
+        await asyncio.gather(*(gates.acquire(new_call(f"{n}", 0.001)) for n in range(1_000)))
+        used = [await _commands_of_a_call(gates, f"one{n}") for n in range(2)]
+        under_way = (new_call(f"{n}", 0.001) for n in range(1_000))
+        settled = Settlement("ok", cost_usd=0.001)
+        await asyncio.gather(*(gates.client.settle(gates.job, call, settled) for call in under_way))
+        used.append(await _commands_of_a_call(gates, "last"))
+    finally:
+        await gates.close()
+    assert used[1] == used[2] <= 44, used
+
+
+async def _commands_of_a_call(gates, call_id):
+    gates.redis.config_resetstat()
+    await gates.acquire(new_call(call_id, 0.001))
+    await gates.settle(new_call(call_id, 0.001), 0.001)
+    return sum(row["calls"] for row in gates.redis.info("commandstats").values())

@@ -624,8 +624,8 @@ def _replace_by_another_type(harness, name):
 
 
 def _wipe(harness):
-    for key in list(harness.redis.scan_iter(match=harness.keys.pattern)):
-        harness.redis.delete(key)
+    if keys := list(harness.redis.scan_iter(match=harness.keys.pattern, count=1000)):
+        harness.redis.delete(*keys)
 
 
 @pytest.mark.parametrize("name", INDEXES)

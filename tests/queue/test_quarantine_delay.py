@@ -73,8 +73,10 @@ async def test_many_of_them_cost_little(harness):
     assert len((await session.start(100)).jobs) == 1
     promoted = 0
     for _ in range(40):  # seconds
-        for name, due_ms in harness.redis.zrange(harness.keys.delayed, 0, -1, withscores=True):
-            harness.redis.zadd(harness.keys.delayed, {name: due_ms - 1000})
+        delayed = harness.redis.zrange(harness.keys.delayed, 0, -1, withscores=True)
+        if delayed:
+            earlier = {name: due_ms - 1000 for name, due_ms in delayed}
+            harness.redis.zadd(harness.keys.delayed, earlier)
         promoted += (await harness.queue.promote()).promoted
         assert (await session.start(100)).jobs == []
     assert 30 <= promoted <= 30 * 6

@@ -77,8 +77,9 @@ async def test_repeated_report_of_a_job_that_failed_and_was_requeued(harness, ou
     assert harness.counters().get("refused", 0) == (not is_kept)
 
 
-async def test_repeated_report_of_a_result_too_large_to_keep(harness):
+async def test_repeated_report_of_a_result_too_large_to_keep(new_harness):
     """It failed the job, which was requeued since, and is answered as before."""
+    harness = new_harness()
     session = await harness.worker()
     await harness.enqueue("a")
     job, result = await harness.start_one(session), Completed(b"x" * (MAX_DATA_BYTES + 1))

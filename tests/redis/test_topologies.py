@@ -16,7 +16,7 @@ from aragora_q.contracts import Completed
 
 @pytest.mark.slow
 async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on, worker_process):
-    """Enqueue, delay, priority, run, retry, retry later, fail, cancel and reclaim on every backend."""
+    """Enqueue, delay, priority, run, retry, retry later, hold, fail, cancel and reclaim on every backend."""
     harness = harness_on(backend, claim_idle_ms=1000)
     doomed = worker_process(backend, "doomed", lease_ms=1000).wait_until_started()
     await harness.enqueue_steps("orphan", ["sleep", 1])
@@ -31,12 +31,17 @@ async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on,
         ("flaky", [["fail", 1]], {}),
         ("busy", [["later", 2]], {}),
         ("broken", [["permanent"]], {}),
+        ("poor", [["hold", 1]], {}),
         ("unwanted", [["sleep", 60]], {}),
     ):
         await harness.queue.enqueue(Job(payload={"do": steps}, id=job_id, **more))
     await harness.wait_for_status("unwanted", JobStatus.PROCESSING)
     assert await harness.queue.cancel("unwanted")
-    for job_id in ("plain", "delayed", "high", "low", "flaky", "busy", "orphan"):
+    await harness.wait_for_status("poor", JobStatus.HELD)
+    assert await harness.queue.hold_many(["poor"]) == ["held"]
+    assert (await harness.queue.list_held(("budget",))).jobs == []
+    assert await harness.queue.unhold("poor")
+    for job_id in ("plain", "delayed", "high", "low", "flaky", "busy", "poor", "orphan"):
         await harness.wait_for_status(job_id, JobStatus.COMPLETED)
     await harness.wait_for_status("broken", JobStatus.FAILED)
     flaky, busy, orphan = [
@@ -48,7 +53,7 @@ async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on,
     assert (orphan.attempts, orphan.crashes) == (1, 1)
     assert orphan.result == {"attempt": 1, "fence": orphan.fence, "crashes": 1}
     stats = await harness.queue.get_queue_stats()
-    assert (stats["completed"], stats["failed"], stats["cancelled"]) == (7, 1, 1)
+    assert (stats["completed"], stats["failed"], stats["cancelled"]) == (8, 1, 1)
     assert stats["running"] == 0
 
 

@@ -280,8 +280,7 @@ def _may_end(fault, worker):
 def _money(lines, by_kind):
     """No grant brought a budget above any limit that it had, and what is booked is what was billed.
 
-    Exactly, for calls that were settled with their price; at least, for all. Only one server has money: it loses
-    nothing.
+    Exactly, for calls that were settled with their price; at least, for all.
     """
     highest = 0
     for line in lines:
@@ -313,7 +312,7 @@ def _sums(by_kind):
     counters = {line["budget"]: line for line in by_kind["counter"]}
     money = counters.get("money:total", {})
     states = {line["id"]: line["state"] for line in by_kind["call"]}
-    [ledger] = by_kind["ledger"] or [{}]
+    ledger = (by_kind["ledger"] or [{}])[-1]
     settled = [
         bill["billed"] for bill in by_kind["bill"]
         if bill["known"] and states.get(bill["id"]) == "settled"

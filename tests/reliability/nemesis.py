@@ -9,8 +9,8 @@ flushed; all lanes flooded at once. With `--sentinel` there are three servers an
 and failovers that lose the last writes. Jobs fail, ask for a retry, ignore cancellations, and block the
 event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
 in groups, most of which are sealed with a job that follows them, some cancelled or requeued. Some are held for
-a moment, by a person in any state, or by their executors. On one server jobs also make paid calls, under budgets of
-which one is set and reset all the time, to a provider that bills (`support.paying`).
+a moment, by a person in any state, or by their executors. On one server jobs also make paid calls to a provider
+that bills (`support.paying`), under a budget that is set and reset.
 """
 
 import argparse
@@ -661,7 +661,7 @@ class Nemesis:
             self.history.add("counter", budget=key.removeprefix(f"{GATES}spent:"), **counters)
         rows = [
             list(map(int, row.split()))
-            for key in redis_client.scan_iter(match=f"{GATES}spend:*", count=1000)
+            for key in redis_client.scan_iter(match=f"{GATES}spend:????-??-??", count=1000)
             for row in redis_client.hvals(key)
         ]
         calls, *_, usd, _, estimated = map(sum, zip(*rows, strict=True))

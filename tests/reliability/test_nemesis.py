@@ -61,6 +61,25 @@ GROUPS = (
     {"what": "group", "group": "whole", **SEALED, "then": "cancelled", "then_id": "then-2"},
     {"what": "group", "group": "open", "created_at": "1"},
 )  # fmt: skip
+BILL = {"what": "bill", "id": "q/a/1/k", "most": 900, "billed": 700, "known": True}
+COUNTER = {
+    "what": "counter",
+    "budget": "money:total",
+    "spent": 1500,
+    "estimated": 800,
+    "reserved": 0,
+}
+MONEY = (
+    {"what": "limit", "micros": 2_000_000},
+    {"what": "money", "spent": 1_500_000, "reserved": 600_000, "overrun": 100_000},
+    BILL,
+    {**BILL, "id": "q/a/2/k"},
+    {"what": "call", "id": "q/a/1/k", "state": "settled", "usd": 900},
+    {"what": "call", "id": "q/a/2/k", "state": "estimated", "usd": 800},
+    COUNTER,
+    {**COUNTER, "budget": "agents/agent:a:2026-01"},
+    {"what": "ledger", "calls": 2, "usd": 1500, "estimated": 800},
+)
 GOOD = (
     {"what": "seed", "seed": 1, "seconds": 1},
     {"what": "enqueue", "id": "a", "answer": "ok", "do": []},
@@ -77,6 +96,7 @@ GOOD = (
     PARTLY,
     *GROUPS,
     {"what": "event", "event": "held", "ids": ["h"]},
+    *MONEY,
     {"what": "counters", "completed": 5},
     {"what": "problems", "found": []},
 )
@@ -141,6 +161,23 @@ def test_the_checker_accepts_a_good_history(tmp_path):
             "G: the job that follows g is lost",
         ),
         ({"what": "event", "event": "started", "ids": ["h"]}, "H: h is held, but started"),
+        (
+            {"what": "money", "spent": 1_500_000, "reserved": 600_000, "overrun": 0},
+            "M: granted above a limit of 2000000",
+        ),
+        (
+            {**BILL, "id": "q/a/3/k", "billed": 0},
+            "M: q/a/3/k was billed without a grant",
+        ),
+        ({**BILL, "billed": 0}, "M: q/a/1/k was billed 2 times"),
+        ({**BILL, "id": "q/a/2/k", "billed": 900, "known": False}, "M: billed is more than"),
+        ({**BILL, "billed": 1}, "M: settled calls were billed otherwise"),
+        (
+            {"what": "call", "id": "q/a/4/k", "state": "granted", "usd": 1},
+            "M: q/a/4/k was neither settled nor estimated",
+        ),
+        ({**COUNTER, "reserved": 1}, "M: sums of budgets and ledger differ"),
+        ({"what": "ledger", "usd": 1499}, "M: sums of budgets and ledger differ"),
         ({"what": "busy", "high": 9000, "normal": 900, "low": 10}, "S: lane low got 130"),
     ],
 )

@@ -1,7 +1,7 @@
 """A provider of language models on loopback: chat completions, Responses and Messages, with faults on demand.
 
 It answers what is requested: JSON by the schema, a tool call, or text that differs by model; as a stream if
-that is requested.
+that is requested. It bills every reply, also one that breaks off; refusals are free.
 """
 
 import json
@@ -43,6 +43,8 @@ class Stub:
         self.pieces = pieces
         self.asked = []
         self.answered = []
+        self.billed = []
+        """The tokens of each reply: `(input, output, cached)`; None for the output if it broke off."""
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(
@@ -65,6 +67,15 @@ class Stub:
             **settings,
         }
 
+    def bill(self, usage, *, is_whole=True):
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+        read = usage.get("cache_read_input_tokens", 0)
+        taken = usage.get("prompt_tokens", usage.get("input_tokens", 0)) + read
+        output = usage.get("completion_tokens", usage.get("output_tokens", 0))
+        cached = read or details.get("cached_tokens", 0)
+        with self._lock:
+            self.billed.append((taken, output if is_whole else None, cached))
+
     def _note(self, handler, body):
         with self._lock:
             self.asked.append({
@@ -76,6 +87,7 @@ class Stub:
     def _handler(stub):  # noqa: N805 - `self` is the handler's inside
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            bill = stub.bill
 
             def do_POST(self):
                 self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -126,6 +138,7 @@ def send_events(handler, events, pause_seconds=0.0):
 
 def say(handler, reply, pieces=PIECES, pause_seconds=0.0):
     """Send a reply as it was requested: at once, or as a stream of events."""
+    handler.bill(reply.get("usage") or {})
     if handler.body.get("stream"):
         send_events(handler, events_of(reply, pieces), pause_seconds)
     else:
@@ -374,6 +387,10 @@ def _message_events(reply, pieces):
 # Faults, in each provider's format.
 
 
+def _usage(handler):
+    return REPLIES[api_of(handler)]("m", "Tea.")["usage"]
+
+
 def refusal(status, api, kind, message, **headers):
     """An error in the provider's format."""
     error = {"type": kind, "message": message, "code": kind}
@@ -404,6 +421,7 @@ def refusal_in_stream(api, kind, message):
 
 def cut(handler):
     """The connection breaks in the middle of the reply."""
+    handler.bill(_usage(handler), is_whole=False)
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", "1000")
@@ -416,6 +434,7 @@ def cut(handler):
 
 def cut_stream(handler):
     """The stream ends in the middle of the reply, without an error."""
+    handler.bill(_usage(handler), is_whole=False)
     events = events_of(REPLIES[api_of(handler)]("m", "Tea is the better of the two."))
     send_events(handler, events[:4])
 
@@ -433,6 +452,7 @@ def silence(handler):
 
 def silence_in_stream(handler):
     """A stream that begins and then is silent."""
+    handler.bill(_usage(handler), is_whole=False)
     events = events_of(REPLIES[api_of(handler)]("m", "Tea."))
     send_events(handler, events[:2])
     handler.wfile.flush()

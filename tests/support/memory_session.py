@@ -47,12 +47,14 @@ def make_attempt(
     payload=b"{}",
     max_result_bytes=1000,
     jitter=False,
+    gates=None,
     **job_fields,
 ):
     """An attempt as a worker would start it; without `jitter`, with delays of exactly 1, 2, 4 … seconds."""
     job = job or Job({}, raw_payload=payload, **{"attempts": 1, "max_attempts": 3, **job_fields})
     policy = RetryPolicy(jitter=jitter)
-    return Attempt(job, executor, policy, session or MemorySession(), max_result_bytes)
+    session = session or MemorySession()
+    return Attempt(job, executor, policy, session, max_result_bytes, gates=gates)
 
 
 def result_of(outcome):

@@ -1,7 +1,7 @@
-"""The step `pay` of the nemesis' jobs: paid calls through the gates, to a provider that bills whatever becomes of us.
+"""The step `pay` of the nemesis' jobs: paid calls through the gates, to a provider that bills every request.
 
-The provider is the file named by BILLS_FILE: a request appends the id of its call, its highest price and what is
-billed, in whole micro-dollars, and whether the reply says what was taken. Then the reply takes its time.
+The provider is the file named by BILLS_FILE: a request appends the id of its call, its highest price and what
+is billed, in whole micro-dollars, and whether the reply says what was taken. Then the reply takes its time.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from aragora_q.errors import GateClosed, HoldJob, JobLimitReached, LeaseLost, Pe
 from aragora_q.gates.policy import MICROS
 
 REFUSALS = (GateClosed, HoldJob, JobLimitReached, PermanentError)
-CALL_SECONDS = 12.0
-"""Longer than a worker is frozen; what was not settled then is estimated."""
+CALL_SECONDS = 4.0
+"""Shorter than some workers are frozen: they settle late what was estimated meanwhile."""
 
 PROVIDER = "acme"
 RATE_LIMITED, UNKNOWN, OVERRUN = 0.01, 0.1, 0.1
-"""Shares of requests that are refused, whose reply does not say what they took, that cost more than their highest."""
+"""Shares of requests: refused; of replies that do not say what they took; billed above their reservation."""
 
 
 async def pay(job, count):

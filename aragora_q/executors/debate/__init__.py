@@ -1,16 +1,16 @@
 """The debate executor: several agents answer a question, review, revise and vote.
 
 Built by `create_default_executor`. `protocol.py` runs a debate and its rounds; `vote.py` holds the vote;
-`participants.py` asks agents, `replies.py` judges what they say, and `entries.py` makes it an entry of
-`journal.py`, which lets an interrupted debate resume; `consensus.py` has the rules of decision, and
-`outcome.py` writes the result. `agents.py` resolves agent names; `prompts.py` and `labels.py` make what
-models see.
+`limits.py` keeps to the job's limits, `quote.py` says what calls take; `participants.py` asks agents, with
+`calls.py`, `replies.py` judges what they say, and `entries.py` makes it an entry of `journal.py`, which lets
+an interrupted debate resume; `consensus.py` has the rules of decision, and `outcome.py` writes the result.
+`agents.py` resolves agent names; `prompts.py` and `labels.py` make what models see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
@@ -18,12 +18,24 @@ from aragora_q.context import Executor, current_attempt
 from aragora_q.executors.debate.agents import (
     AgentRegistry,
     check_agents,
+    check_prices,
     choose_agents,
     only_model,
 )
 from aragora_q.job import DebateJobPayload
 
-__all__ = ["check_agents", "check_payload_agents", "choose_agents", "create", "only_model"]
+if TYPE_CHECKING:
+    from aragora_q.executors.debate.quote import Approval
+
+__all__ = [
+    "approval_above",
+    "check_agents",
+    "check_payload_agents",
+    "check_payload_budget",
+    "choose_agents",
+    "create",
+    "only_model",
+]
 
 
 def check_payload_agents(payload: Mapping[str, Any], config: QueueConfig) -> None:
@@ -33,8 +45,10 @@ def check_payload_agents(payload: Mapping[str, Any], config: QueueConfig) -> Non
 
     Raises:
         InvalidPayload: a name is unknown; the hint suggests the nearest known name.
+        ConfigError: the configuration has a price of something that is not a model.
 
     """
+    check_prices(config)
     agents = payload.get("agents")
     if "question" not in payload or not isinstance(agents, list):
         return
@@ -45,6 +59,36 @@ def check_payload_agents(payload: Mapping[str, Any], config: QueueConfig) -> Non
         *([judge] if judge else []),
     ]
     check_agents(dict.fromkeys(map(str, names)), config)
+
+
+def check_payload_budget(payload: Mapping[str, Any], config: QueueConfig) -> None:
+    """Check the limits of tokens and cost in the JSON of a debate.
+
+    Raises:
+        InvalidPayload: a limit is below what any such debate needs, or a field breaks a rule.
+
+    """
+    if payload.get("max_tokens") is None and payload.get("max_cost_usd") is None:
+        return
+    from aragora_q.executors.debate import quote  # noqa: PLC0415 - most debates have no limits
+
+    debate = DebateJobPayload.from_dict(payload)
+    quote.check_budget(debate, quote.terms_of(debate.all_agents, config))
+
+
+def approval_above(
+    max_usd: float, payload: Mapping[str, Any], config: QueueConfig
+) -> Approval | None:
+    """Return why the JSON of a debate needs an approval: it may cost more than `max_usd`; None if it cannot.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+
+    """
+    from aragora_q.executors.debate import quote  # noqa: PLC0415 - only a debate that may need one
+
+    debate = DebateJobPayload.from_dict(payload)
+    return quote.approval_above(max_usd, debate, quote.terms_of(debate.all_agents, config))
 
 
 def create(config: QueueConfig) -> Executor:
@@ -65,16 +109,17 @@ def create(config: QueueConfig) -> Executor:
         ConfigError: a configured agent cannot be built (unknown provider, missing key or extra).
 
     """
-    from aragora_q.executors.debate.protocol import (  # noqa: PLC0415 - names are checked without it
-        Debate,
-    )
+    # Names are checked without these.
+    from aragora_q.executors.debate import quote  # noqa: PLC0415
+    from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415
 
     registry = AgentRegistry(config)
     registry.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes)
+        terms = quote.terms_of(payload.all_agents, config) if payload.has_budget else ()
+        debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes, terms)
         return (await debate.run()).to_dict()
 
     return run_debate

@@ -126,7 +126,7 @@ class AgentRegistry:
     """The agents of one worker. Models are built when a debate first uses them, and cached."""
 
     def __init__(self, config: QueueConfig) -> None:
-        self.config = self._config = config
+        self._config = config
         self._agents: dict[str, Agent] = {}
         self._lock = asyncio.Lock()
 

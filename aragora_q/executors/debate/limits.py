@@ -221,7 +221,8 @@ class Limits:
             call = terms.call(terms.input_tokens(request, manner.repair), larger=manner.larger)
             need = call.at(self.max_output_tokens)
             limit = self._limit_below(sum(self._reserved.values(), self._kept) + need)
-            self._reserved[name] = need
+            if limit is None:
+                self._reserved[name] = need
         if limit is not None:
             field = {"max_cost": "max_cost_usd"}.get(limit, limit)
             raise JobLimitReached(

@@ -38,7 +38,10 @@ limit. At most half of it.
 
 
 class Debate:
-    """The debate of one job. Create one per attempt and call `run` once."""
+    """The debate of one job. Create one per attempt and call `run` once.
+
+    `terms` are those of all agents of the payload, needed if tokens or cost are limited.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Debate:
         registry: AgentRegistry,
         attempt: AttemptContext,
         max_result_bytes: int,
+        terms: Sequence[Terms] = (),
     ) -> None:
         self._job = job
         self._payload = payload
@@ -54,10 +58,8 @@ class Debate:
         self._attempt = attempt
         self._max_result_bytes = max_result_bytes
         self._journal = Journal(attempt, job.started_at)
-        self._terms: Sequence[Terms] = ()
-        if payload.has_budget:
-            self._terms = quote.terms_of(payload.all_agents, registry.config)
-        self._limits = Limits(payload, self._terms, self._journal)
+        self._terms = terms
+        self._limits = Limits(payload, terms, self._journal)
         self._calls = CallBook(
             attempt,
             self._journal,

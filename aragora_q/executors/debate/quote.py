@@ -178,6 +178,68 @@ class Quote:
         return None if micros is None else micros / MICROS
 
 
+def check_budget(payload: DebateJobPayload, terms: Sequence[Terms]) -> None:
+    """Check the limits of tokens and cost of a debate.
+
+    Raises:
+        InvalidPayload: a limit is below what any such debate needs, or the price of an agent is not known.
+
+    """
+    if not payload.has_budget:
+        return
+    least = floor(payload, terms)
+    limit, tokens = payload.max_tokens, least.amount.tokens
+    if limit is not None and limit < tokens:
+        raise InvalidPayload(
+            f"max_tokens is {limit}, but this debate needs at least {tokens} tokens",
+            hint=FLOOR_HINT,
+        )
+    usd = payload.max_cost_usd
+    if usd is None:
+        return
+    if unpriced := unpriced_agents(payload, terms):
+        raise InvalidPayload(
+            f"max_cost_usd is {usd:g}, but the price of agent {unpriced[0]:.100} is not known",
+            hint="add the price of its model to [prices] of the configuration, or limit max_tokens instead",
+        )
+    if least.usd is not None and usd < least.usd:
+        raise InvalidPayload(
+            f"max_cost_usd is {usd:g}, but this debate needs at least {least.usd:g} USD",
+            hint=FLOOR_HINT,
+        )
+
+
+def unpriced_agents(payload: DebateJobPayload, terms: Sequence[Terms]) -> list[str]:
+    """Return the agents whose price is not known."""
+    names = zip(payload.all_agents, terms, strict=True)
+    return [name for name, each in names if each.price is None]
+
+
+class Approval(NamedTuple):
+    """Why a debate needs someone's approval, and the most that it can cost; None: unknown."""
+
+    reason: str
+    usd: float | None
+
+
+def approval_above(
+    max_usd: float, payload: DebateJobPayload, terms: Sequence[Terms]
+) -> Approval | None:
+    """Return why a debate needs an approval: it may cost more than `max_usd`. None if it cannot."""
+    if unpriced := unpriced_agents(payload, terms):
+        return Approval(
+            f"cannot be priced: the price of agent {unpriced[0]:.100} is not known", None
+        )
+    usd = highest(payload, terms).usd or 0.0
+    if payload.max_cost_usd is not None:
+        usd = min(usd, payload.max_cost_usd)
+    if usd <= max_usd:
+        return None
+    return Approval(
+        f"may cost up to {usd:.2f} USD, above the {max_usd:g} USD that need no approval", usd
+    )
+
+
 class Planned(NamedTuple):
     """A request that a debate will make of a seat."""
 
@@ -236,48 +298,18 @@ def highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
     return Quote(tuple(lines))
 
 
-def check_budget(payload: DebateJobPayload, terms: Sequence[Terms]) -> None:
-    """Check the limits of tokens and cost of a debate.
-
-    Raises:
-        InvalidPayload: a limit is below what any such debate needs, or the price of an agent is not known.
-
-    """
-    if not payload.has_budget:
-        return
-    least = floor(payload, terms)
-    if payload.max_tokens is not None and payload.max_tokens < least.amount.tokens:
-        raise InvalidPayload(
-            f"max_tokens is {payload.max_tokens}, but this debate needs at least {least.amount.tokens} tokens",
-            hint=FLOOR_HINT,
-        )
-    if payload.max_cost_usd is None:
-        return
-    for name, each in zip(payload.all_agents, terms, strict=True):
-        if each.price is None:
-            raise InvalidPayload(
-                f"max_cost_usd is {payload.max_cost_usd:g}, but the price of agent {name:.100} is not known",
-                hint="add the price of its model to [prices] in aragora-q.toml, or limit max_tokens instead",
-            )
-    if least.usd is not None and payload.max_cost_usd < least.usd:
-        raise InvalidPayload(
-            f"max_cost_usd is {payload.max_cost_usd:g}, but this debate needs at least {least.usd:g} USD",
-            hint=FLOOR_HINT,
-        )
-
-
 def calls(
     requests: Iterable[Planned], terms: Sequence[Terms], remark: str = "", *, larger: bool = False
 ) -> list[Call]:
     """Return what each of `requests` takes at most. The same request to several seats is measured once."""
-    sizes: dict[object, int] = {}
+    known: dict[object, Call] = {}
     made = []
     for each in requests:
         asked = terms[each.seat]
-        key = id(each.request), asked.prompt_for, asked.is_tool
-        if key not in sizes:
-            sizes[key] = asked.input_tokens(each.request, remark)
-        made.append(asked.call(sizes[key], larger=larger))
+        key = id(each.request), *asked[:-1], id(asked.price)
+        if key not in known:
+            known[key] = asked.call(asked.input_tokens(each.request, remark), larger=larger)
+        made.append(known[key])
     return made
 
 

@@ -62,7 +62,7 @@ for _, budget in ipairs(budgets) do
   counters[#counters + 1] = budget.key
   local spent, reserved = amounts(budget.key)
   if spent == 0 and reserved == 0 or not budget.window_end then fresh[#fresh + 1] = budget end
-  local holds = budget.on_full ~= 'warn'
+  local holds = budget.on_full ~= 'warn' and usd ~= 0  -- what is free needs no room
   local turns_ms = budget.window_end and budget.window_end - now or -1
   if holds and not usd then
     return refuse('over', budget.ref, budget.on_full, turns_ms, 'unpriced', budget.limit, spent, reserved, 0)
@@ -111,11 +111,11 @@ if is_probe and state.probe and state.probe ~= call_id and (parse_int(state.prob
   return wait(math.min(4 * MIN_WAIT_MS + 10 * ahead, MAX_WAIT_MS), 'probe')
 end
 redis.call('ZREMRANGEBYSCORE', permits, '-inf', now_text)
-local most = math.min(limits.max_concurrent or math.huge, parse_int(state.limit) or math.huge,
-  parse_int(state.ramp) or math.huge)
+local most = limits.max_concurrent or math.huge
+if not is_probe then most = math.min(most, parse_int(state.limit) or math.huge, parse_int(state.ramp) or math.huge) end
 local free = most - redis.call('ZCARD', permits)
 if free - ahead < 1 then
-  return wait(math.min(MIN_WAIT_MS * (2 + math.max(0, ahead - free)), MAX_WAIT_MS), 'concurrency')
+  return wait(math.min(MIN_WAIT_MS * (1 + math.max(0, ahead - free)), MAX_WAIT_MS), 'concurrency')
 end
 
 -- Rates are kept as the time at which all that was granted will have been worked off (GCRA, ITU-T I.371).
@@ -144,7 +144,6 @@ if not state[agent_field] and redis.call('HLEN', account_key) < MAX_AGENTS then
   redis.call('HSET', account_key, agent_field, now_text)
 end
 redis.call('ZADD', permits, text(now + lease_ms), call_id)
-redis.call('PEXPIRE', permits, text(CALL_TTL_MS))
 redis.call('ZADD', reservations, text(now + timeout_ms), call_id)
 record = {
   state = 'granted', account = account, usd = usd or false, tokens = tokens, counters = counters, job = job_key or false,

@@ -8,9 +8,9 @@
 -- returns: per counter: codes of problems, separated by blanks; `busy`: more than `max_calls` calls are under way, so
 -- that reservations were not compared
 --
--- Also repairs what applies to all calls, should another program have deleted it.
+-- Without counters, makes again what applies to all calls, because another program deleted it.
 
-if repair == '1' then compile_policy() end
+if items == 0 then compile_policy() end
 local is_busy = redis.call('ZCARD', reservations) > tonumber(max_calls)
 local usd, tokens = {}, {}
 for _, id in ipairs(is_busy and {} or redis.call('ZRANGE', reservations, 0, -1)) do

@@ -16,8 +16,8 @@ local BREAKER_FAULTS = 5
 local COOLDOWN_MS, OUTAGE_MS, MAX_PAUSE_MS = 5000, 5000, 300000
 local MIN_NAMED_MS, MAX_NAMED_MS = 1000, 30 * 86400000  -- a provider that names no time at all is not asked all the time
 local SHRINK_MS = 15000
-local CEILING_MS = 60000      -- for so long the limit stays below the number of calls at which the provider refused one
-local FIRST_CALLS = 2         -- at once, after the probe, if no limit is configured; each answer allows one more
+local CEILING_MS = 60000      -- time for which the limit stays below the number of calls at which the provider refused one
+local FIRST_CALLS = 4         -- at once, after the probe, if no limit is known; each answer allows one more
 local MAX_RAMP = 1000
 local MAX_JITTER_MS = 500
 local BREAKS = {rate_limited = true, overloaded = true, unavailable = true, timeout = true, credit_exhausted = true}
@@ -49,11 +49,11 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
   if REPLIED[outcome] then
     if is_old then return end
     if state.faults then redis.call('HDEL', key, 'faults') end
+    local limit, ramp, clean = parse_int(state.limit), parse_int(state.ramp), redis.call('HINCRBY', key, 'clean', 1)
     if closed_until and not is_closed then
       redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses')
-    end
-    local limit, ramp, clean = parse_int(state.limit), parse_int(state.ramp), redis.call('HINCRBY', key, 'clean', 1)
-    if ramp and not is_closed then
+      if ramp then redis.call('HSET', key, 'ramp', text(redis.call('ZCARD', gate_key('permits', account)) + FIRST_CALLS)) end
+    elseif ramp then
       if ramp < (limit or MAX_RAMP) then
         redis.call('HINCRBY', key, 'ramp', 1)
       else
@@ -76,16 +76,19 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
     if outcome == 'rate_limited' and limits.adaptive ~= false and not is_probe and not is_closed then
       local under_way = redis.call('ZCARD', gate_key('permits', account)) + 1
       -- A provider that has not answered since it was closed may refuse everything, however few calls there are.
+      local limit = parse_int(state.limit)
       if (parse_int(state.clean) or 0) > 0 then
-        local limit = math.min(parse_int(state.limit) or under_way, math.max(1, under_way - 1))
-        if now - (parse_int(state.shrunk_at) or 0) >= SHRINK_MS then
-          limit = math.max(1, math.floor(math.min(parse_int(state.limit) or under_way, under_way) * 0.8))
+        limit = math.min(limit or under_way, under_way)
+        if now - (parse_int(state.shrunk_at) or 0) < SHRINK_MS then
+          limit = math.max(1, math.min(limit, under_way - 1))
+        else
+          limit = math.max(1, math.floor(limit * 0.8))
           redis.call('HSET', key, 'shrunk_at', now_text)
         end
         redis.call('HSET', key, 'limit', text(limit))
       end
       redis.call('HSET', key, 'refused', text(under_way), 'refused_at', now_text)
-      if not (limits.max_concurrent or limits.requests_per_minute) then
+      if not (limit or limits.max_concurrent or limits.requests_per_minute) then
         redis.call('HSET', key, 'ramp', text(FIRST_CALLS))
       end
     end
@@ -168,12 +171,16 @@ for n = 1, items do
     record.state = 'settled'
     write_record(id, record)  -- before anything else may fail
     if state == 'granted' then
-      local limits = read_policy().providers
-      limits = limits[account] or limits[provider] or {}
-      local tokens_at = limits.tokens_per_minute and redis.call('HGET', gate_key('account', account), 'tokens_at')
-      if tokens_at then
-        redis.call('HSET', gate_key('account', account), 'tokens_at',
-          tokens_at + (taken - record.tokens) * 60000 / limits.tokens_per_minute)
+      local said = input_tokens + output_tokens  -- of a call whose price is not known, too
+      local unused = said > 0 and record.tokens - said or record.tokens - taken
+      local tokens_at = unused ~= 0 and tonumber(read(gate_key('account', account), 'tokens_at').tokens_at)
+      if tokens_at and tokens_at > now then  -- else the account is idle, and the unused tokens are worked off
+        local limits = read_policy().providers
+        limits = limits[account] or limits[provider] or {}
+        if limits.tokens_per_minute then
+          redis.call('HSET', gate_key('account', account), 'tokens_at',
+            tokens_at - unused * 60000 / limits.tokens_per_minute)
+        end
       end
     end
     learn(account, provider, id, outcome, retry_after_ms, record.at)

@@ -4,7 +4,7 @@
 -- keys: policy
 -- args:
 -- each account: account
--- returns: per account: ms until it opens (0: open, -1: when someone acts), why, provider, limit (-1: none), calls
+-- returns: per account: ms until it opens (0: open, -1: when someone acts), why (also of one that waits for a probe), provider, limit (-1: none), calls
 -- under way, calls that wait, faults in a row
 
 local rules = read_policy()
@@ -14,7 +14,7 @@ for n = 1, items do
   local state = read(gate_key('account', account), 'until', 'why', 'provider', 'limit', 'faults')
   local ms, why = closed_for(rules, account, state.provider or '', state)
   results[n] = {
-    ms, ms ~= 0 and why or '', state.provider or '', parse_int(state.limit) or -1,
+    ms, ms ~= 0 and why or state.why or '', state.provider or '', parse_int(state.limit) or -1,
     redis.call('ZCOUNT', gate_key('permits', account), '(' .. now_text, '+inf'),
     redis.call('ZCARD', gate_key('waiters', account)), parse_int(state.faults) or 0,
   }

@@ -63,7 +63,7 @@ end
 local function read_lane(stream)
   local chunk = 1
   while capacity > 0 and bytes_left > 0 and put_off < MAX_PUT_OFF do
-    local wanted = math.min(chunk, capacity)
+    local wanted = math.min(chunk, capacity, MAX_PUT_OFF - put_off)
     local rows = read_new(stream, wanted)
     if rows.err then return rows end
     local largest = 1

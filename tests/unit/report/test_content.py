@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sample_debates import SAMPLES, call, job, journal
 
-from aragora_q.base import JobStatus
+from aragora_q.base import Hold, JobStatus
 from aragora_q.report import (
     build_report,
     has_outcome,
@@ -173,6 +173,17 @@ def test_a_debate_without_replies(status):
     text = shown(made, {})
     assert ("No replies yet." in text) == (status not in ("cancelled", "failed"))
     assert ("AgentUnavailable" in text) == (status in ("failed", "retrying"))
+
+
+@pytest.mark.parametrize("status", [JobStatus.HELD, JobStatus.PROCESSING])
+def test_a_held_debate_says_why(status):
+    """Also one that still runs, and will be held."""
+    made, entries = SAMPLES["agreeing"]()
+    made.status, made.result = status, None
+    made.hold = Hold("budget", "day/all", "needs $0.40, $0.10 are left", 1.0)
+    text = shown(made, entries)
+    who = "Held" if status is JobStatus.HELD else "To be held"
+    assert f"{who} by budget day/all: needs $0.40, $0.10 are left" in text
 
 
 def test_the_transcript_replaces_a_journal_that_is_gone():

@@ -208,14 +208,18 @@ class ModelAgent:
         return str(self._model.base_url)
 
     def _fault(self, error: Exception, way: Way, streams: Sequence[Events]) -> CallFault:
-        """Return the fault of an error, with what the reply took as far as it came."""
-        fault = faults.fault_of(error, self.account, [self._key], has_begun=_has_begun(streams))
-        if streams:
-            fault.model = streams[-1].model()
-            for name, tokens in streams[-1].usage().items():
-                setattr(fault, name, tokens)
-        if self.price is not None and self.price.is_free:
-            fault.cost_usd = 0.0
+        """Return the fault of an error, with what the reply took as far as it came.
+
+        The price is known if the provider has counted all tokens, as for a reply that says that it failed.
+        """
+        events = streams[-1] if streams else Events()
+        fault = faults.fault_of(error, self.account, [self._key], has_begun=events.has_begun)
+        usage = events.usage()
+        fault.model, fault.cached_tokens = events.model(), usage["cached_tokens"]
+        fault.input_tokens, fault.output_tokens = usage["input_tokens"], usage["output_tokens"]
+        is_counted = events.has_ended and events.error is None and fault.input_tokens
+        if self.price is not None and (self.price.is_free or is_counted):
+            fault.cost_usd = self.price.cost_usd(*usage.values())
         other = _other_way(way, error)
         if other is not None:
             fault.other_way = OtherWay(other, faults.message(error, [self._key]))
@@ -298,9 +302,11 @@ class ModelAgent:
             return 0.0
         if not (usage.input_tokens or usage.output_tokens):
             return None
-        return price.reply_usd(
-            usage, response.model_name or "", response.timestamp, response.provider_details
-        )
+        with suppress(LookupError, ValueError, TypeError, ArithmeticError):  # odd token counts
+            return price.reply_usd(
+                usage, response.model_name or "", response.timestamp, response.provider_details
+            )
+        return None
 
     def _refusal(self, response: ModelResponse) -> PermanentError:
         said = str((response.provider_details or {}).get("refusal") or "")
@@ -308,10 +314,6 @@ class ModelAgent:
             ": "
         )
         return PermanentError(faults.masked(text, [self._key]))
-
-
-def _has_begun(streams: Sequence[Events]) -> bool:
-    return any(events.has_begun for events in streams)
 
 
 def _with_remarks(prompt: Prompt, manner: Manner, way: Way) -> str:

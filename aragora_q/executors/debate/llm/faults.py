@@ -45,7 +45,7 @@ OVERLOAD_STATUS_CODES = frozenset({503, 529})
 LIMIT_STATUS_CODES = OVERLOAD_STATUS_CODES | {TOO_MANY_REQUESTS}
 CREDIT_STATUS_CODES = frozenset({400, 403, TOO_MANY_REQUESTS})
 CREDIT_WORDS = re.compile(
-    "(?i)insufficient[ _](?:quota|balance|credit|fund)|(?:credit|account) balance|out of credit|no credits?"
+    "(?i)insufficient[ _](?:quota|balance|credit|fund)|(?:credit|account) balance|out of credits?\b"
     "|exceeded your current quota|billing (?:hard )?limit|payment required"
 )
 """What providers say if the account's credit is used up."""

@@ -60,7 +60,7 @@ NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
 
 received: ContextVar[list[Events]] = ContextVar("received")
-"""The streams that began within a call, so that what a broken one said about tokens is not lost."""
+"""The replies that began within a call, so that what a broken or failed one says about tokens is not lost."""
 
 
 class Client(httpx2.AsyncClient):
@@ -129,6 +129,8 @@ def _counted(response: httpx2.Response) -> httpx2.Response:
     """Return a reply of Messages with token counts, without which the client of this protocol fails."""
     with suppress(ValueError):
         reply = from_json(response.content)
+        if response.is_success and isinstance(reply, dict):
+            received.get([]).append(Events.whole(reply))
         is_message = isinstance(reply, dict) and reply.get("type") == "message"
         if is_message and not isinstance(reply.get("usage"), dict):
             return _with_body(response, {**reply, "usage": NO_USAGE}, response.status_code)
@@ -167,6 +169,14 @@ class Events:
         self._data: list[bytes] = []
         self._events: list[dict[str, Any]] = []
 
+    @classmethod
+    def whole(cls, reply: dict[str, Any]) -> Events:
+        """Return a reply that came at once, as its only event."""
+        events = cls()
+        events._events.append(reply)
+        events.has_ended = True
+        return events
+
     def feed(self, data: bytes) -> bool:
         """Read `data`, which may end anywhere. Return `has_ended`."""
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -203,14 +213,15 @@ class Events:
         """Return the token counts so far: `input_tokens`, `output_tokens` and `cached_tokens`."""
         found = _merged([each for event in self._events for each in _usages(event)])
         details = found.get("input_tokens_details") or found.get("prompt_tokens_details") or {}
-        cached = found.get("cache_read_input_tokens") or 0
-        written = found.get("cache_creation_input_tokens") or 0
+        read = _count(found.get("cache_read_input_tokens"))
+        written = _count(found.get("cache_creation_input_tokens"))
+        taken = _count(found.get("input_tokens")) or _count(found.get("prompt_tokens"))
+        output = _count(found.get("output_tokens")) or _count(found.get("completion_tokens"))
+        cached = read or _count(details.get("cached_tokens") if isinstance(details, dict) else 0)
         return {
-            "input_tokens": (found.get("input_tokens") or found.get("prompt_tokens") or 0)
-            + cached
-            + written,
-            "output_tokens": found.get("output_tokens") or found.get("completion_tokens") or 0,
-            "cached_tokens": cached or details.get("cached_tokens") or 0,
+            "input_tokens": taken + read + written,
+            "output_tokens": output,
+            "cached_tokens": cached,
         }
 
     def model(self) -> str:
@@ -235,6 +246,10 @@ def _parts(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for part in (event, event.get("message"), event.get("response"))
         if isinstance(part, dict)
     )
+
+
+def _count(tokens: object) -> int:
+    return tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
 def _usages(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

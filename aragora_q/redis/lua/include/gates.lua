@@ -21,14 +21,14 @@ local policy_read = {}  -- in this call: the policy, and whether it is damaged
 local function read_policy()
   if not policy_read[1] then
     local json = redis.pcall('GET', policy)
-    local rules = type(json) == 'string' and decode(json) or {}
-    local is_whole = true
-    for _, name in ipairs({'budgets', 'providers', 'paused', 'digests'}) do
-      is_whole = is_whole and type(rules[name]) == 'table'
+    local rules = type(json) == 'string' and decode(json)
+    if rules and type(rules.budgets) == 'table' and type(rules.providers) == 'table' and type(rules.paused) == 'table'
+      and type(rules.digests) == 'table' then
+      policy_read[1] = rules
+    else
+      policy_read[1] = {budgets = {}, providers = {}, paused = {}, digests = {}}
+      policy_read[2] = json or redis.call('EXISTS', gates_prefix .. 'declared', gates_prefix .. 'overrides') > 0
     end
-    if not is_whole then rules = {budgets = {}, providers = {}, paused = {}, digests = {}} end
-    local is_none = not json and redis.call('EXISTS', gates_prefix .. 'declared', gates_prefix .. 'overrides') == 0
-    policy_read[1], policy_read[2] = rules, not (is_whole or is_none)
   end
   return policy_read[1], policy_read[2]
 end

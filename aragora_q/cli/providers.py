@@ -1,0 +1,228 @@
+"""`aragora-q providers`: list, pause and resume providers of models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aragora_q.cli import SETTINGS, options, output
+from aragora_q.cli.options import AsJson, with_queue
+from aragora_q.errors import ProviderNotFound, did_you_mean
+from aragora_q.formats import ago, duration, truncate
+
+if TYPE_CHECKING:
+    from aragora_q.gates.accounts import Account, Accounts, Pause
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
+"""Exit codes of every command of the group."""
+
+MAX_NAME_CHARS, MAX_REASON_CHARS = 200, 500
+
+providers = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
+
+
+@providers.callback()
+def _providers() -> None:
+    """List, pause and resume providers of models.
+
+    An account is a provider with its address and an API key; all workers of all queues with the same
+    prefix share its gate. A gate closes when the provider refuses calls, and opens by itself; while it is
+    closed, workers put off the jobs that need it and run others.
+    """
+
+
+def _check_name(name: str) -> str:
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable() or " " in name:
+        raise typer.BadParameter(
+            f"{name!r:.100} is not a provider or account: 1 to {MAX_NAME_CHARS} printable characters "
+            "without blanks"
+        )
+    return name
+
+
+def _check_reason(reason: str) -> str:
+    if len(reason) > MAX_REASON_CHARS:
+        raise typer.BadParameter(f"must have at most {MAX_REASON_CHARS} characters")
+    return reason
+
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        callback=_check_name,
+        help="A provider, for all its accounts, or one account.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+
+
+@providers.command(
+    "list",
+    epilog="\b\nExamples:\n  aragora-q providers list\n"
+    "  aragora-q providers list --jsonl | jq -c 'select(.state != \"open\")'\n\n\b\n"
+    f"Exit codes:\n  0 ok   {CODES}",
+)
+@with_queue
+async def list_(
+    queue: RedisStreamsQueue,
+    *,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only accounts.")] = False,
+) -> None:
+    """List the accounts that calls have used, and the providers that are paused."""
+    async with _open_accounts(queue) as accounts:
+        found, pauses = await accounts.accounts(), await accounts.pauses()
+    now = await queue.tracker.server_time()
+    if quiet:
+        output.lines(each.name for each in found)
+    elif as_json:
+        for each in found:
+            output.json_line(_as_json(each, _pause_of(each, pauses), now))
+        for pause in _unused(pauses, found):
+            output.json_line(_unused_as_json(pause))
+    elif not found and not pauses:
+        output.info(f"no provider was called yet at {queue.connection.address}")
+    else:
+        _print_table(found, pauses, now)
+
+
+@providers.command(
+    epilog="\b\nExamples:\n  aragora-q providers pause openai --reason 'bill of the month'\n\n\b\n"
+    f"Exit codes:\n  0 the provider is paused   2 usage\n  {CODES}",
+)
+@with_queue
+async def pause(
+    queue: RedisStreamsQueue,
+    *,
+    name: Name,
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason", metavar="TEXT", callback=_check_reason, help="Why, for other operators."
+        ),
+    ] = "",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Begin no more calls to a provider until `resume`; calls under way go on.
+
+    Jobs that need it are put off, uncharged; after 15 minutes they are held, and freed by `resume`.
+    """
+    async with _open_accounts(queue) as accounts:
+        was_paused = name in {each.name for each in await accounts.pauses()}
+        await accounts.pause(name, by=options.operator(), reason=reason)
+        known = _names(await accounts.accounts())
+    if as_json:
+        output.json_line({"name": name, "paused": True, "changed": not was_paused})
+    elif not quiet:
+        output.info(f"{name} {'was already paused' if was_paused else 'is paused'}")
+        if name not in known:
+            hint = did_you_mean(name, known)
+            output.info(f"no calls to it are known{': ' + hint if hint else ''}")
+
+
+@providers.command(
+    epilog="\b\nExamples:\n  aragora-q providers resume openai\n\n\b\n"
+    "Exit codes:\n  0 the provider is not paused, and no gate of it is closed\n"
+    f"  2 usage   3 no such provider\n  {CODES}",
+)
+@with_queue
+async def resume(
+    queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Let calls to a provider begin again, whatever stopped them: a pause, a rate limit, used-up credit."""
+    async with _open_accounts(queue) as accounts:
+        changed = await accounts.resume(name)
+        known = _names(await accounts.accounts())
+    if not changed and name not in known:
+        raise ProviderNotFound(
+            f"no calls to {name!r} are known, and it is not paused", hint=did_you_mean(name, known)
+        )
+    if as_json:
+        output.json_line({"name": name, "paused": False, "changed": changed})
+    elif not quiet:
+        output.info(f"{name} {'takes calls again' if changed else 'was neither paused nor closed'}")
+
+
+@asynccontextmanager
+async def _open_accounts(queue: RedisStreamsQueue) -> AsyncIterator[Accounts]:
+    from aragora_q.gates.accounts import Accounts
+
+    connection = queue.connection.for_gates()
+    try:
+        yield Accounts(connection)
+    finally:
+        await connection.close()
+
+
+def _names(found: list[Account]) -> set[str]:
+    return {each.name for each in found} | {each.provider for each in found if each.provider}
+
+
+def _pause_of(account: Account, pauses: list[Pause]) -> Pause | None:
+    """Return the pause of an account, or of its provider."""
+    by_name = {each.name: each for each in pauses}
+    return by_name.get(account.name) or by_name.get(account.provider)
+
+
+def _unused(pauses: list[Pause], found: list[Account]) -> list[Pause]:
+    """Return the pauses of what no call has used."""
+    return [each for each in pauses if each.name not in _names(found)]
+
+
+def _as_json(account: Account, pause: Pause | None, now: float) -> dict[str, Any]:
+    return {
+        "account": account.name,
+        "provider": account.provider,
+        "state": account.state,
+        "why": account.why or None,
+        "until": None if account.seconds is None else round((now + account.seconds) * 1000),
+        "limit": account.limit,
+        "under_way": account.under_way,
+        "waiting": account.waiting,
+        "faults": account.faults,
+        "agents": list(account.agents),
+        "pause": None if pause is None else _pause_json(pause),
+    }
+
+
+def _unused_as_json(pause: Pause) -> dict[str, Any]:
+    return {
+        "account": None, "provider": pause.name, "state": "paused", "why": "paused by an operator",
+        "until": None, "limit": None, "under_way": 0, "waiting": 0, "faults": 0, "agents": [],
+        "pause": _pause_json(pause),
+    }  # fmt: skip
+
+
+def _pause_json(pause: Pause) -> dict[str, Any]:
+    return {"by": pause.by, "reason": pause.reason, "at": pause.at}
+
+
+def _print_table(found: list[Account], pauses: list[Pause], now: float) -> None:
+    rows = []
+    for each in found:
+        pause = _pause_of(each, pauses)
+        why = _why(pause, now) if pause is not None else each.why
+        until = duration(each.seconds) if each.seconds is not None else ""
+        limit = "" if each.limit is None else str(each.limit)
+        numbers = (str(each.under_way), limit, str(each.waiting), str(each.faults))
+        agents = truncate(", ".join(each.agents), 60)
+        rows.append((each.name, each.state, until, *numbers, agents, why))
+    rows += [
+        (each.name, "paused", "", "0", "", "0", "0", "", _why(each, now))
+        for each in _unused(pauses, found)
+    ]
+    head = ("ACCOUNT", "STATE", "OPENS IN", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS", "WHY")
+    output.table(head, rows)
+
+
+def _why(pause: Pause, now: float) -> str:
+    by = f" by {pause.by}" if pause.by else ""
+    reason = f": {pause.reason}" if pause.reason else ""
+    return f"paused{by} {ago(pause.at / 1000, now)}{reason}"

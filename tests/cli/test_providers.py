@@ -1,0 +1,101 @@
+"""providers: accounts and their gates as operators see them; pause and resume."""
+
+import pytest
+
+from aragora_q.base import Job
+from aragora_q.context import Call, Settlement
+
+
+@pytest.fixture
+def use(on_queue):
+    """Send a call of an account of `stub` that ends with an outcome; nothing is sent but to the gates."""
+
+    async def send(harness, number, outcome, fields):
+        gates = harness.queue.gates("w1")
+        call = Call(f"c{number}", "writer", "stub", f"stub@{number}", "m", 1, 1, None)
+        try:
+            await gates.acquire(Job({}, id="j"), call)
+            await gates.settle(Job({}, id="j"), call, Settlement(outcome, **fields))
+        finally:
+            await gates.close()
+
+    def run(number, outcome, **fields):
+        on_queue(lambda harness: send(harness, number, outcome, fields))
+
+    return run
+
+
+def test_list_shows_which_accounts_take_no_calls_and_why(run_cli, use):
+    """In the order of their names, with the agents that use them."""
+    use(1, "ok")
+    use(2, "rate_limited", retry_after_seconds=300)
+    use(3, "credit_exhausted")
+    shown = run_cli("providers", "list")
+    assert shown.code == 0
+    assert "stub@2   closed  5 min" in shown.out
+    assert "the provider's credit is used up" in shown.out
+    rows = run_cli("providers", "list", "--json").objects
+    states = [(row["account"], row["state"], row["until"] is None) for row in rows]
+    assert states == [
+        ("stub@1", "open", True),
+        ("stub@2", "closed", False),
+        ("stub@3", "closed", True),
+    ]
+    assert {row["provider"] for row in rows} == {"stub"}
+    assert rows[0]["agents"] == ["writer"]
+    assert run_cli("providers", "list", "-q").lines == ["stub@1", "stub@2", "stub@3"]
+
+
+def test_list_of_nothing(run_cli):
+    """Says so on stderr."""
+    result = run_cli("providers", "list")
+    assert (result.code, result.out) == (0, "")
+    assert "no provider was called yet" in result.err
+
+
+def test_pause_and_resume_a_provider(run_cli, use):
+    """With who did it and why; `resume` also opens what the provider closed."""
+    use(1, "rate_limited", retry_after_seconds=300)
+    paused = run_cli("providers", "pause", "stub", "--reason", "the bill")
+    assert (paused.code, paused.err) == (0, "stub is paused\n")
+    assert "was already paused" in run_cli("providers", "pause", "stub", "--reason", "the bill").err
+    [row] = run_cli("providers", "list", "--json").objects
+    assert (row["state"], row["pause"]["reason"]) == ("paused", "the bill")
+    assert "@" in row["pause"]["by"]
+    assert "ago: the bill" in run_cli("providers", "list").out
+    assert run_cli("providers", "resume", "stub").err == "stub takes calls again\n"
+    [row] = run_cli("providers", "list", "--json").objects
+    assert (row["state"], row["pause"], row["why"]) == ("open", None, None)
+    assert "neither paused nor closed" in run_cli("providers", "resume", "stub@1").err
+
+
+def test_a_provider_may_be_paused_before_its_first_call(run_cli):
+    """The list shows it; a name that resembles a known one may be a mistake."""
+    paused = run_cli("providers", "pause", "later")
+    assert "no calls to it are known" in paused.err
+    [row] = run_cli("providers", "list", "--json").objects
+    assert (row["account"], row["provider"], row["state"]) == (None, "later", "paused")
+    assert "later" in run_cli("providers", "list").out
+    assert run_cli("providers", "resume", "later", "--json").object["changed"] is True
+
+
+def test_an_unknown_provider_cannot_be_resumed(run_cli, use):
+    """Exit code 3, with the nearest known name."""
+    use(1, "ok")
+    result = run_cli("providers", "resume", "stubb")
+    assert result.code == 3
+    assert "'stubb'" in result.err
+    assert "did you mean 'stub'?" in result.err
+
+
+@pytest.mark.parametrize("name", ["", "two words", "x" * 201, "a\x07b"])
+def test_a_name_that_cannot_be_is_refused(run_cli, name):
+    """One line with value and rule, exit code 2."""
+    result = run_cli("providers", "pause", name)
+    assert result.code == 2
+    assert "is not a provider or account" in result.err
+
+
+def test_a_reason_has_a_length(run_cli):
+    """Readers show it on one line."""
+    assert run_cli("providers", "pause", "stub", "--reason", "x" * 501).code == 2

@@ -1,0 +1,86 @@
+"""Which held jobs a pass frees: never more than fit, in order, and in the end every job that can."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aragora_q import maintenance
+from aragora_q.contracts import BudgetRoom, HeldJob, HeldPage
+from aragora_q.maintenance import HeldJobs
+
+LIMIT = 10.0
+
+
+class Queue:
+    """Held jobs, and those that were freed and wait, as `HeldJobs` sees them."""
+
+    def __init__(self, needs):
+        self.held = [
+            HeldJob(f"j{n:03}", "budget", by, usd, float(n), None)
+            for n, (by, usd) in enumerate(needs)
+        ]
+        self.freed = []
+
+    async def list_held(self, causes, after, *, limit):
+        rest = [job for job in self.held if job.id > after]
+        page, more = rest[:limit], rest[limit:]
+        return HeldPage(page, page[-1].id if more else "")
+
+    async def unhold_many(self, ids, causes):
+        freed = [job for job in self.held if job.id in ids]
+        self.held = [job for job in self.held if job not in freed]
+        self.freed += freed
+        return ["unheld"] * len(freed)
+
+    async def get_statuses(self, ids):
+        waiting = {job.id for job in self.freed}
+        return {each: "pending" if each in waiting else "processing" for each in ids}
+
+
+class Budgets:
+    """Budgets of one limit, with what is spent of each."""
+
+    def __init__(self, spent):
+        self.spent = spent
+
+    async def budget_rooms(self, names):
+        return [BudgetRoom(LIMIT, self.spent.get(name, 0.0), turns=True) for name in names]
+
+    async def free_calls(self, accounts):
+        return [None] * len(accounts)
+
+
+names = st.sampled_from("ab")
+needs = st.lists(st.tuples(names, st.integers(1, 12).map(float)), max_size=40)
+
+
+@given(needs, st.dictionaries(names, st.integers(0, 12).map(float)))
+async def test_a_pass_frees_what_fits_in_half_of_what_is_left(needs, spent):
+    """In order: a job is passed over only if it does not fit; the first of an unused budget may need all."""
+    queue, gates = Queue(needs), Budgets(spent)
+    jobs = list(queue.held)
+    await HeldJobs(queue, gates).unhold_pass()
+    for name in "ab":
+        used = spent.get(name, 0.0)
+        half, is_first = (LIMIT - used) / 2, True
+        for job in (each for each in jobs if each.by == name):
+            fits = half > 0 and (job.usd <= half or (is_first and not used and job.usd <= LIMIT))
+            assert (job in queue.freed) == fits, job
+            if fits:
+                half, is_first = half - job.usd, False
+
+
+@settings(max_examples=50)
+@given(needs, st.integers(1, 7))
+async def test_every_job_that_fits_the_limit_is_freed_some_day(needs, page):
+    """Whatever the others need, and however few jobs a pass looks at, if windows turn."""
+    queue, gates = Queue(needs), Budgets({})
+    held = HeldJobs(queue, gates)
+    before = maintenance.HELD_PAGE, maintenance.MAX_HELD_PAGES
+    maintenance.HELD_PAGE, maintenance.MAX_HELD_PAGES = page, 1
+    try:
+        for _ in range(4 * len(needs) * (len(needs) // page + 2)):
+            await held.unhold_pass()
+            queue.freed = []  # they run and end, and the next window begins
+    finally:
+        maintenance.HELD_PAGE, maintenance.MAX_HELD_PAGES = before
+    assert {job.usd > LIMIT for job in queue.held} <= {True}
