@@ -18,7 +18,7 @@ Roles:
   worker     worker
   reaper     reap
   purge      purge
-  stats      stats, exporter, status, list, wait, tail
+  stats      stats, spend, exporter, status, list, wait, tail
   operator   cancel, hold, unhold, requeue, pause, resume, reap, purge,
              doctor, and all commands that only read
 

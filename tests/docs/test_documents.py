@@ -261,7 +261,10 @@ RUNBOOKS = {
         "",
         "systemctl is-active aragora-q-worker@3; systemctl disable --now aragora-q-worker@3",
     ),
+    "budget-burns-fast": ("aragora-q budget set day 1/day", "aragora-q budget reset day"),
+    "budget-nearly-used": ("aragora-q budget set day 1/day", "aragora-q budget reset day"),
     "crashes": ("systemctl kill --signal KILL aragora-q-worker@1", ""),
+    "credit-exhausted": ("", ""),
     "dead-letters": (
         """echo '{"id": "dead", "payload": {"agents": []}}' | aragora-q enqueue -
         aragora-q wait dead --quiet || test $? = 1""",
@@ -285,6 +288,7 @@ RUNBOOKS = {
         rm /etc/aragora-q/conf.d/wrong.toml""",
         f"aragora-q wait unattended --timeout 60 --quiet; {BOTH_UP}",
     ),
+    "provider-closed": ("", ""),
     "purge-not-running": (
         "systemctl disable --now aragora-q-purge.timer",
         "systemctl is-active aragora-q-purge.timer",
@@ -300,6 +304,8 @@ RUNBOOKS = {
         f"aragora-q status safe; {BOTH_UP}",
     ),
     "redis-memory-high": ("", ""),
+    "spend-uncertain": ("", ""),
+    "unpriced-calls": ("", ""),
     "worker-stuck": (
         "systemctl kill --signal STOP aragora-q-worker@1",
         "systemctl is-active aragora-q-worker@1; aragora-q healthcheck 127.0.0.1:9711",
