@@ -64,7 +64,7 @@ for _, budget in ipairs(budgets) do
   counters[#counters + 1] = budget.key
   local spent, reserved = amounts(budget.key)
   if spent == 0 and reserved == 0 or not budget.window_end then fresh[#fresh + 1] = budget end
-  local holds = budget.on_full ~= 'warn'
+  local holds = budget.on_full ~= 'warn' and usd ~= 0  -- what is free needs no room
   local turns_ms = budget.window_end and budget.window_end - now or -1
   if holds and not usd then
     return refuse('over', budget.ref, budget.on_full, turns_ms, 'unpriced', budget.limit, spent, reserved, 0)
