@@ -284,7 +284,7 @@ class GateKeys:
     | `permits:<a>`              | zset   | calls under way by the end of their lease, ms                 |
     | `waiters:<a>`, `waiters:<a>:seen` | zset | waiting calls by arrival; by when their turn ends |
     | `reservations`             | zset   | calls that are not settled by the end of their time limit, ms |
-    | `call:<id>`                | string | JSON: record of a call, for a day after its last change       |
+    | `call:<id>`                | string | JSON: record of a call, until a day after it was booked       |
     | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
     | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
     | `window:<window>`          | zset   | which budgets and values have a counter in a window           |

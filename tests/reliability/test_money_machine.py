@@ -118,7 +118,7 @@ class Ledger:
         blocked = False
         for key, limit, on_full in self.applying(paid):
             counter = self.counters[key]
-            if on_full == "warn":
+            if on_full == "warn" or paid.usd == 0:  # what is free needs no room
                 continue
             if paid.usd is None or counter["spent"] + paid.usd > limit:
                 return ("over", key.partition("|")[0])
