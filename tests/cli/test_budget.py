@@ -155,3 +155,19 @@ def test_bad_keys_in_redis_are_no_traceback(run_cli, redis_client):
         assert (refused.code, "Traceback" in refused.err) == (76, False)
         assert "WRONGTYPE" in refused.err
         redis_client.delete(f"aragora:queue:{{gates}}:{key}")
+
+
+def test_a_debate_that_no_window_has_room_for_is_refused(run_cli, tmp_path, monkeypatch):
+    """With 65, one line; in JSON lines, the line; nothing is enqueued."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "aragora-q.toml").write_text(
+        '[budgets.day]\nlimit_usd = 0.001\nwindow = "day"\n'
+        '[prices.claude]\ninput_usd_per_million = 3\noutput_usd_per_million = 15\n'
+    )
+    refused = run_cli("enqueue", "Tea?", "-a", "claude", "-a", "claude")
+    assert refused.code == 65
+    assert "more than budgets.day.limit_usd, $0.001" in refused.err
+    line = '{"question": "Tea?", "agents": ["claude", "claude"]}'
+    lines = run_cli("enqueue", "-", stdin=line)
+    assert lines.code == 3
+    assert "more than budgets.day.limit_usd" in lines.out
