@@ -162,7 +162,7 @@ def test_a_debate_that_no_window_has_room_for_is_refused(run_cli, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "aragora-q.toml").write_text(
         '[budgets.day]\nlimit_usd = 0.001\nwindow = "day"\n'
-        '[prices.claude]\ninput_usd_per_million = 3\noutput_usd_per_million = 15\n'
+        "[prices.claude]\ninput_usd_per_million = 3\noutput_usd_per_million = 15\n"
     )
     refused = run_cli("enqueue", "Tea?", "-a", "claude", "-a", "claude")
     assert refused.code == 65
