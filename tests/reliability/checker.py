@@ -20,6 +20,9 @@ CLOCK_SECONDS = 0.2
 DECLARED_MICROS = 1_000_000
 """The limit of the budget before it is set."""
 
+MIN_RAISES = 5
+"""A limit that was raised so often lets more be spent than the declared one."""
+
 LANE_SHARE = 1 / 8
 MIN_BUSY_STARTS = 200
 """So many starts while all lanes were busy are needed to judge their shares."""
@@ -299,6 +302,9 @@ def _money(lines, by_kind):
                 Counter(bill["id"] for bill in by_kind["bill"]).items() if n > 1)  # fmt: skip
     yield from (f"M: {call['id']} was neither settled nor estimated" for call in by_kind["call"]
                 if call["state"] == "granted")  # fmt: skip
+    raised = sum(line["micros"] > 2 * DECLARED_MICROS for line in by_kind["limit"])
+    if raised >= MIN_RAISES and sums["spent"] - sums["overrun"] <= DECLARED_MICROS:
+        yield f"M: the limit was raised {raised} times, which did not apply: {sums}"
     if sums["billed"] > sums["spent"]:
         yield f"M: billed is more than settled and estimated: {sums}"
     if sums["settled"] != sums["billed_for_settled"]:

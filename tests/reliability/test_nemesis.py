@@ -107,6 +107,13 @@ def test_the_checker_accepts_a_good_history(tmp_path):
     assert _history(tmp_path / "h", *GOOD).returncode == 0
 
 
+def test_the_checker_finds_limits_that_do_not_apply(tmp_path):
+    """A budget that was raised again and again, and still let no more be spent, was not set."""
+    done = _history(tmp_path / "h", *GOOD, *[{"what": "limit", "micros": 3_000_000}] * 5)
+    assert done.returncode == 1
+    assert "M: the limit was raised 5 times" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("forged", "promise"),
     [
