@@ -11,7 +11,7 @@ GATE_KEYS = {
     "producer": "~aragora:queue:debates:* %R~aragora:queue:{gates}:spend:*:debates "
     "%R~aragora:queue:{gates}:group:debates/*",
     "worker": "~aragora:queue:debates:* ~aragora:queue:{gates}:*",
-    "reaper": "~aragora:queue:debates:* %R~aragora:queue:{gates}:*",
+    "reaper": "~aragora:queue:debates:* ~aragora:queue:{gates}:*",
     "stats": "%R~aragora:queue:debates:* %R~aragora:queue:{gates}:*",
     "operator": "~aragora:queue:debates:* ~aragora:queue:{gates}:*",
 }
