@@ -422,7 +422,8 @@ class Nemesis:
         usd = DECLARED_USD if is_reset else usd
         value = b""
         if not is_reset:
-            value = codec.encode(budget_rule(BudgetConfig(limit_usd=usd, window="total")))
+            rule = budget_rule(BudgetConfig(limit_usd=usd, window="total"))
+            value = codec.encode({"rule": rule})
         self.history.add("limit", micros=round(usd * MICROS))  # perhaps from now on
         await self._repeat(
             lambda: gates.run("gate_override", kind="budget", name="money", value=value), "setting"
