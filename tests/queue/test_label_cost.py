@@ -18,7 +18,7 @@ OUTCOMES = {
     "complete": Completed(b"{}"),
 }
 SURPLUS = {
-    "enqueue": 7,  # the time, the group read, labels, four indexes, counts
+    "enqueue": 7,  # the group read, labels, four indexes, counts
     "purge": 8,  # four indexes, labels; the group read, counted, looked for members
     "promote": 0,  # changes no status
     "release": 3,  # the time, the group read and counted
