@@ -15,6 +15,7 @@ from aragora_q.cli.filters import Group, Moment, Tenant, parse_moment
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.formats import dollars
 from aragora_q.labels import check_labels
+from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
     from aragora_q.gates.spending import Key, Report, Spent
@@ -221,7 +222,7 @@ def _cell(text: str) -> str:
 
 def _exact(micro_usd: int) -> str:
     sign, micros = "-" if micro_usd < 0 else "", abs(micro_usd)
-    return f"{sign}{micros // 1_000_000}.{micros % 1_000_000:06d}"
+    return f"{sign}{micros // MICROS}.{micros % MICROS:06d}"
 
 
 def _print_table(by: Sequence[str], report: Report) -> None:
@@ -244,7 +245,7 @@ def _cells(spent: Spent) -> tuple[str, ...]:
         spent.output_tokens,
     )
     usd = "unknown" if spent.usd is None else dollars(spent.usd)
-    estimated = dollars(spent.estimated_micro_usd / 1_000_000)
+    estimated = dollars(spent.estimated_micro_usd / MICROS)
     return (*(f"{number:,}" for number in numbers), usd, estimated, f"{spent.unpriced_calls:,}")
 
 

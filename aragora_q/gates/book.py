@@ -11,7 +11,8 @@ from typing import Any
 
 from aragora_q import codec
 from aragora_q.config.settings import BudgetConfig
-from aragora_q.gates.policy import MICROS, budget_rule
+from aragora_q.gates.policy import budget_rule
+from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 

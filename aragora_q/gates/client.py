@@ -29,7 +29,9 @@ from aragora_q.contracts import (
     WaitTurn,
 )
 from aragora_q.errors import SERVER_ERRORS, PermanentError
-from aragora_q.gates.policy import MICROS, declaration, micro_usd
+from aragora_q.formats import dollars
+from aragora_q.gates.policy import declaration
+from aragora_q.money import MICROS, cost_micros
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import batched
@@ -86,7 +88,6 @@ class RedisGates:
 
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
         self._note_agent(call)
-        usd = micro_usd(call.max_cost_usd)
         job_usd, job_tokens = _job_limits(call)
         word, *details = await self._connection.run(
             "gate_acquire",
@@ -100,7 +101,7 @@ class RedisGates:
             tenant=job.tenant or "",
             group=job.group or "",
             job=job.id,
-            usd="" if usd is None else usd,
+            usd=_micros(call.max_cost_usd),
             tokens=call.max_input_tokens + call.max_output_tokens,
             timeout_ms=round(call.timeout_seconds * 1000),
             lease_ms=self._lease_ms,
@@ -127,7 +128,6 @@ class RedisGates:
         return _over_budget(call, *details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
-        usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
         fields = (
             self._id(call),
             call.account,
@@ -139,13 +139,13 @@ class RedisGates:
             job.group or "",
             job.id,
             settlement.outcome,
-            "" if usd is None else usd,
+            _micros(settlement.cost_usd),
             settlement.input_tokens,
             settlement.output_tokens,
             settlement.cached_tokens,
             _named_ms(settlement.retry_after_seconds),
             *_job_limits(call),
-            "" if max_usd is None else max_usd,
+            _micros(call.max_cost_usd),
             call.max_input_tokens + call.max_output_tokens,
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
@@ -298,8 +298,13 @@ class RedisPermitRenewer:
 
 
 def _job_limits(call: Call) -> tuple[int | str, int | str]:
-    usd, tokens = micro_usd(call.job_max_cost_usd), call.job_max_tokens
-    return "" if usd is None else usd, "" if tokens is None else tokens
+    tokens = call.job_max_tokens
+    return _micros(call.job_max_cost_usd), "" if tokens is None else tokens
+
+
+def _micros(usd: float | None) -> int | str:
+    """Return an amount as scripts read it; empty: unknown."""
+    return "" if usd is None else cost_micros(usd)
 
 
 def _free_calls(
@@ -337,12 +342,8 @@ def _over_budget(
     elif why == b"unpriced":
         text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
     else:
-        amounts = [f"${micros / MICROS:.4f}" for micros in (limit, spent, reserved, needed)]
-        text = (
-            f"{name}: {{}} of a limit, {{}} spent, {{}} reserved, and a call may cost {{}}".format(
-                *amounts
-            )
-        )
+        most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
+        text = f"{name}: the limit is {most}, {gone} spent, {kept} reserved, a call may cost {more}"
     return OverBudget(
         budget=name,
         on_full=on_full.decode(),  # type: ignore[arg-type]
@@ -350,5 +351,5 @@ def _over_budget(
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
         # A job that needs more than the limit can go on for the time of a window.
-        usd=max(needed, min(micro_usd(call.quote_usd) or 0, limit)) / MICROS,
+        usd=max(needed, min(cost_micros(call.quote_usd or 0.0), limit)) / MICROS,
     )

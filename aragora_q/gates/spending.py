@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.gates.policy import MICROS
+from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import MAX_SPEND_ROWS, SPEND_DAYS

@@ -24,8 +24,8 @@ from aragora_q._version import __version__
 from aragora_q.base import QueueStats
 from aragora_q.errors import AragoraQError
 from aragora_q.gates.overview import AccountState, BudgetState, Overview, read_overview
-from aragora_q.gates.policy import MICROS
 from aragora_q.gates.spending import Spent
+from aragora_q.money import MICROS
 from aragora_q.output_file import write_file
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.server import ServerInfo, check_server

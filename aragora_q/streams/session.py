@@ -6,7 +6,6 @@ id and instance id) and the fence; the scripts refuse callers that do not own th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
@@ -33,6 +32,7 @@ from aragora_q.contracts import (
 )
 from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
 from aragora_q.labels import decode_labels
+from aragora_q.money import cost_micros
 from aragora_q.redis.connection import Connection, Item
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
@@ -50,9 +50,6 @@ MAX_CHECKPOINTS = 10_000
 
 START_BYTES = 32 * 1024 * 1024
 """A call starts no further jobs once their payloads have this size: they come in one reply."""
-
-MICRO_USD = 1_000_000
-"""Redis keeps amounts of money as whole millionths of a US dollar."""
 
 MAX_CLOSED_AGENTS = 20
 """Names that a start looks for in payloads, at most. Jobs of others are put off by their first call."""
@@ -350,6 +347,6 @@ def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
             return "release", (payload,)
         case Held(cause, reason, by, until_seconds, usd):
             until_ms = "" if until_seconds is None else max(0, round(until_seconds * 1000))
-            micro_usd = "" if usd is None else math.ceil(usd * MICRO_USD)
-            fields = cause, hold_by(by), reason[:MAX_ERROR_CHARS], until_ms, micro_usd
+            micros = "" if usd is None else cost_micros(usd)
+            fields = cause, hold_by(by), reason[:MAX_ERROR_CHARS], until_ms, micros
             return "suspend", (payload, *fields)
