@@ -141,14 +141,14 @@ async def _read_gates(gates: Connection) -> tuple[dict[str, Any], list[str]]:
         )
     closed = [
         {
-            "account": each.account,
+            "account": each.name,
             "provider": each.provider,
             "closed_by": each.closed_by,
             "reason": each.reason,
-            "seconds": each.seconds,
+            "seconds": each.opens_in_seconds,
         }
         for each in overview.accounts
-        if each.closed_by
+        if each.is_closed
     ]
     return {"spent_today": overview.spent_today.as_json(), "closed_providers": closed}, []
 
