@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from aragora_q.base import LIVE
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Reason, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
 from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
-
-MAX_REASON_CHARS = 500
 
 TEXTS = {
     "held": "held",
@@ -42,14 +38,6 @@ Exit codes:
 """
 
 
-def _check_reason(value: str) -> str:
-    if len(value) > MAX_REASON_CHARS:
-        raise typer.BadParameter(
-            f"it has {len(value)} characters, at most {MAX_REASON_CHARS} are allowed"
-        )
-    return value
-
-
 @with_filter("hold", LIVE)
 @with_queue
 async def hold(
@@ -57,12 +45,7 @@ async def hold(
     *,
     ids: Ids = None,
     given: GivenFilter,
-    reason: Annotated[
-        str,
-        typer.Option(
-            "--reason", metavar="TEXT", callback=_check_reason, help="Why: shown with the job."
-        ),
-    ] = "",
+    reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,

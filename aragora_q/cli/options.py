@@ -312,6 +312,23 @@ def _decode(text: str) -> Any:
         raise typer.BadParameter(f"{text!r:.100} is not JSON: {reason}") from None
 
 
+MAX_REASON_CHARS = 500
+
+
+def _check_reason(reason: str) -> str:
+    if len(reason) > MAX_REASON_CHARS:
+        raise typer.BadParameter(f"must have at most {MAX_REASON_CHARS} characters")
+    return reason
+
+
+Reason = Annotated[
+    str,
+    typer.Option(
+        "--reason", metavar="TEXT", callback=_check_reason, help="Why, for other operators."
+    ),
+]
+
+
 def operator() -> str:
     """Return who runs the command, as user@host."""
     import getpass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import AsJson, with_queue
+from aragora_q.cli.options import AsJson, Reason, with_queue
 from aragora_q.errors import ProviderNotFound, did_you_mean
 from aragora_q.formats import ago, duration, truncate
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
 """Exit codes of every command of the group."""
 
-MAX_NAME_CHARS, MAX_REASON_CHARS = 200, 500
+MAX_NAME_CHARS = 200
 
 providers = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
 
@@ -42,12 +42,6 @@ def _check_name(name: str) -> str:
             "without blanks"
         )
     return name
-
-
-def _check_reason(reason: str) -> str:
-    if len(reason) > MAX_REASON_CHARS:
-        raise typer.BadParameter(f"must have at most {MAX_REASON_CHARS} characters")
-    return reason
 
 
 Name = Annotated[
@@ -102,12 +96,7 @@ async def pause(
     queue: RedisStreamsQueue,
     *,
     name: Name,
-    reason: Annotated[
-        str,
-        typer.Option(
-            "--reason", metavar="TEXT", callback=_check_reason, help="Why, for other operators."
-        ),
-    ] = "",
+    reason: Reason = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -155,11 +144,8 @@ async def resume(
 async def _open_accounts(queue: RedisStreamsQueue) -> AsyncIterator[Accounts]:
     from aragora_q.gates.accounts import Accounts
 
-    connection = queue.connection.for_gates()
-    try:
-        yield Accounts(connection)
-    finally:
-        await connection.close()
+    async with options.open_gates(queue) as gates:
+        yield Accounts(gates)
 
 
 def _names(found: list[Account]) -> set[str]:

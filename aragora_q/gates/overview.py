@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aragora_q.gates import book
 from aragora_q.gates.accounts import Account, Accounts
-from aragora_q.gates.book import PAGE, Book, Budget
+from aragora_q.gates.book import PAGE, Book, Budget, ScopeSpending
 from aragora_q.gates.spending import Spending, Spent
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import BATCH_LIMIT
@@ -23,7 +22,7 @@ class BudgetState:
     """A budget, and what was spent from it in its current window, for one value of its scope."""
 
     budget: Budget
-    spending: book.Spending
+    spending: ScopeSpending
     seconds_left: float | None
     """Until its window ends; None: it does not."""
 
