@@ -70,37 +70,28 @@ class PaidCalls:
 
     async def acquire(self, call: Call) -> None:
         """As `AttemptContext.acquire`."""
-        if self._gates is None:
+        gates = self._gates
+        if gates is None:
             return
-        gates, answer = self._gates, None
+        answer = None
         asked_at = time.monotonic()
         deadline = asked_at + MAX_WAIT_SECONDS
         try:
-            answer = await self._ask(call)
-            if isinstance(answer, Granted):
-                self._note_grant(call, asked_at)
-                return
-            with self._waits.waiting():
-                while not isinstance(answer, Granted):
-                    seconds = _seconds_to_wait(answer, deadline - time.monotonic())
-                    await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
-                    answer = await self._ask(call)
-            self._note_grant(call, asked_at)
+            answer = await self._ask(gates, call)
+            if not isinstance(answer, Granted):
+                with self._waits.waiting():
+                    while not isinstance(answer, Granted):
+                        seconds = _seconds_to_wait(answer, deadline - time.monotonic())
+                        await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
+                        answer = await self._ask(gates, call)
         except BaseException as error:
             if isinstance(answer, WaitTurn) or not isinstance(error, Exception):
-                await self._give_up(call)
+                # It may have a place in line, or a grant whose reply is lost.
+                with suppress(*SERVER_ERRORS, asyncio.CancelledError):
+                    await gates.settle(self._job, call, Settlement("not_sent"))
             raise
-
-    def _note_grant(self, call: Call, asked_at: float) -> None:
         if self._metrics is not None:
             self._metrics.granted(call, time.monotonic() - asked_at)
-
-    async def _give_up(self, call: Call) -> None:
-        """Free what a call may have that is not sent: its place in line, or a grant whose reply is lost."""
-        gates = self._gates
-        assert gates is not None  # noqa: S101 - for the type checker
-        with suppress(*SERVER_ERRORS, asyncio.CancelledError):
-            await gates.settle(self._job, call, Settlement("not_sent"))
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """As `AttemptContext.settle`."""
@@ -111,9 +102,7 @@ class PaidCalls:
         if is_new and self._metrics is not None:
             self._metrics.settled(call, settlement)
 
-    async def _ask(self, call: Call) -> GateAnswer:
-        gates = self._gates
-        assert gates is not None  # noqa: S101 - for the type checker
+    async def _ask(self, gates: Gates, call: Call) -> GateAnswer:
         return await self._until_available(lambda: gates.acquire(self._job, call))
 
     async def _until_available(self, send: Callable[[], Awaitable[T]]) -> T:
