@@ -15,6 +15,7 @@ from aragora_q import codec
 from aragora_q.base import MAX_HOLD_BY_BYTES, Job, JobStatus
 from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
+    MAX_PUT_OFF_SECONDS,
     RENEWALS_PER_LEASE,
     Completed,
     Failed,
@@ -117,7 +118,10 @@ class RedisWorkerSession(WorkerSession):
         self, limit: int, first_lane: str, closed_agents: Mapping[str, float]
     ) -> dict[str, Value]:
         closed = islice(closed_agents.items(), MAX_CLOSED_AGENTS)
-        closed_ms = {name: max(1, round(seconds * 1000)) for name, seconds in closed}
+        closed_ms = {
+            name: max(1, round(min(seconds, MAX_PUT_OFF_SECONDS) * 1000))
+            for name, seconds in closed
+        }
         return {
             "closed": codec.encode(closed_ms) if closed_ms else b"",
             "job_prefix": self._keys.job_prefix,

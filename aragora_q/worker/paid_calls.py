@@ -16,6 +16,7 @@ from aragora_q.base import Job
 from aragora_q.context import Call, Settlement, WaitClock
 from aragora_q.contracts import (
     HOLD_CLOSED_SECONDS,
+    MAX_PUT_OFF_SECONDS,
     Closed,
     GateAnswer,
     Gates,
@@ -46,9 +47,6 @@ MAX_SLEEP_SECONDS = 5.0
 
 MAX_CLOSED_SECONDS = 2.0
 """A gate that opens within this time is waited for."""
-
-MAX_AWAY_SECONDS = 300.0
-"""Longest delay of a job that a closed gate sends back: an operator may open the gate before its time."""
 
 RETRY_SECONDS = 0.5
 
@@ -136,7 +134,7 @@ def _seconds_to_wait(answer: GateAnswer, seconds_left: float) -> float:
                     why, cause="provider", by=why.partition(":")[0], until_seconds=seconds
                 )
             if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
-                raise GateClosed(why, delay_seconds=min(seconds, MAX_AWAY_SECONDS))
+                raise GateClosed(why, delay_seconds=min(seconds, MAX_PUT_OFF_SECONDS))
             return jittered(seconds)
         case OverBudget():
             raise _refused(answer)
