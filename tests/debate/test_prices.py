@@ -5,6 +5,7 @@ from support.llm_stub import APIS
 from support.requests import requests_of, topic_of
 
 from aragora_q.answer_form import AnswerForm
+from aragora_q.base import MAX_HOLD_BY_BYTES
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.config.sources import override_file
 from aragora_q.errors import ConfigError
@@ -170,6 +171,9 @@ def test_providers_and_accounts():
     }
     assert len(accounts) == 6
     assert all(len(account) == len("openai@01234567") for account in accounts)
+    long = account_of("é" * 100, "https://a", None)
+    assert len(long.encode()) <= MAX_HOLD_BY_BYTES  # whole where a held job names it
+    assert long != account_of("é" * 100, "https://b", None)
 
 
 @EACH_API
