@@ -13,7 +13,7 @@ import typer
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import Group, Moment, Tenant, parse_moment
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
-from aragora_q.formats import dollars
+from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.labels import check_labels
 from aragora_q.money import MICROS
 
@@ -237,16 +237,10 @@ def _print_table(by: Sequence[str], report: Report) -> None:
 
 
 def _cells(spent: Spent) -> tuple[str, ...]:
-    numbers = (
-        spent.calls,
-        spent.faults,
-        spent.input_tokens,
-        spent.cached_tokens,
-        spent.output_tokens,
-    )
-    usd = "unknown" if spent.usd is None else dollars(spent.usd)
+    calls = f"{spent.calls:,}", f"{spent.faults:,}"
+    tokens = [f"{n:,}" for n in (spent.input_tokens, spent.cached_tokens, spent.output_tokens)]
     estimated = dollars(spent.estimated_micro_usd / MICROS)
-    return (*(f"{number:,}" for number in numbers), usd, estimated, f"{spent.unpriced_calls:,}")
+    return *calls, *tokens, dollars_or_unknown(spent.usd), estimated, f"{spent.unpriced_calls:,}"
 
 
 def _print_nothing(

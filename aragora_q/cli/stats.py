@@ -19,6 +19,7 @@ import typer
 from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.cli.output import count, duration, styled
+from aragora_q.formats import dollars_or_unknown
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -232,7 +233,9 @@ def _ended(stats: Mapping[str, Any]) -> Iterator[str]:
     yield _format_row("cancelled", stats["cancelled"])
     if (spent := stats["spent_today"]) and spent["calls"]:
         yield ""
-        yield _format_row("spent", views.usd_text(spent), f"today (UTC): {views.spent_text(spent)}")
+        yield _format_row(
+            "spent", dollars_or_unknown(spent["usd"]), f"today (UTC): {views.spent_text(spent)}"
+        )
 
 
 def _maintenance(stats: Mapping[str, Any]) -> Iterator[str]:

@@ -228,7 +228,7 @@ def test_a_price_without_a_model_is_an_error(tmp_path, text, fault):
         ("nan", "= nan ({}:3): must be a finite number"),
         ("inf", "= inf ({}:3): must be a finite number"),
         ('"3"', "= '3' ({}:3): must be a number"),
-        ("true", "= True ({}:3): must be a number"),
+        ("true", "= True ({}:3): must not be true or false"),
     ],
 )
 def test_a_price_that_cannot_be_is_refused(tmp_path, value, rule):
@@ -259,7 +259,7 @@ def test_a_price_has_two_fields_at_least(tmp_path, text, fault):
 
 def test_a_price_that_is_not_a_table_is_refused(tmp_path):
     """A number alone does not say for what."""
-    with pytest.raises(ConfigError, match="must be a table with input_usd_per_million and output"):
+    with pytest.raises(ConfigError, match=": must be a table"):
         config(tmp_path, "[prices]\ngpt = 3")
 
 
