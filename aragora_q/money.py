@@ -1,4 +1,4 @@
-"""US dollars as whole micro-dollars, in which Redis and all limits count: costs round up, limits down."""
+"""US dollars as whole micro-dollars, in which Redis and all limits count, and what spending is counted by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ MICROS = 1_000_000
 
 _DIGITS = 3
 """Decimals of a micro-dollar that count; what follows them is the error of a float."""
+
+
+ROW_NAMES = ("queue", "tenant", "group", "agent", "provider", "model")
+"""What a row of spending names, in the order of `gates.lua`."""
+
+SPENT_BY = ("day", *ROW_NAMES)
+"""What spending can be shown by."""
 
 
 def cost_micros(usd: float) -> int:

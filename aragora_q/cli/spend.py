@@ -15,20 +15,14 @@ from aragora_q.cli.filters import Group, Moment, Tenant, parse_moment
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.labels import check_labels
-from aragora_q.money import MICROS
+from aragora_q.money import MICROS, SPENT_BY
 
 if TYPE_CHECKING:
     from aragora_q.gates.spending import Key, Report, Spent
     from aragora_q.streams.queue import RedisStreamsQueue
 
-BY = ("day", "queue", "tenant", "group", "agent", "provider", "model")
 DEFAULT_DAYS = 7
 DAY_SECONDS = 86_400
-
-_NUMBERS = (
-    "calls", "faults", "input_tokens", "output_tokens", "cached_tokens", "usd", "estimated_usd",
-    "unpriced_calls",
-)  # fmt: skip
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet run a cell."""
@@ -51,8 +45,8 @@ Exit codes:
 def _parse_by(values: list[str] | None) -> list[str]:
     by = options.split_names(values) or ["day"]
     for name in by:
-        if name not in BY:
-            raise typer.BadParameter(f"{name!r:.100} must be one of {', '.join(BY)}")
+        if name not in SPENT_BY:
+            raise typer.BadParameter(f"{name!r:.100} must be one of {', '.join(SPENT_BY)}")
         if by.count(name) > 1:
             raise typer.BadParameter(f"{name} is given twice")
     return by
@@ -200,7 +194,8 @@ def _csv(by: Sequence[str], report: Report) -> str:
     """Return the report as CSV (RFC 4180). What is not known is empty."""
     written = io.StringIO()
     writer = csv.writer(written)
-    writer.writerow([*by, *_NUMBERS, "is_other"])
+    numbers = report.total.as_json()
+    writer.writerow([*by, *numbers, "is_other"])
     for key, spent in _sorted(by, report):
         row = _json(by, key, spent)
         names = [_cell(row[name] or "") for name in by]
@@ -210,7 +205,7 @@ def _csv(by: Sequence[str], report: Report) -> str:
             "estimated_usd": _exact(spent.estimated_micro_usd),
             "is_other": "true" if row["is_other"] else "false",
         }
-        writer.writerow([*names, *(amounts[name] for name in (*_NUMBERS, "is_other"))])
+        writer.writerow([*names, *(amounts[name] for name in (*numbers, "is_other"))])
     return written.getvalue().rstrip("\r\n")
 
 

@@ -17,17 +17,22 @@ from aragora_q.redis.scripts import batched
 CLOSED_FOREVER = -1
 """Instead of a time: until someone acts."""
 
-REASONS = {
+CLOSED_BY = {
     "rate_limited": "the provider's rate limit",
     "overloaded": "the provider is overloaded",
     "outage": "calls failed five times in a row",
     "credit": "the provider's credit is used up",
     "paused": "paused by an operator",
+}
+"""Why an account takes no calls, by what scripts answer."""
+
+REASONS = {
+    **CLOSED_BY,
     "probe": "another call tries whether the provider answers again",
     "concurrency": "as many calls as allowed are under way",
     "rate": "the rate of calls or tokens is used up",
 }
-"""Why a call has to wait, by what scripts answer."""
+"""The same, and why a call has to wait for its turn."""
 
 State = Literal["open", "probing", "closed", "paused"]
 """`probing`: it was closed, and the next call tries whether it answers again."""
@@ -43,7 +48,7 @@ class Account:
     provider: str
     state: State
     closed_by: str
-    """Why it is closed, or was before it is tried again: one of REASONS; empty if it is open."""
+    """Why it is closed, or was before it is tried again: one of CLOSED_BY; empty if it is open."""
     seconds: float | None
     """How long calls need not ask; 0: it takes some, None: until someone acts."""
     limit: int | None
@@ -56,7 +61,7 @@ class Account:
     @property
     def reason(self) -> str:
         """Why it is closed, in words; empty if it is open."""
-        return REASONS.get(self.closed_by, self.closed_by)
+        return CLOSED_BY.get(self.closed_by, self.closed_by)
 
     @property
     def is_closed(self) -> bool:
