@@ -188,7 +188,7 @@ async def reset(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False
 async def _open_book(queue: RedisStreamsQueue) -> AsyncIterator[Book]:
     from aragora_q.gates.book import Book
 
-    async with options.open_gates(queue) as gates:
+    async with queue.connection.open_gates() as gates:
         yield Book(gates)
 
 

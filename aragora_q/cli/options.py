@@ -23,7 +23,6 @@ from aragora_q.errors import ConfigError, InvalidPayload
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
-    from aragora_q.redis.connection import Connection
     from aragora_q.streams.queue import RedisStreamsQueue
 
 T = TypeVar("T")
@@ -210,16 +209,6 @@ async def open_queue(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
         yield queue
     finally:
         await queue.close()
-
-
-@asynccontextmanager
-async def open_gates(queue: RedisStreamsQueue) -> AsyncIterator[Connection]:
-    """Yield a connection to the gates that belong to a queue."""
-    connection = queue.connection.for_gates()
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -144,7 +144,7 @@ async def resume(
 async def _open_accounts(queue: RedisStreamsQueue) -> AsyncIterator[Accounts]:
     from aragora_q.gates.accounts import Accounts
 
-    async with options.open_gates(queue) as gates:
+    async with queue.connection.open_gates() as gates:
         yield Accounts(gates)
 
 

@@ -131,7 +131,7 @@ async def _spend(
 ) -> int:
     from aragora_q.gates.spending import Spending
 
-    async with options.open_queue(load()) as queue, options.open_gates(queue) as gates:
+    async with options.open_queue(load()) as queue, queue.connection.open_gates() as gates:
         spending = Spending(gates)
         first, last = _days(await spending.now(), since, until)
         report = await spending.report(first, last, by, only)

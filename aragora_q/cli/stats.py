@@ -80,7 +80,7 @@ def stats(
 async def _stats(
     settings: QueueConfig, prometheus: Path | None, *, watch: bool, as_json: bool
 ) -> None:
-    async with options.open_queue(settings) as queue, options.open_gates(queue) as gates:
+    async with options.open_queue(settings) as queue, queue.connection.open_gates() as gates:
         if prometheus:
             from aragora_q.observability import queue_metrics
 

@@ -146,11 +146,10 @@ async def show_group(queue: RedisStreamsQueue, group: Group, *, as_json: bool, q
 
 async def _spent_by_group(queue: RedisStreamsQueue, name: str) -> dict[str, Any] | None:
     """Return what a group spent, as JSON; None if it cannot be read: all else is shown."""
-    from aragora_q.cli.options import open_gates
     from aragora_q.gates.spending import Spending
 
     try:
-        async with open_gates(queue) as gates:
+        async with queue.connection.open_gates() as gates:
             return (await Spending(gates).of_group(queue.config.queue, name)).as_json()
     except (AragoraQError, ValueError):
         return None
