@@ -27,6 +27,9 @@ STALL_SECONDS = 10.0
 HOLD_CLOSED_SECONDS = 6 * 3600.0
 """A job whose provider takes no calls for longer is held, so that an operator sees it."""
 
+MAX_PUT_OFF_SECONDS = 300.0
+"""Longest delay of a job because a provider takes no calls: an operator may open it before its time."""
+
 Lease = tuple[str, int]
 """Job id and fence: together they name one attempt of one job."""
 

@@ -149,6 +149,11 @@ def dollars(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}".removesuffix("00")
 
 
+def dollars_or_unknown(usd: float | None) -> str:
+    """Format a price that may not be known."""
+    return "unknown" if usd is None else dollars(usd)
+
+
 def price(cost_usd: float | None, unpriced_calls: int) -> str:
     """Format the price of a debate, and say how many calls it does not cover; blank if there are none."""
     unpriced = f"price of {count(unpriced_calls, 'call')} not known" if unpriced_calls else ""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import AsJson, LoadConfig, with_config, with_queue
+from aragora_q.cli.options import AsJson, LoadConfig, Reason, with_config, with_queue
 from aragora_q.errors import BudgetNotFound, did_you_mean
 from aragora_q.formats import dollars
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import BudgetConfig
-    from aragora_q.gates.book import Book, Budget, Spending
+    from aragora_q.gates.book import Book, Budget, ScopeSpending
     from aragora_q.streams.queue import RedisStreamsQueue
 
 CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
@@ -24,8 +24,6 @@ CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid co
 
 MAX_LISTED = 10
 """Values of a scope that `list` shows; `show` has all."""
-
-MAX_REASON_CHARS = 500
 
 budget = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
 
@@ -125,9 +123,7 @@ def set_(
         str | None,
         typer.Option("--on-full", metavar="ACTION", help="hold, fail or warn."),
     ] = None,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Why, for other operators.")
-    ] = "",
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Set a budget for all workers, at once, until `budget reset`.
@@ -138,10 +134,6 @@ def set_(
     """
     given = {**_parse_amount(amount), "scope": scope, "on_full": on_full}
     given = {key: value for key, value in given.items() if value is not None}
-    if len(reason) > MAX_REASON_CHARS:
-        raise typer.BadParameter(
-            f"must have at most {MAX_REASON_CHARS} characters", param_hint="--reason"
-        )
     _check(name, {"window": "total", **given})
     options.run(_set(load, name, given, reason, as_json=as_json))
 
@@ -196,11 +188,8 @@ async def reset(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False
 async def _open_book(queue: RedisStreamsQueue) -> AsyncIterator[Book]:
     from aragora_q.gates.book import Book
 
-    connection = queue.connection.for_gates()
-    try:
-        yield Book(connection)
-    finally:
-        await connection.close()
+    async with queue.connection.open_gates() as gates:
+        yield Book(gates)
 
 
 def _raise_unknown(name: str, budgets: list[Budget]) -> NoReturn:
@@ -257,7 +246,7 @@ async def _rows(book: Book, found: Budget, max_values: int | None) -> list[tuple
     return rows or [(found.name, found.scope, _limit(found), *["$0"] * 2, "0%", ends, origin)]
 
 
-def _amounts(found: Budget, spent: Spending) -> tuple[str, ...]:
+def _amounts(found: Budget, spent: ScopeSpending) -> tuple[str, ...]:
     share = (spent.spent_usd + spent.reserved_usd) / found.limit_usd
     return dollars(spent.spent_usd), dollars(spent.reserved_usd), f"{share:.0%}"
 

@@ -9,7 +9,6 @@ from aragora_q.cli import output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
-from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -51,25 +50,17 @@ async def cancel(
     selection = Selection(
         "cancel", LIVE, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
-    exit_code = 0
 
     async def work(job_ids: list[str]) -> int:
-        nonlocal exit_code
         results = await queue.cancel_many(job_ids)
-        for job_id, result in zip(job_ids, results, strict=True):
-            if result != "unknown":
-                if selection.prints_each:
-                    _print_result(job_id, result, as_json=as_json, quiet=quiet)
-            elif ids:
-                error = JobNotFound(job_id, queue.config.queue)
-                output.error(str(error), error.hint)
-                exit_code = error.exit_code
+        for job_id, result in selection.to_print(queue, job_ids, results):
+            _print_result(job_id, result, as_json=as_json, quiet=quiet)
         return results.count("cancelled")
 
     cancelled = await selection.run(queue, work, until_none_is_left=True)
     if not (selection.prints_each or dry_run):
         output.info(f"cancelled {output.count(cancelled, 'job')}")
-    return exit_code
+    return selection.exit_code
 
 
 def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:

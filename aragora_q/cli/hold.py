@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from aragora_q.base import LIVE
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Reason, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
-from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
-
-MAX_REASON_CHARS = 500
 
 TEXTS = {
     "held": "held",
@@ -42,14 +37,6 @@ Exit codes:
 """
 
 
-def _check_reason(value: str) -> str:
-    if len(value) > MAX_REASON_CHARS:
-        raise typer.BadParameter(
-            f"it has {len(value)} characters, at most {MAX_REASON_CHARS} are allowed"
-        )
-    return value
-
-
 @with_filter("hold", LIVE)
 @with_queue
 async def hold(
@@ -57,12 +44,7 @@ async def hold(
     *,
     ids: Ids = None,
     given: GivenFilter,
-    reason: Annotated[
-        str,
-        typer.Option(
-            "--reason", metavar="TEXT", callback=_check_reason, help="Why: shown with the job."
-        ),
-    ] = "",
+    reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -79,25 +61,18 @@ async def hold(
     selection = Selection(
         "hold", LIVE, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
-    exit_code, by = 0, options.operator()
+    by = options.operator()
 
     async def work(job_ids: list[str]) -> int:
-        nonlocal exit_code
         results = await queue.hold_many(job_ids, reason=reason, by=by)
-        for job_id, result in zip(job_ids, results, strict=True):
-            if result != "unknown":
-                if selection.prints_each:
-                    _print_result(job_id, result, as_json=as_json, quiet=quiet)
-            elif ids:
-                error = JobNotFound(job_id, queue.config.queue)
-                output.error(str(error), error.hint)
-                exit_code = error.exit_code
+        for job_id, result in selection.to_print(queue, job_ids, results):
+            _print_result(job_id, result, as_json=as_json, quiet=quiet)
         return results.count("held") + results.count("asked")
 
     held = await selection.run(queue, work, until_none_is_left=True)
     if not (selection.prints_each or dry_run):
         output.info(f"held {output.count(held, 'job')}; running ones when their attempts end")
-    return exit_code
+    return selection.exit_code
 
 
 def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:

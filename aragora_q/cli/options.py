@@ -23,7 +23,6 @@ from aragora_q.errors import ConfigError, InvalidPayload
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
-    from aragora_q.redis.connection import Connection
     from aragora_q.streams.queue import RedisStreamsQueue
 
 T = TypeVar("T")
@@ -212,16 +211,6 @@ async def open_queue(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
         await queue.close()
 
 
-@asynccontextmanager
-async def open_gates(queue: RedisStreamsQueue) -> AsyncIterator[Connection]:
-    """Yield a connection to the gates that belong to a queue."""
-    connection = queue.connection.for_gates()
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end. A stop signal interrupts it even while it reads standard input."""
     import asyncio
@@ -310,6 +299,23 @@ def _decode(text: str) -> Any:
     except ValueError as error:
         reason = str(error).replace("at line 1 ", "at ")
         raise typer.BadParameter(f"{text!r:.100} is not JSON: {reason}") from None
+
+
+MAX_REASON_CHARS = 500
+
+
+def _check_reason(reason: str) -> str:
+    if len(reason) > MAX_REASON_CHARS:
+        raise typer.BadParameter(f"must have at most {MAX_REASON_CHARS} characters")
+    return reason
+
+
+Reason = Annotated[
+    str,
+    typer.Option(
+        "--reason", metavar="TEXT", callback=_check_reason, help="Why, for other operators."
+    ),
+]
 
 
 def operator() -> str:

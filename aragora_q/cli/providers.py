@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import AsJson, with_queue
+from aragora_q.cli.options import AsJson, Reason, with_queue
 from aragora_q.errors import ProviderNotFound, did_you_mean
 from aragora_q.formats import ago, duration, truncate
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
 """Exit codes of every command of the group."""
 
-MAX_NAME_CHARS, MAX_REASON_CHARS = 200, 500
+MAX_NAME_CHARS = 200
 
 providers = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
 
@@ -42,12 +42,6 @@ def _check_name(name: str) -> str:
             "without blanks"
         )
     return name
-
-
-def _check_reason(reason: str) -> str:
-    if len(reason) > MAX_REASON_CHARS:
-        raise typer.BadParameter(f"must have at most {MAX_REASON_CHARS} characters")
-    return reason
 
 
 Name = Annotated[
@@ -78,18 +72,19 @@ async def list_(
     """List the accounts that calls have used, and the providers that are paused."""
     async with _open_accounts(queue) as accounts:
         found, pauses = await accounts.accounts(), await accounts.pauses()
+        agents = await accounts.agents(each.name for each in found)
     now = await queue.tracker.server_time()
     if quiet:
         output.lines(each.name for each in found)
     elif as_json:
         for each in found:
-            output.json_line(_as_json(each, _pause_of(each, pauses), now))
+            output.json_line(_as_json(each, agents[each.name], _pause_of(each, pauses), now))
         for pause in _unused(pauses, found):
             output.json_line(_unused_as_json(pause))
     elif not found and not pauses:
         output.info(f"no provider was called yet at {queue.connection.address}")
     else:
-        _print_table(found, pauses, now)
+        _print_table(found, agents, pauses, now)
 
 
 @providers.command(
@@ -101,12 +96,7 @@ async def pause(
     queue: RedisStreamsQueue,
     *,
     name: Name,
-    reason: Annotated[
-        str,
-        typer.Option(
-            "--reason", metavar="TEXT", callback=_check_reason, help="Why, for other operators."
-        ),
-    ] = "",
+    reason: Reason = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -154,11 +144,8 @@ async def resume(
 async def _open_accounts(queue: RedisStreamsQueue) -> AsyncIterator[Accounts]:
     from aragora_q.gates.accounts import Accounts
 
-    connection = queue.connection.for_gates()
-    try:
-        yield Accounts(connection)
-    finally:
-        await connection.close()
+    async with queue.connection.open_gates() as gates:
+        yield Accounts(gates)
 
 
 def _names(found: list[Account]) -> set[str]:
@@ -176,18 +163,21 @@ def _unused(pauses: list[Pause], found: list[Account]) -> list[Pause]:
     return [each for each in pauses if each.name not in _names(found)]
 
 
-def _as_json(account: Account, pause: Pause | None, now: float) -> dict[str, Any]:
+def _as_json(
+    account: Account, agents: Sequence[str], pause: Pause | None, now: float
+) -> dict[str, Any]:
+    seconds = account.opens_in_seconds
     return {
         "account": account.name,
         "provider": account.provider,
         "state": account.state,
-        "why": account.why or None,
-        "until": None if account.seconds is None else round((now + account.seconds) * 1000),
+        "why": account.reason or None,
+        "until": None if seconds is None else round((now + seconds) * 1000),
         "limit": account.limit,
         "under_way": account.under_way,
         "waiting": account.waiting,
         "faults": account.faults,
-        "agents": list(account.agents),
+        "agents": list(agents),
         "pause": None if pause is None else _pause_json(pause),
     }
 
@@ -204,16 +194,19 @@ def _pause_json(pause: Pause) -> dict[str, Any]:
     return {"by": pause.by, "reason": pause.reason, "at": pause.at}
 
 
-def _print_table(found: list[Account], pauses: list[Pause], now: float) -> None:
+def _print_table(
+    found: list[Account], agents: Mapping[str, Sequence[str]], pauses: list[Pause], now: float
+) -> None:
     rows = []
     for each in found:
         pause = _pause_of(each, pauses)
-        why = _why(pause, now) if pause is not None else each.why
-        until = duration(each.seconds) if each.seconds is not None else ""
+        why = _why(pause, now) if pause is not None else each.reason
+        seconds = each.opens_in_seconds
+        until = "" if seconds is None else duration(seconds)
         limit = "" if each.limit is None else str(each.limit)
         numbers = (str(each.under_way), limit, str(each.waiting), str(each.faults))
-        agents = truncate(", ".join(each.agents), 60)
-        rows.append((each.name, each.state, until, *numbers, agents, why))
+        names = truncate(", ".join(agents[each.name]), 60)
+        rows.append((each.name, each.state, until, *numbers, names, why))
     rows += [
         (each.name, "paused", "", "0", "", "0", "0", "", _why(each, now))
         for each in _unused(pauses, found)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +17,7 @@ from aragora_q.base import JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.filters import GivenFilter
 from aragora_q.cli.options import check_ids
-from aragora_q.errors import InvalidPayload
+from aragora_q.errors import InvalidPayload, JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -34,7 +34,7 @@ Ids = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Selection:
     """What a command was asked to work on, and how."""
 
@@ -48,11 +48,25 @@ class Selection:
     yes: bool
     as_json: bool
     quiet: bool
+    exit_code: int = field(default=0, init=False)
 
     @property
     def prints_each(self) -> bool:
         """True if each job has a line of output; otherwise there is a summary."""
         return bool(self.ids) or self.as_json or self.quiet
+
+    def to_print(
+        self, queue: RedisStreamsQueue, job_ids: Sequence[str], results: Sequence[str]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the jobs that have a line of output, and their results. Unknown ids are errors."""
+        for job_id, result in zip(job_ids, results, strict=True):
+            if result != "unknown":
+                if self.prints_each:
+                    yield job_id, result
+            elif self.ids:  # else it was purged meanwhile
+                error = JobNotFound(job_id, queue.config.queue)
+                output.error(str(error), error.hint)
+                self.exit_code = error.exit_code
 
     async def run(
         self,

@@ -13,21 +13,16 @@ import typer
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import Group, Moment, Tenant, parse_moment
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
-from aragora_q.formats import dollars
+from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.labels import check_labels
+from aragora_q.money import MICROS, SPENT_BY
 
 if TYPE_CHECKING:
     from aragora_q.gates.spending import Key, Report, Spent
     from aragora_q.streams.queue import RedisStreamsQueue
 
-BY = ("day", "queue", "tenant", "group", "agent", "provider", "model")
 DEFAULT_DAYS = 7
 DAY_SECONDS = 86_400
-
-_NUMBERS = (
-    "calls", "faults", "input_tokens", "output_tokens", "cached_tokens", "usd", "estimated_usd",
-    "unpriced_calls",
-)  # fmt: skip
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet run a cell."""
@@ -50,8 +45,8 @@ Exit codes:
 def _parse_by(values: list[str] | None) -> list[str]:
     by = options.split_names(values) or ["day"]
     for name in by:
-        if name not in BY:
-            raise typer.BadParameter(f"{name!r:.100} must be one of {', '.join(BY)}")
+        if name not in SPENT_BY:
+            raise typer.BadParameter(f"{name!r:.100} must be one of {', '.join(SPENT_BY)}")
         if by.count(name) > 1:
             raise typer.BadParameter(f"{name} is given twice")
     return by
@@ -136,7 +131,7 @@ async def _spend(
 ) -> int:
     from aragora_q.gates.spending import Spending
 
-    async with options.open_queue(load()) as queue, options.open_gates(queue) as gates:
+    async with options.open_queue(load()) as queue, queue.connection.open_gates() as gates:
         spending = Spending(gates)
         first, last = _days(await spending.now(), since, until)
         report = await spending.report(first, last, by, only)
@@ -199,7 +194,8 @@ def _csv(by: Sequence[str], report: Report) -> str:
     """Return the report as CSV (RFC 4180). What is not known is empty."""
     written = io.StringIO()
     writer = csv.writer(written)
-    writer.writerow([*by, *_NUMBERS, "is_other"])
+    numbers = report.total.as_json()
+    writer.writerow([*by, *numbers, "is_other"])
     for key, spent in _sorted(by, report):
         row = _json(by, key, spent)
         names = [_cell(row[name] or "") for name in by]
@@ -209,7 +205,7 @@ def _csv(by: Sequence[str], report: Report) -> str:
             "estimated_usd": _exact(spent.estimated_micro_usd),
             "is_other": "true" if row["is_other"] else "false",
         }
-        writer.writerow([*names, *(amounts[name] for name in (*_NUMBERS, "is_other"))])
+        writer.writerow([*names, *(amounts[name] for name in (*numbers, "is_other"))])
     return written.getvalue().rstrip("\r\n")
 
 
@@ -221,7 +217,7 @@ def _cell(text: str) -> str:
 
 def _exact(micro_usd: int) -> str:
     sign, micros = "-" if micro_usd < 0 else "", abs(micro_usd)
-    return f"{sign}{micros // 1_000_000}.{micros % 1_000_000:06d}"
+    return f"{sign}{micros // MICROS}.{micros % MICROS:06d}"
 
 
 def _print_table(by: Sequence[str], report: Report) -> None:
@@ -236,16 +232,10 @@ def _print_table(by: Sequence[str], report: Report) -> None:
 
 
 def _cells(spent: Spent) -> tuple[str, ...]:
-    numbers = (
-        spent.calls,
-        spent.faults,
-        spent.input_tokens,
-        spent.cached_tokens,
-        spent.output_tokens,
-    )
-    usd = "unknown" if spent.usd is None else dollars(spent.usd)
-    estimated = dollars(spent.estimated_micro_usd / 1_000_000)
-    return (*(f"{number:,}" for number in numbers), usd, estimated, f"{spent.unpriced_calls:,}")
+    calls = f"{spent.calls:,}", f"{spent.faults:,}"
+    tokens = [f"{n:,}" for n in (spent.input_tokens, spent.cached_tokens, spent.output_tokens)]
+    estimated = dollars(spent.estimated_micro_usd / MICROS)
+    return *calls, *tokens, dollars_or_unknown(spent.usd), estimated, f"{spent.unpriced_calls:,}"
 
 
 def _print_nothing(

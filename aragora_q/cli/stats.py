@@ -19,6 +19,7 @@ import typer
 from aragora_q.cli import options, output
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.cli.output import count, duration, styled
+from aragora_q.formats import dollars_or_unknown
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -79,7 +80,7 @@ def stats(
 async def _stats(
     settings: QueueConfig, prometheus: Path | None, *, watch: bool, as_json: bool
 ) -> None:
-    async with options.open_queue(settings) as queue, options.open_gates(queue) as gates:
+    async with options.open_queue(settings) as queue, queue.connection.open_gates() as gates:
         if prometheus:
             from aragora_q.observability import queue_metrics
 
@@ -141,14 +142,14 @@ async def _read_gates(gates: Connection) -> tuple[dict[str, Any], list[str]]:
         )
     closed = [
         {
-            "account": each.account,
+            "account": each.name,
             "provider": each.provider,
             "closed_by": each.closed_by,
             "reason": each.reason,
-            "seconds": each.seconds,
+            "seconds": each.opens_in_seconds,
         }
         for each in overview.accounts
-        if each.closed_by
+        if each.is_closed
     ]
     return {"spent_today": overview.spent_today.as_json(), "closed_providers": closed}, []
 
@@ -232,7 +233,9 @@ def _ended(stats: Mapping[str, Any]) -> Iterator[str]:
     yield _format_row("cancelled", stats["cancelled"])
     if (spent := stats["spent_today"]) and spent["calls"]:
         yield ""
-        yield _format_row("spent", views.usd_text(spent), f"today (UTC): {views.spent_text(spent)}")
+        yield _format_row(
+            "spent", dollars_or_unknown(spent["usd"]), f"today (UTC): {views.spent_text(spent)}"
+        )
 
 
 def _maintenance(stats: Mapping[str, Any]) -> Iterator[str]:

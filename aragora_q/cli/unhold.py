@@ -10,7 +10,6 @@ from aragora_q.cli import output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
-from aragora_q.errors import JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -55,20 +54,13 @@ async def unhold(
     selection = Selection(
         "unhold", HELD, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
-    exit_code = 0
 
     async def work(job_ids: list[str]) -> int:
-        nonlocal exit_code
         results = await queue.unhold_many(job_ids)
         statuses = await queue.tracker.get_statuses(job_ids) if selection.prints_each else {}
-        for job_id, result in zip(job_ids, results, strict=True):
-            if result != "unknown":
-                if selection.prints_each and (ids or result == "unheld"):
-                    _print_result(job_id, result, statuses[job_id], as_json=as_json, quiet=quiet)
-            elif ids:
-                error = JobNotFound(job_id, queue.config.queue)
-                output.error(str(error), error.hint)
-                exit_code = error.exit_code
+        for job_id, result in selection.to_print(queue, job_ids, results):
+            if ids or result == "unheld":
+                _print_result(job_id, result, statuses[job_id], as_json=as_json, quiet=quiet)
         return results.count("unheld")
 
     unheld = await selection.run(queue, work)  # once: a budget may hold jobs again at once
@@ -78,7 +70,7 @@ async def unhold(
             unheld += await work(page)
     if not (selection.prints_each or dry_run):
         output.info(f"unheld {output.count(unheld, 'job')}")
-    return exit_code
+    return selection.exit_code
 
 
 def _print_result(

@@ -20,7 +20,7 @@ from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
 from aragora_q.errors import AragoraQError
-from aragora_q.formats import dollars, price
+from aragora_q.formats import dollars, dollars_or_unknown, price
 from aragora_q.labels import encode_labels
 from aragora_q.loose import number_or_none, whole
 
@@ -113,7 +113,7 @@ def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> It
     if spent is None:
         yield _row("spent", "cannot be read")
     elif spent["calls"]:
-        yield _row("spent", f"{usd_text(spent)}: {spent_text(spent)}")
+        yield _row("spent", f"{dollars_or_unknown(spent['usd'])}: {spent_text(spent)}")
     yield _row("created", _format_time(group.created_at, now))
     for label, time in (
         ("sealed", group.sealed_at),
@@ -146,19 +146,13 @@ async def show_group(queue: RedisStreamsQueue, group: Group, *, as_json: bool, q
 
 async def _spent_by_group(queue: RedisStreamsQueue, name: str) -> dict[str, Any] | None:
     """Return what a group spent, as JSON; None if it cannot be read: all else is shown."""
-    from aragora_q.cli.options import open_gates
     from aragora_q.gates.spending import Spending
 
     try:
-        async with open_gates(queue) as gates:
+        async with queue.connection.open_gates() as gates:
             return (await Spending(gates).of_group(queue.config.queue, name)).as_json()
     except (AragoraQError, ValueError):
         return None
-
-
-def usd_text(spent: Mapping[str, Any]) -> str:
-    """Return the US dollars of the JSON of spending."""
-    return "unknown" if spent["usd"] is None else dollars(spent["usd"])
 
 
 def spent_text(spent: Mapping[str, Any]) -> str:

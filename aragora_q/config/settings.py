@@ -8,7 +8,6 @@ everything else.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -142,10 +141,10 @@ class AgentConfig(TableConfig):
         return {"model": value} if isinstance(value, str) else value
 
 
-class PriceConfig(BaseModel):
+class PriceConfig(TableConfig):
     """What a model costs, in the `[prices]` table, in US dollars per million tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(strict=True)
 
     input_usd_per_million: float = Field(
         ge=0, le=MAX_USD_PER_MILLION, description="Price of input, in USD per million tokens."
@@ -161,14 +160,6 @@ class PriceConfig(BaseModel):
         le=MAX_USD_PER_MILLION,
         description="Price of input from the provider's cache. Default: that of other input.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_table(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            rule = "must be a table with input_usd_per_million and output_usd_per_million"
-            raise ValueError(rule)  # noqa: TRY004 - pydantic collects these
-        return value
 
 
 class BudgetConfig(TableConfig):

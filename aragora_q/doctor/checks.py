@@ -151,18 +151,15 @@ def _of_server(
 
 async def _of_keys(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     """Find keys that another program wrote where the queue has its own."""
-    gates = queue.connection.for_gates()
-    types = {**queue.connection.keys.types, **gates.gate_keys.types}
-    try:
-        found = [
-            *await queue.connection.execute_all(
-                [("TYPE", key) for key in queue.connection.keys.types]
-            ),
-            *await gates.execute_all([("TYPE", key) for key in gates.gate_keys.types]),
-        ]
-    finally:
-        await gates.close()
-    for (key, expected), reply in zip(types.items(), found, strict=True):
+    found: list[tuple[str, str, Any]] = []
+    async with queue.connection.open_gates() as gates:
+        for connection, types in (
+            (queue.connection, queue.connection.keys.types),
+            (gates, gates.gate_keys.types),
+        ):
+            kinds = await connection.execute_all([("TYPE", key) for key in types])
+            found += zip(types, types.values(), kinds, strict=True)
+    for key, expected, reply in found:
         kind = replies.text(reply)
         if not isinstance(reply, Exception) and kind not in ("none", expected):
             yield Finding(
@@ -320,11 +317,8 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
 
 async def _of_gates(queue: RedisStreamsQueue) -> list[Finding]:
     """Find budgets, limits of providers and prices that live workers declare differently."""
-    connection = queue.connection.for_gates()
-    try:
-        declarations = await Book(connection).declarations()
-    finally:
-        await connection.close()
+    async with queue.connection.open_gates() as gates:
+        declarations = await Book(gates).declarations()
     remedy = "give all workers the same configuration; until then, the lowest limit counts"
     return [Finding("warning", "gates", text, remedy) for text in differences(declarations)]
 

@@ -66,10 +66,7 @@ async def check_page(
         report.add("policy-lost", "policy")
         if repair:
             await connection.run("gate_check", max_calls=0, repair=1)
-    next_cursor, names = await connection.execute(
-        "SCAN", cursor, "MATCH", connection.gate_keys.pattern, "COUNT", 10 * BATCH_LIMIT
-    )
-    for batch in batched(_counters(connection.gate_keys, map(replies.text, names), report)):
+    for batch in batched(_counters(keys, map(replies.text, names), report)):
         results = await connection.run(
             "gate_check",
             [(None, (key,)) for key in batch],
@@ -81,7 +78,7 @@ async def check_page(
                 if code == "busy":
                     report.uncompared_counters += 1
                 else:
-                    report.add(code, key.removeprefix(connection.gate_keys.gates_prefix))
+                    report.add(code, key.removeprefix(keys.gates_prefix))
     return replies.text(next_cursor)
 
 

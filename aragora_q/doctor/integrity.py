@@ -51,15 +51,17 @@ async def examine(
         r"\d+(-\d+)?" if first in LANES else r"\d+", first_cursor
     ):
         raise UnknownCursor(f"{resume_at!r} is not a cursor that a check has printed")
-    for phase in PHASES[PHASES.index(first) :]:
-        cursor = first_cursor if phase == first else "0"
-        while True:
-            cursor = await _check_page(connection, phase, cursor, report, repair=repair)
-            if cursor == "0":
-                break
-            if time.monotonic() > deadline:
-                report.stopped_at = f"{phase}:{cursor}"
-                return report
+    async with connection.open_gates() as to_gates:
+        for phase in PHASES[PHASES.index(first) :]:
+            cursor = first_cursor if phase == first else "0"
+            target = to_gates if phase == "gates" else connection
+            while True:
+                cursor = await _check_page(target, phase, cursor, report, repair=repair)
+                if cursor == "0":
+                    break
+                if time.monotonic() > deadline:
+                    report.stopped_at = f"{phase}:{cursor}"
+                    return report
     return report
 
 
@@ -68,7 +70,7 @@ async def _check_page(
 ) -> str:
     """Check what the next page of a phase names; return the next cursor, "0" after the last page."""
     if phase == "gates":
-        return await _check_gates(connection, cursor, report, repair=repair)
+        return await gates.check_page(connection, cursor, report, repair=repair)
     if phase in LANES:
         return await _check_lane(connection, phase, cursor, report, repair=repair)
     next_cursor, page = await _next_page(connection, phase, cursor)
@@ -88,16 +90,6 @@ async def _check_page(
     for group in found.groups:
         await check_group(connection, group, report, repair=repair)
     return next_cursor
-
-
-async def _check_gates(
-    connection: Connection, cursor: str, report: IntegrityReport, *, repair: bool
-) -> str:
-    gates_connection = connection.for_gates()
-    try:
-        return await gates.check_page(gates_connection, cursor, report, repair=repair)
-    finally:
-        await gates_connection.close()
 
 
 async def _check_lane(

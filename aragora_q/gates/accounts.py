@@ -1,18 +1,38 @@
-"""Accounts of providers as operators see them: which take no calls and why, their limits, their calls.
+"""Accounts of providers: which take no calls and why, their limits, their calls, and pauses by operators.
 
-Used by `aragora-q providers`, over a connection to the gates.
+Used by the client of a worker, by `aragora-q providers` and by the overview, over a connection to the gates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from aragora_q import codec
-from aragora_q.gates.client import CLOSED_FOREVER, REASONS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
+
+CLOSED_FOREVER = -1
+"""Instead of a time: until someone acts."""
+
+CLOSED_BY = {
+    "rate_limited": "the provider's rate limit",
+    "overloaded": "the provider is overloaded",
+    "outage": "calls failed five times in a row",
+    "credit": "the provider's credit is used up",
+    "paused": "paused by an operator",
+}
+"""Why an account takes no calls, by what scripts answer."""
+
+REASONS = {
+    **CLOSED_BY,
+    "probe": "another call tries whether the provider answers again",
+    "concurrency": "as many calls as allowed are under way",
+    "rate": "the rate of calls or tokens is used up",
+}
+"""The same, and why a call has to wait for its turn."""
 
 State = Literal["open", "probing", "closed", "paused"]
 """`probing`: it was closed, and the next call tries whether it answers again."""
@@ -22,22 +42,50 @@ AGENT_FIELD = "agent:"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The gate of one account. `seconds` until it opens: None if it is open, or closed until someone acts."""
+    """The gate of one account."""
 
     name: str
     provider: str
     state: State
-    why: str
+    closed_by: str
+    """Why it is closed, or was before it is tried again: one of CLOSED_BY; empty if it is open."""
     seconds: float | None
-    is_endless: bool
+    """How long calls need not ask; 0: it takes some, None: until someone acts."""
     limit: int | None
     """Calls at once that the provider is known to take; None: not known."""
     under_way: int
     waiting: int
     faults: int
     """Transient faults in a row."""
-    agents: tuple[str, ...]
-    """Agents that have used it, sorted; at most about 40."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is closed, in words; empty if it is open."""
+        return CLOSED_BY.get(self.closed_by, self.closed_by)
+
+    @property
+    def is_closed(self) -> bool:
+        """True if it takes no calls."""
+        return self.seconds != 0
+
+    @property
+    def opens_in_seconds(self) -> float | None:
+        """Until it opens by itself; None: it takes calls, or none until someone acts."""
+        return self.seconds or None if self.state == "closed" else None
+
+    @property
+    def free_calls(self) -> int | None:
+        """How many more calls it takes; None: no limit is known. One that is open is never full for good."""
+        match self.state:
+            case "open":
+                return (
+                    None
+                    if self.limit is None
+                    else max(1, self.limit - self.under_way - self.waiting)
+                )
+            case "probing":
+                return 1
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +105,25 @@ class Accounts:
         self._connection = connection
         self._keys = connection.gate_keys
 
-    async def accounts(self) -> list[Account]:
-        """Return the accounts that calls have used, by name."""
-        members = await self._connection.execute("ZRANGE", self._keys.named["accounts"], 0, -1)
-        found = []
-        for names in batched(sorted(replies.text(each) for each in members)):
-            states = await self._connection.run("gate_states", [(None, (name,)) for name in names])
-            hashes = await self._connection.execute_all(
-                [("HGETALL", self._keys.account(name)) for name in names]
-            )
-            found += [
-                _account(name, state, fields)
-                for name, state, fields in zip(names, states, hashes, strict=True)
-            ]
+    async def accounts(self, *, most: int | None = None) -> list[Account]:
+        """Return the accounts that calls have used, by name; the `most` that were used last, if given."""
+        key, end = self._keys.named["accounts"], -1 if most is None else most - 1
+        members = await self._connection.execute("ZRANGE", key, 0, end, "REV")
+        return await read_accounts(self._connection, sorted(map(replies.text, members)))
+
+    async def agents(self, names: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        """Return the agents that have used each account, sorted; at most about 40."""
+        found = {}
+        for batch in batched(names):
+            reads = [("HGETALL", self._keys.account(name)) for name in batch]
+            for name, reply in zip(batch, await self._connection.execute_all(reads), strict=True):
+                pairs = [] if isinstance(reply, Exception) else replies.pairs(reply)
+                fields = [replies.text(field) for field, _ in pairs]
+                found[name] = sorted(
+                    field.removeprefix(AGENT_FIELD)
+                    for field in fields  # none, if the key has another type
+                    if field.startswith(AGENT_FIELD)
+                )
         return found
 
     async def pauses(self) -> list[Pause]:
@@ -97,27 +151,37 @@ class Accounts:
         return result
 
 
-def _account(name: str, state: list[Any], reply: Any) -> Account:
-    ms, why, provider, limit, under_way, waiting, faults = state
-    fields = [] if isinstance(reply, Exception) else replies.pairs(reply)  # a key of another type
-    names = (replies.text(field) for field, _ in fields)
-    word: State = "open"
-    if why:
-        word = "paused" if why == b"paused" else "closed" if ms else "probing"
+async def read_accounts(connection: Connection, names: Iterable[str]) -> list[Account]:
+    """Return the state of accounts, in the order of `names`, in few round trips."""
+    found = []
+    for batch in batched(names):
+        states = await connection.run("gate_states", [(None, (name,)) for name in batch])
+        found += [_account(name, *state) for name, state in zip(batch, states, strict=True)]
+    return found
+
+
+def _account(
+    name: str,
+    ms: int,
+    why: bytes,
+    provider: bytes,
+    limit: int,
+    under_way: int,
+    waiting: int,
+    faults: int,
+) -> Account:
+    closed_by = replies.text(why)
+    state: State = "closed" if ms else "probing" if why else "open"
     return Account(
         name=name,
         provider=replies.text(provider),
-        state=word,
-        why=REASONS.get(replies.text(why), replies.text(why)),
-        seconds=ms / 1000 if ms > 0 and word == "closed" else None,
-        is_endless=ms == CLOSED_FOREVER or word == "paused",
+        state="paused" if closed_by == "paused" else state,
+        closed_by=closed_by,
+        seconds=None if ms == CLOSED_FOREVER else ms / 1000,
         limit=limit if limit >= 0 else None,
         under_way=under_way,
         waiting=waiting,
         faults=faults,
-        agents=tuple(
-            sorted(each.removeprefix(AGENT_FIELD) for each in names if each.startswith(AGENT_FIELD))
-        ),
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from aragora_q import codec
 from aragora_q.config.settings import BudgetConfig
-from aragora_q.gates.policy import MICROS, budget_rule
+from aragora_q.gates.policy import budget_rule
+from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 
@@ -50,7 +51,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class ScopeSpending:
     """What was spent from a budget in its current window, for one value of its scope."""
 
     scope: str
@@ -106,19 +107,19 @@ class Book:
         """Return the budget of a name; None if there is none."""
         return next((each for each in await self.budgets() if each.name == name), None)
 
-    async def spending(self, name: str) -> tuple[int | None, AsyncIterator[Spending]]:
+    async def spending(self, name: str) -> tuple[int | None, AsyncIterator[ScopeSpending]]:
         """Return when a budget's window ends, in Unix ms (None: never), and spending by value of its scope.
 
         If the scope is each value of its kind, those without spending are left out.
         """
         page = await self._page(name, "")
 
-        async def spendings() -> AsyncIterator[Spending]:
+        async def spendings() -> AsyncIterator[ScopeSpending]:
             _, after, *rows = page
             while True:
                 for ref, *micros in rows:
                     _, _, scope = replies.text(ref).partition("/")
-                    yield Spending(scope or "all", *(number / MICROS for number in micros))
+                    yield ScopeSpending(scope or "all", *(number / MICROS for number in micros))
                 if not after:
                     return
                 _, after, *rows = await self._page(name, replies.text(after))

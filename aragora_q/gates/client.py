@@ -29,12 +29,14 @@ from aragora_q.contracts import (
     WaitTurn,
 )
 from aragora_q.errors import SERVER_ERRORS, PermanentError
-from aragora_q.gates.policy import MICROS, declaration, micro_usd
+from aragora_q.formats import dollars
+from aragora_q.gates.accounts import CLOSED_FOREVER, REASONS, read_accounts
+from aragora_q.gates.policy import declaration
+from aragora_q.money import MICROS, cost_micros
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import batched
 
-CLOSED_FOREVER = -1
 MAX_RETRY_AFTER_SECONDS = 30 * 86400.0
 """Longest time that a provider may name."""
 
@@ -42,17 +44,6 @@ WAKE = 3
 """How many calls in line ask when one is settled in their process."""
 
 MAX_KNOWN_AGENTS = 1_000
-
-REASONS = {
-    "rate_limited": "the provider's rate limit",
-    "overloaded": "the provider is overloaded",
-    "outage": "calls failed five times in a row",
-    "credit": "the provider's credit is used up",
-    "paused": "paused by an operator",
-    "probe": "another call tries whether the provider answers again",
-    "concurrency": "as many calls as allowed are under way",
-    "rate": "the rate of calls or tokens is used up",
-}
 
 
 class _UnderWay(NamedTuple):
@@ -86,7 +77,6 @@ class RedisGates:
 
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
         self._note_agent(call)
-        usd = micro_usd(call.max_cost_usd)
         job_usd, job_tokens = _job_limits(call)
         word, *details = await self._connection.run(
             "gate_acquire",
@@ -100,7 +90,7 @@ class RedisGates:
             tenant=job.tenant or "",
             group=job.group or "",
             job=job.id,
-            usd="" if usd is None else usd,
+            usd=_micros(call.max_cost_usd),
             tokens=call.max_input_tokens + call.max_output_tokens,
             timeout_ms=round(call.timeout_seconds * 1000),
             lease_ms=self._lease_ms,
@@ -127,7 +117,6 @@ class RedisGates:
         return _over_budget(call, *details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
-        usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
         fields = (
             self._id(call),
             call.account,
@@ -139,13 +128,13 @@ class RedisGates:
             job.group or "",
             job.id,
             settlement.outcome,
-            "" if usd is None else usd,
+            _micros(settlement.cost_usd),
             settlement.input_tokens,
             settlement.output_tokens,
             settlement.cached_tokens,
             _named_ms(settlement.retry_after_seconds),
             *_job_limits(call),
-            "" if max_usd is None else max_usd,
+            _micros(call.max_cost_usd),
             call.max_input_tokens + call.max_output_tokens,
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
@@ -193,13 +182,10 @@ class RedisGates:
     async def refresh(self) -> None:
         if self._declaration or self._has_declared or self._accounts:  # also to book overdue calls
             await self._declare(self._declaration)
-        accounts = sorted(set(self._accounts.values()))
-        for batch in batched(accounts):
-            replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
-            for account, (ms, why, *_) in zip(batch, replies, strict=True):
-                self._closed_until.pop(account, None)
-                if ms:
-                    self._closed(account, ms, why)
+        for account in await read_accounts(self._connection, set(self._accounts.values())):
+            self._closed_until.pop(account.name, None)
+            if account.is_closed:
+                self._note_closed(account.name, account.seconds)
 
     async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
         rooms: list[BudgetRoom] = []
@@ -214,11 +200,7 @@ class RedisGates:
         return rooms
 
     async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
-        free: list[int | None] = []
-        for batch in batched(accounts):
-            replies = await self._connection.run("gate_states", [(None, (each,)) for each in batch])
-            free += [_free_calls(*reply) for reply in replies]
-        return free
+        return [each.free_calls for each in await read_accounts(self._connection, accounts)]
 
     def reconfigure(self, config: QueueConfig) -> None:
         """Declare what `config` says from the next `refresh` on."""
@@ -263,9 +245,12 @@ class RedisGates:
 
     def _closed(self, account: str, ms: int, why: bytes) -> Closed:
         seconds = None if ms == CLOSED_FOREVER else ms / 1000
-        self._closed_until[account] = time.monotonic() + (math.inf if seconds is None else seconds)
+        self._note_closed(account, seconds)
         reason = REASONS.get(why.decode(), why.decode())
         return Closed(seconds, f"{account}: {reason}")
+
+    def _note_closed(self, account: str, seconds: float | None) -> None:
+        self._closed_until[account] = time.monotonic() + (math.inf if seconds is None else seconds)
 
 
 class RedisPermitRenewer:
@@ -298,19 +283,13 @@ class RedisPermitRenewer:
 
 
 def _job_limits(call: Call) -> tuple[int | str, int | str]:
-    usd, tokens = micro_usd(call.job_max_cost_usd), call.job_max_tokens
-    return "" if usd is None else usd, "" if tokens is None else tokens
+    tokens = call.job_max_tokens
+    return _micros(call.job_max_cost_usd), "" if tokens is None else tokens
 
 
-def _free_calls(
-    ms: int, why: bytes, _provider: bytes, limit: int, under_way: int, waiting: int, *_: int
-) -> int | None:
-    """Return how many more calls an account takes; one that is open is never full for good."""
-    if ms:
-        return 0
-    if why:  # it was closed, and the next call is the one that tries it
-        return 1
-    return None if limit < 0 else max(1, limit - under_way - waiting)
+def _micros(usd: float | None) -> int | str:
+    """Return an amount as scripts read it; empty: unknown."""
+    return "" if usd is None else cost_micros(usd)
 
 
 def _named_ms(seconds: float | None) -> int | str:
@@ -337,12 +316,8 @@ def _over_budget(
     elif why == b"unpriced":
         text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
     else:
-        amounts = [f"${micros / MICROS:.4f}" for micros in (limit, spent, reserved, needed)]
-        text = (
-            f"{name}: {{}} of a limit, {{}} spent, {{}} reserved, and a call may cost {{}}".format(
-                *amounts
-            )
-        )
+        most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
+        text = f"{name}: the limit is {most}, {gone} spent, {kept} reserved, a call may cost {more}"
     return OverBudget(
         budget=name,
         on_full=on_full.decode(),  # type: ignore[arg-type]
@@ -350,5 +325,5 @@ def _over_budget(
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
         # A job that needs more than the limit can go on for the time of a window.
-        usd=max(needed, min(micro_usd(call.quote_usd) or 0, limit)) / MICROS,
+        usd=max(needed, min(cost_micros(call.quote_usd or 0.0), limit)) / MICROS,
     )

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aragora_q.gates import book
-from aragora_q.gates.book import PAGE, Book, Budget
-from aragora_q.gates.client import REASONS
+from aragora_q.gates.accounts import Account, Accounts
+from aragora_q.gates.book import PAGE, Book, Budget, ScopeSpending
 from aragora_q.gates.spending import Spending, Spent
-from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import BATCH_LIMIT
 
@@ -20,32 +18,11 @@ MAX_ACCOUNTS = BATCH_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
-class AccountState:
-    """What the gate of an account lets through."""
-
-    account: str
-    provider: str
-    closed_by: str
-    """Why it is closed, one of REASONS; empty if it is open."""
-    seconds: float | None
-    """Until it opens; 0 if it is open, None: until someone acts."""
-    limit: int | None
-    """Most calls under way that rate limits have left; None: no limit."""
-    under_way: int
-    waiting: int
-
-    @property
-    def reason(self) -> str:
-        """Why it is closed, in words."""
-        return REASONS.get(self.closed_by, self.closed_by)
-
-
-@dataclass(frozen=True, slots=True)
 class BudgetState:
     """A budget, and what was spent from it in its current window, for one value of its scope."""
 
     budget: Budget
-    spending: book.Spending
+    spending: ScopeSpending
     seconds_left: float | None
     """Until its window ends; None: it does not."""
 
@@ -56,7 +33,7 @@ class Overview:
 
     spent_today: Spent
     """By the queue, since midnight UTC."""
-    accounts: list[AccountState]
+    accounts: list[Account]
     budgets: list[BudgetState]
 
 
@@ -71,7 +48,7 @@ async def read_overview(connection: Connection, *, with_budgets: bool = False) -
     now = await spending.now()
     spent = await spending.of_queue(connection.config.queue, now.date())
     budgets = await _budgets(Book(connection), now.timestamp()) if with_budgets else []
-    return Overview(spent, await _accounts(connection), budgets)
+    return Overview(spent, await Accounts(connection).accounts(most=MAX_ACCOUNTS), budgets)
 
 
 async def _budgets(books: Book, now: float) -> list[BudgetState]:
@@ -87,27 +64,3 @@ async def _budgets(books: Book, now: float) -> list[BudgetState]:
             if values == PAGE:  # before another page is read
                 break
     return found
-
-
-async def _accounts(connection: Connection) -> list[AccountState]:
-    """Return the accounts used last, sorted by name."""
-    key = connection.gate_keys.named["accounts"]
-    latest = await connection.execute("ZRANGE", key, 0, MAX_ACCOUNTS - 1, "REV")
-    names = sorted(map(replies.text, latest))
-    if not names:
-        return []
-    states = await connection.run("gate_states", [(None, (name,)) for name in names])
-    return [
-        AccountState(
-            account=name,
-            provider=replies.text(provider),
-            closed_by=replies.text(why) if ms else "",
-            seconds=None if ms < 0 else ms / 1000,
-            limit=limit if limit >= 0 else None,
-            under_way=under_way,
-            waiting=waiting,
-        )
-        for name, (ms, why, provider, limit, under_way, waiting, *_) in zip(
-            names, states, strict=True
-        )
-    ]

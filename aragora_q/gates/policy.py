@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +11,7 @@ from aragora_q.base import Job
 from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.errors import InvalidPayload
 from aragora_q.formats import dollars
-
-MICROS = 1_000_000
-
-
-def micro_usd(usd: float | None) -> int | None:
-    """Return US dollars as whole micro-dollars, rounded up; None stays None."""
-    return None if usd is None else math.ceil(round(usd * MICROS, 3))
+from aragora_q.money import limit_micros
 
 
 def budget_rule(budget: BudgetConfig) -> dict[str, Any]:
@@ -28,7 +21,7 @@ def budget_rule(budget: BudgetConfig) -> dict[str, Any]:
         "kind": kind,
         "value": value,
         "window": budget.window,
-        "limit": math.floor(round(budget.limit_usd * MICROS, 3)),
+        "limit": limit_micros(budget.limit_usd),
         "on_full": budget.on_full,
     }
 

@@ -11,16 +11,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.gates.policy import MICROS
+from aragora_q.money import MICROS, ROW_NAMES
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import MAX_SPEND_ROWS, SPEND_DAYS
-
-NAMES = ("queue", "tenant", "group", "agent", "provider", "model")
-"""What a row of spending names, in the order of `gates.lua`."""
-
-DIMENSIONS = ("day", *NAMES)
-"""What spending can be shown by."""
 
 BATCH_ROWS = 2 * MAX_SPEND_ROWS
 """Rows that are read in one round trip: some MB."""
@@ -76,7 +70,7 @@ Key = tuple[str | None, ...]
 
 @dataclass
 class Report:
-    """Spending by some of DIMENSIONS."""
+    """Spending by some of SPENT_BY."""
 
     rows: dict[Key, Spent] = field(default_factory=dict)
     left_out: Spent = field(default_factory=Spent)
@@ -115,9 +109,9 @@ class Spending:
     async def report(
         self, first: date, last: date, by: Sequence[str], only: Mapping[str, str]
     ) -> Report:
-        """Return the spending of the days from `first` to `last`, `by` some of DIMENSIONS.
+        """Return the spending of the days from `first` to `last`, `by` some of SPENT_BY.
 
-        `only` are values that NAMES must have. Days of which nothing is kept any more are not read. Takes
+        `only` are values that ROW_NAMES must have. Days of which nothing is kept any more are not read. Takes
         a round trip, and one for each BATCH_ROWS; memory is bounded by BATCH_ROWS and MAX_ROWS.
         """
         days = [
@@ -203,7 +197,7 @@ def _names(raw: bytes) -> dict[str, str] | None:
     names = codec.decode(raw)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("not a list of names")
-    return dict(zip(NAMES, names, strict=True))
+    return dict(zip(ROW_NAMES, names, strict=True))
 
 
 def _spent(raw: bytes) -> Spent:

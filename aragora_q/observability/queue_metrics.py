@@ -23,9 +23,10 @@ from prometheus_client.registry import Collector
 from aragora_q._version import __version__
 from aragora_q.base import QueueStats
 from aragora_q.errors import AragoraQError
-from aragora_q.gates.overview import AccountState, BudgetState, Overview, read_overview
-from aragora_q.gates.policy import MICROS
+from aragora_q.gates.accounts import CLOSED_BY, Account
+from aragora_q.gates.overview import BudgetState, Overview, read_overview
 from aragora_q.gates.spending import Spent
+from aragora_q.money import MICROS
 from aragora_q.output_file import write_file
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.server import ServerInfo, check_server
@@ -39,9 +40,6 @@ TRANSITIONS = (
 """Every counter of the queue. A counter that Redis does not have is exported as 0, so that alerts notice
 its first increase.
 """
-
-CLOSED_BY = ("rate_limited", "overloaded", "outage", "credit", "paused")
-"""Why a gate may be closed, as `gate_states` says it. Each is exported for every account, as 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ def _of_spending(queue: str, spent: Spent) -> Iterator[Metric]:
         yield _gauge(f"queue_{name}", text, queue, value)
 
 
-def _of_providers(accounts: Sequence[AccountState]) -> Iterator[Metric]:
+def _of_providers(accounts: Sequence[Account]) -> Iterator[Metric]:
     """Yield the gates of accounts. They have no label `queue`: all queues of the prefix share them."""
     labels = ("account", "provider")
     closed = GaugeMetricFamily(
@@ -212,9 +210,9 @@ def _of_providers(accounts: Sequence[AccountState]) -> Iterator[Metric]:
         labels=labels,
     )
     for each in accounts:
-        names = (each.account, each.provider)
-        for why in CLOSED_BY:
-            closed.add_metric((*names, why), float(each.closed_by == why))
+        names = (each.name, each.provider)
+        for why in CLOSED_BY:  # also those that are 0
+            closed.add_metric((*names, why), float(each.is_closed and each.closed_by == why))
         calls.add_metric((*names, "under_way"), each.under_way)
         calls.add_metric((*names, "waiting"), each.waiting)
         if each.limit is not None:

@@ -9,8 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -107,6 +115,15 @@ class Connection:
         On a cluster, they may be on another node.
         """
         return Connection(self.config, path=self._path, options=self._options, to_gates=True)
+
+    @asynccontextmanager
+    async def open_gates(self) -> AsyncIterator[Connection]:
+        """Yield a connection as `for_gates`, and close it."""
+        gates = self.for_gates()
+        try:
+            yield gates
+        finally:
+            await gates.close()
 
     async def run(
         self,

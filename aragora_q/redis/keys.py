@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from aragora_q.base import (
+    AUTOMATIC_CAUSES,
     JOB_ID_PUNCTUATION,
     LANES,
     MAX_HOLD_BY_BYTES,
@@ -101,6 +102,7 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "COUNTER_MS": COUNTER_MS,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
     "MAX_HOLD_BY_BYTES": MAX_HOLD_BY_BYTES,
+    "AUTOMATIC_CAUSES": f" {' '.join(sorted(AUTOMATIC_CAUSES))} ",
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
 }
 """Names that every script may use; `scripts.load` defines those that it does use."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from aragora_q.formats import count, dollars
+from aragora_q.formats import count, dollars_or_unknown
 from aragora_q.loose import mapping, number_or_none, text, texts, whole
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Row, Section, Table
@@ -71,9 +71,8 @@ def _cost(seat: Mapping[str, Any]) -> str:
 
 def _price(cost_usd: float | None, unpriced_calls: int) -> str:
     """Return a price for a cell, and how many calls it does not cover."""
-    if cost_usd is None:
-        return "unknown"
-    return dollars(cost_usd) + (f" + {unpriced_calls} unknown" if unpriced_calls else "")
+    more = f" + {unpriced_calls} unknown" if unpriced_calls and cost_usd is not None else ""
+    return f"{dollars_or_unknown(cost_usd)}{more}"
 
 
 def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:

@@ -51,13 +51,14 @@ from aragora_q.errors import (
 from aragora_q.gates.client import RedisGates
 from aragora_q.job import check_job
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
+from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
-from aragora_q.streams.session import MAX_ERROR_CHARS, MICRO_USD, RedisWorkerSession, hold_by
+from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession, hold_by
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
@@ -660,12 +661,12 @@ def default_worker_id() -> str:
 
 
 def _held_job(row: Sequence[bytes]) -> HeldJob:
-    job_id, cause, by, micro_usd, held_at_ms, until_ms = map(replies.text, row)
+    job_id, cause, by, micros, held_at_ms, until_ms = map(replies.text, row)
     return HeldJob(
         job_id,
         cast("HoldCause", cause),
         by,
-        int(micro_usd) / MICRO_USD if micro_usd else None,
+        int(micros) / MICROS if micros else None,
         float(held_at_ms) / 1000,
         int(until_ms) / 1000 if until_ms else None,
     )

@@ -6,7 +6,6 @@ id and instance id) and the fence; the scripts refuse callers that do not own th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from aragora_q import codec
 from aragora_q.base import MAX_HOLD_BY_BYTES, Job, JobStatus
 from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
+    MAX_PUT_OFF_SECONDS,
     RENEWALS_PER_LEASE,
     Completed,
     Failed,
@@ -33,6 +33,7 @@ from aragora_q.contracts import (
 )
 from aragora_q.errors import LeaseLost, PermanentError, UnsupportedServer
 from aragora_q.labels import decode_labels
+from aragora_q.money import cost_micros
 from aragora_q.redis.connection import Connection, Item
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
@@ -50,9 +51,6 @@ MAX_CHECKPOINTS = 10_000
 
 START_BYTES = 32 * 1024 * 1024
 """A call starts no further jobs once their payloads have this size: they come in one reply."""
-
-MICRO_USD = 1_000_000
-"""Redis keeps amounts of money as whole millionths of a US dollar."""
 
 MAX_CLOSED_AGENTS = 20
 """Names that a start looks for in payloads, at most. Jobs of others are put off by their first call."""
@@ -120,7 +118,10 @@ class RedisWorkerSession(WorkerSession):
         self, limit: int, first_lane: str, closed_agents: Mapping[str, float]
     ) -> dict[str, Value]:
         closed = islice(closed_agents.items(), MAX_CLOSED_AGENTS)
-        closed_ms = {name: max(1, round(seconds * 1000)) for name, seconds in closed}
+        closed_ms = {
+            name: max(1, round(min(seconds, MAX_PUT_OFF_SECONDS) * 1000))
+            for name, seconds in closed
+        }
         return {
             "closed": codec.encode(closed_ms) if closed_ms else b"",
             "job_prefix": self._keys.job_prefix,
@@ -350,6 +351,6 @@ def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
             return "release", (payload,)
         case Held(cause, reason, by, until_seconds, usd):
             until_ms = "" if until_seconds is None else max(0, round(until_seconds * 1000))
-            micro_usd = "" if usd is None else math.ceil(usd * MICRO_USD)
-            fields = cause, hold_by(by), reason[:MAX_ERROR_CHARS], until_ms, micro_usd
+            micros = "" if usd is None else cost_micros(usd)
+            fields = cause, hold_by(by), reason[:MAX_ERROR_CHARS], until_ms, micros
             return "suspend", (payload, *fields)

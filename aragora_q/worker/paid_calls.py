@@ -16,6 +16,7 @@ from aragora_q.base import Job
 from aragora_q.context import Call, Settlement, WaitClock
 from aragora_q.contracts import (
     HOLD_CLOSED_SECONDS,
+    MAX_PUT_OFF_SECONDS,
     Closed,
     GateAnswer,
     Gates,
@@ -47,9 +48,6 @@ MAX_SLEEP_SECONDS = 5.0
 MAX_CLOSED_SECONDS = 2.0
 """A gate that opens within this time is waited for."""
 
-MAX_AWAY_SECONDS = 300.0
-"""Longest delay of a job that a closed gate sends back: an operator may open the gate before its time."""
-
 RETRY_SECONDS = 0.5
 
 
@@ -70,37 +68,28 @@ class PaidCalls:
 
     async def acquire(self, call: Call) -> None:
         """As `AttemptContext.acquire`."""
-        if self._gates is None:
+        gates = self._gates
+        if gates is None:
             return
-        gates, answer = self._gates, None
+        answer = None
         asked_at = time.monotonic()
         deadline = asked_at + MAX_WAIT_SECONDS
         try:
-            answer = await self._ask(call)
-            if isinstance(answer, Granted):
-                self._note_grant(call, asked_at)
-                return
-            with self._waits.waiting():
-                while not isinstance(answer, Granted):
-                    seconds = _seconds_to_wait(answer, deadline - time.monotonic())
-                    await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
-                    answer = await self._ask(call)
-            self._note_grant(call, asked_at)
+            answer = await self._ask(gates, call)
+            if not isinstance(answer, Granted):
+                with self._waits.waiting():
+                    while not isinstance(answer, Granted):
+                        seconds = _seconds_to_wait(call, answer, deadline - time.monotonic())
+                        await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
+                        answer = await self._ask(gates, call)
         except BaseException as error:
             if isinstance(answer, WaitTurn) or not isinstance(error, Exception):
-                await self._give_up(call)
+                # It may have a place in line, or a grant whose reply is lost.
+                with suppress(*SERVER_ERRORS, asyncio.CancelledError):
+                    await gates.settle(self._job, call, Settlement("not_sent"))
             raise
-
-    def _note_grant(self, call: Call, asked_at: float) -> None:
         if self._metrics is not None:
             self._metrics.granted(call, time.monotonic() - asked_at)
-
-    async def _give_up(self, call: Call) -> None:
-        """Free what a call may have that is not sent: its place in line, or a grant whose reply is lost."""
-        gates = self._gates
-        assert gates is not None  # noqa: S101 - for the type checker
-        with suppress(*SERVER_ERRORS, asyncio.CancelledError):
-            await gates.settle(self._job, call, Settlement("not_sent"))
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """As `AttemptContext.settle`."""
@@ -111,9 +100,7 @@ class PaidCalls:
         if is_new and self._metrics is not None:
             self._metrics.settled(call, settlement)
 
-    async def _ask(self, call: Call) -> GateAnswer:
-        gates = self._gates
-        assert gates is not None  # noqa: S101 - for the type checker
+    async def _ask(self, gates: Gates, call: Call) -> GateAnswer:
         return await self._until_available(lambda: gates.acquire(self._job, call))
 
     async def _until_available(self, send: Callable[[], Awaitable[T]]) -> T:
@@ -134,7 +121,7 @@ class PaidCalls:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _seconds_to_wait(answer: GateAnswer, seconds_left: float) -> float:
+def _seconds_to_wait(call: Call, answer: GateAnswer, seconds_left: float) -> float:
     """Return how long to wait before the call asks again; raise if it is not worth waiting."""
     match answer:
         case WaitTurn(seconds, why):
@@ -143,11 +130,9 @@ def _seconds_to_wait(answer: GateAnswer, seconds_left: float) -> float:
             return jittered(seconds)
         case Closed(seconds, why):
             if seconds is None or seconds > HOLD_CLOSED_SECONDS:
-                raise HoldJob(
-                    why, cause="provider", by=why.partition(":")[0], until_seconds=seconds
-                )
+                raise HoldJob(why, cause="provider", by=call.account, until_seconds=seconds)
             if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
-                raise GateClosed(why, delay_seconds=min(seconds, MAX_AWAY_SECONDS))
+                raise GateClosed(why, delay_seconds=min(seconds, MAX_PUT_OFF_SECONDS))
             return jittered(seconds)
         case OverBudget():
             raise _refused(answer)

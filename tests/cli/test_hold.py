@@ -105,7 +105,7 @@ async def test_ids_from_stdin(harness, run_cli):
         (("hold",), 2, "give job ids, or a filter such as --group"),
         (("hold", "a", "--status", "pending"), 2, "give job ids or a filter, not both"),
         (("hold", "--status", "failed"), 2, "hold takes only jobs whose status is"),
-        (("hold", "a", "--reason", "x" * 501), 2, "--reason: it has 501 characters, at most 500"),
+        (("hold", "a", "--reason", "x" * 501), 2, "--reason: must have at most 500 characters"),
         (
             ("unhold", "--status", "pending"),
             2,

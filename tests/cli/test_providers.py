@@ -54,7 +54,7 @@ def test_list_of_nothing(run_cli):
 
 
 def test_pause_and_resume_a_provider(run_cli, use):
-    """With who did it and why; `resume` also opens what the provider closed."""
+    """With who did it and why, also in `stats`; `resume` also opens what the provider closed."""
     use(1, "rate_limited", retry_after_seconds=300)
     paused = run_cli("providers", "pause", "stub", "--reason", "the bill")
     assert (paused.code, paused.err) == (0, "stub is paused\n")
@@ -63,6 +63,12 @@ def test_pause_and_resume_a_provider(run_cli, use):
     assert (row["state"], row["pause"]["reason"]) == ("paused", "the bill")
     assert "@" in row["pause"]["by"]
     assert "ago: the bill" in run_cli("providers", "list").out
+    stats = run_cli("stats", "--json").object
+    assert stats["closed_providers"][0]["seconds"] is None
+    assert (
+        "provider stub@1 takes no calls until an operator acts: paused by an operator"
+        in stats["warnings"]
+    )
     assert run_cli("providers", "resume", "stub").err == "stub takes calls again\n"
     [row] = run_cli("providers", "list", "--json").objects
     assert (row["state"], row["pause"], row["why"]) == ("open", None, None)

@@ -38,7 +38,8 @@ from aragora_q import codec
 from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.errors import TRANSIENT_ERRORS, GroupNotFound, GroupSealed, JobNotFound
-from aragora_q.gates.policy import MICROS, budget_rule
+from aragora_q.gates.policy import budget_rule
+from aragora_q.money import MICROS
 from aragora_q.streams.queue import RedisStreamsQueue
 
 WORKERS, SLOTS = 4, 6

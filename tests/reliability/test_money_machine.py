@@ -26,7 +26,7 @@ from support.queue_harness import QueueHarness
 from aragora_q.base import Job
 from aragora_q.contracts import Granted, OverBudget, WaitTurn
 from aragora_q.errors import PermanentError
-from aragora_q.gates.policy import MICROS
+from aragora_q.money import MICROS
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ from support.queue_harness import QueueHarness
 from aragora_q.base import Job
 from aragora_q.config.settings import BudgetConfig
 from aragora_q.context import Call, Settlement
-from aragora_q.gates.policy import MICROS, budget_rule
+from aragora_q.gates.policy import budget_rule
+from aragora_q.money import MICROS
 from aragora_q.redis.keys import GateKeys
 
 ROW = (

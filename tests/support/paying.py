@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aragora_q.context import Call, Settlement, current_attempt
 from aragora_q.errors import GateClosed, HoldJob, JobLimitReached, LeaseLost, PermanentError
-from aragora_q.gates.policy import MICROS
+from aragora_q.money import MICROS
 
 REFUSALS = (GateClosed, HoldJob, JobLimitReached, PermanentError)
 CALL_SECONDS = 4.0

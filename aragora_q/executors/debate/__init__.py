@@ -25,6 +25,7 @@ from aragora_q.executors.debate.agents import (
 )
 from aragora_q.executors.debate.providers import provider_of
 from aragora_q.job import DebateJobPayload
+from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
     from aragora_q.executors.debate.quote import Approval
@@ -97,7 +98,7 @@ def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[s
         (
             names[line.seat],
             provider_of(config_of(names[line.seat], config)),
-            line.amount.micros / quote.MICROS,
+            line.amount.micros / MICROS,
         )
         for line in least.lines
         if line.amount.micros is not None

@@ -55,7 +55,7 @@ def check_agents(names: Iterable[str], config: QueueConfig) -> None:
 
     """
     for name in names:
-        _resolve(name, config)
+        config_of(name, config)
 
 
 def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
@@ -65,21 +65,16 @@ def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
         InvalidPayload: a name is unknown.
 
     """
-    agents = [_resolve(name, config) for name in names]
+    agents = [config_of(name, config) for name in names]
     models = {(agent.model, agent.base_url) for agent in agents}
     if len(models) != 1 or agents[0].model.partition(":")[0] == "demo":
         return None
     return agents[0].model
 
 
-def config_of(name: str, config: QueueConfig) -> AgentConfig:
-    """Return the configuration of an agent. Raises InvalidPayload if the name is unknown."""
-    return _resolve(name, config)
-
-
 def agent_price(name: str, config: QueueConfig) -> Price | None:
     """Return the price of an agent's model; None: unknown. Raises InvalidPayload if the name is unknown."""
-    return price_of(_resolve(name, config), config, name=name)
+    return price_of(config_of(name, config), config, name=name)
 
 
 def check_prices(config: QueueConfig) -> None:
@@ -88,7 +83,7 @@ def check_prices(config: QueueConfig) -> None:
     for name in config.prices:
         try:
             if name not in models:
-                _resolve(name, config)
+                config_of(name, config)
         except InvalidPayload as error:
             raise ConfigError(
                 f"prices.{name:.100}: a price without a model: {error}", hint=error.hint
@@ -142,7 +137,7 @@ class AgentRegistry:
         check_prices(self._config)
         for name in self._config.agents:
             try:
-                config = _resolve(name, self._config)
+                config = config_of(name, self._config)
             except InvalidPayload as error:
                 raise ConfigError(str(error), hint=error.hint) from None
             try:
@@ -162,7 +157,7 @@ class AgentRegistry:
         for name, variable in KEYS.items():
             if name in self._config.agents or not os.environ.get(variable, "").strip():
                 continue
-            config = _resolve(name, self._config)
+            config = config_of(name, self._config)
             try:
                 keys.read(variable, config)
             except PermanentError as error:
@@ -184,7 +179,7 @@ class AgentRegistry:
             WorkerUnable: the libraries cannot be loaded, for example after an upgrade.
 
         """
-        config = _resolve(name, self._config)
+        config = config_of(name, self._config)
         kind, _, detail = config.model.partition(":")
         if kind == "demo":
             persona = detail or demo.PERSONAS[seat % len(demo.PERSONAS)]
@@ -210,7 +205,7 @@ class AgentRegistry:
             del self._agents[name]
 
 
-def _resolve(name: str, config: QueueConfig) -> AgentConfig:
+def config_of(name: str, config: QueueConfig) -> AgentConfig:
     """Return what `name` stands for. Raises InvalidPayload."""
     try:
         agent = config.agents.get(name) or AgentConfig(model=name)

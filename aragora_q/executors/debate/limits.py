@@ -9,16 +9,16 @@ before it takes effect.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from aragora_q.errors import JobLimitReached
 from aragora_q.executors.debate import quote
 from aragora_q.executors.debate.journal import Entry, Journal
-from aragora_q.executors.debate.quote import MICROS, MIN_OUTPUT_TOKENS, Amount, Call, Planned, Terms
+from aragora_q.executors.debate.quote import MIN_OUTPUT_TOKENS, Amount, Call, Planned, Terms
 from aragora_q.executors.debate.requests import AgentRequest, Manner
 from aragora_q.job import DebateJobPayload
+from aragora_q.money import cost_micros, limit_micros
 
 ROUNDS_SHARE = 0.8
 """Share of `timeout_seconds` after which no round begins."""
@@ -62,7 +62,7 @@ class Limits:
         self._max_tokens = payload.max_tokens
         self._max_micros = None
         if payload.max_cost_usd is not None:
-            self._max_micros = math.floor(round(payload.max_cost_usd * MICROS, 6))
+            self._max_micros = limit_micros(payload.max_cost_usd)
         self._terms = terms
         self._journal = journal
         self.max_output_tokens: int | None = None
@@ -194,7 +194,7 @@ class Limits:
         if usd is None:  # as the gates book it
             price = self._terms[entry["seat"]].price
             usd = price.cost_usd(entry["in"], entry["out"]) if price else 0.0
-        return quote.micros(usd)
+        return cost_micros(usd)
 
     def _begin(self, plan: Plan, max_output: int | None) -> None:
         """Reserve the calls of a phase that were not made, with the output limit that was decided."""

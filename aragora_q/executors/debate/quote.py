@@ -7,7 +7,6 @@ journals, models' libraries or Redis.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,7 +31,9 @@ from aragora_q.executors.debate.requests import (
     Vote,
     larger_output,
 )
+from aragora_q.formats import dollars
 from aragora_q.job import DebateJobPayload
+from aragora_q.money import MICROS, cost_micros
 
 MIN_OUTPUT_TOKENS = 256
 """No call may answer in less, unless its agent always does: the rest of a budget buys nothing then."""
@@ -50,7 +51,6 @@ MAX_REMARK = "\U0001d554" * 300
 """As long as the reason of any repair."""
 
 FLOOR_HINT = "raise it, or ask fewer agents or a shorter question"
-MICROS = 1_000_000
 ELLIPSIS = "…"
 NONCE = "0" * 2 * labels.NONCE_BYTES
 
@@ -72,11 +72,6 @@ class Amount:
         return Amount(self.tokens * count, micros)
 
 
-def micros(usd: float) -> int:
-    """Return US dollars as whole micro-dollars, rounded up, as the gates book them."""
-    return math.ceil(round(usd * MICROS, 6))
-
-
 class Call(NamedTuple):
     """A call before it is made: its input at most, the agent's output limit, and what they cost."""
 
@@ -95,7 +90,7 @@ class Call(NamedTuple):
         if self.input_usd is None:
             return Amount(self.input_tokens + output, None)
         usd = self.input_usd + output * self.output_usd
-        return Amount(self.input_tokens + output, micros(usd))
+        return Amount(self.input_tokens + output, cost_micros(usd))
 
 
 class Terms(NamedTuple):
@@ -236,7 +231,7 @@ def approval_above(
     if usd <= max_usd:
         return None
     return Approval(
-        f"may cost up to {usd:.2f} USD, above the {max_usd:g} USD that need no approval", usd
+        f"may cost up to {dollars(usd)}, above the {dollars(max_usd)} that need no approval", usd
     )
 
 

@@ -36,18 +36,14 @@ local waiters = gate_key('waiters', account)
 local seen = waiters .. ':seen'
 local rules, is_damaged = read_policy()
 if is_damaged or digest ~= '' and not rules.digests[digest] then return {'undeclared'} end
-local limits = rules.providers[account] or rules.providers[provider] or {}
+local limits = limits_for(rules, account, provider)
 local agent_field = 'agent:' .. agent
 local state = read(account_key, 'until', 'why', 'provider', 'probe', 'probe_until', 'limit', 'ramp', 'requests_at',
   'tokens_at', agent_field)
 usd, tokens = parse_int(usd), tonumber(tokens)
 
-local function forget_waiting()
-  if redis.call('ZREM', waiters, call_id) == 1 then redis.call('ZREM', seen, call_id) end
-end
-
 local function refuse(...)
-  forget_waiting()
+  leave_line(account, call_id)
   return {...}
 end
 
@@ -137,7 +133,7 @@ if limits.tokens_per_minute then
   redis.call('HSET', account_key, 'tokens_at', math.max(tokens_at or 0, now) + tokens * 60000 / limits.tokens_per_minute)
 end
 if is_probe then redis.call('HSET', account_key, 'probe', call_id, 'probe_until', text(now + PROBE_MS)) end
-forget_waiting()
+leave_line(account, call_id)
 redis.call('ZADD', accounts, now_text, account)
 if state.provider ~= provider then redis.call('HSET', account_key, 'provider', provider) end
 if not state[agent_field] and redis.call('HLEN', account_key) < MAX_AGENTS then

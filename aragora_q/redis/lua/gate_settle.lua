@@ -8,7 +8,8 @@
 -- returns: per call: settled | repeated | late (it had been estimated) | unknown (booked without a reservation)
 --
 -- `usd` is empty if the price is not known; then a call that may have been billed counts with its reservation, as
--- estimated; without a record of that, with `max_usd`. An acquire that arrives after the settlement gets no grant. `retry_after_ms` is empty if the provider named no time.
+-- estimated; without a record of that, with `max_usd`. An acquire that arrives after the settlement gets no grant.
+-- `retry_after_ms` is empty if the provider named no time.
 
 local NOT_BILLED = {rate_limited = true, overloaded = true, rejected = true, credit_exhausted = true, not_sent = true}
 local REPLIED = {ok = true, unusable = true, refused = true, cut = true}
@@ -71,8 +72,7 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
     redis.call('HDEL', key, 'probe', 'probe_until')
   elseif outcome == 'rate_limited' or outcome == 'overloaded' then
     close(key, state, outcome, COOLDOWN_MS, parse_int(retry_after_ms))
-    local limits = read_policy().providers
-    limits = limits[account] or limits[provider] or {}
+    local limits = limits_for(read_policy(), account, provider)
     if outcome == 'rate_limited' and limits.adaptive ~= false and not is_probe and not is_closed then
       local under_way = redis.call('ZCARD', gate_key('permits', account)) + 1
       -- A provider that has not answered since it was closed may refuse everything, however few calls there are.
@@ -135,11 +135,8 @@ for n = 1, items do
   results[n] = RESULTS[state] or 'unknown'
   if state ~= 'settled' then
     local before, budgets = booked_of(record), {}
-    if not record and outcome == 'not_sent' then  -- it was not granted: it leaves the line, if it waits
-      redis.call('ZREM', gate_key('waiters', account), id)
-      redis.call('ZREM', gate_key('waiters', account) .. ':seen', id)
-    end
     if not record then
+      if outcome == 'not_sent' then leave_line(account, id) end  -- it was not granted
       record, budgets = new_record(account, provider, agent, model, queue, tenant, group, job,
         job_usd ~= '' or job_tokens ~= '')
     end
@@ -175,8 +172,7 @@ for n = 1, items do
       local unused = said > 0 and record.tokens - said or record.tokens - taken
       local tokens_at = unused ~= 0 and tonumber(read(gate_key('account', account), 'tokens_at').tokens_at)
       if tokens_at and tokens_at > now then  -- else the account is idle, and the unused tokens are worked off
-        local limits = read_policy().providers
-        limits = limits[account] or limits[provider] or {}
+        local limits = limits_for(read_policy(), account, provider)
         if limits.tokens_per_minute then
           redis.call('HSET', gate_key('account', account), 'tokens_at',
             tokens_at - unused * 60000 / limits.tokens_per_minute)

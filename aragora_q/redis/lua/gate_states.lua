@@ -4,8 +4,8 @@
 -- keys: policy
 -- args:
 -- each account: account
--- returns: per account: ms until it opens (0: open, -1: when someone acts), why (also of one that waits for a probe), provider, limit (-1: none), calls
--- under way, calls that wait, faults in a row
+-- returns: per account: ms until it opens (0: open, -1: when someone acts), why (also of one that waits for a probe),
+-- provider, limit (-1: none), calls under way, calls that wait, faults in a row
 
 local rules = read_policy()
 local results = {}

@@ -3,8 +3,9 @@
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell labels groups
 -- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane closed max_attempts max_crashes retention_ms
--- returns: ok | empty (no job was waiting) | paused | unregistered, number of jobs that were put off, then per started job: id, payload, fence,
--- attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane, started_at, labels
+-- returns: ok | empty (no job was waiting) | paused | unregistered, number of jobs that were put off, then per started
+-- job: id, payload, fence, attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane, started_at,
+-- labels
 --
 -- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
 -- have max_bytes, so that the reply stays bounded whatever clients enqueue.
@@ -18,7 +19,6 @@ local QUARANTINE_MS = 1000
 local MAX_QUARANTINE_MS = 30000
 local MAX_CHUNK = 4  -- entries read at once, and the most payloads that are read beyond max_bytes
 local MAX_PUT_OFF = 100
-local MAX_PUT_OFF_MS = 300000   -- an operator may open the provider before its time
 local RETURN_MS, MAX_RETURN_MS = 5, 60000
 local MAX_SEARCHED_BYTES = 262144  -- a job with a larger payload is started: its calls wait, or put it off
 
@@ -34,7 +34,7 @@ local closed_ms = closed ~= '' and cjson.decode(closed) or {}
 local put_off = 0
 
 -- The longest time in ms for which an agent that a payload names is closed; nil: none is.
-local function closed_for(payload)
+local function closed_ms_of(payload)
   local names_one = false
   for name in pairs(closed_ms) do names_one = names_one or string.find(payload, name, 1, true) ~= nil end
   if not names_one or #payload > MAX_SEARCHED_BYTES then return nil end
@@ -76,7 +76,7 @@ local function read_lane(stream)
           'max_attempts', 'crashes', 'created_at', 'priority', 'set_aside')
         bytes_left = bytes_left - #entry.payload
         largest = math.max(largest, #entry.payload)
-        entry.closed_ms = closed ~= '' and closed_for(entry.payload)
+        entry.closed_ms = closed ~= '' and closed_ms_of(entry.payload)
       end
       if entry.closed_ms then put_off = put_off + 1 else capacity = capacity - 1 end
       entries[#entries + 1] = entry
@@ -130,7 +130,7 @@ local last_return = {}  -- of the jobs that were put off, by the time at which t
 
 -- Put a job off. Those that wait for the same time return one after the other, also those of several calls.
 local function put_off_job(entry)
-  local opens_at = now + math.floor(math.min(entry.closed_ms, MAX_PUT_OFF_MS))
+  local opens_at = now + entry.closed_ms
   local due = last_return[opens_at]
   due = due and due + RETURN_MS
     or opens_at + RETURN_MS * redis.call('ZCOUNT', delayed, text(opens_at), text(opens_at + MAX_RETURN_MS))

@@ -10,8 +10,6 @@
 -- asked for a hold meanwhile, the hold is the person's. A job that was freed automatically, and is held for such a
 -- cause again, keeps its place among the held ones.
 
-local AUTOMATIC = {budget = true, provider = true}
-
 local results, held_ids, refused = {}, {}, 0
 for n = 1, items do
   local job, id, fence, payload, cause, by, reason, until_ms, usd = item(n)
@@ -22,8 +20,9 @@ for n = 1, items do
       append_history(job, 'deferred', state, reason)
       enter_asked_hold(job, id, payload, 'retrying')
     else
+      local is_automatic = string.find(AUTOMATIC_CAUSES, ' ' .. cause .. ' ', 1, true)
       redis.call('SET', job .. ':payload', payload)
-      enter_held(job, id, 'processing', 'retrying', nil, AUTOMATIC[cause] and state.held_at or now_text)
+      enter_held(job, id, 'processing', 'retrying', nil, is_automatic and state.held_at or now_text)
       write_hold(job, state, cause, by, reason, until_ms, usd)
     end
     redis.call('HSET', job, 'attempts', (parse_int(state.attempts) or 1) - 1, 'suspended_fence', fence)

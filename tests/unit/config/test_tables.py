@@ -8,7 +8,8 @@ from aragora_q import codec
 from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.config.sources import override_file
 from aragora_q.errors import ConfigError
-from aragora_q.gates.policy import MICROS, budget_rule, declaration, micro_usd
+from aragora_q.gates.policy import budget_rule, declaration
+from aragora_q.money import MICROS, cost_micros
 
 DAY = 'limit_usd = 5\nwindow = "day"\n'
 
@@ -102,7 +103,7 @@ def test_tables_have_no_variables(monkeypatch):
 def test_amounts_are_whole_micro_dollars(micros):
     """An amount that has six decimals is exact; a limit rounds down and a cost up."""
     usd = micros / MICROS
-    assert micro_usd(usd) == micros
+    assert cost_micros(usd) == micros
     if usd <= 100_000_000:
         assert budget_rule(BudgetConfig(limit_usd=usd, window="day"))["limit"] == micros
 
@@ -111,7 +112,7 @@ def test_amounts_are_whole_micro_dollars(micros):
 def test_limits_round_down_and_costs_up(usd):
     """By less than a micro-dollar."""
     limit = budget_rule(BudgetConfig(limit_usd=usd, window="day"))["limit"]
-    assert limit <= micro_usd(usd) <= limit + 1
+    assert limit <= cost_micros(usd) <= limit + 1
     assert abs(limit - usd * MICROS) <= 1
 
 

@@ -10,7 +10,7 @@ from aragora_q.contracts import Closed, Granted, WaitTurn
 from aragora_q.errors import GateClosed, HoldJob
 from aragora_q.worker.paid_calls import PaidCalls
 
-CALL = Call("c", "one", "stub", "stub@1", "m", 0, 10, None)
+CALL = Call("c", "one", "::1", "::1@2", "m", 0, 10, None)
 JOB = Job({}, id="j", fence=1)
 
 
@@ -59,8 +59,8 @@ async def test_a_job_makes_room_for_others(answer, seconds):
 async def test_a_job_is_held_if_its_provider_is_closed_for_long(seconds):
     """The account is named as what is in the way."""
     with pytest.raises(HoldJob) as raised:
-        await calls(Gates(Closed(seconds, "stub@1: credit"))).acquire(CALL)
-    assert (raised.value.cause, raised.value.by) == ("provider", "stub@1")
+        await calls(Gates(Closed(seconds, "::1@2: credit"))).acquire(CALL)
+    assert (raised.value.cause, raised.value.by) == ("provider", "::1@2")
     assert raised.value.until_seconds == seconds
 
 

@@ -33,13 +33,21 @@ local function read_policy()
   return policy_read[1], policy_read[2]
 end
 
+-- The limits that the configuration has for an account, or else for its provider.
+local function limits_for(rules, account, provider)
+  return rules.providers[account] or rules.providers[provider] or {}
+end
+
+local HOLD_PAUSED_MS = 900000  -- then the jobs of a paused account are held, so that they are seen
+local PAUSED_MS = 30000        -- until then workers ask again so often: the pause may end at any time
+
 -- For how many ms an account takes no calls, and why. 0: it may take some, -1: none until someone acts. `state` has
 -- its `until` and `why`.
 local function closed_for(rules, account, provider, state)
   local pause = rules.paused[account] or rules.paused[provider]
   if pause then
-    local left = 900000 - (now - pause.at)  -- then its jobs are held, so that they are seen
-    return left <= 0 and -1 or math.min(30000, left), 'paused'  -- in steps: the pause may end at any time
+    local left = HOLD_PAUSED_MS - (now - pause.at)
+    return left <= 0 and -1 or math.min(PAUSED_MS, left), 'paused'
   end
   local closed_until = parse_int(state['until']) or 0
   if closed_until == -1 then return -1, state.why or 'closed' end
@@ -208,6 +216,12 @@ local function read_record(id)
     record.job = record.job and redis.call('EXISTS', record.job) == 1 and record.job
   end
   return record
+end
+
+-- End the wait of a call for its turn, if it waits.
+local function leave_line(account, id)
+  local waiters = gate_key('waiters', account)
+  if redis.call('ZREM', waiters, id) == 1 then redis.call('ZREM', waiters .. ':seen', id) end
 end
 
 -- Change the counters of a call: each budget's window, and the job's.

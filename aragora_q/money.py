@@ -1,0 +1,28 @@
+"""US dollars as whole micro-dollars, in which Redis and all limits count, and what spending is counted by."""
+
+from __future__ import annotations
+
+import math
+
+MICROS = 1_000_000
+"""Micro-dollars of a US dollar."""
+
+_DIGITS = 3
+"""Decimals of a micro-dollar that count; what follows them is the error of a float."""
+
+
+ROW_NAMES = ("queue", "tenant", "group", "agent", "provider", "model")
+"""What a row of spending names, in the order of `gates.lua`."""
+
+SPENT_BY = ("day", *ROW_NAMES)
+"""What spending can be shown by."""
+
+
+def cost_micros(usd: float) -> int:
+    """Return what something costs, in micro-dollars, rounded up."""
+    return math.ceil(round(usd * MICROS, _DIGITS))
+
+
+def limit_micros(usd: float) -> int:
+    """Return what something may cost, in micro-dollars, rounded down."""
+    return math.floor(round(usd * MICROS, _DIGITS))
