@@ -82,12 +82,14 @@ class PaidCalls:
                 return
             with self._waits.waiting():
                 while not isinstance(answer, Granted):
-                    seconds = _seconds_to_wait(answer, deadline - time.monotonic())
+                    seconds = _seconds_to_wait(answer, deadline - time.monotonic(), call.account)
                     await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
+                    answer = None
                     answer = await self._ask(call)
             self._note_grant(call, asked_at)
         except BaseException as error:
-            if isinstance(answer, WaitTurn) or not isinstance(error, Exception):
+            is_refused = isinstance(answer, Closed | OverBudget)
+            if not (is_refused and isinstance(error, Exception)):
                 await self._give_up(call)
             raise
 
@@ -134,7 +136,7 @@ class PaidCalls:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _seconds_to_wait(answer: GateAnswer, seconds_left: float) -> float:
+def _seconds_to_wait(answer: GateAnswer, seconds_left: float, account: str) -> float:
     """Return how long to wait before the call asks again; raise if it is not worth waiting."""
     match answer:
         case WaitTurn(seconds, why):
@@ -143,9 +145,7 @@ def _seconds_to_wait(answer: GateAnswer, seconds_left: float) -> float:
             return jittered(seconds)
         case Closed(seconds, why):
             if seconds is None or seconds > HOLD_CLOSED_SECONDS:
-                raise HoldJob(
-                    why, cause="provider", by=why.partition(":")[0], until_seconds=seconds
-                )
+                raise HoldJob(why, cause="provider", by=account, until_seconds=seconds)
             if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
                 raise GateClosed(why, delay_seconds=min(seconds, MAX_AWAY_SECONDS))
             return jittered(seconds)

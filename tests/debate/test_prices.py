@@ -5,6 +5,7 @@ from support.llm_stub import APIS
 from support.requests import requests_of, topic_of
 
 from aragora_q.answer_form import AnswerForm
+from aragora_q.base import MAX_HOLD_BY_BYTES
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.config.sources import override_file
 from aragora_q.errors import ConfigError
@@ -170,6 +171,9 @@ def test_providers_and_accounts():
     }
     assert len(accounts) == 6
     assert all(len(account) == len("openai@01234567") for account in accounts)
+    far = [account_of(f"{'é' * 30}.{'a' * 200}", f"https://{n}.example", None) for n in range(2)]
+    assert max(len(account.encode()) for account in far) <= MAX_HOLD_BY_BYTES
+    assert far[0] != far[1], "a held job names the whole account"
 
 
 @EACH_API

@@ -8,6 +8,7 @@ from __future__ import annotations
 from hashlib import sha256
 from urllib.parse import urlsplit
 
+from aragora_q.base import MAX_HOLD_BY_BYTES
 from aragora_q.config.settings import AgentConfig
 
 ALIASES = {
@@ -58,6 +59,10 @@ def provider_of(config: AgentConfig) -> str:
 
 
 def account_of(provider: str, address: str, key: str | None) -> str:
-    """Return a printable name of what shares a provider's limits; the key cannot be found from it."""
-    digest = sha256(f"{address} {key or ''}".encode(errors="replace")).hexdigest()
-    return f"{provider}@{digest[:8]}"
+    """Return a printable name of what shares a provider's limits; the key cannot be found from it.
+
+    A job that it holds keeps it whole.
+    """
+    digest = sha256(f"{address} {key or ''}".encode(errors="replace")).hexdigest()[:8]
+    room = MAX_HOLD_BY_BYTES - len(f"@{digest}")
+    return f"{provider.encode()[:room].decode(errors='ignore')}@{digest}"

@@ -38,7 +38,6 @@ from aragora_q.executors.debate.requests import CallFault
 from aragora_q.retry import describe, is_machine_limit
 
 MAX_ERROR_CHARS = 300
-MAX_ACCOUNT_CHARS = 64
 
 PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
 OVERLOAD_STATUS_CODES = frozenset({503, 529})
@@ -92,7 +91,7 @@ def fault_of(
     meaning: AragoraQError
     if outcome == "credit_exhausted":
         why = f"{account or 'the provider'}: the account's credit is used up: {text}"
-        meaning = HoldJob(why, cause="provider", by=account[:MAX_ACCOUNT_CHARS])
+        meaning = HoldJob(why, cause="provider", by=account)
     elif outcome in ("rejected", "refused"):
         meaning = PermanentError(text)
     elif delay is not None or outcome in ("rate_limited", "overloaded"):
