@@ -99,7 +99,7 @@ class RedisGates:
             queue=self._config.queue,
             tenant=job.tenant or "",
             group=job.group or "",
-            job=job.id,
+            job=_life(job),
             usd="" if usd is None else usd,
             tokens=call.max_input_tokens + call.max_output_tokens,
             timeout_ms=round(call.timeout_seconds * 1000),
@@ -137,7 +137,7 @@ class RedisGates:
             self._config.queue,
             job.tenant or "",
             job.group or "",
-            job.id,
+            _life(job),
             settlement.outcome,
             "" if usd is None else usd,
             settlement.input_tokens,
@@ -295,6 +295,11 @@ class RedisPermitRenewer:
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
+
+
+def _life(job: Job) -> str:
+    """Return the name of a job among all jobs that have had its id."""
+    return job.id if job.created_at is None else f"{job.id}/{round(job.created_at * 1000)}"
 
 
 def _job_limits(call: Call) -> tuple[int | str, int | str]:

@@ -168,6 +168,27 @@ async def test_a_job_and_its_zombie_share_the_jobs_limits(new_gates):
     }  # fmt: skip
 
 
+async def test_a_job_with_the_id_of_a_deleted_one_has_its_limits_to_itself(new_gates):
+    """What the earlier job spent does not count; what this one spent before a restart does."""
+    gates = new_gates()
+    for life, created_at in enumerate((1_700_000_000.001, 1_700_000_000.002)):
+        job = Job(payload={}, id="nightly", created_at=created_at)
+        call, next_call = (new_call(f"nightly/{life}/{n}", job_max_tokens=150) for n in range(2))
+        assert await gates.acquire(call, job) == Granted()
+        await gates.settle(call, 0.1, job=job, input_tokens=60, output_tokens=40)
+        assert is_over(await gates.acquire(next_call, job), "max_tokens", "job")
+
+
+async def test_tokens_of_an_answer_are_counted_whatever_it_cost(new_gates):
+    """A job's tokens are those that its provider counted, also if the price of the model is not known."""
+    gates = new_gates()
+    for number in range(3):
+        call = new_call(f"j1/1/{number}", None, job_max_tokens=120)
+        assert await gates.acquire(call) == Granted()
+        await gates.settle(call, input_tokens=5, output_tokens=2)
+    assert gates.jobs()["debates/j1"] == {"spent_tokens": 21}
+
+
 async def test_a_call_that_is_never_settled_is_estimated_at_the_end_of_its_time(new_gates):
     """Its reservation counts as spent, shown as estimated; the settlement replaces that when it comes."""
     gates = new_gates({"all": TOTAL})
