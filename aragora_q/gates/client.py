@@ -43,6 +43,9 @@ WAKE = 3
 
 MAX_KNOWN_AGENTS = 1_000
 
+MIN_DECLARED_MS = 30_000
+"""How long a declaration counts at least: a worker sends it again every few seconds, however short its lease."""
+
 REASONS = {
     "rate_limited": "the provider's rate limit",
     "overloaded": "the provider is overloaded",
@@ -243,7 +246,7 @@ class RedisGates:
             "gate_declare",
             worker_id=self._worker_id,
             declaration=text,
-            ttl_ms=3 * self._lease_ms,
+            ttl_ms=max(3 * self._lease_ms, MIN_DECLARED_MS),
         )
         self._has_declared = bool(text)
 

@@ -12,7 +12,9 @@ from aragora_q.base import Job
 from aragora_q.context import Settlement
 from aragora_q.contracts import Granted, OverBudget, WaitTurn
 from aragora_q.errors import CommandRefused, PermanentError
+from aragora_q.gates.policy import MICROS
 from aragora_q.redis import scripts
+from aragora_q.worker.debate_worker import GATES_REFRESH_SECONDS
 
 TOTAL = {"limit_usd": 10, "window": "total"}
 
@@ -367,6 +369,16 @@ async def test_the_lowest_declaration_counts_while_its_worker_lives(new_gates):
     assert isinstance(await gates.acquire(new_call("2", 8.0), client=low), OverBudget), "again"
     await low.close()
     assert isinstance(await gates.acquire(new_call("2", 7.0)), Granted)
+
+
+@pytest.mark.parametrize("lease_ms", [200, 60_000])
+async def test_a_declaration_outlasts_several_refreshes(new_gates, lease_ms):
+    """Also if a lease is shorter than the time between two: its budgets would not count in between."""
+    gates = new_gates({"all": TOTAL}, claim_idle_ms=lease_ms)
+    await gates.client.refresh()
+    seconds, microseconds = gates.redis.time()
+    until = gates.redis.zscore(f"{gates.prefix}declarers", "w1") / 1000
+    assert until - seconds - microseconds / MICROS > 3 * GATES_REFRESH_SECONDS
 
 
 @pytest.mark.parametrize("damage", ["gone", "JSON", "type", "empty"])
