@@ -29,7 +29,7 @@ from aragora_q.contracts import (
     WaitTurn,
 )
 from aragora_q.errors import SERVER_ERRORS, PermanentError
-from aragora_q.gates.policy import MICROS, declaration, micro_usd
+from aragora_q.gates.policy import MICROS, declaration, holder_name, micro_usd
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import batched
@@ -44,7 +44,7 @@ WAKE = 3
 MAX_KNOWN_AGENTS = 1_000
 
 MIN_DECLARED_MS = 30_000
-"""How long a declaration counts at least: a worker sends it again every few seconds, however short its lease."""
+"""How long a declaration counts at least: a worker repeats it every few seconds, however short its lease."""
 
 REASONS = {
     "rate_limited": "the provider's rate limit",
@@ -352,7 +352,7 @@ def _over_budget(
             )
         )
     return OverBudget(
-        budget=name,
+        budget=holder_name(name),
         on_full=on_full.decode(),  # type: ignore[arg-type]
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",

@@ -38,7 +38,6 @@ from functools import cached_property
 from aragora_q.base import (
     JOB_ID_PUNCTUATION,
     LANES,
-    MAX_HOLD_BY_BYTES,
     MAX_JOB_ID_CHARS,
     lane_of,
 )
@@ -100,7 +99,6 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "CALL_TTL_MS": CALL_TTL_MS,
     "COUNTER_MS": COUNTER_MS,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
-    "MAX_HOLD_BY_BYTES": MAX_HOLD_BY_BYTES,
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
 }
 """Names that every script may use; `scripts.load` defines those that it does use."""

@@ -126,12 +126,6 @@ end
 -- Spent and reserved micro-dollars of a counter.
 local function amounts(key) return numbers(key, 'spent', 'reserved') end
 
--- Name, kind and value of the scope that a `ref` names; kind and value are nil if the budget is for all calls.
-local function parts_of(ref)
-  local name, kind, value = string.match(ref, '^([^/]+)/(%w+):(.*)$')
-  return name or ref, kind, value
-end
-
 -- Keep a counter for some time after its window, because a call may be settled late; one without an end, as long as
 -- a day's spending. A counter that exists is listed under its window.
 local function keep_counter(budget)
