@@ -4,6 +4,7 @@
 -- `usd` (reserved; false: unknown), `tokens` (reserved), `counters` (keys of the budgets' windows), `job`, `row`,
 -- `day`, `expires_at`, `at`.
 
+local MAX_CLOCK_STEP_MS = 60000
 local gates_prefix = string.sub(policy, 1, -#'policy' - 1)
 
 local function gate_key(kind, name) return gates_prefix .. kind .. ':' .. name end
@@ -33,8 +34,11 @@ local function read_policy()
   return policy_read[1], policy_read[2]
 end
 
+-- True if `time` is a later time than now: the server's clock was set back. Clocks of replicas differ a little.
+local function is_ahead(time) return (parse_int(time) or 0) > now + MAX_CLOCK_STEP_MS end
+
 -- For how many ms an account takes no calls, and why. 0: it may take some, -1: none until someone acts. `state` has
--- its `until` and `why`.
+-- its `until`, `why` and `closed_at`.
 local function closed_for(rules, account, provider, state)
   local pause = rules.paused[account] or rules.paused[provider]
   if pause then
@@ -43,6 +47,7 @@ local function closed_for(rules, account, provider, state)
   end
   local closed_until = parse_int(state['until']) or 0
   if closed_until == -1 then return -1, state.why or 'closed' end
+  if is_ahead(state.closed_at) then closed_until = now end
   return math.max(0, closed_until - now), state.why or 'closed'
 end
 
