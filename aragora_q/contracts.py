@@ -232,8 +232,8 @@ class OverBudget:
     """The call does not fit a budget, or the job's own limit."""
 
     budget: str
-    """The name of a budget with the value of its scope, such as `day/tenant:acme`; or `max_tokens` or
-    `max_cost_usd` of the job."""
+    """The name of a budget with the value of its scope, such as `day/tenant:acme`, as a job keeps it; or
+    `max_tokens` or `max_cost_usd` of the job."""
     on_full: Literal["hold", "fail", "job"]
     """`job`: one of the job's own limits."""
     seconds: float | None

@@ -31,7 +31,7 @@ from aragora_q.contracts import (
 from aragora_q.errors import SERVER_ERRORS, PermanentError
 from aragora_q.formats import dollars
 from aragora_q.gates.accounts import CLOSED_FOREVER, REASONS, read_accounts
-from aragora_q.gates.policy import declaration
+from aragora_q.gates.policy import declaration, holder_name
 from aragora_q.money import MICROS, cost_micros
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
@@ -44,6 +44,9 @@ WAKE = 3
 """How many calls in line ask when one is settled in their process."""
 
 MAX_KNOWN_AGENTS = 1_000
+
+MIN_DECLARED_MS = 30_000
+"""How long a declaration counts at least: a worker repeats it every few seconds, however short its lease."""
 
 
 class _UnderWay(NamedTuple):
@@ -89,7 +92,7 @@ class RedisGates:
             queue=self._config.queue,
             tenant=job.tenant or "",
             group=job.group or "",
-            job=job.id,
+            job=_life(job),
             usd=_micros(call.max_cost_usd),
             tokens=call.max_input_tokens + call.max_output_tokens,
             timeout_ms=round(call.timeout_seconds * 1000),
@@ -126,7 +129,7 @@ class RedisGates:
             self._config.queue,
             job.tenant or "",
             job.group or "",
-            job.id,
+            _life(job),
             settlement.outcome,
             _micros(settlement.cost_usd),
             settlement.input_tokens,
@@ -225,7 +228,7 @@ class RedisGates:
             "gate_declare",
             worker_id=self._worker_id,
             declaration=text,
-            ttl_ms=3 * self._lease_ms,
+            ttl_ms=max(3 * self._lease_ms, MIN_DECLARED_MS),
         )
         self._has_declared = bool(text)
 
@@ -282,6 +285,11 @@ class RedisPermitRenewer:
         await self._connection.close()
 
 
+def _life(job: Job) -> str:
+    """Return the name of a job among all jobs that have had its id."""
+    return job.id if job.created_at is None else f"{job.id}/{round(job.created_at * 1000)}"
+
+
 def _job_limits(call: Call) -> tuple[int | str, int | str]:
     tokens = call.job_max_tokens
     return _micros(call.job_max_cost_usd), "" if tokens is None else tokens
@@ -319,7 +327,7 @@ def _over_budget(
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
         text = f"{name}: the limit is {most}, {gone} spent, {kept} reserved, a call may cost {more}"
     return OverBudget(
-        budget=name,
+        budget=holder_name(name),
         on_full=on_full.decode(),  # type: ignore[arg-type]
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from aragora_q import codec
-from aragora_q.base import Job
+from aragora_q.base import MAX_HOLD_BY_BYTES, Job
 from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.errors import InvalidPayload
 from aragora_q.formats import dollars
 from aragora_q.money import limit_micros
+
+
+def holder_name(ref: str) -> str:
+    """Return the name of a budget and its value as a job that it holds keeps it: a long one ends in a hash."""
+    data = ref.encode()
+    if len(data) <= MAX_HOLD_BY_BYTES:
+        return ref
+    digest = hashlib.sha1(data, usedforsecurity=False).hexdigest()[:8]
+    room = MAX_HOLD_BY_BYTES - len(f"~{digest}")
+    return f"{data[:room].decode(errors='ignore')}~{digest}"
 
 
 def budget_rule(budget: BudgetConfig) -> dict[str, Any]:

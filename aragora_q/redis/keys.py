@@ -39,7 +39,6 @@ from aragora_q.base import (
     AUTOMATIC_CAUSES,
     JOB_ID_PUNCTUATION,
     LANES,
-    MAX_HOLD_BY_BYTES,
     MAX_JOB_ID_CHARS,
     lane_of,
 )
@@ -101,7 +100,6 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "CALL_TTL_MS": CALL_TTL_MS,
     "COUNTER_MS": COUNTER_MS,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
-    "MAX_HOLD_BY_BYTES": MAX_HOLD_BY_BYTES,
     "AUTOMATIC_CAUSES": f" {' '.join(sorted(AUTOMATIC_CAUSES))} ",
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
 }
@@ -288,7 +286,7 @@ class GateKeys:
     | `reservations`             | zset   | calls that are not settled by the end of their time limit, ms |
     | `call:<id>`                | string | JSON: record of a call, until a day after it was booked       |
     | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
-    | `job:<queue>/<id>`         | hash   | the same for one job's own limits, and tokens                 |
+    | `job:<queue>/<id>/<created>` | hash | the same for one job's own limits, and tokens                 |
     | `window:<window>`          | zset   | which budgets and values have a counter in a window           |
     | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent … |
     | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |

@@ -81,9 +81,11 @@ class PaidCalls:
                     while not isinstance(answer, Granted):
                         seconds = _seconds_to_wait(call, answer, deadline - time.monotonic())
                         await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
+                        answer = None
                         answer = await self._ask(gates, call)
         except BaseException as error:
-            if isinstance(answer, WaitTurn) or not isinstance(error, Exception):
+            is_refused = isinstance(answer, Closed | OverBudget)
+            if not (is_refused and isinstance(error, Exception)):
                 # It may have a place in line, or a grant whose reply is lost.
                 with suppress(*SERVER_ERRORS, asyncio.CancelledError):
                     await gates.settle(self._job, call, Settlement("not_sent"))

@@ -12,6 +12,7 @@ from aragora_q.config.settings import BudgetConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import Granted, Held, OverBudget
 from aragora_q.gates.book import Book
+from aragora_q.gates.policy import holder_name
 from aragora_q.maintenance import HeldJobs
 
 DAY = {"limit_usd": 10.0, "window": "day"}
@@ -287,18 +288,23 @@ async def test_jobs_of_a_budget_that_is_gone_are_freed(harness, book, gates):
     assert await _free(harness, gates) == ["j000", "j001", "jw000"]
 
 
-async def test_names_of_budgets_that_are_cut_are_found(harness, book, gates):
-    """A job keeps 64 bytes of what holds it; the longest names are longer."""
-    name, tenant = "b" * 48, "t" * 48
+async def test_long_names_of_budgets_are_found(harness, book, gates):
+    """A job keeps 64 bytes of what holds it; the names of tenants may differ in what is cut only."""
+    name, tenant, others = "b" * 48, "t" * 48, ("t" * 47 + "s", "t" * 47 + "u")
     await book.set_budget(name, BudgetConfig(**DAY, scope="tenant"), by="me")
-    await _spend(gates, 10, tenant=tenant)
-    await _hold(harness, 1, by=f"{name}/tenant:{tenant}")
-    assert harness.fields("j000")["hold_by"] == f"{name}/tenant:{tenant}"[:64]
+    for each in (tenant, *others):
+        await _spend(gates, 10 if each == tenant else 1, tenant=each)
+    refused = await gates.acquire(Job({}, tenant=tenant), _call())
+    await _hold(harness, 1, by=refused.budget)
+    assert harness.fields("j000")["hold_by"] == refused.budget
+    assert refused.budget.startswith(name)
     assert await _free(harness, gates) == []
+    await _hold(harness, 1, by=holder_name(f"{name}/tenant:{others[0]}"), prefix="jo")
+    assert await _free(harness, gates) == ["jo000"]
     await book.set_budget(name, BudgetConfig(**DAY, scope=f"tenant:{tenant}"), by="me")
-    assert await _free(harness, gates) == []
+    assert await _free(harness, gates) == ["jo000"]
     await book.set_budget(name, BudgetConfig(**DAY, scope="tenant:other"), by="me")
-    assert await _free(harness, gates) == ["j000"]
+    assert await _free(harness, gates) == ["j000", "jo000"]
 
 
 async def test_a_hold_ends_when_its_time_is_over(harness, book, gates):

@@ -12,7 +12,9 @@ from aragora_q.base import Job
 from aragora_q.context import Settlement
 from aragora_q.contracts import Granted, OverBudget, WaitTurn
 from aragora_q.errors import CommandRefused, PermanentError
+from aragora_q.gates.policy import MICROS
 from aragora_q.redis import scripts
+from aragora_q.worker.debate_worker import GATES_REFRESH_SECONDS
 
 TOTAL = {"limit_usd": 10, "window": "total"}
 
@@ -166,6 +168,27 @@ async def test_a_job_and_its_zombie_share_the_jobs_limits(new_gates):
     assert gates.jobs()["debates/j1"] == {
         "spent": micros(0.2), "spent_tokens": 15, "reserved": micros(1.5), "reserved_tokens": 200,
     }  # fmt: skip
+
+
+async def test_a_job_with_the_id_of_a_deleted_one_has_its_limits_to_itself(new_gates):
+    """What the earlier job spent does not count; what this one spent before a restart does."""
+    gates = new_gates()
+    for life, created_at in enumerate((1_700_000_000.001, 1_700_000_000.002)):
+        job = Job(payload={}, id="nightly", created_at=created_at)
+        call, next_call = (new_call(f"nightly/{life}/{n}", job_max_tokens=150) for n in range(2))
+        assert await gates.acquire(call, job) == Granted()
+        await gates.settle(call, 0.1, job=job, input_tokens=60, output_tokens=40)
+        assert is_over(await gates.acquire(next_call, job), "max_tokens", "job")
+
+
+async def test_tokens_of_an_answer_are_counted_whatever_it_cost(new_gates):
+    """A job's tokens are those that its provider counted, also if the price of the model is not known."""
+    gates = new_gates()
+    for number in range(3):
+        call = new_call(f"j1/1/{number}", None, job_max_tokens=120)
+        assert await gates.acquire(call) == Granted()
+        await gates.settle(call, input_tokens=5, output_tokens=2)
+    assert gates.jobs()["debates/j1"] == {"spent_tokens": 21}
 
 
 async def test_a_call_that_is_never_settled_is_estimated_at_the_end_of_its_time(new_gates):
@@ -346,6 +369,16 @@ async def test_the_lowest_declaration_counts_while_its_worker_lives(new_gates):
     assert isinstance(await gates.acquire(new_call("2", 8.0), client=low), OverBudget), "again"
     await low.close()
     assert isinstance(await gates.acquire(new_call("2", 7.0)), Granted)
+
+
+@pytest.mark.parametrize("lease_ms", [200, 60_000])
+async def test_a_declaration_outlasts_several_refreshes(new_gates, lease_ms):
+    """Also if a lease is shorter than the time between two: its budgets would not count in between."""
+    gates = new_gates({"all": TOTAL}, claim_idle_ms=lease_ms)
+    await gates.client.refresh()
+    seconds, microseconds = gates.redis.time()
+    until = gates.redis.zscore(f"{gates.prefix}declarers", "w1") / 1000
+    assert until - seconds - microseconds / MICROS > 3 * GATES_REFRESH_SECONDS
 
 
 @pytest.mark.parametrize("damage", ["gone", "JSON", "type", "empty"])

@@ -210,6 +210,25 @@ async def test_a_late_refusal_does_not_close_an_account_that_has_opened_since(fl
     await fleet.grant("2", "3")
 
 
+async def test_a_clock_that_was_set_back_closes_nothing(fleet):
+    """What is kept of an account from later times counts no more: a probe goes first, then calls as before."""
+    await fleet.limit(max_concurrent=1, requests_per_minute=6)
+    await fleet.grant("lost")
+    hour = 3_600_000
+    await fleet.settle("lost", "overloaded", retry_after_seconds=30)
+    assert (await fleet.state())[0] > 0
+    fleet.let_pass(-hour)
+    fleet.redis.hincrby(fleet.account, "requests_at", hour)
+    for key, member in (("accounts", ACCOUNT), (f"permits:{ACCOUNT}", "debates/crashed")):
+        fleet.redis.zadd(
+            f"{fleet.keys.gates_prefix}{key}", {member: time.time() * 1000 // 1 + hour}
+        )
+    assert (await fleet.state())[0] == 0
+    await fleet.grant("probe")
+    await fleet.settle("probe", "ok")
+    assert (await fleet.state())[1] == ""
+
+
 async def test_five_faults_in_a_row_over_the_fleet_close_an_account(fleet):
     """A success in between starts the count again; a call that is wrong in itself is not a fault."""
     for n in range(4):

@@ -38,8 +38,22 @@ local rules, is_damaged = read_policy()
 if is_damaged or digest ~= '' and not rules.digests[digest] then return {'undeclared'} end
 local limits = limits_for(rules, account, provider)
 local agent_field = 'agent:' .. agent
-local state = read(account_key, 'until', 'why', 'provider', 'probe', 'probe_until', 'limit', 'ramp', 'requests_at',
-  'tokens_at', agent_field)
+
+local function read_account()
+  return read(account_key, 'until', 'why', 'provider', 'probe', 'probe_until', 'limit', 'ramp', 'requests_at',
+    'tokens_at', 'closed_at', agent_field)
+end
+
+local state = read_account()
+local has_limits = next(limits) ~= nil  -- times from before the clock was set back would keep calls waiting
+if is_ahead(state.closed_at) or has_limits and is_ahead(redis.call('ZSCORE', accounts, account)) then
+  redis.call('HDEL', account_key, 'closed_at', 'probe', 'probe_until', 'requests_at', 'tokens_at', 'shrunk_at',
+    'refused_at')
+  if (parse_int(state['until']) or 0) > now then redis.call('HSET', account_key, 'until', now_text) end
+  redis.call('UNLINK', permits, waiters, seen)
+  redis.call('ZADD', accounts, now_text, account)
+  state = read_account()
+end
 usd, tokens = parse_int(usd), tonumber(tokens)
 
 local function refuse(...)

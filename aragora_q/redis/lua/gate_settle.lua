@@ -146,7 +146,8 @@ for n = 1, items do
     local is_sent = outcome ~= 'not_sent'
     local known = is_sent and parse_int(usd) or NOT_BILLED[outcome] and 0 or nil
     local taken = input_tokens + output_tokens
-    if not known then taken = math.max(taken, tokens) end
+    local is_counted = REPLIED[outcome] and tonumber(output_tokens) > 0  -- else some tokens may be missing
+    if not known and not is_counted then taken = math.max(taken, tokens) end
     local booked = known or reserved or 0
     local estimated = known and 0 or booked
     change_counters(record, 'spent', booked - before.usd)

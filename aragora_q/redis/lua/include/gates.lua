@@ -4,6 +4,7 @@
 -- `usd` (reserved; false: unknown), `tokens` (reserved), `counters` (keys of the budgets' windows), `job`, `row`,
 -- `day`, `expires_at`, `at`.
 
+local MAX_CLOCK_STEP_MS = 60000
 local gates_prefix = string.sub(policy, 1, -#'policy' - 1)
 
 local function gate_key(kind, name) return gates_prefix .. kind .. ':' .. name end
@@ -41,8 +42,11 @@ end
 local HOLD_PAUSED_MS = 900000  -- then the jobs of a paused account are held, so that they are seen
 local PAUSED_MS = 30000        -- until then workers ask again so often: the pause may end at any time
 
+-- True if `time` is a later time than now: the server's clock was set back. Clocks of replicas differ a little.
+local function is_ahead(time) return (parse_int(time) or 0) > now + MAX_CLOCK_STEP_MS end
+
 -- For how many ms an account takes no calls, and why. 0: it may take some, -1: none until someone acts. `state` has
--- its `until` and `why`.
+-- its `until`, `why` and `closed_at`.
 local function closed_for(rules, account, provider, state)
   local pause = rules.paused[account] or rules.paused[provider]
   if pause then
@@ -51,6 +55,7 @@ local function closed_for(rules, account, provider, state)
   end
   local closed_until = parse_int(state['until']) or 0
   if closed_until == -1 then return -1, state.why or 'closed' end
+  if is_ahead(state.closed_at) then closed_until = now end
   return math.max(0, closed_until - now), state.why or 'closed'
 end
 
@@ -133,12 +138,6 @@ end
 
 -- Spent and reserved micro-dollars of a counter.
 local function amounts(key) return numbers(key, 'spent', 'reserved') end
-
--- Name, kind and value of the scope that a `ref` names; kind and value are nil if the budget is for all calls.
-local function parts_of(ref)
-  local name, kind, value = string.match(ref, '^([^/]+)/(%w+):(.*)$')
-  return name or ref, kind, value
-end
 
 -- Keep a counter for some time after its window, because a call may be settled late; one without an end, as long as
 -- a day's spending. A counter that exists is listed under its window.
