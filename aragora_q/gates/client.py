@@ -29,6 +29,7 @@ from aragora_q.contracts import (
     WaitTurn,
 )
 from aragora_q.errors import SERVER_ERRORS, PermanentError
+from aragora_q.formats import dollars
 from aragora_q.gates.policy import MICROS, declaration, micro_usd
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
@@ -337,11 +338,9 @@ def _over_budget(
     elif why == b"unpriced":
         text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
     else:
-        amounts = [f"${micros / MICROS:.4f}" for micros in (limit, spent, reserved, needed)]
-        text = (
-            f"{name}: {{}} of a limit, {{}} spent, {{}} reserved, and a call may cost {{}}".format(
-                *amounts
-            )
+        amounts = [dollars(micros / MICROS) for micros in (limit, spent, reserved, needed)]
+        text = f"{name}: {{1}} of {{0}} spent, {{2}} reserved, and a call may cost {{3}}".format(
+            *amounts
         )
     return OverBudget(
         budget=name,

@@ -102,7 +102,7 @@ async def _accounts(connection: Connection) -> list[AccountState]:
             account=name,
             provider=replies.text(provider),
             closed_by=replies.text(why) if ms else "",
-            seconds=None if ms < 0 else ms / 1000,
+            seconds=None if ms < 0 or why == b"paused" else ms / 1000,  # a pause ends by a person
             limit=limit if limit >= 0 else None,
             under_way=under_way,
             waiting=waiting,

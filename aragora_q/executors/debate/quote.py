@@ -32,6 +32,7 @@ from aragora_q.executors.debate.requests import (
     Vote,
     larger_output,
 )
+from aragora_q.formats import dollars
 from aragora_q.job import DebateJobPayload
 
 MIN_OUTPUT_TOKENS = 256
@@ -236,7 +237,7 @@ def approval_above(
     if usd <= max_usd:
         return None
     return Approval(
-        f"may cost up to {usd:.2f} USD, above the {max_usd:g} USD that need no approval", usd
+        f"may cost up to {dollars(usd)}, above the {dollars(max_usd)} that need no approval", usd
     )
 
 
