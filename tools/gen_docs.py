@@ -115,7 +115,7 @@ ABOUT = {
     "budgets": "`[budgets.NAME]` limits what all workers spend. Of the limits that workers have, the lowest "
     "counts; `aragora-q budget set` replaces them. See [Money](../money.md).",
     "providers": "`[providers.NAME]` limits the calls of all workers to each account of a provider; NAME may "
-    "be an account, too, as `aragora-q providers` shows it.",
+    "be an account, too, as `aragora-q providers list` shows it.",
 }
 
 

@@ -367,7 +367,7 @@ class QueueConfig(BaseSettings):
     )
     providers: dict[Annotated[str, AfterValidator(_check_provider)], ProviderConfig] = Field(
         default_factory=dict,
-        description="Limits by provider, or by account as `aragora-q providers` shows them.",
+        description="Limits by provider, or by account as `aragora-q providers list` shows them.",
     )
 
     def __init__(self, **values: Any) -> None:
