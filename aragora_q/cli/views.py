@@ -263,16 +263,20 @@ def _hold_rows(job: Job, now: float) -> Iterator[str]:
     if hold.reason:
         yield from _rows("reason", hold.reason)
     if is_held:
-        yield from _rows(*_way_out(job.id, hold))
+        yield from _ways_out(job.id, hold)
 
 
-def _way_out(job_id: str, hold: Hold) -> tuple[str, str]:
+def _ways_out(job_id: str, hold: Hold) -> Iterator[str]:
+    unhold = f"aragora-q unhold {job_id}"
     if hold.cause == "budget":
         name = hold.by.partition("/")[0]  # then the value of its scope
-        return "freed", f"when there is room: aragora-q budget show {name}"
-    if hold.cause == "provider":
-        return "freed", "when it takes calls again: aragora-q providers list"
-    return "to free it", f"aragora-q unhold {job_id}"
+        when = "when twice what it needs is left, or in a new window"
+        yield from _rows("freed", f"{when}: aragora-q budget show {name}")
+        yield _row("to try now", unhold)
+    elif hold.cause == "provider":
+        yield _row("freed", "when it takes calls again: aragora-q providers list")
+    else:
+        yield _row("to free it", unhold)
 
 
 def _hold_json(hold: Hold | None) -> dict[str, Any] | None:
