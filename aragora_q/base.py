@@ -94,10 +94,18 @@ class Hold:
     """When the hold ends in any case; None: not before it is freed."""
 
     @property
+    def who(self) -> str:
+        """Who or what holds the job, for example `by person ann@desk`."""
+        if self.cause == "approval":
+            return "for approval"
+        return " ".join(filter(None, ("by", self.cause, self.by)))
+
+    @property
     def text(self) -> str:
-        """Who or what holds the job and why, for example `person ann@desk: prices changed`."""
-        who = " ".join(filter(None, (self.cause, self.by)))
-        return f"{who}: {self.reason}" if self.reason else who
+        """Who or what holds the job and why, for example `by person ann@desk: prices changed`."""
+        # What is in the way begins its own reasons.
+        reason = self.reason.removeprefix(f"{self.cause} ").removeprefix(f"{self.by}: ")
+        return f"{self.who}: {reason}" if reason else self.who
 
 
 def new_job_id() -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
 """Exit codes of every command of the group."""
 
+OWN = "in your configuration; it applies while a worker runs with it"
+
 MAX_LISTED = 10
 """Values of a scope that `list` shows; `show` has all."""
 
@@ -48,7 +50,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names.")]
 )
 @with_queue
 async def list_(queue: RedisStreamsQueue, *, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """List the budgets that apply, with what was spent in the current window."""
+    """List the budgets that apply, and what is spent.
+
+    Amounts are those of the current window. USED is the part of the limit that is spent or reserved.
+    """
     async with _open_book(queue) as book:
         budgets = await book.budgets()
         if quiet:
@@ -61,8 +66,10 @@ async def list_(queue: RedisStreamsQueue, *, as_json: AsJson = False, quiet: Qui
         rows = [row for each in budgets for row in await _rows(book, each, MAX_LISTED)]
     if not budgets:
         output.info(
-            f"no budgets apply at {queue.connection.address}: live workers declare them, and `budget set`"
+            f"no budget applies at {queue.connection.address}: no live worker declares one, and none is set"
         )
+        if own := queue.config.budgets:
+            output.info(f"{', '.join(sorted(own))}: {OWN}")
         return
     _print_table(rows)
 
@@ -73,15 +80,18 @@ async def list_(queue: RedisStreamsQueue, *, as_json: AsJson = False, quiet: Qui
 )
 @with_queue
 async def show(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False) -> None:
-    """Show a budget: its limit, who set it, and all that was spent in the current window."""
+    """Show a budget: limit, spending, and who set it."""
     async with _open_book(queue) as book:
-        found = await book.budget(name) or _raise_unknown(name, await book.budgets())
+        found = await book.budget(name) or _raise_unknown(queue, name, await book.budgets())
         if as_json:
             output.json_line(await _as_json(book, found))
             return
         _print_table(await _rows(book, found, None))
+        uncertain = await _uncertain(book, name)
         output.line()
         output.line(f"when full: {found.on_full}")
+        for each in uncertain:
+            output.line(each)
         if found.override is not None:
             by = f"set by {found.override.by}" if found.override.by else "set"
             reason = f": {found.override.reason}" if found.override.reason else ""
@@ -151,7 +161,7 @@ async def _set(
             )
         wanted = _check(name, given)
         await book.set_budget(name, wanted, by=options.operator(), reason=reason)
-        found = await book.budget(name) or _raise_unknown(name, [])
+        found = await book.budget(name) or _raise_unknown(queue, name, [])
         if as_json:
             output.json_line(await _as_json(book, found))
         else:
@@ -169,7 +179,7 @@ async def _set(
 async def reset(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False) -> None:
     """Let what workers declare apply again. What was spent stays."""
     async with _open_book(queue) as book:
-        before = await book.budget(name) or _raise_unknown(name, await book.budgets())
+        before = await book.budget(name) or _raise_unknown(queue, name, await book.budgets())
         is_reset = await book.reset_budget(name)
         found = await book.budget(name)
         if as_json:
@@ -192,8 +202,10 @@ async def _open_book(queue: RedisStreamsQueue) -> AsyncIterator[Book]:
         yield Book(gates)
 
 
-def _raise_unknown(name: str, budgets: list[Budget]) -> NoReturn:
+def _raise_unknown(queue: RedisStreamsQueue, name: str, budgets: list[Budget]) -> NoReturn:
     hint = did_you_mean(name, [each.name for each in budgets])
+    if name in queue.config.budgets:
+        hint = OWN
     raise BudgetNotFound(
         f"no budget {name:.100}", hint=hint or "aragora-q budget list shows those that apply"
     )
@@ -246,6 +258,25 @@ async def _rows(book: Book, found: Budget, max_values: int | None) -> list[tuple
     return rows or [(found.name, found.scope, _limit(found), *["$0"] * 2, "0%", ends, origin)]
 
 
+async def _uncertain(book: Book, name: str) -> list[str]:
+    """Return what of the spending was estimated, or was more than reserved, as lines of text."""
+    _, spendings = await book.spending(name)
+    estimated = overrun = 0.0
+    async for each in spendings:
+        estimated += each.estimated_usd
+        overrun += each.overrun_usd
+    lines = []
+    if estimated:
+        lines.append(
+            f"estimated: {dollars(estimated)} of what is spent; the ends of these calls are not known"
+        )
+    if overrun:
+        lines.append(
+            f"overrun: {dollars(overrun)} of what is spent; it was more than had been reserved"
+        )
+    return lines
+
+
 def _amounts(found: Budget, spent: ScopeSpending) -> tuple[str, ...]:
     share = (spent.spent_usd + spent.reserved_usd) / found.limit_usd
     return dollars(spent.spent_usd), dollars(spent.reserved_usd), f"{share:.0%}"
@@ -253,7 +284,7 @@ def _amounts(found: Budget, spent: ScopeSpending) -> tuple[str, ...]:
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
     output.table(
-        ("BUDGET", "SCOPE", "LIMIT", "SPENT", "RESERVED", "USED", "TURNS (UTC)", "ORIGIN"), rows
+        ("BUDGET", "SCOPE", "LIMIT", "SPENT", "RESERVED", "USED", "ENDS (UTC)", "ORIGIN"), rows
     )
 
 

@@ -69,7 +69,7 @@ async def list_(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only accounts.")] = False,
 ) -> None:
-    """List the accounts that calls have used, and the providers that are paused."""
+    """List accounts that were called, and paused providers."""
     async with _open_accounts(queue) as accounts:
         found, pauses = await accounts.accounts(), await accounts.pauses()
         agents = await accounts.agents(each.name for each in found)
@@ -100,13 +100,17 @@ async def pause(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Begin no more calls to a provider until `resume`; calls under way go on.
+    """Begin no more calls to a provider until `resume`.
 
-    Jobs that need it are put off, uncharged; after 15 minutes they are held, and freed by `resume`.
+    Calls under way go on. Jobs that need it are put off, uncharged; after 15 minutes they are held, and freed
+    by `resume`.
     """
     async with _open_accounts(queue) as accounts:
         was_paused = name in {each.name for each in await accounts.pauses()}
-        await accounts.pause(name, by=options.operator(), reason=reason)
+        if (
+            reason or not was_paused
+        ):  # a reason that another operator gave stays until there is a new one
+            await accounts.pause(name, by=options.operator(), reason=reason)
         known = _names(await accounts.accounts())
     if as_json:
         output.json_line({"name": name, "paused": True, "changed": not was_paused})
@@ -126,10 +130,21 @@ async def pause(
 async def resume(
     queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """Let calls to a provider begin again, whatever stopped them: a pause, a rate limit, used-up credit."""
+    """Let calls to a provider begin again.
+
+    Whatever stopped them: a pause, a rate limit, an outage, used-up credit. Held jobs go on within seconds;
+    jobs that were put off keep their due times.
+    """
     async with _open_accounts(queue) as accounts:
         changed = await accounts.resume(name)
-        known = _names(await accounts.accounts())
+        found, pauses = await accounts.accounts(), await accounts.pauses()
+    known = _names(found)
+    for pause in (_pause_of(each, pauses) for each in found if each.name == name):
+        if pause is not None:
+            raise typer.BadParameter(
+                f"{name} stays paused with {pause.name}: aragora-q providers resume {pause.name}",
+                param_hint="NAME",
+            )
     if not changed and name not in known:
         raise ProviderNotFound(
             f"no calls to {name!r} are known, and it is not paused", hint=did_you_mean(name, known)
@@ -206,12 +221,12 @@ def _print_table(
         limit = "" if each.limit is None else str(each.limit)
         numbers = (str(each.under_way), limit, str(each.waiting), str(each.faults))
         names = truncate(", ".join(agents[each.name]), 60)
-        rows.append((each.name, each.state, until, *numbers, names, why))
+        rows.append((each.name, each.state, until, why, *numbers, names))
     rows += [
-        (each.name, "paused", "", "0", "", "0", "0", "", _why(each, now))
+        (each.name, "paused", "", _why(each, now), "0", "", "0", "0", "")
         for each in _unused(pauses, found)
     ]
-    head = ("ACCOUNT", "STATE", "OPENS IN", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS", "WHY")
+    head = ("ACCOUNT", "STATE", "OPENS IN", "WHY", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS")
     output.table(head, rows)
 
 

@@ -227,7 +227,7 @@ def _print_table(by: Sequence[str], report: Report) -> None:
     ]
     if len(rows) > 1:
         rows.append(("total", *[""] * (len(by) - 1), *_cells(report.total)))
-    head = ("CALLS", "FAULTS", "TOKENS IN", "CACHED", "TOKENS OUT", "USD", "ESTIMATED", "UNPRICED")
+    head = ("CALLS", "FAULTS", "INPUT", "CACHED", "OUTPUT", "USD", "ESTIMATED", "UNPRICED")
     output.table((*(name.upper() for name in by), *head), rows)
 
 

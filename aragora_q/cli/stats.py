@@ -175,7 +175,8 @@ def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
     closed = stats["closed_providers"] or ()
     for each in closed[:MAX_CLOSED]:
         seconds = each["seconds"]
-        until = "until an operator acts" if seconds is None else f"for {duration(seconds)}"
+        resume = f"until aragora-q providers resume {each['provider']}"
+        until = resume if seconds is None else f"for {duration(seconds)}"
         yield f"provider {each['account']} takes no calls {until}: {each['reason']}"
     if (more := len(closed) - MAX_CLOSED) > 0:
         yield f"{count(more, 'more provider')} {'takes' if more == 1 else 'take'} no calls"
@@ -216,7 +217,8 @@ def _backlog(stats: Mapping[str, Any]) -> Iterator[str]:
     due = stats["next_due_seconds"]
     due_note = "" if due is None else f"next due in {duration(due)}" if due else "next is due now"
     yield _format_row("delayed", stats["delayed"], due_note)
-    yield _format_row("held", stats["held"])
+    why = "why: aragora-q list --status held" if stats["held"] else ""
+    yield _format_row("held", stats["held"], why)
     longest = stats["running_jobs"][:1]
     ages = [f"longest {_format_age(stats, job['started_at'])}: {job['id']}" for job in longest]
     yield _format_row("running", stats["running"], "".join(ages))

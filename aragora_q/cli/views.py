@@ -185,7 +185,7 @@ def labels_text(job: Job, known: Collection[str]) -> str:
 def summary(job: Job) -> str:
     """Return one line about a job: its hold, its error, its progress, or its question."""
     if job.hold is not None:
-        return f"{'held' if job.status is JobStatus.HELD else 'to be held'}: {job.hold.text}"
+        return job.hold.text if job.status is JobStatus.HELD else f"to be held {job.hold.text}"
     if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):
         return job.error
     question = job.payload.get("question")
@@ -250,15 +250,27 @@ def _hold_rows(job: Job, now: float) -> Iterator[str]:
     hold, is_held = job.hold, job.status is JobStatus.HELD
     if hold is None:
         return
-    by = f" {hold.by}" if hold.by else ""
     since = f"{'since' if is_held else 'asked'} {_format_time(hold.since, now)}"
-    yield from _rows("held" if is_held else "to be held", f"by {hold.cause}{by}, {since}")
+    yield from _rows("held" if is_held else "to be held", f"{hold.who}, {since}")
     if hold.until is not None:
         yield _row("until", _format_time(hold.until, now))
     if hold.reason:
         yield from _rows("reason", hold.reason)
     if is_held:
-        yield _row("to free it", f"aragora-q unhold {job.id}")
+        yield from _ways_out(job.id, hold)
+
+
+def _ways_out(job_id: str, hold: Hold) -> Iterator[str]:
+    unhold = f"aragora-q unhold {job_id}"
+    if hold.cause == "budget":
+        name = hold.by.partition("/")[0]  # then the value of its scope
+        when = "when twice what it needs is left, or in a new window"
+        yield from _rows("freed", f"{when}: aragora-q budget show {name}")
+        yield _row("to try now", unhold)
+    elif hold.cause == "provider":
+        yield _row("freed", "when it takes calls again: aragora-q providers list")
+    else:
+        yield _row("to free it", unhold)
 
 
 def _hold_json(hold: Hold | None) -> dict[str, Any] | None:
@@ -294,9 +306,10 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
 
 def _history_text(event: Mapping[str, Any]) -> str:
     cause, attempt = event.get("cause", "?"), event.get("attempt", "?")
-    by = f" by {event['by']}" if event.get("by") else ""
-    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}: "
     text = str(event.get("error", event.get("reason", "")))
+    is_named = not event.get("by") or f"{event['by']}: " in text
+    by = "" if is_named else f" by {event['by']}"
+    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}: "
     return prefix + truncate(text, max(TEXT_WIDTH - len(prefix), 10))
 
 

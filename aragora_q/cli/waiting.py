@@ -195,7 +195,7 @@ class _Follower:
 
 async def _say_held(queue: RedisStreamsQueue, job_ids: Sequence[str]) -> None:
     [job] = await queue.tracker.get_jobs(job_ids[:1])
-    why = f" by {job.hold.text}" if isinstance(job, Job) and job.hold else ""
+    why = f" {job.hold.text}" if isinstance(job, Job) and job.hold else ""
     more = f", and {output.count(len(job_ids) - 1, 'more job')}" if len(job_ids) > 1 else ""
     output.info(f"job {job_ids[0]} is held{why}{more}; waiting goes on")
 

@@ -64,8 +64,7 @@ class RedisGates:
         self._config = config
         self._worker_id = worker_id
         self._lease_ms = config.claim_idle_ms
-        self._declaration, self._digest = b"", ""
-        self.reconfigure(config)
+        self._declare_what(config)
         self._under_way: dict[str, _UnderWay] = {}
         """Calls that were granted and are not settled, by id; read by the keeper's thread."""
         self._accounts: dict[str, str] = {}
@@ -206,7 +205,10 @@ class RedisGates:
         return [each.free_calls for each in await read_accounts(self._connection, accounts)]
 
     def reconfigure(self, config: QueueConfig) -> None:
-        """Declare what `config` says from the next `refresh` on."""
+        changed = {"budgets": config.budgets, "providers": config.providers}
+        self._declare_what(self._config.model_copy(update=changed))
+
+    def _declare_what(self, config: QueueConfig) -> None:
         self._declaration = declaration(config)
         sha1 = hashlib.sha1(self._declaration, usedforsecurity=False)
         self._digest = sha1.hexdigest() if self._declaration else ""

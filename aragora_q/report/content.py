@@ -52,7 +52,7 @@ def _notices(debate: Debate) -> Iterator[Notice]:
         yield Notice(f"{name}{_position(debate)}.")
         if debate.job.hold:
             held = "Held" if status is JobStatus.HELD else "To be held"
-            yield Notice(f"{held} by {debate.job.hold.text}", Tone.CAUTION)
+            yield Notice(f"{held} {debate.job.hold.text}", Tone.CAUTION)
         if status is JobStatus.RETRYING and debate.job.error:
             yield Notice(f"Last error: {debate.job.error}", Tone.CAUTION)
     if debate.calls.problem:

@@ -35,7 +35,7 @@ def test_list(declared, run_cli):
     shown = run_cli("budget", "list")
     head, month, first, second, *others = shown.lines
     assert head.split() == [
-        "BUDGET", "SCOPE", "LIMIT", "SPENT", "RESERVED", "USED", "TURNS", "(UTC)", "ORIGIN",
+        "BUDGET", "SCOPE", "LIMIT", "SPENT", "RESERVED", "USED", "ENDS", "(UTC)", "ORIGIN",
     ]  # fmt: skip
     assert month.split()[:6] == ["month", "all", "$400.00/month", "$2.75", "$0.50", "1%"]
     assert first.split()[:6] == ["tenants", "tenant:t00", "$5.00/day", "$0", "$0.50", "10%"]
@@ -92,7 +92,7 @@ def test_set_and_reset(declared, run_cli):
 
 def test_a_new_budget(run_cli):
     """It needs a window; it applies without any worker, and is gone after its reset."""
-    assert "no budgets apply" in run_cli("budget", "list").err
+    assert "no budget applies" in run_cli("budget", "list").err
     refused = run_cli("budget", "set", "day", "5")
     assert (refused.code, "give its window, such as 50/day" in refused.err) == (2, True)
     assert run_cli("budget", "set", "day", "5/day", "--scope", "tenant:acme").code == 0
@@ -104,6 +104,32 @@ def test_a_new_budget(run_cli):
         unknown = run_cli("budget", command, "day")
         assert (unknown.code, unknown.out) == (3, "")
         assert "no budget day" in unknown.err
+
+
+def test_a_budget_that_only_this_configuration_has(run_cli, tmp_path):
+    """Says why it does not apply: no worker runs with it now, as between the bursts of a cron job."""
+    config = tmp_path / "own.toml"
+    config.write_text('[budgets.day]\nlimit_usd = 5\nwindow = "day"\n')
+    why = "in your configuration; it applies while a worker runs with it"
+    assert f"day: {why}" in run_cli("budget", "list", "--config", config).err
+    shown = run_cli("budget", "show", "day", "--config", config)
+    assert (shown.code, f"hint: {why}" in shown.err) == (3, True)
+
+
+def test_show_says_what_of_the_spending_is_uncertain(run_cli, on_queue):
+    """What was more than had been reserved is a line of its own; a budget without any has no such line."""
+
+    async def overrun(harness):
+        gates = harness.queue.gates("w1")
+        call = Call("c1", "a", "stub", "stub@0", "m", 10, 10, 0.5)
+        assert await gates.acquire(Job({}), call) == Granted()
+        await gates.settle(Job({}), call, Settlement("ok", cost_usd=0.75))
+        await gates.close()
+
+    run_cli("budget", "set", "day", "5/day")
+    assert "overrun" not in run_cli("budget", "show", "day").out
+    on_queue(overrun)
+    assert "overrun: $0.25 of what is spent" in run_cli("budget", "show", "day").out
 
 
 def test_a_misspelled_name_has_a_hint(declared, run_cli):

@@ -131,7 +131,9 @@ async def test_status_and_list_say_why(harness, run_cli):
     await _hold_by_budget(harness)
     text = run_cli("status", "poor").out
     for words in ("held       by budget day/all, since 20", "until      20", "(in ",
-                  "reason     needs $0.40, $0.10 are left", "to free it aragora-q unhold poor"):  # fmt: skip
+                  "reason     needs $0.40, $0.10 are left",
+                  "freed      when twice what it needs is left", "aragora-q budget show day\n",
+                  "to try now aragora-q unhold poor\n"):  # fmt: skip
         assert words in text
     assert "attempt 1 held by day/all: needs $0.40" in text
     shown = run_cli("status", "poor", "--json").object
@@ -141,7 +143,7 @@ async def test_status_and_list_say_why(harness, run_cli):
     }  # fmt: skip
     assert shown["hold"]["until"] - shown["hold"]["since"] >= 3_590_000
     assert shown["history"][-1]["reason"] == "needs $0.40, $0.10 are left"
-    assert "held: budget day/all: needs $0.40, $0.10 are left" in run_cli("list").out
+    assert "by budget day/all: needs $0.40, $0.10 are left" in run_cli("list").out
     assert run_cli("list", "--status", "held", "--json").object == {
         name: value for name, value in shown.items() if name != "history"
     }

@@ -32,7 +32,7 @@ def test_list_shows_which_accounts_take_no_calls_and_why(run_cli, use):
     use(3, "credit_exhausted")
     shown = run_cli("providers", "list")
     assert shown.code == 0
-    assert "stub@2   closed  5 min" in shown.out
+    assert "stub@2   closed  5 min     the provider's rate limit" in shown.out
     assert "the provider's credit is used up" in shown.out
     rows = run_cli("providers", "list", "--json").objects
     states = [(row["account"], row["state"], row["until"] is None) for row in rows]
@@ -54,7 +54,7 @@ def test_list_of_nothing(run_cli):
 
 
 def test_pause_and_resume_a_provider(run_cli, use):
-    """With who did it and why, also in `stats`; `resume` also opens what the provider closed."""
+    """With who did it and why, kept until a new reason; `resume` also opens what the provider closed."""
     use(1, "rate_limited", retry_after_seconds=300)
     paused = run_cli("providers", "pause", "stub", "--reason", "the bill")
     assert (paused.code, paused.err) == (0, "stub is paused\n")
@@ -62,13 +62,13 @@ def test_pause_and_resume_a_provider(run_cli, use):
     [row] = run_cli("providers", "list", "--json").objects
     assert (row["state"], row["pause"]["reason"]) == ("paused", "the bill")
     assert "@" in row["pause"]["by"]
+    assert "was already paused" in run_cli("providers", "pause", "stub").err
     assert "ago: the bill" in run_cli("providers", "list").out
-    stats = run_cli("stats", "--json").object
-    assert stats["closed_providers"][0]["seconds"] is None
-    assert (
-        "provider stub@1 takes no calls until an operator acts: paused by an operator"
-        in stats["warnings"]
-    )
+    assert run_cli("stats", "--json").object["closed_providers"][0]["seconds"] is None
+    refused = run_cli("providers", "resume", "stub@1")
+    assert (refused.code, "stays paused with stub" in refused.err) == (2, True)
+    [warning] = run_cli("stats", "--json").object["warnings"]
+    assert "takes no calls until aragora-q providers resume stub: paused" in warning
     assert run_cli("providers", "resume", "stub").err == "stub takes calls again\n"
     [row] = run_cli("providers", "list", "--json").objects
     assert (row["state"], row["pause"], row["why"]) == ("open", None, None)

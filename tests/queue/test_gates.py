@@ -12,7 +12,7 @@ from aragora_q.base import Job
 from aragora_q.context import Settlement
 from aragora_q.contracts import Granted, OverBudget, WaitTurn
 from aragora_q.errors import CommandRefused, PermanentError
-from aragora_q.gates.policy import MICROS
+from aragora_q.money import MICROS
 from aragora_q.redis import scripts
 from aragora_q.worker.debate_worker import GATES_REFRESH_SECONDS
 

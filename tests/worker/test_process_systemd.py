@@ -8,6 +8,7 @@ import pytest
 from support.wait import wait_until
 
 from aragora_q.base import JobStatus
+from aragora_q.gates.book import Book
 
 
 class Systemd:
@@ -96,6 +97,14 @@ async def test_redis_away_at_the_start_is_waited_for(
     assert waiting.is_alive
 
 
+async def declares_a_budget(harness):
+    connection = harness.queue.connection.for_gates()
+    try:
+        return [each.limit_usd for each in await Book(connection).budgets()] == [5.0]
+    finally:
+        await connection.close()
+
+
 @pytest.mark.slow
 async def test_sighup_reads_settings_again(
     new_harness, worker_process, redis_url, systemd, tmp_path
@@ -119,11 +128,12 @@ async def test_sighup_reads_settings_again(
     settings.write_text("concurrency = 2\nlog_level = 'loud'\n")
     worker.signal(signal.SIGHUP)
     await wait_until(lambda: "settings not reloaded" in worker.text(), what="the refusal")
-    settings.write_text("concurrency = 2\n")
+    settings.write_text('concurrency = 2\n[budgets.day]\nlimit_usd = 5\nwindow = "day"\n')
     worker.signal(signal.SIGHUP)
     await harness.wait_for_status("b", JobStatus.PROCESSING)
     assert systemd.has_received("RELOADING=1")
     assert harness.counters()["started"] == 2
+    await wait_until(lambda: declares_a_budget(harness), 20, "the new budget")
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     worker.signal(signal.SIGTERM)
