@@ -321,6 +321,10 @@ def _over_budget(
     needed: int,
 ) -> OverBudget:
     name = budget.decode()
+    # Of the whole job: no budget of an agent or a provider needs all of it. A job that needs more than the limit
+    # can go on for the time of a window.
+    is_of_part = name.partition("/")[2].startswith(("agent:", "provider:"))
+    quote = 0 if is_of_part else min(cost_micros(call.quote_usd or 0.0), limit)
     if name == "max_tokens":
         text = f"max_tokens is {limit}, used {spent}, reserved {reserved}, and a call may need {needed}"
     elif why == b"unpriced":
@@ -334,6 +338,5 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
-        # A job that needs more than the limit can go on for the time of a window.
-        usd=max(needed, min(cost_micros(call.quote_usd or 0.0), limit)) / MICROS,
+        usd=max(needed, quote) / MICROS,
     )

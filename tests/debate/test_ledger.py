@@ -193,6 +193,20 @@ async def test_a_call_is_granted_sent_stored_and_settled_in_this_order(
     assert all(each == ["acquire", "send", "store", "settle"] for each in steps.values())
 
 
+async def test_the_first_calls_say_what_the_debate_needs(new_stub, run_debate):
+    """As long as nothing is in the journal: the least that leads to a result. Later calls say nothing."""
+    stub, gates = new_stub(), Recorder()
+    await run_debate(
+        agents=["ann", "bob"], rounds=1, debate="always", gates=gates,
+        settings={"agents": {each: stub.agent("openai-chat") for each in ("ann", "bob")},
+                  "prices": {"openai-chat:m": PRICE}},
+    )  # fmt: skip
+    first, second, *later = [call.quote_usd for call in gates.calls.values()]
+    assert first == second > 4 * 256 * PRICE["output_usd_per_million"] / 1e6
+    assert later
+    assert not any(later)
+
+
 async def test_a_resume_settles_again_what_the_journal_holds(seat_scripted_agents, run_debate):
     """Whether the last attempt could settle is not known. Old calls are not settled again."""
     seat_scripted_agents(ann=saying("a"), bob=failing(RetryLater("429", delay_seconds=1), Vote))

@@ -124,6 +124,22 @@ async def test_each_value_of_a_scope_has_its_own_budget(book, declare, gates, mo
     assert await _spending(book, "none") == {}
 
 
+@pytest.mark.parametrize(
+    ("scope", "needed"),
+    [("all", 3.0), ("tenant", 3.0), ("provider", 2.0), ("agent:a", 2.0)],
+)
+async def test_a_job_needs_its_quote_of_a_budget_for_whole_jobs(gates, book, scope, needed):
+    """Not only the call that was refused. An agent or a provider may have a small part in it."""
+    await book.set_budget("day", BudgetConfig(**DAY, scope=scope), by="me")
+    await _spend(gates, 9.0, tenant="acme")
+    job = Job({}, tenant="acme")
+    answer = await gates.acquire(job, _call(2.0, quote_usd=3.0))
+    assert isinstance(answer, OverBudget)
+    assert answer.usd == needed
+    answer = await gates.acquire(job, _call(2.0, quote_usd=30.0))
+    assert answer.usd == (10.0 if needed == 3.0 else 2.0)  # at most the limit: more never fits
+
+
 @pytest.mark.parametrize("window", ["hour", "day", "month", "total"])
 async def test_a_window_ends_where_utc_says(book, window):
     """The book shows the end of the current window."""

@@ -147,7 +147,7 @@ def create(config: QueueConfig) -> Executor:
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        terms = quote.terms_of(payload.all_agents, config) if payload.has_budget else ()
+        terms = quote.terms_of(payload.all_agents, config)
         debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes, terms)
         return (await debate.run()).to_dict()
 

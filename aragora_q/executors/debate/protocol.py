@@ -40,7 +40,7 @@ limit. At most half of it.
 class Debate:
     """The debate of one job. Create one per attempt and call `run` once.
 
-    `terms` are those of all agents of the payload, needed if tokens or cost are limited.
+    `terms` are those of all agents of the payload.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Debate:
         registry: AgentRegistry,
         attempt: AttemptContext,
         max_result_bytes: int,
-        terms: Sequence[Terms] = (),
+        terms: Sequence[Terms],
     ) -> None:
         self._job = job
         self._payload = payload
@@ -66,6 +66,7 @@ class Debate:
             self._limits,
             max_tokens=payload.max_tokens,
             max_cost_usd=payload.max_cost_usd,
+            quote_usd=quote.floor(payload, terms).usd,
         )
 
     async def run(self) -> DebateResult:
