@@ -317,7 +317,7 @@ def _over_budget(
         text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
     else:
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
-        text = f"{name}: the limit is {most}, {gone} spent, {kept} reserved, a call may cost {more}"
+        text = f"{name}: {gone} of {most} spent, {kept} reserved, and a call may cost {more}"
     return OverBudget(
         budget=name,
         on_full=on_full.decode(),  # type: ignore[arg-type]

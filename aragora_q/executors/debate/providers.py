@@ -59,9 +59,10 @@ def provider_of(config: AgentConfig) -> str:
 
 
 def account_of(provider: str, address: str, key: str | None) -> str:
-    """Return a printable name of what shares a provider's limits; the key cannot be found from it."""
+    """Return a printable name of what shares a provider's limits; the key cannot be found from it.
+
+    A job that it holds keeps it whole.
+    """
     digest = sha256(f"{address} {key or ''}".encode(errors="replace")).hexdigest()[:8]
-    room = MAX_HOLD_BY_BYTES - len(
-        f"@{digest}"
-    )  # a host's name may be longer than what a held job can name
+    room = MAX_HOLD_BY_BYTES - len(f"@{digest}")
     return f"{provider.encode()[:room].decode(errors='ignore')}@{digest}"

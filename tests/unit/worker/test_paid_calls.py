@@ -1,16 +1,17 @@
 """Calls that wait at the gates: how long, what their jobs do instead, and what they leave behind."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from aragora_q.base import Job
 from aragora_q.context import Call, WaitClock
 from aragora_q.contracts import Closed, Granted, WaitTurn
-from aragora_q.errors import GateClosed, HoldJob
+from aragora_q.errors import CommandRefused, GateClosed, HoldJob, RedisUnreachable
 from aragora_q.worker.paid_calls import PaidCalls
 
-CALL = Call("c", "one", "::1", "::1@2", "m", 0, 10, None)
+CALL = Call("c", "one", "stub", "stub@1", "m", 0, 10, None)
 JOB = Job({}, id="j", fence=1)
 
 
@@ -58,9 +59,10 @@ async def test_a_job_makes_room_for_others(answer, seconds):
 @pytest.mark.parametrize("seconds", [None, 7 * 3600])
 async def test_a_job_is_held_if_its_provider_is_closed_for_long(seconds):
     """The account is named as what is in the way."""
+    call = replace(CALL, account="2001:db8::1@0a1b2c3d")
     with pytest.raises(HoldJob) as raised:
-        await calls(Gates(Closed(seconds, "::1@2: credit"))).acquire(CALL)
-    assert (raised.value.cause, raised.value.by) == ("provider", "::1@2")
+        await calls(Gates(Closed(seconds, f"{call.account}: credit"))).acquire(call)
+    assert (raised.value.cause, raised.value.by) == ("provider", call.account)
     assert raised.value.until_seconds == seconds
 
 
@@ -79,5 +81,19 @@ async def test_a_call_that_waited_too_long_frees_its_place():
     """It was in line when it gave up."""
     gates = Gates(WaitTurn(0.1, "full"), WaitTurn(90, "full"))
     with pytest.raises(GateClosed):
+        await calls(gates).acquire(CALL)
+    assert gates.settled == ["not_sent"]
+
+
+async def test_a_call_of_which_the_server_refuses_a_repetition_frees_what_it_may_have():
+    """The reply to the first request may be lost: nothing would end its reservation before its time is over."""
+    gates = Gates(Granted())
+    replies = [RedisUnreachable("connection lost"), CommandRefused("the server refuses")]
+
+    async def fail(job, call):
+        raise replies.pop(0)
+
+    gates.acquire = fail
+    with pytest.raises(CommandRefused):
         await calls(gates).acquire(CALL)
     assert gates.settled == ["not_sent"]
