@@ -23,6 +23,15 @@ def texts(value: object) -> list[str]:
     return [each for each in map(text, value if isinstance(value, list) else [value]) if each]
 
 
+def json_object(raw: object) -> dict[str, Any]:
+    """Return the JSON object that `raw` is, decoded or as bytes; an empty one for anything else."""
+    try:
+        value = json.loads(raw) if isinstance(raw, bytes) else raw
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
 def is_number(value: object) -> bool:
     """Return True for a number that a float can hold; a boolean is not a number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

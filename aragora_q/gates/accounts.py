@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from aragora_q import codec
+from aragora_q import codec, loose
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
@@ -186,15 +186,10 @@ def _account(
 
 
 def _pause(name: str, text: bytes) -> Pause:
-    try:
-        value = codec.decode(text)
-    except ValueError:
-        value = None
-    value = value if isinstance(value, dict) else {}  # another program may have written it
-    at = value.get("at", 0)
+    value = loose.json_object(text)  # another program may have written it
     return Pause(
         name,
-        str(value.get("by", "")),
-        str(value.get("reason", "")),
-        int(at) if isinstance(at, int | float) else 0,
+        loose.text(value.get("by")),
+        loose.text(value.get("reason")),
+        loose.whole(value.get("at")),
     )

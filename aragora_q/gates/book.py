@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q import codec
+from aragora_q import codec, loose
 from aragora_q.config.settings import BudgetConfig
 from aragora_q.gates.policy import budget_rule
 from aragora_q.money import MICROS
@@ -89,9 +89,9 @@ class Book:
         overrides = await self._connection.execute("HGETALL", self._keys.named["overrides"])
         fields = {replies.text(name): text for name, text in replies.pairs(overrides)}
         declarations = await self.declarations()
-        rules = _object(policy).get("budgets")
+        rules = loose.json_object(policy).get("budgets")
         return [
-            _budget(rule, _object(fields.get(f"budget:{rule['name']}")), declarations)
+            _budget(rule, loose.json_object(fields.get(f"budget:{rule['name']}")), declarations)
             for rule in (rules if isinstance(rules, list) else [])
         ]
 
@@ -141,11 +141,13 @@ class Book:
         return [
             Declaration(
                 tuple(sorted(names)),
-                _object(value.get("budgets")),
-                _object(value.get("providers")),
-                str(value.get("prices", "")),
+                loose.json_object(value.get("budgets")),
+                loose.json_object(value.get("providers")),
+                loose.text(value.get("prices")),
             )
-            for names, value in ((names, _object(text)) for text, names in workers.items())
+            for names, value in (
+                (names, loose.json_object(text)) for text, names in workers.items()
+            )
         ]
 
     async def set_budget(
@@ -177,7 +179,9 @@ def _budget(
         limit_usd=rule["limit"] / MICROS,
         on_full=rule["on_full"],
         override=Override(
-            str(override.get("by", "")), int(override.get("at", 0)), str(override.get("reason", ""))
+            loose.text(override.get("by")),
+            loose.whole(override.get("at")),
+            loose.text(override.get("reason")),
         )
         if override
         else None,
@@ -185,12 +189,3 @@ def _budget(
             sorted(w for each in declarations if rule["name"] in each.budgets for w in each.workers)
         ),
     )
-
-
-def _object(value: Any) -> dict[str, Any]:
-    """Return a JSON object, or an empty one for anything else that a key may hold."""
-    try:
-        decoded = codec.decode(value) if isinstance(value, bytes) else value
-    except ValueError:
-        return {}
-    return decoded if isinstance(decoded, dict) else {}

@@ -321,8 +321,8 @@ def _over_budget(
     needed: int,
 ) -> OverBudget:
     name = budget.decode()
-    # Of the whole job: no budget of an agent or a provider needs all of it. A job that needs more than the limit
-    # can go on for the time of a window.
+    # Of the whole job: no budget of an agent or a provider needs all of it. A job that needs more than the
+    # limit can go on for the time of a window.
     is_of_part = name.partition("/")[2].startswith(("agent:", "provider:"))
     quote = 0 if is_of_part else min(cost_micros(call.quote_usd or 0.0), limit)
     if name == "max_tokens":
@@ -331,7 +331,7 @@ def _over_budget(
         text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
     else:
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
-        text = f"{name}: the limit is {most}, {gone} spent, {kept} reserved, a call may cost {more}"
+        text = f"{name}: {gone} of {most} spent, {kept} reserved, and a call may cost {more}"
     return OverBudget(
         budget=holder_name(name),
         on_full=on_full.decode(),  # type: ignore[arg-type]

@@ -79,7 +79,9 @@ class PaidCalls:
             if not isinstance(answer, Granted):
                 with self._waits.waiting():
                     while not isinstance(answer, Granted):
-                        seconds = _seconds_to_wait(call, answer, deadline - time.monotonic())
+                        seconds = _seconds_to_wait(
+                            answer, deadline - time.monotonic(), call.account
+                        )
                         await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
                         answer = None
                         answer = await self._ask(gates, call)
@@ -123,7 +125,7 @@ class PaidCalls:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _seconds_to_wait(call: Call, answer: GateAnswer, seconds_left: float) -> float:
+def _seconds_to_wait(answer: GateAnswer, seconds_left: float, account: str) -> float:
     """Return how long to wait before the call asks again; raise if it is not worth waiting."""
     match answer:
         case WaitTurn(seconds, why):
@@ -132,7 +134,7 @@ def _seconds_to_wait(call: Call, answer: GateAnswer, seconds_left: float) -> flo
             return jittered(seconds)
         case Closed(seconds, why):
             if seconds is None or seconds > HOLD_CLOSED_SECONDS:
-                raise HoldJob(why, cause="provider", by=call.account, until_seconds=seconds)
+                raise HoldJob(why, cause="provider", by=account, until_seconds=seconds)
             if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
                 raise GateClosed(why, delay_seconds=min(seconds, MAX_PUT_OFF_SECONDS))
             return jittered(seconds)

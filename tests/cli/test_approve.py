@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from aragora_q.formats import dollars
-
 PRICED = """
 default_agents = ["ann", "bob"]
 [agents]
@@ -36,7 +34,7 @@ def test_a_job_that_may_cost_more_is_held_until_it_is_approved(run, run_cli):
     line = result.object
     assert (line["id"], line["created"], line["held"]) == ("job1", True, True)
     assert line["quote_usd"] > 5
-    quote = f"may cost up to {dollars(line['quote_usd'])}, above the $5.00 that need no approval"
+    quote = f"may cost up to ${line['quote_usd']:.2f}, above the $5.00 that need no approval"
     assert result.err.strip() == f"job job1 {quote}; to approve it: aragora-q unhold job1"
     status = run_cli("status", "job1", "--json").object
     assert (status["status"], status["hold"]["cause"]) == ("held", "approval")

@@ -1,5 +1,7 @@
 """`aragora-q budget`: list, show, set and reset, with exit codes and JSON."""
 
+import json
+
 import pytest
 
 from aragora_q.base import Job
@@ -59,6 +61,24 @@ def test_json(declared, run_cli):
     }  # fmt: skip
     assert [each["scope"] for each in tenants["spending"]] == [f"tenant:t{n:02}" for n in range(12)]
     assert run_cli("budget", "show", "month", "--json").object["spending"] == month["spending"]
+
+
+def test_what_another_program_wrote_over_a_budget_is_shown_as_far_as_it_can_be_read(
+    declared, run_cli, on_queue
+):
+    """Its limit applies; a time or a name of another kind is none."""
+    rule = {"kind": "all", "value": "", "window": "day", "limit": 2_000_000, "on_full": "hold"}
+    text = json.dumps({"rule": rule, "by": None, "at": "noon", "reason": 7})
+
+    async def damage(harness):
+        gates = harness.queue.connection.for_gates()
+        await gates.execute("HSET", gates.gate_keys.named["overrides"], "budget:month", text)
+        await gates.close()
+
+    on_queue(damage)
+    run_cli("budget", "set", "other", "1/day")  # computes what applies again
+    shown = run_cli("budget", "show", "month", "--json").object
+    assert (shown["limit_usd"], shown["override"]) == (2.0, {"by": "", "at": 0, "reason": "7"})
 
 
 def test_show_names_who_set_it_and_why(declared, run_cli):

@@ -98,7 +98,7 @@ async def test_an_override_replaces_what_workers_declare(book, declare, gates):
     assert abs(found.override.at - datetime.now(UTC).timestamp() * 1000) < 60_000
     refused = await gates.acquire(Job({}), _call(0.1))
     assert isinstance(refused, OverBudget)
-    assert "the limit is $2.00, $3.00 spent" in refused.why
+    assert "$3.00 of $2.00 spent" in refused.why
     assert await book.reset_budget("day")
     assert not await book.reset_budget("day")
     assert await gates.acquire(Job({}), _call(0.1)) == Granted()

@@ -11,7 +11,7 @@ from aragora_q.contracts import Closed, Granted, WaitTurn
 from aragora_q.errors import CommandRefused, GateClosed, HoldJob, RedisUnreachable
 from aragora_q.worker.paid_calls import PaidCalls
 
-CALL = Call("c", "one", "::1", "::1@2", "m", 0, 10, None)
+CALL = Call("c", "one", "stub", "stub@1", "m", 0, 10, None)
 JOB = Job({}, id="j", fence=1)
 
 
