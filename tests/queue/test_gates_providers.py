@@ -220,7 +220,9 @@ async def test_a_clock_that_was_set_back_closes_nothing(fleet):
     fleet.let_pass(-hour)
     fleet.redis.hincrby(fleet.account, "requests_at", hour)
     for key, member in (("accounts", ACCOUNT), (f"permits:{ACCOUNT}", "debates/crashed")):
-        fleet.redis.zadd(f"{fleet.keys.gates_prefix}{key}", {member: time.time() * 1000 // 1 + hour})
+        fleet.redis.zadd(
+            f"{fleet.keys.gates_prefix}{key}", {member: time.time() * 1000 // 1 + hour}
+        )
     assert (await fleet.state())[0] == 0
     await fleet.grant("probe")
     await fleet.settle("probe", "ok")
