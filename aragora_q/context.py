@@ -92,6 +92,11 @@ class Settlement:
         _check_amounts(self, "input_tokens", "output_tokens", "cached_tokens", most=MAX_CALL_TOKENS)
 
 
+def call_prefix(job: Job) -> str:
+    """Return how the ids of all calls begin that this attempt of the job makes."""
+    return f"{job.id}/{job.fence}/"
+
+
 def _check_amounts(of: object, *names: str, most: float) -> None:
     """Raise ValueError unless sums can hold these amounts: a negative one would make room in budgets."""
     for name in names:

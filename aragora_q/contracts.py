@@ -267,6 +267,9 @@ class Gates(Protocol):
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         """Book a call. Returns False if it had been settled before: then nothing changes."""
 
+    def end(self, job: Job) -> None:
+        """Renew the permits of the job's calls no longer: its attempt has ended, they are not under way."""
+
     async def wait(self, call: Call, seconds: float) -> None:
         """Wait before a call asks again: for `seconds`, or until a call of its account was settled here."""
 

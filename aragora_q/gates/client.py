@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
-from aragora_q.context import Call, Settlement
+from aragora_q.context import Call, Settlement, call_prefix
 from aragora_q.contracts import (
     HOLD_CLOSED_SECONDS,
     RENEWALS_PER_LEASE,
@@ -144,6 +144,11 @@ class RedisGates:
         self._leave_line(call)
         self._wake(call.account)
         return bool(result != b"repeated")
+
+    def end(self, job: Job) -> None:
+        ids = f"{self._config.queue}/{call_prefix(job)}"
+        for call_id in [each for each in self._under_way if each.startswith(ids)]:
+            self._under_way.pop(call_id, None)
 
     async def wait(self, call: Call, seconds: float) -> None:
         is_due = asyncio.Event()
@@ -275,7 +280,7 @@ class RedisPermitRenewer:
         for call_id, call in self._under_way.copy().items():
             if call.ends_at > now:
                 calls.append((call_id, call.account))
-            else:  # never settled: its task was cancelled
+            else:  # never settled
                 self._under_way.pop(call_id, None)
         for batch in batched(calls):
             await self._connection.run(

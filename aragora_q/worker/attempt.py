@@ -105,6 +105,7 @@ class Attempt:
             return self._raised(error)
         finally:
             self._task = None
+            self._calls.end()
 
     def _note_teardown(self) -> None:
         """If a cancellation has no reason and the worker's task is cancelled, too, set the reason: release.

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.base import Job
-from aragora_q.context import Call, Settlement, WaitClock
+from aragora_q.context import Call, Settlement, WaitClock, call_prefix
 from aragora_q.contracts import (
     HOLD_CLOSED_SECONDS,
     MAX_PUT_OFF_SECONDS,
@@ -64,7 +64,12 @@ class PaidCalls:
 
     def id_of(self, key: str) -> str:
         """Return the id of a call, unique among all attempts of the job."""
-        return f"{self._job.id}/{self._job.fence}/{key}"
+        return f"{call_prefix(self._job)}{key}"
+
+    def end(self) -> None:
+        """Note that no call is under way any more: the attempt has ended."""
+        if self._gates is not None:
+            self._gates.end(self._job)
 
     async def acquire(self, call: Call) -> None:
         """As `AttemptContext.acquire`."""

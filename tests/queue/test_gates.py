@@ -9,11 +9,13 @@ from support.gates import ACCOUNT, Gates, micros, new_call
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
-from aragora_q.context import Settlement
+from aragora_q.context import Settlement, current_attempt
 from aragora_q.contracts import Granted, OverBudget, WaitTurn
 from aragora_q.errors import CommandRefused, PermanentError
 from aragora_q.money import MICROS
 from aragora_q.redis import scripts
+from aragora_q.retry import RetryPolicy
+from aragora_q.worker.attempt import Attempt
 from aragora_q.worker.debate_worker import GATES_REFRESH_SECONDS
 
 TOTAL = {"limit_usd": 10, "window": "total"}
@@ -343,6 +345,29 @@ async def test_a_call_that_was_never_settled_is_renewed_until_its_time_is_over(n
     await renewer.renew()
     await renewer.close()
     assert gates.redis.zscore(permits, gates.call_id(call)) == 1
+
+
+async def test_the_permit_of_a_call_that_was_cancelled_ends_with_its_lease(new_gates):
+    """Its job has ended, and so has its connection: the next job need not wait for the end of its time."""
+    gates, call, other = new_gates(), new_call("j1/0/a"), new_call("j11/0/a")
+    job = Job(payload={}, id="j1", raw_payload=b"{}")
+
+    async def execute(job):
+        await current_attempt().acquire(call)
+        raise asyncio.CancelledError
+
+    await gates.acquire(other)
+    await Attempt(job, execute, RetryPolicy(), None, 1000, gates=gates.client).run()
+    permits = f"{gates.prefix}permits:{ACCOUNT}"
+    gates.redis.zadd(permits, {gates.call_id(call): 1, gates.call_id(other): 1})
+    renewer = gates.client.permit_renewer()
+    await renewer.renew()
+    await renewer.close()
+    assert gates.redis.zscore(permits, gates.call_id(call)) == 1
+    assert gates.redis.zscore(permits, gates.call_id(other)) > 1
+    assert gates.reservations() == {gates.call_id(call), gates.call_id(other)}, (
+        "what it cost is unknown"
+    )
 
 
 async def test_a_limit_below_what_is_spent_stops_grants(new_gates):
