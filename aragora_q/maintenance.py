@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from aragora_q.backoff import jittered
-from aragora_q.base import AUTOMATIC_CAUSES, TERMINAL, HoldCause, JobStatus
-from aragora_q.contracts import Gates, HeldJob, ReclaimResult, WorkQueue
+from aragora_q.base import TERMINAL, JobStatus
+from aragora_q.contracts import Gates, ReclaimResult, WorkQueue
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, CommandRefused
+from aragora_q.held_jobs import HeldJobs
 from aragora_q.observability.logs import get_logger
 
 logger = get_logger(__name__)
@@ -41,12 +42,6 @@ MAX_ASK_SECONDS = 15.0
 
 MAX_UNHOLD_SECONDS = 5.0
 """Longest time between two passes that free held jobs; every quarter lease, if that is less."""
-
-MAX_HELD_PAGES, HELD_PAGE = 50, 100
-"""Pages of held jobs that a pass reads at most, and the jobs of a page."""
-
-MAX_FREED, MAX_FREED_OF_ONE = 1_000, 100
-"""Freed jobs that have not started, at most; and of those that one budget or account had held."""
 
 MIN_TTL_SECONDS, MAX_TTL_SECONDS = 0.5, 5.0
 """Bounds of how long the right to do maintenance lasts: a quarter lease within them."""
@@ -135,133 +130,6 @@ async def _unhold_all(queue: WorkQueue, reclaimer: str, deadline: float | None) 
 
 def _is_past(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
-
-
-@dataclass
-class _Room:
-    """What may be freed of the jobs that one budget or account holds, in one pass."""
-
-    jobs: int
-    usd: float = math.inf
-    first_usd: float = 0.0
-    """What the first job may need, even if that is more than `usd`."""
-
-    def take(self, usd: float | None) -> bool:
-        """Return True if a job that needs `usd` (None: unknown) may be freed, and make that much less room."""
-        if self.jobs < 1 or self.usd <= 0:
-            return False
-        if self.usd < math.inf:
-            needed = self.usd if usd is None else usd
-            if needed > max(self.usd, self.first_usd):
-                return False
-            self.usd -= needed
-        self.jobs, self.first_usd = self.jobs - 1, 0.0
-        return True
-
-
-class HeldJobs:
-    """Frees jobs that budgets and providers hold, once there is room for them, in the order of their holds.
-
-    A budget frees jobs that need no more than half of what is left of it, so that those that run find room.
-    A job that needs more is passed over until nothing is spent in a window (or, without windows, nothing is
-    reserved); then it is freed if it comes first, and there is room for it. An account frees as many as it
-    takes calls. A pass looks at a bounded number of jobs, the next pass goes on there; what was freed and has
-    not started counts as used.
-    """
-
-    def __init__(self, queue: WorkQueue, gates: Gates | None) -> None:
-        self._queue = queue
-        self._gates = gates
-        self._after = ""
-        self.is_at_end = False
-        """True if passes have seen all held jobs."""
-        self._freed: dict[str, dict[str, float]] = {}
-        """What the freed jobs that still wait need, by what had held them."""
-        self._waiting = 0
-        """The number of these jobs."""
-        self._unused: set[str] = set()
-        """Budgets of which nothing was used when a pass last saw them."""
-
-    async def unhold_pass(self) -> int:
-        """Free jobs; returns how many."""
-        await self._forget_started()
-        is_first, unheld, rooms = not self._after, 0, dict[tuple[str, str], _Room]()
-        must_restart = False
-        for _ in range(MAX_HELD_PAGES):
-            page = await self._queue.list_held(AUTOMATIC_CAUSES, self._after, limit=HELD_PAGE)
-            must_restart |= await self._add_rooms(rooms, page.jobs, is_first=is_first)
-            chosen = [job for job in page.jobs if self._take(rooms.get((job.cause, job.by)), job)]
-            freed = {job.id for job in chosen}
-            overdue = [job for job in page.jobs if job.until is not None and job.id not in freed]
-            unheld += await self._unhold(chosen, AUTOMATIC_CAUSES)
-            unheld += await self._unhold(overdue, ())
-            self._after = page.after
-            if not page.after:
-                break
-        if must_restart:
-            self._after = ""
-        self.is_at_end = not (self._after or must_restart)
-        return unheld
-
-    def _take(self, room: _Room | None, job: HeldJob) -> bool:
-        if room is None or self._waiting >= MAX_FREED or not room.take(job.usd):
-            return False
-        self._freed.setdefault(job.by, {})[job.id] = job.usd or 0.0
-        self._waiting += 1
-        return True
-
-    async def _unhold(self, jobs: list[HeldJob], causes: Collection[HoldCause]) -> int:
-        if not jobs:
-            return 0
-        return (await self._queue.unhold_many([job.id for job in jobs], causes)).count("unheld")
-
-    async def _forget_started(self) -> None:
-        """Forget freed jobs that do not wait any more: what they use is in the books, or nothing."""
-        ids = [job_id for freed in self._freed.values() for job_id in freed]
-        statuses = await self._queue.get_statuses(ids) if ids else {}
-        waiting = (JobStatus.PENDING, JobStatus.RETRYING)
-        remaining = {
-            by: {job_id: usd for job_id, usd in freed.items() if statuses[job_id] in waiting}
-            for by, freed in self._freed.items()
-        }
-        self._freed = {by: freed for by, freed in remaining.items() if freed}
-        self._waiting = sum(map(len, self._freed.values()))
-
-    async def _add_rooms(
-        self, rooms: dict[tuple[str, str], _Room], jobs: list[HeldJob], *, is_first: bool
-    ) -> bool:
-        """Add the rooms of what holds `jobs`. Returns True if the order of their holds asks for a restart."""
-        if self._gates is None:
-            return False
-        holders = dict.fromkeys(
-            (job.cause, job.by) for job in jobs if job.cause in AUTOMATIC_CAUSES
-        )
-        new = [holder for holder in holders if holder not in rooms]
-        accounts = [by for cause, by in new if cause == "provider"]
-        for by, free in zip(accounts, await self._gates.free_calls(accounts), strict=True):
-            calls = MAX_FREED_OF_ONE if free is None else min(free, MAX_FREED_OF_ONE)
-            rooms["provider", by] = _Room(calls - len(self._freed.get(by, ())))
-        budgets = [by for cause, by in new if cause == "budget"]
-        must_restart = False
-        for by, used in zip(budgets, await self._gates.budget_rooms(budgets), strict=True):
-            freed = self._freed.get(by, {})
-            room = rooms["budget", by] = _Room(MAX_FREED_OF_ONE - len(freed))
-            if used.limit_usd is None:
-                continue
-            left_usd = used.limit_usd - used.spent_usd - used.reserved_usd - sum(freed.values())
-            room.usd = left_usd / 2
-            if used.spent_usd or used.reserved_usd or freed:
-                self._unused.discard(by)
-                if not (used.turns or used.reserved_usd or freed):
-                    room.first_usd = left_usd
-                continue
-            room.first_usd = used.limit_usd
-            if (
-                not is_first and by not in self._unused
-            ):  # the first job of this budget may be on an earlier page
-                room.jobs, must_restart = 0, True
-            self._unused.add(by)
-        return must_restart
 
 
 class MaintenanceLoop:

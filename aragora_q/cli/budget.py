@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import AsJson, LoadConfig, Reason, with_config, with_queue
+from aragora_q.cli.options import CODES, AsJson, LoadConfig, Reason, with_config, with_queue
 from aragora_q.errors import BudgetNotFound, did_you_mean
 from aragora_q.formats import dollars
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from aragora_q.config.settings import BudgetConfig
     from aragora_q.gates.book import Book, Budget, ScopeSpending
     from aragora_q.streams.queue import RedisStreamsQueue
-
-CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
-"""Exit codes of every command of the group."""
 
 OWN = "in your configuration; it applies while a worker runs with it"
 

@@ -10,15 +10,21 @@ import typer
 
 from aragora_q.base import Group, Job, JobStatus
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Yes, with_config, with_queue
+from aragora_q.cli.options import (
+    CODES,
+    AsJson,
+    DryRun,
+    LoadConfig,
+    Quiet,
+    Yes,
+    with_config,
+    with_queue,
+)
 from aragora_q.errors import GroupNotFound, InvalidPayload
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.streams.queue import RedisStreamsQueue
-
-CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
-"""Exit codes of every command of the group."""
 
 MAX_GROUPS = 10_000
 """Groups that are listed at most: they are read in one call."""

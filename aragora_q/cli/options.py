@@ -42,6 +42,9 @@ ConfigFile = Annotated[
         "--config", metavar="FILE", help="Additional configuration file; overrides all others."
     ),
 ]
+CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
+"""Exit codes of every command that uses Redis, for the epilog of its help."""
+
 AsJson = Annotated[bool, typer.Option("--json", "--jsonl", help="Print JSON, one object per line.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print only job ids (if any) and errors.")

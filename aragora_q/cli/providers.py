@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import AsJson, Reason, with_queue
+from aragora_q.cli.options import CODES, AsJson, Reason, with_queue
 from aragora_q.errors import ProviderNotFound, did_you_mean
 from aragora_q.formats import ago, duration, truncate
 
 if TYPE_CHECKING:
     from aragora_q.gates.accounts import Account, Accounts, Pause
     from aragora_q.streams.queue import RedisStreamsQueue
-
-CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
-"""Exit codes of every command of the group."""
 
 MAX_NAME_CHARS = 200
 

@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from aragora_q import maintenance
+from aragora_q import held_jobs
 from aragora_q.base import Job
 from aragora_q.config.settings import BudgetConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import Granted, Held, OverBudget
 from aragora_q.gates.book import Book
 from aragora_q.gates.policy import holder_name
-from aragora_q.maintenance import HeldJobs
+from aragora_q.held_jobs import HeldJobs
+from aragora_q.maintenance import reap_pass
 
 DAY = {"limit_usd": 10.0, "window": "day"}
 ACCOUNT = "stub@00000000"
@@ -264,8 +265,8 @@ async def test_a_job_refused_again_keeps_its_place(harness, book, gates):
 
 async def test_budgets_do_not_starve_each_other(harness, book, gates, monkeypatch):
     """A pass looks at a bounded number of jobs, and the next one goes on there."""
-    monkeypatch.setattr(maintenance, "MAX_HELD_PAGES", 1)
-    monkeypatch.setattr(maintenance, "HELD_PAGE", 10)
+    monkeypatch.setattr(held_jobs, "MAX_HELD_PAGES", 1)
+    monkeypatch.setattr(held_jobs, "HELD_PAGE", 10)
     for name in ("day", "full"):
         await book.set_budget(name, BudgetConfig(**DAY), by="me")
     await book.set_budget("full", BudgetConfig(limit_usd=0.001, window="day"), by="me")
@@ -285,14 +286,14 @@ async def test_budgets_do_not_starve_each_other(harness, book, gates, monkeypatc
 
 async def test_reap_sees_all_held_jobs(harness, book, monkeypatch):
     """Also one on a later page whose budget nothing has used, which is looked at in order."""
-    monkeypatch.setattr(maintenance, "MAX_HELD_PAGES", 1)
-    monkeypatch.setattr(maintenance, "HELD_PAGE", 2)
+    monkeypatch.setattr(held_jobs, "MAX_HELD_PAGES", 1)
+    monkeypatch.setattr(held_jobs, "HELD_PAGE", 2)
     await book.set_budget("full", BudgetConfig(limit_usd=0.001, window="day"), by="me")
     await book.set_budget("day", BudgetConfig(**DAY), by="me")
     await _hold(harness, 1, 1, 1, by="full")
     await _hold(harness, 1, prefix="jz")
     harness.redis.zadd(harness.keys.held, {"jz000": 1000})
-    assert (await maintenance.reap_pass(harness.queue, "reaper")).unheld == 1
+    assert (await reap_pass(harness.queue, "reaper")).unheld == 1
     assert await harness.queue.get_status("jz000") == "retrying"
 
 

@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aragora_q import maintenance
+from aragora_q import held_jobs
 from aragora_q.contracts import BudgetRoom, HeldJob, HeldPage
-from aragora_q.maintenance import HeldJobs
+from aragora_q.held_jobs import HeldJobs
 
 LIMIT = 10.0
 
@@ -75,12 +75,12 @@ async def test_every_job_that_fits_the_limit_is_freed_some_day(needs, page):
     """Whatever the others need, and however few jobs a pass looks at, if windows turn."""
     queue, gates = Queue(needs), Budgets({})
     held = HeldJobs(queue, gates)
-    before = maintenance.HELD_PAGE, maintenance.MAX_HELD_PAGES
-    maintenance.HELD_PAGE, maintenance.MAX_HELD_PAGES = page, 1
+    before = held_jobs.HELD_PAGE, held_jobs.MAX_HELD_PAGES
+    held_jobs.HELD_PAGE, held_jobs.MAX_HELD_PAGES = page, 1
     try:
         for _ in range(4 * len(needs) * (len(needs) // page + 2)):
             await held.unhold_pass()
             queue.freed = []  # they run and end, and the next window begins
     finally:
-        maintenance.HELD_PAGE, maintenance.MAX_HELD_PAGES = before
+        held_jobs.HELD_PAGE, held_jobs.MAX_HELD_PAGES = before
     assert {job.usd > LIMIT for job in queue.held} <= {True}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from aragora_q.errors import JobLimitReached
 from aragora_q.executors.debate import quote
 from aragora_q.executors.debate.journal import Entry, Journal
-from aragora_q.executors.debate.quote import MIN_OUTPUT_TOKENS, Amount, Call, Planned, Terms
+from aragora_q.executors.debate.quote import MIN_OUTPUT_TOKENS, Amount, CallBound, Planned, Terms
 from aragora_q.executors.debate.requests import AgentRequest, Manner
 from aragora_q.job import DebateJobPayload
 from aragora_q.money import cost_micros, limit_micros
@@ -139,8 +139,8 @@ class Limits:
         return Room(exceeded, output, size)
 
     def _squeeze(
-        self, calls: Sequence[Call], then: Sequence[Call]
-    ) -> tuple[str | None, int | None, Sequence[Call]]:
+        self, calls: Sequence[CallBound], then: Sequence[CallBound]
+    ) -> tuple[str | None, int | None, Sequence[CallBound]]:
         """As `_share` of both with the least output; if that does not fit, without `then`. Also return what
         of it remains.
         """
@@ -149,13 +149,13 @@ class Limits:
             return None, output, then
         return *self._share(calls, MIN_OUTPUT_TOKENS), ()
 
-    def _calls(self, plan: Plan) -> tuple[dict[str, Call], list[Call]]:
+    def _calls(self, plan: Plan) -> tuple[dict[str, CallBound], list[CallBound]]:
         """Return the calls of a phase that were not made, by name, and those after it."""
         todo = {n: each for n, each in plan.calls.items() if not self._journal.has_tries(n)}
         calls = quote.calls([*todo.values()], self._terms)
         return dict(zip(todo, calls, strict=True)), quote.calls(plan.then, self._terms)
 
-    def _share(self, calls: Sequence[Call], least: int) -> tuple[str | None, int | None]:
+    def _share(self, calls: Sequence[CallBound], least: int) -> tuple[str | None, int | None]:
         """Return the limit that `calls` exceed with the output limit `least`; or None, and the largest with
         which they fit (None: the agents' own).
         """
@@ -172,7 +172,7 @@ class Limits:
                 exceeds = middle
         return None, fits
 
-    def _exceeded(self, calls: Sequence[Call], max_output: int | None) -> str | None:
+    def _exceeded(self, calls: Sequence[CallBound], max_output: int | None) -> str | None:
         return self._limit_below(_total(calls, max_output))
 
     def _limit_below(self, need: Amount) -> str | None:
@@ -234,5 +234,5 @@ class Limits:
         self._reserved.pop(name, None)
 
 
-def _total(calls: Iterable[Call], max_output: int | None) -> Amount:
+def _total(calls: Iterable[CallBound], max_output: int | None) -> Amount:
     return sum((call.at(max_output) for call in calls), Amount())

@@ -72,7 +72,7 @@ class Amount:
         return Amount(self.tokens * count, micros)
 
 
-class Call(NamedTuple):
+class CallBound(NamedTuple):
     """A call before it is made: its input at most, the agent's output limit, and what they cost."""
 
     input_tokens: int
@@ -107,14 +107,14 @@ class Terms(NamedTuple):
         """Return the input of `request` at most; `remark` asks for a repair."""
         return max_input_tokens(self.prompt_for(request), remark, is_tool=self.is_tool)
 
-    def call(self, input_tokens: int, *, larger: bool = False) -> Call:
+    def call(self, input_tokens: int, *, larger: bool = False) -> CallBound:
         """Return a call with that input."""
         output = self.larger_output_tokens if larger else self.max_output_tokens
         if self.price is None:
-            return Call(input_tokens, output, None, 0.0)
+            return CallBound(input_tokens, output, None, 0.0)
         usd = self.price.worst_usd(input_tokens, 0)
         per_million = self.price.worst_usd(input_tokens, 1_000_000) - usd
-        return Call(input_tokens, output, usd, per_million / 1_000_000)
+        return CallBound(input_tokens, output, usd, per_million / 1_000_000)
 
 
 def terms_of(names: Sequence[str], config: QueueConfig) -> list[Terms]:
@@ -295,9 +295,9 @@ def highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
 
 def calls(
     requests: Iterable[Planned], terms: Sequence[Terms], remark: str = "", *, larger: bool = False
-) -> list[Call]:
+) -> list[CallBound]:
     """Return what each of `requests` takes at most. The same request to several seats is measured once."""
-    known: dict[object, Call] = {}
+    known: dict[object, CallBound] = {}
     made = []
     for each in requests:
         asked = terms[each.seat]
