@@ -285,6 +285,9 @@ class Gates(Protocol):
     async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
         """Return how many more calls each account takes now; 0: it is closed, None: no limit is known."""
 
+    def reconfigure(self, config: QueueConfig) -> None:
+        """Declare what `config` says of budgets and providers, from the next `refresh` on or before."""
+
     def permit_renewer(self) -> PermitRenewer:
         """Return a renewer for another thread, which must close it."""
 

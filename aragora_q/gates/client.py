@@ -229,7 +229,6 @@ class RedisGates:
         return free
 
     def reconfigure(self, config: QueueConfig) -> None:
-        """Declare what `config` says from the next `refresh` on."""
         self._declaration = declaration(config)
         sha1 = hashlib.sha1(self._declaration, usedforsecurity=False)
         self._digest = sha1.hexdigest() if self._declaration else ""
