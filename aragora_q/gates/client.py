@@ -71,7 +71,7 @@ class RedisGates:
     def __init__(self, connection: Connection, config: QueueConfig, worker_id: str) -> None:
         self._connection = connection
         self._config = config
-        self._worker_id = worker_id
+        self._worker_id = f"{config.queue}/{worker_id}"  # the id is unique in its queue
         self._lease_ms = config.claim_idle_ms
         self._declaration, self._digest = b"", ""
         self.reconfigure(config)
