@@ -289,7 +289,7 @@ class Gates(Protocol):
         """Return how many more calls each account takes now; 0: it is closed, None: no limit is known."""
 
     def reconfigure(self, config: QueueConfig) -> None:
-        """Declare the budgets and limits of `config` from the next `refresh` on; its prices do not count."""
+        """Declare the budgets and limits of `config` from the next `refresh` on."""
 
     def permit_renewer(self) -> PermitRenewer:
         """Return a renewer for another thread, which must close it."""

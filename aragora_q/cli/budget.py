@@ -295,8 +295,8 @@ async def _as_json(book: Book, found: Budget) -> dict[str, Any]:
     """Return the JSON of a budget.
 
     `name`, `scope`, `window`, `limit_usd`, `on_full`, `override` (null: it is what workers declare; else `by`,
-    `at`, Unix ms, and `reason`), `declared_by` (worker ids), `window_ends_at` (Unix ms; null: it does not end),
-    `spending` (each `scope`, `spent_usd`, `reserved_usd`, `estimated_usd`, `overrun_usd`).
+    `at`, Unix ms, and `reason`), `declared_by` (as `queue/worker`), `window_ends_at` (Unix ms; null: it does
+    not end), `spending` (each `scope`, `spent_usd`, `reserved_usd`, `estimated_usd`, `overrun_usd`).
     """
     ends_at, spendings = await book.spending(found.name)
     override = found.override

@@ -62,9 +62,9 @@ class RedisGates:
     def __init__(self, connection: Connection, config: QueueConfig, worker_id: str) -> None:
         self._connection = connection
         self._config = config
-        self._worker_id = worker_id
+        self._worker_id = f"{config.queue}/{worker_id}"  # the id is unique in its queue
         self._lease_ms = config.claim_idle_ms
-        self._declare_what(config)
+        self.reconfigure(config)
         self._under_way: dict[str, _UnderWay] = {}
         """Calls that were granted and are not settled, by id; read by the keeper's thread."""
         self._accounts: dict[str, str] = {}
@@ -210,10 +210,6 @@ class RedisGates:
         return [each.free_calls for each in await read_accounts(self._connection, accounts)]
 
     def reconfigure(self, config: QueueConfig) -> None:
-        changed = {"budgets": config.budgets, "providers": config.providers}
-        self._declare_what(self._config.model_copy(update=changed))
-
-    def _declare_what(self, config: QueueConfig) -> None:
         self._declaration = declaration(config)
         sha1 = hashlib.sha1(self._declaration, usedforsecurity=False)
         self._digest = sha1.hexdigest() if self._declaration else ""

@@ -277,7 +277,7 @@ class GateKeys:
     |----------------------------|--------|---------------------------------------------------------------|
     | `policy`                   | string | JSON: the budgets, provider limits and pauses that apply now  |
     | `declared`                 | hash   | JSON: what each worker's configuration says of them           |
-    | `declarers`                | zset   | workers by the time until which their declaration counts, ms  |
+    | `declarers`                | zset   | `queue/worker` by the time until which it declares that, ms    |
     | `overrides`                | hash   | JSON: budgets and pauses that operators set                   |
     | `accounts`                 | zset   | accounts of providers by last use, ms                         |
     | `account:<a>`              | hash   | state of an account's gate: until, why, limit, faults, probe … |

@@ -220,11 +220,12 @@ class DebateWorker:
         These are concurrency, retry delays, drain time, the largest result, budgets and limits of providers.
         """
         self._runner.reconfigure(config)
-        if self._gates is not None:
-            self._gates.reconfigure(config)
+        names = ("drain_timeout_seconds", "budgets", "providers")
         self._config = self._config.model_copy(
-            update={"drain_timeout_seconds": config.drain_timeout_seconds}
+            update={name: getattr(config, name) for name in names}
         )
+        if self._gates is not None:
+            self._gates.reconfigure(self._config)
 
     def get_stats(self) -> WorkerStats:
         """Return what the worker did so far and does now."""

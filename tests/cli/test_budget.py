@@ -54,7 +54,7 @@ def test_json(declared, run_cli):
     assert month.pop("window_ends_at") > tenants["window_ends_at"] > 1_700_000_000_000
     assert month == {
         "name": "month", "scope": "all", "window": "month", "limit_usd": 400.0, "on_full": "hold",
-        "override": None, "declared_by": ["w1"],
+        "override": None, "declared_by": ["debates/w1"],
         "spending": [
             {"scope": "all", "spent_usd": 2.75, "reserved_usd": 0.5, "estimated_usd": 0.0, "overrun_usd": 0.0}
         ],
@@ -89,7 +89,7 @@ def test_show_names_who_set_it_and_why(declared, run_cli):
     assert shown.lines[-3] == "when full: fail"
     assert "@" in shown.lines[-2]
     assert shown.lines[-2].endswith("ago: less of it\\u001b[2J")
-    assert shown.lines[-1] == "declared by w1"
+    assert shown.lines[-1] == "declared by debates/w1"
 
 
 def test_set_and_reset(declared, run_cli):

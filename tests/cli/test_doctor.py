@@ -352,8 +352,8 @@ def test_different_declarations_are_found(run_cli, on_queue):
     assert budget["detail"].startswith(
         "workers declare different budgets.t: kind all, limit 5000000"
     )
-    assert "(w0, w1); kind all" in budget["detail"]
-    assert budget["detail"].endswith("(w2)")
+    assert "(debates/w0, debates/w1); kind all" in budget["detail"]
+    assert budget["detail"].endswith("(debates/w2)")
     assert "providers.stub" in provider["detail"]
 
 

@@ -81,7 +81,7 @@ async def test_the_lowest_declared_limit_counts(book, declare):
     first = await declare("w1", budgets={"day": DAY})
     second = await declare("w2", budgets={"day": {**DAY, "limit_usd": 4}, "other": DAY})
     assert await _applying(book) == {"day": (4, "all"), "other": (10, "all")}
-    assert (await book.budget("day")).declared_by == ("w1", "w2")
+    assert (await book.budget("day")).declared_by == ("debates/w1", "debates/w2")
     await second.close()
     assert await _applying(book) == {"day": (10, "all")}
     await first.close()

@@ -388,12 +388,23 @@ async def test_the_lowest_declaration_counts_while_its_worker_lives(new_gates):
     low = gates.worker("w2", {"all": {**TOTAL, "limit_usd": 2, "on_full": "warn"}})
     await low.refresh()
     assert is_over(await gates.acquire(new_call(usd=3.0)), "all", can_ever_fit=False)
-    gates.redis.zadd(f"{gates.prefix}declarers", {"w2": 1})
+    gates.redis.zadd(f"{gates.prefix}declarers", {"debates/w2": 1})
     await gates.client.refresh()
     assert await gates.acquire(new_call(usd=3.0)) == Granted()
     assert isinstance(await gates.acquire(new_call("2", 8.0), client=low), OverBudget), "again"
     await low.close()
     assert isinstance(await gates.acquire(new_call("2", 7.0)), Granted)
+
+
+async def test_workers_of_two_queues_with_one_id_declare_both(new_gates):
+    """Ids are unique in a queue only: one that starts or stops ends nothing that another one declared."""
+    gates = new_gates({"all": {**TOTAL, "limit_usd": 1}})
+    await gates.client.refresh()
+    other = gates.worker("w1", {"all": TOTAL}, queue="other")
+    assert is_over(await gates.acquire(new_call(usd=3.0), client=other), "all", can_ever_fit=False)
+    await other.close()
+    free = gates.worker("w2", {})
+    assert is_over(await gates.acquire(new_call(usd=3.0), client=free), "all", can_ever_fit=False)
 
 
 @pytest.mark.parametrize("lease_ms", [200, 60_000])
@@ -402,7 +413,7 @@ async def test_a_declaration_outlasts_several_refreshes(new_gates, lease_ms):
     gates = new_gates({"all": TOTAL}, claim_idle_ms=lease_ms)
     await gates.client.refresh()
     seconds, microseconds = gates.redis.time()
-    until = gates.redis.zscore(f"{gates.prefix}declarers", "w1") / 1000
+    until = gates.redis.zscore(f"{gates.prefix}declarers", "debates/w1") / 1000
     assert until - seconds - microseconds / MICROS > 3 * GATES_REFRESH_SECONDS
 
 

@@ -50,6 +50,17 @@ async def test_held_jobs_run_when_the_budget_is_raised(new_harness, worker_pool)
     assert all(job.hold is None for job in jobs)
 
 
+async def test_a_reload_changes_what_a_worker_declares(new_harness, worker_pool):
+    """Budgets and limits of providers apply to its next call, and those that are gone do not."""
+    harness = new_harness(budgets={"day": {**DAY, "limit_usd": 0.1}})
+    worker = worker_pool.start(harness, _buy)
+    await harness.enqueue("too-expensive")
+    await harness.wait_for_status("too-expensive", JobStatus.FAILED)
+    worker.reconfigure(harness.other_client(budgets={"month": DAY}).config)
+    await harness.enqueue("cheap")
+    await harness.wait_for_status("cheap", JobStatus.COMPLETED)
+
+
 async def test_reap_frees_held_jobs(new_harness, worker_pool):
     """While no worker is alive, budgets are those of its configuration."""
     harness = new_harness(budgets={"day": {**DAY, "limit_usd": 0.4}})
