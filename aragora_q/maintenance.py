@@ -168,6 +168,10 @@ class MaintenanceLoop:
                 )
             await asyncio.sleep(pause_seconds)
 
+    async def unhold(self) -> None:
+        """Free held jobs for which there is room, if that is due."""
+        await self._run_if_due("unhold", self._unhold_seconds, self._unhold)
+
     async def _step(self) -> float:
         """Run the passes that are due if this worker may; return the seconds until the next step."""
         claim = await self._queue.claim_maintenance(self._worker_id, self._ttl_seconds)
@@ -178,7 +182,7 @@ class MaintenanceLoop:
         next_due_seconds = await self._unless_refused("promote", self._promote, None)
         await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)
         await self._run_if_due("remove", self._remove_seconds, self._queue.remove_dead_workers)
-        await self._run_if_due("unhold", self._unhold_seconds, self._unhold)
+        await self.unhold()
         since_purge = claim.seconds_since_purge
         if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
             await self._unless_refused("purge", partial(purge_pass, self._queue), None)

@@ -95,6 +95,16 @@ def check(
             f"the settings are valid, but a worker would not start here: {error}",
             hint=f"{error.hint}; {without}" if error.hint else without,
         ) from error
+    if settings.executor == "debate" and any(
+        each.on_full != "warn" for each in settings.budgets.values()
+    ):
+        from aragora_q.executors.debate.agents import unpriced_agents
+
+        if unpriced := unpriced_agents(settings):
+            output.info(
+                f"no price is known for {', '.join(unpriced)}: a budget that applies to their calls refuses "
+                "them; add them to [prices]"
+            )
 
 
 def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:

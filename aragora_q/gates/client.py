@@ -329,7 +329,7 @@ def _over_budget(
     if name == "max_tokens":
         text = f"max_tokens is {limit}, used {spent}, reserved {reserved}, and a call may need {needed}"
     elif why == b"unpriced":
-        text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
+        text = f"{name}: a limit in US dollars, but no price is known for {call.model:.100}: add it to [prices]"
     else:
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
         text = f"{name}: {gone} of {most} spent, {kept} reserved, and a call may cost {more}"

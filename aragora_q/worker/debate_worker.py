@@ -140,6 +140,7 @@ class DebateWorker:
             is_ending=self._is_cancelled,
             gates=self._gates,
         )
+        self._burst = burst
         self._maintenance = MaintenanceLoop(
             queue, self.identity.worker_id, self._lease_seconds, self._gates
         )
@@ -290,6 +291,8 @@ class DebateWorker:
         )
         self.keeper.start()
         await self._refresh_gates()
+        if self._burst:  # it may be over before maintenance is due
+            await self._maintenance.unhold()
         fetch = asyncio.create_task(self._fetcher.run(), name="fetch")
         background = [
             asyncio.create_task(self._reporter.run(), name="report"),

@@ -134,3 +134,17 @@ def test_entries_of_tables_are_shown(run_cli, tmp_path):
         f"providers.openai            {path}:8"
         in run_cli("config", "check", "--settings-only", "--config", path).out
     )
+
+
+@pytest.mark.parametrize(("on_full", "is_named"), [("hold", True), ("warn", False)])
+def test_check_names_agents_whose_calls_a_budget_refuses(run_cli, tmp_path, on_full, is_named):
+    """A price that is not known is found before the first job fails, unless budgets only warn."""
+    config = tmp_path / "unpriced.toml"
+    config.write_text(
+        '[agents.house]\nmodel = "m1"\nbase_url = "http://127.0.0.1:9/v1"\n'
+        '[agents.free]\nmodel = "demo:bold"\n'
+        f'[budgets.day]\nlimit_usd = 3\nwindow = "day"\non_full = "{on_full}"\n'
+    )
+    checked = run_cli("config", "check", "--config", config)
+    assert checked.code == 0
+    assert ("no price is known for house: " in checked.err) is is_named

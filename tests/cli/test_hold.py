@@ -132,7 +132,7 @@ async def test_status_and_list_say_why(harness, run_cli):
     text = run_cli("status", "poor").out
     for words in ("held       by budget day/all, since 20", "until      20", "(in ",
                   "reason     needs $0.40, $0.10 are left",
-                  "freed      when twice what it needs is left", "aragora-q budget show day\n",
+                  "freed      when twice what it needs is left", "budget show day\n",
                   "to try now aragora-q unhold poor\n"):  # fmt: skip
         assert words in text
     assert "attempt 1 held by day/all: needs $0.40" in text

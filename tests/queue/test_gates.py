@@ -134,7 +134,9 @@ async def test_what_a_full_budget_does(new_gates, on_full):
 async def test_an_unpriced_call_fits_no_budget_in_dollars(new_gates):
     """Unknown is not 0: refused where a budget holds or fails, counted where it warns or there is none."""
     gates = new_gates({"all": TOTAL})
-    assert is_over(await gates.acquire(new_call(usd=None)), "all", can_ever_fit=False)
+    refused = await gates.acquire(new_call(usd=None))
+    assert is_over(refused, "all", can_ever_fit=False)
+    assert f"no price is known for {new_call().model}: add it to [prices]" in refused.why
     await gates.override("budget", "all", {**TOTAL, "on_full": "warn"})
     assert await gates.acquire(new_call(usd=None)) == Granted()
     await gates.settle(new_call(usd=None))

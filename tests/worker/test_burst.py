@@ -53,6 +53,20 @@ async def test_burst_says_how_many_jobs_are_held(new_harness, worker_pool, caplo
     assert (line.cause, line.reason) == ("approval", "ask first")
 
 
+async def test_burst_frees_what_has_room_again(new_harness, worker_pool):
+    """Cron jobs need no other worker: what a budget held before is freed by the next burst, once per burst."""
+    harness = new_harness(**LONG_LEASE)
+    await harness.enqueue("poor")
+
+    async def refused(job):
+        raise HoldJob("no room", cause="budget", by="day", usd=0.4)
+
+    await worker_pool.start(harness, refused, burst=True).task
+    assert await harness.queue.get_status("poor") is JobStatus.HELD
+    await worker_pool.start(harness, succeed, burst=True).task
+    assert await harness.queue.get_status("poor") is JobStatus.COMPLETED
+
+
 async def test_burst_ends_on_a_paused_queue(new_harness, worker_pool):
     """A burst does not wait for a resume; what already runs is finished first."""
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()

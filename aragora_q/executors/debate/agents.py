@@ -90,6 +90,12 @@ def check_prices(config: QueueConfig) -> None:
             ) from None
 
 
+def unpriced_agents(config: QueueConfig) -> list[str]:
+    """Return the configured and the default agents whose price is not known, sorted."""
+    names = {*config.agents, *config.default_agents}
+    return sorted(name for name in names if agent_price(name, config) is None)
+
+
 def choose_agents(
     config: QueueConfig, log: Callable[[str], None] | None = None
 ) -> tuple[list[str], str]:
