@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from aragora_q.base import Job
+from aragora_q.base import MAX_USD, Job
 
 CallOutcome = Literal[
     "ok",
@@ -32,7 +32,7 @@ CallOutcome = Literal[
 NOT_BILLED = frozenset(("rate_limited", "overloaded", "rejected", "credit_exhausted", "not_sent"))
 """Outcomes of calls that cost nothing. What another call cost is unknown, unless its provider says it."""
 
-MAX_CALL_USD, MAX_CALL_TOKENS = 100_000_000.0, 1_000_000_000_000
+MAX_CALL_USD, MAX_CALL_TOKENS = float(MAX_USD), 1_000_000_000_000
 MAX_CALL_SECONDS = 7 * 86_400
 
 

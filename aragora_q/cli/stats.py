@@ -215,7 +215,8 @@ def _backlog(stats: Mapping[str, Any]) -> Iterator[str]:
     due = stats["next_due_seconds"]
     due_note = "" if due is None else f"next due in {duration(due)}" if due else "next is due now"
     yield _format_row("delayed", stats["delayed"], due_note)
-    yield _format_row("held", stats["held"])
+    held = stats["oldest_held_seconds"]
+    yield _format_row("held", stats["held"], "" if held is None else f"oldest {duration(held)}")
     longest = stats["running_jobs"][:1]
     ages = [f"longest {_format_age(stats, job['started_at'])}: {job['id']}" for job in longest]
     yield _format_row("running", stats["running"], "".join(ages))

@@ -332,8 +332,8 @@ def _over_budget(
     needed: int,
 ) -> OverBudget:
     name = budget.decode()
-    # Of the whole job: no budget of an agent or a provider needs all of it. A job that needs more than the limit
-    # can go on for the time of a window.
+    # Of the whole job: a budget of an agent or a provider may see a part of it. A job that needs more than the
+    # limit can go on for the time of a window.
     is_of_part = name.partition("/")[2].startswith(("agent:", "provider:"))
     quote = 0 if is_of_part else min(micro_usd(call.quote_usd) or 0, limit)
     if name == "max_tokens":

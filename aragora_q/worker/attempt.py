@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
-from aragora_q.base import HOLD_CAUSES, HoldCause, Job
+from aragora_q.base import HOLD_CAUSES, MAX_USD, HoldCause, Job
 from aragora_q.context import Call, Executor, Settlement, WaitClock, attempt_context
 from aragora_q.contracts import (
     CheckpointStore,
@@ -47,7 +47,6 @@ CancelReason = Literal["released", "lost", "cancelled"]
 
 MAX_RETRY_LATER_SECONDS = 6 * 3600.0
 MAX_HOLD_SECONDS = 366 * 86400.0
-MAX_USD = 1e9
 CHECKPOINT_RETRY_SECONDS = 0.5
 
 

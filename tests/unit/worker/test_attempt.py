@@ -323,7 +323,7 @@ async def test_retry_later_is_uncharged_and_bounded(asked, seconds):
         (HoldJob("", until_seconds=math.nan, usd=-1), Held("executor", "HoldJob", "", 0.0, 0.0)),
         (
             HoldJob("x", until_seconds=math.inf, usd=10**400),
-            Held("executor", "x", "", 366 * 86400.0, 1e9),
+            Held("executor", "x", "", 366 * 86400.0, 1e8),
         ),
     ],
 )
