@@ -56,11 +56,11 @@ class Call:
     job_max_tokens: int | None = None
     job_max_cost_usd: float | None = None
     """What all calls of the job, of all its attempts, may take together."""
-    quote_usd: float | None = None
-    """What the job is expected to need to end, this call included, if it is known."""
+    least_usd: float | None = None
+    """What the job needs at least to end, this call included, if it is known."""
 
     def __post_init__(self) -> None:
-        _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "quote_usd", most=MAX_CALL_USD)
+        _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "least_usd", most=MAX_CALL_USD)
         _check_amounts(
             self, "max_input_tokens", "max_output_tokens", "job_max_tokens", most=MAX_CALL_TOKENS
         )

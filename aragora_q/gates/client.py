@@ -106,6 +106,7 @@ class RedisGates:
             lease_ms=self._lease_ms,
             job_usd=job_usd,
             job_tokens=job_tokens,
+            least_usd=micro_usd(call.least_usd) or 0,
         )
         if word == b"undeclared":
             await self._declare(self._declaration)
@@ -124,7 +125,7 @@ class RedisGates:
             return Granted()
         if word == b"closed":
             return self._closed(call.account, *details)
-        return _over_budget(call, *details)
+        return _over_budget(*details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         usd, max_usd = micro_usd(settlement.cost_usd), micro_usd(call.max_cost_usd)
@@ -321,7 +322,6 @@ def _named_ms(seconds: float | None) -> int | str:
 
 
 def _over_budget(
-    call: Call,
     budget: bytes,
     on_full: bytes,
     turns_ms: int,
@@ -330,16 +330,16 @@ def _over_budget(
     spent: int,
     reserved: int,
     needed: int,
+    needed_by_job: int,
 ) -> OverBudget:
     name = budget.decode()
-    # Of the whole job: a budget of an agent or a provider may see a part of it. A job that needs more than the
-    # limit can go on for the time of a window.
-    is_of_part = name.partition("/")[2].startswith(("agent:", "provider:"))
-    quote = 0 if is_of_part else min(micro_usd(call.quote_usd) or 0, limit)
     if name == "max_tokens":
         text = f"max_tokens is {limit}, used {spent}, reserved {reserved}, and a call may need {needed}"
     elif why == b"unpriced":
         text = f"{name}: the price of a call is not known, and a limit in US dollars applies"
+    elif why == b"never" and needed_by_job > needed:
+        least, most = needed_by_job / MICROS, limit / MICROS
+        text = f"{name}: ${most:.4f} of a limit, and the job needs at least ${least:.4f}"
     else:
         amounts = [f"${micros / MICROS:.4f}" for micros in (limit, spent, reserved, needed)]
         text = (
@@ -353,5 +353,5 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
-        usd=max(needed, quote) / MICROS,
+        usd=needed_by_job / MICROS,
     )
