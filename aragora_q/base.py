@@ -40,6 +40,9 @@ class JobStatus(StrEnum):
         return self in TERMINAL
 
 
+MAX_USD = 100_000_000
+"""Largest amount of money, in US dollars: sums of many are still exact in scripts."""
+
 TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 LIVE = frozenset(JobStatus) - TERMINAL
 
@@ -243,6 +246,8 @@ class QueueStats(TypedDict):
     """Jobs that wait for their due time or their backoff."""
     held: int
     """Jobs that do not start until they are freed."""
+    oldest_held_seconds: float | None
+    """How long the first of them is held; None if no job is."""
     next_due_seconds: float | None
     """Seconds until the next delayed job is due; None if no job is delayed."""
     completed: int

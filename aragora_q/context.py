@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from aragora_q.base import Job
+from aragora_q.base import MAX_USD, Job
 
 CallOutcome = Literal[
     "ok",
@@ -32,7 +32,7 @@ CallOutcome = Literal[
 NOT_BILLED = frozenset(("rate_limited", "overloaded", "rejected", "credit_exhausted", "not_sent"))
 """Outcomes of calls that cost nothing. What another call cost is unknown, unless its provider says it."""
 
-MAX_CALL_USD, MAX_CALL_TOKENS = 100_000_000.0, 1_000_000_000_000
+MAX_CALL_USD, MAX_CALL_TOKENS = float(MAX_USD), 1_000_000_000_000
 MAX_CALL_SECONDS = 7 * 86_400
 
 
@@ -56,11 +56,11 @@ class Call:
     job_max_tokens: int | None = None
     job_max_cost_usd: float | None = None
     """What all calls of the job, of all its attempts, may take together."""
-    quote_usd: float | None = None
-    """What the job is expected to need to end, this call included, if it is known."""
+    least_usd: float | None = None
+    """What the job needs at least to end, this call included, if it is known."""
 
     def __post_init__(self) -> None:
-        _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "quote_usd", most=MAX_CALL_USD)
+        _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "least_usd", most=MAX_CALL_USD)
         _check_amounts(
             self, "max_input_tokens", "max_output_tokens", "job_max_tokens", most=MAX_CALL_TOKENS
         )

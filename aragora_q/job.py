@@ -16,6 +16,7 @@ from aragora_q.base import (
     JOB_ID_PATTERN,
     JOB_ID_PUNCTUATION,
     MAX_JOB_ID_CHARS,
+    MAX_USD,
     Job,
     new_job_id,
 )
@@ -177,9 +178,10 @@ class DebateJobPayload:
     def _validate_vote(self) -> None:
         if self.max_tokens is not None:
             _check_range("max_tokens", self.max_tokens, MAX_TOKENS_RANGE)
-        if self.max_cost_usd is not None and not _is_positive_number(self.max_cost_usd):
+        usd = self.max_cost_usd
+        if usd is not None and not (_is_positive_number(usd) and usd <= MAX_USD):
             raise InvalidPayload(
-                f"max_cost_usd must be a number above 0, got {self.max_cost_usd!r:.100}"
+                f"max_cost_usd must be a number above 0 and at most {MAX_USD:,}, got {usd!r:.100}"
             )
         self._validate_judge()
         if not isinstance(self.transcript, bool):

@@ -260,6 +260,7 @@ class JobStatusTracker:
         reply = await self._read_named(
             {
                 "next_due": ("ZRANGE", keys.delayed, 0, 0, "WITHSCORES"),
+                "first_held": ("ZRANGE", keys.held, 0, 0, "WITHSCORES"),
                 "counters": ("HGETALL", keys.counters),
                 "control": ("HGETALL", keys.control),
                 "heartbeats": ("ZRANGE", keys.workers, 0, MAX_WORKERS - 1, "WITHSCORES"),
@@ -282,6 +283,7 @@ class JobStatusTracker:
         own = {lane: next((g for g in groups[lane] if g["name"] == GROUP), {}) for lane in LANES}
         pending = {lane: int(own[lane].get("pending", 0)) for lane in LANES}
         next_due = replies.scored(reply["next_due"])
+        first_held = replies.scored(reply["first_held"])
         control = replies.text_map(reply["control"])
         numbers = {
             name: _parse_int(value) for name, value in replies.text_map(reply["counters"]).items()
@@ -302,6 +304,9 @@ class JobStatusTracker:
             "running": sum(pending.values()),
             "delayed": reply["size", "delayed"],
             "held": reply["size", "held"],
+            "oldest_held_seconds": (
+                max(0.0, now_ms - first_held[0][1]) / 1000 if first_held else None
+            ),
             "next_due_seconds": max(0.0, next_due[0][1] - now_ms) / 1000 if next_due else None,
             "completed": reply["size", "completed"],
             "failed": reply["size", "failed"],

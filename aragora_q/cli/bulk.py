@@ -13,7 +13,6 @@ import codecs
 import hashlib
 import itertools
 import json
-import math
 import os
 import stat
 import sys
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import typer
 
 from aragora_q import codec
-from aragora_q.base import EnqueueResult, Job, new_job_id
+from aragora_q.base import MAX_USD, EnqueueResult, Job, new_job_id
 from aragora_q.cli import output
 from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable, did_you_mean
 from aragora_q.job import DebateJobPayload
@@ -270,9 +269,9 @@ def take_approve_above(fields: Any, default: float | None = None) -> float | Non
     value = fields.pop(APPROVE_ABOVE, None) if isinstance(fields, dict) else None
     if value is None:
         return default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_USD:
         raise InvalidPayload(
-            f"{APPROVE_ABOVE} must be a number of US dollars, 0 or more, got {value!r:.100}"
+            f"{APPROVE_ABOVE} must be US dollars from 0 to {MAX_USD:,}, got {value!r:.100}"
         )
     return float(value)
 

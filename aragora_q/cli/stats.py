@@ -217,7 +217,8 @@ def _backlog(stats: Mapping[str, Any]) -> Iterator[str]:
     due = stats["next_due_seconds"]
     due_note = "" if due is None else f"next due in {duration(due)}" if due else "next is due now"
     yield _format_row("delayed", stats["delayed"], due_note)
-    why = "why: aragora-q list --status held" if stats["held"] else ""
+    held = stats["oldest_held_seconds"]
+    why = "" if held is None else f"oldest {duration(held)}; why: aragora-q list --status held"
     yield _format_row("held", stats["held"], why)
     longest = stats["running_jobs"][:1]
     ages = [f"longest {_format_age(stats, job['started_at'])}: {job['id']}" for job in longest]

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aragora_q.base import QUEUE_NAME_PATTERN
+from aragora_q.base import MAX_USD, QUEUE_NAME_PATTERN
 from aragora_q.config.messages import explain
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl
 from aragora_q.config.sources import LayeredSource
@@ -33,7 +33,7 @@ from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
 MAX_USD_PER_MILLION = 100_000.0
-MIN_BUDGET_USD, MAX_BUDGET_USD = 0.000_001, 100_000_000
+MIN_BUDGET_USD = 0.000_001
 MAX_NAMED = 100
 """Maximum number of budgets, and of providers with limits."""
 
@@ -166,7 +166,7 @@ class BudgetConfig(TableConfig):
     """A budget of the `[budgets]` table: what all calls in its scope may cost in a window of time."""
 
     limit_usd: float = Field(
-        ge=MIN_BUDGET_USD, le=MAX_BUDGET_USD, description="Limit of each window, in US dollars."
+        ge=MIN_BUDGET_USD, le=MAX_USD, description="Limit of each window, in US dollars."
     )
     window: Literal["hour", "day", "month", "total"] = Field(
         description="Time after which spending counts from zero again, in UTC; `total`: never."

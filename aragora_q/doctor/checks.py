@@ -25,7 +25,7 @@ from aragora_q.errors import (
     nearest,
 )
 from aragora_q.executors.debate.agents import only_model
-from aragora_q.gates.book import Book
+from aragora_q.gates.book import Book, Declaration
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
@@ -88,7 +88,8 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         yield finding
     async for finding in _of_rights(queue):
         yield finding
-    for finding in (*_of_fleet(await queue.get_queue_stats()), *await _of_gates(queue)):
+    stats = await queue.get_queue_stats()
+    for finding in (*_of_fleet(stats), *await _of_gates(queue, stats)):
         yield finding
 
 
@@ -315,10 +316,16 @@ def _of_fleet(stats: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-async def _of_gates(queue: RedisStreamsQueue) -> list[Finding]:
+async def _of_gates(queue: RedisStreamsQueue, stats: Mapping[str, Any]) -> list[Finding]:
     """Find budgets, limits of providers and prices that live workers declare differently."""
     async with queue.connection.open_gates() as gates:
         declarations = await Book(gates).declarations()
+    declaring = {worker for each in declarations for worker in each.workers}
+    alive = {
+        f"{queue.config.queue}/{each['worker_id']}" for each in stats["workers"] if each["is_alive"]
+    }
+    if silent := alive - declaring:  # they may have no prices, and others some
+        declarations.append(Declaration(tuple(sorted(silent)), {}, {}, ""))
     remedy = "give all workers the same configuration; until then, the lowest limit counts"
     return [Finding("warning", "gates", text, remedy) for text in differences(declarations)]
 

@@ -35,7 +35,7 @@ def differences(declarations: list[Declaration]) -> Iterator[str]:
     for each in declarations:
         prices.setdefault(each.prices, []).extend(each.workers)
     if len(prices) > 1:
-        sides = {f"digest {digest}": workers for digest, workers in prices.items()}
+        sides = {f"digest {digest}" if digest else "none": prices[digest] for digest in prices}
         yield f"workers have different prices: {_sides(sides)}"
 
 

@@ -73,7 +73,7 @@ class Declaration:
     budgets: Mapping[str, Any]
     providers: Mapping[str, Any]
     prices: str
-    """A digest."""
+    """A digest; empty: none."""
 
 
 class Book:

@@ -98,6 +98,7 @@ class RedisGates:
             lease_ms=self._lease_ms,
             job_usd=job_usd,
             job_tokens=job_tokens,
+            least_usd=cost_micros(call.least_usd or 0.0),
         )
         if word == b"undeclared":
             await self._declare(self._declaration)
@@ -320,16 +321,16 @@ def _over_budget(
     spent: int,
     reserved: int,
     needed: int,
+    needed_by_job: int,
 ) -> OverBudget:
     name = budget.decode()
-    # Of the whole job: no budget of an agent or a provider needs all of it. A job that needs more than the
-    # limit can go on for the time of a window.
-    is_of_part = name.partition("/")[2].startswith(("agent:", "provider:"))
-    quote = 0 if is_of_part else min(cost_micros(call.quote_usd or 0.0), limit)
     if name == "max_tokens":
         text = f"max_tokens is {limit}, used {spent}, reserved {reserved}, and a call may need {needed}"
     elif why == b"unpriced":
         text = f"{name}: a limit in US dollars, but no price is known for {call.model:.100}: add it to [prices]"
+    elif why == b"never" and needed_by_job > needed:
+        most, least = dollars(limit / MICROS), dollars(needed_by_job / MICROS)
+        text = f"{name}: the limit is {most}, and the job needs at least {least}"
     else:
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
         text = f"{name}: {gone} of {most} spent, {kept} reserved, and a call may cost {more}"
@@ -339,5 +340,5 @@ def _over_budget(
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if name.startswith("max_") else f"budget {text}",
         can_ever_fit=why == b"full",
-        usd=max(needed, quote) / MICROS,
+        usd=needed_by_job / MICROS,
     )

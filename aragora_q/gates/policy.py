@@ -48,7 +48,7 @@ def declaration(config: QueueConfig) -> bytes:
             name: each.model_dump(mode="json", exclude_none=True)
             for name, each in sorted(config.providers.items())
         },
-        "prices": hashlib.sha256(codec.encode(named)).hexdigest()[:8],
+        "prices": hashlib.sha256(codec.encode(named)).hexdigest()[:8] if named else "",
     })  # fmt: skip
 
 

@@ -156,6 +156,8 @@ def _of_backlog(queue: str, stats: QueueStats) -> Iterator[Metric]:
     yield _by("queue_lane_jobs", "Waiting jobs by lane.", queue, "lane", stats["waiting"])
     yield _gauge("queue_oldest_waiting_age_seconds", "Age of the oldest waiting job; 0 if no job waits.",
                  queue, stats["oldest_waiting_seconds"] or 0)  # fmt: skip
+    yield _gauge("queue_oldest_held_age_seconds", "How long the first held job is held; 0 if no job is.",
+                 queue, stats["oldest_held_seconds"] or 0)  # fmt: skip
     if stats["next_due_seconds"] is not None:
         yield _gauge("queue_next_due_seconds", "Time until the next delayed job is due.",
                      queue, stats["next_due_seconds"])  # fmt: skip

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
-from aragora_q.base import HOLD_CAUSES, HoldCause, Job
-from aragora_q.context import MAX_CALL_USD, Call, Executor, Settlement, WaitClock, attempt_context
+from aragora_q.base import HOLD_CAUSES, MAX_USD, HoldCause, Job
+from aragora_q.context import Call, Executor, Settlement, WaitClock, attempt_context
 from aragora_q.contracts import (
     CheckpointStore,
     Completed,
@@ -275,7 +275,7 @@ def _held(error: HoldJob) -> Held:
         describe(error).removeprefix(f"{type(error).__name__}: "),
         error.by if isinstance(error.by, str) else "",
         None if error.until_seconds is None else _bounded(error.until_seconds, MAX_HOLD_SECONDS),
-        None if error.usd is None else _bounded(error.usd, MAX_CALL_USD),
+        None if error.usd is None else _bounded(error.usd, MAX_USD),
     )
 
 

@@ -79,7 +79,7 @@ def test_lines_may_have_their_own_threshold(run, run_cli):
     assert result.code == 3
     found = result.objects
     assert [row.get("held", False) for row in found] == [True, False, True, True, False]
-    assert "approve_above_usd must be a number of US dollars, 0 or more" in found[4]["error"]
+    assert "approve_above_usd must be US dollars from 0 to 100,000,000" in found[4]["error"]
     assert "3 jobs are held until approved with unhold; the first, line 1: a may cost" in result.err
     run_cli("unhold", "c", "d")
     status = run_cli("status", "c", "--json").object
@@ -106,8 +106,9 @@ def test_a_job_that_exists_is_not_held(run):
             ["--max-cost", "9", "-a", "ann,cyd"],
             "max_cost_usd is 9, but the price of agent cyd is not known",
         ),
-        (["--approve-above", "-1"], "approve_above_usd must be a number of US dollars, 0 or more"),
-        (["--approve-above", "nan"], "approve_above_usd must be a number of US dollars, 0 or more"),
+        (["--approve-above", "-1"], "approve_above_usd must be US dollars from 0 to 100,000,000"),
+        (["--approve-above", "nan"], "approve_above_usd must be US dollars from 0 to 100,000,000"),
+        (["--approve-above", "1e30"], "approve_above_usd must be US dollars from 0 to 100,000,000"),
     ],
 )  # fmt: skip
 def test_a_limit_that_no_such_debate_could_keep_is_refused(run, args, message):

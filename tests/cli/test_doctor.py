@@ -357,6 +357,22 @@ def test_different_declarations_are_found(run_cli, on_queue):
     assert "providers.stub" in provider["detail"]
 
 
+def test_a_worker_without_the_prices_of_others_is_found(run_cli, on_queue):
+    """Also if its configuration says nothing of money: calls that others can price are refused there."""
+
+    async def declare(harness):
+        await harness.worker("w1")
+        price = {"input_usd_per_million": 1, "output_usd_per_million": 2}
+        gates = harness.other_client(prices={"openai-chat:m": price}).gates("w0")
+        await gates.refresh()
+        await gates._connection.close()
+
+    on_queue(declare)
+    [found] = _found(run_cli("doctor", "--json"), "gates")
+    assert found["detail"].startswith("workers have different prices: digest ")
+    assert found["detail"].endswith("(w0); none (w1)")
+
+
 @pytest.mark.parametrize("job_id", ["waits", "delayed", "runs", "ended"])
 def test_a_duplicate_entry_is_deleted_and_its_job_is_unchanged(
     run_cli, on_queue, redis_client, job_id

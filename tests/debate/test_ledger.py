@@ -201,7 +201,7 @@ async def test_the_first_calls_say_what_the_debate_needs(new_stub, run_debate):
         settings={"agents": {each: stub.agent("openai-chat") for each in ("ann", "bob")},
                   "prices": {"openai-chat:m": PRICE}},
     )  # fmt: skip
-    first, second, *later = [call.quote_usd for call in gates.calls.values()]
+    first, second, *later = [call.least_usd for call in gates.calls.values()]
     assert first == second > 4 * 256 * PRICE["output_usd_per_million"] / 1e6
     assert later
     assert not any(later)

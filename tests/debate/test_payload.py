@@ -103,7 +103,13 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"weights": []}, "weights must be a JSON object", ""),
         ({"weights": {"demo": 2}}, "weights require consensus weighted, not majority", ""),
         ({"judge": "mine"}, "judge requires consensus judge or synthesis, not majority", ""),
-        ({"max_cost_usd": float("nan")}, "max_cost_usd must be a number above 0, got nan", ""),
+        (
+            {"max_cost_usd": float("nan")},
+            "max_cost_usd must be a number above 0 and at most 100,000,000, got nan",
+            "",
+        ),
+        ({"max_cost_usd": 1e30}, "and at most 100,000,000, got 1e+30", ""),
+        ({"max_cost_usd": 10**400}, "and at most 100,000,000, got 1000", ""),
         ({"max_tokens": 1e9}, "max_tokens is 1000000000.0, must be a whole number", ""),
     ],
 )

@@ -275,6 +275,10 @@ RUNBOOKS = {
         "systemctl restart redis-server; redis-cli CONFIG GET maxmemory-policy | grep noeviction",
     ),
     "exporter-down": ("systemctl kill --signal STOP aragora-q-exporter", ""),
+    "held-long": (
+        f"aragora-q enqueue 'Is it wanted?' --id wanted {ASK} --delay 1d; aragora-q hold wanted",
+        "aragora-q unhold wanted",
+    ),
     "leases-lost": ("", ""),
     "no-append-only-file": (
         "redis-cli CONFIG SET appendonly no; redis-cli CONFIG REWRITE",

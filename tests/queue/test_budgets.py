@@ -129,16 +129,22 @@ async def test_each_value_of_a_scope_has_its_own_budget(book, declare, gates, mo
     ("scope", "needed"),
     [("all", 3.0), ("tenant", 3.0), ("provider", 2.0), ("agent:a", 2.0)],
 )
-async def test_a_job_needs_its_quote_of_a_budget_for_whole_jobs(gates, book, scope, needed):
-    """Not only the call that was refused. An agent or a provider may have a small part in it."""
+async def test_a_job_needs_its_least_of_a_budget_for_whole_jobs(gates, book, scope, needed):
+    """Not only the call that was refused. An agent or a provider may have a small part in it. If it needs
+    more than the limit, it is refused for good before its first call.
+    """
     await book.set_budget("day", BudgetConfig(**DAY, scope=scope), by="me")
     await _spend(gates, 9.0, tenant="acme")
     job = Job({}, tenant="acme")
-    answer = await gates.acquire(job, _call(2.0, quote_usd=3.0))
+    answer = await gates.acquire(job, _call(2.0, least_usd=3.0))
     assert isinstance(answer, OverBudget)
-    assert answer.usd == needed
-    answer = await gates.acquire(job, _call(2.0, quote_usd=30.0))
-    assert answer.usd == (10.0 if needed == 3.0 else 2.0)  # at most the limit: more never fits
+    assert (answer.usd, answer.can_ever_fit) == (needed, True)
+    answer = await gates.acquire(job, _call(0.5, least_usd=30.0))
+    if needed == 2.0:
+        assert answer == Granted()
+    else:
+        assert not answer.can_ever_fit
+        assert answer.why.endswith("$10.0000 of a limit, and the job needs at least $30.0000")
 
 
 @pytest.mark.parametrize("window", ["hour", "day", "month", "total"])

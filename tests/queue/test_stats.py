@@ -15,7 +15,8 @@ async def test_queue_before_first_use(harness):
         0,
         0,
     )
-    assert (stats["oldest_waiting_seconds"], stats["next_due_seconds"]) == (None, None)
+    for name in ("oldest_waiting_seconds", "oldest_held_seconds", "next_due_seconds"):
+        assert stats[name] is None
     assert (stats["counters"], stats["workers"], stats["paused"]) == ({}, [], False)
     assert set(stats["throughput"].values()) == {0}
     assert await harness.queue.get_job("a") is None
@@ -30,10 +31,11 @@ async def test_queue_at_a_glance(harness):
     session = await harness.worker()
     for name, fields in {
         "h1": {"priority": 1}, "h2": {"priority": 1}, "n1": {}, "n2": {}, "n3": {}, "l1": {"priority": -1},
-        "d1": {"delay_seconds": 60}, "c1": {},
+        "d1": {"delay_seconds": 60}, "c1": {}, "held": {},
     }.items():  # fmt: skip
         await harness.enqueue(name, **fields)
     await harness.queue.cancel("c1")
+    await harness.queue.hold_many(["held"], by="me")
     jobs = (await session.start(4)).jobs
     await harness.report(session, jobs[0], Completed(b"{}"))
     await harness.report(session, jobs[1], Failed("x"))
@@ -50,7 +52,9 @@ async def test_queue_at_a_glance(harness):
     assert 0 <= stats["oldest_waiting_seconds"] < 60
     assert 0 < stats["next_due_seconds"] <= 60
     assert stats["throughput"]["completed_1m"] == stats["throughput"]["failed_15m"] == 1
-    assert stats["counters"]["enqueued"] == 8
+    assert stats["held"] == 1
+    assert 0 <= stats["oldest_held_seconds"] < 60
+    assert stats["counters"]["enqueued"] == 9
     [worker] = stats["workers"]
     assert (worker["worker_id"], worker["host"]) == ("w1", "here")
     assert worker["heartbeat_age_seconds"] < 60

@@ -49,7 +49,7 @@ class BudgetSpent(PermanentError):
 class CallBook:
     """Sends the calls of one attempt, and books them.
 
-    `max_tokens` and `max_cost_usd` are the job's limits; `quote_usd` is what it needs at least (None: unknown).
+    `max_tokens` and `max_cost_usd` are the job's limits; `least_usd` is what it needs at least (None: unknown).
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class CallBook:
         *,
         max_tokens: int | None = None,
         max_cost_usd: float | None = None,
-        quote_usd: float | None = None,
+        least_usd: float | None = None,
     ) -> None:
         self._attempt = attempt
         self._journal = journal
         self._limits = limits
         self._max_tokens = max_tokens
         self._max_cost_usd = max_cost_usd
-        self._quote_usd = quote_usd
+        self._least_usd = least_usd
 
     async def ask(
         self,
@@ -168,7 +168,7 @@ class CallBook:
             timeout_seconds=agent.call_timeout_seconds,
             job_max_tokens=self._max_tokens,
             job_max_cost_usd=self._max_cost_usd,
-            quote_usd=None if any(self._journal.ledger()) else self._quote_usd,
+            least_usd=None if any(self._journal.ledger()) else self._least_usd,
         )
 
     async def _acquire(self, call: Call) -> None:

@@ -66,7 +66,7 @@ class Debate:
             self._limits,
             max_tokens=payload.max_tokens,
             max_cost_usd=payload.max_cost_usd,
-            quote_usd=quote.floor(payload, terms).usd,
+            least_usd=quote.floor(payload, terms).usd,
         )
 
     async def run(self) -> DebateResult:

@@ -3,14 +3,15 @@
 -- include: gates
 -- repeatable
 -- keys: policy accounts reservations
--- args: digest call_id account provider agent model queue tenant group job usd tokens timeout_ms lease_ms job_usd job_tokens
+-- args: digest call_id account provider agent model queue tenant group job usd tokens timeout_ms lease_ms job_usd job_tokens least_usd
 -- returns: undeclared (what the worker declared does not apply: it declares it again) | granted | used (it was settled:
 -- another call needs another id) | wait, ms, why | closed, ms (-1: until someone acts), why
 -- | over, budget, on_full (hold | fail | job), ms until its window turns (-1: it does not), why
--- (full | never | unpriced), limit, spent, reserved, needed
+-- (full | never | unpriced), limit, spent, reserved, what the call needs, what the job needs
 --
 -- `usd` is the highest price of the call in micro-dollars (empty: unknown), `tokens` the most that it takes; `job_usd`
--- and `job_tokens` are the job's own limits (empty: none). Asked again with the same id, a granted call is granted, also
+-- and `job_tokens` are the job's own limits (empty: none); `least_usd` is what the job needs at least, this call
+-- included, of budgets that see all of it (0: not known). Asked again with the same id, a granted call is granted, also
 -- if it was estimated meanwhile.
 -- Calls that wait are served in the order in which they first asked.
 
@@ -73,13 +74,13 @@ for _, budget in ipairs(budgets) do
   local spent, reserved = amounts(budget.key)
   if spent == 0 and reserved == 0 or not budget.window_end then fresh[#fresh + 1] = budget end
   local holds = budget.on_full ~= 'warn' and usd ~= 0  -- what is free needs no room
-  local turns_ms = budget.window_end and budget.window_end - now or -1
-  if holds and not usd then
-    return refuse('over', budget.ref, budget.on_full, turns_ms, 'unpriced', budget.limit, spent, reserved, 0)
-  elseif holds and usd > budget.limit then
-    return refuse('over', budget.ref, budget.on_full, turns_ms, 'never', budget.limit, spent, reserved, usd)
-  elseif holds and spent + usd > budget.limit then
-    return refuse('over', budget.ref, budget.on_full, turns_ms, 'full', budget.limit, spent, reserved, usd)
+  local is_of_part = budget.kind == 'agent' or budget.kind == 'provider'  -- it need not see all of the job
+  local of_job = math.max(usd or 0, is_of_part and 0 or tonumber(least_usd))
+  local why = holds and (not usd and 'unpriced' or of_job > budget.limit and 'never'
+    or spent + usd > budget.limit and 'full')
+  if why then
+    local turns_ms = budget.window_end and budget.window_end - now or -1
+    return refuse('over', budget.ref, budget.on_full, turns_ms, why, budget.limit, spent, reserved, usd or 0, of_job)
   elseif holds and spent + reserved + usd > budget.limit then
     blocked = blocked or budget.ref
   end
@@ -90,11 +91,11 @@ if job_usd ~= '' or job_tokens ~= '' then
   local values = {numbers(job_key, 'spent', 'reserved', 'spent_tokens', 'reserved_tokens')}
   local max_usd, max_tokens = parse_int(job_usd), parse_int(job_tokens)
   if max_usd and not usd then
-    return refuse('over', 'max_cost_usd', 'job', -1, 'unpriced', max_usd, values[1], values[2], 0)
+    return refuse('over', 'max_cost_usd', 'job', -1, 'unpriced', max_usd, values[1], values[2], 0, 0)
   elseif max_usd and values[1] + values[2] + usd > max_usd then
-    return refuse('over', 'max_cost_usd', 'job', -1, 'full', max_usd, values[1], values[2], usd)
+    return refuse('over', 'max_cost_usd', 'job', -1, 'full', max_usd, values[1], values[2], usd, usd)
   elseif max_tokens and values[3] + values[4] + tokens > max_tokens then
-    return refuse('over', 'max_tokens', 'job', -1, 'full', max_tokens, values[3], values[4], tokens)
+    return refuse('over', 'max_tokens', 'job', -1, 'full', max_tokens, values[3], values[4], tokens, tokens)
   end
 end
 

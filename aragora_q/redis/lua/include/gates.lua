@@ -115,7 +115,7 @@ local function budgets_for(rules, attributes)
       end
       local ref = budget.kind == 'all' and budget.name or budget.name .. '/' .. budget.kind .. ':' .. value
       found[#found + 1] = {
-        ref = ref, limit = budget.limit, on_full = budget.on_full, window = window[1], window_end = window[2],
+        ref = ref, kind = budget.kind, limit = budget.limit, on_full = budget.on_full, window = window[1], window_end = window[2],
         key = gate_key('spent', ref .. ':' .. window[1]),
       }
     end
