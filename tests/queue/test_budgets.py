@@ -144,7 +144,7 @@ async def test_a_job_needs_its_least_of_a_budget_for_whole_jobs(gates, book, sco
         assert answer == Granted()
     else:
         assert not answer.can_ever_fit
-        assert answer.why.endswith("$10.0000 of a limit, and the job needs at least $30.0000")
+        assert "and the job needs at least $30" in answer.why
 
 
 @pytest.mark.parametrize("window", ["hour", "day", "month", "total"])
