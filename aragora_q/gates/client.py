@@ -311,7 +311,7 @@ def _named_ms(seconds: float | None) -> int | str:
     return round(min(seconds, MAX_RETRY_AFTER_SECONDS) * 1000)
 
 
-def _over_budget(
+def _over_budget(  # noqa: PLR0913, PLR0917 - what the script answers
     call: Call,
     budget: bytes,
     on_full: bytes,
