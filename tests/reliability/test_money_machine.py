@@ -429,7 +429,6 @@ def test_budgets_hold_in_every_history(request, redis_url):
         "wait",
         "a",
         "b",
-        "max_cost_usd",
         "settled",
         "repeated",
         "late",
