@@ -156,6 +156,34 @@ async def test_a_value_has_a_budget_each(new_gates):
     assert is_over(await gates.acquire(new_call("9"), job), "each/tenant:t2")
 
 
+async def test_a_budget_may_be_named_like_a_limit_of_jobs(new_gates):
+    """A refusal speaks of the budget, in dollars, and never of tokens."""
+    gates, call = new_gates({"max_tokens": TOTAL}), new_call("spent", 8.0)
+    await gates.acquire(call)
+    await gates.settle(call, 8.0)
+    refused = await gates.acquire(new_call("refused", 3.0))
+    assert refused.why.startswith("budget max_tokens: $8.00 of $10.00 spent")
+
+
+async def test_the_keeper_may_forget_calls_while_an_attempt_ends(new_gates):
+    """Its thread drops a call whose time is over at any moment."""
+    gates = new_gates()
+    under_way = gates.client._under_way
+
+    class Id(str):
+        __slots__ = ()
+
+        def startswith(self, prefix):
+            under_way.pop(f"{prefix}overdue", None)
+            return super().startswith(prefix)
+
+    job = Job(payload={}, id="j1", fence=1)
+    ids = [f"debates/j1/1/{name}" for name in ("a", "overdue", "b")]
+    under_way.update({Id(each): None for each in ids}, other=None)
+    gates.client.end(job)
+    assert list(under_way) == ["other"]
+
+
 async def test_a_job_and_its_zombie_share_the_jobs_limits(new_gates):
     """Tokens and dollars of all attempts count together, reserved and spent."""
     gates = new_gates()
