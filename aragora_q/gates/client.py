@@ -120,6 +120,7 @@ class RedisGates:
         return _over_budget(call, *details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
+        self._leave_line(call)  # even if Redis does not answer
         fields = (
             self._id(call),
             call.account,
@@ -142,7 +143,6 @@ class RedisGates:
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
-        self._leave_line(call)
         self._wake(call.account)
         return bool(result != b"repeated")
 

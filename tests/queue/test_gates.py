@@ -11,7 +11,7 @@ from support.queue_harness import QueueHarness
 from aragora_q.base import Job
 from aragora_q.context import Settlement, current_attempt
 from aragora_q.contracts import Granted, OverBudget, WaitTurn
-from aragora_q.errors import CommandRefused, PermanentError
+from aragora_q.errors import CommandRefused, PermanentError, RedisUnreachable
 from aragora_q.money import MICROS
 from aragora_q.redis import scripts
 from aragora_q.retry import RetryPolicy
@@ -154,6 +154,20 @@ async def test_a_value_has_a_budget_each(new_gates):
         await gates.settle(new_call(str(n)), 1.0, job=job)
     job = Job(payload={}, id="j9", tenant="t2")
     assert is_over(await gates.acquire(new_call("9"), job), "each/tenant:t2")
+
+
+async def test_a_call_leaves_the_line_of_its_process_while_redis_is_away(new_gates):
+    """It is cancelled, and its settlement fails: no later settlement wakes it instead of one that waits."""
+    client, call = new_gates().client, new_call()
+
+    async def unreachable(*args, **kwargs):
+        raise RedisUnreachable("away")
+
+    client._connection.run = unreachable
+    await client.wait(call, 0.001)
+    with pytest.raises(RedisUnreachable):
+        await client.settle(Job(payload={}, id="j1"), call, Settlement("not_sent"))
+    assert client._line == {}
 
 
 async def test_a_budget_may_be_named_like_a_limit_of_jobs(new_gates):
