@@ -120,6 +120,7 @@ class RedisGates:
         return _over_budget(call, *details)
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
+        self._leave_line(call)  # even if Redis does not answer
         fields = (
             self._id(call),
             call.account,
@@ -142,14 +143,14 @@ class RedisGates:
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)
-        self._leave_line(call)
         self._wake(call.account)
         return bool(result != b"repeated")
 
     def end(self, job: Job) -> None:
         ids = f"{self._config.queue}/{call_prefix(job)}"
-        for call_id in [each for each in self._under_way if each.startswith(ids)]:
-            self._under_way.pop(call_id, None)
+        for call_id in list(self._under_way):  # a copy: the keeper's thread changes it, too
+            if call_id.startswith(ids):
+                self._under_way.pop(call_id, None)
 
     async def wait(self, call: Call, seconds: float) -> None:
         is_due = asyncio.Event()
@@ -323,8 +324,8 @@ def _over_budget(  # noqa: PLR0913, PLR0917 - what the script answers
     needed: int,
     needed_by_job: int,
 ) -> OverBudget:
-    name = budget.decode()
-    if name == "max_tokens":
+    name, is_of_job = budget.decode(), on_full == b"job"
+    if is_of_job and name == "max_tokens":
         text = f"max_tokens is {limit}, used {spent}, reserved {reserved}, and a call may need {needed}"
     elif why == b"unpriced":
         text = f"{name}: a limit in US dollars, but no price is known for {call.model:.100}: add it to [prices]"
@@ -338,7 +339,7 @@ def _over_budget(  # noqa: PLR0913, PLR0917 - what the script answers
         budget=holder_name(name),
         on_full=on_full.decode(),  # type: ignore[arg-type]
         seconds=turns_ms / 1000 if turns_ms >= 0 else None,
-        why=text if name.startswith("max_") else f"budget {text}",
+        why=text if is_of_job else f"budget {text}",
         can_ever_fit=why == b"full",
         usd=needed_by_job / MICROS,
     )

@@ -109,6 +109,7 @@ class DebateWorker:
         self._stop = StopSignal()
         self._abort = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._has_declared = asyncio.Event()
         self._started_at: float | None = None
         self._task: asyncio.Task[Any] | None = None
         concurrency = config.concurrency if max_concurrent is None else max_concurrent
@@ -290,14 +291,11 @@ class DebateWorker:
             extra={"worker": self.identity.worker_id, "concurrency": self._runner.concurrency},
         )
         self.keeper.start()
-        await self._refresh_gates()
-        if self._burst:  # it may be over before maintenance is due
-            await self._maintenance.unhold()
-        fetch = asyncio.create_task(self._fetcher.run(), name="fetch")
+        fetch = asyncio.create_task(self._fetch(), name="fetch")
         background = [
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._apply_renewals(), name="renewals"),
-            asyncio.create_task(self._maintenance.run(), name="maintenance"),
+            asyncio.create_task(self._maintain(), name="maintenance"),
             asyncio.create_task(
                 run_periodically(self._lease_seconds / 2, self._fetcher.recheck_orphans),
                 name="orphan-check",
@@ -347,6 +345,20 @@ class DebateWorker:
         task.result()
         if is_cancelled:
             raise asyncio.CancelledError
+
+    async def _fetch(self) -> None:
+        """Fetch jobs, once it is known which providers take no calls."""
+        with suppress(Stopped):
+            await self._stop.guard(self._refresh_gates())
+        if self._burst and not self._stop.is_set():  # it may be over before maintenance is due
+            await self._maintenance.unhold()
+        self._has_declared.set()
+        await self._fetcher.run()
+
+    async def _maintain(self) -> None:
+        """Run maintenance, once budgets are declared: held jobs are freed by what is left of them."""
+        await self._has_declared.wait()
+        await self._maintenance.run()
 
     async def _follow_gates(self) -> None:
         while True:

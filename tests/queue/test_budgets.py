@@ -178,8 +178,10 @@ async def test_damaged_overrides_and_declarations_do_not_count(harness, book, de
     keys = harness.queue.connection.gate_keys.named
     for n, text in enumerate(("", "x", "[]", "{}", '{"rule":3}', '{"rule":{"limit":1}}')):
         harness.redis.hset(keys["overrides"], f"budget:b{n}", text)
+        harness.redis.hset(keys["overrides"], "pause:stub", text)
         harness.redis.hset(keys["declared"], f"d{n}", json.dumps({"budgets": {"x": n, "y": {}}}))
-    await declare("w1", budgets={"b0": DAY})
+        gates = await declare("w1", budgets={"b0": DAY})
+        assert await gates.acquire(Job({}), _call()) == Granted()
     assert await _applying(book) == {"b0": (10, "all")}
 
 

@@ -11,7 +11,7 @@ from support.queue_harness import QueueHarness
 from aragora_q.base import Job
 from aragora_q.context import Settlement, current_attempt
 from aragora_q.contracts import Granted, OverBudget, WaitTurn
-from aragora_q.errors import CommandRefused, PermanentError
+from aragora_q.errors import CommandRefused, PermanentError, RedisUnreachable
 from aragora_q.money import MICROS
 from aragora_q.redis import scripts
 from aragora_q.retry import RetryPolicy
@@ -154,6 +154,48 @@ async def test_a_value_has_a_budget_each(new_gates):
         await gates.settle(new_call(str(n)), 1.0, job=job)
     job = Job(payload={}, id="j9", tenant="t2")
     assert is_over(await gates.acquire(new_call("9"), job), "each/tenant:t2")
+
+
+async def test_a_call_leaves_the_line_of_its_process_while_redis_is_away(new_gates):
+    """It is cancelled, and its settlement fails: no later settlement wakes it instead of one that waits."""
+    client, call = new_gates().client, new_call()
+
+    async def unreachable(*args, **kwargs):
+        raise RedisUnreachable("away")
+
+    client._connection.run = unreachable
+    await client.wait(call, 0.001)
+    with pytest.raises(RedisUnreachable):
+        await client.settle(Job(payload={}, id="j1"), call, Settlement("not_sent"))
+    assert client._line == {}
+
+
+async def test_a_budget_may_be_named_like_a_limit_of_jobs(new_gates):
+    """A refusal speaks of the budget, in dollars, and never of tokens."""
+    gates, call = new_gates({"max_tokens": TOTAL}), new_call("spent", 8.0)
+    await gates.acquire(call)
+    await gates.settle(call, 8.0)
+    refused = await gates.acquire(new_call("refused", 3.0))
+    assert refused.why.startswith("budget max_tokens: $8.00 of $10.00 spent")
+
+
+async def test_the_keeper_may_forget_calls_while_an_attempt_ends(new_gates):
+    """Its thread drops a call whose time is over at any moment."""
+    gates = new_gates()
+    under_way = gates.client._under_way
+
+    class Id(str):
+        __slots__ = ()
+
+        def startswith(self, prefix):
+            under_way.pop(f"{prefix}overdue", None)
+            return super().startswith(prefix)
+
+    job = Job(payload={}, id="j1", fence=1)
+    ids = [f"debates/j1/1/{name}" for name in ("a", "overdue", "b")]
+    under_way.update({Id(each): None for each in ids}, other=None)
+    gates.client.end(job)
+    assert list(under_way) == ["other"]
 
 
 async def test_a_job_and_its_zombie_share_the_jobs_limits(new_gates):

@@ -409,6 +409,20 @@ async def test_a_held_job_without_payload_fails_when_it_is_freed(harness):
     assert "payload is missing" in (await harness.queue.get_job("a")).error
 
 
+async def test_a_hold_whose_cause_was_deleted_is_a_persons(harness):
+    """Whatever another program deleted: lists leave the job out, and others are listed and freed."""
+    session = await harness.worker()
+    for name in "ab":
+        await harness.enqueue(name)
+        job = await harness.start_one(session)
+        await harness.report(session, job, Held("budget", "full", until_seconds=0))
+    harness.redis.hdel(harness.keys.job("a"), "hold_cause")
+    page = await harness.queue.list_held(AUTOMATIC)
+    assert [job.id for job in page.jobs] == ["b"]
+    assert await harness.queue.unhold_many(["a", "b"], AUTOMATIC) == ["person", "unheld"]
+    assert await harness.queue.unhold("a")
+
+
 async def test_small_values_stay_small(harness):
     """Who holds a job is cut at 64 bytes, never inside a character; a reason is kept in the history alone."""
     await harness.enqueue("a")

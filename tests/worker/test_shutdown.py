@@ -237,6 +237,42 @@ async def test_nothing_is_left_after_a_stop(new_harness, worker_pool, end):
     assert (await harness.queue.get_queue_stats())["workers"] == []
 
 
+@pytest.mark.parametrize("end", ["stop", "cancel", "fault"])
+async def test_nothing_is_left_of_a_worker_that_ends_before_its_first_fetch(
+    new_harness, worker_pool, end
+):
+    """A worker that is stopped, cancelled, or fails while it asks the gates ends at once, and as any other."""
+    harness = new_harness(**LONG_LEASE)
+    worker, asked, is_damaged = (
+        worker_pool.start(harness, succeed),
+        asyncio.Event(),
+        asyncio.Event(),
+    )
+
+    async def refresh():
+        asked.set()
+        await is_damaged.wait()
+        raise ValueError("damaged")
+
+    worker._gates.refresh = refresh
+    await asked.wait()
+    assert _lease_keepers()
+    match end:
+        case "stop":
+            await worker.stop()
+            await worker.task
+        case "cancel":
+            worker.task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await worker.task
+        case "fault":
+            is_damaged.set()
+            with pytest.raises(ValueError, match="damaged"):
+                await worker.task
+    await wait_until(lambda: not _lease_keepers())
+    assert (await harness.queue.get_queue_stats())["workers"] == []
+
+
 async def test_stop_tries_until_redis_is_back(own_server, new_harness, worker_pool):
     """A worker that stops while Redis restarts releases what it never knew of, and unregisters."""
     server = own_server("--appendonly", "yes", "--appendfsync", "always")

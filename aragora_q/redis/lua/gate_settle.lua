@@ -2,7 +2,7 @@
 -- Book what calls took, end their reservations, and learn from them how their accounts are.
 -- include: gates
 -- repeatable
--- keys: policy accounts reservations
+-- keys: policy reservations
 -- args:
 -- each call: call_id account provider agent model queue tenant group job outcome usd input_tokens output_tokens cached_tokens retry_after_ms job_usd job_tokens max_usd max_tokens
 -- returns: per call: settled | repeated | late (it had been estimated) | unknown (booked without a reservation)

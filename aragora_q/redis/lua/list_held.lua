@@ -27,10 +27,10 @@ while #rows > 0 and n_read < tonumber(limit) do
       n_read = n_read + 1
       reply[1] = held_at .. ' ' .. id
       local state = read(job_prefix .. id, 'status', 'hold_cause', 'hold_by', 'hold_usd', 'hold_until')
-      local until_ms = parse_int(state.hold_until)
-      local is_over = until_ms and until_ms <= now and state.hold_cause ~= 'person'
-      if state.status == 'held' and (is_wanted[state.hold_cause] or is_over) then
-        reply[#reply + 1] = {id, state.hold_cause, state.hold_by or '', parse_int(state.hold_usd) and state.hold_usd or '',
+      local cause, until_ms = state.hold_cause or 'person', parse_int(state.hold_until)
+      local is_over = until_ms and until_ms <= now and cause ~= 'person'
+      if state.status == 'held' and (is_wanted[cause] or is_over) then
+        reply[#reply + 1] = {id, cause, state.hold_by or '', parse_int(state.hold_usd) and state.hold_usd or '',
           held_at, until_ms and state.hold_until or ''}
       end
     end

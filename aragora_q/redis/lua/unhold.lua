@@ -15,9 +15,9 @@ local may_free = {}
 for cause in string.gmatch(causes, '%S+') do may_free[cause] = true end
 
 -- True if this call may end the job's hold.
-local function is_free_to_go(state)
+local function is_free_to_go(state, cause)
   local until_ms = parse_int(state.hold_until)
-  return may_free[state.hold_cause or 'person'] or until_ms and until_ms <= now and state.hold_cause ~= 'person'
+  return may_free[cause] or until_ms and until_ms <= now and cause ~= 'person'
 end
 
 -- Without a payload, which another program deleted, the job is made due: promote fails it, and says why.
@@ -40,11 +40,11 @@ for n = 1, items do
   local job, id = item(n)
   local state = read(job, 'status', 'priority', 'held_from', 'held_due', 'held_at', 'hold_cause', 'hold_until',
     'hold_asked')
-  local is_held = state.status == 'held'
+  local is_held, cause = state.status == 'held', state.hold_cause or 'person'
   if not state.status or is_past_retention(job) then
     results[n] = 'unknown'
   elseif is_held or state.status == 'processing' and state.hold_asked then
-    if is_free_to_go(state) then
+    if is_free_to_go(state, cause) then
       if is_held then
         return_job(job, id, state)
         unheld_ids[#unheld_ids + 1] = id
@@ -53,7 +53,7 @@ for n = 1, items do
       if is_held and not may_free.person and state.held_at then redis.call('HSET', job, 'held_at', state.held_at) end
       results[n] = 'unheld'
     else
-      results[n] = state.hold_cause
+      results[n] = cause
     end
   elseif state.status == 'pending' or state.status == 'processing' or state.status == 'retrying' then
     results[n] = 'not-held'

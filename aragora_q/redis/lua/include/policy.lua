@@ -41,7 +41,7 @@ local function compile_policy()
     local kind, name = string.match(rows[n], '^(%w+):(.*)$')
     local value = decode(rows[n + 1])
     if kind == 'budget' and value then budgets[name] = rule_of(value.rule) or budgets[name] end
-    if kind == 'pause' and value then paused[name] = value end
+    if kind == 'pause' and value and type(value.at) == 'number' then paused[name] = value end
   end
   local list = {}
   for name, budget in pairs(budgets) do
