@@ -136,10 +136,12 @@ async def resume(
         changed = await accounts.resume(name)
         found, pauses = await accounts.accounts(), await accounts.pauses()
     known = _names(found)
-    for pause in (_pause_of(each, pauses) for each in found if each.name == name):
-        if pause is not None:
+    for each in found:
+        pause = _pause_of(each, pauses)
+        if pause is not None and name in {each.name, each.provider}:
+            whose = "" if pause.name == each.name else f" with {pause.name}"
             raise typer.BadParameter(
-                f"{name} stays paused with {pause.name}: aragora-q providers resume {pause.name}",
+                f"{each.name} stays paused{whose}: aragora-q providers resume {pause.name}",
                 param_hint="NAME",
             )
     if not changed and name not in known:
