@@ -215,18 +215,23 @@ def _print_table(
     for each in found:
         pause = _pause_of(each, pauses)
         why = _why(pause, now) if pause is not None else each.reason
-        seconds = each.opens_in_seconds
-        until = "" if seconds is None else duration(seconds)
         limit = "" if each.limit is None else str(each.limit)
         numbers = (str(each.under_way), limit, str(each.waiting), str(each.faults))
         names = truncate(", ".join(agents[each.name]), 60)
-        rows.append((each.name, each.state, until, why, *numbers, names))
+        rows.append((each.name, each.state, _opens(each), why, *numbers, names))
     rows += [
-        (each.name, "paused", "", _why(each, now), "0", "", "0", "0", "")
+        (each.name, "paused", "on resume", _why(each, now), "0", "", "0", "0", "")
         for each in _unused(pauses, found)
     ]
-    head = ("ACCOUNT", "STATE", "OPENS IN", "WHY", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS")
+    head = ("ACCOUNT", "STATE", "OPENS", "WHY", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS")
     output.table(head, rows)
+
+
+def _opens(account: Account) -> str:
+    if not account.is_closed:
+        return ""
+    seconds = account.opens_in_seconds
+    return "on resume" if seconds is None else f"in {duration(seconds)}"
 
 
 def _why(pause: Pause, now: float) -> str:

@@ -32,8 +32,8 @@ def test_list_shows_which_accounts_take_no_calls_and_why(run_cli, use):
     use(3, "credit_exhausted")
     shown = run_cli("providers", "list")
     assert shown.code == 0
-    assert "stub@2   closed  5 min     the provider's rate limit" in shown.out
-    assert "the provider's credit is used up" in shown.out
+    assert "stub@2   closed  in 5 min   the provider's rate limit" in shown.out
+    assert "stub@3   closed  on resume  the account's credit is used up" in shown.out
     rows = run_cli("providers", "list", "--json").objects
     states = [(row["account"], row["state"], row["until"] is None) for row in rows]
     assert states == [
