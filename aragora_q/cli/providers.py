@@ -27,8 +27,9 @@ def _providers() -> None:
     """List, pause and resume providers of models.
 
     An account is a provider with its address and an API key; all workers of all queues with the same
-    prefix share its gate. A gate closes when the provider refuses calls, and opens by itself; while it is
-    closed, workers put off the jobs that need it and run others.
+    prefix share its gate. A gate closes when the provider refuses calls, and opens by itself, but not if the
+    account's credit is used up: then `resume` opens it. While it is closed, workers put off the jobs that
+    need it and run others.
     """
 
 
@@ -66,7 +67,7 @@ async def list_(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only accounts.")] = False,
 ) -> None:
-    """List accounts that were called, and paused providers."""
+    """List accounts that jobs have needed, and paused providers."""
     async with _open_accounts(queue) as accounts:
         found, pauses = await accounts.accounts(), await accounts.pauses()
         agents = await accounts.agents(each.name for each in found)
