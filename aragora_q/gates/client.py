@@ -330,7 +330,11 @@ def _over_budget(  # noqa: PLR0913, PLR0917 - what the script answers
         text = f"{name}: a limit in US dollars, but no price is known for {call.model:.100}: add it to [prices]"
     elif why == b"never":
         most, least, more = (dollars(n / MICROS) for n in (limit, needed_by_job, needed))
-        needs = f"the job needs at least {least}" if needed_by_job > needed else f"a call may cost {more}"
+        needs = (
+            f"the job needs at least {least}"
+            if needed_by_job > needed
+            else f"a call may cost {more}"
+        )
         text = f"{name}: the limit is {most}, and {needs}"
     else:
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
