@@ -213,7 +213,8 @@ def _parse_amount(text: str) -> dict[str, Any]:
     match = re.fullmatch(r"\$?([0-9]{1,12}(?:\.[0-9]{1,6})?)(?:/([a-z]+))?", text)
     if not match:
         raise typer.BadParameter(
-            f"{text!r:.100} is not US dollars, such as 50, 0.25 or 50/day", param_hint="AMOUNT"
+            f"{text!r:.100} is not US dollars with at most 6 decimals, such as 50, 0.25 or 50/day",
+            param_hint="AMOUNT",
         )
     return {"limit_usd": float(match[1]), "window": match[2]}
 

@@ -27,8 +27,9 @@ def _providers() -> None:
     """List, pause and resume providers of models.
 
     An account is a provider with its address and an API key; all workers of all queues with the same
-    prefix share its gate. A gate closes when the provider refuses calls, and opens by itself; while it is
-    closed, workers put off the jobs that need it and run others.
+    prefix share its gate. A gate closes when the provider refuses calls, and opens by itself, but not if the
+    account's credit is used up: then `resume` opens it. While it is closed, workers put off the jobs that
+    need it and run others.
     """
 
 
@@ -66,7 +67,7 @@ async def list_(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only accounts.")] = False,
 ) -> None:
-    """List accounts that were called, and paused providers."""
+    """List accounts that jobs have needed, and paused providers."""
     async with _open_accounts(queue) as accounts:
         found, pauses = await accounts.accounts(), await accounts.pauses()
         agents = await accounts.agents(each.name for each in found)
@@ -136,10 +137,12 @@ async def resume(
         changed = await accounts.resume(name)
         found, pauses = await accounts.accounts(), await accounts.pauses()
     known = _names(found)
-    for pause in (_pause_of(each, pauses) for each in found if each.name == name):
-        if pause is not None:
+    for each in found:
+        pause = _pause_of(each, pauses)
+        if pause is not None and name in {each.name, each.provider}:
+            whose = "" if pause.name == each.name else f" with {pause.name}"
             raise typer.BadParameter(
-                f"{name} stays paused with {pause.name}: aragora-q providers resume {pause.name}",
+                f"{each.name} stays paused{whose}: aragora-q providers resume {pause.name}",
                 param_hint="NAME",
             )
     if not changed and name not in known:
@@ -213,18 +216,23 @@ def _print_table(
     for each in found:
         pause = _pause_of(each, pauses)
         why = _why(pause, now) if pause is not None else each.reason
-        seconds = each.opens_in_seconds
-        until = "" if seconds is None else duration(seconds)
         limit = "" if each.limit is None else str(each.limit)
         numbers = (str(each.under_way), limit, str(each.waiting), str(each.faults))
         names = truncate(", ".join(agents[each.name]), 60)
-        rows.append((each.name, each.state, until, why, *numbers, names))
+        rows.append((each.name, each.state, _opens(each), why, *numbers, names))
     rows += [
-        (each.name, "paused", "", _why(each, now), "0", "", "0", "0", "")
+        (each.name, "paused", "on resume", _why(each, now), "0", "", "0", "0", "")
         for each in _unused(pauses, found)
     ]
-    head = ("ACCOUNT", "STATE", "OPENS IN", "WHY", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS")
+    head = ("ACCOUNT", "STATE", "OPENS", "WHY", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS")
     output.table(head, rows)
+
+
+def _opens(account: Account) -> str:
+    if not account.is_closed:
+        return ""
+    seconds = account.opens_in_seconds
+    return "on resume" if seconds is None else f"in {duration(seconds)}"
 
 
 def _why(pause: Pause, now: float) -> str:

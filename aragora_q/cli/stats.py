@@ -175,7 +175,8 @@ def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
     closed = stats["closed_providers"] or ()
     for each in closed[:MAX_CLOSED]:
         seconds = each["seconds"]
-        resume = f"until aragora-q providers resume {each['provider']}"
+        name = each["account" if each["closed_by"] == "credit" else "provider"]
+        resume = f"until aragora-q providers resume {name}"
         until = resume if seconds is None else f"for {duration(seconds)}"
         yield f"provider {each['account']} takes no calls {until}: {each['reason']}"
     if (more := len(closed) - MAX_CLOSED) > 0:

@@ -268,7 +268,7 @@ def _ways_out(job_id: str, hold: Hold) -> Iterator[str]:
         yield from _rows("freed", f"{when}: aragora-q budget show {name}")
         yield _row("to try now", unhold)
     elif hold.cause == "provider":
-        yield _row("freed", "when it takes calls again: aragora-q providers list")
+        yield _row("freed", "when its account takes calls again: aragora-q providers list")
     else:
         yield _row("to free it", unhold)
 

@@ -21,7 +21,7 @@ CLOSED_BY = {
     "rate_limited": "the provider's rate limit",
     "overloaded": "the provider is overloaded",
     "outage": "calls failed five times in a row",
-    "credit": "the provider's credit is used up",
+    "credit": "the account's credit is used up",
     "paused": "paused by an operator",
 }
 """Why an account takes no calls, by what scripts answer."""

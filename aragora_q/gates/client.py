@@ -329,9 +329,14 @@ def _over_budget(  # noqa: PLR0913, PLR0917 - what the script answers
         text = f"max_tokens is {limit}, used {spent}, reserved {reserved}, and a call may need {needed}"
     elif why == b"unpriced":
         text = f"{name}: a limit in US dollars, but no price is known for {call.model:.100}: add it to [prices]"
-    elif why == b"never" and needed_by_job > needed:
-        most, least = dollars(limit / MICROS), dollars(needed_by_job / MICROS)
-        text = f"{name}: the limit is {most}, and the job needs at least {least}"
+    elif why == b"never":
+        most, least, more = (dollars(n / MICROS) for n in (limit, needed_by_job, needed))
+        needs = (
+            f"the job needs at least {least}"
+            if needed_by_job > needed
+            else f"a call may cost {more}"
+        )
+        text = f"{name}: the limit is {most}, and {needs}"
     else:
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
         text = f"{name}: {gone} of {most} spent, {kept} reserved, and a call may cost {more}"

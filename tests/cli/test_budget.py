@@ -161,7 +161,8 @@ def test_a_misspelled_name_has_a_hint(declared, run_cli):
 @pytest.mark.parametrize(
     ("args", "rule"),
     [
-        (("x", "50EUR/day"), "AMOUNT: '50EUR/day' is not US dollars, such as 50, 0.25 or 50/day"),
+        (("x", "0.0000001/day"), "is not US dollars with at most 6 decimals, such as 50, 0.25"),
+        (("x", "50EUR/day"), "AMOUNT: '50EUR/day' is not US dollars"),
         (("x", "1e99/day"), "AMOUNT: '1e99/day' is not US dollars"),
         (("x", "nan/day"), "AMOUNT: 'nan/day' is not US dollars"),
         (("x", ""), "AMOUNT: '' is not US dollars"),

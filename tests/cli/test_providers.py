@@ -32,8 +32,8 @@ def test_list_shows_which_accounts_take_no_calls_and_why(run_cli, use):
     use(3, "credit_exhausted")
     shown = run_cli("providers", "list")
     assert shown.code == 0
-    assert "stub@2   closed  5 min     the provider's rate limit" in shown.out
-    assert "the provider's credit is used up" in shown.out
+    assert "stub@2   closed  in 5 min   the provider's rate limit" in shown.out
+    assert "stub@3   closed  on resume  the account's credit is used up" in shown.out
     rows = run_cli("providers", "list", "--json").objects
     states = [(row["account"], row["state"], row["until"] is None) for row in rows]
     assert states == [
@@ -83,6 +83,38 @@ def test_a_provider_may_be_paused_before_its_first_call(run_cli):
     assert (row["account"], row["provider"], row["state"]) == (None, "later", "paused")
     assert "later" in run_cli("providers", "list").out
     assert run_cli("providers", "resume", "later", "--json").object["changed"] is True
+
+
+def test_an_account_of_a_paused_provider_is_known_before_its_first_call(run_cli, on_queue):
+    """The first call that is refused lists it: its held jobs stay held, and `stats` names it."""
+
+    async def ask(harness):
+        gates = harness.queue.gates("w1")
+        call = Call("c1", "writer", "stub", "stub@1", "m", 1, 1, None)
+        try:
+            await gates.acquire(Job({}, id="j"), call)
+            return await gates.free_calls(["stub@1"])
+        finally:
+            await gates.close()
+
+    run_cli("providers", "pause", "stub")
+    assert on_queue(ask) == [0]
+    [row] = run_cli("providers", "list", "--json").objects
+    assert (row["account"], row["state"], row["agents"]) == ("stub@1", "paused", ["writer"])
+    [warning] = run_cli("stats", "--json").object["warnings"]
+    assert "provider stub@1 takes no calls" in warning
+    assert run_cli("providers", "resume", "stub@1").code == 2
+    assert run_cli("providers", "resume", "stub").err == "stub takes calls again\n"
+
+
+def test_a_provider_whose_account_stays_paused_is_not_resumed_silently(run_cli, use):
+    """What paused the account has another name: the line says which."""
+    use(1, "ok")
+    run_cli("providers", "pause", "stub@1")
+    refused = run_cli("providers", "resume", "stub")
+    assert refused.code == 2
+    assert "stub@1 stays paused: aragora-q providers resume stub@1" in refused.err
+    assert run_cli("providers", "resume", "stub@1").code == 0
 
 
 def test_an_unknown_provider_cannot_be_resumed(run_cli, use):

@@ -210,8 +210,8 @@ def test_money_and_closed_providers(run_cli, on_queue):
     limited, used_up, *_ = [text for text in seen["warnings"] if text.startswith("provider ")]
     assert limited.endswith(": the provider's rate limit")
     assert used_up == (
-        "provider other@2 takes no calls until aragora-q providers resume other: "
-        "the provider's credit is used up"
+        "provider other@2 takes no calls until aragora-q providers resume other@2: "
+        "the account's credit is used up"
     )
     [row] = [line for line in run_cli("stats").lines if line.startswith("spent ")]
     assert row.split(maxsplit=2)[1:] == [

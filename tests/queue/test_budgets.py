@@ -147,6 +147,15 @@ async def test_a_job_needs_its_least_of_a_budget_for_whole_jobs(gates, book, sco
         assert "and the job needs at least $30" in answer.why
 
 
+async def test_a_call_above_the_limit_is_refused_for_good(gates, book):
+    """Whatever is spent; the reason names the limit, not what is left of it."""
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    answer = await gates.acquire(Job({}), _call(20.0))
+    assert isinstance(answer, OverBudget)
+    assert not answer.can_ever_fit
+    assert answer.why == "budget day: the limit is $10.00, and a call may cost $20.00"
+
+
 @pytest.mark.parametrize("window", ["hour", "day", "month", "total"])
 async def test_a_window_ends_where_utc_says(book, window):
     """The book shows the end of the current window."""

@@ -62,9 +62,22 @@ local function refuse(...)
   return {...}
 end
 
+-- List the account with its provider and agents, for operators, and so that a pause of the provider is known to be one
+-- of the account.
+local function list_account()
+  redis.call('ZADD', accounts, now_text, account)
+  if state.provider ~= provider then redis.call('HSET', account_key, 'provider', provider) end
+  if not state[agent_field] and redis.call('HLEN', account_key) < MAX_AGENTS then
+    redis.call('HSET', account_key, agent_field, now_text)
+  end
+end
+
 -- 1. The account is closed.
 local closed_ms, why = closed_for(rules, account, provider, state)
-if closed_ms ~= 0 then return refuse('closed', closed_ms, why) end
+if closed_ms ~= 0 then
+  list_account()  -- no call of it may have been granted yet
+  return refuse('closed', closed_ms, why)
+end
 
 -- 2. A budget has no room, not even without the reservations of other calls.
 local budgets = budgets_for(rules, {queue = queue, tenant = tenant, group = group, provider = provider, agent = agent})
@@ -149,11 +162,7 @@ if limits.tokens_per_minute then
 end
 if is_probe then redis.call('HSET', account_key, 'probe', call_id, 'probe_until', text(now + PROBE_MS)) end
 leave_line(account, call_id)
-redis.call('ZADD', accounts, now_text, account)
-if state.provider ~= provider then redis.call('HSET', account_key, 'provider', provider) end
-if not state[agent_field] and redis.call('HLEN', account_key) < MAX_AGENTS then
-  redis.call('HSET', account_key, agent_field, now_text)
-end
+list_account()
 redis.call('ZADD', permits, text(now + lease_ms), call_id)
 redis.call('ZADD', reservations, text(now + timeout_ms), call_id)
 record = {
