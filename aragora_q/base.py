@@ -92,7 +92,7 @@ class Hold:
     """The operator as user@host, or the budget or provider in the way; may be empty."""
     reason: str
     since: float
-    """When the job was held: first, if it was freed automatically since; of a running job: when that was asked."""
+    """When the job was held, the first time if it was freed automatically since; or when that was asked."""
     until: float | None = None
     """When the hold ends in any case; None: not before it is freed."""
 
