@@ -38,6 +38,7 @@ from functools import cached_property
 
 from aragora_q.base import (
     AUTOMATIC_CAUSES,
+    GATES,
     JOB_ID_PUNCTUATION,
     LANES,
     MAX_JOB_ID_CHARS,
@@ -82,9 +83,6 @@ CALL_TTL_MS = 86_400_000
 
 COUNTER_MS = 172_800_000
 """How long the counter of a budget is kept after its window: calls of the window are settled late."""
-
-GATES = "gates"
-"""The name in the keys of the gates, which no queue may have."""
 
 LUA_CONSTANTS: dict[str, str | int] = {
     "GROUP": GROUP,
