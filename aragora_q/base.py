@@ -92,7 +92,7 @@ class Hold:
     """The operator as user@host, or the budget or provider in the way; may be empty."""
     reason: str
     since: float
-    """When the job was held, before automatic releases; of a running job: when the hold was asked."""
+    """When the job was held, the first time if it was freed automatically since; or when that was asked."""
     until: float | None = None
     """When the hold ends in any case; None: not before it is freed."""
 
@@ -398,6 +398,9 @@ WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 
 QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """A queue name: lower case, no braces (they delimit a cluster's hash tag), no colon."""
+
+GATES = "gates"
+"""The name in the keys of the gates, which no queue may have."""
 
 
 def lane_of(priority: int) -> str:

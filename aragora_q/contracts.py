@@ -149,15 +149,15 @@ class PromotionResult:
 
 @dataclass(frozen=True, slots=True)
 class HeldJob:
-    """A job that may be freed automatically. Times are Unix seconds of the server's clock."""
+    """A job that may be freed automatically."""
 
     id: str
     cause: HoldCause
     by: str
     usd: float | None
     """What the job needs to go on, if that is known."""
-    held_at: float
     until: float | None
+    """When its hold ends in any case, in Unix seconds of the server's clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class GateClosed(RetryLater):
 
 
 class HoldJob(AragoraQError):
-    """Raised by an executor to hold its job: it is not started again until it is released from the hold.
+    """Raised by an executor to hold its job: it is not started again until it is freed.
 
     The attempt is not charged. `cause` is `executor`; `acquire` raises it with `budget` or `provider`, and the
     job is freed when that has room again. `by` names what is in the way, in at most 64 bytes; `usd` is what the

@@ -65,11 +65,6 @@ class LimitedProvider:
         self.shut_until = time.monotonic() + seconds
 
     @property
-    def billed_tokens(self) -> int:
-        """What its replies cost so far."""
-        return TOKENS * len(self.useful)
-
-    @property
     def useful(self) -> list[float]:
         """When the requests came that were answered."""
         return [at for at, status in self.requests if status == 200]

@@ -68,14 +68,14 @@ class Scripted:
     def digest(self, request: AgentRequest) -> str:
         return stable_hash(repr(request))
 
-    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:  # noqa: ARG002
+    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:  # noqa: ARG002 - as `Agent`
         return len(prompt_for(request).text) // CHARS_PER_TOKEN
 
     async def reply(
         self,
         request: AgentRequest,
-        manner: Manner = PLAIN,  # noqa: ARG002
-        max_output_tokens: int | None = None,  # noqa: ARG002
+        manner: Manner = PLAIN,  # noqa: ARG002 - as `Agent`
+        max_output_tokens: int | None = None,  # noqa: ARG002 - likewise
     ) -> Reply:
         value: dict[str, Any] = {"answer": self.verdict, "reasons": REASONS}
         if isinstance(request, Revise | Discuss):
@@ -113,7 +113,7 @@ class Registry:
     def resolve(self, names: Iterable[str]) -> None:
         """Accept all names."""
 
-    async def agent(self, name: str, seat: int) -> Scripted:  # noqa: ARG002
+    async def agent(self, name: str, seat: int) -> Scripted:  # noqa: ARG002 - as the registry
         return self._agents[seat]
 
 

@@ -90,10 +90,8 @@ async def show(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False)
         for each in uncertain:
             output.line(each)
         if found.override is not None:
-            by = f"set by {found.override.by}" if found.override.by else "set"
-            reason = f": {found.override.reason}" if found.override.reason else ""
             now = await queue.tracker.server_time()
-            output.line(f"{by}, {output.ago(found.override.at / 1000, now)}{reason}")
+            output.line(found.override.text("set", now))
         if found.declared_by:
             workers = ", ".join(found.declared_by)
             output.line(f"declared by {output.truncate(workers, 200)}")
@@ -300,14 +298,13 @@ async def _as_json(book: Book, found: Budget) -> dict[str, Any]:
     not end), `spending` (each `scope`, `spent_usd`, `reserved_usd`, `estimated_usd`, `overrun_usd`).
     """
     ends_at, spendings = await book.spending(found.name)
-    override = found.override
     return {
         "name": found.name,
         "scope": found.scope,
         "window": found.window,
         "limit_usd": found.limit_usd,
         "on_full": found.on_full,
-        "override": override and {"by": override.by, "at": override.at, "reason": override.reason},
+        "override": None if found.override is None else found.override.as_json(),
         "declared_by": list(found.declared_by),
         "window_ends_at": ends_at,
         "spending": [

@@ -11,10 +11,11 @@ import typer
 from aragora_q.cli import SETTINGS, options, output
 from aragora_q.cli.options import CODES, AsJson, Reason, with_queue
 from aragora_q.errors import ProviderNotFound, did_you_mean
-from aragora_q.formats import ago, duration, truncate
+from aragora_q.formats import duration, truncate
 
 if TYPE_CHECKING:
-    from aragora_q.gates.accounts import Account, Accounts, Pause
+    from aragora_q.gates.accounts import Account, Accounts
+    from aragora_q.gates.overrides import Override
     from aragora_q.streams.queue import RedisStreamsQueue
 
 MAX_NAME_CHARS = 200
@@ -77,8 +78,8 @@ async def list_(
     elif as_json:
         for each in found:
             output.json_line(_as_json(each, agents[each.name], _pause_of(each, pauses), now))
-        for pause in _unused(pauses, found):
-            output.json_line(_unused_as_json(pause))
+        for name in _unused(pauses, found):
+            output.json_line(_unused_as_json(name, pauses[name]))
     elif not found and not pauses:
         output.info(f"no provider was called yet at {queue.connection.address}")
     else:
@@ -104,7 +105,7 @@ async def pause(
     by `resume`.
     """
     async with _open_accounts(queue) as accounts:
-        was_paused = name in {each.name for each in await accounts.pauses()}
+        was_paused = name in await accounts.pauses()
         if (
             reason or not was_paused
         ):  # a reason that another operator gave stays until there is a new one
@@ -138,11 +139,11 @@ async def resume(
         found, pauses = await accounts.accounts(), await accounts.pauses()
     known = _names(found)
     for each in found:
-        pause = _pause_of(each, pauses)
-        if pause is not None and name in {each.name, each.provider}:
-            whose = "" if pause.name == each.name else f" with {pause.name}"
+        paused = next((n for n in (each.name, each.provider) if n in pauses), None)
+        if paused is not None and name in {each.name, each.provider}:
+            whose = "" if paused == each.name else f" with {paused}"
             raise typer.BadParameter(
-                f"{each.name} stays paused{whose}: aragora-q providers resume {pause.name}",
+                f"{each.name} stays paused{whose}: aragora-q providers resume {paused}",
                 param_hint="NAME",
             )
     if not changed and name not in known:
@@ -167,19 +168,19 @@ def _names(found: list[Account]) -> set[str]:
     return {each.name for each in found} | {each.provider for each in found if each.provider}
 
 
-def _pause_of(account: Account, pauses: list[Pause]) -> Pause | None:
+def _pause_of(account: Account, pauses: Mapping[str, Override]) -> Override | None:
     """Return the pause of an account, or of its provider."""
-    by_name = {each.name: each for each in pauses}
-    return by_name.get(account.name) or by_name.get(account.provider)
+    return pauses.get(account.name) or pauses.get(account.provider)
 
 
-def _unused(pauses: list[Pause], found: list[Account]) -> list[Pause]:
-    """Return the pauses of what no call has used."""
-    return [each for each in pauses if each.name not in _names(found)]
+def _unused(pauses: Mapping[str, Override], found: list[Account]) -> list[str]:
+    """Return the names of what is paused and was not called."""
+    known = _names(found)
+    return [name for name in pauses if name not in known]
 
 
 def _as_json(
-    account: Account, agents: Sequence[str], pause: Pause | None, now: float
+    account: Account, agents: Sequence[str], pause: Override | None, now: float
 ) -> dict[str, Any]:
     seconds = account.opens_in_seconds
     return {
@@ -193,36 +194,35 @@ def _as_json(
         "waiting": account.waiting,
         "faults": account.faults,
         "agents": list(agents),
-        "pause": None if pause is None else _pause_json(pause),
+        "pause": None if pause is None else pause.as_json(),
     }
 
 
-def _unused_as_json(pause: Pause) -> dict[str, Any]:
+def _unused_as_json(name: str, pause: Override) -> dict[str, Any]:
     return {
-        "account": None, "provider": pause.name, "state": "paused", "why": "paused by an operator",
+        "account": None, "provider": name, "state": "paused", "why": "paused by an operator",
         "until": None, "limit": None, "under_way": 0, "waiting": 0, "faults": 0, "agents": [],
-        "pause": _pause_json(pause),
+        "pause": pause.as_json(),
     }  # fmt: skip
 
 
-def _pause_json(pause: Pause) -> dict[str, Any]:
-    return {"by": pause.by, "reason": pause.reason, "at": pause.at}
-
-
 def _print_table(
-    found: list[Account], agents: Mapping[str, Sequence[str]], pauses: list[Pause], now: float
+    found: list[Account],
+    agents: Mapping[str, Sequence[str]],
+    pauses: Mapping[str, Override],
+    now: float,
 ) -> None:
     rows = []
     for each in found:
         pause = _pause_of(each, pauses)
-        why = _why(pause, now) if pause is not None else each.reason
+        why = pause.text("paused", now) if pause is not None else each.reason
         limit = "" if each.limit is None else str(each.limit)
         numbers = (str(each.under_way), limit, str(each.waiting), str(each.faults))
         names = truncate(", ".join(agents[each.name]), 60)
         rows.append((each.name, each.state, _opens(each), why, *numbers, names))
     rows += [
-        (each.name, "paused", "on resume", _why(each, now), "0", "", "0", "0", "")
-        for each in _unused(pauses, found)
+        (name, "paused", "on resume", pauses[name].text("paused", now), "0", "", "0", "0", "")
+        for name in _unused(pauses, found)
     ]
     head = ("ACCOUNT", "STATE", "OPENS", "WHY", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS")
     output.table(head, rows)
@@ -233,9 +233,3 @@ def _opens(account: Account) -> str:
         return ""
     seconds = account.opens_in_seconds
     return "on resume" if seconds is None else f"in {duration(seconds)}"
-
-
-def _why(pause: Pause, now: float) -> str:
-    by = f" by {pause.by}" if pause.by else ""
-    reason = f": {pause.reason}" if pause.reason else ""
-    return f"paused{by} {ago(pause.at / 1000, now)}{reason}"

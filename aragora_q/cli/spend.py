@@ -13,7 +13,7 @@ import typer
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import Group, Moment, Tenant, parse_moment
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
-from aragora_q.formats import dollars, dollars_or_unknown
+from aragora_q.formats import DAY_SECONDS, dollars, dollars_or_unknown
 from aragora_q.labels import check_labels
 from aragora_q.money import MICROS, SPENT_BY
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 DEFAULT_DAYS = 7
-DAY_SECONDS = 86_400
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet run a cell."""

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aragora_q.base import MAX_USD, QUEUE_NAME_PATTERN
+from aragora_q.base import GATES, MAX_USD, QUEUE_NAME_PATTERN
 from aragora_q.config.messages import explain
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl
 from aragora_q.config.sources import LayeredSource
@@ -414,8 +414,8 @@ class QueueConfig(BaseSettings):
     @field_validator("queue")
     @classmethod
     def _is_not_reserved(cls, value: str) -> str:
-        if value == "gates":
-            raise ValueError("must not be gates: keys of budgets and providers have this name")
+        if value == GATES:
+            raise ValueError(f"must not be {GATES}: keys of budgets and providers have this name")
         return value
 
     @field_validator("budgets", "providers")

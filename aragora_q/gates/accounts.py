@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from aragora_q import codec, loose
+from aragora_q.gates.overrides import Override, read_overrides, write_override
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
@@ -88,16 +88,6 @@ class Account:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """What an operator paused: an account, or all accounts of a provider. `at` is in Unix ms."""
-
-    name: str
-    by: str
-    reason: str
-    at: int
-
-
 class Accounts:
     """Reads the accounts of a prefix, and pauses and resumes them."""
 
@@ -126,29 +116,17 @@ class Accounts:
                 )
         return found
 
-    async def pauses(self) -> list[Pause]:
-        """Return what operators have paused, by name."""
-        reply = await self._connection.execute("HGETALL", self._keys.named["overrides"])
-        fields = {replies.text(name): text for name, text in replies.pairs(reply)}
-        return [
-            _pause(field.removeprefix("pause:"), fields[field])
-            for field in sorted(fields)
-            if field.startswith("pause:")
-        ]
+    async def pauses(self) -> dict[str, Override]:
+        """Return what operators have paused, by name: accounts, and providers with all their accounts."""
+        return await read_overrides(self._connection, "pause")
 
     async def pause(self, name: str, *, by: str, reason: str = "") -> None:
         """Let no call to an account, or to any account of a provider, begin. Calls under way go on."""
-        await self._override(name, codec.encode({"by": by, "reason": reason}))
+        await write_override(self._connection, "pause", name, {"by": by, "reason": reason})
 
     async def resume(self, name: str) -> bool:
         """End a pause, and open what is closed for other reasons. Returns False if nothing was closed."""
-        return await self._override(name, b"") == b"reset"
-
-    async def _override(self, name: str, value: bytes) -> bytes:
-        result: bytes = await self._connection.run(
-            "gate_override", kind="pause", name=name, value=value
-        )
-        return result
+        return await write_override(self._connection, "pause", name, None)
 
 
 async def read_accounts(connection: Connection, names: Iterable[str]) -> list[Account]:
@@ -182,14 +160,4 @@ def _account(
         under_way=under_way,
         waiting=waiting,
         faults=faults,
-    )
-
-
-def _pause(name: str, text: bytes) -> Pause:
-    value = loose.json_object(text)  # another program may have written it
-    return Pause(
-        name,
-        loose.text(value.get("by")),
-        loose.text(value.get("reason")),
-        loose.whole(value.get("at")),
     )

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q import codec, loose
+from aragora_q import loose
 from aragora_q.config.settings import BudgetConfig
+from aragora_q.gates.overrides import Override, read_overrides, write_override
 from aragora_q.gates.policy import budget_rule
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
@@ -18,15 +19,6 @@ from aragora_q.redis.connection import Connection
 
 PAGE = 100
 """Values of a scope that one call reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """What an operator set. `at` is in Unix ms of the server's clock."""
-
-    by: str
-    at: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +78,11 @@ class Book:
     async def budgets(self) -> list[Budget]:
         """Return the budgets that apply now, by name."""
         policy = await self._connection.execute("GET", self._keys.named["policy"])
-        overrides = await self._connection.execute("HGETALL", self._keys.named["overrides"])
-        fields = {replies.text(name): text for name, text in replies.pairs(overrides)}
+        overrides = await read_overrides(self._connection, "budget")
         declarations = await self.declarations()
         rules = loose.json_object(policy).get("budgets")
         return [
-            _budget(rule, loose.json_object(fields.get(f"budget:{rule['name']}")), declarations)
+            _budget(rule, overrides.get(rule["name"]), declarations)
             for rule in (rules if isinstance(rules, list) else [])
         ]
 
@@ -155,21 +146,15 @@ class Book:
     ) -> None:
         """Set a budget for all workers, over what they declare, until it is reset."""
         value = {"rule": budget_rule(budget), "by": by, "reason": reason}
-        await self._override(name, codec.encode(value))
+        await write_override(self._connection, "budget", name, value)
 
     async def reset_budget(self, name: str) -> bool:
         """Let what workers declare apply again. Returns False if nothing was set."""
-        return await self._override(name, b"") == b"reset"
-
-    async def _override(self, name: str, value: bytes) -> bytes:
-        result: bytes = await self._connection.run(
-            "gate_override", kind="budget", name=name, value=value
-        )
-        return result
+        return await write_override(self._connection, "budget", name, None)
 
 
 def _budget(
-    rule: Mapping[str, Any], override: Mapping[str, Any], declarations: list[Declaration]
+    rule: Mapping[str, Any], found: Override | None, declarations: list[Declaration]
 ) -> Budget:
     value = f":{rule['value']}" if rule["value"] else ""
     return Budget(
@@ -178,13 +163,7 @@ def _budget(
         window=rule["window"],
         limit_usd=rule["limit"] / MICROS,
         on_full=rule["on_full"],
-        override=Override(
-            loose.text(override.get("by")),
-            loose.whole(override.get("at")),
-            loose.text(override.get("reason")),
-        )
-        if override
-        else None,
+        override=found,
         declared_by=tuple(
             sorted(w for each in declarations if rule["name"] in each.budgets for w in each.workers)
         ),

@@ -1,6 +1,7 @@
-"""Every Redis key of a queue, and the constants that Python and the Lua scripts share.
+"""Every Redis key of a queue and of the gates, and the constants that Python and the Lua scripts share.
 
-The only module that spells a key. Used by the queue, the status tracker and the script loader.
+The only module that spells a key; `GateKeys` has those of the gates. Used by the queue, the gates, the
+status tracker and the script loader.
 On a single Redis the names are literal (`aragora:queue:debates:stream`); on a Redis Cluster the
 queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of a queue share a slot.
 
@@ -37,6 +38,7 @@ from functools import cached_property
 
 from aragora_q.base import (
     AUTOMATIC_CAUSES,
+    GATES,
     JOB_ID_PUNCTUATION,
     LANES,
     MAX_JOB_ID_CHARS,
@@ -81,9 +83,6 @@ CALL_TTL_MS = 86_400_000
 
 COUNTER_MS = 172_800_000
 """How long the counter of a budget is kept after its window: calls of the window are settled late."""
-
-GATES = "gates"
-"""The name in the keys of the gates, which no queue may have."""
 
 LUA_CONSTANTS: dict[str, str | int] = {
     "GROUP": GROUP,
@@ -285,7 +284,7 @@ class GateKeys:
     | `waiters:<a>`, `waiters:<a>:seen` | zset | waiting calls by arrival; by when their turn ends |
     | `reservations`             | zset   | calls that are not settled by the end of their time limit, ms |
     | `call:<id>`                | string | JSON: record of a call, until a day after it was booked       |
-    | `spent:<budget>:<value>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
+    | `spent:<budget>/<scope>:<window>` | hash | `spent`, `reserved`, `estimated`, `overrun` in micro-dollars |
     | `job:<queue>/<id>/<created>` | hash | the same for one job's own limits, and tokens                 |
     | `window:<window>`          | zset   | which budgets and values have a counter in a window           |
     | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent … |

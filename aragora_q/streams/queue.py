@@ -661,13 +661,12 @@ def default_worker_id() -> str:
 
 
 def _held_job(row: Sequence[bytes]) -> HeldJob:
-    job_id, cause, by, micros, held_at_ms, until_ms = map(replies.text, row)
+    job_id, cause, by, micros, until_ms = map(replies.text, row)
     return HeldJob(
         job_id,
         cast("HoldCause", cause),
         by,
         int(micros) / MICROS if micros else None,
-        float(held_at_ms) / 1000,
         int(until_ms) / 1000 if until_ms else None,
     )
 

@@ -277,6 +277,24 @@ async def test_an_operator_pauses_a_provider_or_one_account(fleet, name):
     await fleet.grant("2")
 
 
+async def test_damaged_pauses_and_limits_do_not_count(fleet):
+    """What another program wrote is left out; calls go on, a worker's limits apply, and a pause can be set."""
+    named = fleet.keys.named
+    for n, text in enumerate(("{}", "[]", '{"at":"noon"}', '{"at":null}')):
+        fleet.redis.hset(named["overrides"], f"pause:{('stub', ACCOUNT)[n % 2]}", text)
+        limits = {"stub": json.loads(text), "other": n}
+        for name, value in (("a", limits), ("b", n), ("c", {"stub": {"max_concurrent": "many"}})):
+            fleet.redis.hset(named["declared"], f"{name}{n}", json.dumps({"providers": value}))
+        fleet.redis.hset(named["declared"], f"d{n}", json.dumps({"budgets": n}))
+        await fleet.limit(max_concurrent=1)
+        await fleet.grant(f"{n}")
+        assert isinstance(await fleet.ask(f"more{n}"), WaitTurn)
+        await fleet.settle(f"{n}", "ok")
+        await fleet.settle(f"more{n}", "not_sent")
+    assert await fleet.override("stub", json.dumps({"reason": "bill"})) == b"set"
+    assert isinstance(await fleet.ask("more"), Closed)
+
+
 async def test_calls_wait_in_the_order_in_which_they_first_asked(fleet):
     """A call that comes later does not take the place that a waiting one is due."""
     await fleet.limit(max_concurrent=2)

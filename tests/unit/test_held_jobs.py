@@ -15,8 +15,7 @@ class Queue:
 
     def __init__(self, needs):
         self.held = [
-            HeldJob(f"j{n:03}", "budget", by, usd, float(n), None)
-            for n, (by, usd) in enumerate(needs)
+            HeldJob(f"j{n:03}", "budget", by, usd, None) for n, (by, usd) in enumerate(needs)
         ]
         self.freed = []
 

@@ -138,9 +138,8 @@ def create(config: QueueConfig) -> Executor:
         ConfigError: a configured agent cannot be built (unknown provider, missing key or extra).
 
     """
-    # Names are checked without these.
-    from aragora_q.executors.debate import quote  # noqa: PLC0415
-    from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415
+    from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
+    from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415 - likewise
 
     registry = AgentRegistry(config)
     registry.check()

@@ -76,14 +76,14 @@ class DemoAgent:
         """Return a digest of `request`, which is all that a reply depends on."""
         return stable_hash(repr(request))
 
-    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:  # noqa: ARG002
+    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:  # noqa: ARG002 - as `Agent`
         return len(str(request).split())
 
     async def reply(
         self,
         request: AgentRequest,
-        manner: Manner = PLAIN,  # noqa: ARG002
-        max_output_tokens: int | None = None,  # noqa: ARG002
+        manner: Manner = PLAIN,  # noqa: ARG002 - as `Agent`
+        max_output_tokens: int | None = None,  # noqa: ARG002 - likewise
     ) -> Reply:
         """Compute the reply; its token counts are counts of words.
 

@@ -55,7 +55,13 @@ class Price:
             max_input_tokens * dearest + max_output_tokens * self.output_usd_per_million
         ) / PER_MILLION
 
-    def reply_usd(self, usage: Any, model: str, at: datetime | None, details: Any) -> float:  # noqa: ARG002
+    def reply_usd(
+        self,
+        usage: Any,
+        model: str,  # noqa: ARG002 - only prices of the list depend on it
+        at: datetime | None,  # noqa: ARG002 - likewise
+        details: Any,  # noqa: ARG002 - likewise
+    ) -> float:
         """Return the price of a reply of `model` with the `usage` that its provider reports."""
         return self.cost_usd(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
 

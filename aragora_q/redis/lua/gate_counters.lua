@@ -9,7 +9,7 @@
 -- `after` is the last ref of the page before. Values without spending are not listed.
 
 local budget
-for _, each in ipairs(read_policy().budgets or {}) do
+for _, each in ipairs(read_policy().budgets) do
   if each.name == name then budget = each end
 end
 if not budget then return {-1, ''} end

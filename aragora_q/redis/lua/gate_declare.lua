@@ -19,6 +19,6 @@ else
 end
 -- Another program may have deleted or damaged what applies: the worker would declare without end.
 local rules, is_damaged = read_policy()
-local is_missing = declaration ~= '' and not (rules.digests or {})[redis.sha1hex(declaration)]
+local is_missing = declaration ~= '' and not rules.digests[redis.sha1hex(declaration)]
 if is_changed or is_damaged or is_missing then compile_policy() end
 return estimate_overdue(100)

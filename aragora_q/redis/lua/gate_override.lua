@@ -15,7 +15,7 @@ local result = 'unchanged'
 if value ~= '' then
   local override = cjson.decode(value)
   local earlier = kind == 'pause' and decode(redis.call('HGET', overrides, field) or '') or {}
-  override.at = earlier.at or now
+  override.at = tonumber(earlier.at) or now
   redis.call('HSET', overrides, field, cjson.encode(override))
   result = 'set'
 elseif redis.call('HDEL', overrides, field) == 1 then

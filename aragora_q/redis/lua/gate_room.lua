@@ -10,7 +10,7 @@
 local MAX_SEARCHED = 10000  -- values whose names begin alike
 
 local by_name = {}
-for _, budget in ipairs(read_policy().budgets or {}) do by_name[budget.name] = budget end
+for _, budget in ipairs(read_policy().budgets) do by_name[budget.name] = budget end
 
 -- The whole name that `ref` is short for, of the budget's one value or of those with spending; nil if it has none such.
 local function whole_ref(ref, budget, window)

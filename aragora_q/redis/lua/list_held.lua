@@ -4,7 +4,7 @@
 -- keys: held
 -- args: job_prefix causes after limit
 -- returns: where the next page begins (empty: this was the last), then per job: id, cause, by, millionths of a US
--- dollar that it needs (or empty), held_at, hold_until (or empty)
+-- dollar that it needs (or empty), hold_until (or empty)
 --
 -- These are jobs held for one of `causes`, which are separated by spaces, and those whose hold is over by its time.
 -- `after` is the last job read, its time before its id. A page has at most `limit` jobs, of as many that were read.
@@ -31,7 +31,7 @@ while #rows > 0 and n_read < tonumber(limit) do
       local is_over = until_ms and until_ms <= now and cause ~= 'person'
       if state.status == 'held' and (is_wanted[cause] or is_over) then
         reply[#reply + 1] = {id, cause, state.hold_by or '', parse_int(state.hold_usd) and state.hold_usd or '',
-          held_at, until_ms and state.hold_until or ''}
+          until_ms and state.hold_until or ''}
       end
     end
   end

@@ -105,7 +105,7 @@ end
 -- `limit`, `on_full`, `window`, `window_end`, and `ref`: the name, and the value of the scope if it has one.
 local function budgets_for(rules, attributes)
   local found, windows = {}, {}
-  for _, budget in ipairs(rules.budgets or {}) do
+  for _, budget in ipairs(rules.budgets) do
     local value = budget.kind == 'all' and 'all' or attributes[budget.kind]
     if value and value ~= '' and (budget.value == '' or budget.value == value) then
       local window = windows[budget.window]

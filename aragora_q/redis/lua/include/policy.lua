@@ -1,6 +1,6 @@
 -- Shared by the scripts that change what applies: what workers declare, and what operators set over it.
 
--- What a declaration or an override says of a budget, if it is complete: another program may have written it.
+-- What a declaration or an override says of a budget, if it is complete: another program may have written either.
 local function rule_of(rule)
   if type(rule) ~= 'table' or type(rule.limit) ~= 'number' then return end
   for _, field in ipairs({'kind', 'value', 'window', 'on_full'}) do
@@ -8,6 +8,9 @@ local function rule_of(rule)
   end
   return rule
 end
+
+-- The entries of a table by name; none if it is something else.
+local function entries_of(value) return pairs(type(value) == 'table' and value or {}) end
 
 -- Compute the policy: of the declarations of live workers, the lowest limits count; an override replaces them.
 local function compile_policy()
@@ -18,7 +21,7 @@ local function compile_policy()
   for json in pairs(texts) do
     local declaration = decode(json) or {}
     digests[redis.sha1hex(json)] = true
-    for name, budget in pairs(declaration.budgets or {}) do
+    for name, budget in entries_of(declaration.budgets) do
       budget = rule_of(budget)
       if budget then
         local rank = string.format('%016d %s', budget.limit, json)  -- of equal limits, always the same one
@@ -26,12 +29,12 @@ local function compile_policy()
         if budget.on_full ~= 'warn' then strict[name] = strict[name] == 'fail' and 'fail' or budget.on_full end
       end
     end
-    for name, limits in pairs(declaration.providers or {}) do
+    for name, limits in entries_of(declaration.providers) do
       local lowest = providers[name] or {}
-      for _, field in ipairs({'max_concurrent', 'requests_per_minute', 'tokens_per_minute'}) do
-        if limits[field] then lowest[field] = math.min(limits[field], lowest[field] or math.huge) end
+      for field, limit in entries_of(limits) do
+        if type(limit) == 'number' then lowest[field] = math.min(limit, lowest[field] or math.huge) end
+        if field == 'adaptive' and limit == false then lowest.adaptive = false end
       end
-      if limits.adaptive == false then lowest.adaptive = false end
       providers[name] = lowest
     end
   end
@@ -41,7 +44,7 @@ local function compile_policy()
     local kind, name = string.match(rows[n], '^(%w+):(.*)$')
     local value = decode(rows[n + 1])
     if kind == 'budget' and value then budgets[name] = rule_of(value.rule) or budgets[name] end
-    if kind == 'pause' and value and type(value.at) == 'number' then paused[name] = value end
+    if kind == 'pause' and value and type(value.at) == 'number' then paused[name] = {at = value.at} end
   end
   local list = {}
   for name, budget in pairs(budgets) do
