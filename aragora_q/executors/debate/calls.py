@@ -275,10 +275,8 @@ def _call_of(entry: Entry) -> Call:
 def _settlement_of(entry: Entry) -> Settlement:
     return Settlement(
         entry["outcome"],
-        model=entry["answered_by"],
         input_tokens=entry["in"],
         output_tokens=entry["out"],
         cached_tokens=entry["cached"],
         cost_usd=entry["usd"],
-        seconds=entry["seconds"],
     )
