@@ -75,15 +75,12 @@ class Settlement:
     """What became of a call, and what it took."""
 
     outcome: CallOutcome
-    model: str = ""
-    """The model that answered, as the provider names it."""
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     """Those of the input that came from the provider's cache."""
     cost_usd: float | None = None
     """None: unknown."""
-    seconds: float = 0.0
     retry_after_seconds: float | None = None
     """How long the provider asked to wait."""
 

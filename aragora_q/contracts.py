@@ -236,8 +236,6 @@ class OverBudget:
     `max_tokens` or `max_cost_usd` of the job."""
     on_full: Literal["hold", "fail", "job"]
     """`job`: one of the job's own limits."""
-    seconds: float | None
-    """Seconds until the budget's window turns; None: it does not turn."""
     why: str
     can_ever_fit: bool = True
     usd: float | None = None

@@ -71,7 +71,7 @@ async def _window(testbed: Testbed, gates: RedisGates, name: str, calls: int) ->
             if is_first:  # now all are in flight
                 await arrived.wait()
                 is_first = False
-            await gates.settle(job, call, Settlement("ok", "model", 700, 300, 0, 0.01))
+            await gates.settle(job, call, Settlement("ok", 700, 300, 0, 0.01))
 
     server, worker = _server_seconds(testbed), time.process_time()
     await asyncio.gather(*(pay() for _ in range(min(calls, IN_FLIGHT))))

@@ -77,7 +77,7 @@ def executor() -> Executor:
             await attempt.settle(call, Settlement("unavailable", cost_usd=0.0))
             raise ConnectionError("the model's server closed the connection")
         price = PRICES[job.payload["model"]]
-        await attempt.settle(call, Settlement("ok", "", 900, 250, 300, price))
+        await attempt.settle(call, Settlement("ok", 900, 250, 300, price))
         return {"answered": True}
 
     return execute

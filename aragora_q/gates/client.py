@@ -312,11 +312,10 @@ def _named_ms(seconds: float | None) -> int | str:
     return round(min(seconds, MAX_RETRY_AFTER_SECONDS) * 1000)
 
 
-def _over_budget(  # noqa: PLR0913, PLR0917 - what the script answers
+def _over_budget(
     call: Call,
     budget: bytes,
     on_full: bytes,
-    turns_ms: int,
     why: bytes,
     limit: int,
     spent: int,
@@ -343,7 +342,6 @@ def _over_budget(  # noqa: PLR0913, PLR0917 - what the script answers
     return OverBudget(
         budget=holder_name(name),
         on_full=on_full.decode(),  # type: ignore[arg-type]
-        seconds=turns_ms / 1000 if turns_ms >= 0 else None,
         why=text if is_of_job else f"budget {text}",
         can_ever_fit=why == b"full",
         usd=needed_by_job / MICROS,

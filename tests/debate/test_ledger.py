@@ -312,7 +312,7 @@ async def test_a_closed_gate_postpones_without_limit(seat_scripted_agents, run_d
 @pytest.mark.parametrize("attempts", [1, 3])
 async def test_a_budget_that_fails_jobs_fails_the_job(seat_scripted_agents, run_debate, attempts):
     """Not only a seat: three others could go on."""
-    full = OverBudget("day/all", "fail", None, "budget day/all: $5.00 of $5.00 are spent")
+    full = OverBudget("day/all", "fail", "budget day/all: $5.00 of $5.00 are spent")
     seat_scripted_agents(**{name: saying(name) for name in THREE})
     outcome, _, _ = await run_debate(
         agents=THREE, rounds=0, gates=Recorder([full]), attempts=attempts
@@ -324,7 +324,7 @@ async def test_a_budget_that_fails_jobs_fails_the_job(seat_scripted_agents, run_
 
 async def test_the_jobs_own_limit_leads_to_a_decision(seat_scripted_agents, run_debate):
     """Refused before a vote, the debate says so; refused at the first call, there is no answer."""
-    spent = OverBudget("max_cost_usd", "job", None, "max_cost_usd: $0.10 of $0.10 are spent")
+    spent = OverBudget("max_cost_usd", "job", "max_cost_usd: $0.10 of $0.10 are spent")
     seat_scripted_agents(**{name: saying(name) for name in THREE})
     gates = Recorder([Granted()] * 3 + [spent] * 3)
     outcome, _, _ = await run_debate(agents=THREE, rounds=0, gates=gates)

@@ -86,7 +86,7 @@ async def test_paid_calls_are_counted_once(new_harness, worker_pool):
         call = paid_call(attempt.call_id("a"), provider="openai", model="openai:gpt")
         await attempt.acquire(call)
         for _ in range(2):
-            await attempt.settle(call, Settlement("ok", "gpt-6", 100, 20, 10, 0.25))
+            await attempt.settle(call, Settlement("ok", 100, 20, 10, 0.25))
         return {}
 
     worker = worker_pool.start(harness, executor)

@@ -239,16 +239,12 @@ def _fault_of(error: Exception, agent: Agent) -> CallFault:
             return CallFault(error, "rate_limited", cost_usd=0.0, retry_after_seconds=delay)
         case AragoraQError():
             return CallFault(error, "unavailable", cost_usd=cost_usd)
-    unusable = AgentUnavailable(f"unusable reply: {describe(error)}")
-    unusable.__cause__ = error
-    return CallFault(unusable, "unavailable", cost_usd=cost_usd)
+    return CallFault(_unusable(error), "unavailable", cost_usd=cost_usd)
 
 
 def _unreadable(reply: Reply, error: Exception) -> CallFault:
-    unusable = AgentUnavailable(f"unusable reply: {describe(error)}")
-    unusable.__cause__ = error
     return CallFault(
-        unusable,
+        _unusable(error),
         "unusable",
         model=reply.model,
         input_tokens=reply.input_tokens,
@@ -256,6 +252,12 @@ def _unreadable(reply: Reply, error: Exception) -> CallFault:
         cached_tokens=reply.cached_tokens,
         cost_usd=reply.cost_usd,
     )
+
+
+def _unusable(error: Exception) -> AgentUnavailable:
+    unusable = AgentUnavailable(f"unusable reply: {describe(error)}")
+    unusable.__cause__ = error
+    return unusable
 
 
 def _call_of(entry: Entry) -> Call:
@@ -275,10 +277,8 @@ def _call_of(entry: Entry) -> Call:
 def _settlement_of(entry: Entry) -> Settlement:
     return Settlement(
         entry["outcome"],
-        model=entry["answered_by"],
         input_tokens=entry["in"],
         output_tokens=entry["out"],
         cached_tokens=entry["cached"],
         cost_usd=entry["usd"],
-        seconds=entry["seconds"],
     )

@@ -6,8 +6,8 @@
 -- args: digest call_id account provider agent model queue tenant group job usd tokens timeout_ms lease_ms job_usd job_tokens least_usd
 -- returns: undeclared (what the worker declared does not apply: it declares it again) | granted | used (it was settled:
 -- another call needs another id) | wait, ms, why | closed, ms (-1: until someone acts), why
--- | over, budget, on_full (hold | fail | job), ms until its window turns (-1: it does not), why
--- (full | never | unpriced), limit, spent, reserved, what the call needs, what the job needs
+-- | over, budget, on_full (hold | fail | job), why (full | never | unpriced), limit, spent, reserved, what the call
+-- needs, what the job needs
 --
 -- `usd` is the highest price of the call in micro-dollars (empty: unknown), `tokens` the most that it takes; `job_usd`
 -- and `job_tokens` are the job's own limits (empty: none); `least_usd` is what the job needs at least, this call
@@ -92,8 +92,7 @@ for _, budget in ipairs(budgets) do
   local why = holds and (not usd and 'unpriced' or of_job > budget.limit and 'never'
     or spent + usd > budget.limit and 'full')
   if why then
-    local turns_ms = budget.window_end and budget.window_end - now or -1
-    return refuse('over', budget.ref, budget.on_full, turns_ms, why, budget.limit, spent, reserved, usd or 0, of_job)
+    return refuse('over', budget.ref, budget.on_full, why, budget.limit, spent, reserved, usd or 0, of_job)
   elseif holds and spent + reserved + usd > budget.limit then
     blocked = blocked or budget.ref
   end
@@ -104,11 +103,11 @@ if job_usd ~= '' or job_tokens ~= '' then
   local values = {numbers(job_key, 'spent', 'reserved', 'spent_tokens', 'reserved_tokens')}
   local max_usd, max_tokens = parse_int(job_usd), parse_int(job_tokens)
   if max_usd and not usd then
-    return refuse('over', 'max_cost_usd', 'job', -1, 'unpriced', max_usd, values[1], values[2], 0, 0)
+    return refuse('over', 'max_cost_usd', 'job', 'unpriced', max_usd, values[1], values[2], 0, 0)
   elseif max_usd and values[1] + values[2] + usd > max_usd then
-    return refuse('over', 'max_cost_usd', 'job', -1, 'full', max_usd, values[1], values[2], usd, usd)
+    return refuse('over', 'max_cost_usd', 'job', 'full', max_usd, values[1], values[2], usd, usd)
   elseif max_tokens and values[3] + values[4] + tokens > max_tokens then
-    return refuse('over', 'max_tokens', 'job', -1, 'full', max_tokens, values[3], values[4], tokens, tokens)
+    return refuse('over', 'max_tokens', 'job', 'full', max_tokens, values[3], values[4], tokens, tokens)
   end
 end
 

@@ -101,7 +101,7 @@ def test_promtool_accepts_them(text):
 def test_calls_are_counted_as_they_are_booked():
     """Prices, tokens and outcomes; an unknown price is the reserved one, or counted as unpriced; never 0."""
     metrics = WorkerMetrics("debates")
-    metrics.calls.settled(call(**GPT), Settlement("ok", "", 100, 20, 10, 0.25))
+    metrics.calls.settled(call(**GPT), Settlement("ok", 100, 20, 10, 0.25))
     metrics.calls.settled(call(**GPT), Settlement("timeout"))
     metrics.calls.settled(call(**GPT), Settlement("rate_limited"))
     metrics.calls.settled(call(**GPT), Settlement("not_sent"))
