@@ -31,7 +31,7 @@ async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on,
         ("flaky", [["fail", 1]], {}),
         ("busy", [["later", 2]], {}),
         ("broken", [["permanent"]], {}),
-        ("poor", [["hold", 1]], {}),
+        ("poor", [["hold", 1, "executor"]], {}),  # a budget's hold ends by itself
         ("unwanted", [["sleep", 60]], {}),
     ):
         await harness.queue.enqueue(Job(payload={"do": steps}, id=job_id, **more))

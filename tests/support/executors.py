@@ -10,7 +10,7 @@ steps, run in order:
     ["swallow", seconds]    sleep, and ignore every cancellation meanwhile
     ["fail", n]             raise RuntimeError in the first n attempts
     ["later", n]            raise RetryLater in the first n starts
-    ["hold", n]             raise HoldJob, for a budget, in the first n starts
+    ["hold", n, cause]      raise HoldJob, for a budget or another cause, in the first n starts
     ["permanent", partial]  raise PermanentError, with a partial result if there is one
     ["exit"]                end the process at once
     ["eat"]                 allocate memory until the kernel refuses
@@ -113,9 +113,9 @@ async def _later(job, times):
         raise RetryLater("retry later, as the payload asks", delay_seconds=0.05)
 
 
-async def _hold(job, times):
+async def _hold(job, times, cause="budget"):
     if not await _is_done("hold", times):
-        raise HoldJob("held, as the payload asks", cause="budget", by="day/all", usd=0.1)
+        raise HoldJob("held, as the payload asks", cause=cause, by="day/all", usd=0.1)
 
 
 async def _permanent(job, partial=None):
