@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -60,7 +60,7 @@ async def list_(queue: RedisStreamsQueue, *, as_json: AsJson = False, quiet: Qui
             for each in budgets:
                 output.json_line(await _as_json(book, each))
             return
-        rows = [row for each in budgets for row in await _rows(book, each, MAX_LISTED)]
+        rows = [row for each in budgets for row in await _first_rows(book, each)]
     if not budgets:
         output.info(
             f"no budget applies at {queue.connection.address}: no live worker declares one, and none is set"
@@ -83,12 +83,13 @@ async def show(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False)
         if as_json:
             output.json_line(await _as_json(book, found))
             return
-        _print_table(await _rows(book, found, None))
-        uncertain = await _uncertain(book, name)
+        ends_at, spendings = await book.spending(name)
+        spent = [each async for each in spendings]
+        _print_table(_rows(found, ends_at, spent))
         output.line()
         output.line(f"when full: {found.on_full}")
-        for each in uncertain:
-            output.line(each)
+        for line in _uncertain(spent):
+            output.line(line)
         if found.override is not None:
             now = await queue.tracker.server_time()
             output.line(found.override.text("set", now))
@@ -240,37 +241,37 @@ def _limit(found: Budget) -> str:
     return f"{dollars(found.limit_usd)}/{found.window}"
 
 
-async def _rows(book: Book, found: Budget, max_values: int | None) -> list[tuple[str, ...]]:
-    """Return the rows of a budget's table: one per value of its scope, at most `max_values`."""
+async def _first_rows(book: Book, found: Budget) -> list[tuple[str, ...]]:
+    """Return the rows of a budget's table for the first MAX_LISTED values of its scope."""
     ends_at, spendings = await book.spending(found.name)
+    spent: list[ScopeSpending] = []
+    async for each in spendings:
+        if len(spent) == MAX_LISTED:
+            return [*_rows(found, ends_at, spent), (found.name, "…", *[""] * 6)]
+        spent.append(each)
+    return _rows(found, ends_at, spent)
+
+
+def _rows(
+    found: Budget, ends_at: int | None, spent: Sequence[ScopeSpending]
+) -> list[tuple[str, ...]]:
+    """Return the rows of a budget's table: one per value of its scope."""
     origin = "set" if found.override else output.count(len(found.declared_by), "worker")
     ends = "" if ends_at is None else _utc(ends_at)
-    rows: list[tuple[str, ...]] = []
-    async for each in spendings:
-        if len(rows) == max_values:
-            rows.append((found.name, "…", *[""] * 6))
-            break
-        rows.append((found.name, each.scope, _limit(found), *_amounts(found, each), ends, origin))
-    return rows or [(found.name, found.scope, _limit(found), *["$0"] * 2, "0%", ends, origin)]
+    if not spent:
+        return [(found.name, found.scope, _limit(found), *["$0"] * 2, "0%", ends, origin)]
+    return [
+        (found.name, each.scope, _limit(found), *_amounts(found, each), ends, origin)
+        for each in spent
+    ]
 
 
-async def _uncertain(book: Book, name: str) -> list[str]:
-    """Return what of the spending was estimated, or was more than reserved, as lines of text."""
-    _, spendings = await book.spending(name)
-    estimated = overrun = 0.0
-    async for each in spendings:
-        estimated += each.estimated_usd
-        overrun += each.overrun_usd
-    lines = []
-    if estimated:
-        lines.append(
-            f"estimated: {dollars(estimated)} of what is spent; the ends of these calls are not known"
-        )
-    if overrun:
-        lines.append(
-            f"overrun: {dollars(overrun)} of what is spent; it was more than had been reserved"
-        )
-    return lines
+def _uncertain(spent: Sequence[ScopeSpending]) -> Iterator[str]:
+    """Yield what of the spending was estimated, or was more than reserved, as lines of text."""
+    if estimated := sum(each.estimated_usd for each in spent):
+        yield f"estimated: {dollars(estimated)} of what is spent; the ends of these calls are not known"
+    if overrun := sum(each.overrun_usd for each in spent):
+        yield f"overrun: {dollars(overrun)} of what is spent; it was more than had been reserved"
 
 
 def _amounts(found: Budget, spent: ScopeSpending) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def test_a_budget_that_only_this_configuration_has(run_cli, tmp_path):
 
 
 def test_show_says_what_of_the_spending_is_uncertain(run_cli, on_queue):
-    """What was more than had been reserved is a line of its own; a budget without any has no such line."""
+    """An overrun has a separate line; a budget without one has no such line."""
 
     async def overrun(harness):
         gates = harness.queue.gates("w1")

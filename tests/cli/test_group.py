@@ -69,7 +69,7 @@ def test_show(run_cli, fill, outcomes):
 
 
 def test_what_a_group_spent(run_cli, fill, on_queue):
-    """`show` and `wait` print what its own jobs spent; without calls there is no line."""
+    """`show` and `wait` print what the jobs of the group spent; they print no line without calls."""
     fill(count=1)
     assert not any(line.startswith("spent") for line in run_cli("group", "show", "nightly").lines)
     ours, others = {"group": "nightly"}, {"group": "other"}

@@ -240,7 +240,7 @@ async def test_ids_of_calls_are_unique_over_attempts(seat_scripted_agents, run_d
 
 
 async def test_a_zombie_settles_what_it_can_no_longer_store(seat_scripted_agents, run_debate):
-    """The provider billed it, whoever owns the job now."""
+    """The provider billed the call, even if another worker owns the job now."""
 
     class Lost(MemorySession):
         async def checkpoint(self, job, name, value):
@@ -296,7 +296,7 @@ async def test_a_request_that_this_process_cannot_send_is_settled_as_not_sent(
 
 
 async def test_a_closed_gate_postpones_without_limit(seat_scripted_agents, run_debate):
-    """It is no overload of this debate: no seat is dropped, however often it happens."""
+    """A closed gate does not count as an overload: no seat drops out, however often it happens."""
     session = MemorySession()
     seat_scripted_agents(ann=saying("a"), bob=saying("b"))
     for _ in range(60):

@@ -242,7 +242,7 @@ class Agent(Protocol):
     max_output_tokens: int
     """The limit of a reply, thinking included."""
     larger_output_tokens: int
-    """The limit in a larger manner; the same if there is no larger one."""
+    """The output limit if `Manner.larger` is set; equal to `max_output_tokens` if it cannot be raised."""
     call_timeout_seconds: float
 
     def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:
@@ -262,7 +262,7 @@ class Agent(Protocol):
         `max_output_tokens` lowers the limit of the reply.
 
         Raises:
-            CallFault: there is no reply. Its `error` is one of these:
+            CallFault: the call failed. Its `error` is one of these:
                 PermanentError: asking again cannot help. The agent drops out of the debate.
                 RetryLater: the provider is overloaded, or named a time to wait. The attempt is retried
                     after it, uncharged; `delay_seconds` is 0 if the provider named no time.
