@@ -54,6 +54,11 @@ MAX_STRING_CHARS = 1_000
 MAX_OUTPUT_WORDS = 500
 
 
+def model_of(name: str, seat: int) -> str:
+    """Return the model of an agent of a seat: agents called just `demo` have one persona after the other."""
+    return name if ":" in name else f"demo:{PERSONAS[seat % len(PERSONAS)]}"
+
+
 class DemoAgent:
     """An agent with a persona: `bold` says yes, `careful` says no, `curious` suggests a trial.
 

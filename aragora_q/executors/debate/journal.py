@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from aragora_q.context import AttemptContext
@@ -30,10 +30,10 @@ Entry = dict[str, Any]
 """A call that brought a reply, `call/<call>.<try>`: `id` (of the call, for the gates), `agent`, `provider`,
 `account`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `own_settings` (those that
 are not at their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `out` and `cached`
-(tokens), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end, Unix seconds), `seconds`,
-`running` (running seconds of the debate at its end), `life`; `value`, the reply with seats instead of labels
-(None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by a token limit), `clipped`
-(by one below the agent's), `prose` (no JSON).
+(tokens), `max_in` (the bound of `in`), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end,
+Unix seconds), `seconds`, `running` (running seconds of the debate at its end), `life`; `value`, the reply
+with seats instead of labels (None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by
+a token limit), `clipped` (by one below the agent's), `prose` (no JSON).
 
 A call that brought none, `fault/<call>.<n>`: the same up to `seconds`, without `settings` and `prompt`, and
 `why`. It counts for what it took, and changes nothing else.
@@ -111,7 +111,7 @@ class Journal:
         self._unpriced_calls = 0
         self._first_prose: dict[tuple[str, str], int] = {}
 
-    async def open(self, begin: Callable[[], Mapping[str, Any]]) -> None:
+    async def open(self, begin: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Read what earlier attempts stored. If it is the first one, store what `begin` returns."""
         found = await self._attempt.checkpoints()
         ignored = [
@@ -120,7 +120,7 @@ class Journal:
         if ignored:
             logger.warning("checkpoints of another form ignored", extra={"names": ignored[:10]})
         if "begun" not in self._notes:
-            await self.note("begun", {"at": self.now(), **begin()})
+            await self.note("begun", {"at": self.now(), **await begin()})
         if "life/begun" not in self._notes:
             await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})
         running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
@@ -146,8 +146,14 @@ class Journal:
 
     @property
     def begun(self) -> Entry:
-        """What was stored when the debate began: `at`, `nonce`, `version`, `prompt_version`."""
+        """What was stored when the debate began: `at`, `nonce`, `version`, `prompt_version`, `quote_usd`."""
         return self._notes["begun"]
+
+    @property
+    def quote_usd(self) -> float | None:
+        """What the debate was expected to cost before its first call; None: that is not known."""
+        usd = self.begun.get("quote_usd")
+        return usd if isinstance(usd, int | float) else None
 
     @property
     def life(self) -> str:
