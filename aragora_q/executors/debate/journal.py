@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+from aragora_q import loose
 from aragora_q.context import AttemptContext
 from aragora_q.errors import PermanentError
 from aragora_q.observability.logs import get_logger
@@ -44,7 +45,7 @@ _FAULT = {
     **dict.fromkeys(
         ("id", "agent", "provider", "account", "model", "answered_by", "outcome", "phase"), str
     ),
-    **dict.fromkeys(("round", "seat", "step", "in", "out", "cached"), int),
+    **dict.fromkeys(("round", "seat", "step", "in", "max_in", "out", "cached"), int),
     **dict.fromkeys(("at", "seconds"), _NUMBER),
     "usd": (*_NUMBER, type(None)),
 }
@@ -152,8 +153,7 @@ class Journal:
     @property
     def quote_usd(self) -> float | None:
         """What the debate was expected to cost before its first call; None: that is not known."""
-        usd = self.begun.get("quote_usd")
-        return usd if isinstance(usd, int | float) else None
+        return loose.number_or_none(self.begun.get("quote_usd"))
 
     @property
     def life(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from aragora_q import loose
 from aragora_q.executors.debate.call_sizes import words_asked
 from aragora_q.executors.debate.estimate import phase_shares
 from aragora_q.executors.debate.journal import Entry, Journal
@@ -25,7 +26,7 @@ def lesson_of(
     """Return what the calls of a debate took, and which phases it held."""
     entries: dict[CallKind, list[Entry]] = defaultdict(list)
     for entry in journal.entries():
-        tier = entry.get("own_settings", {}).get("service_tier", "")
+        tier = loose.text(loose.mapping(entry.get("own_settings")).get("service_tier"))
         entries[CallKind(entry["model"], tier, entry["phase"])].append(entry)
     calls = {kind: _sums(topic, kind.phase, own) for kind, own in entries.items()}
     if result.ended_by not in NATURAL_ENDS:
@@ -62,9 +63,9 @@ def _sums(topic: Topic, phase: str, entries: Sequence[Entry]) -> CallSums:
         calls=float(len(entries)),
         output_tokens=float(sum(entry["out"] for entry in entries)),
         output_squares=float(sum(entry["out"] ** 2 for entry in entries)),
-        input_tokens=float(sum(entry["in"] for entry in entries if "max_in" in entry)),
-        max_input_tokens=float(sum(entry.get("max_in", 0) for entry in entries)),
-        cached_tokens=float(sum(entry["cached"] for entry in entries if "max_in" in entry)),
+        input_tokens=float(sum(entry["in"] for entry in entries)),
+        max_input_tokens=float(sum(entry["max_in"] for entry in entries)),
+        cached_tokens=float(sum(entry["cached"] for entry in entries)),
         seconds=sum(entry["seconds"] for entry in entries),
         seconds_squares=sum(entry["seconds"] ** 2 for entry in entries),
         answer_bytes=float(sum(len(text.encode(errors="replace")) for text in texts)),
