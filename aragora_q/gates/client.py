@@ -369,5 +369,6 @@ def _over_budget(
         on_full=on_full.decode(),  # type: ignore[arg-type]
         why=text if is_of_job else f"budget {text}",
         can_ever_fit=why == b"full",
-        usd=needed_by_job / MICROS,
+        # One that is expected to need more than the limit takes all of an unused window.
+        usd=(min(needed_by_job, limit) if why == b"full" else needed_by_job) / MICROS,
     )
