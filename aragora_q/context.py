@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from aragora_q.base import MAX_USD, Job
+from aragora_q.history import CallHistory
 
 CallOutcome = Literal[
     "ok",
@@ -58,9 +59,13 @@ class Call:
     """What all calls of the job, of all its attempts, may take together."""
     least_usd: float | None = None
     """What the job needs at least to end, this call included, if it is known."""
+    expected_usd: float | None = None
+    """What the job will probably take, this call included, if that is known and it has not begun: a budget that
+    holds jobs, and sees all of this one, holds it unless it has room for that."""
 
     def __post_init__(self) -> None:
-        _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "least_usd", most=MAX_CALL_USD)
+        dollars = ("max_cost_usd", "job_max_cost_usd", "least_usd", "expected_usd")
+        _check_amounts(self, *dollars, most=MAX_CALL_USD)
         _check_amounts(
             self, "max_input_tokens", "max_output_tokens", "job_max_tokens", most=MAX_CALL_TOKENS
         )
@@ -204,6 +209,12 @@ class AttemptContext(Protocol):
         time is over.
         """
 
+    async def call_history(self) -> CallHistory:
+        """Return what calls of the queue's finished debates took; empty if it cannot be read."""
+
+    async def learn(self, debate: CallHistory) -> None:
+        """Add what the calls of one finished debate took to that. If it cannot be kept, nothing happens."""
+
 
 class DetachedAttempt:
     """Used where no worker runs the executor, as in tests: keeps checkpoints in memory."""
@@ -231,6 +242,12 @@ class DetachedAttempt:
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """Do nothing: a detached attempt has no books."""
+
+    async def call_history(self) -> CallHistory:
+        return CallHistory()
+
+    async def learn(self, debate: CallHistory) -> None:
+        """Do nothing: a detached attempt has no queue."""
 
 
 attempt_context: ContextVar[AttemptContext] = ContextVar("attempt_context")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
 from aragora_q.context import Call, Settlement
+from aragora_q.history import CallHistory
 
 if TYPE_CHECKING:
     from aragora_q.config import QueueConfig
@@ -282,6 +283,12 @@ class Gates(Protocol):
 
     async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
         """Return what is used of each budget, by its name in `OverBudget` or in the hold of a job."""
+
+    async def call_history(self) -> CallHistory:
+        """Return what calls of the queue's finished debates took, as of the last HISTORY_SECONDS."""
+
+    async def learn(self, debate: CallHistory) -> None:
+        """Add what one debate took to that."""
 
     async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
         """Return how many more calls each account takes now; 0: it is closed, None: no limit is known."""

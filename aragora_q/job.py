@@ -328,6 +328,8 @@ class DebateResult:
     unknown), `unpriced_calls`, `cut` (replies cut at a limit)."""
     cost_usd: float | None = None
     """Price of all calls with a known price; None if no call has one."""
+    quote_usd: float | None = None
+    """What the debate was expected to cost before its first call; None if a price was not known."""
     unpriced_calls: int = 0
     """Calls whose price is not known, such as those that were cut off."""
     record: dict[str, Any] = field(default_factory=dict)

@@ -31,7 +31,9 @@ from aragora_q.contracts import (
 from aragora_q.errors import SERVER_ERRORS, PermanentError
 from aragora_q.formats import dollars
 from aragora_q.gates.accounts import CLOSED_FOREVER, REASONS, read_accounts
+from aragora_q.gates.call_history import learn, read_history
 from aragora_q.gates.policy import declaration, holder_name
+from aragora_q.history import CallHistory
 from aragora_q.money import MICROS, cost_micros
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
@@ -44,6 +46,9 @@ WAKE = 3
 """How many calls in line ask when one is settled in their process."""
 
 MAX_KNOWN_AGENTS = 1_000
+
+HISTORY_SECONDS = 30.0
+"""How long a process uses what it has read of the history of calls."""
 
 MIN_DECLARED_MS = 30_000
 """How long a declaration counts at least: a worker repeats it every few seconds, however short its lease."""
@@ -72,6 +77,8 @@ class RedisGates:
         self._closed_until: dict[str, float] = {}
         """Of accounts that take no calls, as of the latest answer: until when, on the monotonic clock."""
         self._has_declared = False
+        self._history = CallHistory()
+        self._read_history_at = -math.inf
         self._line: dict[str, dict[str, asyncio.Event]] = {}
         """Calls that wait for their turn, by account and id, in the order in which they first asked."""
         self._probed: set[str] = set()
@@ -99,6 +106,7 @@ class RedisGates:
             job_usd=job_usd,
             job_tokens=job_tokens,
             least_usd=cost_micros(call.least_usd or 0.0),
+            expected_usd=cost_micros(call.expected_usd or 0.0),
         )
         if word == b"undeclared":
             await self._declare(self._declaration)
@@ -210,6 +218,18 @@ class RedisGates:
 
     async def free_calls(self, accounts: Sequence[str]) -> list[int | None]:
         return [each.free_calls for each in await read_accounts(self._connection, accounts)]
+
+    async def call_history(self) -> CallHistory:
+        now = time.monotonic()
+        if now - self._read_history_at >= HISTORY_SECONDS:
+            self._read_history_at = (
+                now  # also if it cannot be read: not every debate is to wait for that
+            )
+            self._history = await read_history(self._connection)
+        return self._history
+
+    async def learn(self, debate: CallHistory) -> None:
+        await learn(self._connection, debate)
 
     def reconfigure(self, config: QueueConfig) -> None:
         self._declaration = declaration(config)
@@ -338,11 +358,17 @@ def _over_budget(
         text = f"{name}: the limit is {most}, and {needs}"
     else:
         most, gone, kept, more = (dollars(n / MICROS) for n in (limit, spent, reserved, needed))
-        text = f"{name}: {gone} of {most} spent, {kept} reserved, and a call may cost {more}"
+        needs = (
+            f"the job needs about {dollars(needed_by_job / MICROS)}"
+            if needed_by_job > needed
+            else f"a call may cost {more}"
+        )
+        text = f"{name}: {gone} of {most} spent, {kept} reserved, and {needs}"
     return OverBudget(
         budget=holder_name(name),
         on_full=on_full.decode(),  # type: ignore[arg-type]
         why=text if is_of_job else f"budget {text}",
         can_ever_fit=why == b"full",
-        usd=needed_by_job / MICROS,
+        # One that is expected to need more than the limit takes all of an unused window.
+        usd=(min(needed_by_job, limit) if why == b"full" else needed_by_job) / MICROS,
     )

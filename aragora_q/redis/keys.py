@@ -84,6 +84,15 @@ CALL_TTL_MS = 86_400_000
 COUNTER_MS = 172_800_000
 """How long the counter of a budget is kept after its window: calls of the window are settled late."""
 
+HISTORY_DAYS = 90
+"""How long what calls took is kept after the last debate of its queue."""
+
+HISTORY_DEBATES = 200
+"""Weight of a queue's history: about that of its last debates."""
+
+MAX_HISTORY_ROWS = 1_000
+"""Rows of a queue's history: the oldest ones make room for others."""
+
 LUA_CONSTANTS: dict[str, str | int] = {
     "GROUP": GROUP,
     "SCHEMA": SCHEMA,
@@ -98,6 +107,9 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "SPEND_MS": SPEND_DAYS * 86_400_000,
     "CALL_TTL_MS": CALL_TTL_MS,
     "COUNTER_MS": COUNTER_MS,
+    "HISTORY_MS": HISTORY_DAYS * 86_400_000,
+    "HISTORY_DEBATES": HISTORY_DEBATES,
+    "MAX_HISTORY_ROWS": MAX_HISTORY_ROWS,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
     "AUTOMATIC_CAUSES": f" {' '.join(sorted(AUTOMATIC_CAUSES))} ",
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
@@ -290,6 +302,7 @@ class GateKeys:
     | `spend:<day>`              | hash   | what was spent in a day, by queue, tenant, group, agent … |
     | `spend:<day>:<queue>`      | string | the sum of these rows of a queue                              |
     | `group:<queue>/<group>`    | string | the same of a group, until 400 days after its last call       |
+    | `history:<queue>`          | hash   | what calls of finished debates took, by model and phase |
     """
 
     prefix: str
@@ -305,13 +318,24 @@ class GateKeys:
         """Glob pattern that matches the keys of the gates and no others."""
         return f"{_literal(self.gates_prefix)}*"
 
-    def patterns_of_sums(self, queue: str) -> tuple[str, str]:
-        """Glob patterns that match what a queue spent in a day, and what its groups spent."""
+    def patterns_of_sums(self, queue: str) -> tuple[str, ...]:
+        """Glob patterns that match what a queue spent in a day, what its groups spent, and its history."""
         prefix = _literal(self.gates_prefix)
-        return f"{prefix}spend:*:{queue}", f"{prefix}group:{queue}/*"
+        return f"{prefix}spend:*:{queue}", f"{prefix}group:{queue}/*", f"{prefix}history:{queue}"
 
     KINDS = frozenset(
-        ("account", "permits", "waiters", "call", "spent", "job", "window", "spend", "group")
+        (
+            "account",
+            "permits",
+            "waiters",
+            "call",
+            "spent",
+            "job",
+            "window",
+            "spend",
+            "group",
+            "history",
+        )
     )
     """First parts of the keys of which there are many."""
 
@@ -355,6 +379,9 @@ class GateKeys:
 
     def spend_of_group(self, queue: str, group: str) -> str:
         return f"{self.gates_prefix}group:{queue}/{group}"
+
+    def history(self, queue: str) -> str:
+        return f"{self.gates_prefix}history:{queue}"
 
 
 def _literal(prefix: str) -> str:

@@ -141,6 +141,7 @@ SCRIPTS: Mapping[str, Any] = {
     "gate_check": PerItem(bytes),
     "gate_counters": (int, bytes, ..., (bytes, int, int, int, int)),
     "gate_declare": int,
+    "gate_learn": int,
     "gate_override": _words("set reset unchanged"),
     "gate_renew": int,
     "gate_room": PerItem((int, int, int, int)),

@@ -48,7 +48,9 @@ from aragora_q.errors import (
     NotDurable,
     QueueFull,
 )
+from aragora_q.gates.call_history import read_history
 from aragora_q.gates.client import RedisGates
+from aragora_q.history import CallHistory
 from aragora_q.job import check_job
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
 from aragora_q.money import MICROS
@@ -464,6 +466,11 @@ class RedisStreamsQueue(WorkQueue):
         """Return the id of the latest event, after which `events` misses nothing that happens from now on."""
         newest = await self.connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
         return newest[0][0].decode() if newest else "0-0"
+
+    async def call_history(self) -> CallHistory:
+        """Return what calls of the queue's finished debates took: the basis of quotes."""
+        async with self.connection.open_gates() as gates:
+            return await read_history(gates)
 
     def gates(self, worker_id: str) -> RedisGates:
         return RedisGates(self.connection.for_gates(), self.config, worker_id)

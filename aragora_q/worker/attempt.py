@@ -32,6 +32,7 @@ from aragora_q.errors import (
     RetryLater,
     WorkerUnable,
 )
+from aragora_q.history import CallHistory
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import CallMetrics
@@ -240,6 +241,12 @@ class Attempt:
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         await self._calls.settle(call, settlement)
+
+    async def call_history(self) -> CallHistory:
+        return await self._calls.history()
+
+    async def learn(self, debate: CallHistory) -> None:
+        await self._calls.learn(debate)
 
     async def report_progress(self, progress: Mapping[str, Any]) -> None:
         await self._store.report_progress(self.job, progress)

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.base import Job
@@ -32,6 +32,7 @@ from aragora_q.errors import (
     JobLimitReached,
     PermanentError,
 )
+from aragora_q.history import CallHistory
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import CallMetrics
 
@@ -109,6 +110,25 @@ class PaidCalls:
         if is_new and self._metrics is not None:
             self._metrics.settled(call, settlement)
 
+    async def history(self) -> CallHistory:
+        """As `AttemptContext.call_history`."""
+        try:
+            return await self._gates.call_history() if self._gates is not None else CallHistory()
+        except SERVER_ERRORS as error:  # a quote of the debate's form has to do
+            logger.debug("history of calls not read", extra=self._log_fields(error))
+            return CallHistory()
+
+    async def learn(self, debate: CallHistory) -> None:
+        """As `AttemptContext.learn`."""
+        try:
+            if self._gates is not None:
+                await self._gates.learn(debate)
+        except SERVER_ERRORS as error:
+            logger.debug("history of calls not written", extra=self._log_fields(error))
+
+    def _log_fields(self, error: Exception) -> dict[str, Any]:
+        return {"job": self._job.id, "attempt": self._job.attempts, "error": str(error)}
+
     async def _ask(self, gates: Gates, call: Call) -> GateAnswer:
         return await self._until_available(lambda: gates.acquire(self._job, call))
 
@@ -120,11 +140,7 @@ class PaidCalls:
                 return await send()
             except TRANSIENT_ERRORS as error:
                 if not is_logged:
-                    fields = {
-                        "job": self._job.id,
-                        "attempt": self._job.attempts,
-                        "error": str(error),
-                    }
+                    fields = self._log_fields(error)
                     logger.warning("gates not reached, retrying", extra=fields)
                     is_logged = True
                 await asyncio.sleep(RETRY_SECONDS)

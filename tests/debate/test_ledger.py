@@ -35,6 +35,7 @@ from aragora_q.contracts import (
 from aragora_q.errors import AgentUnavailable, LeaseLost, PermanentError, RetryLater, WorkerUnable
 from aragora_q.executors.debate.prices import Price
 from aragora_q.executors.debate.requests import CallFault, Propose, Review, Topic, Vote
+from aragora_q.history import CallHistory
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
@@ -70,6 +71,12 @@ class Recorder(Gates):
         assert replace(known, retry_after_seconds=None) == replace(
             settlement, retry_after_seconds=None
         )
+
+    async def call_history(self):
+        return CallHistory()
+
+    async def learn(self, debate):
+        assert debate.calls
 
     @property
     def outcomes(self):

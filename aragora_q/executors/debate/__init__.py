@@ -1,9 +1,11 @@
 """The debate executor: several agents answer a question, review, revise and vote.
 
 Built by `create_default_executor`. `protocol.py` runs a debate and its rounds; `vote.py` holds the vote;
-`limits.py` keeps to the job's limits, `quote.py` says what calls take; `participants.py` asks agents, with
-`calls.py`, `replies.py` judges what they say, and `entries.py` makes it an entry of `journal.py`, which lets
-an interrupted debate resume; `consensus.py` has the rules of decision, and `outcome.py` writes the result.
+`limits.py` keeps to the job's limits, `quote.py` says what calls take at least and at most; `participants.py`
+asks agents, with `calls.py`, `replies.py` judges what they say, and `entries.py` makes it an entry of
+`journal.py`, which lets an interrupted debate resume; `consensus.py` has the rules of decision, and
+`outcome.py` writes the result. `estimate.py` says what a debate will probably take, with `call_sizes.py`;
+`lesson.py` makes what it is based on from finished debates.
 `agents.py` resolves agent names; `prompts.py` and `labels.py` make what models see.
 """
 
@@ -28,7 +30,9 @@ from aragora_q.job import DebateJobPayload
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
+    from aragora_q.executors.debate.estimate import DebateQuote
     from aragora_q.executors.debate.quote import Approval
+    from aragora_q.history import CallHistory
 
 __all__ = [
     "approval_above",
@@ -39,6 +43,7 @@ __all__ = [
     "create",
     "least_costs",
     "only_model",
+    "quote_of",
 ]
 
 
@@ -118,6 +123,21 @@ def approval_above(
 
     debate = DebateJobPayload.from_dict(payload)
     return quote.approval_above(max_usd, debate, quote.terms_of(debate.all_agents, config))
+
+
+def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHistory) -> DebateQuote:
+    """Return what the JSON of a debate takes at least, probably, and at most.
+
+    `history` is that of the queue, from `RedisStreamsQueue.call_history`; without one, `CallHistory()`.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+
+    """
+    from aragora_q.executors.debate import estimate, quote  # noqa: PLC0415 - only where one is asked for
+
+    debate = DebateJobPayload.from_dict(payload)
+    return estimate.quote_debate(debate, quote.terms_of(debate.all_agents, config), history)
 
 
 def create(config: QueueConfig) -> Executor:

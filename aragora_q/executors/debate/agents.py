@@ -186,9 +186,8 @@ class AgentRegistry:
 
         """
         config = config_of(name, self._config)
-        kind, _, detail = config.model.partition(":")
-        if kind == "demo":
-            persona = detail or demo.PERSONAS[seat % len(demo.PERSONAS)]
+        if config.model.partition(":")[0] == "demo":
+            _, _, persona = demo.model_of(config.model, seat).partition(":")
             return demo.DemoAgent(name, persona, agent_price(name, self._config))
         async with self._lock:
             agent = self._agents.pop(name, None)

@@ -52,6 +52,9 @@ class CallBook:
     `max_tokens` and `max_cost_usd` are the job's limits; `least_usd` is what it needs at least (None: unknown).
     """
 
+    expected_usd: float | None = None
+    """What the debate will probably cost; None: unknown."""
+
     def __init__(
         self,
         attempt: AttemptContext,
@@ -133,6 +136,7 @@ class CallBook:
         entry |= {
             **place,
             "id": call.id,
+            "max_in": call.max_input_tokens,
             "seconds": round(time.monotonic() - started_at, 3),
             "at": round(self._journal.now(), 3),
         }
@@ -152,6 +156,7 @@ class CallBook:
     def _call(
         self, agent: Agent, name: str, request: AgentRequest, manner: Manner, max_output_tokens: int
     ) -> Call:
+        has_begun = any(self._journal.ledger())
         max_input_tokens = agent.max_input_tokens(request, manner)
         worst_usd = None
         if agent.price is not None:
@@ -168,7 +173,8 @@ class CallBook:
             timeout_seconds=agent.call_timeout_seconds,
             job_max_tokens=self._max_tokens,
             job_max_cost_usd=self._max_cost_usd,
-            least_usd=None if any(self._journal.ledger()) else self._least_usd,
+            least_usd=None if has_begun else self._least_usd,
+            expected_usd=None if has_begun else self.expected_usd,
         )
 
     async def _acquire(self, call: Call) -> None:

@@ -18,6 +18,7 @@ from aragora_q.answer_form import AnswerForm
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.prices import FREE, Price
+from aragora_q.executors.debate.prompts import max_input_tokens, prompt_for
 from aragora_q.executors.debate.requests import (
     PLAIN,
     AgentRequest,
@@ -54,6 +55,11 @@ MAX_STRING_CHARS = 1_000
 MAX_OUTPUT_WORDS = 500
 
 
+def model_of(name: str, seat: int) -> str:
+    """Return the model of an agent of a seat: agents called just `demo` have one persona after the other."""
+    return name if ":" in name else f"demo:{PERSONAS[seat % len(PERSONAS)]}"
+
+
 class DemoAgent:
     """An agent with a persona: `bold` says yes, `careful` says no, `curious` suggests a trial.
 
@@ -76,8 +82,9 @@ class DemoAgent:
         """Return a digest of `request`, which is all that a reply depends on."""
         return stable_hash(repr(request))
 
-    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:  # noqa: ARG002 - as `Agent`
-        return len(str(request).split())
+    def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:
+        """As of a model: a word of `request` is a token."""
+        return max_input_tokens(prompt_for(request), manner.repair, is_tool=False)
 
     async def reply(
         self,

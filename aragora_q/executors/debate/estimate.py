@@ -1,13 +1,40 @@
 """What a debate will probably take: least, expected, most.
 
-Used by `enqueue --quote` and by the executor before the first call. `quote.py` has the bounds. Must not
-know journals, models' libraries or Redis.
+Used by `enqueue --quote` and by the executor before the first call; `quote.py` has the bounds. The prompts that
+the debate would send are built with answers of the size that `call_sizes.py` expects. Which phases begin is
+assumed, too, until finished debates of the queue show it. Must not know journals, models' libraries or Redis.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from aragora_q.executors.debate.call_sizes import DEVIATIONS, LEAST_SHARE, CallSizes, Level
+from aragora_q.executors.debate.quote import (
+    NONCE,
+    Planned,
+    Terms,
+    answers_again,
+    decision_requests,
+    labeled,
+)
+from aragora_q.executors.debate.requests import Answer, Propose, Review, Topic
+from aragora_q.history import CallHistory, CallKind, PhaseKind
+from aragora_q.job import DebateJobPayload
+
+ENDS = 0.5
+"""Share of debates that end where `debate: auto` may end them, as long as nothing is known: the proposals in
+a closed form agree, reviews settle a text, a round changes no verdict. And the share of votes in which a
+judge has nothing to decide."""
+
+ASSUMED_DEBATES = 3
+"""How many finished debates this weighs as much as."""
+
+VERDICT_CHARS = 20
 
 
 @dataclass(frozen=True)
@@ -51,3 +78,288 @@ class DebateQuote:
     def to_dict(self) -> dict[str, Any]:
         """Return the quote as JSON data."""
         return asdict(self)
+
+
+def quote_debate(
+    payload: DebateJobPayload, terms: Sequence[Terms], history: CallHistory
+) -> DebateQuote:
+    """Return the quote of a debate. `terms` are those of all its agents.
+
+    What the debate's own limits forbid is neither expected nor possible.
+    """
+    least = _Forecast(payload, terms, history, "least").estimate
+    forecast = _Forecast(payload, terms, history, "expected")
+    most = _Forecast(payload, terms, history, "most").estimate
+    expected = forecast.estimate
+    return DebateQuote(
+        _each(min, least, expected),
+        expected,
+        _each(max, most, expected),
+        forecast.lines(),
+        forecast.debates,
+    )
+
+
+def expected_usd(
+    payload: DebateJobPayload, terms: Sequence[Terms], history: CallHistory
+) -> float | None:
+    """Return what a debate will probably cost; None: a price is not known."""
+    return _Forecast(payload, terms, history, "expected").estimate.usd
+
+
+def phase_shares(payload: DebateJobPayload, *, is_text: bool) -> dict[str, float]:
+    """Return the phases that a debate may hold, and the share of such debates that are assumed to begin it."""
+    goes_on = 1 - ENDS if payload.debate == "auto" else 1.0
+    shares, settled = {"propose": 1.0}, 0.0
+    begun = 1.0 if is_text else goes_on
+    for number in range(1, payload.max_rounds + 1):
+        shares[f"r{number}.{'review' if is_text else 'discuss'}"] = begun
+        if is_text:
+            settled += begun * (1 - goes_on)
+            begun *= goes_on
+            shares[f"r{number}.revise"] = begun
+        begun *= goes_on
+    if payload.escalate:
+        shares["escalation"] = shares["r1.revise"] if is_text else 1 - ENDS
+    if is_text and payload.consensus != "none":
+        shares["vote"] = 1 - settled
+    if payload.consensus == "judge":
+        shares["judge"] = 1 - ENDS
+    if payload.consensus == "synthesis":
+        shares["synthesize"] = 1.0
+    return shares
+
+
+class _Step(NamedTuple):
+    """Requests that are made at the same time."""
+
+    times: float
+    """How often, on average."""
+    requests: Sequence[Planned]
+
+
+class _Part(NamedTuple):
+    """What one seat takes in a step, in all its times."""
+
+    phase: str
+    seat: int
+    calls: float
+    input_tokens: float
+    output_tokens: float
+    usd: float | None
+
+
+class _Forecast:
+    """A debate at one level."""
+
+    def __init__(
+        self,
+        payload: DebateJobPayload,
+        terms: Sequence[Terms],
+        history: CallHistory,
+        level: Level,
+    ) -> None:
+        self._payload = payload
+        self._terms = terms
+        self._level = level
+        self._topic = Topic.of(payload, NONCE)
+        self._sizes = CallSizes(self._topic, history, level)
+        self._again = "discuss" if self._topic.form.is_closed else "revise"
+        self._shares, used = self._known_shares(history)
+        self._joining = self._shares.get("escalation", 0.0)
+        self._prices: dict[object, float] = {}
+        self._seconds: float | None = 0.0
+        self._parts = [part for step in self._steps() for part in self._parts_of(step)]
+        based_on: list[CallKind | PhaseKind] = [*used, *self._sizes.used]
+        self.debates = max((history.counts[kind] for kind in based_on), default=0)
+        """How many finished debates it is based on."""
+        self._share = 1.0
+        """What the debate's own limits leave of it."""
+        if level != "least":
+            self._share = _share_within_limits(payload, self.estimate)
+
+    @property
+    def estimate(self) -> Estimate:
+        """All that is taken."""
+        share, costs = self._share, [part.usd for part in self._parts]
+        return Estimate(
+            round(share * sum(part.calls for part in self._parts), 2),
+            round(share * sum(part.input_tokens for part in self._parts)),
+            round(share * sum(part.output_tokens for part in self._parts)),
+            None if None in costs else round(share * sum(usd or 0.0 for usd in costs), 9),
+            None if self._seconds is None else round(share * self._seconds, 1),
+        )
+
+    def lines(self) -> tuple[QuoteLine, ...]:
+        """Return the same by phase and agent."""
+        names, share = self._payload.all_agents, self._share
+
+        def key(part: _Part) -> tuple[str, str, str]:
+            return part.phase, names[part.seat], self._terms[part.seat].model
+
+        grouped: dict[tuple[str, str, str], list[_Part]] = {}
+        for part in self._parts:
+            grouped.setdefault(key(part), []).append(part)
+        return tuple(
+            QuoteLine(
+                phase,
+                agent,
+                model,
+                self._terms[parts[0].seat].service_tier,
+                round(share * sum(part.calls for part in parts), 2),
+                round(share * sum(part.input_tokens for part in parts)),
+                round(share * sum(part.output_tokens for part in parts)),
+                None
+                if parts[0].usd is None
+                else round(share * sum(part.usd or 0.0 for part in parts), 9),
+            )
+            for (phase, agent, model), parts in grouped.items()
+        )
+
+    def _known_shares(self, history: CallHistory) -> tuple[dict[str, float], list[PhaseKind]]:
+        """Return how often each phase begins, and on what of the history that is based."""
+        payload, form = self._payload, self._topic.form
+        assumed = phase_shares(payload, is_text=not form.is_closed)
+        if self._level == "most":
+            return dict.fromkeys(assumed, 1.0), []
+        if self._level == "least":  # all seats may propose the same: only what is asked in any case
+            is_fixed = payload.debate == "always"
+            return {
+                name: float(name == "propose" or (is_fixed and name.startswith("r")))
+                for name in assumed
+            }, []
+        shares, used = {}, []
+        for name, share in assumed.items():
+            kind = PhaseKind(payload.debate, form.kind, payload.max_rounds, name)
+            shares[name] = share
+            if (known := history.phases.get(kind)) is not None:
+                used.append(kind)
+                weight = ASSUMED_DEBATES + known.debates
+                shares[name] = (ASSUMED_DEBATES * share + known.begun) / weight
+        return shares, used
+
+    def _steps(self) -> Iterator[_Step]:
+        payload, topic = self._payload, self._topic
+        first, everyone = range(len(payload.agents)), range(payload.max_seats)
+        # The answers that are shown: also of those that join, if that is likely.
+        seats = everyone[: len(first) + round(self._joining * len(payload.escalate))]
+        propose = Propose(topic)
+        yield _Step(1.0, [Planned("propose", seat, propose) for seat in first])
+        yield _Step(self._joining, [Planned("propose", n, propose) for n in everyone[len(first) :]])
+        if payload.max_rounds:
+            yield from self._round(first, seats, self._answers(seats, 0.0), range(1, 2))
+        if payload.max_rounds > 1:  # all of them are alike
+            rounds = range(2, payload.max_rounds + 1)
+            yield from self._round(everyone, seats, self._answers(seats, 1.0), rounds)
+        answers = self._answers(seats, self._shares.get(f"r1.{self._again}", 0.0))
+        decision = decision_requests(payload, topic, everyone, answers)
+        for (phase, _), requests in groupby(decision, key=lambda each: (each.phase, each.part)):
+            yield _Step(self._shares[phase], list(requests))
+
+    def _round(
+        self,
+        reviewers: Sequence[int],
+        seats: Sequence[int],
+        answers: Sequence[Answer],
+        numbers: Sequence[int],
+    ) -> Iterator[_Step]:
+        """Yield what is asked in the rounds of these numbers."""
+        topic = self._topic
+        again = sum(self._shares[f"r{n}.{self._again}"] for n in numbers)
+        if topic.form.is_closed:
+            reviewed = seats[1:] if numbers[0] > 1 else ()  # those of the round before
+            points = [self._points(seat, "discuss") for seat in reviewed]
+            everyone = range(self._payload.max_seats)
+            yield _Step(again, [*answers_again(topic, everyone, answers, points)])
+            return
+        review = Review(topic, labeled(answers[: len(reviewers)]))
+        times = sum(self._shares[f"r{n}.review"] for n in numbers)
+        yield _Step(times, [Planned("review", seat, review) for seat in reviewers])
+        points = [self._points(seat, "review") for seat in reviewers[1 : len(seats)]]
+        yield _Step(again, [*answers_again(topic, reviewers, answers, points)])
+
+    def _answers(self, seats: Sequence[int], share_again: float) -> list[Answer]:
+        """Return answers as long as those of the seats, of which a share has answered again."""
+        return [
+            self._answer(
+                (1 - share_again) * self._sizes.of(self._terms[seat], "propose").answer_bytes
+                + share_again * self._sizes.of(self._terms[seat], self._again).answer_bytes
+            )
+            for seat in seats
+        ]
+
+    def _answer(self, size: float) -> Answer:
+        text = "x" * min(round(size), self._topic.max_answer_chars)
+        return Answer(text[:VERDICT_CHARS], text[VERDICT_CHARS:])
+
+    def _points(self, seat: int, phase: str) -> str:
+        size = self._sizes.of(self._terms[seat], phase).points_bytes
+        return "x" * min(round(size), self._topic.max_points_chars)
+
+    def _parts_of(self, step: _Step) -> Iterator[_Part]:
+        """Yield what the seats take in a step; count its seconds."""
+        longest, inputs = 0.0, dict[object, int]()
+        for phase, seat, request, _ in step.requests:
+            is_joining = len(self._payload.agents) <= seat < self._payload.max_seats
+            times = min(step.times, self._joining) if is_joining else step.times
+            if not times:
+                continue
+            terms = self._terms[seat]
+            size = self._sizes.of(terms, phase)
+            measure = id(request), terms.prompt_for, terms.is_tool
+            if measure not in inputs:
+                inputs[measure] = terms.input_tokens(request)
+            read, calls = inputs[measure] * size.input_share, times * size.calls
+            usd = self._usd(terms, read, size.output_tokens, read * size.cached_share)
+            yield _Part(
+                phase, seat, calls, calls * read, calls * size.output_tokens,
+                None if usd is None else calls * usd,
+            )  # fmt: skip
+            if size.seconds is None:
+                self._seconds = None
+            else:  # the slowest of several takes longer than one
+                deviations = DEVIATIONS[self._level] + math.sqrt(math.log(len(step.requests)))
+                seconds = size.seconds + deviations * size.seconds_deviation
+                longest = max(longest, size.calls * max(seconds, LEAST_SHARE * size.seconds))
+        if self._seconds is not None:
+            self._seconds += step.times * longest
+
+    def _usd(self, terms: Terms, read: float, written: float, cached: float) -> float | None:
+        """Return the price of a call; at most with what some providers charge to keep its input."""
+        if terms.price is None:
+            return None
+        tokens = round(read), round(written), round(cached)
+        key = id(terms.price), tokens
+        if key not in self._prices:
+            self._prices[key] = (
+                terms.price.worst_usd(*tokens[:2])
+                if self._level == "most"
+                else terms.price.cost_usd(*tokens)
+            )
+        return self._prices[key]
+
+
+def _share_within_limits(payload: DebateJobPayload, estimate: Estimate) -> float:
+    """Return the part of what a debate takes that its own limits allow."""
+    taken = estimate.input_tokens + estimate.output_tokens
+    share = 1.0
+    if payload.max_tokens is not None and taken > payload.max_tokens:
+        share = payload.max_tokens / taken
+    if payload.max_cost_usd is not None and estimate.usd:
+        share = min(share, payload.max_cost_usd / estimate.usd)
+    return share
+
+
+def _each(choose: Callable[[Any, Any], Any], one: Estimate, other: Estimate) -> Estimate:
+    """Return the lower, or the higher, of both in each number; None where one is not known."""
+
+    def known(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else choose(a, b)
+
+    return Estimate(
+        choose(one.calls, other.calls),
+        choose(one.input_tokens, other.input_tokens),
+        choose(one.output_tokens, other.output_tokens),
+        known(one.usd, other.usd),
+        known(one.seconds, other.seconds),
+    )

@@ -11,9 +11,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+from aragora_q import loose
 from aragora_q.context import AttemptContext
 from aragora_q.errors import PermanentError
 from aragora_q.observability.logs import get_logger
@@ -30,10 +31,10 @@ Entry = dict[str, Any]
 """A call that brought a reply, `call/<call>.<try>`: `id` (of the call, for the gates), `agent`, `provider`,
 `account`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `own_settings` (those that
 are not at their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `out` and `cached`
-(tokens), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end, Unix seconds), `seconds`,
-`running` (running seconds of the debate at its end), `life`; `value`, the reply with seats instead of labels
-(None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by a token limit), `clipped`
-(by one below the agent's), `prose` (no JSON).
+(tokens), `max_in` (the bound of `in`), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end,
+Unix seconds), `seconds`, `running` (running seconds of the debate at its end), `life`; `value`, the reply
+with seats instead of labels (None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by
+a token limit), `clipped` (by one below the agent's), `prose` (no JSON).
 
 A call that brought none, `fault/<call>.<n>`: the same up to `seconds`, without `settings` and `prompt`, and
 `why`. It counts for what it took, and changes nothing else.
@@ -44,7 +45,7 @@ _FAULT = {
     **dict.fromkeys(
         ("id", "agent", "provider", "account", "model", "answered_by", "outcome", "phase"), str
     ),
-    **dict.fromkeys(("round", "seat", "step", "in", "out", "cached"), int),
+    **dict.fromkeys(("round", "seat", "step", "in", "max_in", "out", "cached"), int),
     **dict.fromkeys(("at", "seconds"), _NUMBER),
     "usd": (*_NUMBER, type(None)),
 }
@@ -111,7 +112,7 @@ class Journal:
         self._unpriced_calls = 0
         self._first_prose: dict[tuple[str, str], int] = {}
 
-    async def open(self, begin: Callable[[], Mapping[str, Any]]) -> None:
+    async def open(self, begin: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Read what earlier attempts stored. If it is the first one, store what `begin` returns."""
         found = await self._attempt.checkpoints()
         ignored = [
@@ -120,7 +121,7 @@ class Journal:
         if ignored:
             logger.warning("checkpoints of another form ignored", extra={"names": ignored[:10]})
         if "begun" not in self._notes:
-            await self.note("begun", {"at": self.now(), **begin()})
+            await self.note("begun", {"at": self.now(), **await begin()})
         if "life/begun" not in self._notes:
             await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})
         running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
@@ -146,8 +147,13 @@ class Journal:
 
     @property
     def begun(self) -> Entry:
-        """What was stored when the debate began: `at`, `nonce`, `version`, `prompt_version`."""
+        """What was stored when the debate began: `at`, `nonce`, `version`, `prompt_version`, `quote_usd`."""
         return self._notes["begun"]
+
+    @property
+    def quote_usd(self) -> float | None:
+        """What the debate was expected to cost before its first call; None: that is not known."""
+        return loose.number_or_none(self.begun.get("quote_usd"))
 
     @property
     def life(self) -> str:

@@ -173,6 +173,7 @@ class Outcome:
         answer = None if best is None else self._answers[best]
         has_vote = self._payload.consensus != "none"
         seats, cost_usd = self._seat_rows(), self._journal.cost_usd()
+        quote_usd = self._journal.quote_usd
         return DebateResult(
             debate_id=self._job_id,
             consensus_reached=self.decision.consensus_reached,
@@ -200,6 +201,7 @@ class Outcome:
             flags=self._flags(),
             seats=seats,
             cost_usd=None if cost_usd is None else round(cost_usd, COST_DIGITS),
+            quote_usd=None if quote_usd is None else round(quote_usd, COST_DIGITS),
             unpriced_calls=self._journal.unpriced_calls(),
             record=self._record(),
             transcript=self._seats.transcript if self._payload.transcript else None,

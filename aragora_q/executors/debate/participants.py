@@ -425,6 +425,7 @@ class Participants:
             "calls": len(self._journal),
             "tokens": self._journal.tokens(),
             "cost_usd": self._journal.cost_usd(),
+            "quote_usd": self._journal.quote_usd,
             "unpriced_calls": self._journal.unpriced_calls(),
             "agent": self.names[seat],
             "seat": seat,

@@ -19,7 +19,9 @@ from aragora_q.executors.debate import labels, quote
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel, label_of
 from aragora_q.executors.debate.calls import CallBook
+from aragora_q.executors.debate.estimate import expected_usd
 from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.lesson import lesson_of
 from aragora_q.executors.debate.limits import Limits, Plan
 from aragora_q.executors.debate.outcome import Outcome
 from aragora_q.executors.debate.participants import Participants, Phase
@@ -85,10 +87,16 @@ class Debate:
         """
         self._registry.resolve(self._payload.all_agents)
         await self._journal.open(self._begin)
+        self._calls.expected_usd = self._journal.quote_usd
         await self._calls.settle_again()
         if self._payload.has_budget and not any(self._journal.ledger()):
             quote.check_budget(self._payload, self._terms)
         topic = Topic.of(self._payload, self._journal.begun["nonce"])
+        result = await self._hold(topic)
+        await self._attempt.learn(lesson_of(self._payload, topic, self._journal, result))
+        return result
+
+    async def _hold(self, topic: Topic) -> DebateResult:
         if not self._journal.find_note("life/time_up"):
             try:
                 async with self._attempt.waits.timeout(self._remaining_seconds()) as deadline:
@@ -103,13 +111,15 @@ class Debate:
             await self._journal.note("life/time_up", {"at": self._journal.now()})
         return await self._debate(topic, is_closing=True)
 
-    def _begin(self) -> dict[str, Any]:
+    async def _begin(self) -> dict[str, Any]:
         payload = self._payload
+        history = await self._attempt.call_history()
         material = (payload.question, *payload.options, str(payload.answer_form))
         return {
             "nonce": labels.draw_nonce(*material),
             "version": __version__,
             "prompt_version": prompt_version(),
+            "quote_usd": expected_usd(payload, self._terms, history),
         }
 
     def _remaining_seconds(self) -> float | None:

@@ -7,7 +7,7 @@ journals, models' libraries or Redis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +37,13 @@ from aragora_q.money import MICROS, cost_micros
 
 MIN_OUTPUT_TOKENS = 256
 """No call may answer in less, unless its agent always does: the rest of a budget buys nothing then."""
+
+THINKING_TOKENS: Mapping[str | None, int] = {
+    None: 500, "off": 0, "minimal": 200, "low": 500, "medium": 1_500, "high": 4_000, "xhigh": 8_000,
+    "max": 16_000,
+}  # fmt: skip
+"""What a call thinks by the `effort` of its agent (None: the provider's default), as long as nothing better is
+known. An assumption, not a limit."""
 
 SHORTEST_BYTES = 120
 """Size to which an answer is cut at most where it is shown to voters."""
@@ -101,6 +108,11 @@ class Terms(NamedTuple):
     """The form of a reply may be a tool."""
     max_output_tokens: int = 8_000
     larger_output_tokens: int = 32_000
+    model: str = ""
+    """The configured model; blank: nothing is known of what its calls took."""
+    service_tier: str | None = None
+    thinking_tokens: int = 0
+    """What a call thinks, if nothing is known of other calls."""
     price: Price | None = None
 
     def input_tokens(self, request: AgentRequest, remark: str = "") -> int:
@@ -119,25 +131,33 @@ class Terms(NamedTuple):
 
 def terms_of(names: Sequence[str], config: QueueConfig) -> list[Terms]:
     """Return the terms of agents, in order. Raises InvalidPayload for an unknown name."""
-    return [_terms(config_of(name, config), agent_price(name, config)) for name in names]
+    return [
+        _terms(config_of(name, config), agent_price(name, config), seat)
+        for seat, name in enumerate(names)
+    ]
 
 
-def _terms(agent: AgentConfig, price: Price | None) -> Terms:
+def _terms(agent: AgentConfig, price: Price | None, seat: int) -> Terms:
+    thinking = THINKING_TOKENS[agent.effort]
     match agent.model.partition(":")[0]:
         case "demo":
             return Terms(
                 max_output_tokens=demo.MAX_OUTPUT_WORDS,
                 larger_output_tokens=demo.MAX_OUTPUT_WORDS,
+                model=demo.model_of(agent.model, seat),
                 price=price,
             )
         case "local":
-            prompts, is_tool = local_prompts.prompt_for, False
+            prompts, is_tool, thinking = local_prompts.prompt_for, False, 0
         case provider:
             is_native = agent.structured == "native" or (
                 agent.structured == "auto" and not agent.base_url and provider in NATIVE
             )
             prompts, is_tool = prompt_for, not (is_native or agent.structured == "prompted")
-    return Terms(prompts, is_tool, agent.max_tokens, larger_output(agent.max_tokens), price)
+    return Terms(
+        prompts, is_tool, agent.max_tokens, larger_output(agent.max_tokens),
+        agent.model, agent.service_tier, thinking, price,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

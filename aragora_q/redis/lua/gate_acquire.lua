@@ -3,7 +3,7 @@
 -- include: gates
 -- repeatable
 -- keys: policy accounts reservations
--- args: digest call_id account provider agent model queue tenant group job usd tokens timeout_ms lease_ms job_usd job_tokens least_usd
+-- args: digest call_id account provider agent model queue tenant group job usd tokens timeout_ms lease_ms job_usd job_tokens least_usd expected_usd
 -- returns: undeclared (what the worker declared does not apply: it declares it again) | granted | used (it was settled:
 -- another call needs another id) | wait, ms, why | closed, ms (-1: until someone acts), why
 -- | over, budget, on_full (hold | fail | job), why (full | never | unpriced), limit, spent, reserved, what the call
@@ -11,8 +11,9 @@
 --
 -- `usd` is the highest price of the call in micro-dollars (empty: unknown), `tokens` the most that it takes; `job_usd`
 -- and `job_tokens` are the job's own limits (empty: none); `least_usd` is what the job needs at least, this call
--- included, of budgets that see all of it (0: not known). Asked again with the same id, a granted call is granted, also
--- if it was estimated meanwhile.
+-- included, of budgets that see all of it (0: not known); `expected_usd` is what it will probably take of those that
+-- hold jobs, as `least_usd`: it is held before it begins unless what is left has room for that, or is the whole limit.
+-- Asked again with the same id, a granted call is granted, also if it was estimated meanwhile.
 -- Calls that wait are served in the order in which they first asked.
 
 local PROBE_MS = 30000
@@ -89,9 +90,12 @@ for _, budget in ipairs(budgets) do
   local holds = budget.on_full ~= 'warn' and usd ~= 0  -- what is free needs no room
   local is_of_part = budget.kind == 'agent' or budget.kind == 'provider'  -- it need not see all of the job
   local of_job = math.max(usd or 0, is_of_part and 0 or tonumber(least_usd))
+  local expected = not is_of_part and budget.on_full == 'hold' and tonumber(expected_usd) or 0
+  local needed = math.max(usd or 0, math.min(expected, budget.limit))  -- so that an unused budget takes any job
   local why = holds and (not usd and 'unpriced' or of_job > budget.limit and 'never'
-    or spent + usd > budget.limit and 'full')
+    or spent + needed > budget.limit and 'full')
   if why then
+    if why == 'full' then of_job = math.max(of_job, expected) end
     return refuse('over', budget.ref, budget.on_full, why, budget.limit, spent, reserved, usd or 0, of_job)
   elseif holds and spent + reserved + usd > budget.limit then
     blocked = blocked or budget.ref

@@ -9,7 +9,15 @@ from aragora_q.redis import scripts
 
 LUA = Path(scripts.__file__).parent / "lua"
 NAMES = sorted(path.stem for path in LUA.glob("*.lua"))
-TAKES_IN_DATA = {"enqueue", "gate_acquire", "requeue", "seal", "progress", "checkpoint"}
+TAKES_IN_DATA = {
+    "enqueue",
+    "gate_acquire",
+    "requeue",
+    "seal",
+    "progress",
+    "checkpoint",
+    "gate_learn",
+}
 
 
 def source(name):
