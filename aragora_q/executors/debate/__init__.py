@@ -22,6 +22,7 @@ from aragora_q.executors.debate.agents import (
     choose_agents,
     config_of,
     only_model,
+    without_price,
 )
 from aragora_q.executors.debate.providers import provider_of
 from aragora_q.job import DebateJobPayload
@@ -39,6 +40,7 @@ __all__ = [
     "create",
     "least_costs",
     "only_model",
+    "unpriced_agents",
 ]
 
 
@@ -118,6 +120,17 @@ def approval_above(
 
     debate = DebateJobPayload.from_dict(payload)
     return quote.approval_above(max_usd, debate, quote.terms_of(debate.all_agents, config))
+
+
+def unpriced_agents(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
+    """Return the agents in the JSON of a debate whose price is not known.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+        ConfigError: the list that may have the price is not installed.
+
+    """
+    return without_price(DebateJobPayload.from_dict(payload).all_agents, config)
 
 
 def create(config: QueueConfig) -> Executor:
