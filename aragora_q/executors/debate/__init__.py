@@ -107,6 +107,17 @@ def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[s
     ]
 
 
+def unpriced_agents(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
+    """Return the agents in the JSON of a debate whose price is not known.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+        ConfigError: the list that may have the price is not installed.
+
+    """
+    return without_price(DebateJobPayload.from_dict(payload).all_agents, config)
+
+
 def approval_above(
     max_usd: float, payload: Mapping[str, Any], config: QueueConfig
 ) -> Approval | None:
@@ -120,17 +131,6 @@ def approval_above(
 
     debate = DebateJobPayload.from_dict(payload)
     return quote.approval_above(max_usd, debate, quote.terms_of(debate.all_agents, config))
-
-
-def unpriced_agents(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
-    """Return the agents in the JSON of a debate whose price is not known.
-
-    Raises:
-        InvalidPayload: a field breaks a rule, or a name is unknown.
-        ConfigError: the list that may have the price is not installed.
-
-    """
-    return without_price(DebateJobPayload.from_dict(payload).all_agents, config)
 
 
 def create(config: QueueConfig) -> Executor:
