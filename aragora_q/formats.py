@@ -154,9 +154,13 @@ def dollars_or_unknown(usd: float | None) -> str:
     return "unknown" if usd is None else dollars(usd)
 
 
-def price(cost_usd: float | None, unpriced_calls: int) -> str:
-    """Format the price of a debate, and say how many calls it does not cover; blank if there are none."""
+def price(cost_usd: float | None, unpriced_calls: int, quote_usd: float | None = None) -> str:
+    """Format the price of a debate: `$0.42 (quoted $0.40), price of 2 calls not known`.
+
+    Blank if nothing is known of it. `quote_usd` is what it was expected to be; None or 0: not shown.
+    """
+    quoted = f"quoted {dollars(quote_usd)}" if quote_usd else ""
     unpriced = f"price of {count(unpriced_calls, 'call')} not known" if unpriced_calls else ""
-    if cost_usd is None:
-        return unpriced
-    return f"{dollars(cost_usd)}{f', {unpriced}' if unpriced else ''}"
+    if cost_usd is not None:
+        quoted = f"{dollars(cost_usd)} ({quoted})" if quoted else dollars(cost_usd)
+    return ", ".join(filter(None, (quoted, unpriced)))

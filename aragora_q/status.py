@@ -18,6 +18,7 @@ from aragora_q.base import HOLD_CAUSES, LANES, Group, Hold, Job, JobStatus, Queu
 from aragora_q.contracts import STALL_SECONDS
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import decode_labels
+from aragora_q.loose import json_object
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import BACKSTOP_MS, GROUP
@@ -236,6 +237,11 @@ class JobStatusTracker:
         if status is None or _is_past_retention(ttl_ms):
             return {}
         return decode_checkpoints(job_id, journal)
+
+    async def checkpoint(self, job_id: str, name: str) -> dict[str, Any]:
+        """Return one checkpoint of a job; empty if there is none, or it is not a JSON object."""
+        key = self._keys.journal(job_id)
+        return json_object(await self._connection.execute("HGET", key, f"checkpoint:{name}"))
 
     async def server_time(self) -> float:
         """Return the Unix seconds of the server's clock: ages of jobs count by it, not by a client's."""

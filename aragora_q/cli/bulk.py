@@ -3,8 +3,8 @@
 A line is a JSON object with the fields of a debate (`question`, `agents`, …) or, for other executors,
 any `payload`; optionally also `id`, and JOB_FIELDS of the job. Without `id`, the job gets a new one; on
 request, the hash of payload and group, so that a repeated run enqueues no job twice. Input that begins like
-an array, or like an object over several lines, is read as one JSON document. Used by `enqueue`; `requeue`
-and `group seal` use the readers.
+an array, or like an object over several lines, is read as one JSON document. Used by `enqueue` and `quotes`;
+`requeue` and `group seal` use the readers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -28,21 +29,22 @@ import typer
 from aragora_q import codec
 from aragora_q.base import MAX_USD, EnqueueResult, Job, new_job_id
 from aragora_q.cli import output
+from aragora_q.cli.quoter import Quoter, is_debate
 from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable, did_you_mean
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.executors.debate.quote import Approval
-    from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome, RedisStreamsQueue
+    from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome
 
 READ_BYTES = 65_536
 BATCH_LINES = 100
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags")
 LINE_FIELDS = (*DebateJobPayload.__dataclass_fields__, "payload", "id", *JOB_FIELDS)
-APPROVE_ABOVE = "approve_above_usd"
-"""A field of a line that is not one of the job: what it may cost without an approval."""
+APPROVE_ABOVE, MAX_QUOTE = "approve_above_usd", "max_quote_usd"
+"""Fields of a line that are not of the job: what it may cost without an approval, and be expected to cost."""
 PROGRESS_SECONDS = 0.2
 AGENTS_HINT = (
     "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
@@ -53,6 +55,30 @@ NewId = Callable[[Mapping[str, Any], Any], str]
 SEAT_FIELDS = ("agents", "escalate", "judge")
 MAX_KNOWN_SEATS = 1_000
 """Combinations of agents that are remembered as checked."""
+
+
+class Thresholds(NamedTuple):
+    """US dollars at which `enqueue` holds or refuses a debate; None: at no amount."""
+
+    approve_above: float | None
+    """It is held if it can cost more."""
+    max_quote: float | None
+    """It is refused if it is expected to cost more."""
+
+
+NO_THRESHOLDS = Thresholds(None, None)
+
+
+class Checked(NamedTuple):
+    """A job, as it would be sent, and why it needs an approval."""
+
+    job: Job
+    item: EnqueueItem
+    approval: Approval | None
+
+
+Item = tuple[int, Callable[[], Any]]
+"""The number of a line, and a function that decodes it."""
 
 
 class Line(NamedTuple):
@@ -146,6 +172,54 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
     return head.removeprefix(codecs.BOM_UTF8)  # written by some editors
 
 
+def read_items(stream: BinaryIO, max_bytes: int) -> Iterator[list[Item]]:
+    """Yield the lines of a stream, or the items of one JSON document, in batches.
+
+    Raises:
+        InvalidPayload: the input is in another encoding than UTF-8, or a document is too large.
+    """
+    rest = read_chunks(stream)
+    head = read_head(rest)
+    chunks = itertools.chain([head], rest)
+    if is_document(head):
+        yield from _in_batches(
+            [(n, partial(_as_it_is, item)) for n, item in _document_items(chunks)]
+        )
+        return
+    for lines in read_lines(chunks, max_bytes):
+        yield from _in_batches([(n, partial(_parse, text, max_bytes)) for n, text in lines])
+
+
+def _in_batches(items: list[Item]) -> Iterator[list[Item]]:
+    for start in range(0, len(items), BATCH_LINES):
+        yield items[start : start + BATCH_LINES]
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _parse(raw: bytes | None, max_bytes: int) -> Any:
+    if raw is None:
+        raise InvalidPayload(f"line is longer than {max_bytes:,} bytes")
+    return _decode(raw)
+
+
+def _document_items(chunks: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Yield the items of an array, or one object; they are numbered like lines."""
+    parts, size = [], 0
+    for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_DOCUMENT_BYTES:
+            raise InvalidPayload(
+                f"JSON document is larger than {MAX_DOCUMENT_BYTES:,} bytes",
+                hint="convert it to JSON lines, which have no limit: jq -c '.[]'",
+            )
+    document = _decode(b"".join(parts))
+    yield from enumerate(document if isinstance(document, list) else [document], 1)
+
+
 def is_document(head: bytes) -> bool:
     """Return True if input with this beginning is one JSON document, not JSON lines."""
     first = head.lstrip().partition(b"\n")[0].strip()
@@ -225,7 +299,7 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     Raises:
         InvalidPayload: a name does not resolve.
     """
-    if not _is_debate(payload, config):
+    if not is_debate(payload, config):
         return ""
     from aragora_q.executors import debate
 
@@ -236,7 +310,7 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
 
 def check_budget(job: Job, config: QueueConfig) -> None:
     """Raise InvalidPayload if a debate needs more than its own limits, or a budget's, ever have room for."""
-    if not _is_debate(job.payload, config):
+    if not is_debate(job.payload, config):
         return
     from aragora_q.executors import debate
 
@@ -255,35 +329,35 @@ def approval_above(
         return None
     from aragora_q.executors.debate import approval_above, quote
 
-    if not _is_debate(payload, config):
+    if not is_debate(payload, config):
         return quote.Approval("cannot be priced: it is not a debate", None)
     return approval_above(max_usd, payload, config)
 
 
-def take_approve_above(fields: Any, default: float | None = None) -> float | None:
-    """Remove `approve_above_usd` from the fields of a line, and return it, or `default`.
+def take_thresholds(fields: Any, default: Thresholds = NO_THRESHOLDS) -> Thresholds:
+    """Remove `approve_above_usd` and `max_quote_usd` from the fields of a line, and return them, or `default`.
 
     Raises:
-        InvalidPayload: it is not an amount.
+        InvalidPayload: one is not an amount.
     """
-    value = fields.pop(APPROVE_ABOVE, None) if isinstance(fields, dict) else None
+    return Thresholds(
+        _take_usd(fields, APPROVE_ABOVE, default.approve_above),
+        _take_usd(fields, MAX_QUOTE, default.max_quote),
+    )
+
+
+def _take_usd(fields: Any, name: str, default: float | None) -> float | None:
+    value = fields.pop(name, None) if isinstance(fields, dict) else None
     if value is None:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_USD:
-        raise InvalidPayload(
-            f"{APPROVE_ABOVE} must be US dollars from 0 to {MAX_USD:,}, got {value!r:.100}"
-        )
+        raise InvalidPayload(f"{name} must be US dollars from 0 to {MAX_USD:,}, got {value!r:.100}")
     return float(value)
 
 
 def held_fields(result: EnqueueResult, approval: Approval | None) -> dict[str, Any]:
     """Return the fields that say that a new job waits for an approval, if it does."""
-    return {"held": True, "quote_usd": approval.usd} if approval and result.created else {}
-
-
-def _is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
-    is_payload = "question" in payload and isinstance(payload.get("agents"), list)
-    return config.executor == "debate" and is_payload
+    return {"held": True, "most_usd": approval.usd} if approval and result.created else {}
 
 
 def content_id(payload: Mapping[str, Any], group: Any) -> str:
@@ -339,6 +413,13 @@ class BulkSummary:
         jobs = "1 job is" if self.held == 1 else f"{self.held:,} jobs are"
         return f"{jobs} held until approved with unhold; the first, {self.first_held}"
 
+    def refuse(self, number: int, error: InvalidPayload) -> str:
+        """Count a line that is refused. Return why."""
+        text = f"{error} ({error.hint})" if error.hint else str(error)
+        self.first_refusal = self.first_refusal or f"line {number}: {text}"
+        self.refused += 1
+        return text
+
     def text(self) -> str:
         """Return, for example, `998 jobs enqueued, 2 existed (not changed), 1 refused`."""
         existing = f", {self.existing:,} existed (not changed)" if self.existing else ""
@@ -346,73 +427,51 @@ class BulkSummary:
         return f"{output.count(self.created, 'job')} enqueued{existing}{refused}"
 
 
-class BulkEnqueuer:
-    """Enqueues the jobs in a stream and writes one result per line.
+class LineChecker:
+    """Makes the jobs of lines, and checks them as `enqueue` does.
 
-    A result has `line`, and either `id` and `created` (false: the id already existed, nothing
-    changed), or `error`. It has `durable`, false, if the requested confirmation did not arrive in time.
-    When the queue is full or Redis fails, the run ends; lines already read that are not known to be in the
-    queue have that error.
+    `defaults` and `thresholds` apply to lines that lack the field.
     """
 
     def __init__(
         self,
-        queue: RedisStreamsQueue,
+        quoter: Quoter,
         defaults: Mapping[str, Any],
+        thresholds: Thresholds,
+        summary: BulkSummary,
         *,
         id_from_content: bool,
-        quiet: bool,
-        summary: BulkSummary,
-        approve_above: float | None = None,
     ) -> None:
-        self._queue = queue
-        self._approve_above = approve_above
-        self._defaults = defaults
-        self._new_id = content_id if id_from_content else self._random_id
-        self._quiet = quiet
-        self._warnings: dict[str, str] = {}
+        self.quoter = quoter
         self.summary = summary
-        self._max_bytes = max_line_bytes(queue.config)
+        self._queue = quoter.queue
+        self._defaults = defaults
+        self._thresholds = thresholds
+        self._new_id = content_id if id_from_content else self._random_id
+        self._warnings: dict[str, str] = {}
 
-    async def run(self, stream: BinaryIO, progress: Progress) -> None:
-        """Enqueue all lines. Raises InvalidPayload if the input is in another encoding than UTF-8."""
-        rest = read_chunks(stream)
-        head = read_head(rest)
-        chunks = itertools.chain([head], rest)
-        if is_document(head):
-            await self._enqueue_document(chunks)
-            return
-        for lines in read_lines(chunks, self._max_bytes):
-            await self._enqueue_lines(lines)
-            progress.show(self.summary)
+    async def check(self, number: int, line: Any) -> Checked:
+        """Return the job of a line.
 
-    async def _enqueue_lines(self, lines: list[Line]) -> None:
-        for start in range(0, len(lines), BATCH_LINES):
-            batch = lines[start : start + BATCH_LINES]
-            await self._enqueue_batch(batch, self._parse)
-        output.flush()
+        Raises:
+            InvalidPayload: the line is refused.
+            ConfigError: its quote needs an extra that is not installed.
+        """
+        config = self._queue.config
+        thresholds = take_thresholds(line, self._thresholds)
+        job = create_job(line, self._defaults, self._new_id)
+        item = self._queue.check(job)
+        self._check_seats(number, job.payload)
+        check_budget(job, config)
+        await self.quoter.check(job, thresholds.max_quote)
+        approval = approval_above(thresholds.approve_above, job.payload, config)
+        if approval is not None:
+            item = self._queue.check(job, hold=approval.reason)
+        return Checked(job, item, approval)
 
-    def _parse(self, raw: bytes | None) -> Any:
-        if raw is None:
-            raise InvalidPayload(f"line is longer than {self._max_bytes:,} bytes")
-        return _decode(raw)
-
-    async def _enqueue_document(self, chunks: Iterable[bytes]) -> None:
-        """Enqueue the items of an array, or one object; items are numbered like lines."""
-        parts, size = [], 0
-        for chunk in chunks:
-            parts.append(chunk)
-            size += len(chunk)
-            if size > MAX_DOCUMENT_BYTES:
-                raise InvalidPayload(
-                    f"JSON document is larger than {MAX_DOCUMENT_BYTES:,} bytes",
-                    hint="convert it to JSON lines, which have no limit: jq -c '.[]'",
-                )
-        document = _decode(b"".join(parts))
-        items = document if isinstance(document, list) else [document]
-        for start in range(0, len(items), BATCH_LINES):
-            batch = items[start : start + BATCH_LINES]
-            await self._enqueue_batch(list(enumerate(batch, start + 1)), lambda item: item)
+    def _random_id(self, _payload: Mapping[str, Any], _group: Any) -> str:
+        self.summary.has_new_ids = True
+        return new_job_id()
 
     def _check_seats(self, number: int, payload: Mapping[str, Any]) -> None:
         """Raise InvalidPayload for a debate with an unknown agent. Each combination is checked once."""
@@ -425,52 +484,55 @@ class BulkEnqueuer:
             self.summary.warnings += 1
             self.summary.first_warning = self.summary.first_warning or f"line {number}: {warning}"
 
-    def _checked(self, number: int, line: Any, approvals: dict[int, Approval]) -> EnqueueItem:
-        """Return the job of a line, and put the approval that it needs into `approvals`."""
-        approve_above = take_approve_above(line, self._approve_above)
-        job = create_job(line, self._defaults, self._new_id)
-        item = self._queue.check(job)
-        self._check_seats(number, job.payload)
-        check_budget(job, self._queue.config)
-        approval = approval_above(approve_above, job.payload, self._queue.config)
-        if approval is not None:
-            approvals[number] = approval
-            item = self._queue.check(job, hold=approval.reason)
-        return item
 
-    async def _enqueue_batch(
-        self, lines: Sequence[tuple[int, Any]], parse: Callable[[Any], Any]
-    ) -> None:
+class BulkEnqueuer:
+    """Enqueues the jobs in a stream and writes one result per line.
+
+    A result has `line`, and either `id` and `created` (false: the id already existed, nothing
+    changed), or `error`. It has `durable`, false, if the requested confirmation did not arrive in time.
+    When the queue is full or Redis fails, the run ends; lines already read that are not known to be in the
+    queue have that error.
+    """
+
+    def __init__(self, checker: LineChecker, *, quiet: bool) -> None:
+        self._queue = checker.quoter.queue
+        self._checker = checker
+        self._quiet = quiet
+        self.summary = checker.summary
+
+    async def run(self, stream: BinaryIO, progress: Progress) -> None:
+        """Enqueue all lines. Raises InvalidPayload if the input is in another encoding than UTF-8."""
+        for items in read_items(stream, max_line_bytes(self._queue.config)):
+            await self._enqueue_batch(items)
+            output.flush()
+            progress.show(self.summary.text(), self.summary.last_line)
+
+    async def _enqueue_batch(self, items: Sequence[Item]) -> None:
         results: list[dict[str, Any]] = []
-        valid: list[tuple[dict[str, Any], EnqueueItem]] = []
-        approvals: dict[int, Approval] = {}
-        for number, line in lines:
+        valid: list[tuple[dict[str, Any], Checked]] = []
+        for number, parse in items:
             results.append({"line": number})
             try:
-                valid.append((results[-1], self._checked(number, parse(line), approvals)))
+                valid.append((results[-1], await self._checker.check(number, parse())))
             except InvalidPayload as error:
-                results[-1]["error"] = self._count_refusal(number, error)
+                results[-1]["error"] = self.summary.refuse(number, error)
         enqueued: Sequence[EnqueueOutcome | None] = ()
         failure: AragoraQError | None = None
-        self.summary.unanswered_to = lines[-1][0]
+        self.summary.unanswered_to = items[-1][0]
         try:
-            enqueued = await self._queue.enqueue_checked([item for _, item in valid])
+            enqueued = await self._queue.enqueue_checked([each.item for _, each in valid])
         except AragoraQError as error:
             enqueued, failure = error.results, error
         if not isinstance(failure, RedisUnreachable):
             self.summary.unanswered_to = 0
-        for (result, _), outcome in zip(valid, enqueued, strict=True):
-            self._note_outcome(result, outcome, failure, approvals.get(result["line"]))
+        for (result, checked), outcome in zip(valid, enqueued, strict=True):
+            self._note_outcome(result, outcome, failure, checked.approval)
         undecided = (line for (line, _), done in zip(valid, enqueued, strict=True) if done is None)
         first = next(undecided, None)
-        self.summary.last_line = first["line"] - 1 if first else lines[-1][0]
+        self.summary.last_line = first["line"] - 1 if first else items[-1][0]
         self._print(results)
         if failure is not None:
             raise failure
-
-    def _random_id(self, _payload: Mapping[str, Any], _group: Any) -> str:
-        self.summary.has_new_ids = True
-        return new_job_id()
 
     def _note_outcome(
         self,
@@ -482,7 +544,7 @@ class BulkEnqueuer:
         if outcome is None:
             result["error"] = str(failure)
         elif isinstance(outcome, InvalidPayload):
-            result["error"] = self._count_refusal(result["line"], outcome)
+            result["error"] = self.summary.refuse(result["line"], outcome)
         else:
             self._note_enqueued(result, outcome, approval)
 
@@ -500,12 +562,6 @@ class BulkEnqueuer:
         if not job_result.durable:
             result["durable"] = False
             self.summary.not_durable += 1
-
-    def _count_refusal(self, number: int, error: InvalidPayload) -> str:
-        text = f"{error} ({error.hint})" if error.hint else str(error)
-        self.summary.first_refusal = self.summary.first_refusal or f"line {number}: {text}"
-        self.summary.refused += 1
-        return text
 
     def _print(self, results: list[dict[str, Any]]) -> None:
         for result in results:
@@ -540,15 +596,15 @@ class Progress:
         self._started_at = self._shown_at = time.monotonic()
         self._size = _size(stream) if self._is_visible else 0
 
-    def show(self, summary: BulkSummary) -> None:
-        """Print it again, at most every PROGRESS_SECONDS."""
+    def show(self, text: str, lines: int) -> None:
+        """Print `text` and the pace of `lines`, at most every PROGRESS_SECONDS."""
         now = time.monotonic()
         if not self._is_visible or now - self._shown_at < PROGRESS_SECONDS:
             return
         self._shown_at = now
         share = f"{self._stream.tell() / self._size:4.0%}  " if self._size else ""
-        per_second = summary.last_line / (now - self._started_at)
-        sys.stderr.write(f"\r\033[K{share}{summary.text()}, {per_second:,.0f} lines/s")
+        per_second = lines / (now - self._started_at)
+        sys.stderr.write(f"\r\033[K{share}{text}, {per_second:,.0f} lines/s")
         sys.stderr.flush()
 
     def clear(self) -> None:

@@ -15,8 +15,8 @@ from aragora_q.errors import AragoraQError, NotDurable, TryAgain
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
+    from aragora_q.cli.bulk import BulkSummary, Thresholds
     from aragora_q.config.settings import QueueConfig
-    from aragora_q.executors.debate.quote import Approval
     from aragora_q.streams.queue import RedisStreamsQueue
 
 SOME_REFUSED = 3
@@ -25,6 +25,7 @@ Examples:
   id=$(aragora-q enqueue "Tea or coffee?" -a claude,gpt,claude -q)
   aragora-q enqueue "Which is better?" --options tea,coffee --wait
   aragora-q enqueue - < jobs.jsonl > results.jsonl
+  aragora-q enqueue "Tea or coffee?" -a claude,gpt --quote
 
 \b
 Exit codes:
@@ -132,6 +133,14 @@ def enqueue(
             help="Hold what can cost more, until `unhold`.",
         ),
     ] = None,
+    max_quote: Annotated[
+        float | None,
+        typer.Option("--max-quote", metavar="USD", help="Refuse what is expected to cost more."),
+    ] = None,
+    quote: Annotated[
+        bool,
+        typer.Option("--quote", help="Only show what it will take and cost: a table."),
+    ] = False,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -168,7 +177,7 @@ def enqueue(
         bool,
         typer.Option(
             "--id-from-content",
-            help="Make missing ids from payload and group: no job twice.",
+            help="Make missing ids from payload and group.",
         ),
     ] = False,
     priority: Annotated[
@@ -227,17 +236,21 @@ def enqueue(
 
     Without --agents, those of setting `default_agents` debate. A JSON line has the fields of a debate,
     or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
-    `max_attempts`, `group`, `tenant`, `tags` (an object) and `approve_above_usd`. Options apply to lines
-    that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a new job. An id
-    that exists changes nothing.
+    `max_attempts`, `group`, `tenant`, `tags` (an object), `approve_above_usd` and `max_quote_usd`. Options
+    apply to lines that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a
+    new job. An id that exists changes nothing.
     """
     from aragora_q.cli import bulk
 
-    approve_above = bulk.take_approve_above({bulk.APPROVE_ABOVE: approve_above})
+    thresholds = bulk.take_thresholds(
+        {bulk.APPROVE_ABOVE: approve_above, bulk.MAX_QUOTE: max_quote}
+    )
     is_bulk = question == "-" or _is_file_name(question)
     _check_source(question, is_bulk=is_bulk, is_single=wait or job_id is not None)
     if job_id is not None and id_from_content:
         raise typer.BadParameter("--id and --id-from-content exclude each other")
+    if quote and wait:
+        raise typer.BadParameter("--quote enqueues nothing to --wait for")
     if timeout_seconds is not None and not wait:
         raise typer.BadParameter(
             "--timeout requires --wait; to limit the debate, use --job-timeout"
@@ -275,8 +288,10 @@ def enqueue(
             settings,
             question,
             given,
-            approve_above=approve_above,
+            thresholds,
+            only_quote=quote,
             id_from_content=id_from_content,
+            as_json=as_json,
             quiet=quiet,
         )
     new_id = bulk.content_id if id_from_content else lambda *_: new_job_id()
@@ -285,9 +300,10 @@ def enqueue(
     if warning and not quiet:
         output.info(f"warning: {warning}")
     bulk.check_budget(job, settings)
-    approval = bulk.approval_above(approve_above, job.payload, settings)
+    if quote:
+        return options.run(_quote(settings, job, thresholds, as_json=as_json, quiet=quiet))
     return options.run(
-        _enqueue(settings, job, approval, wait, timeout_seconds, as_json=as_json, quiet=quiet)
+        _enqueue(settings, job, thresholds, wait, timeout_seconds, as_json=as_json, quiet=quiet)
     )
 
 
@@ -318,7 +334,7 @@ def _is_other_file(text: str) -> bool:
 async def _enqueue(
     settings: QueueConfig,
     job: Job,
-    approval: Approval | None,
+    thresholds: Thresholds,
     wait: bool,
     timeout_seconds: float | None,
     *,
@@ -327,11 +343,14 @@ async def _enqueue(
 ) -> int:
     """JSON: `id`, `created` (false: the id already existed, nothing changed); with --wait, the job.
 
-    A job that waits for an approval has `held` (true) and `quote_usd` (null: unknown), too.
+    A job that waits for an approval has `held` (true) and `most_usd` (null: unknown), too.
     """
     from aragora_q.cli import bulk
+    from aragora_q.cli.quoter import Quoter
 
+    approval = bulk.approval_above(thresholds.approve_above, job.payload, settings)
     async with options.open_queue(settings) as queue:
+        await Quoter(queue, quiet=quiet).check(job, thresholds.max_quote)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
         fields = {"id": job.id, "created": result.created, **bulk.held_fields(result, approval)}
         if not result.durable:
@@ -372,35 +391,58 @@ async def _wait(
     return waiting.exit_code(job)
 
 
+async def _quote(
+    settings: QueueConfig, job: Job, thresholds: Thresholds, *, as_json: bool, quiet: bool
+) -> int:
+    """JSON: the quote."""
+    from aragora_q.cli import quotes
+    from aragora_q.cli.quoter import Quoter
+
+    async with options.open_queue(settings) as queue:
+        queue.check(job)
+        quoter = Quoter(queue, quiet=quiet)
+        quoted = await quoter.quote(job.payload)
+        quotes.print_quote(quoter, quoted, as_json=as_json, quiet=quiet)
+        await quoter.check(job, thresholds.max_quote)
+    return 0
+
+
 def _enqueue_lines(
     settings: QueueConfig,
     source: str,
     given: dict[str, Any],
+    thresholds: Thresholds,
     *,
-    approve_above: float | None,
+    only_quote: bool,
     id_from_content: bool,
+    as_json: bool,
     quiet: bool,
 ) -> int:
     from aragora_q.cli import bulk
+    from aragora_q.cli.quoter import Quoter
 
     summary = bulk.BulkSummary()
 
-    async def enqueue_stream(stream: BinaryIO, progress: bulk.Progress) -> None:
+    async def work_on(stream: BinaryIO, progress: bulk.Progress) -> None:
         async with options.open_queue(settings) as queue:
-            enqueuer = bulk.BulkEnqueuer(
-                queue,
+            checker = bulk.LineChecker(
+                Quoter(queue, quiet=quiet),
                 given,
+                thresholds,
+                summary,
                 id_from_content=id_from_content,
-                quiet=quiet,
-                summary=summary,
-                approve_above=approve_above,
             )
-            await enqueuer.run(stream, progress)
+            if only_quote:
+                from aragora_q.cli import quotes
+
+                await quotes.quote_lines(checker, stream, progress, as_json=as_json, quiet=quiet)
+            else:
+                await bulk.BulkEnqueuer(checker, quiet=quiet).run(stream, progress)
 
     with bulk.open_source(source) as stream:
         progress = bulk.Progress(stream)
         try:
-            options.run(enqueue_stream(stream, progress))
+            options.run(work_on(stream, progress))
         except (AragoraQError, KeyboardInterrupt, OSError):  # OSError: of its output
             progress.clear()
             if summary.last_line or summary.unanswered_to:
@@ -412,6 +454,16 @@ def _enqueue_lines(
     progress.clear()
     if summary.warnings and not quiet:
         output.info(f"warning: {summary.warning()}")
+    if only_quote:
+        if summary.refused:
+            lines = output.count(summary.refused, "line")
+            output.error(f"{lines} refused; the first: {summary.first_refusal}")
+        return SOME_REFUSED if summary.refused else 0
+    return _exit_code(summary, settings, quiet=quiet)
+
+
+def _exit_code(summary: BulkSummary, settings: QueueConfig, *, quiet: bool) -> int:
+    """Return the exit code of JSON lines, and say on stderr what needs attention."""
     if summary.held:
         output.info(summary.approvals())
     if summary.refused:

@@ -120,12 +120,14 @@ def _rendered(form: Format, job: Job, calls: Calls, *, is_file: bool) -> str:
 
 def _document(job: Job, calls: Calls) -> dict[str, Any]:
     from aragora_q.cli import views
+    from aragora_q.report import quote_usd
 
     described = views.job_json(job)
     result = described.pop("result")
     return {
         "job": described,
         "result": result,
+        "quote_usd": quote_usd(job, calls),
         "rounds": [phase.to_dict() for phase in calls.phases],
         "faults": [
             {"phase": call.phase, "round": call.round, **call.to_dict()} for call in calls.faults

@@ -5,7 +5,8 @@ The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence
 `started_at`, `completed_at` (of completed, failed and cancelled jobs), `due_at` (of delayed and retrying
 jobs, also while they are held); `hold` (null, or an object with `cause`, `by`, `reason`, `since`, `until`);
 `error` (the last one), `progress`, `payload`, `result` (null until completed; of a failed job, its partial
-result or null). `status` adds `history`: errors and other incidents, oldest first, each with `at`, `cause`,
+result or null). `status` adds `quote_usd` (of a debate, what it was expected to cost when it began, or null)
+and `history`: errors and other incidents, oldest first, each with `at`, `cause`,
 `attempt`, `worker`, and `error`, or, of a hold, `by` and `reason`.
 """
 
@@ -58,8 +59,16 @@ def job_json(job: Job) -> dict[str, Any]:
     }
 
 
-def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
-    """Yield the job as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
+def job_lines(
+    job: Job,
+    now: float,
+    history: Sequence[Mapping[str, Any]] = (),
+    quote_usd: float | None = None,
+) -> Iterator[str]:
+    """Yield the job as lines of text, not yet escaped. `now` is the server's time, in Unix seconds.
+
+    `quote_usd` is what a debate that has not ended was expected to cost.
+    """
     yield _row("job", job.id)
     yield _row("status", _status_text(job, now))
     yield from _hold_rows(job, now)
@@ -71,8 +80,8 @@ def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -
         yield _row("started", _format_time(job.started_at, now) + by)
     if job.completed_at is not None:
         yield _row("ended", _format_time(job.completed_at, now))
-    if job.progress and not job.status.is_terminal:
-        yield _row("progress", progress_text(job.progress))
+    if not job.status.is_terminal:
+        yield from _progress_rows(job, quote_usd)
     if job.error and (not history or len(job.error) > TEXT_WIDTH):
         yield from _rows("last error", job.error)  # in full: the cause is often at the end
     for n, event in enumerate(history):
@@ -206,8 +215,8 @@ def result_rows(job: Job) -> Iterator[str]:
         yield from _rows(label, text)
 
 
-def progress_text(progress: Mapping[str, Any]) -> str:
-    """Return the last progress report of an executor as short text."""
+def progress_text(progress: Mapping[str, Any], quote_usd: float | None = None) -> str:
+    """Return the last progress report of an executor as short text; of a debate, with its quote."""
     if "phase" not in progress:
         scalars = (f"{name} {value}" for name, value in progress.items() if _is_scalar(value))
         return truncate(", ".join(scalars), TEXT_WIDTH)
@@ -215,7 +224,11 @@ def progress_text(progress: Mapping[str, Any]) -> str:
         debate_phase(progress),
         f"{whole(progress.get('agents_done'))} of {count(whole(progress.get('agents')), 'agent')} done",
         f"{count(whole(progress['tokens']), 'token')} so far" if progress.get("tokens") else "",
-        price(number_or_none(progress.get("cost_usd")), whole(progress.get("unpriced_calls"))),
+        price(
+            number_or_none(progress.get("cost_usd")),
+            whole(progress.get("unpriced_calls")),
+            quote_usd,
+        ),
     ]
     return ", ".join(filter(None, parts))
 
@@ -230,6 +243,13 @@ def debate_phase(progress: Mapping[str, Any]) -> str:
 
 def _is_scalar(value: object) -> bool:
     return not isinstance(value, dict | list)
+
+
+def _progress_rows(job: Job, quote_usd: float | None) -> Iterator[str]:
+    if job.progress:
+        yield from _rows("progress", progress_text(job.progress, quote_usd))
+    elif quote_usd:
+        yield _row("quoted", dollars(quote_usd))
 
 
 def _status_text(job: Job, now: float) -> str:

@@ -9,10 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aragora_q.loose import is_number, mapping_or_none, mappings, number_or_none, text, whole
+from aragora_q.loose import (
+    is_number,
+    mapping,
+    mapping_or_none,
+    mappings,
+    number_or_none,
+    text,
+    whole,
+)
 
 CALL, FAULT = "call/", "fault/"
 """Begin the name of a checkpoint that holds a call, `call/<phase>.<seat>.<try>`: with a reply, and without."""
+
+BEGUN = "begun"
+"""The checkpoint that says how the debate began, and what it was expected to cost."""
 
 PHASES = ("propose", "review", "revise", "discuss", "vote", "judge", "synthesize")
 """The kinds of phases, in the order in which they occur within a round or after the rounds."""
@@ -94,6 +105,8 @@ class Calls:
     faults: Sequence[Call] = ()
     dropped: Mapping[int, str] = field(default_factory=dict)
     """Why seats dropped out, by seat, as far as the journal knows."""
+    quote_usd: float | None = None
+    """What the debate was expected to cost when it began."""
     is_kept: bool = False
     """True if the job has a journal."""
     problem: str = ""
@@ -129,7 +142,8 @@ def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
     if journal is None:
         problem = "the job's journal cannot be read"
     faults.sort(key=lambda call: (call.step, call.seat, call.attempt))
-    return Calls(_phases(found), faults, dropped, bool(journal), problem)
+    quote_usd = number_or_none(mapping((journal or {}).get(BEGUN)).get("quote_usd"))
+    return Calls(_phases(found), faults, dropped, quote_usd, bool(journal), problem)
 
 
 def _from_journal(name: str, entry: object) -> Call | None:

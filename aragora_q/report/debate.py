@@ -108,6 +108,12 @@ class Debate:
         known = [number_or_none(each.get("cost_usd")) for each in self.seats]
         return sum(filter(None, known)) if any(each is not None for each in known) else None
 
+    def quote(self) -> float | None:
+        """Return what the debate was expected to cost when it began; None if that is not known."""
+        if self.result:
+            return number_or_none(self.result.get("quote_usd"))
+        return self.calls.quote_usd
+
     def unpriced_calls(self) -> int:
         """Return the number of calls without a known price."""
         parts = [self.result] if self.result else self.seats

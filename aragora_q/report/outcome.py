@@ -78,6 +78,11 @@ def has_outcome(job: Job) -> bool:
     return is_debate(job) and "verdict" in result and "confidence" in result
 
 
+def quote_usd(job: Job, calls: Calls) -> float | None:
+    """Return what a debate was expected to cost when it began; None if that is not known."""
+    return Debate(job, calls).quote()
+
+
 def outcome_of(job: Job) -> list[tuple[str, str]]:
     """Return the outcome of a debate as names and values. `job` is one for which `has_outcome` is true."""
     debate = Debate(job, Calls())
@@ -144,7 +149,7 @@ def _decision(debate: Debate) -> list[tuple[str, str]]:
         ("ended by", f"{ended_by}{meaning}"),
         ("time", duration(number_or_none(result.get("duration_seconds")) or 0.0)),
         ("usage", _usage(debate)),
-        ("cost", price(number_or_none(result.get("cost_usd")), _unpriced(debate))),
+        ("cost", price(number_or_none(result.get("cost_usd")), _unpriced(debate), debate.quote())),
     ]
     return [row for row in rows if row[1]]
 

@@ -142,8 +142,8 @@ def _table(table: Table, width: int) -> Iterator[Line]:
     if len(head) * (MIN_COLUMN + 2) > width + 2:
         yield from _narrow_table(table, head, rows, width)
         return
-    widths = _column_widths([head, *rows], width)
     are_numbers = [name in table.numbers for name in head]
+    widths = _column_widths([head, *rows], are_numbers, width)
     yield from _row(head, widths, are_numbers, DIM)
     for cells, row in zip(rows, table.rows, strict=True):
         yield from _row(cells, widths, are_numbers)
@@ -174,12 +174,20 @@ def _row(
         yield [("  ".join(texts), style)]
 
 
-def _column_widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Return the widths of a table's columns: the widest are made narrower until all fit."""
+def _column_widths(
+    rows: Sequence[Sequence[str]], are_numbers: Sequence[bool], width: int
+) -> list[int]:
+    """Return the widths of a table's columns: the widest are made narrower until all fit.
+
+    Columns of numbers come last: a number in two lines is misread.
+    """
     widths = [
         max(2, *(columns(line) for row in rows for line in wrapped(row[n], width)))
         for n in range(len(rows[0]))
     ]
     while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > MIN_COLUMN:
-        widths[widths.index(max(widths))] -= 1
+        texts = [
+            n for n, is_number in enumerate(are_numbers) if not is_number and widths[n] > MIN_COLUMN
+        ]
+        widths[max(texts or range(len(widths)), key=widths.__getitem__)] -= 1
     return widths

@@ -33,8 +33,8 @@ def test_a_job_that_may_cost_more_is_held_until_it_is_approved(run, run_cli):
     result = run("enqueue", "Tea or coffee?", "--approve-above", "5", "--id", "job1", "--json")
     line = result.object
     assert (line["id"], line["created"], line["held"]) == ("job1", True, True)
-    assert line["quote_usd"] > 5
-    quote = f"may cost up to ${line['quote_usd']:.2f}, above the $5.00 that need no approval"
+    assert line["most_usd"] > 5
+    quote = f"may cost up to ${line['most_usd']:.2f}, above the $5.00 that need no approval"
     assert result.err.strip() == f"job job1 {quote}; to approve it: aragora-q unhold job1"
     status = run_cli("status", "job1", "--json").object
     assert (status["status"], status["hold"]["cause"]) == ("held", "approval")
@@ -63,7 +63,7 @@ def test_only_a_job_that_may_cost_more_needs_an_approval(run, args, held):
     assert ("held" in line) == (held is not None)
     assert (held or "") in result.err
     if held and "priced" in held:
-        assert line["quote_usd"] is None
+        assert line["most_usd"] is None
 
 
 def test_lines_may_have_their_own_threshold(run, run_cli):

@@ -36,7 +36,8 @@ def _names_of_parts(heading, name):
 
 
 DOCUMENTED = _documented()
-JOB = {*DOCUMENTED["A job"]} - {"history"}
+OF_STATUS = {"quote_usd", "history"}
+JOB = {*DOCUMENTED["A job"]} - OF_STATUS
 SPENT = {*DOCUMENTED["spend"]} - {
     "day",
     "queue",
@@ -78,7 +79,7 @@ def test_jobs(run_cli, jobs, args):
 def test_status(run_cli, jobs):
     """A job and its history of errors."""
     shown = run_cli("status", "bad", "--json").object
-    assert set(shown) == JOB | {"history"}
+    assert set(shown) == JOB | OF_STATUS
     assert {name for event in shown["history"] for name in event} <= {
         "at", "cause", "attempt", "worker", "error",
     }  # fmt: skip
@@ -122,6 +123,22 @@ def test_enqueue(run_cli):
     good = json.dumps({"question": "What?", "agents": AGENTS.split(",")})
     fine, refused = run_cli("enqueue", "-", "--json", stdin=f"{good}\n[]\n").objects
     assert (set(fine), set(refused)) == ({"line", "id", "created"}, {"line", "error"})
+
+
+def test_quote(run_cli):
+    """Of one debate; of lines, of which one is refused, and their sum."""
+    heading, args = "enqueue --quote", ("--agents", AGENTS, "--quote", "--json")
+    numbers = _names_of_parts(heading, "expected")
+    quote = run_cli("enqueue", "What?", *args).object
+    assert set(quote) == set(DOCUMENTED[heading])
+    assert set(quote["least"]) == set(quote["expected"]) == set(quote["most"]) == numbers
+    for part in quote["lines"]:
+        assert set(part) == _names_of_parts(heading, "lines")
+    lines = f"{json.dumps({'question': 'What?', 'id': 'w'})}\n[]\n"
+    fine, refused, last = run_cli("enqueue", "-", *args, stdin=lines).objects
+    assert (set(fine), set(refused)) == ({"line", "id", "quote"}, {"line", "error"})
+    assert (set(fine["quote"]), set(last)) == (set(quote), {"sum"})
+    assert set(last["sum"]) == set(re.findall(r"`sum\.(\w+)`", PAGE.read_text()))
 
 
 @pytest.mark.parametrize(

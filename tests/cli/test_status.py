@@ -3,6 +3,9 @@
 import json
 import re
 
+from support.sample_debates import SAMPLES
+
+from aragora_q import codec
 from aragora_q.contracts import Completed, Failed
 
 
@@ -74,3 +77,23 @@ async def test_labels_are_shown_if_there_are_any(harness, run_cli):
 
 def _joined(shown):
     return " ".join(shown.out.split())
+
+
+async def test_the_quote_of_a_debate(harness, run_cli):
+    """Next to what it has cost so far, then next to what it cost; `status --json` has it as `quote_usd`."""
+    made, entries = SAMPLES["running"]()
+    await harness.enqueue_payload("tea", made.payload)
+    assert run_cli("status", "tea", "--json").object["quote_usd"] is None
+    session = await harness.worker()
+    job = await harness.start_one(session)
+    await session.checkpoint(job, "begun", {**entries["begun"], "quote_usd": 0.4})
+    assert re.search(r"^quoted +\$0\.40$", run_cli("status", "tea").out, re.MULTILINE)
+    await session.report_progress(job, {**made.progress, "cost_usd": 0.1})
+    assert "$0.10 (quoted $0.40)" in " ".join(run_cli("status", "tea").out.split())
+    assert run_cli("status", "tea", "--json").object["quote_usd"] == 0.4
+    assert run_cli("show", "tea", "-f", "json").object["quote_usd"] == 0.4
+    ended = SAMPLES["agreeing"]()[0].result | {"cost_usd": 0.42, "quote_usd": 0.4}
+    await harness.report(session, job, Completed(codec.encode(ended)))
+    for name in ("status", "show"):
+        assert "cost $0.42 (quoted $0.40)" in " ".join(run_cli(name, "tea").out.split())
+    assert run_cli("status", "tea", "--json").object["quote_usd"] == 0.4

@@ -59,3 +59,18 @@ def test_megabytes_are_wrapped_in_time():
 def test_a_price_says_what_it_does_not_cover(usd, unpriced, text):
     """Calls without a known price are not counted as free."""
     assert formats.price(usd, unpriced) == text
+
+
+@pytest.mark.parametrize(
+    ("usd", "unpriced", "quote", "text"),
+    [
+        (0.42, 0, 0.4, "$0.42 (quoted $0.40)"),
+        (0.42, 2, 0.4, "$0.42 (quoted $0.40), price of 2 calls not known"),
+        (None, 0, 0.4, "quoted $0.40"),
+        (0.42, 0, None, "$0.42"),
+        (0.0, 0, 0.0, "$0"),
+    ],
+)
+def test_a_price_stands_next_to_its_quote(usd, unpriced, quote, text):
+    """Unless there is no quote, or nothing to pay."""
+    assert formats.price(usd, unpriced, quote) == text

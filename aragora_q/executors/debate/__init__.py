@@ -24,6 +24,7 @@ from aragora_q.executors.debate.agents import (
     choose_agents,
     config_of,
     only_model,
+    without_price,
 )
 from aragora_q.executors.debate.providers import provider_of
 from aragora_q.job import DebateJobPayload
@@ -44,6 +45,7 @@ __all__ = [
     "least_costs",
     "only_model",
     "quote_of",
+    "unpriced_agents",
 ]
 
 
@@ -108,6 +110,17 @@ def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[s
         for line in least.lines
         if line.amount.micros is not None
     ]
+
+
+def unpriced_agents(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
+    """Return the agents in the JSON of a debate whose price is not known.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+        ConfigError: the list that may have the price is not installed.
+
+    """
+    return without_price(DebateJobPayload.from_dict(payload).all_agents, config)
 
 
 def approval_above(

@@ -28,7 +28,7 @@ from aragora_q.errors import (
 )
 from aragora_q.executors.debate import demo, keys
 from aragora_q.executors.debate.local import model_files
-from aragora_q.executors.debate.prices import Price, price_of
+from aragora_q.executors.debate.prices import Price, price_list, price_of
 from aragora_q.executors.debate.providers import ADDRESSABLE, ALIASES, PROVIDERS, split_model
 from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
@@ -75,6 +75,24 @@ def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
 def agent_price(name: str, config: QueueConfig) -> Price | None:
     """Return the price of an agent's model; None: unknown. Raises InvalidPayload if the name is unknown."""
     return price_of(config_of(name, config), config, name=name)
+
+
+def without_price(names: Iterable[str], config: QueueConfig) -> list[str]:
+    """Return the agents among `names` whose price is not known.
+
+    Raises:
+        InvalidPayload: a name is unknown.
+        ConfigError: the list that may have the price is not installed.
+
+    """
+    unpriced = [name for name in dict.fromkeys(names) if agent_price(name, config) is None]
+    for name in unpriced if price_list() is None else ():
+        if not config_of(name, config).base_url:
+            raise ConfigError(
+                f"the price of agent {name:.100} needs an extra that is not installed",
+                hint=f"{LLM_HINT}; or add the price of its model to [prices] of the configuration",
+            )
+    return unpriced
 
 
 def check_prices(config: QueueConfig) -> None:

@@ -186,6 +186,18 @@ def test_a_held_debate_says_why(status):
     assert f"{who} by budget day/all: needs $0.40, $0.10 are left" in text
 
 
+def test_the_quote_stands_next_to_the_cost():
+    """Of a debate that has ended from its result, of one that runs from its journal."""
+    made, entries = SAMPLES["agreeing"]()
+    made.result |= {"cost_usd": 0.42, "quote_usd": 0.4}
+    assert "cost $0.42 (quoted $0.40)" in shown(made, entries)
+    assert ("cost", "$0.42 (quoted $0.40)") in outcome_of(made)
+    made, entries = SAMPLES["running"]()
+    assert "quoted" not in shown(made, entries)
+    assert "quoted $0.40" in shown(made, entries | {"begun": {"quote_usd": 0.4}})
+    assert "quoted" not in shown(made, entries | {"begun": {"quote_usd": None}})
+
+
 def test_the_transcript_replaces_a_journal_that_is_gone():
     """Both give the same rounds."""
     made, entries = SAMPLES["agreeing"]()

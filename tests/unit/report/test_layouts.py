@@ -15,6 +15,7 @@ from support.sample_debates import SAMPLES, call, job, result
 from aragora_q import formats
 from aragora_q.base import JobStatus
 from aragora_q.report import build_report, markdown, page, plain, read_calls
+from aragora_q.report.document import Report, Row, Table
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -101,6 +102,20 @@ def test_no_text_controls_the_terminal(text, width):
     shown = plain.render(report_of(*poisoned(text)), width)
     assert control_characters(shown) == set()
     assert max(formats.columns(line) for line in shown.splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [62, 78])
+def test_numbers_are_in_one_line(width):
+    """Long names make room for them: a number in two lines is misread."""
+    rows = [
+        Row(["an-agent-with-a-long-name", "openai:a-long-name", "12,345,678", "$12,345.00"]),
+        Row(["ann", "", "7", "less than $0.0001"]),
+    ]
+    table = Table(("Agent", "Model", "Tokens", "Cost"), rows, frozenset({"Tokens", "Cost"}))
+    shown = plain.render(Report("Quote", [table], []), width).splitlines()
+    assert max(map(len, shown)) <= width
+    for text in ("12,345,678", "$12,345.00", "less than $0.0001"):
+        assert any(text in line for line in shown)
 
 
 def test_rounds_are_side_by_side_where_there_is_room():

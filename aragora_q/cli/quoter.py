@@ -1,0 +1,134 @@
+"""Quote debates before they are enqueued, from the queue's history, and refuse those above a limit.
+
+Used by `enqueue`, `bulk` and `quotes`. The history is read once, when the first debate is quoted. Must not
+know how a quote is made or shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aragora_q.cli import output
+from aragora_q.errors import AccessDenied, InvalidPayload
+from aragora_q.money import MICROS, cost_micros, limit_micros
+
+if TYPE_CHECKING:
+    from aragora_q.base import Job
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.executors.debate.estimate import DebateQuote
+    from aragora_q.history import CallHistory
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+PRICE_HINT = "add the price of its model to [prices] of the configuration"
+
+
+class Quoted(NamedTuple):
+    """The quote of a job."""
+
+    quote: DebateQuote
+    unpriced: list[str]
+    """Agents whose price is not known."""
+
+    @property
+    def is_priced(self) -> bool:
+        """True if the price of every agent is known."""
+        return not self.unpriced and self.quote.expected.usd is not None
+
+    @property
+    def no_price(self) -> str:
+        """Why a price of the quote is not known."""
+        first, *others = self.unpriced or ["of an unknown model"]
+        more = f" and {output.count(len(others), 'other')}" if others else ""
+        return f"no price for agent {first:.100}{more}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the quote as JSON data."""
+        return {**self.quote.to_dict(), "unpriced_agents": self.unpriced}
+
+
+class Quoter:
+    """Quotes the debates of a queue."""
+
+    def __init__(self, queue: RedisStreamsQueue, *, quiet: bool = False) -> None:
+        self.queue = queue
+        self._quiet = quiet
+        self._history: CallHistory | None = None
+        self._may_read = True
+
+    async def quote(self, payload: Mapping[str, Any]) -> Quoted:
+        """Return the quote of a job.
+
+        Raises:
+            InvalidPayload: the job is not a debate.
+            ConfigError: a price is in a list that is not installed.
+        """
+        if not is_debate(payload, self.queue.config):
+            raise InvalidPayload("this job cannot be quoted: it is not a debate")
+        from aragora_q.executors import debate
+
+        unpriced = debate.unpriced_agents(payload, self.queue.config)
+        if self._history is None:
+            self._history = await self._read_history()
+        return Quoted(debate.quote_of(payload, self.queue.config, self._history), unpriced)
+
+    async def check(self, job: Job, max_usd: float | None) -> None:
+        """Check that a debate is not expected to cost more than `max_usd`; None: it may.
+
+        A job whose id exists passes: enqueueing it changes nothing.
+
+        Raises:
+            InvalidPayload: it is, or its price is not known, or it is not a debate.
+            ConfigError: a price is in a list that is not installed.
+        """
+        if max_usd is None:
+            return
+        try:
+            check_quote(await self.quote(job.payload), max_usd)
+        except InvalidPayload:
+            if (await self.queue.get_statuses([job.id]))[job.id] is None:
+                raise
+
+    async def _read_history(self) -> CallHistory:
+        try:
+            return await self.queue.call_history()
+        except AccessDenied as error:
+            from aragora_q.history import CallHistory
+
+            self._may_read = False
+            if not self._quiet:
+                output.info(
+                    f"warning: quotes are based on the form of the debate, not on history: {error}"
+                )
+            return CallHistory()
+
+    def basis(self, debates: int) -> str:
+        """Return what a quote from that many finished debates is based on, on one line."""
+        if debates:
+            of = f"of queue {self.queue.config.queue}"
+            return f"based on {output.count(debates, 'debate')} {of}"
+        why = "no history" if self._may_read else "this user may not read the history"
+        return f"based on the form of the debate: {why}"
+
+
+def is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
+    """Return True if the configured executor takes the JSON of a job as a debate."""
+    is_payload = "question" in payload and isinstance(payload.get("agents"), list)
+    return config.executor == "debate" and is_payload
+
+
+def check_quote(quoted: Quoted, max_usd: float) -> None:
+    """Raise InvalidPayload if a debate is expected to cost more than `max_usd`, or has no known price."""
+    limit, usd = f"max_quote_usd is {usd_text(max_usd)}", quoted.quote.expected.usd
+    if usd is None or not quoted.is_priced:
+        raise InvalidPayload(f"{limit}, but there is {quoted.no_price}", hint=PRICE_HINT)
+    if cost_micros(usd) > limit_micros(max_usd):
+        raise InvalidPayload(
+            f"{limit}, but this debate is expected to cost {usd_text(usd)} USD",
+            hint="raise it, or ask fewer or cheaper agents: --quote shows what each costs",
+        )
+
+
+def usd_text(usd: float) -> str:
+    """Return US dollars as a plain number, exact to the millionth, rounded up."""
+    return f"{cost_micros(usd) / MICROS:.6f}".rstrip("0").rstrip(".")

@@ -1,0 +1,233 @@
+"""Print what debates will probably take: `enqueue --quote`.
+
+Used by `enqueue`. Must not know how a quote is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from aragora_q.cli import bulk, output
+from aragora_q.cli.quoter import Quoted, usd_text
+from aragora_q.errors import InvalidPayload
+from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine
+from aragora_q.formats import dollars, dollars_or_unknown, duration
+from aragora_q.report import plain
+from aragora_q.report.document import Block, Notice, Report, Row, Section, Table, Tone
+
+if TYPE_CHECKING:
+    from aragora_q.cli.quoter import Quoter
+
+UNKNOWN = "unknown"
+DIGITS = 6
+NUMBERS = ("Calls", "Tokens in", "Out", "Cost", "Time")
+
+
+class Total:
+    """The sum of quotes. A price or duration is None if one of them is not known."""
+
+    def __init__(self) -> None:
+        self.quoted = 0
+        self.unpriced = 0
+        """Debates without a known price."""
+        self.first_unpriced = ""
+        self.priced_usd = 0.0
+        """What the others are expected to cost."""
+        self.debates = 0
+        """How many finished debates of the queue a quote is based on, at most."""
+        self.without_history = 0
+        """Debates whose quote is based on none."""
+        self.least = self.expected = self.most = Estimate(0, 0, 0, 0.0, 0.0)
+
+    def add(self, number: int, quoted: Quoted) -> None:
+        """Add the quote of a line."""
+        quote = quoted.quote
+        self.quoted += 1
+        self.debates = max(self.debates, quote.debates)
+        self.without_history += not quote.debates
+        self.least = _plus(self.least, quote.least)
+        self.expected = _plus(self.expected, quote.expected)
+        self.most = _plus(self.most, quote.most)
+        if quoted.is_priced:
+            self.priced_usd += quote.expected.usd or 0.0
+        else:
+            self.unpriced += 1
+            self.first_unpriced = self.first_unpriced or f"line {number}: {quoted.no_price}"
+
+    def to_dict(self, refused: int) -> dict[str, Any]:
+        """Return the sum as JSON data."""
+        return {
+            "quoted": self.quoted,
+            "refused": refused,
+            "unpriced": self.unpriced,
+            "least": _rounded(self.least),
+            "expected": _rounded(self.expected),
+            "most": _rounded(self.most),
+            "debates": self.debates,
+            "without_history": self.without_history,
+        }
+
+
+def print_quote(quoter: Quoter, quoted: Quoted, *, as_json: bool, quiet: bool) -> None:
+    """Print the quote of one debate: JSON, what it is expected to cost, or tables."""
+    if as_json:
+        output.json_line(quoted.to_dict())
+        return
+    quote = quoted.quote
+    why = "" if quoted.is_priced else quoted.no_price
+    if quiet:
+        _print_usd(quote.expected.usd, why)
+        return
+    sections = [Section("Expected, by agent and phase", [_parts(quote.lines)])]
+    basis = quoter.basis(quote.debates)
+    _print(_headline("Quote", quote), quote, why, basis, sections if quote.lines else [])
+
+
+async def quote_lines(
+    checker: bulk.LineChecker,
+    stream: BinaryIO,
+    progress: bulk.Progress,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Print the sum of the quotes of lines; as JSON, the quote of each line first.
+
+    Raises:
+        InvalidPayload: the input is in another encoding than UTF-8.
+        ConfigError: a price is in a list that is not installed.
+    """
+    quoter, total, summary = checker.quoter, Total(), checker.summary
+    for items in bulk.read_items(stream, bulk.max_line_bytes(quoter.queue.config)):
+        for number, parse in items:
+            result: dict[str, Any] = {"line": number}
+            try:
+                line = parse()
+                has_id = isinstance(line, dict) and "id" in line
+                job = (await checker.check(number, line)).job
+                quoted = await quoter.quote(job.payload)
+                total.add(number, quoted)
+                result |= {"id": job.id} if has_id else {}
+                result["quote"] = quoted.to_dict()
+            except InvalidPayload as error:
+                result["error"] = summary.refuse(number, error)
+            if as_json:
+                output.json_line(result)
+        output.flush()
+        progress.show(f"{output.count(total.quoted, 'debate')} quoted", total.quoted)
+    progress.clear()
+    _print_total(quoter, total, summary.refused, as_json=as_json, quiet=quiet)
+
+
+def _print_total(quoter: Quoter, total: Total, refused: int, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        output.json_line({"sum": total.to_dict(refused)})
+        return
+    why = ""
+    if total.unpriced:
+        of = f"{total.unpriced:,} of {output.count(total.quoted, 'debate')}"
+        why = f"{of}, the first on {total.first_unpriced}"
+        if total.unpriced < total.quoted:
+            why += f"; the others: {dollars(total.priced_usd)} expected"
+    if quiet:
+        _print_usd(total.expected.usd, why)
+        return
+    basis = quoter.basis(total.debates)
+    if total.debates and total.without_history:
+        basis += f"; {total.without_history:,} on the form of the debate: no history of its agents"
+    name = f"Quote of {output.count(total.quoted, 'debate')}"
+    _print(_headline(name, total), total, why, basis)
+
+
+def _print_usd(usd: float | None, why: str) -> None:
+    output.line(UNKNOWN if usd is None else usd_text(usd))
+    if why:
+        output.info(f"{UNKNOWN}: {why}")
+
+
+def _print(
+    title: str,
+    quote: DebateQuote | Total,
+    why: str,
+    basis: str,
+    sections: Sequence[Section] = (),
+) -> None:
+    blocks: list[Block] = [_estimates(quote)]
+    if why:
+        blocks.append(Notice(f"{UNKNOWN}: {why}", Tone.CAUTION))
+    blocks.append(Notice(basis))
+    report = Report(title, blocks, sections)
+    text = plain.render(report, output.width(), has_colors=output.has_colors())
+    output.write(text.removesuffix("\n"))
+
+
+def _headline(name: str, quote: DebateQuote | Total) -> str:
+    """Return, for example, `Quote: $0.42 expected, $0.10 to $1.80`."""
+    least, expected, most = (
+        dollars_or_unknown(each.usd) for each in (quote.least, quote.expected, quote.most)
+    )
+    if quote.expected.usd is None:
+        return f"{name}: {UNKNOWN}"
+    span = f", {least} to {most}" if least != most else ""
+    return f"{name}: {expected} expected{span}"
+
+
+def _estimates(quote: DebateQuote | Total) -> Table:
+    rows = [("least", quote.least), ("expected", quote.expected), ("most", quote.most)]
+    has_times = any(each.seconds is not None for _, each in rows)
+    return Table(
+        ("", *NUMBERS),
+        [Row([name, *_numbers(each), _time(each) if has_times else ""]) for name, each in rows],
+        frozenset(NUMBERS),
+    )
+
+
+def _parts(lines: Sequence[QuoteLine]) -> Table:
+    """Return the parts by agent; what agents are called, and which models they are, stands once."""
+    by_agent: dict[tuple[str, ...], list[QuoteLine]] = {}
+    for line in lines:
+        model = "" if line.model == line.agent else line.model
+        by_agent.setdefault((line.agent, model, line.service_tier or ""), []).append(line)
+    rows = [
+        Row([*(("", "", "") if n else agent), line.phase, *_numbers(line)])
+        for agent, own in by_agent.items()
+        for n, line in enumerate(own)
+    ]
+    head = ("Agent", "Model", "Tier", "Phase", *NUMBERS[:-1])
+    return Table(head, rows, frozenset(NUMBERS))
+
+
+def _numbers(part: Estimate | QuoteLine) -> tuple[str, ...]:
+    tokens = f"{part.input_tokens:,}", f"{part.output_tokens:,}"
+    return _calls(part.calls), *tokens, dollars_or_unknown(part.usd)
+
+
+def _calls(calls: float) -> str:
+    """Return a mean number of calls: `3`, `7.5`, `< 0.1`."""
+    if 0 < calls < 0.05:
+        return "< 0.1"
+    return f"{calls:,.1f}".removesuffix(".0")
+
+
+def _time(estimate: Estimate) -> str:
+    return UNKNOWN if estimate.seconds is None else duration(estimate.seconds)
+
+
+def _rounded(estimate: Estimate) -> dict[str, Any]:
+    """Return a sum as JSON data, without the error of adding floats."""
+    return {
+        name: round(value, DIGITS) if isinstance(value, float) else value
+        for name, value in asdict(estimate).items()
+    }
+
+
+def _plus(one: Estimate, other: Estimate) -> Estimate:
+    return Estimate(
+        one.calls + other.calls,
+        one.input_tokens + other.input_tokens,
+        one.output_tokens + other.output_tokens,
+        None if one.usd is None or other.usd is None else one.usd + other.usd,
+        None if one.seconds is None or other.seconds is None else one.seconds + other.seconds,
+    )
