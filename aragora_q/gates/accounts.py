@@ -20,6 +20,7 @@ CLOSED_FOREVER = -1
 CLOSED_BY = {
     "rate_limited": "the provider's rate limit",
     "overloaded": "the provider is overloaded",
+    "no_capacity": "the provider's flex tier has no capacity",
     "outage": "calls failed five times in a row",
     "credit": "the account's credit is used up",
     "paused": "paused by an operator",

@@ -117,9 +117,17 @@ class Terms(NamedTuple):
         return CallBound(input_tokens, output, usd, per_million / 1_000_000)
 
 
-def terms_of(names: Sequence[str], config: QueueConfig) -> list[Terms]:
-    """Return the terms of agents, in order. Raises InvalidPayload for an unknown name."""
-    return [_terms(config_of(name, config), agent_price(name, config)) for name in names]
+def terms_of(
+    names: Sequence[str], config: QueueConfig, service_tier: str | None = None
+) -> list[Terms]:
+    """Return the terms of agents in jobs of `service_tier`, in order.
+
+    Raises:
+        InvalidPayload: a name is unknown.
+    """
+    return [
+        _terms(config_of(name, config), agent_price(name, config, service_tier)) for name in names
+    ]
 
 
 def _terms(agent: AgentConfig, price: Price | None) -> Terms:
