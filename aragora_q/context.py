@@ -36,6 +36,9 @@ NOT_BILLED = frozenset(
 )
 """Outcomes of calls that cost nothing. What another call cost is unknown, unless its provider says it."""
 
+FLEX_GATE = "/flex"
+"""End of the name of an account's gate for calls of the flex tier."""
+
 MAX_CALL_USD, MAX_CALL_TOKENS = float(MAX_USD), 1_000_000_000_000
 MAX_CALL_SECONDS = 7 * 86_400
 

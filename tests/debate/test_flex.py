@@ -402,7 +402,7 @@ async def test_flex_without_capacity_stops_no_other_job_of_the_fleet(
     openai.is_shut = False
     harness.redis.hset(key, "until", 1)
     for worker in workers:
-        await wait_until(lambda gates=worker._gates: not gates.closed_agents(), what="it to know")
+        await worker._gates.refresh()
     for job_id in harness.redis.zrange(harness.keys.delayed, 0, -1):
         harness.redis.zadd(harness.keys.delayed, {job_id: 0})
     for name in ("cheap", "cheap-0", "cheap-1", "cheap-2"):

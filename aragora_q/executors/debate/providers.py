@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from aragora_q.base import MAX_HOLD_BY_BYTES
 from aragora_q.config.settings import AgentConfig
+from aragora_q.context import FLEX_GATE
 from aragora_q.job import SERVICE_TIERS
 
 ALIASES = {
@@ -45,9 +46,6 @@ TIERS = {
     ),
 }
 """Service tiers of providers, by the prefix of their models. Others have those that `[agents]` asks for."""
-
-FLEX_GATE = "/flex"
-"""End of the name of an account's gate for calls of the flex tier."""
 
 
 def in_tier(config: AgentConfig, asked: str | None) -> AgentConfig:
