@@ -148,7 +148,7 @@ def enqueue(
         typer.Option(
             "--service-tier",
             metavar="TIER",
-            help="Of providers: flex (half price, slow), priority, default, auto.",
+            help="flex (half price, slow), priority, default or auto.",
         ),
     ] = None,
     metadata: Annotated[
