@@ -20,6 +20,7 @@ CallOutcome = Literal[
     "cut",
     "rate_limited",
     "overloaded",
+    "no_capacity",
     "unavailable",
     "timeout",
     "rejected",
@@ -27,11 +28,17 @@ CallOutcome = Literal[
     "not_sent",
 ]
 """What became of a call. `ok` to `cut`: the provider replied. `rate_limited`: 429; `overloaded`: 503 or 529;
-`unavailable`: another fault that may pass; `rejected`: one that cannot; `not_sent`: nothing was sent."""
+`no_capacity`: the flex tier takes no call now; `unavailable`: another fault that may pass; `rejected`: one that
+cannot; `not_sent`: nothing was sent."""
 
 
-NOT_BILLED = frozenset(("rate_limited", "overloaded", "rejected", "credit_exhausted", "not_sent"))
+NOT_BILLED = frozenset(
+    ("rate_limited", "overloaded", "no_capacity", "rejected", "credit_exhausted", "not_sent")
+)
 """Outcomes of calls that cost nothing. What another call cost is unknown, unless its provider says it."""
+
+FLEX_GATE = "/flex"
+"""End of the name of an account's gate for calls of the flex tier."""
 
 MAX_CALL_USD, MAX_CALL_TOKENS = float(MAX_USD), 1_000_000_000_000
 MAX_CALL_SECONDS = 7 * 86_400

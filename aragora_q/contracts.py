@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
 from aragora_q.context import Call, Settlement
@@ -257,6 +257,14 @@ class BudgetRoom:
 GateAnswer = Granted | WaitTurn | Closed | OverBudget
 
 
+class AskedAgent(NamedTuple):
+    """An agent as jobs ask it: the service tier that a job names may give it another account."""
+
+    name: str
+    service_tier: str = ""
+    """What the payload names; empty: nothing."""
+
+
 class Gates(Protocol):
     """The gates to providers and budgets that all workers of a prefix share."""
 
@@ -272,7 +280,7 @@ class Gates(Protocol):
     async def wait(self, call: Call, seconds: float) -> None:
         """Wait before a call asks again: for `seconds`, or until a call of its account was settled here."""
 
-    def closed_agents(self) -> Mapping[str, float]:
+    def closed_agents(self) -> Mapping[AskedAgent, float]:
         """Return the agents whose accounts are known to take no calls now, and for how many seconds.
 
         Without those whose jobs are held: their accounts are closed for longer than HOLD_CLOSED_SECONDS.
@@ -372,11 +380,11 @@ class WorkerSession(CheckpointStore, ABC):
         limit: int,
         *,
         first_lane: str = "high",
-        closed_agents: Mapping[str, float] = MappingProxyType({}),
+        closed_agents: Mapping[AskedAgent, float] = MappingProxyType({}),
     ) -> FetchResult:
         """Start up to `limit` waiting jobs, those of `first_lane` (high, normal or low) first.
 
-        Jobs that name one of `closed_agents` are put off for as many seconds as it has there.
+        Jobs that ask one of `closed_agents` are put off for as many seconds as it has there.
         """
 
     @abstractmethod

@@ -28,6 +28,7 @@ CONSENSUS_MODES = (
 )  # fmt: skip
 DEBATE_MODES = ("auto", "always", "never")
 RESUME_MODES = ("continue", "strict")
+SERVICE_TIERS = ("auto", "default", "flex", "priority")
 MAX_QUESTION_CHARS = 20_000
 AGENTS_RANGE = (2, 16)
 ROUNDS_RANGE = (0, 20)
@@ -86,6 +87,9 @@ class DebateJobPayload:
     and the result says so; `strict` asks the changed seats again."""
     transcript: bool = False
     """True: the result includes every reply."""
+    service_tier: str | None = None
+    """`auto`, `default`, `flex` (half price, slow) or `priority`: the service tier in which agents are asked
+    whose provider has it, and whose configuration names none. None: as configured."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON data of the client, kept with the job and not used."""
 
@@ -133,8 +137,10 @@ class DebateJobPayload:
         for name, value, known in (
             ("debate", self.debate, DEBATE_MODES),
             ("resume", self.resume, RESUME_MODES),
+            ("service_tier", self.service_tier, SERVICE_TIERS),
         ):
-            if value not in known:
+            is_unset = name == "service_tier" and value is None
+            if not is_unset and value not in known:
                 raise InvalidPayload(
                     f"{name} is {value!r:.100}, must be one of {', '.join(known)}",
                     hint=did_you_mean(str(value), known),
@@ -323,9 +329,11 @@ class DebateResult:
     """Answers that address the voters or imitate the debate's own marks: `seat`, `phase`, `round`, `why`."""
     seats: list[dict[str, Any]] = field(default_factory=list)
     """One per seat, judge included: `seat`, `agent`, `model`, `settings` (of the agent, those that are not at
-    their default; without address and key), `answered_by` (models that replied), `dropped` (why, or None),
-    `calls` (without a reply, too), `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None:
-    unknown), `unpriced_calls`, `cut` (replies cut at a limit)."""
+    their default; without address and key), `service_tier` (asked for; None: the provider's default),
+    `served_in` (the tiers in which the provider says that it served), `answered_by` (models that replied),
+    `dropped` (why, or None), `calls` (without a reply, too), `input_tokens`, `output_tokens`,
+    `cached_tokens`, `cost_usd` (None: unknown), `unpriced_calls`, `seconds` (of all calls, without waits at
+    gates), `median_seconds` (of those with a reply; None if there is none), `cut` (replies cut at a limit)."""
     cost_usd: float | None = None
     """Price of all calls with a known price; None if no call has one."""
     quote_usd: float | None = None
@@ -379,6 +387,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     max_answer_words: int = 200,
     resume: str = "continue",
     transcript: bool = False,
+    service_tier: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Job:
     """Return a job that debates `question`. Nothing is sent; pass the job to `JobQueue.enqueue`.
@@ -413,6 +422,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         max_answer_words=max_answer_words,
         resume=resume,
         transcript=transcript,
+        service_tier=service_tier,
         metadata=_as_dict(metadata or {}),
     )
     payload.validate()

@@ -113,7 +113,7 @@ class Registry:
     def resolve(self, names: Iterable[str]) -> None:
         """Accept all names."""
 
-    async def agent(self, name: str, seat: int) -> Scripted:  # noqa: ARG002 - as the registry
+    async def agent(self, name: str, seat: int, *_: object) -> Scripted:  # noqa: ARG002 - as the registry
         return self._agents[seat]
 
 

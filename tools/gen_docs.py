@@ -69,8 +69,8 @@ EXAMPLES = {
 # structured = "auto"         # auto, native (JSON schema), tool or prompted (in words)
 # stream = true
 # store = false               # let OpenAI store the replies
-# timeout_seconds = 120       # of silence
-# call_timeout_seconds = 900  # of a whole call
+# timeout_seconds = 120       # of silence; in the flex tier, 900
+# call_timeout_seconds = 900  # of a whole call; in the flex tier, 1,800
 # max_tokens = 8_000          # including thinking
 #
 # [agents.local]

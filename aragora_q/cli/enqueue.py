@@ -152,6 +152,14 @@ def enqueue(
     transcript: Annotated[
         bool, typer.Option("--transcript", help="Include every reply in the result.")
     ] = False,
+    service_tier: Annotated[
+        str | None,
+        typer.Option(
+            "--service-tier",
+            metavar="TIER",
+            help="flex (half price, slow), priority, default or auto.",
+        ),
+    ] = None,
     metadata: Annotated[
         Any,
         typer.Option(
@@ -270,6 +278,7 @@ def enqueue(
         "max_cost_usd": max_cost,
         "resume": resume,
         "transcript": transcript or None,
+        "service_tier": service_tier,
         "metadata": metadata,
         "timeout_seconds": job_timeout,
         "priority": priority,

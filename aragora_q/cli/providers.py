@@ -139,8 +139,8 @@ async def resume(
         found, pauses = await accounts.accounts(), await accounts.pauses()
     known = _names(found)
     for each in found:
-        paused = next((n for n in (each.name, each.provider) if n in pauses), None)
-        if paused is not None and name in {each.name, each.provider}:
+        paused = next((n for n in each.paused_by if n in pauses), None)
+        if paused is not None and name in each.paused_by:
             whose = "" if paused == each.name else f" with {paused}"
             raise typer.BadParameter(
                 f"{each.name} stays paused{whose}: aragora-q providers resume {paused}",
@@ -165,12 +165,12 @@ async def _open_accounts(queue: RedisStreamsQueue) -> AsyncIterator[Accounts]:
 
 
 def _names(found: list[Account]) -> set[str]:
-    return {each.name for each in found} | {each.provider for each in found if each.provider}
+    return {name for each in found for name in each.paused_by if name}
 
 
 def _pause_of(account: Account, pauses: Mapping[str, Override]) -> Override | None:
     """Return the pause of an account, or of its provider."""
-    return pauses.get(account.name) or pauses.get(account.provider)
+    return next((pauses[name] for name in account.paused_by if name in pauses), None)
 
 
 def _unused(pauses: Mapping[str, Override], found: list[Account]) -> list[str]:

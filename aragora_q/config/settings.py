@@ -42,6 +42,10 @@ SCOPE_VALUE = re.compile(r"[!-~]{1,200}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,47}")
 """Name of a budget."""
 
+FLEX_SILENCE_SECONDS = 900.0
+"""How long a provider may keep a call of the flex tier waiting before it answers: OpenAI's advice."""
+FLEX_CALL_SECONDS = 1_800.0
+
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Upper limit of max_payload_bytes and max_result_bytes; the scripts accept no more."""
 
@@ -84,7 +88,9 @@ class AgentConfig(TableConfig):
     temperature: float | None = Field(None, ge=0, le=2, description="Randomness of the answers.")
     seed: int | None = Field(None, description="Seed, for providers that take one.")
     service_tier: Literal["auto", "default", "flex", "priority"] | None = Field(
-        None, description="Service tier of the provider."
+        None,
+        description="Service tier of the provider, also for jobs that name another one. Default: that of the "
+        "job, if the provider has it.",
     )
     structured: Literal["auto", "native", "tool", "prompted"] = Field(
         "auto",
@@ -99,14 +105,33 @@ class AgentConfig(TableConfig):
         120.0,
         gt=0,
         le=3600,
-        description="Maximum silence during a call; without stream, maximum duration of a call.",
+        description="Maximum silence during a call; without stream, maximum duration of a call. Default in "
+        "the flex tier: 900.",
     )
     call_timeout_seconds: float = Field(
-        900.0, gt=0, le=86_400, description="Maximum duration of a call."
+        900.0,
+        gt=0,
+        le=86_400,
+        description="Maximum duration of a call. Default in the flex tier: 1,800.",
     )
     max_tokens: int = Field(
         8_000, ge=1, description="Maximum output of a call, including thinking, in tokens."
     )
+
+    @property
+    def silence_seconds(self) -> float:
+        """`timeout_seconds`, or what the flex tier needs if that is not set."""
+        return self._time("timeout_seconds", FLEX_SILENCE_SECONDS)
+
+    @property
+    def call_seconds(self) -> float:
+        """`call_timeout_seconds`, or what the flex tier needs if that is not set."""
+        return self._time("call_timeout_seconds", FLEX_CALL_SECONDS)
+
+    def _time(self, name: str, in_flex: float) -> float:
+        is_set = self.service_tier != "flex" or name in self.model_fields_set
+        seconds: float = getattr(self, name)
+        return seconds if is_set else in_flex
 
     @field_validator("base_url")
     @classmethod

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from aragora_q.context import FLEX_GATE
 from aragora_q.gates.overrides import Override, read_overrides, write_override
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
@@ -20,6 +21,7 @@ CLOSED_FOREVER = -1
 CLOSED_BY = {
     "rate_limited": "the provider's rate limit",
     "overloaded": "the provider is overloaded",
+    "no_capacity": "the provider's flex tier has no capacity",
     "outage": "calls failed five times in a row",
     "credit": "the account's credit is used up",
     "paused": "paused by an operator",
@@ -62,6 +64,11 @@ class Account:
     def reason(self) -> str:
         """Why it is closed, in words; empty if it is open."""
         return CLOSED_BY.get(self.closed_by, self.closed_by)
+
+    @property
+    def paused_by(self) -> Sequence[str]:
+        """The names whose pause stops it: its own, its account's if it is for flex, and its provider's."""
+        return list(dict.fromkeys((self.name, self.name.removesuffix(FLEX_GATE), self.provider)))
 
     @property
     def is_closed(self) -> bool:

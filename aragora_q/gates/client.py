@@ -20,6 +20,7 @@ from aragora_q.context import Call, Settlement, call_prefix
 from aragora_q.contracts import (
     HOLD_CLOSED_SECONDS,
     RENEWALS_PER_LEASE,
+    AskedAgent,
     BudgetRoom,
     Closed,
     GateAnswer,
@@ -34,6 +35,7 @@ from aragora_q.gates.accounts import CLOSED_FOREVER, REASONS, read_accounts
 from aragora_q.gates.call_history import learn, read_history
 from aragora_q.gates.policy import declaration, holder_name
 from aragora_q.history import CallHistory
+from aragora_q.job import SERVICE_TIERS
 from aragora_q.money import MICROS, cost_micros
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
@@ -72,7 +74,7 @@ class RedisGates:
         self.reconfigure(config)
         self._under_way: dict[str, _UnderWay] = {}
         """Calls that were granted and are not settled, by id; read by the keeper's thread."""
-        self._accounts: dict[str, str] = {}
+        self._accounts: dict[AskedAgent, str] = {}
         """The account of each agent, as of its latest call."""
         self._closed_until: dict[str, float] = {}
         """Of accounts that take no calls, as of the latest answer: until when, on the monotonic clock."""
@@ -85,7 +87,7 @@ class RedisGates:
         """Accounts of which calls wait for the outcome of a probe."""
 
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
-        self._note_agent(call)
+        self._note_agent(job, call)
         job_usd, job_tokens = _job_limits(call)
         word, *details = await self._connection.run(
             "gate_acquire",
@@ -185,7 +187,7 @@ class RedisGates:
                 event.set()
                 count -= 1
 
-    def closed_agents(self) -> Mapping[str, float]:
+    def closed_agents(self) -> Mapping[AskedAgent, float]:
         if not self._closed_until:
             return {}
         now = time.monotonic()
@@ -260,10 +262,12 @@ class RedisGates:
     def _id(self, call: Call) -> str:
         return f"{self._config.queue}/{call.id}"
 
-    def _note_agent(self, call: Call) -> None:
+    def _note_agent(self, job: Job, call: Call) -> None:
         if len(self._accounts) >= MAX_KNOWN_AGENTS:
             self._accounts.clear()
-        self._accounts[call.agent] = call.account
+        tier = job.payload.get("service_tier")
+        asked = AskedAgent(call.agent, tier if tier in SERVICE_TIERS else "")
+        self._accounts[asked] = call.account
 
     def _waiting(self, call: Call, ms: int, why: bytes) -> WaitTurn:
         if why == b"probe":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from aragora_q.formats import count, dollars_or_unknown
+from aragora_q.formats import count, dollars_or_unknown, duration
 from aragora_q.loose import mapping, number_or_none, text, texts, whole
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Row, Section, Table
@@ -24,6 +24,7 @@ def _seat_table(debate: Debate) -> Table:
     head = ["Seat", "Agent", "Model", "Calls", "Tokens in", "Out", "Cached"]
     if not any(whole(each.get("cached_tokens")) for each in debate.seats):
         del numbers[3], head[6]
+    seconds = [number_or_none(each.get("seconds")) for each in debate.seats]
     rows = [
         Row(
             [
@@ -32,15 +33,17 @@ def _seat_table(debate: Debate) -> Table:
                 debate.model(each),
                 *(f"{whole(each.get(name)):,}" for name in numbers),
                 _cost(each),
+                duration(taken or 0.0),
             ],
             "; ".join(_seat_notes(each)),
         )
-        for each in debate.seats
+        for each, taken in zip(debate.seats, seconds, strict=True)
         for seat in [whole(each.get("seat"))]
     ]
     sums = [f"{sum(whole(each.get(name)) for each in debate.seats):,}" for name in numbers]
-    rows.append(Row(["total", "", "", *sums, _price(debate.cost(), debate.unpriced_calls())]))
-    head.append("Cost")
+    total = [_price(debate.cost(), debate.unpriced_calls()), duration(sum(filter(None, seconds)))]
+    rows.append(Row(["total", "", "", *sums, *total]))
+    head += ["Cost", "Time"]
     return Table(head, rows, frozenset(head[3:]), "Notes")
 
 
@@ -82,6 +85,9 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
         yield f"answered by {', '.join(answered)}"
     for name, value in mapping(seat.get("settings")).items():
         yield f"{name} {text(value)}"
+    tier, served = text(seat.get("service_tier")), texts(seat.get("served_in") or [])
+    if served and served != [tier]:
+        yield f"served in {', '.join(served)}"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):

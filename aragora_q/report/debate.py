@@ -99,6 +99,7 @@ class Debate:
             "cached_tokens": sum(call.cached_tokens for call in calls),
             "cost_usd": sum(known) if known else None,
             "unpriced_calls": len(calls) - len(known),
+            "seconds": sum(call.seconds or 0.0 for call in calls),
         }
 
     def cost(self) -> float | None:

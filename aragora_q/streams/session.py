@@ -17,6 +17,7 @@ from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
     MAX_PUT_OFF_SECONDS,
     RENEWALS_PER_LEASE,
+    AskedAgent,
     Completed,
     Failed,
     FetchResult,
@@ -101,7 +102,7 @@ class RedisWorkerSession(WorkerSession):
         limit: int,
         *,
         first_lane: str = "high",
-        closed_agents: Mapping[str, float] = MappingProxyType({}),
+        closed_agents: Mapping[AskedAgent, float] = MappingProxyType({}),
     ) -> FetchResult:
         args = self._start_args(limit, first_lane, closed_agents)
         return self._fetched(await self._connection.run("start", (), keys=self._worker_key, **args))
@@ -115,13 +116,12 @@ class RedisWorkerSession(WorkerSession):
         )
 
     def _start_args(
-        self, limit: int, first_lane: str, closed_agents: Mapping[str, float]
+        self, limit: int, first_lane: str, closed_agents: Mapping[AskedAgent, float]
     ) -> dict[str, Value]:
-        closed = islice(closed_agents.items(), MAX_CLOSED_AGENTS)
-        closed_ms = {
-            name: max(1, round(min(seconds, MAX_PUT_OFF_SECONDS) * 1000))
-            for name, seconds in closed
-        }
+        closed_ms: dict[str, dict[str, int]] = {}
+        for (name, tier), seconds in islice(closed_agents.items(), MAX_CLOSED_AGENTS):
+            ms = max(1, round(min(seconds, MAX_PUT_OFF_SECONDS) * 1000))
+            closed_ms.setdefault(tier, {})[name] = ms
         return {
             "closed": codec.encode(closed_ms) if closed_ms else b"",
             "job_prefix": self._keys.job_prefix,

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from aragora_q.backoff import jittered
-from aragora_q.contracts import FetchResult, Gates, WorkerSession, WorkQueue
+from aragora_q.contracts import AskedAgent, FetchResult, Gates, WorkerSession, WorkQueue
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
@@ -155,7 +155,7 @@ class Fetcher:
             await self._stop.sleep(min(CLOSED_SECONDS, opens_seconds))
         return False
 
-    def _closed_agents(self) -> Mapping[str, float]:
+    def _closed_agents(self) -> Mapping[AskedAgent, float]:
         """Return the agents whose jobs would be started in vain, and for how many seconds."""
         return self._gates.closed_agents() if self._gates is not None else {}
 

@@ -202,12 +202,12 @@ def end_of(run_debate, monkeypatch):
         paid, overloads, kills = [], Counter(), [*kills, 1_000_000]
         made = {name: Faulty(name, seed, paid, overloads) for name in (*NAMES, "judge")}
 
-        async def agent(self, name, seat):
+        async def agent(self, name, seat, service_tier):
             return made[name]
 
         monkeypatch.setattr(agents.AgentRegistry, "agent", agent)
         monkeypatch.setattr(agents.AgentRegistry, "resolve", lambda self, names: None)
-        monkeypatch.setattr(quote, "terms_of", lambda names, _: [quote.Terms()] * len(names))
+        monkeypatch.setattr(quote, "terms_of", lambda names, *_: [quote.Terms()] * len(names))
         session, attempts = Killed(kills.pop(0)), 1
         for _ in range(100):
             outcome, _, _ = await run_debate(session=session, attempts=attempts, **shape(seed))

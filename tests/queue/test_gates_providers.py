@@ -8,11 +8,12 @@ import pytest
 from aragora_q.base import Job
 from aragora_q.config.settings import ProviderConfig
 from aragora_q.context import Call, Settlement
-from aragora_q.contracts import Closed, Granted, Retry, WaitTurn
+from aragora_q.contracts import AskedAgent, Closed, Granted, Retry, WaitTurn
 from aragora_q.redis.keys import GateKeys
 
 ACCOUNT = "stub@1"
 JOB = Job({}, id="j")
+ONE, SHUT = AskedAgent("one"), AskedAgent("shut")
 
 
 class Fleet:
@@ -92,7 +93,7 @@ async def test_a_rate_limit_closes_the_account_for_all_workers(fleet):
         assert isinstance(answer, Closed)
         assert 25 < answer.seconds <= 30.6
         assert ACCOUNT in answer.why
-        assert list(gates.closed_agents()) == ["one"]
+        assert list(gates.closed_agents()) == [ONE]
     other = Call("3", "two", "stub", "stub@2", "m", 0, 10, None)
     assert await fleet.two.acquire(JOB, other) == Granted()
 
@@ -102,7 +103,7 @@ async def test_other_workers_learn_of_a_closed_account_without_a_call(fleet):
     await fleet.grant("1", gates=fleet.two)
     await fleet.report("2", "overloaded", retry_after_seconds=30)
     await fleet.two.refresh()
-    assert 25 < fleet.two.closed_agents()["one"] <= 30.6
+    assert 25 < fleet.two.closed_agents()[ONE] <= 30.6
     await fleet.override("stub", "")
     await fleet.two.refresh()
     assert fleet.two.closed_agents() == {}
@@ -410,9 +411,9 @@ async def test_jobs_of_a_closed_provider_are_put_off_and_others_start(harness):
     await harness.enqueue_payload("other", {"agents": ["open"]})
     session = await harness.worker()
     began = time.time() * 1000
-    fetched = await session.start(5, closed_agents={"shut": 60.0})
+    fetched = await session.start(5, closed_agents={SHUT: 60.0})
     assert (fetched.jobs, fetched.put_off) == ([], 100)
-    fetched = await session.start(5, closed_agents={"shut": 60.0})
+    fetched = await session.start(5, closed_agents={SHUT: 60.0})
     assert ([job.id for job in fetched.jobs], fetched.put_off) == (["other"], 30)
     job = await harness.queue.get_job("closed-7")
     assert (job.status, job.attempts, job.payload["n"]) == ("pending", 0, 7)
@@ -434,7 +435,7 @@ async def test_a_retry_that_is_put_off_stays_a_retry(harness):
     job = await harness.start_one(session)
     await harness.report(session, job, Retry("no", 0))
     await harness.queue.promote()
-    assert (await session.start(1, closed_agents={"shut": 1.0})).put_off == 1
+    assert (await session.start(1, closed_agents={SHUT: 1.0})).put_off == 1
     assert (await harness.queue.get_status("j")) == "retrying"
     job = await harness.start_delayed(session)
     assert (job.attempts, job.priority) == (2, 5)
@@ -454,7 +455,7 @@ async def test_a_job_is_put_off_if_one_of_its_agents_is_closed(harness, payload,
     """Whatever else the payload contains."""
     await harness.enqueue_payload("j", payload)
     session = await harness.worker()
-    fetched = await session.start(1, closed_agents={"shut": 1.0, 'näh"e': 2.0})
+    fetched = await session.start(1, closed_agents={SHUT: 1.0, AskedAgent('näh"e'): 2.0})
     assert (fetched.put_off, len(fetched.jobs)) == (put_off, 1 - put_off)
 
 
@@ -462,14 +463,14 @@ async def test_an_entry_that_is_not_json_is_started(harness):
     """Its attempt reports what is wrong with it."""
     harness.write_raw({"id": "raw", "payload": '["shut", '})
     session = await harness.worker()
-    assert (await harness.start_one(session, closed_agents={"shut": 1.0})).id == "raw"
+    assert (await harness.start_one(session, closed_agents={SHUT: 1.0})).id == "raw"
 
 
 async def test_an_entry_without_a_hash_keeps_its_lane_when_it_is_put_off(harness):
     """The entry alone is enough for a job."""
     harness.write_raw({"id": "bare", "payload": '{"agents": ["shut"]}'}, priority=1)
     session = await harness.worker()
-    assert (await session.start(1, closed_agents={"shut": 1.0})).put_off == 1
+    assert (await session.start(1, closed_agents={SHUT: 1.0})).put_off == 1
     harness.redis.zadd(harness.keys.delayed, {"bare": 0})
     await harness.queue.promote()
     assert [fields["id"] for _, fields in harness.entries(priority=1)] == ["bare"]
@@ -480,5 +481,5 @@ async def test_no_job_is_put_off_for_more_than_five_minutes(harness):
     """An operator may open the provider earlier."""
     await harness.enqueue_payload("j", {"agents": ["shut"]})
     session = await harness.worker()
-    assert (await session.start(1, closed_agents={"shut": 5000.0})).put_off == 1
+    assert (await session.start(1, closed_agents={SHUT: 5000.0})).put_off == 1
     assert due_times(harness)[0] <= (time.time() + 301) * 1000

@@ -84,7 +84,7 @@ def check_payload_budget(payload: Mapping[str, Any], config: QueueConfig) -> Non
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - most debates have no limits
 
     debate = DebateJobPayload.from_dict(payload)
-    quote.check_budget(debate, quote.terms_of(debate.all_agents, config))
+    quote.check_budget(debate, quote.terms_of(debate.all_agents, config, debate.service_tier))
 
 
 def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[str, str, float]]:
@@ -100,7 +100,7 @@ def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[s
 
     debate = DebateJobPayload.from_dict(payload)
     names = debate.all_agents
-    least = quote.floor(debate, quote.terms_of(names, config))
+    least = quote.floor(debate, quote.terms_of(names, config, debate.service_tier))
     return [
         (
             names[line.seat],
@@ -135,7 +135,9 @@ def approval_above(
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - only a debate that may need one
 
     debate = DebateJobPayload.from_dict(payload)
-    return quote.approval_above(max_usd, debate, quote.terms_of(debate.all_agents, config))
+    return quote.approval_above(
+        max_usd, debate, quote.terms_of(debate.all_agents, config, debate.service_tier)
+    )
 
 
 def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHistory) -> DebateQuote:
@@ -150,7 +152,8 @@ def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHisto
     from aragora_q.executors.debate import estimate, quote  # noqa: PLC0415 - only where one is asked for
 
     debate = DebateJobPayload.from_dict(payload)
-    return estimate.quote_debate(debate, quote.terms_of(debate.all_agents, config), history)
+    terms = quote.terms_of(debate.all_agents, config, debate.service_tier)
+    return estimate.quote_debate(debate, terms, history)
 
 
 def create(config: QueueConfig) -> Executor:
@@ -179,7 +182,7 @@ def create(config: QueueConfig) -> Executor:
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        terms = quote.terms_of(payload.all_agents, config)
+        terms = quote.terms_of(payload.all_agents, config, payload.service_tier)
         debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes, terms)
         return (await debate.run()).to_dict()
 

@@ -29,7 +29,13 @@ from aragora_q.errors import (
 from aragora_q.executors.debate import demo, keys
 from aragora_q.executors.debate.local import model_files
 from aragora_q.executors.debate.prices import Price, price_list, price_of
-from aragora_q.executors.debate.providers import ADDRESSABLE, ALIASES, PROVIDERS, split_model
+from aragora_q.executors.debate.providers import (
+    ADDRESSABLE,
+    ALIASES,
+    PROVIDERS,
+    in_tier,
+    split_model,
+)
 from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import describe, is_machine_limit
@@ -72,9 +78,13 @@ def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
     return agents[0].model
 
 
-def agent_price(name: str, config: QueueConfig) -> Price | None:
-    """Return the price of an agent's model; None: unknown. Raises InvalidPayload if the name is unknown."""
-    return price_of(config_of(name, config), config, name=name)
+def agent_price(name: str, config: QueueConfig, service_tier: str | None = None) -> Price | None:
+    """Return the price of an agent's model in jobs of `service_tier`; None: unknown.
+
+    Raises:
+        InvalidPayload: the name is unknown.
+    """
+    return price_of(config_of(name, config, service_tier), config, name=name)
 
 
 def without_price(names: Iterable[str], config: QueueConfig) -> list[str]:
@@ -146,7 +156,8 @@ class AgentRegistry:
 
     def __init__(self, config: QueueConfig) -> None:
         self._config = config
-        self._agents: dict[str, Agent] = {}
+        self._agents: dict[tuple[str, str | None], Agent] = {}
+        """By name and service tier."""
         self._lock = asyncio.Lock()
 
     def check(self) -> None:
@@ -166,7 +177,9 @@ class AgentRegistry:
                 raise ConfigError(str(error), hint=error.hint) from None
             try:
                 if config.model.partition(":")[0] not in ("demo", "local"):
-                    self._agents[name] = _build_agent(name, config, self._config)
+                    self._agents[name, config.service_tier] = _build_agent(
+                        name, config, self._config
+                    )
             except (PermanentError, InvalidPayload, WorkerUnable) as error:
                 raise ConfigError(f"agent {name}: {error}", hint=error.hint) from None
         if find_spec("pydantic_ai"):
@@ -187,14 +200,16 @@ class AgentRegistry:
             except PermanentError as error:
                 raise ConfigError(str(error), hint=error.hint) from None
             with suppress(PermanentError, WorkerUnable):  # its library is not installed
-                self._agents[name] = _build_agent(name, config, self._config)
+                self._agents[name, config.service_tier] = _build_agent(name, config, self._config)
 
     def resolve(self, names: Iterable[str]) -> None:
         """Check that every name is one of an agent. Raises InvalidPayload for the first that is not."""
         check_agents(names, self._config)
 
-    async def agent(self, name: str, seat: int) -> Agent:
-        """Return the agent called `name`. `seat` chooses the persona of agents named just `demo`.
+    async def agent(self, name: str, seat: int, service_tier: str | None = None) -> Agent:
+        """Return the agent called `name` as a job of `service_tier` asks it.
+
+        `seat` chooses the persona of agents named just `demo`.
 
         Raises:
             InvalidPayload: the name is unknown.
@@ -203,15 +218,16 @@ class AgentRegistry:
             WorkerUnable: the libraries cannot be loaded, for example after an upgrade.
 
         """
-        config = config_of(name, self._config)
+        config = config_of(name, self._config, service_tier)
         if config.model.partition(":")[0] == "demo":
             _, _, persona = demo.model_of(config.model, seat).partition(":")
             return demo.DemoAgent(name, persona, agent_price(name, self._config))
         async with self._lock:
-            agent = self._agents.pop(name, None)
+            key = name, config.service_tier
+            agent = self._agents.pop(key, None)
             if agent is None:
                 agent = await _build_in_thread(name, config, self._config)
-            self._agents[name] = agent  # last: the order is that of use
+            self._agents[key] = agent  # last: the order is that of use
             self._evict()
         return agent
 
@@ -223,13 +239,21 @@ class AgentRegistry:
 
     def _evict(self) -> None:
         """Drop the least recently used models beyond MAX_CACHED_MODELS; configured ones stay."""
-        evictable = [name for name in self._agents if name not in self._config.agents]
-        for name in evictable[:-MAX_CACHED_MODELS]:
-            del self._agents[name]
+        evictable = [key for key in self._agents if key[0] not in self._config.agents]
+        for key in evictable[:-MAX_CACHED_MODELS]:
+            del self._agents[key]
 
 
-def config_of(name: str, config: QueueConfig) -> AgentConfig:
-    """Return what `name` stands for. Raises InvalidPayload."""
+def config_of(name: str, config: QueueConfig, service_tier: str | None = None) -> AgentConfig:
+    """Return what `name` stands for in jobs of `service_tier`: with the tier that it has there.
+
+    Raises:
+        InvalidPayload: the name is unknown.
+    """
+    return in_tier(_known_config(name, config), service_tier)
+
+
+def _known_config(name: str, config: QueueConfig) -> AgentConfig:
     try:
         agent = config.agents.get(name) or AgentConfig(model=name)
     except ValidationError:  # an empty name, or one with a null character

@@ -146,7 +146,8 @@ class CallBook:
                 entry = await self._journal.put(name, entry)
             else:
                 settlement = replace(settlement, retry_after_seconds=fault.retry_after_seconds)
-                await self._journal.put_fault(name, entry)
+                if fault.outcome != "no_capacity":  # else long waits would fill the journal
+                    await self._journal.put_fault(name, entry)
         finally:
             await self._settle(call, settlement)
         if fault is not None:

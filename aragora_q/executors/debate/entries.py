@@ -19,6 +19,8 @@ from aragora_q.job import MAX_AGENT_CHARS
 MAX_SAID_CHARS = 300
 """Length at which the text of a reply that was not used is cut."""
 
+MAX_TIER_CHARS = 40
+
 MAX_TOKENS = 1_000_000_000
 """No call has more; a provider that says so does not count tokens."""
 
@@ -42,6 +44,7 @@ def entry_of(
         "larger": manner.larger,
         "repair": bool(manner.repair),
         "limited": reply.is_cut,
+        "served_in": _text(reply.service_tier, MAX_TIER_CHARS) or False,
         "outcome": _outcome(reply, judged),
         **judged,
     }
@@ -59,12 +62,14 @@ def fault_entry_of(agent: Agent, fault: CallFault) -> Entry:
 
 
 def _asked(agent: Agent) -> dict[str, str]:
-    return {
+    asked = {
         "agent": agent.name,
         "model": agent.model,
         "provider": agent.provider,
         "account": agent.account,
+        "service_tier": agent.own_settings.get("service_tier"),
     }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _taken(model: str, call: Reply | CallFault) -> dict[str, Any]:

@@ -29,12 +29,13 @@ RETURNED = -1
 
 Entry = dict[str, Any]
 """A call that brought a reply, `call/<call>.<try>`: `id` (of the call, for the gates), `agent`, `provider`,
-`account`, `model` (configured), `answered_by`, `settings` and `prompt` (digests), `own_settings` (those that
-are not at their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `out` and `cached`
-(tokens), `max_in` (the bound of `in`), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end,
-Unix seconds), `seconds`, `running` (running seconds of the debate at its end), `life`; `value`, the reply
-with seats instead of labels (None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by
-a token limit), `clipped` (by one below the agent's), `prose` (no JSON).
+`account`, `model` (configured), `service_tier` (asked for, if one was), `answered_by`, `served_in` (the tier
+that the reply names, if it does), `settings` and `prompt` (digests), `own_settings` (those that are not at
+their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `out` and `cached` (tokens),
+`max_in` (the bound of `in`), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end, Unix
+seconds), `seconds`, `running` (running seconds of the debate at its end), `life`; `value`, the reply with
+seats instead of labels (None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by a
+token limit), `clipped` (by one below the agent's), `prose` (no JSON).
 
 A call that brought none, `fault/<call>.<n>`: the same up to `seconds`, without `settings` and `prompt`, and
 `why`. It counts for what it took, and changes nothing else.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from statistics import median
 from typing import Any
 
 from aragora_q import codec
@@ -279,6 +280,14 @@ class Outcome:
                     "agent": self._seats.names[seat],
                     "model": last.get("model"),
                     "settings": last.get("own_settings", {}),
+                    "service_tier": last.get("service_tier"),
+                    "served_in": sorted(
+                        {
+                            tier
+                            for entry in replies
+                            if isinstance(tier := entry.get("served_in"), str)
+                        }
+                    ),
                     "answered_by": sorted({entry["answered_by"] for entry in replies}),
                     "dropped": self._seats.dropped.get(seat),
                     "calls": len(own),
@@ -287,6 +296,10 @@ class Outcome:
                     "cached_tokens": sum(entry["cached"] for entry in own),
                     "cost_usd": round(sum(priced), COST_DIGITS) if priced else None,
                     "unpriced_calls": len(own) - len(priced),
+                    "seconds": round(sum(entry["seconds"] for entry in own), 3),
+                    "median_seconds": round(median(entry["seconds"] for entry in replies), 3)
+                    if replies
+                    else None,
                     "cut": sum(
                         bool((said["said"] or {}).get("cut"))
                         for said in self._seats.transcript

@@ -108,6 +108,7 @@ class Participants:
         self._calls = calls
         self._is_strict = is_strict
         self._is_closing = is_closing
+        self._service_tier = job.payload.get("service_tier")
         self._quorum = 0
         self._step = 0
 
@@ -239,7 +240,7 @@ class Participants:
         unusable one that was not cut, once more with the reason. If that fails, the replies so far count.
         `part` tells several requests of one seat apart. Raises as `Agent.reply`.
         """
-        agent = await self._registry.agent(self.names[seat], seat)
+        agent = await self._registry.agent(self.names[seat], seat, self._service_tier)
         call, prompt = f"{phase}{part}.{seat}", agent.digest(request)
         tries = [
             entry

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.executors.debate.providers import ALIASES, split_model
+from aragora_q.job import SERVICE_TIERS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -79,37 +80,43 @@ class ListPrice(Price):
     model: str = ""
     provider: str = ""
     """The provider's id in the list."""
-    details: Mapping[str, str] = field(default_factory=dict)
+    service_tier: str = ""
+    """The tier that calls ask for; where the list has no price of a tier, that of the standard one counts."""
 
     def cost_usd(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
         cached = min(cached_tokens, input_tokens)
-        return self._cost(
-            {"input_tokens": input_tokens, "cache_read_tokens": cached}, output_tokens
-        )
+        usage = {"input_tokens": input_tokens, "cache_read_tokens": cached}
+        return self._cost(usage, output_tokens, self.service_tier)
 
     def worst_usd(self, max_input_tokens: int, max_output_tokens: int) -> float:
-        """As `Price.worst_usd`; some providers charge more for input that enters their cache."""
+        """As `Price.worst_usd`; some providers charge more for input that enters their cache.
+
+        With tier `auto`, the provider chooses, so the dearest one counts.
+        """
         written = {"cache_write_tokens": max_input_tokens}
+        tiers = SERVICE_TIERS if self.service_tier == "auto" else [self.service_tier]
         return max(
-            self._cost({"input_tokens": max_input_tokens, **more}, max_output_tokens)
+            self._cost({"input_tokens": max_input_tokens, **more}, max_output_tokens, tier)
             for more in ({}, written)
+            for tier in tiers
         )
 
-    def _cost(self, usage: Mapping[str, int], output_tokens: int) -> float:
+    def _cost(self, usage: Mapping[str, int], output_tokens: int, service_tier: str) -> float:
         from genai_prices import Usage, calc_price  # noqa: PLC0415 - an extra
 
         price = calc_price(
             Usage(**usage, output_tokens=output_tokens),
             self.model,
             provider_id=self.provider,
-            price_context=self.details,
+            price_context={"service_tier": service_tier},
         )
         return float(price.total_price)
 
     def reply_usd(self, usage: Any, model: str, at: datetime | None, details: Any) -> float:
-        """As `Price.reply_usd`: by the model that answered, if the list has it."""
+        """As `Price.reply_usd`: by the model that answered, if the list has it, and the tier that it names."""
         from genai_prices import calc_price  # noqa: PLC0415 - an extra
 
+        context = {"service_tier": self.service_tier, **(details or {})}
         for answering in (model, self.model):
             with suppress(LookupError, ValueError, TypeError):
                 price = calc_price(
@@ -117,7 +124,7 @@ class ListPrice(Price):
                     answering,
                     provider_id=self.provider,
                     genai_request_timestamp=at,
-                    price_context=details,
+                    price_context=context,
                 )
                 return float(price.total_price)
         return self.cost_usd(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
@@ -178,16 +185,19 @@ def _listed(
         if address and snapshot.find_provider(None, None, address).id != known.id:
             return None
         snapshot.find_provider_model(model, None, known.id, None)
-        details = {"service_tier": service_tier} if service_tier else {}
-        price = ListPrice(0, 0, 0, price_list() or "", model, known.id, details)
+        tier, source = service_tier or "", price_list() or ""
+        price = ListPrice(0, 0, 0, source, model, known.id, tier)
+        standard = replace(price, service_tier="")
+        if tier == "priority" and price.cost_usd(1_000, 1_000) == standard.cost_usd(1_000, 1_000):
+            return None  # a dearer tier, without a price in the list
         return ListPrice(
             price.cost_usd(1_000, 0) * 1_000,
             price.cost_usd(0, 1_000) * 1_000,
             price.cost_usd(1_000, 0, 1_000) * 1_000,
-            price.source,
+            source,
             model,
             known.id,
-            details,
+            tier,
         )
     return None
 

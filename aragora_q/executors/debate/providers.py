@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from aragora_q.base import MAX_HOLD_BY_BYTES
 from aragora_q.config.settings import AgentConfig
+from aragora_q.context import FLEX_GATE
+from aragora_q.job import SERVICE_TIERS
 
 ALIASES = {
     "claude": "anthropic:claude-sonnet-5-5",
@@ -35,6 +37,28 @@ ADDRESSABLE = frozenset(_ADDRESSABLE_NAMES.split())
 """Providers whose protocol is also spoken at a `base_url`."""
 
 
+_EVERY_TIER = frozenset(SERVICE_TIERS)
+TIERS = {
+    "anthropic": frozenset({"auto", "default"}),
+    **dict.fromkeys(
+        ("bedrock", "google", "google-cloud", "openai", "openai-chat", "openai-responses"),
+        _EVERY_TIER,
+    ),
+}
+"""Service tiers of providers, by the prefix of their models. Others have those that `[agents]` asks for."""
+
+
+def in_tier(config: AgentConfig, asked: str | None) -> AgentConfig:
+    """Return `config` with the service tier that a job asks for, if that is for the job to say.
+
+    What `[agents]` says of an agent counts first. A server at a `base_url` is not known to have tiers.
+    """
+    has_it = asked in TIERS.get(config.model.partition(":")[0], ())
+    if config.service_tier is not None or config.base_url or not has_it:
+        return config
+    return config.model_copy(update={"service_tier": asked})
+
+
 def split_model(model: str) -> tuple[str | None, str]:
     """Return the provider of a model string, and the model's name; None for a name without a known provider."""
     provider, colon, name = model.partition(":")
@@ -58,11 +82,15 @@ def provider_of(config: AgentConfig) -> str:
     return "openai" if kind in ("openai-chat", "openai-responses") else kind
 
 
-def account_of(provider: str, address: str, key: str | None) -> str:
+def account_of(
+    provider: str, address: str, key: str | None, service_tier: str | None = None
+) -> str:
     """Return a printable name of what shares a provider's limits; the key cannot be found from it.
 
-    A job that it holds keeps it whole.
+    A job that it holds keeps it whole. The flex tier has a gate for itself: it may have no capacity while
+    the others have.
     """
     digest = sha256(f"{address} {key or ''}".encode(errors="replace")).hexdigest()[:8]
-    room = MAX_HOLD_BY_BYTES - len(f"@{digest}")
-    return f"{provider.encode()[:room].decode(errors='ignore')}@{digest}"
+    room = MAX_HOLD_BY_BYTES - len(f"@{digest}{FLEX_GATE}")
+    account = f"{provider.encode()[:room].decode(errors='ignore')}@{digest}"
+    return account + FLEX_GATE if service_tier == "flex" else account

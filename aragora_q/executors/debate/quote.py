@@ -129,10 +129,18 @@ class Terms(NamedTuple):
         return CallBound(input_tokens, output, usd, per_million / 1_000_000)
 
 
-def terms_of(names: Sequence[str], config: QueueConfig) -> list[Terms]:
-    """Return the terms of agents, in order. Raises InvalidPayload for an unknown name."""
+def terms_of(
+    names: Sequence[str], config: QueueConfig, service_tier: str | None = None
+) -> list[Terms]:
+    """Return the terms of agents in jobs of `service_tier`, in order.
+
+    Raises:
+        InvalidPayload: a name is unknown.
+    """
     return [
-        _terms(config_of(name, config), agent_price(name, config), seat)
+        _terms(
+            config_of(name, config, service_tier), agent_price(name, config, service_tier), seat
+        )
         for seat, name in enumerate(names)
     ]
 

@@ -192,6 +192,8 @@ class Reply:
     """Those of the input that came from the provider's cache."""
     cost_usd: float | None = None
     """None: the price is not known."""
+    service_tier: str = ""
+    """The tier in which the provider says that it served; blank if it does not say."""
 
 
 class CallFault(Exception):
@@ -264,6 +266,7 @@ class Agent(Protocol):
         Raises:
             CallFault: the call failed. Its `error` is one of these:
                 PermanentError: asking again cannot help. The agent drops out of the debate.
+                GateClosed: the service tier has no capacity. The attempt waits, for as long as it takes.
                 RetryLater: the provider is overloaded, or named a time to wait. The attempt is retried
                     after it, uncharged; `delay_seconds` is 0 if the provider named no time.
                 HoldJob: the provider's account has no credit. The job is held.

@@ -8,7 +8,7 @@
 --
 -- `kind` is budget or pause; `value` is JSON, or empty to end it: for a budget, with its `rule`. It gets the time in
 -- `at`; of a pause that is set again, the time of the first. The end of a pause also opens the accounts that have the
--- name, or whose provider has it, whatever closed them.
+-- name, with their gates for the flex tier, or whose provider has it, whatever closed them.
 
 local field = kind .. ':' .. name
 local result = 'unchanged'
@@ -24,7 +24,7 @@ end
 if kind == 'pause' and value == '' then
   for _, account in ipairs(redis.call('ZRANGE', accounts, 0, -1)) do
     local key = gate_key('account', account)
-    if account == name or read(key, 'provider').provider == name then
+    if account == name or whole_account(account) == name or read(key, 'provider').provider == name then
       if redis.call('HDEL', key, 'until', 'why', 'probe', 'probe_until', 'pauses', 'faults') > 0 then
         redis.call('HSET', key, 'closed_at', now_text)  -- what calls from before report does not close it again
         result = 'reset'

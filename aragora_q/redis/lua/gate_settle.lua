@@ -11,7 +11,9 @@
 -- estimated; without a record of that, with `max_usd`. An acquire that arrives after the settlement gets no grant.
 -- `retry_after_ms` is empty if the provider named no time.
 
-local NOT_BILLED = {rate_limited = true, overloaded = true, rejected = true, credit_exhausted = true, not_sent = true}
+local NOT_BILLED = {
+  rate_limited = true, overloaded = true, no_capacity = true, rejected = true, credit_exhausted = true, not_sent = true,
+}
 local REPLIED = {ok = true, unusable = true, refused = true, cut = true}
 local BREAKER_FAULTS = 5
 local COOLDOWN_MS, OUTAGE_MS, MAX_PAUSE_MS = 5000, 5000, 300000
@@ -21,7 +23,9 @@ local CEILING_MS = 60000      -- time for which the limit stays below the number
 local FIRST_CALLS = 4         -- at once, after the probe, if no limit is known; each answer allows one more
 local MAX_RAMP = 1000
 local MAX_JITTER_MS = 500
-local BREAKS = {rate_limited = true, overloaded = true, unavailable = true, timeout = true, credit_exhausted = true}
+local BREAKS = {
+  rate_limited = true, overloaded = true, no_capacity = true, unavailable = true, timeout = true, credit_exhausted = true,
+}
 
 -- Close an account for the time that the provider names, or for a pause that doubles each time that a probe fails; plus
 -- jitter. A time that has been set before is only made longer.
@@ -70,7 +74,7 @@ local function learn(account, provider, id, outcome, retry_after_ms, granted_at)
   elseif outcome == 'credit_exhausted' then
     redis.call('HSET', key, 'until', '-1', 'why', 'credit', 'closed_at', now_text)
     redis.call('HDEL', key, 'probe', 'probe_until')
-  elseif outcome == 'rate_limited' or outcome == 'overloaded' then
+  elseif outcome == 'rate_limited' or outcome == 'overloaded' or outcome == 'no_capacity' then
     close(key, state, outcome, COOLDOWN_MS, parse_int(retry_after_ms))
     local limits = limits_for(read_policy(), account, provider)
     if outcome == 'rate_limited' and limits.adaptive ~= false and not is_probe and not is_closed then

@@ -140,6 +140,6 @@ def test_models_that_jobs_name_do_not_grow_the_scrape_without_end():
 def test_scripts_and_metrics_agree_on_what_is_not_billed():
     """Both count the same outcomes as free of charge."""
     [table] = re.findall(
-        r"^local NOT_BILLED = \{(.*)\}$", scripts.body("gate_settle"), re.MULTILINE
+        r"^local NOT_BILLED = \{(.*?)\}$", scripts.body("gate_settle"), re.MULTILINE | re.DOTALL
     )
     assert set(re.findall(r"(\w+) = true", table)) == NOT_BILLED

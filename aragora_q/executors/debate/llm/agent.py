@@ -120,11 +120,11 @@ class ModelAgent:
         self._key = key or models.key_of(self._model)
         address = str(self._model.base_url)
         self.provider = provider_of(config)
-        self.account = account_of(self.provider, address, self._key)
+        self.account = account_of(self.provider, address, self._key, config.service_tier)
         self.price: Price | None = price_of(config, settings, name=name, address=address)
         self.max_output_tokens = config.max_tokens
         self.larger_output_tokens = larger_output(config.max_tokens)
-        self.call_timeout_seconds = config.call_timeout_seconds
+        self.call_timeout_seconds = config.call_seconds
         unnamed = {"model", "base_url", "api_key_env", "provider"}
         configured = config.model_dump(mode="json", exclude=unnamed)
         self.settings = stable_hash(_text_of({**configured, "served by": self.served_by()}))
@@ -213,7 +213,13 @@ class ModelAgent:
         The price is known if the provider has counted all tokens, as for a reply that says that it failed.
         """
         events = streams[-1] if streams else Events()
-        fault = faults.fault_of(error, self.account, [self._key], has_begun=events.has_begun)
+        fault = faults.fault_of(
+            error,
+            self.account,
+            [self._key],
+            has_begun=events.has_begun,
+            is_flex=self._config.service_tier == "flex",
+        )
         usage = events.usage()
         fault.model, fault.cached_tokens = events.model(), usage["cached_tokens"]
         fault.input_tokens, fault.output_tokens = usage["input_tokens"], usage["output_tokens"]
@@ -253,9 +259,9 @@ class ModelAgent:
             parameters = replace(parameters, instruction_parts=[part])
         settings = models.settings(config, self._model, is_ours=self._collects, streams=way.streams)
         settings["max_tokens"] = max_output_tokens
-        limit = config.call_timeout_seconds
+        limit = config.call_seconds
         if not way.streams:
-            limit = min(limit, config.timeout_seconds)
+            limit = min(limit, config.silence_seconds)
         try:
             async with asyncio.timeout(limit) as deadline:
                 if not way.streams or self._collects:
@@ -291,6 +297,7 @@ class ModelAgent:
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cache_read_tokens,
             cost_usd=cost_usd,
+            service_tier=str((response.provider_details or {}).get("service_tier") or ""),
         )
 
     def _cost(self, response: ModelResponse) -> float | None:

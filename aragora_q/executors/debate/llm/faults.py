@@ -28,6 +28,7 @@ from aragora_q.context import CallOutcome
 from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,
+    GateClosed,
     HoldJob,
     PermanentError,
     RetryLater,
@@ -48,6 +49,16 @@ CREDIT_WORDS = re.compile(
     "|exceeded your current quota|billing (?:hard )?limit|payment required"
 )
 """What providers say if the account's credit is used up."""
+
+NO_CAPACITY_STATUS_CODES = OVERLOAD_STATUS_CODES | {498}
+NO_CAPACITY_WORDS = re.compile(
+    "(?i)resource[ _]unavailable|resource (?:has been )?exhausted|capacity"
+)
+"""What providers say if their flex tier has no capacity: OpenAI and Google Cloud with 429, Gemini and Bedrock
+with 503, Groq with 498.
+"""
+NO_CAPACITY_DELAY_SECONDS = 5.0
+"""Wait if the provider names none; meanwhile the gate closes, and says for how long."""
 
 _DURATION_PART = (
     r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)"
@@ -77,12 +88,16 @@ def fault_of(
     known_keys: Iterable[str | None] = (),
     *,
     has_begun: bool = False,
+    is_flex: bool = False,
 ) -> CallFault:
     """Return what `error` means for the debate, without keys in its message. `has_begun`: part of a reply came.
 
+    `is_flex`: it was asked in the flex tier.
     A request that was refused, or never sent, costs nothing. Otherwise the cost is unknown.
     """
     text, outcome = message(error, known_keys), outcome_of(error)
+    if is_flex and outcome != "credit_exhausted" and _says_no_capacity(error):
+        outcome = "no_capacity"
     is_unbilled = not has_begun and (status_code(error) is not None or not _was_sent(error))
     cost_usd = 0.0 if is_unbilled else None
     if is_machine_limit(error):
@@ -94,6 +109,8 @@ def fault_of(
         meaning = HoldJob(why, cause="provider", by=account)
     elif outcome in ("rejected", "refused"):
         meaning = PermanentError(text)
+    elif outcome == "no_capacity":
+        meaning = GateClosed(text, delay_seconds=delay or NO_CAPACITY_DELAY_SECONDS)
     elif delay is not None or outcome in ("rate_limited", "overloaded"):
         meaning = RetryLater(text, delay_seconds=delay or 0)
     else:
@@ -102,7 +119,7 @@ def fault_of(
 
 
 def outcome_of(error: Exception) -> CallOutcome:
-    """Return what became of the call that ended in `error`."""
+    """Return what became of the call that ended in `error`, of whatever tier."""
     code = status_code(error)
     if (
         isinstance(error, ModelQuotaExceededError)
@@ -127,6 +144,12 @@ def _says_no_credit(error: Exception) -> bool:
     if status_code(error) not in CREDIT_STATUS_CODES or not CREDIT_WORDS.search(str(error)):
         return False
     return retry_after_seconds(error) is None
+
+
+def _says_no_capacity(error: Exception) -> bool:
+    code = status_code(error)
+    is_refusal = code == TOO_MANY_REQUESTS and NO_CAPACITY_WORDS.search(str(error))
+    return code in NO_CAPACITY_STATUS_CODES or bool(is_refusal)
 
 
 def _was_sent(error: BaseException) -> bool:

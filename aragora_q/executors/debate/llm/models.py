@@ -156,10 +156,10 @@ def settings(config: AgentConfig, model: Model, *, is_ours: bool, streams: bool)
     }
     made |= {name: value for name, value in optional.items() if value is not None}
     if is_ours:
-        seconds = config.timeout_seconds
+        seconds = config.silence_seconds
         made["timeout"] = httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
     else:
-        made |= {"timeout": config.timeout_seconds, "max_retries": 0}
+        made |= {"timeout": config.silence_seconds, "max_retries": 0}
     if _is_a(model, "OpenAIResponsesModel") or config.store:
         made["openai_store"] = config.store
     if is_ours and streams:

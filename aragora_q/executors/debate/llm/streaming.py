@@ -46,6 +46,7 @@ STATUS_CODES = {
     "rate_limit_exceeded": 429,
     "too_many_requests": 429,
     "insufficient_quota": 429,
+    "resource_unavailable": 429,
     "context_length_exceeded": 400,
     "service_unavailable": 503,
     "server_is_overloaded": 503,

@@ -34,10 +34,16 @@ local function read_policy()
   return policy_read[1], policy_read[2]
 end
 
--- The limits that the configuration has for an account, or else for its provider.
-local function limits_for(rules, account, provider)
-  return rules.providers[account] or rules.providers[provider] or {}
+-- The account without what names its gate for the flex tier: what is said of an account holds for that gate, too.
+local function whole_account(account) return (string.gsub(account, '/flex$', '')) end
+
+-- What `rules` say of an account, or else of its provider; nil: nothing.
+local function rule_for(rules, account, provider)
+  return rules[account] or rules[whole_account(account)] or rules[provider]
 end
+
+-- The limits that the configuration has for an account, or else for its provider.
+local function limits_for(rules, account, provider) return rule_for(rules.providers, account, provider) or {} end
 
 local HOLD_PAUSED_MS = 900000  -- then the jobs of a paused account are held, so that they are seen
 local PAUSED_MS = 30000        -- until then workers ask again so often: the pause may end at any time
@@ -48,7 +54,7 @@ local function is_ahead(time) return (parse_int(time) or 0) > now + MAX_CLOCK_ST
 -- For how many ms an account takes no calls, and why. 0: it may take some, -1: none until someone acts. `state` has
 -- its `until`, `why` and `closed_at`.
 local function closed_for(rules, account, provider, state)
-  local pause = rules.paused[account] or rules.paused[provider]
+  local pause = rule_for(rules.paused, account, provider)
   if pause then
     local left = HOLD_PAUSED_MS - (now - pause.at)
     return left <= 0 and -1 or math.min(PAUSED_MS, left), 'paused'
