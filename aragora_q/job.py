@@ -290,7 +290,10 @@ class DebateResult:
     token_usage: dict[str, int] = field(default_factory=dict)
     """Tokens and calls over all attempts, in total and by agent, also of calls that brought no reply."""
     error: str | None = None
-    """What went wrong: seats that dropped out and why, abstentions, models that changed; None if nothing."""
+    """What went wrong: seats that dropped out and why, abstentions, agents that were replaced, models that
+    changed; None if nothing."""
+    degraded: bool = False
+    """True if a fallback answered for an agent, or a seat dropped out."""
     verdict: Any = None
     """The winning verdict: a text, option, number, boolean or JSON value; None if there is none."""
     reasons: str | None = None
@@ -323,9 +326,10 @@ class DebateResult:
     """Answers that address the voters or imitate the debate's own marks: `seat`, `phase`, `round`, `why`."""
     seats: list[dict[str, Any]] = field(default_factory=list)
     """One per seat, judge included: `seat`, `agent`, `model`, `settings` (of the agent, those that are not at
-    their default; without address and key), `answered_by` (models that replied), `dropped` (why, or None),
-    `calls` (without a reply, too), `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None:
-    unknown), `unpriced_calls`, `cut` (replies cut at a limit)."""
+    their default; without address and key), `answered_by` (models that replied), `fallbacks` (who replied in
+    place of the agent: `agent`, `calls`, `why`), `dropped` (why, or None), `calls` (without a reply, too),
+    `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None: unknown), `unpriced_calls`, `cut`
+    (replies cut at a limit)."""
     cost_usd: float | None = None
     """Price of all calls with a known price; None if no call has one."""
     unpriced_calls: int = 0

@@ -60,7 +60,8 @@ def job_json(job: Job) -> dict[str, Any]:
 
 def job_lines(job: Job, now: float, history: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
     """Yield the job as lines of text, not yet escaped. `now` is the server's time, in Unix seconds."""
-    yield _row("job", job.id)
+    is_degraded = "question" in job.payload and (job.result or {}).get("degraded") is True
+    yield _row("job", f"{job.id} (degraded)" if is_degraded else job.id)
     yield _row("status", _status_text(job, now))
     yield from _hold_rows(job, now)
     yield from _label_rows(job)

@@ -23,6 +23,7 @@ from aragora_q.executors.debate.agents import (
     config_of,
     only_model,
 )
+from aragora_q.executors.debate.fallbacks import candidates_by_seat, check_fallbacks
 from aragora_q.executors.debate.providers import provider_of
 from aragora_q.job import DebateJobPayload
 from aragora_q.money import MICROS
@@ -49,10 +50,12 @@ def check_payload_agents(payload: Mapping[str, Any], config: QueueConfig) -> Non
 
     Raises:
         InvalidPayload: a name is unknown; the hint suggests the nearest known name.
-        ConfigError: the configuration has a price of something that is not a model.
+        ConfigError: the configuration has a price of something that is not a model, or a fallback that is not
+            an agent.
 
     """
     check_prices(config)
+    check_fallbacks(config)
     agents = payload.get("agents")
     if "question" not in payload or not isinstance(agents, list):
         return
@@ -117,7 +120,9 @@ def approval_above(
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - only a debate that may need one
 
     debate = DebateJobPayload.from_dict(payload)
-    return quote.approval_above(max_usd, debate, quote.terms_of(debate.all_agents, config))
+    terms = quote.terms_of(debate.all_agents, config)
+    fallbacks = [quote.terms_of(each[1:], config) for each in candidates_by_seat(debate, config)]
+    return quote.approval_above(max_usd, debate, terms, fallbacks)
 
 
 def create(config: QueueConfig) -> Executor:
@@ -141,13 +146,24 @@ def create(config: QueueConfig) -> Executor:
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
     from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415 - likewise
 
+    check_fallbacks(config)
     registry = AgentRegistry(config)
     registry.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        terms = quote.terms_of(payload.all_agents, config)
-        debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes, terms)
+        candidates = candidates_by_seat(payload, config)
+        others = sorted({name for _, *names in candidates for name in names})
+        debate = Debate(
+            job,
+            payload,
+            registry,
+            current_attempt(),
+            config.max_result_bytes,
+            quote.terms_of(payload.all_agents, config),
+            candidates,
+            dict(zip(others, quote.terms_of(others, config), strict=True)),
+        )
         return (await debate.run()).to_dict()
 
     return run_debate

@@ -40,7 +40,8 @@ limit. At most half of it.
 class Debate:
     """The debate of one job. Create one per attempt and call `run` once.
 
-    `terms` are those of all agents of the payload.
+    `candidates` are those of `fallbacks.candidates_by_seat`, `terms` those of all agents of the payload, and
+    `fallback_terms` those of their fallbacks by name.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Debate:
         attempt: AttemptContext,
         max_result_bytes: int,
         terms: Sequence[Terms],
+        candidates: Sequence[Sequence[str]],
+        fallback_terms: Mapping[str, Terms],
     ) -> None:
         self._job = job
         self._payload = payload
@@ -59,7 +62,8 @@ class Debate:
         self._max_result_bytes = max_result_bytes
         self._journal = Journal(attempt, job.started_at)
         self._terms = terms
-        self._limits = Limits(payload, terms, self._journal)
+        self._candidates = candidates
+        self._limits = Limits(payload, terms, self._journal, fallback_terms)
         self._calls = CallBook(
             attempt,
             self._journal,
@@ -127,7 +131,7 @@ class Debate:
         payload = self._payload
         seats = Participants(
             self._job,
-            payload.all_agents,
+            self._candidates,
             self._registry,
             self._attempt,
             self._journal,

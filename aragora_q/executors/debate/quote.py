@@ -8,7 +8,7 @@ journals, models' libraries or Redis.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from aragora_q.answer_form import MAX_JSON_CHARS, MAX_NUMBER_CHARS, MAX_TEXT_CHARS
@@ -218,16 +218,21 @@ class Approval(NamedTuple):
 
 
 def approval_above(
-    max_usd: float, payload: DebateJobPayload, terms: Sequence[Terms]
+    max_usd: float,
+    payload: DebateJobPayload,
+    terms: Sequence[Terms],
+    fallbacks: Sequence[Sequence[Terms]] = (),
 ) -> Approval | None:
     """Return why a debate needs an approval: it may cost more than `max_usd`. None if it cannot."""
     if unpriced := unpriced_agents(payload, terms):
         return Approval(
             f"cannot be priced: the price of agent {unpriced[0]:.100} is not known", None
         )
-    usd = highest(payload, terms).usd or 0.0
+    usd = highest(payload, terms, fallbacks).usd
     if payload.max_cost_usd is not None:
-        usd = min(usd, payload.max_cost_usd)
+        usd = payload.max_cost_usd if usd is None else min(usd, payload.max_cost_usd)
+    if usd is None:
+        return Approval("cannot be priced: the price of a fallback is not known", None)
     if usd <= max_usd:
         return None
     return Approval(
@@ -263,11 +268,38 @@ def floor(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
     )
 
 
-def highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
+def highest(
+    payload: DebateJobPayload,
+    terms: Sequence[Terms],
+    fallbacks: Sequence[Sequence[Terms]] = (),
+) -> Quote:
     """Return the most that a debate can take: all seats and rounds, the largest answers, each call repeated.
 
-    Limits of the payload do not count.
+    `fallbacks` are the terms of the agents that may answer instead: each seat counts with the dearest. Limits
+    of the payload do not count.
     """
+    variants = [terms, *zip(*_filled(terms, fallbacks), strict=True)]
+    quotes = [_highest(payload, variant).lines for variant in variants]
+    return Quote(tuple(map(_dearest, zip(*quotes, strict=True))))
+
+
+def _filled(terms: Sequence[Terms], fallbacks: Sequence[Sequence[Terms]]) -> list[list[Terms]]:
+    """Return the fallbacks' terms of each seat, as many for all; those of its own agent where it has fewer."""
+    most = max(map(len, fallbacks), default=0)
+    return [
+        [*others, *[own] * (most - len(others))]
+        for own, others in zip(terms, fallbacks, strict=False)
+    ]
+
+
+def _dearest(lines: Sequence[Line]) -> Line:
+    tokens = max(line.amount.tokens for line in lines)
+    prices = [line.amount.micros for line in lines if line.amount.micros is not None]
+    micros = max(prices) if len(prices) == len(lines) else None
+    return replace(lines[0], amount=Amount(tokens, micros))
+
+
+def _highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
     topic = Topic.of(payload, NONCE)
     seats = range(payload.max_seats)
     answers = [largest_answer(topic)] * len(seats)
