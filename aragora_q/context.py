@@ -58,6 +58,8 @@ class Call:
     """What all calls of the job, of all its attempts, may take together."""
     least_usd: float | None = None
     """What the job needs at least to end, this call included, if it is known."""
+    is_fallback: bool = False
+    """The agent is asked in place of another one, whose provider takes no calls."""
 
     def __post_init__(self) -> None:
         _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "least_usd", most=MAX_CALL_USD)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aragora_q.formats import count, dollars_or_unknown
-from aragora_q.loose import mapping, number_or_none, text, texts, whole
+from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Row, Section, Table
 
@@ -82,6 +82,9 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
         yield f"answered by {', '.join(answered)}"
     for name, value in mapping(seat.get("settings")).items():
         yield f"{name} {text(value)}"
+    for each in mappings(seat.get("fallbacks")):
+        calls = count(whole(each.get("calls")), "call")
+        yield f"{text(each.get('agent'))} in its place ({calls}): {text(each.get('why'))}"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):

@@ -23,13 +23,13 @@ from aragora_q.executors.debate.agents import (
     config_of,
     only_model,
 )
-from aragora_q.executors.debate.fallbacks import candidates_by_seat, check_fallbacks
+from aragora_q.executors.debate.fallbacks import check_fallbacks, fallbacks_by_seat
 from aragora_q.executors.debate.providers import provider_of
 from aragora_q.job import DebateJobPayload
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
-    from aragora_q.executors.debate.quote import Approval
+    from aragora_q.executors.debate.quote import Approval, Terms
 
 __all__ = [
     "approval_above",
@@ -121,8 +121,18 @@ def approval_above(
 
     debate = DebateJobPayload.from_dict(payload)
     terms = quote.terms_of(debate.all_agents, config)
-    fallbacks = [quote.terms_of(each[1:], config) for each in candidates_by_seat(debate, config)]
+    fallbacks = [tuple(each.values()) for each in _fallbacks(debate, config)]
     return quote.approval_above(max_usd, debate, terms, fallbacks)
+
+
+def _fallbacks(payload: DebateJobPayload, config: QueueConfig) -> list[dict[str, Terms]]:
+    """Return the terms of the agents that may answer instead of each of `payload.all_agents`, by name."""
+    from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
+
+    return [
+        dict(zip(names, quote.terms_of(names, config), strict=True))
+        for names in fallbacks_by_seat(payload, config)
+    ]
 
 
 def create(config: QueueConfig) -> Executor:
@@ -152,8 +162,6 @@ def create(config: QueueConfig) -> Executor:
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        candidates = candidates_by_seat(payload, config)
-        others = sorted({name for _, *names in candidates for name in names})
         debate = Debate(
             job,
             payload,
@@ -161,8 +169,7 @@ def create(config: QueueConfig) -> Executor:
             current_attempt(),
             config.max_result_bytes,
             quote.terms_of(payload.all_agents, config),
-            candidates,
-            dict(zip(others, quote.terms_of(others, config), strict=True)),
+            _fallbacks(payload, config),
         )
         return (await debate.run()).to_dict()
 

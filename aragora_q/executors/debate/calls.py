@@ -125,6 +125,7 @@ class CallBook:
         if clip is not None and clip >= limit:
             clip = None
         call = self._call(agent, name, request, manner, clip or limit)
+        call = replace(call, is_fallback="closed" in place)
         await self._acquire(call)
         started_at = time.monotonic()
         entry, fault = await _request(agent, request, manner, clip, read)

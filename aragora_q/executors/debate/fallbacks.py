@@ -39,17 +39,17 @@ def check_fallbacks(config: QueueConfig) -> None:
                 ) from None
 
 
-def candidates_by_seat(payload: DebateJobPayload, config: QueueConfig) -> list[tuple[str, ...]]:
-    """Return each of `payload.all_agents`, and after it the agents that may answer in its place.
+def fallbacks_by_seat(payload: DebateJobPayload, config: QueueConfig) -> list[tuple[str, ...]]:
+    """Return the agents that may answer in place of each of `payload.all_agents`, in order.
 
-    A judge never judges an answer of its own model: it replaces no seat's agent, and is not replaced by what
+    A judge never judges an answer by the same model: it replaces no seat's agent, and is not replaced by what
     may answer for a seat.
     """
     authors = [*payload.agents, *payload.escalate]
     judges = [payload.judge] if payload.judge else []
-    seats = [(name, *_fallbacks(name, judges, config)) for name in authors]
-    answering = [name for names in seats for name in names]
-    return [*seats, *((judge, *_fallbacks(judge, answering, config)) for judge in judges)]
+    found = [_fallbacks(name, judges, config) for name in authors]
+    answering = [*authors, *(name for names in found for name in names)]
+    return found + [_fallbacks(judge, answering, config) for judge in judges]
 
 
 def _fallbacks(name: str, excluded: Sequence[str], config: QueueConfig) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ before it takes effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 from aragora_q.errors import JobLimitReached
@@ -55,8 +54,8 @@ class Room(NamedTuple):
 class Limits:
     """The limits of one job. Create one per attempt.
 
-    `terms` are those of the agents by seat, the judge's last; `other_terms` those of their fallbacks by name. A
-    phase is reserved for the agents of the seats; a fallback is asked only if what is left allows it.
+    `terms` are those of the agents by seat, the judge's last; `fallbacks` those of each one's fallbacks by
+    name. A phase is reserved for the seats' agents; a fallback is asked only if what is left allows it.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Limits:
         payload: DebateJobPayload,
         terms: Sequence[Terms],
         journal: Journal,
-        other_terms: Mapping[str, Terms] = MappingProxyType({}),
+        fallbacks: Sequence[Mapping[str, Terms]],
     ) -> None:
         self._timeout_seconds = payload.timeout_seconds
         self._max_tokens = payload.max_tokens
@@ -72,7 +71,7 @@ class Limits:
         if payload.max_cost_usd is not None:
             self._max_micros = limit_micros(payload.max_cost_usd)
         self._terms = terms
-        self._other_terms = other_terms
+        self._fallbacks = fallbacks
         self._journal = journal
         self.max_output_tokens: int | None = None
         """Output limit of each call of the current phase; None: the agents' own."""
@@ -206,7 +205,7 @@ class Limits:
         return cost_micros(usd)
 
     def _terms_of(self, seat: int, agent: str) -> Terms:
-        return self._other_terms.get(agent, self._terms[seat])
+        return self._fallbacks[seat].get(agent, self._terms[seat])
 
     def _begin(self, plan: Plan, max_output: int | None) -> None:
         """Reserve the calls of a phase that were not made, with the output limit that was decided."""

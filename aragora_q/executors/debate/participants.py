@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -76,7 +76,7 @@ class Participants:
     def __init__(
         self,
         job: Job,
-        candidates: Sequence[Sequence[str]],
+        agents: Sequence[tuple[str, Iterable[str]]],
         registry: AgentRegistry,
         attempt: AttemptContext,
         journal: Journal,
@@ -86,7 +86,7 @@ class Participants:
         is_strict: bool,
         is_closing: bool,
     ) -> None:
-        self.names = [names[0] for names in candidates]
+        self.names = [name for name, _ in agents]
         """The agents by seat; the last one may be a judge's, which is not a seat."""
         self.active: list[int] = []
         self.dropped: dict[int, str] = {}
@@ -102,7 +102,7 @@ class Participants:
         """
         self.why_incomplete = "no time was left to ask"
         self._job = job
-        self._candidates = candidates
+        self._candidates = [(name, *fallbacks) for name, fallbacks in agents]
         """The agent of each seat and its fallbacks."""
         self._rounds = rounds
         self._registry = registry

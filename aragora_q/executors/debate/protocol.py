@@ -40,8 +40,8 @@ limit. At most half of it.
 class Debate:
     """The debate of one job. Create one per attempt and call `run` once.
 
-    `candidates` are those of `fallbacks.candidates_by_seat`, `terms` those of all agents of the payload, and
-    `fallback_terms` those of their fallbacks by name.
+    `terms` are those of all agents of the payload, `fallbacks` those of the agents that may answer instead of
+    each, by name, in order.
     """
 
     def __init__(
@@ -52,8 +52,7 @@ class Debate:
         attempt: AttemptContext,
         max_result_bytes: int,
         terms: Sequence[Terms],
-        candidates: Sequence[Sequence[str]],
-        fallback_terms: Mapping[str, Terms],
+        fallbacks: Sequence[Mapping[str, Terms]] = (),
     ) -> None:
         self._job = job
         self._payload = payload
@@ -62,8 +61,8 @@ class Debate:
         self._max_result_bytes = max_result_bytes
         self._journal = Journal(attempt, job.started_at)
         self._terms = terms
-        self._candidates = candidates
-        self._limits = Limits(payload, terms, self._journal, fallback_terms)
+        self._fallbacks = fallbacks or [{}] * len(terms)
+        self._limits = Limits(payload, terms, self._journal, self._fallbacks)
         self._calls = CallBook(
             attempt,
             self._journal,
@@ -131,7 +130,7 @@ class Debate:
         payload = self._payload
         seats = Participants(
             self._job,
-            self._candidates,
+            list(zip(payload.all_agents, self._fallbacks, strict=True)),
             self._registry,
             self._attempt,
             self._journal,

@@ -8,7 +8,7 @@ journals, models' libraries or Redis.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from aragora_q.answer_form import MAX_JSON_CHARS, MAX_NUMBER_CHARS, MAX_TEXT_CHARS
@@ -278,28 +278,7 @@ def highest(
     `fallbacks` are the terms of the agents that may answer instead: each seat counts with the dearest. Limits
     of the payload do not count.
     """
-    variants = [terms, *zip(*_filled(terms, fallbacks), strict=True)]
-    quotes = [_highest(payload, variant).lines for variant in variants]
-    return Quote(tuple(map(_dearest, zip(*quotes, strict=True))))
-
-
-def _filled(terms: Sequence[Terms], fallbacks: Sequence[Sequence[Terms]]) -> list[list[Terms]]:
-    """Return the fallbacks' terms of each seat, as many for all; those of its own agent where it has fewer."""
-    most = max(map(len, fallbacks), default=0)
-    return [
-        [*others, *[own] * (most - len(others))]
-        for own, others in zip(terms, fallbacks, strict=False)
-    ]
-
-
-def _dearest(lines: Sequence[Line]) -> Line:
-    tokens = max(line.amount.tokens for line in lines)
-    prices = [line.amount.micros for line in lines if line.amount.micros is not None]
-    micros = max(prices) if len(prices) == len(lines) else None
-    return replace(lines[0], amount=Amount(tokens, micros))
-
-
-def _highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
+    variants = [*_variants(terms, fallbacks)]
     topic = Topic.of(payload, NONCE)
     seats = range(payload.max_seats)
     answers = [largest_answer(topic)] * len(seats)
@@ -317,12 +296,40 @@ def _highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
         (others, 1),
         (in_rounds if payload.max_rounds else (), payload.max_rounds),
     ):
-        first = calls(requests, terms)
-        again = calls(requests, terms, MAX_REMARK, larger=True)
+        first = _dearest(requests, variants)
+        again = _dearest(requests, variants, MAX_REMARK, larger=True)
         for each, one, more in zip(requests, first, again, strict=True):
-            amount = one.at() + more.at() * (MAX_TRIES - 1)
+            amount = one + more * (MAX_TRIES - 1)
             lines.append(Line(each.phase, each.seat, MAX_TRIES * times, amount * times))
     return Quote(tuple(lines))
+
+
+def _dearest(
+    requests: Sequence[Planned],
+    variants: Iterable[Sequence[Terms]],
+    remark: str = "",
+    *,
+    larger: bool = False,
+) -> Iterator[Amount]:
+    """Yield the most that each of `requests` takes with the terms of any of `variants`."""
+    made = [calls(requests, terms, remark, larger=larger) for terms in variants]
+    for bounds in zip(*made, strict=True):
+        amounts = [bound.at() for bound in bounds]
+        micros = [amount.micros for amount in amounts if amount.micros is not None]
+        known = max(micros) if len(micros) == len(amounts) else None
+        yield Amount(max(amount.tokens for amount in amounts), known)
+
+
+def _variants(
+    terms: Sequence[Terms], fallbacks: Sequence[Sequence[Terms]]
+) -> Iterator[Sequence[Terms]]:
+    """Yield the terms by seat: of the seats' agents, of their first fallbacks, of the second ones, and so on."""
+    yield terms
+    for n in range(max(map(len, fallbacks), default=0)):
+        yield [
+            others[n] if n < len(others) else agent
+            for agent, others in zip(terms, fallbacks, strict=True)
+        ]
 
 
 def calls(
