@@ -69,6 +69,8 @@ class Call:
     expected_usd: float | None = None
     """What the job will probably take, this call included, if that is known and it has not begun: a budget that
     holds jobs, and sees all of this one, holds it unless it has room for that."""
+    is_fallback: bool = False
+    """The agent is asked in place of another one, whose provider takes no calls."""
 
     def __post_init__(self) -> None:
         dollars = ("max_cost_usd", "job_max_cost_usd", "least_usd", "expected_usd")

@@ -25,6 +25,9 @@ RENEWALS_PER_LEASE = 4
 STALL_SECONDS = 10.0
 """A loop without progress for this long (of a worker with a longer lease: half a lease) has stalled."""
 
+MAX_CLOSED_SECONDS = 2.0
+"""A gate that opens within this time is waited for."""
+
 HOLD_CLOSED_SECONDS = 6 * 3600.0
 """A job whose provider takes no calls for longer is held, so that an operator sees it."""
 
@@ -283,7 +286,8 @@ class Gates(Protocol):
     def closed_agents(self) -> Mapping[AskedAgent, float]:
         """Return the agents whose accounts are known to take no calls now, and for how many seconds.
 
-        Without those whose jobs are held: their accounts are closed for longer than HOLD_CLOSED_SECONDS.
+        Without those that have an open fallback, and those whose jobs are held: their accounts are closed for
+        longer than HOLD_CLOSED_SECONDS.
         """
 
     async def refresh(self) -> None:

@@ -219,8 +219,13 @@ class RetryLater(AragoraQError):
 class GateClosed(RetryLater):
     """A provider takes no calls now: the job waits `delay_seconds`, which counts toward no limit.
 
-    Raised by `AttemptContext.acquire`; an executor lets it pass.
+    Raised by `AttemptContext.acquire`; an executor lets it pass. `by` is the account that is closed; empty: it
+    is open, but the call's turn did not come.
     """
+
+    def __init__(self, message: str, *, delay_seconds: float, by: str = "") -> None:
+        super().__init__(message, delay_seconds=delay_seconds)
+        self.by = by
 
 
 class HoldJob(AragoraQError):

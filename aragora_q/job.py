@@ -296,7 +296,10 @@ class DebateResult:
     token_usage: dict[str, int] = field(default_factory=dict)
     """Tokens and calls over all attempts, in total and by agent, also of calls that brought no reply."""
     error: str | None = None
-    """What went wrong: seats that dropped out and why, abstentions, models that changed; None if nothing."""
+    """What went wrong: seats that dropped out and why, abstentions, agents that were replaced, models that
+    changed; None if nothing."""
+    degraded: bool = False
+    """True if a fallback answered for an agent, or a seat dropped out."""
     verdict: Any = None
     """The winning verdict: a text, option, number, boolean or JSON value; None if there is none."""
     reasons: str | None = None
@@ -331,9 +334,10 @@ class DebateResult:
     """One per seat, judge included: `seat`, `agent`, `model`, `settings` (of the agent, those that are not at
     their default; without address and key), `service_tier` (asked for; None: the provider's default),
     `served_in` (the tiers in which the provider says that it served), `answered_by` (models that replied),
-    `dropped` (why, or None), `calls` (without a reply, too), `input_tokens`, `output_tokens`,
-    `cached_tokens`, `cost_usd` (None: unknown), `unpriced_calls`, `seconds` (of all calls, without waits at
-    gates), `median_seconds` (of those with a reply; None if there is none), `cut` (replies cut at a limit)."""
+    `fallbacks` (who replied in place of the agent: `agent`, `calls`, `why`), `dropped` (why, or None), `calls`
+    (without a reply, too), `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None: unknown),
+    `unpriced_calls`, `seconds` (of all calls, without waits at gates), `median_seconds` (of those with a reply;
+    None if there is none), `cut` (replies cut at a limit)."""
     cost_usd: float | None = None
     """Price of all calls with a known price; None if no call has one."""
     quote_usd: float | None = None

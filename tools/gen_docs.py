@@ -72,6 +72,7 @@ EXAMPLES = {
 # timeout_seconds = 120       # of silence; in the flex tier, 900
 # call_timeout_seconds = 900  # of a whole call; in the flex tier, 1,800
 # max_tokens = 8_000          # including thinking
+# fallback = ["claude"]       # asked instead while the provider takes no calls
 #
 # [agents.local]
 # model = "openai-chat:name-of-the-model"

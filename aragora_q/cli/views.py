@@ -69,7 +69,8 @@ def job_lines(
 
     `quote_usd` is what a debate that has not ended was expected to cost.
     """
-    yield _row("job", job.id)
+    is_degraded = "question" in job.payload and (job.result or {}).get("degraded") is True
+    yield _row("job", f"{job.id} (degraded)" if is_degraded else job.id)
     yield _row("status", _status_text(job, now))
     yield from _hold_rows(job, now)
     yield from _label_rows(job)

@@ -117,6 +117,23 @@ class AgentConfig(TableConfig):
     max_tokens: int = Field(
         8_000, ge=1, description="Maximum output of a call, including thinking, in tokens."
     )
+    fallback: tuple[str, ...] = Field(
+        (),
+        description="Agents that are asked instead, in this order, while the provider takes no calls or the "
+        "account's credit is used up; as text, separated by commas.",
+    )
+
+    @field_validator("fallback", mode="before")
+    @classmethod
+    def _are_names(cls, value: Any) -> Any:
+        return _from_text(value)
+
+    @field_validator("fallback")
+    @classmethod
+    def _are_agents(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > AGENTS_RANGE[1] or len(set(value)) < len(value):
+            raise ValueError(f"must be at most {AGENTS_RANGE[1]} different agents")
+        return _check_agents(value)
 
     @property
     def silence_seconds(self) -> float:
@@ -399,8 +416,8 @@ class QueueConfig(BaseSettings):
 
     @field_validator("default_agents", mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    def _are_names(cls, value: Any) -> Any:
+        return _from_text(value)
 
     @field_validator("default_agents")
     @classmethod
@@ -408,11 +425,7 @@ class QueueConfig(BaseSettings):
         low, high = AGENTS_RANGE
         if value and not low <= len(value) <= high:
             raise ValueError(f"must be {low} to {high} agents")
-        for name in value:
-            _check_text(name)
-            if not is_agent(name):
-                raise ValueError(f"must be names of 1 to {MAX_AGENT_CHARS} characters")
-        return value
+        return _check_agents(value)
 
     @field_validator("redis_url")
     @classmethod
@@ -496,6 +509,19 @@ def _plain(value: Any, field: FieldInfo) -> Any:
     if isinstance(value, bool) and field.annotation is not bool:  # to Python, true is the number 1
         raise ValueError("must not be true or false")
     return value
+
+
+def _from_text(value: Any) -> Any:
+    """Return names that are separated by commas as a list; anything else as it is."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def _check_agents(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        _check_text(name)
+        if not is_agent(name):
+            raise ValueError(f"must be names of 1 to {MAX_AGENT_CHARS} characters")
+    return names
 
 
 def _check_text(value: Any) -> None:

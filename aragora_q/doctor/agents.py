@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.doctor.checks import Finding
@@ -37,6 +38,8 @@ class Checkup:
     seconds: float = 0.0
     error: str = ""
     hint: str = ""
+    fallback: list[str] = field(default_factory=list)
+    """The agents that are asked instead while its provider takes no calls."""
 
     def finding(self) -> Finding:
         """Return the result as a finding: an error if no ballot came."""
@@ -49,13 +52,16 @@ class Checkup:
             f"agent {self.agent}",
             f"{self.answered_by} answered in {self.seconds:.1f} s: {form}"
             f"{'streamed' if self.streamed else 'not streamed'}, "
-            f"{self.input_tokens} tokens in, {self.output_tokens} out, {price}",
+            f"{self.input_tokens} tokens in, {self.output_tokens} out, {price}"
+            + (f"; fallback: {', '.join(self.fallback)}" if self.fallback else ""),
         )
 
 
 async def check_agents(config: QueueConfig) -> list[Checkup]:
-    """Ask each agent of the configuration and of `default_agents`, all at once."""
-    checkups = [Checkup(name) for name in dict.fromkeys([*config.agents, *config.default_agents])]
+    """Ask each agent of the configuration and of `default_agents`, and their fallbacks, all at once."""
+    fallbacks = {name: list(agent.fallback) for name, agent in config.agents.items()}
+    names = [*config.agents, *config.default_agents, *chain.from_iterable(fallbacks.values())]
+    checkups = [Checkup(name, fallback=fallbacks.get(name, [])) for name in dict.fromkeys(names)]
     registry = AgentRegistry(config)
     try:
         # All are built before the first is asked: loading a client is not the provider's time.

@@ -191,12 +191,24 @@ class RedisGates:
         if not self._closed_until:
             return {}
         now = time.monotonic()
-        left = {account: until - now for account, until in self._closed_until.items()}
-        return {
-            agent: left[account]
+        left = {
+            agent: max(0.0, self._closed_until.get(account, 0.0) - now)
             for agent, account in self._accounts.items()
-            if 0 < left.get(account, 0.0) <= HOLD_CLOSED_SECONDS
         }
+        shortest = {
+            agent: min(left.get(name, 0.0) for name in (agent, *self._fallbacks_of(agent)))
+            for agent in left
+        }
+        return {
+            agent: seconds
+            for agent, seconds in shortest.items()
+            if 0 < seconds <= HOLD_CLOSED_SECONDS
+        }
+
+    def _fallbacks_of(self, agent: str) -> Sequence[str]:
+        """Return the agents that are asked instead of one whose account is closed."""
+        settings = self._config.agents.get(agent)
+        return settings.fallback if settings else ()
 
     async def refresh(self) -> None:
         if self._declaration or self._has_declared or self._accounts:  # also to book overdue calls

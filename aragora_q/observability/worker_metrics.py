@@ -45,6 +45,12 @@ class CallMetrics:
             *by,
             "direction",
         )
+        self._fallbacks = metric(
+            Counter,
+            "fallback_calls",
+            "Settled calls of agents in place of others, by agent.",
+            "agent",
+        )
         self._waits = metric(
             Histogram,
             "gate_wait_seconds",
@@ -66,6 +72,8 @@ class CallMetrics:
             return
         labels, usd = self._labels(call), settlement.cost_usd
         self._calls(*labels, settlement.outcome).inc()
+        if call.is_fallback:  # names of the configuration: they are few
+            self._fallbacks(call.agent).inc()
         for direction in ("input", "output", "cached"):
             tokens = getattr(settlement, f"{direction}_tokens")
             self._tokens(*labels, direction).inc(max(0, tokens))

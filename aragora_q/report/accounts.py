@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aragora_q.formats import count, dollars_or_unknown, duration
-from aragora_q.loose import mapping, number_or_none, text, texts, whole
+from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Row, Section, Table
 
@@ -88,6 +88,9 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
     tier, served = text(seat.get("service_tier")), texts(seat.get("served_in") or [])
     if served and served != [tier]:
         yield f"served in {', '.join(served)}"
+    for each in mappings(seat.get("fallbacks")):
+        calls = count(whole(each.get("calls")), "call")
+        yield f"{text(each.get('agent'))} in its place ({calls}): {text(each.get('why'))}"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):

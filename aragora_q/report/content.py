@@ -60,8 +60,10 @@ def _notices(debate: Debate) -> Iterator[Notice]:
 
 
 def _verdict_notice(debate: Debate) -> Notice:
+    degraded = outcome.degraded(debate)
     if debate.mode == "none":
-        return Notice("No vote was held: consensus mode none.")
+        found = "No vote was held: consensus mode none"
+        return Notice(f"{found}; {degraded}.", Tone.CAUTION) if degraded else Notice(f"{found}.")
     is_reached = debate.result.get("consensus_reached") is True
     found = f"{'Consensus' if is_reached else 'No consensus'} ({debate.mode})"
     if agreement := debate.agreement():
@@ -70,7 +72,9 @@ def _verdict_notice(debate: Debate) -> Notice:
         found += "; a tie"
     if debate.result.get("decided_by") == "judge":
         found += f"; decided by the judge, {debate.judge}"
-    return Notice(f"{found}.", Tone.GOOD if is_reached else Tone.CAUTION)
+    if degraded:
+        found += f"; {degraded}"
+    return Notice(f"{found}.", Tone.GOOD if is_reached and not degraded else Tone.CAUTION)
 
 
 def _position(debate: Debate) -> str:

@@ -89,7 +89,7 @@ class Debate:
         known = [call.cost_usd for call in calls if call.cost_usd is not None]
         return {
             "seat": seat,
-            "agent": calls[-1].agent if calls else self.agent(seat),
+            "agent": self.agent(seat) or (calls[-1].agent if calls else ""),
             "model": calls[-1].model if calls else "",
             "answered_by": list(filter(None, dict.fromkeys(call.answered_by for call in calls))),
             "dropped": self.calls.dropped.get(seat),

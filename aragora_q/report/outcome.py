@@ -101,6 +101,21 @@ def outcome_of(job: Job) -> list[tuple[str, str]]:
     return [row for row in rows if row[1]]
 
 
+def degraded(debate: Debate) -> str:
+    """Return why a result is degraded, such as `degraded: claude answered for gpt`; empty if it is not."""
+    if debate.result.get("degraded") is not True:
+        return ""
+    replaced = [
+        f"{text(each.get('agent'))} answered for {text(seat.get('agent'))}"
+        for seat in debate.seats
+        for each in mappings(seat.get("fallbacks"))
+    ]
+    dropped = [
+        f"{text(seat.get('agent'))} dropped out" for seat in debate.seats if seat.get("dropped")
+    ]
+    return f"degraded: {', '.join([*replaced, *dropped])}"
+
+
 def _problem(debate: Debate) -> str:
     """Return what went wrong, without what a failed job's error says already."""
     said = debate.job.error or ""

@@ -112,8 +112,10 @@ def _flags(debate: Debate, call: Call) -> Iterator[str]:
 
 
 def _speaker(debate: Debate, call: Call) -> str:
-    name = debate.full_name(call.seat, call.agent)
-    return name[0].upper() + name[1:]
+    agent = debate.agent(call.seat) or call.agent
+    name = debate.full_name(call.seat, agent)
+    by = f" (answered by {call.agent})" if call.agent not in ("", agent) else ""
+    return name[0].upper() + name[1:] + by
 
 
 def _seat_text(debate: Debate, prefix: str, seat: object) -> str:

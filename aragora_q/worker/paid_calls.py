@@ -16,6 +16,7 @@ from aragora_q.base import Job
 from aragora_q.context import Call, Settlement, WaitClock, call_prefix
 from aragora_q.contracts import (
     HOLD_CLOSED_SECONDS,
+    MAX_CLOSED_SECONDS,
     MAX_PUT_OFF_SECONDS,
     Closed,
     GateAnswer,
@@ -45,9 +46,6 @@ MAX_WAIT_SECONDS = 60.0
 
 MAX_SLEEP_SECONDS = 5.0
 """How often a call that waits asks at least, so that it keeps its place in line."""
-
-MAX_CLOSED_SECONDS = 2.0
-"""A gate that opens within this time is waited for."""
 
 RETRY_SECONDS = 0.5
 
@@ -157,7 +155,7 @@ def _seconds_to_wait(answer: GateAnswer, seconds_left: float, account: str) -> f
             if seconds is None or seconds > HOLD_CLOSED_SECONDS:
                 raise HoldJob(why, cause="provider", by=account, until_seconds=seconds)
             if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
-                raise GateClosed(why, delay_seconds=min(seconds, MAX_PUT_OFF_SECONDS))
+                raise GateClosed(why, delay_seconds=min(seconds, MAX_PUT_OFF_SECONDS), by=account)
             return jittered(seconds)
         case OverBudget():
             raise _refused(answer)

@@ -70,6 +70,15 @@ def test_each_agent_says_which_model_answered_and_how(run_cli, configure, new_st
     assert run_cli("doctor", "--json").object["agents"] is None
 
 
+def test_fallbacks_are_asked_too(run_cli, configure, new_stub):
+    """Also one that is not in the table; each line names the fallbacks of its agent."""
+    configure({"ann": new_stub().agent("openai-chat", "m1", fallback="demo:bold")})
+    ended = run_cli("doctor", "--agents", "--json")
+    found = {each["agent"]: each["fallback"] for each in ended.object["agents"]}
+    assert found == {"ann": ["demo:bold"], "demo:bold": []}
+    assert "price unknown; fallback: demo:bold" in run_cli("doctor", "--agents").out
+
+
 def test_without_agents_there_is_nothing_to_ask(run_cli, configure):
     """`--agents` then says so, and how to name some; a name without a key is named once."""
     configure({})

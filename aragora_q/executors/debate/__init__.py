@@ -26,13 +26,14 @@ from aragora_q.executors.debate.agents import (
     only_model,
     without_price,
 )
+from aragora_q.executors.debate.fallbacks import check_fallbacks, fallbacks_by_seat
 from aragora_q.executors.debate.providers import provider_of
 from aragora_q.job import DebateJobPayload
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
     from aragora_q.executors.debate.estimate import DebateQuote
-    from aragora_q.executors.debate.quote import Approval
+    from aragora_q.executors.debate.quote import Approval, Terms
     from aragora_q.history import CallHistory
 
 __all__ = [
@@ -56,10 +57,12 @@ def check_payload_agents(payload: Mapping[str, Any], config: QueueConfig) -> Non
 
     Raises:
         InvalidPayload: a name is unknown; the hint suggests the nearest known name.
-        ConfigError: the configuration has a price of something that is not a model.
+        ConfigError: the configuration has a price of something that is not a model, or a fallback that is not
+            an agent.
 
     """
     check_prices(config)
+    check_fallbacks(config)
     agents = payload.get("agents")
     if "question" not in payload or not isinstance(agents, list):
         return
@@ -135,9 +138,9 @@ def approval_above(
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - only a debate that may need one
 
     debate = DebateJobPayload.from_dict(payload)
-    return quote.approval_above(
-        max_usd, debate, quote.terms_of(debate.all_agents, config, debate.service_tier)
-    )
+    terms = quote.terms_of(debate.all_agents, config, debate.service_tier)
+    fallbacks = [tuple(each.values()) for each in _fallbacks(debate, config)]
+    return quote.approval_above(max_usd, debate, terms, fallbacks)
 
 
 def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHistory) -> DebateQuote:
@@ -154,6 +157,16 @@ def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHisto
     debate = DebateJobPayload.from_dict(payload)
     terms = quote.terms_of(debate.all_agents, config, debate.service_tier)
     return estimate.quote_debate(debate, terms, history)
+
+
+def _fallbacks(payload: DebateJobPayload, config: QueueConfig) -> list[dict[str, Terms]]:
+    """Return the terms of the agents that may answer instead of each of `payload.all_agents`, by name."""
+    from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
+
+    return [
+        dict(zip(names, quote.terms_of(names, config, payload.service_tier), strict=True))
+        for names in fallbacks_by_seat(payload, config)
+    ]
 
 
 def create(config: QueueConfig) -> Executor:
@@ -177,13 +190,21 @@ def create(config: QueueConfig) -> Executor:
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
     from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415 - likewise
 
+    check_fallbacks(config)
     registry = AgentRegistry(config)
     registry.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
         payload = DebateJobPayload.from_dict(job.payload)
-        terms = quote.terms_of(payload.all_agents, config, payload.service_tier)
-        debate = Debate(job, payload, registry, current_attempt(), config.max_result_bytes, terms)
+        debate = Debate(
+            job,
+            payload,
+            registry,
+            current_attempt(),
+            config.max_result_bytes,
+            quote.terms_of(payload.all_agents, config, payload.service_tier),
+            _fallbacks(payload, config),
+        )
         return (await debate.run()).to_dict()
 
     return run_debate

@@ -161,7 +161,7 @@ class AgentRegistry:
         self._lock = asyncio.Lock()
 
     def check(self) -> None:
-        """Build the agents of the configuration, and those of ALIASES whose API key is set.
+        """Build the agents of the configuration, their fallbacks, and those of ALIASES whose API key is set.
 
         So their libraries are loaded before the first job, from the same version.
 
@@ -170,7 +170,8 @@ class AgentRegistry:
 
         """
         check_prices(self._config)
-        for name in self._config.agents:
+        fallbacks = [name for agent in self._config.agents.values() for name in agent.fallback]
+        for name in dict.fromkeys([*self._config.agents, *fallbacks]):
             try:
                 config = config_of(name, self._config)
             except InvalidPayload as error:

@@ -83,7 +83,8 @@ class CallBook:
     ) -> Entry:
         """Ask an agent, and return the entry that `read` makes of its reply, which is in the journal then.
 
-        `name` is that of the entry; `place` says where in the debate the call belongs.
+        `name` is that of the entry; `place` says where in the debate the call belongs, and, of a
+        fallback, why it is asked (`closed`).
 
         Raises:
             LeaseLost: the reply is settled, but not kept.
@@ -95,7 +96,7 @@ class CallBook:
         async def send(manner: Manner) -> Entry:
             return await self._send(agent, name, request, manner, read, place)
 
-        self._limits.take(name, place["seat"], request, manner)
+        self._limits.take(name, place["seat"], agent.name, request, manner)
         try:
             return await in_any_way(send, manner)
         finally:
@@ -127,6 +128,7 @@ class CallBook:
         if clip is not None and clip >= limit:
             clip = None
         call = self._call(agent, name, request, manner, clip or limit)
+        call = replace(call, is_fallback="closed" in place)
         await self._acquire(call)
         started_at = time.monotonic()
         entry, fault = await _request(agent, request, manner, clip, read)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from aragora_q import loose
@@ -35,7 +35,8 @@ their default), `phase`, `round`, `seat`, `step` (ordinal of the phase), `in`, `
 `max_in` (the bound of `in`), `usd` (None: unknown), `outcome` (a `CallOutcome`), `at` (its end, Unix
 seconds), `seconds`, `running` (running seconds of the debate at its end), `life`; `value`, the reply with
 seats instead of labels (None: `unusable` or `refused` says why, `said` how it began); `limited` (cut by a
-token limit), `clipped` (by one below the agent's), `prose` (no JSON).
+token limit), `clipped` (by one below the agent's), `prose` (no JSON), `closed` (why the agent of the seat was
+not asked: `agent` is one of its fallbacks).
 
 A call that brought none, `fault/<call>.<n>`: the same up to `seconds`, without `settings` and `prompt`, and
 `why`. It counts for what it took, and changes nothing else.
@@ -192,8 +193,8 @@ class Journal:
         for faults in self._faults.values():
             yield from faults
 
-    def tries(self, call: str, prompt: str) -> list[Entry]:
-        """Return the replies to that exact prompt, oldest first.
+    def tries(self, call: str, prompts: Collection[str]) -> list[Entry]:
+        """Return the replies to that exact prompt, oldest first: `prompts` are its digests, by any agent.
 
         Unusable ones of an earlier life count only if a later phase followed: it was asked with the
         usable ones, and must not be asked again.
@@ -201,7 +202,7 @@ class Journal:
         return [
             entry
             for entry in self._entries[call]
-            if entry["prompt"] == prompt
+            if entry["prompt"] in prompts
             and (
                 entry["value"] is not None
                 or entry["life"] == self.life
@@ -216,6 +217,10 @@ class Journal:
     def first_prose(self, agent: str, settings: str) -> int | None:
         """Return the step in which the agent first replied with prose instead of JSON; None if in none."""
         return self._first_prose.get((agent, settings))
+
+    def repliers(self, call: str) -> set[str]:
+        """Return the names of the agents that have replied to a call."""
+        return {entry["agent"] for entry in self._entries[call]}
 
     def has_tries(self, call: str) -> bool:
         """Return True if a call brought a reply."""

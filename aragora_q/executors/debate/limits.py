@@ -54,16 +54,24 @@ class Room(NamedTuple):
 class Limits:
     """The limits of one job. Create one per attempt.
 
-    `terms` are those of the agents by seat, the judge's last.
+    `terms` are those of the agents by seat, the judge's last; `fallbacks` those of each one's fallbacks by
+    name. A phase is reserved for the seats' agents; a fallback is asked only if what is left allows it.
     """
 
-    def __init__(self, payload: DebateJobPayload, terms: Sequence[Terms], journal: Journal) -> None:
+    def __init__(
+        self,
+        payload: DebateJobPayload,
+        terms: Sequence[Terms],
+        journal: Journal,
+        fallbacks: Sequence[Mapping[str, Terms]],
+    ) -> None:
         self._timeout_seconds = payload.timeout_seconds
         self._max_tokens = payload.max_tokens
         self._max_micros = None
         if payload.max_cost_usd is not None:
             self._max_micros = limit_micros(payload.max_cost_usd)
         self._terms = terms
+        self._fallbacks = fallbacks
         self._journal = journal
         self.max_output_tokens: int | None = None
         """Output limit of each call of the current phase; None: the agents' own."""
@@ -192,9 +200,12 @@ class Limits:
     def _micros_of(self, entry: Entry) -> int:
         usd = entry["usd"]
         if usd is None:  # as the gates book it
-            price = self._terms[entry["seat"]].price
+            price = self._terms_of(entry["seat"], entry["agent"]).price
             usd = price.cost_usd(entry["in"], entry["out"]) if price else 0.0
         return cost_micros(usd)
+
+    def _terms_of(self, seat: int, agent: str) -> Terms:
+        return self._fallbacks[seat].get(agent, self._terms[seat])
 
     def _begin(self, plan: Plan, max_output: int | None) -> None:
         """Reserve the calls of a phase that were not made, with the output limit that was decided."""
@@ -206,8 +217,9 @@ class Limits:
         self._kept = _total(kept, output)
         self._reserved = {name: call.at(output) for name, call in calls.items()}
 
-    def take(self, name: str, seat: int, request: AgentRequest, manner: Manner) -> None:
-        """Reserve the call `name`. A phase reserves its first calls; a further one has to fit what they leave.
+    def take(self, name: str, seat: int, agent: str, request: AgentRequest, manner: Manner) -> None:
+        """Reserve the call `name` to `agent`. A phase reserves its first calls; a further one has to fit what
+        they leave.
 
         Raises:
             JobLimitReached: it does not fit, or the phase did not.
@@ -217,7 +229,7 @@ class Limits:
             return
         limit = self._refusal
         if limit is None and name not in self._reserved:
-            terms = self._terms[seat]
+            terms = self._terms_of(seat, agent)
             call = terms.call(terms.input_tokens(request, manner.repair), larger=manner.larger)
             need = call.at(self.max_output_tokens)
             limit = self._limit_below(sum(self._reserved.values(), self._kept) + need)

@@ -21,6 +21,7 @@ from aragora_q.executors.debate.participants import Participants
 from aragora_q.executors.debate.prices import price_list
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Topic
+from aragora_q.formats import count
 from aragora_q.job import DebateJobPayload, DebateResult
 
 MAX_BYTES_OF_CHAR = 6
@@ -175,6 +176,7 @@ class Outcome:
         has_vote = self._payload.consensus != "none"
         seats, cost_usd = self._seat_rows(), self._journal.cost_usd()
         quote_usd = self._journal.quote_usd
+        was_replaced = any(row["fallbacks"] for row in seats)
         return DebateResult(
             debate_id=self._job_id,
             consensus_reached=self.decision.consensus_reached,
@@ -185,6 +187,7 @@ class Outcome:
             duration_seconds=round(self._journal.running_seconds(), 3),
             token_usage=self._journal.usage(),
             error="; ".join(self._problems(seats)) or None,
+            degraded=was_replaced or bool(self._seats.dropped),
             verdict=None if answer is None else answer.verdict,
             reasons=None if answer is None else answer.reasons,
             decided_by=None if answer is None else "judge" if self._is_judged else "votes",
@@ -246,16 +249,22 @@ class Outcome:
             )
         problems += self._unlimited_calls()
         for row in seats:
-            if row["cut"]:
-                replies = "a reply was" if row["cut"] == 1 else f"{row['cut']} replies were"
-                problems.append(f"{row['agent']}: {replies} cut at a limit")
-            if len(models := self._seats.models.get(row["seat"], [])) > 1:
-                problems.append(
-                    f"{row['agent']}: continued with another model ({', '.join(models)})"
-                )
-            elif len(self._seats.settings.get(row["seat"], ())) > 1:
-                problems.append(f"{row['agent']}: continued with other settings")
+            problems += self._problems_of_seat(row)
         return problems
+
+    def _problems_of_seat(self, row: Mapping[str, Any]) -> Iterator[str]:
+        agent = row["agent"]
+        for each in row["fallbacks"]:
+            calls = count(each["calls"], "call")
+            yield f"{each['agent']} answered for {agent} ({calls}: {each['why']})"
+        if row["cut"]:
+            replies = "a reply was" if row["cut"] == 1 else f"{row['cut']} replies were"
+            yield f"{agent}: {replies} cut at a limit"
+        own = [each for each in self._seats.used.get(row["seat"], ()) if each["agent"] == agent]
+        if len(models := dict.fromkeys(entry["model"] for entry in own)) > 1:
+            yield f"{agent}: continued with another model ({', '.join(models)})"
+        elif len({entry["settings"] for entry in own}) > 1:
+            yield f"{agent}: continued with other settings"
 
     def _unlimited_calls(self) -> Iterator[str]:
         """Yield which limits did not cover all calls."""
@@ -289,6 +298,7 @@ class Outcome:
                         }
                     ),
                     "answered_by": sorted({entry["answered_by"] for entry in replies}),
+                    "fallbacks": _fallback_rows(replies, self._seats.names[seat]),
                     "dropped": self._seats.dropped.get(seat),
                     "calls": len(own),
                     "input_tokens": sum(entry["in"] for entry in own),
@@ -340,8 +350,8 @@ class Outcome:
         return rows
 
     def _model_of(self, seat: int) -> str | None:
-        models = self._seats.models.get(seat)
-        return models[-1] if models else None
+        used = self._seats.used.get(seat)
+        return used[-1]["model"] if used else None
 
     def _by_model(self) -> dict[str, Any]:
         """Return the decision if each model had one voice, shared by its seats."""
@@ -418,6 +428,16 @@ class Outcome:
 
 def _joined(*texts: str | None) -> str:
     return "; ".join(filter(None, texts))
+
+
+def _fallback_rows(replies: Sequence[Entry], own: str) -> list[dict[str, Any]]:
+    """Return who replied in place of the agent `own`, how often, and why at first."""
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in replies:
+        if (name := entry["agent"]) != own:
+            row = rows.setdefault(name, {"agent": name, "calls": 0, "why": entry.get("closed", "")})
+            row["calls"] += 1
+    return list(rows.values())
 
 
 def _has_no_counts(entry: Entry) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -20,14 +21,16 @@ from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,
     GateClosed,
+    HoldJob,
     JobLimitReached,
     LeaseLost,
     PermanentError,
     RetryLater,
 )
 from aragora_q.executors.debate.agents import AgentRegistry
-from aragora_q.executors.debate.calls import BudgetSpent, CallBook
+from aragora_q.executors.debate.calls import BudgetSpent, CallBook, ReadReply
 from aragora_q.executors.debate.entries import entry_of, reason_of
+from aragora_q.executors.debate.fallbacks import closed_seconds
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
@@ -36,7 +39,7 @@ from aragora_q.observability.logs import get_logger
 logger = get_logger(__name__)
 
 MAX_SUMMARY_CHARS = 280
-"""Maximum length of a reply in a progress report."""
+"""Maximum length of a reply in a progress report, and of the reason why a fallback was asked."""
 
 FIRST_OVERLOAD_DELAY_SECONDS = 5.0
 MAX_OVERLOAD_DELAY_SECONDS = 60.0
@@ -73,7 +76,7 @@ class Participants:
     def __init__(
         self,
         job: Job,
-        names: Sequence[str],
+        agents: Sequence[tuple[str, Iterable[str]]],
         registry: AgentRegistry,
         attempt: AttemptContext,
         journal: Journal,
@@ -83,7 +86,7 @@ class Participants:
         is_strict: bool,
         is_closing: bool,
     ) -> None:
-        self.names = names
+        self.names = [name for name, _ in agents]
         """The agents by seat; the last one may be a judge's, which is not a seat."""
         self.active: list[int] = []
         self.dropped: dict[int, str] = {}
@@ -91,16 +94,16 @@ class Participants:
         self.abstained: dict[int, str] = {}
         """Why the last reply of a seat was unusable."""
         self.transcript: list[dict[str, Any]] = []
-        self.models: dict[int, list[str]] = {}
-        """The configured models whose replies are used, by seat."""
-        self.settings: dict[int, set[str]] = {}
-        """The digests of the settings with which these replies were made."""
+        self.used: dict[int, list[Entry]] = {}
+        """The replies that are used, by seat."""
         self.incomplete = ""
         """Why a reply is missing that was not asked for: `timeout`, `journal_full`, `max_tokens` or
         `max_cost`; blank if none is.
         """
         self.why_incomplete = "no time was left to ask"
         self._job = job
+        self._candidates = [(name, *fallbacks) for name, fallbacks in agents]
+        """The agent of each seat and its fallbacks."""
         self._rounds = rounds
         self._registry = registry
         self._attempt = attempt
@@ -240,22 +243,13 @@ class Participants:
         unusable one that was not cut, once more with the reason. If that fails, the replies so far count.
         `part` tells several requests of one seat apart. Raises as `Agent.reply`.
         """
-        agent = await self._registry.agent(self.names[seat], seat, self._service_tier)
-        call, prompt = f"{phase}{part}.{seat}", agent.digest(request)
-        tries = [
-            entry
-            for entry in self._journal.tries(call, prompt)
-            if not self._is_strict
-            or (entry["model"], entry["settings"]) == (agent.model, agent.settings)
-        ]
-        while (manner := self._next_manner(tries, agent)) and self._may_ask(call, tries):
-            place = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
-
-            def read(manner: Manner, reply: Reply) -> Entry:
-                return {**entry_of(agent, request, manner, reply, labels), "prompt": prompt}
-
+        call = f"{phase}{part}.{seat}"
+        agents = await self._agents_of(seat, call)
+        tries = self._tries(call, request, agents)
+        place = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
+        while self._next_manner(tries, agents) and self._may_ask(call, tries):
             try:
-                entry = await self._calls.ask(agent, call, request, manner, read, place)
+                entry = await self._ask_any(agents, call, request, labels, tries, place)
             except JobLimitReached as error:
                 limit = error.limit.removesuffix("_usd")  # as `ended_by` says it
                 await self._journal.give_up(call, str(error), limit)
@@ -268,6 +262,61 @@ class Participants:
                 break
             tries.append(entry)
         return self._best(tries, seat)
+
+    async def _agents_of(self, seat: int, call: str) -> dict[str, Agent]:
+        """Return the agent of a seat, then those of its fallbacks that have replied to `call`, by name."""
+        own, *fallbacks = self._candidates[seat]
+        agents = {own: await self._registry.agent(own, seat, self._service_tier)}
+        for name in fallbacks:
+            if name in self._journal.repliers(call):
+                with suppress(AragoraQError):  # its replies count, but it cannot be asked again
+                    agents[name] = await self._registry.agent(name, seat, self._service_tier)
+        return agents
+
+    def _tries(self, call: str, request: AgentRequest, agents: Mapping[str, Agent]) -> list[Entry]:
+        """Return the replies to `request` that count, oldest first."""
+        known = {(agent.name, agent.model, agent.settings) for agent in agents.values()}
+        prompts = {agent.digest(request) for agent in agents.values()}
+        return [
+            entry
+            for entry in self._journal.tries(call, prompts)
+            if not self._is_strict or (entry["agent"], entry["model"], entry["settings"]) in known
+        ]
+
+    async def _ask_any(
+        self,
+        agents: dict[str, Agent],
+        call: str,
+        request: AgentRequest,
+        labels: Mapping[str, int],
+        tries: Sequence[Entry],
+        place: Mapping[str, Any],
+    ) -> Entry:
+        """Ask the agent that replied last, else that of the seat; if its provider takes no calls, the next.
+
+        `agents` are those of `_agents_of`; the agent that is asked is added. If none takes calls, the error
+        with the shortest wait is raised. No other fault of a fallback counts: the job would wait without it.
+        """
+        seat = place["seat"]
+        own, last = self.names[seat], tries[-1] if tries else {}
+        why, closed = last.get("closed", ""), {}
+        for name in sorted(self._candidates[seat], key=lambda name: name != last.get("agent")):
+            try:
+                agent = agents[name] = await self._registry.agent(name, seat, self._service_tier)
+                if (manner := self._next_manner(tries, agents, name)) is None:
+                    continue
+                read = _reader(agent, request, labels)
+                at = place if name == own else {**place, "closed": why}
+                return await self._calls.ask(agent, call, request, manner, read, at)
+            except AragoraQError as error:
+                seconds = closed_seconds(error)
+                if seconds is not None:
+                    closed[name] = seconds, error
+                elif name == own or not isinstance(error, AgentFault | HoldJob | JobLimitReached):
+                    raise
+                if name == own:
+                    why = reason_of(error)[:MAX_SUMMARY_CHARS]
+        raise min((closed[name] for name in (own, *closed)), key=lambda each: each[0])[1]
 
     def _may_ask(self, call: str, tries: Sequence[Entry]) -> bool:
         """Return False if a call is not made, or not made again, whatever its replies so far are."""
@@ -289,8 +338,15 @@ class Participants:
         if limit and not tries:
             self.incomplete, self.why_incomplete = limit, why
 
-    def _next_manner(self, tries: Sequence[Entry], agent: Agent) -> Manner | None:
-        """Return how to ask next; None if the last reply is final."""
+    def _next_manner(
+        self, tries: Sequence[Entry], agents: Mapping[str, Agent], name: str = ""
+    ) -> Manner | None:
+        """Return how to ask the agent called `name` next, else the one that replied last, else the first.
+
+        None if the last reply is final.
+        """
+        first = next(iter(agents.values()))
+        agent = agents.get(name or (tries[-1]["agent"] if tries else ""), first)
         is_prompted = self._ignores_schemas(agent)
         if not tries:
             return Manner(prompted=is_prompted)
@@ -317,10 +373,7 @@ class Participants:
             raise PermanentError(tries[-1]["refused"])
         for entry in reversed(tries):
             if entry["value"] is not None:
-                models = self.models.setdefault(seat, [])
-                self.settings.setdefault(seat, set()).add(entry["settings"])
-                if entry["model"] not in models:
-                    models.append(entry["model"])
+                self.used.setdefault(seat, []).append(entry)
                 self.abstained.pop(seat, None)
                 value: Value = entry["value"]
                 return value
@@ -445,6 +498,15 @@ class Participants:
 
     def _log_fields(self, phase: Phase) -> dict[str, Any]:
         return {"job": self._job.id, "attempt": self._job.attempts, "phase": str(phase)}
+
+
+def _reader(agent: Agent, request: AgentRequest, labels: Mapping[str, int]) -> ReadReply:
+    prompt = agent.digest(request)
+
+    def read(manner: Manner, reply: Reply) -> Entry:
+        return {**entry_of(agent, request, manner, reply, labels), "prompt": prompt}
+
+    return read
 
 
 def _is_larger(entry: Entry) -> bool:

@@ -42,7 +42,8 @@ limit. At most half of it.
 class Debate:
     """The debate of one job. Create one per attempt and call `run` once.
 
-    `terms` are those of all agents of the payload.
+    `terms` are those of all agents of the payload, `fallbacks` those of the agents that may answer instead of
+    each, by name, in order.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Debate:
         attempt: AttemptContext,
         max_result_bytes: int,
         terms: Sequence[Terms],
+        fallbacks: Sequence[Mapping[str, Terms]] = (),
     ) -> None:
         self._job = job
         self._payload = payload
@@ -61,7 +63,8 @@ class Debate:
         self._max_result_bytes = max_result_bytes
         self._journal = Journal(attempt, job.started_at)
         self._terms = terms
-        self._limits = Limits(payload, terms, self._journal)
+        self._fallbacks = fallbacks or [{}] * len(terms)
+        self._limits = Limits(payload, terms, self._journal, self._fallbacks)
         self._calls = CallBook(
             attempt,
             self._journal,
@@ -137,7 +140,7 @@ class Debate:
         payload = self._payload
         seats = Participants(
             self._job,
-            payload.all_agents,
+            list(zip(payload.all_agents, self._fallbacks, strict=True)),
             self._registry,
             self._attempt,
             self._journal,

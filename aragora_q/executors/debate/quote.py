@@ -246,16 +246,21 @@ class Approval(NamedTuple):
 
 
 def approval_above(
-    max_usd: float, payload: DebateJobPayload, terms: Sequence[Terms]
+    max_usd: float,
+    payload: DebateJobPayload,
+    terms: Sequence[Terms],
+    fallbacks: Sequence[Sequence[Terms]] = (),
 ) -> Approval | None:
     """Return why a debate needs an approval: it may cost more than `max_usd`. None if it cannot."""
     if unpriced := unpriced_agents(payload, terms):
         return Approval(
             f"cannot be priced: the price of agent {unpriced[0]:.100} is not known", None
         )
-    usd = highest(payload, terms).usd or 0.0
+    usd = highest(payload, terms, fallbacks).usd
     if payload.max_cost_usd is not None:
-        usd = min(usd, payload.max_cost_usd)
+        usd = payload.max_cost_usd if usd is None else min(usd, payload.max_cost_usd)
+    if usd is None:
+        return Approval("cannot be priced: the price of a fallback is not known", None)
     if usd <= max_usd:
         return None
     return Approval(
@@ -291,11 +296,17 @@ def floor(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
     )
 
 
-def highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
+def highest(
+    payload: DebateJobPayload,
+    terms: Sequence[Terms],
+    fallbacks: Sequence[Sequence[Terms]] = (),
+) -> Quote:
     """Return the most that a debate can take: all seats and rounds, the largest answers, each call repeated.
 
-    Limits of the payload do not count.
+    `fallbacks` are the terms of the agents that may answer instead: each seat counts with the dearest. Limits
+    of the payload do not count.
     """
+    variants = [*_variants(terms, fallbacks)]
     topic = Topic.of(payload, NONCE)
     seats = range(payload.max_seats)
     answers = [largest_answer(topic)] * len(seats)
@@ -313,12 +324,40 @@ def highest(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
         (others, 1),
         (in_rounds if payload.max_rounds else (), payload.max_rounds),
     ):
-        first = calls(requests, terms)
-        again = calls(requests, terms, MAX_REMARK, larger=True)
+        first = _dearest(requests, variants)
+        again = _dearest(requests, variants, MAX_REMARK, larger=True)
         for each, one, more in zip(requests, first, again, strict=True):
-            amount = one.at() + more.at() * (MAX_TRIES - 1)
+            amount = one + more * (MAX_TRIES - 1)
             lines.append(Line(each.phase, each.seat, MAX_TRIES * times, amount * times))
     return Quote(tuple(lines))
+
+
+def _dearest(
+    requests: Sequence[Planned],
+    variants: Iterable[Sequence[Terms]],
+    remark: str = "",
+    *,
+    larger: bool = False,
+) -> Iterator[Amount]:
+    """Yield the most that each of `requests` takes with the terms of any of `variants`."""
+    made = [calls(requests, terms, remark, larger=larger) for terms in variants]
+    for bounds in zip(*made, strict=True):
+        amounts = [bound.at() for bound in bounds]
+        micros = [amount.micros for amount in amounts if amount.micros is not None]
+        known = max(micros) if len(micros) == len(amounts) else None
+        yield Amount(max(amount.tokens for amount in amounts), known)
+
+
+def _variants(
+    terms: Sequence[Terms], fallbacks: Sequence[Sequence[Terms]]
+) -> Iterator[Sequence[Terms]]:
+    """Yield the terms by seat: of the seats' agents, of their first fallbacks, of the second ones, and so on."""
+    yield terms
+    for n in range(max(map(len, fallbacks), default=0)):
+        yield [
+            others[n] if n < len(others) else agent
+            for agent, others in zip(terms, fallbacks, strict=True)
+        ]
 
 
 def calls(

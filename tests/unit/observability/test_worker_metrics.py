@@ -45,7 +45,7 @@ def text():
     metrics.queue_latency.observe(0.1)
     metrics.calls.granted(call(**GPT), 0.1)
     for outcome in get_args(CallOutcome):
-        metrics.calls.settled(call(**GPT), Settlement(outcome, cost_usd=0.1))
+        metrics.calls.settled(call(is_fallback=True, **GPT), Settlement(outcome, cost_usd=0.1))
     return generate_latest(metrics.registry).decode()
 
 
@@ -116,6 +116,15 @@ def test_calls_are_counted_as_they_are_booked():
     } | {("x:y", "timeout", "openai"): 1}
     assert samples(metrics, "tokens_total")["cached", "openai:gpt", "openai"] == 10
     assert samples(metrics, "tokens_total")["input", "openai:gpt", "openai"] == 100
+
+
+def test_calls_of_fallbacks_are_counted_by_agent():
+    """Those that were sent."""
+    metrics = WorkerMetrics("debates")
+    metrics.calls.settled(call(agent="claude", is_fallback=True), Settlement("ok", 1, 1, 0, 0.1))
+    metrics.calls.settled(call(agent="claude", is_fallback=True), Settlement("not_sent"))
+    metrics.calls.settled(call(agent="gpt"), Settlement("ok", 1, 1, 0, 0.1))
+    assert samples(metrics, "fallback_calls_total") == {("claude",): 1}
 
 
 def test_money_exists_before_the_first_call_is_booked():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.sample_debates import SAMPLES, call, job, journal
 
 from aragora_q.base import Hold, JobStatus
+from aragora_q.cli.views import job_lines
 from aragora_q.report import (
     build_report,
     has_outcome,
@@ -348,3 +349,59 @@ def test_the_winner_is_first_among_the_answers():
         "Start with a modular monolith",
         "Start with two or three services",
     ]
+
+
+def degraded():
+    """A debate in which eve answered for bob, and cyd dropped out."""
+    made, entries = SAMPLES["agreeing"]()
+    made.result["degraded"] = True
+    made.result["error"] = "eve answered for bob (2 calls: acme@1: the provider's rate limit)"
+    made.result["seats"][1]["fallbacks"] = [
+        {"agent": "eve", "calls": 2, "why": "acme@1: the provider's rate limit"}
+    ]
+    made.result["seats"][2]["dropped"] = "no such model"
+    entries["call/propose.1.0"]["agent"] = "eve"
+    return made, entries
+
+
+@pytest.mark.parametrize("layout", [plain, markdown, page], ids=["text", "md", "html"])
+def test_a_degraded_result_says_so_first(layout):
+    """Who answered for whom, and who dropped out, in the line below the question, in each layout."""
+    report = report_of(*degraded())
+    notice = report.intro[0]
+    assert "; degraded: eve answered for bob, cyd dropped out." in notice.text
+    assert notice.tone == "caution"
+    assert "degraded: eve answered for bob" in " ".join(layout.render(report).split())
+    text = shown(*degraded())
+    assert "Seat 2, bob (answered by eve)" in text
+    assert "eve in its place (2 calls: acme@1" not in text
+    assert "eve in its place (2 calls): acme@1: the provider's rate limit" in text
+
+
+def test_a_degraded_result_without_a_vote_says_so():
+    """Mode none has another first line."""
+    made, entries = degraded()
+    made.payload["consensus"] = "none"
+    assert "mode none; degraded: eve answered for bob" in shown(made, entries)
+
+
+def test_a_result_that_is_not_degraded_does_not_say_so():
+    """Nor one of another form."""
+    made, entries = SAMPLES["agreeing"]()
+    made.result["degraded"] = "yes"
+    assert "degraded" not in shown(made, entries)
+
+
+def test_a_running_debate_names_its_agents_not_their_fallbacks():
+    """In the table of seats, which is counted from the calls."""
+    made, entries = degraded()
+    made.result, made.status = None, JobStatus.PROCESSING
+    assert [row[1] for row in table(report_of(made, entries), "Seats")][:3] == ["ann", "bob", "cyd"]
+
+
+def test_status_and_wait_say_first_that_a_result_is_degraded():
+    """The first line has the job's id; a job that is not a debate may have a field of this name."""
+    made, _ = degraded()
+    assert next(job_lines(made, 0.0)).split() == ["job", made.id, "(degraded)"]
+    made.payload = {"other": 1}
+    assert next(job_lines(made, 0.0)).split() == ["job", made.id]

@@ -125,7 +125,7 @@ class ModelAgent:
         self.max_output_tokens = config.max_tokens
         self.larger_output_tokens = larger_output(config.max_tokens)
         self.call_timeout_seconds = config.call_seconds
-        unnamed = {"model", "base_url", "api_key_env", "provider"}
+        unnamed = {"model", "base_url", "api_key_env", "provider", "fallback"}
         configured = config.model_dump(mode="json", exclude=unnamed)
         self.settings = stable_hash(_text_of({**configured, "served by": self.served_by()}))
         self.own_settings: Mapping[str, Any] = config.model_dump(
