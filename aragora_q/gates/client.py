@@ -196,7 +196,7 @@ class RedisGates:
             for agent, account in self._accounts.items()
         }
         shortest = {
-            agent: min(left.get(name, 0.0) for name in (agent, *self._fallbacks_of(agent)))
+            agent: min(left.get(each, 0.0) for each in (agent, *self._fallbacks_of(agent)))
             for agent in left
         }
         return {
@@ -205,10 +205,10 @@ class RedisGates:
             if 0 < seconds <= HOLD_CLOSED_SECONDS
         }
 
-    def _fallbacks_of(self, agent: str) -> Sequence[str]:
+    def _fallbacks_of(self, asked: AskedAgent) -> list[AskedAgent]:
         """Return the agents that are asked instead of one whose account is closed."""
-        settings = self._config.agents.get(agent)
-        return settings.fallback if settings else ()
+        settings = self._config.agents.get(asked.name)
+        return [asked._replace(name=name) for name in settings.fallback] if settings else []
 
     async def refresh(self) -> None:
         if self._declaration or self._has_declared or self._accounts:  # also to book overdue calls
