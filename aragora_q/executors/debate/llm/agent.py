@@ -222,7 +222,7 @@ class ModelAgent:
         fault.input_tokens, fault.output_tokens = usage["input_tokens"], usage["output_tokens"]
         is_counted = events.has_ended and events.error is None and fault.input_tokens
         if self.price is not None and (self.price.is_free or is_counted):
-            fault.cost_usd = self.price.cost_usd(*usage.values())
+            fault.cost_usd = self.price.cost_usd(**usage)
         other = _other_way(way, error)
         if other is not None:
             fault.other_way = OtherWay(other, faults.message(error, [self._key]))
