@@ -15,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,13 +47,18 @@ STEP_TOKENS = 128
 READ_SECONDS = 0.02
 """Time after which the prefix of a request is in the cache, and its reply is sent."""
 
-WORDS = (
+_WORDS = (
     "the of a to and in that it is for with as on be at by this from or an which but not are have more "
-    "tests release service change traffic deploy cache queue worker price latency because however "
-    "measure twice team small number first second fails keeps schema index migration rollback"
-).split()
+    "tests release service change traffic deploy queue worker price latency because however measure "
+    "twice team small number first second fails keeps schema index migration rollback"
+)
+WORDS = _WORDS.split()
 FIELD_WORDS = {"reasons": 190, "answer": 25, "points": 85, "reason": 15, "text": 190}
 """Lengths of what the model writes."""
+
+
+Part = tuple[Sequence[str], bool]
+"""Tokens, and whether the request marks their end for the cache."""
 
 
 def text_of(words: int, seed: object) -> str:
@@ -75,34 +80,28 @@ class Cache:
     """What a provider keeps of the requests to one model."""
 
     reads_marks: bool
-    """Only up to marks; else what a request has in common with earlier ones, in steps."""
-    kept: list[tuple[str, ...]] = field(default_factory=list)
+    """It keeps beginnings up to marks; else any, in steps."""
+    kept: set[tuple[str, ...]] = field(default_factory=set)
 
-    def look_up(self, parts: Sequence[tuple[Sequence[str], bool]]) -> tuple[int, list[int]]:
-        """Return how many tokens of a request are in the cache, and the lengths that enter it then."""
-        tokens = tokens_of(parts)
-        ends = [len(tokens_of(parts[: n + 1])) for n, (_, is_marked) in enumerate(parts) if is_marked]
-        if not self.reads_marks:
-            common = max((_common(tokens, each) for each in self.kept), default=0)
-            common -= common % STEP_TOKENS
-            return common if common >= MIN_PREFIX_TOKENS else 0, [len(tokens)]
-        ends = [end for end in ends if end >= MIN_PREFIX_TOKENS]
-        return max((end for end in ends if tokens[:end] in self.kept), default=0), ends
+    def ends_of(self, parts: Sequence[Part]) -> list[int]:
+        """The lengths of the beginnings of a request that are kept."""
+        size = len(tokens_of(parts))
+        ends: Sequence[int] = range(MIN_PREFIX_TOKENS, size + 1, STEP_TOKENS)
+        if self.reads_marks:
+            ends = [
+                len(tokens_of(parts[: n + 1]))
+                for n, (_, is_marked) in enumerate(parts)
+                if is_marked
+            ]
+        return [end for end in ends if end >= MIN_PREFIX_TOKENS]
 
 
-def tokens_of(parts: Sequence[tuple[Sequence[str], bool]]) -> tuple[str, ...]:
+def tokens_of(parts: Sequence[Part]) -> tuple[str, ...]:
     return tuple(token for tokens, _ in parts for token in tokens)
 
 
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    return next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
-
-
-def parts_of(body: Mapping[str, Any]) -> list[tuple[list[str], bool]]:
-    """The tokens of a request as its provider reads them, and where it marks a beginning for the cache."""
+def parts_of(body: Mapping[str, Any]) -> list[Part]:
+    """The parts of a request in the order in which its provider reads them."""
     form = [
         body.get("tools"),
         body.get("response_format"),
@@ -151,7 +150,11 @@ def response_of(path: str, model: str, text: str, taken: int, cached: int, writt
         return {**made, "model": model, "content": content, "usage": usage}
     details = {"cached_tokens": cached, "cache_write_tokens": written}
     if path.endswith("/chat/completions"):
-        usage = {"prompt_tokens": taken, "completion_tokens": output, "total_tokens": taken + output}
+        usage = {
+            "prompt_tokens": taken,
+            "completion_tokens": output,
+            "total_tokens": taken + output,
+        }
         message = {"role": "assistant", "content": text}
         return {
             "id": "c", "object": "chat.completion", "created": 1, "model": model,
@@ -177,14 +180,20 @@ def response_of(path: str, model: str, text: str, taken: int, cached: int, writt
 class Provider:
     """A provider on loopback, which counts what it reads."""
 
-    def __init__(self, *, reads_marks: bool) -> None:
+    def __init__(
+        self, *, reads_marks: bool, events_of: Callable[[Any], list[Any]] | None = None
+    ) -> None:
+        """`events_of` makes a reply a stream of events; without it, replies come at once."""
+        self._events_of = events_of
         self.bodies: list[Mapping[str, Any]] = []
         self.input_tokens = self.cached_tokens = self.written_tokens = self.output_tokens = 0
         self._cache = Cache(reads_marks)
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.address = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -197,12 +206,15 @@ class Provider:
         with self._lock:
             self.bodies.append(body)
             number = len(self.bodies)
-            cached, ends = self._cache.look_up(parts)
+            beginnings = {end: tokens[:end] for end in self._cache.ends_of(parts)}
+            cached = max(
+                (n for n, each in beginnings.items() if each in self._cache.kept), default=0
+            )
         time.sleep(READ_SECONDS)
         text = reply_to(body, number)
-        written = max(0, max(ends, default=0) - cached) if self._cache.reads_marks else 0
+        written = max(beginnings, default=0) - cached if self._cache.reads_marks else 0
         with self._lock:
-            self._cache.kept += [tokens[:end] for end in ends]
+            self._cache.kept.update(beginnings.values())
             self.input_tokens += len(tokens)
             self.cached_tokens += cached
             self.written_tokens += written
@@ -215,12 +227,17 @@ class Provider:
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                data = json.dumps(provider._reply(self.path, body)).encode()
+                reply = provider._reply(self.path, body)
+                kind, data = "application/json", json.dumps(reply)
+                if provider._events_of is not None:
+                    kind, events = "text/event-stream", provider._events_of(reply)
+                    texts = [each if isinstance(each, str) else json.dumps(each) for each in events]
+                    data = "".join(f"data: {text}\n\n" for text in texts)
                 self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(data.encode())))
                 self.end_headers()
-                self.wfile.write(data)
+                self.wfile.write(data.encode())
 
             def log_message(self, *args):
                 pass
@@ -256,10 +273,10 @@ class Store(CheckpointStore):
     async def report_progress(self, job, progress):
         pass
 
-    async def checkpoint(self, job, name, value):
+    async def checkpoint(self, job, name, value):  # noqa: ARG002 - as a store does
         self.kept[name] = value
 
-    async def checkpoints(self, job):
+    async def checkpoints(self, job):  # noqa: ARG002 - likewise
         return dict(self.kept)
 
 
@@ -318,7 +335,9 @@ def measure(model: str, question_tokens: int, **fields: Any) -> Measured:
 
 
 def main() -> None:
-    print("| question | provider | input | from the cache | price of the input, of that without a cache |")
+    print(
+        "| question | provider | input | from the cache | price of the input, of that without a cache |"
+    )
     print("|---|---|---|---|---|")
     for tokens in QUESTION_TOKENS:
         for name, model in MODELS.items():
