@@ -85,6 +85,7 @@ EXAMPLES = {
 # input_usd_per_million = 0.20
 # output_usd_per_million = 0.80
 # cached_input_usd_per_million = 0.05        # default: as other input
+# cache_write_usd_per_million = 0.25         # likewise
 """,
     "budgets": """\
 # [budgets.month]

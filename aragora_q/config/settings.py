@@ -202,6 +202,13 @@ class PriceConfig(TableConfig):
         le=MAX_USD_PER_MILLION,
         description="Price of input from the provider's cache. Default: that of other input.",
     )
+    cache_write_usd_per_million: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_USD_PER_MILLION,
+        description="Price of input that enters the provider's cache, as Anthropic and OpenAI charge it. "
+        "Default: that of other input.",
+    )
 
 
 class BudgetConfig(TableConfig):

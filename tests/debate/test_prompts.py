@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -23,12 +24,18 @@ from aragora_q.executors.debate.requests import (
     Vote,
 )
 
-ALL = [request for form in FORMS.values() for request in requests_of(form)]
+ALL = [
+    request
+    for form in FORMS.values()
+    for shares_prefix in (False, True)
+    for request in requests_of(form, topic_of(form, shares_prefix=shares_prefix))
+]
 
 
 def _name(request):
     judge = "-judge" if getattr(request, "as_judge", False) else ""
-    return f"{type(request).__name__}{judge}-{request.topic.form.kind}"
+    shared = "-shared" if request.topic.shares_prefix else ""
+    return f"{type(request).__name__}{judge}-{request.topic.form.kind}{shared}"
 
 
 def _objects(schema):
@@ -55,10 +62,15 @@ def test_a_form_is_strict(request_):
 def test_forms_do_not_depend_on_the_debate(kind):
     """Two debates with the same answer form have the same forms, so that providers can cache them."""
     form = FORMS[kind]
-    other = topic_of(form, question="Another?", nonce="ffff0000", max_words=50, max_points_chars=99)
-    for one, two in zip(requests_of(form), requests_of(form, other, labels="XYZ"), strict=True):
-        assert form_of(one) == form_of(two)
-        assert not any(label in json.dumps(form_of(one).schema) for label in LABELS)
+    for shares in (False, True):
+        topic = topic_of(form, shares_prefix=shares)
+        other = replace(
+            topic, question="Another?", nonce="ffff0000", max_words=50, max_points_chars=99
+        )
+        both = requests_of(form, topic), requests_of(form, other, labels="XYZ")
+        for one, two in zip(*both, strict=True):
+            assert form_of(one) == form_of(two)
+            assert not any(label in json.dumps(form_of(one).schema) for label in LABELS)
 
 
 @pytest.mark.parametrize("request_", ALL, ids=_name)
@@ -67,7 +79,9 @@ def test_the_task_names_every_field_of_the_form(request_):
     prompt = prompt_for(request_)
     task = prompt.text.rpartition(f"-{NONCE}>")[2]
     fields = [line.split(":")[0] for line in task.splitlines() if line.startswith("- ")]
-    assert fields == [f"- {name}" for name in prompt.form.schema["properties"]]
+    form = json.loads(prompt.form.in_words)
+    own = form["properties"]["reply"] if request_.topic.shares_prefix else form
+    assert fields == [f"- {name}" for name in own["properties"]]
 
 
 @pytest.mark.parametrize("request_", ALL, ids=_name)
@@ -152,8 +166,11 @@ def test_a_reply_of_the_form_can_be_read(request_):
     for prompt in (prompt_for(request_), local_prompts.prompt_for(request_)):
         text = "Tea is better. It is warm."
         if prompt.form is not None:
-            names = prompt.form.schema["properties"]
-            value = {name: values.get(name, "some text") for name in names}
+            form = json.loads(prompt.form.in_words)
+            own = form["properties"].get("reply", form)
+            value = {name: values.get(name, "some text") for name in own["properties"]}
+            value = value if own is form else {"reply": value}
+            Draft202012Validator(form).validate(value)
             Draft202012Validator(prompt.form.schema).validate(value)
             text = json.dumps(value)
         assert replies.read(request_, Reply(text))
@@ -169,9 +186,15 @@ def test_references_in_a_schema_still_work_inside_the_form():
         "$defs": {"value": {"type": "integer"}},
     }
     form = AnswerForm.parse(pair)
+    right, wrong = ({"reasons": "r", "answer": {"one": 1, "two": two}} for two in (2, "x"))
     check = Draft202012Validator(form_of(Propose(topic_of(form))).schema).is_valid
-    assert check({"reasons": "r", "answer": {"one": 1, "two": 2}})
-    assert not check({"reasons": "r", "answer": {"one": 1, "two": "x"}})
+    assert check(right)
+    assert not check(wrong)
+    shared = form_of(Propose(topic_of(form, shares_prefix=True)))
+    for schema in (shared.schema, json.loads(shared.in_words)):
+        check = Draft202012Validator(schema).is_valid
+        assert check({"reply": right})
+        assert not check({"reply": wrong})
     assert form.schema == pair
 
 

@@ -162,8 +162,9 @@ def reply_to(handler, ignores_schemas=False):
         schema = schema_in_words(body)
     if schema is not None:
         value = filled(schema, "".join(strings(body)))
-        if isinstance(value.get("answer"), str):
-            value["answer"] = text  # each model's own
+        said = value.get("reply", value)
+        if isinstance(said.get("answer"), str):
+            said["answer"] = text  # each model's own
         text = json.dumps(value)
     return REPLIES[api](body["model"], text, tool=tool)
 
@@ -201,7 +202,10 @@ VALUES = {"array": [], "integer": 70, "number": 7, "boolean": False}
 
 
 def filled(schema, asked=""):
-    """A value that is valid for the JSON schema. Labels are those in the text `asked`."""
+    """A value that is valid for the JSON schema. Labels and the fields of a reply are those in `asked`."""
+    if "anyOf" in schema:
+        named = set(re.findall(r"- (\w+):", asked))
+        schema = next(each for each in schema["anyOf"] if set(each["properties"]) == named)
     if "enum" in schema:
         return schema["enum"][0]
     if schema.get("type") != "object":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -34,24 +34,42 @@ class Price:
     cached_input_usd_per_million: float
     source: str
     """`configuration`, or the price list with its version."""
+    cache_write_usd_per_million: float | None = field(default=None, kw_only=True)
+    """Price of input that enters the provider's cache; None: that of other input."""
 
     @property
     def is_free(self) -> bool:
         """True if calls cost nothing."""
         return self is FREE
 
-    def cost_usd(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
-        """Return the price of a call. `cached_tokens` are those of the input that came from a cache."""
+    def cost_usd(
+        self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
+    ) -> float:
+        """Return the price of a call.
+
+        Of its input, `cached_tokens` came from the provider's cache, and `written_tokens` entered it.
+        """
         cached = min(cached_tokens, input_tokens)
+        written = min(written_tokens, input_tokens - cached)
         return (
-            (input_tokens - cached) * self.input_usd_per_million
+            (input_tokens - cached - written) * self.input_usd_per_million
             + cached * self.cached_input_usd_per_million
+            + written * self._write_usd_per_million
             + output_tokens * self.output_usd_per_million
         ) / PER_MILLION
 
+    @property
+    def _write_usd_per_million(self) -> float:
+        written = self.cache_write_usd_per_million
+        return self.input_usd_per_million if written is None else written
+
     def worst_usd(self, max_input_tokens: int, max_output_tokens: int) -> float:
-        """Return the most that a call can cost: nothing comes from a cache, and the output is at its limit."""
-        dearest = max(self.input_usd_per_million, self.cached_input_usd_per_million)
+        """Return the most that a call can cost: all input at its dearest price, and the output at its limit."""
+        dearest = max(
+            self.input_usd_per_million,
+            self.cached_input_usd_per_million,
+            self._write_usd_per_million,
+        )
         return (
             max_input_tokens * dearest + max_output_tokens * self.output_usd_per_million
         ) / PER_MILLION
@@ -64,7 +82,12 @@ class Price:
         details: Any,  # noqa: ARG002 - likewise
     ) -> float:
         """Return the price of a reply of `model` with the `usage` that its provider reports."""
-        return self.cost_usd(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
+        return self.cost_usd(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_tokens,
+            usage.cache_write_tokens,
+        )
 
 
 FREE = Price(0.0, 0.0, 0.0, source="free")
@@ -83,9 +106,16 @@ class ListPrice(Price):
     service_tier: str = ""
     """The tier that calls ask for; where the list has no price of a tier, that of the standard one counts."""
 
-    def cost_usd(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
+    def cost_usd(
+        self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
+    ) -> float:
         cached = min(cached_tokens, input_tokens)
-        usage = {"input_tokens": input_tokens, "cache_read_tokens": cached}
+        written = min(written_tokens, input_tokens - cached)
+        usage = {
+            "input_tokens": input_tokens,
+            "cache_read_tokens": cached,
+            "cache_write_tokens": written,
+        }
         return self._cost(usage, output_tokens, self.service_tier)
 
     def worst_usd(self, max_input_tokens: int, max_output_tokens: int) -> float:
@@ -127,7 +157,7 @@ class ListPrice(Price):
                     price_context=context,
                 )
                 return float(price.total_price)
-        return self.cost_usd(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
+        return super().reply_usd(usage, model, at, details)
 
 
 def price_of(
@@ -164,6 +194,7 @@ def _configured(name: str, config: AgentConfig, settings: QueueConfig) -> Price 
                 found.output_usd_per_million,
                 found.input_usd_per_million if cached is None else cached,
                 source=CONFIGURED,
+                cache_write_usd_per_million=found.cache_write_usd_per_million,
             )
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 
 from aragora_q.answer_form import AnswerForm
 from aragora_q.executors.debate import prompts
@@ -34,15 +35,16 @@ def prompt_version() -> str:
 
 
 def _requests() -> Iterator[AgentRequest]:
-    """One request of each kind and answer form."""
-    for form, verdicts in (
+    """One request of each kind and answer form, for short and for long questions."""
+    forms = (
         (AnswerForm(), ("a", "b")),
         (AnswerForm("choice", ("a", "b")), ("a", "b")),
         (AnswerForm("number"), (1, 2)),
         (AnswerForm("boolean"), (True, False)),
         (AnswerForm("schema", json_schema={"type": "null"}), (None, None)),
-    ):
-        topic = Topic("q", form)
+    )
+    for (form, verdicts), shares_prefix in product(forms, (False, True)):
+        topic = Topic("q", form, shares_prefix=shares_prefix)
         answers = {"L": Answer(verdicts[0], "r"), "M": Answer(verdicts[1])}
         yield Propose(topic)
         yield Review(topic, answers)

@@ -241,7 +241,12 @@ class Rounds:
     async def _propose(self, seats: Sequence[int]) -> None:
         self._seats.join(seats)
         phase, request = Phase("propose"), Propose(self._topic)
-        await self._seats.ask_all(phase, dict.fromkeys(seats, request), take=self.answers.propose)
+        await self._seats.ask_all(
+            phase,
+            dict.fromkeys(seats, request),
+            take=self.answers.propose,
+            fills_cache=self._topic.shares_prefix,
+        )
         if not self._seats.incomplete:
             await self._seats.require(phase, self.answers.by_seat)
 
@@ -328,11 +333,18 @@ class Rounds:
         seats: Iterable[int],
         names: SeatsByLabel,
     ) -> dict[int, Revise | Discuss]:
-        """Return a request to answer again for each of `seats`, with the reviews by others."""
+        """Return a request to answer again for each of `seats`, with the reviews by others.
+
+        Where calls share their prefix, a round has one order, so that they share the answers, too.
+        """
+        is_revision = phase.name == "revise"
+        order = str(
+            Phase("review", phase.round) if is_revision and self._topic.shares_prefix else phase
+        )
         return {
             seat: kind(
                 self._topic,
-                self.answers.labeled(names, str(phase), seat),
+                self.answers.labeled(names, order, seat),
                 label_of(seat, names),
                 self._points_by_others(seat),
             )

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from aragora_q.answer_form import MAX_TEXT_CHARS, is_blank
 from aragora_q.executors.debate.labels import contains
 from aragora_q.executors.debate.requests import (
+    SHARED,
     AgentRequest,
     Discuss,
     Propose,
@@ -225,20 +226,29 @@ def _object(topic: Topic, text: str, reply: Reply) -> Value | None:
     for match in islice(re.finditer(r"\{", text), MAX_OBJECT_STARTS):
         candidate = text[match.start() :]
         end = candidate.rfind("}") + 1
+        is_part = False
         try:
             value = from_json(candidate[:end] if end else candidate, allow_inf_nan=False)
         except ValueError:
             if not reply.is_cut:
                 continue
+            is_part = True
             try:
                 value = from_json(candidate, allow_partial="trailing-strings")
             except ValueError:
                 continue
-            if topic.form.is_closed and value and [*value][-1] == "answer":
-                del value["answer"]
+        value = _unwrapped(value)
+        if is_part and topic.form.is_closed and value and [*value][-1] == "answer":
+            del value["answer"]
         if isinstance(value, dict):
             return value
     return None
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the reply in an object of the form that all calls of a debate share; else `value`."""
+    inside = value.get(SHARED) if isinstance(value, dict) else None
+    return inside if isinstance(inside, dict) else value
 
 
 def _texts(value: Any) -> Iterator[str]:

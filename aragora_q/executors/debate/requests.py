@@ -7,6 +7,7 @@ labels, so an agent does not learn who wrote which.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +26,18 @@ CHARS_PER_WORD = 40
 
 MAX_BYTES_PER_CHAR = 4
 POINTS_CHARS = 700
+
+MIN_PREFIX_TOKENS = 1_024
+"""Providers' caches keep no shorter beginning of a prompt."""
+FRAME_TOKENS = 300
+"""What instructions and form add to a question, about."""
+BYTES_PER_TOKEN = 4
+"""Of usual text, about: only to estimate."""
+
 POINTS_CHARS_PER_ANSWER = 250
+
+SHARED = "reply"
+"""Name of the form that all calls of a debate may share, and of its only field."""
 
 LARGER = 4
 """Factor of an agent's output limit for a reply that was cut."""
@@ -53,6 +65,8 @@ class Topic:
     """Length at which the reasons of an answer are cut."""
     max_points_chars: int = 700
     """Length at which a review is cut."""
+    shares_prefix: bool = False
+    """True if the calls of the debate begin alike, for as many tokens as providers' caches keep."""
 
     @classmethod
     def of(cls, payload: DebateJobPayload, nonce: str) -> Topic:
@@ -61,16 +75,27 @@ class Topic:
         reviews = seats * payload.max_rounds
         room = MAX_BYTES // MAX_BYTES_PER_CHAR
         points = max(POINTS_CHARS, POINTS_CHARS_PER_ANSWER * (seats - 1))
+        form = AnswerForm.parse(payload.answer_form, payload.options)
         return cls(
             payload.question,
-            AnswerForm.parse(payload.answer_form, payload.options),
+            form,
             nonce,
             payload.max_answer_words,
             max_answer_chars=min(
                 payload.max_answer_words * CHARS_PER_WORD, room * 2 // 3 // (seats + reviews)
             ),
             max_points_chars=min(points, room // 3 // max(reviews, 1)),
+            shares_prefix=_shares_prefix(payload, form),
         )
+
+
+def _shares_prefix(payload: DebateJobPayload, form: AnswerForm) -> bool:
+    """Return True if the question is long enough, and an agent is asked more than once."""
+    votes = not form.is_closed and payload.consensus != "none"
+    is_asked_again = payload.max_rounds > 0 or votes or len({*payload.agents}) < len(payload.agents)
+    material = "".join([payload.question, *form.options, json.dumps(form.schema)])
+    tokens = len(material.encode(errors="replace")) // BYTES_PER_TOKEN + FRAME_TOKENS
+    return is_asked_again and tokens >= MIN_PREFIX_TOKENS
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pydantic_ai.messages import (
     ModelResponse,
     TextPart,
     ToolCallPart,
+    UserPromptPart,
 )
 from pydantic_ai.models import ModelRequestParameters
 
@@ -32,6 +33,7 @@ from aragora_q.errors import AgentUnavailable, PermanentError
 from aragora_q.executors.debate import prompts
 from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.llm import faults, models
+from aragora_q.executors.debate.llm.caching import Caching
 from aragora_q.executors.debate.llm.streaming import Events, received
 from aragora_q.executors.debate.prices import Price, price_of
 from aragora_q.executors.debate.prompts import Form, Prompt
@@ -133,6 +135,7 @@ class ModelAgent:
         )
         self._streams = config.stream
         self._structured = models.best_structure(self._model, config)
+        self._caching = Caching(config, self._model)
         self._parameters: dict[str, ModelRequestParameters] = {}
 
     def digest(self, request: AgentRequest) -> str:
@@ -225,7 +228,7 @@ class ModelAgent:
         fault.input_tokens, fault.output_tokens = usage["input_tokens"], usage["output_tokens"]
         is_counted = events.has_ended and events.error is None and fault.input_tokens
         if self.price is not None and (self.price.is_free or is_counted):
-            fault.cost_usd = self.price.cost_usd(*usage.values())
+            fault.cost_usd = self.price.cost_usd(**usage)
         other = _other_way(way, error)
         if other is not None:
             fault.other_way = OtherWay(other, faults.message(error, [self._key]))
@@ -250,8 +253,9 @@ class ModelAgent:
     ) -> ModelResponse:
         config = self._config
         text = _with_remarks(prompt, manner, way)
+        content = self._caching.content(prompt, text)
         messages: list[ModelMessage] = [
-            ModelRequest.user_text_prompt(text, instructions=prompt.instructions or None)
+            ModelRequest([UserPromptPart(content)], instructions=prompt.instructions or None)
         ]
         parameters = way.parameters
         if prompt.instructions:
@@ -259,6 +263,7 @@ class ModelAgent:
             parameters = replace(parameters, instruction_parts=[part])
         settings = models.settings(config, self._model, is_ours=self._collects, streams=way.streams)
         settings["max_tokens"] = max_output_tokens
+        settings.update(self._caching.settings(prompt))  # type: ignore[typeddict-item]
         limit = config.call_seconds
         if not way.streams:
             limit = min(limit, config.silence_seconds)
@@ -327,7 +332,7 @@ def _with_remarks(prompt: Prompt, manner: Manner, way: Way) -> str:
     """Return the text of `prompt`, with the form in words and the reason of a repair after it if needed."""
     parts = [prompt.text]
     if prompt.form and (way.structured == "prompted" or manner.repair):
-        parts.append(PROMPTED.format(schema=_text_of(prompt.form.schema)))
+        parts.append(PROMPTED.format(schema=prompt.form.in_words))
     if manner.repair:
         parts.append(REPAIR.format(why=manner.repair.rstrip(".")))
     return "\n\n".join(parts)

@@ -211,18 +211,22 @@ class Events:
         return len(self._events) > (self.error is not None)
 
     def usage(self) -> dict[str, int]:
-        """Return the token counts so far: `input_tokens`, `output_tokens` and `cached_tokens`."""
+        """Return the token counts so far, as `Price.cost_usd` takes them.
+
+        These are `input_tokens`, `output_tokens`, `cached_tokens` and `written_tokens`.
+        """
         found = _merged([each for event in self._events for each in _usages(event)])
         details = found.get("input_tokens_details") or found.get("prompt_tokens_details") or {}
+        details = details if isinstance(details, dict) else {}
         read = _count(found.get("cache_read_input_tokens"))
         written = _count(found.get("cache_creation_input_tokens"))
         taken = _count(found.get("input_tokens")) or _count(found.get("prompt_tokens"))
         output = _count(found.get("output_tokens")) or _count(found.get("completion_tokens"))
-        cached = read or _count(details.get("cached_tokens") if isinstance(details, dict) else 0)
         return {
             "input_tokens": taken + read + written,
             "output_tokens": output,
-            "cached_tokens": cached,
+            "cached_tokens": read or _count(details.get("cached_tokens")),
+            "written_tokens": written or _count(details.get("cache_write_tokens")),
         }
 
     def model(self) -> str:
