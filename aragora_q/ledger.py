@@ -107,7 +107,7 @@ class CallLedger:
         self._unsettled: dict[str, Entry] = {}
         self._numbers = Counter[str]()
         self._opening, self._writing = asyncio.Lock(), asyncio.Lock()
-        self._is_open = False
+        self._is_open = self._is_full = False
 
     async def open(self, checkpoints: Mapping[str, Any] | None = None) -> list[Call]:
         """Settle again what earlier attempts may have left, once; return the calls, as they were sent last.
@@ -172,8 +172,12 @@ class CallLedger:
         async with self._writing:  # a later state must not be replaced by an earlier one
             try:
                 await self._attempt.checkpoint(LEDGER, {"calls": list(self._unsettled.values())})
-            except PermanentError as error:
-                logger.warning("paid calls are not kept", extra={"reason": str(error)})
+            except PermanentError as error:  # they are booked nevertheless
+                if not self._is_full:
+                    logger.warning(
+                        "paid calls are not kept with the job", extra={"reason": str(error)}
+                    )
+                self._is_full = True
 
     def _now(self) -> float:
         return time.monotonic() + self._clock_offset
