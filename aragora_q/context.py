@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from aragora_q.base import MAX_USD, Job
+from aragora_q.base import MAX_HOLD_BY_BYTES, MAX_USD, Job
 from aragora_q.history import CallHistory
 
 CallOutcome = Literal[
@@ -26,11 +26,23 @@ CallOutcome = Literal[
     "rejected",
     "credit_exhausted",
     "not_sent",
+    "unknown",
 ]
 """What became of a call. `ok` to `cut`: the provider replied. `rate_limited`: 429; `overloaded`: 503 or 529;
 `no_capacity`: the flex tier takes no call now; `unavailable`: another fault that may pass; `rejected`: one that
-cannot; `not_sent`: nothing was sent."""
+cannot; `not_sent`: nothing was sent; `unknown`: its executor does not say, which counts neither for nor against
+the provider."""
 
+Refusal = Literal[
+    "rate_limited",
+    "overloaded",
+    "unavailable",
+    "timeout",
+    "rejected",
+    "credit_exhausted",
+    "not_sent",
+]
+"""Outcomes of calls that brought no reply."""
 
 NOT_BILLED = frozenset(
     ("rate_limited", "overloaded", "no_capacity", "rejected", "credit_exhausted", "not_sent")
@@ -103,6 +115,92 @@ class Settlement:
         _check_amounts(self, "input_tokens", "output_tokens", "cached_tokens", most=MAX_CALL_TOKENS)
 
 
+MAX_KEY_CHARS = 100
+MAX_ACCOUNT_BYTES = MAX_HOLD_BY_BYTES
+"""Of a provider's or an account's name: a job that it holds keeps all of it."""
+
+MAX_NAME_BYTES = 200
+
+
+def check_key(key: object) -> None:
+    """Raise ValueError unless this is a key of `AttemptContext.call`."""
+    if not (isinstance(key, str) and key.isprintable() and 0 < len(key) <= MAX_KEY_CHARS):
+        raise ValueError(f"key is {key!r:.200}, must be 1 to {MAX_KEY_CHARS} printable characters")
+
+
+def new_call(
+    call_id: str,
+    provider: str,
+    *,
+    max_cost_usd: float | None,
+    model: str = "",
+    agent: str = "",
+    account: str | None = None,
+    max_input_tokens: int = 0,
+    max_output_tokens: int = 0,
+    timeout_seconds: float = 900.0,
+) -> Call:
+    """Return a call as `AttemptContext.call` makes it. Raises ValueError if an argument breaks a rule."""
+    account = provider if account is None else account
+    _check_name("provider", provider, MAX_ACCOUNT_BYTES)
+    _check_name("account", account, MAX_ACCOUNT_BYTES)
+    _check_name("model", model, MAX_NAME_BYTES, least=0)
+    _check_name("agent", agent, MAX_NAME_BYTES, least=0)
+    return Call(
+        id=call_id,
+        agent=agent,
+        provider=provider,
+        account=account,
+        model=model,
+        max_input_tokens=max_input_tokens,
+        max_output_tokens=max_output_tokens,
+        max_cost_usd=max_cost_usd,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+class PaidCall:
+    """A granted call: its executor sends the request and reports what it took. The last report counts."""
+
+    def __init__(self, call: Call) -> None:
+        self.id = call.id
+        """Names this one request, for example in a header by which the provider does a request once."""
+        self.settlement: Settlement | None = None
+        """What was reported; None: nothing yet."""
+
+    def spent(
+        self,
+        *,
+        cost_usd: float | None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cached_tokens: int = 0,
+    ) -> None:
+        """Report what an answered call took. `cost_usd` None: not known; then its reservation counts.
+
+        Raises ValueError, and reports nothing, if an amount is negative or larger than sums can hold.
+        """
+        self.settlement = Settlement(
+            "ok", input_tokens, output_tokens, cached_tokens, cost_usd=cost_usd
+        )
+
+    def refused(self, outcome: Refusal, *, retry_after_seconds: float | None = None) -> None:
+        """Report that there was no answer, and why: the gate learns from it, and closes for all if it has to.
+
+        A call that is `unavailable` or had a `timeout` may have been billed: its reservation counts as spent.
+        The others cost nothing. `retry_after_seconds` is how long the provider asked to wait.
+        """
+        if outcome not in get_args(Refusal):
+            raise ValueError(
+                f"outcome is {outcome!r:.100}, must be one of {', '.join(get_args(Refusal))}"
+            )
+        self.settlement = Settlement(
+            outcome,
+            cost_usd=0.0 if outcome in NOT_BILLED else None,
+            retry_after_seconds=retry_after_seconds,
+        )
+
+
 def call_prefix(job: Job) -> str:
     """Return how the ids of all calls begin that this attempt of the job makes."""
     return f"{job.id}/{job.fence}/"
@@ -116,6 +214,13 @@ def _check_amounts(of: object, *names: str, most: float) -> None:
         if value is not None and not (is_whole and 0 <= value <= most):  # NaN is in no range
             kind = "a number" if isinstance(most, float) else "a whole number"
             raise ValueError(f"{name} is {value!r:.100}, must be {kind} from 0 to {most:,}")
+
+
+def _check_name(field: str, name: object, most: int, *, least: int = 1) -> None:
+    """Raise ValueError unless a name can be kept, shown and compared as it is."""
+    if isinstance(name, str) and (name.isprintable() and least <= len(name.encode()) <= most):
+        return
+    raise ValueError(f"{field} is {name!r:.100}, must be {least} to {most} bytes of printable text")
 
 
 class WaitClock:
@@ -211,6 +316,43 @@ class AttemptContext(Protocol):
             PermanentError: a budget that fails jobs has no room, or a budget can never have room.
         """
 
+    async def check(self, call: Call) -> None:
+        """Raise as `acquire` does if no call can be granted now, whatever it costs. Reserves nothing.
+
+        `call.max_cost_usd` is what the job needs to go on, if a budget holds it.
+        """
+
+    def call(
+        self,
+        provider: str,
+        *,
+        key: str,
+        max_cost_usd: float | None,
+        model: str = "",
+        agent: str = "",
+        account: str | None = None,
+        max_input_tokens: int = 0,
+        max_output_tokens: int = 0,
+        timeout_seconds: float = 900.0,
+    ) -> AbstractAsyncContextManager[PaidCall]:
+        """Acquire a paid call, run the body that sends the request, and book what the body reports.
+
+        `key` names the call within the job, in at most 100 characters; it may be used again. `max_cost_usd` is
+        reserved meanwhile; None: the price is not known, which a budget in US dollars refuses. `account` is
+        what shares the provider's limits, by default the provider. After `timeout_seconds`, which the body
+        has to enforce, the reservation counts as spent until a report replaces it.
+
+        What was spent is kept with the job before it is booked: after a crash in between, the next attempt
+        books it before its first call, and it counts once. If the body reports neither `spent` nor `refused`,
+        the reservation counts as spent, estimated.
+
+        Raises:
+            GateClosed: as `acquire`, before the body begins; an executor lets it pass. So do HoldJob and
+                PermanentError.
+            LeaseLost: the call is booked, but the job belongs to another attempt.
+            ValueError: an argument breaks a rule.
+        """
+
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """Book what a call took, and end its reservation. Settling again changes nothing.
 
@@ -248,6 +390,15 @@ class DetachedAttempt:
 
     async def acquire(self, call: Call) -> None:
         """Grant the call: a detached attempt has no gates."""
+
+    async def check(self, call: Call) -> None:
+        """Do nothing: a detached attempt has no gates."""
+
+    @asynccontextmanager
+    async def call(self, provider: str, *, key: str, **options: Any) -> AsyncIterator[PaidCall]:
+        """Grant the call, and book nothing."""
+        check_key(key)
+        yield PaidCall(new_call(self.call_id(key), provider, **options))
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """Do nothing: a detached attempt has no books."""

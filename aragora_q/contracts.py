@@ -274,6 +274,9 @@ class Gates(Protocol):
     async def acquire(self, job: Job, call: Call) -> GateAnswer:
         """Ask to send a call, once. Asking again for a call that was granted is answered the same."""
 
+    async def ask(self, job: Job, call: Call) -> GateAnswer:
+        """Return what refuses a call now, whatever it costs: Closed or OverBudget. Else Granted: nothing is."""
+
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         """Book a call. Returns False if it had been settled before: then nothing changes."""
 

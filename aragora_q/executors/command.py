@@ -14,7 +14,7 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from aragora_q.errors import (
     AragoraQError,
     CommandFailed,
     ConfigError,
+    GateClosed,
+    HoldJob,
     LeaseLost,
     PermanentError,
     RetryLater,
@@ -34,6 +36,8 @@ from aragora_q.errors import (
 )
 from aragora_q.executors import startup
 from aragora_q.executors.process_group import ProcessGroup, read_lines
+from aragora_q.executors.spending import Report, Spending, read_cooldown, read_spent
+from aragora_q.ledger import LEDGER
 from aragora_q.observability.logs import get_logger
 from aragora_q.rate_limit import RateLimit
 
@@ -141,6 +145,7 @@ class _CommandRun:
         self._attempt: AttemptContext = current_attempt()
         self._log_limit = log_limit
         self._progress_limit = RateLimit(PROGRESS_PER_SECOND)
+        self._spending = Spending(self._attempt, job.started_at)
         self._last_stderr_line = ""
         self._retry_after_seconds = 0.0
 
@@ -148,7 +153,10 @@ class _CommandRun:
         self, argv: list[str], env: Mapping[str, str], max_result_bytes: int
     ) -> Mapping[str, Any]:
         """Run the program to its end and return its result; see `create` for what it raises."""
-        stdin = codec.encode(await self._job_fields(), spare_levels=0)
+        checkpoints = await self._attempt.checkpoints()
+        await self._spending.resume(checkpoints)
+        checkpoints.pop(LEDGER, None)
+        stdin = codec.encode(self._job_fields(checkpoints), spare_levels=0)
         program = await self._start(argv, {**env, **self._job_env()}, stdin)
         result = asyncio.create_task(_read_result(program.stdout, max_result_bytes))
         readers: set[asyncio.Task[Any]] = {
@@ -156,10 +164,23 @@ class _CommandRun:
             asyncio.create_task(self._log_stderr(program.stderr)),
             asyncio.create_task(self._read_messages(program.messages)),
         }
+        booking = asyncio.create_task(self._spending.book())
+        asking = asyncio.create_task(self._spending.ask())
         try:
-            exit_code = await program.wait(readers)
+            exit_code = await program.wait({*readers, booking, asking})
+        except (GateClosed, HoldJob, PermanentError) as error:
+            if error is not self._spending.refusal:
+                raise
+            if program.exited.done():  # by itself: its exit code says what happens
+                exit_code = await program.wait({*readers, booking})
+            else:
+                await program.stop(readers)
+                if not _is_complete(program, result):
+                    raise
+                exit_code = 0
         finally:
             await program.stop(readers)
+            await self._spending.finish(booking, asking)
         if exit_code and (fault := startup.interpreter_fault(argv[0], exit_code)):
             raise WorkerUnable(fault)
         self._raise_for_exit_code(exit_code)
@@ -171,7 +192,7 @@ class _CommandRun:
         except OSError as error:
             raise WorkerUnable(startup.explain(argv[0], error)) from error
 
-    async def _job_fields(self) -> dict[str, Any]:
+    def _job_fields(self, checkpoints: Mapping[str, Any]) -> dict[str, Any]:
         job = self._job
         return {
             "id": job.id,
@@ -188,7 +209,7 @@ class _CommandRun:
             "tags": dict(job.tags),
             "created_at": job.created_at,
             "waited_seconds": job.waited_seconds,
-            "checkpoints": await self._attempt.checkpoints(),
+            "checkpoints": checkpoints,
         }
 
     def _job_env(self) -> dict[str, str]:
@@ -224,11 +245,14 @@ class _CommandRun:
                 self._log_line(logging.INFO, "command output", text)
 
     async def _read_messages(self, messages: asyncio.StreamReader) -> None:
-        async for line in read_lines(messages, MAX_MESSAGE_BYTES):
-            if len(line) > MAX_MESSAGE_BYTES:
-                raise PermanentError(f"a line on fd 3 is longer than {MAX_MESSAGE_BYTES} bytes")
-            if line.strip():
-                await self._handle_message(line)
+        try:
+            async for line in read_lines(messages, MAX_MESSAGE_BYTES):
+                if len(line) > MAX_MESSAGE_BYTES:
+                    raise PermanentError(f"a line on fd 3 is longer than {MAX_MESSAGE_BYTES} bytes")
+                if line.strip():
+                    await self._handle_message(line)
+        finally:
+            self._spending.end()
 
     async def _handle_message(self, line: bytes) -> None:
         """Act on one line of fd 3. An invalid line is logged as a warning; the job goes on."""
@@ -240,17 +264,31 @@ class _CommandRun:
             case {"progress": dict() as progress, **rest} if not rest:
                 await self._report_progress(progress)
             case {"checkpoint": str() as name, "value": dict() as value, **rest} if (
-                not rest and 0 < len(name) <= MAX_CHECKPOINT_NAME_CHARS
+                not rest and 0 < len(name) <= MAX_CHECKPOINT_NAME_CHARS and name != LEDGER
             ):
                 await self._attempt.checkpoint(name, value)
             case {"retry_after": int() | float() as seconds, **rest} if not rest:
                 self._retry_after_seconds = seconds
+            case {"spent": dict() as fields, **rest} if not rest:
+                await self._report_money("spent", read_spent, fields)
+            case {"cooldown": dict() as fields, **rest} if not rest:
+                await self._report_money("cooldown", read_cooldown, fields)
             case _:
                 self._log_line(
                     logging.WARNING,
-                    "ignored a line on fd 3: not a valid progress, checkpoint or retry_after message",
+                    "ignored a line on fd 3: not a valid progress, checkpoint, retry_after, spent or cooldown",
                     line[:MAX_LOG_LINE_BYTES].decode(errors="replace"),
                 )
+
+    async def _report_money(
+        self, kind: str, read: Callable[[Mapping[str, Any]], Report], fields: Mapping[str, Any]
+    ) -> None:
+        try:
+            report = read(fields)
+        except ValueError as error:
+            self._log_line(logging.WARNING, f"ignored a {kind} message on fd 3", str(error))
+        else:
+            await self._spending.add(report)
 
     async def _report_progress(self, progress: Mapping[str, Any]) -> None:
         """Report progress; drop it when it exceeds the rate limit or cannot be sent."""
@@ -278,6 +316,17 @@ async def _read_result(stdout: asyncio.StreamReader, max_bytes: int) -> bytes:
     except asyncio.IncompleteReadError as end:
         return end.partial
     raise PermanentError(f"stdout is longer than max_result_bytes ({max_bytes})")
+
+
+def _is_complete(program: ProcessGroup, result: asyncio.Task[bytes]) -> bool:
+    """Return True if a program that was stopped ended with a result nevertheless: it was paid for."""
+    if not (program.exited.done() and program.exited.result() == 0):
+        return False
+    try:
+        _parse_result(result.result())
+    except (PermanentError, asyncio.CancelledError, asyncio.InvalidStateError):
+        return False
+    return True
 
 
 def _parse_result(stdout: bytes) -> Mapping[str, Any]:

@@ -129,6 +129,25 @@ class RedisGates:
             return self._closed(call.account, *details)
         return _over_budget(call, *details)
 
+    async def ask(self, job: Job, call: Call) -> GateAnswer:
+        word, *details = await self._connection.run(
+            "gate_ask",
+            digest=self._digest,
+            account=call.account,
+            provider=call.provider,
+            agent=call.agent,
+            queue=self._config.queue,
+            tenant=job.tenant or "",
+            group=job.group or "",
+            usd=_micros(call.max_cost_usd),
+        )
+        if word == b"undeclared":
+            await self._declare(self._declaration)
+            return await self.ask(job, call)
+        if word == b"closed":
+            return self._closed(call.account, *details)
+        return _over_budget(call, *details) if word == b"over" else Granted()
+
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
         self._leave_line(call)  # even if Redis does not answer
         fields = (
@@ -275,6 +294,8 @@ class RedisGates:
         return f"{self._config.queue}/{call.id}"
 
     def _note_agent(self, job: Job, call: Call) -> None:
+        if not call.agent:
+            return
         if len(self._accounts) >= MAX_KNOWN_AGENTS:
             self._accounts.clear()
         tier = job.payload.get("service_tier")

@@ -27,7 +27,7 @@ CONFIRM = ("wait", "hincrby")
 """Needed for `durability = "replica"`. "fsync" also needs WAITAOF, which Redis 7.0 does not have."""
 
 EVAL, EVAL_RO = ("eval", "evalsha"), ("eval_ro", "evalsha_ro")
-GATES = ("gate_acquire", "gate_settle", "gate_renew", "gate_declare", "gate_learn")
+GATES = ("gate_acquire", "gate_ask", "gate_settle", "gate_renew", "gate_declare", "gate_learn")
 MAINTENANCE = (
     "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
 )  # fmt: skip

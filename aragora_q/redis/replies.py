@@ -138,6 +138,7 @@ SCRIPTS: Mapping[str, Any] = {
     "find_live": (bytes, int, ..., bytes),
     "fail": PerItem(_words("failed cancelled lost")),
     "gate_acquire": (bytes, ..., bytes | int),
+    "gate_ask": (bytes, ..., bytes | int),
     "gate_check": PerItem(bytes),
     "gate_counters": (int, bytes, ..., (bytes, int, int, int, int)),
     "gate_declare": int,

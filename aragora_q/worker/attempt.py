@@ -34,6 +34,7 @@ from aragora_q.errors import (
 )
 from aragora_q.history import CallHistory
 from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
+from aragora_q.ledger import CallLedger
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import CallMetrics
 from aragora_q.retry import RetryPolicy, describe, is_machine_limit, is_retryable_error, leaves
@@ -71,6 +72,7 @@ class Attempt:
         self.job = job
         self.waits = WaitClock()
         self._calls = PaidCalls(gates, job, self.waits, call_metrics)
+        self.call = CallLedger(self, job.started_at).call
         self._executor = executor
         self._policy = policy
         self._store = store
@@ -238,6 +240,9 @@ class Attempt:
 
     async def acquire(self, call: Call) -> None:
         await self._calls.acquire(call)
+
+    async def check(self, call: Call) -> None:
+        await self._calls.check(call)
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         await self._calls.settle(call, settlement)

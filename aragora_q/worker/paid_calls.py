@@ -99,6 +99,13 @@ class PaidCalls:
         if self._metrics is not None:
             self._metrics.granted(call, time.monotonic() - asked_at)
 
+    async def check(self, call: Call) -> None:
+        """As `AttemptContext.check`."""
+        gates = self._gates
+        if gates is not None:
+            answer = await self._until_available(lambda: gates.ask(self._job, call))
+            _seconds_to_wait(answer, MAX_WAIT_SECONDS, call.account)
+
     async def settle(self, call: Call, settlement: Settlement) -> None:
         """As `AttemptContext.settle`."""
         gates = self._gates

@@ -10,8 +10,9 @@ from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
 from aragora_q.context import Settlement, current_attempt
-from aragora_q.contracts import Granted, OverBudget, WaitTurn
+from aragora_q.contracts import Closed, Granted, OverBudget, WaitTurn
 from aragora_q.errors import CommandRefused, PermanentError, RedisUnreachable
+from aragora_q.gates.accounts import Accounts
 from aragora_q.money import MICROS
 from aragora_q.redis import scripts
 from aragora_q.retry import RetryPolicy
@@ -660,3 +661,47 @@ async def _commands_of_a_call(gates, call_id):
     await gates.acquire(new_call(call_id, 0.001))
     await gates.settle(new_call(call_id, 0.001), 0.001)
     return sum(row["calls"] for row in gates.redis.info("commandstats").values())
+
+
+async def test_asking_what_would_refuse_a_call(new_gates):
+    """A budget that holds or fails and in which nothing is left, then a closed account; it changes nothing."""
+    gates = new_gates({
+        "day": {"limit_usd": 1, "window": "total"},
+        "warned": {"limit_usd": 0.1, "window": "total", "on_full": "warn"},
+        "agents": {"limit_usd": 2, "window": "total", "scope": "agent", "on_full": "fail"},
+    })  # fmt: skip
+    client, job = gates.client, gates.job
+    assert await client.ask(job, new_call(usd=0.3)) == Granted()
+    assert gates.keys_of("account:") == gates.keys_of("call:") == []
+    await gates.acquire(new_call("reserved", usd=1.0))
+    assert await client.ask(job, new_call(usd=0.3)) == Granted()
+    await gates.settle(new_call("reserved"), 1.0)
+    answer = await client.ask(job, new_call(usd=0.3))
+    assert is_over(answer, "day")
+    assert (answer.usd, "$1.00 of $1.00 spent" in answer.why) == (0.3, True)
+    assert (await client.ask(job, new_call(usd=None))).usd == 0
+    assert (await client.ask(job, new_call(usd=7.0))).usd == 1, "more never fits"
+    await gates.override("budget", "day", {"limit_usd": 9, "window": "total"})
+    await gates.settle(new_call("unknown"), 3.0)
+    assert is_over(await client.ask(job, new_call()), "agents/agent:a", "fail")
+    assert await client.ask(job, new_call(agent="b")) == Granted()
+    await gates.settle(new_call("late", agent="b"), 0.0, "overloaded", retry_after_seconds=30)
+    answer = await client.ask(job, new_call(agent="b"))
+    assert isinstance(answer, Closed)
+    assert 25 < answer.seconds < 31
+
+
+async def test_an_account_is_listed_although_no_call_to_it_was_granted(new_gates):
+    """Executors that report what they did are seen by operators, who can open what they close."""
+    gates = new_gates()
+    call = new_call("reported", account="acme@9", agent="writer")
+    await gates.settle(call, 0.0, "rate_limited", retry_after_seconds=30)
+    connection = gates.harness.queue.connection.for_gates()
+    try:
+        [account] = await Accounts(connection).accounts()
+        assert (account.name, account.provider, account.state) == ("acme@9", "acme", "closed")
+        assert await Accounts(connection).agents(["acme@9"]) == {"acme@9": ["writer"]}
+        assert await Accounts(connection).resume("acme")
+    finally:
+        await connection.close()
+    assert await gates.client.ask(gates.job, call) == Granted()

@@ -7,14 +7,13 @@ what a phase is for.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from aragora_q.context import AttemptContext, Call, Settlement
+from aragora_q import ledger
+from aragora_q.context import AttemptContext, Call
 from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,
@@ -29,14 +28,6 @@ from aragora_q.executors.debate.requests import PLAIN, Agent, AgentRequest, Call
 from aragora_q.retry import describe
 
 T = TypeVar("T")
-
-SETTLE_SECONDS = 2.0
-"""How long an attempt that is being cancelled waits for a settlement, which the next attempt repeats."""
-
-SETTLE_AGAIN_SECONDS = 12 * 3600.0
-"""Age up to which calls of earlier attempts are settled again: shorter than their records are kept."""
-
-NOT_SENT = Settlement("not_sent", cost_usd=0.0)
 
 ReadReply = Callable[[Manner, Reply], Entry]
 """Makes a reply an entry of the journal."""
@@ -104,15 +95,13 @@ class CallBook:
 
     async def settle_again(self) -> None:
         """Settle the recent calls in the journal: whether earlier attempts did is not known."""
-        since = self._journal.now() - SETTLE_AGAIN_SECONDS
-        for entry in list(self._journal.ledger()):
-            if entry["at"] >= since:
-                call = replace(
-                    _call_of(entry),
-                    job_max_tokens=self._max_tokens,
-                    job_max_cost_usd=self._max_cost_usd,
-                )
-                await self._attempt.settle(call, _settlement_of(entry))
+        await ledger.settle_again(
+            self._attempt,
+            list(self._journal.ledger()),
+            self._journal.now(),
+            job_max_tokens=self._max_tokens,
+            job_max_cost_usd=self._max_cost_usd,
+        )
 
     async def _send(
         self,
@@ -133,7 +122,7 @@ class CallBook:
         started_at = time.monotonic()
         entry, fault = await _request(agent, request, manner, clip, read)
         if fault is not None and isinstance(fault.error, WorkerUnable):
-            await self._settle(call, NOT_SENT)
+            await ledger.settle(self._attempt, call, ledger.NOT_SENT)
             raise fault
         entry |= {
             **place,
@@ -142,7 +131,7 @@ class CallBook:
             "seconds": round(time.monotonic() - started_at, 3),
             "at": round(self._journal.now(), 3),
         }
-        settlement = _settlement_of(entry)
+        settlement = ledger.settlement_of(entry)
         try:
             if fault is None:
                 entry = await self._journal.put(name, entry)
@@ -151,7 +140,7 @@ class CallBook:
                 if fault.outcome != "no_capacity":  # else long waits would fill the journal
                     await self._journal.put_fault(name, entry)
         finally:
-            await self._settle(call, settlement)
+            await ledger.settle(self._attempt, call, settlement)
         if fault is not None:
             raise fault
         return entry
@@ -182,20 +171,9 @@ class CallBook:
 
     async def _acquire(self, call: Call) -> None:
         try:
-            await self._attempt.acquire(call)
-        except asyncio.CancelledError:  # it may have been granted
-            await self._settle(call, NOT_SENT)
-            raise
+            await ledger.acquire(self._attempt, call)
         except PermanentError as error:
             raise BudgetSpent(str(error), hint=error.hint) from error
-
-    async def _settle(self, call: Call, settlement: Settlement) -> None:
-        """Settle a call; while the attempt is being cancelled, not at any price."""
-        task = asyncio.current_task()
-        is_cancelled = task is not None and task.cancelling() > 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS if is_cancelled else None):
-                await self._attempt.settle(call, settlement)
 
 
 async def in_any_way(send: Callable[[Manner], Awaitable[T]], manner: Manner) -> T:
@@ -267,27 +245,3 @@ def _unusable(error: Exception) -> AgentUnavailable:
     unusable = AgentUnavailable(f"unusable reply: {describe(error)}")
     unusable.__cause__ = error
     return unusable
-
-
-def _call_of(entry: Entry) -> Call:
-    """Return a call that was sent earlier: what it took is the most that it can take."""
-    return Call(
-        id=entry["id"],
-        agent=entry["agent"],
-        provider=entry["provider"],
-        account=entry["account"],
-        model=entry["model"],
-        max_input_tokens=entry["in"],
-        max_output_tokens=entry["out"],
-        max_cost_usd=entry["usd"],
-    )
-
-
-def _settlement_of(entry: Entry) -> Settlement:
-    return Settlement(
-        entry["outcome"],
-        input_tokens=entry["in"],
-        output_tokens=entry["out"],
-        cached_tokens=entry["cached"],
-        cost_usd=entry["usd"],
-    )

@@ -21,7 +21,6 @@ local MIN_WAIT_MS, MAX_WAIT_MS = 50, 1000
 local MAX_IN_LINE_MS = 60000   -- a call that has to wait longer does not stay in line: its job makes room for others
 local ASK_MS = 5000            -- how often a call in line asks at least
 local BURST_MS = 250           -- of a rate: what an idle account may send at once, and how late a call may come to its turn
-local MAX_AGENTS = 50
 local SEEN_MS = 5000           -- a waiting call that does not ask again within this time lost its turn
 
 local record = read_record(call_id)
@@ -63,20 +62,10 @@ local function refuse(...)
   return {...}
 end
 
--- List the account with its provider and agents, for operators, and so that a pause of the provider is known to be one
--- of the account.
-local function list_account()
-  redis.call('ZADD', accounts, now_text, account)
-  if state.provider ~= provider then redis.call('HSET', account_key, 'provider', provider) end
-  if not state[agent_field] and redis.call('HLEN', account_key) < MAX_AGENTS then
-    redis.call('HSET', account_key, agent_field, now_text)
-  end
-end
-
 -- 1. The account is closed.
 local closed_ms, why = closed_for(rules, account, provider, state)
 if closed_ms ~= 0 then
-  list_account()  -- no call of it may have been granted yet
+  list_account(account, provider, agent, state)  -- no call of it may have been granted yet
   return refuse('closed', closed_ms, why)
 end
 
@@ -165,7 +154,7 @@ if limits.tokens_per_minute then
 end
 if is_probe then redis.call('HSET', account_key, 'probe', call_id, 'probe_until', text(now + PROBE_MS)) end
 leave_line(account, call_id)
-list_account()
+list_account(account, provider, agent, state)
 redis.call('ZADD', permits, text(now + lease_ms), call_id)
 redis.call('ZADD', reservations, text(now + timeout_ms), call_id)
 record = {

@@ -2,7 +2,7 @@
 -- Book what calls took, end their reservations, and learn from them how their accounts are.
 -- include: gates
 -- repeatable
--- keys: policy reservations
+-- keys: policy accounts reservations
 -- args:
 -- each call: call_id account provider agent model queue tenant group job outcome usd input_tokens output_tokens cached_tokens retry_after_ms job_usd job_tokens max_usd max_tokens
 -- returns: per call: settled | repeated | late (it had been estimated) | unknown (booked without a reservation)
@@ -140,7 +140,11 @@ for n = 1, items do
   if state ~= 'settled' then
     local before, budgets = booked_of(record), {}
     if not record then
-      if outcome == 'not_sent' then leave_line(account, id) end  -- it was not granted
+      if outcome == 'not_sent' then
+        leave_line(account, id)  -- it was not granted
+      else
+        list_account(account, provider, agent, read(gate_key('account', account), 'provider', 'agent:' .. agent))
+      end
       record, budgets = new_record(account, provider, agent, model, queue, tenant, group, job,
         job_usd ~= '' or job_tokens ~= '')
     end

@@ -229,6 +229,19 @@ local function leave_line(account, id)
   if redis.call('ZREM', waiters, id) == 1 then redis.call('ZREM', waiters .. ':seen', id) end
 end
 
+local MAX_AGENTS = 50
+
+-- List an account with its provider and agents, for operators, and so that a pause of the provider is known to be one
+-- of the account. `state` has its provider and the field of the agent.
+local function list_account(account, provider, agent, state)
+  local key, agent_field = gate_key('account', account), 'agent:' .. agent
+  redis.call('ZADD', accounts, now_text, account)
+  if state.provider ~= provider then redis.call('HSET', key, 'provider', provider) end
+  if agent ~= '' and not state[agent_field] and redis.call('HLEN', key) < MAX_AGENTS then
+    redis.call('HSET', key, agent_field, now_text)
+  end
+end
+
 -- Change the counters of a call: each budget's window, and the job's.
 local function change_counters(record, field, by)
   for _, key in ipairs(record.counters) do add(key, field, by) end
