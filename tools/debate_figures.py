@@ -286,14 +286,18 @@ def _measured(name: str) -> str:
 def page(text: str) -> str:
     """Return docs/debates.md with its tables measured again."""
     for name in TABLES:
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, found, rest = text.partition(begin)
-        _, has_end, after = rest.partition(end)
-        if not (found and has_end):
-            raise SystemExit(f"docs/debates.md: no lines {begin.strip()} and {end}")
-        rows = _measured(name)
-        text = f"{before}{begin}\n{rows}\n\n{end}{after}"
+        text = replaced(text, name, _measured(name))
     return text
+
+
+def replaced(text: str, name: str, lines: str) -> str:
+    """Return a page with other lines between its marks `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (found and has_end):
+        raise SystemExit(f"a page has no lines {begin.strip()} and {end}")
+    return f"{before}{begin}\n{lines}\n\n{end}{after}"
 
 
 if __name__ == "__main__":

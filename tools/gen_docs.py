@@ -126,6 +126,7 @@ def generated() -> dict[Path, str]:
     from tools import (  # noqa: PLC0415 - griffe is not there when packages are built
         api_reference,
         debate_figures,
+        money_figures,
     )
 
     reference = TOP / "docs/reference"
@@ -136,6 +137,7 @@ def generated() -> dict[Path, str]:
         reference / "settings.md": settings_page(),
         TOP / "deploy/redis/users.acl": users(),
         TOP / "docs/debates.md": debate_figures.page((TOP / "docs/debates.md").read_text()),
+        TOP / "docs/money.md": money_figures.page((TOP / "docs/money.md").read_text()),
     }
 
 

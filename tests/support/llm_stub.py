@@ -1,7 +1,8 @@
 """A provider of language models on loopback: chat completions, Responses and Messages, with faults on demand.
 
 It answers what is requested: JSON by the schema, a tool call, or text that differs by model; as a stream if
-that is requested. It bills every reply, also one that breaks off; refusals are free.
+that is requested. It bills every reply, also one that breaks off; refusals are free. With a TLS context, it is
+also an HTTP proxy that answers for the providers themselves, whatever host is asked for.
 """
 
 import json
@@ -36,8 +37,10 @@ class Stub:
         delay_seconds=0.0,
         ignores_schemas=False,
         pieces=PIECES,
+        tls=None,
     ):
         self.fault = fault
+        self.tls = tls
         self.delay_seconds = delay_seconds
         self.ignores_schemas = ignores_schemas
         self.pieces = pieces
@@ -103,6 +106,13 @@ class Stub:
                     return
                 with stub._lock:
                     stub.answered.append(number)
+
+            def do_CONNECT(self):
+                self.send_response(200)
+                self.end_headers()
+                with stub.tls.wrap_socket(self.connection, server_side=True) as self.request:
+                    self.setup()
+                    self.handle()
 
             def log_message(self, *args):
                 pass
@@ -468,6 +478,33 @@ def saying(text, **fields):
     return lambda handler: say(
         handler, REPLIES[api_of(handler)](handler.body["model"], text, **fields)
     )
+
+
+def billing(input_tokens, output_tokens, cached_tokens=0):
+    """The reply that a request asks for, which takes so many tokens; `cached_tokens` are part of the input."""
+
+    def served(handler):
+        reply = reply_to(handler)
+        used = reply["usage"]
+        if "cache_read_input_tokens" in used:
+            used |= {
+                "input_tokens": input_tokens - cached_tokens,
+                "cache_read_input_tokens": cached_tokens,
+                "output_tokens": output_tokens,
+            }
+        else:
+            kind, made = (
+                ("prompt", "completion") if "prompt_tokens" in used else ("input", "output")
+            )
+            used |= {
+                f"{kind}_tokens": input_tokens,
+                f"{made}_tokens": output_tokens,
+                "total_tokens": input_tokens + output_tokens,
+                f"{kind}_tokens_details": {"cached_tokens": cached_tokens},
+            }
+        say(handler, reply)
+
+    return served
 
 
 def ending(kind, text="Tea is the better of the"):

@@ -1,0 +1,209 @@
+"""Every block of docs/money.md is executed, in order, in one shell, with providers that bill what they serve.
+
+The reader's computer is an empty directory with `aragora-q` and API keys. The providers are those that the
+page names, at their own addresses: the clients reach them through a proxy that answers itself. So the prices
+are those of the list. Each `toml` block is added to ./aragora-q.toml; `text` and `json` blocks are what the
+block before them prints, where … stands for anything.
+"""
+
+import csv
+import json
+import os
+import re
+import ssl
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from genai_prices import Usage, calc_price
+from support.certificates import Certificates
+from support.docs import blocks
+from support.llm_stub import Stub, billing
+from support.paths import ROOT
+
+pytestmark = pytest.mark.timeout(600)
+
+PAGE = "docs/money.md"
+TOKENS = (480, 320, 160)
+"""Of each call: input, output, and the part of the input that comes from the provider's cache."""
+HOSTS = "api.anthropic.com", "api.openai.com"
+MARK = "\f"
+
+
+def session(some):
+    """A shell session that does with each block what its reader does; prints a mark before each."""
+    for block in some:
+        yield f"printf '{MARK}%s\\n' '{block}'"
+        match block.language:
+            case "sh":
+                yield block.text
+            case "toml":
+                yield f"cat >>aragora-q.toml <<'END'\n{block.text}\nEND"
+                yield "aragora-q config check --settings-only >&2"
+            case "python" if block.file:
+                yield f"cat >{block.file} <<'END'\n{block.text}END"
+            case "python":
+                yield f"python - <<'END'\n{block.text}END"
+
+
+def is_executed(block):
+    return block.language in {"sh", "toml", "python"}
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory):
+    """The providers of the page, which note what they bill."""
+    certificates = Certificates(tmp_path_factory.mktemp("tls"))
+    certificates.make("provider", {"subjectAltName": ",".join(f"DNS:{host}" for host in HOSTS)})
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates["provider.crt"], certificates["provider.key"])
+    stub = Stub(lambda number, model: billing(*TOKENS), tls=tls)
+    stub.authority = certificates["ca.crt"]
+    yield stub
+    stub.close()
+
+
+@pytest.fixture(scope="module")
+def reader(provider, tmp_path_factory):
+    """What the blocks of the page have printed, by block; and the directory, in which more can be run."""
+    here = tmp_path_factory.mktemp("reader")
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "HOME": str(here),
+        "HTTPS_PROXY": provider.address,
+        "SSL_CERT_FILE": provider.authority,
+        "OPENAI_API_KEY": "sk-reader",
+        "ANTHROPIC_API_KEY": "sk-ant-reader",
+        "ARAGORA_QUEUE_METRICS_PORT": "0",  # other tests may run a worker, too
+    }
+
+    def run(script):
+        return subprocess.run(
+            ["bash", "-c", f"set -euo pipefail\n{script}"],
+            capture_output=True, text=True, timeout=300, check=False, cwd=here, env=environment,
+        )  # fmt: skip
+
+    done = run("\n".join(session(filter(is_executed, blocks(PAGE)))))
+    assert done.returncode == 0, done.stdout.split(MARK)[-1] + done.stderr
+    printed = dict(part.split("\n", 1) for part in done.stdout.split(MARK)[1:])
+    return printed, run
+
+
+def test_each_block_is_executed_or_compared():
+    """Blocks of other languages, or places, would be neither; expected output follows what prints it."""
+    before = None
+    for block in blocks(PAGE):
+        assert is_executed(block) or block.language in {"text", "json"}, f"{block}: never executed"
+        assert not block.place, f"{block}: runs elsewhere"
+        if not is_executed(block):
+            assert before is not None, f"{block}: nothing prints it"
+            assert is_executed(before), f"{block}: nothing prints it"
+        before = block
+
+
+def test_blocks_print_what_the_page_shows(reader):
+    """All commands succeed in order, and print the `text` and `json` blocks."""
+    printed, _ = reader
+    before = None
+    for block in blocks(PAGE):
+        if block.language == "text":
+            parts = block.text.strip().split("…")
+            assert re.fullmatch(".*".join(map(re.escape, parts)), printed[str(before)].strip()), (
+                f"{block}: {printed[str(before)]}"
+            )
+        elif block.language == "json":
+            shown, said = json.loads(block.text), json.loads(printed[str(before)].splitlines()[-1])
+            assert is_part(shown, said), f"{block}: {said}"
+        before = block
+
+
+def is_part(shown, said):
+    """Whether all that is shown was printed; objects may have more fields."""
+    if isinstance(shown, dict):
+        return isinstance(said, dict) and all(
+            name in said and is_part(value, said[name]) for name, value in shown.items()
+        )
+    if isinstance(shown, list):
+        return isinstance(said, list) and len(shown) == len(said) and all(map(is_part, shown, said))
+    return shown in ("…", said)
+
+
+def test_what_was_spent_is_what_the_providers_billed(reader, provider):
+    """`spend --by model` has the calls, tokens and US dollars of every reply, at the prices of the list."""
+    _, run = reader
+    rows = csv.DictReader(
+        run("REDIS_URL=embedded:// aragora-q spend --by model --csv").stdout.splitlines()
+    )
+    served = Counter(request["model"] for request in provider.asked)
+    taken, made, cached = TOKENS
+    usage = Usage(input_tokens=taken, output_tokens=made, cache_read_tokens=cached)
+    billed = {
+        model: tuple(
+            calls * n for n in (1, taken, made, cached, calc_price(usage, model).total_price)
+        )
+        for model, calls in served.items()
+    }
+    numbers = ["calls", "input_tokens", "output_tokens", "cached_tokens"]
+    spent = {
+        row["model"].partition(":")[2]: (*(int(row[name]) for name in numbers), Decimal(row["usd"]))
+        for row in rows
+    }
+    assert spent == billed
+
+
+def tables(section):
+    """The tables of a section of the page, as lists of rows of cells without marks."""
+    text = (ROOT / PAGE).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [row.replace("*", "").strip("|").split("|") for row in table.splitlines()]
+        yield [[cell.strip() for cell in row] for row in rows if "---" not in row]
+
+
+def number(cell):
+    return Decimal(re.sub("[$,]", "", cell))
+
+
+def test_the_month_adds_up():
+    """The printed tokens and prices lead to the printed costs, to the cent, and these to the budgets."""
+    seat, models, month = tables("A month of debates")
+    _, taken, cached, made = ([number(cell) for cell in row[1:]] for row in seat[1:])
+    debates = [Decimal(0), Decimal(0)]
+    for model, *cells in models[1:-1]:
+        plain, cheap, output, *costs = map(number, cells)
+        for kind, cost in enumerate(costs):
+            usd = (taken[kind] - cached[kind]) * plain + cached[kind] * cheap + made[kind] * output
+            assert abs(usd / 1_000_000 - cost) <= Decimal("0.000005"), model
+            usage = Usage(
+                input_tokens=int(taken[kind]),
+                cache_read_tokens=int(cached[kind]),
+                output_tokens=int(made[kind]),
+            )
+            listed = calc_price(usage, model, provider_id="openai").total_price
+            assert abs(listed - cost) <= Decimal("0.000005"), model
+            debates[kind] += cost
+    assert [number(cell) for cell in models[-1][-2:]] == debates
+    sums = []
+    for row, cost in zip(month[1:3], debates, strict=True):
+        count, each = map(number, row[1].split(" at "))
+        assert each == cost
+        assert number(row[2]) == round(count * each, 2)
+        sums.append((count, number(row[2])))
+    assert (number(month[3][1]), number(month[3][2])) == tuple(map(sum, zip(*sums, strict=True)))
+    assert sums[0][0] + sums[1][0] == 40 * 30
+    others = {row[0]: number(row[2]) for row in month[4:]}
+    assert others.pop("all go one round") == round(1200 * debates[1], 2)
+    flex = others.pop('the same, with `service_tier = "flex"`')
+    assert abs(flex - number(month[3][2]) / 2) < Decimal("0.02"), "half, but for what is rounded"
+    assert all(usd >= number(month[3][2]) for usd in others.values())
+    [limits] = (
+        tomllib.loads(each.text)["budgets"] for each in blocks(PAGE)
+        if each.section == "A month of debates" and each.language == "toml"
+    )  # fmt: skip
+    expected = number(month[3][2])
+    assert limits["month"]["limit_usd"] > expected * Decimal("1.25")
+    assert limits["day"]["limit_usd"] > expected / 30 * 2
