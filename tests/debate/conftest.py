@@ -49,7 +49,7 @@ def seat_scripted_agents(monkeypatch):
     def seat(**replies):
         made = {name: ScriptedAgent(name, reply) for name, reply in replies.items()}
 
-        def terms_of(names, config, service_tier):
+        def terms_of(names, config, service_tier=None):
             return [
                 quote.Terms(
                     max_output_tokens=made[name].max_output_tokens,
@@ -59,7 +59,7 @@ def seat_scripted_agents(monkeypatch):
                 for name in names
             ]
 
-        async def agent(self, name, seat, service_tier):
+        async def agent(self, name, seat, service_tier=None):
             return made[name]
 
         def resolve(self, names):
