@@ -260,6 +260,17 @@ def test_what_providers_say_of_capacity(status, text, outcome):
         assert faults.fault_of(error, "openai@1").outcome != "no_capacity"
 
 
+def test_only_a_named_time_counts_for_capacity():
+    """Providers send the reset times of rate limits with every reply: they are not the reason."""
+    headers = {"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "9"}
+    error = http_error(429, "Resource unavailable")
+    for more, seconds in (({}, None), ({"retry-after": "7"}, 7.0)):
+        error.headers = {**headers, **more}
+        error.retry_after = seconds
+        fault = faults.fault_of(error, "openai@1/flex", is_flex=True)
+        assert fault.retry_after_seconds == seconds
+
+
 async def test_a_job_waits_however_long_flex_has_no_capacity(openai, run_debate, monkeypatch):
     """Uncharged, as for a gate, and without an entry of its journal for each time; then it completes."""
     openai.is_shut = True
