@@ -25,7 +25,7 @@ from aragora_q.redis.keys import GateKeys
 # A model keeps its connections for as long as its process runs.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
-MODEL = "openai:gpt-5"
+MODEL, CLAUDE = "openai:gpt-5", "anthropic:claude-opus-5-5"
 FORM = {"answer_form": "boolean", "debate": "never"}
 """One call per seat."""
 
@@ -64,14 +64,15 @@ def tiers(stub):
         ("google:gemini-3", "flex", "flex"),
         ("google-cloud:gemini-3", "flex", "flex"),
         ("bedrock:nova", "flex", "flex"),
-        ("anthropic:claude-opus-5-5", "flex", None),
-        ("anthropic:claude-opus-5-5", "priority", None),
-        ("anthropic:claude-opus-5-5", "default", "default"),
+        (CLAUDE, "flex", None),
+        (CLAUDE, "priority", None),
+        (CLAUDE, "default", "default"),
         ("mistral:large", "flex", None),
         ("demo", "flex", None),
         (MODEL, None, None),
         ({"model": MODEL, "service_tier": "priority"}, "flex", "priority"),
         ({"model": "mistral:large", "service_tier": "flex"}, None, "flex"),
+        ({"model": CLAUDE, "service_tier": "priority"}, None, None),
         ({"model": MODEL, "base_url": "http://house/v1"}, "flex", None),
         ({"model": MODEL, "base_url": "http://house/v1", "service_tier": "flex"}, None, "flex"),
     ],
@@ -218,6 +219,8 @@ def test_where_the_provider_chooses_the_dearest_tier_is_reserved():
     )
     assert flex.worst_usd(1_000, 1_000) == plain.worst_usd(1_000, 1_000)
     assert priority is None
+    claude = QueueConfig(agents={"claude": {"model": CLAUDE, "service_tier": "priority"}})
+    assert agent_price("claude", claude) == agent_price(CLAUDE, QueueConfig())
 
 
 @pytest.fixture

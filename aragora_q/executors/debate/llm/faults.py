@@ -232,7 +232,7 @@ def retry_after_seconds(error: Exception, *, is_rate_limit: bool = True) -> floa
 
 
 def _reset_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return the seconds until the rate limits are reset that are spent, or if none is, all."""
+    """Return the seconds until all rate limits are reset that are spent, or if none is, all others."""
     resets = {
         name: seconds
         for name, value in headers.items()
