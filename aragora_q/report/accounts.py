@@ -32,8 +32,8 @@ def _seat_table(debate: Debate) -> Table:
                 debate.agent(seat, text(each.get("agent"))),
                 debate.model(each),
                 *(f"{whole(each.get(name)):,}" for name in numbers),
-                _cost(each),
                 duration(taken or 0.0),
+                _cost(each),
             ],
             "; ".join(_seat_notes(each)),
         )
@@ -41,9 +41,9 @@ def _seat_table(debate: Debate) -> Table:
         for seat in [whole(each.get("seat"))]
     ]
     sums = [f"{sum(whole(each.get(name)) for each in debate.seats):,}" for name in numbers]
-    total = [_price(debate.cost(), debate.unpriced_calls()), duration(sum(filter(None, seconds)))]
-    rows.append(Row(["total", "", "", *sums, *total]))
-    head += ["Cost", "Time"]
+    sums += [duration(sum(filter(None, seconds))), _price(debate.cost(), debate.unpriced_calls())]
+    rows.append(Row(["total", "", "", *sums]))
+    head += ["Time", "Cost"]
     return Table(head, rows, frozenset(head[3:]), "Notes")
 
 

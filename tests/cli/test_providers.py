@@ -117,6 +117,23 @@ def test_a_provider_whose_account_stays_paused_is_not_resumed_silently(run_cli, 
     assert run_cli("providers", "resume", "stub@1").code == 0
 
 
+def test_the_gate_of_the_flex_tier_is_paused_with_its_account(run_cli, use):
+    """The list shows why, and `resume` of the gate says which name to resume; that opens both."""
+    use(1, "ok")
+    use("1/flex", "no_capacity")
+    assert "the provider's flex tier has no capacity" in run_cli("providers", "list").out
+    assert "no calls to it are known" not in run_cli("providers", "pause", "stub@1").err
+    states = {row["account"]: row for row in run_cli("providers", "list", "--json").objects}
+    assert {row["state"] for row in states.values()} == {"paused"}
+    assert states["stub@1/flex"]["pause"] == states["stub@1"]["pause"] is not None
+    refused = run_cli("providers", "resume", "stub@1/flex")
+    assert refused.code == 2
+    assert "stub@1/flex stays paused with stub@1" in refused.err
+    assert run_cli("providers", "resume", "stub@1").code == 0
+    rows = run_cli("providers", "list", "--json").objects
+    assert {row["state"] for row in rows} == {"open"}
+
+
 def test_an_unknown_provider_cannot_be_resumed(run_cli, use):
     """Exit code 3, with the nearest known name."""
     use(1, "ok")

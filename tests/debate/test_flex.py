@@ -25,7 +25,7 @@ from aragora_q.redis.keys import GateKeys
 # A model keeps its connections for as long as its process runs.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
-MODEL = "openai:gpt-5"
+MODEL, CLAUDE = "openai:gpt-5", "anthropic:claude-opus-5-5"
 FORM = {"answer_form": "boolean", "debate": "never"}
 """One call per seat."""
 
@@ -64,14 +64,15 @@ def tiers(stub):
         ("google:gemini-3", "flex", "flex"),
         ("google-cloud:gemini-3", "flex", "flex"),
         ("bedrock:nova", "flex", "flex"),
-        ("anthropic:claude-opus-5-5", "flex", None),
-        ("anthropic:claude-opus-5-5", "priority", None),
-        ("anthropic:claude-opus-5-5", "default", "default"),
+        (CLAUDE, "flex", None),
+        (CLAUDE, "priority", None),
+        (CLAUDE, "default", "default"),
         ("mistral:large", "flex", None),
         ("demo", "flex", None),
         (MODEL, None, None),
         ({"model": MODEL, "service_tier": "priority"}, "flex", "priority"),
         ({"model": "mistral:large", "service_tier": "flex"}, None, "flex"),
+        ({"model": CLAUDE, "service_tier": "priority"}, None, None),
         ({"model": MODEL, "base_url": "http://house/v1"}, "flex", None),
         ({"model": MODEL, "base_url": "http://house/v1", "service_tier": "flex"}, None, "flex"),
     ],
@@ -218,6 +219,8 @@ def test_where_the_provider_chooses_the_dearest_tier_is_reserved():
     )
     assert flex.worst_usd(1_000, 1_000) == plain.worst_usd(1_000, 1_000)
     assert priority is None
+    claude = QueueConfig(agents={"claude": {"model": CLAUDE, "service_tier": "priority"}})
+    assert agent_price("claude", claude) == agent_price(CLAUDE, QueueConfig())
 
 
 @pytest.fixture
@@ -258,6 +261,17 @@ def test_what_providers_say_of_capacity(status, text, outcome):
     if outcome == "no_capacity":
         assert (fault.cost_usd, fault.error.delay_seconds) == (0.0, 5.0)
         assert faults.fault_of(error, "openai@1").outcome != "no_capacity"
+
+
+def test_only_a_named_time_counts_for_capacity():
+    """Providers send the reset times of rate limits with every reply: they are not the reason."""
+    headers = {"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "9"}
+    error = http_error(429, "Resource unavailable")
+    for more, seconds in (({}, None), ({"retry-after": "7"}, 7.0)):
+        error.headers = {**headers, **more}
+        error.retry_after = seconds
+        fault = faults.fault_of(error, "openai@1/flex", is_flex=True)
+        assert fault.retry_after_seconds == seconds
 
 
 async def test_a_job_waits_however_long_flex_has_no_capacity(openai, run_debate, monkeypatch):

@@ -113,7 +113,7 @@ def same(result):
     for part in (copy, *copy["seats"]):
         part.pop("unpriced_calls")
     for row in copy["seats"]:
-        row.pop("calls")
+        del row["calls"], row["seconds"], row["median_seconds"]
     copy["token_usage"] = {
         name: count for name, count in copy["token_usage"].items() if not name.endswith("requests")
     }
@@ -202,7 +202,7 @@ def end_of(run_debate, monkeypatch):
         paid, overloads, kills = [], Counter(), [*kills, 1_000_000]
         made = {name: Faulty(name, seed, paid, overloads) for name in (*NAMES, "judge")}
 
-        async def agent(self, name, seat, service_tier):
+        async def agent(self, name, seat, service_tier=None):
             return made[name]
 
         monkeypatch.setattr(agents.AgentRegistry, "agent", agent)

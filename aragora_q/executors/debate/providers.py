@@ -49,14 +49,20 @@ TIERS = {
 
 
 def in_tier(config: AgentConfig, asked: str | None) -> AgentConfig:
-    """Return `config` with the service tier that a job asks for, if that is for the job to say.
+    """Return `config` with the service tier that is asked for in a job that asks for `asked`.
 
-    What `[agents]` says of an agent counts first. A server at a `base_url` is not known to have tiers.
+    What `[agents]` says of an agent counts first, but for a tier that its provider is known not to have. A
+    server at a `base_url` is not known to have tiers.
     """
-    has_it = asked in TIERS.get(config.model.partition(":")[0], ())
-    if config.service_tier is not None or config.base_url or not has_it:
+    known = TIERS.get(config.model.partition(":")[0])
+    tier: str | None = config.service_tier
+    if tier is None and known and not config.base_url:
+        tier = asked
+    if known and tier not in known:
+        tier = None
+    if tier == config.service_tier:
         return config
-    return config.model_copy(update={"service_tier": asked})
+    return config.model_copy(update={"service_tier": tier})
 
 
 def split_model(model: str) -> tuple[str | None, str]:

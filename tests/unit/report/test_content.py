@@ -163,7 +163,7 @@ def test_a_running_debate_shows_what_is_there():
     assert titles(made, entries)[1] == "Independent answers"
     assert "Verdict" not in titles(made, entries)
     assert table(report_of(made, entries), "Seats")[-1] == [
-        "total", "", "", "15", "21,600", "3,150", "10,240", "$0.0465", "63 s",
+        "total", "", "", "15", "21,600", "3,150", "10,240", "63 s", "$0.0465",
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -102,7 +102,9 @@ def fault_of(
     cost_usd = 0.0 if is_unbilled else None
     if is_machine_limit(error):
         return CallFault(WorkerUnable(text), outcome, cost_usd=cost_usd)
-    delay = retry_after_seconds(error) if outcome not in ("credit_exhausted", "rejected") else None
+    delay = None
+    if outcome not in ("credit_exhausted", "rejected"):
+        delay = retry_after_seconds(error, is_rate_limit=outcome != "no_capacity")
     meaning: AragoraQError
     if outcome == "credit_exhausted":
         why = f"{account or 'the provider'}: the account's credit is used up: {text}"
@@ -207,11 +209,12 @@ def status_code(error: BaseException) -> int | None:
     return code if isinstance(code, int) else None
 
 
-def retry_after_seconds(error: Exception) -> float | None:
+def retry_after_seconds(error: Exception, *, is_rate_limit: bool = True) -> float | None:
     """Return the delay that the provider asks for, in seconds; None if it names none.
 
     Dates count from the provider's clock if it sends the time, not from ours. The time at which a limit is
-    reset counts only if the provider says nothing else, and that the limit is the reason.
+    reset counts only if the provider says nothing else, and that the limit is the reason: `is_rate_limit`
+    says that it may be.
     """
     if not isinstance(error, ModelAPIError):
         return None
@@ -225,6 +228,11 @@ def retry_after_seconds(error: Exception) -> float | None:
         return None
     if (match := TRY_AGAIN.search(str(error))) and (found := _duration(match[1])) is not None:
         return found
+    return _reset_seconds(headers, now) if is_rate_limit else None
+
+
+def _reset_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds until all rate limits are reset that are spent, or if none is, all others."""
     resets = {
         name: seconds
         for name, value in headers.items()
