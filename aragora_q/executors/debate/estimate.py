@@ -23,7 +23,7 @@ from aragora_q.executors.debate.quote import (
     labeled,
 )
 from aragora_q.executors.debate.requests import Answer, Propose, Review, Topic
-from aragora_q.history import CallHistory, CallKind, PhaseKind
+from aragora_q.history import CallHistory, PhaseKind
 from aragora_q.job import DebateJobPayload
 
 ENDS = 0.5
@@ -170,8 +170,7 @@ class _Forecast:
         self._prices: dict[object, float] = {}
         self._seconds: float | None = 0.0
         self._parts = [part for step in self._steps() for part in self._parts_of(step)]
-        based_on: list[CallKind | PhaseKind] = [*used, *self._sizes.used]
-        self.debates = max((history.counts[kind] for kind in based_on), default=0)
+        self.debates = history.debates_of([*used, *self._sizes.used])
         """How many finished debates it is based on."""
         self._share = 1.0
         """What the debate's own limits leave of it."""
