@@ -3,8 +3,8 @@
 Debates of stub agents run in this process, with a history on a private server. A debate has 2 to 4 seats of
 three models, a question of 10 to 1,500 words, and answers of 100 to 400 words. Each model has its price, its
 tokens per byte, a length that it writes of what it was asked for, and thinks; both vary by the call, 2 % of the
-replies have to be repeated, and chance ends a debate. After so many debates, the next EVALUATED ones are quoted
-and run without being learned from. Reported: |expected - cost| / cost (median, and 90 % are below), sum of
+replies have to be repeated, and chance ends a debate. After so many debates, the same EVALUATED others are
+quoted and run, and not learned from. Reported: |expected - cost| / cost (median, and 90 % are below), sum of
 expected / sum of costs - 1 (what is wrong with the quote of a file), the share of costs within [least, most].
 """
 
@@ -46,7 +46,7 @@ from aragora_q.job import DebateJobPayload
 from aragora_q.redis.connection import Connection
 from aragora_q.streams.queue import RedisStreamsQueue
 
-EVALUATED = 100
+EVALUATED = 200
 REPEATED = 0.02
 CHARS_PER_WORD = 6
 OPTIONS = ["yes", "no", "later"]
@@ -227,7 +227,7 @@ async def measure(mode: str, sizes: list[int], connection: Connection) -> list[s
         history = await read_history(connection)
         errors, expected, costs, within = [], 0.0, 0.0, 0
         for number in range(EVALUATED):
-            case = new_case(1_000_000 + size * EVALUATED + number, mode)
+            case = new_case(1_000_000 + number, mode)
             quote = quote_debate(case.payload, terms_of(case.payload), history)
             cost = await run(case, None)
             least, usd, most = (

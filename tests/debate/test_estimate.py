@@ -359,7 +359,9 @@ async def test_a_resumed_debate_keeps_its_first_quote(seat, run_debate):
     assert result["quote_usd"] == first.calls[0].expected_usd == second.calls[0].expected_usd
 
 
-@pytest.mark.parametrize("fault", [AccessDenied("no rights"), RedisUnreachable("gone")])
+@pytest.mark.parametrize(
+    "fault", [AccessDenied("no rights"), RedisUnreachable("gone"), TimeoutError()]
+)
 async def test_a_debate_does_not_need_history(seat, run_debate, fault):
     """Without rights or a server, it has the quote of its form."""
     seat(**{name: saying(name) for name in THREE})

@@ -1,5 +1,6 @@
 """What is kept of finished debates: sums that decay, in a bounded number of rows."""
 
+import asyncio
 import json
 import time
 
@@ -120,11 +121,13 @@ async def test_a_long_name_is_not_kept(harness, gates):
 
 
 async def test_a_worker_reads_it_from_time_to_time(harness, gates, monkeypatch):
-    """Not for each debate, also if it cannot be read."""
+    """Not for each debate, and once for those that begin together."""
     client = harness.queue.gates("w1")
-    assert await client.call_history() == CallHistory()
+    await call_history.learn(gates, DEBATE)
+    both = await asyncio.gather(client.call_history(), client.call_history())
+    assert [each.debates for each in both] == [1, 1]
     await client.learn(DEBATE)
-    assert await client.call_history() == CallHistory()
-    monkeypatch.setattr("aragora_q.gates.client.HISTORY_SECONDS", 0.0)
-    assert (await client.call_history()).calls == DEBATE.calls
+    assert await client.call_history() == both[0]
+    monkeypatch.setattr("aragora_q.gates.client.HISTORY_REFRESH_SECONDS", 0.0)
+    assert (await client.call_history()).debates == 2
     await client.close()
