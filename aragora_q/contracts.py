@@ -300,7 +300,7 @@ class Gates(Protocol):
         """Return what is used of each budget, by its name in `OverBudget` or in the hold of a job."""
 
     async def call_history(self) -> CallHistory:
-        """Return what calls of the queue's finished debates took, as of the last HISTORY_SECONDS."""
+        """Return what calls of the queue's finished debates took, as this process last read it."""
 
     async def learn(self, debate: CallHistory) -> None:
         """Add what one debate took to that."""

@@ -80,12 +80,16 @@ class CallHistory:
     calls: Mapping[CallKind, CallSums] = field(default_factory=dict)
     phases: Mapping[PhaseKind, PhaseSums] = field(default_factory=dict)
     counts: Mapping[CallKind | PhaseKind, int] = field(default_factory=dict)
-    """How many debates each of them is from."""
+    """How many debates each of them is from; those that are missing, from one."""
+
+    def debates_of(self, kinds: Iterable[CallKind | PhaseKind]) -> int:
+        """Return how many finished debates something is from that is based on `kinds`."""
+        return max((self.counts.get(kind, 1) for kind in kinds), default=0)
 
     @property
     def debates(self) -> int:
         """How many finished debates it is from."""
-        return max(self.counts.values(), default=0)
+        return self.debates_of([*self.calls, *self.phases])
 
     def rows(self) -> list[tuple[str, str]]:
         """Return names and numbers as they are kept. What cannot be kept is left out."""

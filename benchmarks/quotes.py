@@ -1,11 +1,11 @@
 """Measure how good quotes are: `python -m benchmarks.quotes [DEBATES …]`, by default after 0, 10, 100, 1,000.
 
-Debates of stub agents run in this process, with a history on a private server. A debate has 2 to 4 seats of three
-models, a question of 10 to 1,500 words, and answers of 100 to 400 words. Each model has its price, its tokens per
-byte, a length that it writes of what it was asked for, and thinks; both vary by the call, 2 % of the replies have
-to be repeated, and chance ends a debate. After so many debates, the next EVALUATED ones are quoted and run without
-being learned from. Reported: |expected - cost| / cost (median, and 90 % are below), sum of expected / sum of
-costs - 1 (what is wrong with the quote of a file), and the share of costs within [least, most].
+Debates of stub agents run in this process, with a history on a private server. A debate has 2 to 4 seats of
+three models, a question of 10 to 1,500 words, and answers of 100 to 400 words. Each model has its price, its
+tokens per byte, a length that it writes of what it was asked for, and thinks; both vary by the call, 2 % of the
+replies have to be repeated, and chance ends a debate. After so many debates, the same EVALUATED others are
+quoted and run, and not learned from. Reported: |expected - cost| / cost (median, and 90 % are below), sum of
+expected / sum of costs - 1 (what is wrong with the quote of a file), the share of costs within [least, most].
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import asyncio
 import json
 import random
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median, quantiles
+from types import MappingProxyType
 from typing import Any
 
 from aragora_q.base import Job
@@ -44,7 +46,7 @@ from aragora_q.job import DebateJobPayload
 from aragora_q.redis.connection import Connection
 from aragora_q.streams.queue import RedisStreamsQueue
 
-EVALUATED = 100
+EVALUATED = 200
 REPEATED = 0.02
 CHARS_PER_WORD = 6
 OPTIONS = ["yes", "no", "later"]
@@ -87,7 +89,7 @@ class StubAgent:
     """A seat in one debate."""
 
     settings = ""
-    own_settings: dict[str, Any] = {}
+    own_settings: Mapping[str, Any] = MappingProxyType({})
     provider = account = "stub"
     max_output_tokens, larger_output_tokens = 8_000, 32_000
     call_timeout_seconds = 900.0
@@ -98,7 +100,7 @@ class StubAgent:
         self._style = STYLES[name]
         self._case = case
 
-    def digest(self, request: AgentRequest) -> str:
+    def digest(self, _: AgentRequest) -> str:
         """Return the same for all requests: debates are not resumed."""
         return ""
 
@@ -107,7 +109,7 @@ class StubAgent:
         return max_input_tokens(prompt_for(request), manner.repair, is_tool=False)
 
     async def reply(
-        self, request: AgentRequest, manner: Manner = PLAIN, max_output_tokens: int | None = None
+        self, request: AgentRequest, manner: Manner = PLAIN, _: int | None = None
     ) -> Reply:
         """Return a reply of a random length."""
         chance, style = self._case.chance, self._style
@@ -162,7 +164,7 @@ class Stubs:
     def resolve(self, names: object) -> None:
         """Take every name."""
 
-    async def agent(self, name: str, seat: int) -> StubAgent:
+    async def agent(self, name: str, _: int) -> StubAgent:
         """Return the agent of a seat."""
         return StubAgent(name, self._case)
 
@@ -225,13 +227,15 @@ async def measure(mode: str, sizes: list[int], connection: Connection) -> list[s
         history = await read_history(connection)
         errors, expected, costs, within = [], 0.0, 0.0, 0
         for number in range(EVALUATED):
-            case = new_case(1_000_000 + size * EVALUATED + number, mode)
+            case = new_case(1_000_000 + number, mode)
             quote = quote_debate(case.payload, terms_of(case.payload), history)
             cost = await run(case, None)
-            assert quote.expected.usd and quote.least.usd and quote.most.usd
-            errors.append(abs(quote.expected.usd - cost) / cost)
-            expected, costs = expected + quote.expected.usd, costs + cost
-            within += quote.least.usd <= cost <= quote.most.usd
+            least, usd, most = (
+                each.usd or 0.0 for each in (quote.least, quote.expected, quote.most)
+            )
+            errors.append(abs(usd - cost) / cost)
+            expected, costs = expected + usd, costs + cost
+            within += least <= cost <= most
         lines.append(
             f"| `{mode}` | {size:,} | {median(errors):.0%} | {quantiles(errors, n=10)[8]:.0%} "
             f"| {expected / costs - 1:+.0%} | {within / EVALUATED:.0%} |"
@@ -242,7 +246,9 @@ async def measure(mode: str, sizes: list[int], connection: Connection) -> list[s
 async def main() -> None:
     """Measure both modes."""
     sizes = [int(size) for size in sys.argv[1:]] or [0, 10, 100, 1_000]
-    print("| `debate` | debates before | median error | 90 % below | all together | within bounds |")
+    print(
+        "| `debate` | debates before | median error | 90 % below | all together | within bounds |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     for mode in ("auto", "always"):
         testbed = Testbed(find_server())

@@ -49,7 +49,7 @@ WAKE = 3
 
 MAX_KNOWN_AGENTS = 1_000
 
-HISTORY_SECONDS = 30.0
+HISTORY_REFRESH_SECONDS = 30.0
 """How long a process uses what it has read of the history of calls."""
 
 MIN_DECLARED_MS = 30_000
@@ -81,6 +81,7 @@ class RedisGates:
         self._has_declared = False
         self._history = CallHistory()
         self._read_history_at = -math.inf
+        self._reads_history = asyncio.Lock()
         self._line: dict[str, dict[str, asyncio.Event]] = {}
         """Calls that wait for their turn, by account and id, in the order in which they first asked."""
         self._probed: set[str] = set()
@@ -253,12 +254,11 @@ class RedisGates:
         return [each.free_calls for each in await read_accounts(self._connection, accounts)]
 
     async def call_history(self) -> CallHistory:
-        now = time.monotonic()
-        if now - self._read_history_at >= HISTORY_SECONDS:
-            self._read_history_at = (
-                now  # also if it cannot be read: not every debate is to wait for that
-            )
-            self._history = await read_history(self._connection)
+        async with self._reads_history:  # debates that begin at the same time wait for one read
+            now = time.monotonic()
+            if now - self._read_history_at >= HISTORY_REFRESH_SECONDS:
+                self._read_history_at = now  # if it fails, the next debates do not wait for it
+                self._history = await read_history(self._connection)
         return self._history
 
     async def learn(self, debate: CallHistory) -> None:

@@ -28,6 +28,7 @@ from aragora_q.contracts import (
 from aragora_q.errors import (
     SERVER_ERRORS,
     TRANSIENT_ERRORS,
+    AragoraQError,
     GateClosed,
     HoldJob,
     JobLimitReached,
@@ -48,6 +49,9 @@ MAX_SLEEP_SECONDS = 5.0
 """How often a call that waits asks at least, so that it keeps its place in line."""
 
 RETRY_SECONDS = 0.5
+
+HISTORY_SECONDS = 1.0
+"""How long a job waits for statistics, which it can do without."""
 
 
 class PaidCalls:
@@ -117,19 +121,22 @@ class PaidCalls:
 
     async def history(self) -> CallHistory:
         """As `AttemptContext.call_history`."""
-        try:
-            return await self._gates.call_history() if self._gates is not None else CallHistory()
-        except SERVER_ERRORS as error:  # a quote of the debate's form has to do
-            logger.debug("history of calls not read", extra=self._log_fields(error))
-            return CallHistory()
+        if self._gates is not None:
+            try:
+                async with asyncio.timeout(HISTORY_SECONDS):
+                    return await self._gates.call_history()
+            except (AragoraQError, TimeoutError) as error:
+                logger.debug("history of calls not read", extra=self._log_fields(error))
+        return CallHistory()
 
     async def learn(self, debate: CallHistory) -> None:
         """As `AttemptContext.learn`."""
-        try:
-            if self._gates is not None:
-                await self._gates.learn(debate)
-        except SERVER_ERRORS as error:
-            logger.debug("history of calls not written", extra=self._log_fields(error))
+        if self._gates is not None:
+            try:
+                async with asyncio.timeout(HISTORY_SECONDS):
+                    await self._gates.learn(debate)
+            except (AragoraQError, TimeoutError) as error:
+                logger.debug("history of calls not written", extra=self._log_fields(error))
 
     def _log_fields(self, error: Exception) -> dict[str, Any]:
         return {"job": self._job.id, "attempt": self._job.attempts, "error": str(error)}

@@ -10,6 +10,7 @@ from support import paid_calls
 from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.gates.book import Book
+from aragora_q.history import CallHistory, CallKind, CallSums
 from aragora_q.redis.acl import ROLES, rules
 from aragora_q.redis.keys import QueueKeys
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -216,12 +217,25 @@ async def _pay(url):
     await renewer.renew()
     await gates.refresh()
     await renewer.close()
+    kind = CallKind("m", "", "propose")
+    await gates.learn(CallHistory({kind: CallSums(requests=1, calls=1)}))
+    assert (await gates.call_history()).debates == 1
     await gates.close()
     await queue.close()
 
 
+async def _learned(url):
+    """How many debates the history has, as a client reads it for a quote."""
+    queue = RedisStreamsQueue(QueueConfig(redis_url=url, redis_password=PASSWORD))
+    history = await queue.call_history()
+    await queue.close()
+    return history.debates
+
+
 async def test_roles_use_the_gates(as_role, run_cli, server):
-    """A worker books calls, an operator sets budgets, others read; a producer reads sums of groups only."""
+    """A worker books calls and learns, an operator sets budgets, others read; a producer reads sums of groups
+    and the history of its queue only.
+    """
     running, admin = server
     as_role("producer")
     _assert_ok(run_cli("enqueue", "-", "--group", "g", stdin='{"payload": {}}'))
@@ -231,6 +245,7 @@ async def test_roles_use_the_gates(as_role, run_cli, server):
     await _pay(f"redis://aragora-q-worker@127.0.0.1:{running.port}")
     as_role("producer")
     assert run_cli("group", "show", "g", "--json").object["spent"]["usd"] == 0.5
+    assert await _learned(f"redis://aragora-q-producer@127.0.0.1:{running.port}") == 1
     assert _refused(admin) == []
     assert run_cli("spend").code == 77
     assert all("{gates}:spend:" in refused for refused in _refused(admin))
@@ -281,6 +296,7 @@ async def test_roles_use_the_gates_of_a_cluster(cluster_as_role, run_cli, monkey
     await _set_budget(cluster_as_role("operator"))
     await _pay(cluster_as_role("worker"))
     assert as_role("producer", "group", "show", "g", "--json").object["spent"]["usd"] == 0.5
+    assert await _learned(cluster_as_role("producer")) == 1
     assert as_role("stats", "spend", "--json").object["calls"] == 2
     assert "aragora_q_budget_spent_usd{" in as_role("stats", "stats", "--prometheus", "-").out
     _assert_ok(as_role("reaper", "reap"), as_role("operator", "stats"))
@@ -308,6 +324,8 @@ def test_no_role_may_do_what_is_dangerous(as_role, server, role):
         ("producer", ("GET", "aragora:queue:{{gates}}:policy")),
         ("producer", ("HGETALL", "aragora:queue:{{gates}}:spend:2026-11-28")),
         ("producer", ("GET", "aragora:queue:{{gates}}:group:debate/x")),
+        ("producer", ("HGETALL", "aragora:queue:{{gates}}:history:other")),
+        ("producer", ("HSET", "aragora:queue:{{gates}}:history:debates", "x", "1")),
         ("purge", ("GET", "aragora:queue:{{gates}}:policy")),
         ("purge", ("XREADGROUP", "GROUP", "aragora-workers", "w", "STREAMS", "{}stream", ">")),
         ("worker", ("XTRIM", "{}stream", "MAXLEN", "0")),

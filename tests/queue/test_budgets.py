@@ -147,6 +147,57 @@ async def test_a_job_needs_its_least_of_a_budget_for_whole_jobs(gates, book, sco
         assert "and the job needs at least $30" in answer.why
 
 
+@pytest.mark.parametrize(
+    ("scope", "on_full", "is_held"),
+    [
+        ("all", "hold", True),
+        ("tenant", "hold", True),
+        ("provider", "hold", False),
+        ("agent:a", "hold", False),
+        ("all", "fail", False),
+        ("all", "warn", False),
+    ],
+)
+async def test_a_job_is_held_before_it_begins_if_its_quote_does_not_fit(
+    gates, book, scope, on_full, is_held
+):
+    """By budgets that hold, of scopes that see all of it: the hold needs the quote. Once it has begun, or if it
+    fits, only calls count.
+    """
+    await book.set_budget("day", BudgetConfig(**DAY, scope=scope, on_full=on_full), by="me")
+    await _spend(gates, 6.0, tenant="acme")
+    job, call = Job({}, tenant="acme"), _call(1.0, least_usd=2.0, expected_usd=4.5)
+    answer = await gates.acquire(job, call)
+    if is_held:
+        assert isinstance(answer, OverBudget)
+        assert (answer.usd, answer.can_ever_fit) == (4.5, True)
+        assert answer.why.endswith(
+            "$6.00 of $10.00 spent, $0 reserved, and the job needs about $4.50"
+        )
+    else:
+        assert answer == Granted()
+    assert await gates.acquire(job, _call(1.0, expected_usd=4.0)) == Granted()
+    assert await gates.acquire(job, _call(1.0)) == Granted()
+
+
+async def test_an_unused_budget_takes_a_job_of_any_quote(gates, book):
+    """Unless it needs more than the limit at least. Of a used one, the job waits for all of the next window."""
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    assert await gates.acquire(Job({}), _call(1.0, expected_usd=50.0)) == Granted()
+    await _spend(gates, 0.5)
+    answer = await gates.acquire(Job({}), _call(1.0, expected_usd=50.0))
+    assert isinstance(answer, OverBudget)
+    assert (answer.usd, answer.can_ever_fit) == (10.0, True)
+    assert "and the job needs about $50.00" in answer.why
+
+
+async def test_the_seats_of_a_debate_begin_together(gates, book):
+    """What the calls of its first phase reserve is a part of its quote, and does not count twice."""
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    for _ in range(3):
+        assert await gates.acquire(Job({}), _call(2.0, expected_usd=9.0)) == Granted()
+
+
 async def test_a_call_above_the_limit_is_refused_for_good(gates, book):
     """Whatever is spent; the reason names the limit, not what is left of it."""
     await book.set_budget("day", BudgetConfig(**DAY), by="me")

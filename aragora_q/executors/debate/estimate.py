@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from aragora_q.executors.debate.quote import (
     labeled,
 )
 from aragora_q.executors.debate.requests import Answer, Propose, Review, Topic
-from aragora_q.history import CallHistory, CallKind, PhaseKind
+from aragora_q.history import CallHistory, PhaseKind
 from aragora_q.job import DebateJobPayload
 
 ENDS = 0.5
@@ -163,15 +164,15 @@ class _Forecast:
         self._terms = terms
         self._level = level
         self._topic = Topic.of(payload, NONCE)
-        self._sizes = CallSizes(self._topic, history, level)
+        sizes = CallSizes(self._topic, history, level)
+        self._size = cache(lambda seat, phase: sizes.of(terms[seat], phase))
         self._again = "discuss" if self._topic.form.is_closed else "revise"
         self._shares, used = self._known_shares(history)
         self._joining = self._shares.get("escalation", 0.0)
         self._prices: dict[object, float] = {}
         self._seconds: float | None = 0.0
         self._parts = [part for step in self._steps() for part in self._parts_of(step)]
-        based_on: list[CallKind | PhaseKind] = [*used, *self._sizes.used]
-        self.debates = max((history.counts[kind] for kind in based_on), default=0)
+        self.debates = history.debates_of([*used, *sizes.used])
         """How many finished debates it is based on."""
         self._share = 1.0
         """What the debate's own limits leave of it."""
@@ -282,8 +283,8 @@ class _Forecast:
         """Return answers as long as those of the seats, of which a share has answered again."""
         return [
             self._answer(
-                (1 - share_again) * self._sizes.of(self._terms[seat], "propose").answer_bytes
-                + share_again * self._sizes.of(self._terms[seat], self._again).answer_bytes
+                (1 - share_again) * self._size(seat, "propose").answer_bytes
+                + share_again * self._size(seat, self._again).answer_bytes
             )
             for seat in seats
         ]
@@ -293,7 +294,7 @@ class _Forecast:
         return Answer(text[:VERDICT_CHARS], text[VERDICT_CHARS:])
 
     def _points(self, seat: int, phase: str) -> str:
-        size = self._sizes.of(self._terms[seat], phase).points_bytes
+        size = self._size(seat, phase).points_bytes
         return "x" * min(round(size), self._topic.max_points_chars)
 
     def _parts_of(self, step: _Step) -> Iterator[_Part]:
@@ -305,7 +306,7 @@ class _Forecast:
             if not times:
                 continue
             terms = self._terms[seat]
-            size = self._sizes.of(terms, phase)
+            size = self._size(seat, phase)
             measure = id(request), terms.prompt_for, terms.is_tool
             if measure not in inputs:
                 inputs[measure] = terms.input_tokens(request)

@@ -22,8 +22,7 @@ local function numbers_of(stored, count)
   return #numbers == count and numbers or nil
 end
 
-local type_of = redis.call('TYPE', history).ok
-if type_of ~= 'hash' and type_of ~= 'none' then redis.call('UNLINK', history) end
+if type(redis.pcall('HLEN', history)) == 'table' then redis.call('UNLINK', history) end  -- a key of another type
 for n = 1, items do
   local name, values = item(n)
   local row = {now, 0}

@@ -9,6 +9,7 @@ from aragora_q.base import Job
 from aragora_q.context import Call, WaitClock
 from aragora_q.contracts import Closed, Granted, WaitTurn
 from aragora_q.errors import CommandRefused, GateClosed, HoldJob, RedisUnreachable
+from aragora_q.history import CallHistory
 from aragora_q.worker.paid_calls import PaidCalls
 
 CALL = Call("c", "one", "stub", "stub@1", "m", 0, 10, None)
@@ -97,3 +98,22 @@ async def test_a_call_of_which_the_server_refuses_a_repetition_frees_what_it_may
     with pytest.raises(CommandRefused):
         await calls(gates).acquire(CALL)
     assert gates.settled == ["not_sent"]
+
+
+@pytest.mark.parametrize("fault", [None, RedisUnreachable("gone"), CommandRefused("no rights")])
+async def test_a_job_does_not_wait_for_statistics(monkeypatch, fault):
+    """It goes on without them if they cannot be read or written, or not soon."""
+    monkeypatch.setattr("aragora_q.worker.paid_calls.HISTORY_SECONDS", 0.01)
+
+    class Slow(Gates):
+        async def call_history(self):
+            if fault is not None:
+                raise fault
+            await asyncio.Event().wait()
+
+        async def learn(self, debate):
+            await self.call_history()
+
+    for paid in (calls(Slow()), calls(None)):
+        assert await paid.history() == CallHistory()
+        await paid.learn(CallHistory())
