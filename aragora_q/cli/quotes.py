@@ -19,6 +19,7 @@ from aragora_q.report.document import Block, Notice, Report, Row, Section, Table
 
 if TYPE_CHECKING:
     from aragora_q.cli.quoter import Quoter
+    from aragora_q.executors.debate.quote import Approval
 
 UNKNOWN = "unknown"
 DIGITS = 6
@@ -70,11 +71,18 @@ class Total:
         }
 
 
-def print_quote(quoter: Quoter, quoted: Quoted, *, as_json: bool, quiet: bool) -> None:
-    """Print the quote of one debate: JSON, what it is expected to cost, or tables."""
+def print_quote(
+    quoter: Quoter, quoted: Quoted, approval: Approval | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Print the quote of one debate: JSON, what it is expected to cost, or tables.
+
+    `approval` is why the debate would be held.
+    """
     if as_json:
-        output.json_line(quoted.to_dict())
+        output.json_line({**quoted.to_dict(), **bulk.held_fields(approval)})
         return
+    if approval is not None and not quiet:
+        output.info(f"it would be held: it {approval.reason}")
     quote = quoted.quote
     why = "" if quoted.is_priced else quoted.no_price
     if quiet:
@@ -106,11 +114,15 @@ async def quote_lines(
             try:
                 line = parse()
                 has_id = isinstance(line, dict) and "id" in line
-                job = (await checker.check(number, line)).job
+                job, _, approval = await checker.check(number, line)
                 quoted = await quoter.quote(job.payload)
                 total.add(number, quoted)
                 result |= {"id": job.id} if has_id else {}
-                result["quote"] = quoted.to_dict()
+                result |= {"quote": quoted.to_dict(), **bulk.held_fields(approval)}
+                if approval is not None:
+                    summary.held += 1
+                    first = f"line {number}: it {approval.reason}"
+                    summary.first_held = summary.first_held or first
             except InvalidPayload as error:
                 result["error"] = summary.refuse(number, error)
             if as_json:
