@@ -6,6 +6,7 @@ import pytest
 
 from aragora_q.errors import AccessDenied
 from aragora_q.executors.debate import agents, prices
+from aragora_q.history import CallHistory, CallKind, CallSums
 from aragora_q.streams.queue import RedisStreamsQueue
 
 CONFIG = """
@@ -266,3 +267,56 @@ def test_an_approval_is_asked_for_below_the_limit(run):
     result = run("enqueue", "-", *both, "1000", "--quote", "--json", stdin=lines(*LINES[::4]))
     assert [row.get("held", False) for row in result.objects] == [True, True, False]
     assert "2 jobs would be held; the first, line 1: it may cost up to $" in result.err
+
+
+def learned(harness):
+    """The history of a debate in which `ann` proposed."""
+    sums = CallSums(
+        requests=2.0, calls=2.0, output_tokens=600.0, output_squares=180_000.0, input_tokens=400.0,
+        max_input_tokens=800.0, seconds=8.0, seconds_squares=32.0, answer_bytes=1_200.0, words=400.0,
+    )  # fmt: skip
+    history = CallHistory({CallKind("openai:m1", "", "propose"): sums})
+    return harness.queue.gates("w1").learn(history)
+
+
+def test_a_quote_says_what_it_is_based_on(run, on_queue):
+    """On the finished debates of the queue; lines whose agents have none are counted."""
+    on_queue(learned)
+    args = (*ASK, "--quote", "-a", "ann,ann")
+    assert run(*args, "--json").object["debates"] == 1
+    shown = run(*args)
+    assert "based on 1 debate of queue debates" in shown.lines
+    assert "Time" in shown.lines[2]
+    both = lines(
+        {"question": "a?", "agents": ["ann", "ann"]}, {"question": "b?", "agents": ["cyd"] * 2}
+    )
+    last = run("enqueue", "-", "--quote", "--json", stdin=both).objects[-1]["sum"]
+    assert (last["debates"], last["without_history"]) == (1, 1)
+    text = " ".join(run("enqueue", "-", "--quote", stdin=both).out.split())
+    assert "based on 1 debate of queue debates; 1 on the form of the debate" in text
+
+
+def test_a_table_fits_the_terminal(run_cli, tmp_path, monkeypatch):
+    """16 agents with long names, cheap and expensive: no number is broken, and no line is too long."""
+    config = tmp_path / "wide.toml"
+    names = [f"agent-{n}-of-the-department-for-research-and-development" for n in range(16)]
+    usd = (100_000, 0.0001)
+    config.write_text(
+        "".join(
+            f'[agents.{name}]\nmodel = "openai:a-model-with-quite-a-long-name-{n}"\n'
+            f"[prices.{name}]\ninput_usd_per_million = {usd[n % 2]}\noutput_usd_per_million = {usd[n % 2]}\n"
+            for n, name in enumerate(names)
+        )
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    args = (*ASK, "-a", ",".join(names), "--rounds", "20", "--quote", "--config", config)
+    shown = run_cli(*args, terminal=True)
+    assert max(map(len, shown.lines)) <= 80
+    quote = run_cli(*args, "--json").object
+    text = shown.out
+    for part in quote["lines"]:
+        assert f"{part['input_tokens']:,}" in text
+        assert part["usd"] < 0.0001 or f"${part['usd']:,.2f}" in text
+    assert f"${quote['most']['usd']:,.2f}" in text
+    assert "less than $0.0001" in text
