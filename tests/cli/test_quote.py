@@ -269,14 +269,16 @@ def test_an_approval_is_asked_for_below_the_limit(run):
     assert "2 jobs would be held; the first, line 1: it may cost up to $" in result.err
 
 
-def learned(harness):
+async def learned(harness):
     """The history of a debate in which `ann` proposed."""
     sums = CallSums(
         requests=2.0, calls=2.0, output_tokens=600.0, output_squares=180_000.0, input_tokens=400.0,
         max_input_tokens=800.0, seconds=8.0, seconds_squares=32.0, answer_bytes=1_200.0, words=400.0,
     )  # fmt: skip
     history = CallHistory({CallKind("openai:m1", "", "propose"): sums})
-    return harness.queue.gates("w1").learn(history)
+    gates = harness.queue.gates("w1")
+    await gates.learn(history)
+    await gates.close()
 
 
 def test_a_quote_says_what_it_is_based_on(run, on_queue):
