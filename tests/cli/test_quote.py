@@ -148,7 +148,7 @@ def test_one_read_of_the_history(run, monkeypatch):
         return await read(self)
 
     monkeypatch.setattr(RedisStreamsQueue, "call_history", counted)
-    run("enqueue", "-", "--quote", "--json", "--max-quote", "9", stdin=lines(*[LINES[4]] * 250))
+    run("enqueue", "-", "--quote", "--json", "--max-quote", "9", stdin=lines(*[LINES[4]] * 110))
     assert len(reads) == 1
     run("enqueue", "-", stdin=lines(*[LINES[4]] * 3))
     run(*ASK)
