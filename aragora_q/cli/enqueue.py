@@ -465,7 +465,8 @@ def _enqueue_lines(
             output.info(f"{jobs} would be held; the first, {summary.first_held}")
         if summary.refused:
             lines = output.count(summary.refused, "line")
-            output.error(f"{lines} refused; the first: {summary.first_refusal}")
+            text = f"{lines} refused; the first: {summary.first_refusal}"
+            output.error(text, "" if as_json else "with --json, each line has its quote or error")
         return SOME_REFUSED if summary.refused else 0
     return _exit_code(summary, settings, quiet=quiet)
 

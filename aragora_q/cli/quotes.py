@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aragora_q.cli import bulk, output
-from aragora_q.cli.quoter import Quoted, usd_text
+from aragora_q.cli.quoter import Quoted, rounded, usd_text
 from aragora_q.errors import InvalidPayload
 from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine
 from aragora_q.formats import dollars, dollars_or_unknown, duration
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aragora_q.executors.debate.quote import Approval
 
 UNKNOWN = "unknown"
-DIGITS = 6
 NUMBERS = ("Calls", "Tokens in", "Out", "Cost", "Time")
 
 
@@ -63,9 +62,9 @@ class Total:
             "quoted": self.quoted,
             "refused": refused,
             "unpriced": self.unpriced,
-            "least": _rounded(self.least),
-            "expected": _rounded(self.expected),
-            "most": _rounded(self.most),
+            "least": rounded(asdict(self.least)),
+            "expected": rounded(asdict(self.expected)),
+            "most": rounded(asdict(self.most)),
             "debates": self.debates,
             "without_history": self.without_history,
         }
@@ -146,9 +145,11 @@ def _print_total(quoter: Quoter, total: Total, refused: int, *, as_json: bool, q
     if quiet:
         _print_usd(total.expected.usd, why)
         return
-    basis = quoter.basis(total.debates)
+    basis = quoter.basis(total.debates) if total.quoted else "no line could be quoted"
     if total.debates and total.without_history:
         basis += f"; {total.without_history:,} on the form of the debate: no history of its agents"
+    if total.expected.seconds:
+        basis += "; time: one debate after another"
     name = f"Quote of {output.count(total.quoted, 'debate')}"
     _print(_headline(name, total), total, why, basis)
 
@@ -225,14 +226,6 @@ def _calls(calls: float) -> str:
 
 def _time(estimate: Estimate) -> str:
     return UNKNOWN if estimate.seconds is None else duration(estimate.seconds)
-
-
-def _rounded(estimate: Estimate) -> dict[str, Any]:
-    """Return a sum as JSON data, without the error of adding floats."""
-    return {
-        name: round(value, DIGITS) if isinstance(value, float) else value
-        for name, value in asdict(estimate).items()
-    }
 
 
 def _plus(one: Estimate, other: Estimate) -> Estimate:
