@@ -145,7 +145,10 @@ def _print_total(quoter: Quoter, total: Total, refused: int, *, as_json: bool, q
     if quiet:
         _print_usd(total.expected.usd, why)
         return
-    basis = quoter.basis(total.debates) if total.quoted else "no line could be quoted"
+    if not total.quoted:
+        output.info("no debate was quoted")
+        return
+    basis = quoter.basis(total.debates)
     if total.debates and total.without_history:
         basis += f"; {total.without_history:,} on the form of the debate: no history of its agents"
     if total.expected.seconds:
