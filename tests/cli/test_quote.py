@@ -1,6 +1,7 @@
 """`enqueue --quote`, `enqueue --max-quote USD`, and quotes next to what debates cost."""
 
 import json
+import re
 
 import pytest
 
@@ -322,3 +323,24 @@ def test_a_table_fits_the_terminal(run_cli, tmp_path, monkeypatch):
         assert part["usd"] < 0.0001 or f"${part['usd']:,.2f}" in text
     assert f"${quote['most']['usd']:,.2f}" in text
     assert "less than $0.0001" in text
+
+
+def test_from_quote_to_result(cli_command, tmp_path):
+    """The worker keeps the quote that `enqueue --quote` showed, and the next one is based on that debate."""
+    config = tmp_path / "priced.toml"
+    config.write_text(
+        "[prices.demo]\ninput_usd_per_million = 3000\noutput_usd_per_million = 15000\n"
+    )
+
+    def run(*args):
+        return cli_command(*args, "--config", config)
+
+    ask = (*ASK, "-a", "demo,demo", "--rounds", "1", "--options", "tea,coffee")
+    usd = run(*ask, "--quote", "--json").object["expected"]["usd"]
+    run(*ask, "--id", "tea")
+    run("worker", "--burst")
+    job = run("status", "tea", "--json").object
+    assert job["quote_usd"] == job["result"]["quote_usd"] == pytest.approx(usd, abs=1e-6)
+    shown = run("status", "tea").out
+    assert re.search(rf"^cost +\$\d+\.\d\d \(quoted \${usd:,.2f}\)$", shown, re.MULTILINE)
+    assert run(*ask, "--quote", "--json").object["debates"] == 1
