@@ -325,7 +325,7 @@ def test_a_table_fits_the_terminal(run_cli, tmp_path, monkeypatch):
     assert "less than $0.0001" in text
 
 
-def test_from_quote_to_result(cli_command, tmp_path):
+def test_from_quote_to_result(run_cli, cli_command, tmp_path):
     """The worker keeps the quote that `enqueue --quote` showed, and the next one is based on that debate."""
     config = tmp_path / "priced.toml"
     config.write_text(
@@ -333,12 +333,12 @@ def test_from_quote_to_result(cli_command, tmp_path):
     )
 
     def run(*args):
-        return cli_command(*args, "--config", config)
+        return run_cli(*args, "--config", config)
 
     ask = (*ASK, "-a", "demo,demo", "--rounds", "1", "--options", "tea,coffee")
     usd = run(*ask, "--quote", "--json").object["expected"]["usd"]
     run(*ask, "--id", "tea")
-    run("worker", "--burst")
+    cli_command("worker", "--burst", "--metrics-port", "0", "--config", config)
     job = run("status", "tea", "--json").object
     assert job["quote_usd"] == job["result"]["quote_usd"] == pytest.approx(usd, abs=1e-6)
     shown = run("status", "tea").out
