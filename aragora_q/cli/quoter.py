@@ -68,7 +68,7 @@ class Quoter:
             raise InvalidPayload("this job cannot be quoted: it is not a debate")
         from aragora_q.executors import debate
 
-        unpriced = debate.unpriced_agents(payload, self.queue.config)
+        unpriced = debate.agents_without_price(payload, self.queue.config)
         if self._history is None:
             self._history = await self._read_history()
         return Quoted(debate.quote_of(payload, self.queue.config, self._history), unpriced)

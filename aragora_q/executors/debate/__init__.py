@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from aragora_q.executors.debate.quote import Approval
 
 __all__ = [
+    "agents_without_price",
     "approval_above",
     "check_agents",
     "check_payload_agents",
@@ -40,7 +41,6 @@ __all__ = [
     "create",
     "least_costs",
     "only_model",
-    "unpriced_agents",
 ]
 
 
@@ -107,7 +107,7 @@ def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[s
     ]
 
 
-def unpriced_agents(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
+def agents_without_price(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
     """Return the agents in the JSON of a debate whose price is not known.
 
     Raises:
