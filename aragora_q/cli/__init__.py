@@ -4,7 +4,7 @@ A command is a module of this package. It defines a function of its name, or a T
 `budget`, `config`, `group`, `models` and `providers` (with an underscore appended if the name is a Python
 builtin), and EPILOG, the examples and exit codes at the end of its help. The module is imported when the
 command is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
-`output`, `filters`, `selection`, `bulk`, `views` and `waiting`. Called by `__main__`.
+`output`, `filters`, `selection`, `bulk`, `quoter`, `quotes`, `views` and `waiting`. Called by `__main__`.
 """
 
 from __future__ import annotations

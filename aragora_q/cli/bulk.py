@@ -355,9 +355,9 @@ def _take_usd(fields: Any, name: str, default: float | None) -> float | None:
     return float(value)
 
 
-def held_fields(result: EnqueueResult, approval: Approval | None) -> dict[str, Any]:
+def held_fields(approval: Approval | None, *, created: bool = True) -> dict[str, Any]:
     """Return the fields that say that a new job waits for an approval, if it does."""
-    return {"held": True, "most_usd": approval.usd} if approval and result.created else {}
+    return {"held": True, "most_usd": approval.usd} if approval and created else {}
 
 
 def content_id(payload: Mapping[str, Any], group: Any) -> str:
@@ -552,7 +552,7 @@ class BulkEnqueuer:
         self, result: dict[str, Any], job_result: EnqueueResult, approval: Approval | None
     ) -> None:
         result |= {"id": job_result.id, "created": job_result.created}
-        result |= held_fields(job_result, approval)
+        result |= held_fields(approval, created=job_result.created)
         if approval is not None and job_result.created:
             self.summary.held += 1
             line = f"line {result['line']}: {job_result.id} {approval.reason}"

@@ -361,7 +361,11 @@ async def _enqueue(
     async with options.open_queue(settings) as queue:
         await Quoter(queue, quiet=quiet).check(job, thresholds.max_quote)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
-        fields = {"id": job.id, "created": result.created, **bulk.held_fields(result, approval)}
+        fields = {
+            "id": job.id,
+            "created": result.created,
+            **bulk.held_fields(approval, created=result.created),
+        }
         if not result.durable:
             if as_json:
                 output.json_line({**fields, "durable": False})
@@ -403,15 +407,16 @@ async def _wait(
 async def _quote(
     settings: QueueConfig, job: Job, thresholds: Thresholds, *, as_json: bool, quiet: bool
 ) -> int:
-    """JSON: the quote."""
-    from aragora_q.cli import quotes
+    """JSON: the quote; if the job would wait for an approval, `held` and `most_usd`, too."""
+    from aragora_q.cli import bulk, quotes
     from aragora_q.cli.quoter import Quoter
 
     async with options.open_queue(settings) as queue:
         queue.check(job)
         quoter = Quoter(queue, quiet=quiet)
         quoted = await quoter.quote(job.payload)
-        quotes.print_quote(quoter, quoted, as_json=as_json, quiet=quiet)
+        approval = bulk.approval_above(thresholds.approve_above, job.payload, settings)
+        quotes.print_quote(quoter, quoted, approval, as_json=as_json, quiet=quiet)
         await quoter.check(job, thresholds.max_quote)
     return 0
 
@@ -464,9 +469,13 @@ def _enqueue_lines(
     if summary.warnings and not quiet:
         output.info(f"warning: {summary.warning()}")
     if only_quote:
+        if summary.held:
+            jobs = output.count(summary.held, "job")
+            output.info(f"{jobs} would be held; the first, {summary.first_held}")
         if summary.refused:
             lines = output.count(summary.refused, "line")
-            output.error(f"{lines} refused; the first: {summary.first_refusal}")
+            text = f"{lines} refused; the first: {summary.first_refusal}"
+            output.error(text, "" if as_json else "with --json, each line has its quote or error")
         return SOME_REFUSED if summary.refused else 0
     return _exit_code(summary, settings, quiet=quiet)
 

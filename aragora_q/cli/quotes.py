@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aragora_q.cli import bulk, output
-from aragora_q.cli.quoter import Quoted, usd_text
+from aragora_q.cli.quoter import Quoted, rounded, usd_text
 from aragora_q.errors import InvalidPayload
 from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine
 from aragora_q.formats import dollars, dollars_or_unknown, duration
@@ -19,9 +19,9 @@ from aragora_q.report.document import Block, Notice, Report, Row, Section, Table
 
 if TYPE_CHECKING:
     from aragora_q.cli.quoter import Quoter
+    from aragora_q.executors.debate.quote import Approval
 
 UNKNOWN = "unknown"
-DIGITS = 6
 NUMBERS = ("Calls", "Tokens in", "Out", "Cost", "Time")
 
 
@@ -62,19 +62,26 @@ class Total:
             "quoted": self.quoted,
             "refused": refused,
             "unpriced": self.unpriced,
-            "least": _rounded(self.least),
-            "expected": _rounded(self.expected),
-            "most": _rounded(self.most),
+            "least": rounded(asdict(self.least)),
+            "expected": rounded(asdict(self.expected)),
+            "most": rounded(asdict(self.most)),
             "debates": self.debates,
             "without_history": self.without_history,
         }
 
 
-def print_quote(quoter: Quoter, quoted: Quoted, *, as_json: bool, quiet: bool) -> None:
-    """Print the quote of one debate: JSON, what it is expected to cost, or tables."""
+def print_quote(
+    quoter: Quoter, quoted: Quoted, approval: Approval | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Print the quote of one debate: JSON, what it is expected to cost, or tables.
+
+    `approval` is why the debate would be held.
+    """
     if as_json:
-        output.json_line(quoted.to_dict())
+        output.json_line({**quoted.to_dict(), **bulk.held_fields(approval)})
         return
+    if approval is not None and not quiet:
+        output.info(f"it would be held: it {approval.reason}")
     quote = quoted.quote
     why = "" if quoted.is_priced else quoted.no_price
     if quiet:
@@ -106,11 +113,15 @@ async def quote_lines(
             try:
                 line = parse()
                 has_id = isinstance(line, dict) and "id" in line
-                job = (await checker.check(number, line)).job
+                job, _, approval = await checker.check(number, line)
                 quoted = await quoter.quote(job.payload)
                 total.add(number, quoted)
                 result |= {"id": job.id} if has_id else {}
-                result["quote"] = quoted.to_dict()
+                result |= {"quote": quoted.to_dict(), **bulk.held_fields(approval)}
+                if approval is not None:
+                    summary.held += 1
+                    first = f"line {number}: it {approval.reason}"
+                    summary.first_held = summary.first_held or first
             except InvalidPayload as error:
                 result["error"] = summary.refuse(number, error)
             if as_json:
@@ -134,9 +145,14 @@ def _print_total(quoter: Quoter, total: Total, refused: int, *, as_json: bool, q
     if quiet:
         _print_usd(total.expected.usd, why)
         return
+    if not total.quoted:
+        output.info("no debate was quoted")
+        return
     basis = quoter.basis(total.debates)
     if total.debates and total.without_history:
         basis += f"; {total.without_history:,} on the form of the debate: no history of its agents"
+    if total.expected.seconds:
+        basis += "; time: one debate after another"
     name = f"Quote of {output.count(total.quoted, 'debate')}"
     _print(_headline(name, total), total, why, basis)
 
@@ -213,14 +229,6 @@ def _calls(calls: float) -> str:
 
 def _time(estimate: Estimate) -> str:
     return UNKNOWN if estimate.seconds is None else duration(estimate.seconds)
-
-
-def _rounded(estimate: Estimate) -> dict[str, Any]:
-    """Return a sum as JSON data, without the error of adding floats."""
-    return {
-        name: round(value, DIGITS) if isinstance(value, float) else value
-        for name, value in asdict(estimate).items()
-    }
 
 
 def _plus(one: Estimate, other: Estimate) -> Estimate:

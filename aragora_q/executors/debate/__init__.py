@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aragora_q.history import CallHistory
 
 __all__ = [
+    "agents_without_price",
     "approval_above",
     "check_agents",
     "check_payload_agents",
@@ -46,7 +47,6 @@ __all__ = [
     "least_costs",
     "only_model",
     "quote_of",
-    "unpriced_agents",
 ]
 
 
@@ -115,7 +115,7 @@ def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[s
     ]
 
 
-def unpriced_agents(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
+def agents_without_price(payload: Mapping[str, Any], config: QueueConfig) -> list[str]:
     """Return the agents in the JSON of a debate whose price is not known.
 
     Raises:
