@@ -15,6 +15,7 @@ from aragora_q.errors import PermanentError
 from aragora_q.executors.debate import participants, quote
 from aragora_q.executors.debate.agents import agent_price
 from aragora_q.executors.debate.calls import ask
+from aragora_q.executors.debate.prices import FREE
 from aragora_q.executors.debate.prompts import form_of, prompt_for
 from aragora_q.executors.debate.replies import Unusable, read
 from aragora_q.executors.debate.requests import (
@@ -381,6 +382,33 @@ async def test_nothing_waits_for_a_short_question(run_debate, seat_scripted_agen
     watch(seat_scripted_agents(ann=saying("tea")), log)
     await run_debate(agents=["ann"] * 3, rounds=0)
     assert log[:3] == [("ann", "begins")] * 3
+
+
+async def test_nothing_waits_where_calls_cost_nothing(run_debate, seat_scripted_agents):
+    """Demo agents and local models begin at once."""
+    log = []
+    made = seat_scripted_agents(ann=saying("tea"))
+    made["ann"].price = FREE
+    watch(made, log)
+    await run_debate(agents=["ann"] * 3, rounds=0, question=LONG)
+    assert log[:3] == [("ann", "begins")] * 3
+
+
+async def test_agents_that_join_later_do_not_wait(run_debate, seat_scripted_agents, monkeypatch):
+    """Their model has read the question before."""
+    monkeypatch.setattr(participants, "LEAD_SECONDS", 600)
+    log = []
+    made = seat_scripted_agents(ann=saying("tea"), bob=saying("coffee"))
+
+    async def wait(_, number):
+        if number == 2:  # ends only if the third one begins
+            while log.count(("ann", "begins")) < 3:
+                await asyncio.sleep(0.005)
+
+    watch(made, log, wait)
+    async with asyncio.timeout(20):
+        await run_debate(agents=["ann", "bob"], escalate=["ann", "ann"], rounds=1, question=LONG)
+    assert log.count(("ann", "ends")) == 3
 
 
 async def test_siblings_go_on_at_once_if_the_first_call_fails(

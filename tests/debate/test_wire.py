@@ -44,9 +44,9 @@ FORMS = (
 MANNERS = (PLAIN, Manner(prompted=True), Manner(larger=True, repair="it was blank"))
 
 
-def requests_of(form, verdict):
+def requests_of(form, verdict, *, shares_prefix):
     """All kinds of requests that a debate with this answer form makes."""
-    topic = Topic("Tea or coffee?", form, nonce="ab12cd34")
+    topic = Topic("Tea or coffee?", form, nonce="ab12cd34", shares_prefix=shares_prefix)
     answers = {"KRTS": Answer(verdict, "It is."), "LPMN": Answer(verdict)}
     rounds = (
         [Discuss(topic, answers, "KRTS", ["No."])]
@@ -95,16 +95,18 @@ async def test_requests_are_valid(stub, api):
     pytest.importorskip(api.partition("-")[0])
     from aragora_q.executors.debate.llm import ModelAgent
 
-    for model, structured, settings in (
-        ("m", "tool", STREAMED),
-        ("m", "native", WHOLE),
-        (KNOWN[api], "native", STREAMED),
-        (KNOWN[api], "tool", WHOLE),
+    for model, structured, settings, shares_prefix in (
+        ("m", "tool", STREAMED, False),
+        ("m", "native", WHOLE, True),
+        (KNOWN[api], "native", STREAMED, False),
+        (KNOWN[api], "native", STREAMED, True),
+        (KNOWN[api], "tool", WHOLE, True),
     ):
         entry = stub.agent(api, model, structured=structured, **settings)
         agent = ModelAgent("tested", AgentConfig(**entry), os.environ["STUB_KEY"])
         for form, verdict in FORMS:
-            for number, request in enumerate(requests_of(form, verdict)):
+            requests = requests_of(form, verdict, shares_prefix=shares_prefix)
+            for number, request in enumerate(requests):
                 await ask(agent, request, MANNERS[number % len(MANNERS)])
         await agent.close()
     checkers = {kind: TypeAdapter(type_of(api, {"stream": kind})) for kind in (False, True)}

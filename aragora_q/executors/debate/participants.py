@@ -117,6 +117,8 @@ class Participants:
         self._is_strict = is_strict
         self._is_closing = is_closing
         self._service_tier = job.payload.get("service_tier")
+        self._leads: dict[tuple[str, str], asyncio.Event] = {}
+        """Of each account and model, whether the call has ended that went ahead of the others."""
         self._quorum = 0
         self._step = 0
 
@@ -222,19 +224,20 @@ class Participants:
         faults by seat.
         """
         finished: list[int] = []
-        leads: dict[tuple[str, str], asyncio.Event] = {}
 
         async def ask(seat: int) -> Value | None:
             if not fills_cache:
                 return await ask_now(seat)
             agent = await self._registry.agent(self.names[seat], seat, self._service_tier)
             model = agent.account, agent.model
-            if model in leads:
+            if model in self._leads:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LEAD_SECONDS):
-                        await leads[model].wait()
+                        await self._leads[model].wait()
                 return await ask_now(seat)
-            has_ended = leads[model] = asyncio.Event()
+            has_ended = asyncio.Event()
+            if agent.price is None or not agent.price.is_free:  # else nothing is saved
+                self._leads[model] = has_ended
             try:
                 return await ask_now(seat)
             finally:

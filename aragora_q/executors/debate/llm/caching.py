@@ -35,6 +35,7 @@ class Caching:
         is_own = is_own and host.endswith(OWN_HOSTS.get(client, ""))
         self._has_keys = is_own and client == OPENAI
         self._needs_points = is_own and bool(model.profile.get("supports_cache"))
+        self._has_modes = bool(model.profile.get("openai_supports_prompt_cache_breakpoints"))
 
     def content(self, prompt: Prompt, text: str) -> str | Sequence[UserContent]:
         """Return `text`, which begins with that of `prompt`, with points after what other calls share."""
@@ -47,11 +48,10 @@ class Caching:
 
     def settings(self, prompt: Prompt) -> dict[str, Any]:
         """Return the settings of a call with `prompt`, as pydantic-ai names them."""
-        if not (self._has_keys and prompt.debate):
-            return {}
-        made: dict[str, Any] = {"openai_prompt_cache_key": f"debate-{prompt.debate}"}
-        if (
-            self._needs_points
-        ):  # else all of a prompt is written, too, which costs more than it is worth
+        made: dict[str, Any] = {}
+        if prompt.debate and self._has_keys:
+            made["openai_prompt_cache_key"] = f"debate-{prompt.debate}"
+        if prompt.debate and self._needs_points and self._has_modes:
+            # Else all of the prompt enters the cache, which costs more, and is not read again.
             made["openai_prompt_cache_options"] = {"mode": "explicit"}
         return made
