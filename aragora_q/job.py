@@ -292,8 +292,6 @@ class DebateResult:
     error: str | None = None
     """What went wrong: seats that dropped out and why, abstentions, agents that were replaced, models that
     changed; None if nothing."""
-    degraded: bool = False
-    """True if a fallback answered for an agent, or a seat dropped out."""
     verdict: Any = None
     """The winning verdict: a text, option, number, boolean or JSON value; None if there is none."""
     reasons: str | None = None
@@ -334,6 +332,8 @@ class DebateResult:
     """Price of all calls with a known price; None if no call has one."""
     unpriced_calls: int = 0
     """Calls whose price is not known, such as those that were cut off."""
+    degraded: bool = False
+    """True if a fallback answered for an agent, or a seat dropped out."""
     record: dict[str, Any] = field(default_factory=dict)
     """What was asked of whom: `version`, `prompt_version`, `settings`, `price_list`, `started_at` (Unix
     seconds), `nonce`, `labels`."""

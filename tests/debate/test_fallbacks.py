@@ -141,7 +141,7 @@ async def test_what_the_provider_answers_counts_as_its_gate(seat_scripted_agents
 
 
 @pytest.mark.parametrize(("answer", "outcome"), [
-    (WaitTurn(90.0, "the rate of calls is used up"), Retry),
+    (WaitTurn(90.0, "as many calls as allowed are under way"), Retry),
     (HOLDS, Held),
     (OverBudget("day/all", "fail", "full"), Failed),
 ], ids=["turn", "budget", "failing budget"])  # fmt: skip
@@ -150,6 +150,13 @@ async def test_only_a_closed_gate_asks_the_fallback(seats, hold, answer, outcome
     found, _, _ = await hold(Doors(bob=answer), rounds=0)
     assert isinstance(found, outcome)
     assert not seats["sub"].asked
+
+
+async def test_a_gate_that_is_tried_for_a_minute_asks_the_fallback(seats, hold):
+    """Whether its provider answers again is not known yet."""
+    gates = Doors(bob=WaitTurn(90.0, "another call tries", is_closed=True))
+    _, _, result = await hold(gates, rounds=0)
+    assert result["seats"][1]["fallbacks"][0]["agent"] == "sub"
 
 
 @pytest.mark.parametrize("error", [AgentUnavailable("down"), RetryLater("429", delay_seconds=1)])
@@ -294,18 +301,20 @@ async def test_weights_are_those_of_the_seats_agent(seats, hold):
     assert result["verdict"] == "sub"
 
 
-async def test_a_judge_may_have_a_fallback(seat_scripted_agents, hold):
-    """The row of the judge says so."""
+@pytest.mark.parametrize("consensus", ["judge", "synthesis"])
+async def test_a_judge_or_chair_may_have_a_fallback(seat_scripted_agents, hold, consensus):
+    """The row of the judge says so, and a synthesis names who wrote it."""
     seat_scripted_agents(**{name: saying(name) for name in ("ann", "bob", "cyd", "jim", "kim")})
     others = dict.fromkeys(("ann", "bob", "cyd"), "demo:curious")
     agents = {"jim": {"model": "demo:bold", "fallback": "kim"}, "kim": "demo:careful", **others}
     outcome, _, result = await hold(
-        Doors(jim=RATE_LIMIT), {"agents": agents}, rounds=0, consensus="judge", judge="jim"
+        Doors(jim=RATE_LIMIT), {"agents": agents}, rounds=0, consensus=consensus, judge="jim"
     )
     assert isinstance(outcome, Completed)
     assert result["degraded"]
     row = result["seats"][-1]
     assert (row["agent"], [each["agent"] for each in row["fallbacks"]]) == ("jim", ["kim"])
+    assert result["written_by"] == ("kim" if consensus == "synthesis" else None)
 
 
 def fallbacks(agents, judge, **tables):
