@@ -221,6 +221,8 @@ class WaitTurn:
 
     seconds: float
     why: str
+    is_closed: bool = False
+    """The account took no calls; another call tries whether it takes some again."""
 
 
 @dataclass(frozen=True, slots=True)

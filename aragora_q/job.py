@@ -298,8 +298,6 @@ class DebateResult:
     error: str | None = None
     """What went wrong: seats that dropped out and why, abstentions, agents that were replaced, models that
     changed; None if nothing."""
-    degraded: bool = False
-    """True if a fallback answered for an agent, or a seat dropped out."""
     verdict: Any = None
     """The winning verdict: a text, option, number, boolean or JSON value; None if there is none."""
     reasons: str | None = None
@@ -344,6 +342,8 @@ class DebateResult:
     """What the debate was expected to cost before its first call; None if a price was not known."""
     unpriced_calls: int = 0
     """Calls whose price is not known, such as those that were cut off."""
+    degraded: bool = False
+    """True if a fallback answered for an agent, or a seat dropped out."""
     record: dict[str, Any] = field(default_factory=dict)
     """What was asked of whom: `version`, `prompt_version`, `settings`, `price_list`, `started_at` (Unix
     seconds), `nonce`, `labels`."""

@@ -303,10 +303,11 @@ class RedisGates:
         self._accounts[asked] = call.account
 
     def _waiting(self, call: Call, ms: int, why: bytes) -> WaitTurn:
-        if why == b"probe":
+        is_closed = why == b"probe"
+        if is_closed:
             self._probed.add(call.account)
         reason = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
-        return WaitTurn(ms / 1000, f"{call.account}: {reason}")
+        return WaitTurn(ms / 1000, f"{call.account}: {reason}", is_closed)
 
     def _closed(self, account: str, ms: int, why: bytes) -> Closed:
         seconds = None if ms == CLOSED_FOREVER else ms / 1000

@@ -161,9 +161,9 @@ class PaidCalls:
 def _seconds_to_wait(answer: GateAnswer, seconds_left: float, account: str) -> float:
     """Return how long to wait before the call asks again; raise if it is not worth waiting."""
     match answer:
-        case WaitTurn(seconds, why):
+        case WaitTurn(seconds, why, is_closed):
             if seconds > seconds_left:
-                raise GateClosed(why, delay_seconds=seconds)
+                raise GateClosed(why, delay_seconds=seconds, by=account if is_closed else "")
             return jittered(seconds)
         case Closed(seconds, why):
             if seconds is None or seconds > HOLD_CLOSED_SECONDS:

@@ -85,9 +85,9 @@ class CallBook:
         """
 
         async def send(manner: Manner) -> Entry:
-            return await self._send(agent, name, request, manner, read, place)
+            return await self._send(agent, name, request, manner, read, place, clip)
 
-        self._limits.take(name, place["seat"], agent.name, request, manner)
+        clip = self._limits.take(name, place["seat"], agent.name, request, manner)
         try:
             return await in_any_way(send, manner)
         finally:
@@ -111,9 +111,9 @@ class CallBook:
         manner: Manner,
         read: ReadReply,
         place: Mapping[str, Any],
+        clip: int | None,
     ) -> Entry:
         limit = agent.larger_output_tokens if manner.larger else agent.max_output_tokens
-        clip = self._limits.max_output_tokens
         if clip is not None and clip >= limit:
             clip = None
         call = self._call(agent, name, request, manner, clip or limit)

@@ -23,6 +23,7 @@ from aragora_q.money import cost_micros, limit_micros
 ROUNDS_SHARE = 0.8
 """Share of `timeout_seconds` after which no round begins."""
 
+NOTHING = Amount()
 WHOLE = (None,)
 SHOWN_BYTES = (None, 4_000, 2_000, 1_000, 500, 250, quote.SHORTEST_BYTES)
 """Sizes to which answers are cut, in turn, where voters see them, until the vote fits."""
@@ -163,25 +164,29 @@ class Limits:
         calls = quote.calls([*todo.values()], self._terms)
         return dict(zip(todo, calls, strict=True)), quote.calls(plan.then, self._terms)
 
-    def _share(self, calls: Sequence[CallBound], least: int) -> tuple[str | None, int | None]:
-        """Return the limit that `calls` exceed with the output limit `least`; or None, and the largest with
-        which they fit (None: the agents' own).
+    def _share(
+        self, calls: Sequence[CallBound], least: int, reserved: Amount = NOTHING
+    ) -> tuple[str | None, int | None]:
+        """Return the limit that `calls` and what is `reserved` exceed with the output limit `least`; or None,
+        and the largest with which they fit (None: the agents' own).
         """
-        if self._exceeded(calls, None) is None:
+        if self._exceeded(calls, None, reserved) is None:
             return None, None
-        if (limit := self._exceeded(calls, least)) is not None:
+        if (limit := self._exceeded(calls, least, reserved)) is not None:
             return limit, None
         fits, exceeds = least, max(call.output_tokens for call in calls)
         while exceeds - fits > 1:
             middle = (fits + exceeds) // 2
-            if self._exceeded(calls, middle) is None:
+            if self._exceeded(calls, middle, reserved) is None:
                 fits = middle
             else:
                 exceeds = middle
         return None, fits
 
-    def _exceeded(self, calls: Sequence[CallBound], max_output: int | None) -> str | None:
-        return self._limit_below(_total(calls, max_output))
+    def _exceeded(
+        self, calls: Sequence[CallBound], max_output: int | None, reserved: Amount
+    ) -> str | None:
+        return self._limit_below(reserved + _total(calls, max_output))
 
     def _limit_below(self, need: Amount) -> str | None:
         """Return the limit that what was spent and `need` exceed together; None if none."""
@@ -217,29 +222,36 @@ class Limits:
         self._kept = _total(kept, output)
         self._reserved = {name: call.at(output) for name, call in calls.items()}
 
-    def take(self, name: str, seat: int, agent: str, request: AgentRequest, manner: Manner) -> None:
-        """Reserve the call `name` to `agent`. A phase reserves its first calls; a further one has to fit what
-        they leave.
+    def take(
+        self, name: str, seat: int, agent: str, request: AgentRequest, manner: Manner
+    ) -> int | None:
+        """Reserve the call `name` to `agent`; return its output limit, None: the agent's own.
+
+        A phase reserves its first calls; a further one has to fit what they leave. A fallback gets a smaller
+        output limit if that makes it fit.
 
         Raises:
             JobLimitReached: it does not fit, or the phase did not.
 
         """
+        limit, output = self._refusal, self.max_output_tokens
         if not self._have_money:
-            return
-        limit = self._refusal
+            return output
         if limit is None and name not in self._reserved:
             terms = self._terms_of(seat, agent)
             call = terms.call(terms.input_tokens(request, manner.repair), larger=manner.larger)
-            need = call.at(self.max_output_tokens)
-            limit = self._limit_below(sum(self._reserved.values(), self._kept) + need)
+            others = sum(self._reserved.values(), self._kept)
+            limit = self._exceeded([call], output, others)
+            if limit is not None and agent in self._fallbacks[seat]:
+                limit, output = self._share([call], MIN_OUTPUT_TOKENS, others)
             if limit is None:
-                self._reserved[name] = need
+                self._reserved[name] = call.at(output)
         if limit is not None:
             field = {"max_cost": "max_cost_usd"}.get(limit, limit)
             raise JobLimitReached(
                 f"what is left of {field} is too little for the call", limit=field
             )
+        return output
 
     def end(self, name: str) -> None:
         """Free what is reserved for a call that has ended: what it took is in the journal."""

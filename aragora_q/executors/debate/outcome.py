@@ -191,7 +191,7 @@ class Outcome:
             verdict=None if answer is None else answer.verdict,
             reasons=None if answer is None else answer.reasons,
             decided_by=None if answer is None else "judge" if self._is_judged else "votes",
-            written_by=self._payload.judge if self._text is not None else None,
+            written_by=self._writer() if self._text is not None else None,
             ended_by=self.ended_by,
             groups=self._group_rows(),
             votes=self._vote_rows() if has_vote else [],
@@ -210,6 +210,11 @@ class Outcome:
             record=self._record(),
             transcript=self._seats.transcript if self._payload.transcript else None,
         )
+
+    def _writer(self) -> str:
+        """Return the agent that wrote the synthesis: the chair's, or its fallback."""
+        writer: str = self._seats.used[self._payload.max_seats][-1]["agent"]
+        return writer
 
     def _final_answer(self, answer: Answer | None) -> str | None:
         """Return the winning answer as text; in mode `none` all answers with their agents' names."""

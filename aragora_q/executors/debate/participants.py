@@ -119,6 +119,7 @@ class Participants:
         self._service_tier = job.payload.get("service_tier")
         self._leads: dict[tuple[str, str], asyncio.Event] = {}
         """Of each account and model, whether the call has ended that went ahead of the others."""
+        self._logged: set[tuple[int, str]] = set()
         self._quorum = 0
         self._step = 0
 
@@ -338,7 +339,10 @@ class Participants:
                 if (manner := self._next_manner(tries, agents, name)) is None:
                     continue
                 read = _reader(agent, request, labels)
-                at = place if name == own else {**place, "closed": why}
+                at = place
+                if name != own:
+                    at = {**place, "closed": why}
+                    self._log_fallback(seat, name, why)
                 return await self._calls.ask(agent, call, request, manner, read, at)
             except AragoraQError as error:
                 seconds = closed_seconds(error)
@@ -347,8 +351,16 @@ class Participants:
                 elif name == own or not isinstance(error, AgentFault | HoldJob | JobLimitReached):
                     raise
                 if name == own:
-                    why = reason_of(error)[:MAX_SUMMARY_CHARS]
+                    why = _with_account(agents[own], reason_of(error))
         raise min((closed[name] for name in (own, *closed)), key=lambda each: each[0])[1]
+
+    def _log_fallback(self, seat: int, name: str, why: str) -> None:
+        """Log once in an attempt that a fallback is asked instead of the agent of a seat."""
+        if (seat, name) not in self._logged:
+            self._logged.add((seat, name))
+            job = {"job": self._job.id, "attempt": self._job.attempts}
+            names = {"agent": self.names[seat], "fallback": name}
+            logger.warning("fallback asked", extra={**job, **names, "reason": why})
 
     def _may_ask(self, call: str, tries: Sequence[Entry]) -> bool:
         """Return False if a call is not made, or not made again, whatever its replies so far are."""
@@ -539,6 +551,12 @@ def _reader(agent: Agent, request: AgentRequest, labels: Mapping[str, int]) -> R
         return {**entry_of(agent, request, manner, reply, labels), "prompt": prompt}
 
     return read
+
+
+def _with_account(agent: Agent, why: str) -> str:
+    """Return why the provider of `agent` takes no calls, with its account."""
+    named = why if why.startswith(agent.account) else f"{agent.account}: {why}"
+    return named[:MAX_SUMMARY_CHARS]
 
 
 def _is_larger(entry: Entry) -> bool:

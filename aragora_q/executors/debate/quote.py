@@ -351,7 +351,7 @@ def _dearest(
 def _variants(
     terms: Sequence[Terms], fallbacks: Sequence[Sequence[Terms]]
 ) -> Iterator[Sequence[Terms]]:
-    """Yield the terms by seat: of the seats' agents, of their first fallbacks, of the second ones, and so on."""
+    """Yield the terms by seat: those of the seats' agents, then of each one's fallbacks, in order."""
     yield terms
     for n in range(max(map(len, fallbacks), default=0)):
         yield [

@@ -47,14 +47,21 @@ async def test_a_call_asks_until_it_is_granted():
 
 
 @pytest.mark.parametrize(
-    ("answer", "seconds"),
-    [(Closed(20, "shut"), 20), (Closed(3600, "shut"), 300), (WaitTurn(90, "full"), 90)],
+    ("answer", "seconds", "by"),
+    [
+        (Closed(20, "shut"), 20, CALL.account),
+        (Closed(3600, "shut"), 300, CALL.account),
+        (WaitTurn(90, "probe", is_closed=True), 90, CALL.account),
+        (WaitTurn(90, "full"), 90, ""),
+    ],
 )
-async def test_a_job_makes_room_for_others(answer, seconds):
-    """Its delay is the provider's time, at most five minutes: an operator may open the gate earlier."""
+async def test_a_job_makes_room_for_others(answer, seconds, by):
+    """Its delay is the provider's time, at most five minutes: an operator may open the gate earlier. The
+    account is named if it is closed, not if only the call's turn did not come.
+    """
     with pytest.raises(GateClosed) as raised:
         await calls(Gates(answer)).acquire(CALL)
-    assert raised.value.delay_seconds == seconds
+    assert (raised.value.delay_seconds, raised.value.by) == (seconds, by)
 
 
 @pytest.mark.parametrize("seconds", [None, 7 * 3600])
