@@ -481,7 +481,10 @@ def saying(text, **fields):
 
 
 def billing(input_tokens, output_tokens, cached_tokens=0):
-    """The reply that a request asks for, which takes so many tokens; `cached_tokens` are part of the input."""
+    """The reply that a request asks for, in its tier, which takes so many tokens.
+
+    `cached_tokens` are part of the input.
+    """
 
     def served(handler):
         reply = reply_to(handler)
@@ -502,6 +505,7 @@ def billing(input_tokens, output_tokens, cached_tokens=0):
                 "total_tokens": input_tokens + output_tokens,
                 f"{kind}_tokens_details": {"cached_tokens": cached_tokens},
             }
+            reply["service_tier"] = handler.body.get("service_tier", "default")
         say(handler, reply)
 
     return served
