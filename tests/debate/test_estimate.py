@@ -302,8 +302,8 @@ def seat(seat_scripted_agents, monkeypatch):
             agent.max_input_tokens = _bound
         patched = quote.terms_of
 
-        def terms_of(names, config):
-            found = zip(names, patched(names, config), strict=True)
+        def terms_of(names, config, service_tier=None):
+            found = zip(names, patched(names, config, service_tier), strict=True)
             return [each._replace(model=made[name].model) for name, each in found]
 
         monkeypatch.setattr(quote, "terms_of", terms_of)

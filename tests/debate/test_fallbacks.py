@@ -26,6 +26,7 @@ from aragora_q.executors.debate import quote
 from aragora_q.executors.debate.fallbacks import check_fallbacks, fallbacks_by_seat
 from aragora_q.executors.debate.prices import Price
 from aragora_q.executors.debate.requests import Propose, Vote
+from aragora_q.history import CallHistory
 from aragora_q.job import create_debate_job
 
 RATE_LIMIT = Closed(90.0, "acme@1: the provider's rate limit")
@@ -55,6 +56,9 @@ class Doors(GatesContract):
     async def settle(self, job, call, settlement):
         if settlement.cost_usd is not None:
             self._usd[call.id] = settlement.cost_usd
+
+    async def call_history(self):
+        return CallHistory()
 
 
 @pytest.fixture
@@ -522,7 +526,7 @@ async def test_one_request_is_refused_and_the_fallback_answers_all(
     outcome, _, _ = await run_debate(job=job, settings=settings, gates=worker)
     assert isinstance(outcome, Retry)
     assert 25 < outcome.delay_seconds < 40
-    assert set(worker.closed_agents()) == {"gpt", "claude"}
+    assert {each.name for each in worker.closed_agents()} == {"gpt", "claude"}
     await gates.override("pause", "two")
     await worker.refresh()
     assert worker.closed_agents() == {}
