@@ -47,7 +47,7 @@ def test_every_field_of_a_payload_has_an_option(run_cli, tmp_path):
         "judge": "demo:curious", "answer_form": schema,
         "debate": "always", "escalate": ["demo"], "max_answer_words": 50, "max_tokens": 9_000,
         "max_cost_usd": 0.5, "resume": "strict", "transcript": True, "metadata": {"a": [1]},
-        "timeout_seconds": 9.0, "options": ["a", "b"],
+        "timeout_seconds": 9.0, "options": ["a", "b"], "service_tier": "flex",
     }  # fmt: skip
     weights = {"demo:bold": 2.5, "demo": 1.0}
     assert {*fields, "weights"} == {field.name for field in dataclasses.fields(DebateJobPayload)}
@@ -55,7 +55,7 @@ def test_every_field_of_a_payload_has_an_option(run_cli, tmp_path):
         "enqueue", "Tea?", *AGENTS, "--rounds", 1, "--consensus", "judge", "--judge", "demo:curious",
         "--debate", "always", "--escalate", "demo", "--max-answer-words", 50, "--max-tokens", 9_000,
         "--max-cost", 0.5, "--resume", "strict", "--transcript", "--metadata", '{"a": [1]}',
-        "--job-timeout", 9, "--id",
+        "--job-timeout", 9, "--service-tier", "flex", "--id",
     )  # fmt: skip
     for job_id, form in (("inline", json.dumps(schema)), ("file", "@schema.json")):
         assert run_cli(*args, job_id, "--answer-form", form).code == 0
