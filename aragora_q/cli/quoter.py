@@ -39,7 +39,9 @@ class Quoted(NamedTuple):
     @property
     def no_price(self) -> str:
         """Why a price of the quote is not known."""
-        first, *others = self.unpriced or ["of an unknown model"]
+        if not self.unpriced:
+            return "no price for one of its models"
+        first, *others = self.unpriced
         more = f" and {output.count(len(others), 'other')}" if others else ""
         return f"no price for agent {first:.100}{more}"
 
@@ -120,7 +122,7 @@ def is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
 
 def check_quote(quoted: Quoted, max_usd: float) -> None:
     """Raise InvalidPayload if a debate is expected to cost more than `max_usd`, or has no known price."""
-    limit, usd = f"max_quote_usd is {usd_text(max_usd)}", quoted.quote.expected.usd
+    limit, usd = f"max_quote_usd is {max_usd:.12g}", quoted.quote.expected.usd
     if usd is None or not quoted.is_priced:
         raise InvalidPayload(f"{limit}, but there is {quoted.no_price}", hint=PRICE_HINT)
     if cost_micros(usd) > limit_micros(max_usd):
