@@ -29,11 +29,11 @@ import typer
 from aragora_q import codec
 from aragora_q.base import MAX_USD, EnqueueResult, Job, new_job_id
 from aragora_q.cli import output
-from aragora_q.cli.quoter import Quoter, is_debate
 from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable, did_you_mean
 from aragora_q.job import DebateJobPayload
 
 if TYPE_CHECKING:
+    from aragora_q.cli.quoter import Quoter
     from aragora_q.config.settings import QueueConfig
     from aragora_q.executors.debate.quote import Approval
     from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome
@@ -358,6 +358,12 @@ def _take_usd(fields: Any, name: str, default: float | None) -> float | None:
 def held_fields(approval: Approval | None, *, created: bool = True) -> dict[str, Any]:
     """Return the fields that say that a new job waits for an approval, if it does."""
     return {"held": True, "most_usd": approval.usd} if approval and created else {}
+
+
+def is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
+    """Return True if the configured executor takes the JSON of a job as a debate."""
+    is_payload = "question" in payload and isinstance(payload.get("agents"), list)
+    return config.executor == "debate" and is_payload
 
 
 def content_id(payload: Mapping[str, Any], group: Any) -> str:

@@ -355,11 +355,10 @@ async def _enqueue(
     A job that waits for an approval has `held` (true) and `most_usd` (null: unknown), too.
     """
     from aragora_q.cli import bulk
-    from aragora_q.cli.quoter import Quoter
 
     approval = bulk.approval_above(thresholds.approve_above, job.payload, settings)
     async with options.open_queue(settings) as queue:
-        await Quoter(queue, quiet=quiet).check(job, thresholds.max_quote)
+        await _check_quote(queue, job, thresholds.max_quote, quiet=quiet)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
         fields = {
             "id": job.id,
@@ -387,6 +386,16 @@ async def _enqueue(
     if (as_json or quiet) and not result.created:
         output.info(f"job {text}")
     return 0
+
+
+async def _check_quote(
+    queue: RedisStreamsQueue, job: Job, max_usd: float | None, *, quiet: bool
+) -> None:
+    """Raise InvalidPayload if a debate is expected to cost more than `max_usd`."""
+    if max_usd is not None:  # else, nothing is imported for it
+        from aragora_q.cli.quoter import Quoter
+
+        await Quoter(queue, quiet=quiet).check(job, max_usd)
 
 
 async def _wait(

@@ -1,6 +1,6 @@
 """Quote debates before they are enqueued, from the queue's history, and refuse those above a limit.
 
-Used by `enqueue`, `bulk` and `quotes`. The history is read once, when the first debate is quoted. Must not
+Used by `enqueue` and `quotes`. The history is read once, when the first debate is quoted. Must not
 know how a quote is made or shown.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.cli import output
+from aragora_q.cli.bulk import is_debate
 from aragora_q.errors import AccessDenied, InvalidPayload
 from aragora_q.money import MICROS, cost_micros, limit_micros
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
-    from aragora_q.config.settings import QueueConfig
     from aragora_q.executors.debate.estimate import DebateQuote
     from aragora_q.history import CallHistory
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -39,7 +39,9 @@ class Quoted(NamedTuple):
     @property
     def no_price(self) -> str:
         """Why a price of the quote is not known."""
-        first, *others = self.unpriced or ["of an unknown model"]
+        if not self.unpriced:
+            return "no price for one of its models"
+        first, *others = self.unpriced
         more = f" and {output.count(len(others), 'other')}" if others else ""
         return f"no price for agent {first:.100}{more}"
 
@@ -112,15 +114,9 @@ class Quoter:
         return f"based on the form of the debate: {why}"
 
 
-def is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
-    """Return True if the configured executor takes the JSON of a job as a debate."""
-    is_payload = "question" in payload and isinstance(payload.get("agents"), list)
-    return config.executor == "debate" and is_payload
-
-
 def check_quote(quoted: Quoted, max_usd: float) -> None:
     """Raise InvalidPayload if a debate is expected to cost more than `max_usd`, or has no known price."""
-    limit, usd = f"max_quote_usd is {usd_text(max_usd)}", quoted.quote.expected.usd
+    limit, usd = f"max_quote_usd is {max_usd:.12g}", quoted.quote.expected.usd
     if usd is None or not quoted.is_priced:
         raise InvalidPayload(f"{limit}, but there is {quoted.no_price}", hint=PRICE_HINT)
     if cost_micros(usd) > limit_micros(max_usd):
