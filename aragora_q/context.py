@@ -79,8 +79,8 @@ class Call:
     least_usd: float | None = None
     """What the job needs at least to end, this call included, if it is known."""
     expected_usd: float | None = None
-    """What the job will probably take, this call included, if that is known and it has not begun: a budget that
-    holds jobs, and sees all of this one, holds it unless it has room for that."""
+    """What the job will probably take, if this is its first call: a budget that holds jobs, and sees all of
+    this one, has to have room for that."""
     is_fallback: bool = False
     """The agent is asked in place of another one, whose provider takes no calls."""
 

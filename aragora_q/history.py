@@ -7,10 +7,12 @@ in `executors/debate/estimate.py`. Plain data: must not know Redis or how a deba
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
+
+LEAST_SUM, MAX_SUM = 1e-9, 1e18
+"""Other numbers in a row, but 0, are of another program."""
 
 MAX_NAME_BYTES = 500
 """Longest name of a row: what has a longer one is not kept."""
@@ -110,7 +112,7 @@ class CallHistory:
             try:
                 kind = _kind(json.loads(name))
                 _, count, *numbers = map(float, values.split())
-                if not all(math.isfinite(number) and number >= 0 for number in (count, *numbers)):
+                if not all(map(_is_sum, (count, *numbers))):
                     continue
                 if isinstance(kind, CallKind):
                     calls[kind] = _sums(CallSums, numbers)
@@ -120,6 +122,11 @@ class CallHistory:
             except (ValueError, TypeError, RecursionError):  # another program wrote to it
                 continue
         return cls(calls, phases, counts)
+
+
+def _is_sum(number: float) -> bool:
+    """Return True for a number that a sum of real calls can be."""
+    return number == 0 or LEAST_SUM <= number < MAX_SUM
 
 
 def _kind(name: Any) -> CallKind | PhaseKind:

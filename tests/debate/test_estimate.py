@@ -2,6 +2,7 @@
 with them.
 """
 
+import asyncio
 from dataclasses import asdict, astuple
 
 import pytest
@@ -327,8 +328,8 @@ def _priced(reply):
     return priced
 
 
-async def test_the_first_calls_carry_the_quote(seat, run_debate):
-    """It is made once, before them; the result has it next to the cost."""
+async def test_the_first_call_carries_the_quote(seat, run_debate):
+    """It is made once, before the call; the result has it next to the cost."""
     seat(**{name: saying(name) for name in THREE})
     gates = Recorder()
     _, _, result = await run_debate(agents=THREE, gates=gates, rounds=1, debate="always")
@@ -337,9 +338,7 @@ async def test_the_first_calls_carry_the_quote(seat, run_debate):
     ).expected.usd
     assert result["quote_usd"] == pytest.approx(expected)
     carried = [call.expected_usd for call in gates.calls]
-    assert carried[0] == result["quote_usd"]
-    assert set(carried[:3]) <= {result["quote_usd"], None}
-    assert carried[3:] == [None] * (len(carried) - 3)
+    assert carried == [result["quote_usd"]] + [None] * (len(carried) - 1)
     assert gates.reads == 1
 
 
@@ -357,6 +356,26 @@ async def test_a_resumed_debate_keeps_its_first_quote(seat, run_debate):
     _, _, result = await run_debate(agents=THREE, gates=second, session=session)
     assert second.reads == 0
     assert result["quote_usd"] == first.calls[0].expected_usd == second.calls[0].expected_usd
+
+
+async def test_other_seats_wait_for_the_first_call(seat, run_debate):
+    """Until it is granted: what they reserve does not stand in its way. If it is refused, the next one asks."""
+    seat(**{name: saying(name) for name in THREE})
+    waiting = []
+
+    class Slow(Recorder):
+        async def acquire(self, job, call):
+            waiting.append(call)
+            if call.expected_usd is not None:
+                assert waiting == [call]
+            await asyncio.sleep(0.01)
+            waiting.remove(call)
+            return await super().acquire(job, call)
+
+    gates = Slow(answers=[OverBudget("day", "hold", "full", usd=1.0)])
+    outcome, _, _ = await run_debate(agents=THREE, gates=gates)
+    assert isinstance(outcome, Held)
+    assert [call.expected_usd is not None for call in gates.calls] == [True, True, False]
 
 
 @pytest.mark.parametrize(

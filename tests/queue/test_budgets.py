@@ -10,7 +10,7 @@ from aragora_q import held_jobs
 from aragora_q.base import Job
 from aragora_q.config.settings import BudgetConfig
 from aragora_q.context import Call, Settlement
-from aragora_q.contracts import Granted, Held, OverBudget
+from aragora_q.contracts import Granted, Held, OverBudget, WaitTurn
 from aragora_q.gates.book import Book
 from aragora_q.gates.policy import holder_name
 from aragora_q.held_jobs import HeldJobs
@@ -191,11 +191,14 @@ async def test_an_unused_budget_takes_a_job_of_any_quote(gates, book):
     assert "and the job needs about $50.00" in answer.why
 
 
-async def test_the_seats_of_a_debate_begin_together(gates, book):
-    """What the calls of its first phase reserve is a part of its quote, and does not count twice."""
+async def test_a_job_does_not_begin_in_what_others_reserve(gates, book):
+    """It waits: they may take less. Once they have spent it, the job is held."""
     await book.set_budget("day", BudgetConfig(**DAY), by="me")
-    for _ in range(3):
-        assert await gates.acquire(Job({}), _call(2.0, expected_usd=9.0)) == Granted()
+    other, call = _call(4.0), _call(1.0, expected_usd=7.0)
+    assert await gates.acquire(Job({}), other) == Granted()
+    assert isinstance(await gates.acquire(Job({}), call), WaitTurn)
+    await gates.settle(Job({}), other, Settlement("ok", cost_usd=3.5))
+    assert isinstance(await gates.acquire(Job({}), call), OverBudget)
 
 
 async def test_a_call_above_the_limit_is_refused_for_good(gates, book):

@@ -77,6 +77,7 @@ async def test_a_damaged_row_begins_again(harness, gates, key, damage):
 async def test_rows_of_another_program_are_ignored(harness, gates, key):
     """Whatever their names and values are."""
     await call_history.learn(gates, DEBATE)
+    harness.redis.hset(key, json.dumps(["phase", *PHASE[:3], "vote"]), "1 1 1e-300 1")
     for name in (
         "",
         "[",

@@ -44,7 +44,7 @@ class CallBook:
     """
 
     expected_usd: float | None = None
-    """What the debate will probably cost; None: unknown."""
+    """What the debate will probably cost; None: unknown. Its first call asks for room for all of it."""
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class CallBook:
         self._max_tokens = max_tokens
         self._max_cost_usd = max_cost_usd
         self._least_usd = least_usd
+        self._begins = asyncio.Lock()
+        self._has_begun = False
 
     async def ask(
         self,
@@ -148,7 +150,6 @@ class CallBook:
     def _call(
         self, agent: Agent, name: str, request: AgentRequest, manner: Manner, max_output_tokens: int
     ) -> Call:
-        has_begun = any(self._journal.ledger())
         max_input_tokens = agent.max_input_tokens(request, manner)
         worst_usd = None
         if agent.price is not None:
@@ -165,12 +166,18 @@ class CallBook:
             timeout_seconds=agent.call_timeout_seconds,
             job_max_tokens=self._max_tokens,
             job_max_cost_usd=self._max_cost_usd,
-            least_usd=None if has_begun else self._least_usd,
-            expected_usd=None if has_begun else self.expected_usd,
+            least_usd=None if any(self._journal.ledger()) else self._least_usd,
         )
 
     async def _acquire(self, call: Call) -> None:
         try:
+            # What the other seats reserve must not stand in the way of the first call.
+            async with self._begins:
+                if not self._has_begun and not any(self._journal.ledger()):
+                    first = replace(call, expected_usd=self.expected_usd)
+                    await ledger.acquire(self._attempt, first)
+                    self._has_begun = True
+                    return
             await ledger.acquire(self._attempt, call)
         except PermanentError as error:
             raise BudgetSpent(str(error), hint=error.hint) from error

@@ -86,7 +86,7 @@ for _, budget in ipairs(budgets) do
   if why then
     if why == 'full' then of_job = math.max(of_job, expected) end
     return refuse('over', budget.ref, budget.on_full, why, budget.limit, spent, reserved, usd or 0, of_job)
-  elseif holds and spent + reserved + usd > budget.limit then
+  elseif holds and spent + reserved + needed > budget.limit then
     blocked = blocked or budget.ref
   end
 end
