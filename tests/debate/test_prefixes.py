@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from support.llm_stub import APIS, events_of, refusal
@@ -136,6 +137,13 @@ def test_a_configured_price_of_writes_counts():
     )
     assert full.cost_usd(1_000_000, 0, 400_000, 500_000) == pytest.approx(0.2 + 0.08 + 1.25)
     assert full.worst_usd(1_000_000, 0) == 2.5
+    counted = SimpleNamespace(
+        input_tokens=1_000_000,
+        output_tokens=0,
+        cache_read_tokens=400_000,
+        cache_write_tokens=500_000,
+    )
+    assert full.reply_usd(counted, "", None, None) == pytest.approx(1.53)
     assert plain.cost_usd(1_000_000, 0, 400_000, 500_000) == plain.worst_usd(1_000_000, 0) == 2
 
 

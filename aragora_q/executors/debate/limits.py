@@ -193,7 +193,7 @@ class Limits:
         usd = entry["usd"]
         if usd is None:  # as the gates book it
             price = self._terms[entry["seat"]].price
-            usd = price.cost_usd(entry["in"], entry["out"]) if price else 0.0
+            usd = price.worst_usd(entry["in"], entry["out"]) if price else 0.0
         return cost_micros(usd)
 
     def _begin(self, plan: Plan, max_output: int | None) -> None:
