@@ -118,6 +118,15 @@ async def test_no_request_has_more_tokens_than_its_bound():
         provider.close()
 
 
+async def test_a_limit_holds_with_what_enters_the_cache(hold):
+    """It costs more than other input; what is reserved before a phase includes that."""
+    limit = 0.12
+    result, provider = await hold(CLAUDE, LONG, max_cost_usd=limit)
+    assert result["ended_by"] == "max_cost"
+    assert provider.written_tokens > 0
+    assert 0 < result["cost_usd"] <= limit
+
+
 @pytest.mark.parametrize("model", [MARKED, CLAUDE])
 def test_the_worst_price_includes_what_enters_the_cache(model):
     """It costs more than other input there; bounds of limits and quotes have it."""
