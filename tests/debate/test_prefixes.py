@@ -13,7 +13,7 @@ from support.scripted_agents import saying
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.errors import PermanentError
-from aragora_q.executors.debate import participants, quote
+from aragora_q.executors.debate import protocol, quote
 from aragora_q.executors.debate.agents import agent_price
 from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.prices import FREE
@@ -413,7 +413,7 @@ async def test_nothing_waits_where_calls_cost_nothing(run_debate, seat_scripted_
 
 async def test_agents_that_join_later_do_not_wait(run_debate, seat_scripted_agents, monkeypatch):
     """Their model has read the question before."""
-    monkeypatch.setattr(participants, "LEAD_SECONDS", 600)
+    monkeypatch.setattr(protocol, "LEAD_SECONDS", 600)
     log = []
     made = seat_scripted_agents(ann=saying("tea"), bob=saying("coffee"))
 
@@ -432,7 +432,7 @@ async def test_siblings_go_on_at_once_if_the_first_call_fails(
     run_debate, seat_scripted_agents, monkeypatch
 ):
     """Its fault is its seat's, and lengthens nothing."""
-    monkeypatch.setattr(participants, "LEAD_SECONDS", 600)
+    monkeypatch.setattr(protocol, "LEAD_SECONDS", 600)
 
     async def wait(_, number):
         if number == 1:
@@ -450,7 +450,7 @@ async def test_siblings_do_not_wait_for_a_slow_first_call(
     run_debate, seat_scripted_agents, monkeypatch
 ):
     """Its provider has read the prompt long before it has said everything."""
-    monkeypatch.setattr(participants, "LEAD_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "LEAD_SECONDS", 0.02)
     others_began = asyncio.Event()
 
     async def wait(_, number):
@@ -463,6 +463,22 @@ async def test_siblings_do_not_wait_for_a_slow_first_call(
     async with asyncio.timeout(20):
         _, _, result = await run_debate(agents=["ann"] * 3, rounds=0, question=LONG)
     assert result["participants"] == ["ann"] * 3
+
+
+async def test_a_short_time_limit_leaves_time_for_all(run_debate, seat_scripted_agents):
+    """Siblings wait for a small part of it only."""
+    others_began = asyncio.Event()
+
+    async def wait(_, number):
+        if number == 3:
+            others_began.set()
+        await others_began.wait()
+
+    watch(seat_scripted_agents(ann=saying("tea")), [], wait)
+    _, _, result = await run_debate(
+        agents=["ann"] * 3, rounds=0, question=LONG, timeout_seconds=2.0
+    )
+    assert (result["participants"], result["ended_by"]) == (["ann"] * 3, "agreement")
 
 
 async def test_a_cancelled_debate_goes_on_where_it_waited(run_debate, seat_scripted_agents):
