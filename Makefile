@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages bench-providers bench-quotes clean
+.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages bench-caches bench-providers bench-quotes clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,6 +70,9 @@ packages: setup ## Build wheel, sdist, one-file program, .deb, SBOMs and checksu
 
 bench-providers: setup ## Measure what a provider that takes no calls for 20 s costs a fleet
 	$(BIN)/python -m benchmarks.providers
+
+bench-caches: setup ## Measure how much of a debate's input comes from providers' prompt caches
+	$(BIN)/python -m benchmarks.prompt_cache
 
 bench-quotes: setup ## Measure how good quotes are after 0, 10, 100 and 1,000 debates
 	$(BIN)/python -m benchmarks.quotes

@@ -1,6 +1,6 @@
 """Measure how much of a debate's input comes from providers' prompt caches, and what that saves.
 
-`python -m benchmarks.prompt_cache` prints the table of docs/debates.md. Debates of three seats of one model
+`make bench-caches` prints the table of docs/debates.md. Debates of three seats of one model
 send their real requests to a provider on loopback, which answers at a realistic length and caches as the
 providers document it. Tokens are counted in the order in which a provider reads a request: tools or schema,
 instructions, messages. A token is up to five letters or digits, or any other visible character.

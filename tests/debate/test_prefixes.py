@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from support.llm_stub import APIS, events_of, refusal
@@ -12,7 +13,7 @@ from support.scripted_agents import saying
 
 from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.errors import PermanentError
-from aragora_q.executors.debate import participants, quote
+from aragora_q.executors.debate import protocol, quote
 from aragora_q.executors.debate.agents import agent_price
 from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.prices import FREE
@@ -117,6 +118,15 @@ async def test_no_request_has_more_tokens_than_its_bound():
         provider.close()
 
 
+async def test_a_limit_holds_with_what_enters_the_cache(hold):
+    """It costs more than other input; what is reserved before a phase includes that."""
+    limit = 0.12
+    result, provider = await hold(CLAUDE, LONG, max_cost_usd=limit)
+    assert result["ended_by"] == "max_cost"
+    assert provider.written_tokens > 0
+    assert 0 < result["cost_usd"] <= limit
+
+
 @pytest.mark.parametrize("model", [MARKED, CLAUDE])
 def test_the_worst_price_includes_what_enters_the_cache(model):
     """It costs more than other input there; bounds of limits and quotes have it."""
@@ -136,6 +146,13 @@ def test_a_configured_price_of_writes_counts():
     )
     assert full.cost_usd(1_000_000, 0, 400_000, 500_000) == pytest.approx(0.2 + 0.08 + 1.25)
     assert full.worst_usd(1_000_000, 0) == 2.5
+    counted = SimpleNamespace(
+        input_tokens=1_000_000,
+        output_tokens=0,
+        cache_read_tokens=400_000,
+        cache_write_tokens=500_000,
+    )
+    assert full.reply_usd(counted, "", None, None) == pytest.approx(1.53)
     assert plain.cost_usd(1_000_000, 0, 400_000, 500_000) == plain.worst_usd(1_000_000, 0) == 2
 
 
@@ -396,7 +413,7 @@ async def test_nothing_waits_where_calls_cost_nothing(run_debate, seat_scripted_
 
 async def test_agents_that_join_later_do_not_wait(run_debate, seat_scripted_agents, monkeypatch):
     """Their model has read the question before."""
-    monkeypatch.setattr(participants, "LEAD_SECONDS", 600)
+    monkeypatch.setattr(protocol, "LEAD_SECONDS", 600)
     log = []
     made = seat_scripted_agents(ann=saying("tea"), bob=saying("coffee"))
 
@@ -415,7 +432,7 @@ async def test_siblings_go_on_at_once_if_the_first_call_fails(
     run_debate, seat_scripted_agents, monkeypatch
 ):
     """Its fault is its seat's, and lengthens nothing."""
-    monkeypatch.setattr(participants, "LEAD_SECONDS", 600)
+    monkeypatch.setattr(protocol, "LEAD_SECONDS", 600)
 
     async def wait(_, number):
         if number == 1:
@@ -433,7 +450,7 @@ async def test_siblings_do_not_wait_for_a_slow_first_call(
     run_debate, seat_scripted_agents, monkeypatch
 ):
     """Its provider has read the prompt long before it has said everything."""
-    monkeypatch.setattr(participants, "LEAD_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "LEAD_SECONDS", 0.02)
     others_began = asyncio.Event()
 
     async def wait(_, number):
@@ -446,6 +463,22 @@ async def test_siblings_do_not_wait_for_a_slow_first_call(
     async with asyncio.timeout(20):
         _, _, result = await run_debate(agents=["ann"] * 3, rounds=0, question=LONG)
     assert result["participants"] == ["ann"] * 3
+
+
+async def test_a_short_time_limit_leaves_time_for_all(run_debate, seat_scripted_agents):
+    """Siblings wait for a small part of it only."""
+    others_began = asyncio.Event()
+
+    async def wait(_, number):
+        if number == 3:
+            others_began.set()
+        await others_began.wait()
+
+    watch(seat_scripted_agents(ann=saying("tea")), [], wait)
+    _, _, result = await run_debate(
+        agents=["ann"] * 3, rounds=0, question=LONG, timeout_seconds=2.0
+    )
+    assert (result["participants"], result["ended_by"]) == (["ann"] * 3, "agreement")
 
 
 async def test_a_cancelled_debate_goes_on_where_it_waited(run_debate, seat_scripted_agents):

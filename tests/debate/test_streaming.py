@@ -63,6 +63,25 @@ def test_bytes_may_arrive_in_any_portions(api, line_end):
     assert reader.reply() == read(events_of(whole))
 
 
+def test_all_tokens_of_a_stream_are_counted():
+    """Of the input, what came from the provider's cache, and what entered it, in each provider's words."""
+    caches = {"cached_tokens": 20, "cache_write_tokens": 30}
+    usages = {
+        "openai-chat": {
+            "prompt_tokens": 60, "completion_tokens": 10, "prompt_tokens_details": caches
+        },
+        "openai": {"input_tokens": 60, "output_tokens": 10, "input_tokens_details": caches},
+        "anthropic": {
+            "input_tokens": 10, "output_tokens": 10, "cache_read_input_tokens": 20,
+            "cache_creation_input_tokens": 30,
+        },
+    }  # fmt: skip
+    for api, usage in usages.items():
+        events = Events()
+        events.feed(bytes_of(events_of({**REPLIES[api]("m", TEXT), "usage": usage})))
+        assert [*events.usage().values()] == [60, 10, 20, 30]
+
+
 @pytest.mark.parametrize("api", APIS)
 def test_a_stream_without_its_end_is_no_reply(api):
     """However much of it came."""

@@ -206,7 +206,7 @@ class Limits:
         usd = entry["usd"]
         if usd is None:  # as the gates book it
             price = self._terms_of(entry["seat"], entry["agent"]).price
-            usd = price.cost_usd(entry["in"], entry["out"]) if price else 0.0
+            usd = price.worst_usd(entry["in"], entry["out"]) if price else 0.0
         return cost_micros(usd)
 
     def _terms_of(self, seat: int, agent: str) -> Terms:

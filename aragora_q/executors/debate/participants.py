@@ -45,11 +45,6 @@ FIRST_OVERLOAD_DELAY_SECONDS = 5.0
 MAX_OVERLOAD_DELAY_SECONDS = 60.0
 """Delays after an overload for which the provider names none. They double, as do those that it names."""
 
-LEAD_SECONDS = 10.0
-"""How long siblings wait for the end of the first call of their model: in less, its provider has read the
-prompt, so that they find in its cache what they share.
-"""
-
 MAX_OVERLOAD_SECONDS = 1_800.0
 MAX_OVERLOADS = 40
 """How long one call waits for an overloaded provider before its seat drops out, and how often a debate
@@ -136,14 +131,14 @@ class Participants:
         labels: Mapping[int, Mapping[str, int]] = MappingProxyType({}),
         take: Callable[[int, Value], object] = lambda _seat, _value: None,
         *,
-        fills_cache: bool = False,
+        lead_seconds: float = 0.0,
     ) -> dict[int, Value | None]:
         """Ask the seats in `requests` and return the replies of those that did not drop out, by seat.
 
         None means that a reply was unusable, even after one repair; `abstained` says why. `labels` maps the
         labels in each seat's request to seats. All seats finish, and `take` gets their usable replies, before
-        faults are handled, so that no paid reply is lost because another seat failed. `fills_cache`: the
-        requests are the first with what they share, so of each model one goes ahead.
+        faults are handled, so that no paid reply is lost because another seat failed. With `lead_seconds`, one
+        call goes ahead of the others of its model, which follow when it has ended, or after that time.
 
         Raises:
             PermanentError: too few seats are left, or a budget that fails jobs has no room.
@@ -156,7 +151,7 @@ class Participants:
         started_at, calls_before = time.monotonic(), len(self._journal)
         dropped = await self._journal.dropped_in(self._step)
         seats = [seat for seat in requests if seat in self.active and seat not in dropped]
-        found, faults = await self._gather(phase, seats, requests, labels, fills_cache=fills_cache)
+        found, faults = await self._gather(phase, seats, requests, labels, lead_seconds)
         for seat, reason in dropped.items():
             if seat in self.active:  # else it was dropped when the debate took another course
                 self._drop(seat, phase, reason)
@@ -218,8 +213,7 @@ class Participants:
         seats: Sequence[int],
         requests: Mapping[int, AgentRequest],
         labels: Mapping[int, Mapping[str, int]],
-        *,
-        fills_cache: bool,
+        lead_seconds: float,
     ) -> tuple[dict[int, Value | None], dict[int, BaseException]]:
         """Ask `seats` at the same time, or the first one of each model before the others; return replies and
         faults by seat.
@@ -227,13 +221,13 @@ class Participants:
         finished: list[int] = []
 
         async def ask(seat: int) -> Value | None:
-            if not fills_cache:
+            if not lead_seconds:
                 return await ask_now(seat)
             agent = await self._registry.agent(self.names[seat], seat, self._service_tier)
             model = agent.account, agent.model
             if model in self._leads:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LEAD_SECONDS):
+                    async with asyncio.timeout(lead_seconds):
                         await self._leads[model].wait()
                 return await ask_now(seat)
             has_ended = asyncio.Event()

@@ -38,6 +38,12 @@ MIN_DECISION_SECONDS = 0.3
 limit. At most half of it.
 """
 
+LEAD_SECONDS = 10.0
+LEAD_SHARE = 0.05
+"""How long proposals wait for the first one of their model, which fills its provider's cache: at most this
+share of `timeout_seconds`. The provider has read the prompt by then, though it may still answer.
+"""
+
 
 class Debate:
     """The debate of one job. Create one per attempt and call `run` once.
@@ -245,10 +251,14 @@ class Rounds:
             phase,
             dict.fromkeys(seats, request),
             take=self.answers.propose,
-            fills_cache=self._topic.shares_prefix,
+            lead_seconds=self._lead_seconds() if self._topic.shares_prefix else 0.0,
         )
         if not self._seats.incomplete:
             await self._seats.require(phase, self.answers.by_seat)
+
+    def _lead_seconds(self) -> float:
+        limit = self._payload.timeout_seconds
+        return LEAD_SECONDS if limit is None else min(LEAD_SECONDS, limit * LEAD_SHARE)
 
     def _joining(self, number: int) -> Sequence[int]:
         """Return the seats that join in a round: further agents, once, if the first ones disagree."""
