@@ -1,5 +1,7 @@
 """Fallbacks: agents that answer in place of one whose provider takes no calls."""
 
+from dataclasses import replace
+
 import pytest
 from support.gates import Gates
 from support.llm_stub import refusal
@@ -264,6 +266,21 @@ async def test_a_repair_goes_to_the_next_agent_if_the_gate_closes(seat_scripted_
     assert isinstance(outcome, Completed)
     assert len(seats["bob"].asked) == 1
     assert [each["verdict"] for each in result["first_votes"]] == ["a", "s", "c"]
+
+
+async def test_a_larger_reply_is_not_asked_of_an_agent_that_has_none(seat_scripted_agents, hold):
+    """The job waits for the fallback whose reply was cut."""
+    gates = Doors(bob=RATE_LIMIT)
+
+    def sub(request):
+        gates.answers = {"sub": RATE_LIMIT}
+        return replace(saying("s")(request), is_cut=True)
+
+    seats = seat_scripted_agents(ann=saying("a"), bob=saying("b"), cyd=saying("c"), sub=sub)
+    seats["bob"].larger_output_tokens = seats["bob"].max_output_tokens
+    outcome, _, _ = await hold(gates, rounds=0)
+    assert isinstance(outcome, Retry)
+    assert not seats["bob"].asked
 
 
 @pytest.mark.parametrize("resume", ["continue", "strict"])

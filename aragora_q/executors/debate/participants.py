@@ -8,6 +8,7 @@ agents and the journal; must not know what a phase is for.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -326,7 +327,8 @@ class Participants:
         """
         seat = place["seat"]
         own, last = self.names[seat], tries[-1] if tries else {}
-        why, closed = last.get("closed", ""), {}
+        why: str = last.get("closed", "")
+        waits: list[tuple[float, bool, AragoraQError]] = []
         for name in sorted(self._candidates[seat], key=lambda name: name != last.get("agent")):
             try:
                 agent = agents[name] = await self._registry.agent(name, seat, self._service_tier)
@@ -340,13 +342,18 @@ class Participants:
                 return await self._calls.ask(agent, call, request, manner, read, at)
             except AragoraQError as error:
                 seconds = closed_seconds(error)
-                if seconds is not None:
-                    closed[name] = seconds, error
-                elif name == own or not isinstance(error, AgentFault | HoldJob | JobLimitReached):
+                is_passed = name != own and isinstance(
+                    error, AgentFault | HoldJob | JobLimitReached
+                )
+                if seconds is None and not is_passed:
                     raise
+                waits.append((math.inf if seconds is None else seconds, name != own, error))
+                reason = _with_account(agents.get(name), reason_of(error))
                 if name == own:
-                    why = _with_account(agents[own], reason_of(error))
-        raise min((closed[name] for name in (own, *closed)), key=lambda each: each[0])[1]
+                    why = reason
+                elif seconds is None:
+                    logger.warning("fallback failed", extra={"agent": name, "reason": reason})
+        raise min(waits, key=lambda wait: wait[:2])[2]
 
     def _log_fallback(self, seat: int, name: str, why: str) -> None:
         """Log once in an attempt that a fallback is asked instead of the agent of a seat."""
@@ -547,10 +554,11 @@ def _reader(agent: Agent, request: AgentRequest, labels: Mapping[str, int]) -> R
     return read
 
 
-def _with_account(agent: Agent, why: str) -> str:
-    """Return why the provider of `agent` takes no calls, with its account."""
-    named = why if why.startswith(agent.account) else f"{agent.account}: {why}"
-    return named[:MAX_SUMMARY_CHARS]
+def _with_account(agent: Agent | None, why: str) -> str:
+    """Return `why` with the account of `agent`; None: it could not be built."""
+    if agent is not None and not why.startswith(agent.account):
+        why = f"{agent.account}: {why}"
+    return why[:MAX_SUMMARY_CHARS]
 
 
 def _is_larger(entry: Entry) -> bool:
