@@ -23,7 +23,7 @@ LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""
-RUN_ELSEWHERE = {"ask.py"}
+RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "write.py"}
 """Programs that no shell block runs: tests/docs/test_executors_page.py runs them."""
 
 PAGES = sorted(pages())
