@@ -183,8 +183,10 @@ class _CommandRun:
                     raise
                 exit_code = 0
         finally:
-            await program.stop(readers)
-            await self._spending.finish(booking, asking)
+            try:
+                await program.stop(readers)
+            finally:
+                await self._spending.finish(booking, asking)
         if exit_code and (fault := startup.interpreter_fault(argv[0], exit_code)):
             raise WorkerUnable(fault)
         self._raise_for_exit_code(exit_code)

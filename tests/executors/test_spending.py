@@ -193,7 +193,6 @@ async def test_a_cooldown_puts_the_job_off_and_closes_the_gate_for_all(payers, t
     payers = payers()
     payers.run(
         f"""{COUNT}
-        {SPEND}
         echo '{{"cooldown": {{"provider": "acme", "seconds": 60, "why": "overloaded"}}}}' >&3
         exec sleep 1000"""
     )
@@ -347,6 +346,14 @@ async def test_reports_wait_while_redis_is_away(own_server, payers, tmp_path):
     server.process.send_signal(signal.SIGCONT)
     await payers.harness.wait_for_status("j1", JobStatus.COMPLETED)
     assert payers.spent() == {("acme", "m"): (micros(1.2), 2)}
+
+
+async def test_a_program_without_money_keeps_no_ledger(payers):
+    """Its job has the checkpoints that it saved, and no others."""
+    payers = payers()
+    payers.run("""echo '{"checkpoint": "first", "value": {}}' >&3; echo '{}'""")
+    await payers.job(JobStatus.COMPLETED)
+    assert await payers.harness.queue.tracker.checkpoints("j1") == {"first": {}}
 
 
 async def test_a_stopped_worker_books_what_its_program_still_reports(payers, tmp_path):
