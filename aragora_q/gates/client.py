@@ -206,7 +206,7 @@ class RedisGates:
         return {
             agent: left[account]
             for agent, account in self._accounts.items()
-            if agent and 0 < left.get(account, 0.0) <= HOLD_CLOSED_SECONDS
+            if 0 < left.get(account, 0.0) <= HOLD_CLOSED_SECONDS
         }
 
     async def refresh(self) -> None:
@@ -262,6 +262,8 @@ class RedisGates:
         return f"{self._config.queue}/{call.id}"
 
     def _note_agent(self, call: Call) -> None:
+        if not call.agent:
+            return
         if len(self._accounts) >= MAX_KNOWN_AGENTS:
             self._accounts.clear()
         self._accounts[call.agent] = call.account
