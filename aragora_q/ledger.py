@@ -110,7 +110,7 @@ class CallLedger:
         self._is_open = self._is_full = False
 
     async def open(self, checkpoints: Mapping[str, Any] | None = None) -> list[Call]:
-        """Settle again what earlier attempts may have left, once; return the calls, as they were sent last.
+        """Settle again what earlier attempts paid and may not have booked, once; return their last calls.
 
         `checkpoints` are those of the job, if they are known.
         """
@@ -120,7 +120,8 @@ class CallLedger:
             if checkpoints is None:
                 checkpoints = await self._attempt.checkpoints()
             calls = _calls_in(checkpoints.get(LEDGER))
-            await settle_again(self._attempt, calls, self._now())
+            paid = [entry for entry in calls if entry["outcome"] == "ok"]  # a cooldown passes
+            await settle_again(self._attempt, paid, self._now())
             self._is_open = True
             return [call_of(entry) for entry in calls]
 

@@ -70,8 +70,8 @@ def create(config: QueueConfig) -> Executor:
     The program inherits this process' environment, except SYSTEMD_ENV and those SECRET_ENV that
     `config.exec_env_allowlist` does not name; ARAGORA_JOB_ID, ARAGORA_JOB_ATTEMPT and
     ARAGORA_JOB_FENCE are added. It runs in its own process group. When the attempt is cancelled (job
-    cancelled, timed out or lease lost, worker stopping), the group gets SIGTERM, and SIGKILL after
-    `process_group.GRACE_SECONDS`.
+    cancelled, timed out or lease lost, worker stopping), or the gates refuse the job after what the program
+    reported of its spending, the group gets SIGTERM, and SIGKILL after `process_group.GRACE_SECONDS`.
 
     The executor returns the JSON object that the program wrote to stdout. It raises:
         PermanentError: exit code 2 or 65, exit code 0 without a JSON object, or more output than
@@ -79,6 +79,8 @@ def create(config: QueueConfig) -> Executor:
         RetryLater: exit code 75. The job is retried uncharged, after at least the seconds that the
             program sent as `retry_after`.
         CommandFailed: any other exit code, or a signal. The job is retried until its attempts are used up.
+        GateClosed, HoldJob, PermanentError: the gates refuse the job. If the program ends with a result
+            nevertheless, or by itself (other than with exit code 75), that counts.
         WorkerUnable: the program cannot be started. The job is released, uncharged.
         LeaseLost: the job is no longer this attempt's; noticed when progress or a checkpoint is sent.
 
@@ -173,14 +175,18 @@ class _CommandRun:
                 raise
             if program.exited.done():  # by itself: its exit code says what happens
                 exit_code = await program.wait({*readers, booking})
+                if exit_code == EXIT_RETRY_LATER:  # and the gates say when
+                    raise
             else:
                 await program.stop(readers)
                 if not _is_complete(program, result):
                     raise
                 exit_code = 0
         finally:
-            await program.stop(readers)
-            await self._spending.finish(booking, asking)
+            try:
+                await program.stop(readers)
+            finally:
+                await self._spending.finish(booking, asking)
         if exit_code and (fault := startup.interpreter_fault(argv[0], exit_code)):
             raise WorkerUnable(fault)
         self._raise_for_exit_code(exit_code)

@@ -23,7 +23,7 @@ from aragora_q.context import (
     new_call,
 )
 from aragora_q.errors import GateClosed, HoldJob, LeaseLost, PermanentError, validation_rule
-from aragora_q.ledger import CallLedger, settle
+from aragora_q.ledger import CallLedger
 from aragora_q.observability.logs import get_logger
 
 logger = get_logger(__name__)
@@ -208,15 +208,12 @@ class Spending:
         return waiting
 
     async def _book(self) -> None:
+        if not self._unbooked:
+            return
         reports = [Report(self._known(payee), each) for payee, each in self._unbooked]
         calls = [(self._call(each), each.settlement) for each in _summed(reports)]
-        paid = [(call, each) for call, each in calls if each.outcome == "ok"]
-        if paid:
-            with suppress(LeaseLost):  # it is booked, and the lease keeper ends the attempt
-                await self._ledger.book(paid)
-        for call, settlement in calls:
-            if settlement.outcome != "ok":
-                await settle(self._attempt, call, settlement)
+        with suppress(LeaseLost):  # they are booked, and the lease keeper ends the attempt
+            await self._ledger.book(calls)
         self._unbooked = []
         self._to_ask |= {_asked(call): call for call, _ in calls}
         self._news.set()

@@ -127,7 +127,9 @@ class RedisGates:
             self._closed_until.pop(call.account, None)
             return Granted()
         if word == b"closed":
-            return self._closed(call.account, *details)
+            closed = _closed(call.account, *details)
+            self._note_closed(call.account, closed.seconds)
+            return closed
         return _over_budget(call, *details)
 
     async def ask(self, job: Job, call: Call) -> GateAnswer:
@@ -146,7 +148,7 @@ class RedisGates:
             await self._declare(self._declaration)
             return await self.ask(job, call)
         if word == b"closed":
-            return self._closed(call.account, *details)
+            return _closed(call.account, *details)
         return _over_budget(call, *details) if word == b"over" else Granted()
 
     async def settle(self, job: Job, call: Call, settlement: Settlement) -> bool:
@@ -309,12 +311,6 @@ class RedisGates:
         reason = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
         return WaitTurn(ms / 1000, f"{call.account}: {reason}", is_closed)
 
-    def _closed(self, account: str, ms: int, why: bytes) -> Closed:
-        seconds = None if ms == CLOSED_FOREVER else ms / 1000
-        self._note_closed(account, seconds)
-        reason = REASONS.get(why.decode(), why.decode())
-        return Closed(seconds, f"{account}: {reason}")
-
     def _note_closed(self, account: str, seconds: float | None) -> None:
         self._closed_until[account] = time.monotonic() + (math.inf if seconds is None else seconds)
 
@@ -368,6 +364,11 @@ def _named_ms(seconds: float | None) -> int | str:
     if seconds is None or not seconds >= 0:  # NaN is not
         return ""
     return round(min(seconds, MAX_RETRY_AFTER_SECONDS) * 1000)
+
+
+def _closed(account: str, ms: int, why: bytes) -> Closed:
+    reason = REASONS.get(why.decode(), why.decode())
+    return Closed(None if ms == CLOSED_FOREVER else ms / 1000, f"{account}: {reason}")
 
 
 def _over_budget(

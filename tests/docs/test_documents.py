@@ -25,7 +25,7 @@ PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""
 MONEY = "docs/money.md"
 """A page whose blocks need a provider: tests/docs/test_money_page.py runs all of them."""
-RUN_ELSEWHERE = {"ask.py"}
+RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "write.py"}
 """Programs that no shell block runs: tests/docs/test_executors_page.py runs them."""
 
 PAGES = sorted(pages())

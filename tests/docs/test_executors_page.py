@@ -1,11 +1,14 @@
 """The examples of docs/executors.md run as printed."""
 
+import json
 import shutil
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from support.docs import write_files
+from support.processes import run_command
 from support.queue_harness import enqueue_debate, get_job
 from support.worker_processes import run_burst_worker
 
@@ -28,6 +31,7 @@ def provider():
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             status, headers, body = answers.pop(0)
+            time.sleep(server.pause_seconds)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -40,7 +44,7 @@ def provider():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    server.answers = answers
+    server.answers, server.pause_seconds = answers, 0.0
     server.url = f"http://127.0.0.1:{server.server_port}/"
     yield server
     server.shutdown()
@@ -93,3 +97,57 @@ def test_factory_example(redis_url, tmp_path):
     run_burst_worker(redis_url, "--executor", "shout:factory", PYTHONPATH=".")
     assert get_job(redis_url, "good").result == {"final_answer": "TO BE OR NOT TO BE?"}
     assert get_job(redis_url, "bad").error == "PermanentError: nothing to shout"
+
+
+REPLY = b'{"answer": "42", "cost_usd": 0.04, "output_tokens": 7}'
+LIMITED = (429, {"Retry-After": "60"}, b"")
+
+
+def spent_usd(redis_url):
+    [row] = run_command(
+        "spend", "--by", "provider,model", "--json", url=redis_url
+    ).stdout.splitlines()
+    row = json.loads(row)
+    assert (row["provider"], row["model"]) == ("acme", "acme-1")
+    return row["usd"], row["calls"]
+
+
+@pytest.mark.parametrize("name", ["draft.sh", "write.py"])
+def test_paying_examples(redis_url, tmp_path, provider, name):
+    """draft.sh and write.py: what was paid is booked; a rate limit closes the gate and puts the job off."""
+    if name == "draft.sh" and not (shutil.which("jq") and shutil.which("curl")):
+        pytest.skip("no jq or no curl: apt-get install jq curl")
+    program, is_program = example(name, tmp_path), name.endswith(".sh")
+    options = ("--exec", program) if is_program else ("--executor", "write:factory")
+    settings = {
+        "PYTHONPATH": ".", "PROVIDER_URL": provider.url,
+        "ARAGORA_QUEUE_RETRY_MAX_DELAY": "1",  # for longer, a burst worker does not wait
+    }  # fmt: skip
+    provider.answers += [(200, {}, REPLY), LIMITED]
+    enqueue_debate(redis_url, "j1")
+    run_burst_worker(redis_url, *options, **settings)
+    assert get_job(redis_url, "j1").result == {"final_answer": "42"}
+    assert spent_usd(redis_url) == (0.04, 1)
+    enqueue_debate(redis_url, "j2")
+    run_burst_worker(redis_url, *options, **settings)
+    job = get_job(redis_url, "j2")
+    assert (job.status, job.attempts) == (JobStatus.RETRYING, 0)
+    assert job.due_at > time.time() + (25 if is_program else 3)
+    assert not provider.answers
+
+
+def test_program_that_is_held_between_two_calls(redis_url, tmp_path, provider):
+    """chapters.py: stopped when the budget is full; what was paid is not paid again when there is room."""
+    provider.answers += [(200, {}, REPLY)] * 4
+    provider.pause_seconds = 0.3
+    run_command("budget", "set", "day", "0.08/day", url=redis_url)
+    enqueue_debate(redis_url, "j1", chapters=["one", "two", "three"])
+    options = ("--exec", example("chapters.py", tmp_path))
+    run_burst_worker(redis_url, *options, PROVIDER_URL=provider.url)
+    job = get_job(redis_url, "j1")
+    assert (job.status, job.hold.by, job.attempts) == (JobStatus.HELD, "day", 0)
+    assert spent_usd(redis_url) == (0.08, 2)
+    run_command("budget", "set", "day", "8/day", url=redis_url)
+    run_burst_worker(redis_url, *options, PROVIDER_URL=provider.url)
+    assert get_job(redis_url, "j1").result == {"chapters": ["42"] * 3}
+    assert spent_usd(redis_url) == (0.12, 3)

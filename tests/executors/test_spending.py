@@ -15,12 +15,13 @@ from aragora_q.base import JobStatus
 from aragora_q.config.settings import BudgetConfig, QueueConfig
 from aragora_q.context import DetachedAttempt, current_attempt
 from aragora_q.contracts import Granted
-from aragora_q.errors import PermanentError
+from aragora_q.errors import LeaseLost, PermanentError
 from aragora_q.executors import command, process_group
 from aragora_q.gates.accounts import Accounts
 from aragora_q.gates.book import Book
 from aragora_q.ledger import LEDGER
 from aragora_q.maintenance import reap_pass
+from aragora_q.worker.attempt import Attempt
 from aragora_q.worker.paid_calls import PaidCalls
 
 DAY = {"limit_usd": 1.0, "window": "day"}
@@ -193,7 +194,6 @@ async def test_a_cooldown_puts_the_job_off_and_closes_the_gate_for_all(payers, t
     payers = payers()
     payers.run(
         f"""{COUNT}
-        {SPEND}
         echo '{{"cooldown": {{"provider": "acme", "seconds": 60, "why": "overloaded"}}}}' >&3
         exec sleep 1000"""
     )
@@ -349,16 +349,43 @@ async def test_reports_wait_while_redis_is_away(own_server, payers, tmp_path):
     assert payers.spent() == {("acme", "m"): (micros(1.2), 2)}
 
 
-async def test_a_stopped_worker_books_what_its_program_still_reports(payers, tmp_path):
-    """The job is released, uncharged."""
+async def test_a_program_without_money_keeps_no_ledger(payers):
+    """Its job has the checkpoints that it saved, and no others."""
     payers = payers()
+    payers.run("""echo '{"checkpoint": "first", "value": {}}' >&3; echo '{}'""")
+    await payers.job(JobStatus.COMPLETED)
+    assert await payers.harness.queue.tracker.checkpoints("j1") == {"first": {}}
+
+
+@pytest.mark.parametrize("end", ["worker stopped", "job cancelled"])
+async def test_what_a_stopped_program_still_reports_is_booked(payers, tmp_path, end):
+    """Although its job is released, or has ended."""
+    payers = payers(settings={"claim_idle_ms": 2000})
     runs = f"touch {tmp_path}/runs; while :; do sleep 0.02; done"
     worker = payers.run(trapping(f"{SPEND}; exit 1", runs))
     await payers.harness.enqueue("j1")
     await wait_until((tmp_path / "runs").exists)
-    await worker.stop(immediately=True)
-    assert (await payers.harness.queue.get_job("j1")).attempts == 0
+    if end == "job cancelled":
+        await payers.harness.queue.cancel("j1")
+        await wait_until(lambda: payers.gates.total("usd"))
+    else:
+        await worker.stop(immediately=True)
+        assert (await payers.harness.queue.get_job("j1")).attempts == 0
     assert payers.spent() == {("acme", "m"): (600_000, 1)}
+
+
+async def test_spending_is_booked_although_it_cannot_be_kept(payers, monkeypatch, caplog):
+    """A job without room for another checkpoint goes on; one warning says so."""
+
+    async def fail(self, name, value):
+        raise PermanentError("full")
+
+    payers = payers()
+    monkeypatch.setattr(Attempt, "checkpoint", fail)
+    payers.run(f"{SPEND}; sleep 0.3; {SPEND}; echo '{{}}'")
+    await payers.job(JobStatus.COMPLETED)
+    assert payers.spent() == {("acme", "m"): (micros(1.2), 2)}
+    assert caplog.text.count("not kept with the job") == 1
 
 
 # -- functions
@@ -435,6 +462,26 @@ async def test_a_call_that_is_reported_and_then_cancelled_is_booked(payers):
     await payers.harness.enqueue("j1")
     await entered.wait()
     await worker.stop(immediately=True)
+    assert payers.gates.counter("day") == {"spent": micros(0.1)}
+
+
+async def test_a_call_of_a_lost_job_is_booked(payers):
+    """The provider bills it, whichever worker has the job now; the executor gets LeaseLost."""
+    payers, raised = payers(day=DAY), []
+
+    async def pay(job):
+        try:
+            async with current_attempt().call("acme", key="draft", max_cost_usd=0.5) as call:
+                payers.harness.redis.hincrby(payers.harness.keys.job(job.id), "fence", 1)
+                call.spent(cost_usd=0.1)
+        finally:
+            payers.harness.redis.hincrby(payers.harness.keys.job(job.id), "fence", -1)
+            raised.append(sys.exc_info()[0])
+
+    payers.call(pay)
+    await payers.harness.enqueue("j1")
+    await wait_until(lambda: raised)
+    assert raised == [LeaseLost]
     assert payers.gates.counter("day") == {"spent": micros(0.1)}
 
 
