@@ -175,16 +175,18 @@ def number(cell):
 def test_the_month_adds_up():
     """The printed tokens and prices lead to the printed costs, to the cent, and these to the budgets."""
     seat, models, month = tables("A month of debates")
-    _, taken, cached, made = ([number(cell) for cell in row[1:]] for row in seat[1:])
+    _, taken, cached, written, made = ([number(cell) for cell in row[1:]] for row in seat[1:])
     debates = [Decimal(0), Decimal(0)]
     for model, *cells in models[1:-1]:
-        plain, cheap, output, *costs = map(number, cells)
+        plain, cheap, dear, output, *costs = map(number, cells)
         for kind, cost in enumerate(costs):
-            usd = (taken[kind] - cached[kind]) * plain + cached[kind] * cheap + made[kind] * output
+            usd = (taken[kind] - cached[kind] - written[kind]) * plain + made[kind] * output
+            usd += cached[kind] * cheap + written[kind] * dear
             assert abs(usd / 1_000_000 - cost) <= Decimal("0.000005"), model
             usage = Usage(
                 input_tokens=int(taken[kind]),
                 cache_read_tokens=int(cached[kind]),
+                cache_write_tokens=int(written[kind]),
                 output_tokens=int(made[kind]),
             )
             listed = calc_price(usage, model, provider_id="openai").total_price
