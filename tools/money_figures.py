@@ -1,8 +1,8 @@
 """Compute what a month of debates costs, for docs/money.md.
 
 Debates of scripted agents run through the real engine; tokens are characters of real prompts divided by 4,
-and prices are those of the list. Of a prompt, as much is cached as it has in common with an earlier one of
-its model.
+and prices are those of the list. A prompt is read from the cache up to the last point that an earlier one of
+its model has, too, and written to it up to its own last point.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.executors.debate.prices import Price, price_list, price_of
 from aragora_q.executors.debate.prompts import prompt_for
 from aragora_q.executors.debate.quote import highest, terms_of
-from aragora_q.executors.debate.requests import PLAIN, AgentRequest, Manner, Reply
+from aragora_q.executors.debate.requests import (
+    MIN_PREFIX_TOKENS,
+    PLAIN,
+    AgentRequest,
+    Manner,
+    Reply,
+)
 from aragora_q.job import DebateJobPayload
 from tools.debate_figures import CHARS_PER_TOKEN, OPTIONS, Scripted, hold, replaced
 
@@ -50,9 +56,6 @@ WORST = (
     "answers, every call repeated."
 )
 
-MIN_CACHED_TOKENS, CACHED_STEP = 1_024, 128
-"""A provider caches prompts that begin with the same tokens: no fewer than these, in steps."""
-
 
 class Usage(NamedTuple):
     """What one seat took in one debate."""
@@ -60,6 +63,7 @@ class Usage(NamedTuple):
     calls: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
+    written_tokens: int = 0
     output_tokens: int = 0
 
 
@@ -69,7 +73,7 @@ class Seat(Scripted):
     def __init__(self, verdict: str, moves_to: str) -> None:
         super().__init__(verdict, moves_to)
         self.used = Usage()
-        self._sent: list[tuple[str, str]] = []
+        self._kept: set[str] = set()
 
     async def reply(
         self,
@@ -80,15 +84,15 @@ class Seat(Scripted):
         made = await super().reply(request, manner, max_output_tokens)
         prompt = prompt_for(request)
         form = json.dumps(prompt.form.schema) if prompt.form else ""
-        text = prompt.instructions + prompt.text
-        # A provider reads the form first.
-        like = [each for known, each in self._sent if known == form]
-        common = max((_common(text, each) for each in like), default=0)
-        cached = common // CHARS_PER_TOKEN // CACHED_STEP * CACHED_STEP
-        if cached < MIN_CACHED_TOKENS:
-            cached = 0
-        self._sent.append((form, text))
-        took = Usage(1, made.input_tokens, cached, made.output_tokens)
+        begin = form + prompt.instructions  # a provider reads the form first
+        ends = [len(begin) + end for end in prompt.shared]
+        ends = [end for end in ends if end // CHARS_PER_TOKEN >= MIN_PREFIX_TOKENS]
+        text = begin + prompt.text
+        read = max((end for end in ends if text[:end] in self._kept), default=0)
+        self._kept.update(text[:end] for end in ends)
+        cached, shared = (size // CHARS_PER_TOKEN for size in (read, max(ends, default=0)))
+        taken = len(text) // CHARS_PER_TOKEN
+        took = Usage(1, taken, cached, shared - cached, made.output_tokens)
         self.used = Usage(*map(sum, zip(self.used, took, strict=True)))
         return made
 
@@ -112,7 +116,12 @@ def debate(kind: str) -> Usage:
 def seats_usd(used: Usage, tier: str | None = None) -> list[float]:
     """Return the US dollars of each seat, rounded as the page shows them, so that its sums add up."""
     return [
-        round(price.cost_usd(used.input_tokens, used.output_tokens, used.cached_tokens), DIGITS)
+        round(
+            price.cost_usd(
+                used.input_tokens, used.output_tokens, used.cached_tokens, used.written_tokens
+            ),
+            DIGITS,
+        )
         for price in prices(tier)
     ]
 
@@ -138,25 +147,32 @@ def seat_table(kinds: Sequence[Usage]) -> Iterator[str]:
     """Yield what each seat takes, by kind of debate."""
     yield "| each of the three seats | agrees at once | goes one round |"
     yield "|---|---|---|"
-    titles = ("calls", "input tokens", "of them cached", "output tokens")
+    titles = (
+        "calls",
+        "input tokens",
+        "of them cached",
+        "of them written to the cache",
+        "output tokens",
+    )
     for title, *numbers in zip(titles, *kinds, strict=True):
         yield f"| {title} | {' | '.join(f'{number:,}' for number in numbers)} |"
 
 
 def price_table(kinds: Sequence[Usage]) -> Iterator[str]:
     """Yield the prices of the models, and what their seats cost, by kind of debate."""
-    yield "| model | input | cached input | output | agrees at once | goes one round |"
-    yield "|---|---|---|---|---|---|"
+    yield "| model | input | cached | written to the cache | output | agrees at once | goes one round |"
+    yield "|---|---|---|---|---|---|---|"
     for model, price, *costs in zip(MODELS, prices(), *map(seats_usd, kinds), strict=True):
         per_million = (
             price.input_usd_per_million,
             price.cached_input_usd_per_million,
+            price.cost_usd(1_000, 0, written_tokens=1_000) * 1_000,
             price.output_usd_per_million,
         )
-        cells = [f"{usd:.2f}" for usd in per_million] + [_usd(usd) for usd in costs]
+        cells = [f"{usd:.3f}" for usd in per_million] + [_usd(usd) for usd in costs]
         yield f"| {model.partition(':')[2]} | {' | '.join(cells)} |"
     sums = " | ".join(f"**{_usd(debate_usd(used))}**" for used in kinds)
-    yield f"| **one debate** | | | | {sums} |"
+    yield f"| **one debate** | | | | | {sums} |"
 
 
 def month_usd(kinds: Sequence[Usage], tier: str | None = None) -> list[float]:
@@ -175,7 +191,7 @@ def month_table(kinds: Sequence[Usage], always: Usage) -> Iterator[str]:
     for title, count, used, cost in rows:
         yield f"| {title} | {count:,} at {_usd(debate_usd(used))} | {cost:.2f} |"
     yield f"| **expected** | {debates:,} | **{sum(usd):.2f}** |"
-    bare = [used._replace(cached_tokens=0) for used in kinds]
+    bare = [used._replace(cached_tokens=0, written_tokens=0) for used in kinds]
     for title, cost in (
         ("the same, if nothing were cached", sum(month_usd(bare))),
         ('the same, with `service_tier = "flex"`', sum(month_usd(kinds, "flex"))),
@@ -215,12 +231,6 @@ def month() -> Iterator[str]:
     yield from limits(sum(month_usd(kinds)), _reserved_usd(kinds[1]))
     yield ""
     yield WORST.format(usd=_worst_usd())
-
-
-def _common(one: str, other: str) -> int:
-    """Return how many characters two texts begin with in common."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _usd(usd: float) -> str:
