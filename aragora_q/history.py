@@ -7,6 +7,7 @@ in `executors/debate/estimate.py`. Plain data: must not know Redis or how a deba
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
@@ -37,6 +38,8 @@ class PhaseKind(NamedTuple):
     """Kind of the answer form: `text`, `choice`, `number`, `boolean` or `schema`."""
     rounds: int
     """Rounds that were allowed."""
+    seats: int
+    """Seats that might join: the more there are, the more rarely all agree."""
     phase: str
     """Such as `r1.review` or `vote`; `escalation`: the proposals of those that join."""
 
@@ -86,7 +89,11 @@ class CallHistory:
 
     def debates_of(self, kinds: Iterable[CallKind | PhaseKind]) -> int:
         """Return how many finished debates something is from that is based on `kinds`."""
-        return max((self.counts.get(kind, 1) for kind in kinds), default=0)
+        totals: Counter[CallKind | PhaseKind] = Counter()
+        for kind in kinds:
+            of = kind._replace(seats=0) if isinstance(kind, PhaseKind) else kind
+            totals[of] += self.counts.get(kind, 1)
+        return max(totals.values(), default=0)
 
     @property
     def debates(self) -> int:
@@ -134,8 +141,8 @@ def _kind(name: Any) -> CallKind | PhaseKind:
     match name:
         case ["call", str(model), str(tier), str(phase)]:
             return CallKind(model, tier, phase)
-        case ["phase", str(debate), str(form), int(rounds), str(phase)]:
-            return PhaseKind(debate, form, rounds, phase)
+        case ["phase", str(debate), str(form), int(rounds), int(seats), str(phase)]:
+            return PhaseKind(debate, form, rounds, seats, phase)
     raise ValueError("not the name of a row")
 
 

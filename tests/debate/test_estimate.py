@@ -218,7 +218,7 @@ def test_history_shows_which_phases_begin():
     begun = {"r1.review", "r1.revise", "vote"}
     later = {f"r{n}.{phase}" for n in (2, 3) for phase in ("review", "revise")}
     phases = {
-        PhaseKind("auto", "text", 3, name): PhaseSums(10_000, 10_000 * (name in begun))
+        PhaseKind("auto", "text", 3, 2, name): PhaseSums(10_000, 10_000 * (name in begun))
         for name in begun | later
     }
     history = CallHistory({}, phases, dict.fromkeys(phases, 250))
@@ -229,6 +229,11 @@ def test_history_shows_which_phases_begin():
     assert quoted(history).debates == 250
     assert quoted(history, rounds=2) == quoted(rounds=2)
     assert quoted(history, debate="always").debates == 0
+    reviewing = PhaseKind("auto", "text", 3, 2, "r1.revise")
+    for count, most in ((20, 0.2), (2_000, 0.01)):  # more seats agree more rarely
+        rare = {reviewing._replace(seats=3): PhaseSums(count, 0)}
+        made = quoted(CallHistory({}, phases | rare), agents=["a"] * 3).lines
+        assert next(line.calls for line in made if line.phase == "revise") < 3 * most
 
 
 @pytest.mark.parametrize(
@@ -246,7 +251,7 @@ def test_senseless_history_makes_no_error(sums):
     phases = ("propose", "review", "revise", "vote")
     history = CallHistory(
         {CallKind("m", "", phase): sums for phase in phases},
-        {PhaseKind("auto", "text", 3, "vote"): PhaseSums(0, 1e17)},
+        {PhaseKind("auto", "text", 3, 2, "vote"): PhaseSums(0, 1e17)},
     )
     assert quoted(history).expected.input_tokens > 0
 

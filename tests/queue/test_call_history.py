@@ -11,7 +11,7 @@ from aragora_q.history import CallHistory, CallKind, CallSums, PhaseKind, PhaseS
 from aragora_q.redis.keys import HISTORY_DAYS, HISTORY_DEBATES
 
 CALLS = CallKind('stub:"é"', "flex", "propose")
-PHASE = PhaseKind("auto", "text", 3, "r1.review")
+PHASE = PhaseKind("auto", "text", 3, 4, "r1.review")
 DEBATE = CallHistory(
     {CALLS: CallSums(3, 4, 1_000.5, 400_000, 7_000, 9_000, 100, 12.25, 60, 1_500, 0, 600)},
     {PHASE: PhaseSums(1, 1)},
@@ -77,14 +77,14 @@ async def test_a_damaged_row_begins_again(harness, gates, key, damage):
 async def test_rows_of_another_program_are_ignored(harness, gates, key):
     """Whatever their names and values are."""
     await call_history.learn(gates, DEBATE)
-    harness.redis.hset(key, json.dumps(["phase", *PHASE[:3], "vote"]), "1 1 1e-300 1")
+    harness.redis.hset(key, json.dumps(["phase", *PHASE[:4], "vote"]), "1 1 1e-300 1")
     for name in (
         "",
         "[",
         "[]",
         "null",
         '["call", 1, 2, 3]',
-        '["phase", "auto", "text", "3", "vote"]',
+        '["phase", "auto", "text", "3", 2, "vote"]',
         b"\xff",
     ):
         harness.redis.hset(key, name, "1 1 1 1")

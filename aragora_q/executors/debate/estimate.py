@@ -8,7 +8,7 @@ assumed, too, until finished debates of the queue show it. Must not know journal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
@@ -24,7 +24,7 @@ from aragora_q.executors.debate.quote import (
     labeled,
 )
 from aragora_q.executors.debate.requests import Answer, Propose, Review, Topic
-from aragora_q.history import CallHistory, PhaseKind
+from aragora_q.history import CallHistory, PhaseKind, PhaseSums
 from aragora_q.job import DebateJobPayload
 
 ENDS = 0.5
@@ -229,14 +229,14 @@ class _Forecast:
                 name: float(name == "propose" or (is_fixed and name.startswith("r")))
                 for name in assumed
             }, []
-        shares, used = {}, []
-        for name, share in assumed.items():
-            kind = PhaseKind(payload.debate, form.kind, payload.max_rounds, name)
-            shares[name] = share
-            if (known := history.phases.get(kind)) is not None:
-                used.append(kind)
-                weight = ASSUMED_DEBATES + known.debates
-                shares[name] = (ASSUMED_DEBATES * share + known.begun) / weight
+        used = [
+            kind
+            for kind in history.phases
+            if kind[:3] == (payload.debate, form.kind, payload.max_rounds) and kind.phase in assumed
+        ]
+        shares = assumed
+        for kinds in (used, [kind for kind in used if kind.seats == payload.max_seats]):
+            shares = _blended(shares, [(kind.phase, history.phases[kind]) for kind in kinds])
         return shares, used
 
     def _steps(self) -> Iterator[_Step]:
@@ -338,6 +338,18 @@ class _Forecast:
                 else terms.price.cost_usd(*tokens)
             )
         return self._prices[key]
+
+
+def _blended(
+    assumed: Mapping[str, float], known: Sequence[tuple[str, PhaseSums]]
+) -> dict[str, float]:
+    """Return how often phases begin: the more debates are known, the less counts what is assumed."""
+    shares = {}
+    for name, share in assumed.items():
+        sums = [each for phase, each in known if phase == name]
+        begun = ASSUMED_DEBATES * share + sum(each.begun for each in sums)
+        shares[name] = begun / (ASSUMED_DEBATES + sum(each.debates for each in sums))
+    return shares
 
 
 def _share_within_limits(payload: DebateJobPayload, estimate: Estimate) -> float:

@@ -32,15 +32,12 @@ def lesson_of(
     if result.ended_by not in NATURAL_ENDS:
         return CallHistory(calls)
     begun = {_phase_of(entry, payload) for entry in journal.entries()}
-    return CallHistory(
-        calls,
-        {
-            PhaseKind(payload.debate, topic.form.kind, payload.max_rounds, name): PhaseSums(
-                1.0, float(name in begun)
-            )
-            for name in phase_shares(payload, is_text=not topic.form.is_closed)
-        },
-    )
+    form = payload.debate, topic.form.kind, payload.max_rounds, payload.max_seats
+    phases = {
+        PhaseKind(*form, name): PhaseSums(1.0, float(name in begun))
+        for name in phase_shares(payload, is_text=not topic.form.is_closed)
+    }
+    return CallHistory(calls, phases)
 
 
 def _phase_of(entry: Entry, payload: DebateJobPayload) -> str:
