@@ -3,10 +3,9 @@
 Pure functions. A prompt holds instructions, the question, the latest answers and reviews, and then the
 task, so that a debate's prompts begin alike. Providers put the form before everything, so where the common
 beginning counts (`Topic.shares_prefix`), all prompts have one form, and the role is part of the task. A
-prompt never holds the whole debate, so its size does not
-depend on the number of rounds. Text of the question and of agents is not changed: it stands in tags
-with the debate's nonce, which it does not contain, and the instructions tell the model not to follow
-instructions in it. The task describes the reply's fields, for a provider that does not enforce the form.
+prompt never holds the whole debate, so its size does not depend on the number of rounds. Text of the question
+and of agents is not changed: it stands in tags with the debate's nonce, which it does not contain, and the
+instructions tell the model not to follow instructions in it. The task describes the reply's fields, for a provider that does not enforce the form.
 """
 
 from __future__ import annotations
@@ -231,11 +230,11 @@ def _own_form(kind: type[AgentRequest], topic: Topic) -> Form:
     # A model without hidden reasoning answers better if the reasons come first.
     answer = {"reasons": TEXT, "answer": dict(topic.form.schema)}
     same_as = {} if topic.form.is_closed else {"same_as": SAME_AS}
-    if kind is Propose and not (topic.shares_prefix and not topic.form.is_closed):
+    if kind is Propose and (topic.form.is_closed or not topic.shares_prefix):
         return object_form("answer", answer)
     if kind is Review:
         return object_form("review", {"points": TEXT, "best": TEXT, **same_as, "stop": FLAG})
-    if kind in (Propose, Revise):
+    if kind in (Propose, Revise):  # one form for both, because both begin with the reasons
         return object_form("revision", {**answer, "changed": FLAG})
     if kind is Discuss:
         return object_form("round", {"points": TEXT, "best": TEXT, "stop": FLAG, **answer})
