@@ -5,7 +5,8 @@ task, so that a debate's prompts begin alike. Providers put the form before ever
 beginning counts (`Topic.shares_prefix`), all prompts have one form, and the role is part of the task. A
 prompt never holds the whole debate, so its size does not depend on the number of rounds. Text of the question
 and of agents is not changed: it stands in tags with the debate's nonce, which it does not contain, and the
-instructions tell the model not to follow instructions in it. The task describes the reply's fields, for a provider that does not enforce the form.
+instructions tell the model not to follow instructions in it. The task describes the reply's fields, for a
+provider that does not enforce the form.
 """
 
 from __future__ import annotations
