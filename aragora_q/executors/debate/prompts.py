@@ -74,6 +74,9 @@ CLOSED_KINDS: tuple[type[AgentRequest], ...] = (Propose, Discuss, Vote)
 BETWEEN = "\n\n"
 """Between the parts of a prompt."""
 
+DEFINITIONS = ("$defs", "definitions")
+"""Parts of a schema that references name."""
+
 TEXT: dict[str, Any] = {"type": "string"}
 FLAG: dict[str, Any] = {"type": "boolean"}
 SAME_AS: dict[str, Any] = {"type": "array", "items": {"type": "array", "items": TEXT}}
@@ -247,13 +250,15 @@ def _own_form(kind: type[AgentRequest], topic: Topic) -> Form:
 
 def _wrapped(reply: Mapping[str, Any], form: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of an object with a reply, and with the definitions of `form`, which it refers to."""
-    schema = object_form(SHARED, {SHARED: dict(reply)}).schema
-    definitions = {"$defs": form["$defs"]} if "$defs" in form else {}
-    return {**schema, **definitions}
+    return {**object_form(SHARED, {SHARED: dict(reply)}).schema, **_definitions(form)}
+
+
+def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: schema[name] for name in DEFINITIONS if name in schema}
 
 
 def _without_definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in schema.items() if name != "$defs"}
+    return {name: value for name, value in schema.items() if name not in DEFINITIONS}
 
 
 def object_form(name: str, properties: dict[str, dict[str, Any]]) -> Form:
@@ -264,10 +269,10 @@ def object_form(name: str, properties: dict[str, dict[str, Any]]) -> Form:
         "required": list(properties),
         "additionalProperties": False,
     }
-    if "$defs" in properties.get("answer", {}):
-        answer = dict(properties["answer"])
-        schema["$defs"] = answer.pop("$defs")  # references begin at the top of the form
-        schema["properties"] = {**properties, "answer": answer}
+    if "answer" in properties:
+        answer = properties["answer"]
+        schema["properties"] = {**properties, "answer": _without_definitions(answer)}
+        schema |= _definitions(answer)  # references begin at the top of the form
     return Form(name, schema)
 
 
