@@ -243,7 +243,7 @@ async def test_openai_gets_one_key_per_debate(hold):
 
 
 def test_a_chair_is_asked_once():
-    """Nobody else reads what it would write to a cache."""
+    """No other call reads what it would write to a cache."""
     *_, synthesis = [
         request
         for request in requests_of(FORMS["text"], topic_of(shares_prefix=True))

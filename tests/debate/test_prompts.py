@@ -176,14 +176,15 @@ def test_a_reply_of_the_form_can_be_read(request_):
         assert replies.read(request_, Reply(text))
 
 
-def test_references_in_a_schema_still_work_inside_the_form():
+@pytest.mark.parametrize("group", ["$defs", "definitions"])
+def test_references_in_a_schema_still_work_inside_the_form(group):
     """Definitions move to the top of the form, where references begin; the verdict's schema is not changed."""
     pair = {
         "type": "object",
-        "properties": {"one": {"$ref": "#/$defs/value"}, "two": {"$ref": "#/$defs/value"}},
+        "properties": {name: {"$ref": f"#/{group}/value"} for name in ("one", "two")},
         "required": ["one", "two"],
         "additionalProperties": False,
-        "$defs": {"value": {"type": "integer"}},
+        group: {"value": {"type": "integer"}},
     }
     form = AnswerForm.parse(pair)
     right, wrong = ({"reasons": "r", "answer": {"one": 1, "two": two}} for two in (2, "x"))

@@ -3,10 +3,10 @@
 Pure functions. A prompt holds instructions, the question, the latest answers and reviews, and then the
 task, so that a debate's prompts begin alike. Providers put the form before everything, so where the common
 beginning counts (`Topic.shares_prefix`), all prompts have one form, and the role is part of the task. A
-prompt never holds the whole debate, so its size does not
-depend on the number of rounds. Text of the question and of agents is not changed: it stands in tags
-with the debate's nonce, which it does not contain, and the instructions tell the model not to follow
-instructions in it. The task describes the reply's fields, for a provider that does not enforce the form.
+prompt never holds the whole debate, so its size does not depend on the number of rounds. Text of the question
+and of agents is not changed: it stands in tags with the debate's nonce, which it does not contain, and the
+instructions tell the model not to follow instructions in it. The task describes the reply's fields, for a
+provider that does not enforce the form.
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ CLOSED_KINDS: tuple[type[AgentRequest], ...] = (Propose, Discuss, Vote)
 
 BETWEEN = "\n\n"
 """Between the parts of a prompt."""
+
+DEFINITIONS = ("$defs", "definitions")
+"""Parts of a schema that references name."""
 
 TEXT: dict[str, Any] = {"type": "string"}
 FLAG: dict[str, Any] = {"type": "boolean"}
@@ -231,11 +234,11 @@ def _own_form(kind: type[AgentRequest], topic: Topic) -> Form:
     # A model without hidden reasoning answers better if the reasons come first.
     answer = {"reasons": TEXT, "answer": dict(topic.form.schema)}
     same_as = {} if topic.form.is_closed else {"same_as": SAME_AS}
-    if kind is Propose and not (topic.shares_prefix and not topic.form.is_closed):
+    if kind is Propose and (topic.form.is_closed or not topic.shares_prefix):
         return object_form("answer", answer)
     if kind is Review:
         return object_form("review", {"points": TEXT, "best": TEXT, **same_as, "stop": FLAG})
-    if kind in (Propose, Revise):
+    if kind in (Propose, Revise):  # one form for both, because both begin with the reasons
         return object_form("revision", {**answer, "changed": FLAG})
     if kind is Discuss:
         return object_form("round", {"points": TEXT, "best": TEXT, "stop": FLAG, **answer})
@@ -247,13 +250,15 @@ def _own_form(kind: type[AgentRequest], topic: Topic) -> Form:
 
 def _wrapped(reply: Mapping[str, Any], form: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of an object with a reply, and with the definitions of `form`, which it refers to."""
-    schema = object_form(SHARED, {SHARED: dict(reply)}).schema
-    definitions = {"$defs": form["$defs"]} if "$defs" in form else {}
-    return {**schema, **definitions}
+    return {**object_form(SHARED, {SHARED: dict(reply)}).schema, **_definitions(form)}
+
+
+def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: schema[name] for name in DEFINITIONS if name in schema}
 
 
 def _without_definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in schema.items() if name != "$defs"}
+    return {name: value for name, value in schema.items() if name not in DEFINITIONS}
 
 
 def object_form(name: str, properties: dict[str, dict[str, Any]]) -> Form:
@@ -264,10 +269,10 @@ def object_form(name: str, properties: dict[str, dict[str, Any]]) -> Form:
         "required": list(properties),
         "additionalProperties": False,
     }
-    if "$defs" in properties.get("answer", {}):
-        answer = dict(properties["answer"])
-        schema["$defs"] = answer.pop("$defs")  # references begin at the top of the form
-        schema["properties"] = {**properties, "answer": answer}
+    if "answer" in properties:
+        answer = properties["answer"]
+        schema["properties"] = {**properties, "answer": _without_definitions(answer)}
+        schema |= _definitions(answer)  # references begin at the top of the form
     return Form(name, schema)
 
 
