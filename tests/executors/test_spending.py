@@ -68,7 +68,6 @@ class Payers:
 async def payers(new_harness, worker_pool, program, monkeypatch, tmp_path):
     """Makes `Payers` whose worker has these budgets."""
     monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
-    monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.3)
     made = []
 
     def make(*, settings=None, **budgets):
@@ -145,8 +144,9 @@ async def test_a_budget_that_warns_stops_nothing(payers):
     await payers.job(JobStatus.COMPLETED)
 
 
-async def test_a_program_that_ignores_sigterm_is_killed(payers):
+async def test_a_program_that_ignores_sigterm_is_killed(payers, monkeypatch):
     """What it still reported was spent."""
+    monkeypatch.setattr(process_group, "GRACE_SECONDS", 1.0)
     payers = payers(day={**DAY, "limit_usd": 0.5})
     payers.run(trapping(SPEND.replace("acme", "late"), f"{SPEND}; while :; do sleep 0.02; done"))
     await payers.job(JobStatus.HELD)
@@ -178,12 +178,18 @@ async def test_the_exit_code_of_a_program_that_ended_by_itself_counts(
     payers, end, status, monkeypatch
 ):
     """Although the budget is full when the gates are asked."""
-    payers, check = payers(day={**DAY, "limit_usd": 0.5}), PaidCalls.check
+    payers, check, started = payers(day={**DAY, "limit_usd": 0.5}), PaidCalls.check, []
+    start = process_group.ProcessGroup.start
+
+    async def note(*args):
+        started.append(await start(*args))
+        return started[0]
 
     async def late(self, call):
-        await asyncio.sleep(0.3)
+        await started[0].exited
         await check(self, call)
 
+    monkeypatch.setattr(process_group.ProcessGroup, "start", note)
     monkeypatch.setattr(PaidCalls, "check", late)
     payers.run(f"{SPEND}; {end}")
     await payers.job(status)
@@ -316,7 +322,7 @@ async def test_a_worker_killed_before_the_settlement(
         ),
     }
     options = {
-        "environment": environment, "executor": f"support.crashing_payers:{executor}", "lease_ms": 1000,
+        "environment": environment, "executor": f"support.crashing_payers:{executor}",
     }  # fmt: skip
     await harness.enqueue("j1")
     crashed = worker_process(redis_url, "w1", **options)
