@@ -121,6 +121,7 @@ async def test_a_full_budget_holds_the_job_until_there_is_room(payers, tmp_path)
     job = await payers.job(JobStatus.HELD)
     assert (job.hold.cause, job.hold.by, job.attempts) == ("budget", "day", 0)
     assert "$1.20 of $1.00 spent" in job.hold.reason
+    assert payers.gates.counter("day") == {"spent": micros(1.2)}
     raised = BudgetConfig(**{**DAY, "limit_usd": 10})
     await payers.operate(lambda gates: Book(gates).set_budget("day", raised, by="me"))
     await reap_pass(payers.harness.queue, "reaper")
