@@ -65,13 +65,13 @@ class Call:
     """The price of these tokens; None: unknown, which a budget in US dollars refuses."""
     timeout_seconds: float = 900.0
     """After this time the call is over, whatever became of it."""
+    is_reported: bool = False
+    """It was not asked for, because a program reports it afterwards: it is not an overrun."""
     job_max_tokens: int | None = None
     job_max_cost_usd: float | None = None
     """What all calls of the job, of all its attempts, may take together."""
     least_usd: float | None = None
     """What the job needs at least to end, this call included, if it is known."""
-    is_reported: bool = False
-    """It was not asked for, because a program reports it afterwards: it is not an overrun."""
 
     def __post_init__(self) -> None:
         _check_amounts(self, "max_cost_usd", "job_max_cost_usd", "least_usd", most=MAX_CALL_USD)
