@@ -73,6 +73,8 @@ class Call:
     """The price of these tokens; None: unknown, which a budget in US dollars refuses."""
     timeout_seconds: float = 900.0
     """After this time the call is over, whatever became of it."""
+    is_reported: bool = False
+    """It was not asked for, because a program reports it afterwards: it is not an overrun."""
     job_max_tokens: int | None = None
     job_max_cost_usd: float | None = None
     """What all calls of the job, of all its attempts, may take together."""

@@ -34,7 +34,7 @@ UNKNOWN = Settlement("unknown")
 
 Entry = dict[str, Any]
 """A call that was paid for: `id`, `agent`, `provider`, `account`, `model`, `in`, `out` and `cached` (tokens),
-`usd` (None: unknown), `outcome`, `at` (its end, Unix seconds)."""
+`usd` (None: unknown), `outcome`, `at` (its end, Unix seconds), `reported` (`Call.is_reported`; optional)."""
 
 
 def call_of(entry: Mapping[str, Any]) -> Call:
@@ -48,6 +48,7 @@ def call_of(entry: Mapping[str, Any]) -> Call:
         max_input_tokens=entry["in"],
         max_output_tokens=entry["out"],
         max_cost_usd=entry["usd"],
+        is_reported=entry.get("reported") is True,
     )
 
 
@@ -73,7 +74,7 @@ async def acquire(attempt: AttemptContext, call: Call) -> None:
 
 async def settle(attempt: AttemptContext, call: Call, settlement: Settlement) -> None:
     """Settle a call; while the attempt is being cancelled, not at any price."""
-    async with _not_at_any_price():
+    async with _bounded_while_cancelled():
         await attempt.settle(call, settlement)
 
 
@@ -161,10 +162,10 @@ class CallLedger:
         booked, at = list(calls), round(self._now(), 3)
         self._unsettled |= {call.id: _entry(call, each, at) for call, each in booked}
         try:
-            async with _not_at_any_price():
+            async with _bounded_while_cancelled():
                 await self._write()
         finally:
-            async with _not_at_any_price():
+            async with _bounded_while_cancelled():
                 for call, settlement in booked:
                     await self._attempt.settle(call, settlement)
                     self._unsettled.pop(call.id, None)
@@ -185,7 +186,7 @@ class CallLedger:
 
 
 @asynccontextmanager
-async def _not_at_any_price() -> AsyncIterator[None]:
+async def _bounded_while_cancelled() -> AsyncIterator[None]:
     """Bound the time of the body while the attempt is being cancelled."""
     task = asyncio.current_task()
     is_cancelled = task is not None and task.cancelling() > 0
@@ -207,6 +208,7 @@ def _entry(call: Call, settlement: Settlement, at: float) -> Entry:
         "usd": settlement.cost_usd,
         "outcome": settlement.outcome,
         "at": at,
+        "reported": call.is_reported,
     }
 
 

@@ -271,7 +271,7 @@ def _sum(one: Settlement, other: Settlement) -> Settlement:
 
 def _call_of(report: Report, call_id: str) -> Call:
     payee, settlement = report
-    return new_call(
+    call = new_call(
         call_id,
         payee.provider,
         account=payee.account,
@@ -281,6 +281,7 @@ def _call_of(report: Report, call_id: str) -> Call:
         max_input_tokens=settlement.input_tokens,
         max_output_tokens=settlement.output_tokens,
     )
+    return replace(call, is_reported=True)
 
 
 def _account(message: _Message) -> str:

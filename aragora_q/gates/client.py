@@ -172,6 +172,7 @@ class RedisGates:
             *_job_limits(call),
             _micros(call.max_cost_usd),
             call.max_input_tokens + call.max_output_tokens,
+            "1" if call.is_reported else "",
         )
         [result] = await self._connection.run("gate_settle", [(None, fields)])
         self._under_way.pop(self._id(call), None)

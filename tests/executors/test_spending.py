@@ -68,7 +68,6 @@ class Payers:
 async def payers(new_harness, worker_pool, program, monkeypatch, tmp_path):
     """Makes `Payers` whose worker has these budgets."""
     monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
-    monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.3)
     made = []
 
     def make(*, settings=None, **budgets):
@@ -122,6 +121,7 @@ async def test_a_full_budget_holds_the_job_until_there_is_room(payers, tmp_path)
     job = await payers.job(JobStatus.HELD)
     assert (job.hold.cause, job.hold.by, job.attempts) == ("budget", "day", 0)
     assert "$1.20 of $1.00 spent" in job.hold.reason
+    assert payers.gates.counter("day") == {"spent": micros(1.2)}
     raised = BudgetConfig(**{**DAY, "limit_usd": 10})
     await payers.operate(lambda gates: Book(gates).set_budget("day", raised, by="me"))
     await reap_pass(payers.harness.queue, "reaper")
@@ -145,8 +145,9 @@ async def test_a_budget_that_warns_stops_nothing(payers):
     await payers.job(JobStatus.COMPLETED)
 
 
-async def test_a_program_that_ignores_sigterm_is_killed(payers):
+async def test_a_program_that_ignores_sigterm_is_killed(payers, monkeypatch):
     """What it still reported was spent."""
+    monkeypatch.setattr(process_group, "GRACE_SECONDS", 1.0)
     payers = payers(day={**DAY, "limit_usd": 0.5})
     payers.run(trapping(SPEND.replace("acme", "late"), f"{SPEND}; while :; do sleep 0.02; done"))
     await payers.job(JobStatus.HELD)
@@ -178,12 +179,18 @@ async def test_the_exit_code_of_a_program_that_ended_by_itself_counts(
     payers, end, status, monkeypatch
 ):
     """Although the budget is full when the gates are asked."""
-    payers, check = payers(day={**DAY, "limit_usd": 0.5}), PaidCalls.check
+    payers, check, started = payers(day={**DAY, "limit_usd": 0.5}), PaidCalls.check, []
+    start = process_group.ProcessGroup.start
+
+    async def note(*args):
+        started.append(await start(*args))
+        return started[0]
 
     async def late(self, call):
-        await asyncio.sleep(0.3)
+        await started[0].exited
         await check(self, call)
 
+    monkeypatch.setattr(process_group.ProcessGroup, "start", note)
     monkeypatch.setattr(PaidCalls, "check", late)
     payers.run(f"{SPEND}; {end}")
     await payers.job(status)
@@ -316,7 +323,7 @@ async def test_a_worker_killed_before_the_settlement(
         ),
     }
     options = {
-        "environment": environment, "executor": f"support.crashing_payers:{executor}", "lease_ms": 1000,
+        "environment": environment, "executor": f"support.crashing_payers:{executor}",
     }  # fmt: skip
     await harness.enqueue("j1")
     crashed = worker_process(redis_url, "w1", **options)

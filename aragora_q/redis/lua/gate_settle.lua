@@ -4,12 +4,12 @@
 -- repeatable
 -- keys: policy accounts reservations
 -- args:
--- each call: call_id account provider agent model queue tenant group job outcome usd input_tokens output_tokens cached_tokens retry_after_ms job_usd job_tokens max_usd max_tokens
+-- each call: call_id account provider agent model queue tenant group job outcome usd input_tokens output_tokens cached_tokens retry_after_ms job_usd job_tokens max_usd max_tokens is_reported
 -- returns: per call: settled | repeated | late (it had been estimated) | unknown (booked without a reservation)
 --
 -- `usd` is empty if the price is not known; then a call that may have been billed counts with its reservation, as
 -- estimated; without a record of that, with `max_usd`. An acquire that arrives after the settlement gets no grant.
--- `retry_after_ms` is empty if the provider named no time.
+-- `retry_after_ms` is empty if the provider named no time; `is_reported` is 1 if the call was not to be asked for.
 
 local NOT_BILLED = {
   rate_limited = true, overloaded = true, no_capacity = true, rejected = true, credit_exhausted = true, not_sent = true,
@@ -133,7 +133,7 @@ local RESULTS = {granted = 'settled', settled = 'repeated', estimated = 'late'}
 local results = {}
 for n = 1, items do
   local id, account, provider, agent, model, queue, tenant, group, job, outcome, usd, input_tokens, output_tokens,
-    cached_tokens, retry_after_ms, job_usd, job_tokens, max_usd, max_tokens = item(n)
+    cached_tokens, retry_after_ms, job_usd, job_tokens, max_usd, max_tokens, is_reported = item(n)
   local record = read_record(id)
   local state = record and record.state
   results[n] = RESULTS[state] or 'unknown'
@@ -160,7 +160,9 @@ for n = 1, items do
     local estimated = known and 0 or booked
     change_counters(record, 'spent', booked - before.usd)
     change_counters(record, 'estimated', estimated - before.estimated)
-    if known and known > (record.usd or 0) then change_counters(record, 'overrun', known - (record.usd or 0)) end
+    if known and known > (record.usd or 0) and is_reported ~= '1' then
+      change_counters(record, 'overrun', known - (record.usd or 0))
+    end
     if record.job then
       add(record.job, 'spent_tokens', taken - before.tokens)
       redis.call('PEXPIRE', record.job, text(SPEND_MS))
