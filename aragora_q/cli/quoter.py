@@ -6,7 +6,7 @@ know how a quote is made or shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.cli import output
@@ -41,9 +41,7 @@ class Quoted(NamedTuple):
         """Why a price of the quote is not known."""
         if not self.unpriced:
             return "no price for one of its models"
-        first, *others = self.unpriced
-        more = f" and {output.count(len(others), 'other')}" if others else ""
-        return f"no price for agent {first:.100}{more}"
+        return f"no price for agent {_first_of(self.unpriced)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quote as JSON data."""
@@ -105,11 +103,13 @@ class Quoter:
                 )
             return CallHistory()
 
-    def basis(self, debates: int) -> str:
+    def basis(self, debates: int, agents_without_history: Iterable[str]) -> str:
         """Return what a quote from that many finished debates is based on, on one line."""
         if debates:
+            unknown = list(agents_without_history)
+            gap = f"; no history of agent {_first_of(unknown)}" if unknown else ""
             of = f"of queue {self.queue.config.queue}"
-            return f"based on {output.count(debates, 'debate')} {of}"
+            return f"based on {output.count(debates, 'debate')} {of}{gap}"
         why = "no history" if self._may_read else "this user may not read the history"
         return f"based on the form of the debate: {why}"
 
@@ -124,6 +124,12 @@ def check_quote(quoted: Quoted, max_usd: float) -> None:
             f"{limit}, but this debate is expected to cost {usd_text(usd)} USD",
             hint="raise it, or ask fewer or cheaper agents: --quote shows what each costs",
         )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Return the first name, and how many others there are."""
+    first, *others = names
+    return f"{first:.100}" + (f" and {output.count(len(others), 'other')}" if others else "")
 
 
 def rounded(data: Any) -> Any:

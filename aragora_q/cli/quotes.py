@@ -39,6 +39,8 @@ class Total:
         """How many finished debates of the queue a quote is based on, at most."""
         self.without_history = 0
         """Debates whose quote is based on none."""
+        self.agents_without_history: dict[str, None] = {}
+        """Agents of the others whose models are not known."""
         self.least = self.expected = self.most = Estimate(0, 0, 0, 0.0, 0.0)
 
     def add(self, number: int, quoted: Quoted) -> None:
@@ -47,6 +49,8 @@ class Total:
         self.quoted += 1
         self.debates = max(self.debates, quote.debates)
         self.without_history += not quote.debates
+        if quote.debates:
+            self.agents_without_history |= dict.fromkeys(quote.agents_without_history)
         self.least = _plus(self.least, quote.least)
         self.expected = _plus(self.expected, quote.expected)
         self.most = _plus(self.most, quote.most)
@@ -88,7 +92,7 @@ def print_quote(
         _print_usd(quote.expected.usd, why)
         return
     sections = [Section("Expected, by agent and phase", [_parts(quote.lines)])]
-    basis = quoter.basis(quote.debates)
+    basis = quoter.basis(quote.debates, quote.agents_without_history)
     _print(_headline("Quote", quote), quote, why, basis, sections if quote.lines else [])
 
 
@@ -148,7 +152,7 @@ def _print_total(quoter: Quoter, total: Total, refused: int, *, as_json: bool, q
     if not total.quoted:
         output.info("no debate was quoted")
         return
-    basis = quoter.basis(total.debates)
+    basis = quoter.basis(total.debates, total.agents_without_history)
     if total.debates and total.without_history:
         basis += f"; {total.without_history:,} on the form of the debate: no history of its agents"
     if total.expected.seconds:

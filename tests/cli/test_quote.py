@@ -283,13 +283,18 @@ async def learned(harness):
 
 
 def test_a_quote_says_what_it_is_based_on(run, on_queue):
-    """On the finished debates of the queue; lines whose agents have none are counted."""
+    """On finished debates of the queue; it names agents that they do not show, and counts lines without any."""
     on_queue(learned)
     args = (*ASK, "--quote", "-a", "ann,ann")
     assert run(*args, "--json").object["debates"] == 1
     shown = run(*args)
     assert "based on 1 debate of queue debates" in shown.lines
     assert "Time" in shown.lines[2]
+    quote = run(*ASK, "--quote", "--json").object
+    assert (quote["debates"], quote["agents_without_history"]) == (1, ["bob"])
+    basis = "based on 1 debate of queue debates; no history of agent bob"
+    assert basis in run(*ASK, "--quote").lines
+    assert basis in run("enqueue", "-", "--quote", stdin=lines(LINES[0])).lines
     both = lines(
         {"question": "a?", "agents": ["ann", "ann"]}, {"question": "b?", "agents": ["cyd"] * 2}
     )

@@ -76,6 +76,10 @@ class CallSizes:
         self._level = level
         self._models: dict[tuple[str, int], _Known] = {}
 
+    def is_known(self, terms: Terms) -> bool:
+        """Return True if history has calls of the agent's model, in any phase and tier."""
+        return self._model(terms).calls > 0
+
     def of(self, terms: Terms, phase: str) -> Size:
         """Return what a request of a phase to an agent takes."""
         level, topic = self._level, self._topic

@@ -75,6 +75,8 @@ class DebateQuote:
     """The parts of what is expected."""
     debates: int = 0
     """How many finished debates of the queue it is based on; 0: only on the form of the debate."""
+    agents_without_history: tuple[str, ...] = ()
+    """Agents whose models none of these debates asked: what they take is assumed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quote as JSON data."""
@@ -98,6 +100,7 @@ def quote_debate(
         _each(max, most, expected),
         forecast.lines(),
         forecast.debates,
+        forecast.agents_without_history,
     )
 
 
@@ -174,6 +177,9 @@ class _Forecast:
         self._parts = [part for step in self._steps() for part in self._parts_of(step)]
         self.debates = history.debates_of([*used, *sizes.used])
         """How many finished debates it is based on."""
+        named = zip(payload.all_agents, terms, strict=True)
+        unknown = (name for name, its_terms in named if not sizes.is_known(its_terms))
+        self.agents_without_history = tuple(dict.fromkeys(unknown))
         self._share = 1.0
         """What the debate's own limits leave of it."""
         if level != "least":
