@@ -236,7 +236,7 @@ class _Forecast:
             if (known := history.phases.get(kind)) is not None:
                 used.append(kind)
                 weight = ASSUMED_DEBATES + known.debates
-                shares[name] = (ASSUMED_DEBATES * share + known.begun) / weight
+                shares[name] = min((ASSUMED_DEBATES * share + known.begun) / weight, 1.0)
         return shares, used
 
     def _steps(self) -> Iterator[_Step]:
