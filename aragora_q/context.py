@@ -92,7 +92,7 @@ class Call:
         _check_amounts(
             self, "max_input_tokens", "max_output_tokens", "job_max_tokens", most=MAX_CALL_TOKENS
         )
-        if not 0 < self.timeout_seconds <= MAX_CALL_SECONDS:
+        if not (_is_number(self.timeout_seconds) and 0 < self.timeout_seconds <= MAX_CALL_SECONDS):
             raise ValueError(
                 f"timeout_seconds is {self.timeout_seconds!r}, must be above 0, at most {MAX_CALL_SECONDS}"
             )
@@ -196,6 +196,10 @@ class PaidCall:
             raise ValueError(
                 f"outcome is {outcome!r:.100}, must be one of {', '.join(get_args(Refusal))}"
             )
+        if retry_after_seconds is not None and not _is_number(retry_after_seconds):
+            raise ValueError(
+                f"retry_after_seconds is {retry_after_seconds!r:.100}, must be an int or float"
+            )
         self.settlement = Settlement(
             outcome,
             cost_usd=0.0 if outcome in NOT_BILLED else None,
@@ -212,10 +216,15 @@ def _check_amounts(of: object, *names: str, most: float) -> None:
     """Raise ValueError unless sums can hold these amounts: a negative one would make room in budgets."""
     for name in names:
         value = getattr(of, name)
-        is_whole = isinstance(most, float) or isinstance(value, int)
-        if value is not None and not (is_whole and 0 <= value <= most):  # NaN is in no range
-            kind = "a number" if isinstance(most, float) else "a whole number"
+        fits = _is_number(value) and (isinstance(most, float) or isinstance(value, int))
+        if value is not None and not (fits and 0 <= value <= most):  # NaN is in no range
+            kind = "an int or float" if isinstance(most, float) else "a whole number"
             raise ValueError(f"{name} is {value!r:.100}, must be {kind} from 0 to {most:,}")
+
+
+def _is_number(value: object) -> bool:
+    """Return True for what can be stored and sent as a number: not for a Decimal or a text."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_name(field: str, name: object, most: int, *, least: int = 1) -> None:

@@ -18,6 +18,9 @@ MAX_HELD_PAGES, HELD_PAGE = 50, 100
 MAX_FREED, MAX_FREED_OF_ONE = 1_000, 100
 """Freed jobs that have not started, at most; and of those that one budget or account had held."""
 
+LITTLE_SHARE = 0.1
+"""Part of a budget that is little. Small jobs that always come must not keep a large one out of each window."""
+
 
 @dataclass
 class _Room:
@@ -45,7 +48,7 @@ class HeldJobs:
     """Frees jobs that budgets and providers hold, once there is room for them, in the order of their holds.
 
     A budget frees jobs that need no more than half of what is left of it, so that those that run find room.
-    A job that needs more is passed over until nothing is spent in a window (or, without windows, nothing is
+    A job that needs more is passed over until little is used of a window (or, without windows, nothing is
     reserved); then it is freed if it comes first, and there is room for it. An account frees as many as it
     takes calls. A pass looks at a bounded number of jobs, the next pass goes on there; what was freed and has
     not started counts as used.
@@ -62,7 +65,7 @@ class HeldJobs:
         self._waiting = 0
         """The number of these jobs."""
         self._unused: set[str] = set()
-        """Budgets of which nothing was used when a pass last saw them."""
+        """Budgets of which little was used when a pass last saw them."""
 
     async def unhold_pass(self) -> int:
         """Free jobs; returns how many."""
@@ -132,12 +135,13 @@ class HeldJobs:
                 continue
             left_usd = used.limit_usd - used.spent_usd - used.reserved_usd - sum(freed.values())
             room.usd = left_usd / 2
-            if used.spent_usd or used.reserved_usd or freed:
+            is_used = used.spent_usd + used.reserved_usd > LITTLE_SHARE * used.limit_usd
+            if is_used or freed:
                 self._unused.discard(by)
                 if not (used.turns or used.reserved_usd or freed):
                     room.first_usd = left_usd
                 continue
-            room.first_usd = used.limit_usd
+            room.first_usd = left_usd
             if (
                 not is_first and by not in self._unused
             ):  # the first job of this budget may be on an earlier page

@@ -244,16 +244,28 @@ def test_history_shows_which_phases_begin():
         CallSums(requests=5),
         CallSums(*[1e17] * 12),
         CallSums(1, 1, 1e17),
+        CallSums(1, 1e17, 1e17, 0, 1e17, 1, 1e17, 1e17),
     ],
 )
-def test_senseless_history_makes_no_error(sums):
-    """Another program may have written to it: the quote is wrong, but there is one."""
+@pytest.mark.parametrize("begun", [1.0, 1e17])
+def test_senseless_history_makes_no_error(sums, begun):
+    """Another program may have written to it: the quote is wrong, but possible, so that the debate can run."""
     phases = ("propose", "review", "revise", "vote")
     history = CallHistory(
         {CallKind("m", "", phase): sums for phase in phases},
-        {PhaseKind("auto", "text", 3, 2, "vote"): PhaseSums(0, 1e17)},
+        {
+            PhaseKind("auto", "text", 3, 2, name): PhaseSums(0, begun)
+            for name in ("r1.review", "r1.revise", "vote")
+        },
     )
-    assert quoted(history).expected.input_tokens > 0
+    made = quoted(history)
+    most = quote.highest(debate_of(), terms(count=2))
+    assert made.expected.input_tokens > 0
+    assert made.most.calls <= most.calls
+    assert made.expected.usd <= made.most.usd <= most.usd
+    seconds = [each.seconds or 0 for each in (made.least, made.expected, made.most)]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] < 1e9
 
 
 def test_quote_of_takes_the_json_of_a_debate():

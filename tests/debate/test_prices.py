@@ -10,10 +10,12 @@ from aragora_q.config.settings import AgentConfig, QueueConfig
 from aragora_q.config.sources import override_file
 from aragora_q.errors import ConfigError
 from aragora_q.executors import debate
+from aragora_q.executors.debate import prices
 from aragora_q.executors.debate.agents import AgentRegistry, agent_price
 from aragora_q.executors.debate.prices import FREE, price_of
 from aragora_q.executors.debate.providers import account_of, provider_of
 from aragora_q.executors.debate.requests import PLAIN, Manner
+from aragora_q.history import CallHistory
 
 pytest.importorskip("genai_prices", reason="the extra `llm` is not installed")
 
@@ -267,3 +269,24 @@ def test_prices_of_several_files_are_merged(tmp_path):
     """As agents are: the later source wins, entry by entry."""
     text = "[prices.gpt]\ninput_usd_per_million = 1\noutput_usd_per_million = 2\n"
     assert list(config(tmp_path, text).prices) == ["gpt"]
+
+
+def test_quotes_of_many_debates_compute_few_prices(monkeypatch):
+    """The list computes slowly: debates with questions of about the same length share what it says."""
+    computed = []
+    compute = prices.ListPrice._cost
+    monkeypatch.setattr(
+        prices.ListPrice, "_cost", lambda *given: computed.append(given) or compute(*given)
+    )
+    agents = ["openai:gpt-5", "anthropic:claude-sonnet-4-5"]
+    for length in range(4_000, 4_020):
+        payload = {"question": "x" * length, "agents": agents}
+        made = debate.quote_of(payload, QueueConfig(), CallHistory())
+    assert len(computed) < 5 * 20
+    exact = sum(
+        line.calls * price_of(AgentConfig(model=line.model), QueueConfig()).cost_usd(
+            round(line.input_tokens / line.calls), round(line.output_tokens / line.calls)
+        )
+        for line in made.lines
+    )  # fmt: skip
+    assert made.expected.usd == pytest.approx(exact, rel=0.01)

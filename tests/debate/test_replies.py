@@ -86,6 +86,31 @@ def test_json_is_found_in_what_surrounds_it(text):
     assert read(Propose(TEXT), text) == {"answer": "tea", "reasons": "hot"}
 
 
+@pytest.mark.parametrize("before", ["", "Sure!\n"], ids=["bare", "after words"])
+@pytest.mark.parametrize(
+    "request_", [Propose(TEXT), Revise(TEXT, ANSWERS, "KQTX", ["bad"])], ids=["propose", "revise"]
+)
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"points": "KQTX is wrong", "best": "KQTX", "same_as": [], "stop": True},
+        {"reason": "good", "choice": "KQTX", "confidence": 80},
+    ],
+    ids=["review", "ballot"],
+)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_reply_of_another_form_is_no_answer(before, request_, said, is_wrapped):
+    """Where calls share a form, a model may choose the wrong one; words before it are not an answer."""
+    with pytest.raises(Unusable, match="not a JSON object with answer and reasons"):
+        read(request_, before + json.dumps({"reply": said} if is_wrapped else said))
+
+
+def test_an_empty_object_is_no_text():
+    """In the form that calls share, either: it is not the text of a chair."""
+    with pytest.raises(Unusable, match="text is missing"):
+        read(Synthesize(TEXT, ANSWERS, {"KQTX": 2}, "KQTX"), '{"reply": {}}')
+
+
 @pytest.mark.parametrize(
     "request_", REQUESTS, ids=[f"{type(each).__name__}-{each.topic.form.kind}" for each in REQUESTS]
 )

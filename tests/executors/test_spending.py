@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from decimal import Decimal
 
 import pytest
 from support.gates import Gates, micros, new_call
@@ -528,7 +529,7 @@ async def test_a_call_without_room_holds_the_job(payers):
     [
         {"provider": ""}, {"provider": "x" * 65}, {"key": ""}, {"key": "k" * 101}, {"account": "a\n"},
         {"max_cost_usd": -1.0}, {"max_cost_usd": float("nan")}, {"max_input_tokens": -1},
-        {"timeout_seconds": 0}, {"model": None},
+        {"timeout_seconds": 0}, {"timeout_seconds": "60"}, {"max_cost_usd": Decimal("0.5")}, {"model": None},
     ],
 )  # fmt: skip
 async def test_arguments_that_break_a_rule(arguments):
@@ -544,8 +545,11 @@ async def test_reports_that_break_a_rule():
     """Raise ValueError, and what was reported before stays."""
     async with DetachedAttempt().call("acme", key="draft", max_cost_usd=0.5) as call:
         call.spent(cost_usd=0.1)
-        with pytest.raises(ValueError, match="cost_usd"):
-            call.spent(cost_usd=-0.1)
+        for amount in (-0.1, Decimal("0.1"), "0.1", True):  # they could not be kept and sent
+            with pytest.raises(ValueError, match="cost_usd"):
+                call.spent(cost_usd=amount)
+        with pytest.raises(ValueError, match="retry_after_seconds is '30'"):
+            call.refused("rate_limited", retry_after_seconds="30")
         with pytest.raises(ValueError, match="must be one of rate_limited"):
             call.refused("ok")
         assert call.settlement.cost_usd == 0.1

@@ -180,6 +180,17 @@ async def test_a_job_is_held_before_it_begins_if_its_quote_does_not_fit(
     assert await gates.acquire(job, _call(1.0)) == Granted()
 
 
+async def test_a_free_call_begins_no_job_that_does_not_fit(gates, book):
+    """A debate whose first seat costs nothing is held before it begins, too. A free job needs no room."""
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _spend(gates, 10.0)
+    answer = await gates.acquire(Job({}), _call(0.0, least_usd=2.0, expected_usd=4.5))
+    assert isinstance(answer, OverBudget)
+    assert (answer.usd, answer.can_ever_fit) == (4.5, True)
+    assert await gates.acquire(Job({}), _call(0.0, expected_usd=0.0)) == Granted()
+    assert await gates.acquire(Job({}), _call(0.0)) == Granted()
+
+
 async def test_an_unused_budget_takes_a_job_of_any_quote(gates, book):
     """Unless it needs more than the limit at least. Of a used one, the job waits for all of the next window."""
     await book.set_budget("day", BudgetConfig(**DAY), by="me")
@@ -287,9 +298,14 @@ async def test_jobs_are_freed_that_fit_in_half_of_what_is_left(harness, book, ga
     assert await _free(harness, gates) == ["j000", "j002"]
 
 
-async def test_a_large_job_comes_first_in_a_new_window(harness, book, gates):
-    """Where nothing is spent, the first job is freed if it fits the limit; the next one must fit half of it."""
+@pytest.mark.parametrize("spent", [0.0, 0.9])
+async def test_a_large_job_comes_first_in_a_new_window(harness, book, gates, spent):
+    """Where little is used, the first job is freed that fits what is left; the next one must fit half of it.
+
+    Small jobs that always come do not keep it out.
+    """
     await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _spend(gates, spent)
     await _hold(harness, 11, 9, 8, 1)
     assert await _free(harness, gates) == ["j001"]
 

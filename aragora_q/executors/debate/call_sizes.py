@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from aragora_q.context import MAX_CALL_SECONDS
 from aragora_q.executors.debate.prompts import CHARS_PER_WORD
-from aragora_q.executors.debate.quote import Terms
+from aragora_q.executors.debate.quote import MAX_TRIES, Terms
 from aragora_q.executors.debate.requests import Topic
 from aragora_q.history import CallHistory, CallKind, CallSums
 
@@ -105,6 +106,9 @@ class CallSizes:
         )
         cached_share = _blend(0.0, _ratio(known.cached_tokens, known.input_tokens), known.calls)
         repeats = max(0.0, _ratio(known.calls, known.requests) - 1) * (1 + DEVIATIONS[level] / 2)
+        # Within what is possible, also if another program wrote to the history.
+        calls = min(1 + _blend(0.0, repeats, known.calls), MAX_TRIES)
+        most_output = (terms.max_output_tokens + (calls - 1) * terms.larger_output_tokens) / calls
 
         def length(asked: int, measured: float) -> float:
             assumed = asked * BYTES_PER_WORD * LENGTH[level]
@@ -118,14 +122,14 @@ class CallSizes:
         if not known.calls and token_seconds is not None:
             seconds = output_tokens * token_seconds
         return Size(
-            calls=1 + _blend(0.0, repeats, known.calls),
-            output_tokens=min(output_tokens, terms.larger_output_tokens),
-            input_share=input_share,
-            cached_share=0.0 if level == "most" else cached_share,
+            calls=calls,
+            output_tokens=min(output_tokens, most_output),
+            input_share=min(input_share, 1.0),
+            cached_share=0.0 if level == "most" else min(cached_share, 1.0),
             answer_bytes=length(topic.max_words, known.answer_bytes),
             points_bytes=length(_points_words(topic), known.points_bytes),
-            seconds=None if token_seconds is None else seconds * growth,
-            seconds_deviation=seconds_deviation * growth,
+            seconds=None if token_seconds is None else min(seconds * growth, MAX_CALL_SECONDS),
+            seconds_deviation=min(seconds_deviation * growth, MAX_CALL_SECONDS),
         )
 
     def _assumed_output(self, terms: Terms, words: float, model: _Known) -> float:

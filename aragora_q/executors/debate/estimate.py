@@ -8,13 +8,15 @@ assumed, too, until finished debates of the queue show it. Must not know journal
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from aragora_q.executors.debate.call_sizes import DEVIATIONS, LEAST_SHARE, CallSizes, Level
+from aragora_q.executors.debate.prices import Price
 from aragora_q.executors.debate.quote import (
     NONCE,
     Planned,
@@ -36,6 +38,12 @@ ASSUMED_DEBATES = 3
 """How many finished debates this weighs as much as."""
 
 VERDICT_CHARS = 20
+
+STEP_TOKENS = 1_000
+"""Within so much input, and within RATES_SECONDS, the price per token is taken as the same: lists compute
+slowly."""
+
+RATES_SECONDS = 3_600
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,6 @@ class _Forecast:
         self._again = "discuss" if self._topic.form.is_closed else "revise"
         self._shares, used = self._known_shares(history)
         self._joining = self._shares.get("escalation", 0.0)
-        self._prices: dict[object, float] = {}
         self._seconds: float | None = 0.0
         self._parts = [part for step in self._steps() for part in self._parts_of(step)]
         self.debates = history.debates_of([*used, *sizes.used])
@@ -335,15 +342,34 @@ class _Forecast:
         """Return the price of a call; at most with what some providers charge to keep its input."""
         if terms.price is None:
             return None
-        tokens = round(read), round(written), round(cached)
-        key = id(terms.price), tokens
-        if key not in self._prices:
-            self._prices[key] = (
-                terms.price.worst_usd(*tokens[:2])
-                if self._level == "most"
-                else terms.price.cost_usd(*tokens)
-            )
-        return self._prices[key]
+        rates = _rates(
+            terms.price,
+            int(read // STEP_TOKENS),
+            time.time() // RATES_SECONDS,
+            is_worst=self._level == "most",
+        )
+        return (read - cached) * rates.read + cached * rates.cached + written * rates.written
+
+
+class _Rates(NamedTuple):
+    """US dollars per token."""
+
+    read: float
+    cached: float
+    written: float
+
+
+@lru_cache(maxsize=4_096)
+def _rates(price: Price, steps: int, _now: float, *, is_worst: bool) -> _Rates:
+    """Return what tokens of a call with so many STEP_TOKENS of input cost; at worst, if `is_worst`."""
+    tokens = max(1, steps) * STEP_TOKENS
+    if is_worst:
+        read = price.worst_usd(tokens, 0)
+        return _Rates(
+            read / tokens, read / tokens, (price.worst_usd(tokens, tokens) - read) / tokens
+        )
+    read, cached = price.cost_usd(tokens, 0), price.cost_usd(tokens, 0, tokens)
+    return _Rates(read / tokens, cached / tokens, (price.cost_usd(tokens, tokens) - read) / tokens)
 
 
 def _blended(
@@ -354,7 +380,8 @@ def _blended(
     for name, share in assumed.items():
         sums = [each for phase, each in known if phase == name]
         begun = ASSUMED_DEBATES * share + sum(each.begun for each in sums)
-        shares[name] = begun / (ASSUMED_DEBATES + sum(each.debates for each in sums))
+        weight = ASSUMED_DEBATES + sum(each.debates for each in sums)
+        shares[name] = min(begun / weight, 1.0)
     return shares
 
 

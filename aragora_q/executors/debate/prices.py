@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +204,7 @@ def _client_of(provider: str) -> str:
     return "openai" if provider.startswith("openai-") else provider.replace("-", "_")
 
 
+@lru_cache(maxsize=1_000)
 def _listed(
     provider: str, model: str, address: str | None, service_tier: str | None
 ) -> Price | None:

@@ -38,6 +38,13 @@ NOTHING = re.compile(r"(?:\s|```\w*+|null|\{\s*+\}|\[\s*+\]|\"\")*+")
 make that take forever.
 """
 
+NO_ANSWER = "the reply was not a JSON object with answer and reasons"
+
+OTHER_FIELDS = frozenset(
+    ("points", "best", "stop", "reason", "choice", "confidence", "same_as", "changed")
+)
+"""Fields of replies: an object with two of them, but without an answer, is of a form that was not asked for."""
+
 Value = dict[str, Any]
 """A reply as JSON data, in the form that its request describes, and `cut` if it is not complete."""
 
@@ -112,7 +119,7 @@ def _vote(request: Vote, text: str, reply: Reply) -> Value:
 
 def _synthesize(request: Synthesize, text: str, reply: Reply) -> Value:
     data = _object(request.topic, text, reply)
-    said = data.get("text") if data else text
+    said = text if data is None else data.get("text")
     if not isinstance(said, str) or is_blank(said):
         raise Unusable("text is missing")
     said, is_cut = _shortened(said.strip(), request.topic.max_answer_chars)
@@ -151,13 +158,15 @@ def _answer_data(topic: Topic, text: str, reply: Reply) -> Value:
         return data
     if reply.is_cut and isinstance(data.get("reasons"), str):
         text = data["reasons"]  # they come first, and the answer is what was cut off
+    elif len(OTHER_FIELDS & data.keys()) > 1:
+        raise Unusable(NO_ANSWER)
     return _from_prose(topic, text)
 
 
 def _from_prose(topic: Topic, text: str) -> Value:
     """Return an answer in text form from prose: its first sentence, then all of it. Other forms need JSON."""
     if topic.form.is_closed or text.lstrip("`json \n").startswith("{"):
-        raise Unusable("the reply was not a JSON object with answer and reasons")
+        raise Unusable(NO_ANSWER)
     first, _, rest = text.partition("\n")
     sentence = re.match(r".+?[.!?](?=\s)", first)
     if sentence:

@@ -76,10 +76,11 @@ for _, budget in ipairs(budgets) do
   counters[#counters + 1] = budget.key
   local spent, reserved = amounts(budget.key)
   if spent == 0 and reserved == 0 or not budget.window_end then fresh[#fresh + 1] = budget end
-  local holds = budget.on_full ~= 'warn' and usd ~= 0  -- what is free needs no room
   local is_of_part = budget.kind == 'agent' or budget.kind == 'provider'  -- it need not see all of the job
   local of_job = math.max(usd or 0, is_of_part and 0 or tonumber(least_usd))
   local expected = not is_of_part and budget.on_full == 'hold' and tonumber(expected_usd) or 0
+  -- What is free needs no room, unless it begins a job that is not.
+  local holds = budget.on_full ~= 'warn' and (usd ~= 0 or expected > 0)
   local needed = math.max(usd or 0, math.min(expected, budget.limit))  -- so that an unused budget takes any job
   local why = holds and (not usd and 'unpriced' or of_job > budget.limit and 'never'
     or spent + needed > budget.limit and 'full')
