@@ -1,7 +1,9 @@
 """The benchmark runs from start to end. Its results depend on the machine and are not tested."""
 
+import asyncio
 import json
 import re
+import sys
 from functools import partial
 from statistics import median
 
@@ -13,7 +15,7 @@ from aragora_q import bench
 from aragora_q.bench import Result, find_server
 from aragora_q.cli.bench import bench as bench_command
 from aragora_q.errors import ConfigError
-from benchmarks import measurements, models, results
+from benchmarks import measurements, models, quotes, results
 from benchmarks.targets import TARGETS
 
 TINY = {bench.drain: 200, bench.bulk: 200, bench.single: 20, bench.latency: 5}
@@ -46,6 +48,16 @@ def test_model_calls_are_compared_with_a_client_written_by_hand():
     assert [result.name for result in found] == list(TARGETS)[-4:]
     assert all(len(result.ours) == len(models.PATHS) for result in found)
     assert median(found[0].ours) > 0
+
+
+def test_quotes_are_measured_after_some_debates(monkeypatch, capsys):
+    """A row for each mode and number of debates; the debates run with the engine as it is."""
+    monkeypatch.setattr(quotes, "find_server", lambda: str(servers.any_server()))
+    monkeypatch.setattr(quotes, "EVALUATED", 2)
+    monkeypatch.setattr(sys, "argv", ["quotes", "0", "2"])
+    asyncio.run(quotes.main())
+    rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [[f"| `{mode}`", size] for mode in ("auto", "always") for size in ("0", "2")]
 
 
 def test_command_prints_a_line_of_json_per_result(monkeypatch, capsys):

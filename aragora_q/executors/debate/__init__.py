@@ -156,7 +156,8 @@ def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHisto
 
     debate = DebateJobPayload.from_dict(payload)
     terms = quote.terms_of(debate.all_agents, config, debate.service_tier)
-    return estimate.quote_debate(debate, terms, history)
+    fallbacks = [tuple(each.values()) for each in _fallbacks(debate, config)]
+    return estimate.quote_debate(debate, terms, history, fallbacks)
 
 
 def _fallbacks(payload: DebateJobPayload, config: QueueConfig) -> list[dict[str, Terms]]:
