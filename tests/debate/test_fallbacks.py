@@ -25,7 +25,6 @@ from aragora_q.contracts import Gates as GatesContract
 from aragora_q.errors import AgentUnavailable, ConfigError, HoldJob, PermanentError, RetryLater
 from aragora_q.executors import debate
 from aragora_q.executors.debate import quote
-from aragora_q.executors.debate.estimate import quote_debate
 from aragora_q.executors.debate.fallbacks import check_fallbacks, fallbacks_by_seat
 from aragora_q.executors.debate.prices import Price
 from aragora_q.executors.debate.requests import Propose, Vote
@@ -471,24 +470,6 @@ def test_an_upper_bound_counts_the_dearest():
         payload, [dear] * 2
     )
     assert quote.highest(payload, [cheap, cheap], [(), (quote.Terms(),)]).usd is None
-
-
-def test_the_most_of_a_quote_counts_the_dearest():
-    """What is expected counts the agent itself; a limit of cost leaves out fallbacks without a price."""
-    cheap, dear = (quote.Terms(price=Price(usd, usd, usd, "test")) for usd in (1.0, 10.0))
-
-    def quoted(*fallbacks, agents=(cheap, cheap), **fields):
-        job = create_debate_job("Tea?", ["a", "b"], rounds=1, **fields)
-        payload = debate.DebateJobPayload.from_dict(job.payload)
-        return quote_debate(payload, agents, CallHistory(), fallbacks)
-
-    own, both = quoted((), ()), quoted(agents=(cheap, dear))
-    found = quoted((), (cheap, dear))
-    assert (found.least, found.expected) == (own.least, own.expected)
-    assert found.most == both.most
-    assert quoted((cheap,), (), agents=(dear, dear)).most == quoted(agents=(dear, dear)).most
-    assert quoted((), (quote.Terms(),)).most.usd is None
-    assert quoted((), (quote.Terms(),), max_cost_usd=5.0).most == own.most
 
 
 def test_an_approval_counts_the_dearest():

@@ -156,8 +156,7 @@ def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHisto
 
     debate = DebateJobPayload.from_dict(payload)
     terms = quote.terms_of(debate.all_agents, config, debate.service_tier)
-    fallbacks = [tuple(each.values()) for each in _fallbacks(debate, config)]
-    return estimate.quote_debate(debate, terms, history, fallbacks)
+    return estimate.quote_debate(debate, terms, history)
 
 
 def _fallbacks(payload: DebateJobPayload, config: QueueConfig) -> list[dict[str, Terms]]:

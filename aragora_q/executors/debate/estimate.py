@@ -92,20 +92,15 @@ class DebateQuote:
 
 
 def quote_debate(
-    payload: DebateJobPayload,
-    terms: Sequence[Terms],
-    history: CallHistory,
-    fallbacks: Sequence[Sequence[Terms]] = (),
+    payload: DebateJobPayload, terms: Sequence[Terms], history: CallHistory
 ) -> DebateQuote:
     """Return the quote of a debate. `terms` are those of all its agents.
 
-    `fallbacks` are the terms of the agents that may answer instead of each: the most counts the dearest. What
-    the debate's own limits forbid is neither expected nor possible.
+    What the debate's own limits forbid is neither expected nor possible.
     """
     least = _Forecast(payload, terms, history, "least").estimate
     forecast = _Forecast(payload, terms, history, "expected")
-    dearest = _dearest(payload, terms, fallbacks)
-    most = _Forecast(payload, dearest, history, "most").estimate
+    most = _Forecast(payload, terms, history, "most").estimate
     expected = forecast.estimate
     return DebateQuote(
         _each(min, least, expected),
@@ -122,28 +117,6 @@ def expected_usd(
 ) -> float | None:
     """Return what a debate will probably cost; None: a price is not known."""
     return _Forecast(payload, terms, history, "expected").estimate.usd
-
-
-def _dearest(
-    payload: DebateJobPayload, terms: Sequence[Terms], fallbacks: Sequence[Sequence[Terms]]
-) -> list[Terms]:
-    """Return the terms of each agent, or of that of its fallbacks whose calls may cost more.
-
-    A fallback without a known price may cost anything, but is not asked under a limit of cost.
-    """
-    request = Propose(Topic.of(payload, NONCE))
-
-    def micros(each: Terms) -> float:
-        known = each.call(each.input_tokens(request)).at().micros
-        return math.inf if known is None else known
-
-    may_be_unknown = payload.max_cost_usd is None
-    return [
-        max([agent, *(each for each in others if each.price or may_be_unknown)], key=micros)
-        if others
-        else agent
-        for agent, others in zip(terms, fallbacks or [()] * len(terms), strict=True)
-    ]
 
 
 def phase_shares(payload: DebateJobPayload, *, is_text: bool) -> dict[str, float]:
