@@ -164,7 +164,7 @@ class Stubs:
     def resolve(self, names: object) -> None:
         """Take every name."""
 
-    async def agent(self, name: str, _: int) -> StubAgent:
+    async def agent(self, name: str, *_: object) -> StubAgent:
         """Return the agent of a seat."""
         return StubAgent(name, self._case)
 
