@@ -95,7 +95,6 @@ class Debate:
         """
         self._registry.resolve(self._payload.all_agents)
         await self._journal.open(self._begin)
-        self._calls.expected_usd = self._journal.quote_usd
         await self._calls.settle_again()
         if self._payload.has_budget and not any(self._journal.ledger()):
             quote.check_budget(self._payload, self._terms)
