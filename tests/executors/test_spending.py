@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support.gates import Gates, micros, new_call
@@ -175,17 +176,18 @@ async def test_a_result_within_the_grace_counts(payers, end, status):
     [("echo '{}'", JobStatus.COMPLETED), ("exit 65", JobStatus.FAILED)],
 )
 async def test_the_exit_code_of_a_program_that_ended_by_itself_counts(
-    payers, end, status, monkeypatch
+    payers, end, status, monkeypatch, tmp_path
 ):
     """Although the budget is full when the gates are asked."""
     payers, check = payers(day={**DAY, "limit_usd": 0.5}), PaidCalls.check
+    pid = tmp_path / "pid"
 
     async def late(self, call):
-        await asyncio.sleep(0.3)
+        await wait_until(lambda: not Path(f"/proc/{pid.read_text().strip()}").exists())
         await check(self, call)
 
     monkeypatch.setattr(PaidCalls, "check", late)
-    payers.run(f"{SPEND}; {end}")
+    payers.run(f"echo $$ >{pid}; {SPEND}; {end}")
     await payers.job(status)
 
 
