@@ -1,7 +1,7 @@
 """Read JSON of unknown form: each function returns what it can use, and never raises.
 
 Progress, result and journal of a job come from a worker, which may run any executor of any version.
-Used by the report of a debate and by the command line.
+Used by debates for their journal, by the report of a debate and by the command line.
 """
 
 from __future__ import annotations

@@ -48,7 +48,6 @@ from aragora_q.streams.queue import RedisStreamsQueue
 
 EVALUATED = 200
 REPEATED = 0.02
-CHARS_PER_WORD = 6
 OPTIONS = ["yes", "no", "later"]
 
 

@@ -38,7 +38,9 @@ class Quoted(NamedTuple):
 
     @property
     def no_price(self) -> str:
-        """Why a price of the quote is not known."""
+        """Why a price of the quote is not known; empty if all of it is priced."""
+        if self.is_priced:
+            return "" if self.quote.most.usd is not None else "no price for a fallback"
         if not self.unpriced:
             return "no price for one of its models"
         return f"no price for agent {_first_of(self.unpriced)}"

@@ -86,8 +86,7 @@ def print_quote(
         return
     if approval is not None and not quiet:
         output.info(f"it would be held: it {approval.reason}")
-    quote = quoted.quote
-    why = "" if quoted.is_priced else quoted.no_price
+    quote, why = quoted.quote, quoted.no_price
     if quiet:
         _print_usd(quote.expected.usd, why)
         return
@@ -163,7 +162,7 @@ def _print_total(quoter: Quoter, total: Total, refused: int, *, as_json: bool, q
 
 def _print_usd(usd: float | None, why: str) -> None:
     output.line(UNKNOWN if usd is None else usd_text(usd))
-    if why:
+    if usd is None:
         output.info(f"{UNKNOWN}: {why}")
 
 

@@ -216,7 +216,7 @@ def result_rows(job: Job) -> Iterator[str]:
         yield from _rows(label, text)
 
 
-def progress_text(progress: Mapping[str, Any], quote_usd: float | None = None) -> str:
+def progress_text(progress: Mapping[str, Any]) -> str:
     """Return the last progress report of an executor as short text; of a debate, with its quote."""
     if "phase" not in progress:
         scalars = (f"{name} {value}" for name, value in progress.items() if _is_scalar(value))
@@ -228,7 +228,7 @@ def progress_text(progress: Mapping[str, Any], quote_usd: float | None = None) -
         price(
             number_or_none(progress.get("cost_usd")),
             whole(progress.get("unpriced_calls")),
-            quote_usd,
+            number_or_none(progress.get("quote_usd")),
         ),
     ]
     return ", ".join(filter(None, parts))
@@ -248,7 +248,7 @@ def _is_scalar(value: object) -> bool:
 
 def _progress_rows(job: Job, quote_usd: float | None) -> Iterator[str]:
     if job.progress:
-        yield from _rows("progress", progress_text(job.progress, quote_usd))
+        yield from _rows("progress", progress_text(job.progress))
     elif quote_usd:
         yield _row("quoted", dollars(quote_usd))
 

@@ -214,24 +214,20 @@ class RedisGates:
         if not self._closed_until:
             return {}
         now = time.monotonic()
-        left = {
-            agent: max(0.0, self._closed_until.get(account, 0.0) - now)
-            for agent, account in self._accounts.items()
-        }
-        shortest = {
-            agent: min(left.get(each, 0.0) for each in (agent, *self._fallbacks_of(agent)))
-            for agent in left
-        }
-        return {
-            agent: seconds
-            for agent, seconds in shortest.items()
-            if 0 < seconds <= HOLD_CLOSED_SECONDS
-        }
+        closed = {}
+        for agent in self._accounts:
+            opens_at = min(map(self._opens_at, (agent, *self._fallbacks_of(agent))))
+            if 0 < opens_at - now <= HOLD_CLOSED_SECONDS:
+                closed[agent] = opens_at - now
+        return closed
 
-    def _fallbacks_of(self, asked: AskedAgent) -> list[AskedAgent]:
-        """Return the agents that are asked instead of one whose account is closed."""
-        settings = self._config.agents.get(asked.name)
-        return [asked._replace(name=name) for name in settings.fallback] if settings else []
+    def _fallbacks_of(self, agent: AskedAgent) -> list[AskedAgent]:
+        settings = self._config.agents.get(agent.name)
+        return [agent._replace(name=name) for name in settings.fallback] if settings else []
+
+    def _opens_at(self, agent: AskedAgent) -> float:
+        """Return until when the account of an agent takes no calls, monotonic; 0: it may take some."""
+        return self._closed_until.get(self._accounts.get(agent, ""), 0.0)
 
     async def refresh(self) -> None:
         if self._declaration or self._has_declared or self._accounts:  # also to book overdue calls

@@ -121,7 +121,7 @@ class RedisWorkerSession(WorkerSession):
         closed_ms: dict[str, dict[str, int]] = {}
         for (name, tier), seconds in islice(closed_agents.items(), MAX_CLOSED_AGENTS):
             ms = max(1, round(min(seconds, MAX_PUT_OFF_SECONDS) * 1000))
-            closed_ms.setdefault(tier, {})[name] = ms
+            closed_ms.setdefault(name, {})[tier] = ms
         return {
             "closed": codec.encode(closed_ms) if closed_ms else b"",
             "job_prefix": self._keys.job_prefix,

@@ -16,6 +16,7 @@ default_agents = ["ann", "bob"]
 ann = "openai:m1"
 bob = { model = "openai:m2", service_tier = "flex" }
 cyd = "openai:m3"
+dan = { model = "openai:m1", fallback = ["cyd"] }
 [prices]
 "openai:m1" = { input_usd_per_million = 3, output_usd_per_million = 15 }
 "openai:m2" = { input_usd_per_million = 1, output_usd_per_million = 5 }
@@ -82,6 +83,17 @@ def test_an_unknown_price_is_never_0(run):
     quiet = run(*args, "-q")
     assert (quiet.code, quiet.out) == (0, "unknown\n")
     assert quiet.err == "unknown: no price for agent cyd\n"
+
+
+def test_a_fallback_without_a_price_leaves_only_the_most_unknown(run):
+    """It is possible, not expected: scripts get the number, and nothing on stderr."""
+    args = (*ASK, "-a", "ann,dan", "--quote")
+    quote = run(*args, "--json").object
+    assert quote["expected"]["usd"] > 0
+    assert (quote["most"]["usd"], quote["unpriced_agents"]) == (None, [])
+    assert "unknown: no price for a fallback" in run(*args).lines
+    quiet = run(*args, "-q")
+    assert (float(quiet.out) > 0, quiet.err) == (True, "")
 
 
 LINES = (

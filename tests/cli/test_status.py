@@ -88,7 +88,7 @@ async def test_the_quote_of_a_debate(harness, run_cli):
     job = await harness.start_one(session)
     await session.checkpoint(job, "begun", {**entries["begun"], "quote_usd": 0.4})
     assert re.search(r"^quoted +\$0\.40$", run_cli("status", "tea").out, re.MULTILINE)
-    await session.report_progress(job, {**made.progress, "cost_usd": 0.1})
+    await session.report_progress(job, {**made.progress, "cost_usd": 0.1, "quote_usd": 0.4})
     assert "$0.10 (quoted $0.40)" in " ".join(run_cli("status", "tea").out.split())
     assert run_cli("status", "tea", "--json").object["quote_usd"] == 0.4
     assert run_cli("show", "tea", "-f", "json").object["quote_usd"] == 0.4

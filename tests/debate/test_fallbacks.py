@@ -25,6 +25,7 @@ from aragora_q.contracts import Gates as GatesContract
 from aragora_q.errors import AgentUnavailable, ConfigError, HoldJob, PermanentError, RetryLater
 from aragora_q.executors import debate
 from aragora_q.executors.debate import quote
+from aragora_q.executors.debate.estimate import quote_debate
 from aragora_q.executors.debate.fallbacks import check_fallbacks, fallbacks_by_seat
 from aragora_q.executors.debate.prices import Price
 from aragora_q.executors.debate.requests import Propose, Vote
@@ -464,12 +465,23 @@ def test_an_upper_bound_counts_the_dearest():
     payload = debate.DebateJobPayload.from_dict(job.payload)
     cheap, dear = (quote.Terms(price=Price(usd, usd, usd, "test")) for usd in (1.0, 10.0))
     own, both = quote.highest(payload, [cheap, cheap]), quote.highest(payload, [cheap, dear])
-    assert quote.highest(payload, [cheap, cheap], [(), (cheap, dear)]) == both
-    assert quote.highest(payload, [cheap, cheap], [(), ()]) == own
-    assert quote.highest(payload, [dear, dear], [(cheap,), ()]) == quote.highest(
-        payload, [dear] * 2
-    )
-    assert quote.highest(payload, [cheap, cheap], [(), (quote.Terms(),)]).usd is None
+    assert quote.highest(payload, [cheap, cheap], [{}, {"c": cheap, "d": dear}]) == both
+    assert quote.highest(payload, [cheap, cheap], [{}, {}]) == own
+    highest = quote.highest(payload, [dear] * 2)
+    assert quote.highest(payload, [dear] * 2, [{"c": cheap}, {}]) == highest
+    assert quote.highest(payload, [cheap] * 2, [{}, {"c": quote.Terms()}]).usd is None
+
+
+def test_what_is_possible_counts_the_dearest():
+    """What is expected, and what is needed at least, count the agent itself."""
+    payload = debate.DebateJobPayload("Tea?", ["a", "b"])
+    cheap, dear = (quote.Terms(price=Price(usd, usd, usd, "test")) for usd in (1.0, 10.0))
+    own = quote_debate(payload, [cheap, cheap], CallHistory())
+    both = quote_debate(payload, [cheap, dear], CallHistory())
+    made = quote_debate(payload, [cheap] * 2, CallHistory(), [{}, {"c": cheap, "d": dear}])
+    assert (made.least, made.expected, made.most) == (own.least, own.expected, both.most)
+    unknown = quote_debate(payload, [cheap] * 2, CallHistory(), [{"c": quote.Terms()}, {}])
+    assert (unknown.expected, unknown.most.usd) == (own.expected, None)
 
 
 def test_an_approval_counts_the_dearest():

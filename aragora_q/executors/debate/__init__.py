@@ -33,7 +33,7 @@ from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
     from aragora_q.executors.debate.estimate import DebateQuote
-    from aragora_q.executors.debate.quote import Approval, Terms
+    from aragora_q.executors.debate.quote import Approval, Fallbacks, Terms
     from aragora_q.history import CallHistory
 
 __all__ = [
@@ -86,8 +86,7 @@ def check_payload_budget(payload: Mapping[str, Any], config: QueueConfig) -> Non
         return
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - most debates have no limits
 
-    debate = DebateJobPayload.from_dict(payload)
-    quote.check_budget(debate, quote.terms_of(debate.all_agents, config, debate.service_tier))
+    quote.check_budget(*_debate_and_terms(payload, config))
 
 
 def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[str, str, float]]:
@@ -101,16 +100,15 @@ def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[s
     """
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - only where a budget applies
 
-    debate = DebateJobPayload.from_dict(payload)
+    debate, terms = _debate_and_terms(payload, config)
     names = debate.all_agents
-    least = quote.floor(debate, quote.terms_of(names, config, debate.service_tier))
     return [
         (
             names[line.seat],
             provider_of(config_of(names[line.seat], config)),
             line.amount.micros / MICROS,
         )
-        for line in least.lines
+        for line in quote.floor(debate, terms).lines
         if line.amount.micros is not None
     ]
 
@@ -137,10 +135,8 @@ def approval_above(
     """
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - only a debate that may need one
 
-    debate = DebateJobPayload.from_dict(payload)
-    terms = quote.terms_of(debate.all_agents, config, debate.service_tier)
-    fallbacks = [tuple(each.values()) for each in _fallbacks(debate, config)]
-    return quote.approval_above(max_usd, debate, terms, fallbacks)
+    debate, terms = _debate_and_terms(payload, config)
+    return quote.approval_above(max_usd, debate, terms, _fallbacks(debate, config))
 
 
 def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHistory) -> DebateQuote:
@@ -152,15 +148,23 @@ def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHisto
         InvalidPayload: a field breaks a rule, or a name is unknown.
 
     """
-    from aragora_q.executors.debate import estimate, quote  # noqa: PLC0415 - only where one is asked for
+    from aragora_q.executors.debate import estimate  # noqa: PLC0415 - only where one is asked for
+
+    debate, terms = _debate_and_terms(payload, config)
+    return estimate.quote_debate(debate, terms, history, _fallbacks(debate, config))
+
+
+def _debate_and_terms(
+    payload: Mapping[str, Any], config: QueueConfig
+) -> tuple[DebateJobPayload, list[Terms]]:
+    """Return the debate in the JSON of a job, and the terms of its agents. Raises InvalidPayload."""
+    from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
 
     debate = DebateJobPayload.from_dict(payload)
-    terms = quote.terms_of(debate.all_agents, config, debate.service_tier)
-    return estimate.quote_debate(debate, terms, history)
+    return debate, quote.terms_of(debate.all_agents, config, debate.service_tier)
 
 
-def _fallbacks(payload: DebateJobPayload, config: QueueConfig) -> list[dict[str, Terms]]:
-    """Return the terms of the agents that may answer instead of each of `payload.all_agents`, by name."""
+def _fallbacks(payload: DebateJobPayload, config: QueueConfig) -> Fallbacks:
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
 
     return [
@@ -187,22 +191,21 @@ def create(config: QueueConfig) -> Executor:
         ConfigError: a configured agent cannot be built (unknown provider, missing key or extra).
 
     """
-    from aragora_q.executors.debate import quote  # noqa: PLC0415 - names are checked without it
-    from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415 - likewise
+    from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415 - names are checked without it
 
     check_fallbacks(config)
     registry = AgentRegistry(config)
     registry.check()
 
     async def run_debate(job: Job) -> Mapping[str, Any]:
-        payload = DebateJobPayload.from_dict(job.payload)
+        payload, terms = _debate_and_terms(job.payload, config)
         debate = Debate(
             job,
             payload,
             registry,
             current_attempt(),
             config.max_result_bytes,
-            quote.terms_of(payload.all_agents, config, payload.service_tier),
+            terms,
             _fallbacks(payload, config),
         )
         return (await debate.run()).to_dict()

@@ -95,7 +95,7 @@ def without_price(names: Iterable[str], config: QueueConfig) -> list[str]:
         ConfigError: the list that may have the price is not installed.
 
     """
-    unpriced = [name for name in dict.fromkeys(names) if agent_price(name, config) is None]
+    unpriced = _unpriced(names, config)
     for name in unpriced if price_list() is None else ():
         if not config_of(name, config).base_url:
             raise ConfigError(
@@ -120,8 +120,11 @@ def check_prices(config: QueueConfig) -> None:
 
 def unpriced_agents(config: QueueConfig) -> list[str]:
     """Return the configured and the default agents whose price is not known, sorted."""
-    names = {*config.agents, *config.default_agents}
-    return sorted(name for name in names if agent_price(name, config) is None)
+    return sorted(_unpriced([*config.agents, *config.default_agents], config))
+
+
+def _unpriced(names: Iterable[str], config: QueueConfig) -> list[str]:
+    return [name for name in dict.fromkeys(names) if agent_price(name, config) is None]
 
 
 def choose_agents(

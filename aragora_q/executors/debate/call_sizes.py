@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from aragora_q.context import MAX_CALL_SECONDS
-from aragora_q.executors.debate.prompts import CHARS_PER_WORD
 from aragora_q.executors.debate.quote import MAX_TRIES, Terms
-from aragora_q.executors.debate.requests import Topic
+from aragora_q.executors.debate.requests import BYTES_PER_TOKEN, Topic
 from aragora_q.history import CallHistory, CallKind, CallSums
 
 Level = Literal["least", "expected", "most"]
 
-BYTES_PER_WORD, BYTES_PER_TOKEN = 6, 4
+BYTES_PER_WORD = 6
 REASON_WORDS = 25
 """Length of the reason of a vote."""
 REPLY_TOKENS = 30
@@ -127,7 +126,7 @@ class CallSizes:
             input_share=min(input_share, 1.0),
             cached_share=0.0 if level == "most" else min(cached_share, 1.0),
             answer_bytes=length(topic.max_words, known.answer_bytes),
-            points_bytes=length(_points_words(topic), known.points_bytes),
+            points_bytes=length(topic.max_points_words, known.points_bytes),
             seconds=None if token_seconds is None else min(seconds * growth, MAX_CALL_SECONDS),
             seconds_deviation=min(seconds_deviation * growth, MAX_CALL_SECONDS),
         )
@@ -176,16 +175,12 @@ def words_asked(topic: Topic, phase: str) -> int:
     """Return how many words the reply is asked to have."""
     match phase:
         case "review":
-            return _points_words(topic)
+            return topic.max_points_words
         case "discuss":
-            return topic.max_words + _points_words(topic)
+            return topic.max_words + topic.max_points_words
         case "vote" | "judge":
             return REASON_WORDS
     return topic.max_words
-
-
-def _points_words(topic: Topic) -> int:
-    return topic.max_points_chars // CHARS_PER_WORD
 
 
 def _text_tokens(words: float) -> float:

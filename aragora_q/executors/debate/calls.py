@@ -11,7 +11,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from aragora_q import ledger
 from aragora_q.context import AttemptContext, Call
@@ -38,14 +39,23 @@ class BudgetSpent(PermanentError):
     """A budget that fails jobs has no room: the job fails, whatever its other seats could do."""
 
 
+class Asked(NamedTuple):
+    """A request to an agent, which may take several calls."""
+
+    agent: Agent
+    name: str
+    """Of its entry in the journal."""
+    request: AgentRequest
+    read: ReadReply
+    place: Mapping[str, Any]
+    """Where in the debate it belongs, and, of a fallback, why it is asked (`closed`)."""
+
+
 class CallBook:
     """Sends the calls of one attempt, and books them.
 
     `max_tokens` and `max_cost_usd` are the job's limits; `least_usd` is what it needs at least (None: unknown).
     """
-
-    expected_usd: float | None = None
-    """What the debate will probably cost; None: unknown. Its first call asks for room for all of it."""
 
     def __init__(
         self,
@@ -66,19 +76,8 @@ class CallBook:
         self._begins = asyncio.Lock()
         self._has_begun = False
 
-    async def ask(
-        self,
-        agent: Agent,
-        name: str,
-        request: AgentRequest,
-        manner: Manner,
-        read: ReadReply,
-        place: Mapping[str, Any],
-    ) -> Entry:
-        """Ask an agent, and return the entry that `read` makes of its reply, which is in the journal then.
-
-        `name` is that of the entry; `place` says where in the debate the call belongs, and, of a
-        fallback, why it is asked (`closed`).
+    async def ask(self, asked: Asked, manner: Manner) -> Entry:
+        """Ask an agent, and return the entry of its reply, which is in the journal then.
 
         Raises:
             LeaseLost: the reply is settled, but not kept.
@@ -86,15 +85,12 @@ class CallBook:
             Others as `AttemptContext.acquire`, and the errors of `CallFault`.
 
         """
-
-        async def send(manner: Manner) -> Entry:
-            return await self._send(agent, name, request, manner, read, place, clip)
-
-        clip = self._limits.take(name, place["seat"], agent.name, request, manner)
+        seat, agent = asked.place["seat"], asked.agent.name
+        clip = self._limits.take(asked.name, seat, agent, asked.request, manner)
         try:
-            return await in_any_way(send, manner)
+            return await in_any_way(partial(self._send, asked, clip), manner)
         finally:
-            self._limits.end(name)
+            self._limits.end(asked.name)
 
     async def settle_again(self) -> None:
         """Settle the recent calls in the journal: whether earlier attempts did is not known."""
@@ -106,29 +102,21 @@ class CallBook:
             job_max_cost_usd=self._max_cost_usd,
         )
 
-    async def _send(
-        self,
-        agent: Agent,
-        name: str,
-        request: AgentRequest,
-        manner: Manner,
-        read: ReadReply,
-        place: Mapping[str, Any],
-        clip: int | None,
-    ) -> Entry:
+    async def _send(self, asked: Asked, clip: int | None, manner: Manner) -> Entry:
+        """Send one call; `clip` is the output limit that the job's own limits leave, None: the agent's."""
+        agent = asked.agent
         limit = agent.larger_output_tokens if manner.larger else agent.max_output_tokens
         if clip is not None and clip >= limit:
             clip = None
-        call = self._call(agent, name, request, manner, clip or limit)
-        call = replace(call, is_fallback="closed" in place)
+        call = self._call(asked, manner, clip or limit)
         await self._acquire(call)
         started_at = time.monotonic()
-        entry, fault = await _request(agent, request, manner, clip, read)
+        entry, fault = await _request(asked, manner, clip)
         if fault is not None and isinstance(fault.error, WorkerUnable):
             await ledger.settle(self._attempt, call, ledger.NOT_SENT)
             raise fault
         entry |= {
-            **place,
+            **asked.place,
             "id": call.id,
             "max_in": call.max_input_tokens,
             "seconds": round(time.monotonic() - started_at, 3),
@@ -137,26 +125,25 @@ class CallBook:
         settlement = ledger.settlement_of(entry)
         try:
             if fault is None:
-                entry = await self._journal.put(name, entry)
+                entry = await self._journal.put(asked.name, entry)
             else:
                 settlement = replace(settlement, retry_after_seconds=fault.retry_after_seconds)
                 if fault.outcome != "no_capacity":  # else long waits would fill the journal
-                    await self._journal.put_fault(name, entry)
+                    await self._journal.put_fault(asked.name, entry)
         finally:
             await ledger.settle(self._attempt, call, settlement)
         if fault is not None:
             raise fault
         return entry
 
-    def _call(
-        self, agent: Agent, name: str, request: AgentRequest, manner: Manner, max_output_tokens: int
-    ) -> Call:
-        max_input_tokens = agent.max_input_tokens(request, manner)
+    def _call(self, asked: Asked, manner: Manner, max_output_tokens: int) -> Call:
+        agent = asked.agent
+        max_input_tokens = agent.max_input_tokens(asked.request, manner)
         worst_usd = None
         if agent.price is not None:
             worst_usd = agent.price.worst_usd(max_input_tokens, max_output_tokens)
         return Call(
-            id=self._attempt.call_id(self._journal.next_request(name)),
+            id=self._attempt.call_id(self._journal.next_request(asked.name)),
             agent=agent.name,
             provider=agent.provider,
             account=agent.account,
@@ -168,14 +155,15 @@ class CallBook:
             job_max_tokens=self._max_tokens,
             job_max_cost_usd=self._max_cost_usd,
             least_usd=None if any(self._journal.ledger()) else self._least_usd,
+            is_fallback="closed" in asked.place,
         )
 
     async def _acquire(self, call: Call) -> None:
         try:
-            # What the other seats reserve must not stand in the way of the first call.
+            # The first call asks for room for the whole debate: other seats must not reserve some before it.
             async with self._begins:
                 if not self._has_begun and not any(self._journal.ledger()):
-                    first = replace(call, expected_usd=self.expected_usd)
+                    first = replace(call, expected_usd=self._journal.quote_usd)
                     await ledger.acquire(self._attempt, first)
                     self._has_begun = True
                     return
@@ -205,16 +193,17 @@ async def ask(agent: Agent, request: AgentRequest, manner: Manner = PLAIN) -> Re
 
 
 async def _request(
-    agent: Agent, request: AgentRequest, manner: Manner, clip: int | None, read: ReadReply
+    asked: Asked, manner: Manner, clip: int | None
 ) -> tuple[Entry, CallFault | None]:
     """Send a request, and return the entry of its reply or its fault, and the fault."""
+    agent = asked.agent
     try:
-        reply = await agent.reply(request, manner, clip)
+        reply = await agent.reply(asked.request, manner, clip)
     except Exception as error:  # noqa: BLE001 - whatever it is: of this seat, not of the debate
         fault = _fault_of(error, agent)
         return fault_entry_of(agent, fault), fault
     try:
-        entry = read(manner, reply)
+        entry = asked.read(manner, reply)
     except Exception as error:  # noqa: BLE001 - it was paid for, whatever is wrong with it
         fault = _unreadable(reply, error)
         return fault_entry_of(agent, fault), fault

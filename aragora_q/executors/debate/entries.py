@@ -20,6 +20,7 @@ MAX_SAID_CHARS = 300
 """Length at which the text of a reply that was not used is cut."""
 
 MAX_TIER_CHARS = 40
+"""Length at which the name of a service tier that a provider says is cut."""
 
 MAX_TOKENS = 1_000_000_000
 """No call has more; a provider that says so does not count tokens."""

@@ -19,6 +19,7 @@ from aragora_q.executors.debate.call_sizes import DEVIATIONS, LEAST_SHARE, CallS
 from aragora_q.executors.debate.prices import Price
 from aragora_q.executors.debate.quote import (
     NONCE,
+    Fallbacks,
     Planned,
     Terms,
     answers_again,
@@ -92,15 +93,19 @@ class DebateQuote:
 
 
 def quote_debate(
-    payload: DebateJobPayload, terms: Sequence[Terms], history: CallHistory
+    payload: DebateJobPayload,
+    terms: Sequence[Terms],
+    history: CallHistory,
+    fallbacks: Fallbacks = (),
 ) -> DebateQuote:
     """Return the quote of a debate. `terms` are those of all its agents.
 
-    What the debate's own limits forbid is neither expected nor possible.
+    What the debate's own limits forbid is neither expected nor possible. Fallbacks are possible.
     """
     least = _Forecast(payload, terms, history, "least").estimate
     forecast = _Forecast(payload, terms, history, "expected")
-    most = _Forecast(payload, terms, history, "most").estimate
+    dearest = _dearest_agents(payload, terms, fallbacks)
+    most = _Forecast(payload, dearest, history, "most").estimate
     expected = forecast.estimate
     return DebateQuote(
         _each(min, least, expected),
@@ -140,6 +145,24 @@ def phase_shares(payload: DebateJobPayload, *, is_text: bool) -> dict[str, float
     if payload.consensus == "synthesis":
         shares["synthesize"] = 1.0
     return shares
+
+
+def _dearest_agents(
+    payload: DebateJobPayload, terms: Sequence[Terms], fallbacks: Fallbacks
+) -> Sequence[Terms]:
+    """Return, for each agent, the terms of it or of the fallback whose calls can cost most."""
+    if not any(fallbacks):
+        return terms
+    propose = Propose(Topic.of(payload, NONCE))
+
+    def highest_price(each: Terms) -> float:
+        micros = each.call(each.input_tokens(propose)).at().micros
+        return math.inf if micros is None else micros  # unknown is never less
+
+    return [
+        max([own, *others.values()], key=highest_price)
+        for own, others in zip(terms, fallbacks, strict=True)
+    ]
 
 
 class _Step(NamedTuple):

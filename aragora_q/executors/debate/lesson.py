@@ -26,7 +26,7 @@ def lesson_of(
     """Return what the calls of a debate took, and which phases it held."""
     entries: dict[CallKind, list[Entry]] = defaultdict(list)
     for entry in journal.entries():
-        tier = loose.text(loose.mapping(entry.get("own_settings")).get("service_tier"))
+        tier = loose.text(entry.get("service_tier"))
         entries[CallKind(entry["model"], tier, entry["phase"])].append(entry)
     calls = {kind: _sums(topic, kind.phase, own) for kind, own in entries.items()}
     if result.ended_by not in NATURAL_ENDS:

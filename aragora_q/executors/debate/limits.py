@@ -15,7 +15,14 @@ from typing import NamedTuple
 from aragora_q.errors import JobLimitReached
 from aragora_q.executors.debate import quote
 from aragora_q.executors.debate.journal import Entry, Journal
-from aragora_q.executors.debate.quote import MIN_OUTPUT_TOKENS, Amount, CallBound, Planned, Terms
+from aragora_q.executors.debate.quote import (
+    MIN_OUTPUT_TOKENS,
+    Amount,
+    CallBound,
+    Fallbacks,
+    Planned,
+    Terms,
+)
 from aragora_q.executors.debate.requests import AgentRequest, Manner
 from aragora_q.job import DebateJobPayload
 from aragora_q.money import cost_micros, limit_micros
@@ -55,8 +62,8 @@ class Room(NamedTuple):
 class Limits:
     """The limits of one job. Create one per attempt.
 
-    `terms` are those of the agents by seat, the judge's last; `fallbacks` those of each one's fallbacks by
-    name. A phase is reserved for the seats' agents; a fallback is asked only if what is left allows it.
+    `terms` are those of the agents by seat, the judge's last. A phase is reserved for the seats' agents; a
+    fallback is asked only if what is left allows it.
     """
 
     def __init__(
@@ -64,7 +71,7 @@ class Limits:
         payload: DebateJobPayload,
         terms: Sequence[Terms],
         journal: Journal,
-        fallbacks: Sequence[Mapping[str, Terms]],
+        fallbacks: Fallbacks,
     ) -> None:
         self._timeout_seconds = payload.timeout_seconds
         self._max_tokens = payload.max_tokens

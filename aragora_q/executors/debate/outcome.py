@@ -12,7 +12,7 @@ from fractions import Fraction
 from statistics import median
 from typing import Any
 
-from aragora_q import codec
+from aragora_q import codec, loose
 from aragora_q.executors.debate.answers import Answers
 from aragora_q.executors.debate.consensus import Ballot, Decision, decide, shares
 from aragora_q.executors.debate.flags import flags
@@ -281,48 +281,43 @@ class Outcome:
                 yield f"{name} did not limit {count} calls: what they took is not known"
 
     def _seat_rows(self) -> list[dict[str, Any]]:
-        rows, entries = [], list(self._journal.ledger())
+        entries = list(self._journal.ledger())
         outsiders = range(self._payload.max_seats, len(self._seats.names))
-        for seat in sorted({*self._joined, *outsiders, *(entry["seat"] for entry in entries)}):
-            own = [entry for entry in entries if entry["seat"] == seat]
-            replies = [entry for entry in own if "settings" in entry]
-            last = (replies or own or [{}])[-1]
-            priced = [entry["usd"] for entry in own if entry["usd"] is not None]
-            rows.append(
-                {
-                    "seat": seat,
-                    "agent": self._seats.names[seat],
-                    "model": last.get("model"),
-                    "settings": last.get("own_settings", {}),
-                    "service_tier": last.get("service_tier"),
-                    "served_in": sorted(
-                        {
-                            tier
-                            for entry in replies
-                            if isinstance(tier := entry.get("served_in"), str)
-                        }
-                    ),
-                    "answered_by": sorted({entry["answered_by"] for entry in replies}),
-                    "fallbacks": _fallback_rows(replies, self._seats.names[seat]),
-                    "dropped": self._seats.dropped.get(seat),
-                    "calls": len(own),
-                    "input_tokens": sum(entry["in"] for entry in own),
-                    "output_tokens": sum(entry["out"] for entry in own),
-                    "cached_tokens": sum(entry["cached"] for entry in own),
-                    "cost_usd": round(sum(priced), COST_DIGITS) if priced else None,
-                    "unpriced_calls": len(own) - len(priced),
-                    "seconds": round(sum(entry["seconds"] for entry in own), 3),
-                    "median_seconds": round(median(entry["seconds"] for entry in replies), 3)
-                    if replies
-                    else None,
-                    "cut": sum(
-                        bool((said["said"] or {}).get("cut"))
-                        for said in self._seats.transcript
-                        if said["seat"] == seat
-                    ),
-                }
-            )
-        return rows
+        seats = sorted({*self._joined, *outsiders, *(entry["seat"] for entry in entries)})
+        return [
+            self._seat_row(seat, [entry for entry in entries if entry["seat"] == seat])
+            for seat in seats
+        ]
+
+    def _seat_row(self, seat: int, own: Sequence[Entry]) -> dict[str, Any]:
+        """Return what a seat did and took; `own` are its calls, also those without a reply."""
+        agent = self._seats.names[seat]
+        replies = [entry for entry in own if "settings" in entry]
+        last = (replies or own or [{}])[-1]
+        served_in = {loose.text(entry.get("served_in")) for entry in replies}
+        priced = [entry["usd"] for entry in own if entry["usd"] is not None]
+        seconds = [entry["seconds"] for entry in replies]
+        said = [each["said"] or {} for each in self._seats.transcript if each["seat"] == seat]
+        return {
+            "seat": seat,
+            "agent": agent,
+            "model": last.get("model"),
+            "settings": last.get("own_settings", {}),
+            "service_tier": last.get("service_tier"),
+            "served_in": sorted(filter(None, served_in)),
+            "answered_by": sorted({entry["answered_by"] for entry in replies}),
+            "fallbacks": _fallback_rows(replies, agent),
+            "dropped": self._seats.dropped.get(seat),
+            "calls": len(own),
+            "input_tokens": sum(entry["in"] for entry in own),
+            "output_tokens": sum(entry["out"] for entry in own),
+            "cached_tokens": sum(entry["cached"] for entry in own),
+            "cost_usd": round(sum(priced), COST_DIGITS) if priced else None,
+            "unpriced_calls": len(own) - len(priced),
+            "seconds": round(sum(entry["seconds"] for entry in own), 3),
+            "median_seconds": round(median(seconds), 3) if seconds else None,
+            "cut": sum(bool(each.get("cut")) for each in said),
+        }
 
     def _group_rows(self) -> list[dict[str, Any]]:
         found = shares(self._ballots())

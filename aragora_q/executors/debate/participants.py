@@ -29,7 +29,7 @@ from aragora_q.errors import (
     RetryLater,
 )
 from aragora_q.executors.debate.agents import AgentRegistry
-from aragora_q.executors.debate.calls import BudgetSpent, CallBook, ReadReply
+from aragora_q.executors.debate.calls import Asked, BudgetSpent, CallBook, ReadReply
 from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.fallbacks import closed_seconds
 from aragora_q.executors.debate.journal import Entry, Journal
@@ -334,12 +334,12 @@ class Participants:
                 agent = agents[name] = await self._registry.agent(name, seat, self._service_tier)
                 if (manner := self._next_manner(tries, agents, name)) is None:
                     continue
-                read = _reader(agent, request, labels)
                 at = place
                 if name != own:
                     at = {**place, "closed": why}
                     self._log_fallback(seat, name, why)
-                return await self._calls.ask(agent, call, request, manner, read, at)
+                read = _reader(agent, request, labels)
+                return await self._calls.ask(Asked(agent, call, request, read, at), manner)
             except AragoraQError as error:
                 seconds = closed_seconds(error)
                 is_passed = name != own and isinstance(

@@ -110,10 +110,7 @@ ANSWERS = {
     "boolean": "your answer, true or false",
     "schema": "your answer, as the JSON value that the question asks for",
 }
-CHARS_PER_WORD = 7
-"""To ask for a number of words where the limit is in characters."""
-
-BYTES_PER_TOKEN = 2
+MIN_BYTES_PER_TOKEN = 2
 """Fewer than tokens have, in any language and with any tokenizer."""
 FRAME_TOKENS = 120
 TOOL_FRAME_TOKENS = 470
@@ -210,7 +207,7 @@ def max_input_tokens(prompt: Prompt, remark: str = "", *, is_tool: bool = True) 
         texts += [prompt.form.in_words if prompt.form else "", remark]
     frame = TOOL_FRAME_TOKENS if is_tool and form else FRAME_TOKENS
     size = sum(len(text.encode(errors="replace")) for text in texts)
-    return size // BYTES_PER_TOKEN + frame + (REMARK_TOKENS if remark else 0)
+    return size // MIN_BYTES_PER_TOKEN + frame + (REMARK_TOKENS if remark else 0)
 
 
 def form_of(request: AgentRequest) -> Form:
@@ -278,7 +275,7 @@ def object_form(name: str, properties: dict[str, dict[str, Any]]) -> Form:
 
 def _reply(request: AgentRequest) -> str:
     topic = request.topic
-    words, points_words = topic.max_words, topic.max_points_chars // CHARS_PER_WORD
+    words, points_words = topic.max_words, topic.max_points_words
     what = FIELDS | {"answer": ANSWERS[topic.form.kind]}
     if not topic.form.is_closed:
         what["reasons"] = FULL_ANSWER

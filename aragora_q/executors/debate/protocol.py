@@ -26,7 +26,7 @@ from aragora_q.executors.debate.limits import Limits, Plan
 from aragora_q.executors.debate.outcome import Outcome
 from aragora_q.executors.debate.participants import Participants, Phase
 from aragora_q.executors.debate.prompt_version import prompt_version
-from aragora_q.executors.debate.quote import Planned, Terms
+from aragora_q.executors.debate.quote import Fallbacks, Planned, Terms
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Discuss, Propose, Review, Revise, Topic
 from aragora_q.executors.debate.vote import Election
@@ -48,8 +48,7 @@ share of `timeout_seconds`. The provider has read the prompt by then, though it 
 class Debate:
     """The debate of one job. Create one per attempt and call `run` once.
 
-    `terms` are those of all agents of the payload, `fallbacks` those of the agents that may answer instead of
-    each, by name, in order.
+    `terms` are those of all agents of the payload.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Debate:
         attempt: AttemptContext,
         max_result_bytes: int,
         terms: Sequence[Terms],
-        fallbacks: Sequence[Mapping[str, Terms]] = (),
+        fallbacks: Fallbacks = (),
     ) -> None:
         self._job = job
         self._payload = payload
@@ -96,7 +95,6 @@ class Debate:
         """
         self._registry.resolve(self._payload.all_agents)
         await self._journal.open(self._begin)
-        self._calls.expected_usd = self._journal.quote_usd
         await self._calls.settle_again()
         if self._payload.has_budget and not any(self._journal.ledger()):
             quote.check_budget(self._payload, self._terms)

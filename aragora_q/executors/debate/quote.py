@@ -129,6 +129,10 @@ class Terms(NamedTuple):
         return CallBound(input_tokens, output, usd, per_million / 1_000_000)
 
 
+Fallbacks = Sequence[Mapping[str, Terms]]
+"""Of each agent of a debate, the terms of those that may answer in its place, by name, in order."""
+
+
 def terms_of(
     names: Sequence[str], config: QueueConfig, service_tier: str | None = None
 ) -> list[Terms]:
@@ -138,9 +142,7 @@ def terms_of(
         InvalidPayload: a name is unknown.
     """
     return [
-        _terms(
-            config_of(name, config, service_tier), agent_price(name, config, service_tier), seat
-        )
+        _terms(config_of(name, config, service_tier), agent_price(name, config, service_tier), seat)
         for seat, name in enumerate(names)
     ]
 
@@ -249,7 +251,7 @@ def approval_above(
     max_usd: float,
     payload: DebateJobPayload,
     terms: Sequence[Terms],
-    fallbacks: Sequence[Sequence[Terms]] = (),
+    fallbacks: Fallbacks = (),
 ) -> Approval | None:
     """Return why a debate needs an approval: it may cost more than `max_usd`. None if it cannot."""
     if unpriced := unpriced_agents(payload, terms):
@@ -296,17 +298,13 @@ def floor(payload: DebateJobPayload, terms: Sequence[Terms]) -> Quote:
     )
 
 
-def highest(
-    payload: DebateJobPayload,
-    terms: Sequence[Terms],
-    fallbacks: Sequence[Sequence[Terms]] = (),
-) -> Quote:
+def highest(payload: DebateJobPayload, terms: Sequence[Terms], fallbacks: Fallbacks = ()) -> Quote:
     """Return the most that a debate can take: all seats and rounds, the largest answers, each call repeated.
 
-    `fallbacks` are the terms of the agents that may answer instead: each seat counts with the dearest. Limits
-    of the payload do not count.
+    Each call counts with the dearest of its agent and that agent's fallbacks. Limits of the payload do not
+    count.
     """
-    variants = [*_variants(terms, fallbacks)]
+    variants = _variants(terms, fallbacks)
     topic = Topic.of(payload, NONCE)
     seats = range(payload.max_seats)
     answers = [largest_answer(topic)] * len(seats)
@@ -348,16 +346,15 @@ def _dearest(
         yield Amount(max(amount.tokens for amount in amounts), known)
 
 
-def _variants(
-    terms: Sequence[Terms], fallbacks: Sequence[Sequence[Terms]]
-) -> Iterator[Sequence[Terms]]:
-    """Yield the terms by seat: those of the seats' agents, then of each one's fallbacks, in order."""
-    yield terms
-    for n in range(max(map(len, fallbacks), default=0)):
-        yield [
-            others[n] if n < len(others) else agent
-            for agent, others in zip(terms, fallbacks, strict=True)
-        ]
+def _variants(terms: Sequence[Terms], fallbacks: Fallbacks) -> list[Sequence[Terms]]:
+    """Return the terms by seat: those of the seats' agents, then of each one's fallbacks, in order."""
+    if not fallbacks:
+        return [terms]
+    columns = [[own, *others.values()] for own, others in zip(terms, fallbacks, strict=True)]
+    return [
+        [column[min(n, len(column) - 1)] for column in columns]
+        for n in range(max(map(len, columns)))
+    ]
 
 
 def calls(

@@ -21,20 +21,21 @@ from aragora_q.job import DebateJobPayload
 if TYPE_CHECKING:
     from aragora_q.executors.debate.prices import Price
 
-CHARS_PER_WORD = 40
+CHARS_PER_WORD = 7
+"""To ask for a number of words where the limit is in characters."""
+MAX_CHARS_PER_WORD = 40
 """Characters kept per word that was asked for: an answer is cut only far beyond its length."""
 
 MAX_BYTES_PER_CHAR = 4
 POINTS_CHARS = 700
+POINTS_CHARS_PER_ANSWER = 250
 
 MIN_PREFIX_TOKENS = 1_024
 """Providers' caches keep no shorter beginning of a prompt."""
-FRAME_TOKENS = 300
-"""What instructions and form add to a question, about."""
+PREFIX_FRAME_TOKENS = 300
+"""What instructions and form add to a question where they begin all prompts, about."""
 BYTES_PER_TOKEN = 4
-"""Of usual text, about: only to estimate."""
-
-POINTS_CHARS_PER_ANSWER = 250
+"""Of usual text, about: only to estimate. `prompts.MIN_BYTES_PER_TOKEN` makes bounds."""
 
 SHARED = "reply"
 """Name of the form that all calls of a debate may share, and of its only field."""
@@ -68,6 +69,11 @@ class Topic:
     shares_prefix: bool = False
     """True if the calls of the debate begin alike, for as many tokens as providers' caches keep."""
 
+    @property
+    def max_points_words(self) -> int:
+        """How many words a review is asked to have at most."""
+        return self.max_points_chars // CHARS_PER_WORD
+
     @classmethod
     def of(cls, payload: DebateJobPayload, nonce: str) -> Topic:
         """Return the topic of a debate. Its journal has room for all answers at the length allowed here."""
@@ -82,7 +88,7 @@ class Topic:
             nonce,
             payload.max_answer_words,
             max_answer_chars=min(
-                payload.max_answer_words * CHARS_PER_WORD, room * 2 // 3 // (seats + reviews)
+                payload.max_answer_words * MAX_CHARS_PER_WORD, room * 2 // 3 // (seats + reviews)
             ),
             max_points_chars=min(points, room // 3 // max(reviews, 1)),
             shares_prefix=_shares_prefix(payload, form),
@@ -94,7 +100,7 @@ def _shares_prefix(payload: DebateJobPayload, form: AnswerForm) -> bool:
     votes = not form.is_closed and payload.consensus != "none"
     is_asked_again = payload.max_rounds > 0 or votes or len({*payload.agents}) < len(payload.agents)
     material = "".join([payload.question, *form.options, json.dumps(form.schema)])
-    tokens = len(material.encode(errors="replace")) // BYTES_PER_TOKEN + FRAME_TOKENS
+    tokens = len(material.encode(errors="replace")) // BYTES_PER_TOKEN + PREFIX_FRAME_TOKENS
     return is_asked_again and tokens >= MIN_PREFIX_TOKENS
 
 

@@ -9,9 +9,9 @@
 --
 -- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
 -- have max_bytes, so that the reply stays bounded whatever clients enqueue.
--- `closed` is JSON: ms for which the provider of an agent takes no calls, by the job's service tier (empty: none) and
--- the agent's name; empty: all providers take calls. Jobs whose payload names such an agent are put off, uncharged: delayed until the provider may take calls,
--- and from then on one every RETURN_MS.
+-- `closed` is JSON: ms for which an agent's provider takes no calls, by the agent's name and the service tier that a job
+-- names ('': none); empty: all providers take calls. Jobs whose payload names such an agent are put off, uncharged:
+-- delayed until the provider may take calls, and from then on one every RETURN_MS.
 -- Touches undeclared keys: those of the jobs found in entries. They share the slot of the declared ones;
 -- while a cluster migrates the slot, the guard key (keys.py) keeps every script from beginning.
 
@@ -30,24 +30,22 @@ local order = first_lane == 'high' and {stream_high, stream_normal, stream_low}
   or {stream_normal, stream_high, stream_low}
 
 local entries, capacity, bytes_left = {}, tonumber(limit), tonumber(max_bytes)
-local closed_in = closed ~= '' and cjson.decode(closed) or {}
+local closed_ms = closed ~= '' and cjson.decode(closed) or {}
 local put_off = 0
 
 -- The longest time in ms for which an agent that a payload names is closed; nil: none is.
 local function closed_ms_of(payload)
   local names_one = false
-  for _, agents in pairs(closed_in) do
-    for name in pairs(agents) do names_one = names_one or string.find(payload, name, 1, true) ~= nil end
-  end
+  for name in pairs(closed_ms) do names_one = names_one or string.find(payload, name, 1, true) ~= nil end
   if not names_one or #payload > MAX_SEARCHED_BYTES then return nil end
   local is_json, job = pcall(cjson.decode, payload)
   if not is_json or type(job) ~= 'table' then return nil end
-  local closed_ms = closed_in[type(job.service_tier) == 'string' and job.service_tier or '']
-  if not closed_ms then return nil end
-  local longest = closed_ms[job.judge]
-  for _, names in ipairs({job.agents or false, job.escalate or false}) do
+  local tier = type(job.service_tier) == 'string' and job.service_tier or ''
+  local longest
+  for _, names in ipairs({job.agents or false, job.escalate or false, {job.judge}}) do
     for _, name in ipairs(type(names) == 'table' and names or {}) do
-      if closed_ms[name] then longest = math.max(longest or 0, closed_ms[name]) end
+      local ms = (closed_ms[name] or {})[tier]
+      if ms then longest = math.max(longest or 0, ms) end
     end
   end
   return longest
