@@ -138,9 +138,7 @@ def terms_of(
         InvalidPayload: a name is unknown.
     """
     return [
-        _terms(
-            config_of(name, config, service_tier), agent_price(name, config, service_tier), seat
-        )
+        _terms(config_of(name, config, service_tier), agent_price(name, config, service_tier), seat)
         for seat, name in enumerate(names)
     ]
 
