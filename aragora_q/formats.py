@@ -141,11 +141,11 @@ def count(number: int, singular: str, plural: str = "") -> str:
 
 
 def dollars(usd: float) -> str:
-    """Format a price: `$12.40`, `$0.50`, `$0.0123`, `less than $0.0001`, `$0`."""
+    """Format a price: `$12.40`, `$0.50`, `$0.0123`, `< $0.0001`, `$0`."""
     if usd == 0:
         return "$0"
     if 0 < usd < 0.0001:
-        return "less than $0.0001"
+        return "< $0.0001"
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}".removesuffix("00")
 
 

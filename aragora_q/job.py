@@ -308,7 +308,7 @@ class DebateResult:
     """The agent that wrote `final_answer` from all answers, with consensus `synthesis`; else None."""
     ended_by: str | None = None
     """Why no further round began: `rounds`, `agreement`, `unchanged`, `max_tokens`, `max_cost`, `timeout`,
-    `journal_full`."""
+    `journal_full`; None: the job failed before the rounds were over."""
     groups: list[dict[str, Any]] = field(default_factory=list)
     """The different verdicts: `verdict`, `seats` that hold it at the end, and its `share` of the votes.
     A tie goes to the verdict with the higher sum of its voters' confidence, then to the earlier one."""

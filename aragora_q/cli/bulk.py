@@ -52,7 +52,7 @@ AGENTS_HINT = (
 )
 NewId = Callable[[Mapping[str, Any], Any], str]
 """Makes a job id for a payload and a group; the group may be None, or not yet checked."""
-SEAT_FIELDS = ("agents", "escalate", "judge")
+SEAT_FIELDS = ("agents", "escalate", "judge", "service_tier")
 MAX_KNOWN_SEATS = 1_000
 """Combinations of agents that are remembered as checked."""
 
@@ -294,7 +294,9 @@ def create_job(
 
 
 def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
-    """Check the names of a debate. Return a warning if all agents have the same model; else nothing.
+    """Check the names of a debate. Return a warning about its agents, or nothing.
+
+    They are all one model, or none has the service tier that the job asks for.
 
     Raises:
         InvalidPayload: a name does not resolve.
@@ -304,8 +306,13 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     from aragora_q.executors import debate
 
     debate.check_payload_agents(payload, config)
-    model = debate.only_model(payload["agents"], config)
-    return f"all agents are {model}, and share its errors: agreement means little" if model else ""
+    agents, tier = payload["agents"], payload.get("service_tier")
+    warnings = []
+    if model := debate.only_model(agents, config):
+        warnings.append(f"all agents are {model}, and share its errors: agreement means little")
+    if tier is not None and not debate.has_tier(agents, tier, config):
+        warnings.append(f"no agent has the service tier {tier}: they are asked as they are")
+    return "; ".join(warnings)
 
 
 def check_budget(job: Job, config: QueueConfig) -> None:
@@ -392,7 +399,7 @@ class BulkSummary:
     """Jobs that wait for an approval."""
     first_held: str = ""
     warnings: int = 0
-    """Debates whose agents all have the same model."""
+    """Debates about whose agents there is a warning."""
     first_warning: str = ""
     has_new_ids: bool = False
     """Whether a job got a new id: enqueueing its line again would enqueue a second job."""
@@ -409,10 +416,8 @@ class BulkSummary:
         return "run the command again to enqueue the rest, no job is enqueued twice"
 
     def warning(self) -> str:
-        """Return, for example, `2 debates of one model; the first, line 1: …`."""
-        return (
-            f"{output.count(self.warnings, 'debate')} of one model; the first, {self.first_warning}"
-        )
+        """Return, for example, `about 2 debates; the first, line 1: all agents are …`."""
+        return f"about {output.count(self.warnings, 'debate')}; the first, {self.first_warning}"
 
     def approvals(self) -> str:
         """Return, for example, `2 jobs are held until approved; the first, line 1: may cost …`."""

@@ -30,8 +30,9 @@ Examples:
 \b
 Exit codes:
   0 ok   1 the job did not complete (--wait)   2 usage
-  3 some lines were refused   65 invalid job   69 Redis unreachable
-  75 try again   77 access denied   78 invalid configuration   124 timeout
+  3 some lines were refused   65 invalid job, or above --max-quote
+  69 Redis unreachable   75 try again   77 access denied
+  78 invalid configuration   124 timeout
 """
 
 

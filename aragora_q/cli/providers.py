@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 MAX_NAME_CHARS = 200
+MAX_NAMED = 9
+"""Providers in a hint."""
 
 providers = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
 
@@ -110,14 +112,16 @@ async def pause(
             reason or not was_paused
         ):  # a reason that another operator gave stays until there is a new one
             await accounts.pause(name, by=options.operator(), reason=reason)
-        known = _names(await accounts.accounts())
+        found = await accounts.accounts()
+    known = _names(found)
     if as_json:
         output.json_line({"name": name, "paused": True, "changed": not was_paused})
     elif not quiet:
         output.info(f"{name} {'was already paused' if was_paused else 'is paused'}")
         if name not in known:
-            hint = did_you_mean(name, known)
-            output.info(f"no calls to it are known{': ' + hint if hint else ''}")
+            providers = sorted({each.provider for each in found})[:MAX_NAMED]
+            hint = did_you_mean(name, known) or f"those known are {', '.join(providers)}"
+            output.info(f"no calls to it are known{': ' + hint if providers else ''}")
 
 
 @providers.command(

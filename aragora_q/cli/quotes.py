@@ -204,11 +204,17 @@ def _estimates(quote: DebateQuote | Total) -> Table:
 
 
 def _parts(lines: Sequence[QuoteLine]) -> Table:
-    """Return the parts by agent; what agents are called, and which models they are, stands once."""
+    """Return the parts by agent; what agents are called, and which models they are, stands once.
+
+    Agents that are called as their models are in the column of models, if others have names.
+    """
+    has_names = any(line.agent != line.model for line in lines)
     by_agent: dict[tuple[str, ...], list[QuoteLine]] = {}
     for line in lines:
-        model = "" if line.model == line.agent else line.model
-        by_agent.setdefault((line.agent, model, line.service_tier or ""), []).append(line)
+        names = (line.agent if line.agent != line.model else "", line.model)
+        if not has_names:
+            names = line.agent, ""
+        by_agent.setdefault((*names, line.service_tier or ""), []).append(line)
     rows = [
         Row([*(("", "", "") if n else agent), line.phase, *_numbers(line)])
         for agent, own in by_agent.items()

@@ -55,7 +55,7 @@ async def _quote_usd(queue: RedisStreamsQueue, job: Job) -> float | None:
     """Return what a debate was expected to cost when it began; None if that is not known."""
     from aragora_q import report
 
-    if not report.is_debate(job) or not job.attempts:
+    if not report.is_debate(job):
         return None
     name = report.BEGUN
     journal = {} if job.result else {name: await queue.tracker.checkpoint(job.id, name)}

@@ -297,8 +297,14 @@ def _read(form: type[M], fields: Mapping[str, Any]) -> M:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(map(str, fault["loc"])) or "the message"
-        given = "" if fault["type"] == "missing" else f", not {fault['input']!r:.100}"
-        raise ValueError(f"{field} {validation_rule(fault['msg'])}{given}") from None
+        match fault["type"]:
+            case "missing":
+                why = f"{field} is missing"
+            case "extra_forbidden":
+                why = f"unknown field {field!r:.100}; the fields are {', '.join(form.model_fields)}"
+            case _:
+                why = f"{field} {validation_rule(fault['msg'])}, not {fault['input']!r:.100}"
+        raise ValueError(why) from None
 
 
 def _checked(report: Report) -> Report:

@@ -120,6 +120,7 @@ def _terms(debate: Debate) -> Facts:
         ("consensus mode", debate.mode),
         ("rounds", debate.rounds_at_most() if debate.max_rounds() else "none"),
         ("limits", ", ".join(_limits(debate))),
+        ("service tier", text(debate.payload.get("service_tier") or "")),
         ("quoted", dollars(quote) if (quote := debate.quote()) and not debate.result else ""),
         ("answer form", named),
         ("options", "; ".join(options)),

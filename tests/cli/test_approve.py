@@ -34,7 +34,8 @@ def test_a_job_that_may_cost_more_is_held_until_it_is_approved(run, run_cli):
     line = result.object
     assert (line["id"], line["created"], line["held"]) == ("job1", True, True)
     assert line["most_usd"] > 5
-    quote = f"may cost up to ${line['most_usd']:.2f}, above the $5.00 that need no approval"
+    worst = f"may cost up to ${line['most_usd']:.2f} in the worst case"
+    quote = f"{worst}, above the $5.00 that need no approval"
     assert result.err.strip() == f"job job1 {quote}; to approve it: aragora-q unhold job1"
     status = run_cli("status", "job1", "--json").object
     assert (status["status"], status["hold"]["cause"]) == ("held", "approval")

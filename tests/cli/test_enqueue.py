@@ -227,9 +227,35 @@ def test_agents_of_one_model_are_warned_of(run_cli, tmp_path, agents, model):
     assert run_cli("enqueue", "Tea?", "--agents", agents, "--quiet").err == ""
     text = lines(DEBATE, *[{"question": "Tea?", "agents": agents.split(",")}] * 2)
     ended = run_cli("enqueue", "-", stdin=text)
-    many = warning.replace("all", "2 debates of one model; the first, line 2: all", 1)
+    many = warning.replace("all", "about 2 debates; the first, line 2: all", 1)
     assert (ended.code, ended.err) == (0, many if model else "")
     assert run_cli("enqueue", "-", "--quiet", stdin=text).err == ""
+
+
+@pytest.mark.parametrize(
+    ("agents", "tier", "is_warned"),
+    [
+        ("claude,proxied", "flex", True),  # servers at a base_url have no tiers
+        ("claude,own", "flex", True),  # what [agents] says counts first
+        ("claude,gpt", "flex", False),  # one of them has it
+        ("claude,gpt", "auto", False),
+        ("claude,proxied", "cheap", False),  # refused
+    ],
+)
+def test_a_tier_that_no_agent_has_is_warned_of(run_cli, tmp_path, agents, tier, is_warned):
+    """A batch that is meant to be cheap is not dear without a word; for one debate and for lines."""
+    (tmp_path / "aragora-q.toml").write_text(
+        '[agents.own]\nmodel = "openai:gpt-6"\nservice_tier = "default"\n'
+        '[agents.proxied]\nmodel = "openai:gpt-6"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    )
+    options = ("--agents", agents, "--service-tier", tier)
+    warning = f"warning: no agent has the service tier {tier}: they are asked as they are\n"
+    assert (warning in run_cli("enqueue", "Tea?", *options).err) is is_warned
+    many = warning.replace("no", "about 1 debate; the first, line 1: no", 1)
+    assert (many in run_cli("enqueue", "-", *options, stdin='{"question": "Tea?"}').err) is (
+        is_warned
+    )
+    assert "warning" not in run_cli("enqueue", "Tea?", *options, "--quiet").err
 
 
 def test_quiet_prints_only_the_id(cli_command, redis_client):

@@ -85,6 +85,14 @@ def test_a_provider_may_be_paused_before_its_first_call(run_cli):
     assert run_cli("providers", "resume", "later", "--json").object["changed"] is True
 
 
+def test_a_pause_of_an_unknown_name_says_which_are_known(run_cli, use):
+    """The provider of agents with a `base_url` is the host, not the prefix of the model."""
+    use(1, "ok")
+    assert "no calls to it are known: those known are stub\n" in (
+        run_cli("providers", "pause", "openai-chat").err
+    )
+
+
 def test_an_account_of_a_paused_provider_is_known_before_its_first_call(run_cli, on_queue):
     """The first call that is refused lists it: its held jobs stay held, and `stats` names it."""
 

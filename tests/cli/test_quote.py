@@ -339,7 +339,20 @@ def test_a_table_fits_the_terminal(run_cli, tmp_path, monkeypatch):
         assert f"{part['input_tokens']:,}" in text
         assert part["usd"] < 0.0001 or f"${part['usd']:,.2f}" in text
     assert f"${quote['most']['usd']:,.2f}" in text
-    assert "less than $0.0001" in text
+    assert "< $0.0001" in text
+
+
+@pytest.mark.parametrize("others", [(), ("gpt",)])
+def test_agents_that_are_called_as_their_models_have_one_line(run_cli, monkeypatch, others):
+    """Names of usual length are not broken, also next to a tier, another name and prices close to 0."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    names = ("openai:gpt-6.1-terra", "openai:gpt-6-luna")
+    agents = ",".join((*names, *others))
+    args = ("-a", agents, "--service-tier", "flex", "--rounds", "20")
+    shown = run_cli(*ASK, *args, "--quote", terminal=True)
+    for name in names:
+        assert any(re.match(rf" *{name} +flex ", line) for line in shown.lines), name
 
 
 def test_from_quote_to_result(run_cli, cli_command, tmp_path):

@@ -6,7 +6,7 @@ import re
 from support.sample_debates import SAMPLES
 
 from aragora_q import codec
-from aragora_q.contracts import Completed, Failed
+from aragora_q.contracts import Completed, Failed, Held
 
 
 async def test_an_error_is_shown_in_full(harness, run_cli):
@@ -97,3 +97,16 @@ async def test_the_quote_of_a_debate(harness, run_cli):
     for name in ("status", "show"):
         assert "cost $0.42 (quoted $0.40)" in " ".join(run_cli(name, "tea").out.split())
     assert run_cli("status", "tea", "--json").object["quote_usd"] == 0.4
+
+
+async def test_the_quote_of_a_debate_that_is_held_before_its_first_call(harness, run_cli):
+    """The attempt was not charged; who raises the budget sees what the debate is expected to cost."""
+    made, entries = SAMPLES["running"]()
+    await harness.enqueue_payload("tea", made.payload)
+    session = await harness.worker()
+    job = await harness.start_one(session)
+    await session.checkpoint(job, "begun", {**entries["begun"], "quote_usd": 0.4})
+    await harness.report(session, job, Held("budget", "the debate is expected to cost more", "day"))
+    held = run_cli("status", "tea", "--json").object
+    assert (held["status"], held["attempts"], held["quote_usd"]) == ("held", 0, 0.4)
+    assert re.search(r"^quoted +\$0\.40$", run_cli("status", "tea").out, re.MULTILINE)

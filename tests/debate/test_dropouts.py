@@ -282,6 +282,9 @@ async def test_an_answer_is_kept_if_all_other_seats_fail_to_answer(
     partial = result_of(outcome)
     assert [row["verdict"] for row in partial["first_votes"]] == ["tea"]
     assert [row["verdict"] for row in partial["dissent"]] == ["tea"]
+    # No round has ended, and no vote has begun.
+    assert (partial["ended_by"], partial["abstentions"]) == (None, 0)
+    assert "abstained" not in (partial["error"] or "")
 
 
 @pytest.mark.parametrize(

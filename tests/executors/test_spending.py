@@ -248,15 +248,15 @@ async def test_credit_that_is_used_up_holds_the_job(payers):
 
 
 INVALID = {
-    '{"spent": {"provider": "acme"}}': "usd",
-    '{"spent": {"usd": 1}}': "provider",
+    '{"spent": {"provider": "acme"}}': "usd is missing",
+    '{"spent": {"usd": 1}}': "provider is missing",
     '{"spent": {"provider": "acme", "usd": -1}}': "usd must be greater than or equal to 0, not -1",
     '{"spent": {"provider": "acme", "usd": "1"}}': "usd must be a number, not '1'",
     '{"spent": {"provider": "acme", "usd": true}}': "usd must be a number, not True",
     '{"spent": {"provider": "acme", "usd": 1e30}}': "usd must be less than or equal to 100000000",
     '{"spent": {"provider": "acme", "usd": 1, "input_tokens": -5}}': "input_tokens",
     '{"spent": {"provider": "acme", "usd": 1, "input_tokens": 1.5}}': "input_tokens",
-    '{"spent": {"provider": "acme", "usd": 1, "usb": 1}}': "usb",
+    '{"spent": {"provider": "acme", "usd": 1, "usb": 1}}': "unknown field 'usb'; the fields are provider, ",
     '{"spent": {"provider": "", "usd": 1}}': "provider is ''",
     '{"spent": {"provider": "acme", "account": "", "usd": 1}}': "account is ''",
     '{"spent": {"provider": "a\\u0000b", "usd": 1}}': "printable",

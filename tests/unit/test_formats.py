@@ -49,7 +49,7 @@ def test_megabytes_are_wrapped_in_time():
         (0.0123, 0, "$0.0123"),
         (12.4, 0, "$12.40"),
         (0.5, 0, "$0.50"),
-        (0.00003, 0, "less than $0.0001"),
+        (0.00003, 0, "< $0.0001"),
         (0, 0, "$0"),
         (0.0123, 1, "$0.0123, price of 1 call not known"),
         (None, 2, "price of 2 calls not known"),

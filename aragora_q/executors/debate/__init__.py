@@ -23,6 +23,7 @@ from aragora_q.executors.debate.agents import (
     check_prices,
     choose_agents,
     config_of,
+    has_tier,
     only_model,
     without_price,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "check_payload_budget",
     "choose_agents",
     "create",
+    "has_tier",
     "least_costs",
     "only_model",
     "quote_of",

@@ -78,6 +78,16 @@ def only_model(names: Iterable[str], config: QueueConfig) -> str | None:
     return agents[0].model
 
 
+def has_tier(names: Iterable[str], service_tier: str, config: QueueConfig) -> bool:
+    """Return True if one of these agents is asked in that tier by a job that asks for it.
+
+    Raises:
+        InvalidPayload: a name is unknown.
+
+    """
+    return any(config_of(n, config, service_tier).service_tier == service_tier for n in names)
+
+
 def agent_price(name: str, config: QueueConfig, service_tier: str | None = None) -> Price | None:
     """Return the price of an agent's model in jobs of `service_tier`; None: unknown.
 

@@ -57,7 +57,7 @@ class Outcome:
         answers: Answers,
     ) -> None:
         self.rounds_used = 0
-        self.ended_by = "rounds"
+        self.ended_by: str | None = None
         self.shown_bytes: int | None = None
         """Size to which answers were cut where voters saw them; None: they were whole."""
         self.decision = Decision()
@@ -126,6 +126,8 @@ class Outcome:
         return "; ".join(reasons) or "no time was left"
 
     def _abstentions(self) -> list[str]:
+        if self.ended_by is None:  # the vote has not begun
+            return []
         return [
             f"{self._seats.names[seat]} abstained ({self._seats.abstained.get(seat, 'no vote')})"
             for seat in self._seats.active

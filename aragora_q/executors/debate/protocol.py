@@ -217,8 +217,8 @@ class Rounds:
         self.reviews: dict[int, Value] = {}
         """The reviews of the current answers, by seat: empty if answers have changed since."""
         self.used = 0
-        self.ended_by = "rounds"
-        """Why there was no further round."""
+        self.ended_by: str | None = None
+        """Why there was no further round; None: they are not over."""
         self._payload = payload
         self._topic = topic
         self._seats = seats

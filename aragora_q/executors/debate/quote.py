@@ -266,7 +266,8 @@ def approval_above(
     if usd <= max_usd:
         return None
     return Approval(
-        f"may cost up to {dollars(usd)}, above the {dollars(max_usd)} that need no approval", usd
+        f"may cost up to {dollars(usd)} in the worst case, above the {dollars(max_usd)} that need no approval",
+        usd,
     )
 
 

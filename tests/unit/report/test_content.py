@@ -90,7 +90,7 @@ def test_a_tie_is_named():
 
 
 def test_what_was_asked_for_is_shown():
-    """Rounds by mode, and limits; without rounds, there is nothing that ended them."""
+    """Rounds by mode, limits and the service tier; without rounds, there is nothing that ended them."""
     made, entries = SAMPLES["agreeing"]()
     assert "rounds at most 3" in shown(made, entries)
     made.payload |= {
@@ -98,9 +98,10 @@ def test_what_was_asked_for_is_shown():
         "max_tokens": 9_000,
         "max_cost_usd": 0.5,
         "timeout_seconds": 90,
+        "service_tier": "flex",
     }
     text = shown(made, entries)
-    assert "rounds 3 limits 9,000 tokens, $0.50, 90 s" in text
+    assert "rounds 3 limits 9,000 tokens, $0.50, 90 s service tier flex" in text
     assert "rounds 1 of 3" in text
     made.payload["debate"] = "never"
     made.result["ended_by"] = "rounds"
