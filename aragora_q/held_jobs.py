@@ -6,6 +6,7 @@ Used by the passes of `maintenance.py`. Knows the contracts of the queue and of 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ MAX_FREED, MAX_FREED_OF_ONE = 1_000, 100
 
 LITTLE_SHARE = 0.1
 """Part of a budget that is little. Small jobs that always come must not keep a large one out of each window."""
+
+TRY_SECONDS = 40.0
+"""By then, all workers have read what calls of finished debates took."""
 
 
 @dataclass
@@ -49,9 +53,11 @@ class HeldJobs:
 
     A budget frees jobs that need no more than half of what is left of it, so that those that run find room.
     A job that needs more is passed over until little is used of a window (or, without windows, nothing is
-    reserved); then it is freed if it comes first, and there is room for it. An account frees as many as it
-    takes calls. A pass looks at a bounded number of jobs, the next pass goes on there; what was freed and has
-    not started counts as used.
+    reserved); then it is freed if it comes first, and there is room for it. What a job needs was often
+    expected, and less is expected after others have run: each time that something was spent, and no call is
+    under way, the first job that fits the limit is freed to try, once. An account frees as many as it takes
+    calls. A pass looks at a bounded number of jobs, the next pass goes on there; what was freed and has not
+    started counts as used.
     """
 
     def __init__(self, queue: WorkQueue, gates: Gates | None) -> None:
@@ -66,6 +72,8 @@ class HeldJobs:
         """The number of these jobs."""
         self._unused: set[str] = set()
         """Budgets of which little was used when a pass last saw them."""
+        self._tries: dict[str, tuple[float, float]] = {}
+        """What was spent of budgets, and when a job may try, on the monotonic clock."""
 
     async def unhold_pass(self) -> int:
         """Free jobs; returns how many."""
@@ -135,16 +143,29 @@ class HeldJobs:
                 continue
             left_usd = used.limit_usd - used.spent_usd - used.reserved_usd - sum(freed.values())
             room.usd = left_usd / 2
+            is_idle = not (used.reserved_usd or freed)
+            may_try = is_idle and self._may_try(by, used.spent_usd)
+            first_usd = used.limit_usd if may_try else left_usd
             is_used = used.spent_usd + used.reserved_usd > LITTLE_SHARE * used.limit_usd
             if is_used or freed:
                 self._unused.discard(by)
-                if not (used.turns or used.reserved_usd or freed):
-                    room.first_usd = left_usd
+                if may_try or (is_idle and not used.turns):
+                    room.first_usd = first_usd
                 continue
-            room.first_usd = left_usd
+            room.first_usd = first_usd
             if (
                 not is_first and by not in self._unused
             ):  # the first job of this budget may be on an earlier page
                 room.jobs, must_restart = 0, True
             self._unused.add(by)
         return must_restart
+
+    def _may_try(self, by: str, spent_usd: float) -> bool:
+        """Return True once after the amount that is spent of a budget has changed, TRY_SECONDS later."""
+        now = time.monotonic()
+        known_usd, try_at = self._tries.get(by, (None, 0.0))
+        if known_usd != spent_usd:
+            try_at = now + TRY_SECONDS
+        is_due = now >= try_at
+        self._tries[by] = spent_usd, math.inf if is_due else try_at
+        return is_due

@@ -273,7 +273,9 @@ class _CommandRun:
                 not rest and 0 < len(name) <= MAX_CHECKPOINT_NAME_CHARS and name != LEDGER
             ):
                 await self._attempt.checkpoint(name, value)
-            case {"retry_after": int() | float() as seconds, **rest} if not rest:
+            case {"retry_after": int() | float() as seconds, **rest} if not rest and not isinstance(
+                seconds, bool
+            ):
                 self._retry_after_seconds = seconds
             case {"spent": dict() as fields, **rest} if not rest:
                 await self._report_money("spent", read_spent, fields)

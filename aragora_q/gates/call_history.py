@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from aragora_q.errors import CommandRefused
 from aragora_q.history import CallHistory
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
@@ -9,9 +12,11 @@ from aragora_q.redis.keys import MAX_HISTORY_ROWS
 
 
 async def read_history(connection: Connection) -> CallHistory:
-    """Return the history of the connection's queue, in one round trip."""
+    """Return the history of the connection's queue, in one round trip. A key of another type has none."""
     key = connection.gate_keys.history(connection.config.queue)
-    return CallHistory.of_rows(replies.pairs(await connection.execute("HGETALL", key)))
+    with suppress(CommandRefused):  # the next debate replaces the key
+        return CallHistory.of_rows(replies.pairs(await connection.execute("HGETALL", key)))
+    return CallHistory()
 
 
 async def learn(connection: Connection, debate: CallHistory) -> None:

@@ -359,20 +359,28 @@ async def test_the_first_call_carries_the_quote(seat, run_debate):
     assert gates.reads == 1
 
 
-async def test_a_resumed_debate_keeps_its_first_quote(seat, run_debate):
-    """Whatever was learned meanwhile; it carries it only if nothing has been asked yet."""
+async def test_a_debate_keeps_the_quote_of_its_first_call(seat, run_debate):
+    """One that has asked nothing is quoted again, as it may be held because too much was expected. One that
+    has asked something keeps its quote, and does not carry it again.
+    """
     seat(**{name: saying(name) for name in THREE})
     over = OverBudget("day", "hold", "full", usd=1.0)
-    first, session = Recorder(answers=[over] * 3), MemorySession()
-    outcome, _, _ = await run_debate(agents=THREE, gates=first, session=session)
-    assert isinstance(outcome, Held)
     history = CallHistory({
         CallKind(f"scripted:{name}", "", "propose"): CallSums(99, 99, 1e6, 1e11) for name in THREE
     })  # fmt: skip
-    second = Recorder(history)
-    _, _, result = await run_debate(agents=THREE, gates=second, session=session)
-    assert second.reads == 0
-    assert result["quote_usd"] == first.calls[0].expected_usd == second.calls[0].expected_usd
+    session = MemorySession()
+    made = [
+        Recorder(answers=[over] * 3),
+        Recorder(history, answers=[Granted(), over, over]),
+        Recorder(),
+    ]
+    for gates in made:
+        outcome, _, result = await run_debate(agents=THREE, gates=gates, session=session)
+        assert isinstance(outcome, Completed if gates is made[-1] else Held)
+    first, second, third = made
+    assert [gates.reads for gates in made] == [1, 1, 0]
+    assert result["quote_usd"] == second.calls[0].expected_usd > first.calls[0].expected_usd
+    assert not any(call.expected_usd for call in third.calls)
 
 
 async def test_other_seats_wait_for_the_first_call(seat, run_debate):

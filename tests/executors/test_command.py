@@ -114,6 +114,7 @@ def test_checkpoints_of_a_failing_program_are_kept(run_program):
         '{"checkpoint": "", "value": {}}',
         '{"checkpoint": "%s", "value": {}}' % ("n" * 201),
         '{"retry_after": "soon"}',
+        '{"retry_after": true}',
         r"\377\376",
     ],
 )

@@ -288,6 +288,13 @@ async def _free(harness, gates, held=None):
     return [each for each in everything if await harness.queue.get_status(each) != "held"]
 
 
+async def _refuse(harness, usd):
+    """Start the job that waits, and hold it again."""
+    session = await harness.worker(f"refuser-{secrets.token_hex(4)}")
+    job = await harness.start_one(session)
+    assert await harness.report(session, job, Held("budget", "full", "day", usd=usd)) == "held"
+
+
 async def test_jobs_are_freed_that_fit_in_half_of_what_is_left(harness, book, gates):
     """In the order of their holds; a larger one is passed over, and none is freed while nothing is left."""
     await book.set_budget("day", BudgetConfig(**DAY), by="me")
@@ -317,9 +324,29 @@ async def test_without_windows_a_large_job_waits_for_the_calls_under_way(harness
     call = _call(1)
     await gates.acquire(Job({}), call)
     await _hold(harness, 7, 5, 5)
-    assert await _free(harness, gates) == []
+    held = HeldJobs(harness.queue, gates)
+    assert await _free(harness, gates, held) == []
     await gates.settle(Job({}), call, Settlement("not_sent"))
-    assert await _free(harness, gates) == ["j001"]
+    assert await _free(harness, gates, held) == ["j001"]
+
+
+@pytest.mark.parametrize("spent", [0.5, 5.0])
+async def test_a_job_that_does_not_fit_tries_after_others_have_spent(
+    harness, book, gates, monkeypatch, spent
+):
+    """What it needs may have been expected before they ended. It tries once each time: nothing circulates."""
+    monkeypatch.setattr(held_jobs, "TRY_SECONDS", 0.0)
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _spend(gates, spent)
+    await _hold(harness, 10)
+    held = HeldJobs(harness.queue, gates)
+    for _ in range(2):
+        assert await _free(harness, gates, held) == ["j000"]
+        await _refuse(harness, 10)
+        assert await _free(harness, gates, held) == []
+        await _spend(gates, 0.1)
+    await _spend(gates, 9.8 - spent)
+    assert await _free(harness, gates, held) == []
 
 
 async def test_freed_jobs_count_until_they_start(harness, book, gates):

@@ -93,8 +93,9 @@ async def test_rows_of_another_program_are_ignored(harness, gates, key):
 
 
 async def test_a_key_of_another_type_is_replaced(harness, gates, key):
-    """Statistics are no reason to stop."""
+    """Statistics are no reason to stop: until then, there is no history."""
     harness.redis.set(key, "x")
+    assert await harness.queue.call_history() == CallHistory()
     await call_history.learn(gates, DEBATE)
     assert (await harness.queue.call_history()).calls == DEBATE.calls
 

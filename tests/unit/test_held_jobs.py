@@ -54,15 +54,18 @@ needs = st.lists(st.tuples(names, st.integers(1, 12).map(float)), max_size=40)
 
 @given(needs, st.dictionaries(names, st.integers(0, 12).map(float)))
 async def test_a_pass_frees_what_fits_in_half_of_what_is_left(needs, spent):
-    """In order: a job is passed over only if it does not fit; the first of an unused budget may need all."""
+    """In order: others are passed over. The first may need all that is left, if little is used."""
     queue, gates = Queue(needs), Budgets(spent)
     jobs = list(queue.held)
     await HeldJobs(queue, gates).unhold_pass()
     for name in "ab":
         used = spent.get(name, 0.0)
         half, is_first = (LIMIT - used) / 2, True
+        is_little = used <= held_jobs.LITTLE_SHARE * LIMIT
         for job in (each for each in jobs if each.by == name):
-            fits = half > 0 and (job.usd <= half or (is_first and not used and job.usd <= LIMIT))
+            fits = half > 0 and (
+                job.usd <= half or (is_first and is_little and job.usd <= LIMIT - used)
+            )
             assert (job in queue.freed) == fits, job
             if fits:
                 half, is_first = half - job.usd, False

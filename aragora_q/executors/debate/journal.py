@@ -115,14 +115,17 @@ class Journal:
         self._first_prose: dict[tuple[str, str], int] = {}
 
     async def open(self, begin: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
-        """Read what earlier attempts stored. If it is the first one, store what `begin` returns."""
+        """Read what earlier attempts stored. If none has asked anything, store what `begin` returns.
+
+        A debate that was held is quoted again so: others have ended meanwhile.
+        """
         found = await self._attempt.checkpoints()
         ignored = [
             name for name in sorted(found, key=_number_of_try) if not self._read(name, found[name])
         ]
         if ignored:
             logger.warning("checkpoints of another form ignored", extra={"names": ignored[:10]})
-        if "begun" not in self._notes:
+        if "begun" not in self._notes or not any(self.ledger()):
             await self.note("begun", {"at": self.now(), **await begin()})
         if "life/begun" not in self._notes:
             await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})

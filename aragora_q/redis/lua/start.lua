@@ -35,9 +35,10 @@ local put_off = 0
 
 -- The longest time in ms for which an agent that a payload names is closed; nil: none is.
 local function closed_ms_of(payload)
+  if #payload > MAX_SEARCHED_BYTES then return nil end
   local names_one = false
   for name in pairs(closed_ms) do names_one = names_one or string.find(payload, name, 1, true) ~= nil end
-  if not names_one or #payload > MAX_SEARCHED_BYTES then return nil end
+  if not names_one then return nil end
   local is_json, job = pcall(cjson.decode, payload)
   if not is_json or type(job) ~= 'table' then return nil end
   local tier = type(job.service_tier) == 'string' and job.service_tier or ''
