@@ -57,6 +57,7 @@ class CallSums:
     max_input_tokens: float = 0.0
     """What the input was thought to take at most."""
     cached_tokens: float = 0.0
+    """Part of the input that came from a cache, of debates whose prompts are not made for one."""
     seconds: float = 0.0
     seconds_squares: float = 0.0
     answer_bytes: float = 0.0
@@ -65,6 +66,10 @@ class CallSums:
     """Size of the reviews as others see them."""
     words: float = 0.0
     """How many words the replies were asked to have."""
+    shared_input_tokens: float = 0.0
+    """Input of the other debates: those whose prompts share a beginning that caches keep."""
+    shared_cached_tokens: float = 0.0
+    """Part of that which came from a cache."""
 
 
 @dataclass(frozen=True, slots=True)

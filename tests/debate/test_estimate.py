@@ -200,6 +200,21 @@ def test_repeated_and_cached_calls_count():
     assert made.most.usd == pytest.approx(plain.most.usd)
 
 
+def test_long_questions_come_from_caches_as_other_long_ones_did():
+    """Prompts of short ones are not made for caches: what their debates read says nothing of the others."""
+    fields = {"debate": "never", "consensus": "none", "agents": ["a", "a"]}
+    long, short = "Tea or coffee? " * 400, "Tea or coffee?"
+    [[kind, both]] = calls_of(10_000, 1_000).items()
+    half = both.input_tokens / 2
+    mixed = {"shared_input_tokens": half, "shared_cached_tokens": 0.8 * half}
+    cached = CallHistory({kind: CallSums(**{**asdict(both), **mixed})})
+    for question, share in ((long, 0.8), (short, 0.0)):
+        plain = quoted(CallHistory({kind: both}), question=question, **fields).expected
+        saved = plain.usd - quoted(cached, question=question, **fields).expected.usd
+        paid = share * plain.input_tokens * (3.0 - 0.3) / 1e6
+        assert saved == pytest.approx(paid, rel=0.01, abs=1e-6)
+
+
 def test_other_phases_and_tiers_of_a_model_show_what_is_not_known():
     """A model that thinks more than is assumed does so in each phase; only the same tier shows the time."""
     history = CallHistory(calls_of(500, 3_300, tier="flex"))
@@ -242,7 +257,7 @@ def test_history_shows_which_phases_begin():
         CallSums(),
         CallSums(calls=5),
         CallSums(requests=5),
-        CallSums(*[1e17] * 12),
+        CallSums(*[1e17] * 14),
         CallSums(1, 1, 1e17),
         CallSums(1, 1e17, 1e17, 0, 1e17, 1, 1e17, 1e17),
     ],
@@ -447,6 +462,20 @@ async def test_a_finished_debate_is_learned_from(seat, run_debate):
         "propose": (1, 1), "r1.review": (1, 1), "r1.revise": (1, 0),
         "r2.review": (1, 0), "r2.revise": (1, 0), "vote": (1, 0),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("question", "is_long"), [("Tea?", False), ("Tea or coffee? " * 300, True)]
+)
+async def test_what_prompts_made_for_caches_read_is_learned_apart(
+    seat, run_debate, question, is_long
+):
+    """It says nothing of debates with a short question."""
+    seat(**{name: _priced(saying(name)) for name in THREE})
+    gates = Recorder()
+    await run_debate(agents=THREE, gates=gates, question=question)
+    for sums in gates.learned[0].calls.values():
+        assert sums.shared_input_tokens == (sums.input_tokens if is_long else 0)
 
 
 async def test_repairs_are_learned(seat, run_debate):

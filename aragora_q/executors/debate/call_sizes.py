@@ -103,7 +103,7 @@ class CallSizes:
             _ratio(known.input_tokens, known.max_input_tokens),
             known.calls,
         )
-        cached_share = _blend(0.0, _ratio(known.cached_tokens, known.input_tokens), known.calls)
+        cached_share = _blend(0.0, self._cached_share(known), known.calls)
         repeats = max(0.0, _ratio(known.calls, known.requests) - 1) * (1 + DEVIATIONS[level] / 2)
         # Within what is possible, also if another program wrote to the history.
         calls = min(1 + _blend(0.0, repeats, known.calls), MAX_TRIES)
@@ -130,6 +130,13 @@ class CallSizes:
             seconds=None if token_seconds is None else min(seconds * growth, MAX_CALL_SECONDS),
             seconds_deviation=min(seconds_deviation * growth, MAX_CALL_SECONDS),
         )
+
+    def _cached_share(self, known: CallSums) -> float:
+        """Return the part of the input that came from caches, in debates whose prompts are made alike."""
+        if self._topic.shares_prefix:
+            return min(1.0, _ratio(known.shared_cached_tokens, known.shared_input_tokens))
+        others = max(0.0, known.input_tokens - known.shared_input_tokens)
+        return min(1.0, _ratio(known.cached_tokens, others))
 
     def _assumed_output(self, terms: Terms, words: float, model: _Known) -> float:
         match self._level:

@@ -49,6 +49,8 @@ def _phase_of(entry: Entry, payload: DebateJobPayload) -> str:
 
 def _sums(topic: Topic, phase: str, entries: Sequence[Entry]) -> CallSums:
     requests = sum(not (entry.get("larger") or entry.get("repair")) for entry in entries)
+    taken = float(sum(entry["in"] for entry in entries))
+    cached = float(sum(entry["cached"] for entry in entries))
     values = [entry["value"] for entry in entries if entry["value"] is not None]
     texts = [
         Answer(value["answer"], value["reasons"]).text(topic.form)
@@ -60,9 +62,9 @@ def _sums(topic: Topic, phase: str, entries: Sequence[Entry]) -> CallSums:
         calls=float(len(entries)),
         output_tokens=float(sum(entry["out"] for entry in entries)),
         output_squares=float(sum(entry["out"] ** 2 for entry in entries)),
-        input_tokens=float(sum(entry["in"] for entry in entries)),
+        input_tokens=taken,
         max_input_tokens=float(sum(entry["max_in"] for entry in entries)),
-        cached_tokens=float(sum(entry["cached"] for entry in entries)),
+        cached_tokens=0.0 if topic.shares_prefix else cached,
         seconds=sum(entry["seconds"] for entry in entries),
         seconds_squares=sum(entry["seconds"] ** 2 for entry in entries),
         answer_bytes=float(sum(len(text.encode(errors="replace")) for text in texts)),
@@ -70,4 +72,6 @@ def _sums(topic: Topic, phase: str, entries: Sequence[Entry]) -> CallSums:
             sum(len(value.get("points", "").encode(errors="replace")) for value in values)
         ),
         words=float(requests * words_asked(topic, phase)),
+        shared_input_tokens=taken if topic.shares_prefix else 0.0,
+        shared_cached_tokens=cached if topic.shares_prefix else 0.0,
     )
