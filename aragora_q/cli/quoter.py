@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aragora_q.history import CallHistory
     from aragora_q.streams.queue import RedisStreamsQueue
 
-DIGITS = 9
 PRICE_HINT = "add the price of its model to [prices] of the configuration"
 
 
@@ -49,7 +48,7 @@ class Quoted(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quote as JSON data."""
-        return {**rounded(self.quote.to_dict()), "unpriced_agents": self.unpriced}
+        return {**self.quote.to_dict(), "unpriced_agents": self.unpriced}
 
 
 class Quoter:
@@ -126,18 +125,6 @@ def check_quote(quoted: Quoted, max_usd: float) -> None:
             f"{limit}, but this debate is expected to cost {usd_text(usd)} USD",
             hint="raise it, or ask fewer or cheaper agents: --quote shows what each costs",
         )
-
-
-def rounded(data: Any) -> Any:
-    """Return JSON data without the errors of adding floats."""
-    match data:
-        case float():
-            return round(data, DIGITS)
-        case dict():
-            return {name: rounded(value) for name, value in data.items()}
-        case list() | tuple():
-            return [rounded(value) for value in data]
-    return data
 
 
 def usd_text(usd: float) -> str:
