@@ -33,6 +33,7 @@ from aragora_q.executors.debate.calls import Asked, BudgetSpent, CallBook, ReadR
 from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.fallbacks import closed_seconds
 from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.leads import Leads
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
 from aragora_q.observability.logs import get_logger
@@ -113,8 +114,7 @@ class Participants:
         self._is_strict = is_strict
         self._is_closing = is_closing
         self._service_tier = job.payload.get("service_tier")
-        self._leads: dict[tuple[str, str], asyncio.Event] = {}
-        """Of each account and model, whether the call has ended that went ahead of the others."""
+        self._leads = Leads()
         self._logged: set[tuple[int, str]] = set()
         self._quorum = 0
         self._step = 0
@@ -225,19 +225,8 @@ class Participants:
             if not lead_seconds:
                 return await ask_now(seat)
             agent = await self._registry.agent(self.names[seat], seat, self._service_tier)
-            model = agent.account, agent.model
-            if model in self._leads:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(lead_seconds):
-                        await self._leads[model].wait()
+            async with self._leads.turn(agent, lead_seconds):
                 return await ask_now(seat)
-            has_ended = asyncio.Event()
-            if agent.price is None or not agent.price.is_free:  # else nothing is saved
-                self._leads[model] = has_ended
-            try:
-                return await ask_now(seat)
-            finally:
-                has_ended.set()
 
         async def ask_now(seat: int) -> Value | None:
             calls_before = len(self._journal)
