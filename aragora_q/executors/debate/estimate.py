@@ -140,17 +140,23 @@ def phase_shares(payload: DebateJobPayload, *, is_text: bool) -> dict[str, float
 def _dearest_agents(
     payload: DebateJobPayload, terms: Sequence[Terms], fallbacks: Fallbacks
 ) -> Sequence[Terms]:
-    """Return, for each agent, the terms of it or of the fallback whose calls can cost most."""
+    """Return, for each agent, the terms of it or of the fallback whose calls can cost most.
+
+    A fallback without a known price may cost anything, but is not asked under a limit of cost.
+    """
     if not any(fallbacks):
         return terms
-    propose = Propose(Topic.of(payload, NONCE))
+    propose, is_limited = Propose(Topic.of(payload, NONCE)), payload.max_cost_usd is not None
 
     def highest_price(each: Terms) -> float:
         micros = each.call(each.input_tokens(propose)).at().micros
         return math.inf if micros is None else micros  # unknown is never less
 
     return [
-        max([own, *others.values()], key=highest_price)
+        max(
+            [own, *(each for each in others.values() if each.price or not is_limited)],
+            key=highest_price,
+        )
         for own, others in zip(terms, fallbacks, strict=True)
     ]
 
