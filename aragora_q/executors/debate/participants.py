@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
@@ -70,6 +70,15 @@ class Phase:
     def title(self) -> str:
         """The phase for people."""
         return f"round {self.round}, {self.name}" if self.round else self.name
+
+
+class _Refusal(NamedTuple):
+    """Why an agent of a seat does not answer a request."""
+
+    wait_seconds: float
+    """For how long its provider takes no calls; infinite: until someone acts, or it is another fault."""
+    is_of_fallback: bool
+    error: AragoraQError
 
 
 class Participants:
@@ -317,7 +326,7 @@ class Participants:
         seat = place["seat"]
         own, last = self.names[seat], tries[-1] if tries else {}
         why: str = last.get("closed", "")
-        waits: list[tuple[float, bool, AragoraQError]] = []
+        refusals: list[_Refusal] = []
         for name in sorted(self._candidates[seat], key=lambda name: name != last.get("agent")):
             try:
                 agent = agents[name] = await self._registry.agent(name, seat, self._service_tier)
@@ -336,13 +345,14 @@ class Participants:
                 )
                 if seconds is None and not is_passed:
                     raise
-                waits.append((math.inf if seconds is None else seconds, name != own, error))
+                wait_seconds = math.inf if seconds is None else seconds
+                refusals.append(_Refusal(wait_seconds, name != own, error))
                 reason = _with_account(agents.get(name), reason_of(error))
                 if name == own:
                     why = reason
                 elif seconds is None:
                     logger.warning("fallback failed", extra={"agent": name, "reason": reason})
-        raise min(waits, key=lambda wait: wait[:2])[2]
+        raise min(refusals, key=lambda each: (each.wait_seconds, each.is_of_fallback)).error
 
     def _log_fallback(self, seat: int, name: str, why: str) -> None:
         """Log once in an attempt that a fallback is asked instead of the agent of a seat."""
