@@ -121,7 +121,7 @@ class ListPrice(Price):
             "cache_read_tokens": cached,
             "cache_write_tokens": written,
         }
-        return float(self._priced(usage, output_tokens, self.service_tier).total_price)
+        return float(self._cost(usage, output_tokens, self.service_tier).total_price)
 
     def worst_parts(self, max_input_tokens: int) -> tuple[float, float]:
         """As `Price.worst_parts`; some providers charge more for input that enters their cache.
@@ -131,7 +131,7 @@ class ListPrice(Price):
         written = {"cache_write_tokens": max_input_tokens}
         tiers = SERVICE_TIERS if self.service_tier == "auto" else [self.service_tier]
         found = [
-            self._priced({"input_tokens": max_input_tokens, **more}, PER_MILLION, tier)
+            self._cost({"input_tokens": max_input_tokens, **more}, PER_MILLION, tier)
             for more in ({}, written)
             for tier in tiers
         ]
@@ -139,7 +139,7 @@ class ListPrice(Price):
         input_usd = max(float(each.total_price - each.output_price) for each in found)
         return input_usd, max(float(each.output_price) for each in found) / PER_MILLION
 
-    def _priced(
+    def _cost(
         self, usage: Mapping[str, int], output_tokens: int, service_tier: str
     ) -> PriceCalculation:
         from genai_prices import Usage, calc_price  # noqa: PLC0415 - an extra
