@@ -115,11 +115,7 @@ class DebateJobPayload:
         if not isinstance(self.rounds, int) or isinstance(self.rounds, bool):
             raise InvalidPayload(f"rounds must be a whole number, got {self.rounds!r:.100}")
         _check_range("rounds", self.rounds, ROUNDS_RANGE)
-        if self.consensus not in CONSENSUS_MODES:
-            raise InvalidPayload(
-                f"consensus is {self.consensus!r:.100}, must be one of {', '.join(CONSENSUS_MODES)}",
-                hint=did_you_mean(str(self.consensus), CONSENSUS_MODES),
-            )
+        _check_choice("consensus", self.consensus, CONSENSUS_MODES)
         if self.timeout_seconds is not None and not is_timeout(self.timeout_seconds):
             raise InvalidPayload(
                 f"timeout_seconds must be a number above 0 and at most {MAX_TIMEOUT_SECONDS}, "
@@ -134,17 +130,10 @@ class DebateJobPayload:
         form = AnswerForm.parse(self.answer_form, self.options)
         if self.consensus == "synthesis" and form.is_closed:
             raise InvalidPayload("consensus synthesis requires answer_form text")
-        for name, value, known in (
-            ("debate", self.debate, DEBATE_MODES),
-            ("resume", self.resume, RESUME_MODES),
-            ("service_tier", self.service_tier, SERVICE_TIERS),
-        ):
-            is_unset = name == "service_tier" and value is None
-            if not is_unset and value not in known:
-                raise InvalidPayload(
-                    f"{name} is {value!r:.100}, must be one of {', '.join(known)}",
-                    hint=did_you_mean(str(value), known),
-                )
+        _check_choice("debate", self.debate, DEBATE_MODES)
+        _check_choice("resume", self.resume, RESUME_MODES)
+        if self.service_tier is not None:
+            _check_choice("service_tier", self.service_tier, SERVICE_TIERS)
         _check_range("max_answer_words", self.max_answer_words, MAX_ANSWER_WORDS_RANGE)
         if not isinstance(self.escalate, list) or not all(map(is_agent, self.escalate)):
             raise InvalidPayload(
@@ -482,6 +471,15 @@ def check_job(job: Job) -> None:
 def is_timeout(value: object) -> bool:
     """Return True if `value` is a valid time limit of an attempt, in seconds."""
     return _is_number(value) and 0 < value <= MAX_TIMEOUT_SECONDS
+
+
+def _check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise InvalidPayload unless `value` is one of `known`."""
+    if value not in known:
+        raise InvalidPayload(
+            f"{name} is {value!r:.100}, must be one of {', '.join(known)}",
+            hint=did_you_mean(str(value), known),
+        )
 
 
 def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:

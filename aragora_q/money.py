@@ -7,6 +7,9 @@ import math
 MICROS = 1_000_000
 """Micro-dollars of a US dollar."""
 
+USD_DIGITS = 9
+"""Decimals of US dollars in results and quotes: one token may cost 1e-8."""
+
 _DIGITS = 3
 """Decimals of a micro-dollar that count; what follows them is the error of a float."""
 

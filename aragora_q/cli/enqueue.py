@@ -479,15 +479,20 @@ def _enqueue_lines(
     if summary.warnings and not quiet:
         output.info(f"warning: {summary.warning()}")
     if only_quote:
-        if summary.held:
-            jobs = output.count(summary.held, "job")
-            output.info(f"{jobs} would be held; the first, {summary.first_held}")
-        if summary.refused:
-            lines = output.count(summary.refused, "line")
-            text = f"{lines} refused; the first: {summary.first_refusal}"
-            output.error(text, "" if as_json else "with --json, each line has its quote or error")
-        return SOME_REFUSED if summary.refused else 0
+        return _exit_code_of_quotes(summary, as_json=as_json)
     return _exit_code(summary, settings, quiet=quiet)
+
+
+def _exit_code_of_quotes(summary: BulkSummary, *, as_json: bool) -> int:
+    """Return the exit code of JSON lines that were quoted, and say on stderr what would not be enqueued."""
+    if summary.held:
+        jobs = output.count(summary.held, "job")
+        output.info(f"{jobs} would be held; the first, {summary.first_held}")
+    if not summary.refused:
+        return 0
+    text = f"{output.count(summary.refused, 'line')} refused; the first: {summary.first_refusal}"
+    output.error(text, "" if as_json else "with --json, each line has its quote or error")
+    return SOME_REFUSED
 
 
 def _exit_code(summary: BulkSummary, settings: QueueConfig, *, quiet: bool) -> int:

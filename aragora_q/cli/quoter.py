@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aragora_q.history import CallHistory
     from aragora_q.streams.queue import RedisStreamsQueue
 
-DIGITS = 9
 PRICE_HINT = "add the price of its model to [prices] of the configuration"
 
 
@@ -47,7 +46,7 @@ class Quoted(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quote as JSON data."""
-        return {**rounded(self.quote.to_dict()), "unpriced_agents": self.unpriced}
+        return {**self.quote.to_dict(), "unpriced_agents": self.unpriced}
 
 
 class Quoter:
@@ -132,18 +131,6 @@ def _first_of(names: Sequence[str]) -> str:
     """Return the first name, and how many others there are."""
     first, *others = names
     return f"{first:.100}" + (f" and {output.count(len(others), 'other')}" if others else "")
-
-
-def rounded(data: Any) -> Any:
-    """Return JSON data without the errors of adding floats."""
-    match data:
-        case float():
-            return round(data, DIGITS)
-        case dict():
-            return {name: rounded(value) for name, value in data.items()}
-        case list() | tuple():
-            return [rounded(value) for value in data]
-    return data
 
 
 def usd_text(usd: float) -> str:

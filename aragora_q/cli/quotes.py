@@ -10,10 +10,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aragora_q.cli import bulk, output
-from aragora_q.cli.quoter import Quoted, rounded, usd_text
+from aragora_q.cli.quoter import Quoted, usd_text
 from aragora_q.errors import InvalidPayload
 from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine
 from aragora_q.formats import dollars, dollars_or_unknown, duration
+from aragora_q.money import USD_DIGITS
 from aragora_q.report import plain
 from aragora_q.report.document import Block, Notice, Report, Row, Section, Table, Tone
 
@@ -66,9 +67,9 @@ class Total:
             "quoted": self.quoted,
             "refused": refused,
             "unpriced": self.unpriced,
-            "least": rounded(asdict(self.least)),
-            "expected": rounded(asdict(self.expected)),
-            "most": rounded(asdict(self.most)),
+            "least": asdict(self.least),
+            "expected": asdict(self.expected),
+            "most": asdict(self.most),
             "debates": self.debates,
             "without_history": self.without_history,
         }
@@ -241,10 +242,18 @@ def _time(estimate: Estimate) -> str:
 
 
 def _plus(one: Estimate, other: Estimate) -> Estimate:
+    def known(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else _sum(a, b)
+
     return Estimate(
-        one.calls + other.calls,
+        _sum(one.calls, other.calls),
         one.input_tokens + other.input_tokens,
         one.output_tokens + other.output_tokens,
-        None if one.usd is None or other.usd is None else one.usd + other.usd,
-        None if one.seconds is None or other.seconds is None else one.seconds + other.seconds,
+        known(one.usd, other.usd),
+        known(one.seconds, other.seconds),
     )
+
+
+def _sum(one: float, other: float) -> float:
+    """Return a sum without the error of a float, which adds up over many lines."""
+    return round(one + other, USD_DIGITS)

@@ -45,6 +45,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,47}")
 FLEX_SILENCE_SECONDS = 900.0
 """How long a provider may keep a call of the flex tier waiting before it answers: OpenAI's advice."""
 FLEX_CALL_SECONDS = 1_800.0
+"""How long a call of the flex tier may take, its wait for capacity included."""
 
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Upper limit of max_payload_bytes and max_result_bytes; the scripts accept no more."""

@@ -482,6 +482,9 @@ def test_what_is_possible_counts_the_dearest():
     assert (made.least, made.expected, made.most) == (own.least, own.expected, both.most)
     unknown = quote_debate(payload, [cheap] * 2, CallHistory(), [{"c": quote.Terms()}, {}])
     assert (unknown.expected, unknown.most.usd) == (own.expected, None)
+    limited = debate.DebateJobPayload("Tea?", ["a", "b"], max_cost_usd=5.0)
+    unknown = quote_debate(limited, [cheap] * 2, CallHistory(), [{"c": quote.Terms()}, {}])
+    assert unknown.most == own.most, "a fallback without a price is not asked then"
 
 
 def test_an_approval_counts_the_dearest():

@@ -115,6 +115,16 @@ def test_a_long_prompt_costs_what_long_prompts_cost():
     assert short >= price.input_usd_per_million / 1e6
 
 
+@pytest.mark.parametrize("model", ["anthropic:claude-sonnet-4-5", "openai:gpt-6.1-terra"])
+@pytest.mark.parametrize("tokens", [0, 1_000, 1_000_000])
+def test_a_bound_is_what_the_dearest_call_costs(model, tokens):
+    """With all input written to the cache, whatever its length and that of the output."""
+    price = price_of(AgentConfig(model=model), QueueConfig())
+    for output in (0, 7, 32_000):
+        dearest = max(price.cost_usd(tokens, output, 0, written) for written in (0, tokens))
+        assert price.worst_usd(tokens, output) == pytest.approx(dearest, abs=1e-12)
+
+
 def test_a_reply_is_priced_by_the_model_that_answered():
     """Else, if the list does not have it, by the configured one: as its call was reserved."""
     price = price_of(AgentConfig(model="openai:gpt-5"), QueueConfig())

@@ -29,6 +29,7 @@ from aragora_q.executors.debate.quote import (
 from aragora_q.executors.debate.requests import Answer, Propose, Review, Topic
 from aragora_q.history import CallHistory, PhaseKind, PhaseSums
 from aragora_q.job import DebateJobPayload
+from aragora_q.money import USD_DIGITS
 
 ENDS = 0.5
 """Share of debates that end where `debate: auto` may end them, as long as nothing is known: the proposals in
@@ -150,17 +151,23 @@ def phase_shares(payload: DebateJobPayload, *, is_text: bool) -> dict[str, float
 def _dearest_agents(
     payload: DebateJobPayload, terms: Sequence[Terms], fallbacks: Fallbacks
 ) -> Sequence[Terms]:
-    """Return, for each agent, the terms of it or of the fallback whose calls can cost most."""
+    """Return, for each agent, the terms of it or of the fallback whose calls can cost most.
+
+    A fallback without a known price may cost anything, but is not asked under a limit of cost.
+    """
     if not any(fallbacks):
         return terms
-    propose = Propose(Topic.of(payload, NONCE))
+    propose, is_limited = Propose(Topic.of(payload, NONCE)), payload.max_cost_usd is not None
 
     def highest_price(each: Terms) -> float:
         micros = each.call(each.input_tokens(propose)).at().micros
         return math.inf if micros is None else micros  # unknown is never less
 
     return [
-        max([own, *others.values()], key=highest_price)
+        max(
+            [own, *(each for each in others.values() if each.price or not is_limited)],
+            key=highest_price,
+        )
         for own, others in zip(terms, fallbacks, strict=True)
     ]
 
@@ -218,18 +225,12 @@ class _Forecast:
     @property
     def estimate(self) -> Estimate:
         """All that is taken."""
-        share, costs = self._share, [part.usd for part in self._parts]
-        return Estimate(
-            round(share * sum(part.calls for part in self._parts), 2),
-            round(share * sum(part.input_tokens for part in self._parts)),
-            round(share * sum(part.output_tokens for part in self._parts)),
-            None if None in costs else round(share * sum(usd or 0.0 for usd in costs), 9),
-            None if self._seconds is None else round(share * self._seconds, 1),
-        )
+        seconds = None if self._seconds is None else round(self._share * self._seconds, 1)
+        return Estimate(*self._sums(self._parts), seconds)
 
     def lines(self) -> tuple[QuoteLine, ...]:
         """Return the same by phase and agent."""
-        names, share = self._payload.all_agents, self._share
+        names = self._payload.all_agents
 
         def key(part: _Part) -> tuple[str, str, str]:
             return part.phase, names[part.seat], self._terms[part.seat].model
@@ -239,18 +240,19 @@ class _Forecast:
             grouped.setdefault(key(part), []).append(part)
         return tuple(
             QuoteLine(
-                phase,
-                agent,
-                model,
-                self._terms[parts[0].seat].service_tier,
-                round(share * sum(part.calls for part in parts), 2),
-                round(share * sum(part.input_tokens for part in parts)),
-                round(share * sum(part.output_tokens for part in parts)),
-                None
-                if parts[0].usd is None
-                else round(share * sum(part.usd or 0.0 for part in parts), 9),
+                phase, agent, model, self._terms[parts[0].seat].service_tier, *self._sums(parts)
             )
             for (phase, agent, model), parts in grouped.items()
+        )
+
+    def _sums(self, parts: Sequence[_Part]) -> tuple[float, int, int, float | None]:
+        """Return calls, tokens of input and of output, and US dollars of parts, within the limits."""
+        share, costs = self._share, [part.usd for part in parts]
+        return (
+            round(share * sum(part.calls for part in parts), 2),
+            round(share * sum(part.input_tokens for part in parts)),
+            round(share * sum(part.output_tokens for part in parts)),
+            None if None in costs else round(share * sum(usd or 0.0 for usd in costs), USD_DIGITS),
         )
 
     def _known_shares(self, history: CallHistory) -> tuple[dict[str, float], list[PhaseKind]]:

@@ -23,12 +23,10 @@ from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Topic
 from aragora_q.formats import count
 from aragora_q.job import DebateJobPayload, DebateResult
+from aragora_q.money import USD_DIGITS
 
 MAX_BYTES_OF_CHAR = 6
 """A control character takes this many in JSON."""
-
-COST_DIGITS = 9
-"""Digits after the decimal point of US dollars: one token may cost 1e-8."""
 
 SHORTENED_CHARS = (2_000, 200, 0)
 """Lengths to which the reasons of other answers are shortened, in turn, if a result is too large."""
@@ -206,8 +204,8 @@ class Outcome:
             dissent=self._dissent(),
             flags=self._flags(),
             seats=seats,
-            cost_usd=None if cost_usd is None else round(cost_usd, COST_DIGITS),
-            quote_usd=None if quote_usd is None else round(quote_usd, COST_DIGITS),
+            cost_usd=None if cost_usd is None else round(cost_usd, USD_DIGITS),
+            quote_usd=None if quote_usd is None else round(quote_usd, USD_DIGITS),
             unpriced_calls=self._journal.unpriced_calls(),
             record=self._record(),
             transcript=self._seats.transcript if self._payload.transcript else None,
@@ -314,7 +312,7 @@ class Outcome:
             "input_tokens": sum(entry["in"] for entry in own),
             "output_tokens": sum(entry["out"] for entry in own),
             "cached_tokens": sum(entry["cached"] for entry in own),
-            "cost_usd": round(sum(priced), COST_DIGITS) if priced else None,
+            "cost_usd": round(sum(priced), USD_DIGITS) if priced else None,
             "unpriced_calls": len(own) - len(priced),
             "seconds": round(sum(entry["seconds"] for entry in own), 3),
             "median_seconds": round(median(seconds), 3) if seconds else None,

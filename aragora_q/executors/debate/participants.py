@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
@@ -33,6 +33,7 @@ from aragora_q.executors.debate.calls import Asked, BudgetSpent, CallBook, ReadR
 from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.fallbacks import closed_seconds
 from aragora_q.executors.debate.journal import Entry, Journal
+from aragora_q.executors.debate.leads import Leads
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
 from aragora_q.observability.logs import get_logger
@@ -69,6 +70,15 @@ class Phase:
     def title(self) -> str:
         """The phase for people."""
         return f"round {self.round}, {self.name}" if self.round else self.name
+
+
+class _Refusal(NamedTuple):
+    """Why an agent of a seat does not answer a request."""
+
+    wait_seconds: float
+    """For how long its provider takes no calls; infinite: until someone acts, or it is another fault."""
+    is_of_fallback: bool
+    error: AragoraQError
 
 
 class Participants:
@@ -113,8 +123,7 @@ class Participants:
         self._is_strict = is_strict
         self._is_closing = is_closing
         self._service_tier = job.payload.get("service_tier")
-        self._leads: dict[tuple[str, str], asyncio.Event] = {}
-        """Of each account and model, whether the call has ended that went ahead of the others."""
+        self._leads = Leads()
         self._logged: set[tuple[int, str]] = set()
         self._quorum = 0
         self._step = 0
@@ -225,19 +234,8 @@ class Participants:
             if not lead_seconds:
                 return await ask_now(seat)
             agent = await self._registry.agent(self.names[seat], seat, self._service_tier)
-            model = agent.account, agent.model
-            if model in self._leads:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(lead_seconds):
-                        await self._leads[model].wait()
+            async with self._leads.turn(agent, lead_seconds):
                 return await ask_now(seat)
-            has_ended = asyncio.Event()
-            if agent.price is None or not agent.price.is_free:  # else nothing is saved
-                self._leads[model] = has_ended
-            try:
-                return await ask_now(seat)
-            finally:
-                has_ended.set()
 
         async def ask_now(seat: int) -> Value | None:
             calls_before = len(self._journal)
@@ -328,7 +326,7 @@ class Participants:
         seat = place["seat"]
         own, last = self.names[seat], tries[-1] if tries else {}
         why: str = last.get("closed", "")
-        waits: list[tuple[float, bool, AragoraQError]] = []
+        refusals: list[_Refusal] = []
         for name in sorted(self._candidates[seat], key=lambda name: name != last.get("agent")):
             try:
                 agent = agents[name] = await self._registry.agent(name, seat, self._service_tier)
@@ -347,13 +345,14 @@ class Participants:
                 )
                 if seconds is None and not is_passed:
                     raise
-                waits.append((math.inf if seconds is None else seconds, name != own, error))
+                wait_seconds = math.inf if seconds is None else seconds
+                refusals.append(_Refusal(wait_seconds, name != own, error))
                 reason = _with_account(agents.get(name), reason_of(error))
                 if name == own:
                     why = reason
                 elif seconds is None:
                     logger.warning("fallback failed", extra={"agent": name, "reason": reason})
-        raise min(waits, key=lambda wait: wait[:2])[2]
+        raise min(refusals, key=lambda each: (each.wait_seconds, each.is_of_fallback)).error
 
     def _log_fallback(self, seat: int, name: str, why: str) -> None:
         """Log once in an attempt that a fallback is asked instead of the agent of a seat."""

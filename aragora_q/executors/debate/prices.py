@@ -21,6 +21,8 @@ from aragora_q.job import SERVICE_TIERS
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from genai_prices.types import PriceCalculation
+
 PER_MILLION = 1_000_000
 CONFIGURED = "configuration"
 
@@ -65,14 +67,17 @@ class Price:
 
     def worst_usd(self, max_input_tokens: int, max_output_tokens: int) -> float:
         """Return the most that a call can cost: all input at its dearest price, and the output at its limit."""
+        input_usd, output_usd = self.worst_parts(max_input_tokens)
+        return input_usd + max_output_tokens * output_usd
+
+    def worst_parts(self, max_input_tokens: int) -> tuple[float, float]:
+        """Return what the input of a call can cost at most, and each token of its output."""
         dearest = max(
             self.input_usd_per_million,
             self.cached_input_usd_per_million,
             self._write_usd_per_million,
         )
-        return (
-            max_input_tokens * dearest + max_output_tokens * self.output_usd_per_million
-        ) / PER_MILLION
+        return max_input_tokens * dearest / PER_MILLION, self.output_usd_per_million / PER_MILLION
 
     def reply_usd(
         self,
@@ -116,31 +121,35 @@ class ListPrice(Price):
             "cache_read_tokens": cached,
             "cache_write_tokens": written,
         }
-        return self._cost(usage, output_tokens, self.service_tier)
+        return float(self._cost(usage, output_tokens, self.service_tier).total_price)
 
-    def worst_usd(self, max_input_tokens: int, max_output_tokens: int) -> float:
-        """As `Price.worst_usd`; some providers charge more for input that enters their cache.
+    def worst_parts(self, max_input_tokens: int) -> tuple[float, float]:
+        """As `Price.worst_parts`; some providers charge more for input that enters their cache.
 
         With tier `auto`, the provider chooses, so the dearest one counts.
         """
         written = {"cache_write_tokens": max_input_tokens}
         tiers = SERVICE_TIERS if self.service_tier == "auto" else [self.service_tier]
-        return max(
-            self._cost({"input_tokens": max_input_tokens, **more}, max_output_tokens, tier)
+        found = [
+            self._cost({"input_tokens": max_input_tokens, **more}, PER_MILLION, tier)
             for more in ({}, written)
             for tier in tiers
-        )
+        ]
+        # All but the output: some models have a price per call.
+        input_usd = max(float(each.total_price - each.output_price) for each in found)
+        return input_usd, max(float(each.output_price) for each in found) / PER_MILLION
 
-    def _cost(self, usage: Mapping[str, int], output_tokens: int, service_tier: str) -> float:
+    def _cost(
+        self, usage: Mapping[str, int], output_tokens: int, service_tier: str
+    ) -> PriceCalculation:
         from genai_prices import Usage, calc_price  # noqa: PLC0415 - an extra
 
-        price = calc_price(
+        return calc_price(
             Usage(**usage, output_tokens=output_tokens),
             self.model,
             provider_id=self.provider,
             price_context={"service_tier": service_tier},
         )
-        return float(price.total_price)
 
     def reply_usd(self, usage: Any, model: str, at: datetime | None, details: Any) -> float:
         """As `Price.reply_usd`: by the model that answered, if the list has it, and the tier that it names."""

@@ -124,9 +124,7 @@ class Terms(NamedTuple):
         output = self.larger_output_tokens if larger else self.max_output_tokens
         if self.price is None:
             return CallBound(input_tokens, output, None, 0.0)
-        usd = self.price.worst_usd(input_tokens, 0)
-        per_million = self.price.worst_usd(input_tokens, 1_000_000) - usd
-        return CallBound(input_tokens, output, usd, per_million / 1_000_000)
+        return CallBound(input_tokens, output, *self.price.worst_parts(input_tokens))
 
 
 Fallbacks = Sequence[Mapping[str, Terms]]
