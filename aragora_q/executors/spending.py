@@ -38,7 +38,7 @@ MAX_WAITING = 1_000
 """Reports that wait to be booked. Then fd 3 is not read: a program that writes more has to wait."""
 
 MAX_PAYEES = 100
-"""Accounts and models of one attempt. What goes to others is booked under OTHER."""
+"""Accounts and models of one attempt. What goes to others is booked under OTHER, without cooldowns."""
 
 FINISH_SECONDS = 1.0
 """How long the end of a stopped program waits until everything is booked."""
@@ -211,6 +211,7 @@ class Spending:
         if not self._unbooked:
             return
         reports = [Report(self._known(payee), each) for payee, each in self._unbooked]
+        reports = [each for each in reports if each.payee is not OTHER or _is_paid(each)]
         calls = [(self._call(each), each.settlement) for each in _summed(reports)]
         with suppress(LeaseLost):  # they are booked, and the lease keeper ends the attempt
             await self._ledger.book(calls)
@@ -231,6 +232,11 @@ class Spending:
                 return OTHER
             self._payees.add(payee)
         return payee
+
+
+def _is_paid(report: Report) -> bool:
+    """Return False for a cooldown."""
+    return report.settlement.outcome == "ok"
 
 
 def _asked(call: Call) -> Payee:

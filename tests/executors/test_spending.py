@@ -286,7 +286,9 @@ async def test_invalid_messages_change_nothing(payers, tmp_path, caplog):
 
 
 async def test_a_flood_is_booked_in_full(payers):
-    """In few calls, under a bounded number of names; the largest amounts do not overflow."""
+    """In few calls, under a bounded number of names; the largest amounts do not overflow. A cooldown of a name
+    that is not kept closes no other gate.
+    """
     payers = payers()
     payers.run(
         """import json, os
@@ -296,6 +298,7 @@ with os.fdopen(3, "w") as messages:
         messages.write(json.dumps({"spent": spent}) + "\\n")
     for n in range(30):
         messages.write('{"spent": {"provider": "p1", "usd": 90000000}}\\n')
+    messages.write('{"cooldown": {"provider": "p299", "seconds": 60}}\\n')
 print("{}")""",
         sys.executable,
     )
@@ -305,6 +308,8 @@ print("{}")""",
     assert payers.gates.total("calls") < 1500
     assert len(payers.gates.spend()) == 101
     assert ("other", "") in payers.spent()
+    accounts = await payers.operate(lambda gates: Accounts(gates).accounts())
+    assert not any(account.is_closed for account in accounts)
 
 
 @pytest.mark.parametrize("executor", ["program", "function"])
