@@ -140,7 +140,7 @@ def enqueue(
     ] = None,
     quote: Annotated[
         bool,
-        typer.Option("--quote", help="Only show what it will take and cost: a table."),
+        typer.Option("--quote", help="Only show what it will take and cost; -q: only USD."),
     ] = False,
     resume: Annotated[
         str | None,
