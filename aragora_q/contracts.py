@@ -231,6 +231,8 @@ class Closed:
 
     seconds: float | None
     why: str
+    is_waited_out: bool = False
+    """The flex tier has no capacity: its calls wait, and no fallback is asked."""
 
 
 @dataclass(frozen=True, slots=True)

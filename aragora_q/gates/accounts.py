@@ -31,6 +31,7 @@ CLOSED_BY = {
 REASONS = {
     **CLOSED_BY,
     "probe": "another call tries whether the provider answers again",
+    "capacity": "another call tries whether the flex tier has capacity again",
     "concurrency": "as many calls as allowed are under way",
     "rate": "the rate of calls or tokens is used up",
 }

@@ -44,6 +44,9 @@ from aragora_q.redis.scripts import batched
 MAX_RETRY_AFTER_SECONDS = 30 * 86400.0
 """Longest time that a provider may name."""
 
+NO_CAPACITY = b"no_capacity"
+"""Why a gate of the flex tier is closed whose calls wait, without fallbacks."""
+
 WAKE = 3
 """How many calls in line ask when one is settled in their process."""
 
@@ -78,6 +81,8 @@ class RedisGates:
         """The account of each agent, as of its latest call."""
         self._closed_until: dict[str, float] = {}
         """Of accounts that take no calls, as of the latest answer: until when, on the monotonic clock."""
+        self._waited_out = set[str]()
+        """Those of them whose flex tier has no capacity."""
         self._has_declared = False
         self._history = CallHistory()
         self._read_history_at = -math.inf
@@ -128,7 +133,7 @@ class RedisGates:
             return Granted()
         if word == b"closed":
             closed = _closed(call.account, *details)
-            self._note_closed(call.account, closed.seconds)
+            self._note_closed(call.account, closed.seconds, is_waited_out=closed.is_waited_out)
             return closed
         return _over_budget(call, *details)
 
@@ -222,6 +227,8 @@ class RedisGates:
         return closed
 
     def _fallbacks_of(self, agent: AskedAgent) -> list[AskedAgent]:
+        if self._accounts[agent] in self._waited_out:
+            return []
         settings = self._config.agents.get(agent.name)
         return [agent._replace(name=name) for name in settings.fallback] if settings else []
 
@@ -235,7 +242,8 @@ class RedisGates:
         for account in await read_accounts(self._connection, set(self._accounts.values())):
             self._closed_until.pop(account.name, None)
             if account.is_closed:
-                self._note_closed(account.name, account.seconds)
+                is_waited_out = account.closed_by == NO_CAPACITY.decode()
+                self._note_closed(account.name, account.seconds, is_waited_out=is_waited_out)
 
     async def budget_rooms(self, budgets: Sequence[str]) -> list[BudgetRoom]:
         rooms: list[BudgetRoom] = []
@@ -303,12 +311,13 @@ class RedisGates:
 
     def _waiting(self, call: Call, ms: int, why: bytes) -> WaitTurn:
         is_closed = why == b"probe"
-        if is_closed:
+        if why in (b"probe", b"capacity"):
             self._probed.add(call.account)
         reason = REASONS.get(why.decode(), f"budget {why.decode()} is reserved by other calls")
         return WaitTurn(ms / 1000, f"{call.account}: {reason}", is_closed)
 
-    def _note_closed(self, account: str, seconds: float | None) -> None:
+    def _note_closed(self, account: str, seconds: float | None, *, is_waited_out: bool) -> None:
+        (self._waited_out.add if is_waited_out else self._waited_out.discard)(account)
         self._closed_until[account] = time.monotonic() + (math.inf if seconds is None else seconds)
 
 
@@ -365,7 +374,8 @@ def _named_ms(seconds: float | None) -> int | str:
 
 def _closed(account: str, ms: int, why: bytes) -> Closed:
     reason = REASONS.get(why.decode(), why.decode())
-    return Closed(None if ms == CLOSED_FOREVER else ms / 1000, f"{account}: {reason}")
+    seconds = None if ms == CLOSED_FOREVER else ms / 1000
+    return Closed(seconds, f"{account}: {reason}", is_waited_out=why == NO_CAPACITY)
 
 
 def _over_budget(

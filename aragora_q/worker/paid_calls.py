@@ -165,11 +165,12 @@ def _seconds_to_wait(answer: GateAnswer, seconds_left: float, account: str) -> f
             if seconds > seconds_left:
                 raise GateClosed(why, delay_seconds=seconds, by=account if is_closed else "")
             return jittered(seconds)
-        case Closed(seconds, why):
+        case Closed(seconds, why, is_waited_out):
             if seconds is None or seconds > HOLD_CLOSED_SECONDS:
                 raise HoldJob(why, cause="provider", by=account, until_seconds=seconds)
             if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
-                raise GateClosed(why, delay_seconds=min(seconds, MAX_PUT_OFF_SECONDS), by=account)
+                by = "" if is_waited_out else account
+                raise GateClosed(why, delay_seconds=min(seconds, MAX_PUT_OFF_SECONDS), by=by)
             return jittered(seconds)
         case OverBudget():
             raise _refused(answer)

@@ -160,9 +160,10 @@ async def test_what_the_provider_answers_counts_as_its_gate(seat_scripted_agents
     (WaitTurn(90.0, "as many calls as allowed are under way"), Retry),
     (HOLDS, Held),
     (OverBudget("day/all", "fail", "full"), Failed),
-], ids=["turn", "budget", "failing budget"])  # fmt: skip
+    (Closed(90.0, "the flex tier has no capacity", is_waited_out=True), Retry),
+], ids=["turn", "budget", "failing budget", "flex"])  # fmt: skip
 async def test_only_a_closed_gate_asks_the_fallback(seats, hold, answer, outcome):
-    """Not a turn that does not come, nor a budget."""
+    """Not a turn that does not come, a budget, or a flex tier that has no capacity."""
     found, _, _ = await hold(Doors(bob=answer), rounds=0)
     assert isinstance(found, outcome)
     assert not seats["sub"].asked

@@ -380,6 +380,28 @@ async def test_a_pause_of_the_account_is_one_of_its_flex_gate(gates, paused, clo
         assert await gates.acquire(JOBS[tier], call_of(tier, "e")) == Granted()
 
 
+@pytest.mark.parametrize("outcome", ["no_capacity", "rate_limited"])
+async def test_what_waits_for_capacity_asks_no_fallback(new_harness, outcome):
+    """Its job is put off, also while a call tries the tier again. A rate limit there is as any other."""
+    harness = new_harness(agents={"gpt": {"model": MODEL, "fallback": ["claude"]}})
+    made, waits = harness.queue.gates("w1"), outcome == "no_capacity"
+    try:
+        assert await made.acquire(JOBS["flex"], call_of("flex")) == Granted()
+        await made.settle(JOBS["flex"], call_of("flex"), Settlement(outcome))
+        closed = await made.acquire(JOBS["flex"], call_of("flex", "d"))
+        assert closed.is_waited_out == waits
+        assert list(made.closed_agents()) == [AskedAgent("gpt", "flex")] * waits
+        await made.refresh()
+        assert list(made.closed_agents()) == [AskedAgent("gpt", "flex")] * waits
+        key = GateKeys(harness.config.key_prefix, cluster=harness.queue.connection.is_cluster)
+        harness.redis.hset(key.account(FLEX), "until", 1)
+        assert await made.acquire(JOBS["flex"], call_of("flex", "probe")) == Granted()
+        waiting = await made.acquire(JOBS["flex"], call_of("flex", "e"))
+        assert waiting.is_closed != waits
+    finally:
+        await made.close()
+
+
 async def test_flex_without_capacity_stops_no_other_job_of_the_fleet(
     openai, new_harness, worker_pool
 ):

@@ -125,7 +125,7 @@ local ahead = redis.call('ZRANK', waiters, call_id) or redis.call('ZCARD', waite
 
 local is_probe = state['until'] ~= nil   -- the gate was closed, and nothing has shown that it is open again
 if is_probe and state.probe and state.probe ~= call_id and (parse_int(state.probe_until) or 0) > now then
-  return wait(math.min(4 * MIN_WAIT_MS + 10 * ahead, MAX_WAIT_MS), 'probe')
+  return wait(math.min(4 * MIN_WAIT_MS + 10 * ahead, MAX_WAIT_MS), state.why == 'no_capacity' and 'capacity' or 'probe')
 end
 redis.call('ZREMRANGEBYSCORE', permits, '-inf', now_text)
 local most = limits.max_concurrent or math.huge
