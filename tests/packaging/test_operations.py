@@ -9,7 +9,7 @@ from aragora_q.redis.acl import ROLES
 
 GATE_KEYS = {
     "producer": "~aragora:queue:debates:* %R~aragora:queue:{gates}:spend:*:debates "
-    "%R~aragora:queue:{gates}:group:debates/*",
+    "%R~aragora:queue:{gates}:group:debates/* %R~aragora:queue:{gates}:history:debates",
     "worker": "~aragora:queue:debates:* ~aragora:queue:{gates}:*",
     "reaper": "~aragora:queue:debates:* ~aragora:queue:{gates}:*",
     "stats": "%R~aragora:queue:debates:* %R~aragora:queue:{gates}:*",
