@@ -376,7 +376,7 @@ async def test_the_first_call_carries_the_quote(seat, run_debate):
 
 async def test_a_debate_keeps_the_quote_of_its_first_call(seat, run_debate):
     """One that has asked nothing is quoted again, as it may be held because too much was expected. One that
-    has asked something keeps its quote, and does not carry it again.
+    has asked something keeps its quote, and does not carry it again. The nonce is always the same.
     """
     seat(**{name: saying(name) for name in THREE})
     over = OverBudget("day", "hold", "full", usd=1.0)
@@ -389,9 +389,12 @@ async def test_a_debate_keeps_the_quote_of_its_first_call(seat, run_debate):
         Recorder(history, answers=[Granted(), over, over]),
         Recorder(),
     ]
+    nonces = set()
     for gates in made:
         outcome, _, result = await run_debate(agents=THREE, gates=gates, session=session)
         assert isinstance(outcome, Completed if gates is made[-1] else Held)
+        nonces.add(session.kept["begun"]["nonce"])
+    assert len(nonces) == 1
     first, second, third = made
     assert [gates.reads for gates in made] == [1, 1, 0]
     assert result["quote_usd"] == second.calls[0].expected_usd > first.calls[0].expected_usd

@@ -117,7 +117,7 @@ class Journal:
     async def open(self, begin: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Read what earlier attempts stored. If none has asked anything, store what `begin` returns.
 
-        A debate that was held is quoted again so: others have ended meanwhile.
+        A debate that was held is quoted again so: others have ended meanwhile. Its nonce stays.
         """
         found = await self._attempt.checkpoints()
         ignored = [
@@ -125,8 +125,10 @@ class Journal:
         ]
         if ignored:
             logger.warning("checkpoints of another form ignored", extra={"names": ignored[:10]})
-        if "begun" not in self._notes or not any(self.ledger()):
-            await self.note("begun", {"at": self.now(), **await begin()})
+        begun = self._notes.get("begun")
+        if begun is None or not any(self.ledger()):
+            kept = {"nonce": begun["nonce"]} if begun else {}
+            await self.note("begun", {"at": self.now(), **await begin(), **kept})
         if "life/begun" not in self._notes:
             await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})
         running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
