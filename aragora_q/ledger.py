@@ -154,10 +154,10 @@ class CallLedger:
             await settle(self._attempt, call, settlement)
 
     async def book(self, calls: Iterable[tuple[Call, Settlement]]) -> None:
-        """Settle calls that were paid for, and store them meanwhile; bounded while the attempt is being cancelled.
+        """Settle calls that were paid for, and store them meanwhile; bounded while the attempt is being
+        cancelled.
 
-        One of both is enough after a crash; a job that has ended, or that nothing starts again, never reads what
-        was stored.
+        After a crash, one of both is enough; but no attempt reads what was stored if the job has ended.
 
         Raises:
             LeaseLost: they are settled, but not stored.
