@@ -353,7 +353,7 @@ class AttemptContext(Protocol):
         what shares the provider's limits, by default the provider. After `timeout_seconds`, which the body
         has to enforce, the reservation counts as spent until a report replaces it.
 
-        What was spent is kept with the job before it is booked: after a crash in between, the next attempt
+        What was spent is booked, and kept with the job meanwhile: if a crash leaves only that, the next attempt
         books it before its first call, and it counts once. If the body reports neither `spent` nor `refused`,
         the reservation counts as spent, estimated.
 

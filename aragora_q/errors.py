@@ -217,7 +217,8 @@ class RetryLater(AragoraQError):
 
 
 class GateClosed(RetryLater):
-    """A provider takes no calls now: the job waits `delay_seconds`, which counts toward no limit.
+    """A provider takes no calls now: the job waits `delay_seconds`, at most 5 minutes, which counts toward no
+    limit.
 
     Raised by `AttemptContext.acquire`; an executor lets it pass. `by` is the account that is closed; empty: it
     is open, but the call's turn did not come, or it has no capacity for the flex tier.

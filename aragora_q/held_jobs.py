@@ -33,18 +33,21 @@ class _Room:
     jobs: int
     usd: float = math.inf
     first_usd: float = 0.0
-    """What the first job may need, even if that is more than `usd`."""
+    """What each of the first jobs may need, even if that is more than `usd`."""
+    first_jobs: int = 1
 
     def take(self, usd: float | None) -> bool:
         """Return True if a job that needs `usd` (None: unknown) may be freed, and make that much less room."""
-        if self.jobs < 1 or self.usd <= 0:
+        if self.jobs < 1 or max(self.usd, self.first_usd) <= 0:
             return False
         if self.usd < math.inf:
             needed = self.usd if usd is None else usd
             if needed > max(self.usd, self.first_usd):
                 return False
             self.usd -= needed
-        self.jobs, self.first_usd = self.jobs - 1, 0.0
+        self.jobs, self.first_jobs = self.jobs - 1, self.first_jobs - 1
+        if self.first_jobs < 1:
+            self.first_usd = 0.0
         return True
 
 
@@ -55,7 +58,8 @@ class HeldJobs:
     A job that needs more is passed over until little is used of a window (or, without windows, nothing is
     reserved); then it is freed if it comes first, and there is room for it. What a job needs was often
     expected, and less is expected after others have run: each time that something was spent, and no call is
-    under way, the first job that fits the limit is freed to try, once. An account frees as many as it takes
+    under way, the first job that fits the limit is freed to try, once; then twice as many each time, until one
+    of them is held again. An account frees as many as it takes
     calls. A pass looks at a bounded number of jobs, the next pass goes on there; what was freed and has not
     started counts as used.
     """
@@ -73,7 +77,9 @@ class HeldJobs:
         self._unused: set[str] = set()
         """Budgets of which little was used when a pass last saw them."""
         self._tries: dict[str, tuple[float, float]] = {}
-        """What was spent of budgets, and when a job may try, on the monotonic clock."""
+        """What was spent of budgets, and when jobs may try, on the monotonic clock."""
+        self._next_tries: dict[str, int] = {}
+        """How many jobs try next; 1, if that is not known."""
 
     async def unhold_pass(self) -> int:
         """Free jobs; returns how many."""
@@ -112,6 +118,9 @@ class HeldJobs:
         """Forget freed jobs that do not wait any more: what they use is in the books, or nothing."""
         ids = [job_id for freed in self._freed.values() for job_id in freed]
         statuses = await self._queue.get_statuses(ids) if ids else {}
+        for by, freed in self._freed.items():
+            if any(statuses[job_id] == JobStatus.HELD for job_id in freed):
+                self._next_tries.pop(by, None)
         waiting = (JobStatus.PENDING, JobStatus.RETRYING)
         remaining = {
             by: {job_id: usd for job_id, usd in freed.items() if statuses[job_id] in waiting}
@@ -144,8 +153,11 @@ class HeldJobs:
             left_usd = used.limit_usd - used.spent_usd - used.reserved_usd - sum(freed.values())
             room.usd = left_usd / 2
             is_idle = not (used.reserved_usd or freed)
-            may_try = is_idle and self._may_try(by, used.spent_usd)
+            may_try = is_idle and left_usd > 0 and self._may_try(by, used.spent_usd)
             first_usd = used.limit_usd if may_try else left_usd
+            if may_try:
+                room.first_jobs = self._next_tries.get(by, 1)
+                self._next_tries[by] = min(2 * room.first_jobs, MAX_FREED_OF_ONE)
             is_used = used.spent_usd + used.reserved_usd > LITTLE_SHARE * used.limit_usd
             if is_used or freed:
                 self._unused.discard(by)

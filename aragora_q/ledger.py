@@ -154,21 +154,26 @@ class CallLedger:
             await settle(self._attempt, call, settlement)
 
     async def book(self, calls: Iterable[tuple[Call, Settlement]]) -> None:
-        """Store calls that were paid for, and settle them; bounded while the attempt is being cancelled.
+        """Settle calls that were paid for, and store them meanwhile; bounded while the attempt is being
+        cancelled.
+
+        After a crash, one of both is enough; but no attempt reads what was stored if the job has ended.
 
         Raises:
             LeaseLost: they are settled, but not stored.
         """
         booked, at = list(calls), round(self._now(), 3)
         self._unsettled |= {call.id: _entry(call, each, at) for call, each in booked}
+        writing = asyncio.create_task(self._write())
         try:
-            async with _bounded_while_cancelled():
-                await self._write()
-        finally:
             async with _bounded_while_cancelled():
                 for call, settlement in booked:
                     await self._attempt.settle(call, settlement)
-                    self._unsettled.pop(call.id, None)
+        finally:
+            async with _bounded_while_cancelled():
+                await writing
+        for call, _ in booked:
+            self._unsettled.pop(call.id, None)
 
     async def _write(self) -> None:
         async with self._writing:  # a later state must not be replaced by an earlier one

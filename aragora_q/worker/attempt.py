@@ -14,6 +14,7 @@ from aragora_q import codec
 from aragora_q.base import HOLD_CAUSES, MAX_USD, HoldCause, Job
 from aragora_q.context import Call, Executor, Settlement, WaitClock, attempt_context
 from aragora_q.contracts import (
+    MAX_PUT_OFF_SECONDS,
     CheckpointStore,
     Completed,
     Failed,
@@ -198,10 +199,7 @@ class Attempt:
             return _held(holds[0])
         delays = [each for each in errors if isinstance(each, RetryLater)]
         if delays:
-            asked = (getattr(each, "delay_seconds", 0.0) for each in delays)
-            seconds = self._policy.spread_seconds(
-                max(_bounded(each, MAX_RETRY_LATER_SECONDS) for each in asked)
-            )
+            seconds = self._policy.spread_seconds(max(map(_delay_of, delays)))
             is_gated = all(isinstance(each, GateClosed) for each in delays)
             seconds = max(seconds, self._backoff_seconds())
             return Retry(text, seconds, charged=False, is_gated=is_gated)
@@ -277,6 +275,11 @@ class Attempt:
                     logger.warning("checkpoint not saved, retrying", extra=fields)
                     is_logged = True
                 await asyncio.sleep(CHECKPOINT_RETRY_SECONDS)
+
+
+def _delay_of(error: RetryLater) -> float:
+    most = MAX_PUT_OFF_SECONDS if isinstance(error, GateClosed) else MAX_RETRY_LATER_SECONDS
+    return _bounded(getattr(error, "delay_seconds", 0.0), most)
 
 
 def _held(error: HoldJob) -> Held:

@@ -6,7 +6,7 @@ import pytest
 from support.memory_session import MemorySession, result_of
 from support.scripted_agents import THREE, failing, said, saying
 
-from aragora_q.contracts import Completed, Failed, Retry
+from aragora_q.contracts import MAX_PUT_OFF_SECONDS, Completed, Failed, Retry
 from aragora_q.errors import AgentUnavailable, PermanentError, RetryLater
 from aragora_q.executors.debate.requests import Propose, Review, Revise, Vote
 from aragora_q.streams.session import MAX_DEFERRALS
@@ -126,6 +126,17 @@ async def test_no_quorum_for_transient_reasons_stays_retryable(seat_scripted_age
     outcome, _, _ = await run_debate(agents=THREE, attempts=3)
     assert isinstance(outcome, Retry)
     assert not outcome.charged
+
+
+@pytest.mark.parametrize("call", [Propose, Vote])
+async def test_a_job_comes_back_before_a_long_time_that_a_provider_names(
+    seat_scripted_agents, run_debate, call
+):
+    """Its gate says then how long it is closed: an operator may have opened it, or the job is held."""
+    limited = failing(RetryLater("429", delay_seconds=7 * 3600), call)
+    seat_scripted_agents(ann=saying("tea"), bob=limited, cyd=saying("tea"))
+    outcome, _, _ = await run_debate(agents=THREE, rounds=0)
+    assert (outcome.charged, outcome.delay_seconds) == (False, MAX_PUT_OFF_SECONDS)
 
 
 @pytest.mark.parametrize("named", [0, 1, 90])

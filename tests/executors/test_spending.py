@@ -345,6 +345,24 @@ async def test_a_worker_killed_before_the_settlement(
     await gates.client.close()
 
 
+async def test_spending_is_booked_before_it_is_kept(payers, monkeypatch):
+    """A worker killed in between takes nothing away, although its job may have no other attempt."""
+    kept, checkpoint = asyncio.Event(), Attempt.checkpoint
+
+    async def hang(self, name, value):
+        await kept.wait()
+        await checkpoint(self, name, value)
+
+    payers = payers()
+    monkeypatch.setattr(Attempt, "checkpoint", hang)
+    payers.run(f"{SPEND}; echo '{{}}'")
+    await payers.harness.enqueue("j1")
+    await wait_until(lambda: payers.spent() == {("acme", "m"): (600_000, 1)})
+    kept.set()
+    await payers.harness.wait_for_status("j1", JobStatus.COMPLETED)
+    assert LEDGER in await payers.harness.queue.tracker.checkpoints("j1")
+
+
 async def test_reports_wait_while_redis_is_away(own_server, payers, tmp_path):
     """They are booked once when it is back, before the job ends."""
     server = own_server()

@@ -349,6 +349,23 @@ async def test_a_job_that_does_not_fit_tries_after_others_have_spent(
     assert await _free(harness, gates, held) == []
 
 
+async def test_more_jobs_try_each_time_that_none_is_held_again(harness, book, gates, monkeypatch):
+    """What they need was expected too high for all: none waits for the others. After a refusal, one tries."""
+    monkeypatch.setattr(held_jobs, "TRY_SECONDS", 0.0)
+    await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _hold(harness, *[10] * 16)
+    held, started, freed = HeldJobs(harness.queue, gates), 0, []
+    session = await harness.worker("runner")
+    for refused in (0, 0, 1, 0):
+        await _spend(gates, 0.1)
+        freed.append(len(await _free(harness, gates, held)) - started)
+        started += len((await session.start(freed[-1] - refused)).jobs)
+        if refused:
+            await _refuse(harness, 10)
+        await held.unhold_pass()
+    assert freed == [1, 2, 4, 1]
+
+
 async def test_freed_jobs_count_until_they_start(harness, book, gates):
     """Passes do not free more while what they freed still waits; when it has started, the books decide."""
     await book.set_budget("day", BudgetConfig(**DAY), by="me")

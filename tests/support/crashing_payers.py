@@ -4,6 +4,7 @@
 Python. The file named by CRASH_FILE says that the crash has happened.
 """
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import current_attempt
 from aragora_q.executors import command
-from aragora_q.worker.paid_calls import PaidCalls
+from aragora_q.ledger import LEDGER
+from aragora_q.worker.attempt import Attempt
 
 
 def program():
@@ -32,13 +34,15 @@ async def pay(job):
 
 
 def _crash_once():
-    settle = PaidCalls.settle
+    settle = Attempt.settle
 
     async def crash(self, call, settlement):
         file = Path(os.environ["CRASH_FILE"])
         if not file.exists():
+            while LEDGER not in await self.checkpoints():
+                await asyncio.sleep(0.01)
             file.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         await settle(self, call, settlement)
 
-    PaidCalls.settle = crash
+    Attempt.settle = crash

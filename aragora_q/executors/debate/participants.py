@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
+from aragora_q.contracts import MAX_PUT_OFF_SECONDS
 from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,
@@ -469,6 +470,7 @@ class Participants:
             if now - since <= MAX_OVERLOAD_SECONDS:
                 calls[call] = since, count + 1
                 first = error.delay_seconds or FIRST_OVERLOAD_DELAY_SECONDS
+                first = min(first, MAX_PUT_OFF_SECONDS)  # then its gate says how long it is closed
                 delays.append(max(first, min(first * 2.0**count, MAX_OVERLOAD_DELAY_SECONDS)))
         if not delays:
             return None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.memory_session import MemorySession, make_attempt
 
 from aragora_q.context import current_attempt
-from aragora_q.contracts import Completed, Failed, Held, Released, Retry
+from aragora_q.contracts import MAX_PUT_OFF_SECONDS, Completed, Failed, Held, Released, Retry
 from aragora_q.errors import (
     GateClosed,
     HoldJob,
@@ -339,6 +339,8 @@ async def test_a_closed_gate_is_not_a_deferral():
     shut = GateClosed("shut", delay_seconds=9)
     outcome = await make_attempt(raising(shut)).run()
     assert outcome == Retry("GateClosed: shut", 9, charged=False, is_gated=True)
+    long = GateClosed("shut", delay_seconds=7 * 3600)  # an operator may open it before
+    assert (await make_attempt(raising(long)).run()).delay_seconds == MAX_PUT_OFF_SECONDS
     both = ExceptionGroup("all", [shut, RetryLater("busy", delay_seconds=5)])
     outcome = await make_attempt(raising(both)).run()
     assert (outcome.delay_seconds, outcome.charged, outcome.is_gated) == (9, False, False)
