@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
 from aragora_q.base import HOLD_CAUSES, MAX_USD, HoldCause, Job
-from aragora_q.context import Call, Executor, Settlement, WaitClock, attempt_context
+from aragora_q.context import Call, Executor, PaidCall, Settlement, WaitClock, attempt_context
 from aragora_q.contracts import (
     CheckpointStore,
     Completed,
@@ -72,7 +73,7 @@ class Attempt:
         self.job = job
         self.waits = WaitClock()
         self._calls = PaidCalls(gates, job, self.waits, call_metrics)
-        self.call = CallLedger(self, job.started_at).call
+        self._ledger: CallLedger | None = None
         self._executor = executor
         self._policy = policy
         self._store = store
@@ -243,6 +244,13 @@ class Attempt:
 
     async def check(self, call: Call) -> None:
         await self._calls.check(call)
+
+    def call(
+        self, provider: str, *, key: str, **options: Any
+    ) -> AbstractAsyncContextManager[PaidCall]:
+        if self._ledger is None:  # it refers to the attempt: payloads would wait for the collector
+            self._ledger = CallLedger(self, self.job.started_at)
+        return self._ledger.call(provider, key=key, **options)
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         await self._calls.settle(call, settlement)

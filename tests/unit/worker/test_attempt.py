@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import gc
 import math
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -577,3 +579,17 @@ def test_no_payload_breaks_an_attempt(payload):
     """Any bytes from Redis: the attempt ends in an outcome."""
     outcome = asyncio.run(make_attempt(returning({}), payload=payload).run())
     assert isinstance(outcome, Completed | Failed)
+
+
+async def test_an_ended_attempt_keeps_no_memory():
+    """Its payload and result are freed at once: a worker looks for garbage rarely, and these may be large."""
+    gc.disable()
+    try:
+        attempt = make_attempt(returning({}))
+        await asyncio.create_task(attempt.run())
+        kept = weakref.ref(attempt)
+        del attempt
+        await asyncio.sleep(0)  # asyncio lets go of the task
+        assert kept() is None
+    finally:
+        gc.enable()
