@@ -60,6 +60,14 @@ async def test_the_last_debates_count(harness, gates):
     assert sums.output_tokens == pytest.approx(expected, rel=1e-7)
 
 
+async def test_what_happened_once_is_forgotten(harness, gates, key):
+    """After thousands of debates it counts as never; the rest of its row stays."""
+    name = json.dumps(["phase", *PHASE])
+    harness.redis.hset(key, name, "1 4140 200 1e-9")
+    await call_history.learn(gates, CallHistory({}, {PHASE: PhaseSums(1, 0)}))
+    assert (await harness.queue.call_history()).phases == {PHASE: PhaseSums(200, 0)}
+
+
 @pytest.mark.parametrize(
     "damage", ["", "x", "1 2", "1 1 nan 1", "1 1 -1 1", "1 1 inf 1", "1 1 1e300 1", "1 1 1 1 1"]
 )
