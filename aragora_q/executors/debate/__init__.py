@@ -88,7 +88,8 @@ def check_payload_budget(payload: Mapping[str, Any], config: QueueConfig) -> Non
         return
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - most debates have no limits
 
-    quote.check_budget(*_debate_and_terms(payload, config))
+    debate, terms = _debate_and_terms(payload, config)
+    quote.check_budget(debate, terms, quote.floor(debate, terms))
 
 
 def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[str, str, float]]:
