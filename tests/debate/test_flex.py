@@ -14,7 +14,7 @@ from aragora_q.context import Settlement
 from aragora_q.contracts import AskedAgent, Closed, Completed, Granted, Retry
 from aragora_q.errors import GateClosed, InvalidPayload
 from aragora_q.executors import debate
-from aragora_q.executors.debate import participants
+from aragora_q.executors.debate import overloads
 from aragora_q.executors.debate.agents import AgentRegistry, agent_price, config_of
 from aragora_q.executors.debate.llm import faults
 from aragora_q.executors.debate.prices import price_of
@@ -277,9 +277,7 @@ def test_only_a_named_time_counts_for_capacity():
 async def test_a_job_waits_however_long_flex_has_no_capacity(openai, run_debate, monkeypatch):
     """Uncharged, as for a gate, and without an entry of its journal for each time; then it completes."""
     openai.is_shut = True
-    monkeypatch.setattr(
-        participants, "MAX_OVERLOADS", 1
-    )  # a debate does not wait more often for an overload
+    monkeypatch.setattr(overloads, "MAX_OVERLOADS", 1)  # no debate waits more often for an overload
     session, fields = None, {"agents": [MODEL] * 2, "service_tier": "flex", **FORM}
     for _ in range(3):
         outcome, session, _ = await run_debate(session=session, max_attempts=1, **fields)
