@@ -86,3 +86,15 @@ async def test_every_job_that_fits_the_limit_is_freed_some_day(needs, page):
     finally:
         held_jobs.HELD_PAGE, held_jobs.MAX_HELD_PAGES = before
     assert {job.usd > LIMIT for job in queue.held} <= {True}
+
+
+async def test_a_job_tries_where_a_pass_begins_again(monkeypatch):
+    """The pass that finds its budget in the middle of the jobs frees none: the try is that of the next one."""
+    monkeypatch.setattr(held_jobs, "TRY_SECONDS", 0.0)
+    monkeypatch.setattr(held_jobs, "HELD_PAGE", 1)
+    monkeypatch.setattr(held_jobs, "MAX_HELD_PAGES", 1)
+    queue = Queue([("a", 12.0), ("b", LIMIT)])
+    held = HeldJobs(queue, Budgets({"b": 0.5}))
+    for _ in range(4):
+        await held.unhold_pass()
+    assert [job.by for job in queue.freed] == ["b"]
