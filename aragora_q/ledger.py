@@ -98,13 +98,12 @@ async def settle_again(
 class CallLedger:
     """The calls of one attempt that were paid for and may not be booked yet, as one checkpoint.
 
-    `started_at` is when the attempt began, in Unix seconds of the server's clock; None: now, by this host's.
+    `now` is the time of the server's clock, in Unix seconds; None: this host's counts.
     """
 
-    def __init__(self, attempt: AttemptContext, started_at: float | None) -> None:
+    def __init__(self, attempt: AttemptContext, now: float | None) -> None:
         self._attempt = attempt
-        now = time.time() if started_at is None else started_at
-        self._clock_offset = now - time.monotonic()
+        self._clock_offset = (time.time() if now is None else now) - time.monotonic()
         self._unsettled: dict[str, Entry] = {}
         self._numbers = Counter[str]()
         self._opening, self._writing = asyncio.Lock(), asyncio.Lock()

@@ -7,6 +7,7 @@ or other jobs.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeVar
@@ -73,6 +74,7 @@ class Attempt:
         self.job = job
         self.waits = WaitClock()
         self._calls = PaidCalls(gates, job, self.waits, call_metrics)
+        self._created_at = time.monotonic()
         self._ledger: CallLedger | None = None
         self._executor = executor
         self._policy = policy
@@ -249,7 +251,8 @@ class Attempt:
         self, provider: str, *, key: str, **options: Any
     ) -> AbstractAsyncContextManager[PaidCall]:
         if self._ledger is None:  # it refers to the attempt: payloads would wait for the collector
-            self._ledger = CallLedger(self, self.job.started_at)
+            elapsed, started_at = time.monotonic() - self._created_at, self.job.started_at
+            self._ledger = CallLedger(self, None if started_at is None else started_at + elapsed)
         return self._ledger.call(provider, key=key, **options)
 
     async def settle(self, call: Call, settlement: Settlement) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.memory_session import MemorySession, make_attempt
 
+from aragora_q.base import Job
 from aragora_q.context import current_attempt
 from aragora_q.contracts import Completed, Failed, Held, Released, Retry
 from aragora_q.errors import (
@@ -593,3 +594,19 @@ async def test_an_ended_attempt_keeps_no_memory():
         assert kept() is None
     finally:
         gc.enable()
+
+
+async def test_paid_calls_have_the_time_of_the_server():
+    """However late in the attempt the first one is made, and whatever the clock of this host says."""
+    session = MemorySession()
+
+    async def executor(job):
+        await asyncio.sleep(0.05)
+        async with current_attempt().call("acme", key="draft", max_cost_usd=0.1) as call:
+            call.spent(cost_usd=0.1)
+        return {}
+
+    job = Job({}, raw_payload=b"{}", started_at=1_000.0)
+    await asyncio.create_task(make_attempt(executor, session=session, job=job).run())
+    [entry] = session.kept["spent/ledger"]["calls"]
+    assert 1_000.04 < entry["at"] < 1_010
