@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 from aragora_q.base import AUTOMATIC_CAUSES, HoldCause, JobStatus
 from aragora_q.contracts import BudgetRoom, Gates, HeldJob, WorkQueue
+from aragora_q.money import LITTLE_SHARE
 
 MAX_HELD_PAGES, HELD_PAGE = 50, 100
 """Pages of held jobs that a pass reads at most, and the jobs of a page."""
 
 MAX_FREED, MAX_FREED_OF_ONE = 1_000, 100
 """Freed jobs that have not started, at most; and of those that one budget or account had held."""
-
-LITTLE_SHARE = 0.1
-"""Part of a budget that is little. Small jobs that always come must not keep a large one out of each window."""
 
 TRY_SECONDS = 40.0
 """By then, all workers have read what calls of finished debates took."""

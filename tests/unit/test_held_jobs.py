@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from aragora_q import held_jobs
 from aragora_q.contracts import BudgetRoom, HeldJob, HeldPage
 from aragora_q.held_jobs import HeldJobs
+from aragora_q.money import LITTLE_SHARE
 
 LIMIT = 10.0
 
@@ -61,7 +62,7 @@ async def test_a_pass_frees_what_fits_in_half_of_what_is_left(needs, spent):
     for name in "ab":
         used = spent.get(name, 0.0)
         half, is_first = (LIMIT - used) / 2, True
-        is_little = used <= held_jobs.LITTLE_SHARE * LIMIT
+        is_little = used <= LITTLE_SHARE * LIMIT
         for job in (each for each in jobs if each.by == name):
             fits = half > 0 and (
                 job.usd <= half or (is_first and is_little and job.usd <= LIMIT - used)
