@@ -11,16 +11,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from aragora_q.base import AUTOMATIC_CAUSES, HoldCause, JobStatus
-from aragora_q.contracts import Gates, HeldJob, WorkQueue
+from aragora_q.contracts import BudgetRoom, Gates, HeldJob, WorkQueue
+from aragora_q.money import LITTLE_SHARE
 
 MAX_HELD_PAGES, HELD_PAGE = 50, 100
 """Pages of held jobs that a pass reads at most, and the jobs of a page."""
 
 MAX_FREED, MAX_FREED_OF_ONE = 1_000, 100
 """Freed jobs that have not started, at most; and of those that one budget or account had held."""
-
-LITTLE_SHARE = 0.1
-"""Part of a budget that is little. Small jobs that always come must not keep a large one out of each window."""
 
 TRY_SECONDS = 40.0
 """By then, all workers have read what calls of finished debates took."""
@@ -57,7 +55,7 @@ class HeldJobs:
     A budget frees jobs that need no more than half of what is left of it, so that those that run find room.
     A job that needs more is passed over until little is used of a window (or, without windows, nothing is
     reserved); then it is freed if it comes first, and there is room for it. What a job needs was often
-    expected, and less is expected after others have run: each time that something was spent, and no call is
+    expected, and less is expected after others have run: TRY_SECONDS after the last spending, if no call is
     under way, the first job that fits the limit is freed to try, once; then twice as many each time, until one
     of them is held again. An account frees as many as it takes
     calls. A pass looks at a bounded number of jobs, the next pass goes on there; what was freed and has not
@@ -146,31 +144,34 @@ class HeldJobs:
         budgets = [by for cause, by in new if cause == "budget"]
         must_restart = False
         for by, used in zip(budgets, await self._gates.budget_rooms(budgets), strict=True):
-            freed = self._freed.get(by, {})
-            room = rooms["budget", by] = _Room(MAX_FREED_OF_ONE - len(freed))
-            if used.limit_usd is None:
-                continue
-            left_usd = used.limit_usd - used.spent_usd - used.reserved_usd - sum(freed.values())
-            room.usd = left_usd / 2
-            is_idle = not (used.reserved_usd or freed)
-            may_try = is_idle and left_usd > 0 and self._may_try(by, used.spent_usd)
-            first_usd = used.limit_usd if may_try else left_usd
-            if may_try:
-                room.first_jobs = self._next_tries.get(by, 1)
-                self._next_tries[by] = min(2 * room.first_jobs, MAX_FREED_OF_ONE)
-            is_used = used.spent_usd + used.reserved_usd > LITTLE_SHARE * used.limit_usd
-            if is_used or freed:
-                self._unused.discard(by)
-                if may_try or (is_idle and not used.turns):
-                    room.first_usd = first_usd
-                continue
-            room.first_usd = first_usd
-            if (
-                not is_first and by not in self._unused
-            ):  # the first job of this budget may be on an earlier page
-                room.jobs, must_restart = 0, True
-            self._unused.add(by)
+            room = rooms["budget", by] = _Room(MAX_FREED_OF_ONE - len(self._freed.get(by, ())))
+            if used.limit_usd is not None:
+                must_restart |= self._set_usd(room, by, used, used.limit_usd, is_first=is_first)
         return must_restart
+
+    def _set_usd(
+        self, room: _Room, by: str, used: BudgetRoom, limit_usd: float, *, is_first: bool
+    ) -> bool:
+        """Say how much jobs that a budget holds may need. Returns True as `_add_rooms`."""
+        freed, used_usd = self._freed.get(by, {}), used.spent_usd + used.reserved_usd
+        left_usd = limit_usd - used_usd - sum(freed.values())
+        room.usd = left_usd / 2
+        is_idle = not (used.reserved_usd or freed)
+        was_unused = by in self._unused
+        is_unused = not freed and used_usd <= LITTLE_SHARE * limit_usd
+        if is_unused:
+            self._unused.add(by)
+        else:
+            self._unused.discard(by)
+        if is_unused and not (was_unused or is_first):  # its first job may be on an earlier page
+            room.jobs = 0
+            return True
+        if is_idle and left_usd > 0 and self._may_try(by, used.spent_usd):
+            room.first_usd, room.first_jobs = limit_usd, self._next_tries.get(by, 1)
+            self._next_tries[by] = min(2 * room.first_jobs, MAX_FREED_OF_ONE)
+        elif is_unused or (is_idle and not used.turns):
+            room.first_usd = left_usd
+        return False
 
     def _may_try(self, by: str, spent_usd: float) -> bool:
         """Return True once after the amount that is spent of a budget has changed, TRY_SECONDS later."""

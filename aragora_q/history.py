@@ -100,11 +100,6 @@ class CallHistory:
             totals[of] += self.counts.get(kind, 1)
         return max(totals.values(), default=0)
 
-    @property
-    def debates(self) -> int:
-        """How many finished debates it is from."""
-        return self.debates_of([*self.calls, *self.phases])
-
     def rows(self) -> list[tuple[str, str]]:
         """Return names and numbers as they are kept. What cannot be kept is left out."""
         named: list[tuple[tuple[object, ...], CallSums | PhaseSums]] = [

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aragora_q.context import AttemptContext, Call, PaidCall, Settlement, check_key, new_call
@@ -24,7 +25,7 @@ LEDGER = "spent/ledger"
 """The checkpoint of `CallLedger`. Executors do not write it."""
 
 SETTLE_SECONDS = 2.0
-"""How long an attempt that is being cancelled waits for a settlement, which the next attempt repeats."""
+"""How long an attempt that is being cancelled waits for a settlement, which the next attempt may repeat."""
 
 SETTLE_AGAIN_SECONDS = 12 * 3600.0
 """Age up to which calls of earlier attempts are settled again: shorter than their records are kept."""
@@ -73,9 +74,8 @@ async def acquire(attempt: AttemptContext, call: Call) -> None:
 
 
 async def settle(attempt: AttemptContext, call: Call, settlement: Settlement) -> None:
-    """Settle a call; while the attempt is being cancelled, not at any price."""
-    async with _bounded_while_cancelled():
-        await attempt.settle(call, settlement)
+    """Settle a call, even if the attempt is cancelled meanwhile; then not at any price."""
+    await _even_if_cancelled(partial(attempt.settle, call, settlement))
 
 
 async def settle_again(
@@ -98,13 +98,12 @@ async def settle_again(
 class CallLedger:
     """The calls of one attempt that were paid for and may not be booked yet, as one checkpoint.
 
-    `started_at` is when the attempt began, in Unix seconds of the server's clock; None: now, by this host's.
+    `now` is the time of the server's clock, in Unix seconds; None: this host's counts.
     """
 
-    def __init__(self, attempt: AttemptContext, started_at: float | None) -> None:
+    def __init__(self, attempt: AttemptContext, now: float | None) -> None:
         self._attempt = attempt
-        now = time.time() if started_at is None else started_at
-        self._clock_offset = now - time.monotonic()
+        self._clock_offset = (time.time() if now is None else now) - time.monotonic()
         self._unsettled: dict[str, Entry] = {}
         self._numbers = Counter[str]()
         self._opening, self._writing = asyncio.Lock(), asyncio.Lock()
@@ -164,16 +163,18 @@ class CallLedger:
         """
         booked, at = list(calls), round(self._now(), 3)
         self._unsettled |= {call.id: _entry(call, each, at) for call, each in booked}
-        writing = asyncio.create_task(self._write())
-        try:
-            async with _bounded_while_cancelled():
-                for call, settlement in booked:
-                    await self._attempt.settle(call, settlement)
-        finally:
-            async with _bounded_while_cancelled():
-                await writing
-        for call, _ in booked:
-            self._unsettled.pop(call.id, None)
+
+        async def settle_all() -> None:
+            for call, settlement in booked:
+                await self._attempt.settle(call, settlement)
+                self._unsettled.pop(call.id, None)
+
+        async def do_both() -> None:
+            done = await asyncio.gather(self._write(), settle_all(), return_exceptions=True)
+            for error in filter(None, done):
+                raise error
+
+        await _even_if_cancelled(do_both)
 
     async def _write(self) -> None:
         async with self._writing:  # a later state must not be replaced by an earlier one
@@ -190,14 +191,23 @@ class CallLedger:
         return time.monotonic() + self._clock_offset
 
 
-@asynccontextmanager
-async def _bounded_while_cancelled() -> AsyncIterator[None]:
-    """Bound the time of the body while the attempt is being cancelled."""
+async def _even_if_cancelled(send: Callable[[], Awaitable[None]]) -> None:
+    """Run `send`, which may be repeated: again if the attempt is cancelled meanwhile. Bounded from then on."""
     task = asyncio.current_task()
-    is_cancelled = task is not None and task.cancelling() > 0
+    try:
+        if not (task and task.cancelling()):
+            await send()
+            return
+    except asyncio.CancelledError:  # what was sent may not have arrived
+        await _briefly(send)
+        raise
+    await _briefly(send)
+
+
+async def _briefly(send: Callable[[], Awaitable[None]]) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(SETTLE_SECONDS if is_cancelled else None):
-            yield
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await send()
 
 
 def _entry(call: Call, settlement: Settlement, at: float) -> Entry:

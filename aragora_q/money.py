@@ -13,6 +13,10 @@ USD_DIGITS = 9
 _DIGITS = 3
 """Decimals of a micro-dollar that count; what follows them is the error of a float."""
 
+LITTLE_SHARE = 0.1
+"""Part of a budget that is little: while no more is used, it takes a job whatever that is expected to cost.
+Small jobs that always come must not keep a large one out of each window.
+"""
 
 ROW_NAMES = ("queue", "tenant", "group", "agent", "provider", "model")
 """What a row of spending names, in the order of `gates.lua`."""

@@ -57,14 +57,17 @@ class Quoter:
         self._quiet = quiet
         self._history: CallHistory | None = None
         self._may_read = True
+        self._latest: tuple[Mapping[str, Any], Quoted] | None = None
 
     async def quote(self, payload: Mapping[str, Any]) -> Quoted:
-        """Return the quote of a job.
+        """Return the quote of a job. The same payload, asked for again, is not quoted again.
 
         Raises:
             InvalidPayload: the job is not a debate.
             ConfigError: a price is in a list that is not installed.
         """
+        if self._latest is not None and self._latest[0] is payload:
+            return self._latest[1]
         if not is_debate(payload, self.queue.config):
             raise InvalidPayload("this job cannot be quoted: it is not a debate")
         from aragora_q.executors import debate
@@ -72,7 +75,9 @@ class Quoter:
         unpriced = debate.agents_without_price(payload, self.queue.config)
         if self._history is None:
             self._history = await self._read_history()
-        return Quoted(debate.quote_of(payload, self.queue.config, self._history), unpriced)
+        quoted = Quoted(debate.quote_of(payload, self.queue.config, self._history), unpriced)
+        self._latest = payload, quoted
+        return quoted
 
     async def check(self, job: Job, max_usd: float | None) -> None:
         """Check that a debate is not expected to cost more than `max_usd`; None: it may.

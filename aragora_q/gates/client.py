@@ -36,7 +36,7 @@ from aragora_q.gates.call_history import learn, read_history
 from aragora_q.gates.policy import declaration, holder_name
 from aragora_q.history import CallHistory
 from aragora_q.job import SERVICE_TIERS
-from aragora_q.money import MICROS, cost_micros
+from aragora_q.money import LITTLE_SHARE, MICROS, cost_micros
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.scripts import batched
@@ -415,6 +415,10 @@ def _over_budget(
         on_full=on_full.decode(),  # type: ignore[arg-type]
         why=text if is_of_job else f"budget {text}",
         can_ever_fit=why == b"full",
-        # One that is expected to need more than the limit takes all of an unused window.
-        usd=(min(needed_by_job, limit) if why == b"full" else needed_by_job) / MICROS,
+        usd=_needed(limit, needed, needed_by_job) / MICROS,
     )
+
+
+def _needed(limit: int, by_call: int, by_job: int) -> int:
+    """Return what has to be left for a job to go on: at most what is left while little is used."""
+    return max(by_call, min(by_job, math.floor((1 - LITTLE_SHARE) * limit)))

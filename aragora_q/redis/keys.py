@@ -44,6 +44,7 @@ from aragora_q.base import (
     MAX_JOB_ID_CHARS,
     lane_of,
 )
+from aragora_q.money import LITTLE_SHARE
 
 GROUP = "aragora-workers"
 """The consumer group of every lane."""
@@ -93,7 +94,7 @@ HISTORY_DEBATES = 200
 MAX_HISTORY_ROWS = 1_000
 """Rows of a queue's history: the oldest ones make room for others."""
 
-LUA_CONSTANTS: dict[str, str | int] = {
+LUA_CONSTANTS: dict[str, str | int | float] = {
     "GROUP": GROUP,
     "SCHEMA": SCHEMA,
     "BACKSTOP_MS": BACKSTOP_MS,
@@ -110,6 +111,7 @@ LUA_CONSTANTS: dict[str, str | int] = {
     "HISTORY_MS": HISTORY_DAYS * 86_400_000,
     "HISTORY_DEBATES": HISTORY_DEBATES,
     "MAX_HISTORY_ROWS": MAX_HISTORY_ROWS,
+    "LITTLE_SHARE": LITTLE_SHARE,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
     "AUTOMATIC_CAUSES": f" {' '.join(sorted(AUTOMATIC_CAUSES))} ",
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",

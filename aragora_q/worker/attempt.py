@@ -7,12 +7,14 @@ or other jobs.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeVar
 
 from aragora_q import codec
 from aragora_q.base import HOLD_CAUSES, MAX_USD, HoldCause, Job
-from aragora_q.context import Call, Executor, Settlement, WaitClock, attempt_context
+from aragora_q.context import Call, Executor, PaidCall, Settlement, WaitClock, attempt_context
 from aragora_q.contracts import (
     MAX_PUT_OFF_SECONDS,
     CheckpointStore,
@@ -73,7 +75,8 @@ class Attempt:
         self.job = job
         self.waits = WaitClock()
         self._calls = PaidCalls(gates, job, self.waits, call_metrics)
-        self.call = CallLedger(self, job.started_at).call
+        self._created_at = time.monotonic()
+        self._ledger: CallLedger | None = None
         self._executor = executor
         self._policy = policy
         self._store = store
@@ -241,6 +244,14 @@ class Attempt:
 
     async def check(self, call: Call) -> None:
         await self._calls.check(call)
+
+    def call(
+        self, provider: str, *, key: str, **options: Any
+    ) -> AbstractAsyncContextManager[PaidCall]:
+        if self._ledger is None:  # it refers to the attempt: payloads would wait for the collector
+            elapsed, started_at = time.monotonic() - self._created_at, self.job.started_at
+            self._ledger = CallLedger(self, None if started_at is None else started_at + elapsed)
+        return self._ledger.call(provider, key=key, **options)
 
     async def settle(self, call: Call, settlement: Settlement) -> None:
         await self._calls.settle(call, settlement)

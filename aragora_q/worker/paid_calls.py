@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from aragora_q.backoff import jittered
@@ -122,21 +122,25 @@ class PaidCalls:
     async def history(self) -> CallHistory:
         """As `AttemptContext.call_history`."""
         if self._gates is not None:
-            try:
-                async with asyncio.timeout(HISTORY_SECONDS):
-                    return await self._gates.call_history()
-            except (AragoraQError, TimeoutError) as error:
-                logger.debug("history of calls not read", extra=self._log_fields(error))
+            async with self._dispensable("history of calls not read"):
+                return await self._gates.call_history()
         return CallHistory()
 
     async def learn(self, debate: CallHistory) -> None:
         """As `AttemptContext.learn`."""
         if self._gates is not None:
-            try:
+            async with self._dispensable("history of calls not written"):
+                await self._gates.learn(debate)
+
+    @asynccontextmanager
+    async def _dispensable(self, failure: str) -> AsyncIterator[None]:
+        """Run the body for a short time, which no time limit of the job counts; it may fail."""
+        try:
+            with self._waits.waiting():
                 async with asyncio.timeout(HISTORY_SECONDS):
-                    await self._gates.learn(debate)
-            except (AragoraQError, TimeoutError) as error:
-                logger.debug("history of calls not written", extra=self._log_fields(error))
+                    yield
+        except (AragoraQError, TimeoutError) as error:
+            logger.debug(failure, extra=self._log_fields(error))
 
     def _log_fields(self, error: Exception) -> dict[str, Any]:
         return {"job": self._job.id, "attempt": self._job.attempts, "error": str(error)}

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from aragora_q.errors import AccessDenied
+from aragora_q.executors import debate
 from aragora_q.executors.debate import agents, prices
 from aragora_q.history import CallHistory, CallKind, CallSums
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -153,8 +154,9 @@ def test_the_sum_of_lines(run, tmp_path):
 
 
 def test_one_read_of_the_history(run, monkeypatch):
-    """However many lines are quoted."""
-    reads, read = [], RedisStreamsQueue.call_history
+    """However many lines are quoted; each of them is quoted once, also to be compared with a limit."""
+    reads, read, quotes, quote = [], RedisStreamsQueue.call_history, [], debate.quote_of
+    monkeypatch.setattr(debate, "quote_of", lambda *args: quotes.append(args) or quote(*args))
 
     async def counted(self):
         reads.append(self)
@@ -162,10 +164,12 @@ def test_one_read_of_the_history(run, monkeypatch):
 
     monkeypatch.setattr(RedisStreamsQueue, "call_history", counted)
     run("enqueue", "-", "--quote", "--json", "--max-quote", "9", stdin=lines(*[LINES[4]] * 110))
-    assert len(reads) == 1
+    assert (len(reads), len(quotes)) == (1, 110)
+    run(*ASK, "--quote", "--max-quote", "9")
+    assert (len(reads), len(quotes)) == (2, 111)
     run("enqueue", "-", stdin=lines(*[LINES[4]] * 3))
     run(*ASK)
-    assert len(reads) == 1
+    assert len(reads) == 2
 
 
 def test_a_history_that_may_not_be_read(run, monkeypatch):

@@ -14,7 +14,7 @@ from aragora_q.context import Settlement
 from aragora_q.contracts import AskedAgent, Closed, Completed, Granted, Retry
 from aragora_q.errors import GateClosed, InvalidPayload
 from aragora_q.executors import debate
-from aragora_q.executors.debate import participants
+from aragora_q.executors.debate import overloads
 from aragora_q.executors.debate.agents import AgentRegistry, agent_price, config_of
 from aragora_q.executors.debate.llm import faults
 from aragora_q.executors.debate.prices import price_of
@@ -277,9 +277,7 @@ def test_only_a_named_time_counts_for_capacity():
 async def test_a_job_waits_however_long_flex_has_no_capacity(openai, run_debate, monkeypatch):
     """Uncharged, as for a gate, and without an entry of its journal for each time; then it completes."""
     openai.is_shut = True
-    monkeypatch.setattr(
-        participants, "MAX_OVERLOADS", 1
-    )  # a debate does not wait more often for an overload
+    monkeypatch.setattr(overloads, "MAX_OVERLOADS", 1)  # no debate waits more often for an overload
     session, fields = None, {"agents": [MODEL] * 2, "service_tier": "flex", **FORM}
     for _ in range(3):
         outcome, session, _ = await run_debate(session=session, max_attempts=1, **fields)
@@ -291,6 +289,17 @@ async def test_a_job_waits_however_long_flex_has_no_capacity(openai, run_debate,
     outcome, session, result = await run_debate(session=session, max_attempts=1, **fields)
     assert isinstance(outcome, Completed)
     assert [seat["calls"] for seat in result["seats"]] == [1, 1]
+
+
+async def test_a_fallback_answers_if_flex_has_no_capacity(openai, run_debate):
+    """At once: the gate is closed from then on."""
+    openai.is_shut = True
+    agents = {"gpt": {"model": MODEL, "fallback": "demo"}}
+    outcome, _, result = await run_debate(
+        agents=["gpt", "demo"], settings={"agents": agents}, service_tier="flex", **FORM
+    )
+    assert isinstance(outcome, Completed)
+    assert [each["agent"] for each in result["seats"][0]["fallbacks"]] == ["demo"]
 
 
 # The gate.

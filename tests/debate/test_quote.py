@@ -99,6 +99,10 @@ def test_what_is_unknown_stays_unknown():
         assert made.amount.tokens > 0
 
 
+def check_budget(payload, agents):
+    quote.check_budget(payload, agents, quote.floor(payload, agents))
+
+
 @pytest.mark.parametrize(
     ("fields", "message", "hint"),
     [
@@ -109,15 +113,15 @@ def test_what_is_unknown_stays_unknown():
 def test_a_limit_below_the_floor_is_refused(fields, message, hint):
     """With the value, the least that is enough, and what to do; exactly the least is enough."""
     with pytest.raises(InvalidPayload) as caught:
-        quote.check_budget(debate_of(**fields), terms(2))
+        check_budget(debate_of(**fields), terms(2))
     assert message in str(caught.value)
     assert hint in caught.value.hint
     least = quote.floor(debate_of(), terms(2))
     enough = {"max_tokens": least.amount.tokens, "max_cost_usd": least.usd}
-    quote.check_budget(debate_of(**enough), terms(2))
+    check_budget(debate_of(**enough), terms(2))
     for name, value in enough.items():
         with pytest.raises(InvalidPayload):
-            quote.check_budget(
+            check_budget(
                 debate_of(**{name: value - (1 if name == "max_tokens" else 1e-6)}), terms(2)
             )
 
@@ -125,9 +129,9 @@ def test_a_limit_below_the_floor_is_refused(fields, message, hint):
 def test_a_limit_of_cost_needs_all_prices():
     """It could not be kept otherwise."""
     with pytest.raises(InvalidPayload, match="the price of agent bob is not known") as caught:
-        quote.check_budget(debate_of(max_cost_usd=9), [*terms(1), *terms(1, price=None)])
+        check_budget(debate_of(max_cost_usd=9), [*terms(1), *terms(1, price=None)])
     assert "[prices]" in caught.value.hint
-    quote.check_budget(debate_of(max_tokens=99_000), terms(2, price=None))
+    check_budget(debate_of(max_tokens=99_000), terms(2, price=None))
 
 
 def requests():

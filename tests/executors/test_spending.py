@@ -20,7 +20,7 @@ from aragora_q.errors import LeaseLost, PermanentError
 from aragora_q.executors import command, process_group
 from aragora_q.gates.accounts import Accounts
 from aragora_q.gates.book import Book
-from aragora_q.ledger import LEDGER
+from aragora_q.ledger import LEDGER, CallLedger
 from aragora_q.maintenance import reap_pass
 from aragora_q.worker.attempt import Attempt
 from aragora_q.worker.paid_calls import PaidCalls
@@ -545,6 +545,38 @@ async def test_a_call_without_room_holds_the_job(payers):
     job = await payers.job(JobStatus.HELD)
     assert (job.hold.by, job.attempts) == ("day", 0)
     assert payers.gates.counter("day") == {"spent": micros(0.8)}
+
+
+@pytest.mark.parametrize(
+    ("is_paid", "step"), [(True, "checkpoint"), (True, "settle"), (False, "settle")]
+)
+async def test_a_cancel_while_a_call_is_booked(is_paid, step):
+    """What was being sent is sent again: it may not have arrived, and there may be no later attempt."""
+    done, is_sending = [], asyncio.Event()
+
+    class Slow(DetachedAttempt):
+        async def send(self, name):
+            if name == step and not is_sending.is_set():
+                is_sending.set()
+                await asyncio.Event().wait()
+            done.append(name)
+
+        async def checkpoint(self, name, value):
+            await self.send("checkpoint")
+
+        async def settle(self, call, settlement):
+            await self.send("settle")
+
+    async def pay():
+        async with CallLedger(Slow(), None).call("acme", key="draft", max_cost_usd=0.5) as call:
+            call.spent(cost_usd=0.1) if is_paid else call.refused("rejected")
+
+    task = asyncio.create_task(pay())
+    await is_sending.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert done == [*(["checkpoint"] if is_paid else []), "settle"]
 
 
 @pytest.mark.parametrize(

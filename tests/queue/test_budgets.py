@@ -191,15 +191,20 @@ async def test_a_free_call_begins_no_job_that_does_not_fit(gates, book):
     assert await gates.acquire(Job({}), _call(0.0)) == Granted()
 
 
-async def test_an_unused_budget_takes_a_job_of_any_quote(gates, book):
-    """Unless it needs more than the limit at least. Of a used one, the job waits for all of the next window."""
+async def test_a_budget_of_which_little_is_used_takes_a_job_of_any_quote(harness, gates, book):
+    """Small jobs that always come do not keep it out of each window. One that was held is freed then, too."""
     await book.set_budget("day", BudgetConfig(**DAY), by="me")
+    await _spend(gates, 0.9)
+    await _hold(harness, 9.0)
+    assert await _free(harness, gates) == ["j000"]
     assert await gates.acquire(Job({}), _call(1.0, expected_usd=50.0)) == Granted()
     await _spend(gates, 0.5)
     answer = await gates.acquire(Job({}), _call(1.0, expected_usd=50.0))
     assert isinstance(answer, OverBudget)
-    assert (answer.usd, answer.can_ever_fit) == (10.0, True)
+    assert (answer.usd, answer.can_ever_fit) == (9.0, True)
     assert "and the job needs about $50.00" in answer.why
+    call = _call(9.5, expected_usd=50.0)
+    assert (await gates.acquire(Job({}), call)).usd == 9.5
 
 
 async def test_a_job_does_not_begin_in_what_others_reserve(gates, book):

@@ -37,7 +37,6 @@ async def test_a_debate_is_added(harness, gates):
     await call_history.learn(gates, DEBATE)
     found = await harness.queue.call_history()
     assert found == CallHistory(DEBATE.calls, DEBATE.phases, {CALLS: 1, PHASE: 1})
-    assert found.debates == 1
     await call_history.learn(gates, CallHistory({}, {PHASE: PhaseSums(1, 0)}))
     found = await harness.queue.call_history()
     assert (found.calls, found.counts) == (DEBATE.calls, {CALLS: 1, PHASE: 2})
@@ -55,9 +54,17 @@ async def test_the_last_debates_count(harness, gates):
         await call_history.learn(gates, CallHistory({CALLS: CallSums(1, 1, written)}))
     history = await harness.queue.call_history()
     sums = history.calls[CALLS]
-    assert history.debates == 400
+    assert history.counts == {CALLS: 400}
     assert sums.calls == pytest.approx(HISTORY_DEBATES * (1 - kept**400), rel=1e-7)
     assert sums.output_tokens == pytest.approx(expected, rel=1e-7)
+
+
+async def test_what_happened_once_is_forgotten(harness, gates, key):
+    """After thousands of debates it counts as never; the rest of its row stays."""
+    name = json.dumps(["phase", *PHASE])
+    harness.redis.hset(key, name, "1 4140 200 1e-9")
+    await call_history.learn(gates, CallHistory({}, {PHASE: PhaseSums(1, 0)}))
+    assert (await harness.queue.call_history()).phases == {PHASE: PhaseSums(200, 0)}
 
 
 @pytest.mark.parametrize(
@@ -127,9 +134,9 @@ async def test_a_worker_reads_it_from_time_to_time(harness, gates, monkeypatch):
     client = harness.queue.gates("w1")
     await call_history.learn(gates, DEBATE)
     both = await asyncio.gather(client.call_history(), client.call_history())
-    assert [each.debates for each in both] == [1, 1]
+    assert [each.counts[CALLS] for each in both] == [1, 1]
     await client.learn(DEBATE)
     assert await client.call_history() == both[0]
     monkeypatch.setattr("aragora_q.gates.client.HISTORY_REFRESH_SECONDS", 0.0)
-    assert (await client.call_history()).debates == 2
+    assert (await client.call_history()).counts[CALLS] == 2
     await client.close()

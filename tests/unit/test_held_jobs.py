@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from aragora_q import held_jobs
 from aragora_q.contracts import BudgetRoom, HeldJob, HeldPage
 from aragora_q.held_jobs import HeldJobs
+from aragora_q.money import LITTLE_SHARE
 
 LIMIT = 10.0
 
@@ -61,7 +62,7 @@ async def test_a_pass_frees_what_fits_in_half_of_what_is_left(needs, spent):
     for name in "ab":
         used = spent.get(name, 0.0)
         half, is_first = (LIMIT - used) / 2, True
-        is_little = used <= held_jobs.LITTLE_SHARE * LIMIT
+        is_little = used <= LITTLE_SHARE * LIMIT
         for job in (each for each in jobs if each.by == name):
             fits = half > 0 and (
                 job.usd <= half or (is_first and is_little and job.usd <= LIMIT - used)
@@ -86,3 +87,15 @@ async def test_every_job_that_fits_the_limit_is_freed_some_day(needs, page):
     finally:
         held_jobs.HELD_PAGE, held_jobs.MAX_HELD_PAGES = before
     assert {job.usd > LIMIT for job in queue.held} <= {True}
+
+
+async def test_a_job_tries_where_a_pass_begins_again(monkeypatch):
+    """The pass that finds its budget in the middle of the jobs frees none: the try is that of the next one."""
+    monkeypatch.setattr(held_jobs, "TRY_SECONDS", 0.0)
+    monkeypatch.setattr(held_jobs, "HELD_PAGE", 1)
+    monkeypatch.setattr(held_jobs, "MAX_HELD_PAGES", 1)
+    queue = Queue([("a", 12.0), ("b", LIMIT)])
+    held = HeldJobs(queue, Budgets({"b": 0.5}))
+    for _ in range(4):
+        await held.unhold_pass()
+    assert [job.by for job in queue.freed] == ["b"]

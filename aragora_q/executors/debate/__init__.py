@@ -1,12 +1,12 @@
 """The debate executor: several agents answer a question, review, revise and vote.
 
 Built by `create_default_executor`. `protocol.py` runs a debate and its rounds; `vote.py` holds the vote;
-`participants.py` asks agents, or their `fallbacks.py`, with `leads.py` and `calls.py`; `replies.py` judges
-what they say, and `entries.py` makes it an entry of `journal.py`, which lets an interrupted debate resume;
-`consensus.py` has the rules of decision, and `outcome.py` writes the result.
-`limits.py` keeps to the job's limits, `quote.py` says what calls take at least and at most. `estimate.py` says
-what a debate will probably take, with `call_sizes.py`; `lesson.py` makes what it is based on from finished
-debates. `agents.py` resolves agent names; `prompts.py` and `labels.py` make what models see.
+`participants.py` asks agents, or their `fallbacks.py`, with `leads.py` and `calls.py`, and waits as
+`overloads.py` says; `replies.py` judges what they say, and `entries.py` makes it an entry of `journal.py`,
+which lets an interrupted debate resume; `consensus.py` has the rules of decision, and `outcome.py` writes the
+result. `limits.py` keeps to the job's limits, `quote.py` says what calls take at least and at most.
+`estimate.py` says what a debate will probably take, with `call_sizes.py`; `lesson.py` makes what it is based
+on from finished debates. `agents.py` resolves agent names; `prompts.py` and `labels.py` make what models see.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def check_payload_budget(payload: Mapping[str, Any], config: QueueConfig) -> Non
         return
     from aragora_q.executors.debate import quote  # noqa: PLC0415 - most debates have no limits
 
-    quote.check_budget(*_debate_and_terms(payload, config))
+    debate, terms = _debate_and_terms(payload, config)
+    quote.check_budget(debate, terms, quote.floor(debate, terms))
 
 
 def least_costs(payload: Mapping[str, Any], config: QueueConfig) -> list[tuple[str, str, float]]:

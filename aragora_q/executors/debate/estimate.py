@@ -389,10 +389,8 @@ def _rates(price: Price, steps: int, _now: float, *, is_worst: bool) -> _Rates:
     """Return what tokens of a call with so many STEP_TOKENS of input cost; at worst, if `is_worst`."""
     tokens = max(1, steps) * STEP_TOKENS
     if is_worst:
-        read = price.worst_usd(tokens, 0)
-        return _Rates(
-            read / tokens, read / tokens, (price.worst_usd(tokens, tokens) - read) / tokens
-        )
+        input_usd, written = price.worst_parts(tokens)
+        return _Rates(input_usd / tokens, input_usd / tokens, written)
     read, cached = price.cost_usd(tokens, 0), price.cost_usd(tokens, 0, tokens)
     return _Rates(read / tokens, cached / tokens, (price.cost_usd(tokens, tokens) - read) / tokens)
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
-from aragora_q.contracts import MAX_PUT_OFF_SECONDS
 from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,
@@ -35,6 +34,7 @@ from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.fallbacks import closed_seconds
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.leads import Leads
+from aragora_q.executors.debate.overloads import delay_after
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
 from aragora_q.observability.logs import get_logger
@@ -43,16 +43,6 @@ logger = get_logger(__name__)
 
 MAX_SUMMARY_CHARS = 280
 """Maximum length of a reply in a progress report, and of the reason why a fallback was asked."""
-
-FIRST_OVERLOAD_DELAY_SECONDS = 5.0
-MAX_OVERLOAD_DELAY_SECONDS = 60.0
-"""Delays after an overload for which the provider names none. They double, as do those that it names."""
-
-MAX_OVERLOAD_SECONDS = 1_800.0
-MAX_OVERLOADS = 40
-"""How long one call waits for an overloaded provider before its seat drops out, and how often a debate
-does: less often than a job may be retried uncharged.
-"""
 
 AgentFault = PermanentError | RetryLater | AgentUnavailable
 
@@ -198,7 +188,7 @@ class Participants:
         except GateClosed:
             raise
         except RetryLater as error:
-            delay = await self._overload_delay({f"{phase}{part}.{seat}": error})
+            delay = await delay_after({f"{phase}{part}.{seat}": error}, self._journal)
             if delay is None:
                 raise PermanentError(str(error)) from error
             raise RetryLater(f"{self.names[seat]}: {error}", delay_seconds=delay) from error
@@ -437,10 +427,12 @@ class Participants:
         closed = [error for error in faults.values() if isinstance(error, GateClosed)]
         if closed:  # waiting for a gate is not limited here
             raise max(closed, key=lambda error: error.delay_seconds)
-        delay = await self._overload_delay({
+        overloads = {
             f"{phase}.{seat}": error
-            for seat, error in faults.items() if isinstance(error, RetryLater)
-        })  # fmt: skip
+            for seat, error in faults.items()
+            if isinstance(error, RetryLater)
+        }
+        delay = await delay_after(overloads, self._journal)
         if delay is not None:
             raise RetryLater(self._reasons(faults), delay_seconds=delay)
         is_transient = any(isinstance(error, AgentUnavailable) for error in faults.values())
@@ -457,25 +449,6 @@ class Participants:
             reason = reason_of(error)
             await self._journal.drop(seat, str(phase), self._step, reason)
             self._drop(seat, phase, reason)
-
-    async def _overload_delay(self, overloads: Mapping[str, RetryLater]) -> float | None:
-        """Return how long to wait for overloaded providers, by call; None if they had long enough."""
-        note = self._journal.find_note("life/overloads") or {"count": 0, "calls": {}}
-        if note["count"] >= MAX_OVERLOADS:
-            return None
-        now, calls = self._journal.now(), dict(note["calls"])
-        delays: list[float] = []
-        for call, error in overloads.items():
-            since, count = calls.get(call, (now, 0))
-            if now - since <= MAX_OVERLOAD_SECONDS:
-                calls[call] = since, count + 1
-                first = error.delay_seconds or FIRST_OVERLOAD_DELAY_SECONDS
-                first = min(first, MAX_PUT_OFF_SECONDS)  # then its gate says how long it is closed
-                delays.append(max(first, min(first * 2.0**count, MAX_OVERLOAD_DELAY_SECONDS)))
-        if not delays:
-            return None
-        await self._journal.note("life/overloads", {"count": note["count"] + 1, "calls": calls})
-        return max(delays)
 
     def _reasons(self, faults: Mapping[int, BaseException]) -> str:
         return "; ".join(

@@ -70,13 +70,14 @@ class Debate:
         self._terms = terms
         self._fallbacks = fallbacks or [{}] * len(terms)
         self._limits = Limits(payload, terms, self._journal, self._fallbacks)
+        self._floor = quote.floor(payload, terms)
         self._calls = CallBook(
             attempt,
             self._journal,
             self._limits,
             max_tokens=payload.max_tokens,
             max_cost_usd=payload.max_cost_usd,
-            least_usd=quote.floor(payload, terms).usd,
+            least_usd=self._floor.usd,
         )
 
     async def run(self) -> DebateResult:
@@ -97,7 +98,7 @@ class Debate:
         await self._journal.open(self._begin)
         await self._calls.settle_again()
         if self._payload.has_budget and not any(self._journal.ledger()):
-            quote.check_budget(self._payload, self._terms)
+            quote.check_budget(self._payload, self._terms, self._floor)
         topic = Topic.of(self._payload, self._journal.begun["nonce"])
         result = await self._hold(topic)
         await self._attempt.learn(lesson_of(self._payload, topic, self._journal, result))

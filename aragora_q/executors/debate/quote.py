@@ -201,16 +201,13 @@ class Quote:
         return None if micros is None else micros / MICROS
 
 
-def check_budget(payload: DebateJobPayload, terms: Sequence[Terms]) -> None:
-    """Check the limits of tokens and cost of a debate.
+def check_budget(payload: DebateJobPayload, terms: Sequence[Terms], least: Quote) -> None:
+    """Check the limits of tokens and cost of a debate, which needs at least `least`, its `floor`.
 
     Raises:
         InvalidPayload: a limit is below what any such debate needs, or the price of an agent is not known.
 
     """
-    if not payload.has_budget:
-        return
-    least = floor(payload, terms)
     limit, tokens = payload.max_tokens, least.amount.tokens
     if limit is not None and limit < tokens:
         raise InvalidPayload(

@@ -12,7 +12,7 @@
 -- `usd` is the highest price of the call in micro-dollars (empty: unknown), `tokens` the most that it takes; `job_usd`
 -- and `job_tokens` are the job's own limits (empty: none); `least_usd` is what the job needs at least, this call
 -- included, of budgets that see all of it (0: not known); `expected_usd` is what it will probably take of those that
--- hold jobs, as `least_usd`: it is held before it begins unless what is left has room for that, or is the whole limit.
+-- hold jobs, as `least_usd`: it is held before it begins unless what is left has room for that, or little is used.
 -- Asked again with the same id, a granted call is granted, also if it was estimated meanwhile.
 -- Calls that wait are served in the order in which they first asked.
 
@@ -81,7 +81,8 @@ for _, budget in ipairs(budgets) do
   local expected = not is_of_part and budget.on_full == 'hold' and tonumber(expected_usd) or 0
   -- What is free needs no room, unless it begins a job that is not.
   local holds = budget.on_full ~= 'warn' and (usd ~= 0 or expected > 0)
-  local needed = math.max(usd or 0, math.min(expected, budget.limit))  -- so that an unused budget takes any job
+  -- No more than is left while little is used: such a budget takes any job.
+  local needed = math.max(usd or 0, math.min(expected, math.floor((1 - LITTLE_SHARE) * budget.limit)))
   local why = holds and (not usd and 'unpriced' or of_job > budget.limit and 'never'
     or spent + needed > budget.limit and 'full')
   if why then

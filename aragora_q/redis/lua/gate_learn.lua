@@ -10,6 +10,7 @@
 -- again. Of too many rows, those that have not changed for longest are deleted.
 
 local KEPT = 1 - 1 / HISTORY_DEBATES
+local LEAST_SUM = 1e-6  -- a smaller one is 0: what happened once, thousands of debates ago
 
 -- The numbers in a text; nil if it is not that many.
 local function numbers_of(stored, count)
@@ -30,7 +31,10 @@ for n = 1, items do
   local before = numbers_of(redis.call('HGET', history, name) or '', #row)
   if before then
     row[2] = before[2]
-    for i = 3, #row do row[i] = row[i] + before[i] * KEPT end
+    for i = 3, #row do
+      row[i] = row[i] + before[i] * KEPT
+      if row[i] < LEAST_SUM then row[i] = 0 end
+    end
   end
   row[2] = row[2] + 1
   for i = 1, #row do row[i] = string.format(i == 1 and '%d' or '%.10g', row[i]) end

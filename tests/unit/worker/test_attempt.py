@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import gc
 import math
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.memory_session import MemorySession, make_attempt
 
+from aragora_q.base import Job
 from aragora_q.context import current_attempt
 from aragora_q.contracts import MAX_PUT_OFF_SECONDS, Completed, Failed, Held, Released, Retry
 from aragora_q.errors import (
@@ -579,3 +582,33 @@ def test_no_payload_breaks_an_attempt(payload):
     """Any bytes from Redis: the attempt ends in an outcome."""
     outcome = asyncio.run(make_attempt(returning({}), payload=payload).run())
     assert isinstance(outcome, Completed | Failed)
+
+
+async def test_an_ended_attempt_keeps_no_memory():
+    """Its payload and result are freed at once: a worker looks for garbage rarely, and these may be large."""
+    gc.disable()
+    try:
+        attempt = make_attempt(returning({}))
+        await asyncio.create_task(attempt.run())
+        kept = weakref.ref(attempt)
+        del attempt
+        await asyncio.sleep(0)  # asyncio lets go of the task
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+async def test_paid_calls_have_the_time_of_the_server():
+    """However late in the attempt the first one is made, and whatever the clock of this host says."""
+    session = MemorySession()
+
+    async def executor(job):
+        await asyncio.sleep(0.05)
+        async with current_attempt().call("acme", key="draft", max_cost_usd=0.1) as call:
+            call.spent(cost_usd=0.1)
+        return {}
+
+    job = Job({}, raw_payload=b"{}", started_at=1_000.0)
+    await asyncio.create_task(make_attempt(executor, session=session, job=job).run())
+    [entry] = session.kept["spent/ledger"]["calls"]
+    assert 1_000.04 < entry["at"] < 1_010

@@ -109,8 +109,9 @@ async def test_a_call_of_which_the_server_refuses_a_repetition_frees_what_it_may
 
 @pytest.mark.parametrize("fault", [None, RedisUnreachable("gone"), CommandRefused("no rights")])
 async def test_a_job_does_not_wait_for_statistics(monkeypatch, fault):
-    """It goes on without them if they cannot be read or written, or not soon."""
+    """It goes on without them if they cannot be read or written, or not soon. Its time limit stands still."""
     monkeypatch.setattr("aragora_q.worker.paid_calls.HISTORY_SECONDS", 0.01)
+    waits = WaitClock()
 
     class Slow(Gates):
         async def call_history(self):
@@ -121,6 +122,7 @@ async def test_a_job_does_not_wait_for_statistics(monkeypatch, fault):
         async def learn(self, debate):
             await self.call_history()
 
-    for paid in (calls(Slow()), calls(None)):
-        assert await paid.history() == CallHistory()
-        await paid.learn(CallHistory())
+    for paid in (PaidCalls(Slow(), JOB, waits), calls(None)):
+        async with waits.timeout(0.001):
+            assert await paid.history() == CallHistory()
+            await paid.learn(CallHistory())
