@@ -291,17 +291,6 @@ async def test_a_job_waits_however_long_flex_has_no_capacity(openai, run_debate,
     assert [seat["calls"] for seat in result["seats"]] == [1, 1]
 
 
-async def test_a_fallback_answers_if_flex_has_no_capacity(openai, run_debate):
-    """At once: the gate is closed from then on."""
-    openai.is_shut = True
-    agents = {"gpt": {"model": MODEL, "fallback": "demo"}}
-    outcome, _, result = await run_debate(
-        agents=["gpt", "demo"], settings={"agents": agents}, service_tier="flex", **FORM
-    )
-    assert isinstance(outcome, Completed)
-    assert [each["agent"] for each in result["seats"][0]["fallbacks"]] == ["demo"]
-
-
 # The gate.
 
 
