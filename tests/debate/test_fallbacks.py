@@ -169,6 +169,20 @@ async def test_only_a_closed_gate_asks_the_fallback(seats, hold, answer, outcome
     assert not seats["sub"].asked
 
 
+async def test_a_debate_whose_turn_does_not_come_waits_once(seats, hold):
+    """Not each seat after the other: the first call asks for room for all of them."""
+    asked = []
+
+    class Full(Doors):
+        async def acquire(self, job, call):
+            asked.append(call.agent)
+            return WaitTurn(90.0, "budget day is reserved by other calls")
+
+    outcome, _, _ = await hold(Full(), rounds=0)
+    assert isinstance(outcome, Retry)
+    assert len(asked) == 1
+
+
 async def test_a_gate_that_is_tried_for_a_minute_asks_the_fallback(seats, hold):
     """Whether its provider answers again is not known yet."""
     gates = Doors(bob=WaitTurn(90.0, "another call tries", is_closed=True))

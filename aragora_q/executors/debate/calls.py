@@ -19,6 +19,7 @@ from aragora_q.context import AttemptContext, Call
 from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,
+    GateClosed,
     PermanentError,
     RetryLater,
     WorkerUnable,
@@ -75,6 +76,8 @@ class CallBook:
         self._least_usd = least_usd
         self._begins = asyncio.Lock()
         self._has_begun = False
+        self._must_wait: GateClosed | None = None
+        """Why the turn of the first call did not come: the attempt ends, so others do not wait for theirs."""
 
     async def ask(self, asked: Asked, manner: Manner) -> Entry:
         """Ask an agent, and return the entry of its reply, which is in the journal then.
@@ -160,16 +163,27 @@ class CallBook:
 
     async def _acquire(self, call: Call) -> None:
         try:
-            # The first call asks for room for the whole debate: other seats must not reserve some before it.
+            # Other seats must not reserve some of what the first call asks for.
             async with self._begins:
                 if not self._has_begun and not any(self._journal.ledger()):
-                    first = replace(call, expected_usd=self._journal.quote_usd)
-                    await ledger.acquire(self._attempt, first)
-                    self._has_begun = True
+                    await self._begin(call)
                     return
             await ledger.acquire(self._attempt, call)
         except PermanentError as error:
             raise BudgetSpent(str(error), hint=error.hint) from error
+
+    async def _begin(self, call: Call) -> None:
+        """Acquire the first call, which asks for room for the whole debate."""
+        if self._must_wait is not None:
+            raise self._must_wait
+        try:
+            first = replace(call, expected_usd=self._journal.quote_usd)
+            await ledger.acquire(self._attempt, first)
+        except GateClosed as error:
+            if not error.by:  # else its account is closed, and that of another agent may be open
+                self._must_wait = error
+            raise
+        self._has_begun = True
 
 
 async def in_any_way(send: Callable[[Manner], Awaitable[T]], manner: Manner) -> T:
