@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from support.docs import blocks
 
 from aragora_q.errors import AccessDenied
 from aragora_q.executors import debate
@@ -69,6 +70,14 @@ def test_a_quote_for_people_and_for_scripts(run):
     assert max(map(len, shown.lines)) < 80
     quiet = run(*ASK, "--quote", "--quiet")
     assert float(quiet.out) == pytest.approx(expected, abs=2e-6)
+
+
+def test_the_example_of_the_page(run_cli, monkeypatch):
+    """docs/debates.md shows what its command prints."""
+    monkeypatch.setenv("COLUMNS", "80")
+    [shown] = (block.text for block in blocks("docs/debates.md") if block.language == "text")
+    quote = run_cli(*ASK, "--agents", "claude,gpt,claude", "--quote").out
+    assert quote.startswith(shown.strip())
 
 
 def test_an_unknown_price_is_never_0(run):
