@@ -11,7 +11,7 @@ import typer
 from aragora_q.base import new_job_id
 from aragora_q.cli import options, output
 from aragora_q.cli.options import Agents, AsJson, LoadConfig, Quiet, Timeout, with_config
-from aragora_q.errors import AragoraQError, NotDurable, TryAgain
+from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
@@ -426,8 +426,13 @@ async def _quote(
         quoter = Quoter(queue, quiet=quiet)
         quoted = await quoter.quote(job.payload)
         approval = bulk.approval_above(thresholds.approve_above, job.payload, settings)
-        quotes.print_quote(quoter, quoted, approval, as_json=as_json, quiet=quiet)
-        await quoter.check(job, thresholds.max_quote)
+        try:
+            await quoter.check(job, thresholds.max_quote)
+        except InvalidPayload:
+            approval = None  # what is refused is not held
+            raise
+        finally:
+            quotes.print_quote(quoter, quoted, approval, as_json=as_json, quiet=quiet)
     return 0
 
 

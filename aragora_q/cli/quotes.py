@@ -207,12 +207,12 @@ def _estimates(quote: DebateQuote | Total) -> Table:
 def _parts(lines: Sequence[QuoteLine]) -> Table:
     """Return the parts by agent; what agents are called, and which models they are, stands once.
 
-    Agents that are called as their models are in the column of models, if others have names.
+    Agents that are called as their models have "-" for a name, if others have names.
     """
     has_names = any(line.agent != line.model for line in lines)
     by_agent: dict[tuple[str, ...], list[QuoteLine]] = {}
     for line in lines:
-        names = (line.agent if line.agent != line.model else "", line.model)
+        names = (line.agent if line.agent != line.model else "-", line.model)
         if not has_names:
             names = line.agent, ""
         by_agent.setdefault((*names, line.service_tier or ""), []).append(line)

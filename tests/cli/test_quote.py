@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from support.docs import blocks
 
 from aragora_q.errors import AccessDenied
 from aragora_q.executors import debate
@@ -69,6 +70,14 @@ def test_a_quote_for_people_and_for_scripts(run):
     assert max(map(len, shown.lines)) < 80
     quiet = run(*ASK, "--quote", "--quiet")
     assert float(quiet.out) == pytest.approx(expected, abs=2e-6)
+
+
+def test_the_example_of_the_page(run_cli, monkeypatch):
+    """docs/debates.md shows what its command prints."""
+    monkeypatch.setenv("COLUMNS", "80")
+    [shown] = (block.text for block in blocks("docs/debates.md") if block.language == "text")
+    quote = run_cli(*ASK, "--agents", "claude,gpt,claude", "--quote").out
+    assert quote.startswith(shown.strip())
 
 
 def test_an_unknown_price_is_never_0(run):
@@ -274,9 +283,15 @@ def test_a_quote_with_limits(run):
 
 
 def test_an_approval_is_asked_for_below_the_limit(run):
-    """--max-quote refuses by what is expected, --approve-above holds by what is possible."""
+    """--max-quote refuses by what is expected, --approve-above holds by what is possible.
+
+    What is refused is not held, and a quote says so, too.
+    """
     both = ("--approve-above", "0.001", "--max-quote")
     assert run(*ASK, *both, "0.000001").code == 65
+    refused = run(*ASK, *both, "0.000001", "--quote", "--json")
+    assert (refused.code, "held" in refused.object) == (65, False)
+    assert "would be held" not in run(*ASK, *both, "0.000001", "--quote").err
     assert run(*ASK, *both, "1000", "--json").object["held"] is True
     quoted = run(*ASK, *both, "1000", "--quote", "--json").object
     assert (quoted["held"], quoted["most_usd"] > 0.001) == (True, True)
@@ -348,15 +363,19 @@ def test_a_table_fits_the_terminal(run_cli, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("others", [(), ("gpt",)])
 def test_agents_that_are_called_as_their_models_have_one_line(run_cli, monkeypatch, others):
-    """Names of usual length are not broken, also next to a tier, another name and prices close to 0."""
+    """Names of usual length are not broken, also next to a tier, another name and prices close to 0.
+
+    Where others have names, "-" says that they have none: they are no part of the agent above.
+    """
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
     names = ("openai:gpt-6.1-terra", "openai:gpt-6-luna")
     agents = ",".join((*names, *others))
     args = ("-a", agents, "--service-tier", "flex", "--rounds", "20")
     shown = run_cli(*ASK, *args, "--quote", terminal=True)
+    mark = "- +" if others else ""
     for name in names:
-        assert any(re.match(rf" *{name} +flex ", line) for line in shown.lines), name
+        assert any(re.match(rf"{mark}{name} +flex ", line) for line in shown.lines), name
 
 
 def test_from_quote_to_result(run_cli, cli_command, tmp_path):
