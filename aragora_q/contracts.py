@@ -294,7 +294,7 @@ class Gates(Protocol):
         """Return the agents whose accounts are known to take no calls now, and for how many seconds.
 
         Without those that have an open fallback, and those whose jobs are held: their accounts are closed for
-        longer than HOLD_CLOSED_SECONDS.
+        longer than HOLD_CLOSED_SECONDS, and not waited out.
         """
 
     async def refresh(self) -> None:

@@ -221,9 +221,10 @@ class RedisGates:
         now = time.monotonic()
         closed = {}
         for agent in self._accounts:
-            opens_at = min(map(self._opens_at, (agent, *self._fallbacks_of(agent))))
-            if 0 < opens_at - now <= HOLD_CLOSED_SECONDS:
-                closed[agent] = opens_at - now
+            seconds = min(map(self._opens_at, (agent, *self._fallbacks_of(agent)))) - now
+            is_waited_out = self._accounts[agent] in self._waited_out
+            if seconds > 0 and (is_waited_out or seconds <= HOLD_CLOSED_SECONDS):
+                closed[agent] = seconds
         return closed
 
     def _fallbacks_of(self, agent: AskedAgent) -> list[AskedAgent]:

@@ -170,7 +170,7 @@ def _seconds_to_wait(answer: GateAnswer, seconds_left: float, account: str) -> f
                 raise GateClosed(why, delay_seconds=seconds, by=account if is_closed else "")
             return jittered(seconds)
         case Closed(seconds, why, is_waited_out):
-            if seconds is None or seconds > HOLD_CLOSED_SECONDS:
+            if seconds is None or (seconds > HOLD_CLOSED_SECONDS and not is_waited_out):
                 raise HoldJob(why, cause="provider", by=account, until_seconds=seconds)
             if seconds > min(MAX_CLOSED_SECONDS, seconds_left):
                 by = "" if is_waited_out else account

@@ -161,9 +161,10 @@ async def test_what_the_provider_answers_counts_as_its_gate(seat_scripted_agents
     (HOLDS, Held),
     (OverBudget("day/all", "fail", "full"), Failed),
     (Closed(90.0, "the flex tier has no capacity", is_waited_out=True), Retry),
-], ids=["turn", "budget", "failing budget", "flex"])  # fmt: skip
+    (Closed(86_400.0, "the flex tier has no capacity", is_waited_out=True), Retry),
+], ids=["turn", "budget", "failing budget", "flex", "flex for a day"])  # fmt: skip
 async def test_only_a_closed_gate_asks_the_fallback(seats, hold, answer, outcome):
-    """Not a turn that does not come, a budget, or a flex tier that has no capacity."""
+    """Not a turn that does not come, a budget, or a flex tier that has no capacity, however long that lasts."""
     found, _, _ = await hold(Doors(bob=answer), rounds=0)
     assert isinstance(found, outcome)
     assert not seats["sub"].asked

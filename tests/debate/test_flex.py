@@ -378,14 +378,18 @@ async def test_a_pause_of_the_account_is_one_of_its_flex_gate(gates, paused, clo
         assert await gates.acquire(JOBS[tier], call_of(tier, "e")) == Granted()
 
 
-@pytest.mark.parametrize("outcome", ["no_capacity", "rate_limited"])
-async def test_what_waits_for_capacity_asks_no_fallback(new_harness, outcome):
+@pytest.mark.parametrize(
+    ("outcome", "seconds"),
+    [("no_capacity", None), ("no_capacity", 86_400), ("rate_limited", None)],
+)
+async def test_what_waits_for_capacity_asks_no_fallback(new_harness, outcome, seconds):
     """Its job is put off, also while a call tries the tier again. A rate limit there is as any other."""
     harness = new_harness(agents={"gpt": {"model": MODEL, "fallback": ["claude"]}})
     made, waits = harness.queue.gates("w1"), outcome == "no_capacity"
     try:
         assert await made.acquire(JOBS["flex"], call_of("flex")) == Granted()
-        await made.settle(JOBS["flex"], call_of("flex"), Settlement(outcome))
+        refused = Settlement(outcome, retry_after_seconds=seconds)
+        await made.settle(JOBS["flex"], call_of("flex"), refused)
         closed = await made.acquire(JOBS["flex"], call_of("flex", "d"))
         assert closed.is_waited_out == waits
         assert list(made.closed_agents()) == [AskedAgent("gpt", "flex")] * waits
