@@ -293,17 +293,6 @@ async def test_a_job_waits_however_long_flex_has_no_capacity(openai, run_debate,
     assert [seat["calls"] for seat in result["seats"]] == [1, 1]
 
 
-async def test_a_fallback_answers_at_once_if_flex_has_no_capacity(openai, run_debate):
-    """The call that learns of it does not wait for the next one to find the gate closed."""
-    openai.is_shut = True
-    agents = {
-        "gpt": {"model": MODEL, "service_tier": "flex", "fallback": "now"},
-        "now": {"model": MODEL, "service_tier": "default"},
-    }
-    _, _, result = await run_debate(agents=["gpt"] * 2, settings={"agents": agents}, **FORM)
-    assert [each["agent"] for seat in result["seats"] for each in seat["fallbacks"]] == ["now"] * 2
-
-
 # The gate.
 
 

@@ -112,8 +112,7 @@ def fault_of(
     elif outcome in ("rejected", "refused"):
         meaning = PermanentError(text)
     elif outcome == "no_capacity":
-        delay_seconds = delay or NO_CAPACITY_DELAY_SECONDS
-        meaning = GateClosed(text, delay_seconds=delay_seconds, by=account)
+        meaning = GateClosed(text, delay_seconds=delay or NO_CAPACITY_DELAY_SECONDS)
     elif delay is not None or outcome in ("rate_limited", "overloaded"):
         meaning = RetryLater(text, delay_seconds=delay or 0)
     else:
