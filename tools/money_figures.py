@@ -243,8 +243,8 @@ def _month() -> str:
 
 
 def page(text: str) -> str:
-    """Return docs/money.md with its worked example computed again."""
-    return replaced(text, "month", _month())
+    """Return docs/money.md with its worked example computed again; as it is, without the list of prices."""
+    return replaced(text, "month", _month()) if price_list() else text
 
 
 if __name__ == "__main__":
