@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from aragora_q.cli import bulk, output
 from aragora_q.cli.quoter import Quoted, usd_text
 from aragora_q.errors import InvalidPayload
-from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine
+from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine, combined
 from aragora_q.formats import dollars, dollars_or_unknown, duration
 from aragora_q.money import USD_DIGITS
 from aragora_q.report import plain
@@ -52,9 +52,9 @@ class Total:
         self.without_history += not quote.debates
         if quote.debates:
             self.agents_without_history |= dict.fromkeys(quote.agents_without_history)
-        self.least = _plus(self.least, quote.least)
-        self.expected = _plus(self.expected, quote.expected)
-        self.most = _plus(self.most, quote.most)
+        self.least = combined(_sum, self.least, quote.least)
+        self.expected = combined(_sum, self.expected, quote.expected)
+        self.most = combined(_sum, self.most, quote.most)
         if quoted.is_priced:
             self.priced_usd += quote.expected.usd or 0.0
         else:
@@ -239,19 +239,6 @@ def _calls(calls: float) -> str:
 
 def _time(estimate: Estimate) -> str:
     return UNKNOWN if estimate.seconds is None else duration(estimate.seconds)
-
-
-def _plus(one: Estimate, other: Estimate) -> Estimate:
-    def known(a: float | None, b: float | None) -> float | None:
-        return None if a is None or b is None else _sum(a, b)
-
-    return Estimate(
-        _sum(one.calls, other.calls),
-        one.input_tokens + other.input_tokens,
-        one.output_tokens + other.output_tokens,
-        known(one.usd, other.usd),
-        known(one.seconds, other.seconds),
-    )
 
 
 def _sum(one: float, other: float) -> float:

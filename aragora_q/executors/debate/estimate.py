@@ -109,9 +109,9 @@ def quote_debate(
     most = _Forecast(payload, dearest, history, "most").estimate
     expected = forecast.estimate
     return DebateQuote(
-        _each(min, least, expected),
+        combined(min, least, expected),
         expected,
-        _each(max, most, expected),
+        combined(max, most, expected),
         forecast.lines(),
         forecast.debates,
         forecast.agents_without_history,
@@ -419,16 +419,16 @@ def _share_within_limits(payload: DebateJobPayload, estimate: Estimate) -> float
     return share
 
 
-def _each(choose: Callable[[Any, Any], Any], one: Estimate, other: Estimate) -> Estimate:
-    """Return the lower, or the higher, of both in each number; None where one is not known."""
+def combined(combine: Callable[[Any, Any], Any], one: Estimate, other: Estimate) -> Estimate:
+    """Return what `combine` makes of each number, such as the lower of both; None where one is not known."""
 
     def known(a: float | None, b: float | None) -> float | None:
-        return None if a is None or b is None else choose(a, b)
+        return None if a is None or b is None else combine(a, b)
 
     return Estimate(
-        choose(one.calls, other.calls),
-        choose(one.input_tokens, other.input_tokens),
-        choose(one.output_tokens, other.output_tokens),
+        combine(one.calls, other.calls),
+        combine(one.input_tokens, other.input_tokens),
+        combine(one.output_tokens, other.output_tokens),
         known(one.usd, other.usd),
         known(one.seconds, other.seconds),
     )
