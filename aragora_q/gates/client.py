@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aragora_q.base import Job
 from aragora_q.config import QueueConfig
@@ -98,14 +98,9 @@ class RedisGates:
         word, *details = await self._connection.run(
             "gate_acquire",
             digest=self._digest,
+            **self._place(job, call),
             call_id=self._id(call),
-            account=call.account,
-            provider=call.provider,
-            agent=call.agent,
             model=call.model,
-            queue=self._config.queue,
-            tenant=job.tenant or "",
-            group=job.group or "",
             job=_life(job),
             usd=_micros(call.max_cost_usd),
             tokens=call.max_input_tokens + call.max_output_tokens,
@@ -141,12 +136,7 @@ class RedisGates:
         word, *details = await self._connection.run(
             "gate_ask",
             digest=self._digest,
-            account=call.account,
-            provider=call.provider,
-            agent=call.agent,
-            queue=self._config.queue,
-            tenant=job.tenant or "",
-            group=job.group or "",
+            **self._place(job, call),
             usd=_micros(call.max_cost_usd),
         )
         if word == b"undeclared":
@@ -297,6 +287,17 @@ class RedisGates:
             ttl_ms=max(3 * self._lease_ms, MIN_DECLARED_MS),
         )
         self._has_declared = bool(text)
+
+    def _place(self, job: Job, call: Call) -> dict[str, Any]:
+        """Return what decides which account and which budgets a call belongs to."""
+        return {
+            "account": call.account,
+            "provider": call.provider,
+            "agent": call.agent,
+            "queue": self._config.queue,
+            "tenant": job.tenant or "",
+            "group": job.group or "",
+        }
 
     def _id(self, call: Call) -> str:
         return f"{self._config.queue}/{call.id}"
