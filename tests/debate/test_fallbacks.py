@@ -108,7 +108,7 @@ async def test_a_debate_without_incident_is_not_degraded(seats, hold):
 
 
 async def test_a_seat_that_drops_out_degrades_the_result(seat_scripted_agents, hold):
-    """With or without fallbacks: fewer agents have debated than were asked for. A fallback is no help."""
+    """Fewer agents have debated than were asked for. A fallback does not change that."""
     seat_scripted_agents(
         ann=saying("a"), bob=failing(PermanentError("404"), Propose), cyd=saying("c"), sub=saying("s")
     )  # fmt: skip
@@ -241,7 +241,7 @@ async def test_if_all_are_closed_the_shortest_wait_counts(seats, hold, bob, sub,
 
 @pytest.mark.parametrize("error", [PermanentError("404"), AgentUnavailable("down")])
 async def test_a_fallback_that_fails_leaves_the_job_waiting(seat_scripted_agents, hold, error):
-    """It is no worse off than without: no seat drops out, and no attempt is charged."""
+    """As without a fallback, no seat drops out, and no attempt is charged."""
     seat_scripted_agents(
         ann=saying("a"), bob=saying("b"), cyd=saying("c"), sub=failing(error, Propose)
     )
@@ -302,7 +302,7 @@ async def test_a_larger_reply_is_not_asked_of_an_agent_that_has_none(seat_script
 
 @pytest.mark.parametrize("resume", ["continue", "strict"])
 async def test_a_resumed_debate_keeps_what_fallbacks_answered(seats, hold, resume):
-    """No reply is paid for twice, whoever is asked now."""
+    """No reply is paid for twice, although another agent would be asked now."""
     gates = Doors(bob=RATE_LIMIT)
     session = MemorySession()
 
@@ -340,7 +340,7 @@ async def test_replies_of_a_former_fallback(seats, hold, resume, asked):
 
 
 async def test_weights_are_those_of_the_seats_agent(seats, hold):
-    """Whoever answers for it."""
+    """Also if a fallback answers."""
     _, _, result = await hold(
         Doors(bob=RATE_LIMIT), rounds=0, consensus="weighted", weights={"bob": 5.0}
     )
@@ -581,7 +581,7 @@ async def test_one_request_is_refused_and_the_fallback_answers_all(
 
 
 def test_nothing_of_the_configuration_but_the_agent_changes_its_settings():
-    """A new fallback is no other agent: `resume: strict` keeps its replies."""
+    """With a new fallback, the agent stays the same: `resume: strict` keeps its replies."""
     pytest.importorskip("pydantic_ai")
     from aragora_q.executors.debate.llm import ModelAgent
 

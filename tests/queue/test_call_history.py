@@ -100,7 +100,7 @@ async def test_rows_of_another_program_are_ignored(harness, gates, key):
 
 
 async def test_a_key_of_another_type_is_replaced(harness, gates, key):
-    """Statistics are no reason to stop: until then, there is no history."""
+    """Until then there is no history, and nothing fails."""
     harness.redis.set(key, "x")
     assert await harness.queue.call_history() == CallHistory()
     await call_history.learn(gates, DEBATE)
