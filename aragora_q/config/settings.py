@@ -386,6 +386,37 @@ class QueueConfig(BaseSettings):
         None,
         description="Port to serve metrics on; 0: off; unset: first free port of 9464 to 9473.",
     )
+    web_listen: str = Field(
+        "127.0.0.1:8080",
+        description="Address that `aragora-q web` serves: HOST:PORT or [IPV6]:PORT.",
+    )
+    web_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names under which browsers reach the console, besides localhost and the address it "
+        "listens on; as text, separated by commas.",
+    )
+    web_producer_redis_url: SecretStr | None = Field(
+        None,
+        description="Redis URL of the console's role producer, with a user that may enqueue. Unset: it "
+        "has no such role.",
+    )
+    web_operator_redis_url: SecretStr | None = Field(
+        None,
+        description="Redis URL of the console's role operator. Unset: it has no such role.",
+    )
+    web_tokens_file: str | None = Field(
+        None,
+        description="File with the hashes of the console's tokens, as `aragora-q token` writes it.",
+    )
+    web_proxies: tuple[str, ...] = Field(
+        (),
+        description="Addresses or networks of reverse proxies whose X-Forwarded-User and X-Forwarded-Groups "
+        "are believed; as text, separated by commas.",
+    )
+    web_proxy_roles: dict[str, Literal["viewer", "producer", "operator"]] = Field(
+        default_factory=dict,
+        description="Role of each user or group that these proxies name; `*` is any other one.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Minimum log level."
     )
@@ -422,7 +453,7 @@ class QueueConfig(BaseSettings):
     def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
         return _plain(value, cls.model_fields[info.field_name or ""])
 
-    @field_validator("default_agents", mode="before")
+    @field_validator("default_agents", "web_hosts", "web_proxies", mode="before")
     @classmethod
     def _are_names(cls, value: Any) -> Any:
         return _from_text(value)

@@ -1,0 +1,52 @@
+"""`aragora-q web`: serve the console until stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aragora_q.cli import output
+from aragora_q.cli.options import LoadConfig, parse_address, run, with_config
+
+if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
+
+EPILOG = """\b
+Examples:
+  aragora-q web
+  aragora-q web --redis-url embedded:// --queue demo
+
+\b
+Exit codes:
+  78 invalid configuration, or the address is in use
+  130 stopped by Ctrl-C   143 stopped by SIGTERM
+"""
+
+
+@with_config
+def web(
+    load: LoadConfig,
+    *,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen", metavar="HOST:PORT", help="Address to serve. [default: 127.0.0.1:8080]"
+        ),
+    ] = None,
+) -> None:
+    """Serve the console: pages, HTTP API, metrics and health."""
+    settings = load(web_listen=listen)
+    host, port = parse_address(settings.web_listen, "--listen")
+    run(_serve(settings, host, port))
+
+
+async def _serve(settings: QueueConfig, host: str, port: int) -> None:
+    import uvicorn
+
+    from aragora_q.web.app import create_app
+    from aragora_q.web.console import open_console
+
+    async with open_console(settings) as console:
+        output.info(f"serving http://{host}:{port}/")
+        await uvicorn.Server(uvicorn.Config(create_app(console), host=host, port=port)).serve()

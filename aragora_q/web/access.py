@@ -1,0 +1,79 @@
+"""Dependencies of routes: who sent a request, and the queue as one of the roles uses it.
+
+A route declares the role that it needs, such as `async def cancel(access: Operator)`, and gets the connections
+of that role only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from aragora_q.errors import AccessDenied
+from aragora_q.redis.connection import Connection
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.console import Console
+from aragora_q.web.roles import Actor, Role
+
+
+class NotLoggedIn(AccessDenied):
+    """The request has no valid token or cookie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who sent a request, and the queue and the gates with the credential of the role that its route needs."""
+
+    actor: Actor
+    console: Console
+    queue: RedisStreamsQueue
+    gates: Connection
+
+
+def console_of(request: Request) -> Console:
+    """Return the console that the application serves."""
+    console: Console = request.app.state.console
+    return console
+
+
+def actor_of(request: Request) -> Actor:
+    """Return who sent a request, as the middleware found out."""
+    actor: Actor = request.scope["state"]["actor"]
+    return actor
+
+
+def access_as(role: Role) -> Callable[[Request], Access]:
+    """Return a dependency that gives access as `role`.
+
+    Raises:
+        NotLoggedIn: the request has no valid token or cookie.
+        AccessDenied: the actor has a lower role, or this process has no credential for the role.
+    """
+
+    def access(request: Request) -> Access:
+        console, actor = console_of(request), actor_of(request)
+        if actor.role is None:
+            raise NotLoggedIn(
+                "log in first", hint="send a token; to make one: aragora-q token NAME"
+            )
+        if role not in console.roles:
+            raise AccessDenied(
+                f"this console has no credential for role {role}",
+                hint=f"set web_{role}_redis_url",
+            )
+        if not actor.role.includes(role):
+            raise AccessDenied(
+                f"this needs role {role}, you have {actor.role}", hint="use another token"
+            )
+        connections = console.roles[role]
+        return Access(actor, console, connections.queue, connections.gates)
+
+    return access
+
+
+Viewer = Annotated[Access, Depends(access_as(Role.VIEWER))]
+Producer = Annotated[Access, Depends(access_as(Role.PRODUCER))]
+Operator = Annotated[Access, Depends(access_as(Role.OPERATOR))]

@@ -1,0 +1,26 @@
+"""The application: routes, what guards them, and how errors are answered."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from aragora_q import __version__
+from aragora_q.web import api, pages
+from aragora_q.web.console import Console
+
+
+def create_app(console: Console) -> FastAPI:
+    """Return the application that serves `console`."""
+    app = FastAPI(
+        title="aragora-q",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    app.state.console = console
+    app.include_router(api.router)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
+    return app
