@@ -6,7 +6,6 @@ Unix ms, or null. Used by the command line and by the console. Text for people i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -118,20 +117,6 @@ class Unheld(TypedDict):
     id: str
     unheld: bool
     status: str | None
-
-
-class EventJson(TypedDict):
-    """An event of one job, or of the queue itself; labels are those of now."""
-
-    event_id: str
-    at: int
-    event: str
-    id: str | None
-    worker_id: str | None
-    progress: dict[str, Any] | None
-    group: str | None
-    tenant: str | None
-    tags: dict[str, str]
 
 
 class SpentJson(TypedDict):
@@ -390,23 +375,6 @@ def held_json(job_id: str, result: str) -> Held:
 def unheld_json(job_id: str, result: str, status: str | None) -> Unheld:
     """Return what `unhold_many` did to a job that is known, and its status after that."""
     return {"id": job_id, "unheld": result == "unheld", "status": status}
-
-
-def event_json(
-    event: Mapping[str, str], job_id: str | None, labels: Mapping[str, Any]
-) -> EventJson:
-    """Return an event as far as it is about one of its jobs, whose labels are given, or about the queue."""
-    return {
-        "event_id": event["id"],
-        "at": int(event["id"].partition("-")[0]),
-        "event": event["event"],
-        "id": job_id,
-        "worker_id": event.get("worker"),
-        "progress": json.loads(event["data"]) if "data" in event else None,
-        "group": labels.get("group"),
-        "tenant": labels.get("tenant"),
-        "tags": labels.get("tags", {}),
-    }
 
 
 def group_json(group: Group) -> GroupJson:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Container, Mapping, Sequence
@@ -66,8 +67,6 @@ async def tail(
     The server keeps about the last 500 events. To continue without a gap, pass the `event_id` of the
     last event to --after. Without --after, the jobs must exist.
     """
-    from aragora_q.views import event_json
-
     for job_id in ids if ids and after is None else ():  # older events may be of a deleted job
         if await queue.get_status(job_id) is None:
             raise JobNotFound(job_id, queue.config.queue)
@@ -77,7 +76,7 @@ async def tail(
         pairs = [(event, of_job) for event in batch for of_job in _job_ids(event, ids)]
         labels = await queue.tracker.labels([*{of_job for _, of_job in pairs if of_job}])
         for event, of_job in pairs:
-            job_event = event_json(event, of_job, labels.get(of_job or "", {}))
+            job_event = _job_event(event, of_job, labels.get(of_job or "", {}))
             if as_json:
                 output.json_line(job_event)
             else:
@@ -89,6 +88,27 @@ def _job_ids(event: Mapping[str, str], wanted: Container[str] | None) -> Sequenc
     """Return the jobs of an event that are wanted; None for an event of the queue itself."""
     job_ids: list[str | None] = [*event.get("ids", "").split()]
     return [job_id for job_id in job_ids or [None] if not wanted or job_id in wanted]
+
+
+def _job_event(
+    event: Mapping[str, str], job_id: str | None, labels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return an event of one job, or of the queue itself, as JSON.
+
+    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `progress`; `group`, `tenant` and
+    `tags` as of now. Null where they do not apply; `tags` is an object.
+    """
+    return {
+        "event_id": event["id"],
+        "at": int(event["id"].partition("-")[0]),
+        "event": event["event"],
+        "id": job_id,
+        "worker_id": event.get("worker"),
+        "progress": json.loads(event["data"]) if "data" in event else None,
+        "group": labels.get("group"),
+        "tenant": labels.get("tenant"),
+        "tags": labels.get("tags", {}),
+    }
 
 
 def _line(event: Mapping[str, Any]) -> str:
