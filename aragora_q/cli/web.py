@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,11 +43,20 @@ def web(
 
 
 async def _serve(settings: QueueConfig, host: str, port: int) -> None:
-    import uvicorn
-
-    from aragora_q.web.app import create_app
+    """Serve until a signal arrives."""
+    from aragora_q.config.redis_url import format_address
+    from aragora_q.observability.logs import setup_logging
+    from aragora_q.observability.web_metrics import WebMetrics
+    from aragora_q.web import server
     from aragora_q.web.console import open_console
 
-    async with open_console(settings) as console:
-        output.info(f"serving http://{host}:{port}/")
-        await uvicorn.Server(uvicorn.Config(create_app(console), host=host, port=port)).serve()
+    setup_logging(settings.log_level, settings.log_format)
+    with server.listen(host, port) as sock:
+        async with open_console(settings) as console:
+            metrics = WebMetrics(settings.queue)
+            auth = server.create_auth(settings, console, sock, metrics)
+            address = f"http://{format_address((host, port))}"
+            output.info(f"serving {address}/")
+            if sys.stderr.isatty() and auth.is_loopback:
+                output.info(f"log in once: {address}/login?code={auth.link.make()}")
+            await server.serve(console, sock, auth, metrics, host)

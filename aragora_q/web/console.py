@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.redis.connection import Connection
-from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
+from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.roles import Role
 
 
@@ -34,7 +34,7 @@ async def open_console(config: QueueConfig) -> AsyncIterator[Console]:
     async with AsyncExitStack() as stack:
         roles = {}
         for role, settings in role_configs(config).items():
-            queue = await create_redis_queue(settings)
+            queue = RedisStreamsQueue(settings)
             stack.push_async_callback(queue.close)
             gates = queue.connection.for_gates()
             stack.push_async_callback(gates.close)
