@@ -45,10 +45,14 @@ async def log_in(
     """Log in with a token, or with the code of the link that was printed at the start."""
     auth = auth_of(request)
     grant = None if code else auth.grant_of(token.strip())
+    logged = request.scope["state"].setdefault("action", {})
+    logged["action"] = "login"
     if grant is not None:
         cookie = auth.sessions.start(grant.name, grant.digest)
+        logged["actor"] = grant.name
     elif code and auth.link.use(code):
         cookie = auth.sessions.start(auth.desk_name)
+        logged["actor"] = auth.desk_name
     else:
         wait_seconds = await auth.refuse(actor_of(request).address)
         fault = "This link was used, or is too old." if code else "This token is not valid."

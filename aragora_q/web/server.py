@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -35,6 +38,9 @@ logger = get_logger(__name__)
 
 MAX_CONNECTIONS = 2_000
 """For one more, the connection that waits longest without a request is closed."""
+
+OTHER_FILES = 200
+"""Open files of the process that are not connections of clients."""
 
 HEAD_SECONDS = 10.0
 """Time for a client to send the head of a request, or the next one on the same connection."""
@@ -94,6 +100,18 @@ def create_auth(
     )
 
 
+def _max_connections() -> int:
+    """Return how many connections may be open; raise the limit on open files for them, as far as it may be."""
+    soft, hard = (
+        sys.maxsize if limit == resource.RLIM_INFINITY else limit
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    wanted = min(MAX_CONNECTIONS + OTHER_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(wanted - OTHER_FILES, 1)
+
+
 async def serve(
     console: Console, sock: socket.socket, auth: Auth, metrics: WebMetrics, host: str
 ) -> None:
@@ -106,7 +124,7 @@ async def serve(
     metrics.event_streams.set_function(lambda: len(guard.streams))
     config = uvicorn.Config(
         guard,
-        http=Protocol,
+        http=cast("type[asyncio.Protocol]", partial(Protocol, _max_connections())),
         ws="none",
         log_config=None,
         access_log=False,
@@ -150,8 +168,9 @@ class _Server(uvicorn.Server):
 class Protocol(H11Protocol):
     """HTTP/1.1 of one connection, with time limits."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, max_connections: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._max_connections = max_connections
         self.waits_since = time.monotonic()
         """When the client began to owe what it owes now: the head of a request, or its body."""
         self._body_bytes = 0
@@ -159,7 +178,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self._max_connections:
             idle = [
                 each for each in self.connections if isinstance(each, Protocol) and each.is_idle
             ]
