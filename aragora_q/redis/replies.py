@@ -152,6 +152,7 @@ SCRIPTS: Mapping[str, Any] = {
     "list_held": (bytes, ..., [bytes]),
     "list_leased": (bytes, ..., (bytes, bytes)),
     "maintenance_lock": _words("ok busy"),
+    "may_write": int,
     "pause": _words("changed unchanged"),
     "progress": PerItem(_words("ok lost")),
     "promote": (int, int),

@@ -97,7 +97,8 @@ class RedisStreamsQueue(WorkQueue):
     with `close`.
 
     `config` defaults to `get_queue_config()`. `consumer_name` is the worker id of workers that are not
-    given one; it defaults to `host-pid-<4 hex digits>`.
+    given one; it defaults to `host-pid-<4 hex digits>`. `connection` replaces the one to `config.redis_url`;
+    the queue closes it.
 
     Example:
         >>> import asyncio
@@ -114,16 +115,24 @@ class RedisStreamsQueue(WorkQueue):
     """
 
     def __init__(
-        self, config: QueueConfig | None = None, *, consumer_name: str | None = None
+        self,
+        config: QueueConfig | None = None,
+        *,
+        consumer_name: str | None = None,
+        connection: Connection | None = None,
     ) -> None:
         self.config = config or get_queue_config()
         self.consumer_name = consumer_name or default_worker_id()
-        self.connection = Connection(self.config)
+        self.connection = connection or Connection(self.config)
         self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
         self._durability_is_checked = False
         self._keys = self.connection.keys
+
+    async def may_write(self) -> bool:
+        """Return True if the Redis user of this queue may change it."""
+        return bool(await self.connection.run("may_write"))
 
     async def enqueue(self, job: Job) -> str:
         [result] = await self._enqueue_batch([self.check(job)])
