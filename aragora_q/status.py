@@ -189,9 +189,9 @@ class JobStatusTracker:
         return found
 
     async def history(self, job_id: str) -> list[dict[str, Any]]:
-        """Return a job's errors, crashes and deferrals, oldest first.
+        """Return a job's errors, crashes and deferrals, and what operators did with it, oldest first.
 
-        Each has `at` (Unix ms), `cause`, `attempt`, `worker` and `error`.
+        Each has `at` (Unix ms), `cause`, `attempt`, and either `worker` and `error`, or `by` and `reason`.
 
         Raises:
             InvalidPayload: the job's history in Redis is corrupted.
@@ -301,6 +301,11 @@ class JobStatusTracker:
             "now": now_ms,
             "paused": "paused" in control,
             "paused_at": _parse_int(control.get("paused")),
+            "paused_by": control.get("paused_by"),
+            "paused_reason": control.get("paused_reason"),
+            "resumed_at": _parse_int(control.get("resumed")),
+            "resumed_by": control.get("resumed_by"),
+            "resumed_reason": control.get("resumed_reason"),
             "grace_until": _if_later(control.get("grace_until"), now_ms),
             "worker_counts": {"alive": alive, "silent": reply["workers"] - alive},
             "workers": workers,
@@ -468,16 +473,17 @@ def _hold_from_fields(fields: Mapping[str, str], history: Sequence[bytes]) -> Ho
     return Hold(
         cause=cause if cause in HOLD_CAUSES else "person",
         by=fields.get("hold_by", ""),
-        reason=_last(history, "reason") or "",
+        reason=_last(history, "reason", cause="held") or "",
         since=_seconds(since) or 0.0,
         until=_seconds(fields.get("hold_until")),
     )
 
 
-def _last(history: Sequence[bytes], name: str) -> Any:
-    """Return the latest value in a job's history: errors and the reasons of holds are separate lines."""
+def _last(history: Sequence[bytes], name: str, cause: str | None = None) -> Any:
+    """Return the latest value in a job's history, of the lines with a cause or of all lines."""
     lines = (_object(line, "history") for line in reversed(history))
-    return next((line[name] for line in lines if name in line), None)
+    found = (line for line in lines if name in line and cause in (None, line.get("cause")))
+    return next((line[name] for line in found), None)
 
 
 def _group_from_reply(name: str, reply: Any) -> Group | None:
@@ -495,6 +501,8 @@ def _group_from_reply(name: str, reply: Any) -> Group | None:
         sealed_at=_seconds(fields.get("sealed_at")),
         ended_at=_seconds(fields.get("ended_at")),
         cancelled_at=_seconds(fields.get("cancelled_at")),
+        cancelled_by=fields.get("cancelled_by", ""),
+        cancelled_reason=fields.get("cancelled_reason", ""),
         then_id=fields.get("then_id"),
         then_status=fields.get("then"),
     )

@@ -159,7 +159,9 @@ def _warnings(stats: Mapping[str, Any]) -> Iterator[str]:
     waiting = sum(stats["waiting"].values())
     if stats["paused"]:
         paused = _format_ago(stats, stats["paused_at"])
-        yield f"queue paused {paused}, no jobs start: to resume, run aragora-q resume"
+        by = f" by {stats['paused_by']}" if stats["paused_by"] else ""
+        why = f" ({stats['paused_reason']})" if stats["paused_reason"] else ""
+        yield f"queue paused {paused}{by}{why}, no jobs start: to resume, run aragora-q resume"
     if stats["grace_until"]:
         grace = duration((stats["grace_until"] - stats["now"]) / 1000)
         yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"

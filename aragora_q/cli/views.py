@@ -108,8 +108,17 @@ def group_json(group: Group) -> dict[str, Any]:
         "sealed_at": _ms(group.sealed_at),
         "ended_at": _ms(group.ended_at),
         "cancelled_at": _ms(group.cancelled_at),
+        "cancelled_by": group.cancelled_by,
+        "cancelled_reason": group.cancelled_reason,
         "then": {"id": group.then_id, "status": group.then_status} if group.then_id else None,
     }
+
+
+def _cancelled_rows(group: Group) -> Iterator[str]:
+    """Yield who cancelled the group, and why, if they said so."""
+    by = f"by {group.cancelled_by}" if group.cancelled_by else ""
+    if text := ": ".join(filter(None, (by, group.cancelled_reason))):
+        yield from _rows("", text)
 
 
 def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> Iterator[str]:
@@ -132,6 +141,7 @@ def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> It
     ):
         if time is not None:
             yield _row(label, _format_time(time, now))
+    yield from _cancelled_rows(group)
     if group.then_id:
         yield _row("then", f"{group.then_id}, {group.then_status}")
     if group.cancelled_at is not None and group.live:
@@ -330,8 +340,10 @@ def _history_text(event: Mapping[str, Any]) -> str:
     text = str(event.get("error", event.get("reason", "")))
     is_named = not event.get("by") or f"{event['by']}: " in text
     by = "" if is_named else f" by {event['by']}"
-    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}: "
-    return prefix + truncate(text, max(TEXT_WIDTH - len(prefix), 10))
+    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}"
+    if not text:
+        return prefix
+    return f"{prefix}: " + truncate(text, max(TEXT_WIDTH - len(prefix) - 2, 10))
 
 
 def clock(ms: int) -> str:
