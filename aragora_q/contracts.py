@@ -482,7 +482,12 @@ class WorkQueue(JobQueue):
 
     @abstractmethod
     async def unhold_many(
-        self, job_ids: Sequence[str], causes: Collection[HoldCause] = HOLD_CAUSES
+        self,
+        job_ids: Sequence[str],
+        causes: Collection[HoldCause] = HOLD_CAUSES,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> list[str]:
         """Return held jobs to where they came from, in few round trips.
 

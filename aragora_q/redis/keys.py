@@ -15,7 +15,7 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
 | `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON; of a  |
 |                            |        | failed job: its partial result, if it has one                 |
-| `job:<id>:history`         | list   | errors, crashes, deferrals, holds: a JSON object each, the last 20 |
+| `job:<id>:history`         | list   | errors, what operators did: a JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> …` of each job with labels, by id |
 | `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label       |
