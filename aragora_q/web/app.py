@@ -8,6 +8,7 @@ from fastapi.staticfiles import StaticFiles
 from aragora_q import __version__
 from aragora_q.web import api, pages
 from aragora_q.web.console import Console
+from aragora_q.web.pages import events
 
 
 def create_app(console: Console) -> FastAPI:
@@ -22,5 +23,6 @@ def create_app(console: Console) -> FastAPI:
     app.state.console = console
     app.include_router(api.router)
     app.include_router(pages.router)
+    app.include_router(events.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
     return app

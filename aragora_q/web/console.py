@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aragora_q.config.settings import QueueConfig
 from aragora_q.redis.connection import Connection
 from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
+from aragora_q.web.feed import Feed
 from aragora_q.web.roles import Role
 
 
@@ -26,6 +27,7 @@ class Console:
 
     config: QueueConfig
     roles: Mapping[Role, RoleConnections]
+    feed: Feed
 
 
 @asynccontextmanager
@@ -39,7 +41,9 @@ async def open_console(config: QueueConfig) -> AsyncIterator[Console]:
             gates = queue.connection.for_gates()
             stack.push_async_callback(gates.close)
             roles[role] = RoleConnections(queue, gates)
-        yield Console(config, roles)
+        feed = Feed(roles[Role.VIEWER].queue)
+        await stack.enter_async_context(feed.running())
+        yield Console(config, roles, feed)
 
 
 def role_configs(config: QueueConfig) -> dict[Role, QueueConfig]:
