@@ -11,6 +11,7 @@ from aragora_q.redis.connection import Connection
 from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
 from aragora_q.web.feed import Feed
 from aragora_q.web.roles import Role
+from aragora_q.web.snapshot import SharedReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Console:
     config: QueueConfig
     roles: Mapping[Role, RoleConnections]
     feed: Feed
+    shared: SharedReads
 
 
 @asynccontextmanager
@@ -43,7 +45,9 @@ async def open_console(config: QueueConfig) -> AsyncIterator[Console]:
             roles[role] = RoleConnections(queue, gates)
         feed = Feed(roles[Role.VIEWER].queue)
         await stack.enter_async_context(feed.running())
-        yield Console(config, roles, feed)
+        shared = SharedReads()
+        stack.push_async_callback(shared.close)
+        yield Console(config, roles, feed, shared)
 
 
 def role_configs(config: QueueConfig) -> dict[Role, QueueConfig]:
