@@ -137,7 +137,7 @@ async def _run(
 
 async def _follow(queue: RedisStreamsQueue, job_id: str, screen: _Screen) -> None:
     """Print the job's events until it has ended."""
-    from aragora_q.cli.waiting import ENDINGS
+    from aragora_q.events import ENDINGS
 
     async for event in queue.events(after="0-0"):
         name = event["event"]

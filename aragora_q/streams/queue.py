@@ -492,20 +492,35 @@ class RedisStreamsQueue(WorkQueue):
 
     async def event_batches(self, after: str | None = None) -> AsyncIterator[list[dict[str, str]]]:
         """Iterate over the same events as `events`, as they arrive: those of one reply together."""
-        key = self._keys.events
         after = after or await self.newest_event_id()
         while True:
-            reply = await self.connection.read_blocking(
-                {key: after}, float("inf"), count=BATCH_LIMIT
-            )
-            if batch := [{"id": entry_id, **fields} for entry_id, fields in reply.get(key, ())]:
+            if batch := await self.read_events(after):
                 after = batch[-1]["id"]
                 yield batch
+
+    async def read_events(self, after: str) -> list[dict[str, str]]:
+        """Return the next events, at most BATCH_LIMIT; none if there are none within READ_SECONDS."""
+        key = self._keys.events
+        reply = await self.connection.read_blocking({key: after}, float("inf"), count=BATCH_LIMIT)
+        return [{"id": entry_id, **fields} for entry_id, fields in reply.get(key, ())]
 
     async def newest_event_id(self) -> str:
         """Return the id of the latest event, after which `events` misses nothing that happens from now on."""
         newest = await self.connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
         return newest[0][0].decode() if newest else "0-0"
+
+    async def kept_event_ids(self) -> tuple[str, str]:
+        """Return the ids of the oldest and of the latest event that the server keeps; 0-0 for none."""
+        key = self._keys.events
+        found = await self.connection.execute_all(
+            [("XRANGE", key, "-", "+", "COUNT", 1), ("XREVRANGE", key, "+", "-", "COUNT", 1)]
+        )
+        for reply in found:
+            if isinstance(reply, Exception):
+                with self.connection.translating():
+                    raise reply
+        oldest, newest = (reply[0][0].decode() if reply else "0-0" for reply in found)
+        return oldest, newest
 
     async def call_history(self) -> CallHistory:
         """Return what calls of the queue's finished debates took: the basis of quotes."""

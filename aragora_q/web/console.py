@@ -15,7 +15,9 @@ from aragora_q.redis.connection import Connection
 from aragora_q.redis.server import check_server
 from aragora_q.redis.users import EmbeddedUsers
 from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.feed import Feed
 from aragora_q.web.roles import Role
+from aragora_q.web.snapshot import SharedReads
 
 logger = get_logger(__name__)
 
@@ -51,6 +53,8 @@ class Console:
 
     config: QueueConfig
     roles: Mapping[Role, RoleConnections]
+    feed: Feed
+    shared: SharedReads
     viewer_may_write: bool | None = None
     """Whether the Redis user of the viewer may do more than read; None: Redis has not answered yet."""
 
@@ -72,7 +76,11 @@ async def open_console(config: QueueConfig) -> AsyncIterator[Console]:
             stack.push_async_callback(gates.close)
             roles[role] = RoleConnections(queue, gates)
         await _check(roles)
-        console = Console(config, roles)
+        feed = Feed(roles[Role.VIEWER].queue)
+        await stack.enter_async_context(feed.running())
+        shared = SharedReads()
+        stack.push_async_callback(shared.close)
+        console = Console(config, roles, feed, shared)
         task = asyncio.create_task(_check_viewer(console), name="check-viewer")
         stack.push_async_callback(_cancel, task)
         yield console
