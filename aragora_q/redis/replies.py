@@ -177,6 +177,7 @@ SCRIPTS: Mapping[str, Any] = {
     "renew": (_words("ok paused unregistered"), ..., _words("owned lost cancelled")),
     "requeue": PerItem(bytes),
     "retry": PerItem(_words("retrying held failed cancelled lost")),
+    "sample": int,
     "seal": _words("sealed was-sealed other-then taken refused unknown"),
     "start": (_words("ok empty paused unregistered"), int, ..., _is_started),
     "suspend": PerItem(_words("held cancelled lost")),

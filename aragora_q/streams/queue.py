@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import date, timedelta
 from typing import Any, NamedTuple, cast
 
 from aragora_q import codec
@@ -40,6 +41,7 @@ from aragora_q.contracts import (
     WorkQueue,
 )
 from aragora_q.errors import (
+    SERVER_ERRORS,
     AragoraQError,
     GroupNotFound,
     GroupSealed,
@@ -50,13 +52,14 @@ from aragora_q.errors import (
 )
 from aragora_q.gates.call_history import read_history
 from aragora_q.gates.client import RedisGates
+from aragora_q.gates.spending import Spending
 from aragora_q.history import CallHistory
 from aragora_q.job import check_job
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
-from aragora_q.redis.scripts import BATCH_LIMIT, batched
+from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
@@ -64,6 +67,9 @@ from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession, actor
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
+
+SPEND_SECONDS = 1.0
+"""How long a sample waits for the gates, which may be on another server, to read what was spent."""
 
 REAPER = "reaper"
 """Consumer that a cron pass claims entries with; deleted again when it is empty."""
@@ -671,6 +677,29 @@ class RedisStreamsQueue(WorkQueue):
                 silent_leases=DEAD_WORKER_LEASES,
             )
         return deleted
+
+    async def sample(self) -> float:
+        seconds, _ = await self.connection.execute("TIME")
+        day = int(seconds) // 86_400
+        spent, spent_before = await self._spent_on(day, day - 1)
+        due_ms = await self.connection.run(
+            "sample",
+            silent_ms=self.config.claim_idle_ms,
+            day=day,
+            spent=spent,
+            spent_before=spent_before,
+        )
+        return float(due_ms) / 1000
+
+    async def _spent_on(self, *days: int) -> list[Value]:
+        """Return the micro-dollars that this queue spent on days since 1970; "-" if they cannot be read."""
+        try:
+            async with asyncio.timeout(SPEND_SECONDS), self.connection.open_gates() as gates:
+                reader = Spending(gates)
+                dates = [date(1970, 1, 1) + timedelta(days=day) for day in days]
+                return [(await reader.of_queue(self.config.queue, day)).micro_usd for day in dates]
+        except (*SERVER_ERRORS, TimeoutError, ValueError):
+            return ["-"] * len(days)
 
     async def close(self) -> None:
         await asyncio.gather(*(stop() for stop in self.before_close))
