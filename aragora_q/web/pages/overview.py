@@ -92,6 +92,8 @@ async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
         running=_of(rows, running),
         more_running=max(0, stats["running"] - len(running)),
         ended=_of(rows, ended.ids),
+        charts=[],
+        charts_title="",
         events=events,
     )
 
