@@ -82,7 +82,8 @@
         cache: "no-store",
         signal: refreshing.signal,
       });
-      const next = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("main");
+      const whole = new DOMParser().parseFromString(await response.text(), "text/html");
+      const next = whole.getElementById("main");
       if (response.status === 401 || response.status === 403) {
         say("You are logged out: reload the page", true);
       } else if (response.status === 503) {
@@ -91,6 +92,7 @@
         say("The console cannot show this page now", true);
       } else {
         morph(next);
+        document.title = whole.title;
         serverClock = clockOf(page());
         revealControls();
         countChecked();
@@ -124,6 +126,8 @@
     stream.onopen = soon; // what happened before it was open
     stream.onmessage = soon;
     stream.addEventListener("gap", soon);
+    stream.addEventListener("back", soon);
+    stream.addEventListener("away", () => say("Redis does not answer", true));
     stream.onerror = () => {
       if (stream?.readyState === EventSource.CLOSED) {
         // Refused, as while Redis is away: try again, not all pages at once.
