@@ -1,0 +1,101 @@
+"""The page of money: what was spent, budgets with what is spent and reserved, providers and their state.
+
+The numbers are those of `spend`, `budget list` and `providers list`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from aragora_q.errors import AragoraQError
+from aragora_q.gates.accounts import Accounts
+from aragora_q.gates.book import Book, Budget, ScopeSpending
+from aragora_q.gates.spending import Report, Spending
+from aragora_q.views import ProviderJson, providers_json, spend_rows
+from aragora_q.web.access import Access, Viewer
+from aragora_q.web.pages.commands import command
+from aragora_q.web.pages.rendering import render
+
+router = APIRouter()
+
+SPANS = (1, 7, 30, 90, 400)
+"""Days that can be shown."""
+
+MAX_ROWS = 200
+"""Rows of spending that are shown."""
+
+MAX_SCOPES = 20
+"""Values of a budget's scope that are shown."""
+
+By = Literal["day", "queue", "tenant", "group", "agent", "provider", "model"]
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """A budget, and what was spent of it for one value of its scope."""
+
+    budget: Budget
+    spending: ScopeSpending
+    window_ends_at: float | None
+    """In Unix seconds."""
+
+    @property
+    def used(self) -> float:
+        """The share of the limit that is spent or reserved."""
+        return (self.spending.spent_usd + self.spending.reserved_usd) / self.budget.limit_usd
+
+    @property
+    def origin(self) -> str:
+        """Who gives the limit."""
+        return "set" if self.budget.override else f"declared by {len(self.budget.declared_by)}"
+
+
+@router.get("/money")
+async def show_money(
+    request: Request,
+    access: Viewer,
+    by: By = "day",
+    days: Annotated[int, Query(ge=1, le=SPANS[-1])] = 7,
+    all_queues: bool = False,
+) -> Response:
+    """Return the page of money. What cannot be read is named, and all else is shown."""
+    faults: list[str] = []
+    spending = Spending(access.gates)
+    today = (await spending.now()).date()
+    first = today - timedelta(days=days - 1)
+    only = {} if all_queues else {"queue": access.queue.config.queue}
+    report = await spending.report(first, today, [by], only)
+    faults += [f"data in Redis is corrupted: {fault}" for fault in report.faults]
+    budgets = await _readable(_budgets(access), faults, "budgets")
+    now = await access.queue.tracker.server_time()
+    providers = await _readable(_providers(access, now), faults, "providers")
+    scope = () if all_queues else ("--queue", access.queue.config.queue)
+    return render(
+        request,
+        "money.html",
+        now=now,
+        by=by,
+        days=days,
+        spans=SPANS,
+        all_queues=all_queues,
+        rows=_spend_rows(by, report),
+        more=max(0, len(report.rows) - MAX_ROWS),
+        total=report.total,
+        left_out=report.left_out.calls,
+        budgets=budgets,
+        providers=providers,
+        faults=faults,
+        ons=("hold", "fail", "warn"),
+        commands={
+            "spend": command_of_spend(by, first.isoformat(), scope),
+            "budgets": command(access.queue.config, "budget", "list"),
+            "providers": command(access.queue.config, "providers", "list"),
+        },
+    )
