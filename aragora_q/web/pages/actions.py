@@ -119,18 +119,6 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
     return redirect(back, f"Group {name} is cancelled: {count(cancelled, 'job')}.")
 
 
-@router.post("/queue/{verb}")
-async def pause_queue(request: Request, access: Operator, verb: str) -> Response:
-    """Stop starting jobs of the queue, or start them again."""
-    if verb not in ("pause", "resume"):
-        raise HTTPException(404)
-    form, paused = await Form.of(request), verb == "pause"
-    changed = await access.queue.pause(paused=paused, by=access.actor.by, reason=form.reason)
-    state = "paused" if paused else "resumed"
-    text = f"is {state}" if changed else f"was {'already' if paused else 'not'} paused"
-    return redirect(form.back("/"), f"Queue {access.queue.config.queue} {text}.")
-
-
 class _BulkPage:
     """The page that asks before jobs are changed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,9 @@ PAGE = 50
 
 MAX_SCOPES = 1_000
 """Values of a budget's scope among which the one that holds a job is looked for."""
+
+_CURSOR = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,9})? \S{1,64}")
+"""Where a page begins, as the page before says: the time of a hold, and a job id."""
 
 TITLES = {
     "approval": "Wait for an approval",
@@ -79,7 +83,8 @@ class HeldGroup:
 async def list_held(request: Request, access: Viewer, after: str = "") -> Response:
     """Return the page of held jobs, in the order of their holds, those of one cause together."""
     queue = access.queue
-    page = await queue.list_held(HOLD_CAUSES, after[:200], limit=PAGE)
+    after = after if _CURSOR.fullmatch(after) else ""
+    page = await queue.list_held(HOLD_CAUSES, after, limit=PAGE)
     jobs = await queue.tracker.get_jobs([each.id for each in page.jobs])
     groups = group_by_cause(page.jobs, jobs)
     try:

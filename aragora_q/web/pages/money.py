@@ -5,11 +5,11 @@ The numbers are those of `spend`, `budget list` and `providers list`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from aragora_q.errors import AragoraQError
 from aragora_q.gates.accounts import Accounts
 from aragora_q.gates.book import Book, Budget, ScopeSpending
-from aragora_q.gates.spending import Report, Spending
+from aragora_q.gates.spending import Report, Spending, Spent
 from aragora_q.views import ProviderJson, providers_json, spend_rows
 from aragora_q.web.access import Access, Viewer
 from aragora_q.web.pages.commands import command
@@ -34,6 +34,7 @@ MAX_ROWS = 200
 MAX_SCOPES = 20
 """Values of a budget's scope that are shown."""
 
+Row = TypeVar("Row")
 By = Literal["day", "queue", "tenant", "group", "agent", "provider", "model"]
 
 
@@ -94,8 +95,65 @@ async def show_money(
         faults=faults,
         ons=("hold", "fail", "warn"),
         commands={
-            "spend": command_of_spend(by, first.isoformat(), scope),
+            "spend": shlex.join(
+                ("aragora-q", "spend", "--by", by, "--since", first.isoformat(), *scope)
+            ),
             "budgets": command(access.queue.config, "budget", "list"),
             "providers": command(access.queue.config, "providers", "list"),
         },
     )
+
+
+async def _readable(reading: Awaitable[list[Row]], faults: list[str], what: str) -> list[Row]:
+    """Return what can be read; else nothing, and add why to `faults`."""
+    try:
+        return await reading
+    except (AragoraQError, ValueError) as error:
+        faults.append(f"{what} cannot be read: {error}")
+        return []
+
+
+@dataclass(frozen=True)
+class SpendRow:
+    """A row of spending. `share` is that of the dearest row, for its bar."""
+
+    name: str
+    spent: Spent
+    share: float
+
+
+def _spend_rows(by: str, report: Report) -> list[SpendRow]:
+    dearest = max((spent.micro_usd for spent in report.rows.values()), default=0)
+    rows = list(spend_rows([by], report))
+    if by == "day":
+        rows.reverse()  # the newest first
+    return [
+        SpendRow(
+            "other" if key[0] is None else key[0] or "none",
+            spent,
+            spent.micro_usd / dearest if dearest else 0.0,
+        )
+        for key, spent in rows[:MAX_ROWS]
+    ]
+
+
+async def _budgets(access: Access) -> list[BudgetRow]:
+    book, rows = Book(access.gates), []
+    for budget in await book.budgets():
+        ends_at, spendings = await book.spending(budget.name)
+        ends = None if ends_at is None else ends_at / 1000
+        found = []
+        async for each in spendings:
+            found.append(each)
+            if len(found) == MAX_SCOPES:
+                break
+        nothing = ScopeSpending(budget.scope, 0.0, 0.0, 0.0, 0.0)
+        rows += [BudgetRow(budget, each, ends) for each in found or [nothing]]
+    return rows
+
+
+async def _providers(access: Access, now: float) -> list[ProviderJson]:
+    accounts = Accounts(access.gates)
+    found, pauses = await accounts.accounts(), await accounts.pauses()
+    agents = await accounts.agents(each.name for each in found)
+    return providers_json(found, agents, pauses, now)
