@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from aragora_q import process
+from aragora_q import moments, process
 from aragora_q.errors import ConfigError, InvalidPayload
 
 if TYPE_CHECKING:
@@ -337,15 +337,12 @@ def operator() -> str:
 MAX_SECONDS = 30 * 86_400
 """Longest time limit of a command that works on the queue."""
 
-SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
 def parse_duration(text: str) -> float:
     """Return the seconds in `90s`, `15m`, `36h` or `7d`. Raises typer.BadParameter."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text)
-    if not match:
-        raise typer.BadParameter(f"invalid duration {text!r:.100}: use 90s, 15m, 36h or 7d")
-    return float(match[1]) * SECONDS_PER_UNIT[match[2]]
+    try:
+        return moments.parse_duration(text)
+    except InvalidPayload as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_address(text: str, param_hint: str) -> tuple[str, int]:

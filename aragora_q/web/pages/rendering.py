@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from aragora_q import __version__
 from aragora_q.base import JobStatus
+from aragora_q.config.settings import QueueConfig
 from aragora_q.formats import (
     JOINERS,
     ago,
@@ -70,7 +71,9 @@ def redirect(address: str, flash: str = "") -> RedirectResponse:
 def may(request: Request, role: Role) -> bool:
     """Return True if the sender of a request may do what needs `role`."""
     actor = actor_of(request)
-    return actor.role is not None and actor.role.includes(role) and role in console_of(request).roles
+    return (
+        actor.role is not None and actor.role.includes(role) and role in console_of(request).roles
+    )
 
 
 def _common(request: Request) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def _shown(value: Any) -> Any:
 def _time(context: Context, at: float | None) -> Markup:
     """Return a time, in Unix seconds, relative to the page's, with the absolute time at hand."""
     if at is None:
-        return Markup('<span class="none">–</span>')
+        return Markup('<span class="none">-</span>')
     utc = absolute(at)
     if utc is None:
         return Markup("?")
@@ -123,9 +126,15 @@ def _query(values: Mapping[str, Any]) -> str:
     return f"?{urlencode(given, errors='replace')}" if given else ""
 
 
-def command_line(*words: str) -> str:
-    """Return an `aragora-q` command line that a shell reads as `words`."""
-    return shlex.join(("aragora-q", *words))
+def command_line(queue: str, *words: str) -> str:
+    """Return an `aragora-q` command line for a queue; its name is left out if it is the default."""
+    default = QueueConfig.model_fields["queue"].default
+    return shlex.join(("aragora-q", *words, *(() if queue == default else ("--queue", queue))))
+
+
+@pass_context
+def _cli(context: Context, *words: str) -> str:
+    return command_line(context["queue"], *words)
 
 
 def _environment() -> Environment:
@@ -147,7 +156,7 @@ def _environment() -> Environment:
         "query": _query,
         "path_part": lambda text: quote(str(text), safe=""),
     }
-    environment.globals |= {"cli": command_line, "statuses": list(JobStatus)}
+    environment.globals |= {"cli": _cli, "statuses": list(JobStatus)}
     return environment
 
 
