@@ -18,9 +18,9 @@ from aragora_q.base import Group
 from aragora_q.errors import AccessDenied, GroupNotFound, GroupSealed, JobNotFound
 from aragora_q.formats import count
 from aragora_q.web.access import Operator
-from aragora_q.web.pages.commands import command
+from aragora_q.web.filters import read_filter
 from aragora_q.web.pages.forms import Form
-from aragora_q.web.pages.rendering import redirect, render
+from aragora_q.web.pages.rendering import command_line, redirect, render
 from aragora_q.web.pages.selection import BULK_SECONDS, MAX_NAMED, Done, Selection
 from aragora_q.web.verbs import VERBS, Verb, is_job_id
 
@@ -40,7 +40,9 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
         return redirect(back, f"No job was selected: nothing was {chosen.done}.")
     if selection.is_impossible:
         names = " or ".join(status for status in chosen.statuses)
-        return redirect(back, f"Nothing was {chosen.done}: only jobs whose status is {names} can be.")
+        return redirect(
+            back, f"Nothing was {chosen.done}: only jobs whose status is {names} can be."
+        )
     number, confirmed = await selection.count(access.queue), form.number("confirmed")
     page = _BulkPage(request, access, selection, form, back)
     if confirmed is None:
@@ -134,8 +136,8 @@ class _BulkPage:
     def render(self, number: int, notice: str = "", *, status_code: int = 200) -> Response:
         """Return the page that asks whether `number` jobs shall be changed."""
         selection, verb = self._selection, self._selection.verb
-        jobs = count(number, "job")
-        config = self._access.queue.config
+        jobs, reason = count(number, "job"), self._form.text("reason")
+        queue = self._access.queue.config.queue
         which = f"{jobs}?" if selection.ids else f"{jobs} {selection.words}?"
         name = "delete" if verb.name == "purge" else verb.name
         return render(
@@ -153,12 +155,10 @@ class _BulkPage:
             back=self._back,
             fields=[*selection.fields, ("confirmed", number), ("to", self._back)],
             with_reason=verb.keeps_reason,
-            reason=self._form.text("reason"),
+            reason=reason,
             tone="primary" if verb.name in ("requeue", "unhold") else "danger",
-            command=command(
-                config, *selection.command(), reason=self._form.text("reason") if verb.keeps_reason else ""
-            ),
-        )  # fmt: skip
+            command=command_line(queue, *selection.command(), *_reason_words(verb, reason)),
+        )
 
     async def render_rest(self, done: Done, confirmed: int) -> Response:
         """Return the page that says what is done so far, and asks whether to go on."""
@@ -170,9 +170,13 @@ class _BulkPage:
         return self.render(left, f"So far: {done.text}. To go on, confirm again.")
 
 
+def _reason_words(verb: Verb, reason: str) -> tuple[str, ...]:
+    return ("--reason", reason) if verb.keeps_reason and reason else ()
+
+
 async def _selection(access: Access, verb: Verb, form: Form) -> Selection | None:
     if form.text("matching"):
-        wanted = read_filter(form, await access.queue.tracker.server_time())
+        wanted = read_filter(form.items, await access.queue.tracker.server_time())
         return Selection.matching(verb, wanted)
     ids = tuple(dict.fromkeys(form.texts("id")))
     for job_id in ids:
@@ -196,3 +200,43 @@ async def _group(access: Access, name: str) -> Group:
 
 def _group_page(name: str) -> str:
     return f"/groups/{quote(name, safe='')}"
+
+
+def _group_page_to_confirm(
+    request: Request,
+    access: Access,
+    group: Group,
+    form: Form,
+    back: str,
+    notice: str = "",
+    *,
+    status_code: int = 200,
+) -> Response:
+    """Return the page that asks whether a group shall be cancelled."""
+    reason, live = form.text("reason"), count(group.live, "live job")
+    follower = (
+        f", and job {group.then_id}, which would follow it"
+        if group.then_status == "waiting"
+        else ""
+    )
+    return render(
+        request,
+        "confirm.html",
+        now=time.time(),
+        status_code=status_code,
+        title=f"Cancel group {group.name}",
+        question=f"Cancel {live} of group {group.name}{follower}?",
+        label=f"Cancel the group and {live}",
+        ids=(),
+        more_ids=0,
+        notice=notice,
+        address=f"{_group_page(group.name)}/cancel",
+        back=back,
+        fields=[("confirmed", group.live), ("to", back)],
+        with_reason=True,
+        reason=reason,
+        tone="danger",
+        command=command_line(
+            access.queue.config.queue, "group", "cancel", group.name, *(("--reason", reason) if reason else ())
+        ),
+    )  # fmt: skip

@@ -44,7 +44,9 @@ async def pause_provider(request: Request, access: Operator) -> Response:
     pauses = await accounts.pauses()
     if name not in {n for each in await accounts.accounts() for n in each.paused_by} | set(pauses):
         raise ProviderNotFound(f"no calls to {name!r:.100} are known")
-    if reason or name not in pauses:  # a reason that another operator gave stays until there is a new one
+    if (
+        reason or name not in pauses
+    ):  # a reason that another operator gave stays until there is a new one
         await accounts.pause(name, by=access.actor.by, reason=reason)
     state = "was already paused" if name in pauses else "is paused"
     return redirect(form.back(MONEY), f"Provider {name} {state}.")
@@ -76,7 +78,10 @@ async def set_budget(request: Request, access: Operator) -> Response:
     given = {each: value for each, value in given.items() if value}
     before = await book.budget(name)
     kept = before.config().model_dump() if before else {}
-    wanted = checked_budget(name, {**kept, **given})
+    try:
+        wanted = checked_budget(name, {**kept, **given})
+    except InvalidPayload as error:
+        return redirect(form.back(MONEY), f"Nothing was set: {error}.")
     await book.set_budget(name, wanted, by=access.actor.by, reason=reason)
     was = f" (was {_limit(before)})" if before else ""
     limit = f"{dollars(wanted.limit_usd)}/{wanted.window}"

@@ -14,7 +14,6 @@ from aragora_q.formats import truncate
 from aragora_q.labels import JobFilter
 from aragora_q.loose import text, whole
 from aragora_q.web.access import Viewer
-from aragora_q.web.pages.commands import command
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -29,7 +28,9 @@ MAX_CHARS = 300
 
 FAILED = JobFilter(statuses=frozenset({JobStatus.FAILED}))
 
-_VARIABLE = re.compile(r"\b(?:[0-9a-f]{4,}-)*[0-9a-f]*\d[0-9a-f]{7,}\b|\d+(?:[.,:]\d+)*", re.IGNORECASE)
+_VARIABLE = re.compile(
+    r"\b(?:[0-9a-f]{4,}-)*[0-9a-f]*\d[0-9a-f]{7,}\b|\d+(?:[.,:]\d+)*", re.IGNORECASE
+)
 """What differs between errors with the same cause: ids in hexadecimal, numbers, times."""
 
 
@@ -75,8 +76,4 @@ async def list_failed(request: Request, access: Viewer) -> Response:
         number=min(len(ids), MAX_JOBS),
         has_more=len(ids) > MAX_JOBS,
         max_shown=MAX_SHOWN,
-        commands={
-            "requeue": command(queue.config, "requeue", "--status", "failed"),
-            "purge": command(queue.config, "purge", "--status", "failed", "--older-than", "0s"),
-        },
     )

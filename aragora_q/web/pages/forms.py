@@ -33,9 +33,9 @@ class Form:
         return [value.strip() for value in self._fields.getlist(name) if isinstance(value, str)]
 
     @property
-    def names(self) -> list[str]:
-        """The names of all fields."""
-        return list(self._fields)
+    def items(self) -> list[tuple[str, object]]:
+        """All fields, by name."""
+        return list(self._fields.multi_items())
 
     @property
     def reason(self) -> str:

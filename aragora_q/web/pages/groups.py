@@ -12,7 +12,6 @@ from aragora_q.errors import AragoraQError, GroupNotFound
 from aragora_q.gates.spending import Spending, Spent
 from aragora_q.labels import check_labels
 from aragora_q.web.access import Access, Viewer
-from aragora_q.web.pages.commands import command
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -57,11 +56,6 @@ async def show_group(request: Request, access: Viewer, name: str) -> Response:
         **_progress(group),
         counts=[(status, number) for status, number in group.counts.items() if number],
         spent=(await _spent(access, [group])).get(name),
-        commands={
-            "seal": command(config, "group", "seal", name),
-            "cancel": command(config, "group", "cancel", name),
-            "spend": command(config, "spend", "--by", "agent", "--group", name),
-        },
     )
 
 

@@ -16,7 +16,6 @@ from aragora_q.gates.accounts import Account, read_accounts
 from aragora_q.gates.book import Book, Budget, ScopeSpending
 from aragora_q.gates.policy import holder_name
 from aragora_q.web.access import Access, Viewer
-from aragora_q.web.pages.commands import command
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -101,10 +100,6 @@ async def list_held(request: Request, access: Viewer, after: str = "") -> Respon
         fault=fault,
         after=after,
         next_after=page.after,
-        commands={
-            "unhold": command(queue.config, "unhold", "--status", "held"),
-            "cancel": command(queue.config, "cancel", "--status", "held"),
-        },
     )
 
 

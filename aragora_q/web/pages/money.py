@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from markupsafe import Markup
 
 from aragora_q.errors import AragoraQError
 from aragora_q.gates.accounts import Accounts
@@ -20,7 +21,6 @@ from aragora_q.gates.book import Book, Budget, ScopeSpending
 from aragora_q.gates.spending import Report, Spending, Spent
 from aragora_q.views import ProviderJson, providers_json, spend_rows
 from aragora_q.web.access import Access, Viewer
-from aragora_q.web.pages.commands import command
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -35,6 +35,9 @@ MAX_SCOPES = 20
 """Values of a budget's scope that are shown."""
 
 Row = TypeVar("Row")
+BAR_WIDTH = 160
+NEARLY_FULL = 0.8
+
 By = Literal["day", "queue", "tenant", "group", "agent", "provider", "model"]
 
 
@@ -53,9 +56,14 @@ class BudgetRow:
         return (self.spending.spent_usd + self.spending.reserved_usd) / self.budget.limit_usd
 
     @property
-    def origin(self) -> str:
-        """Who gives the limit."""
-        return "set" if self.budget.override else f"declared by {len(self.budget.declared_by)}"
+    def bar(self) -> Markup:
+        """What is spent, and after it what is reserved, as parts of the limit: a drawing."""
+        name = f"{self.budget.name}, {self.spending.scope}"
+        return share_bar(
+            f"Budget {name}: {self.used:.0%} used",
+            self.spending.spent_usd / self.budget.limit_usd,
+            self.spending.reserved_usd / self.budget.limit_usd,
+        )
 
 
 @router.get("/money")
@@ -84,7 +92,7 @@ async def show_money(
         now=now,
         by=by,
         days=days,
-        spans=SPANS,
+        spans=[(str(each), str(each)) for each in SPANS],
         all_queues=all_queues,
         rows=_spend_rows(by, report),
         more=max(0, len(report.rows) - MAX_ROWS),
@@ -93,15 +101,22 @@ async def show_money(
         budgets=budgets,
         providers=providers,
         faults=faults,
-        ons=("hold", "fail", "warn"),
-        commands={
-            "spend": shlex.join(
-                ("aragora-q", "spend", "--by", by, "--since", first.isoformat(), *scope)
-            ),
-            "budgets": command(access.queue.config, "budget", "list"),
-            "providers": command(access.queue.config, "providers", "list"),
-        },
+        spend_command=shlex.join(
+            ("aragora-q", "spend", "--by", by, "--since", first.isoformat(), *scope)
+        ),
     )
+
+
+def share_bar(title: str, spent: float, reserved: float) -> Markup:
+    """Return a bar with two parts, given as shares of its width; what does not fit is cut."""
+    first = min(max(spent, 0.0), 1.0) * BAR_WIDTH
+    second = min(max(reserved, 0.0) * BAR_WIDTH, BAR_WIDTH - first)
+    tone = "bad" if spent + reserved >= 1 else "caution" if spent + reserved >= NEARLY_FULL else ""
+    return Markup(
+        '<svg class="share-bar {}" role="img" viewBox="0 0 {} 10" preserveAspectRatio="none"><title>{}</title>'
+        '<rect class="limit" width="{}" height="10"/><rect class="spent" width="{:.1f}" height="10"/>'
+        '<rect class="reserved" x="{:.1f}" width="{:.1f}" height="10"/></svg>'
+    ).format(tone, BAR_WIDTH, title, BAR_WIDTH, first, first, second)
 
 
 async def _readable(reading: Awaitable[list[Row]], faults: list[str], what: str) -> list[Row]:

@@ -22,7 +22,7 @@ from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload
 from aragora_q.executors.debate.providers import ALIASES
-from aragora_q.formats import dollars
+from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.intake.checks import (
     APPROVE_ABOVE,
     approval_above,
@@ -34,13 +34,12 @@ from aragora_q.intake.jobs import create_job
 from aragora_q.intake.quoter import Quoted, Quoter
 from aragora_q.job import CONSENSUS_MODES, DEBATE_MODES, SERVICE_TIERS
 from aragora_q.labels import check_labels
+from aragora_q.moments import parse_duration
 from aragora_q.web.access import Producer
-from aragora_q.web.pages.commands import command
 from aragora_q.web.pages.forms import Form
-from aragora_q.web.pages.rendering import redirect, render
+from aragora_q.web.pages.rendering import command_line, redirect, render
 
 if TYPE_CHECKING:
-    from aragora_q.config.settings import QueueConfig
     from aragora_q.executors.debate.quote import Approval
     from aragora_q.web.access import Access
 
@@ -112,7 +111,11 @@ class Draft:
         }
         self._check_labels(found)
         # A question is named even if it is blank: that it is blank is the problem.
-        return {n: v for n, v in found.items() if v not in ("", None, [], {}) or n in ("question", "agents")}
+        return {
+            n: v
+            for n, v in found.items()
+            if v not in ("", None, [], {}) or n in ("question", "agents")
+        }
 
     def _number(self, name: str, parse: Callable[[str], Any], what: str) -> Any:
         text = self.values[name]
@@ -180,6 +183,19 @@ class Ready:
     """Of all that was quoted, but the id."""
 
     @property
+    def headline(self) -> str:
+        """What it takes, for example `$0.42 expected, $0.10 to $1.80`."""
+        if self.quoted is None:
+            return "No quote"
+        quote = self.quoted.quote
+        least, expected, most = (
+            dollars_or_unknown(each.usd) for each in (quote.least, quote.expected, quote.most)
+        )
+        if quote.expected.usd is None:
+            return "Price unknown"
+        return f"{expected} expected" + (f", {least} to {most}" if least != most else "")
+
+    @property
     def label(self) -> str:
         """What the button says."""
         usd = self.quoted.quote.expected.usd if self.quoted else None
@@ -210,7 +226,9 @@ async def quote_or_enqueue(request: Request, access: Producer) -> Response:
     if form.text("step") != "enqueue":
         return await _quote_page(request, access, draft, ready)
     if ready.digest != form.text("digest") or not quoted_id:
-        notice = "The debate has changed since its quote: nothing was enqueued. This is its quote now."
+        notice = (
+            "The debate has changed since its quote: nothing was enqueued. This is its quote now."
+        )
         return await _quote_page(request, access, draft, ready, notice)
     return await _enqueue(request, access, draft, ready)
 
@@ -256,7 +274,9 @@ async def _ready(access: Access, draft: Draft, job_id: str) -> Ready | None:
         no_quote = quoted.no_price
     except (InvalidPayload, ConfigError) as error:
         no_quote = _text(error)
-    basis = quoter.basis(quoted.quote.debates, quoted.quote.agents_without_history) if quoted else ""
+    basis = (
+        quoter.basis(quoted.quote.debates, quoted.quote.agents_without_history) if quoted else ""
+    )
     return Ready(job, quoted, no_quote, basis, warning, approval, digest)
 
 
@@ -317,11 +337,11 @@ def _page(
             "consensus": CONSENSUS_MODES, "debate": DEBATE_MODES, "service_tier": SERVICE_TIERS,
             "answer_form": ANSWER_FORMS,
         },
-        command=_command(config, ready.job, draft) if ready else "",
+        command=_command(config.queue, ready.job, draft) if ready else "",
     )  # fmt: skip
 
 
-def _command(config: QueueConfig, job: Job, draft: Draft) -> str:
+def _command(queue: str, job: Job, draft: Draft) -> str:
     """Return the command line that enqueues the same job."""
     question, fields = draft.values["question"], draft.fields()
     options: list[str] = ["-a", ",".join(fields["agents"])]
@@ -342,12 +362,14 @@ def _command(config: QueueConfig, job: Job, draft: Draft) -> str:
     form = fields.get("answer_form", "text")
     if form not in ("text", "choice"):
         options += ["--answer-form", form if isinstance(form, str) else json.dumps(form)]
-    options += [word for each in fields.get("tags", {}).items() for word in ("--tag", "=".join(each))]
+    options += [
+        word for each in fields.get("tags", {}).items() for word in ("--tag", "=".join(each))
+    ]
     options += ["--id", job.id]
     if _IS_NO_QUESTION.fullmatch(question):  # which the command would take for a file or an option
         line = json.dumps({**job.payload, "id": job.id}, ensure_ascii=False)
-        return f"printf '%s\\n' {shlex.quote(line)} | {command(config, 'enqueue', '-')}"
-    return command(config, "enqueue", question, *options)
+        return f"printf '%s\\n' {shlex.quote(line)} | {command_line(queue, 'enqueue', '-')}"
+    return command_line(queue, "enqueue", question, *options)
 
 
 _IS_NO_QUESTION = re.compile(r"-.*|\S*\.\S*", re.DOTALL)

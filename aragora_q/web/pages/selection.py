@@ -105,9 +105,7 @@ class Selection:
             options = [w for each in _names(self.wanted.statuses) for w in ("--status", each)]
         return [self.verb.name, *options]
 
-    async def run(
-        self, queue: RedisStreamsQueue, by: str, reason: str, *, most: int
-    ) -> Done:
+    async def run(self, queue: RedisStreamsQueue, by: str, reason: str, *, most: int) -> Done:
         """Work on the jobs in batches, until all are done, `most` are changed, or BULK_SECONDS are over."""
         done, deadline = Done(self.verb), time.monotonic() + BULK_SECONDS
         try:
