@@ -124,6 +124,8 @@
     stream.onopen = soon; // what happened before it was open
     stream.onmessage = soon;
     stream.addEventListener("gap", soon);
+    stream.addEventListener("back", soon);
+    stream.addEventListener("away", () => say("Redis does not answer", true));
     stream.onerror = () => {
       if (stream?.readyState === EventSource.CLOSED) {
         // Refused, as while Redis is away: try again, not all pages at once.
