@@ -8,6 +8,7 @@ from fastapi.staticfiles import StaticFiles
 from aragora_q import __version__
 from aragora_q.web import api, pages
 from aragora_q.web.console import Console
+from aragora_q.web.pages import errors
 
 
 def create_app(console: Console) -> FastAPI:
@@ -23,4 +24,5 @@ def create_app(console: Console) -> FastAPI:
     app.include_router(api.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
+    errors.install(app)
     return app

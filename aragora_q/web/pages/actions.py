@@ -15,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
 from aragora_q.base import Group
-from aragora_q.errors import AccessDenied, GroupNotFound, GroupSealed, JobNotFound
+from aragora_q.errors import GroupNotFound, GroupSealed, JobNotFound
 from aragora_q.formats import count
 from aragora_q.web.access import Operator
 from aragora_q.web.filters import read_filter

@@ -59,3 +59,10 @@ class Form:
         """Return a field that is a whole number; None if it is missing or anything else."""
         text = self.text(name)
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+def query_number(request: Request, name: str, default: int, most: int) -> int:
+    """Return a number of the query from 1 to `most`; `default` if it is missing or anything else."""
+    text = request.query_params.get(name, "")
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else default
+    return min(number, most) if number else default

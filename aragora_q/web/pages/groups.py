@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from aragora_q.base import Group, JobStatus
@@ -12,6 +12,7 @@ from aragora_q.errors import AragoraQError, GroupNotFound
 from aragora_q.gates.spending import Spending, Spent
 from aragora_q.labels import check_labels
 from aragora_q.web.access import Access, Viewer
+from aragora_q.web.pages.forms import query_number
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -23,10 +24,9 @@ MAX_GROUPS = 1_000
 
 
 @router.get("/groups")
-async def list_groups(
-    request: Request, access: Viewer, limit: Annotated[int, Query(ge=1, le=MAX_GROUPS)] = PAGE
-) -> Response:
+async def list_groups(request: Request, access: Viewer) -> Response:
     """Return the page of all groups, newest first."""
+    limit = query_number(request, "limit", PAGE, MAX_GROUPS)
     groups = await access.queue.tracker.groups(limit + 1)  # one more, to know if that is all
     found = [each for each in groups[:limit] if isinstance(each, Group)]
     spent = await _spent(access, found)

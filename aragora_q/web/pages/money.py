@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from markupsafe import Markup
 
@@ -19,8 +19,10 @@ from aragora_q.errors import AragoraQError
 from aragora_q.gates.accounts import Accounts
 from aragora_q.gates.book import Book, Budget, ScopeSpending
 from aragora_q.gates.spending import Report, Spending, Spent
+from aragora_q.money import SPENT_BY
 from aragora_q.views import ProviderJson, providers_json, spend_rows
 from aragora_q.web.access import Access, Viewer
+from aragora_q.web.pages.forms import query_number
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -37,8 +39,6 @@ MAX_SCOPES = 20
 Row = TypeVar("Row")
 BAR_WIDTH = 160
 NEARLY_FULL = 0.8
-
-By = Literal["day", "queue", "tenant", "group", "agent", "provider", "model"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,12 @@ class BudgetRow:
 
 
 @router.get("/money")
-async def show_money(
-    request: Request,
-    access: Viewer,
-    by: By = "day",
-    days: Annotated[int, Query(ge=1, le=SPANS[-1])] = 7,
-    all_queues: bool = False,
-) -> Response:
+async def show_money(request: Request, access: Viewer) -> Response:
     """Return the page of money. What cannot be read is named, and all else is shown."""
+    by = request.query_params.get("by", "")
+    by = by if by in SPENT_BY else "day"
+    days = query_number(request, "days", DEFAULT_DAYS, SPANS[-1])
+    all_queues = request.query_params.get("all_queues") == "true"
     faults: list[str] = []
     spending = Spending(access.gates)
     today = (await spending.now()).date()

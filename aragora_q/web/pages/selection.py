@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -66,14 +67,11 @@ class Selection:
         """Return a selection of the jobs that match a filter, as far as the verb may mean them."""
         return cls(verb, wanted=replace(wanted, statuses=_statuses(verb, wanted)))
 
-    @property
-    def is_impossible(self) -> bool:
-        """True if no job in the statuses of the filter can be meant."""
-        return not self.ids and not self.wanted.statuses
-
     async def count(self, queue: RedisStreamsQueue) -> int:
-        """Return the number of jobs that are meant."""
-        return len(self.ids) if self.ids else await queue.count(self.wanted)
+        """Return the number of jobs that are meant; 0 if the verb takes none of the filter's statuses."""
+        if self.ids:
+            return len(self.ids)
+        return await queue.count(self.wanted) if self.wanted.statuses else 0
 
     @property
     def words(self) -> str:
@@ -138,8 +136,8 @@ def _statuses(verb: Verb, wanted: JobFilter) -> frozenset[JobStatus]:
     return frozenset(wanted.statuses or verb.statuses) & verb.statuses
 
 
-def _names(statuses: frozenset[JobStatus] | object) -> list[str]:
-    return [each.value for each in JobStatus if each in statuses]  # type: ignore[operator]
+def _names(statuses: AbstractSet[JobStatus]) -> list[str]:
+    return [each.value for each in JobStatus if each in statuses]
 
 
 def filter_words(wanted: JobFilter) -> str:
