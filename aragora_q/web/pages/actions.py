@@ -38,29 +38,19 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
     selection = await _selection(access, chosen, form)
     if selection is None:
         return redirect(back, f"No job was selected: nothing was {chosen.done}.")
-    if selection.is_impossible:
-        names = " or ".join(status for status in chosen.statuses)
-        return redirect(
-            back, f"Nothing was {chosen.done}: only jobs whose status is {names} can be."
-        )
     number, confirmed = await selection.count(access.queue), form.number("confirmed")
+    if not number:
+        return redirect(back, f"No job matches that could be {chosen.done}: nothing was changed.")
     page = _BulkPage(request, access, selection, form, back)
     if confirmed is None:
-        if not number:
-            return redirect(back, f"No job matches any more: nothing was {chosen.done}.")
         return page.render(number)
     if number > confirmed:
-        return page.render(
-            number,
-            f"The number of jobs has grown from {confirmed:,} to {number:,}: nothing was {chosen.done}.",
-            status_code=409,
-        )
+        grown = f"The number of jobs has grown from {confirmed:,} to {number:,}"
+        return page.render(number, f"{grown}: nothing was {chosen.done}.", status_code=409)
     done = await selection.run(access.queue, access.actor.by, form.reason, most=confirmed)
-    if done.error is not None and not done.changed:
-        raise done.error
-    if not done.is_over:
-        return await page.render_rest(done, confirmed)
-    return redirect(back, f"{done.text}.")
+    return (
+        redirect(back, f"{done.text}.") if done.is_over else await page.render_rest(done, confirmed)
+    )
 
 
 @router.post("/jobs/{job_id}/{verb}")
@@ -69,15 +59,14 @@ async def act_on_job(request: Request, access: Operator, job_id: str, verb: str)
     chosen, form = _verb(verb), await Form.of(request)
     if not is_job_id(job_id):
         raise JobNotFound(job_id, access.queue.config.queue)
-    back = form.back(f"/jobs/{job_id}")
-    if verb == "purge" and form.number("confirmed") is None:
-        page = _BulkPage(request, access, Selection(chosen, (job_id,)), form, back)
-        return page.render(1)
+    if verb == "purge":  # the page that asks leads to the route of several jobs
+        return _BulkPage(
+            request, access, Selection(chosen, (job_id,)), form, form.back("/jobs")
+        ).render(1)
     [answer] = await chosen.send(access.queue, [job_id], access.actor.by, form.reason)
     if answer == "unknown":
         raise JobNotFound(job_id, access.queue.config.queue)
-    gone = answer == "purged"
-    return redirect(form.back("/jobs") if gone else back, f"Job {job_id} {chosen.text(answer)}.")
+    return redirect(form.back(f"/jobs/{job_id}"), f"Job {job_id} {chosen.text(answer)}.")
 
 
 @router.post("/groups/{name}/seal")
@@ -163,6 +152,8 @@ class _BulkPage:
     async def render_rest(self, done: Done, confirmed: int) -> Response:
         """Return the page that says what is done so far, and asks whether to go on."""
         if done.error is not None:
+            if not done.changed:
+                raise done.error
             left = confirmed if self._selection.ids else confirmed - done.changed
             text = f"Stopped after at least {done.text}: {done.error}. To go on, confirm again."
             return self.render(left, text, status_code=503)

@@ -36,9 +36,12 @@ MAX_ROWS = 200
 MAX_SCOPES = 20
 """Values of a budget's scope that are shown."""
 
-Row = TypeVar("Row")
+DEFAULT_DAYS = 7
 BAR_WIDTH = 160
 NEARLY_FULL = 0.8
+"""Share of a budget from which on its bar warns."""
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
