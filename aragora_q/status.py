@@ -31,6 +31,9 @@ MAX_WORKERS = 100
 JOBS_AT_ONCE = 50
 """Jobs with payload and result in one round trip, at most."""
 
+LAST_LINES = 3
+"""Lines at the end of a history among which the last error is looked for: few follow it."""
+
 LOST_PAYLOAD = b"null"
 
 END_OF_TIME_MS = 253_402_300_800_000
@@ -199,6 +202,20 @@ class JobStatusTracker:
         rows = await self._connection.execute("LRANGE", self._keys.history(job_id), 0, -1)
         with _reading(job_id):
             return [_object(row, "history") for row in rows]
+
+    async def last_errors(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the last line of each job's history that has an error, by id, in one round trip.
+
+        Empty for a job without one, and for one whose history is corrupted.
+        """
+        rows = await self._connection.execute_all(
+            ("LRANGE", self._keys.history(job_id), -LAST_LINES, -1) for job_id in job_ids
+        )
+        found: dict[str, dict[str, Any]] = {}
+        for job_id, row in zip(job_ids, rows, strict=True):
+            lines = [] if isinstance(row, Exception) else [json_object(line) for line in row]
+            found[job_id] = next((line for line in reversed(lines) if "error" in line), {})
+        return found
 
     async def checkpoints(self, job_id: str) -> dict[str, dict[str, Any]]:
         """Return a job's checkpoints so far, by name; empty if the job is unknown or past retention.

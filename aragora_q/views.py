@@ -218,6 +218,9 @@ class StatsJson(TypedDict):
     paused_at: int | None
     paused_by: str | None
     paused_reason: str | None
+    resumed_at: int | None
+    resumed_by: str | None
+    resumed_reason: str | None
     grace_until: int | None
     worker_counts: dict[str, int]
     workers: list[dict[str, Any]]

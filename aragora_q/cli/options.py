@@ -8,7 +8,6 @@ stays fast.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from fastapi.staticfiles import StaticFiles
 from aragora_q import __version__
 from aragora_q.web import api, login, pages, probes
 from aragora_q.web.console import Console
-from aragora_q.web.pages import events
+from aragora_q.web.pages import errors, events
 
 
 def create_app(console: Console) -> FastAPI:
@@ -27,4 +27,5 @@ def create_app(console: Console) -> FastAPI:
     app.include_router(pages.router)
     app.include_router(events.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
+    errors.install(app)
     return app
