@@ -86,7 +86,11 @@ async def test_only_operators_act(harness, new_console, address, role):
     """An action of a lower role is refused, and changes nothing."""
     await job_in(harness, "pending", group="g")
     before = snapshot(harness)
-    answer = await new_console().browser(role).post(address, id="j1", confirmed="9", name="x", matching="")
+    answer = (
+        await new_console()
+        .browser(role)
+        .post(address, id="j1", confirmed="9", name="x", matching="")
+    )
     assert answer.status == 403
     assert snapshot(harness) == before
 
@@ -259,7 +263,15 @@ async def test_the_queue_is_paused_and_resumed(harness, operator):
 
 
 @pytest.mark.parametrize(
-    "to", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\r\nX: y", "é"]
+    "to",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "/a\r\nX: y",
+        "é",
+    ],
 )
 async def test_no_open_redirect(harness, operator, to):
     """An action leads back to a page of this console, whatever address the form names."""
@@ -286,7 +298,10 @@ async def test_commands_are_quoted(harness, operator):
 
 def snapshot(harness):
     """All data in Redis, but the time of access."""
-    return {key: harness.redis.dump(key) if False else _value(harness.redis, key) for key in harness.redis.keys()}
+    return {
+        key: harness.redis.dump(key) if False else _value(harness.redis, key)
+        for key in harness.redis.keys()
+    }
 
 
 def _value(redis, key):
