@@ -200,12 +200,10 @@ async def _of_router(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """Return the methods of an address. The router names those of one of its routes only."""
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-    return sorted(
-        method.upper()
-        for template, methods in request.app.openapi()["paths"].items()
-        if compile_path(template)[0].match(path)
-        for method in methods
-    )
+    for template, methods in request.app.openapi()["paths"].items():
+        if compile_path(template)[0].match(path):
+            return sorted(method.upper() for method in methods)
+    return []
 
 
 async def _of_defect(_: Request, __: Exception) -> Response:

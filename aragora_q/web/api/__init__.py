@@ -40,6 +40,7 @@ def create_api(console: Console | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     api.state.console = console
     problems.install(api)
@@ -72,7 +73,20 @@ def _describe(api: FastAPI) -> dict[str, Any]:
             schemas |= schema.pop("$defs", {})
             schemas[name] = schema
         found["components"]["schemas"] = dict(sorted(schemas.items()))
+        found["components"]["responses"] = _shared_problems(found["paths"])
         found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         found["security"] = [{"token": []}]
         api.openapi_schema = found
     return api.openapi_schema
+
+
+def _shared_problems(paths: dict[str, Any]) -> dict[str, Any]:
+    """Let all routes refer to the same problems, and return these by status."""
+    shared = {}
+    for operation in (each for path in paths.values() for each in path.values()):
+        responses = operation["responses"]
+        for status, response in responses.items():
+            if problems.MEDIA_TYPE in response.get("content", {}):
+                shared[status] = response
+                responses[status] = {"$ref": f"#/components/responses/{status}"}
+    return dict(sorted(shared.items()))

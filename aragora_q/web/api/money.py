@@ -6,7 +6,7 @@ from datetime import UTC, date, timedelta
 from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import Depends, Query, Request, Response
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from aragora_q import views
@@ -37,6 +37,9 @@ from aragora_q.web.api.routing import (
 router = new_router("money")
 
 DEFAULT_DAYS = 7
+Day = Annotated[date, BeforeValidator(date.fromisoformat)]
+"""A date as 2026-11-28; nothing else that pydantic takes for one."""
+
 By = Literal["day", "queue", "tenant", "group", "agent", "provider", "model"]
 
 
@@ -44,8 +47,8 @@ class SpendQuery(Strict):
     """The query of spending. Days are in UTC; `until` is the last one."""
 
     by: list[By] = Field(["day"], max_length=len(SPENT_BY))
-    since: date | None = None
-    until: date | None = None
+    since: Day | None = None
+    until: Day | None = None
     tenant: str | None = None
     group: str | None = None
     agent: str | None = None
