@@ -7,6 +7,7 @@ writes man pages and shell completions in the layout of /usr/share, for packages
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -124,7 +125,9 @@ ABOUT = {
 
 def generated() -> dict[Path, str]:
     """Return every generated file and its content."""
-    from tools import (  # noqa: PLC0415 - griffe is not there when packages are built
+    # griffe and the extra `web` are not there when packages are built
+    from aragora_q.web.api import create_api  # noqa: PLC0415
+    from tools import (  # noqa: PLC0415
         api_reference,
         debate_figures,
         money_figures,
@@ -136,6 +139,7 @@ def generated() -> dict[Path, str]:
         reference / "api.md": api_reference.page(),
         reference / "cli.md": commands_page(),
         reference / "settings.md": settings_page(),
+        reference / "openapi.json": json.dumps(create_api().openapi(), indent=1) + "\n",
         TOP / "deploy/redis/users.acl": users(),
         TOP / "docs/debates.md": debate_figures.page((TOP / "docs/debates.md").read_text()),
         TOP / "docs/money.md": money_figures.page((TOP / "docs/money.md").read_text()),
