@@ -199,8 +199,10 @@ def _picture(chart: Chart) -> Markup:
 
 def _largest(chart: Chart) -> float:
     columns = zip(*(line.values for line in chart.lines), strict=True)
-    each = [[value for value in column if value is not None] for column in columns]
-    return max((sum if chart.is_stacked else max)(column) for column in each if column)
+    each: list[list[float]] = [
+        [value for value in column if value is not None] for column in columns
+    ]
+    return max(sum(column) if chart.is_stacked else max(column) for column in each if column)
 
 
 def _y_of(line: float) -> int:
