@@ -385,9 +385,10 @@ def _table(chart: Chart) -> Markup:
 
 
 def _row(chart: Chart, n: int, values: Values) -> Markup:
-    texts = ("-" if value is None else chart.unit.text(value) for value in values)
-    cells = Markup("").join(Markup("<td>{}</td>").format(text) for text in texts)
-    return Markup('<tr><th scope="row">{}</th>{}</tr>').format(_interval(chart, n, n), cells)
+    texts = ["-" if value is None else chart.unit.text(value) for value in values]
+    return Markup('<tr><th scope="row">{}</th><td>{}</td></tr>').format(
+        _interval(chart, n, n), Markup("</td><td>").join(texts)
+    )
 
 
 def _empty_row(chart: Chart, first: int, last: int) -> Markup:
