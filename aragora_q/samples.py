@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from operator import add, sub
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
+
+from typing_extensions import TypedDict  # of `typing`, pydantic needs that of Python 3.12
 
 from aragora_q.money import MICROS
 from aragora_q.redis import replies

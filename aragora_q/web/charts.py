@@ -178,7 +178,8 @@ def _picture(chart: Chart) -> Markup:
     top = chart.unit.top(_largest(chart))
     summary = _summary(chart)
     return Markup(
-        '<svg role="img" aria-labelledby="{name}-title {name}-desc" width="100%" height="{height}">'
+        '<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc" '
+        'width="100%" height="{height}">'
         '<title id="{name}-title">{title}</title><desc id="{name}-desc">{summary}</desc>'
         '{grid}<svg y="{y}" width="100%" height="{inner}" viewBox="0 0 {width} {inner}" '
         'preserveAspectRatio="none">{gaps}{lines}</svg>{labels}</svg>'

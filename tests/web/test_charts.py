@@ -159,7 +159,7 @@ def test_all_charts_of_a_queue(numbers):
     for figure in figures:
         for picture in figure.findall(f"{SVG}svg"):
             assert picture.get("role") == "img"
-            assert set(picture.get("aria-labelledby").split()) <= set(ids)
+            assert {picture.get("aria-labelledby"), picture.get("aria-describedby")} <= set(ids)
             assert picture.find(f"{SVG}desc").text
 
 
