@@ -1,6 +1,6 @@
 """Samples of a queue, as charts and the API show them: read from Redis, and turned into series.
 
-Maintenance writes samples (`sample.lua`); the console reads them. Their numbers are lifetime totals, so a
+Maintenance writes samples (`sample.lua`); the console reads them. Their counters are lifetime totals, so a
 series is made of differences between neighbors. Knows the keys; must not know how a series is drawn.
 """
 
@@ -11,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any, Literal, TypedDict
+from operator import add, sub
+from typing import Any, Literal
+
+from typing_extensions import TypedDict  # of `typing`, pydantic needs that of Python 3.12
 
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
@@ -22,6 +25,7 @@ Span = Literal["2h", "48h", "90d"]
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 GAUGES = ("waiting", "running", "delayed", "held", "workers")
+BUCKETS = len(DURATION_BOUNDS) + 1
 SHARES = {"p50": 0.5, "p95": 0.95}
 
 
@@ -43,21 +47,21 @@ _GRIDS: Mapping[Span, _Grid] = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a queue was at one time. Counters and buckets are lifetime totals."""
+    """What a queue was at one time."""
 
     at: int
     """When its minute or hour began, in Unix seconds."""
     counters: tuple[int, ...]
-    """In the order of SAMPLED_COUNTERS."""
+    """Lifetime totals, in the order of SAMPLED_COUNTERS."""
     gauges: tuple[int, ...]
     """In the order of GAUGES."""
     spent: int | None
     """Micro-dollars of the day, in UTC; None: could not be read."""
     spent_before: int | None
     """Micro-dollars of the day before."""
-    run: tuple[int, ...]
-    """Completed jobs by the bucket of their last attempt's time; see DURATION_BOUNDS."""
-    total: tuple[int, ...]
+    run: Mapping[int, int]
+    """Jobs completed since the sample before, by the bucket of their last attempt's time: DURATION_BOUNDS."""
+    total: Mapping[int, int]
     """The same of the time since their enqueue."""
 
 
@@ -179,42 +183,47 @@ def as_json(samples: Samples) -> SamplesView:
     )
 
 
+_COUNTS = len(SAMPLED_COUNTERS)
+_NUMBERS = _COUNTS + len(GAUGES)
+
+
 def _sample(entry_id: bytes, raw: Sequence[bytes]) -> Sample | None:
     """Return a sample; None if another program wrote the entry."""
     try:
-        fields = replies.text_map(raw)
-        numbers = [None if word == "-" else _whole(word) for word in fields["counts"].split()]
-        *known, spent, spent_before = numbers
-        if None in known or len(known) != len(SAMPLED_COUNTERS) + len(GAUGES):
+        fields = dict(replies.pairs(raw))
+        *words, spent, spent_before = fields[b"counts"].split()
+        numbers = _numbers(words)
+        if len(numbers) != _NUMBERS:
             return None
-        whole = [number for number in known if number is not None]
         return Sample(
             at=int(entry_id.partition(b"-")[0]) // 1000,
-            counters=tuple(whole[: len(SAMPLED_COUNTERS)]),
-            gauges=tuple(whole[len(SAMPLED_COUNTERS) :]),
-            spent=spent,
-            spent_before=spent_before,
-            run=_buckets(fields["run"]),
-            total=_buckets(fields["total"]),
+            counters=numbers[:_COUNTS],
+            gauges=numbers[_COUNTS:],
+            spent=None if spent == b"-" else _numbers([spent])[0],
+            spent_before=None if spent_before == b"-" else _numbers([spent_before])[0],
+            run=_buckets(fields[b"run"]),
+            total=_buckets(fields[b"total"]),
         )
     except replies.MALFORMED:
         return None
 
 
-def _whole(word: str) -> int:
-    number = int(word)
-    if not 0 <= number < 2**63:
-        raise ValueError(f"{word} is not a count")
-    return number
+def _numbers(words: Sequence[bytes]) -> tuple[int, ...]:
+    """Return counts. Raises ValueError for what is not one."""
+    numbers = tuple(map(int, words))
+    if numbers and not (min(numbers) >= 0 and max(numbers) < 2**63):
+        raise ValueError(f"not counts: {words!r:.100}")
+    return numbers
 
 
-def _buckets(text: str) -> tuple[int, ...]:
-    """Return the counts of all buckets from `<first bucket> <count> <count> …`. Raises ValueError."""
-    size = len(DURATION_BOUNDS) + 1
-    first, *counts = map(_whole, text.split()) if text else (0,)
-    if first + len(counts) > size:
+def _buckets(text: bytes) -> dict[int, int]:
+    """Return counts by bucket from `<first bucket> <count> <count> …`. Raises ValueError."""
+    if not text:
+        return {}
+    first, *counts = _numbers(text.split())
+    if first + len(counts) > BUCKETS:
         raise ValueError("too many buckets")
-    return (*(0,) * first, *counts, *(0,) * (size - first - len(counts)))
+    return dict(enumerate(counts, first))
 
 
 @dataclass(slots=True)
@@ -223,32 +232,22 @@ class _Interval:
 
     gauges: tuple[int, ...] | None = None
     counts: list[int] | None = None
-    run: list[int] = field(default_factory=list)
-    total: list[int] = field(default_factory=list)
+    run: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    total: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     spent: int | None = None
 
-    def add(self, first: Sample, second: Sample) -> None:
-        """Add what happened between two samples; nothing, if a total has become less: it was reset."""
-        changes = [
-            [after - before for before, after in zip(old, new, strict=True)]
-            for old, new in (
-                (first.counters, second.counters),
-                (first.run, second.run),
-                (first.total, second.total),
-            )
-        ]
-        if any(change < 0 for each in changes for change in each):
+    def add_pair(self, first: Sample, second: Sample) -> None:
+        """Add what happened between two samples; nothing, if a counter has become less: it was reset."""
+        counts = list(map(sub, second.counters, first.counters))
+        if min(counts) < 0:
             return
-        counts, run, total = changes
-        self.counts = _sum(self.counts, counts)
-        self.run, self.total = _sum(self.run, run), _sum(self.total, total)
+        self.counts = list(map(add, self.counts, counts)) if self.counts else counts
+        for sums, buckets in ((self.run, second.run), (self.total, second.total)):
+            for bucket, jobs in buckets.items():
+                sums[bucket] += jobs
         spent = _spent_between(first, second)
         if spent is not None:
             self.spent = (self.spent or 0) + spent
-
-
-def _sum(some: Sequence[int] | None, more: Sequence[int]) -> list[int]:
-    return [a + b for a, b in zip(some, more, strict=True)] if some else list(more)
 
 
 def _spent_between(first: Sample, second: Sample) -> int | None:
@@ -278,7 +277,7 @@ def _series(samples: Samples) -> Series:
     for first, second in pairwise(samples.samples):
         # Neighbors that are farther apart leave a gap: when something happened between them is not known.
         if second.at - first.at <= grid.step:
-            intervals[first.at // grid.step].add(first, second)
+            intervals[first.at // grid.step].add_pair(first, second)
     rows = [intervals[number] for number in numbers]
     return Series(
         span=samples.span,

@@ -24,7 +24,8 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `group:<g>:then`           | string | payload of the job to enqueue when the group has ended        |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
 | `durations`                | hash   | completed jobs by the buckets (`DURATION_BOUNDS`) of their last |
-|                            |        | attempt's time and of the time since their enqueue: `5 12`    |
+|                            |        | attempt's time and of the time since their enqueue: `5 12`;    |
+|                            |        | the totals at the last samples: `minute`, `hour`              |
 | `samples:minute`, `samples:hour` | stream | samples of 48 h and of 90 days; the id is the time      |
 | `control`                  | hash   | paused, schema, maintainer, reclaim_cursor, grace_started_at … |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |

@@ -178,7 +178,8 @@ def _picture(chart: Chart) -> Markup:
     top = chart.unit.top(_largest(chart))
     summary = _summary(chart)
     return Markup(
-        '<svg role="img" aria-labelledby="{name}-title {name}-desc" width="100%" height="{height}">'
+        '<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc" '
+        'width="100%" height="{height}">'
         '<title id="{name}-title">{title}</title><desc id="{name}-desc">{summary}</desc>'
         '{grid}<svg y="{y}" width="100%" height="{inner}" viewBox="0 0 {width} {inner}" '
         'preserveAspectRatio="none">{gaps}{lines}</svg>{labels}</svg>'
@@ -199,8 +200,10 @@ def _picture(chart: Chart) -> Markup:
 
 def _largest(chart: Chart) -> float:
     columns = zip(*(line.values for line in chart.lines), strict=True)
-    each = [[value for value in column if value is not None] for column in columns]
-    return max(float((sum if chart.is_stacked else max)(column)) for column in each if column)
+    each: list[list[float]] = [
+        [value for value in column if value is not None] for column in columns
+    ]
+    return max(sum(column) if chart.is_stacked else max(column) for column in each if column)
 
 
 def _y_of(line: float) -> int:
@@ -383,9 +386,10 @@ def _table(chart: Chart) -> Markup:
 
 
 def _row(chart: Chart, n: int, values: Values) -> Markup:
-    texts = ("-" if value is None else chart.unit.text(value) for value in values)
-    cells = Markup("").join(Markup("<td>{}</td>").format(text) for text in texts)
-    return Markup('<tr><th scope="row">{}</th>{}</tr>').format(_interval(chart, n, n), cells)
+    texts = ["-" if value is None else chart.unit.text(value) for value in values]
+    return Markup('<tr><th scope="row">{}</th><td>{}</td></tr>').format(
+        _interval(chart, n, n), Markup("</td><td>").join(texts)
+    )
 
 
 def _empty_row(chart: Chart, first: int, last: int) -> Markup:

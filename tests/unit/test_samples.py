@@ -4,17 +4,16 @@ import pytest
 
 from aragora_q import samples
 from aragora_q.redis.keys import DURATION_BOUNDS, SAMPLED_COUNTERS
-from aragora_q.samples import DAY, Sample, Samples
+from aragora_q.samples import BUCKETS, DAY, Sample, Samples
 
 NOW = 1_800_000_000 + 30
 MINUTE_OF_NOW = NOW - 30 - (NOW - 30) % 60
-BUCKETS = len(DURATION_BOUNDS) + 1
 
 
 def sample(at, completed=0, *, waiting=0, spent=0, spent_before=0, run=None):
     counters = tuple(completed * (name == "completed") for name in SAMPLED_COUNTERS)
-    buckets = tuple((run or {}).get(bucket, 0) for bucket in range(BUCKETS))
-    return Sample(at, counters, (waiting, 0, 0, 0, 1), spent, spent_before, buckets, buckets)
+    gauges = (waiting, 0, 0, 0, 1)
+    return Sample(at, counters, gauges, spent, spent_before, run or {}, run or {})
 
 
 def series(*found, span="2h", now=NOW):
@@ -78,8 +77,8 @@ def test_percentiles_come_from_buckets():
     """Of the jobs of an interval only; None if no job was completed in it."""
     found = series(
         minutes_ago(3, run={0: 50}),
-        minutes_ago(2, run={0: 50, 6: 10}),
-        minutes_ago(1, run={0: 50, 6: 10}),
+        minutes_ago(2, run={6: 10}),
+        minutes_ago(1),
     )
     [*_, between, after, _, _] = found.run_seconds["p50"]
     assert after is None

@@ -7,29 +7,12 @@
 --
 -- `spent` are micro-dollars of the day `day` (days since 1970), `spent_before` those of the day before; `-`: unknown.
 -- A sample has the fields `counts` (SAMPLED_COUNTERS, waiting, running, delayed, held, live workers, spent,
--- spent_before), `run` and `total` (the first bucket with jobs, and the number of jobs of each from there on).
--- Counters and buckets are lifetime totals.
+-- spent_before; counters are lifetime totals), and `run` and `total`, which stay short: the first bucket with jobs that
+-- were completed since the sample before, and the number of jobs in each bucket from there on.
 
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 
--- The totals of the buckets that `place` names in the fields of `durations`, as text.
-local function bucket_counts(rows, place)
-  local counts, first, last = {}, LAST_BUCKET, -1
-  for n = 1, #rows, 2 do
-    local bucket, jobs = tonumber((string.match(rows[n], place))), parse_int(rows[n + 1])
-    if bucket and bucket <= LAST_BUCKET and jobs then
-      counts[bucket] = (counts[bucket] or 0) + jobs
-      first, last = math.min(first, bucket), math.max(last, bucket)
-    end
-  end
-  local words = {}
-  for bucket = first, last do words[#words + 1] = text(counts[bucket] or 0) end
-  return #words > 0 and first .. ' ' .. table.concat(words, ' ') or ''
-end
-
-local sample  -- fields and values of both samples, once they are needed
-
-local function read_sample()
+local function read_counts()
   local counts, waiting, running = {}, 0, 0
   for name in string.gmatch(SAMPLED_COUNTERS, '%a+') do
     counts[#counts + 1] = text(parse_int(redis.call('HGET', counters, name)) or 0)
@@ -45,9 +28,46 @@ local function read_sample()
   local is_today = tonumber(day) == math.floor(now / DAY_MS)  -- else the day has ended since `spent` was read
   counts[#counts + 1] = is_today and spent or '-'
   counts[#counts + 1] = is_today and spent_before or '-'
+  return table.concat(counts, ' ')
+end
+
+-- The lifetime totals of the buckets of `run`, and behind them those of `total`.
+local function read_buckets()
+  local sums = {}
+  for n = 1, 2 * (LAST_BUCKET + 1) do sums[n] = 0 end
   local rows = redis.call('HGETALL', durations)
-  return {'counts', table.concat(counts, ' '), 'run', bucket_counts(rows, '^(%d+) '),
-    'total', bucket_counts(rows, ' (%d+)$')}
+  for n = 1, #rows, 2 do
+    local run, total = string.match(rows[n], '^(%d+) (%d+)$')
+    local jobs = parse_int(rows[n + 1])
+    if jobs and tonumber(run or 99) <= LAST_BUCKET and tonumber(total) <= LAST_BUCKET then
+      for _, place in ipairs({run + 1, total + LAST_BUCKET + 2}) do sums[place] = sums[place] + jobs end
+    end
+  end
+  return sums
+end
+
+-- `<first> <count> <count> …` of the changes from place `from` on.
+local function changes_text(changes, from)
+  local words, last = {}, 0
+  for bucket = 0, LAST_BUCKET do
+    local jobs = changes[from + bucket]
+    if jobs > 0 and #words == 0 then words[1] = text(bucket) end
+    if #words > 0 then words[#words + 1] = text(jobs) end
+    if jobs > 0 then last = #words end
+  end
+  return table.concat(words, ' ', 1, last)
+end
+
+-- What was completed since the last sample of a kind, as texts for `run` and `total`.
+local function durations_since(kind, sums)
+  local before, changes = {}, {}
+  for number in string.gmatch(redis.call('HGET', durations, kind) or '', '%d+') do before[#before + 1] = number end
+  for n, sum in ipairs(sums) do
+    changes[n] = sum - (parse_int(before[n]) or 0)
+    if changes[n] < 0 then changes = sums break end  -- the buckets began again
+  end
+  redis.call('HSET', durations, kind, table.concat(sums, ' '))
+  return changes_text(changes, 1), changes_text(changes, LAST_BUCKET + 2)
 end
 
 local function newest_ms(stream)
@@ -55,7 +75,9 @@ local function newest_ms(stream)
   return newest and entry_ms(newest[1]) or 0
 end
 
-local function write_sample(stream, interval_ms, kept_ms)
+local counts, sums  -- for both samples, once they are needed
+
+local function write_sample(kind, stream, interval_ms, kept_ms)
   if newest_ms(stream) > now then  -- the clock was set back: a stream takes no id before its newest one
     local past = redis.call('XRANGE', stream, '-', now_text)
     redis.call('UNLINK', stream)
@@ -63,10 +85,12 @@ local function write_sample(stream, interval_ms, kept_ms)
   end
   local at = now - now % interval_ms
   if newest_ms(stream) >= at then return end
-  sample = sample or read_sample()
-  redis.call('XADD', stream, 'MINID', '=', text(at - kept_ms), text(at) .. '-0', unpack(sample))
+  counts, sums = counts or read_counts(), sums or read_buckets()
+  local run, total = durations_since(kind, sums)
+  redis.call('XADD', stream, 'MINID', '=', text(at - kept_ms), text(at) .. '-0', 'counts', counts, 'run', run,
+    'total', total)
 end
 
-write_sample(samples_minute, MINUTE_MS, MINUTES_KEPT_MS)
-write_sample(samples_hour, HOUR_MS, HOURS_KEPT_MS)
+write_sample('minute', samples_minute, MINUTE_MS, MINUTES_KEPT_MS)
+write_sample('hour', samples_hour, HOUR_MS, HOURS_KEPT_MS)
 return MINUTE_MS - now % MINUTE_MS
