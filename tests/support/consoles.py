@@ -39,7 +39,7 @@ class Answer:
 class ConsoleProcess:
     """One console; its log is a file."""
 
-    def __init__(self, directory, *args, host="127.0.0.1", **variables):
+    def __init__(self, directory, *args, host="127.0.0.1", stderr=None, **variables):
         self.host, self.port = "127.0.0.1", servers.free_port()
         self._log = directory / f"console-{self.port}.log"
         environment = processes.env(HOME=str(directory), **variables)
@@ -49,7 +49,7 @@ class ConsoleProcess:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 processes.cli("web", "--listen", f"{host}:{self.port}", *args),
-                stdout=log, stderr=log, env=environment, cwd=directory,
+                stdout=log, stderr=log if stderr is None else stderr, env=environment, cwd=directory,
             )  # fmt: skip
 
     def start(self):
