@@ -244,7 +244,9 @@ class _Exchange:
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, streams: set[asyncio.Timeout]
     ) -> None:
-        self.scope = {**scope}  # the server's own keeps the method: HEAD is answered as GET, without a body
+        self.scope = {
+            **scope
+        }  # the server's own keeps the method: HEAD is answered as GET, without a body
         self.headers = Headers(scope=scope)
         self.method: str = scope["method"]
         self.path: str = scope["path"]

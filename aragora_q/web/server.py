@@ -70,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "invalid address"
+        reason = (getattr(error, "strerror", None) or "invalid address").partition(" (")[0]
         raise ConfigError(
             f"cannot serve the console on {format_address((host, port))}: {reason}",
             hint="choose another address: --listen HOST:PORT",

@@ -38,9 +38,7 @@ def app_routes():
     console = Console.__new__(Console)
     console.config, console.roles = QueueConfig(), {}
     found = sorted(set(routes(create_app(console))))
-    return [
-        (method, re.sub(r"\{queue[^}]*\}", "debates", path)) for method, path in found
-    ]
+    return [(method, re.sub(r"\{queue[^}]*\}", "debates", path)) for method, path in found]
 
 
 def filled(path):
@@ -115,18 +113,36 @@ def test_no_route_answers_without_login(console, app_routes):
 def test_rebound_names_are_refused(console):
     """A host that is not the console's is answered 421, one that is not a host 400; probes may use any name."""
     port = console.port
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST", f"[::1]:{port}", "127.0.0.2"):
+    for host in (
+        f"127.0.0.1:{port}",
+        f"localhost:{port}",
+        "LOCALHOST",
+        f"[::1]:{port}",
+        "127.0.0.2",
+    ):
         assert console.get("/login", Host=host).status == 200, host
     for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example",
                  "192.0.2.1", "0.0.0.0", "[::]", "2130706433"):  # fmt: skip
         assert console.get("/login", Host=host).status == 421, host
         assert console.get("/healthz", Host=host).status == 200
-    for host in ("", "a b", "localhost/evil", "user@localhost", "localhost:x", "[::1", "local\x7fhost"):
+    for host in (
+        "",
+        "a b",
+        "localhost/evil",
+        "user@localhost",
+        "localhost:x",
+        "[::1",
+        "local\x7fhost",
+    ):
         assert console.get("/login", Host=host).status == 400, host
-    twice = b"GET /login HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    twice = (
+        b"GET /login HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    )
     assert console.raw(twice).startswith("HTTP/1.1 400")
     assert console.raw(b"GET /login HTTP/1.0\r\n\r\n").startswith("HTTP/1.1 400")
-    target = b"GET http://evil.example/login HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    target = (
+        b"GET http://evil.example/login HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    )
     assert console.raw(target).startswith("HTTP/1.1 4")
 
 
@@ -195,7 +211,9 @@ def test_too_long_bodies_are_refused(console):
     )
     assert console.raw(declared).startswith("HTTP/1.1 413")
     chunk = b"%x\r\n%s\r\n" % (256 * 1024, b"a" * (256 * 1024))
-    chunked = declared.replace(b"Content-Length: 99999999", b"Transfer-Encoding: chunked") + 5 * chunk
+    chunked = (
+        declared.replace(b"Content-Length: 99999999", b"Transfer-Encoding: chunked") + 5 * chunk
+    )
     assert "HTTP/1.1 413" in console.raw(chunked)[:20]
     for length in ("-1", "1e3", "9" * 30, "0x10"):
         answer = console.raw(declared.replace(b"99999999", length.encode()))
@@ -221,7 +239,9 @@ def test_a_login_leads_only_to_pages_of_the_console(console, address):
 
 def test_a_login_leads_back_to_the_page(console):
     """A path of the console, with its query, is where the login leads."""
-    answer = console.post("/login", token=console.tokens[Role.VIEWER], next="/jobs?status=failed&q=a%2Fb")
+    answer = console.post(
+        "/login", token=console.tokens[Role.VIEWER], next="/jobs?status=failed&q=a%2Fb"
+    )
     assert answer.headers["Location"] == "/jobs?status=failed&q=a%2Fb"
 
 
@@ -263,7 +283,9 @@ def test_wrong_tokens_are_slow_and_counted_by_address(console):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(14) as pool:
-        wrong = list(pool.map(lambda n: console.get("/jobs", Authorization=f"Bearer {n}"), range(14)))
+        wrong = list(
+            pool.map(lambda n: console.get("/jobs", Authorization=f"Bearer {n}"), range(14))
+        )
     limited = [answer for answer in wrong if answer.status == 429]
     assert limited
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in limited)
@@ -282,7 +304,14 @@ def test_no_secret_and_no_forged_line_is_logged(console):
     console.request("POST", "/y", b"", {**bearer(token), "X-Forwarded-For": "1.1.1.1 forged=1"})
     wait_until_sync(lambda: "path=/y" in console.log)
     log = console.log
-    for secret in (token, token[3:], cookie, cookie.partition("=")[2], "secret-code", consoles.PASSWORD):
+    for secret in (
+        token,
+        token[3:],
+        cookie,
+        cookie.partition("=")[2],
+        "secret-code",
+        consoles.PASSWORD,
+    ):
         assert secret not in log
     assert "actor=the-operator" in log
     assert not re.search(r"^\S* ?INFO *forged", log, re.MULTILINE)

@@ -33,7 +33,13 @@ def test_a_login_ends_by_logout_also_for_copies_of_its_cookie(console):
     assert is_logged_in(console, other)
     name, _, value = other.partition("=")
     head, _, tail = value.rpartition(".")
-    for forged in (f"{name}=", f"{name}={head}.", f"{name}={head}.A{tail[1:]}x", f"{name}=x.y.z", f"{name}=W10.a.b"):
+    for forged in (
+        f"{name}=",
+        f"{name}={head}.",
+        f"{name}={head}.A{tail[1:]}x",
+        f"{name}=x.y.z",
+        f"{name}=W10.a.b",
+    ):
         assert not is_logged_in(console, forged)
 
 
@@ -66,7 +72,9 @@ def test_the_link_at_a_terminal_logs_one_browser_in_once(acl_server, tmp_path):
     """The link's page has one button and changes nothing; the button logs in as the highest role, once."""
     terminal, end = pty.openpty()
     try:
-        console = consoles.ConsoleProcess(tmp_path, stderr=end, **consoles.settings(acl_server.urls)).start()
+        console = consoles.ConsoleProcess(
+            tmp_path, stderr=end, **consoles.settings(acl_server.urls)
+        ).start()
         try:
             printed = ""
             while "?code=" not in printed or not printed.endswith("\n"):
@@ -75,7 +83,11 @@ def test_the_link_at_a_terminal_logs_one_browser_in_once(acl_server, tmp_path):
             code = re.search(r"/login\?code=(\S+)", printed)[1]
             for _ in range(2):
                 page = console.get(f"/login?code={code}")
-                assert (page.status, page.text.count("<button"), code in page.text) == (200, 1, True)
+                assert (page.status, page.text.count("<button"), code in page.text) == (
+                    200,
+                    1,
+                    True,
+                )
                 assert page.cookie == ""
             assert console.post("/login", code="wrong").status == 401
             cookie = console.post("/login", code=code).cookie
