@@ -467,7 +467,7 @@ class QueueConfig(BaseSettings):
         if not isinstance(value, str):
             return value
         pairs = [pair.rpartition("=") for pair in _from_text(value)]
-        if not all(equals for _, equals, _ in pairs):
+        if not all(name and equals for name, equals, _ in pairs):
             raise ValueError("must be NAME=ROLE, separated by commas")
         return {name.strip(): role.strip() for name, _, role in pairs}
 

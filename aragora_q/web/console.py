@@ -24,7 +24,7 @@ logger = get_logger(__name__)
 CHECK_SECONDS = 2.0
 """Longest wait for Redis at the start; then it is served as one that does not answer."""
 
-RETRY_SECONDS = 2.0
+RETRY_SECONDS = 1.0
 
 URL_SETTINGS = {
     Role.VIEWER: "redis_url",

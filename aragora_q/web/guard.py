@@ -34,7 +34,7 @@ PUBLIC = (*FOR_PROBES, "/login", "/logout", "/favicon.ico")
 STATIC = "/static/"
 
 MAX_BODY_BYTES = 1024 * 1024
-MAX_LINES_BYTES = 64 * 1024 * 1024
+MAX_LINES_BYTES = 1024 * 1024 * 1024
 """Longest body of JSON lines: they are read one at a time."""
 
 LINES = "application/x-ndjson"
@@ -110,10 +110,11 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})
         exchange = _Exchange(scope, receive, send, self.streams)
         started_at = time.monotonic()
         caller = self._auth.identify(scope, exchange.headers)
-        scope.setdefault("state", {}).update(actor=caller.actor, is_https=caller.is_https)
+        scope["state"].update(actor=caller.actor, is_https=caller.is_https)
         try:
             await self._answer(exchange, caller)
         except Refused as refusal:
@@ -243,7 +244,9 @@ class _Exchange:
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, streams: set[asyncio.Timeout]
     ) -> None:
-        self.scope = scope
+        self.scope = {
+            **scope
+        }  # the server's own keeps the method: HEAD is answered as GET, without a body
         self.headers = Headers(scope=scope)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -289,6 +292,8 @@ class _Exchange:
 
     async def pass_to(self, app: ASGIApp) -> None:
         """Let `app` answer."""
+        if self.method == "HEAD":
+            self.scope["method"] = "GET"
         try:
             async with self._timeout:
                 await app(self.scope, self.receive, self.send)
@@ -339,6 +344,8 @@ class _Exchange:
             headers.setdefault("Cache-Control", "no-store")
         if headers.get("content-type", "").startswith("text/event-stream"):
             self._streams.add(self._timeout)
+            if self.method == "HEAD":
+                self._timeout.reschedule(0)
 
     async def refuse(self, refusal: Refused) -> None:
         """Answer with a refusal, as JSON where a program reads it."""
@@ -353,7 +360,6 @@ class _Exchange:
         headers = [
             ("content-type", kind),
             ("content-length", str(len(data))),
-            ("connection", "close"),
         ]
         if refusal.status is HTTPStatus.UNAUTHORIZED:
             headers.append(("www-authenticate", 'Bearer realm="aragora-q"'))
@@ -370,19 +376,18 @@ class _Exchange:
 CODES = {
     HTTPStatus.UNAUTHORIZED: ("not-logged-in", 77),
     HTTPStatus.FORBIDDEN: ("access-denied", 77),
-    HTTPStatus.TOO_MANY_REQUESTS: ("try-again", 75),
+    HTTPStatus.TOO_MANY_REQUESTS: ("too-many-requests", 75),
     HTTPStatus.SERVICE_UNAVAILABLE: ("try-again", 75),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("invalid-payload", 65),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body-too-large", 2),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("internal-error", 1),
 }
-"""Code and exit code of a refusal; others are a wrong request."""
+"""Code and exit code of a refusal, as the API's; others are a wrong request."""
 
 
 def _problem(refusal: Refused) -> dict[str, Any]:
-    code, exit_code = CODES.get(
-        refusal.status, (refusal.status.phrase.lower().replace(" ", "-"), 1)
-    )
+    code, exit_code = CODES.get(refusal.status, ("request-refused", 2))
     return {
-        "type": "about:blank",
+        "type": f"urn:aragora-q:{code}",
         "title": refusal.status.phrase,
         "status": int(refusal.status),
         "detail": str(refusal),

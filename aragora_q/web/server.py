@@ -70,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "invalid address"
+        reason = (getattr(error, "strerror", None) or "invalid address").partition(" (")[0]
         raise ConfigError(
             f"cannot serve the console on {format_address((host, port))}: {reason}",
             hint="choose another address: --listen HOST:PORT",
@@ -122,6 +122,13 @@ async def serve(
     hosts = Hosts(host, console.config.web_hosts)
     guard = Guard(app, auth, hosts, metrics, console.config.max_payload_bytes)
     metrics.event_streams.set_function(lambda: len(guard.streams))
+    server = create_server(guard)
+    metrics.connections.set_function(lambda: len(server.server_state.connections))
+    await server.serve(sockets=[sock])
+
+
+def create_server(guard: Guard) -> uvicorn.Server:
+    """Return the HTTP server of a guarded application."""
     config = uvicorn.Config(
         guard,
         http=cast("type[asyncio.Protocol]", partial(Protocol, _max_connections())),
@@ -134,9 +141,7 @@ async def serve(
         timeout_graceful_shutdown=int(STOP_SECONDS),
         backlog=BACKLOG,
     )
-    server = _Server(config, guard.end_streams)
-    metrics.connections.set_function(lambda: len(server.server_state.connections))
-    await server.serve(sockets=[sock])
+    return _Server(config, guard.end_streams)
 
 
 class _Server(uvicorn.Server):
