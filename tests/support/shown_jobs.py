@@ -62,7 +62,9 @@ async def add_hostile(queue, session, name):
                     phase, seat, value, step=step, number=step, agent=text, fault=text, said=text
                 )
                 await session.checkpoint(job, key, entry | {"model": text, "answered_by": text})
-        await session.report_progress(job, {"phase": text[:300], "round": 1, "rounds": 1, "said": text[:300]})
+        await session.report_progress(
+            job, {"phase": text[:300], "round": 1, "rounds": 1, "said": text[:300]}
+        )
         result = sample_debates.result(
             text, [(text, [0]), (f"{text}!", [1])], [(0, 5), (1, 5)], reasons=text, error=text
         )
@@ -84,17 +86,26 @@ async def worker(queue):
 
 async def fill(queue, session):
     """Fill a queue with one job of every kind."""
-    await add_debate(queue, session, "agreeing", "agreeing", group="nightly", tenant="acme", tags={"env": "prod", "team": "search"})
+    tags = {"env": "prod", "team": "search"}
+    await add_debate(
+        queue, session, "agreeing", "agreeing", group="nightly", tenant="acme", tags=tags
+    )
     await add_debate(queue, session, "disagreeing", "disagreeing", group="nightly", tenant="acme")
     await add_debate(queue, session, "choice", "choice", tenant="globex")
     await add_debate(queue, session, "dropped", "dropped", group="nightly")
     await add_debate(queue, session, "failed", "failed", group="nightly", tags={"env": "prod"})
     await add_debate(queue, session, "running", "running", group="nightly", tags={"env": "dev"})
-    await queue.enqueue(Job({"command": "resize", "files": ["a.png", "b.png"]}, id="command", priority=5))
-    await session.report([Report(await start(queue, session, "command"), Completed(b'{"resized": 2}'))])
-    await queue.enqueue(Job({"question": "Is it settled?", "agents": ["ann", "bob"]}, id="waiting"))
-    await queue.enqueue(Job({"question": "And tomorrow?", "agents": ["ann", "bob"]}, id="delayed", delay_seconds=9_000))
-    await queue.enqueue(Job({"question": "May this wait?", "agents": ["ann", "bob"]}, id="held"))
+    await queue.enqueue(
+        Job({"command": "resize", "files": ["a.png", "b.png"]}, id="command", priority=5)
+    )
+    await session.report(
+        [Report(await start(queue, session, "command"), Completed(b'{"resized": 2}'))]
+    )
+    agents = ["ann", "bob"]
+    await queue.enqueue(Job({"question": "Is it settled?", "agents": agents}, id="waiting"))
+    later = Job({"question": "And tomorrow?", "agents": agents}, id="delayed", delay_seconds=9_000)
+    await queue.enqueue(later)
+    await queue.enqueue(Job({"question": "May this wait?", "agents": agents}, id="held"))
     await queue.hold("held", reason="prices changed", by="ann@desk")
-    await queue.enqueue(Job({"question": "Never mind?", "agents": ["ann", "bob"]}, id="cancelled"))
+    await queue.enqueue(Job({"question": "Never mind?", "agents": agents}, id="cancelled"))
     await queue.cancel("cancelled")

@@ -79,14 +79,18 @@ async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
 
 async def _read(queue: RedisStreamsQueue, gates: Connection, span: Span) -> dict[str, Any]:
     """Return what the template shows."""
-    stats, budgets, running, ended, failed, events, samples = await asyncio.gather(
-        views.stats_json(queue, gates),
-        _budgets(gates),
-        queue.find_page(JobFilter(statuses=frozenset({JobStatus.PROCESSING})), "", RUNNING_SHOWN),
-        queue.find_page(JobFilter(statuses=TERMINAL), "", ENDED_SHOWN),
-        queue.find_page(JobFilter(statuses=frozenset({JobStatus.FAILED})), "", FAILED_SHOWN),
-        latest_events(queue),
-        read_samples(queue.connection, span),
+    (stats, budgets, events, samples), (running, ended, failed) = await asyncio.gather(
+        asyncio.gather(
+            views.stats_json(queue, gates),
+            _budgets(gates),
+            latest_events(queue),
+            read_samples(queue.connection, span),
+        ),
+        asyncio.gather(
+            queue.find_page(JobFilter(statuses={JobStatus.PROCESSING}), "", RUNNING_SHOWN),
+            queue.find_page(JobFilter(statuses=TERMINAL), "", ENDED_SHOWN),
+            queue.find_page(JobFilter(statuses={JobStatus.FAILED}), "", FAILED_SHOWN),
+        ),
     )
     now = stats["now"] / 1000
     ids = list(dict.fromkeys([*running.ids, *ended.ids, *failed.ids]))

@@ -26,7 +26,9 @@ def test_a_debate_that_ended():
     assert grid.columns == [
         "Answers", "Round 1: reviews", "Round 1: revisions", "Round 2: reviews", "Round 2: revisions", "Vote",
     ]  # fmt: skip
-    assert [row.name for row in grid.rows] == ["seat 1, ann", "seat 2, bob", "seat 3, cyd", "seat 4, dan", "seat 5, eve"]
+    assert [row.name for row in grid.rows] == [
+        "seat 1, ann", "seat 2, bob", "seat 3, cyd", "seat 4, dan", "seat 5, eve",
+    ]  # fmt: skip
     assert [[cell.has_changed for cell in row.cells] for row in grid.rows][4] == [
         False, False, True, False, False, False,
     ]  # fmt: skip
@@ -74,7 +76,12 @@ def test_replies_that_could_not_be_used():
 def test_foreign_values_do_no_harm():
     """Values that another program wrote are read as far as they can be."""
     job, journal = sample_debates.SAMPLES["disagreeing"]()
-    odd = {"value": {"answer": [1], "changed": 1, "confidence": {}}, "phase": 7, "round": "x", "usd": "much"}
+    odd = {
+        "value": {"answer": [1], "changed": 1, "confidence": {}},
+        "phase": 7,
+        "round": "x",
+        "usd": "much",
+    }
     journal["call/propose.0.0"] = odd
     job.payload |= {"agents": [None, 3], "escalate": "x", "judge": 5}
     job.result |= {"votes": [{"seat": "x", "group": 99}, 5], "changed": [None], "groups": "x"}
