@@ -337,6 +337,7 @@ def operator() -> str:
 MAX_SECONDS = 30 * 86_400
 """Longest time limit of a command that works on the queue."""
 
+
 def parse_duration(text: str) -> float:
     """Return the seconds in `90s`, `15m`, `36h` or `7d`. Raises typer.BadParameter."""
     try:
