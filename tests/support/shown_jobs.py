@@ -86,14 +86,9 @@ async def worker(queue):
 
 async def fill(queue, session):
     """Fill a queue with one job of every kind."""
+    tags = {"env": "prod", "team": "search"}
     await add_debate(
-        queue,
-        session,
-        "agreeing",
-        "agreeing",
-        group="nightly",
-        tenant="acme",
-        tags={"env": "prod", "team": "search"},
+        queue, session, "agreeing", "agreeing", group="nightly", tenant="acme", tags=tags
     )
     await add_debate(queue, session, "disagreeing", "disagreeing", group="nightly", tenant="acme")
     await add_debate(queue, session, "choice", "choice", tenant="globex")
@@ -106,15 +101,11 @@ async def fill(queue, session):
     await session.report(
         [Report(await start(queue, session, "command"), Completed(b'{"resized": 2}'))]
     )
-    await queue.enqueue(Job({"question": "Is it settled?", "agents": ["ann", "bob"]}, id="waiting"))
-    await queue.enqueue(
-        Job(
-            {"question": "And tomorrow?", "agents": ["ann", "bob"]},
-            id="delayed",
-            delay_seconds=9_000,
-        )
-    )
-    await queue.enqueue(Job({"question": "May this wait?", "agents": ["ann", "bob"]}, id="held"))
+    agents = ["ann", "bob"]
+    await queue.enqueue(Job({"question": "Is it settled?", "agents": agents}, id="waiting"))
+    later = Job({"question": "And tomorrow?", "agents": agents}, id="delayed", delay_seconds=9_000)
+    await queue.enqueue(later)
+    await queue.enqueue(Job({"question": "May this wait?", "agents": agents}, id="held"))
     await queue.hold("held", reason="prices changed", by="ann@desk")
-    await queue.enqueue(Job({"question": "Never mind?", "agents": ["ann", "bob"]}, id="cancelled"))
+    await queue.enqueue(Job({"question": "Never mind?", "agents": agents}, id="cancelled"))
     await queue.cancel("cancelled")
