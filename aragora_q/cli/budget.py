@@ -13,6 +13,7 @@ from aragora_q.cli import SETTINGS, options, output
 from aragora_q.cli.options import CODES, AsJson, LoadConfig, Reason, with_config, with_queue
 from aragora_q.errors import BudgetNotFound, did_you_mean
 from aragora_q.formats import dollars
+from aragora_q.views import budget_json
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import BudgetConfig
@@ -58,7 +59,7 @@ async def list_(queue: RedisStreamsQueue, *, as_json: AsJson = False, quiet: Qui
             return
         if as_json:
             for each in budgets:
-                output.json_line(await _as_json(book, each))
+                output.json_line(await budget_json(book, each))
             return
         rows = [row for each in budgets for row in await _first_rows(book, each)]
     if not budgets:
@@ -81,7 +82,7 @@ async def show(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False)
     async with _open_book(queue) as book:
         found = await book.budget(name) or _raise_unknown(queue, name, await book.budgets())
         if as_json:
-            output.json_line(await _as_json(book, found))
+            output.json_line(await budget_json(book, found))
             return
         ends_at, spendings = await book.spending(name)
         spent = [each async for each in spendings]
@@ -159,7 +160,7 @@ async def _set(
         await book.set_budget(name, wanted, by=options.operator(), reason=reason)
         found = await book.budget(name) or _raise_unknown(queue, name, [])
         if as_json:
-            output.json_line(await _as_json(book, found))
+            output.json_line(await budget_json(book, found))
         else:
             was = f" (was {_limit(before)})" if before is not None else ""
             output.line(
@@ -180,7 +181,7 @@ async def reset(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False
         found = await book.budget(name)
         if as_json:
             # JSON: `name`, `reset` (false: nothing was set), `budget` (as of show; null: none applies now).
-            after = None if found is None else await _as_json(book, found)
+            after = None if found is None else await budget_json(book, found)
             output.json_line({"name": name, "reset": is_reset, "budget": after})
             return
     applies = f"{_limit(found)} applies" if found is not None else "no budget of this name applies"
@@ -289,33 +290,3 @@ def _utc(ms: int) -> str:
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-async def _as_json(book: Book, found: Budget) -> dict[str, Any]:
-    """Return the JSON of a budget.
-
-    `name`, `scope`, `window`, `limit_usd`, `on_full`, `override` (null: it is what workers declare; else `by`,
-    `at`, Unix ms, and `reason`), `declared_by` (as `queue/worker`), `window_ends_at` (Unix ms; null: it does
-    not end), `spending` (each `scope`, `spent_usd`, `reserved_usd`, `estimated_usd`, `overrun_usd`).
-    """
-    ends_at, spendings = await book.spending(found.name)
-    return {
-        "name": found.name,
-        "scope": found.scope,
-        "window": found.window,
-        "limit_usd": found.limit_usd,
-        "on_full": found.on_full,
-        "override": None if found.override is None else found.override.as_json(),
-        "declared_by": list(found.declared_by),
-        "window_ends_at": ends_at,
-        "spending": [
-            {
-                "scope": each.scope,
-                "spent_usd": each.spent_usd,
-                "reserved_usd": each.reserved_usd,
-                "estimated_usd": each.estimated_usd,
-                "overrun_usd": each.overrun_usd,
-            }
-            async for each in spendings
-        ],
-    }

@@ -46,7 +46,6 @@ async def cancel(
     discarded. A job that has already ended does not change, and this is not an error: an interrupted run can
     be repeated. `group cancel` cancels a group with what follows it.
     """
-    # JSON: `id`, `cancelled` (false: it had already ended), `status`; with --dry-run `dry_run`, `jobs`.
     selection = Selection(
         "cancel", LIVE, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
@@ -64,10 +63,14 @@ async def cancel(
 
 
 def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:
-    cancelled, status = result == "cancelled", result.removeprefix("was-")
+    from aragora_q.views import cancelled_json
+
+    described = cancelled_json(job_id, result)
     if as_json:
-        output.json_line({"id": job_id, "cancelled": cancelled, "status": status})
+        output.json_line(described)
     elif quiet:
         output.line(job_id)
+    elif described["cancelled"]:
+        output.line(f"{job_id} cancelled")
     else:
-        output.line(f"{job_id} {'cancelled' if cancelled else f'had already ended: {status}'}")
+        output.line(f"{job_id} had already ended: {described['status']}")

@@ -175,9 +175,9 @@ class _Screen:
 
     def print_progress(self, progress: Mapping[str, Any]) -> None:
         """Print the contribution of an agent, after the phase if that is new."""
-        from aragora_q.cli import views
+        from aragora_q.cli import layout
 
-        phase = views.debate_phase(progress)
+        phase = layout.debate_phase(progress)
         if phase != self._phase:
             self._phase = phase
             self.print_step(phase)
@@ -188,13 +188,13 @@ class _Screen:
 
 
 def _print_result(job: Job, stats: Mapping[str, Any]) -> None:
-    from aragora_q.cli import views
+    from aragora_q.cli import layout
 
     output.line()
     if job.result is not None:
-        output.lines(views.result_rows(job))
+        output.lines(layout.result_rows(job))
     else:
-        output.lines(views.job_lines(job, stats["now"] / 1000))
+        output.lines(layout.job_lines(job, stats["now"] / 1000))
     waiting = sum(stats["waiting"].values())
     output.line(
         f"queue      {waiting} waiting, {stats['running']} running, "

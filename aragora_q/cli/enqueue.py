@@ -15,8 +15,11 @@ from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
-    from aragora_q.cli.bulk import BulkSummary, Thresholds
+    from aragora_q.cli.bulk import Progress
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.intake.bulk import BulkSummary
+    from aragora_q.intake.checks import Thresholds
+    from aragora_q.intake.quoter import Quoter
     from aragora_q.streams.queue import RedisStreamsQueue
 
 SOME_REFUSED = 3
@@ -249,10 +252,10 @@ def enqueue(
     apply to lines that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a
     new job. An id that exists changes nothing.
     """
-    from aragora_q.cli import bulk
+    from aragora_q.intake import checks, jobs
 
-    thresholds = bulk.take_thresholds(
-        {bulk.APPROVE_ABOVE: approve_above, bulk.MAX_QUOTE: max_quote}
+    thresholds = checks.take_thresholds(
+        {checks.APPROVE_ABOVE: approve_above, checks.MAX_QUOTE: max_quote}
     )
     is_bulk = question == "-" or _is_file_name(question)
     _check_source(question, is_bulk=is_bulk, is_single=wait or job_id is not None)
@@ -304,12 +307,12 @@ def enqueue(
             as_json=as_json,
             quiet=quiet,
         )
-    new_id = bulk.content_id if id_from_content else lambda *_: new_job_id()
-    job = bulk.create_job({"question": question, "id": job_id}, given, new_id)
-    warning = bulk.check_seats(job.payload, settings)
+    new_id = jobs.content_id if id_from_content else lambda *_: new_job_id()
+    job = jobs.create_job({"question": question, "id": job_id}, given, new_id)
+    warning = checks.check_seats(job.payload, settings)
     if warning and not quiet:
         output.info(f"warning: {warning}")
-    bulk.check_budget(job, settings)
+    checks.check_budget(job, settings)
     if quote:
         return options.run(_quote(settings, job, thresholds, as_json=as_json, quiet=quiet))
     return options.run(
@@ -355,16 +358,16 @@ async def _enqueue(
 
     A job that waits for an approval has `held` (true) and `most_usd` (null: unknown), too.
     """
-    from aragora_q.cli import bulk
+    from aragora_q.intake import checks
 
-    approval = bulk.approval_above(thresholds.approve_above, job.payload, settings)
+    approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
     async with options.open_queue(settings) as queue:
         await _check_quote(queue, job, thresholds.max_quote, quiet=quiet)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
         fields = {
             "id": job.id,
             "created": result.created,
-            **bulk.held_fields(approval, created=result.created),
+            **checks.held_fields(approval, created=result.created),
         }
         if not result.durable:
             if as_json:
@@ -394,9 +397,17 @@ async def _check_quote(
 ) -> None:
     """Raise InvalidPayload if a debate is expected to cost more than `max_usd`."""
     if max_usd is not None:  # else, nothing is imported for it
-        from aragora_q.cli.quoter import Quoter
+        await _quoter(queue, quiet=quiet).check(job, max_usd)
 
-        await Quoter(queue, quiet=quiet).check(job, max_usd)
+
+def _quoter(queue: RedisStreamsQueue, *, quiet: bool) -> Quoter:
+    from aragora_q.intake.quoter import Quoter
+
+    def warn(text: str) -> None:
+        if not quiet:
+            output.info(f"warning: {text}")
+
+    return Quoter(queue, warn)
 
 
 async def _wait(
@@ -407,10 +418,10 @@ async def _wait(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    from aragora_q.cli import views, waiting
+    from aragora_q.cli import layout, waiting
 
     async for job in waiting.ended_jobs(queue, [job_id], timeout_seconds, quiet=quiet):
-        await views.show_job(queue, job, as_json=as_json, quiet=quiet)
+        await layout.show_job(queue, job, as_json=as_json, quiet=quiet)
     return waiting.exit_code(job)
 
 
@@ -418,14 +429,14 @@ async def _quote(
     settings: QueueConfig, job: Job, thresholds: Thresholds, *, as_json: bool, quiet: bool
 ) -> int:
     """JSON: the quote; if the job would wait for an approval, `held` and `most_usd`, too."""
-    from aragora_q.cli import bulk, quotes
-    from aragora_q.cli.quoter import Quoter
+    from aragora_q.cli import quotes
+    from aragora_q.intake import checks
 
     async with options.open_queue(settings) as queue:
         queue.check(job)
-        quoter = Quoter(queue, quiet=quiet)
+        quoter = _quoter(queue, quiet=quiet)
         quoted = await quoter.quote(job.payload)
-        approval = bulk.approval_above(thresholds.approve_above, job.payload, settings)
+        approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
         try:
             await quoter.check(job, thresholds.max_quote)
         except InvalidPayload:
@@ -448,14 +459,14 @@ def _enqueue_lines(
     quiet: bool,
 ) -> int:
     from aragora_q.cli import bulk
-    from aragora_q.cli.quoter import Quoter
+    from aragora_q.intake.bulk import BulkEnqueuer, BulkSummary, LineChecker
 
-    summary = bulk.BulkSummary()
+    summary = BulkSummary()
 
-    async def work_on(stream: BinaryIO, progress: bulk.Progress) -> None:
+    async def work_on(stream: BinaryIO, progress: Progress) -> None:
         async with options.open_queue(settings) as queue:
-            checker = bulk.LineChecker(
-                Quoter(queue, quiet=quiet),
+            checker = LineChecker(
+                _quoter(queue, quiet=quiet),
                 given,
                 thresholds,
                 summary,
@@ -466,7 +477,7 @@ def _enqueue_lines(
 
                 await quotes.quote_lines(checker, stream, progress, as_json=as_json, quiet=quiet)
             else:
-                await bulk.BulkEnqueuer(checker, quiet=quiet).run(stream, progress)
+                await bulk.enqueue_stream(BulkEnqueuer(checker), stream, progress, quiet=quiet)
 
     with bulk.open_source(source) as stream:
         progress = bulk.Progress(stream)

@@ -73,7 +73,7 @@ async def list_(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only names.")] = False,
 ) -> int:
     """List groups, newest first: by the time of their first job."""
-    from aragora_q.cli import views
+    from aragora_q import views
 
     groups = await queue.tracker.groups(limit + 1)  # one more, to know if that is all
     has_more = len(groups) > limit
@@ -124,10 +124,10 @@ async def show(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the name.")] = False,
 ) -> None:
     """Show a group: its jobs by status, its state, what it spent, and what follows."""
-    from aragora_q.cli import views
+    from aragora_q.cli import layout
 
     found = await _require_group(queue, name)
-    await views.show_group(queue, found, as_json=as_json, quiet=quiet)
+    await layout.show_group(queue, found, as_json=as_json, quiet=quiet)
 
 
 async def _require_group(queue: RedisStreamsQueue, name: str) -> Group:
@@ -175,14 +175,16 @@ def _read_follower(
 ) -> Job:
     """Read the job that follows a group, and check it as `enqueue` does."""
     from aragora_q.cli import bulk
+    from aragora_q.intake import checks
+    from aragora_q.intake.lines import max_line_bytes
 
     defaults = {"agents": agents} if (agents := options.default_agents(load, settings)) else {}
     with bulk.open_source(source) as stream:
         try:
-            fields = bulk.read_object(stream, bulk.max_line_bytes(settings))
+            fields = bulk.read_object(stream, max_line_bytes(settings))
             job = _follower(name, fields, defaults)
-            warning = bulk.check_seats(job.payload, settings)
-            bulk.check_budget(job, settings)
+            warning = checks.check_seats(job.payload, settings)
+            checks.check_budget(job, settings)
         except InvalidPayload as error:
             place = "standard input" if source == "-" else source
             raise InvalidPayload(f"{place}: {error}", hint=error.hint) from None
@@ -192,12 +194,12 @@ def _read_follower(
 
 
 def _follower(name: str, fields: dict[str, Any], defaults: Mapping[str, Any]) -> Job:
-    from aragora_q.cli import bulk
+    from aragora_q.intake.jobs import create_job
     from aragora_q.job import check_job
 
     if fields.get("group") is not None:
         raise InvalidPayload("field group: a job that follows a group cannot be in a group")
-    job = bulk.create_job(fields, defaults, lambda *_: f"{name}.then")
+    job = create_job(fields, defaults, lambda *_: f"{name}.then")
     check_job(job)
     return job
 
@@ -206,7 +208,7 @@ async def _seal(
     settings: QueueConfig, name: str, then: Job | None, *, as_json: bool, quiet: bool
 ) -> None:
     """JSON: the group, and `sealed` (false: it was sealed before, nothing changed)."""
-    from aragora_q.cli import views
+    from aragora_q import views
 
     async with options.open_queue(settings) as queue:
         is_new = await queue.seal_group(name, then)
@@ -252,7 +254,7 @@ def cancel(
     It takes no more jobs. The command asks for confirmation, or requires --yes where stdin is not a
     terminal. If it is interrupted, run it again.
     """
-    from aragora_q.cli import views
+    from aragora_q import views
 
     settings = load()
     must_ask = not yes and not dry_run

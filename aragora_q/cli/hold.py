@@ -56,8 +56,6 @@ async def hold(
     job goes on: it is held when its attempt ends, unless it completes or fails. A job that a budget or a
     provider holds is now held by you: nothing else frees it.
     """
-    # JSON: `id`, `held` (also true if it will be, when its attempt ends), `status`; with --dry-run `dry_run`,
-    # `jobs`.
     selection = Selection(
         "hold", LIVE, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
@@ -76,10 +74,10 @@ async def hold(
 
 
 def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:
-    is_running = result.endswith("asked")
     if as_json:
-        status = "processing" if is_running else result.removeprefix("was-")
-        output.json_line({"id": job_id, "held": result in TEXTS, "status": status})
+        from aragora_q.views import held_json
+
+        output.json_line(held_json(job_id, result))
     elif quiet:
         output.line(job_id)
     else:

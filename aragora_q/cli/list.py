@@ -53,7 +53,7 @@ async def list_(
     With --group, --tenant or --tag, jobs are sorted by the time they were enqueued. Otherwise, ended jobs are
     sorted by the time they ended, others by the time they were started, or else enqueued.
     """
-    from aragora_q.cli import views
+    from aragora_q import views
 
     wanted = await given.resolve(queue)
     job_ids = await queue.find_newest(wanted, limit + 1)  # one more, to know if that is all
@@ -114,7 +114,7 @@ def _sort_time(job: Job) -> float:
 async def _print_table(
     queue: RedisStreamsQueue, jobs: Sequence[Job], labels_of_all: Collection[str]
 ) -> None:
-    from aragora_q.cli import views
+    from aragora_q.cli import layout
 
     now = await queue.tracker.server_time()  # after the jobs were read: none is younger
     rows = [
@@ -122,8 +122,8 @@ async def _print_table(
             job.id,
             job.status.value,
             output.ago(_sort_time(job), now),
-            views.labels_text(job, known=labels_of_all),
-            output.truncate(views.summary(job), output.MAX_WIDTH),  # without the payload
+            layout.labels_text(job, known=labels_of_all),
+            output.truncate(layout.summary(job), output.MAX_WIDTH),  # without the payload
         )
         for job in jobs
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from aragora_q.cli import SETTINGS, options, output
 from aragora_q.cli.options import CODES, AsJson, Reason, with_queue
 from aragora_q.errors import ProviderNotFound, did_you_mean
 from aragora_q.formats import duration, truncate
+from aragora_q.views import pause_of, providers_json, unused
 
 if TYPE_CHECKING:
     from aragora_q.gates.accounts import Account, Accounts
@@ -78,10 +79,8 @@ async def list_(
     if quiet:
         output.lines(each.name for each in found)
     elif as_json:
-        for each in found:
-            output.json_line(_as_json(each, agents[each.name], _pause_of(each, pauses), now))
-        for name in _unused(pauses, found):
-            output.json_line(_unused_as_json(name, pauses[name]))
+        for row in providers_json(found, agents, pauses, now):
+            output.json_line(row)
     elif not found and not pauses:
         output.info(f"no provider was called yet at {queue.connection.address}")
     else:
@@ -172,44 +171,6 @@ def _names(found: list[Account]) -> set[str]:
     return {name for each in found for name in each.paused_by if name}
 
 
-def _pause_of(account: Account, pauses: Mapping[str, Override]) -> Override | None:
-    """Return the pause of an account, or of its provider."""
-    return next((pauses[name] for name in account.paused_by if name in pauses), None)
-
-
-def _unused(pauses: Mapping[str, Override], found: list[Account]) -> list[str]:
-    """Return the names of what is paused and was not called."""
-    known = _names(found)
-    return [name for name in pauses if name not in known]
-
-
-def _as_json(
-    account: Account, agents: Sequence[str], pause: Override | None, now: float
-) -> dict[str, Any]:
-    seconds = account.opens_in_seconds
-    return {
-        "account": account.name,
-        "provider": account.provider,
-        "state": account.state,
-        "why": account.reason or None,
-        "until": None if seconds is None else round((now + seconds) * 1000),
-        "limit": account.limit,
-        "under_way": account.under_way,
-        "waiting": account.waiting,
-        "faults": account.faults,
-        "agents": list(agents),
-        "pause": None if pause is None else pause.as_json(),
-    }
-
-
-def _unused_as_json(name: str, pause: Override) -> dict[str, Any]:
-    return {
-        "account": None, "provider": name, "state": "paused", "why": "paused by an operator",
-        "until": None, "limit": None, "under_way": 0, "waiting": 0, "faults": 0, "agents": [],
-        "pause": pause.as_json(),
-    }  # fmt: skip
-
-
 def _print_table(
     found: list[Account],
     agents: Mapping[str, Sequence[str]],
@@ -218,7 +179,7 @@ def _print_table(
 ) -> None:
     rows = []
     for each in found:
-        pause = _pause_of(each, pauses)
+        pause = pause_of(each, pauses)
         why = pause.text("paused", now) if pause is not None else each.reason
         limit = "" if each.limit is None else str(each.limit)
         numbers = (str(each.under_way), limit, str(each.waiting), str(each.faults))
@@ -226,7 +187,7 @@ def _print_table(
         rows.append((each.name, each.state, _opens(each), why, *numbers, names))
     rows += [
         (name, "paused", "on resume", pauses[name].text("paused", now), "0", "", "0", "0", "")
-        for name in _unused(pauses, found)
+        for name in unused(pauses, found)
     ]
     head = ("ACCOUNT", "STATE", "OPENS", "WHY", "CALLS", "LIMIT", "WAITING", "FAULTS", "AGENTS")
     output.table(head, rows)

@@ -10,17 +10,20 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aragora_q.cli import bulk, output
-from aragora_q.cli.quoter import Quoted, usd_text
 from aragora_q.errors import InvalidPayload
 from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine, combined
 from aragora_q.formats import dollars, dollars_or_unknown, duration
+from aragora_q.intake.checks import held_fields
+from aragora_q.intake.lines import max_line_bytes
+from aragora_q.intake.quoter import Quoted, usd_text
 from aragora_q.money import USD_DIGITS
 from aragora_q.report import plain
 from aragora_q.report.document import Block, Notice, Report, Row, Section, Table, Tone
 
 if TYPE_CHECKING:
-    from aragora_q.cli.quoter import Quoter
     from aragora_q.executors.debate.quote import Approval
+    from aragora_q.intake.bulk import LineChecker
+    from aragora_q.intake.quoter import Quoter
 
 UNKNOWN = "unknown"
 NUMBERS = ("Calls", "Tokens in", "Out", "Cost", "Time")
@@ -83,7 +86,7 @@ def print_quote(
     `approval` is why the debate would be held.
     """
     if as_json:
-        output.json_line({**quoted.to_dict(), **bulk.held_fields(approval)})
+        output.json_line({**quoted.to_dict(), **held_fields(approval)})
         return
     if approval is not None and not quiet:
         output.info(f"it would be held: it {approval.reason}")
@@ -97,7 +100,7 @@ def print_quote(
 
 
 async def quote_lines(
-    checker: bulk.LineChecker,
+    checker: LineChecker,
     stream: BinaryIO,
     progress: bulk.Progress,
     *,
@@ -111,7 +114,7 @@ async def quote_lines(
         ConfigError: a price is in a list that is not installed.
     """
     quoter, total, summary = checker.quoter, Total(), checker.summary
-    for items in bulk.read_items(stream, bulk.max_line_bytes(quoter.queue.config)):
+    for items in bulk.read_items(stream, max_line_bytes(quoter.queue.config)):
         for number, parse in items:
             result: dict[str, Any] = {"line": number}
             try:
@@ -121,7 +124,7 @@ async def quote_lines(
                 quoted = await quoter.quote(job.payload)
                 total.add(number, quoted)
                 result |= {"id": job.id} if has_id else {}
-                result |= {"quote": quoted.to_dict(), **bulk.held_fields(approval)}
+                result |= {"quote": quoted.to_dict(), **held_fields(approval)}
                 if approval is not None:
                     summary.held += 1
                     first = f"line {number}: it {approval.reason}"

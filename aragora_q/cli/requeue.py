@@ -54,8 +54,6 @@ async def requeue(
     A debate resumes from its journal: completed model calls are not repeated. A job that is pending
     or running does not change; this is not an error, so an interrupted run can be repeated.
     """
-    # JSON: `id`, `requeued`, `status` (the current one; null if the job is unknown); with --dry-run `dry_run`,
-    # `jobs`.
     selection = Selection(
         "requeue", ENDED, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
@@ -90,15 +88,9 @@ async def _requeue(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
 
 def _print_result(job_id: str, result: str, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        status = "pending" if result == "requeued" else result
-        is_known = result not in ("unknown", "invalid", "malformed")
-        output.json_line(
-            {
-                "id": job_id,
-                "requeued": result == "requeued",
-                "status": status if is_known else None,
-            }
-        )
+        from aragora_q.views import requeued_json
+
+        output.json_line(requeued_json(job_id, result))
     elif result == "requeued":
         output.line(job_id if quiet else f"{job_id} requeued")
     elif result not in REFUSALS and not quiet:

@@ -150,8 +150,9 @@ def confirm(verb: str, total: int, which: str, queue: str) -> None:
 def stdin_ids(settings: QueueConfig) -> Iterator[list[str]]:
     """Yield the ids on stdin, as they arrive. Raises InvalidPayload for a line without one."""
     from aragora_q.cli import bulk
+    from aragora_q.intake.lines import READ_BYTES
 
-    max_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + bulk.READ_BYTES
+    max_bytes = 4 * (settings.max_payload_bytes + settings.max_result_bytes) + READ_BYTES
     for lines in bulk.read_lines(bulk.read_chunks(sys.stdin.buffer), max_bytes):
         for line in lines:
             if line.text is None:

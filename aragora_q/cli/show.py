@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -105,9 +105,10 @@ def _write(form: Format, file: Path | None, job: Job, calls: Calls) -> None:
 
 def _rendered(form: Format, job: Job, calls: Calls, *, is_file: bool) -> str:
     from aragora_q.report import build_report, markdown, page, plain
+    from aragora_q.views import debate_json
 
     if form is Format.JSON:
-        return output.json_text(_document(job, calls)) + "\n"
+        return output.json_text(debate_json(job, calls)) + "\n"
     report = build_report(job, calls)
     if form is Format.HTML:
         return page.render(report)
@@ -116,20 +117,3 @@ def _rendered(form: Format, job: Job, calls: Calls, *, is_file: bool) -> str:
     if is_file:
         return plain.render(report, output.DEFAULT_WIDTH)
     return plain.render(report, output.width(MAX_WIDTH), has_colors=output.has_colors())
-
-
-def _document(job: Job, calls: Calls) -> dict[str, Any]:
-    from aragora_q.cli import views
-    from aragora_q.report import quote_usd
-
-    described = views.job_json(job)
-    result = described.pop("result")
-    return {
-        "job": described,
-        "result": result,
-        "quote_usd": quote_usd(job, calls),
-        "rounds": [phase.to_dict() for phase in calls.phases],
-        "faults": [
-            {"phase": call.phase, "round": call.round, **call.to_dict()} for call in calls.faults
-        ],
-    }

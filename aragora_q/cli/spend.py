@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,9 +16,10 @@ from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.formats import DAY_SECONDS, dollars, dollars_or_unknown
 from aragora_q.labels import check_labels
 from aragora_q.money import MICROS, SPENT_BY
+from aragora_q.views import spend_json, spend_rows, spent_json
 
 if TYPE_CHECKING:
-    from aragora_q.gates.spending import Key, Report, Spent
+    from aragora_q.gates.spending import Report, Spent
     from aragora_q.streams.queue import RedisStreamsQueue
 
 DEFAULT_DAYS = 7
@@ -137,8 +138,8 @@ async def _spend(
         for fault in report.faults:
             output.error(f"data in Redis is corrupted: {fault}")
         if as_json:
-            for key, spent in _sorted(by, report):
-                output.json_line(_json(by, key, spent))
+            for key, spent in spend_rows(by, report):
+                output.json_line(spend_json(by, key, spent))
         elif as_csv:
             output.write(_csv(by, report))
         elif report.rows:
@@ -168,35 +169,14 @@ def _days(now: datetime, since: Moment | None, until: Moment | None) -> tuple[da
     return datetime.fromtimestamp(max(begin, 0), UTC).date(), last.date()
 
 
-def _sorted(by: Sequence[str], report: Report) -> Iterator[tuple[Key, Spent]]:
-    """Yield rows by day, if they have one, then the most expensive first."""
-    place = by.index("day") if "day" in by else None
-
-    def order(row: tuple[Key, Spent]) -> tuple[Any, ...]:
-        key, spent = row
-        return (
-            key[place] if place is not None else "",
-            -spent.micro_usd,
-            [name or "" for name in key],
-        )
-
-    yield from sorted(report.rows.items(), key=order)
-
-
-def _json(by: Sequence[str], key: Key, spent: Spent) -> dict[str, Any]:
-    """Return a row: the names that it is by (null: the jobs have none, or `is_other`), and numbers."""
-    names = {name: value or None for name, value in zip(by, key, strict=True)}
-    return {**names, "is_other": None in key, **spent.as_json()}
-
-
 def _csv(by: Sequence[str], report: Report) -> str:
     """Return the report as CSV (RFC 4180). What is not known is empty."""
     written = io.StringIO()
     writer = csv.writer(written)
-    numbers = report.total.as_json()
+    numbers = spent_json(report.total)
     writer.writerow([*by, *numbers, "is_other"])
-    for key, spent in _sorted(by, report):
-        row = _json(by, key, spent)
+    for key, spent in spend_rows(by, report):
+        row = spend_json(by, key, spent)
         names = [_cell(row[name] or "") for name in by]
         amounts = {
             **row,
@@ -222,7 +202,7 @@ def _exact(micro_usd: int) -> str:
 def _print_table(by: Sequence[str], report: Report) -> None:
     rows = [
         (*("other" if name is None else name or "-" for name in key), *_cells(spent))
-        for key, spent in _sorted(by, report)
+        for key, spent in spend_rows(by, report)
     ]
     if len(rows) > 1:
         rows.append(("total", *[""] * (len(by) - 1), *_cells(report.total)))

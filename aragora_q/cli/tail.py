@@ -112,13 +112,13 @@ def _job_event(
 
 
 def _line(event: Mapping[str, Any]) -> str:
-    from aragora_q.cli import views
+    from aragora_q.cli import layout
 
-    parts = [views.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
+    parts = [layout.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
     if event["worker_id"]:
         parts.append(f"by {event['worker_id']}")
     parts += [f"{name} {event[name]}" for name in ("group", "tenant") if event[name]]
-    parts.append(views.tags_text(event["tags"]))
+    parts.append(layout.tags_text(event["tags"]))
     if event["progress"] is not None:
-        parts.append(views.progress_text(event["progress"]))
+        parts.append(layout.progress_text(event["progress"]))
     return "  ".join(filter(None, parts)).rstrip()

@@ -50,7 +50,6 @@ async def unhold(
     freed whatever holds it; a budget without room holds it again at its next call. The hold that was asked of
     a running job is withdrawn. A job that is not held does not change, and this is not an error.
     """
-    # JSON: `id`, `unheld` (false: it was not held), `status`; with --dry-run `dry_run`, `jobs`.
     selection = Selection(
         "unhold", HELD, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
@@ -76,10 +75,11 @@ async def unhold(
 def _print_result(
     job_id: str, result: str, status: str | None, *, as_json: bool, quiet: bool
 ) -> None:
-    unheld = result == "unheld"
     if as_json:
-        output.json_line({"id": job_id, "unheld": unheld, "status": status})
+        from aragora_q.views import unheld_json
+
+        output.json_line(unheld_json(job_id, result, status))
     elif quiet:
         output.line(job_id)
     else:
-        output.line(f"{job_id} {'unheld' if unheld else 'was not held'}: {status}")
+        output.line(f"{job_id} {'unheld' if result == 'unheld' else 'was not held'}: {status}")

@@ -46,11 +46,11 @@ async def wait(
     and waits on.
     """
     # JSON: a job; with --group alone, the group.
-    from aragora_q.cli import views, waiting
+    from aragora_q.cli import layout, waiting
 
     if given == GivenFilter(group=given.group) and given.group:
         group = await waiting.ended_group(queue, given.group, timeout_seconds, quiet=quiet)
-        await views.show_group(queue, group, as_json=as_json, quiet=quiet)
+        await layout.show_group(queue, group, as_json=as_json, quiet=quiet)
         return waiting.group_exit_code(group)
     found = ids
     if ids == ["-"]:
@@ -67,6 +67,6 @@ async def wait(
         queue, found or [], timeout_seconds, may_be_purged=not ids, quiet=quiet
     )
     async for job in jobs:
-        await views.show_job(queue, job, as_json=as_json, quiet=quiet)
+        await layout.show_job(queue, job, as_json=as_json, quiet=quiet)
         exit_code = max(exit_code, waiting.exit_code(job))
     return exit_code

@@ -31,10 +31,6 @@ class Override:
         reason = f": {self.reason}" if self.reason else ""
         return f"{verb}{by} {ago(self.at / 1000, now)}{reason}"
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as the JSON of commands has it."""
-        return {"by": self.by, "at": self.at, "reason": self.reason}
-
 
 async def read_overrides(connection: Connection, kind: Kind) -> dict[str, Override]:
     """Return what operators have set of a kind, sorted by name, as far as it can be read."""

@@ -48,19 +48,6 @@ class Spent:
         """US dollars; None: not known, because no call has a price. Exact to the micro-dollar."""
         return None if self.unpriced_calls and not self.micro_usd else self.micro_usd / MICROS
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the numbers as the JSON of commands has them."""
-        return {
-            "calls": self.calls,
-            "faults": self.faults,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cached_tokens": self.cached_tokens,
-            "usd": self.usd,
-            "estimated_usd": self.estimated_micro_usd / MICROS,
-            "unpriced_calls": self.unpriced_calls,
-        }
-
 
 MAX_FAULTS = 10
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.sample_debates import SAMPLES, call, job, journal
 
 from aragora_q.base import Hold, JobStatus
-from aragora_q.cli.views import job_lines
+from aragora_q.cli.layout import job_lines
 from aragora_q.report import (
     build_report,
     has_outcome,

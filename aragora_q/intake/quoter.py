@@ -1,17 +1,17 @@
 """Quote debates before they are enqueued, from the queue's history, and refuse those above a limit.
 
-Used by `enqueue` and `quotes`. The history is read once, when the first debate is quoted. Must not
+The history is read once, when the first debate is quoted. Must not
 know how a quote is made or shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aragora_q.cli import output
-from aragora_q.cli.bulk import is_debate
 from aragora_q.errors import AccessDenied, InvalidPayload
+from aragora_q.formats import count
+from aragora_q.intake.jobs import is_debate
 from aragora_q.money import MICROS, cost_micros, limit_micros
 
 if TYPE_CHECKING:
@@ -50,11 +50,13 @@ class Quoted(NamedTuple):
 
 
 class Quoter:
-    """Quotes the debates of a queue."""
+    """Quotes the debates of a queue. `warn` takes a warning about the basis of all quotes."""
 
-    def __init__(self, queue: RedisStreamsQueue, *, quiet: bool = False) -> None:
+    def __init__(
+        self, queue: RedisStreamsQueue, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.queue = queue
-        self._quiet = quiet
+        self._warn = warn
         self._history: CallHistory | None = None
         self._may_read = True
         self._latest: tuple[Mapping[str, Any], Quoted] | None = None
@@ -103,10 +105,7 @@ class Quoter:
             from aragora_q.history import CallHistory
 
             self._may_read = False
-            if not self._quiet:
-                output.info(
-                    f"warning: quotes are based on the form of the debate, not on history: {error}"
-                )
+            self._warn(f"quotes are based on the form of the debate, not on history: {error}")
             return CallHistory()
 
     def basis(self, debates: int, agents_without_history: Iterable[str]) -> str:
@@ -115,7 +114,7 @@ class Quoter:
             unknown = list(agents_without_history)
             gap = f"; no history of agent {_first_of(unknown)}" if unknown else ""
             of = f"of queue {self.queue.config.queue}"
-            return f"based on {output.count(debates, 'debate')} {of}{gap}"
+            return f"based on {count(debates, 'debate')} {of}{gap}"
         why = "no history" if self._may_read else "this user may not read the history"
         return f"based on the form of the debate: {why}"
 
@@ -135,7 +134,7 @@ def check_quote(quoted: Quoted, max_usd: float) -> None:
 def _first_of(names: Sequence[str]) -> str:
     """Return the first name, and how many others there are."""
     first, *others = names
-    return f"{first:.100}" + (f" and {output.count(len(others), 'other')}" if others else "")
+    return f"{first:.100}" + (f" and {count(len(others), 'other')}" if others else "")
 
 
 def usd_text(usd: float) -> str:

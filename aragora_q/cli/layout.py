@@ -1,14 +1,4 @@
-"""Format jobs and groups: as a JSON object for programs, as lines of text for people.
-
-The JSON of a job: `id`, `status`, `attempts`, `max_attempts`, `crashes`, `fence`, `priority`,
-`group`, `tenant` (null if none), `tags` (an object), `worker_id`; times in Unix ms or null: `created_at`,
-`started_at`, `completed_at` (of completed, failed and cancelled jobs), `due_at` (of delayed and retrying
-jobs, also while they are held); `hold` (null, or an object with `cause`, `by`, `reason`, `since`, `until`);
-`error` (the last one), `progress`, `payload`, `result` (null until completed; of a failed job, its partial
-result or null). `status` adds `quote_usd` (of a debate, what it was expected to cost when it began, or null)
-and `history`: errors and other incidents, oldest first, each with `at`, `cause`,
-`attempt`, `worker`, and `error`, or, of a hold, `by` and `reason`.
-"""
+"""Lay jobs and groups out as lines of text for people."""
 
 from __future__ import annotations
 
@@ -20,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
-from aragora_q.errors import AragoraQError
 from aragora_q.formats import dollars, dollars_or_unknown, price
 from aragora_q.labels import encode_labels
 from aragora_q.loose import number_or_none, whole
+from aragora_q.views import group_spent_json, job_json
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -31,32 +21,6 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 11
 TEXT_WIDTH = 66
 """Label and text together fit into 80 columns."""
-
-
-def job_json(job: Job) -> dict[str, Any]:
-    """Return the JSON object that the module's docstring describes."""
-    return {
-        "id": job.id,
-        "status": job.status.value,
-        "attempts": job.attempts,
-        "max_attempts": job.max_attempts,
-        "crashes": job.crashes,
-        "fence": job.fence,
-        "priority": job.priority,
-        "group": job.group,
-        "tenant": job.tenant,
-        "tags": dict(job.tags),
-        "worker_id": job.worker_id,
-        "created_at": _ms(job.created_at),
-        "started_at": _ms(job.started_at),
-        "completed_at": _ms(job.completed_at),
-        "due_at": _ms(job.due_at),
-        "hold": _hold_json(job.hold),
-        "error": job.error,
-        "progress": job.progress,
-        "payload": job.payload,
-        "result": job.result,
-    }
 
 
 def job_lines(
@@ -96,22 +60,6 @@ def job_lines(
         yield _row("details", f"aragora-q show {job.id}")
 
 
-def group_json(group: Group) -> dict[str, Any]:
-    """Return a group as JSON: `state`, `counts` by status, times in Unix ms or null, `then` or null."""
-    return {
-        "name": group.name,
-        "state": group.state,
-        "counts": dict(group.counts),
-        "total": group.total,
-        "live": group.live,
-        "created_at": _ms(group.created_at),
-        "sealed_at": _ms(group.sealed_at),
-        "ended_at": _ms(group.ended_at),
-        "cancelled_at": _ms(group.cancelled_at),
-        "then": {"id": group.then_id, "status": group.then_status} if group.then_id else None,
-    }
-
-
 def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds.
 
@@ -147,22 +95,13 @@ async def show_group(queue: RedisStreamsQueue, group: Group, *, as_json: bool, q
     if quiet and not as_json:
         output.line(group.name)
         return
-    spent = await _spent_by_group(queue, group.name)
+    async with queue.connection.open_gates() as gates:
+        described = await group_spent_json(gates, group)
     if as_json:
-        output.json_line({**group_json(group), "spent": spent})
+        output.json_line(described)
         return
-    output.lines(group_lines(group, await queue.tracker.server_time(), spent))
-
-
-async def _spent_by_group(queue: RedisStreamsQueue, name: str) -> dict[str, Any] | None:
-    """Return what a group spent, as JSON; None if it cannot be read: all else is shown."""
-    from aragora_q.gates.spending import Spending
-
-    try:
-        async with queue.connection.open_gates() as gates:
-            return (await Spending(gates).of_group(queue.config.queue, name)).as_json()
-    except (AragoraQError, ValueError):
-        return None
+    now = await queue.tracker.server_time()
+    output.lines(group_lines(group, now, described["spent"]))
 
 
 def spent_text(spent: Mapping[str, Any]) -> str:
@@ -294,18 +233,6 @@ def _ways_out(job_id: str, hold: Hold) -> Iterator[str]:
         yield _row("to free it", unhold)
 
 
-def _hold_json(hold: Hold | None) -> dict[str, Any] | None:
-    if hold is None:
-        return None
-    return {
-        "cause": hold.cause,
-        "by": hold.by,
-        "reason": hold.reason,
-        "since": _ms(hold.since),
-        "until": _ms(hold.until),
-    }
-
-
 def _label_rows(job: Job) -> Iterator[str]:
     if job.group is not None:
         yield _row("group", job.group)
@@ -354,10 +281,6 @@ def _format_time(seconds: float | None, now: float) -> str:
         return "?"
     time = datetime.fromtimestamp(seconds).astimezone()
     return f"{time:%Y-%m-%d %H:%M:%S} ({ago(seconds, now)})"
-
-
-def _ms(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)
 
 
 async def show_job(queue: RedisStreamsQueue, job: Job, *, as_json: bool, quiet: bool) -> None:

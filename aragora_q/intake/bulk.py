@@ -1,0 +1,225 @@
+"""Enqueue many jobs in batches: one result per line, and what all of them came to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aragora_q.base import EnqueueResult, Job, new_job_id
+from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable
+from aragora_q.formats import count
+from aragora_q.intake.checks import (
+    Thresholds,
+    approval_above,
+    check_budget,
+    check_seats,
+    held_fields,
+    take_thresholds,
+)
+from aragora_q.intake.jobs import content_id, create_job
+from aragora_q.intake.lines import Item
+
+if TYPE_CHECKING:
+    from aragora_q.executors.debate.quote import Approval
+    from aragora_q.intake.quoter import Quoter
+    from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome
+
+SEAT_FIELDS = ("agents", "escalate", "judge", "service_tier")
+MAX_KNOWN_SEATS = 1_000
+"""Combinations of agents that are remembered as checked."""
+
+
+class Checked(NamedTuple):
+    """A job, as it would be sent, and why it needs an approval."""
+
+    job: Job
+    item: EnqueueItem
+    approval: Approval | None
+
+
+@dataclass
+class BulkSummary:
+    """Counts of a bulk run."""
+
+    last_line: int = 0
+    unanswered_to: int = 0
+    """The last line that was sent and not answered: it may be in the queue. 0: all were answered."""
+    created: int = 0
+    existing: int = 0
+    refused: int = 0
+    not_durable: int = 0
+    first_refusal: str = ""
+    held: int = 0
+    """Jobs that wait for an approval."""
+    first_held: str = ""
+    warnings: int = 0
+    """Debates about whose agents there is a warning."""
+    first_warning: str = ""
+    has_new_ids: bool = False
+    """Whether a job got a new id: enqueueing its line again would enqueue a second job."""
+
+    def how_to_continue(self) -> str:
+        """Return how to enqueue the rest after the run has stopped."""
+        if self.has_new_ids:
+            first, last = self.last_line + 1, self.unanswered_to
+            span = f"lines {first} to {last}" if last > first else f"line {first}"
+            return (
+                f"{f'{span} may be in the queue, too; ' if last else ''}to enqueue the rest, begin with "
+                f"line {first}: a line without id that is enqueued twice becomes two jobs"
+            )
+        return "run the command again to enqueue the rest, no job is enqueued twice"
+
+    def warning(self) -> str:
+        """Return, for example, `about 2 debates; the first, line 1: all agents are …`."""
+        return f"about {count(self.warnings, 'debate')}; the first, {self.first_warning}"
+
+    def approvals(self) -> str:
+        """Return, for example, `2 jobs are held until approved; the first, line 1: may cost …`."""
+        jobs = "1 job is" if self.held == 1 else f"{self.held:,} jobs are"
+        return f"{jobs} held until approved with unhold; the first, {self.first_held}"
+
+    def refuse(self, number: int, error: InvalidPayload) -> str:
+        """Count a line that is refused. Return why."""
+        text = f"{error} ({error.hint})" if error.hint else str(error)
+        self.first_refusal = self.first_refusal or f"line {number}: {text}"
+        self.refused += 1
+        return text
+
+    def text(self) -> str:
+        """Return, for example, `998 jobs enqueued, 2 existed (not changed), 1 refused`."""
+        existing = f", {self.existing:,} existed (not changed)" if self.existing else ""
+        refused = f", {self.refused:,} refused" if self.refused else ""
+        return f"{count(self.created, 'job')} enqueued{existing}{refused}"
+
+
+class LineChecker:
+    """Makes the jobs of lines, and checks them as `enqueue` does.
+
+    `defaults` and `thresholds` apply to lines that lack the field.
+    """
+
+    def __init__(
+        self,
+        quoter: Quoter,
+        defaults: Mapping[str, Any],
+        thresholds: Thresholds,
+        summary: BulkSummary,
+        *,
+        id_from_content: bool,
+    ) -> None:
+        self.quoter = quoter
+        self.summary = summary
+        self._queue = quoter.queue
+        self._defaults = defaults
+        self._thresholds = thresholds
+        self._new_id = content_id if id_from_content else self._random_id
+        self._warnings: dict[str, str] = {}
+
+    async def check(self, number: int, line: Any) -> Checked:
+        """Return the job of a line.
+
+        Raises:
+            InvalidPayload: the line is refused.
+            ConfigError: its quote needs an extra that is not installed.
+        """
+        config = self._queue.config
+        thresholds = take_thresholds(line, self._thresholds)
+        job = create_job(line, self._defaults, self._new_id)
+        item = self._queue.check(job)
+        self._check_seats(number, job.payload)
+        check_budget(job, config)
+        await self.quoter.check(job, thresholds.max_quote)
+        approval = approval_above(thresholds.approve_above, job.payload, config)
+        if approval is not None:
+            item = self._queue.check(job, hold=approval.reason)
+        return Checked(job, item, approval)
+
+    def _random_id(self, _payload: Mapping[str, Any], _group: Any) -> str:
+        self.summary.has_new_ids = True
+        return new_job_id()
+
+    def _check_seats(self, number: int, payload: Mapping[str, Any]) -> None:
+        """Raise InvalidPayload for a debate with an unknown agent. Each combination is checked once."""
+        seats = json.dumps(["question" in payload, *map(payload.get, SEAT_FIELDS)])
+        if seats not in self._warnings:
+            if len(self._warnings) >= MAX_KNOWN_SEATS:
+                self._warnings.clear()
+            self._warnings[seats] = check_seats(payload, self._queue.config)
+        if warning := self._warnings[seats]:
+            self.summary.warnings += 1
+            self.summary.first_warning = self.summary.first_warning or f"line {number}: {warning}"
+
+
+class BulkEnqueuer:
+    """Enqueues the jobs of lines, with one result per line.
+
+    A result has `line`, and either `id` and `created` (false: the id already existed, nothing
+    changed), or `error`. It has `durable`, false, if the requested confirmation did not arrive in time.
+    When the queue is full or Redis fails, the run ends; lines already read that are not known to be in the
+    queue have that error.
+    """
+
+    def __init__(self, checker: LineChecker) -> None:
+        self._queue = checker.quoter.queue
+        self._checker = checker
+        self.summary = checker.summary
+        self.config = self._queue.config
+
+    async def enqueue(
+        self, items: Sequence[Item]
+    ) -> tuple[list[dict[str, Any]], AragoraQError | None]:
+        """Enqueue the jobs of lines. Return their results, and the error that ends the run, if there is one."""
+        results: list[dict[str, Any]] = []
+        valid: list[tuple[dict[str, Any], Checked]] = []
+        for number, parse in items:
+            results.append({"line": number})
+            try:
+                valid.append((results[-1], await self._checker.check(number, parse())))
+            except InvalidPayload as error:
+                results[-1]["error"] = self.summary.refuse(number, error)
+        enqueued: Sequence[EnqueueOutcome | None] = ()
+        failure: AragoraQError | None = None
+        self.summary.unanswered_to = items[-1][0]
+        try:
+            enqueued = await self._queue.enqueue_checked([each.item for _, each in valid])
+        except AragoraQError as error:
+            enqueued, failure = error.results, error
+        if not isinstance(failure, RedisUnreachable):
+            self.summary.unanswered_to = 0
+        for (result, checked), outcome in zip(valid, enqueued, strict=True):
+            self._note_outcome(result, outcome, failure, checked.approval)
+        undecided = (line for (line, _), done in zip(valid, enqueued, strict=True) if done is None)
+        first = next(undecided, None)
+        self.summary.last_line = first["line"] - 1 if first else items[-1][0]
+        return results, failure
+
+    def _note_outcome(
+        self,
+        result: dict[str, Any],
+        outcome: EnqueueOutcome | None,
+        failure: AragoraQError | None,
+        approval: Approval | None,
+    ) -> None:
+        if outcome is None:
+            result["error"] = str(failure)
+        elif isinstance(outcome, InvalidPayload):
+            result["error"] = self.summary.refuse(result["line"], outcome)
+        else:
+            self._note_enqueued(result, outcome, approval)
+
+    def _note_enqueued(
+        self, result: dict[str, Any], job_result: EnqueueResult, approval: Approval | None
+    ) -> None:
+        result |= {"id": job_result.id, "created": job_result.created}
+        result |= held_fields(approval, created=job_result.created)
+        if approval is not None and job_result.created:
+            self.summary.held += 1
+            line = f"line {result['line']}: {job_result.id} {approval.reason}"
+            self.summary.first_held = self.summary.first_held or line
+        self.summary.created += job_result.created
+        self.summary.existing += not job_result.created
+        if not job_result.durable:
+            result["durable"] = False
+            self.summary.not_durable += 1

@@ -1,0 +1,103 @@
+"""Decide whether a job may be enqueued, and whether it waits for an approval: agents, budgets, prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aragora_q.base import MAX_USD, Job
+from aragora_q.errors import InvalidPayload
+from aragora_q.intake.jobs import is_debate
+
+if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.executors.debate.quote import Approval
+
+APPROVE_ABOVE, MAX_QUOTE = "approve_above_usd", "max_quote_usd"
+"""Fields of a line that are not of the job: what it may cost without an approval, and be expected to cost."""
+
+
+class Thresholds(NamedTuple):
+    """US dollars at which `enqueue` holds or refuses a debate; None: at no amount."""
+
+    approve_above: float | None
+    """It is held if it can cost more."""
+    max_quote: float | None
+    """It is refused if it is expected to cost more."""
+
+
+NO_THRESHOLDS = Thresholds(None, None)
+
+
+def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
+    """Check the names of a debate. Return a warning about its agents, or nothing.
+
+    They are all one model, or none has the service tier that the job asks for.
+
+    Raises:
+        InvalidPayload: a name does not resolve.
+    """
+    if not is_debate(payload, config):
+        return ""
+    from aragora_q.executors import debate
+
+    debate.check_payload_agents(payload, config)
+    agents, tier = payload["agents"], payload.get("service_tier")
+    warnings = []
+    if model := debate.only_model(agents, config):
+        warnings.append(f"all agents are {model}, and share its errors: agreement means little")
+    if tier is not None and not debate.has_tier(agents, tier, config):
+        warnings.append(f"no agent has the service tier {tier}: they are asked as they are")
+    return "; ".join(warnings)
+
+
+def check_budget(job: Job, config: QueueConfig) -> None:
+    """Raise InvalidPayload if a debate needs more than its own limits, or a budget's, ever have room for."""
+    if not is_debate(job.payload, config):
+        return
+    from aragora_q.executors import debate
+
+    debate.check_payload_budget(job.payload, config)
+    if config.budgets:
+        from aragora_q.gates.policy import Need, check_floor
+
+        check_floor(config, job, [Need(*each) for each in debate.least_costs(job.payload, config)])
+
+
+def approval_above(
+    max_usd: float | None, payload: Mapping[str, Any], config: QueueConfig
+) -> Approval | None:
+    """Return why a job needs an approval: it may cost more than `max_usd`; None if it needs none."""
+    if max_usd is None:
+        return None
+    from aragora_q.executors.debate import approval_above, quote
+
+    if not is_debate(payload, config):
+        return quote.Approval("cannot be priced: it is not a debate", None)
+    return approval_above(max_usd, payload, config)
+
+
+def take_thresholds(fields: Any, default: Thresholds = NO_THRESHOLDS) -> Thresholds:
+    """Remove `approve_above_usd` and `max_quote_usd` from the fields of a line, and return them, or `default`.
+
+    Raises:
+        InvalidPayload: one is not an amount.
+    """
+    return Thresholds(
+        _take_usd(fields, APPROVE_ABOVE, default.approve_above),
+        _take_usd(fields, MAX_QUOTE, default.max_quote),
+    )
+
+
+def _take_usd(fields: Any, name: str, default: float | None) -> float | None:
+    value = fields.pop(name, None) if isinstance(fields, dict) else None
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_USD:
+        raise InvalidPayload(f"{name} must be US dollars from 0 to {MAX_USD:,}, got {value!r:.100}")
+    return float(value)
+
+
+def held_fields(approval: Approval | None, *, created: bool = True) -> dict[str, Any]:
+    """Return the fields that say that a new job waits for an approval, if it does."""
+    return {"held": True, "most_usd": approval.usd} if approval and created else {}

@@ -1,0 +1,631 @@
+"""The JSON of jobs, groups, statistics and money: what `--json` prints and the HTTP API answers.
+
+Each shape is a type, and a function that makes it; docs/reference/cli-json.md describes the fields. Times are
+Unix ms, or null. Used by the command line and by the console. Text for people is made elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
+from aragora_q.base import Group, Hold, Job
+from aragora_q.errors import AragoraQError
+from aragora_q.formats import count, duration
+from aragora_q.money import MICROS
+
+if TYPE_CHECKING:
+    from aragora_q.gates.accounts import Account
+    from aragora_q.gates.book import Book, Budget
+    from aragora_q.gates.overrides import Override
+    from aragora_q.gates.spending import Key, Report, Spent
+    from aragora_q.redis.connection import Connection
+    from aragora_q.report import Calls
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+MAX_CLOSED = 5
+"""Closed providers among the warnings."""
+
+
+class HoldJson(TypedDict):
+    """What holds a job."""
+
+    cause: str
+    by: str
+    reason: str
+    since: int | None
+    until: int | None
+
+
+class DescribedJob(TypedDict):
+    """A job without its result."""
+
+    id: str
+    status: str
+    attempts: int
+    max_attempts: int | None
+    crashes: int
+    fence: int
+    priority: int
+    group: str | None
+    tenant: str | None
+    tags: dict[str, str]
+    worker_id: str | None
+    created_at: int | None
+    started_at: int | None
+    completed_at: int | None
+    due_at: int | None
+    hold: HoldJson | None
+    error: str | None
+    progress: dict[str, Any] | None
+    payload: dict[str, Any]
+
+
+class JobJson(DescribedJob):
+    """A job: `result` is null until completed; of a failed job, its partial result or null."""
+
+    result: dict[str, Any] | None
+
+
+class JobStatusJson(JobJson):
+    """A job with what its debate was expected to cost when it began, and its incidents, oldest first."""
+
+    quote_usd: float | None
+    history: list[dict[str, Any]]
+
+
+class DebateJson(TypedDict):
+    """A debate as it is so far: phases with their replies, and calls that brought none."""
+
+    job: DescribedJob
+    result: dict[str, Any] | None
+    quote_usd: float | None
+    rounds: list[dict[str, Any]]
+    faults: list[dict[str, Any]]
+
+
+class Cancelled(TypedDict):
+    """What became of a job that was to be cancelled. False: it had already ended."""
+
+    id: str
+    cancelled: bool
+    status: str
+
+
+class Requeued(TypedDict):
+    """What became of a job that was to be requeued. `status` is null if it is unknown."""
+
+    id: str
+    requeued: bool
+    status: str | None
+
+
+class Held(TypedDict):
+    """What became of a job that was to be held: `held` is also true if it will be when its attempt ends."""
+
+    id: str
+    held: bool
+    status: str
+
+
+class Unheld(TypedDict):
+    """What became of a job that was to be freed. False: it was not held."""
+
+    id: str
+    unheld: bool
+    status: str | None
+
+
+class SpentJson(TypedDict):
+    """What calls took. `usd` is null if no call has a price."""
+
+    calls: int
+    faults: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    usd: float | None
+    estimated_usd: float
+    unpriced_calls: int
+
+
+class FollowerJson(TypedDict):
+    """The job that follows a group."""
+
+    id: str
+    status: str | None
+
+
+class GroupJson(TypedDict):
+    """A group and its jobs by status."""
+
+    name: str
+    state: str
+    counts: dict[str, int]
+    total: int
+    live: int
+    created_at: int | None
+    sealed_at: int | None
+    ended_at: int | None
+    cancelled_at: int | None
+    then: FollowerJson | None
+
+
+class GroupSpentJson(GroupJson):
+    """A group with what its jobs spent; null if that cannot be read."""
+
+    spent: SpentJson | None
+
+
+class ServerJson(TypedDict):
+    """The Redis server. Null: it does not say."""
+
+    name: str
+    address: str
+    eviction_policy: str | None
+    has_aof: bool | None
+    used_bytes: int | None
+    max_bytes: int | None
+
+
+class RunningJob(TypedDict):
+    """A job that a worker runs."""
+
+    id: str
+    worker_id: str
+    started_at: int
+
+
+class ClosedProvider(TypedDict):
+    """An account that takes no calls. `seconds`: until it opens; null: until someone acts."""
+
+    account: str
+    provider: str
+    closed_by: str
+    reason: str
+    seconds: float | None
+
+
+class StatsJson(TypedDict):
+    """The state of a queue. Each worker has also what it registered, as text."""
+
+    queue: str
+    server: ServerJson
+    stream_length: int
+    pending_count: int
+    groups: list[dict[str, Any]]
+    waiting: dict[str, int]
+    running: int
+    delayed: int
+    held: int
+    oldest_held_seconds: float | None
+    next_due_seconds: float | None
+    completed: int
+    failed: int
+    cancelled: int
+    oldest_waiting_seconds: float | None
+    throughput: dict[str, int]
+    counters: dict[str, int]
+    last_reap_at: int | None
+    last_purge_at: int | None
+    now: int
+    paused: bool
+    paused_at: int | None
+    grace_until: int | None
+    worker_counts: dict[str, int]
+    workers: list[dict[str, Any]]
+    running_jobs: list[RunningJob]
+    spent_today: SpentJson | None
+    closed_providers: list[ClosedProvider] | None
+    warnings: list[str]
+
+
+class OverrideJson(TypedDict):
+    """Who set something, when and why."""
+
+    by: str
+    at: int
+    reason: str
+
+
+class ProviderJson(TypedDict):
+    """An account, or the pause of a provider that no job has needed yet."""
+
+    account: str | None
+    provider: str
+    state: str
+    why: str | None
+    until: int | None
+    limit: int | None
+    under_way: int
+    waiting: int
+    faults: int
+    agents: list[str]
+    pause: OverrideJson | None
+
+
+class ScopeSpendingJson(TypedDict):
+    """What was spent of a budget in its current window, for one value of its scope."""
+
+    scope: str
+    spent_usd: float
+    reserved_usd: float
+    estimated_usd: float
+    overrun_usd: float
+
+
+class BudgetJson(TypedDict):
+    """A budget. `override` null: it is what workers declare; `window_ends_at` null: it does not end."""
+
+    name: str
+    scope: str
+    window: str
+    limit_usd: float
+    on_full: str
+    override: OverrideJson | None
+    declared_by: list[str]
+    window_ends_at: int | None
+    spending: list[ScopeSpendingJson]
+
+
+def job_json(job: Job) -> JobJson:
+    """Return a job."""
+    return {
+        "id": job.id,
+        "status": job.status.value,
+        "attempts": job.attempts,
+        "max_attempts": job.max_attempts,
+        "crashes": job.crashes,
+        "fence": job.fence,
+        "priority": job.priority,
+        "group": job.group,
+        "tenant": job.tenant,
+        "tags": dict(job.tags),
+        "worker_id": job.worker_id,
+        "created_at": _ms(job.created_at),
+        "started_at": _ms(job.started_at),
+        "completed_at": _ms(job.completed_at),
+        "due_at": _ms(job.due_at),
+        "hold": _hold_json(job.hold),
+        "error": job.error,
+        "progress": job.progress,
+        "payload": job.payload,
+        "result": job.result,
+    }
+
+
+def _hold_json(hold: Hold | None) -> HoldJson | None:
+    if hold is None:
+        return None
+    return {
+        "cause": hold.cause,
+        "by": hold.by,
+        "reason": hold.reason,
+        "since": _ms(hold.since),
+        "until": _ms(hold.until),
+    }
+
+
+async def job_status_json(queue: RedisStreamsQueue, job: Job) -> JobStatusJson:
+    """Return a job with its quote and its history.
+
+    Raises:
+        InvalidPayload: its history or its journal is corrupted.
+    """
+    history = await queue.tracker.history(job.id)
+    return {**job_json(job), "quote_usd": await _quote_usd(queue, job), "history": history}
+
+
+async def _quote_usd(queue: RedisStreamsQueue, job: Job) -> float | None:
+    """Return what a debate was expected to cost when it began; None if that is not known."""
+    from aragora_q import report  # noqa: PLC0415 - most commands need none
+
+    if not report.is_debate(job):
+        return None
+    name = report.BEGUN
+    journal = {} if job.result else {name: await queue.tracker.checkpoint(job.id, name)}
+    return report.quote_usd(job, report.read_calls(journal, None))
+
+
+def debate_json(job: Job, calls: Calls) -> DebateJson:
+    """Return a debate with its phases."""
+    from aragora_q.report import quote_usd  # noqa: PLC0415 - most commands need none
+
+    described = cast("dict[str, Any]", job_json(job))
+    result = described.pop("result")
+    return {
+        "job": cast("DescribedJob", described),
+        "result": result,
+        "quote_usd": quote_usd(job, calls),
+        "rounds": [phase.to_dict() for phase in calls.phases],
+        "faults": [
+            {"phase": call.phase, "round": call.round, **call.to_dict()} for call in calls.faults
+        ],
+    }
+
+
+def cancelled_json(job_id: str, result: str) -> Cancelled:
+    """Return what `cancel_many` did to a job that is known."""
+    status = result.removeprefix("was-")
+    return {"id": job_id, "cancelled": result == "cancelled", "status": status}
+
+
+def requeued_json(job_id: str, result: str) -> Requeued:
+    """Return what `requeue` did to a job; `result` may be `invalid`, too: it is not a job id."""
+    is_known = result not in ("unknown", "invalid", "malformed")
+    status = "pending" if result == "requeued" else result
+    return {
+        "id": job_id,
+        "requeued": result == "requeued",
+        "status": status if is_known else None,
+    }
+
+
+def held_json(job_id: str, result: str) -> Held:
+    """Return what `hold_many` did to a job that is known."""
+    is_running = result.endswith("asked")
+    is_held = is_running or result in ("held", "was-held")
+    status = "processing" if is_running else result.removeprefix("was-")
+    return {"id": job_id, "held": is_held, "status": status}
+
+
+def unheld_json(job_id: str, result: str, status: str | None) -> Unheld:
+    """Return what `unhold_many` did to a job that is known, and its status after that."""
+    return {"id": job_id, "unheld": result == "unheld", "status": status}
+
+
+def group_json(group: Group) -> GroupJson:
+    """Return a group."""
+    status = group.then_status
+    return {
+        "name": group.name,
+        "state": group.state,
+        "counts": dict(group.counts),
+        "total": group.total,
+        "live": group.live,
+        "created_at": _ms(group.created_at),
+        "sealed_at": _ms(group.sealed_at),
+        "ended_at": _ms(group.ended_at),
+        "cancelled_at": _ms(group.cancelled_at),
+        "then": {"id": group.then_id, "status": status} if group.then_id else None,
+    }
+
+
+async def group_spent_json(gates: Connection, group: Group) -> GroupSpentJson:
+    """Return a group with what it spent."""
+    from aragora_q.gates.spending import Spending  # noqa: PLC0415 - most commands need none
+
+    spent = None
+    with suppress(AragoraQError, ValueError):  # all else is shown
+        spent = spent_json(await Spending(gates).of_group(gates.config.queue, group.name))
+    return {**group_json(group), "spent": spent}
+
+
+def spent_json(spent: Spent) -> SpentJson:
+    """Return what calls took."""
+    return {
+        "calls": spent.calls,
+        "faults": spent.faults,
+        "input_tokens": spent.input_tokens,
+        "output_tokens": spent.output_tokens,
+        "cached_tokens": spent.cached_tokens,
+        "usd": spent.usd,
+        "estimated_usd": spent.estimated_micro_usd / MICROS,
+        "unpriced_calls": spent.unpriced_calls,
+    }
+
+
+def spend_rows(by: Sequence[str], report: Report) -> Iterator[tuple[Key, Spent]]:
+    """Yield the rows of a report by day, if they have one, then the most expensive first."""
+    place = by.index("day") if "day" in by else None
+
+    def order(row: tuple[Key, Spent]) -> tuple[Any, ...]:
+        key, spent = row
+        return (
+            key[place] if place is not None else "",
+            -spent.micro_usd,
+            [name or "" for name in key],
+        )
+
+    yield from sorted(report.rows.items(), key=order)
+
+
+def spend_json(by: Sequence[str], key: Key, spent: Spent) -> dict[str, Any]:
+    """Return a row: the names that it is by (null: the jobs have none, or `is_other`), and numbers."""
+    names = {name: value or None for name, value in zip(by, key, strict=True)}
+    return {**names, "is_other": None in key, **spent_json(spent)}
+
+
+async def stats_json(queue: RedisStreamsQueue, gates: Connection) -> StatsJson:
+    """Return the state of a queue, with what needs attention."""
+    from aragora_q.redis.server import check_server  # noqa: PLC0415 - most commands need none
+
+    server = await check_server(queue.connection)
+    stats = await queue.get_queue_stats()
+    workers = {job_id: worker for worker in stats["workers"] for job_id in worker["running"]}
+    started = await queue.tracker.started_at(list(workers))
+    spent, closed, trouble = await _read_gates(gates)
+    found: StatsJson = {
+        "queue": queue.config.queue,
+        "server": {
+            "name": server.name,
+            "address": queue.connection.address,
+            "eviction_policy": server.eviction_policy,
+            "has_aof": server.has_aof,
+            "used_bytes": server.used_bytes,
+            "max_bytes": server.max_bytes,
+        },
+        **stats,
+        "running_jobs": [
+            {"id": job_id, "worker_id": workers[job_id]["worker_id"], "started_at": started_at}
+            for job_id, started_at in sorted(started.items(), key=lambda item: item[1])
+        ],
+        "spent_today": spent,
+        "closed_providers": closed,
+        "warnings": [],
+    }
+    found["warnings"] = [*_warnings(found), *trouble]
+    return found
+
+
+async def _read_gates(
+    gates: Connection,
+) -> tuple[SpentJson | None, list[ClosedProvider] | None, list[str]]:
+    """Return spending, closed providers, and a warning if they cannot be read: all else is shown."""
+    from aragora_q.gates.overview import read_overview  # noqa: PLC0415 - most commands need none
+
+    try:
+        overview = await read_overview(gates)
+    except (AragoraQError, ValueError) as error:
+        return None, None, [f"spending and providers cannot be read: {error}"]
+    closed: list[ClosedProvider] = [
+        {
+            "account": each.name,
+            "provider": each.provider,
+            "closed_by": each.closed_by,
+            "reason": each.reason,
+            "seconds": each.opens_in_seconds,
+        }
+        for each in overview.accounts
+        if each.is_closed
+    ]
+    return spent_json(overview.spent_today), closed, []
+
+
+def _warnings(stats: StatsJson) -> Iterator[str]:
+    """Yield what needs an operator's attention, most important first."""
+    waiting = sum(stats["waiting"].values())
+    if stats["paused"]:
+        paused = ago_text(stats["now"], stats["paused_at"])
+        yield f"queue paused {paused}, no jobs start: to resume, run aragora-q resume"
+    if stats["grace_until"]:
+        grace = duration((stats["grace_until"] - stats["now"]) / 1000)
+        yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"
+    if (waiting or stats["delayed"] or stats["running"]) and not stats["worker_counts"]["alive"]:
+        yield "no live worker: jobs will not run until one starts"
+    yield from _worker_warnings(stats)
+    server = stats["server"]
+    if server["eviction_policy"] not in (None, "noeviction"):
+        yield f"Redis may evict jobs: maxmemory-policy is {server['eviction_policy']}"
+    used_bytes, max_bytes = server["used_bytes"], server["max_bytes"]
+    if used_bytes and max_bytes and used_bytes > 0.9 * max_bytes:
+        yield f"Redis memory is {used_bytes / max_bytes:.0%} full"
+    yield from _provider_warnings(stats["closed_providers"] or ())
+    if failed := stats["throughput"]["failed_15m"]:
+        yield f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
+
+
+def _provider_warnings(closed: Sequence[ClosedProvider]) -> Iterator[str]:
+    for each in closed[:MAX_CLOSED]:
+        seconds = each["seconds"]
+        name = each["account"] if each["closed_by"] == "credit" else each["provider"]
+        resume = f"until aragora-q providers resume {name}"
+        until = resume if seconds is None else f"for {duration(seconds)}"
+        yield f"provider {each['account']} takes no calls {until}: {each['reason']}"
+    if (more := len(closed) - MAX_CLOSED) > 0:
+        yield f"{count(more, 'more provider')} {'takes' if more == 1 else 'take'} no calls"
+
+
+def _worker_warnings(stats: StatsJson) -> Iterator[str]:
+    from aragora_q.status import stalled_workers  # noqa: PLC0415 - most commands need none
+
+    for worker in stats["workers"]:
+        if not worker["is_alive"]:
+            age = duration(worker["heartbeat_age_seconds"])
+            leased = count(worker["jobs_leased"], "job")
+            yield f"worker {worker['worker_id']}: no heartbeat for {age}, {leased} leased"
+    for worker in stalled_workers(stats):
+        lag = duration(worker["event_loop_lag_seconds"])
+        yield f"worker {worker['worker_id']}: its event loop did not respond for {lag}; its jobs stand still"
+
+
+def ago_text(now: int, ms: int | None) -> str:
+    """Return how long ago a time in Unix ms was: `3 min ago`; `never` if it is None."""
+    return "never" if ms is None else f"{duration(max(0, now - ms) / 1000)} ago"
+
+
+def providers_json(
+    found: Sequence[Account],
+    agents: Mapping[str, Sequence[str]],
+    pauses: Mapping[str, Override],
+    now: float,
+) -> list[ProviderJson]:
+    """Return accounts with the agents that have used them, then paused providers. `now`: in Unix seconds."""
+    rows = [_provider_json(each, agents[each.name], pause_of(each, pauses), now) for each in found]
+    return rows + [_unused_provider_json(name, pauses[name]) for name in unused(pauses, found)]
+
+
+def pause_of(account: Account, pauses: Mapping[str, Override]) -> Override | None:
+    """Return the pause of an account, or of its provider."""
+    return next((pauses[name] for name in account.paused_by if name in pauses), None)
+
+
+def unused(pauses: Mapping[str, Override], found: Sequence[Account]) -> list[str]:
+    """Return the names of what is paused and was not called."""
+    known = {name for each in found for name in each.paused_by}
+    return [name for name in pauses if name not in known]
+
+
+def _provider_json(
+    account: Account, agents: Sequence[str], pause: Override | None, now: float
+) -> ProviderJson:
+    seconds = account.opens_in_seconds
+    return {
+        "account": account.name,
+        "provider": account.provider,
+        "state": account.state,
+        "why": account.reason or None,
+        "until": None if seconds is None else round((now + seconds) * 1000),
+        "limit": account.limit,
+        "under_way": account.under_way,
+        "waiting": account.waiting,
+        "faults": account.faults,
+        "agents": list(agents),
+        "pause": _override_json(pause),
+    }
+
+
+def _unused_provider_json(name: str, pause: Override) -> ProviderJson:
+    return {
+        "account": None, "provider": name, "state": "paused", "why": "paused by an operator",
+        "until": None, "limit": None, "under_way": 0, "waiting": 0, "faults": 0, "agents": [],
+        "pause": _override_json(pause),
+    }  # fmt: skip
+
+
+async def budget_json(book: Book, found: Budget) -> BudgetJson:
+    """Return a budget with what is spent of it in its current window."""
+    ends_at, spendings = await book.spending(found.name)
+    return {
+        "name": found.name,
+        "scope": found.scope,
+        "window": found.window,
+        "limit_usd": found.limit_usd,
+        "on_full": found.on_full,
+        "override": _override_json(found.override),
+        "declared_by": list(found.declared_by),
+        "window_ends_at": ends_at,
+        "spending": [
+            {
+                "scope": each.scope,
+                "spent_usd": each.spent_usd,
+                "reserved_usd": each.reserved_usd,
+                "estimated_usd": each.estimated_usd,
+                "overrun_usd": each.overrun_usd,
+            }
+            async for each in spendings
+        ],
+    }
+
+
+def _override_json(override: Override | None) -> OverrideJson | None:
+    if override is None:
+        return None
+    return {"by": override.by, "at": override.at, "reason": override.reason}
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
