@@ -328,7 +328,11 @@ class TopApp(App[None]):
         is_paused = stats["paused"]
         verb = "resume" if is_paused else "pause"
         waiting = count(sum(stats["waiting"].values()), "job")
-        note = f"{waiting} wait." if is_paused else f"No job starts; {stats['running']:,} running go on."
+        note = (
+            f"{waiting} wait."
+            if is_paused
+            else f"No job starts; {stats['running']:,} running go on."
+        )
 
         def answered(reason: str | None) -> None:
             async def run() -> str:
@@ -396,11 +400,11 @@ class Table(DataTable[Text]):
         for name, size in zip(head, widths, strict=True):
             self.add_column(Text(name), width=size)
         for key, cells in rows:
-            self.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells), key=key)
+            self.add_row(
+                *(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells), key=key
+            )
         keys = [key for key, _ in rows]
         if keys:
             row = keys.index(current) if current in keys else min(row, len(keys) - 1)
             self.move_cursor(row=row, animate=False, scroll=False)
             self.scroll_to(y=top, animate=False, force=True)
-
-

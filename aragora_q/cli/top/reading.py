@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aragora_q import report, views
 from aragora_q.base import Job, JobStatus
+from aragora_q.cli.layout import job_lines
 from aragora_q.errors import InvalidPayload, did_you_mean
+from aragora_q.formats import safe_text
 from aragora_q.labels import JobFilter
+from aragora_q.report import plain
 
 if TYPE_CHECKING:
     from aragora_q.redis.connection import Connection
@@ -23,8 +27,7 @@ MAX_JOBS = 50
 class Picture:
     """What was in Redis at one moment."""
 
-    stats: Mapping[str, Any]
-    """The JSON of `stats`."""
+    stats: views.StatsJson
     jobs: Sequence[Job]
     faults: Sequence[str]
     """What is wrong with jobs that cannot be shown."""
@@ -49,10 +52,8 @@ class Reader:
 
     async def picture(self, wanted: JobFilter) -> Picture:
         """Read statistics, and the newest jobs that match."""
-        from aragora_q.cli.stats import _collect
-
         stats, (jobs, has_more) = await asyncio.gather(
-            _collect(self.queue, self._gates), self._jobs(wanted)
+            views.stats_json(self.queue, self._gates), self._jobs(wanted)
         )
         statuses = wanted.statuses or frozenset(JobStatus)
         return Picture(
@@ -68,21 +69,16 @@ class Reader:
 
     async def job_text(self, job_id: str, width: int) -> str:
         """Return all of a job as lines of text: what `status` prints, and of a debate what `show` prints."""
-        from aragora_q import report
-        from aragora_q.cli import views
-        from aragora_q.report import plain
-        from aragora_q.formats import safe_text
-
         tracker = self.queue.tracker
         job = await self.queue.get_job(job_id)
         if job is None:
             return f"job {safe_text(job_id)} is not there any more: it was purged"
         history, now = await tracker.history(job_id), await tracker.server_time()
         if not report.is_debate(job):
-            return _safe_lines(views.job_lines(job, now, history))
+            return _safe_lines(job_lines(job, now, history))
         journal = await tracker.checkpoints(job_id)
         calls = report.read_calls(journal, (job.result or {}).get("transcript"))
-        lines = views.job_lines(job, now, history, report.quote_usd(job, calls))
+        lines = job_lines(job, now, history, report.quote_usd(job, calls))
         debate = plain.render(report.build_report(job, calls), width)
         return f"{_safe_lines(lines)}\n\n{debate}"
 
@@ -91,9 +87,7 @@ class Reader:
         return self.queue.event_batches()
 
 
-def _safe_lines(lines: Any) -> str:
-    from aragora_q.formats import safe_text
-
+def _safe_lines(lines: Iterable[str]) -> str:
     return "\n".join(map(safe_text, lines))
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from aragora_q.cli import views
+from aragora_q.cli import layout
 from aragora_q.cli.top.actions import ACTIONS
 from aragora_q.formats import ago, columns, count, dollars_or_unknown, duration, truncate
 from aragora_q.formats import safe_text as safe
 
 if TYPE_CHECKING:
-    from aragora_q.base import Job
     from aragora_q.cli.top.reading import Picture
+    from aragora_q.views import SpentJson, StatsJson
 
 STALE_SECONDS = 5.0
 """Age of the picture from which it is shown."""
@@ -59,8 +59,9 @@ def counts(picture: Picture) -> list[str]:
     return [safe(line) for line in lines]
 
 
-def _recent(stats: Mapping[str, Any], name: str) -> str:
-    return "/".join(f"{stats['throughput'][f'{name}_{minutes}m']:,}" for minutes in (1, 5, 15))
+def _recent(stats: StatsJson, name: str) -> str:
+    recent = stats["throughput"]
+    return "/".join(f"{recent[f'{name}_{minutes}m']:,}" for minutes in (1, 5, 15))
 
 
 def _number(name: str, number: int, oldest_seconds: float | None) -> str:
@@ -68,10 +69,10 @@ def _number(name: str, number: int, oldest_seconds: float | None) -> str:
     return f"{name} {number:,}{oldest}"
 
 
-def _spent(spent: Mapping[str, Any] | None) -> str:
+def _spent(spent: SpentJson | None) -> str:
     if spent is None:
         return "spent today: cannot be read"
-    calls = f" ({views.spent_text(spent)})" if spent["calls"] else ""
+    calls = f" ({layout.spent_text(spent)})" if spent["calls"] else ""
     return f"spent today {dollars_or_unknown(spent['usd'])}{calls}"
 
 
@@ -86,8 +87,8 @@ def jobs(picture: Picture, marked: frozenset[str], known_labels: Sequence[str]) 
                 safe(job.id),
                 job.status.value,
                 ago(updated, picture.now),
-                safe(views.labels_text(job, known=known_labels)),
-                truncate(views.summary(job), 300),
+                safe(layout.labels_text(job, known=known_labels)),
+                truncate(layout.summary(job), 300),
             ),
         )
 
@@ -96,7 +97,10 @@ def workers(picture: Picture) -> Iterator[Row]:
     """Yield the rows of the table of workers: a row for each job that one runs."""
     started = {job["id"]: job["started_at"] for job in picture.stats["running_jobs"]}
     for worker in picture.stats["workers"]:
-        name, running = worker["worker_id"], sorted(worker["running"], key=lambda id_: started.get(id_, 0))
+        name, running = (
+            worker["worker_id"],
+            sorted(worker["running"], key=lambda id_: started.get(id_, 0)),
+        )
         first = (
             safe(name),
             f"{duration(worker['heartbeat_age_seconds'])} ago{'' if worker['is_alive'] else ', silent'}",
