@@ -17,9 +17,9 @@ CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 """Needed to open a queue, on one server, on a cluster or behind Sentinels."""
 
 READ = (
-    "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hlen", "hmget", "lrange", "pttl", "time",
-    "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
-    "zcount", "zmscore", "zrange", "zrangebylex", "zrangebyscore", "zrevrange", "zscore",
+    "eval_ro", "evalsha_ro", "exists", "get", "getrange", "hget", "hgetall", "hlen", "hmget", "lrange", "pttl",
+    "strlen", "time", "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange",
+    "zcard", "zcount", "zmscore", "zrange", "zrangebylex", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
 """Needed by the commands that read: status, list (with scripts that find jobs), wait, tail, stats, exporter."""
 

@@ -423,6 +423,25 @@ class RedisStreamsQueue(WorkQueue):
         wanted.check()
         return await finding.newest(self.connection, wanted, limit)
 
+    async def find_page(
+        self, wanted: JobFilter, cursor: str = "", limit: int = finding.JOBS_ON_PAGE
+    ) -> finding.JobPage:
+        """Return one page of the jobs that match a filter, newest first, in one round trip.
+
+        The page after `cursor`, that of another page, or the first. The server looks at a bounded number of
+        jobs: if few match, a page may have fewer than `limit` jobs, or none, and yet a cursor to go on with.
+        Jobs that do not change are on one page, those that are added after the first page are on none. A job
+        that moves meanwhile may be missed, or, if it is delayed or held again, found twice.
+
+        Running jobs come first. Then the order is by the time a job was put in its lane, is due, was held or
+        ended; or by its enqueue, if that is the smallest index of the labels in the filter.
+
+        Raises:
+            InvalidPayload: a name in the filter breaks a rule, or `cursor` does not come from a page.
+        """
+        wanted.check()
+        return await finding.page(self.connection, wanted, cursor, limit)
+
     async def count(self, wanted: JobFilter, *, with_expired: bool = False) -> int:
         """Return the number of jobs that match a filter.
 
