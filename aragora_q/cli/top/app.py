@@ -19,6 +19,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.widgets import ContentSwitcher, DataTable, Static
+from textual.worker import WorkerFailed
 
 from aragora_q import process
 from aragora_q.base import Job, JobStatus
@@ -374,7 +375,8 @@ class TopApp(App[None]):
 
     def _fatal_error(self) -> None:
         """End the screen because of a bug. Textual would print local variables, which may be secrets."""
-        self.fault = self._exception
+        error = self._exception
+        self.fault = error.error if isinstance(error, WorkerFailed) else error
         self._close_messages_no_wait()
 
 

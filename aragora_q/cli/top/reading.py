@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aragora_q import report, views
 from aragora_q.base import Job, JobStatus
@@ -14,6 +14,7 @@ from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.formats import safe_text
 from aragora_q.labels import JobFilter
 from aragora_q.report import plain
+from aragora_q.status import decode_payload
 
 if TYPE_CHECKING:
     from aragora_q.redis.connection import Connection
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 MAX_JOBS = 50
 """Jobs in the table: as many as one round trip reads."""
+
+MAX_PAGES = 3
+"""Pages of the index that are searched for them."""
+
+MAX_BYTES = 4_096
+"""Longest payload and result of a job in the table that are read: it has one line."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Reader:
         self._gates = gates
 
     async def picture(self, wanted: JobFilter) -> Picture:
-        """Read statistics, and the newest jobs that match."""
+        """Read statistics, and the newest jobs that match, at the same time."""
         stats, (jobs, has_more) = await asyncio.gather(
             views.stats_json(self.queue, self._gates), self._jobs(wanted)
         )
@@ -64,8 +71,19 @@ class Reader:
         )
 
     async def _jobs(self, wanted: JobFilter) -> tuple[list[Job | InvalidPayload | None], bool]:
-        ids = await self.queue.find_newest(wanted, MAX_JOBS + 1)
-        return await self.queue.tracker.get_jobs(ids[:MAX_JOBS]), len(ids) > MAX_JOBS
+        """Return the newest jobs that match, and whether there are more. Where few match, it may miss some."""
+        found, cursor = dict[str, None](), ""
+        for _ in range(MAX_PAGES):
+            page = await self.queue.find_page(wanted, cursor, MAX_JOBS - len(found))
+            found |= dict.fromkeys(page.ids)
+            cursor = page.cursor
+            if not cursor or len(found) >= MAX_JOBS:
+                break
+        read = await self.queue.tracker.read_jobs(list(found), max_bytes=MAX_BYTES)
+        for job in read.jobs:
+            if isinstance(job, Job) and job.id in read.cut:
+                job.payload = _shown_payload(job.raw_payload or b"")
+        return read.jobs, bool(cursor)
 
     async def job_text(self, job_id: str, width: int) -> str:
         """Return all of a job as lines of text: what `status` prints, and of a debate what `show` prints."""
@@ -85,6 +103,12 @@ class Reader:
     def events(self) -> AsyncIterator[list[dict[str, str]]]:
         """Iterate over the queue's events as they happen, without end."""
         return self.queue.event_batches()
+
+
+def _shown_payload(raw: bytes) -> dict[str, Any]:
+    """Return what is shown of a payload that may be cut off: it, or its beginning."""
+    payload = decode_payload(raw)
+    return {"question": payload["malformed"]} if "malformed" in payload else payload
 
 
 def _safe_lines(lines: Iterable[str]) -> str:
