@@ -31,6 +31,9 @@ MAX_WORKERS = 100
 JOBS_AT_ONCE = 50
 """Jobs with payload and result in one round trip, at most."""
 
+LAST_LINES = 3
+"""Lines at the end of a history among which the last error is looked for: few follow it."""
+
 LOST_PAYLOAD = b"null"
 
 END_OF_TIME_MS = 253_402_300_800_000
@@ -189,9 +192,9 @@ class JobStatusTracker:
         return found
 
     async def history(self, job_id: str) -> list[dict[str, Any]]:
-        """Return a job's errors, crashes and deferrals, oldest first.
+        """Return a job's errors, crashes and deferrals, and what operators did with it, oldest first.
 
-        Each has `at` (Unix ms), `cause`, `attempt`, `worker` and `error`.
+        Each has `at` (Unix ms), `cause`, `attempt`, and either `worker` and `error`, or `by` and `reason`.
 
         Raises:
             InvalidPayload: the job's history in Redis is corrupted.
@@ -199,6 +202,20 @@ class JobStatusTracker:
         rows = await self._connection.execute("LRANGE", self._keys.history(job_id), 0, -1)
         with _reading(job_id):
             return [_object(row, "history") for row in rows]
+
+    async def last_errors(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the last line of each job's history that has an error, by id, in one round trip.
+
+        Empty for a job without one, and for one whose history is corrupted.
+        """
+        rows = await self._connection.execute_all(
+            ("LRANGE", self._keys.history(job_id), -LAST_LINES, -1) for job_id in job_ids
+        )
+        found: dict[str, dict[str, Any]] = {}
+        for job_id, row in zip(job_ids, rows, strict=True):
+            lines = [] if isinstance(row, Exception) else [json_object(line) for line in row]
+            found[job_id] = next((line for line in reversed(lines) if "error" in line), {})
+        return found
 
     async def checkpoints(self, job_id: str) -> dict[str, dict[str, Any]]:
         """Return a job's checkpoints so far, by name; empty if the job is unknown or past retention.
@@ -301,6 +318,11 @@ class JobStatusTracker:
             "now": now_ms,
             "paused": "paused" in control,
             "paused_at": _parse_int(control.get("paused")),
+            "paused_by": control.get("paused_by"),
+            "paused_reason": control.get("paused_reason"),
+            "resumed_at": _parse_int(control.get("resumed")),
+            "resumed_by": control.get("resumed_by"),
+            "resumed_reason": control.get("resumed_reason"),
             "grace_until": _if_later(control.get("grace_until"), now_ms),
             "worker_counts": {"alive": alive, "silent": reply["workers"] - alive},
             "workers": workers,
@@ -468,16 +490,17 @@ def _hold_from_fields(fields: Mapping[str, str], history: Sequence[bytes]) -> Ho
     return Hold(
         cause=cause if cause in HOLD_CAUSES else "person",
         by=fields.get("hold_by", ""),
-        reason=_last(history, "reason") or "",
+        reason=_last(history, "reason", cause="held") or "",
         since=_seconds(since) or 0.0,
         until=_seconds(fields.get("hold_until")),
     )
 
 
-def _last(history: Sequence[bytes], name: str) -> Any:
-    """Return the latest value in a job's history: errors and the reasons of holds are separate lines."""
+def _last(history: Sequence[bytes], name: str, cause: str | None = None) -> Any:
+    """Return the latest value in a job's history, of the lines with a cause or of all lines."""
     lines = (_object(line, "history") for line in reversed(history))
-    return next((line[name] for line in lines if name in line), None)
+    found = (line for line in lines if name in line and cause in (None, line.get("cause")))
+    return next((line[name] for line in found), None)
 
 
 def _group_from_reply(name: str, reply: Any) -> Group | None:
@@ -495,6 +518,8 @@ def _group_from_reply(name: str, reply: Any) -> Group | None:
         sealed_at=_seconds(fields.get("sealed_at")),
         ended_at=_seconds(fields.get("ended_at")),
         cancelled_at=_seconds(fields.get("cancelled_at")),
+        cancelled_by=fields.get("cancelled_by", ""),
+        cancelled_reason=fields.get("cancelled_reason", ""),
         then_id=fields.get("then_id"),
         then_status=fields.get("then"),
     )

@@ -151,6 +151,8 @@ class GroupJson(TypedDict):
     sealed_at: int | None
     ended_at: int | None
     cancelled_at: int | None
+    cancelled_by: str | None
+    cancelled_reason: str | None
     then: FollowerJson | None
 
 
@@ -214,6 +216,11 @@ class StatsJson(TypedDict):
     now: int
     paused: bool
     paused_at: int | None
+    paused_by: str | None
+    paused_reason: str | None
+    resumed_at: int | None
+    resumed_by: str | None
+    resumed_reason: str | None
     grace_until: int | None
     worker_counts: dict[str, int]
     workers: list[dict[str, Any]]
@@ -390,6 +397,8 @@ def group_json(group: Group) -> GroupJson:
         "sealed_at": _ms(group.sealed_at),
         "ended_at": _ms(group.ended_at),
         "cancelled_at": _ms(group.cancelled_at),
+        "cancelled_by": group.cancelled_by,
+        "cancelled_reason": group.cancelled_reason,
         "then": {"id": group.then_id, "status": status} if group.then_id else None,
     }
 
@@ -500,7 +509,9 @@ def _warnings(stats: StatsJson) -> Iterator[str]:
     waiting = sum(stats["waiting"].values())
     if stats["paused"]:
         paused = ago_text(stats["now"], stats["paused_at"])
-        yield f"queue paused {paused}, no jobs start: to resume, run aragora-q resume"
+        by = f" by {stats['paused_by']}" if stats["paused_by"] else ""
+        why = f" ({stats['paused_reason']})" if stats["paused_reason"] else ""
+        yield f"queue paused {paused}{by}{why}, no jobs start: to resume, run aragora-q resume"
     if stats["grace_until"]:
         grace = duration((stats["grace_until"] - stats["now"]) / 1000)
         yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from aragora_q import cli
 from aragora_q.cli.config import toml_value
 from aragora_q.config.settings import QueueConfig
-from aragora_q.config.sources import SECRETS, environment_name
+from aragora_q.config.sources import PASSWORDS, SECRETS, environment_name
 from aragora_q.redis.acl import ROLES, rules
 from aragora_q.redis.keys import QueueKeys
 
@@ -37,6 +37,7 @@ SECTIONS = {
     "max_job_ttl_days": "Limits and durability",
     "concurrency": "Workers",
     "metrics_host": "Metrics and logs",
+    "web_listen": "The console",
     "default_agents": "Debates",
     "agents": "Agents",
     "budgets": "Budgets and providers",
@@ -282,14 +283,16 @@ def settings_page() -> str:
             field.description,
         )
         lines.append(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |")
-    secrets = " and ".join(f"`{environment_name(name)}_FILE`" for name in sorted(SECRETS))
-    credentials = " and ".join(f"`{name.replace('_', '-')}`" for name in sorted(SECRETS))
+    secrets = " and ".join(f"`{environment_name(name)}_FILE`" for name in sorted(PASSWORDS))
+    credentials = " and ".join(f"`{name.replace('_', '-')}`" for name in sorted(PASSWORDS))
+    urls = " and ".join(f"`{name}`" for name in sorted(SECRETS - PASSWORDS))
     lines += [
         "", "## Passwords", "",
         (f"{secrets} name files that contain the passwords. Under systemd, the credentials {credentials} "
         "(`LoadCredential=`) are found automatically. The files are UTF-8, with or without a byte order "
         "mark. They are read again for every new connection: a "
-        "changed password needs no restart. Passwords never appear in `config show`, errors or log lines; "
+        f"changed password needs no restart. {urls} may come from files and credentials in the same way; they "
+        "are read at the start. Passwords never appear in `config show`, errors or log lines; "
         "neither does any part of a `redis_url` that may contain one."),
     ]  # fmt: skip
     for table, example in EXAMPLES.items():

@@ -13,50 +13,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aragora_q import moments
 from aragora_q.base import JobStatus
-from aragora_q.cli.options import Command, by_name, parse_duration, parse_tag
+from aragora_q.cli.options import Command, by_name, parse_tag
+from aragora_q.errors import InvalidPayload
 from aragora_q.labels import JobFilter, check_labels
+from aragora_q.moments import Moment
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 
-END_OF_YEAR_9998 = 253_370_764_800.0
-
-
-class Moment(NamedTuple):
-    """A time in Unix seconds, or so many seconds before now."""
-
-    seconds: float
-    is_age: bool
-
-    def at(self, now: float) -> float:
-        """Return it in Unix seconds, within the years 1970 to 9998: `datetime` can show it anywhere."""
-        seconds = now - self.seconds if self.is_age else self.seconds
-        return min(max(seconds, 0.0), END_OF_YEAR_9998)
-
-
 def parse_moment(text: str, zone: tzinfo | None = None) -> Moment:
-    """Return the moment that a duration, a date or a time means. Raises typer.BadParameter.
-
-    A time that names no zone is in `zone`; None: local time.
-    """
+    """Return the moment that an option means, as `moments.parse_moment`. Raises typer.BadParameter."""
     try:
-        return Moment(parse_duration(text), is_age=True)
-    except typer.BadParameter:
-        pass
-    try:
-        time = datetime.fromisoformat(text)
-        return Moment(time.replace(tzinfo=time.tzinfo or zone).timestamp(), is_age=False)
-    except (ValueError, OverflowError, OSError):
-        raise typer.BadParameter(
-            f"invalid time {text!r:.100}: use a time before now such as 90s, 15m, 36h or 7d, "
-            "or a date such as 2026-11-28 or 2026-11-28T02:00"
-        ) from None
+        return moments.parse_moment(text, zone)
+    except InvalidPayload as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @dataclass(frozen=True)

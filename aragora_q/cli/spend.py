@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.filters import Group, Moment, Tenant, parse_moment
+from aragora_q.cli.filters import Group, Tenant, parse_moment
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.formats import DAY_SECONDS, dollars, dollars_or_unknown
 from aragora_q.labels import check_labels

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aragora_q import events
 from aragora_q.cli import output
 from aragora_q.cli.options import AsJson, check_ids, with_queue
-from aragora_q.errors import JobNotFound
+from aragora_q.errors import InvalidPayload, JobNotFound
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
-
-MAX_EVENT_NUMBER = 2**64 - 1
-"""Largest number in an id of a Redis stream."""
 
 EPILOG = """\b
 Examples:
@@ -33,11 +29,10 @@ Exit codes:
 
 def _check_event_id(value: str | None) -> str | None:
     if value is not None:
-        match = re.fullmatch(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", value)
-        if not match or max(int(match[1]), int(match[2] or 0)) > MAX_EVENT_NUMBER:
-            raise typer.BadParameter(
-                f"{value!r:.100} is not an event id, for example 1700000000000-0"
-            )
+        try:
+            events.EventId.parse(value)
+        except InvalidPayload as error:
+            raise typer.BadParameter(str(error)) from None
     return value
 
 
@@ -73,42 +68,15 @@ async def tail(
     if sys.stderr.isatty() and not as_json:
         output.info(f"following queue {queue.config.queue}; press Ctrl-C to stop")
     async for batch in queue.event_batches(after):
-        pairs = [(event, of_job) for event in batch for of_job in _job_ids(event, ids)]
+        pairs = [(event, of_job) for event in batch for of_job in events.job_ids(event, ids)]
         labels = await queue.tracker.labels([*{of_job for _, of_job in pairs if of_job}])
         for event, of_job in pairs:
-            job_event = _job_event(event, of_job, labels.get(of_job or "", {}))
+            job_event = events.job_event(event, of_job, labels.get(of_job or "", {}))
             if as_json:
                 output.json_line(job_event)
             else:
                 output.line(_line(job_event))
         output.flush()
-
-
-def _job_ids(event: Mapping[str, str], wanted: Container[str] | None) -> Sequence[str | None]:
-    """Return the jobs of an event that are wanted; None for an event of the queue itself."""
-    job_ids: list[str | None] = [*event.get("ids", "").split()]
-    return [job_id for job_id in job_ids or [None] if not wanted or job_id in wanted]
-
-
-def _job_event(
-    event: Mapping[str, str], job_id: str | None, labels: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return an event of one job, or of the queue itself, as JSON.
-
-    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `progress`; `group`, `tenant` and
-    `tags` as of now. Null where they do not apply; `tags` is an object.
-    """
-    return {
-        "event_id": event["id"],
-        "at": int(event["id"].partition("-")[0]),
-        "event": event["event"],
-        "id": job_id,
-        "worker_id": event.get("worker"),
-        "progress": json.loads(event["data"]) if "data" in event else None,
-        "group": labels.get("group"),
-        "tenant": labels.get("tenant"),
-        "tags": labels.get("tags", {}),
-    }
 
 
 def _line(event: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from aragora_q.base import LIVE, Group, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.errors import AragoraQError, GroupNotFound, InvalidPayload, JobNotFound
+from aragora_q.events import ENDINGS
 from aragora_q.labels import JobFilter
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ GROUP_PAUSE_SECONDS = 0.1
 
 MAX_NAMED = 20
 """Jobs that the message of a timeout names."""
-
-ENDINGS = frozenset({"completed", "failed", "cancelled"})
-"""Events after which a job has ended."""
 
 
 class WaitTimedOut(AragoraQError):

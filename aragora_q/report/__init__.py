@@ -10,12 +10,15 @@ from __future__ import annotations
 from aragora_q.report.calls import BEGUN, Calls, read_calls
 from aragora_q.report.content import build_report
 from aragora_q.report.document import Report
+from aragora_q.report.grid import Grid, build_grid
 from aragora_q.report.outcome import has_outcome, is_debate, outcome_of, quote_usd
 
 __all__ = [
     "BEGUN",
     "Calls",
+    "Grid",
     "Report",
+    "build_grid",
     "build_report",
     "has_outcome",
     "is_debate",

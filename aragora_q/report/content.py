@@ -25,13 +25,13 @@ def build_report(job: Job, calls: Calls) -> Report:
     first = question.partition("\n")[0]
     is_whole = question == first and len(first) <= MAX_TITLE_CHARS
     title = first if len(first) <= MAX_TITLE_CHARS else f"{first[:MAX_TITLE_CHARS]}…"
-    sections = [
-        *([] if is_whole else [Section("Question", [Speech(body=question)])]),
-        *outcome.sections(debate),
-        *rounds.sections(debate),
-        *accounts.sections(debate),
-    ]
-    return Report(title, [*_notices(debate), _terms(debate)], sections)
+    asked = [] if is_whole else [Section("Question", [Speech(body=question)])]
+    return Report(
+        title,
+        [*_notices(debate), _terms(debate)],
+        [*asked, *outcome.sections(debate)],
+        [*rounds.sections(debate), *accounts.sections(debate)],
+    )
 
 
 def _notices(debate: Debate) -> Iterator[Notice]:

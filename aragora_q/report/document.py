@@ -103,4 +103,12 @@ class Report:
 
     title: str
     intro: Sequence[Block]
-    sections: Sequence[Section]
+    outcome: Sequence[Section]
+    """What was asked and decided."""
+    course: Sequence[Section] = ()
+    """How it came about, and what it took."""
+
+    @property
+    def sections(self) -> Sequence[Section]:
+        """All sections, in their order."""
+        return [*self.outcome, *self.course]

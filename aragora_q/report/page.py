@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 
 from aragora_q.formats import JOINERS, safe_text
@@ -17,7 +17,6 @@ from aragora_q.report.document import (
     Notice,
     Report,
     Row,
-    Section,
     Speech,
     Speeches,
     Table,
@@ -81,27 +80,26 @@ def render(report: Report) -> str:
         '<meta name="referrer" content="no-referrer">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{_text(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body(report))
+        + "\n".join(_body(report))
         + "\n</body>\n</html>\n"
     )
 
 
-def body(report: Report) -> Iterator[str]:
-    """Yield the elements of a report, for the body of a page that has `STYLE`."""
+def _body(report: Report) -> Iterator[str]:
     yield f'<header>\n<h1 dir="auto">{_text(report.title)}</h1>'
-    for block in report.intro:
-        yield from _block(block)
+    yield from elements(report.intro)
     yield "</header>\n<main>"
     for section in report.sections:
-        yield from _section(section)
+        yield f"<section>\n<h2>{_text(section.title)}</h2>"
+        yield from elements(section.blocks, section.title)
+        yield "</section>"
     yield "</main>"
 
 
-def _section(section: Section) -> Iterator[str]:
-    yield f"<section>\n<h2>{_text(section.title)}</h2>"
-    for block in section.blocks:
-        yield from _block(block, section.title)
-    yield "</section>"
+def elements(blocks: Iterable[Block], title: str = "") -> Iterator[str]:
+    """Yield the elements of blocks, for a page that has a style for them; `title` is that of their section."""
+    for block in blocks:
+        yield from _block(block, title)
 
 
 def _block(block: Block, title: str = "") -> Iterator[str]:

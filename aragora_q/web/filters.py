@@ -1,0 +1,66 @@
+"""Filters over jobs, as a query string or a form has them: the same names as the options of `list`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC
+
+from aragora_q.base import JobStatus
+from aragora_q.errors import InvalidPayload
+from aragora_q.labels import JobFilter
+from aragora_q.moments import Moment, parse_moment
+
+
+def read_filter(fields: Iterable[tuple[str, object]], now: float) -> JobFilter:
+    """Return the filter in the fields `status`, `tag` (repeatable), `group`, `tenant`, `since`, `until`.
+
+    Blank fields and those of other names do not count. `now` is the server's time, in Unix seconds; a time that
+    names no zone is in UTC.
+
+    Raises:
+        InvalidPayload: a value breaks a rule: no job can match.
+    """
+    given: dict[str, list[str]] = {}
+    for name, value in fields:
+        if isinstance(value, str) and value.strip():
+            given.setdefault(name, []).append(value.strip())
+
+    def last(name: str) -> str | None:
+        return given[name][-1] if name in given else None
+
+    def moment(name: str) -> Moment | None:
+        text = last(name)
+        return None if text is None else parse_moment(text, UTC)
+
+    since, until = moment("since"), moment("until")
+    wanted = JobFilter(
+        statuses=frozenset(_status(text) for text in given.get("status", ())),
+        group=last("group"),
+        tenant=last("tenant"),
+        tags=_tags(given.get("tag", ())),
+        since=None if since is None else since.at(now),
+        until=None if until is None else until.at(now),
+    )
+    wanted.check()
+    if wanted.since is not None and wanted.until is not None and wanted.since >= wanted.until:
+        raise InvalidPayload("until is not after since: no jobs match")
+    return wanted
+
+
+def _status(text: str) -> JobStatus:
+    try:
+        return JobStatus(text)
+    except ValueError:
+        names = ", ".join(JobStatus)
+        raise InvalidPayload(f"{text!r:.100} is not a status: use one of {names}") from None
+
+
+def _tags(texts: Iterable[str]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for pair in (pair for text in texts for pair in text.split()):
+        name, _, value = pair.partition("=")
+        if not (name and value):
+            raise InvalidPayload(f"{pair!r:.100} is not K=V, such as env=prod")
+        if tags.setdefault(name, value) != value:
+            raise InvalidPayload(f"tag {name!r:.100} is given twice")
+    return tags

@@ -1,0 +1,120 @@
+"""The page of a job: of a debate, its report and its course so far; of others, what went in and came out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from markupsafe import Markup
+
+from aragora_q import report, views
+from aragora_q.base import JOB_ID_PATTERN, Job, JobStatus
+from aragora_q.errors import InvalidPayload, JobNotFound
+from aragora_q.job_text import progress_text
+from aragora_q.loose import number_or_none, text, whole
+from aragora_q.report import page
+from aragora_q.report.document import Block
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.access import Viewer
+from aragora_q.web.pages.rendering import render
+
+router = APIRouter()
+
+
+@dataclass(frozen=True)
+class _Incident:
+    """A line of a job's history."""
+
+    at: float | None
+    cause: str
+    attempt: str
+    worker: str
+    by: str
+    text: str
+
+
+@router.get("/jobs/{job_id}", response_class=HTMLResponse)
+async def job_page(request: Request, access: Viewer, job_id: str) -> HTMLResponse:
+    """Show a job."""
+    if not JOB_ID_PATTERN.fullmatch(job_id):
+        raise JobNotFound(job_id, access.queue.config.queue)
+    found, history, journal = await asyncio.gather(
+        access.queue.tracker.read_jobs([job_id]),
+        access.queue.tracker.history(job_id),
+        _journal(access.queue, job_id),
+    )
+    [job] = found.jobs
+    if isinstance(job, InvalidPayload):
+        raise job
+    if job is None:
+        raise JobNotFound(job_id, access.queue.config.queue)
+    return render(
+        request,
+        "job.html",
+        now=found.now,
+        job=job,
+        title=_title(job),
+        incidents=[_incident(line) for line in history],
+        debate=_debate(job, journal) if report.is_debate(job) else None,
+        progress=progress_text(job.progress) if job.progress and job.status in _RUNNING else "",
+        as_json=views.job_json(job),
+        can=_can(job),
+    )
+
+
+_RUNNING = frozenset({JobStatus.PROCESSING, JobStatus.RETRYING, JobStatus.HELD, JobStatus.PENDING})
+
+
+async def _journal(queue: RedisStreamsQueue, job_id: str) -> Mapping[str, Any] | None:
+    """Return a job's checkpoints; None if they cannot be read: the result may still have everything."""
+    try:
+        return await queue.tracker.checkpoints(job_id)
+    except InvalidPayload:
+        return None
+
+
+def _title(job: Job) -> str:
+    return "" if report.is_debate(job) else job.id
+
+
+def _debate(job: Job, journal: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    calls = report.read_calls(journal, (job.result or {}).get("transcript"))
+    found = report.build_report(job, calls)
+    return {
+        "title": found.title or job.id,
+        "intro": _laid_out(found.intro),
+        "outcome": [(each.title, _laid_out(each.blocks, each.title)) for each in found.outcome],
+        "course": [(each.title, _laid_out(each.blocks, each.title)) for each in found.course],
+        "grid": report.build_grid(job, calls),
+        "document": views.debate_json(job, calls),
+    }
+
+
+def _laid_out(blocks: Sequence[Block], title: str = "") -> Markup:
+    """Return blocks of a report as elements: its layout escapes every text."""
+    return Markup("\n".join(page.elements(blocks, title)))  # noqa: S704
+
+
+def _incident(line: Mapping[str, Any]) -> _Incident:
+    at = number_or_none(line.get("at"))
+    return _Incident(
+        at=None if at is None else at / 1000,
+        cause=text(line.get("cause")),
+        attempt=str(whole(line.get("attempt")) or ""),
+        worker=text(line.get("worker")),
+        by=text(line.get("by")),
+        text=text(line.get("error")) or text(line.get("reason")),
+    )
+
+
+def _can(job: Job) -> frozenset[str]:
+    """Return what an operator can do with a job in its state."""
+    if job.status is JobStatus.HELD:
+        return frozenset({"unhold", "cancel"})
+    if not job.status.is_terminal:
+        return frozenset({"cancel", "unhold" if job.hold else "hold"})
+    return frozenset({"purge"} | ({"requeue"} if job.status is not JobStatus.COMPLETED else set()))

@@ -1,0 +1,163 @@
+"""Render templates: what every page knows, and how values become text.
+
+Every value that a template prints passes `_shown`: characters that control a terminal, change the direction of
+the page's text or hide text are written as escapes, and autoescape does the rest. Called by the pages.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, unquote, urlencode
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+
+from aragora_q import __version__
+from aragora_q.base import JobStatus
+from aragora_q.config.settings import QueueConfig
+from aragora_q.formats import (
+    JOINERS,
+    ago,
+    count,
+    dollars_or_unknown,
+    duration,
+    safe_text,
+)
+from aragora_q.web.access import actor_of, console_of
+from aragora_q.web.roles import Role
+
+FLASH_COOKIE = "aragora_q_flash"
+FLASH_SECONDS = 60
+MAX_FLASH_CHARS = 500
+
+
+def render(
+    request: Request, template: str, *, now: float, status_code: int = 200, **data: Any
+) -> HTMLResponse:
+    """Return a page. `now` is the server's time, in Unix seconds: times are relative to it."""
+    flash = unquote(request.cookies.get(FLASH_COOKIE, ""))
+    page = ENVIRONMENT.get_template(template)
+    response = HTMLResponse(
+        page.render(_common(request), now=now, flash=flash, **data), status_code
+    )
+    response.headers["Cache-Control"] = "no-store"
+    if flash:
+        response.delete_cookie(FLASH_COOKIE, path="/")
+    return response
+
+
+def redirect(address: str, flash: str = "") -> RedirectResponse:
+    """Return the answer to a POST: the browser gets `address`, and shows `flash` there once."""
+    response = RedirectResponse(address, 303)
+    if flash:
+        response.set_cookie(
+            FLASH_COOKIE,
+            quote(flash[:MAX_FLASH_CHARS], errors="replace"),
+            max_age=FLASH_SECONDS,
+            path="/",
+            httponly=True,
+            samesite="strict",
+        )
+    return response
+
+
+def may(request: Request, role: Role) -> bool:
+    """Return True if the sender of a request may do what needs `role`."""
+    actor = actor_of(request)
+    return (
+        actor.role is not None and actor.role.includes(role) and role in console_of(request).roles
+    )
+
+
+def _common(request: Request) -> dict[str, Any]:
+    return {
+        "actor": actor_of(request),
+        "may_enqueue": may(request, Role.PRODUCER),
+        "may_act": may(request, Role.OPERATOR),
+        "queue": console_of(request).config.queue,
+        "path": request.url.path,
+        "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        "version": __version__,
+    }
+
+
+def _shown(value: Any) -> Any:
+    """Return what a template prints for a value. Markup is made of values that passed here already."""
+    if isinstance(value, Markup):
+        return value
+    return safe_text(str(value), JOINERS)
+
+
+@pass_context
+def _time(context: Context, at: float | None) -> Markup:
+    """Return a time, in Unix seconds, relative to the page's, with the absolute time at hand."""
+    if at is None:
+        return Markup('<span class="none">-</span>')
+    utc = absolute(at)
+    if utc is None:
+        return Markup("?")
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
+        f"{utc.replace(' ', 'T')}Z", utc, ago(at, context["now"])
+    )
+
+
+def absolute(at: float) -> str | None:
+    """Return a time, in Unix seconds, as text in UTC; None if it is beyond the calendar."""
+    try:
+        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _pretty_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    """Return a query string of the values that are not blank; blank, or with its question mark."""
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    return f"?{urlencode(given, errors='replace')}" if given else ""
+
+
+def command_line(queue: str, *words: str) -> str:
+    """Return an `aragora-q` command line for a queue; its name is left out if it is the default."""
+    default = QueueConfig.model_fields["queue"].default
+    return shlex.join(("aragora-q", *words, *(() if queue == default else ("--queue", queue))))
+
+
+@pass_context
+def _cli(context: Context, *words: str) -> str:
+    return command_line(context["queue"], *words)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=PackageLoader("aragora_q.web.pages"),
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "time": _time,
+        "absolute": absolute,
+        "money": dollars_or_unknown,
+        "duration": duration,
+        "count": count,
+        "pretty_json": _pretty_json,
+        "query": _query,
+        "path_part": lambda text: quote(str(text), safe=""),
+    }
+    environment.globals |= {"cli": _cli, "statuses": list(JobStatus)}
+    return environment
+
+
+ENVIRONMENT = _environment()

@@ -1,0 +1,67 @@
+"""Reads that many viewers share: what all pages show is read once a second, however many are open.
+
+Kept by the console; used by routes that show the same to everyone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
+
+MAX_AGE_SECONDS = 1.0
+"""Oldest answer that is given to another viewer."""
+
+T = TypeVar("T")
+
+
+class _Read(NamedTuple):
+    started_at: float
+    task: asyncio.Task[Any]
+
+    def serves(self, now: float) -> bool:
+        """Return True if its answer may be given, or waited for; an error only to those who wait for it."""
+        if self.task.done():
+            is_good = not self.task.cancelled() and self.task.exception() is None
+            return is_good and now - self.started_at < MAX_AGE_SECONDS
+        return True
+
+
+class SharedReads:
+    """The latest answer of each read, by a name that is one of few."""
+
+    def __init__(self) -> None:
+        self._reads: dict[str, _Read] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def get(self, name: str, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what `read` returned a moment ago, to this caller or another; else call it.
+
+        All who ask while it runs wait for the same call, which goes on when one of them leaves. Raises
+        what `read` raises.
+        """
+        now = time.monotonic()
+        latest = self._reads.get(name)
+        if latest is None or not latest.serves(now):
+            latest = self._reads[name] = _Read(now, asyncio.create_task(read()))
+            self._tasks.add(latest.task)
+            latest.task.add_done_callback(self._end)
+        found: T = await asyncio.shield(latest.task)
+        return found
+
+    def clear(self) -> None:
+        """Give no answer any more that began before: something was changed, and its author looks at it now."""
+        self._reads.clear()
+
+    async def close(self) -> None:
+        """Stop the reads that run."""
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # no caller may be waiting for it any more; then it is not logged as lost

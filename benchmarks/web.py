@@ -1,0 +1,248 @@
+"""Measure a console under load: `python -m benchmarks.web [STREAMS [REQUESTS_PER_SECOND [SECONDS]]]`.
+
+A real `aragora-q web` on a server with jobs, while a worker runs demo debates. Some clients keep event streams
+open, others read the API at a fixed rate; the time of an answer counts from the moment at which its request was
+due. The clients have a lower priority than the console, because they share its processors. Prints a table;
+`PROFILE=FILE` writes a profile of the console, for `python -m pstats FILE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+
+import uvloop
+
+from aragora_q.base import Job
+from aragora_q.bench import Testbed, find_server, free_port
+from aragora_q.config.settings import QueueConfig
+from aragora_q.process import child_environment
+from aragora_q.streams.queue import RedisStreamsQueue
+
+STREAMS, REQUESTS_PER_SECOND, SECONDS = 500, 200, 30.0
+FINISHED_JOBS, WAITING_JOBS = 100, 2_000
+CONNECTIONS = 32
+"""Connections on which requests wait for each other."""
+
+ADDRESSES = [f"127.0.0.{n}" for n in range(2, 12)]
+"""Clients' addresses: each may have a hundred streams."""
+
+NICENESS = 10
+PATHS = ["jobs?limit=50", "jobs/j{}", "jobs?status=completed&limit=50", "stats", "jobs/j{}/debate", "workers"]
+"""Reads of the API in turn; the number of a job takes the place of `{}`."""
+
+
+class Stream(asyncio.Protocol):
+    """One client of the events."""
+
+    def __init__(self, path: str) -> None:
+        self._request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        self.is_open = False
+        self.events = self.gaps = self.bytes = 0
+        self.lags: list[float] = []
+        """Time from each event to its arrival in seconds, of the first one of each packet."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self.is_open = self.is_open or data.startswith(b"HTTP/1.1 200")
+        self.bytes += len(data)
+        self.events += data.count(b'data: {"event_id"')
+        self.gaps += data.count(b"event: gap")
+        _, found, rest = data.partition(b'"at":')
+        if found:
+            self.lags.append(time.time() - int(rest.partition(b",")[0]) / 1000)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+
+
+class Client:
+    """One connection for requests, one after the other."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Return status and body of an answer."""
+        if not hasattr(self, "_reader"):
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        return int(head[9:12]), await self._reader.readexactly(int(length))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if hasattr(self, "_writer"):
+            self._writer.close()
+
+
+@contextmanager
+def console(url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a console."""
+    profile = os.environ.get("PROFILE")
+    program = ["-m", "cProfile", "-o", profile] if profile else []
+    process = subprocess.Popen(
+        [sys.executable, *program, "-m", "aragora_q", "web", "--listen", f"127.0.0.1:{port}"],
+        env=child_environment() | {"REDIS_URL": url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT if profile else signal.SIGTERM)
+        process.wait(30)
+
+
+@contextmanager
+def worker(url: str) -> Iterator[None]:
+    """Run a worker, which runs debates of demo agents."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aragora_q", "worker", "--concurrency", "4", "--log-level", "ERROR"],
+        env=child_environment() | {"REDIS_URL": url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def first_page(client: Client) -> float:
+    """Return how long it takes until the first page is complete."""
+    started_at = time.monotonic()
+    while True:
+        try:
+            status, body = await client.get("/")
+        except OSError:
+            await asyncio.sleep(0.005)
+            continue
+        if status != 200 or not body.rstrip().endswith(b"</html>"):
+            print(f"the first page has status {status}", file=sys.stderr)
+        return time.monotonic() - started_at
+
+
+async def fill(queue: RedisStreamsQueue) -> None:
+    """Enqueue debates, and wait until some of them have ended."""
+    payload = {"question": "Tea or coffee?", "agents": ["demo:one", "demo:two", "demo:three"], "rounds": 2}
+    jobs = [Job(payload, id=f"j{n}") for n in range(FINISHED_JOBS + WAITING_JOBS)]
+    await queue.enqueue_many(jobs)
+    while (await queue.get_queue_stats())["completed"] < FINISHED_JOBS:
+        await asyncio.sleep(0.2)
+
+
+async def send_requests(port: int, per_second: int, seconds: float) -> tuple[dict[str, list[float]], Counter[int]]:
+    """Return the times of answers in ms by path, and how often each status was the answer."""
+    times: dict[str, list[float]] = {path: [] for path in PATHS}
+    statuses: Counter[int] = Counter()
+    numbers = iter(range(int(per_second * seconds)))
+    begin = time.monotonic()
+
+    async def send() -> None:
+        client = Client(port)
+        for number in numbers:
+            due = begin + number / per_second
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            path = PATHS[number % len(PATHS)]
+            status, _ = await client.get(
+                f"/api/v1/queues/debates/{path.format(number % FINISHED_JOBS)}"
+            )
+            times[path].append((time.monotonic() - due) * 1000)
+            statuses[status] += 1
+        client.close()
+
+    await asyncio.gather(*(send() for _ in range(CONNECTIONS)))
+    return times, statuses
+
+
+async def measure(testbed: Testbed, count: int, per_second: int, seconds: float) -> None:
+    """Run the load and print what it took."""
+    queue = RedisStreamsQueue(QueueConfig(redis_url=testbed.url))
+    port, os_client = free_port(), testbed.client
+    with worker(testbed.url):
+        await fill(queue)
+        with console(testbed.url, port) as process:
+            client = Client(port)
+            print(f"first page            {await first_page(client):.2f} s after the start of the process")
+            os.nice(NICENESS)
+            alone = memory(process.pid)
+            loop = asyncio.get_running_loop()
+            streams: list[Stream] = []
+            for n in range(count):
+                path = "/events" if n % 2 else f"/api/v1/queues/debates/events{'?job=j' + str(n) if n % 10 == 0 else ''}"
+                stream = Stream(path)
+                local = (ADDRESSES[n % len(ADDRESSES)], 0)
+                await loop.create_connection(lambda s=stream: s, "127.0.0.1", port, local_addr=local)
+                streams.append(stream)
+            await asyncio.sleep(2)
+            opened, cpu, begin = sum(s.is_open for s in streams), cpu_seconds(process.pid), time.monotonic()
+            times, statuses = await send_requests(port, per_second, seconds)
+            took = time.monotonic() - begin
+            cpu = cpu_seconds(process.pid) - cpu
+            clients = [c for c in os_client.client_list() if c["cmd"] == "xread"]
+            print(f"streams               {opened} opened, {sum(s.is_open for s in streams)} at the end, "
+                  f"{sum(s.gaps for s in streams)} gaps")
+            whole = [s for n, s in enumerate(streams) if n % 2]
+            print(f"events                {sum(s.events for s in whole) / max(1, len(whole)) / took:.1f}/s for each stream, "
+                  f"{sum(s.bytes for s in streams) / took / 1e6:.2f} MB/s in all")
+            print(f"from event to client  {spread([lag * 1000 for s in streams for lag in s.lags])}")
+            print(f"requests              {sum(statuses.values()) / took:.0f}/s, by status {dict(statuses)}")
+            for path, values in times.items():
+                print(f"  {path:<34}  {spread(values)}")
+            print(f"  {'all':<34}  {spread([value for values in times.values() for value in values])}")
+            print(f"processor             {cpu / took:.0%} of one")
+            print(f"memory                {alone:.0f} MB alone, {memory(process.pid):.0f} MB, "
+                  f"{memory(process.pid, 'VmHWM'):.0f} MB at most")
+            print(f"readers of events     {len(clients)}, connections to Redis {len(os_client.client_list())}")
+            client.close()
+    await queue.close()
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median, 99th percentile and maximum of times in ms."""
+    if len(values) < 2:
+        return "none"
+    cuts = quantiles(values, n=100)
+    return f"p50 {cuts[49]:6.1f} ms   p99 {cuts[98]:6.1f} ms   max {max(values):6.1f} ms   n {len(values):,}"
+
+
+def memory(pid: int, field: str = "VmRSS") -> float:
+    """Return the memory of a process in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure with the numbers on the command line."""
+    numbers = [float(text) for text in arguments]
+    count, per_second, seconds = (*numbers, *(STREAMS, REQUESTS_PER_SECOND, SECONDS)[len(numbers) :])
+    testbed = Testbed(find_server())
+    try:
+        uvloop.run(measure(testbed, int(count), int(per_second), float(seconds)))
+    finally:
+        testbed.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,67 @@
+"""Reads that viewers share."""
+
+import asyncio
+
+import pytest
+
+from aragora_q.web import snapshot
+from aragora_q.web.snapshot import SharedReads
+
+
+class Source:
+    def __init__(self):
+        self.calls = 0
+        self.may_answer = asyncio.Event()
+
+    async def read(self):
+        self.calls += 1
+        call = self.calls
+        await self.may_answer.wait()
+        if call == 1 and self.error:
+            raise self.error
+        return call
+
+    error = None
+
+
+async def test_viewers_share_one_read():
+    """All who ask at the same time, and shortly after, get one answer; another is read when it is old."""
+    shared, source = SharedReads(), Source()
+    viewers = [asyncio.create_task(shared.get("stats", source.read)) for _ in range(50)]
+    await asyncio.sleep(0)
+    viewers.pop(0).cancel()  # who began the read leaves
+    source.may_answer.set()
+    assert await asyncio.gather(*viewers) == [1] * 49
+    assert await shared.get("stats", source.read) == 1
+    assert await shared.get("other", source.read) == 2
+
+
+async def test_an_old_answer_is_not_given(monkeypatch):
+    """An answer is not given when it is older than a second, or when something was changed since."""
+    shared, source = SharedReads(), Source()
+    source.may_answer.set()
+    assert await shared.get("stats", source.read) == 1
+    shared.clear()
+    assert await shared.get("stats", source.read) == 2
+    monkeypatch.setattr(snapshot, "MAX_AGE_SECONDS", 0)
+    assert await shared.get("stats", source.read) == 3
+
+
+async def test_an_error_is_not_kept():
+    """Those who wait for a read that fails get its error; the next one reads again."""
+    shared, source = SharedReads(), Source()
+    source.error = OSError("away")
+    source.may_answer.set()
+    with pytest.raises(OSError, match="away"):
+        await shared.get("stats", source.read)
+    assert await shared.get("stats", source.read) == 2
+
+
+async def test_close_stops_reads():
+    """Nothing runs on after the end."""
+    shared, source = SharedReads(), Source()
+    viewer = asyncio.create_task(shared.get("stats", source.read))
+    await asyncio.sleep(0)
+    await shared.close()
+    with pytest.raises(asyncio.CancelledError):
+        await viewer
