@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,13 @@ REFRESH_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 """Shortest time between two readings, however many events arrive."""
 
+STALE_SECONDS = 5.0
+"""Age of what is shown from which the header names it; in an outage, it always does."""
+
 FOLLOW_RETRY_SECONDS = 1.0
+
+MIN_LINES = 18
+"""A terminal with fewer lines shows the first warning and the first line of counts only."""
 
 VIEWS = {
     "1": frozenset[JobStatus](),
@@ -89,7 +95,7 @@ class TopApp(App[None]):
         Binding("p", "pause", "Pause"),
         Binding("space", "mark", "Mark"),
         Binding("a", "mark_all", "Mark all"),
-        *(Binding(action.key, f"change('{action.verb}')", action.verb) for action in ACTIONS),
+        *(Binding(each.key, f"change('{each.verb.name}')", each.verb.name) for each in ACTIONS),
         *(Binding(key, f"view('{key}')", "View") for key in VIEWS),
     ]
 
@@ -147,9 +153,10 @@ class TopApp(App[None]):
         try:
             picture = await self._reader.picture(wanted)
             if isinstance(screen := self.screen, JobScreen):
-                screen.show(await self._reader.job_text(screen.job_id, self.size.width - 2))
+                screen.show(*await self._reader.job(screen.job_id, self.size.width - 2))
         except AragoraQError as error:
             self._outage = f"{error}; trying again"
+            self._show_age()
         else:
             self._outage = ""
             self._read_at = time.monotonic()
@@ -180,10 +187,12 @@ class TopApp(App[None]):
         if picture is None:
             return
         with self.batch_update():
-            warnings = texts.warnings(picture)
+            warnings, counts = texts.warnings(picture), texts.counts(picture)
+            if self.size.height < MIN_LINES:
+                warnings, counts = warnings[:1], counts[:1]
             self._part("#attention").update("\n".join(f"! {text}" for text in warnings))
             self._part("#attention").display = bool(warnings)
-            self._part("#counts").update("\n".join(texts.counts(picture)))
+            self._part("#counts").update("\n".join(counts))
             self._show_title()
             self._show_age()
             rows = texts.jobs(picture, self._marked, self._wanted.labels)
@@ -207,7 +216,8 @@ class TopApp(App[None]):
     def _show_age(self) -> None:
         if self._picture is not None:
             age = time.monotonic() - self._read_at
-            self._part("#header").update(texts.header(self._picture, age))
+            is_old = bool(self._outage) or age >= STALE_SECONDS
+            self._part("#header").update(texts.header(self._picture, age if is_old else None))
 
     def _show_message(self) -> None:
         text = "\n".join(filter(None, (self._outage, self._result)))
@@ -270,8 +280,6 @@ class TopApp(App[None]):
 
     def _current_id(self) -> str | None:
         """Return the id of the job under the cursor."""
-        if isinstance(self.screen, JobScreen):
-            return self.screen.job_id
         if self.query_one(ContentSwitcher).current != "jobs":
             return None
         return self._table("#jobs").current_key()
@@ -287,8 +295,8 @@ class TopApp(App[None]):
 
     def action_change(self, verb: str) -> None:
         """Ask, and then change the marked jobs, or the one under the cursor."""
-        action = next(each for each in ACTIONS if each.verb == verb)
-        chosen = list(self._chosen())
+        action = next(each for each in ACTIONS if each.verb.name == verb)
+        chosen = self._chosen()
         jobs = [job for job in chosen if job.status in action.statuses]
         if not jobs:
             statuses = " or ".join(sorted({job.status.value for job in chosen})) or "none"
@@ -304,11 +312,12 @@ class TopApp(App[None]):
             partial(self._change, action, [job.id for job in jobs]),
         )
 
-    def _chosen(self) -> Iterable[Job]:
-        jobs = {job.id: job for job in self._picture.jobs} if self._picture else {}
-        is_overview = not isinstance(self.screen, JobScreen)
-        ids = self._marked if is_overview and self._marked else [self._current_id()]
-        return [jobs[job_id] for job_id in jobs if job_id in ids]
+    def _chosen(self) -> list[Job]:
+        """Return the job that is open, or else the marked ones, or else the one under the cursor."""
+        if isinstance(screen := self.screen, JobScreen):
+            return [screen.job] if screen.job is not None else []
+        ids = self._marked or {self._current_id()}
+        return [job for job in self._picture.jobs if job.id in ids] if self._picture else []
 
     def _change(self, action: Action, ids: list[str], reason: str | None) -> None:
         if reason is None:
@@ -316,11 +325,11 @@ class TopApp(App[None]):
             return
 
         async def run() -> str:
-            results = await action.run(self._reader.queue, ids, self._by, reason)
+            results = await action.verb.send(self._reader.queue, ids, self._by, reason)
             self._marked -= set(ids)
-            return f"{action.verb}: {actions.results_text(results)}"
+            return actions.results_text(action.verb, ids, results)
 
-        self._act(action.verb, run)
+        self._act(action.verb.name, run)
 
     def action_pause(self) -> None:
         if self._picture is None:
@@ -350,7 +359,7 @@ class TopApp(App[None]):
         question = f"{verb.capitalize()} queue {stats['queue']}?"
         self.push_screen(ConfirmScreen(question, [], note, verb), answered)
 
-    def _act(self, verb: str, run: Any) -> None:
+    def _act(self, verb: str, run: Callable[[], Awaitable[str]]) -> None:
         async def work() -> None:
             try:
                 self._say(await run())

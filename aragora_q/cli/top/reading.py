@@ -85,20 +85,28 @@ class Reader:
                 job.payload = _shown_payload(job.raw_payload or b"")
         return read.jobs, bool(cursor)
 
-    async def job_text(self, job_id: str, width: int) -> str:
-        """Return all of a job as lines of text: what `status` prints, and of a debate what `show` prints."""
+    async def job(self, job_id: str, width: int) -> tuple[Job | None, str]:
+        """Return a job, and all of it as lines of text: what `status` prints, and of a debate what `show` prints.
+
+        It is None if it is not there any more, or corrupted: the text says so.
+        """
+        try:
+            job = await self.queue.get_job(job_id)
+            if job is None:
+                return None, f"job {safe_text(job_id)} is not there any more: it was purged"
+            return job, await self._text(job, width)
+        except InvalidPayload as error:
+            return None, safe_text(f"{error}\n{error.hint}", keep="\n")
+
+    async def _text(self, job: Job, width: int) -> str:
         tracker = self.queue.tracker
-        job = await self.queue.get_job(job_id)
-        if job is None:
-            return f"job {safe_text(job_id)} is not there any more: it was purged"
-        history, now = await tracker.history(job_id), await tracker.server_time()
+        history, now = await tracker.history(job.id), await tracker.server_time()
         if not report.is_debate(job):
             return _safe_lines(job_lines(job, now, history))
-        journal = await tracker.checkpoints(job_id)
+        journal = await tracker.checkpoints(job.id)
         calls = report.read_calls(journal, (job.result or {}).get("transcript"))
         lines = job_lines(job, now, history, report.quote_usd(job, calls))
-        debate = plain.render(report.build_report(job, calls), width)
-        return f"{_safe_lines(lines)}\n\n{debate}"
+        return f"{_safe_lines(lines)}\n\n{plain.render(report.build_report(job, calls), width)}"
 
     def events(self) -> AsyncIterator[list[dict[str, str]]]:
         """Iterate over the queue's events as they happen, without end."""
@@ -140,7 +148,7 @@ def parse_filter(text: str, before: JobFilter) -> JobFilter:
         else:
             raise InvalidPayload(
                 f"{word!r:.60} is not a status, nor group:NAME, tenant:NAME or K=V of a tag",
-                hint=did_you_mean(word, JobStatus),
+                hint=did_you_mean(word, [status.value for status in JobStatus]),
             )
     wanted = replace(
         before,

@@ -11,6 +11,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Label, Static
 
+from aragora_q.base import Job
 from aragora_q.cli.options import MAX_REASON_CHARS
 from aragora_q.cli.top import texts
 from aragora_q.cli.top.reading import parse_filter
@@ -32,7 +33,8 @@ class JobScreen(Screen[None]):
     def __init__(self, job_id: str) -> None:
         super().__init__()
         self.job_id = job_id
-        self._text = ""
+        self.job: Job | None = None
+        """The job as it was shown last; None: not yet, or it is not there any more."""
 
     def compose(self) -> ComposeResult:
         yield Static(safe_text(f"job {self.job_id}"), classes="bar", markup=False)
@@ -45,11 +47,10 @@ class JobScreen(Screen[None]):
             markup=False,
         )
 
-    def show(self, text: str) -> None:
+    def show(self, job: Job | None, text: str) -> None:
         """Show the job as it is now."""
-        if text != self._text:
-            self._text = text
-            self.query_one("#job", Static).update(text)
+        self.job = job
+        self.query_one("#job", Static).update(text)
 
 
 class Dialog(ModalScreen[str | None]):

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from aragora_q.cli.top.reading import Picture
     from aragora_q.views import SpentJson, StatsJson
 
-STALE_SECONDS = 5.0
-"""Age of the picture from which it is shown."""
-
 MAX_WARNINGS = 5
 
 JOB_COLUMNS = ("", "ID", "STATUS", "UPDATED", "LABELS", "SUMMARY")
@@ -26,11 +23,11 @@ Row = tuple[str, tuple[str, ...]]
 """A key, and the cells."""
 
 
-def header(picture: Picture, age_seconds: float) -> str:
-    """Return the line of queue and server, with the age of what is shown if it is old."""
+def header(picture: Picture, age_seconds: float | None) -> str:
+    """Return the line of queue and server, with the age of what is shown if that is given."""
     stats = picture.stats
     server = stats["server"]
-    age = f"  as of {duration(age_seconds)} ago" if age_seconds >= STALE_SECONDS else ""
+    age = f"  as of {duration(age_seconds)} ago" if age_seconds is not None else ""
     return safe(f"queue {stats['queue']} at {server['address']}, {server['name']}{age}")
 
 
@@ -130,7 +127,7 @@ KEYS = "? help  q quit  p pause  c cancel  r requeue  h hold  u unhold  / filter
 """The last line; the help has all keys."""
 
 _CHANGES = "\n".join(
-    f"{action.key:<12}{action.verb} the job, or those that are marked" for action in ACTIONS
+    f"{action.key:<12}{action.verb.name} the job, or those that are marked" for action in ACTIONS
 )
 
 HELP = f"""\
