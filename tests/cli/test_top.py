@@ -49,7 +49,8 @@ async def test_the_overview_follows_the_queue_and_the_size_of_the_terminal(harne
     screen.press("w")
     screen.wait_for("worker-1", "1/?", "runs", without=["out of tokens"])
     screen.press("q")
-    assert (screen.wait_for_end(), screen.is_as_before()) == (0, True)
+    assert screen.wait_for_end() == 0
+    screen.wait_until(screen.is_as_before)
 
 
 def test_ctrl_z_suspends_and_ctrl_c_quits(top):
@@ -58,14 +59,15 @@ def test_ctrl_z_suspends_and_ctrl_c_quits(top):
     screen.wait_for("q quit")
     screen.press("ctrl-z")
     screen.wait_until_stopped()
-    assert screen.is_as_before()
+    screen.wait_until(screen.is_as_before)
     screen.send(signal.SIGCONT)
     screen.wait_for("q quit")
     screen.wait_until(lambda: not screen.is_as_before())
     screen.press("?")
     screen.wait_for("Ctrl-Z")
     screen.press("ctrl-c")
-    assert (screen.wait_for_end(), screen.is_as_before()) == (0, True)
+    assert screen.wait_for_end() == 0
+    screen.wait_until(screen.is_as_before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -76,7 +78,8 @@ def test_a_signal_ends_it_and_restores_the_terminal(top, number):
     screen.press("/")
     screen.wait_for("Show jobs that match")
     screen.send(number)
-    assert (screen.wait_for_end(), screen.is_as_before()) == (-number, True)
+    assert screen.wait_for_end() == -number
+    screen.wait_until(screen.is_as_before)
     assert "Traceback" not in screen.text
 
 
@@ -103,7 +106,8 @@ async def test_an_outage_keeps_the_last_picture(own_server, top):
     screen.wait_for("waits", without=["trying again", "as of"])
     await harness.close()
     screen.press("q")
-    assert (screen.wait_for_end(), screen.is_as_before()) == (0, True)
+    assert screen.wait_for_end() == 0
+    screen.wait_until(screen.is_as_before)
 
 
 async def test_hostile_text_is_shown_and_not_obeyed(harness, top):
@@ -200,5 +204,5 @@ def test_a_bug_is_reported_on_a_clean_terminal(top, tmp_path):
     screen = top(env={"PYTHONPATH": str(tmp_path)})
     assert screen.wait_for_end() == 1
     screen.wait_for("LookupError: a bug")
-    assert screen.is_as_before()
+    screen.wait_until(screen.is_as_before)
     assert b"hunter2" not in screen.output

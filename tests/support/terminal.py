@@ -12,11 +12,10 @@ import threading
 import time
 
 import pyte
-
 from support import processes
 
 KEYS = {"enter": "\r", "escape": "\x1b", "ctrl-c": "\x03", "ctrl-z": "\x1a", "down": "\x1b[B"}
-SECONDS = 6
+SECONDS = 30
 
 
 class Terminal:
@@ -32,10 +31,9 @@ class Terminal:
         self.modes_before = termios.tcgetattr(self._slave)
         environment = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **(env or {})}
         self.process = subprocess.Popen(
-            processes.cli(*args),
+            ["setsid", "--ctty", *processes.cli(*args)],
             env=processes.env(**environment),
             stdin=self._slave, stdout=self._slave, stderr=self._slave,
-            preexec_fn=self._lead,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -52,11 +50,6 @@ class Terminal:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         self._reader.join()
-
-    @staticmethod
-    def _lead():
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def _set_size(self, columns, lines):
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

@@ -86,9 +86,9 @@ class Reader:
         return read.jobs, bool(cursor)
 
     async def job(self, job_id: str, width: int) -> tuple[Job | None, str]:
-        """Return a job, and all of it as lines of text: what `status` prints, and of a debate what `show` prints.
+        """Return a job, and its lines of text: what `status` prints, and of a debate what `show` prints, too.
 
-        It is None if it is not there any more, or corrupted: the text says so.
+        The job is None if it is not there any more, or corrupted: the text says so.
         """
         try:
             job = await self.queue.get_job(job_id)

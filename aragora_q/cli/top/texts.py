@@ -47,11 +47,14 @@ def counts(picture: Picture) -> list[str]:
     held = _number("held", stats["held"], oldest_held)
     workers = stats["worker_counts"]
     silent = f", {workers['silent']:,} silent" if workers["silent"] else ""
-    completed, failed = (_recent(stats, name) for name in ("completed", "failed"))
+    ended = [
+        f"completed {stats['completed']:,} ({_recent(stats, 'completed')} in 1/5/15 min)",
+        f"failed {stats['failed']:,} ({_recent(stats, 'failed')})",
+        f"cancelled {stats['cancelled']:,}",
+    ]
     lines = [
         f"{waiting}  delayed {stats['delayed']:,}  {held}  running {stats['running']:,}",
-        f"completed {stats['completed']:,} ({completed} in 1/5/15 min)  "
-        + f"failed {stats['failed']:,} ({failed})  cancelled {stats['cancelled']:,}",
+        "  ".join(ended),
         f"{_spent(stats['spent_today'])}  workers {workers['alive']:,}{silent}",
     ]
     return [safe(line) for line in lines]
