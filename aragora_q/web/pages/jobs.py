@@ -6,6 +6,8 @@ times takes one more, for the server's clock.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -15,9 +17,9 @@ from fastapi.responses import Response
 
 from aragora_q.base import JOB_ID_PATTERN, LIVE, TERMINAL, Job, JobStatus
 from aragora_q.errors import InvalidPayload
-from aragora_q.formats import truncate
 from aragora_q.job_text import summary
 from aragora_q.labels import JobFilter
+from aragora_q.status import decode_payload
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
 from aragora_q.web.filters import read_filter
@@ -122,7 +124,7 @@ def _row(job_id: str, job: Job | InvalidPayload, *, is_cut: bool) -> JobRow:
         job.id,
         job.status.value,
         job.completed_at or job.started_at or job.created_at,
-        truncate(_summary(job, is_cut=is_cut), MAX_SUMMARY_CHARS),
+        _summary(job, is_cut=is_cut),
         job.attempts,
         job.crashes,
         job.group,
@@ -133,9 +135,21 @@ def _row(job_id: str, job: Job | InvalidPayload, *, is_cut: bool) -> JobRow:
 
 
 def _summary(job: Job, *, is_cut: bool) -> str:
-    if is_cut and not job.payload and job.hold is None and not job.error:
-        return job.raw_payload.decode(errors="replace")
-    return summary(job)
+    """Return a job's summary on one line. Of a long payload, only the beginning was read."""
+    if is_cut:
+        whole = decode_payload(job.raw_payload)
+        if "malformed" not in whole:
+            job.payload = whole
+        elif question := _QUESTION.search(whole["malformed"]):
+            job.payload = {"question": json.loads(f'"{question[1]}"')}
+        else:
+            job.payload = whole
+    text = " ".join(summary(job).split())
+    return text if len(text) <= MAX_SUMMARY_CHARS else f"{text[: MAX_SUMMARY_CHARS - 1]}…"
+
+
+_QUESTION = re.compile(r'"question": ?"((?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*)')
+"""A question, as far as it is there."""
 
 
 def _verbs(wanted: JobFilter) -> list[tuple[str, str]]:

@@ -18,8 +18,10 @@ from aragora_q.gates.overview import BudgetState, read_overview
 from aragora_q.labels import JobFilter
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
+from aragora_q.samples import Span, read_samples
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
+from aragora_q.web.charts import queue_charts
 from aragora_q.web.pages.jobs import JobRow, read_rows
 from aragora_q.web.pages.rendering import render
 
@@ -27,8 +29,9 @@ router = APIRouter()
 
 RUNNING_SHOWN = 12
 ENDED_SHOWN = 10
-FAILED_SHOWN = 5
+FAILED_SHOWN = 4
 EVENTS_SHOWN = 15
+SPANS: Sequence[tuple[Span, str]] = (("2h", "2 hours"), ("48h", "48 hours"), ("90d", "90 days"))
 FAILED_SECONDS = 24 * 3600.0
 """Failed jobs of this time need attention."""
 
@@ -65,16 +68,19 @@ class Event:
 async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
     """Show the state of the queue."""
     queue = access.queue
-    stats, budgets, ended, failed, events = await asyncio.gather(
+    chosen = request.query_params.get("span")
+    span: Span = next((each for each, _ in SPANS if each == chosen), "2h")
+    stats, budgets, running, ended, failed, events, samples = await asyncio.gather(
         views.stats_json(queue, access.gates),
         _budgets(access.gates),
+        queue.find_page(JobFilter(statuses=frozenset({JobStatus.PROCESSING})), "", RUNNING_SHOWN),
         queue.find_page(JobFilter(statuses=TERMINAL), "", ENDED_SHOWN),
         queue.find_page(JobFilter(statuses=frozenset({JobStatus.FAILED})), "", FAILED_SHOWN),
         latest_events(queue),
+        read_samples(queue.connection, span),
     )
     now = stats["now"] / 1000
-    running = [job["id"] for job in stats["running_jobs"][:RUNNING_SHOWN]]
-    ids = list(dict.fromkeys([*running, *ended.ids, *failed.ids]))
+    ids = list(dict.fromkeys([*running.ids, *ended.ids, *failed.ids]))
     rows = {row.id: row for row in (await read_rows(queue, ids))[0]}
     recently_failed = [
         row
@@ -89,9 +95,12 @@ async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
         waiting=sum(stats["waiting"].values()),
         attention=[*_attention(stats, budgets), *_crash_attention(list(rows.values()))],
         failed=recently_failed,
-        running=_of(rows, running),
-        more_running=max(0, stats["running"] - len(running)),
+        running=_of(rows, running.ids),
+        more_running=max(0, stats["running"] - len(running.ids)),
         ended=_of(rows, ended.ids),
+        charts=queue_charts(samples.series()),
+        span=span,
+        spans=SPANS,
         events=events,
     )
 

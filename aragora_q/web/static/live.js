@@ -82,7 +82,8 @@
         cache: "no-store",
         signal: refreshing.signal,
       });
-      const next = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("main");
+      const whole = new DOMParser().parseFromString(await response.text(), "text/html");
+      const next = whole.getElementById("main");
       if (response.status === 401 || response.status === 403) {
         say("You are logged out: reload the page", true);
       } else if (response.status === 503) {
@@ -91,6 +92,7 @@
         say("The console cannot show this page now", true);
       } else {
         morph(next);
+        document.title = whole.title;
         serverClock = clockOf(page());
         revealControls();
         countChecked();
