@@ -36,6 +36,7 @@ class Browser:
     """Sends requests as `role` to the application of `console`; keeps cookies."""
 
     def __init__(self, console, role=Role.OPERATOR, name="alice"):
+        self.console = console
         self._app = create_app(console)
         self.actor = Actor(name, role, "10.0.0.7")
         self.cookies = {}
