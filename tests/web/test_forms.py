@@ -11,7 +11,7 @@ from aragora_q.web.roles import Role
 SETTINGS = {
     "agents": {"ann": {"model": "openai:gpt-6.1-terra"}, "bob": {"model": "anthropic:claude-sonnet-5-5"}},
     "prices": {
-        "ann": {"input_per_mtok": 1, "output_per_mtok": 10}, "bob": {"input_per_mtok": 2, "output_per_mtok": 20},
+        "ann": {"input_usd_per_million": 1, "output_usd_per_million": 10}, "bob": {"input_usd_per_million": 2, "output_usd_per_million": 20},
     },
 }  # fmt: skip
 DEBATE = {"question": "Tea or coffee?", "agents": "ann, bob", "rounds": "1", "consensus": "majority"}
