@@ -98,7 +98,7 @@ async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
         running=_of(rows, running.ids),
         more_running=max(0, stats["running"] - len(running.ids)),
         ended=_of(rows, ended.ids),
-        charts=queue_charts(samples.series()),
+        charts=queue_charts(samples.series()) if samples.samples else [],
         span=span,
         spans=SPANS,
         events=events,
