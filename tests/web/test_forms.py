@@ -111,8 +111,8 @@ async def test_a_problem_is_next_to_its_field(harness, producer, field, value, s
 
 async def test_several_problems_are_shown_at_once(producer):
     """What cannot be read is shown with all else that is wrong."""
-    answer = await producer.post("/new", {**DEBATE, "rounds": "x", "delay": "x", "group": "a b", "consensus": "x"})
-    assert {"problem-rounds", "problem-delay", "problem-group", "problem-consensus"} <= set(
+    answer = await producer.post("/new", {**DEBATE, "rounds": "x", "delay": "x", "group": "a b", "agents": "ann,zed"})
+    assert {"problem-rounds", "problem-delay", "problem-group", "problem-agents"} <= set(
         re.findall(r'<span class="problem" id="([^"]*)"', answer.text)
     )
 
