@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -23,7 +24,7 @@ from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
 from aragora_q.web.charts import queue_charts
 from aragora_q.web.pages.jobs import JobRow, read_rows
-from aragora_q.web.pages.rendering import render
+from aragora_q.web.pages.rendering import comes_from_action, render
 
 router = APIRouter()
 
@@ -66,13 +67,21 @@ class Event:
 
 @router.get("/", response_class=HTMLResponse)
 async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
-    """Show the state of the queue."""
-    queue = access.queue
+    """Show the state of the queue. It is read once a second, however many follow it."""
     chosen = request.query_params.get("span")
     span: Span = next((each for each, _ in SPANS if each == chosen), "2h")
+    shared = access.console.shared
+    if comes_from_action(request):
+        shared.clear()
+    found = await shared.get(f"overview {span}", partial(_read, access.queue, access.gates, span))
+    return render(request, "overview.html", span=span, spans=SPANS, **found)
+
+
+async def _read(queue: RedisStreamsQueue, gates: Connection, span: Span) -> dict[str, Any]:
+    """Return what the template shows."""
     stats, budgets, running, ended, failed, events, samples = await asyncio.gather(
-        views.stats_json(queue, access.gates),
-        _budgets(access.gates),
+        views.stats_json(queue, gates),
+        _budgets(gates),
         queue.find_page(JobFilter(statuses=frozenset({JobStatus.PROCESSING})), "", RUNNING_SHOWN),
         queue.find_page(JobFilter(statuses=TERMINAL), "", ENDED_SHOWN),
         queue.find_page(JobFilter(statuses=frozenset({JobStatus.FAILED})), "", FAILED_SHOWN),
@@ -82,27 +91,22 @@ async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
     now = stats["now"] / 1000
     ids = list(dict.fromkeys([*running.ids, *ended.ids, *failed.ids]))
     rows = {row.id: row for row in (await read_rows(queue, ids))[0]}
-    recently_failed = [
-        row
-        for row in _of(rows, failed.ids)
-        if row.status == "failed" and now - (row.at or 0) < FAILED_SECONDS
-    ]
-    return render(
-        request,
-        "overview.html",
-        now=now,
-        stats=stats,
-        waiting=sum(stats["waiting"].values()),
-        attention=[*_attention(stats, budgets), *_crash_attention(list(rows.values()))],
-        failed=recently_failed,
-        running=_of(rows, running.ids),
-        more_running=max(0, stats["running"] - len(running.ids)),
-        ended=_of(rows, ended.ids),
-        charts=queue_charts(samples.series()) if samples.samples else [],
-        span=span,
-        spans=SPANS,
-        events=events,
-    )
+    return {
+        "now": now,
+        "stats": stats,
+        "waiting": sum(stats["waiting"].values()),
+        "attention": [*_attention(stats, budgets), *_crash_attention(list(rows.values()))],
+        "failed": [
+            row
+            for row in _of(rows, failed.ids)
+            if row.status == "failed" and now - (row.at or 0) < FAILED_SECONDS
+        ],
+        "running": _of(rows, running.ids),
+        "more_running": max(0, stats["running"] - len(running.ids)),
+        "ended": _of(rows, ended.ids),
+        "charts": queue_charts(samples.series()) if samples.samples else [],
+        "events": events,
+    }
 
 
 def _of(rows: Mapping[str, JobRow], ids: Sequence[str]) -> list[JobRow]:

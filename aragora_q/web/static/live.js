@@ -48,7 +48,6 @@
   function say(text, isAway = false) {
     if (connection.textContent !== text) connection.textContent = text;
     connection.classList.toggle("away", isAway);
-    page().classList.toggle("stale", isAway);
   }
 
   // Refresh
@@ -163,11 +162,12 @@
 
   function countChecked() {
     for (const form of document.querySelectorAll("form[data-bulk]")) {
-      const boxes = [...document.querySelectorAll(`input[type=checkbox][form="${form.id}"][name]`)];
+      const id = form.getAttribute("id"); // form.id is a field of that name
+      const boxes = [...document.querySelectorAll(`input[type=checkbox][form="${id}"][name]`)];
       const checked = boxes.filter((box) => box.checked).length;
       const output = form.querySelector("output");
       if (output) output.textContent = checked ? `${checked} selected` : "";
-      const all = document.querySelector(`[data-check-all="${form.id}"]`);
+      const all = document.querySelector(`[data-check-all="${id}"]`);
       if (all) {
         all.checked = checked > 0 && checked === boxes.length;
         all.indeterminate = checked > 0 && checked < boxes.length;
