@@ -88,11 +88,11 @@ class DebateJson(TypedDict):
 
 
 class Cancelled(TypedDict):
-    """What became of a job that was to be cancelled. False: it had already ended."""
+    """What became of a job that was to be cancelled. False: it had already ended, or is unknown."""
 
     id: str
     cancelled: bool
-    status: str
+    status: str | None
 
 
 class Requeued(TypedDict):
@@ -108,7 +108,7 @@ class Held(TypedDict):
 
     id: str
     held: bool
-    status: str
+    status: str | None
 
 
 class Unheld(TypedDict):
@@ -214,6 +214,11 @@ class StatsJson(TypedDict):
     now: int
     paused: bool
     paused_at: int | None
+    paused_by: str | None
+    paused_reason: str | None
+    resumed_at: int | None
+    resumed_by: str | None
+    resumed_reason: str | None
     grace_until: int | None
     worker_counts: dict[str, int]
     workers: list[dict[str, Any]]
@@ -348,8 +353,8 @@ def debate_json(job: Job, calls: Calls) -> DebateJson:
 
 
 def cancelled_json(job_id: str, result: str) -> Cancelled:
-    """Return what `cancel_many` did to a job that is known."""
-    status = result.removeprefix("was-")
+    """Return what `cancel_many` did to a job."""
+    status = None if result == "unknown" else result.removeprefix("was-")
     return {"id": job_id, "cancelled": result == "cancelled", "status": status}
 
 
@@ -365,15 +370,15 @@ def requeued_json(job_id: str, result: str) -> Requeued:
 
 
 def held_json(job_id: str, result: str) -> Held:
-    """Return what `hold_many` did to a job that is known."""
+    """Return what `hold_many` did to a job."""
     is_running = result.endswith("asked")
     is_held = is_running or result in ("held", "was-held")
-    status = "processing" if is_running else result.removeprefix("was-")
-    return {"id": job_id, "held": is_held, "status": status}
+    status = None if result == "unknown" else result.removeprefix("was-")
+    return {"id": job_id, "held": is_held, "status": "processing" if is_running else status}
 
 
 def unheld_json(job_id: str, result: str, status: str | None) -> Unheld:
-    """Return what `unhold_many` did to a job that is known, and its status after that."""
+    """Return what `unhold_many` did to a job, and its status after that."""
     return {"id": job_id, "unheld": result == "unheld", "status": status}
 
 

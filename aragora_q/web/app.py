@@ -18,10 +18,10 @@ def create_app(console: Console) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,
     )
     app.state.console = console
-    app.include_router(api.router)
+    app.router.routes.append(api.mount(console))
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
     errors.install(app)
