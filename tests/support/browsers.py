@@ -26,7 +26,9 @@ class Answer:
 
     def fields(self, action):
         """The hidden fields of the first form that leads to `action`, as pairs."""
-        form = re.search(rf'<form[^>]*action="{re.escape(action)}"[^>]*>(.*?)</form>', self.text, re.DOTALL)
+        form = re.search(
+            rf'<form[^>]*action="{re.escape(action)}"[^>]*>(.*?)</form>', self.text, re.DOTALL
+        )
         assert form, f"no form leads to {action}: {self.words[:500]}"
         found = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form[1])
         return [(unescape(name), unescape(value)) for name, value in found]
@@ -47,7 +49,9 @@ class Browser:
     async def post(self, address, fields=(), **more):
         """Send a form; a value that is a list is sent several times."""
         pairs = [*(fields.items() if isinstance(fields, dict) else fields), *more.items()]
-        return await self._send("POST", address, urlencode(pairs, doseq=True, errors="surrogatepass").encode())
+        return await self._send(
+            "POST", address, urlencode(pairs, doseq=True, errors="surrogatepass").encode()
+        )
 
     async def done(self, address, fields=(), **more):
         """Send a form, and return the page that it leads to, which says what was done."""
@@ -57,11 +61,15 @@ class Browser:
 
     async def _send(self, method, address, body=b""):
         parts = urlsplit(address)
-        headers = [(b"host", b"localhost"), (b"cookie", "; ".join(f"{n}={v}" for n, v in self.cookies.items()).encode())]
+        headers = [
+            (b"host", b"localhost"),
+            (b"cookie", "; ".join(f"{n}={v}" for n, v in self.cookies.items()).encode()),
+        ]
         if body or method == "POST":
             headers.append((b"content-type", b"application/x-www-form-urlencoded"))
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
+            "scheme": "http",
             "path": parts.path, "raw_path": parts.path.encode(), "query_string": parts.query.encode(),
             "headers": headers, "client": ("10.0.0.7", 40_000), "server": ("localhost", 8080), "root_path": "",
             "state": {"actor": self.actor},
@@ -94,10 +102,25 @@ class ConsoleOf:
     def __init__(self, harness, roles=tuple(Role), **settings):
         self._gates = harness.queue.connection.for_gates()
         queue = harness.other_client(**settings) if settings else harness.queue
-        self.console = Console(queue.config, {role: RoleConnections(queue, self._gates) for role in roles})
+        self.console = Console(
+            queue.config, {role: RoleConnections(queue, self._gates) for role in roles}
+        )
 
     def browser(self, role=Role.OPERATOR, name="alice"):
         return Browser(self.console, role, name)
 
     async def close(self):
         await self._gates.close()
+
+
+def snapshot(redis):
+    """All data in Redis."""
+    read = {
+        "hash": redis.hgetall,
+        "stream": redis.xrange,
+        "set": redis.smembers,
+        "string": redis.get,
+        "zset": lambda key: redis.zrange(key, 0, -1, withscores=True),
+        "list": lambda key: redis.lrange(key, 0, -1),
+    }
+    return {key: read[redis.type(key)](key) for key in redis.scan_iter()}

@@ -1,6 +1,7 @@
 """Actions of pages: what each does, what it says, and what it never does."""
 
 import pytest
+from support.browsers import snapshot
 
 from aragora_q.base import Job
 from aragora_q.contracts import Failed, Report
@@ -85,10 +86,14 @@ ACTIONS = [
 async def test_only_operators_act(harness, new_console, address, role):
     """An action of a lower role is refused, and changes nothing."""
     await job_in(harness, "pending", group="g")
-    before = snapshot(harness)
-    answer = await new_console().browser(role).post(address, id="j1", confirmed="9", name="x", matching="")
+    before = snapshot(harness.redis)
+    answer = (
+        await new_console()
+        .browser(role)
+        .post(address, id="j1", confirmed="9", name="x", matching="")
+    )
     assert answer.status == 403
-    assert snapshot(harness) == before
+    assert snapshot(harness.redis) == before
 
 
 async def test_no_role_without_its_credential(harness, new_console):
@@ -100,7 +105,7 @@ async def test_no_role_without_its_credential(harness, new_console):
 
 
 async def test_checked_jobs_are_confirmed_with_their_number(harness, operator):
-    """An action on checked jobs asks first, naming them and their number; once confirmed, it says what it did."""
+    """An action on checked jobs asks first, with their ids and number; then it says what it did."""
     for n in range(3):
         await job_in(harness, "pending", f"j{n}")
     await job_in(harness, "cancelled", "ended")
@@ -257,7 +262,15 @@ async def test_the_queue_is_paused_and_resumed(harness, operator):
 
 
 @pytest.mark.parametrize(
-    "to", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\r\nX: y", "é"]
+    "to",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "/a\r\nX: y",
+        "é",
+    ],
 )
 async def test_no_open_redirect(harness, operator, to):
     """An action leads back to a page of this console, whatever address the form names."""
@@ -280,24 +293,3 @@ async def test_commands_are_quoted(harness, operator):
     asked = await operator.post("/jobs/cancel", id="j1", reason="it's <i>late</i>; rm -rf $HOME")
     assert """aragora-q cancel j1 --reason 'it'"'"'s <i>late</i>; rm -rf $HOME'""" in asked.words
     assert "<i>late" not in asked.text
-
-
-def snapshot(harness):
-    """All data in Redis."""
-    return {key: _value(harness.redis, key) for key in harness.redis.keys()}
-
-
-def _value(redis, key):
-    match redis.type(key):
-        case "hash":
-            return redis.hgetall(key)
-        case "zset":
-            return redis.zrange(key, 0, -1, withscores=True)
-        case "stream":
-            return redis.xrange(key)
-        case "list":
-            return redis.lrange(key, 0, -1)
-        case "set":
-            return redis.smembers(key)
-        case _:
-            return redis.get(key)

@@ -1,4 +1,4 @@
-"""The form of a new debate: problems next to their fields, a quote first, and one job however often it is sent."""
+"""The form of a new debate: problems next to their fields, a quote first, and one job, sent once or twice."""
 
 import re
 
@@ -8,13 +8,20 @@ from aragora_q import JobFilter
 from aragora_q.errors import ConfigError, RedisUnreachable
 from aragora_q.web.roles import Role
 
+PRICE = {"input_usd_per_million": 1, "output_usd_per_million": 10}
 SETTINGS = {
-    "agents": {"ann": {"model": "openai:gpt-6.1-terra"}, "bob": {"model": "anthropic:claude-sonnet-5-5"}},
-    "prices": {
-        "ann": {"input_usd_per_million": 1, "output_usd_per_million": 10}, "bob": {"input_usd_per_million": 2, "output_usd_per_million": 20},
+    "agents": {
+        "ann": {"model": "openai:gpt-6.1-terra"},
+        "bob": {"model": "anthropic:claude-sonnet-5-5"},
     },
-}  # fmt: skip
-DEBATE = {"question": "Tea or coffee?", "agents": "ann, bob", "rounds": "1", "consensus": "majority"}
+    "prices": {"ann": PRICE, "bob": PRICE},
+}
+DEBATE = {
+    "question": "Tea or coffee?",
+    "agents": "ann, bob",
+    "rounds": "1",
+    "consensus": "majority",
+}
 DEBATE |= {"answer_form": "text", "debate": "auto"}
 
 
@@ -33,7 +40,7 @@ def enqueue_of(page, values):
 
 
 async def test_a_debate_is_quoted_then_enqueued_once(harness, producer):
-    """The first step shows the quote and enqueues nothing; the second enqueues, once, however often it is sent."""
+    """The first step shows the quote and enqueues nothing; the second enqueues, once, even if sent twice."""
     page = await producer.post("/new", DEBATE, step="quote")
     assert page.status == 200
     assert re.search(r"Enqueue for about \$0\.\d+", page.words)
@@ -111,7 +118,9 @@ async def test_a_problem_is_next_to_its_field(harness, producer, field, value, s
 
 async def test_several_problems_are_shown_at_once(producer):
     """What cannot be read is shown with all else that is wrong."""
-    answer = await producer.post("/new", {**DEBATE, "rounds": "x", "delay": "x", "group": "a b", "agents": "ann,zed"})
+    answer = await producer.post(
+        "/new", {**DEBATE, "rounds": "x", "delay": "x", "group": "a b", "agents": "ann,zed"}
+    )
     assert {"problem-rounds", "problem-delay", "problem-group", "problem-agents"} <= set(
         re.findall(r'<span class="problem" id="([^"]*)"', answer.text)
     )
@@ -141,7 +150,11 @@ async def test_all_fields_reach_the_job(harness, producer):
 
 async def test_a_schema_is_an_answer_form(harness, producer):
     """A JSON schema is taken as the form of answers, and what is not JSON is refused."""
-    values = {**DEBATE, "answer_form": "schema", "schema": '{"type": "object", "properties": {"n": {"type": "integer"}}}'}
+    values = {
+        **DEBATE,
+        "answer_form": "schema",
+        "schema": '{"type": "object", "properties": {"n": {"type": "integer"}}}',
+    }
     page = await producer.post("/new", values)
     await producer.done("/new", enqueue_of(page, values))
     [job_id] = await jobs_of(harness)
@@ -154,7 +167,9 @@ async def test_a_schema_is_an_answer_form(harness, producer):
 async def test_hostile_text_is_kept_and_escaped(producer):
     """Text that could be code is shown as it was typed, in the fields, the command line and the messages."""
     text = '"><script>alert(1)</script></textarea>\n{{ 7 * 7 }}'
-    answer = await producer.post("/new", {**dict.fromkeys(DEBATE, text), "id": text, "schema": text, "group": text})
+    answer = await producer.post(
+        "/new", {**dict.fromkeys(DEBATE, text), "id": text, "schema": text, "group": text}
+    )
     assert answer.status == 422
     assert "<script>alert" not in answer.text
     assert "&lt;script&gt;" in answer.text
@@ -165,11 +180,13 @@ async def test_hostile_text_is_kept_and_escaped(producer):
 
 
 async def test_no_price_without_the_extra(harness, producer, monkeypatch):
-    """Where the list of prices is not installed, the debate can be enqueued, and the page says what is missing."""
+    """Without the list of prices, the debate can be enqueued, and the page says what is missing."""
     from aragora_q.executors import debate
 
     def agents_without_price(*_):
-        raise ConfigError("the price of agent ann needs an extra that is not installed", hint="pip install x")
+        raise ConfigError(
+            "the price of agent ann needs an extra that is not installed", hint="pip install x"
+        )
 
     monkeypatch.setattr(debate, "agents_without_price", agents_without_price)
     page = await producer.post("/new", DEBATE)

@@ -1,9 +1,10 @@
-"""The pages of groups, workers, money, failed and held jobs: what they show, and that showing changes nothing."""
+"""The pages of groups, workers, money, failed and held jobs: what they show, and that it changes nothing."""
 
 import re
 
 import pytest
 from fastapi.routing import APIRoute
+from support.browsers import snapshot
 from support.gates import ACCOUNT, Gates, new_call
 from support.shown_jobs import HOSTILE, add_hostile, fill, worker
 
@@ -52,16 +53,17 @@ async def test_money_has_the_numbers_of_the_commands(spending, operator):
 
 
 async def test_a_budget_is_set_and_reset(spending, operator):
-    """Set keeps what is left blank, says what was before, and who did it; reset lets declarations apply again."""
+    """Set keeps what is left blank, and says what was before and who did it; reset ends it."""
     page = await operator.done("/budgets/set", name="month", limit_usd="50", reason="launch")
     assert "Budget month is set to $50.00/month (was $10.00/month)." in page.words
     assert "set by alice from 10.0.0.7" in page.words
     assert "launch" in page.words
     page = await operator.done("/budgets/set", name="month", limit_usd="50", reason="launch")
     assert "(was $50.00/month)" in page.words
-    assert "Budget month is reset (was $50.00/month): $10.00/month applies." in (
-        await operator.done("/budgets/reset", name="month")
-    ).words
+    assert (
+        "Budget month is reset (was $50.00/month): $10.00/month applies."
+        in (await operator.done("/budgets/reset", name="month")).words
+    )
     assert "Budget month was not set" in (await operator.done("/budgets/reset", name="month")).words
     assert (await operator.post("/budgets/reset", name="none")).status == 404
 
@@ -98,7 +100,10 @@ async def test_a_provider_is_paused_and_resumed(spending, operator):
     assert f"Provider {ACCOUNT} stays paused: resume acme, too." in page.words
     page = await operator.done("/providers/resume", name="acme")
     assert "Provider acme takes calls again." in page.words
-    assert "was neither paused nor closed" in (await operator.done("/providers/resume", name="acme")).words
+    assert (
+        "was neither paused nor closed"
+        in (await operator.done("/providers/resume", name="acme")).words
+    )
     for verb in ("pause", "resume"):
         assert (await operator.post(f"/providers/{verb}", name="unknown")).status == 404
 
@@ -113,12 +118,17 @@ async def test_failed_jobs_with_one_error_are_together(harness, operator):
     """Errors that differ in ids, numbers and times are one group, the newest first; it is requeued as one."""
     session = await harness.worker()
     for n in range(3):
-        await fail(harness, session, f"j{n}", f"job j{n}: status 429 after {n}.{n} s, request 7f3a9b2c{n}d4e5f60")
+        await fail(
+            harness,
+            session,
+            f"j{n}",
+            f"job j{n}: status 429 after {n}.{n} s, request 7f3a9b2c{n}d4e5f60",
+        )
     await fail(harness, session, "other", "boom")
     page = await operator.get("/failed")
     assert page.words.index("boom") < page.words.index("status 429")
     assert "Requeue 3 jobs" in page.words
-    form = [pair for pair in page.fields("/jobs/requeue")]
+    form = page.fields("/jobs/requeue")
     assert form[:2] == [("matching", "1"), ("status", "failed")]  # the first form is for all
     asked = await operator.post("/jobs/requeue", id=["j0", "j1", "j2"], to="/failed")
     page = await operator.done("/jobs/requeue", asked.fields("/jobs/requeue"))
@@ -130,7 +140,11 @@ async def test_failed_jobs_with_one_error_are_together(harness, operator):
     ("one", "other", "same"),
     [
         ("timeout after 30.0 s", "timeout after 29.7 s", True),
-        ("request 01982f6c-aa11-7bb2-8cc3-000000000001", "request 01982f6c-dd44-7ee5-9ff6-000000000002", True),
+        (
+            "request 01982f6c-aa11-7bb2-8cc3-000000000001",
+            "request 01982f6c-dd44-7ee5-9ff6-000000000002",
+            True,
+        ),
         ("no agent 'ann'", "no agent 'bob'", False),
         ("status 429", "state 429", False),
     ],
@@ -154,7 +168,10 @@ async def test_held_jobs_are_shown_by_what_holds_them(harness, spending, operato
     await harness.enqueue("m1")
     await harness.queue.hold("m1", reason="prices changed", by="ann@desk")
     page = await operator.get("/held")
-    titles = [re.sub("<[^>]*>", "", each).split("  ")[0] for each in re.findall(r"<h2[^>]*>(.*?)</h2>", page.text)]
+    titles = [
+        re.sub("<[^>]*>", "", each).split("  ")[0]
+        for each in re.findall(r"<h2[^>]*>(.*?)</h2>", page.text)
+    ]
     assert [title.split(" 1 job")[0] for title in titles] == [
         "Wait for an approval", "Held by a person", "Wait for budget tenants/tenant:acme",
         f"Wait for provider {ACCOUNT}", "Held by their executor",
@@ -221,7 +238,8 @@ async def test_hostile_texts_are_shown_as_text(harness, operator, name):
 async def test_empty_pages(operator):
     """A queue without jobs has pages that say so."""
     for address, said in [
-        ("/groups", "There are no groups."), ("/workers", "No worker is registered."), ("/failed", "No job has failed."),
+        ("/groups", "There are no groups."), ("/workers", "No worker is registered."),
+        ("/failed", "No job has failed."),
         ("/held", "No job is held."), ("/money", "No budget applies."),
     ]:  # fmt: skip
         assert said in (await operator.get(address)).words
@@ -229,7 +247,12 @@ async def test_empty_pages(operator):
 
 async def test_queries_that_are_not_valid_show_the_default(operator):
     """A query that no form sends is as good as none."""
-    for address in ("/money?by=<b>&days=x", "/money?days=0", "/groups?limit=-1", "/groups?limit=99999999999"):
+    for address in (
+        "/money?by=<b>&days=x",
+        "/money?days=0",
+        "/groups?limit=-1",
+        "/groups?limit=99999999999",
+    ):
         assert (await operator.get(address)).status == 200
 
 
@@ -237,9 +260,17 @@ async def test_reading_changes_nothing(harness, operator, spending):
     """No GET of any page or route of actions changes anything in Redis."""
     await fill(harness.queue, await worker(harness.queue))
     before = snapshot(harness.redis)
-    values = {"job_id": "running", "name": "nightly", "verb": "cancel", "queue": "debates", "id": "running"}
+    values = {
+        "job_id": "running",
+        "name": "nightly",
+        "verb": "cancel",
+        "queue": "debates",
+        "id": "running",
+    }
     paths = {
-        route.path for route in routes_of(operator) if "event" not in route.path and "static" not in route.path
+        route.path
+        for route in routes_of(operator)
+        if "event" not in route.path and "static" not in route.path
     }
     assert len(paths) > 12
     for path in paths:
@@ -253,14 +284,9 @@ def routes_of(browser):
         route = left.pop()
         if isinstance(route, APIRoute):
             found.append(route)
-        left += getattr(getattr(route, "original_router", None), "routes", None) or getattr(route, "routes", None) or []
+        left += (
+            getattr(getattr(route, "original_router", None), "routes", None)
+            or getattr(route, "routes", None)
+            or []
+        )
     return found
-
-
-def snapshot(redis):
-    """All data in Redis."""
-    read = {
-        "hash": redis.hgetall, "stream": redis.xrange, "set": redis.smembers, "string": redis.get,
-        "zset": lambda key: redis.zrange(key, 0, -1, withscores=True), "list": lambda key: redis.lrange(key, 0, -1),
-    }  # fmt: skip
-    return {key: read[redis.type(key)](key) for key in redis.keys()}
