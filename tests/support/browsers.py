@@ -38,6 +38,7 @@ class Browser:
     """Sends requests as `role` to the application of `console`; keeps cookies."""
 
     def __init__(self, console, role=Role.OPERATOR, name="alice"):
+        self.console = console
         self._app = create_app(console)
         self.actor = Actor(name, role, "10.0.0.7")
         self.cookies = {}
@@ -67,7 +68,8 @@ class Browser:
         if body or method == "POST":
             headers.append((b"content-type", b"application/x-www-form-urlencoded"))
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
+            "scheme": "http",
             "path": parts.path, "raw_path": parts.path.encode(), "query_string": parts.query.encode(),
             "headers": headers, "client": ("10.0.0.7", 40_000), "server": ("localhost", 8080), "root_path": "",
             "state": {"actor": self.actor},
@@ -109,3 +111,16 @@ class ConsoleOf:
 
     async def close(self):
         await self._gates.close()
+
+
+def snapshot(redis):
+    """All data in Redis."""
+    read = {
+        "hash": redis.hgetall,
+        "stream": redis.xrange,
+        "set": redis.smembers,
+        "string": redis.get,
+        "zset": lambda key: redis.zrange(key, 0, -1, withscores=True),
+        "list": lambda key: redis.lrange(key, 0, -1),
+    }
+    return {key: read[redis.type(key)](key) for key in redis.scan_iter()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -15,8 +14,6 @@ from aragora_q.errors import AragoraQError
 from aragora_q.web.access import NotLoggedIn
 from aragora_q.web.pages.rendering import render
 
-API = "/api/"
-
 STATUSES = {
     3: HTTPStatus.NOT_FOUND,
     65: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -27,26 +24,14 @@ STATUSES = {
 }
 """Statuses of pages by exit code; of all others, 500."""
 
-Handler = Callable[[Request, Exception], Response | Awaitable[Response]]
-
 
 def install(app: FastAPI) -> None:
-    """Let an application answer errors of pages with pages; those of the API as it did before."""
+    """Let an application answer errors with pages."""
     for kind in (AragoraQError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _handler(app.exception_handlers.get(kind)))
+        app.add_exception_handler(kind, error_page)
 
 
-def _handler(of_api: Handler | None) -> Handler:
-    async def handle(request: Request, error: Exception) -> Response:
-        if of_api is None or not request.url.path.startswith(API):
-            return error_page(request, error)
-        answer = of_api(request, error)
-        return answer if isinstance(answer, Response) else await answer
-
-    return handle
-
-
-def error_page(request: Request, error: Exception) -> Response:
+async def error_page(request: Request, error: Exception) -> Response:
     """Return the page that says what went wrong."""
     status, text, hint = _described(error)
     is_away = status is HTTPStatus.SERVICE_UNAVAILABLE

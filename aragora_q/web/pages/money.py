@@ -100,6 +100,7 @@ async def show_money(request: Request, access: Viewer) -> Response:
         total=report.total,
         left_out=report.left_out.calls,
         budgets=budgets,
+        were_set=list(dict.fromkeys(row.budget.name for row in budgets if row.budget.override)),
         providers=providers,
         faults=faults,
         spend_command=shlex.join(

@@ -40,6 +40,7 @@ from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import command_line, redirect, render
 
 if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
     from aragora_q.executors.debate.quote import Approval
     from aragora_q.web.access import Access
 
@@ -251,7 +252,7 @@ async def _ready(access: Access, draft: Draft, job_id: str) -> Ready | None:
     """Return the debate that was typed, checked and quoted; None if there are problems."""
     fields = draft.fields()
     if draft.problems:
-        _check_all(draft, fields)
+        _check_all(draft, fields, access.queue.config)
         return None
     config = access.queue.config
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -280,11 +281,11 @@ async def _ready(access: Access, draft: Draft, job_id: str) -> Ready | None:
     return Ready(job, quoted, no_quote, basis, warning, approval, digest)
 
 
-def _check_all(draft: Draft, fields: dict[str, Any]) -> None:
+def _check_all(draft: Draft, fields: dict[str, Any], config: QueueConfig) -> None:
     """Note what else is wrong with what was typed, next to what cannot be read."""
     try:
         take_thresholds(fields)
-        create_job(fields, {}, lambda *_: new_job_id())
+        check_seats(create_job(fields, {}, lambda *_: new_job_id()).payload, config)
     except InvalidPayload as error:
         draft.note(field_of(str(error)), _text(error))
 

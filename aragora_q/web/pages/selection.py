@@ -90,18 +90,23 @@ class Selection:
         return [("matching", "1"), *filter_fields(self.wanted)]
 
     def command(self) -> list[str]:
-        """Return the words of the command line that does the same, without options of the queue."""
+        """Return the words of the command line that does the same; it reads many ids from stdin."""
         if self.ids:
-            return [self.verb.name, *self.ids]
-        options = [
-            word
-            for name, value in filter_fields(self.wanted)
-            if name != "status" or self.wanted.statuses != self.verb.statuses
-            for word in (f"--{name}", value)
+            return [self.verb.name, *(self.ids if len(self.ids) <= MAX_NAMED else "-")]
+        fields = filter_fields(self.wanted)
+        others = [
+            word for name, value in fields if name != "status" for word in (f"--{name}", value)
         ]
-        if not options:  # the command wants a filter
-            options = [w for each in _names(self.wanted.statuses) for w in ("--status", each)]
-        return [self.verb.name, *options]
+        if (
+            self.verb.name == "purge" and not others
+        ):  # else it would delete only those past retention
+            others = ["--older-than", "0s"]
+        if others and self.wanted.statuses == self.verb.statuses:
+            return [self.verb.name, *others]
+        statuses = [
+            word for name, value in fields if name == "status" for word in ("--status", value)
+        ]
+        return [self.verb.name, *statuses, *others]
 
     async def run(self, queue: RedisStreamsQueue, by: str, reason: str, *, most: int) -> Done:
         """Work on the jobs in batches, until all are done, `most` are changed, or BULK_SECONDS are over."""
