@@ -41,7 +41,6 @@ from aragora_q.contracts import (
     WorkQueue,
 )
 from aragora_q.errors import (
-    SERVER_ERRORS,
     AragoraQError,
     GroupNotFound,
     GroupSealed,
@@ -698,7 +697,7 @@ class RedisStreamsQueue(WorkQueue):
                 reader = Spending(gates)
                 dates = [date(1970, 1, 1) + timedelta(days=day) for day in days]
                 return [(await reader.of_queue(self.config.queue, day)).micro_usd for day in dates]
-        except (*SERVER_ERRORS, TimeoutError, ValueError):
+        except (AragoraQError, TimeoutError, ValueError):
             return ["-"] * len(days)
 
     async def close(self) -> None:
