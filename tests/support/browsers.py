@@ -8,7 +8,9 @@ from urllib.parse import urlencode, urlsplit
 
 from aragora_q.web.app import create_app
 from aragora_q.web.console import Console, RoleConnections
+from aragora_q.web.feed import Feed
 from aragora_q.web.roles import Actor, Role
+from aragora_q.web.snapshot import SharedReads
 
 
 @dataclass
@@ -103,13 +105,17 @@ class ConsoleOf:
         self._gates = harness.queue.connection.for_gates()
         queue = harness.other_client(**settings) if settings else harness.queue
         self.console = Console(
-            queue.config, {role: RoleConnections(queue, self._gates) for role in roles}
+            queue.config,
+            {role: RoleConnections(queue, self._gates) for role in roles},
+            Feed(queue),
+            SharedReads(),
         )
 
     def browser(self, role=Role.OPERATOR, name="alice"):
         return Browser(self.console, role, name)
 
     async def close(self):
+        await self.console.shared.close()
         await self._gates.close()
 
 
