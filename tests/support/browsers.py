@@ -6,7 +6,9 @@ from html import unescape
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode, urlsplit
 
+from aragora_q.observability.web_metrics import WebMetrics
 from aragora_q.web.app import create_app
+from aragora_q.web.auth import Auth, Proxies
 from aragora_q.web.console import Console, RoleConnections
 from aragora_q.web.feed import Feed
 from aragora_q.web.roles import Actor, Role
@@ -42,6 +44,10 @@ class Browser:
     def __init__(self, console, role=Role.OPERATOR, name="alice"):
         self.console = console
         self._app = create_app(console)
+        self._app.state.auth = Auth(
+            None, Proxies([], {}), highest=Role.OPERATOR, port=8080, is_loopback=True
+        )
+        self._app.state.metrics = WebMetrics(console.config.queue)
         self.actor = Actor(name, role, "10.0.0.7")
         self.cookies = {}
 
