@@ -6,9 +6,13 @@ from html import unescape
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode, urlsplit
 
+from aragora_q.observability.web_metrics import WebMetrics
 from aragora_q.web.app import create_app
+from aragora_q.web.auth import Auth, Proxies
 from aragora_q.web.console import Console, RoleConnections
+from aragora_q.web.feed import Feed
 from aragora_q.web.roles import Actor, Role
+from aragora_q.web.snapshot import SharedReads
 
 
 @dataclass
@@ -40,6 +44,10 @@ class Browser:
     def __init__(self, console, role=Role.OPERATOR, name="alice"):
         self.console = console
         self._app = create_app(console)
+        self._app.state.auth = Auth(
+            None, Proxies([], {}), highest=Role.OPERATOR, port=8080, is_loopback=True
+        )
+        self._app.state.metrics = WebMetrics(console.config.queue)
         self.actor = Actor(name, role, "10.0.0.7")
         self.cookies = {}
 
@@ -103,13 +111,17 @@ class ConsoleOf:
         self._gates = harness.queue.connection.for_gates()
         queue = harness.other_client(**settings) if settings else harness.queue
         self.console = Console(
-            queue.config, {role: RoleConnections(queue, self._gates) for role in roles}
+            queue.config,
+            {role: RoleConnections(queue, self._gates) for role in roles},
+            Feed(queue),
+            SharedReads(),
         )
 
     def browser(self, role=Role.OPERATOR, name="alice"):
         return Browser(self.console, role, name)
 
     async def close(self):
+        await self.console.shared.close()
         await self._gates.close()
 
 

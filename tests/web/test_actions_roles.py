@@ -6,6 +6,7 @@ from support.gates import Gates, new_call
 from support.shown_jobs import fill, worker
 
 from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
 from aragora_q.redis import acl
 from aragora_q.web.console import open_console
 from aragora_q.web.roles import Role
@@ -23,15 +24,13 @@ async def console(harness):
         rules = acl.rules(name, harness.keys).split()
         harness.redis.execute_command("ACL", "SETUSER", name, "reset", "on", ">secret", *rules)
     urls = {
-        role: harness.config.redis_url.get_secret_value().replace("://", f"://{name}:secret@")
+        role: harness.config.redis_url.replace("://", f"://{name}:secret@")
         for role, name in USERS.items()
     }
-    config = harness.config.model_copy(
-        update={
-            "redis_url": urls[Role.VIEWER],
-            "web_producer_redis_url": type(harness.config.redis_url)(urls[Role.PRODUCER]),
-            "web_operator_redis_url": type(harness.config.redis_url)(urls[Role.OPERATOR]),
-        }
+    config = QueueConfig(
+        redis_url=urls[Role.VIEWER],
+        web_producer_redis_url=urls[Role.PRODUCER],
+        web_operator_redis_url=urls[Role.OPERATOR],
     )
     async with open_console(config) as console:
         yield console
