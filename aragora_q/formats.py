@@ -16,6 +16,9 @@ EMOJI_STYLE = "\ufe0f"
 JOINERS = "\u200c\u200d\u200e\u200f\n\t"
 """Controls that scripts and emoji need, and that are harmless in a file that no terminal shows."""
 
+NOT_PLAIN = re.compile(r"[^ -~]")
+"""What has to be looked at before it is shown."""
+
 WIDE = frozenset("WF")
 """East Asian widths of characters that take two columns."""
 
@@ -28,7 +31,12 @@ def safe_text(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(char if char in keep or _is_harmless(char) else _escaped(char) for char in text)
+
+    def shown(match: re.Match[str]) -> str:
+        char = match[0]
+        return char if char in keep or _is_harmless(char) else _escaped(char)
+
+    return NOT_PLAIN.sub(shown, text)
 
 
 def _is_harmless(char: str) -> bool:

@@ -90,7 +90,6 @@ def _debate(job: Job, journal: Mapping[str, Any] | None) -> Mapping[str, Any]:
         "outcome": [(each.title, _laid_out(each.blocks, each.title)) for each in found.outcome],
         "course": [(each.title, _laid_out(each.blocks, each.title)) for each in found.course],
         "grid": report.build_grid(job, calls),
-        "document": views.debate_json(job, calls),
     }
 
 

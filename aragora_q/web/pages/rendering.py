@@ -6,7 +6,6 @@ the page's text or hide text are written as escapes, and autoescape does the res
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
+from pydantic_core import to_json
 
 from aragora_q import __version__
 from aragora_q.base import JobStatus
@@ -124,7 +124,8 @@ def absolute(at: float) -> str | None:
 
 
 def _pretty_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2)
+    """Return a value that was read from JSON, as JSON in lines."""
+    return to_json(value, indent=2).decode()
 
 
 def _query(values: Mapping[str, Any]) -> str:

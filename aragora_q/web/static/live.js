@@ -4,6 +4,7 @@
 
 (() => {
   const LEAST_MS = 2_000; // between two refreshes
+  const LEAST_SHARE = 20; // of the time without refresh to the time of the last one: a busy console gets few
   const POLL_MS = 10_000; // between refreshes while there is no stream
   const TICK_MS = 15_000; // between updates of relative times
   const page = () => document.getElementById("main");
@@ -16,6 +17,7 @@
   let refreshing = null; // AbortController of the refresh that is under way
   let isDirty = false; // an event came while a refresh was under way
   let lastRefresh = Date.now();
+  let lastTook = 0;
   let serverClock = clockOf(page());
 
   // Relative times
@@ -74,6 +76,7 @@
     }
     isDirty = false;
     refreshing = new AbortController();
+    const began = Date.now();
     const limit = setTimeout(() => refreshing?.abort(), 15_000);
     try {
       const response = await fetch(location.href, {
@@ -104,17 +107,19 @@
       clearTimeout(limit);
       refreshing = null;
       lastRefresh = Date.now();
+      lastTook = lastRefresh - began;
       if (isDirty) soon();
     }
   }
 
   function soon() {
     if (refreshTimer || document.hidden) return;
-    const least = Math.max(0, lastRefresh + LEAST_MS - Date.now());
+    const pause = Math.max(LEAST_MS, lastTook * LEAST_SHARE);
+    const least = Math.max(0, lastRefresh + pause - Date.now());
     refreshTimer = setTimeout(() => {
       refreshTimer = 0;
       refresh();
-    }, least + Math.random() * 300);
+    }, least + Math.random() * pause * 0.2);
   }
 
   // Stream
