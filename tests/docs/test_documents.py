@@ -23,8 +23,8 @@ LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""
-MONEY = "docs/money.md"
-"""A page whose blocks need a provider: tests/docs/test_money_page.py runs all of them."""
+APART = {"docs/money.md", "docs/http-api.md"}
+"""Pages whose blocks need a provider or a console: test_money_page.py and test_http_page.py run all of them."""
 RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "write.py"}
 """Programs that no shell block runs: tests/docs/test_executors_page.py runs them."""
 
@@ -139,7 +139,7 @@ def run_here(page, place, clone, **variables):
     return done.stdout
 
 
-@pytest.mark.parametrize("page", [page for page in pages_for("") if page != MONEY])
+@pytest.mark.parametrize("page", [page for page in pages_for("") if page not in APART])
 def test_page_works_here(page, clone, request):
     """In a clone, with only what the page has installed, all commands succeed in order."""
     if (program := NEEDS.get(page)) and not shutil.which(program):

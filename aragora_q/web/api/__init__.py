@@ -1,6 +1,6 @@
 """The JSON API under `/api/v1`: the same fields as `--json` of the command line.
 
-An application of its own, mounted by `app.py`: its errors are problems, whatever the pages show. One module for
+A separate application, mounted by `app.py`: its errors are problems, whatever the pages show. One module for
 each resource; `routing.py` has what they share, `problems.py` of the console their errors.
 """
 

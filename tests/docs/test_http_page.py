@@ -1,0 +1,37 @@
+"""The commands of docs/http-api.md, as printed, against an API and a worker."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+
+import pytest
+from support.docs import script, shell
+from support.web_api import application, served
+
+from aragora_q.executors import load_executor
+
+PAGE = "docs/http-api.md"
+
+
+async def test_the_commands_work(new_harness, worker_pool):
+    """In order, with only the address replaced; the job that is waited for has completed."""
+    if shutil.which("curl") is None:
+        pytest.skip("no curl: apt-get install curl")
+    harness = new_harness(queue="debates", executor="debate")
+    worker_pool.start(harness, await load_executor(harness.config))
+    async with application(harness.config) as app, served(app) as address:
+        commands = script(shell(PAGE, "")).replace("http://127.0.0.1:8080", address)
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-c", commands],
+            capture_output=True, text=True, check=False, timeout=60,
+            env={**os.environ, "TOKEN": "aq_any"},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"id":"tea","created":true' in done.stdout
+    assert '"id":"tea","status":"completed"' in done.stdout
+    assert '"refused":1' in done.stdout
+    assert '{"dry_run":true,"jobs":1}' in done.stdout
+    assert '{"results":[],"changed":1}' in done.stdout
+    assert '"event":"enqueued"' in done.stdout
