@@ -432,11 +432,11 @@ async def test_jobs_that_move_are_cancelled_with_their_group(new_harness):
     running = [job for _ in range(7) for job in (await session.start(100)).jobs]
     cancel_many, pages = harness.queue.cancel_many, []
 
-    async def retry_and_cancel(page):
+    async def retry_and_cancel(page, **actor):
         pages.append(page)
         if len(pages) == 1:
             await session.report([Report(job, Retry("x", 60)) for job in running[:100]])
-        return await cancel_many(page)
+        return await cancel_many(page, **actor)
 
     harness.queue.cancel_many = retry_and_cancel
     assert await harness.queue.cancel_group("g") == 700

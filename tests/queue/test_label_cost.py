@@ -22,7 +22,6 @@ SURPLUS = {
     "purge": 8,  # four indexes, labels; the group read, counted, looked for members
     "promote": 0,  # changes no status
     "release": 3,  # the time, the group read and counted
-    "requeue": 3,
 }
 OTHER_SURPLUS = 2  # the group read and counted
 """Commands that a call needs for jobs with a group, a tenant and two tags beyond those of other jobs."""

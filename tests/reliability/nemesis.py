@@ -316,7 +316,11 @@ class Nemesis:
         if fate == "cancel":
             await self._repeat(
                 lambda: queue.connection.run(
-                    "cancel_group", group=group, retention_ms=queue.config.retention_ms
+                    "cancel_group",
+                    group=group,
+                    retention_ms=queue.config.retention_ms,
+                    by="",
+                    reason="",
                 ),
                 "cancelling",
             )

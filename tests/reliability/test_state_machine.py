@@ -202,7 +202,7 @@ class QueueMachine(RuleBasedStateMachine):
         if is_whole:
             retention_ms = self.harness.config.retention_ms
             marking = self.harness.queue.connection.run(
-                "cancel_group", group=group, retention_ms=retention_ms
+                "cancel_group", group=group, retention_ms=retention_ms, by="", reason=""
             )
             assert self.run(marking) == b"marked" or self.model.has_ended(group)
             self.model.cancel_group(group)
