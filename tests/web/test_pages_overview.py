@@ -50,6 +50,19 @@ async def test_spans(operator):
         assert re.findall(r'aria-current="true">([^<]*)<', page.text) == [current]
 
 
+async def test_the_overview_is_read_for_all_at_once(harness, new_console, monkeypatch):
+    """Many who follow the overview cost Redis as much as one; who comes from an action sees its effect."""
+    monkeypatch.setattr("aragora_q.web.snapshot.MAX_AGE_SECONDS", 600.0)
+    console = new_console()
+    await console.browser().get("/")
+    commands = harness.redis.info("stats")["total_commands_processed"]
+    for _ in range(10):
+        assert (await console.browser(Role.VIEWER).get("/")).status == 200
+    assert harness.redis.info("stats")["total_commands_processed"] - commands < 10
+    page = await console.browser().done("/queue/pause", reason="prices")
+    assert "Queue paused" in page.words
+
+
 async def test_a_viewer_sees_no_action(new_console):
     """Without the role of an operator there is no form that changes anything, except to log out."""
     page = await new_console().browser(Role.VIEWER).get("/")
