@@ -42,6 +42,7 @@ async def test_the_overview_follows_the_queue_and_the_size_of_the_terminal(harne
     screen.wait_for("failed 1 (1/1/1)", "out of tokens", "processing", "q quit")
     await harness.enqueue("arrives")
     screen.wait_for("arrives", "waiting 1")
+    screen.resize(10, 3)
     for columns, lines in ((132, 43), (40, 12), (80, 24)):
         screen.resize(columns, lines)
         screen.wait_until(lambda: screen.lines[-1].startswith("? help"))

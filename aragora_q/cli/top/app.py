@@ -205,13 +205,9 @@ class TopApp(App[None]):
         picture = self._picture
         if picture is None:
             return
-        words = filter_text(self._wanted)
-        which = f"that match: {words}" if words else "newest first"
-        number = f"{len(picture.jobs):,}{' and more' if picture.has_more else ''}"
-        marked = f"  marked: {len(self._marked):,}" if self._marked else ""
         is_jobs = self.query_one(ContentSwitcher).current == "jobs"
-        title = f"jobs {which} ({number}){marked}   w: workers" if is_jobs else "workers   w: jobs"
-        self._part("#title").update(safe_text(title))
+        title = texts.title(picture, self._wanted, len(self._marked))
+        self._part("#title").update(title if is_jobs else "workers   w: jobs")
 
     def _show_age(self) -> None:
         if self._picture is not None:
