@@ -84,9 +84,10 @@ def test_a_signal_ends_it_and_restores_the_terminal(top, number):
     assert "Traceback" not in screen.text
 
 
-def test_it_ends_with_its_terminal(top):
-    """When the connection of the terminal closes, no process stays behind."""
-    screen = top()
+@pytest.mark.parametrize("prefix", [(), ("env", "--ignore-signal=HUP")], ids=["", "nohup"])
+def test_it_ends_with_its_terminal(top, prefix):
+    """When the connection of the terminal closes, no process stays behind, even if it ignores the signal."""
+    screen = top(prefix=prefix)
     screen.wait_for("q quit")
     screen.hang_up()
     assert screen.wait_for_end() != 0

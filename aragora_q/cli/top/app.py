@@ -6,6 +6,7 @@ Nothing here waits for Redis but the tasks that read and act: keys always answer
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -133,9 +134,14 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         self.query_one("#jobs").focus()
-        self.set_interval(1.0, self._show_age)
+        self.set_interval(1.0, self._tick)
         self.run_worker(self._read_forever())
         self.run_worker(self._follow())
+
+    def _tick(self) -> None:
+        if not self.is_headless and not os.isatty(0):
+            self.stop(signal.SIGHUP)  # it was closed, and the signal is ignored: reads return nothing
+        self._show_age()
 
     # -- reading
 
