@@ -140,7 +140,8 @@ class TopApp(App[None]):
 
     def _tick(self) -> None:
         if not self.is_headless and not os.isatty(0):
-            self.stop(signal.SIGHUP)  # it was closed, and the signal is ignored: reads return nothing
+            # The terminal was closed, and the signal is ignored: reads return nothing.
+            self.stop(signal.SIGHUP)
         self._show_age()
 
     # -- reading
