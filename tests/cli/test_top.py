@@ -71,7 +71,7 @@ def test_ctrl_z_suspends_and_ctrl_c_quits(top):
     screen.wait_until(screen.is_as_before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_restores_the_terminal(top, number):
     """It ends by the signal, as other commands do, in a dialog, too."""
     screen = top()
