@@ -9,9 +9,10 @@ from textual.widgets import Input, Label, Static
 
 from aragora_q.base import JobStatus
 from aragora_q.cli.top import texts
-from aragora_q.cli.top.app import Table, TopApp
+from aragora_q.cli.top.app import TopApp
 from aragora_q.cli.top.reading import Reader, filter_text, parse_filter
 from aragora_q.cli.top.screens import JobScreen
+from aragora_q.cli.top.table import Table
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import JobFilter
 
