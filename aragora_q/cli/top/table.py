@@ -1,4 +1,4 @@
-"""The tables of jobs and of workers: filled again at every reading, without moving what an operator looks at."""
+"""The tables of jobs and of workers: filled at every reading, without moving what an operator looks at."""
 
 from __future__ import annotations
 
