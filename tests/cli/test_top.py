@@ -42,6 +42,7 @@ async def test_the_overview_follows_the_queue_and_the_size_of_the_terminal(harne
     screen.wait_for("failed 1 (1/1/1)", "out of tokens", "processing", "q quit")
     await harness.enqueue("arrives")
     screen.wait_for("arrives", "waiting 1")
+    screen.resize(10, 3)
     for columns, lines in ((132, 43), (40, 12), (80, 24)):
         screen.resize(columns, lines)
         screen.wait_until(lambda: screen.lines[-1].startswith("? help"))
@@ -70,7 +71,7 @@ def test_ctrl_z_suspends_and_ctrl_c_quits(top):
     screen.wait_until(screen.is_as_before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_restores_the_terminal(top, number):
     """It ends by the signal, as other commands do, in a dialog, too."""
     screen = top()
@@ -83,9 +84,10 @@ def test_a_signal_ends_it_and_restores_the_terminal(top, number):
     assert "Traceback" not in screen.text
 
 
-def test_it_ends_with_its_terminal(top):
-    """When the connection of the terminal closes, no process stays behind."""
-    screen = top()
+@pytest.mark.parametrize("prefix", [(), ("env", "--ignore-signal=HUP")], ids=["", "nohup"])
+def test_it_ends_with_its_terminal(top, prefix):
+    """When the connection of the terminal closes, no process stays behind, even if it ignores the signal."""
+    screen = top(prefix=prefix)
     screen.wait_for("q quit")
     screen.hang_up()
     assert screen.wait_for_end() != 0

@@ -9,9 +9,10 @@ from textual.widgets import Input, Label, Static
 
 from aragora_q.base import JobStatus
 from aragora_q.cli.top import texts
-from aragora_q.cli.top.app import Table, TopApp
+from aragora_q.cli.top.app import TopApp
 from aragora_q.cli.top.reading import Reader, filter_text, parse_filter
 from aragora_q.cli.top.screens import JobScreen
+from aragora_q.cli.top.table import Table
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import JobFilter
 
@@ -184,6 +185,8 @@ async def test_a_table_of_long_jobs_costs_little(harness, shown):
         await harness.enqueue_payload(f"j{n}", {"question": question, "agents": ["a", "b"]})
     async with harness.queue.connection.open_gates() as gates:
         picture = await Reader(harness.queue, gates).picture(JobFilter())
+    title = texts.title(picture, JobFilter(since=5.0, tenant="acme"), 2)
+    assert "that match: tenant:acme since 1970-01-01" in title
     assert [len(job.raw_payload) < 5_000 for job in picture.jobs] == [True] * 3
     assert all("Question" in cells[-1] for _, cells in texts.jobs(picture, frozenset(), ()))
 

@@ -21,7 +21,7 @@ SECONDS = 30
 class Terminal:
     """`aragora-q ARGS` in a terminal. `output` is all that it wrote, as bytes."""
 
-    def __init__(self, *args, columns=80, lines=24, env=None):
+    def __init__(self, *args, columns=80, lines=24, env=None, prefix=()):
         self.master, self._slave = pty.openpty()
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
@@ -31,7 +31,7 @@ class Terminal:
         self.modes_before = termios.tcgetattr(self._slave)
         environment = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **(env or {})}
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *processes.cli(*args)],
+            ["setsid", "--ctty", *prefix, *processes.cli(*args)],
             env=processes.env(**environment),
             stdin=self._slave, stdout=self._slave, stderr=self._slave,
         )  # fmt: skip

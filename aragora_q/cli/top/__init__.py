@@ -1,8 +1,8 @@
 """`aragora-q top`: the overview of the queue in a terminal, with keys that act on jobs.
 
-`reading` reads what is shown, `texts` lays it out, `actions` are what keys do to jobs and to the queue. `app`
-and `screens` are the only modules that know Textual; `screen_text` is the last thing that a text passes
-before it reaches the terminal.
+`reading` reads what is shown, `texts` lays it out, `actions` are what keys do to jobs and to the queue. `app`,
+`screens` and `table` make the screen, with Textual; `screen_text` is the last thing that a text passes before
+it reaches the terminal.
 """
 
 from __future__ import annotations

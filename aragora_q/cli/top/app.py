@@ -6,6 +6,7 @@ Nothing here waits for Redis but the tasks that read and act: keys always answer
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
@@ -28,6 +28,7 @@ from aragora_q.cli.top.actions import ACTIONS, Action
 from aragora_q.cli.top.reading import Picture, Reader, filter_text, parse_filter
 from aragora_q.cli.top.screen_text import SafeText, is_ascii_only
 from aragora_q.cli.top.screens import ConfirmScreen, FilterScreen, HelpScreen, JobScreen
+from aragora_q.cli.top.table import Table
 from aragora_q.errors import AragoraQError
 from aragora_q.formats import count, safe_text
 from aragora_q.labels import JobFilter
@@ -133,9 +134,15 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         self.query_one("#jobs").focus()
-        self.set_interval(1.0, self._show_age)
+        self.set_interval(1.0, self._tick)
         self.run_worker(self._read_forever())
         self.run_worker(self._follow())
+
+    def _tick(self) -> None:
+        if not self.is_headless and not os.isatty(0):
+            # The terminal was closed, and the signal is ignored: reads return nothing.
+            self.stop(signal.SIGHUP)
+        self._show_age()
 
     # -- reading
 
@@ -205,13 +212,9 @@ class TopApp(App[None]):
         picture = self._picture
         if picture is None:
             return
-        words = filter_text(self._wanted)
-        which = f"that match: {words}" if words else "newest first"
-        number = f"{len(picture.jobs):,}{' and more' if picture.has_more else ''}"
-        marked = f"  marked: {len(self._marked):,}" if self._marked else ""
         is_jobs = self.query_one(ContentSwitcher).current == "jobs"
-        title = f"jobs {which} ({number}){marked}   w: workers" if is_jobs else "workers   w: jobs"
-        self._part("#title").update(safe_text(title))
+        title = texts.title(picture, self._wanted, len(self._marked))
+        self._part("#title").update(title if is_jobs else "workers   w: jobs")
 
     def _show_age(self) -> None:
         if self._picture is not None:
@@ -387,35 +390,3 @@ class TopApp(App[None]):
         error = self._exception
         self.fault = error.error if isinstance(error, WorkerFailed) else error
         self._close_messages_no_wait()
-
-
-class Table(DataTable[Text]):
-    """A table that is filled again and again; the cursor stays on its row."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", show=False),
-        Binding("k", "cursor_up", show=False),
-    ]
-
-    def current_key(self) -> str | None:
-        """Return the key of the row under the cursor; None if there is no row."""
-        if not self.is_valid_row_index(self.cursor_row):
-            return None
-        return self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value
-
-    def fill(self, head: Sequence[str], rows: Sequence[texts.Row], width: int) -> None:
-        """Show these rows instead, in so many columns of the terminal."""
-        current, row, top = self.current_key(), self.cursor_row, self.scroll_y
-        self.clear(columns=True)
-        widths = texts.widths(head, [cells for _, cells in rows], width)
-        for name, size in zip(head, widths, strict=True):
-            self.add_column(Text(name), width=size)
-        for key, cells in rows:
-            self.add_row(
-                *(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells), key=key
-            )
-        keys = [key for key, _ in rows]
-        if keys:
-            row = keys.index(current) if current in keys else min(row, len(keys) - 1)
-            self.move_cursor(row=row, animate=False, scroll=False)
-            self.scroll_to(y=top, animate=False, force=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from aragora_q.cli import layout
 from aragora_q.cli.top.actions import ACTIONS
+from aragora_q.cli.top.reading import filter_text
 from aragora_q.formats import ago, columns, count, dollars_or_unknown, duration, truncate
 from aragora_q.formats import safe_text as safe
 
 if TYPE_CHECKING:
     from aragora_q.cli.top.reading import Picture
+    from aragora_q.labels import JobFilter
     from aragora_q.views import SpentJson, StatsJson
 
 MAX_WARNINGS = 5
@@ -77,6 +80,20 @@ def _spent(spent: SpentJson | None) -> str:
     return f"spent today {dollars_or_unknown(spent['usd'])}{calls}"
 
 
+def title(picture: Picture, wanted: JobFilter, marked: int) -> str:
+    """Return the line above the jobs: which they are, how many, and how many are marked."""
+    times = [
+        f"{name} {datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+        for name, seconds in (("since", wanted.since), ("until", wanted.until))
+        if seconds is not None
+    ]
+    words = " ".join(filter(None, [filter_text(wanted), *times]))
+    which = f"that match: {words}" if words else "newest first"
+    number = f"{len(picture.jobs):,}{' and more' if picture.has_more else ''}"
+    marks = f"  marked: {marked:,}" if marked else ""
+    return safe(f"jobs {which} ({number}){marks}   w: workers")
+
+
 def jobs(picture: Picture, marked: frozenset[str], known_labels: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of the table of jobs."""
     for job in picture.jobs:
@@ -98,10 +115,8 @@ def workers(picture: Picture) -> Iterator[Row]:
     """Yield the rows of the table of workers: a row for each job that one runs."""
     started = {job["id"]: job["started_at"] for job in picture.stats["running_jobs"]}
     for worker in picture.stats["workers"]:
-        name, running = (
-            worker["worker_id"],
-            sorted(worker["running"], key=lambda id_: started.get(id_, 0)),
-        )
+        name = worker["worker_id"]
+        running = sorted(dict.fromkeys(worker["running"]), key=lambda id_: started.get(id_, 0))
         first = (
             safe(name),
             f"{duration(worker['heartbeat_age_seconds'])} ago{'' if worker['is_alive'] else ', silent'}",
