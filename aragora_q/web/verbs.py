@@ -1,6 +1,6 @@
 """What operators do with jobs: which jobs a verb may mean, how it is sent, and what its answers say.
 
-Used by the routes of actions. Must not know requests or pages.
+Used by the actions of pages and of the API. Must not know requests or pages.
 """
 
 from __future__ import annotations

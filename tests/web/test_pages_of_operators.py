@@ -245,6 +245,21 @@ async def test_empty_pages(operator):
         assert said in (await operator.get(address)).words
 
 
+async def test_redis_is_away(new_console):
+    """Without Redis, a page says so and recovers by itself; the form of a debate needs none."""
+    browser = new_console(redis_url="redis://127.0.0.1:1").browser()
+    for address in ADDRESSES:
+        page = await browser.get(address)
+        assert page.status == (200 if address == "/new" else 503), address
+        assert ("data-live" in page.text) == (address != "/new")
+
+
+async def test_an_open_form_stays_that_of_its_account(spending, operator):
+    """The form of each account has its own name, so that a refresh never turns it into another's."""
+    page = await operator.get("/money")
+    assert f'id="pause-{ACCOUNT.replace("@", "%40")}"' in page.text
+
+
 async def test_queries_that_are_not_valid_show_the_default(operator):
     """A query that no form sends is as good as none."""
     for address in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -12,7 +12,6 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from aragora_q import views
-from aragora_q.base import JOB_ID_PATTERN, LIVE, JobStatus
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -28,12 +27,11 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.problems import Conflict, CountDiffers
+from aragora_q.web.verbs import VERBS, Verb, is_job_id
 
 router = new_router("actions")
 
 MAX_IDS = 1_000
-HELD = frozenset({JobStatus.HELD})
-ENDED = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
 REFUSALS = {
     "malformed": "it is the dead letter of a malformed entry",
     "completed": "it has completed: enqueue it again under another id",
@@ -94,79 +92,50 @@ class ManyUnheld(TypedDict):
 class Action:
     """What is done to jobs."""
 
-    verb: str
-    statuses: frozenset[JobStatus]
-    """What a filter means without a status, and may name."""
-    run: Callable[[Access, Sequence[str], str], Awaitable[list[str]]]
-    """Do it to jobs, for a reason; return the queue's answer for each."""
+    verb: Verb
     describe: Callable[[str, str, str | None], Any]
     """Return the JSON of a job by its id, the queue's answer, and its status after that."""
-    changes: frozenset[str]
-    """Answers for jobs that were changed."""
     shape: Any
     """The type of that JSON."""
     results: Any
     """The type of that JSON for several jobs."""
-    repeats: bool
-    """A live job that moves meanwhile may be missed: repeat until no job is changed."""
+
+    async def run(self, access: Access, ids: Sequence[str], reason: str) -> list[str]:
+        """Do it to jobs, for a reason; return the queue's answer for each."""
+        return await self.verb.send(access.queue, ids, access.actor.by, reason)
 
 
 ACTIONS = (
     Action(
-        "cancel",
-        LIVE,
-        lambda access, ids, reason: access.queue.cancel_many(
-            ids, by=access.actor.by, reason=reason
-        ),
+        VERBS["cancel"],
         lambda job_id, result, _: views.cancelled_json(job_id, result),
-        frozenset({"cancelled"}),
         views.Cancelled,
         ManyCancelled,
-        repeats=True,
     ),
     Action(
-        "requeue",
-        ENDED,
-        lambda access, ids, reason: access.queue.requeue(ids, by=access.actor.by, reason=reason),
+        VERBS["requeue"],
         lambda job_id, result, _: views.requeued_json(job_id, result),
-        frozenset({"requeued"}),
         views.Requeued,
         ManyRequeued,
-        repeats=False,
     ),
     Action(
-        "hold",
-        LIVE,
-        lambda access, ids, reason: access.queue.hold_many(ids, by=access.actor.by, reason=reason),
+        VERBS["hold"],
         lambda job_id, result, _: views.held_json(job_id, result),
-        frozenset({"held", "asked"}),
         views.Held,
         ManyHeld,
-        repeats=True,
     ),
-    Action(
-        "unhold",
-        HELD,
-        lambda access, ids, reason: access.queue.unhold_many(
-            ids, by=access.actor.by, reason=reason
-        ),
-        views.unheld_json,
-        frozenset({"unheld"}),
-        views.Unheld,
-        ManyUnheld,
-        repeats=False,
-    ),
+    Action(VERBS["unhold"], views.unheld_json, views.Unheld, ManyUnheld),
 )
 
 
 def _add_routes(action: Action) -> None:
     async def one(access: Operator, job_id: str, because: Reason) -> Response:
-        if not JOB_ID_PATTERN.fullmatch(job_id):
+        if not is_job_id(job_id):
             raise JobNotFound(job_id, access.console.config.queue)
         [result] = await action.run(access, [job_id], because.reason)
         if result == "unknown":
             raise JobNotFound(job_id, access.console.config.queue)
-        if action.verb == "requeue" and result in REFUSALS:
+        if action.verb.name == "requeue" and result in REFUSALS:
             raise NotRequeued(f"job {job_id} is not requeued: {REFUSALS[result]}")
         [found] = await _described(access, action, [job_id], [result])
         return answer(found)
@@ -180,22 +149,22 @@ def _add_routes(action: Action) -> None:
             return answer(await _of_ids(access, action, selected.ids, selected.reason))
         return answer(await _of_filter(access, action, selected))
 
-    conflicts = (HTTPStatus.CONFLICT,) if action.verb == "requeue" else ()
+    conflicts = (HTTPStatus.CONFLICT,) if action.verb.name == "requeue" else ()
     router.add_api_route(
-        f"/jobs/{{job_id}}/{action.verb}",
+        f"/jobs/{{job_id}}/{action.verb.name}",
         one,
         methods=["POST"],
-        name=f"{action.verb}_job",
-        description=f"As `{action.verb} ID`. A job that is already so does not change.",
+        name=f"{action.verb.name}_job",
+        description=f"As `{action.verb.name} ID`. A job that is already so does not change.",
         response_model=action.shape,
         responses=described(*conflicts, body=True),
         openapi_extra=takes(Because, is_optional=True),
     )
     router.add_api_route(
-        f"/jobs/{action.verb}",
+        f"/jobs/{action.verb.name}",
         many,
         methods=["POST"],
-        name=f"{action.verb}_jobs",
+        name=f"{action.verb.name}_jobs",
         description="Jobs by id, with a result for each; or all that match a filter, if they are "
         "`expected_count`: 409 if not. `dry_run` counts them.",
         response_model=action.results | Counted,
@@ -207,10 +176,10 @@ def _add_routes(action: Action) -> None:
 async def _of_ids(
     access: Access, action: Action, ids: Sequence[str], reason: str
 ) -> dict[str, Any]:
-    valid = [*dict.fromkeys(each for each in ids if JOB_ID_PATTERN.fullmatch(each))]
+    valid = [*dict.fromkeys(each for each in ids if is_job_id(each))]
     found = dict(zip(valid, await action.run(access, valid, reason), strict=True))
     results = [found.get(job_id, "unknown") for job_id in ids]
-    changed = sum(result in action.changes for result in found.values())
+    changed = sum(result in action.verb.changed for result in found.values())
     return {"results": await _described(access, action, ids, results), "changed": changed}
 
 
@@ -237,8 +206,8 @@ async def _described(
     access: Access, action: Action, ids: Sequence[str], results: Sequence[str]
 ) -> list[Any]:
     statuses: Mapping[str, str | None] = {}
-    if action.verb == "unhold":
-        known = [each for each in ids if JOB_ID_PATTERN.fullmatch(each)]
+    if action.verb.name == "unhold":
+        known = [each for each in ids if is_job_id(each)]
         statuses = await access.queue.tracker.get_statuses(known)
     return [
         action.describe(job_id, result, statuses.get(job_id))
@@ -249,12 +218,12 @@ async def _described(
 async def _wanted(queue: RedisStreamsQueue, action: Action, given: Filter) -> JobFilter:
     """Return a filter as an action means it. Raises InvalidPayload."""
     wanted = await filter_of(queue, given)
-    if other := wanted.statuses - action.statuses:
+    if other := wanted.statuses - action.verb.statuses:
         raise InvalidPayload(
-            f"{action.verb} takes only jobs whose status is {' or '.join(sorted(action.statuses))}, "
+            f"{action.verb.name} takes only jobs whose status is {' or '.join(sorted(action.verb.statuses))}, "
             f"not {' or '.join(sorted(other))}"
         )
-    return replace(wanted, statuses=wanted.statuses or action.statuses)
+    return replace(wanted, statuses=wanted.statuses or action.verb.statuses)
 
 
 async def _sweep(access: Access, action: Action, wanted: JobFilter, selected: Selected) -> int:
@@ -269,8 +238,8 @@ async def _sweep(access: Access, action: Action, wanted: JobFilter, selected: Se
         before = changed
         async for page in queue.find(wanted):
             results = await action.run(access, page, selected.reason)
-            changed += sum(result in action.changes for result in results)
-        if changed == before or not action.repeats:
+            changed += sum(result in action.verb.changed for result in results)
+        if changed == before or not action.verb.repeats:
             return changed
         if has_statuses:
             wanted = replace(wanted, until=min(wanted.until or began, began))

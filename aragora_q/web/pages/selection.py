@@ -109,12 +109,16 @@ class Selection:
         return [self.verb.name, *statuses, *others]
 
     async def run(self, queue: RedisStreamsQueue, by: str, reason: str, *, most: int) -> Done:
-        """Work on the jobs in batches, until all are done, `most` are changed, or BULK_SECONDS are over."""
-        done, deadline = Done(self.verb), time.monotonic() + BULK_SECONDS
+        """Work on the jobs in batches, until all are done, `most` are changed, or BULK_SECONDS are over.
+
+        If the filter names some statuses only, jobs that took the place of others meanwhile are not meant.
+        """
+        done, deadline, wanted = Done(self.verb), time.monotonic() + BULK_SECONDS, self.wanted
         try:
+            began = await queue.tracker.server_time()
             while True:
                 changed_before = done.changed
-                async for page in self._pages(queue):
+                async for page in self._pages(queue, wanted):
                     batch = page[: max(0, most - done.changed)] if not self.ids else page
                     done.answers.update(await self.verb.send(queue, batch, by, reason))
                     if not self.ids and done.changed >= most:
@@ -124,13 +128,17 @@ class Selection:
                         return done
                 if self.ids or not self.verb.repeats or done.changed == changed_before:
                     return done
+                if wanted.statuses != self.verb.statuses:
+                    wanted = replace(wanted, until=min(wanted.until or began, began))
         except AragoraQError as error:
             done.error, done.is_over = error, False
             return done
 
-    async def _pages(self, queue: RedisStreamsQueue) -> AsyncIterator[Sequence[str]]:
+    async def _pages(
+        self, queue: RedisStreamsQueue, wanted: JobFilter
+    ) -> AsyncIterator[Sequence[str]]:
         if not self.ids:
-            async for page in queue.find(self.wanted):
+            async for page in queue.find(wanted):
                 yield page
             return
         for start in range(0, len(self.ids), BATCH_LIMIT):
