@@ -39,7 +39,7 @@ def test_a_missing_extra_is_one_line(module, tmp_path):
 
 
 def test_a_file_of_tokens_that_cannot_be_used_is_named(redis_url, tmp_path):
-    """A wrong line ends the start with exit code 78 and its number; its words may be a token, and are not shown."""
+    """A wrong line ends the start with exit code 78 and its number; its words may be a token: not shown."""
     file = tmp_path / "tokens"
     file.write_text("# tokens\nann operator aq_secret\nbob chief sha256:00\n")
     file.chmod(0o600)
