@@ -94,7 +94,7 @@ def test_no_request_reaches_the_user_of_a_higher_role(
 
 
 def test_an_operator_reaches_its_redis_user(console, acl_server, app_routes):
-    """The same requests as the operator do reach Redis, and none is refused: the tests above see what they claim."""
+    """The same requests as the operator reach Redis, and none is refused: the tests above can fail."""
     with acl_server.client() as admin, consoles.Monitor(acl_server) as monitor:
         admin.acl_log_reset()
         send_all(console, app_routes, bearer(console.tokens[Role.OPERATOR]))
