@@ -51,7 +51,7 @@ COMMANDS = {
     "token": "Make a token for the console.",
     "top": "Watch the queue in the terminal, and act on jobs.",
     "exporter": "Serve the queue's metrics to Prometheus.",
-    "healthcheck": "Check the health of a running worker or exporter.",
+    "healthcheck": "Check the health of a worker, exporter or console.",
     "config": "Show and check the configuration.",
     "models": "Download a small model for debates without a provider.",
     "acl": "Print the Redis ACL rule for a role.",

@@ -111,7 +111,7 @@ def test_a_malformed_address_is_a_usage_error(run_cli, address):
     """HOST:PORT or [IPV6]:PORT, nothing else."""
     for args in (("exporter", "--listen"), ("healthcheck",)):
         ended = run_cli(*args, address)
-        assert (ended.code, "is not HOST:PORT, nor [IPV6]:PORT" in ended.err) == (2, True)
+        assert (ended.code, "must be HOST:PORT or [IPV6]:PORT" in ended.err) == (2, True)
 
 
 def test_ipv6_addresses_are_served_and_checked(start_command, cli_command):

@@ -23,6 +23,7 @@ SUBSTITUTES = {
         "make --dry-run demo",
         "takes a minute; .ci/run begins with it, and tests/cli/test_demo.py runs a faster one",
     ),
+    "aragora-q web": ("aragora-q web --help", "serves until it is stopped; tests/web does that"),
     "make check": ("make --dry-run check", "tests/unit and the linters run separately"),
     "make test": ("make --dry-run test", "it runs these tests"),
     "make test-fast": ("make --dry-run test-fast", "make test includes these tests"),

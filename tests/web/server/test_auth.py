@@ -40,7 +40,7 @@ def test_tokens_are_random_and_long():
 
 
 def test_wrong_tokens_are_limited_by_address_only():
-    """Ten wrong tokens, then one in six seconds; another address is not affected, neighbors in an IPv6 /64 are."""
+    """Ten wrong tokens, then one in six seconds, for an IPv4 address or an IPv6 /64; no other is affected."""
     now = [0.0]
     limiter = LoginLimiter(lambda: now[0])
     assert [limiter.wrong("192.0.2.1") for _ in range(10)] == [0.0] * 10

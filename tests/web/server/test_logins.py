@@ -44,7 +44,7 @@ def test_a_login_ends_by_logout_also_for_copies_of_its_cookie(console):
 
 
 def test_a_token_that_is_removed_stops_working_at_once(acl_server, start_console, tmp_path):
-    """Its cookies, too; a token with another role has that role, and a file with a wrong line keeps its others."""
+    """Its cookies, too; in a file with a wrong line, the others work; one that is not safe has none."""
     file = tmp_path / "tokens"
     tokens = consoles.write_tokens(file, Role.VIEWER, Role.OPERATOR)
     variables = consoles.settings(acl_server.urls, ARAGORA_QUEUE_WEB_TOKENS_FILE=str(file))

@@ -39,20 +39,22 @@ def test_a_missing_extra_is_one_line(module, tmp_path):
 
 
 def test_a_file_of_tokens_that_cannot_be_used_is_named(redis_url, tmp_path):
-    """A wrong line ends the start with exit code 78 and its number; what it holds may be a token, and is not shown."""
-    (tmp_path / "tokens").write_text("# tokens\nann operator aq_secret\nbob chief sha256:00\n")
-    (tmp_path / "tokens").chmod(0o600)
-    variables = {"ARAGORA_QUEUE_WEB_TOKENS_FILE": str(tmp_path / "tokens")}
+    """A wrong line ends the start with exit code 78 and its number; its words may be a token: not shown."""
+    file = tmp_path / "tokens"
+    file.write_text("# tokens\nann operator aq_secret\nbob chief sha256:00\n")
+    file.chmod(0o600)
+    variables = {"ARAGORA_QUEUE_WEB_TOKENS_FILE": str(file)}
     result = ended("--listen", f"127.0.0.1:{servers.free_port()}", url=redis_url, **variables)
-    assert (result.returncode, result.stderr.splitlines()) == (
-        78,
-        [
-            f"aragora-q: error: web_tokens_file {tmp_path}/tokens: line 2: must end in sha256: and 64 "
-            "hexadecimal digits, not in the token itself",
-            f"  web_tokens_file {tmp_path}/tokens: line 3: ROLE 'chief' must be one of viewer, producer, operator",
-            "  hint: to make a token: aragora-q token NAME --role ROLE",
-        ],
+    first, second, hint = result.stderr.splitlines()
+    assert result.returncode == 78
+    assert first.startswith(
+        f"aragora-q: error: web_tokens_file {file}: line 2: must end in sha256: and "
     )
+    assert second.startswith(
+        f"  web_tokens_file {file}: line 3: ROLE 'chief' must be one of viewer, "
+    )
+    assert hint == "  hint: to make a token: aragora-q token NAME --role ROLE"
+    assert "aq_secret" not in result.stderr
 
 
 def test_a_user_that_redis_does_not_know_is_named(acl_server):
@@ -65,7 +67,7 @@ def test_a_user_that_redis_does_not_know_is_named(acl_server):
 
 
 def test_it_starts_and_goes_on_without_redis(own_server, start_console):
-    """Redis may be away at the start and later: health shows it, and recovers by itself; SIGTERM ends with 143."""
+    """Redis may be away: health shows it, and recovers by itself. SIGTERM ends the process, also then."""
     server = own_server()
     server.kill()
     console = start_console(REDIS_URL=server.url)

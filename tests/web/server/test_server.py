@@ -98,7 +98,7 @@ async def test_a_client_that_does_not_read_is_disconnected(monkeypatch):
     """An answer that its client does not read keeps neither memory nor a connection."""
     monkeypatch.setattr(server, "READ_SECONDS", 1.0)
     async with serving() as (http, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
         writer.write(HEAD.replace(b"/login", b"/metrics"))
         await wait_until(lambda: http.server_state.connections)
         await wait_until(lambda: not http.server_state.connections, 6)
