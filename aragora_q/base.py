@@ -193,6 +193,8 @@ class Group:
     ended_at: float | None = None
     cancelled_at: float | None = None
     """When the group was cancelled as a whole."""
+    cancelled_by: str = ""
+    cancelled_reason: str = ""
     then_id: str | None = None
     """The job that is enqueued when the group has ended."""
     then_status: str | None = None
@@ -266,6 +268,13 @@ class QueueStats(TypedDict):
     """The server's clock."""
     paused: bool
     paused_at: int | None
+    paused_by: str | None
+    paused_reason: str | None
+    """Who paused the queue and why; blank if they did not say, None if it is not paused."""
+    resumed_at: int | None
+    resumed_by: str | None
+    resumed_reason: str | None
+    """The same of the last resume; None while the queue is paused, or if it never was."""
     grace_until: int | None
     """End of the grace period after an outage: nothing is reclaimed before; None outside of one."""
     worker_counts: dict[str, int]
@@ -341,10 +350,11 @@ class JobQueue(ABC):
         """
 
     @abstractmethod
-    async def cancel(self, job_id: str) -> bool:
+    async def cancel(self, job_id: str, *, by: str = "", reason: str = "") -> bool:
         """Cancel a job in any live state, immediately; return False if it had already ended.
 
-        A worker that is running the job stops it within a quarter of its lease.
+        A worker that is running the job stops it within a quarter of its lease. If there is a `reason`, or
+        `by`, who cancels it, they are added to the job's history; `by` is cut at 64 bytes.
 
         Raises:
             JobNotFound: the job is unknown or past retention.
@@ -362,8 +372,10 @@ class JobQueue(ABC):
         """
 
     @abstractmethod
-    async def unhold(self, job_id: str) -> bool:
+    async def unhold(self, job_id: str, *, by: str = "", reason: str = "") -> bool:
         """Return a held job to where it came from; return False if it was not held.
+
+        `by` and `reason` are as of `cancel`.
 
         Raises:
             JobNotFound: the job is unknown or past retention.

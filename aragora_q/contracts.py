@@ -482,7 +482,12 @@ class WorkQueue(JobQueue):
 
     @abstractmethod
     async def unhold_many(
-        self, job_ids: Sequence[str], causes: Collection[HoldCause] = HOLD_CAUSES
+        self,
+        job_ids: Sequence[str],
+        causes: Collection[HoldCause] = HOLD_CAUSES,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> list[str]:
         """Return held jobs to where they came from, in few round trips.
 
@@ -503,3 +508,7 @@ class WorkQueue(JobQueue):
     @abstractmethod
     async def remove_dead_workers(self) -> int:
         """Delete records and empty consumers of workers silent for long; returns consumers deleted."""
+
+    @abstractmethod
+    async def sample(self) -> float:
+        """Write a sample of the queue, unless this minute has one; returns the seconds to the next one."""

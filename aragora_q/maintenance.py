@@ -1,7 +1,8 @@
-"""Periodic maintenance of a queue: promote, reclaim, unhold, purge, remove dead workers. One function per pass.
+"""Periodic maintenance of a queue: promote, reclaim, unhold, purge, remove dead workers, sample.
 
-One worker of a queue runs the passes on timers; `reap` and `purge` run them from cron. Every step is one
-bounded script that re-checks what it acts on, so any number of processes may run them at once.
+One function per pass. One worker of a queue runs the passes on timers; `reap` and `purge` run them from cron.
+Every step is one bounded script that re-checks what it acts on, so any number of processes may run them at
+once.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ MAX_ASK_SECONDS = 15.0
 MAX_UNHOLD_SECONDS = 5.0
 """Longest time between two passes that free held jobs; every quarter lease, if that is less."""
 
+RETRY_SAMPLE_SECONDS = 5.0
+"""Time after which a sample that could not be written is tried again."""
+
 MIN_TTL_SECONDS, MAX_TTL_SECONDS = 0.5, 5.0
 """Bounds of how long the right to do maintenance lasts: a quarter lease within them."""
 
@@ -73,7 +77,7 @@ async def promote_pass(
 async def reap_pass(
     queue: WorkQueue, reclaimer: str, *, max_seconds: float | None = None, dry_run: bool = False
 ) -> ReapReport:
-    """Promote due jobs, reclaim jobs of dead workers, free held jobs, remove dead workers.
+    """Promote due jobs, reclaim jobs of dead workers, free held jobs, remove dead workers, write a sample.
 
     With `dry_run` only report what would be reclaimed. `max_seconds` is checked between steps.
     """
@@ -86,6 +90,8 @@ async def reap_pass(
         report.unheld = await _unhold_all(queue, reclaimer, deadline)
     if not dry_run and not _is_past(deadline):
         report.consumers_deleted = await queue.remove_dead_workers()
+    if not dry_run:
+        await queue.sample()
     report.is_complete = not _is_past(deadline)
     return report
 
@@ -186,6 +192,7 @@ class MaintenanceLoop:
         since_purge = claim.seconds_since_purge
         if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
             await self._unless_refused("purge", partial(purge_pass, self._queue), None)
+        await self._run_if_due("sample", RETRY_SAMPLE_SECONDS, self._sample)
         pause_seconds = min(MAX_PROMOTE_SECONDS, self._ttl_seconds / 2, self._reclaim_seconds)
         return pause_seconds if next_due_seconds is None else min(pause_seconds, next_due_seconds)
 
@@ -211,6 +218,12 @@ class MaintenanceLoop:
                     extra={"operation": name, "error": str(error)},
                 )
             return otherwise
+
+    async def _sample(self) -> None:
+        seconds = await self._queue.sample()
+        self._due["sample"] = (
+            time.monotonic() + seconds
+        )  # as a minute begins: samples are evenly spaced
 
     async def _promote(self) -> float | None:
         _, next_due_seconds = await promote_pass(self._queue)

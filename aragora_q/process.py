@@ -64,11 +64,16 @@ def interruptible() -> Iterator[None]:
 def _interrupt(number: int, _frame: object) -> NoReturn:
     for each in stop_signals():
         signal.signal(each, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, lambda *_: _die(number))
-    signal.alarm(CLEAN_UP_SECONDS)
+    end_soon(number)
     # The exception may arise between the call of a coroutine and its await.
     warnings.simplefilter("ignore", RuntimeWarning)
     raise Interrupted(signal.Signals(number))
+
+
+def end_soon(number: int) -> None:
+    """End by signal `number` in CLEAN_UP_SECONDS, if the process has not ended until then."""
+    signal.signal(signal.SIGALRM, lambda *_: _die(number))
+    signal.alarm(CLEAN_UP_SECONDS)
 
 
 def end_by(number: signal.Signals) -> NoReturn:

@@ -1,17 +1,15 @@
 """Read one job, its status, or the statistics of a queue. Never writes, never scans.
 
-Used by the queue, the command line and the exporter. Sends plain commands only, so that an account
-without the right to run scripts can read.
+Used by the queue, the command line and the exporter. Sends commands that only read, and read-only scripts.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from aragora_q import codec
 from aragora_q.base import HOLD_CAUSES, LANES, Group, Hold, Job, JobStatus, QueueStats
@@ -31,10 +29,10 @@ MAX_WORKERS = 100
 """Workers that statistics list, at most."""
 
 JOBS_AT_ONCE = 50
-"""Jobs with payload and result in one round trip."""
+"""Jobs with payload and result in one round trip, at most."""
 
-READS = 3
-"""Reads of a job before its payload counts as deleted."""
+LAST_LINES = 3
+"""Lines at the end of a history among which the last error is looked for: few follow it."""
 
 LOST_PAYLOAD = b"null"
 
@@ -48,6 +46,17 @@ _ENTRY = re.compile(r"\d{1,19}-\d{1,19}", re.ASCII)
 _ABSENT = re.compile("no such key|NOGROUP", re.IGNORECASE)
 
 Command = tuple[str | int, ...]
+
+
+class JobsRead(NamedTuple):
+    """Jobs that were read together."""
+
+    jobs: list[Job | InvalidPayload | None]
+    """In the order of their ids; None for a job that is unknown or past retention."""
+    now: float
+    """The server's time, in Unix seconds; 0 without jobs."""
+    cut: set[str]
+    """Ids of jobs whose payload or result is left out, because it is longer than `max_bytes`."""
 
 
 class JobStatusTracker:
@@ -110,64 +119,34 @@ class JobStatusTracker:
         return job
 
     async def get_jobs(self, job_ids: Sequence[str]) -> list[Job | InvalidPayload | None]:
-        """Return many jobs as `get_job` does, in the order of their ids, in two round trips per JOBS_AT_ONCE.
+        """Return many jobs as `get_job` does, in the order of their ids.
 
         The error of a job whose data is corrupted is returned in its place.
         """
-        found: dict[str, Job | InvalidPayload | None] = {}
-        for start in range(0, len(job_ids), JOBS_AT_ONCE):
-            unread = list(dict.fromkeys(job_ids[start : start + JOBS_AT_ONCE]))
-            for _ in range(READS):
-                found |= await self._read_jobs(unread)
-                unread = [job_id for job_id in unread if _has_moved(found[job_id])]
-                if not unread:
-                    break
-            for job_id in unread:
-                job = found[job_id]
-                assert isinstance(job, Job)  # noqa: S101 - for the type checker: it has moved
-                job.raw_payload = LOST_PAYLOAD
-                job.payload = decode_payload(LOST_PAYLOAD)
-        return [found[job_id] for job_id in job_ids]
+        return (await self.read_jobs(job_ids)).jobs
 
-    async def _read_jobs(self, job_ids: Sequence[str]) -> dict[str, Job | InvalidPayload | None]:
-        """Read jobs in two calls. If a job moves between them, its `raw_payload` stays empty."""
-        keys = self._keys
-        commands = [
-            (
-                ("HGETALL", keys.job(job_id)),
-                ("PTTL", keys.job(job_id)),
-                ("GET", keys.payload(job_id)),
-                ("GET", keys.result(job_id)),
-                ("LRANGE", keys.history(job_id), 0, -1),
-                ("HGET", keys.journal(job_id), "progress"),
-                ("ZSCORE", keys.delayed, job_id),
-                ("HGET", keys.labels, job_id),
-                *(("ZSCORE", index, job_id) for index in (keys.completed, keys.failed, keys.cancelled)),
-            )
-            for job_id in job_ids
-        ]  # fmt: skip
-        replies_left = iter(await self._read(*itertools.chain.from_iterable(commands)))
-        found: dict[str, Job | InvalidPayload | None] = {}
-        in_streams: dict[str, Command] = {}
-        for job_id, own in zip(job_ids, commands, strict=True):
-            try:
-                with _reading(job_id):
-                    job, entry = _job_from_replies(
-                        job_id, list(itertools.islice(replies_left, len(own)))
-                    )
-            except InvalidPayload as error:
-                found[job_id] = error
-                continue
-            found[job_id] = job
-            if job is not None and entry:
-                in_streams[job_id] = ("XRANGE", keys.stream_of(job.priority), entry, entry)
-        rows = await self._read(*in_streams.values()) if in_streams else ()
-        for job_id, row in zip(in_streams, rows, strict=True):
-            waiting = found[job_id]
-            payload = dict(replies.pairs(row[0][1])).get(b"payload") if row else None
-            if isinstance(waiting, Job) and payload:
-                waiting.raw_payload, waiting.payload = payload, decode_payload(payload)
-        return found
+    async def read_jobs(self, job_ids: Sequence[str], *, max_bytes: int = 0) -> JobsRead:
+        """Return many jobs as `get_jobs` does, and the server's time at which the last of them were read.
+
+        JOBS_AT_ONCE of them take one round trip; more, if their payloads and results have more than 8 MiB. With
+        `max_bytes`, a longer payload or result is left out: `raw_payload` has the payload's beginning.
+        """
+        read = JobsRead([], 0.0, set())
+        while len(read.jobs) < len(job_ids):
+            batch = job_ids[len(read.jobs) :][:JOBS_AT_ONCE]
+            items = [(self._keys.job(job_id), (job_id,)) for job_id in batch]
+            now_ms, *rows = await self._connection.run("read_jobs", items, max_bytes=max_bytes)
+            read = read._replace(now=now_ms / 1000)
+            # A page that is too large ends early.
+            for job_id, row in zip(batch, rows, strict=False):
+                try:
+                    with _reading(job_id):
+                        read.jobs.append(None if row is None else _job_from_row(job_id, row))
+                except InvalidPayload as error:
+                    read.jobs.append(error)
+                if isinstance(row, list) and row[3]:
+                    read.cut.add(job_id)
+        return read
 
     async def labels(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return `group`, `tenant` and `tags` of many jobs by id, without those that a job does not have."""
@@ -213,9 +192,9 @@ class JobStatusTracker:
         return found
 
     async def history(self, job_id: str) -> list[dict[str, Any]]:
-        """Return a job's errors, crashes and deferrals, oldest first.
+        """Return a job's errors, crashes and deferrals, and what operators did with it, oldest first.
 
-        Each has `at` (Unix ms), `cause`, `attempt`, `worker` and `error`.
+        Each has `at` (Unix ms), `cause`, `attempt`, and either `worker` and `error`, or `by` and `reason`.
 
         Raises:
             InvalidPayload: the job's history in Redis is corrupted.
@@ -223,6 +202,20 @@ class JobStatusTracker:
         rows = await self._connection.execute("LRANGE", self._keys.history(job_id), 0, -1)
         with _reading(job_id):
             return [_object(row, "history") for row in rows]
+
+    async def last_errors(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the last line of each job's history that has an error, by id, in one round trip.
+
+        Empty for a job without one, and for one whose history is corrupted.
+        """
+        rows = await self._connection.execute_all(
+            ("LRANGE", self._keys.history(job_id), -LAST_LINES, -1) for job_id in job_ids
+        )
+        found: dict[str, dict[str, Any]] = {}
+        for job_id, row in zip(job_ids, rows, strict=True):
+            lines = [] if isinstance(row, Exception) else [json_object(line) for line in row]
+            found[job_id] = next((line for line in reversed(lines) if "error" in line), {})
+        return found
 
     async def checkpoints(self, job_id: str) -> dict[str, dict[str, Any]]:
         """Return a job's checkpoints so far, by name; empty if the job is unknown or past retention.
@@ -325,6 +318,11 @@ class JobStatusTracker:
             "now": now_ms,
             "paused": "paused" in control,
             "paused_at": _parse_int(control.get("paused")),
+            "paused_by": control.get("paused_by"),
+            "paused_reason": control.get("paused_reason"),
+            "resumed_at": _parse_int(control.get("resumed")),
+            "resumed_by": control.get("resumed_by"),
+            "resumed_reason": control.get("resumed_reason"),
             "grace_until": _if_later(control.get("grace_until"), now_ms),
             "worker_counts": {"alive": alive, "silent": reply["workers"] - alive},
             "workers": workers,
@@ -439,38 +437,30 @@ def _reading(name: str, kind: str = "job") -> Iterator[None]:
         ) from None
 
 
-def _has_moved(job: Job | InvalidPayload | None) -> bool:
-    """Return True if a job's payload was not where it had been a moment ago."""
-    return isinstance(job, Job) and not job.raw_payload
-
-
-def _job_from_replies(job_id: str, row: Sequence[Any]) -> tuple[Job | None, str]:
-    """Return a job, and the id of the stream entry that has its payload; empty if it was read.
-
-    Raises ValueError if the data is corrupted.
-    """
-    raw, ttl_ms, payload, result, history, progress, due_ms, labels, *ended = row
+def _job_from_row(job_id: str, row: Any) -> Job:
+    """Return a job as `read_jobs.lua` read it. Raises ValueError if the data is corrupted."""
+    if isinstance(row, bytes):
+        raise ValueError(replies.text(row))  # noqa: TRY004 - a key of another type
+    raw, payload, result, is_cut, history, progress, due_ms, labels, *ended = row
     fields = replies.text_map(raw)
-    if "status" not in fields or _is_past_retention(ttl_ms):
-        return None, ""
     job = _job_from_fields(job_id, fields, labels)
-    if not job.status.is_terminal:
-        result = None  # the job has ended since its hash was read
     if result is not None:
-        kept, _, result = result.rpartition(b"\n")  # nothing is kept there of a failed job
-        payload = kept if payload is None else payload
-    job.raw_payload = payload or b""
-    job.payload = decode_payload(job.raw_payload) if payload else {}
-    job.result = None if result is None else _object(result, "result")
+        kept, newline, result = result.rpartition(b"\n")  # nothing is kept there of a failed job
+        if payload is None:
+            payload = kept if newline or not is_cut else result
+    entry = fields.get("entry", "")
+    if payload is None and entry and not _ENTRY.fullmatch(entry):
+        raise ValueError(f"entry {entry!r:.100} is not the id of a stream entry")
+    job.raw_payload = LOST_PAYLOAD if payload is None else payload
+    if not is_cut:
+        job.payload = decode_payload(job.raw_payload)
+        job.result = None if result is None else _object(result, "result")
     job.error = _last(history, "error")
     job.hold = _hold_from_fields(fields, history)
     job.progress = _object(progress, "progress") if progress else None
     job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
     job.due_at = float(due_ms) / 1000 if due_ms is not None else _seconds(fields.get("held_due"))
-    entry = "" if payload is not None or result is not None else fields.get("entry", "")
-    if entry and not _ENTRY.fullmatch(entry):
-        raise ValueError(f"entry {entry!r:.100} is not the id of a stream entry")
-    return job, entry
+    return job
 
 
 def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | None) -> Job:
@@ -500,16 +490,17 @@ def _hold_from_fields(fields: Mapping[str, str], history: Sequence[bytes]) -> Ho
     return Hold(
         cause=cause if cause in HOLD_CAUSES else "person",
         by=fields.get("hold_by", ""),
-        reason=_last(history, "reason") or "",
+        reason=_last(history, "reason", cause="held") or "",
         since=_seconds(since) or 0.0,
         until=_seconds(fields.get("hold_until")),
     )
 
 
-def _last(history: Sequence[bytes], name: str) -> Any:
-    """Return the latest value in a job's history: errors and the reasons of holds are separate lines."""
+def _last(history: Sequence[bytes], name: str, cause: str | None = None) -> Any:
+    """Return the latest value in a job's history, of the lines with a cause or of all lines."""
     lines = (_object(line, "history") for line in reversed(history))
-    return next((line[name] for line in lines if name in line), None)
+    found = (line for line in lines if name in line and cause in (None, line.get("cause")))
+    return next((line[name] for line in found), None)
 
 
 def _group_from_reply(name: str, reply: Any) -> Group | None:
@@ -527,6 +518,8 @@ def _group_from_reply(name: str, reply: Any) -> Group | None:
         sealed_at=_seconds(fields.get("sealed_at")),
         ended_at=_seconds(fields.get("ended_at")),
         cancelled_at=_seconds(fields.get("cancelled_at")),
+        cancelled_by=fields.get("cancelled_by", ""),
+        cancelled_reason=fields.get("cancelled_reason", ""),
         then_id=fields.get("then_id"),
         then_status=fields.get("then"),
     )

@@ -88,11 +88,11 @@ class DebateJson(TypedDict):
 
 
 class Cancelled(TypedDict):
-    """What became of a job that was to be cancelled. False: it had already ended."""
+    """What became of a job that was to be cancelled. False: it had already ended, or is unknown."""
 
     id: str
     cancelled: bool
-    status: str
+    status: str | None
 
 
 class Requeued(TypedDict):
@@ -108,7 +108,7 @@ class Held(TypedDict):
 
     id: str
     held: bool
-    status: str
+    status: str | None
 
 
 class Unheld(TypedDict):
@@ -151,6 +151,8 @@ class GroupJson(TypedDict):
     sealed_at: int | None
     ended_at: int | None
     cancelled_at: int | None
+    cancelled_by: str | None
+    cancelled_reason: str | None
     then: FollowerJson | None
 
 
@@ -214,6 +216,11 @@ class StatsJson(TypedDict):
     now: int
     paused: bool
     paused_at: int | None
+    paused_by: str | None
+    paused_reason: str | None
+    resumed_at: int | None
+    resumed_by: str | None
+    resumed_reason: str | None
     grace_until: int | None
     worker_counts: dict[str, int]
     workers: list[dict[str, Any]]
@@ -348,8 +355,8 @@ def debate_json(job: Job, calls: Calls) -> DebateJson:
 
 
 def cancelled_json(job_id: str, result: str) -> Cancelled:
-    """Return what `cancel_many` did to a job that is known."""
-    status = result.removeprefix("was-")
+    """Return what `cancel_many` did to a job."""
+    status = None if result == "unknown" else result.removeprefix("was-")
     return {"id": job_id, "cancelled": result == "cancelled", "status": status}
 
 
@@ -365,15 +372,15 @@ def requeued_json(job_id: str, result: str) -> Requeued:
 
 
 def held_json(job_id: str, result: str) -> Held:
-    """Return what `hold_many` did to a job that is known."""
+    """Return what `hold_many` did to a job."""
     is_running = result.endswith("asked")
     is_held = is_running or result in ("held", "was-held")
-    status = "processing" if is_running else result.removeprefix("was-")
-    return {"id": job_id, "held": is_held, "status": status}
+    status = None if result == "unknown" else result.removeprefix("was-")
+    return {"id": job_id, "held": is_held, "status": "processing" if is_running else status}
 
 
 def unheld_json(job_id: str, result: str, status: str | None) -> Unheld:
-    """Return what `unhold_many` did to a job that is known, and its status after that."""
+    """Return what `unhold_many` did to a job, and its status after that."""
     return {"id": job_id, "unheld": result == "unheld", "status": status}
 
 
@@ -390,6 +397,8 @@ def group_json(group: Group) -> GroupJson:
         "sealed_at": _ms(group.sealed_at),
         "ended_at": _ms(group.ended_at),
         "cancelled_at": _ms(group.cancelled_at),
+        "cancelled_by": group.cancelled_by,
+        "cancelled_reason": group.cancelled_reason,
         "then": {"id": group.then_id, "status": status} if group.then_id else None,
     }
 
@@ -500,7 +509,9 @@ def _warnings(stats: StatsJson) -> Iterator[str]:
     waiting = sum(stats["waiting"].values())
     if stats["paused"]:
         paused = ago_text(stats["now"], stats["paused_at"])
-        yield f"queue paused {paused}, no jobs start: to resume, run aragora-q resume"
+        by = f" by {stats['paused_by']}" if stats["paused_by"] else ""
+        why = f" ({stats['paused_reason']})" if stats["paused_reason"] else ""
+        yield f"queue paused {paused}{by}{why}, no jobs start: to resume, run aragora-q resume"
     if stats["grace_until"]:
         grace = duration((stats["grace_until"] - stats["now"]) / 1000)
         yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"

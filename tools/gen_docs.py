@@ -7,6 +7,7 @@ writes man pages and shell completions in the layout of /usr/share, for packages
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ from pydantic.fields import FieldInfo
 from aragora_q import cli
 from aragora_q.cli.config import toml_value
 from aragora_q.config.settings import QueueConfig
-from aragora_q.config.sources import SECRETS, environment_name
+from aragora_q.config.sources import PASSWORDS, SECRETS, environment_name
 from aragora_q.redis.acl import ROLES, rules
 from aragora_q.redis.keys import QueueKeys
 
@@ -37,6 +38,7 @@ SECTIONS = {
     "max_job_ttl_days": "Limits and durability",
     "concurrency": "Workers",
     "metrics_host": "Metrics and logs",
+    "web_listen": "The console",
     "default_agents": "Debates",
     "agents": "Agents",
     "budgets": "Budgets and providers",
@@ -123,7 +125,9 @@ ABOUT = {
 
 def generated() -> dict[Path, str]:
     """Return every generated file and its content."""
-    from tools import (  # noqa: PLC0415 - griffe is not there when packages are built
+    # griffe and the extra `web` are not there when packages are built
+    from aragora_q.web.api import create_api  # noqa: PLC0415
+    from tools import (  # noqa: PLC0415
         api_reference,
         debate_figures,
         money_figures,
@@ -135,6 +139,7 @@ def generated() -> dict[Path, str]:
         reference / "api.md": api_reference.page(),
         reference / "cli.md": commands_page(),
         reference / "settings.md": settings_page(),
+        reference / "openapi.json": json.dumps(create_api().openapi(), indent=1) + "\n",
         TOP / "deploy/redis/users.acl": users(),
         TOP / "docs/debates.md": debate_figures.page((TOP / "docs/debates.md").read_text()),
         TOP / "docs/money.md": money_figures.page((TOP / "docs/money.md").read_text()),
@@ -282,14 +287,16 @@ def settings_page() -> str:
             field.description,
         )
         lines.append(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |")
-    secrets = " and ".join(f"`{environment_name(name)}_FILE`" for name in sorted(SECRETS))
-    credentials = " and ".join(f"`{name.replace('_', '-')}`" for name in sorted(SECRETS))
+    secrets = " and ".join(f"`{environment_name(name)}_FILE`" for name in sorted(PASSWORDS))
+    credentials = " and ".join(f"`{name.replace('_', '-')}`" for name in sorted(PASSWORDS))
+    urls = " and ".join(f"`{name}`" for name in sorted(SECRETS - PASSWORDS))
     lines += [
         "", "## Passwords", "",
         (f"{secrets} name files that contain the passwords. Under systemd, the credentials {credentials} "
         "(`LoadCredential=`) are found automatically. The files are UTF-8, with or without a byte order "
         "mark. They are read again for every new connection: a "
-        "changed password needs no restart. Passwords never appear in `config show`, errors or log lines; "
+        f"changed password needs no restart. {urls} may come from files and credentials in the same way; they "
+        "are read at the start. Passwords never appear in `config show`, errors or log lines; "
         "neither does any part of a `redis_url` that may contain one."),
     ]  # fmt: skip
     for table, example in EXAMPLES.items():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aragora_q.base import LIVE
-from aragora_q.cli import output
+from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Reason, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  aragora-q cancel "$id"
+  aragora-q cancel "$id" --reason "wrong question"
   aragora-q cancel --group nightly --status pending --dry-run
   aragora-q cancel --tenant acme --tag env=test --yes
 
@@ -35,6 +35,7 @@ async def cancel(
     *,
     ids: Ids = None,
     given: GivenFilter,
+    reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -50,8 +51,10 @@ async def cancel(
         "cancel", LIVE, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
 
+    by = options.operator()
+
     async def work(job_ids: list[str]) -> int:
-        results = await queue.cancel_many(job_ids)
+        results = await queue.cancel_many(job_ids, by=by, reason=reason)
         for job_id, result in selection.to_print(queue, job_ids, results):
             _print_result(job_id, result, as_json=as_json, quiet=quiet)
         return results.count("cancelled")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import Agents, ConfigFile, RedisUrl
+from aragora_q.cli.options import DEMO_QUEUE, DEMO_SERVER, Agents, ConfigFile, RedisUrl
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 QUESTION = "Should a small team start with microservices or with a monolith?"
 ROUNDS = 2
-SERVER = "embedded://"
-QUEUE = "demo"
 AGENT_WIDTH = 16
 LAST_EVENT_SECONDS = 5.0
 """Longest wait for the job's last event after the worker has stopped."""
@@ -68,8 +66,8 @@ def demo(
     """
     settings = options.load_config(
         config,
-        redis_url=redis_url or SERVER,
-        queue=QUEUE,
+        redis_url=redis_url or DEMO_SERVER,
+        queue=DEMO_QUEUE,
         executor="debate",
         concurrency=1,
         metrics_port=0,
@@ -213,10 +211,11 @@ def _print_next_steps(settings: QueueConfig, job: Job, agents: list[str]) -> Non
     output.lines(
         f"  {command}"
         for command in (
-            f"export REDIS_URL={url} ARAGORA_QUEUE_NAME={QUEUE}",
+            f"export REDIS_URL={url} ARAGORA_QUEUE_NAME={DEMO_QUEUE}",
             f"aragora-q show {job.id}",
             f'aragora-q enqueue "Tea or coffee?" -a {names}',
             "aragora-q worker --burst",
             "aragora-q stats",
+            "aragora-q web",
         )
     )

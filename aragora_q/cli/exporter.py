@@ -13,11 +13,6 @@ from aragora_q.cli.options import LoadConfig, parse_address, run, with_config
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.observability.queue_metrics import Snapshot
-    from aragora_q.redis.connection import Connection
-    from aragora_q.streams.queue import RedisStreamsQueue
-
-SCRAPE_SECONDS = 8.0
-"""Longest wait for Redis, below Prometheus' default scrape timeout of 10 s."""
 
 EPILOG = """\b
 Examples:
@@ -68,8 +63,9 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
 
     def collect() -> Snapshot:
         """Read the queue's state; called from a thread of the HTTP server."""
-        snapshot = asyncio.run_coroutine_threadsafe(_snapshot(queue, gates), loop)
-        return snapshot.result(SCRAPE_SECONDS + 2)
+        snapshot = queue_metrics.snapshot_in_time(queue, gates)
+        seconds = queue_metrics.SCRAPE_SECONDS + 2
+        return asyncio.run_coroutine_threadsafe(snapshot, loop).result(seconds)
 
     registry = CollectorRegistry()
     registry.register(queue_metrics.QueueCollector(collect))
@@ -84,14 +80,3 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
     finally:
         await gates.close()
         await queue.close()
-
-
-async def _snapshot(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
-    """Return the queue's state; without statistics if Redis does not answer in time."""
-    from aragora_q.observability import queue_metrics
-
-    try:
-        async with asyncio.timeout(SCRAPE_SECONDS):
-            return await queue_metrics.snapshot_or_nothing(queue, gates)
-    except TimeoutError:
-        return queue_metrics.Snapshot(queue.config.queue, seconds=SCRAPE_SECONDS)

@@ -123,7 +123,7 @@ Until = Annotated[
 
 
 def with_filter(
-    verb: str, statuses: frozenset[JobStatus] = frozenset()
+    verb: str, statuses: frozenset[JobStatus] = frozenset(), *, needs_jobs: bool = True
 ) -> Callable[[Command], Command]:
     """Replace the parameter `given` of a command, a GivenFilter, by the filter options.
 
@@ -131,7 +131,7 @@ def with_filter(
     `with_config`. Checks, as far as the command has such parameters:
 
     - `since` is before `until`;
-    - `ids` and a filter exclude each other, and one of them is required;
+    - `ids` and a filter exclude each other, and one of them is required, unless not `needs_jobs`;
     - `dry_run` needs a filter instead of ids;
     - with a filter, `yes` is required where stdin is not a terminal.
     """
@@ -175,7 +175,7 @@ def with_filter(
             tags = by_name(tag, "--tag")
             check_labels(group, tenant, tags)
             given = GivenFilter(group, tenant, tags, wanted, since, until)
-            _check_together(verb, given, arguments)
+            _check_together(verb, given, arguments, needs_jobs=needs_jobs)
             return command(given=given, **arguments)
 
         parameters = list(inspect.signature(command).parameters.values())
@@ -191,7 +191,9 @@ def with_filter(
     return decorate
 
 
-def _check_together(verb: str, given: GivenFilter, arguments: Mapping[str, Any]) -> None:
+def _check_together(
+    verb: str, given: GivenFilter, arguments: Mapping[str, Any], *, needs_jobs: bool
+) -> None:
     """Raise typer.BadParameter for options that do not go together; see `with_filter`."""
     now = time.time()
     if given.since and given.until and given.since.at(now) >= given.until.at(now):
@@ -199,13 +201,14 @@ def _check_together(verb: str, given: GivenFilter, arguments: Mapping[str, Any])
     ids = arguments.get("ids")
     if ids and given.is_given:
         raise typer.BadParameter("give job ids or a filter, not both", param_hint="ID")
-    if "ids" in arguments and not ids and not given.is_given:
+    is_about_jobs = needs_jobs and "ids" in arguments and not ids
+    if is_about_jobs and not given.is_given:
         raise typer.BadParameter("give job ids, or a filter such as --group", param_hint="ID")
     if ids and arguments.get("dry_run"):
         raise typer.BadParameter(
             "it counts the jobs that a filter matches, not ids", param_hint="--dry-run"
         )
-    works_on_filter = given.has_more_than_statuses or ("ids" in arguments and not ids)
+    works_on_filter = given.has_more_than_statuses or is_about_jobs
     asks = works_on_filter and "yes" in arguments
     if asks and not (arguments["yes"] or arguments["dry_run"] or sys.stdin.isatty()):
         raise typer.BadParameter(

@@ -16,6 +16,7 @@ from aragora_q.cli.options import (
     DryRun,
     LoadConfig,
     Quiet,
+    Reason,
     Yes,
     with_config,
     with_queue,
@@ -244,6 +245,7 @@ def cancel(
     load: LoadConfig,
     *,
     name: Name,
+    reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -267,7 +269,7 @@ def cancel(
     if must_ask:
         typer.confirm(f"Cancel {scope}, in queue {settings.queue}?", abort=True, err=True)
     if not dry_run:
-        number, found = options.run(_cancel(settings, name))
+        number, found = options.run(_cancel(settings, name, reason))
     if as_json:
         # JSON: `name`, `dry_run`, `cancelled` (number of jobs, now or with --dry-run), `then`.
         follower = views.group_json(found)["then"]
@@ -285,9 +287,9 @@ async def _read_group(settings: QueueConfig, name: str) -> Group:
         return await _require_group(queue, name)
 
 
-async def _cancel(settings: QueueConfig, name: str) -> tuple[int, Group]:
+async def _cancel(settings: QueueConfig, name: str, reason: str) -> tuple[int, Group]:
     async with options.open_queue(settings) as queue:
-        cancelled = await queue.cancel_group(name)
+        cancelled = await queue.cancel_group(name, by=options.operator(), reason=reason)
         return cancelled, await _require_group(queue, name)
 
 

@@ -60,6 +60,13 @@ def job_lines(
         yield _row("details", f"aragora-q show {job.id}")
 
 
+def _cancelled_rows(group: Group) -> Iterator[str]:
+    """Yield who cancelled the group, and why, if they said so."""
+    by = f"by {group.cancelled_by}" if group.cancelled_by else ""
+    if text := ": ".join(filter(None, (by, group.cancelled_reason))):
+        yield from _rows("", text)
+
+
 def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds.
 
@@ -80,6 +87,7 @@ def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> It
     ):
         if time is not None:
             yield _row(label, _format_time(time, now))
+    yield from _cancelled_rows(group)
     if group.then_id:
         yield _row("then", f"{group.then_id}, {group.then_status}")
     if group.cancelled_at is not None and group.live:
@@ -257,8 +265,10 @@ def _history_text(event: Mapping[str, Any]) -> str:
     text = str(event.get("error", event.get("reason", "")))
     is_named = not event.get("by") or f"{event['by']}: " in text
     by = "" if is_named else f" by {event['by']}"
-    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}: "
-    return prefix + truncate(text, max(TEXT_WIDTH - len(prefix), 10))
+    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}"
+    if not text:
+        return prefix
+    return f"{prefix}: " + truncate(text, max(TEXT_WIDTH - len(prefix) - 2, 10))
 
 
 def clock(ms: int) -> str:

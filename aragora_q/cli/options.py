@@ -8,7 +8,6 @@ stays fast.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +41,9 @@ ConfigFile = Annotated[
         "--config", metavar="FILE", help="Additional configuration file; overrides all others."
     ),
 ]
+DEMO_SERVER, DEMO_QUEUE = "embedded://", "demo"
+"""Where the command `demo` keeps its debates."""
+
 CODES = "69 Redis unreachable   75 try again   77 access denied\n  78 invalid configuration"
 """Exit codes of every command that uses Redis, for the epilog of its help."""
 
@@ -156,7 +158,7 @@ def with_queue(command: Callable[..., Awaitable[int | None]]) -> Command:
     return with_config(wrapper)
 
 
-OPTIONS = {"exec_command": "--exec"}
+OPTIONS = {"exec_command": "--exec", "web_listen": "--listen"}
 """Options that are not named after their setting."""
 
 
@@ -214,12 +216,15 @@ async def open_queue(config: QueueConfig) -> AsyncIterator[RedisStreamsQueue]:
         await queue.close()
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
+def run(work: Coroutine[Any, Any, T], loop_factory: Callable[[], Any] | None = None) -> T:
     """Run a coroutine to its end. A stop signal interrupts it even while it reads standard input."""
     import asyncio
 
-    with process.interruptible():  # asyncio's own handler waits for the loop
-        return asyncio.run(work)
+    with (
+        process.interruptible(),  # asyncio's own handler waits for the loop
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
+        return runner.run(work)
 
 
 def split_names(values: list[str] | None) -> list[str]:
@@ -337,6 +342,7 @@ def operator() -> str:
 MAX_SECONDS = 30 * 86_400
 """Longest time limit of a command that works on the queue."""
 
+
 def parse_duration(text: str) -> float:
     """Return the seconds in `90s`, `15m`, `36h` or `7d`. Raises typer.BadParameter."""
     try:
@@ -346,19 +352,10 @@ def parse_duration(text: str) -> float:
 
 
 def parse_address(text: str, param_hint: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises typer.BadParameter.
+    """Return host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises typer.BadParameter."""
+    from aragora_q.config import redis_url
 
-    The host defaults to 127.0.0.1.
-    """
-    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]*)):([0-9]{1,5})", text)
-    port = int(match[3]) if match else 0
-    host = (match and (match[1] or match[2])) or "127.0.0.1"
     try:
-        host.encode("idna")  # as it is done to look it up
-    except UnicodeError:
-        port = 0
-    if not 0 < port < 65_536:
-        raise typer.BadParameter(
-            f"{text!r:.100} is not HOST:PORT, nor [IPV6]:PORT", param_hint=param_hint
-        )
-    return host, port
+        return redis_url.parse_address(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r:.100} {error}", param_hint=param_hint) from None

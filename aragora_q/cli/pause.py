@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aragora_q.cli import output
-from aragora_q.cli.options import Quiet, with_queue
+from aragora_q.cli import options, output
+from aragora_q.cli.options import Quiet, Reason, with_queue
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 EPILOG = """\b
 Examples:
-  aragora-q pause && deploy && aragora-q resume
+  aragora-q pause --reason "deploy" && deploy && aragora-q resume
 
 \b
 Exit codes:
@@ -22,12 +22,12 @@ Exit codes:
 
 
 @with_queue
-async def pause(queue: RedisStreamsQueue, *, quiet: Quiet = False) -> None:
+async def pause(queue: RedisStreamsQueue, *, reason: Reason = "", quiet: Quiet = False) -> None:
     """Stop starting jobs of the queue on all workers until `resume`; running jobs continue.
 
     Jobs can still be enqueued. The queue stays paused when workers or the server restart.
     """
-    changed = await queue.pause(paused=True)
+    changed = await queue.pause(paused=True, by=options.operator(), reason=reason)
     if not quiet:
         output.info(
             f"queue {queue.config.queue} {'is paused' if changed else 'was already paused'}"

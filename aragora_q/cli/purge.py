@@ -1,4 +1,4 @@
-"""`aragora-q purge`: delete the data of ended jobs, from cron or by hand, by age or by filter."""
+"""`aragora-q purge`: delete the data of ended jobs, from cron or by hand, by age, by id or by filter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Yes, with_config
-from aragora_q.cli.selection import confirm, says_where_it_stopped
+from aragora_q.cli.selection import Ids, Selection, confirm, says_where_it_stopped
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -22,20 +22,23 @@ Examples:
   30 3 * * *  aragora-q purge --quiet
   aragora-q purge --older-than 36h --status completed
   aragora-q purge --group nightly --dry-run
+  aragora-q purge "$id"
 
 \b
 Exit codes:
-  0 ok   1 not confirmed   2 usage, or --yes is required   65 bad name
+  0 ok   1 not confirmed   2 usage, or --yes is required
+  3 a job was not found   65 bad name, or a line of stdin without id
   69 Redis unreachable   75 try again   77 access denied
   78 invalid configuration
 """
 
 
-@with_filter("purge", TERMINAL)
+@with_filter("purge", TERMINAL, needs_jobs=False)
 @with_config
 def purge(
     load: LoadConfig,
     *,
+    ids: Ids = None,
     given: GivenFilter,
     older_than: Annotated[
         float | None,
@@ -50,14 +53,21 @@ def purge(
     yes: Yes = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
-) -> None:
-    """Delete jobs that ended longer ago than the retention time, or all ended jobs that match a filter.
+) -> int:
+    """Delete jobs that ended longer ago than the retention time, or by id, or all that match a filter.
 
     Jobs that have not ended are never deleted. With --group, --tenant, --tag, --since or --until, all jobs
     that match are deleted, whatever their age. This, and deleting jobs younger than the retention time, asks
     for confirmation, or requires --yes where stdin is not a terminal.
     """
+    if ids and older_than is not None:
+        raise typer.BadParameter("give job ids or an age, not both", param_hint="--older-than")
     settings = load()
+    if ids:
+        selection = Selection(
+            "purge", TERMINAL, ids, given, dry_run=False, yes=True, as_json=as_json, quiet=quiet
+        )
+        return options.run(_purge_ids(settings, selection))
     if given.has_more_than_statuses:
         purged = options.run(
             _purge_matching(settings, given, older_than, dry_run=dry_run, asks=not yes)
@@ -72,6 +82,28 @@ def purge(
     elif not quiet:
         counts = ", ".join(f"{number:,} {name}" for name, number in purged.items())
         output.info(f"{'would delete' if dry_run else 'deleted'}: {counts}")
+    return 0
+
+
+async def _purge_ids(settings: QueueConfig, selection: Selection) -> int:
+    """Delete jobs by id; JSON: `id`, `deleted` (false: it has not ended), `status` (null if deleted)."""
+    async with options.open_queue(settings) as queue:
+
+        async def work(job_ids: list[str]) -> int:
+            results = await queue.purge_many(job_ids)
+            for job_id, result in selection.to_print(queue, job_ids, results):
+                deleted = result == "purged"
+                if selection.as_json:
+                    status = None if deleted else result
+                    output.json_line({"id": job_id, "deleted": deleted, "status": status})
+                elif selection.quiet:
+                    output.line(job_id)
+                else:
+                    output.line(f"{job_id} {'deleted' if deleted else f'has not ended: {result}'}")
+            return results.count("purged")
+
+        await selection.run(queue, work)
+    return selection.exit_code
 
 
 def _purge_old(

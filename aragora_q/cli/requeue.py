@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aragora_q.base import JobStatus
-from aragora_q.cli import output
+from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Reason, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ async def requeue(
     *,
     ids: Ids = None,
     given: GivenFilter,
+    reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -57,16 +58,16 @@ async def requeue(
     selection = Selection(
         "requeue", ENDED, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
-    refused = 0
+    by, refused = options.operator(), 0
 
     async def work(job_ids: list[str]) -> int:
         nonlocal refused
-        results = await _requeue(queue, job_ids)
+        results = await _requeue(queue, job_ids, by=by, reason=reason)
         for job_id, result in zip(job_ids, results, strict=True):
             refused += result in REFUSALS
             if result in REFUSALS:
-                reason = REFUSALS[result].format(queue=queue.config.queue)
-                output.error(f"job {output.truncate(job_id, 64)} was not requeued: {reason}")
+                why = REFUSALS[result].format(queue=queue.config.queue)
+                output.error(f"job {output.truncate(job_id, 64)} was not requeued: {why}")
             if selection.prints_each:
                 _print_result(job_id, result, as_json=as_json, quiet=quiet)
         return results.count("requeued")
@@ -77,12 +78,14 @@ async def requeue(
     return SOME_REFUSED if refused else 0
 
 
-async def _requeue(queue: RedisStreamsQueue, job_ids: list[str]) -> list[str]:
+async def _requeue(
+    queue: RedisStreamsQueue, job_ids: list[str], *, by: str, reason: str
+) -> list[str]:
     """Return `requeued`, the status that did not change, or a key of REFUSALS for each id."""
     from aragora_q.base import JOB_ID_PATTERN
 
     valid = [job_id for job_id in job_ids if JOB_ID_PATTERN.fullmatch(job_id)]
-    results = dict(zip(valid, await queue.requeue(valid), strict=True))
+    results = dict(zip(valid, await queue.requeue(valid, by=by, reason=reason), strict=True))
     return [results.get(job_id, "invalid") for job_id in job_ids]
 
 

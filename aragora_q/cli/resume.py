@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aragora_q.cli import output
-from aragora_q.cli.options import Quiet, with_queue
+from aragora_q.cli import options, output
+from aragora_q.cli.options import Quiet, Reason, with_queue
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -22,8 +22,8 @@ Exit codes:
 
 
 @with_queue
-async def resume(queue: RedisStreamsQueue, *, quiet: Quiet = False) -> None:
+async def resume(queue: RedisStreamsQueue, *, reason: Reason = "", quiet: Quiet = False) -> None:
     """Start jobs of a paused queue again."""
-    changed = await queue.pause(paused=False)
+    changed = await queue.pause(paused=False, by=options.operator(), reason=reason)
     if not quiet:
         output.info(f"queue {queue.config.queue} {'is resumed' if changed else 'was not paused'}")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.filters import Group, Moment, Tenant, parse_moment
+from aragora_q.cli.filters import Group, Tenant, parse_moment
 from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.formats import DAY_SECONDS, dollars, dollars_or_unknown
 from aragora_q.labels import check_labels
+from aragora_q.moments import Moment
 from aragora_q.money import MICROS, SPENT_BY
 from aragora_q.views import spend_json, spend_rows, spent_json
 

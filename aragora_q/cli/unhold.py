@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aragora_q.base import JobStatus
-from aragora_q.cli import output
+from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, DryRun, Quiet, Yes, with_queue
+from aragora_q.cli.options import AsJson, DryRun, Quiet, Reason, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ async def unhold(
     *,
     ids: Ids = None,
     given: GivenFilter,
+    reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -54,8 +55,10 @@ async def unhold(
         "unhold", HELD, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
 
+    by = options.operator()
+
     async def work(job_ids: list[str]) -> int:
-        results = await queue.unhold_many(job_ids)
+        results = await queue.unhold_many(job_ids, by=by, reason=reason)
         statuses = await queue.tracker.get_statuses(job_ids) if selection.prints_each else {}
         for job_id, result in selection.to_print(queue, job_ids, results):
             if ids or result == "unheld":

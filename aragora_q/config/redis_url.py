@@ -1,4 +1,4 @@
-"""Parse and redact a `redis_url`. Pure: connects to nothing.
+"""Parse and redact a `redis_url`; parse and format addresses. Pure: connects to nothing.
 
 Used by `redis/connection.py`, and by `settings.py` to reject an invalid URL with its origin. Errors
 never contain user, password or options.
@@ -14,6 +14,7 @@ never contain user, password or options.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
@@ -132,6 +133,20 @@ def format_address(address: Address) -> str:
     """Return `host:port`, with an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str) -> Address:
+    """Return host, by default 127.0.0.1, and port of `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]*)):([0-9]{1,5})", text)
+    port = int(match[3]) if match else 0
+    host = (match and (match[1] or match[2])) or "127.0.0.1"
+    try:
+        host.encode("idna")  # as it is done to look it up
+    except UnicodeError:
+        port = 0
+    if not 0 < port < 65_536:
+        raise ValueError("must be HOST:PORT or [IPV6]:PORT")
+    return host, port
 
 
 def _parse_options(kind: Kind, query: str | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ everything else.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -26,12 +27,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aragora_q.base import GATES, MAX_USD, QUEUE_NAME_PATTERN
 from aragora_q.config.messages import explain
-from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl
+from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl, parse_address
 from aragora_q.config.sources import LayeredSource
 from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
 from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
+WEB_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}")
 MAX_USD_PER_MILLION = 100_000.0
 MIN_BUDGET_USD = 0.000_001
 MAX_NAMED = 100
@@ -386,6 +388,10 @@ class QueueConfig(BaseSettings):
         None,
         description="Port to serve metrics on; 0: off; unset: first free port of 9464 to 9473.",
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Minimum log level."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     web_listen: str = Field(
         "127.0.0.1:8080",
         description="Address that `aragora-q web` serves: HOST:PORT or [IPV6]:PORT.",
@@ -410,17 +416,14 @@ class QueueConfig(BaseSettings):
     )
     web_proxies: tuple[str, ...] = Field(
         (),
-        description="Addresses or networks of reverse proxies whose X-Forwarded-User and X-Forwarded-Groups "
-        "are believed; as text, separated by commas.",
+        description="Addresses or networks of reverse proxies whose headers X-Forwarded-User, -Groups, -For "
+        "and -Proto are believed; as text, separated by commas.",
     )
     web_proxy_roles: dict[str, Literal["viewer", "producer", "operator"]] = Field(
         default_factory=dict,
-        description="Role of each user or group that these proxies name; `*` is any other one.",
+        description="Role of each user or group that these proxies name; `*` is any other one. As text: "
+        "ann=operator,devs=viewer.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Minimum log level."
-    )
-    log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     default_agents: tuple[str, ...] = Field(
         (),
         description="Agents of debates that name none: 2 to 16; in the variable separated by commas.",
@@ -457,6 +460,57 @@ class QueueConfig(BaseSettings):
     @classmethod
     def _are_names(cls, value: Any) -> Any:
         return _from_text(value)
+
+    @field_validator("web_proxy_roles", mode="before")
+    @classmethod
+    def _are_roles(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.rpartition("=") for pair in _from_text(value)]
+        if not all(name and equals for name, equals, _ in pairs):
+            raise ValueError("must be NAME=ROLE, separated by commas")
+        return {name.strip(): role.strip() for name, _, role in pairs}
+
+    @field_validator("web_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parse_address(value)
+        return value
+
+    @field_validator("web_hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not WEB_HOST.fullmatch(name):
+                raise ValueError(f"{name!r:.60} is not a host: no scheme, no port, no wildcard")
+        return value
+
+    @field_validator("web_producer_redis_url", "web_operator_redis_url")
+    @classmethod
+    def _is_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and RedisUrl.parse(value.get_secret_value()).kind == "embedded":
+            raise ValueError("must not be embedded://: there, the console makes these users itself")
+        return value
+
+    @field_validator("web_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                network = ip_network(text)
+            except ValueError:
+                raise ValueError(
+                    f"{text!r:.60} is not an IP address, nor a network such as 10.0.0.0/24"
+                ) from None
+            if network.prefixlen == 0:
+                raise ValueError(f"{text!r:.60} is every address: any client could name its user")
+        return value
+
+    @model_validator(mode="after")
+    def _roles_have_proxies(self) -> QueueConfig:
+        if self.web_proxy_roles and not self.web_proxies:
+            raise ValueError("web_proxy_roles is set without web_proxies")
+        return self
 
     @field_validator("default_agents")
     @classmethod

@@ -51,7 +51,8 @@ ENVIRONMENT_NAMES = {
 }
 """Settings whose variable is not `ARAGORA_QUEUE_` followed by the name in capitals."""
 
-SECRETS = frozenset({"redis_password", "redis_sentinel_password"})
+PASSWORDS = frozenset({"redis_password", "redis_sentinel_password"})
+SECRETS = PASSWORDS | {"web_producer_redis_url", "web_operator_redis_url"}
 """Settings that are also read from the file named by `<VARIABLE>_FILE`, and from systemd credentials."""
 
 MAX_SECRET_BYTES = 64 * 1024
@@ -168,6 +169,14 @@ def environment_name(setting: str) -> str:
     return ENVIRONMENT_NAMES.get(setting, f"ARAGORA_QUEUE_{setting.upper()}")
 
 
+def _file_variable(name: str) -> str:
+    return f"{environment_name(name)}_FILE"
+
+
+SECRET_FILES = frozenset(map(_file_variable, SECRETS))
+"""Variables that name files with secrets."""
+
+
 class _Files(NamedTuple):
     to_read: list[Path]
     ignored: list[Path]
@@ -282,15 +291,15 @@ def _read_environment(
         elif name is None:
             if _is_unknown(variable):
                 faults.append(f"{origin}: unknown variable{suggestion_for(variable, by_variable)}")
-        elif (text or name in SECRETS) and not text.startswith(KUBERNETES_ADDRESSES):
+        elif (text or name in PASSWORDS) and not text.startswith(KUBERNETES_ADDRESSES):
             resolved[name] = ResolvedValue(text, origin)
     return resolved
 
 
 def _is_unknown(variable: str) -> bool:
-    return variable.startswith(PREFIX) and not KUBERNETES.search(
-        variable.removeprefix(PREFIX.rstrip("_"))
-    )
+    if not variable.startswith(PREFIX) or variable in SECRET_FILES:
+        return False
+    return not KUBERNETES.search(variable.removeprefix(PREFIX.rstrip("_")))
 
 
 class _SecretFile(NamedTuple):
@@ -303,7 +312,7 @@ def _secret_files(name: str) -> Iterator[_SecretFile]:
     """Yield the files that may contain a secret, in order of precedence, lowest first."""
     if directory := os.environ.get("CREDENTIALS_DIRECTORY"):  # not every credential has to be set
         yield _SecretFile(Path(directory) / name.replace("_", "-"), "credential", is_optional=True)
-    variable = f"{environment_name(name)}_FILE"
+    variable = _file_variable(name)
     if file := os.environ.get(variable):
         yield _SecretFile(Path(file), f"environment {variable}", is_optional=False)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aragora_q.config.settings import QueueConfig
-from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRETS, read_sources
+from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRET_FILES, SECRETS, read_sources
 from aragora_q.doctor.gates import MAX_CALLS, differences
 from aragora_q.doctor.report import EXAMPLES, MAX_EXAMPLES, PROBLEMS, IntegrityReport
 from aragora_q.errors import (
@@ -373,7 +373,7 @@ def _of_agents(config: QueueConfig) -> Iterator[Finding]:
 
 def _of_environment() -> Iterator[Finding]:
     """Find variables with names similar to a setting's. Unknown `ARAGORA_QUEUE_*` names are refused earlier."""
-    known = [*ENVIRONMENT_NAMES.values(), *(f"{ENVIRONMENT_NAMES[name]}_FILE" for name in SECRETS)]
+    known = [*ENVIRONMENT_NAMES.values(), *SECRET_FILES]
     for name in sorted(os.environ):
         is_similar = name.startswith(("REDIS_", "ARAGORA_Q_", "ARAGORA_REDIS_"))
         if not is_similar or name in known:

@@ -6,6 +6,7 @@ Used by the command line and the exporter. Reads only, with plain commands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -127,6 +128,15 @@ class Spending:
     async def of_group(self, queue: str, group: str) -> Spent:
         """Return what the jobs of a group spent. ValueError: the data is corrupted."""
         return await self._sum(self._keys.spend_of_group(queue, group))
+
+    async def of_groups(self, queue: str, groups: Sequence[str]) -> dict[str, Spent]:
+        """Return what the jobs of groups spent, by group, in one round trip; without what is corrupted."""
+        found = await self._read(("GET", self._keys.spend_of_group(queue, name)) for name in groups)
+        spent = {}
+        for name, stored in zip(groups, found, strict=True):
+            with suppress(ValueError):
+                spent[name] = Spent() if stored is None else _spent(stored)
+        return spent
 
     async def _sum(self, key: str) -> Spent:
         stored = await self._connection.execute("GET", key)

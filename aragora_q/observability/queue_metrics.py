@@ -1,4 +1,4 @@
-"""The metrics of a queue, which `aragora-q exporter` serves and `stats --prometheus` writes.
+"""The metrics of a queue, which `aragora-q exporter` and `aragora-q web` serve and `stats --prometheus` writes.
 
 Computed at each scrape, from reads that take constant time. One process exports them for all workers;
 the metrics of a single worker are in `worker_metrics.py`.
@@ -6,6 +6,7 @@ the metrics of a single worker are in `worker_metrics.py`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ TRANSITIONS = (
 """Every counter of the queue. A counter that Redis does not have is exported as 0, so that alerts notice
 its first increase.
 """
+
+
+SCRAPE_SECONDS = 8.0
+"""Longest wait for Redis, below Prometheus' default scrape timeout of 10 s."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,15 @@ async def snapshot_or_nothing(queue: RedisStreamsQueue, gates: Connection) -> Sn
         return await snapshot(queue, gates)
     except AragoraQError:
         return Snapshot(queue.config.queue, seconds=time.monotonic() - started_at)
+
+
+async def snapshot_in_time(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
+    """As `snapshot_or_nothing`, within SCRAPE_SECONDS."""
+    try:
+        async with asyncio.timeout(SCRAPE_SECONDS):
+            return await snapshot_or_nothing(queue, gates)
+    except TimeoutError:
+        return Snapshot(queue.config.queue, seconds=SCRAPE_SECONDS)
 
 
 class QueueCollector(Collector):

@@ -17,9 +17,9 @@ CONNECT = ("info", "select", "cluster|slots", "asking", "role")
 """Needed to open a queue, on one server, on a cluster or behind Sentinels."""
 
 READ = (
-    "eval_ro", "evalsha_ro", "exists", "get", "hget", "hgetall", "hlen", "hmget", "lrange", "pttl", "time",
-    "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard",
-    "zcount", "zmscore", "zrange", "zrangebylex", "zrangebyscore", "zrevrange", "zscore",
+    "eval_ro", "evalsha_ro", "exists", "get", "getrange", "hget", "hgetall", "hlen", "hmget", "lrange", "pttl",
+    "strlen", "time", "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange", "xread", "xrevrange",
+    "zcard", "zcount", "zmscore", "zrange", "zrangebylex", "zrangebyscore", "zrevrange", "zscore",
 )  # fmt: skip
 """Needed by the commands that read: status, list (with scripts that find jobs), wait, tail, stats, exporter."""
 
@@ -30,6 +30,7 @@ EVAL, EVAL_RO = ("eval", "evalsha"), ("eval_ro", "evalsha_ro")
 GATES = ("gate_acquire", "gate_ask", "gate_settle", "gate_renew", "gate_declare", "gate_learn")
 MAINTENANCE = (
     "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
+    "sample",
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ ROLES = {
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
          "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
-        ("blpop", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
+        ("blpop", "get", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", "gate_declare", *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from redis import exceptions
+from redis.credentials import CredentialProvider
 
 from aragora_q.backoff import Backoff
 from aragora_q.config import QueueConfig
@@ -108,6 +109,12 @@ class Connection:
             options=self._options,
             to_gates=self._to_gates,
         )
+
+    def as_user(self, credentials: CredentialProvider) -> Connection:
+        """Return a connection to the same server as another user; its owner must close it."""
+        server_options, sentinel_options = self._options
+        options = {**server_options, "credential_provider": credentials}, sentinel_options
+        return Connection(self.config, path=self._path, options=options)
 
     def for_gates(self) -> Connection:
         """Return a connection to the gates that belong to this queue; its owner must close it.

@@ -126,6 +126,14 @@ def default_directory() -> Path:
     return home / "aragora-q" / "embedded"
 
 
+def has_data() -> bool:
+    """Return True if the default directory holds the data of a server."""
+    try:
+        return any((default_directory() / "appendonlydir").iterdir())
+    except (OSError, ConfigError):
+        return False
+
+
 _CHOOSE_ANOTHER = "choose another directory: embedded:///path/to/directory"
 
 

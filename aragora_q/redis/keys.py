@@ -15,7 +15,7 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
 | `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON; of a  |
 |                            |        | failed job: its partial result, if it has one                 |
-| `job:<id>:history`         | list   | errors, crashes, deferrals, holds: a JSON object each, the last 20 |
+| `job:<id>:history`         | list   | errors, what operators did: a JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> …` of each job with labels, by id |
 | `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label       |
@@ -23,6 +23,10 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `group:<g>`                | hash   | counts of a group's jobs by status, its seal, its end, its `then` |
 | `group:<g>:then`           | string | payload of the job to enqueue when the group has ended        |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
+| `durations`                | hash   | completed jobs by the buckets (`DURATION_BOUNDS`) of their last |
+|                            |        | attempt's time and of the time since their enqueue: `5 12`;    |
+|                            |        | the totals at the last samples: `minute`, `hour`              |
+| `samples:minute`, `samples:hour` | stream | samples of 48 h and of 90 days; the id is the time      |
 | `control`                  | hash   | paused, schema, maintainer, reclaim_cursor, grace_started_at … |
 | `workers`                  | zset   | worker id by last heartbeat, ms                               |
 | `worker:<id>`              | hash   | one worker: instance_id, lease_ms, host, pid, running, quarantined … |
@@ -33,6 +37,7 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -94,6 +99,17 @@ HISTORY_DEBATES = 200
 MAX_HISTORY_ROWS = 1_000
 """Rows of a queue's history: the oldest ones make room for others."""
 
+DURATION_BOUNDS: tuple[float, ...] = tuple(86_400.0 ** (n / 20) for n in range(21))
+"""Upper bounds in seconds of the buckets of durations: from a second to a day, each 1.77 times the one before.
+
+The last bucket, which has no bound, follows them."""
+
+SAMPLED_COUNTERS = ("enqueued", "started", "completed", "failed", "cancelled", "retried", "crashed")
+"""Counters that samples have, in their order."""
+
+SAMPLES_KEPT_SECONDS = {"minute": 48 * 3600, "hour": 90 * 86_400}
+"""How long samples are kept."""
+
 LUA_CONSTANTS: dict[str, str | int | float] = {
     "GROUP": GROUP,
     "SCHEMA": SCHEMA,
@@ -112,6 +128,11 @@ LUA_CONSTANTS: dict[str, str | int | float] = {
     "HISTORY_DEBATES": HISTORY_DEBATES,
     "MAX_HISTORY_ROWS": MAX_HISTORY_ROWS,
     "LITTLE_SHARE": LITTLE_SHARE,
+    "LAST_BUCKET": len(DURATION_BOUNDS),
+    "BUCKETS_PER_LOG": 1 / math.log(DURATION_BOUNDS[1]),
+    "SAMPLED_COUNTERS": " ".join(SAMPLED_COUNTERS),
+    "MINUTES_KEPT_MS": SAMPLES_KEPT_SECONDS["minute"] * 1000,
+    "HOURS_KEPT_MS": SAMPLES_KEPT_SECONDS["hour"] * 1000,
     "MAX_JOB_ID_CHARS": MAX_JOB_ID_CHARS,
     "AUTOMATIC_CAUSES": f" {' '.join(sorted(AUTOMATIC_CAUSES))} ",
     "JOB_ID_PATTERN": f"^%w[%w{JOB_ID_PUNCTUATION}]*$",
@@ -184,6 +205,18 @@ class QueueKeys:
         return f"{self.queue_prefix}counters"
 
     @cached_property
+    def durations(self) -> str:
+        return f"{self.queue_prefix}durations"
+
+    @cached_property
+    def samples_minute(self) -> str:
+        return f"{self.queue_prefix}samples:minute"
+
+    @cached_property
+    def samples_hour(self) -> str:
+        return f"{self.queue_prefix}samples:hour"
+
+    @cached_property
     def control(self) -> str:
         return f"{self.queue_prefix}control"
 
@@ -219,9 +252,10 @@ class QueueKeys:
             self.workers,
             self.groups,
         )
-        hashes = (self.counters, self.control, self.labels)
+        hashes = (self.counters, self.durations, self.control, self.labels)
+        streams = (*self.streams, self.events, self.samples_minute, self.samples_hour)
         return {
-            **dict.fromkeys((*self.streams, self.events), "stream"),
+            **dict.fromkeys(streams, "stream"),
             **dict.fromkeys(sets, "zset"),
             **dict.fromkeys(hashes, "hash"),
             self.bell: "list",
@@ -275,7 +309,8 @@ class QueueKeys:
         """The keys that every script of a queue may use, by name."""
         names = (
             "stream_high", "stream_normal", "stream_low", "delayed", "held", "completed", "failed",
-            "cancelled", "counters", "control", "workers", "events", "bell", "labels", "groups",
+            "cancelled", "counters", "durations", "control", "workers", "events", "bell", "labels", "groups",
+            "samples_minute", "samples_hour",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 

@@ -91,6 +91,16 @@ def _is_started(reply: list[Any]) -> bool:
     return is_text and len(reply) == 11 and _NUMBERS.issuperset(map(type, reply))
 
 
+def _is_read_job(row: Any) -> bool:
+    """Return True for what `read_jobs.lua` says of a job."""
+    fields = (_is_paired, _MAYBE, _MAYBE, int, [bytes], ..., _MAYBE)
+    return row is None or isinstance(row, bytes) or (fits(row, fields) and len(row) == 11)
+
+
+def _is_cursor(reply: bytes) -> bool:
+    return re.fullmatch(rb"(\d+:\d+:[^:]+:\S+)?", reply) is not None
+
+
 _NUMBERS = frozenset((int, bytes))
 _MAYBE = bytes | None
 _ENTRIES = [_is_entry]
@@ -136,6 +146,7 @@ SCRIPTS: Mapping[str, Any] = {
     "enqueue": PerItem(_words("created exists full sealed refused")),
     "find": (bytes, bytes, int, ..., bytes),
     "find_live": (bytes, int, ..., bytes),
+    "find_page": (_is_cursor, ..., bytes),
     "fail": PerItem(_words("failed cancelled lost")),
     "gate_acquire": (bytes, ..., bytes | int),
     "gate_ask": (bytes, ..., bytes | int),
@@ -152,11 +163,13 @@ SCRIPTS: Mapping[str, Any] = {
     "list_held": (bytes, ..., [bytes]),
     "list_leased": (bytes, ..., (bytes, bytes)),
     "maintenance_lock": _words("ok busy"),
+    "may_write": int,
     "pause": _words("changed unchanged"),
     "progress": PerItem(_words("ok lost")),
     "promote": (int, int),
     "purge": (int, int),
     "purge_jobs": PerItem(bytes),
+    "read_jobs": (int, ..., _is_read_job),
     "reclaim": (_words("ok in_grace_period"), bytes, ..., (bytes, bytes, bytes, int, int)),
     "register": (_words("ok taken newer"), ..., int),
     "release": PerItem(_words("released held cancelled lost")),
@@ -164,6 +177,7 @@ SCRIPTS: Mapping[str, Any] = {
     "renew": (_words("ok paused unregistered"), ..., _words("owned lost cancelled")),
     "requeue": PerItem(bytes),
     "retry": PerItem(_words("retrying held failed cancelled lost")),
+    "sample": int,
     "seal": _words("sealed was-sealed other-then taken refused unknown"),
     "start": (_words("ok empty paused unregistered"), int, ..., _is_started),
     "suspend": PerItem(_words("held cancelled lost")),

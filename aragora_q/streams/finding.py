@@ -2,18 +2,20 @@
 
 Called by the queue. A filter is answered from the smallest index that holds all its jobs, and the server
 checks the other conditions for each of its members: `find.lua`, or `find_live.lua` for live jobs, which are in
-the lanes and the delayed index. Reads only, and transfers no payload. A job may have changed since it was
-found.
+the lanes and the delayed index; `find_page.lua` for one page in one call. Reads only, and transfers no payload.
+A job may have changed since it was found.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from aragora_q.base import LIVE, TERMINAL, JobStatus
+from aragora_q.base import JOB_ID_PATTERN, LIVE, TERMINAL, JobStatus
+from aragora_q.errors import InvalidPayload
 from aragora_q.labels import JobFilter
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
@@ -33,6 +35,9 @@ LANE_PAGES = 5
 PAGE = 500
 """Jobs in a page, about."""
 
+JOBS_ON_PAGE = 50
+"""Jobs on a page that is shown."""
+
 LIVE_JOBS = "live"
 """What `find.lua` answers if the lanes are to be read."""
 
@@ -42,6 +47,49 @@ class Found(NamedTuple):
 
     id: str
     ms: float
+
+
+class JobPage(NamedTuple):
+    """One page of the jobs that match a filter."""
+
+    ids: list[str]
+    """The newest first. There may be few, or none, on a page that is not the last."""
+    cursor: str
+    """With it, `find_page` returns the next page; empty: this is the last."""
+
+
+_CURSOR = re.compile(
+    r"\d{1,15}:"
+    r"([1-6]:\d{1,19}:\d{1,19}"
+    rf"|([7-9]|1[0-2]):(-?\d{{1,25}}(\.\d{{1,20}})?(e[+-]?\d{{1,3}})?|-?inf):{JOB_ID_PATTERN.pattern})",
+    re.ASCII,
+)
+"""What `find_page.lua` says of the last member that it read."""
+
+
+async def page(connection: Connection, wanted: JobFilter, cursor: str, limit: int) -> JobPage:
+    """Return the page of matching jobs, newest first, that follows `cursor`.
+
+    Raises:
+        InvalidPayload: `cursor` does not come from a page.
+    """
+    if cursor and not _CURSOR.fullmatch(cursor):
+        raise InvalidPayload(
+            f"invalid cursor {cursor!r:.100}: it is not one that a page of jobs ended with",
+            hint="begin with the first page, without a cursor",
+        )
+    next_cursor, *ids = await connection.run(
+        "find_page",
+        wanted_labels=" ".join(wanted.labels),
+        statuses=" ".join(sorted(wanted.statuses)),
+        since_ms=_ms(wanted.since),
+        until_ms=_ms(wanted.until),
+        cursor=cursor,
+        limit=limit,
+        scan_limit=SCAN_MEMBERS,
+        max_bytes=SCAN_BYTES,
+    )
+    return JobPage([replies.text(job_id) for job_id in ids], next_cursor.decode())
 
 
 async def pages(

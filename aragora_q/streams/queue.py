@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import date, timedelta
 from typing import Any, NamedTuple, cast
 
 from aragora_q import codec
@@ -40,6 +41,7 @@ from aragora_q.contracts import (
     WorkQueue,
 )
 from aragora_q.errors import (
+    SERVER_ERRORS,
     AragoraQError,
     GroupNotFound,
     GroupSealed,
@@ -50,20 +52,24 @@ from aragora_q.errors import (
 )
 from aragora_q.gates.call_history import read_history
 from aragora_q.gates.client import RedisGates
+from aragora_q.gates.spending import Spending
 from aragora_q.history import CallHistory
 from aragora_q.job import check_job
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
-from aragora_q.redis.scripts import BATCH_LIMIT, batched
+from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
-from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession, hold_by
+from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession, actor_name
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
+
+SPEND_SECONDS = 1.0
+"""How long a sample waits for the gates, which may be on another server, to read what was spent."""
 
 REAPER = "reaper"
 """Consumer that a cron pass claims entries with; deleted again when it is empty."""
@@ -97,7 +103,8 @@ class RedisStreamsQueue(WorkQueue):
     with `close`.
 
     `config` defaults to `get_queue_config()`. `consumer_name` is the worker id of workers that are not
-    given one; it defaults to `host-pid-<4 hex digits>`.
+    given one; it defaults to `host-pid-<4 hex digits>`. `connection` replaces the one to `config.redis_url`;
+    the queue closes it.
 
     Example:
         >>> import asyncio
@@ -114,16 +121,24 @@ class RedisStreamsQueue(WorkQueue):
     """
 
     def __init__(
-        self, config: QueueConfig | None = None, *, consumer_name: str | None = None
+        self,
+        config: QueueConfig | None = None,
+        *,
+        consumer_name: str | None = None,
+        connection: Connection | None = None,
     ) -> None:
         self.config = config or get_queue_config()
         self.consumer_name = consumer_name or default_worker_id()
-        self.connection = Connection(self.config)
+        self.connection = connection or Connection(self.config)
         self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
         self._durability_is_checked = False
         self._keys = self.connection.keys
+
+    async def may_write(self) -> bool:
+        """Return True if the Redis user of this queue may change it."""
+        return bool(await self.connection.run("may_write"))
 
     async def enqueue(self, job: Job) -> str:
         [result] = await self._enqueue_batch([self.check(job)])
@@ -245,28 +260,32 @@ class RedisStreamsQueue(WorkQueue):
     async def get_queue_stats(self) -> QueueStats:
         return await self.tracker.queue_stats()
 
-    async def cancel(self, job_id: str) -> bool:
-        [result] = await self.cancel_many([job_id])
+    async def cancel(self, job_id: str, *, by: str = "", reason: str = "") -> bool:
+        [result] = await self.cancel_many([job_id], by=by, reason=reason)
         if result == "unknown":
             raise JobNotFound(job_id, self.config.queue)
         return result == "cancelled"
 
-    async def requeue(self, job_ids: Sequence[str]) -> list[str]:
+    async def requeue(self, job_ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
         """Return failed and cancelled jobs to the queue with their attempts reset.
 
         Returns one result per job: `requeued`, `unknown` (or past retention), `malformed` (the dead
         letter of a malformed entry, which has nothing to run), or the status of a job that has neither
-        failed nor been cancelled. Finished work and history are kept.
+        failed nor been cancelled. Finished work and history are kept; `by` and `reason` are added to it.
         """
-        return await self._run_for_each("requeue", job_ids)
+        return await self._run_for_each("requeue", job_ids, **_actor(by, reason))
 
-    async def cancel_many(self, job_ids: Sequence[str]) -> list[str]:
-        """Cancel live jobs, in few round trips.
+    async def cancel_many(
+        self, job_ids: Sequence[str], *, by: str = "", reason: str = ""
+    ) -> list[str]:
+        """Cancel live jobs, in few round trips; `by` and `reason` are added to the history of each.
 
         Returns one result per job: `cancelled`, `unknown` (or past retention), or the status that it had
         already: `completed`, `failed`, `was-cancelled`.
         """
-        return await self._run_for_each("cancel", job_ids, retention_ms=self.config.retention_ms)
+        return await self._run_for_each(
+            "cancel", job_ids, retention_ms=self.config.retention_ms, **_actor(by, reason)
+        )
 
     async def hold(self, job_id: str, *, reason: str = "", by: str = "") -> bool:
         [result] = await self.hold_many([job_id], reason=reason, by=by)
@@ -283,24 +302,26 @@ class RedisStreamsQueue(WorkQueue):
         `was-asked`, `unknown` (or past retention), or the status of a job that has ended.
         """
         return await self._run_for_each(
-            "hold",
-            job_ids,
-            cause="person",
-            by=hold_by(by),
-            reason=reason[:MAX_ERROR_CHARS].encode(errors="replace"),
-            until_ms="",
+            "hold", job_ids, cause="person", until_ms="", **_actor(by, reason)
         )
 
-    async def unhold(self, job_id: str) -> bool:
-        [result] = await self.unhold_many([job_id])
+    async def unhold(self, job_id: str, *, by: str = "", reason: str = "") -> bool:
+        [result] = await self.unhold_many([job_id], by=by, reason=reason)
         if result == "unknown":
             raise JobNotFound(job_id, self.config.queue)
         return result == "unheld"
 
     async def unhold_many(
-        self, job_ids: Sequence[str], causes: Collection[HoldCause] = HOLD_CAUSES
+        self,
+        job_ids: Sequence[str],
+        causes: Collection[HoldCause] = HOLD_CAUSES,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> list[str]:
-        return await self._run_for_each("unhold", job_ids, causes=" ".join(causes))
+        return await self._run_for_each(
+            "unhold", job_ids, causes=" ".join(causes), **_actor(by, reason)
+        )
 
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
         return await self.tracker.get_statuses(job_ids)
@@ -376,16 +397,20 @@ class RedisStreamsQueue(WorkQueue):
             results += [status.decode() for status in replies]
         return results
 
-    async def cancel_group(self, group: str) -> int:
+    async def cancel_group(self, group: str, *, by: str = "", reason: str = "") -> int:
         """Cancel a group: it takes no more jobs, its live jobs and the job that follows it are cancelled.
 
+        `by` and `reason` are kept with the group, and added to the history of each job.
         Returns the number of jobs cancelled. If the call fails, call it again.
 
         Raises:
             GroupNotFound: the group has no job.
         """
         result = await self.connection.run(
-            "cancel_group", group=group, retention_ms=self.config.retention_ms
+            "cancel_group",
+            group=group,
+            retention_ms=self.config.retention_ms,
+            **_actor(by, reason),
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
@@ -393,7 +418,8 @@ class RedisStreamsQueue(WorkQueue):
         while True:
             cancelled = 0
             async for page in self.find(JobFilter(group=group, statuses=LIVE)):
-                cancelled += (await self.cancel_many(page)).count("cancelled")
+                results = await self.cancel_many(page, by=by, reason=reason)
+                cancelled += results.count("cancelled")
             total += cancelled
             if not cancelled:  # otherwise a job that moved meanwhile may have been missed
                 return total
@@ -423,6 +449,25 @@ class RedisStreamsQueue(WorkQueue):
         wanted.check()
         return await finding.newest(self.connection, wanted, limit)
 
+    async def find_page(
+        self, wanted: JobFilter, cursor: str = "", limit: int = finding.JOBS_ON_PAGE
+    ) -> finding.JobPage:
+        """Return one page of the jobs that match a filter, newest first, in one round trip.
+
+        The page after `cursor`, that of another page, or the first. The server looks at a bounded number of
+        jobs: if few match, a page may have fewer than `limit` jobs, or none, and yet a cursor to go on with.
+        Jobs that do not change are on one page, those that are added after the first page are on none. A job
+        that moves meanwhile may be missed, or, if it is delayed or held again, found twice.
+
+        Running jobs come first. Then the order is by the time a job was put in its lane, is due, was held or
+        ended; or by its enqueue, if that is the smallest index of the labels in the filter.
+
+        Raises:
+            InvalidPayload: a name in the filter breaks a rule, or `cursor` does not come from a page.
+        """
+        wanted.check()
+        return await finding.page(self.connection, wanted, cursor, limit)
+
     async def count(self, wanted: JobFilter, *, with_expired: bool = False) -> int:
         """Return the number of jobs that match a filter.
 
@@ -432,12 +477,13 @@ class RedisStreamsQueue(WorkQueue):
         wanted.check()
         return await finding.count(self.connection, wanted, with_expired=with_expired)
 
-    async def pause(self, *, paused: bool = True) -> bool:
+    async def pause(self, *, paused: bool = True, by: str = "", reason: str = "") -> bool:
         """Stop starting jobs until `pause(paused=False)`; running jobs continue.
 
-        Returns False if the queue was in that state already.
+        Statistics show `by` and `reason`. Returns False if the queue was in that state already.
         """
-        return bool(await self.connection.run("pause", paused=int(paused)) == b"changed")
+        result = await self.connection.run("pause", paused=int(paused), **_actor(by, reason))
+        return bool(result == b"changed")
 
     async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
         """Iterate over the queue's transitions as they happen, without end.
@@ -632,6 +678,29 @@ class RedisStreamsQueue(WorkQueue):
             )
         return deleted
 
+    async def sample(self) -> float:
+        seconds, _ = await self.connection.execute("TIME")
+        day = int(seconds) // 86_400
+        spent, spent_before = await self._spent_on(day, day - 1)
+        due_ms = await self.connection.run(
+            "sample",
+            silent_ms=self.config.claim_idle_ms,
+            day=day,
+            spent=spent,
+            spent_before=spent_before,
+        )
+        return float(due_ms) / 1000
+
+    async def _spent_on(self, *days: int) -> list[Value]:
+        """Return the micro-dollars that this queue spent on days since 1970; "-" if they cannot be read."""
+        try:
+            async with asyncio.timeout(SPEND_SECONDS), self.connection.open_gates() as gates:
+                reader = Spending(gates)
+                dates = [date(1970, 1, 1) + timedelta(days=day) for day in days]
+                return [(await reader.of_queue(self.config.queue, day)).micro_usd for day in dates]
+        except (*SERVER_ERRORS, TimeoutError, ValueError):
+            return ["-"] * len(days)
+
     async def close(self) -> None:
         await asyncio.gather(*(stop() for stop in self.before_close))
         await self.connection.close()
@@ -680,6 +749,14 @@ def default_worker_id() -> str:
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname()
     )
     return f"{host[:30].strip('._-') or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def _actor(by: str, reason: str) -> dict[str, Any]:
+    """Return who changes something and why, as scripts take them."""
+    return {
+        "by": actor_name(by),
+        "reason": reason[:MAX_ERROR_CHARS].encode(errors="replace"),
+    }
 
 
 def _held_job(row: Sequence[bytes]) -> HeldJob:

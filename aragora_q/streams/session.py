@@ -325,8 +325,8 @@ def _started(row: list[Any], worker_id: str) -> Job:
     )
 
 
-def hold_by(name: str) -> bytes:
-    """Return who or what holds a job as a job's hash keeps it: at most MAX_HOLD_BY_BYTES of UTF-8."""
+def actor_name(name: str) -> bytes:
+    """Return who or what changes a job as Redis keeps it: at most MAX_HOLD_BY_BYTES of UTF-8."""
     return name.encode(errors="replace")[:MAX_HOLD_BY_BYTES].decode(errors="ignore").encode()
 
 
@@ -352,5 +352,5 @@ def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
         case Held(cause, reason, by, until_seconds, usd):
             until_ms = "" if until_seconds is None else max(0, round(until_seconds * 1000))
             micros = "" if usd is None else cost_micros(usd)
-            fields = cause, hold_by(by), reason[:MAX_ERROR_CHARS], until_ms, micros
+            fields = cause, actor_name(by), reason[:MAX_ERROR_CHARS], until_ms, micros
             return "suspend", (payload, *fields)

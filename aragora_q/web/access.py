@@ -6,7 +6,7 @@ of that role only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +17,9 @@ from aragora_q.redis.connection import Connection
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.console import Console
 from aragora_q.web.roles import Actor, Role
+
+MAX_LOGGED_IDS = 20
+"""Ids in a log line; their number is there in any case."""
 
 
 class NotLoggedIn(AccessDenied):
@@ -31,6 +34,13 @@ class Access:
     console: Console
     queue: RedisStreamsQueue
     gates: Connection
+    logged: dict[str, object]
+    """Fields of the request's log line."""
+
+    def log_action(self, action: str, ids: Sequence[str] = (), reason: str = "") -> None:
+        """Name in the log line of the request what it does: the action, the first ids, their number, why."""
+        named = {"action": action, "ids": " ".join(ids[:MAX_LOGGED_IDS]), "count": len(ids)}
+        self.logged.update(named, reason=reason)
 
 
 def console_of(request: Request) -> Console:
@@ -69,7 +79,8 @@ def access_as(role: Role) -> Callable[[Request], Access]:
                 f"this needs role {role}, you have {actor.role}", hint="use another token"
             )
         connections = console.roles[role]
-        return Access(actor, console, connections.queue, connections.gates)
+        logged = request.scope["state"].setdefault("action", {})
+        return Access(actor, console, connections.queue, connections.gates, logged)
 
     return access
 

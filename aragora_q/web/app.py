@@ -6,9 +6,9 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from aragora_q import __version__
-from aragora_q.web import api, pages
+from aragora_q.web import api, login, pages, probes
 from aragora_q.web.console import Console
-from aragora_q.web.pages import events
+from aragora_q.web.pages import errors, events
 
 
 def create_app(console: Console) -> FastAPI:
@@ -18,11 +18,14 @@ def create_app(console: Console) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,
     )
     app.state.console = console
-    app.include_router(api.router)
+    app.router.routes.append(api.mount(console))
+    app.include_router(probes.router)
+    app.include_router(login.router)
     app.include_router(pages.router)
     app.include_router(events.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
+    errors.install(app)
     return app

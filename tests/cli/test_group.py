@@ -313,7 +313,7 @@ async def test_an_interrupted_cancel_is_finished_by_another(harness, run_cli):
     for n in range(3):
         await harness.enqueue(f"j{n}", group="nightly")
     await harness.queue.connection.run(
-        "cancel_group", group="nightly", retention_ms=harness.config.retention_ms
+        "cancel_group", group="nightly", retention_ms=1000, by="", reason=""
     )
     shown = run_cli("group", "show", "nightly")
     assert "state      cancelled" in shown.lines

@@ -232,3 +232,35 @@ async def test_tail_shows_holds(harness, start_command):
         lambda: events.append(json.loads(process.stdout.readline())["event"]) or len(events) == 3
     )
     assert events == ["enqueued", "held", "unheld"]
+
+
+async def test_history_shows_who_did_what_and_why(harness, run_cli):
+    """Each command that changes a job notes user@host and the reason, which `status` prints."""
+    await harness.enqueue("j", group="g")
+    run_cli("hold", "j", "--reason", "prices changed")
+    run_cli("unhold", "j", "--reason", "prices are back")
+    run_cli("cancel", "j", "--reason", "wrong question")
+    run_cli("requeue", "j")
+    run_cli("group", "cancel", "g", "--yes", "--reason", "no more of it")
+    history = json.loads(run_cli("status", "j", "--json").out)["history"]
+    assert [(line["cause"], line["by"], line["reason"]) for line in history] == [
+        ("held", BY, "prices changed"),
+        ("unheld", BY, "prices are back"),
+        ("cancelled", BY, "wrong question"),
+        ("requeued", BY, ""),
+        ("cancelled", BY, "no more of it"),
+    ]
+    text = run_cli("status", "j").out
+    assert f"cancelled by {BY}: wrong question" in text
+    assert f"requeued by {BY}\n" in text
+    assert f"by {BY}: no more of it" in run_cli("group", "show", "g").out
+
+
+def test_stats_show_who_paused_and_why(run_cli):
+    """The warning about a paused queue names user@host and the reason; resume notes its own."""
+    run_cli("pause", "--reason", "deploy of v2")
+    assert f"by {BY} (deploy of v2)" in " ".join(run_cli("stats").out.split())
+    run_cli("resume", "--reason", "v2 is up")
+    stats = json.loads(run_cli("stats", "--json").out)
+    assert (stats["paused_by"], stats["resumed_by"]) == (None, BY)
+    assert stats["resumed_reason"] == "v2 is up"

@@ -93,3 +93,18 @@ def test_many_are_deleted_in_bounded_steps(run_cli, redis_client):
 def test_a_malformed_age_is_a_usage_error(run_cli):
     """Only values such as 90s, 15m, 36h and 7d are accepted; otherwise nothing happens."""
     assert run_cli("purge", "--older-than", "soon").code == 2
+
+
+def test_by_id(run_cli, jobs, redis_client):
+    """Ended jobs are deleted by id, whatever their age; live ones are not, unknown ones are errors."""
+    shown = run_cli("purge", "bad", "waits", "gone", "--json")
+    assert shown.code == 3
+    assert shown.objects == [
+        {"id": "bad", "deleted": True, "status": None},
+        {"id": "waits", "deleted": False, "status": "pending"},
+    ]
+    assert "gone not found" in shown.err
+    assert run_cli("purge", "-", stdin="done\n").out == "done deleted\n"
+    assert _kept(redis_client) == {"stopped", "runs", "waits", "later"}
+    for more in (["--older-than", "1s"], ["--group", "g"], ["--dry-run"]):
+        assert run_cli("purge", "stopped", *more).code == 2

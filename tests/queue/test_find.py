@@ -209,3 +209,127 @@ def test_a_filter_with_an_impossible_value_is_refused(wrong, message):
     """A status that does not exist, or an impossible time, is an error, not an empty answer."""
     with pytest.raises(InvalidPayload, match=re.escape(message)):
         JobFilter(**wrong).check()
+
+
+async def walk(queue, wanted, limit):
+    """All ids that match, page by page, and the number of pages."""
+    ids, cursor, pages = [], "", 0
+    while cursor or not pages:
+        page = await queue.find_page(wanted, cursor, limit)
+        assert len(page.ids) <= limit
+        ids, cursor, pages = ids + page.ids, page.cursor, pages + 1
+    return ids, pages
+
+
+async def test_pages_of_every_filter_are_complete(harness, jobs):
+    """The pages of each filter together have each matching job once; the size of a page changes no order."""
+    times = sorted(map(time_of, jobs))
+    spans = [(None, None), (times[20], None), (None, times[20]), (times[10], times[30])]
+    for (_, statuses), (_, labels), (since, until) in itertools.product(
+        STATUSES.items(), LABELS.items(), spans
+    ):
+        wanted = JobFilter(statuses=statuses, **labels, since=since, until=until)
+        expected = {job.id for job in jobs if matches(job, wanted)}
+        found, _ = await walk(harness.queue, wanted, 5)
+        assert sorted(found) == sorted(expected), wanted
+        assert (await walk(harness.queue, wanted, 1000))[0] == found, wanted
+    ended, _ = await walk(harness.queue, JobFilter(statuses=TERMINAL), 5)
+    assert ended == await harness.queue.find_newest(JobFilter(statuses=TERMINAL), 1000)
+
+
+async def test_pages_stay_while_jobs_are_added_and_end(new_harness):
+    """Jobs that are enqueued, started or ended between pages are on none twice; those that stay, on one."""
+    harness = new_harness()
+    session = await harness.worker()
+    await harness.queue.enqueue_many([Job({}, id=f"j{n}", priority=n % 3 - 1) for n in range(60)])
+    running = (await session.start(20)).jobs
+    await harness.queue.enqueue_many([Job({}, id=f"d{n}", delay_seconds=60) for n in range(9)])
+    await harness.queue.cancel_many([f"j{n}" for n in range(50, 60)])
+    before = {job_id async for page in harness.queue.find(JobFilter()) for job_id in page}
+    found, cursor = [], ""
+    while cursor or not found:
+        page = await harness.queue.find_page(JobFilter(), cursor, 7)
+        found, cursor = found + page.ids, page.cursor
+        await harness.enqueue()
+        if running:
+            await harness.report(session, running.pop(), Failed("no"))
+        await session.start(1)
+    assert len(found) == len(set(found))
+    missed = await harness.queue.tracker.get_jobs(sorted(before - set(found)))
+    assert all(job.attempts for job in missed)  # they have moved: they were started
+
+
+async def test_jobs_with_the_same_time_are_on_one_page_each(harness):
+    """Members with one time are ordered by their ids, whatever these are; a page ends with one that is lost."""
+    ids = [f"j{n}" for n in range(100)] + ["J", "a.b", "Z9", "aB", "ab"]
+    await harness.queue.enqueue_many([Job({}, id=job_id, group="g") for job_id in ids])
+    await harness.queue.cancel_many(ids)
+    harness.redis.zadd(harness.keys.cancelled, dict.fromkeys(ids, 1e12))
+    cancelled = JobFilter(statuses=frozenset({JobStatus.CANCELLED}))
+    assert sorted((await walk(harness.queue, cancelled, 3))[0]) == sorted(ids)
+    first = await harness.queue.find_page(cancelled, limit=3)
+    harness.redis.zrem(harness.keys.cancelled, first.ids[-1])
+    second = await harness.queue.find_page(cancelled, first.cursor, 200)
+    harness.redis.zadd(harness.keys.cancelled, {first.ids[-1]: 1e12})
+    assert sorted(first.ids + second.ids) == sorted(ids)
+
+
+@pytest.mark.parametrize("cursor", ["x", "1:2:3", "1:4:5:a", "1:99:5:a", "1:9:nan:a", "1:9:5:a b"])
+async def test_a_foreign_cursor_is_refused(harness, cursor):
+    """A cursor that no page ended with is named, and nothing is read."""
+    with pytest.raises(InvalidPayload, match="invalid cursor"):
+        await harness.queue.find_page(JobFilter(), cursor)
+
+
+@pytest.mark.parametrize("status", [None, "pending", "processing", "cancelled", "held"])
+async def test_a_page_is_two_round_trips_whatever_the_queue(new_harness, status):
+    """50 jobs with the server's time: two scripts, also of 5,000 jobs, and in a few ms of the server's time."""
+    harness = new_harness()
+    session = await harness.worker()
+    ids = [f"j{n}" for n in range(5_000)]
+    await harness.queue.enqueue_many([Job({"n": n}, id=job_id) for n, job_id in enumerate(ids)])
+    if status == "cancelled":
+        await harness.queue.cancel_many(ids)
+    elif status == "held":
+        await harness.queue.hold_many(ids)
+    else:
+        await session.start(100)
+    await harness.queue.find_page(JobFilter(), limit=1)  # loads the script
+    await harness.queue.tracker.read_jobs(["j1"])
+    harness.redis.config_resetstat()
+    wanted = JobFilter(statuses=frozenset({JobStatus(status)} if status else ()))
+    page = await harness.queue.find_page(wanted)
+    read = await harness.queue.tracker.read_jobs(page.ids)
+    assert len(read.jobs) == 50
+    assert all(job.payload for job in read.jobs)
+    assert read.now >= max(job.created_at for job in read.jobs)
+    stats = harness.redis.info("commandstats")
+    assert stats["cmdstat_evalsha_ro"]["calls"] == 2
+    sent = {name for name in stats if not name.startswith("cmdstat_config")}
+    assert sum(stats[name]["calls"] for name in sent) < 2_500
+    assert stats["cmdstat_evalsha_ro"]["usec"] < 100_000
+
+
+async def test_large_values_are_cut_to_their_beginning(harness):
+    """With `max_bytes`, a payload or a result that is longer is left out, wherever it is kept, and named."""
+    session = await harness.worker()
+    large = {"question": "x" * 100_000}
+    for name in ("running", "ended", "waiting", "cancelled"):
+        await harness.enqueue_payload(name, large)
+        if name == "running":
+            await harness.start_one(session)
+        if name == "ended":
+            await harness.report(session, await harness.start_one(session), Completed(b"{}"))
+    await harness.queue.cancel("cancelled")
+    await harness.enqueue("small")
+    ids = ["running", "ended", "waiting", "cancelled", "small"]
+    read = await harness.queue.tracker.read_jobs(ids, max_bytes=1_000)
+    assert read.cut == set(ids[:-1])
+    for job in read.jobs[:-1]:
+        assert job.raw_payload == b'{"question":"' + b"x" * (1_000 - 13)
+        assert job.payload == {}
+        assert job.result is None
+    assert read.jobs[-1].payload == {"n": 1}
+    whole = await harness.queue.tracker.read_jobs(ids)
+    assert [job.payload for job in whole.jobs[:-1]] == [large] * 4
+    assert not whole.cut

@@ -147,6 +147,7 @@ CALLS = {
     "stats": lambda queue: queue.get_queue_stats(),
     "events": every_event,
     "find": every_id,
+    "find_page": lambda queue: queue.find_page(JobFilter()),
     "find_newest": lambda queue: queue.find_newest(JobFilter(), 5),
     "count": lambda queue: queue.count(JobFilter(statuses=LIVE)),
     "promote": lambda queue: queue.promote(),

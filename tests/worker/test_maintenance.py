@@ -10,7 +10,7 @@ from support.wait import wait_until
 from support.workers import wait_until_registered
 
 from aragora_q.contracts import Identity
-from aragora_q.maintenance import MAX_ASK_SECONDS, MaintenanceLoop
+from aragora_q.maintenance import MAX_ASK_SECONDS, RETRY_SAMPLE_SECONDS, MaintenanceLoop
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker import liveness
 
@@ -119,6 +119,23 @@ async def test_each_worker_reclaims_at_its_start(new_harness, worker_pool):
     job = await harness.wait_for_end("a", timeout=5)
     assert (job.status, job.crashes) == ("completed", 1)
     assert _maintainer(harness) == "other"
+
+
+async def test_the_maintainer_writes_a_sample_a_minute(new_harness):
+    """It does not ask Redis again before the minute has ended; a sample that is refused stops no other pass."""
+    harness = new_harness(claim_idle_ms=60_000)
+    loop = MaintenanceLoop(harness.queue, "w1", 60)
+    harness.redis.set(harness.keys.samples_minute, "damaged")
+    await loop._step()
+    assert harness.redis.hget(harness.keys.counters, "last_purge_at")
+    assert loop._due["sample"] <= time.monotonic() + 1.2 * RETRY_SAMPLE_SECONDS
+    harness.redis.delete(harness.keys.samples_minute)
+    loop._due.clear()
+    await loop._step()
+    [(entry_id, _)] = harness.redis.xrange(harness.keys.samples_minute)
+    seconds, _ = harness.redis.time()
+    next_minute = int(entry_id.partition("-")[0]) / 1000 + 60
+    assert loop._due["sample"] - time.monotonic() == pytest.approx(next_minute - seconds, abs=1.5)
 
 
 async def test_survivors_of_a_large_fleet_ask_soon(new_harness):

@@ -2,7 +2,7 @@
 -- Cancel live jobs, whatever their status; the worker of a running job learns of it at its next renewal.
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed held cancelled counters events bell labels groups
--- args: retention_ms
+-- args: retention_ms by reason
 -- each job: id
 -- returns: per job: cancelled | unknown, or the terminal status it already had
 -- (completed | failed | was-cancelled)
@@ -10,7 +10,7 @@
 local results, cancelled_ids = {}, {}
 for n = 1, items do
   local job, id = item(n)
-  local state = read(job, 'status', 'entry', 'priority')
+  local state = read(job, 'status', 'entry', 'priority', 'attempts')
   if not state.status or is_past_retention(job) then
     results[n] = 'unknown'
   elseif state.status == 'cancelled' then
@@ -27,6 +27,7 @@ for n = 1, items do
     else
       redis.call('ZREM', state.status == 'held' and held or delayed, id)
     end
+    note_actor(job, 'cancelled', state, by, reason)
     finish(job, id, state.status, 'cancelled', cancelled, tonumber(retention_ms))
     results[n], cancelled_ids[#cancelled_ids + 1] = 'cancelled', id
   end

@@ -3,7 +3,7 @@
 -- afterwards, in batches. A group that has ended stays as it is.
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed counters events bell labels groups
--- args: group retention_ms
+-- args: group retention_ms by reason
 -- returns: marked | ended | unknown
 
 local key = group_key(group)
@@ -12,6 +12,9 @@ if not state.created_at then return 'unknown' end
 if state.ended_at then return 'ended' end
 drop_entry(stream_normal, '0-0')  -- no such entry: raises an error if the user may not cancel jobs
 redis.call('HSET', key, 'cancelled_at', state.cancelled_at or now_text, 'sealed_at', state.sealed_at or now_text)
+if not state.cancelled_at and (by ~= '' or reason ~= '') then
+  redis.call('HSET', key, 'cancelled_by', by, 'cancelled_reason', reason)
+end
 if state['then'] == 'waiting' then
   redis.call('HSET', key, 'then', 'cancelled')
   redis.call('DEL', key .. ':then')

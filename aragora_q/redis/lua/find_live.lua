@@ -17,8 +17,6 @@ local CHUNK = 100
 local MAX_ROWS = 16
 local MAX_ROW_BYTES = 16384
 local ORDERED_INDEX = 1000
-local KNOWN = {pending = true, processing = true, retrying = true, held = true, completed = true, failed = true,
-  cancelled = true}
 
 local waiting = is_wanted.pending or is_wanted.retrying
 
@@ -70,20 +68,13 @@ end
 
 local function is_over() return scanned >= tonumber(scan_limit) or bytes_left <= 0 end
 
--- True if nothing in a lane is left to read. Redis would walk the whole lane to find no entry before the first.
-local function is_at_start(place, first)
-  local id = string.match(place.max, '^%(?(%d+%-%d+)$')
-  if not first or not id then return not first end
-  return place.max == '(' .. first or not is_up_to(first, id)
-end
-
 -- Up to CHUNK ids of a lane, from the place's position on; moves it. Reads more entries at once if they are small:
 -- one by one, Redis would find each from the end of its block.
 local function next_in_lane(place)
   local ids = {}
   local first = redis.call('XRANGE', place.stream, '-', '+', 'COUNT', 1)[1]
   while #ids < CHUNK and not is_over() do
-    if is_at_start(place, first and first[1]) then
+    if is_before_lane(place.max, first and first[1]) then
       place.max = 'end'
       break
     end

@@ -15,10 +15,14 @@
 -- Entries that a live worker renews are skipped by its record alone: no payload is read.
 
 local is_dry = dry_run == '1'
-local grace_started_at, grace_until = start_grace_if_silent(tonumber(claim_idle_ms), is_dry)
 
+-- Before the clock is read again: if the server was stopped since this call began, idle times that are taken later
+-- would have grown while heartbeats and the clock had not, and no grace period would begin.
 local pending = redis.pcall('XPENDING', stream, GROUP, cursor, '+', limit)
 if pending.err then return {'ok', ''} end
+now = now_ms()
+now_text = text(now)
+local grace_started_at, grace_until = start_grace_if_silent(tonumber(claim_idle_ms), is_dry)
 
 local records = {}
 

@@ -2,7 +2,7 @@
 -- Return failed and cancelled jobs to PENDING at the tail of their lane, with their attempts reset.
 -- include: groups
 -- keys: stream_high stream_normal stream_low failed cancelled counters events bell delayed labels groups
--- args:
+-- args: by reason
 -- each job: id
 -- returns: per job: requeued | unknown | malformed (the dead letter of a malformed entry), or the status it has
 --
@@ -28,7 +28,7 @@ end
 local results, requeued = {}, {}
 for n = 1, items do
   local job, id = item(n)
-  local state = read(job, 'status', 'priority', 'max_attempts')
+  local state = read(job, 'status', 'priority', 'max_attempts', 'attempts')
   local payload = tolerate_damage(redis.pcall('GET', job .. ':payload'))
   if not state.status or is_past_retention(job) then
     results[n] = 'unknown'
@@ -43,6 +43,7 @@ for n = 1, items do
     redis.call('HSET', job, 'status', 'pending', 'entry', append(lane_stream(state.priority), id, payload))
     redis.call('UNLINK', job .. ':payload', job .. ':result')
     moved(id, state.status, 'pending')
+    note_actor(job, 'requeued', state, by, reason)
     redis.call('PERSIST', job)
     redis.call('PERSIST', job .. ':history')
     redis.call('PERSIST', job .. ':journal')

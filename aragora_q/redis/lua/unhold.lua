@@ -3,7 +3,7 @@
 -- is withdrawn.
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed held counters events bell labels groups
--- args: causes
+-- args: causes by reason
 -- each job: id
 -- returns: per job: unheld | not-held (a live job) | unknown, the terminal status it has, or the cause of its hold,
 -- if that is not one of `causes`
@@ -39,7 +39,7 @@ local results, unheld_ids = {}, {}
 for n = 1, items do
   local job, id = item(n)
   local state = read(job, 'status', 'priority', 'held_from', 'held_due', 'held_at', 'hold_cause', 'hold_until',
-    'hold_asked')
+    'hold_asked', 'attempts')
   local is_held, cause = state.status == 'held', state.hold_cause or 'person'
   if not state.status or is_past_retention(job) then
     results[n] = 'unknown'
@@ -50,6 +50,7 @@ for n = 1, items do
         unheld_ids[#unheld_ids + 1] = id
       end
       clear_hold(job)
+      note_actor(job, 'unheld', state, by, reason)
       if is_held and not may_free.person and state.held_at then redis.call('HSET', job, 'held_at', state.held_at) end
       results[n] = 'unheld'
     else

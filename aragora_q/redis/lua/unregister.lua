@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
 -- Unregister workers: delete their records, and their consumers if nothing is pending for them.
+-- include: outage_grace
 -- keys: stream_high stream_normal stream_low workers control bell
 -- args: worker_prefix default_lease_ms silent_leases
 -- each worker: worker_id instance_id
 -- returns: number of consumers deleted
 --
 -- With an empty `instance_id`, only workers that have been silent for `silent_leases` of their leases are
--- unregistered. Deleting a consumer drops its pending entries, so only an empty one is deleted, in the same
--- call that found it empty.
+-- unregistered, and none in a grace period: without their heartbeats, no other call would notice the outage.
+-- Deleting a consumer drops its pending entries, so only an empty one is deleted, in the same call that found it empty.
+
+local _, grace_until = start_grace_if_silent(tonumber(default_lease_ms))
 
 local deleted = 0
 for n = 1, items do
@@ -15,7 +18,7 @@ for n = 1, items do
   local record = worker_prefix .. worker_id
   local state = read(record, 'instance_id', 'lease_ms')
   local heartbeat = redis.call('ZSCORE', workers, worker_id)
-  local is_gone = not heartbeat or now - heartbeat >= silent_leases * (parse_int(state.lease_ms) or default_lease_ms)
+  local is_gone = not heartbeat or now >= grace_until and now - heartbeat >= silent_leases * (parse_int(state.lease_ms) or default_lease_ms)
   if instance_id ~= '' then is_gone = state.instance_id == instance_id end
   if is_gone then
     local has_pending = false

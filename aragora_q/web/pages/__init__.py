@@ -4,4 +4,20 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from aragora_q.web.pages import (
+    actions,
+    controls,
+    failed,
+    groups,
+    held,
+    job,
+    jobs,
+    money,
+    new,
+    overview,
+    workers,
+)
+
 router = APIRouter(include_in_schema=False)
+for page in (overview, jobs, job, groups, workers, money, failed, held, new, actions, controls):
+    router.include_router(page.router)

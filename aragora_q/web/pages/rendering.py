@@ -68,6 +68,11 @@ def redirect(address: str, flash: str = "") -> RedirectResponse:
     return response
 
 
+def comes_from_action(request: Request) -> bool:
+    """Return True for the page that an action leads to: its sender looks for the effect."""
+    return FLASH_COOKIE in request.cookies
+
+
 def may(request: Request, role: Role) -> bool:
     """Return True if the sender of a request may do what needs `role`."""
     actor = actor_of(request)
@@ -77,11 +82,13 @@ def may(request: Request, role: Role) -> bool:
 
 
 def _common(request: Request) -> dict[str, Any]:
+    console = console_of(request)
     return {
         "actor": actor_of(request),
         "may_enqueue": may(request, Role.PRODUCER),
         "may_act": may(request, Role.OPERATOR),
-        "queue": console_of(request).config.queue,
+        "queue": console.config.queue,
+        "viewer_may_write": console.viewer_may_write,
         "path": request.url.path,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         "version": __version__,

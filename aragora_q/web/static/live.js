@@ -48,7 +48,6 @@
   function say(text, isAway = false) {
     if (connection.textContent !== text) connection.textContent = text;
     connection.classList.toggle("away", isAway);
-    page().classList.toggle("stale", isAway);
   }
 
   // Refresh
@@ -82,7 +81,8 @@
         cache: "no-store",
         signal: refreshing.signal,
       });
-      const next = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("main");
+      const whole = new DOMParser().parseFromString(await response.text(), "text/html");
+      const next = whole.getElementById("main");
       if (response.status === 401 || response.status === 403) {
         say("You are logged out: reload the page", true);
       } else if (response.status === 503) {
@@ -91,6 +91,7 @@
         say("The console cannot show this page now", true);
       } else {
         morph(next);
+        document.title = whole.title;
         serverClock = clockOf(page());
         revealControls();
         countChecked();
@@ -124,6 +125,8 @@
     stream.onopen = soon; // what happened before it was open
     stream.onmessage = soon;
     stream.addEventListener("gap", soon);
+    stream.addEventListener("back", soon);
+    stream.addEventListener("away", () => say("Redis does not answer", true));
     stream.onerror = () => {
       if (stream?.readyState === EventSource.CLOSED) {
         // Refused, as while Redis is away: try again, not all pages at once.
@@ -159,11 +162,12 @@
 
   function countChecked() {
     for (const form of document.querySelectorAll("form[data-bulk]")) {
-      const boxes = [...document.querySelectorAll(`input[type=checkbox][form="${form.id}"][name]`)];
+      const id = form.getAttribute("id"); // form.id is a field of that name
+      const boxes = [...document.querySelectorAll(`input[type=checkbox][form="${id}"][name]`)];
       const checked = boxes.filter((box) => box.checked).length;
       const output = form.querySelector("output");
       if (output) output.textContent = checked ? `${checked} selected` : "";
-      const all = document.querySelector(`[data-check-all="${form.id}"]`);
+      const all = document.querySelector(`[data-check-all="${id}"]`);
       if (all) {
         all.checked = checked > 0 && checked === boxes.length;
         all.indeterminate = checked > 0 && checked < boxes.length;

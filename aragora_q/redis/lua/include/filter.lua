@@ -24,3 +24,15 @@ end
 local function updated_ms(state)
   return parse_int(state.started_at) or parse_int(state.created_at) or state.entry and entry_ms(state.entry)
 end
+
+-- The statuses that jobs have; another program may have written other ones.
+local KNOWN = {pending = true, processing = true, retrying = true, held = true, completed = true, failed = true,
+  cancelled = true}
+
+-- True if nothing of a lane is up to `max`; `first` is the id of its first entry (nil: it is empty). Redis would walk
+-- the whole lane to find no entry before the first.
+local function is_before_lane(max, first)
+  local id = string.match(max, '^%(?(%d+%-%d+)$')
+  if not first or not id then return not first end
+  return max == '(' .. first or not is_up_to(first, id)
+end

@@ -172,7 +172,7 @@ local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
--- Append a line to a job's history: an error, or, with `by`, the reason of a hold. The text is cut at
+-- Append a line to a job's history: an error, or, with `by`, why that one changed the job. The text is cut at
 -- MAX_HISTORY_BYTES, never inside a character.
 local function append_history(job, cause, state, text, by)
   if #text > MAX_HISTORY_BYTES then
@@ -187,6 +187,11 @@ local function append_history(job, cause, state, text, by)
     redis.call('RPUSH', job .. ':history', line)
   end
   redis.call('LTRIM', job .. ':history', -MAX_HISTORY, -1)
+end
+
+-- Note in a job's history who changed it, and why; if neither is known, nothing.
+local function note_actor(job, cause, state, by, reason)
+  if by ~= '' or reason ~= '' then append_history(job, cause, state, reason, by) end
 end
 
 -- Delete what is known of a job's hold. Every hold has a line in the history: without a history there is none.

@@ -1,4 +1,4 @@
--- Shared by register, renew and reclaim: distinguish an outage of the server from the death of a worker.
+-- Shared by the scripts that write, delete or judge heartbeats (register, renew, unregister, reclaim): distinguish an outage of the server from the death of a worker.
 
 local MIN_SILENCE_MS = 100
 

@@ -1,0 +1,280 @@
+"""Cancel, requeue, hold and unhold jobs: one, several by id, or all that match a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from aragora_q import views
+from aragora_q.base import JOB_ID_PATTERN, LIVE, JobStatus
+from aragora_q.errors import InvalidPayload, JobNotFound
+from aragora_q.labels import JobFilter
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.access import Access, Operator
+from aragora_q.web.api.jobs import Filter, filter_of
+from aragora_q.web.api.routing import (
+    Because,
+    Reason,
+    answer,
+    body_of,
+    described,
+    new_router,
+    takes,
+)
+from aragora_q.web.problems import Conflict, CountDiffers
+
+router = new_router("actions")
+
+MAX_IDS = 1_000
+HELD = frozenset({JobStatus.HELD})
+ENDED = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
+REFUSALS = {
+    "malformed": "it is the dead letter of a malformed entry",
+    "completed": "it has completed: enqueue it again under another id",
+    "held": "it is held: free it",
+}
+"""Why a job is not requeued."""
+
+
+class NotRequeued(Conflict):
+    """The job is in a state in which it cannot be requeued."""
+
+
+class Selected(Because):
+    """The jobs of an action: `ids`, or those that match a `filter`, if they are as many as expected."""
+
+    ids: list[str] | None = Field(None, min_length=1, max_length=MAX_IDS)
+    filter: Filter | None = None
+    expected_count: int | None = Field(None, ge=0, le=2**53)
+    dry_run: bool = False
+
+
+class Counted(TypedDict):
+    """How many jobs match a filter; nothing is changed."""
+
+    dry_run: bool
+    jobs: int
+
+
+class ManyCancelled(TypedDict):
+    """Jobs that were to be cancelled: a result for each id, none for a filter; and how many were changed."""
+
+    results: list[views.Cancelled]
+    changed: int
+
+
+class ManyRequeued(TypedDict):
+    """Jobs that were to be requeued: a result for each id, none for a filter; and how many were changed."""
+
+    results: list[views.Requeued]
+    changed: int
+
+
+class ManyHeld(TypedDict):
+    """Jobs that were to be held: a result for each id, none for a filter; and how many were changed."""
+
+    results: list[views.Held]
+    changed: int
+
+
+class ManyUnheld(TypedDict):
+    """Jobs that were to be freed: a result for each id, none for a filter; and how many were changed."""
+
+    results: list[views.Unheld]
+    changed: int
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is done to jobs."""
+
+    verb: str
+    statuses: frozenset[JobStatus]
+    """What a filter means without a status, and may name."""
+    run: Callable[[Access, Sequence[str], str], Awaitable[list[str]]]
+    """Do it to jobs, for a reason; return the queue's answer for each."""
+    describe: Callable[[str, str, str | None], Any]
+    """Return the JSON of a job by its id, the queue's answer, and its status after that."""
+    changes: frozenset[str]
+    """Answers for jobs that were changed."""
+    shape: Any
+    """The type of that JSON."""
+    results: Any
+    """The type of that JSON for several jobs."""
+    repeats: bool
+    """A live job that moves meanwhile may be missed: repeat until no job is changed."""
+
+
+ACTIONS = (
+    Action(
+        "cancel",
+        LIVE,
+        lambda access, ids, reason: access.queue.cancel_many(
+            ids, by=access.actor.by, reason=reason
+        ),
+        lambda job_id, result, _: views.cancelled_json(job_id, result),
+        frozenset({"cancelled"}),
+        views.Cancelled,
+        ManyCancelled,
+        repeats=True,
+    ),
+    Action(
+        "requeue",
+        ENDED,
+        lambda access, ids, reason: access.queue.requeue(ids, by=access.actor.by, reason=reason),
+        lambda job_id, result, _: views.requeued_json(job_id, result),
+        frozenset({"requeued"}),
+        views.Requeued,
+        ManyRequeued,
+        repeats=False,
+    ),
+    Action(
+        "hold",
+        LIVE,
+        lambda access, ids, reason: access.queue.hold_many(ids, by=access.actor.by, reason=reason),
+        lambda job_id, result, _: views.held_json(job_id, result),
+        frozenset({"held", "asked"}),
+        views.Held,
+        ManyHeld,
+        repeats=True,
+    ),
+    Action(
+        "unhold",
+        HELD,
+        lambda access, ids, reason: access.queue.unhold_many(
+            ids, by=access.actor.by, reason=reason
+        ),
+        views.unheld_json,
+        frozenset({"unheld"}),
+        views.Unheld,
+        ManyUnheld,
+        repeats=False,
+    ),
+)
+
+
+def _add_routes(action: Action) -> None:
+    async def one(access: Operator, job_id: str, because: Reason) -> Response:
+        if not JOB_ID_PATTERN.fullmatch(job_id):
+            raise JobNotFound(job_id, access.console.config.queue)
+        [result] = await action.run(access, [job_id], because.reason)
+        if result == "unknown":
+            raise JobNotFound(job_id, access.console.config.queue)
+        if action.verb == "requeue" and result in REFUSALS:
+            raise NotRequeued(f"job {job_id} is not requeued: {REFUSALS[result]}")
+        [found] = await _described(access, action, [job_id], [result])
+        return answer(found)
+
+    async def many(
+        access: Operator, selected: Annotated[Selected, Depends(body_of(Selected))]
+    ) -> Response:
+        if (selected.ids is None) == (selected.filter is None):
+            raise InvalidPayload("give either ids or a filter")
+        if selected.ids is not None:
+            return answer(await _of_ids(access, action, selected.ids, selected.reason))
+        return answer(await _of_filter(access, action, selected))
+
+    conflicts = (HTTPStatus.CONFLICT,) if action.verb == "requeue" else ()
+    router.add_api_route(
+        f"/jobs/{{job_id}}/{action.verb}",
+        one,
+        methods=["POST"],
+        name=f"{action.verb}_job",
+        description=f"As `{action.verb} ID`. A job that is already so does not change.",
+        response_model=action.shape,
+        responses=described(*conflicts, body=True),
+        openapi_extra=takes(Because, is_optional=True),
+    )
+    router.add_api_route(
+        f"/jobs/{action.verb}",
+        many,
+        methods=["POST"],
+        name=f"{action.verb}_jobs",
+        description="Jobs by id, with a result for each; or all that match a filter, if they are "
+        "`expected_count`: 409 if not. `dry_run` counts them.",
+        response_model=action.results | Counted,
+        responses=described(HTTPStatus.CONFLICT, body=True),
+        openapi_extra=takes(Selected),
+    )
+
+
+async def _of_ids(
+    access: Access, action: Action, ids: Sequence[str], reason: str
+) -> dict[str, Any]:
+    valid = [*dict.fromkeys(each for each in ids if JOB_ID_PATTERN.fullmatch(each))]
+    found = dict(zip(valid, await action.run(access, valid, reason), strict=True))
+    results = [found.get(job_id, "unknown") for job_id in ids]
+    changed = sum(result in action.changes for result in found.values())
+    return {"results": await _described(access, action, ids, results), "changed": changed}
+
+
+async def _of_filter(access: Access, action: Action, selected: Selected) -> dict[str, Any]:
+    wanted = await _wanted(access.queue, action, selected.filter or Filter())
+    count = await access.queue.count(wanted)
+    if selected.dry_run:
+        return {"dry_run": True, "jobs": count}
+    if selected.expected_count is None:
+        raise InvalidPayload(
+            f"expected_count is missing: {count:,} jobs match",
+            hint="count them with dry_run, and send their number",
+        )
+    if count != selected.expected_count:
+        raise CountDiffers(
+            f"{count:,} jobs match, not {selected.expected_count:,}: nothing is changed",
+            hint="count them again with dry_run",
+        )
+    changed = await _sweep(access, action, wanted, selected)
+    return {"results": [], "changed": changed}
+
+
+async def _described(
+    access: Access, action: Action, ids: Sequence[str], results: Sequence[str]
+) -> list[Any]:
+    statuses: Mapping[str, str | None] = {}
+    if action.verb == "unhold":
+        known = [each for each in ids if JOB_ID_PATTERN.fullmatch(each)]
+        statuses = await access.queue.tracker.get_statuses(known)
+    return [
+        action.describe(job_id, result, statuses.get(job_id))
+        for job_id, result in zip(ids, results, strict=True)
+    ]
+
+
+async def _wanted(queue: RedisStreamsQueue, action: Action, given: Filter) -> JobFilter:
+    """Return a filter as an action means it. Raises InvalidPayload."""
+    wanted = await filter_of(queue, given)
+    if other := wanted.statuses - action.statuses:
+        raise InvalidPayload(
+            f"{action.verb} takes only jobs whose status is {' or '.join(sorted(action.statuses))}, "
+            f"not {' or '.join(sorted(other))}"
+        )
+    return replace(wanted, statuses=wanted.statuses or action.statuses)
+
+
+async def _sweep(access: Access, action: Action, wanted: JobFilter, selected: Selected) -> int:
+    """Act on all jobs that match; return how many were changed.
+
+    If statuses were given, jobs that started or were enqueued after the first time are not meant.
+    """
+    queue, changed = access.queue, 0
+    began = await queue.tracker.server_time()
+    has_statuses = bool(selected.filter and selected.filter.status)
+    while True:
+        before = changed
+        async for page in queue.find(wanted):
+            results = await action.run(access, page, selected.reason)
+            changed += sum(result in action.changes for result in results)
+        if changed == before or not action.repeats:
+            return changed
+        if has_statuses:
+            wanted = replace(wanted, until=min(wanted.until or began, began))
+
+
+for _action in ACTIONS:
+    _add_routes(_action)

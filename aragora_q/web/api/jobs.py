@@ -1,0 +1,311 @@
+"""Jobs: list, enqueue, read, wait, and the rounds of a debate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, NotRequired
+
+from fastapi import Query, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from aragora_q import report, views
+from aragora_q.base import JOB_ID_PATTERN, Job, JobStatus
+from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable
+from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
+from aragora_q.intake.checks import NO_THRESHOLDS, held_fields
+from aragora_q.intake.quoter import Quoter
+from aragora_q.labels import JobFilter
+from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.access import Access, Producer, Viewer
+from aragora_q.web.api import lines
+from aragora_q.web.api.routing import (
+    JSON,
+    NDJSON,
+    Strict,
+    answer,
+    described,
+    media_type,
+    new_router,
+    read_object,
+    takes,
+)
+from aragora_q.web.filters import read_filter
+from aragora_q.web.problems import JobDiffers, WrongMediaType
+from aragora_q.web.roles import Role
+
+router = new_router("jobs")
+
+MAX_PAGE = 200
+MAX_WAIT_SECONDS = 60.0
+
+
+class NewJob(TypedDict, total=False):
+    """A debate, or any `payload`; and fields of the job. As a line of `enqueue`."""
+
+    id: str | None
+    question: str
+    agents: list[str]
+    rounds: int
+    consensus: str
+    answer_form: str | dict[str, Any]
+    options: list[str]
+    debate: str
+    escalate: list[str]
+    timeout_seconds: float | None
+    max_tokens: int | None
+    max_cost_usd: float | None
+    judge: str | None
+    weights: dict[str, float]
+    max_answer_words: int
+    resume: str
+    transcript: bool
+    service_tier: str | None
+    metadata: dict[str, Any]
+    payload: dict[str, Any]
+    priority: int
+    delay_seconds: float
+    max_attempts: int | None
+    group: str | None
+    tenant: str | None
+    tags: dict[str, str]
+    approve_above_usd: float | None
+    max_quote_usd: float | None
+
+
+class Enqueued(TypedDict):
+    """A job that is in the queue. `created` false: it was there before, and nothing changed."""
+
+    id: str
+    created: bool
+    held: NotRequired[bool]
+    most_usd: NotRequired[float | None]
+    warning: NotRequired[str]
+
+
+class JobPage(TypedDict):
+    """Jobs, newest first. `cursor` leads to the next page; null: this is the last."""
+
+    jobs: list[views.JobJson]
+    cursor: str | None
+    errors: list[str]
+
+
+class Filter(Strict):
+    """The filters of `list`."""
+
+    status: list[JobStatus] = Field(default_factory=list)
+    group: str | None = None
+    tenant: str | None = None
+    tag: list[str] = Field(default_factory=list)
+    since: str | None = Field(None, description="A time before now such as 2h or 7d, or a date")
+    until: str | None = None
+
+
+class ListQuery(Filter):
+    """The query of a list."""
+
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+    cursor: str = ""
+
+
+class WaitQuery(Strict):
+    """The query of a job."""
+
+    wait: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+        allow_inf_nan=False,
+        description="Seconds to wait for its end",
+    )
+
+
+async def filter_of(queue: RedisStreamsQueue, given: Filter) -> JobFilter:
+    """Return the filter by the clock of the server. Raises InvalidPayload."""
+    fields: list[tuple[str, object]] = [
+        *(("status", each.value) for each in given.status),
+        *(("tag", each) for each in given.tag),
+        ("group", given.group), ("tenant", given.tenant),
+        ("since", given.since), ("until", given.until),
+    ]  # fmt: skip
+    now = await queue.tracker.server_time() if given.since or given.until else 0.0
+    return read_filter(fields, now)
+
+
+@router.get("/jobs", response_model=JobPage, responses=described())
+async def list_jobs(access: Viewer, query: Annotated[ListQuery, Query()]) -> Response:
+    """List jobs, newest first, a page at a time.
+
+    Running jobs come first. A page may have fewer jobs than `limit`, or none, and yet a cursor: few match.
+    `errors` names jobs whose data in Redis is corrupted.
+    """
+    queue = access.queue
+    page = await queue.find_page(await filter_of(queue, query), query.cursor, query.limit)
+    jobs: list[views.JobJson] = []
+    errors = []
+    for job in await queue.tracker.get_jobs(page.ids):
+        if isinstance(job, InvalidPayload):
+            errors.append(str(job))
+        elif job is not None and (not query.status or job.status in query.status):
+            jobs.append(views.job_json(job))
+    return answer({"jobs": jobs, "cursor": page.cursor or None, "errors": errors})
+
+
+@router.post(
+    "/jobs",
+    response_model=Enqueued,
+    responses={
+        200: {
+            "description": "The id existed; or results of lines, and last their summary",
+            "content": {NDJSON: {"schema": {"type": "string"}}},
+            "model": Enqueued,
+        },
+        201: {"description": "Enqueued", "model": Enqueued},
+        **described(body=True),
+    },
+    openapi_extra=takes(NewJob, lines=True),
+)
+async def enqueue(access: Producer, request: Request) -> Response:
+    """Enqueue a job, or many, one JSON object a line (`application/x-ndjson`).
+
+    An id that exists changes nothing. Of lines, each is answered as by `enqueue`, in order; the last line is
+    `{"summary": …}` with the numbers and `exit_code`: 3 if some lines were refused.
+    """
+    if media_type(request) in (NDJSON, "application/jsonl"):
+        return await lines.respond(new_checker(access, BulkSummary()), request)
+    if media_type(request) != JSON:
+        raise WrongMediaType(
+            "content type must be that of JSON or of JSON lines", hint=f"send {JSON} or {NDJSON}"
+        )
+    checked, warning = await _check(access, await read_object(request))
+    created = await _enqueue(access, checked)
+    return _enqueued(access, checked, warning, created=created)
+
+
+@router.put(
+    "/jobs/{job_id}",
+    response_model=Enqueued,
+    responses={
+        200: {"description": "It exists, and is the same"},
+        201: {"description": "Enqueued", "model": Enqueued},
+        **described(HTTPStatus.CONFLICT, body=True),
+    },
+    openapi_extra=takes(NewJob),
+)
+async def put_job(access: Producer, job_id: str, request: Request) -> Response:
+    """Enqueue a job under an id, once, however often it is sent.
+
+    200: the id exists, with the same payload, group, tenant, tags, priority and, while they are kept,
+    `max_attempts`. 409: something of it differs. A delay, and prices that need an approval, are not compared.
+    """
+    fields = await read_object(request)
+    if fields.setdefault("id", job_id) != job_id:
+        raise InvalidPayload(
+            f"id in the body is {fields['id']!r:.100}, in the path {job_id!r:.100}"
+        )
+    checked, warning = await _check(access, fields)
+    created = await _enqueue(access, checked)
+    if not created:
+        await _check_same(access, checked.job)
+    return _enqueued(access, checked, warning, created=created)
+
+
+async def _check(access: Access, fields: Mapping[str, Any]) -> tuple[Checked, str]:
+    """Return the job of a body, and a warning about it."""
+    summary = BulkSummary()
+    checker = new_checker(access, summary)
+    checked = await checker.check(1, fields)
+    return checked, summary.first_warning.removeprefix("line 1: ")
+
+
+def new_checker(access: Access, summary: BulkSummary) -> LineChecker:
+    """Return what makes and checks jobs, with the defaults of the configuration."""
+    agents = access.console.config.default_agents
+    defaults = {"agents": list(agents)} if agents else {}
+    quoter = Quoter(access.queue)
+    return LineChecker(quoter, defaults, NO_THRESHOLDS, summary, id_from_content=False)
+
+
+async def _enqueue(access: Access, checked: Checked) -> bool:
+    """Enqueue a job; return whether it is new.
+
+    Raises:
+        NotDurable: it is in the queue, and not confirmed.
+    """
+    [outcome] = await access.queue.enqueue_checked([checked.item])
+    if isinstance(outcome, InvalidPayload):
+        raise outcome
+    if not outcome.durable:
+        raise NotDurable(outcome.id, access.console.config.durability)
+    return outcome.created
+
+
+async def _check_same(access: Access, job: Job) -> None:
+    """Raise JobDiffers if the job of this id is another one."""
+    existing = await require_job(viewer_queue(access), job.id)
+    for name in ("payload", "group", "tenant", "tags", "priority", "max_attempts"):
+        wanted, found = getattr(job, name), getattr(existing, name)
+        if name == "max_attempts":
+            wanted = wanted or access.console.config.retry_max_attempts
+            found = found or wanted  # not kept once completed
+        if _canonical(wanted) != _canonical(found):
+            raise JobDiffers(
+                f"job {job.id} exists with another {name}: nothing is changed",
+                hint="use another id; or get the job, and cancel it if it is wrong",
+            )
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _enqueued(access: Access, checked: Checked, warning: str, *, created: bool) -> Response:
+    job_id = checked.job.id
+    found = {"id": job_id, "created": created, **held_fields(checked.approval, created=created)}
+    if warning:
+        found["warning"] = warning
+    status = HTTPStatus.CREATED if created else HTTPStatus.OK
+    location = f"/api/v1/queues/{access.console.config.queue}/jobs/{job_id}"
+    return answer(found, status, {"Location": location})
+
+
+@router.get("/jobs/{job_id}", response_model=views.JobStatusJson, responses=described())
+async def get_job(access: Viewer, job_id: str, query: Annotated[WaitQuery, Query()]) -> Response:
+    """Return a job with its history, as `status`.
+
+    With `wait`, once it has ended, or after that time as it is.
+    """
+    job = await require_job(access.queue, job_id)
+    if query.wait and not job.status.is_terminal:
+        await access.console.feed.wait_until_ended(job_id, query.wait)
+        job = await require_job(access.queue, job_id)
+    return answer(await views.job_status_json(access.queue, job))
+
+
+@router.get("/jobs/{job_id}/debate", response_model=views.DebateJson, responses=described())
+async def get_debate(access: Viewer, job_id: str) -> Response:
+    """Return a debate as far as it is: rounds, replies and calls without one, as `show -f json`."""
+    job = await require_job(access.queue, job_id)
+    if not report.is_debate(job):
+        raise InvalidPayload(
+            f"job {job.id} is not a debate: its payload has no question and agents"
+        )
+    journal = await access.queue.tracker.checkpoints(job.id)
+    calls = report.read_calls(journal, (job.result or {}).get("transcript"))
+    return answer(views.debate_json(job, calls))
+
+
+def viewer_queue(access: Access) -> RedisStreamsQueue:
+    """Return the queue as the viewer reads it: every console has it."""
+    return access.console.roles[Role.VIEWER].queue
+
+
+async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
+    """Return a job. Raises JobNotFound."""
+    job = await queue.get_job(job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
+    if job is None:
+        raise JobNotFound(job_id, queue.config.queue)
+    return job

@@ -1,0 +1,300 @@
+"""Money: what was spent, providers, budgets, and what a debate will cost."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, timedelta
+from typing import Annotated, Any, Literal, NotRequired
+
+from fastapi import Depends, Query, Request, Response
+from pydantic import BeforeValidator, Field
+from typing_extensions import TypedDict
+
+from aragora_q import views
+from aragora_q.config.settings import BudgetConfig, check_budget_name
+from aragora_q.errors import BudgetNotFound, InvalidPayload, ProviderNotFound, did_you_mean
+from aragora_q.gates.accounts import Accounts
+from aragora_q.gates.book import Book, Budget
+from aragora_q.gates.spending import Spending
+from aragora_q.intake.bulk import BulkSummary
+from aragora_q.intake.checks import held_fields
+from aragora_q.labels import check_labels
+from aragora_q.money import SPENT_BY
+from aragora_q.web.access import Operator, Producer, Viewer
+from aragora_q.web.api.jobs import NewJob, new_checker
+from aragora_q.web.api.routing import (
+    Because,
+    Reason,
+    Strict,
+    answer,
+    body_of,
+    checked,
+    described,
+    new_router,
+    read_object,
+    takes,
+)
+
+router = new_router("money")
+
+DEFAULT_DAYS = 7
+Day = Annotated[date, BeforeValidator(date.fromisoformat)]
+"""A date as 2026-11-28; nothing else that pydantic takes for one."""
+
+By = Literal["day", "queue", "tenant", "group", "agent", "provider", "model"]
+
+
+class SpendQuery(Strict):
+    """The query of spending. Days are in UTC; `until` is the last one."""
+
+    by: list[By] = Field(["day"], max_length=len(SPENT_BY))
+    since: Day | None = None
+    until: Day | None = None
+    tenant: str | None = None
+    group: str | None = None
+    agent: str | None = None
+    provider: str | None = None
+    model: str | None = None
+
+
+class SpendRow(views.SpentJson):
+    """What calls took: of a day, tenant and so on, as far as `by` names it."""
+
+    day: NotRequired[str | None]
+    queue: NotRequired[str | None]
+    tenant: NotRequired[str | None]
+    group: NotRequired[str | None]
+    agent: NotRequired[str | None]
+    provider: NotRequired[str | None]
+    model: NotRequired[str | None]
+    is_other: bool
+
+
+class SpendReport(TypedDict):
+    """Rows as of `spend`. `left_out` are calls of which it is not kept whether they match."""
+
+    rows: list[SpendRow]
+    left_out: int
+    errors: list[str]
+
+
+class Providers(TypedDict):
+    """Accounts that jobs have needed, and paused providers."""
+
+    providers: list[views.ProviderJson]
+
+
+class PausedProvider(TypedDict):
+    """Whether a provider is paused now. `changed` false: it was so before."""
+
+    name: str
+    paused: bool
+    changed: bool
+
+
+class Budgets(TypedDict):
+    """The budgets that apply."""
+
+    budgets: list[views.BudgetJson]
+
+
+class ResetBudget(TypedDict):
+    """`reset` false: nothing was set. `budget` is what applies now, or null."""
+
+    name: str
+    reset: bool
+    budget: views.BudgetJson | None
+
+
+class SetBudget(Because):
+    """A budget. What is not given stays as it is; a new one needs a window."""
+
+    limit_usd: float = Field(allow_inf_nan=False)
+    window: Literal["hour", "day", "month", "total"] | None = None
+    scope: str | None = None
+    on_full: Literal["hold", "fail", "warn"] | None = None
+
+
+class EstimateJson(TypedDict):
+    """What a debate takes. Null: a price, or a duration, is not known."""
+
+    calls: float
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    seconds: float | None
+
+
+class QuoteJson(TypedDict):
+    """A quote, as of `enqueue --quote`."""
+
+    least: EstimateJson
+    expected: EstimateJson
+    most: EstimateJson
+    lines: list[dict[str, Any]]
+    debates: int
+    agents_without_history: list[str]
+    unpriced_agents: list[str]
+    held: NotRequired[bool]
+    most_usd: NotRequired[float | None]
+
+
+@router.get("/spend", response_model=SpendReport, responses=described())
+async def get_spend(access: Viewer, query: Annotated[SpendQuery, Query()]) -> Response:
+    """Return what paid calls of the queue took: by default by day, of the last 7 days."""
+    if len({*query.by}) < len(query.by):
+        raise InvalidPayload("query by: a name is given twice")
+    check_labels(query.group, query.tenant, {})
+    only = query.model_dump(exclude={"by", "since", "until"}, exclude_none=True)
+    spending = Spending(access.gates)
+    last = query.until or (await spending.now()).astimezone(UTC).date()
+    first = query.since or _days_before(last)
+    if first > last:
+        raise InvalidPayload("query until: it is before since, no days match")
+    queue = access.console.config.queue
+    report = await spending.report(first, last, query.by, {**only, "queue": queue})
+    rows = [views.spend_json(query.by, *row) for row in views.spend_rows(query.by, report)]
+    return answer({"rows": rows, "left_out": report.left_out.calls, "errors": report.faults})
+
+
+def _days_before(last: date) -> date:
+    return max(last, date.min + timedelta(DEFAULT_DAYS)) - timedelta(DEFAULT_DAYS - 1)
+
+
+@router.get("/providers", response_model=Providers, responses=described())
+async def list_providers(access: Viewer) -> Response:
+    """List accounts that jobs have needed, and paused providers, as `providers list`."""
+    accounts = Accounts(access.gates)
+    found, pauses = await accounts.accounts(), await accounts.pauses()
+    agents = await accounts.agents(each.name for each in found)
+    now = await access.queue.tracker.server_time()
+    return answer({"providers": views.providers_json(found, agents, pauses, now)})
+
+
+@router.post(
+    "/providers/{name}/pause",
+    response_model=PausedProvider,
+    responses=described(body=True),
+    openapi_extra=takes(Because, is_optional=True),
+)
+async def pause_provider(access: Operator, name: str, because: Reason) -> Response:
+    """Begin no more calls to a provider, or to one account, until it is resumed."""
+    _check_provider(name)
+    accounts = Accounts(access.gates)
+    was_paused = name in await accounts.pauses()
+    if because.reason or not was_paused:
+        await accounts.pause(name, by=access.actor.by, reason=because.reason)
+    return answer({"name": name, "paused": True, "changed": not was_paused})
+
+
+@router.post(
+    "/providers/{name}/resume",
+    response_model=PausedProvider,
+    responses=described(body=True),
+    openapi_extra=takes(Because, is_optional=True),
+)
+async def resume_provider(access: Operator, name: str, because: Reason) -> Response:  # noqa: ARG001 - the body is checked
+    """Let calls to a provider begin again, whatever stopped them."""
+    _check_provider(name)
+    accounts = Accounts(access.gates)
+    changed = await accounts.resume(name)
+    known = {each for found in await accounts.accounts() for each in found.paused_by}
+    if not changed and name not in known:
+        raise ProviderNotFound(
+            f"no calls to {name!r} are known, and it is not paused", hint=did_you_mean(name, known)
+        )
+    return answer({"name": name, "paused": False, "changed": changed})
+
+
+MAX_NAME_CHARS = 200
+
+
+def _check_provider(name: str) -> None:
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable() or " " in name:
+        raise InvalidPayload(
+            f"{name!r:.100} is not a provider or account: 1 to {MAX_NAME_CHARS} printable characters "
+            "without blanks"
+        )
+
+
+@router.get("/budgets", response_model=Budgets, responses=described())
+async def list_budgets(access: Viewer) -> Response:
+    """List the budgets that apply, with what is spent of them."""
+    book = Book(access.gates)
+    found = [await views.budget_json(book, each) for each in await book.budgets()]
+    return answer({"budgets": found})
+
+
+@router.get("/budgets/{name}", response_model=views.BudgetJson, responses=described())
+async def get_budget(access: Viewer, name: str) -> Response:
+    """Return a budget, as `budget show`."""
+    book = Book(access.gates)
+    return answer(await views.budget_json(book, await _require_budget(book, name)))
+
+
+@router.put(
+    "/budgets/{name}",
+    response_model=views.BudgetJson,
+    responses=described(body=True),
+    openapi_extra=takes(SetBudget),
+)
+async def set_budget(
+    access: Operator, name: str, body: Annotated[SetBudget, Depends(body_of(SetBudget))]
+) -> Response:
+    """Set a budget for all workers, at once, until it is reset."""
+    try:
+        check_budget_name(name)
+    except ValueError as error:
+        raise InvalidPayload(f"{name!r:.100}: {error}") from None
+    book = Book(access.gates)
+    before = await book.budget(name)
+    given = body.model_dump(exclude={"reason"}, exclude_none=True)
+    if before is not None:
+        given = {**before.config().model_dump(), **given}
+    elif body.window is None:
+        raise InvalidPayload(f"{name} is a new budget: give its window")
+    wanted = checked(BudgetConfig, given)
+    await book.set_budget(name, wanted, by=access.actor.by, reason=body.reason)
+    return answer(await views.budget_json(book, await _require_budget(book, name)))
+
+
+@router.post(
+    "/budgets/{name}/reset",
+    response_model=ResetBudget,
+    responses=described(body=True),
+    openapi_extra=takes(Because, is_optional=True),
+)
+async def reset_budget(access: Operator, name: str, because: Reason) -> Response:  # noqa: ARG001 - the body is checked
+    """Let what workers declare apply again. What was spent stays."""
+    book = Book(access.gates)
+    await _require_budget(book, name)
+    is_reset = await book.reset_budget(name)
+    found = await book.budget(name)
+    after = None if found is None else await views.budget_json(book, found)
+    return answer({"name": name, "reset": is_reset, "budget": after})
+
+
+async def _require_budget(book: Book, name: str) -> Budget:
+    """Return a budget. Raises BudgetNotFound."""
+    budgets = await book.budgets()
+    found = next((each for each in budgets if each.name == name), None)
+    if found is None:
+        hint = did_you_mean(name, [each.name for each in budgets])
+        raise BudgetNotFound(f"no budget {name:.100}", hint=hint or "list those that apply")
+    return found
+
+
+@router.post(
+    "/quotes",
+    response_model=QuoteJson,
+    responses=described(body=True),
+    openapi_extra=takes(NewJob),
+)
+async def quote(access: Producer, request: Request) -> Response:
+    """Return what a debate will take and cost, as `enqueue --quote`; nothing is enqueued.
+
+    `held` is true if it would wait for an approval; above `max_quote_usd` it is refused, as if enqueued.
+    """
+    checker = new_checker(access, BulkSummary())
+    found = await checker.check(1, await read_object(request))
+    quoted = await checker.quoter.quote(found.job.payload)
+    return answer({**quoted.to_dict(), **held_fields(found.approval)})

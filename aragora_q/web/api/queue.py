@@ -1,0 +1,115 @@
+"""The queue as a whole: its state, its workers, its events, pause and resume."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Query, Response
+from typing_extensions import TypedDict
+
+from aragora_q import views
+from aragora_q.web.access import Operator, Viewer
+from aragora_q.web.api.routing import (
+    Because,
+    Reason,
+    Strict,
+    answer,
+    described,
+    new_router,
+    takes,
+)
+from aragora_q.web.feed import EventStream
+
+router = new_router("queue")
+
+EVENTS = "text/event-stream"
+
+
+class Workers(TypedDict):
+    """Registered workers, the oldest heartbeat first, at most 100; and the jobs that they run."""
+
+    counts: dict[str, int]
+    workers: list[dict[str, Any]]
+    running_jobs: list[views.RunningJob]
+
+
+class Paused(TypedDict):
+    """Whether the queue is paused now. `changed` false: it was so before."""
+
+    paused: bool
+    changed: bool
+
+
+class EventsQuery(Strict):
+    """The query of events."""
+
+    after: str | None = None
+    job: str | None = None
+
+
+@router.get("/stats", response_model=views.StatsJson, responses=described())
+async def get_stats(access: Viewer) -> Response:
+    """Return backlog, running jobs, workers, throughput, spending and warnings, as `stats`."""
+    return answer(await views.stats_json(access.queue, access.gates))
+
+
+@router.get("/workers", response_model=Workers, responses=described())
+async def get_workers(access: Viewer) -> Response:
+    """Return the workers and what they run: those fields of `stats`."""
+    stats = await views.stats_json(access.queue, access.gates)
+    return answer(
+        {
+            "counts": stats["worker_counts"],
+            "workers": stats["workers"],
+            "running_jobs": stats["running_jobs"],
+        }
+    )
+
+
+@router.post(
+    "/pause",
+    response_model=Paused,
+    responses=described(body=True),
+    openapi_extra=takes(Because, is_optional=True),
+)
+async def pause(access: Operator, because: Reason) -> Response:
+    """Start no more jobs until `resume`; running jobs continue."""
+    changed = await access.queue.pause(by=access.actor.by, reason=because.reason)
+    return answer({"paused": True, "changed": changed})
+
+
+@router.post(
+    "/resume",
+    response_model=Paused,
+    responses=described(body=True),
+    openapi_extra=takes(Because, is_optional=True),
+)
+async def resume(access: Operator, because: Reason) -> Response:
+    """Start jobs again."""
+    changed = await access.queue.pause(paused=False, by=access.actor.by, reason=because.reason)
+    return answer({"paused": False, "changed": changed})
+
+
+@router.get(
+    "/events",
+    responses={
+        200: {
+            "description": "Events as they happen",
+            "content": {EVENTS: {"schema": {"type": "string"}}},
+        },
+        **described(),
+    },
+    response_class=Response,
+)
+async def events(
+    access: Viewer,
+    query: Annotated[EventsQuery, Query()],
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Send the events of the queue, or of one job, as server-sent events with the JSON of `tail`.
+
+    They go on after `Last-Event-ID`, or `after`; without, from now on. An event `gap` says that some are not
+    kept any more.
+    """
+    after = last_event_id or query.after
+    return EventStream(access.console.feed, after, job_id=query.job, address=access.actor.address)

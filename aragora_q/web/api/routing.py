@@ -1,0 +1,164 @@
+"""What the routes of the API share: strict bodies, answers as the command line prints them, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aragora_q.errors import InvalidPayload
+from aragora_q.intake.lines import decode, max_line_bytes
+from aragora_q.web.access import Access, Viewer, console_of
+from aragora_q.web.problems import (
+    MEDIA_TYPE,
+    NO_STORE,
+    BodyTooLarge,
+    QueueNotFound,
+    WrongMediaType,
+    invalid,
+    title_of,
+)
+
+JSON = "application/json"
+MAX_REASON_CHARS = 500
+MODELS: dict[str, Any] = {}
+"""Shapes of bodies by name, for the description of the API."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A body or a query that has no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Because(Strict):
+    """Why something is done, for other operators."""
+
+    reason: str = Field("", max_length=MAX_REASON_CHARS)
+
+
+def check_queue(queue: str, access: Viewer) -> None:
+    """Raise QueueNotFound unless the console serves `queue`."""
+    served = access.console.config.queue
+    if queue != served:
+        raise QueueNotFound(
+            f"queue {queue:.100} is not served here", hint=f"this console serves queue {served}"
+        )
+
+
+def described(*others: HTTPStatus, body: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return the errors of a route for its description: those of all routes, of its body, and `others`."""
+    statuses = [
+        HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND,
+        HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ]  # fmt: skip
+    if body:
+        statuses += [HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status.value: {"description": title_of(status), "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in sorted([*statuses, *others])
+    }
+
+
+def new_router(tag: str) -> APIRouter:
+    """Return a router of one resource of a queue."""
+    return APIRouter(
+        prefix="/queues/{queue}",
+        tags=[tag],
+        dependencies=[Depends(check_queue)],
+        redirect_slashes=False,
+    )
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return JSON as the command line prints it."""
+    body = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Response(body, status, {**NO_STORE, **(headers or {})}, JSON)
+
+
+def media_type(request: Request) -> str:
+    """Return the type of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request. Raises BodyTooLarge."""
+    limit, parts, size = max_line_bytes(console_of(request).config), list[bytes](), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"the body is longer than {limit:,} bytes")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+async def read_object(request: Request, *, is_optional: bool = False) -> dict[str, Any]:
+    """Return the JSON object that the body is; an empty one for no body, if it `is_optional`.
+
+    Raises:
+        BodyTooLarge, WrongMediaType: it is not read.
+        InvalidPayload: it is not a JSON object.
+    """
+    body = await read_body(request)
+    if is_optional and not body:
+        return {}
+    check_media_type(request)
+    value = decode(body)
+    if not isinstance(value, dict):
+        raise InvalidPayload(f"the body must be a JSON object, got {json.dumps(value):.60}")
+    return value
+
+
+def check_media_type(request: Request) -> None:
+    """Raise WrongMediaType unless the body is JSON."""
+    if (found := media_type(request)) != JSON:
+        raise WrongMediaType(
+            f"content type {found!r:.100} is not taken here", hint=f"send it as {JSON}"
+        )
+
+
+def checked(model: type[Model], value: Mapping[str, Any]) -> Model:
+    """Return a body as a model. Raises InvalidPayload."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise invalid(error.errors()) from None
+
+
+def body_of(model: type[Model], *, is_optional: bool = False) -> Callable[..., Awaitable[Model]]:
+    """Return a dependency that reads the body as `model`."""
+
+    async def read(request: Request) -> Model:
+        return checked(model, await read_object(request, is_optional=is_optional))
+
+    return read
+
+
+def takes(*models: Any, is_optional: bool = False, lines: bool = False) -> dict[str, Any]:
+    """Return the description of a body: one of the models, or, too, lines of them."""
+    MODELS.update({model.__name__: model for model in models})
+    [model] = models
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content: dict[str, Any] = {JSON: {"schema": schema}}
+    if lines:
+        content[NDJSON] = {"schema": {"type": "string"}}
+    return {"requestBody": {"required": not is_optional, "content": content}}
+
+
+NDJSON = "application/x-ndjson"
+
+Reason = Annotated[Because, Depends(body_of(Because, is_optional=True))]
+"""The optional body `{"reason": …}`."""
+
+
+def by(access: Access) -> str:
+    """Return who acts, as the history of a job names it."""
+    return access.actor.by

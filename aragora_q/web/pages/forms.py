@@ -1,0 +1,68 @@
+"""What a posted form says: its fields as text, and the address that it leads back to."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from starlette.datastructures import FormData
+
+from aragora_q.errors import InvalidPayload
+
+MAX_FIELDS = 2_000
+"""Fields of a form: more than a page has checkboxes."""
+
+MAX_REASON_CHARS = 500
+
+
+class Form:
+    """The fields of a posted form. Files are refused."""
+
+    def __init__(self, fields: FormData) -> None:
+        self._fields = fields
+
+    @classmethod
+    async def of(cls, request: Request) -> Form:
+        """Read the form that a request brings. Raises HTTPException for what is not one."""
+        return cls(await request.form(max_files=0, max_fields=MAX_FIELDS))
+
+    def text(self, name: str) -> str:
+        """Return the last value of a field, without blanks around it; blank if it is missing."""
+        return next(reversed(self.texts(name)), "")
+
+    def texts(self, name: str) -> list[str]:
+        """Return all values of a field, without blanks around them."""
+        return [value.strip() for value in self._fields.getlist(name) if isinstance(value, str)]
+
+    @property
+    def items(self) -> list[tuple[str, object]]:
+        """All fields, by name."""
+        return list(self._fields.multi_items())
+
+    @property
+    def reason(self) -> str:
+        """Why the sender does it.
+
+        Raises:
+            InvalidPayload: it is too long.
+        """
+        reason = self.text("reason")
+        if len(reason) > MAX_REASON_CHARS:
+            raise InvalidPayload(f"a reason must have at most {MAX_REASON_CHARS} characters")
+        return reason
+
+    def back(self, default: str) -> str:
+        """Return the address in field `to`, if it is one of this console; else `default`."""
+        to = self.text("to")
+        is_own = to.startswith("/") and not to.startswith(("//", "/\\"))
+        return to if is_own and to.isascii() and to.isprintable() and " " not in to else default
+
+    def number(self, name: str) -> int | None:
+        """Return a field that is a whole number; None if it is missing or anything else."""
+        text = self.text(name)
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+def query_number(request: Request, name: str, default: int, most: int) -> int:
+    """Return a number of the query from 1 to `most`; `default` if it is missing or anything else."""
+    text = request.query_params.get(name, "")
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else default
+    return min(number, most) if number else default

@@ -1,0 +1,395 @@
+"""The form of a new debate: what is typed is quoted first, and enqueued when its sender has seen the quote.
+
+A quote makes the id that the debate will have, and a digest of what was quoted. Sent twice, the form therefore
+enqueues one job; and what was edited since its quote is quoted again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from aragora_q import codec
+from aragora_q.base import EnqueueResult, Job, new_job_id
+from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload
+from aragora_q.executors.debate.providers import ALIASES
+from aragora_q.formats import dollars, dollars_or_unknown
+from aragora_q.intake.checks import (
+    APPROVE_ABOVE,
+    approval_above,
+    check_budget,
+    check_seats,
+    take_thresholds,
+)
+from aragora_q.intake.jobs import create_job
+from aragora_q.intake.quoter import Quoted, Quoter
+from aragora_q.job import CONSENSUS_MODES, DEBATE_MODES, SERVICE_TIERS
+from aragora_q.labels import check_labels
+from aragora_q.moments import parse_duration
+from aragora_q.web.access import Producer
+from aragora_q.web.pages.forms import Form
+from aragora_q.web.pages.rendering import command_line, redirect, render
+
+if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.executors.debate.quote import Approval
+    from aragora_q.web.access import Access
+
+router = APIRouter()
+
+FIELDS = (
+    "question", "agents", "rounds", "consensus", "judge", "answer_form", "options", "schema", "debate",
+    "max_cost_usd", "approve_above_usd", "service_tier", "priority", "delay", "group", "tenant", "tags", "id",
+)  # fmt: skip
+"""The fields of the form."""
+
+ANSWER_FORMS = ("text", "choice", "number", "boolean", "schema")
+
+MENTIONS = {
+    "id": ("job id",),
+    "question": ("question",),
+    "options": ("options", "option"),
+    "answer_form": ("answer_form",),
+    "judge": ("judge",),
+    "rounds": ("rounds",),
+    "consensus": ("consensus",),
+    "debate": ("debate",),
+    "max_cost_usd": ("max_cost_usd",),
+    "approve_above_usd": ("approve_above_usd",),
+    "service_tier": ("service_tier",),
+    "priority": ("priority",),
+    "delay": ("delay_seconds",),
+    "group": ("group",),
+    "tenant": ("tenant",),
+    "tags": ("tags", "tag name", "tag"),
+    "agents": ("agents", "agent", "model"),
+}
+"""How messages name the fields."""
+
+
+@dataclass
+class Draft:
+    """What was typed, and what is wrong with it."""
+
+    values: dict[str, str]
+    problems: dict[str, str] = field(default_factory=dict)
+    """By field; those of no field have a blank name."""
+
+    def note(self, name: str, problem: str) -> None:
+        """Note a problem; the first of a field is shown."""
+        self.problems.setdefault(name, problem)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a job, as a line of `enqueue` has them. Notes what cannot be read."""
+        values = self.values
+        found: dict[str, Any] = {
+            "question": values["question"],
+            "agents": names_of(values["agents"]),
+            "rounds": self._number("rounds", int, "a whole number"),
+            "consensus": values["consensus"],
+            "judge": values["judge"],
+            "answer_form": self._answer_form(),
+            "options": [line.strip() for line in values["options"].splitlines() if line.strip()],
+            "debate": values["debate"],
+            "max_cost_usd": self._number("max_cost_usd", float, "US dollars, such as 0.50"),
+            APPROVE_ABOVE: self._number("approve_above_usd", float, "US dollars, such as 0.50"),
+            "service_tier": values["service_tier"],
+            "priority": self._number("priority", int, "a whole number"),
+            "delay_seconds": self._delay(),
+            "group": values["group"],
+            "tenant": values["tenant"],
+            "tags": self._tags(),
+            "id": values["id"],
+        }
+        self._check_labels(found)
+        # A question is named even if it is blank: that it is blank is the problem.
+        return {
+            n: v
+            for n, v in found.items()
+            if v not in ("", None, [], {}) or n in ("question", "agents")
+        }
+
+    def _number(self, name: str, parse: Callable[[str], Any], what: str) -> Any:
+        text = self.values[name]
+        if not text:
+            return None
+        try:
+            return parse(text)
+        except ValueError:
+            self.note(name, f"{text!r:.60} is not {what}")
+            return None
+
+    def _answer_form(self) -> Any:
+        if self.values["answer_form"] != "schema":
+            return self.values["answer_form"]
+        try:
+            return codec.decode(self.values["schema"].encode(errors="replace"))
+        except ValueError as error:
+            self.note("schema", f"not JSON: {error}")
+            return "text"
+
+    def _delay(self) -> float | None:
+        if not self.values["delay"]:
+            return None
+        try:
+            return parse_duration(self.values["delay"])
+        except InvalidPayload as error:
+            self.note("delay", str(error))
+            return None
+
+    def _tags(self) -> dict[str, str]:
+        tags: dict[str, str] = {}
+        for text in names_of(self.values["tags"]):
+            name, equals, value = text.partition("=")
+            if not equals:
+                self.note("tags", f"{text!r:.60} is not NAME=VALUE")
+            tags[name] = value
+        return tags
+
+    def _check_labels(self, found: Mapping[str, Any]) -> None:
+        group, tenant, tags = found["group"] or None, found["tenant"] or None, found["tags"]
+        for name, labels in (
+            ("group", (group, None, {})),
+            ("tenant", (None, tenant, {})),
+            ("tags", (None, None, tags)),
+        ):
+            try:
+                check_labels(*labels)
+            except InvalidPayload as error:
+                self.note(name, _text(error))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A debate that can be enqueued, with its quote."""
+
+    job: Job
+    quoted: Quoted | None
+    """None: it has no quote."""
+    no_quote: str
+    """Why."""
+    basis: str
+    warning: str
+    approval: Approval | None
+    digest: str
+    """Of all that was quoted, but the id."""
+
+    @property
+    def headline(self) -> str:
+        """What it takes, for example `$0.42 expected, $0.10 to $1.80`."""
+        if self.quoted is None:
+            return "No quote"
+        quote = self.quoted.quote
+        least, expected, most = (
+            dollars_or_unknown(each.usd) for each in (quote.least, quote.expected, quote.most)
+        )
+        if quote.expected.usd is None:
+            return "Price unknown"
+        return f"{expected} expected" + (f", {least} to {most}" if least != most else "")
+
+    @property
+    def label(self) -> str:
+        """What the button says."""
+        usd = self.quoted.quote.expected.usd if self.quoted else None
+        return "Enqueue at an unknown price" if usd is None else f"Enqueue for about {dollars(usd)}"
+
+
+@router.get("/new")
+async def new_debate(request: Request, access: Producer) -> Response:
+    """Return the blank form."""
+    defaults = {
+        "agents": ", ".join(access.queue.config.default_agents), "rounds": "3", "consensus": "majority",
+        "answer_form": "text", "debate": "auto",
+    }  # fmt: skip
+    given = {name: request.query_params.get(name, "") for name in ("question", "group", "tenant")}
+    values = dict.fromkeys(FIELDS, "") | defaults | {n: v for n, v in given.items() if v}
+    return _page(request, access, Draft(values))
+
+
+@router.post("/new")
+async def quote_or_enqueue(request: Request, access: Producer) -> Response:
+    """Quote what was typed; with `step` enqueue, enqueue it if that is what was quoted."""
+    form = await Form.of(request)
+    draft = Draft({name: form.text(name) for name in FIELDS})
+    quoted_id = form.text("quoted_id")
+    ready = await _ready(access, draft, quoted_id or new_job_id())
+    if ready is None:
+        return _page(request, access, draft, status_code=422)
+    if form.text("step") != "enqueue":
+        return await _quote_page(request, access, draft, ready)
+    if ready.digest != form.text("digest") or not quoted_id:
+        notice = (
+            "The debate has changed since its quote: nothing was enqueued. This is its quote now."
+        )
+        return await _quote_page(request, access, draft, ready, notice)
+    return await _enqueue(request, access, draft, ready)
+
+
+async def _quote_page(
+    request: Request, access: Access, draft: Draft, ready: Ready, notice: str = ""
+) -> Response:
+    """Return the page with a quote. It names a new id, so that what was enqueued before is not meant."""
+    if draft.values["id"]:
+        status = (await access.queue.get_statuses([ready.job.id]))[ready.job.id]
+        if status is not None:
+            draft.note("id", f"job {ready.job.id} exists: it is {status}")
+            return _page(request, access, draft, status_code=422)
+    else:
+        ready.job.id = new_job_id()
+    return _page(request, access, draft, ready=ready, notice=notice)
+
+
+async def _ready(access: Access, draft: Draft, job_id: str) -> Ready | None:
+    """Return the debate that was typed, checked and quoted; None if there are problems."""
+    fields = draft.fields()
+    if draft.problems:
+        _check_all(draft, fields, access.queue.config)
+        return None
+    config = access.queue.config
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    try:
+        thresholds = take_thresholds(fields)
+        job = create_job(fields, {}, lambda *_: job_id)
+        access.queue.check(job)
+        warning = check_seats(job.payload, config)
+        check_budget(job, config)
+        approval = approval_above(thresholds.approve_above, job.payload, config)
+    except InvalidPayload as error:
+        draft.note(field_of(str(error)), _text(error))
+        return None
+    except ConfigError as error:
+        draft.note("", _text(error))
+        return None
+    quoter, quoted, no_quote = Quoter(access.queue), None, ""
+    try:
+        quoted = await quoter.quote(job.payload)
+        no_quote = quoted.no_price
+    except (InvalidPayload, ConfigError) as error:
+        no_quote = _text(error)
+    basis = (
+        quoter.basis(quoted.quote.debates, quoted.quote.agents_without_history) if quoted else ""
+    )
+    return Ready(job, quoted, no_quote, basis, warning, approval, digest)
+
+
+def _check_all(draft: Draft, fields: dict[str, Any], config: QueueConfig) -> None:
+    """Note what else is wrong with what was typed, next to what cannot be read."""
+    try:
+        take_thresholds(fields)
+        check_seats(create_job(fields, {}, lambda *_: new_job_id()).payload, config)
+    except InvalidPayload as error:
+        draft.note(field_of(str(error)), _text(error))
+
+
+async def _enqueue(request: Request, access: Access, draft: Draft, ready: Ready) -> Response:
+    job, approval = ready.job, ready.approval
+    try:
+        [result] = await access.queue.enqueue_many([job], hold=approval.reason if approval else "")
+    except InvalidPayload as error:
+        draft.note(field_of(str(error)), _text(error))
+        return _page(request, access, draft, status_code=422)
+    except AragoraQError as error:
+        notice = (
+            f"{_text(error)}. Enqueue again: the id stays the same, so the debate is enqueued once."
+        )
+        return _page(request, access, draft, ready=ready, notice=notice, status_code=503)
+    return redirect(f"/jobs/{job.id}", _outcome(job, result, approval))
+
+
+def _outcome(job: Job, result: EnqueueResult, approval: Approval | None) -> str:
+    if not result.created:
+        return f"Job {job.id} was in the queue already: nothing was enqueued."
+    text = f"Job {job.id} is enqueued."
+    if approval is not None:
+        text = f"Job {job.id} is enqueued and held: it {approval.reason}."
+    return text if result.durable else f"{text} It was not confirmed in time."
+
+
+def _page(
+    request: Request,
+    access: Access,
+    draft: Draft,
+    *,
+    ready: Ready | None = None,
+    notice: str = "",
+    status_code: int = 200,
+) -> Response:
+    config = access.queue.config
+    return render(
+        request,
+        "new.html",
+        now=time.time(),
+        status_code=status_code,
+        values=draft.values,
+        problems=draft.problems,
+        notice=notice,
+        ready=ready,
+        agents=list(dict.fromkeys((*config.agents, *config.default_agents, *ALIASES, "demo"))),
+        modes={
+            "consensus": CONSENSUS_MODES, "debate": DEBATE_MODES, "service_tier": SERVICE_TIERS,
+            "answer_form": ANSWER_FORMS,
+        },
+        command=_command(config.queue, ready.job, draft) if ready else "",
+    )  # fmt: skip
+
+
+def _command(queue: str, job: Job, draft: Draft) -> str:
+    """Return the command line that enqueues the same job."""
+    question, fields = draft.values["question"], draft.fields()
+    options: list[str] = ["-a", ",".join(fields["agents"])]
+    options += [
+        word
+        for option, name in (
+            ("--rounds", "rounds"), ("--consensus", "consensus"), ("--judge", "judge"), ("--debate", "debate"),
+            ("--max-cost", "max_cost_usd"), ("--approve-above", APPROVE_ABOVE),
+            ("--service-tier", "service_tier"), ("--priority", "priority"), ("--group", "group"),
+            ("--tenant", "tenant"),
+        )
+        if name in fields
+        for word in (option, str(fields[name]))
+    ]  # fmt: skip
+    options += ["--delay", draft.values["delay"]] if "delay_seconds" in fields else []
+    if fields.get("options"):
+        options += ["--options", json.dumps(fields["options"], ensure_ascii=False)]
+    form = fields.get("answer_form", "text")
+    if form not in ("text", "choice"):
+        options += ["--answer-form", form if isinstance(form, str) else json.dumps(form)]
+    options += [
+        word for each in fields.get("tags", {}).items() for word in ("--tag", "=".join(each))
+    ]
+    options += ["--id", job.id]
+    if _IS_NO_QUESTION.fullmatch(question):  # which the command would take for a file or an option
+        line = json.dumps({**job.payload, "id": job.id}, ensure_ascii=False)
+        return f"printf '%s\\n' {shlex.quote(line)} | {command_line(queue, 'enqueue', '-')}"
+    return command_line(queue, "enqueue", question, *options)
+
+
+_IS_NO_QUESTION = re.compile(r"-.*|\S*\.\S*", re.DOTALL)
+
+
+def names_of(text: str) -> list[str]:
+    """Return the names in a text, separated by commas or lines."""
+    return [name.strip() for name in re.split(r"[,\n]", text) if name.strip()]
+
+
+def field_of(message: str) -> str:
+    """Return the field that a message of a rule is about: the one that it names first; blank if none."""
+    places = {
+        name: match.start()
+        for name, words in MENTIONS.items()
+        if (match := re.search(rf"\b(?:{'|'.join(words)})\b", message))
+    }
+    return min(places, key=lambda name: places[name], default="")
+
+
+def _text(error: AragoraQError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)

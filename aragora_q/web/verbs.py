@@ -1,0 +1,112 @@
+"""What operators do with jobs: which jobs a verb may mean, how it is sent, and what its answers say.
+
+Used by the routes of actions. Must not know requests or pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aragora_q.base import JOB_ID_PATTERN, LIVE, TERMINAL, JobStatus
+from aragora_q.streams.queue import RedisStreamsQueue
+
+Send = Callable[[RedisStreamsQueue, Sequence[str], str, str], Awaitable[list[str]]]
+"""Sends a verb for jobs, `by` someone, with a `reason`; returns the queue's answer for each."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing to do with jobs."""
+
+    name: str
+    """Imperative, as the command line has it."""
+    done: str
+    """Participle, such as `cancelled`."""
+    statuses: frozenset[JobStatus]
+    """What a filter means that names no status."""
+    send: Send
+    changed: frozenset[str]
+    """Answers that mean that a job was changed."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """What other answers say of a job, if that is not `had already ended`."""
+    keeps_reason: bool = True
+    """False: it takes neither a reason nor who did it, because nothing is left to keep them with."""
+    repeats: bool = False
+    """True: a job may move while others are found, and be missed; so jobs are found until none is changed."""
+
+    def text(self, answer: str) -> str:
+        """Return what the queue's answer says of a job: `is cancelled`, `had already ended: completed`."""
+        if answer in self.texts:
+            return self.texts[answer]
+        return f"had already ended: {answer.removeprefix('was-')}"
+
+
+async def _cancel(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str) -> list[str]:
+    return await queue.cancel_many(ids, by=by, reason=reason)
+
+
+async def _requeue(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str) -> list[str]:
+    return await queue.requeue(ids, by=by, reason=reason)
+
+
+async def _hold(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str) -> list[str]:
+    return await queue.hold_many(ids, by=by, reason=reason)
+
+
+async def _unhold(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str) -> list[str]:
+    return await queue.unhold_many(ids, by=by, reason=reason)
+
+
+async def _purge(queue: RedisStreamsQueue, ids: Sequence[str], _by: str, _reason: str) -> list[str]:
+    return await queue.purge_many(ids)
+
+
+_LIVE = {status.value: f"has not ended: it is {status}" for status in LIVE}
+_NOT_REQUEUED = {
+    **{status.value: f"is already {status}" for status in LIVE},
+    "held": "is held: to let it run, unhold it",
+    "completed": "was not requeued: it has completed; enqueue it again under another id",
+    "malformed": "was not requeued: it is the dead letter of a malformed entry",
+}
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "cancel", "cancelled", LIVE, _cancel, frozenset({"cancelled"}),
+            {"cancelled": "is cancelled"},
+            repeats=True,
+        ),
+        Verb(
+            "requeue", "requeued", frozenset({JobStatus.FAILED, JobStatus.CANCELLED}), _requeue,
+            frozenset({"requeued"}),
+            {"requeued": "is requeued", **_NOT_REQUEUED},
+        ),
+        Verb(
+            "hold", "held", LIVE, _hold, frozenset({"held", "asked"}),
+            {
+                "held": "is held",
+                "asked": "is running: it will be held when its attempt ends",
+                "was-asked": "is running: it will be held when its attempt ends",
+                "was-held": "was already held",
+            },
+            repeats=True,
+        ),
+        Verb(
+            "unhold", "unheld", frozenset({JobStatus.HELD}), _unhold, frozenset({"unheld"}),
+            {"unheld": "is unheld", "not-held": "was not held"},
+        ),
+        Verb(
+            "purge", "deleted", TERMINAL, _purge, frozenset({"purged"}),
+            {"purged": "is deleted", **_LIVE},
+            keeps_reason=False,
+        ),
+    )
+}  # fmt: skip
+"""By name."""
+
+
+def is_job_id(text: str) -> bool:
+    """Return True if a job may have this id: nothing else becomes part of a key."""
+    return JOB_ID_PATTERN.fullmatch(text) is not None

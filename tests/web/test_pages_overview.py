@@ -1,0 +1,95 @@
+"""The overview, the frame of every page, and what they need: no script, no style from elsewhere."""
+
+import re
+from pathlib import Path
+
+from support import shown_jobs
+
+from aragora_q.web import pages
+from aragora_q.web.pages.rendering import ENVIRONMENT
+from aragora_q.web.roles import Role
+
+TEMPLATES = Path(pages.__file__).parent / "templates"
+
+
+async def test_attention_comes_first(harness, operator):
+    """What needs attention stands before everything else: failures, holds, missing workers, a pause."""
+    session = await shown_jobs.worker(harness.queue)
+    await shown_jobs.fill(harness.queue, session)
+    await harness.queue.pause()
+    page = await operator.get("/")
+    said = page.words[page.words.index("Needs attention") : page.words.index("Waiting")]
+    for text in (
+        "Queue paused", "1 job failed within 15 min", "1 job is held", "Failed within 24 hours",
+        "no seat could vote",
+    ):  # fmt: skip
+        assert text in said, text
+    for text in (
+        "Recently ended",
+        "What is the capital of",
+        "Latest events",
+        "review, round 2 of 3",
+    ):
+        assert text in page.words, text
+    assert 'action="/queue/resume"' in page.text
+
+
+async def test_a_new_queue(operator):
+    """An empty queue is shown as one: nothing needs attention, and no list is without words."""
+    page = await operator.get("/")
+    assert page.status == 200
+    for text in ("Nothing needs attention.", "No job runs now.", "No job has ended yet."):
+        assert text in page.words, text
+
+
+async def test_spans(operator):
+    """The charts show the span of the address; another value is the default."""
+    spans = {"": "2 hours", "48h": "48 hours", "90d": "90 days", "x": "2 hours"}
+    for span, current in spans.items():
+        page = await operator.get(f"/?span={span}")
+        assert re.findall(r'aria-current="true">([^<]*)<', page.text) == [current]
+
+
+async def test_a_viewer_sees_no_action(new_console):
+    """Without the role of an operator there is no form that changes anything, except to log out."""
+    page = await new_console().browser(Role.VIEWER).get("/")
+    assert set(re.findall(r'<form method="post" action="([^"]*)"', page.text)) == {"/logout"}
+
+
+async def test_pages_are_not_kept(operator):
+    """A page is not kept by caches: it shows data that only some may see, and that changes."""
+    assert (await operator.get("/")).headers["cache-control"] == "no-store"
+
+
+def test_templates_have_no_inline_code():
+    """No template has a style, a script or an address that the content policy blocks, or turns escaping off."""
+    for path in TEMPLATES.glob("*.html"):
+        text = path.read_text()
+        assert not re.search(
+            r"\sstyle=|<style|\son\w+=|javascript:|\|\s*safe\b|autoescape", text
+        ), path
+        assert not re.search(r"https?://", text), path
+        assert all("src=" in each for each in re.findall(r"<script[^>]*>", text)), path
+
+
+def test_times_are_right_without_script():
+    """A time is relative to the server's clock, and has the absolute time at hand."""
+    shown = ENVIRONMENT.from_string("{{ at|time }} {{ none|time }} {{ far|time }}").render(
+        at=1_000.0, none=None, far=1e18, now=1_180.0
+    )
+    assert (
+        '<time datetime="1970-01-01T00:16:40Z" title="1970-01-01 00:16:40 UTC">3 min ago</time>'
+        in shown
+    )
+    assert shown.endswith("?")
+
+
+async def test_redis_is_away(new_console):
+    """Without Redis, each page is an error that says so, and reloads itself also without script."""
+    browser = new_console(redis_url="redis://127.0.0.1:1").browser()
+    for address in ("/", "/jobs", "/jobs?since=1h", "/jobs/j1"):
+        page = await browser.get(address)
+        assert page.status == 503
+        assert "Redis does not answer" in page.words
+        assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page.text
+        assert 'data-live="/events"' in page.text
