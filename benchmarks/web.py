@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
+from typing import cast
 
 import uvloop
 
@@ -53,8 +54,7 @@ class Stream(asyncio.Protocol):
         """Time from each event to its arrival in seconds, of the first one of each packet."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        transport.write(self._request)
+        cast("asyncio.Transport", transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self.is_open = self.is_open or data.startswith(b"HTTP/1.1 200")
@@ -107,15 +107,15 @@ def console(url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def worker(url: str) -> Iterator[None]:
+def worker(url: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker, which runs debates of demo agents."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "aragora_q", "worker", "--concurrency", "4", "--log-level", "ERROR"],
+        [sys.executable, "-m", "aragora_q", "worker", "--concurrency", "4"],
         env=child_environment() | {"REDIS_URL": url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -135,12 +135,14 @@ async def first_page(client: Client) -> float:
         return time.monotonic() - started_at
 
 
-async def fill(queue: RedisStreamsQueue) -> None:
-    """Enqueue debates, and wait until some of them have ended."""
-    payload = {"question": "Tea or coffee?", "agents": ["demo:one", "demo:two", "demo:three"], "rounds": 2}
+async def fill(queue: RedisStreamsQueue, worker: subprocess.Popen[bytes]) -> None:
+    """Enqueue debates, and wait until some of them have ended. Raises RuntimeError if the worker fails."""
+    payload = {"question": "Tea or coffee?", "agents": ["demo", "demo", "demo"], "rounds": 2}
     jobs = [Job(payload, id=f"j{n}") for n in range(FINISHED_JOBS + WAITING_JOBS)]
     await queue.enqueue_many(jobs)
-    while (await queue.get_queue_stats())["completed"] < FINISHED_JOBS:
+    while (stats := await queue.get_queue_stats())["completed"] < FINISHED_JOBS:
+        if worker.poll() is not None or stats["failed"]:
+            raise RuntimeError("the worker ended, or debates fail")
         await asyncio.sleep(0.2)
 
 
@@ -172,8 +174,8 @@ async def measure(testbed: Testbed, count: int, per_second: int, seconds: float)
     """Run the load and print what it took."""
     queue = RedisStreamsQueue(QueueConfig(redis_url=testbed.url))
     port, os_client = free_port(), testbed.client
-    with worker(testbed.url):
-        await fill(queue)
+    with worker(testbed.url) as running:
+        await fill(queue, running)
         with console(testbed.url, port) as process:
             client = Client(port)
             print(f"first page            {await first_page(client):.2f} s after the start of the process")
@@ -182,8 +184,8 @@ async def measure(testbed: Testbed, count: int, per_second: int, seconds: float)
             loop = asyncio.get_running_loop()
             streams: list[Stream] = []
             for n in range(count):
-                path = "/events" if n % 2 else f"/api/v1/queues/debates/events{'?job=j' + str(n) if n % 10 == 0 else ''}"
-                stream = Stream(path)
+                path = ("/events", "/api/v1/queues/debates/events")[n % 2]
+                stream = Stream(f"{path}?job=j{FINISHED_JOBS + n}" if n % 10 > 7 else path)
                 local = (ADDRESSES[n % len(ADDRESSES)], 0)
                 await loop.create_connection(lambda s=stream: s, "127.0.0.1", port, local_addr=local)
                 streams.append(stream)
@@ -195,7 +197,7 @@ async def measure(testbed: Testbed, count: int, per_second: int, seconds: float)
             clients = [c for c in os_client.client_list() if c["cmd"] == "xread"]
             print(f"streams               {opened} opened, {sum(s.is_open for s in streams)} at the end, "
                   f"{sum(s.gaps for s in streams)} gaps")
-            whole = [s for n, s in enumerate(streams) if n % 2]
+            whole = [s for n, s in enumerate(streams) if n % 2 and n % 10 <= 7]
             print(f"events                {sum(s.events for s in whole) / max(1, len(whole)) / took:.1f}/s for each stream, "
                   f"{sum(s.bytes for s in streams) / took / 1e6:.2f} MB/s in all")
             print(f"from event to client  {spread([lag * 1000 for s in streams for lag in s.lags])}")

@@ -6,7 +6,7 @@ of that role only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -55,7 +55,7 @@ def actor_of(request: Request) -> Actor:
     return actor
 
 
-def access_as(role: Role) -> Callable[[Request], Access]:
+def access_as(role: Role) -> Callable[[Request], Awaitable[Access]]:
     """Return a dependency that gives access as `role`.
 
     Raises:
@@ -63,7 +63,7 @@ def access_as(role: Role) -> Callable[[Request], Access]:
         AccessDenied: the actor has a lower role, or this process has no credential for the role.
     """
 
-    def access(request: Request) -> Access:
+    async def access(request: Request) -> Access:  # without `async`, it would run in a thread
         console, actor = console_of(request), actor_of(request)
         if actor.role is None:
             raise NotLoggedIn(

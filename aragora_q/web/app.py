@@ -9,6 +9,7 @@ from aragora_q import __version__
 from aragora_q.web import api, login, pages, probes
 from aragora_q.web.console import Console
 from aragora_q.web.pages import errors, events
+from aragora_q.web.snapshot import ClearAfterChanges
 
 
 def create_app(console: Console) -> FastAPI:
@@ -27,5 +28,6 @@ def create_app(console: Console) -> FastAPI:
     app.include_router(pages.router)
     app.include_router(events.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
+    app.add_middleware(ClearAfterChanges, shared=console.shared)
     errors.install(app)
     return app

@@ -76,10 +76,11 @@ async def open_console(config: QueueConfig) -> AsyncIterator[Console]:
             stack.push_async_callback(gates.close)
             roles[role] = RoleConnections(queue, gates)
         await _check(roles)
-        feed = Feed(roles[Role.VIEWER].queue)
-        await stack.enter_async_context(feed.running())
         shared = SharedReads()
         stack.push_async_callback(shared.close)
+        # Who learns of an event and looks at once sees no answer from before it.
+        feed = Feed(roles[Role.VIEWER].queue, on_news=shared.clear)
+        await stack.enter_async_context(feed.running())
         console = Console(config, roles, feed, shared)
         task = asyncio.create_task(_check_viewer(console), name="check-viewer")
         stack.push_async_callback(_cancel, task)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,10 +58,10 @@ RETRY_MS = 2_000
 SEND_SECONDS = 30.0
 """How long a client may leave messages unread before its stream ends."""
 
-PAUSE_PER_STREAM_SECONDS = 0.001
-"""Pause between two deliveries, for each stream: they leave most of the process' time to requests."""
+PAUSE_SECONDS, PAUSE_PER_STREAM_SECONDS = 0.1, 0.001
+"""Pause between two deliveries, and more for each stream: most of the process' time is left to requests."""
 
-STREAMS_PER_STEP = 20
+STREAMS_PER_STEP = 10
 """Streams that are served at once; requests are served between two steps."""
 
 RECONNECT_SECONDS = (0.25, 5.0)
@@ -84,12 +84,16 @@ class _Kept(NamedTuple):
 
 
 class Feed:
-    """Follows the events of `queue` while `running`, for `subscribe` and `wait_until_ended`."""
+    """Follows the events of `queue` while `running`, for `subscribe` and `wait_until_ended`.
+
+    `on_news` is called before each delivery of events.
+    """
 
     def __init__(
         self,
         queue: RedisStreamsQueue,
         *,
+        on_news: Callable[[], None] = lambda: None,
         max_streams: int = MAX_STREAMS,
         max_streams_per_address: int = MAX_STREAMS_PER_ADDRESS,
     ) -> None:
@@ -103,6 +107,9 @@ class Feed:
         """The latest event that was read; the one after which all are kept."""
         self.losses = 0
         """How often the server's events were found to be others than before."""
+        self._on_news = on_news
+        self._joined_for: tuple[EventId, EventId, str | None] | None = None
+        self._joined = b""
         self._max_streams, self._max_per_address = max_streams, max_streams_per_address
         self._kept: deque[_Kept] = deque()
         self._kept_bytes = 0
@@ -137,11 +144,16 @@ class Feed:
 
     @contextmanager
     def subscribe(
-        self, last_event_id: str | None, *, job_id: str | None = None, address: str
+        self,
+        last_event_id: str | None,
+        *,
+        job_id: str | None = None,
+        address: str,
+        is_brief: bool = False,
     ) -> Iterator[Subscription]:
         """Yield the messages of all events after `last_event_id`; without it, of those from now on.
 
-        With `job_id`, only those of this job. `last_event_id` 0: all that are kept. `address` is the client's.
+        With `job_id`, only those of this job; `is_brief`: one message that there were some. `last_event_id` 0: all that are kept. `address` is the client's.
 
         Raises:
             InvalidPayload: `last_event_id` is not an event id.
@@ -154,7 +166,7 @@ class Feed:
             raise TooManyStreams(
                 f"{address} has {self._addresses[address]:,} event streams, as many as are allowed"
             )
-        subscription = Subscription(self, after, job_id)
+        subscription = Subscription(self, after, job_id, is_brief=is_brief)
         self._addresses[address] += 1
         self._subscriptions[subscription] = None
         try:
@@ -187,6 +199,12 @@ class Feed:
 
     def messages(self, after: EventId, job_id: str | None) -> bytes:
         """Return the messages of all kept events after `after`, of all jobs or of one."""
+        wanted = after, self.newest, job_id
+        if wanted != self._joined_for:  # most streams are at the same place
+            self._joined_for, self._joined = wanted, self._join(after, job_id)
+        return self._joined
+
+    def _join(self, after: EventId, job_id: str | None) -> bytes:
         news: list[bytes] = []
         for kept in reversed(self._kept):
             if kept.id <= after:
@@ -280,20 +298,23 @@ class Feed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._news.wait()
+                self._on_news()
             self._news.clear()
             subscriptions = [*self._subscriptions]
             for first in range(0, len(subscriptions), STREAMS_PER_STEP):
                 for subscription in subscriptions[first : first + STREAMS_PER_STEP]:
                     subscription.wake()
                 await asyncio.sleep(0)
-            await asyncio.sleep(PAUSE_PER_STREAM_SECONDS * len(subscriptions))
+            await asyncio.sleep(PAUSE_SECONDS + PAUSE_PER_STREAM_SECONDS * len(subscriptions))
 
 
 class Subscription:
     """One stream: where it is in the events of its feed. Iterate over it for what to send."""
 
-    def __init__(self, feed: Feed, after: EventId | None, job_id: str | None) -> None:
-        self._feed, self._job_id = feed, job_id
+    def __init__(
+        self, feed: Feed, after: EventId | None, job_id: str | None, *, is_brief: bool
+    ) -> None:
+        self._feed, self._job_id, self._is_brief = feed, job_id, is_brief
         self._position = after
         self._losses = feed.losses
         self._says_away = False
@@ -341,8 +362,9 @@ class Subscription:
             self._position = feed.floor
         self._losses = feed.losses
         if self._position < feed.newest:
-            yield feed.messages(self._position, self._job_id)
+            messages = feed.messages(self._position, self._job_id)
             self._position = feed.newest
+            yield _id_line(self._position) + CHANGED if messages and self._is_brief else messages
 
     def _gap(self, to: EventId) -> bytes:
         """Skip the events up to `to`, and return the message that says so."""
@@ -360,14 +382,22 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, feed: Feed, last_event_id: str | None, *, job_id: str | None = None, address: str
+        self,
+        feed: Feed,
+        last_event_id: str | None,
+        *,
+        job_id: str | None = None,
+        address: str,
+        is_brief: bool = False,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._subscribe = partial(feed.subscribe, last_event_id, job_id=job_id, address=address)
+        self._subscribe = partial(
+            feed.subscribe, last_event_id, job_id=job_id, address=address, is_brief=is_brief
+        )
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         with self._subscribe() as subscription:
@@ -408,3 +438,7 @@ def _message(body: Mapping[str, Any]) -> bytes:
 
 def _id_line(event_id: EventId) -> bytes:
     return f"id: {event_id}\n".encode()
+
+
+CHANGED = _message({"event": "changed"})
+"""All that a page needs: it reads again what it shows."""

@@ -7,6 +7,7 @@ many; `Protocol` ends the connections that keep a client waiting for nothing. Ca
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import socket
@@ -124,6 +125,8 @@ async def serve(
     metrics.event_streams.set_function(lambda: len(guard.streams))
     server = create_server(guard)
     metrics.connections.set_function(lambda: len(server.server_state.connections))
+    gc.collect()
+    gc.freeze()  # modules and routes stay: a collection that looks at them all delays every request
     await server.serve(sockets=[sock])
 
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_AGE_SECONDS = 1.0
 """Oldest answer that is given to another viewer."""
+
+READING = ("GET", "HEAD")
 
 T = TypeVar("T")
 
@@ -26,6 +31,25 @@ class _Read(NamedTuple):
             is_good = not self.task.cancelled() and self.task.exception() is None
             return is_good and now - self.started_at < MAX_AGE_SECONDS
         return True
+
+
+class ClearAfterChanges:
+    """The ASGI application around another one that clears `shared` before each answer to a change."""
+
+    def __init__(self, app: ASGIApp, shared: SharedReads) -> None:
+        self._app, self._shared = app, shared
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer."""
+        if scope["type"] != "http" or scope["method"] in READING:
+            await self._app(scope, receive, send)
+            return
+
+        async def clear_and_send(message: Message) -> None:
+            self._shared.clear()
+            await send(message)
+
+        await self._app(scope, receive, clear_and_send)
 
 
 class SharedReads:

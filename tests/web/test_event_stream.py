@@ -17,6 +17,9 @@ from aragora_q.web.console import open_console
 from aragora_q.web.roles import Actor, Role
 
 
+EVENTS = "/api/v1/queues/debates/events"
+
+
 class Served:
     """A console on a free port of loopback, whose requests come from `actor`."""
 
@@ -37,7 +40,7 @@ class Served:
         await self.app(scope, receive, send)
 
     @asynccontextmanager
-    async def events(self, path="/events", **options):
+    async def events(self, path=EVENTS, **options):
         async with self.client.stream("GET", path, **options) as response:
             assert response.status_code == 200
             yield Reader(response.aiter_raw())
@@ -59,15 +62,39 @@ async def served(harness):
 async def test_a_browser_resumes(served, harness):
     """The header Last-Event-ID, or `after` in the address, says where a stream goes on; the header is newer."""
     await harness.enqueue("a")
-    async with served.events("/events?after=0") as reader:
+    async with served.events(EVENTS + "?after=0") as reader:
         assert (await reader.next())["id"] == "a"
         last = reader.last_event_id
     await harness.queue.cancel("a")
-    async with served.events("/events?after=0", headers={"Last-Event-ID": last}) as reader:
+    async with served.events(EVENTS + "?after=0", headers={"Last-Event-ID": last}) as reader:
         assert (await reader.next())["event"] == "cancelled"
-    async with served.events("/events?job=b&after=0") as reader:
+    async with served.events(EVENTS + "?job=b&after=0") as reader:
         await harness.enqueue("b")
         assert (await reader.next())["id"] == "b"
+
+
+async def test_a_page_learns_that_there_is_news(served, harness):
+    """A page's stream says only that something happened, in the queue or to its job; it can resume."""
+    async with served.events("/events?job=b") as reader:
+        first = asyncio.create_task(reader.next())
+        await wait_until(lambda: reader.last_event_id)
+        await harness.enqueue("a")
+        await harness.enqueue("b")
+        assert await first == {"event": "changed"}
+        last = reader.last_event_id
+    await harness.queue.cancel("b")
+    async with served.events("/events", headers={"Last-Event-ID": last}) as reader:
+        assert await reader.next() == {"event": "changed"}
+
+
+async def test_errors(served):
+    """What is not an event id, or a stream too many, is an error with its status, not a stream."""
+    answer = await served.client.get(EVENTS, headers={"Last-Event-ID": "x"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-payload")
+    served.console.feed._max_streams = 0
+    answer = await served.client.get(EVENTS)
+    assert (answer.status_code, answer.json()["code"]) == (503, "too-many-streams")
+    assert answer.headers["retry-after"]
 
 
 async def test_headers(served):
@@ -94,7 +121,9 @@ async def test_a_client_that_does_not_read_is_dropped(served, harness, monkeypat
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
         await loop.sock_connect(client, served.address)
-        await loop.sock_sendall(client, b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await loop.sock_sendall(
+            client, f"GET {EVENTS} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         await wait_until(lambda: served.console.feed.streams == 1)
         for _ in range(300):
             await harness.queue.enqueue_many([Job({}) for _ in range(100)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Response
@@ -47,16 +48,23 @@ class EventsQuery(Strict):
     job: str | None = None
 
 
+async def _stats(access: Viewer) -> views.StatsJson:
+    """Return the state of the queue, which is read once for all who ask within a second without news."""
+    return await access.console.shared.get(
+        "stats", partial(views.stats_json, access.queue, access.gates)
+    )
+
+
 @router.get("/stats", response_model=views.StatsJson, responses=described())
 async def get_stats(access: Viewer) -> Response:
     """Return backlog, running jobs, workers, throughput, spending and warnings, as `stats`."""
-    return answer(await views.stats_json(access.queue, access.gates))
+    return answer(await _stats(access))
 
 
 @router.get("/workers", response_model=Workers, responses=described())
 async def get_workers(access: Viewer) -> Response:
     """Return the workers and what they run: those fields of `stats`."""
-    stats = await views.stats_json(access.queue, access.gates)
+    stats = await _stats(access)
     return answer(
         {
             "counts": stats["worker_counts"],

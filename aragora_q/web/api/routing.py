@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.lines import decode, max_line_bytes
@@ -43,7 +44,7 @@ class Because(Strict):
     reason: str = Field("", max_length=MAX_REASON_CHARS)
 
 
-def check_queue(queue: str, access: Viewer) -> None:
+async def check_queue(queue: str, access: Viewer) -> None:
     """Raise QueueNotFound unless the console serves `queue`."""
     served = access.console.config.queue
     if queue != served:
@@ -80,7 +81,7 @@ def new_router(tag: str) -> APIRouter:
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return JSON as the command line prints it."""
-    body = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    body = to_json(value, inf_nan_mode="null")  # several times as fast as the standard library
     return Response(body, status, {**NO_STORE, **(headers or {})}, JSON)
 
 

@@ -1,4 +1,4 @@
-"""`/events`: what happens in the queue, for `live.js`."""
+"""`/events`: that something happened in the queue, for `live.js`, which reads the page again then."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from fastapi import APIRouter, Header
 from aragora_q.web.access import Viewer
 from aragora_q.web.feed import EventStream
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 
 @router.get("/events")
 async def events(
     access: Viewer,
-    after: str | None = None,
     job: str | None = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> EventStream:
-    """Send the events of the queue, or of one job, after the latest that the page has."""
-    return EventStream(
-        access.console.feed, last_event_id or after, job_id=job, address=access.actor.address
-    )
+    """Say that there were events, of the queue or of one job. They themselves are in the API."""
+    feed, address = access.console.feed, access.actor.address
+    return EventStream(feed, last_event_id, job_id=job, address=address, is_brief=True)
