@@ -39,7 +39,14 @@ ADDRESSES = [f"127.0.0.{n}" for n in range(2, 12)]
 """Clients' addresses: each may have a hundred streams."""
 
 NICENESS = 10
-PATHS = ["jobs?limit=50", "jobs/j{}", "jobs?status=completed&limit=50", "stats", "jobs/j{}/debate", "workers"]
+PATHS = [
+    "jobs?limit=50",
+    "jobs/j{}",
+    "jobs?status=completed&limit=50",
+    "stats",
+    "jobs/j{}/debate",
+    "workers",
+]
 """Reads of the API in turn; the number of a job takes the place of `{}`."""
 
 
@@ -97,7 +104,8 @@ def console(url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     program = ["-m", "cProfile", "-o", profile] if profile else []
     process = subprocess.Popen(
         [sys.executable, *program, "-m", "aragora_q", "web", "--listen", f"127.0.0.1:{port}"],
-        env=child_environment() | {"REDIS_URL": url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        env=child_environment()
+        | {"REDIS_URL": url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
     )
     try:
         yield process
@@ -111,7 +119,8 @@ def worker(url: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker, which runs debates of demo agents."""
     process = subprocess.Popen(
         [sys.executable, "-m", "aragora_q", "worker", "--concurrency", "4"],
-        env=child_environment() | {"REDIS_URL": url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        env=child_environment()
+        | {"REDIS_URL": url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         stderr=subprocess.DEVNULL,
     )
     try:
@@ -146,7 +155,9 @@ async def fill(queue: RedisStreamsQueue, worker: subprocess.Popen[bytes]) -> Non
         await asyncio.sleep(0.2)
 
 
-async def send_requests(port: int, per_second: int, seconds: float) -> tuple[dict[str, list[float]], Counter[int]]:
+async def send_requests(
+    port: int, per_second: int, seconds: float
+) -> tuple[dict[str, list[float]], Counter[int]]:
     """Return the times of answers in ms by path, and how often each status was the answer."""
     times: dict[str, list[float]] = {path: [] for path in PATHS}
     statuses: Counter[int] = Counter()
@@ -178,7 +189,9 @@ async def measure(testbed: Testbed, count: int, per_second: int, seconds: float)
         await fill(queue, running)
         with console(testbed.url, port) as process:
             client = Client(port)
-            print(f"first page            {await first_page(client):.2f} s after the start of the process")
+            print(
+                f"first page            {await first_page(client):.2f} s after the start of the process"
+            )
             os.nice(NICENESS)
             alone = memory(process.pid)
             loop = asyncio.get_running_loop()
@@ -187,28 +200,48 @@ async def measure(testbed: Testbed, count: int, per_second: int, seconds: float)
                 path = ("/events", "/api/v1/queues/debates/events")[n % 2]
                 stream = Stream(f"{path}?job=j{FINISHED_JOBS + n}" if n % 10 > 7 else path)
                 local = (ADDRESSES[n % len(ADDRESSES)], 0)
-                await loop.create_connection(lambda s=stream: s, "127.0.0.1", port, local_addr=local)
+                await loop.create_connection(
+                    lambda s=stream: s, "127.0.0.1", port, local_addr=local
+                )
                 streams.append(stream)
             await asyncio.sleep(2)
-            opened, cpu, begin = sum(s.is_open for s in streams), cpu_seconds(process.pid), time.monotonic()
+            opened, cpu, begin = (
+                sum(s.is_open for s in streams),
+                cpu_seconds(process.pid),
+                time.monotonic(),
+            )
             times, statuses = await send_requests(port, per_second, seconds)
             took = time.monotonic() - begin
             cpu = cpu_seconds(process.pid) - cpu
             clients = [c for c in os_client.client_list() if c["cmd"] == "xread"]
-            print(f"streams               {opened} opened, {sum(s.is_open for s in streams)} at the end, "
-                  f"{sum(s.gaps for s in streams)} gaps")
+            print(
+                f"streams               {opened} opened, {sum(s.is_open for s in streams)} at the end, "
+                f"{sum(s.gaps for s in streams)} gaps"
+            )
             whole = [s for n, s in enumerate(streams) if n % 2 and n % 10 <= 7]
-            print(f"events                {sum(s.events for s in whole) / max(1, len(whole)) / took:.1f}/s for each stream, "
-                  f"{sum(s.bytes for s in streams) / took / 1e6:.2f} MB/s in all")
-            print(f"from event to client  {spread([lag * 1000 for s in streams for lag in s.lags])}")
-            print(f"requests              {sum(statuses.values()) / took:.0f}/s, by status {dict(statuses)}")
+            print(
+                f"events                {sum(s.events for s in whole) / max(1, len(whole)) / took:.1f}/s for each stream, "
+                f"{sum(s.bytes for s in streams) / took / 1e6:.2f} MB/s in all"
+            )
+            print(
+                f"from event to client  {spread([lag * 1000 for s in streams for lag in s.lags])}"
+            )
+            print(
+                f"requests              {sum(statuses.values()) / took:.0f}/s, by status {dict(statuses)}"
+            )
             for path, values in times.items():
                 print(f"  {path:<34}  {spread(values)}")
-            print(f"  {'all':<34}  {spread([value for values in times.values() for value in values])}")
+            print(
+                f"  {'all':<34}  {spread([value for values in times.values() for value in values])}"
+            )
             print(f"processor             {cpu / took:.0%} of one")
-            print(f"memory                {alone:.0f} MB alone, {memory(process.pid):.0f} MB, "
-                  f"{memory(process.pid, 'VmHWM'):.0f} MB at most")
-            print(f"readers of events     {len(clients)}, connections to Redis {len(os_client.client_list())}")
+            print(
+                f"memory                {alone:.0f} MB alone, {memory(process.pid):.0f} MB, "
+                f"{memory(process.pid, 'VmHWM'):.0f} MB at most"
+            )
+            print(
+                f"readers of events     {len(clients)}, connections to Redis {len(os_client.client_list())}"
+            )
             client.close()
     await queue.close()
 
@@ -238,7 +271,10 @@ def cpu_seconds(pid: int) -> float:
 def main(arguments: Sequence[str]) -> None:
     """Measure with the numbers on the command line."""
     numbers = [float(text) for text in arguments]
-    count, per_second, seconds = (*numbers, *(STREAMS, REQUESTS_PER_SECOND, SECONDS)[len(numbers) :])
+    count, per_second, seconds = (
+        *numbers,
+        *(STREAMS, REQUESTS_PER_SECOND, SECONDS)[len(numbers) :],
+    )
     testbed = Testbed(find_server())
     try:
         uvloop.run(measure(testbed, int(count), int(per_second), float(seconds)))
