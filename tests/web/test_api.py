@@ -4,7 +4,8 @@ import asyncio
 import json
 
 import pytest
-from support.web_api import ADDRESS, application, client_of
+from support.event_streams import Reader
+from support.web_api import ADDRESS, application, client_of, served
 
 from aragora_q.base import Job
 from aragora_q.contracts import Failed
@@ -296,6 +297,34 @@ async def test_a_debate(api, harness):
     assert "result" not in shown["job"]
     await harness.enqueue("other")
     assert kind(await api.get("/jobs/other/debate")) == (422, "invalid-payload", 65)
+
+
+async def test_events(api, harness):
+    """Events of a job, or of all after the last one that a client has; a gap where some are lost."""
+    for job_id in ("j1", "j2"):
+        await harness.enqueue(job_id)
+    await harness.queue.cancel("j1")
+    assert kind(await api.get("/events?after=x")) == (422, "invalid-payload", 65)
+    async with application(harness.config) as app, served(app) as address:
+        stream = client_of(app, harness.config.queue, address)
+        async with stream as client, client.stream("GET", "/events?job=j1&after=0") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            reader = Reader(response.aiter_bytes())
+            first, second = await reader.take(2)
+            assert [(each["id"], each["event"]) for each in (first, second)] == [
+                ("j1", "enqueued"), ("j1", "cancelled"),
+            ]  # fmt: skip
+        stream = client_of(app, harness.config.queue, address)
+        ids = {"last-event-id": first["event_id"]}
+        async with stream as client, client.stream("GET", "/events", headers=ids) as response:
+            found = await Reader(response.aiter_bytes()).take(2)
+            assert [each["id"] for each in found] == ["j2", "j1"]
+        harness.redis.xtrim(harness.keys.events, maxlen=1, approximate=False)
+    async with application(harness.config) as app, served(app) as address:
+        stream = client_of(app, harness.config.queue, address)
+        async with stream as client, client.stream("GET", "/events", headers=ids) as response:
+            gap, last = await Reader(response.aiter_bytes()).take(2)
+            assert (gap["event"], last["event"]) == ("gap", "cancelled")
 
 
 async def test_limits_of_a_job(api):
