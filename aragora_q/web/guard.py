@@ -39,6 +39,9 @@ MAX_LINES_BYTES = 1024 * 1024 * 1024
 
 LINES = "application/x-ndjson"
 MAX_DIGITS = 16
+STOP_SECONDS = 1.0
+"""Time for requests under way to end when the process stops; then they are answered 503."""
+
 MAX_LOGGED_CHARS = 200
 
 HEADERS = {
@@ -96,13 +99,16 @@ class Guard:
         self._max_body = max(MAX_BODY_BYTES, 2 * max_payload_bytes)
         self.streams: set[asyncio.Timeout] = set()
         """Of each open stream of events, what ends it."""
+        self._requests: set[asyncio.Timeout] = set()
+        """Of each request under way, what ends it."""
         self._is_stopping = False
 
-    def end_streams(self) -> None:
-        """End all streams of events, and those that begin later: the process is stopping."""
+    def stop(self) -> None:
+        """End all streams of events now, and what other requests wait for soon: the process is stopping."""
         self._is_stopping = True
-        for stream in self.streams:
-            stream.reschedule(0)
+        at = asyncio.get_running_loop().time()
+        for request in self._requests:
+            request.reschedule(at if request in self.streams else at + STOP_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -141,8 +147,12 @@ class Guard:
         if caller.actor.role is None and not _is_public(exchange.path):
             exchange.lead_to_login()
         if self._is_stopping:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the console is stopping", retry_after=5)
-        await exchange.pass_to(self._app)
+            raise _stopping()
+        self._requests.add(exchange.timeout)
+        try:
+            await exchange.pass_to(self._app)
+        finally:
+            self._requests.discard(exchange.timeout)
 
     def _check_host(self, exchange: _Exchange) -> None:
         if exchange.path in FOR_PROBES:
@@ -181,6 +191,10 @@ class Guard:
             logger.debug("request", extra=fields)
         else:
             logger.info("request", extra=fields)
+
+
+def _stopping() -> Refused:
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the console is stopping", retry_after=5)
 
 
 def group_of(path: str) -> str:
@@ -258,7 +272,8 @@ class _Exchange:
         self._receive, self._send, self._streams = receive, send, streams
         self._received = 0
         self._is_complete = False
-        self._timeout = asyncio.timeout(None)
+        self.timeout = asyncio.timeout(None)
+        """Ends the request when the process stops."""
 
     @property
     def has_lines(self) -> bool:
@@ -295,13 +310,15 @@ class _Exchange:
         if self.method == "HEAD":
             self.scope["method"] = "GET"
         try:
-            async with self._timeout:
+            async with self.timeout:
                 await app(self.scope, self.receive, self.send)
         except TimeoutError:
-            if not self._timeout.expired():
+            if not self.timeout.expired():
                 raise
+            if not self.status:
+                raise _stopping() from None
         finally:
-            self._streams.discard(self._timeout)
+            self._streams.discard(self.timeout)
         if self.is_too_long and not self.status:
             raise self.too_long()
         if self.status and not self._is_complete and not self.is_lost:
@@ -343,9 +360,9 @@ class _Exchange:
         if not self.path.startswith(STATIC):
             headers.setdefault("Cache-Control", "no-store")
         if headers.get("content-type", "").startswith("text/event-stream"):
-            self._streams.add(self._timeout)
+            self._streams.add(self.timeout)
             if self.method == "HEAD":
-                self._timeout.reschedule(0)
+                self.timeout.reschedule(0)
 
     async def refuse(self, refusal: Refused) -> None:
         """Answer with a refusal, as JSON where a program reads it."""

@@ -144,7 +144,7 @@ def create_server(guard: Guard) -> uvicorn.Server:
         timeout_graceful_shutdown=int(STOP_SECONDS),
         backlog=BACKLOG,
     )
-    return _Server(config, guard.end_streams)
+    return _Server(config, guard.stop)
 
 
 class _Server(uvicorn.Server):

@@ -38,8 +38,12 @@ def test_demo_shows_a_debate_and_suggests_commands(cli_command, no_server):
 
 
 def follow_up(cli_command, text):
-    """Run the commands that the demo suggests; each works, and `show` finds the demo's job."""
-    export, *commands = text.strip().splitlines()
+    """Run the commands that the demo suggests; each works, and `show` finds the demo's job.
+
+    The last one serves until it is stopped: tests/web/server/test_process.py runs it.
+    """
+    export, *commands, last = text.strip().splitlines()
+    assert last == "  aragora-q web"
     variables = dict(variable.split("=", 1) for variable in shlex.split(export)[1:])
     ended = [cli_command(*shlex.split(line)[1:], env=variables) for line in commands]
     assert [result.code for result in ended] == [0] * 4

@@ -1,5 +1,6 @@
 """Each claim of the console's security, attacked on a real process with the Redis users of its roles."""
 
+import asyncio
 import json
 import re
 
@@ -40,14 +41,16 @@ def routes(app, prefix=""):
 
 
 @pytest.fixture(scope="session")
-def app_routes():
+def app_routes(acl_server):
     """Every route of the application, with values in place of the names in its path."""
     from aragora_q.config.settings import QueueConfig
-    from aragora_q.web.console import Console
+    from aragora_q.web.console import open_console
 
-    console = Console.__new__(Console)
-    console.config, console.roles = QueueConfig(), {}
-    found = sorted(set(routes(create_app(console))))
+    async def read():
+        async with open_console(QueueConfig(redis_url=acl_server.urls[Role.VIEWER])) as console:
+            return sorted(set(routes(create_app(console))))
+
+    found = asyncio.run(read())
     assert {("GET", "/metrics"), ("POST", "/login"), ("POST", "/logout")} < set(found)
     return [
         (method, filled(path.replace("{verb}", verb)))

@@ -24,6 +24,8 @@ async def application(scope, receive, send):
         return
     headers = [(b"content-type", b"text/event-stream")] if scope["path"] == "/healthz" else []
     received = 0
+    if scope["path"] == "/logout":
+        await asyncio.sleep(60)
     while scope["method"] == "POST":
         message = await receive()
         received += len(message.get("body", b""))
@@ -134,6 +136,20 @@ async def test_open_streams_end_when_the_process_stops():
         rest = await asyncio.wait_for(reader.read(), 5)
         assert (rest.endswith(b"0\r\n\r\n"), time.monotonic() - began_at < 1.5) == (True, True)
         assert not http.guard.streams
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_requests_that_wait_are_answered_when_the_process_stops():
+    """A request that waits, such as for the end of a job, gets 503 with Retry-After."""
+    async with serving() as (http, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD.replace(b"/login", b"/logout"))
+        await wait_until(lambda: http.guard._requests)
+        http.should_exit = True
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 5" in answer
         writer.close()
         await writer.wait_closed()
 
