@@ -153,7 +153,8 @@ class Feed:
     ) -> Iterator[Subscription]:
         """Yield the messages of all events after `last_event_id`; without it, of those from now on.
 
-        With `job_id`, only those of this job; `is_brief`: one message that there were some. `last_event_id` 0: all that are kept. `address` is the client's.
+        With `job_id`, only those of this job. `is_brief`: only that there were some. `last_event_id` 0: all
+        that are kept. `address` is the client's.
 
         Raises:
             InvalidPayload: `last_event_id` is not an event id.

@@ -268,3 +268,13 @@ async def test_silence_sends_comments(feed, monkeypatch):
         assert await anext(chunks) == b"retry: 2000\n"
         feed._news.set()
         assert await asyncio.wait_for(anext(chunks), 10) == b":\n"
+
+
+async def test_news_is_announced_before_it_is_delivered(harness):
+    """What was read before an event is dropped before a client learns of the event and reads again."""
+    announced = []
+    feed = Feed(harness.queue, on_news=lambda: announced.append(feed.newest))
+    async with feed.running(), following(feed, "0") as reader:
+        await harness.enqueue("a")
+        event = await reader.next()
+        assert str(announced[-1]) == event["event_id"]

@@ -44,9 +44,10 @@ def app_routes():
     """Every route of the application, with values in place of the names in its path."""
     from aragora_q.config.settings import QueueConfig
     from aragora_q.web.console import Console
+    from aragora_q.web.snapshot import SharedReads
 
     console = Console.__new__(Console)
-    console.config, console.roles = QueueConfig(), {}
+    console.config, console.roles, console.shared = QueueConfig(), {}, SharedReads()
     found = sorted(set(routes(create_app(console))))
     assert {("GET", "/metrics"), ("POST", "/login"), ("POST", "/logout")} < set(found)
     return [
