@@ -173,9 +173,9 @@ class _Screen:
 
     def print_progress(self, progress: Mapping[str, Any]) -> None:
         """Print the contribution of an agent, after the phase if that is new."""
-        from aragora_q.cli import layout
+        from aragora_q import job_text
 
-        phase = layout.debate_phase(progress)
+        phase = job_text.debate_phase(progress)
         if phase != self._phase:
             self._phase = phase
             self.print_step(phase)

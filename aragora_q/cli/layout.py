@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
-from aragora_q.formats import dollars, dollars_or_unknown, price
-from aragora_q.labels import encode_labels
-from aragora_q.loose import number_or_none, whole
+from aragora_q.formats import dollars, dollars_or_unknown
+from aragora_q.job_text import progress_text, tags_text
 from aragora_q.views import group_spent_json, job_json
 
 if TYPE_CHECKING:
@@ -128,30 +127,6 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
 
 
-def tags_text(tags: Mapping[str, str]) -> str:
-    """Return, for example, `env=prod team=search`."""
-    return " ".join(f"{name}={value}" for name, value in tags.items())
-
-
-def labels_text(job: Job, known: Collection[str]) -> str:
-    """Return, for example, `group:nightly tenant:acme env=prod`, without labels that are `known`."""
-    labels = encode_labels(job).split()
-    return " ".join(label.removeprefix("tag:") for label in labels if label not in known)
-
-
-def summary(job: Job) -> str:
-    """Return one line about a job: its hold, its error, its progress, or its question."""
-    if job.hold is not None:
-        return job.hold.text if job.status is JobStatus.HELD else f"to be held {job.hold.text}"
-    if job.error and job.status in (JobStatus.FAILED, JobStatus.RETRYING):
-        return job.error
-    question = job.payload.get("question")
-    text = str(question) if question else json.dumps(job.payload, ensure_ascii=False)
-    if job.progress and job.status is JobStatus.PROCESSING:
-        return f"{progress_text(job.progress)}: {text}"
-    return text
-
-
 def result_rows(job: Job) -> Iterator[str]:
     """Yield the lines of a job's result: of a debate as text, of other jobs as JSON."""
     from aragora_q.report import has_outcome, outcome_of
@@ -161,36 +136,6 @@ def result_rows(job: Job) -> Iterator[str]:
         return
     for label, text in outcome_of(job):
         yield from _rows(label, text)
-
-
-def progress_text(progress: Mapping[str, Any]) -> str:
-    """Return the last progress report of an executor as short text; of a debate, with its quote."""
-    if "phase" not in progress:
-        scalars = (f"{name} {value}" for name, value in progress.items() if _is_scalar(value))
-        return truncate(", ".join(scalars), TEXT_WIDTH)
-    parts = [
-        debate_phase(progress),
-        f"{whole(progress.get('agents_done'))} of {count(whole(progress.get('agents')), 'agent')} done",
-        f"{count(whole(progress['tokens']), 'token')} so far" if progress.get("tokens") else "",
-        price(
-            number_or_none(progress.get("cost_usd")),
-            whole(progress.get("unpriced_calls")),
-            number_or_none(progress.get("quote_usd")),
-        ),
-    ]
-    return ", ".join(filter(None, parts))
-
-
-def debate_phase(progress: Mapping[str, Any]) -> str:
-    """Return the phase of a debate, for example `review, round 1 of 2`."""
-    position = (
-        f", round {progress['round']} of {progress['rounds']}" if progress.get("round") else ""
-    )
-    return f"{progress['phase']}{position}"
-
-
-def _is_scalar(value: object) -> bool:
-    return not isinstance(value, dict | list)
 
 
 def _progress_rows(job: Job, quote_usd: float | None) -> Iterator[str]:

@@ -114,7 +114,7 @@ def _sort_time(job: Job) -> float:
 async def _print_table(
     queue: RedisStreamsQueue, jobs: Sequence[Job], labels_of_all: Collection[str]
 ) -> None:
-    from aragora_q.cli import layout
+    from aragora_q import job_text
 
     now = await queue.tracker.server_time()  # after the jobs were read: none is younger
     rows = [
@@ -122,8 +122,8 @@ async def _print_table(
             job.id,
             job.status.value,
             output.ago(_sort_time(job), now),
-            layout.labels_text(job, known=labels_of_all),
-            output.truncate(layout.summary(job), output.MAX_WIDTH),  # without the payload
+            job_text.labels_text(job, known=labels_of_all),
+            output.truncate(job_text.summary(job), output.MAX_WIDTH),  # without the payload
         )
         for job in jobs
     ]

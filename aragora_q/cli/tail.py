@@ -80,13 +80,14 @@ async def tail(
 
 
 def _line(event: Mapping[str, Any]) -> str:
+    from aragora_q import job_text
     from aragora_q.cli import layout
 
     parts = [layout.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
     if event["worker_id"]:
         parts.append(f"by {event['worker_id']}")
     parts += [f"{name} {event[name]}" for name in ("group", "tenant") if event[name]]
-    parts.append(layout.tags_text(event["tags"]))
+    parts.append(job_text.tags_text(event["tags"]))
     if event["progress"] is not None:
-        parts.append(layout.progress_text(event["progress"]))
+        parts.append(job_text.progress_text(event["progress"]))
     return "  ".join(filter(None, parts)).rstrip()

@@ -499,7 +499,7 @@ async def test_a_debate_in_which_every_call_failed_has_what_it_took(
 async def test_people_see_what_each_seat_took(seat_scripted_agents, run_debate):
     """Of an ended debate and of one that runs: calls without a reply count, and unknown is not 0."""
     from aragora_q.base import Job, JobStatus
-    from aragora_q.cli.layout import progress_text
+    from aragora_q.job_text import progress_text
     from aragora_q.report import build_report, outcome_of, plain, read_calls
 
     def at(usd):

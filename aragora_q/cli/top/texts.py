@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from aragora_q import job_text
 from aragora_q.cli import layout
 from aragora_q.cli.top.actions import ACTIONS
 from aragora_q.cli.top.reading import filter_text
@@ -105,8 +106,8 @@ def jobs(picture: Picture, marked: frozenset[str], known_labels: Sequence[str]) 
                 safe(job.id),
                 job.status.value,
                 ago(updated, picture.now),
-                safe(layout.labels_text(job, known=known_labels)),
-                truncate(layout.summary(job), 300),
+                safe(job_text.labels_text(job, known=known_labels)),
+                truncate(job_text.summary(job), 300),
             ),
         )
 
