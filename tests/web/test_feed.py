@@ -94,6 +94,25 @@ async def test_progress_cannot_forge_a_message(feed, harness):
     assert (messages[3]["event"], messages[3]["progress"]) == ("progress\n\nid: 1", None)
 
 
+async def test_no_foreign_event_stops_the_stream(feed, harness):
+    """Whatever another program wrote among the events, those after it arrive."""
+    for fields in (
+        {"x": "y"},
+        {"event": "progress", "ids": "a", "data": "[" * 198 + "]" * 198},
+        {"event": "progress", "ids": "a", "data": "9" * 5000},
+        {"event": "progress", "ids": "a", "data": '"\\ud800"'},
+        {"event": b"\xff\xfe", "ids": b"\xff a \xff", "data": b"\xff"},
+        {"event": "enqueued", "ids": " ".join(["a"] * 3)},
+    ):
+        harness.redis.xadd(harness.keys.events, fields)
+    harness.redis.hset(harness.keys.labels, "a", "not labels")
+    async with following(feed, "0") as reader:
+        await harness.enqueue("last")
+        while (await reader.next())["id"] != "last":
+            pass
+    harness.redis.delete(harness.keys.labels)
+
+
 async def test_an_id_before_the_kept_events_gives_a_gap(harness):
     """Where the kept events do not reach back, the stream says so first, and goes on with the oldest."""
     await harness.enqueue("a")
