@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages bench-caches bench-providers bench-quotes clean
+.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages bench-caches bench-providers bench-quotes bench-web clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -73,6 +73,9 @@ bench-providers: setup ## Measure what a provider that takes no calls for 20 s c
 
 bench-caches: setup ## Measure how much of a debate's input comes from providers' prompt caches
 	$(BIN)/python -m benchmarks.prompt_cache
+
+bench-web: setup ## Measure a console with 500 event streams and 200 requests per second
+	$(BIN)/python -m benchmarks.web
 
 bench-quotes: setup ## Measure how good quotes are after 0, 10, 100 and 1,000 debates
 	$(BIN)/python -m benchmarks.quotes

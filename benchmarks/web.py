@@ -9,7 +9,6 @@ due. The clients have a lower priority than the console, because they share its 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import cast
@@ -39,6 +40,13 @@ ADDRESSES = [f"127.0.0.{n}" for n in range(2, 12)]
 """Clients' addresses: each may have a hundred streams."""
 
 NICENESS = 10
+SETTLE_SECONDS = 2.0
+"""After the streams were opened."""
+
+WHOLE_OF_TEN = 8
+"""Of ten streams, those that follow the whole queue."""
+
+API = "/api/v1/queues/debates"
 PATHS = [
     "jobs?limit=50",
     "jobs/j{}",
@@ -72,8 +80,16 @@ class Stream(asyncio.Protocol):
         if found:
             self.lags.append(time.time() - int(rest.partition(b",")[0]) / 1000)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         self.is_open = False
+
+
+@dataclass
+class Answers:
+    """The times of answers in ms by path, and how often each status was the answer."""
+
+    times: dict[str, list[float]] = field(default_factory=lambda: {path: [] for path in PATHS})
+    statuses: Counter[int] = field(default_factory=Counter)
 
 
 class Client:
@@ -155,12 +171,9 @@ async def fill(queue: RedisStreamsQueue, worker: subprocess.Popen[bytes]) -> Non
         await asyncio.sleep(0.2)
 
 
-async def send_requests(
-    port: int, per_second: int, seconds: float
-) -> tuple[dict[str, list[float]], Counter[int]]:
-    """Return the times of answers in ms by path, and how often each status was the answer."""
-    times: dict[str, list[float]] = {path: [] for path in PATHS}
-    statuses: Counter[int] = Counter()
+async def send_requests(port: int, per_second: int, seconds: float) -> Answers:
+    """Send requests at a fixed rate and return the times of their answers."""
+    answers = Answers()
     numbers = iter(range(int(per_second * seconds)))
     begin = time.monotonic()
 
@@ -170,80 +183,82 @@ async def send_requests(
             due = begin + number / per_second
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             path = PATHS[number % len(PATHS)]
-            status, _ = await client.get(
-                f"/api/v1/queues/debates/{path.format(number % FINISHED_JOBS)}"
-            )
-            times[path].append((time.monotonic() - due) * 1000)
-            statuses[status] += 1
+            status, _ = await client.get(f"{API}/{path.format(number % FINISHED_JOBS)}")
+            answers.times[path].append((time.monotonic() - due) * 1000)
+            answers.statuses[status] += 1
         client.close()
 
     await asyncio.gather(*(send() for _ in range(CONNECTIONS)))
-    return times, statuses
+    return answers
+
+
+async def open_streams(port: int, count: int) -> list[Stream]:
+    """Open streams: half of pages, half of the API; a fifth of them follow one job."""
+    streams = []
+    for n in range(count):
+        path = ("/events", f"{API}/events")[n % 2]
+        stream = Stream(f"{path}?job=j{FINISHED_JOBS + n}" if n % 10 >= WHOLE_OF_TEN else path)
+        await asyncio.get_running_loop().create_connection(
+            partial(_return, stream),
+            "127.0.0.1",
+            port,
+            local_addr=(ADDRESSES[n % len(ADDRESSES)], 0),
+        )
+        streams.append(stream)
+    await asyncio.sleep(SETTLE_SECONDS)
+    return streams
+
+
+def _return(stream: Stream) -> Stream:
+    return stream
 
 
 async def measure(testbed: Testbed, count: int, per_second: int, seconds: float) -> None:
     """Run the load and print what it took."""
-    queue = RedisStreamsQueue(QueueConfig(redis_url=testbed.url))
-    port, os_client = free_port(), testbed.client
+    queue, port = RedisStreamsQueue(QueueConfig(redis_url=testbed.url)), free_port()
     with worker(testbed.url) as running:
         await fill(queue, running)
         with console(testbed.url, port) as process:
             client = Client(port)
-            print(
-                f"first page            {await first_page(client):.2f} s after the start of the process"
-            )
+            show("first page", f"{await first_page(client):.2f} s after the start of the process")
+            client.close()
             os.nice(NICENESS)
             alone = memory(process.pid)
-            loop = asyncio.get_running_loop()
-            streams: list[Stream] = []
-            for n in range(count):
-                path = ("/events", "/api/v1/queues/debates/events")[n % 2]
-                stream = Stream(f"{path}?job=j{FINISHED_JOBS + n}" if n % 10 > 7 else path)
-                local = (ADDRESSES[n % len(ADDRESSES)], 0)
-                await loop.create_connection(
-                    lambda s=stream: s, "127.0.0.1", port, local_addr=local
-                )
-                streams.append(stream)
-            await asyncio.sleep(2)
-            opened, cpu, begin = (
-                sum(s.is_open for s in streams),
-                cpu_seconds(process.pid),
-                time.monotonic(),
-            )
-            times, statuses = await send_requests(port, per_second, seconds)
+            streams = await open_streams(port, count)
+            opened, cpu, begin = count_open(streams), cpu_seconds(process.pid), time.monotonic()
+            answers = await send_requests(port, per_second, seconds)
             took = time.monotonic() - begin
             cpu = cpu_seconds(process.pid) - cpu
-            clients = [c for c in os_client.client_list() if c["cmd"] == "xread"]
-            print(
-                f"streams               {opened} opened, {sum(s.is_open for s in streams)} at the end, "
-                f"{sum(s.gaps for s in streams)} gaps"
-            )
-            whole = [s for n, s in enumerate(streams) if n % 2 and n % 10 <= 7]
-            print(
-                f"events                {sum(s.events for s in whole) / max(1, len(whole)) / took:.1f}/s for each stream, "
-                f"{sum(s.bytes for s in streams) / took / 1e6:.2f} MB/s in all"
-            )
-            print(
-                f"from event to client  {spread([lag * 1000 for s in streams for lag in s.lags])}"
-            )
-            print(
-                f"requests              {sum(statuses.values()) / took:.0f}/s, by status {dict(statuses)}"
-            )
-            for path, values in times.items():
-                print(f"  {path:<34}  {spread(values)}")
-            print(
-                f"  {'all':<34}  {spread([value for values in times.values() for value in values])}"
-            )
-            print(f"processor             {cpu / took:.0%} of one")
-            print(
-                f"memory                {alone:.0f} MB alone, {memory(process.pid):.0f} MB, "
-                f"{memory(process.pid, 'VmHWM'):.0f} MB at most"
-            )
-            print(
-                f"readers of events     {len(clients)}, connections to Redis {len(os_client.client_list())}"
-            )
-            client.close()
+            gaps = sum(stream.gaps for stream in streams)
+            whole = [each for n, each in enumerate(streams) if n % 2 and n % 10 < WHOLE_OF_TEN]
+            events = sum(stream.events for stream in whole) / max(1, len(whole)) / took
+            clients = testbed.client.client_list()
+            readers = sum(each["cmd"] == "xread" for each in clients)
+            most = memory(process.pid, "VmHWM")
+            show("streams", f"{opened} opened, {count_open(streams)} at the end, {gaps} gaps")
+            sent = sum(stream.bytes for stream in streams) / took / 1e6
+            show("events", f"{events:.0f}/s for each stream of all, {sent:.1f} MB/s in all")
+            lags = [lag * 1000 for stream in streams for lag in stream.lags]
+            show("from event to client", spread(lags))
+            statuses = dict(answers.statuses)
+            show("requests", f"{answers.statuses.total() / took:.0f}/s, by status {statuses}")
+            for path, values in answers.times.items():
+                show(f"  {path}", spread(values))
+            show("  all", spread([each for values in answers.times.values() for each in values]))
+            show("processor", f"{cpu / took:.0%} of one")
+            show("memory", f"{alone:.0f} MB without streams, {most:.0f} MB at most")
+            show("Redis", f"{readers} reader of events, {len(clients)} connections of all")
     await queue.close()
+
+
+def show(name: str, text: str) -> None:
+    """Print a row."""
+    print(f"{name:<30}  {text}", flush=True)
+
+
+def count_open(streams: Sequence[Stream]) -> int:
+    """Return the number of streams that are open."""
+    return sum(stream.is_open for stream in streams)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -254,10 +269,10 @@ def spread(values: Sequence[float]) -> str:
     return f"p50 {cuts[49]:6.1f} ms   p99 {cuts[98]:6.1f} ms   max {max(values):6.1f} ms   n {len(values):,}"
 
 
-def memory(pid: int, field: str = "VmRSS") -> float:
+def memory(pid: int, name: str = "VmRSS") -> float:
     """Return the memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field):
+        if line.startswith(name):
             return int(line.split()[1]) / 1024
     return 0.0
 

@@ -153,7 +153,8 @@ class Feed:
     ) -> Iterator[Subscription]:
         """Yield the messages of all events after `last_event_id`; without it, of those from now on.
 
-        With `job_id`, only those of this job; `is_brief`: one message that there were some. `last_event_id` 0: all that are kept. `address` is the client's.
+        With `job_id`, only those of this job. `is_brief`: only that there were some. `last_event_id` 0: all
+        that are kept. `address` is the client's.
 
         Raises:
             InvalidPayload: `last_event_id` is not an event id.
@@ -424,11 +425,18 @@ async def _until_gone(receive: Receive) -> None:
 
 def _encode(event: Mapping[str, str], labels: Mapping[str, Mapping[str, Any]]) -> _Kept:
     messages = {
-        each: _message(job_event(event, each, labels.get(each or "", {})))
+        each: _event_message(job_event(event, each, labels.get(each or "", {})))
         for each in job_ids(event)
     }
     size = sum(map(len, messages.values())) + MESSAGE_OVERHEAD_BYTES * len(messages)
     return _Kept(EventId.parse(event["id"]), messages, size)
+
+
+def _event_message(body: Mapping[str, Any]) -> bytes:
+    try:
+        return _message(body)
+    except ValueError:  # progress that another program wrote, nested too deeply
+        return _message({**body, "progress": None})
 
 
 def _message(body: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -123,15 +123,15 @@ async def serve(
     hosts = Hosts(host, console.config.web_hosts)
     guard = Guard(app, auth, hosts, metrics, console.config.max_payload_bytes)
     metrics.event_streams.set_function(lambda: len(guard.streams))
-    server = create_server(guard)
+    server = create_server(guard, console.feed.end_streams)
     metrics.connections.set_function(lambda: len(server.server_state.connections))
     gc.collect()
     gc.freeze()  # modules and routes stay: a collection that looks at them all delays every request
     await server.serve(sockets=[sock])
 
 
-def create_server(guard: Guard) -> uvicorn.Server:
-    """Return the HTTP server of a guarded application."""
+def create_server(guard: Guard, *on_stop: Callable[[], None]) -> uvicorn.Server:
+    """Return the HTTP server of a guarded application. `on_stop` is called when it begins to stop."""
     config = uvicorn.Config(
         guard,
         http=cast("type[asyncio.Protocol]", partial(Protocol, _max_connections())),
@@ -144,13 +144,13 @@ def create_server(guard: Guard) -> uvicorn.Server:
         timeout_graceful_shutdown=int(STOP_SECONDS),
         backlog=BACKLOG,
     )
-    return _Server(config, guard.stop)
+    return _Server(config, (*on_stop, guard.stop))
 
 
 class _Server(uvicorn.Server):
     """Reports to systemd, ends streams when it stops, and ends connections that waste its time."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_stop: Sequence[Callable[[], None]]) -> None:
         super().__init__(config)
         self._on_stop = on_stop
 
@@ -169,7 +169,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")
-        self._on_stop()
+        for end in self._on_stop:
+            end()
         await super().shutdown(sockets)
 
 

@@ -94,6 +94,25 @@ async def test_progress_cannot_forge_a_message(feed, harness):
     assert (messages[3]["event"], messages[3]["progress"]) == ("progress\n\nid: 1", None)
 
 
+async def test_no_foreign_event_stops_the_stream(feed, harness):
+    """Whatever another program wrote among the events, those after it arrive."""
+    for fields in (
+        {"x": "y"},
+        {"event": "progress", "ids": "a", "data": "[" * 198 + "]" * 198},
+        {"event": "progress", "ids": "a", "data": "9" * 5000},
+        {"event": "progress", "ids": "a", "data": '"\\ud800"'},
+        {"event": b"\xff\xfe", "ids": b"\xff a \xff", "data": b"\xff"},
+        {"event": "enqueued", "ids": " ".join(["a"] * 3)},
+    ):
+        harness.redis.xadd(harness.keys.events, fields)
+    harness.redis.hset(harness.keys.labels, "a", "not labels")
+    async with following(feed, "0") as reader:
+        await harness.enqueue("last")
+        while (await reader.next())["id"] != "last":
+            pass
+    harness.redis.delete(harness.keys.labels)
+
+
 async def test_an_id_before_the_kept_events_gives_a_gap(harness):
     """Where the kept events do not reach back, the stream says so first, and goes on with the oldest."""
     await harness.enqueue("a")
@@ -268,3 +287,13 @@ async def test_silence_sends_comments(feed, monkeypatch):
         assert await anext(chunks) == b"retry: 2000\n"
         feed._news.set()
         assert await asyncio.wait_for(anext(chunks), 10) == b":\n"
+
+
+async def test_news_is_announced_before_it_is_delivered(harness):
+    """What was read before an event is dropped before a client learns of the event and reads again."""
+    announced = []
+    feed = Feed(harness.queue, on_news=lambda: announced.append(feed.newest))
+    async with feed.running(), following(feed, "0") as reader:
+        await harness.enqueue("a")
+        event = await reader.next()
+        assert str(announced[-1]) == event["event_id"]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aragora_q.web import snapshot
-from aragora_q.web.snapshot import SharedReads
+from aragora_q.web.snapshot import ClearAfterChanges, SharedReads
 
 
 class Source:
@@ -65,3 +65,21 @@ async def test_close_stops_reads():
     await shared.close()
     with pytest.raises(asyncio.CancelledError):
         await viewer
+
+
+async def test_an_answer_to_a_change_clears():
+    """Who changed something and looks again sees it: what was read is dropped before the answer to a change."""
+    shared, source = SharedReads(), Source()
+    source.may_answer.set()
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start"})
+
+    async def send(_message):
+        seen.append(await shared.get("stats", source.read))
+
+    seen = []
+    guarded = ClearAfterChanges(app, shared)
+    for method in ("GET", "GET", "POST", "GET"):
+        await guarded({"type": "http", "method": method}, None, send)
+    assert seen == [1, 1, 2, 2]

@@ -86,6 +86,29 @@ def test_it_starts_and_goes_on_without_redis(own_server, start_console):
     assert console.log.count("may write") == 1
 
 
+async def test_waits_and_streams_end_with_the_process(start_console, harness):
+    """When the process stops, a request that waits for a job is answered, and a stream of events ends."""
+    await harness.enqueue("a")
+    console = start_console(REDIS_URL=harness.config.redis_url)
+    jobs = "/api/v1/queues/debates"
+    wait_until_sync(lambda: console.get(f"{jobs}/stats").status == 200)
+    with (
+        socket.create_connection((console.host, console.port), 20) as waiting,
+        socket.create_connection((console.host, console.port), 20) as following,
+    ):
+        waiting.sendall(f"GET {jobs}/jobs/a?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        following.sendall(f"GET {jobs}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert following.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        assert console.get("/healthz").status == 200
+        console.process.send_signal(signal.SIGTERM)
+        with waiting.makefile("rb") as answer:
+            text = answer.read()
+        assert (text[:15], b'"status":"pending"' in text) == (b"HTTP/1.1 200 OK", True)
+        with following.makefile("rb") as answer:
+            assert answer.read().endswith(b"0\r\n\r\n")
+    assert console.stop() == -signal.SIGTERM
+
+
 def test_a_viewer_that_only_reads_is_not_warned_about(console, acl_server):
     """With the user of `aragora-q acl stats` there is no warning, and no refusal in Redis' ACL log."""
     assert console.get("/metrics").status == 200
