@@ -50,6 +50,8 @@ class Browser:
         self._app.state.metrics = WebMetrics(console.config.queue)
         self.actor = Actor(name, role, "10.0.0.7")
         self.cookies = {}
+        self.logged = {}
+        """What the log line of the last request names."""
 
     async def get(self, address):
         return await self._send("GET", address)
@@ -91,6 +93,7 @@ class Browser:
             sent.append(message)
 
         await self._app(scope, receive, send)
+        self.logged = scope["state"].get("action", {})
         start = sent[0]
         text = b"".join(message.get("body", b"") for message in sent[1:]).decode()
         found = {}

@@ -53,9 +53,11 @@ async def test_an_action_on_one_job(harness, operator, verb, before, after, said
 
 @pytest.mark.parametrize("verb", ["cancel", "requeue", "hold", "unhold"])
 async def test_who_and_why_are_kept(harness, operator, verb):
-    """An action is in the history of its job: who did it, from where, and why."""
+    """An action is in the history of its job, and in the log: who did it, from where, and why."""
     await job_in(harness, STATE[verb])
     await operator.post(f"/jobs/j1/{verb}", reason="<b>prices</b> changed")
+    logged = {"action": verb, "ids": "j1", "count": 1, "reason": "<b>prices</b> changed"}
+    assert operator.logged == logged
     line = (await harness.queue.tracker.history("j1"))[-1]
     assert line["by"] == "alice from 10.0.0.7"
     assert line["reason"] == "<b>prices</b> changed"
