@@ -130,6 +130,18 @@ async def test_pages(api, harness):
         assert kind(await api.get("/jobs", params=wrong)) == (422, "invalid-payload", 65), wrong
 
 
+async def test_a_page_of_long_jobs(api, harness):
+    """Payloads that are read one at a time are in the answer as the others are."""
+    texts = {f"j{n}": "x" * (n % 2 * 200_000 + 10) for n in range(6)}
+    await harness.queue.enqueue_many([Job({"t": text}, id=n) for n, text in texts.items()])
+    page = await api.get("/jobs?limit=5")
+    found = page.json()
+    assert len(found["jobs"]) == 5
+    assert all(job["payload"]["t"] == texts[job["id"]] for job in found["jobs"])
+    assert (found["errors"], bool(found["cursor"])) == ([], True)
+    assert page.headers["cache-control"] == "no-store"
+
+
 async def test_a_corrupted_job_is_named_and_left_out(api, harness):
     """A page with a job whose data is damaged has all others."""
     await harness.enqueue("good")

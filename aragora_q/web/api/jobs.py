@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated, Any, NotRequired
 
 from fastapi import Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -33,12 +35,15 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.filters import read_filter
-from aragora_q.web.problems import JobDiffers, WrongMediaType
+from aragora_q.web.problems import NO_STORE, JobDiffers, WrongMediaType
 from aragora_q.web.roles import Role
 
 router = new_router("jobs")
 
 MAX_PAGE = 200
+MAX_SHORT_BYTES = 65_536
+"""Longest payload or result of jobs that are read together: a page of them takes at most 25 MB."""
+
 MAX_WAIT_SECONDS = 60.0
 
 
@@ -144,14 +149,35 @@ async def list_jobs(access: Viewer, query: Annotated[ListQuery, Query()]) -> Res
     """
     queue = access.queue
     page = await queue.find_page(await filter_of(queue, query), query.cursor, query.limit)
-    jobs: list[views.JobJson] = []
-    errors = []
-    for job in await queue.tracker.get_jobs(page.ids):
-        if isinstance(job, InvalidPayload):
-            errors.append(str(job))
-        elif job is not None and (not query.status or job.status in query.status):
-            jobs.append(views.job_json(job))
-    return answer({"jobs": jobs, "cursor": page.cursor or None, "errors": errors})
+    read = await queue.tracker.read_jobs(page.ids, max_bytes=MAX_SHORT_BYTES)
+    errors = [str(job) for job in read.jobs if isinstance(job, InvalidPayload)]
+    jobs = [
+        job
+        for job in read.jobs
+        if isinstance(job, Job) and (not query.status or job.status in query.status)
+    ]
+    rest = {"cursor": page.cursor or None, "errors": errors}
+    if not read.cut:
+        return answer({"jobs": [views.job_json(job) for job in jobs], **rest})
+    parts = _parts(queue, jobs, read.cut, rest)
+    return StreamingResponse(parts, headers=NO_STORE, media_type=JSON)
+
+
+async def _parts(
+    queue: RedisStreamsQueue, jobs: Iterable[Job], cut: Collection[str], rest: Mapping[str, Any]
+) -> AsyncIterator[str]:
+    """Yield a page whose long jobs are read one at a time, when the client takes them."""
+    yield '{"jobs":['
+    comma = ""
+    for job in jobs:
+        whole: Job | None = job
+        if job.id in cut:
+            with suppress(InvalidPayload):  # it was not corrupted a moment ago
+                whole = await queue.get_job(job.id)
+        if whole is not None:  # else it was deleted meanwhile
+            yield comma + json.dumps(views.job_json(whole), separators=(",", ":"))
+            comma = ","
+    yield f"],{json.dumps(rest)[1:]}"
 
 
 @router.post(
@@ -175,6 +201,7 @@ async def enqueue(access: Producer, request: Request) -> Response:
     `{"summary": …}` with the numbers and `exit_code`: 3 if some lines were refused.
     """
     if media_type(request) in (NDJSON, "application/jsonl"):
+        access.log_action("enqueue")
         return await lines.respond(new_checker(access, BulkSummary()), request)
     if media_type(request) != JSON:
         raise WrongMediaType(
@@ -235,6 +262,7 @@ async def _enqueue(access: Access, checked: Checked) -> bool:
     Raises:
         NotDurable: it is in the queue, and not confirmed.
     """
+    access.log_action("enqueue", [checked.job.id])
     [outcome] = await access.queue.enqueue_checked([checked.item])
     if isinstance(outcome, InvalidPayload):
         raise outcome

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.lines import decode, max_line_bytes
-from aragora_q.web.access import Access, Viewer, console_of
+from aragora_q.web.access import Viewer, console_of
 from aragora_q.web.problems import (
     MEDIA_TYPE,
     NO_STORE,
@@ -55,9 +55,9 @@ def check_queue(queue: str, access: Viewer) -> None:
 def described(*others: HTTPStatus, body: bool = False) -> dict[int | str, dict[str, Any]]:
     """Return the errors of a route for its description: those of all routes, of its body, and `others`."""
     statuses = [
-        HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND,
-        HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND,
+        HTTPStatus.MISDIRECTED_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE,
     ]  # fmt: skip
     if body:
         statuses += [HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
@@ -142,10 +142,9 @@ def body_of(model: type[Model], *, is_optional: bool = False) -> Callable[..., A
     return read
 
 
-def takes(*models: Any, is_optional: bool = False, lines: bool = False) -> dict[str, Any]:
-    """Return the description of a body: one of the models, or, too, lines of them."""
-    MODELS.update({model.__name__: model for model in models})
-    [model] = models
+def takes(model: Any, *, is_optional: bool = False, lines: bool = False) -> dict[str, Any]:
+    """Return the description of a body: JSON of a model, or also `lines` of it."""
+    MODELS[model.__name__] = model
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     content: dict[str, Any] = {JSON: {"schema": schema}}
     if lines:
@@ -157,8 +156,3 @@ NDJSON = "application/x-ndjson"
 
 Reason = Annotated[Because, Depends(body_of(Because, is_optional=True))]
 """The optional body `{"reason": …}`."""
-
-
-def by(access: Access) -> str:
-    """Return who acts, as the history of a job names it."""
-    return access.actor.by
