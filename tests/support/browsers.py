@@ -63,20 +63,26 @@ class Browser:
             "POST", address, urlencode(pairs, doseq=True, errors="surrogatepass").encode()
         )
 
+    async def send_json(self, address, body):
+        """Send JSON, as a program does."""
+        return await self._send("POST", address, body, b"application/json")
+
     async def done(self, address, fields=(), **more):
         """Send a form, and return the page that it leads to, which says what was done."""
         answer = await self.post(address, fields, **more)
         assert answer.status == 303, (answer.status, answer.words[:800])
         return await self.get(answer.headers["location"])
 
-    async def _send(self, method, address, body=b""):
+    async def _send(
+        self, method, address, body=b"", content_type=b"application/x-www-form-urlencoded"
+    ):
         parts = urlsplit(address)
         headers = [
             (b"host", b"localhost"),
             (b"cookie", "; ".join(f"{n}={v}" for n, v in self.cookies.items()).encode()),
         ]
         if body or method == "POST":
-            headers.append((b"content-type", b"application/x-www-form-urlencoded"))
+            headers.append((b"content-type", content_type))
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
             "scheme": "http",

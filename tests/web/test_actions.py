@@ -295,3 +295,25 @@ async def test_commands_are_quoted(harness, operator):
     asked = await operator.post("/jobs/cancel", id="j1", reason="it's <i>late</i>; rm -rf $HOME")
     assert """aragora-q cancel j1 --reason 'it'"'"'s <i>late</i>; rm -rf $HOME'""" in asked.words
     assert "<i>late" not in asked.text
+
+
+async def test_actions_of_the_api_are_in_the_log(harness, operator):
+    """The log names what the API did as it names what a page did; a filter in words."""
+    await job_in(harness, "pending", group="g")
+    api = "/api/v1/queues/debates"
+    for address, body, action, ids in [
+        ("/jobs/j1/hold", b'{"reason": "r"}', "hold", "j1"),
+        ("/jobs/unhold", b'{"ids": ["j1", "a:b"], "reason": "r"}', "unhold", "j1"),
+        (
+            "/jobs/cancel",
+            b'{"filter": {"group": "g"}, "expected_count": 1, "reason": "r"}',
+            "cancel",
+            "of group g, status pending, processing, retrying or held",
+        ),
+        ("/groups/g/cancel", b'{"reason": "r"}', "group cancel", "g"),
+        ("/pause", b'{"reason": "r"}', "pause", ""),
+    ]:
+        answer = await operator.send_json(api + address, body)
+        assert answer.status == 200, answer.text
+        found = operator.logged
+        assert (found["action"], found["ids"], found["reason"]) == (action, ids, "r")
