@@ -6,7 +6,7 @@ from support.browsers import snapshot
 from aragora_q.base import Job
 from aragora_q.contracts import Failed, Report
 from aragora_q.errors import RedisUnreachable
-from aragora_q.web.pages import selection
+from aragora_q.web.pages import actions, selection
 from aragora_q.web.roles import Role
 
 STATE = {
@@ -250,6 +250,26 @@ async def test_groups_are_sealed_and_cancelled(harness, operator):
     assert (await harness.queue.tracker.history("j2"))[-1]["by"] == "alice from 10.0.0.7"
     assert (await operator.post("/groups/none/seal")).status == 404
     assert (await operator.post("/groups/none/cancel")).status == 404
+
+
+async def test_jobs_that_do_not_change_are_counted_once(harness, operator):
+    """What is done says once how many jobs were so already, however often jobs are looked for."""
+    await job_in(harness, "held", "j1", group="g")
+    await job_in(harness, "pending", "j2", group="g")
+    asked = await operator.post("/jobs/hold", matching="1", group="g")
+    page = await operator.done("/jobs/hold", asked.fields("/jobs/hold"))
+    assert "1 job held; 1 job: was already held." in page.words
+
+
+async def test_a_long_cancel_of_a_group(harness, operator, monkeypatch):
+    """When its time is up, the page says how many live jobs are left, and how to go on."""
+    await job_in(harness, "pending", "j1", group="g")
+    monkeypatch.setattr(actions, "BULK_SECONDS", 0.0)
+    answer = await operator.post("/groups/g/cancel", confirmed="1")
+    assert "1 live job of it left. To go on, confirm again." in answer.words
+    monkeypatch.undo()
+    page = await operator.done("/groups/g/cancel", answer.fields("/groups/g/cancel"))
+    assert "Group g is cancelled: 1 job." in page.words
 
 
 async def test_the_queue_is_paused_and_resumed(harness, operator):

@@ -108,8 +108,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
         group = await _group(access, name)
         return _group_page_to_confirm(
             request, access, group, form, back,
-            f"The group is cancelled and takes no more jobs; {count(group.live, 'live job')} of it "
-            "are left. To go on, confirm again.",
+            f"The time is over, and {count(group.live, 'live job')} of it left. To go on, confirm again.",
         )  # fmt: skip
     return redirect(back, f"Group {name} is cancelled: {count(cancelled, 'job')}.")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from aragora_q.base import JobStatus
@@ -35,6 +35,10 @@ class Done:
     is_over: bool = True
     """False: the time was up, or an error came, before all jobs were seen."""
     error: AragoraQError | None = None
+
+    def add(self, answers: Iterable[str], *, is_first: bool) -> None:
+        """Count answers. Jobs that did not change are counted when they are seen first."""
+        self.answers.update(each for each in answers if is_first or each in self.verb.changed)
 
     @property
     def changed(self) -> int:
@@ -114,12 +118,13 @@ class Selection:
         """
         done, deadline, wanted = Done(self.verb), time.monotonic() + BULK_SECONDS, self.wanted
         try:
-            began = await queue.tracker.server_time()
+            began, is_first = await queue.tracker.server_time(), True
             while True:
                 changed_before = done.changed
                 async for page in self._pages(queue, wanted):
                     batch = page[: max(0, most - done.changed)] if not self.ids else page
-                    done.answers.update(await self.verb.send(queue, batch, by, reason))
+                    answers = await self.verb.send(queue, batch, by, reason)
+                    done.add(answers, is_first=is_first)
                     if not self.ids and done.changed >= most:
                         return done
                     if time.monotonic() >= deadline:
@@ -127,6 +132,7 @@ class Selection:
                         return done
                 if self.ids or not self.verb.repeats or done.changed == changed_before:
                     return done
+                is_first = False
                 if wanted.statuses != self.verb.statuses:
                     wanted = replace(wanted, until=min(wanted.until or began, began))
         except AragoraQError as error:
