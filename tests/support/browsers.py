@@ -63,9 +63,9 @@ class Browser:
             "POST", address, urlencode(pairs, doseq=True, errors="surrogatepass").encode()
         )
 
-    async def send_json(self, address, body):
-        """Send JSON, as a program does."""
-        return await self._send("POST", address, body, b"application/json")
+    async def send(self, address, body, content_type=b"application/json"):
+        """Send a body, as a program does."""
+        return await self._send("POST", address, body, content_type)
 
     async def done(self, address, fields=(), **more):
         """Send a form, and return the page that it leads to, which says what was done."""

@@ -333,7 +333,31 @@ async def test_actions_of_the_api_are_in_the_log(harness, operator):
         ("/groups/g/cancel", b'{"reason": "r"}', "group cancel", "g"),
         ("/pause", b'{"reason": "r"}', "pause", ""),
     ]:
-        answer = await operator.send_json(api + address, body)
+        answer = await operator.send(api + address, body)
         assert answer.status == 200, answer.text
         found = operator.logged
         assert (found["action"], found["ids"], found["reason"]) == (action, ids, "r")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        (b"multipart/form-data", b"x", 400),
+        (b"multipart/form-data; boundary=b", b"--b\r\ngarbage", 303),
+        (
+            b"multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="id"; filename="f"\r\n\r\nx\r\n--b--\r\n',
+            400,
+        ),
+        (b"application/json", b'{"id": "j1"}', 303),
+        (b"application/x-www-form-urlencoded", b"id=%ff%00&=&&&%", 404),
+        (b"application/x-www-form-urlencoded", b"&".join(b"id=j1" for _ in range(3_000)), 400),
+        (b"application/x-www-form-urlencoded", b"id=j1&confirmed=-1&confirmed=\xd9\xa3", 200),
+    ],
+)
+async def test_bodies_that_no_form_sends(harness, operator, content_type, body, status):
+    """A body that is not a form of the console is refused or means nothing; it is never a defect."""
+    await job_in(harness, "pending")
+    answer = await operator.send("/jobs/cancel", body, content_type)
+    assert answer.status == status, answer.words
+    assert await harness.queue.get_status("j1") == "pending"
