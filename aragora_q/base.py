@@ -82,6 +82,9 @@ AUTOMATIC_CAUSES: frozenset[HoldCause] = frozenset({"budget", "provider"})
 
 MAX_HOLD_BY_BYTES = 64
 
+MAX_REASON_CHARS = 500
+"""Longest reason that an operator gives."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:

@@ -309,10 +309,9 @@ def _decode(text: str) -> Any:
         raise typer.BadParameter(f"{text!r:.100} is not JSON: {reason}") from None
 
 
-MAX_REASON_CHARS = 500
-
-
 def _check_reason(reason: str) -> str:
+    from aragora_q.base import MAX_REASON_CHARS
+
     if len(reason) > MAX_REASON_CHARS:
         raise typer.BadParameter(f"must have at most {MAX_REASON_CHARS} characters")
     return reason

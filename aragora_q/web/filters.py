@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 
 from aragora_q.base import JobStatus
 from aragora_q.errors import InvalidPayload
@@ -45,6 +46,39 @@ def read_filter(fields: Iterable[tuple[str, object]], now: float) -> JobFilter:
     if wanted.since is not None and wanted.until is not None and wanted.since >= wanted.until:
         raise InvalidPayload("until is not after since: no jobs match")
     return wanted
+
+
+def filter_words(wanted: JobFilter) -> str:
+    """Return a filter in words: `of group nightly, status pending`, with its times in UTC."""
+    parts = [f"group {wanted.group}"] if wanted.group else []
+    parts += [f"tenant {wanted.tenant}"] if wanted.tenant else []
+    parts += [f"tag {name}={value}" for name, value in sorted(wanted.tags.items())]
+    *others, last = _names(wanted.statuses) or [""]
+    if last:
+        parts.append(f"status {', '.join(others)} or {last}" if others else f"status {last}")
+    parts += [
+        f"{name} {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        for name, at in (("since", wanted.since), ("until", wanted.until))
+        if at is not None
+    ]
+    return f"of {', '.join(parts)}" if parts else "of this queue"
+
+
+def filter_fields(wanted: JobFilter) -> list[tuple[str, str]]:
+    """Return a filter as the fields of a form; its times do not depend on when it is read."""
+    fields = [("status", name) for name in _names(wanted.statuses)]
+    fields += [("group", wanted.group)] if wanted.group else []
+    fields += [("tenant", wanted.tenant)] if wanted.tenant else []
+    fields += [("tag", f"{name}={value}") for name, value in sorted(wanted.tags.items())]
+    return fields + [
+        (name, datetime.fromtimestamp(at, UTC).isoformat())
+        for name, at in (("since", wanted.since), ("until", wanted.until))
+        if at is not None
+    ]
+
+
+def _names(statuses: AbstractSet[JobStatus]) -> list[str]:
+    return [each.value for each in JobStatus if each in statuses]
 
 
 def _status(text: str) -> JobStatus:

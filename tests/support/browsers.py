@@ -50,6 +50,8 @@ class Browser:
         self._app.state.metrics = WebMetrics(console.config.queue)
         self.actor = Actor(name, role, "10.0.0.7")
         self.cookies = {}
+        self.logged = {}
+        """What the log line of the last request names."""
 
     async def get(self, address):
         return await self._send("GET", address)
@@ -61,20 +63,26 @@ class Browser:
             "POST", address, urlencode(pairs, doseq=True, errors="surrogatepass").encode()
         )
 
+    async def send(self, address, body, content_type=b"application/json"):
+        """Send a body, as a program does."""
+        return await self._send("POST", address, body, content_type)
+
     async def done(self, address, fields=(), **more):
         """Send a form, and return the page that it leads to, which says what was done."""
         answer = await self.post(address, fields, **more)
         assert answer.status == 303, (answer.status, answer.words[:800])
         return await self.get(answer.headers["location"])
 
-    async def _send(self, method, address, body=b""):
+    async def _send(
+        self, method, address, body=b"", content_type=b"application/x-www-form-urlencoded"
+    ):
         parts = urlsplit(address)
         headers = [
             (b"host", b"localhost"),
             (b"cookie", "; ".join(f"{n}={v}" for n, v in self.cookies.items()).encode()),
         ]
         if body or method == "POST":
-            headers.append((b"content-type", b"application/x-www-form-urlencoded"))
+            headers.append((b"content-type", content_type))
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
             "scheme": "http",
@@ -91,6 +99,7 @@ class Browser:
             sent.append(message)
 
         await self._app(scope, receive, send)
+        self.logged = scope["state"].get("action", {})
         start = sent[0]
         text = b"".join(message.get("body", b"") for message in sent[1:]).decode()
         found = {}

@@ -6,7 +6,7 @@ from support.browsers import snapshot
 from aragora_q.base import Job
 from aragora_q.contracts import Failed, Report
 from aragora_q.errors import RedisUnreachable
-from aragora_q.web.pages import selection
+from aragora_q.web.pages import actions, selection
 from aragora_q.web.roles import Role
 
 STATE = {
@@ -53,9 +53,11 @@ async def test_an_action_on_one_job(harness, operator, verb, before, after, said
 
 @pytest.mark.parametrize("verb", ["cancel", "requeue", "hold", "unhold"])
 async def test_who_and_why_are_kept(harness, operator, verb):
-    """An action is in the history of its job: who did it, from where, and why."""
+    """An action is in the history of its job, and in the log: who did it, from where, and why."""
     await job_in(harness, STATE[verb])
     await operator.post(f"/jobs/j1/{verb}", reason="<b>prices</b> changed")
+    logged = {"action": verb, "ids": "j1", "count": 1, "reason": "<b>prices</b> changed"}
+    assert operator.logged == logged
     line = (await harness.queue.tracker.history("j1"))[-1]
     assert line["by"] == "alice from 10.0.0.7"
     assert line["reason"] == "<b>prices</b> changed"
@@ -250,6 +252,26 @@ async def test_groups_are_sealed_and_cancelled(harness, operator):
     assert (await operator.post("/groups/none/cancel")).status == 404
 
 
+async def test_jobs_that_do_not_change_are_counted_once(harness, operator):
+    """What is done says once how many jobs were so already, however often jobs are looked for."""
+    await job_in(harness, "held", "j1", group="g")
+    await job_in(harness, "pending", "j2", group="g")
+    asked = await operator.post("/jobs/hold", matching="1", group="g")
+    page = await operator.done("/jobs/hold", asked.fields("/jobs/hold"))
+    assert "1 job held; 1 job: was already held." in page.words
+
+
+async def test_a_long_cancel_of_a_group(harness, operator, monkeypatch):
+    """When its time is up, the page says how many live jobs are left, and how to go on."""
+    await job_in(harness, "pending", "j1", group="g")
+    monkeypatch.setattr(actions, "BULK_SECONDS", 0.0)
+    answer = await operator.post("/groups/g/cancel", confirmed="1")
+    assert "1 live job of it left. To go on, confirm again." in answer.words
+    monkeypatch.undo()
+    page = await operator.done("/groups/g/cancel", answer.fields("/groups/g/cancel"))
+    assert "Group g is cancelled: 1 job." in page.words
+
+
 async def test_the_queue_is_paused_and_resumed(harness, operator):
     """Pause and resume say whether they changed anything."""
     for verb, said in [
@@ -293,3 +315,49 @@ async def test_commands_are_quoted(harness, operator):
     asked = await operator.post("/jobs/cancel", id="j1", reason="it's <i>late</i>; rm -rf $HOME")
     assert """aragora-q cancel j1 --reason 'it'"'"'s <i>late</i>; rm -rf $HOME'""" in asked.words
     assert "<i>late" not in asked.text
+
+
+async def test_actions_of_the_api_are_in_the_log(harness, operator):
+    """The log names what the API did as it names what a page did; a filter in words."""
+    await job_in(harness, "pending", group="g")
+    api = "/api/v1/queues/debates"
+    for address, body, action, ids in [
+        ("/jobs/j1/hold", b'{"reason": "r"}', "hold", "j1"),
+        ("/jobs/unhold", b'{"ids": ["j1", "a:b"], "reason": "r"}', "unhold", "j1"),
+        (
+            "/jobs/cancel",
+            b'{"filter": {"group": "g"}, "expected_count": 1, "reason": "r"}',
+            "cancel",
+            "of group g, status pending, processing, retrying or held",
+        ),
+        ("/groups/g/cancel", b'{"reason": "r"}', "group cancel", "g"),
+        ("/pause", b'{"reason": "r"}', "pause", ""),
+    ]:
+        answer = await operator.send(api + address, body)
+        assert answer.status == 200, answer.text
+        found = operator.logged
+        assert (found["action"], found["ids"], found["reason"]) == (action, ids, "r")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        (b"multipart/form-data", b"x", 400),
+        (b"multipart/form-data; boundary=b", b"--b\r\ngarbage", 303),
+        (
+            b"multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="id"; filename="f"\r\n\r\nx\r\n--b--\r\n',
+            400,
+        ),
+        (b"application/json", b'{"id": "j1"}', 303),
+        (b"application/x-www-form-urlencoded", b"id=%ff%00&=&&&%", 404),
+        (b"application/x-www-form-urlencoded", b"&".join(b"id=j1" for _ in range(3_000)), 400),
+        (b"application/x-www-form-urlencoded", b"id=j1&confirmed=-1&confirmed=\xd9\xa3", 200),
+    ],
+)
+async def test_bodies_that_no_form_sends(harness, operator, content_type, body, status):
+    """A body that is not a form of the console is refused or means nothing; it is never a defect."""
+    await job_in(harness, "pending")
+    answer = await operator.send("/jobs/cancel", body, content_type)
+    assert answer.status == status, answer.words
+    assert await harness.queue.get_status("j1") == "pending"

@@ -197,6 +197,16 @@ async def test_a_page_of_held_jobs_leads_to_the_next(harness, operator, monkeypa
         assert "j0" in (await operator.get(f"/held?after={cursor}")).words
 
 
+async def test_a_long_payload_is_not_read_whole(harness, operator):
+    """A held job with a long payload has its question in the list, and no more of it is sent."""
+    payload = {"question": "Is this long?", "agents": ["a", "b"], "metadata": {"x": "y" * 100_000}}
+    await harness.queue.enqueue(Job(payload, id="long"))
+    await harness.queue.hold("long")
+    page = await operator.get("/held")
+    assert "Is this long?" in page.words
+    assert len(page.text) < 50_000
+
+
 async def test_workers_and_what_each_runs(harness, operator):
     """A worker's row has its slots, and each job that it runs with its question."""
     session = await worker(harness.queue)

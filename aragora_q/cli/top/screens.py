@@ -11,8 +11,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Label, Static
 
-from aragora_q.base import Job
-from aragora_q.cli.options import MAX_REASON_CHARS
+from aragora_q.base import MAX_REASON_CHARS, Job
 from aragora_q.cli.top import texts
 from aragora_q.cli.top.reading import parse_filter
 from aragora_q.errors import InvalidPayload

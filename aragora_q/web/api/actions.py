@@ -26,6 +26,7 @@ from aragora_q.web.api.routing import (
     new_router,
     takes,
 )
+from aragora_q.web.filters import filter_words
 from aragora_q.web.problems import Conflict, CountDiffers
 from aragora_q.web.verbs import VERBS, Verb, is_job_id
 
@@ -132,6 +133,7 @@ def _add_routes(action: Action) -> None:
     async def one(access: Operator, job_id: str, because: Reason) -> Response:
         if not is_job_id(job_id):
             raise JobNotFound(job_id, access.console.config.queue)
+        access.log_action(action.verb.name, [job_id], because.reason)
         [result] = await action.run(access, [job_id], because.reason)
         if result == "unknown":
             raise JobNotFound(job_id, access.console.config.queue)
@@ -177,6 +179,7 @@ async def _of_ids(
     access: Access, action: Action, ids: Sequence[str], reason: str
 ) -> dict[str, Any]:
     valid = [*dict.fromkeys(each for each in ids if is_job_id(each))]
+    access.log_action(action.verb.name, valid, reason)
     found = dict(zip(valid, await action.run(access, valid, reason), strict=True))
     results = [found.get(job_id, "unknown") for job_id in ids]
     changed = sum(result in action.verb.changed for result in found.values())
@@ -198,6 +201,7 @@ async def _of_filter(access: Access, action: Action, selected: Selected) -> dict
             f"{count:,} jobs match, not {selected.expected_count:,}: nothing is changed",
             hint="count them again with dry_run",
         )
+    access.log_action(action.verb.name, [filter_words(wanted)], selected.reason)
     changed = await _sweep(access, action, wanted, selected)
     return {"results": [], "changed": changed}
 

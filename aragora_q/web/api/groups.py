@@ -94,6 +94,7 @@ async def seal_group(
 ) -> Response:
     """Let a group take no more jobs. The job `then` is enqueued when it has ended; its id is NAME.then."""
     _check_name(name)
+    access.log_action("group seal", [name])
     then = None if body.then is None else _follower(access, name, body.then)
     is_new = await access.queue.seal_group(name, then)
     group = await _require_group(viewer_queue(access), name)
@@ -117,6 +118,7 @@ def _follower(access: Access, name: str, fields: dict[str, Any]) -> Job:
 async def cancel_group(access: Operator, name: str, because: Reason) -> Response:
     """Cancel a group as a whole: its live jobs, and what would follow. It takes no more jobs."""
     _check_name(name)
+    access.log_action("group cancel", [name], because.reason)
     cancelled = await access.queue.cancel_group(name, by=access.actor.by, reason=because.reason)
     then = views.group_json(await _require_group(access.queue, name))["then"]
     return answer({"name": name, "dry_run": False, "cancelled": cancelled, "then": then})

@@ -201,6 +201,7 @@ async def enqueue(access: Producer, request: Request) -> Response:
     `{"summary": …}` with the numbers and `exit_code`: 3 if some lines were refused.
     """
     if media_type(request) in (NDJSON, "application/jsonl"):
+        access.log_action("enqueue")
         return await lines.respond(new_checker(access, BulkSummary()), request)
     if media_type(request) != JSON:
         raise WrongMediaType(
@@ -261,6 +262,7 @@ async def _enqueue(access: Access, checked: Checked) -> bool:
     Raises:
         NotDurable: it is in the queue, and not confirmed.
     """
+    access.log_action("enqueue", [checked.job.id])
     [outcome] = await access.queue.enqueue_checked([checked.item])
     if isinstance(outcome, InvalidPayload):
         raise outcome

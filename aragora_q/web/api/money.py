@@ -178,6 +178,7 @@ async def list_providers(access: Viewer) -> Response:
 )
 async def pause_provider(access: Operator, name: str, because: Reason) -> Response:
     """Begin no more calls to a provider, or to one account, until it is resumed."""
+    access.log_action("providers pause", [name], because.reason)
     _check_provider(name)
     accounts = Accounts(access.gates)
     was_paused = name in await accounts.pauses()
@@ -192,8 +193,9 @@ async def pause_provider(access: Operator, name: str, because: Reason) -> Respon
     responses=described(body=True),
     openapi_extra=takes(Because, is_optional=True),
 )
-async def resume_provider(access: Operator, name: str, because: Reason) -> Response:  # noqa: ARG001 - the body is checked
+async def resume_provider(access: Operator, name: str, because: Reason) -> Response:
     """Let calls to a provider begin again, whatever stopped them."""
+    access.log_action("providers resume", [name], because.reason)
     _check_provider(name)
     accounts = Accounts(access.gates)
     changed = await accounts.resume(name)
@@ -253,6 +255,7 @@ async def set_budget(
     elif body.window is None:
         raise InvalidPayload(f"{name} is a new budget: give its window")
     wanted = checked(BudgetConfig, given)
+    access.log_action("budget set", [name], body.reason)
     await book.set_budget(name, wanted, by=access.actor.by, reason=body.reason)
     return answer(await views.budget_json(book, await _require_budget(book, name)))
 
@@ -263,8 +266,9 @@ async def set_budget(
     responses=described(body=True),
     openapi_extra=takes(Because, is_optional=True),
 )
-async def reset_budget(access: Operator, name: str, because: Reason) -> Response:  # noqa: ARG001 - the body is checked
+async def reset_budget(access: Operator, name: str, because: Reason) -> Response:
     """Let what workers declare apply again. What was spent stays."""
+    access.log_action("budget reset", [name], because.reason)
     book = Book(access.gates)
     await _require_budget(book, name)
     is_reset = await book.reset_budget(name)

@@ -82,6 +82,7 @@ async def get_workers(access: Viewer) -> Response:
 )
 async def pause(access: Operator, because: Reason) -> Response:
     """Start no more jobs until `resume`; running jobs continue."""
+    access.log_action("pause", reason=because.reason)
     changed = await access.queue.pause(by=access.actor.by, reason=because.reason)
     return answer({"paused": True, "changed": changed})
 
@@ -94,6 +95,7 @@ async def pause(access: Operator, because: Reason) -> Response:
 )
 async def resume(access: Operator, because: Reason) -> Response:
     """Start jobs again."""
+    access.log_action("resume", reason=because.reason)
     changed = await access.queue.pause(paused=False, by=access.actor.by, reason=because.reason)
     return answer({"paused": False, "changed": changed})
 

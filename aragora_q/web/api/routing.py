@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
+from aragora_q.base import MAX_REASON_CHARS
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.lines import decode, max_line_bytes
 from aragora_q.web.access import Viewer, console_of
@@ -25,7 +26,6 @@ from aragora_q.web.problems import (
 )
 
 JSON = "application/json"
-MAX_REASON_CHARS = 500
 MODELS: dict[str, Any] = {}
 """Shapes of bodies by name, for the description of the API."""
 

@@ -47,6 +47,7 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
     if number > confirmed:
         grown = f"The number of jobs has grown from {confirmed:,} to {number:,}"
         return page.render(number, f"{grown}: nothing was {chosen.done}.", status_code=409)
+    access.log_action(verb, selection.ids or [selection.words], form.reason)
     done = await selection.run(access.queue, access.actor.by, form.reason, most=confirmed)
     return (
         redirect(back, f"{done.text}.") if done.is_over else await page.render_rest(done, confirmed)
@@ -63,6 +64,7 @@ async def act_on_job(request: Request, access: Operator, job_id: str, verb: str)
         return _BulkPage(
             request, access, Selection(chosen, (job_id,)), form, form.back("/jobs")
         ).render(1)
+    access.log_action(verb, [job_id], form.reason)
     [answer] = await chosen.send(access.queue, [job_id], access.actor.by, form.reason)
     if answer == "unknown":
         raise JobNotFound(job_id, access.queue.config.queue)
@@ -74,6 +76,7 @@ async def seal_group(request: Request, access: Operator, name: str) -> Response:
     """Seal a group: it takes no more jobs."""
     form = await Form.of(request)
     back = form.back(_group_page(name))
+    access.log_action("group seal", [name])
     try:
         is_new = await access.queue.seal_group(name)
     except GroupSealed as error:
@@ -97,6 +100,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
             status_code=409,
         )  # fmt: skip
     by, reason = access.actor.by, form.reason
+    access.log_action("group cancel", [name], reason)
     try:
         async with asyncio.timeout(BULK_SECONDS):
             cancelled = await access.queue.cancel_group(name, by=by, reason=reason)
@@ -104,8 +108,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
         group = await _group(access, name)
         return _group_page_to_confirm(
             request, access, group, form, back,
-            f"The group is cancelled and takes no more jobs; {count(group.live, 'live job')} of it "
-            "are left. To go on, confirm again.",
+            f"The time is over, and {count(group.live, 'live job')} of it left. To go on, confirm again.",
         )  # fmt: skip
     return redirect(back, f"Group {name} is cancelled: {count(cancelled, 'job')}.")
 

@@ -31,6 +31,7 @@ async def pause_queue(request: Request, access: Operator, verb: str) -> Response
     if verb not in ("pause", "resume"):
         raise HTTPException(404)
     form, paused = await Form.of(request), verb == "pause"
+    access.log_action(verb, reason=form.reason)
     changed = await access.queue.pause(paused=paused, by=access.actor.by, reason=form.reason)
     now = f"is {verb}d" if changed else f"was {'already' if paused else 'not'} paused"
     return redirect(form.back("/"), f"Queue {access.queue.config.queue} {now}.")
@@ -41,6 +42,7 @@ async def pause_provider(request: Request, access: Operator) -> Response:
     """Let no call to a provider, or to one account, begin."""
     form, accounts = await Form.of(request), Accounts(access.gates)
     name, reason = form.text("name"), form.reason
+    access.log_action("providers pause", [name], reason)
     pauses = await accounts.pauses()
     if name not in {n for each in await accounts.accounts() for n in each.paused_by} | set(pauses):
         raise ProviderNotFound(f"no calls to {name!r:.100} are known")
@@ -57,6 +59,7 @@ async def resume_provider(request: Request, access: Operator) -> Response:
     """Let calls to a provider, or to one account, begin again, whatever stopped them."""
     form, accounts = await Form.of(request), Accounts(access.gates)
     name = form.text("name")
+    access.log_action("providers resume", [name])
     changed = await accounts.resume(name)
     found, pauses = await accounts.accounts(), await accounts.pauses()
     of_it = [each for each in found if name in each.paused_by]
@@ -74,6 +77,7 @@ async def set_budget(request: Request, access: Operator) -> Response:
     """Set a budget for all workers, over what they declare. What is left blank stays as it is."""
     form, book = await Form.of(request), Book(access.gates)
     name, reason = form.text("name"), form.reason
+    access.log_action("budget set", [name], reason)
     given = {each: form.text(each) for each in ("limit_usd", "window", "scope", "on_full")}
     given = {each: value for each, value in given.items() if value}
     before = await book.budget(name)
@@ -93,6 +97,7 @@ async def reset_budget(request: Request, access: Operator) -> Response:
     """Let what workers declare apply again."""
     form, book = await Form.of(request), Book(access.gates)
     name = form.text("name")
+    access.log_action("budget reset", [name])
     before = await book.budget(name)
     if before is None:
         raise BudgetNotFound(f"no budget {name!r:.100}")

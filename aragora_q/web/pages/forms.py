@@ -5,12 +5,11 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.datastructures import FormData
 
+from aragora_q.base import MAX_REASON_CHARS
 from aragora_q.errors import InvalidPayload
 
 MAX_FIELDS = 2_000
 """Fields of a form: more than a page has checkboxes."""
-
-MAX_REASON_CHARS = 500
 
 
 class Form:

@@ -16,6 +16,7 @@ from aragora_q.gates.accounts import Account, read_accounts
 from aragora_q.gates.book import Book, Budget, ScopeSpending
 from aragora_q.gates.policy import holder_name
 from aragora_q.web.access import Access, Viewer
+from aragora_q.web.pages.jobs import read_shown
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -84,7 +85,7 @@ async def list_held(request: Request, access: Viewer, after: str = "") -> Respon
     queue = access.queue
     after = after if _CURSOR.fullmatch(after) else ""
     page = await queue.list_held(HOLD_CAUSES, after, limit=PAGE)
-    jobs = await queue.tracker.get_jobs([each.id for each in page.jobs])
+    jobs, _ = await read_shown(queue, [each.id for each in page.jobs])
     groups = group_by_cause(page.jobs, jobs)
     try:
         for group in groups:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -108,23 +109,41 @@ async def read_page(
 
 async def read_rows(queue: RedisStreamsQueue, ids: Sequence[str]) -> tuple[list[JobRow], float]:
     """Return jobs by their ids, without those that are gone, and the server's time; 0 without ids."""
+    jobs, now = await read_shown(queue, ids)
+    return [
+        _row(job_id, job) for job_id, job in zip(ids, jobs, strict=True) if job is not None
+    ], now
+
+
+async def read_shown(
+    queue: RedisStreamsQueue, ids: Sequence[str]
+) -> tuple[list[Job | InvalidPayload | None], float]:
+    """Return jobs by their ids as a list shows them, and the server's time; 0 without ids.
+
+    Of a long payload, only the beginning is read: it has the question, as far as that is there.
+    """
     read = await queue.tracker.read_jobs(ids, max_bytes=MAX_BYTES)
-    rows = [
-        _row(job_id, job, is_cut=job_id in read.cut)
-        for job_id, job in zip(ids, read.jobs, strict=True)
-        if job is not None
-    ]
-    return rows, read.now
+    for job in read.jobs:
+        if isinstance(job, Job) and job.id in read.cut:
+            job.payload = _beginning(job.raw_payload)
+    return read.jobs, read.now
 
 
-def _row(job_id: str, job: Job | InvalidPayload, *, is_cut: bool) -> JobRow:
+def _beginning(raw: bytes) -> dict[str, Any]:
+    """Return what the beginning of a payload shows."""
+    payload = decode_payload(raw)
+    question = _QUESTION.search(payload["malformed"]) if "malformed" in payload else None
+    return {"question": json.loads(f'"{question[1]}"')} if question else payload
+
+
+def _row(job_id: str, job: Job | InvalidPayload) -> JobRow:
     if isinstance(job, InvalidPayload):
         return JobRow(job_id, "corrupted", None, str(job))
     return JobRow(
         job.id,
         job.status.value,
         job.completed_at or job.started_at or job.created_at,
-        _summary(job, is_cut=is_cut),
+        _summary(job),
         job.attempts,
         job.crashes,
         job.group,
@@ -134,16 +153,8 @@ def _row(job_id: str, job: Job | InvalidPayload, *, is_cut: bool) -> JobRow:
     )
 
 
-def _summary(job: Job, *, is_cut: bool) -> str:
-    """Return a job's summary on one line. Of a long payload, only the beginning was read."""
-    if is_cut:
-        whole = decode_payload(job.raw_payload)
-        if "malformed" not in whole:
-            job.payload = whole
-        elif question := _QUESTION.search(whole["malformed"]):
-            job.payload = {"question": json.loads(f'"{question[1]}"')}
-        else:
-            job.payload = whole
+def _summary(job: Job) -> str:
+    """Return a job's summary on one line."""
     text = " ".join(summary(job).split())
     return text if len(text) <= MAX_SUMMARY_CHARS else f"{text[: MAX_SUMMARY_CHARS - 1]}…"
 

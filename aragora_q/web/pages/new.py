@@ -292,6 +292,7 @@ def _check_all(draft: Draft, fields: dict[str, Any], config: QueueConfig) -> Non
 
 async def _enqueue(request: Request, access: Access, draft: Draft, ready: Ready) -> Response:
     job, approval = ready.job, ready.approval
+    access.log_action("enqueue", [job.id])
     try:
         [result] = await access.queue.enqueue_many([job], hold=approval.reason if approval else "")
     except InvalidPayload as error:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from aragora_q.base import JobStatus
 from aragora_q.errors import AragoraQError
@@ -18,6 +16,7 @@ from aragora_q.formats import count
 from aragora_q.labels import JobFilter
 from aragora_q.redis.scripts import BATCH_LIMIT
 from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.filters import filter_fields, filter_words
 from aragora_q.web.verbs import Verb
 
 BULK_SECONDS = 8.0
@@ -36,6 +35,10 @@ class Done:
     is_over: bool = True
     """False: the time was up, or an error came, before all jobs were seen."""
     error: AragoraQError | None = None
+
+    def add(self, answers: Iterable[str], *, is_first: bool) -> None:
+        """Count answers. Jobs that did not change are counted when they are seen first."""
+        self.answers.update(each for each in answers if is_first or each in self.verb.changed)
 
     @property
     def changed(self) -> int:
@@ -115,12 +118,13 @@ class Selection:
         """
         done, deadline, wanted = Done(self.verb), time.monotonic() + BULK_SECONDS, self.wanted
         try:
-            began = await queue.tracker.server_time()
+            began, is_first = await queue.tracker.server_time(), True
             while True:
                 changed_before = done.changed
                 async for page in self._pages(queue, wanted):
                     batch = page[: max(0, most - done.changed)] if not self.ids else page
-                    done.answers.update(await self.verb.send(queue, batch, by, reason))
+                    answers = await self.verb.send(queue, batch, by, reason)
+                    done.add(answers, is_first=is_first)
                     if not self.ids and done.changed >= most:
                         return done
                     if time.monotonic() >= deadline:
@@ -128,6 +132,7 @@ class Selection:
                         return done
                 if self.ids or not self.verb.repeats or done.changed == changed_before:
                     return done
+                is_first = False
                 if wanted.statuses != self.verb.statuses:
                     wanted = replace(wanted, until=min(wanted.until or began, began))
         except AragoraQError as error:
@@ -147,36 +152,3 @@ class Selection:
 
 def _statuses(verb: Verb, wanted: JobFilter) -> frozenset[JobStatus]:
     return frozenset(wanted.statuses or verb.statuses) & verb.statuses
-
-
-def _names(statuses: AbstractSet[JobStatus]) -> list[str]:
-    return [each.value for each in JobStatus if each in statuses]
-
-
-def filter_words(wanted: JobFilter) -> str:
-    """Return a filter in words: `of group nightly, status pending`, with its times in UTC."""
-    parts = [f"group {wanted.group}"] if wanted.group else []
-    parts += [f"tenant {wanted.tenant}"] if wanted.tenant else []
-    parts += [f"tag {name}={value}" for name, value in sorted(wanted.tags.items())]
-    *others, last = _names(wanted.statuses) or [""]
-    if last:
-        parts.append(f"status {', '.join(others)} or {last}" if others else f"status {last}")
-    parts += [
-        f"{name} {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
-        for name, at in (("since", wanted.since), ("until", wanted.until))
-        if at is not None
-    ]
-    return f"of {', '.join(parts)}" if parts else "of this queue"
-
-
-def filter_fields(wanted: JobFilter) -> list[tuple[str, str]]:
-    """Return a filter as the fields of a form; its times do not depend on when it is read."""
-    fields = [("status", name) for name in _names(wanted.statuses)]
-    fields += [("group", wanted.group)] if wanted.group else []
-    fields += [("tenant", wanted.tenant)] if wanted.tenant else []
-    fields += [("tag", f"{name}={value}") for name, value in sorted(wanted.tags.items())]
-    return fields + [
-        (name, datetime.fromtimestamp(at, UTC).isoformat())
-        for name, at in (("since", wanted.since), ("until", wanted.until))
-        if at is not None
-    ]

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from aragora_q.base import Job
 from aragora_q.status import stalled_workers
 from aragora_q.web.access import Access, Viewer
+from aragora_q.web.pages.jobs import read_shown
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -43,7 +44,7 @@ async def list_workers(request: Request, access: Viewer) -> Response:
 
 async def _running_jobs(access: Access, workers: list[dict[str, Any]]) -> dict[str, Job]:
     ids = [job_id for worker in workers for job_id in worker["running"]][:MAX_RUNNING]
-    found = await access.queue.tracker.get_jobs(ids)
+    found, _ = await read_shown(access.queue, ids)
     return {job.id: job for job in found if isinstance(job, Job)}
 
 
