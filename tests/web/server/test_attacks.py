@@ -344,3 +344,23 @@ def test_hostile_names_are_text(console):
     for path in (f"/login?next=/{script}", f"/login?code={script}", f"/{script}"):
         text = console.get(path, Accept="text/html").text
         assert "<script>alert" not in text
+
+
+def test_an_action_is_one_line_of_the_log(console):
+    """A change by a page or a program is one line: who sent it, from where, the jobs, and the reason."""
+    token = console.tokens[Role.OPERATOR]
+    body = json.dumps({"ids": ["logged-1", "logged-2"], "reason": "too\nold=1"}).encode()
+    headers = bearer(token, **{"Content-Type": "application/json"})
+    console.request("POST", "/api/v1/queues/debates/jobs/cancel", body, headers)
+    cookie = console.post("/login", token=token).cookie
+    console.post("/jobs/logged-3/hold", cookie, reason="by hand")
+    who = "actor=the-operator address=127.0.0.1 method=POST"
+    for path, named in [
+        (
+            "/api/v1/queues/debates/jobs/cancel",
+            r'ids="logged-1 logged-2" count=2 reason="too\\nold=1"',
+        ),
+        ("/jobs/logged-3/hold", 'reason="by hand"'),
+    ]:
+        line = rf"{who} path={path} status=\d+ seconds=[0-9.]+ {named}$"
+        wait_until_sync(lambda line=line: re.search(line, console.log, re.MULTILINE), 10, line)
