@@ -33,5 +33,5 @@ async def test_the_commands_work(new_harness, worker_pool):
     assert '"id":"tea","status":"completed"' in done.stdout
     assert '"refused":1' in done.stdout
     assert '{"dry_run":true,"jobs":1}' in done.stdout
-    assert '{"results":[],"changed":1}' in done.stdout
+    assert '{"results":[],"changed":1,"complete":true}' in done.stdout
     assert '"event":"enqueued"' in done.stdout

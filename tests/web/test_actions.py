@@ -6,7 +6,8 @@ from support.browsers import snapshot
 from aragora_q.base import Job
 from aragora_q.contracts import Failed, Report
 from aragora_q.errors import RedisUnreachable
-from aragora_q.web.pages import actions, selection
+from aragora_q.web import selection
+from aragora_q.web.pages import actions
 from aragora_q.web.roles import Role
 
 STATE = {

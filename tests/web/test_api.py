@@ -211,7 +211,7 @@ async def test_actions_on_many(api, harness):
     other = await api.post("/jobs/hold", json={**group, "expected_count": 3})
     assert kind(other) == (409, "count-differs", 65)
     held = await api.post("/jobs/hold", json={**group, "expected_count": 4, "reason": "wait"})
-    assert held.json() == {"results": [], "changed": 4}
+    assert held.json() == {"results": [], "changed": 4, "complete": True}
     freed = await api.post("/jobs/unhold", json={**group, "expected_count": 4})
     assert freed.json()["changed"] == 4
     wanted = {"filter": {"group": "g", "status": ["pending"]}, "expected_count": 4}
@@ -371,4 +371,5 @@ async def test_a_failed_job_is_requeued(api, harness):
             {"id": "none", "requeued": False, "status": None},
         ],
         "changed": 1,
+        "complete": True,
     }

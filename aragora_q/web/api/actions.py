@@ -28,6 +28,7 @@ from aragora_q.web.api.routing import (
 )
 from aragora_q.web.filters import filter_words
 from aragora_q.web.problems import Conflict, CountDiffers
+from aragora_q.web.selection import Selection
 from aragora_q.web.verbs import VERBS, Verb, is_job_id
 
 router = new_router("actions")
@@ -62,31 +63,35 @@ class Counted(TypedDict):
 
 
 class ManyCancelled(TypedDict):
-    """Jobs that were to be cancelled: a result for each id, none for a filter; and how many were changed."""
+    """Jobs that were to be cancelled: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Cancelled]
     changed: int
+    complete: bool
 
 
 class ManyRequeued(TypedDict):
-    """Jobs that were to be requeued: a result for each id, none for a filter; and how many were changed."""
+    """Jobs that were to be requeued: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Requeued]
     changed: int
+    complete: bool
 
 
 class ManyHeld(TypedDict):
-    """Jobs that were to be held: a result for each id, none for a filter; and how many were changed."""
+    """Jobs that were to be held: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Held]
     changed: int
+    complete: bool
 
 
 class ManyUnheld(TypedDict):
-    """Jobs that were to be freed: a result for each id, none for a filter; and how many were changed."""
+    """Jobs that were to be freed: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Unheld]
     changed: int
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,8 @@ def _add_routes(action: Action) -> None:
         methods=["POST"],
         name=f"{action.verb.name}_jobs",
         description="Jobs by id, with a result for each; or all that match a filter, if they are "
-        "`expected_count`: 409 if not. `dry_run` counts them.",
+        "`expected_count`: 409 if not. `dry_run` counts them. A request works for some seconds: if it is not "
+        "`complete`, count the rest and go on.",
         response_model=action.results | Counted,
         responses=described(HTTPStatus.CONFLICT, body=True),
         openapi_extra=takes(Selected),
@@ -183,7 +189,8 @@ async def _of_ids(
     found = dict(zip(valid, await action.run(access, valid, reason), strict=True))
     results = [found.get(job_id, "unknown") for job_id in ids]
     changed = sum(result in action.verb.changed for result in found.values())
-    return {"results": await _described(access, action, ids, results), "changed": changed}
+    described_results = await _described(access, action, ids, results)
+    return {"results": described_results, "changed": changed, "complete": True}
 
 
 async def _of_filter(access: Access, action: Action, selected: Selected) -> dict[str, Any]:
@@ -202,8 +209,11 @@ async def _of_filter(access: Access, action: Action, selected: Selected) -> dict
             hint="count them again with dry_run",
         )
     access.log_action(action.verb.name, [filter_words(wanted)], selected.reason)
-    changed = await _sweep(access, action, wanted, selected)
-    return {"results": [], "changed": changed}
+    selection = Selection(action.verb, wanted=wanted)
+    done = await selection.run(access.queue, access.actor.by, selected.reason, most=count)
+    if done.error is not None and not done.changed:
+        raise done.error
+    return {"results": [], "changed": done.changed, "complete": done.is_over}
 
 
 async def _described(
@@ -228,25 +238,6 @@ async def _wanted(queue: RedisStreamsQueue, action: Action, given: Filter) -> Jo
             f"not {' or '.join(sorted(other))}"
         )
     return replace(wanted, statuses=wanted.statuses or action.verb.statuses)
-
-
-async def _sweep(access: Access, action: Action, wanted: JobFilter, selected: Selected) -> int:
-    """Act on all jobs that match; return how many were changed.
-
-    If statuses were given, jobs that started or were enqueued after the first time are not meant.
-    """
-    queue, changed = access.queue, 0
-    began = await queue.tracker.server_time()
-    has_statuses = bool(selected.filter and selected.filter.status)
-    while True:
-        before = changed
-        async for page in queue.find(wanted):
-            results = await action.run(access, page, selected.reason)
-            changed += sum(result in action.verb.changed for result in results)
-        if changed == before or not action.verb.repeats:
-            return changed
-        if has_statuses:
-            wanted = replace(wanted, until=min(wanted.until or began, began))
 
 
 for _action in ACTIONS:

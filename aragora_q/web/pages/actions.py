@@ -21,7 +21,7 @@ from aragora_q.web.access import Operator
 from aragora_q.web.filters import read_filter
 from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import command_line, redirect, render
-from aragora_q.web.pages.selection import BULK_SECONDS, MAX_NAMED, Done, Selection
+from aragora_q.web.selection import BULK_SECONDS, MAX_NAMED, Done, Selection
 from aragora_q.web.verbs import VERBS, Verb, is_job_id
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """The jobs that an action means, checked ones or all that match a filter: counted, described, and worked on.
 
-Used by `actions.py`. An action never changes more jobs than were confirmed, and works for a bounded time.
+Used by the pages and by the API. An action never changes more jobs than were confirmed, and works for a
+bounded time.
 """
 
 from __future__ import annotations
