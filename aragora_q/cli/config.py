@@ -170,7 +170,7 @@ def _entries(settings: QueueConfig) -> Iterator[_Entry]:
             value = HIDDEN
         if name == "redis_url":
             value = RedisUrl.parse(value).redacted
-        yield _Entry(name, value, field.default)
+        yield _Entry(name, value, field.get_default(call_default_factory=True))
     for table in TABLES:
         for name, entry in getattr(settings, table).items():
             yield _Entry(f"{table}.{name}", entry.model_dump(exclude_unset=True), None)

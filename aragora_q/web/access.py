@@ -22,7 +22,7 @@ MAX_LOGGED_IDS = 20
 """Ids in a log line; their number is there in any case."""
 
 MAX_LOGGED_CHARS = 500
-"""Length of an id or a reason in a log line."""
+"""Length of an id in a log line."""
 
 
 class NotLoggedIn(AccessDenied):
@@ -37,16 +37,13 @@ class Access:
     console: Console
     queue: RedisStreamsQueue
     gates: Connection
+    logged: dict[str, object]
+    """Fields of the request's log line."""
 
-
-def note_for_log(request: Request, ids: Sequence[object], reason: object) -> None:
-    """Add to the log line of a request the first ids that it names, their number, and its reason."""
-    noted: dict[str, object] = request.scope["state"].setdefault("action", {})
-    if ids:
-        first = " ".join(str(each)[:MAX_LOGGED_CHARS] for each in ids[:MAX_LOGGED_IDS])
-        noted.update(ids=first, count=len(ids))
-    if reason:
-        noted["reason"] = str(reason)[:MAX_LOGGED_CHARS]
+    def log_action(self, action: str, ids: Sequence[str] = (), reason: str = "") -> None:
+        """Name in the log line of the request what it does: the action, the first ids, their number, why."""
+        first = " ".join(each[:MAX_LOGGED_CHARS] for each in ids[:MAX_LOGGED_IDS])
+        self.logged.update(action=action, ids=first, count=len(ids), reason=reason)
 
 
 def console_of(request: Request) -> Console:
@@ -85,7 +82,8 @@ def access_as(role: Role) -> Callable[[Request], Awaitable[Access]]:
                 f"this needs role {role}, you have {actor.role}", hint="use another token"
             )
         connections = console.roles[role]
-        return Access(actor, console, connections.queue, connections.gates)
+        logged = request.scope["state"].setdefault("action", {})
+        return Access(actor, console, connections.queue, connections.gates, logged)
 
     return access
 

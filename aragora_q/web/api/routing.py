@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from aragora_q.base import MAX_REASON_CHARS
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.lines import decode, max_line_bytes
-from aragora_q.web.access import Viewer, console_of, note_for_log
+from aragora_q.web.access import Viewer, console_of
 from aragora_q.web.problems import (
     MEDIA_TYPE,
     NO_STORE,
@@ -115,8 +115,6 @@ async def read_object(request: Request, *, is_optional: bool = False) -> dict[st
     value = decode(body)
     if not isinstance(value, dict):
         raise InvalidPayload(f"the body must be a JSON object, got {json.dumps(value):.60}")
-    ids = value.get("ids")
-    note_for_log(request, ids if isinstance(ids, list) else [], value.get("reason"))
     return value
 
 

@@ -7,7 +7,6 @@ from starlette.datastructures import FormData
 
 from aragora_q.base import MAX_REASON_CHARS
 from aragora_q.errors import InvalidPayload
-from aragora_q.web.access import note_for_log
 
 MAX_FIELDS = 2_000
 """Fields of a form: more than a page has checkboxes."""
@@ -22,9 +21,7 @@ class Form:
     @classmethod
     async def of(cls, request: Request) -> Form:
         """Read the form that a request brings. Raises HTTPException for what is not one."""
-        form = cls(await request.form(max_files=0, max_fields=MAX_FIELDS))
-        note_for_log(request, form.texts("id"), form.text("reason"))
-        return form
+        return cls(await request.form(max_files=0, max_fields=MAX_FIELDS))
 
     def text(self, name: str) -> str:
         """Return the last value of a field, without blanks around it; blank if it is missing."""

@@ -358,9 +358,9 @@ def test_an_action_is_one_line_of_the_log(console):
     for path, named in [
         (
             "/api/v1/queues/debates/jobs/cancel",
-            r'ids="logged-1 logged-2" count=2 reason="too\\nold=1"',
+            r'action=cancel ids="logged-1 logged-2" count=2 reason="too\\nold=1"',
         ),
-        ("/jobs/logged-3/hold", 'reason="by hand"'),
+        ("/jobs/logged-3/hold", 'action=hold ids=logged-3 count=1 reason="by hand"'),
     ]:
         line = rf"{who} path={path} status=\d+ seconds=[0-9.]+ {named}$"
         wait_until_sync(lambda line=line: re.search(line, console.log, re.MULTILINE), 10, line)
