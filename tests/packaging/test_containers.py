@@ -93,7 +93,7 @@ def test_compose_scales_and_drains(compose):
     cli("wait", job, "--timeout", "60")
     wait_until_sync(lambda: len(json.loads(cli("stats", "--json"))["workers"]) == 5, 60, "five")
     assert cli("healthcheck", "127.0.0.1:8080") == "ok"
-    assert 'aragora_q_queue_jobs{' in ask(compose, "/metrics")[1]
+    assert "aragora_q_queue_jobs{" in ask(compose, "/metrics")[1]
     for path, accept in (("/", "text/html"), (f"{API}/jobs/{job}", "application/json")):
         status, said = ask(compose, path, Accept=accept)
         assert status == 401
@@ -117,7 +117,7 @@ def secrets(compose, tmp_path):
 
 
 def test_compose_with_users_and_tokens(compose, secrets):
-    """With deploy/compose/console.yml, Redis refuses whoever has no password, each role of the console is a
+    """With deploy/compose/console.yml, Redis refuses clients without a password, each role of the console is a
     Redis user, workers run what a token of the API enqueues, and a token that is removed does not work.
     """
     clone = secrets.parents[2]

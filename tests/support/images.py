@@ -167,7 +167,7 @@ def debian_container(running_debian):
     )
     running_debian("pkill redis-server; while pgrep redis-server; do sleep 0.1; done")
     running_debian(
-        "rm -rf /tmp/* /etc/default/aragora-q /etc/credstore/aragora-q* /var/lib/aragora-q/*"
+        "rm -rf /tmp/* /etc/default/aragora-q* /etc/credstore/aragora-q* /var/lib/aragora-q/*"
     )
     running_debian(
         "cp /root/redis.conf /etc/redis/; rm -rf /run/systemd/system/aragora-q*; systemctl daemon-reload"
