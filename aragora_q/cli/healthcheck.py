@@ -1,4 +1,4 @@
-"""`aragora-q healthcheck`: check a worker, exporter or console on this machine; for container health checks."""
+"""`aragora-q healthcheck`: check a worker or exporter on this machine; for container health checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ Examples:
   aragora-q healthcheck
   aragora-q healthcheck 127.0.0.1:9711    # aragora-q-worker@1, under systemd
   aragora-q healthcheck 127.0.0.1:9474    # the exporter
-  aragora-q healthcheck 127.0.0.1:8080    # the console
 
 \b
 Exit codes:
@@ -31,10 +30,10 @@ def healthcheck(
         typer.Argument(metavar="HOST:PORT", help="Address of the metrics endpoint."),
     ] = "127.0.0.1:9464",
 ) -> None:
-    """Check the health of a running worker, exporter or console.
+    """Check the health of a running worker or exporter.
 
-    A worker is healthy while it makes progress, even if it waits for Redis. Exporter and console are
-    healthy while Redis answers them. The default address is that of the first worker started by hand.
+    A worker is healthy while it makes progress, even if it waits for Redis. An exporter is healthy
+    while Redis answers it. The default address is that of the first worker started by hand.
     """
     host, port = parse_address(address, "HOST:PORT")
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
