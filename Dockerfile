@@ -1,4 +1,4 @@
-# Image of aragora-q: workers, exporter and every other command. Build: `docker build -t aragora-q .`
+# Image of aragora-q: workers, console and every other command. Build: `docker build -t aragora-q .`
 ARG BASE_IMAGE=python:3.13-slim
 
 # Build stage: pip and the sources do not reach the final image.
@@ -6,7 +6,7 @@ FROM ${BASE_IMAGE} AS build
 COPY pyproject.toml README.md LICENSE /src/
 COPY aragora_q /src/aragora_q
 RUN python3 -m venv /opt/aragora-q \
- && /opt/aragora-q/bin/python -m pip install --no-cache-dir --disable-pip-version-check '/src[llm]' \
+ && /opt/aragora-q/bin/python -m pip install --no-cache-dir --disable-pip-version-check '/src[llm,web,top]' \
  && /opt/aragora-q/bin/python -m pip uninstall --yes --quiet pip setuptools
 
 FROM ${BASE_IMAGE}
@@ -16,7 +16,8 @@ ENV PATH=/opt/aragora-q/bin:$PATH HOME=/tmp
 USER 65532:65532
 WORKDIR /tmp
 # Worker metrics. They listen on loopback unless ARAGORA_QUEUE_METRICS_HOST is set.
-EXPOSE 9464
+# The console listens on loopback, too, unless --listen is given.
+EXPOSE 9464 8080
 STOPSIGNAL SIGTERM
 # A worker is unhealthy if it makes no progress. Waiting for Redis is healthy.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["aragora-q", "healthcheck"]

@@ -14,13 +14,13 @@ from aragora_q.cli.options import LoadConfig, with_config
 
 EPILOG = """\b
 Roles:
-  producer   enqueue, status, list, wait, tail
+  producer   enqueue, status, list, wait, tail, producer of web
   worker     worker
   reaper     reap
   purge      purge
-  stats      stats, spend, exporter, status, list, wait, tail
+  stats      stats, spend, exporter, status, list, wait, tail, viewer of web
   operator   cancel, hold, unhold, requeue, pause, resume, reap, purge,
-             doctor, and all commands that only read
+             doctor, operator of web, and all commands that only read
 
 \b
 Examples:

@@ -36,6 +36,8 @@ def pages_for(place):
 
 
 MANUAL = "docs/operations.md"
+CONSOLE = "deploy/compose/console.yml"
+"""The file that COMPOSE_FILE adds."""
 NEEDS = {"docs/executors.md": "jq", MANUAL: "openssl"}
 """Programs that a page's blocks call and that a machine may lack."""
 ASK = "--agents demo:bold,demo:careful --rounds 1"
@@ -168,8 +170,10 @@ def test_page_works_with_docker(page, clone, compose, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, command in {
-        "docker": f'[ "$1" != compose ] || exec {" ".join(compose.command)} "${{@:2}}"\n'
-        f'exec {shutil.which("docker")} "$@"',
+        "docker": 'case "$1 ${COMPOSE_FILE-}" in\n'
+        f'  "compose ") exec {" ".join(compose.command(clone))} "${{@:2}}" ;;\n'
+        f'  compose*) exec {" ".join(compose.command(clone, clone / CONSOLE))} "${{@:2}}" ;;\n'
+        f'  *) exec {shutil.which("docker")} "$@" ;;\nesac',
         "curl": f'exec {shutil.which("curl")} "${{@/127.0.0.1:8080/{compose.http}}}"',
     }.items():
         (tools / name).write_text(f"#!/bin/bash\n{command}\n")

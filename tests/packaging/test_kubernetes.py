@@ -104,6 +104,30 @@ def test_pods_use_existing_options(name, monkeypatch):
             monkeypatch.setenv(variable, value)
     QueueConfig()  # refuses a variable that it does not know
     [port] = container["ports"]
-    command = container["readinessProbe"]["exec"]["command"]
-    assert command[:2] == ["aragora-q", "healthcheck"]
-    assert port["containerPort"] == int((command[2:] or ["127.0.0.1:9464"])[0].partition(":")[2])
+    probe = container["readinessProbe"]
+    if "tcpSocket" in probe:
+        assert probe["tcpSocket"] == {"port": port["name"]}
+        listens = container["args"][container["args"].index("--listen") + 1]
+    else:
+        command = probe["exec"]["command"]
+        assert command[:2] == ["aragora-q", "healthcheck"]
+        [listens] = command[2:] or ["127.0.0.1:9464"]
+    assert port["containerPort"] == int(listens.rpartition(":")[2])
+
+
+def test_console_outlives_redis():
+    """No probe of the console needs Redis: its pages say that Redis is away, to people who can reach them."""
+    [container] = PODS["aragora-q-web"]["containers"]
+    assert all("tcpSocket" in container[probe] for probe in ("readinessProbe", "livenessProbe"))
+
+
+def test_console_has_only_its_own_secrets():
+    """No provider key and no worker's password; what it reads is in the secret that its comment makes."""
+    pod = PODS["aragora-q-web"]
+    [container] = pod["containers"]
+    assert {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v} == {"aragora-q-web"}
+    assert all("valueFrom" not in each for each in container["env"])
+    made = (ROOT / "base/kustomization.yaml").read_text()
+    for each in container["env"]:
+        folder, _, key = each["value"].rpartition("/")
+        assert folder != "/run/secrets/aragora-q-web" or f"--from-file={key}=FILE" in made

@@ -77,6 +77,14 @@ def test_one_file_runs_alone(dist, tmp_path):
     assert list((tmp_path / "unpacked").glob("aragora-q.pyz_*"))
 
 
+def test_console_and_top_are_included(dist, package):
+    """One file and .deb contain the packages of the extras web and top."""
+    listed = zipfile.ZipFile(dist / "aragora-q.pyz").namelist()
+    for names in (listed, run("dpkg-deb", "--contents", package).split()):
+        for extra in ("fastapi", "uvicorn", "textual"):
+            assert any(name.endswith(f"/{extra}/__init__.py") for name in names), extra
+
+
 def bills_of(directory, *image):
     """Bills and hashes of what is in a directory, as `make packages` writes them."""
     run(sys.executable, "-m", "tools.sbom", directory, *image, cwd=ROOT)

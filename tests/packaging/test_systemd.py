@@ -107,6 +107,66 @@ def test_exporter_serves(debian_container, redis):
     assert debian_container("aragora-q healthcheck 127.0.0.1:9711") == "ok"
 
 
+ASK = """
+import sys, urllib.error, urllib.request
+path, method, token = sys.argv[1:]
+data = None if method == "GET" else b"{}"
+request = urllib.request.Request("http://127.0.0.1:8080" + path, method=method, data=data)
+request.add_header("Content-Type", "application/json")
+if token:
+    request.add_header("Authorization", "Bearer " + token)
+try:
+    print(urllib.request.urlopen(request, timeout=30).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+def test_console_serves(debian_container, redis):
+    """The console has the roles whose credentials it finds, as Redis users, and neither the password of the
+    workers nor their provider keys; a token works as soon as it is made.
+    """
+    debian_container("echo ANTHROPIC_API_KEY=secret >> /etc/default/aragora-q")
+    debian_container(
+        """set -e; umask 077; cd /root; export REDISCLI_AUTH='correct horse'
+        for role in stats operator; do
+          head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \\n' > $role.password
+          aragora-q acl $role --password-file $role.password | redis-cli
+        done
+        echo "redis://aragora-q-operator:$(cat operator.password)@127.0.0.1:6379" \\
+          > /etc/credstore/aragora-q.web-operator-redis-url
+        mv stats.password /etc/credstore/aragora-q.web-redis-password
+        echo REDIS_URL=redis://aragora-q-stats@127.0.0.1:6379 > /etc/default/aragora-q-web
+        echo ARAGORA_QUEUE_WEB_TOKENS_FILE=/etc/aragora-q/tokens >> /etc/default/aragora-q-web
+        systemctl start aragora-q-web"""
+    )
+
+    def ask(path, method="GET", token=""):
+        words = f"'{path}' {method} '{token}'"
+        return int(debian_container(f"python3 -c '{ASK}' {words}"))
+
+    api = "/api/v1/queues/debates"
+    assert debian_container("aragora-q healthcheck 127.0.0.1:8080") == "ok"
+    assert ask("/jobs") == 200
+    assert ask(f"{api}/pause", "POST") in {401, 403}
+    token = debian_container(
+        "aragora-q token alice --role operator --file /etc/aragora-q/tokens 2>/dev/null"
+    )
+    assert ask(f"{api}/pause", "POST", token) == 200
+    assert ask(f"{api}/resume", "POST", token) == 200
+    assert ask(f"{api}/jobs", "POST", token) == 403, "no credential of a producer"
+    seen = debian_container(
+        "p=$(systemctl show --property MainPID --value aragora-q-web);"
+        " tr '\\0' '\\n' < /proc/$p/environ; ls /run/credentials/aragora-q-web.service;"
+        " cat /run/credentials/aragora-q-web.service/*"
+    )
+    assert "web-operator-redis-url" in seen
+    assert "correct horse" not in seen
+    assert "ANTHROPIC_API_KEY" not in seen
+    debian_container("systemctl stop aragora-q-web")
+    assert debian_container("systemctl show --property Result --value aragora-q-web") == "success"
+
+
 def test_stop_drains(debian_container, redis):
     """`systemctl stop` lets a running job finish, and reports success."""
     debian_container(

@@ -41,6 +41,16 @@ def test_services_are_hardened(unit):
     assert done.returncode == 0, done.stdout[-500:] + done.stderr
 
 
+def test_services_have_the_same_sandbox():
+    """What one service may not do, no other may: the lines of the sandbox are the same."""
+    sandboxes = {
+        unit.read_text().partition("# Sandbox:")[2].partition("[Install]")[0].strip()
+        for unit in SERVICES
+    }
+    assert len(sandboxes) == 1
+    assert sandboxes != {""}
+
+
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 def test_settings_are_the_operators(unit):
     """No unit sets what aragora-q.toml may set: the environment would override the file."""

@@ -62,15 +62,23 @@ class Compose:
 
     def __init__(self, command, directory, **images):
         self.http = f"127.0.0.1:{free_port()}"
-        file = directory / "docker-compose.yml"
+        self.file = directory / "docker-compose.yml"
         text = (ROOT / "docker-compose.yml").read_text()
         text = text.replace("127.0.0.1:6379:6379", "127.0.0.1::6379")
-        file.write_text(text.replace("127.0.0.1:8080:", f"{self.http}:"))
-        self.command = [
-            *command, "--file", str(file), "--project-directory", str(ROOT),
-            "--project-name", f"aq{uuid.uuid4().hex[:8]}",
-        ]  # fmt: skip
+        self.file.write_text(text.replace("127.0.0.1:8080:", f"{self.http}:"))
+        self.program = command
+        self.project = f"aq{uuid.uuid4().hex[:8]}"
         self.images = images
 
-    def __call__(self, *arguments):
-        return run(*self.command, *arguments, env={**os.environ, **self.images}).strip()
+    def command(self, directory, *overrides):
+        """The words of a command line up to the name of Compose's command, for a clone of the repository."""
+        files = [word for file in (self.file, *overrides) for word in ("--file", str(file))]
+        return [
+            *self.program, *files, "--project-directory", str(directory),
+            "--project-name", self.project,
+        ]  # fmt: skip
+
+    def __call__(self, *arguments, directory=ROOT, overrides=()):
+        """Run a command of Compose and return its output; it must succeed."""
+        command = self.command(directory, *overrides)
+        return run(*command, *arguments, env={**os.environ, **self.images}).strip()

@@ -50,6 +50,10 @@ SUBSTITUTES = {
         "downloads much; requirements/dev.txt has it",
     ),
     "aragora-q models pull": ("aragora-q models pull --help", "downloads 100 MB"),
+    "docker compose build": (
+        'docker image inspect --format {{.Id}} "$ARAGORA_Q_IMAGE"',
+        "needs the network; tests/packaging/test_containers.py builds the image",
+    ),
     "kubectl apply --kustomize deploy/kubernetes/base": (
         "kubectl kustomize deploy/kubernetes/base",
         "needs a cluster; tests/packaging/test_kubernetes.py checks what is built",

@@ -69,7 +69,7 @@ def wheels(tmp_path_factory):
     directory = tmp_path_factory.mktemp("wheels")
     run(
         sys.executable, "-m", "pip", "--python", "/usr/bin/python3.11", "wheel", "--quiet",
-        "--wheel-dir", directory, f"{ROOT}[llm]", "hatchling>=1.27",
+        "--wheel-dir", directory, f"{ROOT}[llm,web,top]", "hatchling>=1.27",
     )  # fmt: skip
     for own in directory.glob("aragora_q-*"):
         own.unlink()
@@ -107,24 +107,21 @@ def base(debian, wheels, tmp_path_factory):
     context = tmp_path_factory.mktemp("base")
     shutil.copytree(wheels, context / "wheels")
     (context / "Dockerfile").write_text(BASE.format(debian=debian))
-    tag = "aragora-q-test-base:local"
-    run("docker", "build", "--quiet", "--tag", tag, context, env=_classic())
-    return tag
+    return _build("--tag", "aragora-q-test-base:local", context)
 
 
 @pytest.fixture(scope="session")
 def image(base):
     """The image, built from the project's Dockerfile."""
-    tag = "aragora-q-test:local"
-    run(
-        "docker", "build", "--quiet", "--network", "none", "--build-arg", f"BASE_IMAGE={base}",
-        "--tag", tag, ROOT, env=_classic(),
+    return _build(
+        "--network", "none", "--build-arg", f"BASE_IMAGE={base}", "--tag", "aragora-q-test:local", ROOT,
     )  # fmt: skip
-    return tag
 
 
-def _classic():
-    return {**os.environ, "DOCKER_BUILDKIT": "0"}
+def _build(*arguments):
+    """Build an image and return its id: another run may give its tag to another image."""
+    classic = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    return run("docker", "build", "--quiet", *arguments, env=classic).strip()
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +164,7 @@ def debian_container(running_debian):
     )
     running_debian("pkill redis-server; while pgrep redis-server; do sleep 0.1; done")
     running_debian(
-        "rm -rf /tmp/* /etc/default/aragora-q /etc/credstore/aragora-q* /var/lib/aragora-q/*"
+        "rm -rf /tmp/* /etc/default/aragora-q* /etc/credstore/aragora-q* /var/lib/aragora-q/*"
     )
     running_debian(
         "cp /root/redis.conf /etc/redis/; rm -rf /run/systemd/system/aragora-q*; systemctl daemon-reload"
