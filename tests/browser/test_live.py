@@ -4,12 +4,11 @@ import signal
 
 import pytest
 from playwright.sync_api import expect
-from support import consoles, processes, servers
+from support import consoles, processes
 from support.chromium import SECONDS
 from support.wait import wait_until_sync
 
 from aragora_q.base import Job
-from aragora_q.web.roles import Role
 
 SET_HIDDEN = """is_hidden => {
     Object.defineProperty(document, "hidden", { get: () => is_hidden, configurable: true });
@@ -100,7 +99,7 @@ def console_on(tmp_path):
 
 @pytest.mark.parametrize("outage", ["frozen", "killed"])
 def test_redis_goes_away(own_server, console_on, new_window, outage):
-    """An open page keeps its content and says what is wrong; one that is loaded meanwhile, too. Both recover."""
+    """An open page keeps its content and says what is wrong, as one that is loaded then. Both recover."""
     server = own_server("--appendonly", "yes")
     assert (
         processes.run_command(

@@ -19,7 +19,7 @@ def _job(desk):
 
 
 def test_a_token_logs_in_and_out(desk, new_window):
-    """A wrong token is refused; a right one leads back, its cookie is out of reach of scripts; logout ends it."""
+    """A wrong token is refused; a right one logs in, with a cookie that no script reads; logout ends it."""
     window = new_window(desk.address)
     page = window.page
     window.open("/jobs/j1")

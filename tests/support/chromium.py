@@ -17,8 +17,15 @@ NETWORK = "Failed to load resource"
 expect.set_options(timeout=SECONDS * 1000)
 
 WATCH = """
-addEventListener("securitypolicyviolation", (event) => console.error(`blocked by the policy: ${event.blockedURI}`));
+addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.blockedURI}`));
 """
+
+TOO_WIDE = """() => {
+    if (document.scrollingElement.scrollWidth <= innerWidth) return [];
+    const is_outside = (element) => element.getBoundingClientRect().right > innerWidth + 1;
+    const far = [...document.querySelectorAll("body *")].filter(is_outside);
+    return ["the page", ...far.slice(-5).map((element) => element.outerHTML.slice(0, 200))];
+}"""
 
 
 def find_chromium():
@@ -82,18 +89,20 @@ class Window:
 
     def faults(self):
         """What WCAG 2.1 AA forbids on this page, in light and in dark, as lines."""
-        found = []
         if not self.is_scripted:
             return []  # axe waits for its own scripts
+        self.page.evaluate(Axe().axe_script)
+        found = []
         for scheme, rules in (
             ("light", {"type": "tag", "values": WCAG}),
             ("dark", ["color-contrast"]),
         ):
             self.page.emulate_media(color_scheme=scheme)
-            answer = Axe().run(self.page, options={"runOnly": rules, "resultTypes": ["violations"]})
+            options = {"runOnly": rules, "resultTypes": ["violations"]}
+            answer = self.page.evaluate("options => axe.run(options)", options)
             found += [
                 f"{scheme}: {fault['id']}: {node['html'][:200]}: {node['failureSummary']}"
-                for fault in answer.response["violations"]
+                for fault in answer["violations"]
                 for node in fault["nodes"][:3]
             ]
         self.page.emulate_media(color_scheme="light")
@@ -102,12 +111,7 @@ class Window:
     def too_wide(self):
         """What is wider than a window of 360 pixels; empty: the page is not."""
         self.page.set_viewport_size(NARROW)
-        found = self.page.evaluate("""() => {
-            const is_wide = document.scrollingElement.scrollWidth > innerWidth;
-            const far = [...document.querySelectorAll("body *")].filter(
-                (element) => element.getBoundingClientRect().right > innerWidth + 1 && !element.closest(".wide, .scroll"));
-            return is_wide ? far.slice(-5).map((element) => element.outerHTML.slice(0, 200)).concat("page") : [];
-        }""")
+        found = self.page.evaluate(TOO_WIDE)
         self.page.set_viewport_size(WIDE)
         return found
 

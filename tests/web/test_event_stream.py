@@ -16,7 +16,6 @@ from aragora_q.web.app import create_app
 from aragora_q.web.console import open_console
 from aragora_q.web.roles import Actor, Role
 
-
 EVENTS = "/api/v1/queues/debates/events"
 
 
