@@ -52,9 +52,9 @@ docs: setup ## Generate the sample settings, docs/reference and the Redis users
 man: setup ## Write man pages and shell completions to build/share
 	$(BIN)/python -m tools.gen_docs --share build/share
 
-screenshots: setup ## Draw the README's pictures from a run of the demo and of a monitored queue
+screenshots: setup ## Take the pictures of the documentation: a run of the demo, and pages of the console
 	$(BIN)/python -m tools.record_demo
-	$(BIN)/python -m tools.draw_dashboard
+	$(BIN)/python -m tools.screenshots --docs
 
 bench: setup ## Measure speed and memory against a baseline; write benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run

@@ -1,10 +1,13 @@
 """Fill a queue with what pages show: debates in every state, other jobs, and texts that try to break a page."""
 
 from support import sample_debates
+from support.gates import Gates, new_call
+from support.queue_harness import QueueHarness
 
 from aragora_q import codec
 from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed, Failed, Held, Identity, Report
+from aragora_q.redis.keys import SAMPLED_COUNTERS
 
 HOSTILE = {
     "script": "<script>alert(1)</script><img src=x onerror=alert(1)>\"'><b>",
@@ -18,6 +21,11 @@ HOSTILE = {
     "question": ("Why does a question of ten thousand characters not break the page? " * 150)[:10_000],
 }  # fmt: skip
 """Texts that clients and models may write."""
+
+BUDGETS = {
+    "month": {"limit_usd": 10, "window": "month"},
+    "tenants": {"limit_usd": 4, "window": "total", "scope": "tenant"},
+}
 
 
 async def start(queue, session, job_id):
@@ -44,9 +52,9 @@ async def add_debate(queue, session, name, job_id, **labels):
     return job_id
 
 
-async def add_hostile(queue, session, name):
+async def add_hostile(queue, session, name, text=""):
     """Add debates with one hostile text everywhere: one that failed, one that completed, one that is held."""
-    text = HOSTILE[name]
+    text = text or HOSTILE[name]
     payload = {
         "question": text, "agents": [text, text], "judge": text, "options": [text], "consensus": text,
         text[:60]: text,
@@ -109,3 +117,47 @@ async def fill(queue, session):
     await queue.hold("held", reason="prices changed", by="ann@desk")
     await queue.enqueue(Job({"question": "Never mind?", "agents": agents}, id="cancelled"))
     await queue.cancel("cancelled")
+
+
+async def spend(queue):
+    """Book a paid call of a tenant under two budgets; another call is under way as its worker dies."""
+    harness = QueueHarness(queue.config.redis_url)
+    gates = Gates(harness, BUDGETS)
+    try:
+        paid = Job({}, id="paid", tenant="acme", group="nightly")
+        await gates.acquire(new_call("c1", 2.0), paid)
+        await gates.settle(new_call("c1", 2.0), 1.5, job=paid, input_tokens=30, output_tokens=10)
+        await gates.acquire(new_call("c2", 1.0), Job({}, id="paying", tenant="acme"))
+    finally:
+        for client in gates._made:
+            await (
+                client._connection.close()
+            )  # its declaration stays, as of a worker that was killed
+        await harness.close()
+
+
+async def add_samples(queue):
+    """Write the samples of two hours with a gap; counters grow as in a queue with changing load."""
+    connection = queue.connection
+    now = int((await connection.execute("TIME"))[0]) // 60 * 60
+    totals, buckets, spent = [1_000] * len(SAMPLED_COUNTERS), [0] * 12, 0
+    for minute in range(125):
+        load = 6 + minute % 7
+        totals = [total + (load if n < 3 else minute % 9 == n) for n, total in enumerate(totals)]
+        buckets[4], buckets[8] = load, load // 5
+        spent += load * 8_000
+        if 60 < minute < 80:
+            continue
+        counts = " ".join(map(str, (*totals, 2 * load, load, 3, 2, 4, spent, 0)))
+        text = "0 " + " ".join(map(str, buckets))
+        await connection.execute(
+            "XADD",
+            connection.keys.samples_minute,
+            f"{(now - (124 - minute) * 60) * 1000}-0",
+            "counts",
+            counts,
+            "run",
+            text,
+            "total",
+            text,
+        )

@@ -34,6 +34,20 @@ async def test_attention_comes_first(harness, operator):
     assert 'action="/queue/resume"' in page.text
 
 
+async def test_events_that_repeat_are_one_line(harness, operator):
+    """A job that reports its progress often does not crowd out the latest events of others."""
+    session = await shown_jobs.worker(harness.queue)
+    await harness.enqueue("quiet")
+    await harness.enqueue("busy")
+    job = await shown_jobs.start(harness.queue, session, "busy")
+    for n in range(30):
+        await session.report_progress(job, {"note": str(n)})
+    page = await operator.get("/")
+    said = page.words[page.words.index("Latest events") :]
+    assert said.count("progress busy") == 1
+    assert "enqueued quiet" in said
+
+
 async def test_a_new_queue(operator):
     """An empty queue is shown as one: nothing needs attention, and no list is without words."""
     page = await operator.get("/")

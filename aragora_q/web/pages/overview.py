@@ -31,7 +31,7 @@ router = APIRouter()
 RUNNING_SHOWN = 12
 ENDED_SHOWN = 10
 FAILED_SHOWN = 4
-EVENTS_SHOWN = 15
+EVENTS_SHOWN, EVENTS_READ = 15, 60
 SPANS: Sequence[tuple[Span, str]] = (("2h", "2 hours"), ("48h", "48 hours"), ("90d", "90 days"))
 FAILED_SECONDS = 24 * 3600.0
 """Failed jobs of this time need attention."""
@@ -126,11 +126,15 @@ async def _budgets(gates: Connection) -> list[BudgetState]:
 
 
 async def latest_events(queue: RedisStreamsQueue) -> list[Event]:
-    """Return the latest events, newest first."""
+    """Return the latest events, newest first; of those that a job repeats, as `progress`, the last one."""
     rows = await queue.connection.execute(
-        "XREVRANGE", queue.connection.keys.events, "+", "-", "COUNT", EVENTS_SHOWN
+        "XREVRANGE", queue.connection.keys.events, "+", "-", "COUNT", EVENTS_READ
     )
-    return [_event(replies.text(entry_id), replies.text_map(fields)) for entry_id, fields in rows]
+    found: dict[tuple[str, ...], Event] = {}
+    for entry_id, fields in rows:
+        event = _event(replies.text(entry_id), replies.text_map(fields))
+        found.setdefault((event.name, *event.ids), event)
+    return list(found.values())[:EVENTS_SHOWN]
 
 
 def _event(entry_id: str, fields: Mapping[str, str]) -> Event:

@@ -81,12 +81,22 @@ def may(request: Request, role: Role) -> bool:
     )
 
 
+def _why_read_only(request: Request) -> str:
+    """Return why a page has no actions; blank if it has them."""
+    if may(request, Role.OPERATOR):
+        return ""
+    if Role.OPERATOR not in console_of(request).roles:
+        return "Actions are off: this console has no web_operator_redis_url."
+    return "Actions need a login with a token of role operator."
+
+
 def _common(request: Request) -> dict[str, Any]:
     console = console_of(request)
     return {
         "actor": actor_of(request),
         "may_enqueue": may(request, Role.PRODUCER),
         "may_act": may(request, Role.OPERATOR),
+        "why_read_only": _why_read_only(request),
         "queue": console.config.queue,
         "viewer_may_write": console.viewer_may_write,
         "path": request.url.path,

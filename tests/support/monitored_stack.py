@@ -1,7 +1,7 @@
 """A private server, workers, an exporter and a Prometheus that scrapes them.
 
-`draw_dashboard.py` draws the dashboard's panels from it; tests run every query of the dashboard, of the
-rules and of autoscaling on it. Only this module expands Grafana's variables in queries.
+Tests run every query of the dashboard, of the rules and of autoscaling on it. Only this module expands
+Grafana's variables in queries.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from support.paths import ROOT, TESTS
 
 from aragora_q.bench import Testbed, find_server, free_port
 
-TREE = Path(__file__).parents[1]
-RULES = TREE / "deploy/prometheus"
-DASHBOARD: dict[str, Any] = json.loads((TREE / "deploy/grafana/aragora-q.json").read_text())
+RULES = ROOT / "deploy/prometheus"
+DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/aragora-q.json").read_text())
 QUEUE = "debates"
 MEMORY_LIMIT = "64mb"
 SCRAPE_SECONDS = 1
@@ -63,7 +63,7 @@ class Prometheus:
 
     def _get(self, path: str, **parameters: object) -> list[Any]:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - loopback
+        with urllib.request.urlopen(url, timeout=10) as reply:
             result: list[Any] = json.load(reply)["data"]["result"]
         return result
 
@@ -103,7 +103,7 @@ class MonitoredStack:
             "REDIS_URL": self._testbed.url,
             "ARAGORA_QUEUE_CLAIM_IDLE_MS": str(lease_ms),
             "HOME": str(self.directory),
-            "PYTHONPATH": str(TREE),
+            "PYTHONPATH": f"{ROOT}:{TESTS}",
         }
         self.redis_url = self._testbed.url
         exporter, prometheus, *ports = (free_port() for _ in range(workers + 2))
