@@ -197,6 +197,7 @@ def test_a_new_debate(desk, window):
     page.get_by_label(re.compile("^Agents")).fill("demo:bold, demo:careful")
     page.get_by_label("Group").fill("drinks")
     page.get_by_role("button", name="Show the quote").click()
+    page.locator("#quote").wait_for()
     assert window.faults() + window.too_wide() == []
     page.get_by_role("button", name=re.compile("^Enqueue")).click()
     job_id = re.fullmatch(r"Job (\S+) is enqueued\.", said(page))[1]

@@ -88,8 +88,8 @@ def console_on(tmp_path):
     """Starts a console on a server, and stops it."""
     started = []
 
-    def start(server):
-        started.append(consoles.ConsoleProcess(tmp_path, REDIS_URL=server.url))
+    def start(server, port=None):
+        started.append(consoles.ConsoleProcess(tmp_path, port=port, REDIS_URL=server.url))
         return started[-1].start()
 
     yield start
@@ -132,14 +132,14 @@ def test_redis_goes_away(own_server, console_on, new_window, outage):
     assert window.page.evaluate("window.isSame")
 
 
-def test_the_console_goes_away(own_server, tmp_path, new_window):
-    """A page whose console ends says that the connection is lost, and follows the next one."""
+def test_the_console_goes_away(own_server, console_on, new_window):
+    """A page whose console ends says that the connection is lost; it follows the next one there."""
     server = own_server()
-    first = consoles.ConsoleProcess(tmp_path, REDIS_URL=server.url).start()
+    first = console_on(server)
     window = new_window(f"http://127.0.0.1:{first.port}")
-    try:
-        window.open("/")
-        window.is_live()
-    finally:
-        first.stop()
+    window.open("/")
+    window.is_live()
+    first.stop()
     window.says("Connection lost")
+    console_on(server, port=first.port)
+    window.is_live()

@@ -91,6 +91,7 @@ class Window:
         """What WCAG 2.1 AA forbids on this page, in light and in dark, as lines."""
         if not self.is_scripted:
             return []  # axe waits for its own scripts
+        self.page.wait_for_load_state()
         self.page.evaluate(Axe().axe_script)
         found = []
         for scheme, rules in (
@@ -110,6 +111,7 @@ class Window:
 
     def too_wide(self):
         """What is wider than a window of 360 pixels; empty: the page is not."""
+        self.page.wait_for_load_state()
         self.page.set_viewport_size(NARROW)
         found = self.page.evaluate(TOO_WIDE)
         self.page.set_viewport_size(WIDE)

@@ -39,8 +39,8 @@ class Answer:
 class ConsoleProcess:
     """One console; its log is a file."""
 
-    def __init__(self, directory, *args, host="127.0.0.1", stderr=None, **variables):
-        self.host, self.port = "127.0.0.1", servers.free_port()
+    def __init__(self, directory, *args, host="127.0.0.1", port=None, stderr=None, **variables):
+        self.host, self.port = "127.0.0.1", port or servers.free_port()
         self._log = directory / f"console-{self.port}.log"
         environment = processes.env(HOME=str(directory), **variables)
         for name in [name for name in environment if name.startswith(HIDDEN)]:
