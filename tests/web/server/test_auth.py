@@ -11,7 +11,7 @@ from support import processes
 
 from aragora_q.errors import ConfigError
 from aragora_q.web import tokens
-from aragora_q.web.auth import LoginLimiter, LoginLink, Proxies, Sessions
+from aragora_q.web.auth import LOGIN_SECONDS, LoginLimiter, LoginLink, Proxies, Sessions
 from aragora_q.web.login import local_path
 from aragora_q.web.roles import Role
 from aragora_q.web.tokens import Grant, TokenFile, find_grant, new_token, token_digest, token_line
@@ -69,6 +69,20 @@ def test_a_link_ends_after_an_hour_and_an_empty_code_is_wrong():
     code = link.make()
     assert not link.use("é")
     assert [link.use(code), link.use(code), link.use("")] == [True, False, False]
+
+
+def test_no_clock_brings_a_login_back(monkeypatch):
+    """A login ends after 12 hours, and one that was logged out stays so, also if the machine's clock is set."""
+    now = [1000.0]
+    sessions = Sessions(clock=lambda: now[0])
+    kept, ended = sessions.start("ann"), sessions.start("bob")
+    sessions.end(ended)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert sessions.read(kept).name == "ann"
+    now[0] += LOGIN_SECONDS + 1
+    sessions.end(sessions.start("eve"))  # forgets those that have ended by themselves
+    assert sessions.read(ended) is None
+    assert sessions.read(kept) is None
 
 
 def test_cookies_of_another_process_are_refused():
