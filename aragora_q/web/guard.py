@@ -290,7 +290,7 @@ class _Exchange:
         return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else 0
 
     def check_framing(self) -> None:
-        """Refuse a body with two lengths: a proxy that believes the other one would take its rest for a request."""
+        """Refuse a body with two lengths: a proxy that believes the other one passes on a hidden request."""
         if "transfer-encoding" in self.headers and "content-length" in self.headers:
             self.ends_connection = True
             raise Refused(HTTPStatus.BAD_REQUEST, "the request has two lengths")
