@@ -4,6 +4,7 @@ import hmac
 import os
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
@@ -169,6 +170,25 @@ def test_a_file_that_others_may_change_is_refused(tmp_path, monkeypatch):
                 TokenFile(file).check()
         else:
             TokenFile(file).check()
+
+
+def test_a_file_that_becomes_something_else_is_named_once(tmp_path, caplog):
+    """A directory or a pipe in place of the file ends its tokens, holds up no request, and is logged once."""
+    path = tmp_path / "tokens"
+    path.write_text(token_line("ann", Role.VIEWER, "t") + "\n")
+    path.chmod(0o600)
+    file = TokenFile(path)
+    file.check()
+    for make in (Path.mkdir, os.mkfifo):
+        path.rename(tmp_path / "kept") if path.is_file() else path.rmdir()
+        make(path)
+        path.chmod(0o600)
+        caplog.clear()
+        assert [list(file.grants()) for _ in range(3)] == [[], [], []]
+        assert len(caplog.records) == 1
+    path.unlink()
+    (tmp_path / "kept").rename(path)
+    assert [grant.name for grant in file.grants()] == ["ann"]
 
 
 def test_the_command_appends_a_line_and_prints_the_token_once(tmp_path):
