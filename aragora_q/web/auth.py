@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from itsdangerous import BadData, URLSafeTimedSerializer
+from itsdangerous import BadData, URLSafeSerializer
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import Scope
@@ -53,34 +53,39 @@ class Session(NamedTuple):
     name: str
     digest: str
     """The token's digest in hexadecimal; empty for a login by the link."""
+    ends_at: float
+    """By the clock of this process: setting that of the machine makes no login longer."""
 
 
 class Sessions:
     """Signs and checks the cookies of logins. The key is random: a restart ends all logins."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._signer = URLSafeTimedSerializer(secrets.token_bytes(32), salt="aragora-q console")
+        self._signer = URLSafeSerializer(secrets.token_bytes(32), salt="aragora-q console")
         self._clock = clock
         self._ended: dict[str, float] = {}
 
     def start(self, name: str, digest: bytes = b"") -> str:
         """Return the value of the cookie of a new login."""
-        return self._signer.dumps(Session(secrets.token_urlsafe(12), name, digest.hex()))
+        ends_at = self._clock() + LOGIN_SECONDS
+        return self._signer.dumps(Session(secrets.token_urlsafe(12), name, digest.hex(), ends_at))
 
     def read(self, cookie: str) -> Session | None:
         """Return the login of a cookie; None if it is forged, too old, or logged out."""
         try:
-            session = Session(*self._signer.loads(cookie, max_age=LOGIN_SECONDS))
+            session = Session(*self._signer.loads(cookie))
         except (BadData, TypeError):
             return None
-        return None if session.id in self._ended else session
+        return (
+            session if session.id not in self._ended and self._clock() < session.ends_at else None
+        )
 
     def end(self, cookie: str) -> None:
         """Log out: the cookie is refused from now on, also copies of it."""
         if session := self.read(cookie):
             now = self._clock()
             self._ended = {id_: at for id_, at in self._ended.items() if at > now}
-            self._ended[session.id] = now + LOGIN_SECONDS
+            self._ended[session.id] = session.ends_at
 
 
 class LoginLimiter:

@@ -178,17 +178,18 @@ class Feed:
             if not self._addresses[address]:
                 del self._addresses[address]
 
-    async def wait_until_ended(self, job_id: str, timeout_seconds: float) -> None:
+    async def wait_until_ended(self, job_id: str, timeout_seconds: float, receive: Receive) -> None:
         """Return when a job has ended or does not exist, at the latest after `timeout_seconds`.
 
-        The caller reads the job afterwards.
+        Returns also when the client leaves that `receive` is of: who leaves takes no memory. The caller reads
+        the job afterwards.
         """
         changed = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(changed)
         try:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), _watching(receive, changed.set) as gone:
                 async with asyncio.timeout(timeout_seconds):
-                    while not self.is_ending:
+                    while not (self.is_ending or gone.done()):
                         changed.clear()
                         if self.is_connected and await self.queue.get_status(job_id) not in LIVE:
                             return
@@ -401,9 +402,7 @@ class EventStream(Response):
         )
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        with self._subscribe() as subscription:
-            gone = asyncio.create_task(_until_gone(receive))
-            gone.add_done_callback(lambda _: subscription.close())
+        with self._subscribe() as subscription, _watching(receive, subscription.close):
             try:
                 await send(
                     {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -414,8 +413,17 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             except TimeoutError:
                 logger.info("a client does not read its events")
-            finally:
-                gone.cancel()
+
+
+@contextmanager
+def _watching(receive: Receive, on_leave: Callable[[], None]) -> Iterator[asyncio.Task[None]]:
+    """Call `on_leave` when the client leaves during the body; yield the task that then is done."""
+    gone = asyncio.create_task(_until_gone(receive))
+    gone.add_done_callback(lambda _: on_leave())
+    try:
+        yield gone
+    finally:
+        gone.cancel()
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -135,6 +135,7 @@ class Guard:
 
     async def _answer(self, exchange: _Exchange, caller: Caller) -> None:
         """Pass a request on. Raises Refused if it must not be."""
+        exchange.check_framing()
         self._check_host(exchange)
         if exchange.method not in METHODS:
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "unknown method")
@@ -268,6 +269,8 @@ class _Exchange:
         """Status of the answer; 0 before it begins."""
         self.is_lost = False
         """Whether the client closed the connection."""
+        self.ends_connection = False
+        """Whether nothing more is read from the connection after the answer."""
         self.max_body = 0
         self._receive, self._send, self._streams = receive, send, streams
         self._received = 0
@@ -285,6 +288,12 @@ class _Exchange:
         """The length of the body as the request declares it; 0 if it does not."""
         text = self.headers.get("content-length", "0")
         return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else 0
+
+    def check_framing(self) -> None:
+        """Refuse a body with two lengths: a proxy that believes the other one passes on a hidden request."""
+        if "transfer-encoding" in self.headers and "content-length" in self.headers:
+            self.ends_connection = True
+            raise Refused(HTTPStatus.BAD_REQUEST, "the request has two lengths")
 
     def too_long(self) -> Refused:
         """Return the refusal of a body that is too long."""
@@ -380,6 +389,8 @@ class _Exchange:
         ]
         if refusal.status is HTTPStatus.UNAUTHORIZED:
             headers.append(("www-authenticate", 'Bearer realm="aragora-q"'))
+        if self.ends_connection:
+            headers.append(("connection", "close"))
         if refusal.retry_after:
             headers.append(("retry-after", str(math.ceil(refusal.retry_after))))
         self._received = 0

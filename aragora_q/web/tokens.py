@@ -103,23 +103,20 @@ class TokenFile:
 
     def grants(self) -> Sequence[Grant]:
         """Return the tokens that are valid now. Wrong lines are logged and left out, once per change."""
-        try:
-            status = self.path.stat()
-            version = _version(status)
-        except OSError:
-            version = ()
-        if version != self._version:
+        if self._found() != self._version:
             for fault in self._read():
                 logger.error("tokens not used", extra={"file": str(self.path), "fault": fault})
         return self._grants
 
     def _read(self) -> list[str]:
         """Read the file; return what is wrong with it."""
-        self._grants, self._version = [], ()
+        self._grants, self._version = [], self._found()
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=_open_at_once) as file:
                 status = os.fstat(file.fileno())
                 self._version = _version(status)
+                if not stat.S_ISREG(status.st_mode):
+                    return ["not a regular file"]
                 if fault := _file_fault(file.fileno(), status):
                     return [fault]
                 data = file.read(MAX_BYTES + 1)
@@ -129,6 +126,18 @@ class TokenFile:
         except (OSError, ValueError) as error:
             return [f"cannot be read: {getattr(error, 'strerror', None) or error}"]
         return faults
+
+    def _found(self) -> tuple[int, ...]:
+        """Return the version of the file that is there now; an empty one if it cannot be seen."""
+        try:
+            return _version(self.path.stat())
+        except OSError:
+            return ()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for a writer, if it is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

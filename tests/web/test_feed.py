@@ -251,17 +251,38 @@ async def test_a_frozen_server_is_away(own_server, monkeypatch):
     await harness.close()
 
 
+async def stays():
+    """A client that waits and says nothing."""
+    await asyncio.Event().wait()
+
+
 async def test_a_wait_ends_with_its_job(feed, harness):
     """A wait returns as soon as the job has ended, at once if it had, and after its time at the latest."""
     await harness.enqueue("a")
-    waiting = asyncio.create_task(feed.wait_until_ended("a", 60))
+    waiting = asyncio.create_task(feed.wait_until_ended("a", 60, stays))
     await wait_until(lambda: "a" in feed._waiting)
-    await feed.wait_until_ended("a", 0.01)
+    await feed.wait_until_ended("a", 0.01, stays)
     assert not waiting.done()
     await harness.queue.cancel("a")
     await asyncio.wait_for(waiting, 10)
-    await asyncio.wait_for(feed.wait_until_ended("a", 60), 10)
-    await asyncio.wait_for(feed.wait_until_ended("unknown", 60), 10)
+    await asyncio.wait_for(feed.wait_until_ended("a", 60, stays), 10)
+    await asyncio.wait_for(feed.wait_until_ended("unknown", 60, stays), 10)
+    assert feed._waiting == {}
+
+
+async def test_a_wait_ends_with_its_client(feed, harness):
+    """Who closes the connection while it waits leaves nothing behind: else waits could take all memory."""
+    left = asyncio.Event()
+
+    async def receive():
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    await harness.enqueue("a")
+    waiting = asyncio.create_task(feed.wait_until_ended("a", 60, receive))
+    await wait_until(lambda: "a" in feed._waiting)
+    left.set()
+    await asyncio.wait_for(waiting, 10)
     assert feed._waiting == {}
 
 
@@ -271,7 +292,7 @@ async def test_the_end_of_the_process_ends_streams_and_waits(harness):
     feed = Feed(harness.queue)
     async with feed.running(), following(feed) as reader:
         reading = asyncio.create_task(reader.next())
-        waiting = asyncio.create_task(feed.wait_until_ended("a", 60))
+        waiting = asyncio.create_task(feed.wait_until_ended("a", 60, stays))
         await wait_until(lambda: reader.last_event_id)
         feed.end_streams()
         assert await asyncio.wait_for(reading, 10) is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from support import shown_jobs
 
+from aragora_q.errors import TryAgain
 from aragora_q.web import pages
 from aragora_q.web.pages.rendering import ENVIRONMENT
 from aragora_q.web.roles import Role
@@ -120,3 +121,23 @@ async def test_redis_is_away(new_console):
         assert "Redis does not answer" in page.words
         assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page.text
         assert 'data-live="/events"' in page.text
+
+
+async def test_what_is_no_outage_is_not_said_to_be_one(harness, operator, monkeypatch):
+    """A command that Redis refuses, and a server that is full, have words that are not those of an outage."""
+    harness.redis.set(harness.keys.groups, "of another program")
+    page = await operator.get("/groups")
+    harness.redis.delete(harness.keys.groups)
+    assert page.status == 502
+    assert "Redis refuses a command" in page.words
+    assert "does not answer" not in page.words
+
+    async def pause(**_):
+        raise TryAgain("Redis refuses: OOM", hint="let workers drain")
+
+    monkeypatch.setattr(harness.queue, "pause", pause)
+    page = await operator.post("/queue/pause")
+    assert page.status == 503
+    assert "Not possible now" in page.words
+    assert "let workers drain" in page.words
+    assert "does not answer" not in page.words

@@ -301,14 +301,16 @@ def _enqueued(access: Access, checked: Checked, warning: str, *, created: bool) 
 
 
 @router.get("/jobs/{job_id}", response_model=views.JobStatusJson, responses=described())
-async def get_job(access: Viewer, job_id: str, query: Annotated[WaitQuery, Query()]) -> Response:
+async def get_job(
+    access: Viewer, request: Request, job_id: str, query: Annotated[WaitQuery, Query()]
+) -> Response:
     """Return a job with its history, as `status`.
 
     With `wait`, once it has ended, or after that time as it is.
     """
     job = await require_job(access.queue, job_id)
     if query.wait and not job.status.is_terminal:
-        await access.console.feed.wait_until_ended(job_id, query.wait)
+        await access.console.feed.wait_until_ended(job_id, query.wait, request.receive)
         job = await require_job(access.queue, job_id)
     return answer(await views.job_status_json(access.queue, job))
 

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, RedisUnreachable
 from aragora_q.web.access import NotLoggedIn
 from aragora_q.web.pages.rendering import render
 
@@ -19,7 +19,7 @@ STATUSES = {
     65: HTTPStatus.UNPROCESSABLE_ENTITY,
     69: HTTPStatus.SERVICE_UNAVAILABLE,
     75: HTTPStatus.SERVICE_UNAVAILABLE,
-    76: HTTPStatus.SERVICE_UNAVAILABLE,
+    76: HTTPStatus.BAD_GATEWAY,
     77: HTTPStatus.FORBIDDEN,
 }
 """Statuses of pages by exit code; of all others, 500."""
@@ -34,7 +34,7 @@ def install(app: FastAPI) -> None:
 async def error_page(request: Request, error: Exception) -> Response:
     """Return the page that says what went wrong."""
     status, text, hint = _described(error)
-    is_away = status is HTTPStatus.SERVICE_UNAVAILABLE
+    is_away = isinstance(error, RedisUnreachable)
     if is_away and request.method == "POST":
         hint = "It is not known whether this was done. Doing it again does no harm."
     return render(
@@ -42,17 +42,20 @@ async def error_page(request: Request, error: Exception) -> Response:
         "error.html",
         now=time.time(),
         status_code=status.value,
-        title=_TITLES.get(status, status.phrase),
+        title=AWAY if is_away else _TITLES.get(status, status.phrase),
         text=text,
         hint=hint,
-        recovers=is_away and request.method == "GET",
+        recovers=status in _PASSING and request.method == "GET",
     )
 
 
+AWAY = "Redis does not answer"
+_PASSING = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 _TITLES = {
     HTTPStatus.NOT_FOUND: "Not found",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Not valid",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Redis does not answer",
+    HTTPStatus.BAD_GATEWAY: "Redis refuses a command",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Not possible now",
     HTTPStatus.FORBIDDEN: "Not allowed",
     HTTPStatus.UNAUTHORIZED: "Log in first",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The console has a defect",

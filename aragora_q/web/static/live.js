@@ -86,12 +86,10 @@
       });
       const whole = new DOMParser().parseFromString(await response.text(), "text/html");
       const next = whole.getElementById("main");
-      if (response.status === 401 || response.status === 403) {
+      if (response.status === 401) {
         say("You are logged out: reload the page", true);
-      } else if (response.status === 503) {
-        say("Redis does not answer", true);
-      } else if (!next || response.status >= 500) {
-        say("The console cannot show this page now", true);
+      } else if (!next || response.status === 403 || response.status >= 500) {
+        say(next?.querySelector("h1")?.textContent ?? "The console cannot show this page now", true);
       } else {
         morph(next);
         document.title = whole.title;

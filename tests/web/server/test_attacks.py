@@ -292,6 +292,18 @@ def test_other_methods(console):
     assert not console.raw(upgrade).startswith("HTTP/1.1 101")
 
 
+def test_no_request_hides_in_a_body(console):
+    """A request with two lengths is refused, and what follows it on the connection is not answered."""
+    for path in ("/login", "/healthz", "/api/v1/queues/debates/jobs"):
+        raw = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        answer = console.raw(raw.encode())
+        assert answer.startswith("HTTP/1.1 400"), path
+        assert answer.count("HTTP/1.1 ") == 1, path
+
+
 def test_wrong_tokens_are_slow_and_counted_by_address(console):
     """A wrong token takes half a second; many get 429; the right one works all the time."""
     import time

@@ -4,6 +4,7 @@ import hmac
 import os
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
@@ -11,7 +12,7 @@ from support import processes
 
 from aragora_q.errors import ConfigError
 from aragora_q.web import tokens
-from aragora_q.web.auth import LoginLimiter, LoginLink, Proxies, Sessions
+from aragora_q.web.auth import LOGIN_SECONDS, LoginLimiter, LoginLink, Proxies, Sessions
 from aragora_q.web.login import local_path
 from aragora_q.web.roles import Role
 from aragora_q.web.tokens import Grant, TokenFile, find_grant, new_token, token_digest, token_line
@@ -69,6 +70,20 @@ def test_a_link_ends_after_an_hour_and_an_empty_code_is_wrong():
     code = link.make()
     assert not link.use("é")
     assert [link.use(code), link.use(code), link.use("")] == [True, False, False]
+
+
+def test_no_clock_brings_a_login_back(monkeypatch):
+    """A login ends after 12 hours, and one that was logged out stays so, also if the machine's clock is set."""
+    now = [1000.0]
+    sessions = Sessions(clock=lambda: now[0])
+    kept, ended = sessions.start("ann"), sessions.start("bob")
+    sessions.end(ended)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert sessions.read(kept).name == "ann"
+    now[0] += LOGIN_SECONDS + 1
+    sessions.end(sessions.start("eve"))  # forgets those that have ended by themselves
+    assert sessions.read(ended) is None
+    assert sessions.read(kept) is None
 
 
 def test_cookies_of_another_process_are_refused():
@@ -155,6 +170,25 @@ def test_a_file_that_others_may_change_is_refused(tmp_path, monkeypatch):
                 TokenFile(file).check()
         else:
             TokenFile(file).check()
+
+
+def test_a_file_that_becomes_something_else_is_named_once(tmp_path, caplog):
+    """A directory or a pipe in place of the file ends its tokens, holds up no request, and is logged once."""
+    path = tmp_path / "tokens"
+    path.write_text(token_line("ann", Role.VIEWER, "t") + "\n")
+    path.chmod(0o600)
+    file = TokenFile(path)
+    file.check()
+    for make in (Path.mkdir, os.mkfifo):
+        path.rename(tmp_path / "kept") if path.is_file() else path.rmdir()
+        make(path)
+        path.chmod(0o600)
+        caplog.clear()
+        assert [list(file.grants()) for _ in range(3)] == [[], [], []]
+        assert len(caplog.records) == 1
+    path.unlink()
+    (tmp_path / "kept").rename(path)
+    assert [grant.name for grant in file.grants()] == ["ann"]
 
 
 def test_the_command_appends_a_line_and_prints_the_token_once(tmp_path):
