@@ -21,7 +21,6 @@ from fastapi.responses import Response
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload
-from aragora_q.executors.debate.providers import ALIASES
 from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.intake.checks import (
     APPROVE_ABOVE,
@@ -324,6 +323,8 @@ def _page(
     notice: str = "",
     status_code: int = 200,
 ) -> Response:
+    from aragora_q.executors.debate.providers import ALIASES  # noqa: PLC0415 - the other pages need none
+
     config = access.queue.config
     return render(
         request,
