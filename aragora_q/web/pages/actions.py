@@ -49,6 +49,7 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
         return page.render(number, f"{grown}: nothing was {chosen.done}.", status_code=409)
     access.log_action(verb, selection.ids or [selection.words], form.reason)
     done = await selection.run(access.queue, access.actor.by, form.reason, most=confirmed)
+    access.log_changed(done.changed)
     return (
         redirect(back, f"{done.text}.") if done.is_over else await page.render_rest(done, confirmed)
     )
@@ -110,6 +111,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
             request, access, group, form, back,
             f"The time is over, and {count(group.live, 'live job')} of it left. To go on, confirm again.",
         )  # fmt: skip
+    access.log_changed(cancelled)
     return redirect(back, f"Group {name} is cancelled: {count(cancelled, 'job')}.")
 
 
