@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.settings import QueueConfig
@@ -17,7 +17,7 @@ from aragora_q.redis.users import EmbeddedUsers
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.feed import Feed
 from aragora_q.web.roles import Role
-from aragora_q.web.snapshot import SharedReads
+from aragora_q.web.snapshot import ServerClock, SharedReads
 
 logger = get_logger(__name__)
 
@@ -55,6 +55,7 @@ class Console:
     roles: Mapping[Role, RoleConnections]
     feed: Feed
     shared: SharedReads
+    clock: ServerClock = field(default_factory=ServerClock)
     viewer_may_write: bool | None = None
     """Whether the Redis user of the viewer may do more than read; None: Redis has not answered yet."""
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.web_metrics import WebMetrics
 from aragora_q.web.auth import Auth, Caller, host_of, is_local, parse_ip
+from aragora_q.web.problems import title_of
 
 logger = get_logger(__name__)
 
@@ -406,6 +407,7 @@ CODES = {
     HTTPStatus.FORBIDDEN: ("access-denied", 77),
     HTTPStatus.TOO_MANY_REQUESTS: ("too-many-requests", 75),
     HTTPStatus.SERVICE_UNAVAILABLE: ("try-again", 75),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method-not-allowed", 2),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body-too-large", 2),
     HTTPStatus.INTERNAL_SERVER_ERROR: ("internal-error", 1),
 }
@@ -416,7 +418,7 @@ def _problem(refusal: Refused) -> dict[str, Any]:
     code, exit_code = CODES.get(refusal.status, ("request-refused", 2))
     return {
         "type": f"urn:aragora-q:{code}",
-        "title": refusal.status.phrase,
+        "title": title_of(refusal.status),
         "status": int(refusal.status),
         "detail": str(refusal),
         "code": code,

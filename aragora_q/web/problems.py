@@ -39,6 +39,13 @@ STATUSES = {
 }
 """Statuses by exit code; of all others, 500."""
 
+TEMPORARY = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""Statuses whose answers say when to try again."""
+
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """Titles of statuses that have another name in some versions of Python."""
 
@@ -145,7 +152,7 @@ def kebab(name: str) -> str:
 def respond(found: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response of a problem."""
     all_headers = {**NO_STORE, **(headers or {})}
-    if found["status"] in (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE):
+    if found["status"] in TEMPORARY:
         all_headers["Retry-After"] = str(RETRY_SECONDS)
     if found["status"] == HTTPStatus.UNAUTHORIZED:
         all_headers["WWW-Authenticate"] = "Bearer"

@@ -6,6 +6,7 @@ Kept by the console; used by routes that show the same to everyone.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -13,8 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from aragora_q.streams.queue import RedisStreamsQueue
+
 MAX_AGE_SECONDS = 1.0
 """Oldest answer that is given to another viewer."""
+
+CLOCK_SECONDS = 60.0
 
 READING = ("GET", "HEAD")
 
@@ -50,6 +55,23 @@ class ClearAfterChanges:
             await send(message)
 
         await self._app(scope, receive, clear_and_send)
+
+
+class ServerClock:
+    """The server's time, near enough for lists such as of `since 2h`: asked again after CLOCK_SECONDS."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        """Its time, less the monotonic clock of this process."""
+        self._asked_at = -math.inf
+
+    async def now(self, queue: RedisStreamsQueue) -> float:
+        """Return it in Unix seconds."""
+        if time.monotonic() - self._asked_at > CLOCK_SECONDS:
+            found = await queue.tracker.server_time()
+            self._asked_at = time.monotonic()
+            self._ahead = found - self._asked_at
+        return time.monotonic() + self._ahead
 
 
 class SharedReads:

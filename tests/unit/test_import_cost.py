@@ -75,3 +75,12 @@ def test_queue_and_worker_do_not_import_the_extras():
     loaded = modules_after(code)
     assert {"redis", "pydantic"} <= loaded
     assert not loaded & (EXTRAS | {"typer"})
+
+
+def test_the_console_starts_without_the_debate():
+    """The first page of a console needs no executor: what quotes and checks debates is loaded by who asks."""
+    code = (
+        "import sys, aragora_q.web.server\n"
+        "assert not [each for each in sys.modules if each.startswith('aragora_q.executors.')]"
+    )
+    assert not modules_after(code) & EXTRAS

@@ -4,10 +4,12 @@ import pytest
 from support.browsers import snapshot
 
 from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
 from aragora_q.contracts import Failed, Report
 from aragora_q.errors import RedisUnreachable
 from aragora_q.web import selection
 from aragora_q.web.pages import actions
+from aragora_q.web.pages.rendering import command_line
 from aragora_q.web.roles import Role
 
 STATE = {
@@ -362,3 +364,13 @@ async def test_bodies_that_no_form_sends(harness, operator, content_type, body, 
     answer = await operator.send("/jobs/cancel", body, content_type)
     assert answer.status == status, answer.words
     assert await harness.queue.get_status("j1") == "pending"
+
+
+def test_a_command_line_leads_to_the_queue_that_is_shown():
+    """An embedded server and a queue's name are part of the line; the secret of another server is not."""
+    here = QueueConfig(redis_url="embedded:///a b", queue="demo")
+    assert command_line(here, "pause") == (
+        "aragora-q pause --redis-url 'embedded:///a b' --queue demo"
+    )
+    there = QueueConfig(redis_url="redis://user:secret@example.com", queue="debates")
+    assert command_line(there, "pause") == "aragora-q pause"

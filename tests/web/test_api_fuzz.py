@@ -50,6 +50,20 @@ def _schema():
 schema = _schema()
 
 
+def test_the_description_is_complete():
+    """Every change has its body described, and errors that pass have the header that says when."""
+    found = create_api().openapi()
+    for path, operations in found["paths"].items():
+        for method, operation in operations.items():
+            assert ("requestBody" in operation) == (method != "get"), f"{method} {path}"
+    with_retry = {
+        s
+        for s, each in found["components"]["responses"].items()
+        if "Retry-After" in each.get("headers", {})
+    }
+    assert with_retry == {"429", "502", "503"}
+
+
 @schema.hook
 def map_path_parameters(context, path_parameters):
     """Half of the ids are those of jobs."""

@@ -14,7 +14,6 @@ from typing_extensions import TypedDict
 from aragora_q import views
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.labels import JobFilter
-from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Access, Operator
 from aragora_q.web.api.jobs import Filter, filter_of
 from aragora_q.web.api.routing import (
@@ -189,12 +188,14 @@ async def _of_ids(
     found = dict(zip(valid, await action.run(access, valid, reason), strict=True))
     results = [found.get(job_id, "unknown") for job_id in ids]
     changed = sum(result in action.verb.changed for result in found.values())
+    access.log_changed(changed)
     described_results = await _described(access, action, ids, results)
     return {"results": described_results, "changed": changed, "complete": True}
 
 
 async def _of_filter(access: Access, action: Action, selected: Selected) -> dict[str, Any]:
-    wanted = await _wanted(access.queue, action, selected.filter or Filter())
+    now = await access.queue.tracker.server_time()
+    wanted = _wanted(action, selected.filter or Filter(), now)
     count = await access.queue.count(wanted)
     if selected.dry_run:
         return {"dry_run": True, "jobs": count}
@@ -211,6 +212,7 @@ async def _of_filter(access: Access, action: Action, selected: Selected) -> dict
     access.log_action(action.verb.name, [filter_words(wanted)], selected.reason)
     selection = Selection(action.verb, wanted=wanted)
     done = await selection.run(access.queue, access.actor.by, selected.reason, most=count)
+    access.log_changed(done.changed)
     if done.error is not None and not done.changed:
         raise done.error
     return {"results": [], "changed": done.changed, "complete": done.is_over}
@@ -229,9 +231,9 @@ async def _described(
     ]
 
 
-async def _wanted(queue: RedisStreamsQueue, action: Action, given: Filter) -> JobFilter:
+def _wanted(action: Action, given: Filter, now: float) -> JobFilter:
     """Return a filter as an action means it. Raises InvalidPayload."""
-    wanted = await filter_of(queue, given)
+    wanted = filter_of(given, now)
     if other := wanted.statuses - action.verb.statuses:
         raise InvalidPayload(
             f"{action.verb.name} takes only jobs whose status is {' or '.join(sorted(action.verb.statuses))}, "

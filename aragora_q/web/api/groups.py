@@ -19,6 +19,7 @@ from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Access, Operator, Producer, Viewer
 from aragora_q.web.api.jobs import viewer_queue
 from aragora_q.web.api.routing import (
+    Because,
     Reason,
     Strict,
     answer,
@@ -114,12 +115,18 @@ def _follower(access: Access, name: str, fields: dict[str, Any]) -> Job:
     return job
 
 
-@router.post("/groups/{name}/cancel", response_model=CancelledGroup, responses=described(body=True))
+@router.post(
+    "/groups/{name}/cancel",
+    response_model=CancelledGroup,
+    responses=described(body=True),
+    openapi_extra=takes(Because, is_optional=True),
+)
 async def cancel_group(access: Operator, name: str, because: Reason) -> Response:
     """Cancel a group as a whole: its live jobs, and what would follow. It takes no more jobs."""
     _check_name(name)
     access.log_action("group cancel", [name], because.reason)
     cancelled = await access.queue.cancel_group(name, by=access.actor.by, reason=because.reason)
+    access.log_changed(cancelled)
     then = views.group_json(await _require_group(access.queue, name))["then"]
     return answer({"name": name, "dry_run": False, "cancelled": cancelled, "then": then})
 

@@ -128,15 +128,14 @@ class WaitQuery(Strict):
     )
 
 
-async def filter_of(queue: RedisStreamsQueue, given: Filter) -> JobFilter:
-    """Return the filter by the clock of the server. Raises InvalidPayload."""
+def filter_of(given: Filter, now: float) -> JobFilter:
+    """Return the filter at `now`, the server's time in Unix seconds. Raises InvalidPayload."""
     fields: list[tuple[str, object]] = [
         *(("status", each.value) for each in given.status),
         *(("tag", each) for each in given.tag),
         ("group", given.group), ("tenant", given.tenant),
         ("since", given.since), ("until", given.until),
     ]  # fmt: skip
-    now = await queue.tracker.server_time() if given.since or given.until else 0.0
     return read_filter(fields, now)
 
 
@@ -148,7 +147,8 @@ async def list_jobs(access: Viewer, query: Annotated[ListQuery, Query()]) -> Res
     `errors` names jobs whose data in Redis is corrupted.
     """
     queue = access.queue
-    page = await queue.find_page(await filter_of(queue, query), query.cursor, query.limit)
+    now = await access.console.clock.now(queue) if query.since or query.until else 0.0
+    page = await queue.find_page(filter_of(query, now), query.cursor, query.limit)
     read = await queue.tracker.read_jobs(page.ids, max_bytes=MAX_SHORT_BYTES)
     errors = [str(job) for job in read.jobs if isinstance(job, InvalidPayload)]
     jobs = [
@@ -202,7 +202,8 @@ async def enqueue(access: Producer, request: Request) -> Response:
     """
     if media_type(request) in (NDJSON, "application/jsonl"):
         access.log_action("enqueue")
-        return await lines.respond(new_checker(access, BulkSummary()), request)
+        checker = new_checker(access, BulkSummary())
+        return await lines.respond(checker, request, log_created=access.log_changed)
     if media_type(request) != JSON:
         raise WrongMediaType(
             "content type must be that of JSON or of JSON lines", hint=f"send {JSON} or {NDJSON}"

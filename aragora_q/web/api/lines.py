@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,9 @@ class LinesResponse(Response):
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, request: Request, enqueuer: BulkEnqueuer) -> None:
+    def __init__(
+        self, request: Request, enqueuer: BulkEnqueuer, log_created: Callable[[int], None]
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -82,6 +84,7 @@ class LinesResponse(Response):
         self._enqueuer = enqueuer
         self._splitter = LineSplitter(max_line_bytes(enqueuer.config))
         self._results = Results()
+        self._log_created = log_created
         self._failure: AragoraQError | None = None
 
     async def begin(self) -> None:
@@ -131,6 +134,7 @@ class LinesResponse(Response):
         for items in parsed(lines, self._splitter.max_bytes):
             results, self._failure = await self._enqueuer.enqueue(items)
             self._results.write(results)
+            self._log_created(self._enqueuer.summary.created)
             if self._failure is not None:
                 break
         if not chunk or self._failure is not None:
@@ -155,13 +159,15 @@ class LinesResponse(Response):
         return found
 
 
-async def respond(checker: LineChecker, request: Request) -> Response:
-    """Enqueue the jobs in the lines of a body; return their results.
+async def respond(
+    checker: LineChecker, request: Request, *, log_created: Callable[[int], None]
+) -> Response:
+    """Enqueue the jobs in the lines of a body; return their results. `log_created` gets the number so far.
 
     Raises:
         AragoraQError: the first lines could not be enqueued.
     """
-    response = LinesResponse(request, BulkEnqueuer(checker))
+    response = LinesResponse(request, BulkEnqueuer(checker), log_created)
     try:
         await response.begin()
     except BaseException:

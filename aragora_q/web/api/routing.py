@@ -18,6 +18,7 @@ from aragora_q.web.access import Viewer, console_of
 from aragora_q.web.problems import (
     MEDIA_TYPE,
     NO_STORE,
+    TEMPORARY,
     BodyTooLarge,
     QueueNotFound,
     WrongMediaType,
@@ -62,11 +63,22 @@ def described(*others: HTTPStatus, body: bool = False) -> dict[int | str, dict[s
     ]  # fmt: skip
     if body:
         statuses += [HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        status.value: {"description": title_of(status), "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in sorted([*statuses, *others])
+    return {status.value: _problem(status) for status in sorted([*statuses, *others])}
+
+
+def _problem(status: HTTPStatus) -> dict[str, Any]:
+    """Return the description of an error."""
+    found: dict[str, Any] = {
+        "description": title_of(status),
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
+    if status in TEMPORARY:
+        found["headers"] = {
+            "Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}
+        }
+    if status is HTTPStatus.UNAUTHORIZED:
+        found["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return found
 
 
 def new_router(tag: str) -> APIRouter:

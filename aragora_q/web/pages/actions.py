@@ -49,6 +49,7 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
         return page.render(number, f"{grown}: nothing was {chosen.done}.", status_code=409)
     access.log_action(verb, selection.ids or [selection.words], form.reason)
     done = await selection.run(access.queue, access.actor.by, form.reason, most=confirmed)
+    access.log_changed(done.changed)
     return (
         redirect(back, f"{done.text}.") if done.is_over else await page.render_rest(done, confirmed)
     )
@@ -110,6 +111,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
             request, access, group, form, back,
             f"The time is over, and {count(group.live, 'live job')} of it left. To go on, confirm again.",
         )  # fmt: skip
+    access.log_changed(cancelled)
     return redirect(back, f"Group {name} is cancelled: {count(cancelled, 'job')}.")
 
 
@@ -129,7 +131,6 @@ class _BulkPage:
         """Return the page that asks whether `number` jobs shall be changed."""
         selection, verb = self._selection, self._selection.verb
         jobs, reason = count(number, "job"), self._form.text("reason")
-        queue = self._access.queue.config.queue
         which = f"{jobs}?" if selection.ids else f"{jobs} {selection.words}?"
         name = "delete" if verb.name == "purge" else verb.name
         return render(
@@ -149,7 +150,9 @@ class _BulkPage:
             with_reason=verb.keeps_reason,
             reason=reason,
             tone="primary" if verb.name in ("requeue", "unhold") else "danger",
-            command=command_line(queue, *selection.command(), *_reason_words(verb, reason)),
+            command=command_line(
+                self._access.console.config, *selection.command(), *_reason_words(verb, reason)
+            ),
         )
 
     async def render_rest(self, done: Done, confirmed: int) -> Response:
@@ -231,6 +234,6 @@ def _group_page_to_confirm(
         reason=reason,
         tone="danger",
         command=command_line(
-            access.queue.config.queue, "group", "cancel", group.name, *(("--reason", reason) if reason else ())
+            access.console.config, "group", "cancel", group.name, *(("--reason", reason) if reason else ())
         ),
     )  # fmt: skip

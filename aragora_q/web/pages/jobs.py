@@ -1,7 +1,6 @@
 """The list of jobs: a filter, one page of 50, and what an operator can do with several of them.
 
-A page takes two round trips, whatever the size of the queue: one finds the jobs, one reads them. A filter with
-times takes one more, for the server's clock.
+A page takes two round trips, whatever the size of the queue: one finds the jobs, one reads them.
 """
 
 from __future__ import annotations
@@ -67,7 +66,9 @@ async def jobs_page(request: Request, access: Viewer) -> Response:
     rows, cursor, now = list[JobRow](), "", 0.0
     wanted = JobFilter()
     try:
-        clock = await access.queue.tracker.server_time() if given["since"] or given["until"] else 0
+        clock = 0.0
+        if given["since"] or given["until"]:
+            clock = await access.console.clock.now(access.queue)
         wanted = read_filter(fields, clock)
         if not problem:
             rows, cursor, now = await read_page(

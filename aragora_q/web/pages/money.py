@@ -23,7 +23,7 @@ from aragora_q.money import SPENT_BY
 from aragora_q.views import ProviderJson, providers_json, spend_rows
 from aragora_q.web.access import Access, Viewer
 from aragora_q.web.pages.forms import query_number
-from aragora_q.web.pages.rendering import render
+from aragora_q.web.pages.rendering import render, server_options
 
 router = APIRouter()
 
@@ -87,6 +87,7 @@ async def show_money(request: Request, access: Viewer) -> Response:
     now = await access.queue.tracker.server_time()
     providers = await _readable(_providers(access, now), faults, "providers")
     scope = () if all_queues else ("--queue", access.queue.config.queue)
+    server = server_options(access.console.config)
     return render(
         request,
         "money.html",
@@ -104,7 +105,7 @@ async def show_money(request: Request, access: Viewer) -> Response:
         providers=providers,
         faults=faults,
         spend_command=shlex.join(
-            ("aragora-q", "spend", "--by", by, "--since", first.isoformat(), *scope)
+            ("aragora-q", "spend", "--by", by, "--since", first.isoformat(), *server, *scope)
         ),
     )
 

@@ -21,6 +21,7 @@ from pydantic_core import to_json
 
 from aragora_q import __version__
 from aragora_q.base import JobStatus
+from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.settings import QueueConfig
 from aragora_q.formats import (
     JOINERS,
@@ -98,6 +99,7 @@ def _common(request: Request) -> dict[str, Any]:
         "may_act": may(request, Role.OPERATOR),
         "why_read_only": _why_read_only(request),
         "queue": console.config.queue,
+        "where": _where(console.config),
         "viewer_may_write": console.viewer_may_write,
         "path": request.url.path,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
@@ -144,15 +146,26 @@ def _query(values: Mapping[str, Any]) -> str:
     return f"?{urlencode(given, errors='replace')}" if given else ""
 
 
-def command_line(queue: str, *words: str) -> str:
-    """Return an `aragora-q` command line for a queue; its name is left out if it is the default."""
-    default = QueueConfig.model_fields["queue"].default
-    return shlex.join(("aragora-q", *words, *(() if queue == default else ("--queue", queue))))
+def command_line(config: QueueConfig, *words: str) -> str:
+    """Return an `aragora-q` command line for the queue that the console serves."""
+    return shlex.join(("aragora-q", *words, *_where(config)))
+
+
+def server_options(config: QueueConfig) -> tuple[str, ...]:
+    """Return the options that lead to an embedded server; of others, each client has its own credential."""
+    is_embedded = RedisUrl.parse(config.redis_url).kind == "embedded"
+    return ("--redis-url", config.redis_url) if is_embedded else ()
+
+
+def _where(config: QueueConfig) -> tuple[str, ...]:
+    """Return the options that lead to the queue."""
+    is_default = config.queue == QueueConfig.model_fields["queue"].default
+    return (*server_options(config), *(() if is_default else ("--queue", config.queue)))
 
 
 @pass_context
 def _cli(context: Context, *words: str) -> str:
-    return command_line(context["queue"], *words)
+    return shlex.join(("aragora-q", *words, *context["where"]))
 
 
 def _environment() -> Environment:

@@ -364,13 +364,19 @@ def test_an_action_is_one_line_of_the_log(console):
     body = json.dumps({"ids": ["logged-1", "logged-2"], "reason": "too\nold=1"}).encode()
     headers = bearer(token, **{"Content-Type": "application/json"})
     console.request("POST", "/api/v1/queues/debates/jobs/cancel", body, headers)
+    headers = bearer(token, **{"Content-Type": "application/x-ndjson"})
+    console.request("POST", "/api/v1/queues/debates/jobs", b'{"payload": {}}\n{}', headers)
     cookie = console.post("/login", token=token).cookie
     console.post("/jobs/logged-3/hold", cookie, reason="by hand")
     who = "actor=the-operator address=127.0.0.1 method=POST"
     for path, named in [
         (
             "/api/v1/queues/debates/jobs/cancel",
-            r'action=cancel ids="logged-1 logged-2" count=2 reason="too\\nold=1"',
+            r'action=cancel ids="logged-1 logged-2" count=2 reason="too\\nold=1" changed=0',
+        ),
+        (
+            "/api/v1/queues/debates/jobs",
+            'action=enqueue ids="" count=0 reason="" changed=1',
         ),
         ("/jobs/logged-3/hold", 'action=hold ids=logged-3 count=1 reason="by hand"'),
     ]:
