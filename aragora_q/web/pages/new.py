@@ -21,7 +21,7 @@ from fastapi.responses import Response
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload
-from aragora_q.executors.debate.providers import ALIASES
+from aragora_q.executors.debate.agents import known_agents
 from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.intake.checks import (
     APPROVE_ABOVE,
@@ -334,16 +334,16 @@ def _page(
         problems=draft.problems,
         notice=notice,
         ready=ready,
-        agents=list(dict.fromkeys((*config.agents, *config.default_agents, *ALIASES, "demo"))),
+        agents=known_agents(config),
         modes={
             "consensus": CONSENSUS_MODES, "debate": DEBATE_MODES, "service_tier": SERVICE_TIERS,
             "answer_form": ANSWER_FORMS,
         },
-        command=_command(config.queue, ready.job, draft) if ready else "",
+        command=_command(config, ready.job, draft) if ready else "",
     )  # fmt: skip
 
 
-def _command(queue: str, job: Job, draft: Draft) -> str:
+def _command(config: QueueConfig, job: Job, draft: Draft) -> str:
     """Return the command line that enqueues the same job."""
     question, fields = draft.values["question"], draft.fields()
     options: list[str] = ["-a", ",".join(fields["agents"])]
@@ -370,8 +370,8 @@ def _command(queue: str, job: Job, draft: Draft) -> str:
     options += ["--id", job.id]
     if _IS_NO_QUESTION.fullmatch(question):  # which the command would take for a file or an option
         line = json.dumps({**job.payload, "id": job.id}, ensure_ascii=False)
-        return f"printf '%s\\n' {shlex.quote(line)} | {command_line(queue, 'enqueue', '-')}"
-    return command_line(queue, "enqueue", question, *options)
+        return f"printf '%s\\n' {shlex.quote(line)} | {command_line(config, 'enqueue', '-')}"
+    return command_line(config, "enqueue", question, *options)
 
 
 _IS_NO_QUESTION = re.compile(r"-.*|\S*\.\S*", re.DOTALL)
