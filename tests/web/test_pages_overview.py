@@ -5,8 +5,10 @@ from pathlib import Path
 
 from support import shown_jobs
 
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
 from aragora_q.web import pages
-from aragora_q.web.pages.rendering import ENVIRONMENT
+from aragora_q.web.pages.rendering import ENVIRONMENT, command_line
 from aragora_q.web.roles import Role
 
 TEMPLATES = Path(pages.__file__).parent / "templates"
@@ -106,3 +108,33 @@ async def test_redis_is_away(new_console):
         assert "Redis does not answer" in page.words
         assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page.text
         assert 'data-live="/events"' in page.text
+
+
+async def test_warnings_lead_to_their_page(harness, new_console):
+    """A warning of the overview has a link to the page that shows what it is about."""
+    await harness.queue.enqueue(Job({"question": "Tea?"}))
+    browser = new_console().browser()
+    assert attention(await browser.get("/")) == {
+        "No live worker: jobs will not run until one starts": "/workers"
+    }
+    assert "aragora-q worker" in (await browser.get("/workers")).words
+    await shown_jobs.fill(harness.queue, await shown_jobs.worker(harness.queue))
+    found = attention(await new_console().browser().get("/"))
+    assert found["1 job failed within 15 min: run aragora-q list --status failed"] == "/failed"
+
+
+def attention(page):
+    """The address that each warning of the overview leads to; blank: none."""
+    warnings = re.findall(
+        r'<li class="notice[^>]*><span>([^<]*)</span>(?: <a href="([^"]*)")?', page.text
+    )
+    return dict(warnings)
+
+
+def test_command_lines_name_an_embedded_server():
+    """A line to copy names an embedded server, which no other shell may know; no other URL is in it."""
+    for url, line in (
+        ("redis://aragora-q-stats@redis:6379", "aragora-q list --queue demo"),
+        ("embedded:///my data", "aragora-q list --redis-url 'embedded:///my data' --queue demo"),
+    ):
+        assert command_line(QueueConfig(redis_url=url, queue="demo"), "list") == line

@@ -129,7 +129,7 @@ class _BulkPage:
         """Return the page that asks whether `number` jobs shall be changed."""
         selection, verb = self._selection, self._selection.verb
         jobs, reason = count(number, "job"), self._form.text("reason")
-        queue = self._access.queue.config.queue
+        config = self._access.queue.config
         which = f"{jobs}?" if selection.ids else f"{jobs} {selection.words}?"
         name = "delete" if verb.name == "purge" else verb.name
         return render(
@@ -149,7 +149,7 @@ class _BulkPage:
             with_reason=verb.keeps_reason,
             reason=reason,
             tone="primary" if verb.name in ("requeue", "unhold") else "danger",
-            command=command_line(queue, *selection.command(), *_reason_words(verb, reason)),
+            command=command_line(config, *selection.command(), *_reason_words(verb, reason)),
         )
 
     async def render_rest(self, done: Done, confirmed: int) -> Response:
@@ -231,6 +231,6 @@ def _group_page_to_confirm(
         reason=reason,
         tone="danger",
         command=command_line(
-            access.queue.config.queue, "group", "cancel", group.name, *(("--reason", reason) if reason else ())
+            access.queue.config, "group", "cancel", group.name, *(("--reason", reason) if reason else ())
         ),
     )  # fmt: skip

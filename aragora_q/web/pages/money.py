@@ -23,7 +23,7 @@ from aragora_q.money import SPENT_BY
 from aragora_q.views import ProviderJson, providers_json, spend_rows
 from aragora_q.web.access import Access, Viewer
 from aragora_q.web.pages.forms import query_number
-from aragora_q.web.pages.rendering import render
+from aragora_q.web.pages.rendering import render, server_option
 
 router = APIRouter()
 
@@ -86,6 +86,7 @@ async def show_money(request: Request, access: Viewer) -> Response:
     budgets = await _readable(_budgets(access), faults, "budgets")
     now = await access.queue.tracker.server_time()
     providers = await _readable(_providers(access, now), faults, "providers")
+    server = server_option(access.queue.config)
     scope = () if all_queues else ("--queue", access.queue.config.queue)
     return render(
         request,
@@ -104,7 +105,7 @@ async def show_money(request: Request, access: Viewer) -> Response:
         providers=providers,
         faults=faults,
         spend_command=shlex.join(
-            ("aragora-q", "spend", "--by", by, "--since", first.isoformat(), *scope)
+            ("aragora-q", "spend", "--by", by, "--since", first.isoformat(), *server, *scope)
         ),
     )
 

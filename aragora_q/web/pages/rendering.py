@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -21,6 +22,7 @@ from pydantic_core import to_json
 
 from aragora_q import __version__
 from aragora_q.base import JobStatus
+from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.settings import QueueConfig
 from aragora_q.formats import (
     JOINERS,
@@ -88,6 +90,7 @@ def _common(request: Request) -> dict[str, Any]:
         "may_enqueue": may(request, Role.PRODUCER),
         "may_act": may(request, Role.OPERATOR),
         "queue": console.config.queue,
+        "cli": partial(command_line, console.config),
         "viewer_may_write": console.viewer_may_write,
         "path": request.url.path,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
@@ -134,15 +137,20 @@ def _query(values: Mapping[str, Any]) -> str:
     return f"?{urlencode(given, errors='replace')}" if given else ""
 
 
-def command_line(queue: str, *words: str) -> str:
-    """Return an `aragora-q` command line for a queue; its name is left out if it is the default."""
-    default = QueueConfig.model_fields["queue"].default
-    return shlex.join(("aragora-q", *words, *(() if queue == default else ("--queue", queue))))
+def command_line(config: QueueConfig, *words: str) -> str:
+    """Return an `aragora-q` command line for the console's queue; its name is left out if it is the default."""
+    is_default = config.queue == QueueConfig.model_fields["queue"].default
+    queue = () if is_default else ("--queue", config.queue)
+    return shlex.join(("aragora-q", *words, *server_option(config), *queue))
 
 
-@pass_context
-def _cli(context: Context, *words: str) -> str:
-    return command_line(context["queue"], *words)
+def server_option(config: QueueConfig) -> tuple[str, ...]:
+    """Return the option that names an embedded server, which the shell that gets the line may not know.
+
+    Another server is not named: the URL may be that of a user who only reads.
+    """
+    is_embedded = RedisUrl.parse(config.redis_url).kind == "embedded"
+    return ("--redis-url", config.redis_url) if is_embedded else ()
 
 
 def _environment() -> Environment:
@@ -164,7 +172,7 @@ def _environment() -> Environment:
         "query": _query,
         "path_part": lambda text: quote(str(text), safe=""),
     }
-    environment.globals |= {"cli": _cli, "statuses": list(JobStatus)}
+    environment.globals |= {"statuses": list(JobStatus)}
     return environment
 
 
