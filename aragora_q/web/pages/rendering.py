@@ -91,6 +91,7 @@ def _common(request: Request) -> dict[str, Any]:
         "may_act": may(request, Role.OPERATOR),
         "queue": console.config.queue,
         "cli": partial(command_line, console.config),
+        "can_act": Role.OPERATOR in console.roles,
         "viewer_may_write": console.viewer_may_write,
         "path": request.url.path,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
