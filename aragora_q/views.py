@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
@@ -448,8 +448,23 @@ def spend_json(by: Sequence[str], key: Key, spent: Spent) -> dict[str, Any]:
     return {**names, "is_other": None in key, **spent_json(spent)}
 
 
+class StatsWarning(NamedTuple):
+    """Something that needs an operator's attention."""
+
+    text: str
+    about: Literal["", "workers", "providers", "failed"] = ""
+    """What to look at; blank: what the text says."""
+
+
 async def stats_json(queue: RedisStreamsQueue, gates: Connection) -> StatsJson:
     """Return the state of a queue, with what needs attention."""
+    return (await read_stats(queue, gates))[0]
+
+
+async def read_stats(
+    queue: RedisStreamsQueue, gates: Connection
+) -> tuple[StatsJson, list[StatsWarning]]:
+    """Return the state of a queue, and its warnings with what each is about."""
     from aragora_q.redis.server import check_server  # noqa: PLC0415 - most commands need none
 
     server = await check_server(queue.connection)
@@ -476,8 +491,9 @@ async def stats_json(queue: RedisStreamsQueue, gates: Connection) -> StatsJson:
         "closed_providers": closed,
         "warnings": [],
     }
-    found["warnings"] = [*_warnings(found), *trouble]
-    return found
+    warnings = [*_warnings(found), *(StatsWarning(each, "providers") for each in trouble)]
+    found["warnings"] = [warning.text for warning in warnings]
+    return found, warnings
 
 
 async def _read_gates(
@@ -504,53 +520,61 @@ async def _read_gates(
     return spent_json(overview.spent_today), closed, []
 
 
-def _warnings(stats: StatsJson) -> Iterator[str]:
+def _warnings(stats: StatsJson) -> Iterator[StatsWarning]:
     """Yield what needs an operator's attention, most important first."""
     waiting = sum(stats["waiting"].values())
     if stats["paused"]:
         paused = ago_text(stats["now"], stats["paused_at"])
         by = f" by {stats['paused_by']}" if stats["paused_by"] else ""
         why = f" ({stats['paused_reason']})" if stats["paused_reason"] else ""
-        yield f"queue paused {paused}{by}{why}, no jobs start: to resume, run aragora-q resume"
+        text = f"queue paused {paused}{by}{why}, no jobs start: to resume, run aragora-q resume"
+        yield StatsWarning(text)
     if stats["grace_until"]:
         grace = duration((stats["grace_until"] - stats["now"]) / 1000)
-        yield f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"
+        text = f"no worker sent a heartbeat recently: no jobs are reclaimed for another {grace}"
+        yield StatsWarning(text, "workers")
     if (waiting or stats["delayed"] or stats["running"]) and not stats["worker_counts"]["alive"]:
-        yield "no live worker: jobs will not run until one starts"
+        yield StatsWarning("no live worker: jobs will not run until one starts", "workers")
     yield from _worker_warnings(stats)
     server = stats["server"]
     if server["eviction_policy"] not in (None, "noeviction"):
-        yield f"Redis may evict jobs: maxmemory-policy is {server['eviction_policy']}"
+        policy = server["eviction_policy"]
+        yield StatsWarning(f"Redis may evict jobs: maxmemory-policy is {policy}")
     used_bytes, max_bytes = server["used_bytes"], server["max_bytes"]
     if used_bytes and max_bytes and used_bytes > 0.9 * max_bytes:
-        yield f"Redis memory is {used_bytes / max_bytes:.0%} full"
+        yield StatsWarning(f"Redis memory is {used_bytes / max_bytes:.0%} full")
     yield from _provider_warnings(stats["closed_providers"] or ())
     if failed := stats["throughput"]["failed_15m"]:
-        yield f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
+        text = f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
+        yield StatsWarning(text, "failed")
 
 
-def _provider_warnings(closed: Sequence[ClosedProvider]) -> Iterator[str]:
+def _provider_warnings(closed: Sequence[ClosedProvider]) -> Iterator[StatsWarning]:
     for each in closed[:MAX_CLOSED]:
         seconds = each["seconds"]
         name = each["account"] if each["closed_by"] == "credit" else each["provider"]
         resume = f"until aragora-q providers resume {name}"
         until = resume if seconds is None else f"for {duration(seconds)}"
-        yield f"provider {each['account']} takes no calls {until}: {each['reason']}"
+        text = f"provider {each['account']} takes no calls {until}: {each['reason']}"
+        yield StatsWarning(text, "providers")
     if (more := len(closed) - MAX_CLOSED) > 0:
-        yield f"{count(more, 'more provider')} {'takes' if more == 1 else 'take'} no calls"
+        text = f"{count(more, 'more provider')} {'takes' if more == 1 else 'take'} no calls"
+        yield StatsWarning(text, "providers")
 
 
-def _worker_warnings(stats: StatsJson) -> Iterator[str]:
+def _worker_warnings(stats: StatsJson) -> Iterator[StatsWarning]:
     from aragora_q.status import stalled_workers  # noqa: PLC0415 - most commands need none
 
     for worker in stats["workers"]:
         if not worker["is_alive"]:
             age = duration(worker["heartbeat_age_seconds"])
             leased = count(worker["jobs_leased"], "job")
-            yield f"worker {worker['worker_id']}: no heartbeat for {age}, {leased} leased"
+            text = f"worker {worker['worker_id']}: no heartbeat for {age}, {leased} leased"
+            yield StatsWarning(text, "workers")
     for worker in stalled_workers(stats):
         lag = duration(worker["event_loop_lag_seconds"])
-        yield f"worker {worker['worker_id']}: its event loop did not respond for {lag}; its jobs stand still"
+        text = f"worker {worker['worker_id']}: its event loop did not respond for {lag}; its jobs stand still"
+        yield StatsWarning(text, "workers")
 
 
 def ago_text(now: int, ms: int | None) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from aragora_q.context import Executor
     from aragora_q.streams.queue import RedisStreamsQueue
 
+PROGRAM = "aragora-q"
 QUESTION = "Should a small team start with microservices or with a monolith?"
 ROUNDS = 2
 AGENT_WIDTH = 16
@@ -206,16 +210,24 @@ def _print_next_steps(settings: QueueConfig, job: Job, agents: list[str]) -> Non
 
     names = shlex.quote(",".join(agents))
     url = shlex.quote(RedisUrl.parse(settings.redis_url).redacted)
+    program = _program()
     output.line()
     output.write(output.styled("Try next:", "1"))
     output.lines(
         f"  {command}"
         for command in (
             f"export REDIS_URL={url} ARAGORA_QUEUE_NAME={DEMO_QUEUE}",
-            f"aragora-q show {job.id}",
-            f'aragora-q enqueue "Tea or coffee?" -a {names}',
-            "aragora-q worker --burst",
-            "aragora-q stats",
-            "aragora-q web",
+            f"{program} show {job.id}",
+            f'{program} enqueue "Tea or coffee?" -a {names}',
+            f"{program} worker --burst",
+            f"{program} stats",
+            f"{program} web",
         )
     )
+
+
+def _program() -> str:
+    """Return the word that runs this command: its path, if the shell does not find it by name."""
+    called = Path(sys.argv[0])
+    is_missing = called.name == PROGRAM and shutil.which(PROGRAM) is None
+    return shlex.quote(sys.argv[0]) if is_missing else PROGRAM

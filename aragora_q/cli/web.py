@@ -112,10 +112,16 @@ async def _serve(settings: QueueConfig) -> None:
 def _greet(console: Console, auth: Auth, host: str, port: int) -> None:
     """Say what is served, to whom, and how to log in."""
     from aragora_q.config.redis_url import format_address
+    from aragora_q.web.console import URL_SETTINGS
     from aragora_q.web.roles import Role
 
     address = f"http://{format_address((host, port))}"
     output.info(f"serving queue {console.config.queue} on {address}/")
+    if missing := [role for role in Role if role not in console.roles]:
+        output.info(
+            f"no credential for role {' and role '.join(missing)}: set "
+            f"{' and '.join(URL_SETTINGS[role] for role in missing)}; to redis_url where Redis has no users"
+        )
     if auth.is_loopback and auth.highest is not Role.VIEWER and sys.stderr.isatty():
         auth.desk_name = operator()
         output.info(f"to log in, once, as {auth.highest}: {address}/login?code={auth.link.make()}")

@@ -83,7 +83,8 @@ def access_as(role: Role) -> Callable[[Request], Awaitable[Access]]:
             )
         if not actor.role.includes(role):
             raise AccessDenied(
-                f"this needs role {role}, you have {actor.role}", hint="use another token"
+                f"this needs role {role}, you have {actor.role}",
+                hint=f"log in, or send a token, as {role}",
             )
         connections = console.roles[role]
         logged = request.scope["state"].setdefault("action", {})

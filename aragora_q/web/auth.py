@@ -136,6 +136,11 @@ class LoginLink:
         self._code, self._expires_at = secrets.token_urlsafe(16), self._clock() + LINK_SECONDS
         return self._code
 
+    @property
+    def was_made(self) -> bool:
+        """True if there was a code."""
+        return self._expires_at > 0
+
     def use(self, code: str) -> bool:
         """Return True if the code is right; it is not right any more afterwards."""
         expected = self._code.encode()

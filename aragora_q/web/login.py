@@ -111,5 +111,6 @@ def _page(
         next=local_path(destination) if destination else "",
         highest=max(console.roles, key=list(Role).index),
         has_tokens=auth.tokens is not None,
+        has_link=auth.link.was_made,
     )
     return HTMLResponse(page, status)

@@ -8,6 +8,8 @@ import pytest
 from support import processes
 from support.wait import wait_until_sync
 
+from aragora_q.cli import demo
+
 pytestmark = pytest.mark.slow
 
 AGENTS = "demo:bold,demo:careful,demo:curious"
@@ -48,6 +50,15 @@ def follow_up(cli_command, text):
     ended = [cli_command(*shlex.split(line)[1:], env=variables) for line in commands]
     assert [result.code for result in ended] == [0] * 4
     assert "completed" in ended[0].out
+
+
+def test_suggested_commands_have_a_path_where_the_shell_needs_it(monkeypatch, tmp_path):
+    """After `make demo`, the shell does not know the command: the lines have the path of the one that ran."""
+    monkeypatch.setattr("sys.argv", ["/my env/bin/aragora-q", "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert demo._program() == "'/my env/bin/aragora-q'"
+    (tmp_path / "aragora-q").touch(0o755)
+    assert demo._program() == "aragora-q"
 
 
 def test_ctrl_c_cancels_the_debate_and_leaves_nothing_running(

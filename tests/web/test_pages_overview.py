@@ -5,6 +5,7 @@ from pathlib import Path
 
 from support import shown_jobs
 
+from aragora_q.base import Job
 from aragora_q.errors import TryAgain
 from aragora_q.web import pages
 from aragora_q.web.pages.rendering import ENVIRONMENT
@@ -141,3 +142,24 @@ async def test_what_is_no_outage_is_not_said_to_be_one(harness, operator, monkey
     assert "Not possible now" in page.words
     assert "let workers drain" in page.words
     assert "does not answer" not in page.words
+
+
+async def test_warnings_lead_to_their_page(harness, new_console):
+    """A warning of the overview has a link to the page that shows what it is about."""
+    await harness.queue.enqueue(Job({"question": "Tea?"}))
+    browser = new_console().browser()
+    assert attention(await browser.get("/")) == {
+        "No live worker: jobs will not run until one starts": "/workers"
+    }
+    assert "aragora-q worker" in (await browser.get("/workers")).words
+    await shown_jobs.fill(harness.queue, await shown_jobs.worker(harness.queue))
+    found = attention(await new_console().browser().get("/"))
+    assert found["1 job failed within 15 min: run aragora-q list --status failed"] == "/failed"
+
+
+def attention(page):
+    """The address that each warning of the overview leads to; blank: none."""
+    warnings = re.findall(
+        r'<li class="notice[^>]*><span>([^<]*)</span>(?: <a href="([^"]*)")?', page.text
+    )
+    return dict(warnings)

@@ -53,6 +53,18 @@ MAX_CACHED_MODELS = 32
 MIN_CHOSEN_AGENTS = 3
 
 
+KNOWN = (
+    *ALIASES, "demo", *(f"demo:{persona}" for persona in demo.PERSONAS),
+    *(f"local:{model}" for model in model_files.MODELS),
+)  # fmt: skip
+"""Agents that need no configuration, without those that are named by provider and model."""
+
+
+def known_agents(config: QueueConfig) -> list[str]:
+    """Return the agents that jobs may name; `provider:model` is possible, too."""
+    return list(dict.fromkeys([*config.agents, *KNOWN]))
+
+
 def check_agents(names: Iterable[str], config: QueueConfig) -> None:
     """Check that every name resolves to an agent. Does not check API keys or extras.
 
@@ -288,15 +300,12 @@ def _known_config(name: str, config: QueueConfig) -> AgentConfig:
         )
     if model and (agent.base_url or provider):
         return agent
-    known = [
-        *ALIASES, "demo", *(f"demo:{persona}" for persona in demo.PERSONAS),
-        *(f"local:{model}" for model in model_files.MODELS),
-    ]  # fmt: skip
     if name in config.agents:
+        known = list(KNOWN)
         fault = f"agent {name:.100}: unknown model {agent.model!r:.100}"
     else:
+        known = known_agents(config)
         fault = f"unknown agent {name!r:.100}"
-        known = [*dict.fromkeys([*config.agents, *known])]
     if detail and (provider := nearest(kind, PROVIDERS)):
         known_like = [*known, f"{provider}:{detail}"]
     else:

@@ -323,7 +323,7 @@ def _page(
     notice: str = "",
     status_code: int = 200,
 ) -> Response:
-    from aragora_q.executors.debate.providers import ALIASES  # noqa: PLC0415 - the other pages need none
+    from aragora_q.executors.debate.agents import known_agents  # noqa: PLC0415 - the other pages need none
 
     config = access.queue.config
     return render(
@@ -335,7 +335,7 @@ def _page(
         problems=draft.problems,
         notice=notice,
         ready=ready,
-        agents=list(dict.fromkeys((*config.agents, *config.default_agents, *ALIASES, "demo"))),
+        agents=known_agents(config),
         modes={
             "consensus": CONSENSUS_MODES, "debate": DEBATE_MODES, "service_tier": SERVICE_TIERS,
             "answer_form": ANSWER_FORMS,

@@ -42,6 +42,13 @@ NEARLY_USED = 0.8
 OLD_SECONDS = 600.0
 """A job that waits longer needs attention."""
 
+PLACES = {
+    "workers": ("/workers", "workers"),
+    "providers": ("/money#providers", "providers"),
+    "failed": ("/failed", "failed jobs"),
+}
+"""Addresses and names of links, by what a warning is about."""
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -79,9 +86,9 @@ async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
 
 async def _read(queue: RedisStreamsQueue, gates: Connection, span: Span) -> dict[str, Any]:
     """Return what the template shows."""
-    (stats, budgets, events, samples), (running, ended, failed) = await asyncio.gather(
+    ((stats, warnings), budgets, events, samples), (running, ended, failed) = await asyncio.gather(
         asyncio.gather(
-            views.stats_json(queue, gates),
+            views.read_stats(queue, gates),
             _budgets(gates),
             latest_events(queue),
             read_samples(queue.connection, span),
@@ -99,7 +106,10 @@ async def _read(queue: RedisStreamsQueue, gates: Connection, span: Span) -> dict
         "now": now,
         "stats": stats,
         "waiting": sum(stats["waiting"].values()),
-        "attention": [*_attention(stats, budgets), *_crash_attention(list(rows.values()))],
+        "attention": [
+            *_attention(stats, warnings, budgets),
+            *_crash_attention(list(rows.values())),
+        ],
         "failed": [
             row
             for row in _of(rows, failed.ids)
@@ -146,10 +156,12 @@ def _event(entry_id: str, fields: Mapping[str, str]) -> Event:
     )
 
 
-def _attention(stats: Mapping[str, Any], budgets: Sequence[BudgetState]) -> Iterator[Attention]:
+def _attention(
+    stats: Mapping[str, Any], warnings: Sequence[views.StatsWarning], budgets: Sequence[BudgetState]
+) -> Iterator[Attention]:
     """Yield what an operator should look at, most important first."""
-    for warning in stats["warnings"]:
-        yield Attention(warning, "bad")
+    for warning in warnings:
+        yield Attention(warning.text, "bad", *PLACES.get(warning.about, ()))
     if (oldest := stats["oldest_waiting_seconds"]) is not None and oldest > OLD_SECONDS:
         waits = f"The oldest waiting job waits for {duration(oldest)}."
         yield Attention(waits, "caution", "/jobs?status=pending", "waiting jobs")
@@ -174,7 +186,7 @@ def _budget_attention(state: BudgetState) -> Attention:
     return Attention(
         f"Budget {state.budget.name}{scope}: {dollars(used)} of {dollars(limit)} used{share}.",
         "bad" if used >= limit else "caution",
-        "/money",
+        "/money#budgets",
         "budgets",
     )
 

@@ -94,6 +94,7 @@ def test_the_link_at_a_terminal_logs_one_browser_in_once(acl_server, tmp_path):
             assert is_logged_in(console, cookie)
             again = console.post("/login", code=code)
             assert (again.status, again.cookie) == (401, "")
+            assert "printed in its terminal" in again.text
         finally:
             console.stop()
     finally:
@@ -124,6 +125,7 @@ def test_on_another_address_only_probes_are_served_without_tokens(acl_server, tm
             assert (answer.status, "aragora-q token NAME" in answer.text) == (401, True)
         page = console.get("/", Accept="text/html")
         assert (page.status, "no tokens yet" in page.text) == (401, True)
+        assert "printed in its terminal" not in page.text
         wait_until_sync(lambda: "without tokens, only /metrics and /healthz" in console.log)
     finally:
         console.stop()
