@@ -97,18 +97,16 @@ class Guard:
         self._hosts = hosts
         self._metrics = metrics
         self._max_body = max(MAX_BODY_BYTES, 2 * max_payload_bytes)
-        self.streams: set[asyncio.Timeout] = set()
-        """Of each open stream of events, what ends it."""
         self._requests: set[asyncio.Timeout] = set()
         """Of each request under way, what ends it."""
         self._is_stopping = False
 
     def stop(self) -> None:
-        """End all streams of events now, and what other requests wait for soon: the process is stopping."""
+        """End the requests that wait for something, soon: the process is stopping."""
         self._is_stopping = True
-        at = asyncio.get_running_loop().time()
+        at = asyncio.get_running_loop().time() + STOP_SECONDS
         for request in self._requests:
-            request.reschedule(at if request in self.streams else at + STOP_SECONDS)
+            request.reschedule(at)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -117,7 +115,7 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        exchange = _Exchange(scope, receive, send, self.streams)
+        exchange = _Exchange(scope, receive, send)
         started_at = time.monotonic()
         caller = self._auth.identify(scope, exchange.headers)
         scope["state"].update(actor=caller.actor, is_https=caller.is_https)
@@ -255,12 +253,9 @@ def _authority(url: str) -> tuple[str, int | None] | None:
 class _Exchange:
     """One request and its answer, as the guarded application may see and send them."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, streams: set[asyncio.Timeout]
-    ) -> None:
-        self.scope = {
-            **scope
-        }  # the server's own keeps the method: HEAD is answered as GET, without a body
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The server's own keeps the method: HEAD is answered as GET, without a body.
+        self.scope = {**scope}
         self.headers = Headers(scope=scope)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -269,7 +264,7 @@ class _Exchange:
         self.is_lost = False
         """Whether the client closed the connection."""
         self.max_body = 0
-        self._receive, self._send, self._streams = receive, send, streams
+        self._receive, self._send = receive, send
         self._received = 0
         self._is_complete = False
         self.timeout = asyncio.timeout(None)
@@ -317,8 +312,6 @@ class _Exchange:
                 raise
             if not self.status:
                 raise _stopping() from None
-        finally:
-            self._streams.discard(self.timeout)
         if self.is_too_long and not self.status:
             raise self.too_long()
         if self.status and not self._is_complete and not self.is_lost:
@@ -359,10 +352,9 @@ class _Exchange:
             headers[name] = value
         if not self.path.startswith(STATIC):
             headers.setdefault("Cache-Control", "no-store")
-        if headers.get("content-type", "").startswith("text/event-stream"):
-            self._streams.add(self.timeout)
-            if self.method == "HEAD":
-                self.timeout.reschedule(0)
+        is_stream = headers.get("content-type", "").startswith("text/event-stream")
+        if self.method == "HEAD" and is_stream:
+            self.timeout.reschedule(0)
 
     async def refuse(self, refusal: Refused) -> None:
         """Answer with a refusal, as JSON where a program reads it."""
