@@ -25,6 +25,7 @@ from aragora_q.events import ENDINGS, EventId, job_event, job_ids
 from aragora_q.observability.logs import get_logger
 from aragora_q.redis.scripts import BATCH_LIMIT
 from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.media import EVENTS
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -378,7 +379,7 @@ class EventStream(Response):
     disconnected by the server.
     """
 
-    media_type = "text/event-stream"
+    media_type = EVENTS
 
     def __init__(
         self,
