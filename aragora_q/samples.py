@@ -1,4 +1,4 @@
-"""Samples of a queue, as charts and the API show them: read from Redis, and turned into series.
+"""Samples of a queue, as charts show them: read from Redis, and turned into series.
 
 Maintenance writes samples (`sample.lua`); the console reads them. Their counters are lifetime totals, so a
 series is made of differences between neighbors. Knows the keys; must not know how a series is drawn.
@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from operator import add, sub
-from typing import Any, Literal
-
-from typing_extensions import TypedDict  # of `typing`, pydantic needs that of Python 3.12
+from typing import Literal
 
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
@@ -63,49 +61,6 @@ class Sample:
     """Jobs completed since the sample before, by the bucket of their last attempt's time: DURATION_BOUNDS."""
     total: Mapping[int, int]
     """The same of the time since their enqueue."""
-
-
-class DurationView(TypedDict):
-    """JSON of the durations of an interval's completed jobs."""
-
-    p50_seconds: float
-    p95_seconds: float
-
-
-class PointView(TypedDict):
-    """JSON of an interval. The numbers of one without samples are null.
-
-    `started_at` (Unix ms); counts of jobs that took a transition in the interval: `enqueued`, `started`,
-    `completed`, `failed`, `cancelled`, `retried`, `crashed`; numbers at its last sample: `waiting`, `running`,
-    `delayed`, `held`, `workers`; `spent_usd`; durations of `run` (last attempts) and `total` (since the
-    enqueue), null if no job was completed.
-    """
-
-    started_at: int
-    enqueued: int | None
-    started: int | None
-    completed: int | None
-    failed: int | None
-    cancelled: int | None
-    retried: int | None
-    crashed: int | None
-    waiting: int | None
-    running: int | None
-    delayed: int | None
-    held: int | None
-    workers: int | None
-    spent_usd: float | None
-    run: DurationView | None
-    total: DurationView | None
-
-
-class SamplesView(TypedDict):
-    """JSON of a span: `now` (Unix ms), an interval's length, and the intervals; the last one has not ended."""
-
-    span: Span
-    now: int
-    step_seconds: int
-    points: list[PointView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,25 +117,6 @@ async def read_samples(connection: Connection, span: Span) -> Samples:
     found = (_sample(entry_id, fields) for entry_id, fields in reversed(entries))
     kept = [s for s in found if s and now - grid.seconds - grid.step <= s.at <= now]
     return Samples(span, now, kept)
-
-
-def as_json(samples: Samples) -> SamplesView:
-    """Return the JSON of a span."""
-    series = samples.series()
-    points: list[PointView] = []
-    for n, began_at in enumerate(series.times):
-        numbers: dict[str, Any] = {
-            name: values[n] for name, values in (*series.counts.items(), *series.gauges.items())
-        }
-        numbers["started_at"] = began_at * 1000
-        numbers["spent_usd"] = series.spent_usd[n]
-        for name, shares in (("run", series.run_seconds), ("total", series.total_seconds)):
-            view = {f"{share}_seconds": values[n] for share, values in shares.items()}
-            numbers[name] = None if None in view.values() else view
-        points.append(PointView(**numbers))  # type: ignore[typeddict-item]
-    return SamplesView(
-        span=series.span, now=samples.now * 1000, step_seconds=series.step, points=points
-    )
 
 
 _COUNTS = len(SAMPLED_COUNTERS)

@@ -5,6 +5,7 @@ Used by the queue, the command line and the exporter. Sends commands that only r
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,7 +130,7 @@ class JobStatusTracker:
         """Return many jobs as `get_jobs` does, and the server's time at which the last of them were read.
 
         JOBS_AT_ONCE of them take one round trip; more, if their payloads and results have more than 8 MiB. With
-        `max_bytes`, a longer payload or result is left out: `raw_payload` has the payload's beginning.
+        `max_bytes`, a longer result is left out, and of a longer payload all but the beginning of its question.
         """
         read = JobsRead([], 0.0, set())
         while len(read.jobs) < len(job_ids):
@@ -452,8 +453,8 @@ def _job_from_row(job_id: str, row: Any) -> Job:
     if payload is None and entry and not _ENTRY.fullmatch(entry):
         raise ValueError(f"entry {entry!r:.100} is not the id of a stream entry")
     job.raw_payload = LOST_PAYLOAD if payload is None else payload
+    job.payload = _beginning(job.raw_payload) if is_cut else decode_payload(job.raw_payload)
     if not is_cut:
-        job.payload = decode_payload(job.raw_payload)
         job.result = None if result is None else _object(result, "result")
     job.error = _last(history, "error")
     job.hold = _hold_from_fields(fields, history)
@@ -534,6 +535,17 @@ def decode_payload(raw: bytes) -> dict[str, Any]:
     if isinstance(payload, dict):
         return payload
     return {"malformed": raw.decode(errors="backslashreplace")}
+
+
+_QUESTION = re.compile(r'"question": ?"((?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*)')
+"""A question, as far as it is there."""
+
+
+def _beginning(raw: bytes) -> dict[str, Any]:
+    """Return a payload that may be cut off; if it is, its question as far as that is there."""
+    payload = decode_payload(raw)
+    question = _QUESTION.search(payload["malformed"]) if "malformed" in payload else None
+    return {"question": json.loads(f'"{question[1]}"')} if question else payload
 
 
 def decode_checkpoints(job_id: str, journal: Any) -> dict[str, dict[str, Any]]:

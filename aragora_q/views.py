@@ -18,7 +18,7 @@ from aragora_q.formats import count, duration
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
-    from aragora_q.gates.accounts import Account
+    from aragora_q.gates.accounts import Account, Accounts
     from aragora_q.gates.book import Book, Budget
     from aragora_q.gates.overrides import Override
     from aragora_q.gates.spending import Key, Report, Spent
@@ -580,6 +580,13 @@ def _worker_warnings(stats: StatsJson) -> Iterator[StatsWarning]:
 def ago_text(now: int, ms: int | None) -> str:
     """Return how long ago a time in Unix ms was: `3 min ago`; `never` if it is None."""
     return "never" if ms is None else f"{duration(max(0, now - ms) / 1000)} ago"
+
+
+async def read_providers(accounts: Accounts, now: float) -> list[ProviderJson]:
+    """Return all accounts, then paused providers. `now`: in Unix seconds."""
+    found, pauses = await accounts.accounts(), await accounts.pauses()
+    agents = await accounts.agents(each.name for each in found)
+    return providers_json(found, agents, pauses, now)
 
 
 def providers_json(

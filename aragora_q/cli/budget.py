@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
 from aragora_q.cli.options import CODES, AsJson, LoadConfig, Reason, with_config, with_queue
-from aragora_q.errors import BudgetNotFound, did_you_mean
+from aragora_q.errors import BudgetNotFound
 from aragora_q.formats import dollars
 from aragora_q.views import budget_json
 
@@ -80,7 +80,7 @@ async def list_(queue: RedisStreamsQueue, *, as_json: AsJson = False, quiet: Qui
 async def show(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False) -> None:
     """Show a budget: limit, spending, and who set it."""
     async with _open_book(queue) as book:
-        found = await book.budget(name) or _raise_unknown(queue, name, await book.budgets())
+        found = await _require(queue, book, name)
         if as_json:
             output.json_line(await budget_json(book, found))
             return
@@ -158,7 +158,7 @@ async def _set(
             )
         wanted = _check(name, given)
         await book.set_budget(name, wanted, by=options.operator(), reason=reason)
-        found = await book.budget(name) or _raise_unknown(queue, name, [])
+        found = await book.require(name)
         if as_json:
             output.json_line(await budget_json(book, found))
         else:
@@ -176,7 +176,7 @@ async def _set(
 async def reset(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False) -> None:
     """Let what workers declare apply again. What was spent stays."""
     async with _open_book(queue) as book:
-        before = await book.budget(name) or _raise_unknown(queue, name, await book.budgets())
+        before = await _require(queue, book, name)
         is_reset = await book.reset_budget(name)
         found = await book.budget(name)
         if as_json:
@@ -199,13 +199,13 @@ async def _open_book(queue: RedisStreamsQueue) -> AsyncIterator[Book]:
         yield Book(gates)
 
 
-def _raise_unknown(queue: RedisStreamsQueue, name: str, budgets: list[Budget]) -> NoReturn:
-    hint = did_you_mean(name, [each.name for each in budgets])
-    if name in queue.config.budgets:
-        hint = OWN
-    raise BudgetNotFound(
-        f"no budget {name:.100}", hint=hint or "aragora-q budget list shows those that apply"
-    )
+async def _require(queue: RedisStreamsQueue, book: Book, name: str) -> Budget:
+    """Return a budget. Raises BudgetNotFound; its hint names one that only this configuration has."""
+    try:
+        return await book.require(name)
+    except BudgetNotFound as error:
+        error.hint = OWN if name in queue.config.budgets else error.hint
+        raise
 
 
 def _parse_amount(text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from aragora_q.cli import SETTINGS, options, output
 from aragora_q.cli.options import CODES, AsJson, Reason, with_queue
-from aragora_q.errors import ProviderNotFound, did_you_mean
+from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.formats import duration, truncate
 from aragora_q.views import pause_of, providers_json, unused
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from aragora_q.gates.overrides import Override
     from aragora_q.streams.queue import RedisStreamsQueue
 
-MAX_NAME_CHARS = 200
 MAX_NAMED = 9
 """Providers in a hint."""
 
@@ -38,12 +37,12 @@ def _providers() -> None:
 
 
 def _check_name(name: str) -> str:
-    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable() or " " in name:
-        raise typer.BadParameter(
-            f"{name!r:.100} is not a provider or account: 1 to {MAX_NAME_CHARS} printable characters "
-            "without blanks"
-        )
-    return name
+    from aragora_q.gates.accounts import check_provider
+
+    try:
+        return check_provider(name)
+    except InvalidPayload as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 Name = Annotated[
@@ -106,17 +105,13 @@ async def pause(
     by `resume`.
     """
     async with _open_accounts(queue) as accounts:
-        was_paused = name in await accounts.pauses()
-        if (
-            reason or not was_paused
-        ):  # a reason that another operator gave stays until there is a new one
-            await accounts.pause(name, by=options.operator(), reason=reason)
+        is_new = await accounts.pause(name, by=options.operator(), reason=reason)
         found = await accounts.accounts()
     known = _names(found)
     if as_json:
-        output.json_line({"name": name, "paused": True, "changed": not was_paused})
+        output.json_line({"name": name, "paused": True, "changed": is_new})
     elif not quiet:
-        output.info(f"{name} {'was already paused' if was_paused else 'is paused'}")
+        output.info(f"{name} {'is paused' if is_new else 'was already paused'}")
         if name not in known:
             providers = sorted({each.provider for each in found})[:MAX_NAMED]
             hint = did_you_mean(name, known) or f"those known are {', '.join(providers)}"
@@ -138,20 +133,12 @@ async def resume(
     jobs that were put off keep their due times.
     """
     async with _open_accounts(queue) as accounts:
-        changed = await accounts.resume(name)
-        found, pauses = await accounts.accounts(), await accounts.pauses()
-    known = _names(found)
-    for each in found:
-        paused = next((n for n in each.paused_by if n in pauses), None)
-        if paused is not None and name in each.paused_by:
-            whose = "" if paused == each.name else f" with {paused}"
-            raise typer.BadParameter(
-                f"{each.name} stays paused{whose}: aragora-q providers resume {paused}",
-                param_hint="NAME",
-            )
-    if not changed and name not in known:
-        raise ProviderNotFound(
-            f"no calls to {name!r} are known, and it is not paused", hint=did_you_mean(name, known)
+        changed, account, paused_by = await accounts.resume(name)
+    if account:
+        whose = "" if paused_by == account else f" with {paused_by}"
+        raise typer.BadParameter(
+            f"{account} stays paused{whose}: aragora-q providers resume {paused_by}",
+            param_hint="NAME",
         )
     if as_json:
         output.json_line({"name": name, "paused": False, "changed": changed})

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from aragora_q.context import FLEX_GATE
+from aragora_q.errors import InvalidPayload, ProviderNotFound, did_you_mean
 from aragora_q.gates.overrides import Override, read_overrides, write_override
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
@@ -41,6 +42,7 @@ State = Literal["open", "probing", "closed", "paused"]
 """`probing`: it was closed, and the next call tries whether it answers again."""
 
 AGENT_FIELD = "agent:"
+MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,27 @@ class Account:
         return 0
 
 
+class Resumed(NamedTuple):
+    """What became of a provider or account that was resumed."""
+
+    changed: bool
+    """False: it was neither paused nor closed."""
+    account: str = ""
+    """An account of it that stays paused; empty: none does."""
+    paused_by: str = ""
+    """Which pause stops that account: of it, or of its provider."""
+
+
+def check_provider(name: str) -> str:
+    """Return the name of a provider or account. Raises InvalidPayload if none can have it."""
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable() or " " in name:
+        raise InvalidPayload(
+            f"{name!r:.100} is not a provider or account: 1 to {MAX_NAME_CHARS} printable characters "
+            "without blanks"
+        )
+    return name
+
+
 class Accounts:
     """Reads the accounts of a prefix, and pauses and resumes them."""
 
@@ -128,13 +151,35 @@ class Accounts:
         """Return what operators have paused, by name: accounts, and providers with all their accounts."""
         return await read_overrides(self._connection, "pause")
 
-    async def pause(self, name: str, *, by: str, reason: str = "") -> None:
-        """Let no call to an account, or to any account of a provider, begin. Calls under way go on."""
-        await write_override(self._connection, "pause", name, {"by": by, "reason": reason})
+    async def pause(self, name: str, *, by: str, reason: str = "") -> bool:
+        """Let no call to an account, or to any account of a provider, begin. Calls under way go on.
 
-    async def resume(self, name: str) -> bool:
-        """End a pause, and open what is closed for other reasons. Returns False if nothing was closed."""
-        return await write_override(self._connection, "pause", name, None)
+        Returns False if it was paused before; the reason that was given then stays until there is a new one.
+        """
+        is_new = name not in await self.pauses()
+        if reason or is_new:
+            await write_override(self._connection, "pause", name, {"by": by, "reason": reason})
+        return is_new
+
+    async def resume(self, name: str) -> Resumed:
+        """End a pause, and open what is closed for other reasons.
+
+        Raises:
+            ProviderNotFound: no calls to it are known, and it is not paused.
+        """
+        changed = await write_override(self._connection, "pause", name, None)
+        found, pauses = await self.accounts(), await self.pauses()
+        known = {each for account in found for each in account.paused_by}
+        if not changed and name not in known:
+            raise ProviderNotFound(
+                f"no calls to {name!r:.100} are known, and it is not paused",
+                hint=did_you_mean(name, known),
+            )
+        for account in found:
+            pause = next((each for each in account.paused_by if each in pauses), None)
+            if pause is not None and name in account.paused_by:
+                return Resumed(changed, account.name, pause)
+        return Resumed(changed)
 
 
 async def read_accounts(connection: Connection, names: Iterable[str]) -> list[Account]:

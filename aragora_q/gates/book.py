@@ -1,6 +1,6 @@
 """Budgets as operators see and set them: limits, who set them, and what was spent in the current windows.
 
-Used by the command line and the doctor, over a connection to the gates.
+Used by the command line, the console and the doctor, over a connection to the gates.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from aragora_q import loose
-from aragora_q.config.settings import BudgetConfig
+from aragora_q.config.settings import BudgetConfig, check_budget_name
+from aragora_q.errors import BudgetNotFound, InvalidPayload, did_you_mean, validation_rule
 from aragora_q.gates.overrides import Override, read_overrides, write_override
 from aragora_q.gates.policy import budget_rule
 from aragora_q.money import MICROS
@@ -98,6 +101,18 @@ class Book:
         """Return the budget of a name; None if there is none."""
         return next((each for each in await self.budgets() if each.name == name), None)
 
+    async def require(self, name: str) -> Budget:
+        """Return the budget of a name. Raises BudgetNotFound."""
+        budgets = await self.budgets()
+        found = next((each for each in budgets if each.name == name), None)
+        if found is None:
+            hint = did_you_mean(name, [each.name for each in budgets])
+            raise BudgetNotFound(
+                f"no budget {name:.100}",
+                hint=hint or "aragora-q budget list shows those that apply",
+            )
+        return found
+
     async def spending(self, name: str) -> tuple[int | None, AsyncIterator[ScopeSpending]]:
         """Return when a budget's window ends, in Unix ms (None: never), and spending by value of its scope.
 
@@ -151,6 +166,28 @@ class Book:
     async def reset_budget(self, name: str) -> bool:
         """Let what workers declare apply again. Returns False if nothing was set."""
         return await write_override(self._connection, "budget", name, None)
+
+
+def changed_budget(name: str, before: Budget | None, given: Mapping[str, object]) -> BudgetConfig:
+    """Return a budget with `given` fields, else as it was, checked by the rules of the configuration.
+
+    Raises:
+        InvalidPayload: the name or a field breaks a rule, or a new budget lacks a field.
+    """
+    try:
+        check_budget_name(name)
+        return BudgetConfig.model_validate(
+            {**(before.config().model_dump() if before else {}), **given}
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = str(fault["loc"][0])
+        if fault["type"] == "missing":
+            raise InvalidPayload(f"{name} is a new budget: give its {field}") from None
+        text = f"{field} {fault['input']!r:.100} {validation_rule(fault['msg'])}"
+        raise InvalidPayload(text) from None
+    except ValueError as error:
+        raise InvalidPayload(f"budget {name!r:.100}: {error}") from None
 
 
 def _budget(

@@ -25,6 +25,10 @@ MAX_LOGGED_CHARS = 500
 """Length of an id in a log line."""
 
 
+LOG_IN = "log in first"
+TOKEN_HINT = "send a token; to make one: aragora-q token NAME"  # noqa: S105 - a hint
+
+
 class NotLoggedIn(AccessDenied):
     """The request has no valid token or cookie."""
 
@@ -73,9 +77,7 @@ def access_as(role: Role) -> Callable[[Request], Awaitable[Access]]:
     async def access(request: Request) -> Access:  # without `async`, it would run in a thread
         console, actor = console_of(request), actor_of(request)
         if actor.role is None:
-            raise NotLoggedIn(
-                "log in first", hint="send a token; to make one: aragora-q token NAME"
-            )
+            raise NotLoggedIn(LOG_IN, hint=TOKEN_HINT)
         if role not in console.roles:
             raise AccessDenied(
                 f"this console has no credential for role {role}",

@@ -55,6 +55,9 @@ class Console:
     roles: Mapping[Role, RoleConnections]
     feed: Feed
     shared: SharedReads
+    """Of pages and API: cleared when something happens in the queue, or is changed here."""
+    probed: SharedReads = field(default_factory=SharedReads)
+    """Of probes: never cleared, so that no one can make them read more often."""
     clock: ServerClock = field(default_factory=ServerClock)
     viewer_may_write: bool | None = None
     """Whether the Redis user of the viewer may do more than read; None: Redis has not answered yet."""
@@ -83,6 +86,7 @@ async def open_console(config: QueueConfig) -> AsyncIterator[Console]:
         feed = Feed(roles[Role.VIEWER].queue, on_news=shared.clear)
         await stack.enter_async_context(feed.running())
         console = Console(config, roles, feed, shared)
+        stack.push_async_callback(console.probed.close)
         task = asyncio.create_task(_check_viewer(console), name="check-viewer")
         stack.push_async_callback(_cancel, task)
         yield console

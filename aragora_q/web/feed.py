@@ -25,6 +25,7 @@ from aragora_q.events import ENDINGS, EventId, job_event, job_ids
 from aragora_q.observability.logs import get_logger
 from aragora_q.redis.scripts import BATCH_LIMIT
 from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.media import EVENTS
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -54,9 +55,6 @@ TICK_SECONDS = 5.0
 
 RETRY_MS = 2_000
 """How long a browser waits before it connects again."""
-
-SEND_SECONDS = 30.0
-"""How long a client may leave messages unread before its stream ends."""
 
 PAUSE_SECONDS, PAUSE_PER_STREAM_SECONDS = 0.1, 0.001
 """Pause between two deliveries, and more for each stream: most of the process' time is left to requests."""
@@ -376,12 +374,13 @@ class Subscription:
 
 
 class EventStream(Response):
-    """The response that sends the messages of a subscription until the client leaves or does not read.
+    """The response that sends the messages of a subscription until the client leaves.
 
-    What `Feed.subscribe` raises surfaces before the response starts.
+    What `Feed.subscribe` raises surfaces before the response starts. A client that does not read is
+    disconnected by the server.
     """
 
-    media_type = "text/event-stream"
+    media_type = EVENTS
 
     def __init__(
         self,
@@ -403,16 +402,10 @@ class EventStream(Response):
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         with self._subscribe() as subscription, _watching(receive, subscription.close):
-            try:
-                await send(
-                    {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-                )
-                async for chunk in subscription:
-                    async with asyncio.timeout(SEND_SECONDS):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            except TimeoutError:
-                logger.info("a client does not read its events")
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for chunk in subscription:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @contextmanager

@@ -21,8 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.web_metrics import WebMetrics
+from aragora_q.web.access import LOG_IN, TOKEN_HINT
 from aragora_q.web.auth import Auth, Caller, host_of, is_local, parse_ip
-from aragora_q.web.problems import title_of
+from aragora_q.web.media import EVENTS, NDJSON, PROBLEM, has_lines, media_type
+from aragora_q.web.problems import CHALLENGE, new_problem
 
 logger = get_logger(__name__)
 
@@ -38,7 +40,6 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_LINES_BYTES = 1024 * 1024 * 1024
 """Longest body of JSON lines: they are read one at a time."""
 
-LINES = "application/x-ndjson"
 MAX_DIGITS = 16
 STOP_SECONDS = 1.0
 """Time for requests under way to end when the process stops; then they are answered 503."""
@@ -55,8 +56,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-NEEDS_LOGIN = "log in first"
-TOKEN_HINT = "send a token; to make one: aragora-q token NAME"  # noqa: S105 - a hint
 
 
 class Refused(Exception):
@@ -98,18 +97,16 @@ class Guard:
         self._hosts = hosts
         self._metrics = metrics
         self._max_body = max(MAX_BODY_BYTES, 2 * max_payload_bytes)
-        self.streams: set[asyncio.Timeout] = set()
-        """Of each open stream of events, what ends it."""
         self._requests: set[asyncio.Timeout] = set()
         """Of each request under way, what ends it."""
         self._is_stopping = False
 
     def stop(self) -> None:
-        """End all streams of events now, and what other requests wait for soon: the process is stopping."""
+        """End the requests that wait for something, soon: the process is stopping."""
         self._is_stopping = True
-        at = asyncio.get_running_loop().time()
+        at = asyncio.get_running_loop().time() + STOP_SECONDS
         for request in self._requests:
-            request.reschedule(at if request in self.streams else at + STOP_SECONDS)
+            request.reschedule(at)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -118,7 +115,7 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        exchange = _Exchange(scope, receive, send, self.streams)
+        exchange = _Exchange(scope, receive, send)
         started_at = time.monotonic()
         caller = self._auth.identify(scope, exchange.headers)
         scope["state"].update(actor=caller.actor, is_https=caller.is_https)
@@ -143,7 +140,7 @@ class Guard:
         if caller.is_wrong:
             await self._refuse_token(caller.actor.address)
         _check_origin(exchange, caller)
-        exchange.max_body = MAX_LINES_BYTES if exchange.has_lines else self._max_body
+        exchange.max_body = MAX_LINES_BYTES if has_lines(exchange.headers) else self._max_body
         if exchange.length > exchange.max_body:
             raise exchange.too_long()
         if caller.actor.role is None and not _is_public(exchange.path):
@@ -181,18 +178,15 @@ class Guard:
         raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not valid", hint=TOKEN_HINT)
 
     def _finish(self, exchange: _Exchange, caller: Caller, seconds: float) -> None:
-        group = group_of(exchange.path)
-        self._metrics.requests(group, f"{exchange.status // 100}xx").inc()
+        self._metrics.requests(group_of(exchange.path), f"{exchange.status // 100}xx").inc()
         fields = {
             **_named(exchange, caller),
             "status": exchange.status,
             "seconds": seconds,
             **exchange.scope["state"].get("action", {}),
         }
-        if exchange.method in SAFE_METHODS:
-            logger.debug("request", extra=fields)
-        else:
-            logger.info("request", extra=fields)
+        log = logger.debug if exchange.method in SAFE_METHODS else logger.info
+        log("request", extra=fields)
 
 
 def _stopping() -> Refused:
@@ -257,12 +251,9 @@ def _authority(url: str) -> tuple[str, int | None] | None:
 class _Exchange:
     """One request and its answer, as the guarded application may see and send them."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, streams: set[asyncio.Timeout]
-    ) -> None:
-        self.scope = {
-            **scope
-        }  # the server's own keeps the method: HEAD is answered as GET, without a body
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The server's own keeps the method: HEAD is answered as GET, without a body.
+        self.scope = {**scope}
         self.headers = Headers(scope=scope)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -273,16 +264,11 @@ class _Exchange:
         self.ends_connection = False
         """Whether nothing more is read from the connection after the answer."""
         self.max_body = 0
-        self._receive, self._send, self._streams = receive, send, streams
+        self._receive, self._send = receive, send
         self._received = 0
         self._is_complete = False
         self.timeout = asyncio.timeout(None)
         """Ends the request when the process stops."""
-
-    @property
-    def has_lines(self) -> bool:
-        """Whether the body is JSON lines."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower() == LINES
 
     @property
     def length(self) -> int:
@@ -301,13 +287,13 @@ class _Exchange:
         return Refused(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the body is longer than {self.max_body:,} bytes",
-            hint=f"many jobs are sent as lines: Content-Type: {LINES}",
+            hint=f"many jobs are sent as lines: Content-Type: {NDJSON}",
         )
 
     def lead_to_login(self) -> None:
         """Pass a request that needs a login to the login page. Raises Refused if no person reads the answer."""
         if self.path.startswith("/api/") or "text/html" not in self.headers.get("accept", ""):
-            raise Refused(HTTPStatus.UNAUTHORIZED, NEEDS_LOGIN, hint=TOKEN_HINT)
+            raise Refused(HTTPStatus.UNAUTHORIZED, LOG_IN, hint=TOKEN_HINT)
         query = self.scope["query_string"].decode("latin-1")
         is_page = self.method in ("GET", "HEAD")
         self.scope["state"]["next"] = (
@@ -327,8 +313,6 @@ class _Exchange:
                 raise
             if not self.status:
                 raise _stopping() from None
-        finally:
-            self._streams.discard(self.timeout)
         if self.is_too_long and not self.status:
             raise self.too_long()
         if self.status and not self._is_complete and not self.is_lost:
@@ -369,27 +353,24 @@ class _Exchange:
             headers[name] = value
         if not self.path.startswith(STATIC):
             headers.setdefault("Cache-Control", "no-store")
-        if headers.get("content-type", "").startswith("text/event-stream"):
-            self._streams.add(self.timeout)
-            if self.method == "HEAD":
-                self.timeout.reschedule(0)
+        if self.method == "HEAD" and media_type(headers) == EVENTS:
+            self.timeout.reschedule(0)
 
     async def refuse(self, refusal: Refused) -> None:
         """Answer with a refusal, as JSON where a program reads it."""
-        text = {"detail": str(refusal), "hint": refusal.hint}
         if self.path.startswith("/api/"):
-            kind = "application/problem+json"
-            body = json.dumps(_problem(refusal))
+            kind = PROBLEM
+            code, exit_code = CODES.get(refusal.status, ("request-refused", 2))
+            body = json.dumps(
+                new_problem(refusal.status, code, str(refusal), refusal.hint, exit_code)
+            )
         else:
             kind = "text/plain; charset=utf-8"
-            body = "\n".join(line for line in text.values() if line) + "\n"
+            body = "".join(f"{line}\n" for line in (str(refusal), refusal.hint) if line)
         data = body.encode()
-        headers = [
-            ("content-type", kind),
-            ("content-length", str(len(data))),
-        ]
+        headers = [("content-type", kind), ("content-length", str(len(data)))]
         if refusal.status is HTTPStatus.UNAUTHORIZED:
-            headers.append(("www-authenticate", 'Bearer realm="aragora-q"'))
+            headers.append(("www-authenticate", CHALLENGE))
         if self.ends_connection:
             headers.append(("connection", "close"))
         if refusal.retry_after:
@@ -412,16 +393,3 @@ CODES = {
     HTTPStatus.INTERNAL_SERVER_ERROR: ("internal-error", 1),
 }
 """Code and exit code of a refusal, as the API's; others are a wrong request."""
-
-
-def _problem(refusal: Refused) -> dict[str, Any]:
-    code, exit_code = CODES.get(refusal.status, ("request-refused", 2))
-    return {
-        "type": f"urn:aragora-q:{code}",
-        "title": title_of(refusal.status),
-        "status": int(refusal.status),
-        "detail": str(refusal),
-        "code": code,
-        "hint": refusal.hint,
-        "exit_code": exit_code,
-    }

@@ -21,10 +21,13 @@ from typing_extensions import TypedDict
 from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, QueueClosed, validation_rule
 from aragora_q.observability.logs import get_logger
 from aragora_q.web.access import NotLoggedIn
+from aragora_q.web.media import PROBLEM
 
 logger = get_logger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
+CHALLENGE = 'Bearer realm="aragora-q"'
+"""How a client that is not logged in can log in, for the header WWW-Authenticate."""
+
 NO_STORE = {"Cache-Control": "no-store"}
 RETRY_SECONDS = 5
 """When a client may try again, if the server cannot serve now."""
@@ -120,14 +123,17 @@ def problem(error: AragoraQError) -> Problem:
     """Return an error as the body of an answer."""
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:  # of the configuration, or a defect: for the log
-        return _problem(status, DEFECT, "internal error", "see the log of the console", 1)
-    found = _problem(status, kebab(type(error).__name__), str(error), error.hint, error.exit_code)
+        return INTERNAL_ERROR
+    found = new_problem(
+        status, kebab(type(error).__name__), str(error), error.hint, error.exit_code
+    )
     if isinstance(error, NotDurable):
         found["id"] = error.job_id
     return found
 
 
-def _problem(status: HTTPStatus, code: str, detail: str, hint: str, exit_code: int) -> Problem:
+def new_problem(status: HTTPStatus, code: str, detail: str, hint: str, exit_code: int) -> Problem:
+    """Return the body of an answer."""
     return {
         "type": f"urn:aragora-q:{code}",
         "title": title_of(status),
@@ -144,6 +150,11 @@ def title_of(status: HTTPStatus) -> str:
     return TITLES.get(status.value, status.phrase)
 
 
+INTERNAL_ERROR = new_problem(
+    HTTPStatus.INTERNAL_SERVER_ERROR, DEFECT, "internal error", "see the log of the console", 1
+)
+
+
 def kebab(name: str) -> str:
     """Return the name of a class as `job-not-found`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
@@ -155,8 +166,8 @@ def respond(found: Problem, headers: Mapping[str, str] | None = None) -> Respons
     if found["status"] in TEMPORARY:
         all_headers["Retry-After"] = str(RETRY_SECONDS)
     if found["status"] == HTTPStatus.UNAUTHORIZED:
-        all_headers["WWW-Authenticate"] = "Bearer"
-    return Response(json.dumps(found), found["status"], all_headers, MEDIA_TYPE)
+        all_headers["WWW-Authenticate"] = CHALLENGE
+    return Response(json.dumps(found), found["status"], all_headers, PROBLEM)
 
 
 def install(app: FastAPI) -> None:
@@ -197,7 +208,7 @@ async def _of_router(request: Request, error: Exception) -> Response:
     code = kebab(title_of(status).replace(" ", "-"))
     hint = "the routes are in /api/v1/openapi.json"
     exit_code = 3 if status is HTTPStatus.NOT_FOUND else 2
-    found = _problem(status, code, status.description or status.phrase, hint, exit_code)
+    found = new_problem(status, code, status.description or status.phrase, hint, exit_code)
     headers = dict(error.headers or {})
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request))
@@ -215,7 +226,4 @@ def _methods(request: Request) -> list[str]:
 
 async def _of_defect(_: Request, __: Exception) -> Response:
     # What it is, the server logs: it is raised again after this answer.
-    found = _problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, DEFECT, "internal error", "see the log of the console", 1
-    )
-    return respond(found)
+    return respond(INTERNAL_ERROR)

@@ -122,7 +122,7 @@ async def serve(
     app.state.auth, app.state.metrics = auth, metrics
     hosts = Hosts(host, console.config.web_hosts)
     guard = Guard(app, auth, hosts, metrics, console.config.max_payload_bytes)
-    metrics.event_streams.set_function(lambda: len(guard.streams))
+    metrics.event_streams.set_function(lambda: console.feed.streams)
     server = create_server(guard, console.feed.end_streams)
     metrics.connections.set_function(lambda: len(server.server_state.connections))
     gc.collect()

@@ -12,7 +12,7 @@ from aragora_q.base import Job
 from aragora_q.context import Settlement, current_attempt
 from aragora_q.contracts import Closed, Granted, OverBudget, WaitTurn
 from aragora_q.errors import CommandRefused, PermanentError, RedisUnreachable
-from aragora_q.gates.accounts import Accounts
+from aragora_q.gates.accounts import Accounts, Resumed
 from aragora_q.money import MICROS
 from aragora_q.redis import scripts
 from aragora_q.retry import RetryPolicy
@@ -701,7 +701,9 @@ async def test_an_account_is_listed_although_no_call_to_it_was_granted(new_gates
         [account] = await Accounts(connection).accounts()
         assert (account.name, account.provider, account.state) == ("acme@9", "acme", "closed")
         assert await Accounts(connection).agents(["acme@9"]) == {"acme@9": ["writer"]}
-        assert await Accounts(connection).resume("acme")
+        await Accounts(connection).pause("acme", by="ann")
+        assert await Accounts(connection).resume("acme@9") == Resumed(True, "acme@9", "acme")
+        assert await Accounts(connection).resume("acme") == Resumed(True)
     finally:
         await connection.close()
     assert await gates.client.ask(gates.job, call) == Granted()

@@ -1,15 +1,13 @@
 """Reading samples: what `sample.lua` writes comes back, in one round trip, whatever else is in the stream."""
 
-import json
-
 import pytest
 
 from aragora_q.contracts import Completed, Failed
-from aragora_q.samples import as_json, read_samples
+from aragora_q.samples import read_samples
 
 
 async def test_what_is_written_is_read(harness):
-    """Two samples a minute apart show what happened between them, also as JSON."""
+    """Two samples a minute apart show what happened between them."""
     stream = harness.keys.samples_minute
     await harness.queue.sample()
     [(_, first)] = harness.redis.xrange(stream)
@@ -27,14 +25,14 @@ async def test_what_is_written_is_read(harness):
     harness.redis.xadd(stream, first, id=at - 60_000)
     harness.redis.xadd(stream, second, id=at)
     found = await read_samples(harness.queue.connection, "2h")
-    view = json.loads(json.dumps(as_json(found)))
-    assert (view["span"], view["step_seconds"], len(view["points"])) == ("2h", 60, 120)
-    [point] = [point for point in view["points"] if point["completed"] is not None]
-    counts = {name: point[name] for name in ("enqueued", "started", "completed", "failed")}
-    assert counts == {"enqueued": 3, "started": 2, "completed": 1, "failed": 1}
-    assert point["run"]["p50_seconds"] == point["total"]["p50_seconds"] == 0.5
-    assert point["spent_usd"] == 0
-    assert [n for n in found.series().gauges["waiting"] if n is not None] == [0, 1]
+    series = found.series()
+    assert (series.span, series.step, len(series.times)) == ("2h", 60, 120)
+    [n] = [n for n, count in enumerate(series.counts["completed"]) if count is not None]
+    names = ("enqueued", "started", "completed", "failed")
+    assert [series.counts[name][n] for name in names] == [3, 2, 1, 1]
+    assert series.run_seconds["p50"][n] == series.total_seconds["p50"][n] == 0.5
+    assert series.spent_usd[n] == 0
+    assert [n for n in series.gauges["waiting"] if n is not None] == [0, 1]
 
 
 @pytest.mark.parametrize(

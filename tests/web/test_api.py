@@ -356,7 +356,7 @@ async def test_roles(harness, role):
         expected = (401, "not-logged-in", 77) if role is None else (403, "access-denied", 77)
         assert kind(refused) == expected
     if role is None:
-        assert answers[0].headers["www-authenticate"] == "Bearer"
+        assert answers[0].headers["www-authenticate"] == 'Bearer realm="aragora-q"'
 
 
 async def test_a_failed_job_is_requeued(api, harness):

@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
-import uvicorn
 from support.event_streams import Reader
 from support.wait import wait_until
 
 from aragora_q.base import Job
-from aragora_q.web import feed as feeds
+from aragora_q.web import server
 from aragora_q.web.app import create_app
 from aragora_q.web.console import open_console
 from aragora_q.web.roles import Actor, Role
@@ -28,13 +27,15 @@ class Served:
         self.app = create_app(console)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = self.socket.getsockname()
-        config = uvicorn.Config(self._serve, interface="asgi3", log_config=None, lifespan="off")
-        self.server = uvicorn.Server(config)
+        self.server = server.create_server(self)
         self.client = httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{self.address[1]}", trust_env=False, timeout=30
         )
 
-    async def _serve(self, scope, receive, send):
+    def stop(self):
+        """The server stops."""
+
+    async def __call__(self, scope, receive, send):
         scope.setdefault("state", {})["actor"] = self.actor
         await self.app(scope, receive, send)
 
@@ -114,7 +115,7 @@ async def test_a_client_that_leaves_frees_its_place(served):
 
 async def test_a_client_that_does_not_read_is_dropped(served, harness, monkeypatch):
     """A client that leaves its events unread takes no memory for them, and loses its place after a while."""
-    monkeypatch.setattr(feeds, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(server, "READ_SECONDS", 0.2)
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -74,7 +74,7 @@ async def test_a_budget_is_set_and_reset(spending, operator):
         ({"name": "month", "limit_usd": "lots"}, "limit_usd 'lots' must be a number"),
         ({"name": "month", "limit_usd": "-1"}, "limit_usd '-1' must be"),
         ({"name": "month", "scope": "planet"}, "scope 'planet' must be all, or one of"),
-        ({"name": "new", "limit_usd": "5"}, "window of budget new is missing"),
+        ({"name": "new", "limit_usd": "5"}, "new is a new budget: give its window"),
         ({"name": "a b", "limit_usd": "5", "window": "day"}, "'a b'"),
         ({"limit_usd": "5", "window": "day"}, "Nothing was set"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aragora_q import report, views
 from aragora_q.base import Job, JobStatus
@@ -14,7 +14,6 @@ from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.formats import safe_text
 from aragora_q.labels import JobFilter
 from aragora_q.report import plain
-from aragora_q.status import decode_payload
 
 if TYPE_CHECKING:
     from aragora_q.redis.connection import Connection
@@ -80,9 +79,6 @@ class Reader:
             if not cursor or len(found) >= MAX_JOBS:
                 break
         read = await self.queue.tracker.read_jobs(list(found), max_bytes=MAX_BYTES)
-        for job in read.jobs:
-            if isinstance(job, Job) and job.id in read.cut:
-                job.payload = _shown_payload(job.raw_payload or b"")
         return read.jobs, bool(cursor)
 
     async def job(self, job_id: str, width: int) -> tuple[Job | None, str]:
@@ -111,12 +107,6 @@ class Reader:
     def events(self) -> AsyncIterator[list[dict[str, str]]]:
         """Iterate over the queue's events as they happen, without end."""
         return self.queue.event_batches()
-
-
-def _shown_payload(raw: bytes) -> dict[str, Any]:
-    """Return what is shown of a payload that may be cut off: it, or its beginning."""
-    payload = decode_payload(raw)
-    return {"question": payload["malformed"]} if "malformed" in payload else payload
 
 
 def _safe_lines(lines: Iterable[str]) -> str:

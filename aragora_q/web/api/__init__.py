@@ -19,6 +19,7 @@ from aragora_q import __version__
 from aragora_q.web import problems
 from aragora_q.web.api import actions, groups, jobs, money, queue
 from aragora_q.web.api.routing import MODELS
+from aragora_q.web.media import PROBLEM
 
 if TYPE_CHECKING:
     from aragora_q.web.console import Console
@@ -86,7 +87,7 @@ def _shared_problems(paths: dict[str, Any]) -> dict[str, Any]:
     for operation in (each for path in paths.values() for each in path.values()):
         responses = operation["responses"]
         for status, response in responses.items():
-            if problems.MEDIA_TYPE in response.get("content", {}):
+            if PROBLEM in response.get("content", {}):
                 shared[status] = response
                 responses[status] = {"$ref": f"#/components/responses/{status}"}
     return dict(sorted(shared.items()))

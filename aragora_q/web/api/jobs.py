@@ -24,17 +24,15 @@ from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Access, Producer, Viewer
 from aragora_q.web.api import lines
 from aragora_q.web.api.routing import (
-    JSON,
-    NDJSON,
     Strict,
     answer,
     described,
-    media_type,
     new_router,
     read_object,
     takes,
 )
 from aragora_q.web.filters import read_filter
+from aragora_q.web.media import JSON, NDJSON, has_lines, media_type
 from aragora_q.web.problems import NO_STORE, JobDiffers, WrongMediaType
 from aragora_q.web.roles import Role
 
@@ -200,11 +198,11 @@ async def enqueue(access: Producer, request: Request) -> Response:
     An id that exists changes nothing. Of lines, each is answered as by `enqueue`, in order; the last line is
     `{"summary": …}` with the numbers and `exit_code`: 3 if some lines were refused.
     """
-    if media_type(request) in (NDJSON, "application/jsonl"):
+    if has_lines(request.headers):
         access.log_action("enqueue")
         checker = new_checker(access, BulkSummary())
         return await lines.respond(checker, request, log_created=access.log_changed)
-    if media_type(request) != JSON:
+    if media_type(request.headers) != JSON:
         raise WrongMediaType(
             "content type must be that of JSON or of JSON lines", hint=f"send {JSON} or {NDJSON}"
         )

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from aragora_q.errors import AragoraQError
 from aragora_q.intake.bulk import BulkEnqueuer, LineChecker
 from aragora_q.intake.lines import LineSplitter, max_line_bytes, parsed
+from aragora_q.web.media import NDJSON
 from aragora_q.web.problems import NO_STORE, problem
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Results:
 class LinesResponse(Response):
     """Answers lines while they arrive: a result for each, and a summary."""
 
-    media_type = "application/x-ndjson"
+    media_type = NDJSON
 
     def __init__(
         self, request: Request, enqueuer: BulkEnqueuer, log_created: Callable[[int], None]

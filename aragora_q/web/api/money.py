@@ -10,10 +10,9 @@ from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from aragora_q import views
-from aragora_q.config.settings import BudgetConfig, check_budget_name
-from aragora_q.errors import BudgetNotFound, InvalidPayload, ProviderNotFound, did_you_mean
-from aragora_q.gates.accounts import Accounts
-from aragora_q.gates.book import Book, Budget
+from aragora_q.errors import InvalidPayload
+from aragora_q.gates.accounts import Accounts, check_provider
+from aragora_q.gates.book import Book, changed_budget
 from aragora_q.gates.spending import Spending
 from aragora_q.intake.bulk import BulkSummary
 from aragora_q.intake.checks import held_fields
@@ -27,7 +26,6 @@ from aragora_q.web.api.routing import (
     Strict,
     answer,
     body_of,
-    checked,
     described,
     new_router,
     read_object,
@@ -163,11 +161,8 @@ def _days_before(last: date) -> date:
 @router.get("/providers", response_model=Providers, responses=described())
 async def list_providers(access: Viewer) -> Response:
     """List accounts that jobs have needed, and paused providers, as `providers list`."""
-    accounts = Accounts(access.gates)
-    found, pauses = await accounts.accounts(), await accounts.pauses()
-    agents = await accounts.agents(each.name for each in found)
     now = await access.queue.tracker.server_time()
-    return answer({"providers": views.providers_json(found, agents, pauses, now)})
+    return answer({"providers": await views.read_providers(Accounts(access.gates), now)})
 
 
 @router.post(
@@ -178,13 +173,9 @@ async def list_providers(access: Viewer) -> Response:
 )
 async def pause_provider(access: Operator, name: str, because: Reason) -> Response:
     """Begin no more calls to a provider, or to one account, until it is resumed."""
-    access.log_action("providers pause", [name], because.reason)
-    _check_provider(name)
-    accounts = Accounts(access.gates)
-    was_paused = name in await accounts.pauses()
-    if because.reason or not was_paused:
-        await accounts.pause(name, by=access.actor.by, reason=because.reason)
-    return answer({"name": name, "paused": True, "changed": not was_paused})
+    access.log_action("providers pause", [check_provider(name)], because.reason)
+    is_new = await Accounts(access.gates).pause(name, by=access.actor.by, reason=because.reason)
+    return answer({"name": name, "paused": True, "changed": is_new})
 
 
 @router.post(
@@ -194,28 +185,13 @@ async def pause_provider(access: Operator, name: str, because: Reason) -> Respon
     openapi_extra=takes(Because, is_optional=True),
 )
 async def resume_provider(access: Operator, name: str, because: Reason) -> Response:
-    """Let calls to a provider begin again, whatever stopped them."""
-    access.log_action("providers resume", [name], because.reason)
-    _check_provider(name)
-    accounts = Accounts(access.gates)
-    changed = await accounts.resume(name)
-    known = {each for found in await accounts.accounts() for each in found.paused_by}
-    if not changed and name not in known:
-        raise ProviderNotFound(
-            f"no calls to {name!r} are known, and it is not paused", hint=did_you_mean(name, known)
-        )
-    return answer({"name": name, "paused": False, "changed": changed})
+    """Let calls to a provider begin again, whatever stopped them.
 
-
-MAX_NAME_CHARS = 200
-
-
-def _check_provider(name: str) -> None:
-    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable() or " " in name:
-        raise InvalidPayload(
-            f"{name!r:.100} is not a provider or account: 1 to {MAX_NAME_CHARS} printable characters "
-            "without blanks"
-        )
+    `paused` true: one of its accounts stays paused by another name.
+    """
+    access.log_action("providers resume", [check_provider(name)], because.reason)
+    resumed = await Accounts(access.gates).resume(name)
+    return answer({"name": name, "paused": bool(resumed.account), "changed": resumed.changed})
 
 
 @router.get("/budgets", response_model=Budgets, responses=described())
@@ -230,7 +206,7 @@ async def list_budgets(access: Viewer) -> Response:
 async def get_budget(access: Viewer, name: str) -> Response:
     """Return a budget, as `budget show`."""
     book = Book(access.gates)
-    return answer(await views.budget_json(book, await _require_budget(book, name)))
+    return answer(await views.budget_json(book, await book.require(name)))
 
 
 @router.put(
@@ -243,21 +219,12 @@ async def set_budget(
     access: Operator, name: str, body: Annotated[SetBudget, Depends(body_of(SetBudget))]
 ) -> Response:
     """Set a budget for all workers, at once, until it is reset."""
-    try:
-        check_budget_name(name)
-    except ValueError as error:
-        raise InvalidPayload(f"{name!r:.100}: {error}") from None
     book = Book(access.gates)
-    before = await book.budget(name)
     given = body.model_dump(exclude={"reason"}, exclude_none=True)
-    if before is not None:
-        given = {**before.config().model_dump(), **given}
-    elif body.window is None:
-        raise InvalidPayload(f"{name} is a new budget: give its window")
-    wanted = checked(BudgetConfig, given)
+    wanted = changed_budget(name, await book.budget(name), given)
     access.log_action("budget set", [name], body.reason)
     await book.set_budget(name, wanted, by=access.actor.by, reason=body.reason)
-    return answer(await views.budget_json(book, await _require_budget(book, name)))
+    return answer(await views.budget_json(book, await book.require(name)))
 
 
 @router.post(
@@ -270,21 +237,11 @@ async def reset_budget(access: Operator, name: str, because: Reason) -> Response
     """Let what workers declare apply again. What was spent stays."""
     access.log_action("budget reset", [name], because.reason)
     book = Book(access.gates)
-    await _require_budget(book, name)
+    await book.require(name)
     is_reset = await book.reset_budget(name)
     found = await book.budget(name)
     after = None if found is None else await views.budget_json(book, found)
     return answer({"name": name, "reset": is_reset, "budget": after})
-
-
-async def _require_budget(book: Book, name: str) -> Budget:
-    """Return a budget. Raises BudgetNotFound."""
-    budgets = await book.budgets()
-    found = next((each for each in budgets if each.name == name), None)
-    if found is None:
-        hint = did_you_mean(name, [each.name for each in budgets])
-        raise BudgetNotFound(f"no budget {name:.100}", hint=hint or "list those that apply")
-    return found
 
 
 @router.post(

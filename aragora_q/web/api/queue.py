@@ -20,10 +20,9 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.feed import EventStream
+from aragora_q.web.media import EVENTS
 
 router = new_router("queue")
-
-EVENTS = "text/event-stream"
 
 
 class Workers(TypedDict):

@@ -15,8 +15,8 @@ from aragora_q.base import MAX_REASON_CHARS
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.lines import decode, max_line_bytes
 from aragora_q.web.access import Viewer, console_of
+from aragora_q.web.media import JSON, NDJSON, PROBLEM, media_type
 from aragora_q.web.problems import (
-    MEDIA_TYPE,
     NO_STORE,
     TEMPORARY,
     BodyTooLarge,
@@ -26,7 +26,6 @@ from aragora_q.web.problems import (
     title_of,
 )
 
-JSON = "application/json"
 MODELS: dict[str, Any] = {}
 """Shapes of bodies by name, for the description of the API."""
 
@@ -70,7 +69,7 @@ def _problem(status: HTTPStatus) -> dict[str, Any]:
     """Return the description of an error."""
     found: dict[str, Any] = {
         "description": title_of(status),
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     if status in TEMPORARY:
         found["headers"] = {
@@ -95,11 +94,6 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     """Return JSON as the command line prints it."""
     body = to_json(value, inf_nan_mode="null")  # several times as fast as the standard library
     return Response(body, status, {**NO_STORE, **(headers or {})}, JSON)
-
-
-def media_type(request: Request) -> str:
-    """Return the type of the body, without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_body(request: Request) -> bytes:
@@ -132,7 +126,7 @@ async def read_object(request: Request, *, is_optional: bool = False) -> dict[st
 
 def check_media_type(request: Request) -> None:
     """Raise WrongMediaType unless the body is JSON."""
-    if (found := media_type(request)) != JSON:
+    if (found := media_type(request.headers)) != JSON:
         raise WrongMediaType(
             f"content type {found!r:.100} is not taken here", hint=f"send it as {JSON}"
         )
@@ -164,8 +158,6 @@ def takes(model: Any, *, is_optional: bool = False, lines: bool = False) -> dict
         content[NDJSON] = {"schema": {"type": "string"}}
     return {"requestBody": {"required": not is_optional, "content": content}}
 
-
-NDJSON = "application/x-ndjson"
 
 Reason = Annotated[Because, Depends(body_of(Because, is_optional=True))]
 """The optional body `{"reason": …}`."""

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
 
-from aragora_q.config.settings import BudgetConfig, check_budget_name
-from aragora_q.errors import BudgetNotFound, InvalidPayload, ProviderNotFound, validation_rule
+from aragora_q.errors import InvalidPayload, ProviderNotFound
 from aragora_q.formats import dollars
 from aragora_q.gates.accounts import Accounts
-from aragora_q.gates.book import Book, Budget
+from aragora_q.gates.book import Book, Budget, changed_budget
 from aragora_q.web.access import Operator
 from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import redirect
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 router = APIRouter()
 
@@ -43,14 +36,10 @@ async def pause_provider(request: Request, access: Operator) -> Response:
     form, accounts = await Form.of(request), Accounts(access.gates)
     name, reason = form.text("name"), form.reason
     access.log_action("providers pause", [name], reason)
-    pauses = await accounts.pauses()
-    if name not in {n for each in await accounts.accounts() for n in each.paused_by} | set(pauses):
+    if name not in {n for each in await accounts.accounts() for n in each.paused_by}:
         raise ProviderNotFound(f"no calls to {name!r:.100} are known")
-    if (
-        reason or name not in pauses
-    ):  # a reason that another operator gave stays until there is a new one
-        await accounts.pause(name, by=access.actor.by, reason=reason)
-    state = "was already paused" if name in pauses else "is paused"
+    is_new = await accounts.pause(name, by=access.actor.by, reason=reason)
+    state = "is paused" if is_new else "was already paused"
     return redirect(form.back(MONEY), f"Provider {name} {state}.")
 
 
@@ -60,14 +49,9 @@ async def resume_provider(request: Request, access: Operator) -> Response:
     form, accounts = await Form.of(request), Accounts(access.gates)
     name = form.text("name")
     access.log_action("providers resume", [name])
-    changed = await accounts.resume(name)
-    found, pauses = await accounts.accounts(), await accounts.pauses()
-    of_it = [each for each in found if name in each.paused_by]
-    if not changed and not of_it:
-        raise ProviderNotFound(f"no calls to {name!r:.100} are known, and it is not paused")
-    still = next((other for each in of_it for other in each.paused_by if other in pauses), None)
-    if still is not None:
-        return redirect(form.back(MONEY), f"Provider {name} stays paused: resume {still}, too.")
+    changed, account, paused_by = await accounts.resume(name)
+    if account:
+        return redirect(form.back(MONEY), f"Provider {name} stays paused: resume {paused_by}, too.")
     state = "takes calls again" if changed else "was neither paused nor closed"
     return redirect(form.back(MONEY), f"Provider {name} {state}.")
 
@@ -81,9 +65,8 @@ async def set_budget(request: Request, access: Operator) -> Response:
     given = {each: form.text(each) for each in ("limit_usd", "window", "scope", "on_full")}
     given = {each: value for each, value in given.items() if value}
     before = await book.budget(name)
-    kept = before.config().model_dump() if before else {}
     try:
-        wanted = checked_budget(name, {**kept, **given})
+        wanted = changed_budget(name, before, given)
     except InvalidPayload as error:
         return redirect(form.back(MONEY), f"Nothing was set: {error}.")
     await book.set_budget(name, wanted, by=access.actor.by, reason=reason)
@@ -98,34 +81,12 @@ async def reset_budget(request: Request, access: Operator) -> Response:
     form, book = await Form.of(request), Book(access.gates)
     name = form.text("name")
     access.log_action("budget reset", [name])
-    before = await book.budget(name)
-    if before is None:
-        raise BudgetNotFound(f"no budget {name!r:.100}")
+    before = await book.require(name)
     is_reset = await book.reset_budget(name)
     found = await book.budget(name)
     applies = f"{_limit(found)} applies" if found else "no budget of this name applies"
     state = f"is reset (was {_limit(before)})" if is_reset else "was not set"
     return redirect(form.back(MONEY), f"Budget {name} {state}: {applies}.")
-
-
-def checked_budget(name: str, fields: Mapping[str, object]) -> BudgetConfig:
-    """Return a budget, checked by the rules of the configuration.
-
-    Raises:
-        InvalidPayload: the name or a field breaks a rule.
-    """
-    try:
-        check_budget_name(name)
-        return BudgetConfig.model_validate(fields)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = str(fault["loc"][0])
-        if fault["type"] == "missing":
-            raise InvalidPayload(f"{field} of budget {name} is missing") from None
-        text = f"{field} {fault['input']!r:.100} {validation_rule(fault['msg'])}"
-        raise InvalidPayload(text) from None
-    except ValueError as error:
-        raise InvalidPayload(f"budget {name!r:.100}: {error}") from None
 
 
 def _limit(found: Budget) -> str:

@@ -5,11 +5,8 @@ A page takes two round trips, whatever the size of the queue: one finds the jobs
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -19,7 +16,6 @@ from aragora_q.base import JOB_ID_PATTERN, LIVE, TERMINAL, Job, JobStatus
 from aragora_q.errors import InvalidPayload
 from aragora_q.job_text import summary
 from aragora_q.labels import JobFilter
-from aragora_q.status import decode_payload
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
 from aragora_q.web.filters import read_filter
@@ -119,22 +115,9 @@ async def read_rows(queue: RedisStreamsQueue, ids: Sequence[str]) -> tuple[list[
 async def read_shown(
     queue: RedisStreamsQueue, ids: Sequence[str]
 ) -> tuple[list[Job | InvalidPayload | None], float]:
-    """Return jobs by their ids as a list shows them, and the server's time; 0 without ids.
-
-    Of a long payload, only the beginning is read: it has the question, as far as that is there.
-    """
+    """Return jobs by their ids as a list shows them, and the server's time; 0 without ids."""
     read = await queue.tracker.read_jobs(ids, max_bytes=MAX_BYTES)
-    for job in read.jobs:
-        if isinstance(job, Job) and job.id in read.cut:
-            job.payload = _beginning(job.raw_payload)
     return read.jobs, read.now
-
-
-def _beginning(raw: bytes) -> dict[str, Any]:
-    """Return what the beginning of a payload shows."""
-    payload = decode_payload(raw)
-    question = _QUESTION.search(payload["malformed"]) if "malformed" in payload else None
-    return {"question": json.loads(f'"{question[1]}"')} if question else payload
 
 
 def _row(job_id: str, job: Job | InvalidPayload) -> JobRow:
@@ -155,13 +138,9 @@ def _row(job_id: str, job: Job | InvalidPayload) -> JobRow:
 
 
 def _summary(job: Job) -> str:
-    """Return a job's summary on one line."""
+    """Return a job's summary on one line; templates escape it."""
     text = " ".join(summary(job).split())
     return text if len(text) <= MAX_SUMMARY_CHARS else f"{text[: MAX_SUMMARY_CHARS - 1]}…"
-
-
-_QUESTION = re.compile(r'"question": ?"((?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*)')
-"""A question, as far as it is there."""
 
 
 def _verbs(wanted: JobFilter) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from aragora_q.gates.accounts import Accounts
 from aragora_q.gates.book import Book, Budget, ScopeSpending
 from aragora_q.gates.spending import Report, Spending, Spent
 from aragora_q.money import SPENT_BY
-from aragora_q.views import ProviderJson, providers_json, spend_rows
+from aragora_q.views import read_providers, spend_rows
 from aragora_q.web.access import Access, Viewer
 from aragora_q.web.pages.forms import query_number
 from aragora_q.web.pages.rendering import render, server_options
@@ -85,7 +85,7 @@ async def show_money(request: Request, access: Viewer) -> Response:
     faults += [f"data in Redis is corrupted: {fault}" for fault in report.faults]
     budgets = await _readable(_budgets(access), faults, "budgets")
     now = await access.queue.tracker.server_time()
-    providers = await _readable(_providers(access, now), faults, "providers")
+    providers = await _readable(read_providers(Accounts(access.gates), now), faults, "providers")
     scope = () if all_queues else ("--queue", access.queue.config.queue)
     server = server_options(access.console.config)
     return render(
@@ -168,10 +168,3 @@ async def _budgets(access: Access) -> list[BudgetRow]:
         nothing = ScopeSpending(budget.scope, 0.0, 0.0, 0.0, 0.0)
         rows += [BudgetRow(budget, each, ends) for each in found or [nothing]]
     return rows
-
-
-async def _providers(access: Access, now: float) -> list[ProviderJson]:
-    accounts = Accounts(access.gates)
-    found, pauses = await accounts.accounts(), await accounts.pauses()
-    agents = await accounts.agents(each.name for each in found)
-    return providers_json(found, agents, pauses, now)
