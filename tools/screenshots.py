@@ -157,10 +157,13 @@ class Stack:
         sys.exit(f"the console does not start: {(self.directory / 'log').read_text()[-2000:]}")
 
     def close(self) -> None:
-        """Kill all processes: nothing of the queue is needed any more."""
+        """Kill all processes, and wait for the end of the embedded server, which nothing uses any more."""
         for process in reversed(self._processes):
             process.kill()
             process.wait()
+        deadline = time.monotonic() + START_SECONDS
+        while any(self.directory.rglob("valkey.sock")) and time.monotonic() < deadline:
+            time.sleep(0.2)
 
 
 @contextmanager
