@@ -187,7 +187,7 @@ def _environment() -> Environment:
         "query": _query,
         "path_part": lambda text: quote(str(text), safe=""),
     }
-    environment.globals |= {"statuses": list(JobStatus)}
+    environment.globals |= {"cli": _cli, "statuses": list(JobStatus)}
     return environment
 
 
