@@ -32,7 +32,7 @@ from aragora_q.formats import (
     duration,
     safe_text,
 )
-from aragora_q.web.access import actor_of, console_of
+from aragora_q.web.access import actor_of, auth_of, console_of
 from aragora_q.web.roles import Role
 
 FLASH_COOKIE = "aragora_q_flash"
@@ -91,6 +91,8 @@ def _common(request: Request) -> dict[str, Any]:
         "may_act": may(request, Role.OPERATOR),
         "queue": console.config.queue,
         "cli": partial(command_line, console.config),
+        # A login at a proxy cannot be ended here.
+        "may_log_out": bool(auth_of(request).cookie_of(request.headers)),
         "can_act": Role.OPERATOR in console.roles,
         "viewer_may_write": console.viewer_may_write,
         "path": request.url.path,
