@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from aragora_q.errors import AccessDenied
 from aragora_q.redis.connection import Connection
 from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.auth import Auth
 from aragora_q.web.console import Console
 from aragora_q.web.roles import Actor, Role
 
@@ -58,6 +59,12 @@ def console_of(request: Request) -> Console:
     """Return the console that the application serves."""
     console: Console = request.app.state.console
     return console
+
+
+def auth_of(request: Request) -> Auth:
+    """Return what knows the console's logins."""
+    auth: Auth = request.app.state.auth
+    return auth
 
 
 def actor_of(request: Request) -> Actor:

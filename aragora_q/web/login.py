@@ -10,8 +10,8 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from aragora_q.web.access import actor_of, console_of
-from aragora_q.web.auth import LOGIN_SECONDS, Auth
+from aragora_q.web.access import actor_of, auth_of, console_of
+from aragora_q.web.auth import LOGIN_SECONDS
 from aragora_q.web.roles import Role
 
 router = APIRouter(include_in_schema=False)
@@ -19,12 +19,6 @@ router = APIRouter(include_in_schema=False)
 TEMPLATES = Environment(
     autoescape=True, undefined=StrictUndefined, loader=PackageLoader("aragora_q.web.pages")
 )
-
-
-def auth_of(request: Request) -> Auth:
-    """Return what knows the console's logins."""
-    auth: Auth = request.app.state.auth
-    return auth
 
 
 @router.get("/login")

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from support.docs import script, shell
+from support.docs import script, shell, write_files
 from support.web_api import application, served
 
 from aragora_q.executors import load_executor
@@ -14,11 +17,12 @@ from aragora_q.executors import load_executor
 PAGE = "docs/http-api.md"
 
 
-async def test_the_commands_work(new_harness, worker_pool):
+async def test_the_commands_work(new_harness, worker_pool, tmp_path):
     """In order, with only the address replaced; the job that is waited for has completed."""
     if shutil.which("curl") is None:
         pytest.skip("no curl: apt-get install curl")
     harness = new_harness(queue="debates", executor="debate")
+    write_files(PAGE, tmp_path)
     worker_pool.start(harness, await load_executor(harness.config))
     async with application(harness.config) as app, served(app) as address:
         commands = script(shell(PAGE, "")).replace("http://127.0.0.1:8080", address)
@@ -26,7 +30,11 @@ async def test_the_commands_work(new_harness, worker_pool):
             subprocess.run,
             ["bash", "-c", commands],
             capture_output=True, text=True, check=False, timeout=60,
-            env={**os.environ, "TOKEN": "aq_any"},
+            cwd=tmp_path,
+            env={
+                **os.environ, "TOKEN": "aq_any",
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            },
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"id":"tea","created":true' in done.stdout
@@ -35,3 +43,4 @@ async def test_the_commands_work(new_harness, worker_pool):
     assert '{"dry_run":true,"jobs":1}' in done.stdout
     assert '{"results":[],"changed":1,"complete":true}' in done.stdout
     assert '"event":"enqueued"' in done.stdout
+    assert re.search(r"^completed tea$", done.stdout, re.MULTILINE)

@@ -31,7 +31,7 @@ from aragora_q.formats import (
     duration,
     safe_text,
 )
-from aragora_q.web.access import actor_of, console_of
+from aragora_q.web.access import actor_of, auth_of, console_of
 from aragora_q.web.roles import Role
 
 FLASH_COOKIE = "aragora_q_flash"
@@ -100,6 +100,8 @@ def _common(request: Request) -> dict[str, Any]:
         "why_read_only": _why_read_only(request),
         "queue": console.config.queue,
         "where": _where(console.config),
+        # A login at a proxy cannot be ended here.
+        "may_log_out": bool(auth_of(request).cookie_of(request.headers)),
         "viewer_may_write": console.viewer_may_write,
         "path": request.url.path,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
