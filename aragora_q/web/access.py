@@ -45,6 +45,10 @@ class Access:
         first = " ".join(each[:MAX_LOGGED_CHARS] for each in ids[:MAX_LOGGED_IDS])
         self.logged.update(action=action, ids=first, count=len(ids), reason=reason)
 
+    def log_changed(self, number: int) -> None:
+        """Say in the log line of the request how many jobs an action without ids changed."""
+        self.logged["count"] = number
+
 
 def console_of(request: Request) -> Console:
     """Return the console that the application serves."""

@@ -211,6 +211,7 @@ async def _of_filter(access: Access, action: Action, selected: Selected) -> dict
     access.log_action(action.verb.name, [filter_words(wanted)], selected.reason)
     selection = Selection(action.verb, wanted=wanted)
     done = await selection.run(access.queue, access.actor.by, selected.reason, most=count)
+    access.log_changed(done.changed)
     if done.error is not None and not done.changed:
         raise done.error
     return {"results": [], "changed": done.changed, "complete": done.is_over}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,9 @@ class LinesResponse(Response):
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, request: Request, enqueuer: BulkEnqueuer) -> None:
+    def __init__(
+        self, request: Request, enqueuer: BulkEnqueuer, on_end: Callable[[int], None]
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -80,6 +82,7 @@ class LinesResponse(Response):
         del self.headers["content-length"]
         self._chunks = request.stream()
         self._enqueuer = enqueuer
+        self._on_end = on_end
         self._splitter = LineSplitter(max_line_bytes(enqueuer.config))
         self._results = Results()
         self._failure: AragoraQError | None = None
@@ -113,6 +116,7 @@ class LinesResponse(Response):
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             self._results.close()
+            self._on_end(self._enqueuer.summary.created)
 
     async def _enqueue_all(self) -> None:
         try:
@@ -155,13 +159,15 @@ class LinesResponse(Response):
         return found
 
 
-async def respond(checker: LineChecker, request: Request) -> Response:
-    """Enqueue the jobs in the lines of a body; return their results.
+async def respond(
+    checker: LineChecker, request: Request, on_end: Callable[[int], None]
+) -> Response:
+    """Enqueue the jobs in the lines of a body; return their results. `on_end` gets the number of new jobs.
 
     Raises:
         AragoraQError: the first lines could not be enqueued.
     """
-    response = LinesResponse(request, BulkEnqueuer(checker))
+    response = LinesResponse(request, BulkEnqueuer(checker), on_end)
     try:
         await response.begin()
     except BaseException:

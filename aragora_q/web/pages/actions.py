@@ -49,6 +49,8 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
         return page.render(number, f"{grown}: nothing was {chosen.done}.", status_code=409)
     access.log_action(verb, selection.ids or [selection.words], form.reason)
     done = await selection.run(access.queue, access.actor.by, form.reason, most=confirmed)
+    if not selection.ids:
+        access.log_changed(done.changed)
     return (
         redirect(back, f"{done.text}.") if done.is_over else await page.render_rest(done, confirmed)
     )
