@@ -202,8 +202,7 @@ async def enqueue(access: Producer, request: Request) -> Response:
     """
     if media_type(request) in (NDJSON, "application/jsonl"):
         access.log_action("enqueue")
-        checker = new_checker(access, BulkSummary())
-        return await lines.respond(checker, request, access.log_changed)
+        return await lines.respond(new_checker(access, BulkSummary()), request, access)
     if media_type(request) != JSON:
         raise WrongMediaType(
             "content type must be that of JSON or of JSON lines", hint=f"send {JSON} or {NDJSON}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, TryAgain
 from aragora_q.intake.bulk import BulkEnqueuer, LineChecker
 from aragora_q.intake.lines import LineSplitter, max_line_bytes, parsed
+from aragora_q.web.access import Access
 from aragora_q.web.problems import NO_STORE, problem
 
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ class LinesResponse(Response):
 
     media_type = "application/x-ndjson"
 
-    def __init__(
-        self, request: Request, enqueuer: BulkEnqueuer, on_end: Callable[[int], None]
-    ) -> None:
+    def __init__(self, request: Request, enqueuer: BulkEnqueuer, access: Access) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -82,7 +81,7 @@ class LinesResponse(Response):
         del self.headers["content-length"]
         self._chunks = request.stream()
         self._enqueuer = enqueuer
-        self._on_end = on_end
+        self._access = access
         self._splitter = LineSplitter(max_line_bytes(enqueuer.config))
         self._results = Results()
         self._failure: AragoraQError | None = None
@@ -116,7 +115,7 @@ class LinesResponse(Response):
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             self._results.close()
-            self._on_end(self._enqueuer.summary.created)
+            self._access.log_changed(self._enqueuer.summary.created)
 
     async def _enqueue_all(self) -> None:
         try:
@@ -137,6 +136,10 @@ class LinesResponse(Response):
             self._results.write(results)
             if self._failure is not None:
                 break
+        if chunk and self._access.console.feed.is_ending:
+            self._failure = self._failure or TryAgain(
+                "the console is stopping", hint="send the other lines again"
+            )
         if not chunk or self._failure is not None:
             self._results.write([{"summary": self._summary()}])
             self._results.complete()
@@ -159,15 +162,13 @@ class LinesResponse(Response):
         return found
 
 
-async def respond(
-    checker: LineChecker, request: Request, on_end: Callable[[int], None]
-) -> Response:
-    """Enqueue the jobs in the lines of a body; return their results. `on_end` gets the number of new jobs.
+async def respond(checker: LineChecker, request: Request, access: Access) -> Response:
+    """Enqueue the jobs in the lines of a body; return their results.
 
     Raises:
         AragoraQError: the first lines could not be enqueued.
     """
-    response = LinesResponse(request, BulkEnqueuer(checker), on_end)
+    response = LinesResponse(request, BulkEnqueuer(checker), access)
     try:
         await response.begin()
     except BaseException:
