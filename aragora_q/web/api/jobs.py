@@ -310,7 +310,9 @@ async def get_job(
     """
     job = await require_job(access.queue, job_id)
     if query.wait and not job.status.is_terminal:
-        await access.console.feed.wait_until_ended(job_id, query.wait, request.receive)
+        await access.console.feed.wait_until_ended(
+            job_id, query.wait, request.receive, address=access.actor.address
+        )
         job = await require_job(access.queue, job_id)
     return answer(await views.job_status_json(access.queue, job))
 
