@@ -459,8 +459,8 @@ def _job_from_row(job_id: str, row: Any) -> Job:
     job.error = _last(history, "error")
     job.hold = _hold_from_fields(fields, history)
     job.progress = _object(progress, "progress") if progress else None
-    job.completed_at = next((float(ms) / 1000 for ms in ended if ms is not None), None)
-    job.due_at = float(due_ms) / 1000 if due_ms is not None else _seconds(fields.get("held_due"))
+    job.completed_at = next((_as_seconds(float(ms)) for ms in ended if ms is not None), None)
+    job.due_at = _seconds(fields.get("held_due")) if due_ms is None else _as_seconds(float(due_ms))
     return job
 
 
@@ -570,11 +570,13 @@ def _object(raw: bytes, what: str) -> dict[str, Any]:
 
 
 def _seconds(ms: str | None) -> float | None:
-    if not ms:
-        return None
-    if not 0 <= int(ms) < END_OF_TIME_MS:
+    return _as_seconds(int(ms)) if ms else None
+
+
+def _as_seconds(ms: float) -> float:
+    if not 0 <= ms < END_OF_TIME_MS:
         raise ValueError(f"{ms} is not a time in ms")
-    return int(ms) / 1000
+    return ms / 1000
 
 
 def _parse_int(value: Any) -> int | None:

@@ -210,15 +210,19 @@ def _history_text(event: Mapping[str, Any]) -> str:
     text = str(event.get("error", event.get("reason", "")))
     is_named = not event.get("by") or f"{event['by']}: " in text
     by = "" if is_named else f" by {event['by']}"
-    prefix = f"{clock(event.get('at', 0))} attempt {attempt} {cause}{by}"
+    prefix = f"{clock(event.get('at'))} attempt {attempt} {cause}{by}"
     if not text:
         return prefix
     return f"{prefix}: " + truncate(text, max(TEXT_WIDTH - len(prefix) - 2, 10))
 
 
-def clock(ms: int) -> str:
-    """Format a time, in Unix ms, as local time; with the date unless it is today."""
-    time, now = datetime.fromtimestamp(ms / 1000).astimezone(), datetime.now().astimezone()
+def clock(ms: Any) -> str:
+    """Format a time, in Unix ms, as local time; with the date unless it is today. `?` if it is not a time."""
+    try:
+        time = datetime.fromtimestamp(ms / 1000).astimezone()
+    except (TypeError, OverflowError, ValueError, OSError):
+        return "?"
+    now = datetime.now().astimezone()
     return f"{time:%H:%M:%S}" if time.date() == now.date() else f"{time:%Y-%m-%d %H:%M:%S}"
 
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 MAX_STREAMS = 1_000
-"""Streams that one process serves; a file descriptor and about 60 KB each."""
+"""Streams and requests that wait for a job in one process; each takes a file descriptor and about 60 KB."""
 
 MAX_STREAMS_PER_ADDRESS = 100
-"""Streams of one client, so that it cannot take those of all others."""
+"""Those of one client, so that it cannot take those of all others."""
 
 KEPT_EVENTS = 2_000
 """Events that are kept in memory: more than the server keeps."""
@@ -70,7 +70,7 @@ OLDEST = EventId(0, 0)
 
 
 class TooManyStreams(TryAgain):
-    """The process, or one client, has as many event streams as are allowed."""
+    """The process, or one client, has as many event streams and waits as are allowed."""
 
 
 class _Kept(NamedTuple):
@@ -112,6 +112,7 @@ class Feed:
         self._kept: deque[_Kept] = deque()
         self._kept_bytes = 0
         self._subscriptions: dict[Subscription, None] = {}
+        self._places = 0
         self._addresses: Counter[str] = Counter()
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._news = asyncio.Event()
@@ -159,33 +160,54 @@ class Feed:
             TooManyStreams: as many as are allowed are open.
         """
         after = EventId.parse(last_event_id) if last_event_id else None
-        if self.streams >= self._max_streams:
-            raise TooManyStreams(f"{self.streams:,} event streams are open, as many as are allowed")
+        with self._place(address):
+            subscription = Subscription(self, after, job_id, is_brief=is_brief)
+            self._subscriptions[subscription] = None
+            try:
+                yield subscription
+            finally:
+                del self._subscriptions[subscription]
+
+    @contextmanager
+    def _place(self, address: str) -> Iterator[None]:
+        """Take a place for a stream or a wait: each holds a connection. Raises TooManyStreams."""
+        if self._places >= self._max_streams:
+            raise TooManyStreams(
+                f"{self._places:,} event streams and waits are open, as many as are allowed"
+            )
         if self._addresses[address] >= self._max_per_address:
             raise TooManyStreams(
-                f"{address} has {self._addresses[address]:,} event streams, as many as are allowed"
+                f"{address} has {self._addresses[address]:,} event streams and waits, as many as are allowed"
             )
-        subscription = Subscription(self, after, job_id, is_brief=is_brief)
+        self._places += 1
         self._addresses[address] += 1
-        self._subscriptions[subscription] = None
         try:
-            yield subscription
+            yield
         finally:
-            del self._subscriptions[subscription]
+            self._places -= 1
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
 
-    async def wait_until_ended(self, job_id: str, timeout_seconds: float, receive: Receive) -> None:
+    async def wait_until_ended(
+        self, job_id: str, timeout_seconds: float, receive: Receive, *, address: str
+    ) -> None:
         """Return when a job has ended or does not exist, at the latest after `timeout_seconds`.
 
         Returns also when the client leaves that `receive` is of: who leaves takes no memory. The caller reads
-        the job afterwards.
+        the job afterwards. `address` is the client's.
+
+        Raises:
+            TooManyStreams: as many streams and waits as are allowed are open.
         """
         changed = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(changed)
         try:
-            with suppress(TimeoutError), _watching(receive, changed.set) as gone:
+            with (
+                self._place(address),
+                suppress(TimeoutError),
+                _watching(receive, changed.set) as gone,
+            ):
                 async with asyncio.timeout(timeout_seconds):
                     while not (self.is_ending or gone.done()):
                         changed.clear()

@@ -36,6 +36,9 @@ FOR_PROBES = ("/metrics", "/healthz")
 PUBLIC = (*FOR_PROBES, "/login", "/logout", "/favicon.ico")
 STATIC = "/static/"
 
+MAX_LOGIN_BYTES = 16 * 1024
+"""Longest body of a client that is not logged in: it can send nothing but the form of a login."""
+
 MAX_BODY_BYTES = 1024 * 1024
 MAX_LINES_BYTES = 1024 * 1024 * 1024
 """Longest body of JSON lines: they are read one at a time."""
@@ -140,11 +143,14 @@ class Guard:
         if caller.is_wrong:
             await self._refuse_token(caller.actor.address)
         _check_origin(exchange, caller)
-        exchange.max_body = MAX_LINES_BYTES if has_lines(exchange.headers) else self._max_body
+        if caller.actor.role is None:
+            exchange.max_body = MAX_LOGIN_BYTES
+            if not _is_public(exchange.path):
+                exchange.lead_to_login()
+        else:
+            exchange.max_body = MAX_LINES_BYTES if has_lines(exchange.headers) else self._max_body
         if exchange.length > exchange.max_body:
             raise exchange.too_long()
-        if caller.actor.role is None and not _is_public(exchange.path):
-            exchange.lead_to_login()
         if self._is_stopping:
             raise _stopping()
         self._requests.add(exchange.timeout)

@@ -58,3 +58,15 @@ class TestDamagedHashes:
         }[part]()
         ended = run_cli("status", "bad")
         assert (ended.code, "data of job bad in Redis is corrupted" in ended.err) == (65, True)
+
+    @pytest.mark.parametrize("at", ["inf", "-1", "1e18"])
+    async def test_times_that_are_none(self, harness, run_cli, at):
+        """An end that is not a time is corrupted data; in the history, it is a question mark."""
+        await harness.enqueue("bad")
+        await harness.queue.cancel("bad")
+        harness.redis.rpush(harness.keys.history("bad"), '{"at": "x"}', f'{{"at": {10**30}}}')
+        shown = run_cli("status", "bad")
+        assert (shown.code, shown.out.count("? attempt ?")) == (0, 2)
+        harness.redis.zadd(harness.keys.cancelled, {"bad": at})
+        ended = run_cli("status", "bad")
+        assert (ended.code, "data of job bad in Redis is corrupted" in ended.err) == (65, True)

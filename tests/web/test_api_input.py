@@ -183,6 +183,25 @@ async def test_lines_are_answered_while_they_are_sent(app, harness):
         await writer.wait_closed()
 
 
+async def test_lines_while_the_process_stops(app, harness):
+    """The summary names the end of the process, and all that was enqueued has its result."""
+    head = (
+        f"POST /api/v1/queues/{harness.config.queue}/jobs HTTP/1.1\r\nHost: x\r\n"
+        "Content-Type: application/x-ndjson\r\nConnection: close\r\nContent-Length: 900\r\n\r\n"
+    )
+    async with served(app) as address, asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(*address.removeprefix("http://").split(":"))
+        writer.write(head.encode() + b'{"id": "first", "payload": {}}\n')
+        await reader.readuntil(b'{"line":1,"id":"first","created":true}\n')
+        app.app.state.console.feed.end_streams()
+        writer.write(b'{"id": "next", "payload": {}}\n')
+        rest = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert b'{"line":2,"id":"next","created":true}\n{"summary":{"created":2,' in rest
+    assert b'"code":"try-again"' in rest
+
+
 async def test_a_client_that_reads_after_it_has_sent_all(app, harness):
     """Many results wait for their reader, and do not stop the lines."""
     count = 60_000

@@ -163,7 +163,7 @@ async def test_an_invalid_id_is_refused(harness, text):
 
 
 async def test_streams_are_limited(harness):
-    """Beyond the limits, in all and of one address, a stream is refused; a closed one makes room."""
+    """Beyond the limits, in all and of one address, streams and waits are refused; a closed one makes room."""
     feed = Feed(harness.queue, max_streams=3, max_streams_per_address=2)
     with feed.subscribe(None, address="a"):
         with feed.subscribe(None, address="a"):
@@ -171,10 +171,12 @@ async def test_streams_are_limited(harness):
                 pass
             with (
                 feed.subscribe(None, address="b"),
-                pytest.raises(TooManyStreams, match="3 event streams are open"),
+                pytest.raises(TooManyStreams, match="3 event streams and waits are open"),
                 feed.subscribe(None, address="c"),
             ):
                 pass
+            with pytest.raises(TooManyStreams, match="a has 2"):
+                await feed.wait_until_ended("j1", 60, stays, address="a")
         with feed.subscribe(None, address="a"):
             pass
     assert (feed.streams, feed._addresses) == (0, {})
@@ -259,14 +261,14 @@ async def stays():
 async def test_a_wait_ends_with_its_job(feed, harness):
     """A wait returns as soon as the job has ended, at once if it had, and after its time at the latest."""
     await harness.enqueue("a")
-    waiting = asyncio.create_task(feed.wait_until_ended("a", 60, stays))
+    waiting = asyncio.create_task(feed.wait_until_ended("a", 60, stays, address="a"))
     await wait_until(lambda: "a" in feed._waiting)
-    await feed.wait_until_ended("a", 0.01, stays)
+    await feed.wait_until_ended("a", 0.01, stays, address="a")
     assert not waiting.done()
     await harness.queue.cancel("a")
     await asyncio.wait_for(waiting, 10)
-    await asyncio.wait_for(feed.wait_until_ended("a", 60, stays), 10)
-    await asyncio.wait_for(feed.wait_until_ended("unknown", 60, stays), 10)
+    await asyncio.wait_for(feed.wait_until_ended("a", 60, stays, address="a"), 10)
+    await asyncio.wait_for(feed.wait_until_ended("unknown", 60, stays, address="a"), 10)
     assert feed._waiting == {}
 
 
@@ -279,7 +281,7 @@ async def test_a_wait_ends_with_its_client(feed, harness):
         return {"type": "http.disconnect"}
 
     await harness.enqueue("a")
-    waiting = asyncio.create_task(feed.wait_until_ended("a", 60, receive))
+    waiting = asyncio.create_task(feed.wait_until_ended("a", 60, receive, address="a"))
     await wait_until(lambda: "a" in feed._waiting)
     left.set()
     await asyncio.wait_for(waiting, 10)
@@ -292,7 +294,7 @@ async def test_the_end_of_the_process_ends_streams_and_waits(harness):
     feed = Feed(harness.queue)
     async with feed.running(), following(feed) as reader:
         reading = asyncio.create_task(reader.next())
-        waiting = asyncio.create_task(feed.wait_until_ended("a", 60, stays))
+        waiting = asyncio.create_task(feed.wait_until_ended("a", 60, stays, address="a"))
         await wait_until(lambda: reader.last_event_id)
         feed.end_streams()
         assert await asyncio.wait_for(reading, 10) is None

@@ -200,8 +200,7 @@ async def enqueue(access: Producer, request: Request) -> Response:
     """
     if has_lines(request.headers):
         access.log_action("enqueue")
-        checker = new_checker(access, BulkSummary())
-        return await lines.respond(checker, request, log_created=access.log_changed)
+        return await lines.respond(new_checker(access, BulkSummary()), request, access)
     if media_type(request.headers) != JSON:
         raise WrongMediaType(
             "content type must be that of JSON or of JSON lines", hint=f"send {JSON} or {NDJSON}"
@@ -309,7 +308,9 @@ async def get_job(
     """
     job = await require_job(access.queue, job_id)
     if query.wait and not job.status.is_terminal:
-        await access.console.feed.wait_until_ended(job_id, query.wait, request.receive)
+        await access.console.feed.wait_until_ended(
+            job_id, query.wait, request.receive, address=access.actor.address
+        )
         job = await require_job(access.queue, job_id)
     return answer(await views.job_status_json(access.queue, job))
 

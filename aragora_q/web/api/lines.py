@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, TryAgain
 from aragora_q.intake.bulk import BulkEnqueuer, LineChecker
 from aragora_q.intake.lines import LineSplitter, max_line_bytes, parsed
+from aragora_q.web.access import Access
 from aragora_q.web.media import NDJSON
 from aragora_q.web.problems import NO_STORE, problem
 
@@ -73,9 +74,7 @@ class LinesResponse(Response):
 
     media_type = NDJSON
 
-    def __init__(
-        self, request: Request, enqueuer: BulkEnqueuer, log_created: Callable[[int], None]
-    ) -> None:
+    def __init__(self, request: Request, enqueuer: BulkEnqueuer, access: Access) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -83,9 +82,9 @@ class LinesResponse(Response):
         del self.headers["content-length"]
         self._chunks = request.stream()
         self._enqueuer = enqueuer
+        self._access = access
         self._splitter = LineSplitter(max_line_bytes(enqueuer.config))
         self._results = Results()
-        self._log_created = log_created
         self._failure: AragoraQError | None = None
 
     async def begin(self) -> None:
@@ -117,6 +116,7 @@ class LinesResponse(Response):
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             self._results.close()
+            self._access.log_changed(self._enqueuer.summary.created)
 
     async def _enqueue_all(self) -> None:
         try:
@@ -135,9 +135,13 @@ class LinesResponse(Response):
         for items in parsed(lines, self._splitter.max_bytes):
             results, self._failure = await self._enqueuer.enqueue(items)
             self._results.write(results)
-            self._log_created(self._enqueuer.summary.created)
+            self._access.log_changed(self._enqueuer.summary.created)
             if self._failure is not None:
                 break
+        if chunk and self._access.console.feed.is_ending:
+            self._failure = self._failure or TryAgain(
+                "the console is stopping", hint="send the other lines again"
+            )
         if not chunk or self._failure is not None:
             self._results.write([{"summary": self._summary()}])
             self._results.complete()
@@ -160,15 +164,13 @@ class LinesResponse(Response):
         return found
 
 
-async def respond(
-    checker: LineChecker, request: Request, *, log_created: Callable[[int], None]
-) -> Response:
-    """Enqueue the jobs in the lines of a body; return their results. `log_created` gets the number so far.
+async def respond(checker: LineChecker, request: Request, access: Access) -> Response:
+    """Enqueue the jobs in the lines of a body; return their results.
 
     Raises:
         AragoraQError: the first lines could not be enqueued.
     """
-    response = LinesResponse(request, BulkEnqueuer(checker), log_created)
+    response = LinesResponse(request, BulkEnqueuer(checker), access)
     try:
         await response.begin()
     except BaseException:

@@ -240,6 +240,10 @@ def test_too_long_bodies_are_refused(console):
         assert answer.startswith("HTTP/1.1 4"), (length, answer)
     smuggled = declared.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
     assert console.raw(smuggled).startswith("HTTP/1.1 4")
+    logged_out = declared.replace(b"99999999", b"20000\r\nX-Forwarded-For: 10.0.0.7")
+    for kind in (b"application/x-www-form-urlencoded", b"application/x-ndjson"):
+        logged_out = logged_out.replace(b"application/x-www-form-urlencoded", kind)
+        assert console.raw(logged_out).startswith("HTTP/1.1 413"), kind
     head = b"GET /login HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000
     assert "HTTP/1.1 2" not in console.raw(head)
 
