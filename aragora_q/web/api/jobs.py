@@ -35,7 +35,7 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.filters import read_filter
-from aragora_q.web.problems import NO_STORE, JobDiffers, WrongMediaType
+from aragora_q.web.problems import API, NO_STORE, JobDiffers, WrongMediaType
 from aragora_q.web.roles import Role
 
 router = new_router("jobs")
@@ -310,7 +310,7 @@ def _enqueued(access: Access, checked: Checked, warning: str, *, created: bool) 
     if warning:
         found["warning"] = warning
     status = HTTPStatus.CREATED if created else HTTPStatus.OK
-    location = f"/api/v1/queues/{access.console.config.queue}/jobs/{job_id}"
+    location = f"{API}/queues/{access.console.config.queue}/jobs/{job_id}"
     return answer(found, status, {"Location": location})
 
 
