@@ -40,8 +40,8 @@ class HoldJson(TypedDict):
     until: int | None
 
 
-class DescribedJob(TypedDict):
-    """A job without its result."""
+class JobMetadata(TypedDict):
+    """A job without its content: no text that a model or its caller wrote."""
 
     id: str
     status: str
@@ -59,6 +59,11 @@ class DescribedJob(TypedDict):
     completed_at: int | None
     due_at: int | None
     hold: HoldJson | None
+
+
+class DescribedJob(JobMetadata):
+    """A job without its result."""
+
     error: str | None
     progress: dict[str, Any] | None
     payload: dict[str, Any]
@@ -72,6 +77,13 @@ class JobJson(DescribedJob):
 
 class JobStatusJson(JobJson):
     """A job with what its debate was expected to cost when it began, and its incidents, oldest first."""
+
+    quote_usd: float | None
+    history: list[dict[str, Any]]
+
+
+class JobStatusMetadata(JobMetadata):
+    """A job without its content; its incidents are without the text of their errors."""
 
     quote_usd: float | None
     history: list[dict[str, Any]]
@@ -335,6 +347,17 @@ async def _quote_usd(queue: RedisStreamsQueue, job: Job) -> float | None:
     name = report.BEGUN
     journal = {} if job.result else {name: await queue.tracker.checkpoint(job.id, name)}
     return report.quote_usd(job, report.read_calls(journal, None))
+
+
+def without_content(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job without texts of models and clients, which could lead a program that reads them."""
+    kept = {name: found[name] for name in JobStatusMetadata.__annotations__ if name in found}
+    if "history" in kept:
+        kept["history"] = [
+            {name: value for name, value in line.items() if name != "error"}
+            for line in kept["history"]
+        ]
+    return kept
 
 
 def debate_json(job: Job, calls: Calls) -> DebateJson:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import Mount
 
 from aragora_q import __version__
-from aragora_q.web import api, login, pages, probes
+from aragora_q.web import login, pages, probes
 from aragora_q.web.console import Console
 from aragora_q.web.pages import errors, events
+from aragora_q.web.problems import API
 from aragora_q.web.snapshot import ClearAfterChanges
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def create_app(console: Console) -> FastAPI:
@@ -22,7 +30,7 @@ def create_app(console: Console) -> FastAPI:
         openapi_url=None,
     )
     app.state.console = console
-    app.router.routes.append(api.mount(console))
+    app.router.routes.append(_mount_api(console))
     app.include_router(probes.router)
     app.include_router(login.router)
     app.include_router(pages.router)
@@ -31,3 +39,26 @@ def create_app(console: Console) -> FastAPI:
     app.add_middleware(ClearAfterChanges, shared=console.shared)
     errors.install(app)
     return app
+
+
+def _mount_api(console: Console) -> Mount:
+    """Return the route that leads to the API: all addresses below its prefix, also those with a line break."""
+    found = Mount(API, _Api(console))
+    found.path_regex = re.compile(found.path_regex.pattern, re.DOTALL)
+    return found
+
+
+class _Api:
+    """The API, loaded for its first request: a tenth of a second that the first page need not wait for."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if self._app is None:
+            from aragora_q.web.api import create_api  # noqa: PLC0415 - loads the API
+
+            self._app = create_api(self._console)
+        await self._app(scope, receive, send)

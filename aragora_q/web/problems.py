@@ -25,6 +25,9 @@ from aragora_q.web.media import PROBLEM
 
 logger = get_logger(__name__)
 
+API = "/api/v1"
+"""Where the API is mounted."""
+
 CHALLENGE = 'Bearer realm="aragora-q"'
 """How a client that is not logged in can log in, for the header WWW-Authenticate."""
 
@@ -206,7 +209,7 @@ async def _of_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     status = HTTPStatus(error.status_code)
     code = kebab(title_of(status).replace(" ", "-"))
-    hint = "the routes are in /api/v1/openapi.json"
+    hint = f"the routes are in {API}/openapi.json"
     exit_code = 3 if status is HTTPStatus.NOT_FOUND else 2
     found = new_problem(status, code, status.description or status.phrase, hint, exit_code)
     headers = dict(error.headers or {})

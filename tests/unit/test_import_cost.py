@@ -77,10 +77,11 @@ def test_queue_and_worker_do_not_import_the_extras():
     assert not loaded & (EXTRAS | {"typer"})
 
 
-def test_the_console_starts_without_the_debate():
-    """The first page of a console needs no executor: what quotes and checks debates is loaded by who asks."""
+def test_the_console_starts_with_what_the_first_page_needs():
+    """Neither the API nor an executor is loaded before it is asked for."""
     code = (
         "import sys, aragora_q.web.server\n"
-        "assert not [each for each in sys.modules if each.startswith('aragora_q.executors.')]"
+        "late = ('aragora_q.executors.', 'aragora_q.web.api')\n"
+        "assert not [each for each in sys.modules if each.startswith(late)]"
     )
     assert not modules_after(code) & EXTRAS

@@ -50,6 +50,20 @@ async def test_enqueue_and_get(api, harness):
     assert (job["tags"], job["status"], job["history"]) == ({"env": "prod"}, "pending", [])
 
 
+async def test_a_job_without_its_content(api, harness):
+    """With `content=false`, a list and a job have no text that a model or a caller wrote."""
+    await harness.queue.enqueue_many([Job({"question": "SECRET"}, id="bad", max_attempts=1)])
+    worker = await harness.worker("w1")
+    await harness.report(worker, await harness.start_one(worker), Failed("SECRET"))
+    for address in ("/jobs", "/jobs/bad"):
+        assert "SECRET" in (await api.get(address)).text
+        found = await api.get(f"{address}?content=false")
+        assert "SECRET" not in found.text
+        [job] = found.json().get("jobs", [found.json()])
+        assert (job["id"], job["status"], job["attempts"]) == ("bad", "failed", 1)
+    assert [set(each) for each in job["history"]] == [{"at", "cause", "attempt", "worker"}]
+
+
 async def test_put_is_idempotent(api, harness):
     """201, then 200 for the same; 409 if payload, labels, priority or attempts differ, also later."""
     body = {"payload": {"n": 1, "f": 1.5}, "group": "g", "priority": 2, "tags": {"a": "b"}}

@@ -6,14 +6,12 @@ each resource; `routing.py` has what they share, `problems.py` of the console th
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
-from starlette.routing import Mount
 
 from aragora_q import __version__
 from aragora_q.web import problems
@@ -23,8 +21,6 @@ from aragora_q.web.media import PROBLEM
 
 if TYPE_CHECKING:
     from aragora_q.web.console import Console
-
-PREFIX = "/api/v1"
 
 ABOUT = (
     "Jobs and debates of one queue. Fields are those of the command line's JSON. Times are Unix milliseconds, "
@@ -51,13 +47,6 @@ def create_api(console: Console | None = None) -> FastAPI:
     return api
 
 
-def mount(console: Console) -> Mount:
-    """Return the route that leads to the API: all addresses below its prefix, also those with a line break."""
-    found = Mount(PREFIX, create_api(console))
-    found.path_regex = re.compile(found.path_regex.pattern, re.DOTALL)
-    return found
-
-
 def _describe(api: FastAPI) -> dict[str, Any]:
     """Return the description of the API (OpenAPI 3.1), with the bodies that are read here."""
     if api.openapi_schema is None:
@@ -66,7 +55,7 @@ def _describe(api: FastAPI) -> dict[str, Any]:
             version=api.version,
             description=ABOUT,
             routes=api.routes,
-            servers=[{"url": PREFIX}],
+            servers=[{"url": problems.API}],
         )
         schemas = found.setdefault("components", {}).setdefault("schemas", {})
         for name, model in {**MODELS, "Problem": problems.Problem}.items():

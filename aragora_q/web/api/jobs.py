@@ -33,7 +33,7 @@ from aragora_q.web.api.routing import (
 )
 from aragora_q.web.filters import read_filter
 from aragora_q.web.media import JSON, NDJSON, has_lines, media_type
-from aragora_q.web.problems import NO_STORE, JobDiffers, WrongMediaType
+from aragora_q.web.problems import API, NO_STORE, JobDiffers, WrongMediaType
 from aragora_q.web.roles import Role
 
 router = new_router("jobs")
@@ -91,7 +91,7 @@ class Enqueued(TypedDict):
 class JobPage(TypedDict):
     """Jobs, newest first. `cursor` leads to the next page; null: this is the last."""
 
-    jobs: list[views.JobJson]
+    jobs: list[views.JobJson] | list[views.JobMetadata]
     cursor: str | None
     errors: list[str]
 
@@ -107,16 +107,24 @@ class Filter(Strict):
     until: str | None = None
 
 
+Content = Annotated[
+    bool,
+    Field(description="False: without payload, result, progress and the texts of errors"),
+]
+
+
 class ListQuery(Filter):
     """The query of a list."""
 
+    content: Content = True
     limit: int = Field(50, ge=1, le=MAX_PAGE)
     cursor: str = ""
 
 
-class WaitQuery(Strict):
+class JobQuery(Strict):
     """The query of a job."""
 
+    content: Content = True
     wait: float = Field(
         0.0,
         ge=0,
@@ -147,7 +155,8 @@ async def list_jobs(access: Viewer, query: Annotated[ListQuery, Query()]) -> Res
     queue = access.queue
     now = await access.console.clock.now(queue) if query.since or query.until else 0.0
     page = await queue.find_page(filter_of(query, now), query.cursor, query.limit)
-    read = await queue.tracker.read_jobs(page.ids, max_bytes=MAX_SHORT_BYTES)
+    max_bytes = MAX_SHORT_BYTES if query.content else 1
+    read = await queue.tracker.read_jobs(page.ids, max_bytes=max_bytes)
     errors = [str(job) for job in read.jobs if isinstance(job, InvalidPayload)]
     jobs = [
         job
@@ -155,6 +164,10 @@ async def list_jobs(access: Viewer, query: Annotated[ListQuery, Query()]) -> Res
         if isinstance(job, Job) and (not query.status or job.status in query.status)
     ]
     rest = {"cursor": page.cursor or None, "errors": errors}
+    if not query.content:
+        return answer(
+            {"jobs": [views.without_content(views.job_json(job)) for job in jobs], **rest}
+        )
     if not read.cut:
         return answer({"jobs": [views.job_json(job) for job in jobs], **rest})
     parts = _parts(queue, jobs, read.cut, rest)
@@ -294,13 +307,17 @@ def _enqueued(access: Access, checked: Checked, warning: str, *, created: bool) 
     if warning:
         found["warning"] = warning
     status = HTTPStatus.CREATED if created else HTTPStatus.OK
-    location = f"/api/v1/queues/{access.console.config.queue}/jobs/{job_id}"
+    location = f"{API}/queues/{access.console.config.queue}/jobs/{job_id}"
     return answer(found, status, {"Location": location})
 
 
-@router.get("/jobs/{job_id}", response_model=views.JobStatusJson, responses=described())
+@router.get(
+    "/jobs/{job_id}",
+    response_model=views.JobStatusJson | views.JobStatusMetadata,
+    responses=described(),
+)
 async def get_job(
-    access: Viewer, request: Request, job_id: str, query: Annotated[WaitQuery, Query()]
+    access: Viewer, request: Request, job_id: str, query: Annotated[JobQuery, Query()]
 ) -> Response:
     """Return a job with its history, as `status`.
 
@@ -312,7 +329,8 @@ async def get_job(
             job_id, query.wait, request.receive, address=access.actor.address
         )
         job = await require_job(access.queue, job_id)
-    return answer(await views.job_status_json(access.queue, job))
+    found = await views.job_status_json(access.queue, job)
+    return answer(found if query.content else views.without_content(found))
 
 
 @router.get("/jobs/{job_id}/debate", response_model=views.DebateJson, responses=described())
