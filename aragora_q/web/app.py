@@ -6,9 +6,9 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from aragora_q import __version__
-from aragora_q.web import api, login, pages, probes
+from aragora_q.web import api, pages, probes
 from aragora_q.web.console import Console
-from aragora_q.web.pages import errors, events
+from aragora_q.web.pages import errors
 from aragora_q.web.snapshot import ClearAfterChanges
 
 
@@ -24,9 +24,7 @@ def create_app(console: Console) -> FastAPI:
     app.state.console = console
     app.router.routes.append(api.mount(console))
     app.include_router(probes.router)
-    app.include_router(login.router)
     app.include_router(pages.router)
-    app.include_router(events.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
     app.add_middleware(ClearAfterChanges, shared=console.shared)
     errors.install(app)
