@@ -408,6 +408,12 @@ JOB_ID_PATTERN = re.compile(
 """A job id: 1 to 64 characters that are safe in a key, a shell and a log line. No colon: with one,
 a job's hash key could equal another job's payload key."""
 
+
+def is_job_id(text: str) -> bool:
+    """Return True if a job may have this id: nothing else becomes part of a key."""
+    return JOB_ID_PATTERN.fullmatch(text) is not None
+
+
 WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 """A worker id: at most 48 characters, so that `worker@instance` keeps a job's hash compact."""
 

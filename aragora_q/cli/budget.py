@@ -276,8 +276,7 @@ def _uncertain(spent: Sequence[ScopeSpending]) -> Iterator[str]:
 
 
 def _amounts(found: Budget, spent: ScopeSpending) -> tuple[str, ...]:
-    share = (spent.spent_usd + spent.reserved_usd) / found.limit_usd
-    return dollars(spent.spent_usd), dollars(spent.reserved_usd), f"{share:.0%}"
+    return dollars(spent.spent_usd), dollars(spent.reserved_usd), f"{found.share(spent):.0%}"
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -176,32 +175,20 @@ def _read_follower(
 ) -> Job:
     """Read the job that follows a group, and check it as `enqueue` does."""
     from aragora_q.cli import bulk
-    from aragora_q.intake import checks
+    from aragora_q.intake.checks import create_follower
+    from aragora_q.intake.jobs import default_fields
     from aragora_q.intake.lines import max_line_bytes
 
-    defaults = {"agents": agents} if (agents := options.default_agents(load, settings)) else {}
+    defaults = default_fields(options.default_agents(load, settings))
     with bulk.open_source(source) as stream:
         try:
             fields = bulk.read_object(stream, max_line_bytes(settings))
-            job = _follower(name, fields, defaults)
-            warning = checks.check_seats(job.payload, settings)
-            checks.check_budget(job, settings)
+            job, warning = create_follower(name, fields, defaults, settings)
         except InvalidPayload as error:
             place = "standard input" if source == "-" else source
             raise InvalidPayload(f"{place}: {error}", hint=error.hint) from None
     if warning and not quiet:
         output.info(f"warning: {warning}")
-    return job
-
-
-def _follower(name: str, fields: dict[str, Any], defaults: Mapping[str, Any]) -> Job:
-    from aragora_q.intake.jobs import create_job
-    from aragora_q.job import check_job
-
-    if fields.get("group") is not None:
-        raise InvalidPayload("field group: a job that follows a group cannot be in a group")
-    job = create_job(fields, defaults, lambda *_: f"{name}.then")
-    check_job(job)
     return job
 
 

@@ -82,9 +82,9 @@ async def _requeue(
     queue: RedisStreamsQueue, job_ids: list[str], *, by: str, reason: str
 ) -> list[str]:
     """Return `requeued`, the status that did not change, or a key of REFUSALS for each id."""
-    from aragora_q.base import JOB_ID_PATTERN
+    from aragora_q.base import is_job_id
 
-    valid = [job_id for job_id in job_ids if JOB_ID_PATTERN.fullmatch(job_id)]
+    valid = [job_id for job_id in job_ids if is_job_id(job_id)]
     results = dict(zip(valid, await queue.requeue(valid, by=by, reason=reason), strict=True))
     return [results.get(job_id, "invalid") for job_id in job_ids]
 

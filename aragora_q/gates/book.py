@@ -44,6 +44,10 @@ class Budget:
             "limit_usd": self.limit_usd, "window": self.window, "scope": self.scope, "on_full": self.on_full,
         })  # fmt: skip
 
+    def share(self, spent: ScopeSpending) -> float:
+        """Return which part of the limit is spent or reserved."""
+        return (spent.spent_usd + spent.reserved_usd) / self.limit_usd
+
 
 @dataclass(frozen=True, slots=True)
 class ScopeSpending:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.base import MAX_USD, Job
 from aragora_q.errors import InvalidPayload
-from aragora_q.intake.jobs import is_debate
+from aragora_q.intake.jobs import create_job, is_debate
+from aragora_q.job import check_job
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -62,6 +63,23 @@ def check_budget(job: Job, config: QueueConfig) -> None:
         from aragora_q.gates.policy import Need, check_floor
 
         check_floor(config, job, [Need(*each) for each in debate.least_costs(job.payload, config)])
+
+
+def create_follower(
+    group: str, fields: dict[str, Any], defaults: Mapping[str, Any], config: QueueConfig
+) -> tuple[Job, str]:
+    """Return the job that follows a group, checked as one that is enqueued, and a warning about its agents.
+
+    Raises:
+        InvalidPayload: a field breaks a rule.
+    """
+    if fields.get("group") is not None:
+        raise InvalidPayload("field group: a job that follows a group cannot be in a group")
+    job = create_job(fields, defaults, lambda *_: f"{group}.then")
+    check_job(job)
+    warning = check_seats(job.payload, config)
+    check_budget(job, config)
+    return job, warning
 
 
 def approval_above(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job
@@ -22,6 +22,11 @@ AGENTS_HINT = (
 )
 NewId = Callable[[Mapping[str, Any], Any], str]
 """Makes a job id for a payload and a group; the group may be None, or not yet checked."""
+
+
+def default_fields(agents: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of jobs that do not have them; `agents` are those of the setting, if there are any."""
+    return {"agents": list(agents)} if agents else {}
 
 
 def create_job(

@@ -10,9 +10,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.routing import Mount
 
 from aragora_q import __version__
-from aragora_q.web import login, pages, probes
+from aragora_q.web import pages, probes
 from aragora_q.web.console import Console
-from aragora_q.web.pages import errors, events
+from aragora_q.web.pages import errors
 from aragora_q.web.problems import API
 from aragora_q.web.snapshot import ClearAfterChanges
 
@@ -32,9 +32,7 @@ def create_app(console: Console) -> FastAPI:
     app.state.console = console
     app.router.routes.append(_mount_api(console))
     app.include_router(probes.router)
-    app.include_router(login.router)
     app.include_router(pages.router)
-    app.include_router(events.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
     app.add_middleware(ClearAfterChanges, shared=console.shared)
     errors.install(app)

@@ -1,6 +1,7 @@
 """What operators do with jobs: which jobs a verb may mean, how it is sent, and what its answers say.
 
-Used by the actions of pages and of the API. Must not know requests or pages.
+Used by the actions of pages, of the API and of `aragora-q top`. Must not know requests or pages, and must work
+without the packages of the extra `web`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aragora_q.base import JOB_ID_PATTERN, LIVE, TERMINAL, JobStatus
+from aragora_q.base import LIVE, TERMINAL, JobStatus
 from aragora_q.streams.queue import RedisStreamsQueue
 
 Send = Callable[[RedisStreamsQueue, Sequence[str], str, str], Awaitable[list[str]]]
@@ -32,6 +33,8 @@ class Verb:
     """What other answers say of a job, if that is not `had already ended`."""
     keeps_reason: bool = True
     """False: it takes neither a reason nor who did it, because nothing is left to keep them with."""
+    refused: frozenset[str] = frozenset()
+    """Answers of jobs in a state in which it makes no sense; other jobs that do not change are so already."""
     repeats: bool = False
     """True: a job may move while others are found, and be missed; so jobs are found until none is changed."""
 
@@ -82,6 +85,7 @@ VERBS = {
             "requeue", "requeued", frozenset({JobStatus.FAILED, JobStatus.CANCELLED}), _requeue,
             frozenset({"requeued"}),
             {"requeued": "is requeued", **_NOT_REQUEUED},
+            refused=frozenset({"held", "completed", "malformed"}),
         ),
         Verb(
             "hold", "held", LIVE, _hold, frozenset({"held", "asked"}),
@@ -105,8 +109,3 @@ VERBS = {
     )
 }  # fmt: skip
 """By name."""
-
-
-def is_job_id(text: str) -> bool:
-    """Return True if a job may have this id: nothing else becomes part of a key."""
-    return JOB_ID_PATTERN.fullmatch(text) is not None

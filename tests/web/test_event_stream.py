@@ -1,6 +1,7 @@
 """The response that sends events over HTTP: to clients that leave, that do not read, and that are too many."""
 
 import asyncio
+import json
 import socket
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,6 @@ import pytest
 from support.event_streams import Reader
 from support.wait import wait_until
 
-from aragora_q.base import Job
 from aragora_q.web import server
 from aragora_q.web.app import create_app
 from aragora_q.web.console import open_console
@@ -125,10 +125,10 @@ async def test_a_client_that_does_not_read_is_dropped(served, harness, monkeypat
             client, f"GET {EVENTS} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         )
         await wait_until(lambda: served.console.feed.streams == 1)
-        for _ in range(300):
-            await harness.queue.enqueue_many([Job({}) for _ in range(100)])
-            if not served.console.feed.streams:
-                break
+        progress = {"event": "progress", "ids": "a", "data": json.dumps("x" * 60_000)}
+        for _ in range(200):
+            harness.redis.xadd(harness.keys.events, progress, maxlen=10)
+            await asyncio.sleep(0.01)
         await wait_until(lambda: served.console.feed.streams == 0)
 
 

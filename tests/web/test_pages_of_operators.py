@@ -229,7 +229,7 @@ async def test_a_group_with_progress_and_cost(harness, spending, operator):
     assert "$1.50: 1 call" in page.words
     assert "aragora-q group seal nightly" in page.words
     assert (await operator.get("/groups/none")).status == 404
-    assert (await operator.get("/groups/a%20b")).status == 422
+    assert (await operator.get("/groups/a%20b")).status == 404
 
 
 @pytest.mark.parametrize("name", HOSTILE)

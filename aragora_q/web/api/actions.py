@@ -12,6 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from aragora_q import views
+from aragora_q.base import is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.labels import JobFilter
 from aragora_q.web.access import Access, Operator
@@ -26,19 +27,14 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.filters import filter_words
+from aragora_q.web.lookup import require_job_id
 from aragora_q.web.problems import Conflict, CountDiffers
 from aragora_q.web.selection import Selection
-from aragora_q.web.verbs import VERBS, Verb, is_job_id
+from aragora_q.web.verbs import VERBS, Verb
 
 router = new_router("actions")
 
 MAX_IDS = 1_000
-REFUSALS = {
-    "malformed": "it is the dead letter of a malformed entry",
-    "completed": "it has completed: enqueue it again under another id",
-    "held": "it is held: free it",
-}
-"""Why a job is not requeued."""
 
 
 class NotRequeued(Conflict):
@@ -135,14 +131,13 @@ ACTIONS = (
 
 def _add_routes(action: Action) -> None:
     async def one(access: Operator, job_id: str, because: Reason) -> Response:
-        if not is_job_id(job_id):
-            raise JobNotFound(job_id, access.console.config.queue)
+        require_job_id(access.queue, job_id)
         access.log_action(action.verb.name, [job_id], because.reason)
         [result] = await action.run(access, [job_id], because.reason)
         if result == "unknown":
             raise JobNotFound(job_id, access.console.config.queue)
-        if action.verb.name == "requeue" and result in REFUSALS:
-            raise NotRequeued(f"job {job_id} is not requeued: {REFUSALS[result]}")
+        if result in action.verb.refused:
+            raise NotRequeued(f"job {job_id} {action.verb.text(result)}")
         [found] = await _described(access, action, [job_id], [result])
         return answer(found)
 
@@ -155,7 +150,7 @@ def _add_routes(action: Action) -> None:
             return answer(await _of_ids(access, action, selected.ids, selected.reason))
         return answer(await _of_filter(access, action, selected))
 
-    conflicts = (HTTPStatus.CONFLICT,) if action.verb.name == "requeue" else ()
+    conflicts = (HTTPStatus.CONFLICT,) if action.verb.refused else ()
     router.add_api_route(
         f"/jobs/{{job_id}}/{action.verb.name}",
         one,

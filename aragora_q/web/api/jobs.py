@@ -14,10 +14,11 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from aragora_q import report, views
-from aragora_q.base import JOB_ID_PATTERN, Job, JobStatus
-from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable
+from aragora_q.base import Job, JobStatus
+from aragora_q.errors import InvalidPayload, NotDurable
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
 from aragora_q.intake.checks import NO_THRESHOLDS, held_fields
+from aragora_q.intake.jobs import default_fields
 from aragora_q.intake.quoter import Quoter
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -32,6 +33,7 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.filters import read_filter
+from aragora_q.web.lookup import require_job
 from aragora_q.web.media import JSON, NDJSON, has_lines, media_type
 from aragora_q.web.problems import API, NO_STORE, JobDiffers, WrongMediaType
 from aragora_q.web.roles import Role
@@ -261,8 +263,7 @@ async def _check(access: Access, fields: Mapping[str, Any]) -> tuple[Checked, st
 
 def new_checker(access: Access, summary: BulkSummary) -> LineChecker:
     """Return what makes and checks jobs, with the defaults of the configuration."""
-    agents = access.console.config.default_agents
-    defaults = {"agents": list(agents)} if agents else {}
+    defaults = default_fields(access.console.config.default_agents)
     quoter = Quoter(access.queue)
     return LineChecker(quoter, defaults, NO_THRESHOLDS, summary, id_from_content=False)
 
@@ -349,11 +350,3 @@ async def get_debate(access: Viewer, job_id: str) -> Response:
 def viewer_queue(access: Access) -> RedisStreamsQueue:
     """Return the queue as the viewer reads it: every console has it."""
     return access.console.roles[Role.VIEWER].queue
-
-
-async def require_job(queue: RedisStreamsQueue, job_id: str) -> Job:
-    """Return a job. Raises JobNotFound."""
-    job = await queue.get_job(job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
-    if job is None:
-        raise JobNotFound(job_id, queue.config.queue)
-    return job

@@ -7,11 +7,13 @@ from fastapi import APIRouter
 from aragora_q.web.pages import (
     actions,
     controls,
+    events,
     failed,
     groups,
     held,
     job,
     jobs,
+    login,
     money,
     new,
     overview,
@@ -19,5 +21,7 @@ from aragora_q.web.pages import (
 )
 
 router = APIRouter(include_in_schema=False)
-for page in (overview, jobs, job, groups, workers, money, failed, held, new, actions, controls):
+for page in (
+    overview, jobs, job, groups, workers, money, failed, held, new, actions, controls, events, login,
+):  # fmt: skip
     router.include_router(page.router)

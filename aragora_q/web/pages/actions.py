@@ -15,14 +15,15 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
 from aragora_q.base import Group
-from aragora_q.errors import GroupNotFound, GroupSealed, JobNotFound
+from aragora_q.errors import GroupSealed, JobNotFound
 from aragora_q.formats import count
 from aragora_q.web.access import Operator
 from aragora_q.web.filters import read_filter
+from aragora_q.web.lookup import require_group, require_job_id
 from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import command_line, redirect, render
 from aragora_q.web.selection import BULK_SECONDS, MAX_NAMED, Done, Selection
-from aragora_q.web.verbs import VERBS, Verb, is_job_id
+from aragora_q.web.verbs import VERBS, Verb
 
 if TYPE_CHECKING:
     from aragora_q.web.access import Access
@@ -59,8 +60,7 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
 async def act_on_job(request: Request, access: Operator, job_id: str, verb: str) -> Response:
     """Do something with one job."""
     chosen, form = _verb(verb), await Form.of(request)
-    if not is_job_id(job_id):
-        raise JobNotFound(job_id, access.queue.config.queue)
+    require_job_id(access.queue, job_id)
     if verb == "purge":  # the page that asks leads to the route of several jobs
         return _BulkPage(
             request, access, Selection(chosen, (job_id,)), form, form.back("/jobs")
@@ -90,7 +90,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
     """Cancel a group as a whole, once the number of its live jobs is confirmed."""
     form = await Form.of(request)
     back = form.back(_group_page(name))
-    group = await _group(access, name)
+    group = await require_group(access.queue, name)
     confirmed = form.number("confirmed")
     if confirmed is None:
         return _group_page_to_confirm(request, access, group, form, back)
@@ -106,7 +106,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
         async with asyncio.timeout(BULK_SECONDS):
             cancelled = await access.queue.cancel_group(name, by=by, reason=reason)
     except TimeoutError:
-        group = await _group(access, name)
+        group = await require_group(access.queue, name)
         return _group_page_to_confirm(
             request, access, group, form, back,
             f"The time is over, and {count(group.live, 'live job')} of it left. To go on, confirm again.",
@@ -177,8 +177,7 @@ async def _selection(access: Access, verb: Verb, form: Form) -> Selection | None
         return Selection.matching(verb, wanted)
     ids = tuple(dict.fromkeys(form.texts("id")))
     for job_id in ids:
-        if not is_job_id(job_id):
-            raise JobNotFound(job_id, access.queue.config.queue)
+        require_job_id(access.queue, job_id)
     return Selection(verb, ids) if ids else None
 
 
@@ -186,13 +185,6 @@ def _verb(name: str) -> Verb:
     if name not in VERBS:
         raise HTTPException(404)
     return VERBS[name]
-
-
-async def _group(access: Access, name: str) -> Group:
-    found = await access.queue.tracker.get_group(name)
-    if found is None:
-        raise GroupNotFound(name, access.queue.config.queue)
-    return found
 
 
 def _group_page(name: str) -> str:

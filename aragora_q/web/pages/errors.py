@@ -11,18 +11,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from aragora_q.errors import AragoraQError, RedisUnreachable
-from aragora_q.web.access import NotLoggedIn
 from aragora_q.web.pages.rendering import render
-
-STATUSES = {
-    3: HTTPStatus.NOT_FOUND,
-    65: HTTPStatus.UNPROCESSABLE_ENTITY,
-    69: HTTPStatus.SERVICE_UNAVAILABLE,
-    75: HTTPStatus.SERVICE_UNAVAILABLE,
-    76: HTTPStatus.BAD_GATEWAY,
-    77: HTTPStatus.FORBIDDEN,
-}
-"""Statuses of pages by exit code; of all others, 500."""
+from aragora_q.web.problems import status_of
 
 
 def install(app: FastAPI) -> None:
@@ -64,10 +54,12 @@ _TITLES = {
 
 def _described(error: Exception) -> tuple[HTTPStatus, str, str]:
     """Return the status of an error, what is wrong, and what to do."""
-    if isinstance(error, NotLoggedIn):
-        return HTTPStatus.UNAUTHORIZED, str(error), error.hint
-    if isinstance(error, AragoraQError) and error.exit_code in STATUSES:
-        return STATUSES[error.exit_code], str(error), error.hint
+    if isinstance(error, AragoraQError):
+        status = status_of(error)
+        if isinstance(error, RedisUnreachable):  # to a person, Redis is a part of the console
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+        if status is not HTTPStatus.INTERNAL_SERVER_ERROR:
+            return status, str(error), error.hint
     if isinstance(error, RequestValidationError):
         return HTTPStatus.UNPROCESSABLE_ENTITY, "the address has a value that is not valid", ""
     if isinstance(error, HTTPException):

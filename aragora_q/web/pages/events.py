@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header
 from aragora_q.web.access import Viewer
 from aragora_q.web.feed import EventStream
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter()
 
 
 @router.get("/events")

@@ -50,14 +50,19 @@ class Form:
 
     def back(self, default: str) -> str:
         """Return the address in field `to`, if it is one of this console; else `default`."""
-        to = self.text("to")
-        is_own = to.startswith("/") and not to.startswith(("//", "/\\"))
-        return to if is_own and to.isascii() and to.isprintable() and " " not in to else default
+        return local_path(self.text("to"), default)
 
     def number(self, name: str) -> int | None:
         """Return a field that is a whole number; None if it is missing or anything else."""
         text = self.text(name)
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+def local_path(address: str, default: str = "/") -> str:
+    """Return `address` if it is a path of this console; `default` for anything that leads elsewhere."""
+    is_path = address.startswith("/") and not address.startswith("//") and "\\" not in address
+    is_plain = address.isprintable() and " " not in address
+    return address if is_path and is_plain else default
 
 
 def query_number(request: Request, name: str, default: int, most: int) -> int:

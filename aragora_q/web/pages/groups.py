@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from aragora_q.base import Group, JobStatus
-from aragora_q.errors import AragoraQError, GroupNotFound
+from aragora_q.errors import AragoraQError
 from aragora_q.gates.spending import Spending, Spent
-from aragora_q.labels import check_labels
 from aragora_q.web.access import Access, Viewer
+from aragora_q.web.lookup import require_group
 from aragora_q.web.pages.forms import query_number
 from aragora_q.web.pages.rendering import render
 
@@ -43,11 +43,7 @@ async def list_groups(request: Request, access: Viewer) -> Response:
 @router.get("/groups/{name}")
 async def show_group(request: Request, access: Viewer, name: str) -> Response:
     """Return the page of one group."""
-    check_labels(name, None, {})
-    config = access.queue.config
-    group = await access.queue.tracker.get_group(name)
-    if group is None:
-        raise GroupNotFound(name, config.queue)
+    group = await require_group(access.queue, name)
     return render(
         request,
         "group.html",

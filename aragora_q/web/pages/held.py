@@ -76,7 +76,7 @@ class HeldGroup:
         """The share of the budget that is spent or reserved."""
         if self.budget is None or self.spending is None:
             return 0.0
-        return (self.spending.spent_usd + self.spending.reserved_usd) / self.budget.limit_usd
+        return self.budget.share(self.spending)
 
 
 @router.get("/held")

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 from aragora_q import report, views
-from aragora_q.base import JOB_ID_PATTERN, Job, JobStatus
+from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.job_text import progress_text
 from aragora_q.loose import number_or_none, text, whole
@@ -20,6 +20,7 @@ from aragora_q.report import page
 from aragora_q.report.document import Block
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
+from aragora_q.web.lookup import require_job_id
 from aragora_q.web.pages.rendering import render
 
 router = APIRouter()
@@ -40,8 +41,7 @@ class _Incident:
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
 async def job_page(request: Request, access: Viewer, job_id: str) -> HTMLResponse:
     """Show a job."""
-    if not JOB_ID_PATTERN.fullmatch(job_id):
-        raise JobNotFound(job_id, access.queue.config.queue)
+    require_job_id(access.queue, job_id)
     found, history, journal = await asyncio.gather(
         access.queue.tracker.read_jobs([job_id]),
         access.queue.tracker.history(job_id),
@@ -57,16 +57,12 @@ async def job_page(request: Request, access: Viewer, job_id: str) -> HTMLRespons
         "job.html",
         now=found.now,
         job=job,
-        title=_title(job),
         incidents=[_incident(line) for line in history],
         debate=_debate(job, journal) if report.is_debate(job) else None,
-        progress=progress_text(job.progress) if job.progress and job.status in _RUNNING else "",
+        progress=progress_text(job.progress) if job.progress and job.status in LIVE else "",
         as_json=views.job_json(job),
         can=_can(job),
     )
-
-
-_RUNNING = frozenset({JobStatus.PROCESSING, JobStatus.RETRYING, JobStatus.HELD, JobStatus.PENDING})
 
 
 async def _journal(queue: RedisStreamsQueue, job_id: str) -> Mapping[str, Any] | None:
@@ -75,10 +71,6 @@ async def _journal(queue: RedisStreamsQueue, job_id: str) -> Mapping[str, Any] |
         return await queue.tracker.checkpoints(job_id)
     except InvalidPayload:
         return None
-
-
-def _title(job: Job) -> str:
-    return "" if report.is_debate(job) else job.id
 
 
 def _debate(job: Job, journal: Mapping[str, Any] | None) -> Mapping[str, Any]:

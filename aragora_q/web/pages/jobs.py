@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from aragora_q.base import JOB_ID_PATTERN, LIVE, TERMINAL, Job, JobStatus
+from aragora_q.base import LIVE, TERMINAL, Job, JobStatus, is_job_id
 from aragora_q.errors import InvalidPayload
 from aragora_q.job_text import summary
 from aragora_q.labels import JobFilter
@@ -56,7 +56,7 @@ async def jobs_page(request: Request, access: Viewer) -> Response:
     }
     problem = ""
     if job_id := request.query_params.get("id", "").strip():
-        if JOB_ID_PATTERN.fullmatch(job_id):
+        if is_job_id(job_id):
             return redirect(f"/jobs/{job_id}")
         problem = f"{job_id!r:.100} is not a job id"
     rows, cursor, now = list[JobRow](), "", 0.0

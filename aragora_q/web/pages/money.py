@@ -56,7 +56,7 @@ class BudgetRow:
     @property
     def used(self) -> float:
         """The share of the limit that is spent or reserved."""
-        return (self.spending.spent_usd + self.spending.reserved_usd) / self.budget.limit_usd
+        return self.budget.share(self.spending)
 
     @property
     def bar(self) -> Markup:

@@ -181,7 +181,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "time": _time,
-        "absolute": absolute,
         "money": dollars_or_unknown,
         "duration": duration,
         "count": count,

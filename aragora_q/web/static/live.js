@@ -157,7 +157,7 @@
     }
   }
 
-  // Small helps
+  // Controls
 
   function revealControls() {
     for (const element of document.querySelectorAll("[data-copy], [data-check-all]")) element.hidden = false;

@@ -13,7 +13,7 @@ from support import processes
 from aragora_q.errors import ConfigError
 from aragora_q.web import tokens
 from aragora_q.web.auth import LOGIN_SECONDS, LoginLimiter, LoginLink, Proxies, Sessions
-from aragora_q.web.login import local_path
+from aragora_q.web.pages.forms import local_path
 from aragora_q.web.roles import Role
 from aragora_q.web.tokens import Grant, TokenFile, find_grant, new_token, token_digest, token_line
 
@@ -240,7 +240,7 @@ def test_wrong_arguments_of_the_command_are_named(args, code, line, tmp_path):
 
 def test_only_paths_are_local():
     """A path is local, whatever is in its query; anything with a host is not."""
-    for path in ("/", "/jobs?x=//y", "/jobs/a%2Fb", "/a:b"):
+    for path in ("/", "/jobs?x=//y", "/jobs/a%2Fb", "/a:b", "/é"):
         assert local_path(path) == path
     for path in ("", "jobs", "//x", "http://x/", "/\\x", "/ x", "/\n"):
         assert local_path(path) == "/"

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from aragora_q.web.access import actor_of, auth_of, console_of
 from aragora_q.web.auth import LOGIN_SECONDS
+from aragora_q.web.pages.forms import local_path
+from aragora_q.web.pages.rendering import render
 from aragora_q.web.roles import Role
 
-router = APIRouter(include_in_schema=False)
-
-TEMPLATES = Environment(
-    autoescape=True, undefined=StrictUndefined, loader=PackageLoader("aragora_q.web.pages")
-)
+router = APIRouter()
 
 
 @router.get("/login")
@@ -76,19 +73,6 @@ async def log_out(request: Request) -> Response:
     return response
 
 
-def local_path(address: str) -> str:
-    """Return `address` if it is a path of this console; `/` for anything that leads elsewhere."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "/"
-    is_path = address.startswith("/") and not parts.scheme and not parts.netloc
-    has_tricks = any(char <= " " or char in "\\\x7f" for char in address) or address.startswith(
-        "//"
-    )
-    return address if is_path and not has_tricks else "/"
-
-
 def _page(
     request: Request,
     status: HTTPStatus,
@@ -98,8 +82,11 @@ def _page(
     destination: str = "",
 ) -> HTMLResponse:
     auth, console = auth_of(request), console_of(request)
-    page = TEMPLATES.get_template("login.html").render(
-        queue=console.config.queue,
+    return render(
+        request,
+        "login.html",
+        now=time.time(),
+        status_code=status,
         code=code,
         fault=fault,
         next=local_path(destination) if destination else "",
@@ -107,4 +94,3 @@ def _page(
         has_tokens=auth.tokens is not None,
         has_link=auth.link.was_made,
     )
-    return HTMLResponse(page, status)
