@@ -100,7 +100,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def module_server():
-    """A server of its own, for all tests of this module."""
+    """A separate server, for all tests of this module."""
     from support import servers
 
     try:
@@ -112,7 +112,11 @@ def module_server():
     server.stop()
 
 
-@schema.exclude(path_regex="/(events|requeue|hold|unhold|quotes)$").parametrize()
+@(
+    schema.exclude(path_regex="/(events|requeue|hold|unhold|quotes)$")
+    .exclude(method="POST", path="/queues/{queue}/jobs")
+    .parametrize()
+)
 @settings(
     max_examples=5,
     deadline=None,
@@ -123,6 +127,7 @@ def module_server():
 def test_no_answer_is_outside_of_the_description(case, address, session):
     """Valid and invalid requests of every route but events, whose answers have no end.
 
-    `cancel` stands for the other actions, which are the same functions, and `jobs` for quotes.
+    `cancel` stands for the other actions, which are the same functions, and PUT of a job for POST and quotes,
+    which take the same body.
     """
     case.call_and_validate(base_url=f"{address}/api/v1", session=session, checks=CHECKS)
