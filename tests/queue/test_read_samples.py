@@ -1,6 +1,5 @@
 """Reading samples: what `sample.lua` writes comes back, in one round trip, whatever else is in the stream."""
 
-
 import pytest
 
 from aragora_q.contracts import Completed, Failed
