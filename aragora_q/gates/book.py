@@ -23,6 +23,9 @@ from aragora_q.redis.connection import Connection
 PAGE = 100
 """Values of a scope that one call reads."""
 
+NEARLY_USED = 0.8
+"""Share of a budget from which on it needs attention."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:

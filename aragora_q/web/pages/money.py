@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from aragora_q.errors import AragoraQError
 from aragora_q.gates.accounts import Accounts
-from aragora_q.gates.book import Book, Budget, ScopeSpending
+from aragora_q.gates.book import NEARLY_USED, Book, Budget, ScopeSpending
 from aragora_q.gates.spending import Report, Spending, Spent
 from aragora_q.money import SPENT_BY
 from aragora_q.views import read_providers, spend_rows
@@ -38,8 +38,6 @@ MAX_SCOPES = 20
 
 DEFAULT_DAYS = 7
 BAR_WIDTH = 160
-NEARLY_FULL = 0.8
-"""Share of a budget from which on its bar warns."""
 
 Row = TypeVar("Row")
 
@@ -114,7 +112,7 @@ def share_bar(title: str, spent: float, reserved: float) -> Markup:
     """Return a bar with two parts, given as shares of its width; what does not fit is cut."""
     first = min(max(spent, 0.0), 1.0) * BAR_WIDTH
     second = min(max(reserved, 0.0) * BAR_WIDTH, BAR_WIDTH - first)
-    tone = "bad" if spent + reserved >= 1 else "caution" if spent + reserved >= NEARLY_FULL else ""
+    tone = "bad" if spent + reserved >= 1 else "caution" if spent + reserved >= NEARLY_USED else ""
     return Markup(
         '<svg class="share-bar {}" role="img" viewBox="0 0 {} 10" preserveAspectRatio="none"><title>{}</title>'
         '<rect class="limit" width="{}" height="10"/><rect class="spent" width="{:.1f}" height="10"/>'

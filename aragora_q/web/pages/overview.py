@@ -15,6 +15,7 @@ from aragora_q import views
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.errors import AragoraQError
 from aragora_q.formats import count, dollars, duration
+from aragora_q.gates.book import NEARLY_USED
 from aragora_q.gates.overview import BudgetState, read_overview
 from aragora_q.labels import JobFilter
 from aragora_q.redis import replies
@@ -35,9 +36,6 @@ EVENTS_SHOWN, EVENTS_READ = 15, 60
 SPANS: Sequence[tuple[Span, str]] = (("2h", "2 hours"), ("48h", "48 hours"), ("90d", "90 days"))
 FAILED_SECONDS = 24 * 3600.0
 """Failed jobs of this time need attention."""
-
-NEARLY_USED = 0.8
-"""Share of a budget from which on it needs attention."""
 
 OLD_SECONDS = 600.0
 """A job that waits longer needs attention."""
@@ -174,8 +172,7 @@ def _attention(
 
 
 def _is_nearly_used(state: BudgetState) -> bool:
-    spending = state.spending
-    return spending.spent_usd + spending.reserved_usd >= NEARLY_USED * state.budget.limit_usd
+    return state.budget.share(state.spending) >= NEARLY_USED
 
 
 def _budget_attention(state: BudgetState) -> Attention:
