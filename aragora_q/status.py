@@ -17,7 +17,7 @@ from aragora_q.base import HOLD_CAUSES, LANES, Group, Hold, Job, JobStatus, Queu
 from aragora_q.contracts import STALL_SECONDS
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import decode_labels
-from aragora_q.loose import json_object
+from aragora_q.loose import json_object, text
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import BACKSTOP_MS, GROUP
@@ -497,11 +497,11 @@ def _hold_from_fields(fields: Mapping[str, str], history: Sequence[bytes]) -> Ho
     )
 
 
-def _last(history: Sequence[bytes], name: str, cause: str | None = None) -> Any:
-    """Return the latest value in a job's history, of the lines with a cause or of all lines."""
+def _last(history: Sequence[bytes], name: str, cause: str | None = None) -> str | None:
+    """Return the latest text in a job's history, of the lines with a cause or of all lines."""
     lines = (_object(line, "history") for line in reversed(history))
     found = (line for line in lines if name in line and cause in (None, line.get("cause")))
-    return next((line[name] for line in found), None)
+    return next((text(line[name]) for line in found), None)
 
 
 def _group_from_reply(name: str, reply: Any) -> Group | None:

@@ -19,6 +19,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from prometheus_client import CollectorRegistry, MetricsHandler
+from prometheus_client.exposition import choose_encoder
 
 from aragora_q.config.redis_url import format_address
 from aragora_q.errors import ConfigError
@@ -111,6 +112,15 @@ class _Server(ThreadingMixIn, TCPServer):
             )
 
 
+def usable_accept(accept: str) -> str:
+    """Return the formats of metrics that a client takes; blank if the library cannot read them."""
+    try:
+        choose_encoder(accept)[0](CollectorRegistry())
+    except (TypeError, ValueError):  # of a version that is not one
+        return ""
+    return accept
+
+
 class _Handler(MetricsHandler):
     timeout = SILENT_SECONDS
     is_healthy: Callable[[], bool]
@@ -120,6 +130,9 @@ class _Handler(MetricsHandler):
         """Answer a request; the connection is closed then, as HTTP/1.0 does."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
+            accept = usable_accept(self.headers.get("Accept", ""))
+            del self.headers["Accept"]
+            self.headers["Accept"] = accept
             super().do_GET()
         elif path != "/healthz":
             self._answer(HTTPStatus.NOT_FOUND, "try /metrics or /healthz")

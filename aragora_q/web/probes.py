@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from aragora_q.observability.http import usable_accept
 from aragora_q.observability.queue_metrics import QueueCollector, Snapshot, snapshot_in_time
 from aragora_q.observability.web_metrics import WebMetrics
 from aragora_q.web.access import console_of
@@ -35,7 +36,7 @@ async def metrics(request: Request) -> Response:
     registry = CollectorRegistry()
     registry.register(QueueCollector(lambda: snapshot))
     registry.register(own.registry)
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    encode, content_type = choose_encoder(usable_accept(request.headers.get("accept", "")))
     return Response(encode(registry), media_type=content_type)
 
 

@@ -59,6 +59,17 @@ class TestDamagedHashes:
         ended = run_cli("status", "bad")
         assert (ended.code, "data of job bad in Redis is corrupted" in ended.err) == (65, True)
 
+    async def test_reasons_and_errors_that_are_no_texts(self, harness, run_cli):
+        """They are shown as JSON, and the list of jobs has all jobs."""
+        await harness.enqueue("bad")
+        await harness.queue.hold("bad", reason="r")
+        harness.redis.rpush(
+            harness.keys.history("bad"), '{"cause": "held", "reason": 1.5, "error": ["x"]}'
+        )
+        for args, found in [(("status", "bad"), "1.5"), (("list",), "bad")]:
+            shown = run_cli(*args)
+            assert (shown.code, found in shown.out) == (0, True), shown
+
     @pytest.mark.parametrize("at", ["inf", "-1", "1e18"])
     async def test_times_that_are_none(self, harness, run_cli, at):
         """An end that is not a time is corrupted data; in the history, it is a question mark."""

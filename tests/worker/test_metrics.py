@@ -4,6 +4,7 @@ import logging
 import re
 import subprocess
 import time
+import urllib.request
 
 import pytest
 from prometheus_client import generate_latest
@@ -121,3 +122,15 @@ def test_metrics_ports():
             pass
     with serving(registry, "127.0.0.1", 0, lambda: True) as off:
         assert off is None
+
+
+def test_a_format_that_does_not_exist():
+    """A scrape that asks for an unknown version gets the oldest format."""
+    registry = WorkerMetrics("debates").registry
+    with serving(registry, "127.0.0.1", None, lambda: True) as port:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/metrics", headers={"Accept": "text/plain;version=x"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            assert b"aragora_q_" in answer.read()

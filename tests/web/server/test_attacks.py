@@ -308,6 +308,14 @@ def test_no_request_hides_in_a_body(console):
         assert answer.count("HTTP/1.1 ") == 1, path
 
 
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["abc", "1.x", "9" * 5000, "1.0.0;escaping=no", "9.9.9", ""])
+def test_formats_of_metrics_that_do_not_exist(console, kind, version):
+    """Metrics need no login, so no header of anyone may be a defect: another format is the answer."""
+    answer = console.get("/metrics", Accept=f"{kind};version={version}")
+    assert (answer.status, "aragora_q_queue_jobs" in answer.text) == (200, True)
+
+
 def test_wrong_tokens_are_slow_and_counted_by_address(console):
     """A wrong token takes half a second; many get 429; the right one works all the time."""
     import time
