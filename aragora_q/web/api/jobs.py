@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from aragora_q import report, views
 from aragora_q.base import Job, JobStatus
-from aragora_q.errors import InvalidPayload, NotDurable
+from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, TryAgain
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
 from aragora_q.intake.checks import NO_THRESHOLDS, held_fields
 from aragora_q.intake.jobs import default_fields
@@ -284,8 +284,13 @@ async def _enqueue(access: Access, checked: Checked) -> bool:
 
 
 async def _check_same(access: Access, job: Job) -> None:
-    """Raise JobDiffers if the job of this id is another one."""
-    existing = await require_job(viewer_queue(access), job.id)
+    """Raise JobDiffers if the job of this id is another one; TryAgain if it is not there any more."""
+    try:
+        existing = await require_job(viewer_queue(access), job.id)
+    except JobNotFound:
+        raise TryAgain(
+            f"job {job.id} existed and was deleted meanwhile: nothing is changed"
+        ) from None
     for name in ("payload", "group", "tenant", "tags", "priority", "max_attempts"):
         wanted, found = getattr(job, name), getattr(existing, name)
         if name == "max_attempts":
