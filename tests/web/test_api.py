@@ -369,6 +369,11 @@ async def test_limits_of_a_job(api):
     assert (held["held"], held["most_usd"]) == (True, None)
     refused = await api.post("/jobs", json={"payload": {}, "max_quote_usd": 0.01})
     assert kind(refused) == (422, "invalid-payload", 65)
+    for method, address in (("PUT", "/jobs/p"), ("POST", "/jobs")):  # its price may have changed
+        await api.post("/jobs", json={"id": "p", "payload": {}})
+        body = {"id": "p", "payload": {}, "max_quote_usd": 0.01}
+        same = await api.request(method, address, json=body)
+        assert (same.status_code, same.json()) == (200, {"id": "p", "created": False})
     flex = await api.post("/jobs", json={**DEBATE, "service_tier": "flex"})
     assert "no agent has the service tier flex" in flex.json()["warning"]
 
