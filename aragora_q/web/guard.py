@@ -121,7 +121,9 @@ class Guard:
         exchange = _Exchange(scope, receive, send)
         started_at = time.monotonic()
         caller = self._auth.identify(scope, exchange.headers)
-        scope["state"].update(actor=caller.actor, is_https=caller.is_https)
+        scope["state"]["actor"] = caller.actor
+        if caller.is_https:  # as a proxy says: for cookies and redirects
+            exchange.scope["scheme"] = "https"
         try:
             await self._answer(exchange, caller)
         except Refused as refusal:

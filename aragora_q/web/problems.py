@@ -18,7 +18,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from typing_extensions import TypedDict
 
-from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, QueueClosed, validation_rule
+from aragora_q.errors import (
+    AragoraQError,
+    InvalidPayload,
+    NotDurable,
+    QueueClosed,
+    TryAgain,
+    validation_rule,
+)
 from aragora_q.observability.logs import get_logger
 from aragora_q.web.access import NotLoggedIn
 from aragora_q.web.media import PROBLEM
@@ -111,19 +118,23 @@ class QueueNotFound(AragoraQError):
     exit_code = 3
 
 
+def as_clients_see(error: AragoraQError) -> AragoraQError:
+    """Return an error of the queue as one of the console."""
+    return TryAgain("the console is stopping") if isinstance(error, QueueClosed) else error
+
+
 def status_of(error: AragoraQError) -> HTTPStatus:
     """Return the status of the answer to an error."""
     if isinstance(error, RequestRefused | Conflict):
         return error.status
     if isinstance(error, NotLoggedIn):
         return HTTPStatus.UNAUTHORIZED
-    if isinstance(error, QueueClosed):
-        return HTTPStatus.SERVICE_UNAVAILABLE
     return STATUSES.get(error.exit_code, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def problem(error: AragoraQError) -> Problem:
     """Return an error as the body of an answer."""
+    error = as_clients_see(error)
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:  # of the configuration, or a defect: for the log
         return INTERNAL_ERROR

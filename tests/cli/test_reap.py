@@ -135,6 +135,21 @@ def test_due_jobs_are_promoted(run_cli, on_queue, redis_client):
     assert redis_client.xlen(f"{PREFIX}stream") == 1
 
 
+def test_a_pass_writes_samples_for_the_charts(run_cli, redis_client):
+    """Without a live worker, reap writes the minute's and the hour's sample, once; a dry run writes none."""
+    streams = [f"{PREFIX}samples:minute", f"{PREFIX}samples:hour"]
+    run_cli("reap", "--dry-run")
+    assert not redis_client.exists(*streams)
+    for _ in range(2):
+        assert run_cli("reap", "--json").object["complete"]
+    for stream, seconds in zip(streams, (60, 3600), strict=True):
+        samples = redis_client.xrange(stream)
+        times = {int(entry_id.partition("-")[0]) // 1000 for entry_id, _ in samples}
+        assert len(times) == len(samples) <= 2  # two, if a minute began between the passes
+        assert samples
+        assert not any(at % seconds for at in times)
+
+
 def test_the_grace_after_an_outage_is_reported(run_cli, dead_workers_jobs, redis_client):
     """If no worker sent heartbeats, nothing is reclaimed before the grace period ends; the output says so."""
     dead_workers_jobs("lost")

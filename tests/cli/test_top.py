@@ -54,6 +54,36 @@ async def test_the_overview_follows_the_queue_and_the_size_of_the_terminal(harne
     screen.wait_until(screen.is_as_before)
 
 
+async def test_keys_act_as_a_terminal_sends_them(harness, top):
+    """Cancel with a reason, requeue, pause and filter; Escape leaves a dialog and changes nothing."""
+    await harness.enqueue("j1")
+    screen = top()
+    screen.wait_for("j1", "waiting 1")
+    screen.press("c")
+    screen.wait_for("Cancel 1 job?")
+    screen.press("escape")
+    screen.wait_for("pending", without=["Cancel 1 job?"])
+    screen.press("c")
+    screen.wait_for("Cancel 1 job?")
+    screen.press(*"zu spät, q", "enter")
+    screen.wait_for("j1 is cancelled", "cancelled 1")
+    [event] = await harness.queue.tracker.history("j1")
+    assert (event["cause"], event["reason"]) == ("cancelled", "zu spät, q")
+    assert "@" in event["by"]
+    screen.press("r")
+    screen.wait_for("Requeue 1 job?")
+    screen.press("enter")
+    screen.wait_for("j1 is requeued", "waiting 1")
+    screen.press("p")
+    screen.wait_for("Pause queue debates?")
+    screen.press("enter")
+    screen.wait_for("queue is paused", "! queue paused")
+    screen.press("/")
+    screen.wait_for("Show jobs that match")
+    screen.press(*"failed", "enter")
+    screen.wait_for("(0)", without=["j1 ", "Show jobs that match"])
+
+
 def test_ctrl_z_suspends_and_ctrl_c_quits(top):
     """Suspended, the terminal is the shell's; continued, the screen is back; Ctrl-C ends with 0."""
     screen = top()

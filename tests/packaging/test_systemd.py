@@ -205,6 +205,9 @@ def test_package_is_complete(debian_container):
         "/usr/share/doc/aragora-q/examples/grafana/aragora-q.json",
         "/usr/share/doc/aragora-q/README.md", "/usr/share/doc/aragora-q/docs/reliability.md",
         "/usr/share/doc/aragora-q/docs/reference/settings.md",
+        "/usr/share/doc/aragora-q/docs/reference/openapi.json",
+        "/usr/share/doc/aragora-q/docs/console-overview.webp",
+        "/lib/systemd/system/aragora-q-web.service",
         "/usr/share/doc/aragora-q/docs/runbooks/redis-away.md",
     ):  # fmt: skip
         assert path in listed

@@ -9,6 +9,7 @@ from support.web_api import ADDRESS, application, client_of, served
 
 from aragora_q.base import Job
 from aragora_q.contracts import Failed
+from aragora_q.web.api import jobs
 from aragora_q.web.roles import Role
 
 DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
@@ -85,6 +86,27 @@ async def test_put_is_idempotent(api, harness):
         assert next(iter(other)) in refused.json()["detail"]
     assert kind(await api.put("/jobs/p", json={"id": "q", **body})) == (422, "invalid-payload", 65)
     assert kind(await api.put("/jobs/-", json=body)) == (422, "invalid-payload", 65)
+
+
+async def test_puts_at_the_same_time(api, harness, monkeypatch):
+    """One enqueues the job, the others find it; one that finds it deleted is asked to try again, not lost."""
+    puts = [api.put("/jobs/p", json={"payload": {"n": n % 2}}) for n in range(10)]
+    statuses = [each.status_code for each in await asyncio.gather(*puts)]
+    assert sorted(statuses) == [200] * 4 + [201] + [409] * 5
+
+    async def enqueue_and_delete(access, checked):
+        created = await enqueue(access, checked)
+        await harness.queue.cancel(checked.job.id)
+        await harness.queue.purge_many([checked.job.id])
+        return created
+
+    enqueue = jobs._enqueue
+    monkeypatch.setattr(jobs, "_enqueue", enqueue_and_delete)
+    refused = await api.put("/jobs/p", json={"payload": {"n": 1}})
+    assert kind(refused) == (503, "try-again", 75)
+    assert int(refused.headers["retry-after"]) > 0
+    monkeypatch.undo()
+    assert (await api.put("/jobs/p", json={"payload": {"n": 1}})).status_code == 201
 
 
 async def test_lines(api, harness):
@@ -347,6 +369,11 @@ async def test_limits_of_a_job(api):
     assert (held["held"], held["most_usd"]) == (True, None)
     refused = await api.post("/jobs", json={"payload": {}, "max_quote_usd": 0.01})
     assert kind(refused) == (422, "invalid-payload", 65)
+    for method, address in (("PUT", "/jobs/p"), ("POST", "/jobs")):  # its price may have changed
+        await api.post("/jobs", json={"id": "p", "payload": {}})
+        body = {"id": "p", "payload": {}, "max_quote_usd": 0.01}
+        same = await api.request(method, address, json=body)
+        assert (same.status_code, same.json()) == (200, {"id": "p", "created": False})
     flex = await api.post("/jobs", json={**DEBATE, "service_tier": "flex"})
     assert "no agent has the service tier flex" in flex.json()["warning"]
 

@@ -196,12 +196,12 @@ async def _of_filter(access: Access, action: Action, selected: Selected) -> dict
         return {"dry_run": True, "jobs": count}
     if selected.expected_count is None:
         raise InvalidPayload(
-            f"expected_count is missing: {count:,} jobs match",
+            f"expected_count is missing: the number of jobs that match is {count:,}",
             hint="count them with dry_run, and send their number",
         )
     if count != selected.expected_count:
         raise CountDiffers(
-            f"{count:,} jobs match, not {selected.expected_count:,}: nothing is changed",
+            f"the number of jobs that match is {count:,}, not {selected.expected_count:,}: nothing is changed",
             hint="count them again with dry_run",
         )
     access.log_action(action.verb.name, [filter_words(wanted)], selected.reason)

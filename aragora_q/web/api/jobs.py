@@ -14,10 +14,10 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from aragora_q import report, views
-from aragora_q.base import Job, JobStatus
-from aragora_q.errors import InvalidPayload, NotDurable
+from aragora_q.base import Job, JobStatus, is_job_id
+from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, TryAgain
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
-from aragora_q.intake.checks import NO_THRESHOLDS, held_fields
+from aragora_q.intake.checks import MAX_QUOTE, NO_THRESHOLDS, held_fields
 from aragora_q.intake.jobs import default_fields
 from aragora_q.intake.quoter import Quoter
 from aragora_q.labels import JobFilter
@@ -253,12 +253,20 @@ async def put_job(access: Producer, job_id: str, request: Request) -> Response:
     return _enqueued(access, checked, warning, created=created)
 
 
-async def _check(access: Access, fields: Mapping[str, Any]) -> tuple[Checked, str]:
-    """Return the job of a body, and a warning about it."""
+async def _check(access: Access, fields: dict[str, Any]) -> tuple[Checked, str]:
+    """Return the job of a body, and a warning about it. The price of one that exists is not checked again."""
+    if fields.get(MAX_QUOTE) is not None and await _exists(access, fields.get("id")):
+        fields = {**fields, MAX_QUOTE: None}
     summary = BulkSummary()
     checker = new_checker(access, summary)
     checked = await checker.check(1, fields)
     return checked, summary.first_warning.removeprefix("line 1: ")
+
+
+async def _exists(access: Access, job_id: Any) -> bool:
+    """Return True if there is a job with this id; it may be anything that a client sent."""
+    is_valid = isinstance(job_id, str) and is_job_id(job_id)
+    return is_valid and await viewer_queue(access).get_status(job_id) is not None
 
 
 def new_checker(access: Access, summary: BulkSummary) -> LineChecker:
@@ -284,8 +292,13 @@ async def _enqueue(access: Access, checked: Checked) -> bool:
 
 
 async def _check_same(access: Access, job: Job) -> None:
-    """Raise JobDiffers if the job of this id is another one."""
-    existing = await require_job(viewer_queue(access), job.id)
+    """Raise JobDiffers if the job of this id is another one; TryAgain if it is not there any more."""
+    try:
+        existing = await require_job(viewer_queue(access), job.id)
+    except JobNotFound:
+        raise TryAgain(
+            f"job {job.id} existed and was deleted meanwhile: nothing is changed"
+        ) from None
     for name in ("payload", "group", "tenant", "tags", "priority", "max_attempts"):
         wanted, found = getattr(job, name), getattr(existing, name)
         if name == "max_attempts":

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from aragora_q.errors import AragoraQError, RedisUnreachable
 from aragora_q.web.pages.rendering import render
-from aragora_q.web.problems import status_of
+from aragora_q.web.problems import as_clients_see, status_of
 
 
 def install(app: FastAPI) -> None:
@@ -55,6 +55,7 @@ _TITLES = {
 def _described(error: Exception) -> tuple[HTTPStatus, str, str]:
     """Return the status of an error, what is wrong, and what to do."""
     if isinstance(error, AragoraQError):
+        error = as_clients_see(error)
         status = status_of(error)
         if isinstance(error, RedisUnreachable):  # to a person, Redis is a part of the console
             status = HTTPStatus.SERVICE_UNAVAILABLE

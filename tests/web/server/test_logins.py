@@ -152,6 +152,9 @@ def test_a_listed_proxy_names_the_user(acl_server, start_console):
     assert answer(("X-Forwarded-User", "eve")) == 401
     assert answer(("X-Forwarded-User", "eve"), ("X-Forwarded-Groups", "a, devs")) == 404
     assert answer() == 401
+    secure = [("Host", "console.example"), ("X-Forwarded-Proto", "https"), ann]
+    moved = console.request("GET", "/jobs/", b"", secure)
+    assert moved.headers["location"] == "https://console.example/jobs"
     foreign = [("Host", "console.example"), ("Sec-Fetch-Site", "cross-site"), ann]
     assert console.request("POST", "/no-such-page", b"", foreign).status == 403
     assert console.get("/no-such-page").status == 401
