@@ -60,6 +60,16 @@ class JobsRead(NamedTuple):
     """Ids of jobs whose payload or result is left out, because it is longer than `max_bytes`."""
 
 
+class GroupsPage(NamedTuple):
+    """Groups, and the cursor of the next page; empty: this is the last.
+
+    The error of a group whose data is corrupted is in its place.
+    """
+
+    groups: list[Group | InvalidPayload]
+    cursor: str
+
+
 class JobStatusTracker:
     """Read jobs and statistics of one queue. `RedisStreamsQueue.tracker` is one.
 
@@ -175,6 +185,27 @@ class JobStatusTracker:
         newest = await self._connection.execute("ZRANGE", self._keys.groups, 0, limit - 1, "REV")
         names = [replies.text(name) for name in newest]
         return [group for group in await self._groups(names) if group is not None]
+
+    async def groups_page(self, cursor: str = "", limit: int = 100) -> GroupsPage:
+        """Return groups, newest first, by their first job: the page after `cursor`, or the first.
+
+        Raises:
+            InvalidPayload: `cursor` does not come from a page.
+        """
+        first_at, skipped = _group_cursor(cursor)
+        newest = replies.scored(
+            await self._connection.execute(
+                "ZRANGE", self._keys.groups, first_at, "-inf", "BYSCORE", "REV",
+                "LIMIT", skipped, limit + 1, "WITHSCORES",
+            )
+        )  # fmt: skip
+        names = [name for name, _ in newest[:limit]]
+        groups = [group for group in await self._groups(names) if group is not None]
+        if len(newest) <= limit:
+            return GroupsPage(groups, "")
+        last_at = f"{newest[limit - 1][1]:.0f}"
+        seen = sum(f"{at:.0f}" == last_at for _, at in newest[:limit])
+        return GroupsPage(groups, f"{last_at}-{seen + (skipped if last_at == first_at else 0)}")
 
     async def _groups(self, names: Sequence[str]) -> list[Group | InvalidPayload | None]:
         rows = await self._connection.execute_all(
@@ -495,6 +526,19 @@ def _hold_from_fields(fields: Mapping[str, str], history: Sequence[bytes]) -> Ho
         since=_seconds(since) or 0.0,
         until=_seconds(fields.get("hold_until")),
     )
+
+
+def _group_cursor(cursor: str) -> tuple[str, int]:
+    """Return the time of a page's first group, and how many groups of that time were on pages before."""
+    if not cursor:
+        return "+inf", 0
+    match = re.fullmatch(r"([0-9]{1,15})-([0-9]{1,9})", cursor)
+    if match is None:
+        raise InvalidPayload(
+            f"invalid cursor {cursor!r:.100}: it is not one that a page of groups ended with",
+            hint="begin with the first page, without a cursor",
+        )
+    return match[1], int(match[2])
 
 
 def _last(history: Sequence[bytes], name: str, cause: str | None = None) -> str | None:

@@ -261,6 +261,21 @@ async def test_actions_on_many(api, harness):
         assert kind(await api.post("/jobs/cancel", json=wrong))[0] == 422, wrong
 
 
+async def test_pages_of_groups(api, harness):
+    """Each group is on one page, also those that one enqueue made; a cursor of another list is refused."""
+    await harness.queue.enqueue_many([Job({}, id=f"j{n}", group=f"g{n}") for n in range(7)])
+    await harness.queue.enqueue_many([Job({}, id="late", group="late")])
+    names, cursor = [], ""
+    while cursor is not None:
+        page = (await api.get("/groups", params={"limit": 3, "cursor": cursor})).json()
+        names += [each["name"] for each in page["groups"]]
+        cursor = page["cursor"]
+        assert len(page["groups"]) == (3 if cursor else 2)
+    assert names[0] == "late"
+    assert sorted(names) == ["g0", "g1", "g2", "g3", "g4", "g5", "g6", "late"]
+    assert kind(await api.get("/groups", params={"cursor": "x"}))[0] == 422
+
+
 async def test_groups(api, harness):
     """A group: listed, shown with what it spent, sealed with what follows, cancelled as a whole."""
     await harness.enqueue("j1", group="nightly")

@@ -36,12 +36,17 @@ class GroupsQuery(Strict):
     """The query of a list."""
 
     limit: int = Field(20, ge=1, le=MAX_GROUPS)
+    cursor: str = ""
 
 
 class Groups(TypedDict):
-    """Groups, newest first: by their first job. `errors` names those whose data is corrupted."""
+    """Groups, newest first: by their first job. `errors` names those whose data is corrupted.
+
+    `cursor` leads to the next page; null: this is the last.
+    """
 
     groups: list[views.GroupJson]
+    cursor: str | None
     errors: list[str]
 
 
@@ -69,10 +74,10 @@ class Seal(Strict):
 @router.get("/groups", response_model=Groups, responses=described())
 async def list_groups(access: Viewer, query: Annotated[GroupsQuery, Query()]) -> Response:
     """List groups, newest first."""
-    found = await access.queue.tracker.groups(query.limit)
-    groups = [views.group_json(each) for each in found if isinstance(each, Group)]
-    errors = [str(each) for each in found if not isinstance(each, Group)]
-    return answer({"groups": groups, "errors": errors})
+    page = await access.queue.tracker.groups_page(query.cursor, query.limit)
+    groups = [views.group_json(each) for each in page.groups if isinstance(each, Group)]
+    errors = [str(each) for each in page.groups if not isinstance(each, Group)]
+    return answer({"groups": groups, "cursor": page.cursor or None, "errors": errors})
 
 
 @router.get("/groups/{name}", response_model=views.GroupSpentJson, responses=described())
