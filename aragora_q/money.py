@@ -24,6 +24,9 @@ ROW_NAMES = ("queue", "tenant", "group", "agent", "provider", "model")
 SPENT_BY = ("day", *ROW_NAMES)
 """What spending can be shown by."""
 
+SPENT_DAYS = 7
+"""Days of spending that are shown if none are named."""
+
 
 def cost_micros(usd: float) -> int:
     """Return what something costs, in micro-dollars, rounded up."""

@@ -106,13 +106,9 @@ async def read_samples(connection: Connection, span: Span) -> Samples:
     stream = keys.samples_minute if grid.spacing == MINUTE else keys.samples_hour
     # One step more than the span: its first interval may have begun earlier.
     count = (grid.seconds + grid.step) // grid.spacing + 1
-    clock, entries = await connection.execute_all(
+    clock, entries = await connection.read_all(
         [("TIME",), ("XREVRANGE", stream, "+", "-", "COUNT", count)]
     )
-    for reply in (clock, entries):
-        if isinstance(reply, Exception):
-            with connection.translating():
-                raise reply
     now = int(clock[0])
     found = (_sample(entry_id, fields) for entry_id, fields in reversed(entries))
     kept = [s for s in found if s and now - grid.seconds - grid.step <= s.at <= now]

@@ -385,12 +385,7 @@ class JobStatusTracker:
 
     async def _read(self, *commands: Command) -> list[Any]:
         """Run many reads in one round trip. A stream that does not exist yet reads as None."""
-        results = await self._connection.execute_all(commands)
-        for result in results:
-            if isinstance(result, Exception) and not _ABSENT.search(str(result)):
-                with self._connection.translating():
-                    raise result
-        return [None if isinstance(result, Exception) else result for result in results]
+        return await self._connection.read_all(commands, absent=_ABSENT)
 
     async def _read_named(
         self, commands: Mapping[str | tuple[str, str], Command]

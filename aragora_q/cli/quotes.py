@@ -120,14 +120,14 @@ async def quote_lines(
             try:
                 line = parse()
                 has_id = isinstance(line, dict) and "id" in line
-                job, _, approval = await checker.check(number, line)
-                quoted = await quoter.quote(job.payload)
+                found = await checker.check(number, line)
+                quoted = await quoter.quote(found.job.payload)
                 total.add(number, quoted)
-                result |= {"id": job.id} if has_id else {}
-                result |= {"quote": quoted.to_dict(), **held_fields(approval)}
-                if approval is not None:
+                result |= {"id": found.job.id} if has_id else {}
+                result |= {"quote": quoted.to_dict(), **held_fields(found.approval)}
+                if found.approval is not None:
                     summary.held += 1
-                    first = f"line {number}: it {approval.reason}"
+                    first = f"line {number}: it {found.approval.reason}"
                     summary.first_held = summary.first_held or first
             except InvalidPayload as error:
                 result["error"] = summary.refuse(number, error)

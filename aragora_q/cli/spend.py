@@ -16,14 +16,12 @@ from aragora_q.cli.options import AsJson, LoadConfig, with_config
 from aragora_q.formats import DAY_SECONDS, dollars, dollars_or_unknown
 from aragora_q.labels import check_labels
 from aragora_q.moments import Moment
-from aragora_q.money import MICROS, SPENT_BY
+from aragora_q.money import MICROS, SPENT_BY, SPENT_DAYS
 from aragora_q.views import spend_json, spend_rows, spent_json
 
 if TYPE_CHECKING:
     from aragora_q.gates.spending import Report, Spent
     from aragora_q.streams.queue import RedisStreamsQueue
-
-DEFAULT_DAYS = 7
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet run a cell."""
@@ -158,10 +156,10 @@ async def _spend(
 def _days(now: datetime, since: Moment | None, until: Moment | None) -> tuple[date, date]:
     """Return the first and the last day to show. Raises typer.BadParameter if there is none."""
     seconds = now.timestamp()
-    begin = since.at(seconds) if since else seconds - (DEFAULT_DAYS - 1) * DAY_SECONDS
+    begin = since.at(seconds) if since else seconds - (SPENT_DAYS - 1) * DAY_SECONDS
     end = until.at(seconds) if until else seconds
     if since is None and until is not None:
-        begin = end - DEFAULT_DAYS * DAY_SECONDS
+        begin = end - SPENT_DAYS * DAY_SECONDS
     if begin > end or (until and begin == end):
         raise typer.BadParameter("it is not after --since: no days match", param_hint="--until")
     last = datetime.fromtimestamp(end, UTC)

@@ -5,6 +5,7 @@ Used by the command line and the exporter. Reads only, with plain commands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -19,6 +20,8 @@ from aragora_q.redis.keys import MAX_SPEND_ROWS, SPEND_DAYS
 
 BATCH_ROWS = 2 * MAX_SPEND_ROWS
 """Rows that are read in one round trip: some MB."""
+
+_OTHER_TYPE = re.compile("WRONGTYPE")
 
 MAX_ROWS = 10_000
 """Rows of a report; what would be another one is added to the row `other` of its day."""
@@ -179,12 +182,7 @@ class Spending:
 
     async def _read(self, commands: Iterable[Sequence[str]]) -> list[Any]:
         """Run reads in one round trip; None for a key of another type."""
-        found = await self._connection.execute_all(commands)
-        for reply in found:
-            if isinstance(reply, Exception) and "WRONGTYPE" not in str(reply):
-                with self._connection.translating():
-                    raise reply
-        return [None if isinstance(reply, Exception) else reply for reply in found]
+        return await self._connection.read_all(commands, absent=_OTHER_TYPE)
 
 
 def _names(raw: bytes) -> dict[str, str] | None:

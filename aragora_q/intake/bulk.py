@@ -32,11 +32,12 @@ MAX_KNOWN_SEATS = 1_000
 
 
 class Checked(NamedTuple):
-    """A job, as it would be sent, and why it needs an approval."""
+    """A job, as it would be sent, why it needs an approval, and a warning about its agents, or nothing."""
 
     job: Job
     item: EnqueueItem
     approval: Approval | None
+    warning: str
 
 
 @dataclass
@@ -128,20 +129,20 @@ class LineChecker:
         thresholds = take_thresholds(line, self._thresholds)
         job = create_job(line, self._defaults, self._new_id)
         item = self._queue.check(job)
-        self._check_seats(number, job.payload)
+        warning = self._check_seats(number, job.payload)
         check_budget(job, config)
         await self.quoter.check(job, thresholds.max_quote)
         approval = approval_above(thresholds.approve_above, job.payload, config)
         if approval is not None:
             item = self._queue.check(job, hold=approval.reason)
-        return Checked(job, item, approval)
+        return Checked(job, item, approval, warning)
 
     def _random_id(self, _payload: Mapping[str, Any], _group: Any) -> str:
         self.summary.has_new_ids = True
         return new_job_id()
 
-    def _check_seats(self, number: int, payload: Mapping[str, Any]) -> None:
-        """Raise InvalidPayload for a debate with an unknown agent. Each combination is checked once."""
+    def _check_seats(self, number: int, payload: Mapping[str, Any]) -> str:
+        """Do as `check_seats`, for each combination once. Count and return its warning."""
         seats = json.dumps(["question" in payload, *map(payload.get, SEAT_FIELDS)])
         if seats not in self._warnings:
             if len(self._warnings) >= MAX_KNOWN_SEATS:
@@ -150,6 +151,7 @@ class LineChecker:
         if warning := self._warnings[seats]:
             self.summary.warnings += 1
             self.summary.first_warning = self.summary.first_warning or f"line {number}: {warning}"
+        return warning
 
 
 class BulkEnqueuer:

@@ -1,7 +1,6 @@
 """Quote debates before they are enqueued, from the queue's history, and refuse those above a limit.
 
-The history is read once, when the first debate is quoted. Must not
-know how a quote is made or shown.
+The history is read once, when the first debate is quoted. Must not know how a quote is made or shown.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ connections here.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import (
     AsyncIterator,
@@ -197,6 +198,20 @@ class Connection:
         return await self._retry_while_unavailable(
             lambda: self._client.send_all(batch, may_repeat=True), self.failover_seconds
         )
+
+    async def read_all(
+        self, commands: Iterable[Sequence[Value]], *, absent: re.Pattern[str] | None = None
+    ) -> list[Any]:
+        """Run commands as `execute_all` does, and raise the first of the server's errors.
+
+        An error that matches `absent` says that there is nothing to read: its reply is None.
+        """
+        found = await self.execute_all(commands)
+        for reply in found:
+            if isinstance(reply, Exception) and not (absent and absent.search(str(reply))):
+                with self.translating():
+                    raise reply
+        return [None if isinstance(reply, Exception) else reply for reply in found]
 
     async def size_refusal(self, length: int) -> AragoraQError | None:
         """Return why the server refuses a value of `length` bytes; None if it takes it or cannot say."""

@@ -517,13 +517,9 @@ class RedisStreamsQueue(WorkQueue):
     async def kept_event_ids(self) -> tuple[str, str]:
         """Return the ids of the oldest and of the latest event that the server keeps; 0-0 for none."""
         key = self._keys.events
-        found = await self.connection.execute_all(
+        found = await self.connection.read_all(
             [("XRANGE", key, "-", "+", "COUNT", 1), ("XREVRANGE", key, "+", "-", "COUNT", 1)]
         )
-        for reply in found:
-            if isinstance(reply, Exception):
-                with self.connection.translating():
-                    raise reply
         oldest, newest = (reply[0][0].decode() if reply else "0-0" for reply in found)
         return oldest, newest
 

@@ -25,7 +25,6 @@ MAX_LOGGED_IDS = 20
 MAX_LOGGED_CHARS = 500
 """Length of an id in a log line."""
 
-
 LOG_IN = "log in first"
 TOKEN_HINT = "send a token; to make one: aragora-q token NAME"  # noqa: S105 - a hint
 
@@ -46,7 +45,10 @@ class Access:
     """Fields of the request's log line."""
 
     def log_action(self, action: str, ids: Sequence[str] = (), reason: str = "") -> None:
-        """Name in the log line of the request what it does: the action, the first ids, their number, why."""
+        """Name in the log line of the request what it does: the action, the first ids, their number, why.
+
+        In place of ids may stand the words of a filter, as one.
+        """
         first = " ".join(each[:MAX_LOGGED_CHARS] for each in ids[:MAX_LOGGED_IDS])
         self.logged.update(action=action, ids=first, count=len(ids), reason=reason)
 

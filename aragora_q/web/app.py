@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.staticfiles import StaticFiles
 from starlette.routing import Mount
 
@@ -13,7 +13,7 @@ from aragora_q import __version__
 from aragora_q.web import pages, probes
 from aragora_q.web.console import Console
 from aragora_q.web.pages import errors
-from aragora_q.web.problems import API
+from aragora_q.web.problems import API, of_router
 from aragora_q.web.snapshot import ClearAfterChanges
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def create_app(console: Console) -> FastAPI:
         openapi_url=None,
     )
     app.state.console = console
-    app.router.routes.append(_mount_api(console))
+    app.router.routes += [_mount(API, _Api(console)), _mount("/api", _unknown)]
     app.include_router(probes.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
@@ -39,11 +39,17 @@ def create_app(console: Console) -> FastAPI:
     return app
 
 
-def _mount_api(console: Console) -> Mount:
-    """Return the route that leads to the API: all addresses below its prefix, also those with a line break."""
-    found = Mount(API, _Api(console))
+def _mount(prefix: str, app: ASGIApp) -> Mount:
+    """Return the route that leads to `app`: all addresses below `prefix`, also those with a line break."""
+    found = Mount(prefix, app)
     found.path_regex = re.compile(found.path_regex.pattern, re.DOTALL)
     return found
+
+
+async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer as the API does where it is not, such as `/api/v2`: programs ask there, too."""
+    response = await of_router(Request(scope), HTTPException(404))
+    await response(scope, receive, send)
 
 
 class _Api:

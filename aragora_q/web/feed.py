@@ -278,9 +278,8 @@ class Feed:
 
     async def _keep(self, batch: Sequence[Mapping[str, str]]) -> None:
         """Encode events, keep them, and drop the oldest that are too many."""
-        if (
-            len(batch) == BATCH_LIMIT
-        ):  # this reader is behind: events may have been dropped meanwhile
+        if len(batch) == BATCH_LIMIT:
+            # This reader is behind: events may have been dropped meanwhile.
             oldest, _ = map(EventId.parse, await self.queue.kept_event_ids())
             if oldest > self.newest:
                 self._forget(EventId.parse(batch[0]["id"]).before)

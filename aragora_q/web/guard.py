@@ -24,7 +24,7 @@ from aragora_q.observability.web_metrics import WebMetrics
 from aragora_q.web.access import LOG_IN, TOKEN_HINT
 from aragora_q.web.auth import Auth, Caller, host_of, is_local, parse_ip
 from aragora_q.web.media import EVENTS, NDJSON, PROBLEM, has_lines, media_type
-from aragora_q.web.problems import CHALLENGE, new_problem
+from aragora_q.web.problems import CHALLENGE, RETRY_SECONDS, new_problem
 
 logger = get_logger(__name__)
 
@@ -198,7 +198,9 @@ class Guard:
 
 
 def _stopping() -> Refused:
-    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the console is stopping", retry_after=5)
+    return Refused(
+        HTTPStatus.SERVICE_UNAVAILABLE, "the console is stopping", retry_after=RETRY_SECONDS
+    )
 
 
 def group_of(path: str) -> str:

@@ -188,7 +188,7 @@ def install(app: FastAPI) -> None:
     """Let an application answer all errors as problems."""
     app.add_exception_handler(AragoraQError, _of_queue)
     app.add_exception_handler(RequestValidationError, _of_request)
-    app.add_exception_handler(HTTPException, _of_router)
+    app.add_exception_handler(HTTPException, of_router)
     app.add_exception_handler(Exception, _of_defect)
 
 
@@ -216,7 +216,8 @@ def invalid(faults: Any) -> InvalidPayload:
     return InvalidPayload(f"{where:.200}: {fault['input']!r:.100} {validation_rule(fault['msg'])}")
 
 
-async def _of_router(request: Request, error: Exception) -> Response:
+async def of_router(request: Request, error: Exception) -> Response:
+    """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     status = HTTPStatus(error.status_code)
     code = kebab(title_of(status).replace(" ", "-"))

@@ -101,9 +101,8 @@ class Selection:
         others = [
             word for name, value in fields if name != "status" for word in (f"--{name}", value)
         ]
-        if (
-            self.verb.name == "purge" and not others
-        ):  # else it would delete only those past retention
+        if self.verb.name == "purge" and not others:
+            # Without it, `purge` would delete only those past retention.
             others = ["--older-than", "0s"]
         if others and self.wanted.statuses == self.verb.statuses:
             return [self.verb.name, *others]

@@ -144,6 +144,9 @@ async def test_routes_that_do_not_exist(api, app):
     """An unknown route, another method and another queue are problems, too."""
     assert code(await api.get("/nothing")) == (404, "not-found")
     assert code(await api.get("/jobs/")) == (404, "not-found")
+    for address in ("/api/", "/api/v1", "/api/v1/", "/api/v2/queues", "/api/queues/x/stats"):
+        response = await api.get(f"http://console{address}")
+        assert code(response) == (404, "not-found"), address
     wrong = await api.request("DELETE", "/jobs/x")
     assert code(wrong) == (405, "method-not-allowed")
     assert wrong.headers["allow"] == "GET, PUT"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -14,7 +14,6 @@ from typing_extensions import TypedDict
 from aragora_q import views
 from aragora_q.base import is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
-from aragora_q.labels import JobFilter
 from aragora_q.web.access import Access, Operator
 from aragora_q.web.api.jobs import Filter, filter_of
 from aragora_q.web.api.routing import (
@@ -26,7 +25,6 @@ from aragora_q.web.api.routing import (
     new_router,
     takes,
 )
-from aragora_q.web.filters import filter_words
 from aragora_q.web.lookup import require_job_id
 from aragora_q.web.problems import Conflict, CountDiffers
 from aragora_q.web.selection import Selection
@@ -190,8 +188,8 @@ async def _of_ids(
 
 async def _of_filter(access: Access, action: Action, selected: Selected) -> dict[str, Any]:
     now = await access.queue.tracker.server_time()
-    wanted = _wanted(action, selected.filter or Filter(), now)
-    count = await access.queue.count(wanted)
+    selection = _selection(action, selected.filter or Filter(), now)
+    count = await selection.count(access.queue)
     if selected.dry_run:
         return {"dry_run": True, "jobs": count}
     if selected.expected_count is None:
@@ -204,8 +202,7 @@ async def _of_filter(access: Access, action: Action, selected: Selected) -> dict
             f"the number of jobs that match is {count:,}, not {selected.expected_count:,}: nothing is changed",
             hint="count them again with dry_run",
         )
-    access.log_action(action.verb.name, [filter_words(wanted)], selected.reason)
-    selection = Selection(action.verb, wanted=wanted)
+    access.log_action(action.verb.name, [selection.words], selected.reason)
     done = await selection.run(access.queue, access.actor.by, selected.reason, most=count)
     access.log_changed(done.changed)
     if done.error is not None and not done.changed:
@@ -226,15 +223,15 @@ async def _described(
     ]
 
 
-def _wanted(action: Action, given: Filter, now: float) -> JobFilter:
-    """Return a filter as an action means it. Raises InvalidPayload."""
+def _selection(action: Action, given: Filter, now: float) -> Selection:
+    """Return the jobs that an action means by a filter. Raises InvalidPayload, also for other statuses."""
     wanted = filter_of(given, now)
     if other := wanted.statuses - action.verb.statuses:
         raise InvalidPayload(
             f"{action.verb.name} takes only jobs whose status is {' or '.join(sorted(action.verb.statuses))}, "
             f"not {' or '.join(sorted(other))}"
         )
-    return replace(wanted, statuses=wanted.statuses or action.verb.statuses)
+    return Selection.matching(action.verb, wanted)
 
 
 for _action in ACTIONS:

@@ -220,9 +220,9 @@ async def enqueue(access: Producer, request: Request) -> Response:
         raise WrongMediaType(
             "content type must be that of JSON or of JSON lines", hint=f"send {JSON} or {NDJSON}"
         )
-    checked, warning = await _check(access, await read_object(request))
+    checked = await _check(access, await read_object(request))
     created = await _enqueue(access, checked)
-    return _enqueued(access, checked, warning, created=created)
+    return _enqueued(access, checked, created=created)
 
 
 @router.put(
@@ -246,21 +246,18 @@ async def put_job(access: Producer, job_id: str, request: Request) -> Response:
         raise InvalidPayload(
             f"id in the body is {fields['id']!r:.100}, in the path {job_id!r:.100}"
         )
-    checked, warning = await _check(access, fields)
+    checked = await _check(access, fields)
     created = await _enqueue(access, checked)
     if not created:
         await _check_same(access, checked.job)
-    return _enqueued(access, checked, warning, created=created)
+    return _enqueued(access, checked, created=created)
 
 
-async def _check(access: Access, fields: dict[str, Any]) -> tuple[Checked, str]:
-    """Return the job of a body, and a warning about it. The price of one that exists is not checked again."""
+async def _check(access: Access, fields: dict[str, Any]) -> Checked:
+    """Return the job of a body. The price of one that exists is not checked again."""
     if fields.get(MAX_QUOTE) is not None and await _exists(access, fields.get("id")):
         fields = {**fields, MAX_QUOTE: None}
-    summary = BulkSummary()
-    checker = new_checker(access, summary)
-    checked = await checker.check(1, fields)
-    return checked, summary.first_warning.removeprefix("line 1: ")
+    return await new_checker(access, BulkSummary()).check(1, fields)
 
 
 async def _exists(access: Access, job_id: Any) -> bool:
@@ -315,11 +312,11 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _enqueued(access: Access, checked: Checked, warning: str, *, created: bool) -> Response:
+def _enqueued(access: Access, checked: Checked, *, created: bool) -> Response:
     job_id = checked.job.id
     found = {"id": job_id, "created": created, **held_fields(checked.approval, created=created)}
-    if warning:
-        found["warning"] = warning
+    if checked.warning:
+        found["warning"] = checked.warning
     status = HTTPStatus.CREATED if created else HTTPStatus.OK
     location = f"{API}/queues/{access.console.config.queue}/jobs/{job_id}"
     return answer(found, status, {"Location": location})

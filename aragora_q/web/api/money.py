@@ -17,7 +17,7 @@ from aragora_q.gates.spending import Spending
 from aragora_q.intake.bulk import BulkSummary
 from aragora_q.intake.checks import held_fields
 from aragora_q.labels import check_labels
-from aragora_q.money import SPENT_BY
+from aragora_q.money import SPENT_BY, SPENT_DAYS
 from aragora_q.web.access import Operator, Producer, Viewer
 from aragora_q.web.api.jobs import NewJob, new_checker
 from aragora_q.web.api.routing import (
@@ -34,7 +34,6 @@ from aragora_q.web.api.routing import (
 
 router = new_router("money")
 
-DEFAULT_DAYS = 7
 Day = Annotated[date, BeforeValidator(date.fromisoformat)]
 """A date as 2026-11-28; nothing else that pydantic takes for one."""
 
@@ -155,7 +154,7 @@ async def get_spend(access: Viewer, query: Annotated[SpendQuery, Query()]) -> Re
 
 
 def _days_before(last: date) -> date:
-    return max(last, date.min + timedelta(DEFAULT_DAYS)) - timedelta(DEFAULT_DAYS - 1)
+    return max(last, date.min + timedelta(SPENT_DAYS)) - timedelta(SPENT_DAYS - 1)
 
 
 @router.get("/providers", response_model=Providers, responses=described())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -42,18 +44,19 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
     number, confirmed = await selection.count(access.queue), form.number("confirmed")
     if not number:
         return redirect(back, f"No job matches that could be {chosen.done}: nothing was changed.")
-    page = _BulkPage(request, access, selection, form, back)
+    page = _Confirmation(request, access, form, back)
     if confirmed is None:
-        return page.render(number)
+        return page.ask(_about_jobs(selection, number))
     if number > confirmed:
         grown = f"The number of jobs has grown from {confirmed:,} to {number:,}"
-        return page.render(number, f"{grown}: nothing was {chosen.done}.", status_code=409)
+        notice = f"{grown}: nothing was {chosen.done}."
+        return page.ask(_about_jobs(selection, number), notice, status_code=409)
     access.log_action(verb, selection.ids or [selection.words], form.reason)
     done = await selection.run(access.queue, access.actor.by, form.reason, most=confirmed)
     access.log_changed(done.changed)
-    return (
-        redirect(back, f"{done.text}.") if done.is_over else await page.render_rest(done, confirmed)
-    )
+    if done.is_over:
+        return redirect(back, f"{done.text}.")
+    return await _ask_about_rest(page, selection, done, confirmed)
 
 
 @router.post("/jobs/{job_id}/{verb}")
@@ -62,9 +65,8 @@ async def act_on_job(request: Request, access: Operator, job_id: str, verb: str)
     chosen, form = _verb(verb), await Form.of(request)
     require_job_id(access.queue, job_id)
     if verb == "purge":  # the page that asks leads to the route of several jobs
-        return _BulkPage(
-            request, access, Selection(chosen, (job_id,)), form, form.back("/jobs")
-        ).render(1)
+        page = _Confirmation(request, access, form, form.back("/jobs"))
+        return page.ask(_about_jobs(Selection(chosen, (job_id,)), 1))
     access.log_action(verb, [job_id], form.reason)
     [answer] = await chosen.send(access.queue, [job_id], access.actor.by, form.reason)
     if answer == "unknown":
@@ -91,15 +93,13 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
     form = await Form.of(request)
     back = form.back(_group_page(name))
     group = await require_group(access.queue, name)
-    confirmed = form.number("confirmed")
+    page, confirmed = _Confirmation(request, access, form, back), form.number("confirmed")
     if confirmed is None:
-        return _group_page_to_confirm(request, access, group, form, back)
+        return page.ask(_about_group(group))
     if group.live > confirmed:
-        return _group_page_to_confirm(
-            request, access, group, form, back,
-            f"The group has {count(group.live, 'live job')} now, not {confirmed:,}: nothing was cancelled.",
-            status_code=409,
-        )  # fmt: skip
+        live = count(group.live, "live job")
+        notice = f"The group has {live} now, not {confirmed:,}: nothing was cancelled."
+        return page.ask(_about_group(group), notice, status_code=409)
     by, reason = access.actor.by, form.reason
     access.log_action("group cancel", [name], reason)
     try:
@@ -107,68 +107,105 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
             cancelled = await access.queue.cancel_group(name, by=by, reason=reason)
     except TimeoutError:
         group = await require_group(access.queue, name)
-        return _group_page_to_confirm(
-            request, access, group, form, back,
-            f"The time is over, and {count(group.live, 'live job')} of it left. To go on, confirm again.",
-        )  # fmt: skip
+        live = count(group.live, "live job")
+        notice = f"The time is over, and {live} of it left. To go on, confirm again."
+        return page.ask(_about_group(group), notice)
     access.log_changed(cancelled)
     return redirect(back, f"Group {name} is cancelled: {count(cancelled, 'job')}.")
 
 
-class _BulkPage:
-    """The page that asks before jobs are changed."""
+@dataclass(frozen=True)
+class _Question:
+    """What is asked before `number` jobs are changed."""
 
-    def __init__(
-        self, request: Request, access: Access, selection: Selection, form: Form, back: str
-    ) -> None:
-        self._request = request
-        self._access = access
-        self._selection = selection
-        self._form = form
-        self._back = back
+    number: int
+    title: str
+    text: str
+    label: str
+    """What the button says."""
+    address: str
+    command: Sequence[str]
+    ids: Sequence[str] = ()
+    fields: Sequence[tuple[str, str]] = ()
+    with_reason: bool = True
+    tone: str = "danger"
 
-    def render(self, number: int, notice: str = "", *, status_code: int = 200) -> Response:
-        """Return the page that asks whether `number` jobs shall be changed."""
-        selection, verb = self._selection, self._selection.verb
-        jobs, reason = count(number, "job"), self._form.text("reason")
-        which = f"{jobs}?" if selection.ids else f"{jobs} {selection.words}?"
-        name = "delete" if verb.name == "purge" else verb.name
+
+def _about_jobs(selection: Selection, number: int) -> _Question:
+    """Return the question whether `number` jobs shall be changed."""
+    verb, jobs = selection.verb, count(number, "job")
+    name = "Delete" if verb.name == "purge" else verb.name.capitalize()
+    which = jobs if selection.ids else f"{jobs} {selection.words}"
+    return _Question(
+        number,
+        title=f"{name} {jobs}",
+        text=f"{name} {which}?",
+        label=f"{name} {jobs}",
+        address=f"/jobs/{verb.name}",
+        command=selection.command(),
+        ids=selection.ids,
+        fields=selection.fields,
+        with_reason=verb.keeps_reason,
+        tone="primary" if verb.name in ("requeue", "unhold") else "danger",
+    )
+
+
+def _about_group(group: Group) -> _Question:
+    """Return the question whether a group shall be cancelled."""
+    live, follower = count(group.live, "live job"), ""
+    if group.then_status == "waiting":
+        follower = f", and job {group.then_id}, which would follow it"
+    return _Question(
+        group.live,
+        title=f"Cancel group {group.name}",
+        text=f"Cancel {live} of group {group.name}{follower}?",
+        label=f"Cancel the group and {live}",
+        address=f"{_group_page(group.name)}/cancel",
+        command=("group", "cancel", group.name),
+    )
+
+
+@dataclass(frozen=True)
+class _Confirmation:
+    """The page that asks before something is done. It keeps the reason that was given."""
+
+    request: Request
+    access: Access
+    form: Form
+    back: str
+
+    def ask(self, question: _Question, notice: str = "", *, status_code: int = 200) -> Response:
+        """Return the page with a question."""
+        reason = self.form.text("reason")
+        because = ("--reason", reason) if question.with_reason and reason else ()
         return render(
-            self._request,
+            self.request,
             "confirm.html",
             now=time.time(),
             status_code=status_code,
-            title=f"{name.capitalize()} {jobs}",
-            question=f"{name.capitalize()} {which}",
-            label=f"{name.capitalize()} {jobs}",
-            ids=selection.ids[:MAX_NAMED],
-            more_ids=max(0, len(selection.ids) - MAX_NAMED),
+            question=question,
+            ids=question.ids[:MAX_NAMED],
+            more_ids=max(0, len(question.ids) - MAX_NAMED),
             notice=notice,
-            address=f"/jobs/{verb.name}",
-            back=self._back,
-            fields=[*selection.fields, ("confirmed", number), ("to", self._back)],
-            with_reason=verb.keeps_reason,
+            back=self.back,
+            fields=[*question.fields, ("confirmed", question.number), ("to", self.back)],
             reason=reason,
-            tone="primary" if verb.name in ("requeue", "unhold") else "danger",
-            command=command_line(
-                self._access.console.config, *selection.command(), *_reason_words(verb, reason)
-            ),
+            command=command_line(self.access.console.config, *question.command, *because),
         )
 
-    async def render_rest(self, done: Done, confirmed: int) -> Response:
-        """Return the page that says what is done so far, and asks whether to go on."""
-        if done.error is not None:
-            if not done.changed:
-                raise done.error
-            left = confirmed if self._selection.ids else confirmed - done.changed
-            text = f"Stopped after at least {done.text}: {done.error}. To go on, confirm again."
-            return self.render(left, text, status_code=503)
-        left = await self._selection.count(self._access.queue)
-        return self.render(left, f"So far: {done.text}. To go on, confirm again.")
 
-
-def _reason_words(verb: Verb, reason: str) -> tuple[str, ...]:
-    return ("--reason", reason) if verb.keeps_reason and reason else ()
+async def _ask_about_rest(
+    page: _Confirmation, selection: Selection, done: Done, confirmed: int
+) -> Response:
+    """Return the page that says what is done so far, and asks whether to go on."""
+    if done.error is not None:
+        if not done.changed:
+            raise done.error
+        left = confirmed if selection.ids else confirmed - done.changed
+        text = f"Stopped after at least {done.text}: {done.error}. To go on, confirm again."
+        return page.ask(_about_jobs(selection, left), text, status_code=503)
+    left = await selection.count(page.access.queue)
+    return page.ask(_about_jobs(selection, left), f"So far: {done.text}. To go on, confirm again.")
 
 
 async def _selection(access: Access, verb: Verb, form: Form) -> Selection | None:
@@ -189,43 +226,3 @@ def _verb(name: str) -> Verb:
 
 def _group_page(name: str) -> str:
     return f"/groups/{quote(name, safe='')}"
-
-
-def _group_page_to_confirm(
-    request: Request,
-    access: Access,
-    group: Group,
-    form: Form,
-    back: str,
-    notice: str = "",
-    *,
-    status_code: int = 200,
-) -> Response:
-    """Return the page that asks whether a group shall be cancelled."""
-    reason, live = form.text("reason"), count(group.live, "live job")
-    follower = (
-        f", and job {group.then_id}, which would follow it"
-        if group.then_status == "waiting"
-        else ""
-    )
-    return render(
-        request,
-        "confirm.html",
-        now=time.time(),
-        status_code=status_code,
-        title=f"Cancel group {group.name}",
-        question=f"Cancel {live} of group {group.name}{follower}?",
-        label=f"Cancel the group and {live}",
-        ids=(),
-        more_ids=0,
-        notice=notice,
-        address=f"{_group_page(group.name)}/cancel",
-        back=back,
-        fields=[("confirmed", group.live), ("to", back)],
-        with_reason=True,
-        reason=reason,
-        tone="danger",
-        command=command_line(
-            access.console.config, "group", "cancel", group.name, *(("--reason", reason) if reason else ())
-        ),
-    )  # fmt: skip

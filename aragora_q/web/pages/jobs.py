@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from aragora_q.base import LIVE, TERMINAL, Job, JobStatus, is_job_id
+from aragora_q.base import Job, JobStatus, is_job_id
 from aragora_q.errors import InvalidPayload
 from aragora_q.job_text import summary
 from aragora_q.labels import JobFilter
@@ -20,10 +20,20 @@ from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
 from aragora_q.web.filters import read_filter
 from aragora_q.web.pages.rendering import redirect, render
+from aragora_q.web.verbs import VERBS
 
 router = APIRouter()
 
 FIELDS = ("status", "group", "tenant", "tag", "since", "until")
+LABELS = {
+    "requeue": "Requeue",
+    "unhold": "Unhold",
+    "hold": "Hold",
+    "cancel": "Cancel",
+    "purge": "Delete",
+}
+"""What buttons call the verbs, in their order."""
+
 MAX_SUMMARY_CHARS = 300
 MAX_BYTES = 16 * 1024
 """Longer payloads and results are not read for a list."""
@@ -146,16 +156,11 @@ def _summary(job: Job) -> str:
 def _verbs(wanted: JobFilter) -> list[tuple[str, str]]:
     """Return what can be done with jobs of the statuses of a filter, as verbs and labels."""
     statuses = wanted.statuses or frozenset(JobStatus)
+    is_so = {"hold": {JobStatus.HELD}}
     return [
         (verb, label)
-        for verb, label, meant in (
-            ("requeue", "Requeue", TERMINAL - {JobStatus.COMPLETED}),
-            ("unhold", "Unhold", {JobStatus.HELD}),
-            ("hold", "Hold", LIVE - {JobStatus.HELD}),
-            ("cancel", "Cancel", LIVE),
-            ("purge", "Delete", TERMINAL),
-        )
-        if statuses & meant
+        for verb, label in LABELS.items()
+        if statuses & VERBS[verb].statuses - is_so.get(verb, set())
     ]
 
 

@@ -19,7 +19,7 @@ from aragora_q.errors import AragoraQError
 from aragora_q.gates.accounts import Accounts
 from aragora_q.gates.book import NEARLY_USED, Book, Budget, ScopeSpending
 from aragora_q.gates.spending import Report, Spending, Spent
-from aragora_q.money import SPENT_BY
+from aragora_q.money import SPENT_BY, SPENT_DAYS
 from aragora_q.views import read_providers, spend_rows
 from aragora_q.web.access import Access, Viewer
 from aragora_q.web.pages.forms import query_number
@@ -36,7 +36,6 @@ MAX_ROWS = 200
 MAX_SCOPES = 20
 """Values of a budget's scope that are shown."""
 
-DEFAULT_DAYS = 7
 BAR_WIDTH = 160
 
 Row = TypeVar("Row")
@@ -72,7 +71,7 @@ async def show_money(request: Request, access: Viewer) -> Response:
     """Return the page of money. What cannot be read is named, and all else is shown."""
     by = request.query_params.get("by", "")
     by = by if by in SPENT_BY else "day"
-    days = query_number(request, "days", DEFAULT_DAYS, SPANS[-1])
+    days = query_number(request, "days", SPENT_DAYS, SPANS[-1])
     all_queues = request.query_params.get("all_queues") == "true"
     faults: list[str] = []
     spending = Spending(access.gates)

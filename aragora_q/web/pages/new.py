@@ -22,13 +22,8 @@ from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload
 from aragora_q.formats import dollars, dollars_or_unknown
-from aragora_q.intake.checks import (
-    APPROVE_ABOVE,
-    approval_above,
-    check_budget,
-    check_seats,
-    take_thresholds,
-)
+from aragora_q.intake.bulk import BulkSummary, LineChecker
+from aragora_q.intake.checks import APPROVE_ABOVE, NO_THRESHOLDS, check_seats, take_thresholds
 from aragora_q.intake.jobs import create_job
 from aragora_q.intake.quoter import Quoted, Quoter
 from aragora_q.job import CONSENSUS_MODES, DEBATE_MODES, SERVICE_TIERS
@@ -253,31 +248,26 @@ async def _ready(access: Access, draft: Draft, job_id: str) -> Ready | None:
     if draft.problems:
         _check_all(draft, fields, access.queue.config)
         return None
-    config = access.queue.config
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    quoter, quoted, no_quote = Quoter(access.queue), None, ""
+    checker = LineChecker(quoter, {}, NO_THRESHOLDS, BulkSummary(), id_from_content=False)
     try:
-        thresholds = take_thresholds(fields)
-        job = create_job(fields, {}, lambda *_: job_id)
-        access.queue.check(job)
-        warning = check_seats(job.payload, config)
-        check_budget(job, config)
-        approval = approval_above(thresholds.approve_above, job.payload, config)
+        checked = await checker.check(1, {"id": job_id, **fields})
     except InvalidPayload as error:
         draft.note(field_of(str(error)), _text(error))
         return None
     except ConfigError as error:
         draft.note("", _text(error))
         return None
-    quoter, quoted, no_quote = Quoter(access.queue), None, ""
     try:
-        quoted = await quoter.quote(job.payload)
+        quoted = await quoter.quote(checked.job.payload)
         no_quote = quoted.no_price
     except (InvalidPayload, ConfigError) as error:
         no_quote = _text(error)
     basis = (
         quoter.basis(quoted.quote.debates, quoted.quote.agents_without_history) if quoted else ""
     )
-    return Ready(job, quoted, no_quote, basis, warning, approval, digest)
+    return Ready(checked.job, quoted, no_quote, basis, checked.warning, checked.approval, digest)
 
 
 def _check_all(draft: Draft, fields: dict[str, Any], config: QueueConfig) -> None:

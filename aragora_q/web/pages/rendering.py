@@ -20,7 +20,7 @@ from markupsafe import Markup
 from pydantic_core import to_json
 
 from aragora_q import __version__
-from aragora_q.base import JobStatus
+from aragora_q.base import MAX_REASON_CHARS, JobStatus
 from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.settings import QueueConfig
 from aragora_q.formats import (
@@ -188,7 +188,11 @@ def _environment() -> Environment:
         "query": _query,
         "path_part": lambda text: quote(str(text), safe=""),
     }
-    environment.globals |= {"cli": _cli, "statuses": list(JobStatus)}
+    environment.globals |= {
+        "cli": _cli,
+        "statuses": list(JobStatus),
+        "max_reason_chars": MAX_REASON_CHARS,
+    }
     return environment
 
 
