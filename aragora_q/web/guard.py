@@ -11,7 +11,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +46,9 @@ MAX_LINES_BYTES = 1024 * 1024 * 1024
 MAX_DIGITS = 16
 STOP_SECONDS = 1.0
 """Time for requests under way to end when the process stops; then they are answered 503."""
+
+RECHECK_SECONDS = 1.0
+"""How long an answer goes on without a look whether its receiver is still logged in."""
 
 MAX_LOGGED_CHARS = 200
 
@@ -122,6 +125,8 @@ class Guard:
         started_at = time.monotonic()
         caller = self._auth.identify(scope, exchange.headers)
         scope["state"].update(actor=caller.actor, is_https=caller.is_https)
+        if not _is_public(exchange.path):
+            exchange.is_allowed = lambda: self._auth.identify(scope, exchange.headers) == caller
         try:
             await self._answer(exchange, caller)
         except Refused as refusal:
@@ -274,7 +279,11 @@ class _Exchange:
         self._received = 0
         self._is_complete = False
         self.timeout = asyncio.timeout(None)
-        """Ends the request when the process stops."""
+        """Ends the request when the process stops, or when who sent it is no longer allowed to."""
+        self.is_allowed: Callable[[], bool] = lambda: True
+        """Whether who sent the request is still who it was."""
+        self._checked_at = time.monotonic()
+        self._is_revoked = False
 
     @property
     def length(self) -> int:
@@ -313,12 +322,14 @@ class _Exchange:
             self.scope["method"] = "GET"
         try:
             async with self.timeout:
-                await app(self.scope, self.receive, self.send)
+                await app(self.scope, self.receive, self._send_if_allowed)
         except TimeoutError:
             if not self.timeout.expired():
                 raise
-            if not self.status:
+            if not self.status and not self._is_revoked:
                 raise _stopping() from None
+        if not self.status and self._is_revoked:
+            raise Refused(HTTPStatus.UNAUTHORIZED, LOG_IN, hint=TOKEN_HINT)
         if self.is_too_long and not self.status:
             raise self.too_long()
         if self.status and not self._is_complete and not self.is_lost:
@@ -341,6 +352,16 @@ class _Exchange:
         else:
             self.is_lost = True
         return message
+
+    async def _send_if_allowed(self, message: Message) -> None:
+        """Send a part of the answer; end the request if its login ended: a stream may outlast it by days."""
+        now = time.monotonic()
+        if not self._is_revoked and now - self._checked_at >= RECHECK_SECONDS:
+            self._checked_at, self._is_revoked = now, not self.is_allowed()
+        if self._is_revoked:
+            self.timeout.reschedule(0)
+        else:
+            await self.send(message)
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
