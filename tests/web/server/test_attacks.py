@@ -9,15 +9,17 @@ from starlette.routing import Mount
 from support import consoles
 from support.wait import wait_until_sync
 
+from aragora_q.web.api import create_api
 from aragora_q.web.app import create_app
 from aragora_q.web.guard import HEADERS
+from aragora_q.web.problems import API
 from aragora_q.web.roles import Role
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CHANGES = {Role.VIEWER: (Role.PRODUCER, Role.OPERATOR), Role.PRODUCER: (Role.OPERATOR,)}
 """Of each role, the Redis users that it must not reach."""
 
-VERBS = ("cancel", "hold", "pause", "requeue", "resume", "unhold")
+VERBS = ("cancel", "hold", "pause", "purge", "requeue", "resume", "unhold")
 """What stands for a `verb` in a path."""
 
 BODIES = {
@@ -48,10 +50,13 @@ def app_routes(acl_server):
 
     async def read():
         async with open_console(QueueConfig(redis_url=acl_server.urls[Role.VIEWER])) as console:
-            return sorted(set(routes(create_app(console))))
+            # The application loads the API later, and knows none of its routes.
+            found = {*routes(create_app(console)), *routes(create_api(console), API)}
+            return sorted(found)
 
     found = asyncio.run(read())
     assert {("GET", "/metrics"), ("POST", "/login"), ("POST", "/logout")} < set(found)
+    assert ("POST", f"{API}/queues/{{queue}}/jobs/{{job_id}}/cancel") in found
     return [
         (method, filled(path.replace("{verb}", verb)))
         for method, path in found
