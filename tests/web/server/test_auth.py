@@ -12,7 +12,7 @@ from support import processes
 
 from aragora_q.errors import ConfigError
 from aragora_q.web import tokens
-from aragora_q.web.auth import LOGIN_SECONDS, LoginLimiter, LoginLink, Proxies, Sessions
+from aragora_q.web.auth import LOGIN_SECONDS, Auth, LoginLimiter, LoginLink, Proxies, Sessions
 from aragora_q.web.pages.forms import local_path
 from aragora_q.web.roles import Role
 from aragora_q.web.tokens import Grant, TokenFile, find_grant, new_token, token_digest, token_line
@@ -29,7 +29,7 @@ def test_a_comparison_looks_at_every_token(monkeypatch):
     )
     for token, name in [(made[0], "n0"), (made[4], "n4"), ("aq_wrong", None), ("\udc80", None)]:
         calls.clear()
-        found = find_grant(grants, token)
+        found = find_grant(grants, token_digest(token))
         assert (found.name if found else None, len(calls)) == (name, 5)
 
 
@@ -90,6 +90,23 @@ def test_cookies_of_another_process_are_refused():
     """The key is that of the process: a cookie of another one is forged."""
     cookie = Sessions().start("ann")
     assert Sessions().read(cookie) is None
+
+
+def test_a_token_in_two_lines_has_one_role(tmp_path):
+    """With the token itself and with a cookie of it, a request is of the same actor."""
+    file, token = tmp_path / "tokens", new_token()
+    lines = [token_line(f"n-{role}", role, token) for role in (Role.VIEWER, Role.OPERATOR)]
+    file.write_text("\n".join(lines))
+    file.chmod(0o600)
+    auth = Auth(
+        TokenFile(file), Proxies([], {}), highest=Role.OPERATOR, port=80, is_loopback=False
+    )
+    scope = {"client": ("192.0.2.1", 5), "scheme": "http"}
+    grant = auth.grant_of(token)
+    cookie = auth.sessions.start(grant.name, grant.digest)
+    with_token = auth.identify(scope, headers(("Authorization", f"Bearer {token}")))
+    with_cookie = auth.identify(scope, headers(("Cookie", f"{auth.cookie}={cookie}")))
+    assert with_token.actor == with_cookie.actor
 
 
 def headers(*pairs):
