@@ -124,7 +124,9 @@ class Guard:
         exchange = _Exchange(scope, receive, send)
         started_at = time.monotonic()
         caller = self._auth.identify(scope, exchange.headers)
-        scope["state"].update(actor=caller.actor, is_https=caller.is_https)
+        scope["state"]["actor"] = caller.actor
+        if caller.is_https:  # at the proxy: cookies and redirections are of what the browser sees
+            exchange.scope["scheme"] = "https"
         if not _is_public(exchange.path):
             exchange.is_allowed = lambda: self._auth.identify(scope, exchange.headers) == caller
         try:

@@ -58,7 +58,7 @@ async def log_in(
         max_age=LOGIN_SECONDS,
         httponly=True,
         samesite="strict",
-        secure=request.scope["state"]["is_https"],
+        secure=request.url.scheme == "https",
     )
     return response
 

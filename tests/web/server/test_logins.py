@@ -132,7 +132,10 @@ def test_on_another_address_only_probes_are_served_without_tokens(acl_server, tm
 
 
 def test_a_listed_proxy_names_the_user(acl_server, start_console):
-    """X-Forwarded-User of a listed peer is believed, with the client's address from X-Forwarded-For."""
+    """X-Forwarded-User of a listed peer is believed, with the client's address from X-Forwarded-For.
+
+    X-Forwarded-Proto too: no redirection leads out of https.
+    """
     console = start_console(
         **consoles.settings(
             acl_server.urls,
@@ -152,6 +155,10 @@ def test_a_listed_proxy_names_the_user(acl_server, start_console):
     assert answer(("X-Forwarded-User", "eve")) == 401
     assert answer(("X-Forwarded-User", "eve"), ("X-Forwarded-Groups", "a, devs")) == 404
     assert answer() == 401
+    safe = [*own.items(), ann, ("X-Forwarded-Proto", "https")]
+    assert console.request("GET", "/jobs/", None, safe).headers["Location"] == (
+        "https://console.example/jobs"
+    )
     foreign = [("Host", "console.example"), ("Sec-Fetch-Site", "cross-site"), ann]
     assert console.request("POST", "/no-such-page", b"", foreign).status == 403
     assert console.get("/no-such-page").status == 401
