@@ -98,9 +98,7 @@ def test_a_token_in_two_lines_has_one_role(tmp_path):
     lines = [token_line(f"n-{role}", role, token) for role in (Role.VIEWER, Role.OPERATOR)]
     file.write_text("\n".join(lines))
     file.chmod(0o600)
-    auth = Auth(
-        TokenFile(file), Proxies([], {}), highest=Role.OPERATOR, port=80, is_loopback=False
-    )
+    auth = Auth(TokenFile(file), Proxies([], {}), highest=Role.OPERATOR, port=80, is_loopback=False)
     scope = {"client": ("192.0.2.1", 5), "scheme": "http"}
     grant = auth.grant_of(token)
     cookie = auth.sessions.start(grant.name, grant.digest)
