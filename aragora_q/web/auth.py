@@ -42,6 +42,9 @@ FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-
 
 MAX_USER_CHARS = 100
 
+GROUP = "@"
+"""Before the name of a group: people may choose names for themselves, or for their groups."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -194,8 +197,10 @@ class Proxies:
         groups = headers.getlist("x-forwarded-groups")
         if len(users) != 1 or len(groups) > 1 or not (user := _plain_name(users[0])):
             return None
-        names = [user, *(name.strip() for group in groups for name in group.split(","))]
-        roles = [self._roles[name] for name in names if name in self._roles and name != "*"]
+        names = [f"{GROUP}{name.strip()}" for group in groups for name in group.split(",")]
+        if user != "*" and not user.startswith(GROUP):
+            names.append(user)
+        roles = [self._roles[name] for name in names if name in self._roles]
         order = list(Role)
         role = max(roles, key=order.index) if roles else self._roles.get("*")
         return Actor(user, role, address)

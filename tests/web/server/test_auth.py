@@ -143,15 +143,21 @@ def test_the_client_is_the_last_that_is_no_listed_proxy(chain, client):
         ([("X-Forwarded-User", "ann")], "ann", "operator"),
         ([("X-Forwarded-User", "bob"), ("X-Forwarded-Groups", "x,devs , ops")], "bob", "operator"),
         ([("X-Forwarded-User", "bob"), ("X-Forwarded-Groups", "devs")], "bob", "producer"),
+        ([("X-Forwarded-User", "bob"), ("X-Forwarded-Groups", "ann,@ops")], "bob", "viewer"),
+        ([("X-Forwarded-User", "@ops")], "@ops", "viewer"),
+        ([("X-Forwarded-User", "ops")], "ops", "viewer"),
         ([("X-Forwarded-User", "*")], "*", "viewer"),
         ([("X-Forwarded-User", "a\tb\x1b")], "a?b?", "viewer"),
         ([("X-Forwarded-User", "J\xc3\xb6rg")], "Jörg", "viewer"),
     ],
 )
 def test_proxies_name_user_and_groups(pairs, name, role):
-    """The highest role of user and groups counts, `*` only where there is no other; names are printable."""
+    """The highest role of user and groups counts, `*` only where there is no other; names are printable.
+
+    No group has the role of a user of its name, nor a user that of a group.
+    """
     proxies = Proxies(
-        ["10.0.0.1"], {"ann": "operator", "ops": "operator", "devs": "producer", "*": "viewer"}
+        ["10.0.0.1"], {"ann": "operator", "@ops": "operator", "@devs": "producer", "*": "viewer"}
     )
     actor = proxies.actor(headers(*pairs), "192.0.2.1")
     assert (actor.name, actor.role, actor.by) == (name, role, f"{name} from 192.0.2.1")

@@ -140,7 +140,7 @@ def test_a_listed_proxy_names_the_user(acl_server, start_console):
         **consoles.settings(
             acl_server.urls,
             ARAGORA_QUEUE_WEB_PROXIES="127.0.0.1, 10.0.0.0/8",
-            ARAGORA_QUEUE_WEB_PROXY_ROLES="ann=operator, devs=viewer",
+            ARAGORA_QUEUE_WEB_PROXY_ROLES="ann=operator, @devs=viewer",
             ARAGORA_QUEUE_WEB_HOSTS="console.example",
         )
     )
