@@ -124,12 +124,17 @@ def test_a_role_without_credential_does_not_exist(acl_server, app_routes, start_
 
 
 def test_no_route_answers_without_login(console, app_routes):
-    """From another address than this machine's, every route but the public ones answers 401 without a token."""
+    """From another address than this machine's, every route but the public ones answers 401 without a token.
+
+    Errors of these say neither the version nor how the console is set up.
+    """
     outside = [("X-Forwarded-For", "203.0.113.7")]
     for method, path in app_routes:
         if not path.startswith(PUBLIC):
             answer = console.request(method, path, b"", outside)
             assert answer.status == 401, (method, path)
+    assert "<footer" in console.get("/static/no-such-file").text
+    assert "<footer" not in console.request("GET", "/static/no-such-file", headers=outside).text
     for accept in ("text/html", "*/*"):
         answer = console.request("GET", "/jobs", headers=[*outside, ("Accept", accept)])
         assert (answer.status, "aragora-q token NAME" in answer.text) == (401, True)
