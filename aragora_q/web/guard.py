@@ -230,14 +230,18 @@ def _is_public(path: str) -> bool:
 
 
 def _check_origin(exchange: _Exchange, caller: Caller) -> None:
-    """Refuse changes that a page of another site sends with this site's cookie.
+    """Refuse what a page of another site sends, with this site's cookie or from this machine, but links.
 
     Browsers say where a request is from; a program need not, but has no cookie then.
     """
-    if exchange.method in SAFE_METHODS or caller.has_token:
+    if caller.has_token:
         return
     site, origin = exchange.headers.get("sec-fetch-site"), exchange.headers.get("origin")
-    if site is not None:
+    if exchange.method in SAFE_METHODS:
+        is_own = site not in ("cross-site", "same-site") or (
+            exchange.headers.get("sec-fetch-mode") == "navigate"
+        )
+    elif site is not None:
         is_own = site in ("same-origin", "none")
     elif origin is not None:
         is_own = _authority(origin) == _authority(f"//{exchange.headers.get('host', '')}")

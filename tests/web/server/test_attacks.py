@@ -204,6 +204,19 @@ def test_changes_that_other_sites_send_are_refused(console):
         assert answer.status == 303, headers
 
 
+def test_other_sites_only_link_to_pages(console):
+    """A page of another site opens no stream, and reads nothing: a browser at the desk needs no login."""
+    for path in ("/jobs", "/api/v1/queues/debates/stats", "/events"):
+        for site in ("cross-site", "same-site"):
+            sent = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors"}
+            assert console.request("GET", path, headers=sent).status == 403
+    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    program = bearer(console.tokens[Role.VIEWER], **{"Sec-Fetch-Site": "cross-site"})
+    for sent in (linked, own, program):
+        assert console.request("GET", "/jobs", headers=sent).status == 200
+
+
 def test_get_changes_nothing(console, app_routes):
     """Paths that change something do not answer GET; a login page's address logs nobody in."""
     for path in ("/logout",):
