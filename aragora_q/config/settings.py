@@ -421,8 +421,8 @@ class QueueConfig(BaseSettings):
     )
     web_proxy_roles: dict[str, Literal["viewer", "producer", "operator"]] = Field(
         default_factory=dict,
-        description="Role of each user or group that these proxies name; `*` is any other one. As text: "
-        "ann=operator,devs=viewer.",
+        description="Role of each user, or @group, that these proxies name; `*` is any other user. As text: "
+        "ann=operator,@devs=viewer.",
     )
     default_agents: tuple[str, ...] = Field(
         (),

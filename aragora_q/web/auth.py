@@ -24,7 +24,7 @@ from starlette.types import Scope
 
 from aragora_q.observability.logs import get_logger
 from aragora_q.web.roles import ANONYMOUS, Actor, Role
-from aragora_q.web.tokens import Grant, TokenFile, find_grant
+from aragora_q.web.tokens import Grant, TokenFile, find_grant, token_digest
 
 logger = get_logger(__name__)
 
@@ -41,6 +41,9 @@ FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-
 """Headers of a request that came through a proxy: it was not sent at this machine."""
 
 MAX_USER_CHARS = 100
+
+GROUP = "@"
+"""Before the name of a group: people may choose names for themselves, or for their groups."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -104,7 +107,7 @@ class LoginLimiter:
 
     def wrong(self, address: str) -> float:
         """Count a wrong token; return the seconds after which the address may try again, 0 if now."""
-        now, key = self._clock(), _network_of(address)
+        now, key = self._clock(), network_of(address)
         full_at = max(self._full_at.pop(key, now), now)
         wait_seconds = full_at - now - (self.BURST - 1) * self.SECONDS_PER_TRY
         if wait_seconds <= 0:
@@ -115,7 +118,7 @@ class LoginLimiter:
         return max(0.0, wait_seconds)
 
 
-def _network_of(address: str) -> str:
+def network_of(address: str) -> str:
     """Return an address, or the /64 of an IPv6 one: a client has all addresses in it."""
     found = parse_ip(address)
     if isinstance(found, ipaddress.IPv6Address):
@@ -194,8 +197,10 @@ class Proxies:
         groups = headers.getlist("x-forwarded-groups")
         if len(users) != 1 or len(groups) > 1 or not (user := _plain_name(users[0])):
             return None
-        names = [user, *(name.strip() for group in groups for name in group.split(","))]
-        roles = [self._roles[name] for name in names if name in self._roles and name != "*"]
+        names = [f"{GROUP}{name.strip()}" for group in groups for name in group.split(",")]
+        if user != "*" and not user.startswith(GROUP):
+            names.append(user)
+        roles = [self._roles[name] for name in names if name in self._roles]
         order = list(Role)
         role = max(roles, key=order.index) if roles else self._roles.get("*")
         return Actor(user, role, address)
@@ -279,7 +284,7 @@ class Auth:
 
     def grant_of(self, token: str) -> Grant | None:
         """Return the line of a token in the file; None if it is not valid."""
-        return find_grant(self.tokens.grants() if self.tokens else (), token)
+        return self._grant_of(token_digest(token))
 
     def cookie_of(self, headers: Headers) -> str:
         """Return the cookie of a login; empty if there is none."""
@@ -293,11 +298,11 @@ class Auth:
             return None
         if not session.digest:
             return Actor(session.name, self.highest, address)
-        grants = self.tokens.grants() if self.tokens else ()
-        digest = bytes.fromhex(session.digest)
-        return next(
-            (Actor(each.name, each.role, address) for each in grants if each.digest == digest), None
-        )
+        grant = self._grant_of(bytes.fromhex(session.digest))
+        return None if grant is None else Actor(grant.name, grant.role, address)
+
+    def _grant_of(self, digest: bytes) -> Grant | None:
+        return find_grant(self.tokens.grants() if self.tokens else (), digest)
 
     def _is_desk(self, headers: Headers, peer: str) -> bool:
         """Return True for a request that was sent on this machine: reading needs no token there."""

@@ -25,6 +25,7 @@ from aragora_q.events import ENDINGS, EventId, job_event, job_ids
 from aragora_q.observability.logs import get_logger
 from aragora_q.redis.scripts import BATCH_LIMIT
 from aragora_q.streams.queue import RedisStreamsQueue
+from aragora_q.web.auth import network_of
 from aragora_q.web.media import EVENTS
 
 if TYPE_CHECKING:
@@ -175,19 +176,20 @@ class Feed:
             raise TooManyStreams(
                 f"{self._places:,} event streams and waits are open, as many as are allowed"
             )
-        if self._addresses[address] >= self._max_per_address:
+        client = network_of(address)
+        if self._addresses[client] >= self._max_per_address:
             raise TooManyStreams(
-                f"{address} has {self._addresses[address]:,} event streams and waits, as many as are allowed"
+                f"{client} has {self._addresses[client]:,} event streams and waits, as many as are allowed"
             )
         self._places += 1
-        self._addresses[address] += 1
+        self._addresses[client] += 1
         try:
             yield
         finally:
             self._places -= 1
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+            self._addresses[client] -= 1
+            if not self._addresses[client]:
+                del self._addresses[client]
 
     async def wait_until_ended(
         self, job_id: str, timeout_seconds: float, receive: Receive, *, address: str

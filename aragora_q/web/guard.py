@@ -11,7 +11,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +46,9 @@ MAX_LINES_BYTES = 1024 * 1024 * 1024
 MAX_DIGITS = 16
 STOP_SECONDS = 1.0
 """Time for requests under way to end when the process stops; then they are answered 503."""
+
+RECHECK_SECONDS = 1.0
+"""How long an answer goes on without a look whether its receiver is still logged in."""
 
 MAX_LOGGED_CHARS = 200
 
@@ -122,8 +125,10 @@ class Guard:
         started_at = time.monotonic()
         caller = self._auth.identify(scope, exchange.headers)
         scope["state"]["actor"] = caller.actor
-        if caller.is_https:  # as a proxy says: for cookies and redirects
+        if caller.is_https:  # at the proxy: cookies and redirections are of what the browser sees
             exchange.scope["scheme"] = "https"
+        if not _is_public(exchange.path):
+            exchange.is_allowed = lambda: self._auth.identify(scope, exchange.headers) == caller
         try:
             await self._answer(exchange, caller)
         except Refused as refusal:
@@ -227,14 +232,18 @@ def _is_public(path: str) -> bool:
 
 
 def _check_origin(exchange: _Exchange, caller: Caller) -> None:
-    """Refuse changes that a page of another site sends with this site's cookie.
+    """Refuse what a page of another site sends, with this site's cookie or from this machine, but links.
 
     Browsers say where a request is from; a program need not, but has no cookie then.
     """
-    if exchange.method in SAFE_METHODS or caller.has_token:
+    if caller.has_token:
         return
     site, origin = exchange.headers.get("sec-fetch-site"), exchange.headers.get("origin")
-    if site is not None:
+    if exchange.method in SAFE_METHODS:
+        is_own = site not in ("cross-site", "same-site") or (
+            exchange.headers.get("sec-fetch-mode") == "navigate"
+        )
+    elif site is not None:
         is_own = site in ("same-origin", "none")
     elif origin is not None:
         is_own = _authority(origin) == _authority(f"//{exchange.headers.get('host', '')}")
@@ -278,7 +287,11 @@ class _Exchange:
         self._received = 0
         self._is_complete = False
         self.timeout = asyncio.timeout(None)
-        """Ends the request when the process stops."""
+        """Ends the request when the process stops, or when who sent it is no longer allowed to."""
+        self.is_allowed: Callable[[], bool] = lambda: True
+        """Whether who sent the request is still who it was."""
+        self._checked_at = time.monotonic()
+        self._is_revoked = False
 
     @property
     def length(self) -> int:
@@ -317,12 +330,14 @@ class _Exchange:
             self.scope["method"] = "GET"
         try:
             async with self.timeout:
-                await app(self.scope, self.receive, self.send)
+                await app(self.scope, self.receive, self._send_if_allowed)
         except TimeoutError:
             if not self.timeout.expired():
                 raise
-            if not self.status:
+            if not self.status and not self._is_revoked:
                 raise _stopping() from None
+        if not self.status and self._is_revoked:
+            raise Refused(HTTPStatus.UNAUTHORIZED, LOG_IN, hint=TOKEN_HINT)
         if self.is_too_long and not self.status:
             raise self.too_long()
         if self.status and not self._is_complete and not self.is_lost:
@@ -345,6 +360,16 @@ class _Exchange:
         else:
             self.is_lost = True
         return message
+
+    async def _send_if_allowed(self, message: Message) -> None:
+        """Send a part of the answer; end the request if its login ended: a stream may outlast it by days."""
+        now = time.monotonic()
+        if not self._is_revoked and now - self._checked_at >= RECHECK_SECONDS:
+            self._checked_at, self._is_revoked = now, not self.is_allowed()
+        if self._is_revoked:
+            self.timeout.reschedule(0)
+        else:
+            await self.send(message)
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""

@@ -166,10 +166,10 @@ def _file_fault(descriptor: int, status: os.stat_result) -> str:
     return ""
 
 
-def find_grant(grants: Iterable[Grant], token: str) -> Grant | None:
+def find_grant(grants: Iterable[Grant], digest: bytes) -> Grant | None:
     """Return the line of a token. Takes the same time wherever it is, and if it is not there."""
-    wanted, found = token_digest(token), None
+    found = None
     for grant in grants:
-        if hmac.compare_digest(grant.digest, wanted):
+        if hmac.compare_digest(grant.digest, digest):
             found = grant
     return found

@@ -163,8 +163,18 @@ async def test_an_invalid_id_is_refused(harness, text):
 
 
 async def test_streams_are_limited(harness):
-    """Beyond the limits, in all and of one address, streams and waits are refused; a closed one makes room."""
+    """Beyond the limits, in all and of one address, streams and waits are refused; a closed one makes room.
+
+    All addresses of an IPv6 /64 are one client's.
+    """
     feed = Feed(harness.queue, max_streams=3, max_streams_per_address=2)
+    with (
+        feed.subscribe(None, address="2001:db8::1"),
+        feed.subscribe(None, address="2001:db8::2"),
+        pytest.raises(TooManyStreams, match="2001:db8::/64 has 2"),
+        feed.subscribe(None, address="2001:db8::3"),
+    ):
+        pass
     with feed.subscribe(None, address="a"):
         with feed.subscribe(None, address="a"):
             with pytest.raises(TooManyStreams, match="a has 2"), feed.subscribe(None, address="a"):

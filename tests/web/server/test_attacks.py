@@ -9,15 +9,17 @@ from starlette.routing import Mount
 from support import consoles
 from support.wait import wait_until_sync
 
+from aragora_q.web.api import create_api
 from aragora_q.web.app import create_app
 from aragora_q.web.guard import HEADERS
+from aragora_q.web.problems import API
 from aragora_q.web.roles import Role
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CHANGES = {Role.VIEWER: (Role.PRODUCER, Role.OPERATOR), Role.PRODUCER: (Role.OPERATOR,)}
 """Of each role, the Redis users that it must not reach."""
 
-VERBS = ("cancel", "hold", "pause", "requeue", "resume", "unhold")
+VERBS = ("cancel", "hold", "pause", "purge", "requeue", "resume", "unhold")
 """What stands for a `verb` in a path."""
 
 BODIES = {
@@ -48,10 +50,13 @@ def app_routes(acl_server):
 
     async def read():
         async with open_console(QueueConfig(redis_url=acl_server.urls[Role.VIEWER])) as console:
-            return sorted(set(routes(create_app(console))))
+            # The application loads the API later, and knows none of its routes.
+            found = {*routes(create_app(console)), *routes(create_api(console), API)}
+            return sorted(found)
 
     found = asyncio.run(read())
     assert {("GET", "/metrics"), ("POST", "/login"), ("POST", "/logout")} < set(found)
+    assert ("POST", f"{API}/queues/{{queue}}/jobs/{{job_id}}/cancel") in found
     return [
         (method, filled(path.replace("{verb}", verb)))
         for method, path in found
@@ -119,12 +124,17 @@ def test_a_role_without_credential_does_not_exist(acl_server, app_routes, start_
 
 
 def test_no_route_answers_without_login(console, app_routes):
-    """From another address than this machine's, every route but the public ones answers 401 without a token."""
+    """From another address than this machine's, every route but the public ones answers 401 without a token.
+
+    Errors of these say neither the version nor how the console is set up.
+    """
     outside = [("X-Forwarded-For", "203.0.113.7")]
     for method, path in app_routes:
         if not path.startswith(PUBLIC):
             answer = console.request(method, path, b"", outside)
             assert answer.status == 401, (method, path)
+    assert "<footer" in console.get("/static/no-such-file").text
+    assert "<footer" not in console.request("GET", "/static/no-such-file", headers=outside).text
     for accept in ("text/html", "*/*"):
         answer = console.request("GET", "/jobs", headers=[*outside, ("Accept", accept)])
         assert (answer.status, "aragora-q token NAME" in answer.text) == (401, True)
@@ -192,6 +202,19 @@ def test_changes_that_other_sites_send_are_refused(console):
         cookie = console.post("/login", token=console.tokens[Role.OPERATOR]).cookie
         answer = console.request("POST", "/logout", b"", {"Cookie": cookie, **headers})
         assert answer.status == 303, headers
+
+
+def test_other_sites_only_link_to_pages(console):
+    """A page of another site opens no stream, and reads nothing: a browser at the desk needs no login."""
+    for path in ("/jobs", "/api/v1/queues/debates/stats", "/events"):
+        for site in ("cross-site", "same-site"):
+            sent = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors"}
+            assert console.request("GET", path, headers=sent).status == 403
+    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    program = bearer(console.tokens[Role.VIEWER], **{"Sec-Fetch-Site": "cross-site"})
+    for sent in (linked, own, program):
+        assert console.request("GET", "/jobs", headers=sent).status == 200
 
 
 def test_get_changes_nothing(console, app_routes):

@@ -12,7 +12,7 @@ from support import processes
 
 from aragora_q.errors import ConfigError
 from aragora_q.web import tokens
-from aragora_q.web.auth import LOGIN_SECONDS, LoginLimiter, LoginLink, Proxies, Sessions
+from aragora_q.web.auth import LOGIN_SECONDS, Auth, LoginLimiter, LoginLink, Proxies, Sessions
 from aragora_q.web.pages.forms import local_path
 from aragora_q.web.roles import Role
 from aragora_q.web.tokens import Grant, TokenFile, find_grant, new_token, token_digest, token_line
@@ -29,7 +29,7 @@ def test_a_comparison_looks_at_every_token(monkeypatch):
     )
     for token, name in [(made[0], "n0"), (made[4], "n4"), ("aq_wrong", None), ("\udc80", None)]:
         calls.clear()
-        found = find_grant(grants, token)
+        found = find_grant(grants, token_digest(token))
         assert (found.name if found else None, len(calls)) == (name, 5)
 
 
@@ -92,6 +92,21 @@ def test_cookies_of_another_process_are_refused():
     assert Sessions().read(cookie) is None
 
 
+def test_a_token_in_two_lines_has_one_role(tmp_path):
+    """With the token itself and with a cookie of it, a request is of the same actor."""
+    file, token = tmp_path / "tokens", new_token()
+    lines = [token_line(f"n-{role}", role, token) for role in (Role.VIEWER, Role.OPERATOR)]
+    file.write_text("\n".join(lines))
+    file.chmod(0o600)
+    auth = Auth(TokenFile(file), Proxies([], {}), highest=Role.OPERATOR, port=80, is_loopback=False)
+    scope = {"client": ("192.0.2.1", 5), "scheme": "http"}
+    grant = auth.grant_of(token)
+    cookie = auth.sessions.start(grant.name, grant.digest)
+    with_token = auth.identify(scope, headers(("Authorization", f"Bearer {token}")))
+    with_cookie = auth.identify(scope, headers(("Cookie", f"{auth.cookie}={cookie}")))
+    assert with_token.actor == with_cookie.actor
+
+
 def headers(*pairs):
     return Headers(raw=[(name.lower().encode(), value.encode("latin-1")) for name, value in pairs])
 
@@ -128,15 +143,21 @@ def test_the_client_is_the_last_that_is_no_listed_proxy(chain, client):
         ([("X-Forwarded-User", "ann")], "ann", "operator"),
         ([("X-Forwarded-User", "bob"), ("X-Forwarded-Groups", "x,devs , ops")], "bob", "operator"),
         ([("X-Forwarded-User", "bob"), ("X-Forwarded-Groups", "devs")], "bob", "producer"),
+        ([("X-Forwarded-User", "bob"), ("X-Forwarded-Groups", "ann,@ops")], "bob", "viewer"),
+        ([("X-Forwarded-User", "@ops")], "@ops", "viewer"),
+        ([("X-Forwarded-User", "ops")], "ops", "viewer"),
         ([("X-Forwarded-User", "*")], "*", "viewer"),
         ([("X-Forwarded-User", "a\tb\x1b")], "a?b?", "viewer"),
         ([("X-Forwarded-User", "J\xc3\xb6rg")], "Jörg", "viewer"),
     ],
 )
 def test_proxies_name_user_and_groups(pairs, name, role):
-    """The highest role of user and groups counts, `*` only where there is no other; names are printable."""
+    """The highest role of user and groups counts, `*` only where there is no other; names are printable.
+
+    No group has the role of a user of its name, nor a user that of a group.
+    """
     proxies = Proxies(
-        ["10.0.0.1"], {"ann": "operator", "ops": "operator", "devs": "producer", "*": "viewer"}
+        ["10.0.0.1"], {"ann": "operator", "@ops": "operator", "@devs": "producer", "*": "viewer"}
     )
     actor = proxies.actor(headers(*pairs), "192.0.2.1")
     assert (actor.name, actor.role, actor.by) == (name, role, f"{name} from 192.0.2.1")

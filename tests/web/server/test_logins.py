@@ -132,12 +132,15 @@ def test_on_another_address_only_probes_are_served_without_tokens(acl_server, tm
 
 
 def test_a_listed_proxy_names_the_user(acl_server, start_console):
-    """X-Forwarded-User of a listed peer is believed, with the client's address from X-Forwarded-For."""
+    """X-Forwarded-User of a listed peer is believed, with the client's address from X-Forwarded-For.
+
+    X-Forwarded-Proto too: no redirection leads out of https.
+    """
     console = start_console(
         **consoles.settings(
             acl_server.urls,
             ARAGORA_QUEUE_WEB_PROXIES="127.0.0.1, 10.0.0.0/8",
-            ARAGORA_QUEUE_WEB_PROXY_ROLES="ann=operator, devs=viewer",
+            ARAGORA_QUEUE_WEB_PROXY_ROLES="ann=operator, @devs=viewer",
             ARAGORA_QUEUE_WEB_HOSTS="console.example",
         )
     )

@@ -5,34 +5,39 @@ import contextlib
 import time
 
 import pytest
-from support import servers
+from support import consoles, servers
 from support.wait import wait_until
 
 from aragora_q.observability.web_metrics import WebMetrics
-from aragora_q.web import server
+from aragora_q.web import guard, server
 from aragora_q.web.auth import Auth, Proxies
 from aragora_q.web.guard import Guard, Hosts
 from aragora_q.web.roles import Role
+from aragora_q.web.tokens import TokenFile
 
 HEAD = b"GET /login HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+
+WAITS = {"/logout": 60.0, "/wait": 0.5}
+"""Seconds before the answer, by path."""
 
 
 async def application(scope, receive, send):
     """Answers with an endless stream, with more than a client reads, or with what it received."""
     if scope["type"] != "http":
         return
-    headers = [(b"content-type", b"text/event-stream")] if scope["path"] == "/healthz" else []
+    is_stream = scope["path"] in ("/healthz", "/events")
+    headers = [(b"content-type", b"text/event-stream")] if is_stream else []
     received = 0
-    if scope["path"] == "/logout":
-        await asyncio.sleep(60)
+    if scope["path"] in WAITS:
+        await asyncio.sleep(WAITS[scope["path"]])
     while scope["method"] == "POST":
         message = await receive()
         received += len(message.get("body", b""))
         if not message.get("more_body"):
             break
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    if scope["path"] == "/healthz":
+    if is_stream:
         while True:
             await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
             await asyncio.sleep(0.01)
@@ -41,13 +46,13 @@ async def application(scope, receive, send):
 
 
 @contextlib.asynccontextmanager
-async def serving():
+async def serving(tokens=None):
     """Yields the server and its port."""
     port = servers.free_port()
-    auth = Auth(None, Proxies([], {}), highest=Role.VIEWER, port=port, is_loopback=True)
-    guard = Guard(application, auth, Hosts("127.0.0.1", []), WebMetrics("debates"), 1000)
-    http = server.create_server(guard)
-    http.guard = guard
+    auth = Auth(tokens, Proxies([], {}), highest=Role.VIEWER, port=port, is_loopback=True)
+    guarded = Guard(application, auth, Hosts("127.0.0.1", []), WebMetrics("debates"), 1000)
+    http = server.create_server(guarded)
+    http.guard = guarded
     with server.listen("127.0.0.1", port) as sock:
         task = asyncio.create_task(http.serve(sockets=[sock]))
         await wait_until(lambda: http.started)
@@ -150,6 +155,28 @@ async def test_requests_that_wait_are_answered_when_the_process_stops():
         assert b"retry-after: 5" in answer
         writer.close()
         await writer.wait_closed()
+
+
+async def test_answers_end_with_the_login(monkeypatch, tmp_path):
+    """When a token is removed, its open streams end, as complete answers, and what waits gets 401."""
+    monkeypatch.setattr(guard, "RECHECK_SECONDS", 0.1)
+    file = tmp_path / "tokens"
+    token = consoles.write_tokens(file, Role.VIEWER)[Role.VIEWER]
+    head = HEAD.replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+    async with serving(TokenFile(file)) as (_, port):
+        stream, stream_writer = await asyncio.open_connection("127.0.0.1", port)
+        waiting, waiting_writer = await asyncio.open_connection("127.0.0.1", port)
+        stream_writer.write(head.replace(b"/login", b"/events"))
+        await stream.readuntil(b":\n\n")
+        await asyncio.sleep(0.3)
+        await stream.readuntil(b":\n\n")
+        waiting_writer.write(head.replace(b"/login", b"/wait"))
+        await asyncio.sleep(0.1)
+        file.write_text("")
+        await asyncio.wait_for(stream.readuntil(b"0\r\n\r\n"), 5)
+        assert (await asyncio.wait_for(waiting.readline(), 5)).startswith(b"HTTP/1.1 401")
+        for writer in (stream_writer, waiting_writer):
+            writer.transport.abort()
 
 
 async def test_head_of_a_stream_ends():
