@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from aragora_q import views
 from aragora_q.base import is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
+from aragora_q.formats import any_of
 from aragora_q.labels import JobFilter
 from aragora_q.web.access import Access, Operator
 from aragora_q.web.api.jobs import Filter, filter_of
@@ -26,7 +27,7 @@ from aragora_q.web.api.routing import (
     new_router,
     takes,
 )
-from aragora_q.web.filters import filter_words
+from aragora_q.web.filters import filter_words, status_names
 from aragora_q.web.lookup import require_job_id
 from aragora_q.web.problems import Conflict, CountDiffers
 from aragora_q.web.selection import Selection
@@ -231,8 +232,8 @@ def _wanted(action: Action, given: Filter, now: float) -> JobFilter:
     wanted = filter_of(given, now)
     if other := wanted.statuses - action.verb.statuses:
         raise InvalidPayload(
-            f"{action.verb.name} takes only jobs whose status is {' or '.join(sorted(action.verb.statuses))}, "
-            f"not {' or '.join(sorted(other))}"
+            f"{action.verb.name} takes only jobs whose status is {any_of(status_names(action.verb.statuses))}, "
+            f"not {any_of(status_names(other))}"
         )
     return replace(wanted, statuses=wanted.statuses or action.verb.statuses)
 
