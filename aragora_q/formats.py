@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 DAY_SECONDS = 86_400
 EMOJI_STYLE = "\ufe0f"
@@ -146,6 +146,12 @@ def ago(moment: float, now: float) -> str:
 def count(number: int, singular: str, plural: str = "") -> str:
     """Format a count: `1 job`, `1,024 jobs`. `plural` is needed if it is not made with an s."""
     return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
+
+
+def any_of(words: Iterable[str]) -> str:
+    """Format alternatives: `pending, retrying or held`. There must be one."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def dollars(usd: float) -> str:

@@ -21,6 +21,7 @@ from aragora_q import moments
 from aragora_q.base import JobStatus
 from aragora_q.cli.options import Command, by_name, parse_tag
 from aragora_q.errors import InvalidPayload
+from aragora_q.formats import any_of
 from aragora_q.labels import JobFilter, check_labels
 from aragora_q.moments import Moment
 
@@ -88,8 +89,7 @@ class GivenFilter:
 
 
 def _any_of(statuses: frozenset[JobStatus]) -> str:
-    *others, last = (status.value for status in JobStatus if status in statuses)
-    return f"{', '.join(others)} or {last}" if others else last
+    return any_of(status.value for status in JobStatus if status in statuses)
 
 
 Group = Annotated[

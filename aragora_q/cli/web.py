@@ -119,12 +119,14 @@ def _greet(console: Console, auth: Auth, host: str, port: int) -> None:
     output.info(f"serving queue {console.config.queue} on {address}/")
     if missing := [role for role in Role if role not in console.roles]:
         output.info(
-            f"no credential for role {' and role '.join(missing)}: set "
-            f"{' and '.join(URL_SETTINGS[role] for role in missing)}; to redis_url where Redis has no users"
+            f"to allow logins as {' or '.join(missing)}, set "
+            f"{' and '.join(URL_SETTINGS[role] for role in missing)}; if Redis has no users, to the same URL "
+            "as redis_url"
         )
     if auth.is_loopback and auth.highest is not Role.VIEWER and sys.stderr.isatty():
         auth.desk_name = operator()
-        output.info(f"to log in, once, as {auth.highest}: {address}/login?code={auth.link.make()}")
+        link = f"{address}/login?code={auth.link.make()}"
+        output.info(f"to log in as {auth.highest}, open this link, which works once: {link}")
     elif not auth.tokens and not auth.proxies and not auth.is_loopback:
         output.info(
             "without tokens, only /metrics and /healthz: make one with "

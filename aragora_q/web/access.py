@@ -90,7 +90,7 @@ def access_as(role: Role) -> Callable[[Request], Awaitable[Access]]:
         if role not in console.roles:
             raise AccessDenied(
                 f"this console has no credential for role {role}",
-                hint=f"set web_{role}_redis_url",
+                hint=f"set web_{role}_redis_url; if Redis has no users, to the same URL as redis_url",
             )
         if not actor.role.includes(role):
             raise AccessDenied(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from aragora_q.base import JobStatus
 from aragora_q.errors import InvalidPayload
+from aragora_q.formats import any_of
 from aragora_q.labels import JobFilter
 from aragora_q.moments import Moment, parse_moment
 
@@ -53,9 +54,7 @@ def filter_words(wanted: JobFilter) -> str:
     parts = [f"group {wanted.group}"] if wanted.group else []
     parts += [f"tenant {wanted.tenant}"] if wanted.tenant else []
     parts += [f"tag {name}={value}" for name, value in sorted(wanted.tags.items())]
-    *others, last = _names(wanted.statuses) or [""]
-    if last:
-        parts.append(f"status {', '.join(others)} or {last}" if others else f"status {last}")
+    parts += [f"status {any_of(status_names(wanted.statuses))}"] if wanted.statuses else []
     parts += [
         f"{name} {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
         for name, at in (("since", wanted.since), ("until", wanted.until))
@@ -66,7 +65,7 @@ def filter_words(wanted: JobFilter) -> str:
 
 def filter_fields(wanted: JobFilter) -> list[tuple[str, str]]:
     """Return a filter as the fields of a form; its times do not depend on when it is read."""
-    fields = [("status", name) for name in _names(wanted.statuses)]
+    fields = [("status", name) for name in status_names(wanted.statuses)]
     fields += [("group", wanted.group)] if wanted.group else []
     fields += [("tenant", wanted.tenant)] if wanted.tenant else []
     fields += [("tag", f"{name}={value}") for name, value in sorted(wanted.tags.items())]
@@ -77,7 +76,8 @@ def filter_fields(wanted: JobFilter) -> list[tuple[str, str]]:
     ]
 
 
-def _names(statuses: AbstractSet[JobStatus]) -> list[str]:
+def status_names(statuses: AbstractSet[JobStatus]) -> list[str]:
+    """Return statuses in the order of a job's life."""
     return [each.value for each in JobStatus if each in statuses]
 
 

@@ -1,5 +1,6 @@
 """Pages that follow the queue: a debate to its end, a hidden tab, and Redis going away."""
 
+import re
 import signal
 
 import pytest
@@ -30,7 +31,7 @@ def test_a_debate_is_followed_to_its_end(desk, window, worker_process):
     window.open("/new")
     page.get_by_label("Question").fill("Should we use microservices?")
     page.get_by_label("Rounds at most").fill("20")
-    page.get_by_label("Rounds are held").select_option("always")
+    page.get_by_label(re.compile("^Debate")).select_option("always")
     page.get_by_role("button", name="Show the quote").click()
     page.get_by_role("button", name="Enqueue").click()
     job_id = page.url.rpartition("/")[2]

@@ -125,7 +125,7 @@ async def test_marked_jobs_are_changed_together_and_escape_changes_nothing(harne
         await screen.choose("completed")
         await screen.press("r")
         await screen.wait_for(
-            "nothing to requeue: only jobs that are cancelled or failed; chosen: completed"
+            "nothing to requeue: only jobs that are failed or cancelled; chosen: completed"
         )
 
 

@@ -74,3 +74,9 @@ def test_a_price_says_what_it_does_not_cover(usd, unpriced, text):
 def test_a_price_stands_next_to_its_quote(usd, unpriced, quote, text):
     """Unless there is no quote, or nothing to pay."""
     assert formats.price(usd, unpriced, quote) == text
+
+
+def test_alternatives_read_as_a_list():
+    """One stands alone; the last one of several follows `or`."""
+    assert formats.any_of(["held"]) == "held"
+    assert formats.any_of(["pending", "retrying", "held"]) == "pending, retrying or held"

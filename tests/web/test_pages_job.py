@@ -148,6 +148,19 @@ async def test_actions(harness, session, new_console, job_id, verbs):
     assert f'action="/jobs/{job_id}/' not in page.text
 
 
+async def test_a_job_that_waits_says_what_is_in_the_way(harness, operator):
+    """A job that could start now names what keeps it from starting: no worker, or a paused queue."""
+    await harness.enqueue("due")
+    await harness.enqueue("later", delay_seconds=600)
+    assert (
+        "No live worker: the job will not run until one starts."
+        in (await operator.get("/jobs/due")).words
+    )
+    assert "No live worker" not in (await operator.get("/jobs/later")).words
+    await harness.queue.pause()
+    assert "The queue is paused: no jobs start." in (await operator.get("/jobs/due")).words
+
+
 async def test_history_says_who_and_why(harness, session, operator):
     """What an operator did is in the history of the page."""
     await shown_jobs.fill(harness.queue, session)

@@ -30,7 +30,7 @@ from aragora_q.cli.top.screen_text import SafeText, is_ascii_only
 from aragora_q.cli.top.screens import ConfirmScreen, FilterScreen, HelpScreen, JobScreen
 from aragora_q.cli.top.table import Table
 from aragora_q.errors import AragoraQError
-from aragora_q.formats import count, safe_text
+from aragora_q.formats import any_of, count, safe_text
 from aragora_q.labels import JobFilter
 
 REFRESH_SECONDS = 2.0
@@ -302,9 +302,9 @@ class TopApp(App[None]):
         chosen = self._chosen()
         jobs = [job for job in chosen if job.status in action.statuses]
         if not jobs:
-            statuses = " or ".join(sorted({job.status.value for job in chosen})) or "none"
-            of = " or ".join(sorted(status.value for status in action.statuses))
-            self._say(f"nothing to {verb}: only jobs that are {of}; chosen: {statuses}")
+            of = any_of(status.value for status in JobStatus if status in action.statuses)
+            those = any_of(sorted({job.status.value for job in chosen}) or ["none"])
+            self._say(f"nothing to {verb}: only jobs that are {of}; chosen: {those}")
             return
         others = len(chosen) - len(jobs)
         not_all = f" ({count(others, 'other')} cannot be)" if others else ""

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from aragora_q import views
 from aragora_q.base import is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
+from aragora_q.formats import any_of
 from aragora_q.web.access import Access, Operator
 from aragora_q.web.api.jobs import Filter, filter_of
 from aragora_q.web.api.routing import (
@@ -25,6 +26,7 @@ from aragora_q.web.api.routing import (
     new_router,
     takes,
 )
+from aragora_q.web.filters import status_names
 from aragora_q.web.lookup import require_job_id
 from aragora_q.web.problems import Conflict, CountDiffers
 from aragora_q.web.selection import Selection
@@ -228,8 +230,8 @@ def _selection(action: Action, given: Filter, now: float) -> Selection:
     wanted = filter_of(given, now)
     if other := wanted.statuses - action.verb.statuses:
         raise InvalidPayload(
-            f"{action.verb.name} takes only jobs whose status is {' or '.join(sorted(action.verb.statuses))}, "
-            f"not {' or '.join(sorted(other))}"
+            f"{action.verb.name} takes only jobs whose status is {any_of(status_names(action.verb.statuses))}, "
+            f"not {any_of(status_names(other))}"
         )
     return Selection.matching(action.verb, wanted)
 

@@ -52,6 +52,7 @@ async def job_page(request: Request, access: Viewer, job_id: str) -> HTMLRespons
         raise job
     if job is None:
         raise JobNotFound(job_id, access.queue.config.queue)
+    is_waiting = job.status in (JobStatus.PENDING, JobStatus.RETRYING) and job.due_at is None
     return render(
         request,
         "job.html",
@@ -62,6 +63,19 @@ async def job_page(request: Request, access: Viewer, job_id: str) -> HTMLRespons
         progress=progress_text(job.progress) if job.progress and job.status in LIVE else "",
         as_json=views.job_json(job),
         can=_can(job),
+        obstacle=await _obstacle(access.queue) if is_waiting else "",
+    )
+
+
+async def _obstacle(queue: RedisStreamsQueue) -> str:
+    """Return why no waiting job starts now; empty if nothing is in the way."""
+    stats = await queue.get_queue_stats()
+    if stats["paused"]:
+        return "The queue is paused: no jobs start."
+    return (
+        ""
+        if stats["worker_counts"]["alive"]
+        else "No live worker: the job will not run until one starts."
     )
 
 

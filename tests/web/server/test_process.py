@@ -74,7 +74,7 @@ def test_it_starts_and_goes_on_without_redis(own_server, start_console):
     assert console.get("/healthz").status == 503
     assert 'aragora_q_queue_scrape_success{queue="debates"} 0.0' in console.get("/metrics").text
     assert "Redis does not answer yet" in console.log
-    assert "no credential for role producer and role operator: set web_producer_" in console.log
+    assert "to allow logins as producer or operator, set web_producer_" in console.log
     server.start()
     wait_until_sync(lambda: console.get("/healthz").status == 200)
     wait_until_sync(lambda: "the Redis user of role viewer may write" in console.log)
