@@ -30,7 +30,7 @@ def test_a_debate_is_followed_to_its_end(desk, window, worker_process):
     window.open("/new")
     page.get_by_label("Question").fill("Should we use microservices?")
     page.get_by_label("Rounds at most").fill("20")
-    page.get_by_label("Rounds are held").select_option("always")
+    page.get_by_label("Have rounds").select_option("always")
     page.get_by_role("button", name="Show the quote").click()
     page.get_by_role("button", name="Enqueue").click()
     job_id = page.url.rpartition("/")[2]
