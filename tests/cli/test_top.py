@@ -29,13 +29,16 @@ def top(redis_url):
 
 
 async def test_the_overview_follows_the_queue_and_the_size_of_the_terminal(harness, top):
-    """Queue, warnings, counts, workers and jobs; new jobs appear; every size from 40 columns is used."""
+    """Queue, warnings, counts, workers and jobs; new jobs appear; every size from 40 columns is used.
+
+    Variables of the size, as a shell may export them, do not matter.
+    """
     session = await harness.worker("worker-1", lease_seconds=60)
     await harness.enqueue("bad")
     await harness.report(session, await harness.start_one(session), Failed("out of tokens"))
     await harness.enqueue("runs")
     await harness.renew(session, await harness.start_one(session))
-    screen = top()
+    screen = top(env={"COLUMNS": "80", "LINES": "24"})
     screen.wait_for(
         "queue debates at redis://", "! 1 job failed within 15 min", "running 1", "workers 1"
     )

@@ -15,7 +15,9 @@ import pyte
 from support import processes
 
 KEYS = {"enter": "\r", "escape": "\x1b", "ctrl-c": "\x03", "ctrl-z": "\x1a", "down": "\x1b[B"}
-SECONDS = 30
+SECONDS = 60
+SETUP = ("setsid", "--ctty", "env", "--default-signal")
+"""Makes the terminal the command's own. Under nohup, the tests ignore SIGHUP; the command must not."""
 
 
 class Terminal:
@@ -31,7 +33,7 @@ class Terminal:
         self.modes_before = termios.tcgetattr(self._slave)
         environment = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **(env or {})}
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *prefix, *processes.cli(*args)],
+            [*SETUP, *prefix, *processes.cli(*args)],
             env=processes.env(**environment),
             stdin=self._slave, stdout=self._slave, stderr=self._slave,
         )  # fmt: skip

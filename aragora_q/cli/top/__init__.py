@@ -59,7 +59,7 @@ def top(load: LoadConfig, *, given: GivenFilter) -> None:
 
 
 def _check_terminal() -> None:
-    """Raise typer.BadParameter if this is not a terminal that can show a screen."""
+    """Raise typer.BadParameter if this is not a terminal that can show a screen; prefer its own size."""
     elsewhere = "elsewhere use aragora-q stats --watch"
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise typer.BadParameter(
@@ -68,6 +68,9 @@ def _check_terminal() -> None:
     terminal = os.environ.get("TERM", "")
     if terminal in NO_SCREEN:
         raise typer.BadParameter(f"a terminal of type {terminal!r} has no screen; {elsewhere}")
+    if all(os.get_terminal_size()):  # else, as at a serial line, the variables are all there is
+        for name in ("COLUMNS", "LINES"):  # they would hide that the terminal has another size
+            os.environ.pop(name, None)
 
 
 async def _top(settings: QueueConfig, given: GivenFilter) -> None:
