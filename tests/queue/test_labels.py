@@ -108,8 +108,8 @@ async def test_jobs_without_labels_write_nothing_more(harness):
     single = {"stream", "delayed", "completed", "failed", "cancelled"}
     assert keys == {
         *single, "stream:high", "stream:low", "control", "counters", "durations", "workers", "worker:w1",
-        "events", "bell", "job:done", "job:done:result", "job:failed", "job:failed:payload", "job:failed:history",
-        "job:again", "job:again:payload", "job:again:history", "job:waits",
+        "events", "bell", "job:done", "job:done:result", "job:failed", "job:failed:payload",
+        "job:failed:history", "job:again", "job:again:payload", "job:again:history", "job:waits",
         "job:delayed", "job:delayed:payload",
     }  # fmt: skip
     assert set(harness.fields("waits")) == {"status", "max_attempts", "entry"}
