@@ -79,7 +79,7 @@ def test_the_link_at_a_terminal_logs_one_browser_in_once(acl_server, tmp_path):
             printed = ""
             while "?code=" not in printed or not printed.endswith("\n"):
                 printed += os.read(terminal, 4096).decode()
-            assert "as operator: " in printed
+            assert "to log in as operator, " in printed
             code = re.search(r"/login\?code=(\S+)", printed)[1]
             for _ in range(2):
                 page = console.get(f"/login?code={code}")
