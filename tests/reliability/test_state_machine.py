@@ -620,7 +620,7 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
     assert seen["aside"] >= 5, seen
     assert seen["then enqueued"] >= 3, seen
     assert min(seen["held"], seen["asked"], seen["unheld"], seen["freed"]) >= 5, seen
-    # Hypothesis leaves rules out of a history, and draws from the constants of all loaded code: how often events
-    # occur, and which rare ones, changes with the code and with the tests that ran before in this process. Each
-    # has its own test in tests/queue.
+    # Hypothesis leaves rules out of a history, and draws from the constants of all loaded code: how often
+    # events occur, and which rare ones, changes with the code and with the tests that ran before in this
+    # process. Each has its own test in tests/queue.
     assert sum(seen[event] > 0 for event in RARE_EVENTS) >= 2, seen

@@ -79,6 +79,7 @@ def test_queue_and_worker_do_not_import_the_extras():
 
 def test_the_console_starts_with_what_the_first_page_needs():
     """Neither the API nor an executor is loaded before it is asked for."""
+    pytest.importorskip("fastapi", reason="the extra web is not installed, as in make test-pythons")
     code = (
         "import sys, aragora_q.web.server\n"
         "late = ('aragora_q.executors.', 'aragora_q.web.api')\n"
