@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -601,26 +601,36 @@ RARE_EVENTS = (
 )  # fmt: skip
 
 
+MAX_RUNS = 4
+"""Runs with different seeds, at most, until all common events were seen."""
+
+
 def test_the_queue_behaves_as_the_model_says(redis_url):
     """Invariants L, D, F, A, R and Z hold after every step of any history, poison pills included."""
     QueueMachine.redis_url = redis_url
     seen.clear()
-    run_state_machine_as_test(
-        QueueMachine,
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=40,
-            derandomize=True,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    assert seen["poisoned"] >= 10, seen
-    assert seen["aside"] >= 5, seen
-    assert seen["then enqueued"] >= 3, seen
-    assert min(seen["held"], seen["asked"], seen["unheld"], seen["freed"]) >= 5, seen
     # Hypothesis leaves rules out of a history, and draws from the constants of all loaded code: how often
-    # events occur, and which rare ones, changes with the code and with the tests that ran before in this
-    # process. Each has its own test in tests/queue.
+    # events occur changes with the code, and with the tests that ran before in this process.
+    for run in range(MAX_RUNS):
+        run_state_machine_as_test(
+            seed(run)(QueueMachine),
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=40,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        if has_seen_common_events():
+            break
+    assert has_seen_common_events(), seen
+    # Each of these has its own test in tests/queue.
     assert sum(seen[event] > 0 for event in RARE_EVENTS) >= 2, seen
+
+
+def has_seen_common_events():
+    held = min(seen["held"], seen["asked"], seen["unheld"], seen["freed"])
+    return (
+        seen["poisoned"] >= 10 and seen["aside"] >= 5 and seen["then enqueued"] >= 10 and held >= 5
+    )
