@@ -25,6 +25,7 @@ from aragora_q.web.api.routing import (
     described,
     new_router,
     takes,
+    takes_reason,
 )
 from aragora_q.web.filters import status_names
 from aragora_q.web.lookup import require_job_id
@@ -57,36 +58,35 @@ class Counted(TypedDict):
     jobs: int
 
 
-class ManyCancelled(TypedDict):
+class Many(TypedDict):
+    """What became of many jobs. Not `complete`: send it again."""
+
+    changed: int
+    complete: bool
+
+
+class ManyCancelled(Many):
     """Jobs that were to be cancelled: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Cancelled]
-    changed: int
-    complete: bool
 
 
-class ManyRequeued(TypedDict):
+class ManyRequeued(Many):
     """Jobs that were to be requeued: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Requeued]
-    changed: int
-    complete: bool
 
 
-class ManyHeld(TypedDict):
+class ManyHeld(Many):
     """Jobs that were to be held: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Held]
-    changed: int
-    complete: bool
 
 
-class ManyUnheld(TypedDict):
+class ManyUnheld(Many):
     """Jobs that were to be freed: a result for each id. Not `complete`: send it again."""
 
     results: list[views.Unheld]
-    changed: int
-    complete: bool
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,7 @@ def _add_routes(action: Action) -> None:
         name=f"{action.verb.name}_job",
         description=f"As `{action.verb.name} ID`. A job that is already so does not change.",
         response_model=action.shape,
-        responses=described(*conflicts, body=True),
-        openapi_extra=takes(Because, is_optional=True),
+        **takes_reason(*conflicts),
     )
     router.add_api_route(
         f"/jobs/{action.verb.name}",

@@ -16,7 +16,6 @@ from aragora_q.labels import check_labels
 from aragora_q.web.access import Operator, Producer, Viewer
 from aragora_q.web.api.jobs import viewer_queue
 from aragora_q.web.api.routing import (
-    Because,
     Reason,
     Strict,
     answer,
@@ -24,6 +23,7 @@ from aragora_q.web.api.routing import (
     described,
     new_router,
     takes,
+    takes_reason,
 )
 from aragora_q.web.lookup import require_group
 
@@ -111,8 +111,7 @@ async def seal_group(
 @router.post(
     "/groups/{name}/cancel",
     response_model=CancelledGroup,
-    responses=described(body=True),
-    openapi_extra=takes(Because, is_optional=True),
+    **takes_reason(),
 )
 async def cancel_group(access: Operator, name: str, because: Reason) -> Response:
     """Cancel a group as a whole: its live jobs, and what would follow. It takes no more jobs."""

@@ -30,6 +30,7 @@ from aragora_q.web.api.routing import (
     new_router,
     read_object,
     takes,
+    takes_reason,
 )
 
 router = new_router("money")
@@ -167,8 +168,7 @@ async def list_providers(access: Viewer) -> Response:
 @router.post(
     "/providers/{name}/pause",
     response_model=PausedProvider,
-    responses=described(body=True),
-    openapi_extra=takes(Because, is_optional=True),
+    **takes_reason(),
 )
 async def pause_provider(access: Operator, name: str, because: Reason) -> Response:
     """Begin no more calls to a provider, or to one account, until it is resumed."""
@@ -180,8 +180,7 @@ async def pause_provider(access: Operator, name: str, because: Reason) -> Respon
 @router.post(
     "/providers/{name}/resume",
     response_model=PausedProvider,
-    responses=described(body=True),
-    openapi_extra=takes(Because, is_optional=True),
+    **takes_reason(),
 )
 async def resume_provider(access: Operator, name: str, because: Reason) -> Response:
     """Let calls to a provider begin again, whatever stopped them.
@@ -229,8 +228,7 @@ async def set_budget(
 @router.post(
     "/budgets/{name}/reset",
     response_model=ResetBudget,
-    responses=described(body=True),
-    openapi_extra=takes(Because, is_optional=True),
+    **takes_reason(),
 )
 async def reset_budget(access: Operator, name: str, because: Reason) -> Response:
     """Let what workers declare apply again. What was spent stays."""

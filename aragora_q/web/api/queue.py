@@ -11,13 +11,12 @@ from typing_extensions import TypedDict
 from aragora_q import views
 from aragora_q.web.access import Operator, Viewer
 from aragora_q.web.api.routing import (
-    Because,
     Reason,
     Strict,
     answer,
     described,
     new_router,
-    takes,
+    takes_reason,
 )
 from aragora_q.web.feed import EventStream
 from aragora_q.web.media import EVENTS
@@ -76,8 +75,7 @@ async def get_workers(access: Viewer) -> Response:
 @router.post(
     "/pause",
     response_model=Paused,
-    responses=described(body=True),
-    openapi_extra=takes(Because, is_optional=True),
+    **takes_reason(),
 )
 async def pause(access: Operator, because: Reason) -> Response:
     """Start no more jobs until `resume`; running jobs continue."""
@@ -89,8 +87,7 @@ async def pause(access: Operator, because: Reason) -> Response:
 @router.post(
     "/resume",
     response_model=Paused,
-    responses=described(body=True),
-    openapi_extra=takes(Because, is_optional=True),
+    **takes_reason(),
 )
 async def resume(access: Operator, because: Reason) -> Response:
     """Start jobs again."""

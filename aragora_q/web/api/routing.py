@@ -159,5 +159,13 @@ def takes(model: Any, *, is_optional: bool = False, lines: bool = False) -> dict
     return {"requestBody": {"required": not is_optional, "content": content}}
 
 
+def takes_reason(*others: HTTPStatus) -> dict[str, Any]:
+    """Return the description of a route that takes a `Reason`; `others`: errors that only it has."""
+    return {
+        "responses": described(*others, body=True),
+        "openapi_extra": takes(Because, is_optional=True),
+    }
+
+
 Reason = Annotated[Because, Depends(body_of(Because, is_optional=True))]
 """The optional body `{"reason": …}`."""
