@@ -44,7 +44,7 @@ def running_chromium(path):
 
 
 class Window:
-    """A window of its own browser profile: cookies are those of `state`, if any."""
+    """A browser window with a separate profile; `state` has its cookies, if it starts with any."""
 
     def __init__(self, browser, base_url, *, state=None, is_scripted=True, **options):
         self.context = browser.new_context(
@@ -57,7 +57,7 @@ class Window:
         self.problems = []
         """What pages wrote to the console, raised, or asked."""
         self.expected = [NETWORK]
-        """Words of what is no problem."""
+        """Parts of messages that do not count as problems."""
         self.page = self.new_page()
 
     def new_page(self):

@@ -218,7 +218,7 @@ def test_other_sites_only_link_to_pages(console):
 
 
 def test_get_changes_nothing(console, app_routes):
-    """Paths that change something do not answer GET; a login page's address logs nobody in."""
+    """Paths that change something refuse GET; opening the login link does not log in."""
     for path in ("/logout",):
         assert console.get(path).status == 405
     assert console.get("/login?token=" + console.tokens[Role.OPERATOR]).cookie == ""

@@ -164,7 +164,7 @@ def test_proxies_name_user_and_groups(pairs, name, role):
 
 
 def test_ambiguous_users_are_not_believed():
-    """A proxy that passes the client's header on, next to its own, names nobody."""
+    """A user header that appears twice names no user."""
     proxies = Proxies(["10.0.0.1"], {"*": "operator"})
     twice = [("X-Forwarded-User", "ann"), ("X-Forwarded-User", "eve")]
     assert proxies.actor(headers(*twice), "") is None
