@@ -62,6 +62,10 @@ class TcpConnection(redis.asyncio.Connection):
         except TimeoutError:
             seconds = self.socket_connect_timeout
             raise exceptions.ConnectionError(f"no {self.awaited} within {seconds:g} s") from None
+        except ConnectionResetError as error:
+            raise exceptions.ConnectionError(
+                f"connection reset before the {self.awaited}"
+            ) from error
         self.awaited = "answer"
 
     async def _open(self) -> Streams:

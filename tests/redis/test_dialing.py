@@ -220,6 +220,10 @@ async def _enqueue_once(url):
         await queue.close()
 
 
+SET_UP = {"NULL", "auth", "hello", "client|setinfo", "client|setname", "select"}
+"""The last command of a connection that is still being opened; NULL during the TLS handshake."""
+
+
 @pytest.mark.parametrize("kind", ["tls", "debian"])
 async def test_a_closed_idle_connection_is_no_fault(
     shared_server, new_harness, worker_pool, kind, caplog
@@ -236,7 +240,9 @@ async def test_a_closed_idle_connection_is_no_fault(
         idle = [
             client["id"]
             for client in harness.redis.client_list(_type="normal")
-            if "b" not in client["flags"] and int(client["idle"]) >= 1
+            if "b" not in client["flags"]
+            and client["cmd"] not in SET_UP  # a connection that is being opened is not idle
+            and int(client["idle"]) >= 1
         ]
         for number in idle:
             harness.redis.client_kill_filter(_id=number)
@@ -248,6 +254,26 @@ async def test_a_closed_idle_connection_is_no_fault(
         await wait_until(lambda at=answered_at: worker.keeper.last_answer_at > at, 10, "a renewal")
     assert worker.get_stats()["redis_error"] is None
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@LOOPS
+def test_a_connection_closed_in_its_tls_handshake_is_named(loop):
+    """A server that closes a connection during the TLS handshake: the error says so."""
+
+    async def call():
+        async def close(reader, writer):
+            await reader.read(1)
+            writer.close()
+
+        server = await asyncio.start_server(close, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            with pytest.raises(RedisUnreachable, match="TLS handshake"):
+                await _enqueue_once(f"rediss://127.0.0.1:{port}")
+        finally:
+            server.close()
+
+    run(loop, call())
 
 
 @LOOPS
