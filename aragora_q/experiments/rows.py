@@ -1,0 +1,165 @@
+"""One debate of a group as a row of a table: what was asked, what came out, and what it took.
+
+A row has what tables, comparisons and evaluations need, without the texts of the debate, so that those of
+thousands of debates fit into memory. Pure: a job goes in. Whatever is in its result, a row is made: it may
+come from another version or another program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aragora_q.answer_form import AnswerForm
+from aragora_q.base import Job, JobStatus
+from aragora_q.errors import AragoraQError
+from aragora_q.experiments.notes import note_of
+from aragora_q.loose import mapping, mappings, number_or_none, text, whole
+
+
+class Cast(NamedTuple):
+    """A ballot that a voter cast, among answers that it saw in some order under labels."""
+
+    answers: int
+    """How many answers it chose from."""
+    place: int
+    """The place of its choice in the order in which it saw them, from 1."""
+    label: int
+    """The place of the label of its choice among all labels, in alphabetical order, from 1."""
+    is_own: bool
+    """True if it chose its own answer."""
+
+
+class Change(NamedTuple):
+    """Whether a seat's answer was right before the debate and after it."""
+
+    was_right: bool
+    is_right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A debate of a group. Of a job that is not one, only `id`, `status`, `error` and `tags` are known."""
+
+    id: str
+    arm: str
+    """Blank if the job is not of an experiment."""
+    number: int
+    """The place of the question in its file, from 1; 0 if that is not known."""
+    question: str
+    status: JobStatus
+    tags: Mapping[str, str]
+    error: str = ""
+    """Why the job failed, or what went wrong in a debate that completed."""
+    is_closed: bool = False
+    """True if two answers agree exactly when their keys are equal; else they may differ in wording only."""
+    verdict: Any = None
+    """None if there is none: no answer won, the debate has not completed, or no vote was held."""
+    key: str | None = None
+    """Equal for equal verdicts; None if there is none."""
+    answer: str = ""
+    """The final answer as text, with reasons."""
+    expected: Sequence[Any] = ()
+    """The verdicts that are right; empty: that is not known."""
+    is_right: bool | None = None
+    """Whether the verdict is one that is expected; a completed or failed debate without a verdict is not
+    right. None: nothing is expected, or the debate has not ended so."""
+    is_consensus: bool | None = None
+    agreement: float | None = None
+    """The share of the seats behind the verdict; None if there was no vote."""
+    dissent: Sequence[str] = ()
+    """Other verdicts that seats hold or voted for."""
+    rounds: int = 0
+    abstentions: int = 0
+    cost_usd: float | None = None
+    """None: no call has a known price."""
+    unpriced_calls: int = 0
+    calls: int = 0
+    taken_over: int = 0
+    """Calls that were taken over from another debate, at no cost; they are none of `calls`."""
+    tokens: int = 0
+    seconds: float | None = None
+    """Running time of the debate."""
+    changes: Sequence[Change] = ()
+    """Of each seat, if the right verdicts are known."""
+    cast: Sequence[Cast] = ()
+    """The ballots of a vote that was held: none if the votes were known without asking."""
+    models: Sequence[str] = ()
+    """The models of its seats, without repetitions."""
+
+
+def row_of(job: Job) -> Row:
+    """Return the row of a job, as far as it is known."""
+    payload, result = job.payload, mapping(job.result)
+    note = note_of(payload)
+    usage = mapping(result.get("token_usage"))
+    form = _form_of(payload)
+    verdict = result.get("verdict") if job.status is JobStatus.COMPLETED else None
+    key = _key(form, verdict)
+    right = {each for value in (note.expected if note else ()) if (each := _key(form, value))}
+    has_ended = job.status in (JobStatus.COMPLETED, JobStatus.FAILED)
+    return Row(
+        id=job.id,
+        arm=note.arm if note else "",
+        number=note.number if note else 0,
+        question=text(payload.get("question")),
+        status=job.status,
+        tags=job.tags,
+        error=job.error or text(result.get("error")),
+        is_closed=form.is_closed,
+        verdict=verdict,
+        key=key,
+        answer=text(result.get("final_answer")),
+        expected=note.expected if note else (),
+        is_right=key in right if right and has_ended else None,
+        is_consensus=result.get("consensus_reached") is True if verdict is not None else None,
+        agreement=number_or_none(result.get("confidence")) if verdict is not None else None,
+        dissent=[text(each.get("verdict")) for each in mappings(result.get("dissent"))],
+        rounds=whole(result.get("rounds_used")),
+        abstentions=whole(result.get("abstentions")),
+        cost_usd=number_or_none(result.get("cost_usd")),
+        unpriced_calls=whole(result.get("unpriced_calls")),
+        taken_over=whole(result.get("taken_over")),
+        calls=whole(usage.get("requests")),
+        tokens=whole(usage.get("input_tokens")) + whole(usage.get("output_tokens")),
+        seconds=number_or_none(result.get("duration_seconds")),
+        changes=list(_changes(form, result, right)),
+        cast=list(_cast(result)),
+        models=list(
+            dict.fromkeys(text(each.get("model")) for each in mappings(result.get("seats")))
+        ),
+    )
+
+
+def _form_of(payload: Mapping[str, Any]) -> AnswerForm:
+    with suppress(AragoraQError):
+        return AnswerForm.parse(payload.get("answer_form", "text"), payload.get("options"))
+    return AnswerForm()
+
+
+def _key(form: AnswerForm, verdict: Any) -> str | None:
+    """Return the key of a verdict as it is read from a reply; None if it has not this form."""
+    if verdict is None:
+        return None
+    with suppress(ValueError, TypeError, ArithmeticError):
+        return form.key(form.read(verdict))
+    return None
+
+
+def _changes(form: AnswerForm, result: Mapping[str, Any], right: set[str]) -> Iterator[Change]:
+    if not right:
+        return
+    after = {whole(each.get("seat")): each.get("after") for each in mappings(result.get("changed"))}
+    for each in mappings(result.get("first_votes")):
+        seat, before = whole(each.get("seat")), each.get("verdict")
+        last = after.get(seat, before)
+        yield Change(_key(form, before) in right, _key(form, last) in right)
+
+
+def _cast(result: Mapping[str, Any]) -> Iterator[Cast]:
+    for each in mappings(result.get("votes")):
+        if (answers := whole(each.get("answers"))) > 1:
+            place, label = whole(each.get("place")), whole(each.get("label"))
+            yield Cast(answers, place, label, each.get("self") is True)
