@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from operator import itemgetter
 from statistics import fmean, median
 from typing import Any
 
@@ -98,16 +99,14 @@ class Rate:
     """`chosen` / `ballots`."""
     chance: float
     """The mean of 1 / (answers shown), over the same ballots."""
-    interval: Interval | None
-    """Of the rate, as if ballots of one debate were independent; None: SciPy is not installed."""
 
 
 @dataclass(frozen=True)
 class ArmResult:
     """An arm of an experiment. None: not known."""
 
-    arm: str
-    """Blank: debates that are not of an experiment."""
+    arm: str | None
+    """None: debates that are not of an experiment."""
     debates: int
     completed: int
     failed: int
@@ -158,8 +157,8 @@ class ArmResult:
 class Pair:
     """Two arms, on the questions on which both are counted."""
 
-    arm: str
-    baseline: str
+    arm: str | None
+    baseline: str | None
     questions: int
     both_right: int
     only_arm: int
@@ -257,7 +256,7 @@ def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
     )
     cast = [each for row in rows for each in row.cast]
     return ArmResult(
-        arm=arm,
+        arm=arm or None,
         debates=len(rows),
         completed=statuses[JobStatus.COMPLETED],
         failed=statuses[JobStatus.FAILED],
@@ -356,7 +355,6 @@ def _rate(cast: Sequence[Cast], is_chosen: Callable[[Cast], bool]) -> Rate | Non
         chosen=chosen,
         rate=chosen / len(cast),
         chance=fmean(1 / each.answers for each in cast),
-        interval=_share_interval(chosen, len(cast)),
     )
 
 
@@ -377,8 +375,8 @@ def _pair(arm: str, baseline: str, outcomes: Mapping[str, Mapping[Question, bool
         interval = inference.mean_interval(differences, least=-1, most=1)
         p = inference.mcnemar(only_arm, only_baseline)
     return Pair(
-        arm=arm,
-        baseline=baseline,
+        arm=arm or None,
+        baseline=baseline or None,
         questions=len(common),
         both_right=counts[True, True],
         only_arm=only_arm,
@@ -442,12 +440,10 @@ def _no_difference(pairs: Sequence[Pair], tests: int) -> Iterator[str]:
 
 
 def _costs(arms: Sequence[ArmResult]) -> Iterator[str]:
-    priced = sorted(
-        (each.cost_per_question_usd, each.arm) for each in arms if each.cost_per_question_usd
-    )
+    priced = [(each.cost_per_question_usd, each.arm) for each in arms if each.cost_per_question_usd]
     if len(priced) < 2:
         return
-    (least, cheap), (most, dear) = priced[0], priced[-1]
+    (least, cheap), (most, dear) = min(priced, key=itemgetter(0)), max(priced, key=itemgetter(0))
     if most / least >= UNEQUAL:
         yield (
             f"A question costs {most / least:.1f} times as much in {name_of(dear)} as in {name_of(cheap)} "
@@ -512,7 +508,7 @@ def _expected(debates: Iterable[Row]) -> Mapping[str, set[str]]:
     return found
 
 
-def name_of(arm: str) -> str:
+def name_of(arm: str | None) -> str:
     """Return the name of an arm for people."""
     return arm or "(no arm)"
 
