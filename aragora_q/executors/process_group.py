@@ -201,9 +201,17 @@ class _Pipe:
     async def open(cls, fd: int) -> _Pipe:
         """Start reading `fd`; the pipe owns and closes it."""
         reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0)
+        # Not interrupted, which takes one turn of the loop: uvloop would leave the file open.
+        opening = asyncio.ensure_future(
+            asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0)
+            )
         )
+        try:
+            transport, _ = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(lambda done: done.result()[0].close())
+            raise
         return cls(reader, transport)
 
     def close(self) -> None:

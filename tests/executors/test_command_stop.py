@@ -3,6 +3,8 @@
 import asyncio
 import os
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from support.memory_session import MemorySession, make_attempt, result_of
@@ -13,6 +15,7 @@ from aragora_q.config.settings import QueueConfig
 from aragora_q.contracts import Released, Retry
 from aragora_q.errors import LeaseLost
 from aragora_q.executors import command, process_group
+from aragora_q.executors.process_group import ProcessGroup
 
 
 async def _stop_when_ready(attempt, pid_file, reason):
@@ -101,6 +104,27 @@ def test_second_cancel_kills_at_once(on_loop, program, tmp_path, monkeypatch):
     assert on_loop(cancel_twice()) == Released()
     for pid in pids.read_text().split():
         wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_start_that_is_cancelled_leaves_nothing_open(on_loop, monkeypatch, turns):
+    """A cancel while the pipes of a program are opened: they are closed, and the program is ended."""
+    monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.2)
+
+    def pipes():
+        return sum(each.is_fifo() for each in Path("/proc/self/fd").iterdir())
+
+    async def cancel_start():
+        before = pipes()
+        task = asyncio.create_task(ProcessGroup.start(["/bin/sleep", "1000"], {}, b""))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await (await task).stop(set())
+        await wait_until(lambda: pipes() <= before, 5, "closed pipes")
+
+    on_loop(cancel_start())
 
 
 def test_program_that_ends_ends_its_children(run_program, tmp_path):
