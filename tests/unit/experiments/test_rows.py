@@ -172,13 +172,13 @@ def test_notes():
 
 
 def test_rows_of_a_question():
-    """A question is its text, wherever it stood; numbers count where an arm has the same text twice."""
-    a1, b2 = swept.row("a", 1, question="x?"), swept.row("b", 2, question="x?")
-    assert by_question([a1, b2]) == {("x?", 0): {"a": a1, "b": b2}}
-    a3, b1 = swept.row("a", 3, question="x?"), swept.row("b", 1, question="x?")
-    found = by_question([a1, b1, b2, a3])
-    assert found[("x?", 1)] == {"a": a1, "b": b1}
-    assert found[("x?", 3)] == {"a": a3}
+    """A question is its text, wherever it stood; the same text twice is two questions, in their order."""
+    one, other = swept.row("a", 7, question="x?"), swept.row("a", 3, question="y?")
+    assert by_question([one, other]) == {("x?", 0): one, ("y?", 0): other}
+    twice = swept.row("a", 9, question="x?")
+    assert by_question([twice, one]) == {("x?", 0): one, ("x?", 1): twice}
+    again = swept.row("a", 7, question="x?", job_id="later")
+    assert by_question([one, again]) == {("x?", 0): again}
 
 
 def test_arms_that_are_not_there():
