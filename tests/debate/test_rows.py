@@ -16,7 +16,10 @@ def row_of_debate(run_debate, seat_scripted_agents):
 
     async def run(**fields):
         seat_scripted_agents(
-            ann=saying("Jupiter"), bob=saying("Jupiter"), cyd=saying("Mars", choice="Mars")
+            ann=saying("Jupiter"),
+            bob=saying("Jupiter"),
+            cyd=saying("Mars", choice="Mars"),
+            dan=saying("Jupiter"),
         )
         _, _, result = await run_debate(agents=THREE, **fields)
         made = swept_job("debate", 1, **{"options": [], "answer_form": "text", **fields})
@@ -51,6 +54,6 @@ async def test_all_answers_without_a_vote(row_of_debate):
 
 async def test_a_written_answer(row_of_debate):
     """With consensus mode synthesis, the verdict is that of the vote, and the answer is the text."""
-    row, _ = await row_of_debate(consensus="synthesis", rounds=1, debate="always")
+    row, _ = await row_of_debate(consensus="synthesis", judge="dan", rounds=1)
     assert (row.verdict, row.is_right) == ("Jupiter", True)
     assert row.answer == "In short: Jupiter"
