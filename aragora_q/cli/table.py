@@ -28,7 +28,7 @@ EPILOG = """\b
 Examples:
   aragora-q table trivia -o trivia.csv
   aragora-q table trivia --arm debate -f md
-  aragora-q table trivia -f jsonl | jq -r 'select(.right == false) | .question'
+  aragora-q table trivia -f jsonl | jq 'select(.right == false)'
 
 \b
 Exit codes:

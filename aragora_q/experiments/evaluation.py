@@ -20,7 +20,7 @@ from typing import Any
 from aragora_q.base import JobStatus
 from aragora_q.experiments import inference
 from aragora_q.experiments.inference import Interval
-from aragora_q.experiments.rows import Cast, Change, Row
+from aragora_q.experiments.rows import Cast, Change, Question, Row, by_question
 from aragora_q.formats import count, dollars
 from aragora_q.money import USD_DIGITS
 
@@ -210,7 +210,7 @@ def evaluate(rows: Iterable[Row]) -> Evaluation:
     pairs = _pairs(outcomes)
     return Evaluation(
         debates=len(debates),
-        questions=len({key for own in by_arm.values() for key in _by_question(own)}),
+        questions=len({key for own in by_arm.values() for key in by_question(own)}),
         has_statistics=inference.is_installed(),
         arms=arms,
         pairs=pairs,
@@ -219,29 +219,9 @@ def evaluate(rows: Iterable[Row]) -> Evaluation:
     )
 
 
-Question = tuple[str, int]
-"""Its text, and which of the arm's questions with that text it is: their options may differ."""
-
-
-def _by_question(rows: Iterable[Row]) -> dict[Question, Row]:
-    """Return the rows of an arm by question.
-
-    Not by number: a question keeps the one that it had when its first debate was enqueued, and the file may
-    have been sorted since.
-    """
-    seen: Counter[str] = Counter()
-    found = {}
-    for row in sorted(rows, key=lambda row: row.number):
-        found[row.question, seen[row.question]] = row
-        seen[row.question] += 1
-    return found
-
-
 def _outcomes(rows: Iterable[Row]) -> dict[Question, bool]:
     """Return which of an arm's counted debates are right."""
-    return {
-        key: row.is_right for key, row in _by_question(rows).items() if row.is_right is not None
-    }
+    return {key: row.is_right for key, row in by_question(rows).items() if row.is_right is not None}
 
 
 def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:

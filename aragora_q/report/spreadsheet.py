@@ -1,4 +1,4 @@
-"""Lay rows out as CSV (RFC 4180) that Excel, LibreOffice and pandas read, whoever wrote the texts in it.
+"""Lay rows out as CSV (RFC 4180) that Excel, LibreOffice and pandas read; texts in it may be hostile.
 
 Pure: values go in, lines come out.
 """

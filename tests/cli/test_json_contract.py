@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from support import swept
 from support.paid_calls import book, ok
 from support.paths import ROOT
 from support.sample_debates import SAMPLES
@@ -189,6 +190,31 @@ def test_groups(run_cli):
     assert run_cli("group", "list", "--json").object == shown
     cancelled = run_cli("group", "cancel", "nightly", "--yes", "--json").object
     assert set(cancelled) == set(DOCUMENTED["group cancel"])
+
+
+def _shape(value, path=""):
+    """The paths of fields in JSON, as the page writes them."""
+    if isinstance(value, list):
+        return {each for part in value for each in _shape(part, f"{path}[]")}
+    if isinstance(value, dict):
+        names = {f"{path}.{name}".removeprefix("."): part for name, part in value.items()}
+        return {*names}.union(*(_shape(part, name) for name, part in names.items()))
+    return set()
+
+
+def test_tables(run_cli, on_queue):
+    """A row of `table`, and a comparison with its parts."""
+    jobs = [
+        (swept.job(arm, 1), verdict) for arm, verdict in (("vote", "Mars"), ("debate", "Jupiter"))
+    ]
+    on_queue(lambda harness: swept.fill(harness, jobs))
+    for row in run_cli("table", "trivia", "-f", "jsonl").objects:
+        assert [*row] == DOCUMENTED["table"]
+    section = PAGE.read_text().partition("\n## compare\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    documented = {name for cell in cells for name in re.findall(r"`([\w.\[\]]+)`", cell)}
+    parts = {f"differences[].verdicts[].{name}" for name in ("arm", "verdict", "right")}
+    assert _shape(run_cli("compare", "trivia", "--json").object) == documented | parts
 
 
 def test_spend(run_cli, on_queue):
