@@ -20,7 +20,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from aragora_q.cli import bulk, output, quotes
 from aragora_q.cli.selection import says_where_it_stopped
 from aragora_q.errors import AragoraQError, GroupSealed, InvalidPayload, TryAgain
 from aragora_q.experiments import questions as question_files
+from aragora_q.experiments.arms import ArmsFile, read_toml
 from aragora_q.experiments.questions import Question, check_expected
 from aragora_q.experiments.refusals import Refusals
 from aragora_q.experiments.sweep import (
@@ -138,20 +140,35 @@ def read_questions(source: str, config: QueueConfig) -> list[Question]:
         InvalidPayload: a line is refused.
         typer.BadParameter: the file cannot be read.
     """
-    try:
+    with _named(source):
         if source.lower().endswith(".csv"):
             return question_files.read_csv(_read_file(source))
         with bulk.open_source(source) as stream:
             batches = bulk.read_items(stream, max_line_bytes(config))
             return question_files.read_json_lines(batches)
+
+
+def read_arms(source: str | None) -> ArmsFile | None:
+    """Return what the file of arms has, if there is one.
+
+    Raises:
+        InvalidPayload: it is refused.
+        typer.BadParameter: it cannot be read.
+    """
+    if source is None:
+        return None
+    with _named(source):
+        return read_toml(_read_file(source))
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Name the file in InvalidPayload that is raised in the block."""
+    try:
+        yield
     except InvalidPayload as error:
         name = "standard input" if source == "-" else source
         raise InvalidPayload(f"{name}: {error}", hint=error.hint) from None
-
-
-def read_arms(source: str | None) -> bytes | None:
-    """Return the contents of the file of arms, if there is one. Raises typer.BadParameter."""
-    return None if source is None else _read_file(source)
 
 
 def _read_file(source: str) -> bytes:
