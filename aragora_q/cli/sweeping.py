@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A longer CSV file, or file of arms, is not read."""
 
+MAX_KNOWN = 5_000
+"""Answer forms, and quotes, that are remembered."""
+
 BATCH = 500
 """Debates that are made and sent before progress is shown."""
 
@@ -272,7 +275,7 @@ class _Planner:
         parts = payload.get("answer_form", "text"), payload.get("options")
         key = json.dumps(parts)
         if key not in self._forms:
-            if len(self._forms) >= READ_AT_ONCE:
+            if len(self._forms) >= MAX_KNOWN:
                 self._forms.clear()
             self._forms[key] = AnswerForm.parse(*parts)
         check_expected(self._forms[key], debate.question.expected)
@@ -284,6 +287,8 @@ class _Planner:
         sizes = [_rounded(len(json.dumps(text, ensure_ascii=False))) for text in texts.values()]
         key = json.dumps([sizes, rest])
         if key not in self._quotes:
+            if len(self._quotes) >= MAX_KNOWN:
+                self._quotes.clear()
             self._quotes[key] = await self._quoter.quote(payload)
         return self._quotes[key]
 

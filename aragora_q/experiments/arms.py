@@ -112,6 +112,8 @@ def read_toml(data: bytes) -> ArmsFile:
     """
     try:
         document = tomllib.loads(codec.text(data))
+    except RecursionError:
+        raise InvalidPayload("not TOML: nested too deeply") from None
     except ValueError as error:
         raise InvalidPayload(f"not TOML: {error}", hint="nothing was enqueued") from None
     check_known(document, ("defaults", "arms"), "table")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_DEBATES = 100_000
 """Debates of one experiment."""
 
+MAX_KNOWN_AGENTS = 1_000
+"""Combinations of agents that are remembered."""
+
 READ_AT_ONCE = 1_000
 """Ids whose state is read in one step."""
 
@@ -142,6 +145,8 @@ class AgentReader:
         }
         key = json.dumps(fields)
         if key not in self._known:
+            if len(self._known) >= MAX_KNOWN_AGENTS:
+                self._known.clear()
             self._known[key] = Agents(*debate.settings_of(payload, self._config))
         return self._known[key]
 

@@ -2,8 +2,11 @@
 
 import json
 import re
+import signal
 
 import pytest
+from support.queue_harness import PREFIX
+from support.wait import wait_until_sync
 
 from aragora_q.executors.debate import estimate
 
@@ -131,9 +134,7 @@ def test_changed_agents_are_reported_and_not_rerun(run, configure):
          "after": "openai:m2, effort high as configured now", "debates": 2},
     ]  # fmt: skip
     shown = run(*ARMS, "--yes")
-    assert (
-        "changed: arm quick, agent ann: openai:m1 -> openai:m4 (2 debates before)" in shown.lines
-    )
+    assert "changed: arm quick, agent ann: openai:m1 -> openai:m4 (2 debates before)" in shown.lines
 
 
 def test_the_quote_of_the_whole_is_shown_and_asked_for(run, run_cli, monkeypatch):
@@ -142,7 +143,9 @@ def test_the_quote_of_the_whole_is_shown_and_asked_for(run, run_cli, monkeypatch
     assert (dry.code, dry.lines[1]) == (0, "4 to enqueue")
     assert dry.lines[3].startswith("Quote of 4 debates: $")
     usd = run(*ARMS, "--dry-run", "--json").object["quote"]["expected"]["usd"]
-    single = run("--dry-run", "--json", "--debate", "never", questions=QUESTIONS[:1]).object["quote"]
+    single = run("--dry-run", "--json", "--debate", "never", questions=QUESTIONS[:1]).object[
+        "quote"
+    ]
     assert 0 < single["expected"]["usd"] < usd
     refused = run(*ARMS)
     assert (refused.code, refused.out) == (2, "")
@@ -235,6 +238,26 @@ def test_a_full_queue_ends_the_run_and_another_one_continues(run, configure, run
     assert len(run_cli("list", "-q").lines) == 4
 
 
+def test_an_interrupted_run_is_continued_by_another_one(
+    start_command, configure, tmp_path, run_cli, redis_client
+):
+    """Ctrl-C while debates are sent: it says how many there are at least; each is enqueued once."""
+    total, key = 3_000, f"{PREFIX}group:g"
+    file = tmp_path / "many.jsonl"
+    file.write_text("\n".join(json.dumps({"question": f"Is {n} prime?"}) for n in range(total)))
+    args = ("sweep", file, "--group", "g", "--config", configure(), "--yes", "--json")
+    process = start_command(*map(str, args))
+    wait_until_sync(lambda: redis_client.exists(key), what="the first debates")
+    redis_client.client_pause(500, all=False)  # it cannot end before the signal
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert re.search(r"stopped after at least [\d,]+ jobs?; run the command again", err.decode())
+    again = run_cli(*args).object
+    assert 0 < again["enqueued"] < total
+    assert again["enqueued"] + again["existing"]["pending"] == total
+
+
 def test_two_runs_at_the_same_time_enqueue_each_debate_once(run, monkeypatch):
     """A debate that another run has enqueued since the plan counts as existing."""
     from aragora_q.cli import sweeping
@@ -273,6 +296,8 @@ def test_questions_of_about_the_same_length_are_quoted_once(run, monkeypatch):
     monkeypatch.setattr(
         estimate, "quote_debate", lambda *args: (calls.append(args), quote(*args))[1]
     )
-    questions = [{"question": f"Is {10_000 + n} a prime number, and why? {'.' * 500}"} for n in range(50)]
+    questions = [
+        {"question": f"Is {10_000 + n} a prime number, and why? {'.' * 500}"} for n in range(50)
+    ]
     done = run(*ARMS, "--dry-run", "--json", questions=questions).object
     assert (done["quote"]["quoted"], len(calls)) == (100, 2)

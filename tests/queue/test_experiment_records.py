@@ -23,7 +23,9 @@ async def recorded(harness, *job_ids, group="g"):
 async def test_new_jobs_of_an_experiment_are_recorded(harness):
     """Each with what its agents were; jobs without, jobs that exist and other groups are not."""
     await harness.queue.enqueue_checked(items(harness, "a", "b"))
-    await harness.queue.enqueue_checked(items(harness, "c", hold="costs much", agents='d2 {"y": 1}'))
+    await harness.queue.enqueue_checked(
+        items(harness, "c", hold="costs much", agents='d2 {"y": 1}')
+    )
     await harness.queue.enqueue_checked(items(harness, "a", agents='d3 {"z": 1}'))
     await harness.queue.enqueue_checked(items(harness, "d", agents=""))
     await harness.queue.enqueue_checked(items(harness, "e", group="other"))

@@ -50,7 +50,7 @@ def test_an_arm_of_an_option():
     [
         ("", "arm '': it has no name"),
         ("rounds=2", "arm 'rounds=2' has no name"),
-        ("a 'b", "arm \"a 'b\": no closing quotation"),
+        ("a 'b", 'arm "a \'b": no closing quotation'),
         ("a b", "arm a: 'b' is not field=value"),
         ("a round=1", "unknown field of arm a: 'round'"),
         ("a metadata={}", "unknown field of arm a: 'metadata'"),
@@ -71,6 +71,7 @@ def test_an_option_that_is_refused(text, reason):
     [
         (b"[arms", "not TOML: "),
         (b"\xff", "not TOML: not UTF-8 (line 1)"),
+        (b"a = " + b"[" * 100_000, "not TOML: "),
         (b"[arm.a]", "unknown table 'arm'"),
         (b"arms = 1", "[arms] must be a table of fields, got 1"),
         (b"[arms]\na = 1", "[arms.a] must be a table of fields, got 1"),

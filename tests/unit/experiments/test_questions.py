@@ -13,7 +13,9 @@ from aragora_q.intake.lines import decode
 def of_lines(*objects):
     """The questions of JSON lines; a text is a line as it is."""
     texts = [each if isinstance(each, str) else json.dumps(each) for each in objects]
-    return read_json_lines([[(n, partial(decode, text.encode())) for n, text in enumerate(texts, 1)]])
+    return read_json_lines(
+        [[(n, partial(decode, text.encode())) for n, text in enumerate(texts, 1)]]
+    )
 
 
 def refusal(read, *data):
@@ -28,9 +30,10 @@ def test_csv_and_json_lines_have_the_same_questions():
         "\ufeffquestion,options,expected,agents,rounds,consensus,tags.topic,metadata.n,tenant\r\n"
         '"Tea, or\r\ncoffee?",tea|coffee,tea,"claude,gpt",2,any,drinks,7,acme\r\n'
         "\r\n"
-        'Prime?,,TRUE,,,,,,\r\n'
+        "Prime?,,TRUE,,,,,,\r\n"
         '"How many?","","[4, 4.5]",claude|gpt,,,,,\r\n'
         '"Which?","[""1"", ""2""]",1,,,,,,\n'
+        "What is empty?,,null,,,,,,\n"
     )
     lines = (
         {"question": "Tea, or\r\ncoffee?", "options": ["tea", "coffee"], "expected": "tea",
@@ -39,9 +42,10 @@ def test_csv_and_json_lines_have_the_same_questions():
         {"question": "Prime?", "expected": True},
         {"question": "How many?", "expected": [4, 4.5], "agents": ["claude", "gpt"]},
         {"question": "Which?", "options": ["1", "2"], "expected": "1"},
+        {"question": "What is empty?", "expected": "null"},
     )  # fmt: skip
     of_csv = read_csv(csv.encode())
-    assert [each.line for each in of_csv] == [2, 5, 6, 7]
+    assert [each.line for each in of_csv] == [2, 5, 6, 7, 8]
     assert [each._replace(line=0) for each in of_csv] == [
         each._replace(line=0) for each in of_lines(*lines)
     ]
