@@ -56,4 +56,4 @@ async def test_where_the_record_cannot_be_written_no_job_is_enqueued(harness):
     with pytest.raises(AragoraQError):
         await harness.queue.enqueue_checked(items(harness, "a", "b"))
     assert await harness.queue.get_statuses(["a", "b"]) == {"a": None, "b": None}
-    assert harness.redis.keys(f"{harness.keys.queue_prefix}*") == [harness.keys.experiment("g")]
+    assert [*harness.redis.scan_iter(match=harness.keys.pattern)] == [harness.keys.experiment("g")]
