@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from aragora_q.answer_form import AnswerForm
-from aragora_q.base import EnqueueResult
+from aragora_q.base import EnqueueResult, Group
 from aragora_q.cli import bulk, output, quotes
 from aragora_q.cli.selection import says_where_it_stopped
 from aragora_q.errors import AragoraQError, GroupSealed, InvalidPayload, TryAgain
@@ -93,6 +93,8 @@ class Outcome:
     """Debates by status."""
     deleted: int = 0
     """Debates that were enqueued before and are deleted; with `rerun`, they are missing."""
+    group: Group | None = None
+    """As it was before; None: it has no job."""
     missing: set[str] = field(default_factory=set)
     """Ids of the debates that are to be enqueued."""
     holds: dict[str, str] = field(default_factory=dict)
@@ -109,6 +111,13 @@ class Outcome:
     """Ids of the debates that were enqueued."""
     not_durable: int = 0
 
+    @property
+    def others(self) -> int:
+        """Jobs of the group that are not of the experiment as it is written now."""
+        counts = self.group.counts if self.group is not None else {}
+        jobs = sum(number for status, number in counts.items() if status != "purged")
+        return max(0, jobs - self.existing.total())
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON data."""
         return {
@@ -117,6 +126,7 @@ class Outcome:
             "arms": [arm.name for arm in self.experiment.arms],
             "debates": len(self.experiment),
             "existing": dict(sorted(self.existing.items())),
+            "others": self.others,
             "deleted": self.deleted,
             "missing": len(self.missing),
             "changed": [{**change._asdict(), "debates": n} for change, n in self.changes],
@@ -194,7 +204,7 @@ async def run(queue: RedisStreamsQueue, experiment: Experiment, options: SweepOp
         _show(outcome)
     if outcome.missing:
         _check_quote(outcome.total, options.max_quote)
-        await _check_group(queue, outcome)
+        _check_group(outcome)
         if options.dry_run:
             return outcome
         if not options.yes:
@@ -257,6 +267,7 @@ class _Planner:
                         if recorded is not None:
                             changes.note(debate.arm.name, recorded, self._agents.of(payload))
         refusals.check("debate")
+        outcome.group = await self.queue.tracker.get_group(experiment.group)
         outcome.changes = changes.to_list()
         outcome.warning = summary.warning() if summary.warnings else ""
         total = outcome.total
@@ -323,10 +334,9 @@ def _check_quote(total: quotes.Total, max_usd: float | None) -> None:
         )
 
 
-async def _check_group(queue: RedisStreamsQueue, outcome: Outcome) -> None:
+def _check_group(outcome: Outcome) -> None:
     """Raise GroupSealed if the group takes no more debates."""
-    name = outcome.experiment.group
-    group = await queue.tracker.get_group(name)
+    name, group = outcome.experiment.group, outcome.group
     if group is not None and group.sealed_at is not None:
         state = "cancelled" if group.cancelled_at is not None else "sealed"
         raise GroupSealed(
@@ -357,6 +367,11 @@ def _show(outcome: Outcome) -> None:
         quotes.print_total(outcome.total, outcome.basis)
         if outcome.holds:
             output.info(f"{count(len(outcome.holds), 'debate')} would be held until approved")
+    if outcome.others:
+        output.info(
+            f"the group has {count(outcome.others, 'other job')}: debates whose question or arm is not in "
+            "these files, or was written in another way"
+        )
     if outcome.warning:
         _warn(outcome.warning)
 

@@ -3,12 +3,14 @@
 import json
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 from support.queue_harness import PREFIX
 from support.wait import wait_until_sync
 
 from aragora_q.executors.debate import estimate
+from aragora_q.streams.queue import RedisStreamsQueue
 
 CONFIG = """
 default_agents = ["ann", "bob"]
@@ -73,7 +75,7 @@ async def test_a_sweep_makes_each_question_in_each_arm(run, harness):
     assert done.pop("quote")["quoted"] == 4
     assert done == {
         "group": "g", "questions": 2, "arms": ["quick", "long"], "debates": 4, "existing": {},
-        "deleted": 0, "missing": 4, "changed": [], "dry_run": False, "enqueued": 4, "held": 0,
+        "others": 0, "deleted": 0, "missing": 4, "changed": [], "dry_run": False, "enqueued": 4, "held": 0,
     }  # fmt: skip
     ids = [each for each in ids_in(harness) if re.fullmatch(r"[0-9a-f]{32}", each)]
     jobs = await harness.queue.tracker.get_jobs(ids)
@@ -262,20 +264,40 @@ def test_two_runs_at_the_same_time_enqueue_each_debate_once(run, monkeypatch):
     """A debate that another run has enqueued since the plan counts as existing."""
     from aragora_q.cli import sweeping
 
-    ids, ask = [], sweeping._check_group
+    ids, enqueue = [], sweeping._enqueue
 
-    async def run_other(queue, outcome):
-        await ask(queue, outcome)
-        if not ids:
-            ids.append(None)
-            planner = sweeping._Planner(queue, outcome.experiment, sweeping.SweepOptions())
-            other = await planner.plan()
-            await sweeping._enqueue(planner, other, shows_bar=False)
-            ids.extend(other.created)
+    async def enqueue_after_another(planner, outcome, **options):
+        other = await planner.plan()
+        await enqueue(planner, other, **options)
+        ids.extend(other.created)
+        await enqueue(planner, outcome, **options)
 
-    monkeypatch.setattr(sweeping, "_check_group", run_other)
+    monkeypatch.setattr(sweeping, "_enqueue", enqueue_after_another)
     assert run(*ARMS, "--yes", "-q").out == ""
-    assert len(set(ids[1:])) == 4
+    assert len(set(ids)) == 4
+
+
+def test_an_arm_that_is_written_in_another_way_is_another_one(run):
+    """Its debates are bought, and the command says that the group has others."""
+    run(*ARMS, "--yes")
+    changed = (*ARMS[:3], "long rounds=4", "--dry-run")
+    assert run(*changed, "--json").object["others"] == 2
+    assert "the group has 2 other jobs: debates whose question or arm" in run(*changed).err
+    assert "other job" not in run(*ARMS, "--dry-run").err
+
+
+def test_debates_that_were_not_confirmed_are_reported(run, monkeypatch):
+    """75: another run adds them if they were lost, and changes nothing else."""
+    enqueue = RedisStreamsQueue.enqueue_checked
+
+    async def enqueue_unconfirmed(queue, items):
+        return [replace(each, durable=False) for each in await enqueue(queue, items)]
+
+    monkeypatch.setattr(RedisStreamsQueue, "enqueue_checked", enqueue_unconfirmed)
+    result = run(*ARMS, "--yes", "-q")
+    assert result.code == 75
+    assert "4 debates accepted, but not confirmed in time" in result.err
+    assert run(*ARMS, "--yes", "-q").code == 0
 
 
 def test_questions_from_stdin_and_csv(run_cli, configure, tmp_path):
