@@ -20,18 +20,20 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from aragora_q.answer_form import AnswerForm
-from aragora_q.base import EnqueueResult
+from aragora_q.base import EnqueueResult, Group
 from aragora_q.cli import bulk, output, quotes
 from aragora_q.cli.selection import says_where_it_stopped
 from aragora_q.errors import AragoraQError, GroupSealed, InvalidPayload, TryAgain
 from aragora_q.experiments import questions as question_files
+from aragora_q.experiments.arms import ArmsFile, read_toml
 from aragora_q.experiments.questions import Question, check_expected
 from aragora_q.experiments.refusals import Refusals
 from aragora_q.experiments.sweep import (
@@ -58,6 +60,9 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A longer CSV file, or file of arms, is not read."""
+
+MAX_KNOWN = 5_000
+"""Answer forms, and quotes, that are remembered."""
 
 BATCH = 500
 """Debates that are made and sent before progress is shown."""
@@ -88,6 +93,8 @@ class Outcome:
     """Debates by status."""
     deleted: int = 0
     """Debates that were enqueued before and are deleted; with `rerun`, they are missing."""
+    group: Group | None = None
+    """As it was before; None: it has no job."""
     missing: set[str] = field(default_factory=set)
     """Ids of the debates that are to be enqueued."""
     holds: dict[str, str] = field(default_factory=dict)
@@ -104,6 +111,13 @@ class Outcome:
     """Ids of the debates that were enqueued."""
     not_durable: int = 0
 
+    @property
+    def others(self) -> int:
+        """Jobs of the group that are not of the experiment as it is written now."""
+        counts = self.group.counts if self.group is not None else {}
+        jobs = sum(number for status, number in counts.items() if status != "purged")
+        return max(0, jobs - self.existing.total())
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON data."""
         return {
@@ -112,6 +126,7 @@ class Outcome:
             "arms": [arm.name for arm in self.experiment.arms],
             "debates": len(self.experiment),
             "existing": dict(sorted(self.existing.items())),
+            "others": self.others,
             "deleted": self.deleted,
             "missing": len(self.missing),
             "changed": [{**change._asdict(), "debates": n} for change, n in self.changes],
@@ -138,20 +153,35 @@ def read_questions(source: str, config: QueueConfig) -> list[Question]:
         InvalidPayload: a line is refused.
         typer.BadParameter: the file cannot be read.
     """
-    try:
+    with _named(source):
         if source.lower().endswith(".csv"):
             return question_files.read_csv(_read_file(source))
         with bulk.open_source(source) as stream:
             batches = bulk.read_items(stream, max_line_bytes(config))
             return question_files.read_json_lines(batches)
+
+
+def read_arms(source: str | None) -> ArmsFile | None:
+    """Return what the file of arms has, if there is one.
+
+    Raises:
+        InvalidPayload: it is refused.
+        typer.BadParameter: it cannot be read.
+    """
+    if source is None:
+        return None
+    with _named(source):
+        return read_toml(_read_file(source))
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Name the file in InvalidPayload that is raised in the block."""
+    try:
+        yield
     except InvalidPayload as error:
         name = "standard input" if source == "-" else source
         raise InvalidPayload(f"{name}: {error}", hint=error.hint) from None
-
-
-def read_arms(source: str | None) -> bytes | None:
-    """Return the contents of the file of arms, if there is one. Raises typer.BadParameter."""
-    return None if source is None else _read_file(source)
 
 
 def _read_file(source: str) -> bytes:
@@ -174,7 +204,7 @@ async def run(queue: RedisStreamsQueue, experiment: Experiment, options: SweepOp
         _show(outcome)
     if outcome.missing:
         _check_quote(outcome.total, options.max_quote)
-        await _check_group(queue, outcome)
+        _check_group(outcome)
         if options.dry_run:
             return outcome
         if not options.yes:
@@ -237,6 +267,7 @@ class _Planner:
                         if recorded is not None:
                             changes.note(debate.arm.name, recorded, self._agents.of(payload))
         refusals.check("debate")
+        outcome.group = await self.queue.tracker.get_group(experiment.group)
         outcome.changes = changes.to_list()
         outcome.warning = summary.warning() if summary.warnings else ""
         total = outcome.total
@@ -255,7 +286,7 @@ class _Planner:
         parts = payload.get("answer_form", "text"), payload.get("options")
         key = json.dumps(parts)
         if key not in self._forms:
-            if len(self._forms) >= READ_AT_ONCE:
+            if len(self._forms) >= MAX_KNOWN:
                 self._forms.clear()
             self._forms[key] = AnswerForm.parse(*parts)
         check_expected(self._forms[key], debate.question.expected)
@@ -267,6 +298,8 @@ class _Planner:
         sizes = [_rounded(len(json.dumps(text, ensure_ascii=False))) for text in texts.values()]
         key = json.dumps([sizes, rest])
         if key not in self._quotes:
+            if len(self._quotes) >= MAX_KNOWN:
+                self._quotes.clear()
             self._quotes[key] = await self._quoter.quote(payload)
         return self._quotes[key]
 
@@ -301,10 +334,9 @@ def _check_quote(total: quotes.Total, max_usd: float | None) -> None:
         )
 
 
-async def _check_group(queue: RedisStreamsQueue, outcome: Outcome) -> None:
+def _check_group(outcome: Outcome) -> None:
     """Raise GroupSealed if the group takes no more debates."""
-    name = outcome.experiment.group
-    group = await queue.tracker.get_group(name)
+    name, group = outcome.experiment.group, outcome.group
     if group is not None and group.sealed_at is not None:
         state = "cancelled" if group.cancelled_at is not None else "sealed"
         raise GroupSealed(
@@ -335,6 +367,11 @@ def _show(outcome: Outcome) -> None:
         quotes.print_total(outcome.total, outcome.basis)
         if outcome.holds:
             output.info(f"{count(len(outcome.holds), 'debate')} would be held until approved")
+    if outcome.others:
+        output.info(
+            f"the group has {count(outcome.others, 'other job')}: debates whose question or arm is not in "
+            "these files, or was written in another way"
+        )
     if outcome.warning:
         _warn(outcome.warning)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aragora_q import codec
@@ -39,19 +39,26 @@ class Arm(NamedTuple):
         return {**self.defaults, **self.fields}
 
 
+class ArmsFile(NamedTuple):
+    """What a file of arms has."""
+
+    defaults: Mapping[str, Any] = {}
+    arms: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    """Names and fields."""
+
+
 def arms_of(
-    defaults: Mapping[str, Any], file: bytes | None = None, options: Iterable[str] = ()
+    defaults: Mapping[str, Any], file: ArmsFile | None = None, options: Iterable[str] = ()
 ) -> list[Arm]:
-    """Return the arms of a TOML file and of options `NAME field=value …`; one named `debate` if there are none.
+    """Return the arms of a file and of options `NAME field=value …`; one named `debate` if there are none.
 
     `defaults` win over those of the file.
 
     Raises:
         InvalidPayload: an arm or field breaks a rule; or a name is used twice.
     """
-    of_file, own = ({}, []) if file is None else _read_toml(file)
-    own += [parse_arm(text) for text in options]
-    own = own or [(ONLY_ARM, {})]
+    file = file or ArmsFile()
+    own = [*file.arms, *map(parse_arm, options)] or [(ONLY_ARM, {})]
     if len(own) > MAX_ARMS:
         raise InvalidPayload(f"{len(own)} arms, at most {MAX_ARMS} are allowed")
     names = [name for name, _ in own]
@@ -59,7 +66,7 @@ def arms_of(
         check_arm(name, fields)
         if name in names[:n]:
             raise InvalidPayload(f"two arms are named {name}")
-    return [Arm(name, fields, {**of_file, **defaults}) for name, fields in own]
+    return [Arm(name, fields, {**file.defaults, **defaults}) for name, fields in own]
 
 
 def check_arm(name: str, fields: Mapping[str, Any]) -> None:
@@ -97,17 +104,23 @@ def parse_arm(text: str) -> tuple[str, dict[str, Any]]:
     return name, fields
 
 
-def _read_toml(data: bytes) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
-    """Return the defaults and the arms of a file."""
+def read_toml(data: bytes) -> ArmsFile:
+    """Return what a file of arms has: the table [defaults], and tables [arms.NAME].
+
+    Raises:
+        InvalidPayload: it is not TOML, or has something else.
+    """
     try:
         document = tomllib.loads(codec.text(data))
+    except RecursionError:
+        raise InvalidPayload("not TOML: nested too deeply") from None
     except ValueError as error:
         raise InvalidPayload(f"not TOML: {error}", hint="nothing was enqueued") from None
     check_known(document, ("defaults", "arms"), "table")
     defaults, arms = _table(document, "defaults"), _table(document, "arms")
     check_known(defaults, ARM_FIELDS, "field of [defaults]:")
     _check_json(defaults, "[defaults]")
-    return defaults, [(name, _table(arms, name, "arms.")) for name in arms]
+    return ArmsFile(defaults, [(name, _table(arms, name, "arms.")) for name in arms])
 
 
 def _table(tables: Mapping[str, Any], name: str, above: str = "") -> dict[str, Any]:

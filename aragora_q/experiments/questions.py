@@ -144,7 +144,7 @@ def _expected_of_cell(cell: str, fields: Mapping[str, Any]) -> Any:
     """Return the right verdicts in a cell: those of a debate about text or options are texts."""
     value = read_json(cell)
     is_text = "options" in fields or fields.get("answer_form") in ("text", "choice")
-    return cell if is_text and not isinstance(value, list) else value
+    return cell if value is None or (is_text and not isinstance(value, list)) else value
 
 
 class _Collector:

@@ -20,6 +20,7 @@ from aragora_q.experiments.arms import Arm
 from aragora_q.experiments.notes import ARM_TAG, NOTE, Note
 from aragora_q.experiments.questions import Question, canonical, form_fields
 from aragora_q.labels import check_labels
+from aragora_q.loose import mapping, texts
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 MAX_DEBATES = 100_000
 """Debates of one experiment."""
+
+MAX_KNOWN_AGENTS = 1_000
+"""Combinations of agents that are remembered."""
 
 READ_AT_ONCE = 1_000
 """Ids whose state is read in one step."""
@@ -122,7 +126,7 @@ class Agents(NamedTuple):
 
     def record(self) -> str:
         """Return what the queue records of a new debate: a digest, and what it is the digest of."""
-        text = canonical({"agents": self.names, "settings": self.settings})
+        text = canonical(self._asdict())
         return f"{hashlib.sha256(text.encode()).hexdigest()[:12]} {text}"
 
 
@@ -142,6 +146,8 @@ class AgentReader:
         }
         key = json.dumps(fields)
         if key not in self._known:
+            if len(self._known) >= MAX_KNOWN_AGENTS:
+                self._known.clear()
             self._known[key] = Agents(*debate.settings_of(payload, self._config))
         return self._known[key]
 
@@ -179,16 +185,16 @@ class Changes:
 
     def note(self, arm: str, recorded: Mapping[str, Any], now: Agents) -> None:
         """Compare the agents as recorded of a debate with what they are now."""
-        names, settings = recorded.get("agents", []), recorded.get("settings", {})
-        if list(names) != list(now.names):
+        names, settings = texts(recorded.get("names", [])), mapping(recorded.get("settings"))
+        if names and names != list(now.names):
             self._counts[Change(arm, "", ", ".join(names), ", ".join(now.names))] += 1
         for name in dict.fromkeys(names):
-            before, after = settings.get(name), now.settings.get(name)
+            before, after = mapping(settings.get(name)), now.settings.get(name)
             if before and after and before != after:
-                texts = _text_of(before), _text_of(after)
-                if texts[0] == texts[1]:
-                    texts = f"{texts[0]} as configured then", f"{texts[1]} as configured now"
-                self._counts[Change(arm, name, *texts)] += 1
+                was, is_now = _text_of(before), _text_of(after)
+                if was == is_now:
+                    was, is_now = f"{was} as configured then", f"{is_now} as configured now"
+                self._counts[Change(arm, name, was, is_now)] += 1
 
     def to_list(self) -> list[tuple[Change, int]]:
         """Return the changes, each with the number of debates that are as before."""
@@ -197,5 +203,5 @@ class Changes:
 
 def _text_of(agent: Mapping[str, Any]) -> str:
     """Return what an agent is: `openai:gpt-6.1-terra, effort high`."""
-    settings = agent.get("settings") or {}
+    settings = mapping(agent.get("settings"))
     return ", ".join([str(agent.get("model")), *(f"{name} {settings[name]}" for name in settings)])

@@ -52,9 +52,8 @@ def read_value(name: str, text: str, separators: str) -> Any:
 
 def read_json(text: str) -> Any:
     """Return the value of JSON, also of booleans as spreadsheets write them; other text as it is."""
-    for each in (text, text.strip().lower()):
-        try:
-            return codec.decode(each.encode(errors="replace"))
-        except ValueError:
-            continue
-    return text
+    word = text.strip().lower()
+    try:
+        return codec.decode((word if word in ("true", "false") else text).encode(errors="replace"))
+    except ValueError:
+        return text

@@ -39,6 +39,8 @@ def _names_of_parts(heading, name):
 DOCUMENTED = _documented()
 OF_STATUS = {"quote_usd", "history"}
 JOB = {*DOCUMENTED["A job"]} - OF_STATUS
+SUM = set(re.findall(r"`sum\.(\w+)`", PAGE.read_text()))
+"""Numbers of the sum of quotes."""
 SPENT = {*DOCUMENTED["spend"]} - {
     "day",
     "queue",
@@ -139,7 +141,19 @@ def test_quote(run_cli):
     fine, refused, last = run_cli("enqueue", "-", *args, stdin=lines).objects
     assert (set(fine), set(refused)) == ({"line", "id", "quote"}, {"line", "error"})
     assert (set(fine["quote"]), set(last)) == (set(quote), {"sum"})
-    assert set(last["sum"]) == set(re.findall(r"`sum\.(\w+)`", PAGE.read_text()))
+    assert set(last["sum"]) == SUM
+
+
+def test_sweep(run_cli, monkeypatch):
+    """What is missing, its quote, and what has changed."""
+    for agents in (AGENTS, f"{AGENTS},demo"):
+        monkeypatch.setenv("ARAGORA_QUEUE_DEFAULT_AGENTS", agents)
+        args = ("sweep", "-", "--group", "g", "--yes", "--json")
+        shown = run_cli(*args, stdin='{"question": "What?"}').object
+        assert set(shown) == set(DOCUMENTED["sweep"])
+        assert shown["quote"] is None or set(shown["quote"]) == SUM - {"refused"}
+    [change] = shown["changed"]
+    assert set(change) == {"arm", "agent", "before", "after", "debates"}
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def all_keys(keys, job_id, worker_id, group="g", label="tag:k=v"):
         keys.group(group),
         f"{keys.group(group)}:then",
         keys.members(label),
+        keys.experiment(group),
     ]
 
 
