@@ -66,6 +66,11 @@ def chapter(report: Report) -> str:
     return f"\n{_joined([*blocks, f'[Contents](#{CONTENTS})'])}"
 
 
+def render_table(table: Table) -> str:
+    """Return a table alone as Markdown."""
+    return f"{_table(table)}\n"
+
+
 def _joined(blocks: Iterable[str]) -> str:
     return "\n\n".join(filter(None, blocks)) + "\n"
 
