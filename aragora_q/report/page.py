@@ -45,7 +45,7 @@ h3, .chapter h4 { font-size: 1rem; margin: 0 0 .25rem; }
   border-bottom: 1px solid var(--line); }
 .back { margin: 0 0 1rem; font-size: .9rem; }
 a { color: var(--accent); } a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-.skip { position: absolute; left: -100rem; } .skip:focus { position: static; }
+.skip { position: absolute; top: .25rem; left: -100rem; } .skip:focus { left: 1.25rem; }
 nav ul { color: inherit; font-size: 1em; } nav li { margin: .4rem 0; }
 h1, h2, h3, h4, p, dd, td, tbody th { overflow-wrap: anywhere; }
 p { margin: .5rem 0; white-space: pre-wrap; tab-size: 4; max-width: 46rem; }
