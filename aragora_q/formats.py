@@ -47,10 +47,15 @@ def _escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"
 
 
+def shortened(text: str, max_length: int) -> str:
+    """Return `text`, not escaped, on one line of at most `max_length` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"
+
+
 def truncate(text: str, max_length: int) -> str:
     """Return `text`, escaped, on one line of at most `max_length` characters."""
-    text = safe_text(" ".join(text.split()))
-    return text if len(text) <= max_length else text[: max_length - 1] + "…"
+    return shortened(safe_text(" ".join(text.split())), max_length)
 
 
 def columns(text: str) -> int:

@@ -255,13 +255,47 @@ class JobStatusTracker:
         Raises:
             InvalidPayload: a checkpoint of the job in Redis is corrupted.
         """
-        job = self._keys.job(job_id)
-        status, ttl_ms, journal = await self._read(
-            ("HGET", job, "status"), ("PTTL", job), ("HGETALL", self._keys.journal(job_id))
+        [journal] = await self.journals([job_id])
+        if isinstance(journal, InvalidPayload):
+            raise journal
+        return journal
+
+    async def journals(
+        self, job_ids: Sequence[str]
+    ) -> list[dict[str, dict[str, Any]] | InvalidPayload]:
+        """Return the checkpoints of many jobs, each as `checkpoints` does, in one round trip.
+
+        The error of a job with a corrupted checkpoint is returned in its place. A journal may have 4 MiB.
+        """
+        rows = await self._connection.execute_all(
+            command
+            for job_id in job_ids
+            for job in [self._keys.job(job_id)]
+            for command in (
+                ("HGET", job, "status"),
+                ("PTTL", job),
+                ("HGETALL", self._keys.journal(job_id)),
+            )
         )
+        return [self._journal(job_id, rows[3 * n : 3 * n + 3]) for n, job_id in enumerate(job_ids)]
+
+    def _journal(
+        self, job_id: str, row: Sequence[Any]
+    ) -> dict[str, dict[str, Any]] | InvalidPayload:
+        for reply in row:
+            if isinstance(reply, Exception) and "WRONGTYPE" not in str(reply):
+                with self._connection.translating():
+                    raise reply
+        status, ttl_ms, journal = row
         if status is None or _is_past_retention(ttl_ms):
             return {}
-        return decode_checkpoints(job_id, journal)
+        try:
+            with _reading(job_id):
+                if isinstance(status, Exception) or isinstance(journal, Exception):
+                    raise ValueError("a key of it has another type")  # noqa: TRY004 - like bad JSON
+                return decode_checkpoints(job_id, journal)
+        except InvalidPayload as error:
+            return error
 
     async def checkpoint(self, job_id: str, name: str) -> dict[str, Any]:
         """Return one checkpoint of a job; empty if there is none, or it is not a JSON object."""

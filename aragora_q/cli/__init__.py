@@ -32,7 +32,7 @@ COMMANDS = {
     "sweep": "Enqueue a file of questions by arms, quoted as a whole.",
     "worker": "Run a worker until it receives SIGTERM.",
     "status": "Show jobs in full.",
-    "show": "Render a debate: verdict, votes, dissent, rounds, cost.",
+    "show": "Render a debate, or all of a group as one document.",
     "wait": "Wait until jobs have ended, and show their results.",
     "list": "List jobs, newest first.",
     "tail": "Follow the events of the queue.",

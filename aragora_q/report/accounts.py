@@ -16,7 +16,7 @@ def sections(debate: Debate) -> Iterator[Section]:
     """Yield seats and record."""
     if debate.seats:
         yield Section("Seats", [_seat_table(debate)])
-    yield Section("Record", [_record(debate)])
+    yield Section("Record", [record_of(debate)])
 
 
 def _seat_table(debate: Debate) -> Table:
@@ -41,13 +41,17 @@ def _seat_table(debate: Debate) -> Table:
         for seat in [whole(each.get("seat"))]
     ]
     sums = [f"{sum(whole(each.get(name)) for each in debate.seats):,}" for name in numbers]
-    sums += [duration(sum(filter(None, seconds))), _price(debate.cost(), debate.unpriced_calls())]
+    sums += [
+        duration(sum(filter(None, seconds))),
+        price_in_cell(debate.cost(), debate.unpriced_calls()),
+    ]
     rows.append(Row(["total", "", "", *sums]))
     head += ["Time", "Cost"]
     return Table(head, rows, frozenset(head[3:]), "Notes")
 
 
-def _record(debate: Debate) -> Facts:
+def record_of(debate: Debate) -> Facts:
+    """Return when, where and with what a job ran."""
     job, record = debate.job, dict(mapping(debate.result.get("record")))
     started = number_or_none(record.pop("started_at", None))
     record.pop("labels", None)
@@ -56,10 +60,10 @@ def _record(debate: Debate) -> Facts:
         ("status", job.status.value),
         ("attempts", str(job.attempts)),
         ("worker", job.worker_id or ""),
-        ("enqueued", _time(job.created_at)),
-        ("debate began", _time(started)),
-        ("attempt began", _time(job.started_at)),
-        ("ended", _time(job.completed_at)),
+        ("enqueued", time_of(job.created_at)),
+        ("debate began", time_of(started)),
+        ("attempt began", time_of(job.started_at)),
+        ("ended", time_of(job.completed_at)),
         ("labels in reviews", debate.labels()),
         *((name.replace("_", " "), text(value)) for name, value in record.items()),
     ]
@@ -69,10 +73,10 @@ def _record(debate: Debate) -> Facts:
 def _cost(seat: Mapping[str, Any]) -> str:
     if not whole(seat.get("calls")):
         return ""
-    return _price(number_or_none(seat.get("cost_usd")), whole(seat.get("unpriced_calls")))
+    return price_in_cell(number_or_none(seat.get("cost_usd")), whole(seat.get("unpriced_calls")))
 
 
-def _price(cost_usd: float | None, unpriced_calls: int) -> str:
+def price_in_cell(cost_usd: float | None, unpriced_calls: int) -> str:
     """Return a price for a cell, and how many calls it does not cover."""
     more = f" + {unpriced_calls} unknown" if unpriced_calls and cost_usd is not None else ""
     return f"{dollars_or_unknown(cost_usd)}{more}"
@@ -97,7 +101,8 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(cut, 'reply', 'replies')} cut at a limit"
 
 
-def _time(seconds: float | None) -> str:
+def time_of(seconds: float | None) -> str:
+    """Return a moment as text; blank if it is not known."""
     if seconds is None:
         return ""
     try:

@@ -1,7 +1,7 @@
 """The parts of a report: sections of facts, tables and speeches, without any layout.
 
-Built by `content`, laid out by `plain`, `markdown` and `page`. Each text may hold anything that a client or
-a model wrote; the layouts escape it.
+Built by `content` and `group`, laid out by `plain`, `markdown` and `page`. Each text may hold anything that
+a client or a model wrote; the layouts escape it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Row:
 
     cells: Sequence[str]
     detail: str = ""
+    chapter: int = 0
+    """The chapter of the document that the first cell leads to; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,37 @@ class Report:
     """What was asked and decided."""
     course: Sequence[Section] = ()
     """How it came about, and what it took."""
+    chapter: int = 0
+    """Its number in a document; 0: it stands alone."""
 
     @property
     def sections(self) -> Sequence[Section]:
         """All sections, in their order."""
         return [*self.outcome, *self.course]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A line of the contents: what its chapters are about, and the number and name of each."""
+
+    title: str
+    chapters: Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Front:
+    """What stands before the chapters of a document, which are reports with a number, from 1."""
+
+    title: str
+    intro: Sequence[Block]
+    contents: Sequence[Topic]
+    overview: Section
+
+
+CONTENTS = "contents"
+"""The anchor of the contents."""
+
+
+def anchor(chapter: int) -> str:
+    """Return the anchor of a chapter: GitHub makes anchors of headings, too, and none of them has a point."""
+    return f"debate.{chapter}"

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from aragora_q.base import Job, JobStatus
+from aragora_q.formats import shortened
 from aragora_q.loose import mapping, mappings, number_or_none, text, whole
 from aragora_q.report.calls import Call, Calls, Phase
 from aragora_q.report.debate import Debate, group_of
@@ -217,5 +218,4 @@ def _cost(calls: Any) -> float | None:
 
 
 def _short(said: str) -> str:
-    said = " ".join(said.split())
-    return said if len(said) <= MAX_CHARS else f"{said[: MAX_CHARS - 1]}…"
+    return shortened(said, MAX_CHARS)

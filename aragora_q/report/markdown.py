@@ -7,12 +7,14 @@ table, HTML or the mention of a person.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from aragora_q.formats import JOINERS, safe_text
 from aragora_q.report.document import (
+    CONTENTS,
     Block,
     Facts,
+    Front,
     Notice,
     Report,
     Section,
@@ -20,6 +22,8 @@ from aragora_q.report.document import (
     Speeches,
     Table,
     Tone,
+    Topic,
+    anchor,
 )
 
 SPECIAL = str.maketrans(
@@ -36,7 +40,7 @@ SPECIAL = str.maketrans(
 LINK = re.compile(r"www(?=\.)|(https?|ftp|mailto|xmpp)(?=:)", re.IGNORECASE)
 """What GitHub makes a link without any markup."""
 
-LINE_START = re.compile(r"^( *)([-+](?=[-+\s]|$)|\d+(?=[.)](?:\s|$)))")
+LINE_START = re.compile(r"^(?:[-+](?=[-+\s]|$)|\d+(?=[.)](?:\s|$)))")
 """What begins a list or a rule, or makes the line before it a heading."""
 
 ALERTS = {Tone.CAUTION: "> [!WARNING]", Tone.BAD: "> [!CAUTION]"}
@@ -44,12 +48,22 @@ ALERTS = {Tone.CAUTION: "> [!WARNING]", Tone.BAD: "> [!CAUTION]"}
 
 def render(report: Report) -> str:
     """Return a report as Markdown."""
-    blocks = [f"# {_inline(report.title)}"]
-    for block in report.intro:
+    return _joined(_report(report))
+
+
+def front(found: Front) -> str:
+    """Return what stands before the chapters of a document."""
+    blocks = [f"# {_inline(found.title)}"]
+    for block in found.intro:
         blocks += _block(block)
-    for section in report.sections:
-        blocks += _section(section)
-    return "\n\n".join(filter(None, blocks)) + "\n"
+    blocks += [_anchor(CONTENTS), "## Contents", "\n".join(map(_topic, found.contents))]
+    return _joined([*blocks, *_section(found.overview)])
+
+
+def chapter(report: Report) -> str:
+    """Return a chapter of a document; it follows the front, or another chapter."""
+    blocks = [_anchor(anchor(report.chapter)), *_report(report, level=2)]
+    return f"\n{_joined([*blocks, f'[Contents](#{CONTENTS})'])}"
 
 
 def render_table(table: Table) -> str:
@@ -57,17 +71,49 @@ def render_table(table: Table) -> str:
     return f"{_table(table)}\n"
 
 
-def _section(section: Section) -> Iterator[str]:
-    yield f"## {_inline(section.title)}"
-    for block in section.blocks:
+def _joined(blocks: Iterable[str]) -> str:
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _report(report: Report, level: int = 1) -> Iterator[str]:
+    yield f"{'#' * level} {_inline(report.title)}"
+    for block in report.intro:
         yield from _block(block)
+    for section in report.sections:
+        yield from _section(section, level + 1)
 
 
-def _block(block: Block) -> Iterator[str]:
+def _anchor(name: str) -> str:
+    return f'<a id="{name}"></a>'
+
+
+def _topic(topic: Topic) -> str:
+    if len(topic.chapters) == 1:
+        [(number, name)] = topic.chapters
+        title = f"{number}. {_inline(topic.title)}{f' · {_inline(name)}' if name else ''}"
+        return f"- {_link(title, number)}"
+    links = (
+        _link(f"{number}. {_inline(name)}" if name else str(number), number)
+        for number, name in topic.chapters
+    )
+    return f"- {' · '.join([_line(topic.title), *links])}"
+
+
+def _link(text: str, number: int) -> str:
+    return f"[{text}](#{anchor(number)})"
+
+
+def _section(section: Section, level: int = 2) -> Iterator[str]:
+    yield f"{'#' * level} {_inline(section.title)}"
+    for block in section.blocks:
+        yield from _block(block, level + 1)
+
+
+def _block(block: Block, level: int = 3) -> Iterator[str]:
     match block:
         case Notice():
             alert = ALERTS.get(block.tone)
-            text = _inline(block.text)
+            text = _line(block.text)
             yield f"{alert}\n> {text}" if alert else text
         case Facts():
             rows = [f"| {_inline(name)} | {_inline(value)} |" for name, value in block.rows]
@@ -75,17 +121,17 @@ def _block(block: Block) -> Iterator[str]:
         case Table():
             yield _table(block)
         case Speech():
-            yield from _speech(block)
+            yield from _speech(block, level)
         case Speeches():
             for item in block.items:
-                yield from _speech(item)
+                yield from _speech(item, level)
 
 
-def _speech(speech: Speech) -> Iterator[str]:
+def _speech(speech: Speech, level: int) -> Iterator[str]:
     if speech.title:
-        yield f"### {_inline(speech.title)}"
+        yield f"{'#' * level} {_inline(speech.title)}"
     if speech.notes:
-        yield "<br>\n".join(_inline(note) for note in speech.notes)
+        yield "<br>\n".join(_line(note) for note in speech.notes)
     said = [f"**{_inline(speech.lead)}**"] if speech.lead else []
     if speech.body:
         said.append(_fenced(speech.body) if speech.has_code else _prose(speech.body))
@@ -99,34 +145,42 @@ def _quoted(text: str) -> str:
 
 def _table(table: Table) -> str:
     has_details = any(row.detail for row in table.rows)
-    lines = [[table.head[n] for n in table.shown]]
-    lines += [[row.cells[n] for n in table.shown] for row in table.rows]
-    if has_details:
-        lines[0].append(table.detail)
-        for cells, row in zip(lines[1:], table.rows, strict=True):
-            cells.append(row.detail)
-    rules = ["--:" if name in table.numbers else "---" for name in lines[0]]
-    escaped = [[_inline(cell) for cell in cells] for cells in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (escaped[0], rules, *escaped[1:]))
+    head = [*(table.head[n] for n in table.shown), *[table.detail] * has_details]
+    rules = ["--:" if name in table.numbers else "---" for name in head]
+    lines = [[_inline(name) for name in head], rules]
+    for row in table.rows:
+        shown = [*(row.cells[n] for n in table.shown), *[row.detail] * has_details]
+        cells = [_inline(cell) for cell in shown]
+        if row.chapter:
+            cells[0] = _link(cells[0], row.chapter)
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _inline(text: str) -> str:
-    """Return `text` on one line, escaped."""
+    """Return `text` on one line, escaped, to follow what begins a line: of a heading, a cell, a link."""
     return _escaped(" ".join(text.split()))
+
+
+def _line(text: str) -> str:
+    """Return `text` on one line, escaped, to begin a line."""
+    return _begun(_inline(text))
 
 
 def _escaped(text: str) -> str:
     text = safe_text(text, JOINERS).translate(SPECIAL)
-    text = LINK.sub(lambda found: f"{found[0]}<!-- -->", text)
+    return LINK.sub(lambda found: f"{found[0]}<!-- -->", text)
+
+
+def _begun(text: str) -> str:
+    """Return escaped `text` so that it may begin a line, and is no list."""
     # As entities, because a backslash before a digit would be shown.
-    return LINE_START.sub(
-        lambda found: found[1] + "".join(f"&#{ord(char)};" for char in found[2]), text
-    )
+    return LINE_START.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), text)
 
 
 def _prose(text: str) -> str:
     """Return `text`, escaped, with its lines and paragraphs."""
-    lines = [_escaped(line.strip()) for line in text.splitlines()]
+    lines = [_begun(_escaped(line.strip())) for line in text.splitlines()]
     return "\n".join(
         f"{line}\\" if line and n + 1 < len(lines) and lines[n + 1] else line
         for n, line in enumerate(lines)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aragora_q.base import Job
-from aragora_q.formats import count, duration, price
+from aragora_q.formats import count, duration, price, shortened
 from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole
 from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate, group_of
@@ -309,5 +309,4 @@ def _place(flag: Mapping[str, Any]) -> str:
 
 
 def _short(verdict: str) -> str:
-    verdict = " ".join(verdict.split())
-    return verdict if len(verdict) <= MAX_CELL_CHARS else f"{verdict[: MAX_CELL_CHARS - 1]}…"
+    return shortened(verdict, MAX_CELL_CHARS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 from aragora_q.formats import columns, padded, wrapped
 from aragora_q.report.document import (
     Block,
     Facts,
+    Front,
     Notice,
     Report,
     Section,
@@ -36,7 +38,22 @@ Line = list[tuple[str, str]]
 
 def render(report: Report, width: int = 78, *, has_colors: bool = False) -> str:
     """Return a report as lines of at most `width` columns, with ANSI styles if `has_colors`."""
-    return "".join(f"{_styled(line, has_colors)}\n" for line in _report(report, width))
+    return _text(_report(report, width), has_colors)
+
+
+def front(found: Front, width: int, *, has_colors: bool = False) -> str:
+    """Return what stands before the chapters of a document. Its overview is the contents, too."""
+    return _text(_report(Report(found.title, found.intro, [found.overview]), width), has_colors)
+
+
+def chapter(report: Report, width: int, *, has_colors: bool = False) -> str:
+    """Return a chapter of a document; it follows the front, or another chapter."""
+    rule: Line = [("═" * width, DIM)]
+    return _text(itertools.chain([[], [], rule, []], _report(report, width)), has_colors)
+
+
+def _text(lines: Iterable[Line], has_colors: bool) -> str:  # noqa: FBT001 - private
+    return "".join(f"{_styled(line, has_colors)}\n" for line in lines)
 
 
 def _styled(line: Line, has_colors: bool) -> str:  # noqa: FBT001 - private
@@ -137,15 +154,21 @@ def _side_by_side(cells: Sequence[Line], column: int) -> Line:
 
 
 def _table(table: Table, width: int) -> Iterator[Line]:
-    head = [table.head[n] for n in table.shown]
-    rows = [[row.cells[n] for n in table.shown] for row in table.rows]
+    # The name of a chapter is long: it has a line before its row.
+    has_chapters = any(row.chapter for row in table.rows)
+    shown = table.shown[has_chapters:]
+    head = [table.head[n] for n in shown]
+    rows = [[row.cells[n] for n in shown] for row in table.rows]
     if len(head) * (MIN_COLUMN + 2) > width + 2:
-        yield from _narrow_table(table, head, rows, width)
+        yield from _narrow_table(table, head, rows, width, has_chapters=has_chapters)
         return
     are_numbers = [name in table.numbers for name in head]
     widths = _column_widths([head, *rows], are_numbers, width)
     yield from _row(head, widths, are_numbers, DIM)
     for cells, row in zip(rows, table.rows, strict=True):
+        if has_chapters:
+            yield []
+            yield from _texts(row.cells[0], min(width, PROSE_WIDTH), BOLD)
         yield from _row(cells, widths, are_numbers)
         if row.detail:
             for text in wrapped(row.detail, min(width, PROSE_WIDTH) - INDENT - widths[0]):
@@ -153,11 +176,18 @@ def _table(table: Table, width: int) -> Iterator[Line]:
 
 
 def _narrow_table(
-    table: Table, head: Sequence[str], rows: Sequence[Sequence[str]], width: int
+    table: Table,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    *,
+    has_chapters: bool,
 ) -> Iterator[Line]:
     for n, (cells, row) in enumerate(zip(rows, table.rows, strict=True)):
         if n:
             yield []
+        if has_chapters:
+            yield from _texts(row.cells[0], width, BOLD)
         named = [*zip(head, cells, strict=True), (table.detail, row.detail)]
         yield from _facts(Facts([each for each in named if each[1]]), width)
 

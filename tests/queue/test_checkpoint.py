@@ -60,6 +60,22 @@ async def test_a_jobs_checkpoints_are_read_without_a_session(harness):
     assert await tracker.checkpoints("a") == saved
 
 
+async def test_checkpoints_of_many_jobs(harness):
+    """One round trip reads them in order; an unknown job has none, and damage is the error of its job only."""
+    session, tracker = await harness.worker(), harness.queue.tracker
+    for job_id in ("a", "b", "c"):
+        await harness.enqueue(job_id)
+        await session.checkpoint(await harness.start_one(session), "round-1", {"of": job_id})
+    harness.redis.hset(harness.keys.journal("b"), "checkpoint:round-1", "[]")
+    harness.redis.delete(harness.keys.journal("c"))
+    harness.redis.set(harness.keys.journal("c"), "x")
+    found = await tracker.journals(["a", "b", "nowhere", "c"])
+    assert (found[0], found[2]) == ({"round-1": {"of": "a"}}, {})
+    for error, job_id in ((found[1], "b"), (found[3], "c")):
+        assert isinstance(error, InvalidPayload)
+        assert f"data of job {job_id} in Redis is corrupted" in str(error)
+
+
 async def test_unknown_jobs_have_no_checkpoints(harness):
     """Neither has a job past its retention, nor one of which only a journal is left."""
     session, tracker = await harness.worker(), harness.queue.tracker

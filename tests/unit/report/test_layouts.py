@@ -13,8 +13,19 @@ from markdown_it import MarkdownIt
 from support.sample_debates import SAMPLES, call, job, result
 
 from aragora_q import formats
-from aragora_q.base import JobStatus
-from aragora_q.report import build_report, markdown, page, plain, read_calls
+from aragora_q.base import Job, JobStatus
+from aragora_q.experiments.rows import row_of
+from aragora_q.report import (
+    Calls,
+    Title,
+    build_chapter,
+    build_front,
+    build_report,
+    markdown,
+    page,
+    plain,
+    read_calls,
+)
 from aragora_q.report.document import Report, Row, Table
 
 HOSTILE = [
@@ -153,6 +164,7 @@ class Elements(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.elements, self.attributes, self.open, self.texts = [], set(), [], []
+        self.links, self.ids = [], []
         self.prose = []
         self.declarations = []
         self.feed(text)
@@ -161,6 +173,8 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.elements.append(tag)
         self.attributes |= {name for name, _ in attributes}
+        self.links += [value for name, value in attributes if name == "href"]
+        self.ids += [value for name, value in attributes if name == "id"]
         if tag not in ("meta", "br"):
             self.open.append(tag)
 
@@ -263,3 +277,141 @@ def test_a_question_of_many_lines_is_shown_in_full():
         assert "end" in shown
         assert "more" in shown
         assert "…" in shown
+
+
+# -- many debates in one document
+
+
+def noted(made, arm, number, **note):
+    """A job as a debate of an experiment."""
+    made.payload["metadata"] = {"experiment": {"arm": arm, "number": number, "place": 0, **note}}
+    return made
+
+
+def group_of(*found):
+    """Front and chapters of jobs with their journals, in this order; None for a journal: the job is gone."""
+    rows = [row_of(made) for made, _ in found]
+    title = Title("survey", "open", 1_795_834_981.0, 1_795_838_581.0, {})
+    chapters = [
+        build_chapter(
+            n,
+            row,
+            None if entries is None else made,
+            Calls() if entries is None else read_calls(entries, None),
+        )
+        for n, (row, (made, entries)) in enumerate(zip(rows, found, strict=True), start=1)
+    ]
+    return build_front(title, rows), chapters
+
+
+def documents(front, chapters):
+    """The document as HTML, as Markdown, and as HTML that is made of the Markdown."""
+    html = "".join([page.front(front), *map(page.chapter, chapters), page.END])
+    text = "".join([markdown.front(front), *map(markdown.chapter, chapters)])
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    return html, text, reader.render(text)
+
+
+def lines_of(front, chapters, width):
+    return plain.front(front, width) + "".join(plain.chapter(each, width) for each in chapters)
+
+
+def all_kinds():
+    """Debates of two arms, one of them wrong; one that runs, one that failed, one that is gone; another job."""
+    first, second = SAMPLES["agreeing"](), SAMPLES["dropped"]()
+    noted(first[0], "debate", 1, expected=["Canberra"])
+    noted(second[0], "vote", 1, expected=["Sydney"])
+    other = Job({"n": 1}, id="other", status=JobStatus.FAILED, error="no such file")
+    gone = job("Gone?", ["a", "b"])
+    return [first, second, SAMPLES["running"](), SAMPLES["failed"](), (gone, None), (other, {})]
+
+
+def test_each_link_of_a_document_leads_to_its_chapter():
+    """Contents and overview have a link to each chapter, each chapter one back, and ids are there once."""
+    for html in documents(*group_of(*all_kinds()))[::2]:
+        found = Elements(html)
+        links = [link for link in found.links if link != "#overview"]
+        assert sorted(links) == sorted(
+            [f"#debate.{n}" for n in range(1, 7)] * 2 + ["#contents"] * 6
+        )
+        assert len(set(found.ids)) == len(found.ids)
+        assert {link.removeprefix("#") for link in found.links} <= set(found.ids)
+        assert found.open == []
+
+
+def test_a_document_has_its_headings_in_order():
+    """One h1; chapters are h2, and nothing skips a level; regions have different names."""
+    html, _, rendered = documents(*group_of(*all_kinds()))
+    for found in (html, rendered):
+        levels = [int(level) for level in re.findall(r"<h(\d)", found)]
+        assert (levels[0], levels.count(1), levels.count(2)) == (1, 1, 2 + 6)
+        assert all(after - before <= 1 for before, after in pairwise(levels))
+    names = re.findall(r'aria-label="([^"]+)"', html)
+    regions = [name for name in names if not name.startswith("Verdict")]
+    assert len(set(regions)) == len(regions)
+
+
+def test_the_overview_has_a_row_for_each_job():
+    """Question, arm, verdict, agreement, whether it is right, cost, calls, time; of others status and error."""
+    front, chapters = group_of(*all_kinds())
+    [table] = front.overview.blocks
+    rows = [dict(zip(table.head, row.cells, strict=True)) for row in table.rows]
+    assert rows[0] == {
+        "Debate": "1. What is the capital of Australia?", "Arm": "debate", "Status": "", "Verdict": "Canberra",
+        "Agreement": "100%", "Right": "yes", "Cost": "$0.0372", "Calls": "12", "Time": "31 s",
+    }  # fmt: skip
+    assert (rows[1]["Right"], rows[1]["Cost"]) == ("no", "$0.0372 + 1 unknown")
+    assert [row["Status"] for row in rows[2:]] == ["processing", "failed", "", "failed"]
+    assert table.rows[5].detail == "no such file"
+    assert [row["Debate"] for row in rows[4:]] == ["5. Gone?", "6. Job other"]
+    facts = dict(front.intro[0].rows)
+    assert facts["jobs"] == "6: 1 processing, 3 completed, 2 failed"
+    assert facts["right"] == "1 of 2"
+    assert (facts["arms"], facts["questions"]) == ("debate, vote", "3")
+    assert chapters[0].title == "1. What is the capital of Australia? · debate"
+    assert chapters[1].intro[0].text == "Not right: expected Sydney."
+
+
+@settings(max_examples=30, deadline=None)
+@given(texts)
+def test_no_text_changes_a_document(text):
+    """Hostile text adds no element, no link and no anchor, whatever heading or label it is in."""
+    made, entries = poisoned(text)
+    noted(made, text, 1, expected=[text])
+    other = Job({"n": 1}, id="x", status=JobStatus.FAILED, error=text)
+    group = group_of((made, entries), (other, {}))
+    html, shown, rendered = documents(*group)
+    as_page, as_markdown = Elements(html), Elements(rendered)
+    assert set(as_page.elements) <= ELEMENTS | {"nav", "a", "h4"}
+    assert as_page.attributes <= ATTRIBUTES | {"href", "id", "aria-labelledby"}
+    assert (as_page.open, as_page.declarations) == ([], [])
+    assert as_page.links == ["#overview", *["#debate.1", "#debate.2"] * 2, *["#contents"] * 2]
+    assert as_page.ids == ["contents", "overview", "debate.1", "debate.2"]
+    assert as_markdown.links == as_page.links[1:]
+    assert as_markdown.ids == ["contents", "debate.1", "debate.2"]
+    assert not {"h5", "h6", "img", "script", "ol", "em"} & set(as_markdown.elements)
+    assert as_markdown.elements.count("h2") == 4
+    assert not re.search(r"www\.|https?:|mailto:|\w@\w", "\n".join(as_markdown.prose))
+    assert control_characters(re.sub(f"[{formats.JOINERS}]", "", shown)) == set()
+    for width in (40, 78):
+        lines = lines_of(*group, width)
+        assert control_characters(lines) == set()
+        assert max(formats.columns(line) for line in lines.splitlines()) <= width
+
+
+def test_a_document_as_text():
+    """The overview names each debate on a line before its row; rules divide the chapters."""
+    lines = lines_of(*group_of(*all_kinds()), 78).splitlines()
+    assert lines[0] == "Group survey"
+    place = lines.index("1. What is the capital of Australia?")
+    assert lines[place + 1].split() == [
+        "debate",
+        "Canberra",
+        "100%",
+        "yes",
+        "$0.0372",
+        "12",
+        "31",
+        "s",
+    ]
+    assert lines.count("═" * 78) == 6
