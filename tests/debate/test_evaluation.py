@@ -44,7 +44,7 @@ def knowing(known, *, follows=False):
         _, _, right, wrong = QUESTIONS[NUMBER_OF[task.topic.question]]
         own = right if NUMBER_OF[task.topic.question] in known else wrong
         if isinstance(task, Propose):
-            return said({"answer": own, "reasons": "It is so."})
+            return said({"answer": own, "reasons": "It is so."}, cost_usd=0.01)
         assert isinstance(task, Discuss)
         verdicts = [answer.verdict for answer in task.answers.values()]
         verdicts.remove(own)
@@ -56,7 +56,8 @@ def knowing(known, *, follows=False):
                 "stop": False,
                 "answer": verdicts[0] if follow else own,
                 "reasons": "It is so.",
-            }
+            },
+            cost_usd=0.01,
         )
 
     return reply
@@ -121,7 +122,11 @@ async def test_each_number_is_what_the_agents_were_made_to_do(seat_scripted_agen
     calls = {arm: each.calls for arm, each in by_arm.items()}
     assert calls == {"one": 50, "samples": 150, "vote": 150, "debate": 300}
     assert sum(calls.values()) == sum(len(agent.asked) for agent in agents.values())
-    assert {each.calls_per_question for each in found.arms} == {1, 3, 6}
+    for arm, each in by_arm.items():
+        assert each.calls_per_question == calls[arm] / 50
+        assert each.cost_usd == pytest.approx(calls[arm] * 0.01)
+        assert each.cost_per_question_usd == pytest.approx(calls[arm] * 0.01 / 50)
+    assert "A question costs 6.0 times as much in debate as in one" in " ".join(found.findings)
     assert by_arm["debate"].tokens == 300 * 15
 
     same = {n for n in NUMBERS if len({n in SAGE, n in FICKLE, n in FIRM}) == 1}
