@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from aragora_q.cli import output
-from aragora_q.cli.options import AsJson, with_queue
 from aragora_q.formats import count, dollars_or_unknown, duration
 
 if TYPE_CHECKING:
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
     )
     from aragora_q.experiments.inference import Interval
     from aragora_q.report.document import Report, Section, Table
-    from aragora_q.streams.queue import RedisStreamsQueue
 
 MAX_WIDTH = 120
 
@@ -139,7 +134,9 @@ def _comparisons(pairs: Sequence[Pair]) -> Section:
         "Both: questions that both arms were asked. Won, lost: only this arm is right, only the other one. "
         "p: exact McNemar test; adjusted for the number of pairs by Holm."
     )
-    return Section("Differences of accuracy", [Table(head, rows, frozenset(head[2:])), Notice(note)])
+    return Section(
+        "Differences of accuracy", [Table(head, rows, frozenset(head[2:])), Notice(note)]
+    )
 
 
 def _calibrations(found: Sequence[tuple[str, Calibration]]) -> Section:
@@ -200,7 +197,9 @@ def _flips(found: Sequence[tuple[str, Flips]]) -> Section:
         )
         for name, each in found
     ]
-    return Section("Answers of seats, before and after the rounds", [Table(head, rows, frozenset(head[1:]))])
+    return Section(
+        "Answers of seats, before and after the rounds", [Table(head, rows, frozenset(head[1:]))]
+    )
 
 
 def _biases(arms: Sequence[ArmResult]) -> Section:
@@ -213,7 +212,9 @@ def _biases(arms: Sequence[ArmResult]) -> Section:
         if arm.label
     ]
     text = "No ballots: each verdict of a closed form is a vote, so no voter chose among labeled answers."
-    return Section("Biases of voters", [Table(head, rows, frozenset(head[1:])) if rows else Notice(text)])
+    return Section(
+        "Biases of voters", [Table(head, rows, frozenset(head[1:])) if rows else Notice(text)]
+    )
 
 
 def _rates(arm: ArmResult) -> Iterator[str]:

@@ -20,7 +20,7 @@ from typing import Any
 from aragora_q.base import JobStatus
 from aragora_q.experiments import inference
 from aragora_q.experiments.inference import Interval
-from aragora_q.experiments.rows import Cast, Change, Row
+from aragora_q.experiments.rows import Cast, Change, Row, by_question
 from aragora_q.formats import count, dollars
 from aragora_q.money import USD_DIGITS
 
@@ -201,16 +201,17 @@ class Evaluation:
 def evaluate(rows: Iterable[Row]) -> Evaluation:
     """Count the debates of a group. Intervals and tests are there if SciPy is installed."""
     read = list(rows)
-    debates = [row for row in read if row.question]
+    debates = [row for row in read if row.is_debate]
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for row in debates:
         by_arm[row.arm].append(row)
+    questions = by_question(debates)
     arms = [_arm(arm, own) for arm, own in by_arm.items()]
-    outcomes = {arm: _outcomes(own) for arm, own in by_arm.items()}
+    outcomes = {arm: _outcomes(arm, questions) for arm in by_arm}
     pairs = _pairs(outcomes)
     return Evaluation(
         debates=len(debates),
-        questions=len({key for own in by_arm.values() for key in _by_question(own)}),
+        questions=len(questions),
         has_statistics=inference.is_installed(),
         arms=arms,
         pairs=pairs,
@@ -220,28 +221,13 @@ def evaluate(rows: Iterable[Row]) -> Evaluation:
 
 
 Question = tuple[str, int]
-"""Its text, and which of the arm's questions with that text it is: their options may differ."""
+Outcomes = Mapping[Question, bool]
 
 
-def _by_question(rows: Iterable[Row]) -> dict[Question, Row]:
-    """Return the rows of an arm by question.
-
-    Not by number: a question keeps the one that it had when its first debate was enqueued, and the file may
-    have been sorted since.
-    """
-    seen: Counter[str] = Counter()
-    found = {}
-    for row in sorted(rows, key=lambda row: row.number):
-        found[row.question, seen[row.question]] = row
-        seen[row.question] += 1
-    return found
-
-
-def _outcomes(rows: Iterable[Row]) -> dict[Question, bool]:
-    """Return which of an arm's counted debates are right."""
-    return {
-        key: row.is_right for key, row in _by_question(rows).items() if row.is_right is not None
-    }
+def _outcomes(arm: str, questions: Mapping[Question, Mapping[str, Row]]) -> Outcomes:
+    """Return of which questions an arm's debates are right, or not."""
+    own = {key: rows[arm].is_right for key, rows in questions.items() if arm in rows}
+    return {key: is_right for key, is_right in own.items() if is_right is not None}
 
 
 def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
@@ -358,13 +344,13 @@ def _rate(cast: Sequence[Cast], is_chosen: Callable[[Cast], bool]) -> Rate | Non
     )
 
 
-def _pairs(outcomes: Mapping[str, Mapping[Question, bool]]) -> list[Pair]:
+def _pairs(outcomes: Mapping[str, Outcomes]) -> list[Pair]:
     pairs = [_pair(arm, baseline, outcomes) for baseline, arm in combinations(outcomes, 2)]
     adjusted = iter(inference.holm([pair.p for pair in pairs if pair.p is not None]))
     return [pair if pair.p is None else replace(pair, p_adjusted=next(adjusted)) for pair in pairs]
 
 
-def _pair(arm: str, baseline: str, outcomes: Mapping[str, Mapping[Question, bool]]) -> Pair:
+def _pair(arm: str, baseline: str, outcomes: Mapping[str, Outcomes]) -> Pair:
     own, other = outcomes[arm], outcomes[baseline]
     common = own.keys() & other.keys()
     counts = Counter((own[key], other[key]) for key in common)
@@ -416,7 +402,7 @@ def _difference(pair: Pair) -> str:
         better, worse, low, high = worse, better, -high, -low
     return (
         f"{name_of(better)} is right more often than {name_of(worse)}: by {100 * abs(difference):.0f} "
-        f"points (95 % interval: {100 * low:.0f} to {100 * high:.0f}) on "
+        f"points (95% interval: {100 * low:.0f} to {100 * high:.0f}) on "
         f"{count(pair.questions, 'question')}; adjusted {p_text(pair.p_adjusted)}."
     )
 
@@ -455,7 +441,7 @@ def _warnings(
     unreadable: int,
     debates: Sequence[Row],
     arms: Sequence[ArmResult],
-    outcomes: Mapping[str, Mapping[Question, bool]],
+    outcomes: Mapping[str, Outcomes],
 ) -> Iterator[str]:
     """Yield what makes the numbers say less."""
     if unreadable:

@@ -328,7 +328,7 @@ def test_findings_say_what_follows_and_what_does_not():
         *(row("good", n, True) for n in range(50)),
     ]
     [finding, *_] = evaluate(clear).findings
-    assert finding.startswith("good is right more often than bad: by 26 points (95 % interval: ")
+    assert finding.startswith("good is right more often than bad: by 26 points (95% interval: ")
     [pair] = evaluate(clear).pairs
     assert (pair.arm, pair.difference, pair.p) == ("good", 0.26, pytest.approx(2 / 2**13))
     turned = evaluate(reversed(clear))
