@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from aragora_q.cli import options, output
+from aragora_q.cli.debates import with_debate_fields
+from aragora_q.cli.options import CODES, AsJson, LoadConfig, Timeout, Yes, with_config
 from aragora_q.formats import count, dollars_or_unknown, duration
 
 if TYPE_CHECKING:
+    from aragora_q.cli.sweeping import SweepOptions
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.experiments.arms import Arm
     from aragora_q.experiments.evaluation import (
         ArmResult,
         Calibration,
@@ -18,7 +27,9 @@ if TYPE_CHECKING:
         Rate,
     )
     from aragora_q.experiments.inference import Interval
+    from aragora_q.experiments.questions import Question
     from aragora_q.report.document import Report, Section, Table
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 MAX_WIDTH = 120
 
@@ -28,6 +39,203 @@ class Format(StrEnum):
 
     TEXT = "text"
     MARKDOWN = "md"
+
+
+EPILOG = f"""\b
+Examples:
+  aragora-q eval --group trivia
+  aragora-q eval --builtin --group first -a claude,gpt,gemini --dry-run
+  aragora-q eval questions.csv --group tea -a claude,gpt,claude --yes --json
+  aragora-q eval questions.csv --group tea --arms arms.toml -f md > tea.md
+
+\b
+Exit codes:
+  0 ok   1 not confirmed   2 usage, or --yes is required
+  3 no such group   65 a question or arm is refused, has no expected verdict,
+  is above --max-quote, or data in Redis is corrupted
+  124 not ended within --timeout
+  {CODES}, or SciPy is not installed
+"""
+
+
+@with_config
+@with_debate_fields
+def eval_(
+    load: LoadConfig,
+    *,
+    questions: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[QUESTIONS]",
+            show_default=False,
+            help="File of questions with expected: *.csv, or JSON lines; - is stdin.",
+        ),
+    ] = None,
+    group: Annotated[
+        str, typer.Option("--group", metavar="G", help="Group of the debates.", show_default=False)
+    ],
+    builtin: Annotated[
+        bool, typer.Option("--builtin", help="Ask the 50 questions that ship with aragora-q.")
+    ] = False,
+    arms: Annotated[
+        str | None,
+        typer.Option("--arms", metavar="FILE", help="TOML with [defaults] and [arms.NAME]."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option("--arm", metavar="'NAME field=value …'", help="One more arm; repeatable."),
+    ] = None,
+    fields: dict[str, Any],
+    max_quote: Annotated[
+        float | None,
+        typer.Option("--max-quote", metavar="USD", help="Refuse if all is expected to cost more."),
+    ] = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Buy debates again that were deleted.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check, and show the quote.")
+    ] = False,
+    yes: Yes = False,
+    timeout: Timeout = None,
+    form: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.TEXT,
+    as_json: AsJson = False,
+) -> int:
+    """Measure how good the arms of an experiment are, by questions whose right verdicts are known.
+
+    With QUESTIONS or --builtin, it enqueues the debates that are missing, as sweep does, waits for the
+    group, whose debates workers run, and reports. Without, it reports what the group has. Without arms,
+    there are four, at equal cost: one call of the first agent; samples of it; a vote of all agents; and
+    the debate. It needs SciPy: pip install 'aragora-q[eval]'.
+    """
+    from aragora_q.cli.sweeping import SweepOptions, check_confirmed
+    from aragora_q.experiments import inference
+    from aragora_q.intake import checks
+
+    inference.require()
+    is_plain = form is Format.TEXT and not as_json
+    limits = checks.take_thresholds({checks.APPROVE_ABOVE: None, checks.MAX_QUOTE: max_quote})
+    how = SweepOptions(rerun, dry_run, yes, limits.max_quote, as_json=as_json, quiet=not is_plain)
+    if builtin and questions is not None:
+        raise typer.BadParameter("QUESTIONS and --builtin are alternatives: give one of them")
+    is_asked = builtin or questions is not None
+    if is_asked:
+        check_confirmed(questions or "", how)
+    elif any((arms, arm, fields, max_quote, rerun, dry_run, yes, timeout)):
+        raise typer.BadParameter(
+            "without QUESTIONS or --builtin nothing is asked: only --group, --format and --json apply"
+        )
+    config = load()
+    asked = None
+    if is_asked:
+        agents = options.default_agents(load, config)
+        read = _read_questions(questions, config)
+        asked = _Asked(group, read, agents, _arms(fields, arms, arm), fields, how, timeout)
+
+    async def run() -> int:
+        async with options.open_queue(config) as queue:
+            if asked is not None:
+                await _ask(queue, asked)
+            return 0 if dry_run else await _report(queue, group, form, as_json=as_json)
+
+    return options.run(run())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked before the report."""
+
+    group: str
+    questions: Sequence[Question]
+    agents: Sequence[str]
+    """Those of setting `default_agents`."""
+    arms: Sequence[Arm]
+    """Empty: the four at equal cost."""
+    fields: Mapping[str, Any]
+    how: SweepOptions
+    timeout_seconds: float | None
+
+
+def _arms(fields: Mapping[str, Any], source: str | None, given: Sequence[str] | None) -> list[Arm]:
+    from aragora_q.cli.sweeping import read_arms
+    from aragora_q.experiments.arms import arms_of
+
+    return arms_of(fields, read_arms(source), given or ()) if source or given else []
+
+
+async def _ask(queue: RedisStreamsQueue, asked: _Asked) -> None:
+    """Enqueue the debates that are missing, and wait for the group; only quote them if it is a trial."""
+    from aragora_q.cli import sweeping, waiting
+    from aragora_q.experiments.sweep import Experiment
+
+    how, arms = asked.how, asked.arms or await _default_arms(queue, asked)
+    experiment = Experiment(asked.group, asked.questions, arms, asked.agents)
+    outcome = await sweeping.run(queue, experiment, how)
+    if how.dry_run:
+        sweeping.report(outcome, how)
+        return
+    if not how.quiet:
+        output.info(f"waiting for group {asked.group}: workers run its debates")
+    await waiting.ended_group(queue, asked.group, asked.timeout_seconds, quiet=how.quiet)
+    if not how.quiet:
+        output.line()
+
+
+async def _default_arms(queue: RedisStreamsQueue, asked: _Asked) -> list[Arm]:
+    from aragora_q.experiments.equal_cost import default_arms
+    from aragora_q.intake.quoter import Quoter
+
+    arms = await default_arms(
+        Quoter(queue), asked.group, asked.questions, asked.agents, asked.fields
+    )
+    if not asked.how.quiet:
+        for arm in arms[:-1]:
+            output.info(f"arm {arm.name}: {', '.join(arm.fields['agents'])}")
+    return arms
+
+
+def _read_questions(source: str | None, config: QueueConfig) -> list[Question]:
+    """Return the questions of a file, or those of the package. Raises InvalidPayload."""
+    import io
+    from importlib.resources import files
+
+    from aragora_q.cli import bulk, sweeping
+    from aragora_q.errors import InvalidPayload
+    from aragora_q.experiments.questions import read_json_lines
+    from aragora_q.experiments.refusals import Refusals
+    from aragora_q.intake.lines import max_line_bytes
+
+    if source is None:
+        data = files("aragora_q.experiments").joinpath("builtin.jsonl").read_bytes()
+        return read_json_lines(bulk.read_items(io.BytesIO(data), max_line_bytes(config)))
+    found, refusals = sweeping.read_questions(source, config), Refusals()
+    for question in found:
+        with refusals.collect(f"line {question.line}"):
+            if not question.expected:
+                raise InvalidPayload(
+                    "expected is missing: the verdict, or the verdicts, that are right"
+                )
+    refusals.check("line")
+    return found
+
+
+async def _report(queue: RedisStreamsQueue, group: str, form: Format, *, as_json: bool) -> int:
+    from aragora_q.cli.group_rows import read_group
+    from aragora_q.experiments.evaluation import evaluate
+    from aragora_q.report import markdown, plain
+
+    rows, exit_code = await read_group(queue, group)
+    found = evaluate(rows)
+    if as_json:
+        output.json_line({"group": group, **found.to_dict()})
+        return exit_code
+    report = report_of(group, found)
+    if form is Format.MARKDOWN:
+        text = markdown.render(report)
+    else:
+        text = plain.render(report, output.width(MAX_WIDTH), has_colors=output.has_colors())
+    output.write(text.removesuffix("\n"))
+    return exit_code
 
 
 def report_of(group: str, found: Evaluation) -> Report:

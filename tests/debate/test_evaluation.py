@@ -1,5 +1,7 @@
 """The report of an experiment: agents whose truth is known answer 50 questions, and each number shows it."""
 
+import json
+from importlib.resources import files
 from statistics import fmean
 
 import pytest
@@ -13,20 +15,24 @@ from aragora_q.experiments.notes import NOTE, Note
 from aragora_q.experiments.rows import Cast, Change, Row, row_of
 from aragora_q.job import create_debate_job
 
-NUMBERS = frozenset(range(1, 51))
+LINES = files("aragora_q.experiments").joinpath("builtin.jsonl").read_text("utf-8").splitlines()
 
 
-def question(number):
-    """A question with its right verdict and a wrong one."""
-    forms = [
-        ({"answer_form": "number"}, number * 3, number * 3 + 1),
-        ({"answer_form": "boolean"}, True, False),
-        ({"answer_form": "choice", "options": ["tea", "rum", "milk"]}, "tea", "rum"),
-    ]
-    return (f"Question {number}?", *forms[number % 3])
+def question(line):
+    """A question of the package: its text, form, right verdict and a wrong one."""
+    line = json.loads(line)
+    right = line["expected"]
+    if isinstance(right, bool):
+        return line["question"], {"answer_form": "boolean"}, right, not right
+    if isinstance(right, int):
+        return line["question"], {"answer_form": "number"}, right, right + 1
+    options = line.get("options", [right, "another answer"])
+    wrong = next(option for option in options if option != right)
+    return line["question"], {"answer_form": "choice", "options": options}, right, wrong
 
 
-QUESTIONS = {number: question(number) for number in NUMBERS}
+QUESTIONS = dict(enumerate(map(question, LINES), start=1))
+NUMBERS = frozenset(QUESTIONS)
 NUMBER_OF = {text: number for number, (text, *_) in QUESTIONS.items()}
 
 SAGE = {n for n in NUMBERS if n % 5}
@@ -91,6 +97,21 @@ def run_arm(run_debate):
     return run
 
 
+def assert_calibrated(by_arm, majority):
+    """Three seats with two verdicts agree by 2/3 or fully; the same one, asked three times, fully."""
+    same = {n for n in NUMBERS if len({n in SAGE, n in FICKLE, n in FIRM}) == 1}
+    agreement = [1.0 if n in same else 0.6667 for n in NUMBERS]
+    assert by_arm["one"].agreement == by_arm["samples"].agreement == 1.0
+    assert by_arm["vote"].agreement == pytest.approx(fmean(agreement))
+    calibration, gaps = by_arm["vote"].calibration, 0.0
+    for place, group in ((6, NUMBERS - same), (9, same)):
+        found, right = calibration.bins[place], len(group & majority)
+        assert (found.debates, found.accuracy) == (len(group), right / len(group))
+        gaps += len(group) / 50 * abs(found.agreement - right / len(group))
+    assert calibration.ece == pytest.approx(gaps)
+    assert by_arm["samples"].calibration.ece == pytest.approx(0.5)  # always sure, half of it right
+
+
 async def test_each_number_is_what_the_agents_were_made_to_do(seat_scripted_agents, run_arm):
     """Four arms on 50 questions: all numbers follow from the sets of questions that the agents know."""
     agents = seat_scripted_agents(
@@ -128,20 +149,7 @@ async def test_each_number_is_what_the_agents_were_made_to_do(seat_scripted_agen
         assert each.cost_per_question_usd == pytest.approx(calls[arm] * 0.01 / 50)
     assert "A question costs 6.0 times as much in debate as in one" in " ".join(found.findings)
     assert by_arm["debate"].tokens == 300 * 15
-
-    same = {n for n in NUMBERS if len({n in SAGE, n in FICKLE, n in FIRM}) == 1}
-    agreement = {n: 1.0 if n in same else 0.6667 for n in NUMBERS}
-    assert by_arm["one"].agreement == by_arm["samples"].agreement == 1.0
-    assert by_arm["vote"].agreement == pytest.approx(fmean(agreement.values()))
-    calibration = by_arm["vote"].calibration
-    gaps = 0.0
-    for number, group in ((6, NUMBERS - same), (9, same)):
-        bin_ = calibration.bins[number]
-        hits = len(group & majority)
-        assert (bin_.debates, bin_.accuracy) == (len(group), hits / len(group))
-        gaps += len(group) / 50 * abs(bin_.agreement - hits / len(group))
-    assert calibration.ece == pytest.approx(gaps)
-    assert by_arm["samples"].calibration.ece == pytest.approx(0.5)  # always sure, half of it right
+    assert_calibrated(by_arm, majority)
 
     flips = by_arm["debate"].flips
     assert flips.seats == 150
