@@ -66,7 +66,7 @@ def eval_(
     questions: Annotated[
         str | None,
         typer.Argument(
-            metavar="[QUESTIONS]",
+            metavar="QUESTIONS",
             show_default=False,
             help="File of questions with expected: *.csv, or JSON lines; - is stdin.",
         ),
