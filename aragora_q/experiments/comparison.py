@@ -17,7 +17,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from aragora_q.answer_form import text_key
 from aragora_q.base import LIVE, JobStatus
-from aragora_q.experiments.rows import Row, by_question, of_arms
+from aragora_q.experiments.rows import Question, Row, by_question, of_arms
 from aragora_q.loose import text
 from aragora_q.money import USD_DIGITS
 
@@ -150,7 +150,10 @@ def compare(rows: Sequence[Row], arms: Sequence[str] | None = None) -> Compariso
     wanted: dict[str, list[Row]] = {arm: [] for arm in arms or ()}
     for row in debates:
         wanted.setdefault(row.arm, []).append(row)
-    questions = by_question(debates)
+    questions: dict[Question, dict[str, Row]] = {}
+    for arm, own in wanted.items():
+        for question, row in by_question(own).items():
+            questions.setdefault(question, {})[arm] = row
     return Comparison(
         wanted,
         len(questions),
@@ -190,7 +193,7 @@ def _kappa(both: Sequence[tuple[Row, Row]], same: int) -> float | None:
 
 
 def _differences(
-    arms: Iterable[str], questions: Mapping[tuple[str, int], Mapping[str, Row]]
+    arms: Iterable[str], questions: Mapping[Question, Mapping[str, Row]]
 ) -> Iterable[Difference]:
     for (question, _), own in questions.items():
         answered = [row for row in own.values() if row.key is not None]

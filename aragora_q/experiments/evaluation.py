@@ -20,7 +20,7 @@ from typing import Any
 from aragora_q.base import JobStatus
 from aragora_q.experiments import inference
 from aragora_q.experiments.inference import Interval
-from aragora_q.experiments.rows import Cast, Change, Row, by_question
+from aragora_q.experiments.rows import Cast, Change, Question, Row, by_question
 from aragora_q.formats import count, dollars
 from aragora_q.money import USD_DIGITS
 
@@ -205,13 +205,13 @@ def evaluate(rows: Iterable[Row]) -> Evaluation:
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for row in debates:
         by_arm[row.arm].append(row)
-    questions = by_question(debates)
+    questions = {arm: by_question(own) for arm, own in by_arm.items()}
     arms = [_arm(arm, own) for arm, own in by_arm.items()]
-    outcomes = {arm: _outcomes(arm, questions) for arm in by_arm}
+    outcomes = {arm: _outcomes(own) for arm, own in questions.items()}
     pairs = _pairs(outcomes)
     return Evaluation(
         debates=len(debates),
-        questions=len(questions),
+        questions=len({key for own in questions.values() for key in own}),
         has_statistics=inference.is_installed(),
         arms=arms,
         pairs=pairs,
@@ -220,14 +220,12 @@ def evaluate(rows: Iterable[Row]) -> Evaluation:
     )
 
 
-Question = tuple[str, int]
 Outcomes = Mapping[Question, bool]
 
 
-def _outcomes(arm: str, questions: Mapping[Question, Mapping[str, Row]]) -> Outcomes:
-    """Return of which questions an arm's debates are right, or not."""
-    own = {key: rows[arm].is_right for key, rows in questions.items() if arm in rows}
-    return {key: is_right for key, is_right in own.items() if is_right is not None}
+def _outcomes(rows: Mapping[Question, Row]) -> Outcomes:
+    """Return which of an arm's debates are right, of those that are counted."""
+    return {key: row.is_right for key, row in rows.items() if row.is_right is not None}
 
 
 def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:

@@ -180,23 +180,25 @@ def of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
     return [row for row in rows if row.arm in arms]
 
 
-def by_question(rows: Iterable[Row]) -> dict[tuple[str, int], dict[str, Row]]:
-    """Return the rows of each question by arm, in the order of the rows; of jobs that are debates.
+Question = tuple[str, int]
+"""Its text, and which of an arm's questions with that text it is, from 0: their options may differ."""
 
-    A question is its text, whatever its place in the file was when an arm was swept. Where an arm has the same
-    text at several places, as with other options, the number tells them apart. If an arm has a question twice,
-    because it was written in another way before, the row that comes later counts.
+
+def by_question(rows: Iterable[Row]) -> dict[Question, Row]:
+    """Return the rows of an arm by question.
+
+    Not by number: a question keeps the one that it had when its first debate was enqueued, and the file may
+    have been sorted since. Of two rows with one number, because the arm was written in another way before, the
+    later one counts.
     """
-    rows = [row for row in rows if row.is_debate]
-    numbers: dict[tuple[str, str], set[int]] = {}
+    numbers: dict[str, dict[int, Row]] = {}
     for row in rows:
-        numbers.setdefault((row.arm, row.question), set()).add(row.number)
-    repeated = {question for (_, question), found in numbers.items() if len(found) > 1}
-    questions: dict[tuple[str, int], dict[str, Row]] = {}
-    for row in rows:
-        number = row.number if row.question in repeated else 0
-        questions.setdefault((row.question, number), {})[row.arm] = row
-    return questions
+        numbers.setdefault(row.question, {})[row.number] = row
+    return {
+        (question, place): found[number]
+        for question, found in numbers.items()
+        for place, number in enumerate(sorted(found))
+    }
 
 
 def _error(job: Job, result: Mapping[str, Any]) -> str:

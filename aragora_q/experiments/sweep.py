@@ -95,7 +95,8 @@ class Experiment:
         fields = {**self._agents, **arm.defaults, **question.fields, **arm.fields}
         tags = {**self.job_fields.get("tags", {}), **question.tags, ARM_TAG: arm.name}
         tenant = {} if question.tenant is None else {"tenant": question.tenant}
-        note = Note(arm.name, question.number, question.expected)
+        place = self.arms.index(arm) + 1
+        note = Note(arm.name, question.number, question.expected, place)
         return {
             **fields,
             **form_fields(fields, question.expected),
