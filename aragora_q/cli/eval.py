@@ -104,9 +104,9 @@ def eval_(
     """Measure how good the arms of an experiment are, by questions whose right verdicts are known.
 
     With QUESTIONS or --builtin, it enqueues the debates that are missing, as sweep does, waits for the
-    group, whose debates workers run, and reports. Without, it reports what the group has. Without arms,
+    group, whose debates workers run, and reports; without, it reports what the group has. Without arms,
     there are four, at equal cost: one call of the first agent; samples of it; a vote of all agents; and
-    the debate. It needs SciPy: pip install 'aragora-q[eval]'.
+    the debate. Needs the extra [eval].
     """
     from aragora_q.cli.sweeping import SweepOptions, check_confirmed
     from aragora_q.experiments import inference
@@ -134,9 +134,10 @@ def eval_(
 
     async def run() -> int:
         async with options.open_queue(config) as queue:
-            if asked is not None:
-                await _ask(queue, asked)
-            return 0 if dry_run else await _report(queue, group, form, as_json=as_json)
+            expected = await _ask(queue, asked) if asked else {}
+            if dry_run:
+                return 0
+            return await _report(queue, group, expected, form, as_json=as_json)
 
     return options.run(run())
 
@@ -163,8 +164,11 @@ def _arms(fields: Mapping[str, Any], source: str | None, given: Sequence[str] | 
     return arms_of(fields, read_arms(source), given or ()) if source or given else []
 
 
-async def _ask(queue: RedisStreamsQueue, asked: _Asked) -> None:
-    """Enqueue the debates that are missing, and wait for the group; only quote them if it is a trial."""
+async def _ask(queue: RedisStreamsQueue, asked: _Asked) -> Mapping[str, Sequence[Any]]:
+    """Enqueue the debates that are missing, and wait for the group; only quote them if it is a trial.
+
+    Return the right verdicts of each debate, as the file now has them.
+    """
     from aragora_q.cli import sweeping, waiting
     from aragora_q.experiments.sweep import Experiment
 
@@ -173,12 +177,13 @@ async def _ask(queue: RedisStreamsQueue, asked: _Asked) -> None:
     outcome = await sweeping.run(queue, experiment, how)
     if how.dry_run:
         sweeping.report(outcome, how)
-        return
+        return {}
     if not how.quiet:
         output.info(f"waiting for group {asked.group}: workers run its debates")
     await waiting.ended_group(queue, asked.group, asked.timeout_seconds, quiet=how.quiet)
     if not how.quiet:
         output.line()
+    return {debate.id: debate.question.expected for debate in experiment}
 
 
 async def _default_arms(queue: RedisStreamsQueue, asked: _Asked) -> list[Arm]:
@@ -219,12 +224,19 @@ def _read_questions(source: str | None, config: QueueConfig) -> list[Question]:
     return found
 
 
-async def _report(queue: RedisStreamsQueue, group: str, form: Format, *, as_json: bool) -> int:
+async def _report(
+    queue: RedisStreamsQueue,
+    group: str,
+    expected: Mapping[str, Sequence[Any]],
+    form: Format,
+    *,
+    as_json: bool,
+) -> int:
     from aragora_q.cli.group_rows import read_group
     from aragora_q.experiments.evaluation import evaluate
     from aragora_q.report import markdown, plain
 
-    rows, exit_code = await read_group(queue, group)
+    rows, exit_code = await read_group(queue, group, expected)
     found = evaluate(rows)
     if as_json:
         output.json_line({"group": group, **found.to_dict()})

@@ -216,7 +216,7 @@ def evaluate(rows: Iterable[Row]) -> Evaluation:
         arms=arms,
         pairs=pairs,
         findings=list(_findings(arms, pairs)),
-        warnings=list(_warnings(len(read) - len(debates), debates, arms, outcomes)),
+        warnings=list(_warnings(len(read) - len(debates), debates, arms, questions)),
     )
 
 
@@ -439,7 +439,7 @@ def _warnings(
     unreadable: int,
     debates: Sequence[Row],
     arms: Sequence[ArmResult],
-    outcomes: Mapping[str, Outcomes],
+    questions: Mapping[str, Mapping[Question, Row]],
 ) -> Iterator[str]:
     """Yield what makes the numbers say less."""
     if unreadable:
@@ -458,14 +458,21 @@ def _warnings(
             "expected verdict, so accuracy is too low and flips may be changes of wording. Prefer answer_form "
             "choice, number or boolean."
         )
-    if len({frozenset(own) for own in outcomes.values() if own}) > 1:
-        counts = ", ".join(f"{name_of(arm)} {len(own):,}" for arm, own in outcomes.items())
+    counted = {arm: frozenset(_outcomes(own)) for arm, own in questions.items()}
+    if len({own for own in counted.values() if own}) > 1:
+        counts = ", ".join(f"{name_of(arm)} {len(own):,}" for arm, own in counted.items())
         yield (
             f"the arms are not counted on the same questions ({counts}): compare arms by pairs, which count "
             "only questions of both."
         )
-    if any(len(each) > 1 for each in _expected(debates).values()):
-        yield "a question has other expected verdicts in one debate than in another."
+    if any(len(each) > 1 for each in _expected(questions.values()).values()):
+        yield "a question has other expected verdicts in one arm than in another."
+    twice = [each for each in arms if each.debates > len(questions[each.arm or ""])]
+    yield from _about(
+        "debates of a question that the arm has twice, written in another way; pairs count the latest",
+        twice,
+        lambda each: each.debates - len(questions[each.arm or ""]),
+    )
     yield from _about(
         "calls without a known price: in no cost", arms, lambda each: each.unpriced_calls
     )
@@ -484,11 +491,12 @@ def _about(
         yield f"{what}: {', '.join(found)}."
 
 
-def _expected(debates: Iterable[Row]) -> Mapping[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in debates:
-        if row.expected:
-            found[row.question].add(json.dumps(row.expected, sort_keys=True))
+def _expected(arms: Iterable[Mapping[Question, Row]]) -> Mapping[Question, set[str]]:
+    found: dict[Question, set[str]] = defaultdict(set)
+    for own in arms:
+        for key, row in own.items():
+            if row.expected:
+                found[key].add(json.dumps(row.expected, sort_keys=True))
     return found
 
 

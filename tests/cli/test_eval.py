@@ -116,6 +116,18 @@ def test_seats_of_an_arm_stay_though_quotes_change(run, on_queue, end):
     assert f"arm samples: {', '.join(seated['samples'])}" in more.err
 
 
+def test_a_corrected_expected_verdict_counts_without_another_debate(run, end):
+    """The file wins over what was noted when the debates were enqueued; verdicts are judged again."""
+    run("--arm", "solo agents=ann", "--yes", "--timeout", "0.05", questions=QUESTIONS[:2])
+    end(lambda _payload: True)
+    corrected = [{**QUESTIONS[0], "expected": False}, QUESTIONS[1]]
+    done = run("--arm", "solo agents=ann", "--yes", "--json", questions=corrected).object
+    [arm] = done["arms"]
+    assert (arm["debates"], arm["counted"], arm["right"]) == (2, 2, 1)
+    assert arm["flips"]["first_right"] == 1
+    assert run("--json").object["arms"][0]["right"] == 2  # as it was noted
+
+
 def test_json_has_the_documented_fields(run, end):
     """As docs/reference/cli-json.md lists them; the API sends the same."""
     run("-a", "ann,bob", "--yes", "--timeout", "0.05", questions=QUESTIONS)

@@ -284,6 +284,22 @@ def test_arms_with_other_questions_are_compared_on_those_of_both():
     )
 
 
+def test_questions_that_differ_between_arms_are_said():
+    """Other expected verdicts, or a question twice in an arm; the same text with other options is neither."""
+    rows = [row("one", 1, True), row("two", 1, True, expected=["milk"])]
+    assert any("other expected verdicts" in each for each in evaluate(rows).warnings)
+    rows = [row("one", 1, True), row("one", 1, False, id="later"), row("two", 1, True)]
+    found = evaluate(rows)
+    assert any("has twice" in each and "1 of one" in each for each in found.warnings)
+    assert (found.arms[0].counted, found.pairs[0].only_arm) == (2, 1)
+    rows = [
+        row(arm, number, True, question="Which?", expected=[f"option {number}"])
+        for arm in ("one", "two")
+        for number in (1, 2)
+    ]
+    assert evaluate(rows).warnings == []
+
+
 def test_what_is_not_counted_is_said():
     """Failed debates are not right; cancelled, running and those without expected verdicts are not counted."""
     nothing = {"verdict": None, "agreement": None}
