@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 120
 
+MAX_PAIRS = 60
+"""Pairs of arms that the report lists: those of eleven arms, and a few. JSON has all of them."""
+
 
 class Format(StrEnum):
     """What `--format` accepts."""
@@ -348,11 +351,14 @@ def _comparisons(pairs: Sequence[Pair]) -> Section:
                 "" if pair.p_adjusted is None else _p(pair.p_adjusted),
             ]
         )
-        for pair in pairs
+        for pair in pairs[:MAX_PAIRS]
     ]
+    more = len(pairs) - len(rows)
+    left_out = f" Not listed: {count(more, 'more pair')}; see --json." if more else ""
     note = (
         "Both: questions that both arms were asked. Won, lost: only this arm is right, only the other one. "
         "p: exact McNemar test; adjusted for the number of pairs by Holm."
+        f"{left_out}"
     )
     return Section(
         "Differences of accuracy", [Table(head, rows, frozenset(head[2:])), Notice(note)]

@@ -36,6 +36,9 @@ OVERCONFIDENT = 0.1
 UNEQUAL = 1.5
 """Costs per question that differ by this factor are pointed out."""
 
+MAX_DIFFERENCES = 10
+"""Differences that have a sentence each, the clearest first."""
+
 MAX_NAMED = 3
 """Pairs of arms that one sentence names."""
 
@@ -377,8 +380,11 @@ def _findings(arms: Sequence[ArmResult], pairs: Sequence[Pair]) -> Iterator[str]
     """Yield what follows from the numbers, and what does not."""
     tested = [pair for pair in pairs if pair.p_adjusted is not None]
     shown = [pair for pair in tested if pair.p_adjusted is not None and pair.p_adjusted < LEVEL]
-    for pair in shown:
+    clearest = sorted(shown, key=lambda pair: (pair.p_adjusted, -abs(pair.difference or 0.0)))
+    for pair in clearest[:MAX_DIFFERENCES]:
         yield _difference(pair)
+    if (more := len(shown) - MAX_DIFFERENCES) > 0:
+        yield f"{count(more, 'more pair')} of arms differ, less clearly: see the adjusted p-values."
     if others := [pair for pair in tested if pair not in shown]:
         yield from _no_difference(others, len(tested))
     yield from _costs(arms)

@@ -161,6 +161,14 @@ def test_markdown(run, end):
     assert any(line.startswith("| one | 1/1 | 100% |") for line in done.lines)
 
 
+def test_without_prices_calls_count(run, on_queue):
+    """An agent whose price is not known has as many samples as a debate has calls."""
+    shown = run("-a", "openai:m9,openai:m9", "--rounds", "1", "--dry-run", questions=QUESTIONS)
+    assert shown.code == 0, shown.err
+    [samples] = re.findall(r"^arm samples: (.*)$", shown.err, re.MULTILINE)
+    assert 2 <= len(samples.split(", ")) <= 4  # two proposals, and a round of two if they differ
+
+
 def test_the_questions_of_the_package(run, on_queue):
     """50 of them, in arms of one's choice."""
     shown = run("--builtin", "--arm", "solo agents=ann", "--dry-run")

@@ -364,6 +364,15 @@ def test_findings_say_what_follows_and_what_does_not():
     assert "from 6 questions" in second
 
 
+def test_findings_about_many_arms_are_few():
+    """At most ten differences have a sentence; how many more there are is said."""
+    rows = [row(f"bad{arm}", n, n < 10) for arm in range(12) for n in range(50)]
+    rows += [row("good", n, True) for n in range(50)]
+    findings = evaluate(rows).findings
+    assert sum(each.startswith("good is right more often than bad") for each in findings) == 10
+    assert findings[10] == "2 more pairs of arms differ, less clearly: see the adjusted p-values."
+
+
 def test_a_correction_for_many_comparisons():
     """Six wins to none are a difference of two arms, and none in a comparison of four."""
     two = [*(row("x", n, n > 5) for n in range(50)), *(row("y", n, True) for n in range(50))]
