@@ -454,6 +454,14 @@ def _warnings(
         yield f"{count(live, 'debate')} not ended: the numbers will change."
     yield from _about("cancelled: not counted", arms, lambda each: each.cancelled)
     yield from _about("failed: counted as not right", arms, lambda each: each.failed)
+    undecided = Counter(
+        row.arm or None
+        for row in debates
+        if row.is_right is not None and row.verdict is None and row.status is JobStatus.COMPLETED
+    )
+    yield from _about(
+        "completed without a verdict: counted as not right", arms, lambda each: undecided[each.arm]
+    )
     ended = [row for row in debates if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
     if unknown := sum(row.is_right is None for row in ended):
         which = "no debate has" if unknown == len(ended) else f"{count(unknown, 'debate')} without"

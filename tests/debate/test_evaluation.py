@@ -311,17 +311,19 @@ def test_what_is_not_counted_is_said():
         row("a", 5, None, expected=()),
         row("a", 6, False, is_closed=False),
         row("a", 7, None, question="", status=JobStatus.FAILED),
+        row("a", 8, False, **nothing),
     ]
     found = evaluate(rows)
     [arm] = found.arms
-    assert (arm.debates, arm.completed, arm.failed, arm.cancelled, arm.live) == (6, 3, 1, 1, 1)
-    assert (arm.answered, arm.counted, arm.right) == (3, 3, 1)
+    assert (arm.debates, arm.completed, arm.failed, arm.cancelled, arm.live) == (7, 4, 1, 1, 1)
+    assert (arm.answered, arm.counted, arm.right) == (3, 4, 1)
     text = "\n".join(found.warnings)
     for part in (
         "1 job of the group: not a debate",
         "1 debate not ended",
         "cancelled: not counted: 1 of a",
         "failed: counted as not right: 1 of a",
+        "completed without a verdict: counted as not right: 1 of a",
         "1 debate without expected verdicts",
         "1 debate with answers in free text",
     ):
