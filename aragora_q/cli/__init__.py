@@ -42,6 +42,7 @@ COMMANDS = {
     "group": "List, show, seal and cancel groups of jobs.",
     "table": "Write the debates of a group as CSV, JSON lines, Markdown.",
     "compare": "Show arms of an experiment side by side.",
+    "eval": "Measure arms on questions with known answers.",
     "requeue": "Run failed or cancelled jobs again.",
     "pause": "Stop starting jobs; running jobs continue.",
     "resume": "Start jobs of a paused queue again.",

@@ -5,7 +5,8 @@ Shared by `table`, `compare` and `eval`; the name of a group also by `group`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -42,8 +43,12 @@ class GroupRows(NamedTuple):
     exit_code: int
 
 
-async def read_group(queue: RedisStreamsQueue, name: str) -> GroupRows:
+async def read_group(
+    queue: RedisStreamsQueue, name: str, expected: Mapping[str, Sequence[Any]] | None = None
+) -> GroupRows:
     """Return the rows of a group. Says how many jobs have not ended, or are deleted, and which are corrupted.
+
+    `expected` are right verdicts by job id, if they are others than those that are noted.
 
     Raises:
         GroupNotFound: the group has no job.
@@ -57,7 +62,7 @@ async def read_group(queue: RedisStreamsQueue, name: str) -> GroupRows:
     except InvalidPayload as error:  # its jobs can be read
         output.error(str(error), error.hint)
         exit_code = error.exit_code
-    rows = await read_rows(queue, name)
+    rows = await read_rows(queue, name, expected or {})
     live = [row for row in rows if not row.status.is_terminal]
     if live:
         held = sum(row.status == "held" for row in live)

@@ -36,6 +36,9 @@ OVERCONFIDENT = 0.1
 UNEQUAL = 1.5
 """Costs per question that differ by this factor are pointed out."""
 
+MAX_DIFFERENCES = 10
+"""Differences that have a sentence each, the clearest first."""
+
 MAX_NAMED = 3
 """Pairs of arms that one sentence names."""
 
@@ -201,27 +204,31 @@ class Evaluation:
 def evaluate(rows: Iterable[Row]) -> Evaluation:
     """Count the debates of a group. Intervals and tests are there if SciPy is installed."""
     read = list(rows)
-    debates = [row for row in read if row.question]
+    debates = [row for row in read if row.is_debate]
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for row in debates:
         by_arm[row.arm].append(row)
+    questions = {arm: by_question(own) for arm, own in by_arm.items()}
     arms = [_arm(arm, own) for arm, own in by_arm.items()]
-    outcomes = {arm: _outcomes(own) for arm, own in by_arm.items()}
+    outcomes = {arm: _outcomes(own) for arm, own in questions.items()}
     pairs = _pairs(outcomes)
     return Evaluation(
         debates=len(debates),
-        questions=len({key for own in by_arm.values() for key in by_question(own)}),
+        questions=len({key for own in questions.values() for key in own}),
         has_statistics=inference.is_installed(),
         arms=arms,
         pairs=pairs,
         findings=list(_findings(arms, pairs)),
-        warnings=list(_warnings(len(read) - len(debates), debates, arms, outcomes)),
+        warnings=list(_warnings(len(read) - len(debates), debates, arms, questions)),
     )
 
 
-def _outcomes(rows: Iterable[Row]) -> dict[Question, bool]:
-    """Return which of an arm's counted debates are right."""
-    return {key: row.is_right for key, row in by_question(rows).items() if row.is_right is not None}
+Outcomes = Mapping[Question, bool]
+
+
+def _outcomes(rows: Mapping[Question, Row]) -> Outcomes:
+    """Return which of an arm's debates are right, of those that are counted."""
+    return {key: row.is_right for key, row in rows.items() if row.is_right is not None}
 
 
 def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
@@ -338,13 +345,13 @@ def _rate(cast: Sequence[Cast], is_chosen: Callable[[Cast], bool]) -> Rate | Non
     )
 
 
-def _pairs(outcomes: Mapping[str, Mapping[Question, bool]]) -> list[Pair]:
+def _pairs(outcomes: Mapping[str, Outcomes]) -> list[Pair]:
     pairs = [_pair(arm, baseline, outcomes) for baseline, arm in combinations(outcomes, 2)]
     adjusted = iter(inference.holm([pair.p for pair in pairs if pair.p is not None]))
     return [pair if pair.p is None else replace(pair, p_adjusted=next(adjusted)) for pair in pairs]
 
 
-def _pair(arm: str, baseline: str, outcomes: Mapping[str, Mapping[Question, bool]]) -> Pair:
+def _pair(arm: str, baseline: str, outcomes: Mapping[str, Outcomes]) -> Pair:
     own, other = outcomes[arm], outcomes[baseline]
     common = own.keys() & other.keys()
     counts = Counter((own[key], other[key]) for key in common)
@@ -373,8 +380,11 @@ def _findings(arms: Sequence[ArmResult], pairs: Sequence[Pair]) -> Iterator[str]
     """Yield what follows from the numbers, and what does not."""
     tested = [pair for pair in pairs if pair.p_adjusted is not None]
     shown = [pair for pair in tested if pair.p_adjusted is not None and pair.p_adjusted < LEVEL]
-    for pair in shown:
+    clearest = sorted(shown, key=lambda pair: (pair.p_adjusted, -abs(pair.difference or 0.0)))
+    for pair in clearest[:MAX_DIFFERENCES]:
         yield _difference(pair)
+    if (more := len(shown) - MAX_DIFFERENCES) > 0:
+        yield f"{count(more, 'more pair')} of arms differ, less clearly: see the adjusted p-values."
     if others := [pair for pair in tested if pair not in shown]:
         yield from _no_difference(others, len(tested))
     yield from _costs(arms)
@@ -396,7 +406,7 @@ def _difference(pair: Pair) -> str:
         better, worse, low, high = worse, better, -high, -low
     return (
         f"{name_of(better)} is right more often than {name_of(worse)}: by {100 * abs(difference):.0f} "
-        f"points (95 % interval: {100 * low:.0f} to {100 * high:.0f}) on "
+        f"points (95% interval: {100 * low:.0f} to {100 * high:.0f}) on "
         f"{count(pair.questions, 'question')}; adjusted {p_text(pair.p_adjusted)}."
     )
 
@@ -435,7 +445,7 @@ def _warnings(
     unreadable: int,
     debates: Sequence[Row],
     arms: Sequence[ArmResult],
-    outcomes: Mapping[str, Mapping[Question, bool]],
+    questions: Mapping[str, Mapping[Question, Row]],
 ) -> Iterator[str]:
     """Yield what makes the numbers say less."""
     if unreadable:
@@ -444,6 +454,14 @@ def _warnings(
         yield f"{count(live, 'debate')} not ended: the numbers will change."
     yield from _about("cancelled: not counted", arms, lambda each: each.cancelled)
     yield from _about("failed: counted as not right", arms, lambda each: each.failed)
+    undecided = Counter(
+        row.arm or None
+        for row in debates
+        if row.is_right is not None and row.verdict is None and row.status is JobStatus.COMPLETED
+    )
+    yield from _about(
+        "completed without a verdict: counted as not right", arms, lambda each: undecided[each.arm]
+    )
     ended = [row for row in debates if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
     if unknown := sum(row.is_right is None for row in ended):
         which = "no debate has" if unknown == len(ended) else f"{count(unknown, 'debate')} without"
@@ -454,14 +472,21 @@ def _warnings(
             "expected verdict, so accuracy is too low and flips may be changes of wording. Prefer answer_form "
             "choice, number or boolean."
         )
-    if len({frozenset(own) for own in outcomes.values() if own}) > 1:
-        counts = ", ".join(f"{name_of(arm)} {len(own):,}" for arm, own in outcomes.items())
+    counted = {arm: frozenset(_outcomes(own)) for arm, own in questions.items()}
+    if len({own for own in counted.values() if own}) > 1:
+        counts = ", ".join(f"{name_of(arm)} {len(own):,}" for arm, own in counted.items())
         yield (
             f"the arms are not counted on the same questions ({counts}): compare arms by pairs, which count "
             "only questions of both."
         )
-    if any(len(each) > 1 for each in _expected(debates).values()):
-        yield "a question has other expected verdicts in one debate than in another."
+    if any(len(each) > 1 for each in _expected(questions.values()).values()):
+        yield "a question has other expected verdicts in one arm than in another."
+    twice = [each for each in arms if each.debates > len(questions[each.arm or ""])]
+    yield from _about(
+        "debates of a question that the arm has twice, written in another way; pairs count the latest",
+        twice,
+        lambda each: each.debates - len(questions[each.arm or ""]),
+    )
     yield from _about(
         "calls without a known price: in no cost", arms, lambda each: each.unpriced_calls
     )
@@ -480,11 +505,12 @@ def _about(
         yield f"{what}: {', '.join(found)}."
 
 
-def _expected(debates: Iterable[Row]) -> Mapping[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in debates:
-        if row.expected:
-            found[row.question].add(json.dumps(row.expected, sort_keys=True))
+def _expected(arms: Iterable[Mapping[Question, Row]]) -> Mapping[Question, set[str]]:
+    found: dict[Question, set[str]] = defaultdict(set)
+    for own in arms:
+        for key, row in own.items():
+            if row.expected:
+                found[key].add(json.dumps(row.expected, sort_keys=True))
     return found
 
 

@@ -6,8 +6,9 @@ Used by the commands `table`, `compare` and `eval`, and by the console. Reads on
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.base import JobStatus
 from aragora_q.errors import GroupNotFound, InvalidPayload
@@ -18,6 +19,8 @@ from aragora_q.labels import JobFilter
 if TYPE_CHECKING:
     from aragora_q.base import Job
     from aragora_q.streams.queue import RedisStreamsQueue
+
+NONE: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 JOBS_AT_ONCE = 50
 """Jobs that are in memory together, with payload and result."""
@@ -31,17 +34,21 @@ class _Found(NamedTuple):
     place: int
 
 
-async def read_rows(queue: RedisStreamsQueue, group: str) -> list[Row]:
+async def read_rows(
+    queue: RedisStreamsQueue, group: str, expected: Mapping[str, Sequence[Any]] = NONE
+) -> list[Row]:
     """Return the rows of a group: by number of the question, then by arm, in the order of their first enqueue.
 
     Arms that were enqueued together are in the order in which they were written. Jobs without a number come
     last, in the order of their enqueue. A job whose data is corrupted has a row that says so.
 
+    `expected` has the right verdicts of jobs by id, if they are others than those noted in the jobs.
+
     Raises:
         GroupNotFound: the group has no job.
         InvalidPayload: `group` is not a name.
     """
-    found = [each async for each in _found(queue, group)]
+    found = [each async for each in _found(queue, group, expected)]
     if not found and await queue.tracker.get_group(group) is None:
         raise GroupNotFound(group, queue.config.queue)
     arms: dict[str, tuple[float, int]] = {}
@@ -61,11 +68,13 @@ async def iterate_rows(queue: RedisStreamsQueue, group: str) -> AsyncIterator[Ro
     Raises:
         InvalidPayload: `group` is not a name.
     """
-    async for found in _found(queue, group):
+    async for found in _found(queue, group, NONE):
         yield found.row
 
 
-async def _found(queue: RedisStreamsQueue, group: str) -> AsyncIterator[_Found]:
+async def _found(
+    queue: RedisStreamsQueue, group: str, expected: Mapping[str, Sequence[Any]]
+) -> AsyncIterator[_Found]:
     questions: dict[str, str] = {}  # each of them once in memory, however many arms it has
     async for page in queue.find(JobFilter(group=group)):
         for start in range(0, len(page), JOBS_AT_ONCE):
@@ -75,15 +84,15 @@ async def _found(queue: RedisStreamsQueue, group: str) -> AsyncIterator[_Found]:
                 if isinstance(job, InvalidPayload):
                     yield _Found(await _corrupted(queue, job_id, job), math.inf, 0)
                 elif job is not None:
-                    yield _read(job, questions)
+                    yield _read(job, questions, expected.get(job_id))
 
 
-def _read(job: Job, questions: dict[str, str]) -> _Found:
+def _read(job: Job, questions: dict[str, str], expected: Sequence[Any] | None) -> _Found:
     question = job.payload.get("question")
     if isinstance(question, str):
         job.payload["question"] = questions.setdefault(question, question)
     note = note_of(job.payload)
-    return _Found(row_of(job), job.created_at or math.inf, note.place if note else 0)
+    return _Found(row_of(job, expected), job.created_at or math.inf, note.place if note else 0)
 
 
 async def _corrupted(queue: RedisStreamsQueue, job_id: str, error: InvalidPayload) -> Row:

@@ -110,13 +110,17 @@ class Row:
         return bool(self.question)
 
 
-def row_of(job: Job) -> Row:
-    """Return the row of a job, as far as it is known."""
+def row_of(job: Job, expected: Sequence[Any] | None = None) -> Row:
+    """Return the row of a job, as far as it is known.
+
+    `expected` are the right verdicts; None: those that its note has.
+    """
     if not is_debate(job):
         return Row(job.id, "", 0, "", job.status, job.tags, job.error or "")
     payload, result = job.payload, mapping(job.result)
     note = note_of(payload)
-    expected = note.expected if note else ()
+    if expected is None:
+        expected = note.expected if note else ()
     usage = mapping(result.get("token_usage"))
     form = _form_of(payload)
     is_complete, has_vote = job.status is JobStatus.COMPLETED, payload.get("consensus") != "none"

@@ -1,5 +1,7 @@
 """The report of an experiment: agents whose truth is known answer 50 questions, and each number shows it."""
 
+import json
+from importlib.resources import files
 from statistics import fmean
 
 import pytest
@@ -13,20 +15,24 @@ from aragora_q.experiments.notes import NOTE, Note
 from aragora_q.experiments.rows import Cast, Change, Row, row_of
 from aragora_q.job import create_debate_job
 
-NUMBERS = frozenset(range(1, 51))
+LINES = files("aragora_q.experiments").joinpath("builtin.jsonl").read_text("utf-8").splitlines()
 
 
-def question(number):
-    """A question with its right verdict and a wrong one."""
-    forms = [
-        ({"answer_form": "number"}, number * 3, number * 3 + 1),
-        ({"answer_form": "boolean"}, True, False),
-        ({"answer_form": "choice", "options": ["tea", "rum", "milk"]}, "tea", "rum"),
-    ]
-    return (f"Question {number}?", *forms[number % 3])
+def question(line):
+    """A question of the package: its text, form, right verdict and a wrong one."""
+    line = json.loads(line)
+    right = line["expected"]
+    if isinstance(right, bool):
+        return line["question"], {"answer_form": "boolean"}, right, not right
+    if isinstance(right, int):
+        return line["question"], {"answer_form": "number"}, right, right + 1
+    options = line.get("options", [right, "another answer"])
+    wrong = next(option for option in options if option != right)
+    return line["question"], {"answer_form": "choice", "options": options}, right, wrong
 
 
-QUESTIONS = {number: question(number) for number in NUMBERS}
+QUESTIONS = dict(enumerate(map(question, LINES), start=1))
+NUMBERS = frozenset(QUESTIONS)
 NUMBER_OF = {text: number for number, (text, *_) in QUESTIONS.items()}
 
 SAGE = {n for n in NUMBERS if n % 5}
@@ -44,7 +50,7 @@ def knowing(known, *, follows=False):
         _, _, right, wrong = QUESTIONS[NUMBER_OF[task.topic.question]]
         own = right if NUMBER_OF[task.topic.question] in known else wrong
         if isinstance(task, Propose):
-            return said({"answer": own, "reasons": "It is so."})
+            return said({"answer": own, "reasons": "It is so."}, cost_usd=0.01)
         assert isinstance(task, Discuss)
         verdicts = [answer.verdict for answer in task.answers.values()]
         verdicts.remove(own)
@@ -56,7 +62,8 @@ def knowing(known, *, follows=False):
                 "stop": False,
                 "answer": verdicts[0] if follow else own,
                 "reasons": "It is so.",
-            }
+            },
+            cost_usd=0.01,
         )
 
     return reply
@@ -90,6 +97,21 @@ def run_arm(run_debate):
     return run
 
 
+def assert_calibrated(by_arm, majority):
+    """Three seats with two verdicts agree by 2/3 or fully; the same one, asked three times, fully."""
+    same = {n for n in NUMBERS if len({n in SAGE, n in FICKLE, n in FIRM}) == 1}
+    agreement = [1.0 if n in same else 0.6667 for n in NUMBERS]
+    assert by_arm["one"].agreement == by_arm["samples"].agreement == 1.0
+    assert by_arm["vote"].agreement == pytest.approx(fmean(agreement))
+    calibration, gaps = by_arm["vote"].calibration, 0.0
+    for place, group in ((6, NUMBERS - same), (9, same)):
+        found, right = calibration.bins[place], len(group & majority)
+        assert (found.debates, found.accuracy) == (len(group), right / len(group))
+        gaps += len(group) / 50 * abs(found.agreement - right / len(group))
+    assert calibration.ece == pytest.approx(gaps)
+    assert by_arm["samples"].calibration.ece == pytest.approx(0.5)  # always sure, half of it right
+
+
 async def test_each_number_is_what_the_agents_were_made_to_do(seat_scripted_agents, run_arm):
     """Four arms on 50 questions: all numbers follow from the sets of questions that the agents know."""
     agents = seat_scripted_agents(
@@ -121,22 +143,13 @@ async def test_each_number_is_what_the_agents_were_made_to_do(seat_scripted_agen
     calls = {arm: each.calls for arm, each in by_arm.items()}
     assert calls == {"one": 50, "samples": 150, "vote": 150, "debate": 300}
     assert sum(calls.values()) == sum(len(agent.asked) for agent in agents.values())
-    assert {each.calls_per_question for each in found.arms} == {1, 3, 6}
+    for arm, each in by_arm.items():
+        assert each.calls_per_question == calls[arm] / 50
+        assert each.cost_usd == pytest.approx(calls[arm] * 0.01)
+        assert each.cost_per_question_usd == pytest.approx(calls[arm] * 0.01 / 50)
+    assert "A question costs 6.0 times as much in debate as in one" in " ".join(found.findings)
     assert by_arm["debate"].tokens == 300 * 15
-
-    same = {n for n in NUMBERS if len({n in SAGE, n in FICKLE, n in FIRM}) == 1}
-    agreement = {n: 1.0 if n in same else 0.6667 for n in NUMBERS}
-    assert by_arm["one"].agreement == by_arm["samples"].agreement == 1.0
-    assert by_arm["vote"].agreement == pytest.approx(fmean(agreement.values()))
-    calibration = by_arm["vote"].calibration
-    gaps = 0.0
-    for number, group in ((6, NUMBERS - same), (9, same)):
-        bin_ = calibration.bins[number]
-        hits = len(group & majority)
-        assert (bin_.debates, bin_.accuracy) == (len(group), hits / len(group))
-        gaps += len(group) / 50 * abs(bin_.agreement - hits / len(group))
-    assert calibration.ece == pytest.approx(gaps)
-    assert by_arm["samples"].calibration.ece == pytest.approx(0.5)  # always sure, half of it right
+    assert_calibrated(by_arm, majority)
 
     flips = by_arm["debate"].flips
     assert flips.seats == 150
@@ -271,6 +284,22 @@ def test_arms_with_other_questions_are_compared_on_those_of_both():
     )
 
 
+def test_questions_that_differ_between_arms_are_said():
+    """Other expected verdicts, or a question twice in an arm; the same text with other options is neither."""
+    rows = [row("one", 1, True), row("two", 1, True, expected=["milk"])]
+    assert any("other expected verdicts" in each for each in evaluate(rows).warnings)
+    rows = [row("one", 1, True), row("one", 1, False, id="later"), row("two", 1, True)]
+    found = evaluate(rows)
+    assert any("has twice" in each and "1 of one" in each for each in found.warnings)
+    assert (found.arms[0].counted, found.pairs[0].only_arm) == (2, 1)
+    rows = [
+        row(arm, number, True, question="Which?", expected=[f"option {number}"])
+        for arm in ("one", "two")
+        for number in (1, 2)
+    ]
+    assert evaluate(rows).warnings == []
+
+
 def test_what_is_not_counted_is_said():
     """Failed debates are not right; cancelled, running and those without expected verdicts are not counted."""
     nothing = {"verdict": None, "agreement": None}
@@ -282,17 +311,19 @@ def test_what_is_not_counted_is_said():
         row("a", 5, None, expected=()),
         row("a", 6, False, is_closed=False),
         row("a", 7, None, question="", status=JobStatus.FAILED),
+        row("a", 8, False, **nothing),
     ]
     found = evaluate(rows)
     [arm] = found.arms
-    assert (arm.debates, arm.completed, arm.failed, arm.cancelled, arm.live) == (6, 3, 1, 1, 1)
-    assert (arm.answered, arm.counted, arm.right) == (3, 3, 1)
+    assert (arm.debates, arm.completed, arm.failed, arm.cancelled, arm.live) == (7, 4, 1, 1, 1)
+    assert (arm.answered, arm.counted, arm.right) == (3, 4, 1)
     text = "\n".join(found.warnings)
     for part in (
         "1 job of the group: not a debate",
         "1 debate not ended",
         "cancelled: not counted: 1 of a",
         "failed: counted as not right: 1 of a",
+        "completed without a verdict: counted as not right: 1 of a",
         "1 debate without expected verdicts",
         "1 debate with answers in free text",
     ):
@@ -323,7 +354,7 @@ def test_findings_say_what_follows_and_what_does_not():
         *(row("good", n, True) for n in range(50)),
     ]
     [finding, *_] = evaluate(clear).findings
-    assert finding.startswith("good is right more often than bad: by 26 points (95 % interval: ")
+    assert finding.startswith("good is right more often than bad: by 26 points (95% interval: ")
     [pair] = evaluate(clear).pairs
     assert (pair.arm, pair.difference, pair.p) == ("good", 0.26, pytest.approx(2 / 2**13))
     turned = evaluate(reversed(clear))
@@ -333,6 +364,15 @@ def test_findings_say_what_follows_and_what_does_not():
     first, second = evaluate(unclear).findings
     assert first.startswith("50 questions do not separate y and x.")
     assert "from 6 questions" in second
+
+
+def test_findings_about_many_arms_are_few():
+    """At most ten differences have a sentence; how many more there are is said."""
+    rows = [row(f"bad{arm}", n, n < 10) for arm in range(12) for n in range(50)]
+    rows += [row("good", n, True) for n in range(50)]
+    findings = evaluate(rows).findings
+    assert sum(each.startswith("good is right more often than bad") for each in findings) == 10
+    assert findings[10] == "2 more pairs of arms differ, less clearly: see the adjusted p-values."
 
 
 def test_a_correction_for_many_comparisons():
