@@ -71,6 +71,7 @@ _NOT_REQUEUED = {
     "held": "is held: to let it run, unhold it",
     "completed": "was not requeued: it has completed; enqueue it again under another id",
     "malformed": "was not requeued: it is the dead letter of a malformed entry",
+    "not-reached": "was not requeued: its debate did not reach that phase",
 }
 
 VERBS = {
@@ -85,7 +86,7 @@ VERBS = {
             "requeue", "requeued", frozenset({JobStatus.FAILED, JobStatus.CANCELLED}), _requeue,
             frozenset({"requeued"}),
             {"requeued": "is requeued", **_NOT_REQUEUED},
-            refused=frozenset({"held", "completed", "malformed"}),
+            refused=frozenset({"held", "completed", "malformed", "not-reached"}),
         ),
         Verb(
             "hold", "held", LIVE, _hold, frozenset({"held", "asked"}),

@@ -184,7 +184,7 @@ class CallBook:
         if self._must_wait is not None:
             raise self._must_wait
         try:
-            first = replace(call, expected_usd=self._journal.left_usd())
+            first = replace(call, expected_usd=self._journal.quote_usd)
             await ledger.acquire(self._attempt, first)
         except GateClosed as error:
             if not error.by:  # else its account is closed, and that of another agent may be open

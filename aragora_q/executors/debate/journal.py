@@ -185,13 +185,6 @@ class Journal:
         """What the debate was expected to cost before its first call; None: that is not known."""
         return loose.number_or_none(self.begun.get("quote_usd"))
 
-    def left_usd(self) -> float | None:
-        """Return what is left of `quote_usd`: without what was taken over, at its price there."""
-        if self.quote_usd is None:
-            return None
-        taken = sum(entry["was"]["usd"] or 0.0 for entry in self.taken_over())
-        return max(0.0, self.quote_usd - taken)
-
     @property
     def life(self) -> str:
         """The id of this life."""

@@ -21,7 +21,7 @@ from aragora_q.executors.debate import labels, quote
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel, label_of
 from aragora_q.executors.debate.calls import AskAgent, Asked, CallBook
-from aragora_q.executors.debate.estimate import expected_usd
+from aragora_q.executors.debate.estimate import expected_usd, left_to_pay, quote_debate
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.lesson import lesson_of
 from aragora_q.executors.debate.limits import Limits, Plan
@@ -39,6 +39,7 @@ from aragora_q.executors.debate.requests import (
     Revise,
     Topic,
 )
+from aragora_q.executors.debate.seeds import taken_calls
 from aragora_q.executors.debate.vote import Election
 from aragora_q.job import DebateJobPayload, DebateResult
 
@@ -109,7 +110,8 @@ class Debate:
         await self._calls.settle_again()
         topic = Topic.of(self._payload, self._journal.begun["nonce"])
         if self._journal.has_seeds and not any(self._journal.ledger()):
-            await self._take_over(topic)
+            is_complete = await self._take_over(topic)
+            await self._journal.note("begun", await self._begun_with(is_complete=is_complete))
         if self._payload.has_budget and not (
             any(self._journal.ledger()) or any(self._journal.entries())
         ):
@@ -190,10 +192,28 @@ class Debate:
             is_closing=is_closing,
         )
 
-    async def _take_over(self, topic: Topic) -> None:
+    async def replay(self) -> tuple[list[Entry], bool]:
+        """Return the finished calls of another debate that this one may take over, and if they are all of its.
+
+        Nothing is asked.
+        """
+        await self._journal.open(self._begin)
+        topic = Topic.of(self._payload, self._journal.begun["nonce"])
+        is_complete = await self._take_over(topic)
+        return list(self._journal.taken_over()), is_complete
+
+    async def _begun_with(self, *, is_complete: bool) -> Entry:
+        """Return what the debate began with, and what is left to be paid for after what it has taken over."""
+        history = await self._attempt.call_history()
+        quote = quote_debate(self._payload, self._terms, history)
+        left = left_to_pay(quote, taken_calls(self._journal.taken_over()), is_complete=is_complete)
+        return {**self._journal.begun, "quote_usd": left.expected.usd}
+
+    async def _take_over(self, topic: Topic) -> bool:
         """Run the debate as far as finished calls of another debate lead, and store them as this one's.
 
-        So they are in the journal before any limit counts what is left to be paid for.
+        So they are in the journal before any limit counts what is left to be paid for. Return True if there is
+        nothing left.
         """
         payload = replace(self._payload, timeout_seconds=None, max_tokens=None, max_cost_usd=None)
         limits = Limits(payload, self._terms, self._journal, self._fallbacks)
@@ -205,6 +225,8 @@ class Debate:
             if payload.consensus != "none":
                 outcome = self._outcome(topic, seats, rounds)
                 await self._vote(topic, seats, rounds, outcome, limits)
+            return True
+        return False
 
     async def _vote(
         self,

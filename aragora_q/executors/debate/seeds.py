@@ -8,8 +8,8 @@ by the participants.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Entry = dict[str, Any]
@@ -96,11 +96,24 @@ class Seeds:
                 yield group
 
 
+def seeds_of(source: str, journal: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Return the seeds that `enqueue` makes of the journal of the debate `source`."""
+    own = {f"{SEED}/{source}/{n}": each for n, each in journal.items() if n.startswith("call/")}
+    older = {n: each for n, each in journal.items() if n.startswith(f"{SEED}/")}
+    begun = {BEGUN: journal["begun"]} if "begun" in journal else {}
+    return {**older, **own, **begun}
+
+
 def taken_over(seed: Entry, place: Mapping[str, Any], now: float) -> Entry:
     """Return the entry of a reply taken over at `place`: it takes nothing here, and says what it took."""
     was = seed.get("was") or {name: seed[name] for name in _TAKEN}
     free = {"in": 0, "out": 0, "cached": 0, "max_in": 0, "usd": 0.0, "seconds": 0.0}
     return {**seed, **place, **free, "at": round(now, 3), "was": was}
+
+
+def taken_calls(entries: Iterable[Entry]) -> Counter[tuple[str, str]]:
+    """Return the number of replies by kind of phase and agent."""
+    return Counter((entry["phase"], entry["agent"]) for entry in entries)
 
 
 def _identity(entry: Mapping[str, Any]) -> tuple[str, str]:
