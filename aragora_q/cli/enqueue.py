@@ -236,7 +236,7 @@ async def _fork(settings: QueueConfig, fields: dict[str, Any]) -> dict[str, Any]
 def _check_source(
     question: str | None, source: str | None, *, is_bulk: bool, is_single: bool
 ) -> None:
-    """Raise typer.BadParameter if JSON lines have options of a QUESTION, or the QUESTION is a file or missing."""
+    """Raise typer.BadParameter if JSON lines have options of a QUESTION, or QUESTION is a file or missing."""
     if question is None and source is None:
         raise typer.BadParameter("QUESTION, FILE, - or --from ID is required")
     if is_bulk and source is not None:
@@ -281,8 +281,8 @@ async def _enqueue(
 
     approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
     async with options.open_queue(settings) as queue:
-        if forked_from(job.payload) and await _is_paid_for(queue, job, quiet=quiet):
-            approval = None
+        is_paid_for = await _is_paid_for(queue, job, quiet=quiet)
+        approval = None if is_paid_for else approval
         await _check_quote(queue, job, thresholds.max_quote, quiet=quiet)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
         fields = {
@@ -315,10 +315,13 @@ async def _enqueue(
 
 async def _is_paid_for(queue: RedisStreamsQueue, job: Job, *, quiet: bool) -> bool:
     """Return True if all calls of a debate are taken over from another one; warn if none is."""
+    if forked_from(job.payload) is None:
+        return False
     quoter = _quoter(queue, quiet=quiet)
     if await quoter.is_paid_for(job.payload):
         return True
-    if not quiet and (quoted := await quoter.quote(job.payload)).taken_over == 0:
+    quoted = await quoter.quote(job.payload)
+    if quoted.taken_over == 0 and not quiet:
         output.info(f"warning: {quoted.what_is_taken_over}")
     return False
 

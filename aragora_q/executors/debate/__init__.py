@@ -179,11 +179,11 @@ def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHisto
 
 async def calls_to_take_over(
     payload: Mapping[str, Any], source: str, journal: Mapping[str, Any], config: QueueConfig
-) -> tuple[Counter[tuple[str, str]], bool] | None:
+) -> tuple[Counter[tuple[str, str, str]], bool] | None:
     """Return how many finished calls of the debate `source` the JSON of another one may take over.
 
-    They are counted by kind of phase and agent; and True if they are all that it takes. `journal` is that of
-    `source`. None: not known here, because an agent cannot be built here.
+    They are counted by kind of phase, agent and model; and True if they are all that it takes. `journal` is
+    that of `source`. None: not known here, because an agent cannot be built here.
 
     Raises:
         InvalidPayload: a field breaks a rule, or a name is unknown.

@@ -119,9 +119,9 @@ def quote_debate(
 
 
 def left_to_pay(
-    quote: DebateQuote, taken: Mapping[tuple[str, str], int], *, is_complete: bool
+    quote: DebateQuote, taken: Mapping[tuple[str, str, str], int], *, is_complete: bool
 ) -> DebateQuote:
-    """Return what of a quote is left if so many calls, by kind of phase and agent, are taken over.
+    """Return what of a quote is left if so many calls, by kind of phase, agent and model, are taken over.
 
     If they are not all calls of the debate, what it takes at most is not known better than before.
     """
@@ -137,7 +137,7 @@ def left_to_pay(
             usd=None if line.usd is None else line.usd * share,
         )
         for line in quote.lines
-        if (share := _share_left(line.calls, taken.get((line.phase, line.agent), 0)))
+        if (share := _share_left(line.calls, taken.get((line.phase, line.agent, line.model), 0)))
     )
     prices = [line.usd for line in lines]
     expected = Estimate(

@@ -111,9 +111,9 @@ def taken_over(seed: Entry, place: Mapping[str, Any], now: float) -> Entry:
     return {**seed, **place, **free, "at": round(now, 3), "was": was}
 
 
-def taken_calls(entries: Iterable[Entry]) -> Counter[tuple[str, str]]:
-    """Return the number of replies by kind of phase and agent."""
-    return Counter((entry["phase"], entry["agent"]) for entry in entries)
+def taken_calls(entries: Iterable[Entry]) -> Counter[tuple[str, str, str]]:
+    """Return the number of replies by kind of phase, agent and model."""
+    return Counter((entry["phase"], entry["agent"], entry["model"]) for entry in entries)
 
 
 def _identity(entry: Mapping[str, Any]) -> tuple[str, str]:

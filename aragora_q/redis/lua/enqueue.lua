@@ -54,7 +54,7 @@ local function find_seeds(job, id, source)
     local name, value = journal[n], journal[n + 1]
     local kind = string.sub(name, 1, 16)
     if kind == 'checkpoint:call/' then
-      own[#own + 1] = {'checkpoint:seed/' .. source .. string.sub(name, 11), value}
+      own[#own + 1] = {'checkpoint:seed/' .. source .. '/' .. string.sub(name, 12), value}
     elseif name == 'checkpoint:begun' or (name == 'checkpoint:seed/begun' and not begun) then
       begun = value
     elseif kind == 'checkpoint:seed/' and name ~= 'checkpoint:seed/begun' then
