@@ -7,7 +7,7 @@ from support.scripted_agents import THREE, said, saying
 from aragora_q.contracts import Completed, Failed
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.prices import Price
-from aragora_q.executors.debate.requests import Vote
+from aragora_q.executors.debate.requests import Review, Vote
 
 TEXT = {"agents": THREE, "rounds": 1, "debate": "always", "question": "Which drink?"}
 
@@ -313,14 +313,59 @@ async def test_a_fork_of_a_failed_debate(run_debate, seat_scripted_agents):
     assert [[type(each) for each in agent.asked] for agent in made.values()] == [[Vote], [Vote]]
 
 
-async def test_calls_are_neither_booked_nor_learned(run_debate, seated):
-    """What is taken over passes no gate, is settled nowhere, and is no part of the queue's history."""
+def requeued_from(session, *names):
+    """What `requeue --from` leaves of the checkpoints; `names` begin those of the discarded calls."""
+    begins = tuple(f"call/{name}." for name in names)
+    return {
+        f"past/{name.removeprefix('call/')}" if name.startswith(begins) else name: each
+        for name, each in session.kept.items()
+        if not name.startswith("life/")
+    }
+
+
+async def test_calls_are_made_again_after_a_requeue(run_debate, seated):
+    """Discarded calls are asked for again and stay counted; earlier ones are not asked for."""
+    _, session, first = await run_debate(**TEXT)
+    asked_of(seated)
+    again = MemorySession(requeued_from(session, "r1.revise", "vote"))
+    _, _, result = await run_debate(session=again, **TEXT)
+    assert asked_of(seated) == {name: ["Revise", "Vote"] for name in THREE}
+    assert (first["token_usage"]["requests"], result["token_usage"]["requests"]) == (12, 18)
+    assert [seat["calls"] for seat in result["seats"]] == [6, 6, 6]
+    twice = MemorySession(requeued_from(again, "vote"))
+    _, _, result = await run_debate(session=twice, **TEXT)
+    assert asked_of(seated) == {name: ["Vote"] for name in THREE}
+    assert result["token_usage"]["requests"] == 21
+
+
+async def test_a_requeued_fork_asks_again_for_what_it_had_taken_over(run_debate, seated):
+    """Discarded calls that were taken over are made, and paid for; they are not taken over again."""
     _, session, _ = await run_debate(**TEXT)
-
-    class Gates:
-        def __getattr__(self, name):
-            raise AssertionError(name)
-
     fork = MemorySession(seeds_of(session))
-    outcome, _, _ = await run_debate(session=fork, forked_from="source", **TEXT)
-    assert isinstance(outcome, Completed)
+    await run_debate(session=fork, forked_from="source", **TEXT)
+    asked_of(seated)
+    again = MemorySession(requeued_from(fork, "vote"))
+    _, _, result = await run_debate(session=again, forked_from="source", **TEXT)
+    assert asked_of(seated) == {name: ["Vote"] for name in THREE}
+    assert (result["taken_over"], result["token_usage"]["requests"]) == (9, 3)
+
+
+async def test_seats_that_dropped_out_before_stay_out(run_debate, seat_scripted_agents):
+    """A requeue from the phase after that in which a seat dropped out does not ask it again."""
+
+    def reply(task):
+        if isinstance(task, Review):
+            raise PermanentError("no such model")
+        return saying("water")(task)
+
+    made = seat_scripted_agents(ann=saying("tea"), bob=saying("milk"), cyd=reply)
+    _, session, _ = await run_debate(**TEXT)
+    made["cyd"]._reply = saying("water")
+    asked_of(made)
+    again = MemorySession(requeued_from(session, "r1.revise", "vote"))
+    _, _, result = await run_debate(session=again, **TEXT)
+    assert asked_of(made) == {name: ["Revise", "Vote"] for name in ("ann", "bob")}
+    assert result["seats"][2]["dropped"] == "round 1, review: no such model"
+    from_review = MemorySession(requeued_from(session, "r1.review", "r1.revise", "vote"))
+    await run_debate(session=from_review, **TEXT)
+    assert asked_of(made) == {name: ["Review", "Revise", "Vote"] for name in THREE}
