@@ -36,10 +36,9 @@ Examples:
 \b
 Exit codes:
   0 ok   1 the job did not complete (--wait)   2 usage
-  3 some lines were refused, or --from not found
-  65 invalid job, or above --max-quote
-  69 Redis unreachable   75 try again   77 access denied
-  78 invalid configuration   124 timeout
+  3 some lines refused, or --from unknown   65 invalid job, or
+  above --max-quote   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration   124 timeout
 """
 
 
@@ -62,7 +61,7 @@ def enqueue(
         typer.Option(
             "--from",
             metavar="ID",
-            help="As that debate, with changes: equal calls are not paid again.",
+            help="As that debate, with changes.",
         ),
     ] = None,
     approve_above: Annotated[
@@ -159,10 +158,8 @@ def enqueue(
     or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
     `max_attempts`, `group`, `tenant`, `tags` (an object), `approve_above_usd` and `max_quote_usd`. Options
     apply to lines that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a
-    new job. An id that exists changes nothing.
-
-    With --from, or field `from`, a debate has the fields of that one but for the changes, and takes over its
-    finished calls that it would make exactly so.
+    new job. An id that exists changes nothing. With --from, or field `from`, a debate is that one with the
+    changes, and takes over its finished calls.
     """
     from aragora_q.intake import checks, jobs
 
