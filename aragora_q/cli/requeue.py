@@ -55,7 +55,7 @@ async def requeue(
         typer.Option(
             "--from",
             metavar="PHASE",
-            help="Make the calls of debates again from there: propose, r1, r1.review, vote …",
+            help="Debates ask again from there: propose, r1, vote …",
         ),
     ] = "",
     dry_run: DryRun = False,

@@ -63,6 +63,6 @@ def _without_obsolete(payload: Mapping[str, Any], changes: Mapping[str, Any]) ->
     kept = {name: value for name, value in payload.items() if name not in obsolete}
     if isinstance(
         metadata := kept.get("metadata"), dict
-    ):  # what an experiment notes is of its own debates
+    ):  # an experiment notes it of the debates in it
         kept["metadata"] = {name: each for name, each in metadata.items() if name != EXPERIMENT}
     return kept
