@@ -6,6 +6,7 @@ payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or m
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -18,6 +19,7 @@ from aragora_q.base import (
     MAX_JOB_ID_CHARS,
     MAX_USD,
     Job,
+    is_job_id,
     new_job_id,
 )
 from aragora_q.errors import InvalidPayload, did_you_mean
@@ -90,6 +92,9 @@ class DebateJobPayload:
     service_tier: str | None = None
     """`auto`, `default`, `flex` (half price, slow) or `priority`: the service tier in which agents are asked
     whose provider has it, and whose configuration names none. None: as configured."""
+    forked_from: str | None = None
+    """The id of the debate in the same queue whose finished calls are taken over where they would be made
+    again exactly so: same prompt, agent, model and settings. They cost nothing here."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON data of the client, kept with the job and not used."""
 
@@ -123,6 +128,10 @@ class DebateJobPayload:
             )
         if not isinstance(self.metadata, dict):
             raise InvalidPayload(f"metadata must be a JSON object, got {self.metadata!r:.100}")
+        if self.forked_from is not None and not is_job_id(self.forked_from):
+            raise InvalidPayload(
+                f"forked_from must be the id of a debate, got {self.forked_from!r:.100}"
+            )
         self._validate_rounds()
         self._validate_vote()
 
@@ -334,14 +343,18 @@ class DebateResult:
     `served_in` (the tiers in which the provider says that it served), `answered_by` (models that replied),
     `fallbacks` (who replied in place of the agent: `agent`, `calls`, `why`), `dropped` (why, or None), `calls`
     (without a reply, too), `input_tokens`, `output_tokens`, `cached_tokens`, `cost_usd` (None: unknown),
-    `unpriced_calls`, `seconds` (of all calls, without waits at gates), `median_seconds` (of those with a reply;
-    None if there is none), `cut` (replies cut at a limit)."""
+    `unpriced_calls`, `taken_over` (replies of another debate), `seconds` (of all calls, without waits at
+    gates), `median_seconds` (of those with a reply; None if there is none), `cut` (replies cut at a limit)."""
     cost_usd: float | None = None
     """Price of all calls with a known price; None if no call has one."""
     quote_usd: float | None = None
     """What the debate was expected to cost before its first call; None if a price was not known."""
     unpriced_calls: int = 0
     """Calls whose price is not known, such as those that were cut off."""
+    forked_from: str | None = None
+    """The debate whose finished calls were taken over; None if it began without."""
+    taken_over: int = 0
+    """Replies that were taken over from it: they cost nothing here, and are in no count of calls or tokens."""
     degraded: bool = False
     """True if a fallback answered for an agent, or a seat dropped out."""
     record: dict[str, Any] = field(default_factory=dict)
@@ -364,6 +377,27 @@ class DebateResult:
         """
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in known})
+
+
+PHASE_PATTERN = re.compile(
+    r"propose|vote|judge|synthesize|r[1-9][0-9]?(\.(review|revise|discuss))?"
+)
+
+
+def check_phase(name: str) -> None:
+    """Check that a phase of a debate, or nothing, is named. Raises InvalidPayload."""
+    if name and not PHASE_PATTERN.fullmatch(name):
+        raise InvalidPayload(
+            f"{name!r:.100} is not a phase of a debate",
+            hint="propose, r1 (a round), r1.review, r1.revise, r1.discuss, vote, judge or synthesize",
+        )
+
+
+def forked_from(payload: Mapping[str, Any]) -> str | None:
+    """Return whose finished calls the JSON of a debate takes over; None if none, or it is not a debate."""
+    source = payload.get("forked_from")
+    is_debate = "question" in payload and isinstance(payload.get("agents"), list)
+    return source if is_debate and isinstance(source, str) and is_job_id(source) else None
 
 
 def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
@@ -392,6 +426,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     resume: str = "continue",
     transcript: bool = False,
     service_tier: str | None = None,
+    forked_from: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Job:
     """Return a job that debates `question`. Nothing is sent; pass the job to `JobQueue.enqueue`.
@@ -427,6 +462,7 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
         resume=resume,
         transcript=transcript,
         service_tier=service_tier,
+        forked_from=forked_from,
         metadata=_as_dict(metadata or {}),
     )
     payload.validate()

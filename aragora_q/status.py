@@ -631,8 +631,13 @@ def decode_checkpoints(job_id: str, journal: Any) -> dict[str, dict[str, Any]]:
         return {
             name.removeprefix(b"checkpoint:").decode(): _object(value, replies.text(name))
             for name, value in replies.pairs(journal)
-            if name.startswith(b"checkpoint:")
+            if name.startswith(b"checkpoint:") and not _is_damaged_seed(name, value)
         }
+
+
+def _is_damaged_seed(name: bytes, value: bytes) -> bool:
+    """Return True for a checkpoint copied from another job that cannot be read: it counts for nothing."""
+    return name.startswith(b"checkpoint:seed/") and not json_object(value)
 
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:

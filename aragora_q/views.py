@@ -385,7 +385,7 @@ def cancelled_json(job_id: str, result: str) -> Cancelled:
 
 def requeued_json(job_id: str, result: str) -> Requeued:
     """Return what `requeue` did to a job; `result` may be `invalid`, too: it is not a job id."""
-    is_known = result not in ("unknown", "invalid", "malformed")
+    is_known = result not in ("unknown", "invalid", "malformed", "not-reached")
     status = "pending" if result == "requeued" else result
     return {
         "id": job_id,

@@ -13,6 +13,7 @@ from aragora_q.cli import options, output
 from aragora_q.cli.debates import with_debate_fields
 from aragora_q.cli.options import AsJson, LoadConfig, Quiet, Timeout, with_config
 from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
+from aragora_q.job import forked_from
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
@@ -30,13 +31,14 @@ Examples:
   aragora-q enqueue "Which is better?" --options tea,coffee --wait
   aragora-q enqueue - < jobs.jsonl > results.jsonl
   aragora-q enqueue "Tea or coffee?" -a claude,gpt --quote
+  aragora-q enqueue --from $id --consensus unanimous
 
 \b
 Exit codes:
   0 ok   1 the job did not complete (--wait)   2 usage
-  3 some lines were refused   65 invalid job, or above --max-quote
-  69 Redis unreachable   75 try again   77 access denied
-  78 invalid configuration   124 timeout
+  3 some lines refused, or --from unknown   65 invalid job, or
+  above --max-quote   69 Redis unreachable   75 try again
+  77 access denied   78 invalid configuration   124 timeout
 """
 
 
@@ -46,14 +48,22 @@ def enqueue(
     load: LoadConfig,
     *,
     question: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="QUESTION|FILE|-",
             show_default=False,
             help="Question; or JSON lines: *.json, *.jsonl, - (stdin).",
         ),
-    ],
+    ] = None,
     fields: dict[str, Any],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ID",
+            help="As that debate, with changes.",
+        ),
+    ] = None,
     approve_above: Annotated[
         float | None,
         typer.Option(
@@ -148,15 +158,16 @@ def enqueue(
     or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
     `max_attempts`, `group`, `tenant`, `tags` (an object), `approve_above_usd` and `max_quote_usd`. Options
     apply to lines that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a
-    new job. An id that exists changes nothing.
+    new job. An id that exists changes nothing. With --from, or field `from`, a debate is that one with the
+    changes, and takes over its finished calls.
     """
     from aragora_q.intake import checks, jobs
 
     thresholds = checks.take_thresholds(
         {checks.APPROVE_ABOVE: approve_above, checks.MAX_QUOTE: max_quote}
     )
-    is_bulk = question == "-" or _is_file_name(question)
-    _check_source(question, is_bulk=is_bulk, is_single=wait or job_id is not None)
+    is_bulk = question is not None and (question == "-" or _is_file_name(question))
+    _check_source(question, source, is_bulk=is_bulk, is_single=wait or job_id is not None)
     if job_id is not None and id_from_content:
         raise typer.BadParameter("--id and --id-from-content exclude each other")
     if quote and wait:
@@ -176,9 +187,13 @@ def enqueue(
     }
     given = {**fields, **{name: value for name, value in job_fields.items() if value is not None}}
     settings = load(durability=durability)
-    if "agents" not in given and (default_agents := options.default_agents(load, settings)):
+    if (
+        "agents" not in given
+        and source is None
+        and (default_agents := options.default_agents(load, settings))
+    ):
         given["agents"] = default_agents
-    if is_bulk:
+    if is_bulk and question is not None:
         return _enqueue_lines(
             settings,
             question,
@@ -190,7 +205,10 @@ def enqueue(
             quiet=quiet,
         )
     new_id = jobs.content_id if id_from_content else lambda *_: new_job_id()
-    job = jobs.create_job({"question": question, "id": job_id}, given, new_id)
+    line = {"id": job_id, "question": question}
+    if source is not None:
+        line = options.run(_fork(settings, {**given, **line, "from": source}))
+    job = jobs.create_job(line, given, new_id)
     warning = checks.check_seats(job.payload, settings)
     if warning and not quiet:
         output.info(f"warning: {warning}")
@@ -202,13 +220,29 @@ def enqueue(
     )
 
 
-def _check_source(question: str, *, is_bulk: bool, is_single: bool) -> None:
-    """Raise typer.BadParameter if JSON lines have options of a QUESTION, or the QUESTION is a file."""
+async def _fork(settings: QueueConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a debate with those of another one, `from`; a question that is None is no change."""
+    from aragora_q.intake.forks import with_source
+
+    if fields["question"] is None:
+        del fields["question"]
+    async with options.open_queue(settings) as queue:
+        return await with_source(queue, fields, {})
+
+
+def _check_source(
+    question: str | None, source: str | None, *, is_bulk: bool, is_single: bool
+) -> None:
+    """Raise typer.BadParameter if JSON lines have options of a QUESTION, or QUESTION is a file or missing."""
+    if question is None and source is None:
+        raise typer.BadParameter("QUESTION, FILE, - or --from ID is required")
+    if is_bulk and source is not None:
+        raise typer.BadParameter("--from excludes JSON lines; each line may have the field from")
     if is_bulk and is_single:
         raise typer.BadParameter(
             "--wait and --id require a QUESTION; in JSON lines, each line may have an id"
         )
-    if not is_bulk and _is_other_file(question):
+    if question is not None and not is_bulk and _is_other_file(question):
         raise typer.BadParameter(
             f"{question} is a file: to enqueue its JSON lines, use aragora-q enqueue - < {question}",
             param_hint="QUESTION",
@@ -244,6 +278,8 @@ async def _enqueue(
 
     approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
     async with options.open_queue(settings) as queue:
+        is_paid_for = await _is_paid_for(queue, job, quiet=quiet)
+        approval = None if is_paid_for else approval
         await _check_quote(queue, job, thresholds.max_quote, quiet=quiet)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
         fields = {
@@ -272,6 +308,19 @@ async def _enqueue(
     if (as_json or quiet) and not result.created:
         output.info(f"job {text}")
     return 0
+
+
+async def _is_paid_for(queue: RedisStreamsQueue, job: Job, *, quiet: bool) -> bool:
+    """Return True if all calls of a debate are taken over from another one; warn if none is."""
+    if forked_from(job.payload) is None:
+        return False
+    quoter = _quoter(queue, quiet=quiet)
+    if await quoter.is_paid_for(job.payload):
+        return True
+    quoted = await quoter.quote(job.payload)
+    if quoted.taken_over == 0 and not quiet:
+        output.info(f"warning: {quoted.what_is_taken_over}")
+    return False
 
 
 async def _check_quote(
@@ -319,6 +368,8 @@ async def _quote(
         quoter = _quoter(queue, quiet=quiet)
         quoted = await quoter.quote(job.payload)
         approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
+        if approval is not None and await quoter.is_paid_for(job.payload):
+            approval = None
         try:
             await quoter.check(job, thresholds.max_quote)
         except InvalidPayload:

@@ -111,6 +111,7 @@ def print_quote(
         return
     sections = [Section("Expected, by agent and phase", [_parts(quote.lines)])]
     basis = quoter.basis(quote.debates, quote.agents_without_history)
+    basis = "; ".join(filter(None, [basis, quoted.what_is_taken_over]))
     _print(_headline("Quote", quote), quote, why, basis, sections if quote.lines else [])
 
 

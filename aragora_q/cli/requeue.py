@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from aragora_q.base import JobStatus
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, Quiet, Reason, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
+from aragora_q.job import check_phase
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -19,6 +22,7 @@ REFUSALS = {
     "unknown": "not found in queue {queue}, or expired (ended more than the retention time ago)",
     "malformed": "dead letter of a malformed entry",
     "completed": "already completed: enqueue it again under another id",
+    "not-reached": "its debate did not reach that phase, or its journal is gone",
     "held": "it is held: to let it run, use aragora-q unhold",
     "invalid": "not a job id",
 }
@@ -26,6 +30,7 @@ EPILOG = """\b
 Examples:
   aragora-q list --status failed --jsonl | grep 429 | aragora-q requeue -
   aragora-q requeue --group nightly --status failed --yes
+  aragora-q requeue 7f3a20c1 --from vote
 
 \b
 Exit codes:
@@ -45,6 +50,14 @@ async def requeue(
     ids: Ids = None,
     given: GivenFilter,
     reason: Reason = "",
+    from_phase: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="PHASE",
+            help="Debates ask again from there: propose, r1, vote …",
+        ),
+    ] = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -52,17 +65,19 @@ async def requeue(
 ) -> int:
     """Run failed or cancelled jobs again from the first attempt: by id, or all that match a filter.
 
-    A debate resumes from its journal: completed model calls are not repeated. A job that is pending
+    A debate resumes from its journal: completed model calls are not repeated, except, with --from, those of
+    that phase and of later ones; what they cost stays counted. A job that is pending
     or running does not change; this is not an error, so an interrupted run can be repeated.
     """
     selection = Selection(
         "requeue", ENDED, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
+    check_phase(from_phase)
     by, refused = options.operator(), 0
 
     async def work(job_ids: list[str]) -> int:
         nonlocal refused
-        results = await _requeue(queue, job_ids, by=by, reason=reason)
+        results = await _requeue(queue, job_ids, by=by, reason=reason, from_phase=from_phase)
         for job_id, result in zip(job_ids, results, strict=True):
             refused += result in REFUSALS
             if result in REFUSALS:
@@ -79,13 +94,14 @@ async def requeue(
 
 
 async def _requeue(
-    queue: RedisStreamsQueue, job_ids: list[str], *, by: str, reason: str
+    queue: RedisStreamsQueue, job_ids: list[str], *, by: str, reason: str, from_phase: str
 ) -> list[str]:
     """Return `requeued`, the status that did not change, or a key of REFUSALS for each id."""
     from aragora_q.base import is_job_id
 
     valid = [job_id for job_id in job_ids if is_job_id(job_id)]
-    results = dict(zip(valid, await queue.requeue(valid, by=by, reason=reason), strict=True))
+    requeued = await queue.requeue(valid, by=by, reason=reason, from_phase=from_phase)
+    results = dict(zip(valid, requeued, strict=True))
     return [results.get(job_id, "invalid") for job_id in job_ids]
 
 

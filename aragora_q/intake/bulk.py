@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.base import EnqueueResult, Job, new_job_id
-from aragora_q.errors import AragoraQError, InvalidPayload, RedisUnreachable
+from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, RedisUnreachable
 from aragora_q.formats import count
 from aragora_q.intake.checks import (
     Thresholds,
@@ -18,13 +18,14 @@ from aragora_q.intake.checks import (
     held_fields,
     take_thresholds,
 )
+from aragora_q.intake.forks import FROM, with_source
 from aragora_q.intake.jobs import content_id, create_job
 from aragora_q.intake.lines import Item
 
 if TYPE_CHECKING:
     from aragora_q.executors.debate.quote import Approval
     from aragora_q.intake.quoter import Quoter
-    from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome
+    from aragora_q.streams.queue import EnqueueItem, EnqueueOutcome, RedisStreamsQueue
 
 SEAT_FIELDS = ("agents", "escalate", "judge", "service_tier")
 MAX_KNOWN_SEATS = 1_000
@@ -98,7 +99,8 @@ class BulkSummary:
 class LineChecker:
     """Makes the jobs of lines, and checks them as `enqueue` does.
 
-    `defaults` and `thresholds` apply to lines that lack the field.
+    `defaults` and `thresholds` apply to lines that lack the field. `reader` is the queue as it may be read, if
+    that is another Redis user.
     """
 
     def __init__(
@@ -109,10 +111,12 @@ class LineChecker:
         summary: BulkSummary,
         *,
         id_from_content: bool,
+        reader: RedisStreamsQueue | None = None,
     ) -> None:
         self.quoter = quoter
         self.summary = summary
         self._queue = quoter.queue
+        self._reader = reader or quoter.queue
         self._defaults = defaults
         self._thresholds = thresholds
         self._new_id = content_id if id_from_content else self._random_id
@@ -127,12 +131,19 @@ class LineChecker:
         """
         config = self._queue.config
         thresholds = take_thresholds(line, self._thresholds)
+        if isinstance(line, dict) and FROM in line:
+            try:
+                line = await with_source(self._reader, line, self._defaults)
+            except JobNotFound as error:
+                raise InvalidPayload(f"from: {error}") from None
         job = create_job(line, self._defaults, self._new_id)
         item = self._queue.check(job)
         warning = self._check_seats(number, job.payload)
         check_budget(job, config)
         await self.quoter.check(job, thresholds.max_quote)
         approval = approval_above(thresholds.approve_above, job.payload, config)
+        if approval is not None and await self.quoter.is_paid_for(job.payload):
+            approval = None
         if approval is not None:
             item = self._queue.check(job, hold=approval.reason)
         return Checked(job, item, approval, warning)

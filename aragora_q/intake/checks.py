@@ -56,8 +56,8 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
 
 def check_budget(job: Job, config: QueueConfig) -> None:
     """Raise InvalidPayload if a debate needs more than its own limits, or a budget's, ever have room for."""
-    if not is_debate(job.payload, config):
-        return
+    if not is_debate(job.payload, config) or job.payload.get("forked_from") is not None:
+        return  # what is left to be paid for is known when it has taken over what it may
     from aragora_q.executors import debate
 
     debate.check_payload_budget(job.payload, config)

@@ -41,9 +41,10 @@ def create_job(
     if not isinstance(fields, dict):
         raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
     if unknown := next((name for name in fields if name not in LINE_FIELDS), None):
+        known = (*LINE_FIELDS, "from")
         raise InvalidPayload(
-            f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(LINE_FIELDS)}",
-            hint=did_you_mean(unknown, LINE_FIELDS),
+            f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(known)}",
+            hint=did_you_mean(unknown, known),
         )
     job_fields = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
     job_id = fields.pop("id", None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aragora_q.errors import AccessDenied, InvalidPayload
 from aragora_q.formats import count
 from aragora_q.intake.jobs import is_debate
+from aragora_q.job import forked_from
 from aragora_q.money import MICROS, cost_micros, limit_micros
 
 if TYPE_CHECKING:
@@ -28,6 +29,21 @@ class Quoted(NamedTuple):
     quote: DebateQuote
     unpriced: list[str]
     """Agents whose price is not known."""
+    source: str | None = None
+    """The debate whose finished calls are taken over; None: none."""
+    taken_over: int | None = None
+    """How many these are; they are not in the quote. None: not known here, so the quote is an upper bound."""
+
+    @property
+    def what_is_taken_over(self) -> str:
+        """Say what is taken over; blank: the debate takes over nothing because it is not to."""
+        if self.source is None:
+            return ""
+        if self.taken_over is None:
+            return f"an upper bound: what is taken over from {self.source} is not known here"
+        if not self.taken_over:
+            return f"no call of {self.source} matches: everything is paid for"
+        return f"without {count(self.taken_over, 'call')} taken over from {self.source}"
 
     @property
     def is_priced(self) -> bool:
@@ -45,7 +61,8 @@ class Quoted(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quote as JSON data."""
-        return {**self.quote.to_dict(), "unpriced_agents": self.unpriced}
+        fork = {"forked_from": self.source, "taken_over": self.taken_over} if self.source else {}
+        return {**self.quote.to_dict(), "unpriced_agents": self.unpriced, **fork}
 
 
 class Quoter:
@@ -77,8 +94,33 @@ class Quoter:
         if self._history is None:
             self._history = await self._read_history()
         quoted = Quoted(debate.quote_of(payload, self.queue.config, self._history), unpriced)
+        if source := forked_from(payload):
+            quoted = await self._left_of(quoted, payload, source)
         self._latest = payload, quoted
         return quoted
+
+    async def is_paid_for(self, payload: Mapping[str, Any]) -> bool:
+        """Return True if a debate takes over all its calls, and so costs nothing."""
+        if forked_from(payload) is None or not is_debate(payload, self.queue.config):
+            return False
+        quoted = await self.quote(payload)
+        return bool(quoted.taken_over) and not quoted.quote.most.calls
+
+    async def _left_of(self, quoted: Quoted, payload: Mapping[str, Any], source: str) -> Quoted:
+        """Return the quote of what is left to be paid for by a debate that takes over calls of another one."""
+        from aragora_q.executors import debate
+        from aragora_q.executors.debate.estimate import left_to_pay
+
+        try:
+            journal = await self.queue.tracker.checkpoints(source)
+        except (AccessDenied, InvalidPayload):
+            return quoted._replace(source=source)
+        found = await debate.calls_to_take_over(payload, source, journal, self.queue.config)
+        if found is None:
+            return quoted._replace(source=source)
+        taken, is_complete = found
+        left = left_to_pay(quoted.quote, taken, is_complete=is_complete)
+        return quoted._replace(quote=left, source=source, taken_over=taken.total())
 
     async def check(self, job: Job, max_usd: float | None) -> None:
         """Check that a debate is not expected to cost more than `max_usd`; None: it may.

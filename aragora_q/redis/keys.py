@@ -74,6 +74,9 @@ MAX_HISTORY_BYTES = 8_000
 MAX_BELL = 100
 """Tokens kept for idle workers, at most: how many of them one call wakes."""
 
+MAX_SEED_BYTES = 4 * 1024 * 1024
+"""What a job may take over of another's journal at most: as much as an attempt may store."""
+
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Largest payload or result that scripts accept, whatever a client's settings allow."""
 
@@ -124,6 +127,7 @@ LUA_CONSTANTS: dict[str, str | int | float] = {
     "MAX_HISTORY": MAX_HISTORY,
     "MAX_HISTORY_BYTES": MAX_HISTORY_BYTES,
     "MAX_DATA_BYTES": MAX_DATA_BYTES,
+    "MAX_SEED_BYTES": MAX_SEED_BYTES,
     "MAX_LABELS_BYTES": MAX_LABELS_BYTES,
     "MAX_SPEND_ROWS": MAX_SPEND_ROWS,
     "SPEND_MS": SPEND_DAYS * 86_400_000,

@@ -143,7 +143,7 @@ SCRIPTS: Mapping[str, Any] = {
     "checkpoint": PerItem(_words("ok lost full too_many")),
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),
-    "enqueue": PerItem(_words("created exists full sealed refused")),
+    "enqueue": PerItem(_words("created exists full sealed refused unknown_source no_calls")),
     "find": (bytes, bytes, int, ..., bytes),
     "find_live": (bytes, int, ..., bytes),
     "find_page": (_is_cursor, ..., bytes),

@@ -95,6 +95,8 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
     for each in mappings(seat.get("fallbacks")):
         calls = count(whole(each.get("calls")), "call")
         yield f"{text(each.get('agent'))} in its place ({calls}): {text(each.get('why'))}"
+    if taken := whole(seat.get("taken_over")):
+        yield f"{count(taken, 'reply', 'replies')} taken over from another debate"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):

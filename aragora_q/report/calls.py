@@ -6,7 +6,7 @@ Anything may be stored there: what is not of the documented form is counted and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aragora_q.loose import (
@@ -19,8 +19,10 @@ from aragora_q.loose import (
     whole,
 )
 
-CALL, FAULT = "call/", "fault/"
-"""Begin the name of a checkpoint that holds a call, `call/<phase>.<seat>.<try>`: with a reply, and without."""
+CALL, FAULT, PAST = "call/", "fault/", "past/"
+"""Begin the name of a checkpoint that holds a call, `call/<phase>.<seat>.<try>`: with a reply, without, and one
+that was discarded by `requeue --from`.
+"""
 
 BEGUN = "begun"
 """The checkpoint that says how the debate began, and what it was expected to cost."""
@@ -56,6 +58,8 @@ class Call:
     cost_usd: float | None = None
     seconds: float | None = None
     outcome: str = ""
+    taken_from: str = ""
+    """The debate that paid for it, if it was taken over; blank: it was made here."""
 
     @property
     def why_not_used(self) -> str:
@@ -80,6 +84,7 @@ class Call:
             "cost_usd": self.cost_usd,
             "seconds": self.seconds,
             "outcome": self.outcome or None,
+            "taken_from": self.taken_from or None,
         }
 
 
@@ -129,7 +134,10 @@ def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
     dropped, unreadable = {}, 0
     for name, entry in (journal or {}).items():
         kind, _, rest = name.removeprefix("life/").partition("/")
-        if name.startswith((CALL, FAULT)):
+        if name.startswith(PAST):
+            if (call := _from_journal(rest, entry)) and not call.taken_from:
+                faults.append(replace(call, value=None, fault="made again after a requeue"))
+        elif name.startswith((CALL, FAULT)):
             call = _from_journal(rest, entry)
             if call is not None:
                 (found if name.startswith(CALL) else faults).append(call)
@@ -174,6 +182,7 @@ def _from_journal(name: str, entry: object) -> Call | None:
         cost_usd=number_or_none(entry.get("usd")),
         seconds=number_or_none(entry.get("seconds")),
         outcome=text(entry.get("outcome")),
+        taken_from=text(entry.get("from")),
     )
 
 

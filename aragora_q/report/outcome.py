@@ -164,6 +164,7 @@ def _decision(debate: Debate) -> list[tuple[str, str]]:
         ("ended by", f"{ended_by}{meaning}"),
         ("time", duration(number_or_none(result.get("duration_seconds")) or 0.0)),
         ("usage", _usage(debate)),
+        ("taken over", _taken_over(debate)),
         ("cost", price(number_or_none(result.get("cost_usd")), _unpriced(debate), debate.quote())),
     ]
     return [row for row in rows if row[1]]
@@ -176,6 +177,12 @@ def _abstained(debate: Debate) -> str:
 
 def _unpriced(debate: Debate) -> int:
     return whole(debate.result.get("unpriced_calls"))
+
+
+def _taken_over(debate: Debate) -> str:
+    source = text(debate.result.get("forked_from"))
+    calls = count(whole(debate.result.get("taken_over")), "call")
+    return f"{calls} from {source}" if source else ""
 
 
 def _usage(debate: Debate) -> str:

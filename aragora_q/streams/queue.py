@@ -53,7 +53,7 @@ from aragora_q.gates.call_history import read_history
 from aragora_q.gates.client import RedisGates
 from aragora_q.gates.spending import Spending
 from aragora_q.history import CallHistory
-from aragora_q.job import check_job
+from aragora_q.job import check_job, check_phase, forked_from
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
 from aragora_q.loose import json_object
 from aragora_q.money import MICROS
@@ -89,9 +89,11 @@ class EnqueueFields(NamedTuple):
     agents: bytes = b""
     """What its experiment records of it: a digest of its agents, a space, and JSON that says what they are;
     empty: it is not of an experiment."""
+    source: str = ""
+    """The job whose finished calls it may take over; empty: none."""
 
 
-NOT_STORED = ("hold", "agents")
+NOT_STORED = ("hold", "agents", "source")
 """Fields that the job that follows a group does not have."""
 
 EnqueueItem = tuple[str, EnqueueFields]
@@ -257,6 +259,7 @@ class RedisStreamsQueue(WorkQueue):
             encode_labels(job),
             hold[:MAX_ERROR_CHARS].encode(errors="replace"),
             agents.encode(),
+            forked_from(job.payload) or "",
         )
 
     async def get_status(self, job_id: str) -> JobStatus | None:
@@ -274,14 +277,24 @@ class RedisStreamsQueue(WorkQueue):
             raise JobNotFound(job_id, self.config.queue)
         return result == "cancelled"
 
-    async def requeue(self, job_ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
+    async def requeue(
+        self, job_ids: Sequence[str], *, by: str = "", reason: str = "", from_phase: str = ""
+    ) -> list[str]:
         """Return failed and cancelled jobs to the queue with their attempts reset.
 
+        With `from_phase`, debates make the calls of that phase and of later ones again: `propose`, `vote`,
+        `judge`, `synthesize`, a round as `r1`, or one of its phases as `r1.review`, `r1.revise` or
+        `r1.discuss`. What they cost stays counted.
+
         Returns one result per job: `requeued`, `unknown` (or past retention), `malformed` (the dead
-        letter of a malformed entry, which has nothing to run), or the status of a job that has neither
+        letter of a malformed entry, which has nothing to run), `not-reached` (the debate has no call of that
+        phase), or the status of a job that has neither
         failed nor been cancelled. Finished work and history are kept; `by` and `reason` are added to it.
         """
-        return await self._run_for_each("requeue", job_ids, **_actor(by, reason))
+        check_phase(from_phase)
+        return await self._run_for_each(
+            "requeue", job_ids, **_actor(by, reason), from_phase=from_phase
+        )
 
     async def cancel_many(
         self, job_ids: Sequence[str], *, by: str = "", reason: str = ""
@@ -389,6 +402,10 @@ class RedisStreamsQueue(WorkQueue):
                     f"job {then.id}: the job that follows a group cannot be in a group"
                 )
             _, stored = self.check(then)
+            if stored.source:
+                raise InvalidPayload(
+                    f"job {then.id}: the job that follows a group cannot take over calls (forked_from)"
+                )
         result = await self.connection.run(
             "seal",
             group=group,
@@ -815,6 +832,16 @@ def _refusal(fields: EnqueueFields, status: bytes) -> InvalidPayload:
         return GroupSealed(
             f"job {fields.id}: group {group} is sealed: it takes no more jobs",
             hint="enqueue it in another group",
+        )
+    if status in (b"unknown_source", b"no_calls"):
+        why = (
+            "was not found, or has expired"
+            if status == b"unknown_source"
+            else "has no finished calls"
+        )
+        return InvalidPayload(
+            f"job {fields.id}: forked_from: debate {fields.source} {why}: there is nothing to take over",
+            hint="enqueue it without",
         )
     return InvalidPayload(
         f"job {fields.id}: refused by the server's script: id, payload or a number is out of bounds"

@@ -7,7 +7,8 @@ without the packages of the extra `web`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from aragora_q.base import LIVE, TERMINAL, JobStatus
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -49,8 +50,15 @@ async def _cancel(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason:
     return await queue.cancel_many(ids, by=by, reason=reason)
 
 
-async def _requeue(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str) -> list[str]:
-    return await queue.requeue(ids, by=by, reason=reason)
+async def _requeue(
+    queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str, from_phase: str = ""
+) -> list[str]:
+    return await queue.requeue(ids, by=by, reason=reason, from_phase=from_phase)
+
+
+def requeue_from(phase: str) -> Verb:
+    """Return the verb that requeues debates which make their calls again from `phase` on."""
+    return replace(VERBS["requeue"], send=partial(_requeue, from_phase=phase))
 
 
 async def _hold(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str) -> list[str]:
@@ -71,6 +79,7 @@ _NOT_REQUEUED = {
     "held": "is held: to let it run, unhold it",
     "completed": "was not requeued: it has completed; enqueue it again under another id",
     "malformed": "was not requeued: it is the dead letter of a malformed entry",
+    "not-reached": "was not requeued: its debate did not reach that phase",
 }
 
 VERBS = {
@@ -85,7 +94,7 @@ VERBS = {
             "requeue", "requeued", frozenset({JobStatus.FAILED, JobStatus.CANCELLED}), _requeue,
             frozenset({"requeued"}),
             {"requeued": "is requeued", **_NOT_REQUEUED},
-            refused=frozenset({"held", "completed", "malformed"}),
+            refused=frozenset({"held", "completed", "malformed", "not-reached"}),
         ),
         Verb(
             "hold", "held", LIVE, _hold, frozenset({"held", "asked"}),

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 from aragora_q.executors.debate.consensus import stable_hash
+from aragora_q.executors.debate.prompts import prompt_for
 from aragora_q.executors.debate.requests import (
     PLAIN,
     Discuss,
@@ -35,7 +36,7 @@ class ScriptedAgent:
         self._reply = reply
 
     def digest(self, request):
-        return stable_hash(repr(request))
+        return stable_hash(repr(prompt_for(request)))
 
     def max_input_tokens(self, request, manner=PLAIN):
         return len(repr(request)) // 2

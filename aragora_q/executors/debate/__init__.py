@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
-from aragora_q.context import Executor, current_attempt
+from aragora_q.context import DetachedAttempt, Executor, current_attempt
+from aragora_q.errors import AragoraQError
 from aragora_q.executors.debate.agents import (
     AgentRegistry,
     agent_settings,
@@ -34,6 +35,8 @@ from aragora_q.job import DebateJobPayload
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from aragora_q.executors.debate.estimate import DebateQuote
     from aragora_q.executors.debate.quote import Approval, Fallbacks, Terms
     from aragora_q.history import CallHistory
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "agents_without_price",
     "approval_above",
+    "calls_to_take_over",
     "check_agents",
     "check_payload_agents",
     "check_payload_budget",
@@ -171,6 +175,39 @@ def quote_of(payload: Mapping[str, Any], config: QueueConfig, history: CallHisto
 
     debate, terms = _debate_and_terms(payload, config)
     return estimate.quote_debate(debate, terms, history, _fallbacks(debate, config))
+
+
+async def calls_to_take_over(
+    payload: Mapping[str, Any], source: str, journal: Mapping[str, Any], config: QueueConfig
+) -> tuple[Counter[tuple[str, str, str]], bool] | None:
+    """Return how many finished calls of the debate `source` the JSON of another one may take over.
+
+    They are counted by kind of phase, agent and model; and True if they are all that it takes. `journal` is
+    that of `source`. None: not known here, because an agent cannot be built here.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+    """
+    from aragora_q.executors.debate import seeds  # noqa: PLC0415 - only for a debate that takes calls over
+    from aragora_q.executors.debate.protocol import Debate  # noqa: PLC0415 - likewise
+
+    debate, terms = _debate_and_terms(payload, config)
+    registry, names = AgentRegistry(config), debate.all_agents
+    if any(provider_of(config_of(name, config)) == "local" for name in names):
+        return None  # building one starts a server
+    try:
+        for seat, name in enumerate(names):
+            await registry.agent(name, seat, debate.service_tier)
+    except AragoraQError:
+        return None
+    attempt = DetachedAttempt()
+    for name, value in seeds.seeds_of(source, journal).items():
+        await attempt.checkpoint(name, value)
+    job = Job(payload=dict(payload), id="replay")
+    fallbacks = _fallbacks(debate, config)
+    replay = Debate(job, debate, registry, attempt, config.max_result_bytes, terms, fallbacks)
+    taken, is_complete = await replay.replay()
+    return seeds.taken_calls(taken), is_complete
 
 
 def _debate_and_terms(

@@ -52,6 +52,10 @@ class Asked(NamedTuple):
     """Where in the debate it belongs, and, of a fallback, why it is asked (`closed`)."""
 
 
+AskAgent = Callable[[Asked, Manner], Awaitable[Entry]]
+"""Asks an agent, and returns the entry of its reply, as `CallBook.ask`."""
+
+
 class CallBook:
     """Sends the calls of one attempt, and books them.
 
@@ -157,9 +161,12 @@ class CallBook:
             timeout_seconds=agent.call_timeout_seconds,
             job_max_tokens=self._max_tokens,
             job_max_cost_usd=self._max_cost_usd,
-            least_usd=None if any(self._journal.ledger()) else self._least_usd,
+            least_usd=None if self._has_entries() else self._least_usd,
             is_fallback="closed" in asked.place,
         )
+
+    def _has_entries(self) -> bool:
+        return any(self._journal.ledger()) or any(self._journal.entries())
 
     async def _acquire(self, call: Call) -> None:
         try:

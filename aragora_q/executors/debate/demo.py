@@ -79,8 +79,8 @@ class DemoAgent:
         self._persona = persona
 
     def digest(self, request: AgentRequest) -> str:
-        """Return a digest of `request`, which is all that a reply depends on."""
-        return stable_hash(repr(request))
+        """Return a digest of what a model would be asked."""
+        return stable_hash(repr(prompt_for(request)))
 
     def max_input_tokens(self, request: AgentRequest, manner: Manner = PLAIN) -> int:
         """As of a model: a word of `request` is a token."""

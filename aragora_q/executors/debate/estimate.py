@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -116,6 +116,42 @@ def quote_debate(
         forecast.debates,
         forecast.agents_without_history,
     )
+
+
+def left_to_pay(
+    quote: DebateQuote, taken: Mapping[tuple[str, str, str], int], *, is_complete: bool
+) -> DebateQuote:
+    """Return what of a quote is left if so many calls, by kind of phase, agent and model, are taken over.
+
+    If they are not all calls of the debate, what it takes at most is not known better than before.
+    """
+    nothing = Estimate(0, 0, 0, 0.0, 0.0)
+    if is_complete:
+        return replace(quote, least=nothing, expected=nothing, most=nothing, lines=())
+    lines = tuple(
+        replace(
+            line,
+            calls=line.calls * share,
+            input_tokens=round(line.input_tokens * share),
+            output_tokens=round(line.output_tokens * share),
+            usd=None if line.usd is None else line.usd * share,
+        )
+        for line in quote.lines
+        if (share := _share_left(line.calls, taken.get((line.phase, line.agent, line.model), 0)))
+    )
+    prices = [line.usd for line in lines]
+    expected = Estimate(
+        sum(line.calls for line in lines),
+        sum(line.input_tokens for line in lines),
+        sum(line.output_tokens for line in lines),
+        None if None in prices else round(sum(filter(None, prices)), USD_DIGITS),
+    )
+    least = combined(min, quote.least, expected)
+    return replace(quote, least=least, expected=expected, lines=lines)
+
+
+def _share_left(calls: float, taken: int) -> float:
+    return max(0.0, calls - taken) / calls if calls else 0.0
 
 
 def expected_usd(

@@ -11,12 +11,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from aragora_q import loose
 from aragora_q.context import AttemptContext
 from aragora_q.errors import PermanentError
+from aragora_q.executors.debate.seeds import BEGUN, SEED, Seeds, origin, taken_over
 from aragora_q.observability.logs import get_logger
 
 logger = get_logger(__name__)
@@ -38,6 +39,10 @@ seats instead of labels (None: `unusable` or `refused` says why, `said` how it b
 token limit), `clipped` (by one below the agent's), `prose` (no JSON), `closed` (why the agent of the seat was
 not asked: `agent` is one of its fallbacks).
 
+One that was taken over from another debate has `from` (the id of the job that paid for it) and `was` (what it
+took there); it took nothing here. One named `past/…` was discarded by `requeue --from`: it counts only for
+what it took.
+
 A call that brought none, `fault/<call>.<n>`: the same up to `seconds`, without `settings` and `prompt`, and
 `why`. It counts for what it took, and changes nothing else.
 """
@@ -56,6 +61,7 @@ _CALL = {
     **dict.fromkeys(("settings", "prompt", "life"), str),
     "running": _NUMBER,
 }
+_WAS = {name: _FAULT[name] for name in ("in", "out", "cached", "max_in", "usd", "seconds", "at")}
 _OPTIONAL_INT = (int, type(None))
 _ANSWER = {"answer": object, "reasons": str}
 _REVIEW = {"points": str, "best": _OPTIONAL_INT, "stop": bool}
@@ -103,7 +109,9 @@ class Journal:
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
         self._entries: dict[str, list[Entry]] = defaultdict(list)
+        self._past: list[Entry] = []
         self._next_try: dict[str, int] = defaultdict(int)
+        self._seeds = Seeds()
         self._faults: dict[str, list[Entry]] = defaultdict(list)
         self._next_fault: dict[str, int] = defaultdict(int)
         self._next_request: dict[str, int] = defaultdict(int)
@@ -114,21 +122,22 @@ class Journal:
         self._unpriced_calls = 0
         self._first_prose: dict[tuple[str, str], int] = {}
 
-    async def open(self, begin: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+    async def open(self, begin: Callable[[str | None], Awaitable[Mapping[str, Any]]]) -> None:
         """Read what earlier attempts stored. If none has asked anything, store what `begin` returns.
+
+        `begin` takes the nonce of the debate whose calls may be taken over; None if there is none.
 
         A debate that was held is quoted again so: others have ended meanwhile. Its nonce stays.
         """
         found = await self._attempt.checkpoints()
-        ignored = [
-            name for name in sorted(found, key=_number_of_try) if not self._read(name, found[name])
-        ]
+        names = sorted(found, key=_number_of_try)
+        ignored = [name for name in names if not self._read(name, found[name])]
         if ignored:
             logger.warning("checkpoints of another form ignored", extra={"names": ignored[:10]})
         begun = self._notes.get("begun")
         if begun is None or not any(self.ledger()):
             kept = {"nonce": begun["nonce"]} if begun else {}
-            await self.note("begun", {"at": self.now(), **await begin(), **kept})
+            await self.note("begun", {"at": self.now(), **await begin(self._seeds.nonce), **kept})
         if "life/begun" not in self._notes:
             await self.note("life/begun", {"id": secrets.token_hex(4), "at": self.now()})
         running = [entry["running"] for entry in self.entries() if entry["life"] == self.life]
@@ -138,18 +147,32 @@ class Journal:
     def _read(self, name: str, value: Entry) -> bool:
         """Take over a checkpoint. Return False if it is not one of the forms that are stored here."""
         kind, _, rest = name.partition("/")
-        if kind not in ("call", "fault"):
+        if kind == SEED:
+            return self._read_seed(name, rest, value)
+        if kind not in ("call", "past", "fault"):
             is_known = _is_note(name, value)
             if is_known:
                 self._notes[name] = value
             return is_known
         call, number = _number_of_try(rest)
         self._next_request[call] += 1
-        is_reply = kind == "call"
-        (self._next_try if is_reply else self._next_fault)[call] = number + 1
+        is_reply = kind != "fault"
+        next_number = self._next_try if is_reply else self._next_fault
+        next_number[call] = max(next_number[call], number + 1)
         is_known = _is_call(value) if is_reply else _has(value, _FAULT)
         if is_known:
-            (self._add if is_reply else self._add_fault)(call, value)
+            {"call": self._add, "past": self._add_past, "fault": self._add_fault}[kind](call, value)
+        return is_known
+
+    def _read_seed(self, name: str, rest: str, value: Entry) -> bool:
+        holder, _, of = rest.partition("/")
+        kind, _, of = of.partition("/")
+        if name == BEGUN:
+            self._seeds.begun = value
+            return True
+        is_known = kind == "call" and _is_call(value)
+        if is_known:
+            self._seeds.add(holder, _number_of_try(of)[0], value)
         return is_known
 
     @property
@@ -188,15 +211,38 @@ class Journal:
         return self._count
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every call that brought a reply, also one that is not used."""
+        """Yield every call that brought a reply, also one that is not used; not discarded ones."""
         for entries in self._entries.values():
             yield from entries
 
     def ledger(self) -> Iterator[Entry]:
-        """Yield every call."""
-        yield from self.entries()
-        for faults in self._faults.values():
-            yield from faults
+        """Yield every call that was paid for here, whatever became of it."""
+        for entries in (*self._entries.values(), self._past, *self._faults.values()):
+            yield from (entry for entry in entries if not origin(entry))
+
+    def taken_over(self) -> Iterator[Entry]:
+        """Yield every call that was taken over from another debate, and counts."""
+        yield from filter(origin, self.entries())
+
+    @property
+    def has_seeds(self) -> bool:
+        """True if there are calls of another debate that may be taken over."""
+        return bool(self._seeds)
+
+    async def take_over(
+        self,
+        call: str,
+        tries: Sequence[Entry],
+        place: Mapping[str, Any],
+        matches: Callable[[Entry], bool],
+        may_stand_in: Callable[[Entry], bool],
+    ) -> list[Entry]:
+        """Store the replies of another debate to `call` that match as this one's; return them, oldest first.
+
+        `tries` are those that were taken over before. The rest as `Seeds.take`.
+        """
+        found = self._seeds.take(call, tries, matches, may_stand_in)
+        return [await self.put(call, taken_over(seed, place, self.now())) for seed in found]
 
     def tries(self, call: str, prompts: Collection[str]) -> list[Entry]:
         """Return the replies to that exact prompt, oldest first: `prompts` are its digests, by any agent.
@@ -216,16 +262,19 @@ class Journal:
         ]
 
     def has_passed(self, step: int) -> bool:
-        """Return True if a call of a later phase is finished."""
-        return self._last_step > step
+        """Return True if a call of a later phase is finished, or was before it was discarded."""
+        if self._last_step > step:
+            return True
+        is_kept = any(entry["step"] == step for entry in self.entries())
+        return is_kept and any(entry["step"] > step for entry in self._past)
 
     def first_prose(self, agent: str, settings: str) -> int | None:
         """Return the step in which the agent first replied with prose instead of JSON; None if in none."""
         return self._first_prose.get((agent, settings))
 
     def repliers(self, call: str) -> set[str]:
-        """Return the names of the agents that have replied to a call."""
-        return {entry["agent"] for entry in self._entries[call]}
+        """Return the names of the agents that have replied to a call, here or in another debate."""
+        return {entry["agent"] for entry in self._entries[call]} | self._seeds.repliers(call)
 
     def has_tries(self, call: str) -> bool:
         """Return True if a call brought a reply."""
@@ -264,6 +313,11 @@ class Journal:
         self._add_fault(call, entry)
         await self._store(f"fault/{call}.{number}", entry)
 
+    def _add_past(self, _call: str, entry: Entry) -> None:
+        self._past.append(entry)
+        self._seeds.note_taken(entry)
+        self._book(entry)
+
     def _add_fault(self, call: str, entry: Entry) -> None:
         self._faults[call].append(entry)
         self._book(entry)
@@ -278,6 +332,7 @@ class Journal:
     def _add(self, call: str, entry: Entry) -> None:
         self._entries[call].append(entry)
         self._count += 1
+        self._seeds.note_taken(entry)
         self._book(entry)
         self._last_step = max(self._last_step, entry["step"])
         if entry.get("prose"):
@@ -345,7 +400,7 @@ class Journal:
     def usage(self) -> dict[str, int]:
         """Return `input_tokens`, `output_tokens`, `requests`, and the same per agent as `<agent>.<name>`."""
         usage = {"input_tokens": 0, "output_tokens": 0, "requests": 0}
-        for entry in self.ledger():
+        for entry in self.ledger():  # what was taken over took nothing
             counts = {"input_tokens": entry["in"], "output_tokens": entry["out"], "requests": 1}
             for name, count in counts.items():
                 agent_name = f"{entry['agent']}.{name}"
@@ -362,6 +417,8 @@ def _number_of_try(name: str) -> tuple[str, int]:
 def _is_call(entry: Entry) -> bool:
     if not _has(entry, _CALL):
         return False
+    if "from" in entry and not (origin(entry) and _has(loose.mapping(entry.get("was")), _WAS)):
+        return False
     value, needed = entry.get("value"), _VALUES.get(entry["phase"])
     if isinstance(value, dict):
         return needed is not None and _has(value, needed)
@@ -374,7 +431,7 @@ def _is_note(name: str, note: Entry) -> bool:
     return fields is not None and (kind != "dropped" or rest.isdecimal()) and _has(note, fields)
 
 
-def _has(value: Entry, fields: Mapping[str, Any]) -> bool:
+def _has(value: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     return all(
         name in value and isinstance(value[name], expected) for name, expected in fields.items()
     )

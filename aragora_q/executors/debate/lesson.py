@@ -13,6 +13,7 @@ from aragora_q.executors.debate.call_sizes import words_asked
 from aragora_q.executors.debate.estimate import phase_shares
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.requests import Answer, Topic
+from aragora_q.executors.debate.seeds import origin
 from aragora_q.history import CallHistory, CallKind, CallSums, PhaseKind, PhaseSums
 from aragora_q.job import DebateJobPayload, DebateResult
 
@@ -25,13 +26,14 @@ def lesson_of(
 ) -> CallHistory:
     """Return what the calls of a debate took, and which phases it held."""
     entries: dict[CallKind, list[Entry]] = defaultdict(list)
-    for entry in journal.entries():
+    paid = [entry for entry in journal.entries() if not origin(entry)]
+    for entry in paid:
         tier = loose.text(entry.get("service_tier"))
         entries[CallKind(entry["model"], tier, entry["phase"])].append(entry)
     calls = {kind: _sums(topic, kind.phase, own) for kind, own in entries.items()}
-    if result.ended_by not in NATURAL_ENDS:
+    if result.ended_by not in NATURAL_ENDS or result.taken_over:  # the other debate has shown it
         return CallHistory(calls)
-    begun = {_phase_of(entry, payload) for entry in journal.entries()}
+    begun = {_phase_of(entry, payload) for entry in paid}
     form = payload.debate, topic.form.kind, payload.max_rounds, payload.max_seats
     phases = {
         PhaseKind(*form, name): PhaseSums(1.0, float(name in begun))

@@ -140,10 +140,14 @@ class Limits:
         if not self._have_money:
             return Room()
         # A model that thinks needs as much output as so far.
-        longest = max((entry["out"] for entry in self._journal.entries()), default=0)
+        longest = max(
+            (entry.get("was", entry)["out"] for entry in self._journal.entries()), default=0
+        )
         for size in sizes:
             planned = plan(size)
             calls, then = self._calls(planned)
+            if not calls:  # it costs nothing: what follows is decided before it costs something
+                return Room(None, None, size)
             exceeded, output = self._share(
                 [*calls.values(), *then], max(longest, MIN_OUTPUT_TOKENS)
             )

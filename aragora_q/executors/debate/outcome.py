@@ -21,6 +21,7 @@ from aragora_q.executors.debate.participants import Participants
 from aragora_q.executors.debate.prices import price_list
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Topic
+from aragora_q.executors.debate.seeds import origin
 from aragora_q.formats import count
 from aragora_q.job import DebateJobPayload, DebateResult
 from aragora_q.money import USD_DIGITS
@@ -219,6 +220,8 @@ class Outcome:
             cost_usd=None if cost_usd is None else round(cost_usd, USD_DIGITS),
             quote_usd=None if quote_usd is None else round(quote_usd, USD_DIGITS),
             unpriced_calls=self._journal.unpriced_calls(),
+            forked_from=self._payload.forked_from,
+            taken_over=sum(1 for _ in self._journal.taken_over()),
             record=self._record(),
             transcript=self._seats.transcript if self._payload.transcript else None,
         )
@@ -293,7 +296,7 @@ class Outcome:
                 yield f"{name} did not limit {count} calls: what they took is not known"
 
     def _seat_rows(self) -> list[dict[str, Any]]:
-        entries = list(self._journal.ledger())
+        entries = [*self._journal.ledger(), *self._journal.taken_over()]
         outsiders = range(self._payload.max_seats, len(self._seats.names))
         seats = sorted({*self._joined, *outsiders, *(entry["seat"] for entry in entries)})
         return [
@@ -302,13 +305,13 @@ class Outcome:
         ]
 
     def _seat_row(self, seat: int, own: Sequence[Entry]) -> dict[str, Any]:
-        """Return what a seat did and took; `own` are its calls, also those without a reply."""
+        """Return what a seat did and took; `own` are its calls, also those without a reply or taken over."""
         agent = self._seats.names[seat]
         replies = [entry for entry in own if "settings" in entry]
         last = (replies or own or [{}])[-1]
         served_in = {loose.text(entry.get("served_in")) for entry in replies}
         priced = [entry["usd"] for entry in own if entry["usd"] is not None]
-        seconds = [entry["seconds"] for entry in replies]
+        seconds = [entry["seconds"] for entry in replies if not origin(entry)]
         said = [each["said"] or {} for each in self._seats.transcript if each["seat"] == seat]
         return {
             "seat": seat,
@@ -320,7 +323,8 @@ class Outcome:
             "answered_by": sorted({entry["answered_by"] for entry in replies}),
             "fallbacks": _fallback_rows(replies, agent),
             "dropped": self._seats.dropped.get(seat),
-            "calls": len(own),
+            "calls": sum(not origin(entry) for entry in own),
+            "taken_over": sum(bool(origin(entry)) for entry in own),
             "input_tokens": sum(entry["in"] for entry in own),
             "output_tokens": sum(entry["out"] for entry in own),
             "cached_tokens": sum(entry["cached"] for entry in own),

@@ -29,7 +29,7 @@ from aragora_q.errors import (
     RetryLater,
 )
 from aragora_q.executors.debate.agents import AgentRegistry
-from aragora_q.executors.debate.calls import Asked, BudgetSpent, CallBook, ReadReply
+from aragora_q.executors.debate.calls import AskAgent, Asked, BudgetSpent, ReadReply
 from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.fallbacks import closed_seconds
 from aragora_q.executors.debate.journal import Entry, Journal
@@ -37,6 +37,7 @@ from aragora_q.executors.debate.leads import Leads
 from aragora_q.executors.debate.overloads import delay_after
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Agent, AgentRequest, Manner, Reply
+from aragora_q.executors.debate.seeds import origin
 from aragora_q.observability.logs import get_logger
 
 logger = get_logger(__name__)
@@ -82,7 +83,7 @@ class Participants:
         registry: AgentRegistry,
         attempt: AttemptContext,
         journal: Journal,
-        calls: CallBook,
+        ask_agent: AskAgent,
         *,
         rounds: int,
         is_strict: bool,
@@ -110,7 +111,7 @@ class Participants:
         self._registry = registry
         self._attempt = attempt
         self._journal = journal
-        self._calls = calls
+        self._ask_agent = ask_agent
         self._is_strict = is_strict
         self._is_closing = is_closing
         self._service_tier = job.payload.get("service_tier")
@@ -264,6 +265,8 @@ class Participants:
         agents = await self._agents_of(seat, call)
         tries = self._tries(call, request, agents)
         place = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
+        if self._journal.has_seeds and all(map(origin, tries)):
+            tries += await self._take_over(call, request, tries, agents, place)
         while self._next_manner(tries, agents) and self._may_ask(call, tries):
             try:
                 entry = await self._ask_any(agents, call, request, labels, tries, place)
@@ -300,6 +303,39 @@ class Participants:
             if not self._is_strict or (entry["agent"], entry["model"], entry["settings"]) in known
         ]
 
+    async def _take_over(
+        self,
+        call: str,
+        request: AgentRequest,
+        tries: Sequence[Entry],
+        agents: Mapping[str, Agent],
+        place: Mapping[str, Any],
+    ) -> list[Entry]:
+        """Return replies of another debate to exactly this request, by agents with exactly these settings.
+
+        A proposal may be one of another seat, unless that seat has the same agent here, too: its prompt is that
+        of all seats, and it names none.
+        """
+        known = {
+            (agent.name, agent.model, agent.settings): agent.digest(request)
+            for agent in agents.values()
+        }
+        own, seat = self.names[place["seat"]], place["seat"]
+
+        def matches(entry: Entry) -> bool:
+            who = entry["agent"], entry["model"], entry["settings"]
+            is_exact: bool = known.get(who) == entry["prompt"]
+            return is_exact and entry["phase"] == place["phase"]
+
+        def may_stand_in(entry: Entry) -> bool:
+            if not (entry["phase"] == place["phase"] == "propose" and entry["agent"] == own):
+                return False
+            other = entry["seat"]
+            is_seat = 0 <= other < len(self.names)
+            return other != seat and not (is_seat and self.names[other] == own)
+
+        return await self._journal.take_over(call, tries, place, matches, may_stand_in)
+
     async def _ask_any(
         self,
         agents: dict[str, Agent],
@@ -328,7 +364,7 @@ class Participants:
                     at = {**place, "closed": why}
                     self._log_fallback(seat, name, why)
                 read = _reader(agent, request, labels)
-                return await self._calls.ask(Asked(agent, call, request, read, at), manner)
+                return await self._ask_agent(Asked(agent, call, request, read, at), manner)
             except AragoraQError as error:
                 seconds = closed_seconds(error)
                 is_passed = name != own and isinstance(

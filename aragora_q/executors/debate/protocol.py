@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from aragora_q._version import __version__
@@ -18,8 +20,8 @@ from aragora_q.errors import AgentUnavailable, HoldJob, PermanentError, RetryLat
 from aragora_q.executors.debate import labels, quote
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.answers import Answers, SeatsByLabel, label_of
-from aragora_q.executors.debate.calls import CallBook
-from aragora_q.executors.debate.estimate import expected_usd
+from aragora_q.executors.debate.calls import AskAgent, Asked, CallBook
+from aragora_q.executors.debate.estimate import expected_usd, left_to_pay, quote_debate
 from aragora_q.executors.debate.journal import Entry, Journal
 from aragora_q.executors.debate.lesson import lesson_of
 from aragora_q.executors.debate.limits import Limits, Plan
@@ -28,7 +30,16 @@ from aragora_q.executors.debate.participants import Participants, Phase
 from aragora_q.executors.debate.prompt_version import prompt_version
 from aragora_q.executors.debate.quote import Fallbacks, Planned, Terms
 from aragora_q.executors.debate.replies import Value
-from aragora_q.executors.debate.requests import Answer, Discuss, Propose, Review, Revise, Topic
+from aragora_q.executors.debate.requests import (
+    Answer,
+    Discuss,
+    Manner,
+    Propose,
+    Review,
+    Revise,
+    Topic,
+)
+from aragora_q.executors.debate.seeds import taken_calls
 from aragora_q.executors.debate.vote import Election
 from aragora_q.job import DebateJobPayload, DebateResult
 
@@ -97,9 +108,14 @@ class Debate:
         self._registry.resolve(self._payload.all_agents)
         await self._journal.open(self._begin)
         await self._calls.settle_again()
-        if self._payload.has_budget and not any(self._journal.ledger()):
-            quote.check_budget(self._payload, self._terms, self._floor)
         topic = Topic.of(self._payload, self._journal.begun["nonce"])
+        if self._journal.has_seeds and not any(self._journal.ledger()):
+            is_complete = await self._take_over(topic)
+            await self._journal.note("begun", await self._begun_with(is_complete=is_complete))
+        if self._payload.has_budget and not (
+            any(self._journal.ledger()) or any(self._journal.entries())
+        ):
+            quote.check_budget(self._payload, self._terms, self._floor)
         result = await self._hold(topic)
         await self._attempt.learn(lesson_of(self._payload, topic, self._journal, result))
         return result
@@ -119,12 +135,15 @@ class Debate:
             await self._journal.note("life/time_up", {"at": self._journal.now()})
         return await self._debate(topic, is_closing=True)
 
-    async def _begin(self) -> dict[str, Any]:
+    async def _begin(self, nonce: str | None) -> dict[str, Any]:
+        """Return what the debate begins with; `nonce` is that of the debate that it takes calls over from."""
         payload = self._payload
         history = await self._attempt.call_history()
         material = (payload.question, *payload.options, str(payload.answer_form))
+        if nonce is None or any(labels.contains(text, nonce) for text in material):
+            nonce = labels.draw_nonce(*material)
         return {
-            "nonce": labels.draw_nonce(*material),
+            "nonce": nonce,
             "version": __version__,
             "prompt_version": prompt_version(),
             "quote_usd": expected_usd(payload, self._terms, history),
@@ -143,30 +162,71 @@ class Debate:
         With `is_closing`, nothing else is asked: it decides with what is there.
         """
         payload = self._payload
-        seats = Participants(
-            self._job,
-            list(zip(payload.all_agents, self._fallbacks, strict=True)),
-            self._registry,
-            self._attempt,
-            self._journal,
-            self._calls,
-            rounds=payload.max_rounds,
-            is_strict=payload.resume == "strict",
-            is_closing=is_closing,
-        )
+        seats = self._participants(self._calls.ask, is_closing=is_closing)
         rounds = Rounds(payload, topic, seats, self._limits)
         try:
             await rounds.hold()
             outcome = self._outcome(topic, seats, rounds)
             if payload.consensus != "none":
-                await self._vote(topic, seats, rounds, outcome)
+                await self._vote(topic, seats, rounds, outcome, self._limits)
             return await self._result(outcome, seats.why_incomplete)
         except PermanentError as error:
-            if any(_has_taken(entry) for entry in self._journal.ledger()):
+            calls = (*self._journal.entries(), *self._journal.ledger())
+            if any(map(_has_taken, calls)):
                 outcome = self._outcome(topic, seats, rounds)
                 outcome.count(rounds.answers.groups([]), {})
                 error.partial_result = (await self._write(outcome)).to_dict()
             raise
+
+    def _participants(self, ask: AskAgent, *, is_closing: bool) -> Participants:
+        payload = self._payload
+        return Participants(
+            self._job,
+            list(zip(payload.all_agents, self._fallbacks, strict=True)),
+            self._registry,
+            self._attempt,
+            self._journal,
+            ask,
+            rounds=payload.max_rounds,
+            is_strict=payload.resume == "strict",
+            is_closing=is_closing,
+        )
+
+    async def replay(self) -> tuple[list[Entry], bool]:
+        """Return the finished calls of another debate that this one may take over, and if they are all of its.
+
+        Nothing is asked.
+        """
+        await self._journal.open(self._begin)
+        topic = Topic.of(self._payload, self._journal.begun["nonce"])
+        is_complete = await self._take_over(topic)
+        return list(self._journal.taken_over()), is_complete
+
+    async def _begun_with(self, *, is_complete: bool) -> Entry:
+        """Return what the debate began with, and what is left to be paid for after what it has taken over."""
+        history = await self._attempt.call_history()
+        quote = quote_debate(self._payload, self._terms, history)
+        left = left_to_pay(quote, taken_calls(self._journal.taken_over()), is_complete=is_complete)
+        return {**self._journal.begun, "quote_usd": left.expected.usd}
+
+    async def _take_over(self, topic: Topic) -> bool:
+        """Run the debate as far as finished calls of another debate lead, and store them as this one's.
+
+        So they are in the journal before any limit counts what is left to be paid for. Return True if there is
+        nothing left.
+        """
+        payload = replace(self._payload, timeout_seconds=None, max_tokens=None, max_cost_usd=None)
+        limits = Limits(payload, self._terms, self._journal, self._fallbacks)
+        seats = self._participants(_ask_nothing, is_closing=False)
+        rounds = Rounds(payload, topic, seats, limits)
+        # What fails here fails again where it counts.
+        with suppress(_NotTakenOver, PermanentError, RetryLater, AgentUnavailable):
+            await rounds.hold()
+            if payload.consensus != "none":
+                outcome = self._outcome(topic, seats, rounds)
+                await self._vote(topic, seats, rounds, outcome, limits)
+            return True
+        return False
 
     async def _vote(
         self,
@@ -174,6 +234,7 @@ class Debate:
         seats: Participants,
         rounds: Rounds,
         outcome: Outcome,
+        limits: Limits,
     ) -> None:
         is_settled = bool(rounds.reviews) and rounds.ended_by == "agreement"
         election = Election(
@@ -182,7 +243,7 @@ class Debate:
             seats,
             rounds.answers,
             rounds.reviews,
-            self._limits,
+            limits,
             are_decisive=is_settled,
         )
         await election.hold(outcome)
@@ -206,6 +267,14 @@ class Debate:
         outcome = Outcome(self._job.id, self._payload, topic, self._journal, seats, rounds.answers)
         outcome.rounds_used, outcome.ended_by = rounds.used, rounds.ended_by
         return outcome
+
+
+class _NotTakenOver(Exception):
+    """A call would have to be made."""
+
+
+async def _ask_nothing(_asked: Asked, _manner: Manner) -> Entry:
+    raise _NotTakenOver
 
 
 class Rounds:

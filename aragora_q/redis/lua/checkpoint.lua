@@ -14,7 +14,9 @@ for n = 1, items do
     local stored = parse_int(redis.call('HGET', journal, 'bytes')) or 0
     local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
     local bytes = stored + #value - replaced + (replaced == 0 and #name or 0)
-    if replaced == 0 and redis.call('HLEN', journal) >= max_checkpoints + 2 then  -- also `bytes` and `progress`
+    local seeds = parse_int(redis.call('HGET', journal, 'seeds'))  -- how many came with the job
+    local others = 2 + (seeds and seeds + 1 or 0)  -- `bytes` and `progress`, the seeds and their number
+    if replaced == 0 and redis.call('HLEN', journal) >= max_checkpoints + others then
       results[n] = 'too_many'
     elseif bytes > tonumber(max_bytes) then
       results[n] = 'full'

@@ -3,13 +3,16 @@
 -- include: groups holds
 -- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups
 -- args: max_backlog
--- each job: id payload priority delay_ms max_attempts labels hold agents
+-- each job: id payload priority delay_ms max_attempts labels hold agents source
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
--- numbers: not sent by this client)
+-- numbers: not sent by this client) | unknown_source | no_calls (`source` has none to take over)
 --
 -- `hold`, if it is not empty, is why the job waits for an approval; it is held at once. `agents`, if it is not
 -- empty, is a digest of a debate's agents, a space, and what it is the digest of: the job is of an experiment,
 -- which its group names, and is recorded there.
+-- `source`, if it is not empty, is the job whose finished calls, checkpoints `call/...`, the new one may take over: they
+-- are copied to its journal as `seed/<source>/call/...`, with what the source itself may take over. They do not count in
+-- the journal's `bytes`, but in `seeds`.
 
 local capacity = math.huge
 if tonumber(max_backlog) > 0 then
@@ -39,12 +42,50 @@ local function exists(job, id)
   return not is_free(job, id, found % 2 == 1, job_labels)
 end
 
+local seeds_by_job = {}
+
+-- Remember what `job` may take over from `source`; returns why that is nothing.
+local function find_seeds(job, id, source)
+  local source_job = string.sub(job, 1, -#id - 1) .. source
+  if not read(source_job, 'status').status or is_past_retention(source_job) then return 'unknown_source' end
+  local journal = tolerate_damage(redis.pcall('HGETALL', source_job .. ':journal'))
+  local own, inherited, begun = {}, {}, nil
+  for n = 1, #journal, 2 do
+    local name, value = journal[n], journal[n + 1]
+    local kind = string.sub(name, 1, 16)
+    if kind == 'checkpoint:call/' then
+      own[#own + 1] = {'checkpoint:seed/' .. source .. '/' .. string.sub(name, 12), value}
+    elseif name == 'checkpoint:begun' or (name == 'checkpoint:seed/begun' and not begun) then
+      begun = value
+    elseif kind == 'checkpoint:seed/' and name ~= 'checkpoint:seed/begun' then
+      inherited[#inherited + 1] = {name, value}
+    end
+  end
+  local seeds, bytes = {}, 0
+  for _, list in ipairs({own, inherited}) do
+    for _, seed in ipairs(list) do
+      bytes = bytes + #seed[1] + #seed[2]
+      if bytes <= MAX_SEED_BYTES then seeds[#seeds + 1] = seed end
+    end
+  end
+  if #seeds == 0 or not begun then return 'no_calls' end
+  seeds[#seeds + 1] = {'checkpoint:seed/begun', begun}
+  seeds_by_job[job .. ' ' .. source] = seeds
+end
+
+local function write_seeds(job, source)
+  local seeds = seeds_by_job[job .. ' ' .. source]
+  for _, seed in ipairs(seeds) do redis.call('HSET', job .. ':journal', seed[1], seed[2]) end
+  redis.call('HSET', job .. ':journal', 'seeds', #seeds)
+end
+
 -- The records of experiments outlive their jobs, so that a debate that was deleted is not taken for a new one.
 local records = {}  -- by key: fields and values
 
 local held_ids, waiting = {}, 0
 
-local function create(job, id, payload, priority, delay_ms, max_attempts, _, hold)
+local function create(job, id, payload, priority, delay_ms, max_attempts, _, hold, _, source)
+  if source ~= '' then write_seeds(job, source) end
   if hold == '' then
     create_job(job, id, payload, priority, delay_ms, max_attempts)
     return
@@ -61,7 +102,8 @@ end
 -- From the first job with labels on, jobs are therefore created after the loop.
 local results, created, labeled, uncreated = {}, {}, {}, {}
 for n = 1, items do
-  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold, agents = item(n)
+  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold, agents, source = item(n)
+  local lack = source ~= '' and find_seeds(job, id, source)
   if #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
@@ -71,6 +113,8 @@ for n = 1, items do
     results[n] = 'full'
   elseif job_labels ~= '' and get_groups().is_sealed(job_labels) then
     results[n] = 'sealed'
+  elseif lack then
+    results[n] = lack
   else
     if job_labels ~= '' then
       labeled[#labeled + 1] = id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -15,11 +15,11 @@ from aragora_q import views
 from aragora_q.base import is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.formats import any_of
+from aragora_q.job import check_phase
 from aragora_q.web.access import Access, Operator
 from aragora_q.web.api.jobs import Filter, filter_of
 from aragora_q.web.api.routing import (
     Because,
-    Reason,
     answer,
     body_of,
     described,
@@ -31,7 +31,7 @@ from aragora_q.web.filters import status_names
 from aragora_q.web.lookup import require_job_id
 from aragora_q.web.problems import Conflict, CountDiffers
 from aragora_q.web.selection import Selection
-from aragora_q.web.verbs import VERBS, Verb
+from aragora_q.web.verbs import VERBS, Verb, requeue_from
 
 router = new_router("actions")
 
@@ -49,6 +49,28 @@ class Selected(Because):
     filter: Filter | None = None
     expected_count: int | None = Field(None, ge=0, le=2**53)
     dry_run: bool = False
+
+
+FromPhase = Annotated[
+    str,
+    Field(
+        alias="from",
+        description="Make the calls of debates again from that phase on: `propose`, `r1`, `r1.review`, "
+        "`r1.revise`, `r1.discuss`, `vote`, `judge` or `synthesize`",
+    ),
+]
+
+
+class Again(Because):
+    """Why a job runs again, and from which phase its debate makes its calls again."""
+
+    from_phase: FromPhase = ""
+
+
+class SelectedAgain(Selected):
+    """The jobs that run again, as those of another action; and from which phase on."""
+
+    from_phase: FromPhase = ""
 
 
 class Counted(TypedDict):
@@ -100,6 +122,18 @@ class Action:
     """The type of that JSON."""
     results: Any
     """The type of that JSON for several jobs."""
+    body: type[Because] = Because
+    """What is sent for one job."""
+    selected: type[Selected] = Selected
+    """What is sent for many."""
+
+    def asked_by(self, body: Because) -> Action:
+        """Return the action as `body` asks for it. Raises InvalidPayload if it names no phase."""
+        phase = getattr(body, "from_phase", "")
+        if not phase:
+            return self
+        check_phase(phase)
+        return replace(self, verb=requeue_from(phase))
 
     async def run(self, access: Access, ids: Sequence[str], reason: str) -> list[str]:
         """Do it to jobs, for a reason; return the queue's answer for each."""
@@ -118,6 +152,8 @@ ACTIONS = (
         lambda job_id, result, _: views.requeued_json(job_id, result),
         views.Requeued,
         ManyRequeued,
+        Again,
+        SelectedAgain,
     ),
     Action(
         VERBS["hold"],
@@ -130,10 +166,15 @@ ACTIONS = (
 
 
 def _add_routes(action: Action) -> None:
-    async def one(access: Operator, job_id: str, because: Reason) -> Response:
+    async def one(
+        access: Operator,
+        job_id: str,
+        because: Because = Depends(body_of(action.body, is_optional=True)),  # noqa: B008 - of this action
+    ) -> Response:
+        asked = action.asked_by(because)
         require_job_id(access.queue, job_id)
         access.log_action(action.verb.name, [job_id], because.reason)
-        [result] = await action.run(access, [job_id], because.reason)
+        [result] = await asked.run(access, [job_id], because.reason)
         if result == "unknown":
             raise JobNotFound(job_id, access.console.config.queue)
         if result in action.verb.refused:
@@ -142,13 +183,15 @@ def _add_routes(action: Action) -> None:
         return answer(found)
 
     async def many(
-        access: Operator, selected: Annotated[Selected, Depends(body_of(Selected))]
+        access: Operator,
+        selected: Selected = Depends(body_of(action.selected)),  # noqa: B008 - likewise
     ) -> Response:
+        asked = action.asked_by(selected)
         if (selected.ids is None) == (selected.filter is None):
             raise InvalidPayload("give either ids or a filter")
         if selected.ids is not None:
-            return answer(await _of_ids(access, action, selected.ids, selected.reason))
-        return answer(await _of_filter(access, action, selected))
+            return answer(await _of_ids(access, asked, selected.ids, selected.reason))
+        return answer(await _of_filter(access, asked, selected))
 
     conflicts = (HTTPStatus.CONFLICT,) if action.verb.refused else ()
     router.add_api_route(
@@ -158,7 +201,7 @@ def _add_routes(action: Action) -> None:
         name=f"{action.verb.name}_job",
         description=f"As `{action.verb.name} ID`. A job that is already so does not change.",
         response_model=action.shape,
-        **takes_reason(*conflicts),
+        **takes_reason(*conflicts, body=action.body),
     )
     router.add_api_route(
         f"/jobs/{action.verb.name}",
@@ -170,7 +213,7 @@ def _add_routes(action: Action) -> None:
         "`complete`, count the rest and go on.",
         response_model=action.results | Counted,
         responses=described(HTTPStatus.CONFLICT, body=True),
-        openapi_extra=takes(Selected),
+        openapi_extra=takes(action.selected),
     )
 
 

@@ -47,7 +47,11 @@ MAX_SHORT_BYTES = 65_536
 MAX_WAIT_SECONDS = 60.0
 
 
-class NewJob(TypedDict, total=False):
+Source = TypedDict("Source", {"from": str}, total=False)
+"""A debate that has the fields of another one, and takes over its finished calls."""
+
+
+class NewJob(Source, total=False):
     """A debate, or any `payload`; and fields of the job. As a line of `enqueue`."""
 
     id: str | None
@@ -68,6 +72,7 @@ class NewJob(TypedDict, total=False):
     resume: str
     transcript: bool
     service_tier: str | None
+    forked_from: str | None
     metadata: dict[str, Any]
     payload: dict[str, Any]
     priority: int
@@ -270,7 +275,14 @@ def new_checker(access: Access, summary: BulkSummary) -> LineChecker:
     """Return what makes and checks jobs, with the defaults of the configuration."""
     defaults = default_fields(access.console.config.default_agents)
     quoter = Quoter(access.queue)
-    return LineChecker(quoter, defaults, NO_THRESHOLDS, summary, id_from_content=False)
+    return LineChecker(
+        quoter,
+        defaults,
+        NO_THRESHOLDS,
+        summary,
+        id_from_content=False,
+        reader=viewer_queue(access),
+    )
 
 
 async def _enqueue(access: Access, checked: Checked) -> bool:

@@ -159,11 +159,11 @@ def takes(model: Any, *, is_optional: bool = False, lines: bool = False) -> dict
     return {"requestBody": {"required": not is_optional, "content": content}}
 
 
-def takes_reason(*others: HTTPStatus) -> dict[str, Any]:
+def takes_reason(*others: HTTPStatus, body: type[Because] = Because) -> dict[str, Any]:
     """Return the description of a route that takes a `Reason`; `others`: errors that only it has."""
     return {
         "responses": described(*others, body=True),
-        "openapi_extra": takes(Because, is_optional=True),
+        "openapi_extra": takes(body, is_optional=True),
     }
 
 

@@ -1,0 +1,68 @@
+"""Fields of a job that is made from a debate that was enqueued before: field `from`.
+
+Used by `enqueue`, for one debate and for lines, and by the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aragora_q.base import is_job_id
+from aragora_q.errors import InvalidPayload, JobNotFound
+from aragora_q.intake.jobs import JOB_FIELDS, is_debate
+
+if TYPE_CHECKING:
+    from aragora_q.streams.queue import RedisStreamsQueue
+
+FROM = "from"
+"""Field of a line that is not of the job: the debate whose fields it has, and whose calls it takes over."""
+
+JUDGED, EXPERIMENT = ("judge", "synthesis"), "experiment"
+
+
+async def with_source(
+    queue: RedisStreamsQueue, fields: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the fields of a line that has the field `from`: those of that debate with the changes.
+
+    `defaults` that are of a debate are changes, too; but not `agents`, which are those of the other debate.
+
+    Raises:
+        JobNotFound: there is no such job, or it has expired.
+        InvalidPayload: it is not a debate, or `from` is not an id.
+    """
+    source = fields[FROM]
+    if not isinstance(source, str) or not is_job_id(source):
+        raise InvalidPayload(f"from must be the id of a debate, got {source!r:.100}")
+    if "payload" in fields or "forked_from" in fields:
+        raise InvalidPayload("from excludes payload and forked_from")
+    job = await queue.get_job(source)
+    if job is None:
+        raise JobNotFound(source, queue.config.queue)
+    if not is_debate(job.payload, queue.config):
+        raise InvalidPayload(f"from: job {source} is not a debate")
+    kept = (*JOB_FIELDS, "agents")
+    changes = {name: value for name, value in defaults.items() if name not in kept}
+    changes |= {name: value for name, value in fields.items() if name != FROM}
+    return {**_without_obsolete(job.payload, changes), **changes, "forked_from": source}
+
+
+def _without_obsolete(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a debate that still make sense after the changes."""
+    obsolete = {"forked_from"}
+    consensus = changes.get("consensus", payload.get("consensus"))
+    if consensus not in JUDGED:
+        obsolete.add("judge")
+    if consensus != "weighted":
+        obsolete.add("weights")
+    if changes.get("answer_form", payload.get("answer_form")) != "choice":
+        obsolete.add("options")
+    if changes.get("debate") == "never" or changes.get("rounds") == 0:
+        obsolete.add("escalate")
+    kept = {name: value for name, value in payload.items() if name not in obsolete}
+    if isinstance(
+        metadata := kept.get("metadata"), dict
+    ):  # an experiment notes it of the debates in it
+        kept["metadata"] = {name: each for name, each in metadata.items() if name != EXPERIMENT}
+    return kept
